@@ -1,0 +1,41 @@
+"""Deploy machine-learning models on event streams: one predictor, any backend."""
+
+from eventml.bus import Bus
+from eventml.errors import (
+    BackendError,
+    ConfigError,
+    DecodeError,
+    EventMLError,
+    HandlerTimeoutError,
+    ModelError,
+    OutputError,
+    PublishError,
+    RegistrationError,
+    Reject,
+    UnavailableError,
+)
+from eventml.models import Artefact, Model
+from eventml.producer import BlockingProducer
+from eventml.records import Delivery, Record
+from eventml.runtime.outputs import Prediction
+
+__all__ = [
+    "Artefact",
+    "BackendError",
+    "BlockingProducer",
+    "Bus",
+    "ConfigError",
+    "DecodeError",
+    "Delivery",
+    "EventMLError",
+    "HandlerTimeoutError",
+    "Model",
+    "ModelError",
+    "OutputError",
+    "Prediction",
+    "PublishError",
+    "Record",
+    "RegistrationError",
+    "Reject",
+    "UnavailableError",
+]

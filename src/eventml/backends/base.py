@@ -1,0 +1,150 @@
+"""The seam: what the runtime asks of a broker, and nothing more.
+
+A backend is one module, registered as an entry point in the group `eventml.backends` under the URL
+scheme that chooses it. The module holds `Settings`, a msgspec struct, and `open`, which connects.
+It imports `eventml.records` and `eventml.errors` and this file; never the bus or the runtime.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from contextlib import AbstractAsyncContextManager
+
+    from eventml.records import Delivery, Record
+
+Start = Literal["earliest", "latest"]
+"""Where a group that has never read a topic begins. A group that has goes on where it left off."""
+
+
+class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
+    """What holds on a backend, said honestly: the contract suite checks each claim.
+
+    Attributes:
+        ordering: `per_key`: records of one key reach a group in order, however many members it has.
+            `single_member`: only while the group has one member. `none`: not at all.
+        redelivery: What brings back a delivery that was never completed. `lease`: time, while its
+            holder still lives, and its leaving. `leave`: only the holder's leaving or death.
+        atomic_completion: An input's outputs and its ack happen together or not at all, and only if
+            the delivery was still the subscription's own: one input gives one output.
+        durable: What was published outlives this process. How much more than that it outlives is
+            the server's set-up; the backend's own page says so.
+        counts_attempts: `Delivery.attempt` counts.
+        shared: Several processes can work for one group.
+    """
+
+    ordering: Literal["per_key", "single_member", "none"]
+    redelivery: Literal["lease", "leave"]
+    atomic_completion: bool
+    durable: bool
+    counts_attempts: bool
+    shared: bool
+
+
+class Completion(msgspec.Struct, frozen=True, gc=False):
+    """A delivery that is finished, and the records that came of it (predictions, a dead letter)."""
+
+    delivery: Delivery
+    outputs: Sequence[Record] = ()
+
+
+class Subscription(Protocol):
+    """One member of a consumer group at work, or a reader on its own."""
+
+    async def receive(self, limit: int) -> Sequence[Delivery]:
+        """Wait for at least one delivery, and take all that is there up to `limit`.
+
+        Pulling is the backpressure: a subscription fetches a bounded amount ahead and no more.
+        One call at a time. It may be cancelled: a delivery that was on its way stays with the
+        subscription for the next call, or goes back when the subscription closes.
+
+        Raises:
+            UnavailableError: the broker is out of reach. The subscription stays usable: call again.
+        """
+        ...
+
+    async def complete(self, done: Sequence[Completion]) -> None:
+        """Publish each one's outputs and ack it, in any order relative to other completions.
+
+        The outputs are published before the ack, or in one step with it (`atomic_completion`). A
+        completion for a delivery that is not this subscription's any more is dropped in silence
+        where completion is atomic; elsewhere its outputs may have gone out before that was known.
+        Completions may overlap each other and `receive`. A reader without a group ignores acks.
+
+        Raises:
+            PublishError: some outputs were refused for good; `failed` maps the position of their
+                completion in `done` to the reason. Those are neither published nor acked; all the
+                others are done.
+            UnavailableError: nothing can be said of any of them. Repeating the call is right.
+        """
+        ...
+
+    async def lag(self) -> int | None:
+        """How many records the group has not finished, those in hand included.
+
+        None is "unknown", never a guess. It counts for the whole group, dead members' work included.
+        """
+        ...
+
+
+class Backend(Protocol):
+    """A connection to a broker: one you hold is connected."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What holds on this backend as it is set up."""
+        ...
+
+    async def publish(self, records: Sequence[Record]) -> None:
+        """Write records, in this order for each key. Returns when the broker has them all.
+
+        A full topic holds the caller back: that is the backpressure on producers.
+
+        Raises:
+            PublishError: some records were refused for good (`failed` says which, by position).
+            FullError: nobody made room in time; nothing was written.
+            UnavailableError: out of reach, or no answer; some may have been written.
+        """
+        ...
+
+    def subscribe(
+        self, topics: Sequence[str], *, group: str | None, start: Start
+    ) -> AbstractAsyncContextManager[Subscription]:
+        """Join a group, or with `group=None` read on one's own without leaving a trace.
+
+        Once entered, the group exists: what is published from now on reaches it. Leaving it gives
+        back what was not completed, for the other members or the next to come, at once where the
+        backend can.
+
+        Raises:
+            TopicNotFoundError: on a backend whose topics are created beforehand.
+        """
+        ...
+
+    async def lag(self, topic: str, *, group: str) -> Mapping[int, int] | None:
+        """How many records the group has not finished, by partition, without joining it.
+
+        None where there is no such group yet, or where the backend cannot tell.
+        """
+        ...
+
+
+class BackendModule(Protocol):
+    """What an entry point in `eventml.backends` names: a module with these two."""
+
+    Settings: type[msgspec.Struct]
+
+    def open(self, url: str, settings: msgspec.Struct) -> AbstractAsyncContextManager[Backend]:
+        """Connect. `settings` is an instance of this module's `Settings`, validated.
+
+        The URL's query has already been folded into the settings.
+
+        Raises:
+            UnavailableError: nobody answers there.
+            ConfigError: the URL or a setting makes no sense to this backend.
+        """
+        ...

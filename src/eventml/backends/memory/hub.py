@@ -1,0 +1,235 @@
+"""A hub: the topics of one process, with the locking and the waiting that their state needs.
+
+Publishers and members may live in different threads, each with an event loop of its own (a blocking
+producer has one), so state is guarded by a lock that nobody holds across an await, and whoever
+waits is woken through its own loop.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from contextlib import asynccontextmanager, suppress
+from itertools import groupby
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+from anyio.lowlevel import checkpoint, current_token
+
+from eventml.backends.base import Capabilities
+from eventml.backends.memory.topic import Topic
+from eventml.errors import FullError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+
+    from eventml.backends.base import Completion, Start, Subscription
+    from eventml.records import Delivery, Record
+
+CAPABILITIES: Final = Capabilities(
+    ordering="per_key",
+    redelivery="leave",
+    atomic_completion=True,
+    durable=False,
+    counts_attempts=True,
+    shared=False,
+)
+
+
+_TOPIC_OF = attrgetter("topic")
+
+
+class Waiter:
+    """An event that any thread may set."""
+
+    __slots__ = ("_event", "_loop", "_thread")
+
+    def __init__(self) -> None:
+        self._event = anyio.Event()
+        self._loop: Any = current_token().native_token  # asyncio's loop or trio's token
+        self._thread = threading.get_ident()
+
+    def wake(self) -> None:
+        if threading.get_ident() == self._thread:
+            self._event.set()
+            return
+        soon = getattr(self._loop, "run_sync_soon", None) or self._loop.call_soon_threadsafe
+        with suppress(RuntimeError):  # that loop has ended, and with it whoever waited
+            soon(self._event.set)
+
+    async def wait(self) -> None:
+        await self._event.wait()
+
+
+class Hub:
+    """A backend in this process. Every method may be called from any thread's event loop."""
+
+    capabilities = CAPABILITIES
+
+    def __init__(self, partitions: int, retention: int, publish_timeout: float) -> None:
+        self._partitions = partitions
+        self._retention = retention
+        self._publish_timeout = publish_timeout
+        self.lock = threading.Lock()
+        self._topics: dict[str, Topic] = {}
+        self._readers: defaultdict[str, set[Waiter]] = defaultdict(set)
+        self._writers: set[Waiter] = set()
+
+    async def publish(self, records: Sequence[Record]) -> None:
+        """Write records. Waits while a group holds a topic at its bound, then raises FullError."""
+        await checkpoint()
+        await self.when_there_is_room({record.topic for record in records}, lambda: self.append(records))
+
+    @asynccontextmanager
+    async def subscribe(
+        self, topics: Sequence[str], *, group: str | None, start: Start
+    ) -> AsyncIterator[Subscription]:
+        """Join a group, or read alone. Leaving gives back at once what was not completed."""
+        subscription = _Reader(self, topics, start) if group is None else _Member(self, topics, group, start)
+        try:
+            yield subscription
+        finally:
+            subscription.leave()
+
+    async def lag(self, topic: str, *, group: str) -> Mapping[int, int] | None:
+        """The group's unfinished records by partition; None where there is no such group."""
+        with self.lock:
+            found = self.topic(topic).groups.get(group)
+            return None if found is None else found.lag()
+
+    # What follows serves the subscriptions, which call it with the lock held.
+
+    def topic(self, name: str) -> Topic:
+        topic = self._topics.get(name)
+        if topic is None:
+            topic = self._topics[name] = Topic(name, self._partitions, self._retention)
+        return topic
+
+    def append(self, records: Sequence[Record]) -> None:
+        for name, group in groupby(records, key=_TOPIC_OF):
+            self.topic(name).append(list(group))
+            self.wake_readers(name)
+
+    def reader_waits(self, topics: Iterable[str]) -> Waiter:
+        waiter = Waiter()
+        for name in topics:
+            self._readers[name].add(waiter)
+        return waiter
+
+    def wake_readers(self, topic: str) -> None:
+        for waiter in self._readers.pop(topic, ()):
+            waiter.wake()
+
+    def wake_writers(self) -> None:
+        for waiter in self._writers:
+            waiter.wake()
+        self._writers.clear()
+
+    async def when_there_is_room(self, topics: Iterable[str], act: Callable[[], None]) -> None:
+        """Run `act` in one step with the finding that none of the topics is full."""
+        deadline = 0.0
+        while True:
+            with self.lock:
+                full = next((name for name in topics if not self.topic(name).has_room()), None)
+                if full is None:
+                    act()
+                    return
+                waiter = Waiter()
+                self._writers.add(waiter)
+            deadline = deadline or anyio.current_time() + self._publish_timeout
+            with anyio.move_on_at(deadline):
+                await waiter.wait()
+                continue
+            raise FullError(
+                f"topic {full!r}: group {self.topic(full).slowest()!r} has not finished the "
+                f"{self._retention} records that it may fall behind, and finished none in "
+                f"{self._publish_timeout:g} s. Run that group's handler, or raise backend.retention."
+            )
+
+
+class _Member:
+    """One member of a group, at one or more topics."""
+
+    def __init__(self, hub: Hub, topics: Sequence[str], group: str, start: Start) -> None:
+        self._hub = hub
+        with hub.lock:
+            self._groups = {name: hub.topic(name).group(group, start) for name in topics}
+            for joined in self._groups.values():
+                joined.join(self)
+
+    async def receive(self, limit: int) -> Sequence[Delivery]:
+        await checkpoint()  # before anything is taken: a cancelled receive has taken nothing
+        while True:
+            with self._hub.lock:
+                taken: list[Delivery] = []
+                for group in self._groups.values():
+                    taken += group.take(self, limit - len(taken))
+                if taken:
+                    return taken
+                waiter = self._hub.reader_waits(self._groups)
+            await waiter.wait()
+
+    async def complete(self, done: Sequence[Completion]) -> None:
+        await checkpoint()
+        topics = {record.topic for completion in done for record in completion.outputs}
+        await self._hub.when_there_is_room(topics, lambda: self._complete(done))
+
+    def _complete(self, done: Sequence[Completion]) -> None:
+        groups = self._groups
+        held = [c for c in done if groups[c.delivery.record.topic].holds(c.delivery, self)]
+        self._hub.append([record for c in held for record in c.outputs])
+        for name, group in groups.items():
+            group.finish([c.delivery for c in held if c.delivery.record.topic == name], self)
+            if group.hand_over():
+                self._hub.wake_readers(name)
+        self._hub.wake_writers()
+
+    async def lag(self) -> int | None:
+        with self._hub.lock:
+            return sum(sum(group.lag().values()) for group in self._groups.values())
+
+    def leave(self) -> None:
+        with self._hub.lock:
+            for name, group in self._groups.items():
+                group.leave(self)
+                self._hub.wake_readers(name)
+
+
+class _Reader:
+    """Reads on its own: no group, no acks, no claim on retention. What was dropped unread is skipped."""
+
+    def __init__(self, hub: Hub, topics: Sequence[str], start: Start) -> None:
+        self._hub = hub
+        with hub.lock:
+            self._topics = {name: hub.topic(name) for name in topics}
+            self._positions = {
+                (name, p.index): p.base if start == "earliest" else p.end
+                for name, topic in self._topics.items()
+                for p in topic.partitions
+            }
+
+    async def receive(self, limit: int) -> Sequence[Delivery]:
+        await checkpoint()
+        while True:
+            with self._hub.lock:
+                taken: list[Delivery] = []
+                for (name, index), position in self._positions.items():
+                    partition = self._topics[name].partitions[index]
+                    read = partition.read(position, limit - len(taken))
+                    self._positions[name, index] = max(position, partition.base) + len(read)
+                    taken += read
+                if taken:
+                    # Partitions have no common order but time.
+                    return sorted(taken, key=lambda delivery: delivery.timestamp)
+                waiter = self._hub.reader_waits(self._topics)
+            await waiter.wait()
+
+    async def complete(self, done: Sequence[Completion]) -> None:
+        await self._hub.publish([record for completion in done for record in completion.outputs])
+
+    async def lag(self) -> int | None:
+        return None
+
+    def leave(self) -> None:
+        """A reader leaves no trace."""

@@ -1,0 +1,346 @@
+"""The bus: where producers announce and handlers register, whatever carries the events."""
+
+from __future__ import annotations
+
+import inspect
+import signal
+import threading
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Any, Self, TypedDict, TypeVar, Unpack
+from urllib.parse import urlsplit
+
+import anyio
+import msgspec
+
+from eventml import config
+from eventml.errors import ConfigError, NotOpenError, RegistrationError
+from eventml.handlers import Choices, Handler, read_handler
+from eventml.producer import BlockingProducer, Producer, producing
+from eventml.runtime.equipment import enter_lifespans, equip
+from eventml.runtime.worker import Worker
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+    from contextlib import AbstractAsyncContextManager
+    from types import TracebackType
+
+    from eventml.backends.base import Backend
+    from eventml.codec import Format
+    from eventml.models import ModelSource
+    from eventml.producer import KeyOf
+
+F = TypeVar("F", bound="Callable[..., Any]")
+L = TypeVar("L", bound="Callable[[], Any]")
+
+
+class Topic(msgspec.Struct, frozen=True, kw_only=True):
+    """What the app says of a topic. Configuration may replace each (`[topic."<name>"]`).
+
+    Attributes:
+        event_type: The type of its events, for those who read them without a handler.
+        id_field: The field of an event that is its id.
+        codec: How its events are encoded.
+    """
+
+    event_type: Any = Any
+    id_field: str | None = None
+    codec: Format = "json"
+
+
+class TopicChoices(TypedDict, total=False):
+    """The keyword arguments of `Bus.topic`: the attributes of `Topic`."""
+
+    event_type: Any
+    id_field: str | None
+    codec: Format
+
+
+class Bus:
+    """Topics by name, producers and handlers, over the backend that configuration chooses.
+
+    Args:
+        name: The app's name: the source of its events, and the prefix of its consumer groups.
+        backend: The URL of a backend, where no configuration names another; `memory://` by default.
+    """
+
+    def __init__(self, name: str, *, backend: str | None = None) -> None:
+        self.name = name
+        self.handlers: dict[str, Handler] = {}
+        self.topics: dict[str, Topic] = {}
+        self._default_backend = backend
+        self._lifespans: dict[str, Callable[[], Any]] = {}
+        self._settings: config.Settings | None = None
+        self._backend: Backend | None = None
+        self._producer: Producer | None = None
+
+    # Registering
+
+    def predictor(
+        self, topic: str, *, to: str, model: ModelSource | None = None, **choices: Unpack[Choices]
+    ) -> Callable[[F], F]:
+        """Register a function that answers each event of `topic` with one of its own on `to`.
+
+        The annotation of its first parameter says how it is called: `list[Event]` with batches,
+        `Event` with one at a time. A coroutine is awaited; a plain function runs in a thread. It
+        returns an output for each input, in their order, with None for "no output"; or an array of
+        as many numbers, which become `Prediction`s. A parameter named `model` takes the model, and
+        one with a lifespan's name takes that lifespan's value.
+
+        The decorator returns the function unchanged.
+
+        Args:
+            topic: What it reads.
+            to: Where its outputs go.
+            model: A path, an `Artefact`, or a function that makes the model; loaded once a worker.
+            choices: How it is run: the attributes of `Options`, and `name` and `event_type`.
+
+        Raises:
+            RegistrationError: the signature and the options do not fit together.
+        """
+        return self._registering(topic, to, model, choices)
+
+    def consumer(
+        self, topic: str, *, model: ModelSource | None = None, **choices: Unpack[Choices]
+    ) -> Callable[[F], F]:
+        """Register a function that reads `topic` and answers nothing. Otherwise as `predictor`."""
+        return self._registering(topic, None, model, choices)
+
+    def lifespan(self, function: L) -> L:
+        """Register something that handlers need while they run: a database connection, a client.
+
+        A generator, plain or async, that yields it once and cleans up after. A handler takes it by a
+        parameter of the function's name. It is entered once a worker, before the first event.
+        """
+        name = function.__name__
+        if inspect.isasyncgenfunction(function):
+            self._lifespans[name] = asynccontextmanager(function)
+        elif inspect.isgeneratorfunction(function):
+            self._lifespans[name] = contextmanager(function)
+        else:
+            raise RegistrationError(f"{name}: a lifespan yields, once, what handlers take")
+        return function
+
+    def topic(self, name: str, **said: Unpack[TopicChoices]) -> Topic:
+        """Say something of a topic: the type of its events, which field is their id, their format."""
+        self.topics[name] = Topic(**said)
+        return self.topics[name]
+
+    def _registering(
+        self, topic: str, to: str | None, model: ModelSource | None, choices: Choices
+    ) -> Callable[[F], F]:
+        def register(function: F) -> F:
+            handler = read_handler(function, bus=self.name, topic=topic, to=to, model=model, choices=choices)
+            if handler.name in self.handlers:
+                raise RegistrationError(f"{handler.name}: two handlers have this name; give one name=...")
+            self.handlers[handler.name] = handler
+            return function
+
+        return register
+
+    # Configuration
+
+    @property
+    def settings(self) -> config.Settings:
+        """What configuration says, read when it is first wanted.
+
+        Raises:
+            ConfigError: a setting is unknown or ill-typed; the message starts with its path.
+        """
+        if self._settings is None:
+            self._settings = self.read_settings()
+        return self._settings
+
+    def configure(self, settings: config.Settings) -> None:
+        """Replace what configuration says, before the bus is opened."""
+        self._settings = settings
+
+    def read_settings(self, overrides: Mapping[str, Any] | None = None) -> config.Settings:
+        """Read the configuration afresh, with the strongest say given to `overrides`."""
+        handlers = self.handlers.values()
+        return config.load(
+            overrides=overrides,
+            default_backend=self._default_backend,
+            known_handlers=tuple(self.handlers),
+            known_topics=tuple(
+                {*self.topics, *(h.topic for h in handlers), *(h.to for h in handlers if h.to)}
+            ),
+        )
+
+    def configured(self, name: str) -> Handler:
+        """A handler as configuration has it."""
+        handler = self.handlers[name]
+        said = _said(self.settings.consumer.get(name))
+        model = said.pop("model", handler.model)
+        options = msgspec.structs.replace(handler.options, **said)
+        return msgspec.structs.replace(handler, model=model, options=options)
+
+    def described(self, topic: str) -> Topic:
+        """A topic as the app and its configuration have it."""
+        said = _said(self.settings.topic.get(topic))
+        known = {field: value for field, value in said.items() if field in Topic.__struct_fields__}
+        return msgspec.structs.replace(self.topics.get(topic, Topic()), **known)
+
+    # Publishing
+
+    @asynccontextmanager
+    async def open(self, backend: Backend | None = None) -> AsyncIterator[Self]:
+        """Connect, to publish or to run; `async with bus:` does the same.
+
+        Args:
+            backend: A connected backend to use in place of the configured one.
+        """
+        if self._producer is not None:
+            raise NotOpenError(f"bus {self.name!r} is open already; open it once, around all that uses it")
+        async with AsyncExitStack() as stack:
+            if backend is None:
+                backend = await stack.enter_async_context(self._connect())
+            self._producer = await stack.enter_async_context(self._producing(backend))
+            self._backend = backend
+            try:
+                yield self
+            finally:
+                self._backend = self._producer = None
+
+    async def __aenter__(self) -> Self:
+        self._opened = self.open()
+        return await self._opened.__aenter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        return await self._opened.__aexit__(kind, error, trace)
+
+    async def publish(
+        self,
+        topic: str,
+        event: Any,
+        *,
+        key: str | bytes | None = None,
+        id: str | None = None,  # noqa: A002 - CloudEvents' word
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """Publish one event; see `Producer.publish`. The bus must be open."""
+        await self.producing.publish(topic, event, key=key, id=id, headers=headers)
+
+    async def publish_many(self, topic: str, events: Iterable[Any], *, key: KeyOf | None = None) -> int:
+        """Publish many events in few writes; see `Producer.publish_many`. The bus must be open."""
+        return await self.producing.publish_many(topic, events, key=key)
+
+    def producer(self) -> BlockingProducer:
+        """A producer for blocking code, to be used with `with`; it connects by itself."""
+
+        @asynccontextmanager
+        async def connect() -> AsyncIterator[Producer]:
+            async with self._connect() as backend, self._producing(backend) as producer:
+                yield producer
+
+        return BlockingProducer(connect)
+
+    @property
+    def backend(self) -> Backend:
+        """The connected backend.
+
+        Raises:
+            NotOpenError: the bus is not open.
+        """
+        if self._backend is None:
+            raise NotOpenError(f"bus {self.name!r} is not open; use it inside `async with bus:`")
+        return self._backend
+
+    @property
+    def producing(self) -> Producer:
+        """The open bus's own producer.
+
+        Raises:
+            NotOpenError: the bus is not open.
+        """
+        if self._producer is None:
+            raise NotOpenError(f"bus {self.name!r} is not open; publish inside `async with bus:`")
+        return self._producer
+
+    def _connect(self) -> AbstractAsyncContextManager[Backend]:
+        settings = self.settings.backend
+        module = config.find_backend(urlsplit(settings.url).scheme)
+        return module.open(settings.url, settings.options)
+
+    def _producing(self, backend: Backend) -> AbstractAsyncContextManager[Producer]:
+        topics = {name: self.described(name) for name in {*self.topics, *self.settings.topic}}
+        return producing(
+            backend,
+            source=self.name,
+            id_fields={name: topic.id_field for name, topic in topics.items() if topic.id_field},
+            formats={name: topic.codec for name, topic in topics.items()},
+        )
+
+    # Running
+
+    @asynccontextmanager
+    async def worker(self, only: Sequence[str] = ()) -> AsyncIterator[Worker]:
+        """A worker ready to run this bus's handlers: models loaded, lifespans entered. The bus must be open.
+
+        Args:
+            only: The names of the handlers to run; all of them where there are none.
+
+        Raises:
+            ConfigError: there is no such handler.
+            ModelError: a model cannot be loaded.
+            UnsupportedError: the backend cannot give what a handler asks for.
+        """
+        handlers = [self.configured(name) for name in self._chosen(only)]
+        async with AsyncExitStack() as stack:
+            resources = await enter_lifespans(stack, handlers, self._lifespans)
+            jobs = [
+                await equip(handler, resources, self.described(handler.to).codec if handler.to else "json")
+                for handler in handlers
+            ]
+            yield Worker(self.backend, jobs, source=self.name, drain=self.settings.drain)
+
+    async def run(self, *, only: Sequence[str] = (), until_idle: float | None = None) -> bool:
+        """Open the bus and run its handlers until SIGTERM or SIGINT, then finish what is in hand.
+
+        A second signal gives up on what is in hand. Signals are heeded in the main thread only;
+        elsewhere, cancel it.
+
+        Args:
+            only: The names of the handlers to run; all of them where there are none.
+            until_idle: Stop by itself once nothing has arrived and nothing is left for so many seconds.
+
+        Returns:
+            Whether all that was in hand at the end was finished within `drain`.
+        """
+        async with self.open(), self.worker(only) as worker, anyio.create_task_group() as tasks:
+            if threading.current_thread() is threading.main_thread():
+                tasks.start_soon(_stop_on_signals, worker)
+            if until_idle is not None:
+                tasks.start_soon(_stop_when_idle, worker, until_idle)
+            finished = await worker.run()
+            tasks.cancel_scope.cancel()
+        return finished
+
+    def _chosen(self, only: Sequence[str]) -> Sequence[str]:
+        unknown = [name for name in only if name not in self.handlers]
+        if unknown:
+            raise ConfigError(f"no handler is named {unknown[0]!r}; there are: {', '.join(self.handlers)}")
+        return tuple(only) or tuple(self.handlers)
+
+
+def _said(settings: msgspec.Struct | None) -> dict[str, Any]:
+    """What configuration says, without what it is silent of."""
+    said = {} if settings is None else msgspec.structs.asdict(settings)
+    return {field: value for field, value in said.items() if value is not None}
+
+
+async def _stop_on_signals(worker: Worker) -> None:
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        heard = 0
+        async for _ in signals:
+            heard += 1
+            if heard == 1:
+                worker.stop()
+            else:
+                worker.abandon()
+
+
+async def _stop_when_idle(worker: Worker, seconds: float) -> None:
+    await worker.idle(seconds)
+    worker.stop()

@@ -1,0 +1,110 @@
+"""Bytes to events and events to bytes, a batch at a time.
+
+A record that does not decode stands alone: in its place in the batch is the error, and its
+neighbours are events.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+
+from eventml.errors import DecodeError, OutputError
+from eventml.records import CONTENT_TYPE, FIELDS, JSON, MSGPACK
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from eventml.records import Delivery
+
+Format = Literal["json", "msgpack"]
+CONTENT_TYPES: dict[Format, str] = {"json": JSON, "msgpack": MSGPACK}
+
+_SHOWN = 200  # bytes of a value that an error message repeats
+
+
+class Decoder:
+    """Decodes values to one event type, in the format that each record names.
+
+    A record that names none, or one unknown here, is taken as JSON: `kcat` and `redis-cli` name none.
+    Fields beyond those of the event's type are ignored, so that producers may add some.
+
+    Args:
+        event_type: Anything msgspec decodes to: a Struct, a dataclass, a TypedDict, `dict`, `Any`.
+    """
+
+    def __init__(self, event_type: Any) -> None:
+        self._json: Callable[[bytes], Any] = msgspec.json.Decoder(event_type).decode
+        self._formats: dict[str, Callable[[bytes], Any]] = {
+            JSON: self._json,
+            MSGPACK: msgspec.msgpack.Decoder(event_type).decode,
+            "application/x-msgpack": msgspec.msgpack.Decoder(event_type).decode,
+            FIELDS: msgspec.json.Decoder(event_type, strict=False).decode,
+        }
+
+    def decode(self, deliveries: Iterable[Delivery]) -> list[Any]:
+        """Events in the order of the deliveries, with a DecodeError in the place of each bad one."""
+        events: list[Any] = []
+        headers, decode = None, self._json
+        for delivery in deliveries:
+            record = delivery.record
+            # A producer's records share one mapping of headers, so this is a test of identity.
+            if record.headers is not headers:
+                headers = record.headers
+                decode = self._formats.get(headers.get(CONTENT_TYPE, JSON), self._json)
+            try:
+                events.append(decode(record.value))
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+                events.append(_decode_error(delivery, exc))
+        return events
+
+
+def _decode_error(delivery: Delivery, exc: Exception) -> DecodeError:
+    value = delivery.record.value
+    shown = repr(value[:_SHOWN])[1:] + ("…" if len(value) > _SHOWN else "")
+    error = DecodeError(
+        f"record {delivery.record.id!r} of {delivery.record.topic!r}: {exc}; its value: {shown}"
+    )
+    error.__cause__ = exc
+    return error
+
+
+class Encoder:
+    """Encodes events of any type msgspec knows, and numpy's scalars and arrays, in one format."""
+
+    def __init__(self, format: Format = "json") -> None:  # noqa: A002 - the word for it
+        self.content_type = CONTENT_TYPES[format]
+        encoder = msgspec.json.Encoder if format == "json" else msgspec.msgpack.Encoder
+        self._encode = encoder(enc_hook=to_builtin).encode
+
+    def encode(self, event: Any) -> bytes:
+        """The event's bytes.
+
+        Raises:
+            OutputError: it holds something that has no place in this format.
+        """
+        try:
+            return self._encode(event)
+        except (TypeError, ValueError, RecursionError, OverflowError) as exc:
+            raise OutputError(f"cannot encode {shorten(event)}: {exc}") from exc
+
+    def encode_all(self, events: Iterable[Any]) -> list[bytes]:
+        """As `encode`, for a batch: the first that cannot be encoded fails it."""
+        try:
+            return list(map(self._encode, events))
+        except (TypeError, ValueError, RecursionError, OverflowError) as exc:
+            raise OutputError(f"cannot encode an output: {exc}") from exc
+
+
+def to_builtin(value: Any) -> Any:
+    """What msgspec asks for a type it does not know: numpy's scalars and arrays both know `tolist`."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} has no form in JSON or MessagePack")
+
+
+def shorten(event: object) -> str:
+    """The event as an error message shows it."""
+    text = repr(event)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"

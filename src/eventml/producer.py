@@ -1,0 +1,207 @@
+"""Writing to a bus: from coroutines, and from blocking code."""
+
+from __future__ import annotations
+
+import secrets
+from contextlib import ExitStack, asynccontextmanager
+from itertools import count, islice
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Self
+
+from anyio.from_thread import start_blocking_portal
+
+from eventml import records
+from eventml.codec import Encoder
+from eventml.errors import NotOpenError, OutputError
+from eventml.records import Record
+from eventml.runtime.publishing import coalescing
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+    from contextlib import AbstractAsyncContextManager
+    from types import TracebackType
+
+    from eventml.backends.base import Backend
+    from eventml.codec import Format
+    from eventml.runtime.publishing import Coalescer
+
+    KeyOf = Callable[[Any], str | bytes | None]
+
+_WRITE = 1_000  # records in one write of publish_many: what a caller may hold in memory
+
+
+class Producer:
+    """Publishes events to a backend. Made by `producing`.
+
+    An event's id is the one given, else its topic's `id_field`, else this producer's prefix and a counter.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        coalescer: Coalescer,
+        *,
+        source: str,
+        id_fields: Mapping[str, str],
+        formats: Mapping[str, Format],
+    ) -> None:
+        self._backend = backend
+        self._coalescer = coalescer
+        self._source = source
+        self._id_fields = id_fields
+        self._formats = formats
+        self._encoders = {"json": Encoder("json"), "msgpack": Encoder("msgpack")}
+        self._headers: dict[str, Mapping[str, str]] = {}
+        self._prefix = secrets.token_hex(6)
+        self._counter = count(1)
+
+    async def publish(
+        self,
+        topic: str,
+        event: Any,
+        *,
+        key: str | bytes | None = None,
+        id: str | None = None,  # noqa: A002 - CloudEvents' word
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """Publish one event. Returns when the broker has it. Concurrent calls share one write.
+
+        Args:
+            topic: Where to.
+            event: Anything msgspec encodes.
+            key: Events of one key keep their order, where the backend keeps any.
+            id: Unique among the topic's events.
+            headers: Further CloudEvents attributes (`ce_subject`) or headers.
+
+        Raises:
+            OutputError: the event cannot be encoded, or lacks its topic's id field.
+            PublishError: the broker refused it, or has no room for it (FullError).
+            UnavailableError: the broker cannot be reached; the event may or may not have arrived.
+        """
+        record = self._record(topic, event, key, id)
+        if headers:
+            record = Record(record.topic, record.value, record.key, record.id, {**record.headers, **headers})
+        await self._coalescer.publish(record)
+
+    async def publish_many(self, topic: str, events: Iterable[Any], *, key: KeyOf | None = None) -> int:
+        """Publish many events in few writes, in their order. Returns how many there were.
+
+        The events are drawn as they are written, so an endless generator is held back by a full
+        topic. Should a write fail, those before it have been published.
+
+        Args:
+            topic: Where to.
+            events: What to publish.
+            key: Gives an event's key.
+
+        Raises:
+            OutputError, PublishError, UnavailableError: as `publish`.
+        """
+        published, stream = 0, iter(events)
+        while chunk := list(islice(stream, _WRITE)):
+            await self._backend.publish(
+                [self._record(topic, event, key(event) if key else None, None) for event in chunk]
+            )
+            published += len(chunk)
+        return published
+
+    def _record(self, topic: str, event: Any, key: str | bytes | None, id_: str | None) -> Record:
+        if id_ is None:
+            field = self._id_fields.get(topic)
+            id_ = f"{self._prefix}-{next(self._counter)}" if field is None else str(_get(event, field, topic))
+        encoder = self._encoders[self._formats.get(topic, "json")]
+        return Record(
+            topic,
+            encoder.encode(event),
+            key.encode() if isinstance(key, str) else key,
+            id_,
+            self._headers.get(topic) or self._make_headers(topic, encoder.content_type),
+        )
+
+    def _make_headers(self, topic: str, content_type: str) -> Mapping[str, str]:
+        self._headers[topic] = MappingProxyType(
+            {
+                records.SPEC_VERSION: "1.0",
+                records.TYPE: topic,
+                records.SOURCE: self._source,
+                records.CONTENT_TYPE: content_type,
+            }
+        )
+        return self._headers[topic]
+
+
+def _get(event: Any, field: str, topic: str) -> Any:
+    try:
+        return event[field] if isinstance(event, dict) else getattr(event, field)
+    except (KeyError, AttributeError) as exc:
+        raise OutputError(f"topic.{topic}.id_field: the event has no field {field!r}") from exc
+
+
+@asynccontextmanager
+async def producing(
+    backend: Backend, *, source: str, id_fields: Mapping[str, str], formats: Mapping[str, Format]
+) -> AsyncIterator[Producer]:
+    """A producer on a connected backend. Leaving it waits for the writes that were begun."""
+    async with coalescing(backend) as coalescer:
+        yield Producer(backend, coalescer, source=source, id_fields=id_fields, formats=formats)
+
+
+class BlockingProducer:
+    """A producer for synchronous code (a Flask or Django backend). Made by `Bus.producer`.
+
+    Use it with `with`; any number of threads may publish through it at once, and share its writes.
+    Its connection lives in an event loop of its own, in one background thread.
+    """
+
+    def __init__(self, connect: Callable[[], AbstractAsyncContextManager[Producer]]) -> None:
+        self._connect = connect
+        self._stack = ExitStack()
+        self._producer: Producer | None = None
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            self._portal = stack.enter_context(start_blocking_portal(name="eventml-producer"))
+            self._producer = stack.enter_context(self._portal.wrap_async_context_manager(self._connect()))
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the connection, once what other threads had begun to publish is written."""
+        self._producer = None
+        self._stack.__exit__(kind, error, trace)
+
+    def publish(
+        self,
+        topic: str,
+        event: Any,
+        *,
+        key: str | bytes | None = None,
+        id: str | None = None,  # noqa: A002 - CloudEvents' word
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """As `Producer.publish`, blocking this thread until the broker has the event."""
+        producer = self._open()
+
+        async def publish() -> None:
+            await producer.publish(topic, event, key=key, id=id, headers=headers)
+
+        self._portal.call(publish)
+
+    def publish_many(self, topic: str, events: Iterable[Any], *, key: KeyOf | None = None) -> int:
+        """As `Producer.publish_many`, blocking this thread until the broker has all the events.
+
+        The events are drawn in the producer's own thread.
+        """
+        producer = self._open()
+
+        async def publish_many() -> int:
+            return await producer.publish_many(topic, events, key=key)
+
+        return self._portal.call(publish_many)
+
+    def _open(self) -> Producer:
+        if self._producer is None:
+            raise NotOpenError("this producer is closed; publish inside `with bus.producer() as producer:`")
+        return self._producer

@@ -1,0 +1,114 @@
+"""Calling a handler: batches or single events, awaited or in a thread, within its timeout.
+
+A plain function runs in a thread, so that the event loop never waits for a model: heartbeats, lease
+renewals and drains go on meanwhile. One call at a time: threads inside a model hurt a stream, and
+more workers help it.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import anyio
+from anyio import CapacityLimiter, to_thread
+
+from eventml.errors import HandlerTimeoutError
+from eventml.runtime.failures import Failed
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from eventml.handlers import Handler
+
+
+class Caller:
+    """One handler with what it needs, ready to be called.
+
+    Args:
+        handler: What to call.
+        resources: Its model and its lifespans' values, by parameter name.
+        concurrent: Whether a coroutine of single events may run for several at once.
+    """
+
+    def __init__(self, handler: Handler, resources: Mapping[str, Any], *, concurrent: bool = False) -> None:
+        self._handler = handler
+        self._function = partial(handler.function, **resources) if resources else handler.function
+        self._timeout = handler.options.timeout
+        self._limiter = CapacityLimiter(1)
+        self._concurrent = concurrent
+        self.abandoned = 0
+        """Calls in threads that were given up on: a thread cannot be stopped from outside."""
+
+    async def call(self, events: Sequence[Any]) -> Any:
+        """The outputs for a batch of events.
+
+        From a handler of single events, a list with `Failed` in the place of each that failed.
+
+        Raises:
+            Exception: whatever a handler of batches raises; its whole batch failed.
+            HandlerTimeoutError: it ran past its timeout.
+        """
+        if self._handler.batched:
+            return await self._within_timeout(list(events))
+        if self._handler.is_async:
+            return await self._single_coroutines(events)
+        if self._timeout is not None:
+            return [await self._attempt(event) for event in events]
+        return await self._in_thread(partial(_each, self._function), events)
+
+    async def _single_coroutines(self, events: Sequence[Any]) -> list[Any]:
+        if not self._concurrent:
+            return [await self._attempt(event) for event in events]
+        outputs: list[Any] = [None] * len(events)
+
+        async def attempt(position: int, event: Any) -> None:
+            outputs[position] = await self._attempt(event)
+
+        async with anyio.create_task_group() as tasks:
+            for position, event in enumerate(events):
+                tasks.start_soon(attempt, position, event)
+        return outputs
+
+    async def _attempt(self, event: Any) -> Any:
+        try:
+            return await self._within_timeout(event)
+        except Exception as exc:  # noqa: BLE001 - a handler may raise anything; it is judged later
+            return Failed(exc)
+
+    async def _within_timeout(self, argument: Any) -> Any:
+        if self._timeout is None:
+            return await self._run(argument)
+        with anyio.move_on_after(self._timeout) as scope:
+            return await self._run(argument)
+        assert scope.cancelled_caught  # noqa: S101 - for the type checker: a scope ends by returning or here
+        if not self._handler.is_async:
+            self._give_up_thread()
+        raise HandlerTimeoutError(
+            f"{self._handler.name} ran past its timeout of {self._timeout:g} s; make it faster, lower "
+            f"consumer.{self._handler.name}.max_batch, or raise consumer.{self._handler.name}.timeout"
+        )
+
+    async def _run(self, argument: Any) -> Any:
+        if self._handler.is_async:
+            return await self._function(argument)
+        return await self._in_thread(self._function, argument)
+
+    async def _in_thread(self, function: Any, argument: Any) -> Any:
+        return await to_thread.run_sync(function, argument, abandon_on_cancel=True, limiter=self._limiter)
+
+    def _give_up_thread(self) -> None:
+        # The abandoned thread keeps its place until it ends, if it ever does: open another.
+        self.abandoned += 1
+        self._limiter = CapacityLimiter(1)
+
+
+def _each(function: Any, events: Sequence[Any]) -> list[Any]:
+    """Call for one event after the other, in one thread: what one raises is its own affair."""
+    outputs: list[Any] = []
+    for event in events:
+        try:
+            outputs.append(function(event))
+        except Exception as exc:  # noqa: BLE001 - a handler may raise anything; it is judged later
+            outputs.append(Failed(exc))
+    return outputs

@@ -1,0 +1,130 @@
+"""What a handler returned, as records that name their input, their predictor and its model."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from eventml import records
+from eventml.backends.base import Completion
+from eventml.errors import OutputError
+from eventml.records import Record
+from eventml.runtime.checks import Checks, all_finite
+from eventml.runtime.failures import Failed
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from eventml.codec import Encoder
+    from eventml.handlers import Handler
+    from eventml.models import Model
+    from eventml.records import Delivery
+
+
+class Prediction(msgspec.Struct, frozen=True):
+    """What a bare number becomes when a predictor returns an array.
+
+    Attributes:
+        input: The id of the event that was predicted from.
+        value: The number, or the row of numbers where the array has two dimensions.
+    """
+
+    input: str
+    value: Any
+
+
+class Outputs:
+    """Turns one predictor's outputs into completions.
+
+    An output has its input's key, so that the order per key goes on, and the id
+    `<input id>/<predictor>@<model version>`, which repeats when the work is repeated.
+    """
+
+    def __init__(
+        self, handler: Handler, topic: str, *, model: Model | None, source: str, encoder: Encoder
+    ) -> None:
+        self._topic = topic
+        self._encoder = encoder
+        self._checks = Checks(handler.name, handler.output_type)
+        self._suffix = handler.name if model is None else f"{handler.name}@{model.version}"
+        self._headers = MappingProxyType(_headers(handler, topic, model, source, encoder.content_type))
+
+    def completions(self, deliveries: Sequence[Delivery], outputs: Any) -> list[Completion]:
+        """A completion for each delivery; its output is None where the handler gave none.
+
+        Raises:
+            OutputError: the outputs do not fit the inputs, or cannot be encoded. Nothing is completed.
+        """
+        if hasattr(outputs, "tolist"):  # an array, a Series: numbers by the row
+            outputs = outputs.tolist()
+        self._checks.length(outputs, len(deliveries))
+        if _numbers(outputs):
+            return self._complete(deliveries, _predictions(deliveries, outputs, self._checks))
+        self._checks.values(outputs)
+        return self._complete(deliveries, outputs)
+
+    def each(self, deliveries: Sequence[Delivery], outputs: Sequence[Any]) -> list[Completion | Failed]:
+        """As `completions`, for outputs that came one by one: a bad one fails alone."""
+        if Failed not in set(map(type, outputs)):
+            with suppress(OutputError):
+                return list[Completion | Failed](self.completions(deliveries, outputs))
+        return [self._one(delivery, output) for delivery, output in zip(deliveries, outputs, strict=True)]
+
+    def _one(self, delivery: Delivery, output: Any) -> Completion | Failed:
+        if isinstance(output, Failed):
+            return output
+        try:
+            return self.completions([delivery], [output])[0]
+        except OutputError as exc:
+            return Failed(exc)
+
+    def _complete(self, deliveries: Sequence[Delivery], outputs: Sequence[Any]) -> list[Completion]:
+        topic, suffix, headers = self._topic, self._suffix, self._headers
+        if type(None) in set(map(type, outputs)):
+            encoded = [None if output is None else self._encoder.encode(output) for output in outputs]
+        else:
+            encoded = list[bytes | None](self._encoder.encode_all(outputs))
+        completions = []
+        for delivery, value in zip(deliveries, encoded, strict=True):
+            if value is None:
+                completions.append(Completion(delivery))
+                continue
+            record = delivery.record
+            output = Record(topic, value, record.key, f"{record.id}/{suffix}", headers)
+            completions.append(Completion(delivery, (output,)))
+        return completions
+
+
+def _headers(
+    handler: Handler, topic: str, model: Model | None, source: str, content_type: str
+) -> dict[str, str]:
+    headers = {
+        records.SPEC_VERSION: "1.0",
+        records.TYPE: topic,
+        records.SOURCE: source,
+        records.CONTENT_TYPE: content_type,
+        records.PREDICTOR: handler.name,
+    }
+    if model is not None:
+        headers |= {records.MODEL: model.name, records.MODEL_VERSION: model.version}
+    return headers
+
+
+def _numbers(outputs: Sequence[Any]) -> bool:
+    first = next((output for output in outputs if output is not None), None)
+    return isinstance(first, int | float | list) or hasattr(first, "tolist")
+
+
+def _predictions(
+    deliveries: Sequence[Delivery], outputs: Sequence[Any], checks: Checks
+) -> list[Prediction | None]:
+    values = [value.tolist() if hasattr(value, "tolist") else value for value in outputs]
+    if not all_finite(values):
+        checks.numbers(values)
+    return [
+        None if value is None else Prediction(delivery.record.id, value)
+        for delivery, value in zip(deliveries, values, strict=True)
+    ]

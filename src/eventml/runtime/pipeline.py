@@ -1,0 +1,182 @@
+"""One handler at work: receive and decode, call, complete, as three overlapping stages.
+
+    receive ──► Intake ──► call ──► hand-off of one batch ──► complete
+    (decode)   (≤ 2 batches)  (model)                          (outputs and acks)
+
+While the model computes batch N, batch N+1 is received and decoded and batch N-1 completed. Each
+stage is first in, first out, so order is kept; each hand-off is bounded, so a slow handler slows the
+receive and memory stays flat.
+"""
+
+from __future__ import annotations
+
+import logging
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from eventml.backends.base import Completion
+from eventml.errors import BackendError, DecodeError, PublishError, UnavailableError
+from eventml.runtime.failures import Failed, delay, describe
+from eventml.runtime.intake import Intake
+from eventml.runtime.recovery import Recovery
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+
+    from eventml.backends.base import Subscription
+    from eventml.codec import Decoder
+    from eventml.handlers import Handler
+    from eventml.records import Delivery
+    from eventml.runtime.calling import Caller
+    from eventml.runtime.outputs import Outputs
+    from eventml.runtime.stats import Stats
+
+log = logging.getLogger("eventml")
+
+_OUTPUTS_OF, _DELIVERY_OF = attrgetter("outputs"), attrgetter("delivery")
+_LONGEST_WAIT = 5.0  # seconds between two attempts to reach a broker
+
+
+class Pipeline:
+    """The stages of one handler over one subscription.
+
+    Args:
+        handler: What runs.
+        subscription: Where its deliveries come from and its completions go.
+        decoder: Of its events.
+        caller: Calls it.
+        outputs: Makes records of what it returned; None for a consumer.
+        stats: Its counters.
+    """
+
+    def __init__(
+        self,
+        handler: Handler,
+        subscription: Subscription,
+        *,
+        decoder: Decoder,
+        caller: Caller,
+        outputs: Outputs | None,
+        stats: Stats,
+    ) -> None:
+        self._handler = handler
+        self._subscription = subscription
+        self._decoder = decoder
+        self._caller = caller
+        self._outputs = outputs
+        self._stats = stats
+        self._recovery = Recovery(self._answer, name=handler.name, options=handler.options, stats=stats)
+
+    async def run(self, stop: anyio.Event) -> None:
+        """Work until `stop` is set, then finish what is in hand and return."""
+        options = self._handler.options
+        intake: Intake[tuple[Delivery, Any]] = Intake(options.max_batch, options.max_wait)
+        send, receive = anyio.create_memory_object_stream[list[Completion]](max_buffer_size=1)
+        async with anyio.create_task_group() as stages:
+            stages.start_soon(self._receive_until, stop, intake)
+            stages.start_soon(self._call_all, intake, send)
+            stages.start_soon(self._complete_all, receive)
+
+    async def _receive_until(self, stop: anyio.Event, intake: Intake[tuple[Delivery, Any]]) -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._receive_all, intake)
+            await stop.wait()
+            tasks.cancel_scope.cancel()
+        intake.close()
+
+    async def _receive_all(self, intake: Intake[tuple[Delivery, Any]]) -> None:
+        failures = 0
+        while True:
+            await intake.room()
+            try:
+                deliveries = await self._subscription.receive(self._handler.options.max_batch)
+            except UnavailableError as exc:
+                failures += 1
+                await self._wait_for_broker(failures, exc)
+                continue
+            failures = 0
+            self._stats.arrived(len(deliveries))
+            intake.put(list(zip(deliveries, self._decoder.decode(deliveries), strict=True)))
+
+    async def _call_all(
+        self, intake: Intake[tuple[Delivery, Any]], completions: MemoryObjectSendStream[list[Completion]]
+    ) -> None:
+        async with completions:
+            while batch := await intake.take():
+                await completions.send(await self._process(batch))
+
+    async def _process(self, batch: list[tuple[Delivery, Any]]) -> list[Completion]:
+        deliveries = [delivery for delivery, _ in batch]
+        events = [event for _, event in batch]
+        set_aside: list[Completion] = []
+        if DecodeError in set(map(type, events)):
+            set_aside = [
+                self._recovery.set_aside(delivery, event)
+                for delivery, event in batch
+                if isinstance(event, DecodeError)
+            ]
+            deliveries = [delivery for delivery, event in batch if not isinstance(event, DecodeError)]
+            events = [event for event in events if not isinstance(event, DecodeError)]
+        if events:
+            set_aside += await self._recovery.answer(deliveries, events)
+        return set_aside
+
+    async def _answer(
+        self, deliveries: Sequence[Delivery], events: Sequence[Any]
+    ) -> list[Completion | Failed]:
+        """Call the handler once, and make completions of what it returns."""
+        self._stats.calls += 1
+        outputs = await self._caller.call(events)
+        if self._outputs is not None:
+            if self._handler.batched:
+                return list[Completion | Failed](self._outputs.completions(deliveries, outputs))
+            return self._outputs.each(deliveries, outputs)
+        if self._handler.batched:
+            return [Completion(delivery) for delivery in deliveries]
+        return [
+            output if isinstance(output, Failed) else Completion(delivery)
+            for delivery, output in zip(deliveries, outputs, strict=True)
+        ]
+
+    async def _complete_all(self, completions: MemoryObjectReceiveStream[list[Completion]]) -> None:
+        async with completions:
+            async for done in completions:
+                await self._complete(done)
+
+    async def _complete(self, done: list[Completion]) -> None:
+        """Complete a batch, however long the broker takes to come back: nothing is dropped meanwhile."""
+        failures = 0
+        while done:
+            try:
+                await self._subscription.complete(done)
+            except BackendError as exc:
+                refused = exc.failed if isinstance(exc, PublishError) else {}
+                if refused:
+                    self._count([c for position, c in enumerate(done) if position not in refused])
+                    done = [self._refused(done[position], why) for position, why in refused.items()]
+                failures += 1
+                await self._wait_for_broker(failures, exc)
+            else:
+                self._count(done)
+                return
+
+    def _refused(self, completion: Completion, why: str) -> Completion:
+        """The broker will not have this output (it is too large, say): set its input aside instead."""
+        return self._recovery.set_aside(completion.delivery, PublishError(why))
+
+    def _count(self, done: list[Completion]) -> None:
+        outputs = sum(map(len, map(_OUTPUTS_OF, done)))
+        letters = self._recovery.count_letters(done)
+        self._stats.completed += len(done)
+        self._stats.dead_letters += letters
+        self._stats.published += outputs - letters
+        self._stats.observe(list(map(_DELIVERY_OF, done)))
+
+    async def _wait_for_broker(self, failures: int, error: Exception) -> None:
+        seconds = delay(failures, 0.1, _LONGEST_WAIT)
+        log.warning("%s: %s; again in %.2f s", self._handler.name, describe(error), seconds)
+        await anyio.sleep(seconds)

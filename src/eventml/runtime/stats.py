@@ -1,0 +1,82 @@
+"""What one handler has done: counters and a latency histogram, touched once a batch."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from eventml.records import Delivery
+
+_PER_DOUBLING = 8  # buckets: a percentile is right to within 9%
+_SMALLEST = 1e-6  # seconds
+_BUCKETS = 40 * _PER_DOUBLING
+_SAMPLES = 16  # of a batch
+
+
+class Latencies:
+    """A histogram of seconds in buckets of equal ratio: flat in memory, whatever it counts."""
+
+    def __init__(self) -> None:
+        self._counts = [0.0] * _BUCKETS
+        self._total = 0.0
+
+    def add(self, seconds: float, weight: float = 1.0) -> None:
+        bucket = int(math.log2(max(seconds, _SMALLEST) / _SMALLEST) * _PER_DOUBLING)
+        self._counts[min(bucket, _BUCKETS - 1)] += weight
+        self._total += weight
+
+    def percentile(self, share: float) -> float | None:
+        """The latency that this share of events did not exceed, in seconds; None before the first."""
+        if not self._total:
+            return None
+        wanted, seen = share * self._total, 0.0
+        for bucket, count in enumerate(self._counts):
+            seen += count
+            if seen >= wanted and count:
+                return _SMALLEST * math.exp2((bucket + 0.5) / _PER_DOUBLING)
+        return None
+
+
+class Stats:
+    """One handler's counters since it started.
+
+    Attributes:
+        received: Deliveries taken in.
+        completed: Deliveries finished, one way or another.
+        published: Outputs written, dead letters not counted.
+        dead_letters: Events set aside.
+        retries: Calls repeated because the one before had failed.
+        calls: Calls of the handler.
+        last_arrival: When something was last received, by the monotonic clock, in seconds.
+        latencies: From the broker's timestamp to the completion.
+    """
+
+    def __init__(self) -> None:
+        self.received = 0
+        self.completed = 0
+        self.published = 0
+        self.dead_letters = 0
+        self.retries = 0
+        self.calls = 0
+        self.last_arrival = time.monotonic()
+        self.latencies = Latencies()
+
+    @property
+    def in_hand(self) -> int:
+        return self.received - self.completed
+
+    def arrived(self, deliveries: int) -> None:
+        self.received += deliveries
+        self.last_arrival = time.monotonic()
+
+    def observe(self, deliveries: Sequence[Delivery]) -> None:
+        """Count the latency of a finished batch by evenly spaced samples: a batch is cheap, an event dear."""
+        now = time.time()
+        step = max(len(deliveries) // _SAMPLES, 1)
+        sample = deliveries[::step]
+        for delivery in sample:
+            self.latencies.add(now - delivery.timestamp, len(deliveries) / len(sample))

@@ -1,0 +1,123 @@
+"""One worker: all the handlers of a bus at work in this process, from start-up to drain."""
+
+from __future__ import annotations
+
+import logging
+import time
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
+
+import anyio
+
+from eventml.codec import Decoder, Encoder
+from eventml.runtime.calling import Caller
+from eventml.runtime.outputs import Outputs
+from eventml.runtime.pipeline import Pipeline
+from eventml.runtime.stats import Stats
+from eventml.runtime.support import check_supported
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from eventml.backends.base import Backend, Subscription
+    from eventml.runtime.equipment import Job
+
+log = logging.getLogger("eventml")
+
+
+class Worker:
+    """Runs jobs over one backend until told to stop.
+
+    Args:
+        backend: Where events come from and go to.
+        jobs: What to run.
+        source: The bus's name, which outputs carry as their source.
+        drain: How long to finish what is in hand after the stop, in seconds.
+    """
+
+    def __init__(self, backend: Backend, jobs: Sequence[Job], *, source: str, drain: float) -> None:
+        self._backend = backend
+        self._jobs = jobs
+        self._source = source
+        self._drain = drain
+        self._subscriptions: dict[str, Subscription] = {}
+        self._stop = anyio.Event()
+        self._work = anyio.CancelScope()
+        self.stats = {job.handler.name: Stats() for job in jobs}
+        self.ready = anyio.Event()
+        """Set once every handler is subscribed: what is published from then on reaches it."""
+        for job in jobs:
+            check_supported(job.handler, backend.capabilities)
+
+    def stop(self) -> None:
+        """Stop receiving, finish what is in hand, and let `run` return."""
+        self._stop.set()
+
+    def abandon(self) -> None:
+        """Stop now, whatever is in hand: it goes back to its groups."""
+        self._stop.set()
+        self._work.cancel()
+
+    async def run(self) -> bool:
+        """Work until stopped. Returns whether all that was in hand was finished within the deadline.
+
+        What was not goes back to the group, for the next worker.
+        """
+        async with AsyncExitStack() as stack:
+            pipelines = [await self._enter(stack, job) for job in self._jobs]
+            self.ready.set()
+            with self._work as work:
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(self._cancel_at_deadline)
+                    async with anyio.create_task_group() as running:
+                        for pipeline in pipelines:
+                            running.start_soon(pipeline.run, self._stop)
+                    tasks.cancel_scope.cancel()
+        if work.cancelled_caught:
+            log.warning("%d events were still in hand when `drain` ran out; they go back", self.in_hand)
+        return not work.cancelled_caught
+
+    async def idle(self, seconds: float) -> None:
+        """Return once nothing has arrived, and nothing is in hand or waiting, for so many seconds."""
+        await self.ready.wait()
+        while True:
+            quiet = time.monotonic() - max(stats.last_arrival for stats in self.stats.values())
+            if quiet >= seconds and not self.in_hand and not await self._lag():
+                return
+            await anyio.sleep(max(min(seconds - quiet, 0.25), 0.01))
+
+    @property
+    def in_hand(self) -> int:
+        """How many deliveries the handlers have taken and not finished."""
+        return sum(stats.in_hand for stats in self.stats.values())
+
+    async def lag(self) -> dict[str, int | None]:
+        """Each group's unfinished records, by handler; None where the backend cannot tell."""
+        return {name: await subscription.lag() for name, subscription in self._subscriptions.items()}
+
+    async def _lag(self) -> int:
+        return sum(lag or 0 for lag in (await self.lag()).values())
+
+    async def _enter(self, stack: AsyncExitStack, job: Job) -> Pipeline:
+        handler, options = job.handler, job.handler.options
+        subscription = await stack.enter_async_context(
+            self._backend.subscribe([handler.topic], group=options.group, start=options.start)
+        )
+        self._subscriptions[handler.name] = subscription
+        outputs = None
+        if handler.to is not None:
+            encoder = Encoder(job.format)
+            outputs = Outputs(handler, handler.to, model=job.model, source=self._source, encoder=encoder)
+        return Pipeline(
+            handler,
+            subscription,
+            decoder=Decoder(handler.event_type),
+            caller=Caller(handler, job.resources, concurrent=options.ordered is False),
+            outputs=outputs,
+            stats=self.stats[handler.name],
+        )
+
+    async def _cancel_at_deadline(self) -> None:
+        await self._stop.wait()
+        await anyio.sleep(self._drain)
+        self._work.cancel()

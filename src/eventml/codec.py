@@ -14,7 +14,7 @@ from eventml.errors import DecodeError, OutputError
 from eventml.records import CONTENT_TYPE, FIELDS, JSON, MSGPACK
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from eventml.records import Delivery
 
@@ -84,17 +84,22 @@ class Encoder:
         Raises:
             OutputError: it holds something that has no place in this format.
         """
-        try:
-            return self._encode(event)
-        except (TypeError, ValueError, RecursionError, OverflowError) as exc:
-            raise OutputError(f"cannot encode {shorten(event)}: {exc}") from exc
+        return self.encode_all((event,))[0]
 
-    def encode_all(self, events: Iterable[Any]) -> list[bytes]:
-        """As `encode`, for a batch: the first that cannot be encoded fails it."""
+    def encode_all(self, events: Sequence[Any]) -> list[bytes]:
+        """As `encode`, for a batch: one that cannot be encoded fails it, and is named."""
         try:
             return list(map(self._encode, events))
         except (TypeError, ValueError, RecursionError, OverflowError) as exc:
-            raise OutputError(f"cannot encode an output: {exc}") from exc
+            culprit = next(event for event in events if not self._encodes(event))
+            raise OutputError(f"cannot encode {shorten(culprit)}: {exc}") from exc
+
+    def _encodes(self, event: Any) -> bool:
+        try:
+            self._encode(event)
+        except (TypeError, ValueError, RecursionError, OverflowError):
+            return False
+        return True
 
 
 def to_builtin(value: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from contextlib import ExitStack, asynccontextmanager
-from itertools import count, islice
+from itertools import count, islice, repeat
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -17,7 +17,7 @@ from eventml.records import Record
 from eventml.runtime.publishing import coalescing
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+    from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
     from types import TracebackType
 
@@ -78,7 +78,7 @@ class Producer:
             PublishError: the broker refused it, or has no room for it (FullError).
             UnavailableError: the broker cannot be reached; the event may or may not have arrived.
         """
-        record = self._record(topic, event, key, id)
+        [record] = self._records(topic, [event], [key], self._ids(topic, [event]) if id is None else [id])
         if headers:
             record = Record(record.topic, record.value, record.key, record.id, {**record.headers, **headers})
         await self._coalescer.publish(record)
@@ -99,24 +99,27 @@ class Producer:
         """
         published, stream = 0, iter(events)
         while chunk := list(islice(stream, _WRITE)):
-            await self._backend.publish(
-                [self._record(topic, event, key(event) if key else None, None) for event in chunk]
-            )
+            keys = repeat(None) if key is None else map(key, chunk)
+            await self._backend.publish(self._records(topic, chunk, keys, self._ids(topic, chunk)))
             published += len(chunk)
         return published
 
-    def _record(self, topic: str, event: Any, key: str | bytes | None, id_: str | None) -> Record:
-        if id_ is None:
-            field = self._id_fields.get(topic)
-            id_ = f"{self._prefix}-{next(self._counter)}" if field is None else str(_get(event, field, topic))
+    def _records(
+        self, topic: str, events: Sequence[Any], keys: Iterable[str | bytes | None], ids: Iterable[str]
+    ) -> list[Record]:
         encoder = self._encoders[self._formats.get(topic, "json")]
-        return Record(
-            topic,
-            encoder.encode(event),
-            key.encode() if isinstance(key, str) else key,
-            id_,
-            self._headers.get(topic) or self._make_headers(topic, encoder.content_type),
-        )
+        headers = self._headers.get(topic) or self._make_headers(topic, encoder.content_type)
+        return [
+            Record(topic, value, key.encode() if isinstance(key, str) else key, id_, headers)
+            for value, key, id_ in zip(encoder.encode_all(events), keys, ids, strict=False)
+        ]
+
+    def _ids(self, topic: str, events: Sequence[Any]) -> list[str]:
+        field = self._id_fields.get(topic)
+        if field is not None:
+            return [str(_get(event, field, topic)) for event in events]
+        prefix = self._prefix
+        return [f"{prefix}-{number}" for number in islice(self._counter, len(events))]
 
     def _make_headers(self, topic: str, content_type: str) -> Mapping[str, str]:
         self._headers[topic] = MappingProxyType(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Generic, TypeVar
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -22,7 +23,7 @@ class Window(Generic[H]):
     def __init__(self, position: int) -> None:
         self.position = position
         """The next offset that nobody has been handed yet."""
-        self._in_hand: dict[int, H] = {}
+        self._in_hand: dict[Any, H] = {}  # by offset
         self._returned: dict[int, None] = {}
 
     def deliver(self, offsets: Iterable[int], holder: H, position: int) -> None:
@@ -30,10 +31,7 @@ class Window(Generic[H]):
         self._in_hand.update(dict.fromkeys(offsets, holder))
         self.position = position
 
-    def holds(self, offset: int, holder: H) -> bool:
-        return self._in_hand.get(offset) is holder
-
-    def finish(self, offset: int, holder: H) -> bool:
+    def finish(self, offset: int | str, holder: H) -> bool:
         """Take an offset as finished; False, and nothing changes, unless `holder` has it in hand."""
         if self._in_hand.get(offset) is not holder:
             return False
@@ -61,7 +59,7 @@ class Window(Generic[H]):
     @property
     def safe(self) -> int:
         """The contiguous finished offset: everything below it is finished, itself is not."""
-        return min(min(self._in_hand, default=self.position), min(self._returned, default=self.position))
+        return min(chain(self._in_hand, self._returned), default=self.position)
 
     @property
     def in_hand(self) -> int:

@@ -83,19 +83,16 @@ class Outputs:
 
     def _complete(self, deliveries: Sequence[Delivery], outputs: Sequence[Any]) -> list[Completion]:
         topic, suffix, headers = self._topic, self._suffix, self._headers
-        if type(None) in set(map(type, outputs)):
-            encoded = [None if output is None else self._encoder.encode(output) for output in outputs]
-        else:
-            encoded = list[bytes | None](self._encoder.encode_all(outputs))
-        completions = []
-        for delivery, value in zip(deliveries, encoded, strict=True):
-            if value is None:
-                completions.append(Completion(delivery))
-                continue
-            record = delivery.record
-            output = Record(topic, value, record.key, f"{record.id}/{suffix}", headers)
-            completions.append(Completion(delivery, (output,)))
-        return completions
+        if type(None) not in set(map(type, outputs)):
+            return [
+                Completion(d, (Record(topic, value, d.record.key, f"{d.record.id}/{suffix}", headers),))
+                for d, value in zip(deliveries, self._encoder.encode_all(outputs), strict=True)
+            ]
+        answered = [(d, o) for d, o in zip(deliveries, outputs, strict=True) if o is not None]
+        silent = [Completion(d) for d, o in zip(deliveries, outputs, strict=True) if o is None]
+        if not answered:
+            return silent
+        return silent + self._complete(*zip(*answered, strict=True))
 
 
 def _headers(

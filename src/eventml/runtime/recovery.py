@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import anyio
 
@@ -50,6 +50,8 @@ class Recovery:
             if len(events) == 1:
                 return [await self._alone(deliveries[0], events[0], exc)]
             return await self._bisect(deliveries, events, exc)
+        if Failed not in set(map(type, results)):
+            return cast("list[Completion]", results)
         return [
             await self._alone(delivery, event, result.error) if isinstance(result, Failed) else result
             for delivery, event, result in zip(deliveries, events, results, strict=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
+from operator import attrgetter
 from typing import TYPE_CHECKING
 from zlib import crc32
 
@@ -16,7 +17,10 @@ from eventml.records import Delivery, Record, foreign_id
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Sequence
 
-    from eventml.backends.base import Start
+    from eventml.backends.base import Completion, Start
+
+
+_KEY_OF, _ID_OF = attrgetter("key"), attrgetter("id")
 
 
 class Partition:
@@ -37,9 +41,23 @@ class Partition:
         start = max(position - self.base, 0)
         return self.log[start : start + limit]
 
+    def extend(self, records: Sequence[Record], now: float) -> None:
+        index, end = self.index, self.end
+        deliveries = [Delivery(record, index, offset, now) for offset, record in enumerate(records, end)]
+        if "" in set(map(_ID_OF, records)):
+            deliveries = [d if d.record.id else _named(d) for d in deliveries]
+        self.log += deliveries
+
     def drop(self, count: int) -> None:
         del self.log[:count]
         self.base += count
+
+
+def _named(delivery: Delivery) -> Delivery:
+    """A delivery whose record, a foreign one, gets the id that its place gives it."""
+    record = delivery.record
+    named = foreign_id(record.topic, delivery.partition, delivery.offset)
+    return msgspec.structs.replace(delivery, record=msgspec.structs.replace(record, id=named))
 
 
 class Group:
@@ -53,7 +71,7 @@ class Group:
         self._members: list[Hashable] = []
         self._owners: dict[int, Hashable] = {}
         self._heirs: dict[int, Hashable] = {}
-        self._deliveries: list[Counter[int]] = [Counter() for _ in partitions]
+        self._deliveries: list[Counter[int | str]] = [Counter() for _ in partitions]
         self._turn = 0
 
     @property
@@ -97,14 +115,17 @@ class Group:
             window.deliver(range(window.position, position), member, position)
         return taken + fresh if taken else fresh
 
-    def holds(self, delivery: Delivery, member: Hashable) -> bool:
-        return self._windows[delivery.partition].holds(int(delivery.offset), member)
-
-    def finish(self, deliveries: Iterable[Delivery], member: Hashable) -> None:
-        for delivery in deliveries:
-            self._windows[delivery.partition].finish(int(delivery.offset), member)
-            if delivery.attempt > 1:
-                del self._deliveries[delivery.partition][int(delivery.offset)]
+    def finish(self, done: Iterable[Completion], member: Hashable) -> list[Completion]:
+        """Take as finished what the member has in hand, and return that: the rest is not its own any more."""
+        windows = self._windows
+        held = []
+        for completion in done:
+            delivery = completion.delivery
+            if windows[delivery.partition].finish(delivery.offset, member):
+                held.append(completion)
+                if delivery.attempt > 1:
+                    del self._deliveries[delivery.partition][delivery.offset]
+        return held
 
     def safe(self, index: int) -> int:
         return self._windows[index].safe
@@ -148,20 +169,19 @@ class Topic:
         return group
 
     def append(self, records: Sequence[Record]) -> None:
+        # Records without a key go to one partition a call: the next call takes the next.
+        self._turn = (self._turn + 1) % len(self.partitions)
         now = time.time()
-        partitions = self.partitions
-        count = len(partitions)
-        self._turn = keyless = (self._turn + 1) % count
+        if set(map(_KEY_OF, records)) == {None}:
+            self.partitions[self._turn].extend(records, now)
+            return
+        parts: defaultdict[int, list[Record]] = defaultdict(list)
         for record in records:
-            key = record.key
-            # Records without a key go to one partition a call: the next call takes the next.
-            partition = partitions[keyless if key is None else crc32(key) % count]
-            offset = partition.base + len(partition.log)
-            if not record.id:
-                record = msgspec.structs.replace(  # noqa: PLW2901 - the record as it is stored
-                    record, id=foreign_id(self.name, partition.index, offset)
-                )
-            partition.log.append(Delivery(record, partition.index, offset, now))
+            parts[self._turn if record.key is None else crc32(record.key) % len(self.partitions)].append(
+                record
+            )
+        for index, theirs in parts.items():
+            self.partitions[index].extend(theirs, now)
 
     def has_room(self) -> bool:
         """Whether a write may go ahead; makes room where it can.

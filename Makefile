@@ -1,0 +1,52 @@
+# Every target sets itself up: a machine needs Python 3.11, make and a package index.
+PYTHON ?= python3.11
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+ARGS   ?=
+
+.PHONY: demo test check bench docs clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo    train two models on taxi trips, stream rides to three consumers, show it live"
+	@echo "make test    all tests; those that need a broker say so where there is none"
+	@echo "make check   ruff, mypy --strict, pyright on the public API, the layers"
+	@echo "make bench   the benchmarks (ARGS=memory, redis or kafka for one of them)"
+	@echo "make docs    the documentation as a site, links checked, in build/docs"
+	@echo "ARGS=... is passed on: make demo ARGS='--events 50000 --producers 4'"
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.installed benchmarks/requirements.txt
+	$(PIP) --requirement benchmarks/requirements.txt
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.installed docs/requirements.txt
+	$(PIP) --requirement docs/requirements.txt
+	@touch $@
+
+demo: $(VENV)/.installed
+	$(BIN)/python -m examples.rides.demo $(ARGS)
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pyright
+	$(BIN)/python -m pytest -q tests/unit/test_layers.py
+
+bench: $(VENV)/.bench
+	@for name in $(or $(ARGS),memory redis kafka); do $(BIN)/python benchmarks/$$name.py || exit 1; done
+
+docs: $(VENV)/.docs
+	$(BIN)/mkdocs build --strict --site-dir build/docs
+
+clean:
+	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis

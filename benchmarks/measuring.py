@@ -1,0 +1,102 @@
+"""What every benchmark here shares: cases in turn, medians and ratios, and the machine's name.
+
+Machines are shared and drift, so the cases take turns within one run and only ratios count.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import platform
+import statistics
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+
+class RideStarted(msgspec.Struct):
+    """A ride event of about 250 bytes."""
+
+    ride_id: str
+    pickup_location_id: int
+    dropoff_location_id: int
+    trip_distance: float
+    pickup_datetime: str
+    passenger_count: int
+    vendor: str
+    note: str
+
+
+class DurationPredicted(msgspec.Struct):
+    ride_id: str
+    minutes: float
+
+
+def rides(count: int) -> list[RideStarted]:
+    """Ride events, the same every time."""
+    return [
+        RideStarted(
+            ride_id=f"ride-{number:09d}",
+            pickup_location_id=number % 263 + 1,
+            dropoff_location_id=number * 7 % 263 + 1,
+            trip_distance=number % 200 / 10 + 0.5,
+            pickup_datetime="2019-06-15T08:30:00",
+            passenger_count=number % 4 + 1,
+            vendor="benchmark",
+            note="x" * 40,
+        )
+        for number in range(count)
+    ]
+
+
+def machine(*packages: str) -> str:
+    """The machine and the versions, in a line."""
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in packages)
+    return f"{_cpu()}, {os.cpu_count()} cores, {platform.system()}; Python {platform.python_version()}; {versions}"
+
+
+def _cpu() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def interleave(cases: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """Run each case once a round, in turn; a first round warms up and does not count.
+
+    Returns:
+        Each case's figures, one a round.
+    """
+    figures: dict[str, list[float]] = {name: [] for name in cases}
+    for round_number in range(rounds + 1):
+        for name, case in cases.items():
+            gc.collect()
+            figure = case()
+            if round_number:
+                figures[name].append(figure)
+    return figures
+
+
+def report(
+    title: str, figures: Mapping[str, Sequence[float]], reference: str, unit: str = "events/s"
+) -> None:
+    """Print median, min and max of each case, and how often the reference's median each one is."""
+    base = statistics.median(figures[reference])
+    table = Table(title=title, title_justify="left")
+    for column in ("case", f"median {unit}", "min", "max", f"ratio to {reference}"):
+        table.add_column(column, justify="left" if column == "case" else "right")
+    for name, values in figures.items():
+        middle = statistics.median(values)
+        row = (f"{middle:,.0f}", f"{min(values):,.0f}", f"{max(values):,.0f}", f"{middle / base:.3g}")
+        table.add_row(name, *row)
+    Console(width=110).print(table)

@@ -1,0 +1,151 @@
+"""The runtime over the in-memory backend, against bare loops that decode and encode the same events.
+
+    python benchmarks/memory.py [--events N] [--rounds N]
+
+Each case: a producer encodes ride events of 250 bytes and hands them over; a consumer decodes them,
+calls a no-op predictor, encodes its answers and hands them on. The bare loops keep nothing: no
+groups, no acks, no keys, no ids, no redelivery.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import msgspec
+from measuring import DurationPredicted, RideStarted, interleave, machine, report, rides
+
+import eventml
+from eventml.backends.memory import Settings, new_hub
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+BATCH = 1024
+encode = msgspec.json.Encoder().encode
+decode = msgspec.json.Decoder(RideStarted).decode
+
+
+def predict(batch: list[RideStarted]) -> list[DurationPredicted]:
+    return [DurationPredicted(ride.ride_id, ride.trip_distance) for ride in batch]
+
+
+def with_eventml(events: list[RideStarted]) -> float:
+    bus = eventml.Bus("benchmark")
+    bus.predictor("rides.started", to="rides.duration", name="duration", max_batch=BATCH)(predict)
+
+    async def main() -> float:
+        async with bus.open(backend=new_hub(Settings())), bus.worker() as worker:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(worker.run)
+                await worker.ready.wait()
+                start = time.perf_counter()
+                await bus.publish_many("rides.started", events)
+                while worker.stats["duration"].completed < len(events):
+                    await anyio.sleep(0.0005)
+                seconds = time.perf_counter() - start
+                worker.stop()
+        return len(events) / seconds
+
+    return asyncio.run(main())
+
+
+def with_queue(events: list[RideStarted], *, batched: bool) -> float:
+    async def main() -> float:
+        queue: asyncio.Queue[bytes] = asyncio.Queue(4 * BATCH)
+        answers: asyncio.Queue[bytes] = asyncio.Queue()
+
+        async def produce() -> None:
+            for event in events:
+                await queue.put(encode(event))
+
+        async def consume() -> None:
+            left = len(events)
+            while left:
+                batch = [decode(await queue.get())]
+                while batched and len(batch) < BATCH and not queue.empty():
+                    batch.append(decode(queue.get_nowait()))
+                for answer in predict(batch):
+                    answers.put_nowait(encode(answer))
+                left -= len(batch)
+
+        start = time.perf_counter()
+        await asyncio.gather(produce(), consume())
+        return len(events) / (time.perf_counter() - start)
+
+    return asyncio.run(main())
+
+
+def with_anyio_stream(events: list[RideStarted]) -> float:
+    async def main() -> float:
+        send, receive = anyio.create_memory_object_stream[bytes](4 * BATCH)
+        send_answer, receive_answer = anyio.create_memory_object_stream[bytes](len(events))
+
+        async def produce() -> None:
+            async with send:
+                for event in events:
+                    await send.send(encode(event))
+
+        start = time.perf_counter()
+        async with anyio.create_task_group() as tasks, receive_answer, send_answer:
+            tasks.start_soon(produce)
+            async with receive:
+                async for value in receive:
+                    [answer] = predict([decode(value)])
+                    await send_answer.send(encode(answer))
+        return len(events) / (time.perf_counter() - start)
+
+    return asyncio.run(main())
+
+
+def with_faststream(events: list[RideStarted]) -> float:
+    """FastStream's own idiom: typed messages, one at a time, the answer returned."""
+    from faststream.kafka import KafkaBroker, TestKafkaBroker  # noqa: PLC0415 - only where it is installed
+
+    broker = KafkaBroker(logger=None)
+
+    @broker.subscriber("rides.started")
+    @broker.publisher("rides.duration")
+    async def duration(ride: dict[str, Any]) -> dict[str, Any]:
+        return {"ride_id": ride["ride_id"], "minutes": ride["trip_distance"]}
+
+    async def main() -> float:
+        async with TestKafkaBroker(broker):
+            start = time.perf_counter()
+            for event in events:
+                await broker.publish(encode(event), "rides.started")
+            return len(events) / (time.perf_counter() - start)
+
+    return asyncio.run(main())
+
+
+def cases(events: list[RideStarted]) -> dict[str, Callable[[], float]]:
+    few = events[: max(len(events) // 200, 500)]
+    return {
+        "eventml": lambda: with_eventml(events),
+        "asyncio.Queue, drained in batches": lambda: with_queue(events, batched=True),
+        "asyncio.Queue, one at a time": lambda: with_queue(events, batched=False),
+        "anyio memory stream": lambda: with_anyio_stream(events),
+        "FastStream TestBroker": lambda: with_faststream(few),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--events", type=int, default=200_000)
+    parser.add_argument("--rounds", type=int, default=5)
+    chosen = parser.parse_args()
+    logging.disable(logging.WARNING)
+    print(machine("anyio", "msgspec", "faststream"))
+    figures = interleave(cases(rides(chosen.events)), chosen.rounds)
+    report(f"{chosen.events:,} rides through memory, no-op predictor", figures, "eventml")
+
+
+if __name__ == "__main__":
+    main()

@@ -46,7 +46,7 @@ def with_eventml(events: list[RideStarted]) -> float:
                 start = time.perf_counter()
                 await bus.publish_many("rides.started", events)
                 while worker.stats["duration"].completed < len(events):
-                    await anyio.sleep(0.0005)
+                    await anyio.sleep(0.005)
                 seconds = time.perf_counter() - start
                 worker.stop()
         return len(events) / seconds

@@ -40,6 +40,7 @@ class Choices(TypedDict, total=False):
     retries: int
     backoff: float
     max_backoff: float
+    bisect_for: float
     retry_on: Sequence[type[Exception]]
 
 
@@ -58,6 +59,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         retries: How often a single event is tried again after its first failure, before it is set aside.
         backoff: The first wait before a retry, in seconds; it doubles, with full jitter.
         max_backoff: The longest such wait.
+        bisect_for: How long to look for the bad events of a failed batch, in seconds, beyond the calls
+            that one bad event takes. What is not cleared by then is set aside, to be replayed.
         retry_on: Exceptions that speak of the infrastructure and not of an event (a database that is
             down): the whole batch is tried again until it passes. Timeouts, connection errors and
             MemoryError are taken so anyway.
@@ -72,10 +75,18 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     retries: int = 2
     backoff: float = 0.1
     max_backoff: float = 30.0
+    bisect_for: float = 60.0
     retry_on: tuple[type[Exception], ...] = ()
 
     def __post_init__(self) -> None:
-        lowest = {"max_batch": 1, "max_wait": 0, "retries": 0, "backoff": 0, "max_backoff": 0}
+        lowest = {
+            "max_batch": 1,
+            "max_wait": 0,
+            "retries": 0,
+            "backoff": 0,
+            "max_backoff": 0,
+            "bisect_for": 0,
+        }
         for name, limit in lowest.items():
             if not getattr(self, name) >= limit:
                 raise ValueError(f"{name}: at least {limit}, not {getattr(self, name)!r}")

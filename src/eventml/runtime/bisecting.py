@@ -12,25 +12,24 @@ class Bisection:
     """Which ranges of a failed batch to call next.
 
     Ask `next` for a range, call the handler with it, and say `passed` or `failed`; until `next` is
-    None. The whole batch counts as called once, in vain. When `max_calls` are spent, the ranges
-    that were never cleared come out of `unresolved`.
+    None. The whole batch counts as called once, in vain. Ranges come from left to right, so all that
+    lies right of the one at hand is not cleared yet.
 
     Args:
         size: The length of the batch.
-        max_calls: The most calls to spend, the first one included.
     """
 
-    def __init__(self, size: int, max_calls: int) -> None:
+    def __init__(self, size: int) -> None:
         self._todo: list[range] = []
-        self._calls_left = max_calls - 1
+        self.calls = 1
         self._current: range | None = None
         self._split(range(size))
 
     def next(self) -> range | None:
-        """The leftmost range to call; None when all is known or the calls are spent."""
-        if not self._todo or self._calls_left <= 0:
+        """The leftmost range to call; None when all is known."""
+        if not self._todo:
             return None
-        self._calls_left -= 1
+        self.calls += 1
         self._current = self._todo.pop()
         return self._current
 
@@ -47,11 +46,6 @@ class Bisection:
             return current[0]
         self._split(current)
         return None
-
-    @property
-    def unresolved(self) -> list[range]:
-        """What `next` has not come to."""
-        return self._todo[::-1]
 
     def _split(self, failed: range) -> None:
         if len(failed) == 1:

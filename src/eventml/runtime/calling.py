@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 import anyio
 from anyio import CapacityLimiter, to_thread
 
-from eventml.errors import HandlerTimeoutError
-from eventml.runtime.failures import Failed
+from eventml.errors import HandlerTimeoutError, Reject
+from eventml.runtime.failures import Failed, Held
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from eventml.handlers import Handler
+    from eventml.runtime.parking import Item
 
 
 class Caller:
@@ -28,38 +29,51 @@ class Caller:
     Args:
         handler: What to call.
         resources: Its model and its lifespans' values, by parameter name.
-        concurrent: Whether a coroutine of single events may run for several at once.
+        ordered: Whether an event that fails holds back those of its key; single events only. Where it
+            is not, and the handler says `ordered=False`, a coroutine runs for many events at once.
     """
 
-    def __init__(self, handler: Handler, resources: Mapping[str, Any], *, concurrent: bool = False) -> None:
+    def __init__(self, handler: Handler, resources: Mapping[str, Any], *, ordered: bool) -> None:
         self._handler = handler
         self._function = partial(handler.function, **resources) if resources else handler.function
         self._timeout = handler.options.timeout
         self._limiter = CapacityLimiter(1)
-        self._concurrent = concurrent
+        self._ordered = ordered
+        self._concurrent = handler.options.ordered is False
         self.abandoned = 0
         """Calls in threads that were given up on: a thread cannot be stopped from outside."""
 
-    async def call(self, events: Sequence[Any]) -> Any:
-        """The outputs for a batch of events.
+    async def call(self, items: Sequence[Item]) -> Any:
+        """The outputs for a batch.
 
-        From a handler of single events, a list with `Failed` in the place of each that failed.
+        From a handler of single events, a list with `Failed` in the place of each that failed, and
+        `Held` in the place of each that was not called because its key had failed before it.
 
         Raises:
             Exception: whatever a handler of batches raises; its whole batch failed.
             HandlerTimeoutError: it ran past its timeout.
         """
+        events = [item.event for item in items]
         if self._handler.batched:
-            return await self._within_timeout(list(events))
-        if self._handler.is_async:
-            return await self._single_coroutines(events)
-        if self._timeout is not None:
-            return [await self._attempt(event) for event in events]
-        return await self._in_thread(partial(_each, self._function), events)
+            return await self._within_timeout(events)
+        if self._handler.is_async and self._concurrent:
+            return await self._together(events)
+        keys = [item.delivery.record.key if self._ordered else None for item in items]
+        if self._handler.is_async or self._timeout is not None:
+            return await self._in_turn(events, keys)
+        return await self._in_thread(partial(_each, self._function, keys), events)
 
-    async def _single_coroutines(self, events: Sequence[Any]) -> list[Any]:
-        if not self._concurrent:
-            return [await self._attempt(event) for event in events]
+    async def _in_turn(self, events: Sequence[Any], keys: Sequence[bytes | None]) -> list[Any]:
+        outputs: list[Any] = []
+        failed: set[bytes | None] = set()
+        for event, key in zip(events, keys, strict=True):
+            output = Held() if key in failed else await self._attempt(event)
+            outputs.append(output)
+            if holds_back(output, key):
+                failed.add(key)
+        return outputs
+
+    async def _together(self, events: Sequence[Any]) -> list[Any]:
         outputs: list[Any] = [None] * len(events)
 
         async def attempt(position: int, event: Any) -> None:
@@ -103,12 +117,23 @@ class Caller:
         self._limiter = CapacityLimiter(1)
 
 
-def _each(function: Any, events: Sequence[Any]) -> list[Any]:
-    """Call for one event after the other, in one thread: what one raises is its own affair."""
+def _each(function: Any, keys: Sequence[bytes | None], events: Sequence[Any]) -> list[Any]:
+    """Call for one event after the other, in one thread: what one raises is its own affair, and its key's."""
     outputs: list[Any] = []
-    for event in events:
+    failed: set[bytes | None] = set()
+    for event, key in zip(events, keys, strict=True):
+        if key in failed:
+            outputs.append(Held())
+            continue
         try:
             outputs.append(function(event))
         except Exception as exc:  # noqa: BLE001 - a handler may raise anything; it is judged later
             outputs.append(Failed(exc))
+            if holds_back(outputs[-1], key):
+                failed.add(key)
     return outputs
+
+
+def holds_back(output: Any, key: bytes | None) -> bool:
+    """Whether an outcome makes the rest of its key wait: a failure does that will be tried again."""
+    return key is not None and isinstance(output, Failed) and not isinstance(output.error, Reject)

@@ -28,6 +28,10 @@ class Failed(msgspec.Struct, frozen=True):
     error: Exception
 
 
+class Held(msgspec.Struct, frozen=True):
+    """In the place of an event's output: it was not called, because one of its key failed before it."""
+
+
 _INFRASTRUCTURE = (ConnectionError, TimeoutError, MemoryError, BackendError)
 
 

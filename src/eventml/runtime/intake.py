@@ -34,6 +34,11 @@ class Intake(Generic[T]):
     def __len__(self) -> int:
         return len(self._waiting)
 
+    @property
+    def drained(self) -> bool:
+        """Whether it is closed and empty."""
+        return self._closed and not self._waiting
+
     def put(self, items: Sequence[T]) -> None:
         self._waiting += items
         self._notify()
@@ -48,21 +53,23 @@ class Intake(Generic[T]):
         while len(self._waiting) > self._max_batch:
             await self._changed.wait()
 
-    async def take(self, limit: int | None = None) -> list[T]:
-        """Wait for something and take all that waits, up to the cap. Empty only once closed."""
-        limit = min(limit or self._max_batch, self._max_batch)
+    async def take(self) -> list[T]:
+        """Wait for something and take all that waits, up to the cap. Empty only once drained.
+
+        It may be cancelled: it has then taken nothing.
+        """
         while not self._waiting and not self._closed:
             await self._changed.wait()
         if self._max_wait:
-            await self._fill(limit)
-        taken = self._waiting[:limit]
-        del self._waiting[:limit]
+            await self._fill()
+        taken = self._waiting[: self._max_batch]
+        del self._waiting[: self._max_batch]
         self._notify()
         return taken
 
-    async def _fill(self, limit: int) -> None:
+    async def _fill(self) -> None:
         with anyio.move_on_after(self._max_wait):
-            while len(self._waiting) < limit and not self._closed:
+            while len(self._waiting) < self._max_batch and not self._closed:
                 await self._changed.wait()
 
     def _notify(self) -> None:

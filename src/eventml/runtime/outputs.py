@@ -13,7 +13,7 @@ from eventml.backends.base import Completion
 from eventml.errors import OutputError
 from eventml.records import Record
 from eventml.runtime.checks import Checks, all_finite
-from eventml.runtime.failures import Failed
+from eventml.runtime.failures import Failed, Held
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,15 +66,17 @@ class Outputs:
         self._checks.values(outputs)
         return self._complete(deliveries, outputs)
 
-    def each(self, deliveries: Sequence[Delivery], outputs: Sequence[Any]) -> list[Completion | Failed]:
+    def each(
+        self, deliveries: Sequence[Delivery], outputs: Sequence[Any]
+    ) -> list[Completion | Failed | Held]:
         """As `completions`, for outputs that came one by one: a bad one fails alone."""
-        if Failed not in set(map(type, outputs)):
+        if {Failed, Held}.isdisjoint(map(type, outputs)):
             with suppress(OutputError):
-                return list[Completion | Failed](self.completions(deliveries, outputs))
+                return list[Completion | Failed | Held](self.completions(deliveries, outputs))
         return [self._one(delivery, output) for delivery, output in zip(deliveries, outputs, strict=True)]
 
-    def _one(self, delivery: Delivery, output: Any) -> Completion | Failed:
-        if isinstance(output, Failed):
+    def _one(self, delivery: Delivery, output: Any) -> Completion | Failed | Held:
+        if isinstance(output, Failed | Held):
             return output
         try:
             return self.completions([delivery], [output])[0]

@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import logging
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import anyio
 
 from eventml.backends.base import Completion
 from eventml.errors import BackendError, DecodeError, PublishError, UnavailableError
-from eventml.runtime.failures import Failed, delay, describe
+from eventml.runtime.failures import Failed, Held, delay, describe
 from eventml.runtime.intake import Intake
+from eventml.runtime.parking import Item
 from eventml.runtime.recovery import Recovery
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from eventml.backends.base import Subscription
     from eventml.codec import Decoder
     from eventml.handlers import Handler
-    from eventml.records import Delivery
     from eventml.runtime.calling import Caller
     from eventml.runtime.outputs import Outputs
     from eventml.runtime.stats import Stats
@@ -51,6 +51,7 @@ class Pipeline:
         caller: Calls it.
         outputs: Makes records of what it returned; None for a consumer.
         stats: Its counters.
+        ordered: Whether an event that is tried again holds back those of its key.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Pipeline:
         caller: Caller,
         outputs: Outputs | None,
         stats: Stats,
+        ordered: bool,
     ) -> None:
         self._handler = handler
         self._subscription = subscription
@@ -69,26 +71,29 @@ class Pipeline:
         self._caller = caller
         self._outputs = outputs
         self._stats = stats
-        self._recovery = Recovery(self._answer, name=handler.name, options=handler.options, stats=stats)
+        self._recovery = Recovery(
+            self._call, name=handler.name, options=handler.options, stats=stats, ordered=ordered
+        )
+        self._parking = self._recovery.parking
 
     async def run(self, stop: anyio.Event) -> None:
         """Work until `stop` is set, then finish what is in hand and return."""
         options = self._handler.options
-        intake: Intake[tuple[Delivery, Any]] = Intake(options.max_batch, options.max_wait)
+        intake: Intake[Item] = Intake(options.max_batch, options.max_wait)
         send, receive = anyio.create_memory_object_stream[list[Completion]](max_buffer_size=1)
         async with anyio.create_task_group() as stages:
             stages.start_soon(self._receive_until, stop, intake)
             stages.start_soon(self._call_all, intake, send)
             stages.start_soon(self._complete_all, receive)
 
-    async def _receive_until(self, stop: anyio.Event, intake: Intake[tuple[Delivery, Any]]) -> None:
+    async def _receive_until(self, stop: anyio.Event, intake: Intake[Item]) -> None:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._receive_all, intake)
             await stop.wait()
             tasks.cancel_scope.cancel()
         intake.close()
 
-    async def _receive_all(self, intake: Intake[tuple[Delivery, Any]]) -> None:
+    async def _receive_all(self, intake: Intake[Item]) -> None:
         failures = 0
         while True:
             await intake.room()
@@ -100,45 +105,54 @@ class Pipeline:
                 continue
             failures = 0
             self._stats.arrived(len(deliveries))
-            intake.put(list(zip(deliveries, self._decoder.decode(deliveries), strict=True)))
+            intake.put(list(map(Item, deliveries, self._decoder.decode(deliveries))))
 
     async def _call_all(
-        self, intake: Intake[tuple[Delivery, Any]], completions: MemoryObjectSendStream[list[Completion]]
+        self, intake: Intake[Item], completions: MemoryObjectSendStream[list[Completion]]
     ) -> None:
         async with completions:
-            while batch := await intake.take():
-                await completions.send(await self._process(batch))
+            while True:
+                batch = await self._next_batch(intake)
+                if not batch and intake.drained and not self._parking:
+                    return
+                done = await self._recovery.retry() + await self._process(batch)
+                if done:
+                    await completions.send(done)
 
-    async def _process(self, batch: list[tuple[Delivery, Any]]) -> list[Completion]:
-        deliveries = [delivery for delivery, _ in batch]
-        events = [event for _, event in batch]
-        set_aside: list[Completion] = []
-        if DecodeError in set(map(type, events)):
-            set_aside = [
-                self._recovery.set_aside(delivery, event)
-                for delivery, event in batch
-                if isinstance(event, DecodeError)
-            ]
-            deliveries = [delivery for delivery, event in batch if not isinstance(event, DecodeError)]
-            events = [event for event in events if not isinstance(event, DecodeError)]
-        if events:
-            set_aside += await self._recovery.answer(deliveries, events)
-        return set_aside
+    async def _next_batch(self, intake: Intake[Item]) -> list[Item]:
+        """What waits to be called; nothing if a parked event's time comes first.
 
-    async def _answer(
-        self, deliveries: Sequence[Delivery], events: Sequence[Any]
-    ) -> list[Completion | Failed]:
+        While as much is parked as a batch may hold, nothing new is taken: memory stays flat.
+        """
+        if self._parking.next_due is None:
+            return await intake.take()
+        with anyio.move_on_at(self._parking.next_due):
+            if len(self._parking) < self._handler.options.max_batch and not intake.drained:
+                return await intake.take()
+            await anyio.sleep_forever()
+        return []
+
+    async def _process(self, batch: Sequence[Item]) -> list[Completion]:
+        if DecodeError not in {type(item.event) for item in batch}:
+            return await self._recovery.answer(batch)
+        bad = [item for item in batch if isinstance(item.event, DecodeError)]
+        good = [item for item in batch if not isinstance(item.event, DecodeError)]
+        set_aside = [self._recovery.set_aside(item.delivery, item.event) for item in bad]
+        return set_aside + await self._recovery.answer(good)
+
+    async def _call(self, items: Sequence[Item]) -> list[Completion | Failed | Held]:
         """Call the handler once, and make completions of what it returns."""
         self._stats.calls += 1
-        outputs = await self._caller.call(events)
+        outputs = await self._caller.call(items)
+        deliveries = [item.delivery for item in items]
         if self._outputs is not None:
             if self._handler.batched:
-                return list[Completion | Failed](self._outputs.completions(deliveries, outputs))
+                return list[Completion | Failed | Held](self._outputs.completions(deliveries, outputs))
             return self._outputs.each(deliveries, outputs)
         if self._handler.batched:
             return [Completion(delivery) for delivery in deliveries]
         return [
-            output if isinstance(output, Failed) else Completion(delivery)
+            output if isinstance(output, Failed | Held) else Completion(delivery)
             for delivery, output in zip(deliveries, outputs, strict=True)
         ]
 

@@ -1,8 +1,10 @@
-"""A batch that failed: find who is at fault, answer the others, set the culprit aside."""
+"""A batch that failed: find who is at fault, answer the others, try the culprit again, set it aside."""
 
 from __future__ import annotations
 
 import logging
+import math
+import time
 from typing import TYPE_CHECKING, Any, cast
 
 import anyio
@@ -10,7 +12,8 @@ import anyio
 from eventml.backends.base import Completion
 from eventml.runtime.bisecting import Bisection
 from eventml.runtime.deadletters import PREFIX, dead_letter
-from eventml.runtime.failures import Failed, Verdict, classify, delay, describe
+from eventml.runtime.failures import Failed, Held, Verdict, classify, delay, describe
+from eventml.runtime.parking import Item, Parked, Parking
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -19,101 +22,57 @@ if TYPE_CHECKING:
     from eventml.records import Delivery
     from eventml.runtime.stats import Stats
 
-    Answer = Callable[[Sequence[Delivery], Sequence[Any]], Awaitable[list[Completion | Failed]]]
+    Result = Completion | Failed | Held
+    Call = Callable[[Sequence[Item]], Awaitable[list[Result]]]
 
 log = logging.getLogger("eventml")
 
 
 class Recovery:
-    """Answers batches, whatever happens.
+    """Answers batches, whatever happens. What must wait for another try is parked meanwhile.
 
     Args:
-        answer: Calls the handler once. In the result, `Failed` stands in the place of each event that
-            failed alone; it raises where the whole batch failed.
+        call: Calls the handler once. In the result, `Failed` stands in the place of each event that
+            failed alone, and `Held` where one was not called because its key had failed before it;
+            it raises where the whole batch failed.
         name: The handler's, for the log.
         options: The retry policy.
         stats: Counts retries.
+        ordered: Whether a failed event holds back its key.
     """
 
-    def __init__(self, answer: Answer, *, name: str, options: Options, stats: Stats) -> None:
-        self._answer = answer
+    def __init__(self, call: Call, *, name: str, options: Options, stats: Stats, ordered: bool) -> None:
+        self._call = call
         self._name = name
         self._options = options
         self._stats = stats
         self._letters = 0
+        self.parking = Parking(ordered=ordered)
 
-    async def answer(self, deliveries: Sequence[Delivery], events: Sequence[Any]) -> list[Completion]:
-        """A completion for each delivery, in their order: outputs, or a dead letter."""
+    async def answer(self, items: Sequence[Item]) -> list[Completion]:
+        """Completions, in the events' order, of those that are answered or set aside; the rest is parked."""
+        items = self.parking.admit(items)
+        if not items:
+            return []
         try:
-            results = await self._until_infrastructure_answers(deliveries, events)
+            results = await self._until_infrastructure_answers(items)
         except Exception as exc:  # noqa: BLE001 - a handler may raise anything
-            if len(events) == 1:
-                return [await self._alone(deliveries[0], events[0], exc)]
-            return await self._bisect(deliveries, events, exc)
-        if Failed not in set(map(type, results)):
-            return cast("list[Completion]", results)
-        return [
-            await self._alone(delivery, event, result.error) if isinstance(result, Failed) else result
-            for delivery, event, result in zip(deliveries, events, results, strict=True)
-        ]
+            if len(items) == 1:
+                return self._failed(Parked(items[0], exc, 1, time.time()))
+            return await self._bisect(items, exc)
+        return self._sort_out(items, results)
 
-    async def _until_infrastructure_answers(
-        self, deliveries: Sequence[Delivery], events: Sequence[Any]
-    ) -> list[Completion | Failed]:
-        """Call, and call again for as long as no event is at fault."""
-        failures = 0
-        while True:
-            try:
-                return await self._answer(deliveries, events)
-            except Exception as exc:
-                if classify(exc, self._options.retry_on) is not Verdict.INFRASTRUCTURE:
-                    raise
-                failures += 1
-                await self._back_off(failures, exc)
-
-    async def _bisect(
-        self, deliveries: Sequence[Delivery], events: Sequence[Any], error: Exception
-    ) -> list[Completion]:
-        log.warning("%s: a batch of %d failed (%s); bisecting it", self._name, len(events), describe(error))
-        bisection = Bisection(len(events), max_calls=2 * len(events))
+    async def retry(self) -> list[Completion]:
+        """Try again the parked events whose time has come, and go on with those behind them."""
         completions: list[Completion] = []
-        while (part := bisection.next()) is not None:
-            some, theirs = deliveries[part.start : part.stop], events[part.start : part.stop]
-            self._stats.retries += 1
-            try:
-                results = await self._until_infrastructure_answers(some, theirs)
-            except Exception as exc:  # noqa: BLE001 - a handler may raise anything
-                culprit = bisection.failed()
-                if culprit is not None:
-                    completions.append(await self._alone(deliveries[culprit], events[culprit], exc))
-                continue
-            bisection.passed()
-            completions += [result for result in results if not isinstance(result, Failed)]
+        while (parked := self.parking.take_due(anyio.current_time())) is not None:
+            completions += await self._try_again(parked)
         return completions
 
-    async def _alone(self, delivery: Delivery, event: Any, error: Exception) -> Completion:
-        """One event that failed by itself: try again as often as the policy says, then set it aside."""
-        attempts = 1
-        while classify(error, self._options.retry_on) is not Verdict.REJECTED:
-            infrastructure = classify(error, self._options.retry_on) is Verdict.INFRASTRUCTURE
-            if attempts > self._options.retries and not infrastructure:
-                break
-            await self._back_off(attempts, error)
-            attempts += 1
-            try:
-                [result] = await self._answer([delivery], [event])
-            except Exception as exc:  # noqa: BLE001 - a handler may raise anything
-                error = exc
-                continue
-            if not isinstance(result, Failed):
-                return result
-            error = result.error
-        return self.set_aside(delivery, error, attempts)
-
-    def set_aside(self, delivery: Delivery, error: Exception, attempts: int = 1) -> Completion:
+    def set_aside(self, delivery: Delivery, error: Exception, **history: Any) -> Completion:
         """The completion that moves a delivery to the dead letters."""
         self._letters += 1
-        letter = dead_letter(delivery, group=self._options.group, error=error, attempts=attempts)
+        letter = dead_letter(delivery, group=self._options.group, error=error, **history)
         log.warning(
             "%s: %s set aside in %s: %s", self._name, delivery.record.id, letter.topic, describe(error)
         )
@@ -127,8 +86,103 @@ class Recovery:
         self._letters -= found
         return found
 
-    async def _back_off(self, failures: int, error: Exception) -> None:
+    def _sort_out(self, items: Sequence[Item], results: Sequence[Result]) -> list[Completion]:
+        if {Failed, Held}.isdisjoint(map(type, results)):
+            return cast("list[Completion]", results)
+        completions: list[Completion] = []
+        for item, result in zip(items, results, strict=True):
+            if isinstance(result, Failed):
+                completions += self._failed(Parked(item, result.error, 1, time.time()))
+            elif isinstance(result, Held):
+                self.parking.admit([item])
+            else:
+                completions.append(result)
+        return completions
+
+    async def _until_infrastructure_answers(self, items: Sequence[Item]) -> list[Result]:
+        """Call, and call again for as long as no event is at fault."""
+        failures = 0
+        while True:
+            try:
+                return await self._call(items)
+            except Exception as exc:
+                if classify(exc, self._options.retry_on) is not Verdict.INFRASTRUCTURE:
+                    raise
+                failures += 1
+                self._stats.retries += 1
+                seconds = self._delay(failures)
+                log.warning("%s: %s; the batch again in %.2f s", self._name, describe(exc), seconds)
+                await anyio.sleep(seconds)
+
+    async def _bisect(self, items: Sequence[Item], error: Exception) -> list[Completion]:
+        log.warning("%s: a batch of %d failed (%s); bisecting it", self._name, len(items), describe(error))
+        bisection = Bisection(len(items))
+        completions: list[Completion] = []
+        waiting: dict[int, Item] = dict(enumerate(items))
+        deadline = time.monotonic() + self._options.bisect_for
+        fewest = 2 * math.ceil(math.log2(len(items))) + 1
+        while (part := bisection.next()) is not None:
+            if bisection.calls > fewest and time.monotonic() > deadline:
+                return completions + self._give_up(list(waiting.values()), error)
+            chosen = [waiting[position] for position in part if position in waiting]
+            self._stats.retries += 1
+            try:
+                results = await self._until_infrastructure_answers(chosen) if chosen else []
+            except Exception as exc:  # noqa: BLE001 - a handler may raise anything
+                error = exc
+                if bisection.failed() is None:
+                    continue
+                completions += self._failed(Parked(chosen[0], exc, 1, time.time()))
+            else:
+                bisection.passed()
+                completions += self._sort_out(chosen, results)
+            for position in part:
+                waiting.pop(position, None)
+            self._hold_back(waiting)
+        return completions
+
+    def _hold_back(self, waiting: dict[int, Item]) -> None:
+        """Let those of the rest whose key has just been parked wait behind it."""
+        for position in [p for p, item in waiting.items() if self.parking.holds(item)]:
+            self.parking.admit([waiting.pop(position)])
+
+    def _give_up(self, items: Sequence[Item], error: Exception) -> list[Completion]:
+        """Bisecting took too long: set aside what it has not cleared, to be replayed."""
+        log.error("%s: bisecting took over %g s", self._name, self._options.bisect_for)
+        return [self.set_aside(item.delivery, error) for item in items]
+
+    def _failed(self, parked: Parked) -> list[Completion]:
+        """Park an event that failed alone for another try; or set it aside, where that is no use."""
+        verdict = classify(parked.error, self._options.retry_on)
+        spent = verdict is Verdict.EVENT and parked.attempts > self._options.retries
+        if verdict is Verdict.REJECTED or spent:
+            return [
+                self.set_aside(
+                    parked.item.delivery,
+                    parked.error,
+                    attempts=parked.attempts,
+                    first_failure=parked.first_failure,
+                )
+            ]
+        seconds = self._delay(parked.attempts)
+        self.parking.park(parked, anyio.current_time() + seconds)
+        return []
+
+    async def _try_again(self, parked: Parked) -> list[Completion]:
         self._stats.retries += 1
-        seconds = delay(failures, self._options.backoff, self._options.max_backoff)
-        log.warning("%s: %s; again in %.2f s", self._name, describe(error), seconds)
-        await anyio.sleep(seconds)
+        try:
+            [result] = await self._call([parked.item])
+            error = result.error if isinstance(result, Failed) else None
+        except Exception as exc:  # noqa: BLE001 - a handler may raise anything
+            error = exc
+        if error is None:
+            completions = [cast("Completion", result)]
+        else:
+            completions = self._failed(parked._replace(error=error, attempts=parked.attempts + 1))
+            if not completions:
+                return []
+        behind = self.parking.settle(parked.item)
+        return completions + await self.answer(behind)
+
+    def _delay(self, failures: int) -> float:
+        return delay(failures, self._options.backoff, self._options.max_backoff)

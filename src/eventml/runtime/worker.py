@@ -104,6 +104,7 @@ class Worker:
             self._backend.subscribe([handler.topic], group=options.group, start=options.start)
         )
         self._subscriptions[handler.name] = subscription
+        ordered = options.ordered is not False and self._backend.capabilities.ordering != "none"
         outputs = None
         if handler.to is not None:
             encoder = Encoder(job.format)
@@ -112,9 +113,10 @@ class Worker:
             handler,
             subscription,
             decoder=Decoder(handler.event_type),
-            caller=Caller(handler, job.resources, concurrent=options.ordered is False),
+            caller=Caller(handler, job.resources, ordered=ordered),
             outputs=outputs,
             stats=self.stats[handler.name],
+            ordered=ordered,
         )
 
     async def _cancel_at_deadline(self) -> None:

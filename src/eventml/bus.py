@@ -17,6 +17,7 @@ from eventml.errors import ConfigError, NotOpenError, RegistrationError
 from eventml.handlers import Choices, Handler, read_handler
 from eventml.producer import BlockingProducer, Producer, producing
 from eventml.runtime.equipment import enter_lifespans, equip
+from eventml.runtime.tasks import task_group
 from eventml.runtime.worker import Worker
 
 if TYPE_CHECKING:
@@ -308,7 +309,7 @@ class Bus:
         Returns:
             Whether all that was in hand at the end was finished within `drain`.
         """
-        async with self.open(), self.worker(only) as worker, anyio.create_task_group() as tasks:
+        async with self.open(), self.worker(only) as worker, task_group() as tasks:
             if threading.current_thread() is threading.main_thread():
                 tasks.start_soon(_stop_on_signals, worker)
             if until_idle is not None:

@@ -14,7 +14,9 @@ import anyio
 from anyio import CapacityLimiter, to_thread
 
 from eventml.errors import HandlerTimeoutError, Reject
+from eventml.models import keeps_threads, single_threaded
 from eventml.runtime.failures import Failed, Held
+from eventml.runtime.tasks import task_group
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -38,6 +40,7 @@ class Caller:
         self._function = partial(handler.function, **resources) if resources else handler.function
         self._timeout = handler.options.timeout
         self._limiter = CapacityLimiter(1)
+        self._one_thread = handler.model is not None and not keeps_threads(handler.model)
         self._ordered = ordered
         self._concurrent = handler.options.ordered is False
         self.abandoned = 0
@@ -79,7 +82,7 @@ class Caller:
         async def attempt(position: int, event: Any) -> None:
             outputs[position] = await self._attempt(event)
 
-        async with anyio.create_task_group() as tasks:
+        async with task_group() as tasks:
             for position, event in enumerate(events):
                 tasks.start_soon(attempt, position, event)
         return outputs
@@ -109,12 +112,20 @@ class Caller:
         return await self._in_thread(self._function, argument)
 
     async def _in_thread(self, function: Any, argument: Any) -> Any:
+        if self._one_thread:
+            function = partial(_single_threaded, function)
         return await to_thread.run_sync(function, argument, abandon_on_cancel=True, limiter=self._limiter)
 
     def _give_up_thread(self) -> None:
         # The abandoned thread keeps its place until it ends, if it ever does: open another.
         self.abandoned += 1
         self._limiter = CapacityLimiter(1)
+
+
+def _single_threaded(function: Any, argument: Any) -> Any:
+    """Call with the numeric libraries held to one thread, which is a setting of the calling thread."""
+    single_threaded()
+    return function(argument)
 
 
 def _each(function: Any, keys: Sequence[bytes | None], events: Sequence[Any]) -> list[Any]:

@@ -22,6 +22,7 @@ from eventml.runtime.failures import Failed, Held, delay, describe
 from eventml.runtime.intake import Intake
 from eventml.runtime.parking import Item
 from eventml.runtime.recovery import Recovery
+from eventml.runtime.tasks import task_group
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -81,13 +82,13 @@ class Pipeline:
         options = self._handler.options
         intake: Intake[Item] = Intake(options.max_batch, options.max_wait)
         send, receive = anyio.create_memory_object_stream[list[Completion]](max_buffer_size=1)
-        async with anyio.create_task_group() as stages:
+        async with task_group() as stages:
             stages.start_soon(self._receive_until, stop, intake)
             stages.start_soon(self._call_all, intake, send)
             stages.start_soon(self._complete_all, receive)
 
     async def _receive_until(self, stop: anyio.Event, intake: Intake[Item]) -> None:
-        async with anyio.create_task_group() as tasks:
+        async with task_group() as tasks:
             tasks.start_soon(self._receive_all, intake)
             await stop.wait()
             tasks.cancel_scope.cancel()
@@ -185,10 +186,8 @@ class Pipeline:
     def _count(self, done: list[Completion]) -> None:
         outputs = sum(map(len, map(_OUTPUTS_OF, done)))
         letters = self._recovery.count_letters(done)
-        self._stats.completed += len(done)
-        self._stats.dead_letters += letters
-        self._stats.published += outputs - letters
-        self._stats.observe(list(map(_DELIVERY_OF, done)))
+        deliveries = list(map(_DELIVERY_OF, done))
+        self._stats.finished(deliveries, published=outputs - letters, dead_letters=letters)
 
     async def _wait_for_broker(self, failures: int, error: Exception) -> None:
         seconds = delay(failures, 0.1, _LONGEST_WAIT)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from eventml.errors import EventMLError, NotOpenError, PublishError, UnavailableError
+from eventml.runtime.tasks import task_group
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -102,7 +103,7 @@ class Coalescer:
 async def coalescing(backend: Backend) -> AsyncIterator[Coalescer]:
     """A coalescer at work. Leaving it waits for the writes that were begun."""
     coalescer = Coalescer(backend)
-    async with anyio.create_task_group() as tasks:
+    async with task_group() as tasks:
         tasks.start_soon(coalescer._run)  # noqa: SLF001 - one unit: the class is what it shows to callers
         try:
             yield coalescer

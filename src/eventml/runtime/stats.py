@@ -52,6 +52,7 @@ class Stats:
         retries: Calls repeated because the one before had failed.
         calls: Calls of the handler.
         last_arrival: When something was last received, by the monotonic clock, in seconds.
+        last_completion: When something was last finished, by the same clock.
         latencies: From the broker's timestamp to the completion.
     """
 
@@ -62,7 +63,7 @@ class Stats:
         self.dead_letters = 0
         self.retries = 0
         self.calls = 0
-        self.last_arrival = time.monotonic()
+        self.last_arrival = self.last_completion = time.monotonic()
         self.latencies = Latencies()
 
     @property
@@ -73,8 +74,15 @@ class Stats:
         self.received += deliveries
         self.last_arrival = time.monotonic()
 
-    def observe(self, deliveries: Sequence[Delivery]) -> None:
-        """Count the latency of a finished batch by evenly spaced samples: a batch is cheap, an event dear."""
+    def finished(self, deliveries: Sequence[Delivery], *, published: int, dead_letters: int) -> None:
+        """Count a finished batch, its latency by evenly spaced samples: a batch is cheap, an event dear."""
+        self.completed += len(deliveries)
+        self.published += published
+        self.dead_letters += dead_letters
+        self.last_completion = time.monotonic()
+        self._observe(deliveries)
+
+    def _observe(self, deliveries: Sequence[Delivery]) -> None:
         now = time.time()
         step = max(len(deliveries) // _SAMPLES, 1)
         sample = deliveries[::step]

@@ -15,6 +15,7 @@ from eventml.runtime.outputs import Outputs
 from eventml.runtime.pipeline import Pipeline
 from eventml.runtime.stats import Stats
 from eventml.runtime.support import check_supported
+from eventml.runtime.tasks import task_group
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,7 +38,7 @@ class Worker:
 
     def __init__(self, backend: Backend, jobs: Sequence[Job], *, source: str, drain: float) -> None:
         self._backend = backend
-        self._jobs = jobs
+        self.jobs = jobs
         self._source = source
         self._drain = drain
         self._subscriptions: dict[str, Subscription] = {}
@@ -64,12 +65,12 @@ class Worker:
         What was not goes back to the group, for the next worker.
         """
         async with AsyncExitStack() as stack:
-            pipelines = [await self._enter(stack, job) for job in self._jobs]
+            pipelines = [await self._enter(stack, job) for job in self.jobs]
             self.ready.set()
             with self._work as work:
-                async with anyio.create_task_group() as tasks:
+                async with task_group() as tasks:
                     tasks.start_soon(self._cancel_at_deadline)
-                    async with anyio.create_task_group() as running:
+                    async with task_group() as running:
                         for pipeline in pipelines:
                             running.start_soon(pipeline.run, self._stop)
                     tasks.cancel_scope.cancel()

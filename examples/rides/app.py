@@ -1,0 +1,49 @@
+"""One stream of rides, three consumers: two predict from it, and one reads a prediction.
+
+    eventml run examples.rides.app:bus
+
+Models come from `$RIDES_MODELS`, or the user's cache; where there is none, they are trained once on
+generated trips, which takes a few seconds.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+from sklearn.linear_model import Ridge  # noqa: TC002 - the bus reads the annotations at run time
+
+from eventml import Bus, Model
+from eventml.models import load
+from examples.rides.events import DurationPredicted, LongRide, RideStarted, TipPredicted
+from examples.rides.features import features
+from examples.rides.targets import DURATION, TIP
+from examples.rides.train import ensure_models
+
+LONG = 60.0
+"""Minutes. A ride predicted to take longer raises an alarm."""
+
+bus = Bus("rides")
+bus.topic("rides.started", event_type=RideStarted, id_field="ride_id")
+
+
+def trained(name: str) -> Model:
+    """The model of that name, trained first where there is none."""
+    return load(ensure_models() / f"{name}.skops", name=name)
+
+
+@bus.predictor("rides.started", to="rides.duration", model=partial(trained, "duration"))
+def duration(rides: list[RideStarted], model: Ridge) -> list[DurationPredicted]:
+    minutes = np.maximum(model.predict(features(rides)), DURATION.least).tolist()
+    return [DurationPredicted(ride.ride_id, value) for ride, value in zip(rides, minutes, strict=True)]
+
+
+@bus.predictor("rides.started", to="rides.tip", model=partial(trained, "tip"))
+def tip(rides: list[RideStarted], model: Ridge) -> list[TipPredicted]:
+    dollars = np.maximum(model.predict(features(rides)), TIP.least).tolist()
+    return [TipPredicted(ride.ride_id, value) for ride, value in zip(rides, dollars, strict=True)]
+
+
+@bus.predictor("rides.duration", to="rides.alarm")
+async def alarm(ride: DurationPredicted) -> LongRide | None:
+    return LongRide(ride.ride_id, ride.minutes) if ride.minutes > LONG else None

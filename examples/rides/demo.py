@@ -1,0 +1,233 @@
+"""The main job, from trips to predictions: `python -m examples.rides.demo --help`.
+
+Trains the two models on some trips, streams others through the bus to three consumers, shows it
+live, and says how well and how fast it did.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import msgspec
+from rich.console import Console
+from rich.live import Live
+
+from eventml.errors import EventMLError
+from examples.rides.display import Board, summary
+from examples.rides.folder import ENVIRONMENT
+from examples.rides.generator import generate
+from examples.rides.scoreboard import Scoreboard, watching
+from examples.rides.targets import TARGETS
+from examples.rides.tlc import read
+from examples.rides.train import GENERATED, train
+from examples.rides.trips import ride_events
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from eventml import Bus
+    from eventml.runtime.worker import Worker
+    from examples.rides.train import Report
+    from examples.rides.trips import Trips
+
+_EVENTS = 100_000
+_SHARE = 0.8  # of one file's trips are trained on
+_CHUNK = 256
+_IDLE = 0.5  # seconds
+
+console = Console(stderr=True)
+
+
+def split(options: argparse.Namespace) -> tuple[Trips, Trips, str]:
+    """The trips to train on, those to stream, and the former in words."""
+    if not options.trips:
+        live = generate(options.events or _EVENTS, options.seed, part="live")
+        return generate(GENERATED, options.seed), live, f"{GENERATED} generated trips, seed {options.seed}"
+    if len(options.trips) == 1:
+        trips = read(options.trips)
+        cut = int(len(trips) * _SHARE)
+        past, live, words = trips.take(slice(cut)), trips.take(slice(cut, None)), "the first 80% of the file"
+    else:
+        past, live = read(options.trips[:-1]), read(options.trips[-1:])
+        words = ", ".join(file.name for file in options.trips[:-1])
+    return past, live.take(slice(options.events)), words
+
+
+async def produce(bus: Bus, events: Sequence[Any], rate: float | None) -> None:
+    """Publish rides, at so many a second or as fast as the bus takes them."""
+    start = time.monotonic()
+    for begin in range(0, len(events), _CHUNK):
+        if rate:
+            await anyio.sleep(start + begin / rate - time.monotonic())
+        await bus.publish_many(
+            "rides.started", events[begin : begin + _CHUNK], key=lambda ride: str(ride["pickup_location_id"])
+        )
+
+
+async def stream(bus: Bus, live: Trips, options: argparse.Namespace) -> tuple[dict[str, Any], Scoreboard]:
+    """Run the bus over the trips. Returns how fast it was, and what it predicted."""
+    scoreboard = Scoreboard(live)
+    events = list(ride_events(live))
+    async with (
+        bus,
+        watching(bus, scoreboard),
+        bus.worker() as worker,
+        anyio.create_task_group() as tasks,
+        anyio.create_task_group() as running,
+    ):
+        running.start_soon(worker.run)
+        await worker.ready.wait()
+        if not options.json:
+            tasks.start_soon(show, worker)
+        start = time.monotonic()
+        async with anyio.create_task_group() as producers:
+            for number in range(options.producers):
+                share = events[number :: options.producers]
+                producers.start_soon(produce, bus, share, options.rate and options.rate / options.producers)
+        await worker.idle(_IDLE)
+        await until_noted(worker, scoreboard)
+        tasks.cancel_scope.cancel()
+        worker.stop()
+    return measured(worker, len(events), start), scoreboard
+
+
+async def until_noted(worker: Worker, scoreboard: Scoreboard) -> None:
+    """Give the reader of predictions time to catch up with those who wrote them."""
+    wanted = {target.name: worker.stats[target.name].completed for target in TARGETS}
+    with anyio.move_on_after(10):
+        while any(scoreboard.answered(name) < count for name, count in wanted.items()):  # noqa: ASYNC110 - a look
+            await anyio.sleep(0.02)
+
+
+async def show(worker: Worker) -> None:
+    """Keep the live table up to date until cancelled."""
+    board = Board(worker.stats)
+    with Live(board.table({}), console=console, auto_refresh=False) as live:
+        try:
+            while True:
+                await anyio.sleep(0.25)
+                live.update(board.table(await worker.lag()), refresh=True)
+        finally:
+            live.update(board.table(dict.fromkeys(worker.stats, 0)), refresh=True)
+
+
+def measured(worker: Worker, events: int, start: float) -> dict[str, Any]:
+    """How much went through, and how fast, by consumer."""
+    seconds = max(max(stats.last_completion for stats in worker.stats.values()) - start, 1e-9)
+    consumers = {
+        name: {
+            "received": stats.received,
+            "published": stats.published,
+            "dead_letters": stats.dead_letters,
+            "events_per_second": round(stats.completed / seconds, 1),
+            "p50_ms": _milliseconds(stats.latencies.percentile(0.5)),
+            "p99_ms": _milliseconds(stats.latencies.percentile(0.99)),
+        }
+        for name, stats in worker.stats.items()
+    }
+    versions = {job.handler.name: job.model.version for job in worker.jobs if job.model}
+    return {"events": events, "seconds": round(seconds, 3), "consumers": consumers, "versions": versions}
+
+
+def scored(
+    scoreboard: Scoreboard, reports: Mapping[str, Report], versions: Mapping[str, str]
+) -> dict[str, Any]:
+    """Each model's version and its error, beside that of always guessing the mean."""
+    return {
+        target.name: {"version": versions[target.name], **score}
+        for target in TARGETS
+        if (score := scoreboard.score(target, reports[target.name].mean)) is not None
+    }
+
+
+def _milliseconds(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds * 1000, 2)
+
+
+def _options(args: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("python -m examples.rides.demo", description=__doc__)
+    parser.add_argument(
+        "--trips",
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        help="TLC files: trained on all but the last, which is streamed (one alone is cut at 80%%)",
+    )
+    parser.add_argument("--events", type=int, help=f"how many rides to stream ({_EVENTS:,} generated ones)")
+    parser.add_argument(
+        "--rate", type=float, help="rides a second; as fast as the bus takes them if not said"
+    )
+    parser.add_argument("--producers", type=int, default=1, help="how many publish at once (1)")
+    parser.add_argument("--backend", metavar="URL", help="memory://, redis://..., kafka://...")
+    parser.add_argument("--seed", type=int, default=0, help="of the generated trips")
+    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    return parser.parse_args(args)
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """The command: 0 when every ride was answered, 1 when one was not, 2 when it could not run."""
+    options = _options(args)
+    logging.getLogger("eventml").setLevel(logging.ERROR)  # the summary counts the dead letters
+    try:
+        with tempfile.TemporaryDirectory(prefix="rides-") as folder, _models_in(folder):
+            return _demo(options, Path(folder))
+    except EventMLError as exc:
+        console.print(f"error: {exc}", markup=False)
+        return 2
+
+
+def _models_in(folder: str) -> ExitStack:
+    """Point the app at the models of this demo, and back again afterwards."""
+    stack, before = ExitStack(), os.environ.get(ENVIRONMENT)
+    os.environ[ENVIRONMENT] = folder
+
+    def restore() -> None:
+        del os.environ[ENVIRONMENT]
+        if before is not None:
+            os.environ[ENVIRONMENT] = before
+
+    stack.callback(restore)
+    return stack
+
+
+def _demo(options: argparse.Namespace, folder: Path) -> int:
+    from examples.rides.app import bus  # noqa: PLC0415 - `--help` need not wait for scikit-learn
+
+    past, live, words = split(options)
+    if not options.json:
+        console.print(f"training on {len(past):,} trips ({words}), then streaming {len(live):,}")
+    reports = train(past, folder, trained_on=words, seed=options.seed)
+    overrides = {"backend": options.backend} if options.backend else None
+    bus.configure(bus.read_settings(overrides))
+    result, scoreboard = anyio.run(stream, bus, live, options)
+    result["models"] = scored(scoreboard, reports, result.pop("versions"))
+    missing = [name for name in scoreboard.predictions if scoreboard.answered(name) < result["events"]]
+    if options.json:
+        print(msgspec.json.encode(result).decode())
+    else:
+        console.print(summary(result))
+        console.print(f"{result['events']:,} rides in {result['seconds']:.2f} s")
+        for line in _reasons(scoreboard):
+            console.print(line, markup=False)
+    for name in missing:
+        console.print(f"error: {name} answered {scoreboard.answered(name)} of {result['events']} rides")
+    return 1 if missing else 0
+
+
+def _reasons(scoreboard: Scoreboard) -> Iterator[str]:
+    for name, letters in scoreboard.dead_letters.items():
+        for ride, why in list(letters.items())[:3]:
+            yield f"{name} set {ride} aside: {why}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,61 @@
+"""What the demo shows: a live table while it runs, and a summary."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from eventml.runtime.stats import Stats
+
+_COLUMNS = ("consumer", "in", "out", "dead letters", "events/s", "lag", "p50", "p99")
+
+
+class Board:
+    """A row for each consumer, with rates since the last look."""
+
+    def __init__(self, stats: Mapping[str, Stats]) -> None:
+        self._stats = stats
+        self._before = {name: (time.monotonic(), 0) for name in stats}
+
+    def table(self, lag: Mapping[str, int | None]) -> Table:
+        """The table as things stand."""
+        table = Table(title="rides", title_justify="left")
+        for column in _COLUMNS:
+            table.add_column(column, justify="left" if column == "consumer" else "right")
+        for name, stats in self._stats.items():
+            table.add_row(
+                name,
+                f"{stats.received:,}",
+                f"{stats.published:,}",
+                f"{stats.dead_letters:,}",
+                f"{self._rate(name, stats.completed):,.0f}",
+                "?" if lag.get(name) is None else f"{lag[name]:,}",
+                _milliseconds(stats.latencies.percentile(0.5)),
+                _milliseconds(stats.latencies.percentile(0.99)),
+            )
+        return table
+
+    def _rate(self, name: str, completed: int) -> float:
+        then, before = self._before[name]
+        now = time.monotonic()
+        self._before[name] = (now, completed)
+        return (completed - before) / max(now - then, 1e-9)
+
+
+def summary(result: Mapping[str, Any]) -> Table:
+    """The models' errors beside always guessing the mean."""
+    table = Table(title="error on trips not trained on (rmse)", title_justify="left")
+    for column in ("model", "version", "model's", "the mean's"):
+        table.add_column(column, justify="left" if column in ("model", "version") else "right")
+    for name, model in result["models"].items():
+        table.add_row(name, model["version"], f"{model['rmse']:.2f}", f"{model['baseline_rmse']:.2f}")
+    return table
+
+
+def _milliseconds(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds * 1000:,.1f} ms"

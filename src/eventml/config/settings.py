@@ -1,0 +1,113 @@
+"""What can be set, and its limits. Seconds are floats."""
+
+# No `from __future__ import annotations` here: msgspec reads the annotations at run time.
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from eventml.backends.base import Start
+from eventml.config.redaction import HIDDEN, hidden, redact
+
+Text = Annotated[str, Meta(min_length=1)]
+Count = Annotated[int, Meta(ge=0)]
+AtLeastOne = Annotated[int, Meta(ge=1)]
+Seconds = Annotated[float, Meta(ge=0)]
+SomeSeconds = Annotated[float, Meta(gt=0)]
+
+
+class HandlerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What `[consumer.<handler>]` says of a predictor or a consumer. None is "as the code says".
+
+    Attributes:
+        max_batch: The most events in one call.
+        max_wait: How long to wait for a batch to fill, in seconds.
+        timeout: How long one call may take, in seconds.
+        ordered: Whether events with the same key are handled in their order.
+        group: The consumer group.
+        start: Where a group that has never read the topic begins.
+        model: The path of a model to use in place of the decorator's.
+        retries: How often a failing event is tried again before it is set aside.
+        backoff: The upper bound of the first wait before a retry, in seconds.
+        max_backoff: The upper bound of any such wait, in seconds.
+    """
+
+    max_batch: AtLeastOne | None = None
+    max_wait: Seconds | None = None
+    timeout: SomeSeconds | None = None
+    ordered: bool | None = None
+    group: Text | None = None
+    start: Start | None = None
+    model: Text | None = None
+    retries: Count | None = None
+    backoff: Seconds | None = None
+    max_backoff: Seconds | None = None
+
+
+class TopicSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What `[topic."<name>"]` says of a topic. None is "as the code says", or else the backend's default.
+
+    Attributes:
+        id_field: The event's field that becomes its id.
+        codec: How its events are written. Reading goes by each record's own content type.
+        partitions: How many to create the topic with.
+        replication: How many copies to create it with.
+        retention: How long its records are kept, in seconds.
+    """
+
+    id_field: Text | None = None
+    codec: Literal["json", "msgpack"] | None = None
+    partitions: AtLeastOne | None = None
+    replication: AtLeastOne | None = None
+    retention: SomeSeconds | None = None
+
+
+class BackendSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The backend that was chosen. Its repr shows no password; `url` itself holds it.
+
+    Attributes:
+        url: Where it is. Its scheme chose the backend; its query has moved into `options`.
+        options: An instance of the backend module's own `Settings`, validated.
+    """
+
+    url: str = "memory://"
+    options: msgspec.Struct
+
+    @property
+    def scheme(self) -> str:
+        """What `find_backend` finds its module by."""
+        return self.url.partition("://")[0].lower()
+
+    def __repr__(self) -> str:
+        return f"BackendSettings(url={redact(self.url)!r}, options={self._safe_options()})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        # msgspec's own would show rich the password.
+        return [("url", redact(self.url)), ("options", self._safe_options())]
+
+    def _safe_options(self) -> str:
+        fields = self.options.__struct_fields__
+        shown = (f"{field}={_shown(field, getattr(self.options, field))}" for field in fields)
+        return f"{type(self.options).__name__}({', '.join(shown)})"
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything that is set, from all sources.
+
+    Attributes:
+        backend: Where the events are.
+        consumer: By the handler's name; only those of which something is said.
+        topic: By the topic's name; only those of which something is said.
+        drain: How long a worker that stops has to finish what is in hand, in seconds.
+    """
+
+    backend: BackendSettings
+    consumer: dict[str, HandlerSettings] = {}
+    topic: dict[str, TopicSettings] = {}
+    drain: Seconds = 30.0
+
+
+def _shown(field: str, value: object) -> str:
+    if hidden(field):
+        return HIDDEN
+    return repr(redact(value) if isinstance(value, str) else value)

@@ -1,0 +1,54 @@
+"""`docs/configuration.md` is true: its tables list every setting, and its examples load."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from eventml.config import HandlerSettings, TopicSettings, load
+from eventml.config.entries import _without_none, expected
+from eventml.config.environment import NOT_SETTINGS
+from eventml.handlers import Options
+
+PAGE = (Path(__file__).parents[3] / "docs" / "configuration.md").read_text("utf-8")
+ROWS = {row[0]: row[1:] for row in re.findall(r"^\| `(\w+)` \| (.+?) \| (.+?) \| .+ \|$", PAGE, re.MULTILINE)}
+
+
+def _fields(struct: type[msgspec.Struct]) -> dict[str, Any]:
+    return {field.name: field for field in msgspec.structs.fields(struct)}
+
+
+def test_the_tables_list_every_setting_with_its_type() -> None:
+    fields = _fields(HandlerSettings) | _fields(TopicSettings)
+    types = {name: expected(_without_none(field.type)) for name, field in fields.items()}
+    assert {name: row[0] for name, row in ROWS.items()} == types | {"drain": "float >= 0"}
+
+
+def test_the_defaults_are_the_codes() -> None:
+    defaults = msgspec.structs.asdict(Options(group="g"))
+    for name in ("max_wait", "retries", "backoff", "max_backoff"):
+        assert ROWS[name][1] == str(defaults[name])
+    assert ROWS["start"][1] == f'"{defaults["start"]}"'
+    assert ROWS["drain"][1] == str(load(environ={}).drain)
+
+
+@pytest.mark.parametrize("example", re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL))
+def test_the_examples_load(example: str, tmp_path: Path) -> None:
+    (tmp_path / "eventml.toml").write_text(example)
+    load(environ={"REDIS_PASSWORD": "p@ss"})
+
+
+def test_the_messages_are_as_shown(tmp_path: Path) -> None:
+    shown = re.findall(r"```text\n(.*?)\n```", PAGE, re.DOTALL)
+    (tmp_path / "eventml.toml").write_text("[consumer.duration]\nmax_bacth = 1")
+    with pytest.raises(Exception, match=r"max_bacth") as caught:
+        load(environ={"EVENTML_CONSUMER_DURATION_TIMEOUT": "0"})
+    assert str(caught.value) == shown[0]
+
+
+def test_the_variables_that_are_no_settings_are_listed() -> None:
+    assert all(f"`{name}`" in PAGE for name in NOT_SETTINGS)

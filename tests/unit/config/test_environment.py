@@ -1,0 +1,160 @@
+"""Which setting a variable means."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from eventml.config import HandlerSettings, TopicSettings, load
+from eventml.config.environment import NOT_SETTINGS, read, variable
+from eventml.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# Short, and of few letters and the fields' own words, so that names and fields run into each other.
+PARTS = st.sampled_from(["a", "b", "max", "backoff", "batch", "group"])
+HANDLER = st.lists(PARTS, min_size=1, max_size=3).map("_".join)
+TOPIC = st.lists(PARTS, min_size=1, max_size=3).flatmap(
+    lambda parts: st.sampled_from("._-").map(lambda joint: joint.join(parts))
+)
+
+
+@given(
+    st.sets(HANDLER, min_size=1, max_size=5),
+    st.sampled_from(HandlerSettings.__struct_fields__),
+    st.data(),
+)
+def test_a_handlers_variable_means_it_or_is_refused(names: set[str], field: str, data: st.DataObject) -> None:
+    """There and back; where two settings share a variable it is refused, and never read as the other."""
+    path = ("consumer", data.draw(st.sampled_from(sorted(names))), field)
+    others = {("consumer", name, other) for name in names for other in HandlerSettings.__struct_fields__} - {
+        path
+    }
+    entries, problems = read({variable(path): "1"}, handlers=names, topics=(), guess=False)
+    if any(variable(other) == variable(path) for other in others):
+        assert not entries
+        assert "ambiguous" in problems[0]
+    else:
+        assert [entry.path for entry in entries] == [path]
+
+
+@given(st.sets(TOPIC, min_size=1, max_size=5), st.sampled_from(TopicSettings.__struct_fields__), st.data())
+def test_a_topics_variable_means_it_or_is_refused(names: set[str], field: str, data: st.DataObject) -> None:
+    path = ("topic", data.draw(st.sampled_from(sorted(names))), field)
+    twins = [name for name in names if variable(("topic", name)) == variable(path[:2])]
+    entries, problems = read({variable(path): "1"}, handlers=(), topics=names, guess=False)
+    if len(twins) > 1:
+        assert not entries
+        assert "ambiguous" in problems[0]
+    else:
+        assert [entry.path for entry in entries] == [path]
+
+
+@given(HANDLER, st.sampled_from(HandlerSettings.__struct_fields__))
+def test_where_the_handlers_are_not_known_the_longest_field_counts(name: str, field: str) -> None:
+    assume(not (name.endswith("max") and field in {"batch", "backoff"}))
+    entries, _ = read({variable(("consumer", name, field)): "1"}, handlers=(), topics=(), guess=True)
+    assert [entry.path for entry in entries] == [("consumer", name, field)]
+
+
+def test_text_becomes_the_fields_type() -> None:
+    settings = load(
+        environ={
+            "EVENTML_CONSUMER_DURATION_MAX_BATCH": "512",
+            "EVENTML_CONSUMER_DURATION_MAX_WAIT": "0.5",
+            "EVENTML_CONSUMER_DURATION_ORDERED": "true",
+            "EVENTML_CONSUMER_DURATION_START": "latest",
+            "EVENTML_CONSUMER_DURATION_GROUP": "7",
+            "EVENTML_DRAIN": "2",
+            "EVENTML_BACKEND_URL": "redis://h",
+            "EVENTML_BACKEND_LEASE": "12",
+            "EVENTML_BACKEND_TLS": "1",
+        }
+    )
+    assert settings.consumer == {
+        "duration": HandlerSettings(max_batch=512, max_wait=0.5, ordered=True, start="latest", group="7")
+    }
+    assert settings.drain == 2.0
+    assert repr(settings.backend.options).startswith("StreamSettings(lease=12.0, block=100, tls=True")
+
+
+def test_case_does_not_matter_after_the_prefix() -> None:
+    environ = {"EVENTML_consumer_RideDuration_max_batch": "3", "EVENTML_Drain": "1"}
+    settings = load(environ=environ, known_handlers=["RideDuration"])
+    assert settings.consumer == {"RideDuration": HandlerSettings(max_batch=3)}
+    assert settings.drain == 1
+
+
+def test_an_empty_variable_says_nothing() -> None:
+    settings = load(environ={"EVENTML_BACKEND": "", "EVENTML_DRAIN": "", "EVENTML_CONSUMER_A_GROUP": ""})
+    assert (settings.backend.url, settings.drain, settings.consumer) == ("memory://", 30.0, {})
+
+
+def test_variables_that_are_read_elsewhere_are_left_alone() -> None:
+    others = {"EVENTMLX": "1", "PATH": "/bin"}
+    assert load(environ=dict.fromkeys(NOT_SETTINGS, "x") | others) == load(environ={})
+
+
+def test_the_processs_environment_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVENTML_DRAIN", "3")
+    assert load().drain == 3
+
+
+def test_two_variables_for_one_setting_must_agree() -> None:
+    environ = {"EVENTML_BACKEND": "redis://a", "EVENTML_BACKEND_URL": "redis://a"}
+    assert load(environ=environ).backend.url == "redis://a"
+    with pytest.raises(
+        ConfigError, match=r"^EVENTML_BACKEND_URL: contradicts EVENTML_BACKEND, .*backend\.url"
+    ):
+        load(environ=environ | {"EVENTML_BACKEND_URL": "redis://b"})
+
+
+def test_a_handler_named_in_a_file_is_known(tmp_path: Path) -> None:
+    (tmp_path / "eventml.toml").write_text("[consumer.Ride_MAX]")
+    settings = load(environ={"EVENTML_CONSUMER_RIDE_MAX_BACKOFF": "1"})
+    assert settings.consumer == {"Ride_MAX": HandlerSettings(backoff=1.0)}
+
+
+def test_an_unknown_handler_is_refused() -> None:
+    environ = {"EVENTML_CONSUMER_WEATHER_MAX_BATCH": "1", "EVENTML_CONSUMER_DURATON_MAX_BATCH": "1"}
+    with pytest.raises(ConfigError) as caught:
+        load(environ=environ, known_handlers=["duration", "tip"])
+    assert str(caught.value).splitlines() == [
+        "EVENTML_CONSUMER_DURATON_MAX_BATCH: unknown, did you mean EVENTML_CONSUMER_DURATION_MAX_BATCH?",
+        "EVENTML_CONSUMER_WEATHER_MAX_BATCH: unknown, no handler of that name; there are duration, tip",
+    ]
+
+
+class TestTopics:
+    NAME = "EVENTML_TOPIC_RIDES_STARTED_ID_FIELD"
+
+    def test_are_known_from_the_caller(self) -> None:
+        settings = load(environ={self.NAME: "ride_id"}, known_topics=["rides.started", "rides.ended"])
+        assert settings.topic == {"rides.started": TopicSettings(id_field="ride_id")}
+
+    def test_are_known_from_a_file_that_says_nothing_more_of_them(self, tmp_path: Path) -> None:
+        (tmp_path / "eventml.toml").write_text('[topic."rides.started"]')
+        settings = load(environ={self.NAME: "ride_id"})
+        assert settings.topic == {"rides.started": TopicSettings(id_field="ride_id")}
+
+    def test_are_refused_when_two_have_the_same_variable(self) -> None:
+        with pytest.raises(ConfigError) as caught:
+            load(environ={self.NAME: "x"}, known_topics=["rides.started", "rides_started"])
+        assert str(caught.value) == (
+            f'{self.NAME}: ambiguous, it may mean topic."rides.started".id_field or '
+            "topic.rides_started.id_field; set it in a file"
+        )
+
+    def test_are_refused_when_unknown(self) -> None:
+        with pytest.raises(
+            ConfigError, match=rf"^{self.NAME}: unknown, did you mean EVENTML_TOPIC_RIDES_START_ID_FIELD"
+        ):
+            load(environ={self.NAME: "x"}, known_topics=["rides.start"])
+        with pytest.raises(
+            ConfigError, match=rf"^{self.NAME}: unknown, no topic of that name; name it in a file"
+        ):
+            load(environ={self.NAME: "x"})

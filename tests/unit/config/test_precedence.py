@@ -1,0 +1,176 @@
+"""For each setting, the strongest source that gives it wins."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eventml.config import HandlerSettings, Settings, TopicSettings, load
+from eventml.config.entries import dotted
+from eventml.config.environment import variable
+
+WORDS: dict[str, list[Any]] = {
+    "ordered": [True, False],
+    "start": ["earliest", "latest"],
+    "codec": ["json", "msgpack"],
+}
+TEXTS = {"group", "model", "id_field"}
+HANDLERS = ("duration", "tip_max")
+PATHS = (
+    [("drain",), ("backend", "lease"), ("backend", "block")]
+    + [("consumer", name, field) for name in HANDLERS for field in HandlerSettings.__struct_fields__]
+    + [("topic", "rides.started", field) for field in TopicSettings.__struct_fields__]
+)
+FILE, PROJECT, ENVIRONMENT, OVERRIDE = range(4)
+
+
+def value(path: tuple[str, ...], source: int) -> Any:
+    """One that tells its source from the next stronger and the next weaker one."""
+    if path[-1] in WORDS:
+        return WORDS[path[-1]][source % 2]
+    return f"from-{source}" if path[-1] in TEXTS else source + 1
+
+
+def toml(paths: list[tuple[str, ...]], source: int) -> str:
+    return "".join(f"{dotted(path)} = {json.dumps(value(path, source))}\n" for path in paths)
+
+
+def at(settings: Settings, path: tuple[str, ...]) -> Any:
+    match path:
+        case ("backend", name):
+            return getattr(settings.backend.options, name)
+        case ("drain",):
+            return settings.drain
+        case (section, name):
+            return getattr(settings, section)[name]
+        case (section, name, field):
+            return getattr(getattr(settings, section)[name], field)
+    raise AssertionError(path)
+
+
+@given(st.dictionaries(st.sampled_from(PATHS), st.sets(st.integers(0, 3), min_size=1)))
+def test_the_strongest_source_wins_for_every_setting(said: dict[tuple[str, ...], set[int]]) -> None:
+    by_source = {source: [path for path in said if source in said[path]] for source in range(4)}
+    overrides: dict[str, Any] = {}
+    for path in by_source[OVERRIDE]:
+        table = overrides
+        for part in path[:-1]:
+            table = table.setdefault(part, {})
+        table[path[-1]] = value(path, OVERRIDE)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "eventml.toml").write_text(toml(by_source[FILE], FILE))
+        (folder / "pyproject.toml").write_text("[tool.eventml]\n" + toml(by_source[PROJECT], PROJECT))
+        environ = {variable(path): str(value(path, ENVIRONMENT)).lower() for path in by_source[ENVIRONMENT]}
+        settings = load(
+            folder=folder,
+            environ=environ,
+            overrides=overrides,
+            default_backend="redis://localhost",
+            known_handlers=HANDLERS,
+            known_topics=["rides.started"],
+        )
+    for path, sources in said.items():
+        assert at(settings, path) == value(path, max(sources)), path
+    assert set(settings.consumer) == {path[1] for path in said if path[0] == "consumer"}
+
+
+def test_where_nothing_is_said_the_code_decides() -> None:
+    settings = load(environ={})
+    assert settings.backend.url == "memory://"
+    assert (settings.consumer, settings.topic, settings.drain) == ({}, {}, 30.0)
+    assert load(environ={}, default_backend="redis://code").backend.url == "redis://code"
+
+
+@pytest.mark.parametrize("section", ["consumer", "topic"])
+def test_a_table_is_silent_of_what_it_does_not_say(section: str) -> None:
+    """A default here would pass for something said, and win over what the code says."""
+    field = {"consumer": "max_batch", "topic": "partitions"}[section]
+    said = at(load(environ={}, overrides={section: {"a": {field: 3}}}), (section, "a"))
+    others = {name: value for name, value in msgspec.structs.asdict(said).items() if name != field}
+    assert set(others.values()) == {None}
+
+
+URLS = ["redis://file", "redis://project", "redis://environment", "redis://override"]
+
+
+@pytest.mark.parametrize("strongest", range(4))
+def test_the_strongest_url_wins(tmp_path: Path, strongest: int) -> None:
+    given_urls = URLS[: strongest + 1]
+    (tmp_path / "eventml.toml").write_text(f'backend = "{URLS[FILE]}"')
+    if strongest >= PROJECT:
+        (tmp_path / "pyproject.toml").write_text(f'[tool.eventml.backend]\nurl = "{URLS[PROJECT]}"')
+    settings = load(
+        environ={"EVENTML_BACKEND": URLS[ENVIRONMENT]} if strongest >= ENVIRONMENT else {},
+        overrides={"backend": URLS[OVERRIDE]} if strongest >= OVERRIDE else None,
+        default_backend="redis://code",
+    )
+    assert settings.backend.url == given_urls[-1]
+
+
+@given(st.sets(st.integers(0, 3)), st.integers(0, 3))
+def test_a_query_is_as_strong_as_its_url_and_counts_only_if_the_url_wins(keys: set[int], url: int) -> None:
+    """The URL stands in one source, with a lease in its query; others say `lease` beside it."""
+    tables: list[dict[str, Any]] = [{"backend": {}} for _ in range(4)]
+    for source in keys - {url}:
+        tables[source]["backend"]["lease"] = 10 + source
+    tables[url]["backend"]["url"] = "redis://h:1/0?lease=7"
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for source, path, prefix in (
+            (FILE, "eventml.toml", ""),
+            (PROJECT, "pyproject.toml", "tool.eventml."),
+        ):
+            lines = [f"{key} = {json.dumps(said)}" for key, said in tables[source]["backend"].items()]
+            (folder / path).write_text("\n".join([f"[{prefix}backend]", *lines]))
+        environ = {
+            variable(("backend", key)): str(said) for key, said in tables[ENVIRONMENT]["backend"].items()
+        }
+        settings = load(
+            folder=folder,
+            environ=environ,
+            overrides=tables[OVERRIDE],
+            default_backend="redis://code?lease=99",
+        )
+    stronger = [source for source in keys if source > url]
+    assert at(settings, ("backend", "lease")) == (10 + max(stronger) if stronger else 7)
+    assert settings.backend.url == "redis://h:1/0"
+
+
+def test_a_setting_in_the_query_and_beside_it_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "eventml.toml").write_text('[backend]\nurl = "redis://h?lease=1"\nlease = 2')
+    with pytest.raises(Exception, match=r"backend\.lease: given twice.*eventml\.toml"):
+        load(environ={})
+
+
+class TestOptionsOfAnotherBackend:
+    def test_are_left_out_when_a_stronger_source_chooses_this_one(self, tmp_path: Path) -> None:
+        (tmp_path / "eventml.toml").write_text('[backend]\nurl = "redis://h"\nlease = 9\nretention = 3')
+        settings = load(environ={"EVENTML_BACKEND_BLOCK": "5"}, overrides={"backend": "memory://"})
+        # `retention` means something else here: what was said of Redis must not reach the memory backend.
+        assert repr(settings.backend.options) == "MemorySettings(partitions=8, retention=100000)"
+
+    def test_are_kept_under_another_scheme_of_the_same_backend(self, tmp_path: Path) -> None:
+        (tmp_path / "eventml.toml").write_text('[backend]\nurl = "redis://h"\nlease = 9')
+        settings = load(environ={"EVENTML_BACKEND": "rediss://h"})
+        assert at(settings, ("backend", "lease")) == 9
+
+    def test_belong_to_the_winner_when_nobody_named_a_backend_for_them(self, tmp_path: Path) -> None:
+        (tmp_path / "eventml.toml").write_text("[backend]\nlease = 9")
+        settings = load(environ={"EVENTML_BACKEND": "redis://h"}, default_backend="memory://")
+        assert at(settings, ("backend", "lease")) == 9
+        with pytest.raises(Exception, match=r"backend\.lease: unknown.*eventml\.toml"):
+            load(environ={}, overrides={"backend": "memory://"})
+
+    def test_do_not_matter_when_their_url_needs_a_variable_that_is_not_set_here(self, tmp_path: Path) -> None:
+        (tmp_path / "eventml.toml").write_text('[backend]\nurl = "${QUEUE_URL}"\nlease = 9')
+        assert load(environ={}, overrides={"backend": "memory://"}).backend.url == "memory://"
+        settings = load(environ={}, overrides={"backend": "redis://h"})
+        assert at(settings, ("backend", "lease")) == 9

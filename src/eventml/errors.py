@@ -14,6 +14,8 @@
     ├── DecodeError                a record's value does not fit the handler's event type
     ├── OutputError                what a handler returned does not fit its input or its type
     ├── HandlerTimeoutError        a handler ran past its `timeout`
+    ├── StaleError                 an event was older than its handler's `max_age`
+    ├── CrashLoopError             an event was delivered too often and never finished
     ├── Reject                     raised by a handler: set this event aside
     └── BackendError               the broker, or our way to it
         ├── UnavailableError       cannot be reached, or does not answer in time
@@ -106,6 +108,14 @@ class OutputError(EventMLError):
 
 class HandlerTimeoutError(EventMLError):
     """A handler ran past its `timeout` and was abandoned."""
+
+
+class StaleError(EventMLError):
+    """An event was older than its handler's `max_age` when its turn came."""
+
+
+class CrashLoopError(EventMLError):
+    """An event was delivered too often and never finished: it may be what killed its workers."""
 
 
 class Reject(EventMLError):  # noqa: N818 - a verdict that handlers raise, not an error of ours

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import types
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypedDict, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -41,6 +41,9 @@ class Choices(TypedDict, total=False):
     backoff: float
     max_backoff: float
     bisect_for: float
+    max_deliveries: int
+    max_age: float | None
+    when_stale: Literal["dead_letter", "drop"] | Callable[[Any], Any]
     retry_on: Sequence[type[Exception]]
 
 
@@ -61,6 +64,11 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         max_backoff: The longest such wait.
         bisect_for: How long to look for the bad events of a failed batch, in seconds, beyond the calls
             that one bad event takes. What is not cleared by then is set aside, to be replayed.
+        max_deliveries: How often an event may be delivered and not finished before it is set aside as the
+            one that kills its workers. Only on a backend that counts deliveries.
+        max_age: How old an event may be when its turn comes, in seconds; None is any age.
+        when_stale: What becomes of an older one: `dead_letter`, `drop`, or a function of the event that
+            answers in the handler's place.
         retry_on: Exceptions that speak of the infrastructure and not of an event (a database that is
             down): the whole batch is tried again until it passes. Timeouts, connection errors and
             MemoryError are taken so anyway.
@@ -76,6 +84,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     backoff: float = 0.1
     max_backoff: float = 30.0
     bisect_for: float = 60.0
+    max_deliveries: int = 5
+    max_age: float | None = None
+    when_stale: Literal["dead_letter", "drop"] | Callable[[Any], Any] = "dead_letter"
     retry_on: tuple[type[Exception], ...] = ()
 
     def __post_init__(self) -> None:
@@ -90,8 +101,10 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         for name, limit in lowest.items():
             if not getattr(self, name) >= limit:
                 raise ValueError(f"{name}: at least {limit}, not {getattr(self, name)!r}")
-        if self.timeout is not None and not self.timeout > 0:
-            raise ValueError(f"timeout: more than 0 seconds, or None, not {self.timeout!r}")
+        for name in ("timeout", "max_age"):
+            seconds = getattr(self, name)
+            if seconds is not None and not seconds > 0:
+                raise ValueError(f"{name}: more than 0 seconds, or None, not {seconds!r}")
 
 
 class Handler(msgspec.Struct, frozen=True, kw_only=True):

@@ -73,11 +73,15 @@ class Outputs:
         if {Failed, Held}.isdisjoint(map(type, outputs)):
             with suppress(OutputError):
                 return list[Completion | Failed | Held](self.completions(deliveries, outputs))
-        return [self._one(delivery, output) for delivery, output in zip(deliveries, outputs, strict=True)]
+        return [
+            self._each_one(delivery, output) for delivery, output in zip(deliveries, outputs, strict=True)
+        ]
 
-    def _one(self, delivery: Delivery, output: Any) -> Completion | Failed | Held:
-        if isinstance(output, Failed | Held):
-            return output
+    def _each_one(self, delivery: Delivery, output: Any) -> Completion | Failed | Held:
+        return output if isinstance(output, Failed | Held) else self.one(delivery, output)
+
+    def one(self, delivery: Delivery, output: Any) -> Completion | Failed:
+        """The completion of a single delivery, or why its output does not fit."""
         try:
             return self.completions([delivery], [output])[0]
         except OutputError as exc:

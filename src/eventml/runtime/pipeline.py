@@ -17,23 +17,20 @@ from typing import TYPE_CHECKING
 import anyio
 
 from eventml.backends.base import Completion
-from eventml.errors import BackendError, DecodeError, PublishError, UnavailableError
-from eventml.runtime.failures import Failed, Held, delay, describe
+from eventml.errors import BackendError, PublishError, UnavailableError
+from eventml.runtime.failures import delay, describe
 from eventml.runtime.intake import Intake
 from eventml.runtime.parking import Item
-from eventml.runtime.recovery import Recovery
+from eventml.runtime.suspects import steps
 from eventml.runtime.tasks import task_group
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
     from eventml.backends.base import Subscription
     from eventml.codec import Decoder
     from eventml.handlers import Handler
-    from eventml.runtime.calling import Caller
-    from eventml.runtime.outputs import Outputs
+    from eventml.runtime.answering import Answering
     from eventml.runtime.stats import Stats
 
 log = logging.getLogger("eventml")
@@ -49,10 +46,8 @@ class Pipeline:
         handler: What runs.
         subscription: Where its deliveries come from and its completions go.
         decoder: Of its events.
-        caller: Calls it.
-        outputs: Makes records of what it returned; None for a consumer.
+        answering: Turns a batch into completions.
         stats: Its counters.
-        ordered: Whether an event that is tried again holds back those of its key.
     """
 
     def __init__(
@@ -61,21 +56,18 @@ class Pipeline:
         subscription: Subscription,
         *,
         decoder: Decoder,
-        caller: Caller,
-        outputs: Outputs | None,
+        answering: Answering,
         stats: Stats,
-        ordered: bool,
     ) -> None:
         self._handler = handler
         self._subscription = subscription
         self._decoder = decoder
-        self._caller = caller
-        self._outputs = outputs
+        self._answering = answering
         self._stats = stats
-        self._recovery = Recovery(
-            self._call, name=handler.name, options=handler.options, stats=stats, ordered=ordered
-        )
-        self._parking = self._recovery.parking
+        self._recovery = answering.recovery
+        self._parking = answering.recovery.parking
+        self._unsettled = 0
+        self._settled = anyio.Event()
 
     async def run(self, stop: anyio.Event) -> None:
         """Work until `stop` is set, then finish what is in hand and return."""
@@ -111,14 +103,25 @@ class Pipeline:
     async def _call_all(
         self, intake: Intake[Item], completions: MemoryObjectSendStream[list[Completion]]
     ) -> None:
+        max_deliveries = self._handler.options.max_deliveries
         async with completions:
             while True:
                 batch = await self._next_batch(intake)
                 if not batch and intake.drained and not self._parking:
                     return
-                done = await self._recovery.retry() + await self._process(batch)
-                if done:
-                    await completions.send(done)
+                await self._hand_on(completions, await self._recovery.retry())
+                for step in steps(batch, max_deliveries):
+                    await self._hand_on(completions, await self._answering.answer(step))
+                    if step.settle:
+                        await self._settled.wait()
+
+    async def _hand_on(
+        self, completions: MemoryObjectSendStream[list[Completion]], done: list[Completion]
+    ) -> None:
+        if done:
+            self._unsettled += 1
+            self._settled = anyio.Event()
+            await completions.send(done)
 
     async def _next_batch(self, intake: Intake[Item]) -> list[Item]:
         """What waits to be called; nothing if a parked event's time comes first.
@@ -133,34 +136,13 @@ class Pipeline:
             await anyio.sleep_forever()
         return []
 
-    async def _process(self, batch: Sequence[Item]) -> list[Completion]:
-        if DecodeError not in {type(item.event) for item in batch}:
-            return await self._recovery.answer(batch)
-        bad = [item for item in batch if isinstance(item.event, DecodeError)]
-        good = [item for item in batch if not isinstance(item.event, DecodeError)]
-        set_aside = [self._recovery.set_aside(item.delivery, item.event) for item in bad]
-        return set_aside + await self._recovery.answer(good)
-
-    async def _call(self, items: Sequence[Item]) -> list[Completion | Failed | Held]:
-        """Call the handler once, and make completions of what it returns."""
-        self._stats.calls += 1
-        outputs = await self._caller.call(items)
-        deliveries = [item.delivery for item in items]
-        if self._outputs is not None:
-            if self._handler.batched:
-                return list[Completion | Failed | Held](self._outputs.completions(deliveries, outputs))
-            return self._outputs.each(deliveries, outputs)
-        if self._handler.batched:
-            return [Completion(delivery) for delivery in deliveries]
-        return [
-            output if isinstance(output, Failed | Held) else Completion(delivery)
-            for delivery, output in zip(deliveries, outputs, strict=True)
-        ]
-
     async def _complete_all(self, completions: MemoryObjectReceiveStream[list[Completion]]) -> None:
         async with completions:
             async for done in completions:
                 await self._complete(done)
+                self._unsettled -= 1
+                if not self._unsettled:
+                    self._settled.set()
 
     async def _complete(self, done: list[Completion]) -> None:
         """Complete a batch, however long the broker takes to come back: nothing is dropped meanwhile."""

@@ -49,6 +49,7 @@ class Stats:
         completed: Deliveries finished, one way or another.
         published: Outputs written, dead letters not counted.
         dead_letters: Events set aside.
+        stale: Events that were too old when their turn came.
         retries: Calls repeated because the one before had failed.
         calls: Calls of the handler.
         last_arrival: When something was last received, by the monotonic clock, in seconds.
@@ -61,6 +62,7 @@ class Stats:
         self.completed = 0
         self.published = 0
         self.dead_letters = 0
+        self.stale = 0
         self.retries = 0
         self.calls = 0
         self.last_arrival = self.last_completion = time.monotonic()

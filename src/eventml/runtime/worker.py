@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from eventml.codec import Decoder, Encoder
+from eventml.runtime.answering import Answering
 from eventml.runtime.calling import Caller
 from eventml.runtime.outputs import Outputs
 from eventml.runtime.pipeline import Pipeline
@@ -114,10 +115,14 @@ class Worker:
             handler,
             subscription,
             decoder=Decoder(handler.event_type),
-            caller=Caller(handler, job.resources, ordered=ordered),
-            outputs=outputs,
+            answering=Answering(
+                handler,
+                caller=Caller(handler, job.resources, ordered=ordered),
+                outputs=outputs,
+                stats=self.stats[handler.name],
+                ordered=ordered,
+            ),
             stats=self.stats[handler.name],
-            ordered=ordered,
         )
 
     async def _cancel_at_deadline(self) -> None:

@@ -1,0 +1,5 @@
+"""`python -m eventml` is `eventml`."""
+
+from eventml.cli import main
+
+main()

@@ -1,0 +1,92 @@
+"""From a batch to completions: what is bad or stale is set aside, the rest is called for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from eventml.backends.base import Completion
+from eventml.errors import DecodeError
+from eventml.runtime.failures import Failed, Held
+from eventml.runtime.recovery import Recovery
+from eventml.runtime.staleness import split_stale, too_old
+from eventml.runtime.suspects import crash_loop
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from eventml.handlers import Handler
+    from eventml.runtime.calling import Caller
+    from eventml.runtime.outputs import Outputs
+    from eventml.runtime.parking import Item
+    from eventml.runtime.stats import Stats
+    from eventml.runtime.suspects import Step
+
+
+class Answering:
+    """Answers one handler's batches.
+
+    Args:
+        handler: Whose.
+        caller: Calls it.
+        outputs: Makes records of what it returned; None for a consumer.
+        stats: Its counters.
+        ordered: Whether an event that is tried again holds back those of its key.
+    """
+
+    def __init__(
+        self, handler: Handler, *, caller: Caller, outputs: Outputs | None, stats: Stats, ordered: bool
+    ) -> None:
+        self._handler = handler
+        self._caller = caller
+        self._outputs = outputs
+        self._stats = stats
+        self.recovery = Recovery(
+            self._call, name=handler.name, options=handler.options, stats=stats, ordered=ordered
+        )
+
+    async def answer(self, step: Step) -> list[Completion]:
+        """Completions of all that is finished with; what must be tried again is parked."""
+        if step.condemned:
+            return [self.recovery.set_aside(item.delivery, crash_loop(item)) for item in step.items]
+        items, done = step.items, []
+        if DecodeError in {type(item.event) for item in items}:
+            bad = [item for item in items if isinstance(item.event, DecodeError)]
+            items = [item for item in items if not isinstance(item.event, DecodeError)]
+            done = [self.recovery.set_aside(item.delivery, item.event) for item in bad]
+        if self._handler.options.max_age is not None:
+            items, stale = split_stale(items, self._handler.options.max_age)
+            self._stats.stale += len(stale)
+            done += map(self._pass_over, stale)
+        return done + await self.recovery.answer(items) if items else done
+
+    def _pass_over(self, stale: Item) -> Completion:
+        """What becomes of an event that is too old to be worth a call."""
+        choice = self._handler.options.when_stale
+        if choice == "drop":
+            return Completion(stale.delivery)
+        result: Completion | Failed = Failed(too_old(stale))
+        if callable(choice):
+            try:
+                output = choice(stale.event)
+                result = (
+                    self._outputs.one(stale.delivery, output) if self._outputs else Completion(stale.delivery)
+                )
+            except Exception as exc:  # noqa: BLE001 - a fallback may raise anything
+                result = Failed(exc)
+        return self.recovery.set_aside(stale.delivery, result.error) if isinstance(result, Failed) else result
+
+    async def _call(self, items: Sequence[Item]) -> list[Completion | Failed | Held]:
+        """Call the handler once, and make completions of what it returns."""
+        self._stats.calls += 1
+        outputs: Any = await self._caller.call(items)
+        deliveries = [item.delivery for item in items]
+        if self._outputs is not None:
+            if self._handler.batched:
+                return list[Completion | Failed | Held](self._outputs.completions(deliveries, outputs))
+            return self._outputs.each(deliveries, outputs)
+        if self._handler.batched:
+            return [Completion(delivery) for delivery in deliveries]
+        return [
+            output if isinstance(output, Failed | Held) else Completion(delivery)
+            for delivery, output in zip(deliveries, outputs, strict=True)
+        ]

@@ -1,0 +1,23 @@
+"""The same table of failures on every backend."""
+
+from __future__ import annotations
+
+import secrets
+
+import pytest
+
+from tests.failures.scenario import Scenario
+
+
+@pytest.fixture(params=["memory", "redis", "kafka"])
+def backend_url(request: pytest.FixtureRequest) -> str:
+    if request.param == "redis":
+        return str(request.getfixturevalue("redis_server").url)
+    if request.param == "kafka":
+        return str(request.getfixturevalue("kafka_broker").url)
+    return f"memory://{secrets.token_hex(4)}"
+
+
+@pytest.fixture
+def scenario(backend_url: str) -> Scenario:
+    return Scenario(backend_url)

@@ -58,7 +58,7 @@ class Scenario:
             yield connected
 
     async def run(self, values: Sequence[Any], *, keys: Sequence[bytes | None] | None = None) -> None:
-        """Publish the values (bytes as they are, objects as JSON), handle them all, and collect the outcome."""
+        """Publish values (bytes as they are, objects as JSON), handle them all, collect the outcome."""
         records = [
             Record(self.topic, v if isinstance(v, bytes) else msgspec.json.encode(v), key, str(number))
             for number, (v, key) in enumerate(zip(values, keys or [None] * len(values), strict=True))
@@ -68,17 +68,23 @@ class Scenario:
             letters = dead_letter_topic(self.topic, handler.options.group)
             await create_topics(backend, [self.topic, self.to, letters])
             with anyio.fail_after(60):
-                async with self.bus.open(backend), self.bus.worker() as worker:
-                    async with anyio.create_task_group() as tasks:
-                        tasks.start_soon(worker.run)
-                        await worker.ready.wait()
-                        await backend.publish(records)
-                        while worker.stats[handler.name].completed < len(records):
-                            await anyio.sleep(0.01)
-                        worker.stop()
-                self.stats = worker.stats[handler.name]
+                await self._handle(backend, handler.name, records)
                 expected = self.stats.published + self.stats.dead_letters
                 await self._collect(backend, [self.to, letters], expected)
+
+    async def _handle(self, backend: Backend, handler: str, records: Sequence[Record]) -> None:
+        async with (
+            self.bus.open(backend),
+            self.bus.worker() as worker,
+            anyio.create_task_group() as tasks,
+        ):
+            tasks.start_soon(worker.run)
+            await worker.ready.wait()
+            await backend.publish(records)
+            self.stats = worker.stats[handler]
+            while self.stats.completed < len(records):
+                await anyio.sleep(0.01)
+            worker.stop()
 
     async def _collect(self, backend: Backend, topics: Sequence[str], expected: int) -> None:
         found = 0

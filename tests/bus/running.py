@@ -1,0 +1,40 @@
+"""Running a bus in a test: on a hub of its own, until all that was published is handled."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import anyio
+
+from eventml.backends.memory import Settings, new_hub
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from eventml import Bus, Record
+    from eventml.backends.memory.hub import Hub
+    from eventml.runtime.worker import Worker
+
+
+@asynccontextmanager
+async def running(bus: Bus, hub: Hub | None = None) -> AsyncIterator[Worker]:
+    """The bus open and its handlers at work; leaving waits until they are idle."""
+    hub = hub or new_hub(Settings())
+    with anyio.fail_after(30):
+        async with bus.open(hub), bus.worker() as worker, anyio.create_task_group() as tasks:
+            tasks.start_soon(worker.run)
+            await worker.ready.wait()
+            yield worker
+            await worker.idle(0.02)
+            worker.stop()
+
+
+async def records(hub: Hub, topic: str, count: int) -> Sequence[Record]:
+    """The first so many records of a topic, in the order they were written."""
+    found: list[Record] = []
+    with anyio.fail_after(10):
+        async with hub.subscribe([topic], group=None, start="earliest") as reader:
+            while len(found) < count:
+                found += [delivery.record for delivery in await reader.receive(1000)]
+    return found

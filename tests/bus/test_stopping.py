@@ -1,0 +1,112 @@
+"""Stopping: what is in hand is finished within the deadline, or goes back to its group."""
+
+from __future__ import annotations
+
+import time
+
+import anyio
+import msgspec
+import pytest
+
+from eventml import Bus, config
+from eventml.backends.memory import new_hub
+
+pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])]
+
+
+class Ride(msgspec.Struct):
+    number: int
+
+
+def make_bus(drain: float) -> Bus:
+    bus = Bus("rides")
+    bus.configure(config.load(environ={"EVENTML_DRAIN": str(drain)}))
+    return bus
+
+
+async def test_what_is_in_hand_is_finished() -> None:
+    bus, hub, done = make_bus(20), new_hub(), 0
+
+    @bus.consumer("t", max_batch=5)
+    def slow(rides: list[Ride]) -> None:
+        nonlocal done
+        time.sleep(0.02)
+        done += len(rides)
+
+    async with bus.open(hub), bus.worker() as worker, anyio.create_task_group() as tasks:
+
+        async def run() -> None:
+            assert await worker.run()
+
+        tasks.start_soon(run)
+        await bus.publish_many("t", [Ride(n) for n in range(200)])
+        while not done:
+            await anyio.sleep(0.001)
+        worker.stop()
+    assert worker.in_hand == 0
+    assert done == worker.stats["slow"].completed < 200
+    lag = await hub.lag("t", group="rides.slow")
+    assert lag is not None
+    assert sum(lag.values()) == 200 - done
+
+
+async def test_hung_handler_does_not_outlast_the_deadline_and_its_events_go_back() -> None:
+    bus, hub = make_bus(0.05), new_hub()
+    entered = anyio.Event()
+
+    @bus.consumer("t")
+    async def hung(rides: list[Ride]) -> None:
+        entered.set()
+        await anyio.sleep_forever()
+
+    with anyio.fail_after(10):
+        async with bus.open(hub), bus.worker() as worker, anyio.create_task_group() as tasks:
+
+            async def run() -> None:
+                assert not await worker.run()
+
+            tasks.start_soon(run)
+            await bus.publish_many("t", [Ride(n) for n in range(20)])
+            await entered.wait()
+            worker.stop()
+    async with hub.subscribe(["t"], group="rides.hung", start="earliest") as successor:
+        again: list[int] = []
+        while len(again) < 20:
+            again += [delivery.attempt for delivery in await successor.receive(100)]
+    assert set(again) == {2}
+
+
+async def test_abandoning_gives_up_at_once() -> None:
+    bus = make_bus(1000)
+
+    @bus.consumer("t")
+    async def hung(ride: Ride) -> None:
+        await anyio.sleep_forever()
+
+    with anyio.fail_after(10):
+        async with bus.open(new_hub()), bus.worker() as worker, anyio.create_task_group() as tasks:
+            tasks.start_soon(worker.run)
+            await bus.publish("t", Ride(1))
+            while not worker.in_hand:
+                await anyio.sleep(0.001)
+            worker.abandon()
+
+
+async def test_run_until_idle_ends_by_itself_once_chains_are_through() -> None:
+    bus = make_bus(5)
+    seen: list[int] = []
+
+    @bus.predictor("t", to="u")
+    def first(rides: list[Ride]) -> list[Ride]:
+        return rides
+
+    @bus.consumer("u")
+    async def second(ride: Ride) -> None:
+        seen.append(ride.number)
+
+    bus.configure(config.load(environ={}, overrides={"backend": f"memory://{id(bus)}"}))
+    async with bus:
+        await bus.publish_many("t", [Ride(n) for n in range(50)])
+    with anyio.fail_after(20):
+        assert await bus.run(until_idle=0.1)
+    assert sorted(seen) == list(range(50))

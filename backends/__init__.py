@@ -1,0 +1,1 @@
+"""How to bring each real broker up, from the command line and from the tests, by the same code."""

@@ -1,0 +1,1 @@
+"""An Apache Kafka broker, or three of them, on this machine."""

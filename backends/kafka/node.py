@@ -1,0 +1,148 @@
+"""One Kafka node: a broker and a controller in one Java process."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from backends.kafka import probe, properties
+from backends.kafka.jars import class_path, find_java
+from backends.process import ServerProcess, StartError, require_free
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from backends.kafka.properties import Address
+
+LOG4J: Final = Path(__file__).with_name("log4j2.properties")
+FORMAT_TIMEOUT: Final = 120.0
+
+
+class KafkaNode:
+    """A node of a `KafkaCluster`, which makes it and says what it is told.
+
+    Its port, its data and its log are the same over restarts.
+    """
+
+    def __init__(self, address: Address, directory: Path, *, version: str, heap: str) -> None:
+        self.address = address
+        self.directory = directory
+        self._java = [
+            str(find_java()),
+            f"-Xmx{heap}",
+            "-XX:+UseG1GC",
+            "-XX:MaxGCPauseMillis=20",
+            "-XX:+ExitOnOutOfMemoryError",
+            "-XX:-UsePerfData",  # nothing outside its folder, so that SIGKILL leaves nothing behind
+            f"-Djava.io.tmpdir={directory / 'tmp'}",
+            f"-Dlog4j2.configurationFile={LOG4J}",
+            "-cp",
+            class_path(version),
+        ]
+        self._process: ServerProcess | None = None
+
+    @property
+    def log(self) -> Path:
+        """What the node printed, over all its starts."""
+        return self.directory / "node.log"
+
+    @property
+    def data(self) -> Path:
+        return self.directory / "data"
+
+    @property
+    def process(self) -> ServerProcess:
+        """The node's process, for its pid and for signals; the last one, if it has ended by itself.
+
+        Raises:
+            RuntimeError: it has not been started, or was stopped.
+        """
+        if self._process is None:
+            raise RuntimeError(f"Kafka node {self.address.node} has not been started; call start() first")
+        return self._process
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.running
+
+    def configure(self, settings: Mapping[str, str]) -> None:
+        """Write down what it is told at its next start."""
+        for needed in (self.directory / "tmp", self.data):
+            needed.mkdir(parents=True, exist_ok=True)
+        self._config.write_text(properties.render(settings))
+
+    def format(self, cluster_id: str) -> None:
+        """Make its storage, unless it has some.
+
+        Raises:
+            StartError: Kafka's storage tool refused.
+        """
+        if (self.data / "meta.properties").exists():
+            return
+        tool = ["kafka.tools.StorageTool", "format", "--cluster-id", cluster_id]
+        tool += ["--config", str(self._config), "--ignore-formatted"]
+        done = subprocess.run(  # noqa: S603 - Kafka's own tool
+            [*self._java, *tool], capture_output=True, text=True, timeout=FORMAT_TIMEOUT, check=False
+        )
+        if done.returncode:
+            raise StartError(f"Kafka could not format {self.data}:\n{done.stdout}{done.stderr}")
+
+    def launch(self) -> None:
+        """Start the process and do not wait: alone in a cluster of three, a node never gets ready.
+
+        Raises:
+            StartError: one of its ports is somebody else's, or it is running already.
+        """
+        if self.running:
+            raise StartError(f"Kafka node {self.address.node} is running already")
+        require_free(self.address.port)
+        require_free(self.address.controller_port)
+        self._process = ServerProcess([*self._java, "kafka.Kafka", str(self._config)], log=self.log)
+
+    def wait_until_ready(self, *, timeout: float = 60.0) -> None:
+        """Wait until it answers and counts itself among the living.
+
+        Raises:
+            StartError: it ended, or was not ready in `timeout` seconds; it is killed then.
+        """
+        try:
+            self.process.wait_until(self._ready, timeout=timeout, what=f"Kafka node {self.address.node}")
+        except StartError:
+            self._process = None
+            raise
+
+    def start(self, *, timeout: float = 60.0) -> None:
+        """Start it again on its port and data, and wait until it is ready. Raises as the two above do."""
+        self.launch()
+        self.wait_until_ready(timeout=timeout)
+
+    def terminate(self) -> None:
+        """Ask it to hand over what it leads and end, without waiting for that."""
+        if self._process is not None:
+            self._process.terminate()
+
+    def stop(self, *, grace: float = 30.0) -> None:
+        """End it in order: leaders move first. After `grace` seconds it is killed."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(grace=grace)
+            self._process = None
+
+    def kill(self) -> None:
+        """SIGKILL: the others notice when its session times out (nine seconds by Kafka's default)."""
+        if self._process is not None:
+            self._process.kill()
+            self._process = None
+
+    def restart(self) -> None:
+        """Stop it in order and start it again. See `KafkaCluster.wait_until_in_sync` before the next."""
+        self.stop()
+        self.start()
+
+    @property
+    def _config(self) -> Path:
+        return self.directory / "server.properties"
+
+    def _ready(self) -> bool:
+        return self.address.node in probe.ask(self.address.port).nodes

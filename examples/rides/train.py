@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import sys
 import time
 from pathlib import Path
@@ -48,6 +49,9 @@ class Report(msgspec.Struct, frozen=True):
         baseline_rmse: The same of always guessing the mean of the others.
         mean: The mean of all: what such a baseline guesses elsewhere.
         sklearn: The version it was trained with.
+        version: The model's: a digest of what it learnt, so that the same training gives the same version,
+            and a prediction's id the same wherever it is made. A digest of the file would not do: skops
+            writes memory addresses and times into it.
     """
 
     trained_on: str
@@ -58,6 +62,7 @@ class Report(msgspec.Struct, frozen=True):
     baseline_rmse: float
     mean: float
     sklearn: str
+    version: str
 
 
 def train(
@@ -126,14 +131,35 @@ def _train(
             )
         x, y = matrix[usable], target.truth(possible)[usable]
         scores = _score(target, x, y, seed)
-        models[target.name] = skops.io.dumps(_fitted(x, y))
+        model = _fitted(x, y)
+        models[target.name] = skops.io.dumps(model)
         reports[target.name] = Report(
-            trained_on, len(y), unit=target.unit, mean=float(y.mean()), sklearn=sklearn.__version__, **scores
+            trained_on,
+            len(y),
+            unit=target.unit,
+            mean=float(y.mean()),
+            sklearn=sklearn.__version__,
+            version=_digest(model),
+            **scores,
         )
     for name, model in models.items():
         replace(to / f"{name}.skops", model)
     _note(to / "models.json", reports)
     return reports
+
+
+def model_version(folder: Path, name: str) -> str | None:
+    """The version that a model in a folder was given when it was trained; None where nobody noted it."""
+    try:
+        reports = msgspec.json.decode((folder / "models.json").read_bytes(), type=dict[str, Report])
+    except (OSError, msgspec.DecodeError):
+        return None
+    return reports[name].version if name in reports else None
+
+
+def _digest(model: Ridge) -> str:
+    learnt = np.append(model.coef_, model.intercept_)
+    return hashlib.sha256(learnt.astype("<f8").tobytes()).hexdigest()[:12]
 
 
 def _fitted(x: sp.csr_array, y: Floats) -> Ridge:

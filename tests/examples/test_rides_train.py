@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # i
 from eventml.errors import ModelError
 from examples.rides import train as training
 from examples.rides.features import features
-from examples.rides.folder import models_folder, replace
+from examples.rides.folder import locked, models_folder, replace
 from examples.rides.generator import generate
 from examples.rides.targets import DURATION, TARGETS, TIP, Target, rmse
 from examples.rides.train import Report, ensure_models, main, train
@@ -206,6 +206,16 @@ def test_processes_that_all_lack_models_train_them_once(tmp_path: Path) -> None:
     assert sum("training on" in err for err in said) == 1
     for target in TARGETS:
         assert skops.io.load(tmp_path / f"{target.name}.skops").coef_.size
+
+
+def test_a_training_waits_for_another_to_finish(tmp_path: Path) -> None:
+    thread = threading.Thread(target=train, args=(generate(1000), tmp_path), kwargs={"trained_on": "it"})
+    with locked(tmp_path):
+        thread.start()
+        thread.join(2.0)
+        assert not list(tmp_path.glob("*.skops"))
+    thread.join()
+    assert set(reports(tmp_path)) == {"duration", "tip"}
 
 
 def test_whoever_reads_during_trainings_finds_whole_models(tmp_path: Path) -> None:

@@ -172,15 +172,14 @@ class Recovery:
         self._stats.retries += 1
         try:
             [result] = await self._call([parked.item])
-            error = result.error if isinstance(result, Failed) else None
         except Exception as exc:  # noqa: BLE001 - a handler may raise anything
-            error = exc
-        if error is None:
-            completions = [cast("Completion", result)]
-        else:
-            completions = self._failed(parked._replace(error=error, attempts=parked.attempts + 1))
+            result = Failed(exc)
+        if isinstance(result, Failed):
+            completions = self._failed(parked._replace(error=result.error, attempts=parked.attempts + 1))
             if not completions:
                 return []
+        else:
+            completions = [cast("Completion", result)]
         behind = self.parking.settle(parked.item)
         return completions + await self.answer(behind)
 

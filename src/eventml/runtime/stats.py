@@ -33,12 +33,14 @@ class Latencies:
         """The latency that this share of events did not exceed, in seconds; None before the first."""
         if not self._total:
             return None
-        wanted, seen = share * self._total, 0.0
+        wanted, seen, found = share * self._total, 0.0, 0
         for bucket, count in enumerate(self._counts):
-            seen += count
-            if seen >= wanted and count:
-                return _SMALLEST * math.exp2((bucket + 0.5) / _PER_DOUBLING)
-        return None
+            if count:
+                seen, found = seen + count, bucket
+                if seen >= wanted:
+                    break
+        # Weights are rounded, so their sum may fall short of the total: it is the last bucket then.
+        return _SMALLEST * math.exp2((found + 0.5) / _PER_DOUBLING)
 
 
 class Stats:

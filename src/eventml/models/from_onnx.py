@@ -1,0 +1,84 @@
+"""ONNX files, through ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from eventml.errors import ModelError
+
+if TYPE_CHECKING:
+    from eventml.models.artefact import Artefact
+
+_DTYPES: Final = {
+    "tensor(bool)": "bool",
+    "tensor(double)": "float64",
+    "tensor(float)": "float32",
+    "tensor(int32)": "int32",
+    "tensor(int64)": "int64",
+    "tensor(string)": "str",
+}
+
+
+class OnnxModel:
+    """An ONNX model that predicts as a scikit-learn estimator does.
+
+    Attributes:
+        session: The `onnxruntime.InferenceSession`, for what `predict` does not offer
+            (probabilities, several outputs).
+    """
+
+    def __init__(self, session: Any) -> None:
+        self.session = session
+        self._inputs = {one.name: _DTYPES.get(one.type) for one in session.get_inputs()}
+        self._output = session.get_outputs()[0].name
+
+    def predict(self, X: Any) -> Any:  # noqa: N803 - scikit-learn's name for it
+        """The model's first output for a batch: an array of one prediction a row.
+
+        Args:
+            X: For a model with one input, a matrix of a row an event. For a model with several,
+                columns by name: a dictionary of sequences or a data frame. Numbers are converted to
+                the input's type.
+
+        Raises:
+            Exception: ONNX Runtime's, if the input does not fit.
+        """
+        import numpy as np  # noqa: PLC0415 - the core works without it; it is loaded by now
+
+        if len(self._inputs) == 1 and not isinstance(X, Mapping):
+            feed = {name: np.asarray(X, dtype=dtype) for name, dtype in self._inputs.items()}
+        else:
+            feed = {
+                name: np.asarray(X[name], dtype=dtype).reshape(len(X[name]), -1)
+                for name, dtype in self._inputs.items()
+            }
+        predicted = np.asarray(self.session.run([self._output], feed)[0])
+        # A regressor's output is a matrix of one column where scikit-learn gives a vector.
+        return predicted.reshape(-1) if predicted.shape[1:] == (1,) else predicted
+
+
+def read(data: bytes, artefact: Artefact) -> OnnxModel:
+    """A session around the model, on the CPU, with one thread unless the artefact keeps them.
+
+    Weights that the model keeps in files of their own are not found: save it as one file.
+
+    Raises:
+        ModelError: onnxruntime is not installed, or cannot load the file.
+    """
+    path = str(artefact.path)
+    try:
+        import onnxruntime  # noqa: PLC0415 - the core works without it
+    except ImportError as exc:
+        raise ModelError(
+            f"loading {path} needs onnxruntime, which is not installed: pip install onnxruntime"
+        ) from exc
+    options = onnxruntime.SessionOptions()
+    if not artefact.keep_threads:
+        options.intra_op_num_threads = 1
+        options.inter_op_num_threads = 1
+    try:
+        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    except Exception as exc:
+        raise ModelError(f"{path} is not a whole ONNX model: {type(exc).__name__}: {exc}") from exc
+    return OnnxModel(session)

@@ -59,7 +59,8 @@ def rides(count: int) -> list[RideStarted]:
 def machine(*packages: str) -> str:
     """The machine and the versions, in a line."""
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in packages)
-    return f"{_cpu()}, {os.cpu_count()} cores, {platform.system()}; Python {platform.python_version()}; {versions}"
+    python = f"Python {platform.python_version()}"
+    return f"{_cpu()}, {os.cpu_count()} cores, {platform.system()}; {python}; {versions}"
 
 
 def _cpu() -> str:

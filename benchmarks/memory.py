@@ -4,7 +4,8 @@
 
 Each case: a producer encodes ride events of 250 bytes and hands them over; a consumer decodes them,
 calls a no-op predictor, encodes its answers and hands them on. The bare loops keep nothing: no
-groups, no acks, no keys, no ids, no redelivery.
+groups, no acks, no keys, no ids, no redelivery; and they call the predictor on the event loop, as
+eventml calls a coroutine. A plain function it calls in a thread, so that the loop stays free.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 import msgspec
+from faststream_memory import with_faststream
 from measuring import DurationPredicted, RideStarted, interleave, machine, report, rides
 
 import eventml
@@ -34,21 +36,28 @@ def predict(batch: list[RideStarted]) -> list[DurationPredicted]:
     return [DurationPredicted(ride.ride_id, ride.trip_distance) for ride in batch]
 
 
-def with_eventml(events: list[RideStarted]) -> float:
+async def predict_on_the_loop(batch: list[RideStarted]) -> list[DurationPredicted]:
+    return predict(batch)
+
+
+def with_eventml(events: list[RideStarted], handler: Callable[..., Any]) -> float:
     bus = eventml.Bus("benchmark")
-    bus.predictor("rides.started", to="rides.duration", name="duration", max_batch=BATCH)(predict)
+    bus.predictor("rides.started", to="rides.duration", name="duration", max_batch=BATCH)(handler)
 
     async def main() -> float:
-        async with bus.open(backend=new_hub(Settings())), bus.worker() as worker:
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(worker.run)
-                await worker.ready.wait()
-                start = time.perf_counter()
-                await bus.publish_many("rides.started", events)
-                while worker.stats["duration"].completed < len(events):
-                    await anyio.sleep(0.005)
-                seconds = time.perf_counter() - start
-                worker.stop()
+        async with (
+            bus.open(backend=new_hub(Settings())),
+            bus.worker() as worker,
+            anyio.create_task_group() as tasks,
+        ):
+            tasks.start_soon(worker.run)
+            await worker.ready.wait()
+            start = time.perf_counter()
+            await bus.publish_many("rides.started", events)
+            while worker.stats["duration"].completed < len(events):
+                await anyio.sleep(0.005)
+            seconds = time.perf_counter() - start
+            worker.stop()
         return len(events) / seconds
 
     return asyncio.run(main())
@@ -102,31 +111,11 @@ def with_anyio_stream(events: list[RideStarted]) -> float:
     return asyncio.run(main())
 
 
-def with_faststream(events: list[RideStarted]) -> float:
-    """FastStream's own idiom: typed messages, one at a time, the answer returned."""
-    from faststream.kafka import KafkaBroker, TestKafkaBroker  # noqa: PLC0415 - only where it is installed
-
-    broker = KafkaBroker(logger=None)
-
-    @broker.subscriber("rides.started")  # type: ignore[untyped-decorator]  # theirs has no types
-    @broker.publisher("rides.duration")  # type: ignore[untyped-decorator]  # theirs has no types
-    async def duration(ride: dict[str, Any]) -> dict[str, Any]:
-        return {"ride_id": ride["ride_id"], "minutes": ride["trip_distance"]}
-
-    async def main() -> float:
-        async with TestKafkaBroker(broker):
-            start = time.perf_counter()
-            for event in events:
-                await broker.publish(encode(event), "rides.started")
-            return len(events) / (time.perf_counter() - start)
-
-    return asyncio.run(main())
-
-
 def cases(events: list[RideStarted]) -> dict[str, Callable[[], float]]:
     few = events[: max(len(events) // 200, 500)]
     return {
-        "eventml": lambda: with_eventml(events),
+        "eventml, on the loop": lambda: with_eventml(events, predict_on_the_loop),
+        "eventml, in a thread": lambda: with_eventml(events, predict),
         "asyncio.Queue, drained in batches": lambda: with_queue(events, batched=True),
         "asyncio.Queue, one at a time": lambda: with_queue(events, batched=False),
         "anyio memory stream": lambda: with_anyio_stream(events),
@@ -144,7 +133,7 @@ def main() -> None:
     logging.disable(logging.WARNING)
     print(machine("anyio", "msgspec", "faststream"))
     figures = interleave(cases(rides(chosen.events)), chosen.rounds)
-    report(f"{chosen.events:,} rides through memory, no-op predictor", figures, "eventml")
+    report(f"{chosen.events:,} rides through memory, no-op predictor", figures, "eventml, on the loop")
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.live import Live
 
 from eventml.errors import EventMLError
+from eventml.topics import create_topics
 from examples.rides.display import Board, summary
 from examples.rides.folder import ENVIRONMENT
 from examples.rides.generator import generate
@@ -77,8 +78,16 @@ async def stream(bus: Bus, live: Trips, options: argparse.Namespace) -> tuple[di
     """Run the bus over the trips. Returns how fast it was, and what it predicted."""
     scoreboard = Scoreboard(live)
     events = list(ride_events(live))
+    async with bus:
+        await create_topics(bus)  # a backend that needs none created has none created
+        return await run(bus, scoreboard, events, options), scoreboard
+
+
+async def run(
+    bus: Bus, scoreboard: Scoreboard, events: Sequence[Any], options: argparse.Namespace
+) -> dict[str, Any]:
+    """Publish and handle the events on an open bus, and see what comes of them."""
     async with (
-        bus,
         watching(bus, scoreboard),
         bus.worker() as worker,
         anyio.create_task_group() as tasks,
@@ -97,7 +106,7 @@ async def stream(bus: Bus, live: Trips, options: argparse.Namespace) -> tuple[di
         await until_noted(worker, scoreboard)
         tasks.cancel_scope.cancel()
         worker.stop()
-    return measured(worker, len(events), start), scoreboard
+    return measured(worker, len(events), start)
 
 
 async def until_noted(worker: Worker, scoreboard: Scoreboard) -> None:

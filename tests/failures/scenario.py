@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import secrets
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ import anyio
 import msgspec
 
 from eventml import Bus, Record, config
+from eventml.backends.base import CreatesTopics, NewTopic
 from eventml.runtime.deadletters import dead_letter_topic
 
 if TYPE_CHECKING:
@@ -116,7 +116,5 @@ class Scenario:
 
 async def create_topics(backend: Backend, names: Sequence[str]) -> None:
     """Create topics on a backend where that is needed."""
-    create = getattr(backend, "create_topics", None)
-    if create is not None:
-        with contextlib.suppress(FileExistsError):
-            await create(names)
+    if isinstance(backend, CreatesTopics):
+        await backend.create_topics([NewTopic(name=name) for name in names])

@@ -7,7 +7,7 @@ It imports `eventml.records` and `eventml.errors` and this file; never the bus o
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 import msgspec
 
@@ -133,10 +133,48 @@ class Backend(Protocol):
         ...
 
 
+class NewTopic(msgspec.Struct, frozen=True, kw_only=True):
+    """A topic to create; None is the backend's own default.
+
+    Attributes:
+        name: Its name.
+        partitions: How many: the most members that a group can put to work on it.
+        replication: How many copies.
+        retention: How long its records are kept, in seconds.
+    """
+
+    name: str
+    partitions: int | None = None
+    replication: int | None = None
+    retention: float | None = None
+
+
+@runtime_checkable
+class CreatesTopics(Protocol):
+    """What a backend has beyond `Backend` where topics are created beforehand."""
+
+    async def create_topics(self, topics: Sequence[NewTopic]) -> Sequence[str]:
+        """Create those that are not there, and return their names. The others are left as they are.
+
+        Raises:
+            BackendError: the broker refused one.
+            UnavailableError: out of reach, or no answer.
+        """
+        ...
+
+    async def missing_topics(self, names: Sequence[str]) -> Sequence[str]:
+        """Which of these topics are not there."""
+        ...
+
+
 class BackendModule(Protocol):
-    """What an entry point in `eventml.backends` names: a module with these two."""
+    """What an entry point in `eventml.backends` names: a module with these three."""
 
     Settings: type[msgspec.Struct]
+
+    def capabilities(self, settings: msgspec.Struct) -> Capabilities:
+        """What will hold with these settings, told without a connection."""
+        ...
 
     def open(self, url: str, settings: msgspec.Struct) -> AbstractAsyncContextManager[Backend]:
         """Connect. `settings` is an instance of this module's `Settings`, validated.

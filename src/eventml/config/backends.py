@@ -54,8 +54,9 @@ def find_backend(scheme: str) -> BackendModule:
         msgspec.structs.fields(settings)
     except NameError as exc:  # a type that is imported for the type checker only
         raise ConfigError(f"backend.url: the types in Settings of {label} cannot be read: {exc}") from exc
-    if not callable(getattr(module, "open", None)):
-        raise ConfigError(f"backend.url: {label} is not a backend: it has no function named open")
+    for name in ("capabilities", "open"):
+        if not callable(getattr(module, name, None)):
+            raise ConfigError(f"backend.url: {label} is not a backend: it has no function named {name}")
     return cast("BackendModule", module)
 
 

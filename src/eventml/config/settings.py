@@ -12,6 +12,7 @@ from eventml.config.redaction import HIDDEN, hidden, redact
 Text = Annotated[str, Meta(min_length=1)]
 Count = Annotated[int, Meta(ge=0)]
 AtLeastOne = Annotated[int, Meta(ge=1)]
+AtLeastThree = Annotated[int, Meta(ge=3)]
 Seconds = Annotated[float, Meta(ge=0)]
 SomeSeconds = Annotated[float, Meta(gt=0)]
 
@@ -30,6 +31,10 @@ class HandlerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         retries: How often a failing event is tried again before it is set aside.
         backoff: The upper bound of the first wait before a retry, in seconds.
         max_backoff: The upper bound of any such wait, in seconds.
+        bisect_for: How long to look for the bad events of a failed batch, in seconds.
+        max_deliveries: How often an event may be delivered and not finished before it is set aside.
+        max_age: How old an event may be when its turn comes, in seconds.
+        when_stale: What becomes of an older one.
     """
 
     max_batch: AtLeastOne | None = None
@@ -42,6 +47,10 @@ class HandlerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     retries: Count | None = None
     backoff: Seconds | None = None
     max_backoff: Seconds | None = None
+    bisect_for: Seconds | None = None
+    max_deliveries: AtLeastThree | None = None
+    max_age: SomeSeconds | None = None
+    when_stale: Literal["dead_letter", "drop"] | None = None
 
 
 class TopicSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -42,7 +42,9 @@ class NeedySettings(msgspec.Struct, frozen=True, rename="kebab"):
 
 def backend(name: str, settings: object) -> ModuleType:
     module = ModuleType(name)
-    vars(module).update(Settings=settings, open=lambda url, settings: (url, settings))
+    vars(module).update(
+        Settings=settings, open=lambda url, settings: (url, settings), capabilities=lambda settings: None
+    )
     return module
 
 

@@ -30,9 +30,10 @@ def test_the_tables_list_every_setting_with_its_type() -> None:
 
 def test_the_defaults_are_the_codes() -> None:
     defaults = msgspec.structs.asdict(Options(group="g"))
-    for name in ("max_wait", "retries", "backoff", "max_backoff"):
+    for name in ("max_wait", "retries", "backoff", "max_backoff", "bisect_for", "max_deliveries"):
         assert ROWS[name][1] == str(defaults[name])
-    assert ROWS["start"][1] == f'"{defaults["start"]}"'
+    for name in ("start", "when_stale"):
+        assert ROWS[name][1] == f'"{defaults[name]}"'
     assert ROWS["drain"][1] == str(load(environ={}).drain)
 
 

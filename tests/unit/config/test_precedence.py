@@ -20,6 +20,7 @@ WORDS: dict[str, list[Any]] = {
     "ordered": [True, False],
     "start": ["earliest", "latest"],
     "codec": ["json", "msgpack"],
+    "when_stale": ["drop", "dead_letter"],
 }
 TEXTS = {"group", "model", "id_field"}
 HANDLERS = ("duration", "tip_max")
@@ -35,7 +36,7 @@ def value(path: tuple[str, ...], source: int) -> Any:
     """One that tells its source from the next stronger and the next weaker one."""
     if path[-1] in WORDS:
         return WORDS[path[-1]][source % 2]
-    return f"from-{source}" if path[-1] in TEXTS else source + 1
+    return f"from-{source}" if path[-1] in TEXTS else source + 3
 
 
 def toml(paths: list[tuple[str, ...]], source: int) -> str:

@@ -13,14 +13,14 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from eventml.backends.memory.hub import Hub
+from eventml.backends.memory.hub import CAPABILITIES, Hub
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from eventml.backends.base import Backend
+    from eventml.backends.base import Backend, Capabilities
 
-__all__ = ["Settings", "open"]
+__all__ = ["Settings", "capabilities", "new_hub", "open", "temporary"]
 
 _HUBS: Final[dict[str, Hub]] = {}
 # A name's hub lives as long as the process: a publish that returned is not lost by closing the bus.
@@ -41,6 +41,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     publish_timeout: Annotated[float, msgspec.Meta(gt=0)] = 30.0
 
 
+def capabilities(_settings: Settings) -> Capabilities:
+    """What holds, whatever the settings."""
+    return CAPABILITIES
+
+
 @asynccontextmanager
 async def open(url: str, settings: Settings) -> AsyncIterator[Backend]:  # noqa: A001 - the seam's name for it
     """Reach the hub of that name (`memory://NAME`), which the whole process shares.
@@ -49,6 +54,17 @@ async def open(url: str, settings: Settings) -> AsyncIterator[Backend]:  # noqa:
     """
     name = urlsplit(url).netloc
     yield _HUBS.setdefault(name, new_hub(settings))
+
+
+@asynccontextmanager
+async def temporary(url: str, settings: Settings) -> AsyncIterator[Hub]:
+    """As `open`, for a test: the hub has that name while this is entered, and is forgotten after it."""
+    name = urlsplit(url).netloc
+    hub = _HUBS[name] = new_hub(settings)
+    try:
+        yield hub
+    finally:
+        del _HUBS[name]
 
 
 def new_hub(settings: Settings | None = None) -> Hub:

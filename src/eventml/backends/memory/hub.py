@@ -119,6 +119,13 @@ class Hub:
             self._readers[name].add(waiter)
         return waiter
 
+    def reader_waits_no_more(self, topics: Iterable[str], waiter: Waiter) -> None:
+        """Forget a reader that was cancelled, or woken by another of its topics."""
+        with self.lock:
+            for name in topics:
+                if name in self._readers:
+                    self._readers[name].discard(waiter)
+
     def wake_readers(self, topic: str) -> None:
         for waiter in self._readers.pop(topic, ()):
             waiter.wake()
@@ -140,12 +147,18 @@ class Hub:
                 waiter = Waiter()
                 self._writers.add(waiter)
             deadline = deadline or anyio.current_time() + self._publish_timeout
-            with anyio.move_on_at(deadline):
-                await waiter.wait()
-                continue
+            try:
+                with anyio.move_on_at(deadline):
+                    await waiter.wait()
+                    continue
+            finally:
+                with self.lock:
+                    self._writers.discard(waiter)
+            with self.lock:
+                slowest = self.topic(full).slowest()
             raise FullError(
-                f"topic {full!r}: group {self.topic(full).slowest()!r} has not finished the "
-                f"{self._retention} records that it may fall behind, and finished none in "
+                f"topic {full!r}: group {slowest!r} has not finished the "
+                f"{self._retention} records that it may fall behind, and made no room in "
                 f"{self._publish_timeout:g} s. Run that group's handler, or raise backend.retention."
             )
 
@@ -170,7 +183,10 @@ class _Member:
                 if taken:
                     return taken
                 waiter = self._hub.reader_waits(self._groups)
-            await waiter.wait()
+            try:
+                await waiter.wait()
+            finally:
+                self._hub.reader_waits_no_more(self._groups, waiter)
 
     async def complete(self, done: Sequence[Completion]) -> None:
         await checkpoint()
@@ -178,7 +194,9 @@ class _Member:
         await self._hub.when_there_is_room(topics, lambda: self._complete(done))
 
     def _complete(self, done: Sequence[Completion]) -> None:
-        for name, completions in by_topic(done, _INPUT_TOPIC_OF):
+        one = len(self._groups) == 1
+        parts = zip(self._groups, [done], strict=True) if one else by_topic(done, _INPUT_TOPIC_OF)
+        for name, completions in parts:
             group = self._groups[name]
             held = group.finish(completions, self)
             self._hub.append([record for completion in held for record in completion.outputs])
@@ -224,7 +242,10 @@ class _Reader:
                     # Partitions have no common order but time.
                     return sorted(taken, key=lambda delivery: delivery.timestamp)
                 waiter = self._hub.reader_waits(self._topics)
-            await waiter.wait()
+            try:
+                await waiter.wait()
+            finally:
+                self._hub.reader_waits_no_more(self._topics, waiter)
 
     async def complete(self, done: Sequence[Completion]) -> None:
         await self._hub.publish([record for completion in done for record in completion.outputs])

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # for backends/, examples/ and tests.brokers, which are not installed
@@ -17,3 +18,8 @@ pytest_plugins = ["tests.brokers"]
 def anyio_backend() -> str:
     """asyncio, unless a test asks for more: `parametrize("anyio_backend", ["asyncio", "trio"])`."""
     return "asyncio"
+
+
+# A property's time says nothing here: the machine is busy with the other tests too.
+settings.register_profile("eventml", deadline=None, print_blob=True)
+settings.load_profile("eventml")

@@ -1,0 +1,245 @@
+"""A bus under test: its handlers run in this process, over a broker that nobody else can reach."""
+
+from __future__ import annotations
+
+import secrets
+from collections import Counter
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, get_origin, get_type_hints
+
+import anyio
+
+from eventml.backends import memory
+from eventml.codec import Decoder
+from eventml.errors import ConfigError, NotOpenError
+from eventml.runtime.deadletters import dead_letter_topic
+from eventml.runtime.failures import describe
+from eventml.runtime.outputs import Prediction
+from eventml.runtime.tasks import task_group
+from eventml.testing import deadletters
+from eventml.testing.rehearsal import rehearsing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from types import TracebackType
+
+    from eventml.backends.memory.hub import Hub
+    from eventml.bus import Bus
+    from eventml.handlers import Handler
+    from eventml.producer import KeyOf
+    from eventml.records import Delivery, Record
+    from eventml.runtime.worker import Worker
+
+# One partition, so that a topic has one order, and a log that a test does not fill.
+_SETTINGS: Final = memory.Settings(partitions=1, retention=1_000_000_000)
+_LOOK = 0.001  # seconds between two looks at whether all is handled
+
+
+class TestBus:
+    """Runs a bus's handlers in memory, whatever its configuration says, and shows what they published.
+
+        async with TestBus(bus, models={"duration": FakeModel()}) as t:
+            await t.publish("rides.started", RideStarted("r1", 1, 2, 3.4))
+            assert t.published("rides.duration") == [DurationPredicted("r1", 12.0)]
+
+    Events are encoded, handled, retried and set aside as in production, without waiting between
+    retries; models are loaded and lifespans entered. What is published on `bus` itself while this is
+    open, by a handler or by the code under test, goes the same way. Afterwards the bus is as it was.
+
+    Args:
+        bus: The bus. It must not be open.
+        only: The names of the handlers to run; all of them where there are none.
+        models: What a handler gets as its model instead of its own, by the handler's name: the object
+            itself, or a `Model` or an `Artefact`.
+        lifespans: What handlers get instead of a lifespan's value, by the lifespan's name.
+        timeout: How long all that was published may take to be handled, in seconds.
+        raise_failures: Fail the `publish` after which a handler set an event aside.
+
+    Raises:
+        ConfigError: a name is of nothing that the bus has.
+        ModelError: a model cannot be loaded.
+    """
+
+    __test__: ClassVar[bool] = False  # pytest: this is no test class
+
+    def __init__(
+        self,
+        bus: Bus,
+        *,
+        only: Sequence[str] = (),
+        models: Mapping[str, Any] | None = None,
+        lifespans: Mapping[str, Any] | None = None,
+        timeout: float = 10.0,
+        raise_failures: bool = False,
+    ) -> None:
+        self._bus = bus
+        self._only = only
+        self._models = models or {}
+        self._lifespans = lifespans or {}
+        self._timeout = timeout
+        self._raise_failures = raise_failures
+        self._raised: list[tuple[str, Exception]] = []
+        self._reported: Counter[str] = Counter()
+        self._hub: Hub | None = None
+        self._worker: Worker | None = None
+
+    async def __aenter__(self) -> Self:
+        url = f"memory://test-{secrets.token_hex(8)}"
+        async with AsyncExitStack() as stack:
+            rehearsal = rehearsing(
+                self._bus,
+                url=url,
+                options=_SETTINGS,
+                drain=self._timeout,
+                models=self._models,
+                lifespans=self._lifespans,
+                raised=self._raised,
+            )
+            stack.enter_context(rehearsal)
+            self._hub = await stack.enter_async_context(memory.temporary(url, _SETTINGS))
+            await stack.enter_async_context(self._bus.open(backend=self._hub))
+            worker = await stack.enter_async_context(self._bus.worker(self._only))
+            tasks = await stack.enter_async_context(task_group())
+            tasks.start_soon(worker.run)
+            await worker.ready.wait()
+            self._worker = worker
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        if self._worker is not None:
+            if error is None:
+                self._worker.stop()
+            else:
+                self._worker.abandon()
+            self._worker = None
+        return await self._stack.__aexit__(kind, error, trace)
+
+    # Putting in
+
+    async def publish(
+        self,
+        topic: str,
+        event: Any,
+        *,
+        key: str | bytes | None = None,
+        id: str | None = None,  # noqa: A002 - CloudEvents' word
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """As `Bus.publish`, and then as `settle`."""
+        await self._bus.publish(topic, event, key=key, id=id, headers=headers)
+        await self.settle()
+
+    async def publish_many(self, topic: str, events: Iterable[Any], *, key: KeyOf | None = None) -> int:
+        """As `Bus.publish_many`, and then as `settle`."""
+        published = await self._bus.publish_many(topic, events, key=key)
+        await self.settle()
+        return published
+
+    async def publish_record(self, record: Record) -> None:
+        """Publish a record as it stands, as a foreign producer would, and then as `settle`."""
+        await self._bus.backend.publish([record])
+        await self.settle()
+
+    async def settle(self) -> None:
+        """Wait until all that has been published is handled, and all that came of it.
+
+        Raises:
+            TimeoutError: it was not in time; says which handler is at it, and what it last raised.
+            AssertionError: with `raise_failures`, a handler has set an event aside since the last time.
+        """
+        if self._worker is None:
+            raise NotOpenError("this test bus is not open; use it inside `async with TestBus(bus) as t:`")
+        with anyio.move_on_after(self._timeout) as scope:
+            # The hub answers all of this without giving way to another task: it is one look.
+            while (  # noqa: ASYNC110 - nobody says when a handler has had its last event
+                self._worker.in_hand or any((await self._worker.lag()).values())
+            ):
+                await anyio.sleep(_LOOK)
+        if scope.cancelled_caught:
+            raise TimeoutError(await self._unfinished(self._worker))
+        if self._raise_failures:
+            self._report()
+
+    # Looking at what came out
+
+    def published(self, topic: str) -> list[Any]:
+        """The events of a topic, in the order of their publishing.
+
+        They have the type that the topic was declared with, else the type that the handler which
+        writes it is annotated with (`Prediction` for numbers), else they are plain Python.
+
+        Raises:
+            DecodeError: a record is not of that type.
+        """
+        events = Decoder(self._type(topic)).decode(self._log(topic))
+        for event in events:
+            if isinstance(event, Exception):
+                raise event
+        return events
+
+    def records(self, topic: str) -> list[Record]:
+        """The records of a topic, as they travel: their keys, ids and headers too."""
+        return [delivery.record for delivery in self._log(topic)]
+
+    def dead_letters(self, name: str | None = None) -> list[deadletters.DeadLetter]:
+        """What handlers have set aside.
+
+        Args:
+            name: A handler, or a topic that handlers read; None is all.
+        """
+        handlers = [h for h in self._bus.handlers.values() if name in (None, h.name, h.topic)]
+        if not handlers:
+            raise ConfigError(f"no handler is named {name!r} or reads {name!r}")
+        return [
+            deadletters.read(handler.name, record, [e for who, e in self._raised if who == handler.name])
+            for handler in handlers
+            for record in self.records(dead_letter_topic(handler.topic, handler.options.group))
+        ]
+
+    def _log(self, topic: str) -> list[Delivery]:
+        if self._hub is None:
+            raise NotOpenError("nothing has been published: use it inside `async with TestBus(bus) as t:`")
+        with self._hub.lock:
+            return list(self._hub.topic(topic).partitions[0].log)
+
+    def _type(self, topic: str) -> Any:
+        said = self._bus.topics.get(topic)
+        if said is not None and said.event_type is not Any:
+            return said.event_type
+        writers = (handler for handler in self._bus.handlers.values() if handler.to == topic)
+        return next(map(_written_by, writers), Any)
+
+    def _report(self) -> None:
+        letters = self.dead_letters()
+        old, self._reported = self._reported, Counter(letter.handler for letter in letters)
+        seen: Counter[str] = Counter()
+        new = []
+        for letter in letters:
+            seen[letter.handler] += 1
+            if seen[letter.handler] > old[letter.handler]:
+                new.append(letter)
+        if new:
+            raise AssertionError("\n".join(map(str, new))) from new[0].error
+
+    async def _unfinished(self, worker: Worker) -> str:
+        lines = []
+        for name, lag in (await worker.lag()).items():
+            if lag or worker.stats[name].in_hand:
+                last = next((describe(e) for who, e in reversed(self._raised) if who == name), "nothing")
+                lines.append(
+                    f"{name}: {lag} events after {worker.stats[name].calls} calls; it last raised {last}"
+                )
+        return f"not handled within {self._timeout:g} s:\n" + "\n".join(lines)
+
+
+def _written_by(handler: Handler) -> Any:
+    """The type of the events that a handler publishes: numbers are wrapped."""
+    kind = handler.output_type
+    if kind is Any:
+        kind = get_type_hints(handler.function).get("return", Any)
+        return Prediction if hasattr(kind, "tolist") else Any
+    numbers = kind in (bool, int, float) or get_origin(kind) is list or hasattr(kind, "tolist")
+    return Prediction if numbers else kind

@@ -1,0 +1,190 @@
+"""A backend that promises everything and keeps it: memory in a shell that can also lose, kill and refuse.
+
+The broken backends are this one with one thing done otherwise.
+"""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+import anyio
+
+from eventml.backends import memory
+from eventml.backends.base import Capabilities, Subscription
+from eventml.backends.memory.hub import _Member, _Reader
+from eventml.errors import PublishError, TopicNotFoundError
+from eventml.records import Record
+from eventml.testing import contract
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping, Sequence
+
+    from eventml.backends.base import Backend, Completion, Start
+    from eventml.backends.window import Window
+    from eventml.records import Delivery
+
+
+class Inner(Subscription, Protocol):
+    """What a shell is around."""
+
+    def leave(self) -> None: ...
+
+
+LEASE = 0.05  # seconds
+LARGEST = 1_000_000  # bytes of a value
+
+EVERYTHING = Capabilities(
+    ordering="per_key",
+    redelivery="lease",
+    atomic_completion=True,
+    durable=True,
+    counts_attempts=True,
+    shared=True,
+)
+
+
+class Broker:
+    """What all connections share."""
+
+    def __init__(self) -> None:
+        self.hub = memory.new_hub()
+        self.topics: set[str] = set()
+        self.connections = 0
+        self.only: Connection | None = None
+
+
+class Member:
+    """A member of a group, or a reader, in a shell."""
+
+    def __init__(self, connection: Connection, inner: Inner) -> None:
+        self.connection = connection
+        self.broker = connection.broker
+        self.inner = inner
+
+    async def receive(self, limit: int) -> Sequence[Delivery]:
+        return await self.inner.receive(limit)
+
+    async def complete(self, done: Sequence[Completion]) -> None:
+        refused = {
+            position: "too large"
+            for position, completion in enumerate(done)
+            if any(len(record.value) > LARGEST for record in completion.outputs)
+        }
+        await self.inner.complete([c for position, c in enumerate(done) if position not in refused])
+        if refused:
+            raise PublishError("some outputs are too large", refused)
+
+    async def lag(self) -> int | None:
+        return await self.inner.lag()
+
+    def windows(self) -> list[Window[Any]]:
+        """What its groups have in hand and given back, for those who mean to meddle with it."""
+        groups = self.inner._groups.values() if isinstance(self.inner, _Member) else ()
+        return [window for group in groups for window in group._windows]
+
+    def leave(self) -> None:
+        self.inner.leave()
+
+    def rejoin(self) -> None:
+        if isinstance(self.inner, _Member):
+            with self.broker.hub.lock:
+                for group in self.inner._groups.values():
+                    group.join(self.inner)
+
+
+class Connection:
+    """A connection to a broker."""
+
+    member: type[Member] = Member
+    capabilities = EVERYTHING
+
+    def __init__(self, broker: Broker) -> None:
+        self.broker = broker
+        self.members: list[Member] = []
+
+    @classmethod
+    def to(cls, broker: Broker) -> Self:
+        return cls(broker)
+
+    def close(self) -> None:
+        """What is published stays."""
+
+    async def publish(self, records: Sequence[Record]) -> None:
+        refused = {p: "too large" for p, record in enumerate(records) if len(record.value) > LARGEST}
+        await self.broker.hub.publish([r for p, r in enumerate(records) if p not in refused])
+        if refused:
+            raise PublishError("some records are too large", refused)
+
+    @asynccontextmanager
+    async def subscribe(
+        self, topics: Sequence[str], *, group: str | None, start: Start
+    ) -> AsyncIterator[Member]:
+        if missing := set(topics) - self.broker.topics:
+            raise TopicNotFoundError(f"there are no topics {missing}")
+        member = self.member(self, self.join(topics, group, start))
+        self.members.append(member)
+        try:
+            yield member
+        finally:
+            if member in self.members:  # and has not been killed
+                self.members.remove(member)
+                member.leave()
+
+    def join(self, topics: Sequence[str], group: str | None, start: Start) -> Inner:
+        hub = self.broker.hub
+        return _Reader(hub, topics, start) if group is None else _Member(hub, topics, group, start)
+
+    async def lag(self, topic: str, *, group: str) -> Mapping[int, int] | None:
+        return await self.broker.hub.lag(topic, group=group)
+
+    def kill(self) -> None:
+        for member in self.members:
+            member.leave()
+        self.members.clear()
+
+    async def expire(self) -> None:
+        await anyio.sleep(LEASE)
+        for member in self.members:
+            member.inner.leave()  # the broker's part of leaving, unknown to the member
+
+
+def harness(connection: type[Connection] = Connection, *, patience: float = 10.0) -> contract.Harness:
+    """A broker of its own, and all that the suite can ask for."""
+    broker = Broker()
+
+    @asynccontextmanager
+    async def connect() -> AsyncIterator[Backend]:
+        opened = connection.to(broker)
+        broker.connections += 1
+        try:
+            yield opened
+        finally:
+            broker.connections -= 1
+            opened.close()
+
+    async def create_topic(name: str) -> None:
+        broker.topics.add(name)
+
+    async def kill(backend: Connection) -> None:
+        backend.kill()
+
+    @asynccontextmanager
+    async def freeze(backend: Connection) -> AsyncIterator[None]:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(backend.expire)
+            yield
+            tasks.cancel_scope.cancel()
+        for member in backend.members:
+            member.rejoin()
+
+    return contract.Harness(
+        connect=connect,
+        create_topic=create_topic,
+        kill=kill,
+        freeze=freeze,
+        lease=LEASE,
+        refused=lambda topic: Record(topic, bytes(LARGEST + 1), b"key", "too large"),
+        patience=patience,
+        quiet=0.05,
+    )

@@ -1,0 +1,79 @@
+"""The contract suite on fakeredis' server: what it shows where there is no Redis at all."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from threading import Thread
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from fakeredis import TcpFakeServer
+from fakeredis._clients._tcp_server import TCPFakeRequestHandler
+from redis.exceptions import ResponseError
+
+from eventml.backends import redis
+from eventml.testing import contract
+from tests.redis.proxy import Proxy, proxied
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+pytestmark = pytest.mark.anyio
+
+LEASE = 0.6
+
+
+class Handler(TCPFakeRequestHandler):
+    """Answers with errors as Redis does; fakeredis' own hangs up after each."""
+
+    def setup(self) -> None:
+        super().setup()
+        read_response = self.current_client.read_response
+
+        def answer() -> Any:
+            try:
+                return read_response()
+            except ResponseError as exc:
+                return exc
+
+        self.current_client.read_response = answer
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    server = TcpFakeServer(("127.0.0.1", 0), server_version=(7, 0))
+    server.RequestHandlerClass = Handler
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"redis://127.0.0.1:{server.server_address[1]}/0"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@pytest.fixture
+def harness(url: str) -> contract.Harness:
+    proxies: dict[Any, Proxy] = {}
+
+    @asynccontextmanager
+    async def connect() -> AsyncIterator[redis.RedisBackend]:
+        async with proxied(url) as proxy, redis.open(proxy.url, redis.Settings(lease=LEASE)) as backend:
+            proxies[backend] = proxy
+            yield backend
+
+    async def kill(backend: redis.RedisBackend) -> None:
+        await proxies[backend].kill()
+
+    return contract.Harness(
+        connect=connect,
+        kill=kill,
+        lease=LEASE,
+        freeze=lambda backend: proxies[backend].silence(),
+    )
+
+
+@pytest.mark.parametrize("case", contract.CASES, ids=str)
+async def test_redis_keeps_the_contract_on_fakeredis(case: contract.Case, harness: contract.Harness) -> None:
+    await contract.check(case, harness)

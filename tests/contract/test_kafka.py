@@ -1,0 +1,80 @@
+"""The contract suite on a real Kafka broker, at least once and exactly once."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+from eventml.backends import kafka
+from eventml.backends.base import NewTopic
+from eventml.backends.kafka.clients import tear_down
+from eventml.records import Record
+from eventml.testing import contract
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+    from backends.kafka.cluster import KafkaCluster
+    from eventml.backends.base import Backend
+    from eventml.backends.kafka.backend import KafkaBackend
+
+pytestmark = [pytest.mark.anyio, pytest.mark.kafka]
+
+SETTINGS: Final = {
+    "session_timeout": 6.0,  # the least that a broker allows by default
+    "heartbeat_interval": 0.25,
+    "rebalance_timeout": 8.0,
+    "drain": 1.0,
+    "commit_interval": 0.05,
+}
+
+
+@pytest.fixture(params=["at_least_once", "exactly_once"])
+def harness(kafka_broker: KafkaCluster, request: pytest.FixtureRequest) -> contract.Harness:
+    settings = kafka.Settings(**SETTINGS, delivery=request.param)
+
+    async def create_topic(name: str) -> None:
+        async with kafka.open(kafka_broker.url, settings) as backend:
+            await backend.create_topics([NewTopic(name=name, partitions=4)])
+
+    @asynccontextmanager
+    async def connect() -> AsyncIterator[Backend]:
+        async with kafka.open(kafka_broker.url, settings) as backend:
+            yield Settled(backend)
+
+    return contract.Harness(
+        connect=connect,
+        create_topic=create_topic,
+        kill=kill,
+        refused=lambda topic: Record(topic, bytes(2 * settings.max_request_size), b"key", "too large"),
+        patience=30.0,
+        quiet=0.5,
+    )
+
+
+class Settled:
+    """A backend whose lag from outside is asked a little later: commits are written in the background."""
+
+    def __init__(self, backend: KafkaBackend) -> None:
+        self.backend = backend
+        self.capabilities = backend.capabilities
+        self.publish = backend.publish
+        self.subscribe = backend.subscribe
+
+    async def lag(self, topic: str, *, group: str) -> Mapping[int, int] | None:
+        await asyncio.sleep(3 * SETTINGS["commit_interval"])
+        return await self.backend.lag(topic, group=group)
+
+
+async def kill(connection: Any) -> None:
+    """Cut every connection of a backend, as its process's end would."""
+    for subscription in connection.backend._subscriptions:
+        await tear_down(subscription._member._consumer)
+
+
+@pytest.mark.parametrize("case", contract.CASES, ids=str)
+async def test_kafka_keeps_the_contract(case: contract.Case, harness: contract.Harness) -> None:
+    await contract.check(case, harness)

@@ -1,0 +1,154 @@
+"""Completions, as the arguments of the script that acknowledges inputs and adds their outputs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from eventml.backends.redis.scripts import COMPLETE
+from eventml.backends.redis.write import size
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from eventml.backends.base import Completion
+    from eventml.backends.redis.wire import HeaderEncoder
+    from eventml.records import Record
+
+ENTRIES: Final = 1_024
+"""Completions in one call of the script: the server serves nobody else meanwhile (some 4 ms)."""
+
+BYTES: Final = 4_000_000
+"""What one command may carry, beyond its first record: larger ones only hold others up."""
+
+
+class Call:
+    """One call of the script, under construction.
+
+    Completions of one shape (as many outputs, to the same topics, with the same headers) make up a
+    run, which says its shape once; so do the headers, for the whole call.
+
+    Args:
+        topic: Of the inputs.
+        group: Whose entries they are.
+        consumer: Who received them.
+        headers: Encodes headers.
+    """
+
+    def __init__(self, topic: str, group: str, consumer: str, headers: HeaderEncoder) -> None:
+        self._keys = [topic]
+        self._group = group
+        self._consumer = consumer
+        self._encoder = headers
+        self._metas: list[bytes] = []
+        self._runs: list[Any] = []
+
+    def add(self, done: Sequence[Completion]) -> int:
+        """Take as many of these as fit into one call. Returns how many, at least one."""
+        position = 0
+        size = 0
+        while position < len(done) and position < ENTRIES and size < BYTES:
+            outputs = done[position].outputs
+            start = position
+            run: list[Any] = []
+            if not outputs:
+                position = self._acks(done, position, run)
+            elif len(outputs) == 1:
+                position, size = self._single(done, position, run, size)
+            else:
+                position, size = self._several(done[position], position, run, size)
+            self._runs += (position - start, len(outputs), *self._shape(outputs), *run)
+        return position
+
+    def packed(self) -> bytes:
+        return COMPLETE.call(
+            self._keys, (self._group, self._consumer, len(self._metas), *self._metas, *self._runs)
+        )
+
+    def _acks(self, done: Sequence[Completion], position: int, run: list[Any]) -> int:
+        """A run of completions without outputs."""
+        for completion in done[position:ENTRIES]:
+            if completion.outputs:
+                break
+            run.append(completion.delivery.offset)
+        return position + len(run)
+
+    def _single(
+        self, done: Sequence[Completion], position: int, run: list[Any], size: int
+    ) -> tuple[int, int]:
+        """The usual run: completions of one output each, all of one shape."""
+        model = done[position].outputs[0]
+        topic, headers, keyed, named = model.topic, model.headers, model.key is not None, bool(model.id)
+        for completion in done[position:ENTRIES]:
+            outputs = completion.outputs
+            if len(outputs) != 1 or size >= BYTES:
+                break
+            output = outputs[0]
+            if (
+                output.headers is not headers
+                or output.topic != topic
+                or (output.key is not None) is not keyed
+                or bool(output.id) is not named
+            ):
+                break
+            value = output.value
+            size += len(value)
+            if keyed:
+                run += (
+                    (completion.delivery.offset, value, output.id, output.key)
+                    if named
+                    else (completion.delivery.offset, value, output.key)
+                )
+            elif named:
+                run += (completion.delivery.offset, value, output.id)
+            else:
+                run += (completion.delivery.offset, value)
+            position += 1
+        return position, size
+
+    def _several(self, completion: Completion, position: int, run: list[Any], size: int) -> tuple[int, int]:
+        """A run of one completion, with any number of outputs."""
+        run.append(completion.delivery.offset)
+        for output in completion.outputs:
+            size += len(output.value)
+            run.append(output.value)
+            if output.id:
+                run.append(output.id)
+            if output.key is not None:
+                run.append(output.key)
+        return position + 1, size
+
+    def _shape(self, outputs: Sequence[Record]) -> Iterator[int]:
+        for output in outputs:
+            if output.topic not in self._keys[1:]:
+                self._keys.append(output.topic)
+            yield self._keys.index(output.topic, 1) + 1
+            meta = self._encoder.encode(output.headers)
+            if not meta:
+                yield 0
+            else:
+                if meta not in self._metas:
+                    self._metas.append(meta)
+                yield self._metas.index(meta) + 1
+            yield bool(output.id) + 2 * (output.key is not None)
+
+
+def refused_by(reply: list[Any]) -> dict[int, str]:
+    """What the script refused: the position in its call, and why."""
+    return {reply[at]: reply[at + 1].decode(errors="replace") for at in range(1, len(reply), 2)}
+
+
+def larger(done: Sequence[Completion], limit: int) -> Iterator[int]:
+    """The positions of completions whose outputs have a part of more bytes than that."""
+    for position, completion in enumerate(done):
+        if any(size(output) > limit for output in completion.outputs):
+            yield position
+
+
+def unencodable(done: Sequence[Completion]) -> Iterator[int]:
+    """The positions of completions that hold text with no form in UTF-8."""
+    for position, completion in enumerate(done):
+        try:
+            for output in completion.outputs:
+                "".join((output.topic, output.id, *output.headers, *output.headers.values())).encode()
+        except UnicodeEncodeError:
+            yield position

@@ -1,0 +1,103 @@
+-- Acknowledge entries, and add the outputs of those that were still pending: one input, one output.
+--
+-- KEYS  the topic of the entries, then the topics of the outputs
+-- ARGV  group, consumer, the number of metas, the metas, then runs of completions of one shape:
+--         how many, how many outputs each, and for each output its topic (in KEYS), its meta (0: none),
+--         and which fields it has besides (1: id, 2: key, 3: both, 0: neither);
+--         then for each completion its entry, and for each output its data[, id][, key]
+--
+-- Returns how many completions were dropped, because somebody else had completed theirs, and then for
+-- each that was refused its position and the reason.
+
+local group, consumer = ARGV[1], ARGV[2]
+local call, attempt = redis.call, redis.pcall
+local source = KEYS[1]
+
+-- Changes nothing, since the consumer exists. But it is refused when the memory is full, where XACK is
+-- not: after the first write of a script Redis no longer looks, and the outputs would go on growing.
+-- It also says NOGROUP where XACK says 0.
+if #KEYS > 1 then
+  call('XGROUP', 'CREATECONSUMER', source, group, consumer)
+end
+
+-- An output that will be refused has to be found before its input is acknowledged.
+local unfit = {}
+for key = 2, #KEYS do
+  local length = attempt('XLEN', KEYS[key])
+  if type(length) == 'table' then
+    unfit[key] = length.err
+  end
+end
+
+local function add(topic, meta, fields, data, id, key)
+  if fields == 1 and meta then
+    return attempt('XADD', topic, '*', 'data', data, 'id', id, 'meta', meta)
+  elseif fields == 3 and meta then
+    return attempt('XADD', topic, '*', 'data', data, 'id', id, 'meta', meta, 'key', key)
+  end
+  local named = { 'data', data }
+  if fields % 2 == 1 then
+    named[#named + 1], named[#named + 2] = 'id', id
+  end
+  if meta then
+    named[#named + 1], named[#named + 2] = 'meta', meta
+  end
+  if fields >= 2 then
+    named[#named + 1], named[#named + 2] = 'key', key
+  end
+  return attempt('XADD', topic, '*', unpack(named))
+end
+
+local metas = {}
+local at = 3 + ARGV[3]
+for number = 1, ARGV[3] do
+  metas[number] = ARGV[3 + number]
+end
+
+local answer = { 0 }
+local position = 0
+while at < #ARGV do
+  local count, outputs = tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
+  at = at + 2
+  local topics, meta, fields, refused = {}, {}, {}, nil
+  for number = 1, outputs do
+    local key = tonumber(ARGV[at + 1])
+    topics[number], meta[number], fields[number] = KEYS[key], metas[tonumber(ARGV[at + 2])], tonumber(ARGV[at + 3])
+    refused = refused or unfit[key]
+    at = at + 3
+  end
+  for _ = 1, count do
+    at = at + 1
+    local entry = ARGV[at]
+    local ours = not refused and call('XACK', source, group, entry) == 1
+    local failure = refused
+    for number = 1, outputs do
+      local data, id, key = ARGV[at + 1], nil, nil
+      at = at + 1
+      if fields[number] % 2 == 1 then
+        at = at + 1
+        id = ARGV[at]
+      end
+      if fields[number] >= 2 then
+        at = at + 1
+        key = ARGV[at]
+      end
+      if ours and not failure then
+        local added = add(topics[number], meta[number], fields[number], data, id, key)
+        failure = type(added) == 'table' and added.err or nil
+      end
+    end
+    if failure then
+      if ours then
+        -- Not foreseen above: make it pending again rather than lose it.
+        attempt('XCLAIM', source, group, consumer, 0, entry, 'RETRYCOUNT', 1, 'FORCE', 'JUSTID')
+      end
+      answer[#answer + 1] = position
+      answer[#answer + 1] = failure
+    elseif not ours then
+      answer[1] = answer[1] + 1
+    end
+    position = position + 1
+  end
+end
+return answer

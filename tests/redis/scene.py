@@ -1,0 +1,118 @@
+"""What the tests of Redis share: records, a worker that answers, and the counting afterwards."""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import asynccontextmanager
+from secrets import token_hex
+from typing import TYPE_CHECKING, Any
+
+import anyio
+from redis.asyncio import Redis
+
+import eventml
+from eventml.backends import redis as backend
+from eventml.backends.base import Completion
+from eventml.errors import UnavailableError
+from eventml.records import Record
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+
+    from eventml.backends.base import Subscription
+    from eventml.records import Delivery
+    from eventml.runtime.worker import Worker
+
+PATIENCE = 20.0  # seconds that anything may take; it costs time only when a test fails
+
+
+def new_topic() -> str:
+    return f"topic-{token_hex(4)}"
+
+
+def new_records(topic: str, count: int, start: int = 0) -> list[Record]:
+    return [Record(topic, b"%d" % n, b"key-%d" % (n % 5), f"r{n}") for n in range(start, start + count)]
+
+
+def answers(deliveries: Iterable[Delivery], to: str) -> list[Completion]:
+    """A completion for each, with one output whose id says what it answers."""
+    return [
+        Completion(d, (Record(to, b"of " + d.record.value, d.record.key, f"{d.record.id}/answer"),))
+        for d in deliveries
+    ]
+
+
+async def receive(subscription: Subscription, limit: int = 100) -> Sequence[Delivery]:
+    """Receive, however often the server is away meanwhile."""
+    while True:
+        try:
+            return await subscription.receive(limit)
+        except UnavailableError:
+            await anyio.sleep(0.01)
+
+
+async def complete(subscription: Subscription, done: Sequence[Completion]) -> int:
+    """Complete, however often the server is away meanwhile. Returns how often it was."""
+    failures = 0
+    while True:
+        try:
+            await subscription.complete(done)
+        except UnavailableError:
+            failures += 1
+            await anyio.sleep(0.01)
+        else:
+            return failures
+
+
+async def take(subscription: Subscription, wanted: int) -> list[Delivery]:
+    """Receive until so many have come."""
+    taken: list[Delivery] = []
+    with anyio.fail_after(PATIENCE):
+        while len(taken) < wanted:
+            taken += await receive(subscription, wanted - len(taken))
+    return taken
+
+
+async def until(done: Callable[[], Any], what: str) -> None:
+    """Wait until something is so, asked again and again."""
+    with anyio.move_on_after(PATIENCE):
+        while True:
+            result = done()
+            if hasattr(result, "__await__"):
+                result = await result
+            if result:
+                return
+            await anyio.sleep(0.01)
+    raise AssertionError(f"{what}, after {PATIENCE:g} s")
+
+
+@asynccontextmanager
+async def asking(url: str) -> AsyncIterator[Redis]:
+    """A client of redis-py, to look at what is there and to interfere."""
+    async with Redis.from_url(url) as client:
+        yield client
+
+
+async def ids(client: Redis, topic: str) -> Counter[str]:
+    """The ids of a topic's entries, each with how often it is there."""
+    return Counter(fields[b"id"].decode() for _, fields in await client.xrange(topic))
+
+
+def once(wanted: Iterable[str]) -> Counter[str]:
+    return Counter(dict.fromkeys(wanted, 1))
+
+
+def answered(records: Iterable[Record]) -> Counter[str]:
+    """The ids of the answers to these records, each once."""
+    return once(f"{record.id}/answer" for record in records)
+
+
+@asynccontextmanager
+async def working(bus: eventml.Bus, url: str, settings: backend.Settings) -> AsyncIterator[Worker]:
+    """A worker at work, which drains at the end."""
+    async with backend.open(url, settings) as broker, bus.open(broker), bus.worker() as worker:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(worker.run)
+            await worker.ready.wait()
+            yield worker
+            worker.stop()

@@ -1,0 +1,233 @@
+"""Members that die, stall, are slow, are many, or come and go: every input has one answer."""
+
+from __future__ import annotations
+
+import gc
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import pytest
+
+import eventml
+from eventml.backends import redis
+from eventml.backends.redis.group import PREFIX
+from tests.redis import scene
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from backends.redis.server import RedisServer
+    from eventml.backends.base import Subscription
+
+pytestmark = [pytest.mark.anyio, pytest.mark.redis]
+
+LEASE = 0.6
+SETTINGS = redis.Settings(lease=LEASE)
+
+
+@contextmanager
+def answering(url: str, topic: str, to: str, pause: float) -> Iterator[subprocess.Popen[str]]:
+    """A worker process that has joined."""
+    script = Path(__file__).with_name("answering.py")
+    command = [sys.executable, str(script), url, topic, to, "group", str(LEASE), str(pause)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: S603 - ours
+    try:
+        assert said(process) == "joined"
+        yield process
+    finally:
+        process.send_signal(signal.SIGCONT)
+        process.kill()
+        process.communicate()
+
+
+def said(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+async def answer_all(subscription: Subscription, client: Any, to: str, wanted: int) -> None:
+    """Answer whatever comes until so many answers are there, whoever gave them."""
+    with anyio.move_on_after(scene.PATIENCE):
+        while await client.xlen(to) < wanted:
+            deliveries = []
+            with anyio.move_on_after(0.05):
+                deliveries = list(await scene.receive(subscription, 10))
+            await scene.complete(subscription, scene.answers(deliveries, to))
+
+
+async def test_a_killed_consumers_entries_are_answered_by_another(redis_server: RedisServer) -> None:
+    url, topic, to = redis_server.url, scene.new_topic(), scene.new_topic()
+    records = scene.new_records(topic, 200)
+    async with redis.open(url, SETTINGS) as backend, scene.asking(url) as client:
+        with answering(url, topic, to, pause=0.05) as process:
+            await backend.publish(records)
+            for _ in range(4):
+                said(process)  # three batches answered, one in hand
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        before = await client.xlen(to)
+        assert 0 < before < len(records)
+        async with backend.subscribe([topic], group="group", start="earliest") as heir:
+            await answer_all(heir, client, to, len(records))
+            assert await heir.lag() == 0
+        assert await scene.ids(client, to) == scene.answered(records)
+        assert backend.losses.claimed > 0
+
+
+async def test_a_stopped_consumer_that_wakes_answers_nothing_twice(redis_server: RedisServer) -> None:
+    url, topic, to = redis_server.url, scene.new_topic(), scene.new_topic()
+    records = scene.new_records(topic, 200)
+    async with redis.open(url, SETTINGS) as backend, scene.asking(url) as client:
+        with answering(url, topic, to, pause=0.02) as process:
+            await backend.publish(records)
+            for _ in range(4):
+                said(process)
+            process.send_signal(signal.SIGSTOP)
+            async with backend.subscribe([topic], group="group", start="earliest") as heir:
+                await answer_all(heir, client, to, len(records))
+                claimed = backend.losses.claimed
+                process.send_signal(signal.SIGCONT)
+                more = scene.new_records(topic, 100, start=len(records))
+                await backend.publish(more)
+                await answer_all(heir, client, to, len(records + more))
+        assert claimed > 0, "the stopped consumer held nothing, so nothing was shown"
+        assert await scene.ids(client, to) == scene.answered(records + more)
+        assert await backend.lag(topic, group="group") == {0: 0}
+
+
+async def test_a_handler_five_times_slower_than_its_lease_is_called_once(redis_server: RedisServer) -> None:
+    topic, to = scene.new_topic(), scene.new_topic()
+    calls: list[int] = []
+    bus = eventml.Bus("slow")
+
+    async def slow(batch: list[int]) -> list[dict[str, int]]:
+        calls.extend(batch)
+        await anyio.sleep(5 * LEASE)
+        return [{"of": number} for number in batch]
+
+    bus.predictor(topic, to=to, group="group", name="answer")(slow)
+    records = scene.new_records(topic, 20)
+    async with redis.open(redis_server.url, SETTINGS) as other, scene.asking(redis_server.url) as client:
+        await other.publish(records)
+        async with scene.working(bus, redis_server.url, SETTINGS) as worker:
+            await scene.until(lambda: len(calls) == len(records), "not called")
+            async with other.subscribe([topic], group="group", start="earliest") as rival:
+                stolen: list[Any] = []
+                with anyio.move_on_after(4 * LEASE):
+                    stolen += await rival.receive(100)
+                assert stolen == []
+            await scene.until(lambda: worker.stats["answer"].completed == len(records), "not completed")
+        assert sorted(calls) == list(range(len(records)))
+        assert await scene.ids(client, to) == scene.once(f"{record.id}/answer" for record in records)
+        assert await other.lag(topic, group="group") == {0: 0}
+
+
+async def test_fifty_consumers_that_start_at_once_on_a_missing_topic(redis_server: RedisServer) -> None:
+    topic, to = scene.new_topic(), scene.new_topic()
+    records = scene.new_records(topic, 1_000)
+    joined = 0
+    all_joined = anyio.Event()
+
+    async def consume() -> None:
+        nonlocal joined
+        async with (
+            redis.open(redis_server.url, SETTINGS) as backend,
+            backend.subscribe([topic], group="group", start="latest") as subscription,
+        ):
+            joined += 1
+            if joined == 50:
+                all_joined.set()
+            while True:
+                deliveries = await subscription.receive(10)
+                await subscription.complete(scene.answers(deliveries, to))
+
+    async with scene.asking(redis_server.url) as client, redis.open(redis_server.url, SETTINGS) as backend:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(50):
+                tasks.start_soon(consume)
+            with anyio.fail_after(scene.PATIENCE):
+                await all_joined.wait()
+            await backend.publish(records)
+            await scene.until(lambda: _length_is(client, to, 1_000), "not all were answered")
+            tasks.cancel_scope.cancel()
+        assert await scene.ids(client, to) == scene.answered(records)
+        assert len(await client.xinfo_groups(topic)) == 1
+        names = [info["name"] for info in await client.xinfo_consumers(topic, "group")]
+        assert set(names) <= {f"{PREFIX}released".encode()}
+
+
+async def _length_is(client: Any, topic: str, length: int) -> bool:
+    return bool(await client.xlen(topic) == length)
+
+
+async def test_trimmed_entries_that_were_pending_are_counted_and_let_go(redis_server: RedisServer) -> None:
+    topic, to = scene.new_topic(), scene.new_topic()
+    records = scene.new_records(topic, 30)
+    async with redis.open(redis_server.url, SETTINGS) as backend, scene.asking(redis_server.url) as client:
+        await backend.publish(records)
+        await client.xgroup_create(topic, "group", "0")
+        await client.xreadgroup("group", "somebody who died", {topic: ">"}, count=20)
+        await client.xtrim(topic, maxlen=18, approximate=False)  # r0 to r11, all pending
+        async with backend.subscribe([topic], group="group", start="earliest") as heir:
+            taken = await scene.take(heir, 18)
+            await heir.complete(scene.answers(taken, to))
+            await scene.until(lambda: _lag_is(heir, 0), "something is pending still")
+        assert await scene.ids(client, to) == scene.answered(records[12:])
+        assert backend.losses.trimmed == 12
+
+
+async def _lag_is(subscription: Subscription, lag: int) -> bool:
+    return await subscription.lag() == lag
+
+
+async def test_the_names_of_the_dead_are_removed_once_they_hold_nothing(redis_server: RedisServer) -> None:
+    topic = scene.new_topic()
+    settings = redis.Settings(lease=0.05)
+    async with redis.open(redis_server.url, settings) as backend, scene.asking(redis_server.url) as client:
+        await backend.publish(scene.new_records(topic, 2))
+        await client.xgroup_create(topic, "group", "0")
+        await client.xgroup_createconsumer(topic, "group", f"{PREFIX}dead")
+        await client.xgroup_createconsumer(topic, "group", "not ours")
+        async with backend.subscribe([topic], group="group", start="earliest") as member:
+            taken = await scene.take(member, 2)
+
+            async def names() -> set[bytes]:
+                return {info["name"] for info in await client.xinfo_consumers(topic, "group")}
+
+            async def buried() -> bool:
+                return f"{PREFIX}dead".encode() not in await names()
+
+            await scene.until(buried, "the dead one's name is there still")
+            assert b"not ours" in await names()
+            assert len(taken) == await member.lag() == 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+async def test_a_thousand_starts_and_stops_leave_nothing_behind(redis_server: RedisServer) -> None:
+    topic, to = scene.new_topic(), scene.new_topic()
+    sizes: dict[int, int] = {}
+    async with redis.open(redis_server.url, SETTINGS) as backend, scene.asking(redis_server.url) as client:
+        await backend.publish([])
+        await backend.lag(topic, group="group")
+        connections = (await client.info("clients"))["connected_clients"]
+        for number in range(1_000):
+            await backend.publish(scene.new_records(topic, 3, start=3 * number))
+            async with (
+                redis.open(redis_server.url, SETTINGS) as mine,
+                mine.subscribe([topic], group="group", start="earliest") as member,
+            ):
+                taken = await scene.take(member, 3)
+                await member.complete(scene.answers(taken, to))
+            if number in (200, 999):
+                gc.collect()
+                sizes[number] = len(gc.get_objects())
+        assert await scene.ids(client, to) == scene.answered(scene.new_records(topic, 3_000))
+        assert (await client.info("clients"))["connected_clients"] == connections
+        assert len(await client.xinfo_consumers(topic, "group")) <= 1
+        assert sizes[999] < sizes[200] + 1_000

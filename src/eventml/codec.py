@@ -6,7 +6,7 @@ neighbours are events.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
 
@@ -14,14 +14,24 @@ from eventml.errors import DecodeError, OutputError
 from eventml.records import CONTENT_TYPE, FIELDS, JSON, MSGPACK
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from eventml.records import Delivery
 
 Format = Literal["json", "msgpack"]
 CONTENT_TYPES: dict[Format, str] = {"json": JSON, "msgpack": MSGPACK}
 
+REPLAY_GROUP: Final = "eventml-replay-group"
+"""The header of a replayed record: the one consumer group that it is for."""
+
 _SHOWN = 200  # bytes of a value that an error message repeats
+
+
+class NotOurs:
+    """In the place of an event: its record was replayed for another group, and this one has handled it."""
+
+
+_NOT_OURS: Final = NotOurs()
 
 
 class Decoder:
@@ -32,9 +42,11 @@ class Decoder:
 
     Args:
         event_type: Anything msgspec decodes to: a Struct, a dataclass, a TypedDict, `dict`, `Any`.
+        group: The consumer group that it decodes for; None for a reader of its own, who sees all.
     """
 
-    def __init__(self, event_type: Any) -> None:
+    def __init__(self, event_type: Any, group: str | None = None) -> None:
+        self._group = group
         self._json: Callable[[bytes], Any] = msgspec.json.Decoder(event_type).decode
         self._formats: dict[str, Callable[[bytes], Any]] = {
             JSON: self._json,
@@ -44,7 +56,10 @@ class Decoder:
         }
 
     def decode(self, deliveries: Iterable[Delivery]) -> list[Any]:
-        """Events in the order of the deliveries, with a DecodeError in the place of each bad one."""
+        """Events in the order of the deliveries.
+
+        In the place of a bad one is a DecodeError, and in that of one replayed for another group NotOurs.
+        """
         events: list[Any] = []
         headers, decode = None, self._json
         for delivery in deliveries:
@@ -52,12 +67,21 @@ class Decoder:
             # A producer's records share one mapping of headers, so this is a test of identity.
             if record.headers is not headers:
                 headers = record.headers
-                decode = self._formats.get(headers.get(CONTENT_TYPE, JSON), self._json)
+                decode = self._decode_for(headers)
             try:
                 events.append(decode(record.value))
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
                 events.append(_decode_error(delivery, exc))
         return events
+
+    def _decode_for(self, headers: Mapping[str, str]) -> Callable[[bytes], Any]:
+        if self._group is not None and headers.get(REPLAY_GROUP, self._group) != self._group:
+            return _pass_over
+        return self._formats.get(headers.get(CONTENT_TYPE, JSON), self._json)
+
+
+def _pass_over(value: bytes) -> NotOurs:  # noqa: ARG001 - it stands in for a decoder
+    return _NOT_OURS
 
 
 def _decode_error(delivery: Delivery, exc: Exception) -> DecodeError:

@@ -14,6 +14,7 @@
     ├── DecodeError                a record's value does not fit the handler's event type
     ├── OutputError                what a handler returned does not fit its input or its type
     ├── HandlerTimeoutError        a handler ran past its `timeout`
+    ├── HandlerExitError           a handler raised what would have ended its worker
     ├── StaleError                 an event was older than its handler's `max_age`
     ├── CrashLoopError             an event was delivered too often and never finished
     ├── Reject                     raised by a handler: set this event aside
@@ -108,6 +109,10 @@ class OutputError(EventMLError):
 
 class HandlerTimeoutError(EventMLError):
     """A handler ran past its `timeout` and was abandoned."""
+
+
+class HandlerExitError(EventMLError):
+    """A handler raised SystemExit, or a cancellation that nobody had asked for."""
 
 
 class StaleError(EventMLError):

@@ -65,7 +65,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         bisect_for: How long to look for the bad events of a failed batch, in seconds, beyond the calls
             that one bad event takes. What is not cleared by then is set aside, to be replayed.
         max_deliveries: How often an event may be delivered and not finished before it is set aside as the
-            one that kills its workers. Only on a backend that counts deliveries.
+            one that kills its workers, 3 at least. Only on a backend that counts deliveries.
         max_age: How old an event may be when its turn comes, in seconds; None is any age.
         when_stale: What becomes of an older one: `dead_letter`, `drop`, or a function of the event that
             answers in the handler's place.
@@ -97,6 +97,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
             "backoff": 0,
             "max_backoff": 0,
             "bisect_for": 0,
+            "max_deliveries": 3,
         }
         for name, limit in lowest.items():
             if not getattr(self, name) >= limit:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from eventml.backends.base import Completion
+from eventml.codec import NotOurs
 from eventml.errors import DecodeError
 from eventml.runtime.failures import Failed, Held
 from eventml.runtime.recovery import Recovery
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from eventml.runtime.parking import Item
     from eventml.runtime.stats import Stats
     from eventml.runtime.suspects import Step
+
+_NO_EVENTS: Final = {DecodeError, NotOurs}
 
 
 class Answering:
@@ -46,18 +49,27 @@ class Answering:
 
     async def answer(self, step: Step) -> list[Completion]:
         """Completions of all that is finished with; what must be tried again is parked."""
+        items, done = self._screen(step.items)
         if step.condemned:
-            return [self.recovery.set_aside(item.delivery, crash_loop(item)) for item in step.items]
-        items, done = step.items, []
-        if DecodeError in {type(item.event) for item in items}:
-            bad = [item for item in items if isinstance(item.event, DecodeError)]
-            items = [item for item in items if not isinstance(item.event, DecodeError)]
-            done = [self.recovery.set_aside(item.delivery, item.event) for item in bad]
+            return done + [self.recovery.set_aside(item.delivery, crash_loop(item)) for item in items]
         if self._handler.options.max_age is not None:
             items, stale = split_stale(items, self._handler.options.max_age)
             self._stats.stale += len(stale)
             done += map(self._pass_over, stale)
         return done + await self.recovery.answer(items) if items else done
+
+    def _screen(self, items: Sequence[Item]) -> tuple[Sequence[Item], list[Completion]]:
+        """Those that hold an event of ours, and the completions of the others."""
+        if _NO_EVENTS.isdisjoint({type(item.event) for item in items}):
+            return items, []
+        done = [
+            self.recovery.set_aside(item.delivery, item.event)
+            if isinstance(item.event, DecodeError)
+            else Completion(item.delivery)
+            for item in items
+            if type(item.event) in _NO_EVENTS
+        ]
+        return [item for item in items if type(item.event) not in _NO_EVENTS], done
 
     def _pass_over(self, stale: Item) -> Completion:
         """What becomes of an event that is too old to be worth a call."""
@@ -78,12 +90,15 @@ class Answering:
     async def _call(self, items: Sequence[Item]) -> list[Completion | Failed | Held]:
         """Call the handler once, and make completions of what it returns."""
         self._stats.calls += 1
-        outputs: Any = await self._caller.call(items)
+        self._stats.batch.add(len(items))
+        with self._stats.timed("call"):
+            outputs: Any = await self._caller.call(items)
         deliveries = [item.delivery for item in items]
         if self._outputs is not None:
-            if self._handler.batched:
-                return list[Completion | Failed | Held](self._outputs.completions(deliveries, outputs))
-            return self._outputs.each(deliveries, outputs)
+            with self._stats.timed("encode"):
+                if self._handler.batched:
+                    return list[Completion | Failed | Held](self._outputs.completions(deliveries, outputs))
+                return self._outputs.each(deliveries, outputs)
         if self._handler.batched:
             return [Completion(delivery) for delivery in deliveries]
         return [

@@ -7,22 +7,27 @@ more workers help it.
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
 from anyio import CapacityLimiter, to_thread
 
-from eventml.errors import HandlerTimeoutError, Reject
+from eventml.errors import HandlerExitError, HandlerTimeoutError, Reject
 from eventml.models import keeps_threads, single_threaded
 from eventml.runtime.failures import Failed, Held
 from eventml.runtime.tasks import task_group
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Awaitable, Mapping, Sequence
 
     from eventml.handlers import Handler
     from eventml.runtime.parking import Item
+    from eventml.runtime.stats import Stats
+
+log = logging.getLogger("eventml")
 
 
 class Caller:
@@ -33,18 +38,20 @@ class Caller:
         resources: Its model and its lifespans' values, by parameter name.
         ordered: Whether an event that fails holds back those of its key; single events only. Where it
             is not, and the handler says `ordered=False`, a coroutine runs for many events at once.
+        stats: Counts the threads that were given up on.
     """
 
-    def __init__(self, handler: Handler, resources: Mapping[str, Any], *, ordered: bool) -> None:
+    def __init__(
+        self, handler: Handler, resources: Mapping[str, Any], *, ordered: bool, stats: Stats
+    ) -> None:
         self._handler = handler
+        self._stats = stats
         self._function = partial(handler.function, **resources) if resources else handler.function
         self._timeout = handler.options.timeout
         self._limiter = CapacityLimiter(1)
         self._one_thread = handler.model is not None and not keeps_threads(handler.model)
         self._ordered = ordered
         self._concurrent = handler.options.ordered is False
-        self.abandoned = 0
-        """Calls in threads that were given up on: a thread cannot be stopped from outside."""
 
     async def call(self, items: Sequence[Item]) -> Any:
         """The outputs for a batch.
@@ -55,6 +62,7 @@ class Caller:
         Raises:
             Exception: whatever a handler of batches raises; its whole batch failed.
             HandlerTimeoutError: it ran past its timeout.
+            HandlerExitError: it raised what would have ended the worker.
         """
         events = [item.event for item in items]
         if self._handler.batched:
@@ -107,19 +115,46 @@ class Caller:
         )
 
     async def _run(self, argument: Any) -> Any:
-        if self._handler.is_async:
-            return await self._function(argument)
-        return await self._in_thread(self._function, argument)
+        if not self._handler.is_async:
+            return await self._in_thread(self._function, argument)
+        return await self._survived(self._function(argument))
 
     async def _in_thread(self, function: Any, argument: Any) -> Any:
         if self._one_thread:
             function = partial(_single_threaded, function)
-        return await to_thread.run_sync(function, argument, abandon_on_cancel=True, limiter=self._limiter)
+        call = to_thread.run_sync(function, argument, abandon_on_cancel=True, limiter=self._limiter)
+        return await self._survived(call)
+
+    async def _survived(self, call: Awaitable[Any]) -> Any:
+        """The call's result; what it raises does not end the worker."""
+        try:
+            return await call
+        except (SystemExit, anyio.get_cancelled_exc_class()) as exc:
+            if _asked_for(exc):
+                raise
+            raise HandlerExitError(
+                f"{self._handler.name} raised {type(exc).__name__}, which would have ended its worker"
+            ) from exc
 
     def _give_up_thread(self) -> None:
         # The abandoned thread keeps its place until it ends, if it ever does: open another.
-        self.abandoned += 1
         self._limiter = CapacityLimiter(1)
+        self._stats.abandoned += 1
+        log.error(
+            "%s: a call ran past its timeout of %g s and its thread cannot be stopped; another takes its "
+            "place (%d so far). Each holds memory, and a core if it is busy, until it ends by itself",
+            self._handler.name,
+            self._timeout,
+            self._stats.abandoned,
+        )
+
+
+def _asked_for(end: BaseException) -> bool:
+    """Whether it is a cancellation from outside the handler, and not out of something it had awaited."""
+    if isinstance(end, asyncio.CancelledError):
+        task = asyncio.current_task()
+        return task is None or task.cancelling() > 0
+    return not isinstance(end, SystemExit)  # trio's cancellation cannot be made by hand
 
 
 def _single_threaded(function: Any, argument: Any) -> Any:

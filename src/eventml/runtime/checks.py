@@ -44,13 +44,14 @@ class Checks:
 
     def values(self, outputs: Sequence[Any]) -> None:
         """Raises OutputError if an output has a wrong type or holds a number that is not finite."""
-        for kind in set(map(type, outputs)) - {type(None)}:
+        kinds = set(map(type, outputs))
+        for kind in kinds - {type(None)}:
             if not issubclass(kind, self._expected):
                 raise OutputError(
                     f"{self._handler} returned a {kind.__name__} where its annotation says "
                     f"{self._expected.__name__}"
                 )
-            same = [output for output in outputs if type(output) is kind]
+            same = outputs if len(kinds) == 1 else [output for output in outputs if type(output) is kind]
             fields = self._fields(kind)
             if fields is None:
                 self._walk(same)
@@ -70,19 +71,19 @@ class Checks:
             self._float_fields[kind] = float_fields(kind)
         return self._float_fields[kind]
 
-    def _columns(self, outputs: list[Any], fields: list[str]) -> None:
+    def _columns(self, outputs: Sequence[Any], fields: list[str]) -> None:
         for field in fields:
             get = attrgetter(field)
             if not all_finite(map(get, outputs)):
                 self._look_closely(outputs, field, get)
 
-    def _look_closely(self, outputs: list[Any], field: str, get: Callable[[Any], Any]) -> None:
+    def _look_closely(self, outputs: Sequence[Any], field: str, get: Callable[[Any], Any]) -> None:
         for output in outputs:
             number = get(output)
             if number is not None and not all_finite((number,)):
                 raise OutputError(f"{self._handler}: {field} is not a finite number in {shorten(output)}")
 
-    def _walk(self, outputs: list[Any]) -> None:
+    def _walk(self, outputs: Sequence[Any]) -> None:
         for output in outputs:
             if not finite(output):
                 raise OutputError(f"{self._handler}: not a finite number in {shorten(output)}")

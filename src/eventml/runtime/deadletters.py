@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Final
 
 from eventml.records import Record
 from eventml.runtime.failures import describe
+from eventml.runtime.traces import summarise
 
 if TYPE_CHECKING:
     from eventml.records import Delivery
 
 PREFIX: Final = "eventml-dlq-"
-_MESSAGE = 1_000  # characters of an exception's message that are kept
+_TRACEBACK = 1_000  # characters of it that are kept
 
 
 def dead_letter_topic(topic: str, group: str) -> str:
@@ -41,8 +42,10 @@ def dead_letter(
         "first-failure": f"{now if first_failure is None else first_failure:.3f}",
         "last-failure": f"{now:.3f}",
         "exception": type(error).__qualname__,
-        "message": describe(error)[:_MESSAGE],
+        "message": describe(error),
     }
+    if traceback := summarise(error, _TRACEBACK):
+        why["traceback"] = traceback
     return Record(
         topic=dead_letter_topic(record.topic, group),
         value=record.value,

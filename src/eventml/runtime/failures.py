@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 from random import random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -33,10 +33,18 @@ class Held(msgspec.Struct, frozen=True):
 
 
 _INFRASTRUCTURE = (ConnectionError, TimeoutError, MemoryError, BackendError)
+_LONGEST = 1_000  # characters of a description
 
 
 def classify(error: Exception, retry_on: tuple[type[Exception], ...] = ()) -> Verdict:
-    """Judge a failure by its type, the handler's own declarations first."""
+    """Judge a failure by its type, the handler's own declarations first.
+
+    A group of errors, as a handler's own task group raises it, is what all in it are; where they
+    differ, an event is at fault.
+    """
+    if isinstance(error, ExceptionGroup) and not isinstance(error, retry_on):
+        verdicts = {classify(one, retry_on) for one in error.exceptions}
+        return verdicts.pop() if len(verdicts) == 1 else Verdict.EVENT
     if isinstance(error, Reject | DecodeError):
         return Verdict.REJECTED
     if isinstance(error, retry_on) or (
@@ -56,12 +64,25 @@ def delay(failures: int, first: float, longest: float, chance: Callable[[], floa
     return ceiling * chance()
 
 
-def describe(error: Any) -> str:
-    """An exception in one line, with its cause where it has one."""
-    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    cause = error.__cause__
-    return (
-        f"{text} (from {type(cause).__name__}: {cause})"
-        if cause is not None and str(cause) not in text
-        else text
-    )
+def describe(error: BaseException) -> str:
+    """An exception in one line, with its cause where it has one, cut to 1,000 characters.
+
+    It can be shown and encoded, whatever the exception holds.
+    """
+    text = _says(error)
+    cause = error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error.__cause__
+    if cause is not None and (not _message(cause) or _message(cause) not in text):
+        text = f"{text} (from {_says(cause)})"
+    return text[:_LONGEST].encode(errors="backslashreplace").decode()
+
+
+def _says(error: BaseException) -> str:
+    message = _message(error)
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as exc:  # noqa: BLE001 - a handler's own exception may fail in any way
+        return f"<its text cannot be had: {type(exc).__name__}>"

@@ -21,7 +21,7 @@ from eventml.errors import BackendError, PublishError, UnavailableError
 from eventml.runtime.failures import delay, describe
 from eventml.runtime.intake import Intake
 from eventml.runtime.parking import Item
-from eventml.runtime.suspects import steps
+from eventml.runtime.suspects import Suspects
 from eventml.runtime.tasks import task_group
 
 if TYPE_CHECKING:
@@ -91,26 +91,29 @@ class Pipeline:
         while True:
             await intake.room()
             try:
-                deliveries = await self._subscription.receive(self._handler.options.max_batch)
+                with self._stats.timed("receive"):
+                    deliveries = await self._subscription.receive(self._handler.options.max_batch)
             except UnavailableError as exc:
                 failures += 1
                 await self._wait_for_broker(failures, exc)
                 continue
             failures = 0
             self._stats.arrived(len(deliveries))
-            intake.put(list(map(Item, deliveries, self._decoder.decode(deliveries))))
+            with self._stats.timed("decode"):
+                events = self._decoder.decode(deliveries)
+            intake.put(list(map(Item, deliveries, events)))
 
     async def _call_all(
         self, intake: Intake[Item], completions: MemoryObjectSendStream[list[Completion]]
     ) -> None:
-        max_deliveries = self._handler.options.max_deliveries
+        suspects = Suspects(self._handler.options.max_deliveries)
         async with completions:
             while True:
                 batch = await self._next_batch(intake)
                 if not batch and intake.drained and not self._parking:
                     return
                 await self._hand_on(completions, await self._recovery.retry())
-                for step in steps(batch, max_deliveries):
+                for step in suspects.steps(batch):
                     await self._hand_on(completions, await self._answering.answer(step))
                     if step.settle:
                         await self._settled.wait()
@@ -149,21 +152,18 @@ class Pipeline:
         failures = 0
         while done:
             try:
-                await self._subscription.complete(done)
+                with self._stats.timed("complete"):
+                    await self._subscription.complete(done)
             except BackendError as exc:
                 refused = exc.failed if isinstance(exc, PublishError) else {}
                 if refused:
                     self._count([c for position, c in enumerate(done) if position not in refused])
-                    done = [self._refused(done[position], why) for position, why in refused.items()]
+                    done = [self._recovery.refused(done[position], why) for position, why in refused.items()]
                 failures += 1
                 await self._wait_for_broker(failures, exc)
             else:
                 self._count(done)
                 return
-
-    def _refused(self, completion: Completion, why: str) -> Completion:
-        """The broker will not have this output (it is too large, say): set its input aside instead."""
-        return self._recovery.set_aside(completion.delivery, PublishError(why))
 
     def _count(self, done: list[Completion]) -> None:
         outputs = sum(map(len, map(_OUTPUTS_OF, done)))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import anyio
 
 from eventml.backends.base import Completion
+from eventml.errors import PublishError
 from eventml.runtime.bisecting import Bisection
 from eventml.runtime.deadletters import PREFIX, dead_letter
 from eventml.runtime.failures import Failed, Held, Verdict, classify, delay, describe
@@ -78,11 +79,27 @@ class Recovery:
         )
         return Completion(delivery, (letter,))
 
+    def refused(self, completion: Completion, why: str) -> Completion:
+        """What to complete instead, where the broker will not have the output (it is too large, say).
+
+        The input is set aside. A dead letter that is refused itself is offered again: it has no other place.
+        """
+        if _is_letter(completion):
+            log.error(
+                "%s: dead letter %s is refused: %s; nothing goes on until it is taken. See to the topic %s",
+                self._name,
+                completion.delivery.record.id,
+                why,
+                completion.outputs[0].topic,
+            )
+            return completion
+        return self.set_aside(completion.delivery, PublishError(why))
+
     def count_letters(self, done: Sequence[Completion]) -> int:
         """How many of these completions are dead letters: free as long as there are none about."""
         if not self._letters:
             return 0
-        found = sum(1 for c in done if c.outputs and f"{PREFIX}group" in c.outputs[0].headers)
+        found = sum(map(_is_letter, done))
         self._letters -= found
         return found
 
@@ -91,10 +108,11 @@ class Recovery:
             return cast("list[Completion]", results)
         completions: list[Completion] = []
         for item, result in zip(items, results, strict=True):
-            if isinstance(result, Failed):
-                completions += self._failed(Parked(item, result.error, 1, time.time()))
-            elif isinstance(result, Held):
+            # One of its key may have been called for nothing: its output was bad, and is tried again first.
+            if isinstance(result, Held) or self.parking.holds(item):
                 self.parking.admit([item])
+            elif isinstance(result, Failed):
+                completions += self._failed(Parked(item, result.error, 1, time.time()))
             else:
                 completions.append(result)
         return completions
@@ -185,3 +203,7 @@ class Recovery:
 
     def _delay(self, failures: int) -> float:
         return delay(failures, self._options.backoff, self._options.max_backoff)
+
+
+def _is_letter(completion: Completion) -> bool:
+    return bool(completion.outputs) and f"{PREFIX}group" in completion.outputs[0].headers

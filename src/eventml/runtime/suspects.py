@@ -1,9 +1,10 @@
-"""Finding the event that kills its worker (a segfault, out of memory): a pure decision.
+"""Finding the event that kills its worker (a segfault, out of memory): pure decisions.
 
 A dead worker cannot say which event it was. So what it had in hand, delivered again, is called in
 smaller and smaller batches, each completed before the next begins; after the second death events are
 called one at a time, in order, and so the first that was left unfinished is the culprit. An event that
-has been delivered too often, and comes first, is set aside without being called again.
+has been delivered too often, and is the first that a new worker finds, is set aside without being
+called again.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 from itertools import groupby
 from math import isqrt
 from operator import attrgetter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from eventml.errors import CrashLoopError
 
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
     from eventml.runtime.parking import Item
 
 _ATTEMPT_OF = attrgetter("delivery.attempt")
-_ALONE = 3  # from this delivery on, events are called one at a time
+ALONE: Final = 3
+"""From this delivery on, events are called one at a time: what was delivered no oftener cannot be told from
+its neighbours."""
 
 
 class Step(NamedTuple):
@@ -38,26 +41,41 @@ class Step(NamedTuple):
     condemned: bool = False
 
 
-def steps(items: Sequence[Item], max_deliveries: int) -> list[Step]:
-    """How to call a batch: all at once where nothing in it was delivered before, else with caution."""
-    if set(map(_ATTEMPT_OF, items)) <= {1}:
-        return [Step(items)]
-    return list(_cautious(items, max_deliveries))
+class Suspects:
+    """How one worker calls its batches, from its start on.
+
+    What comes after its first suspect may be innocent, though delivered as often: it may have lain behind
+    the culprit every time, and never been called alone. So one worker condemns one event at most; a
+    second culprit kills it, and is the first that the next worker finds.
+
+    Args:
+        max_deliveries: How often an event may be delivered before it is condemned, `ALONE` at least.
+    """
+
+    def __init__(self, max_deliveries: int) -> None:
+        self._max_deliveries = max_deliveries
+        self._first = True
+
+    def steps(self, items: Sequence[Item]) -> list[Step]:
+        """How to call a batch: all at once where nothing in it was delivered before, else with caution."""
+        if set(map(_ATTEMPT_OF, items)) <= {1}:
+            return [Step(items)]
+        return list(self._cautious(items))
+
+    def _cautious(self, items: Sequence[Item]) -> Iterator[Step]:
+        for level, run in groupby(items, key=lambda item: min(item.delivery.attempt, ALONE)):
+            some = list(run)
+            size = len(some) if level == 1 else isqrt(len(some)) if level < ALONE else 1
+            for start in range(0, len(some), size):
+                part = some[start : start + size]
+                yield Step(part, settle=level > 1, condemned=level == ALONE and self._condemns(part[0]))
+
+    def _condemns(self, suspect: Item) -> bool:
+        first, self._first = self._first, False
+        return first and suspect.delivery.attempt > self._max_deliveries
 
 
 def crash_loop(item: Item) -> CrashLoopError:
     """Why an event is set aside without being called."""
     times = item.delivery.attempt - 1
     return CrashLoopError(f"delivered {times} times and never finished: it may be what killed its workers")
-
-
-def _cautious(items: Sequence[Item], max_deliveries: int) -> Iterator[Step]:
-    first = True
-    for level, run in groupby(items, key=lambda item: min(item.delivery.attempt, _ALONE)):
-        some = list(run)
-        size = len(some) if level == 1 else isqrt(len(some)) if level < _ALONE else 1
-        for start in range(0, len(some), size):
-            part = some[start : start + size]
-            condemned = first and level == _ALONE and part[0].delivery.attempt > max_deliveries
-            first = first and level != _ALONE
-            yield Step(part, settle=level > 1, condemned=condemned)

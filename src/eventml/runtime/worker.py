@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from eventml.codec import Decoder, Encoder
+from eventml.errors import UnavailableError
 from eventml.runtime.answering import Answering
 from eventml.runtime.calling import Caller
 from eventml.runtime.outputs import Outputs
@@ -43,6 +44,7 @@ class Worker:
         self._source = source
         self._drain = drain
         self._subscriptions: dict[str, Subscription] = {}
+        self._telling: set[str] = set()
         self._stop = anyio.Event()
         self._work = anyio.CancelScope()
         self.stats = {job.handler.name: Stats() for job in jobs}
@@ -80,11 +82,16 @@ class Worker:
         return not work.cancelled_caught
 
     async def idle(self, seconds: float) -> None:
-        """Return once nothing has arrived, and nothing is in hand or waiting, for so many seconds."""
+        """Return once nothing has arrived, and nothing is in hand or waiting, for so many seconds.
+
+        What waits is the lag, dead members' work included. While a broker that has told it cannot, this
+        does not return; a backend that never tells is taken at what arrives.
+        """
         await self.ready.wait()
+        start = time.monotonic()
         while True:
-            quiet = time.monotonic() - max(stats.last_arrival for stats in self.stats.values())
-            if quiet >= seconds and not self.in_hand and not await self._lag():
+            quiet = time.monotonic() - max((s.last_arrival for s in self.stats.values()), default=start)
+            if quiet >= seconds and not self.in_hand and await self._nothing_left():
                 return
             await anyio.sleep(max(min(seconds - quiet, 0.25), 0.01))
 
@@ -97,8 +104,13 @@ class Worker:
         """Each group's unfinished records, by handler; None where the backend cannot tell."""
         return {name: await subscription.lag() for name, subscription in self._subscriptions.items()}
 
-    async def _lag(self) -> int:
-        return sum(lag or 0 for lag in (await self.lag()).values())
+    async def _nothing_left(self) -> bool:
+        try:
+            lags = await self.lag()
+        except UnavailableError:
+            return False
+        self._telling |= {name for name, lag in lags.items() if lag is not None}
+        return all(not lag and (lag == 0 or name not in self._telling) for name, lag in lags.items())
 
     async def _enter(self, stack: AsyncExitStack, job: Job) -> Pipeline:
         handler, options = job.handler, job.handler.options
@@ -106,6 +118,7 @@ class Worker:
             self._backend.subscribe([handler.topic], group=options.group, start=options.start)
         )
         self._subscriptions[handler.name] = subscription
+        stats = self.stats[handler.name]
         ordered = options.ordered is not False and self._backend.capabilities.ordering != "none"
         outputs = None
         if handler.to is not None:
@@ -114,15 +127,15 @@ class Worker:
         return Pipeline(
             handler,
             subscription,
-            decoder=Decoder(handler.event_type),
+            decoder=Decoder(handler.event_type, options.group),
             answering=Answering(
                 handler,
-                caller=Caller(handler, job.resources, ordered=ordered),
+                caller=Caller(handler, job.resources, ordered=ordered, stats=stats),
                 outputs=outputs,
-                stats=self.stats[handler.name],
+                stats=stats,
                 ordered=ordered,
             ),
-            stats=self.stats[handler.name],
+            stats=stats,
         )
 
     async def _cancel_at_deadline(self) -> None:

@@ -1,0 +1,209 @@
+"""The partitions that a member has, and their deliveries from fetched to finished.
+
+    fetched ──► put ──► take ──► in hand ──► finish ──► place to commit
+
+It has no I/O. A rebalance takes all partitions away and gives some back: `suspend`, then `resume`. What
+is in hand of a partition that comes straight back stays in hand; of the others it is forgotten, and a
+late completion finds nothing.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from operator import attrgetter
+from typing import TYPE_CHECKING, NamedTuple
+
+import anyio
+
+from eventml.backends.kafka.progress import Place, Progress
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from aiokafka import TopicPartition
+
+    from eventml.records import Delivery
+
+_OFFSET = attrgetter("offset")
+
+
+class Chunk(NamedTuple):
+    """Deliveries of one partition that nobody has taken yet, and the offset to go on from after them."""
+
+    partition: TopicPartition
+    deliveries: Sequence[Delivery]
+    position: int
+
+
+class Assignment:
+    """Partitions at work. It begins without any, suspended.
+
+    Attributes:
+        active: Deliveries are handed out.
+        version: Changes when what was fetched before is not to be used any more.
+        fetched: Where each partition's next fetch begins.
+    """
+
+    def __init__(self) -> None:
+        self._progress: dict[TopicPartition, Progress] = {}
+        self._committed: dict[TopicPartition, Place] = {}
+        self._waiting: deque[Chunk] = deque()
+        self._count = 0
+        self._idle = anyio.Event()
+        self.active = False
+        self.version = 0
+        self.fetched: dict[TopicPartition, int] = {}
+
+    # From one rebalance to the next
+
+    def suspend(self) -> None:
+        """Hand out nothing more."""
+        self.active = False
+        self._drop_waiting()
+
+    async def until_idle(self, within: float) -> bool:
+        """Wait until nothing is in hand. False if that takes too long."""
+        if self.in_hand:
+            self._idle = anyio.Event()
+            with anyio.move_on_after(within):
+                await self._idle.wait()
+        return not self.in_hand
+
+    def hurry(self) -> None:
+        """Let nobody wait until nothing is in hand."""
+        self._idle.set()
+
+    def resume(self, places: Mapping[TopicPartition, Place]) -> None:
+        """Go on with these partitions, from these places.
+
+        A partition that was ours, and whose place nobody has changed, keeps what is in hand.
+        """
+        kept = {
+            partition: progress
+            for partition, progress in self._progress.items()
+            if partition in places and places[partition] == self._committed[partition]
+        }
+        self._progress = {p: kept.get(p) or Progress(place) for p, place in places.items()}
+        self._committed = dict(places)
+        self._drop_waiting()
+        self.active = True
+        self._notice()
+
+    def restart(self, partition: TopicPartition, place: Place) -> None:
+        """Forget what is in hand of a partition: somebody else has moved its place."""
+        if partition in self._progress:
+            self._progress[partition] = Progress(place)
+            self._committed[partition] = place
+            self._drop_waiting()
+            self._notice()
+
+    def end(self) -> None:
+        """Forget everything."""
+        self.active = False
+        self._progress.clear()
+        self._committed.clear()
+        self._drop_waiting()
+        self._notice()
+
+    # Deliveries
+
+    def put(self, chunk: Chunk) -> None:
+        """Add what was fetched. Without deliveries, it says that there are none up to the position."""
+        partition, deliveries, position = chunk
+        progress = self._progress.get(partition)
+        if not self.active or progress is None:
+            return
+        self.fetched[partition] = position
+        if deliveries and progress.anything_was:
+            deliveries = [d for d in deliveries if not progress.was_finished(int(d.offset))]
+        if deliveries:
+            self._waiting.append(Chunk(partition, deliveries, position))
+            self._count += len(deliveries)
+        elif not self._count:
+            progress.position = max(progress.position, position)
+
+    def take(self, limit: int) -> list[Delivery]:
+        """Hand out up to `limit` deliveries."""
+        taken: list[Delivery] = []
+        while self._waiting and len(taken) < limit:
+            partition, deliveries, position = self._waiting.popleft()
+            room = limit - len(taken)
+            if len(deliveries) > room:
+                rest = Chunk(partition, deliveries[room:], position)
+                self._waiting.appendleft(rest)
+                position = int(rest.deliveries[0].offset)
+                deliveries = deliveries[:room]
+            self._progress[partition].deliver(map(_OFFSET, deliveries), position)
+            taken += deliveries
+        self._count -= len(taken)
+        return taken
+
+    def holds(self, delivery: Delivery) -> bool:
+        """Whether a delivery is in hand."""
+        progress = self._of(delivery)
+        return progress is not None and progress.holds(delivery.offset)
+
+    def finish(self, deliveries: Iterable[Delivery]) -> None:
+        """Take deliveries as finished; those that are not in hand are passed over."""
+        for delivery in deliveries:
+            progress = self._of(delivery)
+            if progress is not None:
+                progress.finish(delivery.offset)
+        self._notice()
+
+    # Places
+
+    def to_commit(self) -> dict[TopicPartition, Place]:
+        """The places of the partitions where something was finished since the last commit."""
+        places = {partition: progress.place() for partition, progress in self._progress.items()}
+        return {partition: at for partition, at in places.items() if at != self._committed[partition]}
+
+    def committed(self, places: Mapping[TopicPartition, Place]) -> None:
+        """Note what the brokers have been told."""
+        self._committed |= {p: place for p, place in places.items() if p in self._progress}
+
+    def place_committed(self, partition: TopicPartition) -> Place | None:
+        """What was last committed of a partition; None if it is not ours."""
+        return self._committed.get(partition)
+
+    def place_after(self, partition: TopicPartition, finished: Iterable[Delivery]) -> Place:
+        """The partition's place once these deliveries of it are finished too."""
+        return self._progress[partition].place(frozenset(map(_OFFSET, finished)))
+
+    # What it looks like from outside
+
+    @property
+    def partitions(self) -> frozenset[TopicPartition]:
+        return frozenset(self._progress)
+
+    @property
+    def waiting(self) -> int:
+        """How many deliveries there are to take."""
+        return self._count
+
+    @property
+    def in_hand(self) -> int:
+        """How many deliveries were taken and not finished."""
+        return sum(progress.in_hand for progress in self._progress.values())
+
+    def position(self, partition: TopicPartition) -> int:
+        """The next offset that nobody has taken."""
+        return self._progress[partition].position
+
+    def unfinished(self, partition: TopicPartition, end: int) -> int:
+        """How many of a partition's records before `end` are not finished, where there are no gaps."""
+        return self._progress[partition].unfinished(end)
+
+    def _drop_waiting(self) -> None:
+        self._waiting.clear()
+        self._count = 0
+        self.fetched = {partition: progress.position for partition, progress in self._progress.items()}
+        self.version += 1
+
+    def _notice(self) -> None:
+        if not self.in_hand:
+            self._idle.set()
+
+    def _of(self, delivery: Delivery) -> Progress | None:
+        # A TopicPartition is a tuple, and equal to this one.
+        return self._progress.get((delivery.record.topic, delivery.partition))

@@ -1,0 +1,85 @@
+"""Completing at least once: outputs are published, then their inputs are finished."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from eventml.errors import PublishError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from aiokafka import TopicPartition
+
+    from eventml.backends.base import Completion
+    from eventml.backends.kafka.assignment import Assignment
+    from eventml.backends.kafka.publisher import Publisher
+
+
+class Completing(Protocol):
+    """How a member completes.
+
+    Attributes:
+        commits: It commits what it finishes itself; nobody else may.
+    """
+
+    @property
+    def commits(self) -> bool: ...
+
+    async def begin(self, partitions: Collection[TopicPartition]) -> None:
+        """These partitions are ours now; nothing of them has been fetched yet."""
+        ...
+
+    async def complete(self, assignment: Assignment, done: Sequence[Completion], held: Sequence[int]) -> None:
+        """Publish the outputs of those of `done` at the positions `held`, and finish them.
+
+        Raises:
+            PublishError, UnavailableError: as `Subscription.complete`.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Disconnect. Never raises."""
+        ...
+
+
+class AtLeastOnce:
+    """Publishes first. What is repeated after a crash repeats its outputs, with the same ids."""
+
+    commits = False
+
+    def __init__(self, publisher: Publisher) -> None:
+        self._publisher = publisher
+
+    async def begin(self, partitions: Collection[TopicPartition]) -> None:
+        """Nothing to prepare."""
+
+    async def complete(self, assignment: Assignment, done: Sequence[Completion], held: Sequence[int]) -> None:
+        """Publish, then finish."""
+        failed: dict[int, str] = {}
+        outputs = [record for position in held for record in done[position].outputs]
+        if outputs:
+            try:
+                await self._publisher.publish(outputs, whole=True)
+            except PublishError as exc:
+                if not exc.failed:
+                    raise
+                failed = by_completion(exc, done, held)
+        assignment.finish(done[position].delivery for position in held if position not in failed)
+        if failed:
+            raise refused(failed)
+
+    async def close(self) -> None:
+        """Nothing of its own to close."""
+
+
+def by_completion(error: PublishError, done: Sequence[Completion], held: Sequence[int]) -> dict[int, str]:
+    """Which completions the refused outputs belong to, and why they were refused."""
+    owners = [position for position in held for _ in done[position].outputs]
+    return {owners[position]: why for position, why in error.failed.items()}
+
+
+def refused(failed: dict[int, str]) -> PublishError:
+    return PublishError(
+        f"the outputs of {len(failed)} events were refused: {next(iter(failed.values()))}", failed
+    )

@@ -1,0 +1,290 @@
+"""One membership in a consumer group: an aiokafka consumer from its joining to its leaving.
+
+    join ──► assigned ──► poll ⇄ receive / complete ──► revoked ──► assigned ──► … ──► leave
+
+A rebalance takes all partitions away and gives some: intake stops, what is in hand is finished or, at
+the deadline, dropped, and what was finished is committed. Fetches run in a task of their own that
+nobody cancels: `receive` only looks at what it has brought.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
+
+from aiokafka import TopicPartition
+from aiokafka.abc import ConsumerRebalanceListener
+from aiokafka.errors import CommitFailedError
+
+from eventml.backends.kafka.assignment import Assignment, Chunk
+from eventml.backends.kafka.clients import stop
+from eventml.backends.kafka.commits import Commits
+from eventml.backends.kafka.faults import FOREIGN, ours, translating
+from eventml.backends.kafka.progress import Place, write
+from eventml.backends.kafka.wire import DeliveryReader
+from eventml.errors import EventMLError, UnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
+    from aiokafka import AIOKafkaConsumer
+
+    from eventml.backends.base import Completion, Start
+    from eventml.backends.kafka.completing import Completing
+    from eventml.backends.kafka.observer import Observer
+    from eventml.backends.kafka.settings import Settings
+    from eventml.records import Delivery
+
+log = logging.getLogger("eventml")
+
+_NOWHERE: Final = TopicPartition("", -1)  # polling it keeps the membership, and what was fetched
+_POLL = 200  # milliseconds that a fetch waits for records
+_LAST_COMMIT = 5.0  # seconds for it
+
+
+class Member:
+    """A member of a group.
+
+    Args:
+        consumer: Not started.
+        topics: What to read.
+        group: Its group.
+        start: Where the group begins in a partition of which it has committed nothing.
+        observer: Asks for offsets.
+        completing: Publishes outputs and acks.
+        settings: The backend's.
+    """
+
+    def __init__(
+        self,
+        consumer: AIOKafkaConsumer,
+        topics: Sequence[str],
+        *,
+        group: str,
+        start: Start,
+        observer: Observer,
+        completing: Completing,
+        settings: Settings,
+    ) -> None:
+        self._consumer = consumer
+        self._topics = topics
+        self._group = group
+        self._start = start
+        self._observer = observer
+        self._completing = completing
+        self._settings = settings
+        self._reader = DeliveryReader()
+        self.assignment = Assignment()
+        self._commits: Commits | None = None
+        self._polling: asyncio.Task[None] | None = None
+        self._news = asyncio.Event()  # for `receive`: deliveries, or a failure
+        self._wanted = asyncio.Event()  # for `_poll`: room for more
+        self._limit = 0
+        self._failure: EventMLError | None = None
+        self._left = False
+        self._version = -1  # of the assignment that the consumer's positions fit
+        self.last_progress = time.monotonic()
+        """When it last received something, was given partitions, or had nothing to do."""
+
+    async def join(self, within: float) -> None:
+        """Join the group, and wait for the first assignment.
+
+        Raises:
+            UnavailableError: it took too long, or the brokers are out of reach.
+            BackendError: the brokers refused.
+        """
+        self._consumer.subscribe(list(self._topics), listener=_Listener(self))
+        with translating(f"joining group {self._group}", within):
+            async with asyncio.timeout(within):
+                await self._consumer.start()
+                while not self.assignment.active:
+                    self._news.clear()
+                    self._raise_failure()
+                    await self._news.wait()
+        self._polling = asyncio.create_task(self._poll())
+
+    async def receive(self, limit: int) -> list[Delivery]:
+        """As `Subscription.receive`.
+
+        Raises:
+            EventMLError: this member is of no use any more; make another.
+        """
+        self._limit = limit
+        while True:
+            self._raise_failure()
+            taken = self.assignment.take(limit)
+            self._wanted.set()
+            if taken:
+                return taken
+            self._news.clear()
+            await self._news.wait()
+
+    async def complete(self, done: Sequence[Completion]) -> None:
+        """As `Subscription.complete`. What is not in hand (any more) is passed over."""
+        held = [position for position, c in enumerate(done) if self.assignment.holds(c.delivery)]
+        if held:
+            try:
+                await self._completing.complete(self.assignment, done, held)
+            finally:
+                if self._commits is not None:
+                    self._commits.wake()
+
+    async def leave(self) -> None:
+        """Commit what was finished, give the rest back, and leave the group. Never raises."""
+        self._left = True
+        self.assignment.suspend()
+        self.assignment.hurry()
+        commits, self._commits = self._commits, None
+        if commits is not None:
+            await commits.now(_LAST_COMMIT)
+            await commits.close(_LAST_COMMIT)
+        await stop(self._consumer)
+        self.assignment.end()
+        if self._polling is not None:
+            self._polling.cancel()
+            await asyncio.wait([self._polling])
+        await self._completing.close()
+
+    def fail(self, error: EventMLError) -> None:
+        """Make `receive` raise this, and any later one."""
+        self._failure = self._failure or error
+        self._news.set()
+
+    # What the coordinator calls: it waits for each, and heartbeats go on during the first.
+
+    async def revoked(self) -> None:
+        """Finish what is in hand by the deadline, commit, and forget the rest."""
+        self.assignment.suspend()
+        commits, self._commits = self._commits, None
+        # A commit that is refused says that the group has gone on without us: there is no hurry then
+        # to finish what others are at already.
+        member = commits is None or await commits.now(_LAST_COMMIT)
+        drain = 0.0 if self._left else self._settings.drain
+        if member and not await self.assignment.until_idle(drain) and not self._left:
+            log.warning(
+                "group %s: %d records are still in hand after %g s (backend.drain) of a rebalance; those of "
+                "the partitions that go to others will be delivered again",
+                self._group,
+                self.assignment.in_hand,
+                self._settings.drain,
+            )
+        if commits is not None:
+            await commits.now(_LAST_COMMIT)
+            await commits.close(_LAST_COMMIT)
+
+    async def assigned(self, partitions: Collection[TopicPartition]) -> None:
+        """Find out where to go on, and do."""
+        try:
+            # There are no heartbeats during this.
+            async with asyncio.timeout(self._settings.session_timeout / 2):
+                await self._completing.begin(partitions)
+                places = await self._places(partitions)
+        except CommitFailedError:
+            return  # the next rebalance is there already
+        except EventMLError as exc:
+            self.fail(exc)
+            return
+        except FOREIGN as exc:
+            self.fail(ours(exc, f"beginning with the partitions of group {self._group}"))
+            return
+        self.assignment.resume(places)
+        self._seek()
+        if not self._completing.commits:
+            self._commits = Commits(self._commit, self.assignment, self._settings.commit_interval)
+            self._commits.wake()  # what was finished in the midst of the rebalance
+        self.last_progress = time.monotonic()
+        self._news.set()
+        self._wanted.set()
+
+    def _seek(self) -> None:
+        """Make the next fetch begin where the last one counted."""
+        self._version = self.assignment.version
+        for partition, offset in self.assignment.fetched.items():
+            self._consumer.seek(partition, offset)
+
+    async def _places(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, Place]:
+        """Where to go on. A beginning is committed at once: it holds from now on, whatever happens."""
+        places = await self._observer.committed(self._group, partitions)
+        missing = [partition for partition in partitions if partition not in places]
+        if missing:
+            offsets = await self._observer.offsets(missing, self._start)
+            beginning = {partition: Place(offset) for partition, offset in offsets.items()}
+            await self._commit(beginning)
+            places |= beginning
+        return places
+
+    async def _commit(self, places: Mapping[TopicPartition, Place]) -> None:
+        await self._consumer.commit({p: (place.offset, write(place)[0]) for p, place in places.items()})
+
+    # Fetching
+
+    async def _poll(self) -> None:
+        try:
+            while True:
+                await self._poll_once()
+        except EventMLError as exc:
+            self.fail(exc)
+        except FOREIGN as exc:
+            if not self._left:
+                self.fail(ours(exc, f"receiving for group {self._group}"))
+        except Exception as exc:
+            self.fail(UnavailableError(f"the client of group {self._group} is broken: {exc!r}"))
+            raise
+
+    async def _poll_once(self) -> None:
+        self._wanted.clear()
+        assignment = self.assignment
+        if not assignment.active or assignment.waiting >= self._limit:
+            # Nothing is wanted now, or nothing is ours. This counts as a poll, and returns nothing.
+            await self._consumer.getmany(_NOWHERE)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._settings.max_poll_interval / 3):
+                    await self._wanted.wait()
+            return
+        version = assignment.version
+        if version != self._version:
+            self._seek()
+        fetched = await self._consumer.getmany(timeout_ms=_POLL, max_records=self._limit)
+        if assignment.version != version:
+            # It outlasted a rebalance: what it brought, and moved us past, has to be fetched again.
+            self._version = -1
+            return
+        for partition, records in fetched.items():
+            deliveries = self._reader.read(partition.topic, partition.partition, records)
+            assignment.put(Chunk(partition, deliveries, records[-1].offset + 1))
+        if fetched:
+            self.last_progress = time.monotonic()
+            self._news.set()
+        else:
+            await self._pass_over()
+
+    async def _pass_over(self) -> None:
+        """Where nothing is left to fetch, what remains are marks of transactions: nobody's to finish."""
+        version = self.assignment.version
+        for partition in self.assignment.partitions:
+            position = await self._consumer.position(partition)
+            if self.assignment.version != version:
+                return
+            self.assignment.put(Chunk(partition, (), position))
+        if self._commits is not None:
+            self._commits.wake()
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+
+class _Listener(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka has no types, and asks for a subclass
+    """Hands the coordinator's calls on."""
+
+    def __init__(self, member: Member) -> None:
+        self._member = member
+
+    async def on_partitions_revoked(self, revoked: Any) -> None:  # noqa: ARG002 - always all of them
+        await self._member.revoked()
+
+    async def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
+        await self._member.assigned(assigned)

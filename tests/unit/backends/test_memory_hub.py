@@ -1,0 +1,251 @@
+"""What is particular to the in-memory backend: its bound, and its threads."""
+
+from __future__ import annotations
+
+import threading
+from functools import partial
+from secrets import token_hex
+from typing import TYPE_CHECKING
+
+import anyio
+import pytest
+from anyio import to_thread
+from anyio.lowlevel import checkpoint
+
+from eventml.backends import memory
+from eventml.backends.base import Completion
+from eventml.backends.memory.hub import Hub, Waiter
+from eventml.errors import FullError
+from eventml.records import Record
+
+if TYPE_CHECKING:
+    from eventml.backends.base import Subscription
+
+pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])]
+
+
+def records(topic: str, size: int, first: int = 0) -> list[Record]:
+    return [Record(topic, b"%d" % n, b"key", f"{n}") for n in range(first, first + size)]
+
+
+async def finish(subscription: Subscription, limit: int) -> list[str]:
+    deliveries = await subscription.receive(limit)
+    await subscription.complete([Completion(delivery) for delivery in deliveries])
+    return [delivery.record.id for delivery in deliveries]
+
+
+def small(publish_timeout: float = 30.0) -> Hub:
+    return memory.new_hub(memory.Settings(partitions=2, retention=10, publish_timeout=publish_timeout))
+
+
+async def settled() -> None:
+    for _ in range(20):
+        await checkpoint()
+
+
+async def test_a_partition_moves_once_what_is_in_hand_of_it_is_finished() -> None:
+    """Its old owner gets no more of it meanwhile, however much there is: the new one need not wait long."""
+    hub = memory.new_hub(memory.Settings(partitions=2))
+    await hub.publish([Record("t", b"", key, f"{key}-{n}") for n in range(20) for key in (b"a", b"d")])
+    async with hub.subscribe(["t"], group="g", start="earliest") as old:
+        first = [*await old.receive(1), *await old.receive(1)]
+        assert {delivery.partition for delivery in first} == {0, 1}
+        async with hub.subscribe(["t"], group="g", start="earliest") as new:
+            stays = {delivery.partition for delivery in await old.receive(100)}
+            assert len(stays) == 1
+            with anyio.move_on_after(0.02) as scope:
+                await new.receive(100)
+            assert scope.cancelled_caught, "the old owner has one of it in hand"
+            await old.complete([Completion(d) for d in first if d.partition not in stays])
+            with anyio.fail_after(10):
+                moved = await new.receive(100)
+            assert {delivery.partition for delivery in moved} == {0, 1} - stays
+            assert len(moved) == 19
+
+
+async def test_a_publisher_waits_until_the_group_has_made_room() -> None:
+    hub = small()
+    written = anyio.Event()
+
+    async def publish() -> None:
+        await hub.publish(records("t", 5, first=10))
+        written.set()
+
+    async with hub.subscribe(["t"], group="g", start="earliest") as member:
+        await hub.publish(records("t", 10))
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(publish)
+            await settled()
+            assert not written.is_set(), "the topic is at its bound"
+            first = await finish(member, 5)
+            with anyio.fail_after(10):
+                await written.wait()
+        rest = await finish(member, 20)
+    assert [*first, *rest] == [f"{n}" for n in range(15)]
+
+
+async def test_a_completion_waits_for_room_for_its_outputs() -> None:
+    hub = small()
+    await hub.publish(records("in", 1))
+    async with (
+        hub.subscribe(["out"], group="slow", start="earliest") as slow,
+        hub.subscribe(["in"], group="g", start="earliest") as member,
+    ):
+        await hub.publish(records("out", 10))
+        [delivery] = await member.receive(1)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(member.complete, [Completion(delivery, [Record("out", b"", b"key", "late")])])
+            await settled()
+            assert await member.lag() == 1, "neither published nor acked"
+            await finish(slow, 10)
+        assert await member.lag() == 0
+        assert await finish(slow, 10) == ["late"]
+
+
+async def test_after_publish_timeout_the_slowest_group_is_named() -> None:
+    hub = small(publish_timeout=0.05)
+    async with (
+        hub.subscribe(["t"], group="fast", start="earliest") as fast,
+        hub.subscribe(["t"], group="stuck", start="earliest") as stuck,
+    ):
+        await hub.publish(records("t", 10))
+        await finish(fast, 10)
+        with pytest.raises(FullError, match=r"topic 't': group 'stuck' .* in 0\.05 s.*retention") as full:
+            await hub.publish(records("t", 1, first=10))
+        assert full.value.failed == {}
+        assert len(await finish(stuck, 20)) == 10, "nothing of the call was published"
+        await hub.publish(records("t", 1, first=10))
+
+
+async def test_where_nobody_reads_the_oldest_make_room() -> None:
+    hub = small(publish_timeout=0.05)
+    for first in range(0, 100, 5):
+        await hub.publish(records("t", 5, first=first))
+    async with hub.subscribe(["t"], group=None, start="earliest") as reader:
+        kept = [delivery.record.id for delivery in await reader.receive(100)]
+    assert kept == [f"{n}" for n in range(100 - len(kept), 100)]
+    assert 5 <= len(kept) < 10 + 5, "the bound is exceeded by one write at most"
+
+
+async def test_what_all_groups_have_finished_makes_room() -> None:
+    hub = small(publish_timeout=0.05)
+    async with hub.subscribe(["t"], group="g", start="earliest") as member:
+        for first in range(0, 100, 5):
+            await hub.publish(records("t", 5, first=first))
+            assert await finish(member, 100) == [f"{n}" for n in range(first, first + 5)]
+
+
+async def test_a_call_larger_than_the_bound_goes_in_whole() -> None:
+    hub = small(publish_timeout=0.05)
+    async with hub.subscribe(["t"], group="g", start="earliest") as member:
+        await hub.publish(records("t", 50))
+        assert len(await finish(member, 100)) == 50
+
+
+async def test_a_reader_that_fell_behind_skips_what_was_dropped() -> None:
+    hub = small()
+    await hub.publish(records("t", 5))
+    async with hub.subscribe(["t"], group=None, start="earliest") as reader:
+        assert len(await reader.receive(2)) == 2
+        for first in range(5, 50, 5):
+            await hub.publish(records("t", 5, first=first))
+        rest = [int(delivery.record.id) for delivery in await reader.receive(100)]
+    assert rest == list(range(rest[0], 50))
+    assert rest[0] > 2
+
+
+async def test_cancelled_waits_leave_nothing_behind() -> None:
+    """A receive that is cancelled again and again on a quiet topic does not fill the hub."""
+    hub = small(publish_timeout=0.01)
+    async with (
+        hub.subscribe(["busy", "quiet"], group="g", start="earliest") as member,
+        hub.subscribe(["busy", "quiet"], group=None, start="earliest") as reader,
+    ):
+        for n in range(50):
+            for subscription in (member, reader):
+                with anyio.move_on_after(0.0005):
+                    await subscription.receive(1)
+            await hub.publish(records("busy", 1, first=n))
+            await finish(member, 10)
+            await reader.receive(10)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(member.receive, 1)
+            await settled()
+            assert {topic: len(waiting) for topic, waiting in hub._readers.items()} == {"busy": 1, "quiet": 1}
+            tasks.cancel_scope.cancel()
+        assert not any(hub._readers.values())
+        await hub.publish(records("busy", 10, first=50))
+        with pytest.raises(FullError):
+            await hub.publish(records("busy", 1))
+        assert not hub._writers
+
+
+async def test_many_threads_with_loops_of_their_own_share_a_hub() -> None:
+    """Publishers and members in six threads, every other one under another event loop."""
+    hub = memory.new_hub(memory.Settings(partitions=4, retention=200))
+    size, done, lock = 2_000, list[str](), threading.Lock()
+
+    async def publish(thread: int) -> None:
+        for first in range(0, size, 20):
+            await hub.publish(
+                [
+                    Record("t", b"", b"%d" % (n % 16), f"{thread}-{n}")
+                    for n in range(first, min(first + 20, size))
+                ]
+            )
+
+    async def consume() -> None:
+        async with hub.subscribe(["t"], group="g", start="earliest") as member:
+            while len(done) < 3 * size:
+                with anyio.move_on_after(0.05):
+                    finished = await finish(member, 50)
+                    with lock:
+                        done.extend(finished)
+
+    loops = ("asyncio", "trio")
+    async with hub.subscribe(["t"], group="g", start="earliest"):
+        pass
+    with anyio.fail_after(60):
+        async with anyio.create_task_group() as tasks:
+            for thread in range(3):
+                backend = loops[thread % 2]
+                tasks.start_soon(to_thread.run_sync, partial(anyio.run, publish, thread, backend=backend))
+                tasks.start_soon(to_thread.run_sync, partial(anyio.run, consume, backend=backend))
+    assert sorted(done) == sorted(f"{thread}-{n}" for thread in range(3) for n in range(size))
+
+
+async def test_a_waiter_is_woken_from_another_thread() -> None:
+    waiter = Waiter()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(to_thread.run_sync, waiter.wake)
+        with anyio.fail_after(10):
+            await waiter.wait()
+
+
+@pytest.mark.parametrize("ended", ["asyncio", "trio"])
+async def test_waking_a_waiter_whose_loop_has_ended_is_harmless(ended: str) -> None:
+    made: list[Waiter] = []
+
+    async def make() -> None:
+        made.append(Waiter())
+
+    await to_thread.run_sync(partial(anyio.run, make, backend=ended))
+    made[0].wake()
+
+
+async def test_a_name_is_a_hub_for_as_long_as_the_process_lives() -> None:
+    url, settings = f"memory://test-{token_hex(4)}", memory.Settings()
+    async with memory.open(url, settings) as backend:
+        await backend.publish(records("t", 3))
+    async with memory.open(url, settings) as backend, memory.open(f"{url}-2", settings) as other:
+        async with backend.subscribe(["t"], group="g", start="earliest") as member:
+            assert len(await member.receive(10)) == 3
+        assert await other.lag("t", group="g") is None
+
+
+async def test_a_temporary_hub_is_forgotten() -> None:
+    url, settings = "memory://test-temporary", memory.Settings()
+    async with memory.temporary(url, settings) as hub, memory.open(url, settings) as same:
+        assert same is hub
+    async with memory.open(url, settings) as other:
+        assert other is not hub

@@ -1,0 +1,78 @@
+"""Bisecting finds every bad event of a batch, from left to right, in few calls."""
+
+from __future__ import annotations
+
+from math import ceil, log2
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eventml.runtime.bisecting import Bisection
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+sizes = st.integers(1, 300)
+
+
+def bisect(size: int, fails: Callable[[range], bool]) -> tuple[list[int], list[range], Bisection]:
+    """The culprits and the ranges that passed, in the order of their finding."""
+    bisection = Bisection(size)
+    culprits, passed = [], []
+    while (part := bisection.next()) is not None:
+        if not fails(part):
+            bisection.passed()
+            passed.append(part)
+        elif (culprit := bisection.failed()) is not None:
+            culprits.append(culprit)
+    return culprits, passed, bisection
+
+
+@given(st.data(), sizes)
+def test_every_culprit_is_found_and_everything_else_passes(data: st.DataObject, size: int) -> None:
+    bad = data.draw(st.sets(st.integers(0, size - 1), min_size=1))
+    culprits, passed, bisection = bisect(size, lambda part: any(p in bad for p in part))
+    assert culprits == sorted(bad), "each once, from left to right"
+    assert [p for part in passed for p in part] == [p for p in range(size) if p not in bad]
+    assert bisection.calls <= 2 * size, "even if all are bad"
+
+
+@given(st.data(), sizes)
+def test_one_culprit_costs_two_calls_a_halving(data: st.DataObject, size: int) -> None:
+    bad = data.draw(st.integers(0, size - 1))
+    culprits, _, bisection = bisect(size, lambda part: bad in part)
+    assert culprits == [bad]
+    assert bisection.calls <= (2 * ceil(log2(size)) + 1 if size > 1 else 2)
+
+
+def test_one_bad_in_256_costs_17_calls_at_most() -> None:
+    calls = [bisect(256, lambda part, bad=bad: bad in part)[2].calls for bad in range(256)]  # type: ignore[misc]
+    assert max(calls) == 17
+
+
+@given(st.data(), sizes)
+def test_every_position_is_settled_once_whatever_fails_when(data: st.DataObject, size: int) -> None:
+    """A handler need not be consistent: a range may fail and both its halves pass."""
+    culprits, passed, _ = bisect(size, lambda part: data.draw(st.booleans()))
+    settled = sorted([*culprits, *(p for part in passed for p in part)])
+    assert settled == list(range(size))
+
+
+@given(st.data(), sizes)
+def test_what_is_asked_for_is_the_leftmost_that_is_open(data: st.DataObject, size: int) -> None:
+    bisection, settled = Bisection(size), 0
+    while (part := bisection.next()) is not None:
+        assert part.start == settled, "all to the left is settled"
+        if data.draw(st.booleans()):
+            bisection.passed()
+            settled = part.stop
+        elif bisection.failed() is not None:
+            settled = part.stop
+    assert settled == size
+
+
+def test_failing_needs_a_range() -> None:
+    with pytest.raises(RuntimeError, match="without next"):
+        Bisection(4).failed()

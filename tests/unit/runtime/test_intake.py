@@ -1,0 +1,126 @@
+"""Natural batching: what waits is taken, up to the cap, and nothing else decides the size of a batch."""
+
+from __future__ import annotations
+
+import anyio
+import pytest
+from anyio.lowlevel import checkpoint
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eventml.runtime.intake import Intake
+
+pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])]
+
+FOR_EVER = 3_600.0  # seconds: a wait that a test would not survive
+
+
+@given(
+    cap=st.integers(1, 8),
+    sizes=st.lists(st.integers(1, 8), max_size=30),
+    pauses=st.lists(st.integers(0, 3), min_size=1),
+)
+async def test_nothing_is_lost_order_is_kept_and_both_bounds_hold(
+    cap: int, sizes: list[int], pauses: list[int], anyio_backend: str
+) -> None:
+    """One receiver that asks for room, and one taker, at any pace of either."""
+    intake: Intake[int] = Intake(cap)
+    sent: list[int] = []
+    taken: list[list[int]] = []
+    longest = 0
+
+    async def receive() -> None:
+        nonlocal longest
+        for turn, size in enumerate(sizes):
+            await intake.room()
+            items = list(range(len(sent), len(sent) + min(size, cap)))
+            sent.extend(items)
+            intake.put(items)
+            longest = max(longest, len(intake))
+            for _ in range(pauses[turn % len(pauses)]):
+                await checkpoint()
+        intake.close()
+
+    async def take() -> None:
+        turn = 0
+        while batch := await intake.take():
+            taken.append(batch)
+            turn += 1
+            for _ in range(pauses[-turn % len(pauses)]):
+                await checkpoint()
+
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(take)
+            tasks.start_soon(receive)
+    assert [item for batch in taken for item in batch] == sent
+    assert all(1 <= len(batch) <= cap for batch in taken)
+    assert longest <= 2 * cap, "the buffer holds two batches at most"
+    assert intake.drained
+
+
+@given(cap=st.integers(1, 8), waiting=st.integers(1, 20))
+async def test_a_take_returns_all_that_waits_up_to_the_cap(
+    cap: int, waiting: int, anyio_backend: str
+) -> None:
+    intake: Intake[int] = Intake(cap)
+    intake.put(range(waiting))
+    assert await intake.take() == list(range(min(cap, waiting)))
+    assert len(intake) == waiting - min(cap, waiting)
+
+
+@given(cap=st.integers(1, 5), puts=st.lists(st.integers(1, 3), min_size=1, max_size=10))
+async def test_with_max_wait_a_batch_fills_up(cap: int, puts: list[int], anyio_backend: str) -> None:
+    """It is full, or the intake was closed: time alone would not have ended this wait."""
+    intake: Intake[int] = Intake(cap, max_wait=FOR_EVER)
+
+    async def receive() -> None:
+        total = 0
+        for size in puts:
+            intake.put(range(total, total + size))
+            total += size
+            await checkpoint()
+        intake.close()
+
+    taken = []
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(receive)
+            while batch := await intake.take():
+                taken.append(batch)
+    assert [item for batch in taken for item in batch] == list(range(sum(puts)))
+    assert all(len(batch) == cap for batch in taken[:-1])
+
+
+async def test_max_wait_ends_the_wait_for_a_batch_that_does_not_fill() -> None:
+    intake: Intake[int] = Intake(10, max_wait=0.01)
+    intake.put([1, 2])
+    with anyio.fail_after(10):
+        assert await intake.take() == [1, 2]
+
+
+async def test_a_cancelled_take_has_taken_nothing() -> None:
+    for max_wait in (0.0, FOR_EVER):
+        intake: Intake[int] = Intake(3, max_wait=max_wait)
+        with anyio.move_on_after(0.01) as scope:
+            if max_wait:
+                intake.put([1])
+            await intake.take()
+        assert scope.cancelled_caught
+        intake.put([2, 3, 4])
+        with anyio.fail_after(10):
+            assert await intake.take() == ([1, 2, 3] if max_wait else [2, 3, 4])
+
+
+async def test_the_room_is_full_from_more_than_a_batch_on() -> None:
+    intake: Intake[int] = Intake(2)
+    for items in ([1, 2], [3]):
+        with anyio.fail_after(10):
+            await intake.room()
+        intake.put(items)
+    with anyio.move_on_after(0.01) as scope:
+        await intake.room()
+    assert scope.cancelled_caught, "three wait, and a batch is two"
+    await intake.take()
+    with anyio.fail_after(10):
+        await intake.room()

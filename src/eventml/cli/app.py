@@ -1,0 +1,41 @@
+"""The commands together."""
+
+import sys
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from eventml.cli import check, lag, publish, run, tail, topics
+
+app = typer.Typer(
+    name="eventml",
+    help="Deploy machine-learning models on event streams.",
+    no_args_is_help=True,
+    add_completion=False,
+    # Boxes and colours are for people: elsewhere, help and errors are plain text.
+    rich_markup_mode="rich" if sys.stdout.isatty() and sys.stderr.isatty() else None,
+    pretty_exceptions_enable=False,
+)
+app.command()(run.run)
+app.command()(publish.publish)
+app.command()(tail.tail)
+app.command()(check.check)
+app.command()(lag.lag)
+app.add_typer(topics.app, name="topics")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"eventml {version('eventml')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit."),
+    ] = False,
+) -> None:
+    pass

@@ -1,0 +1,108 @@
+"""The options of `eventml run` that make a service of it: several workers, and an operations port."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import TYPE_CHECKING, Annotated, Final, Literal
+
+import anyio
+import typer
+
+from eventml.deploy.liveness import Limits
+from eventml.deploy.logs import JsonLines
+from eventml.deploy.operations import Address, read_address
+from eventml.deploy.service import Plan, run_service
+
+if TYPE_CHECKING:
+    from eventml.bus import Bus
+
+LogFormat = Literal["text", "json"]
+
+PATIENT: Final = Limits()
+"""The defaults."""
+
+WorkersOption = Annotated[
+    str | None,
+    typer.Option(
+        "--workers",
+        metavar="N",
+        help="Run so many worker processes, watched over; or so many for each handler: duration=3,tip=1.",
+    ),
+]
+OperationsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--operations",
+        metavar="[HOST:]PORT",
+        help="Serve /livez, /readyz and /metrics there, on loopback by default; with --workers on port 9464 "
+        "unless it is taken. `off` for nowhere.",
+    ),
+]
+MaxLagOption = Annotated[
+    int | None,
+    typer.Option("--max-lag", metavar="EVENTS", min=0, help="Not ready while a group is further behind."),
+]
+LogFormatOption = Annotated[LogFormat, typer.Option("--log-format", help="Log lines for people or machines.")]
+BootGraceOption = Annotated[
+    float,
+    typer.Option(
+        "--boot-grace",
+        metavar="SECONDS",
+        min=0.1,
+        help="With --workers: how long a worker may take to load its models and be ready.",
+    ),
+]
+StuckAfterOption = Annotated[
+    float,
+    typer.Option(
+        "--stuck-after",
+        metavar="SECONDS",
+        min=1,
+        help="How long events may be in hand without any progress: a worker is started anew then.",
+    ),
+]
+SilentAfterOption = Annotated[
+    float,
+    typer.Option(
+        "--silent-after",
+        metavar="SECONDS",
+        min=2,
+        help="How long a worker's event loop may be blocked: it is started anew then.",
+    ),
+]
+
+
+def limits(boot_grace: float, stuck_after: float, silent_after: float) -> Limits:
+    """How patient a supervisor is to be."""
+    return Limits(boot_grace=boot_grace, stuck_after=stuck_after, silent_after=silent_after)
+
+
+def operations_address(said: str | None) -> Address | None:
+    """Where the operations port was asked for; None where it was not, or is to be nowhere.
+
+    Raises:
+        ConfigError: it is no address.
+    """
+    return None if said in (None, "off") else read_address(str(said))
+
+
+def start_json_logging(name: str) -> None:
+    """Send the log to standard error as JSON objects, unless the app has set up logging by itself."""
+    if logging.root.handlers:
+        return
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines(name))
+    logging.root.addHandler(handler)
+    logging.getLogger("eventml").setLevel(logging.INFO)
+
+
+def run_workers(bus: Bus, plan: Plan) -> None:
+    """Run the service to its end.
+
+    Raises:
+        typer.Exit: a worker could not be kept running, or something was left unfinished.
+    """
+    status = anyio.run(run_service, bus, plan)
+    if status:
+        raise typer.Exit(status)

@@ -1,0 +1,98 @@
+"""Commands run in this process, or in one of their own; an app to run; a backend that processes share."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+import pytest
+from typer.testing import CliRunner
+
+from eventml.cli.app import app
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from typer.testing import Result
+
+    from tests.cli.one_hub import OneHub
+
+    Hubs: TypeAlias = dict[str, OneHub]
+
+HERE = Path(__file__).parent
+
+
+class Invoke(Protocol):
+    """Run a command in this process."""
+
+    def __call__(self, *args: str, stdin: str | bytes | None = None) -> Result: ...
+
+
+class Start(Protocol):
+    """Start a command in a process of its own, with pipes for its three streams."""
+
+    def __call__(self, *args: str) -> subprocess.Popen[str]: ...
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty current directory, no settings around, and the backend `onehub://` installed."""
+    for name in [name for name in os.environ if name.startswith("EVENTML_")]:
+        monkeypatch.delenv(name)
+    plugins, work = tmp_path / "plugins", tmp_path / "work"
+    dist = plugins / "onehub-1.dist-info"
+    dist.mkdir(parents=True)
+    work.mkdir()
+    (dist / "METADATA").write_text("Metadata-Version: 2.1\nName: onehub\nVersion: 1\n")
+    (dist / "entry_points.txt").write_text("[eventml.backends]\nonehub = one_hub\n")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(plugins), str(HERE)]))
+    monkeypatch.setattr(sys, "path", [str(plugins), str(HERE), *sys.path])
+    before = set(sys.modules)
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+    monkeypatch.chdir(work)
+    yield work
+    for name in set(sys.modules) - before:
+        # What a test wrote into its folder must not be found by the next one.
+        if str(tmp_path) in str(getattr(sys.modules[name], "__file__", "")) or name == "one_hub":
+            del sys.modules[name]
+
+
+@pytest.fixture
+def hubs(folder: Path) -> Hubs:
+    """The hubs that commands in this process have opened, by URL."""
+    held: Hubs = importlib.import_module("one_hub").held
+    return held
+
+
+@pytest.fixture
+def invoke() -> Invoke:
+    runner = CliRunner()
+
+    def run(*args: str, stdin: str | bytes | None = None) -> Result:
+        return runner.invoke(app, list(args), input=stdin, catch_exceptions=False)
+
+    return run
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    with ExitStack() as stack:
+
+        def popen(*args: str) -> subprocess.Popen[str]:
+            process = subprocess.Popen(  # noqa: S603 - our own command
+                [sys.executable, "-m", "eventml", *args],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            stack.callback(process.communicate)
+            stack.callback(process.kill)
+            return process
+
+        yield popen

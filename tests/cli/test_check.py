@@ -1,0 +1,186 @@
+"""`eventml check`: what would run, on what, and everything that stands in the way."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+
+import msgspec
+import pytest
+
+from eventml.backends.base import Capabilities
+from eventml.cli.guarantees import in_words
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.cli.conftest import Hubs, Invoke
+
+APP = """
+import warnings
+import eventml
+
+bus = eventml.Bus("app")
+
+def twice():
+    warnings.warn("a little old", UserWarning)
+    return eventml.Model(object=lambda n: 2 * n, name="twice", version="v7")
+
+@bus.lifespan
+def database():
+    raise SystemExit("a check enters no lifespan")
+    yield
+
+@bus.predictor("numbers", to="doubles", model=twice, max_batch=32, ordered=True)
+def double(numbers: list[int], model, database) -> list[int]: ...
+
+@bus.consumer("doubles", timeout=2.0, start="latest")
+def show(double: int) -> None: ...
+"""
+
+BEST = Capabilities(
+    ordering="per_key",
+    redelivery="lease",
+    atomic_completion=True,
+    durable=True,
+    counts_attempts=True,
+    shared=True,
+)
+
+
+@pytest.fixture(autouse=True)
+def app(folder: Path) -> Path:
+    (folder / "app.py").write_text(APP)
+    return folder / "app.py"
+
+
+def checked(invoke: Invoke, *args: str, code: int = 0) -> dict[str, Any]:
+    result = invoke("check", "app:bus", "--json", *args)
+    assert result.exit_code == code
+    found: dict[str, Any] = json.loads(result.stdout)
+    assert bool(found["problems"]) == bool(code)
+    return found
+
+
+def test_what_would_run_in_json(invoke: Invoke) -> None:
+    found = checked(invoke)
+    assert (found["bus"], found["backend"], found["drain"]) == ("app", "memory://", 30.0)
+    assert found["guarantees"]["ordering"] == "per_key"
+    assert found["warnings"] == ["double: a little old"]
+    double, show = found["handlers"]
+    assert double == {
+        "name": "double",
+        "reads": "numbers",
+        "writes": "doubles",
+        "group": "app.double",
+        "start": "earliest",
+        "batched": True,
+        "max_batch": 32,
+        "max_wait": 0.0,
+        "ordered": True,
+        "timeout": None,
+        "model": {"name": "twice", "version": "v7"},
+    }
+    assert (show["writes"], show["model"], show["timeout"], show["start"]) == (None, None, 2.0, "latest")
+
+
+def test_what_would_run_in_a_table(invoke: Invoke) -> None:
+    result = invoke("check", "app:bus")
+    assert result.exit_code == 0
+    assert "app on memory://; 30 s" in result.stdout
+    assert "order: events of one key are handled in their order" in result.stdout
+    [double] = [line for line in result.stdout.splitlines() if line.startswith("double")]
+    assert re.split("  +", double) == [
+        "double",
+        "numbers (earliest)",
+        "doubles",
+        "app.double",
+        "batches of up to 32, ordered",
+        "twice v7",
+    ]
+    assert result.stderr == "warning: double: a little old\n"
+
+
+def test_what_configuration_says_is_what_would_run(invoke: Invoke, folder: Path) -> None:
+    (folder / "eventml.toml").write_text("drain = 5.0\n[consumer.double]\nmax_batch = 7\ngroup = 'g'\n")
+    found = checked(invoke)
+    assert (found["drain"], found["handlers"][0]["max_batch"], found["handlers"][0]["group"]) == (5.0, 7, "g")
+
+
+def test_every_problem_with_the_configuration_is_listed(invoke: Invoke, folder: Path) -> None:
+    (folder / "eventml.toml").write_text("[consumer.double]\nmax_bacth = 7\n[consumer.nobody]\nretries = 1\n")
+    found = checked(invoke, code=1)
+    assert found["backend"] is None
+    assert len(found["problems"]) == 2
+    assert "did you mean max_batch?" in found["problems"][0]
+    result = invoke("check", "app:bus")
+    assert result.stderr.splitlines() == [f"error: {problem}" for problem in found["problems"]]
+
+
+def test_a_missing_model_is_a_problem_and_the_rest_is_looked_at(invoke: Invoke, app: Path) -> None:
+    app.write_text(APP.replace("model=twice", 'model="nosuch.skops"'))
+    found = checked(invoke, code=1)
+    [problem] = found["problems"]
+    assert problem.startswith("double: there is no model at nosuch.skops")
+    assert [handler["model"] for handler in found["handlers"]] == [None, None]
+
+
+def test_a_parameter_that_nothing_gives_is_a_problem(invoke: Invoke, app: Path) -> None:
+    app.write_text(APP.replace("model, database)", "model, databse)"))
+    [problem] = checked(invoke, code=1)["problems"]
+    assert "double: nothing gives it 'databse'" in problem
+
+
+def test_a_group_that_two_handlers_share_is_worth_a_warning(invoke: Invoke, app: Path) -> None:
+    app.write_text(
+        f'{APP}\n@bus.consumer("doubles", group="app.show")\ndef store(double: int) -> None: ...\n'
+    )
+    assert "show and store read doubles in one group, app.show" in checked(invoke)["warnings"][1]
+
+
+def test_a_bus_without_handlers_is_a_problem(invoke: Invoke, app: Path) -> None:
+    app.write_text('import eventml\nbus = eventml.Bus("app")\n')
+    assert "no handler is registered" in checked(invoke, code=1)["problems"][0]
+    result = invoke("run", "app:bus")
+    assert (result.exit_code, "no handler is registered" in result.stderr) == (2, True)
+
+
+def test_guarantees_are_told_and_checked_without_reaching_the_backend(invoke: Invoke, hubs: Hubs) -> None:
+    assert checked(invoke, "--backend", "onehub://")["guarantees"]["shared"] is True
+    found = checked(invoke, "--backend", "onehub://?ordering=single_member", code=1)
+    assert found["problems"][0].startswith("consumer.double.ordered: this backend keeps order only while")
+    assert hubs == {}
+
+
+def test_connecting_joins_no_group(invoke: Invoke, hubs: Hubs) -> None:
+    assert checked(invoke, "--backend", "onehub://", "--connect")["guarantees"]["shared"] is True
+    assert hubs["onehub://"].groups == []
+
+
+def test_what_the_backend_cannot_give_is_a_problem(invoke: Invoke) -> None:
+    [problem] = checked(invoke, "--backend", "onehub://?ordering=none", "--connect", code=1)["problems"]
+    assert problem.startswith("consumer.double.ordered: this backend keeps no order")
+
+
+def test_topics_that_somebody_has_to_create_are_a_problem_until_then(invoke: Invoke) -> None:
+    there = ("--backend", "onehub://?creates=true")
+    [problem] = checked(invoke, *there, "--connect", code=1)["problems"]
+    assert "doubles, doubles.app.show.dlq, numbers, numbers.app.double.dlq" in problem
+    assert "eventml topics create" in problem
+    assert invoke("topics", "create", "app:bus", *there).exit_code == 0
+    assert checked(invoke, *there, "--connect")["problems"] == []
+
+
+def test_an_unknown_backend_is_a_problem_and_no_password_is_shown(invoke: Invoke) -> None:
+    found = checked(invoke, "--backend", "nosuch://user:secret@host", code=1)
+    assert "no backend is registered for nosuch://" in found["problems"][0]
+    assert "secret" not in json.dumps(found)
+
+
+def test_every_guarantee_has_its_words() -> None:
+    hints = get_type_hints(Capabilities)
+    for name, kind in hints.items():
+        values = get_args(kind) or (True, False)
+        said = {tuple(in_words(msgspec.structs.replace(BEST, **{name: value}))) for value in values}
+        assert len(said) == len(values), name

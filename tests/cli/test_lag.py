@@ -1,0 +1,81 @@
+"""`eventml lag`: what each group has not finished, seen from outside."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.cli.conftest import Hubs, Invoke
+
+APP = """
+import eventml
+
+bus = eventml.Bus("app", backend="onehub://")
+
+@bus.predictor("numbers", to="doubles")
+def double(number: int) -> int:
+    return 2 * number
+
+@bus.consumer("doubles")
+def show(double: int) -> None: ...
+"""
+
+
+@pytest.fixture(autouse=True)
+def app(folder: Path) -> Path:
+    (folder / "app.py").write_text(APP)
+    return folder / "app.py"
+
+
+def fill(invoke: Invoke) -> None:
+    """One of the groups has finished 3 of 5 numbers; the other has never been."""
+    for numbers in ("1\n2\n3\n", "4\n5\n"):
+        assert (
+            invoke(
+                "publish", "numbers", "--format", "jsonl", "--backend", "onehub://", stdin=numbers
+            ).exit_code
+            == 0
+        )
+        if "3" in numbers:
+            result = invoke("run", "app:bus", "--only", "double", "--until-idle", "0")
+            assert result.exit_code == 0
+
+
+def test_the_lag_in_json(invoke: Invoke, hubs: Hubs) -> None:
+    fill(invoke)
+    joined = len(hubs["onehub://"].groups)
+    result = invoke("lag", "app:bus", "--json")
+    assert result.exit_code == 0
+    found = json.loads(result.stdout)
+    assert (found["bus"], found["backend"]) == ("app", "onehub://")
+    double, show = found["groups"]
+    assert (double["handler"], double["group"], double["topic"]) == ("double", "app.double", "numbers")
+    assert double["lag"] == sum(double["partitions"].values()) == 2
+    assert show == {
+        "handler": "show",
+        "group": "app.show",
+        "topic": "doubles",
+        "lag": None,
+        "partitions": None,
+    }
+    assert len(hubs["onehub://"].groups) == joined
+
+
+def test_the_lag_in_a_table(invoke: Invoke) -> None:
+    fill(invoke)
+    lines = [line.split() for line in invoke("lag", "app:bus").stdout.splitlines()]
+    assert lines[0] == ["handler", "group", "topic", "partition", "lag"]
+    assert sum(int(line[4]) for line in lines if line[0] == "double" and line[3] != "all") == 2
+    assert ["double", "app.double", "numbers", "all", "2"] in lines
+    assert lines[-1] == ["show", "app.show", "doubles", "-", "unknown"]
+
+
+def test_a_bus_in_memory_is_out_of_reach_and_it_says_so(invoke: Invoke) -> None:
+    result = invoke("lag", "app:bus", "--backend", "memory://")
+    assert result.exit_code == 2
+    assert "memory:// lives in one process" in result.stderr

@@ -1,0 +1,66 @@
+"""Services to start, on a Redis of this run."""
+
+from __future__ import annotations
+
+import secrets
+import sys
+from typing import TYPE_CHECKING, Protocol
+
+import pytest
+
+from tests.deploy.events import Oracle
+from tests.deploy.service import Service
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from backends.redis.server import RedisServer
+
+LEASE = 2
+"""Seconds."""
+
+
+class Serve(Protocol):
+    """Start a service."""
+
+    def __call__(
+        self, *options: str, env: dict[str, str] | None = None, app: str = "plain:bus"
+    ) -> Service: ...
+
+
+@pytest.fixture
+def name() -> str:
+    """The app's name: no other test uses it."""
+    return f"t{secrets.token_hex(4)}"
+
+
+@pytest.fixture
+def url(redis_server: RedisServer) -> str:
+    return f"{redis_server.url}?lease={LEASE}"
+
+
+@pytest.fixture
+def oracle(url: str, name: str) -> Oracle:
+    return Oracle(url, name)
+
+
+@pytest.fixture
+def serve(url: str, name: str, tmp_path: Path) -> Iterator[Serve]:
+    """Start services; they are ended with the test."""
+    if not sys.platform.startswith("linux"):
+        pytest.skip("these tests look at processes through /proc")
+    services: list[Service] = []
+
+    def start(*options: str, env: dict[str, str] | None = None, app: str = "plain:bus") -> Service:
+        log = tmp_path / f"service-{len(services)}.log"
+        if "--operations" not in options:
+            options = (*options, "--operations", "0")
+        said = {"APP": name, "EVENTML_BACKEND": url, **(env or {})}
+        services.append(Service(log, *options, app=app, env=said))
+        return services[-1]
+
+    yield start
+    for service in services:
+        print(service.text)  # noqa: T201 - shown where the test fails
+        service.kill()

@@ -7,6 +7,7 @@ EVENTML_REQUIRE_BROKERS=1, they fail instead.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -100,3 +101,16 @@ def start_kafka() -> Iterator[StartKafka]:
     """Start Kafka for this test alone: takes what `KafkaCluster` takes."""
     with ExitStack() as clusters:
         yield lambda **options: clusters.enter_context(_made(KafkaCluster, **{"quick": True, **options}))
+
+
+@pytest.fixture
+def foreign_client() -> Callable[[str], str]:
+    """Find a client that is not ours (`redis-cli`, `kcat`) on PATH; without it, as without a broker."""
+
+    def find(program: str) -> str:
+        path = shutil.which(program)
+        if path is None:
+            without_broker(f"{program} is not installed")
+        return path
+
+    return find

@@ -1,0 +1,169 @@
+"""The demo: what it prints, and that a backend changes nothing of what is predicted."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import msgspec
+import pytest
+
+from eventml.topics import create_topics
+from examples.rides import demo
+from examples.rides.app import bus
+from examples.rides.folder import ENVIRONMENT
+from examples.rides.generator import generate
+from examples.rides.train import train
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from examples.rides.scoreboard import Scoreboard
+
+RIDES = 400
+
+
+def test_demo_prints_one_object_with_all_that_it_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    assert demo.main(["--json", "--events", str(RIDES), "--producers", "3", "--seed", "5"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert set(result) == {"events", "seconds", "consumers", "models"}
+    assert result["events"] == RIDES
+    assert set(result["consumers"]) == {"duration", "tip", "alarm"}
+    for name in ("duration", "tip"):
+        consumer = result["consumers"][name]
+        assert set(consumer) == {
+            "received",
+            "published",
+            "dead_letters",
+            "events_per_second",
+            "p50_ms",
+            "p99_ms",
+        }
+        assert (consumer["received"], consumer["published"], consumer["dead_letters"]) == (RIDES, RIDES, 0)
+        model = result["models"][name]
+        assert set(model) == {"version", "rmse", "baseline_rmse"}
+        assert model["rmse"] < model["baseline_rmse"]
+
+
+def test_rides_that_cannot_be_are_streamed_all_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    past, live = tmp_path / "past.csv", tmp_path / "live.csv"
+    header = "lpep_pickup_datetime,lpep_dropoff_datetime,PULocationID,DOLocationID,trip_distance,"
+    header += "payment_type,fare_amount,tip_amount\n"
+    good = [
+        f"2019-01-{day:02} 08:00:00,2019-01-{day:02} 08:{10 + day % 7}:00,{day},9,{1 + day / 9},1,9,2\n"
+        for day in range(1, 29)
+    ]
+    bad = "2019-02-01 08:00:00,2019-02-01 08:10:00,,7,2.5,1,9,2\n"  # from nowhere
+    past.write_text(header + "".join(good))
+    live.write_text(header + "".join(good[:5]) + bad)
+    assert demo.main(["--json", "--trips", str(past), str(live)]) == 0
+    consumers = json.loads(capsys.readouterr().out)["consumers"]
+    for name in ("duration", "tip"):
+        said = consumers[name]
+        assert (said["received"], said["published"], said["dead_letters"]) == (6, 5, 1)
+
+
+def test_trips_that_are_not_there_are_an_error_that_names_the_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert demo.main(["--trips", str(tmp_path / "nowhere.csv")]) == 2
+    assert "nowhere.csv" in capsys.readouterr().err.replace("\n", "")
+
+
+@pytest.fixture(scope="module")
+def in_memory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scoreboard]:
+    """What the bus in memory makes of some rides; the others must make the same of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("models")
+        patch.setenv(ENVIRONMENT, str(folder))
+        train(generate(5000), folder, trained_on="a test")
+        yield predicted_on("memory://parity")
+
+
+def predicted_on(url: str) -> Scoreboard:
+    bus.configure(bus.read_settings({"backend": url}))
+    options = argparse.Namespace(json=True, rate=None, producers=2)
+    _, scoreboard = anyio.run(demo.stream, bus, generate(RIDES, part="live"), options)
+    return scoreboard
+
+
+def same(one: Scoreboard, other: Scoreboard) -> bool:
+    return (one.predictions, one.ids, one.answers) == (other.predictions, other.ids, other.answers)
+
+
+def test_memory_answers_every_ride_once(in_memory: Scoreboard) -> None:
+    assert in_memory.answers == {"duration": RIDES, "tip": RIDES}
+    assert len(in_memory.predictions["duration"]) == RIDES
+
+
+def test_redis_predicts_the_same_id_for_id(in_memory: Scoreboard, start_redis: Any) -> None:
+    assert same(predicted_on(start_redis().url), in_memory)
+
+
+def test_kafka_predicts_the_same_id_for_id(in_memory: Scoreboard, kafka_broker: Any) -> None:
+    assert same(predicted_on(kafka_broker.url), in_memory)
+
+
+def test_foreign_redis_client_produces_rides_and_reads_predictions(
+    in_memory: Scoreboard, start_redis: Any, foreign_client: Any
+) -> None:
+    server = start_redis()
+
+    def cli(*words: str) -> str:
+        command = [foreign_client("redis-cli"), "-u", server.url, *words]
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=20).stdout  # noqa: S603 - ours
+
+    ride = {
+        "ride_id": "whole",
+        "pickup_location_id": 132,
+        "dropoff_location_id": 230,
+        "trip_distance": 17.5,
+        "pickup_datetime": "2019-06-01T08:30:00",
+    }
+    flat = [str(part) for pair in {**ride, "ride_id": "flat"}.items() for part in pair]
+    entries = [
+        cli("XADD", "rides.started", "*", "data", json.dumps(ride)).strip(),
+        cli("XADD", "rides.started", "*", *flat).strip(),
+    ]
+    bus.configure(bus.read_settings({"backend": server.url}))
+    assert anyio.run(run_until_idle)
+    lines = cli("XRANGE", "rides.duration", "-", "+").splitlines()
+    answers = [msgspec.json.decode(lines[i + 1]) for i, line in enumerate(lines) if line == "data"]
+    ids = [lines[i + 1] for i, line in enumerate(lines) if line == "id"]
+    assert [answer["ride_id"] for answer in answers] == ["whole", "flat"]
+    assert answers[0]["minutes"] == answers[1]["minutes"] > 1
+    assert [id_.split("/duration@")[0] for id_ in ids] == [f"rides.started/0/{entry}" for entry in entries]
+
+
+def test_foreign_kafka_client_produces_a_ride_and_reads_the_prediction(
+    in_memory: Scoreboard, kafka_broker: Any, foreign_client: Any
+) -> None:
+    kcat = [foreign_client("kcat"), "-b", kafka_broker.bootstrap, "-q"]
+    ride = b'{"ride_id":"by kcat","pickup_location_id":132,"dropoff_location_id":230,"trip_distance":17.5,'
+    ride += b'"pickup_datetime":"2019-06-01T08:30:00"}'
+    bus.configure(bus.read_settings({"backend": kafka_broker.url}))
+    anyio.run(make_topics)
+    produce = [*kcat, "-P", "-t", "rides.started"]
+    subprocess.run(produce, input=ride, check=True, timeout=30)  # noqa: S603 - ours
+    assert anyio.run(run_until_idle)
+    consume = [*kcat, "-C", "-t", "rides.duration", "-e", "-f", "%h %s\n"]
+    read = subprocess.run(consume, check=True, capture_output=True, text=True, timeout=30)  # noqa: S603 - ours
+    [answer] = [line for line in read.stdout.splitlines() if '"by kcat"' in line]
+    assert "ce_specversion=1.0" in answer
+    assert "ce_predictor=duration" in answer
+    assert "ce_id=rides.started/" in answer
+
+
+async def make_topics() -> None:
+    async with bus:
+        await create_topics(bus)
+
+
+async def run_until_idle() -> bool:
+    return await bus.run(until_idle=0.5)

@@ -20,7 +20,7 @@ from eventml.testing import contract
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
-    from eventml.backends.base import Backend, Completion, Start
+    from eventml.backends.base import Backend, Completion, NewTopic, Start
     from eventml.backends.window import Window
     from eventml.records import Delivery
 
@@ -138,6 +138,14 @@ class Connection:
     async def lag(self, topic: str, *, group: str) -> Mapping[int, int] | None:
         return await self.broker.hub.lag(topic, group=group)
 
+    async def create_topics(self, topics: Sequence[NewTopic]) -> Sequence[str]:
+        missing = await self.missing_topics([topic.name for topic in topics])
+        self.broker.topics.update(missing)
+        return missing
+
+    async def missing_topics(self, names: Sequence[str]) -> Sequence[str]:
+        return [name for name in names if name not in self.broker.topics]
+
     def kill(self) -> None:
         for member in self.members:
             member.leave()
@@ -163,9 +171,6 @@ def harness(connection: type[Connection] = Connection, *, patience: float = 10.0
             broker.connections -= 1
             opened.close()
 
-    async def create_topic(name: str) -> None:
-        broker.topics.add(name)
-
     async def kill(backend: Connection) -> None:
         backend.kill()
 
@@ -180,7 +185,7 @@ def harness(connection: type[Connection] = Connection, *, patience: float = 10.0
 
     return contract.Harness(
         connect=connect,
-        create_topic=create_topic,
+        told=EVERYTHING,
         kill=kill,
         freeze=freeze,
         lease=LEASE,

@@ -5,8 +5,13 @@ from __future__ import annotations
 import pytest
 
 from eventml.testing import contract
-from tests.contract import sound
-from tests.contract.broken import BROKEN
+from tests.contract import (  # noqa: F401 - the broken ones register themselves
+    broken_finishing,
+    broken_reading,
+    broken_writing,
+    sound,
+)
+from tests.contract.breaking import BROKEN
 
 pytestmark = pytest.mark.anyio
 

@@ -18,7 +18,7 @@ from tests.redis.proxy import Proxy, proxied
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 LEASE = 0.6
 
@@ -36,7 +36,7 @@ class Handler(TCPFakeRequestHandler):
             except ResponseError as exc:
                 return exc
 
-        self.current_client.read_response = answer
+        self.current_client.read_response = answer  # type: ignore[method-assign,assignment]  # on purpose
 
 
 @pytest.fixture(scope="module")

@@ -70,7 +70,11 @@ class Settled:
 
 
 async def kill(connection: Any) -> None:
-    """Cut every connection of a backend, as its process's end would."""
+    """Cut every connection of a backend, as its process's end would.
+
+    What it finished is committed by then: the suite takes for granted that it does not come again.
+    """
+    await asyncio.sleep(3 * SETTINGS["commit_interval"])
     for subscription in connection.backend._subscriptions:
         await tear_down(subscription._member._consumer)
 

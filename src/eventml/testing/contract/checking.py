@@ -39,7 +39,7 @@ async def check(case: Case, harness: Harness) -> None:
 async def _run(case: Case, harness: Harness) -> None:
     async with opened(harness) as trial:
         for need in case.needs:
-            lacking = need.lacking(trial.capabilities, harness)
+            lacking = need.lacking(trial.backend, harness)
             if lacking is not None:
                 raise SkipTest(f"{case.name}: {lacking}")
         await case.run(trial)

@@ -37,7 +37,7 @@ async def completing_publishes_and_acks(trial: Trial) -> None:
 async def a_completion_may_have_many_outputs(trial: Trial) -> None:
     """One input may become several records, on several topics, and those of a key keep their order."""
     records = await trial.published(20)
-    topics = [await trial.topic() for _ in range(2)]
+    topics = await trial.topics(2)
     member = await trial.join(records[0].topic, group=trial.name("group"))
     outputs: list[Record] = []
     done = []
@@ -109,7 +109,7 @@ async def one_input_gives_one_output(trial: Trial) -> None:
 
     The one who does not hold it hears nothing of it: its completion is dropped in silence.
     """
-    topic, to, group = await trial.topic(), await trial.topic(), trial.name("group")
+    (topic, to), group = await trial.topics(2), trial.name("group")
     members = [await trial.join(topic, group=group) for _ in range(2)]
     records = await trial.published(32, topic=topic, keys=32)
     holder, taken = await trial.first_to_receive(members)

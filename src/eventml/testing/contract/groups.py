@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from eventml.errors import TopicNotFoundError
 from eventml.testing.contract import expect
-from eventml.testing.contract.case import DURABLE, SHARED, TOPICS_BEFOREHAND, case
+from eventml.testing.contract.case import DURABLE, SHARED, case
 from eventml.testing.contract.work import Work
 
 if TYPE_CHECKING:
@@ -127,7 +126,7 @@ async def a_group_that_finished_nothing_exists(trial: Trial) -> None:
 @case()
 async def a_subscription_reads_several_topics(trial: Trial) -> None:
     """One member may read several topics: all of each arrives, and each is acked by itself."""
-    topics, group = [await trial.topic() for _ in range(3)], trial.name("group")
+    topics, group = await trial.topics(3), trial.name("group")
     records = [record for topic in topics for record in await trial.published(20, topic=topic)]
     member = await trial.join(*topics, group=group)
     taken = await member.take(60)
@@ -145,7 +144,7 @@ async def a_subscription_reads_several_topics(trial: Trial) -> None:
 @case()
 async def a_groups_name_is_its_own_at_every_topic(trial: Trial) -> None:
     """A group that read one topic begins afresh at another."""
-    topics, group = [await trial.topic() for _ in range(2)], trial.name("group")
+    topics, group = await trial.topics(2), trial.name("group")
     for topic in topics:
         records = await trial.published(10, topic=topic)
         member = await trial.join(topic, group=group)
@@ -153,18 +152,6 @@ async def a_groups_name_is_its_own_at_every_topic(trial: Trial) -> None:
         expect.each_once(taken, records)
         await member.finish(taken)
         await member.leave()
-
-
-@case(TOPICS_BEFOREHAND)
-async def a_missing_topic_is_refused(trial: Trial) -> None:
-    """Where topics are created beforehand, subscribing to a missing one raises TopicNotFoundError."""
-    topic = trial.name("missing")
-    try:
-        await trial.join(topic, group=trial.name("group"))
-    except TopicNotFoundError as exc:
-        expect.true(topic in str(exc), f"the message does not name the topic: {exc}")
-    else:
-        raise AssertionError("subscribing to a topic that does not exist was not refused")
 
 
 @case(DURABLE)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable  # noqa: TC003 - msgspec may read the annotations
+from collections.abc import Awaitable, Callable, Coroutine  # noqa: TC003 - msgspec may read the annotations
 from contextlib import AbstractAsyncContextManager  # noqa: TC003 - the same
 from typing import Any
 
 import msgspec
 
-from eventml.backends.base import Backend  # noqa: TC001 - the same
+from eventml.backends.base import Backend, Capabilities  # noqa: TC001 - the same
 from eventml.records import Record  # noqa: TC001 - the same
 
 
@@ -21,8 +21,9 @@ class Harness(msgspec.Struct, frozen=True, kw_only=True):
         connect: Opens a connection. The suite holds several at a time, all to the same broker; a
             backend that lives in one process may give the same object again. Topics and groups
             have names of their own in every case, so that cases may share a broker.
-        create_topic: Creates a topic, where that is done beforehand; with at least 4 partitions,
-            where there are partitions. None: a topic comes into being by being used.
+        create_topic: Creates a topic, where that is done beforehand and the backend itself has no
+            `create_topics`; with at least 4 partitions, where there are partitions.
+        told: What the module's `capabilities(settings)` says of the same settings.
         kill: Ends a connection, which is what `connect` gave, and its members, without a word
             to the broker, as SIGKILL would. What is left of them is closed when the case ends;
             errors of that are ignored.
@@ -39,7 +40,8 @@ class Harness(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     connect: Callable[[], AbstractAsyncContextManager[Backend]]
-    create_topic: Callable[[str], Awaitable[None]] | None = None
+    create_topic: Callable[[str], Coroutine[Any, Any, None]] | None = None
+    told: Capabilities | None = None
     kill: Callable[[Any], Awaitable[None]] | None = None
     lease: float | None = None
     freeze: Callable[[Any], AbstractAsyncContextManager[None]] | None = None

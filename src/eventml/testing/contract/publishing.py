@@ -94,7 +94,7 @@ async def one_call_writes_many_records(trial: Trial) -> None:
 @case()
 async def one_call_writes_to_several_topics(trial: Trial) -> None:
     """The records of one call may go to several topics, in any mixture."""
-    topics = [await trial.topic() for _ in range(3)]
+    topics = await trial.topics(3)
     records = [trial.records(topics[position % 3], 1)[0] for position in range(60)]
     await trial.publish(records)
     for topic in topics:

@@ -20,7 +20,7 @@ _CALLS, _SIZE = 60, 20
 @case()
 async def nothing_is_lost_while_members_come_and_go(trial: Trial) -> None:
     """Under load, members join and leave: every record is finished, and in the end nothing is left."""
-    topic, group, to = await trial.topic(), trial.name("group"), await trial.topic()
+    (topic, to), group = await trial.topics(2), trial.name("group")
     work, _ = await _come_and_go(trial, topic, group, to)
     heir = await trial.join(topic, group=group)
     await heir.take_silence(f"all was finished, after {len(work.received)} deliveries")
@@ -30,7 +30,7 @@ async def nothing_is_lost_while_members_come_and_go(trial: Trial) -> None:
 @case(ATOMIC)
 async def nothing_is_doubled_while_members_come_and_go(trial: Trial) -> None:
     """Under load, members join and leave: every input has one output."""
-    topic, group, to = await trial.topic(), trial.name("group"), await trial.topic()
+    (topic, to), group = await trial.topics(2), trial.name("group")
     _, records = await _come_and_go(trial, topic, group, to)
     wanted = [trial.output(to, record) for record in records]
     expect.each_once(await trial.read(to, len(wanted)), wanted, "published")
@@ -42,7 +42,7 @@ async def order_is_kept_while_members_come_and_go(trial: Trial) -> None:
 
     While a member has one in hand, no other member receives the next.
     """
-    topic, group, to = await trial.topic(), trial.name("group"), await trial.topic()
+    (topic, to), group = await trial.topics(2), trial.name("group")
     work, records = await _come_and_go(trial, topic, group, to)
     expect.in_order(work.deliveries, records)
     expect.equal("keys that two members had in hand at a time", sorted(map(repr, work.clashes)), [])

@@ -109,7 +109,8 @@ async def a_dead_members_work_goes_to_others(trial: Trial) -> None:
     await member.die()
     heir = await trial.join(topic, group=group)
     await heir.finish(await heir.take_all({record.id for record in records} - {*expect.ids(taken[:5])}))
-    expect.exact_or_unknown("the lag once all is finished", await heir.lag(), 0)
+    if trial.capabilities.atomic_completion:  # elsewhere what was finished last may come again
+        expect.exact_or_unknown("the lag once all is finished", await heir.lag(), 0)
 
 
 def _silenced(trial: Trial, member: Member) -> AbstractAsyncContextManager[None]:
@@ -134,7 +135,7 @@ async def a_silent_members_work_goes_to_others(trial: Trial) -> None:
 @case(BY_LEASE, LEASE, ATOMIC)
 async def a_late_completion_is_dropped(trial: Trial) -> None:
     """A member that lost its lease and wakes again publishes nothing for what another has finished."""
-    topic, to, group = await trial.topic(), await trial.topic(), trial.name("group")
+    (topic, to), group = await trial.topics(2), trial.name("group")
     silent = await trial.join(topic, group=group)
     records = await trial.published(10, topic=topic)
     taken = await silent.take(10)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 
-from eventml.backends.base import Completion
+from eventml.backends.base import Completion, CreatesTopics, NewTopic
 from eventml.records import Record
 from eventml.testing.contract import expect
 from eventml.testing.contract.held import Held, hold
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_PARTITIONS = 4
 MANY = 1_000  # a limit for those who do not care
 
 
@@ -130,10 +131,22 @@ class Trial:
 
     async def topic(self) -> str:
         """A new topic, created where it has to be."""
-        name = self.name("topic")
-        if self.harness.create_topic is not None:
-            await self.bounded(lambda: "a topic was not created", self.harness.create_topic(name))
+        [name] = await self.topics(1)
         return name
+
+    async def topics(self, size: int) -> list[str]:
+        """New topics, created at once."""
+        names = [self.name("topic") for _ in range(size)]
+        await self.bounded(lambda: f"{size} topics were not created", self._create(names))
+        return names
+
+    async def _create(self, names: Sequence[str]) -> None:
+        if self.harness.create_topic is not None:
+            async with anyio.create_task_group() as tasks:
+                for name in names:
+                    tasks.start_soon(self.harness.create_topic, name)
+        elif isinstance(self.backend, CreatesTopics):
+            await self.backend.create_topics([NewTopic(name=name, partitions=_PARTITIONS) for name in names])
 
     def records(self, topic: str, size: int, *, keys: int = 5) -> list[Record]:
         """New records, each with an id of its own, their keys taking turns."""

@@ -1,0 +1,179 @@
+"""Backends that break a promise about completing, or about what comes again."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import anyio
+from anyio.lowlevel import checkpoint
+from msgspec.structs import replace
+
+from eventml.backends.base import Completion
+from eventml.backends.memory.hub import _Member
+from eventml.errors import PublishError
+from tests.contract.breaking import breaks
+from tests.contract.sound import Connection, Inner, Member
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from eventml.backends.base import Start
+    from eventml.records import Delivery
+
+
+# Completing
+
+
+@breaks("completing_publishes_and_acks")
+class DropsOutputs(Member):
+    async def complete(self, done: Sequence[Completion]) -> None:
+        await super().complete([replace(completion, outputs=()) for completion in done])
+
+
+@breaks("a_completion_may_have_many_outputs")
+class WritesOneOutput(Member):
+    async def complete(self, done: Sequence[Completion]) -> None:
+        await super().complete([replace(c, outputs=c.outputs[:1]) for c in done])
+
+
+@breaks("acks_come_in_any_order", "a_subscriptions_lag_is_exact_or_unknown")
+class AcksAllUpToTheHighest(Member):
+    """Commits the highest offset that is finished, whatever lies below it."""
+
+    def __init__(self, connection: Connection, inner: Inner) -> None:
+        super().__init__(connection, inner)
+        self.in_hand: dict[tuple[int, int | str], Delivery] = {}
+
+    async def receive(self, limit: int) -> Sequence[Delivery]:
+        deliveries = await super().receive(limit)
+        self.in_hand |= {(d.partition, d.offset): d for d in deliveries}
+        return deliveries
+
+    async def complete(self, done: Sequence[Completion]) -> None:
+        for completion in done:
+            last = completion.delivery
+            below = [
+                d
+                for d in self.in_hand.values()
+                if d.partition == last.partition and int(d.offset) < int(last.offset)
+            ]
+            await super().complete([*map(Completion, below), completion])
+
+
+@breaks("completing_twice_is_harmless", "one_input_gives_one_output", "a_late_completion_is_dropped")
+class PublishesWhatIsNotItsOwn(Member):
+    """An ack and a write in one step, but not fenced: the outputs go out, ours or not."""
+
+    async def complete(self, done: Sequence[Completion]) -> None:
+        await self.broker.hub.publish([record for completion in done for record in completion.outputs])
+        await super().complete([replace(completion, outputs=()) for completion in done])
+
+
+@breaks("nothing_is_doubled_while_members_come_and_go")
+class LeavesWithoutItsLastAcks(Member):
+    """Acks in the background, and does not wait for that when it leaves."""
+
+    last: Sequence[Completion] = ()
+
+    async def complete(self, done: Sequence[Completion]) -> None:
+        await super().complete(done)
+        self.last = done
+
+    def leave(self) -> None:
+        super().leave()
+        windows = self.windows()
+        for delivery in (completion.delivery for completion in self.last):
+            windows[delivery.partition]._returned[int(delivery.offset)] = None
+
+
+@breaks("a_refused_output_is_named")
+class AcksWhatItRefuses(Member):
+    async def complete(self, done: Sequence[Completion]) -> None:
+        try:
+            await super().complete(done)
+        except PublishError as exc:
+            await super().complete([Completion(done[position].delivery) for position in exc.failed])
+            raise
+
+
+# Redelivery
+
+
+@breaks(
+    "leaving_gives_back",
+    "leaving_gives_back_to_those_who_are_there",
+    "nothing_is_lost_while_members_come_and_go",
+)
+class ForgetsWhatIsGivenBack(Member):
+    def leave(self) -> None:
+        super().leave()
+        for window in self.windows():
+            window._returned.clear()
+
+
+@breaks("leaving_in_a_hurry_gives_back")
+class StaysIfItIsHurried(Connection):
+    @asynccontextmanager
+    async def subscribe(
+        self, topics: Sequence[str], *, group: str | None, start: Start
+    ) -> AsyncIterator[Member]:
+        member = self.member(self, self.join(topics, group, start))
+        yield member
+        await checkpoint()
+        member.leave()
+
+
+@breaks("a_dead_members_work_goes_to_others")
+class WaitsForTheDead(Connection):
+    def kill(self) -> None:
+        self.members.clear()
+
+
+@breaks("a_silent_members_work_goes_to_others")
+class WaitsForTheSilent(Connection):
+    async def expire(self) -> None:
+        pass
+
+
+@breaks("a_slow_member_keeps_what_it_has")
+class RobsTheSlow(Member):
+    """Claims by time alone, whoever holds it."""
+
+    async def receive(self, limit: int) -> Sequence[Delivery]:
+        while True:
+            with anyio.move_on_after(0.02):
+                return await super().receive(limit)
+            for window in self.windows():
+                window._returned.update(dict.fromkeys(window._in_hand))
+                window._in_hand.clear()
+
+
+@breaks("attempts_are_counted_as_declared")
+class DoesNotCount(Member):
+    async def receive(self, limit: int) -> Sequence[Delivery]:
+        return [replace(delivery, attempt=1) for delivery in await super().receive(limit)]
+
+
+@breaks("what_comes_again_comes_in_order")
+class GivesBackBackwards(Member):
+    def leave(self) -> None:
+        super().leave()
+        for window in self.windows():
+            window._returned = dict(reversed(window._returned.items()))
+
+
+@breaks("order_is_kept_while_members_come_and_go")
+class TakesWhateverIsThere(Member):
+    """Members compete for every record, and not for partitions."""
+
+    async def receive(self, limit: int) -> Sequence[Delivery]:
+        while isinstance(self.inner, _Member):
+            await checkpoint()
+            with self.broker.hub.lock:
+                for group in self.inner._groups.values():
+                    for index in range(len(group._windows)):
+                        if taken := group._take_from(index, self.inner, min(limit, 2)):
+                            return taken
+            await anyio.sleep(0.001)
+        return await super().receive(limit)

@@ -1,0 +1,200 @@
+"""Backends that break a promise about receiving, or about groups and readers."""
+
+from __future__ import annotations
+
+import secrets
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Self
+
+import anyio
+from anyio.lowlevel import checkpoint
+
+from eventml.backends.memory.hub import _Member
+from tests.contract.breaking import breaks
+from tests.contract.sound import Broker, Connection, Inner, Member
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+
+    from eventml.backends.base import Completion, Start
+    from eventml.records import Delivery
+
+
+# Receiving
+
+
+@breaks("a_receive_keeps_to_its_limit")
+class ExceedsItsLimit(Member):
+    async def receive(self, limit: int) -> Sequence[Delivery]:
+        return await super().receive(max(limit, 5))
+
+
+@breaks("a_receive_waits")
+class ReturnsNothing(Member):
+    async def receive(self, limit: int) -> Sequence[Delivery]:
+        with anyio.move_on_after(0.01):
+            return await super().receive(limit)
+        return []
+
+
+@breaks("a_receive_takes_what_is_there")
+class TakesOneByOne(Member):
+    async def receive(self, limit: int) -> Sequence[Delivery]:
+        return await super().receive(min(limit, 1))
+
+
+@breaks("a_cancelled_receive_loses_nothing", "a_readers_cancelled_receive_loses_nothing")
+class LosesWhatACancelledReceiveHeld(Member):
+    async def receive(self, limit: int) -> Sequence[Delivery]:
+        deliveries = await super().receive(limit)
+        await checkpoint()
+        return deliveries
+
+
+@breaks("completing_overlaps_receiving")
+class CompletesOneAtATime(Member):
+    busy = False
+
+    async def complete(self, done: Sequence[Completion]) -> None:
+        if self.busy:
+            return
+        self.busy = True
+        await checkpoint()
+        await super().complete(done)
+        self.busy = False
+
+
+@breaks("a_member_that_sits_still_leaves_work_to_others")
+class FetchesEverything(Member):
+    fetched: tuple[Delivery, ...] = ()
+
+    async def receive(self, limit: int) -> Sequence[Delivery]:
+        if not self.fetched:
+            self.fetched = (*await super().receive(1_000_000),)
+        taken, self.fetched = self.fetched[:limit], self.fetched[limit:]
+        return taken
+
+
+# Groups
+
+
+@breaks("every_group_gets_every_record")
+class KnowsOneGroup(Connection):
+    def join(self, topics: Sequence[str], group: str | None, start: Start) -> Inner:
+        return super().join(topics, group and "group", start)
+
+
+@breaks("members_share_the_work")
+class SharesNothing(Connection):
+    def join(self, topics: Sequence[str], group: str | None, start: Start) -> Inner:
+        return super().join(topics, group and secrets.token_hex(4), start)
+
+
+@breaks("members_on_connections_of_their_own_share")
+class HasOneConnection(Connection):
+    """Declares `shared`, but lives in one process."""
+
+    @classmethod
+    def to(cls, broker: Broker) -> Self:
+        if not isinstance(broker.only, cls):
+            broker.only = cls(broker)
+        return broker.only
+
+
+@breaks("a_new_group_begins_where_it_says", "a_latest_reader_sees_what_is_new")
+class AlwaysBeginsAtTheFirst(Connection):
+    def join(self, topics: Sequence[str], group: str | None, start: Start) -> Inner:
+        return super().join(topics, group, "earliest")
+
+
+@breaks("what_is_published_after_joining_arrives", "a_group_that_finished_nothing_exists")
+class JoinsAtItsFirstReceive(Connection):
+    def join(self, topics: Sequence[str], group: str | None, start: Start) -> Inner:
+        return _Late(lambda: super(JoinsAtItsFirstReceive, self).join(topics, group, start))
+
+
+class _Late:
+    """A subscription that is not there before it is used."""
+
+    def __init__(self, join: Callable[[], Inner]) -> None:
+        self._join = join
+        self._inner: Inner | None = None
+
+    async def receive(self, limit: int) -> Sequence[Delivery]:
+        self._inner = self._inner or self._join()
+        return await self._inner.receive(limit)
+
+    async def complete(self, done: Sequence[Completion]) -> None:
+        self._inner = self._inner or self._join()
+        await self._inner.complete(done)
+
+    async def lag(self) -> int | None:
+        return None
+
+    def leave(self) -> None:
+        if self._inner is not None:
+            self._inner.leave()
+
+
+@breaks("a_group_goes_on_where_it_left_off")
+class AGroupThatComesBackSkips(Connection):
+    def join(self, topics: Sequence[str], group: str | None, start: Start) -> Inner:
+        inner = super().join(topics, group, start)
+        if isinstance(inner, _Member) and start == "latest":
+            for joined in inner._groups.values():
+                for partition, window in zip(joined._partitions, joined._windows, strict=True):
+                    window.position = partition.end
+        return inner
+
+
+@breaks("a_subscription_reads_several_topics")
+class ReadsTheFirstTopic(Connection):
+    def join(self, topics: Sequence[str], group: str | None, start: Start) -> Inner:
+        return super().join(topics[:1], group, start)
+
+
+@breaks("a_groups_name_is_its_own_at_every_topic")
+class KnowsAGroupFromAnotherTopic(Connection):
+    def join(self, topics: Sequence[str], group: str | None, start: Start) -> Inner:
+        known = any(group in topic.groups for topic in self.broker.hub._topics.values())
+        return super().join(topics, group, "latest" if known else start)
+
+
+@breaks("a_missing_topic_is_refused")
+class CreatesTopicsByAccident(Connection):
+    @asynccontextmanager
+    async def subscribe(
+        self, topics: Sequence[str], *, group: str | None, start: Start
+    ) -> AsyncIterator[Member]:
+        self.broker.topics.update(topics)
+        async with super().subscribe(topics, group=group, start=start) as member:
+            yield member
+
+
+@breaks("what_was_published_outlives_the_connections")
+class LivesAsLongAsItsConnections(Connection):
+    def close(self) -> None:
+        if not self.broker.connections:
+            self.broker.hub._topics.clear()
+
+
+# Readers and lag
+
+
+@breaks("a_reader_leaves_no_trace")
+class ReadsAsAGroup(Connection):
+    def join(self, topics: Sequence[str], group: str | None, start: Start) -> Inner:
+        return super().join(topics, group or "readers", start)
+
+
+@breaks("lag_counts_what_the_departed_left")
+class CountsItsOwnOnly(Member):
+    async def lag(self) -> int | None:
+        lag = await self.inner.lag()
+        return lag and lag - sum(len(window._returned) for window in self.windows())
+
+
+@breaks("lag_can_be_asked_for_from_outside")
+class GuessesTheLag(Connection):
+    async def lag(self, topic: str, *, group: str) -> Mapping[int, int] | None:
+        return await super().lag(topic, group=group) or {}

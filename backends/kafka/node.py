@@ -80,7 +80,7 @@ class KafkaNode:
         """
         if (self.data / "meta.properties").exists():
             return
-        tool = ["kafka.tools.StorageTool", "format", "--cluster-id", cluster_id]
+        tool = ["kafka.tools.StorageTool", "format", f"--cluster-id={cluster_id}"]
         tool += ["--config", str(self._config), "--ignore-formatted"]
         done = subprocess.run(  # noqa: S603 - Kafka's own tool
             [*self._java, *tool], capture_output=True, text=True, timeout=FORMAT_TIMEOUT, check=False

@@ -71,8 +71,9 @@ class Subscription(Protocol):
         """Publish each one's outputs and ack it, in any order relative to other completions.
 
         The outputs are published before the ack, or in one step with it (`atomic_completion`). A
-        completion for a delivery that is not this subscription's any more is dropped in silence
-        where completion is atomic; elsewhere its outputs may have gone out before that was known.
+        completion for a delivery that somebody else has completed is dropped in silence where
+        completion is atomic; elsewhere its outputs may have gone out before that was known. Where
+        redelivery is by lease, a delivery in hand keeps its lease for as long as its holder lives.
         Completions may overlap each other and `receive`. A reader without a group ignores acks.
 
         Raises:

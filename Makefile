@@ -43,7 +43,7 @@ check: $(VENV)/.installed
 	$(BIN)/python -m pytest -q tests/unit/test_layers.py
 
 bench: $(VENV)/.bench
-	@for name in $(or $(ARGS),memory redis kafka); do $(BIN)/python benchmarks/$$name.py || exit 1; done
+	@for name in $(or $(ARGS),memory redis kafka); do $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 docs: $(VENV)/.docs
 	$(BIN)/mkdocs build --strict --site-dir build/docs

@@ -5,8 +5,9 @@ import time
 
 import msgspec
 from faststream.kafka import KafkaBroker, TestKafkaBroker
-from measuring import RideStarted
 from pydantic import BaseModel
+
+from benchmarks.measuring import RideStarted
 
 
 class Ride(BaseModel):

@@ -5,17 +5,20 @@ Machines are shared and drift, so the cases take turns within one run and only r
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
 import platform
 import statistics
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
+import numpy as np
 from rich.console import Console
 from rich.table import Table
+from sklearn.linear_model import LinearRegression
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -54,6 +57,27 @@ def rides(count: int) -> list[RideStarted]:
         )
         for number in range(count)
     ]
+
+
+def no_op(batch: Sequence[RideStarted]) -> list[DurationPredicted]:
+    """A predictor that costs nothing: what is left is the way to it and back."""
+    return [DurationPredicted(ride.ride_id, ride.trip_distance) for ride in batch]
+
+
+def linear(batch: Sequence[RideStarted]) -> list[DurationPredicted]:
+    """A linear regression of four features."""
+    minutes = _linear().predict(_features(batch)).tolist()
+    return [DurationPredicted(ride.ride_id, value) for ride, value in zip(batch, minutes, strict=True)]
+
+
+@functools.cache
+def _linear() -> LinearRegression:
+    return LinearRegression().fit(_features(rides(500)), np.arange(500.0))
+
+
+def _features(batch: Sequence[RideStarted]) -> Any:
+    columns = ("trip_distance", "pickup_location_id", "dropoff_location_id", "passenger_count")
+    return np.array([[getattr(ride, column) for column in columns] for ride in batch])
 
 
 def machine(*packages: str) -> str:

@@ -1,6 +1,6 @@
 """The runtime over the in-memory backend, against bare loops that decode and encode the same events.
 
-    python benchmarks/memory.py [--events N] [--rounds N]
+    python -m benchmarks.memory [--events N] [--rounds N]
 
 Each case: a producer encodes ride events of 250 bytes and hands them over; a consumer decodes them,
 calls a no-op predictor, encodes its answers and hands them on. The bare loops keep nothing: no
@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 import msgspec
-from faststream_memory import with_faststream
-from measuring import DurationPredicted, RideStarted, interleave, machine, report, rides
 
 import eventml
+from benchmarks.faststream_memory import with_faststream
+from benchmarks.measuring import DurationPredicted, RideStarted, interleave, machine, report, rides
 from eventml.backends.memory import Settings, new_hub
 
 if TYPE_CHECKING:

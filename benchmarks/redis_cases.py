@@ -8,6 +8,7 @@ the parser allow. It keeps no lease, claims nothing and mends nothing.
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import time
 from typing import TYPE_CHECKING, Any, cast
@@ -16,14 +17,12 @@ from urllib.parse import urlsplit
 import anyio
 import hiredis
 import msgspec
-import numpy as np
 import pydantic
-from faststream.redis import Pipeline, RedisBroker, StreamSub
+from faststream.redis import BinaryMessageFormatV1, Pipeline, RedisBroker, StreamSub
 from redis.asyncio import Redis
-from sklearn.linear_model import LinearRegression
 
 import eventml
-from benchmarks.measuring import DurationPredicted, RideStarted, rides
+from benchmarks.measuring import DurationPredicted, RideStarted, no_op
 from eventml.backends import redis as backend
 from eventml.backends.redis.scripts import COMPLETE
 from eventml.backends.redis.wire import encode_headers
@@ -46,29 +45,9 @@ HEADERS = {
     "ce_predictor": "duration",
 }
 
+_format = BinaryMessageFormatV1.encode
 encode = msgspec.json.Encoder().encode
 decode = msgspec.json.Decoder(RideStarted).decode
-
-
-def no_op(batch: Sequence[RideStarted]) -> list[DurationPredicted]:
-    return [DurationPredicted(ride.ride_id, ride.trip_distance) for ride in batch]
-
-
-def _features(batch: Sequence[RideStarted]) -> Any:
-    return np.array(
-        [
-            (ride.trip_distance, ride.pickup_location_id, ride.dropoff_location_id, ride.passenger_count)
-            for ride in batch
-        ]
-    )
-
-
-MODEL = LinearRegression().fit(_features(rides(500)), np.arange(500.0))
-
-
-def linear(batch: Sequence[RideStarted]) -> list[DurationPredicted]:
-    minutes = MODEL.predict(_features(batch)).tolist()
-    return [DurationPredicted(ride.ride_id, value) for ride, value in zip(batch, minutes, strict=True)]
 
 
 def fill(url: str, events: Sequence[RideStarted]) -> None:
@@ -91,7 +70,9 @@ def drained(url: str, count: int) -> None:
         async with Redis.from_url(url) as redis:
             results = await redis.xlen(TARGET)
             pending = (await redis.xpending(SOURCE, GROUP))["pending"]
-            assert (results, pending) == (count, 0), f"{results} results for {count} events, {pending} pending"
+            assert (results, pending) == (count, 0), (
+                f"{results} results for {count} events, {pending} pending"
+            )
 
     asyncio.run(main())
 
@@ -102,14 +83,18 @@ def with_eventml(url: str, events: Sequence[RideStarted], predict: Predict) -> f
     bus.predictor(SOURCE, to=TARGET, group=GROUP, name="duration", max_batch=BATCH)(typed(predict))
 
     async def main() -> float:
-        async with backend.open(url, backend.Settings()) as broker, bus.open(broker), bus.worker() as worker:
-            async with anyio.create_task_group() as tasks:
-                start = time.perf_counter()
-                tasks.start_soon(worker.run)
-                while worker.stats["duration"].completed < len(events):
-                    await anyio.sleep(0.005)
-                seconds = time.perf_counter() - start
-                worker.stop()
+        async with (
+            backend.open(url, backend.Settings()) as broker,
+            bus.open(broker),
+            bus.worker() as worker,
+            anyio.create_task_group() as tasks,
+        ):
+            start = time.perf_counter()
+            tasks.start_soon(worker.run)
+            while worker.stats["duration"].completed < len(events):
+                await anyio.sleep(0.005)
+            seconds = time.perf_counter() - start
+            worker.stop()
         return len(events) / seconds
 
     rate = asyncio.run(main())
@@ -183,12 +168,18 @@ def with_redis_py(url: str, events: Sequence[RideStarted], predict: Predict) -> 
         async with Redis.from_url(url) as redis:
             start = time.perf_counter()
             while done < len(events):
-                found = await redis.xreadgroup(GROUP, "plain", {SOURCE: ">"}, count=LOOP_BATCH, block=1000)
+                found: Any = await redis.xreadgroup(
+                    GROUP, "plain", {SOURCE: ">"}, count=LOOP_BATCH, block=1000
+                )
                 [[_, entries]] = found
                 results = predict([decode(fields[b"data"]) for _, fields in entries])
                 async with redis.pipeline(transaction=False) as pipe:
                     for (_, fields), result in zip(entries, results, strict=True):
-                        output = {"data": encode(result), "id": fields[b"id"] + b"/duration", "meta": meta}
+                        output: Any = {
+                            "data": encode(result),
+                            "id": fields[b"id"] + b"/duration",
+                            "meta": meta,
+                        }
                         pipe.xadd(TARGET, output)
                     pipe.xack(SOURCE, GROUP, *(entry for entry, _ in entries))
                     await pipe.execute()
@@ -244,7 +235,9 @@ def one_by_one(broker: RedisBroker, predict: Predict, countdown: Countdown) -> N
 
 def in_batches(broker: RedisBroker, predict: Predict, countdown: Countdown) -> None:
     """FastStream's batches, each result published through a pipeline."""
-    stream = StreamSub(SOURCE, group=GROUP, consumer="faststream", last_id="0", batch=True, max_records=LOOP_BATCH)
+    stream = StreamSub(
+        SOURCE, group=GROUP, consumer="faststream", last_id="0", batch=True, max_records=LOOP_BATCH
+    )
 
     @broker.subscriber(stream=stream)  # type: ignore[untyped-decorator]  # FastStream's
     async def duration(batch: list[Ride], pipe: Pipeline) -> None:
@@ -282,24 +275,75 @@ def with_faststream(url: str, events: Sequence[RideStarted], predict: Predict, i
 
 def serve(name: str, url: str) -> None:
     """Run a worker until the process is ended, for measuring latencies from outside."""
+    asyncio.run(_eventml(url) if name == "eventml" else _faststream(name, url))
 
-    async def faststream(idiom: Idiom) -> None:
-        broker = RedisBroker(url, logger=None)
-        countdown = Countdown(float("inf"))
-        idiom(broker, no_op, countdown)
-        await broker.start()
-        await countdown.over.wait()
 
-    async def ours() -> None:
-        bus = eventml.Bus("benchmark")
-        bus.predictor(SOURCE, to=TARGET, group=GROUP, name="duration", max_batch=BATCH)(typed(no_op))
-        async with backend.open(url, backend.Settings()) as broker, bus.open(broker), bus.worker() as worker:
-            await worker.run()
+async def _eventml(url: str) -> None:
+    bus = eventml.Bus("benchmark")
 
-    if name == "eventml":
-        asyncio.run(ours())
-    else:
-        asyncio.run(faststream(one_by_one if name == "FastStream, one by one" else in_batches))
+    async def duration(batch: list[RideStarted]) -> list[DurationPredicted]:  # as FastStream's is
+        return no_op(batch)
+
+    bus.predictor(SOURCE, to=TARGET, group=GROUP, max_batch=BATCH)(duration)
+    async with backend.open(url, backend.Settings()) as broker, bus.open(broker), bus.worker() as worker:
+        await worker.run()
+
+
+async def _faststream(name: str, url: str) -> None:
+    broker = RedisBroker(url, logger=None)
+    countdown = Countdown(float("inf"))
+    (one_by_one if "one by one" in name else in_batches)(broker, no_op, countdown)
+    await broker.start()
+    await countdown.over.wait()
+
+
+def empty(url: str) -> None:
+    connection = Resp(url)
+    connection.send("FLUSHALL")
+    connection.receive()
+    connection.close()
+
+
+def server(url: str) -> str:
+    """What the server is, and whether it keeps an append-only file."""
+    connection = Resp(url)
+    connection.send("INFO")
+    info = connection.receive()
+    connection.close()
+    version = re.search(rb"redis_version:(\S+)", info)
+    durable = b"aof_enabled:1" in info
+    return f"Redis {version[1].decode() if version else '?'}, append-only file {'on' if durable else 'off'}"
+
+
+def until_it_reads(url: str) -> None:
+    """Wait until a worker waits in the server for the first event."""
+    connection = Resp(url)
+    waiting = 0
+    while not waiting:
+        time.sleep(0.05)
+        connection.send("INFO", "clients")
+        found = re.search(rb"blocked_clients:(\d+)", connection.receive())
+        waiting = int(found[1]) if found else 0
+    connection.close()
+
+
+def entries(events: Sequence[RideStarted], *, faststream: bool) -> list[tuple[str | bytes, ...]]:
+    """Each event as the fields of an entry, in eventml's format or in FastStream's."""
+    if not faststream:
+        meta = encode_headers({**HEADERS, "ce_type": SOURCE})
+        return [("data", encode(ride), "id", ride.ride_id, "meta", meta) for ride in events]
+
+    async def main() -> list[tuple[str | bytes, ...]]:
+        headers = {"content-type": "application/json"}
+        return [
+            (
+                "__data__",
+                await _format(message=encode(r), reply_to=None, headers=headers, correlation_id=r.ride_id),
+            )
+            for r in events
+        ]
+
+    return asyncio.run(main())
 
 
 def typed(predict: Predict) -> Any:

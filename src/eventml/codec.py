@@ -47,6 +47,8 @@ class Decoder:
 
     def __init__(self, event_type: Any, group: str | None = None) -> None:
         self._group = group
+        self.without_event = 0
+        """How many records held no event for whoever decodes."""
         self._json: Callable[[bytes], Any] = msgspec.json.Decoder(event_type).decode
         self._formats: dict[str, Callable[[bytes], Any]] = {
             JSON: self._json,
@@ -71,17 +73,18 @@ class Decoder:
             try:
                 events.append(decode(record.value))
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+                self.without_event += 1
                 events.append(_decode_error(delivery, exc))
         return events
 
     def _decode_for(self, headers: Mapping[str, str]) -> Callable[[bytes], Any]:
         if self._group is not None and headers.get(REPLAY_GROUP, self._group) != self._group:
-            return _pass_over
+            return self._pass_over
         return self._formats.get(headers.get(CONTENT_TYPE, JSON), self._json)
 
-
-def _pass_over(value: bytes) -> NotOurs:  # noqa: ARG001 - it stands in for a decoder
-    return _NOT_OURS
+    def _pass_over(self, value: bytes) -> NotOurs:  # noqa: ARG002 - it stands in for a decoder
+        self.without_event += 1
+        return _NOT_OURS
 
 
 def _decode_error(delivery: Delivery, exc: Exception) -> DecodeError:

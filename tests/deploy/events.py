@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -10,12 +11,14 @@ import anyio
 import msgspec
 
 from eventml import Record, config
-from tests.failures.scenario import create_topics
+from eventml.backends.base import CreatesTopics, NewTopic
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from eventml.backends.base import Backend
+
+PARTITIONS = 8
 
 
 class Oracle:
@@ -28,13 +31,16 @@ class Oracle:
     Attributes:
         published: How many numbers; they are 0, 1, 2 ... and each one's id is the number.
         answers: Every answer that came, by input id.
+        answered: When the first of them was published, in seconds since the epoch.
     """
 
     def __init__(self, url: str, name: str) -> None:
         self._url = url
         self.topic, self.to = f"{name}.numbers", f"{name}.answers"
         self.published = 0
+        self._lock = threading.Lock()
         self.answers: dict[str, list[Record]] = {}
+        self.answered: dict[str, float] = {}
 
     @asynccontextmanager
     async def connect(self) -> AsyncIterator[Backend]:
@@ -48,15 +54,21 @@ class Oracle:
 
     async def _publish(self, count: int, said: dict[str, Any]) -> None:
         async with self.connect() as backend:
-            await create_topics(backend, [self.topic, self.to])
+            await self.create_topics(backend)
             await backend.publish(self.next(count, **said))
+
+    async def create_topics(self, backend: Backend) -> None:
+        if isinstance(backend, CreatesTopics):
+            topics = [f"{self.topic}.{self.topic.removesuffix('.numbers')}.answer.dlq", self.topic, self.to]
+            await backend.create_topics([NewTopic(name=name, partitions=PARTITIONS) for name in topics])
 
     def next(self, count: int, **said: Any) -> list[Record]:
         """The records of the next so many numbers."""
-        first, self.published = self.published, self.published + count
+        with self._lock:
+            first, self.published = self.published, self.published + count
         return [
             Record(self.topic, msgspec.json.encode({"number": n, **said}), str(n).encode(), str(n))
-            for n in range(first, self.published)
+            for n in range(first, first + count)
         ]
 
     def collect(self, expected: int | None = None, *, within: float = 30.0, rest: float = 0.3) -> None:
@@ -64,7 +76,7 @@ class Oracle:
         anyio.run(self._collect, self.published if expected is None else expected, within, rest)
 
     async def _collect(self, expected: int, within: float, rest: float) -> None:
-        self.answers = {}
+        self.answers, self.answered = {}, {}
         async with (
             self.connect() as backend,
             backend.subscribe([self.to], group=None, start="earliest") as reader,
@@ -80,6 +92,7 @@ class Oracle:
         for delivery in deliveries:
             input_id = delivery.record.id.split("/")[0]
             self.answers.setdefault(input_id, []).append(delivery.record)
+            self.answered.setdefault(input_id, delivery.timestamp)
 
     @property
     def lost(self) -> list[int]:

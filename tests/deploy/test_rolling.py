@@ -62,7 +62,8 @@ def test_sighup_replaces_every_worker_without_a_gap(serve: Serve, oracle: Oracle
     oracle.collect()
     oracle.check()
     assert service.metric("eventml_rolls_total") == 1
-    assert service.metric("eventml_events_completed_total") == oracle.published  # those of the old ones too
+    # Those of the old ones count too.
+    service.until(lambda: service.metric("eventml_events_completed_total") == oracle.published)
     assert service.stop() == 0
 
 
@@ -123,3 +124,15 @@ def test_a_worker_killed_while_it_is_replaced(serve: Serve, oracle: Oracle) -> N
     oracle.check()
     assert len(service.workers) == 1
     assert service.stop() == 0
+
+
+def test_the_service_is_stopped_while_a_worker_is_replaced(serve: Serve, oracle: Oracle) -> None:
+    service = serve("--workers", "2", env={"MAX_BATCH": "16", "SLEEP": "0.3"})
+    service.until_ready()
+    oracle.publish(64)
+    service.send(signal.SIGHUP)
+    service.until_logged("takes over from")
+    assert service.stop() == 0, service.text  # the old one was draining: to be told twice is to give up
+    serve("--workers", "1").until_ready()
+    oracle.collect()
+    oracle.check()

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -34,8 +35,8 @@ def test_each_line_says_whose_it_is(serve: Serve) -> None:
     service = serve("--workers", "2")
     service.until_ready()
     service.stop()
-    assert re.search(r"^worker-1 \| .* INFO ready: answer$", service.text, re.MULTILINE)
-    assert re.search(r"^worker-2 \| .* INFO ready: answer$", service.text, re.MULTILINE)
+    assert re.search(r"^worker-1 +\| .* INFO ready: answer$", service.text, re.MULTILINE)
+    assert re.search(r"^worker-2 +\| .* INFO ready: answer$", service.text, re.MULTILINE)
 
 
 def test_a_number_for_each_handler(serve: Serve, oracle: Oracle) -> None:
@@ -70,6 +71,18 @@ def test_memory_is_refused_with_what_to_do(serve: Serve) -> None:
     assert service.wait() == 1
     assert "--backend redis://" in service.text
     assert "Traceback" not in service.text
+
+
+@pytest.mark.parametrize(("said", "meant"), [({}, "1"), ({"OMP_NUM_THREADS": "3"}, "3")])
+def test_numeric_libraries_have_one_thread_unless_told_otherwise(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, said: dict[str, str], meant: str
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    service = serve("--workers", "1", env=said)
+    service.until_ready()
+    [worker] = service.workers
+    environment = Path(f"/proc/{worker}/environ").read_bytes().split(b"\0")
+    assert f"OMP_NUM_THREADS={meant}".encode() in environment
 
 
 def test_sigterm_under_load_loses_and_repeats_nothing(serve: Serve, oracle: Oracle) -> None:

@@ -18,6 +18,14 @@ def backend_url(request: pytest.FixtureRequest) -> str:
     return f"memory://{secrets.token_hex(4)}"
 
 
+@pytest.fixture(params=["redis", "kafka"])
+def shared_backend_url(request: pytest.FixtureRequest) -> str:
+    """A backend that processes share, and that soon takes a dead one's work from it."""
+    if request.param == "redis":
+        return f"{request.getfixturevalue('redis_server').url}?lease=1"
+    return f"{request.getfixturevalue('kafka_broker').url}?session_timeout=6"
+
+
 @pytest.fixture
 def scenario(backend_url: str) -> Scenario:
     return Scenario(backend_url)

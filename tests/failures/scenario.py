@@ -13,12 +13,17 @@ import msgspec
 from eventml import Bus, Record, config
 from eventml.backends.base import CreatesTopics, NewTopic
 from eventml.runtime.deadletters import dead_letter_topic
+from eventml.runtime.letters import Wanted, boxes
+from eventml.runtime.replaying import settle
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 
     from eventml.backends.base import Backend
+    from eventml.records import Delivery
+    from eventml.runtime.replaying import Fate, Tally
     from eventml.runtime.stats import Stats
+    from eventml.runtime.worker import Worker
 
 
 class Ride(msgspec.Struct):
@@ -35,12 +40,13 @@ class Scenario:
     """One bus, one topic in and one out, with names that no other test uses.
 
     Attributes:
-        outputs: What the handler published, by input id.
+        outputs: What the handlers published, by input id.
         letters: The dead letters, by input id.
-        stats: The handler's counters after the run.
+        stats: The first handler's counters after `run`.
     """
 
     def __init__(self, url: str) -> None:
+        self.url = url
         self._settings = config.load(environ={}, overrides={"backend": url})
         self.bus = Bus(f"t{secrets.token_hex(4)}")
         self.bus.configure(self._settings)
@@ -50,51 +56,63 @@ class Scenario:
         self.letters: dict[str, list[Record]] = {}
         self.stats: Stats
 
+    # Steps
+
     @asynccontextmanager
     async def connect(self) -> AsyncIterator[Backend]:
+        """A connection, and all topics there."""
         backend = self._settings.backend
         module = config.find_backend(urlsplit(backend.url).scheme)
         async with module.open(backend.url, backend.options) as connected:
+            await create_topics(connected, [self.topic, self.to, *self.letter_topics])
             yield connected
 
-    async def run(self, values: Sequence[Any], *, keys: Sequence[bytes | None] | None = None) -> None:
-        """Publish values (bytes as they are, objects as JSON), handle them all, collect the outcome."""
-        records = [
-            Record(self.topic, v if isinstance(v, bytes) else msgspec.json.encode(v), key, str(number))
-            for number, (v, key) in enumerate(zip(values, keys or [None] * len(values), strict=True))
-        ]
-        [handler] = self.bus.handlers.values()
-        async with self.connect() as backend:
-            letters = dead_letter_topic(self.topic, handler.options.group)
-            await create_topics(backend, [self.topic, self.to, letters])
-            with anyio.fail_after(60):
-                await self._handle(backend, handler.name, records)
-                expected = self.stats.published + self.stats.dead_letters
-                await self._collect(backend, [self.to, letters], expected)
+    @property
+    def letter_topics(self) -> list[str]:
+        return [dead_letter_topic(self.topic, h.options.group) for h in self.bus.handlers.values()]
 
-    async def _handle(self, backend: Backend, handler: str, records: Sequence[Record]) -> None:
+    def records(self, values: Iterable[Any], *, keys: Sequence[bytes | None] | None = None) -> list[Record]:
+        """Records of values (bytes as they are, objects as JSON), their ids counted from 0."""
+        encoded = [v if isinstance(v, bytes) else msgspec.json.encode(v) for v in values]
+        return [
+            Record(self.topic, value, key, str(number))
+            for number, (value, key) in enumerate(zip(encoded, keys or [None] * len(encoded), strict=True))
+        ]
+
+    @asynccontextmanager
+    async def working(self, backend: Backend, *only: str) -> AsyncIterator[Worker]:
+        """The bus's handlers at work, until what is in hand at the end is finished."""
         async with (
             self.bus.open(backend),
-            self.bus.worker() as worker,
+            self.bus.worker(only) as worker,
             anyio.create_task_group() as tasks,
         ):
             tasks.start_soon(worker.run)
             await worker.ready.wait()
-            await backend.publish(records)
-            self.stats = worker.stats[handler]
-            while self.stats.completed < len(records):
-                await anyio.sleep(0.01)
+            yield worker
             worker.stop()
 
-    async def _collect(self, backend: Backend, topics: Sequence[str], expected: int) -> None:
+    async def replay(
+        self, backend: Backend, *, name: str | None = None, fate: Fate = "replay", **choices: Any
+    ) -> Tally:
+        """As `eventml dlq replay` and `drop`, for one handler."""
+        handlers = self.bus.handlers
+        [box] = boxes([handlers[name] if name else next(iter(handlers.values()))])
+        limit = choices.pop("limit", None)
+        async with backend.subscribe([box.letters], group=box.readers, start="earliest") as subscription:
+            acks_singly = backend.capabilities.redelivery == "lease"
+            return await settle(subscription, Wanted(**choices), fate, limit=limit, acks_singly=acks_singly)
+
+    async def collect(self, backend: Backend, expected: int) -> None:
+        """Read all outputs and dead letters; there should be so many, and one too many would show."""
         found = 0
-        async with backend.subscribe(topics, group=None, start="earliest") as reader:
+        async with backend.subscribe([self.to, *self.letter_topics], group=None, start="earliest") as reader:
             while found < expected:
                 found += self._note(await reader.receive(1000))
-            with anyio.move_on_after(0.2):  # one too many would show here
+            with anyio.move_on_after(0.2):
                 self._note(await reader.receive(1000))
 
-    def _note(self, deliveries: Sequence[Any]) -> int:
+    def _note(self, deliveries: Sequence[Delivery]) -> int:
         for delivery in deliveries:
             record = delivery.record
             if record.topic == self.to:
@@ -102,6 +120,32 @@ class Scenario:
             else:
                 self.letters.setdefault(record.id, []).append(record)
         return len(deliveries)
+
+    # The usual course
+
+    async def run(
+        self,
+        values: Sequence[Any],
+        *,
+        keys: Sequence[bytes | None] | None = None,
+        wrap: Callable[[Backend], Backend] | None = None,
+    ) -> None:
+        """Publish values, handle them all, collect the outcome.
+
+        Args:
+            values: As for `records`.
+            keys: As for `records`.
+            wrap: Gives the backend that the bus runs on, in place of the one it is given.
+        """
+        records = self.records(values, keys=keys)
+        [name] = self.bus.handlers
+        with anyio.fail_after(60):
+            async with self.connect() as backend:
+                async with self.working(wrap(backend) if wrap else backend) as worker:
+                    await publish(backend, records)
+                    self.stats = worker.stats[name]
+                    await until(lambda: self.stats.completed >= len(records))
+                await self.collect(backend, self.stats.published + self.stats.dead_letters)
 
     def check(self, *, answered: set[int], set_aside: set[int]) -> None:
         """Each of these answered once, each of those set aside once, and nothing else anywhere."""
@@ -112,6 +156,17 @@ class Scenario:
     def reason(self, number: int) -> str:
         [letter] = self.letters[str(number)]
         return letter.headers["eventml-dlq-message"]
+
+
+async def publish(backend: Backend, records: Sequence[Record], size: int = 1000) -> None:
+    """Publish many records, in writes of a size that every backend takes."""
+    for start in range(0, len(records), size):
+        await backend.publish(records[start : start + size])
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    while not holds():
+        await anyio.sleep(0.01)
 
 
 async def create_topics(backend: Backend, names: Sequence[str]) -> None:

@@ -199,3 +199,19 @@ async def test_retry_keeps_the_order_of_its_key_and_holds_up_no_other(scenario: 
     assert [number for number in seen if number % 2 == 0] == list(range(0, 20, 2))
     assert [number for number in seen if number % 2 == 1] == list(range(1, 20, 2))
     assert seen.index(1) < seen.index(0)
+
+
+@pytest.mark.parametrize("style", ["single", "single coroutine"])
+@pytest.mark.parametrize("retries", [0, 1])
+async def test_events_behind_one_of_their_key_that_is_set_aside_are_answered(
+    scenario: Scenario, style: str, retries: int
+) -> None:
+    def one(ride: Ride) -> Any:
+        if ride.ride_id in {3, 4, 9}:
+            raise KeyError("no such zone")
+        return Duration(ride.ride_id, ride.miles)
+
+    register = scenario.bus.predictor(scenario.topic, to=scenario.to, retries=retries, backoff=0.001)
+    register(_handler(style, one))
+    await scenario.run(GOOD, keys=[b"zone-4"] * 20)
+    scenario.check(answered=set(range(20)) - {3, 4, 9}, set_aside={3, 4, 9})

@@ -26,7 +26,9 @@ async def test_coroutine_past_its_timeout_is_set_aside_and_the_others_answered(s
     assert "ran past its timeout of 0.2 s" in scenario.reason(5)
 
 
-async def test_thread_past_its_timeout_is_abandoned_and_the_stream_goes_on(scenario: Scenario) -> None:
+async def test_thread_past_its_timeout_is_reported_and_the_stream_goes_on(
+    scenario: Scenario, caplog: pytest.LogCaptureFixture
+) -> None:
     @scenario.bus.predictor(scenario.topic, to=scenario.to, timeout=0.2, retries=0, max_batch=4)
     def duration(rides: list[Ride]) -> list[Duration]:
         if any(ride.ride_id == 5 for ride in rides):
@@ -35,6 +37,41 @@ async def test_thread_past_its_timeout_is_abandoned_and_the_stream_goes_on(scena
 
     await scenario.run(RIDES)
     scenario.check(answered=set(range(12)) - {5}, set_aside={5})
+    [reported] = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"][-1:]
+    assert "cannot be stopped" in reported
+    assert scenario.stats.abandoned >= 3, "the batch, and its halves that hold the culprit"
+
+
+async def test_coroutine_past_its_timeout_leaves_no_thread(scenario: Scenario) -> None:
+    @scenario.bus.predictor(scenario.topic, to=scenario.to, timeout=0.1, retries=0, max_batch=4)
+    async def duration(rides: list[Ride]) -> list[Duration]:
+        if any(ride.ride_id == 5 for ride in rides):
+            await anyio.sleep_forever()
+        return [Duration(ride.ride_id, ride.miles) for ride in rides]
+
+    await scenario.run(RIDES)
+    scenario.check(answered=set(range(12)) - {5}, set_aside={5})
+    assert scenario.stats.abandoned == 0
+
+
+async def test_slow_handler_is_not_called_for_every_event_of_a_bad_batch(scenario: Scenario) -> None:
+    calls = 0
+
+    @scenario.bus.predictor(
+        scenario.topic, to=scenario.to, retries=0, bisect_for=0.2, max_batch=256, max_wait=5.0
+    )
+    def duration(rides: list[Ride]) -> list[Duration]:
+        nonlocal calls
+        calls += 1
+        time.sleep(0.02)
+        if any(ride.ride_id >= 4 for ride in rides):
+            raise ValueError("a bad one")
+        return [Duration(ride.ride_id, ride.miles) for ride in rides]
+
+    await scenario.run([Ride(number, 1.0) for number in range(256)])
+    assert calls == 17, "what one bad event takes, which is more than 0.2 s; 505 would have cleared all"
+    scenario.check(answered={0, 1, 2, 3}, set_aside=set(range(4, 256)))
+    assert scenario.reason(255) == "ValueError: a bad one"
 
 
 async def test_stale_events_are_dead_letters_by_default(scenario: Scenario) -> None:

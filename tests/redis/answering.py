@@ -29,7 +29,9 @@ async def main(url: str, topic: str, to: str, group: str, lease: str, pause: str
             await asyncio.sleep(float(pause))
             await subscription.complete(
                 [
-                    Completion(d, (Record(to, b"of " + d.record.value, d.record.key, f"{d.record.id}/answer"),))
+                    Completion(
+                        d, (Record(to, b"of " + d.record.value, d.record.key, f"{d.record.id}/answer"),)
+                    )
                     for d in deliveries
                 ]
             )

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import anyio
 from redis.asyncio import Redis
 
-import eventml
 from eventml.backends import redis as backend
 from eventml.backends.base import Completion
 from eventml.errors import UnavailableError
@@ -19,6 +18,7 @@ from eventml.records import Record
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 
+    import eventml
     from eventml.backends.base import Subscription
     from eventml.records import Delivery
     from eventml.runtime.worker import Worker
@@ -87,13 +87,13 @@ async def until(done: Callable[[], Any], what: str) -> None:
 
 
 @asynccontextmanager
-async def asking(url: str) -> AsyncIterator[Redis]:
+async def asking(url: str) -> AsyncIterator[Any]:  # redis-py types its replies too widely to use
     """A client of redis-py, to look at what is there and to interfere."""
     async with Redis.from_url(url) as client:
         yield client
 
 
-async def ids(client: Redis, topic: str) -> Counter[str]:
+async def ids(client: Any, topic: str) -> Counter[str]:
     """The ids of a topic's entries, each with how often it is there."""
     return Counter(fields[b"id"].decode() for _, fields in await client.xrange(topic))
 
@@ -110,9 +110,13 @@ def answered(records: Iterable[Record]) -> Counter[str]:
 @asynccontextmanager
 async def working(bus: eventml.Bus, url: str, settings: backend.Settings) -> AsyncIterator[Worker]:
     """A worker at work, which drains at the end."""
-    async with backend.open(url, settings) as broker, bus.open(broker), bus.worker() as worker:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(worker.run)
-            await worker.ready.wait()
-            yield worker
-            worker.stop()
+    async with (
+        backend.open(url, settings) as broker,
+        bus.open(broker),
+        bus.worker() as worker,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(worker.run)
+        await worker.ready.wait()
+        yield worker
+        worker.stop()

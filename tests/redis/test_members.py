@@ -17,6 +17,7 @@ import eventml
 from eventml.backends import redis
 from eventml.backends.redis.group import PREFIX
 from tests.redis import scene
+from tests.redis.proxy import proxied
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -98,6 +99,37 @@ async def test_a_stopped_consumer_that_wakes_answers_nothing_twice(redis_server:
         assert claimed > 0, "the stopped consumer held nothing, so nothing was shown"
         assert await scene.ids(client, to) == scene.answered(records + more)
         assert await backend.lag(topic, group="group") == {0: 0}
+
+
+async def test_a_renewal_takes_nothing_back(redis_server: RedisServer) -> None:
+    """A member that was silent past its lease, and wakes, leaves its entries to whoever claimed them."""
+    topic, to = scene.new_topic(), scene.new_topic()
+    records = scene.new_records(topic, 10)
+
+    async def owners() -> set[bytes]:
+        return {entry["consumer"] for entry in await client.xpending_range(topic, "group", "-", "+", 100)}
+
+    async with (
+        proxied(redis_server.url) as proxy,
+        redis.open(proxy.url, SETTINGS) as slow,
+        redis.open(redis_server.url, SETTINGS) as backend,
+        scene.asking(redis_server.url) as client,
+        slow.subscribe([topic], group="group", start="earliest") as sleeper,
+        backend.subscribe([topic], group="group", start="earliest") as heir,
+    ):
+        await backend.publish(records)
+        taken = await scene.take(sleeper, 10)
+        before = await owners()
+        async with proxy.silence():
+            claimed = await scene.take(heir, 10)
+            after = await owners()
+        assert before.isdisjoint(after)
+        await anyio.sleep(2 * LEASE)  # renewals on both sides
+        assert await owners() == after
+        await sleeper.complete(scene.answers(taken[:5], to))
+        await heir.complete(scene.answers(claimed, to))
+        assert await scene.ids(client, to) == scene.answered(records)
+        assert backend.losses.overtaken == 5
 
 
 async def test_a_handler_five_times_slower_than_its_lease_is_called_once(redis_server: RedisServer) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from backends.redis.server import RedisServer
+    from eventml.records import Record
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 
@@ -41,7 +42,7 @@ async def test_after_xadd(redis_server: RedisServer) -> None:
         scene.asking(redis_server.url) as client,
     ):
         proxy.swallow = sometimes(b"XADD")
-        records = []
+        records: list[Record] = []
         while proxy.swallowed < TIMES:
             some = scene.new_records(topic, 1 + returned % 3, start=len(records))
             records += some

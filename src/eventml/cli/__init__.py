@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from eventml.cli.leaving import last_call
+from eventml.deploy.leaving import last_call
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from eventml.cli import check, lag, publish, run, tail, topics
+from eventml.cli import check, dlq, lag, publish, run, tail, top, topics
 
 app = typer.Typer(
     name="eventml",
@@ -22,7 +22,9 @@ app.command()(publish.publish)
 app.command()(tail.tail)
 app.command()(check.check)
 app.command()(lag.lag)
+app.command()(top.top)
 app.add_typer(topics.app, name="topics")
+app.add_typer(dlq.app, name="dlq")
 
 
 def _show_version(wanted: bool) -> None:

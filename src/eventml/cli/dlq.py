@@ -1,50 +1,30 @@
 """`eventml dlq`: look at the events that handlers have set aside, replay them, or drop them."""
 
-import time
 from collections import Counter
-from typing import Annotated, TypeAlias
+from functools import partial
+from typing import Annotated
 
 import anyio
 import msgspec
 import typer
 
-from eventml.bus import Bus
-from eventml.cli.buses import app_bus
-from eventml.cli.letters import COLUMNS, Summary, as_text, row, summary, whole
-from eventml.cli.moments import moment
-from eventml.cli.options import BackendOption, BusArgument, JsonOption
-from eventml.cli.reporting import Refusal, reporting
+from eventml.backends.base import Backend, Subscription
+from eventml.cli.letters import COLUMNS, Summary, as_text, one_line, row, summary, whole
+from eventml.cli.options import JsonOption
+from eventml.cli.reporting import Refusal, reporting, say
+from eventml.cli.searching import Search, searching, visit_boxes
 from eventml.cli.tables import show_table
-from eventml.runtime.letters import Box, Letter, Wanted, boxes
-from eventml.runtime.replaying import Tally, look
+from eventml.runtime.letters import Box, Letter
+from eventml.runtime.replaying import Fate, Tally, look, settle
 
 app = typer.Typer(help="The events that handlers have set aside: dead letters.", no_args_is_help=True)
 
-HandlerOption: TypeAlias = Annotated[
-    list[str] | None, typer.Option("--handler", metavar="NAME", help="Of this handler. Repeat it for more.")
-]
-ExceptionOption: TypeAlias = Annotated[
-    list[str] | None,
-    typer.Option("--exception", metavar="CLASS", help="Failed with it, such as KeyError. Repeat it for more."),
-]
-IdOption: TypeAlias = Annotated[
-    list[str] | None, typer.Option("--id", metavar="ID", help="Of the event with this id. Repeat it for more.")
-]
-SinceOption: TypeAlias = Annotated[
-    str | None,
-    typer.Option("--since", metavar="TIME", help="Failed last since then: 90s, 15m, 2h, 3d, or 2024-06-01T12:30."),
-]
-UntilOption: TypeAlias = Annotated[
-    str | None, typer.Option("--until", metavar="TIME", help="Failed last before then.")
-]
-NumberOption: TypeAlias = Annotated[
-    int | None, typer.Option("-n", metavar="N", min=1, help="At most so many.")
-]
-DryRunOption: TypeAlias = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")]
+_DONE = {"replay": "replayed", "drop": "dropped"}
 
 
 class Listing(msgspec.Struct):
-    """What `list` and `show` say to a machine; counts are by handler and exception."""
+    """What `list` and `show` say to a machine; the counts are by handler and exception."""
 
     letters: list[Summary]
     counts: dict[str, Counter[str]]
@@ -55,153 +35,156 @@ class Outcome(msgspec.Struct):
 
     handler: str
     topic: str
-    fate: str
+    fate: Fate
     dry_run: bool
     tally: Tally
 
 
-class Search(msgspec.Struct, frozen=True):
-    """Which letters a command is about."""
-
-    bus: Bus
-    boxes: list[Box]
-    wanted: Wanted
-    limit: int | None
-
-
 @app.command("list")
 @reporting()
-def list_letters(
-    bus: BusArgument,
-    handler: HandlerOption = None,
-    exception: ExceptionOption = None,
-    id: IdOption = None,  # noqa: A002 - the option's name
-    since: SinceOption = None,
-    until: UntilOption = None,
-    number: NumberOption = None,
-    backend: BackendOption = None,
-    as_json: JsonOption = False,
-) -> None:
+@searching
+def list_letters(found: Search, as_json: JsonOption = False) -> None:
     """List the dead letters that were neither replayed nor dropped, and count them.
 
     Nothing is changed by looking.
     """
-    search = _search(bus, backend, handler, exception, id, since, until, number)
-    found = anyio.run(_collect, search)
-    counts = _counts(found)
+    letters = anyio.run(_collect, found)
+    counts = _counts(letters)
     if as_json:
-        typer.echo(msgspec.json.encode(Listing([summary(name, letter) for name, letter in found], counts)))
+        typer.echo(msgspec.json.encode(Listing([summary(name, letter) for name, letter in letters], counts)))
         return
-    if found:
-        show_table(COLUMNS, [row(name, letter) for name, letter in found])
+    if letters:
+        show_table(COLUMNS, [row(name, letter) for name, letter in letters])
     _say_counts(counts)
 
 
 @app.command("show")
 @reporting()
-def show(
-    bus: BusArgument,
-    handler: HandlerOption = None,
-    exception: ExceptionOption = None,
-    id: IdOption = None,  # noqa: A002 - the option's name
-    since: SinceOption = None,
-    until: UntilOption = None,
-    number: NumberOption = None,
-    backend: BackendOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Show dead letters whole: the event, why it was set aside, where it came from.
+@searching
+def show(found: Search, as_json: JsonOption = False) -> None:
+    """Show dead letters whole: the event, why it was set aside, and where it came from.
 
     Nothing is changed by looking.
     """
-    search = _search(bus, backend, handler, exception, id, since, until, number)
-    found = anyio.run(_collect, search)
+    letters = anyio.run(_collect, found)
     if as_json:
-        letters: list[Summary] = [whole(name, letter) for name, letter in found]
-        typer.echo(msgspec.json.encode(Listing(letters, _counts(found))))
+        shown: list[Summary] = [whole(name, letter) for name, letter in letters]
+        typer.echo(msgspec.json.encode(Listing(shown, _counts(letters))))
         return
-    for name, letter in found:
+    for name, letter in letters:
         typer.echo(as_text(name, letter))
-    _say_counts(_counts(found))
+    _say_counts(_counts(letters))
 
 
 @app.command("replay")
 @reporting()
-def replay(
-    bus: BusArgument,
-    handler: HandlerOption = None,
-    exception: ExceptionOption = None,
-    id: IdOption = None,  # noqa: A002 - the option's name
-    since: SinceOption = None,
-    until: UntilOption = None,
-    number: NumberOption = None,
-    dry_run: DryRunOption = False,
-    backend: BackendOption = None,
-    as_json: JsonOption = False,
-) -> None:
+@searching
+def replay(found: Search, dry_run: DryRunOption = False, as_json: JsonOption = False) -> None:
     """Give events back to the handler that set them aside, and to no other.
 
-    They go to the topic they came from, as they were, and are handled once that handler runs. What is
-    replayed is a dead letter no more; if it fails again, it becomes one again.
+    They go to the topic they came from, as they were, and are handled when that handler runs. What was
+    replayed is no dead letter any more; if it fails again, it becomes one again.
     """
-    search = _search(bus, backend, handler, exception, id, since, until, number)
-    _settle(search, "replay", dry_run=dry_run, as_json=as_json)
+    _settle(found, "replay", dry_run=dry_run, as_json=as_json)
 
 
 @app.command("drop")
 @reporting()
+@searching
 def drop(
-    bus: BusArgument,
-    handler: HandlerOption = None,
-    exception: ExceptionOption = None,
-    id: IdOption = None,  # noqa: A002 - the option's name
-    since: SinceOption = None,
-    until: UntilOption = None,
-    number: NumberOption = None,
+    found: Search,
     everything: Annotated[bool, typer.Option("--all", help="All there are.")] = False,
     dry_run: DryRunOption = False,
-    backend: BackendOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Be done with dead letters: they are neither listed nor replayed any more.
 
     Their records stay on the dead-letter topic for as long as its retention keeps them.
     """
-    search = _search(bus, backend, handler, exception, id, since, until, number)
-    if search.wanted == Wanted() and not (handler or number or everything or dry_run):
+    if not (found.chosen or everything or dry_run):
         raise Refusal("this would drop every dead letter: choose some by an option, or say --all")
-    _settle(search, "drop", dry_run=dry_run, as_json=as_json)
+    _settle(found, "drop", dry_run=dry_run, as_json=as_json)
 
 
-def _search(
-    place: str,
-    backend: str | None,
-    handlers: list[str] | None,
-    exceptions: list[str] | None,
-    ids: list[str] | None,
-    since: str | None,
-    until: str | None,
-    limit: int | None,
-) -> Search:
-    now = time.time()
-    wanted = Wanted(
-        ids=frozenset(ids or ()),
-        exceptions=frozenset(exceptions or ()),
-        since=None if since is None else moment(since, now),
-        until=None if until is None else moment(until, now),
-    )
-    bus = app_bus(place, backend)
-    if unknown := sorted(set(handlers or ()) - set(bus.handlers)):
-        raise Refusal(f"no handler is named {unknown[0]!r}; there are: {', '.join(bus.handlers)}")
-    chosen = boxes(map(bus.configured, handlers or bus.handlers))
-    return Search(bus, chosen, wanted, limit)
+async def _collect(found: Search) -> list[tuple[str, Letter]]:
+    letters: list[tuple[str, Letter]] = []
+
+    async def visit(box: Box, _backend: Backend, subscription: Subscription) -> None:
+        limit = None if found.limit is None else found.limit - len(letters)
+        if limit != 0:
+            letters.extend(
+                [(_name(box), letter) async for letter in look(subscription, found.wanted, limit=limit)]
+            )
+
+    await visit_boxes(found, visit)
+    return letters
 
 
-async def _collect(search: Search) -> list[tuple[str, Letter]]:
-    found: list[tuple[str, Letter]] = []
-    async for box, subscription in _opened(search):
-        async for letter in look(subscription, search.wanted):
-            if search.limit is not None and len(found) >= search.limit:
-                break
-            found.append((_name(box), letter))
-    return found
+def _settle(found: Search, fate: Fate, *, dry_run: bool, as_json: bool) -> None:
+    outcomes = anyio.run(partial(_settle_all, found, fate, dry_run=dry_run))
+    if as_json:
+        typer.echo(msgspec.json.encode(outcomes))
+    else:
+        for outcome in outcomes:
+            _tell(outcome)
+        if not outcomes:
+            typer.echo("no dead letters")
+    if any(outcome.tally.refused for outcome in outcomes):
+        raise typer.Exit(1)
+
+
+async def _settle_all(found: Search, fate: Fate, *, dry_run: bool) -> list[Outcome]:
+    outcomes: list[Outcome] = []
+
+    async def visit(box: Box, backend: Backend, subscription: Subscription) -> None:
+        done = sum(outcome.tally.chosen.total() for outcome in outcomes)
+        limit = None if found.limit is None else found.limit - done
+        if limit == 0:
+            return
+        if dry_run:
+            tally = Tally(left=await subscription.lag())
+            async for letter in look(subscription, found.wanted, limit=limit):
+                tally.chosen[letter.exception] += 1
+        else:
+            acks_singly = backend.capabilities.redelivery == "lease"
+            tally = await settle(subscription, found.wanted, fate, limit=limit, acks_singly=acks_singly)
+        outcomes.append(Outcome(_name(box), box.topic, fate, dry_run, tally))
+
+    await visit_boxes(found, visit)
+    return outcomes
+
+
+def _tell(outcome: Outcome) -> None:
+    tally, done = outcome.tally, _DONE[outcome.fate]
+    where = f" to {outcome.topic}" if outcome.fate == "replay" else ""
+    by_exception = f" ({_by_exception(tally.chosen)})" if tally.chosen else ""
+    would = "would be " if outcome.dry_run else ""
+    left = "" if tally.left is None or outcome.dry_run else f"; {tally.left} left"
+    typer.echo(f"{outcome.handler}: {tally.chosen.total()} {would}{done}{where}{by_exception}{left}")
+    if tally.repeated:
+        typer.echo(f"{outcome.handler}: {tally.repeated} second letters of the same events, left by a crash")
+    for why, count in tally.refused.items():
+        say(f"{outcome.handler}: {count} could not be {done}, and stay: {why}", "error")
+
+
+def _name(box: Box) -> str:
+    return ", ".join(box.handlers)
+
+
+def _counts(letters: list[tuple[str, Letter]]) -> dict[str, Counter[str]]:
+    counts: dict[str, Counter[str]] = {}
+    for name, letter in letters:
+        counts.setdefault(name, Counter())[letter.exception] += 1
+    return counts
+
+
+def _say_counts(counts: dict[str, Counter[str]]) -> None:
+    if not counts:
+        typer.echo("no dead letters")
+    for name, by_exception in counts.items():
+        letters = "dead letter" if by_exception.total() == 1 else "dead letters"
+        typer.echo(f"{name}: {by_exception.total()} {letters} ({_by_exception(by_exception)})")
+
+
+def _by_exception(counts: Counter[str]) -> str:
+    return ", ".join(f"{count} {one_line(name)}" for name, count in counts.most_common())

@@ -12,7 +12,6 @@ from anyio.abc import TaskStatus
 
 from eventml.bus import Bus
 from eventml.cli.buses import app_bus, url_of
-from eventml.cli.leaving import last_call
 from eventml.cli.logs import start_logging
 from eventml.cli.options import BackendOption, BusArgument
 from eventml.cli.reporting import Refusal, reporting
@@ -28,9 +27,10 @@ from eventml.cli.service import (
     limits,
     operations_address,
     run_workers,
-    start_json_logging,
 )
 from eventml.deploy.alone import served
+from eventml.deploy.leaving import last_call
+from eventml.deploy.logs import start_logging as start_service_logging
 from eventml.deploy.operations import Address
 from eventml.deploy.service import Plan
 from eventml.errors import UnavailableError
@@ -76,9 +76,6 @@ def run(  # noqa: PLR0913 - a command's options
     app = app_bus(bus, backend)
     if not app.handlers:
         raise Refusal(f"{bus}: no handler is registered with it; import the modules that do so in this one")
-    if log_format == "json":
-        start_json_logging("supervisor" if workers else "worker")
-    start_logging()
     plan = Plan(
         bus=bus,
         workers=workers or "1",
@@ -93,6 +90,9 @@ def run(  # noqa: PLR0913 - a command's options
     if workers is not None:
         run_workers(app, plan)
         return
+    if plan.json_logs:
+        start_service_logging("worker", json=True)
+    start_logging()
     finished, guard = anyio.run(_run, app, plan)
     guard.cancel()
     if not finished:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-import sys
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import anyio
 import typer
 
 from eventml.deploy.liveness import Limits
-from eventml.deploy.logs import JsonLines
 from eventml.deploy.operations import Address, read_address
 from eventml.deploy.service import Plan, run_service
 
@@ -85,16 +82,6 @@ def operations_address(said: str | None) -> Address | None:
         ConfigError: it is no address.
     """
     return None if said in (None, "off") else read_address(str(said))
-
-
-def start_json_logging(name: str) -> None:
-    """Send the log to standard error as JSON objects, unless the app has set up logging by itself."""
-    if logging.root.handlers:
-        return
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines(name))
-    logging.root.addHandler(handler)
-    logging.getLogger("eventml").setLevel(logging.INFO)
 
 
 def run_workers(bus: Bus, plan: Plan) -> None:

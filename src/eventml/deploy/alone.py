@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from contextlib import asynccontextmanager
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
     from eventml.deploy.operations import Address
     from eventml.runtime.worker import Worker
+
+log = logging.getLogger("eventml")
 
 _TICK = 0.5  # seconds
 _LAG_EVERY = 2.0  # seconds
@@ -94,6 +97,7 @@ async def served(
     """
     alone = Alone(bus, worker, limits or Limits())
     with serving(Operations(alone.status, max_lag=max_lag), address) as chosen:
+        log.info("operations port: http://%s/readyz, /livez, /metrics", chosen)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(alone.tick)
             tasks.start_soon(alone.ask_lag)

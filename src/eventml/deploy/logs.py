@@ -9,6 +9,7 @@ from typing import Final
 import msgspec
 
 TEXT: Final = "%(asctime)s %(levelname)s %(message)s"
+SUPERVISOR: Final = "supervisor"
 
 
 class JsonLines(logging.Formatter):
@@ -41,14 +42,19 @@ def utc(seconds: float) -> str:
     return f"{whole}.{int(seconds % 1 * 1000):03d}Z"
 
 
-def start_logging(worker: str, *, json: bool) -> None:
+def start_logging(name: str, *, json: bool, prefix: str = "") -> None:
     """Send the log to standard error, eventml's own from INFO on and everyone else's from WARNING on.
 
     An app that has set up logging by itself while it was imported is left alone.
+
+    Args:
+        name: Who logs.
+        json: Write JSON objects.
+        prefix: What stands in front of a line of text.
     """
     if logging.root.handlers:
         return
     handler = logging.StreamHandler()
-    handler.setFormatter(JsonLines(worker) if json else logging.Formatter(TEXT))
+    handler.setFormatter(JsonLines(name) if json else logging.Formatter(prefix + TEXT))
     logging.root.addHandler(handler)
     logging.getLogger("eventml").setLevel(logging.INFO)

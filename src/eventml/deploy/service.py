@@ -10,6 +10,7 @@ import msgspec
 
 from eventml import config
 from eventml.deploy.liveness import Limits
+from eventml.deploy.logs import SUPERVISOR, start_logging
 from eventml.deploy.operations import Address, Operations, serving
 from eventml.deploy.placement import idle_handlers, places
 from eventml.deploy.relay import as_json, prefixed
@@ -67,6 +68,8 @@ async def run_service(bus: Bus, plan: Plan) -> int:
         UnsupportedError: the backend cannot be shared by several processes.
     """
     chosen = places(plan.workers, plan.only, tuple(bus.handlers))
+    width = max(len(SUPERVISOR), *(len(place.name) for place in chosen))
+    start_logging(SUPERVISOR, json=plan.json_logs, prefix=f"{SUPERVISOR:<{width}} | ")
     capabilities = await _capabilities(bus)
     if capabilities is not None:
         _check(bus, chosen, capabilities)
@@ -83,7 +86,7 @@ async def run_service(bus: Bus, plan: Plan) -> int:
             until_idle=plan.until_idle,
             json_logs=plan.json_logs,
         ),
-        show=as_json if plan.json_logs else prefixed(max(len(place.name) for place in chosen)),
+        show=as_json if plan.json_logs else prefixed(width),
         limits=msgspec.structs.replace(plan.limits, drain=bus.settings.drain + LEAVING),
         patience=plan.patience,
     )

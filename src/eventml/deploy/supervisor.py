@@ -225,7 +225,8 @@ class Supervisor:
         await self._stop.wait()
         leaving = list(self._crew.living)
         for child in leaving:
-            child.stop()
+            if not child.asked_to_stop:  # one that was being replaced has been told; twice means to give up
+                child.stop()
         async with anyio.create_task_group() as tasks:
             for child in leaving:
                 tasks.start_soon(self._await_end, child)
@@ -263,6 +264,8 @@ class Supervisor:
         if new.ended.is_set():
             if slot.incoming is new:
                 slot.incoming = None
+            if self._crew.stopping:
+                return True
             log.error("%s: its successor did not start: %s", new.name, new.describe_end())
             return False
         if slot.incoming is new:

@@ -134,16 +134,24 @@ class Process:
     async def _stop_when_told(
         self, worker: Worker, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
     ) -> None:
-        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            task_status.started()
-            async for _ in signals:
-                if self._report.state == "draining":
-                    log.warning("giving up on %d events in hand; they go back", worker.in_hand)
-                    worker.abandon()
-                    continue
-                log.info("finishing %d events in hand", worker.in_hand)
-                worker.stop()
-                self.say("draining")
+        try:
+            with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+                task_status.started()
+                async for _ in signals:
+                    self._stop_or_give_up(worker)
+        finally:
+            # All is done: a signal that comes late must not make it look otherwise.
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, signal.SIG_IGN)
+
+    def _stop_or_give_up(self, worker: Worker) -> None:
+        if self._report.state == "draining":
+            log.warning("giving up on %d events in hand; they go back", worker.in_hand)
+            worker.abandon()
+            return
+        log.info("finishing %d events in hand", worker.in_hand)
+        worker.stop()
+        self.say("draining")
 
 
 async def _stop_when_idle(worker: Worker, seconds: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any, Final
 
 from eventml.backends.base import Completion
@@ -44,24 +45,27 @@ class Answering:
         self._outputs = outputs
         self._stats = stats
         self.recovery = Recovery(
-            self._call, name=handler.name, options=handler.options, stats=stats, ordered=ordered
+            self._call,
+            name=handler.name,
+            options=handler.options,
+            stats=stats,
+            ordered=ordered,
+            apart=not handler.batched,
         )
 
     async def answer(self, step: Step) -> list[Completion]:
         """Completions of all that is finished with; what must be tried again is parked."""
-        items, done = self._screen(step.items)
+        items, done = (step.items, []) if step.plain else self._screen(step.items)
         if step.condemned:
             return done + [self.recovery.set_aside(item.delivery, crash_loop(item)) for item in items]
         if self._handler.options.max_age is not None:
-            items, stale = split_stale(items, self._handler.options.max_age)
+            items, stale = split_stale(items, self._handler.options.max_age, time.time())
             self._stats.stale += len(stale)
             done += map(self._pass_over, stale)
         return done + await self.recovery.answer(items) if items else done
 
     def _screen(self, items: Sequence[Item]) -> tuple[Sequence[Item], list[Completion]]:
         """Those that hold an event of ours, and the completions of the others."""
-        if _NO_EVENTS.isdisjoint({type(item.event) for item in items}):
-            return items, []
         done = [
             self.recovery.set_aside(item.delivery, item.event)
             if isinstance(item.event, DecodeError)
@@ -76,7 +80,7 @@ class Answering:
         choice = self._handler.options.when_stale
         if choice == "drop":
             return Completion(stale.delivery)
-        result: Completion | Failed = Failed(too_old(stale))
+        result: Completion | Failed = Failed(too_old(stale, time.time()))
         if callable(choice):
             try:
                 output = choice(stale.event)

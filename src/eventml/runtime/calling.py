@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 import anyio
 from anyio import CapacityLimiter, to_thread
 
-from eventml.errors import HandlerExitError, HandlerTimeoutError, Reject
+from eventml.errors import HandlerExitError, HandlerTimeoutError
 from eventml.models import keeps_threads, single_threaded
-from eventml.runtime.failures import Failed, Held
+from eventml.runtime.failures import Failed, Held, tried_again
 from eventml.runtime.tasks import task_group
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from eventml.handlers import Handler
     from eventml.runtime.parking import Item
@@ -72,7 +72,7 @@ class Caller:
         keys = [item.delivery.record.key if self._ordered else None for item in items]
         if self._handler.is_async or self._timeout is not None:
             return await self._in_turn(events, keys)
-        return await self._in_thread(partial(_each, self._function, keys), events)
+        return await self._in_thread(partial(_each, self._function, keys, self._holds_back), events)
 
     async def _in_turn(self, events: Sequence[Any], keys: Sequence[bytes | None]) -> list[Any]:
         outputs: list[Any] = []
@@ -80,9 +80,13 @@ class Caller:
         for event, key in zip(events, keys, strict=True):
             output = Held() if key in failed else await self._attempt(event)
             outputs.append(output)
-            if holds_back(output, key):
+            if key is not None and isinstance(output, Failed) and self._holds_back(output.error):
                 failed.add(key)
         return outputs
+
+    def _holds_back(self, error: Exception) -> bool:
+        """Whether the rest of the key waits: it does for an event that will be tried again."""
+        return tried_again(error, 1, self._handler.options)
 
     async def _together(self, events: Sequence[Any]) -> list[Any]:
         outputs: list[Any] = [None] * len(events)
@@ -163,7 +167,12 @@ def _single_threaded(function: Any, argument: Any) -> Any:
     return function(argument)
 
 
-def _each(function: Any, keys: Sequence[bytes | None], events: Sequence[Any]) -> list[Any]:
+def _each(
+    function: Any,
+    keys: Sequence[bytes | None],
+    holds_back: Callable[[Exception], bool],
+    events: Sequence[Any],
+) -> list[Any]:
     """Call for one event after the other, in one thread: what one raises is its own affair, and its key's."""
     outputs: list[Any] = []
     failed: set[bytes | None] = set()
@@ -175,11 +184,6 @@ def _each(function: Any, keys: Sequence[bytes | None], events: Sequence[Any]) ->
             outputs.append(function(event))
         except Exception as exc:  # noqa: BLE001 - a handler may raise anything; it is judged later
             outputs.append(Failed(exc))
-            if holds_back(outputs[-1], key):
+            if key is not None and holds_back(exc):
                 failed.add(key)
     return outputs
-
-
-def holds_back(output: Any, key: bytes | None) -> bool:
-    """Whether an outcome makes the rest of its key wait: a failure does that will be tried again."""
-    return key is not None and isinstance(output, Failed) and not isinstance(output.error, Reject)

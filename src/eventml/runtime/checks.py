@@ -102,9 +102,10 @@ def float_fields(kind: type) -> list[str] | None:
 
 
 def all_finite(numbers: Iterable[Any]) -> bool:
-    """Whether all are numbers, and finite."""
+    """Whether all are numbers, and finite; of numbers near the largest there is, it may say no."""
     try:
-        return all(map(math.isfinite, numbers))
+        # A sum of numbers is finite only if each of them is; it is the cheapest look at them all.
+        return math.isfinite(sum(numbers))
     except (TypeError, OverflowError):
         return False
 

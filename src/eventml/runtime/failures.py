@@ -13,6 +13,8 @@ from eventml.errors import BackendError, DecodeError, HandlerTimeoutError, Rejec
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from eventml.handlers import Options
+
 
 class Verdict(Enum):
     """What a failure speaks of."""
@@ -52,6 +54,12 @@ def classify(error: Exception, retry_on: tuple[type[Exception], ...] = ()) -> Ve
     ):
         return Verdict.INFRASTRUCTURE
     return Verdict.EVENT
+
+
+def tried_again(error: Exception, attempts: int, options: Options) -> bool:
+    """Whether an event that has failed alone, so many times, is tried again; else it is set aside."""
+    verdict = classify(error, options.retry_on)
+    return verdict is Verdict.INFRASTRUCTURE or (verdict is Verdict.EVENT and attempts <= options.retries)
 
 
 def delay(failures: int, first: float, longest: float, chance: Callable[[], float] = random) -> float:

@@ -21,7 +21,7 @@ from eventml.errors import BackendError, PublishError, UnavailableError
 from eventml.runtime.failures import delay, describe
 from eventml.runtime.intake import Intake
 from eventml.runtime.parking import Item
-from eventml.runtime.suspects import Suspects
+from eventml.runtime.suspects import Step, Suspects
 from eventml.runtime.tasks import task_group
 
 if TYPE_CHECKING:
@@ -66,6 +66,8 @@ class Pipeline:
         self._stats = stats
         self._recovery = answering.recovery
         self._parking = answering.recovery.parking
+        self._odd_until = 0  # of all that was received, where the last one lies that needs a closer look
+        self._taken = 0
         self._unsettled = 0
         self._settled = anyio.Event()
 
@@ -99,8 +101,11 @@ class Pipeline:
                 continue
             failures = 0
             self._stats.arrived(len(deliveries))
+            without_event = self._decoder.without_event
             with self._stats.timed("decode"):
                 events = self._decoder.decode(deliveries)
+            if self._decoder.without_event != without_event or {d.attempt for d in deliveries} != {1}:
+                self._odd_until = self._stats.received
             intake.put(list(map(Item, deliveries, events)))
 
     async def _call_all(
@@ -113,9 +118,10 @@ class Pipeline:
                 if not batch and intake.drained and not self._parking:
                     return
                 await self._hand_on(completions, await self._recovery.retry())
-                for step in suspects.steps(batch):
+                odd, self._taken = self._taken < self._odd_until, self._taken + len(batch)
+                for step in suspects.steps(batch) if odd else (Step(batch, plain=True),):
                     await self._hand_on(completions, await self._answering.answer(step))
-                    if step.settle:
+                    while step.settle and self._unsettled:
                         await self._settled.wait()
 
     async def _hand_on(

@@ -13,7 +13,7 @@ from eventml.backends.base import Completion
 from eventml.errors import PublishError
 from eventml.runtime.bisecting import Bisection
 from eventml.runtime.deadletters import PREFIX, dead_letter
-from eventml.runtime.failures import Failed, Held, Verdict, classify, delay, describe
+from eventml.runtime.failures import Failed, Held, Verdict, classify, delay, describe, tried_again
 from eventml.runtime.parking import Item, Parked, Parking
 
 if TYPE_CHECKING:
@@ -40,13 +40,17 @@ class Recovery:
         options: The retry policy.
         stats: Counts retries.
         ordered: Whether a failed event holds back its key.
+        apart: Whether the events of one call can fail one by one.
     """
 
-    def __init__(self, call: Call, *, name: str, options: Options, stats: Stats, ordered: bool) -> None:
+    def __init__(
+        self, call: Call, *, name: str, options: Options, stats: Stats, ordered: bool, apart: bool
+    ) -> None:
         self._call = call
         self._name = name
         self._options = options
         self._stats = stats
+        self._apart = apart
         self._letters = 0
         self.parking = Parking(ordered=ordered)
 
@@ -75,7 +79,11 @@ class Recovery:
         self._letters += 1
         letter = dead_letter(delivery, group=self._options.group, error=error, **history)
         log.warning(
-            "%s: %s set aside in %s: %s", self._name, delivery.record.id, letter.topic, describe(error)
+            "%s: %s set aside in %s: %s",
+            self._name,
+            delivery.record.id if delivery.record.id.isprintable() else ascii(delivery.record.id),
+            letter.topic,
+            describe(error),
         )
         return Completion(delivery, (letter,))
 
@@ -104,7 +112,7 @@ class Recovery:
         return found
 
     def _sort_out(self, items: Sequence[Item], results: Sequence[Result]) -> list[Completion]:
-        if {Failed, Held}.isdisjoint(map(type, results)):
+        if not self._apart or {Failed, Held}.isdisjoint(map(type, results)):
             return cast("list[Completion]", results)
         completions: list[Completion] = []
         for item, result in zip(items, results, strict=True):
@@ -171,9 +179,7 @@ class Recovery:
 
     def _failed(self, parked: Parked) -> list[Completion]:
         """Park an event that failed alone for another try; or set it aside, where that is no use."""
-        verdict = classify(parked.error, self._options.retry_on)
-        spent = verdict is Verdict.EVENT and parked.attempts > self._options.retries
-        if verdict is Verdict.REJECTED or spent:
+        if not tried_again(parked.error, parked.attempts, self._options):
             return [
                 self.set_aside(
                     parked.item.delivery,

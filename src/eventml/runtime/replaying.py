@@ -39,6 +39,7 @@ _MOVED: Final = f"{PREFIX}moved-by"  # the run that moved a letter to the end
 _PREFIXES: Final = (PREFIX, "eventml-replay-")
 _FETCH: Final = 500  # letters in one step
 _PATIENCE: Final = 5.0  # seconds
+_LOOK: Final = 0.5  # seconds between two looks at whether anything is left
 _GAPS: Final = 200
 _SHARED: Final = 256  # mappings of headers that are remembered
 
@@ -60,20 +61,25 @@ class Tally(msgspec.Struct):
 
 
 async def look(
-    subscription: Subscription, wanted: Wanted, *, patience: float = _PATIENCE
+    subscription: Subscription, wanted: Wanted, *, limit: int | None = None, patience: float = _PATIENCE
 ) -> AsyncIterator[Letter]:
     """The letters that are wanted, of those that are there now. They are given back on leaving.
 
     Args:
         subscription: A member of the box's `readers`.
         wanted: Which.
+        limit: At most so many of them.
         patience: How long to wait for letters that are there and do not come, because another member
             has them in hand, in seconds.
     """
+    found = 0
     async for deliveries in _arriving(subscription, None, patience):
         for letter in map(read_letter, deliveries):
             if letter is not None and wanted.takes(letter):
                 yield letter
+                found += 1
+                if found == limit:
+                    return
 
 
 async def settle(
@@ -141,9 +147,7 @@ async def _arriving(
     """As many deliveries as there are now; not those that this run itself has brought about."""
     expected = await subscription.lag()
     while expected is None or expected > 0:
-        deliveries: Sequence[Delivery] = ()
-        with anyio.move_on_after(patience):
-            deliveries = await subscription.receive(_FETCH)
+        deliveries = await _receive(subscription, patience)
         if not deliveries:
             return
         others = [d for d in deliveries if run is None or run not in _runs(d)]
@@ -152,6 +156,17 @@ async def _arriving(
             expected -= len(others)
         if others:
             yield others
+
+
+async def _receive(subscription: Subscription, patience: float) -> Sequence[Delivery]:
+    """Some deliveries; none once another member has finished the rest, or does not in so many seconds."""
+    with anyio.move_on_after(patience):
+        while True:
+            with anyio.move_on_after(_LOOK):
+                return await subscription.receive(_FETCH)
+            if await subscription.lag() == 0:
+                break
+    return ()
 
 
 def _runs(delivery: Delivery) -> set[str | None]:

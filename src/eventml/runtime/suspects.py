@@ -34,11 +34,13 @@ class Step(NamedTuple):
         items: The events.
         settle: Complete them before the next step begins.
         condemned: Do not call them: set them aside.
+        plain: All are events, and none was delivered before.
     """
 
     items: Sequence[Item]
     settle: bool = False
     condemned: bool = False
+    plain: bool = False
 
 
 class Suspects:

@@ -18,7 +18,7 @@ import anyio
 from eventml.backends.kafka.progress import Place, Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from aiokafka import TopicPartition
 
@@ -140,15 +140,21 @@ class Assignment:
 
     def holds(self, delivery: Delivery) -> bool:
         """Whether a delivery is in hand."""
-        progress = self._of(delivery)
-        return progress is not None and progress.holds(delivery.offset)
+        return bool(self.held([delivery]))
+
+    def held(self, deliveries: Iterable[Delivery]) -> list[int]:
+        """The positions of those that are in hand."""
+        return [
+            position
+            for position, (progress, offset) in enumerate(self._of(deliveries))
+            if progress is not None and progress.holds(offset)
+        ]
 
     def finish(self, deliveries: Iterable[Delivery]) -> None:
         """Take deliveries as finished; those that are not in hand are passed over."""
-        for delivery in deliveries:
-            progress = self._of(delivery)
+        for progress, offset in self._of(deliveries):
             if progress is not None:
-                progress.finish(delivery.offset)
+                progress.finish(offset)
         self._notice()
 
     # Places
@@ -204,6 +210,12 @@ class Assignment:
         if not self.in_hand:
             self._idle.set()
 
-    def _of(self, delivery: Delivery) -> Progress | None:
-        # A TopicPartition is a tuple, and equal to this one.
-        return self._progress.get((delivery.record.topic, delivery.partition))
+    def _of(self, deliveries: Iterable[Delivery]) -> Iterator[tuple[Progress | None, int | str]]:
+        """Each delivery's offset, and how far its partition is; None if that is not ours."""
+        # Deliveries come in runs of one partition, and those of a topic share its name.
+        topic, partition, progress = "", -1, None
+        for delivery in deliveries:
+            if delivery.partition != partition or delivery.record.topic is not topic:
+                topic, partition = delivery.record.topic, delivery.partition
+                progress = self._progress.get((topic, partition))  # a TopicPartition is a tuple
+            yield progress, delivery.offset

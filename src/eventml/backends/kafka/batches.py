@@ -28,23 +28,33 @@ class Partitions(NamedTuple):
 
 
 class Batch:
-    """A batch under construction or on its way, and the positions of its records in the call."""
+    """A batch under construction or on its way.
 
-    __slots__ = ("builder", "limit", "positions")
+    Attributes:
+        builder: aiokafka's.
+        append: Appends a record if there is room, and says so; the first one always goes in.
+        positions: Where its records stand in the call.
+    """
+
+    __slots__ = ("append", "builder", "positions")
 
     def __init__(self, builder: Any, limit: int | None) -> None:
         self.builder = builder
-        self.limit = limit
         self.positions: list[int] = []
+        self.append = builder.append if limit is None else self._limited(limit)
 
-    def append(self, record: Record, headers: list[Header]) -> bool:
-        """Append a record if there is room. The first one always goes in."""
-        if self.limit is not None and self.positions:
-            bound = len(record.value) + len(record.key or b"") + _OVERHEAD
-            bound += sum(len(name) + len(value) + _HEADER_OVERHEAD for name, value in headers)
-            if self.builder.size() + bound > self.limit:
-                return False
-        return bool(self.builder.append(timestamp=None, key=record.key, value=record.value, headers=headers))
+    def _limited(self, limit: int) -> Callable[..., Any]:
+        """As the builder's, for a topic that takes less than the builder holds."""
+
+        def append(*, timestamp: int | None, key: bytes | None, value: bytes, headers: list[Header]) -> Any:
+            if self.positions:
+                bound = len(value) + len(key or b"") + _OVERHEAD
+                bound += sum(len(name) + len(text) + _HEADER_OVERHEAD for name, text in headers)
+                if self.builder.size() + bound > limit:
+                    return None
+            return self.builder.append(timestamp=timestamp, key=key, value=value, headers=headers)
+
+        return append
 
 
 class Packer:
@@ -87,15 +97,17 @@ class Packer:
             id_ = record.id
             headers = [*common, (ID, id_.encode(errors="surrogateescape"))] if id_ else common
             queue = batches.get(place)
-            if queue is not None and queue[-1].append(record, headers):
-                queue[-1].positions.append(position)
-            else:
-                self._begin(place, position, record, headers)
+            if queue is not None:
+                batch = queue[-1]
+                if batch.append(timestamp=None, key=record.key, value=record.value, headers=headers):
+                    batch.positions.append(position)
+                    continue
+            self._begin(place, position, record, headers)
 
     def _begin(self, place: Place, position: int, record: Record, headers: list[Header]) -> None:
         limit = self._limits.get(place[0])
         batch = Batch(self._new_builder(), limit)
-        batch.append(record, headers)
+        batch.append(timestamp=None, key=record.key, value=record.value, headers=headers)
         batch.positions.append(position)
         size, most = batch.builder.size(), min(limit or self._capacity, self._capacity)
         if size > most:

@@ -171,12 +171,30 @@ async def tear_down(client: AIOKafkaProducer | AIOKafkaConsumer) -> None:
     if isinstance(client, AIOKafkaProducer):
         sender = client._sender.sender_task  # noqa: SLF001 - its public way waits for every batch
         await _close(client.client, [sender])
-        client._message_accumulator.fail_all(KafkaConnectionError("torn down"))  # noqa: SLF001 - the same
+        _fail_all(client._message_accumulator)  # noqa: SLF001 - the same
         return
     coordinator, fetcher = client._coordinator, client._fetcher  # noqa: SLF001 - no public way
     names = ("_coordination_task", "_heartbeat_task", "_commit_refresh_task", "_reset_committed_task")
     tasks = [getattr(coordinator, name, None) for name in names] + [getattr(fetcher, "_fetch_task", None)]
     await _close(client._client, [*tasks, *getattr(fetcher, "_pending_tasks", ())])  # noqa: SLF001 - as in `consumer`
+
+
+def _fail_all(batches: Any) -> None:
+    # One that waits to be sent again is not among the pending any more, and yet takes itself out of
+    # them when it fails (aiokafka 0.14), which ends in a KeyError that nobody catches.
+    for waiting in batches._batches.values():  # noqa: SLF001 - no public way
+        batches._pending_batches.update(waiting)  # noqa: SLF001 - the same
+    batches._batches.clear()  # noqa: SLF001 - the same
+    for batch in batches._pending_batches:  # noqa: SLF001 - the same
+        # Whoever waited for it has given up at the deadline.
+        batch.future.add_done_callback(_seen)
+        batch._drain_waiter.add_done_callback(_seen)  # noqa: SLF001 - the same
+    batches.fail_all(KafkaConnectionError("torn down"))
+
+
+def _seen(future: asyncio.Future[Any]) -> None:
+    if not future.cancelled():
+        future.exception()
 
 
 async def _close(client: AIOKafkaClient, tasks: Sequence[asyncio.Task[Any] | None]) -> None:

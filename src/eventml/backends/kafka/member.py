@@ -13,11 +13,13 @@ import asyncio
 import logging
 import time
 from contextlib import suppress
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
 from aiokafka import TopicPartition
 from aiokafka.abc import ConsumerRebalanceListener
 from aiokafka.errors import CommitFailedError
+from anyio.lowlevel import checkpoint_if_cancelled
 
 from eventml.backends.kafka.assignment import Assignment, Chunk
 from eventml.backends.kafka.clients import stop
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("eventml")
 
+_DELIVERY: Final = attrgetter("delivery")
 _NOWHERE: Final = TopicPartition("", -1)  # polling it keeps the membership, and what was fetched
 _POLL = 200  # milliseconds that a fetch waits for records
 _LAST_COMMIT = 5.0  # seconds for it
@@ -121,10 +124,11 @@ class Member:
                 return taken
             self._news.clear()
             await self._news.wait()
+            await checkpoint_if_cancelled()  # woken and cancelled at once: take nothing
 
     async def complete(self, done: Sequence[Completion]) -> None:
         """As `Subscription.complete`. What is not in hand (any more) is passed over."""
-        held = [position for position, c in enumerate(done) if self.assignment.holds(c.delivery)]
+        held = self.assignment.held(map(_DELIVERY, done))
         if held:
             try:
                 await self._completing.complete(self.assignment, done, held)
@@ -247,14 +251,15 @@ class Member:
         version = assignment.version
         if version != self._version:
             self._seek()
+        self._reader.hook(self._consumer)
         fetched = await self._consumer.getmany(timeout_ms=_POLL, max_records=self._limit)
         if assignment.version != version:
             # It outlasted a rebalance: what it brought, and moved us past, has to be fetched again.
             self._version = -1
             return
         for partition, records in fetched.items():
-            deliveries = self._reader.read(partition.topic, partition.partition, records)
-            assignment.put(Chunk(partition, deliveries, records[-1].offset + 1))
+            deliveries = self._reader.read(partition, records)
+            assignment.put(Chunk(partition, deliveries, int(deliveries[-1].offset) + 1))
         if fetched:
             self.last_progress = time.monotonic()
             self._news.set()

@@ -7,6 +7,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from aiokafka import TopicPartition
+from anyio.lowlevel import checkpoint_if_cancelled
 
 from eventml.backends.kafka.clients import stop
 from eventml.backends.kafka.faults import FOREIGN, ours, translating
@@ -61,6 +62,7 @@ class Reader:
             await asyncio.wait([self._fetching])
             fetching, self._fetching = self._fetching, None
             fetching.result()
+            await checkpoint_if_cancelled()
         return [self._waiting.popleft() for _ in range(min(limit, len(self._waiting)))]
 
     async def complete(self, done: Sequence[Completion]) -> None:
@@ -85,7 +87,7 @@ class Reader:
         found = [
             delivery
             for partition, records in fetched.items()
-            for delivery in self._deliveries.read(partition.topic, partition.partition, records)
+            for delivery in self._deliveries.read(partition, records)
         ]
         # Partitions have no common order but time.
         self._waiting.extend(sorted(found, key=lambda delivery: delivery.timestamp))

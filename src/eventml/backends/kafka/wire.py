@@ -9,7 +9,10 @@ from eventml.records import NO_HEADERS, Delivery, Record, foreign_id
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from aiokafka import AIOKafkaConsumer, TopicPartition
+
     Header = tuple[str, bytes]
+    RawHeader = tuple[str, bytes | None]
 
 ID: Final = "ce_id"
 _KEPT = 1_024  # encoded and decoded headers that are remembered; records of one topic share a few
@@ -38,9 +41,9 @@ class HeaderDecoder:
     """Decodes headers; records whose headers are alike share one mapping."""
 
     def __init__(self) -> None:
-        self._decoded: dict[tuple[tuple[str, bytes | None], ...], Mapping[str, str]] = {}
+        self._decoded: dict[tuple[RawHeader, ...], Mapping[str, str]] = {}
 
-    def decode(self, headers: Sequence[tuple[str, bytes | None]]) -> Mapping[str, str]:
+    def decode(self, headers: Sequence[RawHeader]) -> Mapping[str, str]:
         """The headers as text. What is not UTF-8 survives a way out and back again."""
         if not headers:
             return NO_HEADERS
@@ -58,48 +61,54 @@ class DeliveryReader:
 
     def __init__(self) -> None:
         self._headers = HeaderDecoder()
+        self._last: Sequence[RawHeader] = ()  # the headers of the record before, and what they are
+        self._shared: Mapping[str, str] = NO_HEADERS
 
-    def read(self, topic: str, partition: int, fetched: Sequence[Any]) -> list[Delivery]:
-        """The deliveries of one partition's records, in their order.
+    def hook(self, consumer: AIOKafkaConsumer) -> None:
+        """Have the consumer make deliveries, in the place of records of its own, of what it holds.
 
-        A record without an id of its own gets one that says where it stands. A tombstone (no value at
-        all) arrives with an empty value.
+        A third of a consumer's time goes into those records. There is no public way around them; what
+        this misses comes as such a record, and `read` takes both.
         """
-        decode = self._headers.decode
-        deliveries = []
-        last_raw: Sequence[tuple[str, bytes | None]] = ()
-        last: Mapping[str, str] = NO_HEADERS
-        for record in fetched:
-            raw, id_ = _split_id(record.headers)
-            if raw != last_raw:
-                last, last_raw = decode(raw), raw
-            offset = record.offset
-            deliveries.append(
-                Delivery(
-                    Record(
-                        topic,
-                        record.value or b"",
-                        record.key,
-                        id_ or foreign_id(topic, partition, offset),
-                        last,
-                    ),
-                    partition,
-                    offset,
-                    record.timestamp / 1000,
-                )
-            )
-        return deliveries
+        for fetched in consumer._fetcher._records.values():  # noqa: SLF001 - see above
+            records = getattr(fetched, "_partition_records", None)
+            if records is not None:
+                records._consumer_record = self.delivery  # noqa: SLF001 - the same
+
+    def read(self, partition: TopicPartition, fetched: Sequence[Any]) -> Sequence[Delivery]:
+        """The deliveries of one partition's records, in their order."""
+        if isinstance(fetched[0], Delivery):
+            return fetched
+        return [self.delivery(partition, record) for record in fetched]
+
+    def delivery(self, partition: TopicPartition, record: Any) -> Delivery:
+        """The delivery of a record.
+
+        One without an id of its own gets one that says where it stands. A tombstone (no value at all)
+        arrives with an empty value.
+        """
+        topic, index = partition
+        headers, offset, id_ = record.headers, record.offset, ""
+        shared = NO_HEADERS
+        if headers:
+            name, value = headers[-1]
+            if name == ID:  # where we write it
+                headers, id_ = headers[:-1], _text(value)
+            else:
+                headers, id_ = _split_id(headers)
+            if headers != self._last:
+                self._shared, self._last = self._headers.decode(headers), headers
+            shared = self._shared
+        return Delivery(
+            Record(topic, record.value or b"", record.key, id_ or foreign_id(topic, index, offset), shared),
+            index,
+            offset,
+            record.timestamp / 1000,
+        )
 
 
-def _split_id(
-    headers: Sequence[tuple[str, bytes | None]],
-) -> tuple[Sequence[tuple[str, bytes | None]], str]:
-    """The headers without the id, and the id: ours stands last, others' may stand anywhere."""
-    if not headers:
-        return headers, ""
-    name, value = headers[-1]
-    if name == ID:
-        return headers[:-1], _text(value)
+def _split_id(headers: Sequence[RawHeader]) -> tuple[Sequence[RawHeader], str]:
+    """The headers without the id, and the id, which stands anywhere or nowhere."""
     for position, (name, value) in enumerate(headers):
         if name == ID:
             return (*headers[:position], *headers[position + 1 :]), _text(value)

@@ -77,9 +77,15 @@ class SentinelMaster:
     """The master that Sentinels name, asked anew for every connection."""
 
     def __init__(self, address: Address, settings: Settings) -> None:
+        self._address = address
         self._settings = settings
-        self._name = f"the master {settings.sentinel!r} of {address}"
-        self._sentinel = Sentinel(  # type: ignore[no-untyped-call]  # redis-py does not say
+
+    def slot(self, topic: str) -> int:  # noqa: ARG002 - all topics are in one place
+        return 0
+
+    async def connect(self, slot: int) -> Channel:  # noqa: ARG002 - the same
+        address, settings = self._address, self._settings
+        sentinel = Sentinel(  # type: ignore[no-untyped-call]  # redis-py does not say
             address.hosts,
             sentinel_kwargs={
                 "socket_timeout": _SENTINEL_TIMEOUT,
@@ -90,23 +96,19 @@ class SentinelMaster:
                 **({"ssl": True, **_ssl(settings)} if address.tls else {}),
             },
         )
-        self._pool = SentinelConnectionPool(  # type: ignore[no-untyped-call]  # the same
+        pool = SentinelConnectionPool(  # type: ignore[no-untyped-call]  # the same
             settings.sentinel,
-            self._sentinel,
+            sentinel,
             connection_class=SentinelSSLConnection if address.tls else SentinelManagedConnection,
+            socket_keepalive=True,
             **options(address, settings),
         )
-
-    def slot(self, topic: str) -> int:  # noqa: ARG002 - all topics are in one place
-        return 0
-
-    async def connect(self, slot: int) -> Channel:  # noqa: ARG002 - the same
         try:
-            connection = cast("AbstractConnection", self._pool.make_connection())  # type: ignore[no-untyped-call]  # the same
-            return await connected(connection, self._name, self._settings)
+            connection = cast("AbstractConnection", pool.make_connection())  # type: ignore[no-untyped-call]  # the same
+            return await connected(connection, f"the master {settings.sentinel!r} of {address}", settings)
         finally:
-            # They are asked rarely; a connection kept open meanwhile would only go stale.
-            await self._sentinel.aclose()
+            for client in sentinel.sentinels:
+                await client.aclose()
 
     def moved(self) -> None:
         """The Sentinels are asked anew in any case."""
@@ -114,7 +116,8 @@ class SentinelMaster:
 
 def server_at(address: Address, host: tuple[str, int]) -> tuple[type[AbstractConnection], dict[str, Any]]:
     """What to connect to a host with, beside `options`."""
-    return (SSLConnection if address.tls else Connection), {"host": host[0], "port": host[1]}
+    kind = SSLConnection if address.tls else Connection
+    return kind, {"host": host[0], "port": host[1], "socket_keepalive": True}
 
 
 def options(address: Address, settings: Settings) -> dict[str, Any]:
@@ -125,7 +128,6 @@ def options(address: Address, settings: Settings) -> dict[str, Any]:
         "password": address.password,
         "socket_timeout": settings.timeout,
         "socket_connect_timeout": settings.connect_timeout,
-        "socket_keepalive": True,
         "retry": Retry(NoBackoff(), 0),  # trying again is the business of those who know what was sent
         "protocol": 2,  # no pushes in between: a reply for every command
         **(_ssl(settings) if address.tls else {}),

@@ -57,6 +57,6 @@ def features_of(hello: dict[str, Any]) -> Features:
     version = tuple(map(int, re.findall(rb"\d+", hello["version"])[:2]))
     if version < _OLDEST:
         raise ConfigError(
-            f"backend.url: this is Redis {hello['version'].decode()}; eventml needs Redis 6.2 or later, or Valkey"
+            f"backend.url: this is Redis {hello['version'].decode()}; eventml needs 6.2 or later, or Valkey"
         )
     return Features(idempotent=_IDEMPOTENT <= version < _UNRELEASED)

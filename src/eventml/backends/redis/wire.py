@@ -114,12 +114,12 @@ class EntryDecoder:
         """
         made: list[Delivery] = []
         last_meta, headers = b"", NO_HEADERS
-        last_time, timestamp = "", 0.0
+        moment, timestamp = "?", 0.0
         for position, (entry_id, fields) in enumerate(entries):
             offset = entry_id.decode()
-            milliseconds = offset.partition("-")[0]
-            if milliseconds != last_time:
-                last_time, timestamp = milliseconds, int(milliseconds) / 1000
+            if not offset.startswith(moment):
+                milliseconds = offset.partition("-")[0]
+                moment, timestamp = f"{milliseconds}-", int(milliseconds) / 1000
             key = None
             if (
                 (len(fields) == 6 or (len(fields) == 8 and fields[6] == KEY))  # noqa: PLR2004 - the fields above

@@ -1,0 +1,192 @@
+"""What the machinery for failures costs when nothing fails: the runtime as it is, and without it.
+
+    python -m benchmarks.failures [--events N] [--rounds N]
+
+In memory, where nothing hides it: CPU time of the thread that does it all. The cases take turns in many
+short rounds, and each round gives ratios of its own, so that what else the machine does falls out.
+
+"Without recovery" calls the handler and completes: no suspects, no bisecting, no parking, no staleness,
+no counting of dead letters, no record that is passed over. "Without recovery and checks" trusts what the
+handler returns too (length, types, finite numbers), and every record's value and format.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import logging
+import math
+import statistics
+import time
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
+
+import anyio
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+import eventml
+from benchmarks.measuring import DurationPredicted, RideStarted, linear, machine, no_op, rides
+from eventml.backends.memory import Settings, new_hub
+from eventml.runtime import pipeline, worker
+from eventml.runtime.answering import Answering
+from eventml.runtime.outputs import Outputs
+from eventml.runtime.parking import Parking
+from eventml.runtime.suspects import Step
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from contextlib import AbstractContextManager
+
+    from eventml.backends.base import Completion
+    from eventml.records import Delivery
+    from eventml.runtime.parking import Item
+
+    Case = Callable[[], AbstractContextManager[None]]
+
+BATCH = 1024
+AS_IT_IS = "as it is"
+
+
+class NoRecovery:
+    """In the place of `Recovery`: nothing is ever parked or set aside."""
+
+    def __init__(self) -> None:
+        self.parking = Parking(ordered=False)
+
+    async def retry(self) -> list[Completion]:
+        return []
+
+    def count_letters(self, done: Sequence[Completion]) -> int:  # noqa: ARG002 - there are none
+        return 0
+
+
+class BareAnswering(Answering):
+    """Calls, and completes what came of it."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.recovery: Any = NoRecovery()
+
+    async def answer(self, step: Step) -> list[Any]:
+        return await self._call(step.items)
+
+
+class NoSuspects:
+    def __init__(self, max_deliveries: int) -> None:
+        pass
+
+    def steps(self, items: Sequence[Item]) -> list[Step]:
+        return [Step(items)]
+
+
+class TrustingDecoder:
+    def __init__(self, event_type: Any, group: str | None = None) -> None:  # noqa: ARG002 - as `Decoder`
+        self.without_event = 0
+        self._decode = msgspec.json.Decoder(event_type).decode
+
+    def decode(self, deliveries: Sequence[Delivery]) -> list[Any]:
+        decode = self._decode
+        return [decode(delivery.record.value) for delivery in deliveries]
+
+
+class TrustingOutputs(Outputs):
+    def completions(self, deliveries: Sequence[Delivery], outputs: Any) -> list[Completion]:
+        return self._complete(deliveries, outputs)
+
+
+@contextmanager
+def without_recovery() -> Iterator[None]:
+    with patch.object(worker, "Answering", BareAnswering), patch.object(pipeline, "Suspects", NoSuspects):
+        yield
+
+
+@contextmanager
+def without_recovery_and_checks() -> Iterator[None]:
+    with (
+        without_recovery(),
+        patch.object(worker, "Decoder", TrustingDecoder),
+        patch.object(worker, "Outputs", TrustingOutputs),
+    ):
+        yield
+
+
+CASES: dict[str, Case] = {
+    AS_IT_IS: nullcontext,
+    "without recovery": without_recovery,
+    "without recovery and checks": without_recovery_and_checks,
+}
+
+
+def seconds_an_event(events: list[RideStarted], handler: Callable[..., Any]) -> float:
+    """CPU time of a worker that handles what was published before; on the event loop, in one thread."""
+    bus = eventml.Bus("benchmark")
+
+    async def predict(batch: list[RideStarted]) -> list[DurationPredicted]:
+        return list(handler(batch))
+
+    bus.predictor("rides.started", to="rides.duration", max_batch=BATCH)(predict)
+
+    async def main() -> float:
+        async with bus.open(backend=new_hub(Settings(retention=10 * len(events)))), bus.worker() as work:
+            await bus.publish_many("rides.started", events)
+            async with anyio.create_task_group() as tasks:
+                gc.collect()
+                start = time.thread_time()
+                tasks.start_soon(work.run)
+                while work.stats["predict"].completed < len(events):
+                    await anyio.sleep(0.01)
+                seconds = time.thread_time() - start
+                work.stop()
+        return seconds / len(events)
+
+    return asyncio.run(main())
+
+
+def measure(events: list[RideStarted], handler: Callable[..., Any], rounds: int) -> dict[str, list[float]]:
+    """Each case once a round, in turn and in changing order; a first round warms up and does not count."""
+    figures: dict[str, list[float]] = {name: [] for name in CASES}
+    for number in range(rounds + 1):
+        for name in list(CASES)[:: -1 if number % 2 else 1]:
+            with CASES[name]():
+                seconds = seconds_an_event(events, handler)
+            if number:
+                figures[name].append(seconds)
+    return figures
+
+
+def show(title: str, figures: dict[str, list[float]]) -> None:
+    """What each case costs, and how much more the runtime as it is: the median of the rounds' ratios."""
+    table = Table(title=title, title_justify="left")
+    for column in ("case", "µs an event", "as it is costs more by", "give or take"):
+        table.add_column(column, justify="left" if column == "case" else "right")
+    for name, seconds in figures.items():
+        ratios = [a / b - 1 for a, b in zip(figures[AS_IT_IS], seconds, strict=True)]
+        low, middle, high = statistics.quantiles(ratios, n=4)
+        # The standard error of a median, for a spread that is roughly normal.
+        error = 1.253 * (high - low) / 1.349 / math.sqrt(len(ratios))
+        more = ("", "") if name == AS_IT_IS else (f"{middle:+.1%}", f"{2 * error:.1%}")
+        table.add_row(name, f"{statistics.median(seconds) * 1e6:.3f}", *more)
+    Console(width=110).print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--events", type=int, default=4 * BATCH)
+    parser.add_argument("--rounds", type=int, default=400)
+    chosen = parser.parse_args()
+    logging.disable(logging.WARNING)
+    print(machine("anyio", "msgspec"))
+    events = rides(chosen.events)
+    gc.freeze()
+    show(f"{chosen.events:,} rides, a predictor that costs nothing", measure(events, no_op, chosen.rounds))
+    show(f"{chosen.events:,} rides, a linear model", measure(events, linear, chosen.rounds))
+
+
+if __name__ == "__main__":
+    main()

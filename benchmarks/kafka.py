@@ -1,0 +1,121 @@
+"""eventml over Kafka, against FastStream, a plain aiokafka loop, and librdkafka.
+
+    python benchmarks/kafka.py [--events N] [--rounds N] [--only MODEL] [--mock | --brokers HOST:PORT]
+
+Ride events of 250 bytes are fetched, decoded, predicted from, and committed once their results are
+produced, by one worker in one process, on a topic of 8 partitions. The cases take turns within one run,
+on one machine. The broker is a real one, started for the occasion; or with `--mock` librdkafka's mock
+broker, which costs next to nothing: what is left then is the client's own work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import multiprocessing
+import statistics
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[0] = str(ROOT)  # from its own folder, this file would be found in the place of others
+
+from confluent_kafka import Producer  # noqa: E402 - only from here on is everything found
+from rich.console import Console  # noqa: E402 - the same
+
+from backends.kafka.cluster import KafkaCluster  # noqa: E402 - the same
+from benchmarks import kafka_cases as ways  # noqa: E402 - the same
+from benchmarks.measuring import interleave, machine, report, rides  # noqa: E402 - the same
+from eventml.backends import kafka as backend  # noqa: E402 - the same
+from eventml.backends.base import NewTopic  # noqa: E402 - the same
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+PARTITIONS = 8
+ONE_BY_ONE = "FastStream, one by one"
+IN_BATCHES = "FastStream, batches"
+PLAIN = "aiokafka loop, send_batch"
+AIMS = {ONE_BY_ONE: 45.0, IN_BATCHES: 3.0, PLAIN: 0.8}
+MODELS = {"no-op": ways.no_op, "linear": ways.linear}
+
+
+def cases(brokers: str, events: int, predict: ways.Predict) -> dict[str, Callable[[], float]]:
+    """As many events for each as it works off in a second or two."""
+    return {
+        "eventml": lambda: ways.with_eventml(brokers, events, predict),
+        ONE_BY_ONE: lambda: ways.with_faststream(brokers, events // 50, predict, ways.one_by_one),
+        IN_BATCHES: lambda: ways.with_faststream(brokers, events // 4, predict, ways.in_batches),
+        PLAIN: lambda: ways.with_aiokafka(brokers, events, predict),
+        "confluent-kafka, awaited": lambda: ways.with_confluent(brokers, events, predict, awaited=True),
+        "confluent-kafka, overlapped": lambda: ways.with_confluent(brokers, events, predict, awaited=False),
+    }
+
+
+@contextmanager
+def real() -> Iterator[str]:
+    """A broker of this run's own."""
+    with KafkaCluster(quick=True) as cluster:
+        yield cluster.bootstrap
+
+
+@contextmanager
+def mock() -> Iterator[str]:
+    """librdkafka's mock broker, in a process of its own."""
+    ours, theirs = multiprocessing.Pipe()
+    process = multiprocessing.get_context("spawn").Process(target=_serve, args=(theirs,), daemon=True)
+    process.start()
+    yield ours.recv()
+    process.kill()
+
+
+def _serve(parent: Any) -> None:
+    producer = Producer({"test.mock.num.brokers": 1})
+    brokers = producer.list_topics(timeout=10).brokers
+    parent.send(",".join(f"{broker.host}:{broker.port}" for broker in brokers.values()))
+    parent.recv()
+
+
+def create_topics(brokers: str) -> None:
+    async def main() -> None:
+        async with backend.open(f"kafka://{brokers}", backend.Settings()) as broker:
+            await broker.create_topics(
+                [NewTopic(name=name, partitions=PARTITIONS) for name in (ways.SOURCE, ways.TARGET)]
+            )
+
+    asyncio.run(main())
+
+
+def main() -> None:
+    options = _parser().parse_args()
+    console = Console(width=110)
+    console.print(machine("eventml", "aiokafka", "faststream", "confluent-kafka"), soft_wrap=True)
+    with mock() if options.mock else real() as brokers:
+        if options.mock:
+            console.print("librdkafka's mock broker")
+        create_topics(brokers)
+        ways.fill(brokers, rides(options.events))
+        for name in [options.only] if options.only else MODELS:
+            figures = interleave(cases(brokers, options.events, MODELS[name]), options.rounds)
+            report(f"Kafka, {name} model, {options.events:,} events", figures, PLAIN)
+            ours = statistics.median(figures["eventml"])
+            for other, aim in AIMS.items():
+                ratio = ours / statistics.median(figures[other])
+                console.print(f"eventml / {other}: {ratio:.3g} (aim: {aim:g})")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--events", type=int, default=200_000, help="(default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="that count; one more warms up (default: 5)")
+    parser.add_argument("--only", choices=list(MODELS))
+    parser.add_argument("--mock", action="store_true", help="librdkafka's mock broker, not a real one")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""A forest of 100 trees on a stream of rides: what `benchmarks.scaling` runs in 1, 2 and 4 workers."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.measuring import DurationPredicted, RideStarted
+from eventml import Artefact, Bus
+
+BATCH = 1024
+bus = Bus("scaling")
+_waited = False
+
+
+def wait_for_the_others() -> None:
+    """Say that this process is up, and wait until all are: only then does the clock run."""
+    global _waited
+    if _waited or "SCALING_GATE" not in os.environ:
+        return
+    _waited, gate = True, Path(os.environ["SCALING_GATE"])
+    (gate / f"up-{os.getpid()}").touch()
+    while not (gate / "go").exists():
+        time.sleep(0.005)
+
+
+def features(rides: list[RideStarted]) -> Any:
+    return np.array(
+        [
+            (
+                r.pickup_location_id,
+                r.dropoff_location_id,
+                r.trip_distance,
+                r.passenger_count,
+                r.pickup_location_id % 7,
+            )
+            for r in rides
+        ]
+    )
+
+
+@bus.predictor(
+    "scaling.rides",
+    to="scaling.minutes",
+    model=Artefact(Path(os.environ.get("SCALING_MODEL", "forest.skops"))),
+    max_batch=BATCH,
+)
+def minutes(rides: list[RideStarted], model: Any) -> list[DurationPredicted]:
+    wait_for_the_others()
+    predicted = model.predict(features(rides)).tolist()
+    return [DurationPredicted(ride.ride_id, value) for ride, value in zip(rides, predicted, strict=True)]

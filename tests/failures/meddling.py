@@ -1,0 +1,59 @@
+"""A backend whose completions a test can meddle with."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+
+    from eventml.backends.base import Backend, Capabilities, Completion, Start, Subscription
+    from eventml.records import Delivery, Record
+
+    Complete = Callable[[Subscription, Sequence[Completion]], Awaitable[None]]
+
+
+class Meddling:
+    """Passes everything on, and completions to a function.
+
+    Args:
+        inner: The backend that does the work.
+        complete: Called in place of each subscription's `complete`, with that subscription.
+    """
+
+    def __init__(self, inner: Backend, complete: Complete) -> None:
+        self._inner = inner
+        self._complete = complete
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self._inner.capabilities
+
+    async def publish(self, records: Sequence[Record]) -> None:
+        await self._inner.publish(records)
+
+    @asynccontextmanager
+    async def subscribe(
+        self, topics: Sequence[str], *, group: str | None, start: Start
+    ) -> AsyncIterator[Subscription]:
+        async with self._inner.subscribe(topics, group=group, start=start) as subscription:
+            yield _Subscription(subscription, self._complete)
+
+    async def lag(self, topic: str, *, group: str) -> Mapping[int, int] | None:
+        return await self._inner.lag(topic, group=group)
+
+
+class _Subscription:
+    def __init__(self, inner: Subscription, complete: Complete) -> None:
+        self._inner = inner
+        self._complete = complete
+
+    async def receive(self, limit: int) -> Sequence[Delivery]:
+        return await self._inner.receive(limit)
+
+    async def complete(self, done: Sequence[Completion]) -> None:
+        await self._complete(self._inner, done)
+
+    async def lag(self) -> int | None:
+        return await self._inner.lag()

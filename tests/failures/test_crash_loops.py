@@ -1,0 +1,63 @@
+"""An event that kills its process is found and set aside, whatever restarts the process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from subprocess import PIPE
+
+import anyio
+import pytest
+
+from tests.failures.scenario import Ride, Scenario, publish
+
+ROOT = Path(__file__).parents[2]
+DEADLY = {13, 21}
+COUNT = 60
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def scenario(shared_backend_url: str) -> Scenario:
+    return Scenario(shared_backend_url)
+
+
+async def test_poison_that_segfaults_its_process_costs_itself(scenario: Scenario) -> None:
+    scenario.bus.predictor(scenario.topic, to=scenario.to, name="duration")(lambda rides: rides)
+    async with scenario.connect() as backend:
+        if not backend.capabilities.counts_attempts:
+            pytest.skip("this backend does not count deliveries: such an event stops its partition")
+        await publish(backend, scenario.records([Ride(n, 1.0) for n in range(COUNT)]))
+        deaths = 0
+        with anyio.fail_after(110):
+            while await live(scenario) == -signal.SIGSEGV:
+                deaths += 1
+        max_deliveries = scenario.bus.handlers["duration"].options.max_deliveries
+        assert 0 < deaths <= (max_deliveries + 1) * len(DEADLY)
+        await scenario.collect(backend, COUNT)
+    scenario.check(answered=set(range(COUNT)) - DEADLY, set_aside=DEADLY)
+    [letter] = scenario.letters["13"]
+    assert letter.headers["eventml-dlq-exception"] == "CrashLoopError"
+    assert f"delivered {max_deliveries} times and never finished" in scenario.reason(13)
+
+
+async def live(scenario: Scenario) -> int:
+    """One worker's life, in a process of its own. Returns its exit status."""
+    command = [sys.executable, "-m", "eventml", "run", "tests.failures.poisoned:bus"]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "POISONED_BUS": scenario.bus.name,
+        "POISONED_BY": ",".join(map(str, DEADLY)),
+    }
+    done = await anyio.run_process(
+        [*command, "--until-idle", "1", "--backend", scenario.url],
+        cwd=ROOT,
+        env=environment,
+        check=False,
+        stderr=PIPE,
+    )
+    assert done.returncode in {0, -signal.SIGSEGV}, done.stderr.decode()
+    return done.returncode

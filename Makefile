@@ -5,12 +5,13 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 ARGS   ?=
 
-.PHONY: demo test check bench docs clean
+.PHONY: demo test chaos check bench docs clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    train two models on taxi trips, stream rides to three consumers, show it live"
 	@echo "make test    all tests; those that need a broker say so where there is none"
+	@echo "make chaos   workers and brokers killed under load, for a minute each"
 	@echo "make check   ruff, mypy --strict, pyright on the public API, the layers"
 	@echo "make bench   the benchmarks (ARGS=memory, redis or kafka for one of them)"
 	@echo "make docs    the documentation as a site, links checked, in build/docs"
@@ -34,6 +35,9 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest $(ARGS)
+
+chaos: $(VENV)/.installed
+	CHAOS_SECONDS=60 $(BIN)/python -m pytest -m chaos --timeout 600 $(ARGS)
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -2,8 +2,9 @@
 
     python -m benchmarks.failures [--events N] [--rounds N]
 
-In memory, where nothing hides it: CPU time of the thread that does it all. The cases take turns in many
-short rounds, and each round gives ratios of its own, so that what else the machine does falls out.
+In memory, where nothing hides it: CPU time of the thread that does it all. Each case has a process of its
+own (Python's interpreter adapts to the code it runs), and they take turns in many short rounds; each
+round gives ratios of its own, so that what else the machine does falls out.
 
 "Without recovery" calls the handler and completes: no suspects, no bisecting, no parking, no staleness,
 no counting of dead letters, no record that is passed over. "Without recovery and checks" trusts what the
@@ -17,9 +18,11 @@ import asyncio
 import gc
 import logging
 import math
+import multiprocessing
+import random
 import statistics
 import time
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
@@ -40,6 +43,7 @@ from eventml.runtime.suspects import Step
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from contextlib import AbstractContextManager
+    from multiprocessing.connection import Connection
 
     from eventml.backends.base import Completion
     from eventml.records import Delivery
@@ -49,6 +53,7 @@ if TYPE_CHECKING:
 
 BATCH = 1024
 AS_IT_IS = "as it is"
+_WARM_UP = 5  # rounds
 
 
 class NoRecovery:
@@ -146,15 +151,34 @@ def seconds_an_event(events: list[RideStarted], handler: Callable[..., Any]) -> 
     return asyncio.run(main())
 
 
-def measure(events: list[RideStarted], handler: Callable[..., Any], rounds: int) -> dict[str, list[float]]:
-    """Each case once a round, in turn and in changing order; a first round warms up and does not count."""
+def serve(name: str, handler: Callable[..., Any], events: int, requests: Connection) -> None:
+    """A case's process: a figure for each request, until there is none."""
+    logging.disable(logging.WARNING)
+    published = rides(events)
+    gc.freeze()
+    with CASES[name]():
+        while requests.recv():
+            requests.send(seconds_an_event(published, handler))
+
+
+def measure(handler: Callable[..., Any], events: int, rounds: int) -> dict[str, list[float]]:
+    """Each case once a round, in changing order; the first rounds warm up and do not count."""
     figures: dict[str, list[float]] = {name: [] for name in CASES}
-    for number in range(rounds + 1):
-        for name in list(CASES)[:: -1 if number % 2 else 1]:
-            with CASES[name]():
-                seconds = seconds_an_event(events, handler)
-            if number:
-                figures[name].append(seconds)
+    spawn = multiprocessing.get_context("spawn")
+    with ExitStack() as stack:
+        requests: dict[str, Connection] = {}
+        for name in CASES:
+            requests[name], theirs = spawn.Pipe()
+            process = spawn.Process(target=serve, args=(name, handler, events, theirs))
+            process.start()
+            stack.callback(process.join)
+            stack.callback(requests[name].send, False)
+        for number in range(-_WARM_UP, rounds):
+            for name in random.sample(list(CASES), len(CASES)):
+                requests[name].send(True)
+                seconds = requests[name].recv()
+                if number >= 0:
+                    figures[name].append(seconds)
     return figures
 
 
@@ -180,12 +204,9 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=4 * BATCH)
     parser.add_argument("--rounds", type=int, default=400)
     chosen = parser.parse_args()
-    logging.disable(logging.WARNING)
     print(machine("anyio", "msgspec"))
-    events = rides(chosen.events)
-    gc.freeze()
-    show(f"{chosen.events:,} rides, a predictor that costs nothing", measure(events, no_op, chosen.rounds))
-    show(f"{chosen.events:,} rides, a linear model", measure(events, linear, chosen.rounds))
+    for what, handler in (("a predictor that costs nothing", no_op), ("a linear model", linear)):
+        show(f"{chosen.events:,} rides, {what}", measure(handler, chosen.events, chosen.rounds))
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ def real() -> Iterator[str]:
 
 @contextmanager
 def mock() -> Iterator[str]:
-    """librdkafka's mock broker, in a process of its own."""
+    """The mock broker of librdkafka, in a process of its own."""
     ours, theirs = multiprocessing.Pipe()
     process = multiprocessing.get_context("spawn").Process(target=_serve, args=(theirs,), daemon=True)
     process.start()

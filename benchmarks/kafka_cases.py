@@ -105,7 +105,9 @@ def fill(brokers: str, events: Sequence[RideStarted]) -> None:
 def with_eventml(brokers: str, events: int, predict: Predict) -> float:
     clock = Clock(predict)
     bus = eventml.Bus("benchmark")
-    bus.predictor(SOURCE, to=TARGET, group=new_group(), name="duration", max_batch=BATCH)(typed(clock.predict))
+    bus.predictor(SOURCE, to=TARGET, group=new_group(), name="duration", max_batch=BATCH)(
+        typed(clock.predict)
+    )
 
     async def main() -> float:
         async with (

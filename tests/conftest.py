@@ -14,6 +14,13 @@ sys.path.insert(0, str(ROOT))  # for backends/, examples/ and tests.brokers, whi
 pytest_plugins = ["tests.brokers"]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the storms, so that CI can leave them to `make chaos`."""
+    for item in items:
+        if (ROOT / "tests" / "chaos") in item.path.parents:
+            item.add_marker("chaos")
+
+
 @pytest.fixture
 def anyio_backend() -> str:
     """asyncio, unless a test asks for more: `parametrize("anyio_backend", ["asyncio", "trio"])`."""

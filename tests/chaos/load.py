@@ -74,7 +74,7 @@ class Load(Oracle):
 
     def account(self, what: str, **more: object) -> dict[str, object]:
         """What became of it all, collected now: printed, and added to `$CHAOS_REPORT` if that is set."""
-        self.collect(self.published - len(self.uncertain), within=90)
+        self.collect(self.published - len(self.uncertain), within=90, rest=3.0)  # longer than a lease
         waits = sorted(
             self.answered[str(n)] - sent for n, sent in self.sent.items() if str(n) in self.answered
         )

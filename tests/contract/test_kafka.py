@@ -6,6 +6,7 @@ import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
 import pytest
 
 from eventml.backends import kafka
@@ -23,18 +24,18 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.anyio, pytest.mark.kafka]
 
-SETTINGS: Final = {
-    "session_timeout": 6.0,  # the least that a broker allows by default
-    "heartbeat_interval": 0.25,
-    "rebalance_timeout": 8.0,
-    "drain": 1.0,
-    "commit_interval": 0.05,
-}
+SETTINGS: Final = kafka.Settings(
+    session_timeout=6.0,  # the least that a broker allows by default
+    heartbeat_interval=0.25,
+    rebalance_timeout=8.0,
+    drain=1.0,
+    commit_interval=0.05,
+)
 
 
 @pytest.fixture(params=["at_least_once", "exactly_once"])
 def harness(kafka_broker: KafkaCluster, request: pytest.FixtureRequest) -> contract.Harness:
-    settings = kafka.Settings(**SETTINGS, delivery=request.param)
+    settings = msgspec.structs.replace(SETTINGS, delivery=request.param)
 
     async def create_topic(name: str) -> None:
         async with kafka.open(kafka_broker.url, settings) as backend:
@@ -65,7 +66,7 @@ class Settled:
         self.subscribe = backend.subscribe
 
     async def lag(self, topic: str, *, group: str) -> Mapping[int, int] | None:
-        await asyncio.sleep(3 * SETTINGS["commit_interval"])
+        await asyncio.sleep(3 * SETTINGS.commit_interval)
         return await self.backend.lag(topic, group=group)
 
 
@@ -74,7 +75,7 @@ async def kill(connection: Any) -> None:
 
     What it finished is committed by then: the suite takes for granted that it does not come again.
     """
-    await asyncio.sleep(3 * SETTINGS["commit_interval"])
+    await asyncio.sleep(3 * SETTINGS.commit_interval)
     for subscription in connection.backend._subscriptions:
         await tear_down(subscription._member._consumer)
 

@@ -91,7 +91,7 @@ def test_totals_are_of_all_workers_and_outlive_them(serve: Serve, oracle: Oracle
         assert service.metric("eventml_stage_seconds_count", stage=stage) > 0
     service.until(lambda: service.metric("eventml_lag") == 0)
     assert service.metric("eventml_in_hand") == 0
-    assert service.metric("eventml_model_info") == 2
+    service.until(lambda: service.metric("eventml_model_info") == 2)  # the new worker has said so
 
 
 def test_the_text_is_what_prometheus_reads(serve: Serve) -> None:

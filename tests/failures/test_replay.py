@@ -47,10 +47,12 @@ class Zones:
             self.seen.update(ride.ride_id for ride in rides)
 
 
-async def handle(scenario: Scenario, backend: Backend, values: Sequence[object]) -> None:
+async def handle(
+    scenario: Scenario, backend: Backend, values: Sequence[object], *, key: bytes | None = None
+) -> None:
     """Publish these, and have both handlers finish them."""
     async with scenario.working(backend) as worker:
-        await publish(backend, scenario.records(values))
+        await publish(backend, scenario.records(values, keys=[key] * len(values)))
         await until(lambda: all(stats.completed >= len(values) for stats in worker.stats.values()))
 
 
@@ -164,15 +166,18 @@ async def test_what_fails_again_is_a_dead_letter_again_and_its_replay_ends(scena
     assert sorted(zones.seen.elements()) == list(range(600))
 
 
-async def test_only_what_is_chosen_is_replayed_and_the_rest_stays(scenario: Scenario) -> None:
-    """In every other place: on a backend that keeps one offset, more gaps than it remembers."""
+@pytest.mark.parametrize("key", [None, b"zone-4"], ids=["no key", "one key"])
+async def test_only_what_is_chosen_is_replayed_and_the_rest_stays(
+    scenario: Scenario, key: bytes | None
+) -> None:
+    """Every other one: with one key, and so in one partition, more gaps than a backend can remember."""
     count = 1_200
     zones = Zones(missing=set(range(count)))
     zones.register(scenario)
     odd = list(range(1, count, 2))
     with anyio.fail_after(100):
         async with scenario.connect() as backend:
-            await handle(scenario, backend, [Ride(n, 1.0) for n in range(count)])
+            await handle(scenario, backend, [Ride(n, 1.0) for n in range(count)], key=key)
             for left in (count, 0):
                 tally = await scenario.replay(backend, exceptions=frozenset({"KeyError"}))
                 assert tally.chosen.total() == left // 2

@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from secrets import token_hex
@@ -34,7 +34,6 @@ QUICK: Final = {
     "commit_interval": 0.05,
 }
 
-NewTopics = Callable[..., Awaitable[str]]
 StartWorker = Callable[..., "WorkerProcess"]
 
 
@@ -44,9 +43,11 @@ async def connected(cluster: KafkaCluster, **settings: Any) -> AsyncIterator[Kaf
         yield backend
 
 
-async def new_topic(cluster: KafkaCluster, partitions: int = 4, **choices: Any) -> str:
+async def new_topic(
+    cluster: KafkaCluster, partitions: int = 4, *, name: str | None = None, **choices: Any
+) -> str:
     """A topic that nobody has used."""
-    name = f"topic-{token_hex(6)}"
+    name = name or f"topic-{token_hex(6)}"
     async with connected(cluster) as backend:
         await backend.create_topics([NewTopic(name=name, partitions=partitions, **choices)])
     return name

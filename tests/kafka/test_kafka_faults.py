@@ -269,9 +269,11 @@ async def until(act: Callable[[], Any]) -> None:
     async with asyncio.timeout(60):
         while True:
             try:
-                return await act()
+                await act()
             except UnavailableError:
                 await asyncio.sleep(0.2)
+            else:
+                return
 
 
 async def test_nothing_is_created_by_accident(start_kafka: StartKafka) -> None:

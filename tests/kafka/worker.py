@@ -26,7 +26,7 @@ from eventml.records import Record
 
 
 async def work(said: dict[str, Any]) -> None:
-    pause, to = said.get("pause", 0.0), said.get("to")
+    pause, to = said.get("pause", 0.0), said["to"]
     async with (
         kafka.open(said["url"], kafka.Settings(**said["settings"])) as backend,
         backend.subscribe([said["topic"]], group=said["group"], start="earliest") as subscription,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from redis.crc import key_slot
 
+from backends.process import free_ports, is_free
 from eventml.backends import redis
 from eventml.errors import ConfigError, UnsupportedError
 from tests.redis import scene
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 
+BUS = 10_000  # nodes talk to each other on the port that is so much higher
+FIRST_EPHEMERAL = 32_768
+
 SETTINGS = redis.Settings(cluster=True, lease=1.0)
 APART = redis.Settings(cluster=True, lease=1.0, atomic=False)
 
@@ -29,7 +33,8 @@ APART = redis.Settings(cluster=True, lease=1.0, atomic=False)
 async def cluster(start_redis: StartRedis) -> Sequence[RedisServer]:
     """Three masters that share the slots."""
     settings = {"cluster-enabled": "yes", "cluster-config-file": "nodes.conf", "save": ""}
-    servers = [start_redis(settings=settings) for _ in range(3)]
+    ports = (port for port in free_ports() if port < FIRST_EPHEMERAL - BUS and is_free(port + BUS))
+    servers = [start_redis(port=next(ports), settings=settings) for _ in range(3)]
     for number, server in enumerate(servers):
         slots = range(number * 5_462, min((number + 1) * 5_462, 16_384))
         async with scene.asking(server.url) as client:

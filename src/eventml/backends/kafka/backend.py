@@ -82,7 +82,7 @@ class KafkaBackend:
         """
         partitions = await self._observer.require(topics)
         if group is None:
-            reader = Reader(self._clients.consumer(None), self._publisher)
+            reader = Reader(self._clients, self._publisher)
             try:
                 await reader.start(partitions, start, self._observer, self._settings.publish_timeout)
                 yield reader
@@ -143,7 +143,7 @@ class KafkaBackend:
 
     def _new_member(self, topics: Sequence[str], group: str, start: Start) -> Member:
         return Member(
-            self._clients.consumer(group),
+            self._clients,
             topics,
             group=group,
             start=start,

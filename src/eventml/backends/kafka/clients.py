@@ -56,20 +56,13 @@ class Clients:
         never_create_topics(client)
         return client
 
-    async def first_error(self) -> Exception | None:
-        """Try the addresses one by one. Returns what the first one that fails fails with."""
-        options = {
-            k: v for k, v in self._options.items() if k not in {"bootstrap_servers", "metadata_max_age_ms"}
-        }
-        for host, port, _ in collect_hosts(self._options["bootstrap_servers"]):
-            try:
-                connection = await create_conn(
-                    host, port, **options, request_timeout_ms=self._request_timeout
-                )
-            except FOREIGN as exc:
-                return exc
-            connection.close()
-        return None
+    async def start(self, client: AIOKafkaProducer | AIOKafkaConsumer | AIOKafkaClient) -> None:
+        """Start a client. It may fail with anything of aiokafka's, or wait for ever."""
+        try:
+            await (client.bootstrap() if isinstance(client, AIOKafkaClient) else client.start())
+        except KafkaConnectionError as exc:
+            # It tells its log what went wrong with each broker, and its caller that all did.
+            raise (await self._first_error() or exc) from exc
 
     def producer(self, *, transactional_id: str | None = None) -> AIOKafkaProducer:
         """An idempotent producer with acks=all, not started; with an id, a transactional one."""
@@ -116,6 +109,21 @@ class Clients:
         )
         never_create_topics(consumer._client)  # noqa: SLF001 - it shows its client to nobody
         return consumer
+
+    async def _first_error(self) -> Exception | None:
+        """Try the addresses one by one. Returns what the first one that fails fails with."""
+        options = {
+            k: v for k, v in self._options.items() if k not in {"bootstrap_servers", "metadata_max_age_ms"}
+        }
+        for host, port, _ in collect_hosts(self._options["bootstrap_servers"]):
+            try:
+                connection = await create_conn(
+                    host, port, **options, request_timeout_ms=self._request_timeout
+                )
+            except FOREIGN as exc:
+                return exc
+            connection.close()
+        return None
 
 
 def never_create_topics(client: AIOKafkaClient) -> None:

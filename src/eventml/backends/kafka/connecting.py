@@ -75,9 +75,13 @@ def client_options(address: Address, settings: Settings) -> dict[str, Any]:
         raise ConfigError(f"backend.security: {security} uses no certificate; set ssl or sasl_ssl")
     if security.startswith("sasl"):
         options |= _login(settings, username, password, tokens)
+        # At the level DEBUG it would write what it logs in with.
+        logging.getLogger("aiokafka.conn").addFilter(_shows_no_login)
     elif username or password or tokens:
         raise ConfigError(f"backend.security: {security} has no login; set sasl_ssl, or drop the user")
-    _warn_of_plaintext(security, address.brokers)
+    # SCRAM shows nobody the password.
+    secret = {"PLAIN": "password", "OAUTHBEARER": "token"}.get(options.get("sasl_mechanism", ""), "")
+    _warn_of_plaintext(security, secret, address.brokers)
     return options
 
 
@@ -139,6 +143,11 @@ def _login(
     }
 
 
+def _shows_no_login(record: logging.LogRecord) -> bool:
+    said = record.args if isinstance(record.args, tuple) else ()
+    return not any(type(argument).__name__.startswith("SaslAuthenticate") for argument in said)
+
+
 def _tokens(settings: Settings) -> AbstractTokenProvider | None:
     if settings.token_file:
         _secret(settings.token_file, "backend.token_file")  # a mistake shows now, not at a reconnection
@@ -176,12 +185,12 @@ def _secret(path: str | None, setting: str) -> str | None:
     return text
 
 
-def _warn_of_plaintext(security: str, brokers: tuple[str, ...]) -> None:
+def _warn_of_plaintext(security: str, secret: str, brokers: tuple[str, ...]) -> None:
     remote = [broker for broker in brokers if not _is_loopback(broker.rpartition(":")[0])]
     if remote and not security.endswith("ssl"):
         log.warning(
             "events%s go to %s unencrypted; set security=ssl or sasl_ssl",
-            " and the password" if security.startswith("sasl") else "",
+            f" and the {secret}" if secret else "",
             ", ".join(remote),
         )
 

@@ -32,9 +32,8 @@ from eventml.errors import EventMLError, UnavailableError
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
-    from aiokafka import AIOKafkaConsumer
-
     from eventml.backends.base import Completion, Start
+    from eventml.backends.kafka.clients import Clients
     from eventml.backends.kafka.completing import Completing
     from eventml.backends.kafka.observer import Observer
     from eventml.backends.kafka.settings import Settings
@@ -52,7 +51,7 @@ class Member:
     """A member of a group.
 
     Args:
-        consumer: Not started.
+        clients: Makes its consumer.
         topics: What to read.
         group: Its group.
         start: Where the group begins in a partition of which it has committed nothing.
@@ -63,7 +62,7 @@ class Member:
 
     def __init__(
         self,
-        consumer: AIOKafkaConsumer,
+        clients: Clients,
         topics: Sequence[str],
         *,
         group: str,
@@ -72,7 +71,8 @@ class Member:
         completing: Completing,
         settings: Settings,
     ) -> None:
-        self._consumer = consumer
+        self._clients = clients
+        self._consumer = clients.consumer(group)
         self._topics = topics
         self._group = group
         self._start = start
@@ -102,7 +102,7 @@ class Member:
         self._consumer.subscribe(list(self._topics), listener=_Listener(self))
         with translating(f"joining group {self._group}", within):
             async with asyncio.timeout(within):
-                await self._consumer.start()
+                await self._clients.start(self._consumer)
                 while not self.assignment.active:
                     self._news.clear()
                     self._raise_failure()

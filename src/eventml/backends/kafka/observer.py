@@ -53,11 +53,7 @@ class Observer:
         """
         with translating(f"connecting to {self._clients.brokers}", self._timeout):
             async with asyncio.timeout(self._timeout):
-                try:
-                    await self._client.bootstrap()
-                except kafka.KafkaConnectionError as exc:
-                    # It tells its log what went wrong with each broker, and its caller that all did.
-                    raise (await self._clients.first_error() or exc) from exc
+                await self._clients.start(self._client)
 
     async def close(self) -> None:
         """Disconnect."""

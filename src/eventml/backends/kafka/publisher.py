@@ -126,7 +126,7 @@ class Publisher:
             while self._producer is None:
                 producer = self._clients.producer()
                 try:
-                    await producer.start()
+                    await self._clients.start(producer)
                 except BaseException as exc:
                     self._end(tear_down(producer))
                     if not isinstance(exc, FOREIGN):

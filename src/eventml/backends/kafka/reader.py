@@ -16,9 +16,8 @@ from eventml.backends.kafka.wire import DeliveryReader
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from aiokafka import AIOKafkaConsumer
-
     from eventml.backends.base import Completion, Start
+    from eventml.backends.kafka.clients import Clients
     from eventml.backends.kafka.observer import Observer
     from eventml.backends.kafka.publisher import Publisher
     from eventml.records import Delivery
@@ -30,12 +29,13 @@ class Reader:
     """Reads on its own: no group, no commits.
 
     Args:
-        consumer: Of no group, not started.
+        clients: Makes its consumer.
         publisher: For the outputs of completions.
     """
 
-    def __init__(self, consumer: AIOKafkaConsumer, publisher: Publisher) -> None:
-        self._consumer = consumer
+    def __init__(self, clients: Clients, publisher: Publisher) -> None:
+        self._clients = clients
+        self._consumer = clients.consumer(None)
         self._publisher = publisher
         self._deliveries = DeliveryReader()
         self._waiting: deque[Delivery] = deque()
@@ -49,7 +49,7 @@ class Reader:
         self._consumer.assign(every)
         with translating("beginning to read", within):
             async with asyncio.timeout(within):
-                await self._consumer.start()
+                await self._clients.start(self._consumer)
         for partition, position in (await observer.offsets(every, start)).items():
             self._consumer.seek(partition, position)
 

@@ -143,7 +143,7 @@ class Line:
         producer = self._means.clients.producer(transactional_id=name)
         self._producer = producer
         try:
-            await producer.start()
+            await self._means.clients.start(producer)
         except BaseException as exc:
             await self._discard()
             if isinstance(exc, FOREIGN):

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 _BUFFER: Final = 1 << 18  # bytes read at once; as much as asyncio's own transports take
+_GOODBYE: Final = 1.0  # seconds that closing in good order may take; TLS takes its leave
 _MORE: Final = object()
 
 
@@ -100,7 +101,8 @@ class Channel(asyncio.BufferedProtocol):
         """Close the connection. Replies that have not come are given up."""
         if self._transport is not None:
             self._transport.close()
-            await asyncio.wait([self._closed])
+            await asyncio.wait([self._closed], timeout=_GOODBYE)
+            self._transport.abort()
 
     def drop(self) -> None:
         """Give the connection up: it may lead to the wrong server, or nowhere."""
@@ -108,15 +110,16 @@ class Channel(asyncio.BufferedProtocol):
             self._transport.abort()
 
     def _overdue(self, timeout: float) -> None:
-        self._fail(LostError(f"{self._name} has not answered for {timeout:g} s"))
+        self._fail(f"{self._name} has not answered for {timeout:g} s")
         self.drop()
 
-    def _fail(self, error: LostError) -> None:
+    def _fail(self, why: str) -> None:
         while self._pending:
             exchange = self._pending.popleft()
             exchange.deadline.cancel()
             if not exchange.future.done():
-                exchange.future.set_exception(error)
+                # Each has an error of its own: one object raised in many tasks shares a traceback.
+                exchange.future.set_exception(LostError(why))
                 exchange.future.exception()  # whoever waits sees it; if nobody does, nobody minds
 
     # What the transport calls.
@@ -150,6 +153,6 @@ class Channel(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._writable.set()
-        self._fail(LostError(f"the connection to {self._name} was lost: {exc or 'it was closed'}"))
+        self._fail(f"the connection to {self._name} was lost: {exc or 'it was closed'}")
         if not self._closed.done():
             self._closed.set_result(None)

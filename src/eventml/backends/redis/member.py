@@ -15,7 +15,7 @@ from eventml.backends.redis.lag import unfinished
 from eventml.backends.redis.leases import Leases
 from eventml.backends.redis.link import Link
 from eventml.backends.redis.share import Share
-from eventml.errors import BackendError, PublishError
+from eventml.errors import EventMLError, PublishError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -121,18 +121,18 @@ class Member:
 
     async def leave(self, tending: Sequence[asyncio.Task[None]]) -> None:
         """Stop, give back what was not completed, and close the connections."""
-        try:
-            for share in self._shares:
-                await share.stop()
-            if tending:
-                await asyncio.wait(tending)
-            for share in self._shares:
+        for share in self._shares:
+            await share.stop()
+        if tending:
+            await asyncio.wait(tending)
+        for share in self._shares:
+            try:
                 await share.leave()
-        except BackendError as exc:
-            log.warning("what group %r had in hand here waits for its lease to run out: %s", self._group, exc)
-        finally:
-            for share in self._shares:
-                await share.close()
+            except EventMLError as exc:
+                log.warning(
+                    "what group %r had in hand here waits for its lease to run out: %s", self._group, exc
+                )
+            await share.close()
 
     async def join(self, start: Start) -> list[asyncio.Task[None]]:
         """Create what is missing, and begin to tend to it."""

@@ -76,13 +76,17 @@ class Publisher:
                     after = positions[part.stop :]
                     unwritten |= dict.fromkeys([*(here[number] for number in write.left), *after], write.full)
                     break
-        if unwritten and len(unwritten) + len(refused) == len(records):
-            raise FullError(next(iter(unwritten.values())))
-        if failed := unwritten | refused:
-            position, why = min(failed.items())
-            topic = records[position].topic
+        if unwritten:
+            why = next(iter(unwritten.values()))
+            if len(unwritten) + len(refused) == len(records):
+                raise FullError(why)
+            raise UnavailableError(f"{len(unwritten)} of {len(records)} records were not written: {why}")
+        if refused:
+            position, why = min(refused.items())
             raise PublishError(
-                f"{len(failed)} of {len(records)} records failed, first for {topic!r}: {why}", failed
+                f"{len(refused)} of {len(records)} records were refused, the first for "
+                f"{records[position].topic!r}: {why}",
+                refused,
             )
 
     async def close(self) -> None:

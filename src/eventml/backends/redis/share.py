@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from eventml.backends.redis.commands import pack
 from eventml.backends.redis.reading import ReadAhead
 from eventml.backends.redis.replies import LostError, NoGroupError, error_for
-from eventml.errors import BackendError, UnavailableError
+from eventml.errors import EventMLError, UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -239,7 +239,7 @@ class Share:
         self._stopping = True
         self._nudge.set()
         if self._read.blocked is not None:
-            with suppress(BackendError):  # a user may be denied it; then the read ends by itself
+            with suppress(EventMLError):  # then the read ends by itself
                 await self.control.ask(pack("CLIENT", "UNBLOCK", self._read.blocked))
         await self._read.stop()
 
@@ -247,7 +247,7 @@ class Share:
         """Give back what is ours. Nothing may be under way any more.
 
         Raises:
-            BackendError: it could not be given back; it will be claimed when its lease has run out.
+            EventMLError: it could not be given back; it will be claimed when its lease has run out.
         """
         untouched = self._claimed + self._read.ready
         for leases in self.leases.values():

@@ -1,0 +1,117 @@
+"""A broker that asks who one is, and certificates for it: made afresh for a run."""
+
+from __future__ import annotations
+
+import base64
+import json
+import subprocess
+import time
+from contextlib import contextmanager
+from itertools import islice
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from confluent_kafka import admin
+
+from backends.kafka.cluster import KafkaCluster
+from backends.process import LOOPBACK, free_ports
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+USER: Final = "alice"
+PASSWORD: Final = "p@ss/wörd"  # noqa: S105 - of a broker that lives for seconds, on loopback
+_KAFKA: Final = "org.apache.kafka.common.security"
+
+
+class Secure(NamedTuple):
+    """Where the broker listens, and the files to go there with.
+
+    Attributes:
+        plain: Without encryption, with a login.
+        tls: With a certificate of the client's, and no login.
+        sasl_tls: Encrypted, with a login.
+        files: ca.pem, client.pem with its key, and key.pem under a password.
+    """
+
+    plain: str
+    tls: str
+    sasl_tls: str
+    files: Path
+
+
+@contextmanager
+def secure_broker(files: Path) -> Iterator[Secure]:
+    """A broker with all the locks there are."""
+    make_certificates(files)
+    cluster = KafkaCluster(quick=True)
+    [node] = cluster.nodes
+    ports = dict(zip(("SASLPLAIN", "TLS", "SASLTLS"), islice(free_ports(), 3), strict=True))
+    open_port, controller = node.address.port, node.address.controller_port
+    advertised = [f"PLAINTEXT://{LOOPBACK}:{open_port}"]
+    advertised += [f"{name}://{LOOPBACK}:{port}" for name, port in ports.items()]
+    cluster.settings |= {
+        "listeners": ",".join([*advertised, f"CONTROLLER://{LOOPBACK}:{controller}"]),
+        "advertised.listeners": ",".join(advertised),
+        "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,"
+        "SASLPLAIN:SASL_PLAINTEXT,TLS:SSL,SASLTLS:SASL_SSL",
+        "sasl.enabled.mechanisms": "PLAIN,SCRAM-SHA-256,SCRAM-SHA-512,OAUTHBEARER",
+        "ssl.keystore.type": "PEM",
+        "ssl.keystore.location": str(files / "server.pem"),
+        "ssl.truststore.type": "PEM",
+        "ssl.truststore.location": str(files / "ca.pem"),
+        "listener.name.tls.ssl.client.auth": "required",
+    }
+    modules = {
+        "plain": f'{_KAFKA}.plain.PlainLoginModule required user_{USER}="{PASSWORD}";',
+        "scram-sha-256": f"{_KAFKA}.scram.ScramLoginModule required;",
+        "scram-sha-512": f"{_KAFKA}.scram.ScramLoginModule required;",
+        "oauthbearer": f"{_KAFKA}.oauthbearer.OAuthBearerLoginModule required "
+        'unsecuredLoginStringClaim_sub="broker";',
+    }
+    for listener in ("saslplain", "sasltls"):
+        for mechanism, module in modules.items():
+            cluster.settings[f"listener.name.{listener}.{mechanism}.sasl.jaas.config"] = module
+    with cluster:
+        add_scram_user(f"{LOOPBACK}:{open_port}")
+        plain, tls, sasl_tls = (f"{LOOPBACK}:{port}" for port in ports.values())
+        yield Secure(plain, tls, sasl_tls, files)
+
+
+def add_scram_user(brokers: str) -> None:
+    client = admin.AdminClient({"bootstrap.servers": brokers})
+    for mechanism in (admin.ScramMechanism.SCRAM_SHA_256, admin.ScramMechanism.SCRAM_SHA_512):
+        info = admin.ScramCredentialInfo(mechanism, 4096)
+        user = admin.UserScramCredentialUpsertion(USER, info, PASSWORD.encode())
+        for done in client.alter_user_scram_credentials([user]).values():
+            done.result(30)
+
+
+def token() -> str:
+    """An unsigned token, which a broker without another validator takes."""
+    now = int(time.time())
+    claims = {"sub": USER, "iat": now, "exp": now + 3600}
+    parts = [json.dumps(part).encode() for part in ({"alg": "none"}, claims)]
+    return ".".join(base64.urlsafe_b64encode(part).decode().rstrip("=") for part in parts) + "."
+
+
+def make_certificates(files: Path) -> None:
+    """An authority, and certificates by it for the broker and for a client."""
+    openssl(files, "req", "-x509", *_key("ca.key"), "-out", "ca.pem", "-subj", "/CN=test", "-days", "2")
+    extensions = {"server": f"subjectAltName=IP:{LOOPBACK}", "client": "keyUsage=digitalSignature"}
+    for name, extension in extensions.items():
+        openssl(files, "req", *_key(f"{name}.key"), "-out", f"{name}.csr", "-subj", f"/CN={name}")
+        (files / "extension").write_text(extension)
+        signed = ["-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-extfile", "extension"]
+        openssl(files, "x509", "-req", "-in", f"{name}.csr", *signed, "-out", f"{name}.crt", "-days", "2")
+        pem = (files / f"{name}.key").read_text() + (files / f"{name}.crt").read_text()
+        (files / f"{name}.pem").write_text(pem)
+    openssl(files, "pkey", "-in", "client.key", "-aes256", "-passout", "pass:sesame", "-out", "locked.key")
+
+
+def _key(name: str) -> list[str]:
+    return ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", name]
+
+
+def openssl(files: Path, *arguments: str) -> None:
+    subprocess.run(["openssl", *arguments], cwd=files, check=True, capture_output=True, timeout=30)  # noqa: S603, S607 - on PATH, or there is no test

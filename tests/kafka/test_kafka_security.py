@@ -1,0 +1,133 @@
+"""Logging in and encryption, on a broker that insists on them."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+import pytest
+
+from backends.process import NotInstalledError
+from eventml import config
+from eventml.backends import kafka
+from eventml.errors import ConfigError, TopicNotFoundError, UnavailableError
+from eventml.records import Record
+from tests.brokers import without_broker
+from tests.kafka.secure import PASSWORD, USER, secure_broker, token
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
+
+    from eventml.backends.kafka.backend import KafkaBackend
+    from tests.kafka.secure import Secure
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.kafka,
+    pytest.mark.skipif(shutil.which("openssl") is None, reason="there is no openssl on this machine"),
+]
+
+LOGIN = f"{USER}:{quote(PASSWORD, safe='')}@"
+
+
+@pytest.fixture(scope="module")
+def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secure]:
+    try:
+        with secure_broker(tmp_path_factory.mktemp("certificates")) as broker:
+            yield broker
+    except NotInstalledError as exc:
+        without_broker(str(exc))
+
+
+@asynccontextmanager
+async def opened(url: str, environ: dict[str, str] | None = None) -> AsyncIterator[KafkaBackend]:
+    """As a bus opens it: the URL's query becomes settings."""
+    settings = config.load(folder="/", environ=environ or {}, overrides={"backend": {"url": url}}).backend
+    assert isinstance(settings.options, kafka.Settings)
+    async with kafka.open(settings.url, settings.options) as backend:
+        yield backend
+
+
+async def works(url: str, environ: dict[str, str] | None = None) -> bool:
+    async with opened(url, environ) as backend:
+        return await backend.missing_topics(["nowhere"]) == ["nowhere"]
+
+
+@pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"])
+async def test_a_password_logs_in(secure: Secure, mechanism: str) -> None:
+    query = f"security=sasl_plaintext&sasl_mechanism={mechanism}"
+    assert await works(f"kafka://{LOGIN}{secure.plain}?{query}")
+
+
+async def test_scram_over_tls_is_what_a_user_in_the_url_means(secure: Secure) -> None:
+    assert await works(f"kafka://{LOGIN}{secure.sasl_tls}?ca={secure.files / 'ca.pem'}")
+
+
+async def test_a_password_comes_from_the_environment_or_a_file(secure: Secure, tmp_path: Path) -> None:
+    query = f"security=sasl_ssl&ca={secure.files / 'ca.pem'}"
+    assert await works(f"kafka://{USER}:${{PASSWORD}}@{secure.sasl_tls}?{query}", {"PASSWORD": PASSWORD})
+    secret = tmp_path / "password"
+    secret.write_text(f"{PASSWORD}\n")
+    assert await works(f"kafka://{USER}@{secure.sasl_tls}?{query}&password_file={secret}")
+
+
+async def test_a_token_logs_in(secure: Secure) -> None:
+    query = f"security=sasl_ssl&ca={secure.files / 'ca.pem'}"
+    assert await works(f"kafka://{secure.sasl_tls}?{query}&token=${{TOKEN}}", {"TOKEN": token()})
+
+
+async def test_a_tokens_file_is_read_at_each_connection(secure: Secure, tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text(token())
+    query = f"security=sasl_ssl&ca={secure.files / 'ca.pem'}&token_file={file}"
+    async with opened(f"kafka://{secure.sasl_tls}?{query}") as backend:
+        file.write_text("worn out")
+        with pytest.raises(ConfigError, match="refused the login"):
+            await backend.publish([Record("nowhere", b"1")])
+        file.write_text(token())
+        with pytest.raises(TopicNotFoundError):
+            await backend.publish([Record("nowhere", b"1")])
+
+
+async def test_a_certificate_is_shown_where_the_broker_asks_for_one(secure: Secure) -> None:
+    files = secure.files
+    ca = f"ca={files / 'ca.pem'}"
+    assert await works(f"kafka://{secure.tls}?{ca}&cert={files / 'client.pem'}")
+    locked = f"cert={files / 'client.crt'}&key={files / 'locked.key'}"
+    assert await works(f"kafka://{secure.tls}?{ca}&{locked}&key_password=${{KEY}}", {"KEY": "sesame"})
+    with pytest.raises(ConfigError, match=r"backend\.cert"):
+        await works(f"kafka://{secure.tls}?{ca}&{locked}&key_password=wrong")
+    with pytest.raises(UnavailableError):
+        await works(f"kafka://{secure.tls}?security=ssl&{ca}&request_timeout=2")
+
+
+async def test_a_broker_with_an_unknown_certificate_is_not_talked_to(secure: Secure) -> None:
+    with pytest.raises(UnavailableError, match="certificate"):
+        await works(f"kafka://{LOGIN}{secure.sasl_tls}")
+
+
+@pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-512"])
+async def test_a_refused_login_says_so_and_shows_no_password(
+    secure: Secure, mechanism: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    query = f"security=sasl_plaintext&sasl_mechanism={mechanism}"
+    with pytest.raises(ConfigError, match="refused the login") as error:
+        await works(f"kafka://{USER}:wrong-secret@{secure.plain}?{query}")
+    shown = "".join([str(error.value), str(error.value.__cause__), caplog.text])
+    assert "wrong-secret" not in shown
+
+
+async def test_a_port_that_wants_tls_does_not_hang(secure: Secure) -> None:
+    with pytest.raises(UnavailableError):
+        await works(f"kafka://{secure.tls}?request_timeout=2&publish_timeout=4")
+
+
+def test_the_settings_never_show_a_secret() -> None:
+    settings = kafka.Settings(password="hush-1", token="hush-2", key_password="hush-3", username="alice")  # noqa: S106 - that is the point
+    assert "hush" not in repr(settings)
+    assert "alice" in repr(settings)

@@ -1,0 +1,139 @@
+"""From a URL and settings to what the clients are told."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+
+from eventml.backends.kafka.connecting import client_options, read_url
+from eventml.backends.kafka.settings import Settings
+from eventml.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def options(url: str, **settings: Any) -> dict[str, Any]:
+    return client_options(read_url(url), Settings(**settings))
+
+
+@pytest.mark.parametrize(
+    ("url", "brokers"),
+    [
+        ("kafka://localhost", ("localhost:9092",)),
+        ("kafka://one:1,two:2,three", ("one:1", "two:2", "three:9092")),
+        ("kafka://user:pa%40ss@one:1,two:2", ("one:1", "two:2")),
+        ("kafka://[::1]:9093,[::1]", ("[::1]:9093", "[::1]:9092")),
+        ("kafka://one:1/", ("one:1",)),
+    ],
+)
+def test_brokers_are_read(url: str, brokers: tuple[str, ...]) -> None:
+    assert read_url(url).brokers == brokers
+
+
+@pytest.mark.parametrize("url", ["kafka://", "kafka://one/topic", "kafka://one:port", "kafka://:9092"])
+def test_a_url_that_makes_no_sense_is_refused(url: str) -> None:
+    with pytest.raises(ConfigError, match=r"backend\.url"):
+        read_url(url)
+
+
+def test_a_password_is_unescaped() -> None:
+    address = read_url("kafka://al%2Fice:p%40ss%3Aword@one")
+    assert (address.username, address.password) == ("al/ice", "p@ss:word")
+
+
+@pytest.mark.parametrize(
+    ("url", "settings", "security", "mechanism"),
+    [
+        ("kafka://localhost", {}, "PLAINTEXT", None),
+        ("kafka://a:b@one", {}, "SASL_SSL", "SCRAM-SHA-512"),
+        ("kafka://one", {"token": "t"}, "SASL_SSL", "OAUTHBEARER"),
+        (
+            "kafka://a:b@localhost",
+            {"security": "sasl_plaintext", "sasl_mechanism": "PLAIN"},
+            "SASL_PLAINTEXT",
+            "PLAIN",
+        ),
+        ("kafka://one", {"security": "ssl"}, "SSL", None),
+    ],
+)
+def test_what_is_not_said_is_the_safer_choice(
+    url: str, settings: dict[str, Any], security: str, mechanism: str | None
+) -> None:
+    found = options(url, **settings)
+    assert found["security_protocol"] == security
+    assert found.get("sasl_mechanism") == mechanism
+    assert ("ssl_context" in found) == security.endswith("SSL")
+
+
+@pytest.mark.parametrize(
+    ("url", "settings", "named"),
+    [
+        ("kafka://a:b@one", {"security": "plaintext"}, "security"),
+        ("kafka://one", {"security": "sasl_ssl"}, "username"),
+        ("kafka://a@one", {}, "password_file"),
+        ("kafka://a:b@one", {"sasl_mechanism": "OAUTHBEARER"}, "token_file"),
+        ("kafka://one", {"security": "plaintext", "ca": "/ca.pem"}, "security"),
+        ("kafka://one", {"ca": "/nowhere/ca.pem"}, "ca"),
+        ("kafka://one", {"security": "ssl", "cert": "/nowhere/cert.pem"}, "cert"),
+        ("kafka://one", {"security": "ssl", "key": "/nowhere/key.pem"}, "cert"),
+        ("kafka://a@one", {"password_file": "/nowhere/password"}, "password_file"),
+        ("kafka://one", {"token_file": "/nowhere/token"}, "token_file"),
+    ],
+)
+def test_settings_that_do_not_fit_together_name_the_one_at_fault(
+    url: str, settings: dict[str, Any], named: str
+) -> None:
+    with pytest.raises(ConfigError, match=rf"^backend\.{named}:"):
+        options(url, **settings)
+
+
+def test_an_empty_password_file_is_no_password(tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    file.write_text("\n")
+    with pytest.raises(ConfigError, match="is empty"):
+        options("kafka://a@one", password_file=str(file))
+
+
+@pytest.mark.parametrize(
+    ("url", "settings", "warning"),
+    [
+        ("kafka://localhost,127.0.0.1:1,[::1]:2", {}, None),
+        ("kafka://one:1", {"security": "ssl"}, None),
+        ("kafka://localhost,one:1", {}, "events go to one:1 unencrypted"),
+        ("kafka://a:b@one:1", {"security": "sasl_plaintext"}, "events go to one:1 unencrypted"),
+        (
+            "kafka://a:b@one:1",
+            {"security": "sasl_plaintext", "sasl_mechanism": "PLAIN"},
+            "events and the password go to one:1 unencrypted",
+        ),
+    ],
+)
+def test_plaintext_off_loopback_is_warned_of(
+    url: str, settings: dict[str, Any], warning: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "eventml"):
+        options(url, **settings)
+    if warning is None:
+        assert caplog.text == ""
+    else:
+        assert warning in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"heartbeat_interval": 10.0}, "heartbeat_interval"),
+        ({"drain": 28.0}, "drain"),
+        ({"password": "a", "password_file": "b"}, "password"),
+        ({"token": "a", "token_file": "b"}, "token"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(settings: dict[str, Any], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        Settings(**settings)
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert(settings, Settings)

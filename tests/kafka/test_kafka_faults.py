@@ -353,3 +353,31 @@ async def test_a_late_completion_of_a_former_assignment_is_passed_over(kafka_bro
             made = Counter(d.record.id for d in await everything(backend, to))
     assert set(made.values()) == {1}
     assert len(made) == 40
+
+
+async def test_a_static_member_that_restarts_disturbs_nobody(kafka_broker: KafkaCluster) -> None:
+    topic, group = await new_topic(kafka_broker), token_hex(4)
+    async with (
+        connected(kafka_broker, group_instance_id="one") as backend,
+        connected(kafka_broker, group_instance_id="two") as other,
+        other.subscribe([topic], group=group, start="earliest") as stays,
+    ):
+        async with backend.subscribe([topic], group=group, start="earliest"):
+            await settled(stays, 2)
+            before = stays._member.assignment.version  # type: ignore[attr-defined] # ours
+        async with backend.subscribe([topic], group=group, start="earliest") as again:
+            await asyncio.sleep(1.0)
+            assert stays._member.assignment.version == before  # type: ignore[attr-defined] # ours
+            await backend.publish(records(topic, range(40)))
+            found = await asyncio.gather(*(some(subscription) for subscription in (stays, again)))
+    assert all(found), "each has its partitions"
+
+
+async def settled(subscription: Any, partitions: int) -> None:
+    async with asyncio.timeout(20):
+        while len(subscription._member.assignment.partitions) != partitions:
+            await asyncio.sleep(0.05)
+
+
+async def some(subscription: Subscription) -> list[Delivery]:
+    return await receive(subscription, 1)

@@ -73,6 +73,8 @@ def mock() -> Iterator[str]:
 
 def _serve(parent: Any) -> None:
     producer = Producer({"test.mock.num.brokers": 1})
+    for topic in (ways.SOURCE, ways.TARGET):
+        producer.list_topics(topic, timeout=10)  # asking creates it, with 4 partitions
     brokers = producer.list_topics(timeout=10).brokers
     parent.send(",".join(f"{broker.host}:{broker.port}" for broker in brokers.values()))
     parent.recv()
@@ -95,7 +97,8 @@ def main() -> None:
     with mock() if options.mock else real() as brokers:
         if options.mock:
             console.print("librdkafka's mock broker")
-        create_topics(brokers)
+        else:
+            create_topics(brokers)
         ways.fill(brokers, rides(options.events))
         for name in [options.only] if options.only else MODELS:
             figures = interleave(cases(brokers, options.events, MODELS[name]), options.rounds)

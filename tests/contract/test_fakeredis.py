@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 LEASE = 0.6
+SETTINGS = redis.Settings(lease=LEASE)
 
 
 class Handler(TCPFakeRequestHandler):
@@ -59,7 +60,7 @@ def harness(url: str) -> contract.Harness:
 
     @asynccontextmanager
     async def connect() -> AsyncIterator[redis.RedisBackend]:
-        async with proxied(url) as proxy, redis.open(proxy.url, redis.Settings(lease=LEASE)) as backend:
+        async with proxied(url) as proxy, redis.open(proxy.url, SETTINGS) as backend:
             proxies[backend] = proxy
             yield backend
 
@@ -68,6 +69,7 @@ def harness(url: str) -> contract.Harness:
 
     return contract.Harness(
         connect=connect,
+        told=redis.capabilities(SETTINGS),
         kill=kill,
         lease=LEASE,
         freeze=lambda backend: proxies[backend].silence(),

@@ -48,7 +48,7 @@ async def live(scenario: Scenario) -> int:
     command = [sys.executable, "-m", "eventml", "run", "tests.failures.poisoned:bus"]
     environment = {
         **os.environ,
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
         "POISONED_BUS": scenario.bus.name,
         "POISONED_BY": ",".join(map(str, DEADLY)),
     }

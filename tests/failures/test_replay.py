@@ -31,6 +31,7 @@ class Zones:
 
     def __init__(self, missing: set[int]) -> None:
         self.missing = missing
+        self.failed: Counter[int] = Counter()
         self.seen: Counter[int] = Counter()  # by another handler of the same topic
 
     def register(self, scenario: Scenario) -> None:
@@ -39,6 +40,7 @@ class Zones:
         @scenario.bus.predictor(scenario.topic, to=scenario.to, retries=0)
         def duration(ride: Ride) -> Duration:
             if ride.ride_id in self.missing:
+                self.failed[ride.ride_id] += 1
                 raise Reject("not yet") if ride.ride_id % 2 else KeyError(ride.ride_id)
             return Duration(ride.ride_id, ride.miles)
 
@@ -145,25 +147,35 @@ async def test_flat_fields_stay_what_they_are(scenario: Scenario) -> None:
 
 
 async def test_what_fails_again_is_a_dead_letter_again_and_its_replay_ends(scenario: Scenario) -> None:
-    zones = Zones(missing=set(range(0, 600, 2)))
+    count = 3_000  # letters for several steps of the replay
+    zones = Zones(missing=set(range(0, count, 2)))
     zones.register(scenario)
     with anyio.fail_after(60):
         async with scenario.connect() as backend:
-            await handle(scenario, backend, [Ride(n, 1.0) for n in range(600)])
-            async with scenario.working(backend) as worker:  # it fails them at once, while they are replayed
-                tally = await scenario.replay(backend)
-                await until(lambda: worker.stats["duration"].completed == 300)
-            assert tally.chosen == {"KeyError": 300}
+            await handle(scenario, backend, [Ride(n, 1.0) for n in range(count)])
+            async with scenario.working(backend) as worker:
+                replayed = 0
+
+                async def complete(subscription: Subscription, done: Sequence[Completion]) -> None:
+                    """The next step finds what has failed again among what has yet to be replayed."""
+                    nonlocal replayed
+                    await subscription.complete(done)
+                    replayed += len(done)
+                    await until(lambda: worker.stats["duration"].dead_letters >= replayed)
+
+                tally = await scenario.replay(Meddling(backend, complete))
+            assert tally.chosen == {"KeyError": count // 2}
+            assert zones.failed == dict.fromkeys(range(0, count, 2), 2), "each was replayed, and once"
             zones.missing = set()
             found = await letters(scenario, backend)
-            assert numbers(found) == list(range(0, 600, 2))
+            assert numbers(found) == list(range(0, count, 2))
             assert {letter.exception for letter in found} == {"KeyError"}
             await scenario.replay(backend)
-            await handle_replayed(scenario, backend, 300)
-            await scenario.collect(backend, 600 + 2 * 300)
-    assert {int(number) for number in scenario.outputs} == set(range(600))
+            await handle_replayed(scenario, backend, count // 2)
+            await scenario.collect(backend, 2 * count)
+    assert {int(number) for number in scenario.outputs} == set(range(count))
     assert all(len(records) == 1 for records in scenario.outputs.values())
-    assert sorted(zones.seen.elements()) == list(range(600))
+    assert sorted(zones.seen.elements()) == list(range(count))
 
 
 @pytest.mark.parametrize("key", [None, b"zone-4"], ids=["no key", "one key"])
@@ -171,7 +183,7 @@ async def test_only_what_is_chosen_is_replayed_and_the_rest_stays(
     scenario: Scenario, key: bytes | None
 ) -> None:
     """Every other one: with one key, and so in one partition, more gaps than a backend can remember."""
-    count = 1_200
+    count = 5_000
     zones = Zones(missing=set(range(count)))
     zones.register(scenario)
     odd = list(range(1, count, 2))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 import pytest
-from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
 
 import eventml
 from backends.process import ServerProcess, free_ports
@@ -51,7 +51,7 @@ async def _knows_a_replica(address: str) -> bool:
     try:
         async with scene.asking(f"redis://{address}") as client:
             return bool(await client.execute_command("SENTINEL REPLICAS", "main"))
-    except RedisConnectionError:
+    except RedisError:
         return False
 
 
@@ -104,5 +104,5 @@ async def _answers(address: str) -> bool:
     try:
         async with scene.asking(f"redis://{address}") as client:
             return bool(await client.ping())
-    except RedisConnectionError:
+    except RedisError:
         return False

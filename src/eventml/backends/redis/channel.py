@@ -52,7 +52,8 @@ class Channel(asyncio.BufferedProtocol):
         self._name = name
         self._loop = asyncio.get_running_loop()
         self._pending: deque[_Exchange] = deque()
-        self._parser = hiredis.Reader(replyError=ErrorReply, notEnoughData=_MORE)
+        # Any: its own types leave out that it reads from any buffer.
+        self._parser: Any = hiredis.Reader(replyError=ErrorReply, notEnoughData=_MORE)
         self._parser.setmaxbuf(8 * _BUFFER)  # else hiredis frees its buffer whenever it runs empty
         self._buffer = bytearray(_BUFFER)
         self._view = memoryview(self._buffer)

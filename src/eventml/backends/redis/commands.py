@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any, Final
+
 import hiredis
+
+_pack: Final[Any] = hiredis.pack_command  # Any: its own types want a tuple of one
 
 
 def pack(*arguments: str | bytes | int) -> bytes:
     """One command."""
-    packed: bytes = hiredis.pack_command(arguments)
+    packed: bytes = _pack(arguments)
     return packed
 
 

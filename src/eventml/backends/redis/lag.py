@@ -22,10 +22,10 @@ async def unfinished(link: Link, topic: str, group: str) -> int | None:
     Raises:
         UnavailableError: the server cannot be reached.
     """
-    groups, length = await link.ask(pack("XINFO", "GROUPS", topic) + pack("XLEN", topic), 2)
-    if type(groups) is ErrorReply and "no such key" in str(groups):
+    replies = await link.ask(pack("XINFO", "GROUPS", topic) + pack("XLEN", topic), 2)
+    if type(replies[0]) is ErrorReply and "no such key" in str(replies[0]):
         return None
-    checked([groups, length], f"looking at {topic!r}")
+    groups, length = checked(replies, f"looking at {topic!r}")
     info = next((found for found in map(fields_of, groups) if found["name"] == group.encode()), None)
     if info is None:
         return None

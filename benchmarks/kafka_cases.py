@@ -187,7 +187,7 @@ def with_confluent(brokers: str, events: int, predict: Predict, *, awaited: bool
     done = 0
     try:
         while done < events:
-            records = [r for r in consumer.consume(BATCH, 1.0) if r.error() is None]
+            records = [r for r in consumer.consume(BATCH, 0.02) if r.error() is None]
             if not records:
                 continue
             results = clock.predict([decode(record.value()) for record in records])

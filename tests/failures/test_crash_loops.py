@@ -24,6 +24,7 @@ def scenario(shared_backend_url: str) -> Scenario:
     return Scenario(shared_backend_url)
 
 
+@pytest.mark.slow
 async def test_poison_that_segfaults_its_process_costs_itself(scenario: Scenario) -> None:
     scenario.bus.predictor(scenario.topic, to=scenario.to, name="duration")(lambda rides: rides)
     async with scenario.connect() as backend:

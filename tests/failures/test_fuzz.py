@@ -38,6 +38,7 @@ def fuzzed_url(request: pytest.FixtureRequest) -> str:
     return f"memory://{secrets.token_hex(4)}?retention=10000"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="it reads its memory from /proc")
 async def test_hundred_thousand_malformed_among_as_many_good_ones_in_flat_memory(fuzzed_url: str) -> None:
     fuzz = Fuzz(Scenario(fuzzed_url), 200_000, seed=1)

@@ -41,6 +41,7 @@ class Database:
         return Duration(ride.ride_id, ride.miles)
 
 
+@pytest.mark.slow
 async def test_database_down_for_five_seconds_costs_no_event(scenario: Scenario) -> None:
     database = Database(5.0, ConnectionError("the database is down"))
 

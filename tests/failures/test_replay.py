@@ -74,6 +74,7 @@ def numbers(found: Sequence[Letter]) -> list[int]:
     return sorted(int(letter.id) for letter in found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at_once", [False, True], ids=["one after the other", "both at once"])
 async def test_ten_thousand_replayed_twice_are_answered_once_by_the_group_that_failed_them(
     scenario: Scenario, at_once: bool

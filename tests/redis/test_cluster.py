@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from redis.crc import key_slot
 
+import eventml
 from backends.process import free_ports, is_free
+from eventml import config
 from eventml.backends import redis
 from eventml.errors import ConfigError, UnsupportedError
 from tests.redis import scene
@@ -91,6 +93,19 @@ async def test_topics_that_live_apart_are_refused_with_the_remedy(cluster: Seque
                 await member.complete(scene.answers(taken, to))
             await member.complete(scene.answers(taken, f"{topic}"))
     assert await everywhere(cluster, to) == {}
+
+
+async def test_handler_of_topics_that_live_apart_is_refused_at_start(
+    cluster: Sequence[RedisServer],
+) -> None:
+    topic, to = apart("rides.started", "rides.duration")
+    bus = eventml.Bus("rides")
+    bus.configure(config.load(environ={}))
+    bus.predictor(topic, to=to, name="duration")(lambda ride: ride)
+    async with redis.open(cluster[0].url, SETTINGS) as backend, bus.open(backend):
+        with pytest.raises(UnsupportedError, match="hash tag"):
+            async with bus.worker():
+                pytest.fail("it must not start")
 
 
 async def test_topics_that_live_apart_are_completed_at_least_once_by_choice(

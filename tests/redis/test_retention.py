@@ -74,8 +74,8 @@ async def test_what_is_finished_is_kept_as_long_as_it_says(redis_server: RedisSe
         backend.subscribe([topic], group="group", start="earliest") as member,
     ):
         long_ago = await client.xadd(topic, {"data": b"1"}, id="1000-1")
-        for _ in range(3 * NODE):
-            await client.xadd(topic, {"data": b"1"}, id="1000-*")
+        for number in range(3 * NODE):
+            await client.xadd(topic, {"data": b"1"}, id=f"1000-{2 + number}")
         await backend.publish(scene.new_records(topic, 500))
         await member.complete([Completion(d) for d in await scene.take(member, 501 + 3 * NODE)])
         await scene.until(lambda: length_below(client, topic, 501 + NODE), "what is old was not removed")

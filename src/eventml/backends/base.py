@@ -168,6 +168,19 @@ class CreatesTopics(Protocol):
         ...
 
 
+@runtime_checkable
+class ChecksOutputs(Protocol):
+    """What a backend has beyond `Backend` where not every output can be completed with every input."""
+
+    def check_outputs(self, topic: str, outputs: Sequence[str]) -> object:
+        """Asked before a handler of `topic` that writes to `outputs` is run.
+
+        Raises:
+            UnsupportedError: they cannot be completed in one step, and the settings do not allow for two.
+        """
+        ...
+
+
 class BackendModule(Protocol):
     """What an entry point in `eventml.backends` names: a module with these three."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from eventml.errors import UnsupportedError
+from eventml.runtime.deadletters import dead_letter_topic
 
 if TYPE_CHECKING:
     from eventml.backends.base import Capabilities
@@ -28,3 +29,9 @@ def check_supported(handler: Handler, capabilities: Capabilities) -> None:
             "key (kafka://, or memory:// in one process), set the backend up for a single consumer where "
             "its page says how, or drop ordered=True"
         )
+
+
+def outputs_of(handler: Handler) -> list[str]:
+    """The topics that a handler's completions may write to: its own, and its dead letters'."""
+    letters = dead_letter_topic(handler.topic, handler.options.group)
+    return [letters] if handler.to is None else [handler.to, letters]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
+from eventml.backends.base import ChecksOutputs
 from eventml.codec import Decoder, Encoder
 from eventml.errors import UnavailableError
 from eventml.runtime.answering import Answering
@@ -16,7 +17,7 @@ from eventml.runtime.calling import Caller
 from eventml.runtime.outputs import Outputs
 from eventml.runtime.pipeline import Pipeline
 from eventml.runtime.stats import Stats
-from eventml.runtime.support import check_supported
+from eventml.runtime.support import check_supported, outputs_of
 from eventml.runtime.tasks import task_group
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ class Worker:
         """Set once every handler is subscribed: what is published from then on reaches it."""
         for job in jobs:
             check_supported(job.handler, backend.capabilities)
+            if isinstance(backend, ChecksOutputs):
+                backend.check_outputs(job.handler.topic, outputs_of(job.handler))
 
     def stop(self) -> None:
         """Stop receiving, finish what is in hand, and let `run` return."""

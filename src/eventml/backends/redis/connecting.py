@@ -156,6 +156,8 @@ async def connected(connection: AbstractConnection, name: str, settings: Setting
         async with asyncio.timeout(settings.connect_timeout + settings.timeout):
             await connection.connect()  # type: ignore[no-untyped-call]  # redis-py does not say
     except exceptions.AuthenticationError as exc:
+        if "required" in str(exc):
+            raise _wants_login(name) from exc
         raise ConfigError(f"backend.url: {name} refuses the user or the password: {exc}") from exc
     except (exceptions.ConnectionError, exceptions.TimeoutError, OSError, TimeoutError) as exc:
         raise UnavailableError(f"cannot reach Redis at {name}: {exc}") from exc
@@ -182,4 +184,8 @@ async def _introduce(channel: Channel, name: str, settings: Settings) -> None:
     if type(number) is int:
         channel.number = number
     elif number.code == "NOAUTH":
-        raise ConfigError(f"backend.url: {name} wants a user and a password: redis://user:password@host")
+        raise _wants_login(name)
+
+
+def _wants_login(name: str) -> ConfigError:
+    return ConfigError(f"backend.url: {name} wants a user and a password: redis://user:password@host")

@@ -42,8 +42,8 @@ class Checks:
                 "in their order, and None in the place of one that has no output"
             )
 
-    def values(self, outputs: Sequence[Any]) -> None:
-        """Raises OutputError if an output has a wrong type or holds a number that is not finite."""
+    def values(self, outputs: Sequence[Any]) -> set[type]:
+        """The outputs' types. Raises OutputError if one is wrong, or holds a number that is not finite."""
         kinds = set(map(type, outputs))
         for kind in kinds - {type(None)}:
             if not issubclass(kind, self._expected):
@@ -57,6 +57,7 @@ class Checks:
                 self._walk(same)
             else:
                 self._columns(same, fields)
+        return kinds
 
     def numbers(self, values: Sequence[Any]) -> None:
         """Raises OutputError if one is neither finite, nor a row of finite numbers, nor None."""

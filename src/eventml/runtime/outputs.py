@@ -62,9 +62,11 @@ class Outputs:
             outputs = outputs.tolist()
         self._checks.length(outputs, len(deliveries))
         if _numbers(outputs):
-            return self._complete(deliveries, _predictions(deliveries, outputs, self._checks))
-        self._checks.values(outputs)
-        return self._complete(deliveries, outputs)
+            predictions = _predictions(deliveries, outputs, self._checks)
+            kinds = set(map(type, predictions))
+            return self._complete(deliveries, predictions, all_answered=type(None) not in kinds)
+        kinds = self._checks.values(outputs)
+        return self._complete(deliveries, outputs, all_answered=type(None) not in kinds)
 
     def each(
         self, deliveries: Sequence[Delivery], outputs: Sequence[Any]
@@ -87,9 +89,11 @@ class Outputs:
         except OutputError as exc:
             return Failed(exc)
 
-    def _complete(self, deliveries: Sequence[Delivery], outputs: Sequence[Any]) -> list[Completion]:
+    def _complete(
+        self, deliveries: Sequence[Delivery], outputs: Sequence[Any], *, all_answered: bool
+    ) -> list[Completion]:
         topic, suffix, headers = self._topic, self._suffix, self._headers
-        if type(None) not in set(map(type, outputs)):
+        if all_answered:
             return [
                 Completion(d, (Record(topic, value, d.record.key, f"{d.record.id}/{suffix}", headers),))
                 for d, value in zip(deliveries, self._encoder.encode_all(outputs), strict=True)
@@ -98,7 +102,7 @@ class Outputs:
         silent = [Completion(d) for d, o in zip(deliveries, outputs, strict=True) if o is None]
         if not answered:
             return silent
-        return silent + self._complete(*zip(*answered, strict=True))
+        return silent + self._complete(*zip(*answered, strict=True), all_answered=True)
 
 
 def _headers(

@@ -27,7 +27,7 @@ from rich.console import Console  # noqa: E402 - the same
 
 from backends.kafka.cluster import KafkaCluster  # noqa: E402 - the same
 from benchmarks import kafka_cases as ways  # noqa: E402 - the same
-from benchmarks.measuring import interleave, machine, report, rides  # noqa: E402 - the same
+from benchmarks.measuring import interleave, linear, machine, no_op, report, rides  # noqa: E402 - the same
 from eventml.backends import kafka as backend  # noqa: E402 - the same
 from eventml.backends.base import NewTopic  # noqa: E402 - the same
 
@@ -40,7 +40,7 @@ ONE_BY_ONE = "FastStream, one by one"
 IN_BATCHES = "FastStream, batches"
 PLAIN = "aiokafka loop, send_batch"
 AIMS = {ONE_BY_ONE: 45.0, IN_BATCHES: 3.0, PLAIN: 0.8}
-MODELS = {"no-op": ways.no_op, "linear": ways.linear}
+MODELS = {"no-op": no_op, "linear": linear}
 
 
 def cases(brokers: str, events: int, predict: ways.Predict) -> dict[str, Callable[[], float]]:

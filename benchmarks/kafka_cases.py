@@ -15,15 +15,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 import anyio
 import msgspec
-import numpy as np
 import pydantic
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from confluent_kafka import Consumer, Producer
 from faststream.kafka import KafkaBroker
-from sklearn.linear_model import LinearRegression
 
 import eventml
-from benchmarks.measuring import DurationPredicted, RideStarted, rides
+from benchmarks.measuring import DurationPredicted, RideStarted
 from eventml.backends import kafka as backend
 from eventml.records import Record
 
@@ -46,27 +44,6 @@ HEADERS = {
 encode = msgspec.json.Encoder().encode
 decode = msgspec.json.Decoder(RideStarted).decode
 _groups = count(1)
-
-
-def no_op(batch: Sequence[RideStarted]) -> list[DurationPredicted]:
-    return [DurationPredicted(ride.ride_id, ride.trip_distance) for ride in batch]
-
-
-def _features(batch: Sequence[RideStarted]) -> Any:
-    return np.array(
-        [
-            (ride.trip_distance, ride.pickup_location_id, ride.dropoff_location_id, ride.passenger_count)
-            for ride in batch
-        ]
-    )
-
-
-MODEL = LinearRegression().fit(_features(rides(500)), np.arange(500.0))
-
-
-def linear(batch: Sequence[RideStarted]) -> list[DurationPredicted]:
-    minutes = MODEL.predict(_features(batch)).tolist()
-    return [DurationPredicted(ride.ride_id, value) for ride, value in zip(batch, minutes, strict=True)]
 
 
 class Clock:

@@ -12,7 +12,7 @@ import os
 import sys
 import tempfile
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -185,13 +185,24 @@ def _options(args: Sequence[str] | None) -> argparse.Namespace:
 def main(args: Sequence[str] | None = None) -> int:
     """The command: 0 when every ride was answered, 1 when one was not, 2 when it could not run."""
     options = _options(args)
-    logging.getLogger("eventml").setLevel(logging.ERROR)  # the summary counts the dead letters
     try:
-        with tempfile.TemporaryDirectory(prefix="rides-") as folder, _models_in(folder):
+        with tempfile.TemporaryDirectory(prefix="rides-") as folder, _models_in(folder), _quiet():
             return _demo(options, Path(folder))
     except EventMLError as exc:
         console.print(f"error: {exc}", markup=False)
         return 2
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without a log line for each dead letter: the summary counts them."""
+    log = logging.getLogger("eventml")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
 
 
 def _models_in(folder: str) -> ExitStack:

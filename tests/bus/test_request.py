@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import sys
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -270,6 +271,37 @@ async def test_a_foreign_requester_needs_a_header_and_an_id(scenario: Scenario) 
         found = await replies(backend, scenario.topic, 2)
     assert found[1].id == "mine/duration"
     assert found[1].value == b'{"ride_id":2,"minutes":6.0}'
+
+
+_OTHER_PROCESS = """
+import sys, anyio
+from eventml import Bus, config
+
+async def main(url, topic, first):
+    bus = Bus("other")
+    bus.configure(config.load(environ={}, overrides={"backend": url}))
+    async def ask(number):
+        answer = await bus.request(topic, {"ride_id": number, "miles": number}, timeout=60)
+        assert answer == {"ride_id": number, "minutes": 2.0 * number}, answer
+    async with bus, anyio.create_task_group() as tasks:
+        for number in range(first, first + 100):
+            tasks.start_soon(ask, number)
+
+anyio.run(main, sys.argv[1], sys.argv[2], int(sys.argv[3]))
+"""
+
+
+@pytest.mark.parametrize("backend_url", ["redis", "kafka"], indirect=True)
+async def test_requesters_in_many_processes_get_their_own_answers(scenario: Scenario) -> None:
+    async def ask(first: int) -> None:
+        argv = [sys.executable, "-c", _OTHER_PROCESS, scenario.url, scenario.topic, str(first)]
+        await anyio.run_process(argv)
+
+    async with scenario.connect() as backend, scenario.working(backend) as worker:
+        async with anyio.create_task_group() as tasks:
+            for first in (1, 1001, 2001):
+                tasks.start_soon(ask, first)
+        assert worker.stats["duration"].published == 300
 
 
 async def test_closing_the_bus_ends_the_waiting() -> None:

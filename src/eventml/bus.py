@@ -19,6 +19,7 @@ from eventml.producer import BlockingProducer, Producer, producing
 from eventml.runtime.equipment import enter_lifespans, equip
 from eventml.runtime.tasks import task_group
 from eventml.runtime.worker import Worker
+from eventml.runtime.written import written_by
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
@@ -227,6 +228,21 @@ class Bus:
         """Publish many events in few writes; see `Producer.publish_many`. The bus must be open."""
         return await self.producing.publish_many(topic, events, key=key)
 
+    async def request(
+        self,
+        topic: str,
+        event: Any,
+        *,
+        timeout: float = 10.0,  # noqa: ASYNC109 - as `Producer.request`
+        predictor: str | None = None,
+        key: str | bytes | None = None,
+        output_type: Any = None,
+    ) -> Any:
+        """Publish one event and wait for its prediction; see `Producer.request`. The bus must be open."""
+        return await self.producing.request(
+            topic, event, timeout=timeout, predictor=predictor, key=key, output_type=output_type
+        )
+
     def producer(self) -> BlockingProducer:
         """A producer for blocking code, to be used with `with`; it connects by itself."""
 
@@ -271,7 +287,15 @@ class Bus:
             source=self.name,
             id_fields={name: topic.id_field for name, topic in topics.items() if topic.id_field},
             formats={name: topic.codec for name, topic in topics.items()},
+            output_type_of=self._output_type_of,
         )
+
+    def _output_type_of(self, topic: str, predictor: str) -> Any:
+        handler = self.handlers.get(predictor)
+        if handler is None or handler.to is None or handler.topic != topic:
+            return Any
+        said = self.topics.get(handler.to, Topic()).event_type
+        return written_by(handler) if said is Any else said
 
     # Running
 

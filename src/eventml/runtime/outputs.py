@@ -49,7 +49,7 @@ class Outputs:
         self._topic = topic
         self._encoder = encoder
         self._checks = Checks(handler.name, handler.output_type)
-        self._suffix = handler.name if model is None else f"{handler.name}@{model.version}"
+        self.suffix = handler.name if model is None else f"{handler.name}@{model.version}"
         self._headers = MappingProxyType(_headers(handler, topic, model, source, encoder.content_type))
 
     def completions(self, deliveries: Sequence[Delivery], outputs: Any) -> list[Completion]:
@@ -92,7 +92,7 @@ class Outputs:
     def _complete(
         self, deliveries: Sequence[Delivery], outputs: Sequence[Any], *, all_answered: bool
     ) -> list[Completion]:
-        topic, suffix, headers = self._topic, self._suffix, self._headers
+        topic, suffix, headers = self._topic, self.suffix, self._headers
         if all_answered:
             return [
                 Completion(d, (Record(topic, value, d.record.key, f"{d.record.id}/{suffix}", headers),))

@@ -16,6 +16,8 @@ from eventml.runtime.answering import Answering
 from eventml.runtime.calling import Caller
 from eventml.runtime.outputs import Outputs
 from eventml.runtime.pipeline import Pipeline
+from eventml.runtime.replies import Replies
+from eventml.runtime.replying import Replying
 from eventml.runtime.stats import Stats
 from eventml.runtime.support import check_supported, outputs_of
 from eventml.runtime.tasks import task_group
@@ -123,14 +125,17 @@ class Worker:
         self._subscriptions[handler.name] = subscription
         stats = self.stats[handler.name]
         ordered = options.ordered is not False and self._backend.capabilities.ordering != "none"
+        decoder = Decoder(handler.event_type, options.group)
         outputs = None
         if handler.to is not None:
             encoder = Encoder(job.format)
             outputs = Outputs(handler, handler.to, model=job.model, source=self._source, encoder=encoder)
+            replies = Replies(handler.topic, handler.name, suffix=outputs.suffix, source=self._source)
+            subscription = Replying(subscription, decoder, replies, self._backend)
         return Pipeline(
             handler,
             subscription,
-            decoder=Decoder(handler.event_type, options.group),
+            decoder=decoder,
             answering=Answering(
                 handler,
                 caller=Caller(handler, job.resources, ordered=ordered, stats=stats),

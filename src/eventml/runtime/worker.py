@@ -126,15 +126,16 @@ class Worker:
         stats = self.stats[handler.name]
         ordered = options.ordered is not False and self._backend.capabilities.ordering != "none"
         decoder = Decoder(handler.event_type, options.group)
+        completing: Subscription = subscription
         outputs = None
         if handler.to is not None:
             encoder = Encoder(job.format)
             outputs = Outputs(handler, handler.to, model=job.model, source=self._source, encoder=encoder)
             replies = Replies(handler.topic, handler.name, suffix=outputs.suffix, source=self._source)
-            subscription = Replying(subscription, decoder, replies, self._backend)
+            completing = Replying(subscription, decoder, replies, self._backend)
         return Pipeline(
             handler,
-            subscription,
+            completing,
             decoder=decoder,
             answering=Answering(
                 handler,

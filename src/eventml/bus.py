@@ -6,7 +6,7 @@ import inspect
 import signal
 import threading
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, Any, Self, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Final, Self, TypedDict, TypeVar, Unpack
 from urllib.parse import urlsplit
 
 import anyio
@@ -18,6 +18,7 @@ from eventml.handlers import Choices, Handler, read_handler
 from eventml.producer import BlockingProducer, Producer, producing
 from eventml.runtime.equipment import enter_lifespans, equip
 from eventml.runtime.tasks import task_group
+from eventml.runtime.tracing import find_tracing
 from eventml.runtime.worker import Worker
 from eventml.runtime.written import written_by
 
@@ -30,9 +31,14 @@ if TYPE_CHECKING:
     from eventml.codec import Format
     from eventml.models import ModelSource
     from eventml.producer import KeyOf
+    from eventml.runtime.tracing import Tracing
 
 F = TypeVar("F", bound="Callable[..., Any]")
 L = TypeVar("L", bound="Callable[[], Any]")
+
+
+_SYSTEMS: Final = {"rediss": "redis", "unix": "redis"}
+"""What OpenTelemetry calls the system behind a URL's scheme, where that is not the scheme itself."""
 
 
 class Topic(msgspec.Struct, frozen=True, kw_only=True):
@@ -288,7 +294,12 @@ class Bus:
             id_fields={name: topic.id_field for name, topic in topics.items() if topic.id_field},
             formats={name: topic.codec for name, topic in topics.items()},
             output_type_of=self._output_type_of,
+            tracing=self._tracing(),
         )
+
+    def _tracing(self) -> Tracing | None:
+        scheme = self.settings.backend.scheme
+        return find_tracing(self.settings.tracing, _SYSTEMS.get(scheme, scheme))
 
     def _output_type_of(self, topic: str, predictor: str) -> Any:
         handler = self.handlers.get(predictor)
@@ -318,7 +329,9 @@ class Bus:
                 await equip(handler, resources, self.described(handler.to).codec if handler.to else "json")
                 for handler in handlers
             ]
-            yield Worker(self.backend, jobs, source=self.name, drain=self.settings.drain)
+            yield Worker(
+                self.backend, jobs, source=self.name, drain=self.settings.drain, tracing=self._tracing()
+            )
 
     async def run(self, *, only: Sequence[str] = (), until_idle: float | None = None) -> bool:
         """Open the bus and run its handlers until SIGTERM or SIGINT, then finish what is in hand.

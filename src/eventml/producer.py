@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from eventml.codec import Format
     from eventml.runtime.publishing import Coalescer
     from eventml.runtime.requesting import Requester
+    from eventml.runtime.tracing import Tracing
 
     KeyOf = Callable[[Any], str | bytes | None]
     OutputTypeOf = Callable[[str, str], Any]
@@ -51,11 +52,13 @@ class Producer:
         id_fields: Mapping[str, str],
         formats: Mapping[str, Format],
         output_type_of: OutputTypeOf,
+        tracing: Tracing | None = None,
     ) -> None:
         self._backend = backend
         self._coalescer = coalescer
         self._requester = requester
         self._output_type_of = output_type_of
+        self._tracing = tracing
         self._source = source
         self._id_fields = id_fields
         self._formats = formats
@@ -89,9 +92,11 @@ class Producer:
             UnavailableError: the broker cannot be reached; the event may or may not have arrived.
         """
         [record] = self._records(topic, [event], [key], self._ids(topic, [event]) if id is None else [id])
-        if headers:
-            record = Record(record.topic, record.value, record.key, record.id, {**record.headers, **headers})
-        await self._coalescer.publish(record)
+        if self._tracing is None:
+            await self._coalescer.publish(_with(record, headers) if headers else record)
+            return
+        with self._tracing.sending("publish", topic, record.id) as sending:
+            await self._coalescer.publish(_with(record, {**sending.headers, **(headers or {})}))
 
     async def publish_many(self, topic: str, events: Iterable[Any], *, key: KeyOf | None = None) -> int:
         """Publish many events in few writes, in their order. Returns how many there were.
@@ -107,10 +112,23 @@ class Producer:
         Raises:
             OutputError, PublishError, UnavailableError: as `publish`.
         """
+        if self._tracing is None:
+            return await self._publish_all(topic, events, key)
+        with self._tracing.sending("publish", topic) as sending:
+            published = await self._publish_all(topic, events, key, sending.headers)
+            sending.wrote(published)
+            return published
+
+    async def _publish_all(
+        self, topic: str, events: Iterable[Any], key: KeyOf | None, headers: Mapping[str, str] | None = None
+    ) -> int:
         published, stream = 0, iter(events)
+        shared = self._headers_of(topic)
+        if headers:
+            shared = MappingProxyType({**shared, **headers})
         while chunk := list(islice(stream, _WRITE)):
             keys = repeat(None) if key is None else map(key, chunk)
-            await self._backend.publish(self._records(topic, chunk, keys, self._ids(topic, chunk)))
+            await self._backend.publish(self._records(topic, chunk, keys, self._ids(topic, chunk), shared))
             published += len(chunk)
         return published
 
@@ -148,11 +166,24 @@ class Producer:
             DecodeError: the answer is not of that type.
             OutputError, PublishError, UnavailableError: as `publish`.
         """
-        encoder = self._encoder(topic)
         headers = self._request_headers.get((topic, predictor))
         if headers is None:
             headers = self._make_request_headers(topic, predictor)
-        request = Record(topic, encoder.encode(event), _encoded(key), self._next_id(), headers)
+        value = self._encoder(topic).encode(event)
+        request = Record(topic, value, _encoded(key), self._next_id(), headers)
+        if self._tracing is None:
+            return await self._ask(request, timeout, predictor, output_type)
+        with self._tracing.sending("request", topic, request.id) as sending:
+            return await self._ask(_with(request, sending.headers), timeout, predictor, output_type)
+
+    async def _ask(
+        self,
+        request: Record,
+        timeout: float,  # noqa: ASYNC109 - as above
+        predictor: str | None,
+        output_type: Any,
+    ) -> Any:
+        topic = request.topic
         with anyio.move_on_after(timeout) as scope:
             reply = await self._requester.ask(request, self._coalescer.publish)
             if output_type is None:
@@ -167,10 +198,15 @@ class Producer:
         )
 
     def _records(
-        self, topic: str, events: Sequence[Any], keys: Iterable[str | bytes | None], ids: Iterable[str]
+        self,
+        topic: str,
+        events: Sequence[Any],
+        keys: Iterable[str | bytes | None],
+        ids: Iterable[str],
+        headers: Mapping[str, str] | None = None,
     ) -> list[Record]:
         encoder = self._encoder(topic)
-        headers = self._headers.get(topic) or self._make_headers(topic, encoder.content_type)
+        headers = headers or self._headers_of(topic)
         return [
             Record(topic, value, key.encode() if isinstance(key, str) else key, id_, headers)
             for value, key, id_ in zip(encoder.encode_all(events), keys, ids, strict=False)
@@ -189,26 +225,29 @@ class Producer:
     def _next_id(self) -> str:
         return f"{self._prefix}-{next(self._counter)}"
 
-    def _make_headers(self, topic: str, content_type: str) -> Mapping[str, str]:
-        self._headers[topic] = MappingProxyType(
-            {
-                records.SPEC_VERSION: "1.0",
-                records.TYPE: topic,
-                records.SOURCE: self._source,
-                records.CONTENT_TYPE: content_type,
-            }
-        )
-        return self._headers[topic]
+    def _headers_of(self, topic: str) -> Mapping[str, str]:
+        headers = self._headers.get(topic)
+        if headers is None:
+            headers = self._headers[topic] = MappingProxyType(
+                {
+                    records.SPEC_VERSION: "1.0",
+                    records.TYPE: topic,
+                    records.SOURCE: self._source,
+                    records.CONTENT_TYPE: self._encoder(topic).content_type,
+                }
+            )
+        return headers
 
     def _make_request_headers(self, topic: str, predictor: str | None) -> Mapping[str, str]:
-        headers = {
-            **self._make_headers(topic, self._encoder(topic).content_type),
-            records.REPLY_TO: reply_topic(topic),
-        }
+        headers = {**self._headers_of(topic), records.REPLY_TO: reply_topic(topic)}
         if predictor is not None:
             headers[records.REPLY_FROM] = predictor
         self._request_headers[topic, predictor] = MappingProxyType(headers)
         return self._request_headers[topic, predictor]
+
+
+def _with(record: Record, headers: Mapping[str, str]) -> Record:
+    return Record(record.topic, record.value, record.key, record.id, {**record.headers, **headers})
 
 
 def _encoded(key: str | bytes | None) -> bytes | None:
@@ -230,6 +269,7 @@ async def producing(
     id_fields: Mapping[str, str],
     formats: Mapping[str, Format],
     output_type_of: OutputTypeOf,
+    tracing: Tracing | None = None,
 ) -> AsyncIterator[Producer]:
     """A producer on a connected backend. Leaving it waits for the writes that were begun.
 
@@ -239,6 +279,7 @@ async def producing(
         id_fields: By topic, the field that is an event's id.
         formats: By topic, how its events are encoded.
         output_type_of: What the events are that a predictor of a topic makes, by both names.
+        tracing: Is told of each call; None where nobody is.
     """
     async with coalescing(backend) as coalescer, requesting(backend) as requester:
         yield Producer(
@@ -249,6 +290,7 @@ async def producing(
             id_fields=id_fields,
             formats=formats,
             output_type_of=output_type_of,
+            tracing=tracing,
         )
 
 

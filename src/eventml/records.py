@@ -23,6 +23,7 @@ MODEL: Final = "ce_model"
 MODEL_VERSION: Final = "ce_modelversion"
 PREDICTOR: Final = "ce_predictor"
 TRACE_PARENT: Final = "ce_traceparent"
+TRACE_STATE: Final = "ce_tracestate"
 
 REPLY_TO: Final = "eventml-reply-to"
 """The header of a request: the topic where its sender reads the replies."""

@@ -17,7 +17,7 @@ from eventml.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
-_DRAIN: Final = ("drain",)
+_PLAIN: Final = {("drain",), ("tracing",)}
 
 
 def load(
@@ -99,7 +99,7 @@ def _checked(layers: Sequence[Sequence[Entry]]) -> tuple[dict[tuple[str, ...], A
 
 
 def _type_of(path: tuple[str, ...]) -> Any:
-    struct = Settings if path == _DRAIN else SECTIONS[path[0]]
+    struct = Settings if path in _PLAIN else SECTIONS[path[0]]
     return {field.name: field.type for field in structs.fields(struct)}[path[-1]]
 
 
@@ -111,5 +111,5 @@ def _built(backend: BackendSettings, values: Mapping[tuple[str, ...], Any]) -> S
         backend=backend,
         consumer={name: HandlerSettings(**fields) for name, fields in said["consumer"].items()},
         topic={name: TopicSettings(**fields) for name, fields in said["topic"].items()},
-        **{path[0]: value for path, value in values.items() if path == _DRAIN},
+        **{path[0]: value for path, value in values.items() if path in _PLAIN},
     )

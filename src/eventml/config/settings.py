@@ -108,12 +108,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         consumer: By the handler's name; only those of which something is said.
         topic: By the topic's name; only those of which something is said.
         drain: How long a worker that stops has to finish what is in hand, in seconds.
+        tracing: Whether OpenTelemetry is told what becomes of events. None is "if the app has configured it".
     """
 
     backend: BackendSettings
     consumer: dict[str, HandlerSettings] = {}
     topic: dict[str, TopicSettings] = {}
     drain: Seconds = 30.0
+    tracing: bool | None = None
 
 
 def _shown(field: str, value: object) -> str:

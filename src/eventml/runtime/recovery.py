@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from eventml.handlers import Options
     from eventml.records import Delivery
     from eventml.runtime.stats import Stats
+    from eventml.runtime.tracing import HandlerTracing
 
     Result = Completion | Failed | Held
     Call = Callable[[Sequence[Item]], Awaitable[list[Result]]]
@@ -41,16 +42,26 @@ class Recovery:
         stats: Counts retries.
         ordered: Whether a failed event holds back its key.
         apart: Whether the events of one call can fail one by one.
+        tracing: Is told of each dead letter; None where nobody is.
     """
 
     def __init__(
-        self, call: Call, *, name: str, options: Options, stats: Stats, ordered: bool, apart: bool
+        self,
+        call: Call,
+        *,
+        name: str,
+        options: Options,
+        stats: Stats,
+        ordered: bool,
+        apart: bool,
+        tracing: HandlerTracing | None = None,
     ) -> None:
         self._call = call
         self._name = name
         self._options = options
         self._stats = stats
         self._apart = apart
+        self._tracing = tracing
         self._letters = 0
         self.parking = Parking(ordered=ordered)
 
@@ -78,6 +89,8 @@ class Recovery:
         """The completion that moves a delivery to the dead letters."""
         self._letters += 1
         letter = dead_letter(delivery, group=self._options.group, error=error, **history)
+        if self._tracing is not None:
+            self._tracing.set_aside(delivery.record.headers, error, letter.topic)
         log.warning(
             "%s: %s set aside in %s: %s",
             self._name,

@@ -6,7 +6,9 @@ import logging
 import time
 from typing import TYPE_CHECKING, Final
 
-from eventml.backends.base import Completion, TrimsTopics
+from msgspec.structs import replace
+
+from eventml.backends.base import TrimsTopics
 from eventml.codec import asks
 from eventml.errors import BackendError, FullError, PublishError, UnavailableError
 from eventml.runtime.failures import describe
@@ -15,7 +17,7 @@ from eventml.runtime.replies import RETENTION
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from eventml.backends.base import Backend, Subscription
+    from eventml.backends.base import Backend, Completion, Subscription
     from eventml.codec import Decoder
     from eventml.records import Delivery, Record
     from eventml.runtime.replies import Replies
@@ -80,7 +82,7 @@ class Replying:
         try:
             await self._subscription.complete(
                 [
-                    Completion(completion.delivery, (*completion.outputs, replies[position]))
+                    replace(completion, outputs=(*completion.outputs, replies[position]))
                     if position in replies
                     else completion
                     for position, completion in enumerate(done)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from eventml.backends.base import Backend, Subscription
     from eventml.runtime.equipment import Job
+    from eventml.runtime.tracing import Tracing
 
 log = logging.getLogger("eventml")
 
@@ -39,13 +40,23 @@ class Worker:
         jobs: What to run.
         source: The bus's name, which outputs carry as their source.
         drain: How long to finish what is in hand after the stop, in seconds.
+        tracing: Is told what the handlers do; None where nobody is.
     """
 
-    def __init__(self, backend: Backend, jobs: Sequence[Job], *, source: str, drain: float) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        jobs: Sequence[Job],
+        *,
+        source: str,
+        drain: float,
+        tracing: Tracing | None = None,
+    ) -> None:
         self._backend = backend
         self.jobs = jobs
         self._source = source
         self._drain = drain
+        self._tracing = tracing
         self._subscriptions: dict[str, Subscription] = {}
         self._telling: set[str] = set()
         self._stop = anyio.Event()
@@ -126,15 +137,19 @@ class Worker:
         stats = self.stats[handler.name]
         ordered = options.ordered is not False and self._backend.capabilities.ordering != "none"
         decoder = Decoder(handler.event_type, options.group)
+        completing: Subscription = subscription
+        tracing = None if self._tracing is None else self._tracing.handling(handler, job.model)
         outputs = None
         if handler.to is not None:
             encoder = Encoder(job.format)
-            outputs = Outputs(handler, handler.to, model=job.model, source=self._source, encoder=encoder)
+            outputs = Outputs(
+                handler, handler.to, model=job.model, source=self._source, encoder=encoder, tracing=tracing
+            )
             replies = Replies(handler.topic, handler.name, suffix=outputs.suffix, source=self._source)
-            subscription = Replying(subscription, decoder, replies, self._backend)
+            completing = Replying(subscription, decoder, replies, self._backend)
         return Pipeline(
             handler,
-            subscription,
+            completing,
             decoder=decoder,
             answering=Answering(
                 handler,
@@ -142,6 +157,7 @@ class Worker:
                 outputs=outputs,
                 stats=stats,
                 ordered=ordered,
+                tracing=tracing,
             ),
             stats=stats,
         )

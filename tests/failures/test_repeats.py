@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import anyio
 import pytest
 
-from eventml import Reject
+from eventml import Reject, config
 from tests.failures.scenario import Duration, Ride, Scenario, publish, until
 
 if TYPE_CHECKING:
@@ -20,10 +20,11 @@ COUNT = 300
 
 
 @pytest.fixture
-def backend_url(request: pytest.FixtureRequest, backend_url: str) -> str:
-    if backend_url.startswith("kafka"):
-        pytest.skip("see tests/kafka")
-    return backend_url
+def scenario(backend_url: str) -> Scenario:
+    backend = config.load(environ={}, overrides={"backend": backend_url}).backend
+    if config.find_backend(backend.scheme).capabilities(backend.options).remembers_ids == "no":
+        pytest.skip("this backend does not remember ids")
+    return Scenario(backend_url)
 
 
 def rides(scenario: Scenario, count: int) -> list[Record]:

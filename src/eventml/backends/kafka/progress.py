@@ -55,9 +55,14 @@ class Progress:
     def holds(self, offset: int | str) -> bool:
         return offset in self._in_hand
 
-    def finish(self, offset: int | str) -> None:
-        """Take an offset as finished; nothing happens unless it is in hand."""
-        self._in_hand.pop(offset, None)
+    def holds_all(self, offsets: Iterable[int | str]) -> bool:
+        return all(map(self._in_hand.__contains__, offsets))
+
+    def finish(self, offsets: Iterable[int | str]) -> None:
+        """Take offsets as finished; those that are not in hand are passed over."""
+        pop = self._in_hand.pop
+        for offset in offsets:
+            pop(offset, None)
 
     def was_finished(self, offset: int) -> bool:
         """Whether an offset had been finished before we came."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from aiokafka import TopicPartition
 
+    from eventml.backends.kafka.progress import Ranges
     from eventml.records import Delivery
 
 _OFFSET = attrgetter("offset")
@@ -203,9 +204,9 @@ class Assignment:
         """The next offset that nobody has taken."""
         return self._progress[partition].position
 
-    def unfinished(self, partition: TopicPartition, end: int) -> int:
-        """How many of a partition's records before `end` are not finished, where there are no gaps."""
-        return self._progress[partition].unfinished(end)
+    def unfinished(self, partition: TopicPartition, end: int, holes: Ranges = ()) -> int:
+        """How many of a partition's records before `end` are not finished; offsets in `holes` are none."""
+        return self._progress[partition].unfinished(end, holes)
 
     def _drop_waiting(self) -> None:
         self._waiting.clear()

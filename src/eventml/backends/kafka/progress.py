@@ -94,10 +94,13 @@ class Progress:
         done = ((one + 1, stop) for one, stop in zip(held, stops, strict=True) if one + 1 < stop)
         return _normal(held[0], (*done, *self._rest()))
 
-    def unfinished(self, end: int) -> int:
-        """How many of the offsets below `end` are not finished, where there are no gaps."""
-        known = sum(min(stop, end) - start for start, stop in self._rest() if start < end)
-        return max(end - self.position - known, 0) + len(self._in_hand)
+    def unfinished(self, end: int, holes: Ranges = ()) -> int:
+        """How many of the records below `end` are not finished; offsets in `holes` are none."""
+        left, upto = len(self._in_hand), self.position
+        for start, stop in sorted((*self._rest(), *holes, (end, end))):
+            left += max(min(start, end) - upto, 0)
+            upto = max(upto, stop)
+        return left
 
     def _rest(self) -> Ranges:
         """What had been finished before we came and is still ahead of us."""

@@ -38,7 +38,7 @@ def capabilities(settings: Settings) -> Capabilities:
         redelivery="leave",
         atomic_completion=settings.delivery == "exactly_once",
         durable=True,
-        counts_attempts=False,
+        counts_attempts=True,
         shared=True,
     )
 

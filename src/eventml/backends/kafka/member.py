@@ -24,7 +24,7 @@ from anyio.lowlevel import checkpoint_if_cancelled
 from eventml.backends.kafka.assignment import Assignment, Chunk
 from eventml.backends.kafka.clients import stop
 from eventml.backends.kafka.commits import Commits
-from eventml.backends.kafka.faults import FOREIGN, ours, translating
+from eventml.backends.kafka.faults import FOREIGN, describe, ours, translating
 from eventml.backends.kafka.progress import Place, write
 from eventml.backends.kafka.wire import DeliveryReader
 from eventml.errors import EventMLError, UnavailableError
@@ -45,6 +45,9 @@ _DELIVERY: Final = attrgetter("delivery")
 _NOWHERE: Final = TopicPartition("", -1)  # polling it keeps the membership, and what was fetched
 _POLL = 200  # milliseconds that a fetch waits for records
 _LAST_COMMIT = 5.0  # seconds for it
+_REACH = 2  # batches: of what a member that died has not committed, how much it may have had in hand
+_PATIENCE = 5.0  # seconds for which the others wait for a partition whose turn it is
+_AGAIN = 0.2  # seconds
 
 
 class Member:
@@ -86,6 +89,8 @@ class Member:
         self._news = asyncio.Event()  # for `receive`: deliveries, or a failure
         self._wanted = asyncio.Event()  # for `_poll`: room for more
         self._limit = 0
+        self._turn: TopicPartition | None = None  # the partition whose turn has begun
+        self._turn_since = 0.0
         self._failure: EventMLError | None = None
         self._left = False
         self._version = -1  # of the assignment that the consumer's positions fit
@@ -129,22 +134,26 @@ class Member:
     async def complete(self, done: Sequence[Completion]) -> None:
         """As `Subscription.complete`. What is not in hand (any more) is passed over."""
         held = self.assignment.held(map(_DELIVERY, done))
-        if held:
-            try:
-                await self._completing.complete(self.assignment, done, held)
-            finally:
-                if self._commits is not None:
-                    self._commits.wake()
+        if not held:
+            return
+        cautious = self.assignment.cautious
+        try:
+            await self._completing.complete(self.assignment, done, held)
+        finally:
+            if self._commits is not None:
+                self._commits.wake()
+        if cautious and self._commits is not None:
+            # If the next one kills us, these must not be taken for it.
+            await self._commits.now(_LAST_COMMIT)
 
     async def leave(self) -> None:
         """Commit what was finished, give the rest back, and leave the group. Never raises."""
         self._left = True
         self.assignment.suspend()
         self.assignment.hurry()
+        self.assignment.leave()
         commits, self._commits = self._commits, None
-        if commits is not None:
-            await commits.now(_LAST_COMMIT)
-            await commits.close(_LAST_COMMIT)
+        await self._commit_last(commits)
         await stop(self._consumer)
         self.assignment.end()
         if self._polling is not None:
@@ -175,7 +184,13 @@ class Member:
                 self.assignment.in_hand,
                 self._settings.drain,
             )
-        if commits is not None:
+        self.assignment.give_back()
+        await self._commit_last(commits)
+
+    async def _commit_last(self, commits: Commits | None) -> None:
+        if commits is None:
+            await self._mark()
+        else:
             await commits.now(_LAST_COMMIT)
             await commits.close(_LAST_COMMIT)
 
@@ -186,6 +201,8 @@ class Member:
             async with asyncio.timeout(self._settings.session_timeout / 2):
                 await self._completing.begin(partitions)
                 places = await self._places(partitions)
+                tried = [partition for partition, place in places.items() if place.tried or place.at_work]
+                ends = await self._observer.offsets(tried, "latest")
         except CommitFailedError:
             return  # the next rebalance is there already
         except EventMLError as exc:
@@ -194,11 +211,14 @@ class Member:
         except FOREIGN as exc:
             self.fail(ours(exc, f"beginning with the partitions of group {self._group}"))
             return
-        self.assignment.resume(places)
+        self.assignment.resume(places, ends)
+        self._turn = None
         self._seek()
-        if not self._completing.commits:
+        if self._completing.commits:
+            await self._mark()
+        else:
             self._commits = Commits(self._commit, self.assignment, self._settings.commit_interval)
-            self._commits.wake()  # what was finished in the midst of the rebalance
+            self._commits.wake()  # that we are at work, and what was finished in the midst of the rebalance
         self.last_progress = time.monotonic()
         self._news.set()
         self._wanted.set()
@@ -223,6 +243,33 @@ class Member:
     async def _commit(self, places: Mapping[TopicPartition, Place]) -> None:
         await self._consumer.commit({p: (place.offset, write(place)[0]) for p, place in places.items()})
 
+    async def _mark(self) -> bool:
+        """Commit what there is, where nobody else is committing. False if the brokers did not take it."""
+        partitions = self.assignment.partitions
+        try:
+            async with asyncio.timeout(_LAST_COMMIT), self._completing.at_rest(partitions) as resting:
+                places = {p: place for p, place in self.assignment.to_commit().items() if p in resting}
+                if places:
+                    await self._commit(places)
+                    self.assignment.committed(places)
+        except FOREIGN as exc:
+            log.debug("group %s: could not mark its place: %s", self._group, describe(exc))
+            return False
+        return True
+
+    async def _begin(self, turn: TopicPartition) -> bool:
+        """Commit that what was handed out before is handed out once more. False: not now."""
+        if turn != self._turn:
+            self.assignment.begin(turn, _REACH * self._limit)
+            commits = self._commits
+            if not await (self._mark() if commits is None else commits.now(_LAST_COMMIT)):
+                return False
+            self._turn, self._turn_since = turn, time.monotonic()
+        elif time.monotonic() - self._turn_since > _PATIENCE:
+            log.debug("group %s: nothing comes of %s; the others go on", self._group, turn)
+            self.assignment.end_turn(turn)
+        return True
+
     # Fetching
 
     async def _poll(self) -> None:
@@ -241,22 +288,30 @@ class Member:
     async def _poll_once(self) -> None:
         self._wanted.clear()
         assignment = self.assignment
-        if not assignment.active or assignment.waiting >= self._limit:
+        if not assignment.active or assignment.waiting >= self._limit or assignment.fetched_turn:
             # Nothing is wanted now, or nothing is ours. This counts as a poll, and returns nothing.
             await self._consumer.getmany(_NOWHERE)
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._settings.max_poll_interval / 3):
                     await self._wanted.wait()
             return
-        version = assignment.version
+        version, turn = assignment.version, assignment.turn
+        if turn is None:
+            self._turn = None
+        elif not await self._begin(turn):
+            await asyncio.sleep(_AGAIN)
+            return
         if version != self._version:
             self._seek()
         self._reader.hook(self._consumer)
-        fetched = await self._consumer.getmany(timeout_ms=_POLL, max_records=self._limit)
+        only = () if turn is None else (turn,)
+        fetched = await self._consumer.getmany(*only, timeout_ms=_POLL, max_records=self._limit)
         if assignment.version != version:
             # It outlasted a rebalance: what it brought, and moved us past, has to be fetched again.
             self._version = -1
             return
+        if fetched:
+            self._turn_since = time.monotonic()
         for partition, records in fetched.items():
             deliveries = self._reader.read(partition, records)
             assignment.put(Chunk(partition, deliveries, int(deliveries[-1].offset) + 1))

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from eventml.backends.kafka.clients import stop, tear_down
@@ -23,7 +24,7 @@ from eventml.backends.kafka.progress import LONGEST, write
 from eventml.errors import EventMLError, UnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 
     from aiokafka import AIOKafkaProducer, TopicPartition
 
@@ -108,6 +109,18 @@ class ExactlyOnce:
         if failed:
             raise refused(failed)
 
+    @asynccontextmanager
+    async def at_rest(self, partitions: Collection[TopicPartition]) -> AsyncIterator[list[TopicPartition]]:
+        """Those without a transaction under way, or of unknown outcome. None begins meanwhile."""
+        async with AsyncExitStack() as stack:
+            resting = []
+            for partition in partitions:
+                line = self._lines.get(partition)
+                if line is not None and line.at_rest:
+                    await stack.enter_async_context(line.one)
+                    resting.append(partition)
+            yield resting
+
     async def close(self) -> None:
         """Disconnect. A transaction that is open is left for the next owner to abort."""
         await asyncio.gather(*(line.close() for line in self._lines.values()))
@@ -128,8 +141,14 @@ class Line:
         self._partition = partition
         self._producer: AIOKafkaProducer | None = None
         self._attempt: _Attempt | None = None
-        self._one = asyncio.Lock()
+        self.one = asyncio.Lock()
+        """Held by whoever commits for the partition."""
         self._ending: set[asyncio.Task[None]] = set()
+
+    @property
+    def at_rest(self) -> bool:
+        """What was last committed is known, and nothing more is being committed."""
+        return self._attempt is None and not self.one.locked()
 
     async def fence(self) -> None:
         """Get a producer: from here on no other can commit for this partition, unless it fences us.
@@ -160,7 +179,7 @@ class Line:
         """
         failed: dict[int, str] = {}
         try:
-            async with self._one, asyncio.timeout(self._means.timeout):
+            async with self.one, asyncio.timeout(self._means.timeout):
                 while todo := self._held(assignment, wanted, failed):
                     await self._settle(assignment)
                     if todo := self._held(assignment, wanted, failed):
@@ -176,7 +195,7 @@ class Line:
         """Disconnect."""
         producer, self._producer = self._producer, None
         if producer is not None:
-            await (tear_down(producer) if self._one.locked() else stop(producer))
+            await (tear_down(producer) if self.one.locked() else stop(producer))
         if self._ending:
             await asyncio.wait(self._ending)
 
@@ -197,9 +216,9 @@ class Line:
         attempt = self._attempt
         await self.fence()
         place = await self._place()
-        if attempt is not None and place == attempt.place:
+        if attempt is not None and place.same(attempt.place):
             self._finish(assignment, attempt)
-        elif place != assignment.place_committed(self._partition):
+        elif (known := assignment.place_committed(self._partition)) is None or not place.same(known):
             log.warning(
                 "group %s: another member has been at partition %d of %s; what was in hand of it is dropped",
                 self._means.group,

@@ -3,8 +3,8 @@
     join ──► assigned ──► poll ⇄ receive / complete ──► revoked ──► assigned ──► … ──► leave
 
 A rebalance takes all partitions away and gives some: intake stops, what is in hand is finished or, at
-the deadline, dropped, and what was finished is committed. Fetches run in a task of their own that
-nobody cancels: `receive` only looks at what it has brought.
+the deadline, dropped, and what was finished is committed. Fetches (see `fetching`) run in a task of their
+own that nobody cancels: `receive` only looks at what it has brought.
 """
 
 from __future__ import annotations
@@ -12,25 +12,25 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from contextlib import suppress
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
-from aiokafka import TopicPartition
 from aiokafka.abc import ConsumerRebalanceListener
 from aiokafka.errors import CommitFailedError
 from anyio.lowlevel import checkpoint_if_cancelled
 
-from eventml.backends.kafka.assignment import Assignment, Chunk
+from eventml.backends.kafka.assignment import Assignment
 from eventml.backends.kafka.clients import stop
 from eventml.backends.kafka.commits import Commits
 from eventml.backends.kafka.faults import FOREIGN, describe, ours, translating
+from eventml.backends.kafka.fetching import Fetching
 from eventml.backends.kafka.progress import Place, write
-from eventml.backends.kafka.wire import DeliveryReader
 from eventml.errors import EventMLError, UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
+
+    from aiokafka import TopicPartition
 
     from eventml.backends.base import Completion, Start
     from eventml.backends.kafka.clients import Clients
@@ -42,12 +42,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("eventml")
 
 _DELIVERY: Final = attrgetter("delivery")
-_NOWHERE: Final = TopicPartition("", -1)  # polling it keeps the membership, and what was fetched
-_POLL = 200  # milliseconds that a fetch waits for records
 _LAST_COMMIT = 5.0  # seconds for it
-_REACH = 2  # batches: of what a member that died has not committed, how much it may have had in hand
-_PATIENCE = 5.0  # seconds for which the others wait for a partition whose turn it is
-_AGAIN = 0.2  # seconds
 
 
 class Member:
@@ -82,18 +77,20 @@ class Member:
         self._observer = observer
         self._completing = completing
         self._settings = settings
-        self._reader = DeliveryReader()
         self.assignment = Assignment()
         self._commits: Commits | None = None
         self._polling: asyncio.Task[None] | None = None
         self._news = asyncio.Event()  # for `receive`: deliveries, or a failure
-        self._wanted = asyncio.Event()  # for `_poll`: room for more
-        self._limit = 0
-        self._turn: TopicPartition | None = None  # the partition whose turn has begun
-        self._turn_since = 0.0
         self._failure: EventMLError | None = None
         self._left = False
-        self._version = -1  # of the assignment that the consumer's positions fit
+        self._fetching = Fetching(
+            self._consumer,
+            self.assignment,
+            commit=self._commit_now,
+            fetched=self._fetched,
+            passed_over=self._passed_over,
+            longest_wait=settings.max_poll_interval / 3,
+        )
         self.last_progress = time.monotonic()
         """When it last received something, was given partitions, or had nothing to do."""
 
@@ -120,11 +117,10 @@ class Member:
         Raises:
             EventMLError: this member is of no use any more; make another.
         """
-        self._limit = limit
         while True:
             self._raise_failure()
             taken = self.assignment.take(limit)
-            self._wanted.set()
+            self._fetching.wake(limit)
             if taken:
                 return taken
             self._news.clear()
@@ -212,8 +208,7 @@ class Member:
             self.fail(ours(exc, f"beginning with the partitions of group {self._group}"))
             return
         self.assignment.resume(places, ends)
-        self._turn = None
-        self._seek()
+        self._fetching.reset()
         if self._completing.commits:
             await self._mark()
         else:
@@ -221,13 +216,7 @@ class Member:
             self._commits.wake()  # that we are at work, and what was finished in the midst of the rebalance
         self.last_progress = time.monotonic()
         self._news.set()
-        self._wanted.set()
-
-    def _seek(self) -> None:
-        """Make the next fetch begin where the last one counted."""
-        self._version = self.assignment.version
-        for partition, offset in self.assignment.fetched.items():
-            self._consumer.seek(partition, offset)
+        self._fetching.wake()
 
     async def _places(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, Place]:
         """Where to go on. A beginning is committed at once: it holds from now on, whatever happens."""
@@ -257,25 +246,13 @@ class Member:
             return False
         return True
 
-    async def _begin(self, turn: TopicPartition) -> bool:
-        """Commit that what was handed out before is handed out once more. False: not now."""
-        if turn != self._turn:
-            self.assignment.begin(turn, _REACH * self._limit)
-            commits = self._commits
-            if not await (self._mark() if commits is None else commits.now(_LAST_COMMIT)):
-                return False
-            self._turn, self._turn_since = turn, time.monotonic()
-        elif time.monotonic() - self._turn_since > _PATIENCE:
-            log.debug("group %s: nothing comes of %s; the others go on", self._group, turn)
-            self.assignment.end_turn(turn)
-        return True
-
-    # Fetching
+    async def _commit_now(self) -> bool:
+        commits = self._commits
+        return await (self._mark() if commits is None else commits.now(_LAST_COMMIT))
 
     async def _poll(self) -> None:
         try:
-            while True:
-                await self._poll_once()
+            await self._fetching.run()
         except EventMLError as exc:
             self.fail(exc)
         except FOREIGN as exc:
@@ -285,50 +262,11 @@ class Member:
             self.fail(UnavailableError(f"the client of group {self._group} is broken: {exc!r}"))
             raise
 
-    async def _poll_once(self) -> None:
-        self._wanted.clear()
-        assignment = self.assignment
-        if not assignment.active or assignment.waiting >= self._limit or assignment.fetched_turn:
-            # Nothing is wanted now, or nothing is ours. This counts as a poll, and returns nothing.
-            await self._consumer.getmany(_NOWHERE)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._settings.max_poll_interval / 3):
-                    await self._wanted.wait()
-            return
-        version, turn = assignment.version, assignment.turn
-        if turn is None:
-            self._turn = None
-        elif not await self._begin(turn):
-            await asyncio.sleep(_AGAIN)
-            return
-        if version != self._version:
-            self._seek()
-        self._reader.hook(self._consumer)
-        only = () if turn is None else (turn,)
-        fetched = await self._consumer.getmany(*only, timeout_ms=_POLL, max_records=self._limit)
-        if assignment.version != version:
-            # It outlasted a rebalance: what it brought, and moved us past, has to be fetched again.
-            self._version = -1
-            return
-        if fetched:
-            self._turn_since = time.monotonic()
-        for partition, records in fetched.items():
-            deliveries = self._reader.read(partition, records)
-            assignment.put(Chunk(partition, deliveries, int(deliveries[-1].offset) + 1))
-        if fetched:
-            self.last_progress = time.monotonic()
-            self._news.set()
-        else:
-            await self._pass_over()
+    def _fetched(self) -> None:
+        self.last_progress = time.monotonic()
+        self._news.set()
 
-    async def _pass_over(self) -> None:
-        """Where nothing is left to fetch, what remains are marks of transactions: nobody's to finish."""
-        version = self.assignment.version
-        for partition in self.assignment.partitions:
-            position = await self._consumer.position(partition)
-            if self.assignment.version != version:
-                return
-            self.assignment.put(Chunk(partition, (), position))
+    def _passed_over(self) -> None:
         if self._commits is not None:
             self._commits.wake()
 

@@ -1,4 +1,4 @@
-"""Completing exactly once: outputs and the input's offset in one transaction.
+"""The transactions of one input partition: outputs and the input's offset in one step.
 
 There is one transactional producer for each input partition. Its transactional id names the group and
 the partition, so that whoever gets the partition next fences the one before: what that one left open
@@ -13,18 +13,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from eventml.backends.kafka.clients import stop, tear_down
-from eventml.backends.kafka.completing import refused
 from eventml.backends.kafka.faults import FOREIGN, ours
 from eventml.backends.kafka.observer import not_found
 from eventml.backends.kafka.progress import LONGEST, write
 from eventml.errors import EventMLError, UnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from aiokafka import AIOKafkaProducer, TopicPartition
 
@@ -38,8 +36,6 @@ if TYPE_CHECKING:
     from eventml.records import Delivery, Record
 
 log = logging.getLogger("eventml")
-
-_AT_ONCE = 16  # producers that connect at a time
 
 
 class Means(NamedTuple):
@@ -58,72 +54,6 @@ class Means(NamedTuple):
     observer: Observer
     group: str
     timeout: float
-
-
-class ExactlyOnce:
-    """Completes in transactions, those of different partitions at the same time."""
-
-    commits = True
-
-    def __init__(self, means: Means) -> None:
-        self._means = means
-        self._lines: dict[TopicPartition, Line] = {}
-
-    async def begin(self, partitions: Collection[TopicPartition]) -> None:
-        """Fence whoever had these partitions before. The producers of those that were ours stay.
-
-        If another has fenced one of them meanwhile, its next transaction fails, and finds that out.
-        """
-        gone = [line for p, line in self._lines.items() if p not in partitions]
-        new = {p: Line(self._means, p) for p in partitions if p not in self._lines}
-        self._lines = {p: line for p, line in self._lines.items() if p in partitions} | new
-        await asyncio.gather(*(line.close() for line in gone))
-        turns = asyncio.Semaphore(_AT_ONCE)
-
-        async def fence(line: Line) -> None:
-            async with turns:
-                await line.fence()
-
-        await asyncio.gather(*map(fence, new.values()))
-
-    async def complete(self, assignment: Assignment, done: Sequence[Completion], held: Sequence[int]) -> None:
-        """One transaction for each partition."""
-        by_partition: dict[tuple[str, int], dict[int, Completion]] = {}
-        for position in held:
-            delivery = done[position].delivery
-            place = (delivery.record.topic, delivery.partition)
-            by_partition.setdefault(place, {})[position] = done[position]
-        outcomes = await asyncio.gather(
-            *(
-                line.complete(assignment, some)
-                for place, some in by_partition.items()
-                if (line := self._lines.get(place)) is not None  # a TopicPartition is a tuple
-            ),
-            return_exceptions=True,
-        )
-        failed: dict[int, str] = {}
-        for outcome in outcomes:
-            if isinstance(outcome, BaseException):
-                raise outcome
-            failed |= outcome
-        if failed:
-            raise refused(failed)
-
-    @asynccontextmanager
-    async def at_rest(self, partitions: Collection[TopicPartition]) -> AsyncIterator[list[TopicPartition]]:
-        """Those without a transaction under way, or of unknown outcome. None begins meanwhile."""
-        async with AsyncExitStack() as stack:
-            resting = []
-            for partition in partitions:
-                line = self._lines.get(partition)
-                if line is not None and line.at_rest:
-                    await stack.enter_async_context(line.one)
-                    resting.append(partition)
-            yield resting
-
-    async def close(self) -> None:
-        """Disconnect. A transaction that is open is left for the next owner to abort."""
-        await asyncio.gather(*(line.close() for line in self._lines.values()))
 
 
 class _Attempt(NamedTuple):

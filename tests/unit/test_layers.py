@@ -2,7 +2,7 @@
 
     cli ─► deploy ─► topics, testing ─► bus ─┬► producer ─► runtime ─► handlers ─► codec, models ─┐
                                              └► config ──────────────► backends/base ◄────────────┘
-    backends/<broker> ─► window, assignment, backends/base ─► records, errors
+    backends/<broker> ─► window, assignment, last_ids, backends/base ─► records, errors
 
 A broker's module is imported by nobody: configuration finds it by its entry point. The one exception
 is `testing`, which runs on the in-memory one. Imports for type checkers count like any other.
@@ -27,7 +27,7 @@ BROKERS: Final = {"backends.memory", "backends.redis", "backends.kafka"}
 LAYERS: Final = [
     {"errors"},
     {"records"},
-    {"backends.base", "backends.window", "backends.assignment", "codec", "models"},
+    {"backends.base", "backends.window", "backends.assignment", "backends.last_ids", "codec", "models"},
     {"handlers", *BROKERS},
     {"runtime"},
     {"producer", "config"},
@@ -38,7 +38,7 @@ LAYERS: Final = [
     {"__main__"},
 ]
 RANK: Final = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
-FOR_BROKERS: Final = {"backends.window", "backends.assignment"}
+FOR_BROKERS: Final = {"backends.window", "backends.assignment", "backends.last_ids"}
 KNOWS: Final = {
     "config": {"backends.base", "errors"},
     **{broker: {"backends.base", "records", "errors", *FOR_BROKERS} for broker in BROKERS},

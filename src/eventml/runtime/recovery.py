@@ -12,7 +12,7 @@ import anyio
 from eventml.backends.base import Completion
 from eventml.errors import PublishError
 from eventml.runtime.bisecting import Bisection
-from eventml.runtime.deadletters import PREFIX, dead_letter
+from eventml.runtime.deadletters import dead_letter, is_letter
 from eventml.runtime.failures import Failed, Held, Verdict, classify, delay, describe, tried_again
 from eventml.runtime.parking import Item, Parked, Parking
 
@@ -92,7 +92,7 @@ class Recovery:
 
         The input is set aside. A dead letter that is refused itself is offered again: it has no other place.
         """
-        if _is_letter(completion):
+        if is_letter(completion):
             log.error(
                 "%s: dead letter %s is refused: %s; nothing goes on until it is taken. See to the topic %s",
                 self._name,
@@ -107,7 +107,7 @@ class Recovery:
         """How many of these completions are dead letters: free as long as there are none about."""
         if not self._letters:
             return 0
-        found = sum(map(_is_letter, done))
+        found = sum(map(is_letter, done))
         self._letters -= found
         return found
 
@@ -209,7 +209,3 @@ class Recovery:
 
     def _delay(self, failures: int) -> float:
         return delay(failures, self._options.backoff, self._options.max_backoff)
-
-
-def _is_letter(completion: Completion) -> bool:
-    return bool(completion.outputs) and f"{PREFIX}group" in completion.outputs[0].headers

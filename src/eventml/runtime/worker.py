@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import anyio
 
@@ -22,8 +22,10 @@ from eventml.runtime.tasks import task_group
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from contextlib import AbstractAsyncContextManager
 
-    from eventml.backends.base import Backend, Subscription
+    from eventml.backends.base import Backend, OnceSubscription, RemembersIds, Subscription
+    from eventml.handlers import Handler
     from eventml.runtime.equipment import Job
 
 log = logging.getLogger("eventml")
@@ -117,9 +119,7 @@ class Worker:
 
     async def _enter(self, stack: AsyncExitStack, job: Job) -> Pipeline:
         handler, options = job.handler, job.handler.options
-        subscription = await stack.enter_async_context(
-            self._backend.subscribe([handler.topic], group=options.group, start=options.start)
-        )
+        subscription = await stack.enter_async_context(_subscribe(self._backend, handler))
         self._subscriptions[handler.name] = subscription
         stats = self.stats[handler.name]
         ordered = options.ordered is not False and self._backend.capabilities.ordering != "none"
@@ -139,9 +139,20 @@ class Worker:
                 ordered=ordered,
             ),
             stats=stats,
+            once=None if options.once_within is None else cast("OnceSubscription", subscription),
         )
 
     async def _cancel_at_deadline(self) -> None:
         await self._stop.wait()
         await anyio.sleep(self._drain)
         self._work.cancel()
+
+
+def _subscribe(backend: Backend, handler: Handler) -> AbstractAsyncContextManager[Subscription]:
+    options, topics = handler.options, [handler.topic]
+    if options.once_within is None:
+        return backend.subscribe(topics, group=options.group, start=options.start)
+    # Its capabilities were looked at before: it remembers ids.
+    return cast("RemembersIds", backend).subscribe_once(
+        topics, group=options.group, start=options.start, within=options.once_within
+    )

@@ -32,11 +32,12 @@ class Service:
 
     def __init__(self, log: Path, *options: str, app: str = "plain:bus", env: dict[str, str]) -> None:
         self.log = log
+        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         with log.open("wb") as output:
             self._process = subprocess.Popen(  # noqa: S603 - our own command
                 [sys.executable, "-m", "eventml", "run", app, *options],
                 cwd=APPS,
-                env={**os.environ, "PYTHONPATH": str(ROOT), **env},
+                env={**os.environ, "PYTHONPATH": path, **env},
                 stdin=subprocess.DEVNULL,
                 stderr=output,
             )

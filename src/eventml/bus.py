@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from eventml.backends.base import Backend
     from eventml.codec import Format
     from eventml.models import ModelSource
-    from eventml.producer import KeyOf
+    from eventml.producer.producer import KeyOf
     from eventml.runtime.tracing import Tracing
 
 F = TypeVar("F", bound="Callable[..., Any]")

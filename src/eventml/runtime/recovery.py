@@ -89,8 +89,6 @@ class Recovery:
         """The completion that moves a delivery to the dead letters."""
         self._letters += 1
         letter = dead_letter(delivery, group=self._options.group, error=error, **history)
-        if self._tracing is not None:
-            self._tracing.set_aside(delivery.record.headers, error, letter.topic)
         log.warning(
             "%s: %s set aside in %s: %s",
             self._name,
@@ -98,6 +96,8 @@ class Recovery:
             letter.topic,
             describe(error),
         )
+        if self._tracing is not None:
+            self._tracing.set_aside(delivery.record.headers, error, letter.topic)
         return Completion(delivery, (letter,))
 
     def refused(self, completion: Completion, why: str) -> Completion:

@@ -35,10 +35,18 @@ class Answering:
         outputs: Makes records of what it returned; None for a consumer.
         stats: Its counters.
         ordered: Whether an event that is tried again holds back those of its key.
+        waited_for: Somebody waits for each answer; see `Recovery`.
     """
 
     def __init__(
-        self, handler: Handler, *, caller: Caller, outputs: Outputs | None, stats: Stats, ordered: bool
+        self,
+        handler: Handler,
+        *,
+        caller: Caller,
+        outputs: Outputs | None,
+        stats: Stats,
+        ordered: bool,
+        waited_for: bool = False,
     ) -> None:
         self._handler = handler
         self._caller = caller
@@ -51,6 +59,7 @@ class Answering:
             stats=stats,
             ordered=ordered,
             apart=not handler.batched,
+            waited_for=waited_for,
         )
 
     async def answer(self, step: Step) -> list[Completion]:

@@ -41,16 +41,29 @@ class Recovery:
         stats: Counts retries.
         ordered: Whether a failed event holds back its key.
         apart: Whether the events of one call can fail one by one.
+        waited_for: Somebody waits for each answer and hears of each failure, as in a web service. Nothing
+            is tried again then: a batch that the infrastructure failed is set aside at once, and whoever
+            waits may ask again. What is set aside is not logged here.
     """
 
     def __init__(
-        self, call: Call, *, name: str, options: Options, stats: Stats, ordered: bool, apart: bool
+        self,
+        call: Call,
+        *,
+        name: str,
+        options: Options,
+        stats: Stats,
+        ordered: bool,
+        apart: bool,
+        waited_for: bool = False,
     ) -> None:
         self._call = call
         self._name = name
         self._options = options
         self._stats = stats
         self._apart = apart
+        self._waited_for = waited_for
+        self._level = logging.DEBUG if waited_for else logging.WARNING
         self._letters = 0
         self.parking = Parking(ordered=ordered)
 
@@ -62,6 +75,8 @@ class Recovery:
         try:
             results = await self._until_infrastructure_answers(items)
         except Exception as exc:  # noqa: BLE001 - a handler may raise anything
+            if self._hopeless(exc):
+                return [self.set_aside(item.delivery, exc) for item in items]
             if len(items) == 1:
                 return self._failed(Parked(items[0], exc, 1, time.time()))
             return await self._bisect(items, exc)
@@ -78,7 +93,8 @@ class Recovery:
         """The completion that moves a delivery to the dead letters."""
         self._letters += 1
         letter = dead_letter(delivery, group=self._options.group, error=error, **history)
-        log.warning(
+        log.log(
+            self._level,
             "%s: %s set aside in %s: %s",
             self._name,
             delivery.record.id if delivery.record.id.isprintable() else ascii(delivery.record.id),
@@ -132,7 +148,7 @@ class Recovery:
             try:
                 return await self._call(items)
             except Exception as exc:
-                if classify(exc, self._options.retry_on) is not Verdict.INFRASTRUCTURE:
+                if self._waited_for or not self._of_infrastructure(exc):
                     raise
                 failures += 1
                 self._stats.retries += 1
@@ -156,6 +172,8 @@ class Recovery:
                 results = await self._until_infrastructure_answers(chosen) if chosen else []
             except Exception as exc:  # noqa: BLE001 - a handler may raise anything
                 error = exc
+                if self._hopeless(exc):
+                    return completions + [self.set_aside(item.delivery, exc) for item in waiting.values()]
                 if bisection.failed() is None:
                     continue
                 completions += self._failed(Parked(chosen[0], exc, 1, time.time()))
@@ -179,7 +197,7 @@ class Recovery:
 
     def _failed(self, parked: Parked) -> list[Completion]:
         """Park an event that failed alone for another try; or set it aside, where that is no use."""
-        if not tried_again(parked.error, parked.attempts, self._options):
+        if self._waited_for or not tried_again(parked.error, parked.attempts, self._options):
             return [
                 self.set_aside(
                     parked.item.delivery,
@@ -206,6 +224,13 @@ class Recovery:
             completions = [cast("Completion", result)]
         behind = self.parking.settle(parked.item)
         return completions + await self.answer(behind)
+
+    def _hopeless(self, error: Exception) -> bool:
+        """Whether there is no use in looking for an event at fault, nor time to wait."""
+        return self._waited_for and self._of_infrastructure(error)
+
+    def _of_infrastructure(self, error: Exception) -> bool:
+        return classify(error, self._options.retry_on) is Verdict.INFRASTRUCTURE
 
     def _delay(self, failures: int) -> float:
         return delay(failures, self._options.backoff, self._options.max_backoff)

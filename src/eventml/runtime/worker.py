@@ -37,13 +37,17 @@ class Worker:
         jobs: What to run.
         source: The bus's name, which outputs carry as their source.
         drain: How long to finish what is in hand after the stop, in seconds.
+        waited_for: Somebody waits for each answer; see `Recovery`.
     """
 
-    def __init__(self, backend: Backend, jobs: Sequence[Job], *, source: str, drain: float) -> None:
+    def __init__(
+        self, backend: Backend, jobs: Sequence[Job], *, source: str, drain: float, waited_for: bool = False
+    ) -> None:
         self._backend = backend
         self.jobs = jobs
         self._source = source
         self._drain = drain
+        self._waited_for = waited_for
         self._subscriptions: dict[str, Subscription] = {}
         self._telling: set[str] = set()
         self._stop = anyio.Event()
@@ -137,6 +141,7 @@ class Worker:
                 outputs=outputs,
                 stats=stats,
                 ordered=ordered,
+                waited_for=self._waited_for,
             ),
             stats=stats,
         )

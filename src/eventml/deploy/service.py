@@ -46,6 +46,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         json_logs: Log lines are JSON objects.
         limits: How patient the supervisor is with its workers; `drain` follows from the settings.
         patience: How often it starts them again.
+        web: The predictors are served over HTTP, and no stream is read.
+        everybody: In the web service, without a token, everybody may ask.
     """
 
     bus: str
@@ -58,6 +60,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     json_logs: bool = False
     limits: Limits = Limits()
     patience: Patience = Patience()
+    web: bool = False
+    everybody: bool = False
 
 
 async def run_service(bus: Bus, plan: Plan) -> int:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import anyio
 
 from eventml.backends.base import Completion
-from eventml.errors import PublishError
+from eventml.errors import PublishError, UnavailableError
 from eventml.runtime.bisecting import Bisection
 from eventml.runtime.deadletters import PREFIX, dead_letter
 from eventml.runtime.failures import Failed, Held, Verdict, classify, delay, describe, tried_again
@@ -42,8 +42,8 @@ class Recovery:
         ordered: Whether a failed event holds back its key.
         apart: Whether the events of one call can fail one by one.
         waited_for: Somebody waits for each answer and hears of each failure, as in a web service. Nothing
-            is tried again then: a batch that the infrastructure failed is set aside at once, and whoever
-            waits may ask again. What is set aside is not logged here.
+            is tried again then: a batch that the infrastructure failed is set aside at once, for
+            UnavailableError, and whoever waits may ask again. What is set aside is not logged here.
     """
 
     def __init__(
@@ -92,6 +92,8 @@ class Recovery:
     def set_aside(self, delivery: Delivery, error: Exception, **history: Any) -> Completion:
         """The completion that moves a delivery to the dead letters."""
         self._letters += 1
+        if self._hopeless(error) and not isinstance(error, UnavailableError):
+            error = _out_of_reach(error)
         letter = dead_letter(delivery, group=self._options.group, error=error, **history)
         log.log(
             self._level,
@@ -234,6 +236,12 @@ class Recovery:
 
     def _delay(self, failures: int) -> float:
         return delay(failures, self._options.backoff, self._options.max_backoff)
+
+
+def _out_of_reach(error: Exception) -> UnavailableError:
+    away = UnavailableError("something that the handler needs is out of reach")
+    away.__cause__ = error
+    return away
 
 
 def _is_letter(completion: Completion) -> bool:

@@ -64,7 +64,9 @@ def serve(  # noqa: PLR0913 - a command's options
     backend: BackendOption = None,
     without_token: Annotated[
         bool,
-        typer.Option("--without-token", help="Let everybody ask, from anywhere, if EVENTML_TOKEN is not set."),
+        typer.Option(
+            "--without-token", help="Let everybody ask, from anywhere, if EVENTML_TOKEN is not set."
+        ),
     ] = False,
     operations: OperationsOption = None,
     log_format: LogFormatOption = "text",

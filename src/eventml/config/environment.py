@@ -98,7 +98,9 @@ def _splits(rest: str, fields: Collection[str]) -> list[tuple[str, str]]:
 
 def _suggestion(rest: str) -> str:
     head, _, tail = rest.partition("_")
-    section = difflib.get_close_matches(head, ["BACKEND", "WEB", *map(str.upper, SECTIONS)], n=1) if tail else []
+    section = (
+        difflib.get_close_matches(head, ["BACKEND", "WEB", *map(str.upper, SECTIONS)], n=1) if tail else []
+    )
     known = [*_PLAIN, *(name.removeprefix(PREFIX) for name in NOT_SETTINGS)]
     close = [f"{section[0]}_{tail}"] if section else difflib.get_close_matches(rest, known, n=1)
     return f"unknown, did you mean {PREFIX}{close[0]}?" if close else "unknown, no setting has that name"

@@ -17,6 +17,8 @@ from eventml.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
+    from msgspec import Struct
+
 _DRAIN: Final = ("drain",)
 
 
@@ -99,7 +101,8 @@ def _checked(layers: Sequence[Sequence[Entry]]) -> tuple[dict[tuple[str, ...], A
 
 
 def _type_of(path: tuple[str, ...]) -> Any:
-    struct = {_DRAIN[0]: Settings, "web": WebSettings, **SECTIONS}[path[0]]
+    sections: dict[str, type[Struct]] = {_DRAIN[0]: Settings, "web": WebSettings, **SECTIONS}
+    struct = sections[path[0]]
     return {field.name: field.type for field in structs.fields(struct)}[path[-1]]
 
 

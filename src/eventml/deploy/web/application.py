@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from http import HTTPStatus
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import anyio
 from starlette.responses import HTMLResponse, Response
@@ -248,5 +248,3 @@ async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
     del receive, send
     if scope["type"] == "http":
         raise Problem(HTTPStatus.NOT_FOUND, "there are /predict/<predictor>, /events/<topic> and /docs")
-
-

@@ -13,7 +13,7 @@ import time
 from collections import deque
 from contextlib import asynccontextmanager
 from itertools import count
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from eventml.backends.base import Capabilities
 from eventml.errors import FullError, UnsupportedError
@@ -121,8 +121,8 @@ class Queue:
     async def complete(self, done: Sequence[Completion]) -> None:
         """As `Subscription.complete`: each completion answers the one who asked, if they still wait."""
         for completion in done:
-            offset = completion.delivery.offset
-            asked = self._open.pop(offset, None)  # type: ignore[call-overload] # ours are numbers
+            offset = cast("int", completion.delivery.offset)  # ours all are
+            asked = self._open.pop(offset, None)
             if asked is not None:
                 asked.settle(completion, offset)
 

@@ -49,7 +49,9 @@ class Announcing:
         body = await read_events(scope, receive, self._limits)
         said, key = header(scope, ID), header(scope, KEY)
         if said is not None and body.many:
-            raise Problem(HTTPStatus.BAD_REQUEST, "ce-id names one event; a list's events have ids of their own")
+            raise Problem(
+                HTTPStatus.BAD_REQUEST, "ce-id names one event; a list's events have ids of their own"
+            )
         for index, event in enumerate(body.events):
             self._check(event, index if body.many else None)
         ids = [self._identify(event, said) for event in body.events]

@@ -62,7 +62,7 @@ def describe(
         paths[f"/predict/{handler.name}"] = {"post": _predict(handler, known, limits)}
     for topic, event_type in topics.items():
         paths[f"/events/{topic}"] = {"post": _announce(topic, _schema(event_type, known), limits)}
-    document = {
+    document: Schema = {
         "openapi": "3.1.0",
         "info": {"title": bus, "version": version, "description": "Served by eventml."},
         "paths": paths,
@@ -140,7 +140,7 @@ def _announce(topic: str, event: Schema, limits: WebSettings) -> Schema:
     return {
         "operationId": f"announce_{topic}",
         "summary": f"Publish to {topic}",
-        "description": "The broker has all of it once this is answered. A list is published if every event fits.",
+        "description": "Once this is answered, the broker has it. A list is published if all its events fit.",
         "parameters": [
             _header("ce-id", "The event's id. Of one event only."),
             _header("ce-partitionkey", "The events' key: those of one key keep their order."),
@@ -169,5 +169,6 @@ def _response(description: str, schema: Schema) -> Schema:
 def _problems(status: str, description: str) -> Schema:
     content = {"application/problem+json": {"schema": _PROBLEM}}
     return {
-        code: {"description": said, "content": content} for code, said in {**_COMMON, status: description}.items()
+        code: {"description": said, "content": content}
+        for code, said in {**_COMMON, status: description}.items()
     }

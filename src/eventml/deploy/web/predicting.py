@@ -56,7 +56,9 @@ class Predicting:
             [completion] = await self._ask(body.events, ids)
             await send_json(send, HTTPStatus.OK, self._answer(completion, ids[0], body.events[0]))
         elif said is not None:
-            raise Problem(HTTPStatus.BAD_REQUEST, "ce-id names one event; a list's events have ids of their own")
+            raise Problem(
+                HTTPStatus.BAD_REQUEST, "ce-id names one event; a list's events have ids of their own"
+            )
         elif not body.events:
             await send_json(send, HTTPStatus.OK, b"[]")
         else:

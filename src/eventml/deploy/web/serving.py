@@ -69,7 +69,7 @@ class WebWorker:
                 timeout_graceful_shutdown=drain,  # type: ignore[arg-type] # the same
             )
         )
-        self._server.capture_signals = nullcontext  # type: ignore[method-assign] # whoever runs it heeds signals
+        self._server.capture_signals = nullcontext  # type: ignore[assignment,method-assign] # whoever runs it heeds signals
         self.ready = anyio.Event()
         """Set once it accepts connections."""
 
@@ -108,7 +108,7 @@ class WebWorker:
         return not self._application.in_hand and not self._application.cut_off
 
     async def _say_ready(self) -> None:
-        while not self._server.started:
+        while not self._server.started:  # noqa: ASYNC110 - uvicorn has no event for it
             await anyio.sleep(0.005)
         self.ready.set()
 
@@ -153,14 +153,14 @@ def listen(host: str, port: int, *, share: bool = False) -> socket.socket:
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             listener.bind(address)
             listener.listen(_BACKLOG)
-            listener.setblocking(False)  # noqa: FBT003 - the standard library's own
+            listener.setblocking(False)
         except OSError:
             listener.close()
             raise
     except OSError as exc:
         raise ConfigError(
-            f"web.host, web.port: {Address(host, port)}: {exc.strerror or exc}; choose others with --host and "
-            "--port"
+            f"web.host, web.port: {Address(host, port)}: {exc.strerror or exc}; choose others with "
+            "--host and --port"
         ) from exc
     return listener
 

@@ -1,6 +1,7 @@
 """The web service against what else one would use, in one interleaved run.
 
-    python -m benchmarks.web [--seconds S] [--rounds N] [--clients 1 16 64] [--litserve PYTHON] [--bentoml PYTHON]
+    python -m benchmarks.web [--seconds S] [--rounds N] [--clients 1 16 64] [--models linear forest]
+        [--litserve PYTHON] [--bentoml PYTHON]
 
 Every server is one worker process with one thread for numeric libraries, and answers one ride of 250
 bytes a request over connections that are kept. Servers with a batching of their own use it. LitServe and
@@ -164,8 +165,8 @@ def main() -> None:
                 figures = {server: Figures() for of, server in ports if of == model}
                 for turn in range(chosen.rounds + 1):  # the first warms up
                     for server, one in figures.items():
-                        wrap = "rides" if server == "BentoML" else ""
-                        measure(one, ports[model, server], clients, chosen.seconds, wrap=wrap, counts=turn > 0)
+                        wrap, port = "rides" if server == "BentoML" else "", ports[model, server]
+                        measure(one, port, clients, chosen.seconds, wrap=wrap, counts=turn > 0)
                 show(f"{model}, {clients} clients", figures)
 
 

@@ -1,4 +1,4 @@
-"""BentoML with its adaptive batching, in an environment of its own: `bentoml serve benchmarks.web_bentoml:Minutes`."""
+"""BentoML with its adaptive batching: `bentoml serve benchmarks.web_bentoml:Minutes`, in a venv apart."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LitServe with its dynamic batching, in an environment of its own: `python -m benchmarks.web_litserve PORT`."""
+"""LitServe with its dynamic batching: `python -m benchmarks.web_litserve PORT`, in a venv of its own."""
 
 import sys
 from types import SimpleNamespace

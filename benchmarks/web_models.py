@@ -35,9 +35,8 @@ def features(rides: Sequence[Any]) -> Any:
 def train(folder: Path) -> dict[str, Any]:
     """A linear regression, and a forest of 100 trees."""
     rng = np.random.default_rng(0)
-    rows = np.column_stack(
-        [rng.integers(1, 264, 5_000), rng.integers(1, 264, 5_000), rng.random(5_000) * 20, rng.integers(1, 5, 5_000)]
-    )
+    zones = (rng.integers(1, 264, 5_000), rng.integers(1, 264, 5_000))
+    rows = np.column_stack([*zones, rng.random(5_000) * 20, rng.integers(1, 5, 5_000)])
     minutes = rows[:, 2] * 3 + rows[:, 0] % 7
     models = {
         "linear": LinearRegression().fit(rows, minutes),

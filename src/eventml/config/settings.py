@@ -83,7 +83,7 @@ class WebSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         max_requests: The most requests in hand at once.
         max_waiting: The most events that wait for one predictor.
         timeout: How long an answer may take, in seconds.
-        receive_timeout: How long a client may take to send a request's headers, and then its body, in seconds.
+        receive_timeout: How long a request's headers, and then its body, may take to come, in seconds.
         keep_alive: How long a connection stays open without a request, in seconds.
     """
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -10,6 +9,8 @@ import msgspec
 from eventml.deploy.web.problems import CONTENT_TYPE, Problem
 
 if TYPE_CHECKING:
+    from http import HTTPStatus
+
     from starlette.types import Send
 
 _JSON: Final = (b"content-type", b"application/json")

@@ -88,7 +88,7 @@ def is_local(scope: Scope) -> bool:
     have its own name resolved to a loopback address (DNS rebinding).
     """
     server = scope.get("server")
-    if server is not None and server[1] is not None and not is_loopback(server[0]):
+    if server is not None and not (server[0].startswith("/") or is_loopback(server[0])):
         return False
     return all(_names_loopback(value) for name, value in scope["headers"] if name == b"host")
 

@@ -6,7 +6,7 @@ import inspect
 import signal
 import threading
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, Any, Self, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Final, Self, TypedDict, TypeVar, Unpack
 from urllib.parse import urlsplit
 
 import anyio
@@ -18,7 +18,9 @@ from eventml.handlers import Choices, Handler, read_handler
 from eventml.producer import BlockingProducer, Producer, producing
 from eventml.runtime.equipment import enter_lifespans, equip
 from eventml.runtime.tasks import task_group
+from eventml.runtime.tracing import find_tracing
 from eventml.runtime.worker import Worker
+from eventml.runtime.written import written_by
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
@@ -30,9 +32,14 @@ if TYPE_CHECKING:
     from eventml.deploy.web.application import Application
     from eventml.models import ModelSource
     from eventml.producer import KeyOf
+    from eventml.runtime.tracing import Tracing
 
 F = TypeVar("F", bound="Callable[..., Any]")
 L = TypeVar("L", bound="Callable[[], Any]")
+
+
+_SYSTEMS: Final = {"rediss": "redis", "unix": "redis"}
+"""What OpenTelemetry calls the system behind a URL's scheme, where that is not the scheme itself."""
 
 
 class Topic(msgspec.Struct, frozen=True, kw_only=True):
@@ -228,6 +235,21 @@ class Bus:
         """Publish many events in few writes; see `Producer.publish_many`. The bus must be open."""
         return await self.producing.publish_many(topic, events, key=key)
 
+    async def request(
+        self,
+        topic: str,
+        event: Any,
+        *,
+        timeout: float = 10.0,  # noqa: ASYNC109 - as `Producer.request`
+        predictor: str | None = None,
+        key: str | bytes | None = None,
+        output_type: Any = None,
+    ) -> Any:
+        """Publish one event and wait for its prediction; see `Producer.request`. The bus must be open."""
+        return await self.producing.request(
+            topic, event, timeout=timeout, predictor=predictor, key=key, output_type=output_type
+        )
+
     def producer(self) -> BlockingProducer:
         """A producer for blocking code, to be used with `with`; it connects by itself."""
 
@@ -272,7 +294,20 @@ class Bus:
             source=self.name,
             id_fields={name: topic.id_field for name, topic in topics.items() if topic.id_field},
             formats={name: topic.codec for name, topic in topics.items()},
+            output_type_of=self._output_type_of,
+            tracing=self._tracing(),
         )
+
+    def _tracing(self) -> Tracing | None:
+        scheme = self.settings.backend.scheme
+        return find_tracing(self.settings.tracing, _SYSTEMS.get(scheme, scheme))
+
+    def _output_type_of(self, topic: str, predictor: str) -> Any:
+        handler = self.handlers.get(predictor)
+        if handler is None or handler.to is None or handler.topic != topic:
+            return Any
+        said = self.topics.get(handler.to, Topic()).event_type
+        return written_by(handler) if said is Any else said
 
     # Running
 
@@ -295,7 +330,9 @@ class Bus:
                 await equip(handler, resources, self.described(handler.to).codec if handler.to else "json")
                 for handler in handlers
             ]
-            yield Worker(self.backend, jobs, source=self.name, drain=self.settings.drain)
+            yield Worker(
+                self.backend, jobs, source=self.name, drain=self.settings.drain, tracing=self._tracing()
+            )
 
     def asgi(self, *, only: Sequence[str] = (), authenticate: bool = True) -> Application:
         """The predictors as an ASGI app (`/predict/<predictor>` and more), to serve or to mount in another.

@@ -17,7 +17,7 @@ PREFIX: Final = "EVENTML_"
 NOT_SETTINGS: Final = frozenset({"EVENTML_CACHE", "EVENTML_REQUIRE_BROKERS", "EVENTML_TOKEN"})
 """Variables of ours that are read elsewhere: a cache folder, the tests' demand for brokers, a token."""
 
-_PLAIN: Final = {"DRAIN": ("drain",), "BACKEND": ("backend", "url")}
+_PLAIN: Final = {"DRAIN": ("drain",), "TRACING": ("tracing",), "BACKEND": ("backend", "url")}
 _CLOSE: Final = 0.85
 
 

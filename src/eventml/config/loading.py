@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from msgspec import Struct
 
-_DRAIN: Final = ("drain",)
+_PLAIN: Final = {("drain",), ("tracing",)}
 
 
 def load(
@@ -101,8 +101,8 @@ def _checked(layers: Sequence[Sequence[Entry]]) -> tuple[dict[tuple[str, ...], A
 
 
 def _type_of(path: tuple[str, ...]) -> Any:
-    sections: dict[str, type[Struct]] = {_DRAIN[0]: Settings, "web": WebSettings, **SECTIONS}
-    struct = sections[path[0]]
+    tables: dict[str, type[Struct]] = {"web": WebSettings, **SECTIONS}
+    struct = Settings if path in _PLAIN else tables[path[0]]
     return {field.name: field.type for field in structs.fields(struct)}[path[-1]]
 
 
@@ -115,5 +115,5 @@ def _built(backend: BackendSettings, values: Mapping[tuple[str, ...], Any]) -> S
         consumer={name: HandlerSettings(**fields) for name, fields in said["consumer"].items()},
         topic={name: TopicSettings(**fields) for name, fields in said["topic"].items()},
         web=WebSettings(**{path[1]: value for path, value in values.items() if path[0] == "web"}),
-        **{path[0]: value for path, value in values.items() if path == _DRAIN},
+        **{path[0]: value for path, value in values.items() if path in _PLAIN},
     )

@@ -36,6 +36,7 @@ class HandlerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         max_deliveries: How often an event may be delivered and not finished before it is set aside.
         max_age: How old an event may be when its turn comes, in seconds.
         when_stale: What becomes of an older one.
+        once_within: Among how many finished ids an event's is looked for, to pass over a repeat.
     """
 
     max_batch: AtLeastOne | None = None
@@ -52,6 +53,7 @@ class HandlerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     max_deliveries: AtLeastThree | None = None
     max_age: SomeSeconds | None = None
     when_stale: Literal["dead_letter", "drop"] | None = None
+    once_within: AtLeastOne | None = None
 
 
 class TopicSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -136,6 +138,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         topic: By the topic's name; only those of which something is said.
         web: The web service.
         drain: How long a worker that stops has to finish what is in hand, in seconds.
+        tracing: Whether OpenTelemetry is told what becomes of events. None is "if the app has configured it".
     """
 
     backend: BackendSettings
@@ -143,6 +146,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     topic: dict[str, TopicSettings] = {}
     web: WebSettings = WebSettings()
     drain: Seconds = 30.0
+    tracing: bool | None = None
 
 
 def _shown(field: str, value: object) -> str:

@@ -32,7 +32,7 @@ def flatten(
     for key, value in table.items():
         if key not in Settings.__struct_fields__:
             problems.append(Entry((key,), value, source).problem(unknown(key, Settings.__struct_fields__)))
-        elif key == "drain":
+        elif key in ("drain", "tracing"):
             entries.append(Entry((key,), value, source))
         elif key == "backend" and isinstance(value, str):
             entries.append(Entry((key, "url"), value, source))

@@ -17,7 +17,17 @@ EVERY = 0.5
 
 STAGES = ("receive", "decode", "call", "encode", "complete")
 
-COUNTERS = ("received", "completed", "published", "dead_letters", "stale", "retries", "calls")
+COUNTERS = (
+    "received",
+    "completed",
+    "published",
+    "dead_letters",
+    "repeats",
+    "stale",
+    "retries",
+    "calls",
+    "abandoned",
+)
 """The fields of `Tally` that are counters of `runtime.stats.Stats` by the same name."""
 
 
@@ -67,9 +77,11 @@ class Tally(msgspec.Struct, kw_only=True):
     completed: int = 0
     published: int = 0
     dead_letters: int = 0
+    repeats: int = 0
     stale: int = 0
     retries: int = 0
     calls: int = 0
+    abandoned: int = 0
     latency: Counts | None = None
     batch: Counts | None = None
     stages: dict[str, Counts] = {}

@@ -12,7 +12,7 @@ import anyio
 from eventml.backends.base import Completion
 from eventml.errors import PublishError, UnavailableError
 from eventml.runtime.bisecting import Bisection
-from eventml.runtime.deadletters import PREFIX, dead_letter
+from eventml.runtime.deadletters import dead_letter, is_letter
 from eventml.runtime.failures import Failed, Held, Verdict, classify, delay, describe, tried_again
 from eventml.runtime.parking import Item, Parked, Parking
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from eventml.handlers import Options
     from eventml.records import Delivery
     from eventml.runtime.stats import Stats
+    from eventml.runtime.tracing import HandlerTracing
 
     Result = Completion | Failed | Held
     Call = Callable[[Sequence[Item]], Awaitable[list[Result]]]
@@ -44,6 +45,7 @@ class Recovery:
         waited_for: Somebody waits for each answer and hears of each failure, as in a web service. Nothing
             is tried again then: a batch that the infrastructure failed is set aside at once, for
             UnavailableError, and whoever waits may ask again. What is set aside is not logged here.
+        tracing: Is told of each dead letter; None where nobody is.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class Recovery:
         ordered: bool,
         apart: bool,
         waited_for: bool = False,
+        tracing: HandlerTracing | None = None,
     ) -> None:
         self._call = call
         self._name = name
@@ -64,6 +67,7 @@ class Recovery:
         self._apart = apart
         self._waited_for = waited_for
         self._level = logging.DEBUG if waited_for else logging.WARNING
+        self._tracing = tracing
         self._letters = 0
         self.parking = Parking(ordered=ordered)
 
@@ -95,6 +99,8 @@ class Recovery:
         if self._hopeless(error) and not isinstance(error, UnavailableError):
             error = _out_of_reach(error)
         letter = dead_letter(delivery, group=self._options.group, error=error, **history)
+        if self._tracing is not None:
+            self._tracing.set_aside(delivery.record.headers, error, letter.topic)
         log.log(
             self._level,
             "%s: %s set aside in %s: %s",
@@ -110,7 +116,7 @@ class Recovery:
 
         The input is set aside. A dead letter that is refused itself is offered again: it has no other place.
         """
-        if _is_letter(completion):
+        if is_letter(completion):
             log.error(
                 "%s: dead letter %s is refused: %s; nothing goes on until it is taken. See to the topic %s",
                 self._name,
@@ -125,7 +131,7 @@ class Recovery:
         """How many of these completions are dead letters: free as long as there are none about."""
         if not self._letters:
             return 0
-        found = sum(map(_is_letter, done))
+        found = sum(map(is_letter, done))
         self._letters -= found
         return found
 
@@ -242,7 +248,3 @@ def _out_of_reach(error: Exception) -> UnavailableError:
     away = UnavailableError("something that the handler needs is out of reach")
     away.__cause__ = error
     return away
-
-
-def _is_letter(completion: Completion) -> bool:
-    return bool(completion.outputs) and f"{PREFIX}group" in completion.outputs[0].headers

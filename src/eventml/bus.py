@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from eventml.backends.base import Backend
     from eventml.codec import Format
+    from eventml.deploy.web.application import Application
     from eventml.models import ModelSource
     from eventml.producer.producer import KeyOf
     from eventml.runtime.tracing import Tracing
@@ -332,6 +333,26 @@ class Bus:
             yield Worker(
                 self.backend, jobs, source=self.name, drain=self.settings.drain, tracing=self._tracing()
             )
+
+    def asgi(self, *, only: Sequence[str] = (), authenticate: bool = True) -> Application:
+        """The predictors as an ASGI app (`/predict/<predictor>` and more), to serve or to mount in another.
+
+        A server that is given it enters its lifespan. An app that mounts it has to, as no server knows of
+        what is mounted: `FastAPI(lifespan=predictions.lifespan)`. It runs on asyncio. Where the app around
+        opens this bus, `/events/<topic>` publishes through it.
+
+        Args:
+            only: The names of the predictors that can be asked; all of them where there are none.
+            authenticate: Callers must send the token in `EVENTML_TOKEN`; where there is none, only those
+                on this machine are answered. False leaves that to the app around.
+
+        Raises:
+            MissingExtraError: the extra `web` is not installed.
+        """
+        # The one import upwards: here the user looks for it, and there it lives.
+        from eventml.deploy.web.mounting import application  # noqa: PLC0415
+
+        return application(self, only=only, authenticate=authenticate)
 
     async def run(self, *, only: Sequence[str] = (), until_idle: float | None = None) -> bool:
         """Open the bus and run its handlers until SIGTERM or SIGINT, then finish what is in hand.

@@ -36,6 +36,7 @@ class Answering:
         outputs: Makes records of what it returned; None for a consumer.
         stats: Its counters.
         ordered: Whether an event that is tried again holds back those of its key.
+        waited_for: Somebody waits for each answer; see `Recovery`.
         tracing: Is told of each call and each dead letter; None where nobody is.
     """
 
@@ -47,6 +48,7 @@ class Answering:
         outputs: Outputs | None,
         stats: Stats,
         ordered: bool,
+        waited_for: bool = False,
         tracing: HandlerTracing | None = None,
     ) -> None:
         self._handler = handler
@@ -61,6 +63,7 @@ class Answering:
             stats=stats,
             ordered=ordered,
             apart=not handler.batched,
+            waited_for=waited_for,
             tracing=tracing,
         )
 

@@ -42,6 +42,7 @@ class Worker:
         jobs: What to run.
         source: The bus's name, which outputs carry as their source.
         drain: How long to finish what is in hand after the stop, in seconds.
+        waited_for: Somebody waits for each answer; see `Recovery`.
         tracing: Is told what the handlers do; None where nobody is.
     """
 
@@ -52,12 +53,14 @@ class Worker:
         *,
         source: str,
         drain: float,
+        waited_for: bool = False,
         tracing: Tracing | None = None,
     ) -> None:
         self._backend = backend
         self.jobs = jobs
         self._source = source
         self._drain = drain
+        self._waited_for = waited_for
         self._tracing = tracing
         self._subscriptions: dict[str, Subscription] = {}
         self._telling: set[str] = set()
@@ -157,6 +160,7 @@ class Worker:
                 outputs=outputs,
                 stats=stats,
                 ordered=ordered,
+                waited_for=self._waited_for,
                 tracing=tracing,
             ),
             stats=stats,

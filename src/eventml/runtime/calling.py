@@ -74,6 +74,14 @@ class Caller:
             return await self._in_turn(events, keys)
         return await self._in_thread(partial(_each, self._function, keys, self._holds_back), events)
 
+    async def call_whole(self, events: Any) -> Any:
+        """What a handler of batches makes of a batch that is there as it takes it.
+
+        Raises:
+            Exception: as `call` does.
+        """
+        return await self._within_timeout(events)
+
     async def _in_turn(self, events: Sequence[Any], keys: Sequence[bytes | None]) -> list[Any]:
         outputs: list[Any] = []
         failed: set[bytes | None] = set()

@@ -63,9 +63,9 @@ def take(column: Column, positions: Sequence[int]) -> Column:
     return column[list(positions)]
 
 
-def cut(column: Column, start: int, stop: int) -> Column:
-    """The column's values from one position up to another."""
-    return column[start:stop]
+def cut(rows: Any, start: int, stop: int) -> Any:
+    """The rows from one position up to another, of a list or of an Arrow table."""
+    return rows.slice(start, stop - start) if hasattr(rows, "slice") else rows[start:stop]
 
 
 def joined(columns: Sequence[Column]) -> Column:

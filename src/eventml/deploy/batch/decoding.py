@@ -10,12 +10,14 @@ from eventml.codec import to_builtin
 from eventml.deploy.batch.chunks import Chunk, Column, Rejected
 from eventml.deploy.batch.columns import as_list, take
 from eventml.errors import DecodeError
+from eventml.frames import cast_table, schema_of
 from eventml.runtime.failures import describe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from eventml.deploy.batch.shape import Shape
+    from eventml.frames import FrameType
 
 _KEPT: Final = 100_000  # characters of a row that a reject keeps
 
@@ -25,15 +27,24 @@ class Decoded(msgspec.Struct):
 
     Attributes:
         ids: One for each event: integers or text.
-        events: The events.
+        events: The events; an Arrow table of them, for a handler of frames, where the chunk was one.
         row: The row as JSON that an event was made of, by its number.
         rejected: The rows that made none.
+        table_events: Makes a list of the events, where they are a table.
     """
 
     ids: Column
-    events: list[Any]
+    events: Any
     row: Callable[[int], str]
     rejected: list[Rejected]
+    table_events: Callable[[], list[Any]] | None = None
+
+    def listed(self, start: int, stop: int) -> list[Any]:
+        """The events from one number up to another, as a list."""
+        if self.table_events is not None:
+            self.events, self.table_events = self.table_events(), None
+        events: list[Any] = self.events[start:stop]
+        return events
 
 
 class Decoding:
@@ -43,11 +54,15 @@ class Decoding:
         shape: What an event is made of.
         event_type: Its type.
         id_column: The field of a JSON line that is its id.
+        frame: What frame the handler takes, if it does.
     """
 
-    def __init__(self, shape: Shape, event_type: Any, id_column: str) -> None:
+    def __init__(
+        self, shape: Shape, event_type: Any, id_column: str, frame: FrameType | None = None
+    ) -> None:
         self._shape = shape
         self._id = id_column
+        self._frame = frame
         self._decode = msgspec.json.Decoder(event_type).decode
         only_id = msgspec.defstruct("OnlyId", [("id", Any)], rename={"id": id_column})
         self._decode_id = msgspec.json.Decoder(only_id).decode
@@ -56,8 +71,30 @@ class Decoding:
         """Its events."""
         if chunk.lines is not None:
             return self._lines(chunk)
+        if self._frame is not None and (decoded := self._table(chunk, self._frame)) is not None:
+            return decoded
         columns = {name: as_list(column) for name, column in chunk.columns.items()}
         return self._columns(chunk, columns)
+
+    def _table(self, chunk: Chunk, frame: FrameType) -> Decoded | None:
+        """Columns of Arrow as a table; None where they are not, or a row is none of the event's type."""
+        ids, lacking = usable(chunk.ids)
+        if lacking or not chunk.columns or not all(hasattr(c, "to_pylist") for c in chunk.columns.values()):
+            return None
+        import pyarrow as pa  # noqa: PLC0415 - whoever has such columns has it
+
+        try:
+            table = cast_table(pa.table(dict(chunk.columns)), frame.columns, schema_of(frame.columns))
+        except DecodeError:
+            return None
+
+        def listed() -> list[Any]:
+            return self._shape.events({n: as_list(c) for n, c in chunk.columns.items()}, len(table))
+
+        def row(event: int) -> str:
+            return as_json({name: as_list(column[event : event + 1])[0] for name, column in chunk.columns.items()})
+
+        return Decoded(ids, table, row, list(chunk.rejected), listed)
 
     def _columns(self, chunk: Chunk, columns: Mapping[str, list[Any]]) -> Decoded:
         ids, without = usable(chunk.ids)

@@ -140,7 +140,7 @@ async def score(
         target = await to_thread.run_sync(open_target, plan.target, plan.checkpoint)
         stack.callback(target.close)
         [job] = await stack.enter_async_context(bus.equipped([plan.predictor]))
-        scorer = Scorer(job, Decoding(shape, handler.event_type, id_column))
+        scorer = Scorer(job, Decoding(shape, handler.event_type, id_column, handler.frame))
         run = _run(job, plan, source, id_column)
         checkpoint = await to_thread.run_sync(target.begin, run, scorer.schema)
         work = _Work(plan, source, target, scorer, stop or anyio.Event())

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from eventml.deploy.batch.schema import VALUE, Field, Schema
 from eventml.errors import OutputError
+from eventml.frames import listed
 from eventml.runtime.checks import Checks, all_finite
 from eventml.runtime.failures import Failed, Held
 
@@ -25,6 +26,8 @@ class Outcomes:
 
     def __init__(self, handler: Handler) -> None:
         self._checks = Checks(handler.name, handler.output_type)
+        self._output_type = handler.output_type
+        self._of_frames = handler.frame is not None
 
     def checked(self, outputs: Any, inputs: int) -> Column:
         """The outputs of a call that went well: an array of finite numbers as it is, all else as a list.
@@ -32,6 +35,8 @@ class Outcomes:
         Raises:
             OutputError: they do not fit.
         """
+        if _is_series(outputs) and (len(outputs) == 0 or _kept_index(outputs) or not self._of_frames):
+            outputs = outputs.to_numpy()
         if _is_vector(outputs):
             self._checks.length(outputs, inputs)
             if outputs.dtype.kind != "f" or bool(_isfinite(outputs)):
@@ -44,8 +49,7 @@ class Outcomes:
         Raises:
             OutputError: they do not fit.
         """
-        if hasattr(outputs, "tolist"):
-            outputs = outputs.tolist()
+        outputs = listed(outputs, self._output_type, checks_index=self._of_frames)
         self._checks.length(outputs, inputs)
         return self._values(outputs)
 
@@ -78,6 +82,18 @@ class Outcomes:
         if not all_finite(values):
             self._checks.numbers(values)
         return values
+
+
+def _is_series(outputs: Any) -> bool:
+    """Whether it is a Series of pandas whose numbers are numpy's."""
+    kind = type(outputs)
+    numbers = type(getattr(outputs, "dtype", None)).__module__.startswith("numpy")
+    return kind.__name__ == "Series" and kind.__module__.startswith("pandas") and numbers
+
+
+def _kept_index(series: Any) -> bool:
+    index = series.index
+    return type(index).__name__ == "RangeIndex" and index.start == 0 and index.step == 1
 
 
 def _is_vector(outputs: Any) -> bool:

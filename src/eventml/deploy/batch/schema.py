@@ -3,7 +3,19 @@
 from __future__ import annotations
 
 import types
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Union, get_args, get_origin
+from dataclasses import is_dataclass
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Final,
+    Literal,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+    is_typeddict,
+)
 
 import msgspec
 
@@ -49,10 +61,12 @@ def of_type(output_type: Any) -> Schema | None:
     if output_type in _KINDS:
         return Schema((Field(VALUE, "", _KINDS[output_type]),))
     try:
-        fields = msgspec.structs.fields(output_type)
+        fields = [(f.encode_name, f.name, f.type) for f in msgspec.structs.fields(output_type)]
     except TypeError:
-        return None
-    return Schema(tuple(Field(_name(f.encode_name), f.name, kind_of(f.type)) for f in fields))
+        if not (is_dataclass(output_type) or is_typeddict(output_type)):
+            return None
+        fields = [(name, name, hint) for name, hint in get_type_hints(output_type).items()]
+    return Schema(tuple(Field(_name(shown), name, kind_of(kind)) for shown, name, kind in fields))
 
 
 def of_values(values: Sequence[Any]) -> Schema | None:
@@ -60,13 +74,19 @@ def of_values(values: Sequence[Any]) -> Schema | None:
     first = next((value for value in values if value is not None), None)
     if first is None:
         return None
+    if isinstance(first, dict) and all(isinstance(name, str) for name in first):
+        return Schema(tuple(Field(_name(name), name, _kind([value])) for name, value in first.items()))
     found = of_type(type(first))
     if found is not None and found.fields[0].source:
         return found
+    return Schema((Field(VALUE, "", _kind(values)),))
+
+
+def _kind(values: Sequence[Any]) -> Kind:
     kinds: set[Kind] = {_KINDS.get(type(value), "json") for value in values if value is not None}
     if kinds == {"int", "float"}:
-        kinds = {"float"}
-    return Schema((Field(VALUE, "", kinds.pop() if len(kinds) == 1 else "json"),))
+        return "float"
+    return kinds.pop() if len(kinds) == 1 else "json"
 
 
 def kind_of(annotation: Any) -> Kind:

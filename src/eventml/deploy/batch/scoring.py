@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -123,8 +123,8 @@ class Scorer:
         ids = decoded.ids[start:stop]
         listed = ids if isinstance(ids, list) else ids.to_pylist()
         items = [
-            Item(Delivery(Record(topic, b"", id=str(one)), 0, number, now), decoded.events[number])
-            for number, one in enumerate(listed, start)
+            Item(Delivery(Record(topic, b"", id=str(one)), 0, number, now), event)
+            for number, (one, event) in enumerate(zip(listed, decoded.listed(start, stop), strict=True), start)
         ]
         self._answers = {}
         completions: list[Completion] = []
@@ -189,12 +189,13 @@ class Scorer:
             return []
         if not isinstance(outputs, list):
             return [outputs]
+        getter: Any = itemgetter if isinstance(outputs[0], dict) else attrgetter
         try:
             return [
-                plain(list(map(attrgetter(field.source), outputs)) if field.source else outputs, field.kind)
+                plain(list(map(getter(field.source), outputs)) if field.source else outputs, field.kind)
                 for field in self.schema.fields
             ]
-        except (AttributeError, TypeError, ValueError) as exc:
+        except (AttributeError, KeyError, TypeError, ValueError) as exc:
             names = ", ".join(field.name for field in self.schema.fields)
             raise OutputError(
                 f"{self._handler.name}: its outputs are not all of one kind, with the columns {names}: {exc}"

@@ -45,6 +45,7 @@ class Recovery:
         waited_for: Somebody waits for each answer and hears of each failure, as in a web service. Nothing
             is tried again then: a batch that the infrastructure failed is set aside at once, for
             UnavailableError, and whoever waits may ask again. What is set aside is not logged here.
+        quiet: Do not log what is set aside: whoever asks for it says so by itself.
         tracing: Is told of each dead letter; None where nobody is.
     """
 
@@ -58,6 +59,7 @@ class Recovery:
         ordered: bool,
         apart: bool,
         waited_for: bool = False,
+        quiet: bool = False,
         tracing: HandlerTracing | None = None,
     ) -> None:
         self._call = call
@@ -66,7 +68,7 @@ class Recovery:
         self._stats = stats
         self._apart = apart
         self._waited_for = waited_for
-        self._level = logging.DEBUG if waited_for else logging.WARNING
+        self._level = logging.DEBUG if waited_for or quiet else logging.WARNING
         self._tracing = tracing
         self._letters = 0
         self.parking = Parking(ordered=ordered)
@@ -165,7 +167,13 @@ class Recovery:
                 await anyio.sleep(seconds)
 
     async def _bisect(self, items: Sequence[Item], error: Exception) -> list[Completion]:
-        log.warning("%s: a batch of %d failed (%s); bisecting it", self._name, len(items), describe(error))
+        log.log(
+            self._level,
+            "%s: a batch of %d failed (%s); bisecting it",
+            self._name,
+            len(items),
+            describe(error),
+        )
         bisection = Bisection(len(items))
         completions: list[Completion] = []
         waiting: dict[int, Item] = dict(enumerate(items))

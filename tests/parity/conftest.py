@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from tests.parity.answers import Answers
 
-REAL: Final = "EVENTML_PARITY_TRIPS"
+REAL: Final = "PARITY_TRIPS"
 """Names a file of the TLC's trips to take instead of generated ones."""
 
 

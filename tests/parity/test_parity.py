@@ -1,6 +1,6 @@
 """One predictor answers the same, to the last bit, however it is deployed.
 
-The rides are generated; `EVENTML_PARITY_TRIPS=FILE` takes the first 10,000 of a file of the TLC's.
+The rides are generated; `PARITY_TRIPS=FILE` takes the first 10,000 of a file of the TLC's.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def test_in_memory_every_ride_is_answered_by_every_predictor(in_memory: Answers,
 def test_answers_differ_from_ride_to_ride(in_memory: Answers) -> None:
     """Else they could be equal anywhere for want of anything to say."""
     for name, answers in in_memory.items():
-        assert len({answer.number for answer in answers.values()}) > 500, name
+        assert len({answer.number for answer in answers.values()}) > 100, name
 
 
 def test_batches_of_another_size_answer_the_same(in_memory: Answers, rides: Rides) -> None:

@@ -234,6 +234,25 @@ async def test_a_frame_that_is_short_fails(bus: Bus) -> None:
     assert letter.exception == OutputError.__name__
 
 
+@pytest.mark.parametrize("frames", [True, False])
+async def test_numbers_where_rows_are_wanted_fail(bus: Bus, frames: bool) -> None:
+    if frames:
+
+        @bus.predictor("rides", to="out", event_type=Ride, output_type=Predicted, retries=0)
+        def minutes(rides: pd.DataFrame) -> pd.Series:
+            return rides["distance"]
+    else:
+
+        @bus.predictor("rides", to="out", retries=0)
+        def minutes(rides: list[Ride]) -> list[Predicted]:
+            return [ride.distance for ride in rides]  # type: ignore[misc]  # which is the point
+
+    async with TestBus(bus) as t:
+        await t.publish("rides", RIDES[0])
+        [letter] = t.dead_letters()
+    assert "returned numbers where its annotation says Predicted" in letter.reason
+
+
 async def test_nan_in_a_frame_fails(bus: Bus) -> None:
     @bus.predictor("rides", to="out", event_type=Ride, output_type=Predicted, retries=0)
     def minutes(rides: pd.DataFrame) -> pd.DataFrame:

@@ -78,6 +78,8 @@ class Outputs:
         outputs = listed(outputs, self._output_type, checks_index=self._of_frames)
         self._checks.length(outputs, len(deliveries))
         if _numbers(outputs):
+            if self._output_type is not Prediction:
+                self._checks.may_be_numbers()
             predictions = _predictions(deliveries, outputs, self._checks)
             kinds = set(map(type, predictions))
             return self._complete(deliveries, predictions, all_answered=type(None) not in kinds)

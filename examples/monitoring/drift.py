@@ -59,7 +59,7 @@ class Drift(msgspec.Struct, frozen=True):
 def drifts(profile: Profile, counts: Mapping[str, Counts]) -> list[Drift]:
     """How far each feature of a sample has moved from the profile's, the farthest first."""
     found = []
-    for name, feature in profile.items():
+    for name, feature in profile.features.items():
         now = counts[name]
         found.append(
             Drift(

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 BINS: Final = 10
 _MOST_VALUES: Final = 20
+_PREDICTIONS: Final = 1_000
 
 Counts = tuple[int, ...]
 
@@ -79,11 +80,23 @@ class Categorical(msgspec.Struct, frozen=True, tag="categorical"):
 
 
 Feature = Numeric | Categorical
-Profile = dict[str, Feature]
-"""The columns of a sample, by name."""
 
 
-def profile(columns: Mapping[str, Sequence[Any] | NDArray[Any]]) -> Profile:
+class Profile(msgspec.Struct, frozen=True):
+    """A sample.
+
+    Attributes:
+        features: Its columns, by name.
+        predictions: What the model says of it, rising: as many as it takes to draw their histogram.
+    """
+
+    features: dict[str, Feature]
+    predictions: tuple[float, ...] = ()
+
+
+def profile(
+    columns: Mapping[str, Sequence[Any] | NDArray[Any]], predictions: Sequence[float] | NDArray[Any] = ()
+) -> Profile:
     """Remember a sample.
 
     A column of numbers gets ten bins of about as many cells each, fewer where its values repeat. Any
@@ -91,10 +104,15 @@ def profile(columns: Mapping[str, Sequence[Any] | NDArray[Any]]) -> Profile:
 
     Args:
         columns: The sample's columns, of one length. None and NaN are empty cells.
+        predictions: What the model says of it; of many, so many quantiles are kept.
     """
-    return {
+    features = {
         name: _numeric(column) if _is_numeric(column) else _named(column) for name, column in columns.items()
     }
+    kept = np.sort(np.asarray(predictions, np.float64))
+    if len(kept) > _PREDICTIONS:
+        kept = np.quantile(kept, np.linspace(0, 1, _PREDICTIONS))
+    return Profile(features, tuple(kept.tolist()))
 
 
 def counted(profile: Profile, columns: Mapping[str, Sequence[Any] | NDArray[Any]]) -> dict[str, Counts]:
@@ -104,13 +122,13 @@ def counted(profile: Profile, columns: Mapping[str, Sequence[Any] | NDArray[Any]
         ProfileError: A column of the profile is not there, or holds names where it held numbers.
             Further columns are passed over.
     """
-    missing = [name for name in profile if name not in columns]
+    missing = [name for name in profile.features if name not in columns]
     if missing:
         raise ProfileError(
             f"no column {missing[0]!r}, which the profile has; there are: {', '.join(columns)}"
         )
     counts = {}
-    for name, feature in profile.items():
+    for name, feature in profile.features.items():
         try:
             counts[name] = feature.count(columns[name])
         except (TypeError, ValueError) as exc:
@@ -118,13 +136,13 @@ def counted(profile: Profile, columns: Mapping[str, Sequence[Any] | NDArray[Any]
     return counts
 
 
-def save(profile: Profile, path: Path) -> None:
-    """Write a profile as JSON."""
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(profile)) + b"\n")
+def encoded(profile: Profile) -> bytes:
+    """A profile as JSON, to be written beside the model."""
+    return msgspec.json.encode(profile) + b"\n"
 
 
 def load(path: Path) -> Profile:
-    """Read a profile that `save` wrote.
+    """Read a profile, as `encoded` made it.
 
     Raises:
         ProfileError: There is none, or it is none.

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import msgspec
-import pandas as pd
+import pandas as pd  # noqa: TC002 - the bus reads the annotations at run time
 from sklearn.pipeline import Pipeline  # noqa: TC002 - the bus reads the annotations at run time
 
 from eventml import Artefact, Bus, Model
@@ -21,11 +20,7 @@ def trained() -> Model:
     return load(Artefact(model_file(), version=read_training().version), name="churn")
 
 
-@bus.predictor("customers", to="churn", model=trained)
-def churn(customers: list[Customer], model: Pipeline) -> list[ChurnPredicted]:
-    table = pd.DataFrame(map(msgspec.structs.asdict, customers))
-    probabilities = model.predict_proba(table[FEATURES])[:, 1].tolist()
-    return [
-        ChurnPredicted(customer.customer_id, customer.month, probability, probability >= LIKELY)
-        for customer, probability in zip(customers, probabilities, strict=True)
-    ]
+@bus.predictor("customers", to="churn", model=trained, event_type=Customer, output_type=ChurnPredicted)
+def churn(customers: pd.DataFrame, model: Pipeline) -> pd.DataFrame:
+    probability = model.predict_proba(customers[FEATURES])[:, 1]
+    return customers[["customer_id", "month"]].assign(probability=probability, likely=probability >= LIKELY)

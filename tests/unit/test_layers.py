@@ -1,6 +1,6 @@
 """Imports point one way: from what is nearer to the user to what is nearer to the wire.
 
-    cli ─► deploy ─► topics, testing ─► bus ─┬► producer ─► runtime ─► handlers ─► codec, models ─┐
+    cli ─► deploy ─► topics, testing ─► bus ─┬► producer ─► runtime ─► handlers ─► codec, models, frames ─┐
                                              └► config ──────────────► backends/base ◄────────────┘
     backends/<broker> ─► window, assignment, backends/base ─► records, errors
 
@@ -27,7 +27,7 @@ BROKERS: Final = {"backends.memory", "backends.redis", "backends.kafka"}
 LAYERS: Final = [
     {"errors"},
     {"records"},
-    {"backends.base", "backends.window", "backends.assignment", "codec", "models"},
+    {"backends.base", "backends.window", "backends.assignment", "codec", "models", "frames"},
     {"handlers", *BROKERS},
     {"runtime"},
     {"producer", "config"},
@@ -134,7 +134,7 @@ def test_the_wrong_way_is_seen(part: str, imported: str) -> None:
 def test_the_core_needs_two_packages_only() -> None:
     """`import eventml` loads anyio and msgspec, and nothing of what comes with an extra."""
     extras = ["redis", "hiredis", "aiokafka", "sklearn", "skops", "numpy", "onnxruntime", "starlette"]
-    extras += ["uvicorn", "sqlalchemy", "pyarrow", "typer", "rich", "pytest", "trio"]
+    extras += ["uvicorn", "sqlalchemy", "pyarrow", "pandas", "polars", "typer", "rich", "pytest", "trio"]
     code = f"import sys, eventml, eventml.testing; print(*(set({extras}) & set(sys.modules)))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603 - our own interpreter
     assert loaded.stdout.split() == []

@@ -11,6 +11,7 @@ import msgspec
 from eventml import records
 from eventml.backends.base import Completion
 from eventml.errors import OutputError
+from eventml.frames import listed
 from eventml.records import Record
 from eventml.runtime.checks import Checks, all_finite
 from eventml.runtime.failures import Failed, Held
@@ -48,6 +49,8 @@ class Outputs:
     ) -> None:
         self._topic = topic
         self._encoder = encoder
+        self._output_type = handler.output_type
+        self._of_frames = handler.frame is not None
         self._checks = Checks(handler.name, handler.output_type)
         self._suffix = handler.name if model is None else f"{handler.name}@{model.version}"
         self._headers = MappingProxyType(_headers(handler, topic, model, source, encoder.content_type))
@@ -58,8 +61,7 @@ class Outputs:
         Raises:
             OutputError: the outputs do not fit the inputs, or cannot be encoded. Nothing is completed.
         """
-        if hasattr(outputs, "tolist"):  # an array, a Series: numbers by the row
-            outputs = outputs.tolist()
+        outputs = listed(outputs, self._output_type, checks_index=self._of_frames)
         self._checks.length(outputs, len(deliveries))
         if _numbers(outputs):
             predictions = _predictions(deliveries, outputs, self._checks)

@@ -184,19 +184,3 @@ def test_page_says_that_the_server_is_gone_and_comes_back_with_it(
         wait_for(browser, "state.className === 'live'")
         browser.execute_script("byId('start').click()")
         wait_for(browser, f"{ROW}?.querySelectorAll('.predicted').length === 2")
-
-
-def test_predictors_in_another_process_answer_over_redis(
-    with_models: dict[str, str], start_redis: Any
-) -> None:
-    url = start_redis().url
-    command = [sys.executable, "-m", "eventml", "run", "examples.rides.app:bus", "--backend", url]
-    with (
-        served(with_models, "--backend", url) as address,
-        subprocess.Popen(command, cwd=ROOT, env=with_models, stderr=subprocess.DEVNULL) as worker,  # noqa: S603 - ours
-    ):
-        try:
-            _, said = post(address, json.dumps(RIDE).encode())
-            assert answered(address, said["ride_id"])["minutes"] > 0
-        finally:
-            worker.terminate()

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from eventml.codec import Format
     from eventml.models import ModelSource
     from eventml.producer import KeyOf
+    from eventml.runtime.equipment import Job
 
 F = TypeVar("F", bound="Callable[..., Any]")
 L = TypeVar("L", bound="Callable[[], Any]")
@@ -287,14 +288,27 @@ class Bus:
             ModelError: a model cannot be loaded.
             UnsupportedError: the backend cannot give what a handler asks for.
         """
+        async with self.equipped(only) as jobs:
+            yield Worker(self.backend, jobs, source=self.name, drain=self.settings.drain)
+
+    @asynccontextmanager
+    async def equipped(self, only: Sequence[str] = ()) -> AsyncIterator[list[Job]]:
+        """This bus's handlers with their models loaded and their lifespans entered. It need not be open.
+
+        Args:
+            only: The names of the handlers; all of them where there are none.
+
+        Raises:
+            ConfigError: there is no such handler.
+            ModelError: a model cannot be loaded.
+        """
         handlers = [self.configured(name) for name in self._chosen(only)]
         async with AsyncExitStack() as stack:
             resources = await enter_lifespans(stack, handlers, self._lifespans)
-            jobs = [
+            yield [
                 await equip(handler, resources, self.described(handler.to).codec if handler.to else "json")
                 for handler in handlers
             ]
-            yield Worker(self.backend, jobs, source=self.name, drain=self.settings.drain)
 
     async def run(self, *, only: Sequence[str] = (), until_idle: float | None = None) -> bool:
         """Open the bus and run its handlers until SIGTERM or SIGINT, then finish what is in hand.

@@ -18,6 +18,9 @@
     ├── StaleError                 an event was older than its handler's `max_age`
     ├── CrashLoopError             an event was delivered too often and never finished
     ├── Reject                     raised by a handler: set this event aside
+    ├── JobError                   a batch job cannot go on; what it has finished is kept
+    │   ├── SourceError            its source cannot be read, or lacks columns
+    │   └── TargetError            its target cannot be written, or has other columns
     └── BackendError               the broker, or our way to it
         ├── UnavailableError       cannot be reached, or does not answer in time
         ├── PublishError           records were not published; `failed` says which
@@ -129,6 +132,18 @@ class Reject(EventMLError):  # noqa: N818 - a verdict that handlers raise, not a
     From a handler of single events it rejects that event. From a handler of batches it says that
     the batch holds such an event, which bisecting then finds.
     """
+
+
+class JobError(EventMLError):
+    """A batch job cannot go on. What it has finished is kept, and the next run goes on from there."""
+
+
+class SourceError(JobError):
+    """The source of a batch job cannot be read, or lacks columns. The message names it."""
+
+
+class TargetError(JobError):
+    """The target of a batch job cannot be written, or has other columns. The message names it."""
 
 
 class BackendError(EventMLError):

@@ -76,6 +76,14 @@ class Caller:
             return await self._in_turn(events, keys)
         return await self._in_thread(partial(_each, self._function, keys, self._holds_back), events)
 
+    async def call_whole(self, events: Any) -> Any:
+        """What a handler of batches makes of a batch: a list of events, or for one of frames an Arrow table.
+
+        Raises:
+            Exception: as `call` does.
+        """
+        return await self._within_timeout(events)
+
     async def _in_turn(self, events: Sequence[Any], keys: Sequence[bytes | None]) -> list[Any]:
         outputs: list[Any] = []
         failed: set[bytes | None] = set()
@@ -158,7 +166,10 @@ class Caller:
 def _framed(handler: Handler, function: Callable[..., Any]) -> Callable[[Sequence[Any]], Any]:
     """The function of frames as one of events. The frame is made where the function runs: off the loop."""
     assert handler.frame is not None  # noqa: S101 - for the type checker: the caller has looked
-    frame_of = Framer(handler.frame).of_events
+    framer = Framer(handler.frame)
+
+    def frame_of(events: Any) -> Any:
+        return framer.of_events(events) if isinstance(events, list) else framer.of_table(events)
 
     async def call_async(events: Sequence[Any]) -> Any:
         return await function(await to_thread.run_sync(frame_of, events))

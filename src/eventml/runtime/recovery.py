@@ -41,16 +41,26 @@ class Recovery:
         stats: Counts retries.
         ordered: Whether a failed event holds back its key.
         apart: Whether the events of one call can fail one by one.
+        quiet: Do not log what is set aside: whoever asks for it says so by itself.
     """
 
     def __init__(
-        self, call: Call, *, name: str, options: Options, stats: Stats, ordered: bool, apart: bool
+        self,
+        call: Call,
+        *,
+        name: str,
+        options: Options,
+        stats: Stats,
+        ordered: bool,
+        apart: bool,
+        quiet: bool = False,
     ) -> None:
         self._call = call
         self._name = name
         self._options = options
         self._stats = stats
         self._apart = apart
+        self._level = logging.DEBUG if quiet else logging.WARNING
         self._letters = 0
         self.parking = Parking(ordered=ordered)
 
@@ -78,7 +88,8 @@ class Recovery:
         """The completion that moves a delivery to the dead letters."""
         self._letters += 1
         letter = dead_letter(delivery, group=self._options.group, error=error, **history)
-        log.warning(
+        log.log(
+            self._level,
             "%s: %s set aside in %s: %s",
             self._name,
             delivery.record.id if delivery.record.id.isprintable() else ascii(delivery.record.id),
@@ -141,7 +152,7 @@ class Recovery:
                 await anyio.sleep(seconds)
 
     async def _bisect(self, items: Sequence[Item], error: Exception) -> list[Completion]:
-        log.warning("%s: a batch of %d failed (%s); bisecting it", self._name, len(items), describe(error))
+        log.log(self._level, "%s: a batch of %d failed (%s); bisecting it", self._name, len(items), describe(error))
         bisection = Bisection(len(items))
         completions: list[Completion] = []
         waiting: dict[int, Item] = dict(enumerate(items))

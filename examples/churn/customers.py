@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path  # noqa: TC003 - part of a signature that is read
 from typing import Any, Final
 
@@ -9,15 +10,10 @@ import pandas as pd
 
 from eventml.errors import EventMLError
 
-COLUMNS: Final = (
-    "customer_id",
-    "tenure_months",
-    "plan",
-    "payment",
-    "monthly_charge",
-    "support_calls",
-    "usage_hours",
-)
+log = logging.getLogger(__name__)
+
+NUMBERS: Final = ("tenure_months", "monthly_charge", "support_calls", "usage_hours")
+COLUMNS: Final = ("customer_id", "plan", "payment", *NUMBERS)
 _YES_AND_NO: Final = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
@@ -28,7 +24,8 @@ class CustomersError(EventMLError):
 def read(path: Path, *, truth: bool = False) -> Any:
     """The customers of a CSV file, in pandas.
 
-    A cell that is no number stays as it is, for the predictor to refuse that one row.
+    A cell that is no number where one belongs counts as empty, which is said in one warning a column:
+    scoring then sets that one row aside.
 
     Args:
         path: The file.
@@ -53,7 +50,17 @@ def read(path: Path, *, truth: bool = False) -> Any:
     if len(twice) or table["customer_id"].isna().any():
         what = f"{twice.iloc[0]} stands there twice" if len(twice) else "one is empty"
         raise CustomersError(f"{path}: a customer_id names one customer, and {what}")
+    table = table.assign(**{name: _numbers(path, table[name]) for name in NUMBERS})
     return table.assign(churned=_truth(path, table["churned"])) if truth else table
+
+
+def _numbers(path: Path, column: Any) -> Any:
+    numbers = pd.to_numeric(column, errors="coerce")
+    lost = column[numbers.isna() & column.notna()]
+    if len(lost):
+        message = "%s: %d cells of column %s are no numbers and count as empty, the first is %r"
+        log.warning(message, path.name, len(lost), column.name, lost.iloc[0])
+    return numbers
 
 
 def _truth(path: Path, column: Any) -> Any:

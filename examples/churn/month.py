@@ -62,14 +62,14 @@ def run(options: argparse.Namespace, alarm: Alarm) -> Path:
 
 
 def score(database: str, month: str) -> None:
-    """Predict for a month's customers, from table to table.
+    """Predict for a month's customers, from table to table. Rows that cannot be read are set aside.
 
     Raises:
         ScoringError: It failed.
     """
     query = f"SELECT * FROM customers WHERE month = '{month}'"  # noqa: S608 - `_month` lets digits through
     command = [sys.executable, "-m", "eventml", "score", "examples.churn.app:churn"]
-    command += ["--from", database, "--query", query, "--to", f"{database}#predictions"]
+    command += ["--from", database, "--query", query, "--to", f"{database}#predictions", "--allow-rejects"]
     if subprocess.run(command, check=False).returncode:  # noqa: S603 - ours
         raise ScoringError(f"scoring the customers of {month} failed: see above")
 

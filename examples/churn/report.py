@@ -35,12 +35,14 @@ def examine(store: Store, month: str, before: str) -> Report:
     when, share = then or ("the training sample", Share(training.likely, training.customers))
     profile = profiles.load(profile_file())
     found = drifts(profile, profiles.counted(profile, {name: columns[name] for name in FEATURES}))
+    customers = store.customers(month)
     jump = jumped(f"likely churners in {month}, compared with {when}", share, now)
     return Report(
         title=f"Churn in {month}",
         facts={
-            "customers": f"{store.customers(month):,}",
+            "customers": f"{customers:,}",
             "scored": f"{now.total:,}",
+            "set aside": f"{customers - now.total:,}",
             "likely to leave": f"{now.count:,} ({now.value:.1%})",
             f"likely in {when}": f"{share.value:.1%}",
             "model version": training.version,

@@ -21,7 +21,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from eventml.errors import EventMLError, ModelError
-from examples.churn.customers import read
+from examples.churn.customers import NUMBERS, read
 from examples.churn.events import LIKELY
 from examples.churn.folder import folder, model_file, profile_file, training_file
 from examples.churn.generator import customers
@@ -34,7 +34,6 @@ MONTHS: Final = ("2024-01", "2024-02", "2024-03", "2024-04", "2024-05")
 """The generated months that are learnt from."""
 
 NAMES: Final = ["plan", "payment"]
-NUMBERS: Final = ["tenure_months", "monthly_charge", "support_calls", "usage_hours"]
 FEATURES: Final = [*NAMES, *NUMBERS]
 _FEWEST: Final = 100
 
@@ -118,7 +117,9 @@ def read_training() -> Training:
 
 def _pipeline() -> Pipeline:
     numbers = make_pipeline(SimpleImputer(strategy="median"), StandardScaler())
-    columns = make_column_transformer((OneHotEncoder(handle_unknown="ignore"), NAMES), (numbers, NUMBERS))
+    columns = make_column_transformer(
+        (OneHotEncoder(handle_unknown="ignore"), NAMES), (numbers, list(NUMBERS))
+    )
     return make_pipeline(columns, LogisticRegression(max_iter=1_000))
 
 

@@ -176,6 +176,12 @@ def test_file_of_unusable_customers_is_refused(tmp_path: Path, changes: dict[str
     assert "odd.csv" in str(refused.value)
 
 
+def test_cell_that_is_no_number_is_empty_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    table = read(csv(tmp_path / "odd.csv", monthly_charge=["a lot", 1, 2, None, "?"]))
+    assert table["monthly_charge"].isna().tolist() == [True, False, False, True, True]
+    assert "2 cells of column monthly_charge are no numbers" in caplog.text
+
+
 @pytest.mark.parametrize("text", [None, "", "a,b\n1,2\n", '"', "\xff\xfe\x00"])
 def test_file_that_is_none_is_refused_by_name(tmp_path: Path, text: str | None) -> None:
     path = tmp_path / "odd.csv"

@@ -100,8 +100,13 @@ def test_churn_row_that_cannot_be_read_costs_only_itself(tmp_path: Path) -> None
     table.loc[7, "monthly_charge"] = "a lot"
     table.to_csv(tmp_path / "june.csv", index=False)
     run(["python", "-m", "examples.churn.train"], tmp_path)
-    said = run(["python", "-m", "examples.churn.month", "2024-06", "--customers", "june.csv"], tmp_path)
-    assert "customers 40; scored 39" in said
+    month = ["python", "-m", "examples.churn.month", "2024-06", "--customers", "june.csv"]
+    said = run(month, tmp_path)
+    assert "column monthly_charge are no numbers" in said
+    assert "customers 40; scored 39; set aside 1" in said
+    table.loc[7, "monthly_charge"] = 38.5
+    table.to_csv(tmp_path / "june.csv", index=False)
+    assert "customers 40; scored 40; set aside 0" in run(month, tmp_path)
 
 
 # rides

@@ -70,6 +70,7 @@ def score(database: str, month: str) -> None:
     query = f"SELECT * FROM customers WHERE month = '{month}'"  # noqa: S608 - `_month` lets digits through
     command = [sys.executable, "-m", "eventml", "score", "examples.churn.app:churn"]
     command += ["--from", database, "--query", query, "--to", f"{database}#predictions", "--allow-rejects"]
+    sys.stdout.flush()  # what has been said so far stands above what the command says
     if subprocess.run(command, check=False).returncode:  # noqa: S603 - ours
         raise ScoringError(f"scoring the customers of {month} failed: see above")
 

@@ -64,7 +64,10 @@ class Store:
 
     def __init__(self, url: str) -> None:
         try:
-            self._engine = sa.create_engine(url)
+            place = sa.make_url(url)
+            if place.drivername == "postgresql":  # psycopg 2 is what SQLAlchemy would take
+                place = place.set(drivername="postgresql+psycopg")
+            self._engine = sa.create_engine(place)
         except (sa.exc.ArgumentError, ImportError) as exc:
             raise StoreError(f"--database: SQLAlchemy cannot use this URL: {exc}") from exc
         with self._begin() as connection:

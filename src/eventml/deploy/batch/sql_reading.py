@@ -40,7 +40,7 @@ class SqlSource:
         self.paged = self._engine.dialect.name == "sqlite"
         with translated(place, SourceError, "cannot be read"), self._engine.connect() as connection:
             self._rows = self._described(connection)
-        self.columns = list(map(str, self._rows.c.keys()))  # plain text: msgspec takes no subclass as a key
+        self.columns = [str(name) for name in self._rows.c.keys()]  # quoted names are no plain text
         if id_column not in self.columns:
             raise SourceError(
                 f"{place} has no column {id_column!r} to take the ids from; there are: "

@@ -64,6 +64,9 @@ class Settled:
         self.capabilities = backend.capabilities
         self.publish = backend.publish
         self.subscribe = backend.subscribe
+        self.subscribe_once = backend.subscribe_once
+        self.create_topics = backend.create_topics
+        self.missing_topics = backend.missing_topics
 
     async def lag(self, topic: str, *, group: str) -> Mapping[int, int] | None:
         await asyncio.sleep(3 * SETTINGS.commit_interval)

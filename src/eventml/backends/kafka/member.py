@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from eventml.backends.kafka.clients import Clients
     from eventml.backends.kafka.completing import Completing
     from eventml.backends.kafka.observer import Observer
+    from eventml.backends.kafka.remembering import Remembering
     from eventml.backends.kafka.settings import Settings
     from eventml.records import Delivery
 
@@ -55,6 +56,7 @@ class Member:
         start: Where the group begins in a partition of which it has committed nothing.
         observer: Asks for offsets.
         completing: Publishes outputs and acks.
+        remembering: Knows which ids were finished, where the group remembers them.
         settings: The backend's.
     """
 
@@ -67,6 +69,7 @@ class Member:
         start: Start,
         observer: Observer,
         completing: Completing,
+        remembering: Remembering | None,
         settings: Settings,
     ) -> None:
         self._clients = clients
@@ -76,6 +79,7 @@ class Member:
         self._start = start
         self._observer = observer
         self._completing = completing
+        self._remembering = remembering
         self._settings = settings
         self.assignment = Assignment()
         self._commits: Commits | None = None
@@ -142,6 +146,10 @@ class Member:
             # If the next one kills us, these must not be taken for it.
             await self._commits.now(_LAST_COMMIT)
 
+    async def finished(self, deliveries: Sequence[Delivery]) -> Collection[int]:
+        """As `OnceSubscription.finished`."""
+        return () if self._remembering is None else await self._remembering.finished(deliveries)
+
     async def leave(self) -> None:
         """Commit what was finished, give the rest back, and leave the group. Never raises."""
         self._left = True
@@ -207,12 +215,14 @@ class Member:
         except FOREIGN as exc:
             self.fail(ours(exc, f"beginning with the partitions of group {self._group}"))
             return
-        self.assignment.resume(places, ends)
+        kept = self.assignment.resume(places, ends)
+        if self._remembering is not None:
+            self._remembering.resume(partitions, kept)
         self._fetching.reset()
         if self._completing.commits:
             await self._mark()
         else:
-            self._commits = Commits(self._commit, self.assignment, self._settings.commit_interval)
+            self._commits = Commits(self._commit_finished, self.assignment, self._settings.commit_interval)
             self._commits.wake()  # that we are at work, and what was finished in the midst of the rebalance
         self.last_progress = time.monotonic()
         self._news.set()
@@ -231,6 +241,10 @@ class Member:
 
     async def _commit(self, places: Mapping[TopicPartition, Place]) -> None:
         await self._consumer.commit({p: (place.offset, write(place)[0]) for p, place in places.items()})
+
+    async def _commit_finished(self, places: Mapping[TopicPartition, Place]) -> None:
+        await self._completing.before_commit()
+        await self._commit(places)
 
     async def _mark(self) -> bool:
         """Commit what there is, where nobody else is committing. False if the brokers did not take it."""

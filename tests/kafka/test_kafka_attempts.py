@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from random import Random
 from typing import TYPE_CHECKING
 
 from aiokafka import TopicPartition
@@ -20,6 +19,7 @@ from eventml.runtime.suspects import Step, Suspects
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from random import Random
 
 PARTITIONS = [TopicPartition("t", number) for number in range(3)]
 LENGTH, LIMIT, MOST = 40, 8, 4
@@ -173,7 +173,7 @@ poisons = st.sets(st.tuples(st.sampled_from(PARTITIONS), st.integers(0, LENGTH -
 
 
 class Worker:
-    """One life after another of a worker that some events kill: with batches received ahead, and rebalances."""
+    """One life after another of a worker that some events kill: it receives ahead, and is rebalanced."""
 
     def __init__(self, deadly: set[tuple[int, int]], chance: Random) -> None:
         self.finished: set[tuple[int, int]] = set()

@@ -3,8 +3,7 @@
     join ──► assigned ──► poll ⇄ receive / complete ──► revoked ──► assigned ──► … ──► leave
 
 A rebalance takes all partitions away and gives some: intake stops, what is in hand is finished or, at
-the deadline, dropped, and what was finished is committed. Fetches (see `fetching`) run in a task of their
-own that nobody cancels: `receive` only looks at what it has brought.
+the deadline, dropped, and what was finished is committed. `fetching` has a task that nobody cancels.
 """
 
 from __future__ import annotations
@@ -92,7 +91,7 @@ class Member:
             self.assignment,
             commit=self._commit_now,
             fetched=self._fetched,
-            passed_over=self._passed_over,
+            passed_over=self._wake_commits,
             longest_wait=settings.max_poll_interval / 3,
         )
         self.last_progress = time.monotonic()
@@ -140,8 +139,7 @@ class Member:
         try:
             await self._completing.complete(self.assignment, done, held)
         finally:
-            if self._commits is not None:
-                self._commits.wake()
+            self._wake_commits()
         if cautious and self._commits is not None:
             # If the next one kills us, these must not be taken for it.
             await self._commits.now(_LAST_COMMIT)
@@ -261,8 +259,7 @@ class Member:
         return True
 
     async def _commit_now(self) -> bool:
-        commits = self._commits
-        return await (self._mark() if commits is None else commits.now(_LAST_COMMIT))
+        return await (self._mark() if self._commits is None else self._commits.now(_LAST_COMMIT))
 
     async def _poll(self) -> None:
         try:
@@ -276,13 +273,13 @@ class Member:
             self.fail(UnavailableError(f"the client of group {self._group} is broken: {exc!r}"))
             raise
 
+    def _wake_commits(self) -> None:
+        if self._commits is not None:
+            self._commits.wake()
+
     def _fetched(self) -> None:
         self.last_progress = time.monotonic()
         self._news.set()
-
-    def _passed_over(self) -> None:
-        if self._commits is not None:
-            self._commits.wake()
 
     def _raise_failure(self) -> None:
         if self._failure is not None:

@@ -3,7 +3,7 @@
     join ──► assigned ──► poll ⇄ receive / complete ──► revoked ──► assigned ──► … ──► leave
 
 A rebalance takes all partitions away and gives some: intake stops, what is in hand is finished or, at
-the deadline, dropped, and what was finished is committed. `fetching` has a task that nobody cancels.
+the deadline, dropped, and what was finished is committed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from eventml.backends.kafka.assignment import Assignment
 from eventml.backends.kafka.clients import stop
 from eventml.backends.kafka.commits import Commits
 from eventml.backends.kafka.faults import FOREIGN, describe, ours, translating
-from eventml.backends.kafka.fetching import Fetching
+from eventml.backends.kafka.fetching import Fetching, ends_of_tried
 from eventml.backends.kafka.progress import Place, write
 from eventml.errors import EventMLError, UnavailableError
 
@@ -112,7 +112,7 @@ class Member:
                     self._news.clear()
                     self._raise_failure()
                     await self._news.wait()
-        self._polling = asyncio.create_task(self._poll())
+        self._polling = asyncio.create_task(self._poll())  # nobody may cancel a fetch
 
     async def receive(self, limit: int) -> list[Delivery]:
         """As `Subscription.receive`.
@@ -203,8 +203,7 @@ class Member:
             async with asyncio.timeout(self._settings.session_timeout / 2):
                 await self._completing.begin(partitions)
                 places = await self._places(partitions)
-                tried = [partition for partition, place in places.items() if place.tried or place.at_work]
-                ends = await self._observer.offsets(tried, "latest")
+            ends = await ends_of_tried(self._observer, places, self._settings.session_timeout / 4)
         except CommitFailedError:
             return  # the next rebalance is there already
         except EventMLError as exc:

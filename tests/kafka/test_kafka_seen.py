@@ -32,7 +32,7 @@ class Owners(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
-        self.seen = Seen(WITHIN)
+        self.seen = Seen(WITHIN, 4)
         self.log: list[tuple[bytes, bytes | None]] = []
         self.finished: list[str] = []  # as the owner knows it
         self.durable: list[str] = []  # as it was written
@@ -77,7 +77,7 @@ class Owners(RuleBasedStateMachine):
 
     @rule()
     def hand_over(self) -> None:
-        self.seen, self.writing, self.finished = Seen(WITHIN), None, list(self.durable)
+        self.seen, self.writing, self.finished = Seen(WITHIN, 4), None, list(self.durable)
         for slot, held in self.log:
             self.seen.load(slot, held)
 

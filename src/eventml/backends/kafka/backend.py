@@ -177,7 +177,8 @@ class KafkaBackend:
         await self._observer.close()
 
     def _new_member(self, topics: Sequence[str], group: str, start: Start, within: int | None) -> Member:
-        remembering = None if within is None else Remembering(self._observer, group, within)
+        largest = self._settings.max_request_size
+        remembering = None if within is None else Remembering(self._observer, group, within, largest)
         return Member(
             self._clients,
             topics,

@@ -102,18 +102,17 @@ class AtLeastOnce:
         """Write down what is to be remembered of what was finished since the last commit."""
         if self._remembering is None:
             return
-        entries = {place: e for place, seen in self._remembering.all.items() if (e := seen.entry())}
+        entries = [(place, seen, e) for place, seen in self._remembering.all.items() if (e := seen.entry())]
         records: list[Record] = []
         pinned: dict[int, int] = {}
-        for place, entry in entries.items():
+        for place, _, entry in entries:
             some = self._remembering.written(place, entry)
             pinned |= dict.fromkeys(range(len(records), len(records) + len(some)), place[1])
             records += some
         if records:
             await self._publisher.publish(records, whole=True, pinned=pinned)
-        for place, entry in entries.items():
-            if (seen := self._remembering.all.get(place)) is not None:
-                seen.written(entry)
+        for _, seen, entry in entries:
+            seen.written(entry)
 
     @asynccontextmanager
     async def at_rest(self, partitions: Collection[TopicPartition]) -> AsyncIterator[list[TopicPartition]]:

@@ -217,7 +217,7 @@ class Member:
             self._remembering.resume(partitions, kept)
         self._fetching.reset()
         if self._completing.commits:
-            await self._mark()
+            await self._mark(self._settings.session_timeout / 4)
         else:
             self._commits = Commits(self._commit_finished, self.assignment, self._settings.commit_interval)
             self._commits.wake()  # that we are at work, and what was finished in the midst of the rebalance
@@ -243,11 +243,11 @@ class Member:
         await self._completing.before_commit()
         await self._commit(places)
 
-    async def _mark(self) -> bool:
+    async def _mark(self, within: float = _LAST_COMMIT) -> bool:
         """Commit what there is, where nobody else is committing. False if the brokers did not take it."""
         partitions = self.assignment.partitions
         try:
-            async with asyncio.timeout(_LAST_COMMIT), self._completing.at_rest(partitions) as resting:
+            async with asyncio.timeout(within), self._completing.at_rest(partitions) as resting:
                 places = {p: place for p, place in self.assignment.to_commit().items() if p in resting}
                 if places:
                     await self._commit(places)

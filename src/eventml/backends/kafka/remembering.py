@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from eventml.records import Delivery
 
 _STEP: Final = 1_048_576  # bytes of a fetch
+_LARGEST: Final = 65_536  # characters of ids in a record
 
 
 def seen_topic(topic: str, group: str) -> str:
@@ -39,12 +40,14 @@ class Remembering:
         observer: Reads what was written.
         group: The group.
         within: How many ids to remember of a partition.
+        max_request_size: The most bytes in a batch.
     """
 
-    def __init__(self, observer: Observer, group: str, within: int) -> None:
+    def __init__(self, observer: Observer, group: str, within: int, max_request_size: int) -> None:
         self._observer = observer
         self._group = group
         self._within = within
+        self._largest = min(max_request_size // 4, _LARGEST)  # a character has four bytes at most
         self._seen: dict[tuple[str, int], Seen] = {}
         self._loading = asyncio.Lock()
         self._ours: frozenset[tuple[str, int]] = frozenset()
@@ -116,7 +119,10 @@ class Remembering:
         return seen is not None and delivery.record.id in seen
 
     async def _read(self, place: tuple[str, int]) -> Seen:
-        seen, partition = Seen(self._within), TopicPartition(seen_topic(place[0], self._group), place[1])
+        seen, partition = (
+            Seen(self._within, self._largest),
+            TopicPartition(seen_topic(place[0], self._group), place[1]),
+        )
         at = (await self._observer.offsets([partition], "earliest"))[partition]
         end = (await self._observer.offsets([partition], "latest"))[partition]
         while at < end:

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
 _UNWRITTEN: Final = b""
-_LARGEST: Final = 128_000  # bytes of ids in a slot, or one id
 _encode = msgspec.msgpack.encode
 _decode = msgspec.msgpack.Decoder(list[bytes]).decode
 
@@ -40,10 +39,12 @@ class Seen:
 
     Args:
         within: How many.
+        largest: How many characters of ids go into a slot.
     """
 
-    def __init__(self, within: int) -> None:
+    def __init__(self, within: int, largest: int) -> None:
         self._within = within
+        self._largest = largest
         self._ids: OrderedDict[str, tuple[bytes, int]] = OrderedDict()  # the slot, and when it was finished
         self._slots: Counter[bytes] = Counter()  # how many of its ids are remembered
         self._unwritten: dict[str, None] = {}
@@ -75,7 +76,7 @@ class Seen:
         slots: dict[bytes, bytes | None] = dict.fromkeys(self._dead)
         ids: dict[str, tuple[bytes, int]] = {}
         fresh = {**self._unwritten, **dict.fromkeys(more)}
-        for some in _parts(fresh):
+        for some in _parts(fresh, self._largest):
             slot = f"{self._name}-{next(self._number)}".encode()
             slots[slot] = _encode([id_.encode(errors="surrogateescape") for id_ in some])
             for id_ in some:
@@ -127,11 +128,11 @@ class Seen:
             self._dead[slot] = None
 
 
-def _parts(ids: Iterable[str]) -> Iterator[list[str]]:
+def _parts(ids: Iterable[str], largest: int) -> Iterator[list[str]]:
     part: list[str] = []
     size = 0
     for id_ in ids:
-        if part and size + len(id_) > _LARGEST:
+        if part and size + len(id_) > largest:
             yield part
             part, size = [], 0
         part.append(id_)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, Union, get_args, get_
 import msgspec
 
 from eventml.errors import RegistrationError
+from eventml.frames import FrameType, frame_type, library_of
 
 if TYPE_CHECKING:
     from eventml.backends.base import Start
@@ -23,14 +24,16 @@ SINGLE = 64
 
 
 class Choices(TypedDict, total=False):
-    """The keyword arguments of `Bus.predictor` and `Bus.consumer`: those of `Options`, and two more.
+    """The keyword arguments of `Bus.predictor` and `Bus.consumer`: those of `Options`, and three more.
 
     name: The handler's name, if not the function's.
-    event_type: The type of one event, if the annotation does not say it.
+    event_type: The type of one event, if the annotation does not say it. A handler of frames needs it.
+    output_type: The type of one output, if the annotation does not say it: what the rows of a frame become.
     """
 
     name: str
     event_type: Any
+    output_type: Any
     group: str
     max_batch: int
     max_wait: float
@@ -126,7 +129,8 @@ class Handler(msgspec.Struct, frozen=True, kw_only=True):
         to: Where its outputs go; None for a consumer.
         event_type: The type of one event.
         output_type: The annotated type of one output.
-        batched: It takes a list of events, and not one.
+        batched: It takes a list of events or a frame, and not one event.
+        frame: What frame it takes, with which columns; None for a handler of events.
         is_async: It is awaited, and not run in a thread.
         model: Where its model comes from, if it takes one.
         wants: The names of its parameters after the events: `model`, and lifespans'.
@@ -140,6 +144,7 @@ class Handler(msgspec.Struct, frozen=True, kw_only=True):
     event_type: Any
     output_type: Any
     batched: bool
+    frame: FrameType | None = None
     is_async: bool
     model: ModelSource | None
     wants: tuple[str, ...]
@@ -167,10 +172,14 @@ def read_handler(
     if not parameters:
         raise RegistrationError(f"{name}: a handler's first parameter takes the event, or the list of events")
     hints = _hints(name, function)
-    batched, event_type = _split(hints.get(parameters[0].name, Any))
+    annotated = hints.get(parameters[0].name, Any)
+    frame = _frame(name, annotated, choices)
+    batched, event_type = (True, Any) if frame is not None else _split(annotated)
     wants = tuple(p.name for p in parameters[1:] if p.default is p.empty or p.name == "model")
     output = hints.get("return", Any)
     _check_model(name, model, wants)
+    if to is None and "output_type" in choices:
+        raise RegistrationError(f"{name}: a consumer has no output, and so no output_type")
     if to is None and output not in (Any, None, type(None)):
         raise RegistrationError(
             f"{name}: a consumer has no output; make it a predictor, with to=..., or annotate it -> None"
@@ -181,8 +190,9 @@ def read_handler(
         topic=topic,
         to=to,
         event_type=choices.get("event_type", event_type),
-        output_type=_output_type(output, batched=batched),
+        output_type=choices.get("output_type", _output_type(output, batched=batched)),
         batched=batched,
+        frame=frame,
         is_async=inspect.iscoroutinefunction(inspect.unwrap(function)),
         model=model,
         wants=wants,
@@ -198,7 +208,7 @@ def _check_model(name: str, model: ModelSource | None, wants: tuple[str, ...]) -
 
 
 def _options(group: str, choices: Choices, *, batched: bool) -> Options:
-    said: dict[str, Any] = {key: value for key, value in choices.items() if key not in ("name", "event_type")}
+    said: dict[str, Any] = {key: value for key, value in choices.items() if key not in _OF_THE_HANDLER}
     said.setdefault("group", group)
     said.setdefault("max_batch", BATCH if batched else SINGLE)
     said["retry_on"] = tuple(choices.get("retry_on", ()))
@@ -208,6 +218,7 @@ def _options(group: str, choices: Choices, *, batched: bool) -> Options:
         raise RegistrationError(f"{group}: {exc}") from exc
 
 
+_OF_THE_HANDLER = ("name", "event_type", "output_type")
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
@@ -219,6 +230,22 @@ def _hints(name: str, function: Callable[..., Any]) -> dict[str, Any]:
             f"{name}: its annotations cannot be read ({exc}); import the event's type where the "
             "function is defined, not under TYPE_CHECKING"
         ) from exc
+
+
+def _frame(name: str, annotated: Any, choices: Choices) -> FrameType | None:
+    """The frame that a handler takes whose first parameter is annotated so."""
+    library = library_of(annotated)
+    if library is None:
+        return None
+    if "event_type" not in choices:
+        raise RegistrationError(
+            f"{name}: it takes a {library} {annotated.__name__}, which does not say what an event is; "
+            "say it in the decorator, event_type=..."
+        )
+    try:
+        return frame_type(library, choices["event_type"])
+    except RegistrationError as exc:
+        raise RegistrationError(f"{name}: {exc}") from exc
 
 
 def _split(annotated: Any) -> tuple[bool, Any]:

@@ -220,6 +220,20 @@ class CreatesTopics(Protocol):
 
 
 @runtime_checkable
+class TrimsTopics(Protocol):
+    """What a backend has beyond `Backend` where a topic that no group reads would grow for ever."""
+
+    async def trim(self, topic: str, *, older_than: float) -> None:
+        """Remove the records of a topic that are so many seconds old, read or not.
+
+        Raises:
+            BackendError: the broker refused.
+            UnavailableError: out of reach, or no answer.
+        """
+        ...
+
+
+@runtime_checkable
 class ChecksOutputs(Protocol):
     """What a backend has beyond `Backend` where not every output can be completed with every input."""
 

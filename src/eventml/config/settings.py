@@ -15,6 +15,7 @@ AtLeastOne = Annotated[int, Meta(ge=1)]
 AtLeastThree = Annotated[int, Meta(ge=3)]
 Seconds = Annotated[float, Meta(ge=0)]
 SomeSeconds = Annotated[float, Meta(gt=0)]
+Port = Annotated[int, Meta(ge=0, le=65_535)]
 
 
 class HandlerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -73,6 +74,32 @@ class TopicSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     retention: SomeSeconds | None = None
 
 
+class WebSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What `[web]` says of the web service. Limits are each worker's own.
+
+    Attributes:
+        host: The address to listen on.
+        port: The port to listen on; 0 is any that is free.
+        max_body: The largest body of a request, in bytes.
+        max_events: The most events in one request.
+        max_requests: The most requests in hand at once.
+        max_waiting: The most events that wait for one predictor.
+        timeout: How long an answer may take, in seconds.
+        receive_timeout: How long a request's headers, and then its body, may take to come, in seconds.
+        keep_alive: How long a connection stays open without a request, in seconds.
+    """
+
+    host: Text = "127.0.0.1"
+    port: Port = 8000
+    max_body: AtLeastOne = 1_048_576
+    max_events: AtLeastOne = 1000
+    max_requests: AtLeastOne = 1000
+    max_waiting: AtLeastOne = 10_000
+    timeout: SomeSeconds = 30.0
+    receive_timeout: SomeSeconds = 10.0
+    keep_alive: SomeSeconds = 30.0
+
+
 class BackendSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The backend that was chosen. Its repr shows no password; `url` itself holds it.
 
@@ -109,13 +136,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         backend: Where the events are.
         consumer: By the handler's name; only those of which something is said.
         topic: By the topic's name; only those of which something is said.
+        web: The web service.
         drain: How long a worker that stops has to finish what is in hand, in seconds.
+        tracing: Whether OpenTelemetry is told what becomes of events. None is "if the app has configured it".
     """
 
     backend: BackendSettings
     consumer: dict[str, HandlerSettings] = {}
     topic: dict[str, TopicSettings] = {}
+    web: WebSettings = WebSettings()
     drain: Seconds = 30.0
+    tracing: bool | None = None
 
 
 def _shown(field: str, value: object) -> str:

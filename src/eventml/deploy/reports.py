@@ -42,6 +42,9 @@ class Orders(msgspec.Struct, frozen=True, kw_only=True):
         only: The handlers to run; all of them where there are none.
         until_idle: As `eventml run --until-idle`.
         json_logs: Log lines are JSON objects.
+        listener: The file descriptor of a socket to serve predictors on; None where streams are read.
+        operations: Where the supervisor's operations port is, if it has one.
+        everybody: As `service.Plan.everybody`.
     """
 
     supervisor: int
@@ -51,6 +54,9 @@ class Orders(msgspec.Struct, frozen=True, kw_only=True):
     only: tuple[str, ...] = ()
     until_idle: float | None = None
     json_logs: bool = False
+    listener: int | None = None
+    operations: str | None = None
+    everybody: bool = False
 
 
 class Counts(msgspec.Struct):

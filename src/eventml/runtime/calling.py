@@ -17,6 +17,7 @@ import anyio
 from anyio import CapacityLimiter, to_thread
 
 from eventml.errors import HandlerExitError, HandlerTimeoutError
+from eventml.frames import Framer
 from eventml.models import keeps_threads, single_threaded
 from eventml.runtime.failures import Failed, Held, tried_again
 from eventml.runtime.tasks import task_group
@@ -47,7 +48,8 @@ class Caller:
     ) -> None:
         self._handler = handler
         self._stats = stats
-        self._function = partial(handler.function, **resources) if resources else handler.function
+        function = partial(handler.function, **resources) if resources else handler.function
+        self._function = function if handler.frame is None else _framed(handler, function)
         self._timeout = handler.options.timeout
         self._limiter = CapacityLimiter(1)
         self._one_thread = handler.model is not None and not keeps_threads(handler.model)
@@ -74,6 +76,14 @@ class Caller:
         if self._handler.is_async or self._timeout is not None:
             return await self._in_turn(events, keys)
         return await self._in_thread(partial(_each, self._function, keys, self._holds_back), events)
+
+    async def call_whole(self, events: Any) -> Any:
+        """What a handler of batches makes of a batch: a list of events, or for one of frames an Arrow table.
+
+        Raises:
+            Exception: as `call` does.
+        """
+        return await self._within_timeout(events)
 
     async def _in_turn(self, events: Sequence[Any], keys: Sequence[bytes | None]) -> list[Any]:
         outputs: list[Any] = []
@@ -154,6 +164,23 @@ class Caller:
             self._timeout,
             self._stats.abandoned,
         )
+
+
+def _framed(handler: Handler, function: Callable[..., Any]) -> Callable[[Sequence[Any]], Any]:
+    """The function of frames as one of events. The frame is made where the function runs: off the loop."""
+    assert handler.frame is not None  # noqa: S101 - for the type checker: the caller has looked
+    framer = Framer(handler.frame)
+
+    def frame_of(events: Any) -> Any:
+        return framer.of_events(events) if isinstance(events, list) else framer.of_table(events)
+
+    async def call_async(events: Sequence[Any]) -> Any:
+        return await function(await to_thread.run_sync(frame_of, events))
+
+    def call(events: Sequence[Any]) -> Any:
+        return function(frame_of(events))
+
+    return call_async if handler.is_async else call
 
 
 def _asked_for(end: BaseException) -> bool:

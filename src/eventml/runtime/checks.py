@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, get_args, is_typeddict
 
 import msgspec
 
@@ -31,7 +31,7 @@ class Checks:
 
     def __init__(self, handler: str, output_type: Any) -> None:
         self._handler = handler
-        self._expected = output_type if isinstance(output_type, type) else object
+        self._expected = output_type if _tells(output_type) else object
         self._float_fields: dict[type, list[str] | None] = {}
 
     def length(self, outputs: Sequence[Any], inputs: int) -> None:
@@ -58,6 +58,13 @@ class Checks:
             else:
                 self._columns(same, fields)
         return kinds
+
+    def may_be_numbers(self) -> None:
+        """Raises OutputError if numbers were returned where outputs with fields are expected."""
+        if issubclass(self._expected, msgspec.Struct):
+            raise OutputError(
+                f"{self._handler} returned numbers where its annotation says {self._expected.__name__}"
+            )
 
     def numbers(self, values: Sequence[Any]) -> None:
         """Raises OutputError if one is neither finite, nor a row of finite numbers, nor None."""
@@ -88,6 +95,11 @@ class Checks:
         for output in outputs:
             if not finite(output):
                 raise OutputError(f"{self._handler}: not a finite number in {shorten(output)}")
+
+
+def _tells(output_type: Any) -> bool:
+    """Whether an instance can be known by it: not by `Any`, which is a class, nor by a TypedDict."""
+    return isinstance(output_type, type) and output_type is not Any and not is_typeddict(output_type)
 
 
 def float_fields(kind: type) -> list[str] | None:

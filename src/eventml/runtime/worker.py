@@ -16,6 +16,8 @@ from eventml.runtime.answering import Answering
 from eventml.runtime.calling import Caller
 from eventml.runtime.outputs import Outputs
 from eventml.runtime.pipeline import Pipeline
+from eventml.runtime.replies import Replies
+from eventml.runtime.replying import Replying
 from eventml.runtime.stats import Stats
 from eventml.runtime.support import check_supported, outputs_of
 from eventml.runtime.tasks import task_group
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from eventml.backends.base import Backend, OnceSubscription, RemembersIds, Subscription
     from eventml.handlers import Handler
     from eventml.runtime.equipment import Job
+    from eventml.runtime.tracing import Tracing
 
 log = logging.getLogger("eventml")
 
@@ -39,13 +42,26 @@ class Worker:
         jobs: What to run.
         source: The bus's name, which outputs carry as their source.
         drain: How long to finish what is in hand after the stop, in seconds.
+        waited_for: Somebody waits for each answer; see `Recovery`.
+        tracing: Is told what the handlers do; None where nobody is.
     """
 
-    def __init__(self, backend: Backend, jobs: Sequence[Job], *, source: str, drain: float) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        jobs: Sequence[Job],
+        *,
+        source: str,
+        drain: float,
+        waited_for: bool = False,
+        tracing: Tracing | None = None,
+    ) -> None:
         self._backend = backend
         self.jobs = jobs
         self._source = source
         self._drain = drain
+        self._waited_for = waited_for
+        self._tracing = tracing
         self._subscriptions: dict[str, Subscription] = {}
         self._telling: set[str] = set()
         self._stop = anyio.Event()
@@ -123,20 +139,29 @@ class Worker:
         self._subscriptions[handler.name] = subscription
         stats = self.stats[handler.name]
         ordered = options.ordered is not False and self._backend.capabilities.ordering != "none"
+        decoder = Decoder(handler.event_type, options.group)
+        completing: Subscription = subscription
+        tracing = None if self._tracing is None else self._tracing.handling(handler, job.model)
         outputs = None
         if handler.to is not None:
             encoder = Encoder(job.format)
-            outputs = Outputs(handler, handler.to, model=job.model, source=self._source, encoder=encoder)
+            outputs = Outputs(
+                handler, handler.to, model=job.model, source=self._source, encoder=encoder, tracing=tracing
+            )
+            replies = Replies(handler.topic, handler.name, suffix=outputs.suffix, source=self._source)
+            completing = Replying(subscription, decoder, replies, self._backend)
         return Pipeline(
             handler,
-            subscription,
-            decoder=Decoder(handler.event_type, options.group),
+            completing,
+            decoder=decoder,
             answering=Answering(
                 handler,
                 caller=Caller(handler, job.resources, ordered=ordered, stats=stats),
                 outputs=outputs,
                 stats=stats,
                 ordered=ordered,
+                waited_for=self._waited_for,
+                tracing=tracing,
             ),
             stats=stats,
             once=None if options.once_within is None else cast("OnceSubscription", subscription),

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, Final
 
 from eventml.backends.base import Capabilities
+from eventml.backends.redis.commands import pack
 from eventml.backends.redis.completer import Completer
 from eventml.backends.redis.lag import unfinished
 from eventml.backends.redis.member import Member, joined
 from eventml.backends.redis.publishing import Publisher
 from eventml.backends.redis.reader import Reader, reading
+from eventml.backends.redis.replies import checked
+
+_FORGOTTEN_AFTER: Final = 3600  # seconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -89,6 +94,13 @@ class RedisBackend:
         link = self._publisher.link(self._equipment.connector.slot(topic))
         found = await unfinished(link, topic, group)
         return None if found is None else {0: found}
+
+    async def trim(self, topic: str, *, older_than: float) -> None:
+        """See `TrimsTopics.trim`. The stream goes altogether once nothing has been trimmed for an hour."""
+        oldest = int((time.time() - older_than) * 1000)
+        link = self._publisher.link(self._equipment.connector.slot(topic))
+        asked = pack("XTRIM", topic, "MINID", oldest) + pack("EXPIRE", topic, _FORGOTTEN_AFTER)
+        checked(await link.ask(asked, 2), f"trimming {topic!r}")
 
     def check_outputs(self, topic: str, outputs: Iterable[str]) -> None:
         """Whether inputs of a topic can be completed together with outputs to others, before any is.

@@ -39,7 +39,7 @@ class Call:
         self._consumer = consumer
         self._keys = [consumer.topic]
         self._encoder = headers
-        self._metas: list[bytes] = []
+        self._metas: dict[bytes, int] = {}
         self._runs: list[Any] = []
 
     def add(self, done: Sequence[Completion]) -> int:
@@ -135,9 +135,7 @@ class Call:
             if not meta:
                 yield 0
             else:
-                if meta not in self._metas:
-                    self._metas.append(meta)
-                yield self._metas.index(meta) + 1
+                yield self._metas.setdefault(meta, len(self._metas) + 1)
             yield bool(output.id) + 2 * (output.key is not None)
 
 

@@ -1,0 +1,214 @@
+"""Which columns an event's type has, and of what form each is: decided once, when a handler is registered."""
+
+from __future__ import annotations
+
+import datetime as dt
+import uuid
+from collections.abc import Callable
+from importlib.util import find_spec
+from operator import attrgetter, itemgetter
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from msgspec import inspect
+
+from eventml.errors import MissingExtraError, RegistrationError
+
+Library = Literal["pandas", "polars", "pyarrow"]
+_EXTRAS: Final[dict[Library, str]] = {"pandas": "pandas", "polars": "polars", "pyarrow": "batch"}
+
+Form = Literal["int", "float", "bool", "str", "bytes", "datetime", "utc", "date", "time", "timedelta"]
+"""What a column holds. A `datetime` has no offset; a `utc` is a moment in time, shown in UTC."""
+
+
+class Column(msgspec.Struct, frozen=True, kw_only=True):
+    """One column of a frame, as the event's type has it.
+
+    Attributes:
+        name: The field's name: the column's in a frame.
+        source: The name that the field travels under: the column's in a table that is read.
+        form: What it holds.
+        nullable: Whether it holds None too.
+        type: The type of one value that is there, its constraints included.
+        constrained: Whether a value may have the right form and yet not be of that type.
+        default: What stands in for a column that a table lacks; `msgspec.NODEFAULT` if nothing does.
+        get: The value of an event.
+        plain: From a value to what the column holds of it; None where that is the value itself.
+    """
+
+    name: str
+    source: str
+    form: Form
+    nullable: bool
+    type: Any
+    constrained: bool
+    default: Any
+    get: Callable[[Any], Any]
+    plain: Callable[[Any], Any] | None = None
+
+
+class FrameType(msgspec.Struct, frozen=True):
+    """What a handler of frames takes: of which library, with which columns."""
+
+    library: Library
+    columns: tuple[Column, ...]
+
+
+def library_of(kind: Any) -> Library | None:
+    """Which library's frame a class is, by its name and module: none of the three is imported for it."""
+    if not isinstance(kind, type):
+        return None
+    for one in kind.__mro__:
+        root = one.__module__.partition(".")[0]
+        if one.__name__ == "DataFrame" and root in ("pandas", "polars"):
+            return "pandas" if root == "pandas" else "polars"
+        if one.__name__ == "Table" and root == "pyarrow":
+            return "pyarrow"
+    return None
+
+
+def frame_type(library: Library, event_type: Any) -> FrameType:
+    """What a handler takes whose first parameter is a frame.
+
+    Raises:
+        RegistrationError: the event's type has no form in columns; names the field.
+        MissingExtraError: a package that makes frames is not installed.
+    """
+    columns = columns_of(event_type)
+    if find_spec("pyarrow") is None:  # looked for, not imported: registering is no time to load it
+        raise MissingExtraError(_EXTRAS[library], f"a handler of {library} frames")
+    return FrameType(library, columns)
+
+
+def columns_of(event_type: Any) -> tuple[Column, ...]:
+    """The columns of an event's type: one a field, in their order.
+
+    Raises:
+        RegistrationError: it is no type with fields, or one of them has no form in a column.
+    """
+    shown = getattr(event_type, "__name__", repr(event_type))
+    try:
+        known = inspect.type_info(event_type)
+    except (TypeError, ValueError, NameError) as exc:
+        raise RegistrationError(f"{shown} cannot be read as an event's type: {exc}") from exc
+    if not isinstance(known, _WITH_FIELDS) or not known.fields:
+        raise RegistrationError(
+            f"{shown} has no fields to make columns of; a frame's event_type is a msgspec.Struct, a "
+            "dataclass, a NamedTuple or a TypedDict"
+        )
+    getter: Any = itemgetter if isinstance(known, inspect.TypedDictType) else attrgetter
+    return tuple(_column(shown, field, getter(field.name)) for field in known.fields)
+
+
+_WITH_FIELDS: Final = (
+    inspect.StructType,
+    inspect.DataclassType,
+    inspect.NamedTupleType,
+    inspect.TypedDictType,
+)
+
+
+def _column(event: str, field: inspect.Field, get: Callable[[Any], Any]) -> Column:
+    kinds, nullable = _kinds(field.type)
+    found = _value(kinds)
+    if found is None or (isinstance(get, itemgetter) and not field.required):
+        raise RegistrationError(
+            f"{event}.{field.name} has no form in a column: a column's field is an int, float, bool, str, "
+            "bytes, datetime, date, time, timedelta, UUID, or a Literal or Enum of int or str, or one of "
+            "these or None. Give the handler an event_type of its own with the fields that it needs: "
+            "a record's other fields are ignored"
+        )
+    form, type_, constrained, plain = found
+    return Column(
+        name=field.name,
+        source=field.encode_name,
+        form=form,
+        nullable=nullable,
+        type=type_,
+        constrained=constrained,
+        default=_default(field),
+        get=get,
+        plain=plain,
+    )
+
+
+def _kinds(type_: inspect.Type) -> tuple[list[inspect.Type], bool]:
+    """The types that a value may have when it is there, and whether it may be None."""
+    kinds = list(type_.types) if isinstance(type_, inspect.UnionType) else [type_]
+    nullable = any(isinstance(kind, inspect.NoneType) for kind in kinds)
+    kinds = [kind for kind in kinds if not isinstance(kind, inspect.NoneType)]
+    if len(kinds) == 1 and isinstance(kinds[0], inspect.LiteralType) and None in kinds[0].values:
+        return [inspect.LiteralType(tuple(v for v in kinds[0].values if v is not None))], True
+    return kinds, nullable
+
+
+_Found = tuple[Form, Any, bool, Callable[[Any], Any] | None]
+
+_PLAIN: Final[dict[type, tuple[Form, type]]] = {
+    inspect.IntType: ("int", int),
+    inspect.FloatType: ("float", float),
+    inspect.BoolType: ("bool", bool),
+    inspect.StrType: ("str", str),
+    inspect.BytesType: ("bytes", bytes),
+}
+
+
+def _value(kinds: list[inspect.Type]) -> _Found | None:
+    """The form of a value of one of these types; None where they have none in common."""
+    if {type(kind) for kind in kinds} == {inspect.IntType, inspect.FloatType}:
+        kinds = [kind for kind in kinds if isinstance(kind, inspect.FloatType)]
+    if len(kinds) != 1:
+        return None
+    kind = kinds[0]
+    if type(kind) in _PLAIN:
+        form, type_ = _PLAIN[type(kind)]
+        limits = {name: limit for name, limit in msgspec.structs.asdict(kind).items() if limit is not None}
+        return form, Annotated[type_, msgspec.Meta(**limits)] if limits else type_, bool(limits), None
+    if isinstance(kind, inspect.LiteralType):
+        return _choices(kind.values, Literal[kind.values], None)
+    if isinstance(kind, inspect.EnumType):
+        return _choices(tuple(one.value for one in kind.cls), kind.cls, _enum_value)
+    return _moment(kind)
+
+
+def _choices(values: tuple[Any, ...], type_: Any, plain: Callable[[Any], Any] | None) -> _Found | None:
+    kinds = {type(value) for value in values}
+    if kinds == {str}:
+        return "str", type_, True, plain
+    return ("int", type_, True, plain) if kinds == {int} else None
+
+
+def _moment(kind: inspect.Type) -> _Found | None:
+    if isinstance(kind, inspect.DateTimeType):
+        form: Form = "utc" if kind.tz else "datetime"
+        plain = _without_offset if kind.tz is None else None
+        return form, Annotated[dt.datetime, msgspec.Meta(tz=bool(kind.tz))], False, plain
+    if isinstance(kind, inspect.TimeType):
+        # An Arrow time has no offset, so a time that may have one has no form.
+        return ("time", Annotated[dt.time, msgspec.Meta(tz=False)], False, None) if kind.tz is False else None
+    if isinstance(kind, inspect.DateType):
+        return "date", dt.date, False, None
+    if isinstance(kind, inspect.TimeDeltaType):
+        return "timedelta", dt.timedelta, False, None
+    if isinstance(kind, inspect.UUIDType):
+        return "str", uuid.UUID, True, str
+    return None
+
+
+_enum_value: Final = attrgetter("value")
+
+
+def _without_offset(time: dt.datetime) -> dt.datetime:
+    """The time itself. Arrow would shift one with an offset to UTC, and drop the offset."""
+    if time.tzinfo is not None:
+        raise ValueError(
+            f"{time.isoformat()} has an offset, and its column has none; annotate the field "
+            "Annotated[datetime, msgspec.Meta(tz=True)] for a column of moments in UTC"
+        )
+    return time
+
+
+def _default(field: inspect.Field) -> Any:
+    if field.default_factory is not msgspec.NODEFAULT:
+        return field.default_factory()
+    return field.default

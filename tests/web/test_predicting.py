@@ -118,12 +118,12 @@ async def test_malformed_json(client: httpx.AsyncClient, body: bytes) -> None:
     assert "not JSON" in answer.json()["detail"]
 
 
-async def test_deep_nesting_is_malformed_and_no_more(client: httpx.AsyncClient) -> None:
+async def test_deep_nesting_hurts_nobody(client: httpx.AsyncClient) -> None:
     for body in (b"[" * 100_000, b'{"name":' * 100_000):
         answer = await client.post(
             "/predict/double", content=body, headers={"content-type": "application/json"}
         )
-        assert answer.status_code == 400
+        assert answer.status_code in (400, 422)
     assert (await client.post("/predict/double", json=event())).status_code == 200
 
 

@@ -82,7 +82,7 @@ class Rebalances(RuleBasedStateMachine):
         self.commit()
         other, offset = Progress(self.broker[partition]), self.broker[partition].offset
         other.deliver([offset], offset + 1)
-        other.finish(offset)
+        other.finish([offset])
         moved = other.place()
         self.finished[partition].add(offset)
         self.broker[partition] = moved

@@ -15,17 +15,17 @@ from eventml.models import Artefact
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from eventml.deploy.at_work import AtWork
     from eventml.models import Model, ModelSource
     from eventml.runtime.equipment import Job
     from eventml.runtime.histogram import Histogram
     from eventml.runtime.stats import Stats
-    from eventml.runtime.worker import Worker
 
 NONE: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 def handler_reports(
-    worker: Worker, lags: Mapping[str, int | None], stamps: Mapping[str, str] = NONE
+    worker: AtWork, lags: Mapping[str, int | None], stamps: Mapping[str, str] = NONE
 ) -> dict[str, HandlerReport]:
     """What each of the worker's handlers has done so far.
 

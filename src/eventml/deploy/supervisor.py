@@ -53,7 +53,7 @@ class Supervisor:
     Args:
         bus: The bus's name, for those who watch.
         places: The workers that there are to be.
-        orders: What each is told; name, handlers and supervisor are filled in.
+        orders: What each is told; name, handlers, listener and supervisor are filled in.
         show: Where the workers' log lines go.
         limits: How patient it is with them.
         patience: How often it starts them again.
@@ -69,7 +69,7 @@ class Supervisor:
         limits: Limits | None = None,
         patience: Patience | None = None,
     ) -> None:
-        self._orders = orders
+        self.orders = orders
         self._show = show
         self._limits = limits or Limits()
         self._patience = patience or Patience()
@@ -128,7 +128,7 @@ class Supervisor:
                 log.warning("%s ended: %s; its successor is on its way", child.name, child.describe_end())
                 slot.promote()
                 continue
-            if self._crew.stopping or (self._orders.until_idle is not None and child.status == 0):
+            if self._crew.stopping or (self.orders.until_idle is not None and child.status == 0):
                 return
             await self._wait_after(slot, child)
             if self._crew.stopping:
@@ -155,7 +155,7 @@ class Supervisor:
 
     async def _launch(self, place: Place) -> Child:
         orders = msgspec.structs.replace(
-            self._orders, supervisor=os.getpid(), name=place.name, only=place.only
+            self.orders, supervisor=os.getpid(), name=place.name, only=place.only, listener=place.listener
         )
         child: Child = await self._tasks.start(self._run_one, orders)
         return child

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from eventml.handlers import Handler
     from eventml.models import Model
     from eventml.records import Delivery
+    from eventml.runtime.tracing import HandlerTracing
 
 
 class Prediction(msgspec.Struct, frozen=True):
@@ -45,14 +46,22 @@ class Outputs:
     """
 
     def __init__(
-        self, handler: Handler, topic: str, *, model: Model | None, source: str, encoder: Encoder
+        self,
+        handler: Handler,
+        topic: str,
+        *,
+        model: Model | None,
+        source: str,
+        encoder: Encoder,
+        tracing: HandlerTracing | None = None,
     ) -> None:
         self._topic = topic
         self._encoder = encoder
+        self._tracing = tracing
         self._output_type = handler.output_type
         self._of_frames = handler.frame is not None
         self._checks = Checks(handler.name, handler.output_type)
-        self._suffix = handler.name if model is None else f"{handler.name}@{model.version}"
+        self.suffix = handler.name if model is None else f"{handler.name}@{model.version}"
         self._headers = MappingProxyType(_headers(handler, topic, model, source, encoder.content_type))
 
     def completions(self, deliveries: Sequence[Delivery], outputs: Any) -> list[Completion]:
@@ -96,7 +105,15 @@ class Outputs:
     def _complete(
         self, deliveries: Sequence[Delivery], outputs: Sequence[Any], *, all_answered: bool
     ) -> list[Completion]:
-        topic, suffix, headers = self._topic, self._suffix, self._headers
+        topic, suffix, headers = self._topic, self.suffix, self._headers
+        if all_answered and self._tracing is not None:
+            carried = self._tracing.carried(headers, [d.record.headers for d in deliveries])
+            return [
+                Completion(d, (Record(topic, value, d.record.key, f"{d.record.id}/{suffix}", its_own),))
+                for d, value, its_own in zip(
+                    deliveries, self._encoder.encode_all(outputs), carried, strict=True
+                )
+            ]
         if all_answered:
             return [
                 Completion(d, (Record(topic, value, d.record.key, f"{d.record.id}/{suffix}", headers),))

@@ -58,6 +58,7 @@ class Stats:
         completed: Deliveries finished, one way or another.
         published: Outputs written, dead letters not counted.
         dead_letters: Events set aside.
+        repeats: Events passed over because their ids had been finished before (`once_within`).
         stale: Events that were too old when their turn came.
         retries: Calls repeated because the one before had failed.
         calls: Calls of the handler.
@@ -78,6 +79,7 @@ class Stats:
         self.completed = 0
         self.published = 0
         self.dead_letters = 0
+        self.repeats = 0
         self.stale = 0
         self.retries = 0
         self.calls = 0

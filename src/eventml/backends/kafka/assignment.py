@@ -10,6 +10,7 @@ late completion finds nothing.
 from __future__ import annotations
 
 from collections import deque
+from itertools import groupby
 from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -22,9 +23,11 @@ if TYPE_CHECKING:
 
     from aiokafka import TopicPartition
 
+    from eventml.backends.kafka.progress import Ranges
     from eventml.records import Delivery
 
 _OFFSET = attrgetter("offset")
+_PLACE = attrgetter("record.topic", "partition")
 
 
 class Chunk(NamedTuple):
@@ -144,17 +147,22 @@ class Assignment:
 
     def held(self, deliveries: Iterable[Delivery]) -> list[int]:
         """The positions of those that are in hand."""
-        return [
-            position
-            for position, (progress, offset) in enumerate(self._of(deliveries))
-            if progress is not None and progress.holds(offset)
-        ]
+        held: list[int] = []
+        start = 0
+        for progress, offsets in self._runs(deliveries):
+            if progress is not None:
+                if progress.holds_all(offsets):
+                    held += range(start, start + len(offsets))
+                else:
+                    held += [start + n for n, offset in enumerate(offsets) if progress.holds(offset)]
+            start += len(offsets)
+        return held
 
     def finish(self, deliveries: Iterable[Delivery]) -> None:
         """Take deliveries as finished; those that are not in hand are passed over."""
-        for progress, offset in self._of(deliveries):
+        for progress, offsets in self._runs(deliveries):
             if progress is not None:
-                progress.finish(offset)
+                progress.finish(offsets)
         self._notice()
 
     # Places
@@ -196,9 +204,9 @@ class Assignment:
         """The next offset that nobody has taken."""
         return self._progress[partition].position
 
-    def unfinished(self, partition: TopicPartition, end: int) -> int:
-        """How many of a partition's records before `end` are not finished, where there are no gaps."""
-        return self._progress[partition].unfinished(end)
+    def unfinished(self, partition: TopicPartition, end: int, holes: Ranges = ()) -> int:
+        """How many of a partition's records before `end` are not finished; offsets in `holes` are none."""
+        return self._progress[partition].unfinished(end, holes)
 
     def _drop_waiting(self) -> None:
         self._waiting.clear()
@@ -210,12 +218,8 @@ class Assignment:
         if not self.in_hand:
             self._idle.set()
 
-    def _of(self, deliveries: Iterable[Delivery]) -> Iterator[tuple[Progress | None, int | str]]:
-        """Each delivery's offset, and how far its partition is; None if that is not ours."""
-        # Deliveries come in runs of one partition, and those of a topic share its name.
-        topic, partition, progress = "", -1, None
-        for delivery in deliveries:
-            if delivery.partition != partition or delivery.record.topic is not topic:
-                topic, partition = delivery.record.topic, delivery.partition
-                progress = self._progress.get((topic, partition))  # a TopicPartition is a tuple
-            yield progress, delivery.offset
+    def _runs(self, deliveries: Iterable[Delivery]) -> Iterator[tuple[Progress | None, list[int | str]]]:
+        """Runs of one partition: how far that is (None if it is not ours), and the offsets."""
+        for (topic, partition), run in groupby(deliveries, key=_PLACE):
+            # A TopicPartition is a tuple, and equal to this one.
+            yield self._progress.get((topic, partition)), list(map(_OFFSET, run))

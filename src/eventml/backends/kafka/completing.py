@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import TYPE_CHECKING, Protocol
 
 from eventml.errors import PublishError
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from eventml.backends.base import Completion
     from eventml.backends.kafka.assignment import Assignment
     from eventml.backends.kafka.publisher import Publisher
+
+_DELIVERY = attrgetter("delivery")
 
 
 class Completing(Protocol):
@@ -57,7 +60,8 @@ class AtLeastOnce:
     async def complete(self, assignment: Assignment, done: Sequence[Completion], held: Sequence[int]) -> None:
         """Publish, then finish."""
         failed: dict[int, str] = {}
-        outputs = [record for position in held for record in done[position].outputs]
+        mine = done if len(held) == len(done) else [done[position] for position in held]
+        outputs = [record for completion in mine for record in completion.outputs]
         if outputs:
             try:
                 await self._publisher.publish(outputs, whole=True)
@@ -65,7 +69,9 @@ class AtLeastOnce:
                 if not exc.failed:
                     raise
                 failed = by_completion(exc, done, held)
-        assignment.finish(done[position].delivery for position in held if position not in failed)
+        if failed:
+            mine = [done[position] for position in held if position not in failed]
+        assignment.finish(map(_DELIVERY, mine))
         if failed:
             raise refused(failed)
 

@@ -55,9 +55,14 @@ class Progress:
     def holds(self, offset: int | str) -> bool:
         return offset in self._in_hand
 
-    def finish(self, offset: int | str) -> None:
-        """Take an offset as finished; nothing happens unless it is in hand."""
-        self._in_hand.pop(offset, None)
+    def holds_all(self, offsets: Iterable[int | str]) -> bool:
+        return all(map(self._in_hand.__contains__, offsets))
+
+    def finish(self, offsets: Iterable[int | str]) -> None:
+        """Take offsets as finished; those that are not in hand are passed over."""
+        pop = self._in_hand.pop
+        for offset in offsets:
+            pop(offset, None)
 
     def was_finished(self, offset: int) -> bool:
         """Whether an offset had been finished before we came."""
@@ -89,10 +94,13 @@ class Progress:
         done = ((one + 1, stop) for one, stop in zip(held, stops, strict=True) if one + 1 < stop)
         return _normal(held[0], (*done, *self._rest()))
 
-    def unfinished(self, end: int) -> int:
-        """How many of the offsets below `end` are not finished, where there are no gaps."""
-        known = sum(min(stop, end) - start for start, stop in self._rest() if start < end)
-        return max(end - self.position - known, 0) + len(self._in_hand)
+    def unfinished(self, end: int, holes: Ranges = ()) -> int:
+        """How many of the records below `end` are not finished; offsets in `holes` are none."""
+        left, upto = len(self._in_hand), self.position
+        for start, stop in sorted((*self._rest(), *holes, (end, end))):
+            left += max(min(start, end) - upto, 0)
+            upto = max(upto, stop)
+        return left
 
     def _rest(self) -> Ranges:
         """What had been finished before we came and is still ahead of us."""

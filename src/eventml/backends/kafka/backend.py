@@ -11,13 +11,14 @@ from eventml.backends.base import Capabilities
 from eventml.backends.kafka import topics as topic_admin
 from eventml.backends.kafka.completing import AtLeastOnce
 from eventml.backends.kafka.counting import Counting
+from eventml.backends.kafka.exactly_once import ExactlyOnce
 from eventml.backends.kafka.lag import group_lag
 from eventml.backends.kafka.member import Member
 from eventml.backends.kafka.publisher import Publisher
 from eventml.backends.kafka.reader import Reader
 from eventml.backends.kafka.sending import Sender
 from eventml.backends.kafka.subscription import Subscription
-from eventml.backends.kafka.transactions import ExactlyOnce, Means
+from eventml.backends.kafka.transactions import Means
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
@@ -38,7 +39,7 @@ def capabilities(settings: Settings) -> Capabilities:
         redelivery="leave",
         atomic_completion=settings.delivery == "exactly_once",
         durable=True,
-        counts_attempts=False,
+        counts_attempts=True,
         shared=True,
     )
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import asynccontextmanager
 from operator import attrgetter
 from typing import TYPE_CHECKING, Protocol
 
 from eventml.errors import PublishError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import AsyncIterator, Collection, Sequence
+    from contextlib import AbstractAsyncContextManager
 
     from aiokafka import TopicPartition
 
@@ -39,6 +41,12 @@ class Completing(Protocol):
         Raises:
             PublishError, UnavailableError: as `Subscription.complete`.
         """
+        ...
+
+    def at_rest(
+        self, partitions: Collection[TopicPartition]
+    ) -> AbstractAsyncContextManager[list[TopicPartition]]:
+        """Those of which nothing is being committed; nothing will be until this is left."""
         ...
 
     async def close(self) -> None:
@@ -74,6 +82,11 @@ class AtLeastOnce:
         assignment.finish(map(_DELIVERY, mine))
         if failed:
             raise refused(failed)
+
+    @asynccontextmanager
+    async def at_rest(self, partitions: Collection[TopicPartition]) -> AsyncIterator[list[TopicPartition]]:
+        """All: it commits nothing itself."""
+        yield list(partitions)
 
     async def close(self) -> None:
         """Nothing of its own to close."""

@@ -36,7 +36,7 @@ def decodable(ride: dict[str, Any]) -> bool:
 
 def test_in_memory_every_ride_is_answered_by_every_predictor(in_memory: Answers, rides: Rides) -> None:
     wanted = {ride["ride_id"] for ride in rides if decodable(ride)}
-    assert len(wanted) > 9_000
+    assert 9_000 < len(wanted) <= len(rides) - 4
     assert {name: answers.keys() for name, answers in in_memory.items()} == dict.fromkeys(
         bus.handlers, wanted
     )

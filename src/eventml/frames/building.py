@@ -48,7 +48,7 @@ def _pandas() -> Callable[[pa.Table], Any]:
     import pandas as pd  # noqa: PLC0415
     import pyarrow as pa  # noqa: PLC0415
 
-    # What pandas itself makes of text, whatever Arrow's version would: `str` from pandas 3 on, objects before.
+    # What pandas itself makes of text, whatever Arrow would: `str` from pandas 3 on, objects before.
     text = pd.Series(["text"]).dtype
     texts = {} if text == np.dtype(object) else {pa.string(): text}
 

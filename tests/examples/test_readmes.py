@@ -64,6 +64,18 @@ def test_churn_demo_shows_a_month_without_an_alarm_and_one_with(tmp_path: Path) 
     assert ">Alarm<" in (reports / "2024-07.html").read_text()
 
 
+def test_churn_on_postgresql_and_again(tmp_path: Path, postgres_server: Any) -> None:
+    postgres_server.execute("CREATE DATABASE churn_months")
+    database = postgres_server.url("churn_months")
+    demo = ["python", "-m", "examples.churn.demo", "--database", database]
+    first = run(demo, tmp_path)
+    assert first.count("scored 3,000; set aside 0") == 2
+    assert "ALARM likely churners in 2024-07" in first
+    assert "ALARM likely churners in 2024-07" in run(demo, tmp_path)
+    ids = "SELECT COUNT(*), COUNT(DISTINCT id) FROM predictions"
+    assert rows(database.replace("postgresql:", "postgresql+psycopg:"), ids) == [(6_000, 6_000)]
+
+
 def test_churn_commands_in_their_order(tmp_path: Path) -> None:
     pd.DataFrame(customers("2024-08")).drop(columns="churned").to_csv(tmp_path / "august.csv", index=False)
     pd.DataFrame(customers("2024-07"))[list(customers("2024-07"))].to_csv(tmp_path / "july.csv", index=False)

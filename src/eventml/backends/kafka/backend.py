@@ -10,13 +10,15 @@ import anyio
 from eventml.backends.base import Capabilities
 from eventml.backends.kafka import topics as topic_admin
 from eventml.backends.kafka.completing import AtLeastOnce
+from eventml.backends.kafka.counting import Counting
+from eventml.backends.kafka.exactly_once import ExactlyOnce
 from eventml.backends.kafka.lag import group_lag
 from eventml.backends.kafka.member import Member
 from eventml.backends.kafka.publisher import Publisher
 from eventml.backends.kafka.reader import Reader
 from eventml.backends.kafka.sending import Sender
 from eventml.backends.kafka.subscription import Subscription
-from eventml.backends.kafka.transactions import ExactlyOnce, Means
+from eventml.backends.kafka.transactions import Means
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
@@ -37,7 +39,7 @@ def capabilities(settings: Settings) -> Capabilities:
         redelivery="leave",
         atomic_completion=settings.delivery == "exactly_once",
         durable=True,
-        counts_attempts=False,
+        counts_attempts=True,
         shared=True,
     )
 
@@ -55,6 +57,7 @@ class KafkaBackend:
         self._clients = clients
         self._observer = observer
         self._settings = settings
+        self._counting = Counting(observer)
         self._sender = Sender(observer, settings.max_request_size)
         self._publisher = Publisher(clients, self._sender, settings.publish_timeout)
         self._subscriptions: dict[Subscription, str] = {}
@@ -95,6 +98,7 @@ class KafkaBackend:
             topics=partitions,
             group=group,
             observer=self._observer,
+            counting=self._counting,
             settings=self._settings,
         )
         try:
@@ -109,13 +113,15 @@ class KafkaBackend:
     async def lag(self, topic: str, *, group: str) -> Mapping[int, int] | None:
         """The group's unfinished records by partition; None where there is no such group yet.
 
+        None as well where transactions write to the topic and too much waits to be counted.
+
         Raises:
             TopicNotFoundError: the topic is not there.
             UnavailableError: the brokers are out of reach.
         """
         partitions = await self._observer.require([topic])
         here = [s.assignment for s, of in self._subscriptions.items() if of == group]
-        found = await group_lag(self._observer, group, partitions, here)
+        found = await group_lag(self._observer, self._counting, group, partitions, here)
         return None if found is None else {p.partition: lag for p, lag in found.items()}
 
     async def missing_topics(self, names: Sequence[str]) -> list[str]:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from contextlib import asynccontextmanager
+from operator import attrgetter
 from typing import TYPE_CHECKING, Protocol
 
 from eventml.errors import PublishError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import AsyncIterator, Collection, Sequence
+    from contextlib import AbstractAsyncContextManager
 
     from aiokafka import TopicPartition
 
     from eventml.backends.base import Completion
     from eventml.backends.kafka.assignment import Assignment
     from eventml.backends.kafka.publisher import Publisher
+
+_DELIVERY = attrgetter("delivery")
 
 
 class Completing(Protocol):
@@ -38,6 +43,12 @@ class Completing(Protocol):
         """
         ...
 
+    def at_rest(
+        self, partitions: Collection[TopicPartition]
+    ) -> AbstractAsyncContextManager[list[TopicPartition]]:
+        """Those of which nothing is being committed; nothing will be until this is left."""
+        ...
+
     async def close(self) -> None:
         """Disconnect. Never raises."""
         ...
@@ -57,7 +68,8 @@ class AtLeastOnce:
     async def complete(self, assignment: Assignment, done: Sequence[Completion], held: Sequence[int]) -> None:
         """Publish, then finish."""
         failed: dict[int, str] = {}
-        outputs = [record for position in held for record in done[position].outputs]
+        mine = done if len(held) == len(done) else [done[position] for position in held]
+        outputs = [record for completion in mine for record in completion.outputs]
         if outputs:
             try:
                 await self._publisher.publish(outputs, whole=True)
@@ -65,9 +77,16 @@ class AtLeastOnce:
                 if not exc.failed:
                     raise
                 failed = by_completion(exc, done, held)
-        assignment.finish(done[position].delivery for position in held if position not in failed)
+        if failed:
+            mine = [done[position] for position in held if position not in failed]
+        assignment.finish(map(_DELIVERY, mine))
         if failed:
             raise refused(failed)
+
+    @asynccontextmanager
+    async def at_rest(self, partitions: Collection[TopicPartition]) -> AsyncIterator[list[TopicPartition]]:
+        """All: it commits nothing itself."""
+        yield list(partitions)
 
     async def close(self) -> None:
         """Nothing of its own to close."""

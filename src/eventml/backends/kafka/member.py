@@ -3,8 +3,8 @@
     join ──► assigned ──► poll ⇄ receive / complete ──► revoked ──► assigned ──► … ──► leave
 
 A rebalance takes all partitions away and gives some: intake stops, what is in hand is finished or, at
-the deadline, dropped, and what was finished is committed. Fetches run in a task of their own that
-nobody cancels: `receive` only looks at what it has brought.
+the deadline, dropped, and what was finished is committed. Fetches (see `fetching`) run in a task of their
+own that nobody cancels: `receive` only looks at what it has brought.
 """
 
 from __future__ import annotations
@@ -12,25 +12,25 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from contextlib import suppress
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
-from aiokafka import TopicPartition
 from aiokafka.abc import ConsumerRebalanceListener
 from aiokafka.errors import CommitFailedError
 from anyio.lowlevel import checkpoint_if_cancelled
 
-from eventml.backends.kafka.assignment import Assignment, Chunk
+from eventml.backends.kafka.assignment import Assignment
 from eventml.backends.kafka.clients import stop
 from eventml.backends.kafka.commits import Commits
-from eventml.backends.kafka.faults import FOREIGN, ours, translating
+from eventml.backends.kafka.faults import FOREIGN, describe, ours, translating
+from eventml.backends.kafka.fetching import Fetching
 from eventml.backends.kafka.progress import Place, write
-from eventml.backends.kafka.wire import DeliveryReader
 from eventml.errors import EventMLError, UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
+
+    from aiokafka import TopicPartition
 
     from eventml.backends.base import Completion, Start
     from eventml.backends.kafka.clients import Clients
@@ -42,8 +42,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("eventml")
 
 _DELIVERY: Final = attrgetter("delivery")
-_NOWHERE: Final = TopicPartition("", -1)  # polling it keeps the membership, and what was fetched
-_POLL = 200  # milliseconds that a fetch waits for records
 _LAST_COMMIT = 5.0  # seconds for it
 
 
@@ -79,16 +77,20 @@ class Member:
         self._observer = observer
         self._completing = completing
         self._settings = settings
-        self._reader = DeliveryReader()
         self.assignment = Assignment()
         self._commits: Commits | None = None
         self._polling: asyncio.Task[None] | None = None
         self._news = asyncio.Event()  # for `receive`: deliveries, or a failure
-        self._wanted = asyncio.Event()  # for `_poll`: room for more
-        self._limit = 0
         self._failure: EventMLError | None = None
         self._left = False
-        self._version = -1  # of the assignment that the consumer's positions fit
+        self._fetching = Fetching(
+            self._consumer,
+            self.assignment,
+            commit=self._commit_now,
+            fetched=self._fetched,
+            passed_over=self._passed_over,
+            longest_wait=settings.max_poll_interval / 3,
+        )
         self.last_progress = time.monotonic()
         """When it last received something, was given partitions, or had nothing to do."""
 
@@ -115,11 +117,10 @@ class Member:
         Raises:
             EventMLError: this member is of no use any more; make another.
         """
-        self._limit = limit
         while True:
             self._raise_failure()
             taken = self.assignment.take(limit)
-            self._wanted.set()
+            self._fetching.wake(limit)
             if taken:
                 return taken
             self._news.clear()
@@ -129,22 +130,26 @@ class Member:
     async def complete(self, done: Sequence[Completion]) -> None:
         """As `Subscription.complete`. What is not in hand (any more) is passed over."""
         held = self.assignment.held(map(_DELIVERY, done))
-        if held:
-            try:
-                await self._completing.complete(self.assignment, done, held)
-            finally:
-                if self._commits is not None:
-                    self._commits.wake()
+        if not held:
+            return
+        cautious = self.assignment.cautious
+        try:
+            await self._completing.complete(self.assignment, done, held)
+        finally:
+            if self._commits is not None:
+                self._commits.wake()
+        if cautious and self._commits is not None:
+            # If the next one kills us, these must not be taken for it.
+            await self._commits.now(_LAST_COMMIT)
 
     async def leave(self) -> None:
         """Commit what was finished, give the rest back, and leave the group. Never raises."""
         self._left = True
         self.assignment.suspend()
         self.assignment.hurry()
+        self.assignment.leave()
         commits, self._commits = self._commits, None
-        if commits is not None:
-            await commits.now(_LAST_COMMIT)
-            await commits.close(_LAST_COMMIT)
+        await self._commit_last(commits)
         await stop(self._consumer)
         self.assignment.end()
         if self._polling is not None:
@@ -175,7 +180,13 @@ class Member:
                 self.assignment.in_hand,
                 self._settings.drain,
             )
-        if commits is not None:
+        self.assignment.give_back()
+        await self._commit_last(commits)
+
+    async def _commit_last(self, commits: Commits | None) -> None:
+        if commits is None:
+            await self._mark()
+        else:
             await commits.now(_LAST_COMMIT)
             await commits.close(_LAST_COMMIT)
 
@@ -186,6 +197,8 @@ class Member:
             async with asyncio.timeout(self._settings.session_timeout / 2):
                 await self._completing.begin(partitions)
                 places = await self._places(partitions)
+                tried = [partition for partition, place in places.items() if place.tried or place.at_work]
+                ends = await self._observer.offsets(tried, "latest")
         except CommitFailedError:
             return  # the next rebalance is there already
         except EventMLError as exc:
@@ -194,20 +207,16 @@ class Member:
         except FOREIGN as exc:
             self.fail(ours(exc, f"beginning with the partitions of group {self._group}"))
             return
-        self.assignment.resume(places)
-        self._seek()
-        if not self._completing.commits:
+        self.assignment.resume(places, ends)
+        self._fetching.reset()
+        if self._completing.commits:
+            await self._mark()
+        else:
             self._commits = Commits(self._commit, self.assignment, self._settings.commit_interval)
-            self._commits.wake()  # what was finished in the midst of the rebalance
+            self._commits.wake()  # that we are at work, and what was finished in the midst of the rebalance
         self.last_progress = time.monotonic()
         self._news.set()
-        self._wanted.set()
-
-    def _seek(self) -> None:
-        """Make the next fetch begin where the last one counted."""
-        self._version = self.assignment.version
-        for partition, offset in self.assignment.fetched.items():
-            self._consumer.seek(partition, offset)
+        self._fetching.wake()
 
     async def _places(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, Place]:
         """Where to go on. A beginning is committed at once: it holds from now on, whatever happens."""
@@ -223,12 +232,27 @@ class Member:
     async def _commit(self, places: Mapping[TopicPartition, Place]) -> None:
         await self._consumer.commit({p: (place.offset, write(place)[0]) for p, place in places.items()})
 
-    # Fetching
+    async def _mark(self) -> bool:
+        """Commit what there is, where nobody else is committing. False if the brokers did not take it."""
+        partitions = self.assignment.partitions
+        try:
+            async with asyncio.timeout(_LAST_COMMIT), self._completing.at_rest(partitions) as resting:
+                places = {p: place for p, place in self.assignment.to_commit().items() if p in resting}
+                if places:
+                    await self._commit(places)
+                    self.assignment.committed(places)
+        except FOREIGN as exc:
+            log.debug("group %s: could not mark its place: %s", self._group, describe(exc))
+            return False
+        return True
+
+    async def _commit_now(self) -> bool:
+        commits = self._commits
+        return await (self._mark() if commits is None else commits.now(_LAST_COMMIT))
 
     async def _poll(self) -> None:
         try:
-            while True:
-                await self._poll_once()
+            await self._fetching.run()
         except EventMLError as exc:
             self.fail(exc)
         except FOREIGN as exc:
@@ -238,42 +262,11 @@ class Member:
             self.fail(UnavailableError(f"the client of group {self._group} is broken: {exc!r}"))
             raise
 
-    async def _poll_once(self) -> None:
-        self._wanted.clear()
-        assignment = self.assignment
-        if not assignment.active or assignment.waiting >= self._limit:
-            # Nothing is wanted now, or nothing is ours. This counts as a poll, and returns nothing.
-            await self._consumer.getmany(_NOWHERE)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._settings.max_poll_interval / 3):
-                    await self._wanted.wait()
-            return
-        version = assignment.version
-        if version != self._version:
-            self._seek()
-        self._reader.hook(self._consumer)
-        fetched = await self._consumer.getmany(timeout_ms=_POLL, max_records=self._limit)
-        if assignment.version != version:
-            # It outlasted a rebalance: what it brought, and moved us past, has to be fetched again.
-            self._version = -1
-            return
-        for partition, records in fetched.items():
-            deliveries = self._reader.read(partition, records)
-            assignment.put(Chunk(partition, deliveries, int(deliveries[-1].offset) + 1))
-        if fetched:
-            self.last_progress = time.monotonic()
-            self._news.set()
-        else:
-            await self._pass_over()
+    def _fetched(self) -> None:
+        self.last_progress = time.monotonic()
+        self._news.set()
 
-    async def _pass_over(self) -> None:
-        """Where nothing is left to fetch, what remains are marks of transactions: nobody's to finish."""
-        version = self.assignment.version
-        for partition in self.assignment.partitions:
-            position = await self._consumer.position(partition)
-            if self.assignment.version != version:
-                return
-            self.assignment.put(Chunk(partition, (), position))
+    def _passed_over(self) -> None:
         if self._commits is not None:
             self._commits.wake()
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from aiokafka import errors as kafka
 
 from eventml.backends.kafka import topics as topic_limits
-from eventml.backends.kafka.batches import Packer, Partitions, places
+from eventml.backends.kafka.batches import Packer, Partitions, spread
 from eventml.backends.kafka.faults import describe, ours
 from eventml.backends.kafka.partitioning import Partitioner
 from eventml.backends.kafka.wire import HeaderEncoder
@@ -76,7 +76,7 @@ class Sender:
         packer = Packer(
             producer.create_batch, capacity=self._capacity, limits=self._limits, headers=self._headers
         )
-        packer.pack(records, positions, places(records, positions, partitions, self._partitioner))
+        packer.pack(records, spread(records, positions, partitions, self._partitioner))
         return packer
 
     async def send(self, producer: AIOKafkaProducer, packer: Packer) -> list[int]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _TOPIC: Final = 2  # the kind of resource, in the protocol
 _LIMIT: Final = "max.message.bytes"
 _COPIES: Final = 3
+_SEGMENT: Final = 7 * 24 * 3600 * 1000  # milliseconds: Kafka's own default
 
 
 async def create(observer: Observer, topics: Sequence[NewTopic]) -> list[str]:
@@ -64,6 +65,9 @@ async def limit(observer: Observer, topic: str) -> int | None:
 def _request(topic: NewTopic, brokers: int) -> tuple[Any, ...]:
     config = []
     if topic.retention is not None:
-        config.append(("retention.ms", str(max(round(topic.retention * 1000), 1))))
+        kept = max(round(topic.retention * 1000), 1)
+        config.append(("retention.ms", str(kept)))
+        # A segment goes as a whole, once its last record is too old: by default that is a week's worth.
+        config.append(("segment.ms", str(min(kept, _SEGMENT))))
     copies = topic.replication or min(_COPIES, max(brokers, 1))
     return (topic.name, topic.partitions or 8, copies, [], config)

@@ -1,4 +1,4 @@
-"""Completing exactly once: outputs and the input's offset in one transaction.
+"""The transactions of one input partition: outputs and the input's offset in one step.
 
 There is one transactional producer for each input partition. Its transactional id names the group and
 the partition, so that whoever gets the partition next fences the one before: what that one left open
@@ -16,14 +16,13 @@ import logging
 from typing import TYPE_CHECKING, NamedTuple
 
 from eventml.backends.kafka.clients import stop, tear_down
-from eventml.backends.kafka.completing import refused
 from eventml.backends.kafka.faults import FOREIGN, ours
 from eventml.backends.kafka.observer import not_found
 from eventml.backends.kafka.progress import LONGEST, write
 from eventml.errors import EventMLError, UnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from aiokafka import AIOKafkaProducer, TopicPartition
 
@@ -37,8 +36,6 @@ if TYPE_CHECKING:
     from eventml.records import Delivery, Record
 
 log = logging.getLogger("eventml")
-
-_AT_ONCE = 16  # producers that connect at a time
 
 
 class Means(NamedTuple):
@@ -59,60 +56,6 @@ class Means(NamedTuple):
     timeout: float
 
 
-class ExactlyOnce:
-    """Completes in transactions, those of different partitions at the same time."""
-
-    commits = True
-
-    def __init__(self, means: Means) -> None:
-        self._means = means
-        self._lines: dict[TopicPartition, Line] = {}
-
-    async def begin(self, partitions: Collection[TopicPartition]) -> None:
-        """Fence whoever had these partitions before. The producers of those that were ours stay.
-
-        If another has fenced one of them meanwhile, its next transaction fails, and finds that out.
-        """
-        gone = [line for p, line in self._lines.items() if p not in partitions]
-        new = {p: Line(self._means, p) for p in partitions if p not in self._lines}
-        self._lines = {p: line for p, line in self._lines.items() if p in partitions} | new
-        await asyncio.gather(*(line.close() for line in gone))
-        turns = asyncio.Semaphore(_AT_ONCE)
-
-        async def fence(line: Line) -> None:
-            async with turns:
-                await line.fence()
-
-        await asyncio.gather(*map(fence, new.values()))
-
-    async def complete(self, assignment: Assignment, done: Sequence[Completion], held: Sequence[int]) -> None:
-        """One transaction for each partition."""
-        by_partition: dict[tuple[str, int], dict[int, Completion]] = {}
-        for position in held:
-            delivery = done[position].delivery
-            place = (delivery.record.topic, delivery.partition)
-            by_partition.setdefault(place, {})[position] = done[position]
-        outcomes = await asyncio.gather(
-            *(
-                line.complete(assignment, some)
-                for place, some in by_partition.items()
-                if (line := self._lines.get(place)) is not None  # a TopicPartition is a tuple
-            ),
-            return_exceptions=True,
-        )
-        failed: dict[int, str] = {}
-        for outcome in outcomes:
-            if isinstance(outcome, BaseException):
-                raise outcome
-            failed |= outcome
-        if failed:
-            raise refused(failed)
-
-    async def close(self) -> None:
-        """Disconnect. A transaction that is open is left for the next owner to abort."""
-        await asyncio.gather(*(line.close() for line in self._lines.values()))
-
-
 class _Attempt(NamedTuple):
     """A transaction that may have been committed: the place that it moves the group to, and by what."""
 
@@ -128,8 +71,14 @@ class Line:
         self._partition = partition
         self._producer: AIOKafkaProducer | None = None
         self._attempt: _Attempt | None = None
-        self._one = asyncio.Lock()
+        self.one = asyncio.Lock()
+        """Held by whoever commits for the partition."""
         self._ending: set[asyncio.Task[None]] = set()
+
+    @property
+    def at_rest(self) -> bool:
+        """What was last committed is known, and nothing more is being committed."""
+        return self._attempt is None and not self.one.locked()
 
     async def fence(self) -> None:
         """Get a producer: from here on no other can commit for this partition, unless it fences us.
@@ -160,7 +109,7 @@ class Line:
         """
         failed: dict[int, str] = {}
         try:
-            async with self._one, asyncio.timeout(self._means.timeout):
+            async with self.one, asyncio.timeout(self._means.timeout):
                 while todo := self._held(assignment, wanted, failed):
                     await self._settle(assignment)
                     if todo := self._held(assignment, wanted, failed):
@@ -176,7 +125,7 @@ class Line:
         """Disconnect."""
         producer, self._producer = self._producer, None
         if producer is not None:
-            await (tear_down(producer) if self._one.locked() else stop(producer))
+            await (tear_down(producer) if self.one.locked() else stop(producer))
         if self._ending:
             await asyncio.wait(self._ending)
 
@@ -197,9 +146,9 @@ class Line:
         attempt = self._attempt
         await self.fence()
         place = await self._place()
-        if attempt is not None and place == attempt.place:
+        if attempt is not None and place.same(attempt.place):
             self._finish(assignment, attempt)
-        elif place != assignment.place_committed(self._partition):
+        elif (known := assignment.place_committed(self._partition)) is None or not place.same(known):
             log.warning(
                 "group %s: another member has been at partition %d of %s; what was in hand of it is dropped",
                 self._means.group,

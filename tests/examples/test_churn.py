@@ -210,6 +210,14 @@ def test_database_that_cannot_be_used_is_an_error_of_ours(tmp_path: Path) -> Non
             Store(url)
 
 
+def test_report_without_a_single_prediction_is_an_error_that_says_where_to_look(
+    store: Store, training: train.Training
+) -> None:
+    store.put_customers("2024-06", customers("2024-06", size=10))
+    with pytest.raises(StoreError, match="predictions_rejects"):
+        examine(store, "2024-06", "2024-05")
+
+
 def scored(store: Store, month: str, version: str, likely: int, size: int = 1_000) -> None:
     store.put_customers(month, customers(month, size=size))
     write_predictions(store, month, version, [0.9] * likely + [0.1] * (size - likely))

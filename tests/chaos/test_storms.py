@@ -110,7 +110,7 @@ def test_a_worker_is_stopped_past_its_lease(serve: Serve, broker: Broker, load: 
         time.sleep(1)
         victim = service.workers[0]
         os.kill(victim, signal.SIGSTOP)
-        time.sleep(8)  # the lease is 2 s on Redis, the session 6 s on Kafka
+        time.sleep(8)  # the lease is 2 s on Redis, the session on Kafka too
         os.kill(victim, signal.SIGCONT)
         time.sleep(1)
     check(load, broker, "SIGSTOP past the lease", 1)

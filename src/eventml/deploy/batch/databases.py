@@ -42,7 +42,7 @@ def engine_of(place: SqlPlace, *, read_only: bool) -> Engine:
             url = url.set(drivername="postgresql+psycopg")
         if url.get_backend_name() == "sqlite":
             return _sqlite(url, place, read_only=read_only)
-        options: dict[str, Any] = {"pool_pre_ping": False}
+        options: dict[str, Any] = {"hide_parameters": True, "poolclass": sa.pool.NullPool}
         if read_only and url.get_backend_name() == "postgresql":
             options["execution_options"] = {"postgresql_readonly": True}
         return sa.create_engine(url, **options)
@@ -68,7 +68,7 @@ def _sqlite(url: URL, place: SqlPlace, *, read_only: bool) -> Engine:
     def connect() -> sqlite3.Connection:
         return sqlite3.connect(name, uri=True, timeout=timeout, check_same_thread=False)
 
-    engine = sa.create_engine("sqlite://", creator=connect, poolclass=sa.pool.NullPool)
+    engine = sa.create_engine("sqlite://", creator=connect, poolclass=sa.pool.NullPool, hide_parameters=True)
     if not read_only:
         # By itself the driver begins a transaction too late: DDL and reads stay outside it.
         sa.event.listen(engine, "connect", _leave_transactions)

@@ -61,7 +61,7 @@ def _postgresql(connection: Connection, table: Table, columns: Mapping[str, Iter
         for place, (name, values) in enumerate(columns.items())
     ]
     statement = insert(table).from_select(list(columns), sa.select(*arrays)).on_conflict_do_nothing()
-    return connection.execute(statement).rowcount
+    return connection.execute(statement, execution_options={"preserve_rowcount": True}).rowcount
 
 
 def _portable(connection: Connection, table: Table, columns: Mapping[str, Iterable[Any]]) -> int:

@@ -210,28 +210,31 @@ class _Work:
     ) -> Counts:
         send_chunk, chunks = anyio.create_memory_object_stream[tuple[Chunk, int]](1)
         send_answer, answers = anyio.create_memory_object_stream[Answered](1)
-        async with task_group() as tasks:
+        # The receiving ends are closed behind the tasks: one that fails must not look like two.
+        async with chunks, answers, task_group() as tasks:
             tasks.start_soon(self._read, wanted, after, send_chunk)
             tasks.start_soon(self._call, chunks, send_answer)
             if progress is not None:
                 tasks.start_soon(self._count)
-            async with answers:
-                async for answered in answers:
-                    async with self._in_turn:
-                        counts = await to_thread.run_sync(self._target.write, answered)
-                    self.shown.rows, self.shown.done = counts.read, answered.done
-                    if progress is not None:
-                        progress(self.shown)
-                    if self._plan.max_rejects is not None and counts.rejected > self._plan.max_rejects:
-                        await to_thread.run_sync(self._target.pause)
-                        raise JobError(
-                            f"{counts.rejected} rows of {counts.read} were rejected, and --max-rejects allows "
-                            f"{self._plan.max_rejects}; the last one: {_last(answered)}. They are kept beside "
-                            "the target, and the next run goes on behind them"
-                        )
+            async for answered in answers:
+                async with self._in_turn:
+                    counts = await to_thread.run_sync(self._target.write, answered)
+                self.shown.rows, self.shown.done = counts.read, answered.done
+                if progress is not None:
+                    progress(self.shown)
+                await self._check_rejects(counts, answered)
             tasks.cancel_scope.cancel()
         await to_thread.run_sync(self._target.pause if self.stopped else self._target.finish)
         return counts
+
+    async def _check_rejects(self, counts: Counts, answered: Answered) -> None:
+        allowed = self._plan.max_rejects
+        if allowed is not None and counts.rejected > allowed:
+            await to_thread.run_sync(self._target.pause)
+            raise JobError(
+                f"{counts.rejected} rows of {counts.read} were rejected, and --max-rejects allows {allowed}; the "
+                f"last one: {_last(answered)}. They are kept, and the next run goes on behind them"
+            )
 
     async def _read(
         self, wanted: list[str], after: Any, send: MemoryObjectSendStream[tuple[Chunk, int]]
@@ -255,7 +258,7 @@ class _Work:
         chunks: MemoryObjectReceiveStream[tuple[Chunk, int]],
         send: MemoryObjectSendStream[Answered],
     ) -> None:
-        async with chunks, send:
+        async with send:
             async for chunk, repeated in chunks:
                 await send.send(await self._scorer.score(chunk, repeated))
 

@@ -11,7 +11,7 @@ from hypothesis import settings
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # for backends/, examples/ and tests.brokers, which are not installed
 
-pytest_plugins = ["tests.brokers"]
+pytest_plugins = ["tests.brokers", "tests.databases"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from eventml.codec import Format
     from eventml.deploy.web.application import Application
     from eventml.models import ModelSource
-    from eventml.producer import KeyOf
+    from eventml.producer.producer import KeyOf
+    from eventml.runtime.equipment import Job
     from eventml.runtime.tracing import Tracing
 
 F = TypeVar("F", bound="Callable[..., Any]")
@@ -295,10 +296,15 @@ class Bus:
             id_fields={name: topic.id_field for name, topic in topics.items() if topic.id_field},
             formats={name: topic.codec for name, topic in topics.items()},
             output_type_of=self._output_type_of,
-            tracing=self._tracing(),
+            tracing=self.tracing(),
         )
 
-    def _tracing(self) -> Tracing | None:
+    def tracing(self) -> Tracing | None:
+        """Who is told of what becomes of events, as the setting `tracing` has it; None where nobody is.
+
+        Raises:
+            MissingExtraError: it is on, and OpenTelemetry is not installed.
+        """
         scheme = self.settings.backend.scheme
         return find_tracing(self.settings.tracing, _SYSTEMS.get(scheme, scheme))
 
@@ -323,16 +329,29 @@ class Bus:
             ModelError: a model cannot be loaded.
             UnsupportedError: the backend cannot give what a handler asks for.
         """
+        async with self.equipped(only) as jobs:
+            yield Worker(
+                self.backend, jobs, source=self.name, drain=self.settings.drain, tracing=self.tracing()
+            )
+
+    @asynccontextmanager
+    async def equipped(self, only: Sequence[str] = ()) -> AsyncIterator[list[Job]]:
+        """This bus's handlers with their models loaded and their lifespans entered. It need not be open.
+
+        Args:
+            only: The names of the handlers; all of them where there are none.
+
+        Raises:
+            ConfigError: there is no such handler.
+            ModelError: a model cannot be loaded.
+        """
         handlers = [self.configured(name) for name in self._chosen(only)]
         async with AsyncExitStack() as stack:
             resources = await enter_lifespans(stack, handlers, self._lifespans)
-            jobs = [
+            yield [
                 await equip(handler, resources, self.described(handler.to).codec if handler.to else "json")
                 for handler in handlers
             ]
-            yield Worker(
-                self.backend, jobs, source=self.name, drain=self.settings.drain, tracing=self._tracing()
-            )
 
     def asgi(self, *, only: Sequence[str] = (), authenticate: bool = True) -> Application:
         """The predictors as an ASGI app (`/predict/<predictor>` and more), to serve or to mount in another.

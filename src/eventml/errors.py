@@ -21,6 +21,9 @@
     ├── RequestError               a request over the bus was not answered
     │   ├── PredictionError        the predictor failed on it; says why
     │   └── RequestTimeoutError    no answer in time; a TimeoutError too
+    ├── JobError                   a batch job cannot go on; what it has finished is kept
+    │   ├── SourceError            its source cannot be read, or lacks columns
+    │   └── TargetError            its target cannot be written, or has other columns
     └── BackendError               the broker, or our way to it
         ├── UnavailableError       cannot be reached, or does not answer in time
         ├── PublishError           records were not published; `failed` says which
@@ -154,6 +157,18 @@ class PredictionError(RequestError):
 
 class RequestTimeoutError(RequestError, TimeoutError):
     """Nobody answered a request in time. It may yet be answered: that answer is dropped."""
+
+
+class JobError(EventMLError):
+    """A batch job cannot go on. What it has finished is kept, and the next run goes on from there."""
+
+
+class SourceError(JobError):
+    """The source of a batch job cannot be read, or lacks columns. The message names it."""
+
+
+class TargetError(JobError):
+    """The target of a batch job cannot be written, or has other columns. The message names it."""
 
 
 class BackendError(EventMLError):

@@ -174,7 +174,7 @@ def read_handler(
     hints = _hints(name, function)
     annotated = hints.get(parameters[0].name, Any)
     frame = _frame(name, annotated, choices)
-    batched, event_type = (True, choices["event_type"]) if frame is not None else _split(annotated)
+    batched, event_type = (True, Any) if frame is not None else _split(annotated)
     wants = tuple(p.name for p in parameters[1:] if p.default is p.empty or p.name == "model")
     output = hints.get("return", Any)
     _check_model(name, model, wants)

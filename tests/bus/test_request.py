@@ -21,6 +21,7 @@ from eventml import (
     RequestTimeoutError,
 )
 from eventml.records import REPLY_TO
+from eventml.runtime import replying
 from eventml.runtime.replies import reply_topic
 from eventml.testing import TestBus
 from tests.failures.scenario import Duration, Ride, Scenario, until
@@ -37,11 +38,11 @@ SOON = 30.0  # seconds: longer than any answer takes, on a busy machine
 
 @pytest.fixture(params=["memory", "redis", "kafka"])
 def backend_url(request: pytest.FixtureRequest) -> str:
-    if request.param == "redis":
-        return str(request.getfixturevalue("redis_server").url)
-    if request.param == "kafka":
-        return str(request.getfixturevalue("kafka_broker").url)
-    return f"memory://{secrets.token_hex(4)}"
+    scheme, _, query = str(request.param).partition("?")
+    if scheme == "memory":
+        return f"memory://{secrets.token_hex(4)}"
+    server = request.getfixturevalue("redis_server" if scheme == "redis" else "kafka_broker")
+    return f"{server.url}?{query}" if query else str(server.url)
 
 
 @pytest.fixture
@@ -233,6 +234,22 @@ async def test_a_request_whose_reply_topic_is_not_there_is_handled_without_a_rep
     assert [len(records) for records in scenario.outputs.values()] == [1]
 
 
+@pytest.mark.parametrize("backend_url", ["kafka?delivery=exactly_once"], indirect=True)
+async def test_in_transactions_too(scenario: Scenario, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reply is of its input's transaction; where it cannot be written, the rest of that is."""
+    monkeypatch.setattr(replying, "_SILENCE", 0.0)
+    unanswerable = Record(
+        scenario.topic, b'{"ride_id": 1, "miles": 1}', None, "7", {REPLY_TO: reply_topic(scenario.topic)}
+    )
+    async with scenario.connect() as backend:
+        async with scenario.working(backend) as worker:
+            await backend.publish([unanswerable])
+            await until(lambda: worker.stats["duration"].completed == 1)
+            assert await scenario.bus.request(scenario.topic, Ride(1, 2.5), timeout=SOON) == Duration(1, 5.0)
+        await scenario.collect(backend, 2)
+    assert [len(records) for records in scenario.outputs.values()] == [1, 1]
+
+
 async def test_a_worker_that_comes_back_answers_what_was_asked_meanwhile(scenario: Scenario) -> None:
     answers: list[Any] = []
 
@@ -289,6 +306,48 @@ async def main(url, topic, first):
 
 anyio.run(main, sys.argv[1], sys.argv[2], int(sys.argv[3]))
 """
+
+
+_OTHER_WORKER = """
+import sys, time, anyio
+from eventml import Bus, config
+
+url, name, topic, to, seconds = sys.argv[1:]
+bus = Bus(name)
+bus.configure(config.load(environ={}, overrides={"backend": url}))
+
+@bus.predictor(topic, to=to)
+def duration(rides: list[dict]) -> list[dict]:
+    print("called", flush=True)
+    time.sleep(float(seconds))
+    return [{"ride_id": ride["ride_id"], "minutes": 2 * ride["miles"]} for ride in rides]
+
+anyio.run(bus.run)
+"""
+
+
+@pytest.mark.parametrize("backend_url", ["redis?lease=1", "kafka?session_timeout=6"], indirect=True)
+async def test_what_a_killed_worker_had_in_hand_another_answers(scenario: Scenario) -> None:
+    answers: dict[int, Any] = {}
+
+    async def ask(number: int) -> None:
+        answers[number] = await scenario.bus.request(scenario.topic, Ride(number, 1.0), timeout=60)
+
+    def worker(seconds: float) -> list[str]:
+        argv = [scenario.url, scenario.bus.name, scenario.topic, scenario.to, str(seconds)]
+        return [sys.executable, "-c", _OTHER_WORKER, *argv]
+
+    async with scenario.connect() as backend, scenario.bus.open(backend), anyio.create_task_group() as tasks:
+        async with await anyio.open_process(worker(3600)) as slow:
+            for number in range(20):
+                tasks.start_soon(ask, number)
+            assert slow.stdout is not None
+            await slow.stdout.receive()  # it has been called
+            slow.kill()
+        async with await anyio.open_process(worker(0)) as quick:
+            await until(lambda: len(answers) == 20)
+            quick.terminate()
+    assert answers == {number: Duration(number, 2.0) for number in range(20)}
 
 
 @pytest.mark.parametrize("backend_url", ["redis", "kafka"], indirect=True)

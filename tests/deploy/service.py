@@ -42,11 +42,12 @@ class Service:
         apps: Path = APPS,
     ) -> None:
         self.log = log
+        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         with log.open("wb") as output:
             self._process = subprocess.Popen(  # noqa: S603 - our own command
                 [sys.executable, "-m", "eventml", command, app, *options],
                 cwd=apps,
-                env={**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}", **env},
+                env={**os.environ, "PYTHONPATH": path, **env},
                 stdin=subprocess.DEVNULL,
                 stderr=output,
             )

@@ -60,13 +60,23 @@ def test_a_place_may_be_told_in_advance(log: list[int], done: set[int], then: se
     assert told == progress.place()
 
 
-@given(st.integers(0, 2**40), st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), max_size=30))
-def test_what_is_written_reads_the_same(offset: int, gaps: list[tuple[int, int]]) -> None:
+@given(
+    st.integers(0, 2**40),
+    st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), max_size=30),
+    st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), max_size=5),
+    st.booleans(),
+)
+def test_what_is_written_reads_the_same(
+    offset: int, gaps: list[tuple[int, int]], steps: list[tuple[int, int]], at_work: bool
+) -> None:
     ranges, at = [], offset
     for gap, length in gaps:
         ranges.append((at + gap, at + gap + length))
         at += gap + length
-    place = Place(offset, tuple(ranges))
+    tried = [
+        (offset + sum(length for length, _ in steps[: n + 1]), times) for n, (_, times) in enumerate(steps)
+    ]
+    place = Place(offset, tuple(ranges), tuple(tried), at_work)
     text, whole = write(place)
     assert whole
     assert read(offset, text) == place

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from eventml.cli import check, dlq, lag, publish, run, serve, tail, top, topics
+from eventml.cli import check, dlq, lag, publish, run, score, serve, tail, top, topics
 
 app = typer.Typer(
     name="eventml",
@@ -20,6 +20,7 @@ app = typer.Typer(
 app.command()(run.run)
 app.command()(serve.serve)
 app.command()(publish.publish)
+app.command()(score.score)
 app.command()(tail.tail)
 app.command()(check.check)
 app.command()(lag.lag)

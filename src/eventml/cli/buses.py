@@ -72,19 +72,52 @@ def require_shared(bus: Bus) -> None:
 
 def import_bus(place: str) -> Bus:
     """Import the bus at `MODULE:BUS`, with the current directory on the path as `python -m` has it."""
+    module, name = import_at(place, "MODULE:BUS, such as examples.rides.app:bus")
+    return _bus_in(module, name)
+
+
+def import_predictor(place: str) -> tuple[Bus, str]:
+    """The bus that the predictor at `MODULE:PREDICTOR` is registered with, and its handler's name.
+
+    Raises:
+        Refusal: there is no such predictor, or it is registered with several buses.
+        typer.Exit: the module failed; its traceback has been shown.
+    """
+    module, name = import_at(place, "MODULE:PREDICTOR, such as examples.rides.app:duration")
+    buses = list({id(bus): bus for bus in vars(module).values() if isinstance(bus, Bus)}.values())
+    function = getattr(module, name, None)
+    found = [
+        (bus, handler.name)
+        for bus in buses
+        for handler in bus.handlers.values()
+        if (handler.function is function if callable(function) else handler.name == name)
+    ]
+    if len(found) == 1:
+        return found[0]
+    known = [handler.name for bus in buses for handler in bus.handlers.values() if handler.to is not None]
+    if found:
+        names = ", ".join(handler for _, handler in found)
+        raise Refusal(f"{place}: registered more than once, as {names}; name the handler, not the function")
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean {module.__name__}:{close[0]}?" if close else f"; there are: {', '.join(known)}"
+    raise Refusal(f"{place}: no predictor of that name is registered with a bus of the module{hint if known else ''}")
+
+
+def import_at(place: str, expected: str) -> tuple[ModuleType, str]:
+    """The module of `MODULE:NAME`, and the name."""
     module_name, _, name = place.partition(":")
     if not module_name or not name:
-        raise Refusal(f"{place!r}: expected MODULE:BUS, such as examples.rides.app:bus")
+        raise Refusal(f"{place!r}: expected {expected}")
     if module_name.endswith(".py") or "/" in module_name:
         dotted = module_name.removesuffix(".py").removeprefix("./").replace("/", ".")
         raise Refusal(f"{place!r}: expected a module's name, not a file: {dotted}:{name}")
     here = str(Path.cwd())
     if sys.path[0] != here:
         sys.path.insert(0, here)
-    return _bus_in(_import(module_name), name)
+    return import_module(module_name), name
 
 
-def _import(name: str) -> ModuleType:
+def import_module(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as exc:

@@ -48,7 +48,7 @@ def model_path(source: ModelSource | None) -> str | None:
 
 def _report(job: Job, stats: Stats, lag: int | None, stamps: Mapping[str, str]) -> HandlerReport:
     handler, now = job.handler, time.monotonic()
-    arrived = stats.oldest_arrival
+    arrived, hung = stats.oldest_arrival, stats.hung
     return HandlerReport(
         group=handler.options.group,
         topic=handler.topic,
@@ -59,6 +59,8 @@ def _report(job: Job, stats: Stats, lag: int | None, stamps: Mapping[str, str]) 
             in_hand=stats.in_hand,
             quiet=now - stats.last_progress,
             oldest=0.0 if arrived is None else now - arrived,
+            hung=len(hung),
+            hung_for=now - min(hung, default=now),
         ),
         lag=lag,
         model=None if job.model is None else _model(job.model, model_path(handler.model), stamps),

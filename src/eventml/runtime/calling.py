@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from functools import partial
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -76,6 +77,14 @@ class Caller:
             return await self._in_turn(events, keys)
         return await self._in_thread(partial(_each, self._function, keys, self._holds_back), events)
 
+    async def call_whole(self, events: Any) -> Any:
+        """What a handler of batches makes of a batch: a list of events, or for one of frames an Arrow table.
+
+        Raises:
+            Exception: as `call` does.
+        """
+        return await self._within_timeout(events)
+
     async def _in_turn(self, events: Sequence[Any], keys: Sequence[bytes | None]) -> list[Any]:
         outputs: list[Any] = []
         failed: set[bytes | None] = set()
@@ -109,21 +118,23 @@ class Caller:
 
     async def _within_timeout(self, argument: Any) -> Any:
         if self._timeout is None:
-            return await self._run(argument)
+            return await self._run(self._function, argument)
+        ended = Event()
+        function = self._function if self._handler.is_async else partial(_telling, ended, self._function)
         with anyio.move_on_after(self._timeout) as scope:
-            return await self._run(argument)
+            return await self._run(function, argument)
         assert scope.cancelled_caught  # noqa: S101 - for the type checker: a scope ends by returning or here
         if not self._handler.is_async:
-            self._give_up_thread()
+            self._give_up_thread(ended)
         raise HandlerTimeoutError(
             f"{self._handler.name} ran past its timeout of {self._timeout:g} s; make it faster, lower "
             f"consumer.{self._handler.name}.max_batch, or raise consumer.{self._handler.name}.timeout"
         )
 
-    async def _run(self, argument: Any) -> Any:
+    async def _run(self, function: Any, argument: Any) -> Any:
         if not self._handler.is_async:
-            return await self._in_thread(self._function, argument)
-        return await self._survived(self._function(argument))
+            return await self._in_thread(function, argument)
+        return await self._survived(function(argument))
 
     async def _in_thread(self, function: Any, argument: Any) -> Any:
         if self._one_thread:
@@ -142,10 +153,10 @@ class Caller:
                 f"{self._handler.name} raised {type(exc).__name__}, which would have ended its worker"
             ) from exc
 
-    def _give_up_thread(self) -> None:
+    def _give_up_thread(self, ended: Event) -> None:
         # The abandoned thread keeps its place until it ends, if it ever does: open another.
         self._limiter = CapacityLimiter(1)
-        self._stats.abandoned += 1
+        self._stats.gave_up(ended)
         log.error(
             "%s: a call ran past its timeout of %g s and its thread cannot be stopped; another takes its "
             "place (%d so far). Each holds memory, and a core if it is busy, until it ends by itself",
@@ -158,7 +169,10 @@ class Caller:
 def _framed(handler: Handler, function: Callable[..., Any]) -> Callable[[Sequence[Any]], Any]:
     """The function of frames as one of events. The frame is made where the function runs: off the loop."""
     assert handler.frame is not None  # noqa: S101 - for the type checker: the caller has looked
-    frame_of = Framer(handler.frame).of_events
+    framer = Framer(handler.frame)
+
+    def frame_of(events: Any) -> Any:
+        return framer.of_events(events) if isinstance(events, list) else framer.of_table(events)
 
     async def call_async(events: Sequence[Any]) -> Any:
         return await function(await to_thread.run_sync(frame_of, events))
@@ -175,6 +189,14 @@ def _asked_for(end: BaseException) -> bool:
         task = asyncio.current_task()
         return task is None or task.cancelling() > 0
     return not isinstance(end, SystemExit)  # trio's cancellation cannot be made by hand
+
+
+def _telling(ended: Event, function: Any, argument: Any) -> Any:
+    """Call, and say when it is over: whoever has given up on it may want to know."""
+    try:
+        return function(argument)
+    finally:
+        ended.set()
 
 
 def _single_threaded(function: Any, argument: Any) -> Any:

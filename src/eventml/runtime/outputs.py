@@ -57,12 +57,17 @@ class Outputs:
     ) -> None:
         self._topic = topic
         self._encoder = encoder
-        self._tracing = tracing
         self._output_type = handler.output_type
         self._of_frames = handler.frame is not None
         self._checks = Checks(handler.name, handler.output_type)
-        self.suffix = handler.name if model is None else f"{handler.name}@{model.version}"
+        self._suffix = handler.name if model is None else f"{handler.name}@{model.version}"
         self._headers = MappingProxyType(_headers(handler, topic, model, source, encoder.content_type))
+        self._tracing = tracing
+
+    @property
+    def suffix(self) -> str:
+        """What an output's id adds to its input's."""
+        return self._suffix
 
     def completions(self, deliveries: Sequence[Delivery], outputs: Any) -> list[Completion]:
         """A completion for each delivery; its output is None where the handler gave none.
@@ -73,6 +78,8 @@ class Outputs:
         outputs = listed(outputs, self._output_type, checks_index=self._of_frames)
         self._checks.length(outputs, len(deliveries))
         if _numbers(outputs):
+            if self._output_type is not Prediction:
+                self._checks.may_be_numbers()
             predictions = _predictions(deliveries, outputs, self._checks)
             kinds = set(map(type, predictions))
             return self._complete(deliveries, predictions, all_answered=type(None) not in kinds)
@@ -103,7 +110,7 @@ class Outputs:
     def _complete(
         self, deliveries: Sequence[Delivery], outputs: Sequence[Any], *, all_answered: bool
     ) -> list[Completion]:
-        topic, suffix, headers = self._topic, self.suffix, self._headers
+        topic, suffix, headers = self._topic, self._suffix, self._headers
         if all_answered and self._tracing is not None:
             carried = self._tracing.carried(headers, [d.record.headers for d in deliveries])
             return [

@@ -45,6 +45,7 @@ class Recovery:
         waited_for: Somebody waits for each answer and hears of each failure, as in a web service. Nothing
             is tried again then: a batch that the infrastructure failed is set aside at once, for
             UnavailableError, and whoever waits may ask again. What is set aside is not logged here.
+        quiet: Do not log what is set aside: whoever asks for it says so by itself.
         tracing: Is told of each dead letter; None where nobody is.
     """
 
@@ -58,6 +59,7 @@ class Recovery:
         ordered: bool,
         apart: bool,
         waited_for: bool = False,
+        quiet: bool = False,
         tracing: HandlerTracing | None = None,
     ) -> None:
         self._call = call
@@ -66,7 +68,7 @@ class Recovery:
         self._stats = stats
         self._apart = apart
         self._waited_for = waited_for
-        self._level = logging.DEBUG if waited_for else logging.WARNING
+        self._level = logging.DEBUG if waited_for or quiet else logging.WARNING
         self._tracing = tracing
         self._letters = 0
         self.parking = Parking(ordered=ordered)
@@ -99,8 +101,6 @@ class Recovery:
         if self._hopeless(error) and not isinstance(error, UnavailableError):
             error = _out_of_reach(error)
         letter = dead_letter(delivery, group=self._options.group, error=error, **history)
-        if self._tracing is not None:
-            self._tracing.set_aside(delivery.record.headers, error, letter.topic)
         log.log(
             self._level,
             "%s: %s set aside in %s: %s",
@@ -109,6 +109,8 @@ class Recovery:
             letter.topic,
             describe(error),
         )
+        if self._tracing is not None:
+            self._tracing.set_aside(delivery.record.headers, error, letter.topic)
         return Completion(delivery, (letter,))
 
     def refused(self, completion: Completion, why: str) -> Completion:
@@ -165,7 +167,13 @@ class Recovery:
                 await anyio.sleep(seconds)
 
     async def _bisect(self, items: Sequence[Item], error: Exception) -> list[Completion]:
-        log.warning("%s: a batch of %d failed (%s); bisecting it", self._name, len(items), describe(error))
+        log.log(
+            self._level,
+            "%s: a batch of %d failed (%s); bisecting it",
+            self._name,
+            len(items),
+            describe(error),
+        )
         bisection = Bisection(len(items))
         completions: list[Completion] = []
         waiting: dict[int, Item] = dict(enumerate(items))

@@ -10,7 +10,14 @@ from msgspec.structs import replace
 
 from eventml.backends.base import TrimsTopics
 from eventml.codec import asks
-from eventml.errors import BackendError, FullError, PublishError, UnavailableError
+from eventml.errors import (
+    BackendError,
+    ConfigError,
+    EventMLError,
+    FullError,
+    PublishError,
+    UnavailableError,
+)
 from eventml.runtime.failures import describe
 from eventml.runtime.replies import RETENTION
 
@@ -90,7 +97,7 @@ class Replying:
             )
         except (UnavailableError, FullError):
             raise
-        except BackendError as exc:
+        except (BackendError, ConfigError) as exc:  # ConfigError: not allowed to write there
             refused = exc.failed if isinstance(exc, PublishError) else {}
             await self._without_replies(done, replies, refused, exc)
 
@@ -99,7 +106,7 @@ class Replying:
         done: Sequence[Completion],
         replies: Mapping[int, Record],
         refused: Mapping[int, str],
-        error: BackendError,
+        error: EventMLError,
     ) -> None:
         """Complete again what was refused, in case it was the reply that the broker would not have."""
         if not refused:
@@ -122,5 +129,5 @@ class Replying:
         self._trimmed = time.monotonic()
         try:
             await self._trimming.trim(self._replies.topic, older_than=RETENTION)
-        except BackendError as exc:
+        except EventMLError as exc:
             log.warning("%s is not trimmed: %s", self._replies.topic, describe(exc))

@@ -15,6 +15,6 @@ def written_by(handler: Handler) -> Any:
     kind = handler.output_type
     if kind is Any:
         kind = get_type_hints(handler.function).get("return", Any)
-        return Prediction if hasattr(kind, "tolist") else Any
+        return Prediction if hasattr(kind, "tolist") or hasattr(kind, "to_list") else Any
     numbers = kind in (bool, int, float) or get_origin(kind) is list or hasattr(kind, "tolist")
     return Prediction if numbers else kind

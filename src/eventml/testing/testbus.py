@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from eventml.backends.memory.hub import Hub
     from eventml.bus import Bus
-    from eventml.producer import KeyOf
+    from eventml.producer.producer import KeyOf
     from eventml.records import Delivery, Record
     from eventml.runtime.worker import Worker
 

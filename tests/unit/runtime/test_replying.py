@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from eventml.backends.base import Completion
 from eventml.backends.memory import new_hub
 from eventml.codec import REPLAY_GROUP, Decoder
-from eventml.errors import BackendError, PublishError, UnavailableError
+from eventml.errors import BackendError, ConfigError, EventMLError, PublishError, UnavailableError
 from eventml.records import REPLY_FROM, REPLY_TO, Delivery, Record
 from eventml.runtime.replies import Replies
 from eventml.runtime.replying import Replying
@@ -35,7 +35,7 @@ class Refusing:
 
     def __init__(
         self,
-        replies: BackendError | None = None,
+        replies: EventMLError | None = None,
         *,
         positions: frozenset[str] = frozenset(),
         replies_of: frozenset[str] = frozenset(),
@@ -130,8 +130,9 @@ async def test_without_requests_in_hand_completions_pass_as_they_are() -> None:
     assert subscription.done[2] is both[1][0]
 
 
-async def test_replies_that_cannot_be_written_are_left_out() -> None:
-    subscription, deliveries = Refusing(BackendError("not allowed")), inputs(2)
+@pytest.mark.parametrize("error", [BackendError("no such topic"), ConfigError("not allowed")])
+async def test_replies_that_cannot_be_written_are_left_out(error: EventMLError) -> None:
+    subscription, deliveries = Refusing(error), inputs(2)
     worker = replying(subscription, deliveries)
     await worker.complete(answered(deliveries[:1]))
     assert (subscription.done, subscription.calls) == (answered(deliveries[:1]), 2)

@@ -1,0 +1,97 @@
+"""The app that the tests score with: predictors of every kind over the same rides."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+import msgspec
+import numpy as np
+import pandas as pd  # noqa: TC002 - the bus reads the annotations at run time
+import pyarrow as pa  # noqa: TC002 - as above
+
+from eventml import Bus, Model, Reject
+
+bus = Bus("rides")
+
+
+class RideStarted(msgspec.Struct, frozen=True):
+    ride_id: str
+    zone: int
+    distance: float
+    passengers: int | None = None
+
+
+class Minutes(msgspec.Struct, frozen=True):
+    minutes: float
+    zone: int
+
+
+class Doubling:
+    def predict(self, distances: np.ndarray) -> np.ndarray:
+        return distances * 2.1
+
+
+bus.topic("rides.started", event_type=RideStarted, id_field="ride_id")
+
+
+def model() -> Model:
+    return Model(Doubling(), "doubling", os.environ.get("MODEL_VERSION", "v1"))
+
+
+@bus.predictor("rides.started", to="rides.minutes", model=model, backoff=0.001, retries=1)
+def minutes(rides: list[RideStarted], model: Doubling) -> list[Minutes | None]:
+    if bad := [ride.ride_id for ride in rides if ride.zone == 13]:
+        raise ValueError(f"no such zone: {bad[0]}")
+    if any(ride.zone == 14 for ride in rides):
+        raise Reject("zone 14 is closed")
+    times = model.predict(np.array([ride.distance for ride in rides])).tolist()
+    return [
+        None if ride.zone == 15 else Minutes(value, ride.zone)
+        for ride, value in zip(rides, times, strict=True)
+    ]
+
+
+@bus.predictor("rides.started", to="rides.single", model=model, backoff=0.001, retries=0)
+def single(ride: RideStarted, model: Doubling) -> float:
+    if ride.zone == 13:
+        raise ValueError("no such zone")
+    return float(model.predict(np.array([ride.distance]))[0])
+
+
+@bus.predictor("rides.started", to="rides.array", model=model)
+def array(rides: list[RideStarted], model: Doubling) -> np.ndarray:
+    return model.predict(np.array([ride.distance for ride in rides]))
+
+
+@bus.predictor("rides.started", to="rides.frame", model=model, event_type=RideStarted)
+def frame(rides: pd.DataFrame, model: Doubling) -> Any:
+    return model.predict(rides["distance"])  # type: ignore[arg-type]  # a Series will do
+
+
+@bus.predictor("rides.started", to="rides.table", model=model, event_type=RideStarted)
+def table(rides: pa.Table, model: Doubling) -> np.ndarray:
+    return model.predict(rides["distance"].to_numpy())
+
+
+@bus.predictor("rides.started", to="rides.slow", model=model)
+def slow(rides: list[RideStarted], model: Doubling) -> np.ndarray:
+    time.sleep(float(os.environ.get("SLOW", "0")))
+    return model.predict(np.array([ride.distance for ride in rides]))
+
+
+@bus.predictor("rides.started", to="rides.hung", model=model)
+def hung(rides: list[RideStarted], model: Doubling) -> np.ndarray:
+    time.sleep(3600)
+    return model.predict(np.zeros(len(rides)))
+
+
+@bus.predictor("rides.started", to="rides.untyped")
+def untyped(rides: list[dict]) -> list[dict]:  # type: ignore[type-arg]  # as a user may leave it
+    return [{"twice": ride["distance"] * 2, "all": [ride["zone"], 1]} for ride in rides]
+
+
+@bus.consumer("rides.started")
+def log(ride: RideStarted) -> None:
+    """Answers nothing."""

@@ -1,0 +1,192 @@
+"""`eventml score` as a scheduler and a person use it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from typer.testing import CliRunner
+
+from eventml.cli.app import app
+from tests.batch.conftest import read, rides, write
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from typer.testing import Result
+
+
+def score(*args: str) -> Result:
+    return CliRunner().invoke(app, ["score", *args], catch_exceptions=False)
+
+
+def test_a_line_for_people_and_an_object_for_schedulers() -> None:
+    write("rides.parquet", rides(10))
+    said = score("scored_app:minutes", "--from", "rides.parquet", "--to", "out.csv")
+    assert said.exit_code == 0, said.output
+    assert said.stdout.startswith(
+        "minutes, model doubling v1: 10 rows of rides.parquet; 10 predictions written to out.csv ("
+    )
+    summary = json.loads(
+        score("scored_app:minutes", "--from", "rides.parquet", "--to", "out.csv", "--json").stdout
+    )
+    assert summary.pop("seconds") > 0
+    assert summary.pop("rows_per_second") > 0
+    assert summary == {
+        "predictor": "minutes",
+        "model": "doubling",
+        "model_version": "v1",
+        "source": "rides.parquet",
+        "target": "out.csv",
+        "state": "finished",
+        "read": 10,
+        "written": 0,
+        "repeated": 10,
+        "silent": 0,
+        "rejected": 0,
+        "resumed": 0,
+        "rejects": None,
+    }
+
+
+def test_rejects_have_a_status_of_their_own() -> None:
+    rows = rides(10)
+    rows[4]["zone"] = 13
+    write("rides.parquet", rows)
+    job = ["scored_app:minutes", "--from", "rides.parquet", "--to", "sqlite:///out.db#predictions"]
+    rejected = score(*job)
+    assert rejected.exit_code == 3
+    assert "1 rejected: see sqlite:///out.db#predictions_rejects" in rejected.stdout
+    assert score(*job, "--allow-rejects").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("scored_app", "expected MODULE:PREDICTOR"),
+        ("scored_app:minute", "did you mean scored_app:minutes?"),
+        ("scored_app:bus", "no predictor of that name"),
+        ("scored_app:model", "no predictor of that name"),
+        ("no_such_module:x", "no module is named 'no_such_module'"),
+    ],
+)
+def test_a_predictor_that_is_none(place: str, said: str) -> None:
+    refused = score(place, "--from", "rides.parquet", "--to", "out.csv")
+    assert refused.exit_code == 2
+    assert said in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--from", "rides", "--to", "out.csv"], "--from rides: expected a SQLAlchemy URL"),
+        (["--from", "a.csv", "--to", "sqlite:///x.db"], "--to sqlite:///x.db: say which table"),
+        (["--from", "a.csv", "--to", "b.csv", "--cron", "x y"], "--cron 'x y': expected minute"),
+        (["--from", "a.csv", "--to", "b.csv", "--cron", "@daily", "--every", "5"], "choose one"),
+    ],
+)
+def test_options_that_make_no_sense(options: list[str], said: str) -> None:
+    refused = score("scored_app:minutes", *options)
+    assert refused.exit_code == 2
+    assert said in refused.stderr
+
+
+def test_what_fails_is_one_line_and_status_1() -> None:
+    failed = score("scored_app:minutes", "--from", "rides.parquet", "--to", "out.csv")
+    assert failed.exit_code == 1
+    assert failed.stderr.strip() == "error: rides.parquet: No such file or directory"
+
+
+@pytest.fixture
+def start() -> Iterator[object]:
+    started: list[subprocess.Popen[str]] = []
+
+    def run(*args: str, **environment: str) -> subprocess.Popen[str]:
+        started.append(
+            subprocess.Popen(  # noqa: S603 - our own command
+                [sys.executable, "-m", "eventml", "score", *args],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                env={**os.environ, **environment},
+            )
+        )
+        return started[-1]
+
+    yield run
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("target", ["out.parquet", "sqlite:///out.db#predictions"])
+def test_a_signal_stops_it_and_the_next_run_goes_on(target: str, start: object) -> None:
+    write("rides.parquet", rides(4000))
+    job = ["scored_app:slow", "--from", "rides.parquet", "--to", target, "--chunk", "100", "--json"]
+    process = start(*job, SLOW="0.1")  # type: ignore[operator]  # the fixture above
+    _wait_for(Path("out.db" if "://" in target else "out.parquet.eventml"))
+    time.sleep(0.5)
+    process.send_signal(signal.SIGTERM)
+    output, errors = process.communicate(timeout=30)
+    assert process.returncode == 130, errors
+    stopped = json.loads(output)
+    assert stopped["state"] == "stopped"
+    assert stopped["read"] < 4000
+    process = start(*job)  # type: ignore[operator]  # as above
+    output, errors = process.communicate(timeout=60)
+    finished = json.loads(output)
+    assert (process.returncode, finished["resumed"]) == (0, stopped["read"]), errors
+    assert read(target).ids == [row["ride_id"] for row in rides(4000)]
+
+
+def test_a_second_signal_gives_up_on_a_hung_model(start: object) -> None:
+    write("rides.parquet", rides(10))
+    process = start("scored_app:hung", "--from", "rides.parquet", "--to", "out.csv")  # type: ignore[operator]  # as above
+    _wait_for(Path("out.csv.eventml"))
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130, errors
+    assert not Path("out.csv").exists()
+
+
+def test_it_runs_by_itself_and_sees_what_is_new(start: object) -> None:
+    write("sqlite:///rides.db#rides", rides(10))
+    job = ["scored_app:minutes", "--from", "sqlite:///rides.db#rides", "--to", "out.jsonl", "--every", "0.5", "--json"]
+    process = start(*job)  # type: ignore[operator]  # as above
+    assert json.loads(process.stdout.readline())["written"] == 10
+    write("sqlite:///rides.db#rides", rides(15))
+    found = 0
+    while not found:
+        found = json.loads(process.stdout.readline())["written"]
+    assert found == 5
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert len(read("out.jsonl").rows) == 15
+
+
+def test_a_run_that_fails_is_not_the_last(start: object) -> None:
+    job = ["scored_app:minutes", "--from", "rides.csv", "--to", "out.csv", "--every", "0.3", "--json"]
+    process = start(*job)  # type: ignore[operator]  # as above
+    while "No such file" not in process.stderr.readline():
+        assert process.poll() is None
+    write("later.csv", rides(10))
+    Path("later.csv").rename("rides.csv")
+    assert json.loads(process.stdout.readline())["written"] == 10
+
+
+def _wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 30
+    while not path.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

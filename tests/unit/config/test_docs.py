@@ -36,7 +36,7 @@ def test_the_tables_list_every_setting_with_its_type() -> None:
 
 def test_the_web_services_table_has_every_setting_with_its_type_and_default() -> None:
     defaults = msgspec.structs.asdict(WebSettings())
-    assert {name: row for name, row in WEB.items()} == {
+    assert WEB == {
         name: (expected(field.type), msgspec.json.encode(defaults[name]).decode())
         for name, field in _fields(WebSettings).items()
     }

@@ -36,10 +36,10 @@ def test_the_tables_list_every_setting_with_its_type() -> None:
 
 def test_the_web_services_table_has_every_setting_with_its_type_and_default() -> None:
     defaults = msgspec.structs.asdict(WebSettings())
-    assert WEB == {
+    assert {
         name: (expected(field.type), msgspec.json.encode(defaults[name]).decode())
         for name, field in _fields(WebSettings).items()
-    }
+    } == WEB
 
 
 def test_the_defaults_are_the_codes() -> None:

@@ -29,7 +29,7 @@ class Intake(Generic[T]):
         self._max_wait = max_wait
         self._waiting: list[T] = []
         self._closed = False
-        self._changed = anyio.Event()
+        self._changed: anyio.Event | None = None  # there is one while somebody waits for it
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -51,7 +51,7 @@ class Intake(Generic[T]):
     async def room(self) -> None:
         """Wait until another batch may be fetched ahead of the one that waits."""
         while len(self._waiting) > self._max_batch:
-            await self._changed.wait()
+            await self._change()
 
     async def take(self) -> list[T]:
         """Wait for something and take all that waits, up to the cap. Empty only once drained.
@@ -59,7 +59,7 @@ class Intake(Generic[T]):
         It may be cancelled: it has then taken nothing.
         """
         while not self._waiting and not self._closed:
-            await self._changed.wait()
+            await self._change()
         if self._max_wait:
             await self._fill()
         taken = self._waiting[: self._max_batch]
@@ -70,8 +70,14 @@ class Intake(Generic[T]):
     async def _fill(self) -> None:
         with anyio.move_on_after(self._max_wait):
             while len(self._waiting) < self._max_batch and not self._closed:
-                await self._changed.wait()
+                await self._change()
+
+    async def _change(self) -> None:
+        if self._changed is None:
+            self._changed = anyio.Event()
+        await self._changed.wait()
 
     def _notify(self) -> None:
-        changed, self._changed = self._changed, anyio.Event()
-        changed.set()
+        changed, self._changed = self._changed, None
+        if changed is not None:
+            changed.set()

@@ -74,7 +74,7 @@ class Pipeline:
         self._odd_until = 0  # of all that was received, where the last one lies that needs a closer look
         self._taken = 0
         self._unsettled = 0
-        self._settled = anyio.Event()
+        self._settled: anyio.Event | None = None  # there is one while somebody waits for it
 
     async def run(self, stop: anyio.Event) -> None:
         """Work until `stop` is set, then finish what is in hand and return."""
@@ -130,7 +130,7 @@ class Pipeline:
                 for step in suspects.steps(batch) if odd else (Step(batch, plain=True),):
                     await self._hand_on(completions, await self._answering.answer(step))
                     while step.settle and self._unsettled:
-                        await self._settled.wait()
+                        await self._until_settled()
 
     async def _pass_over(
         self, once: OnceSubscription, batch: list[Item]
@@ -150,12 +150,16 @@ class Pipeline:
                 return called, passed
         return [], []
 
+    async def _until_settled(self) -> None:
+        if self._settled is None:
+            self._settled = anyio.Event()
+        await self._settled.wait()
+
     async def _hand_on(
         self, completions: MemoryObjectSendStream[list[Completion]], done: list[Completion]
     ) -> None:
         if done:
             self._unsettled += 1
-            self._settled = anyio.Event()
             await completions.send(done)
 
     async def _next_batch(self, intake: Intake[Item]) -> list[Item]:
@@ -166,7 +170,7 @@ class Pipeline:
         put_off = len(self._parking) + self._repeats.waiting
         full = put_off >= self._handler.options.max_batch
         if self._repeats.waiting and self._unsettled and (full or intake.drained):
-            await self._settled.wait()
+            await self._until_settled()
             return []
         if self._parking.next_due is None:
             return await intake.take()
@@ -187,8 +191,9 @@ class Pipeline:
                     await self._complete(remembered(done, self._handler.options.group))
                     self._take_in_again(self._repeats.settle(done), intake)
                 self._unsettled -= 1
-                if not self._unsettled:
+                if not self._unsettled and self._settled is not None:
                     self._settled.set()
+                    self._settled = None
 
     def _take_in_again(self, repeats: list[Item], intake: Intake[Item]) -> None:
         """What waited for its first: the broker is asked again."""

@@ -9,13 +9,16 @@ from typing import Any
 import msgspec
 import pytest
 
-from eventml.config import HandlerSettings, TopicSettings, load
+from eventml.config import HandlerSettings, TopicSettings, WebSettings, load
 from eventml.config.entries import _without_none, expected
 from eventml.config.environment import NOT_SETTINGS
 from eventml.handlers import Options
 
 PAGE = (Path(__file__).parents[3] / "docs" / "configuration.md").read_text("utf-8")
 ROWS = {row[0]: row[1:] for row in re.findall(r"^\| `(\w+)` \| (.+?) \| (.+?) \| .+ \|$", PAGE, re.MULTILINE)}
+WEB = {
+    row[0]: row[1:] for row in re.findall(r"^\| `web\.(\w+)` \| (.+?) \| (.+?) \| .+ \|$", PAGE, re.MULTILINE)
+}
 
 
 def _fields(struct: type[msgspec.Struct]) -> dict[str, Any]:
@@ -29,6 +32,14 @@ def test_the_tables_list_every_setting_with_its_type() -> None:
         "drain": "float >= 0",
         "tracing": "true or false",
     }
+
+
+def test_the_web_services_table_has_every_setting_with_its_type_and_default() -> None:
+    defaults = msgspec.structs.asdict(WebSettings())
+    assert {
+        name: (expected(field.type), msgspec.json.encode(defaults[name]).decode())
+        for name, field in _fields(WebSettings).items()
+    } == WEB
 
 
 def test_the_defaults_are_the_codes() -> None:

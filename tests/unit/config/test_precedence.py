@@ -25,7 +25,7 @@ WORDS: dict[str, list[Any]] = {
 TEXTS = {"group", "model", "id_field"}
 HANDLERS = ("duration", "tip_max")
 PATHS = (
-    [("drain",), ("backend", "lease"), ("backend", "block")]
+    [("drain",), ("web", "port"), ("web", "timeout"), ("backend", "lease"), ("backend", "block")]
     + [("consumer", name, field) for name in HANDLERS for field in HandlerSettings.__struct_fields__]
     + [("topic", "rides.started", field) for field in TopicSettings.__struct_fields__]
 )
@@ -47,6 +47,8 @@ def at(settings: Settings, path: tuple[str, ...]) -> Any:
     match path:
         case ("backend", name):
             return getattr(settings.backend.options, name)
+        case ("web", name):
+            return getattr(settings.web, name)
         case ("drain",):
             return settings.drain
         case (section, name):

@@ -83,6 +83,7 @@ class Application:
         self._limits = limits or Limits()
         self._predicting: dict[str, ASGIApp] = {}
         self._announcing: dict[str, ASGIApp] = {}
+        self._direct: dict[str, ASGIApp] = {}
         self._operations: Operations
         self._description: dict[str, Any] = {}
         self.worker: Worker | None = None
@@ -123,8 +124,10 @@ class Application:
         if self.in_hand >= most:
             raise overloaded(f"{most} requests are in hand, the most there may be (web.max_requests)")
         self.in_hand += 1
+        # What is asked most is found at once; the router knows of mounting, escapes and all else.
+        asked = self._direct.get(scope["path"], self._router)
         try:
-            await self._router(scope, receive, send)
+            await asked(scope, receive, send)
         except anyio.get_cancelled_exc_class() as exc:
             self.cut_off += 1
             raise overloaded("the service ended before this was answered") from exc
@@ -174,6 +177,7 @@ class Application:
             handler = job.handler
             queue, id_field = desk.queues[handler.options.group], bus.described(handler.topic).id_field
             self._predicting[handler.name] = Predicting(job, queue, limits, id_field)
+        self._direct = {f"/predict/{name}": app for name, app in self._predicting.items()}
         known = topics(bus)
         reaches = leads_elsewhere(bus)
         for name, kind in known.items():

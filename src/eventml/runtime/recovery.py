@@ -152,7 +152,13 @@ class Recovery:
                 await anyio.sleep(seconds)
 
     async def _bisect(self, items: Sequence[Item], error: Exception) -> list[Completion]:
-        log.log(self._level, "%s: a batch of %d failed (%s); bisecting it", self._name, len(items), describe(error))
+        log.log(
+            self._level,
+            "%s: a batch of %d failed (%s); bisecting it",
+            self._name,
+            len(items),
+            describe(error),
+        )
         bisection = Bisection(len(items))
         completions: list[Completion] = []
         waiting: dict[int, Item] = dict(enumerate(items))

@@ -4,12 +4,14 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 ARGS   ?=
+EXAMPLE ?= rides
 
 .PHONY: demo test chaos check bench docs clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    train two models on taxi trips, stream rides to three consumers, show it live"
+	@echo "             (EXAMPLE=churn or web_backend for the other examples)"
 	@echo "make test    all tests; those that need a broker say so where there is none"
 	@echo "make chaos   workers and brokers killed under load, for a minute each"
 	@echo "make check   ruff, mypy --strict, pyright on the public API, the layers"
@@ -31,7 +33,7 @@ $(VENV)/.docs: $(VENV)/.installed docs/requirements.txt
 	@touch $@
 
 demo: $(VENV)/.installed
-	$(BIN)/python -m examples.rides.demo $(ARGS)
+	$(BIN)/python -m examples.$(EXAMPLE).demo $(ARGS)
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest $(ARGS)

@@ -40,9 +40,9 @@ async def predict_on_the_loop(batch: list[RideStarted]) -> list[DurationPredicte
     return predict(batch)
 
 
-def with_eventml(events: list[RideStarted], handler: Callable[..., Any]) -> float:
+def with_eventml(events: list[RideStarted], handler: Callable[..., Any], **choices: Any) -> float:
     bus = eventml.Bus("benchmark")
-    bus.predictor("rides.started", to="rides.duration", name="duration", max_batch=BATCH)(handler)
+    bus.predictor("rides.started", to="rides.duration", name="duration", max_batch=BATCH, **choices)(handler)
 
     async def main() -> float:
         async with (

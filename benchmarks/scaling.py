@@ -5,7 +5,8 @@
 Each case reads a backlog of rides of 250 bytes, so many for each worker. All workers begin together,
 and the time counts between the first and the last tenth of the predictions. The bare loop is a
 process that reads batches with redis-py, predicts, and writes and acknowledges them in one pipeline.
-Both have one thread a process and batches of 1,024 at most. Redis and what measures share the cores.
+Both have one thread a process and batches of 1,024 at most. Redis and what measures share the cores,
+and "cores busy" says how many of them all had work for: where it is all there are, no more workers help.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -37,7 +39,7 @@ from benchmarks.measuring import interleave, machine, rides
 from benchmarks.scaling_app import BATCH, features, wait_for_the_others
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 ROOT = Path(__file__).parents[1]
 SOURCE, TARGET, GROUP = "scaling.rides", "scaling.minutes", "scaling.minutes"
@@ -66,18 +68,25 @@ def fill(client: redis.Redis, events: int) -> None:
     client.xgroup_create(SOURCE, GROUP, id="0")
 
 
-def rate(client: redis.Redis, events: int) -> float:
-    """Events a second between the first and the last tenth of the predictions."""
-    marks: list[tuple[float, int]] = []
+def busy() -> float:
+    """The seconds that all cores together have worked since the machine was started."""
+    user, nice, system, _, _, irq, softirq, *_ = map(int, Path("/proc/stat").read_text().split()[1:9])
+    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
+
+
+def rate(client: redis.Redis, events: int, cores: list[float]) -> float:
+    """Events a second between the first and the last tenth of the predictions; and how many cores worked."""
+    marks: list[tuple[float, int, float]] = []
     low, high = events // 10, events * 9 // 10
     deadline = time.monotonic() + 300
     while len(marks) < 2:
         assert time.monotonic() < deadline, "the predictions do not come"
         done = client.xlen(TARGET)
         if done >= (low if not marks else high):
-            marks.append((time.perf_counter(), done))
+            marks.append((time.perf_counter(), done, busy()))
         time.sleep(LOOK)
-    (begun, first), (ended, last) = marks
+    (begun, first, before), (ended, last, after) = marks
+    cores.append((after - before) / (ended - begun))
     return (last - first) / (ended - begun)
 
 
@@ -109,7 +118,9 @@ def processes(commands: Sequence[Sequence[str]], workers: int, env: Mapping[str,
         shutil.rmtree(gate)
 
 
-def with_eventml(server: RedisServer, model: Path, per_worker: int, workers: int) -> float:
+def with_eventml(
+    server: RedisServer, model: Path, per_worker: int, workers: int, cores: list[float]
+) -> float:
     events = per_worker * workers
     with redis.Redis(port=server.port) as client:
         fill(client, events)
@@ -123,16 +134,18 @@ def with_eventml(server: RedisServer, model: Path, per_worker: int, workers: int
             "off",
         )
         with processes([command], workers, {"EVENTML_BACKEND": server.url, "SCALING_MODEL": str(model)}):
-            return rate(client, events)
+            return rate(client, events, cores)
 
 
-def with_bare_loops(server: RedisServer, model: Path, per_worker: int, workers: int) -> float:
+def with_bare_loops(
+    server: RedisServer, model: Path, per_worker: int, workers: int, cores: list[float]
+) -> float:
     events = per_worker * workers
     with redis.Redis(port=server.port) as client:
         fill(client, events)
         commands = [("benchmarks.scaling", "--bare", f"{server.port},{model},{n}") for n in range(workers)]
         with processes(commands, workers, {}):
-            return rate(client, events)
+            return rate(client, events, cores)
 
 
 def bare_loop(port: int, model: str, name: str) -> None:
@@ -156,14 +169,18 @@ def bare_loop(port: int, model: str, name: str) -> None:
             pipe.execute()
 
 
-def show(figures: Mapping[str, Sequence[float]], counts: Sequence[int]) -> None:
+def show(
+    figures: Mapping[str, Sequence[float]], cores: Mapping[str, Sequence[float]], counts: Sequence[int]
+) -> None:
     table = Table(title="A forest of 100 trees on Redis, rides of 250 bytes", title_justify="left")
     for column in (
         "workers",
         "eventml events/s",
         "of linear",
+        "cores busy",
         "bare loop events/s",
         "of linear",
+        "cores busy",
         "eventml / bare scaling",
     ):
         table.add_column(column, justify="right")
@@ -177,11 +194,13 @@ def show(figures: Mapping[str, Sequence[float]], counts: Sequence[int]) -> None:
             str(count),
             f"{middle[f'eventml {count}']:,.0f}",
             f"{ours:.2f}",
+            f"{statistics.median(cores[f'eventml {count}']):.1f}",
             f"{middle[f'bare {count}']:,.0f}",
             f"{bare:.2f}",
+            f"{statistics.median(cores[f'bare {count}']):.1f}",
             f"{ours / bare:.2f}",
         )
-    Console(width=110).print(table)
+    Console(width=120).print(table)
 
 
 def main() -> None:
@@ -201,11 +220,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, RedisServer() as server:
         path = Path(folder) / "forest.skops"
         train(path)
-        cases = {}
+        cases: dict[str, Callable[[], float]] = {}
+        cores: defaultdict[str, list[float]] = defaultdict(list)
         for count in options.workers:
-            cases[f"eventml {count}"] = partial(with_eventml, server, path, options.events, count)
-            cases[f"bare {count}"] = partial(with_bare_loops, server, path, options.events, count)
-        show(interleave(cases, options.rounds), options.workers)
+            for who, run in ("eventml", with_eventml), ("bare", with_bare_loops):
+                name = f"{who} {count}"
+                cases[name] = partial(run, server, path, options.events, count, cores[name])
+        show(interleave(cases, options.rounds), cores, options.workers)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import msgspec
 from rich.console import Console
 from rich.live import Live
 
-from eventml.errors import EventMLError
+from eventml.errors import EventMLError, MissingExtraError
 from eventml.topics import create_topics
 from examples.rides.display import Board, summary
 from examples.rides.folder import ENVIRONMENT
@@ -179,6 +179,13 @@ def _options(args: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--backend", metavar="URL", help="memory://, redis://..., kafka://...")
     parser.add_argument("--seed", type=int, default=0, help="of the generated trips")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    parser.add_argument("--report", type=Path, metavar="FILE", help="write a page about the durations")
+    parser.add_argument(
+        "--alarm",
+        default="examples.monitoring.alarms:say",
+        metavar="MODULE:FUNCTION",
+        help="whom the report tells of limits that were crossed (a line on stderr)",
+    )
     return parser.parse_args(args)
 
 
@@ -238,9 +245,21 @@ def _demo(options: argparse.Namespace, folder: Path) -> int:
         console.print(f"{result['events']:,} rides in {result['seconds']:.2f} s")
         for line in _reasons(scoreboard):
             console.print(line, markup=False)
+    if options.report:
+        _report(live, scoreboard, options)
     for name in missing:
         console.print(f"error: {name} answered {scoreboard.answered(name)} of {result['events']} rides")
     return 1 if missing else 0
+
+
+def _report(live: Trips, scoreboard: Scoreboard, options: argparse.Namespace) -> None:
+    try:
+        from examples.rides.report import examine, finish  # noqa: PLC0415 - it comes with an extra
+    except ImportError as exc:
+        raise MissingExtraError("examples", "--report") from exc
+    report = examine(live, scoreboard.predictions["duration"], "Durations of streamed rides")
+    finish(report, options.report, options.alarm)
+    console.print(f"report: {options.report}", markup=False)
 
 
 def _reasons(scoreboard: Scoreboard) -> Iterator[str]:

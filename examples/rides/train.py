@@ -18,12 +18,14 @@ from sklearn.linear_model import Ridge
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it ships no types
 
 from eventml.errors import EventMLError
+from examples.monitoring import profiles
 from examples.rides.features import features
 from examples.rides.folder import locked, models_folder, replace
 from examples.rides.generator import generate
-from examples.rides.targets import TARGETS, Target, rmse
+from examples.rides.targets import DURATION, TARGETS, Target, rmse
 from examples.rides.tlc import read
 from examples.rides.trips import TripsError, rides
+from examples.rides.watched import watched
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,6 +38,7 @@ GENERATED: Final = 50_000
 _HELD_OUT: Final = 0.2
 _FEWEST: Final = 10
 _CHUNK: Final = 65_536
+_PROFILED: Final = 20_000
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -69,6 +72,8 @@ def train(
     trips: Trips, to: Path, *, trained_on: str, seed: int = 0, targets: Sequence[Target] = TARGETS
 ) -> dict[str, Report]:
     """Train a model for each target and save it in a folder, along with `models.json`.
+
+    With the duration model goes `profile.json`: what its trips look like, to tell drift by.
 
     A fifth of the usable trips, chosen by the seed, is held out and the rest trained on for the report;
     the model that is saved is then trained on all. Each file is replaced in one step, and one training
@@ -120,7 +125,7 @@ def _train(
 ) -> dict[str, Report]:
     possible = trips.take(trips.is_ride)
     matrix = _matrix(possible)
-    models: dict[str, bytes] = {}
+    files: dict[str, bytes] = {}
     reports: dict[str, Report] = {}
     for target in targets:
         usable = np.flatnonzero(target.usable(possible))
@@ -132,7 +137,9 @@ def _train(
         x, y = matrix[usable], target.truth(possible)[usable]
         scores = _score(target, x, y, seed)
         model = _fitted(x, y)
-        models[target.name] = skops.io.dumps(model)
+        if target is DURATION:
+            files["profile.json"] = _profile(possible, model)
+        files[f"{target.name}.skops"] = skops.io.dumps(model)
         reports[target.name] = Report(
             trained_on,
             len(y),
@@ -142,8 +149,8 @@ def _train(
             version=_digest(model),
             **scores,
         )
-    for name, model in models.items():
-        replace(to / f"{name}.skops", model)
+    for name, file in files.items():
+        replace(to / name, file)
     _note(to / "models.json", reports)
     return reports
 
@@ -183,6 +190,13 @@ def _matrix(trips: Trips) -> sp.csr_array:
     """The features of the trips' own events: training sees what a consumer sees, by the same code."""
     starts = range(0, max(len(trips), 1), _CHUNK)
     return sp.vstack([features(rides(trips.take(slice(at, at + _CHUNK)))) for at in starts], format="csr")
+
+
+def _profile(trips: Trips, model: Ridge) -> bytes:
+    """What the rides look like that were learnt from, and what the model says of them; of many, of some."""
+    some = rides(trips.take(np.linspace(0, len(trips) - 1, min(len(trips), _PROFILED)).astype(np.int64)))
+    predictions = np.maximum(model.predict(features(some)), DURATION.least)
+    return profiles.encoded(profiles.profile(watched(some), predictions))
 
 
 def _missing(folder: Path) -> list[Target]:

@@ -10,9 +10,12 @@ from eventml.errors import (
     ModelError,
     NotOpenError,
     OutputError,
+    PredictionError,
     PublishError,
     RegistrationError,
     Reject,
+    RequestError,
+    RequestTimeoutError,
     UnavailableError,
 )
 from eventml.models import Artefact, Model
@@ -35,9 +38,12 @@ __all__ = [
     "NotOpenError",
     "OutputError",
     "Prediction",
+    "PredictionError",
     "PublishError",
     "Record",
     "RegistrationError",
     "Reject",
+    "RequestError",
+    "RequestTimeoutError",
     "UnavailableError",
 ]

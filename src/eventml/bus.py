@@ -6,7 +6,7 @@ import inspect
 import signal
 import threading
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, Any, Self, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Final, Self, TypedDict, TypeVar, Unpack
 from urllib.parse import urlsplit
 
 import anyio
@@ -18,7 +18,9 @@ from eventml.handlers import Choices, Handler, read_handler
 from eventml.producer import BlockingProducer, Producer, producing
 from eventml.runtime.equipment import enter_lifespans, equip
 from eventml.runtime.tasks import task_group
+from eventml.runtime.tracing import find_tracing
 from eventml.runtime.worker import Worker
+from eventml.runtime.written import written_by
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
@@ -27,12 +29,18 @@ if TYPE_CHECKING:
 
     from eventml.backends.base import Backend
     from eventml.codec import Format
+    from eventml.deploy.web.application import Application
     from eventml.models import ModelSource
-    from eventml.producer import KeyOf
+    from eventml.producer.producer import KeyOf
     from eventml.runtime.equipment import Job
+    from eventml.runtime.tracing import Tracing
 
 F = TypeVar("F", bound="Callable[..., Any]")
 L = TypeVar("L", bound="Callable[[], Any]")
+
+
+_SYSTEMS: Final = {"rediss": "redis", "unix": "redis"}
+"""What OpenTelemetry calls the system behind a URL's scheme, where that is not the scheme itself."""
 
 
 class Topic(msgspec.Struct, frozen=True, kw_only=True):
@@ -228,6 +236,21 @@ class Bus:
         """Publish many events in few writes; see `Producer.publish_many`. The bus must be open."""
         return await self.producing.publish_many(topic, events, key=key)
 
+    async def request(
+        self,
+        topic: str,
+        event: Any,
+        *,
+        timeout: float = 10.0,  # noqa: ASYNC109 - as `Producer.request`
+        predictor: str | None = None,
+        key: str | bytes | None = None,
+        output_type: Any = None,
+    ) -> Any:
+        """Publish one event and wait for its prediction; see `Producer.request`. The bus must be open."""
+        return await self.producing.request(
+            topic, event, timeout=timeout, predictor=predictor, key=key, output_type=output_type
+        )
+
     def producer(self) -> BlockingProducer:
         """A producer for blocking code, to be used with `with`; it connects by itself."""
 
@@ -272,7 +295,25 @@ class Bus:
             source=self.name,
             id_fields={name: topic.id_field for name, topic in topics.items() if topic.id_field},
             formats={name: topic.codec for name, topic in topics.items()},
+            output_type_of=self._output_type_of,
+            tracing=self.tracing(),
         )
+
+    def tracing(self) -> Tracing | None:
+        """Who is told of what becomes of events, as the setting `tracing` has it; None where nobody is.
+
+        Raises:
+            MissingExtraError: it is on, and OpenTelemetry is not installed.
+        """
+        scheme = self.settings.backend.scheme
+        return find_tracing(self.settings.tracing, _SYSTEMS.get(scheme, scheme))
+
+    def _output_type_of(self, topic: str, predictor: str) -> Any:
+        handler = self.handlers.get(predictor)
+        if handler is None or handler.to is None or handler.topic != topic:
+            return Any
+        said = self.topics.get(handler.to, Topic()).event_type
+        return written_by(handler) if said is Any else said
 
     # Running
 
@@ -289,7 +330,9 @@ class Bus:
             UnsupportedError: the backend cannot give what a handler asks for.
         """
         async with self.equipped(only) as jobs:
-            yield Worker(self.backend, jobs, source=self.name, drain=self.settings.drain)
+            yield Worker(
+                self.backend, jobs, source=self.name, drain=self.settings.drain, tracing=self.tracing()
+            )
 
     @asynccontextmanager
     async def equipped(self, only: Sequence[str] = ()) -> AsyncIterator[list[Job]]:
@@ -309,6 +352,26 @@ class Bus:
                 await equip(handler, resources, self.described(handler.to).codec if handler.to else "json")
                 for handler in handlers
             ]
+
+    def asgi(self, *, only: Sequence[str] = (), authenticate: bool = True) -> Application:
+        """The predictors as an ASGI app (`/predict/<predictor>` and more), to serve or to mount in another.
+
+        A server that is given it enters its lifespan. An app that mounts it has to, as no server knows of
+        what is mounted: `FastAPI(lifespan=predictions.lifespan)`. It runs on asyncio. Where the app around
+        opens this bus, `/events/<topic>` publishes through it.
+
+        Args:
+            only: The names of the predictors that can be asked; all of them where there are none.
+            authenticate: Callers must send the token in `EVENTML_TOKEN`; where there is none, only those
+                on this machine are answered. False leaves that to the app around.
+
+        Raises:
+            MissingExtraError: the extra `web` is not installed.
+        """
+        # The one import upwards: here the user looks for it, and there it lives.
+        from eventml.deploy.web.mounting import application  # noqa: PLC0415
+
+        return application(self, only=only, authenticate=authenticate)
 
     async def run(self, *, only: Sequence[str] = (), until_idle: float | None = None) -> bool:
         """Open the bus and run its handlers until SIGTERM or SIGINT, then finish what is in hand.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import msgspec
 
 from eventml.errors import DecodeError, OutputError
-from eventml.records import CONTENT_TYPE, FIELDS, JSON, MSGPACK
+from eventml.records import CONTENT_TYPE, FIELDS, JSON, MSGPACK, REPLY_TO
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,6 +25,11 @@ REPLAY_GROUP: Final = "eventml-replay-group"
 """The header of a replayed record: the one consumer group that it is for."""
 
 _SHOWN = 200  # bytes of a value that an error message repeats
+
+
+def asks(headers: Mapping[str, str]) -> bool:
+    """Whether a record with these headers asks for a reply. A replayed one does so no more."""
+    return REPLY_TO in headers and REPLAY_GROUP not in headers
 
 
 class NotOurs:
@@ -49,6 +54,8 @@ class Decoder:
         self._group = group
         self.without_event = 0
         """How many records held no event for whoever decodes."""
+        self.asked = 0
+        """How many records ask for a reply."""
         self._json: Callable[[bytes], Any] = msgspec.json.Decoder(event_type).decode
         self._formats: dict[str, Callable[[bytes], Any]] = {
             JSON: self._json,
@@ -80,7 +87,15 @@ class Decoder:
     def _decode_for(self, headers: Mapping[str, str]) -> Callable[[bytes], Any]:
         if self._group is not None and headers.get(REPLAY_GROUP, self._group) != self._group:
             return self._pass_over
-        return self._formats.get(headers.get(CONTENT_TYPE, JSON), self._json)
+        decode = self._formats.get(headers.get(CONTENT_TYPE, JSON), self._json)
+        return self._counting(decode) if asks(headers) else decode
+
+    def _counting(self, decode: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+        def count_and_decode(value: bytes) -> Any:
+            self.asked += 1
+            return decode(value)
+
+        return count_and_decode
 
     def _pass_over(self, value: bytes) -> NotOurs:  # noqa: ARG002 - it stands in for a decoder
         self.without_event += 1

@@ -18,6 +18,9 @@
     ├── StaleError                 an event was older than its handler's `max_age`
     ├── CrashLoopError             an event was delivered too often and never finished
     ├── Reject                     raised by a handler: set this event aside
+    ├── RequestError               a request over the bus was not answered
+    │   ├── PredictionError        the predictor failed on it; says why
+    │   └── RequestTimeoutError    no answer in time; a TimeoutError too
     ├── JobError                   a batch job cannot go on; what it has finished is kept
     │   ├── SourceError            its source cannot be read, or lacks columns
     │   └── TargetError            its target cannot be written, or has other columns
@@ -132,6 +135,28 @@ class Reject(EventMLError):  # noqa: N818 - a verdict that handlers raise, not a
     From a handler of single events it rejects that event. From a handler of batches it says that
     the batch holds such an event, which bisecting then finds.
     """
+
+
+class RequestError(EventMLError):
+    """A request over the bus was not answered."""
+
+
+class PredictionError(RequestError):
+    """The predictor failed on what was asked, and has set it aside in its dead letters.
+
+    Attributes:
+        exception: The class of the failure, by its name.
+        reason: What it said, in one line.
+    """
+
+    def __init__(self, message: str, *, exception: str = "", reason: str = "") -> None:
+        self.exception = exception
+        self.reason = reason
+        super().__init__(message)
+
+
+class RequestTimeoutError(RequestError, TimeoutError):
+    """Nobody answered a request in time. It may yet be answered: that answer is dropped."""
 
 
 class JobError(EventMLError):

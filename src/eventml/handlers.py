@@ -47,6 +47,7 @@ class Choices(TypedDict, total=False):
     max_deliveries: int
     max_age: float | None
     when_stale: Literal["dead_letter", "drop"] | Callable[[Any], Any]
+    once_within: int | None
     retry_on: Sequence[type[Exception]]
 
 
@@ -72,6 +73,10 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         max_age: How old an event may be when its turn comes, in seconds; None is any age.
         when_stale: What becomes of an older one: `dead_letter`, `drop`, or a function of the event that
             answers in the handler's place.
+        once_within: Pass over an event whose id is among the last so many that the group has finished (it
+            was published twice, say): no call, no output. None is off. What became a dead letter does
+            not count as finished. Refused where the backend does not remember ids; where it remembers
+            them by partition, a repeat has to have the key of its first.
         retry_on: Exceptions that speak of the infrastructure and not of an event (a database that is
             down): the whole batch is tried again until it passes. Timeouts, connection errors and
             MemoryError are taken so anyway.
@@ -90,6 +95,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     max_deliveries: int = 5
     max_age: float | None = None
     when_stale: Literal["dead_letter", "drop"] | Callable[[Any], Any] = "dead_letter"
+    once_within: int | None = None
     retry_on: tuple[type[Exception], ...] = ()
 
     def __post_init__(self) -> None:
@@ -109,6 +115,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
             seconds = getattr(self, name)
             if seconds is not None and not seconds > 0:
                 raise ValueError(f"{name}: more than 0 seconds, or None, not {seconds!r}")
+        if self.once_within is not None and not self.once_within >= 1:
+            raise ValueError(f"once_within: at least 1, or None, not {self.once_within!r}")
 
 
 class Handler(msgspec.Struct, frozen=True, kw_only=True):
@@ -166,7 +174,7 @@ def read_handler(
     hints = _hints(name, function)
     annotated = hints.get(parameters[0].name, Any)
     frame = _frame(name, annotated, choices)
-    batched, event_type = (True, choices["event_type"]) if frame is not None else _split(annotated)
+    batched, event_type = (True, Any) if frame is not None else _split(annotated)
     wants = tuple(p.name for p in parameters[1:] if p.default is p.empty or p.name == "model")
     output = hints.get("return", Any)
     _check_model(name, model, wants)

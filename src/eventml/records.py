@@ -23,6 +23,19 @@ MODEL: Final = "ce_model"
 MODEL_VERSION: Final = "ce_modelversion"
 PREDICTOR: Final = "ce_predictor"
 TRACE_PARENT: Final = "ce_traceparent"
+TRACE_STATE: Final = "ce_tracestate"
+
+REPLY_TO: Final = "eventml-reply-to"
+"""The header of a request: the topic where its sender reads the replies."""
+
+REPLY_FROM: Final = "eventml-reply-from"
+"""The header of a request that only the predictor of this name is to answer."""
+
+REPLY: Final = "eventml-reply"
+"""The header of a reply that is no output: NO_OUTPUT or FAILED. Where it is missing, it is one."""
+
+NO_OUTPUT: Final = "none"
+FAILED: Final = "error"
 
 JSON: Final = "application/json"
 MSGPACK: Final = "application/msgpack"

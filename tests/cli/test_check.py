@@ -76,6 +76,7 @@ def test_what_would_run_in_json(invoke: Invoke) -> None:
         "group": "app.double",
         "start": "earliest",
         "batched": True,
+        "frame": None,
         "max_batch": 32,
         "max_wait": 0.0,
         "ordered": True,
@@ -100,6 +101,32 @@ def test_what_would_run_in_a_table(invoke: Invoke) -> None:
         "twice v7",
     ]
     assert result.stderr == "warning: double: a little old\n"
+
+
+FRAMES = """
+import eventml, msgspec, polars
+
+bus = eventml.Bus("app")
+
+class Number(msgspec.Struct):
+    number: int
+
+@bus.consumer("numbers", event_type=Number)
+def look(numbers: polars.DataFrame) -> None: ...
+"""
+
+
+def test_a_handler_of_frames_says_so(invoke: Invoke, app: Path) -> None:
+    app.write_text(FRAMES)
+    assert checked(invoke)["handlers"][0]["frame"] == "polars"
+    assert "polars frames of up to 1024" in invoke("check", "app:bus").stdout
+
+
+def test_a_handler_of_frames_that_does_not_say_of_what_is_refused(invoke: Invoke, app: Path) -> None:
+    app.write_text(FRAMES.replace(", event_type=Number", ""))
+    result = invoke("check", "app:bus")
+    assert result.exit_code != 0
+    assert "look: it takes a polars DataFrame" in result.stderr
 
 
 def test_what_configuration_says_is_what_would_run(invoke: Invoke, folder: Path) -> None:

@@ -115,8 +115,12 @@ class ForgetsWhatIsGivenBack(Member):
 @breaks("leaving_in_a_hurry_gives_back")
 class StaysIfItIsHurried(Connection):
     @asynccontextmanager
-    async def subscribe(
-        self, topics: Sequence[str], *, group: str | None, start: Start
+    async def joined(
+        self,
+        topics: Sequence[str],
+        group: str | None,
+        start: Start,
+        within: int,
     ) -> AsyncIterator[Member]:
         member = self.member(self, self.join(topics, group, start))
         yield member

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Self
 
 import anyio
@@ -14,7 +13,8 @@ from tests.contract.breaking import breaks
 from tests.contract.sound import Broker, Connection, Inner, Member
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+    from contextlib import AbstractAsyncContextManager
 
     from eventml.backends.base import Completion, Start
     from eventml.records import Delivery
@@ -162,13 +162,11 @@ class KnowsAGroupFromAnotherTopic(Connection):
 
 @breaks("a_missing_topic_is_refused")
 class CreatesTopicsByAccident(Connection):
-    @asynccontextmanager
-    async def subscribe(
+    def subscribe(
         self, topics: Sequence[str], *, group: str | None, start: Start
-    ) -> AsyncIterator[Member]:
+    ) -> AbstractAsyncContextManager[Member]:
         self.broker.topics.update(topics)
-        async with super().subscribe(topics, group=group, start=start) as member:
-            yield member
+        return super().subscribe(topics, group=group, start=start)
 
 
 @breaks("what_was_published_outlives_the_connections")

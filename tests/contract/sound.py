@@ -18,9 +18,11 @@ from eventml.records import Record
 from eventml.testing import contract
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+    from contextlib import AbstractAsyncContextManager
 
     from eventml.backends.base import Backend, Completion, NewTopic, Start
+    from eventml.backends.memory.topic import Group
     from eventml.backends.window import Window
     from eventml.records import Delivery
 
@@ -41,6 +43,7 @@ EVERYTHING = Capabilities(
     durable=True,
     counts_attempts=True,
     shared=True,
+    remembers_ids="group",
 )
 
 
@@ -75,13 +78,21 @@ class Member:
         if refused:
             raise PublishError("some outputs are too large", refused)
 
+    async def finished(self, deliveries: Sequence[Delivery]) -> Collection[int]:
+        if not isinstance(self.inner, _Member):
+            raise NotImplementedError("nobody asks a reader")
+        return await self.inner.finished(deliveries)
+
     async def lag(self) -> int | None:
         return await self.inner.lag()
 
+    def groups(self) -> list[Group]:
+        """Its groups, one a topic, for those who mean to meddle with them."""
+        return list(self.inner._groups.values()) if isinstance(self.inner, _Member) else []
+
     def windows(self) -> list[Window[Any]]:
-        """What its groups have in hand and given back, for those who mean to meddle with it."""
-        groups = self.inner._groups.values() if isinstance(self.inner, _Member) else ()
-        return [window for group in groups for window in group._windows]
+        """What its groups have in hand and given back."""
+        return [window for group in self.groups() for window in group._windows]
 
     def leave(self) -> None:
         self.inner.leave()
@@ -116,13 +127,26 @@ class Connection:
         if refused:
             raise PublishError("some records are too large", refused)
 
-    @asynccontextmanager
-    async def subscribe(
+    def subscribe(
         self, topics: Sequence[str], *, group: str | None, start: Start
+    ) -> AbstractAsyncContextManager[Member]:
+        return self.joined(topics, group, start, 0)
+
+    def subscribe_once(
+        self, topics: Sequence[str], *, group: str, start: Start, within: int
+    ) -> AbstractAsyncContextManager[Member]:
+        return self.joined(topics, group, start, within)
+
+    @asynccontextmanager
+    async def joined(
+        self, topics: Sequence[str], group: str | None, start: Start, within: int
     ) -> AsyncIterator[Member]:
         if missing := set(topics) - self.broker.topics:
             raise TopicNotFoundError(f"there are no topics {missing}")
-        member = self.member(self, self.join(topics, group, start))
+        inner = self.join(topics, group, start)
+        if isinstance(inner, _Member):
+            inner._within = within
+        member = self.member(self, inner)
         self.members.append(member)
         try:
             yield member

@@ -25,18 +25,29 @@ class Service:
 
     Args:
         log: Where its standard error goes.
-        options: Those of `eventml run`.
+        options: Those of the command.
         app: MODULE:BUS.
         env: Variables for the app.
+        command: `run` or `serve`.
+        apps: The folder that the module is in.
     """
 
-    def __init__(self, log: Path, *options: str, app: str = "plain:bus", env: dict[str, str]) -> None:
+    def __init__(
+        self,
+        log: Path,
+        *options: str,
+        app: str = "plain:bus",
+        env: dict[str, str],
+        command: str = "run",
+        apps: Path = APPS,
+    ) -> None:
         self.log = log
+        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         with log.open("wb") as output:
             self._process = subprocess.Popen(  # noqa: S603 - our own command
-                [sys.executable, "-m", "eventml", "run", app, *options],
-                cwd=APPS,
-                env={**os.environ, "PYTHONPATH": str(ROOT), **env},
+                [sys.executable, "-m", "eventml", command, app, *options],
+                cwd=apps,
+                env={**os.environ, "PYTHONPATH": path, **env},
                 stdin=subprocess.DEVNULL,
                 stderr=output,
             )

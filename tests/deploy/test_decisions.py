@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import TYPE_CHECKING, get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventml.deploy.liveness import Limits, Progress, Signs, State, why_kill
+from eventml.deploy.liveness import Limits, Progress, Signs, State, why_kill, why_replace
 from eventml.deploy.placement import idle_handlers, places
 from eventml.deploy.reports import Counts, Tally, total
 from eventml.deploy.restarts import Crash, Patience, broken, recent, wait_before_restart
 from eventml.deploy.rolling import Watch
 from eventml.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 HANDLERS = ("duration", "tip", "alarm")
 TIMES = st.floats(0, 1e6)
@@ -88,13 +92,16 @@ def test_each_idle_crash_doubles_the_wait(count: int) -> None:
 
 # Liveness
 
-LIMITS = Limits(boot_grace=60, silent_after=10, stuck_after=100)
+STATES: Sequence[State] = get_args(State)
+LIMITS = Limits(boot_grace=60, silent_after=10, stuck_after=100, hung_after=50)
 PROGRESS = st.builds(
     Progress,
     handler=st.sampled_from(HANDLERS),
     in_hand=st.integers(0, 3),
     quiet=st.floats(0, 300),
     oldest=st.floats(0, 300),
+    hung=st.integers(0, 2),
+    hung_for=st.floats(0, 100),
 )
 
 
@@ -125,6 +132,16 @@ def test_a_silent_worker_is_killed(silence: float, progress: list[Progress]) -> 
 @given(st.sampled_from(["draining", "failed"]), st.floats(0, 1000), st.lists(PROGRESS))
 def test_one_that_ends_is_left_to_its_deadline(state: State, heard: float, progress: list[Progress]) -> None:
     assert why_kill(Signs(state=state, since=0, heard=heard, progress=progress), LIMITS, 1000) is None
+
+
+@given(st.sampled_from(STATES), st.floats(990, 1000), st.lists(PROGRESS))
+def test_a_worker_is_replaced_only_for_threads_that_run_on(
+    state: State, heard: float, progress: list[Progress]
+) -> None:
+    why = why_replace(Signs(state=state, since=0, heard=heard, progress=progress), LIMITS, 1000)
+    hung = [one for one in progress if one.hung and one.hung_for + 1000 - heard > 50]
+    assert (why is not None) == (state == "ready" and bool(hung))
+    assert why is None or hung[0].handler in why
 
 
 # Model files

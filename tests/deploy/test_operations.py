@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -11,11 +12,14 @@ from typing import TYPE_CHECKING
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from eventml.deploy.operations import Address, Operations, read_address
+from eventml.deploy.operations import LOOPBACK, PORT, Address, Operations, read_address
 from eventml.deploy.status import Status, WorkerStatus
 from eventml.errors import ConfigError
+from tests.deploy.service import Service
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.deploy.conftest import Serve
     from tests.deploy.events import Oracle
 
@@ -146,3 +150,25 @@ def test_json_logs_are_json_to_the_last_line(serve: Serve, oracle: Oracle) -> No
     logged = [json.loads(line) for line in service.text.splitlines()]
     assert {line["worker"] for line in logged} == {"supervisor", "worker-1"}
     assert all({"time", "level", "logger", "message"} <= line.keys() for line in logged)
+
+
+def test_the_default_port_is_given_up_if_somebody_has_it(
+    url: str, name: str, tmp_path: Path, oracle: Oracle
+) -> None:
+    """Two services on a machine both run; the second says that nobody can watch it there."""
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with contextlib.suppress(OSError):  # somebody else has it: as good
+            taken.bind((LOOPBACK, PORT))
+            taken.listen()
+        service = Service(
+            tmp_path / "log", "--workers", "1", app="plain:bus", env={"APP": name, "EVENTML_BACKEND": url}
+        )
+        try:
+            service.until_logged("choose another with --operations")
+            service.until_logged("ready: ")
+            assert "WARNING" in service.text
+            assert "operations port: http" not in service.text
+            assert service.stop() == 0
+        finally:
+            service.kill()

@@ -177,6 +177,41 @@ def test_a_call_that_does_not_return_is_ended(serve: Serve, oracle: Oracle) -> N
     assert service.stop(40) in {0, 1}  # the event hangs the next worker in turn
 
 
+def test_a_thread_that_cannot_be_stopped_is_replaced_with_its_worker(serve: Serve, oracle: Oracle) -> None:
+    """In good order: what its worker has in hand besides is finished, and none of it is done again."""
+    patience = {"TIMEOUT": "0.5", "RETRIES": "0"}
+    service = serve("--workers", "2", "--hung-after", "2", env={**patience, "MAX_BATCH": "8"})
+    service.until_ready()
+    workers = set(service.workers)
+    oracle.publish(1, do="hang")
+    service.until(lambda: service.metric("eventml_dead_letters_total") == 1)
+    assert service.metric("eventml_calls_abandoned_total") >= 1
+    while len(workers & set(service.workers)) == 2:
+        oracle.publish(20)
+        time.sleep(0.1)
+    service.until_logged(r"answer has 1 threads that run on past its timeout .*; replacing it")
+    service.until_logged("takes over from")
+    oracle.collect(oracle.published - 1)
+    assert (oracle.lost, oracle.repeated) == ([0], {})
+    service.until(lambda: len(service.workers) == 2)
+    assert len(workers & set(service.workers)) == 1, "the other one is left alone"
+    assert service.metric("eventml_worker_restarts_total") == 0
+    assert service.stop() == 0
+
+
+def test_a_thread_that_ends_by_itself_costs_nothing(serve: Serve, oracle: Oracle) -> None:
+    service = serve(
+        "--workers", "1", "--hung-after", "1", env={"TIMEOUT": "0.1", "RETRIES": "0", "SLEEP": "0.6"}
+    )
+    service.until_ready()
+    workers = service.workers
+    oracle.publish(1)
+    service.until(lambda: service.metric("eventml_dead_letters_total") == 1)
+    time.sleep(3)  # past `--hung-after`, and the looks
+    assert service.workers == workers
+    assert "replacing" not in service.text
+
+
 def test_a_blocked_event_loop_is_ended(serve: Serve, oracle: Oracle) -> None:
     service = serve("--workers", "1", "--only", "echo", "--silent-after", "2", env={"SECOND": "1"})
     service.until_ready()

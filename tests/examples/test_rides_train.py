@@ -183,6 +183,7 @@ def test_threads_that_all_lack_models_train_them_once(
     assert {path.name for path in tmp_path.iterdir()} == {
         ".lock",
         "duration.skops",
+        "profile.json",
         "tip.skops",
         "models.json",
     }

@@ -34,7 +34,7 @@ class Rebalances(RuleBasedStateMachine):
         self.broker = {ZERO: Place(0), ONE: Place(0)}
         self.finished: dict[TopicPartition, set[int]] = {ZERO: set(), ONE: set()}
         self.in_hand: list[Delivery] = []
-        self.assignment.resume(self.broker)
+        self.assignment.resume(self.broker, {})
 
     @rule(partition=st.sampled_from([ZERO, ONE]), count=st.integers(1, 5))
     def fetch(self, partition: TopicPartition, count: int) -> None:
@@ -72,7 +72,7 @@ class Rebalances(RuleBasedStateMachine):
         self.assignment.suspend()
         assert not self.assignment.take(10)
         self.commit()
-        self.assignment.resume({partition: self.broker[partition] for partition in kept})
+        self.assignment.resume({partition: self.broker[partition] for partition in kept}, {})
         self.in_hand = [d for d in self.in_hand if TopicPartition("t", d.partition) in kept]
         assert self.assignment.in_hand == len(self.in_hand), "what comes straight back stays in hand"
 
@@ -82,7 +82,7 @@ class Rebalances(RuleBasedStateMachine):
         self.commit()
         other, offset = Progress(self.broker[partition]), self.broker[partition].offset
         other.deliver([offset], offset + 1)
-        other.finish(offset)
+        other.finish([offset])
         moved = other.place()
         self.finished[partition].add(offset)
         self.broker[partition] = moved
@@ -103,27 +103,27 @@ TestRebalances = Rebalances.TestCase
 
 def test_what_was_finished_out_of_order_is_not_handed_out_again() -> None:
     assignment = Assignment()
-    assignment.resume({ZERO: Place(2, ((4, 6),))})
+    assignment.resume({ZERO: Place(2, ((4, 6),))}, {})
     fetch(assignment, ZERO, 6)
     assert [d.offset for d in assignment.take(10)] == [2, 3, 6, 7]
 
 
 def test_a_partition_that_moved_away_forgets_what_was_in_hand() -> None:
     assignment = Assignment()
-    assignment.resume({ZERO: Place(0)})
+    assignment.resume({ZERO: Place(0)}, {})
     fetch(assignment, ZERO, 3)
     taken = assignment.take(3)
     assignment.suspend()
-    assignment.resume({ONE: Place(0)})
+    assignment.resume({ONE: Place(0)}, {})
     assignment.finish(taken)
     assert not assignment.held(taken)
-    assert assignment.to_commit() == {}
+    assert assignment.to_commit() == {ONE: Place(0, at_work=True)}
 
 
 def test_a_fetch_from_before_a_rebalance_shows_by_the_version() -> None:
     assignment = Assignment()
-    assignment.resume({ZERO: Place(0)})
-    for change in (assignment.suspend, lambda: assignment.resume({ZERO: Place(0)}), assignment.end):
+    assignment.resume({ZERO: Place(0)}, {})
+    for change in (assignment.suspend, lambda: assignment.resume({ZERO: Place(0)}, {}), assignment.end):
         version = assignment.version
         change()
         assert assignment.version != version
@@ -131,17 +131,17 @@ def test_a_fetch_from_before_a_rebalance_shows_by_the_version() -> None:
 
 def test_marks_of_transactions_are_passed_over_once_nothing_waits() -> None:
     assignment = Assignment()
-    assignment.resume({ZERO: Place(0)})
+    assignment.resume({ZERO: Place(0)}, {})
     fetch(assignment, ZERO, 2)
     assignment.finish(assignment.take(2))
     assignment.put(Chunk(ZERO, (), 3))
-    assert assignment.to_commit() == {ZERO: Place(3)}
+    assert assignment.to_commit() == {ZERO: Place(3, at_work=True)}
 
 
 @pytest.mark.anyio
 async def test_it_waits_until_nothing_is_in_hand() -> None:
     assignment = Assignment()
-    assignment.resume({ZERO: Place(0)})
+    assignment.resume({ZERO: Place(0)}, {})
     fetch(assignment, ZERO, 2)
     taken = assignment.take(2)
     assignment.suspend()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
 from hypothesis import given
@@ -30,8 +32,10 @@ def packed(given_records: list[Record], partitions: list[int]) -> Packer:
         limits={"narrow": LIMIT},
         headers=HeaderEncoder(),
     )
-    spread = [(record.topic, p) for record, p in zip(given_records, partitions, strict=False)]
-    packer.pack(given_records, range(len(given_records)), spread)
+    places = defaultdict(list)
+    for position, (record, partition) in enumerate(zip(given_records, partitions, strict=False)):
+        places[record.topic, partition].append(position)
+    packer.pack(given_records, places)
     return packer
 
 

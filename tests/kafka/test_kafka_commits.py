@@ -41,7 +41,7 @@ class Broker:
 
 def assignment_of(count: int) -> tuple[Assignment, list[Delivery]]:
     assignment = Assignment()
-    assignment.resume({ZERO: Place(0)})
+    assignment.resume({ZERO: Place(0)}, {})
     some = [Delivery(Record("t", b""), 0, offset, 0.0) for offset in range(count)]
     assignment.put(Chunk(ZERO, some, count))
     return assignment, assignment.take(count)

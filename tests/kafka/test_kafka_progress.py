@@ -33,8 +33,7 @@ def redone(log: Iterable[int], place: Place) -> set[int]:
 def test_a_successor_does_exactly_what_is_unfinished(log: list[int], done: set[int], upto: int) -> None:
     taken = [offset for offset in log if offset < upto]
     progress = delivered(taken, upto)
-    for offset in done:
-        progress.finish(offset)
+    progress.finish(done)
     assert redone(log, progress.place()) == set(log) - (done & set(taken))
     assert progress.in_hand == len(set(taken) - done)
 
@@ -44,12 +43,10 @@ def test_it_holds_from_successor_to_successor(
     log: list[int], first: set[int], second: set[int], upto: int
 ) -> None:
     progress = delivered([offset for offset in log if offset < upto], upto)
-    for offset in first:
-        progress.finish(offset)
+    progress.finish(first)
     handed_on = read(progress.place().offset, write(progress.place())[0])
     heir = delivered([o for o in log if handed_on.offset <= o < 61], 61, handed_on)
-    for offset in second:
-        heir.finish(offset)
+    heir.finish(second)
     finished = {o for o in first if o in log and o < upto} | second
     assert redone(log, heir.place()) == set(log) - finished
 
@@ -57,21 +54,29 @@ def test_it_holds_from_successor_to_successor(
 @given(logs, subsets, subsets)
 def test_a_place_may_be_told_in_advance(log: list[int], done: set[int], then: set[int]) -> None:
     progress = delivered(log, 61)
-    for offset in done:
-        progress.finish(offset)
+    progress.finish(done)
     told = progress.place(frozenset(then))
-    for offset in then:
-        progress.finish(offset)
+    progress.finish(then)
     assert told == progress.place()
 
 
-@given(st.integers(0, 2**40), st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), max_size=30))
-def test_what_is_written_reads_the_same(offset: int, gaps: list[tuple[int, int]]) -> None:
+@given(
+    st.integers(0, 2**40),
+    st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), max_size=30),
+    st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), max_size=5),
+    st.booleans(),
+)
+def test_what_is_written_reads_the_same(
+    offset: int, gaps: list[tuple[int, int]], steps: list[tuple[int, int]], at_work: bool
+) -> None:
     ranges, at = [], offset
     for gap, length in gaps:
         ranges.append((at + gap, at + gap + length))
         at += gap + length
-    place = Place(offset, tuple(ranges))
+    tried = [
+        (offset + sum(length for length, _ in steps[: n + 1]), times) for n, (_, times) in enumerate(steps)
+    ]
+    place = Place(offset, tuple(ranges), tuple(tried), at_work)
     text, whole = write(place)
     assert whole
     assert read(offset, text) == place
@@ -79,16 +84,14 @@ def test_what_is_written_reads_the_same(offset: int, gaps: list[tuple[int, int]]
 
 def test_in_order_there_is_nothing_to_write() -> None:
     progress = delivered(range(10), 10)
-    for offset in range(4):
-        progress.finish(offset)
+    progress.finish(range(4))
     assert progress.place() == Place(4)
     assert write(progress.place()) == ("", True)
 
 
 def test_too_much_out_of_order_is_cut_short() -> None:
     progress = delivered(range(10_000), 10_000)
-    for offset in range(1, 10_000, 2):
-        progress.finish(offset)
+    progress.finish(range(1, 10_000, 2))
     text, whole = write(progress.place())
     assert not whole
     assert len(text) <= LONGEST
@@ -106,8 +109,7 @@ def test_unfinished_counts_what_is_left(log: list[int], done: set[int], upto: in
     """Where there are no gaps."""
     del log
     progress = delivered(range(upto), upto)
-    for offset in done:
-        progress.finish(offset)
+    progress.finish(done)
     end = max(end, upto)
     assert progress.unfinished(end) == len(set(range(end)) - (done & set(range(upto))))
     assert Progress(progress.place()).unfinished(end) == progress.unfinished(end)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import time
 from typing import TYPE_CHECKING, Any
 
+import anyio
 import pytest
 
 from eventml.backends import redis
@@ -144,3 +146,22 @@ async def test_a_cap_of_one_keeps_the_last(redis_server: RedisServer) -> None:
         await backend.publish(scene.new_records(topic, 2_500, start=5))
         assert await scene.ids(client, topic) == scene.once(["r2504"])
         assert backend.losses.unread == 0
+
+
+async def test_trimmed_by_age_whoever_has_not_read_it(redis_server: RedisServer) -> None:
+    """As reply topics are, which no group reads; one that nobody trims any more is gone in the end."""
+    topic = scene.new_topic()
+    async with (
+        redis.open(redis_server.url, redis.Settings()) as backend,
+        scene.asking(redis_server.url) as client,
+        backend.subscribe([topic], group=None, start="latest"),
+    ):
+        await backend.publish(scene.new_records(topic, 250))
+        await backend.trim(topic, older_than=60.0)
+        assert await client.xlen(topic) == 250
+        assert 0 < await client.ttl(topic) <= 3600
+        await anyio.sleep(0.01)
+        await backend.publish(scene.new_records(topic, 5))
+        oldest = int((await client.xrevrange(topic, count=1))[0][0].partition(b"-")[0])
+        await backend.trim(topic, older_than=time.time() - oldest / 1000 + 0.001)
+        assert await client.xlen(topic) == 5

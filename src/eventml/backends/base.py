@@ -12,13 +12,16 @@ from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from eventml.records import Delivery, Record
 
 Start = Literal["earliest", "latest"]
 """Where a group that has never read a topic begins. A group that has goes on where it left off."""
+
+Remember = Literal["no", "first", "always"]
+"""Whether a group remembers an id that it finished; see `Completion`."""
 
 
 class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,6 +38,9 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
             the server's set-up; the backend's own page says so.
         counts_attempts: `Delivery.attempt` counts.
         shared: Several processes can work for one group.
+        remembers_ids: A group remembers the ids that it has finished (`RemembersIds`). `group`: whichever
+            of its members finished them. `partition`: a repeat is known where it came to the partition
+            of the first, as records of one key do. `no`: not at all.
     """
 
     ordering: Literal["per_key", "single_member", "none"]
@@ -43,13 +49,23 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     durable: bool
     counts_attempts: bool
     shared: bool
+    remembers_ids: Literal["group", "partition", "no"] = "no"
 
 
 class Completion(msgspec.Struct, frozen=True, gc=False):
-    """A delivery that is finished, and the records that came of it (predictions, a dead letter)."""
+    """A delivery that is finished, and the records that came of it (predictions, a dead letter).
+
+    Attributes:
+        delivery: What is finished.
+        outputs: What came of it.
+        remember: Whether its group remembers its id, where it was asked to (`RemembersIds`). `first`:
+            it does, and if it has finished that id before, the outputs are dropped. `always`: it does,
+            and the outputs are published in any case. `no`: it does not.
+    """
 
     delivery: Delivery
     outputs: Sequence[Record] = ()
+    remember: Remember = "no"
 
 
 class Subscription(Protocol):
@@ -150,6 +166,41 @@ class NewTopic(msgspec.Struct, frozen=True, kw_only=True):
     retention: float | None = None
 
 
+class OnceSubscription(Subscription, Protocol):
+    """A member of a group that remembers what it has finished."""
+
+    async def finished(self, deliveries: Sequence[Delivery]) -> Collection[int]:
+        """The positions of those whose ids the group remembers at their topic. One question a batch.
+
+        Only what `complete` has returned for is sure to be known.
+
+        Raises:
+            UnavailableError: the broker is out of reach. The subscription stays usable: ask again.
+        """
+        ...
+
+
+@runtime_checkable
+class RemembersIds(Protocol):
+    """What a backend has beyond `Backend` where its capabilities say `remembers_ids`."""
+
+    def subscribe_once(
+        self, topics: Sequence[str], *, group: str, start: Start, within: int
+    ) -> AbstractAsyncContextManager[OnceSubscription]:
+        """As `subscribe`, and the group remembers the last `within` ids that it finished at each topic.
+
+        It may remember some more, but what it keeps is bounded. An id is remembered with the ack, in one
+        step where completion is atomic: a completion that is refused or dropped remembers nothing. Elsewhere
+        it is remembered after the outputs are published, and a repeat's may have gone out before its
+        first was known. What is remembered is kept where the records are, for as long as the group.
+
+        Raises:
+            TopicNotFoundError: on a backend whose topics are created beforehand.
+            UnsupportedError: these topics cannot be remembered for; says what to do.
+        """
+        ...
+
+
 @runtime_checkable
 class CreatesTopics(Protocol):
     """What a backend has beyond `Backend` where topics are created beforehand."""
@@ -165,6 +216,20 @@ class CreatesTopics(Protocol):
 
     async def missing_topics(self, names: Sequence[str]) -> Sequence[str]:
         """Which of these topics are not there."""
+        ...
+
+
+@runtime_checkable
+class TrimsTopics(Protocol):
+    """What a backend has beyond `Backend` where a topic that no group reads would grow for ever."""
+
+    async def trim(self, topic: str, *, older_than: float) -> None:
+        """Remove the records of a topic that are so many seconds old, read or not.
+
+        Raises:
+            BackendError: the broker refused.
+            UnavailableError: out of reach, or no answer.
+        """
         ...
 
 

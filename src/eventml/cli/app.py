@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from eventml.cli import check, dlq, lag, publish, run, score, tail, top, topics
+from eventml.cli import check, dlq, lag, publish, run, score, serve, tail, top, topics
 
 app = typer.Typer(
     name="eventml",
@@ -18,6 +18,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(run.run)
+app.command()(serve.serve)
 app.command()(publish.publish)
 app.command()(score.score)
 app.command()(tail.tail)

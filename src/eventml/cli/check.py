@@ -75,7 +75,8 @@ def _row(handler: HandlerFinding) -> list[str]:
 
 
 def _takes(handler: HandlerFinding) -> str:
-    said = [f"batches of up to {handler.max_batch}" if handler.batched else "single events"]
+    batches = "batches" if handler.frame is None else f"{handler.frame} frames"
+    said = [f"{batches} of up to {handler.max_batch}" if handler.batched else "single events"]
     if handler.batched and handler.max_wait:
         said.append(f"waits {handler.max_wait:g} s")
     if handler.ordered is not None:

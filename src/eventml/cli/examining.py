@@ -73,6 +73,7 @@ def _described(handler: Handler) -> HandlerFinding:
         group=options.group,
         start=options.start,
         batched=handler.batched,
+        frame=handler.frame.library if handler.frame is not None else None,
         max_batch=options.max_batch,
         max_wait=options.max_wait,
         ordered=options.ordered,

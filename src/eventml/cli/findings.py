@@ -13,7 +13,10 @@ class ModelFinding(msgspec.Struct):
 
 
 class HandlerFinding(msgspec.Struct, kw_only=True):
-    """A handler as it would run. Seconds are floats; None is "no limit" or "not said"."""
+    """A handler as it would run. Seconds are floats; None is "no limit" or "not said".
+
+    `frame` is the library whose frames it takes, None where it takes events.
+    """
 
     name: str
     reads: str
@@ -21,6 +24,7 @@ class HandlerFinding(msgspec.Struct, kw_only=True):
     group: str
     start: str
     batched: bool
+    frame: str | None = None
     max_batch: int
     max_wait: float
     ordered: bool | None

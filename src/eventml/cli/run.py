@@ -18,6 +18,7 @@ from eventml.cli.reporting import Refusal, reporting
 from eventml.cli.service import (
     PATIENT,
     BootGraceOption,
+    HungAfterOption,
     LogFormatOption,
     MaxLagOption,
     OperationsOption,
@@ -66,6 +67,7 @@ def run(  # noqa: PLR0913 - a command's options
     log_format: LogFormatOption = "text",
     boot_grace: BootGraceOption = PATIENT.boot_grace,
     stuck_after: StuckAfterOption = PATIENT.stuck_after,
+    hung_after: HungAfterOption = PATIENT.hung_after,
     silent_after: SilentAfterOption = PATIENT.silent_after,
 ) -> None:
     """Run the handlers of a bus.
@@ -85,7 +87,7 @@ def run(  # noqa: PLR0913 - a command's options
         operations="" if operations == "off" else operations_address(operations),
         max_lag=max_lag,
         json_logs=log_format == "json",
-        limits=limits(boot_grace, stuck_after, silent_after),
+        limits=limits(boot_grace, stuck_after, hung_after, silent_after),
     )
     if workers is not None:
         run_workers(app, plan)

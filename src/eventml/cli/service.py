@@ -59,6 +59,15 @@ StuckAfterOption = Annotated[
         help="How long events may be in hand without any progress: a worker is started anew then.",
     ),
 ]
+HungAfterOption = Annotated[
+    float,
+    typer.Option(
+        "--hung-after",
+        metavar="SECONDS",
+        min=1,
+        help="How long a thread may run on past its handler's timeout: its worker is replaced then.",
+    ),
+]
 SilentAfterOption = Annotated[
     float,
     typer.Option(
@@ -70,9 +79,11 @@ SilentAfterOption = Annotated[
 ]
 
 
-def limits(boot_grace: float, stuck_after: float, silent_after: float) -> Limits:
+def limits(boot_grace: float, stuck_after: float, hung_after: float, silent_after: float) -> Limits:
     """How patient a supervisor is to be."""
-    return Limits(boot_grace=boot_grace, stuck_after=stuck_after, silent_after=silent_after)
+    return Limits(
+        boot_grace=boot_grace, stuck_after=stuck_after, hung_after=hung_after, silent_after=silent_after
+    )
 
 
 def operations_address(said: str | None) -> Address | None:

@@ -7,13 +7,14 @@ URL fit to be shown.
 from eventml.config.backends import find_backend
 from eventml.config.loading import load
 from eventml.config.redaction import redact
-from eventml.config.settings import BackendSettings, HandlerSettings, Settings, TopicSettings
+from eventml.config.settings import BackendSettings, HandlerSettings, Settings, TopicSettings, WebSettings
 
 __all__ = [
     "BackendSettings",
     "HandlerSettings",
     "Settings",
     "TopicSettings",
+    "WebSettings",
     "find_backend",
     "load",
     "redact",

@@ -6,8 +6,8 @@ import difflib
 import re
 from typing import TYPE_CHECKING, Final
 
-from eventml.config.entries import Entry, UnusableError, dotted
-from eventml.config.tables import SECTIONS
+from eventml.config.entries import Entry, UnusableError, dotted, unknown
+from eventml.config.tables import SECTIONS, WEB
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -17,7 +17,7 @@ PREFIX: Final = "EVENTML_"
 NOT_SETTINGS: Final = frozenset({"EVENTML_CACHE", "EVENTML_REQUIRE_BROKERS", "EVENTML_TOKEN"})
 """Variables of ours that are read elsewhere: a cache folder, the tests' demand for brokers, a token."""
 
-_PLAIN: Final = {"DRAIN": ("drain",), "BACKEND": ("backend", "url")}
+_PLAIN: Final = {"DRAIN": ("drain",), "TRACING": ("tracing",), "BACKEND": ("backend", "url")}
 _CLOSE: Final = 0.85
 
 
@@ -63,6 +63,10 @@ def _path(name: str, handlers: Collection[str], topics: Collection[str], *, gues
     match head, tail:
         case "BACKEND", tail if tail:
             return ("backend", tail.lower())
+        case "WEB", tail if tail:
+            if tail.lower() not in WEB:
+                raise UnusableError(unknown(tail.lower(), WEB))
+            return ("web", tail.lower())
         case "CONSUMER", tail if tail:
             return _named("consumer", tail, handlers, guess=guess)
         case "TOPIC", tail if tail:
@@ -94,7 +98,9 @@ def _splits(rest: str, fields: Collection[str]) -> list[tuple[str, str]]:
 
 def _suggestion(rest: str) -> str:
     head, _, tail = rest.partition("_")
-    section = difflib.get_close_matches(head, ["BACKEND", *map(str.upper, SECTIONS)], n=1) if tail else []
+    section = (
+        difflib.get_close_matches(head, ["BACKEND", "WEB", *map(str.upper, SECTIONS)], n=1) if tail else []
+    )
     known = [*_PLAIN, *(name.removeprefix(PREFIX) for name in NOT_SETTINGS)]
     close = [f"{section[0]}_{tail}"] if section else difflib.get_close_matches(rest, known, n=1)
     return f"unknown, did you mean {PREFIX}{close[0]}?" if close else "unknown, no setting has that name"

@@ -10,14 +10,16 @@ from msgspec import structs
 
 from eventml.config import environment, files, options
 from eventml.config.entries import Entry, UnusableError, value_of
-from eventml.config.settings import BackendSettings, HandlerSettings, Settings, TopicSettings
+from eventml.config.settings import BackendSettings, HandlerSettings, Settings, TopicSettings, WebSettings
 from eventml.config.tables import SECTIONS, flatten
 from eventml.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
-_DRAIN: Final = ("drain",)
+    from msgspec import Struct
+
+_PLAIN: Final = {("drain",), ("tracing",)}
 
 
 def load(
@@ -99,17 +101,19 @@ def _checked(layers: Sequence[Sequence[Entry]]) -> tuple[dict[tuple[str, ...], A
 
 
 def _type_of(path: tuple[str, ...]) -> Any:
-    struct = Settings if path == _DRAIN else SECTIONS[path[0]]
+    tables: dict[str, type[Struct]] = {"web": WebSettings, **SECTIONS}
+    struct = Settings if path in _PLAIN else tables[path[0]]
     return {field.name: field.type for field in structs.fields(struct)}[path[-1]]
 
 
 def _built(backend: BackendSettings, values: Mapping[tuple[str, ...], Any]) -> Settings:
     said: dict[str, dict[str, dict[str, Any]]] = {section: {} for section in SECTIONS}
-    for section, name, field in (path for path in values if len(path) > 1):
+    for section, name, field in (path for path in values if path[0] in SECTIONS):
         said[section].setdefault(name, {})[field] = values[section, name, field]
     return Settings(
         backend=backend,
         consumer={name: HandlerSettings(**fields) for name, fields in said["consumer"].items()},
         topic={name: TopicSettings(**fields) for name, fields in said["topic"].items()},
-        **{path[0]: value for path, value in values.items() if path == _DRAIN},
+        web=WebSettings(**{path[1]: value for path, value in values.items() if path[0] == "web"}),
+        **{path[0]: value for path, value in values.items() if path in _PLAIN},
     )

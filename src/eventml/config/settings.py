@@ -15,6 +15,7 @@ AtLeastOne = Annotated[int, Meta(ge=1)]
 AtLeastThree = Annotated[int, Meta(ge=3)]
 Seconds = Annotated[float, Meta(ge=0)]
 SomeSeconds = Annotated[float, Meta(gt=0)]
+Port = Annotated[int, Meta(ge=0, le=65_535)]
 
 
 class HandlerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -35,6 +36,7 @@ class HandlerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         max_deliveries: How often an event may be delivered and not finished before it is set aside.
         max_age: How old an event may be when its turn comes, in seconds.
         when_stale: What becomes of an older one.
+        once_within: Among how many finished ids an event's is looked for, to pass over a repeat.
     """
 
     max_batch: AtLeastOne | None = None
@@ -51,6 +53,7 @@ class HandlerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     max_deliveries: AtLeastThree | None = None
     max_age: SomeSeconds | None = None
     when_stale: Literal["dead_letter", "drop"] | None = None
+    once_within: AtLeastOne | None = None
 
 
 class TopicSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -69,6 +72,32 @@ class TopicSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     partitions: AtLeastOne | None = None
     replication: AtLeastOne | None = None
     retention: SomeSeconds | None = None
+
+
+class WebSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What `[web]` says of the web service. Limits are each worker's own.
+
+    Attributes:
+        host: The address to listen on.
+        port: The port to listen on; 0 is any that is free.
+        max_body: The largest body of a request, in bytes.
+        max_events: The most events in one request.
+        max_requests: The most requests in hand at once.
+        max_waiting: The most events that wait for one predictor.
+        timeout: How long an answer may take, in seconds.
+        receive_timeout: How long a request's headers, and then its body, may take to come, in seconds.
+        keep_alive: How long a connection stays open without a request, in seconds.
+    """
+
+    host: Text = "127.0.0.1"
+    port: Port = 8000
+    max_body: AtLeastOne = 1_048_576
+    max_events: AtLeastOne = 1000
+    max_requests: AtLeastOne = 1000
+    max_waiting: AtLeastOne = 10_000
+    timeout: SomeSeconds = 30.0
+    receive_timeout: SomeSeconds = 10.0
+    keep_alive: SomeSeconds = 30.0
 
 
 class BackendSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -107,13 +136,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         backend: Where the events are.
         consumer: By the handler's name; only those of which something is said.
         topic: By the topic's name; only those of which something is said.
+        web: The web service.
         drain: How long a worker that stops has to finish what is in hand, in seconds.
+        tracing: Whether OpenTelemetry is told what becomes of events. None is "if the app has configured it".
     """
 
     backend: BackendSettings
     consumer: dict[str, HandlerSettings] = {}
     topic: dict[str, TopicSettings] = {}
+    web: WebSettings = WebSettings()
     drain: Seconds = 30.0
+    tracing: bool | None = None
 
 
 def _shown(field: str, value: object) -> str:

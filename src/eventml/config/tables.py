@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from eventml.config.entries import Entry, show, unknown
-from eventml.config.settings import HandlerSettings, Settings, TopicSettings
+from eventml.config.settings import HandlerSettings, Settings, TopicSettings, WebSettings
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 SECTIONS: Final[Mapping[str, type[msgspec.Struct]]] = {"consumer": HandlerSettings, "topic": TopicSettings}
 """The sections that hold one table a name, and what such a table may say."""
+
+WEB: Final = WebSettings.__struct_fields__
 
 
 def flatten(
@@ -30,7 +32,7 @@ def flatten(
     for key, value in table.items():
         if key not in Settings.__struct_fields__:
             problems.append(Entry((key,), value, source).problem(unknown(key, Settings.__struct_fields__)))
-        elif key == "drain":
+        elif key in ("drain", "tracing"):
             entries.append(Entry((key,), value, source))
         elif key == "backend" and isinstance(value, str):
             entries.append(Entry((key, "url"), value, source))
@@ -41,9 +43,13 @@ def flatten(
             )
         elif key == "backend":
             entries += [Entry((key, name), said, source) for name, said in value.items()]
+        elif key == "web":
+            found = [Entry((key, name), said, source) for name, said in value.items()]
+            entries += [entry for entry in found if entry.path[1] in WEB]
+            problems += [e.problem(unknown(e.path[1], WEB)) for e in found if e.path[1] not in WEB]
         else:
-            for found in _section(key, value, source, handlers):
-                (entries if isinstance(found, Entry) else problems).append(found)  # type: ignore[arg-type] # by its type
+            for one in _section(key, value, source, handlers):
+                (entries if isinstance(one, Entry) else problems).append(one)  # type: ignore[arg-type] # by its type
     return entries, problems
 
 

@@ -19,8 +19,8 @@ from eventml.errors import UnavailableError
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from eventml.deploy.at_work import AtWork
     from eventml.deploy.operations import Address
-    from eventml.runtime.worker import Worker
 
 log = logging.getLogger("eventml")
 
@@ -37,7 +37,7 @@ class Alone:
         limits: When it cannot be called alive any more.
     """
 
-    def __init__(self, bus: str, worker: Worker, limits: Limits) -> None:
+    def __init__(self, bus: str, worker: AtWork, limits: Limits) -> None:
         self._bus = bus
         self._worker = worker
         self._limits = limits
@@ -88,7 +88,7 @@ class Alone:
 
 @asynccontextmanager
 async def served(
-    bus: str, worker: Worker, address: Address, *, max_lag: int | None = None, limits: Limits | None = None
+    bus: str, worker: AtWork, address: Address, *, max_lag: int | None = None, limits: Limits | None = None
 ) -> AsyncIterator[Address]:
     """Serve the operations port of a worker in this process. Gives its address.
 

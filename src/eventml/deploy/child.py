@@ -154,6 +154,7 @@ async def started(orders: Orders) -> AsyncIterator[Child]:
         stderr=subprocess.PIPE,
         env={**dict.fromkeys(ONE_THREAD, "1"), "PYTHONUNBUFFERED": "1", **os.environ},
         start_new_session=True,
+        pass_fds=() if orders.listener is None else (orders.listener,),
     )
     child = Child(process, orders.name)
     try:

@@ -29,12 +29,15 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
         silent_after: Without any report, once it has been ready: its event loop is blocked.
         stuck_after: Without any progress on events in hand: a call that does not return. It bounds a
             single call, so keep it above the slowest batch.
+        hung_after: With a call running on that was given up on at its `timeout`: a thread that cannot be
+            stopped. Its worker is replaced in good order.
         drain: From SIGTERM to SIGKILL: what the workers' own `drain` says, and some for leaving.
     """
 
     boot_grace: float = 120.0
     silent_after: float = 20.0
     stuck_after: float = 300.0
+    hung_after: float = 30.0
     drain: float = 35.0
 
 
@@ -47,12 +50,16 @@ class Progress(msgspec.Struct, frozen=True):
         quiet: Seconds since it last got anywhere: an arrival, the start or the end of a call, a
             completion, an attempt to reach the broker.
         oldest: Seconds since the oldest event in hand arrived.
+        hung: Calls past their timeout whose threads are still running.
+        hung_for: Seconds since the first of those was given up on.
     """
 
     handler: str
     in_hand: int
     quiet: float
     oldest: float
+    hung: int = 0
+    hung_for: float = 0.0
 
 
 class Signs(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,5 +98,20 @@ def why_kill(signs: Signs, limits: Limits, now: float) -> str | None:
             return (
                 f"{one.handler} has got nowhere for {quiet:.0f} s, with {one.in_hand} events in hand, the "
                 f"oldest for {one.oldest + silence:.0f} s; set consumer.{one.handler}.timeout to bound a call"
+            )
+    return None
+
+
+def why_replace(signs: Signs, limits: Limits, now: float) -> str | None:
+    """Why this worker is to be replaced by another, in good order; None while it need not be."""
+    if signs.state != "ready":
+        return None
+    silence = now - signs.heard
+    for one in signs.progress:
+        hung_for = one.hung_for + silence
+        if one.hung and hung_for > limits.hung_after:
+            return (
+                f"{one.handler} has {one.hung} threads that run on past its timeout and cannot be stopped, "
+                f"the first for {hung_for:.0f} s"
             )
     return None

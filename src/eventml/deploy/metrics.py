@@ -25,9 +25,11 @@ _COUNTER_HELP: Final = {
     "completed": ("eventml_events_completed", "Deliveries finished, one way or another."),
     "published": ("eventml_events_published", "Outputs written, dead letters not counted."),
     "dead_letters": ("eventml_dead_letters", "Events set aside."),
+    "repeats": ("eventml_events_repeated", "Events passed over: their ids had been finished before."),
     "stale": ("eventml_events_stale", "Events that were too old when their turn came."),
     "retries": ("eventml_retries", "Calls repeated because the one before had failed."),
     "calls": ("eventml_calls", "Calls of the handler."),
+    "abandoned": ("eventml_calls_abandoned", "Calls past their timeout whose threads could not be stopped."),
 }
 
 

@@ -18,10 +18,12 @@ class Place(msgspec.Struct, frozen=True):
     Attributes:
         name: Unique among the workers: `worker-1`, or `duration-1` where it runs that handler alone.
         only: The handlers that it runs; all of them where there are none.
+        listener: The file descriptor of the socket that it serves; None where it reads streams.
     """
 
     name: str
     only: tuple[str, ...] = ()
+    listener: int | None = None
 
 
 def places(wanted: str, only: Sequence[str], known: Collection[str]) -> list[Place]:

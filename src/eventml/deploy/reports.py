@@ -17,7 +17,17 @@ EVERY = 0.5
 
 STAGES = ("receive", "decode", "call", "encode", "complete")
 
-COUNTERS = ("received", "completed", "published", "dead_letters", "stale", "retries", "calls")
+COUNTERS = (
+    "received",
+    "completed",
+    "published",
+    "dead_letters",
+    "repeats",
+    "stale",
+    "retries",
+    "calls",
+    "abandoned",
+)
 """The fields of `Tally` that are counters of `runtime.stats.Stats` by the same name."""
 
 
@@ -32,6 +42,9 @@ class Orders(msgspec.Struct, frozen=True, kw_only=True):
         only: The handlers to run; all of them where there are none.
         until_idle: As `eventml run --until-idle`.
         json_logs: Log lines are JSON objects.
+        listener: The file descriptor of a socket to serve predictors on; None where streams are read.
+        operations: Where the supervisor's operations port is, if it has one.
+        everybody: As `service.Plan.everybody`.
     """
 
     supervisor: int
@@ -41,6 +54,9 @@ class Orders(msgspec.Struct, frozen=True, kw_only=True):
     only: tuple[str, ...] = ()
     until_idle: float | None = None
     json_logs: bool = False
+    listener: int | None = None
+    operations: str | None = None
+    everybody: bool = False
 
 
 class Counts(msgspec.Struct):
@@ -61,9 +77,11 @@ class Tally(msgspec.Struct, kw_only=True):
     completed: int = 0
     published: int = 0
     dead_letters: int = 0
+    repeats: int = 0
     stale: int = 0
     retries: int = 0
     calls: int = 0
+    abandoned: int = 0
     latency: Counts | None = None
     batch: Counts | None = None
     stages: dict[str, Counts] = {}

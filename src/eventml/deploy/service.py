@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from eventml.backends.base import Capabilities
     from eventml.bus import Bus
     from eventml.deploy.placement import Place
+    from eventml.deploy.relay import Printer
 
 log = logging.getLogger("eventml")
 
@@ -46,6 +47,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         json_logs: Log lines are JSON objects.
         limits: How patient the supervisor is with its workers; `drain` follows from the settings.
         patience: How often it starts them again.
+        web: The predictors are served over HTTP, and no stream is read.
+        everybody: In the web service, without a token, everybody may ask.
     """
 
     bus: str
@@ -58,6 +61,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     json_logs: bool = False
     limits: Limits = Limits()
     patience: Patience = Patience()
+    web: bool = False
+    everybody: bool = False
 
 
 async def run_service(bus: Bus, plan: Plan) -> int:
@@ -70,11 +75,17 @@ async def run_service(bus: Bus, plan: Plan) -> int:
     chosen = places(plan.workers, plan.only, tuple(bus.handlers))
     width = max(len(SUPERVISOR), *(len(place.name) for place in chosen))
     start_logging(SUPERVISOR, json=plan.json_logs, prefix=f"{SUPERVISOR:<{width}} | ")
-    capabilities = await _capabilities(bus)
-    if capabilities is not None:
-        _check(bus, chosen, capabilities)
-    for name in idle_handlers(chosen, tuple(bus.handlers)):
-        log.info("%s is not run here", name)
+    with ExitStack() as stack:
+        if plan.web:
+            chosen = _with_listeners(stack, bus, chosen)
+        return await _run(bus, plan, chosen, prefixed(width))
+
+
+async def _run(bus: Bus, plan: Plan, chosen: Sequence[Place], show: Printer) -> int:
+    if not plan.web:
+        await _check_backend(bus, chosen)
+        for name in idle_handlers(chosen, tuple(bus.handlers)):
+            log.info("%s is not run here", name)
     supervisor = Supervisor(
         bus.name,
         chosen,
@@ -85,20 +96,37 @@ async def run_service(bus: Bus, plan: Plan) -> int:
             backend=plan.backend,
             until_idle=plan.until_idle,
             json_logs=plan.json_logs,
+            everybody=plan.everybody,
         ),
-        show=as_json if plan.json_logs else prefixed(width),
+        show=as_json if plan.json_logs else show,
         limits=msgspec.structs.replace(plan.limits, drain=bus.settings.drain + LEAVING),
         patience=plan.patience,
     )
     with ExitStack() as stack:
-        _serve(stack, Operations(supervisor.status, max_lag=plan.max_lag), plan.operations)
+        address = _serve(stack, Operations(supervisor.status, max_lag=plan.max_lag), plan.operations)
+        supervisor.orders = msgspec.structs.replace(supervisor.orders, operations=address and str(address))
         return await supervisor.run()
 
 
-def _serve(stack: ExitStack, operations: Operations, wanted: Address | str | None) -> None:
+def _with_listeners(stack: ExitStack, bus: Bus, chosen: Sequence[Place]) -> list[Place]:
+    """Give each worker a socket, which stays open when the worker ends: its successor goes on with it."""
+    from eventml.deploy.web.jobs import predictors  # noqa: PLC0415 - an extra
+    from eventml.deploy.web.serving import address_of, listen_together  # noqa: PLC0415 - an extra
+
+    web = bus.settings.web
+    predictors(bus, chosen[0].only)  # what makes no sense is refused before anything is started
+    listeners = [stack.enter_context(one) for one in listen_together(web.host, web.port, len(chosen))]
+    log.info("serving on http://%s; see /docs there", address_of(listeners[0]))
+    return [
+        msgspec.structs.replace(place, listener=one.fileno())
+        for place, one in zip(chosen, listeners, strict=True)
+    ]
+
+
+def _serve(stack: ExitStack, operations: Operations, wanted: Address | str | None) -> Address | None:
     """Open the port that was asked for; the default one only if nobody has it."""
     if wanted == "":
-        return
+        return None
     address = wanted if isinstance(wanted, Address) else Address()
     try:
         address = stack.enter_context(serving(operations, address))
@@ -106,8 +134,15 @@ def _serve(stack: ExitStack, operations: Operations, wanted: Address | str | Non
         if wanted is not None:
             raise
         log.warning("%s", exc)
-    else:
-        log.info("operations port: http://%s/readyz, /livez, /metrics", address)
+        return None
+    log.info("operations port: http://%s/readyz, /livez, /metrics", address)
+    return address
+
+
+async def _check_backend(bus: Bus, chosen: Sequence[Place]) -> None:
+    capabilities = await _capabilities(bus)
+    if capabilities is not None:
+        _check(bus, chosen, capabilities)
 
 
 async def _capabilities(bus: Bus) -> Capabilities | None:

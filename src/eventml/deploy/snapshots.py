@@ -15,17 +15,17 @@ from eventml.models import Artefact
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from eventml.deploy.at_work import AtWork
     from eventml.models import Model, ModelSource
     from eventml.runtime.equipment import Job
     from eventml.runtime.histogram import Histogram
     from eventml.runtime.stats import Stats
-    from eventml.runtime.worker import Worker
 
 NONE: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 def handler_reports(
-    worker: Worker, lags: Mapping[str, int | None], stamps: Mapping[str, str] = NONE
+    worker: AtWork, lags: Mapping[str, int | None], stamps: Mapping[str, str] = NONE
 ) -> dict[str, HandlerReport]:
     """What each of the worker's handlers has done so far.
 
@@ -48,7 +48,7 @@ def model_path(source: ModelSource | None) -> str | None:
 
 def _report(job: Job, stats: Stats, lag: int | None, stamps: Mapping[str, str]) -> HandlerReport:
     handler, now = job.handler, time.monotonic()
-    arrived = stats.oldest_arrival
+    arrived, hung = stats.oldest_arrival, stats.hung
     return HandlerReport(
         group=handler.options.group,
         topic=handler.topic,
@@ -59,6 +59,8 @@ def _report(job: Job, stats: Stats, lag: int | None, stamps: Mapping[str, str]) 
             in_hand=stats.in_hand,
             quiet=now - stats.last_progress,
             oldest=0.0 if arrived is None else now - arrived,
+            hung=len(hung),
+            hung_for=now - min(hung, default=now),
         ),
         lag=lag,
         model=None if job.model is None else _model(job.model, model_path(handler.model), stamps),

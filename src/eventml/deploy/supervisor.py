@@ -21,7 +21,8 @@ import msgspec
 
 from eventml.deploy.child import started
 from eventml.deploy.crew import Crew
-from eventml.deploy.liveness import Limits, why_kill
+from eventml.deploy.liveness import Limits, why_kill, why_replace
+from eventml.deploy.replacing import Replacing
 from eventml.deploy.reports import Orders, model_files
 from eventml.deploy.restarts import Crash, Patience, broken, recent, wait_before_restart
 from eventml.deploy.rolling import Watch, stamps
@@ -53,7 +54,7 @@ class Supervisor:
     Args:
         bus: The bus's name, for those who watch.
         places: The workers that there are to be.
-        orders: What each is told; name, handlers and supervisor are filled in.
+        orders: What each is told; name, handlers, listener and supervisor are filled in.
         show: Where the workers' log lines go.
         limits: How patient it is with them.
         patience: How often it starts them again.
@@ -69,7 +70,7 @@ class Supervisor:
         limits: Limits | None = None,
         patience: Patience | None = None,
     ) -> None:
-        self._orders = orders
+        self.orders = orders
         self._show = show
         self._limits = limits or Limits()
         self._patience = patience or Patience()
@@ -77,6 +78,7 @@ class Supervisor:
         self._stop = anyio.Event()
         self._in_order = True
         self._roll_wanted = anyio.Event()
+        self._replacing = Replacing(self._crew, self._launch, self._limits.drain)
         self._last_look = time.monotonic()
         self._tasks: TaskGroup
 
@@ -94,7 +96,13 @@ class Supervisor:
         """
         async with anyio.create_task_group() as self._tasks:
             await self._tasks.start(self._heed_signals)
-            for task in (self._watch_life, self._watch_models, self._roll_when_wanted, self._stop_all):
+            for task in (
+                self._watch_life,
+                self._watch_threads,
+                self._watch_models,
+                self._roll_when_wanted,
+                self._stop_all,
+            ):
                 self._tasks.start_soon(task)
             async with anyio.create_task_group() as keepers:
                 for slot in self._crew.slots:
@@ -128,7 +136,7 @@ class Supervisor:
                 log.warning("%s ended: %s; its successor is on its way", child.name, child.describe_end())
                 slot.promote()
                 continue
-            if self._crew.stopping or (self._orders.until_idle is not None and child.status == 0):
+            if self._crew.stopping or (self.orders.until_idle is not None and child.status == 0):
                 return
             await self._wait_after(slot, child)
             if self._crew.stopping:
@@ -155,7 +163,7 @@ class Supervisor:
 
     async def _launch(self, place: Place) -> Child:
         orders = msgspec.structs.replace(
-            self._orders, supervisor=os.getpid(), name=place.name, only=place.only
+            self.orders, supervisor=os.getpid(), name=place.name, only=place.only, listener=place.listener
         )
         child: Child = await self._tasks.start(self._run_one, orders)
         return child
@@ -187,6 +195,18 @@ class Supervisor:
                 if why is not None and not child.killed_for and not child.asked_to_stop:
                     log.error("%s: %s; killing it", child.name, why)
                     self._tasks.start_soon(child.kill, why)
+
+    async def _watch_threads(self) -> None:
+        """Replace workers, one at a time, that have threads which cannot be stopped."""
+        while True:
+            await anyio.sleep(_LOOK)
+            for slot, child in [(slot, slot.child) for slot in self._crew.slots if slot.child is not None]:
+                why = why_replace(child.signs, self._limits, time.monotonic())
+                if why is None or child.killed_for or child.asked_to_stop or self._crew.stopping:
+                    continue
+                log.error("%s: %s; replacing it", child.name, why)
+                if not await self._replacing.replace(slot, child):
+                    await anyio.sleep(self._limits.hung_after)
 
     async def _watch_models(self) -> None:
         watch = Watch()
@@ -229,15 +249,7 @@ class Supervisor:
                 child.stop()
         async with anyio.create_task_group() as tasks:
             for child in leaving:
-                tasks.start_soon(self._await_end, child)
-
-    async def _await_end(self, child: Child) -> None:
-        """Wait for the end of one that was asked to stop; make one at the deadline."""
-        with anyio.move_on_after(self._limits.drain):
-            await child.ended.wait()
-            return
-        await child.kill(f"it was not done {self._limits.drain:g} s after it was asked to stop")
-        await child.ended.wait()
+                tasks.start_soon(self._replacing.await_end, child)
 
     async def _roll_when_wanted(self) -> None:
         while True:
@@ -246,49 +258,14 @@ class Supervisor:
             for slot in self._crew.slots:
                 if self._crew.stopping:
                     return
-                if not await self._replace(slot):
+                if not await self._replacing.replace(slot):
                     log.error("the other workers go on as they are")
                     break
             else:
                 self._crew.rolls += 1
                 log.info("all workers have been replaced")
 
-    async def _replace(self, slot: Slot) -> bool:
-        """Replace one worker. Returns whether its successor is at work."""
-        old = slot.child
-        if old is None or old.ended.is_set():
-            return True  # it is about to be started again, and takes what is new by itself
-        new = await self._launch(slot.place)
-        slot.incoming = new
-        await _first_of(new.ready, new.ended)
-        if new.ended.is_set():
-            if slot.incoming is new:
-                slot.incoming = None
-            if self._crew.stopping:
-                return True
-            log.error("%s: its successor did not start: %s", new.name, new.describe_end())
-            return False
-        if slot.incoming is new:
-            slot.promote()
-        if self._crew.stopping:
-            return True
-        log.info("%s: process %d takes over from %d", new.name, new.pid, old.pid)
-        old.stop()
-        await self._await_end(old)
-        return True
-
 
 def _left_in_order(child: Child) -> bool:
     """Whether one that was asked to stop finished what it had; one that was not ready had nothing."""
     return child.status == 0 or (child.status == -signal.SIGTERM and not child.ready.is_set())
-
-
-async def _first_of(*events: anyio.Event) -> None:
-    async with anyio.create_task_group() as tasks:
-
-        async def wait(event: anyio.Event) -> None:
-            await event.wait()
-            tasks.cancel_scope.cancel()
-
-        for event in events:
-            tasks.start_soon(wait, event)

@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 
@@ -25,16 +25,18 @@ from eventml.deploy.rolling import stamps
 from eventml.deploy.snapshots import handler_reports, model_path
 from eventml.errors import EventMLError, UnavailableError
 from eventml.runtime.failures import delay
+from eventml.runtime.worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractAsyncContextManager
 
     from anyio.abc import TaskStatus
 
     from eventml.bus import Bus
+    from eventml.deploy.at_work import AtWork
     from eventml.deploy.liveness import State
     from eventml.deploy.reports import Orders
-    from eventml.runtime.worker import Worker
 
 log = logging.getLogger("eventml")
 
@@ -53,7 +55,7 @@ class Process:
     def __init__(self, lifeline: Lifeline) -> None:
         self._lifeline = lifeline
         self._report = Report(state="starting")
-        self._worker: Worker | None = None
+        self._worker: AtWork | None = None
         self._lags: dict[str, int | None] = {}
         self._lags_asked = 0.0
         self._reachable = True
@@ -64,13 +66,14 @@ class Process:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._report_on)
             async with AsyncExitStack() as stack:
-                await self._connect(stack, bus)
+                if orders.listener is None:
+                    await self._connect(stack, bus)
                 paths = (model_path(bus.configured(name).model) for name in bus.handlers)
                 self._stamps = stamps(path for path in paths if path is not None)
-                worker = await stack.enter_async_context(bus.worker(orders.only))
+                worker: AtWork = await stack.enter_async_context(_worker(bus, orders))
                 await tasks.start(self._stop_when_told, worker)
                 tasks.start_soon(self._say_ready, worker)
-                if orders.until_idle is not None:
+                if orders.until_idle is not None and isinstance(worker, Worker):
                     tasks.start_soon(_stop_when_idle, worker, orders.until_idle)
                 finished = await worker.run()
                 self.say("draining")
@@ -111,7 +114,7 @@ class Process:
                 self.say("starting")
                 return
 
-    async def _say_ready(self, worker: Worker) -> None:
+    async def _say_ready(self, worker: AtWork) -> None:
         await worker.ready.wait()
         self._worker = worker
         self._lags_asked = time.monotonic()
@@ -119,7 +122,7 @@ class Process:
         log.info("ready: %s", ", ".join(worker.stats))
         await self._ask_lag(worker)
 
-    async def _ask_lag(self, worker: Worker) -> None:
+    async def _ask_lag(self, worker: AtWork) -> None:
         while self._report.state == "ready":
             try:
                 self._lags = await worker.lag()
@@ -132,7 +135,7 @@ class Process:
             await anyio.sleep(_LAG_EVERY)
 
     async def _stop_when_told(
-        self, worker: Worker, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
+        self, worker: AtWork, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
     ) -> None:
         try:
             with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
@@ -144,7 +147,7 @@ class Process:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, signal.SIG_IGN)
 
-    def _stop_or_give_up(self, worker: Worker) -> None:
+    def _stop_or_give_up(self, worker: AtWork) -> None:
         if self._report.state == "draining":
             log.warning("giving up on %d events in hand; they go back", worker.in_hand)
             worker.abandon()
@@ -177,7 +180,7 @@ def main() -> None:
         bus = import_bus(orders.bus)
         start_logging(orders.name, json=orders.json_logs)
         bus.configure(bus.read_settings({"backend": orders.backend} if orders.backend else {}))
-        finished = anyio.run(process.run, bus, orders)
+        finished = anyio.run(process.run, bus, orders, backend_options=_loop_options(orders))
     except Exception as exc:
         start_logging(orders.name, json=orders.json_logs)
         reasons = list(dict.fromkeys(_reasons(exc)))
@@ -187,6 +190,23 @@ def main() -> None:
         finished = False
     last_call(0 if finished else 1)
     sys.exit(0 if finished else 1)
+
+
+def _worker(bus: Bus, orders: Orders) -> AbstractAsyncContextManager[AtWork]:
+    """What this process runs: handlers of streams, or the web service."""
+    if orders.listener is None:
+        return bus.worker(orders.only)
+    from eventml.deploy.web.inherited import inherited_worker  # noqa: PLC0415 - an extra
+
+    return inherited_worker(bus, orders)
+
+
+def _loop_options(orders: Orders) -> dict[str, Any]:
+    if orders.listener is None:
+        return {}
+    from eventml.deploy.web.serving import loop_options  # noqa: PLC0415 - an extra
+
+    return loop_options()
 
 
 def _reasons(error: BaseException) -> Iterator[str]:

@@ -29,12 +29,22 @@ _TYPES: Final[dict[Form, Callable[[Any], Any]]] = {
 }
 
 
-def schema_of(columns: Sequence[Column]) -> pa.Schema:
-    """The schema of a frame: the fields' names, and only those that may be None can be null."""
+def schema_of(columns: Sequence[Column], *, as_sent: bool = False) -> pa.Schema:
+    """The schema of a frame; only the fields that may be None can be null.
+
+    Args:
+        columns: Of the event's type.
+        as_sent: Name them as the fields travel, as in a table to be read, and not as the type has them.
+    """
     import pyarrow as pa  # noqa: PLC0415 - loaded only where a handler takes frames
 
     return pa.schema(
-        [pa.field(column.name, _TYPES[column.form](pa), nullable=column.nullable) for column in columns]
+        [
+            pa.field(
+                column.source if as_sent else column.name, _TYPES[column.form](pa), nullable=column.nullable
+            )
+            for column in columns
+        ]
     )
 
 

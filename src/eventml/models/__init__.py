@@ -5,6 +5,7 @@ one) into a `Model`. Nothing here imports scikit-learn, skops or numpy before a 
 """
 
 from eventml.models.artefact import Artefact, Model, ModelSource, keeps_threads
+from eventml.models.blocks import in_blocks
 from eventml.models.loading import load
 from eventml.models.threads import single_threaded
 from eventml.models.versions import ModelVersionWarning
@@ -14,6 +15,7 @@ __all__ = [
     "Model",
     "ModelSource",
     "ModelVersionWarning",
+    "in_blocks",
     "keeps_threads",
     "load",
     "single_threaded",

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from eventml.runtime.parking import Item
     from eventml.runtime.stats import Stats
     from eventml.runtime.suspects import Step
+    from eventml.runtime.tracing import HandlerTracing
 
 _NO_EVENTS: Final = {DecodeError, NotOurs}
 
@@ -35,15 +36,26 @@ class Answering:
         outputs: Makes records of what it returned; None for a consumer.
         stats: Its counters.
         ordered: Whether an event that is tried again holds back those of its key.
+        waited_for: Somebody waits for each answer; see `Recovery`.
+        tracing: Is told of each call and each dead letter; None where nobody is.
     """
 
     def __init__(
-        self, handler: Handler, *, caller: Caller, outputs: Outputs | None, stats: Stats, ordered: bool
+        self,
+        handler: Handler,
+        *,
+        caller: Caller,
+        outputs: Outputs | None,
+        stats: Stats,
+        ordered: bool,
+        waited_for: bool = False,
+        tracing: HandlerTracing | None = None,
     ) -> None:
         self._handler = handler
         self._caller = caller
         self._outputs = outputs
         self._stats = stats
+        self._tracing = tracing
         self.recovery = Recovery(
             self._call,
             name=handler.name,
@@ -51,6 +63,8 @@ class Answering:
             stats=stats,
             ordered=ordered,
             apart=not handler.batched,
+            waited_for=waited_for,
+            tracing=tracing,
         )
 
     async def answer(self, step: Step) -> list[Completion]:
@@ -93,6 +107,16 @@ class Answering:
 
     async def _call(self, items: Sequence[Item]) -> list[Completion | Failed | Held]:
         """Call the handler once, and make completions of what it returns."""
+        if self._tracing is None:
+            return await self._answered(items)
+        with self._tracing.processing([item.delivery.record.headers for item in items]) as failed:
+            results = await self._answered(items)
+            for result in results:
+                if isinstance(result, Failed):
+                    failed(result.error)
+            return results
+
+    async def _answered(self, items: Sequence[Item]) -> list[Completion | Failed | Held]:
         self._stats.calls += 1
         self._stats.batch.add(len(items))
         with self._stats.timed("call"):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from functools import partial
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -117,21 +118,23 @@ class Caller:
 
     async def _within_timeout(self, argument: Any) -> Any:
         if self._timeout is None:
-            return await self._run(argument)
+            return await self._run(self._function, argument)
+        ended = Event()
+        function = self._function if self._handler.is_async else partial(_telling, ended, self._function)
         with anyio.move_on_after(self._timeout) as scope:
-            return await self._run(argument)
+            return await self._run(function, argument)
         assert scope.cancelled_caught  # noqa: S101 - for the type checker: a scope ends by returning or here
         if not self._handler.is_async:
-            self._give_up_thread()
+            self._give_up_thread(ended)
         raise HandlerTimeoutError(
             f"{self._handler.name} ran past its timeout of {self._timeout:g} s; make it faster, lower "
             f"consumer.{self._handler.name}.max_batch, or raise consumer.{self._handler.name}.timeout"
         )
 
-    async def _run(self, argument: Any) -> Any:
+    async def _run(self, function: Any, argument: Any) -> Any:
         if not self._handler.is_async:
-            return await self._in_thread(self._function, argument)
-        return await self._survived(self._function(argument))
+            return await self._in_thread(function, argument)
+        return await self._survived(function(argument))
 
     async def _in_thread(self, function: Any, argument: Any) -> Any:
         if self._one_thread:
@@ -150,10 +153,10 @@ class Caller:
                 f"{self._handler.name} raised {type(exc).__name__}, which would have ended its worker"
             ) from exc
 
-    def _give_up_thread(self) -> None:
+    def _give_up_thread(self, ended: Event) -> None:
         # The abandoned thread keeps its place until it ends, if it ever does: open another.
         self._limiter = CapacityLimiter(1)
-        self._stats.abandoned += 1
+        self._stats.gave_up(ended)
         log.error(
             "%s: a call ran past its timeout of %g s and its thread cannot be stopped; another takes its "
             "place (%d so far). Each holds memory, and a core if it is busy, until it ends by itself",
@@ -186,6 +189,14 @@ def _asked_for(end: BaseException) -> bool:
         task = asyncio.current_task()
         return task is None or task.cancelling() > 0
     return not isinstance(end, SystemExit)  # trio's cancellation cannot be made by hand
+
+
+def _telling(ended: Event, function: Any, argument: Any) -> Any:
+    """Call, and say when it is over: whoever has given up on it may want to know."""
+    try:
+        return function(argument)
+    finally:
+        ended.set()
 
 
 def _single_threaded(function: Any, argument: Any) -> Any:

@@ -59,6 +59,13 @@ class Checks:
                 self._columns(same, fields)
         return kinds
 
+    def may_be_numbers(self) -> None:
+        """Raises OutputError if numbers were returned where outputs with fields are expected."""
+        if issubclass(self._expected, msgspec.Struct):
+            raise OutputError(
+                f"{self._handler} returned numbers where its annotation says {self._expected.__name__}"
+            )
+
     def numbers(self, values: Sequence[Any]) -> None:
         """Raises OutputError if one is neither finite, nor a row of finite numbers, nor None."""
         for position, value in enumerate(values):

@@ -10,6 +10,7 @@ from eventml.runtime.failures import describe
 from eventml.runtime.traces import summarise
 
 if TYPE_CHECKING:
+    from eventml.backends.base import Completion
     from eventml.records import Delivery
 
 PREFIX: Final = "eventml-dlq-"
@@ -53,3 +54,8 @@ def dead_letter(
         id=record.id,
         headers={**record.headers, **{f"{PREFIX}{name}": text for name, text in why.items()}},
     )
+
+
+def is_letter(completion: Completion) -> bool:
+    """Whether a delivery is set aside, and not answered."""
+    return bool(completion.outputs) and f"{PREFIX}group" in completion.outputs[0].headers

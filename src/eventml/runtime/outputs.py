@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from eventml.handlers import Handler
     from eventml.models import Model
     from eventml.records import Delivery
+    from eventml.runtime.tracing import HandlerTracing
 
 
 class Prediction(msgspec.Struct, frozen=True):
@@ -45,7 +46,14 @@ class Outputs:
     """
 
     def __init__(
-        self, handler: Handler, topic: str, *, model: Model | None, source: str, encoder: Encoder
+        self,
+        handler: Handler,
+        topic: str,
+        *,
+        model: Model | None,
+        source: str,
+        encoder: Encoder,
+        tracing: HandlerTracing | None = None,
     ) -> None:
         self._topic = topic
         self._encoder = encoder
@@ -54,6 +62,12 @@ class Outputs:
         self._checks = Checks(handler.name, handler.output_type)
         self._suffix = handler.name if model is None else f"{handler.name}@{model.version}"
         self._headers = MappingProxyType(_headers(handler, topic, model, source, encoder.content_type))
+        self._tracing = tracing
+
+    @property
+    def suffix(self) -> str:
+        """What an output's id adds to its input's."""
+        return self._suffix
 
     def completions(self, deliveries: Sequence[Delivery], outputs: Any) -> list[Completion]:
         """A completion for each delivery; its output is None where the handler gave none.
@@ -64,6 +78,8 @@ class Outputs:
         outputs = listed(outputs, self._output_type, checks_index=self._of_frames)
         self._checks.length(outputs, len(deliveries))
         if _numbers(outputs):
+            if self._output_type is not Prediction:
+                self._checks.may_be_numbers()
             predictions = _predictions(deliveries, outputs, self._checks)
             kinds = set(map(type, predictions))
             return self._complete(deliveries, predictions, all_answered=type(None) not in kinds)
@@ -95,6 +111,14 @@ class Outputs:
         self, deliveries: Sequence[Delivery], outputs: Sequence[Any], *, all_answered: bool
     ) -> list[Completion]:
         topic, suffix, headers = self._topic, self._suffix, self._headers
+        if all_answered and self._tracing is not None:
+            carried = self._tracing.carried(headers, [d.record.headers for d in deliveries])
+            return [
+                Completion(d, (Record(topic, value, d.record.key, f"{d.record.id}/{suffix}", its_own),))
+                for d, value, its_own in zip(
+                    deliveries, self._encoder.encode_all(outputs), carried, strict=True
+                )
+            ]
         if all_answered:
             return [
                 Completion(d, (Record(topic, value, d.record.key, f"{d.record.id}/{suffix}", headers),))

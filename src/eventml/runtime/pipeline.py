@@ -21,13 +21,14 @@ from eventml.errors import BackendError, PublishError, UnavailableError
 from eventml.runtime.failures import delay, describe
 from eventml.runtime.intake import Intake
 from eventml.runtime.parking import Item
+from eventml.runtime.repeats import Repeats, pass_over, remembered
 from eventml.runtime.suspects import Step, Suspects
 from eventml.runtime.tasks import task_group
 
 if TYPE_CHECKING:
     from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-    from eventml.backends.base import Subscription
+    from eventml.backends.base import OnceSubscription, Subscription
     from eventml.codec import Decoder
     from eventml.handlers import Handler
     from eventml.runtime.answering import Answering
@@ -48,6 +49,7 @@ class Pipeline:
         decoder: Of its events.
         answering: Turns a batch into completions.
         stats: Its counters.
+        once: The subscription again, where it is to be asked which ids were finished before.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class Pipeline:
         decoder: Decoder,
         answering: Answering,
         stats: Stats,
+        once: OnceSubscription | None = None,
     ) -> None:
         self._handler = handler
         self._subscription = subscription
@@ -66,6 +69,8 @@ class Pipeline:
         self._stats = stats
         self._recovery = answering.recovery
         self._parking = answering.recovery.parking
+        self._once = once
+        self._repeats = Repeats()
         self._odd_until = 0  # of all that was received, where the last one lies that needs a closer look
         self._taken = 0
         self._unsettled = 0
@@ -79,7 +84,7 @@ class Pipeline:
         async with task_group() as stages:
             stages.start_soon(self._receive_until, stop, intake)
             stages.start_soon(self._call_all, intake, send)
-            stages.start_soon(self._complete_all, receive)
+            stages.start_soon(self._complete_all, receive, intake)
 
     async def _receive_until(self, stop: anyio.Event, intake: Intake[Item]) -> None:
         async with task_group() as tasks:
@@ -115,14 +120,35 @@ class Pipeline:
         async with completions:
             while True:
                 batch = await self._next_batch(intake)
-                if not batch and intake.drained and not self._parking:
+                if not batch and intake.drained and not self._parking and not self._repeats.waiting:
                     return
                 await self._hand_on(completions, await self._recovery.retry())
                 odd, self._taken = self._taken < self._odd_until, self._taken + len(batch)
+                if self._once is not None and batch:
+                    batch, passed = await self._pass_over(self._once, batch)
+                    await self._hand_on(completions, passed)
                 for step in suspects.steps(batch) if odd else (Step(batch, plain=True),):
                     await self._hand_on(completions, await self._answering.answer(step))
                     while step.settle and self._unsettled:
                         await self._settled.wait()
+
+    async def _pass_over(
+        self, once: OnceSubscription, batch: list[Item]
+    ) -> tuple[list[Item], list[Completion]]:
+        """Those to be called, and completions of those whose ids were finished before."""
+        first = self._repeats.hold_back(batch)
+        failures = 0
+        while first:
+            try:
+                finished = await once.finished([item.delivery for item in first])
+            except UnavailableError as exc:
+                failures += 1
+                await self._wait_for_broker(failures, exc)
+            else:
+                called, passed = pass_over(first, finished)
+                self._stats.repeats += len(passed)
+                return called, passed
+        return [], []
 
     async def _hand_on(
         self, completions: MemoryObjectSendStream[list[Completion]], done: list[Completion]
@@ -133,25 +159,43 @@ class Pipeline:
             await completions.send(done)
 
     async def _next_batch(self, intake: Intake[Item]) -> list[Item]:
-        """What waits to be called; nothing if a parked event's time comes first.
+        """What waits to be called; nothing if a parked event's time comes first, or repeats' firsts are done.
 
-        While as much is parked as a batch may hold, nothing new is taken: memory stays flat.
+        While as much is put off as a batch may hold, nothing new is taken: memory stays flat.
         """
+        put_off = len(self._parking) + self._repeats.waiting
+        full = put_off >= self._handler.options.max_batch
+        if self._repeats.waiting and self._unsettled and (full or intake.drained):
+            await self._settled.wait()
+            return []
         if self._parking.next_due is None:
             return await intake.take()
         with anyio.move_on_at(self._parking.next_due):
-            if len(self._parking) < self._handler.options.max_batch and not intake.drained:
+            if not full and not intake.drained:
                 return await intake.take()
             await anyio.sleep_forever()
         return []
 
-    async def _complete_all(self, completions: MemoryObjectReceiveStream[list[Completion]]) -> None:
+    async def _complete_all(
+        self, completions: MemoryObjectReceiveStream[list[Completion]], intake: Intake[Item]
+    ) -> None:
         async with completions:
             async for done in completions:
-                await self._complete(done)
+                if self._once is None:
+                    await self._complete(done)
+                else:
+                    await self._complete(remembered(done, self._handler.options.group))
+                    self._take_in_again(self._repeats.settle(done), intake)
                 self._unsettled -= 1
                 if not self._unsettled:
                     self._settled.set()
+
+    def _take_in_again(self, repeats: list[Item], intake: Intake[Item]) -> None:
+        """What waited for its first: the broker is asked again."""
+        if repeats:
+            self._odd_until = self._stats.received  # some of them may need a closer look
+            self._taken -= len(repeats)
+            intake.put(repeats)
 
     async def _complete(self, done: list[Completion]) -> None:
         """Complete a batch, however long the broker takes to come back: nothing is dropped meanwhile."""

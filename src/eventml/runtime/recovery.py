@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, cast
 import anyio
 
 from eventml.backends.base import Completion
-from eventml.errors import PublishError
+from eventml.errors import PublishError, UnavailableError
 from eventml.runtime.bisecting import Bisection
-from eventml.runtime.deadletters import PREFIX, dead_letter
+from eventml.runtime.deadletters import dead_letter, is_letter
 from eventml.runtime.failures import Failed, Held, Verdict, classify, delay, describe, tried_again
 from eventml.runtime.parking import Item, Parked, Parking
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from eventml.handlers import Options
     from eventml.records import Delivery
     from eventml.runtime.stats import Stats
+    from eventml.runtime.tracing import HandlerTracing
 
     Result = Completion | Failed | Held
     Call = Callable[[Sequence[Item]], Awaitable[list[Result]]]
@@ -41,7 +42,11 @@ class Recovery:
         stats: Counts retries.
         ordered: Whether a failed event holds back its key.
         apart: Whether the events of one call can fail one by one.
+        waited_for: Somebody waits for each answer and hears of each failure, as in a web service. Nothing
+            is tried again then: a batch that the infrastructure failed is set aside at once, for
+            UnavailableError, and whoever waits may ask again. What is set aside is not logged here.
         quiet: Do not log what is set aside: whoever asks for it says so by itself.
+        tracing: Is told of each dead letter; None where nobody is.
     """
 
     def __init__(
@@ -53,14 +58,18 @@ class Recovery:
         stats: Stats,
         ordered: bool,
         apart: bool,
+        waited_for: bool = False,
         quiet: bool = False,
+        tracing: HandlerTracing | None = None,
     ) -> None:
         self._call = call
         self._name = name
         self._options = options
         self._stats = stats
         self._apart = apart
-        self._level = logging.DEBUG if quiet else logging.WARNING
+        self._waited_for = waited_for
+        self._level = logging.DEBUG if waited_for or quiet else logging.WARNING
+        self._tracing = tracing
         self._letters = 0
         self.parking = Parking(ordered=ordered)
 
@@ -72,6 +81,8 @@ class Recovery:
         try:
             results = await self._until_infrastructure_answers(items)
         except Exception as exc:  # noqa: BLE001 - a handler may raise anything
+            if self._hopeless(exc):
+                return [self.set_aside(item.delivery, exc) for item in items]
             if len(items) == 1:
                 return self._failed(Parked(items[0], exc, 1, time.time()))
             return await self._bisect(items, exc)
@@ -87,6 +98,8 @@ class Recovery:
     def set_aside(self, delivery: Delivery, error: Exception, **history: Any) -> Completion:
         """The completion that moves a delivery to the dead letters."""
         self._letters += 1
+        if self._hopeless(error) and not isinstance(error, UnavailableError):
+            error = _out_of_reach(error)
         letter = dead_letter(delivery, group=self._options.group, error=error, **history)
         log.log(
             self._level,
@@ -96,6 +109,8 @@ class Recovery:
             letter.topic,
             describe(error),
         )
+        if self._tracing is not None:
+            self._tracing.set_aside(delivery.record.headers, error, letter.topic)
         return Completion(delivery, (letter,))
 
     def refused(self, completion: Completion, why: str) -> Completion:
@@ -103,7 +118,7 @@ class Recovery:
 
         The input is set aside. A dead letter that is refused itself is offered again: it has no other place.
         """
-        if _is_letter(completion):
+        if is_letter(completion):
             log.error(
                 "%s: dead letter %s is refused: %s; nothing goes on until it is taken. See to the topic %s",
                 self._name,
@@ -118,7 +133,7 @@ class Recovery:
         """How many of these completions are dead letters: free as long as there are none about."""
         if not self._letters:
             return 0
-        found = sum(map(_is_letter, done))
+        found = sum(map(is_letter, done))
         self._letters -= found
         return found
 
@@ -143,7 +158,7 @@ class Recovery:
             try:
                 return await self._call(items)
             except Exception as exc:
-                if classify(exc, self._options.retry_on) is not Verdict.INFRASTRUCTURE:
+                if self._waited_for or not self._of_infrastructure(exc):
                     raise
                 failures += 1
                 self._stats.retries += 1
@@ -173,6 +188,8 @@ class Recovery:
                 results = await self._until_infrastructure_answers(chosen) if chosen else []
             except Exception as exc:  # noqa: BLE001 - a handler may raise anything
                 error = exc
+                if self._hopeless(exc):
+                    return completions + [self.set_aside(item.delivery, exc) for item in waiting.values()]
                 if bisection.failed() is None:
                     continue
                 completions += self._failed(Parked(chosen[0], exc, 1, time.time()))
@@ -196,7 +213,7 @@ class Recovery:
 
     def _failed(self, parked: Parked) -> list[Completion]:
         """Park an event that failed alone for another try; or set it aside, where that is no use."""
-        if not tried_again(parked.error, parked.attempts, self._options):
+        if self._waited_for or not tried_again(parked.error, parked.attempts, self._options):
             return [
                 self.set_aside(
                     parked.item.delivery,
@@ -224,9 +241,18 @@ class Recovery:
         behind = self.parking.settle(parked.item)
         return completions + await self.answer(behind)
 
+    def _hopeless(self, error: Exception) -> bool:
+        """Whether there is no use in looking for an event at fault, nor time to wait."""
+        return self._waited_for and self._of_infrastructure(error)
+
+    def _of_infrastructure(self, error: Exception) -> bool:
+        return classify(error, self._options.retry_on) is Verdict.INFRASTRUCTURE
+
     def _delay(self, failures: int) -> float:
         return delay(failures, self._options.backoff, self._options.max_backoff)
 
 
-def _is_letter(completion: Completion) -> bool:
-    return bool(completion.outputs) and f"{PREFIX}group" in completion.outputs[0].headers
+def _out_of_reach(error: Exception) -> UnavailableError:
+    away = UnavailableError("something that the handler needs is out of reach")
+    away.__cause__ = error
+    return away

@@ -12,6 +12,7 @@ from eventml.runtime.histogram import SECONDS, SIZES, Histogram
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from threading import Event
 
     from eventml.records import Delivery
 
@@ -58,10 +59,11 @@ class Stats:
         completed: Deliveries finished, one way or another.
         published: Outputs written, dead letters not counted.
         dead_letters: Events set aside.
+        repeats: Events passed over because their ids had been finished before (`once_within`).
         stale: Events that were too old when their turn came.
         retries: Calls repeated because the one before had failed.
         calls: Calls of the handler.
-        abandoned: Calls past their timeout whose threads could not be stopped.
+        abandoned: Calls past their timeout whose threads could not be stopped; see also `hung`.
         last_arrival: When something was last received, by the monotonic clock, in seconds.
         last_completion: When something was last finished, by the same clock.
         last_progress: When it last got anywhere with what is in hand, by the same clock: a call or a
@@ -78,6 +80,7 @@ class Stats:
         self.completed = 0
         self.published = 0
         self.dead_letters = 0
+        self.repeats = 0
         self.stale = 0
         self.retries = 0
         self.calls = 0
@@ -88,6 +91,18 @@ class Stats:
         self.batch = Histogram(SIZES)
         self.stages: dict[Stage, Histogram] = {}
         self._arrivals: deque[tuple[int, float]] = deque()
+        self._abandoned: list[tuple[float, Event]] = []
+
+    def gave_up(self, ended: Event) -> None:
+        """Count a call whose thread cannot be stopped. `ended` is set if that ends by itself."""
+        self.abandoned += 1
+        self._abandoned.append((time.monotonic(), ended))
+
+    @property
+    def hung(self) -> list[float]:
+        """When the calls were given up on whose threads are still running, by the monotonic clock."""
+        self._abandoned = [(since, ended) for since, ended in self._abandoned if not ended.is_set()]
+        return [since for since, _ in self._abandoned]
 
     @property
     def in_hand(self) -> int:

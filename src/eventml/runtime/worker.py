@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import anyio
 
@@ -16,15 +16,20 @@ from eventml.runtime.answering import Answering
 from eventml.runtime.calling import Caller
 from eventml.runtime.outputs import Outputs
 from eventml.runtime.pipeline import Pipeline
+from eventml.runtime.replies import Replies
+from eventml.runtime.replying import Replying
 from eventml.runtime.stats import Stats
 from eventml.runtime.support import check_supported, outputs_of
 from eventml.runtime.tasks import task_group
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from contextlib import AbstractAsyncContextManager
 
-    from eventml.backends.base import Backend, Subscription
+    from eventml.backends.base import Backend, OnceSubscription, RemembersIds, Subscription
+    from eventml.handlers import Handler
     from eventml.runtime.equipment import Job
+    from eventml.runtime.tracing import Tracing
 
 log = logging.getLogger("eventml")
 
@@ -37,13 +42,26 @@ class Worker:
         jobs: What to run.
         source: The bus's name, which outputs carry as their source.
         drain: How long to finish what is in hand after the stop, in seconds.
+        waited_for: Somebody waits for each answer; see `Recovery`.
+        tracing: Is told what the handlers do; None where nobody is.
     """
 
-    def __init__(self, backend: Backend, jobs: Sequence[Job], *, source: str, drain: float) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        jobs: Sequence[Job],
+        *,
+        source: str,
+        drain: float,
+        waited_for: bool = False,
+        tracing: Tracing | None = None,
+    ) -> None:
         self._backend = backend
         self.jobs = jobs
         self._source = source
         self._drain = drain
+        self._waited_for = waited_for
+        self._tracing = tracing
         self._subscriptions: dict[str, Subscription] = {}
         self._telling: set[str] = set()
         self._stop = anyio.Event()
@@ -117,31 +135,49 @@ class Worker:
 
     async def _enter(self, stack: AsyncExitStack, job: Job) -> Pipeline:
         handler, options = job.handler, job.handler.options
-        subscription = await stack.enter_async_context(
-            self._backend.subscribe([handler.topic], group=options.group, start=options.start)
-        )
+        subscription = await stack.enter_async_context(_subscribe(self._backend, handler))
         self._subscriptions[handler.name] = subscription
         stats = self.stats[handler.name]
         ordered = options.ordered is not False and self._backend.capabilities.ordering != "none"
+        decoder = Decoder(handler.event_type, options.group)
+        completing: Subscription = subscription
+        tracing = None if self._tracing is None else self._tracing.handling(handler, job.model)
         outputs = None
         if handler.to is not None:
             encoder = Encoder(job.format)
-            outputs = Outputs(handler, handler.to, model=job.model, source=self._source, encoder=encoder)
+            outputs = Outputs(
+                handler, handler.to, model=job.model, source=self._source, encoder=encoder, tracing=tracing
+            )
+            replies = Replies(handler.topic, handler.name, suffix=outputs.suffix, source=self._source)
+            completing = Replying(subscription, decoder, replies, self._backend)
         return Pipeline(
             handler,
-            subscription,
-            decoder=Decoder(handler.event_type, options.group),
+            completing,
+            decoder=decoder,
             answering=Answering(
                 handler,
                 caller=Caller(handler, job.resources, ordered=ordered, stats=stats),
                 outputs=outputs,
                 stats=stats,
                 ordered=ordered,
+                waited_for=self._waited_for,
+                tracing=tracing,
             ),
             stats=stats,
+            once=None if options.once_within is None else cast("OnceSubscription", subscription),
         )
 
     async def _cancel_at_deadline(self) -> None:
         await self._stop.wait()
         await anyio.sleep(self._drain)
         self._work.cancel()
+
+
+def _subscribe(backend: Backend, handler: Handler) -> AbstractAsyncContextManager[Subscription]:
+    options, topics = handler.options, [handler.topic]
+    if options.once_within is None:
+        return backend.subscribe(topics, group=options.group, start=options.start)
+    # Its capabilities were looked at before: it remembers ids.
+    return cast("RemembersIds", backend).subscribe_once(
+        topics, group=options.group, start=options.start, within=options.once_within
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections import Counter
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 import anyio
 
@@ -14,8 +14,8 @@ from eventml.codec import Decoder
 from eventml.errors import ConfigError, NotOpenError
 from eventml.runtime.deadletters import dead_letter_topic
 from eventml.runtime.failures import describe
-from eventml.runtime.outputs import Prediction
 from eventml.runtime.tasks import task_group
+from eventml.runtime.written import written_by
 from eventml.testing import deadletters
 from eventml.testing.rehearsal import rehearsing
 
@@ -25,8 +25,7 @@ if TYPE_CHECKING:
 
     from eventml.backends.memory.hub import Hub
     from eventml.bus import Bus
-    from eventml.handlers import Handler
-    from eventml.producer import KeyOf
+    from eventml.producer.producer import KeyOf
     from eventml.records import Delivery, Record
     from eventml.runtime.worker import Worker
 
@@ -210,7 +209,7 @@ class TestBus:
         if said is not None and said.event_type is not Any:
             return said.event_type
         writers = (handler for handler in self._bus.handlers.values() if handler.to == topic)
-        return next(map(_written_by, writers), Any)
+        return next(map(written_by, writers), Any)
 
     def _report(self) -> None:
         letters = self.dead_letters()
@@ -233,13 +232,3 @@ class TestBus:
                     f"{name}: {lag} events after {worker.stats[name].calls} calls; it last raised {last}"
                 )
         return f"not handled within {self._timeout:g} s:\n" + "\n".join(lines)
-
-
-def _written_by(handler: Handler) -> Any:
-    """The type of the events that a handler publishes: numbers are wrapped."""
-    kind = handler.output_type
-    if kind is Any:
-        kind = get_type_hints(handler.function).get("return", Any)
-        return Prediction if hasattr(kind, "tolist") else Any
-    numbers = kind in (bool, int, float) or get_origin(kind) is list or hasattr(kind, "tolist")
-    return Prediction if numbers else kind

@@ -47,6 +47,8 @@ SOURCE: Any = Artefact(Path(os.environ["MODEL"])) if "MODEL" in os.environ else 
     to=f"{NAME}.answers",
     model=SOURCE,
     max_batch=int(os.environ.get("MAX_BATCH", "64")),
+    timeout=float(os.environ["TIMEOUT"]) if "TIMEOUT" in os.environ else None,
+    retries=int(os.environ.get("RETRIES", "2")),
 )
 def answer(numbers: list[Number], model: Any) -> list[Answer]:
     time.sleep(float(os.environ.get("SLEEP", "0")))

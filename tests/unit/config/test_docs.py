@@ -25,7 +25,10 @@ def _fields(struct: type[msgspec.Struct]) -> dict[str, Any]:
 def test_the_tables_list_every_setting_with_its_type() -> None:
     fields = _fields(HandlerSettings) | _fields(TopicSettings)
     types = {name: expected(_without_none(field.type)) for name, field in fields.items()}
-    assert {name: row[0] for name, row in ROWS.items()} == types | {"drain": "float >= 0"}
+    assert {name: row[0] for name, row in ROWS.items()} == types | {
+        "drain": "float >= 0",
+        "tracing": "true or false",
+    }
 
 
 def test_the_defaults_are_the_codes() -> None:

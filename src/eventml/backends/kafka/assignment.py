@@ -5,15 +5,20 @@
 It has no I/O. A rebalance takes all partitions away and gives some back: `suspend`, then `resume`. What
 is in hand of a partition that comes straight back stays in hand; of the others it is forgotten, and a
 late completion finds nothing.
+
+What was handed out before and never finished may be what killed its worker. So partitions that begin
+with such take their turns, in a fixed order: until they are through, nothing else is handed out.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from itertools import groupby
 from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 import anyio
+from msgspec.structs import replace
 
 from eventml.backends.kafka.progress import Place, Progress
 
@@ -22,9 +27,11 @@ if TYPE_CHECKING:
 
     from aiokafka import TopicPartition
 
+    from eventml.backends.kafka.progress import Ranges
     from eventml.records import Delivery
 
 _OFFSET = attrgetter("offset")
+_PLACE = attrgetter("record.topic", "partition")
 
 
 class Chunk(NamedTuple):
@@ -49,6 +56,7 @@ class Assignment:
         self._committed: dict[TopicPartition, Place] = {}
         self._waiting: deque[Chunk] = deque()
         self._count = 0
+        self._turns: deque[TopicPartition] = deque()
         self._idle = anyio.Event()
         self.active = False
         self.version = 0
@@ -73,27 +81,53 @@ class Assignment:
         """Let nobody wait until nothing is in hand."""
         self._idle.set()
 
-    def resume(self, places: Mapping[TopicPartition, Place]) -> None:
+    def give_back(self) -> None:
+        """What is not finished by the next commit goes to another, as if it had not been handed out."""
+        for progress in self._progress.values():
+            progress.give_back()
+
+    def leave(self) -> None:
+        """What is not finished by the next commit goes to another, and counts as handed out."""
+        for progress in self._progress.values():
+            progress.leave()
+
+    def resume(
+        self, places: Mapping[TopicPartition, Place], ends: Mapping[TopicPartition, int]
+    ) -> frozenset[TopicPartition]:
         """Go on with these partitions, from these places.
 
-        A partition that was ours, and whose place nobody has changed, keeps what is in hand.
+        A partition that was ours, and whose place nobody has changed, keeps what is in hand: returns those.
+
+        Args:
+            places: What the group has finished.
+            ends: Where the logs end of those of which something was handed out before.
         """
         kept = {
             partition: progress
             for partition, progress in self._progress.items()
-            if partition in places and places[partition] == self._committed[partition]
+            if partition in places and places[partition].same(self._committed[partition])
         }
-        self._progress = {p: kept.get(p) or Progress(place) for p, place in places.items()}
+        self._progress = {p: kept.get(p) or Progress(place, ends.get(p)) for p, place in places.items()}
         self._committed = dict(places)
+        turns = sorted(
+            p for p, progress in self._progress.items() if progress.position < progress.suspects_until
+        )
+        self._turns = deque(turns)
+        for partition, progress in self._progress.items():
+            if partition not in turns:
+                progress.begin()
         self._drop_waiting()
         self.active = True
         self._notice()
+        return frozenset(kept)
 
     def restart(self, partition: TopicPartition, place: Place) -> None:
         """Forget what is in hand of a partition: somebody else has moved its place."""
         if partition in self._progress:
             self._progress[partition] = Progress(place)
+            self._progress[partition].begin()
             self._committed[partition] = place
+            self.end_turn(partition)
             self._drop_waiting()
             self._notice()
 
@@ -102,8 +136,50 @@ class Assignment:
         self.active = False
         self._progress.clear()
         self._committed.clear()
+        self._turns.clear()
         self._drop_waiting()
         self._notice()
+
+    # Turns of those with something that was handed out before
+
+    @property
+    def turn(self) -> TopicPartition | None:
+        """Which partition alone is to be fetched, and handed out; None if all."""
+        while self._turns:
+            progress = self._progress[self._turns[0]]
+            if not progress.begun or progress.position < progress.suspects_until:
+                return self._turns[0]
+            self._turns.popleft()
+        return None
+
+    def begin(self, partition: TopicPartition, reach: int) -> None:
+        """Begin a partition's turn. Nothing of it may be handed out before the next commit.
+
+        Args:
+            partition: Whose turn it is.
+            reach: How many offsets of it a member that died may have had in hand.
+        """
+        self._progress[partition].begin(reach)
+
+    def end_turn(self, partition: TopicPartition) -> None:
+        """Let the others go on, although not all of a partition's suspects were handed out."""
+        if partition in self._turns:
+            self._turns.remove(partition)
+
+    @property
+    def fetched_turn(self) -> bool:
+        """What is waiting is all that is to be handed out in this turn."""
+        partition = self.turn
+        return (
+            partition is not None
+            and self._count > 0
+            and self.fetched[partition] >= self._progress[partition].suspects_until
+        )
+
+    @property
+    def cautious(self) -> bool:
+        """Something is unfinished that was handed out before."""
+        return any(progress.safe < progress.suspects_until for progress in self._progress.values())
 
     # Deliveries
 
@@ -116,6 +192,8 @@ class Assignment:
         self.fetched[partition] = position
         if deliveries and progress.anything_was:
             deliveries = [d for d in deliveries if not progress.was_finished(int(d.offset))]
+        if deliveries and int(deliveries[0].offset) < progress.suspects_until:
+            deliveries = [replace(d, attempt=progress.attempt(int(d.offset))) for d in deliveries]
         if deliveries:
             self._waiting.append(Chunk(partition, deliveries, position))
             self._count += len(deliveries)
@@ -144,17 +222,22 @@ class Assignment:
 
     def held(self, deliveries: Iterable[Delivery]) -> list[int]:
         """The positions of those that are in hand."""
-        return [
-            position
-            for position, (progress, offset) in enumerate(self._of(deliveries))
-            if progress is not None and progress.holds(offset)
-        ]
+        held: list[int] = []
+        start = 0
+        for progress, offsets in self._runs(deliveries):
+            if progress is not None:
+                if progress.holds_all(offsets):
+                    held += range(start, start + len(offsets))
+                else:
+                    held += [start + n for n, offset in enumerate(offsets) if progress.holds(offset)]
+            start += len(offsets)
+        return held
 
     def finish(self, deliveries: Iterable[Delivery]) -> None:
         """Take deliveries as finished; those that are not in hand are passed over."""
-        for progress, offset in self._of(deliveries):
+        for progress, offsets in self._runs(deliveries):
             if progress is not None:
-                progress.finish(offset)
+                progress.finish(offsets)
         self._notice()
 
     # Places
@@ -196,9 +279,9 @@ class Assignment:
         """The next offset that nobody has taken."""
         return self._progress[partition].position
 
-    def unfinished(self, partition: TopicPartition, end: int) -> int:
-        """How many of a partition's records before `end` are not finished, where there are no gaps."""
-        return self._progress[partition].unfinished(end)
+    def unfinished(self, partition: TopicPartition, end: int, holes: Ranges = ()) -> int:
+        """How many of a partition's records before `end` are not finished; offsets in `holes` are none."""
+        return self._progress[partition].unfinished(end, holes)
 
     def _drop_waiting(self) -> None:
         self._waiting.clear()
@@ -210,12 +293,8 @@ class Assignment:
         if not self.in_hand:
             self._idle.set()
 
-    def _of(self, deliveries: Iterable[Delivery]) -> Iterator[tuple[Progress | None, int | str]]:
-        """Each delivery's offset, and how far its partition is; None if that is not ours."""
-        # Deliveries come in runs of one partition, and those of a topic share its name.
-        topic, partition, progress = "", -1, None
-        for delivery in deliveries:
-            if delivery.partition != partition or delivery.record.topic is not topic:
-                topic, partition = delivery.record.topic, delivery.partition
-                progress = self._progress.get((topic, partition))  # a TopicPartition is a tuple
-            yield progress, delivery.offset
+    def _runs(self, deliveries: Iterable[Delivery]) -> Iterator[tuple[Progress | None, list[int | str]]]:
+        """Runs of one partition: how far that is (None if it is not ours), and the offsets."""
+        for (topic, partition), run in groupby(deliveries, key=_PLACE):
+            # A TopicPartition is a tuple, and equal to this one.
+            yield self._progress.get((topic, partition)), list(map(_OFFSET, run))

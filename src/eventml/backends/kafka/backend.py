@@ -10,13 +10,16 @@ import anyio
 from eventml.backends.base import Capabilities
 from eventml.backends.kafka import topics as topic_admin
 from eventml.backends.kafka.completing import AtLeastOnce
+from eventml.backends.kafka.counting import Counting
+from eventml.backends.kafka.exactly_once import ExactlyOnce
 from eventml.backends.kafka.lag import group_lag
 from eventml.backends.kafka.member import Member
 from eventml.backends.kafka.publisher import Publisher
 from eventml.backends.kafka.reader import Reader
+from eventml.backends.kafka.remembering import Remembering, seen_topic
 from eventml.backends.kafka.sending import Sender
 from eventml.backends.kafka.subscription import Subscription
-from eventml.backends.kafka.transactions import ExactlyOnce, Means
+from eventml.backends.kafka.transactions import Means
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
@@ -37,8 +40,9 @@ def capabilities(settings: Settings) -> Capabilities:
         redelivery="leave",
         atomic_completion=settings.delivery == "exactly_once",
         durable=True,
-        counts_attempts=False,
+        counts_attempts=True,
         shared=True,
+        remembers_ids="partition",
     )
 
 
@@ -55,6 +59,7 @@ class KafkaBackend:
         self._clients = clients
         self._observer = observer
         self._settings = settings
+        self._counting = Counting(observer)
         self._sender = Sender(observer, settings.max_request_size)
         self._publisher = Publisher(clients, self._sender, settings.publish_timeout)
         self._subscriptions: dict[Subscription, str] = {}
@@ -90,11 +95,39 @@ class KafkaBackend:
                 with anyio.CancelScope(shield=True):
                     await reader.close()
             return
+        async with self._joined(partitions, group, start) as subscription:
+            yield subscription
+
+    @asynccontextmanager
+    async def subscribe_once(
+        self, topics: Sequence[str], *, group: str, start: Start, within: int
+    ) -> AsyncIterator[base.OnceSubscription]:
+        """As `subscribe`; of each partition, the group remembers the last `within` ids that it finished.
+
+        They are kept in the topic `<topic>.<group>.seen`, which is created.
+
+        Raises:
+            TopicNotFoundError: a topic is not there.
+            BackendError: the brokers do not let us create a topic for what is remembered.
+            UnsupportedError: that topic has fewer partitions than what it remembers.
+            UnavailableError: the brokers are out of reach.
+        """
+        partitions = await self._observer.require(topics)
+        for topic, count in partitions.items():
+            await topic_admin.create_memory(self._observer, seen_topic(topic, group), count)
+        async with self._joined(partitions, group, start, within) as subscription:
+            yield subscription
+
+    @asynccontextmanager
+    async def _joined(
+        self, topics: Mapping[str, int], group: str, start: Start, within: int | None = None
+    ) -> AsyncIterator[Subscription]:
         subscription = Subscription(
-            lambda: self._new_member(topics, group, start),
-            topics=partitions,
+            lambda: self._new_member(list(topics), group, start, within),
+            topics=topics,
             group=group,
             observer=self._observer,
+            counting=self._counting,
             settings=self._settings,
         )
         try:
@@ -109,13 +142,15 @@ class KafkaBackend:
     async def lag(self, topic: str, *, group: str) -> Mapping[int, int] | None:
         """The group's unfinished records by partition; None where there is no such group yet.
 
+        None as well where transactions write to the topic and too much waits to be counted.
+
         Raises:
             TopicNotFoundError: the topic is not there.
             UnavailableError: the brokers are out of reach.
         """
         partitions = await self._observer.require([topic])
         here = [s.assignment for s, of in self._subscriptions.items() if of == group]
-        found = await group_lag(self._observer, group, partitions, here)
+        found = await group_lag(self._observer, self._counting, group, partitions, here)
         return None if found is None else {p.partition: lag for p, lag in found.items()}
 
     async def missing_topics(self, names: Sequence[str]) -> list[str]:
@@ -141,19 +176,22 @@ class KafkaBackend:
         await self._publisher.close()
         await self._observer.close()
 
-    def _new_member(self, topics: Sequence[str], group: str, start: Start) -> Member:
+    def _new_member(self, topics: Sequence[str], group: str, start: Start, within: int | None) -> Member:
+        largest = self._settings.max_request_size
+        remembering = None if within is None else Remembering(self._observer, group, within, largest)
         return Member(
             self._clients,
             topics,
             group=group,
             start=start,
             observer=self._observer,
-            completing=self._completing(group),
+            completing=self._completing(group, remembering),
+            remembering=remembering,
             settings=self._settings,
         )
 
-    def _completing(self, group: str) -> Completing:
+    def _completing(self, group: str, remembering: Remembering | None) -> Completing:
         if self._settings.delivery == "at_least_once":
-            return AtLeastOnce(self._publisher)
+            return AtLeastOnce(self._publisher, remembering)
         timeout = self._settings.publish_timeout
-        return ExactlyOnce(Means(self._clients, self._sender, self._observer, group, timeout))
+        return ExactlyOnce(Means(self._clients, self._sender, self._observer, group, timeout, remembering))

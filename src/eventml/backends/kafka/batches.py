@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from eventml.backends.kafka.wire import ID
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from eventml.backends.kafka.partitioning import Partitioner
     from eventml.backends.kafka.wire import Header, HeaderEncoder
@@ -47,11 +47,10 @@ class Batch:
         """As the builder's, for a topic that takes less than the builder holds."""
 
         def append(*, timestamp: int | None, key: bytes | None, value: bytes, headers: list[Header]) -> Any:
-            if self.positions:
-                bound = len(value) + len(key or b"") + _OVERHEAD
-                bound += sum(len(name) + len(text) + _HEADER_OVERHEAD for name, text in headers)
-                if self.builder.size() + bound > limit:
-                    return None
+            bound = len(value) + len(key or b"") + _OVERHEAD
+            bound += sum(len(name) + len(text) + _HEADER_OVERHEAD for name, text in headers)
+            if self.builder.record_count() and self.builder.size() + bound > limit:
+                return None
             return self.builder.append(timestamp=timestamp, key=key, value=value, headers=headers)
 
         return append
@@ -84,61 +83,79 @@ class Packer:
         self.too_large: dict[int, str] = {}
         """Why records fit into no batch, by position."""
 
-    def pack(self, records: Sequence[Record], positions: Sequence[int], places: Sequence[Place]) -> None:
-        """Append records to their partitions' batches, and begin new ones where those are full."""
-        batches = self.batches
+    def pack(self, records: Sequence[Record], spread: Mapping[Place, Iterable[int]]) -> None:
+        """Pack the records at these positions, each partition's in their order."""
+        for place, positions in spread.items():
+            batches = self._fill(place[0], records, positions)
+            if batches:
+                self.batches[place] = deque(batches)
+
+    def _fill(self, topic: str, records: Sequence[Record], positions: Iterable[int]) -> list[Batch]:
+        limit = self._limits.get(topic)
         encode = self._headers.encode
         shared: Mapping[str, str] | None = None
         common: list[Header] = []
-        for position, place in zip(positions, places, strict=True):
+        batches: list[Batch] = []
+        append: Callable[..., Any] = _no_room
+        taken: list[int] = []
+        for position in positions:
             record = records[position]
             if record.headers is not shared:
                 shared, common = record.headers, encode(record.headers)
             id_ = record.id
             headers = [*common, (ID, id_.encode(errors="surrogateescape"))] if id_ else common
-            queue = batches.get(place)
-            if queue is not None:
-                batch = queue[-1]
-                if batch.append(timestamp=None, key=record.key, value=record.value, headers=headers):
-                    batch.positions.append(position)
+            if not append(timestamp=None, key=record.key, value=record.value, headers=headers):
+                # A builder takes its first record whatever the size, so that one is looked at.
+                batch = Batch(self._new_builder(), limit)
+                batch.append(timestamp=None, key=record.key, value=record.value, headers=headers)
+                if not self._fits(topic, position, batch.builder.size()):
                     continue
-            self._begin(place, position, record, headers)
+                batches.append(batch)
+                append, taken = batch.append, batch.positions
+            taken.append(position)
+        return batches
 
-    def _begin(self, place: Place, position: int, record: Record, headers: list[Header]) -> None:
-        limit = self._limits.get(place[0])
-        batch = Batch(self._new_builder(), limit)
-        batch.append(timestamp=None, key=record.key, value=record.value, headers=headers)
-        batch.positions.append(position)
-        size, most = batch.builder.size(), min(limit or self._capacity, self._capacity)
+    def _fits(self, topic: str, position: int, size: int) -> bool:
+        limit = self._limits.get(topic)
+        most = min(limit or self._capacity, self._capacity)
         if size > most:
             of = "the topic's max.message.bytes" if limit else "backend.max_request_size"
-            self.too_large[position] = (
-                f"{size} bytes are too many for topic {place[0]}: it takes {most} ({of})"
-            )
-        else:
-            self.batches.setdefault(place, deque()).append(batch)
+            self.too_large[position] = f"{size} bytes are too many for topic {topic}: it takes {most} ({of})"
+        return size <= most
 
 
-def places(
+def _no_room(**_: object) -> None:
+    """Before there is a batch."""
+
+
+def spread(
     records: Sequence[Record],
-    positions: Sequence[int],
+    positions: Iterable[int],
     partitions: Mapping[str, Partitions],
     partitioner: Partitioner,
-) -> list[Place]:
-    """Where each of the records at `positions` goes.
+) -> dict[Place, list[int]]:
+    """Which of the records at `positions` go where.
 
     One with a key to its key's partition, leader or not: its order hangs on that. The others
     together to one partition that can be written to, another at each call.
     """
     turn = partitioner.next_turn()
     hashed = partitioner.hash
-    found: list[Place] = []
+    found: dict[Place, list[int]] = {}
+    here: dict[int, list[int]] = {}  # the positions of the topic at hand, by partition
+    by_topic: dict[str, dict[int, list[int]]] = {}
+    topic, total, keyless = "", 1, 0
     for position in positions:
         record = records[position]
-        topic, key = record.topic, record.key
-        total, writable = partitions[topic]
-        if key is not None:
-            found.append((topic, hashed(key) % total))
+        if record.topic is not topic:
+            topic = record.topic
+            total, writable = partitions[topic]
+            keyless = writable[turn % len(writable)] if writable else turn % total
+            here = by_topic.setdefault(topic, {})
+        key = record.key
+        partition = keyless if key is None else hashed(key) % total
+        if partition in here:
+            here[partition].append(position)
         else:
-            found.append((topic, writable[turn % len(writable)] if writable else turn % total))
+            here[partition] = found[topic, partition] = [position]
     return found

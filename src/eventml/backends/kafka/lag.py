@@ -12,18 +12,26 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from eventml.backends.kafka.assignment import Assignment
+    from eventml.backends.kafka.counting import Counting
     from eventml.backends.kafka.observer import Observer
 
 
 async def group_lag(
-    observer: Observer, group: str, topics: Mapping[str, int], here: Iterable[Assignment | None]
+    observer: Observer,
+    counting: Counting,
+    group: str,
+    topics: Mapping[str, int],
+    here: Iterable[Assignment | None],
 ) -> dict[TopicPartition, int] | None:
-    """How many records a group has not finished, by partition. None where there is no such group.
+    """How many records a group has not finished, by partition.
 
-    Of a partition that another process works on, what it has not committed yet counts as unfinished.
+    None where there is no such group, where the records of a partition are too many to be counted (see
+    `Counting`), or where a partition has just gone to another member. Of a partition that another
+    process works on, what it has not committed yet counts as unfinished.
 
     Args:
         observer: Asks the brokers.
+        counting: Counts records.
         group: The group.
         topics: Its topics, and how many partitions each has.
         here: The assignments of its members in this process, which know of more than was committed.
@@ -32,15 +40,30 @@ async def group_lag(
         UnavailableError: no answer.
     """
     partitions = [TopicPartition(topic, p) for topic, count in topics.items() for p in range(count)]
+    assignments = [assignment for assignment in here if assignment is not None]
     ends = await observer.offsets(partitions, "latest")
-    ours = {p: a for a in here if a is not None for p in a.partitions if p in ends}
     committed = await observer.committed(group, partitions)
-    if not committed and not ours:
+    if not committed and not any(assignment.partitions for assignment in assignments):
         return None
-    untouched = [p for p in partitions if p not in committed and p not in ours]
-    begins = await observer.offsets(untouched, "earliest")
-    places = {p: Place(offset) for p, offset in begins.items()} | committed
-    return {
-        p: (ours[p].unfinished(p, end) if p in ours else Progress(places[p]).unfinished(end))
-        for p, end in ends.items()
+    begins = await observer.offsets([p for p in partitions if p not in committed], "earliest")
+    places = {
+        p: Progress(place) for p, place in ({p: Place(o) for p, o in begins.items()} | committed).items()
     }
+    ours = _by_partition(assignments)
+    at = {p: ours[p].position(p) if p in ours else places[p].position for p in partitions}
+    holes = await counting.holes({p: (at[p], end) for p, end in ends.items() if at[p] < end})
+    if None in holes.values() or ours != _by_partition(assignments):  # unknown, or a rebalance was faster
+        return None
+    lags: dict[TopicPartition, int] = {}
+    for partition, end in ends.items():
+        known = holes.get(partition) or ()
+        lags[partition] = (
+            ours[partition].unfinished(partition, end, known)
+            if partition in ours
+            else places[partition].unfinished(end, known)
+        )
+    return lags
+
+
+def _by_partition(assignments: Iterable[Assignment]) -> dict[TopicPartition, Assignment]:
+    return {partition: assignment for assignment in assignments for partition in assignment.partitions}

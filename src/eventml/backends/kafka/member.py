@@ -3,8 +3,7 @@
     join ──► assigned ──► poll ⇄ receive / complete ──► revoked ──► assigned ──► … ──► leave
 
 A rebalance takes all partitions away and gives some: intake stops, what is in hand is finished or, at
-the deadline, dropped, and what was finished is committed. Fetches run in a task of their own that
-nobody cancels: `receive` only looks at what it has brought.
+the deadline, dropped, and what was finished is committed.
 """
 
 from __future__ import annotations
@@ -12,38 +11,37 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from contextlib import suppress
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
-from aiokafka import TopicPartition
 from aiokafka.abc import ConsumerRebalanceListener
 from aiokafka.errors import CommitFailedError
 from anyio.lowlevel import checkpoint_if_cancelled
 
-from eventml.backends.kafka.assignment import Assignment, Chunk
+from eventml.backends.kafka.assignment import Assignment
 from eventml.backends.kafka.clients import stop
 from eventml.backends.kafka.commits import Commits
-from eventml.backends.kafka.faults import FOREIGN, ours, translating
+from eventml.backends.kafka.faults import FOREIGN, describe, ours, translating
+from eventml.backends.kafka.fetching import Fetching, ends_of_tried
 from eventml.backends.kafka.progress import Place, write
-from eventml.backends.kafka.wire import DeliveryReader
 from eventml.errors import EventMLError, UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
+    from aiokafka import TopicPartition
+
     from eventml.backends.base import Completion, Start
     from eventml.backends.kafka.clients import Clients
     from eventml.backends.kafka.completing import Completing
     from eventml.backends.kafka.observer import Observer
+    from eventml.backends.kafka.remembering import Remembering
     from eventml.backends.kafka.settings import Settings
     from eventml.records import Delivery
 
 log = logging.getLogger("eventml")
 
 _DELIVERY: Final = attrgetter("delivery")
-_NOWHERE: Final = TopicPartition("", -1)  # polling it keeps the membership, and what was fetched
-_POLL = 200  # milliseconds that a fetch waits for records
 _LAST_COMMIT = 5.0  # seconds for it
 
 
@@ -57,6 +55,7 @@ class Member:
         start: Where the group begins in a partition of which it has committed nothing.
         observer: Asks for offsets.
         completing: Publishes outputs and acks.
+        remembering: Knows which ids were finished, where the group remembers them.
         settings: The backend's.
     """
 
@@ -69,6 +68,7 @@ class Member:
         start: Start,
         observer: Observer,
         completing: Completing,
+        remembering: Remembering | None,
         settings: Settings,
     ) -> None:
         self._clients = clients
@@ -78,17 +78,22 @@ class Member:
         self._start = start
         self._observer = observer
         self._completing = completing
+        self._remembering = remembering
         self._settings = settings
-        self._reader = DeliveryReader()
         self.assignment = Assignment()
         self._commits: Commits | None = None
         self._polling: asyncio.Task[None] | None = None
         self._news = asyncio.Event()  # for `receive`: deliveries, or a failure
-        self._wanted = asyncio.Event()  # for `_poll`: room for more
-        self._limit = 0
         self._failure: EventMLError | None = None
         self._left = False
-        self._version = -1  # of the assignment that the consumer's positions fit
+        self._fetching = Fetching(
+            self._consumer,
+            self.assignment,
+            commit=self._commit_now,
+            fetched=self._fetched,
+            passed_over=self._wake_commits,
+            longest_wait=settings.max_poll_interval / 3,
+        )
         self.last_progress = time.monotonic()
         """When it last received something, was given partitions, or had nothing to do."""
 
@@ -107,7 +112,7 @@ class Member:
                     self._news.clear()
                     self._raise_failure()
                     await self._news.wait()
-        self._polling = asyncio.create_task(self._poll())
+        self._polling = asyncio.create_task(self._poll())  # nobody may cancel a fetch
 
     async def receive(self, limit: int) -> list[Delivery]:
         """As `Subscription.receive`.
@@ -115,11 +120,10 @@ class Member:
         Raises:
             EventMLError: this member is of no use any more; make another.
         """
-        self._limit = limit
         while True:
             self._raise_failure()
             taken = self.assignment.take(limit)
-            self._wanted.set()
+            self._fetching.wake(limit)
             if taken:
                 return taken
             self._news.clear()
@@ -129,22 +133,29 @@ class Member:
     async def complete(self, done: Sequence[Completion]) -> None:
         """As `Subscription.complete`. What is not in hand (any more) is passed over."""
         held = self.assignment.held(map(_DELIVERY, done))
-        if held:
-            try:
-                await self._completing.complete(self.assignment, done, held)
-            finally:
-                if self._commits is not None:
-                    self._commits.wake()
+        if not held:
+            return
+        cautious = self.assignment.cautious
+        try:
+            await self._completing.complete(self.assignment, done, held)
+        finally:
+            self._wake_commits()
+        if cautious and self._commits is not None:
+            # If the next one kills us, these must not be taken for it.
+            await self._commits.now(_LAST_COMMIT)
+
+    async def finished(self, deliveries: Sequence[Delivery]) -> Collection[int]:
+        """As `OnceSubscription.finished`."""
+        return () if self._remembering is None else await self._remembering.finished(deliveries)
 
     async def leave(self) -> None:
         """Commit what was finished, give the rest back, and leave the group. Never raises."""
         self._left = True
         self.assignment.suspend()
         self.assignment.hurry()
+        self.assignment.leave()
         commits, self._commits = self._commits, None
-        if commits is not None:
-            await commits.now(_LAST_COMMIT)
-            await commits.close(_LAST_COMMIT)
+        await self._commit_last(commits)
         await stop(self._consumer)
         self.assignment.end()
         if self._polling is not None:
@@ -175,7 +186,13 @@ class Member:
                 self.assignment.in_hand,
                 self._settings.drain,
             )
-        if commits is not None:
+        self.assignment.give_back()
+        await self._commit_last(commits)
+
+    async def _commit_last(self, commits: Commits | None) -> None:
+        if commits is None:
+            await self._mark()
+        else:
             await commits.now(_LAST_COMMIT)
             await commits.close(_LAST_COMMIT)
 
@@ -186,6 +203,7 @@ class Member:
             async with asyncio.timeout(self._settings.session_timeout / 2):
                 await self._completing.begin(partitions)
                 places = await self._places(partitions)
+            ends = await ends_of_tried(self._observer, places, self._settings.session_timeout / 4)
         except CommitFailedError:
             return  # the next rebalance is there already
         except EventMLError as exc:
@@ -194,20 +212,18 @@ class Member:
         except FOREIGN as exc:
             self.fail(ours(exc, f"beginning with the partitions of group {self._group}"))
             return
-        self.assignment.resume(places)
-        self._seek()
-        if not self._completing.commits:
-            self._commits = Commits(self._commit, self.assignment, self._settings.commit_interval)
-            self._commits.wake()  # what was finished in the midst of the rebalance
+        kept = self.assignment.resume(places, ends)
+        if self._remembering is not None:
+            self._remembering.resume(partitions, kept)
+        self._fetching.reset()
+        if self._completing.commits:
+            await self._mark(self._settings.session_timeout / 4)
+        else:
+            self._commits = Commits(self._commit_finished, self.assignment, self._settings.commit_interval)
+            self._commits.wake()  # that we are at work, and what was finished in the midst of the rebalance
         self.last_progress = time.monotonic()
         self._news.set()
-        self._wanted.set()
-
-    def _seek(self) -> None:
-        """Make the next fetch begin where the last one counted."""
-        self._version = self.assignment.version
-        for partition, offset in self.assignment.fetched.items():
-            self._consumer.seek(partition, offset)
+        self._fetching.wake()
 
     async def _places(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, Place]:
         """Where to go on. A beginning is committed at once: it holds from now on, whatever happens."""
@@ -223,12 +239,30 @@ class Member:
     async def _commit(self, places: Mapping[TopicPartition, Place]) -> None:
         await self._consumer.commit({p: (place.offset, write(place)[0]) for p, place in places.items()})
 
-    # Fetching
+    async def _commit_finished(self, places: Mapping[TopicPartition, Place]) -> None:
+        await self._completing.before_commit()
+        await self._commit(places)
+
+    async def _mark(self, within: float = _LAST_COMMIT) -> bool:
+        """Commit what there is, where nobody else is committing. False if the brokers did not take it."""
+        partitions = self.assignment.partitions
+        try:
+            async with asyncio.timeout(within), self._completing.at_rest(partitions) as resting:
+                places = {p: place for p, place in self.assignment.to_commit().items() if p in resting}
+                if places:
+                    await self._commit(places)
+                    self.assignment.committed(places)
+        except FOREIGN as exc:
+            log.debug("group %s: could not mark its place: %s", self._group, describe(exc))
+            return False
+        return True
+
+    async def _commit_now(self) -> bool:
+        return await (self._mark() if self._commits is None else self._commits.now(_LAST_COMMIT))
 
     async def _poll(self) -> None:
         try:
-            while True:
-                await self._poll_once()
+            await self._fetching.run()
         except EventMLError as exc:
             self.fail(exc)
         except FOREIGN as exc:
@@ -238,44 +272,13 @@ class Member:
             self.fail(UnavailableError(f"the client of group {self._group} is broken: {exc!r}"))
             raise
 
-    async def _poll_once(self) -> None:
-        self._wanted.clear()
-        assignment = self.assignment
-        if not assignment.active or assignment.waiting >= self._limit:
-            # Nothing is wanted now, or nothing is ours. This counts as a poll, and returns nothing.
-            await self._consumer.getmany(_NOWHERE)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._settings.max_poll_interval / 3):
-                    await self._wanted.wait()
-            return
-        version = assignment.version
-        if version != self._version:
-            self._seek()
-        self._reader.hook(self._consumer)
-        fetched = await self._consumer.getmany(timeout_ms=_POLL, max_records=self._limit)
-        if assignment.version != version:
-            # It outlasted a rebalance: what it brought, and moved us past, has to be fetched again.
-            self._version = -1
-            return
-        for partition, records in fetched.items():
-            deliveries = self._reader.read(partition, records)
-            assignment.put(Chunk(partition, deliveries, int(deliveries[-1].offset) + 1))
-        if fetched:
-            self.last_progress = time.monotonic()
-            self._news.set()
-        else:
-            await self._pass_over()
-
-    async def _pass_over(self) -> None:
-        """Where nothing is left to fetch, what remains are marks of transactions: nobody's to finish."""
-        version = self.assignment.version
-        for partition in self.assignment.partitions:
-            position = await self._consumer.position(partition)
-            if self.assignment.version != version:
-                return
-            self.assignment.put(Chunk(partition, (), position))
+    def _wake_commits(self) -> None:
         if self._commits is not None:
             self._commits.wake()
+
+    def _fetched(self) -> None:
+        self.last_progress = time.monotonic()
+        self._news.set()
 
     def _raise_failure(self) -> None:
         if self._failure is not None:

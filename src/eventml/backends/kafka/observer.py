@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from aiokafka import TopicPartition
 from aiokafka import errors as kafka
 from aiokafka.client import CoordinationType
 from aiokafka.protocol.commit import OffsetFetchRequest
+from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.protocol.offset import OffsetRequest
 
@@ -19,7 +20,7 @@ from eventml.backends.kafka.progress import Place, read
 from eventml.errors import EventMLError, TopicNotFoundError, UnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
     from eventml.backends.kafka.clients import Clients
 
@@ -29,6 +30,14 @@ _BACKOFF = 0.1
 _UNKNOWN_FOR = 1.0  # seconds for which a topic just created may be unknown to a broker
 _TIMES: Final = {"earliest": -2, "latest": -1}
 _READ_COMMITTED: Final = 1
+_NO_LOG_START: Final = 4  # the version of an answer that does not tell where the log begins
+
+
+class Fetched(NamedTuple):
+    """Records as a broker keeps them, and which transactions among them were aborted: producer, offset."""
+
+    records: bytes
+    aborted: Sequence[tuple[int, int]] | None
 
 
 class Observer:
@@ -59,21 +68,21 @@ class Observer:
         """Disconnect."""
         await self._client.close()
 
-    async def partitions(self, topics: Collection[str]) -> dict[str, int]:
-        """How many partitions each topic has. A topic that is not there is left out.
+    async def partitions(self, topics: Collection[str], patience: float = _UNKNOWN_FOR) -> dict[str, int]:
+        """How many partitions each topic has. A topic that is not there is left out, after so many seconds.
 
         Raises:
             UnavailableError: no answer.
             BackendError: not allowed to know.
         """
-        patience = time.monotonic() + _UNKNOWN_FOR
+        deadline = time.monotonic() + patience
         found: dict[str, int] = {}
         while missing := [topic for topic in topics if topic not in found]:
             found |= await self._until_answered(
                 lambda node: self._ask_metadata(node, missing), "asking for topics"
             )
             if len(found) < len(topics):
-                if time.monotonic() > patience:
+                if time.monotonic() >= deadline:
                     break
                 await asyncio.sleep(_BACKOFF)
         return found
@@ -104,6 +113,27 @@ class Observer:
 
         offsets: dict[TopicPartition, int] = await self._until_answered(ask, "asking for offsets")
         return offsets
+
+    async def fetch(
+        self, offsets: Mapping[TopicPartition, int], size: int
+    ) -> dict[TopicPartition, Fetched | None]:
+        """What is there from each offset on: a batch at least, and no more than `size` bytes beyond it.
+
+        Does not wait for any. None for an offset that is not in the log any more.
+        """
+        if not offsets:
+            return {}
+
+        async def ask(_: int) -> dict[TopicPartition, Fetched | None]:
+            leaders = await self._leaders(offsets)
+            answers = [
+                self._ask_records(leader, {p: offsets[p] for p in some}, size)
+                for leader, some in leaders.items()
+            ]
+            return {p: found for some in await asyncio.gather(*answers) for p, found in some.items()}
+
+        found: dict[TopicPartition, Fetched | None] = await self._until_answered(ask, "reading records")
+        return found
 
     async def committed(
         self, group: str, partitions: Collection[TopicPartition]
@@ -206,6 +236,27 @@ class Observer:
                 _check(error)
                 offsets[TopicPartition(topic, partition)] = offset
         return offsets
+
+    async def _ask_records(
+        self, leader: int, offsets: Mapping[TopicPartition, int], size: int
+    ) -> dict[TopicPartition, Fetched | None]:
+        wanted = [
+            (topic, [(p, offsets[TopicPartition(topic, p)], size) for p in found])
+            for topic, found in _by_topic(offsets).items()
+        ]
+        request = FetchRequest(0, 0, len(offsets) * size, _READ_COMMITTED, wanted)
+        answer = await self._client.send(leader, request)
+        fetched: dict[TopicPartition, Fetched | None] = {}
+        for topic, of_topic in answer.topics:
+            for partition, error, _highwater, _stable, *more, records in of_topic:
+                place = TopicPartition(topic, partition)
+                if kafka.for_code(error) is kafka.OffsetOutOfRangeError:
+                    fetched[place] = None
+                    continue
+                _check(error)
+                aborted = more[0] if answer.API_VERSION == _NO_LOG_START else more[1]
+                fetched[place] = Fetched(records, aborted)
+        return fetched
 
 
 def not_found(topics: Collection[str]) -> TopicNotFoundError:

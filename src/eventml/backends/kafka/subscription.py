@@ -11,10 +11,11 @@ from eventml.backends.kafka.lag import group_lag
 from eventml.errors import EventMLError, UnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from eventml.backends.base import Completion
     from eventml.backends.kafka.assignment import Assignment
+    from eventml.backends.kafka.counting import Counting
     from eventml.backends.kafka.member import Member
     from eventml.backends.kafka.observer import Observer
     from eventml.backends.kafka.settings import Settings
@@ -31,6 +32,7 @@ class Subscription:
         topics: What it reads.
         group: Its group.
         observer: Asks for offsets.
+        counting: Counts records.
         settings: The backend's.
     """
 
@@ -41,12 +43,14 @@ class Subscription:
         topics: Mapping[str, int],
         group: str,
         observer: Observer,
+        counting: Counting,
         settings: Settings,
     ) -> None:
         self._new_member = new_member
         self._topics = topics
         self._group = group
         self._observer = observer
+        self._counting = counting
         self._settings = settings
         self._member: Member | None = None
         self._joining: asyncio.Task[Member] | None = None
@@ -80,10 +84,18 @@ class Subscription:
         if self._member is not None:
             await self._member.complete(done)
 
+    async def finished(self, deliveries: Sequence[Delivery]) -> Collection[int]:
+        """The positions of those whose ids were finished in their partition, where the group remembers."""
+        if self._member is None:
+            raise UnavailableError(f"group {self._group}: there is no member; try again")
+        return await self._member.finished(deliveries)
+
     async def lag(self) -> int | None:
         """The group's unfinished records over all partitions, other members' as far as they committed."""
         try:
-            lag = await group_lag(self._observer, self._group, self._topics, [self.assignment])
+            lag = await group_lag(
+                self._observer, self._counting, self._group, self._topics, [self.assignment]
+            )
         except EventMLError as exc:
             log.debug("lag of group %s: %s", self._group, exc)
             return None

@@ -1,4 +1,4 @@
-"""Completing exactly once: outputs and the input's offset in one transaction.
+"""The transactions of one input partition: outputs and the input's offset in one step.
 
 There is one transactional producer for each input partition. Its transactional id names the group and
 the partition, so that whoever gets the partition next fences the one before: what that one left open
@@ -16,14 +16,13 @@ import logging
 from typing import TYPE_CHECKING, NamedTuple
 
 from eventml.backends.kafka.clients import stop, tear_down
-from eventml.backends.kafka.completing import refused
 from eventml.backends.kafka.faults import FOREIGN, ours
 from eventml.backends.kafka.observer import not_found
 from eventml.backends.kafka.progress import LONGEST, write
 from eventml.errors import EventMLError, UnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from aiokafka import AIOKafkaProducer, TopicPartition
 
@@ -33,12 +32,12 @@ if TYPE_CHECKING:
     from eventml.backends.kafka.clients import Clients
     from eventml.backends.kafka.observer import Observer
     from eventml.backends.kafka.progress import Place
+    from eventml.backends.kafka.remembering import Remembering
+    from eventml.backends.kafka.seen import Entry, Seen
     from eventml.backends.kafka.sending import Sender
     from eventml.records import Delivery, Record
 
 log = logging.getLogger("eventml")
-
-_AT_ONCE = 16  # producers that connect at a time
 
 
 class Means(NamedTuple):
@@ -50,6 +49,7 @@ class Means(NamedTuple):
         observer: Knows what was committed.
         group: The consumer group.
         timeout: How long a transaction may take, in seconds.
+        remembering: Knows which ids were finished, where the group remembers them.
     """
 
     clients: Clients
@@ -57,60 +57,7 @@ class Means(NamedTuple):
     observer: Observer
     group: str
     timeout: float
-
-
-class ExactlyOnce:
-    """Completes in transactions, those of different partitions at the same time."""
-
-    commits = True
-
-    def __init__(self, means: Means) -> None:
-        self._means = means
-        self._lines: dict[TopicPartition, Line] = {}
-
-    async def begin(self, partitions: Collection[TopicPartition]) -> None:
-        """Fence whoever had these partitions before. The producers of those that were ours stay.
-
-        If another has fenced one of them meanwhile, its next transaction fails, and finds that out.
-        """
-        gone = [line for p, line in self._lines.items() if p not in partitions]
-        new = {p: Line(self._means, p) for p in partitions if p not in self._lines}
-        self._lines = {p: line for p, line in self._lines.items() if p in partitions} | new
-        await asyncio.gather(*(line.close() for line in gone))
-        turns = asyncio.Semaphore(_AT_ONCE)
-
-        async def fence(line: Line) -> None:
-            async with turns:
-                await line.fence()
-
-        await asyncio.gather(*map(fence, new.values()))
-
-    async def complete(self, assignment: Assignment, done: Sequence[Completion], held: Sequence[int]) -> None:
-        """One transaction for each partition."""
-        by_partition: dict[tuple[str, int], dict[int, Completion]] = {}
-        for position in held:
-            delivery = done[position].delivery
-            place = (delivery.record.topic, delivery.partition)
-            by_partition.setdefault(place, {})[position] = done[position]
-        outcomes = await asyncio.gather(
-            *(
-                line.complete(assignment, some)
-                for place, some in by_partition.items()
-                if (line := self._lines.get(place)) is not None  # a TopicPartition is a tuple
-            ),
-            return_exceptions=True,
-        )
-        failed: dict[int, str] = {}
-        for outcome in outcomes:
-            if isinstance(outcome, BaseException):
-                raise outcome
-            failed |= outcome
-        if failed:
-            raise refused(failed)
-
-    async def close(self) -> None:
-        """Disconnect. A transaction that is open is left for the next owner to abort."""
-        await asyncio.gather(*(line.close() for line in self._lines.values()))
+    remembering: Remembering | None = None
 
 
 class _Attempt(NamedTuple):
@@ -118,6 +65,7 @@ class _Attempt(NamedTuple):
 
     place: Place
     deliveries: Sequence[Delivery]
+    seen: Entry | None = None
 
 
 class Line:
@@ -128,8 +76,14 @@ class Line:
         self._partition = partition
         self._producer: AIOKafkaProducer | None = None
         self._attempt: _Attempt | None = None
-        self._one = asyncio.Lock()
+        self.one = asyncio.Lock()
+        """Held by whoever commits for the partition."""
         self._ending: set[asyncio.Task[None]] = set()
+
+    @property
+    def at_rest(self) -> bool:
+        """What was last committed is known, and nothing more is being committed."""
+        return self._attempt is None and not self.one.locked()
 
     async def fence(self) -> None:
         """Get a producer: from here on no other can commit for this partition, unless it fences us.
@@ -160,7 +114,7 @@ class Line:
         """
         failed: dict[int, str] = {}
         try:
-            async with self._one, asyncio.timeout(self._means.timeout):
+            async with self.one, asyncio.timeout(self._means.timeout):
                 while todo := self._held(assignment, wanted, failed):
                     await self._settle(assignment)
                     if todo := self._held(assignment, wanted, failed):
@@ -176,7 +130,7 @@ class Line:
         """Disconnect."""
         producer, self._producer = self._producer, None
         if producer is not None:
-            await (tear_down(producer) if self._one.locked() else stop(producer))
+            await (tear_down(producer) if self.one.locked() else stop(producer))
         if self._ending:
             await asyncio.wait(self._ending)
 
@@ -197,9 +151,9 @@ class Line:
         attempt = self._attempt
         await self.fence()
         place = await self._place()
-        if attempt is not None and place == attempt.place:
+        if attempt is not None and place.same(attempt.place):
             self._finish(assignment, attempt)
-        elif place != assignment.place_committed(self._partition):
+        elif (known := assignment.place_committed(self._partition)) is None or not place.same(known):
             log.warning(
                 "group %s: another member has been at partition %d of %s; what was in hand of it is dropped",
                 self._means.group,
@@ -207,6 +161,8 @@ class Line:
                 self._partition.topic,
             )
             assignment.restart(self._partition, place)
+            if self._means.remembering is not None:
+                self._means.remembering.drop(self._partition)
         self._attempt = None
 
     async def _place(self) -> Place:
@@ -220,13 +176,16 @@ class Line:
         producer = self._producer
         if producer is None:
             raise UnavailableError(f"group {self._means.group}: there is no producer; try again")
-        outputs = [(position, record) for position, c in todo.items() for record in c.outputs]
-        packer = await self._pack(producer, [record for _, record in outputs])
+        repeats = self._repeats(todo)
+        outputs = [(p, record) for p, c in todo.items() if p not in repeats for record in c.outputs]
+        entry, seen = self._seen_after(todo.values())
+        packer = await self._pack(producer, [record for _, record in outputs], seen)
         if packer.too_large:
-            return {outputs[position][0]: why for position, why in packer.too_large.items()}
+            owners = [position for position, _ in outputs] + [next(iter(todo))] * len(seen)
+            return {owners[position]: why for position, why in packer.too_large.items()}
         deliveries = [completion.delivery for completion in todo.values()]
         place = assignment.place_after(self._partition, deliveries)
-        attempt = _Attempt(place, deliveries)
+        attempt = _Attempt(place, deliveries, entry)
         self._attempt = attempt
         if await self._transact(producer, packer, place):
             self._finish(assignment, attempt)
@@ -265,15 +224,48 @@ class Line:
             raise
         return True
 
-    async def _pack(self, producer: AIOKafkaProducer, records: Sequence[Record]) -> Packer:
-        sender = self._means.sender
+    @property
+    def _known(self) -> Seen | None:
+        remembering = self._means.remembering
+        return None if remembering is None else remembering.seen(self._partition)
+
+    def _repeats(self, todo: Mapping[int, Completion]) -> set[int]:
+        """Those whose outputs are not wanted: their ids were finished before, or are by one before them."""
+        known = self._known
+        if known is None:
+            return set()
+        repeats: set[int] = set()
+        ids: set[str] = set()
+        for position, completion in todo.items():
+            id_ = completion.delivery.record.id
+            if completion.remember == "first" and (id_ in ids or id_ in known):
+                repeats.add(position)
+            if completion.remember != "no":
+                ids.add(id_)
+        return repeats
+
+    def _seen_after(self, done: Iterable[Completion]) -> tuple[Entry | None, list[Record]]:
+        """What is remembered with these, and the records that say it."""
+        remembering, known = self._means.remembering, self._known
+        if remembering is None or known is None:
+            return None, []
+        entry = known.entry(c.delivery.record.id for c in done if c.remember != "no")
+        return entry, remembering.written(self._partition, entry) if entry else []
+
+    async def _pack(
+        self, producer: AIOKafkaProducer, outputs: Sequence[Record], seen: Sequence[Record]
+    ) -> Packer:
+        sender, records = self._means.sender, [*outputs, *seen]
+        pinned = dict.fromkeys(range(len(outputs), len(records)), self._partition.partition)
         topics = {record.topic for record in records}
         partitions = await sender.partitions(producer, topics)
         if len(partitions) < len(topics):
             raise not_found(topics - set(partitions))
-        return sender.pack(producer, records, range(len(records)), partitions)
+        return sender.pack(producer, records, range(len(records)), partitions, pinned)
 
     def _finish(self, assignment: Assignment, attempt: _Attempt) -> None:
+        if self._known is not None and attempt.seen is not None:
+            self._known.finished_with(attempt.seen)
         assignment.finish(attempt.deliveries)
         assignment.committed({self._partition: attempt.place})
 

@@ -21,9 +21,9 @@ from eventml.backends.memory.topic import Topic
 from eventml.errors import FullError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 
-    from eventml.backends.base import Completion, Start, Subscription
+    from eventml.backends.base import Completion, OnceSubscription, Start, Subscription
     from eventml.records import Delivery, Record
 
 CAPABILITIES: Final = Capabilities(
@@ -33,6 +33,7 @@ CAPABILITIES: Final = Capabilities(
     durable=False,
     counts_attempts=True,
     shared=False,
+    remembers_ids="group",
 )
 
 
@@ -89,6 +90,17 @@ class Hub:
     ) -> AsyncIterator[Subscription]:
         """Join a group, or read alone. Leaving gives back at once what was not completed."""
         subscription = _Reader(self, topics, start) if group is None else _Member(self, topics, group, start)
+        try:
+            yield subscription
+        finally:
+            subscription.leave()
+
+    @asynccontextmanager
+    async def subscribe_once(
+        self, topics: Sequence[str], *, group: str, start: Start, within: int
+    ) -> AsyncIterator[OnceSubscription]:
+        """As `subscribe`; the group remembers the last `within` ids that it finished at each topic."""
+        subscription = _Member(self, topics, group, start, within=within)
         try:
             yield subscription
         finally:
@@ -166,8 +178,9 @@ class Hub:
 class _Member:
     """One member of a group, at one or more topics."""
 
-    def __init__(self, hub: Hub, topics: Sequence[str], group: str, start: Start) -> None:
+    def __init__(self, hub: Hub, topics: Sequence[str], group: str, start: Start, *, within: int = 0) -> None:
         self._hub = hub
+        self._within = within
         with hub.lock:
             self._groups = {name: hub.topic(name).group(group, start) for name in topics}
             for joined in self._groups.values():
@@ -199,10 +212,21 @@ class _Member:
         for name, completions in parts:
             group = self._groups[name]
             held = group.finish(completions, self)
+            if self._within:
+                held = group.remember(held, self._within)
             self._hub.append([record for completion in held for record in completion.outputs])
             if group.hand_over():
                 self._hub.wake_readers(name)
         self._hub.wake_writers()
+
+    async def finished(self, deliveries: Sequence[Delivery]) -> Collection[int]:
+        await checkpoint()
+        with self._hub.lock:
+            return [
+                position
+                for position, delivery in enumerate(deliveries)
+                if delivery.record.id in self._groups[delivery.record.topic].finished_ids
+            ]
 
     async def lag(self) -> int | None:
         with self._hub.lock:

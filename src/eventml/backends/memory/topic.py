@@ -11,6 +11,7 @@ from zlib import crc32
 import msgspec
 
 from eventml.backends.assignment import assign
+from eventml.backends.last_ids import LastIds
 from eventml.backends.window import Window
 from eventml.records import Delivery, Record, foreign_id
 
@@ -73,6 +74,7 @@ class Group:
         self._heirs: dict[int, Hashable] = {}
         self._deliveries: list[Counter[int | str]] = [Counter() for _ in partitions]
         self._turn = 0
+        self.finished_ids = LastIds()
 
     @property
     def members(self) -> int:
@@ -126,6 +128,17 @@ class Group:
                 if delivery.attempt > 1:
                     del self._deliveries[delivery.partition][delivery.offset]
         return held
+
+    def remember(self, held: Iterable[Completion], within: int) -> list[Completion]:
+        """Remember the ids of those that ask for it, and return those whose outputs are published."""
+        first = []
+        for completion in held:
+            id_ = completion.delivery.record.id
+            if completion.remember != "first" or id_ not in self.finished_ids:
+                first.append(completion)
+            if completion.remember != "no":
+                self.finished_ids.add(id_, within)
+        return first
 
     def safe(self, index: int) -> int:
         return self._windows[index].safe

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, Final
 
 from eventml.backends.base import Capabilities
+from eventml.backends.redis.commands import pack
 from eventml.backends.redis.completer import Completer
 from eventml.backends.redis.lag import unfinished
 from eventml.backends.redis.member import Member, joined
 from eventml.backends.redis.publishing import Publisher
 from eventml.backends.redis.reader import Reader, reading
+from eventml.backends.redis.replies import checked
+
+_FORGOTTEN_AFTER: Final = 3600  # seconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
 
-    from eventml.backends.base import Start, Subscription
+    from eventml.backends.base import OnceSubscription, Start, Subscription
     from eventml.backends.redis.equipment import Equipment
     from eventml.backends.redis.features import Features
     from eventml.backends.redis.losses import Losses
@@ -32,6 +37,7 @@ def capabilities(settings: Settings) -> Capabilities:
         durable=True,
         counts_attempts=True,
         shared=True,
+        remembers_ids="group",
     )
 
 
@@ -71,11 +77,30 @@ class RedisBackend:
             return reading(Reader(self._equipment, topics, self._publisher), start)
         return joined(Member(self._equipment, topics, group, self._completer), start)
 
+    def subscribe_once(
+        self, topics: Sequence[str], *, group: str, start: Start, within: int
+    ) -> AbstractAsyncContextManager[OnceSubscription]:
+        """See `RemembersIds.subscribe_once`. The ids are in the sorted set `<topic>.<group>.seen`.
+
+        Raises:
+            UnsupportedError: on a cluster, where a topic has no hash tag to hold that set to its slot.
+        """
+        for topic in topics:
+            self._completer.check_remembering(topic, group)
+        return joined(Member(self._equipment, topics, group, self._completer, within=within), start)
+
     async def lag(self, topic: str, *, group: str) -> Mapping[int, int] | None:
         """See `Backend.lag`. There is one partition, 0."""
         link = self._publisher.link(self._equipment.connector.slot(topic))
         found = await unfinished(link, topic, group)
         return None if found is None else {0: found}
+
+    async def trim(self, topic: str, *, older_than: float) -> None:
+        """See `TrimsTopics.trim`. The stream goes altogether once nothing has been trimmed for an hour."""
+        oldest = int((time.time() - older_than) * 1000)
+        link = self._publisher.link(self._equipment.connector.slot(topic))
+        asked = pack("XTRIM", topic, "MINID", oldest) + pack("EXPIRE", topic, _FORGOTTEN_AFTER)
+        checked(await link.ask(asked, 2), f"trimming {topic!r}")
 
     def check_outputs(self, topic: str, outputs: Iterable[str]) -> None:
         """Whether inputs of a topic can be completed together with outputs to others, before any is.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from eventml.backends.base import Completion
 from eventml.backends.redis.cluster import tagged
 from eventml.backends.redis.completing import Call, larger, refused_by, unencodable
+from eventml.backends.redis.group import finished_ids_key
 from eventml.backends.redis.replies import NoGroupError, checked
 from eventml.backends.redis.scripts import COMPLETE
 from eventml.errors import PublishError, UnsupportedError
@@ -59,6 +60,18 @@ class Completer:
             )
         return apart is None
 
+    def check_remembering(self, topic: str, group: str) -> None:
+        """Pass if what is finished can be remembered in one step with the ack.
+
+        Raises:
+            UnsupportedError: it cannot; says what to do.
+        """
+        if self._connector.slot(finished_ids_key(topic, group)) != self._connector.slot(topic):
+            raise UnsupportedError(
+                f"once_within: what group {group!r} finishes of {topic!r} would be remembered in another "
+                f"slot of the cluster. Give the topic a hash tag, as in {tagged(topic, topic)[0]!r}"
+            )
+
     async def complete(self, share: Share, topic: str, done: Sequence[Completion]) -> Refused:
         """Complete deliveries of one topic. Returns why some were refused for good, by position.
 
@@ -103,6 +116,7 @@ class Completer:
         before = 0
         for reply, size in zip(replies, sizes, strict=True):
             self._losses.overtaken += reply[0]
+            self._losses.repeated += reply[1]
             refused |= {before + number: why for number, why in refused_by(reply).items()}
             before += size
         return refused, False
@@ -111,7 +125,7 @@ class Completer:
         calls: list[bytes] = []
         sizes: list[int] = []
         while sum(sizes) < len(done):
-            call = Call(consumer.topic, consumer.group, consumer.name, self._headers)
+            call = Call(consumer, self._headers)
             sizes.append(call.add(done[sum(sizes) :] if sizes else done))
             calls.append(call.packed())
         return calls, sizes
@@ -126,7 +140,7 @@ class Completer:
             if not exc.failed:
                 raise
             refused = {owners[number]: why for number, why in exc.failed.items()}
-        acks = [Completion(c.delivery) for position, c in enumerate(done) if position not in refused]
+        acks = [Completion(c.delivery, (), c.remember) for p, c in enumerate(done) if p not in refused]
         await self.complete(share, topic, acks)
         return refused
 

@@ -10,15 +10,18 @@ from eventml.backends.redis.write import size
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from eventml.backends.base import Completion
+    from eventml.backends.base import Completion, Remember
+    from eventml.backends.redis.group import Consumer
     from eventml.backends.redis.wire import HeaderEncoder
-    from eventml.records import Record
+    from eventml.records import Delivery, Record
 
 ENTRIES: Final = 1_024
 """Completions in one call of the script: the server serves nobody else meanwhile (some 4 ms)."""
 
 BYTES: Final = 4_000_000
 """What one command may carry, beyond its first record: larger ones only hold others up."""
+
+_REMEMBER: Final[dict[Remember, int]] = {"no": 0, "first": 1, "always": 2}
 
 
 class Call:
@@ -28,18 +31,15 @@ class Call:
     run, which says its shape once; so do the headers, for the whole call.
 
     Args:
-        topic: Of the inputs.
-        group: Whose entries they are.
-        consumer: Who received them.
+        consumer: Who received the inputs.
         headers: Encodes headers.
     """
 
-    def __init__(self, topic: str, group: str, consumer: str, headers: HeaderEncoder) -> None:
-        self._keys = [topic]
-        self._group = group
+    def __init__(self, consumer: Consumer, headers: HeaderEncoder) -> None:
         self._consumer = consumer
+        self._keys = [consumer.topic]
         self._encoder = headers
-        self._metas: list[bytes] = []
+        self._metas: dict[bytes, int] = {}
         self._runs: list[Any] = []
 
     def add(self, done: Sequence[Completion]) -> int:
@@ -49,6 +49,7 @@ class Call:
         while position < len(done) and position < ENTRIES and size < BYTES:
             outputs = done[position].outputs
             start = position
+            remember = _REMEMBER[done[position].remember] if self._consumer.within else 0
             run: list[Any] = []
             if not outputs:
                 position = self._acks(done, position, run)
@@ -56,31 +57,37 @@ class Call:
                 position, size = self._single(done, position, run, size)
             else:
                 position, size = self._several(done[position], position, run, size)
-            self._runs += (position - start, len(outputs), *self._shape(outputs), *run)
+            self._runs += (position - start, remember, len(outputs), *self._shape(outputs), *run)
         return position
 
     def packed(self) -> bytes:
+        who = self._consumer
+        keys = [*self._keys, who.finished_ids] if who.within else self._keys
         return COMPLETE.call(
-            self._keys, (self._group, self._consumer, len(self._metas), *self._metas, *self._runs)
+            keys, (who.group, who.name, who.within, len(self._metas), *self._metas, *self._runs)
         )
 
     def _acks(self, done: Sequence[Completion], position: int, run: list[Any]) -> int:
-        """A run of completions without outputs."""
+        """A run of completions without outputs, all remembered or not."""
+        said = done[position].remember
+        some = []
         for completion in done[position:ENTRIES]:
-            if completion.outputs:
+            if completion.outputs or completion.remember != said:
                 break
-            run.append(completion.delivery.offset)
-        return position + len(run)
+            some.append(completion.delivery)
+        for delivery in some:
+            run += self._input(delivery, said)
+        return position + len(some)
 
     def _single(
         self, done: Sequence[Completion], position: int, run: list[Any], size: int
     ) -> tuple[int, int]:
         """The usual run: completions of one output each, all of one shape."""
-        model = done[position].outputs[0]
+        model, said = done[position].outputs[0], done[position].remember
         topic, headers, keyed, named = model.topic, model.headers, model.key is not None, bool(model.id)
         for completion in done[position:ENTRIES]:
             outputs = completion.outputs
-            if len(outputs) != 1 or size >= BYTES:
+            if len(outputs) != 1 or size >= BYTES or completion.remember != said:
                 break
             output = outputs[0]
             if (
@@ -92,22 +99,19 @@ class Call:
                 break
             value = output.value
             size += len(value)
+            run += self._input(completion.delivery, said)
             if keyed:
-                run += (
-                    (completion.delivery.offset, value, output.id, output.key)
-                    if named
-                    else (completion.delivery.offset, value, output.key)
-                )
+                run += (value, output.id, output.key) if named else (value, output.key)
             elif named:
-                run += (completion.delivery.offset, value, output.id)
+                run += (value, output.id)
             else:
-                run += (completion.delivery.offset, value)
+                run.append(value)
             position += 1
         return position, size
 
     def _several(self, completion: Completion, position: int, run: list[Any], size: int) -> tuple[int, int]:
         """A run of one completion, with any number of outputs."""
-        run.append(completion.delivery.offset)
+        run += self._input(completion.delivery, completion.remember)
         for output in completion.outputs:
             size += len(output.value)
             run.append(output.value)
@@ -116,6 +120,11 @@ class Call:
             if output.key is not None:
                 run.append(output.key)
         return position + 1, size
+
+    def _input(self, delivery: Delivery, said: Remember) -> tuple[Any, ...]:
+        if said == "no" or not self._consumer.within:
+            return (delivery.offset,)
+        return (delivery.offset, delivery.record.id)
 
     def _shape(self, outputs: Sequence[Record]) -> Iterator[int]:
         for output in outputs:
@@ -126,15 +135,13 @@ class Call:
             if not meta:
                 yield 0
             else:
-                if meta not in self._metas:
-                    self._metas.append(meta)
-                yield self._metas.index(meta) + 1
+                yield self._metas.setdefault(meta, len(self._metas) + 1)
             yield bool(output.id) + 2 * (output.key is not None)
 
 
 def refused_by(reply: list[Any]) -> dict[int, str]:
     """What the script refused: the position in its call, and why."""
-    return {reply[at]: reply[at + 1].decode(errors="replace") for at in range(1, len(reply), 2)}
+    return {reply[at]: reply[at + 1].decode(errors="replace") for at in range(2, len(reply), 2)}
 
 
 def larger(done: Sequence[Completion], limit: int) -> Iterator[int]:

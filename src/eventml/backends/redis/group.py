@@ -33,6 +33,11 @@ def consumer_name() -> str:
     return f"{PREFIX}{socket.gethostname()}:{getpid()}:{secrets.token_hex(4)}"
 
 
+def finished_ids_key(topic: str, group: str) -> str:
+    """Where the ids are that a group has finished: named like its dead letters, so in a slot with them."""
+    return f"{topic}.{group}.seen"
+
+
 class Claimed(msgspec.Struct, frozen=True):
     """Entries that were taken over.
 
@@ -58,13 +63,16 @@ class Consumer:
         topic: What is read.
         group: Whose member it is.
         name: The consumer's own.
+        within: How many finished ids the group remembers.
     """
 
-    def __init__(self, link: Link, topic: str, group: str, name: str) -> None:
+    def __init__(self, link: Link, topic: str, group: str, name: str, *, within: int = 0) -> None:
         self._link = link
         self.topic = topic
         self.group = group
         self.name = name
+        self.within = within
+        self.finished_ids = finished_ids_key(topic, group)
         self._doing = f"group {group!r} at {topic!r}"
 
     async def create_group(self, start: Start) -> bool:
@@ -78,6 +86,14 @@ class Consumer:
             return False
         checked([reply], f"creating {self._doing}")
         return True
+
+    async def finished(self, ids: Sequence[str]) -> list[bool]:
+        """Of each of these ids, whether the group remembers to have finished it."""
+        [scores] = checked(
+            await self._link.ask(pack("ZMSCORE", self.finished_ids, *ids)),
+            f"asking what {self._doing} has finished",
+        )
+        return [score is not None for score in scores]
 
     async def renew(self, entries: Sequence[int | str]) -> set[int | str]:
         """Renew leases. Returns those that are somebody else's now, or nobody's."""

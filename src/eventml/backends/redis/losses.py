@@ -15,6 +15,7 @@ class Losses(msgspec.Struct):
         trimmed: Entries that were delivered once, but cut from the topic before they were finished.
         unread: Entries that `max_length` cut before a group had been given them, for each such group.
         overtaken: Completions dropped, because another member had completed the same delivery.
+        repeated: Outputs dropped, because another delivery of the input's id had been finished meanwhile.
         claimed: Deliveries taken over from members that had died or fallen silent.
     """
 
@@ -22,4 +23,5 @@ class Losses(msgspec.Struct):
     trimmed: int = 0
     unread: int = 0
     overtaken: int = 0
+    repeated: int = 0
     claimed: int = 0

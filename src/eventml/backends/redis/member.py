@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from itertools import compress
+from operator import attrgetter
+from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
@@ -18,7 +20,7 @@ from eventml.backends.redis.share import Share
 from eventml.errors import EventMLError, PublishError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Collection, Sequence
 
     from eventml.backends.base import Completion, Start
     from eventml.backends.redis.completer import Completer
@@ -26,6 +28,10 @@ if TYPE_CHECKING:
     from eventml.records import Delivery
 
 log = logging.getLogger("eventml.redis")
+
+T = TypeVar("T")
+
+_TOPIC_OF, _INPUT_TOPIC_OF = attrgetter("record.topic"), attrgetter("delivery.record.topic")
 
 
 class Member:
@@ -36,13 +42,23 @@ class Member:
         topics: What is read.
         group: Whose member it is.
         completer: Completes deliveries.
+        within: How many finished ids the group remembers at each topic.
     """
 
-    def __init__(self, equipment: Equipment, topics: Sequence[str], group: str, completer: Completer) -> None:
+    def __init__(
+        self,
+        equipment: Equipment,
+        topics: Sequence[str],
+        group: str,
+        completer: Completer,
+        *,
+        within: int = 0,
+    ) -> None:
         self._arrived = asyncio.Event()
         self._completer = completer
         self._name = consumer_name()
         self._group = group
+        self._within = within
         by_slot: dict[int, list[str]] = {}
         for topic in dict.fromkeys(topics):
             by_slot.setdefault(equipment.connector.slot(topic), []).append(topic)
@@ -52,11 +68,12 @@ class Member:
     def _share(self, equipment: Equipment, slot: int, topics: Sequence[str]) -> Share:
         settings, losses = equipment.settings, equipment.losses
         control = Link(equipment.connector, slot, settings.timeout)
+        consumers = [
+            Consumer(control, topic, self._group, self._name, within=self._within) for topic in topics
+        ]
         leases = {
-            topic: Leases(
-                Consumer(control, topic, self._group, self._name), equipment.decoder, losses, settings.lease
-            )
-            for topic in topics
+            consumer.topic: Leases(consumer, equipment.decoder, losses, settings.lease)
+            for consumer in consumers
         }
         return Share(
             leases,
@@ -89,7 +106,7 @@ class Member:
     async def complete(self, done: Sequence[Completion]) -> None:
         """See `Subscription.complete`."""
         refused: dict[int, str] = {}
-        for topic, positions in self._by_topic(done).items():
+        for topic, positions in self._by_topic(done, _INPUT_TOPIC_OF).items():
             mine = done if len(positions) == len(done) else [done[position] for position in positions]
             found = await self._completer.complete(self._share_of[topic], topic, mine)
             refused |= {positions[number]: why for number, why in found.items()}
@@ -101,12 +118,22 @@ class Member:
                 refused,
             )
 
-    def _by_topic(self, done: Sequence[Completion]) -> dict[str, Sequence[int]]:
-        if len(self._share_of) == 1 and done:
-            return {next(iter(self._share_of)): range(len(done))}
+    async def finished(self, deliveries: Sequence[Delivery]) -> Collection[int]:
+        """See `OnceSubscription.finished`."""
+        found: list[int] = []
+        for topic, positions in self._by_topic(deliveries, _TOPIC_OF).items():
+            consumer = self._share_of[topic].leases[topic].consumer
+            known = await consumer.finished([deliveries[position].record.id for position in positions])
+            found += compress(positions, known)
+        return found
+
+    def _by_topic(self, items: Sequence[T], topic_of: Callable[[T], str]) -> dict[str, Sequence[int]]:
+        """The positions of each topic's items."""
+        if len(self._share_of) == 1 and items:
+            return {next(iter(self._share_of)): range(len(items))}
         found: dict[str, list[int]] = {}
-        for position, completion in enumerate(done):
-            found.setdefault(completion.delivery.record.topic, []).append(position)
+        for position, item in enumerate(items):
+            found.setdefault(topic_of(item), []).append(position)
         return dict(found)
 
     async def lag(self) -> int | None:

@@ -34,6 +34,7 @@ from eventml.testing.contract import (
     rebalancing,
     receiving,
     redelivery,
+    remembering,
     topics,
 )
 from eventml.testing.contract.case import Case
@@ -51,6 +52,7 @@ CASES: Final[tuple[Case, ...]] = tuple(
         groups,
         completing,
         redelivery,
+        remembering,
         rebalancing,
         readers,
         lagging,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from contextlib import asynccontextmanager
 from itertools import count
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import anyio
 
@@ -16,10 +16,19 @@ from eventml.testing.contract.held import Held, hold
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+    from contextlib import AbstractAsyncContextManager
 
     from anyio.abc import TaskGroup
 
-    from eventml.backends.base import Backend, Capabilities, Start, Subscription
+    from eventml.backends.base import (
+        Backend,
+        Capabilities,
+        OnceSubscription,
+        Remember,
+        RemembersIds,
+        Start,
+        Subscription,
+    )
     from eventml.records import Delivery
     from eventml.testing.contract.harness import Harness
 
@@ -83,9 +92,18 @@ class Member:
             lambda: f"complete() of {len(done)} did not return", self.subscription.complete(done)
         )
 
-    async def finish(self, deliveries: Iterable[Delivery], outputs: Sequence[Record] = ()) -> None:
+    async def finish(
+        self, deliveries: Iterable[Delivery], outputs: Sequence[Record] = (), *, remember: Remember = "no"
+    ) -> None:
         """Complete deliveries, each with these outputs."""
-        await self.complete([Completion(delivery, outputs) for delivery in deliveries])
+        await self.complete([Completion(delivery, outputs, remember) for delivery in deliveries])
+
+    async def finished(self, deliveries: Sequence[Delivery]) -> list[str]:
+        """The ids of those that the group remembers."""
+        expect.true(hasattr(self.subscription, "finished"), "what subscribe_once() gives has no finished()")
+        asked = cast("OnceSubscription", self.subscription).finished(deliveries)
+        found = await self._bounded(lambda: "finished() did not return", asked)
+        return expect.ids(deliveries[position] for position in sorted(found))
 
     async def lag(self) -> int | None:
         return await self._bounded(lambda: "lag() did not return", self.subscription.lag())
@@ -172,9 +190,11 @@ class Trial:
         await self.publish(records)
         return records
 
-    async def join(self, *topics: str, group: str | None, start: Start = "earliest") -> Member:
-        """A member of a group, or with None a reader."""
-        context = _subscribed(self.harness, topics, group=group, start=start)
+    async def join(
+        self, *topics: str, group: str | None, start: Start = "earliest", within: int = 0
+    ) -> Member:
+        """A member of a group, that remembers so many ids, or with None a reader."""
+        context = _subscribed(self.harness, topics, group=group, start=start, within=within)
         held = await self.bounded(lambda: "a member did not join", hold(self.tasks, context))
         self._members.append(held)
         return Member(held, self.harness)
@@ -239,10 +259,18 @@ async def opened(harness: Harness) -> AsyncIterator[Trial]:
 
 @asynccontextmanager
 async def _subscribed(
-    harness: Harness, topics: Sequence[str], *, group: str | None, start: Start
+    harness: Harness, topics: Sequence[str], *, group: str | None, start: Start, within: int
 ) -> AsyncIterator[tuple[Backend, Subscription]]:
-    async with (
-        harness.connect() as backend,
-        backend.subscribe(topics, group=group, start=start) as subscription,
-    ):
+    async with harness.connect() as backend, _joining(backend, topics, group, start, within) as subscription:
         yield backend, subscription
+
+
+def _joining(
+    backend: Backend, topics: Sequence[str], group: str | None, start: Start, within: int
+) -> AbstractAsyncContextManager[Subscription]:
+    if not within or group is None:
+        return backend.subscribe(topics, group=group, start=start)
+    expect.true(
+        hasattr(backend, "subscribe_once"), "it declares `remembers_ids`, and has no subscribe_once()"
+    )
+    return cast("RemembersIds", backend).subscribe_once(topics, group=group, start=start, within=within)

@@ -13,6 +13,7 @@ from eventml.testing.contract import expect
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from eventml.backends.base import Remember
     from eventml.records import Delivery
     from eventml.testing.contract.trial import Member, Trial
 
@@ -40,6 +41,7 @@ class Work:
         to: Where they publish an output for each input, if anywhere.
         limit: Of each receive.
         pause: How long a member has a batch in hand, in seconds.
+        remember: What its completions say.
 
     Attributes:
         received: Each delivery with the member that received it, in the order of their coming.
@@ -47,7 +49,15 @@ class Work:
         clashes: The keys of which a member received a record while another had one in hand.
     """
 
-    def __init__(self, trial: Trial, *, to: str | None = None, limit: int = 10, pause: float = 0.0) -> None:
+    def __init__(
+        self,
+        trial: Trial,
+        *,
+        to: str | None = None,
+        limit: int = 10,
+        pause: float = 0.0,
+        remember: Remember = "no",
+    ) -> None:
         self.received: list[tuple[Member, Delivery]] = []
         self.finished: set[str] = set()
         self.clashes: set[bytes | None] = set()
@@ -55,6 +65,7 @@ class Work:
         self._to = to
         self._limit = limit
         self._pause = pause
+        self._remember = remember
         self._holders: dict[bytes | None, Member] = {}
         self._loops: dict[Member, _Loop] = {}
         self._progress = anyio.Event()
@@ -124,7 +135,7 @@ class Work:
 
     async def _complete(self, member: Member, deliveries: Sequence[Delivery]) -> None:
         done = [
-            Completion(d, (self._trial.output(self._to, d),) if self._to is not None else ())
+            Completion(d, (self._trial.output(self._to, d),) if self._to else (), self._remember)
             for d in deliveries
         ]
         while done:

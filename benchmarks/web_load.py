@@ -1,0 +1,104 @@
+"""Clients in a process of their own: each asks, waits for its answer, and asks again.
+
+    python -m benchmarks.web_load PORT CLIENTS SECONDS [WRAP]
+
+They speak HTTP over bare sockets, so that they cost little. Prints the seconds that each request took
+and the seconds in all, as JSON. An answer that is not 200, or not to this client's ride, ends it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from benchmarks.measuring import rides
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class Client(asyncio.Protocol):
+    def __init__(self, requests: Sequence[tuple[bytes, bytes]], until: float) -> None:
+        self._requests = requests
+        self._until = until
+        self._next = 0
+        self._buffer = b""
+        self.latencies: list[float] = []
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+        self._ask()
+
+    def _ask(self) -> None:
+        self._asked, self._wanted = self._requests[self._next % len(self._requests)]
+        self._next += 1
+        self._begun = time.perf_counter()
+        self._transport.write(self._asked)  # type: ignore[attr-defined] # it is a stream's
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        head, found, body = self._buffer.partition(b"\r\n\r\n")
+        if not found or len(body) < _length(head):
+            return
+        now = time.perf_counter()
+        self.latencies.append(now - self._begun)
+        self._buffer = b""
+        if not head.startswith(b"HTTP/1.1 200") or self._wanted not in body:
+            self.ended.set_exception(AssertionError(f"{head!r} {body!r} to {self._asked!r}"))
+        elif now < self._until:
+            self._ask()
+        else:
+            self._transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.ended.done():
+            if exc is None:
+                self.ended.set_result(None)
+            else:
+                self.ended.set_exception(exc)
+
+
+def _length(head: bytes) -> int:
+    lower = head.lower()
+    start = lower.index(b"content-length:") + len(b"content-length:")
+    return int(lower[start:].partition(b"\r\n")[0])
+
+
+def requests(client: int, wrap: str) -> list[tuple[bytes, bytes]]:
+    """What a client asks, as it goes over the wire, and what its answer must hold."""
+    made = []
+    for ride in rides(8 * (client + 1))[-8:]:
+        body = msgspec.json.encode({wrap: [ride]} if wrap else ride)
+        head = (
+            "POST /predict/minutes HTTP/1.1\r\nhost: 127.0.0.1\r\n"
+            f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+        )
+        made.append((head.encode() + body, b"" if wrap else ride.ride_id.encode()))
+    return made
+
+
+async def run(port: int, clients: int, seconds: float, wrap: str) -> dict[str, object]:
+    loop = asyncio.get_running_loop()
+    begun = time.perf_counter()
+    ready = [requests(client, wrap) for client in range(clients)]
+    made = [Client(asked, begun + seconds) for asked in ready]
+    for client in made:
+        await loop.create_connection(lambda client=client: client, "127.0.0.1", port)  # type: ignore[misc]
+    await asyncio.gather(*(client.ended for client in made))
+    latencies = [latency for client in made for latency in client.latencies]
+    return {"latencies": latencies, "seconds": time.perf_counter() - begun}
+
+
+def main() -> None:
+    port, clients, seconds, *wrap = sys.argv[1:]
+    answer = asyncio.run(run(int(port), int(clients), float(seconds), wrap[0] if wrap else ""))
+    sys.stdout.buffer.write(msgspec.json.encode(answer))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""The two models that every server of `benchmarks.web` asks, and their features: numpy and sklearn alone."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import joblib
+import numpy as np
+from sklearn.ensemble import RandomForestRegressor
+from sklearn.linear_model import LinearRegression
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+COLUMNS = ("pickup_location_id", "dropoff_location_id", "trip_distance", "passenger_count")
+MODELS = ("linear", "forest")
+
+
+def model_path(suffix: str) -> Path:
+    """The model that `WEB_MODEL` names, in the folder that `WEB_MODELS` names."""
+    return Path(os.environ["WEB_MODELS"]) / f"{os.environ['WEB_MODEL']}.{suffix}"
+
+
+def load() -> Any:
+    return joblib.load(model_path("joblib"))
+
+
+def features(rides: Sequence[Any]) -> Any:
+    """A row a ride, of objects with the columns as attributes."""
+    return np.array([[getattr(ride, column) for column in COLUMNS] for ride in rides])
+
+
+def train(folder: Path) -> dict[str, Any]:
+    """A linear regression, and a forest of 100 trees."""
+    rng = np.random.default_rng(0)
+    zones = (rng.integers(1, 264, 5_000), rng.integers(1, 264, 5_000))
+    rows = np.column_stack([*zones, rng.random(5_000) * 20, rng.integers(1, 5, 5_000)])
+    minutes = rows[:, 2] * 3 + rows[:, 0] % 7
+    models = {
+        "linear": LinearRegression().fit(rows, minutes),
+        "forest": RandomForestRegressor(n_estimators=100, max_depth=12, random_state=0).fit(rows, minutes),
+    }
+    for name, model in models.items():
+        joblib.dump(model, folder / f"{name}.joblib")
+    return models

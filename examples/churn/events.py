@@ -1,0 +1,40 @@
+"""A customer as the month begins, and what is predicted of them."""
+
+from typing import Annotated, Final
+
+import msgspec
+
+Natural = Annotated[int, msgspec.Meta(ge=0)]
+
+LIKELY: Final = 0.3
+"""From this probability on a customer is likely to leave."""
+
+
+class Customer(msgspec.Struct, frozen=True):
+    """A customer on the first of a month.
+
+    Attributes:
+        id: The row's: month and customer, `2024-06/C00017`.
+        monthly_charge: In euros.
+        support_calls: In the last three months.
+        usage_hours: In the last month; not known of those whose box reports none.
+    """
+
+    id: str
+    month: str
+    customer_id: str
+    tenure_months: Natural
+    plan: str
+    payment: str
+    monthly_charge: float
+    support_calls: Natural
+    usage_hours: float | None = None
+
+
+class ChurnPredicted(msgspec.Struct, frozen=True):
+    """How likely the customer is to leave within the month."""
+
+    customer_id: str
+    month: str
+    probability: float
+    likely: bool

@@ -1,0 +1,193 @@
+"""Tracing by OpenTelemetry: spans as its messaging conventions name them, context as W3C writes it.
+
+Records carry the context as CloudEvents' distributed tracing extension: `ce_traceparent` and
+`ce_tracestate`. Where these are missing, plain `traceparent` and `tracestate` are read, which other
+clients' instrumentations write.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final
+
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, Status, StatusCode
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from eventml.runtime.failures import describe
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from eventml.handlers import Handler
+    from eventml.models import Model
+    from eventml.runtime.tracing import Operation
+
+_PROPAGATOR: Final = TraceContextTextMapPropagator()
+_ATTRIBUTE: Final = "ce_"
+_NAMES: Final = sorted(_PROPAGATOR.fields)
+_KINDS: Final[Mapping[Operation, SpanKind]] = {"publish": SpanKind.PRODUCER, "request": SpanKind.CLIENT}
+
+
+class Spans:
+    """See `Tracing`. Its tracer is the app's.
+
+    Args:
+        system: What carries the records.
+    """
+
+    def __init__(self, system: str) -> None:
+        self._tracer = trace.get_tracer("eventml")
+        self._system = system
+
+    @contextmanager
+    def sending(
+        self,
+        operation: Operation,
+        topic: str,
+        id: str | None = None,  # noqa: A002 - as in the protocol
+    ) -> Iterator[SendingSpan]:
+        attributes: dict[str, Any] = {
+            "messaging.system": self._system,
+            "messaging.destination.name": topic,
+            "messaging.operation.type": "send",
+            "messaging.operation.name": operation,
+        }
+        if id is not None:
+            attributes["messaging.message.id"] = id
+        with (
+            self._tracer.start_as_current_span(
+                f"{operation} {topic}", kind=_KINDS[operation], attributes=attributes
+            ) as span,
+            _telling_errors(span),
+        ):
+            yield SendingSpan(span)
+
+    def handling(self, handler: Handler, model: Model | None) -> HandlerSpans:
+        return HandlerSpans(self._tracer, self._system, handler, model)
+
+
+class SendingSpan:
+    """See `Sending`."""
+
+    def __init__(self, span: Span) -> None:
+        self._span = span
+        self.headers: Mapping[str, str] = MappingProxyType(_headers(span.get_span_context()))
+
+    def wrote(self, records: int) -> None:
+        self._span.set_attribute("messaging.batch.message_count", records)
+
+
+class HandlerSpans:
+    """See `HandlerTracing`.
+
+    A batch is one span. Where all its inputs are of one context, a single event's or a `publish_many`'s,
+    it continues that; else it begins a trace of its own, with a link to each context.
+    """
+
+    def __init__(self, tracer: trace.Tracer, system: str, handler: Handler, model: Model | None) -> None:
+        self._tracer = tracer
+        self._name = f"process {handler.topic}"
+        self._attributes = {
+            "messaging.system": system,
+            "messaging.destination.name": handler.topic,
+            "messaging.operation.type": "process",
+            "messaging.operation.name": "process",
+            "messaging.consumer.group.name": handler.options.group,
+            "eventml.handler": handler.name,
+        }
+        if model is not None:
+            self._attributes |= {"eventml.model": model.name, "eventml.model.version": model.version}
+
+    @contextmanager
+    def processing(self, inputs: Sequence[Mapping[str, str]]) -> Iterator[Callable[[Exception], None]]:
+        contexts = [_context(headers) for headers in _distinct(inputs).values()]
+        valid = [context for context in contexts if context is not None]
+        # A context of its own, whatever is current here: a span around the worker is nobody's parent.
+        parent = _within(valid[0]) if len(contexts) == 1 and valid else Context()
+        with (
+            self._tracer.start_as_current_span(
+                self._name,
+                context=parent,
+                kind=SpanKind.CONSUMER,
+                attributes={**self._attributes, "messaging.batch.message_count": len(inputs)},
+                links=[Link(context) for context in valid],
+            ) as span,
+            _telling_errors(span),
+        ):
+            yield lambda error: _record(span, error)
+
+    def carried(
+        self, headers: Mapping[str, str], inputs: Sequence[Mapping[str, str]]
+    ) -> Sequence[Mapping[str, str]]:
+        batch = trace.get_current_span().get_span_context()
+        made = {key: _continued(headers, _context(found), batch) for key, found in _distinct(inputs).items()}
+        return [made[id(found)] for found in inputs]
+
+    def set_aside(self, input: Mapping[str, str], error: Exception, topic: str) -> None:  # noqa: A002 - as in the protocol
+        context = _context(input)
+        span = self._tracer.start_span(
+            f"set aside {topic}",
+            context=Context() if context is None else _within(context),
+            kind=SpanKind.PRODUCER,
+            attributes={
+                **self._attributes,
+                "messaging.destination.name": topic,
+                "messaging.operation.type": "send",
+                "messaging.operation.name": "set aside",
+            },
+        )
+        _record(span, error)
+        span.end()
+
+
+def _distinct(inputs: Sequence[Mapping[str, str]]) -> dict[int, Mapping[str, str]]:
+    """The mappings that differ, by identity: records of one producer share theirs."""
+    return {id(headers): headers for headers in inputs}
+
+
+def _context(headers: Mapping[str, str]) -> SpanContext | None:
+    """The trace context that a record came with; None where there is none, or none that makes sense."""
+    for prefix in (_ATTRIBUTE, ""):
+        if f"{prefix}traceparent" in headers:
+            carrier = {name: headers[prefix + name] for name in _NAMES if prefix + name in headers}
+            found = trace.get_current_span(_PROPAGATOR.extract(carrier, Context())).get_span_context()
+            return found if found.is_valid else None
+    return None
+
+
+def _within(context: SpanContext) -> Context:
+    return trace.set_span_in_context(NonRecordingSpan(context), Context())
+
+
+def _headers(context: SpanContext) -> dict[str, str]:
+    carrier: dict[str, str] = {}
+    _PROPAGATOR.inject(carrier, _within(context))
+    return {_ATTRIBUTE + name: value for name, value in carrier.items()}
+
+
+def _continued(
+    headers: Mapping[str, str], context: SpanContext | None, batch: SpanContext
+) -> Mapping[str, str]:
+    """Headers for what came of an input: below the batch's span where that is of the input's trace."""
+    if context is None or context.trace_id == batch.trace_id:
+        context = batch
+    return MappingProxyType({**headers, **_headers(context)})
+
+
+@contextmanager
+def _telling_errors(span: Span) -> Iterator[None]:
+    """Name the kind of an error; OpenTelemetry itself records the rest of it."""
+    try:
+        yield
+    except Exception as exc:
+        span.set_attribute("error.type", type(exc).__qualname__)
+        raise
+
+
+def _record(span: Span, error: Exception) -> None:
+    span.record_exception(error)
+    span.set_status(Status(StatusCode.ERROR, describe(error)))
+    span.set_attribute("error.type", type(error).__qualname__)

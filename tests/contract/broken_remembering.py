@@ -1,0 +1,124 @@
+"""Backends that break a promise about remembering what they have finished."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import anyio
+from msgspec.structs import replace
+
+from eventml.backends.last_ids import LastIds
+from tests.contract.breaking import breaks
+from tests.contract.sound import Connection, Inner, Member
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from eventml.backends.base import Completion, Start
+    from eventml.records import Delivery
+
+
+@breaks(
+    "a_finished_id_is_known",
+    "the_last_ids_are_remembered",
+    "what_came_again_is_remembered_anew",
+    "a_group_remembers_after_its_members",
+)
+class KnowsNothing(Member):
+    async def finished(self, deliveries: Sequence[Delivery]) -> Collection[int]:
+        return ()
+
+
+@breaks("a_finished_id_is_known")
+class RemembersDeadLetters(Member):
+    async def complete(self, done: Sequence[Completion]) -> None:
+        await super().complete([replace(completion, remember="first") for completion in done])
+
+
+@breaks("every_group_remembers_for_itself")
+class RemembersForAllGroups(Connection):
+    def join(self, topics: Sequence[str], group: str | None, start: Start) -> Inner:
+        inner = super().join(topics, group, start)
+        for name in topics:
+            theirs = self.broker.hub.topic(name).groups
+            for other in theirs.values():
+                other.finished_ids = next(iter(theirs.values())).finished_ids
+        return inner
+
+
+@breaks("every_topic_is_remembered_by_itself")
+class RemembersForAllTopics(Member):
+    def __init__(self, connection: Connection, inner: Inner) -> None:
+        super().__init__(connection, inner)
+        for group in self.groups():
+            group.finished_ids = self.groups()[0].finished_ids
+
+
+@breaks("the_last_ids_are_remembered")
+class RemembersForEver(Member):
+    async def complete(self, done: Sequence[Completion]) -> None:
+        for group in self.groups():
+            group.remember(done, 1_000_000)
+        await super().complete([replace(completion, remember="no") for completion in done])
+
+
+@breaks("what_came_again_is_remembered_anew")
+class RemembersTheFirstTimeOnly(Member):
+    async def complete(self, done: Sequence[Completion]) -> None:
+        known = await self.finished([completion.delivery for completion in done])
+        await super().complete(
+            [replace(c, remember="no", outputs=()) if p in known else c for p, c in enumerate(done)]
+        )
+
+
+@breaks("a_group_remembers_after_its_members")
+class ForgetsWhatItsMembersFinished(Member):
+    def leave(self) -> None:
+        for group in self.groups():
+            group.finished_ids = LastIds()
+        super().leave()
+
+
+@breaks("a_group_remembers_after_the_connections")
+class RemembersWhileItIsConnected(Connection):
+    def close(self) -> None:
+        if not self.broker.connections:
+            for topic in self.broker.hub._topics.values():
+                for group in topic.groups.values():
+                    group.finished_ids = LastIds()
+
+
+@breaks("a_repeat_gives_no_output")
+class PublishesRepeats(Member):
+    async def complete(self, done: Sequence[Completion]) -> None:
+        always = [replace(c, remember="always") if c.remember == "first" else c for c in done]
+        await super().complete(always)
+
+
+@breaks("what_is_to_be_published_always_is")
+class DropsTheOutputsOfAllRepeats(Member):
+    async def complete(self, done: Sequence[Completion]) -> None:
+        await super().complete([replace(completion, remember="first") for completion in done])
+
+
+@breaks("a_dropped_completion_remembers_nothing", "a_refused_completion_remembers_nothing")
+class RemembersBeforeItFinishes(Member):
+    async def complete(self, done: Sequence[Completion]) -> None:
+        for group in self.groups():
+            group.remember(done, 1_000)
+        await super().complete(done)
+
+
+@breaks("members_that_hold_one_id_give_one_output")
+class LooksBeforeItPublishes(Member):
+    """Asks what is known, and publishes the rest: not in one step."""
+
+    async def complete(self, done: Sequence[Completion]) -> None:
+        known = await self.finished([completion.delivery for completion in done])
+        await anyio.sleep(0.01)
+        await super().complete(
+            [
+                replace(c, remember="always", outputs=() if p in known else c.outputs)
+                for p, c in enumerate(done)
+            ]
+        )

@@ -1,0 +1,214 @@
+"""The commands of the examples' READMEs work as they stand there."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import urllib.request
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pandas as pd
+import pytest
+import sqlalchemy as sa
+
+from examples.churn.generator import customers
+from examples.rides.folder import ENVIRONMENT
+from examples.rides.generator import generate
+from examples.rides.trips import ride_events
+from tests.examples.readme import ROOT, commands, run, running, with_backend
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+EXAMPLES = ["rides", "churn", "web_backend"]
+
+pytestmark = pytest.mark.slow
+
+
+def rows(database: str, query: str) -> list[Any]:
+    engine = sa.create_engine(database)
+    try:
+        with engine.connect() as connection:
+            return list(connection.execute(sa.text(query)))
+    finally:
+        engine.dispose()
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_make_demo_runs_what_is_there(example: str) -> None:
+    [demo, *_] = commands(example, "make", "demo")
+    assert demo == (["make", "demo"] if example == "rides" else ["make", "demo", f"EXAMPLE={example}"])
+    assert "-m examples.$(EXAMPLE).demo" in (ROOT / "Makefile").read_text()
+    assert callable(importlib.import_module(f"examples.{example}.demo").main)
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_every_link_leads_somewhere(example: str) -> None:
+    folder = ROOT / "examples" / example
+    for target in re.findall(r"\]\(([^)#:]+)\)", (folder / "README.md").read_text()):
+        assert (folder / target).exists(), target
+
+
+# churn
+
+
+def test_churn_demo_shows_a_month_without_an_alarm_and_one_with(tmp_path: Path) -> None:
+    said = run(["python", "-m", "examples.churn.demo"], tmp_path)
+    june, july = said.split("Churn in 2024-07")
+    assert "ALARM" not in june
+    assert "ALARM likely churners in 2024-07, compared with 2024-06" in july
+    reports = tmp_path / "build" / "churn" / "reports"
+    assert ">No alarm<" in (reports / "2024-06.html").read_text()
+    assert ">Alarm<" in (reports / "2024-07.html").read_text()
+
+
+def test_churn_on_postgresql_and_again(tmp_path: Path, postgres_server: Any) -> None:
+    postgres_server.execute("CREATE DATABASE churn_months")
+    database = postgres_server.url("churn_months")
+    few = ["--size", "500", "--database", database]
+    first = run(["python", "-m", "examples.churn.demo", *few], tmp_path)
+    assert first.count("scored 500; set aside 0") == 2
+    assert "ALARM likely churners in 2024-07" in first
+    again = run(["python", "-m", "examples.churn.month", "2024-07", "--price-rise", *few], tmp_path)
+    assert "ALARM likely churners in 2024-07" in again
+    ids = "SELECT COUNT(*), COUNT(DISTINCT id) FROM predictions"
+    assert rows(database.replace("postgresql:", "postgresql+psycopg:"), ids) == [(1_000, 1_000)]
+
+
+def test_churn_commands_in_their_order(tmp_path: Path) -> None:
+    pd.DataFrame(customers("2024-08")).drop(columns="churned").to_csv(tmp_path / "august.csv", index=False)
+    pd.DataFrame(customers("2024-07"))[list(customers("2024-07"))].to_csv(tmp_path / "july.csv", index=False)
+    package = tmp_path / "mycompany"
+    package.mkdir()
+    (package / "pager.py").write_text(
+        "def page(crossings): print('PAGED', *[c.message for c in crossings])\n"
+    )
+    for command in commands("churn", "python"):
+        said = run(command, tmp_path)
+    assert "known" in (tmp_path / "build" / "churn" / "reports" / "2024-08.html").read_text()
+    assert "PAGED" not in said  # in August things were as ever
+
+    database = f"sqlite:///{tmp_path}/build/churn/churn.db"
+    months = "SELECT month, COUNT(*), COUNT(DISTINCT id) FROM predictions GROUP BY month ORDER BY month"
+    before = rows(database, months)
+    assert before == [(month, 3_000, 3_000) for month in ("2024-06", "2024-07", "2024-08")]
+    [score] = commands("churn", "eventml", "score")
+    run(score, tmp_path)
+    assert rows(database, months) == before
+
+
+def test_churn_month_pages_the_users_own_function(tmp_path: Path) -> None:
+    (tmp_path / "pager.py").write_text("def page(crossings): print('PAGED', *[c.what for c in crossings])\n")
+    run(["python", "-m", "examples.churn.train"], tmp_path)
+    month = ["python", "-m", "examples.churn.month", "2024-07", "--price-rise", "--size", "500"]
+    assert "PAGED likely churners" in run([*month, "--alarm", "pager:page"], tmp_path)
+
+
+def test_churn_row_that_cannot_be_read_costs_only_itself(tmp_path: Path) -> None:
+    table = (
+        pd.DataFrame(customers("2024-06", size=40)).drop(columns="churned").astype({"monthly_charge": object})
+    )
+    table.loc[7, "monthly_charge"] = "a lot"
+    table.to_csv(tmp_path / "june.csv", index=False)
+    run(["python", "-m", "examples.churn.train"], tmp_path)
+    month = ["python", "-m", "examples.churn.month", "2024-06", "--customers", "june.csv"]
+    said = run(month, tmp_path)
+    assert "column monthly_charge are no numbers" in said
+    assert "customers 40; scored 39; set aside 1" in said
+    table.loc[7, "monthly_charge"] = 38.5
+    table.to_csv(tmp_path / "june.csv", index=False)
+    assert "customers 40; scored 40; set aside 0" in run(month, tmp_path)
+
+
+# rides
+
+
+@pytest.fixture
+def rides_folder(tmp_path: Path) -> Path:
+    """A folder with the trip files that the README speaks of."""
+    for seed, name in enumerate(("jan.csv", "feb.parquet", "mar.csv", "jun.csv")):
+        trips = generate(2_000, seed)
+        names = [name for name in trips.__dataclass_fields__ if name not in ("sources", "source", "row")]
+        table = pd.DataFrame({name: getattr(trips, name) for name in names})
+        if name.endswith(".csv"):
+            table.to_csv(tmp_path / name, index=False, date_format="%Y-%m-%d %H:%M:%S")
+        else:
+            table.to_parquet(tmp_path / name)
+    return tmp_path
+
+
+def test_rides_batch_commands_in_their_order(rides_folder: Path) -> None:
+    for command in commands("rides", "python", "-m", "examples.rides.train"):
+        run(command, rides_folder, **{ENVIRONMENT: "models"})
+    scoring = [
+        *commands("rides", "python", "-m", "examples.rides.export"),
+        *commands("rides", "eventml", "score"),
+        *commands("rides", "python", "-m", "examples.rides.report"),
+    ]
+    assert len(scoring) == 3
+    for command in scoring:
+        run(command, rides_folder, **{ENVIRONMENT: "models"})
+    page = (rides_folder / "build" / "rides" / "report.html").read_text()
+    assert "Worst errors" in page
+    assert ">20,000<" in page
+
+
+def test_rides_demo_commands(rides_folder: Path) -> None:
+    demos = commands("rides", "python", "-m", "examples.rides.demo")
+    assert len(demos) == 2
+    for command in demos:
+        run(command, rides_folder)
+    assert (rides_folder / "build" / "rides" / "demo.html").exists()
+
+
+def test_rides_are_served_as_the_readme_says(tmp_path: Path, rides_models: Path) -> None:
+    [serve] = commands("rides", "eventml", "serve")
+    [[_, url, _, header, _, body]] = commands("rides", "curl")
+    with running([*serve, "--port", "0"], tmp_path, "serving on", **{ENVIRONMENT: str(rides_models)}) as line:
+        [address] = re.findall(r"serving on (http://[\d.:]+)", line)
+        name, _, value = header.partition(": ")
+        request = urllib.request.Request(  # noqa: S310 - ours
+            url.replace("http://127.0.0.1:8000", address), body.encode(), {name: value}
+        )
+        with urllib.request.urlopen(request, timeout=20) as answer:  # noqa: S310 - ours
+            said = json.load(answer)
+    assert said["prediction"]["minutes"] > 1
+
+
+def test_rides_are_streamed_and_watched_as_the_readme_says(
+    tmp_path: Path, rides_models: Path, start_redis: Any
+) -> None:
+    url = start_redis().url
+    longer = [{**ride, "trip_distance": 3 * ride["trip_distance"]} for ride in ride_events(generate(2_000))]
+    (tmp_path / "rides.jsonl").write_bytes(msgspec.json.Encoder().encode_lines(longer))
+    run(["eventml", "publish", "rides.started", "rides.jsonl", "--backend", url], tmp_path)
+    app, watch = commands("rides", "eventml", "run")
+    models = {ENVIRONMENT: str(rides_models)}
+    run([*with_backend(app, url), "--until-idle", "0.5"], tmp_path, **models)
+    tail = ["eventml", "tail", "rides.duration", "--from", "earliest", "-n", "2000", "--backend", url]
+    assert run(tail, tmp_path).count('"minutes"') == 2_000
+    log = run([*with_backend(watch, url), "--until-idle", "0.5"], tmp_path, **models)
+    assert "ALARM trip_distance has drifted" in log
+
+
+# web_backend
+
+
+def test_web_backend_and_its_predictors_are_two_processes_on_redis(
+    tmp_path: Path, rides_models: Path, start_redis: Any
+) -> None:
+    url = start_redis().url
+    [demo] = commands("web_backend", "python")
+    [predictors] = commands("web_backend", "eventml")
+    models = {ENVIRONMENT: str(rides_models)}
+    with (
+        running([*with_backend(demo, url), "--port", "0"], tmp_path, "open http://") as line,
+        running(with_backend(predictors, url), tmp_path, "rides.started", **models),
+    ):
+        address = line.split()[1]
+        booking = b'{"pickup_location_id": 1, "dropoff_location_id": 2, "trip_distance": 2.5}'
+        urllib.request.urlopen(f"{address}/rides", booking, timeout=20).close()  # noqa: S310 - ours
+        with urllib.request.urlopen(f"{address}/events", timeout=20) as events:  # noqa: S310 - ours
+            assert next(event for event in events if b"minutes" in event and b"amount" in event)

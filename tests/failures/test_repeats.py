@@ -1,0 +1,181 @@
+"""Events that come twice under one id, with `once_within`: called once, answered once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import anyio
+import pytest
+
+from eventml import Reject, config
+from tests.failures.scenario import Duration, Ride, Scenario, publish, until
+
+if TYPE_CHECKING:
+    from eventml import Record
+    from eventml.backends.base import Backend
+
+pytestmark = pytest.mark.anyio
+
+COUNT = 300
+
+
+@pytest.fixture
+def scenario(backend_url: str) -> Scenario:
+    backend = config.load(environ={}, overrides={"backend": backend_url}).backend
+    if config.find_backend(backend.scheme).capabilities(backend.options).remembers_ids == "no":
+        pytest.skip("this backend does not remember ids")
+    return Scenario(backend_url)
+
+
+def rides(scenario: Scenario, count: int) -> list[Record]:
+    return scenario.records([Ride(n, 1.0) for n in range(count)], keys=[b"%d" % n for n in range(count)])
+
+
+@pytest.mark.parametrize("batched", [True, False])
+async def test_what_is_published_twice_is_answered_once(scenario: Scenario, batched: bool) -> None:
+    called: list[int] = []
+
+    if batched:
+
+        @scenario.bus.predictor(scenario.topic, to=scenario.to, once_within=1_000, max_batch=64)
+        def duration(rides: list[Ride]) -> list[Duration]:
+            called.extend(ride.ride_id for ride in rides)
+            return [Duration(ride.ride_id, ride.miles) for ride in rides]
+
+    else:
+
+        @scenario.bus.predictor(scenario.topic, to=scenario.to, once_within=1_000, name="duration")
+        async def one(ride: Ride) -> Duration:
+            called.append(ride.ride_id)
+            return Duration(ride.ride_id, ride.miles)
+
+    records = rides(scenario, COUNT)
+    with anyio.fail_after(30):
+        async with scenario.connect() as backend:
+            async with scenario.working(backend) as worker:
+                stats = worker.stats["duration"]
+                await publish(backend, records)
+                await publish(backend, records)
+                await until(lambda: stats.completed == 2 * COUNT)
+            await scenario.collect(backend, COUNT)
+    scenario.check(answered=set(range(COUNT)), set_aside=set())
+    assert sorted(called) == list(range(COUNT))
+    assert (stats.repeats, stats.published) == (COUNT, COUNT)
+
+
+async def test_a_repeat_in_the_same_batch_waits_for_its_first(scenario: Scenario) -> None:
+    called: list[int] = []
+
+    @scenario.bus.consumer(scenario.topic, once_within=1_000)
+    async def note(ride: Ride) -> None:
+        called.append(ride.ride_id)
+
+    twins = [record for record in rides(scenario, 30) for _ in range(3)]
+    with anyio.fail_after(30):
+        async with scenario.connect() as backend:
+            await publish(backend, twins)
+            async with scenario.working(backend) as worker:
+                await until(lambda: worker.stats["note"].completed == len(twins))
+    assert sorted(called) == list(range(30))
+    assert worker.stats["note"].repeats == 60
+
+
+@pytest.mark.parametrize("first", [b"not JSON", b'{"ride_id": 7, "miles": -1}'])
+async def test_a_corrected_event_is_accepted_under_the_same_id(scenario: Scenario, first: bytes) -> None:
+    """Its first became a dead letter, which counts for nothing; together, and one after the other."""
+
+    @scenario.bus.predictor(scenario.topic, to=scenario.to, once_within=1_000)
+    def duration(ride: Ride) -> Duration:
+        if ride.miles < 0:
+            raise Reject("no ride goes backwards")
+        return Duration(ride.ride_id, ride.miles)
+
+    [bad] = scenario.records([first], keys=[b"0"])
+    good = rides(scenario, 1)[0]
+    with anyio.fail_after(30):
+        async with scenario.connect() as backend:
+            await publish(backend, [bad, good, good])
+            async with scenario.working(backend) as worker:
+                stats = worker.stats["duration"]
+                await until(lambda: stats.completed == 3)
+                await publish(backend, [bad])
+                await until(lambda: stats.completed == 4)
+            await scenario.collect(backend, 2)
+    assert [len(scenario.outputs["0"]), len(scenario.letters["0"])] == [1, 1]
+    assert stats.repeats == 2, "a third, and a bad one, under an id that has been answered"
+
+
+async def test_a_repeat_waits_for_its_first_to_be_tried_again(scenario: Scenario) -> None:
+    tries = 0
+
+    @scenario.bus.predictor(scenario.topic, to=scenario.to, once_within=100, backoff=0.05, max_batch=4)
+    async def duration(ride: Ride) -> Duration:
+        nonlocal tries
+        if ride.ride_id == 0:
+            tries += 1
+            if tries < 3:
+                raise RuntimeError("not yet")
+        return Duration(ride.ride_id, ride.miles)
+
+    records = rides(scenario, 8)
+    with anyio.fail_after(30):
+        async with scenario.connect() as backend:
+            await publish(backend, records[:1] * 6 + records)  # more repeats than a batch holds
+            async with scenario.working(backend) as worker:
+                await until(lambda: worker.stats["duration"].received == 14)
+            # The worker was stopped while repeats were waiting: it finished them all.
+            assert worker.stats["duration"].completed == 14
+            await scenario.collect(backend, 8)
+    scenario.check(answered=set(range(8)), set_aside=set())
+    assert tries == 3
+
+
+async def test_the_window_has_an_end(scenario: Scenario) -> None:
+    called: list[int] = []
+
+    @scenario.bus.consumer(scenario.topic, once_within=10)
+    async def note(ride: Ride) -> None:
+        called.append(ride.ride_id)
+
+    records = scenario.records([Ride(n, 1.0) for n in range(40)], keys=[b"one"] * 40)
+    with anyio.fail_after(30):
+        async with scenario.connect() as backend, scenario.working(backend) as worker:
+            for some in (records, records[-10:], records[:1], records[-1:]):
+                before = worker.stats["note"].completed
+                await publish(backend, some)
+                await until(lambda: worker.stats["note"].completed == before + len(some))  # noqa: B023
+    assert called == [*range(40), 0]
+
+
+async def test_a_replayed_dead_letter_is_called_whatever_was_finished(scenario: Scenario) -> None:
+    called: list[float] = []
+
+    @scenario.bus.predictor(scenario.topic, to=scenario.to, once_within=100, retries=0)
+    def duration(ride: Ride) -> Duration:
+        called.append(ride.miles)
+        if len(called) == 1:
+            raise Reject("once")
+        return Duration(ride.ride_id, ride.miles)
+
+    async def handle(backend: Backend, completed: int) -> None:
+        async with scenario.working(backend) as worker:
+            await until(lambda: worker.stats["duration"].completed == completed)
+
+    bad, corrected = (scenario.records([Ride(0, miles)], keys=[b"0"]) for miles in (1.0, 2.0))
+    with anyio.fail_after(30):
+        async with scenario.connect() as backend:
+            await publish(backend, bad)
+            await handle(backend, 1)
+            await publish(backend, corrected)
+            await handle(backend, 1)
+            tally = await scenario.replay(backend)
+            await handle(backend, 1)
+            await publish(backend, corrected)
+            await handle(backend, 1)
+    assert tally.chosen.total() == 1
+    assert called == [1.0, 2.0, 1.0], "and the last is passed over"
+
+
+def test_a_window_of_nothing_is_refused(scenario: Scenario) -> None:
+    with pytest.raises(Exception, match="once_within: at least 1"):
+        scenario.bus.consumer(scenario.topic, once_within=0)(print)

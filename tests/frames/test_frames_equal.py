@@ -1,0 +1,85 @@
+"""A frame of events is the frame of a table of the same rows, and only the event's type says its dtypes."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pandas.testing import assert_frame_equal
+from polars.testing import assert_frame_equal as assert_polars_equal
+
+from eventml.frames import Framer, Library, frame_type
+from tests.frames.events import table_of_rows, types_with_events
+
+LIBRARIES = get_args(Library)
+
+
+def assert_same(library: Library, one: Any, other: Any) -> None:
+    if library == "pandas":
+        assert_frame_equal(one, other, check_exact=True, check_index_type="equiv")
+        assert list(one.columns) == list(other.columns)
+    elif library == "polars":
+        assert one.schema == other.schema
+        assert_polars_equal(one, other, check_exact=True)
+    else:
+        assert one.equals(other)
+        assert one.schema.equals(other.schema)
+
+
+def dtypes(library: Library, frame: Any) -> Any:
+    return list(frame.dtypes.items()) if library == "pandas" else frame.schema
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@given(made=types_with_events())
+def test_events_and_their_table_make_one_frame(library: Library, made: tuple[Any, list[Any]]) -> None:
+    event_type, events = made
+    framer = Framer(frame_type(library, event_type))
+    assert_same(library, framer.of_table(table_of_rows(events, event_type)), framer.of_events(events))
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@given(made=types_with_events())
+def test_a_table_of_the_schema_itself_makes_the_same_frame(
+    library: Library, made: tuple[Any, list[Any]]
+) -> None:
+    event_type, events = made
+    framer = Framer(frame_type(library, event_type))
+    as_sent = Framer(frame_type("pyarrow", event_type)).of_events(events)
+    renamed = as_sent.rename_columns([f.encode_name for f in msgspec.structs.fields(event_type)])
+    assert_same(library, framer.of_table(renamed), framer.of_events(events))
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@given(made=types_with_events(), data=st.data())
+def test_dtypes_are_the_same_whatever_the_batch_holds(
+    library: Library, made: tuple[Any, list[Any]], data: st.DataObject
+) -> None:
+    event_type, events = made
+    framer = Framer(frame_type(library, event_type))
+    some = data.draw(st.lists(st.sampled_from(events), max_size=5)) if events else []
+    whole = dtypes(library, framer.of_events(events))
+    assert dtypes(library, framer.of_events(some)) == whole
+    assert dtypes(library, framer.of_events([])) == whole
+
+
+@given(made=types_with_events())
+def test_a_pandas_frame_counts_its_rows(made: tuple[Any, list[Any]]) -> None:
+    event_type, events = made
+    frame = Framer(frame_type("pandas", event_type)).of_events(events)
+    assert type(frame.index).__name__ == "RangeIndex"
+    assert list(frame.index) == list(range(len(events)))
+
+
+@given(made=types_with_events())
+def test_an_arrow_table_holds_the_events_themselves(made: tuple[Any, list[Any]]) -> None:
+    event_type, events = made
+    table = Framer(frame_type("pyarrow", event_type)).of_events(events)
+    rows = [
+        {field.encode_name: row[field.name] for field in msgspec.structs.fields(event_type)}
+        for row in table.to_pylist()
+    ]
+    assert msgspec.convert(rows, list[event_type], strict=False) == events  # type: ignore[valid-type]  # made at run time

@@ -1,0 +1,232 @@
+"""Who was handed out how often: told by the dead through their commits, and by the living in order."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from aiokafka import TopicPartition
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from eventml.backends.kafka import attempts
+from eventml.backends.kafka.assignment import Assignment, Chunk
+from eventml.backends.kafka.progress import Place, read, write
+from eventml.records import Delivery, Record
+from eventml.runtime.parking import Item
+from eventml.runtime.suspects import Step, Suspects
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from random import Random
+
+PARTITIONS = [TopicPartition("t", number) for number in range(3)]
+LENGTH, LIMIT, MOST = 40, 8, 4
+tries = st.lists(st.tuples(st.integers(1, 60), st.integers(1, 5)), max_size=5).map(
+    lambda steps: tuple(
+        zip(sorted({end for end, _ in steps}), sorted((n for _, n in steps), reverse=True), strict=False)
+    )
+)
+
+
+@given(tries, st.integers(0, 61))
+def test_a_step_function_counts_each_offset_by_itself(tried: attempts.Tried, offset: int) -> None:
+    counts = [attempts.times(tried, n) for n in range(62)]
+    once_more = attempts.once_more(tried, offset)
+    presumed = attempts.presumed(tried, offset)
+    assert [attempts.times(once_more, n) for n in range(62)] == [
+        c + (n < offset) for n, c in enumerate(counts)
+    ]
+    assert [attempts.times(presumed, n) for n in range(62)] == [
+        max(c, n < offset) for n, c in enumerate(counts)
+    ]
+    assert [attempts.times(attempts.before(tried, offset), n) for n in range(offset)] == counts[:offset]
+    rest = attempts.from_offset(tried, offset)
+    assert [attempts.times(rest, n) for n in range(offset, 62)] == counts[offset:]
+
+
+class Group:
+    """A broker's places and logs, and members that are born, live and die."""
+
+    def __init__(self) -> None:
+        self.places = dict.fromkeys(PARTITIONS, Place(0))
+
+    def join(self, *partitions: TopicPartition) -> Assignment:
+        assignment = Assignment()
+        self.resume(assignment, partitions)
+        return assignment
+
+    def resume(self, assignment: Assignment, partitions: Sequence[TopicPartition]) -> None:
+        places = {p: self.places[p] for p in partitions}
+        assignment.resume(places, {p: LENGTH for p, place in places.items() if place.tried or place.at_work})
+        self.commit(assignment)
+
+    def commit(self, assignment: Assignment) -> None:
+        places = assignment.to_commit()
+        self.places |= {p: read(place.offset, write(place)[0]) for p, place in places.items()}
+        assignment.committed(places)
+
+    def receive(self, assignment: Assignment, order: Sequence[TopicPartition] = PARTITIONS) -> list[Delivery]:
+        turn = assignment.turn
+        if turn is not None:
+            assignment.begin(turn, 2 * LIMIT)
+            self.commit(assignment)
+        for partition in [p for p in order if p in assignment.partitions and turn in {None, p}]:
+            if assignment.waiting < LIMIT and not assignment.fetched_turn:
+                start, stop = (
+                    assignment.fetched[partition],
+                    min(assignment.fetched[partition] + LIMIT, LENGTH),
+                )
+                some = [Delivery(Record("t", b""), partition.partition, n, 0.0) for n in range(start, stop)]
+                assignment.put(Chunk(partition, some, stop))
+        return assignment.take(LIMIT)
+
+    def revoke(self, assignment: Assignment) -> None:
+        assignment.suspend()
+        self.commit(assignment)
+        assignment.give_back()
+        self.commit(assignment)
+
+    def leave(self, assignment: Assignment) -> None:
+        assignment.suspend()
+        assignment.leave()
+        self.commit(assignment)
+        assignment.end()
+
+
+class Rebalances(RuleBasedStateMachine):
+    """Two members that share partitions, give them back, and now and then die or leave."""
+
+    @initialize()
+    def begin(self) -> None:
+        self.group = Group()
+        self.members = [self.group.join(*PARTITIONS), self.group.join()]
+        self.in_hand: list[list[Delivery]] = [[], []]
+        self.counts: Counter[tuple[int, int | str]] = Counter()
+        self.deaths = 0
+
+    @rule(who=st.integers(0, 1))
+    def receive(self, who: int) -> None:
+        taken = self.group.receive(self.members[who])
+        for delivery in taken:
+            place = delivery.partition, delivery.offset
+            assert delivery.attempt <= self.counts[place] + self.deaths + 1
+            assert delivery.attempt > self.counts[place], "what was handed out and left is counted"
+        self.in_hand[who] += taken
+
+    @rule(who=st.integers(0, 1), data=st.data())
+    def finish(self, who: int, data: st.DataObject) -> None:
+        if self.in_hand[who]:
+            some = data.draw(st.lists(st.sampled_from(self.in_hand[who]), unique_by=id))
+            cautious = self.members[who].cautious
+            self.members[who].finish(some)
+            self.in_hand[who] = [d for d in self.in_hand[who] if d not in some]
+            if cautious:
+                self.group.commit(self.members[who])
+
+    @rule(who=st.integers(0, 1))
+    def commit(self, who: int) -> None:
+        self.group.commit(self.members[who])
+
+    @rule(parts=st.permutations(PARTITIONS), share=st.integers(0, 3))
+    def rebalance(self, parts: list[TopicPartition], share: int) -> None:
+        for member in self.members:
+            self.group.revoke(member)
+        self._share(parts, share)
+
+    @rule(who=st.integers(0, 1), parts=st.permutations(PARTITIONS), share=st.integers(0, 3))
+    def leave(self, who: int, parts: list[TopicPartition], share: int) -> None:
+        self.counts.update((d.partition, d.offset) for d in self.in_hand[who])
+        self.group.leave(self.members[who])
+        self._replace(who, parts, share)
+
+    @rule(who=st.integers(0, 1), parts=st.permutations(PARTITIONS), share=st.integers(0, 3))
+    def die(self, who: int, parts: list[TopicPartition], share: int) -> None:
+        self.deaths += 1
+        self._replace(who, parts, share)
+
+    def _replace(self, who: int, parts: list[TopicPartition], share: int) -> None:
+        self.in_hand[who] = []
+        self.members[who] = Assignment()
+        self.group.revoke(self.members[1 - who])
+        self._share(parts, share)
+
+    def _share(self, parts: list[TopicPartition], share: int) -> None:
+        for who, some in enumerate([parts[:share], parts[share:]]):
+            self.group.resume(self.members[who], some)
+            mine = {p.partition for p in some}
+            self.in_hand[who] = [d for d in self.in_hand[who] if d.partition in mine]
+            assert self.members[who].in_hand == len(self.in_hand[who])
+
+    @invariant()
+    def without_a_death_nobody_is_suspected(self) -> None:
+        if not self.deaths and not self.counts:
+            for hands in self.in_hand:
+                assert all(delivery.attempt == 1 for delivery in hands)
+
+
+TestRebalances = Rebalances.TestCase
+
+
+poisons = st.sets(st.tuples(st.sampled_from(PARTITIONS), st.integers(0, LENGTH - 1)), min_size=1, max_size=4)
+
+
+class Worker:
+    """One life after another of a worker that some events kill: it receives ahead, and is rebalanced."""
+
+    def __init__(self, deadly: set[tuple[int, int]], chance: Random) -> None:
+        self.finished: set[tuple[int, int]] = set()
+        self.condemned: list[tuple[int, int]] = []
+        self._deadly = deadly
+        self._chance = chance
+        self._group = Group()
+
+    def live(self) -> bool:
+        """Whether it came to the end of the log."""
+        assignment, suspects = self._group.join(*PARTITIONS), Suspects(MOST)
+        ahead: list[list[Delivery]] = []
+        while True:
+            if self._chance.random() < 0.05:
+                self._group.revoke(assignment)
+                self._group.resume(assignment, PARTITIONS)
+            self._receive(assignment, ahead)
+            if not ahead:
+                self._group.leave(assignment)
+                return True
+            for step in suspects.steps([Item(delivery, None) for delivery in ahead.pop(0)]):
+                if not self._call(assignment, step):
+                    return False
+
+    def _receive(self, assignment: Assignment, ahead: list[list[Delivery]]) -> None:
+        while len(ahead) < self._chance.choice([1, 2]):
+            batch = self._group.receive(assignment, self._chance.sample(PARTITIONS, 3))
+            if not batch:
+                return
+            ahead.append(batch)
+
+    def _call(self, assignment: Assignment, step: Step) -> bool:
+        deliveries = [item.delivery for item in step.items]
+        places = {(d.partition, int(d.offset)) for d in deliveries}
+        if step.condemned:
+            self.condemned.extend(places)
+        elif places & self._deadly:
+            return False
+        cautious = assignment.cautious
+        assignment.finish(deliveries)
+        self.finished |= places
+        if cautious or self._chance.random() < 0.3:
+            self._group.commit(assignment)
+        return True
+
+
+@settings(max_examples=200)
+@given(poisons, st.randoms(use_true_random=False))
+def test_only_what_kills_is_set_aside(poison: set[tuple[TopicPartition, int]], chance: Random) -> None:
+    deadly = {(p.partition, offset) for p, offset in poison}
+    worker, deaths = Worker(deadly, chance), 0
+    while not worker.live():
+        deaths += 1
+        assert deaths <= (MOST + 3) * len(deadly)
+    assert set(worker.condemned) == deadly
+    assert worker.finished == {(p.partition, n) for p in PARTITIONS for n in range(LENGTH)}

@@ -1,0 +1,147 @@
+"""What a group has finished, in a sorted set beside the topic: bounded, exact, and in one slot with it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from eventml.backends import redis
+from eventml.backends.base import Completion
+from eventml.backends.redis.completing import ENTRIES
+from eventml.backends.redis.scripts import COMPLETE
+from eventml.errors import BackendError, UnsupportedError
+from tests.redis import scene
+from tests.redis.proxy import proxied
+from tests.redis.test_access import PASSWORDS
+from tests.redis.test_cluster import APART, SETTINGS, cluster
+from tests.redis.test_replies_lost import TIMES, sometimes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from backends.redis.server import RedisServer
+    from eventml.records import Delivery
+    from tests.brokers import StartRedis
+
+__all__ = ["cluster"]  # a fixture
+
+pytestmark = [pytest.mark.anyio, pytest.mark.redis]
+
+
+def firsts(deliveries: Iterable[Delivery], to: str) -> list[Completion]:
+    """As `scene.answers`, to be remembered."""
+    return [Completion(c.delivery, c.outputs, "first") for c in scene.answers(deliveries, to)]
+
+
+async def test_the_set_holds_no_more_than_the_window(redis_server: RedisServer) -> None:
+    """However many are finished by one call of the script, or by several."""
+    topic, to, size = scene.new_topic(), scene.new_topic(), 3 * ENTRIES
+    records = scene.new_records(topic, size)
+    async with (
+        redis.open(redis_server.url, redis.Settings()) as backend,
+        scene.asking(redis_server.url) as client,
+        backend.subscribe_once([topic], group="group", start="earliest", within=100) as member,
+    ):
+        await backend.publish(records)
+        taken = await scene.take(member, size)
+        await member.complete(firsts(taken[:10], to))
+        assert await client.zcard(f"{topic}.group.seen") == 10
+        await member.complete(firsts(taken[10:], to))
+        held = await client.zrange(f"{topic}.group.seen", 0, -1)
+        assert [id_.decode() for id_ in held] == [record.id for record in records[-100:]]
+        assert await scene.ids(client, to) == scene.answered(records)
+
+
+async def test_of_two_that_hold_one_id_the_second_publishes_nothing(redis_server: RedisServer) -> None:
+    topic, to = scene.new_topic(), scene.new_topic()
+    records = scene.new_records(topic, 50)
+    async with (
+        redis.open(redis_server.url, redis.Settings()) as one,
+        redis.open(redis_server.url, redis.Settings()) as other,
+        scene.asking(redis_server.url) as client,
+        one.subscribe_once([topic], group="group", start="earliest", within=100) as first,
+        other.subscribe_once([topic], group="group", start="earliest", within=100) as second,
+    ):
+        await one.publish(records)
+        mine = await scene.take(first, 50)
+        await one.publish(scene.new_records(topic, 50, start=50))  # the first reads these ahead, and no more
+        await one.publish(records)
+        twins = await scene.take(second, 50)
+        assert {d.record.id for d in twins} == {record.id for record in records}
+        assert not await second.finished(twins)
+        await first.complete(firsts(mine, to))
+        await second.complete(firsts(twins, to))
+        assert sorted(await second.finished(twins)) == list(range(50))
+        assert await scene.ids(client, to) == scene.answered(records)
+        assert (one.losses.repeated, other.losses.repeated) == (0, 50)
+        assert await second.lag() == 50
+
+
+async def test_a_lost_reply_leaves_nothing_doubled_or_forgotten(redis_server: RedisServer) -> None:
+    """Repeating a completion that was carried out adds nothing, and does not take it for a repeat's."""
+    topic, to = scene.new_topic(), scene.new_topic()
+    records = scene.new_records(topic, 500)
+    async with (
+        proxied(redis_server.url) as proxy,
+        redis.open(proxy.url, redis.Settings(timeout=0.5)) as backend,
+        scene.asking(redis_server.url) as client,
+    ):
+        await backend.publish(records)
+        proxy.swallow = sometimes(COMPLETE.digest.encode())
+        async with backend.subscribe_once([topic], group="group", start="earliest", within=1_000) as member:
+            for _ in range(0, len(records), 5):
+                await scene.complete(member, firsts(await scene.take(member, 5), to))
+            assert await member.lag() == 0
+        assert proxy.swallowed >= TIMES
+        assert await scene.ids(client, to) == scene.answered(records)
+        assert await client.zcard(f"{topic}.group.seen") == len(records)
+        assert backend.losses.repeated == 0
+
+
+async def test_a_key_of_another_kind_stops_it_before_anything_is_acked(redis_server: RedisServer) -> None:
+    topic, to = scene.new_topic(), scene.new_topic()
+    async with (
+        redis.open(redis_server.url, redis.Settings()) as backend,
+        scene.asking(redis_server.url) as client,
+        backend.subscribe_once([topic], group="group", start="earliest", within=100) as member,
+    ):
+        await client.set(f"{topic}.group.seen", "not ours")
+        await backend.publish(scene.new_records(topic, 3))
+        taken = await scene.take(member, 3)
+        with pytest.raises(BackendError):
+            await member.complete(firsts(taken, to))
+        assert await member.lag() == 3
+        await client.delete(f"{topic}.group.seen")
+        await member.complete(firsts(taken, to))
+        assert await member.lag() == 0
+
+
+async def test_a_consumers_rights_are_enough(start_redis: StartRedis) -> None:
+    server = start_redis(passwords=PASSWORDS)
+    topic, to = scene.new_topic(), scene.new_topic()
+    async with (
+        redis.open(server.url_for("producer"), redis.Settings()) as producer,
+        redis.open(server.url_for("consumer"), redis.Settings()) as consumer,
+        consumer.subscribe_once([topic], group="group", start="earliest", within=2) as member,
+    ):
+        await producer.publish(scene.new_records(topic, 3) * 2)
+        taken = await scene.take(member, 6)
+        await member.complete(firsts(taken, to))
+        assert list(await member.finished(taken[:3])) == [1, 2]
+
+
+async def test_on_a_cluster_a_hash_tag_holds_it_to_its_topics_slot(cluster: Sequence[RedisServer]) -> None:
+    topic = f"{{{scene.new_topic()}}}.started"
+    async with (
+        redis.open(cluster[1].url, SETTINGS) as backend,
+        backend.subscribe_once([topic], group="group", start="earliest", within=10) as member,
+    ):
+        await backend.publish(scene.new_records(topic, 5))
+        taken = await scene.take(member, 5)
+        await member.complete(firsts(taken, f"{topic}.answers"))
+        assert sorted(await member.finished(taken)) == list(range(5))
+    async with redis.open(cluster[1].url, APART) as backend:
+        with pytest.raises(UnsupportedError, match=r"once_within: .* hash tag, as in '{rides}.started'"):
+            async with backend.subscribe_once(["rides.started"], group="g", start="earliest", within=1):
+                pass

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from eventml.deploy.batch.places import FileFormat
     from eventml.deploy.batch.schema import Schema
 
-ROW_GROUP: Final = 1 << 17
+ROW_GROUP: Final = 1 << 16
 """Rows in one group of a Parquet file: what is held in memory before it is written."""
 
 

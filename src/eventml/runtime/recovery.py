@@ -49,7 +49,7 @@ class Recovery:
         tracing: Is told of each dead letter; None where nobody is.
     """
 
-    def __init__(  # noqa: PLR0913 - keyword-only, and each a matter of its own
+    def __init__(  # noqa: PLR0913 - a stream, a service and a batch job each want something else of it
         self,
         call: Call,
         *,

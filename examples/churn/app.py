@@ -6,7 +6,7 @@ import pandas as pd  # noqa: TC002 - the bus reads the annotations at run time
 from sklearn.pipeline import Pipeline  # noqa: TC002 - the bus reads the annotations at run time
 
 from eventml import Artefact, Bus, Model
-from eventml.models import load
+from eventml.models import in_blocks, load
 from examples.churn.events import LIKELY, ChurnPredicted, Customer
 from examples.churn.folder import model_file
 from examples.churn.train import FEATURES, read_training
@@ -22,5 +22,5 @@ def trained() -> Model:
 
 @bus.predictor("customers", to="churn", model=trained, event_type=Customer, output_type=ChurnPredicted)
 def churn(customers: pd.DataFrame, model: Pipeline) -> pd.DataFrame:
-    probability = model.predict_proba(customers[FEATURES])[:, 1]
+    probability = in_blocks(model.predict_proba, customers[FEATURES])[:, 1]
     return customers[["customer_id", "month"]].assign(probability=probability, likely=probability >= LIKELY)

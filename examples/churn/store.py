@@ -94,7 +94,14 @@ class Store:
         self._replace(OUTCOMES, OUTCOMES.c.id.startswith(f"{month}/"), rows)
 
     def predicted(self, month: str, version: str) -> Columns:
-        """The customers of a month with the predictions of one model version, in columns."""
+        """The customers of a month with the predictions of one model version, in columns.
+
+        Raises:
+            StoreError: Nothing was ever predicted.
+        """
+        with self._begin() as connection:
+            if not sa.inspect(connection).has_table(PREDICTIONS.name):
+                raise StoreError("no customer could be scored: the table predictions_rejects says why")
         return self._select(
             sa.select(CUSTOMERS, PREDICTIONS.c.probability, PREDICTIONS.c.likely)
             .join(PREDICTIONS, PREDICTIONS.c.id == CUSTOMERS.c.id)

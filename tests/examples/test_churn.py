@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from eventml.errors import ModelError
 from eventml.testing import TestBus
 from examples.churn import train
-from examples.churn.app import bus, trained
+from examples.churn.app import bus, churn, trained
 from examples.churn.customers import COLUMNS, CustomersError, read
 from examples.churn.events import LIKELY, ChurnPredicted
 from examples.churn.folder import ENVIRONMENT, folder
@@ -122,10 +122,16 @@ async def test_predictor_gives_what_the_pipeline_gives(training: train.Training)
         predicted, records = t.published("churn"), t.records("churn")
     expected = trained().object.predict_proba(pd.DataFrame(events)[train.FEATURES])[:, 1]
     assert [one.customer_id for one in predicted] == [event["customer_id"] for event in events]
-    # Sums in another order differ in the last bits: the bus chose its batches, and this was one.
     np.testing.assert_allclose([one.probability for one in predicted], expected, rtol=1e-12)
     assert all(one.likely is (one.probability >= LIKELY) for one in predicted)
     assert records[0].id == f"2024-06/C00000/churn@{training.version}"
+
+
+def test_customer_is_predicted_the_same_in_any_batch() -> None:
+    frame, model = pd.DataFrame(rows("2024-06", size=300)), trained().object
+    together = churn(frame, model)
+    alone = [churn(frame.iloc[[row]].reset_index(drop=True), model) for row in range(0, 300, 7)]
+    assert pd.concat(alone)["probability"].tolist() == together["probability"].tolist()[::7]
 
 
 @pytest.mark.anyio
@@ -202,6 +208,14 @@ def test_database_that_cannot_be_used_is_an_error_of_ours(tmp_path: Path) -> Non
     for url in ("nonsense", f"sqlite:///{tmp_path}/nowhere/churn.db"):
         with pytest.raises(StoreError):
             Store(url)
+
+
+def test_report_without_a_single_prediction_is_an_error_that_says_where_to_look(
+    store: Store, training: train.Training
+) -> None:
+    store.put_customers("2024-06", customers("2024-06", size=10))
+    with pytest.raises(StoreError, match="predictions_rejects"):
+        examine(store, "2024-06", "2024-05")
 
 
 def scored(store: Store, month: str, version: str, likely: int, size: int = 1_000) -> None:

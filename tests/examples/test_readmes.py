@@ -64,6 +64,19 @@ def test_churn_demo_shows_a_month_without_an_alarm_and_one_with(tmp_path: Path) 
     assert ">Alarm<" in (reports / "2024-07.html").read_text()
 
 
+def test_churn_on_postgresql_and_again(tmp_path: Path, postgres_server: Any) -> None:
+    postgres_server.execute("CREATE DATABASE churn_months")
+    database = postgres_server.url("churn_months")
+    few = ["--size", "500", "--database", database]
+    first = run(["python", "-m", "examples.churn.demo", *few], tmp_path)
+    assert first.count("scored 500; set aside 0") == 2
+    assert "ALARM likely churners in 2024-07" in first
+    again = run(["python", "-m", "examples.churn.month", "2024-07", "--price-rise", *few], tmp_path)
+    assert "ALARM likely churners in 2024-07" in again
+    ids = "SELECT COUNT(*), COUNT(DISTINCT id) FROM predictions"
+    assert rows(database.replace("postgresql:", "postgresql+psycopg:"), ids) == [(1_000, 1_000)]
+
+
 def test_churn_commands_in_their_order(tmp_path: Path) -> None:
     pd.DataFrame(customers("2024-08")).drop(columns="churned").to_csv(tmp_path / "august.csv", index=False)
     pd.DataFrame(customers("2024-07"))[list(customers("2024-07"))].to_csv(tmp_path / "july.csv", index=False)

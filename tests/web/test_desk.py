@@ -29,7 +29,7 @@ def answers(asked: Any) -> list[bytes | None]:
 
 
 @given(st.data())
-def test_whatever_the_order_each_gets_their_own(data: st.DataObject) -> None:
+def test_whatever_the_order_each_gets_their_own(data: st.DataObject) -> None:  # noqa: C901 - a case for each move
     """Callers come, some leave, batches are taken and completed in any order and any pieces."""
 
     async def main() -> None:

@@ -18,6 +18,7 @@ from eventml.cli.reporting import reporting
 from eventml.cli.service import (
     PATIENT,
     BootGraceOption,
+    HungAfterOption,
     LogFormatOption,
     OperationsOption,
     SilentAfterOption,
@@ -72,6 +73,7 @@ def serve(  # noqa: PLR0913 - a command's options
     log_format: LogFormatOption = "text",
     boot_grace: BootGraceOption = PATIENT.boot_grace,
     stuck_after: StuckAfterOption = PATIENT.stuck_after,
+    hung_after: HungAfterOption = PATIENT.hung_after,
     silent_after: SilentAfterOption = PATIENT.silent_after,
 ) -> None:
     """Serve the predictors of a bus over HTTP.
@@ -89,7 +91,7 @@ def serve(  # noqa: PLR0913 - a command's options
         backend=backend,
         operations="" if operations == "off" else operations_address(operations),
         json_logs=log_format == "json",
-        limits=limits(boot_grace, stuck_after, silent_after),
+        limits=limits(boot_grace, stuck_after, hung_after, silent_after),
         web=True,
         everybody=without_token,
     )

@@ -296,10 +296,15 @@ class Bus:
             id_fields={name: topic.id_field for name, topic in topics.items() if topic.id_field},
             formats={name: topic.codec for name, topic in topics.items()},
             output_type_of=self._output_type_of,
-            tracing=self._tracing(),
+            tracing=self.tracing(),
         )
 
-    def _tracing(self) -> Tracing | None:
+    def tracing(self) -> Tracing | None:
+        """Who is told of what becomes of events, as the setting `tracing` has it; None where nobody is.
+
+        Raises:
+            MissingExtraError: it is on, and OpenTelemetry is not installed.
+        """
         scheme = self.settings.backend.scheme
         return find_tracing(self.settings.tracing, _SYSTEMS.get(scheme, scheme))
 
@@ -326,7 +331,7 @@ class Bus:
         """
         async with self.equipped(only) as jobs:
             yield Worker(
-                self.backend, jobs, source=self.name, drain=self.settings.drain, tracing=self._tracing()
+                self.backend, jobs, source=self.name, drain=self.settings.drain, tracing=self.tracing()
             )
 
     @asynccontextmanager

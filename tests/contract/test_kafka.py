@@ -49,6 +49,7 @@ def harness(kafka_broker: KafkaCluster, request: pytest.FixtureRequest) -> contr
     return contract.Harness(
         connect=connect,
         create_topic=create_topic,
+        told=kafka.capabilities(settings),
         kill=kill,
         refused=lambda topic: Record(topic, bytes(2 * settings.max_request_size), b"key", "too large"),
         patience=30.0,
@@ -64,6 +65,9 @@ class Settled:
         self.capabilities = backend.capabilities
         self.publish = backend.publish
         self.subscribe = backend.subscribe
+        self.subscribe_once = backend.subscribe_once
+        self.create_topics = backend.create_topics
+        self.missing_topics = backend.missing_topics
 
     async def lag(self, topic: str, *, group: str) -> Mapping[int, int] | None:
         await asyncio.sleep(3 * SETTINGS.commit_interval)

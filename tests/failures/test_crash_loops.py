@@ -19,17 +19,19 @@ COUNT = 60
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def scenario(shared_backend_url: str) -> Scenario:
-    return Scenario(shared_backend_url)
+@pytest.fixture(params=["", "exactly_once"])
+def scenario(shared_backend_url: str, request: pytest.FixtureRequest) -> Scenario:
+    if not request.param:
+        return Scenario(shared_backend_url)
+    if not shared_backend_url.startswith("kafka:"):
+        pytest.skip("only Kafka has this setting")
+    return Scenario(f"{shared_backend_url}&delivery={request.param}")
 
 
 @pytest.mark.slow
 async def test_poison_that_segfaults_its_process_costs_itself(scenario: Scenario) -> None:
     scenario.bus.predictor(scenario.topic, to=scenario.to, name="duration")(lambda rides: rides)
     async with scenario.connect() as backend:
-        if not backend.capabilities.counts_attempts:
-            pytest.skip("this backend does not count deliveries: such an event stops its partition")
         await publish(backend, scenario.records([Ride(n, 1.0) for n in range(COUNT)]))
         deaths = 0
         with anyio.fail_after(110):

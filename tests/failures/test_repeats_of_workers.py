@@ -25,7 +25,8 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 def scenario(shared_backend_url: str) -> Scenario:
-    return Scenario(shared_backend_url)
+    kafka = shared_backend_url.startswith("kafka:")
+    return Scenario(f"{shared_backend_url}&delivery=exactly_once" if kafka else shared_backend_url)
 
 
 @pytest.mark.slow

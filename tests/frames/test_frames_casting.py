@@ -82,6 +82,7 @@ def test_other_forms_of_the_same_values_make_the_same_frame(framer: Framer, name
     [
         ("pickupZone", [1, 266]),
         ("pickupZone", [1, None]),
+        ("pickupZone", pa.array([1, 2**64 - 1], pa.uint64())),
         ("pickupZone", [1.5, 2.0]),
         ("pickupZone", [True, False]),
         ("tripDistance", [2.5, None]),
@@ -137,6 +138,24 @@ def test_an_int_beyond_64_bits_is_refused_by_name() -> None:
 
     with pytest.raises(DecodeError, match=r"^count: .*int64"):
         Framer(frame_type("polars", Counted)).of_events([Counted(2**64)])
+
+
+def test_an_unsigned_int_beyond_64_bits_does_not_wrap() -> None:
+    class Counted(msgspec.Struct):
+        count: int
+
+    with pytest.raises(DecodeError, match=r"^count: .*int64"):
+        Framer(frame_type("pandas", Counted)).of_table(pa.table({"count": pa.array([2**63], pa.uint64())}))
+
+
+def test_an_int_in_a_column_of_floats_is_the_float_that_an_event_would_hold() -> None:
+    class Priced(msgspec.Struct):
+        price: float
+
+    big = 2**53 + 1
+    framer = Framer(frame_type("pandas", Priced))
+    event = msgspec.json.decode(b'{"price":%d}' % big, type=Priced)
+    assert framer.of_table(pa.table({"price": [big]})).equals(framer.of_events([event]))
 
 
 def test_an_optional_int_that_a_float_cannot_hold_is_refused_in_pandas_only() -> None:

@@ -15,10 +15,11 @@ from eventml.backends.kafka.assignment import Assignment, Chunk
 from eventml.backends.kafka.progress import Place, read, write
 from eventml.records import Delivery, Record
 from eventml.runtime.parking import Item
-from eventml.runtime.suspects import Suspects
+from eventml.runtime.suspects import Step, Suspects
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from random import Random
 
 PARTITIONS = [TopicPartition("t", number) for number in range(3)]
 LENGTH, LIMIT, MOST = 40, 8, 4
@@ -50,7 +51,6 @@ class Group:
 
     def __init__(self) -> None:
         self.places = dict.fromkeys(PARTITIONS, Place(0))
-        self.given: Counter[tuple[int, int]] = Counter()
 
     def join(self, *partitions: TopicPartition) -> Assignment:
         assignment = Assignment()
@@ -103,7 +103,6 @@ class Rebalances(RuleBasedStateMachine):
         self.group = Group()
         self.members = [self.group.join(*PARTITIONS), self.group.join()]
         self.in_hand: list[list[Delivery]] = [[], []]
-        self.given: Counter[tuple[int, int | str]] = Counter()
         self.counts: Counter[tuple[int, int | str]] = Counter()
         self.deaths = 0
 
@@ -173,43 +172,61 @@ TestRebalances = Rebalances.TestCase
 poisons = st.sets(st.tuples(st.sampled_from(PARTITIONS), st.integers(0, LENGTH - 1)), min_size=1, max_size=4)
 
 
-@settings(max_examples=200)
-@given(poisons, st.randoms(use_true_random=False))
-def test_only_what_kills_is_set_aside(poison: set[tuple[TopicPartition, int]], chance) -> None:  # type: ignore[no-untyped-def] # noqa: ANN001 - Hypothesis' own kind of Random
-    deadly = {(p.partition, offset) for p, offset in poison}
-    group, finished, condemned, deaths = Group(), set(), [], 0
+class Worker:
+    """One life after another of a worker that some events kill: it receives ahead, and is rebalanced."""
 
-    def live() -> bool:
-        """One worker's life, with two batches received ahead. Whether it was to its end."""
-        assignment, suspects = group.join(*PARTITIONS), Suspects(MOST)
+    def __init__(self, deadly: set[tuple[int, int]], chance: Random) -> None:
+        self.finished: set[tuple[int, int]] = set()
+        self.condemned: list[tuple[int, int]] = []
+        self._deadly = deadly
+        self._chance = chance
+        self._group = Group()
+
+    def live(self) -> bool:
+        """Whether it came to the end of the log."""
+        assignment, suspects = self._group.join(*PARTITIONS), Suspects(MOST)
         ahead: list[list[Delivery]] = []
         while True:
-            if chance.random() < 0.05:
-                group.revoke(assignment)
-                group.resume(assignment, PARTITIONS)
-            while len(ahead) < chance.choice([1, 2]) and (
-                batch := group.receive(assignment, chance.sample(PARTITIONS, 3))
-            ):
-                ahead.append(batch)
+            if self._chance.random() < 0.05:
+                self._group.revoke(assignment)
+                self._group.resume(assignment, PARTITIONS)
+            self._receive(assignment, ahead)
             if not ahead:
-                group.leave(assignment)
+                self._group.leave(assignment)
                 return True
             for step in suspects.steps([Item(delivery, None) for delivery in ahead.pop(0)]):
-                deliveries = [item.delivery for item in step.items]
-                places = {(d.partition, int(d.offset)) for d in deliveries}
-                if step.condemned:
-                    condemned.extend(places)
-                elif places & deadly:
+                if not self._call(assignment, step):
                     return False
-                cautious = assignment.cautious
-                assignment.finish(deliveries)
-                finished.update(places)
-                if cautious or chance.random() < 0.3:
-                    group.commit(assignment)
 
-    while not live():
+    def _receive(self, assignment: Assignment, ahead: list[list[Delivery]]) -> None:
+        while len(ahead) < self._chance.choice([1, 2]):
+            batch = self._group.receive(assignment, self._chance.sample(PARTITIONS, 3))
+            if not batch:
+                return
+            ahead.append(batch)
+
+    def _call(self, assignment: Assignment, step: Step) -> bool:
+        deliveries = [item.delivery for item in step.items]
+        places = {(d.partition, int(d.offset)) for d in deliveries}
+        if step.condemned:
+            self.condemned.extend(places)
+        elif places & self._deadly:
+            return False
+        cautious = assignment.cautious
+        assignment.finish(deliveries)
+        self.finished |= places
+        if cautious or self._chance.random() < 0.3:
+            self._group.commit(assignment)
+        return True
+
+
+@settings(max_examples=200)
+@given(poisons, st.randoms(use_true_random=False))
+def test_only_what_kills_is_set_aside(poison: set[tuple[TopicPartition, int]], chance: Random) -> None:
+    deadly = {(p.partition, offset) for p, offset in poison}
+    worker, deaths = Worker(deadly, chance), 0
+    while not worker.live():
         deaths += 1
-        assert deaths < 100
-    assert set(condemned) == deadly
-    assert finished == {(p.partition, n) for p in PARTITIONS for n in range(LENGTH)}
-    assert deaths <= (MOST + 3) * len(deadly)
+        assert deaths <= (MOST + 3) * len(deadly)
+    assert set(worker.condemned) == deadly
+    assert worker.finished == {(p.partition, n) for p in PARTITIONS for n in range(LENGTH)}

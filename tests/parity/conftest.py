@@ -20,12 +20,24 @@ if TYPE_CHECKING:
 REAL: Final = "PARITY_TRIPS"
 """Names a file of the TLC's trips to take instead of generated ones."""
 
+SPOILT: Final = (
+    {"pickup_location_id": None},
+    {"dropoff_location_id": -5},
+    {"trip_distance": None},
+    {"pickup_datetime": None},
+)
+"""What no ride may say, each of one ride more."""
+
 
 @pytest.fixture(scope="session")
 def rides() -> list[dict[str, Any]]:
-    """10,000 rides as a producer publishes them."""
+    """10,000 rides as a producer publishes them, and among them some that nobody can answer."""
     path = os.environ.get(REAL)
-    return list(ride_events(tlc.read([path], at_most=10_000) if path else generate(10_000, part="live")))
+    trips = tlc.read([path], at_most=10_000) if path else generate(10_000, part="live")
+    rides = list(ride_events(trips))
+    for number, spoilt in enumerate(SPOILT):
+        rides.insert(number * 1234, {**rides[-1], "ride_id": f"spoilt-{number}", **spoilt})
+    return rides
 
 
 @pytest.fixture(scope="session", autouse=True)

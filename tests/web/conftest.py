@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import httpx
@@ -17,6 +16,7 @@ from tests.web.server import Server
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
 
     from eventml import Bus
     from eventml.deploy.web.application import Application

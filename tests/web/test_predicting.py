@@ -109,7 +109,9 @@ async def test_the_infrastructure_is_not_waited_for(client: httpx.AsyncClient) -
     assert (await client.post("/predict/double", json=event())).status_code == 200
 
 
-@pytest.mark.parametrize("body", [b"{", b'{"name": "n", "number": }', b"[1, 2", b"", b"  ", b"\xff\xfe", b"nul"])
+@pytest.mark.parametrize(
+    "body", [b"{", b'{"name": "n", "number": }', b"[1, 2", b"", b"  ", b"\xff\xfe", b"nul"]
+)
 async def test_malformed_json(client: httpx.AsyncClient, body: bytes) -> None:
     answer = await client.post(
         "/predict/double", content=body, headers={"content-type": "application/json; charset=utf-8"}
@@ -118,12 +120,12 @@ async def test_malformed_json(client: httpx.AsyncClient, body: bytes) -> None:
     assert "not JSON" in answer.json()["detail"]
 
 
-async def test_deep_nesting_is_malformed_and_no_more(client: httpx.AsyncClient) -> None:
+async def test_deep_nesting_hurts_nobody(client: httpx.AsyncClient) -> None:
     for body in (b"[" * 100_000, b'{"name":' * 100_000):
         answer = await client.post(
             "/predict/double", content=body, headers={"content-type": "application/json"}
         )
-        assert answer.status_code == 400
+        assert answer.status_code in (400, 422)
     assert (await client.post("/predict/double", json=event())).status_code == 200
 
 
@@ -199,7 +201,7 @@ async def test_predictions_are_a_streams_to_the_last_byte(ask: Ask, bus: Bus) ->
             await bus.publish_many("numbers", numbers)
             await worker.idle(0.02)
             worker.stop()
-        streamed = {}
+        streamed: dict[str, bytes] = {}
         async with hub.subscribe(["doubles"], group=None, start="earliest") as reader:
             while len(streamed) < len(numbers):
                 streamed |= {d.record.id: d.record.value for d in await reader.receive(1000)}

@@ -48,7 +48,7 @@ def _pandas() -> Callable[[pa.Table], Any]:
     import pandas as pd  # noqa: PLC0415
     import pyarrow as pa  # noqa: PLC0415
 
-    # What pandas itself makes of text: `str` from pandas 3 on, objects before.
+    # What pandas itself makes of text, whatever Arrow would: `str` from pandas 3 on, objects before.
     text = pd.Series(["text"]).dtype
     texts = {} if text == np.dtype(object) else {pa.string(): text}
 
@@ -59,7 +59,7 @@ def _pandas() -> Callable[[pa.Table], Any]:
                 table = table.set_column(place, pa.field(field.name, pa.float64()), _floats(pa, table, place))
             elif field.nullable and pa.types.is_boolean(field.type):
                 truths.append(field.name)
-        frame = table.to_pandas(types_mapper=texts.get, ignore_metadata=True, use_threads=False)
+        frame = table.to_pandas(types_mapper=texts.get, use_threads=False)
         for name in truths:  # objects also where none is missing: the type decides, not the batch
             frame[name] = pd.Series(table.column(name).to_pylist(), dtype=object)
         return frame

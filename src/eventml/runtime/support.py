@@ -32,8 +32,8 @@ def check_supported(handler: Handler, capabilities: Capabilities) -> None:
     if handler.options.once_within is not None and capabilities.remembers_ids == "no":
         raise UnsupportedError(
             f"consumer.{handler.name}.once_within: this backend does not remember which ids a group has "
-            "finished. Choose one that does (redis://, or memory:// in one process), or drop once_within and "
-            "let the handler's side effects bear a repeat"
+            "finished. Choose one that does (redis://, kafka://, or memory:// in one process), or drop "
+            "once_within and let the handler's side effects bear a repeat"
         )
 
 

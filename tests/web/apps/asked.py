@@ -44,7 +44,7 @@ def doubled(number: Number) -> Doubled | None:
             return None
         case "nan":
             return Doubled(number.name, float("nan"))
-    return Doubled(number.name, 2 * number.number)
+    return Doubled(number.name, max(min(2 * number.number, 1e300), -1e300))
 
 
 @bus.predictor("numbers", to="doubles", model=model)
@@ -61,7 +61,7 @@ def double_one(number: Number) -> Doubled | None:
 
 @bus.predictor("numbers", to="roots")
 async def root(numbers: list[Number]) -> list[float]:
-    return [number.number**0.5 for number in numbers]
+    return [abs(number.number) ** 0.5 for number in numbers]
 
 
 @bus.consumer("doubles")

@@ -91,10 +91,12 @@ class Assignment:
         for progress in self._progress.values():
             progress.leave()
 
-    def resume(self, places: Mapping[TopicPartition, Place], ends: Mapping[TopicPartition, int]) -> None:
+    def resume(
+        self, places: Mapping[TopicPartition, Place], ends: Mapping[TopicPartition, int]
+    ) -> frozenset[TopicPartition]:
         """Go on with these partitions, from these places.
 
-        A partition that was ours, and whose place nobody has changed, keeps what is in hand.
+        A partition that was ours, and whose place nobody has changed, keeps what is in hand: returns those.
 
         Args:
             places: What the group has finished.
@@ -117,6 +119,7 @@ class Assignment:
         self._drop_waiting()
         self.active = True
         self._notice()
+        return frozenset(kept)
 
     def restart(self, partition: TopicPartition, place: Place) -> None:
         """Forget what is in hand of a partition: somebody else has moved its place."""

@@ -16,6 +16,7 @@ from eventml.backends.kafka.lag import group_lag
 from eventml.backends.kafka.member import Member
 from eventml.backends.kafka.publisher import Publisher
 from eventml.backends.kafka.reader import Reader
+from eventml.backends.kafka.remembering import Remembering, seen_topic
 from eventml.backends.kafka.sending import Sender
 from eventml.backends.kafka.subscription import Subscription
 from eventml.backends.kafka.transactions import Means
@@ -41,6 +42,7 @@ def capabilities(settings: Settings) -> Capabilities:
         durable=True,
         counts_attempts=True,
         shared=True,
+        remembers_ids="partition",
     )
 
 
@@ -93,9 +95,36 @@ class KafkaBackend:
                 with anyio.CancelScope(shield=True):
                     await reader.close()
             return
+        async with self._joined(partitions, group, start) as subscription:
+            yield subscription
+
+    @asynccontextmanager
+    async def subscribe_once(
+        self, topics: Sequence[str], *, group: str, start: Start, within: int
+    ) -> AsyncIterator[base.OnceSubscription]:
+        """As `subscribe`; of each partition, the group remembers the last `within` ids that it finished.
+
+        They are kept in the topic `<topic>.<group>.seen`, which is created.
+
+        Raises:
+            TopicNotFoundError: a topic is not there.
+            BackendError: the brokers do not let us create a topic for what is remembered.
+            UnsupportedError: that topic has fewer partitions than what it remembers.
+            UnavailableError: the brokers are out of reach.
+        """
+        partitions = await self._observer.require(topics)
+        for topic, count in partitions.items():
+            await topic_admin.create_memory(self._observer, seen_topic(topic, group), count)
+        async with self._joined(partitions, group, start, within) as subscription:
+            yield subscription
+
+    @asynccontextmanager
+    async def _joined(
+        self, topics: Mapping[str, int], group: str, start: Start, within: int | None = None
+    ) -> AsyncIterator[Subscription]:
         subscription = Subscription(
-            lambda: self._new_member(topics, group, start),
-            topics=partitions,
+            lambda: self._new_member(list(topics), group, start, within),
+            topics=topics,
             group=group,
             observer=self._observer,
             counting=self._counting,
@@ -147,19 +176,22 @@ class KafkaBackend:
         await self._publisher.close()
         await self._observer.close()
 
-    def _new_member(self, topics: Sequence[str], group: str, start: Start) -> Member:
+    def _new_member(self, topics: Sequence[str], group: str, start: Start, within: int | None) -> Member:
+        largest = self._settings.max_request_size
+        remembering = None if within is None else Remembering(self._observer, group, within, largest)
         return Member(
             self._clients,
             topics,
             group=group,
             start=start,
             observer=self._observer,
-            completing=self._completing(group),
+            completing=self._completing(group, remembering),
+            remembering=remembering,
             settings=self._settings,
         )
 
-    def _completing(self, group: str) -> Completing:
+    def _completing(self, group: str, remembering: Remembering | None) -> Completing:
         if self._settings.delivery == "at_least_once":
-            return AtLeastOnce(self._publisher)
+            return AtLeastOnce(self._publisher, remembering)
         timeout = self._settings.publish_timeout
-        return ExactlyOnce(Means(self._clients, self._sender, self._observer, group, timeout))
+        return ExactlyOnce(Means(self._clients, self._sender, self._observer, group, timeout, remembering))

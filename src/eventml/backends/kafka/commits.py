@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from aiokafka.errors import CommitFailedError, IllegalStateError
 
 from eventml.backends.kafka.faults import FOREIGN, describe
+from eventml.errors import EventMLError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -54,7 +55,7 @@ class Commits:
                 await self._once()
         except (CommitFailedError, IllegalStateError):
             return False
-        except FOREIGN as exc:
+        except (*FOREIGN, EventMLError) as exc:
             log.warning("could not commit: %s; what was finished since may be repeated", describe(exc))
             return False
         return True
@@ -77,7 +78,7 @@ class Commits:
             except (CommitFailedError, IllegalStateError) as exc:
                 # A rebalance is under way: what was finished is committed at its beginning, or repeated.
                 log.debug("commit refused: %s", describe(exc))
-            except FOREIGN as exc:
+            except (*FOREIGN, EventMLError) as exc:
                 log.warning("could not commit: %s; again in %g s", describe(exc), _BACKOFF)
                 self._news.set()
                 await asyncio.sleep(_BACKOFF)

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from eventml.backends.base import Completion
     from eventml.backends.kafka.assignment import Assignment
     from eventml.backends.kafka.publisher import Publisher
+    from eventml.backends.kafka.remembering import Remembering
+    from eventml.records import Record
 
 _DELIVERY = attrgetter("delivery")
 
@@ -43,6 +45,14 @@ class Completing(Protocol):
         """
         ...
 
+    async def before_commit(self) -> None:
+        """To be done before what was finished is committed for it.
+
+        Raises:
+            PublishError, UnavailableError: do not commit; try again.
+        """
+        ...
+
     def at_rest(
         self, partitions: Collection[TopicPartition]
     ) -> AbstractAsyncContextManager[list[TopicPartition]]:
@@ -59,8 +69,9 @@ class AtLeastOnce:
 
     commits = False
 
-    def __init__(self, publisher: Publisher) -> None:
+    def __init__(self, publisher: Publisher, remembering: Remembering | None = None) -> None:
         self._publisher = publisher
+        self._remembering = remembering
 
     async def begin(self, partitions: Collection[TopicPartition]) -> None:
         """Nothing to prepare."""
@@ -68,6 +79,8 @@ class AtLeastOnce:
     async def complete(self, assignment: Assignment, done: Sequence[Completion], held: Sequence[int]) -> None:
         """Publish, then finish."""
         failed: dict[int, str] = {}
+        if self._remembering is not None:
+            done = await self._remembering.without_repeats(done)
         mine = done if len(held) == len(done) else [done[position] for position in held]
         outputs = [record for completion in mine for record in completion.outputs]
         if outputs:
@@ -79,9 +92,27 @@ class AtLeastOnce:
                 failed = by_completion(exc, done, held)
         if failed:
             mine = [done[position] for position in held if position not in failed]
+        if self._remembering is not None:
+            self._remembering.finish(mine)
         assignment.finish(map(_DELIVERY, mine))
         if failed:
             raise refused(failed)
+
+    async def before_commit(self) -> None:
+        """Write down what is to be remembered of what was finished since the last commit."""
+        if self._remembering is None:
+            return
+        entries = [(place, seen, e) for place, seen in self._remembering.all.items() if (e := seen.entry())]
+        records: list[Record] = []
+        pinned: dict[int, int] = {}
+        for place, _, entry in entries:
+            some = self._remembering.written(place, entry)
+            pinned |= dict.fromkeys(range(len(records), len(records) + len(some)), place[1])
+            records += some
+        if records:
+            await self._publisher.publish(records, whole=True, pinned=pinned)
+        for _, seen, entry in entries:
+            seen.written(entry)
 
     @asynccontextmanager
     async def at_rest(self, partitions: Collection[TopicPartition]) -> AsyncIterator[list[TopicPartition]]:

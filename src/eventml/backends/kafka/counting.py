@@ -9,23 +9,20 @@ offsets are records, and reading a whole backlog would cost as much as working i
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, Final
+from operator import attrgetter
+from typing import TYPE_CHECKING, Final
 
-from aiokafka.consumer.fetcher import READ_COMMITTED, PartitionRecords
-from aiokafka.errors import KafkaError
-from aiokafka.record.memory_records import MemoryRecords
-
-from eventml.backends.kafka.faults import describe
-from eventml.errors import UnavailableError
+from eventml.backends.kafka.reading import records, transactional
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
 
     from aiokafka import TopicPartition
 
-    from eventml.backends.kafka.observer import Fetched, Observer
+    from eventml.backends.kafka.observer import Observer
     from eventml.backends.kafka.progress import Ranges
 
+_OFFSET: Final = attrgetter("offset")
 _SHORT: Final = 256  # offsets that are always read
 _LOOK: Final = 65_536  # bytes of a partition at first
 _STEP: Final = 1_048_576  # and then
@@ -117,42 +114,10 @@ class Counting:
             if found is None:  # retention has overtaken it
                 stretch.saw((), max(begins[partition], stretch.upto))
             else:
-                stretch.torn = stretch.torn or _transactional(found)
-                stretch.saw(*_offsets(partition, found, stretch.upto))
+                stretch.torn = stretch.torn or transactional(found)
+                stretch.saw(*records(partition, found, stretch.upto, _OFFSET))
 
     async def _look_at_ends(self, stretches: Mapping[TopicPartition, Stretch]) -> None:
         fetched = await self._observer.fetch({p: stretch.end - 1 for p, stretch in stretches.items()}, 1)
         for partition, found in fetched.items():
-            stretches[partition].torn = found is not None and _transactional(found)
-
-
-def _transactional(fetched: Fetched) -> bool:
-    records = MemoryRecords(fetched.records)
-    while records.has_next():
-        batch = records.next_batch()
-        if getattr(batch, "is_transactional", False):  # the oldest formats know of none
-            return True
-    return False
-
-
-def _offsets(partition: TopicPartition, fetched: Fetched, start: int) -> tuple[Collection[int], int]:
-    """The offsets of what a reader of committed records gets, and the one to go on from."""
-    found = PartitionRecords(
-        partition,
-        MemoryRecords(fetched.records),
-        fetched.aborted,
-        start,
-        None,
-        None,
-        False,
-        READ_COMMITTED,
-    )
-    found._consumer_record = _offset  # noqa: SLF001 - a record of its own is not needed
-    try:
-        return list(found), found.next_fetch_offset
-    except KafkaError as exc:
-        raise UnavailableError(f"cannot count the records of {partition}: {describe(exc)}") from exc
-
-
-def _offset(_partition: TopicPartition, record: Any) -> Any:
-    return record.offset
+            stretches[partition].torn = found is not None and transactional(found)

@@ -48,6 +48,8 @@ class ExactlyOnce:
 
     async def complete(self, assignment: Assignment, done: Sequence[Completion], held: Sequence[int]) -> None:
         """One transaction for each partition."""
+        if self._means.remembering is not None:
+            await self._means.remembering.load(done[position].delivery for position in held)
         by_partition: dict[tuple[str, int], dict[int, Completion]] = {}
         for position in held:
             delivery = done[position].delivery
@@ -68,6 +70,9 @@ class ExactlyOnce:
             failed |= outcome
         if failed:
             raise refused(failed)
+
+    async def before_commit(self) -> None:
+        """Nothing: what is to be remembered is in the transactions."""
 
     @asynccontextmanager
     async def at_rest(self, partitions: Collection[TopicPartition]) -> AsyncIterator[list[TopicPartition]]:

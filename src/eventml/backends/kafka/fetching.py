@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
@@ -12,13 +13,16 @@ from aiokafka import TopicPartition
 
 from eventml.backends.kafka.assignment import Chunk
 from eventml.backends.kafka.wire import DeliveryReader
+from eventml.errors import EventMLError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
     from aiokafka import AIOKafkaConsumer
 
     from eventml.backends.kafka.assignment import Assignment
+    from eventml.backends.kafka.observer import Observer
+    from eventml.backends.kafka.progress import Place
 
 log = logging.getLogger("eventml")
 
@@ -27,6 +31,18 @@ _POLL = 200  # milliseconds that a fetch waits for records
 _REACH = 2  # batches: of what a member that died has not committed, how much it may have had in hand
 _PATIENCE = 5.0  # seconds for which the others wait for a partition whose turn it is
 _AGAIN = 0.2  # seconds between two tries to commit that a turn begins
+
+
+async def ends_of_tried(
+    observer: Observer, places: Mapping[TopicPartition, Place], within: float
+) -> dict[TopicPartition, int]:
+    """Where the logs end of those partitions of which something was handed out before, and not finished."""
+    tried = [partition for partition, place in places.items() if place.tried or place.at_work]
+    try:
+        async with asyncio.timeout(within):
+            return await observer.offsets(tried, "latest")
+    except (TimeoutError, EventMLError):  # one without a leader must not keep us from the others
+        return dict.fromkeys(tried, sys.maxsize)
 
 
 class Fetching:

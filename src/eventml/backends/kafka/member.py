@@ -3,8 +3,7 @@
     join ──► assigned ──► poll ⇄ receive / complete ──► revoked ──► assigned ──► … ──► leave
 
 A rebalance takes all partitions away and gives some: intake stops, what is in hand is finished or, at
-the deadline, dropped, and what was finished is committed. Fetches (see `fetching`) run in a task of their
-own that nobody cancels: `receive` only looks at what it has brought.
+the deadline, dropped, and what was finished is committed.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from eventml.backends.kafka.assignment import Assignment
 from eventml.backends.kafka.clients import stop
 from eventml.backends.kafka.commits import Commits
 from eventml.backends.kafka.faults import FOREIGN, describe, ours, translating
-from eventml.backends.kafka.fetching import Fetching
+from eventml.backends.kafka.fetching import Fetching, ends_of_tried
 from eventml.backends.kafka.progress import Place, write
 from eventml.errors import EventMLError, UnavailableError
 
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     from eventml.backends.kafka.clients import Clients
     from eventml.backends.kafka.completing import Completing
     from eventml.backends.kafka.observer import Observer
+    from eventml.backends.kafka.remembering import Remembering
     from eventml.backends.kafka.settings import Settings
     from eventml.records import Delivery
 
@@ -55,6 +55,7 @@ class Member:
         start: Where the group begins in a partition of which it has committed nothing.
         observer: Asks for offsets.
         completing: Publishes outputs and acks.
+        remembering: Knows which ids were finished, where the group remembers them.
         settings: The backend's.
     """
 
@@ -67,6 +68,7 @@ class Member:
         start: Start,
         observer: Observer,
         completing: Completing,
+        remembering: Remembering | None,
         settings: Settings,
     ) -> None:
         self._clients = clients
@@ -76,6 +78,7 @@ class Member:
         self._start = start
         self._observer = observer
         self._completing = completing
+        self._remembering = remembering
         self._settings = settings
         self.assignment = Assignment()
         self._commits: Commits | None = None
@@ -88,7 +91,7 @@ class Member:
             self.assignment,
             commit=self._commit_now,
             fetched=self._fetched,
-            passed_over=self._passed_over,
+            passed_over=self._wake_commits,
             longest_wait=settings.max_poll_interval / 3,
         )
         self.last_progress = time.monotonic()
@@ -109,7 +112,7 @@ class Member:
                     self._news.clear()
                     self._raise_failure()
                     await self._news.wait()
-        self._polling = asyncio.create_task(self._poll())
+        self._polling = asyncio.create_task(self._poll())  # nobody may cancel a fetch
 
     async def receive(self, limit: int) -> list[Delivery]:
         """As `Subscription.receive`.
@@ -136,11 +139,14 @@ class Member:
         try:
             await self._completing.complete(self.assignment, done, held)
         finally:
-            if self._commits is not None:
-                self._commits.wake()
+            self._wake_commits()
         if cautious and self._commits is not None:
             # If the next one kills us, these must not be taken for it.
             await self._commits.now(_LAST_COMMIT)
+
+    async def finished(self, deliveries: Sequence[Delivery]) -> Collection[int]:
+        """As `OnceSubscription.finished`."""
+        return () if self._remembering is None else await self._remembering.finished(deliveries)
 
     async def leave(self) -> None:
         """Commit what was finished, give the rest back, and leave the group. Never raises."""
@@ -197,8 +203,7 @@ class Member:
             async with asyncio.timeout(self._settings.session_timeout / 2):
                 await self._completing.begin(partitions)
                 places = await self._places(partitions)
-                tried = [partition for partition, place in places.items() if place.tried or place.at_work]
-                ends = await self._observer.offsets(tried, "latest")
+            ends = await ends_of_tried(self._observer, places, self._settings.session_timeout / 4)
         except CommitFailedError:
             return  # the next rebalance is there already
         except EventMLError as exc:
@@ -207,12 +212,14 @@ class Member:
         except FOREIGN as exc:
             self.fail(ours(exc, f"beginning with the partitions of group {self._group}"))
             return
-        self.assignment.resume(places, ends)
+        kept = self.assignment.resume(places, ends)
+        if self._remembering is not None:
+            self._remembering.resume(partitions, kept)
         self._fetching.reset()
         if self._completing.commits:
-            await self._mark()
+            await self._mark(self._settings.session_timeout / 4)
         else:
-            self._commits = Commits(self._commit, self.assignment, self._settings.commit_interval)
+            self._commits = Commits(self._commit_finished, self.assignment, self._settings.commit_interval)
             self._commits.wake()  # that we are at work, and what was finished in the midst of the rebalance
         self.last_progress = time.monotonic()
         self._news.set()
@@ -232,11 +239,15 @@ class Member:
     async def _commit(self, places: Mapping[TopicPartition, Place]) -> None:
         await self._consumer.commit({p: (place.offset, write(place)[0]) for p, place in places.items()})
 
-    async def _mark(self) -> bool:
+    async def _commit_finished(self, places: Mapping[TopicPartition, Place]) -> None:
+        await self._completing.before_commit()
+        await self._commit(places)
+
+    async def _mark(self, within: float = _LAST_COMMIT) -> bool:
         """Commit what there is, where nobody else is committing. False if the brokers did not take it."""
         partitions = self.assignment.partitions
         try:
-            async with asyncio.timeout(_LAST_COMMIT), self._completing.at_rest(partitions) as resting:
+            async with asyncio.timeout(within), self._completing.at_rest(partitions) as resting:
                 places = {p: place for p, place in self.assignment.to_commit().items() if p in resting}
                 if places:
                     await self._commit(places)
@@ -247,8 +258,7 @@ class Member:
         return True
 
     async def _commit_now(self) -> bool:
-        commits = self._commits
-        return await (self._mark() if commits is None else commits.now(_LAST_COMMIT))
+        return await (self._mark() if self._commits is None else self._commits.now(_LAST_COMMIT))
 
     async def _poll(self) -> None:
         try:
@@ -262,13 +272,13 @@ class Member:
             self.fail(UnavailableError(f"the client of group {self._group} is broken: {exc!r}"))
             raise
 
+    def _wake_commits(self) -> None:
+        if self._commits is not None:
+            self._commits.wake()
+
     def _fetched(self) -> None:
         self.last_progress = time.monotonic()
         self._news.set()
-
-    def _passed_over(self) -> None:
-        if self._commits is not None:
-            self._commits.wake()
 
     def _raise_failure(self) -> None:
         if self._failure is not None:

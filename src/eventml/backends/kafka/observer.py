@@ -68,21 +68,21 @@ class Observer:
         """Disconnect."""
         await self._client.close()
 
-    async def partitions(self, topics: Collection[str]) -> dict[str, int]:
-        """How many partitions each topic has. A topic that is not there is left out.
+    async def partitions(self, topics: Collection[str], patience: float = _UNKNOWN_FOR) -> dict[str, int]:
+        """How many partitions each topic has. A topic that is not there is left out, after so many seconds.
 
         Raises:
             UnavailableError: no answer.
             BackendError: not allowed to know.
         """
-        patience = time.monotonic() + _UNKNOWN_FOR
+        deadline = time.monotonic() + patience
         found: dict[str, int] = {}
         while missing := [topic for topic in topics if topic not in found]:
             found |= await self._until_answered(
                 lambda node: self._ask_metadata(node, missing), "asking for topics"
             )
             if len(found) < len(topics):
-                if time.monotonic() > patience:
+                if time.monotonic() >= deadline:
                     break
                 await asyncio.sleep(_BACKOFF)
         return found

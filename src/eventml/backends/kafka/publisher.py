@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 from eventml.backends.kafka.clients import stop, tear_down
 from eventml.backends.kafka.faults import FOREIGN, ours
 from eventml.backends.kafka.observer import not_found
+from eventml.backends.kafka.sending import NONE_PINNED
 from eventml.errors import PublishError, UnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Sequence
+    from collections.abc import Coroutine, Mapping, Sequence
 
     from aiokafka import AIOKafkaProducer
 
@@ -42,12 +43,15 @@ class Publisher:
         self._starting = asyncio.Lock()
         self._ending: set[asyncio.Task[None]] = set()
 
-    async def publish(self, records: Sequence[Record], *, whole: bool = False) -> None:
+    async def publish(
+        self, records: Sequence[Record], *, whole: bool = False, pinned: Mapping[int, int] = NONE_PINNED
+    ) -> None:
         """Write records; as `Backend.publish`.
 
         Args:
             records: What to write.
             whole: Where one of their topics is not there, write nothing at all.
+            pinned: The partitions of some of them, by position.
 
         Raises:
             TopicNotFoundError: none of their topics is there, or (`whole`) not all.
@@ -59,7 +63,7 @@ class Publisher:
         try:
             async with asyncio.timeout(self._timeout):
                 while positions:
-                    positions = await self._attempt(records, positions, failed, whole=whole)
+                    positions = await self._attempt(records, positions, failed, whole=whole, pinned=pinned)
         except TimeoutError as exc:
             # What is still queued must not go out behind the back of a caller who tries again.
             self._retire(self._producer, at_once=True)
@@ -83,6 +87,7 @@ class Publisher:
         failed: dict[int, str],
         *,
         whole: bool,
+        pinned: Mapping[int, int],
     ) -> list[int]:
         """Send records once. Returns the positions of those to be sent again."""
         producer = await self._ready()
@@ -95,7 +100,7 @@ class Publisher:
                 raise error
             failed |= missing
             positions = [position for position in positions if position not in failed]
-        packer = self._sender.pack(producer, records, positions, partitions)
+        packer = self._sender.pack(producer, records, positions, partitions, pinned)
         failed |= packer.too_large
         try:
             again = await self._sender.send(producer, packer)

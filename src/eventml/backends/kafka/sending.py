@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping  # noqa: TC003 - of a constant
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from aiokafka import errors as kafka
@@ -15,7 +17,7 @@ from eventml.backends.kafka.wire import HeaderEncoder
 from eventml.errors import EventMLError, PublishError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Sequence
 
     from aiokafka import AIOKafkaProducer
 
@@ -34,6 +36,7 @@ _NOT_WRITTEN: Final = (
     kafka.ProducerClosed,
 )
 _SMALLEST = 1_024
+NONE_PINNED: Final[Mapping[int, int]] = MappingProxyType({})
 
 
 class Sender:
@@ -71,12 +74,21 @@ class Sender:
         records: Sequence[Record],
         positions: Sequence[int],
         partitions: Mapping[str, Partitions],
+        pinned: Mapping[int, int] = NONE_PINNED,
     ) -> Packer:
-        """Pack the records at these positions. What is too large is in the packer's `too_large`."""
+        """Pack the records at these positions. What is too large is in the packer's `too_large`.
+
+        Those at the positions in `pinned` go to the partitions that it says, the others where they belong.
+        """
         packer = Packer(
             producer.create_batch, capacity=self._capacity, limits=self._limits, headers=self._headers
         )
-        packer.pack(records, spread(records, positions, partitions, self._partitioner))
+        free = [p for p in positions if p not in pinned] if pinned else positions
+        places = spread(records, free, partitions, self._partitioner)
+        for position in positions if pinned else ():
+            if position in pinned:
+                places.setdefault((records[position].topic, pinned[position]), []).append(position)
+        packer.pack(records, places)
         return packer
 
     async def send(self, producer: AIOKafkaProducer, packer: Packer) -> list[int]:

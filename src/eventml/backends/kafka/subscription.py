@@ -11,7 +11,7 @@ from eventml.backends.kafka.lag import group_lag
 from eventml.errors import EventMLError, UnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from eventml.backends.base import Completion
     from eventml.backends.kafka.assignment import Assignment
@@ -83,6 +83,12 @@ class Subscription:
         """Publish outputs and finish inputs; those of a former assignment are passed over."""
         if self._member is not None:
             await self._member.complete(done)
+
+    async def finished(self, deliveries: Sequence[Delivery]) -> Collection[int]:
+        """The positions of those whose ids were finished in their partition, where the group remembers."""
+        if self._member is None:
+            raise UnavailableError(f"group {self._group}: there is no member; try again")
+        return await self._member.finished(deliveries)
 
     async def lag(self) -> int | None:
         """The group's unfinished records over all partitions, other members' as far as they committed."""

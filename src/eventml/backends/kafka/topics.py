@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from aiokafka import errors as kafka
 from aiokafka.protocol.admin import CreateTopicsRequest, DescribeConfigsRequest
 
-from eventml.errors import BackendError, EventMLError
+from eventml.errors import BackendError, EventMLError, UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,30 +19,59 @@ _TOPIC: Final = 2  # the kind of resource, in the protocol
 _LIMIT: Final = "max.message.bytes"
 _COPIES: Final = 3
 _SEGMENT: Final = 7 * 24 * 3600 * 1000  # milliseconds: Kafka's own default
+_MEMORY: Final = [  # what is crossed out goes soon, so that little has to be read
+    ("cleanup.policy", "compact"),
+    ("segment.bytes", "8388608"),
+    ("min.cleanable.dirty.ratio", "0.2"),
+    ("delete.retention.ms", "60000"),
+]
 
 
 async def create(observer: Observer, topics: Sequence[NewTopic]) -> list[str]:
     """Create topics, and wait until they can be used. Returns the names of those that were not there.
 
     Raises:
-        BackendError: the brokers refused one; those named before it were created.
+        BackendError: the brokers refused one; others may have been created.
         UnavailableError: no answer.
     """
-    existing = await observer.partitions([topic.name for topic in topics])
-    wanted = [_request(topic, observer.nodes) for topic in topics if topic.name not in existing]
+    return await _create(observer, [_request(topic, observer.nodes) for topic in topics])
+
+
+async def create_memory(observer: Observer, name: str, partitions: int) -> None:
+    """Create a compacted topic for what a group remembers, if it is not there.
+
+    Raises:
+        BackendError: the brokers refused it.
+        UnavailableError: no answer.
+        UnsupportedError: it has too few partitions.
+    """
+    found = (await observer.partitions([name], patience=0.0)).get(name, 0)
+    if not found:
+        await _create(observer, [(name, partitions, min(_COPIES, max(observer.nodes, 1)), [], _MEMORY)])
+        found = (await observer.require([name]))[name]
+    if found < partitions:
+        raise UnsupportedError(
+            f"topic {name} has {found} partitions, and what it remembers comes from {partitions}: give it as "
+            f"many (kafka-topics --alter --topic {name} --partitions {partitions})"
+        )
+
+
+async def _create(observer: Observer, wanted: Sequence[tuple[Any, ...]]) -> list[str]:
     if not wanted:
         return []
     answer = await observer.ask(
-        CreateTopicsRequest(wanted, timeout=10_000, validate_only=False),
+        CreateTopicsRequest(list(wanted), timeout=10_000, validate_only=False),
         "creating topics",
         lambda: observer.controller,
     )
-    for name, code, message in answer.topic_errors:
-        error = kafka.for_code(code)
-        # Somebody else may have been faster; so may we, if an answer of ours was lost.
-        if error not in {kafka.NoError, kafka.TopicAlreadyExistsError}:
+    errors = {name: (kafka.for_code(code), message) for name, code, message in answer.topic_errors}
+    created = [name for name, (error, _) in errors.items() if error is kafka.NoError]
+    refused = [n for n, (e, _) in errors.items() if e not in {kafka.NoError, kafka.TopicAlreadyExistsError}]
+    existing = await observer.partitions(refused) if refused else {}
+    for name in refused:
+        error, message = errors[name]
+        if name not in existing:  # who may not create may still use what is there
             raise BackendError(f"cannot create topic {name}: {message or error.__name__}")
-    created = [topic.name for topic in topics if topic.name not in existing]
     await observer.require(created)
     return created
 

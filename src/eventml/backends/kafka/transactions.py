@@ -22,7 +22,7 @@ from eventml.backends.kafka.progress import LONGEST, write
 from eventml.errors import EventMLError, UnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from aiokafka import AIOKafkaProducer, TopicPartition
 
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from eventml.backends.kafka.clients import Clients
     from eventml.backends.kafka.observer import Observer
     from eventml.backends.kafka.progress import Place
+    from eventml.backends.kafka.remembering import Remembering
+    from eventml.backends.kafka.seen import Entry, Seen
     from eventml.backends.kafka.sending import Sender
     from eventml.records import Delivery, Record
 
@@ -47,6 +49,7 @@ class Means(NamedTuple):
         observer: Knows what was committed.
         group: The consumer group.
         timeout: How long a transaction may take, in seconds.
+        remembering: Knows which ids were finished, where the group remembers them.
     """
 
     clients: Clients
@@ -54,6 +57,7 @@ class Means(NamedTuple):
     observer: Observer
     group: str
     timeout: float
+    remembering: Remembering | None = None
 
 
 class _Attempt(NamedTuple):
@@ -61,6 +65,7 @@ class _Attempt(NamedTuple):
 
     place: Place
     deliveries: Sequence[Delivery]
+    seen: Entry | None = None
 
 
 class Line:
@@ -156,6 +161,8 @@ class Line:
                 self._partition.topic,
             )
             assignment.restart(self._partition, place)
+            if self._means.remembering is not None:
+                self._means.remembering.drop(self._partition)
         self._attempt = None
 
     async def _place(self) -> Place:
@@ -169,13 +176,16 @@ class Line:
         producer = self._producer
         if producer is None:
             raise UnavailableError(f"group {self._means.group}: there is no producer; try again")
-        outputs = [(position, record) for position, c in todo.items() for record in c.outputs]
-        packer = await self._pack(producer, [record for _, record in outputs])
+        repeats = self._repeats(todo)
+        outputs = [(p, record) for p, c in todo.items() if p not in repeats for record in c.outputs]
+        entry, seen = self._seen_after(todo.values())
+        packer = await self._pack(producer, [record for _, record in outputs], seen)
         if packer.too_large:
-            return {outputs[position][0]: why for position, why in packer.too_large.items()}
+            owners = [position for position, _ in outputs] + [next(iter(todo))] * len(seen)
+            return {owners[position]: why for position, why in packer.too_large.items()}
         deliveries = [completion.delivery for completion in todo.values()]
         place = assignment.place_after(self._partition, deliveries)
-        attempt = _Attempt(place, deliveries)
+        attempt = _Attempt(place, deliveries, entry)
         self._attempt = attempt
         if await self._transact(producer, packer, place):
             self._finish(assignment, attempt)
@@ -214,15 +224,48 @@ class Line:
             raise
         return True
 
-    async def _pack(self, producer: AIOKafkaProducer, records: Sequence[Record]) -> Packer:
-        sender = self._means.sender
+    @property
+    def _known(self) -> Seen | None:
+        remembering = self._means.remembering
+        return None if remembering is None else remembering.seen(self._partition)
+
+    def _repeats(self, todo: Mapping[int, Completion]) -> set[int]:
+        """Those whose outputs are not wanted: their ids were finished before, or are by one before them."""
+        known = self._known
+        if known is None:
+            return set()
+        repeats: set[int] = set()
+        ids: set[str] = set()
+        for position, completion in todo.items():
+            id_ = completion.delivery.record.id
+            if completion.remember == "first" and (id_ in ids or id_ in known):
+                repeats.add(position)
+            if completion.remember != "no":
+                ids.add(id_)
+        return repeats
+
+    def _seen_after(self, done: Iterable[Completion]) -> tuple[Entry | None, list[Record]]:
+        """What is remembered with these, and the records that say it."""
+        remembering, known = self._means.remembering, self._known
+        if remembering is None or known is None:
+            return None, []
+        entry = known.entry(c.delivery.record.id for c in done if c.remember != "no")
+        return entry, remembering.written(self._partition, entry) if entry else []
+
+    async def _pack(
+        self, producer: AIOKafkaProducer, outputs: Sequence[Record], seen: Sequence[Record]
+    ) -> Packer:
+        sender, records = self._means.sender, [*outputs, *seen]
+        pinned = dict.fromkeys(range(len(outputs), len(records)), self._partition.partition)
         topics = {record.topic for record in records}
         partitions = await sender.partitions(producer, topics)
         if len(partitions) < len(topics):
             raise not_found(topics - set(partitions))
-        return sender.pack(producer, records, range(len(records)), partitions)
+        return sender.pack(producer, records, range(len(records)), partitions, pinned)
 
     def _finish(self, assignment: Assignment, attempt: _Attempt) -> None:
+        if self._known is not None and attempt.seen is not None:
+            self._known.finished_with(attempt.seen)
         assignment.finish(attempt.deliveries)
         assignment.committed({self._partition: attempt.place})
 

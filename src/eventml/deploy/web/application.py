@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from http import HTTPStatus
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 from starlette.responses import HTMLResponse, Response
@@ -84,7 +84,7 @@ class Application:
         self._predicting: dict[str, ASGIApp] = {}
         self._announcing: dict[str, ASGIApp] = {}
         self._operations: Operations
-        self._description = b""
+        self._description: dict[str, Any] = {}
         self.worker: Worker | None = None
         self.in_hand = self.cut_off = 0
         self._router = Router(
@@ -125,9 +125,9 @@ class Application:
         self.in_hand += 1
         try:
             await self._router(scope, receive, send)
-        except anyio.get_cancelled_exc_class():
+        except anyio.get_cancelled_exc_class() as exc:
             self.cut_off += 1
-            raise
+            raise overloaded("the service ended before this was answered") from exc
         finally:
             self.in_hand -= 1
 
@@ -164,6 +164,8 @@ class Application:
                 finally:
                     self.worker = None
                     worker.stop()
+                    if worker.in_hand and not self.in_hand:
+                        worker.abandon()  # nobody waits for it any more
             watching.cancel_scope.cancel()
 
     def _open(self, worker: Worker, desk: Desk, connection: Connection) -> None:
@@ -178,15 +180,13 @@ class Application:
             self._announcing[name] = (
                 Announcing(name, bus.described(name), kind, connection, limits) if reaches else _nobody_reads
             )
-        self._description = encode(
-            describe(
-                bus.name,
-                [job.handler for job in worker.jobs],
-                known,
-                limits,
-                version=version("eventml"),
-                token=self._guard.wants_token,
-            )
+        self._description = describe(
+            bus.name,
+            [job.handler for job in worker.jobs],
+            known,
+            limits,
+            version=version("eventml"),
+            token=self._guard.wants_token,
         )
         self.worker = worker
 
@@ -194,7 +194,9 @@ class Application:
 
     async def _describe(self, request: Request) -> Response:
         self._guard.check(request.scope)
-        return Response(self._description, media_type="application/json")
+        where = request.scope.get("root_path")  # where the app around has mounted it
+        body = encode({**self._description, **({"servers": [{"url": where}]} if where else {})})
+        return Response(body, media_type="application/json")
 
     async def _show(self, request: Request) -> Response:
         del request  # the page itself tells nothing; what it shows, it asks with the token

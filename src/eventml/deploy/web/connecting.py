@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from eventml import config
 from eventml.errors import EventMLError, NotOpenError, UnavailableError
+from eventml.runtime.tasks import task_group
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -78,12 +79,10 @@ class Connection:
 async def connecting(bus: Bus) -> AsyncIterator[Connection]:
     """A connection at work. Leaving it closes what it opened."""
     connection = Connection(bus)
-    async with asyncio.TaskGroup() as tasks:
-        task = tasks.create_task(connection.run())
-        try:
-            yield connection
-        finally:
-            task.cancel()
+    async with task_group() as tasks:
+        tasks.start_soon(connection.run)
+        yield connection
+        tasks.cancel_scope.cancel()
 
 
 def leads_elsewhere(bus: Bus) -> bool:

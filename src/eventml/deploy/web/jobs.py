@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from eventml.errors import ConfigError
 from eventml.runtime.equipment import enter_lifespans, equip
+from eventml.runtime.written import written_by
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,7 +44,12 @@ def _waited_for(handler: Handler, limit: float) -> Handler:
     bounded = handler.batched or handler.is_async
     timeout = min(options.timeout or limit, limit) if bounded else options.timeout
     options = replace(
-        options, group=handler.name, retries=0, timeout=timeout, bisect_for=min(options.bisect_for, limit)
+        options,
+        group=handler.name,
+        retries=0,
+        timeout=timeout,
+        bisect_for=min(options.bisect_for, limit),
+        once_within=None,  # who asks twice is answered twice
     )
     return replace(handler, options=options)
 
@@ -64,7 +70,7 @@ def topics(bus: Bus) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for handler in bus.handlers.values():
         if handler.to is not None:
-            _note(found, handler.to, handler.output_type)
+            _note(found, handler.to, written_by(handler))
     for handler in bus.handlers.values():  # what is read decides
         found.pop(handler.topic, None)
     for handler in bus.handlers.values():

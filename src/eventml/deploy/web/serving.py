@@ -96,6 +96,7 @@ class WebWorker:
     def abandon(self) -> None:
         """Stop now, whatever is open."""
         self._server.should_exit = self._server.force_exit = True
+        self._worker.abandon()
 
     async def run(self) -> bool:
         """Serve until stopped. Returns whether all open requests were finished within the deadline."""

@@ -1,0 +1,89 @@
+"""The description is true: what it allows is answered, and every answer is one that it names."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import anyio.from_thread
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from schemathesis.specs.openapi import checks
+
+from eventml.backends.memory import Settings, new_hub
+from tests.web.conftest import client_of
+
+if TYPE_CHECKING:
+    import httpx
+
+    from eventml import Bus
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_it_describes_events_and_predictions(client: httpx.AsyncClient) -> None:
+    said = (await client.get("/openapi.json")).json()
+    assert said["openapi"] == "3.1.0"
+    assert said["info"]["title"] == "asked"
+    assert set(said["paths"]) == {
+        *("/predict/double", "/predict/double_one", "/predict/root"),
+        *("/events/numbers", "/events/doubles", "/events/roots"),
+    }
+    assert said["paths"]["/predict/double"]["post"]["description"] == "Doubles numbers."
+    number = said["components"]["schemas"]["Number"]
+    assert number["required"] == ["name", "number"]
+    assert number["properties"]["number"] == {"type": "number"}
+
+
+PATHS = ["/predict/double", "/predict/double_one", "/predict/root", "/events/numbers"]
+CHECKS = [
+    schemathesis.checks.not_a_server_error,
+    checks.status_code_conformance,
+    checks.content_type_conformance,
+    checks.response_schema_conformance,
+    checks.response_headers_conformance,
+]
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("kind", list(schemathesis.GenerationMode))
+def test_every_answer_is_one_that_it_names(bus: Bus, path: str, kind: schemathesis.GenerationMode) -> None:
+    """Whatever is sent, of the right form or the wrong one."""
+    application = bus.asgi()
+
+    async def describe() -> dict[str, Any]:
+        async with application.lifespan(), client_of(application) as client:
+            said: dict[str, Any] = (await client.get("/openapi.json")).json()
+            return said
+
+    operation = schemathesis.openapi.from_dict(anyio.run(describe))[path]["POST"]
+
+    with anyio.from_thread.start_blocking_portal() as portal:
+        client = client_of(application)
+
+        async def post(**said: Any) -> httpx.Response:
+            return await client.post(path, **said)
+
+        @settings(
+            max_examples=60, phases=[Phase.generate], database=None, suppress_health_check=[*HealthCheck]
+        )
+        @given(operation.as_strategy(generation_mode=kind))
+        def send(case: schemathesis.Case[Any]) -> None:
+            said = case.as_transport_kwargs(base_url="http://127.0.0.1:8000")
+            known = {name: said[name] for name in ("json", "headers") if said.get(name) is not None}
+            if isinstance(said.get("data"), bytes | str):
+                known["content"] = said["data"]
+            answer = portal.call(partial(post, **known))
+            case.validate_response(answer, checks=CHECKS)
+            answers.append(answer.status_code)
+
+        answers: list[int] = []
+        hub = new_hub(Settings())
+        with (
+            portal.wrap_async_context_manager(bus.open(hub)),
+            portal.wrap_async_context_manager(application.lifespan()),
+        ):
+            send()
+        assert len(answers) >= 60

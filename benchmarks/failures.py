@@ -91,7 +91,7 @@ class NoSuspects:
 
 class TrustingDecoder:
     def __init__(self, event_type: Any, group: str | None = None) -> None:  # noqa: ARG002 - as `Decoder`
-        self.without_event = 0
+        self.without_event = self.asked = 0
         self._decode = msgspec.json.Decoder(event_type).decode
 
     def decode(self, deliveries: Sequence[Delivery]) -> list[Any]:

@@ -44,7 +44,13 @@ class PostgresServer:
             shutil.chown(self.directory, _USER, _USER)
             shutil.chown(secret, _USER, _USER)
         data = self.directory / "data"
-        made = ["--username=scorer", "--auth=scram-sha-256", f"--pwfile={secret}", "--no-sync", "--locale=C.UTF-8"]
+        made = [
+            "--username=scorer",
+            "--auth=scram-sha-256",
+            f"--pwfile={secret}",
+            "--no-sync",
+            "--locale=C.UTF-8",
+        ]
         subprocess.run(  # noqa: S603 - the server's own program
             [*self._as_user, self._bin / "initdb", f"--pgdata={data}", *made],
             check=True,
@@ -73,7 +79,7 @@ class PostgresServer:
         import psycopg  # noqa: PLC0415 - it comes with the extra dev
 
         with psycopg.connect(self.url(), autocommit=True) as connection:
-            connection.execute(statement)  # type: ignore[call-overload]  # a test's own SQL
+            connection.execute(statement)
 
     def _answers(self) -> bool:
         import psycopg  # noqa: PLC0415 - it comes with the extra dev
@@ -100,7 +106,9 @@ def _unprivileged() -> list[str]:
     if os.geteuid() != 0:
         return []
     if shutil.which("setpriv") is None or not _has_user():
-        raise NotInstalledError(f"PostgreSQL does not run as {getpass.getuser()}, and there is no user {_USER}")
+        raise NotInstalledError(
+            f"PostgreSQL does not run as {getpass.getuser()}, and there is no user {_USER}"
+        )
     return ["setpriv", f"--reuid={_USER}", f"--regid={_USER}", "--clear-groups", "--pdeathsig=KILL", "--"]
 
 

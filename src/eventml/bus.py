@@ -91,9 +91,11 @@ class Bus:
         """Register a function that answers each event of `topic` with one of its own on `to`.
 
         The annotation of its first parameter says how it is called: `list[Event]` with batches,
-        `Event` with one at a time. A coroutine is awaited; a plain function runs in a thread. It
-        returns an output for each input, in their order, with None for "no output"; or an array of
-        as many numbers, which become `Prediction`s. A parameter named `model` takes the model, and
+        `Event` with one at a time, and a `pandas.DataFrame`, `polars.DataFrame` or `pyarrow.Table` with
+        batches as columns, those of `event_type`. A coroutine is awaited; a plain function runs in a
+        thread. It returns an output for each input, in their order, with None for "no output"; or an
+        array of as many numbers, which become `Prediction`s; or a frame, whose rows become outputs of
+        `output_type`. A parameter named `model` takes the model, and
         one with a lifespan's name takes that lifespan's value.
 
         The decorator returns the function unchanged.
@@ -102,10 +104,11 @@ class Bus:
             topic: What it reads.
             to: Where its outputs go.
             model: A path, an `Artefact`, or a function that makes the model; loaded once a worker.
-            choices: How it is run: the attributes of `Options`, and `name` and `event_type`.
+            choices: How it is run: the attributes of `Options` and of `Choices`.
 
         Raises:
             RegistrationError: the signature and the options do not fit together.
+            MissingExtraError: it takes frames, and what makes them is not installed.
         """
         return self._registering(topic, to, model, choices)
 

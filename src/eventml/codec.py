@@ -6,6 +6,7 @@ neighbours are events.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
@@ -14,7 +15,7 @@ from eventml.errors import DecodeError, OutputError
 from eventml.records import CONTENT_TYPE, FIELDS, JSON, MSGPACK, REPLY_TO
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from eventml.records import Delivery
 
@@ -23,6 +24,9 @@ CONTENT_TYPES: dict[Format, str] = {"json": JSON, "msgpack": MSGPACK}
 
 REPLAY_GROUP: Final = "eventml-replay-group"
 """The header of a replayed record: the one consumer group that it is for."""
+
+_BAD: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What decoders raise."""
 
 _SHOWN = 200  # bytes of a value that an error message repeats
 
@@ -63,23 +67,35 @@ class Decoder:
             "application/x-msgpack": msgspec.msgpack.Decoder(event_type).decode,
             FIELDS: msgspec.json.Decoder(event_type, strict=False).decode,
         }
+        self._plain = set(self._formats.values())  # those that count nothing
 
-    def decode(self, deliveries: Iterable[Delivery]) -> list[Any]:
+    def decode(self, deliveries: Sequence[Delivery]) -> list[Any]:
         """Events in the order of the deliveries.
 
         In the place of a bad one is a DecodeError, and in that of one replayed for another group NotOurs.
         """
+        if not deliveries:
+            return []
+        # A producer's records share one mapping of headers, so this is a test of identity.
+        headers = deliveries[0].record.headers
+        values = [record.value for d in deliveries if (record := d.record).headers is headers]
+        decode = self._decode_for(headers)
+        if len(values) == len(deliveries) and decode in self._plain:
+            with suppress(*_BAD):
+                return list(map(decode, values))
+        return self._one_by_one(deliveries)
+
+    def _one_by_one(self, deliveries: Sequence[Delivery]) -> list[Any]:
         events: list[Any] = []
         headers, decode = None, self._json
         for delivery in deliveries:
             record = delivery.record
-            # A producer's records share one mapping of headers, so this is a test of identity.
             if record.headers is not headers:
                 headers = record.headers
                 decode = self._decode_for(headers)
             try:
                 events.append(decode(record.value))
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+            except _BAD as exc:
                 self.without_event += 1
                 events.append(_decode_error(delivery, exc))
         return events

@@ -7,9 +7,12 @@ import json
 import os
 import sqlite3
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
+import anyio
 import pyarrow as pa
 import pyarrow.csv as pc
 import pyarrow.parquet as pq
@@ -44,6 +47,9 @@ class Score(Protocol):
     async def __call__(self, predictor: str, source: str, target: str, **plan: Any) -> Summary: ...
 
 
+ScoreNow: TypeAlias = Callable[..., Summary]
+
+
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty current directory with no settings around, and the app importable."""
@@ -54,6 +60,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)
     yield tmp_path
     sys.modules.pop("scored_app", None)
+
+
+@pytest.fixture
+def scored_now(scored: Score) -> ScoreNow:
+    """Run a job, from a test that awaits nothing."""
+    return lambda *places, **plan: anyio.run(partial(scored, *places, **plan))
 
 
 @pytest.fixture

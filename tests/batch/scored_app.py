@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -37,6 +38,8 @@ bus.topic("rides.started", event_type=RideStarted, id_field="ride_id")
 
 
 def model() -> Model:
+    if "SLOW" in os.environ:
+        Path("loaded").touch()  # whoever kills this process waits for it
     return Model(Doubling(), "doubling", os.environ.get("MODEL_VERSION", "v1"))
 
 
@@ -67,7 +70,7 @@ def array(rides: list[RideStarted], model: Doubling) -> np.ndarray:
 
 @bus.predictor("rides.started", to="rides.frame", model=model, event_type=RideStarted)
 def frame(rides: pd.DataFrame, model: Doubling) -> Any:
-    return model.predict(rides["distance"])  # type: ignore[arg-type]  # a Series will do
+    return model.predict(rides["distance"])
 
 
 @bus.predictor("rides.started", to="rides.table", model=model, event_type=RideStarted)

@@ -161,7 +161,16 @@ def test_a_second_signal_gives_up_on_a_hung_model(start: object) -> None:
 
 def test_it_runs_by_itself_and_sees_what_is_new(start: object) -> None:
     write("sqlite:///rides.db#rides", rides(10))
-    job = ["scored_app:minutes", "--from", "sqlite:///rides.db#rides", "--to", "out.jsonl", "--every", "0.5", "--json"]
+    job = [
+        "scored_app:minutes",
+        "--from",
+        "sqlite:///rides.db#rides",
+        "--to",
+        "out.jsonl",
+        "--every",
+        "0.5",
+        "--json",
+    ]
     process = start(*job)  # type: ignore[operator]  # as above
     assert json.loads(process.stdout.readline())["written"] == 10
     write("sqlite:///rides.db#rides", rides(15))

@@ -23,14 +23,14 @@ TARGETS = ["out.parquet", "out.csv", "out.jsonl", "sqlite:///out.db#predictions"
 
 
 def test_a_few_times(target: str, seed: int) -> None:
-    _die_often(target, rows=120_000, deaths=4, source="rides.parquet", seed=seed, slow=0.1)
+    _die_often(target, rows=120_000, deaths=4, source="rides.parquet", seed=seed, slow=0.1, longest=1.5)
 
 
 @pytest.mark.chaos
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("source", ["rides.parquet", "sqlite:///rides.db#rides"])
 def test_ten_times_in_a_million_rows(source: str, target: str, seed: int) -> None:
-    _die_often(target, rows=1_000_000, deaths=10, source=source, seed=seed, slow=0.2)
+    _die_often(target, rows=1_000_000, deaths=10, source=source, seed=seed, slow=0.05, longest=4.0)
 
 
 @pytest.fixture(params=TARGETS)
@@ -45,16 +45,20 @@ def seed() -> int:
     return chosen
 
 
-def _die_often(target: str, *, rows: int, deaths: int, source: str, seed: int, slow: float) -> None:
+def _die_often(
+    target: str, *, rows: int, deaths: int, source: str, seed: int, slow: float, longest: float
+) -> None:
     chance = random.Random(seed)
     _write(source, rows)
     died = 0
     came_far = []
     while died < deaths:
         process = _start(source, target, slow)
-        # Importing takes a second or two; the rest is anywhere: in a call, a write, or the end.
-        time.sleep(chance.uniform(0.8, 4.5))
+        while not Path("loaded").exists() and process.poll() is None:
+            time.sleep(0.01)
+        time.sleep(chance.uniform(0, longest))  # anywhere: in a read, a call, a write, or at the end
         process.kill()
+        Path("loaded").unlink(missing_ok=True)
         _, errors = process.communicate()
         assert process.returncode in {-9, 0}, errors
         died += 1
@@ -76,7 +80,18 @@ def _die_often(target: str, *, rows: int, deaths: int, source: str, seed: int, s
 def _start(source: str, target: str, slow: float) -> subprocess.Popen[str]:
     options = ["--checkpoint", "0.1", "--chunk", "8192", "--json"]
     return subprocess.Popen(  # noqa: S603 - our own command
-        [sys.executable, "-m", "eventml", "score", "scored_app:slow", "--from", source, "--to", target, *options],
+        [
+            sys.executable,
+            "-m",
+            "eventml",
+            "score",
+            "scored_app:slow",
+            "--from",
+            source,
+            "--to",
+            target,
+            *options,
+        ],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -12,7 +12,13 @@ from eventml.errors import ConfigError
 
 @pytest.mark.parametrize(
     ("text", "form"),
-    [("a.parquet", "parquet"), ("b/c.CSV", "csv"), ("d.jsonl", "jsonl"), ("e.ndjson", "jsonl"), ("f.pq", "parquet")],
+    [
+        ("a.parquet", "parquet"),
+        ("b/c.CSV", "csv"),
+        ("d.jsonl", "jsonl"),
+        ("e.ndjson", "jsonl"),
+        ("f.pq", "parquet"),
+    ],
 )
 def test_a_file_s_name_says_its_format(text: str, form: str) -> None:
     place = parse(text, option="--from")

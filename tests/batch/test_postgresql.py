@@ -92,7 +92,9 @@ async def test_the_types_of_a_database_lose_nothing(postgres_url: str) -> None:
             "INSERT INTO events VALUES (%s, 0.1, 1.00000000000000000001, %s, %s, true, 0.1)",
             (number, when, "null \u2400 and 'quotes' %s :x"),
         )
-        connection.exec_driver_sql("INSERT INTO events SELECT gen_random_uuid(), 2, 3, now(), 'x', false FROM generate_series(1, 99)")
+        connection.exec_driver_sql(
+            "INSERT INTO events SELECT gen_random_uuid(), 2, 3, now(), 'x', false FROM generate_series(1, 99)"
+        )
     plan = Plan(
         predictor="echo",
         source=parse(f"{postgres_url}#events", option="--from"),
@@ -106,7 +108,9 @@ async def test_the_types_of_a_database_lose_nothing(postgres_url: str) -> None:
     assert (event.price, event.precise, event.when) == (0.1, Decimal("1.00000000000000000001"), when)
     assert event.maybe == 0.1
     with engine.connect() as connection:
-        row: Any = connection.execute(sa.text("SELECT * FROM answers WHERE id = :id"), {"id": str(number)}).one()
+        row: Any = connection.execute(
+            sa.text("SELECT * FROM answers WHERE id = :id"), {"id": str(number)}
+        ).one()
     engine.dispose()
     assert row.price == 0.1
     assert row.precise == "1.00000000000000000001"
@@ -123,7 +127,9 @@ async def test_a_query_a_schema_and_names_that_want_quoting(postgres_url: str, s
     engine.dispose()
     query = "SELECT *, zone::text || ':x' AS odd, '50%' AS share FROM rides WHERE zone < 40"
     asked = await scored("array", postgres_url, "asked.parquet", query=query, chunk=7)
-    quoted = await scored("array", f'{postgres_url}#My schema.Rides "1"', f'{postgres_url}#My schema.Out "1"', chunk=7)
+    quoted = await scored(
+        "array", f'{postgres_url}#My schema.Rides "1"', f'{postgres_url}#My schema.Out "1"', chunk=7
+    )
     assert (asked.written, quoted.written) == (20, 100)
 
 
@@ -165,10 +171,13 @@ async def test_a_connection_that_breaks_in_the_middle(postgres_url: str, scored:
         connection.exec_driver_sql("TRUNCATE predictions")
         connection.exec_driver_sql(
             "CREATE FUNCTION cut() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
-            "IF NEW.id = 'r-0000700' AND EXISTS (SELECT FROM told) THEN PERFORM pg_terminate_backend(pg_backend_pid()); "
+            "IF NEW.id = 'r-0000700' AND EXISTS (SELECT FROM told) "
+            "THEN PERFORM pg_terminate_backend(pg_backend_pid()); "
             "END IF; RETURN NEW; END $$"
         )
-        connection.exec_driver_sql("CREATE TRIGGER cut BEFORE INSERT ON predictions FOR EACH ROW EXECUTE FUNCTION cut()")
+        connection.exec_driver_sql(
+            "CREATE TRIGGER cut BEFORE INSERT ON predictions FOR EACH ROW EXECUTE FUNCTION cut()"
+        )
         connection.exec_driver_sql("INSERT INTO told VALUES (1)")
     with pytest.raises(TargetError, match="terminat"):
         await scored("array", source, f"{postgres_url}#predictions", chunk=100)

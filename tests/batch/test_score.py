@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+import os
 from typing import TYPE_CHECKING
 
+import anyio
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -13,6 +14,8 @@ import pytest
 from tests.batch.conftest import SOURCES, TARGETS, read, rides, write
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.batch.conftest import Score
 
 pytestmark = pytest.mark.anyio
@@ -78,7 +81,9 @@ async def test_another_model_version_is_another_prediction(
 @pytest.mark.parametrize("source", ["rides.parquet", "rides.jsonl", "rides.csv"])
 async def test_of_two_rows_of_one_id_the_first_counts(source: str, target: str, scored: Score) -> None:
     rows = rides(100)
-    write(source, [*rows, {**rows[3], "distance": 1000.0}, *rides(10, first=200), {**rows[50], "distance": 0.0}])
+    write(
+        source, [*rows, {**rows[3], "distance": 1000.0}, *rides(10, first=200), {**rows[50], "distance": 0.0}]
+    )
     summary = await scored("array", source, target, chunk=7)
     assert (summary.read, summary.written, summary.repeated) == (112, 110, 2)
     found = {row["id"]: row["value"] for row in read(target).rows}
@@ -154,7 +159,9 @@ async def test_the_source_may_be_the_target_s_own_database(scored: Score) -> Non
 async def test_a_query_chooses_rows_and_names_columns(scored: Score) -> None:
     write("sqlite:///rides.db#rides", rides(100))
     query = "SELECT ride_id AS ride, ride_id, zone, distance, ':x %' AS odd FROM rides WHERE zone < 40; "
-    summary = await scored("array", "sqlite:///rides.db", "out.parquet", query=query, id_column="ride", chunk=7)
+    summary = await scored(
+        "array", "sqlite:///rides.db", "out.parquet", query=query, id_column="ride", chunk=7
+    )
     assert summary.written == 20
 
 
@@ -185,7 +192,8 @@ async def test_outputs_without_a_type_become_columns_by_their_names(scored: Scor
     assert first["prediction_id"] == "r-0000000/untyped"
 
 
-async def test_nothing_is_left_beside_a_finished_file(scored: Score) -> None:
+async def test_nothing_is_left_beside_a_finished_file(scored: Score, folder: Path) -> None:
     write("rides.parquet", rides(10))
     await scored("minutes", "rides.parquet", "out.parquet")
-    assert sorted(path.name for path in Path().iterdir()) == ["out.parquet", "rides.parquet"]
+    found = await anyio.to_thread.run_sync(os.listdir, folder)
+    assert sorted(found) == ["out.parquet", "rides.parquet"]

@@ -23,7 +23,9 @@ IN_HAND = 5 * BATCH
 """What a worker holds at most: two batches ahead of the call, one in it, two completions behind it."""
 
 REDIS = "lease=2&timeout=2"
-KAFKA = "session_timeout=6&heartbeat_interval=0.5&rebalance_timeout=8&drain=1&commit_interval=0.05"
+KAFKA = "session_timeout=2&heartbeat_interval=0.25&rebalance_timeout=4&drain=1&commit_interval=0.05"
+NOTICES_SOON = {"group.min.session.timeout.ms": "500"}
+"""Where a group takes longer to notice a death than the next one takes to come, it never comes to work."""
 
 
 class Broker(NamedTuple):
@@ -39,6 +41,11 @@ class Broker(NamedTuple):
     url: str
     server: Any
 
+    @property
+    def pause(self) -> float:
+        """Seconds between two deaths: as few as leave a group the time to share its work out anew."""
+        return 2.0 if self.kind == "redis" else 6.0
+
     def repeats_allowed(self, deaths: int) -> int:
         """How often an input may be answered again after so many workers died: on Redis, never."""
         return 0 if self.kind == "redis" else deaths * IN_HAND
@@ -51,8 +58,9 @@ def _broker(kind: str, server: RedisServer | KafkaCluster) -> Broker:
 @pytest.fixture(params=["redis", "kafka"])
 def broker(request: pytest.FixtureRequest) -> Broker:
     """One that the test leaves as it is."""
-    fixture = {"redis": "redis_server", "kafka": "kafka_broker"}[request.param]
-    return _broker(request.param, request.getfixturevalue(fixture))
+    if request.param == "redis":
+        return _broker("redis", request.getfixturevalue("redis_server"))
+    return _broker("kafka", request.getfixturevalue("start_kafka")(settings=NOTICES_SOON))
 
 
 @pytest.fixture(params=["redis", "kafka"])
@@ -60,7 +68,7 @@ def own_broker(request: pytest.FixtureRequest) -> Broker:
     """One that the test may kill: what it has acknowledged, its disk has."""
     if request.param == "redis":
         return _broker("redis", request.getfixturevalue("start_redis")(appendfsync="always"))
-    return _broker("kafka", request.getfixturevalue("start_kafka")())
+    return _broker("kafka", request.getfixturevalue("start_kafka")(settings=NOTICES_SOON))
 
 
 @pytest.fixture

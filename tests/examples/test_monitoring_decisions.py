@@ -121,6 +121,11 @@ def test_a_few_customers_more_are_chance_and_many_are_not() -> None:
     assert jumped("likely", Share(200, 2_000), Share(500, 2_000)) is not None
 
 
+def test_a_rise_that_is_certain_and_small_is_no_jump() -> None:
+    assert jumped("likely", Share(100_000, 1_000_000), Share(149_000, 1_000_000)) is None
+    assert jumped("likely", Share(100_000, 1_000_000), Share(151_000, 1_000_000)) is not None
+
+
 @given(columns, columns)
 def test_every_cell_is_counted_once(then: list[Any], now: list[Any]) -> None:
     def cells(rows: list[Any]) -> dict[str, list[Any]]:
@@ -142,8 +147,10 @@ def test_a_window_says_of_batches_what_is_true_of_them_together(
     for batch in batches:
         assert window.add({"x": [row[0] for row in batch]}, len(batch)) is None
     together = [row[0] for batch in batches for row in batch]
-    assert window.add({"x": [1.0]}, 1) == drifts(made, counted(made, {"x": [*together, 1.0]}))
+    said = drifts(made, counted(made, {"x": [*together, 1.0]}))
+    assert window.add({"x": [1.0]}, 1) == said
     assert window.rows == 0
+    assert window.add({"x": [*together, 1.0]}, len(together) + 1) == said
 
 
 def test_a_profile_survives_its_file_and_names_what_is_missing(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = ["rides", "churn", "web_backend"]
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]  # each starts up to ten processes
 
 
 def rows(database: str, query: str) -> list[Any]:

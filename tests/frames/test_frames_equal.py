@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pandas.testing import assert_frame_equal
 from polars.testing import assert_frame_equal as assert_polars_equal
 
-from eventml.frames import Framer, Library, frame_type
+from eventml.frames import Framer, Library, cast_table, frame_type, schema_of
 from tests.frames.events import table_of_rows, types_with_events
 
 LIBRARIES = get_args(Library)
@@ -51,6 +51,19 @@ def test_a_table_of_the_schema_itself_makes_the_same_frame(
     as_sent = Framer(frame_type("pyarrow", event_type)).of_events(events)
     renamed = as_sent.rename_columns([f.encode_name for f in msgspec.structs.fields(event_type)])
     assert_same(library, framer.of_table(renamed), framer.of_events(events))
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@given(made=types_with_events(), data=st.data())
+def test_some_rows_of_a_cast_table_make_the_frame_of_those_events(
+    library: Library, made: tuple[Any, list[Any]], data: st.DataObject
+) -> None:
+    event_type, events = made
+    frame = frame_type(library, event_type)
+    framer = Framer(frame)
+    cast = cast_table(table_of_rows(events, event_type), frame.columns, schema_of(frame.columns))
+    start = data.draw(st.integers(0, len(events)))
+    assert_same(library, framer.of_cast(cast.slice(start)), framer.of_events(events[start:]))
 
 
 @pytest.mark.parametrize("library", LIBRARIES)

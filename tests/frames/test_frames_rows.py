@@ -126,6 +126,20 @@ def test_a_row_that_is_not_of_the_output_type_is_refused(make: Any, columns: Any
         of(make(columns), Predicted)
 
 
+def test_ints_of_which_some_are_missing_come_back_as_they_went() -> None:
+    class Counted(msgspec.Struct):
+        count: int | None
+
+    assert of(pd.DataFrame({"count": [3, None]}), Counted) == [Counted(3), Counted(None)]
+    with pytest.raises(OutputError, match=r"\[0\].count"):
+        of(pd.DataFrame({"count": [3.5, None]}), Counted)
+
+
+def test_two_columns_of_one_field_are_refused() -> None:
+    with pytest.raises(OutputError, match="two of which are one field"):
+        of(pd.DataFrame({"ride_id": ["a"], "rideId": ["a"], "minutes": [1.0]}), Predicted)
+
+
 @pytest.mark.parametrize("names", [[0, 1], ["a", "a"]])
 def test_columns_need_names_of_their_own(names: list[Any]) -> None:
     frame = pd.DataFrame([[1, 2]])

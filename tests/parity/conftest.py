@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 REAL: Final = "PARITY_TRIPS"
 """Names a file of the TLC's trips to take instead of generated ones."""
 
-SPOILT: Final = (
+SPOILT: Final[tuple[dict[str, Any], ...]] = (
     {"pickup_location_id": None},
     {"dropoff_location_id": -5},
     {"trip_distance": None},

@@ -100,7 +100,9 @@ def import_predictor(place: str) -> tuple[Bus, str]:
         raise Refusal(f"{place}: registered more than once, as {names}; name the handler, not the function")
     close = difflib.get_close_matches(name, known, n=1)
     hint = f"; did you mean {module.__name__}:{close[0]}?" if close else f"; there are: {', '.join(known)}"
-    raise Refusal(f"{place}: no predictor of that name is registered with a bus of the module{hint if known else ''}")
+    raise Refusal(
+        f"{place}: no predictor of that name is registered with a bus of the module{hint if known else ''}"
+    )
 
 
 def import_at(place: str, expected: str) -> tuple[ModuleType, str]:

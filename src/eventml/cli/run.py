@@ -87,7 +87,7 @@ def run(  # noqa: PLR0913 - a command's options
         operations="" if operations == "off" else operations_address(operations),
         max_lag=max_lag,
         json_logs=log_format == "json",
-        limits=limits(boot_grace, stuck_after, hung_after, silent_after),
+        limits=limits(boot_grace, stuck_after, silent_after, hung_after),
     )
     if workers is not None:
         run_workers(app, plan)

@@ -50,7 +50,8 @@ def describe(summary: job.Summary) -> str:
     ]
     state = "" if summary.state == "finished" else "stopped: "
     model = f", model {summary.model} {summary.model_version}" if summary.model else ""
+    pace = f"({summary.seconds:g} s, {summary.rows_per_second:,.0f} rows/s)"
     return (
         f"{state}{summary.predictor}{model}: {summary.read:,} rows of {summary.source}; "
-        f"{'; '.join(text for text in counts if text)} ({summary.seconds:g} s, {summary.rows_per_second:,.0f} rows/s)"
+        f"{'; '.join(text for text in counts if text)} {pace}"
     )

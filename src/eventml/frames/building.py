@@ -27,7 +27,7 @@ class Framer:
     def __init__(self, frame: FrameType) -> None:
         self._columns = frame.columns
         self.schema: pa.Schema = schema_of(frame.columns)
-        """What a table must be for `of_cast`: see `cast`."""
+        """Of a frame as an Arrow table, whatever the handler's own is."""
         self._make: Callable[[pa.Table], Any] = _MAKERS[frame.library]()
 
     def of_events(self, events: Sequence[Any]) -> Any:
@@ -41,6 +41,10 @@ class Framer:
     def of_table(self, table: pa.Table) -> Any:
         """A frame with a row for each row of a table, converted as `cast_table` says, and as it fails."""
         return self._make(cast_table(table, self._columns, self.schema))
+
+    def of_cast(self, table: pa.Table) -> Any:
+        """As `of_table`, of a table that `cast_table` has made, or some rows of one."""
+        return self._make(table)
 
 
 def _pandas() -> Callable[[pa.Table], Any]:

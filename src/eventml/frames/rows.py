@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+from msgspec import inspect
 
 from eventml.errors import MissingExtraError, OutputError
 
@@ -17,7 +18,8 @@ def listed(outputs: Any, output_type: Any, *, checks_index: bool) -> Any:
 
     The rows of a frame or a table are converted to the output type, by the names that its fields have or
     travel under; without a type they are dicts. What a library calls missing is None. A float that is NaN
-    stays NaN, which no output may hold: a model that answers NaN has failed, whatever the library says.
+    stays NaN, which no output may hold: a model that answers NaN has failed, whatever the library says. Only
+    where the output's field is an int is it missing, as pandas has ints.
 
     Args:
         outputs: What a handler returned.
@@ -69,7 +71,12 @@ def _names(column_names: Iterable[Any]) -> list[str]:
 
 def _rows(names: list[str], columns: list[list[Any]], output_type: Any) -> list[Any]:
     if output_type is not Any:
-        names = _fields(names, output_type)
+        fields = _fields(names, output_type)
+        names = [field.encode_name for field in fields]
+        columns = [
+            _whole(column) if _is_whole(field.type) else column
+            for field, column in zip(fields, columns, strict=True)
+        ]
     rows = [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
     if output_type is Any:
         return rows
@@ -80,23 +87,43 @@ def _rows(names: list[str], columns: list[list[Any]], output_type: Any) -> list[
     return converted
 
 
-def _fields(names: list[str], output_type: Any) -> list[str]:
-    """The names that the columns' fields travel under."""
-    known = msgspec.inspect.type_info(output_type)
-    fields = getattr(known, "fields", None)
-    if fields is None:
+def _fields(names: list[str], output_type: Any) -> list[inspect.Field]:
+    """The output type's fields that the columns are."""
+    fields: tuple[inspect.Field, ...] = getattr(inspect.type_info(output_type), "fields", ())
+    if not fields:
         raise OutputError(
             f"a frame was returned where {_shown(output_type)} is the type of one output: a frame's rows "
             "become a type with fields"
         )
-    travels = {field.name: field.encode_name for field in fields}
-    travels |= {field.encode_name: field.encode_name for field in fields}
-    if unknown := [name for name in names if name not in travels]:
+    known = {field.encode_name: field for field in fields} | {field.name: field for field in fields}
+    if unknown := [name for name in names if name not in known]:
         raise OutputError(
             f"the columns {', '.join(unknown)} were returned, which {_shown(output_type)} has no fields for; "
             "leave them out"
         )
-    return [travels[name] for name in names]
+    chosen = [known[name] for name in names]
+    if len({field.name for field in chosen}) < len(chosen):
+        raise OutputError(
+            f"the columns {', '.join(names)} were returned, two of which are one field; leave one out"
+        )
+    return chosen
+
+
+def _is_whole(type_: inspect.Type) -> bool:
+    kinds = type_.types if isinstance(type_, inspect.UnionType) else (type_,)
+    return {type(kind) for kind in kinds} - {inspect.NoneType} == {inspect.IntType}
+
+
+def _whole(column: list[Any]) -> list[Any]:
+    """Ints that pandas holds as floats, because some are missing, as ints and None."""
+    if float not in set(map(type, column)):
+        return column
+    return [
+        (None if value != value else int(value) if value.is_integer() else value)  # noqa: PLR0124 - as NaN alone
+        if type(value) is float
+        else value
+        for value in column
+    ]
 
 
 def _shown(type_: Any) -> str:

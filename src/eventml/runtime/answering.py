@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from eventml.backends.base import Completion
 from eventml.codec import NotOurs
@@ -76,7 +76,10 @@ class Answering:
             items, stale = split_stale(items, self._handler.options.max_age, time.time())
             self._stats.stale += len(stale)
             done += map(self._pass_over, stale)
-        return done + await self.recovery.answer(items) if items else done
+        if not items:
+            return done
+        answered = await self.recovery.answer(items)
+        return done + answered if done else answered
 
     def _screen(self, items: Sequence[Item]) -> tuple[Sequence[Item], list[Completion]]:
         """Those that hold an event of ours, and the completions of the others."""
@@ -125,7 +128,9 @@ class Answering:
         if self._outputs is not None:
             with self._stats.timed("encode"):
                 if self._handler.batched:
-                    return list[Completion | Failed | Held](self._outputs.completions(deliveries, outputs))
+                    return cast(
+                        "list[Completion | Failed | Held]", self._outputs.completions(deliveries, outputs)
+                    )
                 return self._outputs.each(deliveries, outputs)
         if self._handler.batched:
             return [Completion(delivery) for delivery in deliveries]

@@ -78,7 +78,9 @@ class Caller:
         return await self._in_thread(partial(_each, self._function, keys, self._holds_back), events)
 
     async def call_whole(self, events: Any) -> Any:
-        """What a handler of batches makes of a batch: a list of events, or for one of frames an Arrow table.
+        """What a handler of batches makes of a batch: a list of events, or for one of frames a table.
+
+        The table is one that `frames.cast_table` has made, or some rows of it.
 
         Raises:
             Exception: as `call` does.
@@ -172,7 +174,7 @@ def _framed(handler: Handler, function: Callable[..., Any]) -> Callable[[Sequenc
     framer = Framer(handler.frame)
 
     def frame_of(events: Any) -> Any:
-        return framer.of_events(events) if isinstance(events, list) else framer.of_table(events)
+        return framer.of_events(events) if isinstance(events, list) else framer.of_cast(events)
 
     async def call_async(events: Sequence[Any]) -> Any:
         return await function(await to_thread.run_sync(frame_of, events))

@@ -49,7 +49,7 @@ class Recovery:
         tracing: Is told of each dead letter; None where nobody is.
     """
 
-    def __init__(  # noqa: PLR0913 - keyword-only, and each a matter of its own
+    def __init__(  # noqa: PLR0913 - a stream, a service and a batch job each want something else of it
         self,
         call: Call,
         *,
@@ -91,7 +91,10 @@ class Recovery:
     async def retry(self) -> list[Completion]:
         """Try again the parked events whose time has come, and go on with those behind them."""
         completions: list[Completion] = []
-        while (parked := self.parking.take_due(anyio.current_time())) is not None:
+        while self.parking:
+            parked = self.parking.take_due(anyio.current_time())
+            if parked is None:
+                break
             completions += await self._try_again(parked)
         return completions
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import msgspec
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
     from eventml.deploy.batch.schema import Schema
 
 Column: TypeAlias = Any
@@ -61,14 +62,11 @@ class Chunk(msgspec.Struct):
 
 
 class Source(Protocol):
-    """Where rows are read from. Blocking; used from one thread at a time.
+    """Where rows are read from. Blocking; used from one thread at a time."""
 
-    Attributes:
-        columns: The names of its columns; None where each row has its own.
-        paged: Whether nothing of it stays open or locked between two chunks.
-    """
-
-    columns: Sequence[str] | None
+    @property
+    def columns(self) -> Sequence[str] | None:
+        """The names of its columns; None where each row has its own."""
 
     def fingerprint(self) -> str:
         """What is another where an old position means nothing any more."""

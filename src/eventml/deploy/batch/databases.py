@@ -95,13 +95,11 @@ def translated(place: SqlPlace, error: type[JobError], what: str) -> Iterator[No
     """
     import sqlalchemy as sa  # noqa: PLC0415 - it comes with an extra
 
-    drivers: tuple[type[Exception], ...] = (sqlite3.Error,)
+    known: tuple[type[Exception], ...] = (sa.exc.SQLAlchemyError, sqlite3.Error, OSError, OverflowError)
     try:
         yield
-    except (sa.exc.SQLAlchemyError, *drivers, OSError, OverflowError) as exc:
-        raise error(f"{place}: {what}: {_reason(exc)}{_advice(exc)}") from exc
     except Exception as exc:
-        if not _of_driver(exc):
+        if not (isinstance(exc, known) or _of_driver(exc)):
             raise
         raise error(f"{place}: {what}: {_reason(exc)}{_advice(exc)}") from exc
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from eventml.codec import to_builtin
+from eventml.codec import shorten, to_builtin
 from eventml.deploy.batch.chunks import Chunk, Column, Rejected
 from eventml.deploy.batch.columns import as_list, take
 from eventml.errors import DecodeError
@@ -57,15 +57,13 @@ class Decoding:
         frame: What frame the handler takes, if it does.
     """
 
-    def __init__(
-        self, shape: Shape, event_type: Any, id_column: str, frame: FrameType | None = None
-    ) -> None:
+    def __init__(self, shape: Shape, event_type: Any, id_column: str, frame: FrameType | None = None) -> None:
         self._shape = shape
         self._id = id_column
         self._frame = frame
         self._decode = msgspec.json.Decoder(event_type).decode
         only_id = msgspec.defstruct("OnlyId", [("id", Any)], rename={"id": id_column})
-        self._decode_id = msgspec.json.Decoder(only_id).decode
+        self._decode_id: Callable[[bytes], Any] = msgspec.json.Decoder(only_id).decode
 
     def decode(self, chunk: Chunk) -> Decoded:
         """Its events."""
@@ -92,7 +90,9 @@ class Decoding:
             return self._shape.events({n: as_list(c) for n, c in chunk.columns.items()}, len(table))
 
         def row(event: int) -> str:
-            return as_json({name: as_list(column[event : event + 1])[0] for name, column in chunk.columns.items()})
+            return as_json(
+                {name: as_list(column[event : event + 1])[0] for name, column in chunk.columns.items()}
+            )
 
         return Decoded(ids, table, row, list(chunk.rejected), listed)
 
@@ -114,8 +114,7 @@ class Decoding:
         events: list[Any] = []
         for number, row in enumerate(self._shape.rows(columns, len(ids))):
             try:
-                if ids[number] is None:
-                    raise DecodeError(f"the row has no id: {self._id} is null")
+                self._require(ids[number])
                 events.append(self._shape.event(row))
                 kept.append(number)
             except DecodeError as exc:
@@ -135,6 +134,10 @@ class Decoding:
             return Decoded(ids, events, lambda event: _text(lines[event]), list(chunk.rejected))
         return self._each_line(chunk, lines)
 
+    def _require(self, name: Any) -> None:
+        if name is None or isinstance(name, dict | list | bool):
+            raise DecodeError(f"the row has no id: {self._id} is {'null' if name is None else shorten(name)}")
+
     def _each_line(self, chunk: Chunk, lines: Sequence[bytes]) -> Decoded:
         rejected = list(chunk.rejected)
         kept: list[bytes] = []
@@ -144,8 +147,7 @@ class Decoding:
             name = None
             try:
                 name = self._decode_id(line).id
-                if name is None or isinstance(name, dict | list | bool):
-                    raise DecodeError(f"the field {self._id!r} holds no id")
+                self._require(name)
                 event = self._decode(line)
             except (msgspec.DecodeError, DecodeError, UnicodeDecodeError, RecursionError) as exc:
                 usual = None if isinstance(name, dict | list | bool) else name
@@ -163,7 +165,7 @@ def usable(ids: Column) -> tuple[Column, bool]:
     What is neither (a UUID, a time) becomes text. Where both occur, all are text.
     """
     if hasattr(ids, "null_count"):
-        import pyarrow as pa  # noqa: PLC0415 - whoever has such a column has it
+        import pyarrow as pa  # noqa: PLC0415 - whoever has such columns has it
 
         if not ids.null_count and (pa.types.is_string(ids.type) or pa.types.is_int64(ids.type)):
             return ids, False

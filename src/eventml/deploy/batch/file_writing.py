@@ -1,7 +1,7 @@
 """Writing to a file: parts beside it, each with a checkpoint, that become one file at the end.
 
-    rides.parquet.eventml/   lock  manifest.json  part-00000.parquet  rejects.jsonl   while it runs
-    rides.parquet            the whole of it, when all has been read
+rides.parquet.eventml/   lock  manifest.json  part-00000.parquet  rejects.jsonl   while it runs
+rides.parquet            the whole of it, when all has been read
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import shutil
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import msgspec
@@ -253,10 +253,8 @@ class FileTarget:
     def close(self) -> None:
         if self._open is not None:
             writer, self._open = self._open, None
-            try:
+            with suppress(*self._errors):  # it is not in the manifest: nothing of it counts
                 writer.close()
-            except self._errors:
-                pass  # it is not in the manifest: nothing of it counts
         if self._rejects is not None:
             self._rejects.close()
         if self._seen is not None:
@@ -282,7 +280,9 @@ class FileTarget:
             why = getattr(exc, "strerror", None) or str(exc).partition("\n")[0]
             advice = ""
             if getattr(exc, "errno", None) in _NO_SPACE or "No space left" in str(exc):
-                advice = "; the file is as it was: make room, and the next run goes on from the last checkpoint"
+                advice = (
+                    "; the file is as it was: make room, and the next run goes on from the last checkpoint"
+                )
             raise TargetError(f"{self._path}: cannot be written: {why}{advice}") from exc
 
 

@@ -11,14 +11,14 @@ from eventml.deploy.batch.columns import as_list, json_texts, texts
 from eventml.errors import TargetError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from eventml.deploy.batch.chunks import Answered, Run
     from eventml.deploy.batch.places import FileFormat
     from eventml.deploy.batch.schema import Schema
 
-ROW_GROUP: Final = 1 << 17
+ROW_GROUP: Final = 1 << 16
 """Rows in one group of a Parquet file: what is held in memory before it is written."""
 
 
@@ -70,7 +70,12 @@ def _array(column: Any, kind: Any) -> Any:
 
 def writer(path: Path, form: FileFormat, schema: Any) -> Writer:
     """Begin a file; what is there is overwritten."""
-    return {"parquet": _ParquetWriter, "csv": _CsvWriter, "jsonl": _JsonLinesWriter}[form](path, schema)
+    kinds: dict[FileFormat, Callable[[Path, Any], Writer]] = {
+        "parquet": _ParquetWriter,
+        "csv": _CsvWriter,
+        "jsonl": _JsonLinesWriter,
+    }
+    return kinds[form](path, schema)
 
 
 class _ParquetWriter:
@@ -182,8 +187,8 @@ def check_existing(path: Path, form: FileFormat, schema: Any) -> None:
     names = _names(path, form)
     if set(names) != set(schema.names):
         raise TargetError(
-            f"{path}: the file is there, with the columns {', '.join(names) or '(none)'}, and predictions have "
-            f"{', '.join(schema.names)}: name another file, or remove this one"
+            f"{path}: the file is there, with the columns {', '.join(names) or '(none)'}, and predictions "
+            f"have {', '.join(schema.names)}: name another file, or remove this one"
         )
 
 

@@ -45,7 +45,7 @@ def _changes(connection: Connection) -> int:
 def _sqlite_statement(table: Table, names: tuple[str, ...], rows: int) -> str:
     from sqlalchemy.dialects import sqlite  # noqa: PLC0415 - it comes with an extra
 
-    prepare = sqlite.dialect().identifier_preparer  # type: ignore[no-untyped-call]  # as SQLAlchemy has it
+    prepare = sqlite.dialect().identifier_preparer
     listed = ", ".join(prepare.quote(table.c[name].name) for name in names)
     values = ", ".join([f"({', '.join('?' * len(names))})"] * rows)
     return f"INSERT INTO {prepare.format_table(table)} ({listed}) VALUES {values} ON CONFLICT DO NOTHING"  # noqa: S608 - names are quoted, values bound

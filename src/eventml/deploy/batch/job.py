@@ -130,7 +130,8 @@ async def score(
     id_column = plan.id_column or bus.described(handler.topic).id_field
     if id_column is None:
         raise ConfigError(
-            f"which column holds the rows' ids? Name it with --id, or give the topic {handler.topic!r} an id_field"
+            f"which column holds the rows' ids? Name it with --id, or give the topic "
+            f"{handler.topic!r} an id_field"
         )
     async with AsyncExitStack() as stack:
         source = await to_thread.run_sync(open_source, plan.source, id_column)
@@ -232,8 +233,8 @@ class _Work:
         if allowed is not None and counts.rejected > allowed:
             await to_thread.run_sync(self._target.pause)
             raise JobError(
-                f"{counts.rejected} rows of {counts.read} were rejected, and --max-rejects allows {allowed}; the "
-                f"last one: {_last(answered)}. They are kept, and the next run goes on behind them"
+                f"{counts.rejected} rows of {counts.read} were rejected, and --max-rejects allows {allowed}; "
+                f"the last one: {_last(answered)}. They are kept, and the next run goes on behind them"
             )
 
     async def _read(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import stat
 from typing import TYPE_CHECKING
 
 from eventml.errors import SourceError
 
 if TYPE_CHECKING:
+    import os
     from pathlib import Path
 
 

@@ -38,7 +38,7 @@ class ParquetSource:
         self._id = id_column
         require_file(path)
         with self._translated():
-            self._file = pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20)
+            self._file = pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 18)
         self.columns = self._file.schema_arrow.names
         if id_column not in self.columns:
             raise SourceError(
@@ -57,7 +57,8 @@ class ParquetSource:
         groups, skip = self._groups_behind(done)
         names = list(dict.fromkeys([self._id, *wanted]))
         with self._translated():
-            for batch in self._file.iter_batches(rows, row_groups=groups, columns=names):
+            # Threads cost more memory than they save time: the pages of a chunk are few.
+            for batch in self._file.iter_batches(rows, row_groups=groups, columns=names, use_threads=False):
                 if skip >= batch.num_rows:
                     skip -= batch.num_rows
                     continue

@@ -124,7 +124,9 @@ class Scorer:
         listed = ids if isinstance(ids, list) else ids.to_pylist()
         items = [
             Item(Delivery(Record(topic, b"", id=str(one)), 0, number, now), event)
-            for number, (one, event) in enumerate(zip(listed, decoded.listed(start, stop), strict=True), start)
+            for number, (one, event) in enumerate(
+                zip(listed, decoded.listed(start, stop), strict=True), start
+            )
         ]
         self._answers = {}
         completions: list[Completion] = []
@@ -153,7 +155,7 @@ class Scorer:
                 results.append(Completion(item.delivery))
         return results
 
-    def _columns(  # noqa: PLR0917 - called in a thread, which passes no names
+    def _columns(
         self,
         chunk: Chunk,
         decoded: Decoded,

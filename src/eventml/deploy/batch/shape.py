@@ -90,7 +90,8 @@ class Shape:
         except msgspec.ValidationError:
             fields = self._fields or {}
             again = {
-                name: as_json(value, fields[name].type if name in fields else Any) for name, value in row.items()
+                name: as_json(value, fields[name].type if name in fields else Any)
+                for name, value in row.items()
             }
             if again == row and all(type(again[name]) is type(row[name]) for name in row):
                 raise

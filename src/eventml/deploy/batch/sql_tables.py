@@ -84,7 +84,7 @@ def check_existing(connection: Connection, table: Table, place: SqlPlace) -> boo
             f"{place}: the table is there, and has no column {', '.join(map(repr, lacking))}; it has: "
             f"{', '.join(sorted(there))}. Add them, or name a table that is not there: it will be created"
         )
-    keys = [inspector.get_pk_constraint(table.name, table.schema)["constrained_columns"]]
+    keys: list[Any] = [inspector.get_pk_constraint(table.name, table.schema)["constrained_columns"]]
     keys += [unique["column_names"] for unique in inspector.get_unique_constraints(table.name, table.schema)]
     keys += [
         index["column_names"] for index in inspector.get_indexes(table.name, table.schema) if index["unique"]

@@ -14,7 +14,13 @@ from eventml.deploy.batch.columns import as_list, json_texts, texts
 from eventml.deploy.batch.databases import engine_of, translated
 from eventml.deploy.batch.inserting import inserting
 from eventml.deploy.batch.sql_reading import split_name
-from eventml.deploy.batch.sql_tables import check_existing, checkpoints, ids_are_integers, predictions, rejects
+from eventml.deploy.batch.sql_tables import (
+    check_existing,
+    checkpoints,
+    ids_are_integers,
+    predictions,
+    rejects,
+)
 from eventml.deploy.logs import utc
 from eventml.errors import TargetError
 
@@ -137,7 +143,10 @@ class SqlTarget:
             return
         run = self._run
         columns = {
-            **{name: [_storable(getattr(row, name)) for row in rows] for name in ("id", "exception", "message", "row")},
+            **{
+                name: [_storable(getattr(row, name)) for row in rows]
+                for name in ("id", "exception", "message", "row")
+            },
             "predictor": repeat(run.predictor, len(rows)),
             "model_version": repeat(run.model_version, len(rows)),
             "run": repeat(self._key, len(rows)),

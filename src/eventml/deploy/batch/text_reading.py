@@ -53,7 +53,7 @@ class Lines:
         self.number += 1
         if len(line) >= LONGEST:
             raise SourceError(
-                f"{self._path}: line {self.number} is longer than {LONGEST >> 20} MiB: this is no text of lines"
+                f"{self._path}: line {self.number} is longer than {LONGEST >> 20} MiB: this is no text"
             )
         if self.number == 1:
             line = line.removeprefix(_BOM)
@@ -177,7 +177,9 @@ class CsvSource:
         try:
             header = next((cells for cells in csv.reader(_texts(lines), strict=True) if cells), [])
         except csv.Error as exc:
-            raise SourceError(f"{self._path}: line {lines.number}: {exc}; a CSV begins with a header") from exc
+            raise SourceError(
+                f"{self._path}: line {lines.number}: {exc}; a CSV begins with a header"
+            ) from exc
         if not header or "" in header or len(set(header)) < len(header) or not _is_utf8("".join(header)):
             raise SourceError(
                 f"{self._path}: a CSV begins with a header that names each column, in UTF-8 and no two alike"

@@ -1,0 +1,95 @@
+"""What `benchmarks/batch.py` scores with, on both sides: the same models and the same features.
+
+Run by name, `python -m benchmarks.batch_app SCRIPT SOURCE TARGET MODEL`, it is one of the hand-written
+scripts: `pandas`, all at once as most are written, or `chunked`, in pieces as a careful one is.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import skops.io
+
+from eventml import Artefact, Bus
+
+FEATURES: Final = ["trip_distance", "pickup_location_id", "dropoff_location_id", "passenger_count"]
+COLUMNS: Final = ["ride_id", *FEATURES]
+FOLDER: Final = Path(os.environ.get("BATCH_BENCHMARK", "."))
+
+
+class RideStarted(msgspec.Struct, gc=False):
+    """Of the eight columns of the source, those that the models read."""
+
+    ride_id: str
+    trip_distance: float
+    pickup_location_id: int
+    dropoff_location_id: int
+    passenger_count: int
+
+
+bus = Bus("batch")
+bus.topic("rides", event_type=RideStarted, id_field="ride_id")
+
+
+def _predictors(model: str) -> None:
+    import numpy as np  # noqa: PLC0415 - scikit-learn has loaded it
+    import pyarrow as pa  # noqa: PLC0415 - what each side loads counts
+
+    artefact = Artefact(FOLDER / f"{model}.skops", name=model, version="1")
+
+    def of_structs(rides: list[RideStarted], model: Any) -> Any:
+        rows = [
+            (r.trip_distance, r.pickup_location_id, r.dropoff_location_id, r.passenger_count) for r in rides
+        ]
+        return model.predict(np.array(rows))
+
+    def of_table(rides: pa.Table, model: Any) -> Any:
+        return model.predict(np.column_stack([rides[name].to_numpy() for name in FEATURES]))
+
+    of_table.__annotations__["rides"] = pa.Table
+    bus.predictor("rides", to="structs", model=artefact, name=f"{model}_structs")(of_structs)
+    bus.predictor("rides", to="table", model=artefact, name=f"{model}_table", event_type=RideStarted)(
+        of_table
+    )
+
+
+def by_hand(source: str, target: str, model: str, chunk: int | None) -> None:
+    """Read with pandas, predict, write with pandas: all at once, or in pieces."""
+    import pandas as pd  # noqa: PLC0415 - what each side loads counts
+
+    estimator = skops.io.load(FOLDER / f"{model}.skops")
+
+    def scored(rides: pd.DataFrame) -> pd.DataFrame:
+        result = pd.DataFrame(
+            {
+                "id": rides["ride_id"],
+                "value": estimator.predict(rides[FEATURES].to_numpy()),
+                "prediction_id": rides["ride_id"] + f"/{model}@1",
+            }
+        )
+        return result.assign(predictor=model, model=model, model_version="1")
+
+    if target.endswith(".parquet"):
+        scored(pd.read_parquet(source, columns=COLUMNS)).to_parquet(target, index=False)
+        return
+    import sqlalchemy as sa  # noqa: PLC0415 - what each side loads counts
+
+    reading, writing = sa.create_engine(f"sqlite:///{source}"), sa.create_engine(f"sqlite:///{target}")
+    query = f"SELECT {', '.join(COLUMNS)} FROM rides"  # noqa: S608 - our own
+    if chunk is None:
+        scored(pd.read_sql(query, reading)).to_sql("predictions", writing, index=False)
+        return
+    for rides in pd.read_sql(query, reading, chunksize=chunk):
+        scored(rides).to_sql("predictions", writing, index=False, if_exists="append")
+
+
+if __name__ == "__main__":
+    script, source, target, model = sys.argv[1:]
+    by_hand(source, target, model, None if script == "pandas" else 16_384)
+else:
+    for _model in ("linear", "forest"):
+        _predictors(_model)

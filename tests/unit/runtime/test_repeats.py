@@ -1,0 +1,64 @@
+"""One of each id in hand at a time; whatever waits is taken in again; what was finished is passed over."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eventml.backends.base import Completion
+from eventml.codec import REPLAY_GROUP
+from eventml.records import Delivery, Record
+from eventml.runtime.parking import Item
+from eventml.runtime.repeats import Repeats, pass_over, remembered
+
+IDS = st.sampled_from("abc")
+REPLAYED = {REPLAY_GROUP: "ours"}
+
+
+def item(offset: int, id_: str, headers: dict[str, str] | None = None) -> Item:
+    return Item(Delivery(Record("t", b"", None, id_, headers or {}), 0, offset, 0.0), None)
+
+
+@given(st.lists(st.lists(IDS, max_size=5), max_size=8), st.data())
+def test_one_of_each_id_is_in_hand_and_none_is_forgotten(
+    batches: list[list[str]], data: st.DataObject
+) -> None:
+    repeats = Repeats()
+    arriving = [item(n, id_) for n, id_ in enumerate(id_ for batch in batches for id_ in batch)]
+    expected, in_hand, finished = len(arriving), [], []
+    while len(finished) < expected:
+        some, arriving = arriving[:3], arriving[3:]
+        in_hand += repeats.hold_back(some)
+        assert max(Counter(one.delivery.record.id for one in in_hand).values()) == 1
+        done = data.draw(st.lists(st.sampled_from(in_hand), min_size=1, unique_by=id))
+        in_hand = [one for one in in_hand if one not in done]
+        finished += done
+        arriving += repeats.settle([Completion(one.delivery) for one in done])
+        assert repeats.waiting == expected - len(finished) - len(in_hand) - len(arriving)
+    assert sorted(one.delivery.offset for one in finished) == list(range(expected))
+    assert repeats.waiting == 0
+
+
+def test_a_replayed_dead_letter_is_neither_held_back_nor_passed_over() -> None:
+    repeats = Repeats()
+    first, replayed, again = item(0, "a"), item(1, "a", REPLAYED), item(2, "a")
+    assert repeats.hold_back([first, replayed, again]) == [first, replayed]
+    called, passed = pass_over([first, replayed], [0, 1])
+    assert (called, [one.delivery for one in passed]) == ([replayed], [first.delivery])
+    assert repeats.settle([Completion(replayed.delivery)]) == []
+    assert repeats.settle([Completion(first.delivery)]) == [again]
+
+
+def test_what_is_remembered() -> None:
+    """What was answered, and in any case what was replayed for us; no dead letter, and none of another's."""
+    letter = Record("t.g.dlq", b"", headers={"eventml-dlq-group": "g"})
+    theirs = item(2, "c", {REPLAY_GROUP: "theirs"})
+    done = [
+        Completion(item(0, "a").delivery),
+        Completion(item(1, "b", REPLAYED).delivery),
+        Completion(theirs.delivery),
+        Completion(item(3, "d").delivery, (letter,)),
+    ]
+    assert [one.remember for one in remembered(done, "ours")] == ["first", "always", "no", "no"]

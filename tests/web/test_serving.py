@@ -126,6 +126,28 @@ def test_a_body_too_large_is_told_before_it_has_come(serve: Serve) -> None:
             pass
 
 
+def test_a_client_that_does_not_read_its_answer_is_left(serve: Serve) -> None:
+    server = serve(
+        env={
+            "EVENTML_WEB_MAX_BODY": "20000000",
+            "EVENTML_WEB_RECEIVE_TIMEOUT": "0.5",
+            "EVENTML_WEB_KEEP_ALIVE": "0.5",
+        }
+    )
+    name = "n" * 8_000_000
+    with server.connect() as deaf:
+        deaf.sendall(request("/predict/double", b'{"name":"%b","number":3}' % name.encode()))
+        server.process.until(lambda: _completed(server) == 1)
+        assert ask(server).status_code == 200
+        time.sleep(3)
+        try:
+            rest = read_answer(deaf)
+        except ConnectionResetError:
+            rest = b""
+        assert len(rest) < 2 * len(name)  # of an answer that holds it three times
+    assert server.process.stop() == 0
+
+
 def test_a_client_that_vanishes_costs_nobody_else(serve: Serve) -> None:
     server = serve()
     for part in (request("/predict/double", BODY), request("/predict/double", BODY[:5], length=len(BODY))):

@@ -114,20 +114,22 @@ class WebWorker:
         self.ready.set()
 
     async def _close_silent(self) -> None:
-        """Close connections on which no request comes along, or too slowly, or after an early answer."""
+        """Close connections on which no request comes along, or too slowly, or whose answer nobody reads."""
         since: dict[Any, float] = {}
         while True:
             await anyio.sleep(min(_LOOK, self._settings.receive_timeout / 2))
             now = time.monotonic()
-            silent = [one for one in self._server.server_state.connections if _awaits_request(one)]
+            silent = [one for one in self._server.server_state.connections if _is_silent(one)]
             since = {one: since.get(one, now) for one in silent}
             for one, first in since.items():
                 if now - first >= self._settings.receive_timeout:
                     one.transport.abort() if one.transport.is_closing() else one.transport.close()
 
 
-def _awaits_request(connection: Any) -> bool:
-    """Whether a request is to come, and the time between two requests is not what is being waited for."""
+def _is_silent(connection: Any) -> bool:
+    """Whether a request is to come, and the time between two is not what is waited for; or only its end."""
+    if connection.transport.is_closing():
+        return True
     begun = connection.cycle is not None and not connection.cycle.response_complete
     return not begun and connection.timeout_keep_alive_task is None
 

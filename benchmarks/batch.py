@@ -2,11 +2,12 @@
 
     python -m benchmarks.batch [--rows N] [--forest-rows N] [--rounds N] [--only sqlite parquet]
 
-Each case is a process of its own. What counts is the time from the loading of the model to the last write;
-importing pandas, pyarrow and scikit-learn takes all of them two seconds more. Its peak memory is its
-resident set's, as the kernel counts it. All read the same five of eight columns and write the same six. The script does all at once, as most are written;
-`in pieces` is one that takes care of memory (SQLite only: `pandas.read_parquet` has no pieces). eventml
-also keeps a unique key, checkpoints, and the checks of outputs, which the scripts do without.
+Each case is a process of its own. What counts is the time from the loading of the model to the last
+write; importing pandas, pyarrow and scikit-learn takes all of them two seconds more. Its peak memory is
+its resident set's, as the kernel counts it. All read the same five of eight columns and write the same
+six. The script does all at once, as most are written; `in pieces` is one that takes care of memory (SQLite
+only: `pandas.read_parquet` has no pieces). eventml also keeps a unique key, checkpoints, and the checks of
+outputs, which the scripts do without.
 """
 
 from __future__ import annotations

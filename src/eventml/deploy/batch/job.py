@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from eventml.bus import Bus
     from eventml.runtime.equipment import Job
 
-CHUNK = 16_384
+CHUNK = 32_768
 """Rows in a chunk by default: a model's cost a call is spread over them, and three are in memory at most."""
 
 CHECKPOINT = 5.0

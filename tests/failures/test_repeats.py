@@ -8,6 +8,9 @@ import anyio
 import pytest
 
 from eventml import Reject, config
+from eventml.backends.base import Capabilities
+from eventml.errors import UnsupportedError
+from tests.failures.meddling import Meddling
 from tests.failures.scenario import Duration, Ride, Scenario, publish, until
 
 if TYPE_CHECKING:
@@ -179,3 +182,28 @@ async def test_a_replayed_dead_letter_is_called_whatever_was_finished(scenario: 
 def test_a_window_of_nothing_is_refused(scenario: Scenario) -> None:
     with pytest.raises(Exception, match="once_within: at least 1"):
         scenario.bus.consumer(scenario.topic, once_within=0)(print)
+
+
+async def test_a_backend_that_remembers_nothing_refuses_it_at_start_up() -> None:
+    """One that was written before there was such a thing, and says nothing of it."""
+
+    class Forgetful(Meddling):
+        capabilities = Capabilities(
+            ordering="per_key",
+            redelivery="leave",
+            atomic_completion=True,
+            durable=False,
+            counts_attempts=True,
+            shared=False,
+        )
+
+    scenario = Scenario("memory://")
+    scenario.bus.consumer(scenario.topic, once_within=10, name="note")(print)
+    async with scenario.connect() as backend:
+        forgetful = Forgetful(backend, lambda subscription, done: subscription.complete(done))
+        async with scenario.bus.open(forgetful):
+            with pytest.raises(
+                UnsupportedError, match=r"consumer\.note\.once_within: .* or drop once_within"
+            ):
+                async with scenario.bus.worker():
+                    pass

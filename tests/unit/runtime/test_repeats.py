@@ -27,7 +27,9 @@ def test_one_of_each_id_is_in_hand_and_none_is_forgotten(
 ) -> None:
     repeats = Repeats()
     arriving = [item(n, id_) for n, id_ in enumerate(id_ for batch in batches for id_ in batch)]
-    expected, in_hand, finished = len(arriving), [], []
+    expected = len(arriving)
+    in_hand: list[Item] = []
+    finished: list[Item] = []
     while len(finished) < expected:
         some, arriving = arriving[:3], arriving[3:]
         in_hand += repeats.hold_back(some)

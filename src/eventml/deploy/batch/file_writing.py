@@ -50,7 +50,7 @@ class FileTarget:
             import pyarrow as pa  # noqa: PLC0415 - it comes with an extra
         except ImportError as exc:
             raise MissingExtraError("batch", "writing files") from exc
-        self._errors = (OSError, pa.ArrowException)
+        self._errors = (OSError, pa.ArrowException, OverflowError)
         self._path, self._form = place.path.absolute(), place.format
         self._every = every
         self._folder = self._path.with_name(f"{self._path.name}.eventml")

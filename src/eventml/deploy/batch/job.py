@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from eventml.bus import Bus
     from eventml.runtime.equipment import Job
 
-CHUNK = 16_384
+CHUNK = 32_768
 """Rows in a chunk by default: a model's cost a call is spread over them, and three are in memory at most."""
 
 CHECKPOINT = 5.0
@@ -220,7 +220,9 @@ class _Work:
             async for answered in answers:
                 async with self._in_turn:
                     counts = await to_thread.run_sync(self._target.write, answered)
-                self.shown.rows, self.shown.done = counts.read, answered.done
+                self.shown.rows = counts.read
+                # A table is read from an id on, and does not know how many rows lie before it.
+                self.shown.done = counts.read if isinstance(self._source, SqlSource) else answered.done
                 if progress is not None:
                     progress(self.shown)
                 await self._check_rejects(counts, answered)

@@ -113,8 +113,10 @@ def as_json(value: Any, expected: Any) -> Any:
 
     A UUID or a time becomes text, a whole decimal an integer; 0 and 1 are truth values where one is expected.
     """
-    if isinstance(value, Decimal) and value == value.to_integral_value():
-        return int(value)
+    if isinstance(value, Decimal):
+        if kind_of(expected) == "int" and value == value.to_integral_value():
+            return int(value)
+        return str(value) if expected is str else value
     if type(value) is int and value in (0, 1) and kind_of(expected) == "bool":
         return bool(value)
     return value if isinstance(value, bytes) else msgspec.to_builtins(value)

@@ -65,7 +65,7 @@ class Work:
         self._to = to
         self._limit = limit
         self._pause = pause
-        self._remember = remember
+        self._remember: Remember = remember
         self._holders: dict[bytes | None, Member] = {}
         self._loops: dict[Member, _Loop] = {}
         self._progress = anyio.Event()

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
-import signal
 import threading
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, Any, Final, Self, TypedDict, TypeVar, Unpack
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, Unpack
 from urllib.parse import urlsplit
 
-import anyio
-import msgspec
-
 from eventml import config
+from eventml.bus.configuring import configured_handler, configured_topic
+from eventml.bus.lifespans import read_lifespan
+from eventml.bus.stopping import stop_on_signals, stop_when_idle
+from eventml.bus.topic import Topic
 from eventml.errors import ConfigError, NotOpenError, RegistrationError
 from eventml.handlers import Choices, Handler, read_handler
 from eventml.producer import BlockingProducer, Producer, producing
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from eventml.backends.base import Backend
-    from eventml.codec import Format
+    from eventml.bus.topic import TopicChoices
     from eventml.deploy.web.application import Application
     from eventml.models import ModelSource
     from eventml.producer.producer import KeyOf
@@ -41,28 +40,6 @@ L = TypeVar("L", bound="Callable[[], Any]")
 
 _SYSTEMS: Final = {"rediss": "redis", "unix": "redis"}
 """What OpenTelemetry calls the system behind a URL's scheme, where that is not the scheme itself."""
-
-
-class Topic(msgspec.Struct, frozen=True, kw_only=True):
-    """What the app says of a topic. Configuration may replace each (`[topic."<name>"]`).
-
-    Attributes:
-        event_type: The type of its events, for those who read them without a handler.
-        id_field: The field of an event that is its id.
-        codec: How its events are encoded.
-    """
-
-    event_type: Any = Any
-    id_field: str | None = None
-    codec: Format = "json"
-
-
-class TopicChoices(TypedDict, total=False):
-    """The keyword arguments of `Bus.topic`: the attributes of `Topic`."""
-
-    event_type: Any
-    id_field: str | None
-    codec: Format
 
 
 class Bus:
@@ -124,13 +101,7 @@ class Bus:
         A generator, plain or async, that yields it once and cleans up after. A handler takes it by a
         parameter of the function's name. It is entered once a worker, before the first event.
         """
-        name = function.__name__
-        if inspect.isasyncgenfunction(function):
-            self._lifespans[name] = asynccontextmanager(function)
-        elif inspect.isgeneratorfunction(function):
-            self._lifespans[name] = contextmanager(function)
-        else:
-            raise RegistrationError(f"{name}: a lifespan yields, once, what handlers take")
+        self._lifespans[function.__name__] = read_lifespan(function)
         return function
 
     def topic(self, name: str, **said: Unpack[TopicChoices]) -> Topic:
@@ -181,17 +152,11 @@ class Bus:
 
     def configured(self, name: str) -> Handler:
         """A handler as configuration has it."""
-        handler = self.handlers[name]
-        said = _said(self.settings.consumer.get(name))
-        model = said.pop("model", handler.model)
-        options = msgspec.structs.replace(handler.options, **said)
-        return msgspec.structs.replace(handler, model=model, options=options)
+        return configured_handler(self.handlers[name], self.settings.consumer.get(name))
 
     def described(self, topic: str) -> Topic:
         """A topic as the app and its configuration have it."""
-        said = _said(self.settings.topic.get(topic))
-        known = {field: value for field, value in said.items() if field in Topic.__struct_fields__}
-        return msgspec.structs.replace(self.topics.get(topic, Topic()), **known)
+        return configured_topic(self.topics.get(topic, Topic()), self.settings.topic.get(topic))
 
     # Publishing
 
@@ -391,9 +356,9 @@ class Bus:
         """
         async with self.open(), self.worker(only) as worker, task_group() as tasks:
             if threading.current_thread() is threading.main_thread():
-                tasks.start_soon(_stop_on_signals, worker)
+                tasks.start_soon(stop_on_signals, worker)
             if until_idle is not None:
-                tasks.start_soon(_stop_when_idle, worker, until_idle)
+                tasks.start_soon(stop_when_idle, worker, until_idle)
             finished = await worker.run()
             tasks.cancel_scope.cancel()
         return finished
@@ -403,25 +368,3 @@ class Bus:
         if unknown:
             raise ConfigError(f"no handler is named {unknown[0]!r}; there are: {', '.join(self.handlers)}")
         return tuple(only) or tuple(self.handlers)
-
-
-def _said(settings: msgspec.Struct | None) -> dict[str, Any]:
-    """What configuration says, without what it is silent of."""
-    said = {} if settings is None else msgspec.structs.asdict(settings)
-    return {field: value for field, value in said.items() if value is not None}
-
-
-async def _stop_on_signals(worker: Worker) -> None:
-    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        heard = 0
-        async for _ in signals:
-            heard += 1
-            if heard == 1:
-                worker.stop()
-            else:
-                worker.abandon()
-
-
-async def _stop_when_idle(worker: Worker, seconds: float) -> None:
-    await worker.idle(seconds)
-    worker.stop()

@@ -156,6 +156,7 @@ def main() -> None:
     parser.add_argument("--litserve", metavar="PYTHON", help="of an environment that has litserve")
     parser.add_argument("--bentoml", metavar="PYTHON", help="of an environment that has bentoml")
     chosen = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the servers are ended too
     print(machine("uvicorn", "httptools", "starlette", "fastapi", "scikit-learn", "msgspec"))
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)

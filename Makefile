@@ -15,7 +15,7 @@ help:
 	@echo "make test    all tests; those that need a broker say so where there is none"
 	@echo "make chaos   workers and brokers killed under load, for a minute each"
 	@echo "make check   ruff, mypy --strict, pyright on the public API, the layers"
-	@echo "make bench   the benchmarks (ARGS=memory, redis or kafka for one of them)"
+	@echo "make bench   the benchmarks (ARGS=memory, redis, kafka or web for one of them)"
 	@echo "make docs    the documentation as a site, links checked, in build/docs"
 	@echo "ARGS=... is passed on: make demo ARGS='--events 50000 --producers 4'"
 

@@ -31,7 +31,7 @@ import skops.io
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.measuring import machine
+from benchmarks.measuring import machine, rides
 from benchmarks.web_models import MODELS, train
 
 if TYPE_CHECKING:
@@ -100,12 +100,17 @@ def answers(port: int) -> bool:
         return client.connect_ex(("127.0.0.1", port)) == 0
 
 
-def load(port: int, clients: int, seconds: float, wrap: str) -> tuple[float, list[float]]:
+def load(asked: Path, port: int, clients: int, seconds: float, wrap: str) -> tuple[float, list[float]]:
     """Requests a second, and what each took, in seconds."""
     parts = 1 if clients < 16 else 2
     started = [
         subprocess.Popen(  # noqa: S603 - our own command
-            [sys.executable, "-m", "benchmarks.web_load", *map(str, (port, clients // parts, seconds, wrap))],
+            [
+                sys.executable,
+                "-m",
+                "benchmarks.web_load",
+                *map(str, (asked, port, clients // parts, seconds, wrap)),
+            ],
             cwd=ROOT,
             stdout=subprocess.PIPE,
         )
@@ -116,8 +121,10 @@ def load(port: int, clients: int, seconds: float, wrap: str) -> tuple[float, lis
     return rate, sorted(latency for one in said for latency in one["latencies"])
 
 
-def measure(figures: Figures, port: int, clients: int, seconds: float, *, wrap: str, counts: bool) -> None:
-    rate, latencies = load(port, clients, seconds, wrap)
+def measure(
+    figures: Figures, asked: Path, port: int, clients: int, seconds: float, *, wrap: str, counts: bool
+) -> None:
+    rate, latencies = load(asked, port, clients, seconds, wrap)
     if counts:
         figures.rates.append(rate)
         figures.medians.append(1000 * latencies[len(latencies) // 2])
@@ -149,11 +156,14 @@ def main() -> None:
     parser.add_argument("--litserve", metavar="PYTHON", help="of an environment that has litserve")
     parser.add_argument("--bentoml", metavar="PYTHON", help="of an environment that has bentoml")
     chosen = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the servers are ended too
     print(machine("uvicorn", "httptools", "starlette", "fastapi", "scikit-learn", "msgspec"))
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
         for model, trained in train(folder).items():
             skops.io.dump(trained, folder / f"{model}.skops")
+        lines = map(msgspec.json.encode, rides(8 * max(chosen.clients)))
+        (folder / "rides").write_bytes(b"\n".join(lines))
         ports: dict[tuple[str, str], int] = {}
         for model in chosen.models:
             for server in commands(chosen.litserve, chosen.bentoml, 0):
@@ -166,7 +176,9 @@ def main() -> None:
                 for turn in range(chosen.rounds + 1):  # the first warms up
                     for server, one in figures.items():
                         wrap, port = "rides" if server == "BentoML" else "", ports[model, server]
-                        measure(one, port, clients, chosen.seconds, wrap=wrap, counts=turn > 0)
+                        measure(
+                            one, folder / "rides", port, clients, chosen.seconds, wrap=wrap, counts=turn > 0
+                        )
                 show(f"{model}, {clients} clients", figures)
 
 

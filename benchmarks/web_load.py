@@ -1,9 +1,10 @@
 """Clients in a process of their own: each asks, waits for its answer, and asks again.
 
-    python -m benchmarks.web_load PORT CLIENTS SECONDS [WRAP]
+    python -m benchmarks.web_load RIDES PORT CLIENTS SECONDS WRAP
 
-They speak HTTP over bare sockets, so that they cost little. Prints the seconds that each request took
-and the seconds in all, as JSON. An answer that is not 200, or not to this client's ride, ends it.
+RIDES is a file of JSON lines. WRAP is the field that the server wants a list of rides in, or empty. They
+speak HTTP over bare sockets, so that they cost little. Prints the seconds that each request took and the
+seconds in all, as JSON. An answer that is not 200, or not to this client's ride, ends it.
 """
 
 from __future__ import annotations
@@ -11,11 +12,10 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
-
-from benchmarks.measuring import rides
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,23 +69,25 @@ def _length(head: bytes) -> int:
     return int(lower[start:].partition(b"\r\n")[0])
 
 
-def requests(client: int, wrap: str) -> list[tuple[bytes, bytes]]:
+def requests(lines: Sequence[bytes], wrap: str) -> list[tuple[bytes, bytes]]:
     """What a client asks, as it goes over the wire, and what its answer must hold."""
     made = []
-    for ride in rides(8 * (client + 1))[-8:]:
-        body = msgspec.json.encode({wrap: [ride]} if wrap else ride)
+    for line in lines:
+        body = b'{"%b":[%b]}' % (wrap.encode(), line) if wrap else line
         head = (
             "POST /predict/minutes HTTP/1.1\r\nhost: 127.0.0.1\r\n"
             f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
         )
-        made.append((head.encode() + body, b"" if wrap else ride.ride_id.encode()))
+        made.append((head.encode() + body, b"" if wrap else msgspec.json.decode(line)["ride_id"].encode()))
     return made
 
 
-async def run(port: int, clients: int, seconds: float, wrap: str) -> dict[str, object]:
+async def run(
+    lines: Sequence[bytes], port: int, clients: int, seconds: float, wrap: str
+) -> dict[str, object]:
     loop = asyncio.get_running_loop()
     begun = time.perf_counter()
-    ready = [requests(client, wrap) for client in range(clients)]
+    ready = [requests(lines[client * 8 : client * 8 + 8], wrap) for client in range(clients)]
     made = [Client(asked, begun + seconds) for asked in ready]
     for client in made:
         await loop.create_connection(lambda client=client: client, "127.0.0.1", port)  # type: ignore[misc]
@@ -95,8 +97,10 @@ async def run(port: int, clients: int, seconds: float, wrap: str) -> dict[str, o
 
 
 def main() -> None:
-    port, clients, seconds, *wrap = sys.argv[1:]
-    answer = asyncio.run(run(int(port), int(clients), float(seconds), wrap[0] if wrap else ""))
+    rides, port, clients, seconds, wrap = sys.argv[1:]
+    answer = asyncio.run(
+        run(Path(rides).read_bytes().splitlines(), int(port), int(clients), float(seconds), wrap)
+    )
     sys.stdout.buffer.write(msgspec.json.encode(answer))
 
 

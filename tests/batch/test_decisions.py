@@ -119,7 +119,7 @@ def test_a_database_s_values_become_those_of_json() -> None:
         part: float
         flag: bool
 
-    columns = {
+    columns: dict[str, list[Any]] = {
         "text": [UUID(int=7)],
         "whole": [Decimal("12.00")],
         "part": [Decimal("0.1")],

@@ -197,8 +197,9 @@ class _Work:
         self._target = target
         self._scorer = scorer
         self._stop = stop
-        # Two threads that step through SQLite hand the interpreter's lock to and fro with every row.
-        self._in_turn = anyio.Lock()
+        # Two threads that step through SQLite hand the interpreter's lock to and fro with every row, and
+        # whoever asks a table what it has must not stand in the way of whoever writes to it.
+        self._in_turn = anyio.CapacityLimiter(1 if isinstance(target, SqlTarget) else 2)
         self.stopped = False
         self.shown = Progress()
 

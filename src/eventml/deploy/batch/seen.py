@@ -54,10 +54,11 @@ class Seen:
     def begin_index(self, earlier: Iterable[Sequence[Any]]) -> None:
         """Remember each id from now on."""
         self._path.unlink(missing_ok=True)
-        self._index = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+        index = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
         for pragma in ("journal_mode = MEMORY", "synchronous = OFF", "cache_size = -16000"):
-            self._index.execute(f"PRAGMA {pragma}")
-        self._index.execute("CREATE TABLE seen (id TEXT PRIMARY KEY) WITHOUT ROWID")
+            index.execute(f"PRAGMA {pragma}")
+        index.execute("CREATE TABLE seen (id TEXT PRIMARY KEY) WITHOUT ROWID")
+        self._index = index  # now: `known` may ask it from another thread while `new` fills it
         for ids in earlier:
             self._insert(texts(ids))
 

@@ -55,7 +55,7 @@ class Bus:
         self.handlers: dict[str, Handler] = {}
         self.topics: dict[str, Topic] = {}
         self._default_backend = backend
-        self._lifespans: dict[str, Callable[[], Any]] = {}
+        self.lifespans: dict[str, Callable[[], Any]] = {}
         self._settings: config.Settings | None = None
         self._backend: Backend | None = None
         self._producer: Producer | None = None
@@ -101,7 +101,7 @@ class Bus:
         A generator, plain or async, that yields it once and cleans up after. A handler takes it by a
         parameter of the function's name. It is entered once a worker, before the first event.
         """
-        self._lifespans[function.__name__] = read_lifespan(function)
+        self.lifespans[function.__name__] = read_lifespan(function)
         return function
 
     def topic(self, name: str, **said: Unpack[TopicChoices]) -> Topic:
@@ -315,7 +315,7 @@ class Bus:
         """
         handlers = [self.configured(name) for name in self._chosen(only)]
         async with AsyncExitStack() as stack:
-            resources = await enter_lifespans(stack, handlers, self._lifespans)
+            resources = await enter_lifespans(stack, handlers, self.lifespans)
             yield [
                 await equip(handler, resources, self.described(handler.to).codec if handler.to else "json")
                 for handler in handlers

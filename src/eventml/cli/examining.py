@@ -97,7 +97,7 @@ def _find_model(handler: Handler, finding: HandlerFinding, found: Findings) -> N
 
 def _find_parameters(bus: Bus, handler: Handler, found: Findings) -> None:
     for name in handler.wants:
-        if name != "model" and name not in bus._lifespans:  # noqa: SLF001 - entering them is no part of a check
+        if name != "model" and name not in bus.lifespans:
             found.problems.append(
                 f"{handler.name}: nothing gives it {name!r}; define a lifespan of that name with "
                 "@bus.lifespan, or give the parameter a default"

@@ -48,7 +48,7 @@ def rehearsing(
     Raises:
         ConfigError: there is no such handler, or it takes no model; or there is no such lifespan.
     """
-    handlers, settings, own = dict(bus.handlers), bus._settings, dict(bus._lifespans)  # noqa: SLF001 - to give them back
+    handlers, settings, own = dict(bus.handlers), bus._settings, dict(bus.lifespans)  # noqa: SLF001 - to give them back
     _check(bus.name, models, {n for n, h in handlers.items() if h.model is not None}, "handler with a model")
     _check(bus.name, lifespans, own, "lifespan")
     backend = config.BackendSettings(url=url, options=options)
@@ -57,11 +57,11 @@ def rehearsing(
         for name, handler in handlers.items():
             bus.handlers[name] = _rehearsed(handler, models, raised)
         for name, value in lifespans.items():
-            bus._lifespans[name] = _lent(value)  # noqa: SLF001 - as above
+            bus.lifespans[name] = _lent(value)
         yield
     finally:
         bus.handlers.update(handlers)
-        bus._lifespans.update(own)  # noqa: SLF001 - as above
+        bus.lifespans.update(own)
         bus._settings = settings  # noqa: SLF001 - as above
 
 

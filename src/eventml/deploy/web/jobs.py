@@ -61,7 +61,7 @@ async def equipped(stack: AsyncExitStack, bus: Bus, handlers: Sequence[Handler])
         ModelError: a model cannot be loaded.
         RegistrationError: a handler has a parameter that nothing gives it.
     """
-    resources = await enter_lifespans(stack, handlers, bus._lifespans)  # noqa: SLF001 - as the bus's own worker does
+    resources = await enter_lifespans(stack, handlers, bus.lifespans)
     return [await equip(handler, resources, "json") for handler in handlers]
 
 

@@ -25,6 +25,6 @@ class Duration(BaseModel):
     minutes: float
 
 
-@app.post("/predict/minutes")
+@app.post("/predict/minutes")  # type: ignore[untyped-decorator]  # FastAPI is not looked into
 def minutes(ride: Ride) -> Duration:
     return Duration(ride_id=ride.ride_id, minutes=float(model.predict(features([ride]))[0]))

@@ -41,11 +41,6 @@ class Broker(NamedTuple):
     url: str
     server: Any
 
-    @property
-    def pause(self) -> float:
-        """Seconds between two deaths: as few as leave a group the time to share its work out anew."""
-        return 2.0 if self.kind == "redis" else 6.0
-
     def repeats_allowed(self, deaths: int) -> int:
         """How often an input may be answered again after so many workers died: on Redis, never."""
         return 0 if self.kind == "redis" else deaths * IN_HAND

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from eventml.deploy.liveness import Limits, Progress, Signs, State, why_kill, why_replace
 from eventml.deploy.placement import idle_handlers, places
 from eventml.deploy.reports import Counts, Tally, total
-from eventml.deploy.restarts import Crash, Patience, broken, recent, wait_before_restart
+from eventml.deploy.restarts import Crash, Patience, blamed, broken, recent, wait_before_restart
 from eventml.deploy.rolling import Watch
 from eventml.errors import ConfigError
 
@@ -81,6 +81,15 @@ def test_the_wait_is_bounded_and_forgets(seen: list[tuple[float, bool]], now: fl
     assert patience.first <= wait <= patience.longest
     assert wait == wait_before_restart(recent(crashes, patience, now), patience, now)
     assert wait_before_restart([Crash(now, counts=False)] * 40, patience, now) == patience.first
+
+
+@given(finished=st.booleans(), waited=st.booleans(), killed=st.booleans())
+def test_an_end_without_work_speaks_against_a_worker_unless_it_was_killed_waiting(
+    finished: bool, waited: bool, killed: bool
+) -> None:
+    assert blamed(finished=finished, waited=waited, killed=killed) == (
+        not finished and (not waited or not killed)
+    )
 
 
 @given(st.integers(1, 30))

@@ -16,6 +16,7 @@ import msgspec
 from eventml.deploy.liveness import Signs
 from eventml.deploy.relay import lines
 from eventml.deploy.reports import Report
+from eventml.deploy.restarts import blamed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -71,6 +72,15 @@ class Child:
         """What is known of its life."""
         progress = [handler.progress for handler in self.report.handlers.values()]
         return Signs(state=self.report.state, since=self._since, heard=self._heard, progress=progress)
+
+    @property
+    def blamed(self) -> bool:
+        """Whether its end, which nobody asked for, speaks against it."""
+        return blamed(
+            finished=self.report.worked,
+            waited=self.ready.is_set() and not self.report.received,
+            killed=self.status == -signal.SIGKILL and not self.killed_for,
+        )
 
     def describe_end(self) -> str:
         """Why it ended, in words, as far as can be told."""

@@ -151,6 +151,11 @@ class Report(msgspec.Struct, kw_only=True):
     handlers: dict[str, HandlerReport] = {}
 
     @property
+    def received(self) -> bool:
+        """Whether anything has come since its start."""
+        return any(handler.tally.received for handler in self.handlers.values())
+
+    @property
     def worked(self) -> bool:
         """Whether it has finished anything since its start."""
         return any(handler.tally.completed for handler in self.handlers.values())

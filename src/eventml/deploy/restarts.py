@@ -1,9 +1,12 @@
 """What becomes of a worker that ended though nobody asked: a pure decision.
 
 A crash counts against the breaker if the worker had finished nothing since its start: it cannot
-start, or what it meets first kills it. One that had worked is started again however often that
-happens, with backoff: an event that kills its worker is found and set aside by redelivery
-(`max_deliveries`), which takes as many crashes, and must not stop the service.
+start, or what it meets first kills it. Not so if somebody killed it while it waited for its first
+event, as it does for seconds where a group shares its work out anew.
+
+One that had worked is started again however often that happens, with backoff: an event that kills its
+worker is found and set aside by redelivery (`max_deliveries`), which takes as many crashes, and must
+not stop the service.
 """
 
 from __future__ import annotations
@@ -38,11 +41,22 @@ class Crash(msgspec.Struct, frozen=True):
 
     Attributes:
         at: When, by a monotonic clock.
-        counts: Whether it had finished nothing since its start.
+        counts: Whether it speaks against the worker; see `blamed`.
     """
 
     at: float
     counts: bool
+
+
+def blamed(*, finished: bool, waited: bool, killed: bool) -> bool:
+    """Whether an end speaks against the worker.
+
+    Args:
+        finished: It had finished something since its start.
+        waited: It was ready, and had received nothing yet.
+        killed: By SIGKILL, and not by its supervisor.
+    """
+    return not finished and not (waited and killed)
 
 
 def recent(crashes: Sequence[Crash], patience: Patience, now: float) -> list[Crash]:

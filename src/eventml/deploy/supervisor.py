@@ -147,7 +147,7 @@ class Supervisor:
     async def _wait_after(self, slot: Slot, child: Child) -> None:
         """A worker has ended though nobody asked: wait, or give up."""
         now = time.monotonic()
-        crash = Crash(now, counts=not child.report.worked)
+        crash = Crash(now, counts=child.blamed)
         slot.crashes = [*recent(slot.crashes, self._patience, now), crash]
         if broken(slot.crashes, self._patience, now):
             self._crew.failure = (

@@ -81,7 +81,7 @@ def find_tracing(wanted: bool | None, system: str) -> Tracing | None:
 
     Args:
         wanted: The setting `tracing`. None is "if the app has configured OpenTelemetry by now".
-        system: What carries the records: `kafka`, `redis`, `memory`.
+        system: What carries the records: `kafka`, `redis`, `memory`, or `http`.
 
     Raises:
         MissingExtraError: it is wanted, and OpenTelemetry is not installed.

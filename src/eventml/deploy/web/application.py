@@ -26,6 +26,7 @@ from eventml.deploy.web.predicting import Predicting
 from eventml.deploy.web.problems import Problem, overloaded
 from eventml.deploy.web.requests import Gone
 from eventml.runtime.tasks import task_group
+from eventml.runtime.tracing import find_tracing
 from eventml.runtime.worker import Worker
 
 if TYPE_CHECKING:
@@ -151,7 +152,15 @@ class Application:
             handlers = predictors(self._bus, self._only)
             jobs = await equipped(stack, self._bus, handlers)
             desk = Desk(settings.web.max_waiting)
-            worker = Worker(desk, jobs, source=self._bus.name, drain=settings.drain, waited_for=True)
+            tracing = find_tracing(settings.tracing, "http")
+            worker = Worker(
+                desk,
+                jobs,
+                source=self._bus.name,
+                drain=settings.drain,
+                waited_for=True,
+                tracing=tracing,
+            )
             alone = Alone(self._bus.name, worker, self._limits)
             self._operations = Operations(alone.status)
             connection = await stack.enter_async_context(connecting(self._bus))
@@ -161,7 +170,7 @@ class Application:
             async with task_group() as working:
                 working.start_soon(worker.run)
                 await worker.ready.wait()
-                self._open(worker, desk, connection)
+                self._open(worker, desk, connection, traced=tracing is not None)
                 try:
                     yield
                 finally:
@@ -171,12 +180,12 @@ class Application:
                         worker.abandon()  # nobody waits for it any more
             watching.cancel_scope.cancel()
 
-    def _open(self, worker: Worker, desk: Desk, connection: Connection) -> None:
+    def _open(self, worker: Worker, desk: Desk, connection: Connection, *, traced: bool) -> None:
         bus, limits = self._bus, self._bus.settings.web
         for job in worker.jobs:
             handler = job.handler
             queue, id_field = desk.queues[handler.options.group], bus.described(handler.topic).id_field
-            self._predicting[handler.name] = Predicting(job, queue, limits, id_field)
+            self._predicting[handler.name] = Predicting(job, queue, limits, id_field, traced=traced)
         self._direct = {f"/predict/{name}": app for name, app in self._predicting.items()}
         known = topics(bus)
         reaches = leads_elsewhere(bus)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from eventml.backends.base import Capabilities
 from eventml.errors import FullError, UnsupportedError
-from eventml.records import Delivery, Record
+from eventml.records import NO_HEADERS, Delivery, Record
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
@@ -80,8 +80,10 @@ class Queue:
         self._numbers = count()
         self._arrived: asyncio.Future[None] | None = None
 
-    def ask(self, values: Sequence[bytes], ids: Iterable[str]) -> Asked:
-        """Put a request's events in the queue, one at least.
+    def ask(
+        self, values: Sequence[bytes], ids: Iterable[str], headers: Mapping[str, str] = NO_HEADERS
+    ) -> Asked:
+        """Put a request's events in the queue, one at least, all with the same headers.
 
         Raises:
             FullError: there is no room for them all; none was put in.
@@ -94,7 +96,7 @@ class Queue:
             if asked is None:
                 asked = Asked(len(values), number)
             self._open[number] = asked
-            self._waiting.append(Delivery(Record(topic, value, None, id_), 0, number, now))
+            self._waiting.append(Delivery(Record(topic, value, None, id_, headers), 0, number, now))
         if asked is None:
             raise ValueError("a request without events asks nothing")
         if self._arrived is not None and not self._arrived.done():

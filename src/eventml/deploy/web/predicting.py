@@ -12,11 +12,12 @@ import msgspec
 from eventml.deploy.web.answers import encode, send_json
 from eventml.deploy.web.identifying import Identifier
 from eventml.deploy.web.problems import Problem, failure, letter, overloaded
-from eventml.deploy.web.requests import ID, header, read_events
+from eventml.deploy.web.requests import ID, header, read_events, trace_context
 from eventml.errors import FullError
+from eventml.records import NO_HEADERS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from starlette.types import Receive, Scope, Send
 
@@ -36,9 +37,13 @@ class Predicting:
         queue: Where its events wait.
         limits: What a request may ask.
         id_field: The field of an event that is its id.
+        traced: Whether its events go on with the trace that the request is part of.
     """
 
-    def __init__(self, job: Job, queue: Queue, limits: WebSettings, id_field: str | None) -> None:
+    def __init__(
+        self, job: Job, queue: Queue, limits: WebSettings, id_field: str | None, *, traced: bool
+    ) -> None:
+        self._traced = traced
         self._name = job.handler.name
         self._queue = queue
         self._limits = limits
@@ -51,9 +56,10 @@ class Predicting:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = await read_events(scope, receive, self._limits)
         said = header(scope, ID)
+        headers = trace_context(scope) if self._traced else NO_HEADERS
         if not body.many:
             ids = [self._identify(body.events[0], said)]
-            [completion] = await self._ask(body.events, ids)
+            [completion] = await self._ask(body.events, ids, headers)
             await send_json(send, HTTPStatus.OK, self._answer(completion, ids[0], body.events[0]))
         elif said is not None:
             raise Problem(
@@ -62,12 +68,12 @@ class Predicting:
         elif not body.events:
             await send_json(send, HTTPStatus.OK, b"[]")
         else:
-            await self._answer_many(body.events, send)
+            await self._answer_many(body.events, headers, send)
 
-    async def _answer_many(self, events: Sequence[bytes], send: Send) -> None:
+    async def _answer_many(self, events: Sequence[bytes], headers: Mapping[str, str], send: Send) -> None:
         ids = [self._identify(event) for event in events]
         parts, failed = [], []
-        for completion, id_, event in zip(await self._ask(events, ids), ids, events, strict=True):
+        for completion, id_, event in zip(await self._ask(events, ids, headers), ids, events, strict=True):
             try:
                 parts.append(self._answer(completion, id_, event))
             except Problem as problem:
@@ -87,9 +93,11 @@ class Predicting:
         status = HTTPStatus.MULTI_STATUS if failed else HTTPStatus.OK
         await send_json(send, status, b"[%b]" % b",".join(parts))
 
-    async def _ask(self, events: Sequence[bytes], ids: Sequence[str]) -> Sequence[Completion]:
+    async def _ask(
+        self, events: Sequence[bytes], ids: Sequence[str], headers: Mapping[str, str]
+    ) -> Sequence[Completion]:
         try:
-            asked = self._queue.ask(events, ids)
+            asked = self._queue.ask(events, ids, headers)
         except FullError as exc:
             raise overloaded(str(exc)) from exc
         timer = asyncio.get_running_loop().call_later(self._limits.timeout, asked.expire)

@@ -11,13 +11,14 @@ import msgspec
 from eventml.deploy.web.problems import Problem, malformed
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from starlette.types import Receive, Scope
 
     from eventml.config import WebSettings
 
 ID: Final = b"ce-id"
+_TRACE: Final = ("traceparent", "tracestate")
 KEY: Final = b"ce-partitionkey"
 # CloudEvents' own names, by its HTTP binding.
 
@@ -47,6 +48,12 @@ def header(scope: Scope, name: bytes) -> str | None:
         if found == name:
             return str(value, "latin-1").strip() or None
     return None
+
+
+def trace_context(scope: Scope) -> Mapping[str, str]:
+    """The headers that say which trace a request is part of (W3C Trace Context)."""
+    said = {name: header(scope, name.encode()) for name in _TRACE}
+    return {name: value for name, value in said.items() if value is not None}
 
 
 async def read_events(scope: Scope, receive: Receive, limits: WebSettings) -> Body:

@@ -1,0 +1,44 @@
+"""A request's trace goes on through its prediction, whatever batch it was in."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import anyio
+import pytest
+from opentelemetry.trace import format_trace_id
+
+from tests.tracing.conftest import told  # noqa: F401 - a fixture
+
+if TYPE_CHECKING:
+    import httpx
+
+    from tests.tracing.conftest import Told
+    from tests.web.conftest import Ask
+
+pytestmark = pytest.mark.anyio
+
+TRACES = ["0af7651916cd43dd8448eb211c80319c", "1111111111111111111111111111111c"]
+
+
+async def ask_in(client: httpx.AsyncClient, trace: str) -> None:
+    answer = await client.post(
+        "/predict/double",
+        json={"name": trace, "number": 2.0},
+        headers={"traceparent": f"00-{trace}-b7ad6b7169203331-01"},
+    )
+    assert answer.status_code == 200, answer.text
+
+
+async def test_a_call_is_part_of_the_traces_that_asked_for_it(told: Told, ask: Ask) -> None:  # noqa: F811 - the fixture
+    client = await ask()
+    async with anyio.create_task_group() as tasks:
+        for trace in TRACES:
+            tasks.start_soon(ask_in, client, trace)
+    told_of = {
+        format_trace_id(context.trace_id)
+        for span in told.spans("process numbers")
+        for context in (span.parent, *(link.context for link in span.links))
+        if context is not None
+    }
+    assert told_of == set(TRACES)

@@ -8,6 +8,7 @@ from rich.highlighter import NullHighlighter
 from rich.logging import RichHandler
 
 from eventml.cli.reporting import standard_error
+from eventml.deploy.sparing import Sparing
 
 
 def start_logging() -> None:
@@ -24,5 +25,6 @@ def start_logging() -> None:
     else:
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.addFilter(Sparing())
     logging.root.addHandler(handler)
     logging.getLogger("eventml").setLevel(logging.INFO)

@@ -8,6 +8,8 @@ from typing import Final
 
 import msgspec
 
+from eventml.deploy.sparing import Sparing
+
 TEXT: Final = "%(asctime)s %(levelname)s %(message)s"
 SUPERVISOR: Final = "supervisor"
 
@@ -56,5 +58,6 @@ def start_logging(name: str, *, json: bool, prefix: str = "") -> None:
         return
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines(name) if json else logging.Formatter(prefix + TEXT))
+    handler.addFilter(Sparing())
     logging.root.addHandler(handler)
     logging.getLogger("eventml").setLevel(logging.INFO)

@@ -180,7 +180,7 @@ class Target(Protocol):
             TargetError: it cannot be written, or has other columns.
         """
 
-    def known(self, ids: Sequence[Any]) -> set[Any]:
+    def known(self, ids: Column) -> set[Any]:
         """Those of the ids that have a prediction there already: they need not be called for.
 
         It need not know all; `write` writes none twice whatever this says.

@@ -169,6 +169,8 @@ def usable(ids: Column) -> tuple[Column, bool]:
 
         if not ids.null_count and (pa.types.is_string(ids.type) or pa.types.is_int64(ids.type)):
             return ids, False
+        if not ids.null_count and pa.types.is_large_string(ids.type):  # pandas writes those
+            return ids.cast(pa.string()), False
     listed = as_list(ids)
     kinds = set(map(type, listed))
     if kinds <= {str} or kinds <= {int}:
@@ -178,14 +180,15 @@ def usable(ids: Column) -> tuple[Column, bool]:
     return found, type(None) in kinds
 
 
-def without(chunk: Chunk, known: Callable[[Sequence[Any]], set[Any]]) -> tuple[Chunk, int]:
+def without(chunk: Chunk, known: Callable[[Column], set[Any]]) -> tuple[Chunk, int]:
     """The chunk without the rows that need not be called for, and how many these were."""
     if chunk.lines is not None or not len(chunk.ids):
         return chunk, 0
-    ids = as_list(usable(chunk.ids)[0])
-    there = known([one for one in ids if one is not None])
+    column = usable(chunk.ids)[0]
+    there = known(column)
     if not there:
         return chunk, 0
+    ids = as_list(column)
     left = [number for number, one in enumerate(ids) if one not in there]
     kept = msgspec.structs.replace(
         chunk,

@@ -26,6 +26,7 @@ from eventml.errors import MissingExtraError, TargetError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from eventml.deploy.batch.chunks import Column
     from eventml.deploy.batch.places import FilePlace
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -136,7 +137,7 @@ class FileTarget:
 
     # Writing
 
-    def known(self, ids: Sequence[Any]) -> set[Any]:
+    def known(self, ids: Column) -> set[Any]:
         return set() if self._seen is None else self._seen.known(ids)
 
     def write(self, answered: Answered) -> Counts:

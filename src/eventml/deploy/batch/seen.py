@@ -62,12 +62,13 @@ class Seen:
         for ids in earlier:
             self._insert(texts(ids))
 
-    def known(self, ids: Sequence[Any]) -> set[Any]:
+    def known(self, ids: Column) -> set[Any]:
         """Those that were seen; of ids that only rise nobody need ask."""
         if self._index is None:
             return set()
         ask = "SELECT 1 FROM seen WHERE id = ?"
-        return {one for one in ids if self._index.execute(ask, (str(one),)).fetchone()}
+        named = (one for one in as_list(ids) if one is not None)
+        return {one for one in named if self._index.execute(ask, (str(one),)).fetchone()}
 
     def _insert(self, ids: Sequence[str]) -> list[int] | None:
         index = self._index

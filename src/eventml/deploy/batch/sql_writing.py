@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Engine, Table
 
+    from eventml.deploy.batch.chunks import Column
     from eventml.deploy.batch.places import SqlPlace
     from eventml.deploy.batch.schema import Schema
 
@@ -81,13 +82,14 @@ class SqlTarget:
         with connection.begin():
             return bool(sa.inspect(connection).has_table(self._name, self._schema_name))
 
-    def known(self, ids: Sequence[Any]) -> set[Any]:
+    def known(self, ids: Column) -> set[Any]:
         table = self._table
         if not self._may_know or table is None:
             return set()
         import sqlalchemy as sa  # noqa: PLC0415 - it comes with an extra
 
-        asked = self._stored(ids)
+        named = [one for one in as_list(ids) if one is not None]
+        asked = self._stored(named)
         found: set[Any] = set()
         mine = (table.c.predictor == self._run.predictor) & (table.c.model_version == self._run.model_version)
         if self._reader is None:
@@ -96,7 +98,7 @@ class SqlTarget:
             for start in range(0, len(asked), _ASKED):
                 some = list(asked[start : start + _ASKED])
                 found |= set(connection.scalars(sa.select(table.c.id).where(mine, table.c.id.in_(some))))
-        return {mine for mine, theirs in zip(ids, asked, strict=True) if theirs in found}
+        return {mine for mine, theirs in zip(named, asked, strict=True) if theirs in found}
 
     def write(self, answered: Answered) -> Counts:
         counts = msgspec.structs.replace(self._checkpoint.counts)

@@ -1,18 +1,14 @@
 """`eventml run`: a bus's handlers at work in this process."""
 
 import logging
-import signal
-from contextlib import AbstractAsyncContextManager, nullcontext
-from threading import Timer
 from typing import Annotated
 
 import anyio
 import typer
-from anyio.abc import TaskStatus
 
 from eventml.bus import Bus
 from eventml.cli.buses import app_bus, url_of
-from eventml.cli.logs import start_logging
+from eventml.cli.in_process import operations_port, run_in_process, stop_on_signals
 from eventml.cli.options import BackendOption, BusArgument
 from eventml.cli.reporting import Refusal, reporting
 from eventml.cli.service import (
@@ -25,14 +21,10 @@ from eventml.cli.service import (
     SilentAfterOption,
     StuckAfterOption,
     WorkersOption,
-    limits,
     operations_address,
     run_workers,
 )
-from eventml.deploy.alone import served
-from eventml.deploy.leaving import last_call
-from eventml.deploy.logs import start_logging as start_service_logging
-from eventml.deploy.operations import Address
+from eventml.deploy.liveness import Limits
 from eventml.deploy.service import Plan
 from eventml.errors import UnavailableError
 from eventml.runtime.tasks import task_group
@@ -87,34 +79,24 @@ def run(  # noqa: PLR0913 - a command's options
         operations="" if operations == "off" else operations_address(operations),
         max_lag=max_lag,
         json_logs=log_format == "json",
-        limits=limits(boot_grace, stuck_after, silent_after, hung_after),
+        limits=Limits(
+            boot_grace=boot_grace, stuck_after=stuck_after, silent_after=silent_after, hung_after=hung_after
+        ),
     )
     if workers is not None:
         run_workers(app, plan)
         return
-    if plan.json_logs:
-        start_service_logging("worker", json=True)
-    start_logging()
-    finished, guard = anyio.run(_run, app, plan)
-    guard.cancel()
-    if not finished:
-        raise typer.Exit(1)
-
-
-async def _run(bus: Bus, plan: Plan) -> tuple[bool, Timer]:
-    """Run to the end. What is left after that is the event loop's own end, on a last call."""
-    finished = await _work(bus, plan)
-    return finished, last_call(0 if finished else 1)
+    run_in_process(_work, app, plan)
 
 
 async def _work(bus: Bus, plan: Plan) -> bool:
     async with (
         bus.open(),
         bus.worker(plan.only) as worker,
-        _operations_port(bus, worker, plan),
+        operations_port(bus, worker, plan),
         task_group() as tasks,
     ):
-        await tasks.start(_stop_on_signals, worker, bus.settings.drain)
+        await tasks.start(stop_on_signals, worker, bus.settings.drain, "events in hand")
         tasks.start_soon(_announce, bus, worker)
         if plan.until_idle is not None:
             tasks.start_soon(_stop_when_idle, worker, plan.until_idle)
@@ -124,12 +106,6 @@ async def _work(bus: Bus, plan: Plan) -> bool:
             _show_counts(worker)
         tasks.cancel_scope.cancel()
     return finished
-
-
-def _operations_port(bus: Bus, worker: Worker, plan: Plan) -> AbstractAsyncContextManager[object]:
-    if not isinstance(plan.operations, Address):
-        return nullcontext()
-    return served(bus.name, worker, plan.operations, max_lag=plan.max_lag, limits=plan.limits)
 
 
 async def _announce(bus: Bus, worker: Worker) -> None:
@@ -142,25 +118,6 @@ async def _announce(bus: Bus, worker: Worker) -> None:
     log.info("running %s on %s", ", ".join(worker.stats), url_of(bus))
     if not bus.backend.capabilities.shared:
         log.info("%s lives in this process: only this process can publish to it", url_of(bus))
-
-
-async def _stop_on_signals(
-    worker: Worker, drain: float, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
-) -> None:
-    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        task_status.started()
-        async for heard in signals:
-            log.info(
-                "%s: finishing %d events in hand, in %g s at most; a second signal gives up on them",
-                heard.name,
-                worker.in_hand,
-                drain,
-            )
-            worker.stop()
-            break
-        async for heard in signals:
-            log.warning("%s again: giving up on %d events in hand; they go back", heard.name, worker.in_hand)
-            worker.abandon()
 
 
 async def _stop_when_idle(worker: Worker, seconds: float) -> None:

@@ -2,9 +2,7 @@
 
 import logging
 import signal
-from contextlib import AbstractAsyncContextManager, nullcontext
-from threading import Timer
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import anyio
 import typer
@@ -12,7 +10,7 @@ from anyio.abc import TaskStatus
 
 from eventml.bus import Bus
 from eventml.cli.buses import configure, import_bus
-from eventml.cli.logs import start_logging
+from eventml.cli.in_process import operations_port, run_in_process, stop_on_signals
 from eventml.cli.options import BackendOption, BusArgument
 from eventml.cli.reporting import reporting
 from eventml.cli.service import (
@@ -23,13 +21,10 @@ from eventml.cli.service import (
     OperationsOption,
     SilentAfterOption,
     StuckAfterOption,
-    limits,
     operations_address,
     run_workers,
 )
-from eventml.deploy.alone import served
-from eventml.deploy.leaving import last_call
-from eventml.deploy.logs import start_logging as start_service_logging
+from eventml.deploy.liveness import Limits
 from eventml.deploy.operations import Address
 from eventml.deploy.service import Plan
 from eventml.deploy.web.tokens import Guard, check_address, token_of_environment
@@ -91,28 +86,18 @@ def serve(  # noqa: PLR0913 - a command's options
         backend=backend,
         operations="" if operations == "off" else operations_address(operations),
         json_logs=log_format == "json",
-        limits=limits(boot_grace, stuck_after, hung_after, silent_after),
+        limits=Limits(
+            boot_grace=boot_grace, stuck_after=stuck_after, silent_after=silent_after, hung_after=hung_after
+        ),
         web=True,
         everybody=without_token,
     )
     if workers is not None:
         run_workers(app, plan)
         return
-    if plan.json_logs:
-        start_service_logging("worker", json=True)
-    start_logging()
     from eventml.deploy.web.serving import loop_options  # noqa: PLC0415 - an extra
 
-    finished, guard = anyio.run(_run, app, plan, backend_options=loop_options())
-    guard.cancel()
-    if not finished:
-        raise typer.Exit(1)
-
-
-async def _run(bus: Bus, plan: Plan) -> tuple[bool, Timer]:
-    """Run to the end. What is left after that is the event loop's own end, on a last call."""
-    finished = await _work(bus, plan)
-    return finished, last_call(0 if finished else 1)
+    run_in_process(_work, app, plan, loop_options())
 
 
 async def _work(bus: Bus, plan: Plan) -> bool:
@@ -123,20 +108,14 @@ async def _work(bus: Bus, plan: Plan) -> bool:
         where = address_of(listener)
         async with (
             web_worker(bus, listener, guard=guard, only=plan.only, limits=plan.limits) as worker,
-            _operations_port(bus, worker, plan),
+            operations_port(bus, worker, plan),
             task_group() as tasks,
         ):
-            await tasks.start(_stop_on_signals, worker, bus.settings.drain)
+            await tasks.start(stop_on_signals, worker, bus.settings.drain, "open requests")
             tasks.start_soon(_announce, worker, where)
             finished = await worker.run()
             tasks.cancel_scope.cancel()
     return finished
-
-
-def _operations_port(bus: Bus, worker: Any, plan: Plan) -> AbstractAsyncContextManager[object]:
-    if not isinstance(plan.operations, Address):
-        return nullcontext()
-    return served(bus.name, worker, plan.operations, limits=plan.limits)
 
 
 async def _announce(worker: "WebWorker", where: Address) -> None:

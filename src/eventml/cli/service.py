@@ -79,15 +79,6 @@ SilentAfterOption = Annotated[
 ]
 
 
-def limits(
-    boot_grace: float, stuck_after: float, silent_after: float, hung_after: float = PATIENT.hung_after
-) -> Limits:
-    """How patient a supervisor is to be."""
-    return Limits(
-        boot_grace=boot_grace, stuck_after=stuck_after, hung_after=hung_after, silent_after=silent_after
-    )
-
-
 def operations_address(said: str | None) -> Address | None:
     """Where the operations port was asked for; None where it was not, or is to be nowhere.
 

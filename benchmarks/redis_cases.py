@@ -120,14 +120,15 @@ def with_bare_loop(url: str, events: Sequence[RideStarted], predict: Predict) ->
             reads.send(*read)
         results = predict([decode(fields[1]) for _, fields in entries])
         # The arguments that scripts/complete.lua describes: one run of completions of one shape.
-        arguments = ["EVALSHA", digest, 2, SOURCE, TARGET, GROUP, "bare", 1, meta, len(entries), 1, 2, 1, 1]
+        arguments = ["EVALSHA", digest, 2, SOURCE, TARGET, GROUP, "bare"]
+        arguments += (0, 1, meta, len(entries), 0, 1, 2, 1, 1)
         for (entry, fields), result in zip(entries, results, strict=True):
             arguments += (entry, encode(result), fields[3] + b"/duration")
         if completing:
-            assert writes.receive() == [0]
+            assert writes.receive() == [0, 0]
         writes.send(*arguments)
         completing = True
-    assert writes.receive() == [0]
+    assert writes.receive() == [0, 0]
     seconds = time.perf_counter() - start
     reads.close()
     writes.close()

@@ -47,7 +47,7 @@ class Choices(TypedDict, total=False):
     max_deliveries: int
     max_age: float | None
     when_stale: Literal["dead_letter", "drop"] | Callable[[Any], Any]
-    once_within: int | None
+    dedupe_window: int | None
     retry_on: Sequence[type[Exception]]
 
 
@@ -73,7 +73,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         max_age: How old an event may be when its turn comes, in seconds; None is any age.
         when_stale: What becomes of an older one: `dead_letter`, `drop`, or a function of the event that
             answers in the handler's place.
-        once_within: Pass over an event whose id is among the last so many that the group has finished (it
+        dedupe_window: Pass over an event whose id is among the last so many that the group has finished (it
             was published twice, say): no call, no output. None is off. What became a dead letter does
             not count as finished. Refused where the backend does not remember ids; where it remembers
             them by partition, a repeat has to have the key of its first.
@@ -95,7 +95,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     max_deliveries: int = 5
     max_age: float | None = None
     when_stale: Literal["dead_letter", "drop"] | Callable[[Any], Any] = "dead_letter"
-    once_within: int | None = None
+    dedupe_window: int | None = None
     retry_on: tuple[type[Exception], ...] = ()
 
     def __post_init__(self) -> None:
@@ -115,8 +115,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
             seconds = getattr(self, name)
             if seconds is not None and not seconds > 0:
                 raise ValueError(f"{name}: more than 0 seconds, or None, not {seconds!r}")
-        if self.once_within is not None and not self.once_within >= 1:
-            raise ValueError(f"once_within: at least 1, or None, not {self.once_within!r}")
+        if self.dedupe_window is not None and not self.dedupe_window >= 1:
+            raise ValueError(f"dedupe_window: at least 1, or None, not {self.dedupe_window!r}")
 
 
 class Handler(msgspec.Struct, frozen=True, kw_only=True):

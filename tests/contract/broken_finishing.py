@@ -120,7 +120,7 @@ class StaysIfItIsHurried(Connection):
         topics: Sequence[str],
         group: str | None,
         start: Start,
-        within: int,
+        window: int,
     ) -> AsyncIterator[Member]:
         member = self.member(self, self.join(topics, group, start))
         yield member

@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     "a_group_remembers_after_its_members",
 )
 class KnowsNothing(Member):
-    async def finished(self, deliveries: Sequence[Delivery]) -> Collection[int]:
+    async def completed_before(self, deliveries: Sequence[Delivery]) -> Collection[int]:
         return ()
 
 
 @breaks("a_finished_id_is_known")
 class RemembersDeadLetters(Member):
     async def complete(self, done: Sequence[Completion]) -> None:
-        await super().complete([replace(completion, remember="first") for completion in done])
+        await super().complete([replace(completion, dedupe="drop") for completion in done])
 
 
 @breaks("every_group_remembers_for_itself")
@@ -59,15 +59,15 @@ class RemembersForEver(Member):
     async def complete(self, done: Sequence[Completion]) -> None:
         for group in self.groups():
             group.remember(done, 1_000_000)
-        await super().complete([replace(completion, remember="no") for completion in done])
+        await super().complete([replace(completion, dedupe="off") for completion in done])
 
 
 @breaks("what_came_again_is_remembered_anew")
 class RemembersTheFirstTimeOnly(Member):
     async def complete(self, done: Sequence[Completion]) -> None:
-        known = await self.finished([completion.delivery for completion in done])
+        known = await self.completed_before([completion.delivery for completion in done])
         await super().complete(
-            [replace(c, remember="no", outputs=()) if p in known else c for p, c in enumerate(done)]
+            [replace(c, dedupe="off", outputs=()) if p in known else c for p, c in enumerate(done)]
         )
 
 
@@ -91,14 +91,14 @@ class RemembersWhileItIsConnected(Connection):
 @breaks("a_repeat_gives_no_output")
 class PublishesRepeats(Member):
     async def complete(self, done: Sequence[Completion]) -> None:
-        always = [replace(c, remember="always") if c.remember == "first" else c for c in done]
+        always = [replace(c, dedupe="record") if c.dedupe == "drop" else c for c in done]
         await super().complete(always)
 
 
 @breaks("what_is_to_be_published_always_is")
 class DropsTheOutputsOfAllRepeats(Member):
     async def complete(self, done: Sequence[Completion]) -> None:
-        await super().complete([replace(completion, remember="first") for completion in done])
+        await super().complete([replace(completion, dedupe="drop") for completion in done])
 
 
 @breaks("a_dropped_completion_remembers_nothing", "a_refused_completion_remembers_nothing")
@@ -114,11 +114,8 @@ class LooksBeforeItPublishes(Member):
     """Asks what is known, and publishes the rest: not in one step."""
 
     async def complete(self, done: Sequence[Completion]) -> None:
-        known = await self.finished([completion.delivery for completion in done])
+        known = await self.completed_before([completion.delivery for completion in done])
         await anyio.sleep(0.01)
         await super().complete(
-            [
-                replace(c, remember="always", outputs=() if p in known else c.outputs)
-                for p, c in enumerate(done)
-            ]
+            [replace(c, dedupe="record", outputs=() if p in known else c.outputs) for p, c in enumerate(done)]
         )

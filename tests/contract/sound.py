@@ -43,7 +43,7 @@ EVERYTHING = Capabilities(
     durable=True,
     counts_attempts=True,
     shared=True,
-    remembers_ids="group",
+    deduplicates=True,
 )
 
 
@@ -78,10 +78,10 @@ class Member:
         if refused:
             raise PublishError("some outputs are too large", refused)
 
-    async def finished(self, deliveries: Sequence[Delivery]) -> Collection[int]:
+    async def completed_before(self, deliveries: Sequence[Delivery]) -> Collection[int]:
         if not isinstance(self.inner, _Member):
             raise NotImplementedError("nobody asks a reader")
-        return await self.inner.finished(deliveries)
+        return await self.inner.completed_before(deliveries)
 
     async def lag(self) -> int | None:
         return await self.inner.lag()
@@ -132,20 +132,20 @@ class Connection:
     ) -> AbstractAsyncContextManager[Member]:
         return self.joined(topics, group, start, 0)
 
-    def subscribe_once(
-        self, topics: Sequence[str], *, group: str, start: Start, within: int
+    def subscribe_deduplicated(
+        self, topics: Sequence[str], *, group: str, start: Start, window: int
     ) -> AbstractAsyncContextManager[Member]:
-        return self.joined(topics, group, start, within)
+        return self.joined(topics, group, start, window)
 
     @asynccontextmanager
     async def joined(
-        self, topics: Sequence[str], group: str | None, start: Start, within: int
+        self, topics: Sequence[str], group: str | None, start: Start, window: int
     ) -> AsyncIterator[Member]:
         if missing := set(topics) - self.broker.topics:
             raise TopicNotFoundError(f"there are no topics {missing}")
         inner = self.join(topics, group, start)
         if isinstance(inner, _Member):
-            inner._within = within
+            inner._window = window
         member = self.member(self, inner)
         self.members.append(member)
         try:

@@ -65,7 +65,7 @@ class Settled:
         self.capabilities = backend.capabilities
         self.publish = backend.publish
         self.subscribe = backend.subscribe
-        self.subscribe_once = backend.subscribe_once
+        self.subscribe_deduplicated = backend.subscribe_deduplicated
         self.create_topics = backend.create_topics
         self.missing_topics = backend.missing_topics
 

@@ -16,13 +16,13 @@ notes = os.open(os.environ["NOTING_IN"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 bus = Bus(name)
 
 
-@bus.predictor(f"{name}.started", to=f"{name}.duration", max_batch=8, once_within=10_000)
+@bus.predictor(f"{name}.started", to=f"{name}.duration", max_batch=8, dedupe_window=10_000)
 def duration(ride: Ride) -> Duration:
     time.sleep(0.001)
     return Duration(ride.ride_id, ride.miles)
 
 
-@bus.consumer(f"{name}.started", max_batch=8, once_within=10_000)
+@bus.consumer(f"{name}.started", max_batch=8, dedupe_window=10_000)
 def note(ride: Ride) -> None:
     time.sleep(0.001)
     os.write(notes, b"%d %d\n" % (ride.ride_id, os.getpid()))

@@ -1,4 +1,4 @@
-"""Events that come twice under one id, with `once_within`: called once, answered once."""
+"""Events that come twice under one id, with `dedupe_window`: called once, answered once."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ COUNT = 300
 @pytest.fixture
 def scenario(backend_url: str) -> Scenario:
     backend = config.load(environ={}, overrides={"backend": backend_url}).backend
-    if config.find_backend(backend.scheme).capabilities(backend.options).remembers_ids == "no":
+    if not config.find_backend(backend.scheme).capabilities(backend.options).deduplicates:
         pytest.skip("this backend does not remember ids")
     return Scenario(backend_url)
 
@@ -40,14 +40,14 @@ async def test_what_is_published_twice_is_answered_once(scenario: Scenario, batc
 
     if batched:
 
-        @scenario.bus.predictor(scenario.topic, to=scenario.to, once_within=1_000, max_batch=64)
+        @scenario.bus.predictor(scenario.topic, to=scenario.to, dedupe_window=1_000, max_batch=64)
         def duration(rides: list[Ride]) -> list[Duration]:
             called.extend(ride.ride_id for ride in rides)
             return [Duration(ride.ride_id, ride.miles) for ride in rides]
 
     else:
 
-        @scenario.bus.predictor(scenario.topic, to=scenario.to, once_within=1_000, name="duration")
+        @scenario.bus.predictor(scenario.topic, to=scenario.to, dedupe_window=1_000, name="duration")
         async def one(ride: Ride) -> Duration:
             called.append(ride.ride_id)
             return Duration(ride.ride_id, ride.miles)
@@ -69,7 +69,7 @@ async def test_what_is_published_twice_is_answered_once(scenario: Scenario, batc
 async def test_a_repeat_in_the_same_batch_waits_for_its_first(scenario: Scenario) -> None:
     called: list[int] = []
 
-    @scenario.bus.consumer(scenario.topic, once_within=1_000)
+    @scenario.bus.consumer(scenario.topic, dedupe_window=1_000)
     async def note(ride: Ride) -> None:
         called.append(ride.ride_id)
 
@@ -87,7 +87,7 @@ async def test_a_repeat_in_the_same_batch_waits_for_its_first(scenario: Scenario
 async def test_a_corrected_event_is_accepted_under_the_same_id(scenario: Scenario, first: bytes) -> None:
     """Its first became a dead letter, which counts for nothing; together, and one after the other."""
 
-    @scenario.bus.predictor(scenario.topic, to=scenario.to, once_within=1_000)
+    @scenario.bus.predictor(scenario.topic, to=scenario.to, dedupe_window=1_000)
     def duration(ride: Ride) -> Duration:
         if ride.miles < 0:
             raise Reject("no ride goes backwards")
@@ -111,7 +111,7 @@ async def test_a_corrected_event_is_accepted_under_the_same_id(scenario: Scenari
 async def test_a_repeat_waits_for_its_first_to_be_tried_again(scenario: Scenario) -> None:
     tries = 0
 
-    @scenario.bus.predictor(scenario.topic, to=scenario.to, once_within=100, backoff=0.05, max_batch=4)
+    @scenario.bus.predictor(scenario.topic, to=scenario.to, dedupe_window=100, backoff=0.05, max_batch=4)
     async def duration(ride: Ride) -> Duration:
         nonlocal tries
         if ride.ride_id == 0:
@@ -136,7 +136,7 @@ async def test_a_repeat_waits_for_its_first_to_be_tried_again(scenario: Scenario
 async def test_the_window_has_an_end(scenario: Scenario) -> None:
     called: list[int] = []
 
-    @scenario.bus.consumer(scenario.topic, once_within=10)
+    @scenario.bus.consumer(scenario.topic, dedupe_window=10)
     async def note(ride: Ride) -> None:
         called.append(ride.ride_id)
 
@@ -153,7 +153,7 @@ async def test_the_window_has_an_end(scenario: Scenario) -> None:
 async def test_a_replayed_dead_letter_is_called_whatever_was_finished(scenario: Scenario) -> None:
     called: list[float] = []
 
-    @scenario.bus.predictor(scenario.topic, to=scenario.to, once_within=100, retries=0)
+    @scenario.bus.predictor(scenario.topic, to=scenario.to, dedupe_window=100, retries=0)
     def duration(ride: Ride) -> Duration:
         called.append(ride.miles)
         if len(called) == 1:
@@ -180,8 +180,8 @@ async def test_a_replayed_dead_letter_is_called_whatever_was_finished(scenario: 
 
 
 def test_a_window_of_nothing_is_refused(scenario: Scenario) -> None:
-    with pytest.raises(Exception, match="once_within: at least 1"):
-        scenario.bus.consumer(scenario.topic, once_within=0)(print)
+    with pytest.raises(Exception, match="dedupe_window: at least 1"):
+        scenario.bus.consumer(scenario.topic, dedupe_window=0)(print)
 
 
 async def test_a_backend_that_remembers_nothing_refuses_it_at_start_up() -> None:
@@ -198,12 +198,12 @@ async def test_a_backend_that_remembers_nothing_refuses_it_at_start_up() -> None
         )
 
     scenario = Scenario("memory://")
-    scenario.bus.consumer(scenario.topic, once_within=10, name="note")(print)
+    scenario.bus.consumer(scenario.topic, dedupe_window=10, name="note")(print)
     async with scenario.connect() as backend:
         forgetful = Forgetful(backend, lambda subscription, done: subscription.complete(done))
         async with scenario.bus.open(forgetful):
             with pytest.raises(
-                UnsupportedError, match=r"consumer\.note\.once_within: .* or drop once_within"
+                UnsupportedError, match=r"consumer\.note\.dedupe_window: .* or drop dedupe_window"
             ):
                 async with scenario.bus.worker():
                     pass

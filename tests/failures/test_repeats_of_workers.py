@@ -44,7 +44,7 @@ async def test_what_is_published_twice_is_done_once_though_a_worker_dies(
     notes.touch()
     with anyio.fail_after(110):
         async with scenario.connect() as backend:
-            if backend.capabilities.remembers_ids == "no":
+            if not backend.capabilities.deduplicates:
                 pytest.skip("this backend does not remember ids")
             workers = [start(scenario, notes) for _ in range(2)]
             try:

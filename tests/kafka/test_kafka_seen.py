@@ -119,22 +119,26 @@ async def test_who_is_killed_leaves_what_it_knew(kafka_broker: KafkaCluster, del
     topic, to, group = await new_topic(kafka_broker, 2), await new_topic(kafka_broker), token_hex(4)
     records = [Record(topic, b"1", b"key-%d" % n, f"\udcff id {n}") for n in range(50)]
     async with connected(kafka_broker, delivery=delivery) as backend:
-        async with backend.subscribe_once([topic], group=group, start="earliest", within=100) as subscription:
+        async with backend.subscribe_deduplicated(
+            [topic], group=group, start="earliest", window=100
+        ) as subscription:
             await backend.publish(records)
             for _ in range(5):
                 taken = await take(subscription, 10)
-                assert not await subscription.finished(taken)
+                assert not await subscription.completed_before(taken)
                 await subscription.complete(
-                    [Completion(d, (Record(to, b"", None, d.record.id),), "first") for d in taken]
+                    [Completion(d, (Record(to, b"", None, d.record.id),), "drop") for d in taken]
                 )
             await asyncio.sleep(0.3)
             await tear_down(subscription._member._consumer)  # type: ignore[attr-defined] # as if killed
         await backend.publish(records)
-        async with backend.subscribe_once([topic], group=group, start="earliest", within=100) as subscription:
+        async with backend.subscribe_deduplicated(
+            [topic], group=group, start="earliest", window=100
+        ) as subscription:
             again = await take(subscription, 50)
-            assert sorted(await subscription.finished(again)) == list(range(50))
+            assert sorted(await subscription.completed_before(again)) == list(range(50))
             await subscription.complete(
-                [Completion(d, (Record(to, b"", None, "again"),), "first") for d in again]
+                [Completion(d, (Record(to, b"", None, "again"),), "drop") for d in again]
             )
         made = await everything(backend, to)
     assert sorted(d.record.id for d in made) == sorted(record.id for record in records)
@@ -146,5 +150,5 @@ async def test_a_memory_with_too_few_partitions_is_refused(kafka_broker: KafkaCl
     async with connected(kafka_broker) as backend:
         await topic_admin.create_memory(backend._observer, f"{topic}.{group}.seen", 2)
         with pytest.raises(UnsupportedError, match=r"has 2 partitions, .* from 3: give it as many"):
-            async with backend.subscribe_once([topic], group=group, start="earliest", within=9):
+            async with backend.subscribe_deduplicated([topic], group=group, start="earliest", window=9):
                 pass

@@ -31,7 +31,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 
 def firsts(deliveries: Iterable[Delivery], to: str) -> list[Completion]:
     """As `scene.answers`, to be remembered."""
-    return [Completion(c.delivery, c.outputs, "first") for c in scene.answers(deliveries, to)]
+    return [Completion(c.delivery, c.outputs, "drop") for c in scene.answers(deliveries, to)]
 
 
 async def test_the_set_holds_no_more_than_the_window(redis_server: RedisServer) -> None:
@@ -41,7 +41,7 @@ async def test_the_set_holds_no_more_than_the_window(redis_server: RedisServer) 
     async with (
         redis.open(redis_server.url, redis.Settings()) as backend,
         scene.asking(redis_server.url) as client,
-        backend.subscribe_once([topic], group="group", start="earliest", within=100) as member,
+        backend.subscribe_deduplicated([topic], group="group", start="earliest", window=100) as member,
     ):
         await backend.publish(records)
         taken = await scene.take(member, size)
@@ -60,8 +60,8 @@ async def test_of_two_that_hold_one_id_the_second_publishes_nothing(redis_server
         redis.open(redis_server.url, redis.Settings()) as one,
         redis.open(redis_server.url, redis.Settings()) as other,
         scene.asking(redis_server.url) as client,
-        one.subscribe_once([topic], group="group", start="earliest", within=100) as first,
-        other.subscribe_once([topic], group="group", start="earliest", within=100) as second,
+        one.subscribe_deduplicated([topic], group="group", start="earliest", window=100) as first,
+        other.subscribe_deduplicated([topic], group="group", start="earliest", window=100) as second,
     ):
         await one.publish(records)
         mine = await scene.take(first, 50)
@@ -69,10 +69,10 @@ async def test_of_two_that_hold_one_id_the_second_publishes_nothing(redis_server
         await one.publish(records)
         twins = await scene.take(second, 50)
         assert {d.record.id for d in twins} == {record.id for record in records}
-        assert not await second.finished(twins)
+        assert not await second.completed_before(twins)
         await first.complete(firsts(mine, to))
         await second.complete(firsts(twins, to))
-        assert sorted(await second.finished(twins)) == list(range(50))
+        assert sorted(await second.completed_before(twins)) == list(range(50))
         assert await scene.ids(client, to) == scene.answered(records)
         assert (one.losses.repeated, other.losses.repeated) == (0, 50)
         assert await second.lag() == 50
@@ -89,7 +89,9 @@ async def test_a_lost_reply_leaves_nothing_doubled_or_forgotten(redis_server: Re
     ):
         await backend.publish(records)
         proxy.swallow = sometimes(COMPLETE.digest.encode())
-        async with backend.subscribe_once([topic], group="group", start="earliest", within=1_000) as member:
+        async with backend.subscribe_deduplicated(
+            [topic], group="group", start="earliest", window=1_000
+        ) as member:
             for _ in range(0, len(records), 5):
                 await scene.complete(member, firsts(await scene.take(member, 5), to))
             assert await member.lag() == 0
@@ -104,7 +106,7 @@ async def test_a_key_of_another_kind_stops_it_before_anything_is_acked(redis_ser
     async with (
         redis.open(redis_server.url, redis.Settings()) as backend,
         scene.asking(redis_server.url) as client,
-        backend.subscribe_once([topic], group="group", start="earliest", within=100) as member,
+        backend.subscribe_deduplicated([topic], group="group", start="earliest", window=100) as member,
     ):
         await client.set(f"{topic}.group.seen", "not ours")
         await backend.publish(scene.new_records(topic, 3))
@@ -123,25 +125,27 @@ async def test_a_consumers_rights_are_enough(start_redis: StartRedis) -> None:
     async with (
         redis.open(server.url_for("producer"), redis.Settings()) as producer,
         redis.open(server.url_for("consumer"), redis.Settings()) as consumer,
-        consumer.subscribe_once([topic], group="group", start="earliest", within=2) as member,
+        consumer.subscribe_deduplicated([topic], group="group", start="earliest", window=2) as member,
     ):
         await producer.publish(scene.new_records(topic, 3) * 2)
         taken = await scene.take(member, 6)
         await member.complete(firsts(taken, to))
-        assert list(await member.finished(taken[:3])) == [1, 2]
+        assert list(await member.completed_before(taken[:3])) == [1, 2]
 
 
 async def test_on_a_cluster_a_hash_tag_holds_it_to_its_topics_slot(cluster: Sequence[RedisServer]) -> None:
     topic = f"{{{scene.new_topic()}}}.started"
     async with (
         redis.open(cluster[1].url, SETTINGS) as backend,
-        backend.subscribe_once([topic], group="group", start="earliest", within=10) as member,
+        backend.subscribe_deduplicated([topic], group="group", start="earliest", window=10) as member,
     ):
         await backend.publish(scene.new_records(topic, 5))
         taken = await scene.take(member, 5)
         await member.complete(firsts(taken, f"{topic}.answers"))
-        assert sorted(await member.finished(taken)) == list(range(5))
+        assert sorted(await member.completed_before(taken)) == list(range(5))
     async with redis.open(cluster[1].url, APART) as backend:
-        with pytest.raises(UnsupportedError, match=r"once_within: .* hash tag, as in '{rides}.started'"):
-            async with backend.subscribe_once(["rides.started"], group="g", start="earliest", within=1):
+        with pytest.raises(UnsupportedError, match=r"dedupe_window: .* hash tag, as in '{rides}.started'"):
+            async with backend.subscribe_deduplicated(
+                ["rides.started"], group="g", start="earliest", window=1
+            ):
                 pass

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 Start = Literal["earliest", "latest"]
 """Where a group that has never read a topic begins. A group that has goes on where it left off."""
 
-Remember = Literal["no", "first", "always"]
-"""Whether a group remembers an id that it finished; see `Completion`."""
+Dedupe = Literal["off", "drop", "record"]
+"""How a completion takes part in deduplication; see `Completion`."""
 
 
 class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,9 +38,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
             the server's set-up; the backend's own page says so.
         counts_attempts: `Delivery.attempt` counts.
         shared: Several processes can work for one group.
-        remembers_ids: A group remembers the ids that it has finished (`RemembersIds`). `group`: whichever
-            of its members finished them. `partition`: a repeat is known where it came to the partition
-            of the first, as records of one key do. `no`: not at all.
+        deduplicates: A group can record the ids that it has completed (`Deduplicates`), whichever of its
+            members completed them.
     """
 
     ordering: Literal["per_key", "single_member", "none"]
@@ -49,23 +48,25 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     durable: bool
     counts_attempts: bool
     shared: bool
-    remembers_ids: Literal["group", "partition", "no"] = "no"
+    deduplicates: bool = False
 
 
 class Completion(msgspec.Struct, frozen=True, gc=False):
-    """A delivery that is finished, and the records that came of it (predictions, a dead letter).
+    """A finished delivery and the records that result from it (predictions, or a dead letter).
 
     Attributes:
-        delivery: What is finished.
-        outputs: What came of it.
-        remember: Whether its group remembers its id, where it was asked to (`RemembersIds`). `first`:
-            it does, and if it has finished that id before, the outputs are dropped. `always`: it does,
-            and the outputs are published in any case. `no`: it does not.
+        delivery: The finished delivery.
+        outputs: Records to publish in the same step as the ack.
+        dedupe: What to do with the delivery's id, in a deduplicated subscription (`Deduplicates`). `drop`:
+            record it, and drop the outputs if the group had recorded it before. `record`: record it, and
+            publish the outputs in any case. `off`: do not record it.
+        dead_letter: Whether the first output is a dead letter. Backends ignore it.
     """
 
     delivery: Delivery
     outputs: Sequence[Record] = ()
-    remember: Remember = "no"
+    dedupe: Dedupe = "off"
+    dead_letter: bool = False
 
 
 class Subscription(Protocol):
@@ -96,7 +97,9 @@ class Subscription(Protocol):
             PublishError: some outputs were refused for good; `failed` maps the position of their
                 completion in `done` to the reason. Those are neither published nor acked; all the
                 others are done.
-            UnavailableError: nothing can be said of any of them. Repeating the call is right.
+            UnavailableError: the outcome of all of them is unknown. Repeating the call is right.
+            BackendError: the broker refused them all, for a reason that somebody has to remove (a missing
+                permission, say); none is acked. Repeating the call later is right.
         """
         ...
 
@@ -166,37 +169,37 @@ class NewTopic(msgspec.Struct, frozen=True, kw_only=True):
     retention: float | None = None
 
 
-class OnceSubscription(Subscription, Protocol):
-    """A member of a group that remembers what it has finished."""
+class DedupeSubscription(Subscription, Protocol):
+    """A member of a group that records the ids of what it has completed."""
 
-    async def finished(self, deliveries: Sequence[Delivery]) -> Collection[int]:
-        """The positions of those whose ids the group remembers at their topic. One question a batch.
+    async def completed_before(self, deliveries: Sequence[Delivery]) -> Collection[int]:
+        """The positions of the deliveries whose ids the group has recorded at their topic: one call a batch.
 
-        Only what `complete` has returned for is sure to be known.
+        Only ids of completions for which `complete` has returned are certain to be found.
 
         Raises:
-            UnavailableError: the broker is out of reach. The subscription stays usable: ask again.
+            UnavailableError: the broker cannot be reached. The subscription stays usable: call again.
         """
         ...
 
 
 @runtime_checkable
-class RemembersIds(Protocol):
-    """What a backend has beyond `Backend` where its capabilities say `remembers_ids`."""
+class Deduplicates(Protocol):
+    """Implemented besides `Backend` where `Capabilities.deduplicates` is true."""
 
-    def subscribe_once(
-        self, topics: Sequence[str], *, group: str, start: Start, within: int
-    ) -> AbstractAsyncContextManager[OnceSubscription]:
-        """As `subscribe`, and the group remembers the last `within` ids that it finished at each topic.
+    def subscribe_deduplicated(
+        self, topics: Sequence[str], *, group: str, start: Start, window: int
+    ) -> AbstractAsyncContextManager[DedupeSubscription]:
+        """As `subscribe`; the group also records the last `window` ids that it completed at each topic.
 
-        It may remember some more, but what it keeps is bounded. An id is remembered with the ack, in one
-        step where completion is atomic: a completion that is refused or dropped remembers nothing. Elsewhere
-        it is remembered after the outputs are published, and a repeat's may have gone out before its
-        first was known. What is remembered is kept where the records are, for as long as the group.
+        It may record some more, but what it keeps is bounded. An id is recorded with the ack, in one step
+        where completion is atomic: a completion that is refused or dropped records nothing. Elsewhere it
+        is recorded after the outputs are published, and the outputs of a duplicate may have gone out before
+        the first was recorded. Recorded ids are kept where the records are, for as long as the group.
 
         Raises:
-            TopicNotFoundError: on a backend whose topics are created beforehand.
-            UnsupportedError: these topics cannot be remembered for; says what to do.
+            TopicNotFoundError: a topic does not exist, on a backend whose topics are created beforehand.
+            UnsupportedError: ids cannot be recorded for these topics; says what to do.
         """
         ...
 

@@ -17,9 +17,9 @@ class LastIds:
     def __len__(self) -> int:
         return len(self._ids)
 
-    def add(self, id_: str, within: int) -> None:
-        """Note that this one is the last that was finished, and forget all but the last `within`."""
+    def add(self, id_: str, window: int) -> None:
+        """Note that this one is the last that was finished, and forget all but the last `window`."""
         self._ids[id_] = None
         self._ids.move_to_end(id_)
-        while len(self._ids) > within:
+        while len(self._ids) > window:
             self._ids.popitem(last=False)

@@ -16,11 +16,6 @@ _REDELIVERY = {
     "lease": "redelivery: what a worker had in hand when it died, or past its lease, goes to another",
     "leave": "redelivery: what a worker had in hand when it left or died goes to another",
 }
-_REMEMBERING = {
-    "group": "repeats: with once_within, an event whose id the group has finished is passed over",
-    "partition": "repeats: with once_within, an event whose id was finished in its partition is passed over",
-    "no": "repeats: an event that was published twice is handled twice",
-}
 
 
 def in_words(capabilities: Capabilities) -> list[str]:
@@ -31,7 +26,9 @@ def in_words(capabilities: Capabilities) -> list[str]:
         "outputs: one for each input, however often it is delivered"
         if capabilities.atomic_completion
         else "outputs: a repeated delivery repeats its outputs, with the same ids",
-        _REMEMBERING[capabilities.remembers_ids],
+        "deduplication: with dedupe_window, an event whose id the group has completed before is dropped"
+        if capabilities.deduplicates
+        else "deduplication: none; an event that was published twice is handled twice",
         _REDELIVERY[capabilities.redelivery],
         "attempts: deliveries are counted, so an event that kills its worker is found and set aside"
         if capabilities.counts_attempts

@@ -36,7 +36,7 @@ class HandlerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         max_deliveries: How often an event may be delivered and not finished before it is set aside.
         max_age: How old an event may be when its turn comes, in seconds.
         when_stale: What becomes of an older one.
-        once_within: Among how many finished ids an event's is looked for, to pass over a repeat.
+        dedupe_window: Among how many finished ids an event's is looked for, to pass over a repeat.
     """
 
     max_batch: AtLeastOne | None = None
@@ -53,7 +53,7 @@ class HandlerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     max_deliveries: AtLeastThree | None = None
     max_age: SomeSeconds | None = None
     when_stale: Literal["dead_letter", "drop"] | None = None
-    once_within: AtLeastOne | None = None
+    dedupe_window: AtLeastOne | None = None
 
 
 class TopicSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -28,7 +28,7 @@ from eventml.runtime.tasks import task_group
 if TYPE_CHECKING:
     from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-    from eventml.backends.base import OnceSubscription, Subscription
+    from eventml.backends.base import DedupeSubscription, Subscription
     from eventml.codec import Decoder
     from eventml.handlers import Handler
     from eventml.runtime.answering import Answering
@@ -60,7 +60,7 @@ class Pipeline:
         decoder: Decoder,
         answering: Answering,
         stats: Stats,
-        once: OnceSubscription | None = None,
+        once: DedupeSubscription | None = None,
     ) -> None:
         self._handler = handler
         self._subscription = subscription
@@ -133,14 +133,14 @@ class Pipeline:
                         await self._until_settled()
 
     async def _pass_over(
-        self, once: OnceSubscription, batch: list[Item]
+        self, once: DedupeSubscription, batch: list[Item]
     ) -> tuple[list[Item], list[Completion]]:
         """Those to be called, and completions of those whose ids were finished before."""
         first = self._repeats.hold_back(batch)
         failures = 0
         while first:
             try:
-                finished = await once.finished([item.delivery for item in first])
+                finished = await once.completed_before([item.delivery for item in first])
             except UnavailableError as exc:
                 failures += 1
                 await self._wait_for_broker(failures, exc)

@@ -75,7 +75,7 @@ def _remembered(completion: Completion, group: str) -> Completion:
         return completion
     replayed_for = completion.delivery.record.headers.get(REPLAY_GROUP)
     if replayed_for is None:
-        return Completion(completion.delivery, completion.outputs, "first")
+        return Completion(completion.delivery, completion.outputs, "drop")
     if replayed_for == group:
-        return Completion(completion.delivery, completion.outputs, "always")
+        return Completion(completion.delivery, completion.outputs, "record")
     return completion

@@ -59,7 +59,7 @@ class Stats:
         completed: Deliveries finished, one way or another.
         published: Outputs written, dead letters not counted.
         dead_letters: Events set aside.
-        repeats: Events passed over because their ids had been finished before (`once_within`).
+        repeats: Events passed over because their ids had been finished before (`dedupe_window`).
         stale: Events that were too old when their turn came.
         retries: Calls repeated because the one before had failed.
         calls: Calls of the handler.

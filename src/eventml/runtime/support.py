@@ -29,11 +29,11 @@ def check_supported(handler: Handler, capabilities: Capabilities) -> None:
             "key (kafka://, or memory:// in one process), set the backend up for a single consumer where "
             "its page says how, or drop ordered=True"
         )
-    if handler.options.once_within is not None and capabilities.remembers_ids == "no":
+    if handler.options.dedupe_window is not None and not capabilities.deduplicates:
         raise UnsupportedError(
-            f"consumer.{handler.name}.once_within: this backend does not remember which ids a group has "
+            f"consumer.{handler.name}.dedupe_window: this backend does not remember which ids a group has "
             "finished. Choose one that does (redis://, kafka://, or memory:// in one process), or drop "
-            "once_within and let the handler's side effects bear a repeat"
+            "dedupe_window and let the handler's side effects bear a repeat"
         )
 
 

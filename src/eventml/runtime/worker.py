@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from contextlib import AbstractAsyncContextManager
 
-    from eventml.backends.base import Backend, OnceSubscription, RemembersIds, Subscription
+    from eventml.backends.base import Backend, DedupeSubscription, Deduplicates, Subscription
     from eventml.handlers import Handler
     from eventml.runtime.equipment import Job
     from eventml.runtime.tracing import Tracing
@@ -164,7 +164,7 @@ class Worker:
                 tracing=tracing,
             ),
             stats=stats,
-            once=None if options.once_within is None else cast("OnceSubscription", subscription),
+            once=None if options.dedupe_window is None else cast("DedupeSubscription", subscription),
         )
 
     async def _cancel_at_deadline(self) -> None:
@@ -175,9 +175,9 @@ class Worker:
 
 def _subscribe(backend: Backend, handler: Handler) -> AbstractAsyncContextManager[Subscription]:
     options, topics = handler.options, [handler.topic]
-    if options.once_within is None:
+    if options.dedupe_window is None:
         return backend.subscribe(topics, group=options.group, start=options.start)
     # Its capabilities were looked at before: it remembers ids.
-    return cast("RemembersIds", backend).subscribe_once(
-        topics, group=options.group, start=options.start, within=options.once_within
+    return cast("Deduplicates", backend).subscribe_deduplicated(
+        topics, group=options.group, start=options.start, window=options.dedupe_window
     )

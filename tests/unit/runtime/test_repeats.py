@@ -63,4 +63,4 @@ def test_what_is_remembered() -> None:
         Completion(theirs.delivery),
         Completion(item(3, "d").delivery, (letter,)),
     ]
-    assert [one.remember for one in remembered(done, "ours")] == ["first", "always", "no", "no"]
+    assert [one.dedupe for one in remembered(done, "ours")] == ["drop", "record", "off", "off"]

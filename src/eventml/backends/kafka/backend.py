@@ -42,7 +42,7 @@ def capabilities(settings: Settings) -> Capabilities:
         durable=True,
         counts_attempts=True,
         shared=True,
-        remembers_ids="partition",
+        deduplicates=True,
     )
 
 
@@ -99,9 +99,9 @@ class KafkaBackend:
             yield subscription
 
     @asynccontextmanager
-    async def subscribe_once(
-        self, topics: Sequence[str], *, group: str, start: Start, within: int
-    ) -> AsyncIterator[base.OnceSubscription]:
+    async def subscribe_deduplicated(
+        self, topics: Sequence[str], *, group: str, start: Start, window: int
+    ) -> AsyncIterator[base.DedupeSubscription]:
         """As `subscribe`; of each partition, the group remembers the last `within` ids that it finished.
 
         They are kept in the topic `<topic>.<group>.seen`, which is created.
@@ -115,15 +115,15 @@ class KafkaBackend:
         partitions = await self._observer.require(topics)
         for topic, count in partitions.items():
             await topic_admin.create_memory(self._observer, seen_topic(topic, group), count)
-        async with self._joined(partitions, group, start, within) as subscription:
+        async with self._joined(partitions, group, start, window) as subscription:
             yield subscription
 
     @asynccontextmanager
     async def _joined(
-        self, topics: Mapping[str, int], group: str, start: Start, within: int | None = None
+        self, topics: Mapping[str, int], group: str, start: Start, window: int | None = None
     ) -> AsyncIterator[Subscription]:
         subscription = Subscription(
-            lambda: self._new_member(list(topics), group, start, within),
+            lambda: self._new_member(list(topics), group, start, window),
             topics=topics,
             group=group,
             observer=self._observer,
@@ -176,9 +176,9 @@ class KafkaBackend:
         await self._publisher.close()
         await self._observer.close()
 
-    def _new_member(self, topics: Sequence[str], group: str, start: Start, within: int | None) -> Member:
+    def _new_member(self, topics: Sequence[str], group: str, start: Start, window: int | None) -> Member:
         largest = self._settings.max_request_size
-        remembering = None if within is None else Remembering(self._observer, group, within, largest)
+        remembering = None if window is None else Remembering(self._observer, group, window, largest)
         return Member(
             self._clients,
             topics,

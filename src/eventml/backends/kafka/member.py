@@ -144,9 +144,9 @@ class Member:
             # If the next one kills us, these must not be taken for it.
             await self._commits.now(_LAST_COMMIT)
 
-    async def finished(self, deliveries: Sequence[Delivery]) -> Collection[int]:
-        """As `OnceSubscription.finished`."""
-        return () if self._remembering is None else await self._remembering.finished(deliveries)
+    async def completed_before(self, deliveries: Sequence[Delivery]) -> Collection[int]:
+        """As `DedupeSubscription.finished`."""
+        return () if self._remembering is None else await self._remembering.completed_before(deliveries)
 
     async def leave(self) -> None:
         """Commit what was finished, give the rest back, and leave the group. Never raises."""

@@ -39,14 +39,14 @@ class Remembering:
     Args:
         observer: Reads what was written.
         group: The group.
-        within: How many ids to remember of a partition.
+        window: How many ids to remember of a partition.
         max_request_size: The most bytes in a batch.
     """
 
-    def __init__(self, observer: Observer, group: str, within: int, max_request_size: int) -> None:
+    def __init__(self, observer: Observer, group: str, window: int, max_request_size: int) -> None:
         self._observer = observer
         self._group = group
-        self._within = within
+        self._window = window
         self._largest = min(max_request_size // 4, _LARGEST)  # a character has four bytes at most
         self._seen: dict[tuple[str, int], Seen] = {}
         self._loading = asyncio.Lock()
@@ -88,8 +88,8 @@ class Remembering:
                     if version == self._version:
                         self._seen[place] = seen
 
-    async def finished(self, deliveries: Sequence[Delivery]) -> list[int]:
-        """As `OnceSubscription.finished`."""
+    async def completed_before(self, deliveries: Sequence[Delivery]) -> list[int]:
+        """As `DedupeSubscription.finished`."""
         await self.load(deliveries)
         return [position for position, delivery in enumerate(deliveries) if self._knows(delivery)]
 
@@ -97,7 +97,7 @@ class Remembering:
         """Completions without the outputs of those whose ids were finished before."""
         await self.load(completion.delivery for completion in done)
         return [
-            replace(c, outputs=()) if c.remember == "first" and c.outputs and self._knows(c.delivery) else c
+            replace(c, outputs=()) if c.dedupe == "drop" and c.outputs and self._knows(c.delivery) else c
             for c in done
         ]
 
@@ -105,7 +105,7 @@ class Remembering:
         """Remember those that are to be."""
         for completion in done:
             seen = self.seen(_place(completion.delivery))
-            if seen is not None and completion.remember != "no":
+            if seen is not None and completion.dedupe != "off":
                 seen.finish(completion.delivery.record.id)
 
     def written(self, place: tuple[str, int], entry: Entry) -> list[Record]:
@@ -120,7 +120,7 @@ class Remembering:
 
     async def _read(self, place: tuple[str, int]) -> Seen:
         seen, partition = (
-            Seen(self._within, self._largest),
+            Seen(self._window, self._largest),
             TopicPartition(seen_topic(place[0], self._group), place[1]),
         )
         at = (await self._observer.offsets([partition], "earliest"))[partition]

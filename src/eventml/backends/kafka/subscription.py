@@ -84,11 +84,11 @@ class Subscription:
         if self._member is not None:
             await self._member.complete(done)
 
-    async def finished(self, deliveries: Sequence[Delivery]) -> Collection[int]:
+    async def completed_before(self, deliveries: Sequence[Delivery]) -> Collection[int]:
         """The positions of those whose ids were finished in their partition, where the group remembers."""
         if self._member is None:
             raise UnavailableError(f"group {self._group}: there is no member; try again")
-        return await self._member.finished(deliveries)
+        return await self._member.completed_before(deliveries)
 
     async def lag(self) -> int | None:
         """The group's unfinished records over all partitions, other members' as far as they committed."""

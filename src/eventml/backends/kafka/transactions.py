@@ -238,9 +238,9 @@ class Line:
         ids: set[str] = set()
         for position, completion in todo.items():
             id_ = completion.delivery.record.id
-            if completion.remember == "first" and (id_ in ids or id_ in known):
+            if completion.dedupe == "drop" and (id_ in ids or id_ in known):
                 repeats.add(position)
-            if completion.remember != "no":
+            if completion.dedupe != "off":
                 ids.add(id_)
         return repeats
 
@@ -249,7 +249,7 @@ class Line:
         remembering, known = self._means.remembering, self._known
         if remembering is None or known is None:
             return None, []
-        entry = known.entry(c.delivery.record.id for c in done if c.remember != "no")
+        entry = known.entry(c.delivery.record.id for c in done if c.dedupe != "off")
         return entry, remembering.written(self._partition, entry) if entry else []
 
     async def _pack(

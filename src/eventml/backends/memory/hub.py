@@ -23,7 +23,7 @@ from eventml.errors import FullError
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 
-    from eventml.backends.base import Completion, OnceSubscription, Start, Subscription
+    from eventml.backends.base import Completion, DedupeSubscription, Start, Subscription
     from eventml.records import Delivery, Record
 
 CAPABILITIES: Final = Capabilities(
@@ -33,7 +33,7 @@ CAPABILITIES: Final = Capabilities(
     durable=False,
     counts_attempts=True,
     shared=False,
-    remembers_ids="group",
+    deduplicates=True,
 )
 
 
@@ -96,11 +96,11 @@ class Hub:
             subscription.leave()
 
     @asynccontextmanager
-    async def subscribe_once(
-        self, topics: Sequence[str], *, group: str, start: Start, within: int
-    ) -> AsyncIterator[OnceSubscription]:
-        """As `subscribe`; the group remembers the last `within` ids that it finished at each topic."""
-        subscription = _Member(self, topics, group, start, within=within)
+    async def subscribe_deduplicated(
+        self, topics: Sequence[str], *, group: str, start: Start, window: int
+    ) -> AsyncIterator[DedupeSubscription]:
+        """As `subscribe`; the group remembers the last `window` ids that it finished at each topic."""
+        subscription = _Member(self, topics, group, start, window=window)
         try:
             yield subscription
         finally:
@@ -178,9 +178,9 @@ class Hub:
 class _Member:
     """One member of a group, at one or more topics."""
 
-    def __init__(self, hub: Hub, topics: Sequence[str], group: str, start: Start, *, within: int = 0) -> None:
+    def __init__(self, hub: Hub, topics: Sequence[str], group: str, start: Start, *, window: int = 0) -> None:
         self._hub = hub
-        self._within = within
+        self._window = window
         with hub.lock:
             self._groups = {name: hub.topic(name).group(group, start) for name in topics}
             for joined in self._groups.values():
@@ -212,14 +212,14 @@ class _Member:
         for name, completions in parts:
             group = self._groups[name]
             held = group.finish(completions, self)
-            if self._within:
-                held = group.remember(held, self._within)
+            if self._window:
+                held = group.remember(held, self._window)
             self._hub.append([record for completion in held for record in completion.outputs])
             if group.hand_over():
                 self._hub.wake_readers(name)
         self._hub.wake_writers()
 
-    async def finished(self, deliveries: Sequence[Delivery]) -> Collection[int]:
+    async def completed_before(self, deliveries: Sequence[Delivery]) -> Collection[int]:
         await checkpoint()
         with self._hub.lock:
             return [

@@ -129,15 +129,15 @@ class Group:
                     del self._deliveries[delivery.partition][delivery.offset]
         return held
 
-    def remember(self, held: Iterable[Completion], within: int) -> list[Completion]:
+    def remember(self, held: Iterable[Completion], window: int) -> list[Completion]:
         """Remember the ids of those that ask for it, and return those whose outputs are published."""
         first = []
         for completion in held:
             id_ = completion.delivery.record.id
-            if completion.remember != "first" or id_ not in self.finished_ids:
+            if completion.dedupe != "drop" or id_ not in self.finished_ids:
                 first.append(completion)
-            if completion.remember != "no":
-                self.finished_ids.add(id_, within)
+            if completion.dedupe != "off":
+                self.finished_ids.add(id_, window)
         return first
 
     def safe(self, index: int) -> int:

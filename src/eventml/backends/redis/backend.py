@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
 
-    from eventml.backends.base import OnceSubscription, Start, Subscription
+    from eventml.backends.base import DedupeSubscription, Start, Subscription
     from eventml.backends.redis.equipment import Equipment
     from eventml.backends.redis.features import Features
     from eventml.backends.redis.losses import Losses
@@ -37,7 +37,7 @@ def capabilities(settings: Settings) -> Capabilities:
         durable=True,
         counts_attempts=True,
         shared=True,
-        remembers_ids="group",
+        deduplicates=True,
     )
 
 
@@ -77,17 +77,17 @@ class RedisBackend:
             return reading(Reader(self._equipment, topics, self._publisher), start)
         return joined(Member(self._equipment, topics, group, self._completer), start)
 
-    def subscribe_once(
-        self, topics: Sequence[str], *, group: str, start: Start, within: int
-    ) -> AbstractAsyncContextManager[OnceSubscription]:
-        """See `RemembersIds.subscribe_once`. The ids are in the sorted set `<topic>.<group>.seen`.
+    def subscribe_deduplicated(
+        self, topics: Sequence[str], *, group: str, start: Start, window: int
+    ) -> AbstractAsyncContextManager[DedupeSubscription]:
+        """See `Deduplicates.subscribe_deduplicated`. The ids are in the sorted set `<topic>.<group>.seen`.
 
         Raises:
             UnsupportedError: on a cluster, where a topic has no hash tag to hold that set to its slot.
         """
         for topic in topics:
             self._completer.check_remembering(topic, group)
-        return joined(Member(self._equipment, topics, group, self._completer, within=within), start)
+        return joined(Member(self._equipment, topics, group, self._completer, window=window), start)
 
     async def lag(self, topic: str, *, group: str) -> Mapping[int, int] | None:
         """See `Backend.lag`. There is one partition, 0."""

@@ -68,7 +68,7 @@ class Completer:
         """
         if self._connector.slot(finished_ids_key(topic, group)) != self._connector.slot(topic):
             raise UnsupportedError(
-                f"once_within: what group {group!r} finishes of {topic!r} would be remembered in another "
+                f"dedupe_window: what group {group!r} finishes of {topic!r} would be remembered in another "
                 f"slot of the cluster. Give the topic a hash tag, as in {tagged(topic, topic)[0]!r}"
             )
 
@@ -140,7 +140,7 @@ class Completer:
             if not exc.failed:
                 raise
             refused = {owners[number]: why for number, why in exc.failed.items()}
-        acks = [Completion(c.delivery, (), c.remember) for p, c in enumerate(done) if p not in refused]
+        acks = [Completion(c.delivery, (), c.dedupe) for p, c in enumerate(done) if p not in refused]
         await self.complete(share, topic, acks)
         return refused
 

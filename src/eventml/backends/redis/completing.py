@@ -10,7 +10,7 @@ from eventml.backends.redis.write import size
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from eventml.backends.base import Completion, Remember
+    from eventml.backends.base import Completion, Dedupe
     from eventml.backends.redis.group import Consumer
     from eventml.backends.redis.wire import HeaderEncoder
     from eventml.records import Delivery, Record
@@ -21,7 +21,7 @@ ENTRIES: Final = 1_024
 BYTES: Final = 4_000_000
 """What one command may carry, beyond its first record: larger ones only hold others up."""
 
-_REMEMBER: Final[dict[Remember, int]] = {"no": 0, "first": 1, "always": 2}
+_REMEMBER: Final[dict[Dedupe, int]] = {"off": 0, "drop": 1, "record": 2}
 
 
 class Call:
@@ -49,7 +49,7 @@ class Call:
         while position < len(done) and position < ENTRIES and size < BYTES:
             outputs = done[position].outputs
             start = position
-            remember = _REMEMBER[done[position].remember] if self._consumer.within else 0
+            remember = _REMEMBER[done[position].dedupe] if self._consumer.window else 0
             run: list[Any] = []
             if not outputs:
                 position = self._acks(done, position, run)
@@ -62,17 +62,17 @@ class Call:
 
     def packed(self) -> bytes:
         who = self._consumer
-        keys = [*self._keys, who.finished_ids] if who.within else self._keys
+        keys = [*self._keys, who.finished_ids] if who.window else self._keys
         return COMPLETE.call(
-            keys, (who.group, who.name, who.within, len(self._metas), *self._metas, *self._runs)
+            keys, (who.group, who.name, who.window, len(self._metas), *self._metas, *self._runs)
         )
 
     def _acks(self, done: Sequence[Completion], position: int, run: list[Any]) -> int:
         """A run of completions without outputs, all remembered or not."""
-        said = done[position].remember
+        said = done[position].dedupe
         some = []
         for completion in done[position:ENTRIES]:
-            if completion.outputs or completion.remember != said:
+            if completion.outputs or completion.dedupe != said:
                 break
             some.append(completion.delivery)
         for delivery in some:
@@ -83,11 +83,11 @@ class Call:
         self, done: Sequence[Completion], position: int, run: list[Any], size: int
     ) -> tuple[int, int]:
         """The usual run: completions of one output each, all of one shape."""
-        model, said = done[position].outputs[0], done[position].remember
+        model, said = done[position].outputs[0], done[position].dedupe
         topic, headers, keyed, named = model.topic, model.headers, model.key is not None, bool(model.id)
         for completion in done[position:ENTRIES]:
             outputs = completion.outputs
-            if len(outputs) != 1 or size >= BYTES or completion.remember != said:
+            if len(outputs) != 1 or size >= BYTES or completion.dedupe != said:
                 break
             output = outputs[0]
             if (
@@ -111,7 +111,7 @@ class Call:
 
     def _several(self, completion: Completion, position: int, run: list[Any], size: int) -> tuple[int, int]:
         """A run of one completion, with any number of outputs."""
-        run += self._input(completion.delivery, completion.remember)
+        run += self._input(completion.delivery, completion.dedupe)
         for output in completion.outputs:
             size += len(output.value)
             run.append(output.value)
@@ -121,8 +121,8 @@ class Call:
                 run.append(output.key)
         return position + 1, size
 
-    def _input(self, delivery: Delivery, said: Remember) -> tuple[Any, ...]:
-        if said == "no" or not self._consumer.within:
+    def _input(self, delivery: Delivery, said: Dedupe) -> tuple[Any, ...]:
+        if said == "off" or not self._consumer.window:
             return (delivery.offset,)
         return (delivery.offset, delivery.record.id)
 

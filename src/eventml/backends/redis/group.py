@@ -63,15 +63,15 @@ class Consumer:
         topic: What is read.
         group: Whose member it is.
         name: The consumer's own.
-        within: How many finished ids the group remembers.
+        window: How many finished ids the group remembers.
     """
 
-    def __init__(self, link: Link, topic: str, group: str, name: str, *, within: int = 0) -> None:
+    def __init__(self, link: Link, topic: str, group: str, name: str, *, window: int = 0) -> None:
         self._link = link
         self.topic = topic
         self.group = group
         self.name = name
-        self.within = within
+        self.window = window
         self.finished_ids = finished_ids_key(topic, group)
         self._doing = f"group {group!r} at {topic!r}"
 

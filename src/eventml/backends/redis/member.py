@@ -42,7 +42,7 @@ class Member:
         topics: What is read.
         group: Whose member it is.
         completer: Completes deliveries.
-        within: How many finished ids the group remembers at each topic.
+        window: How many finished ids the group remembers at each topic.
     """
 
     def __init__(
@@ -52,13 +52,13 @@ class Member:
         group: str,
         completer: Completer,
         *,
-        within: int = 0,
+        window: int = 0,
     ) -> None:
         self._arrived = asyncio.Event()
         self._completer = completer
         self._name = consumer_name()
         self._group = group
-        self._within = within
+        self._window = window
         by_slot: dict[int, list[str]] = {}
         for topic in dict.fromkeys(topics):
             by_slot.setdefault(equipment.connector.slot(topic), []).append(topic)
@@ -69,7 +69,7 @@ class Member:
         settings, losses = equipment.settings, equipment.losses
         control = Link(equipment.connector, slot, settings.timeout)
         consumers = [
-            Consumer(control, topic, self._group, self._name, within=self._within) for topic in topics
+            Consumer(control, topic, self._group, self._name, window=self._window) for topic in topics
         ]
         leases = {
             consumer.topic: Leases(consumer, equipment.decoder, losses, settings.lease)
@@ -118,8 +118,8 @@ class Member:
                 refused,
             )
 
-    async def finished(self, deliveries: Sequence[Delivery]) -> Collection[int]:
-        """See `OnceSubscription.finished`."""
+    async def completed_before(self, deliveries: Sequence[Delivery]) -> Collection[int]:
+        """See `DedupeSubscription.finished`."""
         found: list[int] = []
         for topic, positions in self._by_topic(deliveries, _TOPIC_OF).items():
             consumer = self._share_of[topic].leases[topic].consumer

@@ -52,7 +52,7 @@ class Seen:
         return self._insert(texts(as_list(ids)))
 
     def begin_index(self, earlier: Iterable[Sequence[Any]]) -> None:
-        """Remember each id from now on."""
+        """Dedupe each id from now on."""
         self._path.unlink(missing_ok=True)
         index = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
         for pragma in ("journal_mode = MEMORY", "synchronous = OFF", "cache_size = -16000"):

@@ -49,7 +49,7 @@ def _waited_for(handler: Handler, limit: float) -> Handler:
         retries=0,
         timeout=timeout,
         bisect_for=min(options.bisect_for, limit),
-        once_within=None,  # who asks twice is answered twice
+        dedupe_window=None,  # who asks twice is answered twice
     )
     return replace(handler, options=options)
 

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from eventml.backends.base import (
         Backend,
         Capabilities,
-        OnceSubscription,
-        Remember,
-        RemembersIds,
+        Dedupe,
+        DedupeSubscription,
+        Deduplicates,
         Start,
         Subscription,
     )
@@ -93,16 +93,19 @@ class Member:
         )
 
     async def finish(
-        self, deliveries: Iterable[Delivery], outputs: Sequence[Record] = (), *, remember: Remember = "no"
+        self, deliveries: Iterable[Delivery], outputs: Sequence[Record] = (), *, dedupe: Dedupe = "off"
     ) -> None:
         """Complete deliveries, each with these outputs."""
-        await self.complete([Completion(delivery, outputs, remember) for delivery in deliveries])
+        await self.complete([Completion(delivery, outputs, dedupe) for delivery in deliveries])
 
-    async def finished(self, deliveries: Sequence[Delivery]) -> list[str]:
+    async def completed_before(self, deliveries: Sequence[Delivery]) -> list[str]:
         """The ids of those that the group remembers."""
-        expect.true(hasattr(self.subscription, "finished"), "what subscribe_once() gives has no finished()")
-        asked = cast("OnceSubscription", self.subscription).finished(deliveries)
-        found = await self._bounded(lambda: "finished() did not return", asked)
+        expect.true(
+            hasattr(self.subscription, "completed_before"),
+            "subscribe_deduplicated() lacks completed_before()",
+        )
+        asked = cast("DedupeSubscription", self.subscription).completed_before(deliveries)
+        found = await self._bounded(lambda: "completed_before() did not return", asked)
         return expect.ids(deliveries[position] for position in sorted(found))
 
     async def lag(self) -> int | None:
@@ -191,10 +194,10 @@ class Trial:
         return records
 
     async def join(
-        self, *topics: str, group: str | None, start: Start = "earliest", within: int = 0
+        self, *topics: str, group: str | None, start: Start = "earliest", window: int = 0
     ) -> Member:
         """A member of a group, that remembers so many ids, or with None a reader."""
-        context = _subscribed(self.harness, topics, group=group, start=start, within=within)
+        context = _subscribed(self.harness, topics, group=group, start=start, window=window)
         held = await self.bounded(lambda: "a member did not join", hold(self.tasks, context))
         self._members.append(held)
         return Member(held, self.harness)
@@ -259,18 +262,21 @@ async def opened(harness: Harness) -> AsyncIterator[Trial]:
 
 @asynccontextmanager
 async def _subscribed(
-    harness: Harness, topics: Sequence[str], *, group: str | None, start: Start, within: int
+    harness: Harness, topics: Sequence[str], *, group: str | None, start: Start, window: int
 ) -> AsyncIterator[tuple[Backend, Subscription]]:
-    async with harness.connect() as backend, _joining(backend, topics, group, start, within) as subscription:
+    async with harness.connect() as backend, _joining(backend, topics, group, start, window) as subscription:
         yield backend, subscription
 
 
 def _joining(
-    backend: Backend, topics: Sequence[str], group: str | None, start: Start, within: int
+    backend: Backend, topics: Sequence[str], group: str | None, start: Start, window: int
 ) -> AbstractAsyncContextManager[Subscription]:
-    if not within or group is None:
+    if not window or group is None:
         return backend.subscribe(topics, group=group, start=start)
     expect.true(
-        hasattr(backend, "subscribe_once"), "it declares `remembers_ids`, and has no subscribe_once()"
+        hasattr(backend, "subscribe_deduplicated"),
+        "it declares `deduplicates`, and has no subscribe_deduplicated()",
     )
-    return cast("RemembersIds", backend).subscribe_once(topics, group=group, start=start, within=within)
+    return cast("Deduplicates", backend).subscribe_deduplicated(
+        topics, group=group, start=start, window=window
+    )

@@ -13,7 +13,7 @@ from eventml.testing.contract import expect
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from eventml.backends.base import Remember
+    from eventml.backends.base import Dedupe
     from eventml.records import Delivery
     from eventml.testing.contract.trial import Member, Trial
 
@@ -56,7 +56,7 @@ class Work:
         to: str | None = None,
         limit: int = 10,
         pause: float = 0.0,
-        remember: Remember = "no",
+        dedupe: Dedupe = "off",
     ) -> None:
         self.received: list[tuple[Member, Delivery]] = []
         self.finished: set[str] = set()
@@ -65,7 +65,7 @@ class Work:
         self._to = to
         self._limit = limit
         self._pause = pause
-        self._remember: Remember = remember
+        self._dedupe: Dedupe = dedupe
         self._holders: dict[bytes | None, Member] = {}
         self._loops: dict[Member, _Loop] = {}
         self._progress = anyio.Event()
@@ -135,7 +135,7 @@ class Work:
 
     async def _complete(self, member: Member, deliveries: Sequence[Delivery]) -> None:
         done = [
-            Completion(d, (self._trial.output(self._to, d),) if self._to else (), self._remember)
+            Completion(d, (self._trial.output(self._to, d),) if self._to else (), self._dedupe)
             for d in deliveries
         ]
         while done:

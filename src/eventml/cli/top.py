@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from eventml.cli.buses import import_bus
-from eventml.cli.options import BusArgument  # noqa: TC001 - typer reads the annotation
+from eventml.cli.options import BusArgument
 from eventml.cli.reporting import Refusal, reporting
 from eventml.cli.watching import handler_lines, read_look, worker_lines
 from eventml.deploy.operations import Address, read_address

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from eventml.records import Delivery  # noqa: TC001 - msgspec reads the annotations at run time
+from eventml.records import Delivery
 from eventml.runtime.deadletters import PREFIX, dead_letter_topic
 
 if TYPE_CHECKING:

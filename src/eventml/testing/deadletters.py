@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from eventml.records import Record  # noqa: TC001 - msgspec may read the annotations
+from eventml.records import Record
 from eventml.runtime.deadletters import PREFIX
 from eventml.runtime.failures import describe
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 
-from eventml.backends.base import Backend, Capabilities  # noqa: TC001 - the same
-from eventml.records import Record  # noqa: TC001 - the same
+from eventml.backends.base import Backend, Capabilities
+from eventml.records import Record
 
 
 class Harness(msgspec.Struct, frozen=True, kw_only=True):

@@ -36,7 +36,7 @@ import eventml
 from benchmarks.measuring import DurationPredicted, RideStarted, linear, machine, no_op, rides
 from eventml.backends.memory import Settings, new_hub
 from eventml.runtime import pipeline, worker
-from eventml.runtime.answering import Answering
+from eventml.runtime.answering import BatchProcessor
 from eventml.runtime.outputs import Outputs
 from eventml.runtime.parking import Parking
 from eventml.runtime.suspects import Step
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
     from eventml.backends.base import Completion
     from eventml.records import Delivery
-    from eventml.runtime.parking import Item
+    from eventml.runtime.items import Item
 
     Case = Callable[[], AbstractContextManager[None]]
 
@@ -70,7 +70,7 @@ class NoRecovery:
         return 0
 
 
-class BareAnswering(Answering):
+class BareAnswering(BatchProcessor):
     """Calls, and completes what came of it."""
 
     def __init__(self, *args: Any, **options: Any) -> None:

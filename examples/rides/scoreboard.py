@@ -10,7 +10,8 @@ import anyio
 import msgspec
 import numpy as np
 
-from eventml.runtime.deadletters import PREFIX, dead_letter_topic
+from eventml.runtime import DLQ_PREFIX
+from eventml.runtime.deadletters import dead_letter_topic
 from examples.rides.targets import TARGETS, rmse
 
 if TYPE_CHECKING:
@@ -54,8 +55,8 @@ class Scoreboard:
                 self.ids[name][event["ride_id"]] = record.id
                 self.answers[name] += 1
         elif record.id in self._mine:
-            name = record.headers[f"{PREFIX}group"].removeprefix("rides.")
-            self.dead_letters[name][record.id] = record.headers[f"{PREFIX}message"]
+            name = record.headers[f"{DLQ_PREFIX}group"].removeprefix("rides.")
+            self.dead_letters[name][record.id] = record.headers[f"{DLQ_PREFIX}message"]
 
     def answered(self, name: str) -> int:
         """For how many rides there is a prediction or a dead letter."""

@@ -21,7 +21,7 @@ from eventml.errors import (
 from eventml.models import Artefact, Model
 from eventml.producer import BlockingProducer
 from eventml.records import Delivery, Record
-from eventml.runtime.outputs import Prediction
+from eventml.runtime import Prediction
 
 __all__ = [
     "Artefact",

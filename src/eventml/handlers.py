@@ -23,7 +23,7 @@ SINGLE = 64
 # costs, and a drain must wait for all of them.
 
 
-class Choices(TypedDict, total=False):
+class HandlerChoices(TypedDict, total=False):
     """The keyword arguments of `Bus.predictor` and `Bus.consumer`: those of `Options`, and three more.
 
     name: The handler's name, if not the function's.
@@ -51,7 +51,7 @@ class Choices(TypedDict, total=False):
     retry_on: Sequence[type[Exception]]
 
 
-class Options(msgspec.Struct, frozen=True, kw_only=True):
+class HandlerOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How a handler is run. Configuration may replace each (`[consumer.<handler>]`).
 
     Attributes:
@@ -148,7 +148,7 @@ class Handler(msgspec.Struct, frozen=True, kw_only=True):
     is_async: bool
     model: ModelSource | None
     wants: tuple[str, ...]
-    options: Options
+    options: HandlerOptions
 
 
 def read_handler(
@@ -158,7 +158,7 @@ def read_handler(
     topic: str,
     to: str | None = None,
     model: ModelSource | None = None,
-    choices: Choices,
+    choices: HandlerChoices,
 ) -> Handler:
     """Read a handler off a function's signature.
 
@@ -207,13 +207,13 @@ def _check_model(name: str, model: ModelSource | None, wants: tuple[str, ...]) -
         raise RegistrationError(f'{name}: it takes a model, but none is given: model="path/to/model.skops"')
 
 
-def _options(group: str, choices: Choices, *, batched: bool) -> Options:
+def _options(group: str, choices: HandlerChoices, *, batched: bool) -> HandlerOptions:
     said: dict[str, Any] = {key: value for key, value in choices.items() if key not in _OF_THE_HANDLER}
     said.setdefault("group", group)
     said.setdefault("max_batch", BATCH if batched else SINGLE)
     said["retry_on"] = tuple(choices.get("retry_on", ()))
     try:
-        return Options(**said)
+        return HandlerOptions(**said)
     except (TypeError, ValueError) as exc:
         raise RegistrationError(f"{group}: {exc}") from exc
 
@@ -232,7 +232,7 @@ def _hints(name: str, function: Callable[..., Any]) -> dict[str, Any]:
         ) from exc
 
 
-def _frame(name: str, annotated: Any, choices: Choices) -> FrameType | None:
+def _frame(name: str, annotated: Any, choices: HandlerChoices) -> FrameType | None:
     """The frame that a handler takes whose first parameter is annotated so."""
     library = library_of(annotated)
     if library is None:

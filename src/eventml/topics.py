@@ -8,7 +8,7 @@ from msgspec import structs
 
 from eventml.backends.base import CreatesTopics, NewTopic
 from eventml.config import TopicSettings
-from eventml.runtime.deadletters import dead_letter_topic
+from eventml.runtime import dead_letter_topic
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

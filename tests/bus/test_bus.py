@@ -269,7 +269,7 @@ async def test_slow_handler_bounds_what_is_fetched_ahead(bus: Bus) -> None:
     async with running(bus) as worker:
         await bus.publish_many("t", [Ride(str(n)) for n in range(500)])
         await anyio.wait_all_tasks_blocked()
-        assert worker.in_hand <= 40
+        assert worker.in_flight <= 40
         gate.set()
     assert worker.stats["audit"].completed == 500
 

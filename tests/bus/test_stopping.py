@@ -43,7 +43,7 @@ async def test_what_is_in_hand_is_finished() -> None:
         while not done:
             await anyio.sleep(0.001)
         worker.stop()
-    assert worker.in_hand == 0
+    assert worker.in_flight == 0
     assert done == worker.stats["slow"].completed < 200
     lag = await hub.lag("t", group="rides.slow")
     assert lag is not None
@@ -87,7 +87,7 @@ async def test_abandoning_gives_up_at_once() -> None:
         async with bus.open(new_hub()), bus.worker() as worker, anyio.create_task_group() as tasks:
             tasks.start_soon(worker.run)
             await bus.publish("t", Ride(1))
-            while not worker.in_hand:
+            while not worker.in_flight:
                 await anyio.sleep(0.001)
             worker.abandon()
 

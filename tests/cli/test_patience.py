@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from eventml.cli import run, serve
 from eventml.cli.app import app
-from eventml.deploy.liveness import Limits
+from eventml.deploy.workers.liveness import Limits
 
 if TYPE_CHECKING:
     from pathlib import Path

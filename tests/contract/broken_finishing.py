@@ -43,11 +43,11 @@ class AcksAllUpToTheHighest(Member):
 
     def __init__(self, connection: Connection, inner: Inner) -> None:
         super().__init__(connection, inner)
-        self.in_hand: dict[tuple[int, int | str], Delivery] = {}
+        self.in_flight: dict[tuple[int, int | str], Delivery] = {}
 
     async def receive(self, limit: int) -> Sequence[Delivery]:
         deliveries = await super().receive(limit)
-        self.in_hand |= {(d.partition, d.offset): d for d in deliveries}
+        self.in_flight |= {(d.partition, d.offset): d for d in deliveries}
         return deliveries
 
     async def complete(self, done: Sequence[Completion]) -> None:
@@ -55,7 +55,7 @@ class AcksAllUpToTheHighest(Member):
             last = completion.delivery
             below = [
                 d
-                for d in self.in_hand.values()
+                for d in self.in_flight.values()
                 if d.partition == last.partition and int(d.offset) < int(last.offset)
             ]
             await super().complete([*map(Completion, below), completion])

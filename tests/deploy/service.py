@@ -63,7 +63,7 @@ class Service:
     @property
     def workers(self) -> list[int]:
         """The process ids of the workers."""
-        return [pid for pid in children(self.pid) if "eventml.deploy.worker_process" in command(pid)]
+        return [pid for pid in children(self.pid) if "eventml.deploy.workers.worker_process" in command(pid)]
 
     def send(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
@@ -85,7 +85,7 @@ class Service:
         self._process.kill()
         self._process.wait()
         for pid in orphans:
-            if alive(pid) and "eventml.deploy.worker_process" in command(pid):
+            if alive(pid) and "eventml.deploy.workers.worker_process" in command(pid):
                 os.kill(pid, signal.SIGKILL)
 
     def until(self, what: Callable[[], object], seconds: float = 30.0) -> None:

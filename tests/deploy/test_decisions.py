@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventml.deploy.liveness import Limits, Progress, Signs, State, why_kill, why_replace
-from eventml.deploy.placement import idle_handlers, places
-from eventml.deploy.reports import Counts, Tally, total
-from eventml.deploy.restarts import Crash, Patience, blamed, broken, recent, wait_before_restart
-from eventml.deploy.rolling import Watch
+from eventml.deploy.workers.liveness import Limits, Progress, Signs, State, why_kill, why_replace
+from eventml.deploy.workers.placement import idle_handlers, places
+from eventml.deploy.workers.reports import Counts, Tally, total
+from eventml.deploy.workers.restarts import Crash, Patience, blamed, broken, recent, wait_before_restart
+from eventml.deploy.workers.rolling import Watch
 from eventml.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ LIMITS = Limits(boot_grace=60, silent_after=10, stuck_after=100, hung_after=50)
 PROGRESS = st.builds(
     Progress,
     handler=st.sampled_from(HANDLERS),
-    in_hand=st.integers(0, 3),
+    in_flight=st.integers(0, 3),
     quiet=st.floats(0, 300),
     oldest=st.floats(0, 300),
     hung=st.integers(0, 2),
@@ -127,7 +127,7 @@ def test_a_worker_is_killed_only_for_events_in_hand_that_get_nowhere(
     state: State, heard: float, progress: list[Progress]
 ) -> None:
     signs = Signs(state=state, since=0, heard=heard, progress=progress)
-    stuck = any(one.in_hand and one.quiet + 1000 - heard > 100 for one in progress)
+    stuck = any(one.in_flight and one.quiet + 1000 - heard > 100 for one in progress)
     assert (why_kill(signs, LIMITS, 1000) is not None) == stuck
 
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from eventml.deploy.operations import LOOPBACK, PORT, Address, Operations, read_address
-from eventml.deploy.status import Status, WorkerStatus
+from eventml.deploy.workers.operations import LOOPBACK, PORT, Address, Operations, read_address
+from eventml.deploy.workers.status import Status, WorkerStatus
 from eventml.errors import ConfigError
 from tests.deploy.service import Service
 

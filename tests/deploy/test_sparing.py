@@ -8,7 +8,7 @@ import logging
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventml.deploy.sparing import Sparing
+from eventml.deploy.workers.sparing import Sparing
 
 
 def logged(seconds: list[float], name: str) -> list[str]:

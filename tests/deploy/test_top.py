@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from eventml.cli.top import duration, seconds, short
 from eventml.cli.watching import handler_lines, quantile, read_look, worker_lines
-from eventml.deploy.liveness import Progress
-from eventml.deploy.metrics import render
-from eventml.deploy.reports import Counts, HandlerReport, ModelInUse, Tally
-from eventml.deploy.status import Status, WorkerStatus
+from eventml.deploy.workers.liveness import Progress
+from eventml.deploy.workers.metrics import render
+from eventml.deploy.workers.reports import Counts, HandlerReport, ModelInUse, Tally
+from eventml.deploy.workers.status import Status, WorkerStatus
 from eventml.runtime.histogram import SECONDS, SIZES, Histogram
 from tests.deploy.service import APPS
 
@@ -44,7 +44,7 @@ def status(completed: int, waits: list[float]) -> Status:
             latency=Counts(latency.counts, latency.sum),
             batch=Counts(batch.counts, batch.sum),
         ),
-        progress=Progress(handler="tip", in_hand=7, quiet=0, oldest=0.5),
+        progress=Progress(handler="tip", in_flight=7, quiet=0, oldest=0.5),
         lag=12,
         model=ModelInUse("tip", "abc"),
     )
@@ -56,7 +56,7 @@ def test_two_looks_make_rates() -> None:
     before = read_look(render(status(100, [0.02] * 100))[0].decode(), at=10.0)
     now = read_look(render(status(500, [0.02] * 100 + [0.2] * 400))[0].decode(), at=12.0)
     [line] = handler_lines(before, now)
-    assert (line.name, line.lag, line.in_hand, line.received) == ("tip", 12, 7, 200)
+    assert (line.name, line.lag, line.in_flight, line.received) == ("tip", 12, 7, 200)
     assert line.p50 is not None
     assert 0.1 < line.p50 < 0.25  # of the time between the looks: the hundred quick ones were before
     [worker] = worker_lines(now)

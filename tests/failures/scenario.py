@@ -13,15 +13,15 @@ import msgspec
 from eventml import Bus, Record, config
 from eventml.backends.base import CreatesTopics, NewTopic
 from eventml.runtime.deadletters import dead_letter_topic
-from eventml.runtime.letters import Wanted, boxes
-from eventml.runtime.replaying import settle
+from eventml.runtime.letters import DeadLetterFilter, dead_letter_queues
+from eventml.runtime.replaying import replay_or_drop
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 
     from eventml.backends.base import Backend
     from eventml.records import Delivery
-    from eventml.runtime.replaying import Fate, Tally
+    from eventml.runtime.replaying import DeadLetterAction, ReplayReport
     from eventml.runtime.stats import Stats
     from eventml.runtime.worker import Worker
 
@@ -93,15 +93,17 @@ class Scenario:
             worker.stop()
 
     async def replay(
-        self, backend: Backend, *, name: str | None = None, fate: Fate = "replay", **choices: Any
-    ) -> Tally:
+        self, backend: Backend, *, name: str | None = None, fate: DeadLetterAction = "replay", **choices: Any
+    ) -> ReplayReport:
         """As `eventml dlq replay` and `drop`, for one handler."""
         handlers = self.bus.handlers
-        [box] = boxes([handlers[name] if name else next(iter(handlers.values()))])
+        [box] = dead_letter_queues([handlers[name] if name else next(iter(handlers.values()))])
         limit = choices.pop("limit", None)
         async with backend.subscribe([box.letters], group=box.readers, start="earliest") as subscription:
             acks_singly = backend.capabilities.redelivery == "lease"
-            return await settle(subscription, Wanted(**choices), fate, limit=limit, acks_singly=acks_singly)
+            return await replay_or_drop(
+                subscription, DeadLetterFilter(**choices), fate, limit=limit, acks_singly=acks_singly
+            )
 
     async def collect(self, backend: Backend, expected: int) -> None:
         """Read all outputs and dead letters; there should be so many, and one too many would show."""

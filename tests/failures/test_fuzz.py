@@ -122,7 +122,7 @@ class Fuzz:
             if position % CHUNK == 0:
                 await backend.publish(chunk)
                 chunk = []
-                while stats.in_hand + position - stats.received > 10 * CHUNK:
+                while stats.in_flight + position - stats.received > 10 * CHUNK:
                     await anyio.sleep(0.005)
                 if position % (20 * CHUNK) == 0:
                     self.memory.append(_resident())

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from eventml.records import Delivery, Record
-from eventml.runtime.parking import Item, Parked, Parking
+from eventml.runtime.items import Item
+from eventml.runtime.parking import Parked, Parking
 
 KEYS = st.sampled_from([None, b"", b"a", b"b", b"c"])
 

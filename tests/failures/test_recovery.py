@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from eventml import Bus, Reject
 from eventml.codec import Encoder
 from eventml.records import Delivery, Record
-from eventml.runtime.answering import Answering
+from eventml.runtime.answering import BatchProcessor
 from eventml.runtime.calling import Caller
+from eventml.runtime.items import Item
 from eventml.runtime.outputs import Outputs
-from eventml.runtime.parking import Item
 from eventml.runtime.stats import Stats
 from eventml.runtime.suspects import Step
 
@@ -58,7 +58,7 @@ class Run:
         register(self._handle_all if batched else self._handle)
         handler = bus.handlers["handle"]
         stats = Stats()
-        self.answering = Answering(
+        self.answering = BatchProcessor(
             handler,
             caller=Caller(handler, {}, ordered=ordered, stats=stats),
             outputs=Outputs(handler, "u", model=None, source="rides", encoder=Encoder()),

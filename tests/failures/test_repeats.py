@@ -63,7 +63,7 @@ async def test_what_is_published_twice_is_answered_once(scenario: Scenario, batc
             await scenario.collect(backend, COUNT)
     scenario.check(answered=set(range(COUNT)), set_aside=set())
     assert sorted(called) == list(range(COUNT))
-    assert (stats.repeats, stats.published) == (COUNT, COUNT)
+    assert (stats.duplicates, stats.published) == (COUNT, COUNT)
 
 
 async def test_a_repeat_in_the_same_batch_waits_for_its_first(scenario: Scenario) -> None:
@@ -80,7 +80,7 @@ async def test_a_repeat_in_the_same_batch_waits_for_its_first(scenario: Scenario
             async with scenario.working(backend) as worker:
                 await until(lambda: worker.stats["note"].completed == len(twins))
     assert sorted(called) == list(range(30))
-    assert worker.stats["note"].repeats == 60
+    assert worker.stats["note"].duplicates == 60
 
 
 @pytest.mark.parametrize("first", [b"not JSON", b'{"ride_id": 7, "miles": -1}'])
@@ -105,7 +105,7 @@ async def test_a_corrected_event_is_accepted_under_the_same_id(scenario: Scenari
                 await until(lambda: stats.completed == 4)
             await scenario.collect(backend, 2)
     assert [len(scenario.outputs["0"]), len(scenario.letters["0"])] == [1, 1]
-    assert stats.repeats == 2, "a third, and a bad one, under an id that has been answered"
+    assert stats.duplicates == 2, "a third, and a bad one, under an id that has been answered"
 
 
 async def test_a_repeat_waits_for_its_first_to_be_tried_again(scenario: Scenario) -> None:

@@ -12,8 +12,8 @@ import pytest
 
 from eventml import Record, Reject
 from eventml.records import CONTENT_TYPE, FIELDS, MSGPACK
-from eventml.runtime.letters import Wanted, boxes
-from eventml.runtime.replaying import look
+from eventml.runtime.letters import DeadLetterFilter, dead_letter_queues
+from eventml.runtime.replaying import browse
 from tests.failures.meddling import Meddling
 from tests.failures.scenario import Duration, Ride, Scenario, publish, until
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from eventml.backends.base import Backend, Completion, Subscription
-    from eventml.runtime.letters import Letter
+    from eventml.runtime.letters import DeadLetter
 
 pytestmark = pytest.mark.anyio
 
@@ -64,13 +64,15 @@ async def handle_replayed(scenario: Scenario, backend: Backend, count: int) -> N
         await until(lambda: all(stats.completed >= count for stats in worker.stats.values()))
 
 
-async def letters(scenario: Scenario, backend: Backend, wanted: Wanted | None = None) -> list[Letter]:
-    [box, *_] = boxes(scenario.bus.handlers.values())
+async def letters(
+    scenario: Scenario, backend: Backend, wanted: DeadLetterFilter | None = None
+) -> list[DeadLetter]:
+    [box, *_] = dead_letter_queues(scenario.bus.handlers.values())
     async with backend.subscribe([box.letters], group=box.readers, start="earliest") as subscription:
-        return [letter async for letter in look(subscription, wanted or Wanted())]
+        return [letter async for letter in browse(subscription, wanted or DeadLetterFilter())]
 
 
-def numbers(found: Sequence[Letter]) -> list[int]:
+def numbers(found: Sequence[DeadLetter]) -> list[int]:
     return sorted(int(letter.id) for letter in found)
 
 
@@ -218,11 +220,13 @@ async def test_letters_are_chosen_by_time_and_number(scenario: Scenario) -> None
             async with scenario.working(backend) as worker:
                 await publish(backend, scenario.records([Ride(n, 1.0) for n in range(20)])[10:])
                 await until(lambda: worker.stats["duration"].completed == 10)
-            assert numbers(await letters(scenario, backend, Wanted(until=between))) == list(range(10))
+            assert numbers(await letters(scenario, backend, DeadLetterFilter(until=between))) == list(
+                range(10)
+            )
             tally = await scenario.replay(backend, since=between, limit=4)
             assert tally.chosen.total() == 4
             assert tally.left in {16, None}
-            assert len(await letters(scenario, backend, Wanted(since=between))) == 6
+            assert len(await letters(scenario, backend, DeadLetterFilter(since=between))) == 6
 
 
 async def test_letters_of_a_key_are_replayed_in_their_order(scenario: Scenario) -> None:

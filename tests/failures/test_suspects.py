@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventml.records import Delivery, Record
-from eventml.runtime.parking import Item
+from eventml.runtime.items import Item
 from eventml.runtime.suspects import ALONE, Step, Suspects, crash_loop
 
 sizes = st.integers(1, 80)

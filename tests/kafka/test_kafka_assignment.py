@@ -33,7 +33,7 @@ class Rebalances(RuleBasedStateMachine):
         self.assignment = Assignment()
         self.broker = {ZERO: Place(0), ONE: Place(0)}
         self.finished: dict[TopicPartition, set[int]] = {ZERO: set(), ONE: set()}
-        self.in_hand: list[Delivery] = []
+        self.in_flight: list[Delivery] = []
         self.assignment.resume(self.broker, {})
 
     @rule(partition=st.sampled_from([ZERO, ONE]), count=st.integers(1, 5))
@@ -45,21 +45,21 @@ class Rebalances(RuleBasedStateMachine):
     def take(self, limit: int) -> None:
         taken = self.assignment.take(limit)
         assert len(taken) <= limit
-        known = {(d.partition, d.offset) for d in self.in_hand}
+        known = {(d.partition, d.offset) for d in self.in_flight}
         for got in taken:
             assert (got.partition, got.offset) not in known, "handed out while it is in hand"
             assert int(got.offset) not in self.finished[TopicPartition("t", got.partition)]
-        self.in_hand += taken
+        self.in_flight += taken
 
     @rule(data=st.data())
     def finish(self, data: st.DataObject) -> None:
-        if self.in_hand:
-            some = data.draw(st.lists(st.sampled_from(self.in_hand), unique_by=id))
+        if self.in_flight:
+            some = data.draw(st.lists(st.sampled_from(self.in_flight), unique_by=id))
             held = [some[position] for position in self.assignment.held(some)]
             self.assignment.finish(some)
             for done in held:
                 self.finished[TopicPartition("t", done.partition)].add(int(done.offset))
-            self.in_hand = [d for d in self.in_hand if d not in some]
+            self.in_flight = [d for d in self.in_flight if d not in some]
 
     @rule()
     def commit(self) -> None:
@@ -73,8 +73,8 @@ class Rebalances(RuleBasedStateMachine):
         assert not self.assignment.take(10)
         self.commit()
         self.assignment.resume({partition: self.broker[partition] for partition in kept}, {})
-        self.in_hand = [d for d in self.in_hand if TopicPartition("t", d.partition) in kept]
-        assert self.assignment.in_hand == len(self.in_hand), "what comes straight back stays in hand"
+        self.in_flight = [d for d in self.in_flight if TopicPartition("t", d.partition) in kept]
+        assert self.assignment.in_flight == len(self.in_flight), "what comes straight back stays in hand"
 
     @rule(partition=st.sampled_from([ZERO, ONE]))
     def another_was_there(self, partition: TopicPartition) -> None:
@@ -88,7 +88,7 @@ class Rebalances(RuleBasedStateMachine):
         self.broker[partition] = moved
         self.assignment.restart(partition, moved)
         if partition in self.assignment.partitions:
-            self.in_hand = [d for d in self.in_hand if d.partition != partition.partition]
+            self.in_flight = [d for d in self.in_flight if d.partition != partition.partition]
 
     @invariant()
     def nothing_unfinished_is_passed(self) -> None:

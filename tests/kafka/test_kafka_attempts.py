@@ -14,7 +14,7 @@ from eventml.backends.kafka import attempts
 from eventml.backends.kafka.assignment import Assignment, Chunk
 from eventml.backends.kafka.progress import Place, read, write
 from eventml.records import Delivery, Record
-from eventml.runtime.parking import Item
+from eventml.runtime.items import Item
 from eventml.runtime.suspects import Step, Suspects
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class Rebalances(RuleBasedStateMachine):
     def begin(self) -> None:
         self.group = Group()
         self.members = [self.group.join(*PARTITIONS), self.group.join()]
-        self.in_hand: list[list[Delivery]] = [[], []]
+        self.in_flight: list[list[Delivery]] = [[], []]
         self.counts: Counter[tuple[int, int | str]] = Counter()
         self.deaths = 0
 
@@ -113,15 +113,15 @@ class Rebalances(RuleBasedStateMachine):
             place = delivery.partition, delivery.offset
             assert delivery.attempt <= self.counts[place] + self.deaths + 1
             assert delivery.attempt > self.counts[place], "what was handed out and left is counted"
-        self.in_hand[who] += taken
+        self.in_flight[who] += taken
 
     @rule(who=st.integers(0, 1), data=st.data())
     def finish(self, who: int, data: st.DataObject) -> None:
-        if self.in_hand[who]:
-            some = data.draw(st.lists(st.sampled_from(self.in_hand[who]), unique_by=id))
+        if self.in_flight[who]:
+            some = data.draw(st.lists(st.sampled_from(self.in_flight[who]), unique_by=id))
             cautious = self.members[who].cautious
             self.members[who].finish(some)
-            self.in_hand[who] = [d for d in self.in_hand[who] if d not in some]
+            self.in_flight[who] = [d for d in self.in_flight[who] if d not in some]
             if cautious:
                 self.group.commit(self.members[who])
 
@@ -137,7 +137,7 @@ class Rebalances(RuleBasedStateMachine):
 
     @rule(who=st.integers(0, 1), parts=st.permutations(PARTITIONS), share=st.integers(0, 3))
     def leave(self, who: int, parts: list[TopicPartition], share: int) -> None:
-        self.counts.update((d.partition, d.offset) for d in self.in_hand[who])
+        self.counts.update((d.partition, d.offset) for d in self.in_flight[who])
         self.group.leave(self.members[who])
         self._replace(who, parts, share)
 
@@ -147,7 +147,7 @@ class Rebalances(RuleBasedStateMachine):
         self._replace(who, parts, share)
 
     def _replace(self, who: int, parts: list[TopicPartition], share: int) -> None:
-        self.in_hand[who] = []
+        self.in_flight[who] = []
         self.members[who] = Assignment()
         self.group.revoke(self.members[1 - who])
         self._share(parts, share)
@@ -156,13 +156,13 @@ class Rebalances(RuleBasedStateMachine):
         for who, some in enumerate([parts[:share], parts[share:]]):
             self.group.resume(self.members[who], some)
             mine = {p.partition for p in some}
-            self.in_hand[who] = [d for d in self.in_hand[who] if d.partition in mine]
-            assert self.members[who].in_hand == len(self.in_hand[who])
+            self.in_flight[who] = [d for d in self.in_flight[who] if d.partition in mine]
+            assert self.members[who].in_flight == len(self.in_flight[who])
 
     @invariant()
     def without_a_death_nobody_is_suspected(self) -> None:
         if not self.deaths and not self.counts:
-            for hands in self.in_hand:
+            for hands in self.in_flight:
                 assert all(delivery.attempt == 1 for delivery in hands)
 
 

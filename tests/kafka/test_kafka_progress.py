@@ -35,7 +35,7 @@ def test_a_successor_does_exactly_what_is_unfinished(log: list[int], done: set[i
     progress = delivered(taken, upto)
     progress.finish(done)
     assert redone(log, progress.place()) == set(log) - (done & set(taken))
-    assert progress.in_hand == len(set(taken) - done)
+    assert progress.in_flight == len(set(taken) - done)
 
 
 @given(logs, subsets, subsets, st.integers(0, 61))

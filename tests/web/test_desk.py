@@ -35,7 +35,7 @@ def test_whatever_the_order_each_gets_their_own(data: st.DataObject) -> None:  #
     async def main() -> None:
         queue = Queue("topic", capacity=1_000)
         asked: dict[Any, list[bytes]] = {}
-        gone, in_hand, taken = set(), [], []
+        gone, in_flight, taken = set(), [], []
         for _ in range(data.draw(st.integers(1, 30))):
             match data.draw(st.sampled_from(["ask", "take", "complete", "leave"])):
                 case "ask":
@@ -43,11 +43,11 @@ def test_whatever_the_order_each_gets_their_own(data: st.DataObject) -> None:  #
                     asked[queue.ask(values, [""] * len(values))] = values
                 case "take" if queue._waiting and any(d.offset in queue._open for d in queue._waiting):
                     batch = list(await queue.receive(data.draw(st.integers(1, 5))))
-                    in_hand += batch
+                    in_flight += batch
                     taken += [delivery.record.value for delivery in batch]
-                case "complete" if in_hand:
-                    some = data.draw(st.permutations(in_hand))[: data.draw(st.integers(1, len(in_hand)))]
-                    in_hand = [delivery for delivery in in_hand if delivery not in some]
+                case "complete" if in_flight:
+                    some = data.draw(st.permutations(in_flight))[: data.draw(st.integers(1, len(in_flight)))]
+                    in_flight = [delivery for delivery in in_flight if delivery not in some]
                     await queue.complete([answer(delivery) for delivery in some])
                 case "leave" if asked:
                     leaver = data.draw(st.sampled_from(list(asked)))
@@ -57,8 +57,8 @@ def test_whatever_the_order_each_gets_their_own(data: st.DataObject) -> None:  #
         while any(delivery.offset in queue._open for delivery in queue._waiting):
             batch = list(await queue.receive(100))
             taken += [delivery.record.value for delivery in batch]
-            in_hand += batch
-        await queue.complete([answer(delivery) for delivery in in_hand])
+            in_flight += batch
+        await queue.complete([answer(delivery) for delivery in in_flight])
         assert len(taken) == len(set(taken))
         for one, values in asked.items():
             if one not in gone:

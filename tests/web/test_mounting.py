@@ -48,7 +48,7 @@ async def test_its_own_lifespan_is_entered_by_a_server(bus: Bus) -> None:
     async def send(message: dict[str, str]) -> None:
         told.append(message["type"])
 
-    await application({"type": "lifespan", "app": application, "state": {}}, receive, send)  # type: ignore[arg-type]
+    await application({"type": "lifespan", "app": application, "state": {}}, receive, send)
     assert told == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
 
 

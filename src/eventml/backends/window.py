@@ -62,7 +62,7 @@ class Window(Generic[H]):
         return min(chain(self._in_hand, self._returned), default=self.position)
 
     @property
-    def in_hand(self) -> int:
+    def in_flight(self) -> int:
         return len(self._in_hand)
 
     def unfinished(self, end: int) -> int:

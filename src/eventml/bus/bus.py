@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import AsyncExitStack, asynccontextmanager
+from importlib import metadata
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, Unpack
 from urllib.parse import urlsplit
 
@@ -13,13 +14,9 @@ from eventml.bus.lifespans import read_lifespan
 from eventml.bus.stopping import stop_on_signals, stop_when_idle
 from eventml.bus.topic import Topic
 from eventml.errors import ConfigError, NotOpenError, RegistrationError
-from eventml.handlers import Choices, Handler, read_handler
+from eventml.handlers import Handler, HandlerChoices, read_handler
 from eventml.producer import BlockingProducer, Producer, producing
-from eventml.runtime.equipment import enter_lifespans, equip
-from eventml.runtime.tasks import task_group
-from eventml.runtime.tracing import find_tracing
-from eventml.runtime.worker import Worker
-from eventml.runtime.written import written_by
+from eventml.runtime import Worker, enter_lifespans, find_tracing, load_handler, output_event_type, task_group
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
@@ -28,11 +25,9 @@ if TYPE_CHECKING:
 
     from eventml.backends.base import Backend
     from eventml.bus.topic import TopicChoices
-    from eventml.deploy.web.application import Application
     from eventml.models import ModelSource
-    from eventml.producer.producer import KeyOf
-    from eventml.runtime.equipment import Job
-    from eventml.runtime.tracing import Tracing
+    from eventml.producer import KeyOf
+    from eventml.runtime import LoadedHandler, Tracing
 
 F = TypeVar("F", bound="Callable[..., Any]")
 L = TypeVar("L", bound="Callable[[], Any]")
@@ -63,7 +58,7 @@ class Bus:
     # Registering
 
     def predictor(
-        self, topic: str, *, to: str, model: ModelSource | None = None, **choices: Unpack[Choices]
+        self, topic: str, *, to: str, model: ModelSource | None = None, **choices: Unpack[HandlerChoices]
     ) -> Callable[[F], F]:
         """Register a function that answers each event of `topic` with one of its own on `to`.
 
@@ -90,7 +85,7 @@ class Bus:
         return self._registering(topic, to, model, choices)
 
     def consumer(
-        self, topic: str, *, model: ModelSource | None = None, **choices: Unpack[Choices]
+        self, topic: str, *, model: ModelSource | None = None, **choices: Unpack[HandlerChoices]
     ) -> Callable[[F], F]:
         """Register a function that reads `topic` and answers nothing. Otherwise as `predictor`."""
         return self._registering(topic, None, model, choices)
@@ -110,7 +105,7 @@ class Bus:
         return self.topics[name]
 
     def _registering(
-        self, topic: str, to: str | None, model: ModelSource | None, choices: Choices
+        self, topic: str, to: str | None, model: ModelSource | None, choices: HandlerChoices
     ) -> Callable[[F], F]:
         def register(function: F) -> F:
             handler = read_handler(function, bus=self.name, topic=topic, to=to, model=model, choices=choices)
@@ -281,7 +276,7 @@ class Bus:
         if handler is None or handler.to is None or handler.topic != topic:
             return Any
         said = self.topics.get(handler.to, Topic()).event_type
-        return written_by(handler) if said is Any else said
+        return output_event_type(handler) if said is Any else said
 
     # Running
 
@@ -297,13 +292,13 @@ class Bus:
             ModelError: a model cannot be loaded.
             UnsupportedError: the backend cannot give what a handler asks for.
         """
-        async with self.equipped(only) as jobs:
+        async with self.loaded_handlers(only) as jobs:
             yield Worker(
                 self.backend, jobs, source=self.name, drain=self.settings.drain, tracing=self.tracing()
             )
 
     @asynccontextmanager
-    async def equipped(self, only: Sequence[str] = ()) -> AsyncIterator[list[Job]]:
+    async def loaded_handlers(self, only: Sequence[str] = ()) -> AsyncIterator[list[LoadedHandler]]:
         """This bus's handlers with their models loaded and their lifespans entered. It need not be open.
 
         Args:
@@ -317,11 +312,13 @@ class Bus:
         async with AsyncExitStack() as stack:
             resources = await enter_lifespans(stack, handlers, self.lifespans)
             yield [
-                await equip(handler, resources, self.described(handler.to).codec if handler.to else "json")
+                await load_handler(
+                    handler, resources, self.described(handler.to).codec if handler.to else "json"
+                )
                 for handler in handlers
             ]
 
-    def asgi(self, *, only: Sequence[str] = (), authenticate: bool = True) -> Application:
+    def asgi(self, *, only: Sequence[str] = (), authenticate: bool = True) -> Any:
         """The predictors as an ASGI app (`/predict/<predictor>` and more), to serve or to mount in another.
 
         A server that is given it enters its lifespan. An app that mounts it has to, as no server knows of
@@ -336,10 +333,8 @@ class Bus:
         Raises:
             MissingExtraError: the extra `web` is not installed.
         """
-        # The one import upwards: here the user looks for it, and there it lives.
-        from eventml.deploy.web.mounting import application  # noqa: PLC0415
-
-        return application(self, only=only, authenticate=authenticate)
+        [web] = metadata.entry_points(group="eventml.deployments", name="web")
+        return web.load().application(self, only=only, authenticate=authenticate)
 
     async def run(self, *, only: Sequence[str] = (), until_idle: float | None = None) -> bool:
         """Open the bus and run its handlers until SIGTERM or SIGINT, then finish what is in hand.

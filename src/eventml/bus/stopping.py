@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 if TYPE_CHECKING:
-    from eventml.runtime.worker import Worker
+    from eventml.runtime import Worker
 
 
 async def stop_on_signals(worker: Worker) -> None:

@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from eventml.deploy.leaving import last_call
+from eventml.deploy.workers import last_call
 
 
 def main() -> None:

@@ -14,8 +14,14 @@ from eventml.cli.options import JsonOption
 from eventml.cli.reporting import Refusal, reporting, say
 from eventml.cli.searching import Search, searching, visit_boxes
 from eventml.cli.tables import show_table
-from eventml.runtime.letters import Box, Letter
-from eventml.runtime.replaying import Fate, Tally, look, settle
+from eventml.runtime import (
+    DeadLetter,
+    DeadLetterAction,
+    DeadLetterQueue,
+    ReplayReport,
+    browse,
+    replay_or_drop,
+)
 
 app = typer.Typer(help="The events that handlers have set aside: dead letters.", no_args_is_help=True)
 
@@ -35,9 +41,9 @@ class Outcome(msgspec.Struct):
 
     handler: str
     topic: str
-    fate: Fate
+    fate: DeadLetterAction
     dry_run: bool
-    tally: Tally
+    tally: ReplayReport
 
 
 @app.command("list")
@@ -106,21 +112,21 @@ def drop(
     _settle(found, "drop", dry_run=dry_run, as_json=as_json)
 
 
-async def _collect(found: Search) -> list[tuple[str, Letter]]:
-    letters: list[tuple[str, Letter]] = []
+async def _collect(found: Search) -> list[tuple[str, DeadLetter]]:
+    letters: list[tuple[str, DeadLetter]] = []
 
-    async def visit(box: Box, _backend: Backend, subscription: Subscription) -> None:
+    async def visit(box: DeadLetterQueue, _backend: Backend, subscription: Subscription) -> None:
         limit = None if found.limit is None else found.limit - len(letters)
         if limit != 0:
             letters.extend(
-                [(_name(box), letter) async for letter in look(subscription, found.wanted, limit=limit)]
+                [(_name(box), letter) async for letter in browse(subscription, found.wanted, limit=limit)]
             )
 
     await visit_boxes(found, visit)
     return letters
 
 
-def _settle(found: Search, fate: Fate, *, dry_run: bool, as_json: bool) -> None:
+def _settle(found: Search, fate: DeadLetterAction, *, dry_run: bool, as_json: bool) -> None:
     outcomes = anyio.run(partial(_settle_all, found, fate, dry_run=dry_run))
     if as_json:
         typer.echo(msgspec.json.encode(outcomes))
@@ -133,21 +139,23 @@ def _settle(found: Search, fate: Fate, *, dry_run: bool, as_json: bool) -> None:
         raise typer.Exit(1)
 
 
-async def _settle_all(found: Search, fate: Fate, *, dry_run: bool) -> list[Outcome]:
+async def _settle_all(found: Search, fate: DeadLetterAction, *, dry_run: bool) -> list[Outcome]:
     outcomes: list[Outcome] = []
 
-    async def visit(box: Box, backend: Backend, subscription: Subscription) -> None:
+    async def visit(box: DeadLetterQueue, backend: Backend, subscription: Subscription) -> None:
         done = sum(outcome.tally.chosen.total() for outcome in outcomes)
         limit = None if found.limit is None else found.limit - done
         if limit == 0:
             return
         if dry_run:
-            tally = Tally(left=await subscription.lag())
-            async for letter in look(subscription, found.wanted, limit=limit):
+            tally = ReplayReport(left=await subscription.lag())
+            async for letter in browse(subscription, found.wanted, limit=limit):
                 tally.chosen[letter.exception] += 1
         else:
             acks_singly = backend.capabilities.redelivery == "lease"
-            tally = await settle(subscription, found.wanted, fate, limit=limit, acks_singly=acks_singly)
+            tally = await replay_or_drop(
+                subscription, found.wanted, fate, limit=limit, acks_singly=acks_singly
+            )
         outcomes.append(Outcome(_name(box), box.topic, fate, dry_run, tally))
 
     await visit_boxes(found, visit)
@@ -167,11 +175,11 @@ def _tell(outcome: Outcome) -> None:
         say(f"{outcome.handler}: {count} could not be {done}, and stay: {why}", "error")
 
 
-def _name(box: Box) -> str:
+def _name(box: DeadLetterQueue) -> str:
     return ", ".join(box.handlers)
 
 
-def _counts(letters: list[tuple[str, Letter]]) -> dict[str, Counter[str]]:
+def _counts(letters: list[tuple[str, DeadLetter]]) -> dict[str, Counter[str]]:
     counts: dict[str, Counter[str]] = {}
     for name, letter in letters:
         counts.setdefault(name, Counter())[letter.exception] += 1

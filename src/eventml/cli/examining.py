@@ -13,7 +13,7 @@ from eventml.cli.buses import url_of
 from eventml.cli.findings import Findings, HandlerFinding, ModelFinding
 from eventml.cli.reporting import leaves
 from eventml.errors import EventMLError
-from eventml.runtime.support import check_supported
+from eventml.runtime import check_capabilities
 from eventml.topics import topics_of
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ async def examine(bus: Bus, *, connect: bool) -> Findings:
             _find_model(handler, found.handlers[-1], found)
         if found.guarantees is not None:
             with _noting(found):
-                check_supported(handler, found.guarantees)
+                check_capabilities(handler, found.guarantees)
         _find_parameters(bus, handler, found)
     _find_shared_groups(handlers, found)
     return found

@@ -11,10 +11,8 @@ import anyio
 import typer
 
 from eventml.cli.logs import start_logging
-from eventml.deploy.alone import served
-from eventml.deploy.leaving import last_call
-from eventml.deploy.logs import start_logging as start_service_logging
-from eventml.deploy.operations import Address
+from eventml.deploy.workers import Address, last_call, served
+from eventml.deploy.workers import start_logging as start_service_logging
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -24,8 +22,7 @@ if TYPE_CHECKING:
     from anyio.abc import TaskStatus
 
     from eventml.bus import Bus
-    from eventml.deploy.at_work import AtWork
-    from eventml.deploy.service import Plan
+    from eventml.deploy.workers import AtWork, Plan
 
 log = logging.getLogger("eventml")
 
@@ -79,12 +76,12 @@ async def stop_on_signals(
             log.info(
                 "%s: finishing %d %s, in %g s at most; a second signal gives up on them",
                 heard.name,
-                worker.in_hand,
+                worker.in_flight,
                 what,
                 drain,
             )
             worker.stop()
             break
         async for heard in signals:
-            log.warning("%s again: giving up on %d %s", heard.name, worker.in_hand, what)
+            log.warning("%s again: giving up on %d %s", heard.name, worker.in_flight, what)
             worker.abandon()

@@ -8,12 +8,12 @@ import msgspec
 
 from eventml.cli.moments import shown
 from eventml.cli.rendering import as_line
-from eventml.runtime.deadletters import PREFIX
+from eventml.runtime import DLQ_PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from eventml.runtime.letters import Letter
+    from eventml.runtime import DeadLetter
 
 COLUMNS = ("handler", "id", "exception", "tries", "failed (UTC)", "from", "reason")
 _REASON = 80  # characters of it in a table
@@ -41,20 +41,20 @@ class Whole(Summary):
     record: msgspec.Raw
 
 
-def summary(handler: str, letter: Letter) -> Summary:
+def summary(handler: str, letter: DeadLetter) -> Summary:
     return Summary(**_fields(handler, letter))
 
 
-def whole(handler: str, letter: Letter) -> Whole:
+def whole(handler: str, letter: DeadLetter) -> Whole:
     return Whole(**_fields(handler, letter), record=msgspec.Raw(as_line(letter.delivery).rstrip()))
 
 
-def _fields(handler: str, letter: Letter) -> dict[str, Any]:
+def _fields(handler: str, letter: DeadLetter) -> dict[str, Any]:
     said = {name: getattr(letter, name) for name in Summary.__struct_fields__ if name != "handler"}
     return {"handler": handler, **said}
 
 
-def row(handler: str, letter: Letter) -> list[str]:
+def row(handler: str, letter: DeadLetter) -> list[str]:
     """A line of a table."""
     reason = letter.message.removeprefix(f"{letter.exception}: ")
     return [
@@ -68,12 +68,12 @@ def row(handler: str, letter: Letter) -> list[str]:
     ]
 
 
-def as_text(handler: str, letter: Letter) -> str:
+def as_text(handler: str, letter: DeadLetter) -> str:
     """The letter for people: whatever it holds, it does nothing to their terminal."""
     return "\n".join(_lines(handler, letter))
 
 
-def _lines(handler: str, letter: Letter) -> Iterator[str]:
+def _lines(handler: str, letter: DeadLetter) -> Iterator[str]:
     record = msgspec.json.decode(as_line(letter.delivery))
     times = "try" if letter.attempts == 1 else "tries"
     yield f"{handler}: {printable(letter.id)}"
@@ -86,7 +86,7 @@ def _lines(handler: str, letter: Letter) -> Iterator[str]:
     yield f"  reason    {one_line(letter.message)}"
     for number, line in enumerate(letter.traceback.splitlines()):
         yield f"  {'' if number else 'traceback':9} {printable(line)}"
-    headers = [(n, text) for n, text in record["headers"].items() if not n.startswith(PREFIX)]
+    headers = [(n, text) for n, text in record["headers"].items() if not n.startswith(DLQ_PREFIX)]
     for number, (name, text) in enumerate(headers):
         yield f"  {'' if number else 'headers':9} {printable(name)}: {one_line(text)}"
     value = _readable(record["value"]).splitlines() or [""]

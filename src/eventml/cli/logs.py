@@ -8,7 +8,7 @@ from rich.highlighter import NullHighlighter
 from rich.logging import RichHandler
 
 from eventml.cli.reporting import standard_error
-from eventml.deploy.sparing import Sparing
+from eventml.deploy.workers import Sparing
 
 
 def start_logging() -> None:

@@ -24,11 +24,9 @@ from eventml.cli.service import (
     operations_address,
     run_workers,
 )
-from eventml.deploy.liveness import Limits
-from eventml.deploy.service import Plan
+from eventml.deploy.workers import Limits, Plan
 from eventml.errors import UnavailableError
-from eventml.runtime.tasks import task_group
-from eventml.runtime.worker import Worker
+from eventml.runtime import Worker, task_group
 
 log = logging.getLogger("eventml")
 
@@ -141,5 +139,5 @@ def _show_counts(worker: Worker) -> None:
             stats.published,
             stats.dead_letters,
             stats.retries,
-            stats.in_hand,
+            stats.in_flight,
         )

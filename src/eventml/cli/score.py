@@ -16,12 +16,10 @@ from eventml.cli.logs import start_logging
 from eventml.cli.options import JsonOption
 from eventml.cli.reporting import Refusal, leaves, reporting, say
 from eventml.cli.scoring import describe, showing
-from eventml.deploy.batch.job import CHECKPOINT, CHUNK, Plan, Summary
-from eventml.deploy.batch.job import score as run_job
-from eventml.deploy.batch.places import parse
-from eventml.deploy.batch.schedule import Cron, Every
+from eventml.deploy.batch import CHECKPOINT, CHUNK, Cron, Every, Plan, Summary, parse
+from eventml.deploy.batch import score as run_job
 from eventml.errors import ConfigError, EventMLError
-from eventml.runtime.tasks import task_group
+from eventml.runtime import task_group
 
 log = logging.getLogger("eventml")
 

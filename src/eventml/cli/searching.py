@@ -17,9 +17,9 @@ from eventml.cli.moments import moment
 from eventml.cli.options import BackendOption, BusArgument
 from eventml.cli.reporting import Refusal
 from eventml.errors import TopicNotFoundError
-from eventml.runtime.letters import Box, Wanted, boxes
+from eventml.runtime import DeadLetterFilter, DeadLetterQueue, dead_letter_queues
 
-Visit = Callable[[Box, Backend, Subscription], Awaitable[None]]
+Visit = Callable[[DeadLetterQueue, Backend, Subscription], Awaitable[None]]
 
 
 class Search(msgspec.Struct, frozen=True):
@@ -34,8 +34,8 @@ class Search(msgspec.Struct, frozen=True):
     """
 
     bus: Bus
-    boxes: list[Box]
-    wanted: Wanted
+    boxes: list[DeadLetterQueue]
+    wanted: DeadLetterFilter
     limit: int | None
     chosen: bool
 
@@ -69,7 +69,7 @@ def search(
         typer.BadParameter: a time is none.
     """
     now = time.time()
-    wanted = Wanted(
+    wanted = DeadLetterFilter(
         ids=frozenset(event or ()),
         exceptions=frozenset(exception or ()),
         since=None if since is None else moment(since, now),
@@ -78,8 +78,8 @@ def search(
     the_bus = app_bus(bus, backend)
     if unknown := [name for name in handler or () if name not in the_bus.handlers]:
         raise Refusal(f"no handler is named {unknown[0]!r}; there are: {', '.join(the_bus.handlers)}")
-    where = boxes(map(the_bus.configured, handler or the_bus.handlers))
-    return Search(the_bus, where, wanted, number, bool(handler or number or wanted != Wanted()))
+    where = dead_letter_queues(map(the_bus.configured, handler or the_bus.handlers))
+    return Search(the_bus, where, wanted, number, bool(handler or number or wanted != DeadLetterFilter()))
 
 
 def searching(command: Callable[..., None]) -> Callable[..., None]:

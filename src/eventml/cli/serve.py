@@ -24,14 +24,12 @@ from eventml.cli.service import (
     operations_address,
     run_workers,
 )
-from eventml.deploy.liveness import Limits
-from eventml.deploy.operations import Address
-from eventml.deploy.service import Plan
-from eventml.deploy.web.tokens import Guard, check_address, token_of_environment
-from eventml.runtime.tasks import task_group
+from eventml.deploy.web import Guard, check_address, token_of_environment
+from eventml.deploy.workers import Address, Limits, Plan
+from eventml.runtime import task_group
 
 if TYPE_CHECKING:
-    from eventml.deploy.web.serving import WebWorker
+    from eventml.deploy.web import WebWorker
 
 log = logging.getLogger("eventml")
 
@@ -95,13 +93,13 @@ def serve(  # noqa: PLR0913 - a command's options
     if workers is not None:
         run_workers(app, plan)
         return
-    from eventml.deploy.web.serving import loop_options  # noqa: PLC0415 - an extra
+    from eventml.deploy.web import loop_options  # noqa: PLC0415 - an extra
 
     run_in_process(_work, app, plan, loop_options())
 
 
 async def _work(bus: Bus, plan: Plan) -> bool:
-    from eventml.deploy.web.serving import address_of, listen, web_worker  # noqa: PLC0415 - an extra
+    from eventml.deploy.web import address_of, listen, web_worker  # noqa: PLC0415 - an extra
 
     web, guard = bus.settings.web, Guard(token_of_environment(), everybody=plan.everybody)
     with listen(web.host, web.port) as listener:
@@ -135,11 +133,11 @@ async def _stop_on_signals(
             log.info(
                 "%s: finishing %d open requests, in %g s at most; a second signal gives up on them",
                 heard.name,
-                worker.in_hand,
+                worker.in_flight,
                 drain,
             )
             worker.stop()
             break
         async for heard in signals:
-            log.warning("%s again: giving up on %d open requests", heard.name, worker.in_hand)
+            log.warning("%s again: giving up on %d open requests", heard.name, worker.in_flight)
             worker.abandon()

@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 import anyio
 import typer
 
-from eventml.deploy.liveness import Limits
-from eventml.deploy.operations import Address, read_address
-from eventml.deploy.service import Plan, run_service
+from eventml.deploy.workers import Address, Limits, Plan, read_address, run_service
 
 if TYPE_CHECKING:
     from eventml.bus import Bus

@@ -18,7 +18,7 @@ from eventml.cli.options import BackendOption, TopicArgument
 from eventml.cli.rendering import as_line
 from eventml.cli.reporting import reporting, say
 from eventml.errors import UnavailableError
-from eventml.runtime.tasks import task_group
+from eventml.runtime import task_group
 
 _FETCH = 500  # records
 _PAUSE = 1.0  # seconds between two attempts to reach a broker

@@ -16,7 +16,7 @@ from eventml.cli.buses import import_bus
 from eventml.cli.options import BusArgument
 from eventml.cli.reporting import Refusal, reporting
 from eventml.cli.watching import handler_lines, read_look, worker_lines
-from eventml.deploy.operations import Address, read_address
+from eventml.deploy.workers import Address, read_address
 from eventml.errors import UnavailableError
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def _handlers(lines: Sequence[HandlerLine]) -> Table:
         table.add_row(
             Text(line.name),
             "?" if line.lag is None else short(line.lag),
-            short(line.in_hand),
+            short(line.in_flight),
             short(line.received),
             short(line.published),
             Text(short(line.dead_letters), "red" if line.dead_letters else ""),
@@ -112,8 +112,8 @@ def _workers(lines: Sequence[WorkerLine]) -> Table:
             Text(state, _COLOURS.get(line.state, "bold red") if line.connected else "bold red"),
             duration(line.uptime),
             short(line.restarts),
-            short(line.in_hand),
-            seconds(line.oldest) if line.in_hand else "-",
+            short(line.in_flight),
+            seconds(line.oldest) if line.in_flight else "-",
             Text(", ".join(line.models)),
         )
     return table

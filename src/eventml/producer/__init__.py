@@ -1,6 +1,6 @@
 """Writing to a bus, and asking over it: from coroutines, and from blocking code."""
 
 from eventml.producer.blocking import BlockingProducer
-from eventml.producer.producer import Producer, producing
+from eventml.producer.producer import KeyOf, Producer, producing
 
-__all__ = ["BlockingProducer", "Producer", "producing"]
+__all__ = ["BlockingProducer", "KeyOf", "Producer", "producing"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from contextlib import asynccontextmanager
 from itertools import count, islice, repeat
 from types import MappingProxyType
@@ -13,22 +14,23 @@ import anyio
 from eventml import records
 from eventml.codec import Encoder
 from eventml.errors import OutputError, RequestTimeoutError
+from eventml.producer.coalescing import Coalescer, coalescing
+from eventml.producer.requests import Requester, requesting
 from eventml.records import Record
-from eventml.runtime.publishing import coalescing
-from eventml.runtime.replies import predictor_of, read_reply, reply_topic
-from eventml.runtime.requesting import requesting
+from eventml.runtime import predictor_of, read_reply, reply_topic
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 
     from eventml.backends.base import Backend
     from eventml.codec import Format
-    from eventml.runtime.publishing import Coalescer
-    from eventml.runtime.requesting import Requester
-    from eventml.runtime.tracing import Tracing
+    from eventml.runtime import Tracing
 
-    KeyOf = Callable[[Any], str | bytes | None]
-    OutputTypeOf = Callable[[str, str], Any]
+
+KeyOf = Callable[[Any], str | bytes | None]
+"""Gives an event's key; None where it has none."""
+
+OutputTypeOf = Callable[[str, str], Any]
 
 _WRITE = 1_000  # records in one write of publish_many: what a caller may hold in memory
 

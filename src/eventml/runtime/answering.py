@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from eventml.backends.base import Completion
 from eventml.codec import NotOurs
 from eventml.errors import DecodeError
-from eventml.runtime.failures import Failed, Held
+from eventml.runtime.items import Deferred, Failed
 from eventml.runtime.recovery import Recovery
 from eventml.runtime.staleness import split_stale, too_old
 from eventml.runtime.suspects import crash_loop
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from eventml.handlers import Handler
     from eventml.runtime.calling import Caller
+    from eventml.runtime.items import Item
     from eventml.runtime.outputs import Outputs
-    from eventml.runtime.parking import Item
     from eventml.runtime.stats import Stats
     from eventml.runtime.suspects import Step
     from eventml.runtime.tracing import HandlerTracing
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _NO_EVENTS: Final = {DecodeError, NotOurs}
 
 
-class Answering:
+class BatchProcessor:
     """Answers one handler's batches.
 
     Args:
@@ -36,7 +36,7 @@ class Answering:
         outputs: Makes records of what it returned; None for a consumer.
         stats: Its counters.
         ordered: Whether an event that is tried again holds back those of its key.
-        waited_for: Somebody waits for each answer; see `Recovery`.
+        interactive: Somebody waits for each answer; see `Recovery`.
         tracing: Is told of each call and each dead letter; None where nobody is.
     """
 
@@ -48,7 +48,7 @@ class Answering:
         outputs: Outputs | None,
         stats: Stats,
         ordered: bool,
-        waited_for: bool = False,
+        interactive: bool = False,
         tracing: HandlerTracing | None = None,
     ) -> None:
         self._handler = handler
@@ -63,7 +63,7 @@ class Answering:
             stats=stats,
             ordered=ordered,
             apart=not handler.batched,
-            waited_for=waited_for,
+            interactive=interactive,
             tracing=tracing,
         )
 
@@ -108,7 +108,7 @@ class Answering:
                 result = Failed(exc)
         return self.recovery.set_aside(stale.delivery, result.error) if isinstance(result, Failed) else result
 
-    async def _call(self, items: Sequence[Item]) -> list[Completion | Failed | Held]:
+    async def _call(self, items: Sequence[Item]) -> list[Completion | Failed | Deferred]:
         """Call the handler once, and make completions of what it returns."""
         if self._tracing is None:
             return await self._answered(items)
@@ -119,7 +119,7 @@ class Answering:
                     failed(result.error)
             return results
 
-    async def _answered(self, items: Sequence[Item]) -> list[Completion | Failed | Held]:
+    async def _answered(self, items: Sequence[Item]) -> list[Completion | Failed | Deferred]:
         self._stats.calls += 1
         self._stats.batch.add(len(items))
         with self._stats.timed("call"):
@@ -129,12 +129,12 @@ class Answering:
             with self._stats.timed("encode"):
                 if self._handler.batched:
                     return cast(
-                        "list[Completion | Failed | Held]", self._outputs.completions(deliveries, outputs)
+                        "list[Completion | Failed | Deferred]", self._outputs.completions(deliveries, outputs)
                     )
                 return self._outputs.each(deliveries, outputs)
         if self._handler.batched:
             return [Completion(delivery) for delivery in deliveries]
         return [
-            output if isinstance(output, Failed | Held) else Completion(delivery)
+            output if isinstance(output, Failed | Deferred) else Completion(delivery)
             for delivery, output in zip(deliveries, outputs, strict=True)
         ]

@@ -19,14 +19,15 @@ from anyio import CapacityLimiter, to_thread
 from eventml.errors import HandlerExitError, HandlerTimeoutError
 from eventml.frames import Framer
 from eventml.models import keeps_threads, single_threaded
-from eventml.runtime.failures import Failed, Held, tried_again
+from eventml.runtime.failures import should_retry
+from eventml.runtime.items import Deferred, Failed
 from eventml.runtime.tasks import task_group
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from eventml.handlers import Handler
-    from eventml.runtime.parking import Item
+    from eventml.runtime.items import Item
     from eventml.runtime.stats import Stats
 
 log = logging.getLogger("eventml")
@@ -91,7 +92,7 @@ class Caller:
         outputs: list[Any] = []
         failed: set[bytes | None] = set()
         for event, key in zip(events, keys, strict=True):
-            output = Held() if key in failed else await self._attempt(event)
+            output = Deferred() if key in failed else await self._attempt(event)
             outputs.append(output)
             if key is not None and isinstance(output, Failed) and self._holds_back(output.error):
                 failed.add(key)
@@ -99,7 +100,7 @@ class Caller:
 
     def _holds_back(self, error: Exception) -> bool:
         """Whether the rest of the key waits: it does for an event that will be tried again."""
-        return tried_again(error, 1, self._handler.options)
+        return should_retry(error, 1, self._handler.options)
 
     async def _together(self, events: Sequence[Any]) -> list[Any]:
         outputs: list[Any] = [None] * len(events)
@@ -218,7 +219,7 @@ def _each(
     failed: set[bytes | None] = set()
     for event, key in zip(events, keys, strict=True):
         if key in failed:
-            outputs.append(Held())
+            outputs.append(Deferred())
             continue
         try:
             outputs.append(function(event))

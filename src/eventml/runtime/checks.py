@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _PLAIN = {str, int, bool, bytes, float, type(None)}
 
 
-class Checks:
+class OutputChecks:
     """The checks of one handler's outputs.
 
     Args:

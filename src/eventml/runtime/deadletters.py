@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from eventml.backends.base import Completion
     from eventml.records import Delivery
 
-PREFIX: Final = "eventml-dlq-"
+DLQ_PREFIX: Final = "eventml-dlq-"
 _TRACEBACK = 1_000  # characters of it that are kept
 
 
@@ -52,10 +52,10 @@ def dead_letter(
         value=record.value,
         key=record.key,
         id=record.id,
-        headers={**record.headers, **{f"{PREFIX}{name}": text for name, text in why.items()}},
+        headers={**record.headers, **{f"{DLQ_PREFIX}{name}": text for name, text in why.items()}},
     )
 
 
 def is_letter(completion: Completion) -> bool:
     """Whether a delivery is set aside, and not answered."""
-    return bool(completion.outputs) and f"{PREFIX}group" in completion.outputs[0].headers
+    return bool(completion.outputs) and f"{DLQ_PREFIX}group" in completion.outputs[0].headers

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from eventml.models import Model
 
 
-class Job(msgspec.Struct, frozen=True):
+class LoadedHandler(msgspec.Struct, frozen=True):
     """A handler with all that it needs to run.
 
     Attributes:
@@ -63,7 +63,7 @@ async def enter_lifespans(
     return values
 
 
-async def equip(handler: Handler, resources: Mapping[str, Any], format: Format) -> Job:  # noqa: A002 - its word
+async def load_handler(handler: Handler, resources: Mapping[str, Any], format: Format) -> LoadedHandler:  # noqa: A002 - its word
     """Load the handler's model, and give it what it wants.
 
     Raises:
@@ -75,4 +75,4 @@ async def equip(handler: Handler, resources: Mapping[str, Any], format: Format) 
         # In a thread: reading a large model must not stop the heartbeats of what runs already.
         model = await to_thread.run_sync(partial(models.load, handler.model, name=handler.name))
         wanted["model"] = model.object
-    return Job(handler, model, wanted, format)
+    return LoadedHandler(handler, model, wanted, format)

@@ -6,14 +6,12 @@ from enum import Enum
 from random import random
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from eventml.errors import BackendError, DecodeError, HandlerTimeoutError, Reject
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from eventml.handlers import Options
+    from eventml.handlers import HandlerOptions
 
 
 class Verdict(Enum):
@@ -22,16 +20,6 @@ class Verdict(Enum):
     INFRASTRUCTURE = "the whole batch again, until it passes: no event is at fault"
     EVENT = "an event is at fault: find it, try it again a few times, set it aside"
     REJECTED = "an event is at fault, and trying it again is no use: set it aside"
-
-
-class Failed(msgspec.Struct, frozen=True):
-    """In the place of an event's output: why there is none."""
-
-    error: Exception
-
-
-class Held(msgspec.Struct, frozen=True):
-    """In the place of an event's output: it was not called, because one of its key failed before it."""
 
 
 _INFRASTRUCTURE = (ConnectionError, TimeoutError, MemoryError, BackendError)
@@ -56,13 +44,13 @@ def classify(error: Exception, retry_on: tuple[type[Exception], ...] = ()) -> Ve
     return Verdict.EVENT
 
 
-def tried_again(error: Exception, attempts: int, options: Options) -> bool:
+def should_retry(error: Exception, attempts: int, options: HandlerOptions) -> bool:
     """Whether an event that has failed alone, so many times, is tried again; else it is set aside."""
     verdict = classify(error, options.retry_on)
     return verdict is Verdict.INFRASTRUCTURE or (verdict is Verdict.EVENT and attempts <= options.retries)
 
 
-def delay(failures: int, first: float, longest: float, chance: Callable[[], float] = random) -> float:
+def backoff_delay(failures: int, first: float, longest: float, chance: Callable[[], float] = random) -> float:
     """How long to wait after so many failures in a row, in seconds.
 
     Exponential backoff with full jitter (M. Brooker, "Exponential Backoff And Jitter", 2015): any

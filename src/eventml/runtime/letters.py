@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from eventml.records import Delivery
-from eventml.runtime.deadletters import PREFIX, dead_letter_topic
+from eventml.runtime.deadletters import DLQ_PREFIX, dead_letter_topic
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from eventml.handlers import Handler
 
 
-class Letter(msgspec.Struct, frozen=True):
+class DeadLetter(msgspec.Struct, frozen=True):
     """A dead letter as it was received.
 
     Attributes:
@@ -54,20 +54,20 @@ class Letter(msgspec.Struct, frozen=True):
         return f"{self.topic}/{self.partition}/{self.offset}"
 
 
-def read_letter(delivery: Delivery) -> Letter | None:
+def read_dead_letter(delivery: Delivery) -> DeadLetter | None:
     """What a record on a dead-letter topic says; None if it is no dead letter, but somebody else's."""
     said = delivery.record.headers
 
     def header(name: str) -> str:
-        return said.get(PREFIX + name, "")
+        return said.get(DLQ_PREFIX + name, "")
 
     try:
-        return Letter(
+        return DeadLetter(
             delivery=delivery,
-            topic=said[f"{PREFIX}topic"],
+            topic=said[f"{DLQ_PREFIX}topic"],
             partition=header("partition"),
             offset=header("offset"),
-            group=said[f"{PREFIX}group"],
+            group=said[f"{DLQ_PREFIX}group"],
             attempts=int(header("attempts")),
             first_failure=float(header("first-failure")),
             last_failure=float(header("last-failure")),
@@ -79,7 +79,7 @@ def read_letter(delivery: Delivery) -> Letter | None:
         return None
 
 
-class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+class DeadLetterFilter(msgspec.Struct, frozen=True, kw_only=True):
     """Which letters are wanted: those that pass every condition that is set.
 
     Attributes:
@@ -94,7 +94,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     since: float | None = None
     until: float | None = None
 
-    def takes(self, letter: Letter) -> bool:
+    def takes(self, letter: DeadLetter) -> bool:
         return (
             (not self.ids or letter.id in self.ids)
             and (not self.exceptions or letter.exception in self.exceptions)
@@ -103,7 +103,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-class Box(msgspec.Struct, frozen=True):
+class DeadLetterQueue(msgspec.Struct, frozen=True):
     """Where one group's dead letters are.
 
     Attributes:
@@ -127,9 +127,9 @@ class Box(msgspec.Struct, frozen=True):
         return f"{self.group}.replay"
 
 
-def boxes(handlers: Iterable[Handler]) -> list[Box]:
+def dead_letter_queues(handlers: Iterable[Handler]) -> list[DeadLetterQueue]:
     """The boxes of these handlers."""
     names: dict[tuple[str, str], list[str]] = {}
     for handler in handlers:
         names.setdefault((handler.topic, handler.options.group), []).append(handler.name)
-    return [Box(tuple(theirs), topic, group) for (topic, group), theirs in names.items()]
+    return [DeadLetterQueue(tuple(theirs), topic, group) for (topic, group), theirs in names.items()]

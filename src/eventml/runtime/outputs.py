@@ -13,8 +13,8 @@ from eventml.backends.base import Completion
 from eventml.errors import OutputError
 from eventml.frames import listed
 from eventml.records import Record
-from eventml.runtime.checks import Checks, all_finite
-from eventml.runtime.failures import Failed, Held
+from eventml.runtime.checks import OutputChecks, all_finite
+from eventml.runtime.items import Deferred, Failed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,7 +59,7 @@ class Outputs:
         self._encoder = encoder
         self._output_type = handler.output_type
         self._of_frames = handler.frame is not None
-        self._checks = Checks(handler.name, handler.output_type)
+        self._checks = OutputChecks(handler.name, handler.output_type)
         self._suffix = handler.name if model is None else f"{handler.name}@{model.version}"
         self._headers = MappingProxyType(_headers(handler, topic, model, source, encoder.content_type))
         self._tracing = tracing
@@ -88,17 +88,17 @@ class Outputs:
 
     def each(
         self, deliveries: Sequence[Delivery], outputs: Sequence[Any]
-    ) -> list[Completion | Failed | Held]:
+    ) -> list[Completion | Failed | Deferred]:
         """As `completions`, for outputs that came one by one: a bad one fails alone."""
-        if {Failed, Held}.isdisjoint(map(type, outputs)):
+        if {Failed, Deferred}.isdisjoint(map(type, outputs)):
             with suppress(OutputError):
-                return list[Completion | Failed | Held](self.completions(deliveries, outputs))
+                return list[Completion | Failed | Deferred](self.completions(deliveries, outputs))
         return [
             self._each_one(delivery, output) for delivery, output in zip(deliveries, outputs, strict=True)
         ]
 
-    def _each_one(self, delivery: Delivery, output: Any) -> Completion | Failed | Held:
-        return output if isinstance(output, Failed | Held) else self.one(delivery, output)
+    def _each_one(self, delivery: Delivery, output: Any) -> Completion | Failed | Deferred:
+        return output if isinstance(output, Failed | Deferred) else self.one(delivery, output)
 
     def one(self, delivery: Delivery, output: Any) -> Completion | Failed:
         """The completion of a single delivery, or why its output does not fit."""
@@ -152,7 +152,7 @@ def _numbers(outputs: Sequence[Any]) -> bool:
 
 
 def _predictions(
-    deliveries: Sequence[Delivery], outputs: Sequence[Any], checks: Checks
+    deliveries: Sequence[Delivery], outputs: Sequence[Any], checks: OutputChecks
 ) -> list[Prediction | None]:
     values = [value.tolist() if hasattr(value, "tolist") else value for value in outputs]
     if not all_finite(values):

@@ -6,21 +6,12 @@ A retry must not hold up the stream. Where order per key is kept, it holds up it
 from __future__ import annotations
 
 from heapq import heappop, heappush
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import msgspec
+from eventml.runtime.items import Item
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-    from eventml.records import Delivery
-
-
-class Item(msgspec.Struct, frozen=True, gc=False):
-    """A delivery and its decoded event."""
-
-    delivery: Delivery
-    event: Any
 
 
 class Parked(NamedTuple):

@@ -18,9 +18,9 @@ import anyio
 
 from eventml.backends.base import Completion
 from eventml.errors import BackendError, PublishError, UnavailableError
-from eventml.runtime.failures import delay, describe
+from eventml.runtime.failures import backoff_delay, describe
 from eventml.runtime.intake import Intake
-from eventml.runtime.parking import Item
+from eventml.runtime.items import Item
 from eventml.runtime.repeats import Repeats, pass_over, remembered
 from eventml.runtime.suspects import Step, Suspects
 from eventml.runtime.tasks import task_group
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from eventml.backends.base import DedupeSubscription, Subscription
     from eventml.codec import Decoder
     from eventml.handlers import Handler
-    from eventml.runtime.answering import Answering
+    from eventml.runtime.answering import BatchProcessor
     from eventml.runtime.stats import Stats
 
 log = logging.getLogger("eventml")
@@ -58,7 +58,7 @@ class Pipeline:
         subscription: Subscription,
         *,
         decoder: Decoder,
-        answering: Answering,
+        answering: BatchProcessor,
         stats: Stats,
         once: DedupeSubscription | None = None,
     ) -> None:
@@ -146,7 +146,7 @@ class Pipeline:
                 await self._wait_for_broker(failures, exc)
             else:
                 called, passed = pass_over(first, finished)
-                self._stats.repeats += len(passed)
+                self._stats.duplicates += len(passed)
                 return called, passed
         return [], []
 
@@ -227,6 +227,6 @@ class Pipeline:
         self._stats.finished(deliveries, published=outputs - letters, dead_letters=letters)
 
     async def _wait_for_broker(self, failures: int, error: Exception) -> None:
-        seconds = delay(failures, 0.1, _LONGEST_WAIT)
+        seconds = backoff_delay(failures, 0.1, _LONGEST_WAIT)
         log.warning("%s: %s; again in %.2f s", self._handler.name, describe(error), seconds)
         await anyio.sleep(seconds)

@@ -13,18 +13,19 @@ from eventml.backends.base import Completion
 from eventml.errors import PublishError, UnavailableError
 from eventml.runtime.bisecting import Bisection
 from eventml.runtime.deadletters import dead_letter, is_letter
-from eventml.runtime.failures import Failed, Held, Verdict, classify, delay, describe, tried_again
-from eventml.runtime.parking import Item, Parked, Parking
+from eventml.runtime.failures import Verdict, backoff_delay, classify, describe, should_retry
+from eventml.runtime.items import Deferred, Failed, Item
+from eventml.runtime.parking import Parked, Parking
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from eventml.handlers import Options
+    from eventml.handlers import HandlerOptions
     from eventml.records import Delivery
     from eventml.runtime.stats import Stats
     from eventml.runtime.tracing import HandlerTracing
 
-    Result = Completion | Failed | Held
+    Result = Completion | Failed | Deferred
     Call = Callable[[Sequence[Item]], Awaitable[list[Result]]]
 
 log = logging.getLogger("eventml")
@@ -42,7 +43,7 @@ class Recovery:
         stats: Counts retries.
         ordered: Whether a failed event holds back its key.
         apart: Whether the events of one call can fail one by one.
-        waited_for: Somebody waits for each answer and hears of each failure, as in a web service. Nothing
+        interactive: Somebody waits for each answer and hears of each failure, as in a web service. Nothing
             is tried again then: a batch that the infrastructure failed is set aside at once, for
             UnavailableError, and whoever waits may ask again. What is set aside is not logged here.
         quiet: Do not log what is set aside: whoever asks for it says so by itself.
@@ -54,11 +55,11 @@ class Recovery:
         call: Call,
         *,
         name: str,
-        options: Options,
+        options: HandlerOptions,
         stats: Stats,
         ordered: bool,
         apart: bool,
-        waited_for: bool = False,
+        interactive: bool = False,
         quiet: bool = False,
         tracing: HandlerTracing | None = None,
     ) -> None:
@@ -67,8 +68,8 @@ class Recovery:
         self._options = options
         self._stats = stats
         self._apart = apart
-        self._waited_for = waited_for
-        self._level = logging.DEBUG if waited_for or quiet else logging.WARNING
+        self._waited_for = interactive
+        self._level = logging.DEBUG if interactive or quiet else logging.WARNING
         self._tracing = tracing
         self._letters = 0
         self.parking = Parking(ordered=ordered)
@@ -141,12 +142,12 @@ class Recovery:
         return found
 
     def _sort_out(self, items: Sequence[Item], results: Sequence[Result]) -> list[Completion]:
-        if not self._apart or {Failed, Held}.isdisjoint(map(type, results)):
+        if not self._apart or {Failed, Deferred}.isdisjoint(map(type, results)):
             return cast("list[Completion]", results)
         completions: list[Completion] = []
         for item, result in zip(items, results, strict=True):
             # One of its key may have been called for nothing: its output was bad, and is tried again first.
-            if isinstance(result, Held) or self.parking.holds(item):
+            if isinstance(result, Deferred) or self.parking.holds(item):
                 self.parking.admit([item])
             elif isinstance(result, Failed):
                 completions += self._failed(Parked(item, result.error, 1, time.time()))
@@ -216,7 +217,7 @@ class Recovery:
 
     def _failed(self, parked: Parked) -> list[Completion]:
         """Park an event that failed alone for another try; or set it aside, where that is no use."""
-        if self._waited_for or not tried_again(parked.error, parked.attempts, self._options):
+        if self._waited_for or not should_retry(parked.error, parked.attempts, self._options):
             return [
                 self.set_aside(
                     parked.item.delivery,
@@ -252,7 +253,7 @@ class Recovery:
         return classify(error, self._options.retry_on) is Verdict.INFRASTRUCTURE
 
     def _delay(self, failures: int) -> float:
-        return delay(failures, self._options.backoff, self._options.max_backoff)
+        return backoff_delay(failures, self._options.backoff, self._options.max_backoff)
 
 
 def _out_of_reach(error: Exception) -> UnavailableError:

@@ -15,7 +15,7 @@ from eventml.runtime.deadletters import is_letter
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from eventml.runtime.parking import Item
+    from eventml.runtime.items import Item
 
 
 class Repeats:

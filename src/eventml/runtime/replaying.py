@@ -21,8 +21,8 @@ from eventml.backends.base import Completion
 from eventml.codec import REPLAY_GROUP
 from eventml.errors import PublishError
 from eventml.records import Record
-from eventml.runtime.deadletters import PREFIX
-from eventml.runtime.letters import Letter, Wanted, read_letter
+from eventml.runtime.deadletters import DLQ_PREFIX
+from eventml.runtime.letters import DeadLetter, DeadLetterFilter, read_dead_letter
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
     from eventml.backends.base import Subscription
     from eventml.records import Delivery
 
-Fate = Literal["replay", "drop"]
+DeadLetterAction = Literal["replay", "drop"]
 
 REPLAY_RUN: Final = "eventml-replay-run"
 """The header that says which run replayed a record, so that the run does not replay it again if it fails."""
 
-_MOVED: Final = f"{PREFIX}moved-by"  # the run that moved a letter to the end
-_PREFIXES: Final = (PREFIX, "eventml-replay-")
+_MOVED: Final = f"{DLQ_PREFIX}moved-by"  # the run that moved a letter to the end
+_PREFIXES: Final = (DLQ_PREFIX, "eventml-replay-")
 _FETCH: Final = 500  # letters in one step
 _PATIENCE: Final = 5.0  # seconds
 _LOOK: Final = 0.5  # seconds between two looks at whether anything is left
@@ -44,7 +44,7 @@ _GAPS: Final = 200
 _SHARED: Final = 256  # mappings of headers that are remembered
 
 
-class Tally(msgspec.Struct):
+class ReplayReport(msgspec.Struct):
     """What has become of the letters.
 
     Attributes:
@@ -60,9 +60,13 @@ class Tally(msgspec.Struct):
     left: int | None = None
 
 
-async def look(
-    subscription: Subscription, wanted: Wanted, *, limit: int | None = None, patience: float = _PATIENCE
-) -> AsyncIterator[Letter]:
+async def browse(
+    subscription: Subscription,
+    wanted: DeadLetterFilter,
+    *,
+    limit: int | None = None,
+    patience: float = _PATIENCE,
+) -> AsyncIterator[DeadLetter]:
     """The letters that are wanted, of those that are there now. They are given back on leaving.
 
     Args:
@@ -74,7 +78,7 @@ async def look(
     """
     found = 0
     async for deliveries in _arriving(subscription, None, patience):
-        for letter in map(read_letter, deliveries):
+        for letter in map(read_dead_letter, deliveries):
             if letter is not None and wanted.takes(letter):
                 yield letter
                 found += 1
@@ -82,15 +86,15 @@ async def look(
                     return
 
 
-async def settle(
+async def replay_or_drop(
     subscription: Subscription,
-    wanted: Wanted,
-    fate: Fate,
+    wanted: DeadLetterFilter,
+    fate: DeadLetterAction,
     *,
     limit: int | None = None,
     acks_singly: bool,
     patience: float = _PATIENCE,
-) -> Tally:
+) -> ReplayReport:
     """Replay or drop the letters that are wanted, of those that are there now. The others stay.
 
     Letters of one key are replayed in their order. One that fails again while this goes on, and so
@@ -121,7 +125,7 @@ async def settle(
     return run.tally
 
 
-def replayed(letter: Letter, run: str = "") -> Record:
+def replayed(letter: DeadLetter, run: str = "") -> Record:
     """The record that goes back to the letter's topic: the event as it was, for its group alone."""
     record = letter.delivery.record
     headers = {name: text for name, text in record.headers.items() if not name.startswith(_PREFIXES)}
@@ -199,9 +203,11 @@ class _Gaps:
 class _Run:
     """The decisions of one run: pure state."""
 
-    def __init__(self, wanted: Wanted, fate: Fate, limit: int | None, gaps: _Gaps | None) -> None:
+    def __init__(
+        self, wanted: DeadLetterFilter, fate: DeadLetterAction, limit: int | None, gaps: _Gaps | None
+    ) -> None:
         self.name = secrets.token_hex(8)
-        self.tally = Tally()
+        self.tally = ReplayReport()
         self._wanted = wanted
         self._fate = fate
         self._room = limit
@@ -213,13 +219,13 @@ class _Run:
     def over(self) -> bool:
         return self._room is not None and self._room <= 0
 
-    def decide(self, deliveries: Sequence[Delivery]) -> list[tuple[Letter | None, Completion]]:
+    def decide(self, deliveries: Sequence[Delivery]) -> list[tuple[DeadLetter | None, Completion]]:
         """What to complete, each with its letter; none where a letter is moved or repeats another."""
-        steps: list[tuple[Letter | None, Completion]] = []
+        steps: list[tuple[DeadLetter | None, Completion]] = []
         for delivery in deliveries:
             if self.over:
                 break  # what lies behind the last chosen one tears no gap
-            letter = read_letter(delivery)
+            letter = read_dead_letter(delivery)
             if letter is None or not self._wanted.takes(letter):
                 if self._gaps is not None and not self._gaps.may_leave(delivery.partition):
                     steps.append((None, Completion(delivery, (self._moved(delivery),))))
@@ -237,14 +243,16 @@ class _Run:
             steps.append((letter, Completion(delivery, outputs)))
         return steps
 
-    def count(self, steps: Sequence[tuple[Letter | None, Completion]], refused: Mapping[int, str]) -> None:
+    def count(
+        self, steps: Sequence[tuple[DeadLetter | None, Completion]], refused: Mapping[int, str]
+    ) -> None:
         for position, (letter, _) in enumerate(steps):
             if position in refused:
                 self.tally.refused[refused[position]] += 1
             elif letter is not None:
                 self.tally.chosen[letter.exception] += 1
 
-    def _replayed(self, letter: Letter) -> Record:
+    def _replayed(self, letter: DeadLetter) -> Record:
         """As `replayed`, the headers shared by all that have the same: that is cheaper to write."""
         record = replayed(letter, self.name)
         said = tuple(record.headers.items())

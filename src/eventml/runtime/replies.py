@@ -15,7 +15,7 @@ from eventml import records
 from eventml.codec import Decoder
 from eventml.errors import DecodeError, PredictionError
 from eventml.records import Record, prediction_id
-from eventml.runtime.deadletters import PREFIX
+from eventml.runtime.deadletters import DLQ_PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -83,7 +83,7 @@ class Replies:
         if not completion.outputs:
             return self._made(asked, b"null", self._no_output)
         output = completion.outputs[0]
-        if f"{PREFIX}group" in output.headers:
+        if f"{DLQ_PREFIX}group" in output.headers:
             return self._made(asked, msgspec.json.encode(_failure(output)), self._failed)
         return Record(self.topic, output.value, output.key, output.id, output.headers)
 
@@ -93,7 +93,7 @@ class Replies:
 
 def _failure(letter: Record) -> Failure:
     said = letter.headers
-    return Failure(said.get(f"{PREFIX}exception", ""), said.get(f"{PREFIX}message", ""), letter.topic)
+    return Failure(said.get(f"{DLQ_PREFIX}exception", ""), said.get(f"{DLQ_PREFIX}message", ""), letter.topic)
 
 
 def answers(reply: Record) -> str:

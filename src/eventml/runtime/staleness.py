@@ -9,7 +9,7 @@ from eventml.errors import StaleError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from eventml.runtime.parking import Item
+    from eventml.runtime.items import Item
 
 
 def split_stale(items: Sequence[Item], max_age: float, now: float) -> tuple[list[Item], list[Item]]:

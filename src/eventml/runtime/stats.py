@@ -59,7 +59,7 @@ class Stats:
         completed: Deliveries finished, one way or another.
         published: Outputs written, dead letters not counted.
         dead_letters: Events set aside.
-        repeats: Events passed over because their ids had been finished before (`dedupe_window`).
+        duplicates: Events passed over because their ids had been finished before (`dedupe_window`).
         stale: Events that were too old when their turn came.
         retries: Calls repeated because the one before had failed.
         calls: Calls of the handler.
@@ -80,7 +80,7 @@ class Stats:
         self.completed = 0
         self.published = 0
         self.dead_letters = 0
-        self.repeats = 0
+        self.duplicates = 0
         self.stale = 0
         self.retries = 0
         self.calls = 0
@@ -105,7 +105,7 @@ class Stats:
         return [since for since, _ in self._abandoned]
 
     @property
-    def in_hand(self) -> int:
+    def in_flight(self) -> int:
         return self.received - self.completed
 
     @property
@@ -134,7 +134,7 @@ class Stats:
 
     def arrived(self, deliveries: int) -> None:
         now = self.last_arrival = time.monotonic()
-        if not self.in_hand:
+        if not self.in_flight:
             self.last_progress = now
         self.received += deliveries
         self._arrivals.append((self.received, now))

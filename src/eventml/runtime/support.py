@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from eventml.handlers import Handler
 
 
-def check_supported(handler: Handler, capabilities: Capabilities) -> None:
+def check_capabilities(handler: Handler, capabilities: Capabilities) -> None:
     """Pass if the backend keeps what the handler asks for: a swap by config never weakens a promise unseen.
 
     Raises:

@@ -25,7 +25,7 @@ from eventml.errors import CrashLoopError
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator, Sequence
 
-    from eventml.runtime.parking import Item
+    from eventml.runtime.items import Item
 
 _ATTEMPT_OF = attrgetter("delivery.attempt")
 ALONE: Final = 3

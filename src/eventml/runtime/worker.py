@@ -12,14 +12,14 @@ import anyio
 from eventml.backends.base import ChecksOutputs
 from eventml.codec import Decoder, Encoder
 from eventml.errors import UnavailableError
-from eventml.runtime.answering import Answering
+from eventml.runtime.answering import BatchProcessor
 from eventml.runtime.calling import Caller
 from eventml.runtime.outputs import Outputs
 from eventml.runtime.pipeline import Pipeline
 from eventml.runtime.replies import Replies
 from eventml.runtime.replying import Replying
 from eventml.runtime.stats import Stats
-from eventml.runtime.support import check_supported, outputs_of
+from eventml.runtime.support import check_capabilities, outputs_of
 from eventml.runtime.tasks import task_group
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from eventml.backends.base import Backend, DedupeSubscription, Deduplicates, Subscription
     from eventml.handlers import Handler
-    from eventml.runtime.equipment import Job
+    from eventml.runtime.equipment import LoadedHandler
     from eventml.runtime.tracing import Tracing
 
 log = logging.getLogger("eventml")
@@ -42,25 +42,25 @@ class Worker:
         jobs: What to run.
         source: The bus's name, which outputs carry as their source.
         drain: How long to finish what is in hand after the stop, in seconds.
-        waited_for: Somebody waits for each answer; see `Recovery`.
+        interactive: Somebody waits for each answer; see `Recovery`.
         tracing: Is told what the handlers do; None where nobody is.
     """
 
     def __init__(
         self,
         backend: Backend,
-        jobs: Sequence[Job],
+        jobs: Sequence[LoadedHandler],
         *,
         source: str,
         drain: float,
-        waited_for: bool = False,
+        interactive: bool = False,
         tracing: Tracing | None = None,
     ) -> None:
         self._backend = backend
         self.jobs = jobs
         self._source = source
         self._drain = drain
-        self._waited_for = waited_for
+        self._waited_for = interactive
         self._tracing = tracing
         self._subscriptions: dict[str, Subscription] = {}
         self._telling: set[str] = set()
@@ -70,7 +70,7 @@ class Worker:
         self.ready = anyio.Event()
         """Set once every handler is subscribed: what is published from then on reaches it."""
         for job in jobs:
-            check_supported(job.handler, backend.capabilities)
+            check_capabilities(job.handler, backend.capabilities)
             if isinstance(backend, ChecksOutputs):
                 backend.check_outputs(job.handler.topic, outputs_of(job.handler))
 
@@ -99,7 +99,7 @@ class Worker:
                             running.start_soon(pipeline.run, self._stop)
                     tasks.cancel_scope.cancel()
         if work.cancelled_caught:
-            log.warning("%d events were still in hand when `drain` ran out; they go back", self.in_hand)
+            log.warning("%d events were still in hand when `drain` ran out; they go back", self.in_flight)
         return not work.cancelled_caught
 
     async def idle(self, seconds: float) -> None:
@@ -112,14 +112,14 @@ class Worker:
         start = time.monotonic()
         while True:
             quiet = time.monotonic() - max((s.last_arrival for s in self.stats.values()), default=start)
-            if quiet >= seconds and not self.in_hand and await self._nothing_left():
+            if quiet >= seconds and not self.in_flight and await self._nothing_left():
                 return
             await anyio.sleep(max(min(seconds - quiet, 0.25), 0.01))
 
     @property
-    def in_hand(self) -> int:
+    def in_flight(self) -> int:
         """How many deliveries the handlers have taken and not finished."""
-        return sum(stats.in_hand for stats in self.stats.values())
+        return sum(stats.in_flight for stats in self.stats.values())
 
     async def lag(self) -> dict[str, int | None]:
         """Each group's unfinished records, by handler; None where the backend cannot tell."""
@@ -133,7 +133,7 @@ class Worker:
         self._telling |= {name for name, lag in lags.items() if lag is not None}
         return all(not lag and (lag == 0 or name not in self._telling) for name, lag in lags.items())
 
-    async def _enter(self, stack: AsyncExitStack, job: Job) -> Pipeline:
+    async def _enter(self, stack: AsyncExitStack, job: LoadedHandler) -> Pipeline:
         handler, options = job.handler, job.handler.options
         subscription = await stack.enter_async_context(_subscribe(self._backend, handler))
         self._subscriptions[handler.name] = subscription
@@ -154,13 +154,13 @@ class Worker:
             handler,
             completing,
             decoder=decoder,
-            answering=Answering(
+            answering=BatchProcessor(
                 handler,
                 caller=Caller(handler, job.resources, ordered=ordered, stats=stats),
                 outputs=outputs,
                 stats=stats,
                 ordered=ordered,
-                waited_for=self._waited_for,
+                interactive=self._waited_for,
                 tracing=tracing,
             ),
             stats=stats,

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from eventml.handlers import Handler
 
 
-def written_by(handler: Handler) -> Any:
+def output_event_type(handler: Handler) -> Any:
     """The type of the events that a handler publishes: numbers are wrapped."""
     kind = handler.output_type
     if kind is Any:

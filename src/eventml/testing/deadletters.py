@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from eventml.records import Record
-from eventml.runtime.deadletters import PREFIX
-from eventml.runtime.failures import describe
+from eventml.runtime import DLQ_PREFIX, describe
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -39,12 +38,12 @@ class DeadLetter(msgspec.Struct, frozen=True):
 
 def read(handler: str, record: Record, raised: Iterable[Exception]) -> DeadLetter:
     """Read a record of a dead-letter topic, with the exception among those raised that it speaks of."""
-    reason = record.headers[f"{PREFIX}message"]
+    reason = record.headers[f"{DLQ_PREFIX}message"]
     return DeadLetter(
         handler=handler,
         record=record,
-        exception=record.headers[f"{PREFIX}exception"],
+        exception=record.headers[f"{DLQ_PREFIX}exception"],
         reason=reason,
-        attempts=int(record.headers[f"{PREFIX}attempts"]),
+        attempts=int(record.headers[f"{DLQ_PREFIX}attempts"]),
         error=next((error for error in raised if describe(error).startswith(reason)), None),
     )

@@ -12,10 +12,7 @@ import anyio
 from eventml.backends import memory
 from eventml.codec import Decoder
 from eventml.errors import ConfigError, NotOpenError
-from eventml.runtime.deadletters import dead_letter_topic
-from eventml.runtime.failures import describe
-from eventml.runtime.tasks import task_group
-from eventml.runtime.written import written_by
+from eventml.runtime import dead_letter_topic, describe, output_event_type, task_group
 from eventml.testing import deadletters
 from eventml.testing.rehearsal import rehearsing
 
@@ -25,9 +22,9 @@ if TYPE_CHECKING:
 
     from eventml.backends.memory.hub import Hub
     from eventml.bus import Bus
-    from eventml.producer.producer import KeyOf
+    from eventml.producer import KeyOf
     from eventml.records import Delivery, Record
-    from eventml.runtime.worker import Worker
+    from eventml.runtime import Worker
 
 # One partition, so that a topic has one order, and a log that a test does not fill.
 _SETTINGS: Final = memory.Settings(partitions=1, retention=1_000_000_000)
@@ -154,7 +151,7 @@ class TestBus:
         with anyio.move_on_after(self._timeout) as scope:
             # The hub answers all of this without giving way to another task: it is one look.
             while (  # noqa: ASYNC110 - nobody says when a handler has had its last event
-                self._worker.in_hand or any((await self._worker.lag()).values())
+                self._worker.in_flight or any((await self._worker.lag()).values())
             ):
                 await anyio.sleep(_LOOK)
         if scope.cancelled_caught:
@@ -209,7 +206,7 @@ class TestBus:
         if said is not None and said.event_type is not Any:
             return said.event_type
         writers = (handler for handler in self._bus.handlers.values() if handler.to == topic)
-        return next(map(written_by, writers), Any)
+        return next(map(output_event_type, writers), Any)
 
     def _report(self) -> None:
         letters = self.dead_letters()
@@ -226,7 +223,7 @@ class TestBus:
     async def _unfinished(self, worker: Worker) -> str:
         lines = []
         for name, lag in (await worker.lag()).items():
-            if lag or worker.stats[name].in_hand:
+            if lag or worker.stats[name].in_flight:
                 last = next((describe(e) for who, e in reversed(self._raised) if who == name), "nothing")
                 lines.append(
                     f"{name}: {lag} events after {worker.stats[name].calls} calls; it last raised {last}"

@@ -32,7 +32,7 @@ class Member:
 
     def __init__(self, group: str) -> None:
         self.group = group
-        self.in_hand: list[Delivery] = []
+        self.in_flight: list[Delivery] = []
 
 
 class TopicMachine(RuleBasedStateMachine):
@@ -79,7 +79,7 @@ class TopicMachine(RuleBasedStateMachine):
         self.topic.groups[member.group].leave(member)
         self.present.remove(member)
         self.departed.append(member)
-        for delivery in member.in_hand:
+        for delivery in member.in_flight:
             del self.holder[member.group, delivery.record.id]
 
     @rule(data=st.data())
@@ -89,14 +89,14 @@ class TopicMachine(RuleBasedStateMachine):
             self._take(member, data.draw(st.integers(1, 3)))
         for member in self.present:
             keep = data.draw(st.integers(0, 2))
-            others = [d for other in self.present for d in other.in_hand if not self._has(member, d)]
-            self._finish(member, data.draw(st.permutations(member.in_hand))[keep:], others[:2])
+            others = [d for other in self.present for d in other.in_flight if not self._has(member, d)]
+            self._finish(member, data.draw(st.permutations(member.in_flight))[keep:], others[:2])
 
     @rule()
     def finish_late(self) -> None:
         """Those who have left still try to finish what they had."""
         for member in self.departed:
-            done = [Completion(delivery) for delivery in member.in_hand]
+            done = [Completion(delivery) for delivery in member.in_flight]
             assert self.topic.groups[member.group].finish(done, member) == []
 
     def _take(self, member: Member, limit: int) -> None:
@@ -108,7 +108,7 @@ class TopicMachine(RuleBasedStateMachine):
             self.holder[place] = member
             self.attempts[place] = self.attempts.get(place, 0) + 1
             assert delivery.attempt == self.attempts[place]
-            member.in_hand.append(delivery)
+            member.in_flight.append(delivery)
 
     def _is_right(self, member: Member, delivery: Delivery) -> None:
         left, id_, key = self.left[member.group], delivery.record.id, delivery.record.key
@@ -126,7 +126,7 @@ class TopicMachine(RuleBasedStateMachine):
         assert [completion.delivery for completion in held] == mine, "each of its own once, and no other"
         group.hand_over()
         for delivery in mine:
-            member.in_hand.remove(delivery)
+            member.in_flight.remove(delivery)
             del self.left[member.group][delivery.record.id]
             del self.holder[member.group, delivery.record.id]
 
@@ -151,7 +151,7 @@ class TopicMachine(RuleBasedStateMachine):
             while left := len(self.left[name]):
                 for member in mine:
                     self._take(member, LARGEST)
-                    self._finish(member, list(member.in_hand))
+                    self._finish(member, list(member.in_flight))
                 assert len(self.left[name]) < left, "what is left does not come"
 
 

@@ -65,7 +65,7 @@ class WindowMachine(RuleBasedStateMachine):
     @invariant()
     def counts_are_exact(self) -> None:
         assert self.window.position == self.position
-        assert self.window.in_hand == len(self.holder)
+        assert self.window.in_flight == len(self.holder)
         assert self.window.unfinished(self.position + 7) == 7 + len(self.holder) + len(self.returned)
 
 

@@ -12,7 +12,7 @@ import pytest
 from eventml.config import HandlerSettings, TopicSettings, WebSettings, load
 from eventml.config.entries import _without_none, expected
 from eventml.config.environment import NOT_SETTINGS
-from eventml.handlers import Options
+from eventml.handlers import HandlerOptions
 
 PAGE = (Path(__file__).parents[3] / "docs" / "configuration.md").read_text("utf-8")
 ROWS = {row[0]: row[1:] for row in re.findall(r"^\| `(\w+)` \| (.+?) \| (.+?) \| .+ \|$", PAGE, re.MULTILINE)}
@@ -43,7 +43,7 @@ def test_the_web_services_table_has_every_setting_with_its_type_and_default() ->
 
 
 def test_the_defaults_are_the_codes() -> None:
-    defaults = msgspec.structs.asdict(Options(group="g"))
+    defaults = msgspec.structs.asdict(HandlerOptions(group="g"))
     for name in ("max_wait", "retries", "backoff", "max_backoff", "bisect_for", "max_deliveries"):
         assert ROWS[name][1] == str(defaults[name])
     for name in ("start", "when_stale"):

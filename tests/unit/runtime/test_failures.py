@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventml.errors import DecodeError, HandlerTimeoutError, PublishError, Reject, UnavailableError
-from eventml.runtime.failures import Verdict, classify, delay, describe
+from eventml.runtime.failures import Verdict, backoff_delay, classify, describe
 
 seconds = st.floats(0, 1e6)
 
@@ -16,22 +16,22 @@ seconds = st.floats(0, 1e6)
 def test_a_delay_is_between_nothing_and_its_ceiling(
     failures: int, first: float, longest: float, chance: float
 ) -> None:
-    ceiling = delay(failures, first, longest, chance=lambda: 1.0)
+    ceiling = backoff_delay(failures, first, longest, chance=lambda: 1.0)
     assert ceiling <= longest
     assert ceiling <= first * 2.0 ** (failures - 1) if failures < 1_000 else True
-    assert 0 <= delay(failures, first, longest, chance=lambda: chance) <= ceiling
-    assert 0 <= delay(failures, first, longest) <= ceiling
+    assert 0 <= backoff_delay(failures, first, longest, chance=lambda: chance) <= ceiling
+    assert 0 <= backoff_delay(failures, first, longest) <= ceiling
 
 
 @given(st.integers(1, 100), st.floats(1e-3, 10), st.floats(1e-3, 1e6))
 def test_the_ceiling_doubles_until_it_is_reached(failures: int, first: float, longest: float) -> None:
-    ceilings = [delay(n, first, longest, chance=lambda: 1.0) for n in (failures, failures + 1)]
+    ceilings = [backoff_delay(n, first, longest, chance=lambda: 1.0) for n in (failures, failures + 1)]
     assert ceilings[1] == min(2 * ceilings[0], longest)
-    assert delay(1, first, longest, chance=lambda: 1.0) == min(first, longest)
+    assert backoff_delay(1, first, longest, chance=lambda: 1.0) == min(first, longest)
 
 
 def test_delays_are_spread_over_their_whole_range() -> None:
-    delays = [delay(5, 1.0, 100.0) for _ in range(2_000)]
+    delays = [backoff_delay(5, 1.0, 100.0) for _ in range(2_000)]
     for low in range(0, 16, 2):
         assert any(low <= seconds < low + 2 for seconds in delays), "any time is as likely as any other"
 

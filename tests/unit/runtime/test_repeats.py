@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from eventml.backends.base import Completion
 from eventml.codec import REPLAY_GROUP
 from eventml.records import Delivery, Record
-from eventml.runtime.parking import Item
+from eventml.runtime.items import Item
 from eventml.runtime.repeats import Repeats, pass_over, remembered
 
 IDS = st.sampled_from("abc")
@@ -28,17 +28,17 @@ def test_one_of_each_id_is_in_hand_and_none_is_forgotten(
     repeats = Repeats()
     arriving = [item(n, id_) for n, id_ in enumerate(id_ for batch in batches for id_ in batch)]
     expected = len(arriving)
-    in_hand: list[Item] = []
+    in_flight: list[Item] = []
     finished: list[Item] = []
     while len(finished) < expected:
         some, arriving = arriving[:3], arriving[3:]
-        in_hand += repeats.hold_back(some)
-        assert max(Counter(one.delivery.record.id for one in in_hand).values()) == 1
-        done = data.draw(st.lists(st.sampled_from(in_hand), min_size=1, unique_by=id))
-        in_hand = [one for one in in_hand if one not in done]
+        in_flight += repeats.hold_back(some)
+        assert max(Counter(one.delivery.record.id for one in in_flight).values()) == 1
+        done = data.draw(st.lists(st.sampled_from(in_flight), min_size=1, unique_by=id))
+        in_flight = [one for one in in_flight if one not in done]
         finished += done
         arriving += repeats.settle([Completion(one.delivery) for one in done])
-        assert repeats.waiting == expected - len(finished) - len(in_hand) - len(arriving)
+        assert repeats.waiting == expected - len(finished) - len(in_flight) - len(arriving)
     assert sorted(one.delivery.offset for one in finished) == list(range(expected))
     assert repeats.waiting == 0
 

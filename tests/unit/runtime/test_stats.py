@@ -66,6 +66,6 @@ def test_every_event_of_a_batch_counts_although_few_are_looked_at(batches: list[
         stats.arrived(size)
         stats.finished(deliveries, published=size - 1, dead_letters=1)
     total = sum(batches)
-    assert (stats.received, stats.completed, stats.in_hand) == (total, total, 0)
+    assert (stats.received, stats.completed, stats.in_flight) == (total, total, 0)
     assert (stats.published, stats.dead_letters) == (total - len(batches), len(batches))
     assert abs(stats.latencies._total - total) < 1e-6 * max(total, 1)

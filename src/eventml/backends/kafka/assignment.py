@@ -71,11 +71,11 @@ class Assignment:
 
     async def until_idle(self, within: float) -> bool:
         """Wait until nothing is in hand. False if that takes too long."""
-        if self.in_hand:
+        if self.in_flight:
             self._idle = anyio.Event()
             with anyio.move_on_after(within):
                 await self._idle.wait()
-        return not self.in_hand
+        return not self.in_flight
 
     def hurry(self) -> None:
         """Let nobody wait until nothing is in hand."""
@@ -271,9 +271,9 @@ class Assignment:
         return self._count
 
     @property
-    def in_hand(self) -> int:
+    def in_flight(self) -> int:
         """How many deliveries were taken and not finished."""
-        return sum(progress.in_hand for progress in self._progress.values())
+        return sum(progress.in_flight for progress in self._progress.values())
 
     def position(self, partition: TopicPartition) -> int:
         """The next offset that nobody has taken."""
@@ -290,7 +290,7 @@ class Assignment:
         self.version += 1
 
     def _notice(self) -> None:
-        if not self.in_hand:
+        if not self.in_flight:
             self._idle.set()
 
     def _runs(self, deliveries: Iterable[Delivery]) -> Iterator[tuple[Progress | None, list[int | str]]]:

@@ -217,9 +217,9 @@ async def _close(client: AIOKafkaClient, tasks: Sequence[asyncio.Task[Any] | Non
             await _cancel(task)
     with suppress(*FOREIGN):
         await client.close()
-    waited_for = client._md_update_fut  # noqa: SLF001 - its tasks may wait for news that nobody brings now
-    if waited_for is not None and not waited_for.done():
-        waited_for.set_result(False)
+    interactive = client._md_update_fut  # noqa: SLF001 - its tasks may wait for news that nobody brings now
+    if interactive is not None and not interactive.done():
+        interactive.set_result(False)
 
 
 async def _cancel(task: asyncio.Future[Any]) -> None:

@@ -183,7 +183,7 @@ class Member:
                 "group %s: %d records are still in hand after %g s (backend.drain) of a rebalance; those of "
                 "the partitions that go to others will be delivered again",
                 self._group,
-                self.assignment.in_hand,
+                self.assignment.in_flight,
                 self._settings.drain,
             )
         self.assignment.give_back()

@@ -104,7 +104,7 @@ class Progress:
         return bool(self._finished) and self.position < self._finished[-1][1]
 
     @property
-    def in_hand(self) -> int:
+    def in_flight(self) -> int:
         return len(self._in_hand)
 
     @property

@@ -159,7 +159,7 @@ class Group:
 
     def hand_over(self) -> bool:
         """Pass partitions on to their heirs once nothing of them is in hand: order per key survives."""
-        ready = [p for p in self._heirs if not self._windows[p].in_hand]
+        ready = [p for p in self._heirs if not self._windows[p].in_flight]
         for index in ready:
             self._owners[index] = self._heirs.pop(index)
         return bool(ready)

@@ -11,7 +11,7 @@ from eventml.deploy.batch.chunks import Chunk, Column, Rejected
 from eventml.deploy.batch.columns import as_list, take
 from eventml.errors import DecodeError
 from eventml.frames import cast_table, schema_of
-from eventml.runtime.failures import describe
+from eventml.runtime import describe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

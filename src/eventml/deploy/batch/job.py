@@ -22,7 +22,7 @@ from eventml.deploy.batch.sql_reading import SqlSource
 from eventml.deploy.batch.sql_writing import SqlTarget
 from eventml.deploy.batch.text_reading import CsvSource, JsonLinesSource
 from eventml.errors import ConfigError, JobError
-from eventml.runtime.tasks import task_group
+from eventml.runtime import task_group
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
     from eventml.bus import Bus
-    from eventml.runtime.equipment import Job
+    from eventml.runtime import LoadedHandler
 
 CHUNK = 32_768
 """Rows in a chunk by default: a model's cost a call is spread over them, and three are in memory at most."""
@@ -140,7 +140,7 @@ async def score(
         wanted = [] if source.columns is None else shape.wanted(source.columns, plan.source)
         target = await to_thread.run_sync(open_target, plan.target, plan.checkpoint)
         stack.callback(target.close)
-        [job] = await stack.enter_async_context(bus.equipped([plan.predictor]))
+        [job] = await stack.enter_async_context(bus.loaded_handlers([plan.predictor]))
         scorer = Scorer(job, Decoding(shape, handler.event_type, id_column, handler.frame))
         run = _run(job, plan, source, id_column)
         checkpoint = await to_thread.run_sync(target.begin, run, scorer.schema)
@@ -177,7 +177,7 @@ def open_target(place: Place, checkpoint: float) -> SqlTarget | FileTarget:
     return FileTarget(place, every=checkpoint) if isinstance(place, FilePlace) else SqlTarget(place)
 
 
-def _run(job: Job, plan: Plan, source: Source, id_column: str) -> Run:
+def _run(job: LoadedHandler, plan: Plan, source: Source, id_column: str) -> Run:
     return Run(
         predictor=plan.predictor,
         model=job.model.name if job.model else "",

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 from eventml.deploy.batch.schema import VALUE, Field, Schema
 from eventml.errors import OutputError
 from eventml.frames import listed
-from eventml.runtime.checks import Checks, all_finite
-from eventml.runtime.failures import Failed, Held
+from eventml.runtime import Deferred, Failed, OutputChecks, all_finite
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,7 +24,7 @@ class Outcomes:
     """
 
     def __init__(self, handler: Handler) -> None:
-        self._checks = Checks(handler.name, handler.output_type)
+        self._checks = OutputChecks(handler.name, handler.output_type)
         self._output_type = handler.output_type
         self._of_frames = handler.frame is not None
 
@@ -55,12 +54,12 @@ class Outcomes:
 
     def each(self, outputs: Sequence[Any]) -> Sequence[Any]:
         """Outputs that came one by one, with `Failed` in the place of each that does not fit."""
-        if {Failed, Held}.isdisjoint(map(type, outputs)):
+        if {Failed, Deferred}.isdisjoint(map(type, outputs)):
             try:
                 return self._values(outputs)
             except OutputError:
                 pass
-        return [output if isinstance(output, Failed | Held) else self._one(output) for output in outputs]
+        return [output if isinstance(output, Failed | Deferred) else self._one(output) for output in outputs]
 
     def schema_of(self, outputs: Column) -> Schema | None:
         """The one column of an array; None for a list."""

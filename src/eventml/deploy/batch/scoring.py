@@ -17,21 +17,16 @@ from eventml.deploy.batch.schema import of_type, of_values, plain
 from eventml.errors import OutputError
 from eventml.handlers import BATCH, SINGLE
 from eventml.records import Delivery, Record
-from eventml.runtime.calling import Caller
-from eventml.runtime.deadletters import PREFIX
-from eventml.runtime.failures import Failed, Held
-from eventml.runtime.parking import Item
-from eventml.runtime.recovery import Recovery
-from eventml.runtime.stats import Stats
+from eventml.runtime import DLQ_PREFIX, Caller, Deferred, Failed, Item, Recovery, Stats
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from eventml.deploy.batch.decoding import Decoded, Decoding
     from eventml.deploy.batch.schema import Schema
-    from eventml.runtime.equipment import Job
+    from eventml.runtime import LoadedHandler
 
-    Result = Completion | Failed | Held
+    Result = Completion | Failed | Deferred
 
 
 class Scorer:
@@ -48,7 +43,7 @@ class Scorer:
         schema: The columns of the output, once they are known.
     """
 
-    def __init__(self, job: Job, decoding: Decoding) -> None:
+    def __init__(self, job: LoadedHandler, decoding: Decoding) -> None:
         self._handler = handler = job.handler
         self._decoding = decoding
         self._outcomes = Outcomes(handler)
@@ -148,7 +143,7 @@ class Scorer:
             checked = self._outcomes.each(outputs)
         results: list[Result] = []
         for item, output in zip(items, checked, strict=True):
-            if isinstance(output, Failed | Held):
+            if isinstance(output, Failed | Deferred):
                 results.append(output)
             else:
                 self._answers[int(item.delivery.offset)] = output
@@ -207,11 +202,11 @@ class Scorer:
 def _rejected(letter: Completion, row: Callable[[int], str]) -> Rejected:
     """What a dead letter is to a batch job."""
     headers = letter.outputs[0].headers
-    exception, message = headers[f"{PREFIX}exception"], headers[f"{PREFIX}message"]
+    exception, message = headers[f"{DLQ_PREFIX}exception"], headers[f"{DLQ_PREFIX}message"]
     return Rejected(
         id=letter.delivery.record.id,
         exception=exception,
         message=message.removeprefix(f"{exception.rpartition('.')[2]}: "),
         row=row(int(letter.delivery.offset)),
-        attempts=int(headers[f"{PREFIX}attempts"]),
+        attempts=int(headers[f"{DLQ_PREFIX}attempts"]),
     )

@@ -21,7 +21,7 @@ from eventml.deploy.batch.sql_tables import (
     predictions,
     rejects,
 )
-from eventml.deploy.logs import utc
+from eventml.deploy.workers import utc
 from eventml.errors import TargetError
 
 if TYPE_CHECKING:

@@ -1,6 +1,31 @@
-"""The web service: the predictors of a bus, asked over HTTP.
+"""The web service: a worker over a backend whose topics are requests."""
 
-A request's events are deliveries, and its answers are completions: `desk.Desk` is a backend whose topics
-are requests, and a worker of the very runtime that handles streams works over it. So batching, decoding,
-checks, bisecting, timeouts and counters are a stream's, and so are the predictions, to the last byte.
-"""
+from eventml.deploy.web.application import Application
+from eventml.deploy.web.inherited import inherited_worker
+from eventml.deploy.web.jobs import predictors
+from eventml.deploy.web.mounting import application
+from eventml.deploy.web.serving import (
+    WebWorker,
+    address_of,
+    listen,
+    listen_together,
+    loop_options,
+    web_worker,
+)
+from eventml.deploy.web.tokens import Guard, check_address, token_of_environment
+
+__all__ = [
+    "Application",
+    "Guard",
+    "WebWorker",
+    "address_of",
+    "application",
+    "check_address",
+    "inherited_worker",
+    "listen",
+    "listen_together",
+    "loop_options",
+    "predictors",
+    "token_of_environment",
+    "web_worker",
+]

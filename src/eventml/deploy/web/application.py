@@ -13,21 +13,17 @@ import anyio
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route, Router
 
-from eventml.deploy.alone import Alone
-from eventml.deploy.liveness import Limits
-from eventml.deploy.operations import Operations
 from eventml.deploy.web.answers import encode, send_problem
 from eventml.deploy.web.connecting import connecting, leads_elsewhere
 from eventml.deploy.web.desk import Desk
 from eventml.deploy.web.events import Announcing
-from eventml.deploy.web.jobs import equipped, predictors, topics
+from eventml.deploy.web.jobs import loaded_handlers, predictors, topics
 from eventml.deploy.web.openapi import describe
 from eventml.deploy.web.predicting import Predicting
 from eventml.deploy.web.problems import Problem, overloaded
 from eventml.deploy.web.requests import Gone
-from eventml.runtime.tasks import task_group
-from eventml.runtime.tracing import find_tracing
-from eventml.runtime.worker import Worker
+from eventml.deploy.workers import Alone, Limits, Operations
+from eventml.runtime import Worker, find_tracing, task_group
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -64,7 +60,7 @@ class Application:
         limits: When its worker cannot be called alive any more.
 
     Attributes:
-        in_hand: Requests that are being received or answered.
+        in_flight: Requests that are being received or answered.
         cut_off: Requests that were not answered because the service had to end.
     """
 
@@ -88,7 +84,7 @@ class Application:
         self._operations: Operations
         self._description: dict[str, Any] = {}
         self.worker: Worker | None = None
-        self.in_hand = self.cut_off = 0
+        self.in_flight = self.cut_off = 0
         self._router = Router(
             [
                 Route("/predict/{name}", _ByName("predictor", self._predicting), methods=["POST"]),
@@ -122,9 +118,9 @@ class Application:
             return
         self._guard.check(scope)
         most = self._bus.settings.web.max_requests
-        if self.in_hand >= most:
+        if self.in_flight >= most:
             raise overloaded(f"{most} requests are in hand, the most there may be (web.max_requests)")
-        self.in_hand += 1
+        self.in_flight += 1
         # What is asked most is found at once; the router knows of mounting, escapes and all else.
         asked = self._direct.get(scope["path"], self._router)
         try:
@@ -133,7 +129,7 @@ class Application:
             self.cut_off += 1
             raise overloaded("the service ended before this was answered") from exc
         finally:
-            self.in_hand -= 1
+            self.in_flight -= 1
 
     @asynccontextmanager
     async def lifespan(self, app: object = None) -> AsyncIterator[None]:
@@ -150,7 +146,7 @@ class Application:
         settings = self._bus.settings
         async with AsyncExitStack() as stack:
             handlers = predictors(self._bus, self._only)
-            jobs = await equipped(stack, self._bus, handlers)
+            jobs = await loaded_handlers(stack, self._bus, handlers)
             desk = Desk(settings.web.max_waiting)
             tracing = find_tracing(settings.tracing, "http")
             worker = Worker(
@@ -158,7 +154,7 @@ class Application:
                 jobs,
                 source=self._bus.name,
                 drain=settings.drain,
-                waited_for=True,
+                interactive=True,
                 tracing=tracing,
             )
             alone = Alone(self._bus.name, worker, self._limits)
@@ -176,7 +172,7 @@ class Application:
                 finally:
                     self.worker = None
                     worker.stop()
-                    if worker.in_hand and not self.in_hand:
+                    if worker.in_flight and not self.in_flight:
                         worker.abandon()  # nobody waits for it any more
             watching.cancel_scope.cancel()
 

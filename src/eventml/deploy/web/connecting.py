@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from eventml import config
 from eventml.errors import EventMLError, NotOpenError, UnavailableError
-from eventml.runtime.tasks import task_group
+from eventml.runtime import task_group
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from eventml.bus import Bus
-    from eventml.deploy.reports import Orders
     from eventml.deploy.web.serving import WebWorker
+    from eventml.deploy.workers import Orders
 
 _TEXT: Final = "text/plain; charset=utf-8"
 _PATIENCE: Final = 5.0  # seconds for the supervisor to answer

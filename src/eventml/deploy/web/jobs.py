@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec.structs import replace
 
 from eventml.errors import ConfigError
-from eventml.runtime.equipment import enter_lifespans, equip
-from eventml.runtime.written import written_by
+from eventml.runtime import enter_lifespans, load_handler, output_event_type
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 
     from eventml.bus import Bus
     from eventml.handlers import Handler
-    from eventml.runtime.equipment import Job
+    from eventml.runtime import LoadedHandler
 
 log = logging.getLogger("eventml")
 
@@ -54,7 +53,9 @@ def _waited_for(handler: Handler, limit: float) -> Handler:
     return replace(handler, options=options)
 
 
-async def equipped(stack: AsyncExitStack, bus: Bus, handlers: Sequence[Handler]) -> list[Job]:
+async def loaded_handlers(
+    stack: AsyncExitStack, bus: Bus, handlers: Sequence[Handler]
+) -> list[LoadedHandler]:
     """The handlers with their models and lifespans, which the stack leaves. Answers are JSON.
 
     Raises:
@@ -62,7 +63,7 @@ async def equipped(stack: AsyncExitStack, bus: Bus, handlers: Sequence[Handler])
         RegistrationError: a handler has a parameter that nothing gives it.
     """
     resources = await enter_lifespans(stack, handlers, bus.lifespans)
-    return [await equip(handler, resources, "json") for handler in handlers]
+    return [await load_handler(handler, resources, "json") for handler in handlers]
 
 
 def topics(bus: Bus) -> dict[str, Any]:
@@ -70,7 +71,7 @@ def topics(bus: Bus) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for handler in bus.handlers.values():
         if handler.to is not None:
-            _note(found, handler.to, written_by(handler))
+            _note(found, handler.to, output_event_type(handler))
     for handler in bus.handlers.values():  # what is read decides
         found.pop(handler.topic, None)
     for handler in bus.handlers.values():

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from eventml.deploy.web.problems import Details
-from eventml.runtime.written import written_by
+from eventml.runtime import output_event_type
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -53,7 +53,7 @@ def describe(
         token: Whether callers must know one.
     """
     types = _described_types(
-        [*(h.event_type for h in predictors), *map(written_by, predictors), *topics.values(), Details]
+        [*(h.event_type for h in predictors), *map(output_event_type, predictors), *topics.values(), Details]
     )
     schemas, components = msgspec.json.schema_components(types, ref_template=_REFS)
     known = list(zip(types, schemas, strict=True))
@@ -93,7 +93,7 @@ def _schema(kind: Any, known: Sequence[tuple[Any, Schema]]) -> Schema:
 
 
 def _predict(handler: Handler, known: Sequence[tuple[Any, Schema]], limits: WebSettings) -> Schema:
-    event, output = _schema(handler.event_type, known), _schema(written_by(handler), known)
+    event, output = _schema(handler.event_type, known), _schema(output_event_type(handler), known)
     answer = _answer(output)
     failed = {
         "type": "object",

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from eventml.backends.base import Completion
     from eventml.config import WebSettings
     from eventml.deploy.web.desk import Queue
-    from eventml.runtime.equipment import Job
+    from eventml.runtime import LoadedHandler
 
 log = logging.getLogger("eventml")
 
@@ -41,7 +41,7 @@ class Predicting:
     """
 
     def __init__(
-        self, job: Job, queue: Queue, limits: WebSettings, id_field: str | None, *, traced: bool
+        self, job: LoadedHandler, queue: Queue, limits: WebSettings, id_field: str | None, *, traced: bool
     ) -> None:
         self._traced = traced
         self._name = job.handler.name

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from eventml.runtime.deadletters import PREFIX
+from eventml.runtime import DLQ_PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -81,7 +81,7 @@ def invalid(why: msgspec.ValidationError, index: int | None = None) -> Problem:
 
 def letter(outputs: Sequence[Record]) -> Mapping[str, str] | None:
     """The headers of the dead letter among a completion's outputs, if it is one."""
-    if not outputs or f"{PREFIX}exception" not in outputs[0].headers:
+    if not outputs or f"{DLQ_PREFIX}exception" not in outputs[0].headers:
         return None
     return outputs[0].headers
 
@@ -107,8 +107,8 @@ def failure(letter_headers: Mapping[str, str], event: bytes, decoder: msgspec.js
         event: Its event.
         decoder: Of the event's type.
     """
-    kind = letter_headers[f"{PREFIX}exception"]
-    message = letter_headers.get(f"{PREFIX}message", "")
+    kind = letter_headers[f"{DLQ_PREFIX}exception"]
+    message = letter_headers.get(f"{DLQ_PREFIX}message", "")
     if kind == "DecodeError":
         try:
             decoder.decode(event)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from eventml.deploy.operations import Address
+from eventml.deploy.workers import Address
 from eventml.errors import ConfigError, MissingExtraError
 
 try:
@@ -26,11 +26,10 @@ if TYPE_CHECKING:
 
     from eventml.bus import Bus
     from eventml.config import WebSettings
-    from eventml.deploy.liveness import Limits
     from eventml.deploy.web.application import Metrics
     from eventml.deploy.web.tokens import Guard
-    from eventml.runtime.equipment import Job
-    from eventml.runtime.stats import Stats
+    from eventml.deploy.workers import Limits
+    from eventml.runtime import LoadedHandler, Stats
 
 _BACKLOG = 2048
 _LOOK = 1.0  # seconds between two looks at the connections
@@ -74,7 +73,7 @@ class WebWorker:
         """Set once it accepts connections."""
 
     @property
-    def jobs(self) -> Sequence[Job]:
+    def jobs(self) -> Sequence[LoadedHandler]:
         return self._worker.jobs
 
     @property
@@ -82,9 +81,9 @@ class WebWorker:
         return self._worker.stats
 
     @property
-    def in_hand(self) -> int:
+    def in_flight(self) -> int:
         """Requests that are being received or answered."""
-        return self._application.in_hand
+        return self._application.in_flight
 
     async def lag(self) -> dict[str, int | None]:
         return await self._worker.lag()
@@ -106,7 +105,7 @@ class WebWorker:
             await self._server.serve(sockets=[self._listener])
             tasks.cancel_scope.cancel()
         await anyio.lowlevel.checkpoint()  # what the server cancelled ends
-        return not self._application.in_hand and not self._application.cut_off
+        return not self._application.in_flight and not self._application.cut_off
 
     async def _say_ready(self) -> None:
         while not self._server.started:  # noqa: ASYNC110 - uvicorn has no event for it

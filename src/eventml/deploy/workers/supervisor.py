@@ -19,24 +19,24 @@ from typing import TYPE_CHECKING
 import anyio
 import msgspec
 
-from eventml.deploy.child import started
-from eventml.deploy.crew import Crew
-from eventml.deploy.liveness import Limits, why_kill, why_replace
-from eventml.deploy.replacing import Replacing
-from eventml.deploy.reports import Orders, model_files
-from eventml.deploy.restarts import Crash, Patience, broken, recent, wait_before_restart
-from eventml.deploy.rolling import Watch, stamps
+from eventml.deploy.workers.child import started
+from eventml.deploy.workers.crew import Crew
+from eventml.deploy.workers.liveness import Limits, why_kill, why_replace
+from eventml.deploy.workers.replacing import Replacing
+from eventml.deploy.workers.reports import Orders, model_files
+from eventml.deploy.workers.restarts import Crash, Patience, broken, recent, wait_before_restart
+from eventml.deploy.workers.rolling import Watch, stamps
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from anyio.abc import TaskGroup, TaskStatus
 
-    from eventml.deploy.child import Child
-    from eventml.deploy.crew import Slot
-    from eventml.deploy.placement import Place
-    from eventml.deploy.relay import Printer
-    from eventml.deploy.status import Status
+    from eventml.deploy.workers.child import Child
+    from eventml.deploy.workers.crew import Slot
+    from eventml.deploy.workers.placement import Place
+    from eventml.deploy.workers.relay import Printer
+    from eventml.deploy.workers.status import Status
 
 log = logging.getLogger("eventml")
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from eventml.deploy.liveness import Progress, State
+from eventml.deploy.workers.liveness import Progress, State
 
 EVERY = 0.5
 """Seconds between two reports."""
@@ -22,7 +22,7 @@ COUNTERS = (
     "completed",
     "published",
     "dead_letters",
-    "repeats",
+    "duplicates",
     "stale",
     "retries",
     "calls",
@@ -77,7 +77,7 @@ class Tally(msgspec.Struct, kw_only=True):
     completed: int = 0
     published: int = 0
     dead_letters: int = 0
-    repeats: int = 0
+    duplicates: int = 0
     stale: int = 0
     retries: int = 0
     calls: int = 0

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from eventml import config
-from eventml.deploy.liveness import Limits
-from eventml.deploy.logs import SUPERVISOR, start_logging
-from eventml.deploy.operations import Address, Operations, serving
-from eventml.deploy.placement import idle_handlers, places
-from eventml.deploy.relay import as_json, prefixed
-from eventml.deploy.reports import Orders
-from eventml.deploy.restarts import Patience
-from eventml.deploy.supervisor import Supervisor
+from eventml.deploy.workers.liveness import Limits
+from eventml.deploy.workers.logs import SUPERVISOR, start_logging
+from eventml.deploy.workers.operations import Address, Operations, serving
+from eventml.deploy.workers.placement import idle_handlers, places
+from eventml.deploy.workers.relay import as_json, prefixed
+from eventml.deploy.workers.reports import Orders
+from eventml.deploy.workers.restarts import Patience
+from eventml.deploy.workers.supervisor import Supervisor
 from eventml.errors import ConfigError, UnavailableError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from eventml.backends.base import Capabilities
     from eventml.bus import Bus
-    from eventml.deploy.placement import Place
-    from eventml.deploy.relay import Printer
+    from eventml.deploy.workers.placement import Place
+    from eventml.deploy.workers.relay import Printer
 
 log = logging.getLogger("eventml")
 
@@ -110,8 +110,11 @@ async def _run(bus: Bus, plan: Plan, chosen: Sequence[Place], show: Printer) -> 
 
 def _with_listeners(stack: ExitStack, bus: Bus, chosen: Sequence[Place]) -> list[Place]:
     """Give each worker a socket, which stays open when the worker ends: its successor goes on with it."""
-    from eventml.deploy.web.jobs import predictors  # noqa: PLC0415 - an extra
-    from eventml.deploy.web.serving import address_of, listen_together  # noqa: PLC0415 - an extra
+    from eventml.deploy.web import (  # noqa: PLC0415 - an extra
+        address_of,
+        listen_together,
+        predictors,
+    )
 
     web = bus.settings.web
     predictors(bus, chosen[0].only)  # what makes no sense is refused before anything is started

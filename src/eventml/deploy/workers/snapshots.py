@@ -8,18 +8,16 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
-from eventml.deploy.liveness import Progress
-from eventml.deploy.reports import COUNTERS, Counts, HandlerReport, ModelInUse, Tally
+from eventml.deploy.workers.liveness import Progress
+from eventml.deploy.workers.reports import COUNTERS, Counts, HandlerReport, ModelInUse, Tally
 from eventml.models import Artefact
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from eventml.deploy.at_work import AtWork
+    from eventml.deploy.workers.at_work import AtWork
     from eventml.models import Model, ModelSource
-    from eventml.runtime.equipment import Job
-    from eventml.runtime.histogram import Histogram
-    from eventml.runtime.stats import Stats
+    from eventml.runtime import Histogram, LoadedHandler, Stats
 
 NONE: Final[Mapping[str, str]] = MappingProxyType({})
 
@@ -46,7 +44,7 @@ def model_path(source: ModelSource | None) -> str | None:
     return str(Path(path).absolute()) if isinstance(path, str | os.PathLike) else None
 
 
-def _report(job: Job, stats: Stats, lag: int | None, stamps: Mapping[str, str]) -> HandlerReport:
+def _report(job: LoadedHandler, stats: Stats, lag: int | None, stamps: Mapping[str, str]) -> HandlerReport:
     handler, now = job.handler, time.monotonic()
     arrived, hung = stats.oldest_arrival, stats.hung
     return HandlerReport(
@@ -56,7 +54,7 @@ def _report(job: Job, stats: Stats, lag: int | None, stamps: Mapping[str, str]) 
         tally=_tally(stats),
         progress=Progress(
             handler=handler.name,
-            in_hand=stats.in_hand,
+            in_flight=stats.in_flight,
             quiet=now - stats.last_progress,
             oldest=0.0 if arrived is None else now - arrived,
             hung=len(hung),

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from eventml.deploy.liveness import State
-from eventml.deploy.reports import HandlerReport, Tally, total
+from eventml.deploy.workers.liveness import State
+from eventml.deploy.workers.reports import HandlerReport, Tally, total
 
 
 class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING, Final
 import anyio
 import msgspec
 
-from eventml.deploy.liveness import Signs
-from eventml.deploy.relay import lines
-from eventml.deploy.reports import Report
-from eventml.deploy.restarts import blamed
+from eventml.deploy.workers.liveness import Signs
+from eventml.deploy.workers.relay import lines
+from eventml.deploy.workers.reports import Report
+from eventml.deploy.workers.restarts import blamed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from anyio.abc import Process
 
-    from eventml.deploy.relay import Printer
-    from eventml.deploy.reports import Orders
+    from eventml.deploy.workers.relay import Printer
+    from eventml.deploy.workers.reports import Orders
 
 ONE_THREAD: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
 """Variables that keep the numeric libraries to one thread, unless the environment sets them."""
@@ -158,7 +158,7 @@ async def started(orders: Orders) -> AsyncIterator[Child]:
     Ctrl-C on a terminal reaches its supervisor alone.
     """
     process = await anyio.open_process(
-        [sys.executable, "-m", "eventml.deploy.worker_process"],
+        [sys.executable, "-m", "eventml.deploy.workers.worker_process"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from eventml.deploy.metrics import render
-from eventml.deploy.status import unready
+from eventml.deploy.workers.metrics import render
+from eventml.deploy.workers.status import unready
 from eventml.errors import ConfigError, MissingExtraError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from eventml.deploy.status import Status
+    from eventml.deploy.workers.status import Status
 
 LOOPBACK: Final = "127.0.0.1"
 PORT: Final = 9464

@@ -46,7 +46,7 @@ class Progress(msgspec.Struct, frozen=True):
 
     Attributes:
         handler: Its name.
-        in_hand: Events taken and not finished.
+        in_flight: Events taken and not finished.
         quiet: Seconds since it last got anywhere: an arrival, the start or the end of a call, a
             completion, an attempt to reach the broker.
         oldest: Seconds since the oldest event in hand arrived.
@@ -55,7 +55,7 @@ class Progress(msgspec.Struct, frozen=True):
     """
 
     handler: str
-    in_hand: int
+    in_flight: int
     quiet: float
     oldest: float
     hung: int = 0
@@ -94,9 +94,9 @@ def why_kill(signs: Signs, limits: Limits, now: float) -> str | None:
         return f"no sign of life for {silence:.0f} s: something blocks its event loop"
     for one in signs.progress:
         quiet = one.quiet + silence
-        if one.in_hand and quiet > limits.stuck_after:
+        if one.in_flight and quiet > limits.stuck_after:
             return (
-                f"{one.handler} has got nowhere for {quiet:.0f} s, with {one.in_hand} events in hand, the "
+                f"{one.handler} has got nowhere for {quiet:.0f} s, with {one.in_flight} events in hand, the "
                 f"oldest for {one.oldest + silence:.0f} s; set consumer.{one.handler}.timeout to bound a call"
             )
     return None

@@ -11,15 +11,14 @@ if TYPE_CHECKING:
 
     import anyio
 
-    from eventml.runtime.equipment import Job
-    from eventml.runtime.stats import Stats
+    from eventml.runtime import LoadedHandler, Stats
 
 
 class AtWork(Protocol):
     """See `Worker` for what each of these promises."""
 
     @property
-    def jobs(self) -> Sequence[Job]: ...
+    def jobs(self) -> Sequence[LoadedHandler]: ...
 
     @property
     def stats(self) -> Mapping[str, Stats]: ...
@@ -28,7 +27,7 @@ class AtWork(Protocol):
     def ready(self) -> anyio.Event: ...
 
     @property
-    def in_hand(self) -> int: ...
+    def in_flight(self) -> int: ...
 
     async def lag(self) -> dict[str, int | None]: ...
 

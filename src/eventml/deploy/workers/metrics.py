@@ -5,18 +5,18 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Final
 
-from eventml.deploy.reports import COUNTERS
-from eventml.deploy.status import lags, totals
+from eventml.deploy.workers.reports import COUNTERS
+from eventml.deploy.workers.status import lags, totals
 from eventml.errors import MissingExtraError
-from eventml.runtime.histogram import SECONDS, SIZES
+from eventml.runtime import SECONDS, SIZES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from prometheus_client.metrics_core import Metric
 
-    from eventml.deploy.reports import Counts, HandlerReport
-    from eventml.deploy.status import Status
+    from eventml.deploy.workers.reports import Counts, HandlerReport
+    from eventml.deploy.workers.status import Status
 
 STATES: Final = ("starting", "waiting", "ready", "draining", "failed", "restarting")
 
@@ -25,7 +25,7 @@ _COUNTER_HELP: Final = {
     "completed": ("eventml_events_completed", "Deliveries finished, one way or another."),
     "published": ("eventml_events_published", "Outputs written, dead letters not counted."),
     "dead_letters": ("eventml_dead_letters", "Events set aside."),
-    "repeats": ("eventml_events_repeated", "Events passed over: their ids had been finished before."),
+    "duplicates": ("eventml_events_duplicate", "Events dropped: the group had completed their ids before."),
     "stale": ("eventml_events_stale", "Events that were too old when their turn came."),
     "retries": ("eventml_retries", "Calls repeated because the one before had failed."),
     "calls": ("eventml_calls", "Calls of the handler."),
@@ -117,7 +117,7 @@ def _of_workers(status: Status) -> Iterator[Metric]:
     restarts = Counter("eventml_worker_restarts", "Starts after a crash.", labels=["worker"])
     rolls = Counter("eventml_rolls", "Replacements of all workers, one after the other.")
     rolls.add_metric([], status.rolls)
-    in_hand = Gauge("eventml_in_hand", "Events taken and not finished.", labels=["handler", "worker"])
+    in_flight = Gauge("eventml_in_hand", "Events taken and not finished.", labels=["handler", "worker"])
     oldest = Gauge(
         "eventml_oldest_in_hand_seconds",
         "Since the oldest event in hand arrived.",
@@ -138,12 +138,12 @@ def _of_workers(status: Status) -> Iterator[Metric]:
         restarts.add_metric([name], same[0].restarts)
         for handler in {handler for worker in same for handler in worker.handlers}:
             reports = [worker.handlers[handler] for worker in same if handler in worker.handlers]
-            in_hand.add_metric([handler, name], sum(report.progress.in_hand for report in reports))
+            in_flight.add_metric([handler, name], sum(report.progress.in_flight for report in reports))
             oldest.add_metric([handler, name], max(report.progress.oldest for report in reports))
             used = [(report.model.name, report.model.version) for report in reports if report.model]
             for model, model_version in dict.fromkeys(used):
                 models.add_metric([handler, name, model, model_version], used.count((model, model_version)))
-    yield from (state, connected, uptime, restarts, rolls, in_hand, oldest, models)
+    yield from (state, connected, uptime, restarts, rolls, in_flight, oldest, models)
 
 
 def _observed(family: Metric, labels: Sequence[str], counts: Counts | None, bounds: Sequence[float]) -> None:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from eventml.deploy.reports import Orders
+from eventml.deploy.workers.reports import Orders
 
 if TYPE_CHECKING:
-    from eventml.deploy.reports import Report
+    from eventml.deploy.workers.reports import Report
 
 _PR_SET_PDEATHSIG: Final = 1
 

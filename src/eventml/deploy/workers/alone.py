@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from eventml.deploy.liveness import Limits, Signs, why_kill
-from eventml.deploy.operations import Operations, serving
-from eventml.deploy.snapshots import handler_reports
-from eventml.deploy.status import Status, WorkerStatus
+from eventml.deploy.workers.liveness import Limits, Signs, why_kill
+from eventml.deploy.workers.operations import Operations, serving
+from eventml.deploy.workers.snapshots import handler_reports
+from eventml.deploy.workers.status import Status, WorkerStatus
 from eventml.errors import UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from eventml.deploy.at_work import AtWork
-    from eventml.deploy.operations import Address
+    from eventml.deploy.workers.at_work import AtWork
+    from eventml.deploy.workers.operations import Address
 
 log = logging.getLogger("eventml")
 

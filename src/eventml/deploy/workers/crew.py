@@ -6,15 +6,15 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from eventml.deploy.reports import Tally, total
-from eventml.deploy.status import Status, WorkerStatus
+from eventml.deploy.workers.reports import Tally, total
+from eventml.deploy.workers.status import Status, WorkerStatus
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from eventml.deploy.child import Child
-    from eventml.deploy.placement import Place
-    from eventml.deploy.restarts import Crash
+    from eventml.deploy.workers.child import Child
+    from eventml.deploy.workers.placement import Place
+    from eventml.deploy.workers.restarts import Crash
 
 
 class Slot:

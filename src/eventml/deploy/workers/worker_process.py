@@ -1,4 +1,4 @@
-"""One worker in a process of its own: `python -m eventml.deploy.worker_process`, started by a supervisor.
+"""One worker process, started by a supervisor: `python -m eventml.deploy.workers.worker_process`.
 
 Exit status: 0, stopped as asked with nothing left in hand, or idle; 1, something was given back
 unfinished, or it could not start: its last report says why.
@@ -16,16 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from eventml.deploy.importing import import_bus
-from eventml.deploy.leaving import last_call
-from eventml.deploy.lifeline import Lifeline
-from eventml.deploy.logs import start_logging
-from eventml.deploy.reports import EVERY, Report
-from eventml.deploy.rolling import stamps
-from eventml.deploy.snapshots import handler_reports, model_path
+from eventml.deploy.workers.importing import import_bus
+from eventml.deploy.workers.leaving import last_call
+from eventml.deploy.workers.lifeline import Lifeline
+from eventml.deploy.workers.logs import start_logging
+from eventml.deploy.workers.reports import EVERY, Report
+from eventml.deploy.workers.rolling import stamps
+from eventml.deploy.workers.snapshots import handler_reports, model_path
 from eventml.errors import EventMLError, UnavailableError
-from eventml.runtime.failures import delay
-from eventml.runtime.worker import Worker
+from eventml.runtime import Worker, backoff_delay
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,9 +33,9 @@ if TYPE_CHECKING:
     from anyio.abc import TaskStatus
 
     from eventml.bus import Bus
-    from eventml.deploy.at_work import AtWork
-    from eventml.deploy.liveness import State
-    from eventml.deploy.reports import Orders
+    from eventml.deploy.workers.at_work import AtWork
+    from eventml.deploy.workers.liveness import State
+    from eventml.deploy.workers.reports import Orders
 
 log = logging.getLogger("eventml")
 
@@ -106,7 +105,7 @@ class Process:
                 await stack.enter_async_context(bus.open())
             except UnavailableError as exc:
                 failures += 1
-                seconds = delay(failures, 0.1, _LONGEST_WAIT)
+                seconds = backoff_delay(failures, 0.1, _LONGEST_WAIT)
                 log.warning("%s; again in %.2f s", exc, seconds)
                 self.say("waiting", str(exc))
                 await anyio.sleep(seconds)
@@ -149,10 +148,10 @@ class Process:
 
     def _stop_or_give_up(self, worker: AtWork) -> None:
         if self._report.state == "draining":
-            log.warning("giving up on %d events in hand; they go back", worker.in_hand)
+            log.warning("giving up on %d events in hand; they go back", worker.in_flight)
             worker.abandon()
             return
-        log.info("finishing %d events in hand", worker.in_hand)
+        log.info("finishing %d events in hand", worker.in_flight)
         worker.stop()
         self.say("draining")
 
@@ -196,7 +195,7 @@ def _worker(bus: Bus, orders: Orders) -> AbstractAsyncContextManager[AtWork]:
     """What this process runs: handlers of streams, or the web service."""
     if orders.listener is None:
         return bus.worker(orders.only)
-    from eventml.deploy.web.inherited import inherited_worker  # noqa: PLC0415 - an extra
+    from eventml.deploy.web import inherited_worker  # noqa: PLC0415 - an extra
 
     return inherited_worker(bus, orders)
 
@@ -204,7 +203,7 @@ def _worker(bus: Bus, orders: Orders) -> AbstractAsyncContextManager[AtWork]:
 def _loop_options(orders: Orders) -> dict[str, Any]:
     if orders.listener is None:
         return {}
-    from eventml.deploy.web.serving import loop_options  # noqa: PLC0415 - an extra
+    from eventml.deploy.web import loop_options  # noqa: PLC0415 - an extra
 
     return loop_options()
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import anyio
 import msgspec
 
-from eventml.deploy.logs import utc
+from eventml.deploy.workers.logs import utc
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -11,7 +11,7 @@ import anyio
 
 from eventml.backends.base import CreatesTopics, NewTopic
 from eventml.errors import EventMLError, NotOpenError, UnavailableError
-from eventml.runtime.failures import delay, describe
+from eventml.runtime.failures import backoff_delay, describe
 from eventml.runtime.replies import RETENTION, answers, reply_topic
 from eventml.runtime.tasks import task_group
 
@@ -80,7 +80,7 @@ class _ReplyReader:
                 deliveries = await replies.receive(_READ)
             except UnavailableError as exc:
                 failures += 1
-                seconds = delay(failures, 0.1, _LONGEST_WAIT)
+                seconds = backoff_delay(failures, 0.1, _LONGEST_WAIT)
                 log.warning("%s: %s; again in %.2f s", self.topic, describe(exc), seconds)
                 await anyio.sleep(seconds)
             else:

@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from eventml.deploy.sparing import Sparing
+from eventml.deploy.workers.sparing import Sparing
 
 TEXT: Final = "%(asctime)s %(levelname)s %(message)s"
 SUPERVISOR: Final = "supervisor"

@@ -10,9 +10,9 @@ import anyio
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from eventml.deploy.child import Child
-    from eventml.deploy.crew import Crew, Slot
-    from eventml.deploy.placement import Place
+    from eventml.deploy.workers.child import Child
+    from eventml.deploy.workers.crew import Crew, Slot
+    from eventml.deploy.workers.placement import Place
 
 log = logging.getLogger("eventml")
 

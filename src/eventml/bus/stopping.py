@@ -1,28 +1,43 @@
-"""What stops a worker: a signal, or that there is nothing left to do."""
+"""Stopping a worker: on a signal, or once there is nothing left to do."""
 
 from __future__ import annotations
 
 import signal
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import anyio
 
-if TYPE_CHECKING:
-    from eventml.runtime import Worker
+from eventml.runtime import Worker
 
 
-async def stop_on_signals(worker: Worker) -> None:
-    """Stop at the first SIGTERM or SIGINT, and give up on what is in hand at the second."""
+class Stoppable(Protocol):
+    """A worker, a web server or a supervisor that can be asked to stop."""
+
+    def stop(self) -> object:
+        """Take nothing new, finish what is in flight, and return from `run`."""
+        ...
+
+    def abandon(self) -> object:
+        """Return from `run` at once, whatever is in flight."""
+        ...
+
+
+async def stop_on_signals(target: Stoppable) -> None:
+    """Stop at the first SIGTERM or SIGINT, abandon what is in flight at the second. Runs until cancelled.
+
+    Only the main thread can receive signals.
+    """
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        heard = 0
+        received = 0
         async for _ in signals:
-            heard += 1
-            if heard == 1:
-                worker.stop()
+            received += 1
+            if received == 1:
+                target.stop()
             else:
-                worker.abandon()
+                target.abandon()
 
 
 async def stop_when_idle(worker: Worker, seconds: float) -> None:
+    """Stop the worker once it has been idle for this long; see `Worker.idle`."""
     await worker.idle(seconds)
     worker.stop()

@@ -4,28 +4,27 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 ARGS   ?=
+JOBS   ?= 3
+CHAOS_SECONDS ?= 60
 EXAMPLE ?= rides
 
-.PHONY: demo test chaos check bench docs clean
+.PHONY: help demo test quick chaos check bench docs clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    train two models on taxi trips, stream rides to three consumers, show it live"
 	@echo "             (EXAMPLE=churn or web_backend for the other examples)"
-	@echo "make test    all tests; those that need a broker say so where there is none"
-	@echo "make chaos   workers and brokers killed under load, for a minute each"
+	@echo "make test    all tests but the chaos tests; those that need a broker say so where there is none"
+	@echo "make quick   the tests that need no broker and take under a minute together"
+	@echo "make chaos   workers and brokers killed under load (CHAOS_SECONDS=60 for each)"
 	@echo "make check   ruff, mypy --strict, pyright on the public API, the layers"
 	@echo "make bench   the benchmarks (ARGS=memory, redis, kafka or web for one of them)"
 	@echo "make docs    the documentation as a site, links checked, in build/docs"
 	@echo "ARGS=... is passed on: make demo ARGS='--events 50000 --producers 4'"
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(VENV)/.installed: pyproject.toml constraints.txt benchmarks/requirements.txt
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) --editable '.[dev]'
-	@touch $@
-
-$(VENV)/.bench: $(VENV)/.installed benchmarks/requirements.txt
-	$(PIP) --requirement benchmarks/requirements.txt
+	$(PIP) --editable '.[dev]' --requirement benchmarks/requirements.txt
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.installed docs/requirements.txt
@@ -36,10 +35,13 @@ demo: $(VENV)/.installed
 	$(BIN)/python -m examples.$(EXAMPLE).demo $(ARGS)
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -m "not chaos" -n $(JOBS) --dist loadgroup $(ARGS)
+
+quick: $(VENV)/.installed
+	$(BIN)/python -m pytest -m "not (redis or kafka or slow or chaos)" -n $(JOBS) --dist loadgroup $(ARGS)
 
 chaos: $(VENV)/.installed
-	CHAOS_SECONDS=60 $(BIN)/python -m pytest -m chaos --timeout 600 $(ARGS)
+	CHAOS_SECONDS=$(CHAOS_SECONDS) $(BIN)/python -m pytest -m chaos --timeout 600 $(ARGS)
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check .
@@ -48,7 +50,7 @@ check: $(VENV)/.installed
 	$(BIN)/pyright
 	$(BIN)/python -m pytest -q tests/unit/test_layers.py
 
-bench: $(VENV)/.bench
+bench: $(VENV)/.installed
 	@for name in $(or $(ARGS),memory redis kafka); do $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 docs: $(VENV)/.docs

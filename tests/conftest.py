@@ -1,7 +1,8 @@
-"""What all tests share: real brokers where they can run, and the event loop to run under."""
+"""Set-up of all tests: brokers where they can run, groups for parallel runs, and the names of flaky tests."""
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -14,11 +15,38 @@ sys.path.insert(0, str(ROOT))  # for backends/, examples/ and tests.brokers, whi
 pytest_plugins = ["tests.brokers", "tests.databases"]
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the storms, so that CI can leave them to `make chaos`."""
+    """Mark the chaos tests, and group the tests for `pytest -n`.
+
+    The tests of one file stay in one process, so that they share its fixtures; the tests that need the
+    cluster of three Kafka nodes share one process, so that one cluster serves them all. Those that start
+    brokers take longest and come first, so that no process is left alone with them at the end.
+    """
     for item in items:
         if (ROOT / "tests" / "chaos") in item.path.parents:
             item.add_marker("chaos")
+        three_nodes = "kafka_cluster" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("kafka-cluster" if three_nodes else str(item.path)))
+    items.sort(key=_expected_length)
+
+
+def _expected_length(item: pytest.Item) -> int:
+    """Rank of a test by its slowest need; `sort` keeps the order of equal ranks."""
+    needs = ("kafka", "redis", "slow")
+    return next((rank for rank, marker in enumerate(needs) if item.get_closest_marker(marker)), len(needs))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Name the tests that failed and then passed, last of all, and keep the names for `.ci/run`."""
+    failed_first = {report.nodeid for report in terminalreporter.getreports("rerun")}
+    passed = {report.nodeid for report in terminalreporter.getreports("passed") if report.when == "call"}
+    flaky = sorted(failed_first & passed)
+    for name in flaky:
+        terminalreporter.write_line(f"flaky: {name}", red=True)
+    if flaky and (path := os.environ.get("EVENTML_FLAKY_TESTS")):
+        with Path(path).open("a", encoding="utf-8") as names:
+            names.writelines(f"flaky: {name}\n" for name in flaky)
 
 
 @pytest.fixture

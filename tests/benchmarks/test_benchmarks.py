@@ -1,0 +1,56 @@
+"""Every benchmark runs to its end with little work, so that none can rot. No figure is asserted."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+ROOT: Final = Path(__file__).parents[2]
+
+SMALL: Final = {
+    "memory": "--events 2000 --rounds 1",
+    "redis": "--events 2000 --rounds 1 --seconds 0.2 --models no-op",
+    "kafka": "--events 2000 --rounds 1 --only no-op",
+    "web": "--seconds 0.2 --rounds 1 --clients 1 --models linear",
+    "batch": "--rows 2000 --forest-rows 500 --rounds 1",
+    "frames": "--events 500 --rounds 1",
+    "failures": "--events 2000 --rounds 1 --processes 1",
+    "scaling": "--events 1000 --rounds 1 --workers 1",
+}
+HELPERS: Final = {"batch_app", "web_litserve", "web_load"}
+"""Modules that a benchmark starts in a process of their own."""
+
+BROKERS: Final = {"redis": "redis_server", "scaling": "redis_server", "kafka": "kafka_broker"}
+
+
+def is_benchmark(module: Path) -> bool:
+    """Whether the module can be run by itself; the others hold what benchmarks share."""
+    return '__name__ == "__main__"' in module.read_text(encoding="utf-8")
+
+
+def test_every_benchmark_has_a_smoke_run() -> None:
+    found = {path.stem for path in (ROOT / "benchmarks").glob("*.py") if is_benchmark(path)}
+    assert found - HELPERS == set(SMALL)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMALL)
+def test_a_benchmark_runs(name: str, request: pytest.FixtureRequest) -> None:
+    if name in BROKERS:
+        request.getfixturevalue(BROKERS[name])  # skips, or fails, where the broker cannot run
+    done = subprocess.run(  # noqa: S603 - our own interpreter
+        [sys.executable, "-m", f"benchmarks.{name}", *SMALL[name].split()],
+        cwd=ROOT,
+        env={**os.environ, "COLUMNS": "120"},
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert "ratio" in done.stdout or "%" in done.stdout, done.stdout[-2000:]

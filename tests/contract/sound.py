@@ -91,7 +91,7 @@ class Member:
         return list(self.inner._groups.values()) if isinstance(self.inner, _Member) else []
 
     def windows(self) -> list[Window[Any]]:
-        """What its groups have in hand and given back."""
+        """What its groups have in flight and given back."""
         return [window for group in self.groups() for window in group._windows]
 
     def leave(self) -> None:
@@ -209,7 +209,7 @@ def harness(connection: type[Connection] = Connection, *, patience: float = 10.0
 
     return contract.Harness(
         connect=connect,
-        told=EVERYTHING,
+        declared=EVERYTHING,
         kill=kill,
         freeze=freeze,
         lease=LEASE,

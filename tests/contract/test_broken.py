@@ -8,7 +8,7 @@ from eventml.testing import contract
 from tests.contract import (  # noqa: F401 - the broken ones register themselves
     broken_finishing,
     broken_reading,
-    broken_remembering,
+    broken_deduplication,
     broken_writing,
     sound,
 )

@@ -19,23 +19,23 @@ if TYPE_CHECKING:
 
 
 @breaks(
-    "a_finished_id_is_known",
-    "the_last_ids_are_remembered",
-    "what_came_again_is_remembered_anew",
-    "a_group_remembers_after_its_members",
+    "a_completed_id_is_found",
+    "the_last_ids_are_recorded",
+    "a_duplicate_is_recorded_again",
+    "recorded_ids_outlive_the_member",
 )
 class KnowsNothing(Member):
     async def completed_before(self, deliveries: Sequence[Delivery]) -> Collection[int]:
         return ()
 
 
-@breaks("a_finished_id_is_known")
+@breaks("a_completed_id_is_found")
 class RemembersDeadLetters(Member):
     async def complete(self, done: Sequence[Completion]) -> None:
         await super().complete([replace(completion, dedupe="drop") for completion in done])
 
 
-@breaks("every_group_remembers_for_itself")
+@breaks("ids_are_recorded_per_group")
 class RemembersForAllGroups(Connection):
     def join(self, topics: Sequence[str], group: str | None, start: Start) -> Inner:
         inner = super().join(topics, group, start)
@@ -46,7 +46,7 @@ class RemembersForAllGroups(Connection):
         return inner
 
 
-@breaks("every_topic_is_remembered_by_itself")
+@breaks("ids_are_recorded_per_topic")
 class RemembersForAllTopics(Member):
     def __init__(self, connection: Connection, inner: Inner) -> None:
         super().__init__(connection, inner)
@@ -54,7 +54,7 @@ class RemembersForAllTopics(Member):
             group.finished_ids = self.groups()[0].finished_ids
 
 
-@breaks("the_last_ids_are_remembered")
+@breaks("the_last_ids_are_recorded")
 class RemembersForEver(Member):
     async def complete(self, done: Sequence[Completion]) -> None:
         for group in self.groups():
@@ -62,7 +62,7 @@ class RemembersForEver(Member):
         await super().complete([replace(completion, dedupe="off") for completion in done])
 
 
-@breaks("what_came_again_is_remembered_anew")
+@breaks("a_duplicate_is_recorded_again")
 class RemembersTheFirstTimeOnly(Member):
     async def complete(self, done: Sequence[Completion]) -> None:
         known = await self.completed_before([completion.delivery for completion in done])
@@ -71,7 +71,7 @@ class RemembersTheFirstTimeOnly(Member):
         )
 
 
-@breaks("a_group_remembers_after_its_members")
+@breaks("recorded_ids_outlive_the_member")
 class ForgetsWhatItsMembersFinished(Member):
     def leave(self) -> None:
         for group in self.groups():
@@ -79,7 +79,7 @@ class ForgetsWhatItsMembersFinished(Member):
         super().leave()
 
 
-@breaks("a_group_remembers_after_the_connections")
+@breaks("recorded_ids_outlive_the_connections")
 class RemembersWhileItIsConnected(Connection):
     def close(self) -> None:
         if not self.broker.connections:
@@ -88,20 +88,20 @@ class RemembersWhileItIsConnected(Connection):
                     group.finished_ids = LastIds()
 
 
-@breaks("a_repeat_gives_no_output")
+@breaks("a_duplicate_gives_no_output")
 class PublishesRepeats(Member):
     async def complete(self, done: Sequence[Completion]) -> None:
         always = [replace(c, dedupe="record") if c.dedupe == "drop" else c for c in done]
         await super().complete(always)
 
 
-@breaks("what_is_to_be_published_always_is")
+@breaks("outputs_of_record_are_always_published")
 class DropsTheOutputsOfAllRepeats(Member):
     async def complete(self, done: Sequence[Completion]) -> None:
         await super().complete([replace(completion, dedupe="drop") for completion in done])
 
 
-@breaks("a_dropped_completion_remembers_nothing", "a_refused_completion_remembers_nothing")
+@breaks("a_dropped_completion_records_nothing", "a_refused_completion_records_nothing")
 class RemembersBeforeItFinishes(Member):
     async def complete(self, done: Sequence[Completion]) -> None:
         for group in self.groups():
@@ -109,7 +109,7 @@ class RemembersBeforeItFinishes(Member):
         await super().complete(done)
 
 
-@breaks("members_that_hold_one_id_give_one_output")
+@breaks("one_id_gives_one_output")
 class LooksBeforeItPublishes(Member):
     """Asks what is known, and publishes the rest: not in one step."""
 

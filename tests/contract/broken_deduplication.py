@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import anyio
 from msgspec.structs import replace
 
-from eventml.backends.last_ids import LastIds
+from eventml.backends.memory.group import LastIds
 from tests.contract.breaking import breaks
 from tests.contract.sound import Connection, Inner, Member
 
@@ -42,7 +42,7 @@ class RemembersForAllGroups(Connection):
         for name in topics:
             theirs = self.broker.hub.topic(name).groups
             for other in theirs.values():
-                other.finished_ids = next(iter(theirs.values())).finished_ids
+                other.completed_ids = next(iter(theirs.values())).completed_ids
         return inner
 
 
@@ -51,14 +51,14 @@ class RemembersForAllTopics(Member):
     def __init__(self, connection: Connection, inner: Inner) -> None:
         super().__init__(connection, inner)
         for group in self.groups():
-            group.finished_ids = self.groups()[0].finished_ids
+            group.completed_ids = self.groups()[0].completed_ids
 
 
 @breaks("the_last_ids_are_recorded")
 class RemembersForEver(Member):
     async def complete(self, done: Sequence[Completion]) -> None:
         for group in self.groups():
-            group.remember(done, 1_000_000)
+            group.deduplicate(done, 1_000_000)
         await super().complete([replace(completion, dedupe="off") for completion in done])
 
 
@@ -75,7 +75,7 @@ class RemembersTheFirstTimeOnly(Member):
 class ForgetsWhatItsMembersFinished(Member):
     def leave(self) -> None:
         for group in self.groups():
-            group.finished_ids = LastIds()
+            group.completed_ids = LastIds()
         super().leave()
 
 
@@ -85,7 +85,7 @@ class RemembersWhileItIsConnected(Connection):
         if not self.broker.connections:
             for topic in self.broker.hub._topics.values():
                 for group in topic.groups.values():
-                    group.finished_ids = LastIds()
+                    group.completed_ids = LastIds()
 
 
 @breaks("a_duplicate_gives_no_output")
@@ -105,7 +105,7 @@ class DropsTheOutputsOfAllRepeats(Member):
 class RemembersBeforeItFinishes(Member):
     async def complete(self, done: Sequence[Completion]) -> None:
         for group in self.groups():
-            group.remember(done, 1_000)
+            group.deduplicate(done, 1_000)
         await super().complete(done)
 
 

@@ -149,8 +149,8 @@ class RobsTheSlow(Member):
             with anyio.move_on_after(0.02):
                 return await super().receive(limit)
             for window in self.windows():
-                window._returned.update(dict.fromkeys(window._in_hand))
-                window._in_hand.clear()
+                window._returned.update(dict.fromkeys(window._in_flight))
+                window._in_flight.clear()
 
 
 @breaks("attempts_are_counted_as_declared")

@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from eventml.backends.base import Backend, Completion, NewTopic, Start
-    from eventml.backends.memory.topic import Group
-    from eventml.backends.window import Window
+    from eventml.backends.memory.group import Group, Window
     from eventml.records import Delivery
 
 

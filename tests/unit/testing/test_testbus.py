@@ -121,7 +121,7 @@ async def test_failures_can_fail_the_test() -> None:
             await t.publish("started", Ride("moon", 3e6))
         assert isinstance(failed.value.__cause__, ValueError)
         await t.publish("started", Ride("b", 2.0))
-        with pytest.raises(AssertionError, match=r"watch set .* Reject: -2"):
+        with pytest.raises(AssertionError, match=r"watch: .* Reject: -2"):
             await t.publish("started", Ride("c", -2.0))
 
 

@@ -43,7 +43,7 @@ async def settled() -> None:
         await checkpoint()
 
 
-async def test_a_partition_moves_once_what_is_in_hand_of_it_is_finished() -> None:
+async def test_a_partition_moves_once_what_is_in_flight_of_it_is_finished() -> None:
     """Its old owner gets no more of it meanwhile, however much there is: the new one need not wait long."""
     hub = memory.new_hub(memory.Settings(partitions=2))
     await hub.publish([Record("t", b"", key, f"{key!r}-{n}") for n in range(20) for key in (b"a", b"d")])

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from eventml.backends.base import Backend, Completion, NewTopic, Start
-    from eventml.backends.memory.group import Group, Window
+    from eventml.backends.memory.group import Group
+    from eventml.backends.memory.partition import Window
     from eventml.records import Delivery
 
 

@@ -267,7 +267,7 @@ class BackendModule(Protocol):
         ...
 
     def open(self, url: str, settings: msgspec.Struct) -> AbstractAsyncContextManager[Backend]:
-        """Connect. `settings` is a validated instance of the module's `Settings`, with the URL's query merged in.
+        """Connect. `settings` is a validated `Settings` of the module, with the URL's query merged in.
 
         Raises:
             UnavailableError: the broker cannot be reached.

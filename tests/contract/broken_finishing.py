@@ -70,7 +70,7 @@ class PublishesWhatIsNotItsOwn(Member):
         await super().complete([replace(completion, outputs=()) for completion in done])
 
 
-@breaks("nothing_is_doubled_while_members_come_and_go")
+@breaks("nothing_is_doubled_while_members_join_and_leave")
 class LeavesWithoutItsLastAcks(Member):
     """Acks in the background, and does not wait for that when it leaves."""
 
@@ -101,9 +101,9 @@ class AcksWhatItRefuses(Member):
 
 
 @breaks(
-    "leaving_gives_back",
-    "leaving_gives_back_to_those_who_are_there",
-    "nothing_is_lost_while_members_come_and_go",
+    "leaving_returns_deliveries",
+    "leaving_returns_deliveries_to_the_other_members",
+    "nothing_is_lost_while_members_join_and_leave",
 )
 class ForgetsWhatIsGivenBack(Member):
     def leave(self) -> None:
@@ -112,7 +112,7 @@ class ForgetsWhatIsGivenBack(Member):
             window._returned.clear()
 
 
-@breaks("leaving_in_a_hurry_gives_back")
+@breaks("leaving_by_an_exception_returns_deliveries")
 class StaysIfItIsHurried(Connection):
     @asynccontextmanager
     async def joined(
@@ -128,19 +128,19 @@ class StaysIfItIsHurried(Connection):
         member.leave()
 
 
-@breaks("a_dead_members_work_goes_to_others")
+@breaks("deliveries_of_a_killed_member_go_to_others")
 class WaitsForTheDead(Connection):
     def kill(self) -> None:
         self.members.clear()
 
 
-@breaks("a_silent_members_work_goes_to_others")
+@breaks("deliveries_of_a_frozen_member_go_to_others")
 class WaitsForTheSilent(Connection):
     async def expire(self) -> None:
         pass
 
 
-@breaks("a_slow_member_keeps_what_it_has")
+@breaks("a_slow_member_keeps_its_deliveries")
 class RobsTheSlow(Member):
     """Claims by time alone, whoever holds it."""
 
@@ -149,8 +149,8 @@ class RobsTheSlow(Member):
             with anyio.move_on_after(0.02):
                 return await super().receive(limit)
             for window in self.windows():
-                window._returned.update(dict.fromkeys(window._in_hand))
-                window._in_hand.clear()
+                window._returned.update(dict.fromkeys(window._in_flight))
+                window._in_flight.clear()
 
 
 @breaks("attempts_are_counted_as_declared")
@@ -159,7 +159,7 @@ class DoesNotCount(Member):
         return [replace(delivery, attempt=1) for delivery in await super().receive(limit)]
 
 
-@breaks("what_comes_again_comes_in_order")
+@breaks("redelivery_keeps_the_order")
 class GivesBackBackwards(Member):
     def leave(self) -> None:
         super().leave()
@@ -167,7 +167,7 @@ class GivesBackBackwards(Member):
             window._returned = dict(reversed(window._returned.items()))
 
 
-@breaks("order_is_kept_while_members_come_and_go")
+@breaks("order_is_kept_while_members_join_and_leave")
 class TakesWhateverIsThere(Member):
     """Members compete for every record, and not for partitions."""
 

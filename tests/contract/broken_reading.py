@@ -64,7 +64,7 @@ class CompletesOneAtATime(Member):
         self.busy = False
 
 
-@breaks("a_member_that_sits_still_leaves_work_to_others")
+@breaks("an_idle_member_leaves_records_to_others")
 class FetchesEverything(Member):
     fetched: tuple[Delivery, ...] = ()
 
@@ -90,7 +90,7 @@ class SharesNothing(Connection):
         return super().join(topics, group and secrets.token_hex(4), start)
 
 
-@breaks("members_on_connections_of_their_own_share")
+@breaks("members_on_separate_connections_share")
 class HasOneConnection(Connection):
     """Declares `shared`, but lives in one process."""
 
@@ -101,7 +101,7 @@ class HasOneConnection(Connection):
         return broker.only
 
 
-@breaks("a_new_group_begins_where_it_says", "a_latest_reader_sees_what_is_new")
+@breaks("a_new_group_starts_as_configured", "a_latest_reader_sees_what_is_new")
 class AlwaysBeginsAtTheFirst(Connection):
     def join(self, topics: Sequence[str], group: str | None, start: Start) -> Inner:
         return super().join(topics, group, "earliest")
@@ -185,14 +185,14 @@ class ReadsAsAGroup(Connection):
         return super().join(topics, group or "readers", start)
 
 
-@breaks("lag_counts_what_the_departed_left")
+@breaks("lag_counts_what_a_member_left_unfinished")
 class CountsItsOwnOnly(Member):
     async def lag(self) -> int | None:
         lag = await self.inner.lag()
         return lag and lag - sum(len(window._returned) for window in self.windows())
 
 
-@breaks("lag_can_be_asked_for_from_outside")
+@breaks("lag_is_known_without_joining")
 class GuessesTheLag(Connection):
     async def lag(self, topic: str, *, group: str) -> Mapping[int, int] | None:
         return await super().lag(topic, group=group) or {}

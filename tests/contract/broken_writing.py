@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 # Topics
 
 
-@breaks("what_is_told_beforehand_holds")
+@breaks("declared_capabilities_hold")
 class KeepsLessThanItTold(Connection):
     capabilities = replace(EVERYTHING, atomic_completion=False)
 

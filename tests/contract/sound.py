@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from eventml.backends.base import Backend, Completion, NewTopic, Start
-    from eventml.backends.memory.topic import Group
-    from eventml.backends.window import Window
+    from eventml.backends.memory.group import Group
+    from eventml.backends.memory.partition import Window
     from eventml.records import Delivery
 
 
@@ -91,7 +91,7 @@ class Member:
         return list(self.inner._groups.values()) if isinstance(self.inner, _Member) else []
 
     def windows(self) -> list[Window[Any]]:
-        """What its groups have in hand and given back."""
+        """What its groups have in flight and given back."""
         return [window for group in self.groups() for window in group._windows]
 
     def leave(self) -> None:
@@ -209,7 +209,7 @@ def harness(connection: type[Connection] = Connection, *, patience: float = 10.0
 
     return contract.Harness(
         connect=connect,
-        told=EVERYTHING,
+        declared=EVERYTHING,
         kill=kill,
         freeze=freeze,
         lease=LEASE,

@@ -6,9 +6,9 @@ import pytest
 
 from eventml.testing import contract
 from tests.contract import (  # noqa: F401 - the broken ones register themselves
+    broken_deduplication,
     broken_finishing,
     broken_reading,
-    broken_remembering,
     broken_writing,
     sound,
 )

@@ -69,7 +69,7 @@ def harness(url: str) -> contract.Harness:
 
     return contract.Harness(
         connect=connect,
-        told=redis.capabilities(SETTINGS),
+        declared=redis.capabilities(SETTINGS),
         kill=kill,
         lease=LEASE,
         freeze=lambda backend: proxies[backend].silence(),

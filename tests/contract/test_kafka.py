@@ -49,7 +49,7 @@ def harness(kafka_broker: KafkaCluster, request: pytest.FixtureRequest) -> contr
     return contract.Harness(
         connect=connect,
         create_topic=create_topic,
-        told=kafka.capabilities(settings),
+        declared=kafka.capabilities(settings),
         kill=kill,
         refused=lambda topic: Record(topic, bytes(2 * settings.max_request_size), b"key", "too large"),
         patience=30.0,

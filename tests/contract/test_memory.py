@@ -19,7 +19,7 @@ def harness() -> contract.Harness:
     url = f"memory://contract-{token_hex(4)}"
     return contract.Harness(
         connect=lambda: memory.open(url, settings),
-        told=memory.capabilities(settings),
+        declared=memory.capabilities(settings),
         patience=10.0,
         quiet=0.05,
     )

@@ -57,7 +57,7 @@ def harness(server: RedisServer) -> contract.Harness:
 
     return contract.Harness(
         connect=connect,
-        told=redis.capabilities(SETTINGS),
+        declared=redis.capabilities(SETTINGS),
         kill=kill,
         lease=LEASE,
         freeze=freeze,

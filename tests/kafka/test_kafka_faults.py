@@ -90,7 +90,7 @@ async def working(
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("delivery", ["at_least_once", "exactly_once"])
-async def test_members_come_and_go_for_a_minute(kafka_broker: KafkaCluster, delivery: str) -> None:
+async def test_members_join_and_leave_for_a_minute(kafka_broker: KafkaCluster, delivery: str) -> None:
     topic, to, group = await new_topic(kafka_broker, 8), await new_topic(kafka_broker, 8), token_hex(4)
     published, rebalances, over = 0, 0, time.monotonic() + 60
     handled: defaultdict[bytes | None, list[int]] = defaultdict(list)
@@ -98,7 +98,7 @@ async def test_members_come_and_go_for_a_minute(kafka_broker: KafkaCluster, deli
     def seen(delivery: Delivery) -> None:
         handled[delivery.record.key].append(int(delivery.record.value))
 
-    async def come_and_go(stay: random.Random) -> None:
+    async def join_and_leave(stay: random.Random) -> None:
         nonlocal rebalances
         while time.monotonic() < over:
             async with (
@@ -117,7 +117,7 @@ async def test_members_come_and_go_for_a_minute(kafka_broker: KafkaCluster, deli
                 published += 100
                 await asyncio.sleep(0.05)
 
-        await asyncio.gather(publish(), *(come_and_go(random.Random(seed)) for seed in range(3)))
+        await asyncio.gather(publish(), *(join_and_leave(random.Random(seed)) for seed in range(3)))
         async with connected(kafka_broker, delivery=delivery) as last, working(last, topic, to, group, seen):
             await until_finished(backend, topic, group)
         made = Counter(d.record.id for d in await everything(backend, to))

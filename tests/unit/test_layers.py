@@ -2,7 +2,7 @@
 
     cli ─► deploy ─► topics, testing ─► bus ─┬► producer ─► runtime ─► handlers ─► codec, models, frames ─┐
                                              └► config ──────────────► backends/base ◄────────────┘
-    backends/<broker> ─► window, assignment, last_ids, backends/base ─► records, errors
+    backends/<broker> ─► backends/base ─► records, errors
 
 A broker's module is imported by nobody: configuration finds it by its entry point. The one exception
 is `testing`, which runs on the in-memory one. Imports for type checkers count like any other.
@@ -27,15 +27,7 @@ BROKERS: Final = {"backends.memory", "backends.redis", "backends.kafka"}
 LAYERS: Final = [
     {"errors"},
     {"records"},
-    {
-        "backends.base",
-        "backends.window",
-        "backends.assignment",
-        "backends.last_ids",
-        "codec",
-        "models",
-        "frames",
-    },
+    {"backends.base", "codec", "models", "frames"},
     {"handlers", *BROKERS},
     {"runtime"},
     {"producer", "config"},
@@ -49,10 +41,9 @@ RANK: Final = {part: rank for rank, layer in enumerate(LAYERS) for part in layer
 UPWARDS: Final = {("bus", "deploy"): "deploy.web."}
 """The one import that points the other way, within a function: `Bus.asgi` is where a user looks for it."""
 
-FOR_BROKERS: Final = {"backends.window", "backends.assignment", "backends.last_ids"}
 KNOWS: Final = {
     "config": {"backends.base", "errors"},
-    **{broker: {"backends.base", "records", "errors", *FOR_BROKERS} for broker in BROKERS},
+    **{broker: {"backends.base", "records", "errors"} for broker in BROKERS},
 }
 """Of some parts all that they may import; of the others, all that lies below."""
 
@@ -61,8 +52,6 @@ def objection(part: str, imported: str) -> str | None:
     """Why one part may not import another; None if it may."""
     if imported in BROKERS and (part, imported) != ("testing", "backends.memory"):
         return f"{imported} is found by its entry point, never imported"
-    if imported in FOR_BROKERS and part not in BROKERS:
-        return f"{imported} is for backends; all others see backends.base"
     if part in KNOWS and imported not in KNOWS[part]:
         return f"{part} knows {', '.join(sorted(KNOWS[part]))}, and nothing of {imported}"
     if RANK[imported] >= RANK[part]:
@@ -127,9 +116,7 @@ def test_imports_point_one_way() -> None:
         ("backends.redis", "runtime"),
         ("backends.redis", "codec"),
         ("backends.redis", "backends.kafka"),
-        ("backends.base", "backends.window"),
         ("runtime", "backends.memory"),
-        ("runtime", "backends.window"),
         ("runtime", "config"),
         ("config", "backends.redis"),
         ("config", "handlers"),

@@ -1,8 +1,8 @@
-"""The seam: what the runtime asks of a broker, and nothing more.
+"""The seam: everything that the runtime needs from a broker.
 
-A backend is one module, registered as an entry point in the group `eventml.backends` under the URL
-scheme that chooses it. The module holds `Settings`, a msgspec struct, and `open`, which connects.
-It imports `eventml.records` and `eventml.errors` and this file; never the bus or the runtime.
+A backend is one module, registered as an entry point in the group `eventml.backends` under its URL scheme
+(`BackendModule`). Of eventml it imports this file, `eventml.records` and `eventml.errors`; never the bus or
+the runtime. The contract suite (`eventml.testing.contract`) tests each promise made here.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ if TYPE_CHECKING:
     from eventml.records import Delivery, Record
 
 Start = Literal["earliest", "latest"]
-"""Where a group that has never read a topic begins. A group that has goes on where it left off."""
+"""Where a new group starts reading a topic. An existing group continues where it stopped."""
 
 Dedupe = Literal["off", "drop", "record"]
 """How a completion takes part in deduplication; see `Completion`."""
 
 
 class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
-    """What holds on a backend, said honestly: the contract suite checks each claim.
+    """What a backend guarantees. The contract suite checks each claim.
 
     Attributes:
-        ordering: `per_key`: records of one key reach a group in order, however many members it has.
-            `single_member`: only while the group has one member. `none`: not at all.
-        redelivery: What brings back a delivery that was never completed. `lease`: time, while its
-            holder still lives, and its leaving. `leave`: only the holder's leaving or death.
-        atomic_completion: An input's outputs and its ack happen together or not at all, and only if
-            the delivery was still the subscription's own: one input gives one output.
-        durable: What was published outlives this process. How much more than that it outlives is
-            the server's set-up; the backend's own page says so.
-        counts_attempts: `Delivery.attempt` counts.
-        shared: Several processes can work for one group.
+        ordering: `per_key`: records of one key reach a group in order, with any number of members.
+            `single_member`: in order only while the group has one member. `none`: in no order.
+        redelivery: When an unfinished delivery is delivered again. `lease`: when its lease expires, although
+            its member is alive, or when its member leaves. `leave`: only when its member leaves or dies.
+        atomic_completion: The outputs and the ack of an input happen together or not at all, and only if
+            the subscription still owns the delivery: one input gives one output.
+        durable: Published records outlive this process. Which failures of the server they survive depends on
+            its configuration; the backend's page describes it.
+        counts_attempts: `Delivery.attempt` counts deliveries.
+        shared: Several processes can share the work of one group.
         deduplicates: A group can record the ids that it has completed (`Deduplicates`), whichever of its
             members completed them.
     """
@@ -70,33 +70,34 @@ class Completion(msgspec.Struct, frozen=True, gc=False):
 
 
 class Subscription(Protocol):
-    """One member of a consumer group at work, or a reader on its own."""
+    """One member of a consumer group, or a reader without a group."""
 
     async def receive(self, limit: int) -> Sequence[Delivery]:
-        """Wait for at least one delivery, and take all that is there up to `limit`.
+        """Wait for at least one delivery, and return all that are available, up to `limit`.
 
-        Pulling is the backpressure: a subscription fetches a bounded amount ahead and no more.
-        One call at a time. It may be cancelled: a delivery that was on its way stays with the
-        subscription for the next call, or goes back when the subscription closes.
+        A subscription prefetches a bounded number of records: a caller that does not receive slows the
+        broker down. One call at a time. It may be cancelled: a delivery that was about to be returned is
+        returned by the next call, or goes back to the group when the subscription closes.
 
         Raises:
-            UnavailableError: the broker is out of reach. The subscription stays usable: call again.
+            UnavailableError: the broker cannot be reached. The subscription stays usable: call again.
+            BackendError: the broker refused, for a reason that somebody has to remove (a missing permission,
+                say). The subscription stays usable: call again later.
         """
         ...
 
     async def complete(self, done: Sequence[Completion]) -> None:
-        """Publish each one's outputs and ack it, in any order relative to other completions.
+        """Publish the outputs of each completion and ack its delivery. Completions may come in any order.
 
-        The outputs are published before the ack, or in one step with it (`atomic_completion`). A
-        completion for a delivery that somebody else has completed is dropped in silence where
-        completion is atomic; elsewhere its outputs may have gone out before that was known. Where
-        redelivery is by lease, a delivery in hand keeps its lease for as long as its holder lives.
-        Completions may overlap each other and `receive`. A reader without a group ignores acks.
+        Outputs are published before the ack, or in one step with it (`atomic_completion`). A completion of a
+        delivery that another member has completed is dropped without an error where completion is atomic;
+        elsewhere its outputs may be published. Where redelivery is by lease, a delivery in flight keeps its
+        lease as long as its member is alive. Calls may overlap each other and `receive`. For a reader
+        without a group, acks have no effect.
 
         Raises:
-            PublishError: some outputs were refused for good; `failed` maps the position of their
-                completion in `done` to the reason. Those are neither published nor acked; all the
-                others are done.
+            PublishError: some outputs were refused for good; `failed` maps the position of their completion
+                in `done` to the reason. These are neither published nor acked; all others are done.
             UnavailableError: the outcome of all of them is unknown. Repeating the call is right.
             BackendError: the broker refused them all, for a reason that somebody has to remove (a missing
                 permission, say); none is acked. Repeating the call later is right.
@@ -104,63 +105,62 @@ class Subscription(Protocol):
         ...
 
     async def lag(self) -> int | None:
-        """How many records the group has not finished, those in hand included.
+        """The number of records that the group has not finished, those in flight included.
 
-        None is "unknown", never a guess. It counts for the whole group, dead members' work included.
+        None means "unknown"; a number is exact. It counts the whole group, dead members included.
         """
         ...
 
 
 class Backend(Protocol):
-    """A connection to a broker: one you hold is connected."""
+    """A connection to a broker, open from its creation."""
 
     @property
     def capabilities(self) -> Capabilities:
-        """What holds on this backend as it is set up."""
+        """What this backend guarantees with its settings."""
         ...
 
     async def publish(self, records: Sequence[Record]) -> None:
-        """Write records, in this order for each key. Returns when the broker has them all.
+        """Write records, in order for each key. Returns when the broker has stored them all.
 
-        A full topic holds the caller back: that is the backpressure on producers.
+        The call waits while a topic is full: this is the backpressure on producers.
 
         Raises:
-            PublishError: some records were refused for good (`failed` says which, by position).
-            FullError: nobody made room in time; nothing was written.
-            UnavailableError: out of reach, or no answer; some may have been written.
+            PublishError: some records were refused for good; `failed` maps their positions to reasons.
+            FullError: the topic stayed full; nothing was written.
+            UnavailableError: the broker cannot be reached or did not answer; some may have been written.
         """
         ...
 
     def subscribe(
         self, topics: Sequence[str], *, group: str | None, start: Start
     ) -> AbstractAsyncContextManager[Subscription]:
-        """Join a group, or with `group=None` read on one's own without leaving a trace.
+        """Join a group, or with `group=None` read without one, which changes nothing on the broker.
 
-        Once entered, the group exists: what is published from now on reaches it. Leaving it gives
-        back what was not completed, for the other members or the next to come, at once where the
-        backend can.
+        Once entered, the group exists: records published from then on reach it. Leaving returns unfinished
+        deliveries to the group, at once where the backend can.
 
         Raises:
-            TopicNotFoundError: on a backend whose topics are created beforehand.
+            TopicNotFoundError: a topic does not exist, on a backend whose topics are created beforehand.
         """
         ...
 
     async def lag(self, topic: str, *, group: str) -> Mapping[int, int] | None:
-        """How many records the group has not finished, by partition, without joining it.
+        """The number of records that the group has not finished, by partition, without joining it.
 
-        None where there is no such group yet, or where the backend cannot tell.
+        None if the group does not exist yet, or if the backend does not know.
         """
         ...
 
 
 class NewTopic(msgspec.Struct, frozen=True, kw_only=True):
-    """A topic to create; None is the backend's own default.
+    """A topic to create. None means the backend's default.
 
     Attributes:
         name: Its name.
-        partitions: How many: the most members that a group can put to work on it.
-        replication: How many copies.
-        retention: How long its records are kept, in seconds.
+        partitions: Number of partitions: the largest number of members that can share its records.
+        replication: Number of copies of each record.
+        retention: Seconds for which records are kept.
     """
 
     name: str
@@ -206,65 +206,71 @@ class Deduplicates(Protocol):
 
 @runtime_checkable
 class CreatesTopics(Protocol):
-    """What a backend has beyond `Backend` where topics are created beforehand."""
+    """Implemented besides `Backend` where topics must be created before they are used."""
 
     async def create_topics(self, topics: Sequence[NewTopic]) -> Sequence[str]:
-        """Create those that are not there, and return their names. The others are left as they are.
+        """Create the missing topics and return their names. Existing topics are not changed.
 
         Raises:
             BackendError: the broker refused one.
-            UnavailableError: out of reach, or no answer.
+            UnavailableError: the broker cannot be reached or did not answer.
         """
         ...
 
     async def missing_topics(self, names: Sequence[str]) -> Sequence[str]:
-        """Which of these topics are not there."""
+        """The names of the topics that do not exist.
+
+        Raises:
+            UnavailableError: the broker cannot be reached or did not answer.
+        """
         ...
 
 
 @runtime_checkable
 class TrimsTopics(Protocol):
-    """What a backend has beyond `Backend` where a topic that no group reads would grow for ever."""
+    """Implemented besides `Backend` where a topic that no group reads would grow without limit."""
 
     async def trim(self, topic: str, *, older_than: float) -> None:
-        """Remove the records of a topic that are so many seconds old, read or not.
+        """Remove the records of a topic that are older than this many seconds, read or not.
 
         Raises:
             BackendError: the broker refused.
-            UnavailableError: out of reach, or no answer.
+            UnavailableError: the broker cannot be reached or did not answer.
         """
         ...
 
 
 @runtime_checkable
 class ChecksOutputs(Protocol):
-    """What a backend has beyond `Backend` where not every output can be completed with every input."""
+    """Implemented besides `Backend` where some outputs cannot be completed together with some inputs."""
 
     def check_outputs(self, topic: str, outputs: Sequence[str]) -> object:
-        """Asked before a handler of `topic` that writes to `outputs` is run.
+        """Check the output topics of a handler of `topic` before it runs.
 
         Raises:
-            UnsupportedError: they cannot be completed in one step, and the settings do not allow for two.
+            UnsupportedError: they cannot be completed in one step, and the settings do not permit two.
         """
         ...
 
 
 class BackendModule(Protocol):
-    """What an entry point in `eventml.backends` names: a module with these three."""
+    """The module that an entry point in the group `eventml.backends` names.
+
+    Attributes:
+        Settings: A msgspec struct of the backend's settings.
+    """
 
     Settings: type[msgspec.Struct]
 
     def capabilities(self, settings: msgspec.Struct) -> Capabilities:
-        """What will hold with these settings, told without a connection."""
+        """What the backend guarantees with these settings; needs no connection."""
         ...
 
     def open(self, url: str, settings: msgspec.Struct) -> AbstractAsyncContextManager[Backend]:
-        """Connect. `settings` is an instance of this module's `Settings`, validated.
-
-        The URL's query has already been folded into the settings.
+        """Connect. `settings` is a validated `Settings` of the module, with the URL's query merged in.
 
         Raises:
-            UnavailableError: nobody answers there.
-            ConfigError: the URL or a setting makes no sense to this backend.
+            UnavailableError: the broker cannot be reached.
+            ConfigError: the URL or a setting is not valid for this backend.
         """
         ...

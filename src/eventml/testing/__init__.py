@@ -1,10 +1,10 @@
-"""For tests: a bus that needs no broker, and the contract that every backend keeps.
+"""For tests: a bus that needs no broker, and the contract suite for backends.
 
-`TestBus` runs a bus's handlers in memory. `eventml.testing.contract` holds a backend to what
-`eventml.backends.base` promises; whoever writes a backend runs it in their own tests.
+`TestBus` (`testbus.py`) runs a bus's handlers in memory, with the settings, models and lifespans that
+`overrides.py` puts in place. `eventml.testing.contract` tests a backend against the promises of
+`eventml.backends.base`. May import everything below the deployments, and the memory backend.
 """
 
-from eventml.testing.deadletters import DeadLetter
-from eventml.testing.testbus import TestBus
+from eventml.testing.testbus import DeadLetter, TestBus
 
 __all__ = ["DeadLetter", "TestBus"]

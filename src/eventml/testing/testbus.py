@@ -8,13 +8,14 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 import anyio
+import msgspec
 
 from eventml.backends import memory
 from eventml.codec import Decoder
 from eventml.errors import ConfigError, NotOpenError
-from eventml.runtime import dead_letter_topic, describe, output_event_type, task_group
-from eventml.testing import deadletters
-from eventml.testing.rehearsal import rehearsing
+from eventml.records import Record
+from eventml.runtime import DLQ_PREFIX, dead_letter_topic, describe, output_event_type, task_group
+from eventml.testing.overrides import overriding
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -26,21 +27,58 @@ if TYPE_CHECKING:
     from eventml.records import Delivery, Record
     from eventml.runtime import Worker
 
+
+class DeadLetter(msgspec.Struct, frozen=True):
+    """A dead letter of a handler, for assertions in a test.
+
+    Attributes:
+        handler: The handler's name.
+        record: The dead letter's record: the event's value, key and id, and the headers with the failure.
+        exception: The name of the exception's class.
+        reason: The exception in one line.
+        attempts: How often the event was tried.
+        error: The exception itself, if the handler's function raised it; else None.
+    """
+
+    handler: str
+    record: Record
+    exception: str
+    reason: str
+    attempts: int
+    error: Exception | None = None
+
+    def __str__(self) -> str:
+        return f"{self.handler}: {self.record.id} failed after {self.attempts} attempts: {self.reason}"
+
+
+def read_dead_letter(handler: str, record: Record, raised: Iterable[Exception]) -> DeadLetter:
+    """Read a record of a dead-letter topic; `error` is found among the exceptions raised."""
+    reason = record.headers[f"{DLQ_PREFIX}message"]
+    return DeadLetter(
+        handler=handler,
+        record=record,
+        exception=record.headers[f"{DLQ_PREFIX}exception"],
+        reason=reason,
+        attempts=int(record.headers[f"{DLQ_PREFIX}attempts"]),
+        error=next((error for error in raised if describe(error).startswith(reason)), None),
+    )
+
+
 # One partition, so that a topic has one order, and a log that a test does not fill.
 _SETTINGS: Final = memory.Settings(partitions=1, retention=1_000_000_000)
-_LOOK = 0.001  # seconds between two looks at whether all is handled
+_LOOK = 0.001  # seconds between two checks whether all is handled
 
 
 class TestBus:
-    """Runs a bus's handlers in memory, whatever its configuration says, and shows what they published.
+    """Runs a bus's handlers in memory, whatever its configuration, and gives access to what they published.
 
         async with TestBus(bus, models={"duration": FakeModel()}) as t:
             await t.publish("rides.started", RideStarted("r1", 1, 2, 3.4))
             assert t.published("rides.duration") == [DurationPredicted("r1", 12.0)]
 
-    Events are encoded, handled, retried and set aside as in production, without waiting between
-    retries; models are loaded and lifespans entered. What is published on `bus` itself while this is
-    open, by a handler or by the code under test, goes the same way. Afterwards the bus is as it was.
+    Events are encoded, handled, retried and moved to the dead letters as in production, without waiting
+    between retries; models are loaded and lifespans entered. While it is open, events published on `bus`
+    itself, by a handler or by the code under test, are handled in the same way. The bus is restored on exit.
 
     Args:
         bus: The bus. It must not be open.
@@ -82,7 +120,7 @@ class TestBus:
     async def __aenter__(self) -> Self:
         url = f"memory://test-{secrets.token_hex(8)}"
         async with AsyncExitStack() as stack:
-            rehearsal = rehearsing(
+            overrides = overriding(
                 self._bus,
                 url=url,
                 options=_SETTINGS,
@@ -91,7 +129,7 @@ class TestBus:
                 lifespans=self._lifespans,
                 raised=self._raised,
             )
-            stack.enter_context(rehearsal)
+            stack.enter_context(overrides)
             self._hub = await stack.enter_async_context(memory.temporary(url, _SETTINGS))
             await stack.enter_async_context(self._bus.open(backend=self._hub))
             worker = await stack.enter_async_context(self._bus.worker(self._only))
@@ -113,7 +151,7 @@ class TestBus:
             self._worker = None
         return await self._stack.__aexit__(kind, error, trace)
 
-    # Putting in
+    # Publishing
 
     async def publish(
         self,
@@ -124,32 +162,32 @@ class TestBus:
         id: str | None = None,  # noqa: A002 - CloudEvents' word
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        """As `Bus.publish`, and then as `settle`."""
+        """As `Bus.publish`; then wait as `settle` does."""
         await self._bus.publish(topic, event, key=key, id=id, headers=headers)
         await self.settle()
 
     async def publish_many(self, topic: str, events: Iterable[Any], *, key: KeyOf | None = None) -> int:
-        """As `Bus.publish_many`, and then as `settle`."""
+        """As `Bus.publish_many`; then wait as `settle` does."""
         published = await self._bus.publish_many(topic, events, key=key)
         await self.settle()
         return published
 
     async def publish_record(self, record: Record) -> None:
-        """Publish a record as it stands, as a foreign producer would, and then as `settle`."""
+        """Publish a record unchanged, as another client would; then wait as `settle` does."""
         await self._bus.backend.publish([record])
         await self.settle()
 
     async def settle(self) -> None:
-        """Wait until all that has been published is handled, and all that came of it.
+        """Wait until every published event and everything published in consequence is handled.
 
         Raises:
-            TimeoutError: it was not in time; says which handler is at it, and what it last raised.
+            TimeoutError: it took longer than `timeout`; names the busy handler and the last exception.
             AssertionError: with `raise_failures`, a handler has set an event aside since the last time.
         """
         if self._worker is None:
             raise NotOpenError("this test bus is not open; use it inside `async with TestBus(bus) as t:`")
         with anyio.move_on_after(self._timeout) as scope:
-            # The hub answers all of this without giving way to another task: it is one look.
+            # None of these calls yields to another task, so they see one state.
             while (  # noqa: ASYNC110 - nobody says when a handler has had its last event
                 self._worker.in_flight or any((await self._worker.lag()).values())
             ):
@@ -159,10 +197,10 @@ class TestBus:
         if self._raise_failures:
             self._report()
 
-    # Looking at what came out
+    # Inspecting the results
 
     def published(self, topic: str) -> list[Any]:
-        """The events of a topic, in the order of their publishing.
+        """The events of a topic, in the order in which they were published.
 
         They have the type that the topic was declared with, else the type that the handler which
         writes it is annotated with (`Prediction` for numbers), else they are plain Python.
@@ -177,11 +215,11 @@ class TestBus:
         return events
 
     def records(self, topic: str) -> list[Record]:
-        """The records of a topic, as they travel: their keys, ids and headers too."""
+        """The records of a topic, with their keys, ids and headers."""
         return [delivery.record for delivery in self._log(topic)]
 
-    def dead_letters(self, name: str | None = None) -> list[deadletters.DeadLetter]:
-        """What handlers have set aside.
+    def dead_letters(self, name: str | None = None) -> list[DeadLetter]:
+        """What handlers have moved to the dead letters.
 
         Args:
             name: A handler, or a topic that handlers read; None is all.
@@ -190,7 +228,7 @@ class TestBus:
         if not handlers:
             raise ConfigError(f"no handler is named {name!r} or reads {name!r}")
         return [
-            deadletters.read(handler.name, record, [e for who, e in self._raised if who == handler.name])
+            read_dead_letter(handler.name, record, [e for who, e in self._raised if who == handler.name])
             for handler in handlers
             for record in self.records(dead_letter_topic(handler.topic, handler.options.group))
         ]

@@ -1,8 +1,11 @@
 """The in-memory backend: topics, partitions and consumer groups in one process.
 
-What it promises: records of one key in order; every record handled at least once while the process
-lives; one output for one input; publishers held back when a group falls `retention` records behind.
-What it does not: anything across processes, or past this one's end.
+It promises: records of one key in order; every record handled at least once while the process lives; one
+output for one input; publishers wait when a group's lag reaches `retention` records. It promises nothing
+across processes or after the end of this one.
+
+Read `hub.py` (the backend: locking and waiting), then the state it guards: `topic.py`, `group.py`,
+`partition.py`. Imports `backends.base`, `records` and `errors` only.
 """
 
 from __future__ import annotations
@@ -23,17 +26,17 @@ if TYPE_CHECKING:
 __all__ = ["Settings", "capabilities", "new_hub", "open", "temporary"]
 
 _HUBS: Final[dict[str, Hub]] = {}
-# A name's hub lives as long as the process: a publish that returned is not lost by closing the bus.
+# A hub lives as long as the process, so that closing the bus loses nothing that was published.
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Settings of `memory://`.
 
     Attributes:
-        partitions: How many partitions each topic has; a group's members share them.
-        retention: How many records a topic keeps. Where a group has not finished them, publishers
-            wait; where no group reads the topic, the oldest make room.
-        publish_timeout: How long a publisher waits for room, in seconds, before `FullError`.
+        partitions: Partitions of each topic; a group's members share them.
+        retention: Records that a topic keeps. Publishers wait while a group has not finished them; without
+            a group the oldest are dropped.
+        publish_timeout: Seconds that a publisher waits for room before `FullError`.
     """
 
     partitions: Annotated[int, msgspec.Meta(ge=1)] = 8
@@ -42,15 +45,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 def capabilities(_settings: Settings) -> Capabilities:
-    """What holds, whatever the settings."""
+    """The capabilities; they do not depend on the settings."""
     return CAPABILITIES
 
 
 @asynccontextmanager
 async def open(url: str, settings: Settings) -> AsyncIterator[Backend]:  # noqa: A001 - the seam's name for it
-    """Reach the hub of that name (`memory://NAME`), which the whole process shares.
+    """The hub of that name (`memory://NAME`), shared by the whole process.
 
-    The first to open a name decides its settings.
+    The settings of the first to open a name apply.
     """
     name = urlsplit(url).netloc
     yield _HUBS.setdefault(name, new_hub(settings))
@@ -58,7 +61,7 @@ async def open(url: str, settings: Settings) -> AsyncIterator[Backend]:  # noqa:
 
 @asynccontextmanager
 async def temporary(url: str, settings: Settings) -> AsyncIterator[Hub]:
-    """As `open`, for a test: the hub has that name while this is entered, and is forgotten after it."""
+    """A new hub that has this name while the context is entered; for tests."""
     name = urlsplit(url).netloc
     hub = _HUBS[name] = new_hub(settings)
     try:
@@ -68,6 +71,6 @@ async def temporary(url: str, settings: Settings) -> AsyncIterator[Hub]:
 
 
 def new_hub(settings: Settings | None = None) -> Hub:
-    """A hub that nobody else can reach, for a test."""
+    """A new hub without a name; for tests."""
     settings = settings or Settings()
     return Hub(settings.partitions, settings.retention, settings.publish_timeout)

@@ -1,8 +1,8 @@
-"""A hub: the topics of one process, with the locking and the waiting that their state needs.
+"""The hub: the topics of one process, with their locking and waiting.
 
 Publishers and members may live in different threads, each with an event loop of its own (a blocking
-producer has one), so state is guarded by a lock that nobody holds across an await, and whoever
-waits is woken through its own loop.
+producer has one), so a lock guards the state and is never held across an await; waiting
+tasks are woken through their own loops.
 """
 
 from __future__ import annotations
@@ -54,14 +54,16 @@ class Waiter:
         self._thread = threading.get_ident()
 
     def wake(self) -> None:
+        """Set the event, from any thread."""
         if threading.get_ident() == self._thread:
             self._event.set()
             return
         soon = getattr(self._loop, "run_sync_soon", None) or self._loop.call_soon_threadsafe
-        with suppress(RuntimeError):  # that loop has ended, and with it whoever waited
+        with suppress(RuntimeError):  # that loop has ended, and the waiting task with it
             soon(self._event.set)
 
     async def wait(self) -> None:
+        """Wait until the event is set."""
         await self._event.wait()
 
 
@@ -80,7 +82,11 @@ class Hub:
         self._writers: set[Waiter] = set()
 
     async def publish(self, records: Sequence[Record]) -> None:
-        """Write records. Waits while a group holds a topic at its bound, then raises FullError."""
+        """Write records. Waits while a group's lag keeps a topic full, for `publish_timeout` at most.
+
+        Raises:
+            FullError: the topic is still full; nothing was written.
+        """
         await checkpoint()
         await self.when_there_is_room({record.topic for record in records}, lambda: self.append(records))
 
@@ -88,7 +94,7 @@ class Hub:
     async def subscribe(
         self, topics: Sequence[str], *, group: str | None, start: Start
     ) -> AsyncIterator[Subscription]:
-        """Join a group, or read alone. Leaving gives back at once what was not completed."""
+        """Join a group, or read without one. Leaving returns unfinished deliveries at once."""
         subscription = _Reader(self, topics, start) if group is None else _Member(self, topics, group, start)
         try:
             yield subscription
@@ -99,7 +105,7 @@ class Hub:
     async def subscribe_deduplicated(
         self, topics: Sequence[str], *, group: str, start: Start, window: int
     ) -> AsyncIterator[DedupeSubscription]:
-        """As `subscribe`; the group remembers the last `window` ids that it finished at each topic."""
+        """As `subscribe`; the group records the last `window` ids that it completed at each topic."""
         subscription = _Member(self, topics, group, start, window=window)
         try:
             yield subscription
@@ -107,48 +113,53 @@ class Hub:
             subscription.leave()
 
     async def lag(self, topic: str, *, group: str) -> Mapping[int, int] | None:
-        """The group's unfinished records by partition; None where there is no such group."""
+        """The group's unfinished records by partition; None if the group does not exist."""
         with self.lock:
             found = self.topic(topic).groups.get(group)
             return None if found is None else found.lag()
 
-    # What follows serves the subscriptions, which call it with the lock held.
+    # The methods below serve the subscriptions, which hold the lock when they call them.
 
     def topic(self, name: str) -> Topic:
+        """The topic of that name, created if it does not exist."""
         topic = self._topics.get(name)
         if topic is None:
             topic = self._topics[name] = Topic(name, self._partitions, self._retention)
         return topic
 
     def append(self, records: Sequence[Record]) -> None:
-        for name, theirs in by_topic(records, _TOPIC_OF):
-            self.topic(name).append(theirs)
+        """Append records and wake the readers of their topics."""
+        for name, part in by_topic(records, _TOPIC_OF):
+            self.topic(name).append(part)
             self.wake_readers(name)
 
-    def reader_waits(self, topics: Iterable[str]) -> Waiter:
+    def add_waiter(self, topics: Iterable[str]) -> Waiter:
+        """A waiter that is woken by the next append to any of the topics."""
         waiter = Waiter()
         for name in topics:
             self._readers[name].add(waiter)
         return waiter
 
-    def reader_waits_no_more(self, topics: Iterable[str], waiter: Waiter) -> None:
-        """Forget a reader that was cancelled, or woken by another of its topics."""
+    def remove_waiter(self, topics: Iterable[str], waiter: Waiter) -> None:
+        """Remove the waiter of a receive that was cancelled, or woken by another of its topics."""
         with self.lock:
             for name in topics:
                 if name in self._readers:
                     self._readers[name].discard(waiter)
 
     def wake_readers(self, topic: str) -> None:
+        """Wake the receives that wait for a topic."""
         for waiter in self._readers.pop(topic, ()):
             waiter.wake()
 
     def wake_writers(self) -> None:
+        """Wake the publishers that wait for room."""
         for waiter in self._writers:
             waiter.wake()
         self._writers.clear()
 
     async def when_there_is_room(self, topics: Iterable[str], act: Callable[[], None]) -> None:
-        """Run `act` in one step with the finding that none of the topics is full."""
+        """Wait until none of the topics is full, and run `act` under the same lock."""
         deadline = 0.0
         while True:
             with self.lock:
@@ -169,8 +180,7 @@ class Hub:
             with self.lock:
                 slowest = self.topic(full).slowest()
             raise FullError(
-                f"topic {full!r}: group {slowest!r} has not finished the "
-                f"{self._retention} records that it may fall behind, and made no room in "
+                f"topic {full!r} is full: group {slowest!r} left {self._retention} records unfinished for "
                 f"{self._publish_timeout:g} s. Run that group's handler, or raise backend.retention."
             )
 
@@ -187,7 +197,7 @@ class _Member:
                 joined.join(self)
 
     async def receive(self, limit: int) -> Sequence[Delivery]:
-        await checkpoint()  # before anything is taken: a cancelled receive has taken nothing
+        await checkpoint()  # before anything is taken, so that a cancelled receive takes nothing
         while True:
             with self._hub.lock:
                 taken: list[Delivery] = []
@@ -195,11 +205,11 @@ class _Member:
                     taken += group.take(self, limit - len(taken))
                 if taken:
                     return taken
-                waiter = self._hub.reader_waits(self._groups)
+                waiter = self._hub.add_waiter(self._groups)
             try:
                 await waiter.wait()
             finally:
-                self._hub.reader_waits_no_more(self._groups, waiter)
+                self._hub.remove_waiter(self._groups, waiter)
 
     async def complete(self, done: Sequence[Completion]) -> None:
         await checkpoint()
@@ -211,10 +221,10 @@ class _Member:
         parts = zip(self._groups, [done], strict=True) if one else by_topic(done, _INPUT_TOPIC_OF)
         for name, completions in parts:
             group = self._groups[name]
-            held = group.finish(completions, self)
+            accepted = group.finish(completions, self)
             if self._window:
-                held = group.remember(held, self._window)
-            self._hub.append([record for completion in held for record in completion.outputs])
+                accepted = group.deduplicate(accepted, self._window)
+            self._hub.append([record for completion in accepted for record in completion.outputs])
             if group.hand_over():
                 self._hub.wake_readers(name)
         self._hub.wake_writers()
@@ -225,7 +235,7 @@ class _Member:
             return [
                 position
                 for position, delivery in enumerate(deliveries)
-                if delivery.record.id in self._groups[delivery.record.topic].finished_ids
+                if delivery.record.id in self._groups[delivery.record.topic].completed_ids
             ]
 
     async def lag(self) -> int | None:
@@ -240,7 +250,7 @@ class _Member:
 
 
 class _Reader:
-    """Reads on its own: no group, no acks, no claim on retention. What was dropped unread is skipped."""
+    """A reader without a group: no acks, no effect on retention. It skips records that were dropped."""
 
     def __init__(self, hub: Hub, topics: Sequence[str], start: Start) -> None:
         self._hub = hub
@@ -263,13 +273,13 @@ class _Reader:
                     self._positions[name, index] = max(position, partition.base) + len(read)
                     taken += read
                 if taken:
-                    # Partitions have no common order but time.
+                    # Between partitions there is no order but by time.
                     return sorted(taken, key=lambda delivery: delivery.timestamp)
-                waiter = self._hub.reader_waits(self._topics)
+                waiter = self._hub.add_waiter(self._topics)
             try:
                 await waiter.wait()
             finally:
-                self._hub.reader_waits_no_more(self._topics, waiter)
+                self._hub.remove_waiter(self._topics, waiter)
 
     async def complete(self, done: Sequence[Completion]) -> None:
         await self._hub.publish([record for completion in done for record in completion.outputs])
@@ -278,11 +288,11 @@ class _Reader:
         return None
 
     def leave(self) -> None:
-        """A reader leaves no trace."""
+        """Nothing to do: a reader has no state in the hub."""
 
 
 def by_topic(items: Sequence[T], topic_of: Callable[[T], str]) -> Iterable[tuple[str, Sequence[T]]]:
-    """Split by topic, each part in its order. One topic, the usual case, costs no copy."""
+    """Split by topic, in order. The usual case of one topic makes no copy."""
     topics = set(map(topic_of, items))
     if len(topics) == 1:
         return [(topics.pop(), items)]

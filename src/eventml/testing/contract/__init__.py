@@ -1,4 +1,4 @@
-"""The backend contract: each promise of `eventml.backends.base`, as a case that a backend passes or not.
+"""The contract suite: each promise of `eventml.backends.base` is a case that a backend passes or fails.
 
 In a plug-in's own tests:
 
@@ -9,7 +9,7 @@ In a plug-in's own tests:
     def harness():
         settings = my_backend.Settings()
         return contract.Harness(
-            connect=lambda: my_backend.open(URL, settings), told=my_backend.capabilities(settings)
+            connect=lambda: my_backend.open(URL, settings), declared=my_backend.capabilities(settings)
         )
 
     @pytest.mark.anyio
@@ -17,8 +17,12 @@ In a plug-in's own tests:
     async def test_contract(case, harness):
         await contract.check(case, harness)
 
-A case whose promise the backend does not make (its `Capabilities` say so), or for which the harness
-lacks the means, is skipped with that reason.
+A case is skipped, with the reason, if the backend's `Capabilities` do not include its promise, or if the
+harness lacks what the case needs.
+
+Read `harness.py` (what a backend's author provides), `case.py`, `trial.py` (the set-up of a case), then
+the cases: `publishing.py`, `receiving.py`, `groups.py`, `completing.py`, `redelivery.py`,
+`deduplication.py`. The suite imports `backends.base`, `records` and `errors`, and no backend.
 """
 
 from __future__ import annotations
@@ -27,18 +31,13 @@ from typing import Final
 
 from eventml.testing.contract import (
     completing,
+    deduplication,
     groups,
-    lagging,
     publishing,
-    readers,
-    rebalancing,
     receiving,
     redelivery,
-    remembering,
-    topics,
 )
-from eventml.testing.contract.case import Case
-from eventml.testing.contract.checking import check
+from eventml.testing.contract.case import Case, check
 from eventml.testing.contract.harness import Harness
 
 __all__ = ["CASES", "Case", "Harness", "check"]
@@ -46,18 +45,14 @@ __all__ = ["CASES", "Case", "Harness", "check"]
 CASES: Final[tuple[Case, ...]] = tuple(
     value
     for module in (
-        topics,
         publishing,
         receiving,
         groups,
         completing,
         redelivery,
-        remembering,
-        rebalancing,
-        readers,
-        lagging,
+        deduplication,
     )
     for value in vars(module).values()
     if isinstance(value, Case)
 )
-"""Every case, in the order of reading."""
+"""All cases, in reading order."""

@@ -1,12 +1,15 @@
-"""A case of the contract: one promise, and what a backend must declare for it to hold."""
+"""A case of the contract: one promise, what it needs, and how it is checked."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
+from unittest import SkipTest
 
 import msgspec
 
 from eventml.backends.base import CreatesTopics
+from eventml.testing.contract import expect
+from eventml.testing.contract.trial import opened
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -17,17 +20,17 @@ if TYPE_CHECKING:
 
 
 class Need(msgspec.Struct, frozen=True):
-    """Something without which a case says nothing.
+    """A precondition of a case.
 
     Attributes:
-        lacking: Why the case is skipped; None if the need is met.
+        lacking: Returns the reason to skip the case; None if the precondition is met.
     """
 
     lacking: Callable[[Backend, Harness], str | None]
 
 
 def declared(name: str, *accepted: object) -> Need:
-    """A capability, and the values of it that will do."""
+    """The backend declares this capability with one of these values."""
 
     def lacking(backend: Backend, _: Harness) -> str | None:
         value = getattr(backend.capabilities, name)
@@ -38,7 +41,7 @@ def declared(name: str, *accepted: object) -> Need:
 
 
 def given(name: str) -> Need:
-    """Something of the harness."""
+    """The harness has this attribute."""
     return Need(
         lambda _, harness: None if getattr(harness, name) is not None else f"the harness has no {name}"
     )
@@ -51,7 +54,7 @@ def _no_creating(backend: Backend, _: Harness) -> str | None:
 def _by_use(backend: Backend, harness: Harness) -> str | None:
     if isinstance(backend, CreatesTopics) or harness.create_topic is not None:
         return None
-    return "topics come into being by being used"
+    return "a topic exists once it is used"
 
 
 ORDER_PER_KEY: Final = declared("ordering", "per_key")
@@ -60,24 +63,23 @@ BY_LEASE: Final = declared("redelivery", "lease")
 ATOMIC: Final = declared("atomic_completion", True)
 DURABLE: Final = declared("durable", True)
 SHARED: Final = declared("shared", True)
-REMEMBERS: Final = declared("deduplicates", True)
-REMEMBERS_FOR_ALL: Final = declared("deduplicates", True)
+DEDUPLICATES: Final = declared("deduplicates", True)
 CREATES_TOPICS: Final = Need(_no_creating)
 TOPICS_BEFOREHAND: Final = Need(_by_use)
-TOLD: Final = given("told")
+DECLARED: Final = given("declared")
 KILL: Final = given("kill")
 LEASE: Final = given("lease")
 REFUSED: Final = given("refused")
 
 
 class Case(msgspec.Struct, frozen=True):
-    """One promise of `eventml.backends.base`, and how to see whether it is kept.
+    """One promise of `eventml.backends.base` and its check.
 
     Attributes:
-        name: What holds.
-        promise: The same, in full.
-        run: Raises AssertionError if it does not.
-        needs: What must be there for the case to run.
+        name: The promise in a few words: the name of the case's function.
+        promise: The promise in full: the docstring of the case's function.
+        run: Raises AssertionError if the promise is broken.
+        needs: Preconditions; the case is skipped if one is not met.
     """
 
     name: str
@@ -90,9 +92,52 @@ class Case(msgspec.Struct, frozen=True):
 
 
 def case(*needs: Need) -> Callable[[Callable[[Trial], Awaitable[None]]], Case]:
-    """Make a case of a function: its name and its docstring say what it holds a backend to."""
+    """Decorate a function as a case; its docstring is the promise."""
 
     def make(function: Callable[[Trial], Awaitable[None]]) -> Case:
         return Case(function.__name__, " ".join((function.__doc__ or "").split()), function, needs)
 
     return make
+
+
+_STEPS: Final = 8  # limit of a whole case, in multiples of the harness's patience
+
+
+async def check(case: Case, harness: Harness) -> None:
+    """Run one case against a backend.
+
+    Raises:
+        AssertionError: the promise is broken; a note on the exception states the promise.
+        unittest.SkipTest: a precondition is not met. pytest reports it as a skip, with the reason.
+    """
+    try:
+        await expect.within(_STEPS * harness.patience, lambda: "the case did not end", _run(case, harness))
+    except ExceptionGroup as group:
+        cause = _first(group)
+        cause.add_note(f"contract: {case.name}: {case.promise}")
+        raise cause from None
+    except AssertionError as exc:
+        exc.add_note(f"contract: {case.name}: {case.promise}")
+        raise
+
+
+async def _run(case: Case, harness: Harness) -> None:
+    async with opened(harness) as trial:
+        for need in case.needs:
+            lacking = need.lacking(trial.backend, harness)
+            if lacking is not None:
+                raise SkipTest(f"{case.name}: {lacking}")
+        await case.run(trial)
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The error to report: the first AssertionError, else the first error."""
+    leaves: list[BaseException] = []
+    todo: list[BaseException] = [group]
+    while todo:
+        error = todo.pop(0)
+        if isinstance(error, BaseExceptionGroup):
+            todo[:0] = error.exceptions
+        else:
+            leaves.append(error)
+    return next((error for error in leaves if isinstance(error, AssertionError)), leaves[0])

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @case()
 async def completing_publishes_and_acks(trial: Trial) -> None:
-    """When `complete` returns, the outputs are published whole, and the inputs never come again."""
+    """When `complete` returns, the outputs are published and the inputs are not delivered again."""
     records = await trial.published(30)
     topic, to, group = records[0].topic, await trial.topic(), trial.name("group")
     member = await trial.join(topic, group=group)
@@ -29,13 +29,13 @@ async def completing_publishes_and_acks(trial: Trial) -> None:
     for came in await trial.read(to, 30):
         expect.equal("an output", came.record, wanted.pop(came.record.id, None))
     await member.leave()
-    heir = await trial.join(topic, group=group)
-    await heir.take_silence("all was finished")
+    successor = await trial.join(topic, group=group)
+    await successor.take_silence("all was finished")
 
 
 @case(ORDER_OF_ONE_MEMBER)
 async def a_completion_may_have_many_outputs(trial: Trial) -> None:
-    """One input may become several records, on several topics, and those of a key keep their order."""
+    """One input may have several outputs on several topics; the outputs of a key keep their order."""
     records = await trial.published(20)
     topics = await trial.topics(2)
     member = await trial.join(records[0].topic, group=trial.name("group"))
@@ -55,9 +55,9 @@ async def a_completion_may_have_many_outputs(trial: Trial) -> None:
 
 @case()
 async def acks_come_in_any_order(trial: Trial) -> None:
-    """Whatever is finished, in whatever order, what is not finished comes again after a rejoin.
+    """Acks may come in any order: exactly the unfinished records are delivered again after a rejoin.
 
-    What is finished does not, where completion is atomic; elsewhere it may.
+    Where completion is not atomic, finished records may be delivered again too.
     """
     random = Random(20)  # noqa: S311 - a shuffle, the same in every run
     records = await trial.published(60)
@@ -67,7 +67,7 @@ async def acks_come_in_any_order(trial: Trial) -> None:
         member = await trial.join(topic, group=group)
         taken = await member.take_all(left)
         if trial.capabilities.atomic_completion:
-            expect.equal("what came again beside the unfinished", set(expect.ids(taken)) - left, set())
+            expect.equal("finished records that were delivered again", set(expect.ids(taken)) - left, set())
         mine = [d for d in taken if d.record.id in left]
         random.shuffle(mine)
         done, left = mine[keep:], {d.record.id for d in mine[:keep]}
@@ -76,13 +76,13 @@ async def acks_come_in_any_order(trial: Trial) -> None:
             await member.finish(done[:size])
             done = done[size:]
         await member.leave()
-    heir = await trial.join(topic, group=group)
-    await heir.take_silence("all was finished")
+    successor = await trial.join(topic, group=group)
+    await successor.take_silence("all was finished")
 
 
 @case()
 async def completing_twice_is_harmless(trial: Trial) -> None:
-    """A second completion of a delivery, in the same call or a later one, disturbs nobody.
+    """A second completion of a delivery, in the same call or a later one, has no effect.
 
     Its outputs are dropped where completion is atomic.
     """
@@ -99,15 +99,15 @@ async def completing_twice_is_harmless(trial: Trial) -> None:
             await trial.read(to, 2), [trial.output(to, record) for record in records[:2]], "published"
         )
     await member.leave()
-    heir = await trial.join(topic, group=group)
-    expect.each_once(await heir.take(2), records[2:])
+    successor = await trial.join(topic, group=group)
+    expect.each_once(await successor.take(2), records[2:])
 
 
 @case(ATOMIC)
 async def one_input_gives_one_output(trial: Trial) -> None:
-    """However many members complete a delivery, and whoever holds it, its outputs appear once.
+    """However many members complete a delivery, its outputs are published once.
 
-    The one who does not hold it hears nothing of it: its completion is dropped in silence.
+    The completion of a member that does not own the delivery is dropped without an error.
     """
     (topic, to), group = await trial.topics(2), trial.name("group")
     members = [await trial.join(topic, group=group) for _ in range(2)]
@@ -120,17 +120,17 @@ async def one_input_gives_one_output(trial: Trial) -> None:
     await trial.read(to, 1)
     for member in members:
         await member.leave()
-    heir = await trial.join(topic, group=group)
-    expect.each_once(await heir.take(31), [r for r in records if r.id != taken.record.id])
+    successor = await trial.join(topic, group=group)
+    expect.each_once(await successor.take(31), [r for r in records if r.id != taken.record.id])
 
 
 @case(REFUSED)
 async def a_refused_output_is_named(trial: Trial) -> None:
-    """PublishError.failed says whose outputs were refused: those are not acked, all others are done."""
+    """`PublishError.failed` names the completions with refused outputs; only those are not acked."""
     records = await trial.published(5, keys=1)
     topic, to, group = records[0].topic, await trial.topic(), trial.name("group")
     if trial.harness.refused is None:
-        raise RuntimeError("this case has to need REFUSED")
+        raise RuntimeError("the case must declare the need REFUSED")
     member = await trial.join(topic, group=group)
     taken = await member.take(5)
     done = [Completion(d, [trial.output(to, d)]) for d in taken]
@@ -140,11 +140,11 @@ async def a_refused_output_is_named(trial: Trial) -> None:
     except PublishError as exc:
         expect.equal("the positions in PublishError.failed", sorted(exc.failed), [1])
     else:
-        raise AssertionError("complete() returned, with an output that the broker refuses")
+        raise AssertionError("complete() returned although the broker refused an output")
     wanted = [trial.output(to, record) for record in (records[0], *records[2:])]
     expect.each_once(await trial.read(to, 4), wanted, "published")
     await member.leave()
-    heir = await trial.join(topic, group=group)
-    again = await heir.take(1)
+    successor = await trial.join(topic, group=group)
+    again = await successor.take(1)
     expect.each_once(again, records[1:2])
-    await heir.finish(again)
+    await successor.finish(again)

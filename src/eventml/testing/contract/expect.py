@@ -1,4 +1,4 @@
-"""Saying what should have been, and what was. No `assert`: these run outside pytest's rewriting."""
+"""Assertions with messages. No `assert` statements: pytest does not rewrite them in an installed package."""
 
 from __future__ import annotations
 
@@ -18,34 +18,37 @@ _SHOWN = 10  # ids that a message lists
 
 
 def true(condition: object, message: str) -> None:
+    """Fail with the message unless the condition is true."""
     if not condition:
         raise AssertionError(message)
 
 
 def equal(what: str, got: object, wanted: object) -> None:
+    """Fail unless the two are equal; `what` names the value."""
     if got != wanted:
-        raise AssertionError(f"{what}: {got!r}, and not {wanted!r}")
+        raise AssertionError(f"{what}: expected {wanted!r}, got {got!r}")
 
 
 def exact_or_unknown(what: str, got: object, wanted: object) -> None:
-    """A number that a backend may not know, but never guess."""
+    """Fail unless the number is exact, or None for unknown."""
     if got is not None:
         equal(what, got, wanted)
 
 
 async def within(seconds: float, what: Callable[[], str], work: Awaitable[T]) -> T:
-    """Fail if this is not done in time. A case that hangs is a case that fails."""
+    """The result of `work`; fail if it takes longer than this."""
     with anyio.move_on_after(seconds):
         return await work
-    raise AssertionError(f"{what()}, and nothing more in {seconds:g} s")
+    raise AssertionError(f"{what()} within {seconds:g} s")
 
 
 def ids(deliveries: Iterable[Delivery]) -> list[str]:
+    """The record ids of deliveries, in order."""
     return [delivery.record.id for delivery in deliveries]
 
 
 def each_once(deliveries: Sequence[Delivery], records: Sequence[Record], what: str = "received") -> None:
-    """Every record was delivered, none of them twice, and nothing else."""
+    """Fail unless every record was delivered exactly once, and nothing else was."""
     got, wanted = Counter(ids(deliveries)), Counter(record.id for record in records)
     each_at_least_once(got, records, what)
     if more := got - wanted:
@@ -53,15 +56,15 @@ def each_once(deliveries: Sequence[Delivery], records: Sequence[Record], what: s
 
 
 def each_at_least_once(got: Iterable[str], records: Sequence[Record], what: str = "received") -> None:
-    """Every record was delivered."""
+    """Fail unless every record was delivered."""
     if missing := {record.id for record in records} - set(got):
         raise AssertionError(f"{len(missing)} of {len(records)} never {what}: {_some(missing)}")
 
 
 def in_order(deliveries: Iterable[Delivery], records: Iterable[Record]) -> None:
-    """The records of each key came in the order of their publishing, as far as they came.
+    """Fail unless the delivered records of each key are in the order in which they were published.
 
-    What comes again counts by its first coming: a redelivery may go back, but may not jump ahead.
+    Only the first delivery of each record counts: a redelivery may repeat earlier records, but not skip any.
     """
     published: defaultdict[bytes | None, list[str]] = defaultdict(list)
     for record in records:
@@ -71,8 +74,8 @@ def in_order(deliveries: Iterable[Delivery], records: Iterable[Record]) -> None:
         came[delivery.record.key].setdefault(delivery.record.id)
     for key, wanted in published.items():
         seen = came.pop(key, {})
-        equal(f"the records of key {key!r} came in the order", list(seen), [i for i in wanted if i in seen])
-    true(not came, f"records came with keys that nobody published: {_some(map(repr, came))}")
+        equal(f"the order of the records of key {key!r}", list(seen), [i for i in wanted if i in seen])
+    true(not came, f"records were delivered with unknown keys: {_some(map(repr, came))}")
 
 
 def _some(names: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""What `Backend.publish` promises."""
+"""What `Backend.publish` and `create_topics` promise, and that declared capabilities hold."""
 
 from __future__ import annotations
 
@@ -7,13 +7,22 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from eventml.errors import PublishError
+from eventml.backends.base import CreatesTopics, NewTopic
+from eventml.errors import PublishError, TopicNotFoundError
 from eventml.records import Record, foreign_id
 from eventml.testing.contract import expect
-from eventml.testing.contract.case import ORDER_OF_ONE_MEMBER, REFUSED, case
+from eventml.testing.contract.case import (
+    CREATES_TOPICS,
+    DECLARED,
+    ORDER_OF_ONE_MEMBER,
+    REFUSED,
+    TOPICS_BEFOREHAND,
+    case,
+)
 
 if TYPE_CHECKING:
     from eventml.testing.contract.trial import Trial
+
 
 _CLOCKS = 120.0  # seconds that two machines' clocks may differ
 
@@ -46,7 +55,7 @@ async def a_record_arrives_as_it_was_published(trial: Trial) -> None:
 
 @case()
 async def a_foreign_record_is_given_an_id(trial: Trial) -> None:
-    """A record without an id has its place for one, the same at every delivery to any group."""
+    """A record without an id gets its offset as its id, the same at every delivery to any group."""
     topic = await trial.topic()
     await trial.publish([Record(topic, b"7"), Record(topic, b"7"), Record(topic, b"8", b"key")])
     for _ in range(2):
@@ -60,7 +69,7 @@ async def a_foreign_record_is_given_an_id(trial: Trial) -> None:
 
 @case()
 async def a_large_record_arrives(trial: Trial) -> None:
-    """A value of 500 kB is nothing out of the ordinary."""
+    """A value of 500 kB is accepted and delivered."""
     topic = await trial.topic()
     value = bytes(range(256)) * 2_000
     await trial.publish([Record(topic, value, b"key", "large", {"content-type": "image/x"})])
@@ -68,13 +77,13 @@ async def a_large_record_arrives(trial: Trial) -> None:
     [delivery] = await member.take(1)
     expect.true(
         delivery.record.value == value,
-        f"a value of {len(value)} bytes came as another of {len(delivery.record.value)} bytes",
+        f"a value of {len(value)} bytes was delivered as another of {len(delivery.record.value)} bytes",
     )
 
 
 @case()
 async def publishing_nothing_is_nothing(trial: Trial) -> None:
-    """`publish([])` and `complete([])` return, and leave nothing behind."""
+    """`publish([])` and `complete([])` return and have no effect."""
     topic = await trial.topic()
     member = await trial.join(topic, group=trial.name("group"))
     await trial.publish([])
@@ -88,12 +97,12 @@ async def one_call_writes_many_records(trial: Trial) -> None:
     records = await trial.published(5_000, keys=50)
     member = await trial.join(records[0].topic, group=trial.name("group"))
     expect.each_once(await member.take(len(records)), records)
-    await member.take_silence("all had come")
+    await member.take_silence("all were delivered")
 
 
 @case()
 async def one_call_writes_to_several_topics(trial: Trial) -> None:
-    """The records of one call may go to several topics, in any mixture."""
+    """The records of one call may go to several topics, interleaved."""
     topics = await trial.topics(3)
     records = [trial.records(topics[position % 3], 1)[0] for position in range(60)]
     await trial.publish(records)
@@ -135,7 +144,7 @@ async def the_records_of_a_key_keep_their_order(trial: Trial) -> None:
 
 @case()
 async def the_time_is_in_seconds_since_the_epoch(trial: Trial) -> None:
-    """`Delivery.timestamp` is when the broker took the record, by its own clock."""
+    """`Delivery.timestamp` is when the broker accepted the record, in seconds since the epoch."""
     before = time.time()
     records = await trial.published(3)
     after = time.time()
@@ -159,7 +168,7 @@ async def a_refused_record_is_named(trial: Trial) -> None:
 
 def _refused(trial: Trial, topic: str) -> Record:
     if trial.harness.refused is None:
-        raise RuntimeError("this case has to need REFUSED")
+        raise RuntimeError("the case must declare the need REFUSED")
     return trial.harness.refused(topic)
 
 
@@ -168,4 +177,40 @@ async def _publish_error(trial: Trial, records: list[Record]) -> PublishError:
         await trial.publish(records)
     except PublishError as exc:
         return exc
-    raise AssertionError("publish() returned, with a record among the others that the broker refuses")
+    raise AssertionError("publish() returned although the broker refused one of the records")
+
+
+@case(DECLARED)
+async def declared_capabilities_hold(trial: Trial) -> None:
+    """The module's `capabilities(settings)` equals the `capabilities` of the connected backend."""
+    expect.equal("the capabilities once connected", trial.capabilities, trial.harness.declared)
+
+
+@case(TOPICS_BEFOREHAND)
+async def a_missing_topic_is_refused(trial: Trial) -> None:
+    """Where topics must be created first, subscribing to a missing one raises TopicNotFoundError."""
+    topic = trial.name("missing")
+    try:
+        await trial.join(topic, group=trial.name("group"))
+    except TopicNotFoundError as exc:
+        expect.true(topic in str(exc), f"the message does not name the topic: {exc}")
+    else:
+        raise AssertionError("subscribing to a topic that does not exist was not refused")
+
+
+@case(CREATES_TOPICS)
+async def topics_are_created_once(trial: Trial) -> None:
+    """`create_topics` creates the missing topics, returns their names, and does not change the others."""
+    old = await trial.published(3)
+    names = [trial.name("topic") for _ in range(2)]
+    both, backend = [old[0].topic, *names], trial.backend
+    if not isinstance(backend, CreatesTopics):
+        raise TypeError("the case must declare the need CREATES_TOPICS")
+    expect.equal("missing before", set(await backend.missing_topics(both)), {*names})
+    wanted = [NewTopic(name=name, partitions=4) for name in both]
+    expect.equal("created", set(await backend.create_topics(wanted)), {*names})
+    expect.equal("missing after", list(await backend.missing_topics(both)), [])
+    expect.equal("created once more", list(await backend.create_topics(wanted)), [])
+    expect.each_once(await trial.read(old[0].topic, 3), old)
+    new = await trial.published(3, topic=names[0])
+    expect.each_once(await trial.read(names[0], 3), new)

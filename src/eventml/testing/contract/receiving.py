@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from eventml.testing.contract.trial import Member, Trial
 
 _CANCELLATIONS = 300
-_CALLS = 100  # for a thousand records: generous, but far from one a record
+_CALLS = 100  # for 1,000 records
 _ROUNDS, _STEPS = 120, 12
 _BRIEFLY = (0.0, 0.0002, 0.001, 0.003)  # seconds until a receive is cancelled, in turn
 
@@ -38,7 +38,7 @@ async def a_receive_keeps_to_its_limit(trial: Trial) -> None:
 
 @case()
 async def a_receive_waits(trial: Trial) -> None:
-    """With nothing there `receive` waits, and what is published meanwhile ends its wait."""
+    """`receive` waits while the topic is empty, and returns when a record is published."""
     topic = await trial.topic()
     member = await trial.join(topic, group=trial.name("group"))
     came: list[Delivery] = []
@@ -50,7 +50,7 @@ async def a_receive_waits(trial: Trial) -> None:
 
     trial.tasks.start_soon(receive)
     await anyio.sleep(trial.harness.quiet)
-    expect.true(not returned.is_set(), f"nothing was there, but receive() returned {expect.ids(came)}")
+    expect.true(not returned.is_set(), f"the topic was empty, but receive() returned {expect.ids(came)}")
     records = await trial.published(1, topic=topic)
     await trial.bounded(lambda: "receive() did not notice what was published", returned.wait())
     expect.each_once(came, records)
@@ -58,7 +58,7 @@ async def a_receive_waits(trial: Trial) -> None:
 
 @case()
 async def a_receive_takes_what_is_there(trial: Trial) -> None:
-    """A receive takes a batch and not a record: 1,000 that wait do not cost 100 calls."""
+    """`receive` returns batches: 1,000 waiting records take fewer than 100 calls."""
     records = await trial.published(1_000)
     member = await trial.join(records[0].topic, group=trial.name("group"))
     deliveries: list[Delivery] = []
@@ -71,7 +71,7 @@ async def a_receive_takes_what_is_there(trial: Trial) -> None:
 
 @case()
 async def a_cancelled_receive_loses_nothing(trial: Trial) -> None:
-    """A receive may be cancelled at any moment: each delivery still comes, and once."""
+    """`receive` may be cancelled at any moment: each record is still delivered exactly once."""
     topic = await trial.topic()
     member = await trial.join(topic, group=trial.name("group"))
     await _cancel_and_count(trial, topic, member)
@@ -80,7 +80,7 @@ async def a_cancelled_receive_loses_nothing(trial: Trial) -> None:
 
 @case()
 async def a_readers_cancelled_receive_loses_nothing(trial: Trial) -> None:
-    """As for a member of a group, so for a reader on its own."""
+    """The same holds for a reader without a group."""
     topic = await trial.topic()
     await _cancel_and_count(trial, topic, await trial.join(topic, group=None))
 
@@ -94,11 +94,11 @@ async def _cancel_and_count(trial: Trial, topic: str, member: Member) -> None:
         deliveries += await member.take(len(records) - len(deliveries))
     expect.each_once(deliveries, records)
     await member.finish(deliveries)
-    await member.take_silence("all had come")
+    await member.take_silence("all were delivered")
 
 
 async def _cancel_by_steps(trial: Trial, member: Member, records: Sequence[Record]) -> list[Delivery]:
-    """Cancel a waiting receive some steps of the event loop after a record was published."""
+    """Cancel a waiting receive a few event-loop steps after a record was published."""
     deliveries: list[Delivery] = []
 
     async def receive(scope: anyio.CancelScope) -> None:
@@ -118,7 +118,7 @@ async def _cancel_by_steps(trial: Trial, member: Member, records: Sequence[Recor
 
 
 async def _cancel_by_time(trial: Trial, member: Member, records: Sequence[Record]) -> list[Delivery]:
-    """Cancel receives after a while, hundreds of times, as records are being published."""
+    """Cancel receives after short times, hundreds of times, while records are published."""
     deliveries: list[Delivery] = []
     published = anyio.Event()
 
@@ -142,7 +142,7 @@ async def _cancel_by_time(trial: Trial, member: Member, records: Sequence[Record
 
 @case()
 async def completing_overlaps_receiving(trial: Trial) -> None:
-    """Completions may overlap each other and a receive: every input is finished, with its output."""
+    """Completions may overlap each other and a receive: every input is completed with its output."""
     records = await trial.published(500)
     topic, to, group = records[0].topic, await trial.topic(), trial.name("group")
     member = await trial.join(topic, group=group)
@@ -160,13 +160,13 @@ async def completing_overlaps_receiving(trial: Trial) -> None:
     expect.each_once(deliveries, records)
     expect.each_once(await trial.read(to, 500), [trial.output(to, record) for record in records], "published")
     await member.leave()
-    heir = await trial.join(topic, group=group)
-    await heir.take_silence("all was finished")
+    successor = await trial.join(topic, group=group)
+    await successor.take_silence("all was finished")
 
 
 @case()
-async def a_member_that_sits_still_leaves_work_to_others(trial: Trial) -> None:
-    """A subscription fetches a bounded amount ahead: a member that stopped does not hold the backlog."""
+async def an_idle_member_leaves_records_to_others(trial: Trial) -> None:
+    """A subscription prefetches a bounded number: a member that stops receiving does not hold the backlog."""
     topic, group = await trial.topic(), trial.name("group")
     idle = await trial.join(topic, group=group)
     for _ in range(4):
@@ -177,4 +177,4 @@ async def a_member_that_sits_still_leaves_work_to_others(trial: Trial) -> None:
 
 
 async def _receive(trial: Trial, member: Member, limit: int) -> Sequence[Delivery]:
-    return await trial.bounded(lambda: f"receive({limit}) had nothing", member.receive(limit))
+    return await trial.bounded(lambda: f"receive({limit}) returned nothing", member.receive(limit))

@@ -1,4 +1,4 @@
-"""Members at work as a worker's are: receive, complete, and again, until told to stop."""
+"""Members that receive and complete in a loop, as a worker does, until they are stopped."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from eventml.records import Delivery
     from eventml.testing.contract.trial import Member, Trial
 
-_AGAIN = 0.05  # seconds between two tries, where a rebalance is in the way
+_AGAIN = 0.05  # seconds between two tries during a rebalance
 
 
 class _Loop:
-    """One member's loop, to be stopped between two batches."""
+    """One member's loop, which can be stopped between two batches."""
 
     def __init__(self) -> None:
         self.receiving = anyio.CancelScope()
@@ -34,19 +34,19 @@ class _Loop:
 
 
 class Work:
-    """What some members do, and what they have done.
+    """Members that work for a group, and a log of what they did.
 
     Args:
-        trial: Whose members they are.
-        to: Where they publish an output for each input, if anywhere.
-        limit: Of each receive.
-        pause: How long a member has a batch in hand, in seconds.
-        remember: What its completions say.
+        trial: The trial that the members belong to.
+        to: Topic for an output per input; None for no outputs.
+        limit: Limit of each receive.
+        pause: Seconds between receiving a batch and completing it.
+        dedupe: The `dedupe` of the completions.
 
     Attributes:
-        received: Each delivery with the member that received it, in the order of their coming.
-        finished: The ids of what has been completed.
-        clashes: The keys of which a member received a record while another had one in hand.
+        received: Each delivery and the member that received it, in order.
+        finished: The ids of completed deliveries.
+        clashes: Keys of which one member received a record while another had one in flight.
     """
 
     def __init__(
@@ -72,26 +72,28 @@ class Work:
 
     @property
     def deliveries(self) -> list[Delivery]:
+        """All deliveries received, in order."""
         return [delivery for _, delivery in self.received]
 
     def count(self, member: Member) -> int:
-        """How many deliveries that member has received."""
+        """The number of deliveries that a member has received."""
         return sum(1 for who, _ in self.received if who is member)
 
     def start(self, *members: Member) -> None:
+        """Start the loops of these members."""
         for member in members:
             self._loops[member] = _Loop()
             self._trial.tasks.start_soon(self._work, member, self._loops[member])
 
     async def stop(self, *members: Member) -> None:
-        """Let members finish what they have in hand, and receive no more."""
+        """Stop the loops of these members once their batches are completed."""
         for member in members:
             loop = self._loops.pop(member)
             loop.stop()
             await self._trial.bounded(lambda: "a completion did not return", loop.stopped.wait())
 
     async def until(self, done: Callable[[], bool], what: Callable[[], str]) -> None:
-        """Wait until the members have come so far."""
+        """Wait until the condition holds; it is tested after each completed batch."""
 
         async def look() -> None:
             while not done():
@@ -100,6 +102,7 @@ class Work:
         await self._trial.bounded(what, look())
 
     async def until_finished(self, wanted: set[str]) -> None:
+        """Wait until all of these ids are completed."""
         await self.until(
             lambda: wanted <= self.finished,
             lambda: f"{len(wanted & self.finished)} of {len(wanted)} records were completed",

@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from eventml.backends.window import Window
+from eventml.backends.memory.partition import Window
 
 HOLDERS = [object(), object(), object()]
 holders = st.sampled_from(range(len(HOLDERS)))

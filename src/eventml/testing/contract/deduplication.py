@@ -1,4 +1,4 @@
-"""What `Deduplicates` promises: what a group has finished, it knows again by its id."""
+"""What `Deduplicates` promises: a group recognises the ids that it has completed."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from eventml.errors import PublishError
 from eventml.testing.contract import expect
 from eventml.testing.contract.case import (
     ATOMIC,
+    DEDUPLICATES,
     DURABLE,
     REFUSED,
-    REMEMBERS,
-    REMEMBERS_FOR_ALL,
     case,
 )
 from eventml.testing.contract.work import Work
@@ -23,53 +22,53 @@ if TYPE_CHECKING:
     from eventml.backends.base import Dedupe
     from eventml.testing.contract.trial import Trial
 
-_WITHIN = 100  # more than most cases finish
+_WINDOW = 100  # larger than the number of records in most cases
 
 
-@case(REMEMBERS)
-async def a_finished_id_is_known(trial: Trial) -> None:
-    """An id whose completion asked for it is known when it comes again. No other is, a dead letter's say."""
+@case(DEDUPLICATES)
+async def a_completed_id_is_found(trial: Trial) -> None:
+    """`completed_before` finds the ids completed with `drop` or `record`, and not those with `off`."""
     records = await trial.published(9)
-    member = await trial.join(records[0].topic, group=trial.name("group"), window=_WITHIN)
+    member = await trial.join(records[0].topic, group=trial.name("group"), window=_WINDOW)
     taken = await member.take(9)
-    expect.equal("what was known before it was finished", await member.completed_before(taken), [])
+    expect.equal("ids found before they were completed", await member.completed_before(taken), [])
     said: tuple[Dedupe, ...] = ("drop", "record", "off")
     for position, dedupe in enumerate(said):
         await member.finish(taken[position::3], dedupe=dedupe)
     await trial.publish(records)
     again = await member.take(9)
     wanted = set(expect.ids(taken)) - set(expect.ids(taken[2::3]))
-    expect.equal("the ids that are known", set(await member.completed_before(again)), wanted)
+    expect.equal("the ids found", set(await member.completed_before(again)), wanted)
 
 
-@case(REMEMBERS)
-async def every_group_remembers_for_itself(trial: Trial) -> None:
-    """What one group has finished is new to another."""
+@case(DEDUPLICATES)
+async def ids_are_recorded_per_group(trial: Trial) -> None:
+    """An id that one group has completed is not found by another."""
     records = await trial.published(5)
     groups = [trial.name("group") for _ in range(2)]
-    members = [await trial.join(records[0].topic, group=group, window=_WITHIN) for group in groups]
+    members = [await trial.join(records[0].topic, group=group, window=_WINDOW) for group in groups]
     for member in members:
         taken = await member.take(5)
-        expect.equal("what this group knew, which finished none", await member.completed_before(taken), [])
+        expect.equal("ids found by a group that completed none", await member.completed_before(taken), [])
         await member.finish(taken, dedupe="drop")
 
 
-@case(REMEMBERS)
-async def every_topic_is_remembered_by_itself(trial: Trial) -> None:
-    """An id that a group has finished at one topic is new to it at another."""
+@case(DEDUPLICATES)
+async def ids_are_recorded_per_topic(trial: Trial) -> None:
+    """An id that a group has completed at one topic is not found at another."""
     (topic, other), group = await trial.topics(2), trial.name("group")
     records = await trial.published(5, topic=topic)
     await trial.publish([replace(record, topic=other) for record in records])
-    member = await trial.join(topic, other, group=group, window=_WITHIN)
+    member = await trial.join(topic, other, group=group, window=_WINDOW)
     taken = await member.take(10)
     await member.finish([d for d in taken if d.record.topic == topic], dedupe="drop")
     left = [d for d in taken if d.record.topic == other]
-    expect.equal("what was known at the other topic", await member.completed_before(left), [])
+    expect.equal("ids found at the other topic", await member.completed_before(left), [])
 
 
-@case(REMEMBERS)
-async def the_last_ids_are_remembered(trial: Trial) -> None:
-    """The last `window` ids are known, and what was finished long before them is forgotten."""
+@case(DEDUPLICATES)
+async def the_last_ids_are_recorded(trial: Trial) -> None:
+    """The last `window` ids are found; ids completed long before them are not."""
     window, many = 10, 400
     records = await trial.published(many, keys=1)
     member = await trial.join(records[0].topic, group=trial.name("group"), window=window)
@@ -79,12 +78,12 @@ async def the_last_ids_are_remembered(trial: Trial) -> None:
     await trial.publish([*records[:window], *records[-window:]])
     again = await member.take(2 * window)
     wanted = [record.id for record in records[-window:]]
-    expect.equal("the ids that are known", await member.completed_before(again), wanted)
+    expect.equal("the ids found", await member.completed_before(again), wanted)
 
 
-@case(REMEMBERS)
-async def what_came_again_is_remembered_anew(trial: Trial) -> None:
-    """A repeat that was passed over counts as the last that was finished."""
+@case(DEDUPLICATES)
+async def a_duplicate_is_recorded_again(trial: Trial) -> None:
+    """A duplicate that was completed counts as the latest id of the window."""
     window = 10
     records = await trial.published(1, keys=1)
     topic = records[0].topic
@@ -94,49 +93,49 @@ async def what_came_again_is_remembered_anew(trial: Trial) -> None:
         await trial.published(window - 1, topic=topic, keys=1)
         await trial.publish(records)
         taken = await member.take(window)
-        expect.equal("the ids that are known", await member.completed_before(taken), [records[0].id])
+        expect.equal("the ids found", await member.completed_before(taken), [records[0].id])
         await member.finish(taken, dedupe="drop")
 
 
-@case(REMEMBERS)
-async def a_group_remembers_after_its_members(trial: Trial) -> None:
-    """What is remembered outlives the member that finished it."""
+@case(DEDUPLICATES)
+async def recorded_ids_outlive_the_member(trial: Trial) -> None:
+    """Recorded ids outlive the member that completed them."""
     records = await trial.published(10)
     topic, group = records[0].topic, trial.name("group")
-    first = await trial.join(topic, group=group, window=_WITHIN)
+    first = await trial.join(topic, group=group, window=_WINDOW)
     await first.finish(await first.take(10), dedupe="drop")
     await first.leave()
     await trial.publish(records)
-    heir = await trial.join(topic, group=group, window=_WITHIN)
-    again = await heir.take(10)
-    expect.equal("the ids that are known", await heir.completed_before(again), expect.ids(again))
+    successor = await trial.join(topic, group=group, window=_WINDOW)
+    again = await successor.take(10)
+    expect.equal("the ids found", await successor.completed_before(again), expect.ids(again))
 
 
-@case(REMEMBERS, DURABLE)
-async def a_group_remembers_after_the_connections(trial: Trial) -> None:
-    """What is remembered is kept where the records are: it outlives every connection."""
+@case(DEDUPLICATES, DURABLE)
+async def recorded_ids_outlive_the_connections(trial: Trial) -> None:
+    """Recorded ids are kept where the records are: they outlive all connections."""
     records = await trial.published(10)
     topic, group = records[0].topic, trial.name("group")
-    first = await trial.join(topic, group=group, window=_WITHIN)
+    first = await trial.join(topic, group=group, window=_WINDOW)
     await first.finish(await first.take(10), dedupe="drop")
     await first.leave()
     await trial.reconnect()
     await trial.publish(records)
-    heir = await trial.join(topic, group=group, window=_WITHIN)
-    again = await heir.take(10)
-    expect.equal("the ids that are known", await heir.completed_before(again), expect.ids(again))
+    successor = await trial.join(topic, group=group, window=_WINDOW)
+    again = await successor.take(10)
+    expect.equal("the ids found", await successor.completed_before(again), expect.ids(again))
 
 
-@case(REMEMBERS, ATOMIC)
-async def a_repeat_gives_no_output(trial: Trial) -> None:
-    """Of an id that was delivered twice, the outputs of the first completion are published; both are acked.
+@case(DEDUPLICATES, ATOMIC)
+async def a_duplicate_gives_no_output(trial: Trial) -> None:
+    """Of two deliveries with one id, only the outputs of the first completion are published; both are acked.
 
-    It makes no difference whether they were completed in one call or in two.
+    It makes no difference whether they are completed in one call or in two.
     """
     records = await trial.published(10, keys=1)
     topic, to, group = records[0].topic, await trial.topic(), trial.name("group")
     await trial.publish(records)
-    member = await trial.join(topic, group=group, window=_WITHIN)
+    member = await trial.join(topic, group=group, window=_WINDOW)
     taken = await member.take(20)
     done = [Completion(d, [trial.output(to, d)], "drop") for d in taken]
     await member.complete(done[:15])
@@ -146,16 +145,16 @@ async def a_repeat_gives_no_output(trial: Trial) -> None:
     await member.complete([Completion(d, [trial.output(to, d)], "drop") for d in third])
     expect.each_once(await trial.read(to, 10), [trial.output(to, r) for r in records], "published")
     await member.leave()
-    heir = await trial.join(topic, group=group, window=_WITHIN)
-    await heir.take_silence("all was finished, the repeats too")
+    successor = await trial.join(topic, group=group, window=_WINDOW)
+    await successor.take_silence("all was finished, the repeats too")
 
 
-@case(REMEMBERS)
-async def what_is_to_be_published_always_is(trial: Trial) -> None:
-    """A completion that says `always` publishes its outputs, though its id was finished before."""
+@case(DEDUPLICATES)
+async def outputs_of_record_are_always_published(trial: Trial) -> None:
+    """A completion with `dedupe="record"` publishes its outputs although its id was completed before."""
     records = await trial.published(5, keys=1)
     topic, to = records[0].topic, await trial.topic()
-    member = await trial.join(topic, group=trial.name("group"), window=_WITHIN)
+    member = await trial.join(topic, group=trial.name("group"), window=_WINDOW)
     await member.finish(await member.take(5), dedupe="drop")
     await trial.publish(records)
     again = await member.take(5)
@@ -163,11 +162,11 @@ async def what_is_to_be_published_always_is(trial: Trial) -> None:
     expect.each_once(await trial.read(to, 5), [trial.output(to, r) for r in records], "published")
 
 
-@case(REMEMBERS, ATOMIC)
-async def a_dropped_completion_remembers_nothing(trial: Trial) -> None:
-    """Who completes what somebody else has completed leaves no memory of it: the first one's word counts."""
+@case(DEDUPLICATES, ATOMIC)
+async def a_dropped_completion_records_nothing(trial: Trial) -> None:
+    """A completion that is dropped, since another member completed the delivery, records no id."""
     topic, group = await trial.topic(), trial.name("group")
-    members = [await trial.join(topic, group=group, window=_WITHIN) for _ in range(2)]
+    members = [await trial.join(topic, group=group, window=_WINDOW) for _ in range(2)]
     await trial.published(1, topic=topic)
     holder, taken = await trial.first_to_receive(members)
     [other] = [member for member in members if member is not holder]
@@ -177,32 +176,30 @@ async def a_dropped_completion_remembers_nothing(trial: Trial) -> None:
     expect.equal("what is known of a dropped completion", await holder.completed_before([taken]), [])
 
 
-@case(REMEMBERS, REFUSED)
-async def a_refused_completion_remembers_nothing(trial: Trial) -> None:
-    """An id is not remembered when its output was refused: it is not finished yet."""
+@case(DEDUPLICATES, REFUSED)
+async def a_refused_completion_records_nothing(trial: Trial) -> None:
+    """The id of a completion whose output was refused is not recorded."""
     records = await trial.published(3, keys=1)
     topic, to = records[0].topic, await trial.topic()
     if trial.harness.refused is None:
         raise RuntimeError("this case has to need REFUSED")
-    member = await trial.join(topic, group=trial.name("group"), window=_WITHIN)
+    member = await trial.join(topic, group=trial.name("group"), window=_WINDOW)
     taken = await member.take(3)
     done = [Completion(d, [trial.output(to, d)], "drop") for d in taken]
     done[1] = Completion(taken[1], [trial.harness.refused(to)], "drop")
     try:
         await member.complete(done)
     except PublishError:
-        expect.equal(
-            "the ids that are known", await member.completed_before(taken), [records[0].id, records[2].id]
-        )
+        expect.equal("the ids found", await member.completed_before(taken), [records[0].id, records[2].id])
     else:
         raise AssertionError("complete() returned, with an output that the broker refuses")
 
 
-@case(REMEMBERS_FOR_ALL, ATOMIC)
-async def members_that_hold_one_id_give_one_output(trial: Trial) -> None:
-    """Whichever members hold the deliveries of one id, and whatever their keys, one output is published."""
+@case(DEDUPLICATES, ATOMIC)
+async def one_id_gives_one_output(trial: Trial) -> None:
+    """Of deliveries with one id, whichever members and keys they have, one output is published."""
     (topic, to), group = await trial.topics(2), trial.name("group")
-    members = [await trial.join(topic, group=group, window=10 * _WITHIN) for _ in range(2)]
+    members = [await trial.join(topic, group=group, window=10 * _WINDOW) for _ in range(2)]
     records = trial.records(topic, 100, keys=100)
     twins = [replace(record, key=b"other-%b" % (record.key or b"")) for record in records]
     work = Work(trial, to=to, limit=4, pause=0.01, dedupe="drop")

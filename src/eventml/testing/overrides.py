@@ -1,4 +1,4 @@
-"""A bus made ready for a test, and left afterwards as it was."""
+"""Temporary settings, models and lifespans for a bus under test."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from eventml.bus import Bus
     from eventml.handlers import Handler
 
-_BACKOFF: Final = 0.001  # seconds: retries are as many as ever, but nobody waits for them
+_BACKOFF: Final = 0.001  # seconds: the number of retries stays, the waits between them are short
 
 
 @contextmanager
-def rehearsing(
+def overriding(
     bus: Bus,
     *,
     url: str,
@@ -34,30 +34,30 @@ def rehearsing(
     lifespans: Mapping[str, Any],
     raised: list[tuple[str, Exception]],
 ) -> Iterator[None]:
-    """Lend the bus other settings, models and lifespans.
+    """Replace a bus's settings, models and lifespans while the context is entered.
 
     Args:
-        bus: Which bus.
-        url: Of the in-memory hub that it is to use.
-        options: Settings of that.
-        drain: Its drain, in seconds.
-        models: What stands in for a handler's model, by the handler's name.
-        lifespans: What stands in for a lifespan's value, by the lifespan's name.
-        raised: Takes what handlers raise, each with the handler's name.
+        bus: The bus; it is restored on exit.
+        url: URL of the in-memory hub to use.
+        options: Settings of the in-memory hub.
+        drain: The bus's `drain`, in seconds.
+        models: Replacements of models, by the handler's name.
+        lifespans: Replacements of lifespans' values, by the lifespan's name.
+        raised: A list that each exception raised by a handler is appended to, with the handler's name.
 
     Raises:
-        ConfigError: there is no such handler, or it takes no model; or there is no such lifespan.
+        ConfigError: there is no handler with a model, or no lifespan, of a given name.
     """
-    handlers, settings, own = dict(bus.handlers), bus._settings, dict(bus.lifespans)  # noqa: SLF001 - to give them back
+    handlers, settings, own = dict(bus.handlers), bus._settings, dict(bus.lifespans)  # noqa: SLF001 - to restore them
     _check(bus.name, models, {n for n, h in handlers.items() if h.model is not None}, "handler with a model")
     _check(bus.name, lifespans, own, "lifespan")
     backend = config.BackendSettings(url=url, options=options)
     try:
         bus.configure(config.Settings(backend=backend, drain=drain))
         for name, handler in handlers.items():
-            bus.handlers[name] = _rehearsed(handler, models, raised)
+            bus.handlers[name] = _overridden(handler, models, raised)
         for name, value in lifespans.items():
-            bus.lifespans[name] = _lent(value)
+            bus.lifespans[name] = _lifespan_of(value)
         yield
     finally:
         bus.handlers.update(handlers)
@@ -71,11 +71,11 @@ def _check(bus: str, given: Mapping[str, Any], known: Mapping[str, Any] | set[st
         raise ConfigError(f"bus {bus!r} has no {what} named {unknown[0]!r}; there are: {there_are}")
 
 
-def _lent(value: Any) -> Callable[[], Any]:
+def _lifespan_of(value: Any) -> Callable[[], Any]:
     return lambda: nullcontext(value)
 
 
-def _rehearsed(handler: Handler, models: Mapping[str, Any], raised: list[tuple[str, Exception]]) -> Handler:
+def _overridden(handler: Handler, models: Mapping[str, Any], raised: list[tuple[str, Exception]]) -> Handler:
     options = handler.options
     return replace(
         handler,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventml.backends.last_ids import LastIds
+from eventml.backends.memory.group import LastIds
 
 IDS = st.text("abcdef", min_size=1, max_size=1)
 

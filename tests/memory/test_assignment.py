@@ -8,7 +8,7 @@ from itertools import combinations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventml.backends.assignment import assign
+from eventml.backends.memory.group import assign
 
 partitions = st.integers(0, 24)
 members = st.lists(st.sampled_from("abcdefg"), unique=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import anyio
 from msgspec.structs import replace
 
-from eventml.backends.last_ids import LastIds
+from eventml.backends.memory.group import LastIds
 from tests.contract.breaking import breaks
 from tests.contract.sound import Connection, Inner, Member
 
@@ -19,50 +19,50 @@ if TYPE_CHECKING:
 
 
 @breaks(
-    "a_finished_id_is_known",
-    "the_last_ids_are_remembered",
-    "what_came_again_is_remembered_anew",
-    "a_group_remembers_after_its_members",
+    "a_completed_id_is_found",
+    "the_last_ids_are_recorded",
+    "a_duplicate_is_recorded_again",
+    "recorded_ids_outlive_the_member",
 )
 class KnowsNothing(Member):
     async def completed_before(self, deliveries: Sequence[Delivery]) -> Collection[int]:
         return ()
 
 
-@breaks("a_finished_id_is_known")
+@breaks("a_completed_id_is_found")
 class RemembersDeadLetters(Member):
     async def complete(self, done: Sequence[Completion]) -> None:
         await super().complete([replace(completion, dedupe="drop") for completion in done])
 
 
-@breaks("every_group_remembers_for_itself")
+@breaks("ids_are_recorded_per_group")
 class RemembersForAllGroups(Connection):
     def join(self, topics: Sequence[str], group: str | None, start: Start) -> Inner:
         inner = super().join(topics, group, start)
         for name in topics:
             theirs = self.broker.hub.topic(name).groups
             for other in theirs.values():
-                other.finished_ids = next(iter(theirs.values())).finished_ids
+                other.completed_ids = next(iter(theirs.values())).completed_ids
         return inner
 
 
-@breaks("every_topic_is_remembered_by_itself")
+@breaks("ids_are_recorded_per_topic")
 class RemembersForAllTopics(Member):
     def __init__(self, connection: Connection, inner: Inner) -> None:
         super().__init__(connection, inner)
         for group in self.groups():
-            group.finished_ids = self.groups()[0].finished_ids
+            group.completed_ids = self.groups()[0].completed_ids
 
 
-@breaks("the_last_ids_are_remembered")
+@breaks("the_last_ids_are_recorded")
 class RemembersForEver(Member):
     async def complete(self, done: Sequence[Completion]) -> None:
         for group in self.groups():
-            group.remember(done, 1_000_000)
+            group.deduplicate(done, 1_000_000)
         await super().complete([replace(completion, dedupe="off") for completion in done])
 
 
-@breaks("what_came_again_is_remembered_anew")
+@breaks("a_duplicate_is_recorded_again")
 class RemembersTheFirstTimeOnly(Member):
     async def complete(self, done: Sequence[Completion]) -> None:
         known = await self.completed_before([completion.delivery for completion in done])
@@ -71,45 +71,45 @@ class RemembersTheFirstTimeOnly(Member):
         )
 
 
-@breaks("a_group_remembers_after_its_members")
+@breaks("recorded_ids_outlive_the_member")
 class ForgetsWhatItsMembersFinished(Member):
     def leave(self) -> None:
         for group in self.groups():
-            group.finished_ids = LastIds()
+            group.completed_ids = LastIds()
         super().leave()
 
 
-@breaks("a_group_remembers_after_the_connections")
+@breaks("recorded_ids_outlive_the_connections")
 class RemembersWhileItIsConnected(Connection):
     def close(self) -> None:
         if not self.broker.connections:
             for topic in self.broker.hub._topics.values():
                 for group in topic.groups.values():
-                    group.finished_ids = LastIds()
+                    group.completed_ids = LastIds()
 
 
-@breaks("a_repeat_gives_no_output")
+@breaks("a_duplicate_gives_no_output")
 class PublishesRepeats(Member):
     async def complete(self, done: Sequence[Completion]) -> None:
         always = [replace(c, dedupe="record") if c.dedupe == "drop" else c for c in done]
         await super().complete(always)
 
 
-@breaks("what_is_to_be_published_always_is")
+@breaks("outputs_of_record_are_always_published")
 class DropsTheOutputsOfAllRepeats(Member):
     async def complete(self, done: Sequence[Completion]) -> None:
         await super().complete([replace(completion, dedupe="drop") for completion in done])
 
 
-@breaks("a_dropped_completion_remembers_nothing", "a_refused_completion_remembers_nothing")
+@breaks("a_dropped_completion_records_nothing", "a_refused_completion_records_nothing")
 class RemembersBeforeItFinishes(Member):
     async def complete(self, done: Sequence[Completion]) -> None:
         for group in self.groups():
-            group.remember(done, 1_000)
+            group.deduplicate(done, 1_000)
         await super().complete(done)
 
 
-@breaks("members_that_hold_one_id_give_one_output")
+@breaks("one_id_gives_one_output")
 class LooksBeforeItPublishes(Member):
     """Asks what is known, and publishes the rest: not in one step."""
 

@@ -43,7 +43,7 @@ async def settled() -> None:
         await checkpoint()
 
 
-async def test_a_partition_moves_once_what_is_in_hand_of_it_is_finished() -> None:
+async def test_a_partition_moves_once_what_is_in_flight_of_it_is_finished() -> None:
     """Its old owner gets no more of it meanwhile, however much there is: the new one need not wait long."""
     hub = memory.new_hub(memory.Settings(partitions=2))
     await hub.publish([Record("t", b"", key, f"{key!r}-{n}") for n in range(20) for key in (b"a", b"d")])
@@ -110,7 +110,7 @@ async def test_after_publish_timeout_the_slowest_group_is_named() -> None:
     ):
         await hub.publish(records("t", 10))
         await finish(fast, 10)
-        with pytest.raises(FullError, match=r"topic 't': group 'stuck' .* in 0\.05 s.*retention") as full:
+        with pytest.raises(FullError, match=r"topic 't' is full: group 'stuck' .* for 0\.05 s.*retention") as full:
             await hub.publish(records("t", 1, first=10))
         assert full.value.failed == {}
         assert len(await finish(stuck, 20)) == 10, "nothing of the call was published"

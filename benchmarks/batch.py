@@ -33,7 +33,7 @@ from rich.table import Table
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.linear_model import LinearRegression
 
-from benchmarks.measuring import interleave, machine, report
+from benchmarks.measuring import TREES, interleave, machine, report
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,7 +77,7 @@ def prepare(folder: Path, rows: int) -> None:
 def train(folder: Path) -> None:
     known = rides(5_000)
     target = known["trip_distance"] * 3 + known["pickup_location_id"] % 7
-    forest = RandomForestRegressor(n_estimators=100, max_depth=12, random_state=0, n_jobs=4)
+    forest = RandomForestRegressor(n_estimators=TREES, max_depth=12, random_state=0, n_jobs=4)
     for name, model in (("linear", LinearRegression()), ("forest", forest)):
         fitted = model.fit(known[FEATURES].to_numpy(), target)
         if name == "forest":

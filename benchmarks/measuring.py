@@ -12,7 +12,7 @@ import platform
 import statistics
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import numpy as np
@@ -22,6 +22,10 @@ from sklearn.linear_model import LinearRegression
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+
+
+TREES: Final = int(os.environ.get("BENCHMARK_TREES", "100"))
+"""The number of trees of every forest; the smoke tests set a small one."""
 
 
 class RideStarted(msgspec.Struct):

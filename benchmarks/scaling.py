@@ -35,7 +35,7 @@ from rich.table import Table
 from sklearn.ensemble import RandomForestRegressor
 
 from backends.redis.server import RedisServer
-from benchmarks.measuring import interleave, machine, rides
+from benchmarks.measuring import TREES, interleave, machine, rides
 from benchmarks.scaling_app import BATCH, features, wait_for_the_others
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def train(path: Path) -> None:
     """A forest of 100 trees on what the rides say."""
     known = rides(5_000)
     target = np.array([r.trip_distance * 3 + r.pickup_location_id % 7 for r in known])
-    forest = RandomForestRegressor(n_estimators=100, max_depth=12, random_state=0, n_jobs=4)
+    forest = RandomForestRegressor(n_estimators=TREES, max_depth=12, random_state=0, n_jobs=4)
     skops.io.dump(forest.fit(features(known), target), path)
 
 

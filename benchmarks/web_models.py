@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 COLUMNS = ("pickup_location_id", "dropoff_location_id", "trip_distance", "passenger_count")
 MODELS = ("linear", "forest")
+TREES = int(os.environ.get("BENCHMARK_TREES", "100"))
 
 
 def model_path(suffix: str) -> Path:
@@ -40,7 +41,7 @@ def train(folder: Path) -> dict[str, Any]:
     minutes = rows[:, 2] * 3 + rows[:, 0] % 7
     models = {
         "linear": LinearRegression().fit(rows, minutes),
-        "forest": RandomForestRegressor(n_estimators=100, max_depth=12, random_state=0).fit(rows, minutes),
+        "forest": RandomForestRegressor(n_estimators=TREES, max_depth=12, random_state=0).fit(rows, minutes),
     }
     for name, model in models.items():
         joblib.dump(model, folder / f"{name}.joblib")

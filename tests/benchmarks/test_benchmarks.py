@@ -17,7 +17,7 @@ SMALL: Final = {
     "redis": "--events 2000 --rounds 1 --seconds 0.2 --models no-op",
     "kafka": "--events 2000 --rounds 1 --only no-op",
     "web": "--seconds 0.2 --rounds 1 --clients 1 --models linear",
-    "batch": "--rows 2000 --forest-rows 500 --rounds 1",
+    "batch": "--rows 2000 --forest-rows 500 --rounds 1 --only sqlite --models linear",
     "frames": "--events 500 --rounds 1",
     "failures": "--events 2000 --rounds 1 --processes 1",
     "scaling": "--events 1000 --rounds 1 --workers 1",
@@ -46,7 +46,7 @@ def test_a_benchmark_runs(name: str, request: pytest.FixtureRequest) -> None:
     done = subprocess.run(  # noqa: S603 - our own interpreter
         [sys.executable, "-m", f"benchmarks.{name}", *SMALL[name].split()],
         cwd=ROOT,
-        env={**os.environ, "COLUMNS": "120"},
+        env={**os.environ, "COLUMNS": "120", "BENCHMARK_TREES": "5"},
         capture_output=True,
         text=True,
         timeout=110,

@@ -110,7 +110,7 @@ async def test_after_publish_timeout_the_slowest_group_is_named() -> None:
     ):
         await hub.publish(records("t", 10))
         await finish(fast, 10)
-        with pytest.raises(FullError, match=r"topic 't' is full: group 'stuck' .* for 0\.05 s.*retention") as full:
+        with pytest.raises(FullError, match=r"full: group 'stuck' .* for 0\.05 s.*retention") as full:
             await hub.publish(records("t", 1, first=10))
         assert full.value.failed == {}
         assert len(await finish(stuck, 20)) == 10, "nothing of the call was published"

@@ -1,4 +1,4 @@
-"""A server held in the foreground, for the start scripts."""
+"""Runs a server in the foreground, for the start scripts."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 
 
 def hold(server: AbstractContextManager[object], where: Callable[[], str], *, log: Path) -> None:
-    """Start it, print its URL on the first line of stdout, stop it at Ctrl-C or SIGTERM.
+    """Start the server, print its URL on the first line of stdout, stop it at Ctrl-C or SIGTERM.
 
-    Exits with status 1 and a line on stderr when it does not start.
+    Exits with status 1 and a line on stderr if it does not start.
     """
     signal.signal(signal.SIGTERM, _end)
     began = time.monotonic()
     try:
         with server:
-            print(where(), flush=True)  # noqa: T201 - what a script that starts us reads
-            print(f"up in {time.monotonic() - began:.1f} s; log: {log}; Ctrl-C stops it", file=sys.stderr)  # noqa: T201 - for a person
+            print(where(), flush=True)  # noqa: T201 - for the caller script
+            print(f"up in {time.monotonic() - began:.1f} s; log: {log}; Ctrl-C stops it", file=sys.stderr)  # noqa: T201 - for the user
             while True:
                 signal.pause()
     except (NotInstalledError, StartError, ValueError) as exc:

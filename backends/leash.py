@@ -1,10 +1,10 @@
-"""Become another program that dies with the process that started it.
+"""Become another program that is killed when its parent process ends.
 
     leash.py PARENT_PID PROGRAM [ARGUMENT ...]
 
-On Linux the kernel sends SIGKILL when the thread that started us ends (prctl(2), PR_SET_PDEATHSIG);
-that survives exec. Elsewhere there is no such thing and a killed parent leaves its server behind.
-It is a program of its own because `preexec_fn` is unsafe in a process with threads.
+On Linux the kernel sends SIGKILL when the parent's thread ends (prctl(2), PR_SET_PDEATHSIG), which remains
+set over exec. Elsewhere a killed parent leaves its server running. This is a separate program because
+`preexec_fn` is unsafe in a process with threads.
 """
 
 import ctypes
@@ -19,9 +19,9 @@ def main() -> None:
     parent, *argv = sys.argv[1:]
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != int(parent):  # it was gone before we asked
-            sys.exit("the process that wanted this server is gone")
-    # Python ignores these two, and what is ignored stays so over exec.
+        if os.getppid() != int(parent):  # the parent ended before prctl
+            sys.exit("the parent process has ended")
+    # Python ignores these two signals, which would remain ignored over exec.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
     os.execvp(argv[0], argv)  # noqa: S606 - running the program it is given is its purpose

@@ -1,4 +1,4 @@
-"""A server process that does not outlive us, and ports for it."""
+"""A server process that ends with this process, and free ports for it."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
 
 LOOPBACK: Final = "127.0.0.1"
 POLL: Final = 0.02
-"""Seconds between two looks at a server that is starting."""
+"""Seconds between two checks of a server that is starting."""
 
-# Below every ephemeral range (Linux 32768, others 49152): a port there may be taken by a client's
-# connection while its server restarts, and a client that keeps trying may even connect to itself.
+# Below every ephemeral range (Linux 32768, others 49152): an ephemeral port may be taken by a client's
+# connection while its server restarts, and a client that retries may even connect to itself.
 PORTS: Final = range(20_000, 32_000)
 
 LEASH: Final = Path(__file__).with_name("leash.py")
 
-# The kernel ties a child to the thread that started it, so that thread has to last as long as we do.
+# The kernel kills the child when its parent thread ends, so that thread must live as long as this process.
 _spawner: Final = ThreadPoolExecutor(1, thread_name_prefix="spawn-servers")
 
 
 class NotInstalledError(RuntimeError):
-    """A program that the server needs is not on this machine. The message says what to install."""
+    """A program that the server needs is not installed. The message says what to install."""
 
 
 class StartError(RuntimeError):
@@ -40,13 +40,13 @@ class StartError(RuntimeError):
 
 
 class ServerProcess:
-    """One server, in a session of its own (Ctrl-C does not reach it), its output in a file.
+    """One server in its own session (Ctrl-C does not reach it), with its output in a file.
 
-    On Linux it is killed when this process ends, however it ends.
+    On Linux it is killed when this process ends, for whatever reason.
 
     Args:
-        argv: The program, found on PATH unless it is a path, and its arguments.
-        log: Where its output goes, appended.
+        argv: The program (a path, or a name on PATH) and its arguments.
+        log: File that its output is appended to.
     """
 
     def __init__(self, argv: Sequence[str], *, log: Path) -> None:
@@ -55,28 +55,30 @@ class ServerProcess:
 
     @property
     def pid(self) -> int:
+        """Process id."""
         return self._process.pid
 
     @property
     def running(self) -> bool:
+        """Whether it runs."""
         return self.returncode is None
 
     @property
     def returncode(self) -> int | None:
-        """None while it runs."""
+        """Exit status; None while it runs."""
         return self._process.poll()
 
     def send(self, number: signal.Signals) -> None:
-        """Send a signal, unless it has ended. SIGSTOP and SIGCONT make a server that hangs and recovers."""
+        """Send a signal, unless it has ended. SIGSTOP and SIGCONT simulate a server that hangs."""
         self._process.send_signal(number)
 
     def terminate(self) -> None:
-        """Ask it to end; one that was stopped (SIGSTOP) has to go on for that."""
+        """Send SIGTERM, and SIGCONT so that a stopped process (SIGSTOP) receives it."""
         self.send(signal.SIGTERM)
         self.send(signal.SIGCONT)
 
     def wait(self, *, grace: float) -> bool:
-        """Wait for its end, after `grace` seconds by SIGKILL. True if it ended by itself."""
+        """Wait until it ends; kill it after `grace` seconds. Returns whether it ended by itself."""
         try:
             self._process.wait(grace)
         except subprocess.TimeoutExpired:
@@ -85,12 +87,12 @@ class ServerProcess:
         return True
 
     def kill(self) -> None:
-        """SIGKILL, and wait until it is gone."""
+        """Send SIGKILL and wait until it has ended."""
         self._process.kill()
         self._process.wait()
 
     def wait_until(self, ready: Callable[[], bool], *, timeout: float, what: str) -> None:
-        """Wait until `ready()`, which may raise OSError for "not yet"; else kill it.
+        """Wait until `ready()` returns true; OSError counts as false. Kill the process if that fails.
 
         Raises:
             StartError: it ended, or was not ready in `timeout` seconds.
@@ -112,7 +114,7 @@ class ServerProcess:
 def _spawn(argv: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
     leash = [sys.executable, "-I", "-S", str(LEASH), str(os.getpid())]
     with log.open("ab") as output:
-        return subprocess.Popen(  # noqa: S603 - the caller says which program to run
+        return subprocess.Popen(  # noqa: S603 - the caller chooses the program
             [*leash, *argv],
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -122,7 +124,7 @@ def _spawn(argv: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
 
 
 def tail(path: Path, lines: int = 20) -> str:
-    """The last lines of a file, or that there is none."""
+    """The last lines of a file, or a note that it does not exist."""
     try:
         return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
     except FileNotFoundError:
@@ -144,18 +146,20 @@ def is_free(port: int) -> bool:
 
 
 def require_free(port: int) -> None:
-    """Check before a start, so that no answer of somebody else's server is taken for ours.
+    """Check a port before a start, so that another server's answers are not mistaken for this one's.
 
     Raises:
-        StartError: somebody listens there.
+        StartError: the port is in use.
     """
     if not is_free(port):
         raise StartError(f"port {port} is in use on {LOOPBACK}; choose another, or 0 for any free one")
 
 
 def free_ports() -> Iterator[int]:
-    """Free loopback ports, no one twice. Nothing keeps another process from taking one first."""
-    ports = random.SystemRandom().sample(PORTS, len(PORTS))  # a seeded run must not meet its twin
+    """Free loopback ports, each once. Another process may still take one first."""
+    ports = random.SystemRandom().sample(
+        PORTS, len(PORTS)
+    )  # not seeded: two runs with one seed must not choose the same
     for port in ports:
         if is_free(port):
             yield port

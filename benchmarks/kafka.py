@@ -58,7 +58,7 @@ def cases(brokers: str, events: int, predict: ways.Predict) -> dict[str, Callabl
 @contextmanager
 def real() -> Iterator[str]:
     """A broker of this run's own."""
-    with KafkaCluster(quick=True) as cluster:
+    with KafkaCluster(settings={"group.initial.rebalance.delay.ms": "0"}) as cluster:
         yield cluster.bootstrap
 
 

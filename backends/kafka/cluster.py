@@ -1,4 +1,4 @@
-"""Apache Kafka on this machine: one node, or three that can be stopped, killed and restarted."""
+"""An Apache Kafka cluster on this machine: one node, or three, that can be stopped, killed and restarted."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 CONTROLLERS_ABOVE: Final = 1_000
-"""A controller listens this far above its broker where the ports are chosen by the caller."""
+"""Distance of a controller's port from its broker's, where the caller chooses the ports."""
 
 
 class KafkaCluster:
     """Nodes on loopback, each a broker and a controller, without encryption or passwords.
 
-    Nothing runs until `start()`. As a context manager it is started, and closed in the end. The first
-    one of a version fetches Kafka with Maven, which takes some seconds and needs the network.
+    Nothing runs until `start()`. As a context manager it is started, and closed on exit. The first start of
+    a version fetches Kafka with Maven, which takes some seconds and needs the network.
 
     Args:
-        nodes: 1, or 3 for what needs copies.
-        directory: Where the data lives; by default a temporary folder, removed by `close()`.
-        port: The first node's; the others follow. 0 for any free ones.
-        version: Of Apache Kafka, 4.0 or newer; by default the one in `pom.xml`.
-        quick: For tests: see `properties`.
-        heap: A node's Java heap.
-        settings: Broker properties, which win over ours at the next start.
+        nodes: 1, or 3 for replication.
+        directory: Folder of the data; by default a temporary folder, which `close()` removes.
+        port: Port of the first node; the others follow. 0 for any free ports.
+        version: Version of Apache Kafka, 4.0 or newer; by default the one in `pom.xml`.
+        quick: For tests: starts take less time; see `properties` and `KafkaNode`.
+        heap: Java heap of a node.
+        settings: Broker properties that override the defaults, from the next start on.
 
     Raises:
         NotInstalledError: Java 17 or Maven is missing, or Maven could not fetch Kafka.
@@ -63,7 +63,9 @@ class KafkaCluster:
         self.directory = (directory or Path(tempfile.mkdtemp(prefix="eventml-kafka-"))).resolve()
         try:
             self.nodes = tuple(
-                KafkaNode(a, self.directory / f"node-{a.node}", version=self.version, heap=heap)
+                KafkaNode(
+                    a, self.directory / f"node-{a.node}", version=self.version, heap=heap, short_lived=quick
+                )
                 for a in self._addresses
             )
         except BaseException:
@@ -72,19 +74,19 @@ class KafkaCluster:
 
     @property
     def bootstrap(self) -> str:
-        """`host:port` of every node, as Kafka's clients want them. Holds over restarts."""
+        """`host:port` of every node, as Kafka's clients expect them. The same over restarts."""
         return ",".join(f"{LOOPBACK}:{address.port}" for address in self._addresses)
 
     @property
     def url(self) -> str:
-        """The same, as eventml wants it."""
+        """The URL for eventml."""
         return f"kafka://{self.bootstrap}"
 
     def start(self, *, timeout: float = 90.0) -> None:
         """Start every node that is not running; wait until all are ready and know each other.
 
         Raises:
-            StartError: one did not; none is left running.
+            StartError: a node did not start; all are stopped then.
         """
         try:
             self._launch()
@@ -98,7 +100,7 @@ class KafkaCluster:
     def wait_until_in_sync(self, *, timeout: float = 60.0) -> None:
         """Wait until every node is alive and every partition has all its copies.
 
-        Between two steps of a rolling restart: without it the second step may leave a partition with
+        Call it between two steps of a rolling restart; otherwise the second step may leave a partition with
         fewer copies than a publish needs.
 
         Raises:
@@ -111,7 +113,10 @@ class KafkaCluster:
             time.sleep(POLL)
 
     def stop(self, *, grace: float = 10.0) -> None:
-        """End all nodes in order, by SIGKILL after `grace` seconds: the last have nobody to hand over to."""
+        """Stop all nodes with SIGTERM; kill those that run after `grace` seconds.
+
+        The last nodes have no other to hand their leaderships to, and would wait.
+        """
         for node in self.nodes:
             node.terminate()
         deadline = time.monotonic() + grace
@@ -119,12 +124,12 @@ class KafkaCluster:
             node.stop(grace=max(deadline - time.monotonic(), 0))
 
     def kill(self) -> None:
-        """SIGKILL all nodes. Their data stays."""
+        """Send SIGKILL to all nodes. Their data stays."""
         for node in self.nodes:
             node.kill()
 
     def close(self) -> None:
-        """End all nodes; with a temporary folder by SIGKILL, and the folder goes."""
+        """Stop all nodes. A temporary folder is removed; its nodes are killed."""
         if self._temporary:
             self.kill()
             self._remove()
@@ -146,15 +151,15 @@ class KafkaCluster:
         cluster_id = self._cluster_id()
         missing = [node for node in self.nodes if not node.running]
         for node in missing:
-            told = properties(node.address, self._addresses, data=node.data, quick=self._quick)
-            node.configure(told | self.settings)
+            defaults = properties(node.address, self._addresses, data=node.data, quick=self._quick)
+            node.configure(defaults | self.settings)
         with ThreadPoolExecutor(len(self.nodes)) as at_once:
             list(at_once.map(lambda node: node.format(cluster_id), missing))
         for node in missing:
             node.launch()
 
     def _cluster_id(self) -> str:
-        """The same for a folder's whole life, whatever it went through."""
+        """The cluster id, the same for the whole life of the folder."""
         kept = self.directory / "cluster.id"
         if not kept.exists():
             self.directory.mkdir(parents=True, exist_ok=True)
@@ -162,7 +167,7 @@ class KafkaCluster:
         return kept.read_text()
 
     def _in_sync(self) -> bool:
-        """In the eyes of every node: one may not have heard yet."""
+        """Whether every node reports so: one may be behind."""
         try:
             views = [probe.ask(address.port) for address in self._addresses]
         except OSError:

@@ -1,7 +1,7 @@
-"""Asks a broker what it knows of its cluster, over the wire and without a client library.
+"""Asks a broker for the state of its cluster, without a client library.
 
-One request, Metadata version 7 of Kafka's protocol guide, the last but one before the compact
-encodings; Kafka 2.1 and newer answer it.
+It sends one request: Metadata, version 7, of Kafka's protocol guide, which Kafka 2.1 and newer answer. Later
+versions use the compact encodings.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ALL_TOPICS: Final = -1
 
 @dataclass(frozen=True)
 class Partition:
-    """One partition: the nodes that should have it, and those that do."""
+    """One partition: its replicas, and those in sync."""
 
     topic: str
     index: int
@@ -32,7 +32,7 @@ class Partition:
 
 @dataclass(frozen=True)
 class Metadata:
-    """What a broker knows: the nodes that are alive, by their port, and every partition."""
+    """A broker's view: the ports of the live nodes by node id, and all partitions."""
 
     nodes: dict[int, int]
     partitions: tuple[Partition, ...]
@@ -44,10 +44,10 @@ class Metadata:
 
 
 def ask(port: int, *, timeout: float = 2.0) -> Metadata:
-    """Ask the broker on this loopback port.
+    """The metadata of the broker on this loopback port.
 
     Raises:
-        OSError: nobody answers there, or not as a broker does.
+        OSError: nothing answers there, or not with this protocol.
     """
     with socket.create_connection((LOOPBACK, port), timeout=timeout) as connection:
         connection.sendall(request())
@@ -56,7 +56,7 @@ def ask(port: int, *, timeout: float = 2.0) -> Metadata:
 
 
 def request() -> bytes:
-    """For all topics, creating none."""
+    """The request's bytes: for all topics, creating none."""
     client = b"eventml-probe"
     body = struct.pack(">hhih", METADATA, VERSION, CORRELATION, len(client)) + client
     body += struct.pack(">i?", ALL_TOPICS, False)
@@ -74,7 +74,7 @@ def _exactly(connection: socket.socket, size: int) -> bytes:
 
 
 class _Reader:
-    """The protocol's primitive types, read from the front."""
+    """Reads the protocol's primitive types, one after the other."""
 
     def __init__(self, answer: bytes) -> None:
         self._answer = answer
@@ -101,13 +101,13 @@ def parse(answer: bytes) -> Metadata:
     """The answer's bytes, without their length.
 
     Raises:
-        ConnectionError: they are no such answer.
+        ConnectionError: they are not such an answer.
     """
     read = _Reader(answer)
     try:
         return _metadata(read)
     except (struct.error, UnicodeDecodeError) as exc:
-        raise ConnectionError("this is not how a Kafka broker answers") from exc
+        raise ConnectionError("the answer is not a Kafka broker's") from exc
 
 
 def _metadata(read: _Reader) -> Metadata:

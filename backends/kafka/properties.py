@@ -26,21 +26,21 @@ class Address:
 
 
 def properties(here: Address, everyone: Sequence[Address], *, data: Path, quick: bool) -> dict[str, str]:
-    """What a node is told.
+    """The broker properties of a node.
 
-    No topic is created by accident. With three nodes each record is on three and an `acks=all` publish
-    returns when two have it, so that one node may be away.
+    Topics are not created automatically. With three nodes each record has three copies, and an `acks=all`
+    publish returns once two are written, so that one node may be down.
 
     Args:
         here: The node.
-        everyone: All nodes, this one among them.
-        data: Where its log lives.
+        everyone: All nodes, including this one.
+        data: Folder of its data.
         quick: For tests: groups start at once instead of waiting three seconds for more members, and
             the internal topics have few partitions.
     """
     copies = str(len(everyone))
     in_sync = "2" if len(everyone) > 2 else "1"  # noqa: PLR2004 - a majority of three
-    told = {
+    settings = {
         "process.roles": "broker,controller",
         "node.id": str(here.node),
         "controller.quorum.voters": ",".join(f"{a.node}@{LOOPBACK}:{a.controller_port}" for a in everyone),
@@ -60,13 +60,13 @@ def properties(here: Address, everyone: Sequence[Address], *, data: Path, quick:
         "share.coordinator.state.topic.min.isr": in_sync,
     }
     if quick:
-        told |= {
+        settings |= {
             "group.initial.rebalance.delay.ms": "0",
             "offsets.topic.num.partitions": "4",
             "transaction.state.log.num.partitions": "4",
             "share.coordinator.state.topic.num.partitions": "4",
         }
-    return told
+    return settings
 
 
 def render(settings: Mapping[str, str]) -> str:

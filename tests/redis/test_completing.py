@@ -9,7 +9,7 @@ import pytest
 
 from eventml.backends import redis
 from eventml.backends.base import Completion
-from eventml.backends.redis.completing import ENTRIES
+from eventml.backends.redis.completion import MAX_COMPLETIONS
 from eventml.errors import PublishError
 from eventml.records import Record
 from tests.redis import scene
@@ -43,7 +43,7 @@ async def test_outputs_arrive_as_they_were_whatever_their_shapes(
 ) -> None:
     random = Random(seed)
     topic, topics = scene.new_topic(), [scene.new_topic() for _ in range(3)]
-    size = 2 * ENTRIES + 100
+    size = 2 * MAX_COMPLETIONS + 100
     async with (
         redis.open(redis_server.url, redis.Settings()) as backend,
         backend.subscribe([topic], group="group", start="earliest") as member,
@@ -68,8 +68,8 @@ async def test_outputs_arrive_as_they_were_whatever_their_shapes(
 async def test_what_is_refused_is_named_by_its_position(redis_server: RedisServer) -> None:
     """In whichever call of the script it was, beside whatever others; and it stays pending."""
     topic, to, wrong = scene.new_topic(), scene.new_topic(), scene.new_topic()
-    size = 2 * ENTRIES + 100
-    bad = {3, ENTRIES - 1, ENTRIES, size - 1}
+    size = 2 * MAX_COMPLETIONS + 100
+    bad = {3, MAX_COMPLETIONS - 1, MAX_COMPLETIONS, size - 1}
     async with (
         redis.open(redis_server.url, redis.Settings()) as backend,
         scene.asking(redis_server.url) as client,

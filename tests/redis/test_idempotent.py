@@ -12,16 +12,9 @@ from typing import TYPE_CHECKING
 import pytest
 from fakeredis import TcpFakeServer
 
-from eventml.backends.redis import features
-from eventml.backends.redis.adding import REMEMBERED, Producers
-from eventml.backends.redis.address import parse
-from eventml.backends.redis.connecting import OneServer
-from eventml.backends.redis.features import Features, features_of
-from eventml.backends.redis.losses import Losses
-from eventml.backends.redis.publishing import Publisher
-from eventml.backends.redis.retention import Retention
-from eventml.backends.redis.settings import Settings
-from eventml.backends.redis.wire import HeaderEncoder
+from eventml.backends.redis.publishing import RECOGNISED, Producers, Publisher
+from eventml.backends.redis.servers import Features, Server, Standalone, features_of
+from eventml.backends.redis.settings import Settings, parse_url
 from eventml.errors import ConfigError, UnavailableError
 from tests.redis import scene
 from tests.redis.proxy import proxied
@@ -48,11 +41,7 @@ def url() -> Iterator[str]:
 async def publishing(url: str, *, idempotent: bool) -> AsyncIterator[Publisher]:
     settings = Settings()
     publisher = Publisher(
-        OneServer(parse(url), settings),
-        settings,
-        headers=HeaderEncoder(),
-        retention=Retention(settings, Losses()),
-        features=Features(idempotent=idempotent),
+        Server(settings, Standalone(parse_url(url), settings), Features(idempotent=idempotent))
     )
     try:
         yield publisher
@@ -91,8 +80,8 @@ def test_no_name_has_more_on_their_way_than_the_server_remembers() -> None:
     first, second = producers.take(250), producers.take(100)
     assert len(first) == 3
     assert len({*first, *second}) == 4
-    marks = producers.marks(first, 250)
-    assert max(sum(1 for _, name, _ in marks if name == mine) for mine in first) == REMEMBERED
+    marks = producers.ids(first, 250)
+    assert max(sum(1 for _, name, _ in marks if name == mine) for mine in first) == RECOGNISED
     assert len(set(marks)) == 250
     producers.give_back(first)
     assert set(producers.take(300)) == set(first)
@@ -118,4 +107,4 @@ def test_features_by_what_the_server_says(server: bytes, version: bytes, idempot
 def test_a_server_that_is_too_old_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"Redis 6\.0\.16.*6\.2"):
         features_of({"server": b"redis", "version": b"6.0.16"})
-    assert features.features_of({}) == Features()
+    assert features_of({}) == Features()

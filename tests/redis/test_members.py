@@ -15,7 +15,7 @@ import pytest
 
 import eventml
 from eventml.backends import redis
-from eventml.backends.redis.group import PREFIX
+from eventml.backends.redis.group import CONSUMER_PREFIX
 from tests.redis import scene
 from tests.redis.proxy import proxied
 
@@ -77,7 +77,7 @@ async def test_a_killed_consumers_entries_are_answered_by_another(redis_server: 
             await answer_all(heir, client, to, len(records))
             assert await heir.lag() == 0
         assert await scene.ids(client, to) == scene.answered(records)
-        assert backend.losses.claimed > 0
+        assert backend.counters.claimed > 0
 
 
 async def test_a_stopped_consumer_that_wakes_answers_nothing_twice(redis_server: RedisServer) -> None:
@@ -91,7 +91,7 @@ async def test_a_stopped_consumer_that_wakes_answers_nothing_twice(redis_server:
             process.send_signal(signal.SIGSTOP)
             async with backend.subscribe([topic], group="group", start="earliest") as heir:
                 await answer_all(heir, client, to, len(records))
-                claimed = backend.losses.claimed
+                claimed = backend.counters.claimed
                 process.send_signal(signal.SIGCONT)
                 more = scene.new_records(topic, 100, start=len(records))
                 await backend.publish(more)
@@ -129,7 +129,7 @@ async def test_a_renewal_takes_nothing_back(redis_server: RedisServer) -> None:
         await sleeper.complete(scene.answers(taken[:5], to))
         await heir.complete(scene.answers(claimed, to))
         assert await scene.ids(client, to) == scene.answered(records)
-        assert backend.losses.overtaken == 5
+        assert backend.counters.completed_elsewhere == 5
 
 
 async def test_a_handler_five_times_slower_than_its_lease_is_called_once(redis_server: RedisServer) -> None:
@@ -190,7 +190,7 @@ async def test_fifty_consumers_that_start_at_once_on_a_missing_topic(redis_serve
         assert await scene.ids(client, to) == scene.answered(records)
         assert len(await client.xinfo_groups(topic)) == 1
         names = [info["name"] for info in await client.xinfo_consumers(topic, "group")]
-        assert set(names) <= {f"{PREFIX}released".encode()}
+        assert set(names) <= {f"{CONSUMER_PREFIX}released".encode()}
 
 
 async def _length_is(client: Any, topic: str, length: int) -> bool:
@@ -210,7 +210,7 @@ async def test_trimmed_entries_that_were_pending_are_counted_and_let_go(redis_se
             await heir.complete(scene.answers(taken, to))
             await scene.until(lambda: _lag_is(heir, 0), "something is pending still")
         assert await scene.ids(client, to) == scene.answered(records[12:])
-        assert backend.losses.trimmed == 12
+        assert backend.counters.trimmed == 12
 
 
 async def _lag_is(subscription: Subscription, lag: int) -> bool:
@@ -223,7 +223,7 @@ async def test_the_names_of_the_dead_are_removed_once_they_hold_nothing(redis_se
     async with redis.open(redis_server.url, settings) as backend, scene.asking(redis_server.url) as client:
         await backend.publish(scene.new_records(topic, 2))
         await client.xgroup_create(topic, "group", "0")
-        await client.xgroup_createconsumer(topic, "group", f"{PREFIX}dead")
+        await client.xgroup_createconsumer(topic, "group", f"{CONSUMER_PREFIX}dead")
         await client.xgroup_createconsumer(topic, "group", "not ours")
         async with backend.subscribe([topic], group="group", start="earliest") as member:
             taken = await scene.take(member, 2)
@@ -232,7 +232,7 @@ async def test_the_names_of_the_dead_are_removed_once_they_hold_nothing(redis_se
                 return {info["name"] for info in await client.xinfo_consumers(topic, "group")}
 
             async def buried() -> bool:
-                return f"{PREFIX}dead".encode() not in await names()
+                return f"{CONSUMER_PREFIX}dead".encode() not in await names()
 
             await scene.until(buried, "the dead one's name is there still")
             assert b"not ours" in await names()

@@ -8,7 +8,7 @@ import pytest
 
 from eventml.backends import redis
 from eventml.backends.base import Completion
-from eventml.backends.redis.completing import ENTRIES
+from eventml.backends.redis.completion import MAX_COMPLETIONS
 from eventml.backends.redis.scripts import COMPLETE
 from eventml.errors import BackendError, UnsupportedError
 from tests.redis import scene
@@ -36,7 +36,7 @@ def firsts(deliveries: Iterable[Delivery], to: str) -> list[Completion]:
 
 async def test_the_set_holds_no_more_than_the_window(redis_server: RedisServer) -> None:
     """However many are finished by one call of the script, or by several."""
-    topic, to, size = scene.new_topic(), scene.new_topic(), 3 * ENTRIES
+    topic, to, size = scene.new_topic(), scene.new_topic(), 3 * MAX_COMPLETIONS
     records = scene.new_records(topic, size)
     async with (
         redis.open(redis_server.url, redis.Settings()) as backend,
@@ -74,7 +74,7 @@ async def test_of_two_that_hold_one_id_the_second_publishes_nothing(redis_server
         await second.complete(firsts(twins, to))
         assert sorted(await second.completed_before(twins)) == list(range(50))
         assert await scene.ids(client, to) == scene.answered(records)
-        assert (one.losses.repeated, other.losses.repeated) == (0, 50)
+        assert (one.counters.duplicates, other.counters.duplicates) == (0, 50)
         assert await second.lag() == 50
 
 
@@ -98,7 +98,7 @@ async def test_a_lost_reply_leaves_nothing_doubled_or_forgotten(redis_server: Re
         assert proxy.swallowed >= TIMES
         assert await scene.ids(client, to) == scene.answered(records)
         assert await client.zcard(f"{topic}.group.seen") == len(records)
-        assert backend.losses.repeated == 0
+        assert backend.counters.duplicates == 0
 
 
 async def test_a_key_of_another_kind_stops_it_before_anything_is_acked(redis_server: RedisServer) -> None:

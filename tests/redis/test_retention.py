@@ -109,12 +109,12 @@ async def test_a_cap_says_what_it_cost(redis_server: RedisServer, caplog: pytest
         await client.xgroup_create(topic, "reads", "0")
         await client.xgroup_create(topic, "does not", "0")
         await client.xreadgroup("reads", "somebody", {topic: ">"}, count=250)
-        assert backend.losses.unread == 0
+        assert backend.counters.unread == 0
         assert caplog.text == ""
         await backend.publish(scene.new_records(topic, 350, start=250))
         assert await scene.ids(client, topic) == scene.once(f"r{n}" for n in range(300, 600))
         # Of 600 records the first 300 were cut. One group had had 250 of those, the other none.
-        assert backend.losses.unread == 50 + 300
+        assert backend.counters.unread == 50 + 300
         assert "max_length" in caplog.text
         assert topic in caplog.text
 
@@ -132,7 +132,7 @@ async def test_a_cap_holds_for_outputs_and_spares_what_is_in_hand(redis_server: 
         await client.xtrim(topic, maxlen=0, approximate=False)
         await member.complete(scene.answers(taken, to))
         assert await scene.ids(client, to) == scene.once(f"r{n}/answer" for n in range(400, 700))
-        assert backend.losses.unread == 0  # nobody reads the outputs, so nobody lost them
+        assert backend.counters.unread == 0  # nobody reads the outputs, so nobody lost them
 
 
 async def test_a_cap_of_one_keeps_the_last(redis_server: RedisServer) -> None:
@@ -145,7 +145,7 @@ async def test_a_cap_of_one_keeps_the_last(redis_server: RedisServer) -> None:
             await backend.publish(scene.new_records(topic, 1, start=number))
         await backend.publish(scene.new_records(topic, 2_500, start=5))
         assert await scene.ids(client, topic) == scene.once(["r2504"])
-        assert backend.losses.unread == 0
+        assert backend.counters.unread == 0
 
 
 async def test_trimmed_by_age_whoever_has_not_read_it(redis_server: RedisServer) -> None:

@@ -113,7 +113,7 @@ async def test_flushed_while_it_waits(start_redis: StartRedis) -> None:
             await scene.complete(member, scene.answers(got, to))
             assert await scene.ids(client, to) == scene.answered(records)
             assert waiting
-        assert backend.losses.groups_recreated == 10
+        assert backend.counters.groups_recreated == 10
 
 
 async def test_flushed_while_deliveries_are_in_hand(start_redis: StartRedis) -> None:

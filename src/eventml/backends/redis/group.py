@@ -1,214 +1,122 @@
-"""One consumer of a group at one topic: what it asks of the server."""
+"""A consumer group at one topic: creating it, its lag, the ids that it has recorded, its idle consumers."""
 
 from __future__ import annotations
 
 import secrets
 import socket
 from os import getpid
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-import msgspec
-
-from eventml.backends.redis.commands import pack
-from eventml.backends.redis.replies import ErrorReply, checked
-from eventml.backends.redis.scripts import LEAVE, RELEASE, RENEW
+from eventml.backends.base import Start
+from eventml.backends.redis.connection import Client, fields_of, pack
+from eventml.backends.redis.errors import ErrorReply, check_replies
+from eventml.backends.redis.scripts import COUNT, LEAVE
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Sequence
 
-    from eventml.backends.base import Start
-    from eventml.backends.redis.holding import Holding
-    from eventml.backends.redis.link import Link
-    from eventml.backends.redis.wire import Entry
+CONSUMER_PREFIX: Final = "eventml:"
+RELEASED: Final = f"{CONSUMER_PREFIX}released"
+"""The consumer that entries are pending for while they wait to be claimed after a member gave them back."""
 
-PREFIX: Final = "eventml:"
-RELEASED: Final = f"{PREFIX}released"
-"""The consumer under whose name entries lie that were given back."""
-
-_TOGETHER: Final = 200  # entries that a script looks at in one call
+_MAX_COUNTED: Final = 10_000
+"""Entries counted one by one where the server does not keep the count; if there are more, lag is unknown."""
 
 
-def consumer_name() -> str:
-    """A name that no other member has or ever had."""
-    return f"{PREFIX}{socket.gethostname()}:{getpid()}:{secrets.token_hex(4)}"
+def new_consumer_name() -> str:
+    """A name that no other consumer has or ever had."""
+    return f"{CONSUMER_PREFIX}{socket.gethostname()}:{getpid()}:{secrets.token_hex(4)}"
 
 
-def finished_ids_key(topic: str, group: str) -> str:
-    """Where the ids are that a group has finished: named like its dead letters, so in a slot with them."""
+def dedupe_key(topic: str, group: str) -> str:
+    """The key of the ids that a group has recorded: named like its dead letters, so in one slot with them."""
     return f"{topic}.{group}.seen"
 
 
-class Claimed(msgspec.Struct, frozen=True):
-    """Entries that were taken over.
+async def group_lag(client: Client, topic: str, group: str) -> int | None:
+    """How many entries a group has not finished; None if there is no such group, or it cannot be told.
 
-    Attributes:
-        entries: Ids and fields.
-        attempts: How often each has been delivered, this time included.
-        trimmed: How many more were pending, but have been cut from the topic since.
+    Raises:
+        BackendError: the server cannot be reached, or refuses.
     """
-
-    entries: Sequence[Entry] = ()
-    attempts: Sequence[int] = ()
-    trimmed: int = 0
+    replies = await client.request(pack("XINFO", "GROUPS", topic) + pack("XLEN", topic), 2)
+    if type(replies[0]) is ErrorReply and "no such key" in str(replies[0]):
+        return None
+    groups, length = check_replies(replies, f"reading the lag of group {group!r} at {topic!r}")
+    info = next((found for found in map(fields_of, groups) if found["name"] == group.encode()), None)
+    if info is None:
+        return None
+    unread = info.get("lag")
+    if unread is None:  # Redis before 7.0, or entries have been deleted from the middle
+        call = COUNT.call([topic], (info["last-delivered-id"], _MAX_COUNTED))
+        [unread] = check_replies(await COUNT.run(client, [call]), f"counting {topic!r}")
+        if unread < 0:
+            return None
+    # Before Redis 7.2.6 unread entries that were trimmed still count. Then all that is left is unread.
+    return int(info["pending"] + min(unread, length))
 
 
 class Consumer:
-    """A consumer by name, over a connection that never blocks.
+    """One consumer of a group at one topic.
 
-    Every method raises UnavailableError where the server cannot be asked, NoGroupError where the
-    group has gone, and BackendError where the server says no.
+    Every method raises UnavailableError if the server cannot be reached, NoGroupError if the group does
+    not exist any more, and BackendError if the server refuses.
 
     Args:
-        link: The connection.
-        topic: What is read.
-        group: Whose member it is.
-        name: The consumer's own.
-        window: How many finished ids the group remembers.
+        client: Used for requests that do not block.
+        topic: The topic.
+        group: The name of the group.
+        name: The name of the consumer.
+        window: How many ids the group records at least; 0 if it does not deduplicate.
     """
 
-    def __init__(self, link: Link, topic: str, group: str, name: str, *, window: int = 0) -> None:
-        self._link = link
+    def __init__(self, client: Client, topic: str, group: str, name: str, *, window: int = 0) -> None:
+        self.client = client
         self.topic = topic
         self.group = group
         self.name = name
         self.window = window
-        self.finished_ids = finished_ids_key(topic, group)
-        self._doing = f"group {group!r} at {topic!r}"
+        self.dedupe_key = dedupe_key(topic, group)
+
+    def __str__(self) -> str:
+        """The group and the topic, for messages."""
+        return f"group {self.group!r} at {self.topic!r}"
 
     async def create_group(self, start: Start) -> bool:
-        """Create the group, and the topic, where they are missing. Returns whether the group was.
+        """Create the group, and the topic, if they do not exist. Returns whether the group was created.
 
         Any number of members may do so at once.
         """
         first = "0" if start == "earliest" else "$"
-        [reply] = await self._link.ask(pack("XGROUP", "CREATE", self.topic, self.group, first, "MKSTREAM"))
+        command = pack("XGROUP", "CREATE", self.topic, self.group, first, "MKSTREAM")
+        [reply] = await self.client.request(command)
         if type(reply) is ErrorReply and "BUSYGROUP" in str(reply):
             return False
-        checked([reply], f"creating {self._doing}")
+        check_replies([reply], f"creating {self}")
         return True
 
-    async def finished(self, ids: Sequence[str]) -> list[bool]:
-        """Of each of these ids, whether the group remembers to have finished it."""
-        [scores] = checked(
-            await self._link.ask(pack("ZMSCORE", self.finished_ids, *ids)),
-            f"asking what {self._doing} has finished",
-        )
+    async def lag(self) -> int | None:
+        """How many entries the group has not finished; see `group_lag`."""
+        return await group_lag(self.client, self.topic, self.group)
+
+    async def completed_before(self, ids: Sequence[str]) -> list[bool]:
+        """For each id, whether the group has recorded it."""
+        replies = await self.client.request(pack("ZMSCORE", self.dedupe_key, *ids))
+        [scores] = check_replies(replies, f"reading the recorded ids of {self}")
         return [score is not None for score in scores]
 
-    async def renew(self, entries: Sequence[int | str]) -> set[int | str]:
-        """Renew leases. Returns those that are somebody else's now, or nobody's."""
-        calls = [RENEW.call([self.topic], (self.group, self.name, *some)) for some in _chunks(entries)]
-        replies = (
-            checked(await RENEW.run(self._link, calls), f"renewing leases of {self._doing}") if calls else []
-        )
-        return {entry.decode() for gone in replies for entry in gone}
-
-    async def released(self) -> bool:
-        """Whether something was given back that nobody has claimed yet."""
-        [reply] = checked(
-            await self._link.ask(pack("XPENDING", self.topic, self.group, "-", "+", 1, RELEASED)),
-            f"looking at {self._doing}",
-        )
-        return bool(reply)
-
-    async def overdue(self, lease: float, cursor: str, limit: int) -> tuple[str, list[str], int]:
-        """Take over entries that nobody has renewed for so many seconds, one's own included.
-
-        Returns:
-            Where to go on (`0-0` at the end), the entries, and how many more were found cut off.
-        """
-        [reply] = checked(
-            await self._link.ask(
-                pack(
-                    "XAUTOCLAIM", self.topic, self.group, self.name, int(lease * 1000), cursor,
-                    "COUNT", limit, "JUSTID",
-                )
-            ),
-            f"claiming for {self._doing}",
-        )  # fmt: skip
-        trimmed = len(reply[2]) if len(reply) > 2 else 0  # noqa: PLR2004 - from 7.0 on they come third
-        return reply[0].decode(), [entry.decode() for entry in reply[1]], trimmed
-
-    async def unseen(self, holding: Holding, limit: int) -> list[str]:
-        """Entries that are pending in our name, and that we do not know of: a reply was lost."""
-        found: list[str] = []
-        first = "-"
-        while len(found) < limit:
-            [page] = checked(
-                await self._link.ask(
-                    pack("XPENDING", self.topic, self.group, first, "+", _TOGETHER, self.name)
-                ),
-                f"looking at {self._doing}",
-            )
-            found += [entry for entry in (row[0].decode() for row in page) if entry not in holding]
-            if len(page) < _TOGETHER:
-                break
-            first = f"({page[-1][0].decode()}"
-        return found[:limit]
-
-    async def adopt(self, entries: Sequence[str]) -> Claimed:
-        """The bodies of entries that are ours, as a delivery anew."""
-        if not entries:
-            return Claimed()
-        commands = [pack("XCLAIM", self.topic, self.group, self.name, 0, *entries)]
-        commands += [pack("XPENDING", self.topic, self.group, entry, entry, 1) for entry in entries]
-        bodies, *counts = checked(
-            await self._link.ask(b"".join(commands), len(commands)), f"claiming for {self._doing}"
-        )
-        attempts = {row[0]: row[3] for [row] in filter(None, counts)}
-        whole = [body for body in bodies if body is not None and body[1] is not None]
-        trimmed = await self._trimmed({entry.encode() for entry in entries} - {body[0] for body in whole})
-        return Claimed(whole, [attempts.get(body[0], 1) for body in whole], trimmed)
-
-    async def _trimmed(self, missing: Collection[bytes]) -> int:
-        """How many of these were cut from the topic while they were pending. They are acknowledged.
-
-        The others were completed meanwhile by whoever had them before.
-        """
-        if not missing:
-            return 0
-        commands = [pack("XRANGE", self.topic, entry, entry) for entry in missing]
-        commands.append(pack("XACK", self.topic, self.group, *missing))
-        *found, _ = checked(
-            await self._link.ask(b"".join(commands), len(commands)), f"claiming for {self._doing}"
-        )
-        return sum(1 for entry in found if not entry)
-
-    async def release(self, untouched: Mapping[str, int]) -> None:
-        """Give back entries that nobody was given, with how often they had been delivered before."""
-        for some in _chunks(list(untouched.items())):
-            pairs = [argument for pair in some for argument in pair]
-            call = RELEASE.call([self.topic], (self.group, self.name, RELEASED, *pairs))
-            checked(await RELEASE.run(self._link, [call]), f"leaving {self._doing}")
-
-    async def leave(self) -> None:
-        """Give back all else that is pending in our name, and remove the name."""
-        call = LEAVE.call([self.topic], (self.group, self.name, RELEASED, 0))
-        checked(await LEAVE.run(self._link, [call]), f"leaving {self._doing}")
-
-    async def bury(self, silent: float) -> None:
-        """Remove the names of members that hold nothing and were silent for so many seconds: they died."""
-        [consumers] = checked(
-            await self._link.ask(pack("XINFO", "CONSUMERS", self.topic, self.group)),
-            f"looking at {self._doing}",
-        )
-        longest = int(silent * 1000)
+    async def delete_idle_consumers(self, idle: float) -> None:
+        """Delete other members' consumers that have nothing pending and were idle for so many seconds."""
+        replies = await self.client.request(pack("XINFO", "CONSUMERS", self.topic, self.group))
+        [consumers] = check_replies(replies, f"listing the consumers of {self}")
+        longest = int(idle * 1000)
         for fields in map(fields_of, consumers):
             name = fields["name"].decode(errors="replace")
             if (
-                name.startswith(PREFIX)
+                name.startswith(CONSUMER_PREFIX)
                 and name != self.name
                 and not fields["pending"]
                 and fields["idle"] >= longest
             ):
                 call = LEAVE.call([self.topic], (self.group, name, "", longest))
-                checked(await LEAVE.run(self._link, [call]), f"looking at {self._doing}")
-
-
-def fields_of(reply: Sequence[Any]) -> dict[str, Any]:
-    """A reply of names and values in turn."""
-    return {name.decode(): value for name, value in zip(reply[::2], reply[1::2], strict=True)}
-
-
-def _chunks(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    return (items[start : start + _TOGETHER] for start in range(0, len(items), _TOGETHER))
+                check_replies(await LEAVE.run(self.client, [call]), f"deleting idle consumers of {self}")

@@ -1,42 +1,52 @@
-"""What can be set for `redis://`."""
+"""The settings of `redis://`, and the address in its URL."""
 
 # No `from __future__ import annotations` here: msgspec reads the annotations at run time.
-from typing import Annotated
+import re
+import ssl
+from typing import Annotated, Final
+from urllib.parse import unquote
 
 import msgspec
 from msgspec import Meta
 
+from eventml.errors import ConfigError
+
 Seconds = Annotated[float, Meta(gt=0)]
+
+_URL: Final = re.compile(r"(?P<scheme>[a-z]+)://(?:(?P<login>[^/@]*)@)?(?P<hosts>[^/]*)(?P<path>/.*)?")
+_HOST: Final = re.compile(r"(?:\[(?P<v6>[^\]]+)\]|(?P<name>[^:\[\]]+))(?::(?P<port>\d{1,5}))?")
+_PORT: Final = 6379
+_SENTINEL_PORT: Final = 26379
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Settings of `redis://`, `rediss://` and `unix://`. Durations are in seconds.
 
     Attributes:
-        lease: How long a member that has fallen silent keeps what it holds before another may claim
-            it. A member that lives renews its leases, however long a handler takes.
-        block: How long the server holds a read open that finds nothing.
-        timeout: How long an answer may take before the connection is given up.
+        lease: How long an unresponsive member keeps its deliveries before another member may claim
+            them. A running member renews its leases, however long its handler takes.
+        block: How long the server holds a read open that finds no new entries.
+        timeout: How long a reply may take before the connection is closed as broken.
         connect_timeout: How long connecting may take.
-        publish_timeout: How long `publish` tries again where a repeat cannot duplicate: the server is
-            out of reach, is loading, or has no memory left.
+        publish_timeout: How long `publish` retries where a retry cannot write a record twice: the server
+            is out of reach, is loading, or has no memory left.
         retention: None keeps every entry. Otherwise entries are removed once all groups have
-            acknowledged them and they are so many seconds old; 0 removes them at once. What a group
-            has not finished is never removed.
-        max_length: A cap on the entries of each topic that is written to. Beyond it the oldest are
-            removed, read or not: a group that falls so far behind loses them. What was lost
-            unread is counted and logged. None is no cap.
-        db: The number of the database; the URL's path says the same.
+            acknowledged them and they are at least so many seconds old; 0 removes them at once. An entry
+            that a group has not finished is never removed.
+        max_length: The most entries that each topic written to may hold. The oldest ones beyond it are
+            removed, read or not: a group that falls so far behind loses them. Entries removed before
+            a group read them are counted and logged. None is no limit.
+        db: The number of the database; the path of the URL takes precedence.
         cluster: The URL names nodes of a Redis Cluster.
-        atomic: On a cluster, refuse a handler whose output lives in another slot than its input.
-            False completes such ones at least once: outputs first, then the ack.
-        sentinel: The URL names Sentinels, and this is the master they watch.
-        sentinel_username: The user at the Sentinels, where they ask for one.
-        sentinel_password: The password at the Sentinels.
-        ca_file: For `rediss://`, the certificates to trust in place of the system's.
-        cert_file: For `rediss://`, the client's own certificate.
-        key_file: The key of the client's certificate.
-        verify: For `rediss://`, whether the server's certificate and name are checked.
+        atomic: On a cluster, refuse a handler whose output topic is in another slot than its input topic.
+            False completes such inputs at least once: outputs first, then the ack.
+        sentinel: The URL names Sentinels, and this is the name of the master that they monitor.
+        sentinel_username: The user name at the Sentinels, if they require one.
+        sentinel_password: The password at the Sentinels, if they require one.
+        ca_file: For `rediss://`, the file of certificates to trust instead of the system's.
+        cert_file: For `rediss://`, the file of the client's own certificate.
+        key_file: The file of the private key of the client's certificate.
+        verify: For `rediss://`, whether the server's certificate and host name are verified.
     """
 
     lease: Seconds = 30.0
@@ -56,3 +66,88 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     cert_file: str | None = None
     key_file: str | None = None
     verify: bool = True
+
+
+class Address(msgspec.Struct, frozen=True):
+    """Where the server is, and the user to log in as.
+
+    Attributes:
+        hosts: Host names and ports; several for a cluster or for Sentinels, none for a Unix socket.
+        path: The path of a Unix socket.
+        db: The number of the database.
+        username: The user to log in as; None is the default user.
+        password: The user's password.
+        tls: Whether to connect with TLS.
+    """
+
+    hosts: tuple[tuple[str, int], ...]
+    path: str | None = None
+    db: int = 0
+    username: str | None = None
+    password: str | None = None
+    tls: bool = False
+
+    def __str__(self) -> str:
+        """The address for messages, without user and password."""
+        if self.path is not None:
+            return f"unix://{self.path}"
+        return ",".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in self.hosts)
+
+
+def parse_url(url: str, *, db: int | None = None, sentinel: bool = False) -> Address:
+    """Parse `redis://[user:password@]host[:port][,host[:port]...][/db]` or `unix://.../path`.
+
+    Args:
+        url: The URL; its query is ignored.
+        db: The number of the database where the URL's path does not name one.
+        sentinel: The hosts are Sentinels, which have another default port.
+
+    Raises:
+        ConfigError: the URL cannot be parsed; says what is expected.
+    """
+    found = _URL.fullmatch(url.partition("?")[0])
+    if found is None:
+        raise ConfigError("backend.url: expected redis://host:port/db, rediss://... or unix:///path")
+    username, _, password = (found["login"] or "").partition(":")
+    login = (unquote(username) or None, unquote(password) or None)
+    path = found["path"] or ""
+    if found["scheme"] == "unix":
+        if not path or found["hosts"]:
+            raise ConfigError("backend.url: unix:// takes the path of a socket, as in unix:///run/redis.sock")
+        return Address(hosts=(), path=unquote(path), db=db or 0, username=login[0], password=login[1])
+    number = path.strip("/")
+    if number and not number.isdecimal():
+        raise ConfigError(f"backend.url: the path is the number of a database, as in /0, and not /{number}")
+    port = _SENTINEL_PORT if sentinel else _PORT
+    return Address(
+        hosts=tuple(_parse_host(text, port) for text in (found["hosts"] or "localhost").split(",")),
+        db=int(number) if number else db or 0,
+        tls=found["scheme"] == "rediss",
+        username=login[0],
+        password=login[1],
+    )
+
+
+def _parse_host(text: str, default_port: int) -> tuple[str, int]:
+    found = _HOST.fullmatch(text)
+    if found is None:
+        raise ConfigError(f"backend.url: expected a host, or host:port, and not {text!r}")
+    return unquote(found["v6"] or found["name"]), int(found["port"] or default_port)
+
+
+def tls_context(settings: Settings) -> ssl.SSLContext:
+    """The certificates to use for `rediss://`.
+
+    Raises:
+        ConfigError: one of the files cannot be loaded.
+    """
+    try:
+        context = ssl.create_default_context(cafile=settings.ca_file)
+        if settings.cert_file is not None:
+            context.load_cert_chain(settings.cert_file, settings.key_file)
+    except OSError as exc:  # an ssl.SSLError is one
+        raise ConfigError(f"backend.ca_file, cert_file, key_file: cannot load a certificate: {exc}") from exc
+    if not settings.verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context

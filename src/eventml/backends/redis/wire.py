@@ -3,12 +3,12 @@
     data   the value
     id     the record's id
     meta   the headers as one JSON object: CloudEvents attributes by their own names (`type`,
-           `source`, `datacontenttype`), whatever else under `headers`
+           `source`, `datacontenttype`), and all other headers under `headers`
     key    the key, if there is one
 
-The fields come in that order, which lets Redis store their names once for many entries. An entry
-with `data` and none of the others is a record without headers; one without `data` is the event
-itself, field by field, in text. Fields that are none of these become headers.
+The fields are written in that order, which lets Redis store their names once for many entries. An entry
+with `data` and none of the other fields is a record without headers; one without `data` is the event
+itself, field by field, in text. All other fields become headers.
 """
 
 from __future__ import annotations
@@ -19,12 +19,14 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from eventml import records
+from eventml.backends.redis.connection import bulk
 from eventml.records import NO_HEADERS, Delivery, Record, foreign_id
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     Entry = tuple[bytes, list[bytes]]
+    ProducerId = tuple[bytes, bytes, bytes]
 
 DATA, ID, META, KEY = b"data", b"id", b"meta", b"key"
 
@@ -32,13 +34,16 @@ _ATTRIBUTE: Final = "ce_"
 _CONTENT_TYPE: Final = "datacontenttype"
 _OTHERS: Final = "headers"
 _CACHED: Final = 256
-"""Mappings of headers that are remembered. A publisher has a handful, unless each event has its own."""
+"""Header mappings in a cache. A publisher has a handful, unless each event has headers of its own."""
+
+_ID_NAME: Final = bulk(ID)
+_KEY_NAME: Final = bulk(KEY)
 
 _FIELD_HEADERS: Final[Mapping[str, str]] = MappingProxyType({records.CONTENT_TYPE: records.FIELDS})
 
 
 def encode_headers(headers: Mapping[str, str]) -> bytes:
-    """The `meta` of these headers; empty where there are none."""
+    """Encode headers as the field `meta`; empty if there are none."""
     meta: dict[str, Any] = {}
     others: dict[str, str] = {}
     for name, value in headers.items():
@@ -55,7 +60,7 @@ def encode_headers(headers: Mapping[str, str]) -> bytes:
 
 
 def decode_headers(meta: bytes) -> Mapping[str, str]:
-    """The headers of a `meta`; one that is no JSON object becomes a header of that name."""
+    """Decode the field `meta`. A value that is no JSON object becomes a header named `meta`."""
     try:
         members = msgspec.json.decode(meta, type=dict[str, Any])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -76,18 +81,35 @@ def _header(value: Any) -> str:
 
 
 def text(value: bytes) -> str:
-    """Bytes as text that can be shown and encoded, whatever they hold."""
+    """Decode bytes as UTF-8; bytes that are not UTF-8 are escaped."""
     return value.decode(errors="backslashreplace")
 
 
-class HeaderEncoder:
-    """Encodes each mapping of headers once: records share theirs."""
+def defect(record: Record, largest: int) -> str | None:
+    """Why the server cannot accept a record, or None if it can.
+
+    Args:
+        record: A record to be written.
+        largest: The largest argument that the server accepts, in bytes.
+    """
+    if max(len(record.value), len(record.key or b""), len(record.id)) > largest:
+        return f"it is larger than the {largest} bytes that the server accepts (proto-max-bulk-len)"
+    try:
+        "".join((record.topic, record.id, *record.headers, *record.headers.values())).encode()
+    except UnicodeEncodeError as exc:
+        return f"its id or its headers cannot be encoded in UTF-8: {exc}"
+    return None
+
+
+class RecordEncoder:
+    """Encodes headers and XADD commands. Each mapping of headers is encoded once: records share theirs."""
 
     def __init__(self) -> None:
-        # By identity: the mapping is kept along, so that no other can have its id meanwhile.
+        # By identity: the mapping is kept as well, so that no other mapping can get its id meanwhile.
         self._encoded: dict[int, tuple[Mapping[str, str], bytes]] = {}
 
-    def encode(self, headers: Mapping[str, str]) -> bytes:
+    def meta(self, headers: Mapping[str, str]) -> bytes:
+        """The field `meta` of these headers; empty if there are none."""
         found = self._encoded.get(id(headers))
         if found is None:
             if len(self._encoded) >= _CACHED:
@@ -95,9 +117,59 @@ class HeaderEncoder:
             found = self._encoded[id(headers)] = (headers, encode_headers(headers))
         return found[1]
 
+    def add_commands(self, some: Sequence[Record], producers: Sequence[ProducerId] = ()) -> list[bytes]:
+        """The packed command that adds each of these records to its topic.
+
+        Args:
+            some: The records.
+            producers: A producer and a number for each record, if the server is to recognise duplicates.
+
+        Raises:
+            UnicodeEncodeError: a text cannot be encoded in UTF-8.
+        """
+        commands: list[bytes] = []
+        last: Record | None = None
+        head = tail = b""
+        for position, record in enumerate(some):
+            if producers:
+                head, tail = self._around(record, producers[position])
+            elif last is None or not _alike(record, last):
+                head, tail = self._around(record)
+                last = record
+            value = record.value
+            if record.id:
+                id_ = record.id.encode()
+                command = b"%b$%d\r\n%b\r\n%b$%d\r\n%b\r\n%b" % (
+                    head, len(value), value, _ID_NAME, len(id_), id_, tail,
+                )  # fmt: skip
+            else:
+                command = b"%b$%d\r\n%b\r\n%b" % (head, len(value), value, tail)
+            if record.key is not None:
+                command += _KEY_NAME + bulk(record.key)
+            commands.append(command)
+        return commands
+
+    def _around(self, record: Record, producer: Sequence[bytes] = ()) -> tuple[bytes, bytes]:
+        """The parts of a command before the record's value, and after its id."""
+        meta = self.meta(record.headers)
+        arguments = (b"XADD", record.topic.encode(), *producer, b"*")
+        fields = 1 + bool(record.id) + bool(meta) + (record.key is not None)
+        head = b"*%d\r\n" % (len(arguments) + 2 * fields) + b"".join(map(bulk, arguments)) + bulk(DATA)
+        return head, bulk(META) + bulk(meta) if meta else b""
+
+
+def _alike(record: Record, other: Record) -> bool:
+    """Whether the commands of two records differ in nothing but their values, ids and keys."""
+    return (
+        record.headers is other.headers
+        and record.topic == other.topic
+        and (record.key is None) is (other.key is None)
+        and bool(record.id) is bool(other.id)
+    )
+
 
 class EntryDecoder:
-    """Makes deliveries of entries. Entries with the same `meta` share one mapping of headers."""
+    """Decodes entries into deliveries. Entries with the same `meta` share one mapping of headers."""
 
     def __init__(self) -> None:
         self._headers: dict[bytes, Mapping[str, str]] = {}
@@ -105,12 +177,13 @@ class EntryDecoder:
     def deliveries(
         self, topic: str, entries: Sequence[Entry], attempts: Sequence[int] = ()
     ) -> list[Delivery]:
-        """A delivery for each entry, in their order.
+        """A delivery for each entry, in the same order.
 
         Args:
-            topic: Whose entries they are.
+            topic: The topic of the entries.
             entries: Ids and fields.
-            attempts: How often each has been delivered; empty if this is the first time for all.
+            attempts: How often each has been delivered, this time included; empty if each is delivered for
+                the first time.
         """
         made: list[Delivery] = []
         last_meta, headers = b"", NO_HEADERS

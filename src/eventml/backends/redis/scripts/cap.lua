@@ -1,12 +1,12 @@
--- Cut a topic down to a length, and count what groups lose by it.
+-- Remove the oldest entries of a topic beyond a length, and count the unread ones.
 --
 -- KEYS  the topic
 -- ARGV  the length, and how many entries to remove at most
 --
--- Returns how many were removed, and how many deliveries that cost: an entry counts once for each
--- group that will never see it.
+-- Returns how many were removed, and how many of them were unread: an entry counts once for each group
+-- that had not read it.
 
-local function after(one, other) -- ids are of two numbers too large for Lua's
+local function after(one, other) -- an id is two numbers, which may be too large for Lua
   local a, b = one:match('^(%d+)'), other:match('^(%d+)')
   if a == b then
     a, b = one:match('%-(%d+)$') or '0', other:match('%-(%d+)$') or '0'

@@ -1,44 +1,45 @@
 -- Acknowledge entries, and add the outputs of those that were still pending: one input, one output.
 --
--- KEYS  the topic of the entries, then the topics of the outputs, and last, where finished ids are
---       remembered, the sorted set that holds them
--- ARGV  group, consumer, how many finished ids are remembered (0: none), the number of metas, the metas,
---       then runs of completions of one shape:
---         how many, whether their ids are remembered (0: no; 1: yes, and if they were, their outputs are
---         dropped; 2: yes), how many outputs each, and for each output its topic (in KEYS), its meta
---         (0: none), and which fields it has besides (1: id, 2: key, 3: both, 0: neither);
---         then for each completion its entry[, its id if that is remembered], and for each output its
+-- KEYS  the topic of the entries, then the topics of the outputs, and last, if the group deduplicates,
+--       the sorted set of the ids that it has recorded
+-- ARGV  group, consumer, how many ids the group records (0: it does not deduplicate), the number of metas,
+--       the metas, then runs of completions of one shape:
+--         how many, what to do with their ids (0: nothing; 1: record them, and drop the outputs of those
+--         recorded before; 2: record them), how many outputs each, and for each output its topic (as an
+--         index of KEYS), its meta (as an index of the metas; 0: none), and which other fields it has
+--         (1: id, 2: key, 3: both, 0: neither);
+--         then for each completion its entry[, its id if that is recorded], and for each output its
 --         data[, id][, key]
 --
--- Returns how many completions were dropped, because somebody else had completed theirs; how many had
--- their outputs dropped, because their ids had been finished; and then for each that was refused its
--- position and the reason.
+-- Returns how many completions were dropped because another member had completed the entry; how many had
+-- their outputs dropped because their ids were recorded before; and then for each completion that was
+-- refused its position and the reason.
 
-local group, consumer, within = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local group, consumer, window = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local call, attempt = redis.call, redis.pcall
 local source = KEYS[1]
-local topics_end, finished, last = #KEYS, nil, nil
+local topics_end, recorded, last = #KEYS, nil, nil
 
--- The scores of finished ids count up: the lowest was finished first. This also finds out, before anything
--- is written, whether the key is what it should be.
-if within > 0 then
-  finished, topics_end = KEYS[#KEYS], #KEYS - 1
-  last = tonumber(call('ZRANGE', finished, -1, -1, 'WITHSCORES')[2]) or 0
+-- The scores of recorded ids count up: the lowest was recorded first. This call also fails, before anything
+-- is written, if the key is no sorted set.
+if window > 0 then
+  recorded, topics_end = KEYS[#KEYS], #KEYS - 1
+  last = tonumber(call('ZRANGE', recorded, -1, -1, 'WITHSCORES')[2]) or 0
 end
 
--- Changes nothing, since the consumer exists. But it is refused when the memory is full, where XACK is
--- not: after the first write of a script Redis no longer looks, and the outputs would go on growing.
--- It also says NOGROUP where XACK says 0.
+-- Changes nothing, since the consumer exists. But Redis refuses it when memory is full, and XACK not: it
+-- checks the memory at the first write of a script only, so that outputs would be added in spite of it.
+-- It also fails with NOGROUP where XACK returns 0.
 if topics_end > 1 then
   call('XGROUP', 'CREATECONSUMER', source, group, consumer)
 end
 
--- An output that will be refused has to be found before its input is acknowledged.
-local unfit = {}
+-- Find topics that will refuse an output before its input is acknowledged.
+local unusable = {}
 for key = 2, topics_end do
   local length = attempt('XLEN', KEYS[key])
   if type(length) == 'table' then
-    unfit[key] = length.err
+    unusable[key] = length.err
   end
 end
 
@@ -70,25 +71,25 @@ end
 local answer = { 0, 0 }
 local position = 0
 while at < #ARGV do
-  local count, remember, outputs = tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
+  local count, mode, outputs = tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
   at = at + 3
   local topics, meta, fields, refused = {}, {}, {}, nil
   for number = 1, outputs do
     local key = tonumber(ARGV[at + 1])
     topics[number], meta[number], fields[number] = KEYS[key], metas[tonumber(ARGV[at + 2])], tonumber(ARGV[at + 3])
-    refused = refused or unfit[key]
+    refused = refused or unusable[key]
     at = at + 3
   end
   for _ = 1, count do
     at = at + 1
     local entry = ARGV[at]
-    local ours = not refused and call('XACK', source, group, entry) == 1
+    local acked = not refused and call('XACK', source, group, entry) == 1
     local failure = refused
-    local input, repeated = nil, false
-    if remember > 0 then
+    local id_of_input, duplicate = nil, false
+    if mode > 0 then
       at = at + 1
-      input = ARGV[at]
-      repeated = ours and remember == 1 and call('ZSCORE', finished, input)
+      id_of_input = ARGV[at]
+      duplicate = acked and mode == 1 and call('ZSCORE', recorded, id_of_input)
     end
     for number = 1, outputs do
       local data, id, key = ARGV[at + 1], nil, nil
@@ -101,29 +102,29 @@ while at < #ARGV do
         at = at + 1
         key = ARGV[at]
       end
-      if ours and not failure and not repeated then
+      if acked and not failure and not duplicate then
         local added = add(topics[number], meta[number], fields[number], data, id, key)
         failure = type(added) == 'table' and added.err or nil
       end
     end
     if failure then
-      if ours then
-        -- Not foreseen above: make it pending again rather than lose it.
+      if acked then
+        -- Refused for a reason that was not found above: make the entry pending again.
         attempt('XCLAIM', source, group, consumer, 0, entry, 'RETRYCOUNT', 1, 'FORCE', 'JUSTID')
       end
       answer[#answer + 1] = position
       answer[#answer + 1] = failure
-    elseif not ours then
+    elseif not acked then
       answer[1] = answer[1] + 1
-    elseif input then
+    elseif id_of_input then
       last = last + 1
-      call('ZADD', finished, last, input)
-      answer[2] = answer[2] + (repeated and outputs > 0 and 1 or 0)
+      call('ZADD', recorded, last, id_of_input)
+      answer[2] = answer[2] + (duplicate and outputs > 0 and 1 or 0)
     end
     position = position + 1
   end
 end
-if within > 0 then
-  call('ZREMRANGEBYRANK', finished, 0, -within - 1)
+if window > 0 then
+  call('ZREMRANGEBYRANK', recorded, 0, -window - 1)
 end
 return answer

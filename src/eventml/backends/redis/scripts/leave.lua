@@ -1,22 +1,23 @@
--- Give back all that a consumer holds, and remove it. XGROUP DELCONSUMER destroys what is pending, so it
--- is run in one step with the finding that nothing is.
+-- Give back all entries that are pending for a consumer, and delete it. XGROUP DELCONSUMER would drop
+-- pending entries, so the same step makes sure that there are none.
 --
 -- KEYS  the topic
--- ARGV  group, consumer, the name that released entries are held under ('' to give nothing back: then a
---       consumer that holds something stays), and how long it must have been silent, in milliseconds
+-- ARGV  group, consumer, the consumer that released entries are pending for ('' to give nothing back: then
+--       a consumer with pending entries is not deleted), and how long the consumer must have been idle,
+--       in milliseconds
 --
--- Returns 1 if the consumer has gone.
+-- Returns 1 if the consumer was deleted, else 0.
 
-local topic, group, consumer, released, silent = KEYS[1], ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
+local topic, group, consumer, released, idle = KEYS[1], ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 
-if silent > 0 then
+if idle > 0 then
   local found = false
   for _, info in ipairs(redis.call('XINFO', 'CONSUMERS', topic, group)) do
     local fields = {}
     for at = 1, #info, 2 do
       fields[info[at]] = info[at + 1]
     end
-    found = found or (fields['name'] == consumer and fields['idle'] >= silent)
+    found = found or (fields['name'] == consumer and fields['idle'] >= idle)
   end
   if not found then
     return 0
@@ -33,7 +34,7 @@ while true do
     return 0
   end
   for _, entry in ipairs(pending) do
-    -- Silent since 1970, so that any consumer finds it overdue.
+    -- Idle since 1970, so that its lease has expired for every consumer.
     redis.call('XCLAIM', topic, group, released, 0, entry[1], 'TIME', 0, 'JUSTID')
   end
 end

@@ -1,8 +1,8 @@
--- Give back entries that nobody has seen, as if they had not been delivered this time.
+-- Give back entries that no handler has received, as if they had not been delivered this time.
 --
 -- KEYS  the topic
--- ARGV  group, consumer, the name that released entries are held under, then each entry and how often
---       it had been delivered before
+-- ARGV  group, consumer, the consumer that released entries are pending for, then each entry and how
+--       often it had been delivered before
 
 for at = 4, #ARGV, 2 do
   local entry = ARGV[at]

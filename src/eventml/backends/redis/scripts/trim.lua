@@ -1,11 +1,11 @@
--- Remove what every group has finished and is older than a bound: never what one has not.
+-- Remove the entries that every group has finished and that are older than a bound.
 --
 -- KEYS  the topic
 -- ARGV  the bound, as an entry's id, and how many entries to remove at most
 --
 -- Returns how many were removed.
 
-local function before(one, other) -- ids are of two numbers too large for Lua's
+local function before(one, other) -- an id is two numbers, which may be too large for Lua
   local a, b = one:match('^(%d+)'), other:match('^(%d+)')
   if a == b then
     a, b = one:match('%-(%d+)$') or '0', other:match('%-(%d+)$') or '0'

@@ -1,9 +1,9 @@
--- Count the entries after an id, for servers that do not.
+-- Count the entries behind an id, for servers that do not keep the count.
 --
 -- KEYS  the topic
 -- ARGV  the id, and how many to count at most
 --
--- Returns the count, or -1 if there are more.
+-- Returns the count, or -1 if there are more entries than that.
 
 local left = tonumber(ARGV[2])
 local from, counted = '(' .. ARGV[1], 0

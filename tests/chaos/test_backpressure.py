@@ -36,7 +36,7 @@ def test_memory_is_flat(serve: Serve, broker: Broker, load: Load) -> None:
         while time.monotonic() < end:
             time.sleep(0.5)
             early.append(resident(worker))
-            assert service.metric("eventml_in_hand") <= 6 * BATCH
+            assert service.metric("eventml_events_in_flight") <= 6 * BATCH
     late = early[len(early) // 2 :]
     completed = service.metric("eventml_events_completed_total")
     assert 0 < completed < load.published / 3, (completed, load.published)

@@ -12,8 +12,14 @@ from typing import TYPE_CHECKING
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from eventml.deploy.workers.operations import LOOPBACK, PORT, Address, Operations, read_address
-from eventml.deploy.workers.status import Status, WorkerStatus
+from eventml.deploy.workers.operations import (
+    DEFAULT_PORT,
+    HostPort,
+    LOOPBACK,
+    OperationsEndpoints,
+    parse_host_port,
+)
+from eventml.deploy.workers.status import ServiceStatus, WorkerStatus
 from eventml.errors import ConfigError
 from tests.deploy.service import Service
 
@@ -27,34 +33,34 @@ if TYPE_CHECKING:
 @pytest.mark.parametrize(
     ("said", "meant"),
     [
-        ("9999", Address("127.0.0.1", 9999)),
-        (":9999", Address("127.0.0.1", 9999)),
-        ("0.0.0.0:80", Address("0.0.0.0", 80)),  # noqa: S104 - it is only read
-        ("[::1]:80", Address("::1", 80)),
+        ("9999", HostPort("127.0.0.1", 9999)),
+        (":9999", HostPort("127.0.0.1", 9999)),
+        ("0.0.0.0:80", HostPort("0.0.0.0", 80)),  # noqa: S104 - it is only read
+        ("[::1]:80", HostPort("::1", 80)),
     ],
 )
-def test_addresses(said: str, meant: Address) -> None:
-    assert read_address(said) == meant
+def test_addresses(said: str, meant: HostPort) -> None:
+    assert parse_host_port(said) == meant
 
 
 @pytest.mark.parametrize("said", ["", "http", "localhost", "1:", "localhost:99999"])
 def test_what_is_no_address_is_refused(said: str) -> None:
     with pytest.raises(ConfigError, match="operations port"):
-        read_address(said)
+        parse_host_port(said)
 
 
 def test_it_listens_on_loopback_unless_told_otherwise() -> None:
-    assert read_address("9464").host == "127.0.0.1"
+    assert parse_host_port("9464").host == "127.0.0.1"
 
 
 def test_an_unknown_path_says_which_there_are() -> None:
-    status, body, _ = Operations(lambda: Status(bus="b", workers=[])).answer("/health")
+    status, body, _ = OperationsEndpoints(lambda: ServiceStatus(bus="b", workers=[])).answer("/health")
     assert status == 404
     assert b"/livez" in body
 
 
 def test_livez_says_why_not() -> None:
-    operations = Operations(lambda: Status(bus="b", workers=[], stuck="the loop is blocked"))
+    operations = OperationsEndpoints(lambda: ServiceStatus(bus="b", workers=[], stuck="the loop is blocked"))
     assert operations.answer("/livez")[:2] == (503, b"the loop is blocked\n")
 
 
@@ -67,7 +73,7 @@ def test_readyz_names_every_worker_that_is_not() -> None:
         WorkerStatus(name="worker-4", pid=4, state="draining"),
         WorkerStatus(name="worker-4", pid=5, state="ready"),
     ]
-    status, body, _ = Operations(lambda: Status(bus="b", workers=workers)).answer("/readyz")
+    status, body, _ = OperationsEndpoints(lambda: ServiceStatus(bus="b", workers=workers)).answer("/readyz")
     assert status == 503
     assert body.decode().splitlines() == [
         "worker-2 is waiting: nobody answers",
@@ -159,7 +165,7 @@ def test_the_default_port_is_given_up_if_somebody_has_it(
     with socket.socket() as taken:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         with contextlib.suppress(OSError):  # somebody else has it: as good
-            taken.bind((LOOPBACK, PORT))
+            taken.bind((LOOPBACK, DEFAULT_PORT))
             taken.listen()
         service = Service(
             tmp_path / "log", "--workers", "1", app="plain:bus", env={"APP": name, "EVENTML_BACKEND": url}

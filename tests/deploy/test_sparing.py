@@ -8,14 +8,14 @@ import logging
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventml.deploy.workers.sparing import Sparing
+from eventml.deploy.workers.logs import LogRateLimit
 
 
 def logged(seconds: list[float], name: str) -> list[str]:
     """The lines that are written of one line said at each of these times."""
     text, now = io.StringIO(), [0.0]
     handler = logging.StreamHandler(text)
-    handler.addFilter(Sparing(10.0, clock=lambda: now[0]))
+    handler.addFilter(LogRateLimit(10.0, clock=lambda: now[0]))
     for number, now[0] in enumerate(seconds):
         handler.handle(logging.LogRecord(name, logging.ERROR, "", 0, "no broker at %s", (number,), None))
     return text.getvalue().splitlines()
@@ -38,7 +38,7 @@ def test_nothing_of_ours_is_kept_back(seconds: list[float]) -> None:
 def test_lines_of_another_kind_are_written() -> None:
     text = io.StringIO()
     handler = logging.StreamHandler(text)
-    handler.addFilter(Sparing())
+    handler.addFilter(LogRateLimit())
     for n in range(3_000):
         handler.handle(logging.LogRecord("other", logging.INFO, "", 0, f"line {n}", None, None))
     assert len(text.getvalue().splitlines()) == 3_000

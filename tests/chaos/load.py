@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from eventml.errors import BackendError
-from tests.deploy.events import Oracle
+from tests.deploy.oracle import Oracle
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,7 +63,7 @@ class Load(Oracle):
         async with self.connect() as backend:
             while not stop.is_set():
                 due = before + int((time.monotonic() - begun) * rate) - self.published
-                records = self.next(min(max(due, 0), rate))
+                records = self.next_records(min(max(due, 0), rate))
                 numbers = [int(record.id) for record in records]
                 self.sent |= dict.fromkeys(numbers, time.time())
                 try:
@@ -74,7 +74,7 @@ class Load(Oracle):
 
     def account(self, what: str, **more: object) -> dict[str, object]:
         """What became of it all, collected now: printed, and added to `$CHAOS_REPORT` if that is set."""
-        self.collect(self.published - len(self.uncertain), within=90, rest=3.0)  # longer than a lease
+        self.collect(self.published - len(self.uncertain), within=90, extra=3.0)  # longer than a lease
         waits = sorted(
             self.answered[str(n)] - sent for n, sent in self.sent.items() if str(n) in self.answered
         )

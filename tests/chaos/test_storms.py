@@ -15,8 +15,8 @@ import msgspec
 
 from eventml import records
 from tests.chaos.conftest import BATCH, SECONDS, WORKERS
+from tests.deploy.model_files import train
 from tests.deploy.service import alive
-from tests.deploy.test_rolling import train
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,16 +15,21 @@ from hypothesis import strategies as st
 
 from eventml.cli.top import duration, seconds, short
 from eventml.cli.watching import handler_lines, quantile, read_look, worker_lines
-from eventml.deploy.workers.ipc import HandlerProgress
+from eventml.deploy.workers.ipc import (
+    HandlerCounters,
+    HandlerProgress,
+    HandlerReport,
+    HistogramSnapshot,
+    LoadedModel,
+)
 from eventml.deploy.workers.metrics import render_metrics
-from eventml.deploy.workers.ipc import HandlerCounters, HandlerReport, HistogramSnapshot, LoadedModel
 from eventml.deploy.workers.status import ServiceStatus, WorkerStatus
 from eventml.runtime.histogram import SECONDS, SIZES, Histogram
 from tests.deploy.service import APPS
 
 if TYPE_CHECKING:
     from tests.deploy.conftest import Serve
-    from tests.deploy.events import Oracle
+    from tests.deploy.oracle import Oracle
 
 
 def status(completed: int, waits: list[float]) -> ServiceStatus:
@@ -37,7 +42,7 @@ def status(completed: int, waits: list[float]) -> ServiceStatus:
         group="rides.tip",
         topic="rides",
         to="tips",
-        tally=HandlerCounters(
+        counters=HandlerCounters(
             received=completed,
             completed=completed,
             published=completed,

@@ -72,14 +72,14 @@ class Service:
         """Send a signal to the supervisor."""
         self._process.send_signal(number)
 
-    def wait(self, seconds: float = 30.0) -> int:
+    def wait(self, seconds: float = 60.0) -> int:
         """Wait for the end, and return the exit status."""
         try:
             return self._process.wait(seconds)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"still running after {seconds} s:\n{self.text}") from None
 
-    def stop(self, seconds: float = 30.0) -> int:
+    def stop(self, seconds: float = 60.0) -> int:
         """Send SIGTERM, wait for the end, and return the exit status."""
         self.send(signal.SIGTERM)
         return self.wait(seconds)
@@ -93,7 +93,7 @@ class Service:
             if alive(pid) and WORKER in command_line(pid):
                 os.kill(pid, signal.SIGKILL)
 
-    def until(self, condition: Callable[[], object], seconds: float = 30.0) -> None:
+    def until(self, condition: Callable[[], object], seconds: float = 60.0) -> None:
         """Wait until a condition is true."""
         deadline = time.monotonic() + seconds
         while not condition():

@@ -106,7 +106,7 @@ def test_an_error_in_reading_the_lag_is_logged_and_the_lag_is_unknown(
     error: Exception, connected: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(health, "_LAG_INTERVAL", 0.001)
-    monkeypatch.setattr(health.lag_log, "filters", [LogRateLimit(exempt=None)])
+    monkeypatch.setattr(health._lag_log, "filters", [LogRateLimit(exempt=None)])
     monitor = LagMonitor(cast("Any", BrokenLag(error)))
 
     async def run() -> None:

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
 log = logging.getLogger("eventml")
-lag_log = logging.getLogger("eventml.lag")
-lag_log.addFilter(LogRateLimit(60.0, exempt=None))
+_lag_log = logging.getLogger("eventml.lag")
+_lag_log.addFilter(LogRateLimit(60.0, exempt=None))
 
 _TICK: Final = 0.5  # seconds
 _LAG_INTERVAL: Final = 2.0  # seconds
@@ -159,7 +159,7 @@ class LagMonitor:
             self._reachable = not isinstance(exc, UnavailableError)
             if self._running:
                 expected = isinstance(exc, UnavailableError)
-                lag_log.warning(
+                _lag_log.warning(
                     "the lag is unknown: %s: %s", type(exc).__name__, exc, exc_info=None if expected else exc
                 )
         self._updated = time.monotonic()

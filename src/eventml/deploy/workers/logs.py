@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import anyio
 import msgspec
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 TEXT_FORMAT: Final = "%(asctime)s %(levelname)s %(message)s"
 SUPERVISOR: Final = "supervisor"
 """Name of the supervisor in the log."""
+
+LinePrinter: TypeAlias = "Callable[[str, str], None]"
+"""Prints a line of a worker, given the name of the worker and the line."""
 
 _MAX_LINE: Final = 65_536  # bytes: a longer line is split there, so that memory stays bounded
 _RATE_LIMIT: Final = 10.0  # seconds
@@ -115,12 +118,6 @@ class LogRateLimit(logging.Filter):
         if suppressed := self._suppressed.pop(kind, 0):
             record.msg, record.args = f"{record.getMessage()} (and {suppressed:,} times before)", None
         return True
-
-
-class LinePrinter(Protocol):
-    """Writes a line of a worker to the log of the service."""
-
-    def __call__(self, worker: str, line: str) -> None: ...
 
 
 def prefix_printer(width: int) -> LinePrinter:

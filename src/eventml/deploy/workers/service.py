@@ -14,7 +14,6 @@ from eventml.deploy.workers.health import HealthLimits
 from eventml.deploy.workers.ipc import WorkerSpec
 from eventml.deploy.workers.logs import SUPERVISOR, prefix_printer, print_json, start_service_logging
 from eventml.deploy.workers.operations import HostPort, OperationsEndpoints, serve_endpoints
-from eventml.deploy.workers.restarts import RestartPolicy
 from eventml.deploy.workers.supervisor import Supervisor
 from eventml.errors import ConfigError, UnavailableError, UnsupportedError
 
@@ -41,7 +40,6 @@ class ServicePlan(msgspec.Struct, frozen=True, kw_only=True):
         max_lag: Highest lag of a group with which the service is ready; None for no limit.
         json_logs: Whether log lines are JSON objects.
         limits: When workers are killed or replaced.
-        policy: How workers are restarted after a crash.
         factory: Dotted name (`package.module:function`) of the `WorkerFactory` of the workers; None for
             workers that read streams.
         loop_options: Backend options of `anyio.run` in the workers.
@@ -59,7 +57,6 @@ class ServicePlan(msgspec.Struct, frozen=True, kw_only=True):
     max_lag: int | None = None
     json_logs: bool = False
     limits: HealthLimits = HealthLimits()
-    policy: RestartPolicy = RestartPolicy()
     factory: str | None = None
     loop_options: Mapping[str, Any] = {}
     listeners: Sequence[socket.socket] = ()
@@ -88,7 +85,6 @@ async def run_service(bus: Bus, plan: ServicePlan) -> int:
         drain=bus.settings.drain + EXIT_TIME,
         print_line=print_json if plan.json_logs else prefix_printer(width),
         limits=plan.limits,
-        policy=plan.policy,
     )
     with ExitStack() as stack:
         endpoints = OperationsEndpoints(supervisor.status, max_lag=plan.max_lag)

@@ -24,30 +24,35 @@ from eventml.runtime import Histogram, LoadedHandler, Stats
 
 
 class RunningWorker(Protocol):
-    """A worker that a process runs: `runtime.Worker` for streams, `deploy.web.WebWorker` for requests.
-
-    `runtime.Worker` documents each member.
-    """
+    """A worker that a process runs: `runtime.Worker` for streams, `deploy.web.WebWorker` for requests."""
 
     @property
-    def jobs(self) -> Sequence[LoadedHandler]: ...
+    def jobs(self) -> Sequence[LoadedHandler]:
+        """Its handlers, with their models."""
 
     @property
-    def stats(self) -> Mapping[str, Stats]: ...
+    def stats(self) -> Mapping[str, Stats]:
+        """Counters of each handler, by its name."""
 
     @property
-    def ready(self) -> anyio.Event: ...
+    def ready(self) -> anyio.Event:
+        """Set once the worker receives events or requests."""
 
     @property
-    def in_flight(self) -> int: ...
+    def in_flight(self) -> int:
+        """Events or requests received and not completed."""
 
-    async def lag(self) -> dict[str, int | None]: ...
+    async def lag(self) -> dict[str, int | None]:
+        """Unfinished records of each handler's group, by handler; None where the backend cannot tell."""
 
-    async def run(self) -> bool: ...
+    async def run(self) -> bool:
+        """Work until stopped. Returns whether everything in flight was finished in time."""
 
-    def stop(self) -> None: ...
+    def stop(self) -> None:
+        """Receive nothing more, finish what is in flight, and return from `run`."""
 
-    def abandon(self) -> None: ...
+    def abandon(self) -> None:
+        """Abandon what is in flight, and return from `run`."""
 
 
 class WorkerFactory(Protocol):

@@ -15,26 +15,26 @@ if TYPE_CHECKING:
     from backends.redis.server import RedisServer
 
 SECONDS = float(os.environ.get("CHAOS_SECONDS", "6"))
-"""How long each storm lasts: short in CI, 60 by `make chaos`."""
+"""Seconds that each storm lasts; `make chaos` sets 60."""
 
 BATCH = 64
 WORKERS = 3
-IN_HAND = 5 * BATCH
-"""What a worker holds at most: two batches ahead of the call, one in it, two completions behind it."""
+IN_FLIGHT = 5 * BATCH
+"""Most events in flight in a worker: two batches before the call, one in it, two in completion."""
 
 REDIS = "lease=2&timeout=2"
 KAFKA = "session_timeout=2&heartbeat_interval=0.25&rebalance_timeout=4&drain=1&commit_interval=0.05"
 NOTICES_SOON = {"group.min.session.timeout.ms": "500"}
-"""Where a group takes longer to notice a death than the next one takes to come, it never comes to work."""
+"""A group must notice a death sooner than the next one happens, or it never gets to work."""
 
 
 class Broker(NamedTuple):
     """A backend to run on.
 
     Attributes:
-        kind: Which.
-        url: Where, with the settings that make its recovery quick.
-        server: What can be stopped and started.
+        kind: `redis` or `kafka`.
+        url: Its URL, with settings for a quick recovery.
+        server: The server, which can be stopped and started.
     """
 
     kind: str
@@ -42,8 +42,8 @@ class Broker(NamedTuple):
     server: Any
 
     def repeats_allowed(self, deaths: int) -> int:
-        """How often an input may be answered again after so many workers died: on Redis, never."""
-        return 0 if self.kind == "redis" else deaths * IN_HAND
+        """Return how many answers may be repeated after that many deaths of workers: on Redis, none."""
+        return 0 if self.kind == "redis" else deaths * IN_FLIGHT
 
 
 def _broker(kind: str, server: RedisServer | KafkaCluster) -> Broker:
@@ -52,7 +52,7 @@ def _broker(kind: str, server: RedisServer | KafkaCluster) -> Broker:
 
 @pytest.fixture(params=["redis", "kafka"])
 def broker(request: pytest.FixtureRequest) -> Broker:
-    """One that the test leaves as it is."""
+    """A broker that keeps running."""
     if request.param == "redis":
         return _broker("redis", request.getfixturevalue("redis_server"))
     return _broker("kafka", request.getfixturevalue("start_kafka")(settings=NOTICES_SOON))
@@ -60,7 +60,7 @@ def broker(request: pytest.FixtureRequest) -> Broker:
 
 @pytest.fixture(params=["redis", "kafka"])
 def own_broker(request: pytest.FixtureRequest) -> Broker:
-    """One that the test may kill: what it has acknowledged, its disk has."""
+    """A broker that the test may kill: it has stored on disk what it has acknowledged."""
     if request.param == "redis":
         return _broker("redis", request.getfixturevalue("start_redis")(appendfsync="always"))
     return _broker("kafka", request.getfixturevalue("start_kafka")(settings=NOTICES_SOON))

@@ -1,4 +1,4 @@
-"""A steady load, and the oracle's account of what became of it."""
+"""A steady load of events, and its result."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from eventml.errors import BackendError
-from tests.deploy.events import Oracle
+from tests.deploy.oracle import Oracle
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,11 +23,11 @@ RATE = 2_000
 
 
 class Load(Oracle):
-    """Publishes numbers at a steady rate, from a thread of its own.
+    """Publishes numbers at a steady rate from a thread.
 
     Attributes:
-        sent: When each number was published, in seconds since the epoch.
-        uncertain: Those whose publishing failed: nobody can say whether they are there.
+        sent: Time at which each number was published, in seconds since the epoch.
+        uncertain: Numbers whose publish failed; the broker may have stored them or not.
     """
 
     def __init__(self, url: str, name: str) -> None:
@@ -36,7 +36,7 @@ class Load(Oracle):
         self.uncertain: set[int] = set()
 
     def create(self) -> None:
-        """Create the topics, where they have to be."""
+        """Create the topics, on backends that need it."""
         anyio.run(self._create)
 
     async def _create(self) -> None:
@@ -45,7 +45,7 @@ class Load(Oracle):
 
     @contextmanager
     def running(self, rate: int = RATE) -> Iterator[None]:
-        """The load goes on inside."""
+        """Publish while inside this context."""
         stop = threading.Event()
         thread = threading.Thread(target=anyio.run, args=(self._run, rate, stop), daemon=True)
         thread.start()
@@ -63,7 +63,7 @@ class Load(Oracle):
         async with self.connect() as backend:
             while not stop.is_set():
                 due = before + int((time.monotonic() - begun) * rate) - self.published
-                records = self.next(min(max(due, 0), rate))
+                records = self.next_records(min(max(due, 0), rate))
                 numbers = [int(record.id) for record in records]
                 self.sent |= dict.fromkeys(numbers, time.time())
                 try:
@@ -72,14 +72,17 @@ class Load(Oracle):
                     self.uncertain |= set(numbers)
                 await anyio.sleep(0.02)
 
-    def account(self, what: str, **more: object) -> dict[str, object]:
-        """What became of it all, collected now: printed, and added to `$CHAOS_REPORT` if that is set."""
-        self.collect(self.published - len(self.uncertain), within=90, rest=3.0)  # longer than a lease
+    def result(self, storm: str, **more: object) -> dict[str, object]:
+        """Collect the answers and return counts and latencies.
+
+        They are also printed, and appended to the file `$CHAOS_REPORT` if that is set.
+        """
+        self.collect(self.published - len(self.uncertain), within=90, extra=3.0)  # longer than a lease
         waits = sorted(
             self.answered[str(n)] - sent for n, sent in self.sent.items() if str(n) in self.answered
         )
-        account = {
-            "what": what,
+        result = {
+            "storm": storm,
             "published": self.published,
             "uncertain": len(self.uncertain),
             "lost": len(set(self.lost) - self.uncertain),
@@ -89,9 +92,9 @@ class Load(Oracle):
             "longest_s": round(waits[-1], 3),
             **more,
         }
-        line = json.dumps(account)
+        line = json.dumps(result)
         print(line)  # noqa: T201 - it is what the run is for
         if "CHAOS_REPORT" in os.environ:
             with Path(os.environ["CHAOS_REPORT"]).open("a") as report:
                 report.write(f"{line}\n")
-        return account
+        return result

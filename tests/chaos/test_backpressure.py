@@ -1,4 +1,4 @@
-"""A producer ten times faster than its consumer: the backlog stays in the broker, and memory flat."""
+"""A producer ten times faster than its consumer: the backlog stays in the broker, and memory stays flat."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 SLEEP = 0.16
 RATE = int(10 * BATCH / SLEEP)
-"""Events a second: ten times what one worker takes."""
+"""Events a second: ten times what one worker handles."""
 
 MIB = 1 << 20
 
 
 def resident(pid: int) -> int:
-    """A process's memory, in bytes."""
+    """Return the resident memory of a process, in bytes."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
 
 
@@ -36,10 +36,10 @@ def test_memory_is_flat(serve: Serve, broker: Broker, load: Load) -> None:
         while time.monotonic() < end:
             time.sleep(0.5)
             early.append(resident(worker))
-            assert service.metric("eventml_in_hand") <= 6 * BATCH
+            assert service.metric("eventml_events_in_flight") <= 6 * BATCH
     late = early[len(early) // 2 :]
     completed = service.metric("eventml_events_completed_total")
     assert 0 < completed < load.published / 3, (completed, load.published)
     assert max(late) < max(early[: len(early) // 2]) + 16 * MIB, [size // MIB for size in early]
-    print(f"{broker.kind}: {load.published} in, {completed:.0f} out, {max(late) // MIB} MiB")  # noqa: T201
+    print(f"{broker.kind}: {load.published} published, {completed:.0f} completed, {max(late) // MIB} MiB")  # noqa: T201
     assert service.stop(60) == 0

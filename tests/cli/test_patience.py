@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from eventml.cli import run, serve
 from eventml.cli.app import app
-from eventml.deploy.workers.liveness import Limits
+from eventml.deploy.workers import HealthLimits
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,7 +36,7 @@ def test_each_limit_is_the_one_that_was_named(
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.chdir(tmp_path)
     plans: list[Any] = []
-    monkeypatch.setattr(command, "run_workers", lambda _bus, plan: plans.append(plan))
+    monkeypatch.setattr(command, "run_workers", lambda _bus, plan, *_: plans.append(plan))
     name = command.__name__.rpartition(".")[2]
     asked = [str(part) for option in said.items() for part in option]
     result = CliRunner().invoke(app, [name, "patient:bus", "--workers", "2", *asked])
@@ -44,4 +44,4 @@ def test_each_limit_is_the_one_that_was_named(
     assert result.exit_code == 0, result.output
     [plan] = plans
     known = {name.removeprefix("--").replace("-", "_"): seconds for name, seconds in said.items()}
-    assert plan.limits == Limits(**known)
+    assert plan.limits == HealthLimits(**known)

@@ -1,4 +1,4 @@
-"""Services to start, on a Redis of this run."""
+"""Fixtures that start services on a Redis of this test run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
-from tests.deploy.events import Oracle
+from tests.deploy.oracle import Oracle
 from tests.deploy.service import Service
 
 if TYPE_CHECKING:
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from backends.redis.server import RedisServer
 
 LEASE = 2
-"""Seconds."""
+"""Lease of the Redis backend, in seconds."""
 
 
 class Serve(Protocol):
-    """Start a service."""
+    """Starts a service."""
 
     def __call__(
         self, *options: str, env: dict[str, str] | None = None, app: str = "plain:bus"
@@ -31,7 +31,7 @@ class Serve(Protocol):
 
 @pytest.fixture
 def name() -> str:
-    """The app's name: no other test uses it."""
+    """A name for the app that no other test uses."""
     return f"t{secrets.token_hex(4)}"
 
 
@@ -47,7 +47,7 @@ def oracle(url: str, name: str) -> Oracle:
 
 @pytest.fixture
 def serve(url: str, name: str, tmp_path: Path) -> Iterator[Serve]:
-    """Start services; they are ended with the test."""
+    """Start services, which are killed at the end of the test."""
     if not sys.platform.startswith("linux"):
         pytest.skip("these tests look at processes through /proc")
     services: list[Service] = []
@@ -56,8 +56,8 @@ def serve(url: str, name: str, tmp_path: Path) -> Iterator[Serve]:
         log = tmp_path / f"service-{len(services)}.log"
         if "--operations" not in options:
             options = (*options, "--operations", "0")
-        said = {"APP": name, "EVENTML_BACKEND": url, **(env or {})}
-        services.append(Service(log, *options, app=app, env=said))
+        variables = {"APP": name, "EVENTML_BACKEND": url, **(env or {})}
+        services.append(Service(log, *options, app=app, env=variables))
         return services[-1]
 
     yield start

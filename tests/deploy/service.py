@@ -1,4 +1,4 @@
-"""`eventml run ... --workers` in a process of its own, and its life seen from outside."""
+"""`eventml run` or `serve` in a process of its own, observed from outside."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ if TYPE_CHECKING:
 
 APPS = Path(__file__).with_name("apps")
 ROOT = Path(__file__).parents[2]
+WORKER = "eventml.deploy.workers.worker_process"
 
 
 class Service:
     """A supervisor and its workers.
 
     Args:
-        log: Where its standard error goes.
-        options: Those of the command.
-        app: MODULE:BUS.
-        env: Variables for the app.
+        log: File for its standard error.
+        options: Options of the command.
+        app: Import path of the bus, MODULE:BUS.
+        env: Environment variables for the app.
         command: `run` or `serve`.
-        apps: The folder that the module is in.
+        apps: Folder of the module.
     """
 
     def __init__(
@@ -54,56 +55,62 @@ class Service:
 
     @property
     def pid(self) -> int:
+        """Process id of the supervisor."""
         return self._process.pid
 
     @property
     def text(self) -> str:
+        """The log so far."""
         return self.log.read_text(errors="replace")
 
     @property
     def workers(self) -> list[int]:
-        """The process ids of the workers."""
-        return [pid for pid in children(self.pid) if "eventml.deploy.workers.worker_process" in command(pid)]
+        """Process ids of the workers."""
+        return [pid for pid in children(self.pid) if WORKER in command_line(pid)]
 
     def send(self, number: signal.Signals) -> None:
+        """Send a signal to the supervisor."""
         self._process.send_signal(number)
 
-    def wait(self, seconds: float = 30.0) -> int:
-        """Its exit status."""
+    def wait(self, seconds: float = 60.0) -> int:
+        """Wait for the end, and return the exit status."""
         try:
             return self._process.wait(seconds)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"still running after {seconds} s:\n{self.text}") from None
 
-    def stop(self, seconds: float = 30.0) -> int:
+    def stop(self, seconds: float = 60.0) -> int:
+        """Send SIGTERM, wait for the end, and return the exit status."""
         self.send(signal.SIGTERM)
         return self.wait(seconds)
 
     def kill(self) -> None:
-        """End it and what is left of it."""
+        """Kill the supervisor and all workers that are left."""
         orphans = self.workers
         self._process.kill()
         self._process.wait()
         for pid in orphans:
-            if alive(pid) and "eventml.deploy.workers.worker_process" in command(pid):
+            if alive(pid) and WORKER in command_line(pid):
                 os.kill(pid, signal.SIGKILL)
 
-    def until(self, what: Callable[[], object], seconds: float = 30.0) -> None:
-        """Wait until something is true."""
+    def until(self, condition: Callable[[], object], seconds: float = 60.0) -> None:
+        """Wait until a condition is true."""
         deadline = time.monotonic() + seconds
-        while not what():
+        while not condition():
             assert time.monotonic() < deadline, self.text
             time.sleep(0.02)
 
     def until_logged(self, pattern: str, times: int = 1) -> None:
+        """Wait until a pattern has been logged."""
         self.until(lambda: len(re.findall(pattern, self.text)) >= times)
 
     def until_ready(self) -> None:
+        """Wait until all workers are ready."""
         self.until_logged("operations port: ")
         self.until(lambda: self.get("/readyz")[0] == 200)
 
     def get(self, path: str) -> tuple[int, str]:
-        """Ask its operations port, once it is there."""
+        """Get a path of the operations port: status and body."""
         found = re.search(r"http://([0-9.]+:\d+)/readyz", self.text)
         assert found is not None, self.text
         try:
@@ -113,14 +120,14 @@ class Service:
             return exc.code, exc.read().decode()
 
     def metric(self, name: str, **labels: str) -> float:
-        """The sum of a metric's samples with these labels."""
+        """Return the sum of a metric's samples that have these labels."""
         return sum(
             value for sample, value in samples(self.get("/metrics")[1]) if _matches(sample, name, labels)
         )
 
 
 def samples(text: str) -> Iterator[tuple[str, float]]:
-    """Each sample with its labels as they stand, and its value."""
+    """Yield each sample of Prometheus' text format, with its labels, and its value."""
     for line in text.splitlines():
         if line and not line.startswith("#"):
             sample, _, value = line.rpartition(" ")
@@ -128,12 +135,12 @@ def samples(text: str) -> Iterator[tuple[str, float]]:
 
 
 def _matches(sample: str, name: str, labels: dict[str, str]) -> bool:
-    found, _, said = sample.partition("{")
-    return found == name and all(f'{label}="{value}"' in said for label, value in labels.items())
+    found, _, text = sample.partition("{")
+    return found == name and all(f'{label}="{value}"' in text for label, value in labels.items())
 
 
 def children(pid: int) -> list[int]:
-    """The processes that a process has started, from any of its threads."""
+    """Return the child processes of a process, started by any of its threads."""
     found: list[int] = []
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
         try:
@@ -143,7 +150,8 @@ def children(pid: int) -> list[int]:
     return found
 
 
-def command(pid: int) -> str:
+def command_line(pid: int) -> str:
+    """Return the command line of a process; empty if there is no such process."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
     except OSError:
@@ -151,7 +159,7 @@ def command(pid: int) -> str:
 
 
 def alive(pid: int) -> bool:
-    """Whether it runs: a zombie does not."""
+    """Return whether a process runs; a zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:

@@ -15,19 +15,24 @@ from hypothesis import strategies as st
 
 from eventml.cli.top import duration, seconds, short
 from eventml.cli.watching import handler_lines, quantile, read_look, worker_lines
-from eventml.deploy.workers.liveness import Progress
-from eventml.deploy.workers.metrics import render
-from eventml.deploy.workers.reports import Counts, HandlerReport, ModelInUse, Tally
-from eventml.deploy.workers.status import Status, WorkerStatus
+from eventml.deploy.workers.ipc import (
+    HandlerCounters,
+    HandlerProgress,
+    HandlerReport,
+    HistogramSnapshot,
+    LoadedModel,
+)
+from eventml.deploy.workers.metrics import render_metrics
+from eventml.deploy.workers.status import ServiceStatus, WorkerStatus
 from eventml.runtime.histogram import SECONDS, SIZES, Histogram
 from tests.deploy.service import APPS
 
 if TYPE_CHECKING:
     from tests.deploy.conftest import Serve
-    from tests.deploy.events import Oracle
+    from tests.deploy.oracle import Oracle
 
 
-def status(completed: int, waits: list[float]) -> Status:
+def status(completed: int, waits: list[float]) -> ServiceStatus:
     """A worker that has finished so many events, which waited so long."""
     latency, batch = Histogram(SECONDS), Histogram(SIZES)
     for wait in waits:
@@ -37,24 +42,24 @@ def status(completed: int, waits: list[float]) -> Status:
         group="rides.tip",
         topic="rides",
         to="tips",
-        tally=Tally(
+        counters=HandlerCounters(
             received=completed,
             completed=completed,
             published=completed,
-            latency=Counts(latency.counts, latency.sum),
-            batch=Counts(batch.counts, batch.sum),
+            latency=HistogramSnapshot(latency.counts, latency.sum),
+            batch=HistogramSnapshot(batch.counts, batch.sum),
         ),
-        progress=Progress(handler="tip", in_flight=7, quiet=0, oldest=0.5),
+        progress=HandlerProgress(handler="tip", in_flight=7, quiet=0, oldest=0.5),
         lag=12,
-        model=ModelInUse("tip", "abc"),
+        model=LoadedModel("tip", "abc"),
     )
     worker = WorkerStatus(name="worker-1", pid=1, state="ready", restarts=2, handlers={"tip": handler})
-    return Status(bus="rides", workers=[worker])
+    return ServiceStatus(bus="rides", workers=[worker])
 
 
 def test_two_looks_make_rates() -> None:
-    before = read_look(render(status(100, [0.02] * 100))[0].decode(), at=10.0)
-    now = read_look(render(status(500, [0.02] * 100 + [0.2] * 400))[0].decode(), at=12.0)
+    before = read_look(render_metrics(status(100, [0.02] * 100))[0].decode(), at=10.0)
+    now = read_look(render_metrics(status(500, [0.02] * 100 + [0.2] * 400))[0].decode(), at=12.0)
     [line] = handler_lines(before, now)
     assert (line.name, line.lag, line.in_flight, line.received) == ("tip", 12, 7, 200)
     assert line.p50 is not None
@@ -69,8 +74,8 @@ def test_two_looks_make_rates() -> None:
 
 
 def test_a_service_started_anew_has_no_negative_rates() -> None:
-    before = read_look(render(status(500, [0.02] * 500))[0].decode(), at=10.0)
-    now = read_look(render(status(30, [0.02] * 30))[0].decode(), at=11.0)
+    before = read_look(render_metrics(status(500, [0.02] * 500))[0].decode(), at=10.0)
+    now = read_look(render_metrics(status(30, [0.02] * 30))[0].decode(), at=11.0)
     [line] = handler_lines(before, now)
     assert line.received == 30
     assert line.p99 is not None

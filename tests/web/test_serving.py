@@ -69,7 +69,11 @@ def _in_hand(server: Server) -> int:
     with server.client() as client:
         lines = client.get("/metrics").text.splitlines()
     return int(
-        sum(float(line.split()[-1]) for line in lines if line.startswith('eventml_in_hand{handler="double"'))
+        sum(
+            float(line.split()[-1])
+            for line in lines
+            if line.startswith('eventml_events_in_flight{handler="double"')
+        )
     )
 
 

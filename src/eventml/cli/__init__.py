@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from eventml.deploy.workers import last_call
+from eventml.deploy.workers import force_exit_later
 
 
 def main() -> None:
@@ -17,5 +17,5 @@ def main() -> None:
     try:
         app(prog_name="eventml")
     except SystemExit as exc:
-        last_call(exc.code if isinstance(exc.code, int) else int(exc.code is not None))
+        force_exit_later(exc.code if isinstance(exc.code, int) else int(exc.code is not None))
         raise

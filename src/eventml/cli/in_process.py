@@ -11,8 +11,7 @@ import anyio
 import typer
 
 from eventml.cli.logs import start_logging
-from eventml.deploy.workers import Address, last_call, served
-from eventml.deploy.workers import start_logging as start_service_logging
+from eventml.deploy.workers import HostPort, force_exit_later, serve_operations, start_service_logging
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -22,15 +21,15 @@ if TYPE_CHECKING:
     from anyio.abc import TaskStatus
 
     from eventml.bus import Bus
-    from eventml.deploy.workers import AtWork, Plan
+    from eventml.deploy.workers import RunningWorker, ServicePlan
 
 log = logging.getLogger("eventml")
 
 
 def run_in_process(
-    work: Callable[[Bus, Plan], Awaitable[bool]],
+    work: Callable[[Bus, ServicePlan], Awaitable[bool]],
     bus: Bus,
-    plan: Plan,
+    plan: ServicePlan,
     options: Mapping[str, Any] | None = None,
 ) -> None:
     """Work to the end, and leave.
@@ -51,7 +50,7 @@ def run_in_process(
     async def to_the_end() -> tuple[bool, Timer]:
         # What is left after the work is the event loop's own end, on a last call.
         finished = await work(bus, plan)
-        return finished, last_call(0 if finished else 1)
+        return finished, force_exit_later(0 if finished else 1)
 
     finished, guard = anyio.run(to_the_end, backend_options=dict(options or {}))
     guard.cancel()
@@ -59,15 +58,21 @@ def run_in_process(
         raise typer.Exit(1)
 
 
-def operations_port(bus: Bus, worker: AtWork, plan: Plan) -> AbstractAsyncContextManager[object]:
+def operations_port(
+    bus: Bus, worker: RunningWorker, plan: ServicePlan
+) -> AbstractAsyncContextManager[object]:
     """The port, where one was asked for."""
-    if not isinstance(plan.operations, Address):
+    if not isinstance(plan.operations, HostPort):
         return nullcontext()
-    return served(bus.name, worker, plan.operations, max_lag=plan.max_lag, limits=plan.limits)
+    return serve_operations(bus.name, worker, plan.operations, max_lag=plan.max_lag, limits=plan.limits)
 
 
 async def stop_on_signals(
-    worker: AtWork, drain: float, what: str, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
+    worker: RunningWorker,
+    drain: float,
+    what: str,
+    *,
+    task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
 ) -> None:
     """Stop at the first SIGTERM or SIGINT, and give up on what is in hand, by that name, at the second."""
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:

@@ -8,7 +8,7 @@ from rich.highlighter import NullHighlighter
 from rich.logging import RichHandler
 
 from eventml.cli.reporting import standard_error
-from eventml.deploy.workers import Sparing
+from eventml.deploy.workers import LogRateLimit
 
 
 def start_logging() -> None:
@@ -25,6 +25,6 @@ def start_logging() -> None:
     else:
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    handler.addFilter(Sparing())
+    handler.addFilter(LogRateLimit())
     logging.root.addHandler(handler)
     logging.getLogger("eventml").setLevel(logging.INFO)

@@ -24,7 +24,7 @@ from eventml.cli.service import (
     operations_address,
     run_workers,
 )
-from eventml.deploy.workers import Limits, Plan
+from eventml.deploy.workers import HealthLimits, ServicePlan
 from eventml.errors import UnavailableError
 from eventml.runtime import Worker, task_group
 
@@ -68,7 +68,7 @@ def run(  # noqa: PLR0913 - a command's options
     app = app_bus(bus, backend)
     if not app.handlers:
         raise Refusal(f"{bus}: no handler is registered with it; import the modules that do so in this one")
-    plan = Plan(
+    plan = ServicePlan(
         bus=bus,
         workers=workers or "1",
         only=[name for names in only or () for name in names.split(",")],
@@ -77,7 +77,7 @@ def run(  # noqa: PLR0913 - a command's options
         operations="" if operations == "off" else operations_address(operations),
         max_lag=max_lag,
         json_logs=log_format == "json",
-        limits=Limits(
+        limits=HealthLimits(
             boot_grace=boot_grace, stuck_after=stuck_after, silent_after=silent_after, hung_after=hung_after
         ),
     )
@@ -87,7 +87,7 @@ def run(  # noqa: PLR0913 - a command's options
     run_in_process(_work, app, plan)
 
 
-async def _work(bus: Bus, plan: Plan) -> bool:
+async def _work(bus: Bus, plan: ServicePlan) -> bool:
     async with (
         bus.open(),
         bus.worker(plan.only) as worker,

@@ -25,7 +25,7 @@ from eventml.cli.service import (
     run_workers,
 )
 from eventml.deploy.web import Guard, check_address, token_of_environment
-from eventml.deploy.workers import Address, Limits, Plan
+from eventml.deploy.workers import HealthLimits, HostPort, ServicePlan
 from eventml.runtime import task_group
 
 if TYPE_CHECKING:
@@ -77,31 +77,30 @@ def serve(  # noqa: PLR0913 - a command's options
     said = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     configure(app, backend, {"web": said} if said else {})
     check_address(app.settings.web.host, token_of_environment(), everybody=without_token)
-    plan = Plan(
+    plan = ServicePlan(
         bus=bus,
         workers=str(workers or 1),
         only=[name for names in only or () for name in names.split(",")],
         backend=backend,
         operations="" if operations == "off" else operations_address(operations),
         json_logs=log_format == "json",
-        limits=Limits(
+        limits=HealthLimits(
             boot_grace=boot_grace, stuck_after=stuck_after, silent_after=silent_after, hung_after=hung_after
         ),
-        web=True,
-        everybody=without_token,
+        without_token=without_token,
     )
-    if workers is not None:
-        run_workers(app, plan)
-        return
-    from eventml.deploy.web import loop_options  # noqa: PLC0415 - an extra
+    from eventml.deploy.web import loop_options, run_web_service  # noqa: PLC0415 - an extra
 
+    if workers is not None:
+        run_workers(app, plan, run_web_service)
+        return
     run_in_process(_work, app, plan, loop_options())
 
 
-async def _work(bus: Bus, plan: Plan) -> bool:
+async def _work(bus: Bus, plan: ServicePlan) -> bool:
     from eventml.deploy.web import address_of, listen, web_worker  # noqa: PLC0415 - an extra
 
-    web, guard = bus.settings.web, Guard(token_of_environment(), everybody=plan.everybody)
+    web, guard = bus.settings.web, Guard(token_of_environment(), everybody=plan.without_token)
     with listen(web.host, web.port) as listener:
         where = address_of(listener)
         async with (
@@ -116,7 +115,7 @@ async def _work(bus: Bus, plan: Plan) -> bool:
     return finished
 
 
-async def _announce(worker: "WebWorker", where: Address) -> None:
+async def _announce(worker: "WebWorker", where: HostPort) -> None:
     await worker.ready.wait()
     for job in worker.jobs:
         model = f", model {job.model.name} {job.model.version}" if job.model else ""

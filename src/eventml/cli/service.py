@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 import anyio
 import typer
 
-from eventml.deploy.workers import Address, Limits, Plan, read_address, run_service
+from eventml.deploy.workers import HealthLimits, HostPort, ServicePlan, parse_host_port, run_service
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from eventml.bus import Bus
 
 LogFormat = Literal["text", "json"]
 
-PATIENT: Final = Limits()
+PATIENT: Final = HealthLimits()
 """The defaults."""
 
 WorkersOption = Annotated[
@@ -77,21 +79,30 @@ SilentAfterOption = Annotated[
 ]
 
 
-def operations_address(said: str | None) -> Address | None:
+def operations_address(said: str | None) -> HostPort | None:
     """Where the operations port was asked for; None where it was not, or is to be nowhere.
 
     Raises:
         ConfigError: it is no address.
     """
-    return None if said in (None, "off") else read_address(str(said))
+    return None if said in (None, "off") else parse_host_port(str(said))
 
 
-def run_workers(bus: Bus, plan: Plan) -> None:
+def run_workers(
+    bus: Bus,
+    plan: ServicePlan,
+    run: Callable[[Bus, ServicePlan], Awaitable[int]] = run_service,
+) -> None:
     """Run the service to its end.
+
+    Args:
+        bus: Its bus.
+        plan: How it is run.
+        run: Runs it and returns the exit status.
 
     Raises:
         typer.Exit: a worker could not be kept running, or something was left unfinished.
     """
-    status = anyio.run(run_service, bus, plan)
+    status = anyio.run(run, bus, plan)
     if status:
         raise typer.Exit(status)

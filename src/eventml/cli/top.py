@@ -16,7 +16,7 @@ from eventml.cli.buses import import_bus
 from eventml.cli.options import BusArgument
 from eventml.cli.reporting import Refusal, reporting
 from eventml.cli.watching import handler_lines, read_look, worker_lines
-from eventml.deploy.workers import Address, read_address
+from eventml.deploy.workers import HostPort, parse_host_port
 from eventml.errors import UnavailableError
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ _COLOURS: Final = {"ready": "green", "draining": "yellow", "starting": "yellow",
 def top(
     bus: BusArgument,
     at: Annotated[str, typer.Option("--at", metavar="[HOST:]PORT", help="Its operations port.")] = str(
-        Address()
+        HostPort()
     ),
     every: Annotated[
         float, typer.Option("--every", metavar="SECONDS", min=0.2, help="The time between two looks.")
@@ -46,7 +46,7 @@ def top(
 
     Rates and latencies are those of the time between two looks. Ctrl-C ends it.
     """
-    name, address, console = import_bus(bus).name, read_address(at), Console()
+    name, address, console = import_bus(bus).name, parse_host_port(at), Console()
     before = _look(name, address)
     if once or not console.is_terminal:
         time.sleep(every)
@@ -69,7 +69,7 @@ def top(
             before = now
 
 
-def render(bus: str, address: Address, before: Look, now: Look) -> RenderableType:
+def render(bus: str, address: HostPort, before: Look, now: Look) -> RenderableType:
     """The view, no wider than 80 columns."""
     handlers, workers = handler_lines(before, now), worker_lines(now)
     ready = sum("ready" in worker.state for worker in workers)
@@ -78,7 +78,7 @@ def render(bus: str, address: Address, before: Look, now: Look) -> RenderableTyp
         f" at {address}   ",
         (f"{ready} of {len(workers)} workers ready", "green" if ready == len(workers) else "bold red"),
         f"   {sum(worker.restarts for worker in workers):.0f} restarts",
-        f"   {now.sum('eventml_rolls_total') or 0:.0f} rolls",
+        f"   {now.sum('eventml_rolling_restarts_total') or 0:.0f} rolling restarts",
     )
     return Group(head, Text(), _handlers(handlers), Text(), _workers(workers))
 
@@ -152,7 +152,7 @@ def duration(value: float) -> str:
     return f"{value:.0f}s"
 
 
-def _look(bus: str, address: Address) -> Look:
+def _look(bus: str, address: HostPort) -> Look:
     """Look at the service's metrics.
 
     Raises:

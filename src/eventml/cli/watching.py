@@ -133,7 +133,7 @@ def _handler(before: Look, now: Look, name: str) -> HandlerLine:
     return HandlerLine(
         name=name,
         lag=now.sum("eventml_lag", handler=name),
-        in_flight=now.sum("eventml_in_hand", handler=name) or 0.0,
+        in_flight=now.sum("eventml_events_in_flight", handler=name) or 0.0,
         received=rate("eventml_events_received_total"),
         published=rate("eventml_events_published_total"),
         dead_letters=now.sum("eventml_dead_letters_total", handler=name) or 0.0,
@@ -161,8 +161,8 @@ def _worker(now: Look, name: str) -> WorkerLine:
         connected=bool(now.sum("eventml_worker_connected", worker=name)),
         uptime=now.sum("eventml_worker_uptime_seconds", worker=name) or 0.0,
         restarts=now.sum("eventml_worker_restarts_total", worker=name) or 0.0,
-        in_flight=now.sum("eventml_in_hand", worker=name) or 0.0,
-        oldest=now.sum("eventml_oldest_in_hand_seconds", worker=name) or 0.0,
+        in_flight=now.sum("eventml_events_in_flight", worker=name) or 0.0,
+        oldest=now.sum("eventml_oldest_in_flight_seconds", worker=name) or 0.0,
         models=models,
     )
 

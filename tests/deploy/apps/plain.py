@@ -1,7 +1,4 @@
-"""An app whose behaviour the test chooses by its events and its environment.
-
-What a prediction is made of: the number, the process, the version of the model.
-"""
+"""An app whose behaviour tests choose by its events and its environment."""
 
 import os
 import time
@@ -14,7 +11,7 @@ from eventml import Artefact, Bus
 
 NAME = os.environ["APP"]
 FORGIVING = bool(os.environ.get("FORGIVING"))
-"""Whether events are answered whatever they say."""
+"""Whether events are answered whatever they ask for."""
 
 bus = Bus(NAME)
 
@@ -29,7 +26,7 @@ class Answer(msgspec.Struct):
     number: int
     pid: int
     value: float = 0.0
-    """What the model makes of 1."""
+    """Prediction of the model for 1."""
 
 
 def model() -> Any:
@@ -49,6 +46,7 @@ SOURCE: Any = Artefact(Path(os.environ["MODEL"])) if "MODEL" in os.environ else 
     max_batch=int(os.environ.get("MAX_BATCH", "64")),
     timeout=float(os.environ["TIMEOUT"]) if "TIMEOUT" in os.environ else None,
     retries=int(os.environ.get("RETRIES", "2")),
+    max_deliveries=int(os.environ.get("MAX_DELIVERIES", "5")),
 )
 def answer(numbers: list[Number], model: Any) -> list[Answer]:
     time.sleep(float(os.environ.get("SLEEP", "0")))

@@ -21,7 +21,7 @@ from eventml.deploy.batch.sql_tables import (
     predictions,
     rejects,
 )
-from eventml.deploy.workers import utc
+from eventml.deploy.workers import utc_timestamp
 from eventml.errors import TargetError
 
 if TYPE_CHECKING:
@@ -230,7 +230,7 @@ class SqlTarget:
             "state": state,
             "position": msgspec.json.encode(checkpoint.position).decode(),
             "counts": msgspec.json.encode(checkpoint.counts).decode(),
-            "updated": utc(time.time()),
+            "updated": utc_timestamp(time.time()),
         }
         mine = table.c.run == self._key
         if connection.execute(table.update().where(mine).values(values)).rowcount == 0:

@@ -1,7 +1,7 @@
 """The web service: a worker over a backend whose topics are requests."""
 
 from eventml.deploy.web.application import Application
-from eventml.deploy.web.inherited import inherited_worker
+from eventml.deploy.web.inherited import inherited_worker, run_web_service
 from eventml.deploy.web.jobs import predictors
 from eventml.deploy.web.mounting import application
 from eventml.deploy.web.serving import (
@@ -26,6 +26,7 @@ __all__ = [
     "listen_together",
     "loop_options",
     "predictors",
+    "run_web_service",
     "token_of_environment",
     "web_worker",
 ]

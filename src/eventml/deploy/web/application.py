@@ -22,7 +22,7 @@ from eventml.deploy.web.openapi import describe
 from eventml.deploy.web.predicting import Predicting
 from eventml.deploy.web.problems import Problem, overloaded
 from eventml.deploy.web.requests import Gone
-from eventml.deploy.workers import Alone, Limits, Operations
+from eventml.deploy.workers import HealthLimits, InProcessHealth, OperationsEndpoints
 from eventml.runtime import Worker, find_tracing, task_group
 
 if TYPE_CHECKING:
@@ -71,17 +71,17 @@ class Application:
         guard: Guard,
         only: Sequence[str] = (),
         metrics: Metrics | None = None,
-        limits: Limits | None = None,
+        limits: HealthLimits | None = None,
     ) -> None:
         self._bus = bus
         self._only = only
         self._guard = guard
         self._metrics = metrics
-        self._limits = limits or Limits()
+        self._limits = limits or HealthLimits()
         self._predicting: dict[str, ASGIApp] = {}
         self._announcing: dict[str, ASGIApp] = {}
         self._direct: dict[str, ASGIApp] = {}
-        self._operations: Operations
+        self._operations: OperationsEndpoints
         self._description: dict[str, Any] = {}
         self.worker: Worker | None = None
         self.in_flight = self.cut_off = 0
@@ -157,12 +157,11 @@ class Application:
                 interactive=True,
                 tracing=tracing,
             )
-            alone = Alone(self._bus.name, worker, self._limits)
-            self._operations = Operations(alone.status)
+            health = InProcessHealth(self._bus.name, worker, self._limits)
+            self._operations = OperationsEndpoints(health.status)
             connection = await stack.enter_async_context(connecting(self._bus))
             watching = await stack.enter_async_context(task_group())
-            watching.start_soon(alone.tick)
-            watching.start_soon(alone.ask_lag)
+            watching.start_soon(health.run)
             async with task_group() as working:
                 working.start_soon(worker.run)
                 await worker.ready.wait()

@@ -5,35 +5,60 @@ from __future__ import annotations
 import socket
 import urllib.error
 import urllib.request
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
-from eventml.deploy.web.serving import web_worker
+import msgspec
+
+from eventml.deploy.web.jobs import predictors
+from eventml.deploy.web.serving import listen_together, loop_options, web_worker
 from eventml.deploy.web.tokens import Guard, token_of_environment
+from eventml.deploy.workers import ServicePlan, WorkerSpec, run_service
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from eventml.bus import Bus
     from eventml.deploy.web.serving import WebWorker
-    from eventml.deploy.workers import Orders
 
 _TEXT: Final = "text/plain; charset=utf-8"
 _PATIENCE: Final = 5.0  # seconds for the supervisor to answer
 
 
+async def run_web_service(bus: Bus, plan: ServicePlan) -> int:
+    """Run the web service in several workers under a supervisor. Returns the exit status.
+
+    Each worker has a listening socket of its own, which outlives its processes: the next one takes it over.
+
+    Raises:
+        ConfigError: there is nothing to be asked, or the address is in use.
+    """
+    predictors(bus, plan.only)  # refuse what makes no sense before anything is started
+    web = bus.settings.web
+    with ExitStack() as stack:
+        sockets = listen_together(web.host, web.port, int(plan.workers))
+        listeners = [stack.enter_context(listener) for listener in sockets]
+        plan = msgspec.structs.replace(
+            plan,
+            factory="eventml.deploy.web:inherited_worker",
+            loop_options=loop_options(),
+            listeners=listeners,
+        )
+        return await run_service(bus, plan)
+
+
 @asynccontextmanager
-async def inherited_worker(bus: Bus, orders: Orders) -> AsyncIterator[WebWorker]:
-    """The worker that a supervisor's orders describe."""
-    guard = Guard(token_of_environment(), everybody=orders.everybody)
-    listener = socket.socket(fileno=orders.listener)
+async def inherited_worker(bus: Bus, spec: WorkerSpec) -> AsyncIterator[WebWorker]:
+    """The worker that a supervisor's spec describes."""
+    guard = Guard(token_of_environment(), everybody=spec.without_token)
+    listener = socket.socket(fileno=spec.listener)
     listener.setblocking(False)
 
     def metrics(accept: str) -> tuple[int, bytes, str]:
-        return metrics_of(orders.operations, accept)
+        return metrics_of(spec.operations, accept)
 
-    async with web_worker(bus, listener, guard=guard, only=orders.only, metrics=metrics) as worker:
+    async with web_worker(bus, listener, guard=guard, only=spec.handlers, metrics=metrics) as worker:
         yield worker
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from eventml.deploy.workers import Address
+from eventml.deploy.workers import HostPort
 from eventml.errors import ConfigError, MissingExtraError
 
 try:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from eventml.config import WebSettings
     from eventml.deploy.web.application import Metrics
     from eventml.deploy.web.tokens import Guard
-    from eventml.deploy.workers import Limits
+    from eventml.deploy.workers import HealthLimits
     from eventml.runtime import LoadedHandler, Stats
 
 _BACKLOG = 2048
@@ -161,7 +161,7 @@ def listen(host: str, port: int, *, share: bool = False) -> socket.socket:
             raise
     except OSError as exc:
         raise ConfigError(
-            f"web.host, web.port: {Address(host, port)}: {exc.strerror or exc}; choose others with "
+            f"web.host, web.port: {HostPort(host, port)}: {exc.strerror or exc}; choose others with "
             "--host and --port"
         ) from exc
     return listener
@@ -181,8 +181,8 @@ def listen_together(host: str, port: int, workers: int) -> Iterator[socket.socke
         yield one
 
 
-def address_of(listener: socket.socket) -> Address:
-    return Address(*listener.getsockname()[:2])
+def address_of(listener: socket.socket) -> HostPort:
+    return HostPort(*listener.getsockname()[:2])
 
 
 @asynccontextmanager
@@ -193,7 +193,7 @@ async def web_worker(
     guard: Guard,
     only: Sequence[str] = (),
     metrics: Metrics | None = None,
-    limits: Limits | None = None,
+    limits: HealthLimits | None = None,
 ) -> AsyncIterator[WebWorker]:
     """A web service ready to run: models loaded, lifespans entered, predictors ready to be asked.
 

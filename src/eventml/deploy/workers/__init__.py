@@ -1,28 +1,33 @@
-"""Stream deployment: workers under a supervisor, with health checks and metrics."""
+"""Workers as a service: many processes under a supervisor, with health checks, metrics and a log.
 
-from eventml.deploy.workers.alone import Alone, served
-from eventml.deploy.workers.at_work import AtWork
-from eventml.deploy.workers.leaving import last_call
-from eventml.deploy.workers.liveness import Limits
-from eventml.deploy.workers.logs import start_logging, utc
-from eventml.deploy.workers.operations import Address, Operations, read_address
-from eventml.deploy.workers.reports import Orders
-from eventml.deploy.workers.service import Plan, run_service
-from eventml.deploy.workers.sparing import Sparing
+Read `service.py` first, then `supervisor.py` with `restarts.py`, `pool.py` and `worker_handle.py`; then
+`worker_process.py`, the process that they start, and `ipc.py`, the messages between the two. `status.py`,
+`health.py`, `operations.py` and `metrics.py` tell operators how the service is; `logs.py` and `exit.py` stand
+alone. It may import bus, runtime, models and config; it does not know the web service or batch jobs.
+"""
+
+from eventml.deploy.workers.exit import force_exit_later
+from eventml.deploy.workers.health import HealthLimits, InProcessHealth, serve_operations
+from eventml.deploy.workers.ipc import WorkerSpec
+from eventml.deploy.workers.logs import LogRateLimit, start_service_logging, utc_timestamp
+from eventml.deploy.workers.operations import HostPort, OperationsEndpoints, parse_host_port
+from eventml.deploy.workers.service import ServicePlan, run_service
+from eventml.deploy.workers.status import RunningWorker, WorkerFactory
 
 __all__ = [
-    "Address",
-    "Alone",
-    "AtWork",
-    "Limits",
-    "Operations",
-    "Orders",
-    "Plan",
-    "Sparing",
-    "last_call",
-    "read_address",
+    "HealthLimits",
+    "HostPort",
+    "InProcessHealth",
+    "LogRateLimit",
+    "OperationsEndpoints",
+    "RunningWorker",
+    "ServicePlan",
+    "WorkerFactory",
+    "WorkerSpec",
+    "force_exit_later",
+    "parse_host_port",
     "run_service",
-    "served",
-    "start_logging",
-    "utc",
+    "serve_operations",
+    "start_service_logging",
+    "utc_timestamp",
 ]

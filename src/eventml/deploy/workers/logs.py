@@ -1,24 +1,62 @@
-"""The log of a worker, for people and for machines."""
+"""Log of a service: formats, the lines of workers in the supervisor's log, and a rate limit."""
 
 from __future__ import annotations
 
 import logging
+import sys
 import time
-from typing import Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
+import anyio
 import msgspec
 
-from eventml.deploy.workers.sparing import Sparing
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
 
-TEXT: Final = "%(asctime)s %(levelname)s %(message)s"
+    from anyio.abc import ByteReceiveStream
+
+TEXT_FORMAT: Final = "%(asctime)s %(levelname)s %(message)s"
 SUPERVISOR: Final = "supervisor"
+"""Name of the supervisor in the log."""
+
+LinePrinter: TypeAlias = "Callable[[str, str], None]"
+"""Prints a line of a worker, given the name of the worker and the line."""
+
+_MAX_LINE: Final = 65_536  # bytes: a longer line is split there, so that memory stays bounded
+_RATE_LIMIT: Final = 10.0  # seconds
+_MAX_KINDS: Final = 1_000
 
 
-class JsonLines(logging.Formatter):
-    """A record as one JSON object a line: time, level, logger, worker, message, exception.
+def start_service_logging(name: str, *, json: bool, prefix: str = "") -> None:
+    """Send the log to standard error: eventml's own lines from INFO, those of other libraries from WARNING.
+
+    Does nothing if the app has configured logging while it was imported.
 
     Args:
-        worker: Who logs.
+        name: Name of this process in the log.
+        json: Whether to write JSON objects.
+        prefix: Text in front of each line that is not JSON.
+    """
+    if logging.root.handlers:
+        return
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonFormatter(name) if json else logging.Formatter(prefix + TEXT_FORMAT))
+    handler.addFilter(LogRateLimit())
+    logging.root.addHandler(handler)
+    logging.getLogger("eventml").setLevel(logging.INFO)
+
+
+def utc_timestamp(seconds: float) -> str:
+    """Format seconds since the epoch as an RFC 3339 timestamp in UTC, to the millisecond."""
+    whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+    return f"{whole}.{int(seconds % 1 * 1000):03d}Z"
+
+
+class JsonFormatter(logging.Formatter):
+    """Formats a log record as one JSON object: time, level, logger, worker, message, exception.
+
+    Args:
+        worker: Name of the process.
     """
 
     def __init__(self, worker: str) -> None:
@@ -26,8 +64,9 @@ class JsonLines(logging.Formatter):
         self._worker = worker
 
     def format(self, record: logging.LogRecord) -> str:
+        """Return the line, without a line end."""
         line = {
-            "time": utc(record.created),
+            "time": utc_timestamp(record.created),
             "level": record.levelname,
             "logger": record.name,
             "worker": self._worker,
@@ -38,26 +77,89 @@ class JsonLines(logging.Formatter):
         return msgspec.json.encode(line).decode()
 
 
-def utc(seconds: float) -> str:
-    """A time since the epoch as RFC 3339 has it, to the millisecond."""
-    whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
-    return f"{whole}.{int(seconds % 1 * 1000):03d}Z"
+class LogRateLimit(logging.Filter):
+    """Lets one log record of a kind pass per interval, and adds how many it suppressed before.
 
-
-def start_logging(name: str, *, json: bool, prefix: str = "") -> None:
-    """Send the log to standard error, eventml's own from INFO on and everyone else's from WARNING on.
-
-    An app that has set up logging by itself while it was imported is left alone.
+    Records are of one kind if logger, level and message template are the same. aiokafka, for example, logs
+    thousands of times a second that a broker is away.
 
     Args:
-        name: Who logs.
-        json: Write JSON objects.
-        prefix: What stands in front of a line of text.
+        interval: Seconds between two records of a kind.
+        exempt: Name of a logger that is not limited, nor are those below it; None to limit all.
+        clock: Returns the current time in seconds.
     """
-    if logging.root.handlers:
-        return
-    handler = logging.StreamHandler()
-    handler.setFormatter(JsonLines(name) if json else logging.Formatter(prefix + TEXT))
-    handler.addFilter(Sparing())
-    logging.root.addHandler(handler)
-    logging.getLogger("eventml").setLevel(logging.INFO)
+
+    def __init__(
+        self,
+        interval: float = _RATE_LIMIT,
+        *,
+        exempt: str | None = "eventml",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__()
+        self._interval = interval
+        self._exempt = exempt
+        self._clock = clock
+        self._passed: dict[tuple[str, int, str], float] = {}
+        self._suppressed: dict[tuple[str, int, str], int] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether the record is written; append the number of suppressed ones to its message."""
+        if self._exempt is not None and f"{record.name}.".startswith(f"{self._exempt}."):
+            return True
+        kind, now = (record.name, record.levelno, str(record.msg)), self._clock()
+        if now - self._passed.get(kind, -self._interval) < self._interval:
+            self._suppressed[kind] = self._suppressed.get(kind, 0) + 1
+            return False
+        if len(self._passed) >= _MAX_KINDS:
+            self._passed.clear()
+            self._suppressed.clear()
+        self._passed[kind] = now
+        if suppressed := self._suppressed.pop(kind, 0):
+            record.msg, record.args = f"{record.getMessage()} (and {suppressed:,} times before)", None
+        return True
+
+
+def prefix_printer(width: int) -> LinePrinter:
+    """Return a printer of text lines: `worker-1 | 12:00:01 INFO ...`, with names padded to `width`."""
+
+    def show(worker: str, line: str) -> None:
+        _write(f"{worker:<{width}} | {line}")
+
+    return show
+
+
+def print_json(worker: str, line: str) -> None:
+    """Print a line as a JSON object: as it is, or wrapped in one if it is none (a print, a crash)."""
+    if not line.startswith("{"):
+        now = utc_timestamp(time.time())
+        wrapped = {"time": now, "level": "INFO", "logger": "", "worker": worker, "message": line}
+        line = msgspec.json.encode(wrapped).decode()
+    _write(line)
+
+
+async def read_lines(stream: ByteReceiveStream, max_line: int = _MAX_LINE) -> AsyncIterator[bytes]:
+    """Read the lines of a stream, without line ends, until it ends or is closed.
+
+    Args:
+        stream: A pipe of a process.
+        max_line: Longest line in bytes; a longer one is split.
+    """
+    rest = b""
+    try:
+        async for chunk in stream:
+            *whole, rest = (rest + chunk).split(b"\n")
+            for line in whole:
+                yield line
+            if len(rest) > max_line:
+                yield rest
+                rest = b""
+    except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+        pass
+    if rest:
+        yield rest
+
+
+def _write(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()

@@ -1,40 +1,38 @@
-"""A service's figures in Prometheus' text format, by its official client: made when they are asked for."""
+"""Metrics of a service in Prometheus' text format, rendered by its official client on each request."""
 
 from __future__ import annotations
 
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Final
 
-from eventml.deploy.workers.reports import COUNTERS
-from eventml.deploy.workers.status import lags, totals
+from eventml.deploy.workers.ipc import COUNTERS, HistogramSnapshot
+from eventml.deploy.workers.status import ServiceStatus, group_lags, total_counters
 from eventml.errors import MissingExtraError
 from eventml.runtime import SECONDS, SIZES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from prometheus_client.metrics_core import Metric
-
-    from eventml.deploy.workers.reports import Counts, HandlerReport
-    from eventml.deploy.workers.status import Status
+    from prometheus_client.metrics_core import HistogramMetricFamily, Metric
 
 STATES: Final = ("starting", "waiting", "ready", "draining", "failed", "restarting")
+"""States of a worker, and "restarting" between two of its processes."""
 
-_COUNTER_HELP: Final = {
-    "received": ("eventml_events_received", "Deliveries taken in, repeated ones included."),
-    "completed": ("eventml_events_completed", "Deliveries finished, one way or another."),
-    "published": ("eventml_events_published", "Outputs written, dead letters not counted."),
-    "dead_letters": ("eventml_dead_letters", "Events set aside."),
+_COUNTER_NAMES: Final = {
+    "received": ("eventml_events_received", "Deliveries received, repeated ones included."),
+    "completed": ("eventml_events_completed", "Deliveries completed, whatever the result."),
+    "published": ("eventml_events_published", "Outputs published, without dead letters."),
+    "dead_letters": ("eventml_dead_letters", "Events moved to the dead-letter topic."),
     "duplicates": ("eventml_events_duplicate", "Events dropped: the group had completed their ids before."),
     "stale": ("eventml_events_stale", "Events that were too old when their turn came."),
-    "retries": ("eventml_retries", "Calls repeated because the one before had failed."),
+    "retries": ("eventml_retries", "Calls repeated because the call before had failed."),
     "calls": ("eventml_calls", "Calls of the handler."),
     "abandoned": ("eventml_calls_abandoned", "Calls past their timeout whose threads could not be stopped."),
 }
 
 
-def render(status: Status, accept: str = "") -> tuple[bytes, str]:
-    """The figures, in the format that `accept` (an HTTP header) prefers, and their content type.
+def render_metrics(status: ServiceStatus, accept: str = "") -> tuple[bytes, str]:
+    """Return the metrics, in the format that `accept` (the HTTP header) prefers, and their content type.
 
     Raises:
         MissingExtraError: prometheus_client is not installed.
@@ -45,116 +43,119 @@ def render(status: Status, accept: str = "") -> tuple[bytes, str]:
     except ImportError as exc:
         raise MissingExtraError("metrics", "/metrics") from exc
 
-    class Once:
+    class Collector:
         def collect(self) -> Iterator[Metric]:
-            return families(status)
+            return metric_families(status)
 
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(Once())
+    registry.register(Collector())
     encode, content_type = choose_encoder(accept)
     return encode(registry), content_type
 
 
-def families(status: Status) -> Iterator[Metric]:
-    """All figures. Counters and histograms are of all workers that are or have been, by handler.
+def metric_families(status: ServiceStatus) -> Iterator[Metric]:
+    """Yield all metrics.
 
-    What a worker that was killed did since its last report (half a second) is not in them.
+    Counters and histograms are totals of all worker processes, those that have ended included. Of a process
+    that was killed they lack what it did after its last report (half a second).
     """
     from prometheus_client.metrics_core import GaugeMetricFamily as Gauge  # noqa: PLC0415 - an extra
 
-    about = Gauge("eventml_info", "The service.", labels=["bus", "version"])
-    about.add_metric([status.bus, version("eventml")], 1)
-    yield about
-    yield from _of_handlers(status)
-    yield from _of_workers(status)
+    info = Gauge("eventml_info", "The service.", labels=["bus", "version"])
+    info.add_metric([status.bus, version("eventml")], 1)
+    yield info
+    yield from _handler_families(status)
+    yield from _worker_families(status)
 
 
-def _of_handlers(status: Status) -> Iterator[Metric]:
+def _handler_families(status: ServiceStatus) -> Iterator[Metric]:
     from prometheus_client.metrics_core import (  # noqa: PLC0415 - an extra
         CounterMetricFamily,
         GaugeMetricFamily,
         HistogramMetricFamily,
     )
 
-    known = {name: handler for worker in status.workers for name, handler in worker.handlers.items()}
-    labels = {name: [name, _group(known.get(name))] for name in {*known, *status.retired}}
-    named = ["handler", "group"]
-    summed = totals(status)
+    names = ["handler", "group"]
+    totals = total_counters(status)
+    groups = {name: handler.group for worker in status.workers for name, handler in worker.handlers.items()}
+    labels = {name: [name, groups.get(name, "")] for name in totals}
     for field in COUNTERS:
-        counter = CounterMetricFamily(*_COUNTER_HELP[field], labels=named)
-        for name, tally in summed.items():
-            counter.add_metric(labels[name], getattr(tally, field))
+        counter = CounterMetricFamily(*_COUNTER_NAMES[field], labels=names)
+        for name, counters in totals.items():
+            counter.add_metric(labels[name], getattr(counters, field))
         yield counter
     latency = HistogramMetricFamily(
-        "eventml_latency_seconds", "From the broker's timestamp to the completion.", labels=named
+        "eventml_latency_seconds", "From the broker's timestamp to the completion.", labels=names
     )
-    batch = HistogramMetricFamily("eventml_batch_size", "Events in a call.", labels=named)
+    batch = HistogramMetricFamily("eventml_batch_size", "Events in a call.", labels=names)
     stages = HistogramMetricFamily(
         "eventml_stage_seconds",
-        "One stage's work on one batch; receive includes waiting for events.",
-        labels=[*named, "stage"],
+        "Duration of one stage for one batch; receive includes waiting for events.",
+        labels=[*names, "stage"],
     )
-    for name, tally in summed.items():
-        _observed(latency, labels[name], tally.latency, SECONDS)
-        _observed(batch, labels[name], tally.batch, SIZES)
-        for stage, counts in tally.stages.items():
-            _observed(stages, [*labels[name], stage], counts, SECONDS)
+    for name, counters in totals.items():
+        _add_histogram(latency, labels[name], counters.latency, SECONDS)
+        _add_histogram(batch, labels[name], counters.batch, SIZES)
+        for stage, histogram in counters.stages.items():
+            _add_histogram(stages, [*labels[name], stage], histogram, SECONDS)
     yield from (latency, batch, stages)
-    lag = GaugeMetricFamily("eventml_lag", "Events that the group has not finished.", labels=named)
-    for name, behind in lags(status).items():
-        if behind is not None:
-            lag.add_metric(labels[name], behind)
+    lag = GaugeMetricFamily("eventml_lag", "Events that the group has not completed.", labels=names)
+    for name, unfinished in group_lags(status).items():
+        if unfinished is not None:
+            lag.add_metric(labels[name], unfinished)
     yield lag
 
 
-def _of_workers(status: Status) -> Iterator[Metric]:
+def _worker_families(status: ServiceStatus) -> Iterator[Metric]:
     from prometheus_client.metrics_core import CounterMetricFamily as Counter  # noqa: PLC0415 - an extra
     from prometheus_client.metrics_core import GaugeMetricFamily as Gauge  # noqa: PLC0415 - an extra
 
-    state = Gauge("eventml_worker_state", "1 for each process in that state.", labels=["worker", "state"])
+    state = Gauge("eventml_worker_state", "Processes in that state.", labels=["worker", "state"])
     connected = Gauge("eventml_worker_connected", "Whether it reaches its broker.", labels=["worker"])
-    uptime = Gauge("eventml_worker_uptime_seconds", "Of the youngest process.", labels=["worker"])
-    restarts = Counter("eventml_worker_restarts", "Starts after a crash.", labels=["worker"])
-    rolls = Counter("eventml_rolls", "Replacements of all workers, one after the other.")
-    rolls.add_metric([], status.rolls)
-    in_flight = Gauge("eventml_in_hand", "Events taken and not finished.", labels=["handler", "worker"])
+    uptime = Gauge("eventml_worker_uptime_seconds", "Uptime of the youngest process.", labels=["worker"])
+    restarts = Counter("eventml_worker_restarts", "Restarts after a crash.", labels=["worker"])
+    rolling = Counter("eventml_rolling_restarts", "Completed rolling restarts of all workers.")
+    rolling.add_metric([], status.rolling_restarts)
+    in_flight = Gauge(
+        "eventml_events_in_flight", "Events received and not completed.", labels=["handler", "worker"]
+    )
     oldest = Gauge(
-        "eventml_oldest_in_hand_seconds",
-        "Since the oldest event in hand arrived.",
+        "eventml_oldest_in_flight_seconds",
+        "Time since the oldest event in flight arrived.",
         labels=["handler", "worker"],
     )
     models = Gauge(
         "eventml_model_info",
-        "The models in use: 1 for each process that has it.",
+        "Processes of the worker that have loaded this model.",
         labels=["handler", "worker", "model", "version"],
     )
-    names = sorted({worker.name for worker in status.workers})
-    for name in names:
-        same = [worker for worker in status.workers if worker.name == name]
+    for name in sorted({worker.name for worker in status.workers}):
+        processes = [worker for worker in status.workers if worker.name == name]
         for kind in STATES:
-            state.add_metric([name, kind], sum(worker.state == kind for worker in same))
-        connected.add_metric([name], all(worker.connected for worker in same))
-        uptime.add_metric([name], min(worker.uptime for worker in same))
-        restarts.add_metric([name], same[0].restarts)
-        for handler in {handler for worker in same for handler in worker.handlers}:
-            reports = [worker.handlers[handler] for worker in same if handler in worker.handlers]
+            state.add_metric([name, kind], sum(process.state == kind for process in processes))
+        connected.add_metric([name], all(process.connected for process in processes))
+        uptime.add_metric([name], min(process.uptime for process in processes))
+        restarts.add_metric([name], processes[0].restarts)
+        for handler in {handler for process in processes for handler in process.handlers}:
+            reports = [process.handlers[handler] for process in processes if handler in process.handlers]
             in_flight.add_metric([handler, name], sum(report.progress.in_flight for report in reports))
             oldest.add_metric([handler, name], max(report.progress.oldest for report in reports))
-            used = [(report.model.name, report.model.version) for report in reports if report.model]
-            for model, model_version in dict.fromkeys(used):
-                models.add_metric([handler, name, model, model_version], used.count((model, model_version)))
-    yield from (state, connected, uptime, restarts, rolls, in_flight, oldest, models)
+            loaded = [(report.model.name, report.model.version) for report in reports if report.model]
+            for model in dict.fromkeys(loaded):
+                models.add_metric([handler, name, *model], loaded.count(model))
+    yield from (state, connected, uptime, restarts, rolling, in_flight, oldest, models)
 
 
-def _observed(family: Metric, labels: Sequence[str], counts: Counts | None, bounds: Sequence[float]) -> None:
-    if counts is None:
+def _add_histogram(
+    family: HistogramMetricFamily,
+    labels: Sequence[str],
+    histogram: HistogramSnapshot | None,
+    bounds: Sequence[float],
+) -> None:
+    if histogram is None:
         return
-    buckets, seen = [], 0.0
-    for bound, count in zip([*map(str, bounds), "+Inf"], counts.counts, strict=True):
-        seen += count
-        buckets.append((bound, seen))
-    family.add_metric(labels, buckets=buckets, sum_value=counts.sum)  # type: ignore[attr-defined] # a histogram family
-
-
-def _group(handler: HandlerReport | None) -> str:
-    return "" if handler is None else handler.group
+    buckets, cumulative = [], 0.0
+    for bound, count in zip([*map(str, bounds), "+Inf"], histogram.counts, strict=True):
+        cumulative += count
+        buckets.append((bound, cumulative))
+    family.add_metric(labels, buckets=buckets, sum_value=histogram.sum)

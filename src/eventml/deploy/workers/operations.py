@@ -1,13 +1,14 @@
-"""The operations port: `/livez`, `/readyz` and `/metrics`, over HTTP, for machines that watch.
+"""The operations port: `/livez`, `/readyz` and `/metrics` over HTTP, for probes and for Prometheus.
 
-It is served by a thread, so that it answers even where the event loop is blocked: that is when it
-matters. It knows no secrets and changes nothing, but it is for operators: it listens on loopback
-unless told otherwise.
+A thread of its own serves it, so that it answers even while the event loop is blocked. It reveals no secrets
+and changes nothing, but it is meant for operators: by default it listens on loopback only.
 """
 
 from __future__ import annotations
 
+import logging
 import socket
+import sys
 import threading
 from contextlib import contextmanager
 from http import HTTPStatus
@@ -16,104 +17,122 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from eventml.deploy.workers.metrics import render
-from eventml.deploy.workers.status import unready
+from eventml.deploy.workers.logs import LogRateLimit
+from eventml.deploy.workers.metrics import render_metrics
+from eventml.deploy.workers.status import ServiceStatus, unready_reasons
 from eventml.errors import ConfigError, MissingExtraError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from eventml.deploy.workers.status import Status
+log = logging.getLogger("eventml.operations")
+log.addFilter(LogRateLimit(exempt=None))
 
 LOOPBACK: Final = "127.0.0.1"
-PORT: Final = 9464
+DEFAULT_PORT: Final = 9464
+
 _TEXT: Final = "text/plain; charset=utf-8"
+_MAX_PORT: Final = 65_535
 
 
-class Address(msgspec.Struct, frozen=True):
-    """Where the port is."""
+class HostPort(msgspec.Struct, frozen=True):
+    """A host and a port to listen on or to connect to."""
 
     host: str = LOOPBACK
-    port: int = PORT
+    port: int = DEFAULT_PORT
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{host}:{self.port}"
 
 
-def read_address(text: str) -> Address:
-    """`9464`, `:9464`, `0.0.0.0:9464`, `[::1]:9464`.
+def parse_host_port(text: str) -> HostPort:
+    """Parse `9464`, `:9464`, `0.0.0.0:9464` or `[::1]:9464`.
 
     Raises:
-        ConfigError: it is none of these.
+        ConfigError: the text has none of these forms.
     """
     host, _, port = text.rpartition(":")
-    if not port.isdecimal() or int(port) > 65_535:  # noqa: PLR2004 - the highest port there is
-        raise ConfigError(f"operations port: {text!r} is no address; write a port, or HOST:PORT")
-    return Address(host.strip("[]") or LOOPBACK, int(port))
+    if not port.isdecimal() or int(port) > _MAX_PORT:
+        raise ConfigError(f"--operations: {text!r} is not an address; write PORT or HOST:PORT")
+    return HostPort(host.strip("[]") or LOOPBACK, int(port))
 
 
-class Operations:
-    """What is answered to those who ask. It may be asked from any thread.
+class OperationsEndpoints:
+    """Answers requests to the operations port. Any thread may call it.
 
     Args:
-        status: Tells how the service is, now.
-        max_lag: The most unfinished records that a group may have for the service to be ready.
+        status: Returns the current status of the service.
+        max_lag: Highest lag of a group with which the service is ready; None for no limit.
     """
 
-    def __init__(self, status: Callable[[], Status], *, max_lag: int | None = None) -> None:
+    def __init__(self, status: Callable[[], ServiceStatus], *, max_lag: int | None = None) -> None:
         self._status = status
         self._max_lag = max_lag
 
     def answer(self, path: str, accept: str = "") -> tuple[HTTPStatus, bytes, str]:
-        """The status, the body and its content type."""
-        match path.partition("?")[0]:
+        """Return the HTTP status, the body and its content type.
+
+        An unexpected error is logged, at most once in ten seconds, and answered with 500.
+
+        Args:
+            path: Path of the request; its query is ignored.
+            accept: Header `Accept`, which chooses the format of the metrics.
+        """
+        try:
+            return self._answer(path.partition("?")[0], accept)
+        except Exception:
+            log.exception("operations port: error in the answer to %s", path)
+            return HTTPStatus.INTERNAL_SERVER_ERROR, b"internal error; see the log of the service\n", _TEXT
+
+    def _answer(self, path: str, accept: str) -> tuple[HTTPStatus, bytes, str]:
+        match path:
             case "/livez":
-                return _verdict([self._status().stuck])
+                stuck = self._status().stuck
+                return _health_answer([stuck] if stuck else [])
             case "/readyz":
-                return _verdict(unready(self._status(), self._max_lag))
+                return _health_answer(unready_reasons(self._status(), self._max_lag))
             case "/metrics":
                 try:
-                    body, kind = render(self._status(), accept)
+                    body, content_type = render_metrics(self._status(), accept)
                 except MissingExtraError as exc:
                     return HTTPStatus.NOT_IMPLEMENTED, f"{exc}\n".encode(), _TEXT
-                return HTTPStatus.OK, body, kind
-        return HTTPStatus.NOT_FOUND, b"there are /livez, /readyz and /metrics\n", _TEXT
+                return HTTPStatus.OK, body, content_type
+        return HTTPStatus.NOT_FOUND, b"not found; there are /livez, /readyz and /metrics\n", _TEXT
 
 
-def _verdict(problems: list[str]) -> tuple[HTTPStatus, bytes, str]:
-    said = [problem for problem in problems if problem]
-    if said:
-        return HTTPStatus.SERVICE_UNAVAILABLE, "".join(f"{line}\n" for line in said).encode(), _TEXT
+def _health_answer(problems: list[str]) -> tuple[HTTPStatus, bytes, str]:
+    if problems:
+        return HTTPStatus.SERVICE_UNAVAILABLE, "".join(f"{line}\n" for line in problems).encode(), _TEXT
     return HTTPStatus.OK, b"ok\n", _TEXT
 
 
 @contextmanager
-def serving(operations: Operations, address: Address) -> Iterator[Address]:
-    """Serve until left. Gives the address, its port chosen where 0 was asked for.
+def serve_endpoints(endpoints: OperationsEndpoints, address: HostPort) -> Iterator[HostPort]:
+    """Serve the operations port inside this context; yields its address, with the port that 0 has chosen.
 
     Raises:
-        ConfigError: somebody listens there already, or there is no such address here.
+        ConfigError: the address is in use, or does not belong to this machine.
     """
     try:
-        server = _server(operations, address)
+        server = _server(endpoints, address)
     except OSError as exc:
         raise ConfigError(
             f"operations port {address}: {exc.strerror or exc}; choose another with --operations "
-            "HOST:PORT, or none with --operations off"
+            "HOST:PORT, or switch it off with --operations off"
         ) from exc
     thread = threading.Thread(target=server.serve_forever, name="operations port", daemon=True)
     thread.start()
     try:
-        yield Address(address.host, server.server_address[1])
+        yield HostPort(address.host, server.server_address[1])
     finally:
         server.shutdown()
         server.server_close()
 
 
-def _server(operations: Operations, address: Address) -> ThreadingHTTPServer:
-    class Handler(BaseHTTPRequestHandler):
-        timeout = 10  # seconds for a client to say what it wants
+def _server(endpoints: OperationsEndpoints, address: HostPort) -> ThreadingHTTPServer:
+    class RequestHandler(BaseHTTPRequestHandler):
+        timeout = 10  # seconds that a client may take to send its request
         server_version = "eventml"
         sys_version = ""
 
@@ -124,22 +143,26 @@ def _server(operations: Operations, address: Address) -> ThreadingHTTPServer:
             self._answer(with_body=False)
 
         def _answer(self, *, with_body: bool) -> None:
-            status, body, kind = operations.answer(self.path, self.headers.get("Accept", ""))
+            status, body, content_type = endpoints.answer(self.path, self.headers.get("Accept", ""))
             self.send_response(status)
-            self.send_header("Content-Type", kind)
+            self.send_header("Content-Type", content_type)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             if with_body:
                 self.wfile.write(body)
 
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - as overridden
-            """A probe every few seconds is nothing to log."""
+            """Log nothing: a probe asks every few seconds."""
 
     class Server(ThreadingHTTPServer):
         daemon_threads = True
         address_family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
 
         def handle_error(self, request: Any, client_address: Any) -> None:
-            """A client that leaves early is nothing to log."""
+            """Log the error, unless the client has closed its connection or was too slow."""
+            del request, client_address
+            error = sys.exception()
+            if not isinstance(error, ConnectionError | TimeoutError):
+                log.error("operations port: error in a connection", exc_info=error)
 
-    return Server((address.host, address.port), Handler)
+    return Server((address.host, address.port), RequestHandler)

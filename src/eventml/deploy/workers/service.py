@@ -1,54 +1,51 @@
-"""A bus's handlers as a service: many workers under a supervisor, and its operations port."""
+"""A bus run as a service: many worker processes under a supervisor, with an operations port."""
 
 from __future__ import annotations
 
 import logging
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from eventml import config
-from eventml.deploy.workers.liveness import Limits
-from eventml.deploy.workers.logs import SUPERVISOR, start_logging
-from eventml.deploy.workers.operations import Address, Operations, serving
-from eventml.deploy.workers.placement import idle_handlers, places
-from eventml.deploy.workers.relay import as_json, prefixed
-from eventml.deploy.workers.reports import Orders
-from eventml.deploy.workers.restarts import Patience
+from eventml.bus import Bus
+from eventml.deploy.workers.health import HealthLimits
+from eventml.deploy.workers.ipc import WorkerSpec
+from eventml.deploy.workers.logs import SUPERVISOR, prefix_printer, print_json, start_service_logging
+from eventml.deploy.workers.operations import HostPort, OperationsEndpoints, serve_endpoints
 from eventml.deploy.workers.supervisor import Supervisor
 from eventml.errors import ConfigError, UnavailableError, UnsupportedError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from eventml.backends.base import Capabilities
-    from eventml.bus import Bus
-    from eventml.deploy.workers.placement import Place
-    from eventml.deploy.workers.relay import Printer
+    import socket
+    from collections.abc import Collection, Mapping, Sequence
 
 log = logging.getLogger("eventml")
 
-LEAVING = 5.0
-"""Seconds that a worker may take to leave after its own `drain` has run out."""
+EXIT_TIME: Final = 5.0
+"""Seconds that a worker may take to exit after its own `drain` has run out."""
 
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
+class ServicePlan(msgspec.Struct, frozen=True, kw_only=True):
     """How a service is run.
 
     Attributes:
-        bus: Where its bus is: MODULE:BUS.
-        workers: How many, and of what; see `placement.places`.
-        only: The handlers that a plain number of workers means.
-        backend: The URL that the command line names.
-        until_idle: As `eventml run --until-idle`.
-        operations: The operations port; None for the default one if it is free, `""` for none.
-        max_lag: The most unfinished records that a group may have for the service to be ready.
-        json_logs: Log lines are JSON objects.
-        limits: How patient the supervisor is with its workers; `drain` follows from the settings.
-        patience: How often it starts them again.
-        web: The predictors are served over HTTP, and no stream is read.
-        everybody: In the web service, without a token, everybody may ask.
+        bus: Import path of the bus, MODULE:BUS.
+        workers: Number of workers, or a number for each handler; see `assign_handlers`.
+        only: Handlers to run where `workers` is a plain number; empty for all.
+        backend: Backend URL from the command line, or None to take it from the configuration.
+        until_idle: Stop once the workers have been idle for this many seconds; None to run until stopped.
+        operations: Address of the operations port. None is the default address if it is free; "" is none.
+        max_lag: Highest lag of a group with which the service is ready; None for no limit.
+        json_logs: Whether log lines are JSON objects.
+        limits: When workers are killed or replaced.
+        factory: Dotted name (`package.module:function`) of the `WorkerFactory` of the workers; None for
+            workers that read streams.
+        loop_options: Backend options of `anyio.run` in the workers.
+        listeners: Listening sockets, one for each worker, which inherits it: workers that serve HTTP. A
+            socket outlives the processes of its worker, so that no connection is lost in a restart.
+        without_token: Whether the web service answers requests that carry no token.
     """
 
     bus: str
@@ -56,118 +53,152 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     only: Sequence[str] = ()
     backend: str | None = None
     until_idle: float | None = None
-    operations: Address | str | None = None
+    operations: HostPort | str | None = None
     max_lag: int | None = None
     json_logs: bool = False
-    limits: Limits = Limits()
-    patience: Patience = Patience()
-    web: bool = False
-    everybody: bool = False
+    limits: HealthLimits = HealthLimits()
+    factory: str | None = None
+    loop_options: Mapping[str, Any] = {}
+    listeners: Sequence[socket.socket] = ()
+    without_token: bool = False
 
 
-async def run_service(bus: Bus, plan: Plan) -> int:
-    """Run it until it is told to stop. Returns the exit status; see `Supervisor.run`.
+async def run_service(bus: Bus, plan: ServicePlan) -> int:
+    """Run a service until it is stopped. Returns the exit status; see `Supervisor.run`.
 
     Raises:
         ConfigError: the plan does not fit the bus.
-        UnsupportedError: the backend cannot be shared by several processes.
+        UnsupportedError: several processes cannot share the backend.
     """
-    chosen = places(plan.workers, plan.only, tuple(bus.handlers))
-    width = max(len(SUPERVISOR), *(len(place.name) for place in chosen))
-    start_logging(SUPERVISOR, json=plan.json_logs, prefix=f"{SUPERVISOR:<{width}} | ")
-    with ExitStack() as stack:
-        if plan.web:
-            chosen = _with_listeners(stack, bus, chosen)
-        return await _run(bus, plan, chosen, prefixed(width))
-
-
-async def _run(bus: Bus, plan: Plan, chosen: Sequence[Place], show: Printer) -> int:
-    if not plan.web:
-        await _check_backend(bus, chosen)
-        for name in idle_handlers(chosen, tuple(bus.handlers)):
-            log.info("%s is not run here", name)
+    assigned = assign_handlers(plan.workers, plan.only, tuple(bus.handlers))
+    width = max(len(SUPERVISOR), *map(len, assigned))
+    start_service_logging(SUPERVISOR, json=plan.json_logs, prefix=f"{SUPERVISOR:<{width}} | ")
+    if plan.factory is None:
+        await _check_backend(bus, assigned)
+        for name in unassigned_handlers(assigned, tuple(bus.handlers)):
+            log.info("handler %s is not run by this service", name)
+    if plan.listeners:
+        log.info("serving on http://%s", HostPort(*plan.listeners[0].getsockname()[:2]))
     supervisor = Supervisor(
         bus.name,
-        chosen,
-        Orders(
-            supervisor=0,
-            name="",
+        _worker_specs(plan, assigned),
+        drain=bus.settings.drain + EXIT_TIME,
+        print_line=print_json if plan.json_logs else prefix_printer(width),
+        limits=plan.limits,
+    )
+    with ExitStack() as stack:
+        endpoints = OperationsEndpoints(supervisor.status, max_lag=plan.max_lag)
+        address = _open_operations_port(stack, endpoints, plan.operations)
+        return await supervisor.run(None if address is None else str(address))
+
+
+def assign_handlers(workers: str, only: Sequence[str], known: Collection[str]) -> dict[str, tuple[str, ...]]:
+    """Decide which worker runs which handlers.
+
+    Args:
+        workers: `4` for that many workers, each running every handler; `duration=3,tip=1` for that many
+            workers for each of these handlers.
+        only: Handlers to run where `workers` is a plain number; empty for all.
+        known: Handlers of the bus.
+
+    Returns:
+        The handlers of each worker by its name; no handlers stand for all of them.
+
+    Raises:
+        ConfigError: `workers` has neither form, or a handler is unknown.
+    """
+    if "=" not in workers:
+        _check_known(only, known)
+        return {f"worker-{n}": tuple(only) for n in range(1, _count(workers, workers) + 1)}
+    if only:
+        raise ConfigError(f"--workers {workers} names the handlers to run, as --only does; leave --only out")
+    counts: dict[str, int] = {}
+    for part in workers.split(","):
+        handler, _, count = (text.strip() for text in part.partition("="))
+        if handler in counts:
+            raise ConfigError(f"--workers {workers}: {handler} is named twice")
+        counts[handler] = _count(count, workers)
+    _check_known(counts, known)
+    return {f"{handler}-{n}": (handler,) for handler, count in counts.items() for n in range(1, count + 1)}
+
+
+def unassigned_handlers(assigned: Mapping[str, Sequence[str]], known: Collection[str]) -> list[str]:
+    """Return the handlers that no worker runs."""
+    return [handler for handler in known if not _runners(assigned, handler)]
+
+
+def _runners(assigned: Mapping[str, Sequence[str]], handler: str) -> int:
+    return sum(not handlers or handler in handlers for handlers in assigned.values())
+
+
+def _count(text: str, workers: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise ConfigError(
+            f"--workers {workers}: {text!r} is not a number of workers; write --workers 4, or a number for "
+            "each handler: --workers duration=3,tip=1"
+        )
+    return int(text)
+
+
+def _check_known(named: Collection[str], known: Collection[str]) -> None:
+    unknown = [name for name in named if name not in known]
+    if unknown:
+        raise ConfigError(f"no handler is named {unknown[0]!r}; there are: {', '.join(known)}")
+
+
+def _worker_specs(plan: ServicePlan, assigned: Mapping[str, tuple[str, ...]]) -> list[WorkerSpec]:
+    listeners: Sequence[int | None] = [listener.fileno() for listener in plan.listeners]
+    return [
+        WorkerSpec(
+            name=name,
             bus=plan.bus,
+            handlers=handlers,
             backend=plan.backend,
             until_idle=plan.until_idle,
             json_logs=plan.json_logs,
-            everybody=plan.everybody,
-        ),
-        show=as_json if plan.json_logs else show,
-        limits=msgspec.structs.replace(plan.limits, drain=bus.settings.drain + LEAVING),
-        patience=plan.patience,
-    )
-    with ExitStack() as stack:
-        address = _serve(stack, Operations(supervisor.status, max_lag=plan.max_lag), plan.operations)
-        supervisor.orders = msgspec.structs.replace(supervisor.orders, operations=address and str(address))
-        return await supervisor.run()
-
-
-def _with_listeners(stack: ExitStack, bus: Bus, chosen: Sequence[Place]) -> list[Place]:
-    """Give each worker a socket, which stays open when the worker ends: its successor goes on with it."""
-    from eventml.deploy.web import (  # noqa: PLC0415 - an extra
-        address_of,
-        listen_together,
-        predictors,
-    )
-
-    web = bus.settings.web
-    predictors(bus, chosen[0].only)  # what makes no sense is refused before anything is started
-    listeners = [stack.enter_context(one) for one in listen_together(web.host, web.port, len(chosen))]
-    log.info("serving on http://%s; see /docs there", address_of(listeners[0]))
-    return [
-        msgspec.structs.replace(place, listener=one.fileno())
-        for place, one in zip(chosen, listeners, strict=True)
+            factory=plan.factory,
+            loop_options=dict(plan.loop_options),
+            listener=listener,
+            without_token=plan.without_token,
+        )
+        for (name, handlers), listener in zip(
+            assigned.items(), listeners or [None] * len(assigned), strict=True
+        )
     ]
 
 
-def _serve(stack: ExitStack, operations: Operations, wanted: Address | str | None) -> Address | None:
-    """Open the port that was asked for; the default one only if nobody has it."""
+def _open_operations_port(
+    stack: ExitStack, endpoints: OperationsEndpoints, wanted: HostPort | str | None
+) -> HostPort | None:
+    """Open the port: the address that was given, or the default one unless it is in use."""
     if wanted == "":
         return None
-    address = wanted if isinstance(wanted, Address) else Address()
+    address = wanted if isinstance(wanted, HostPort) else HostPort()
     try:
-        address = stack.enter_context(serving(operations, address))
+        address = stack.enter_context(serve_endpoints(endpoints, address))
     except ConfigError as exc:
         if wanted is not None:
             raise
-        log.warning("%s", exc)
+        log.warning("no operations port: %s", exc)
         return None
     log.info("operations port: http://%s/readyz, /livez, /metrics", address)
     return address
 
 
-async def _check_backend(bus: Bus, chosen: Sequence[Place]) -> None:
-    capabilities = await _capabilities(bus)
-    if capabilities is not None:
-        _check(bus, chosen, capabilities)
-
-
-async def _capabilities(bus: Bus) -> Capabilities | None:
-    """What the backend can do; None while it is out of reach, which a backend in this process never is."""
+async def _check_backend(bus: Bus, assigned: Mapping[str, Sequence[str]]) -> None:
     try:
         async with bus.open():
-            return bus.backend.capabilities
-    except UnavailableError as exc:
-        log.warning("%s; starting the workers, which wait for it", exc)
-        return None
-
-
-def _check(bus: Bus, chosen: Sequence[Place], capabilities: Capabilities) -> None:
+            capabilities = bus.backend.capabilities
+    except UnavailableError as exc:  # a backend within this process is never unavailable
+        log.warning("%s; the workers are started and wait for it", exc)
+        return
     url = config.redact(bus.settings.backend.url)
-    if len(chosen) > 1 and not capabilities.shared:
+    if len(assigned) > 1 and not capabilities.shared:
         raise UnsupportedError(
-            f"--workers: {url} lives in one process, so {len(chosen)} workers would have a bus each and see "
-            "nothing of each other's events. Name a backend that processes share, with --backend redis://... "
-            "or kafka://..., EVENTML_BACKEND or eventml.toml; or leave --workers out"
+            f"--workers: {url} exists in one process only, so {len(assigned)} workers would not see each "
+            "other's events. Choose a backend that processes can share, with --backend redis://... or "
+            "kafka://..., EVENTML_BACKEND or eventml.toml; or leave --workers out"
         )
-    runners = {name: sum(not place.only or name in place.only for place in chosen) for name in bus.handlers}
-    if capabilities.ordering == "single_member" and max(runners.values(), default=0) > 1:
-        log.info(
-            "%s keeps the order of a key's events only while one worker handles them; here several do", url
-        )
+    several = any(_runners(assigned, name) > 1 for name in bus.handlers)
+    if several and capabilities.ordering == "single_member":
+        log.info("%s keeps the order per key only while one worker runs a handler; here several do", url)

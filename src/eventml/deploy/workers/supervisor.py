@@ -1,10 +1,10 @@
-"""Many workers, watched over: started, started again, replaced, stopped together.
+"""Supervisor of worker processes: starts, restarts, kills, replaces and stops them.
 
-    SIGTERM, SIGINT   every worker finishes what is in hand, all at once, within one deadline
-    again             they give up on what is in hand; it goes back to its groups
-    SIGHUP            workers are replaced one at a time, each new one ready before its old one drains
+    SIGTERM, SIGINT   all workers finish their events in flight at the same time, within one deadline
+    a second signal   they abandon their events in flight, which go back to their groups
+    SIGHUP            a rolling restart
 
-The decisions are those of `liveness`, `restarts`, `placement` and `rolling`; here they are carried out.
+`health` and `restarts` decide; this module carries the decisions out.
 """
 
 from __future__ import annotations
@@ -14,258 +14,237 @@ import os
 import signal
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import anyio
 import msgspec
 
-from eventml.deploy.workers.child import started
-from eventml.deploy.workers.crew import Crew
-from eventml.deploy.workers.liveness import Limits, why_kill, why_replace
-from eventml.deploy.workers.replacing import Replacing
-from eventml.deploy.workers.reports import Orders, model_files
-from eventml.deploy.workers.restarts import Crash, Patience, broken, recent, wait_before_restart
-from eventml.deploy.workers.rolling import Watch, stamps
+from eventml.bus import stop_on_signals
+from eventml.deploy.workers.health import HealthLimits, kill_reason, replace_reason
+from eventml.deploy.workers.ipc import WorkerSpec
+from eventml.deploy.workers.logs import LinePrinter
+from eventml.deploy.workers.pool import PooledWorker, WorkerPool
+from eventml.deploy.workers.restarts import (
+    Crash,
+    RestartPolicy,
+    RollingRestart,
+    crash_counts,
+    is_crash_loop,
+    recent_crashes,
+    restart_delay,
+)
+from eventml.deploy.workers.status import ServiceStatus
+from eventml.deploy.workers.worker_handle import WorkerHandle, start_worker
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from anyio.abc import TaskGroup, TaskStatus
 
-    from eventml.deploy.workers.child import Child
-    from eventml.deploy.workers.crew import Slot
-    from eventml.deploy.workers.placement import Place
-    from eventml.deploy.workers.relay import Printer
-    from eventml.deploy.workers.status import Status
-
 log = logging.getLogger("eventml")
 
-_LOOK = 0.5  # seconds between two looks at the workers
-_LATE = 1.0  # seconds: a look so late says that the supervisor itself was held up
-_MODELS = 1.0  # seconds between two looks at the model files
-_HELD_UP = 10.0  # seconds without a look: the supervisor is no use any more
+_CHECK_INTERVAL: Final = 0.5  # seconds between two health checks
+_LATE: Final = 1.0  # seconds: a check that is later than this shows that the supervisor itself was suspended
+_SUPERVISOR_STUCK: Final = 10.0  # seconds without a check after which /livez fails
 
 
 class Supervisor:
-    """Runs a service's workers until told to stop.
+    """Runs the workers of a service until stopped.
 
-    It has to run in the main thread: the kernel ties the workers' lives to the thread that starts them.
+    It must run in the main thread: signals arrive there, and the kernel kills the workers when the thread
+    that started them ends.
 
     Args:
-        bus: The bus's name, for those who watch.
-        places: The workers that there are to be.
-        orders: What each is told; name, handlers, listener and supervisor are filled in.
-        show: Where the workers' log lines go.
-        limits: How patient it is with them.
-        patience: How often it starts them again.
+        bus: Name of the bus.
+        specs: What each worker runs.
+        drain: Seconds between asking a worker to stop and killing it.
+        print_line: Prints the log lines of the workers.
+        limits: When workers are killed or replaced.
+        policy: How workers are restarted after a crash.
     """
 
     def __init__(
         self,
         bus: str,
-        places: Sequence[Place],
-        orders: Orders,
+        specs: Sequence[WorkerSpec],
         *,
-        show: Printer,
-        limits: Limits | None = None,
-        patience: Patience | None = None,
+        drain: float,
+        print_line: LinePrinter,
+        limits: HealthLimits | None = None,
+        policy: RestartPolicy | None = None,
     ) -> None:
-        self.orders = orders
-        self._show = show
-        self._limits = limits or Limits()
-        self._patience = patience or Patience()
-        self._crew = Crew(bus, places)
+        self._drain = drain
+        self._print_line = print_line
+        self._limits = limits or HealthLimits()
+        self._policy = policy or RestartPolicy()
+        self._pool = WorkerPool(bus, specs)
+        self._rolling = RollingRestart(self._pool, self._start, drain)
         self._stop = anyio.Event()
-        self._in_order = True
-        self._roll_wanted = anyio.Event()
-        self._replacing = Replacing(self._crew, self._launch, self._limits.drain)
-        self._last_look = time.monotonic()
+        self._all_finished = True
+        self._operations: str | None = None
+        self._last_check = time.monotonic()
         self._tasks: TaskGroup
 
-    def status(self) -> Status:
-        """The service as it is now. It may be called from any thread."""
-        held_up = time.monotonic() - self._last_look
-        stuck = f"the supervisor has been held up for {held_up:.0f} s" if held_up > _HELD_UP else ""
-        return self._crew.status(stuck)
+    def status(self) -> ServiceStatus:
+        """Return the status of the service. Any thread may call this."""
+        late = time.monotonic() - self._last_check
+        stuck = f"the supervisor has been stuck for {late:.0f} s" if late > _SUPERVISOR_STUCK else ""
+        return self._pool.status(stuck)
 
-    async def run(self) -> int:
-        """Run until stopped, or until a worker cannot be kept running. Returns the exit status.
+    async def run(self, operations: str | None = None) -> int:
+        """Run until stopped, until a worker is in a crash loop, or until all workers have stopped when idle.
 
-        0: stopped as asked, everything finished within the deadline; or all workers were idle
-        (`until_idle`). 1: a worker could not be kept running, or something was left unfinished.
+        Args:
+            operations: Address of the operations port, which the workers are told.
+
+        Returns:
+            The exit status: 0 if everything in flight was finished, 1 if not or after a crash loop.
         """
+        self._operations = operations
         async with anyio.create_task_group() as self._tasks:
-            await self._tasks.start(self._heed_signals)
-            for task in (
-                self._watch_life,
-                self._watch_threads,
-                self._watch_models,
-                self._roll_when_wanted,
-                self._stop_all,
-            ):
+            self._tasks.start_soon(stop_on_signals, self)
+            await self._tasks.start(self._handle_sighup)
+            for task in (self._kill_dead_workers, self._replace_hung_workers, self._rolling.run):
                 self._tasks.start_soon(task)
-            async with anyio.create_task_group() as keepers:
-                for slot in self._crew.slots:
-                    keepers.start_soon(self._keep, slot)
-            while self._crew.living:  # one that was being replaced
-                await next(iter(self._crew.living)).ended.wait()
+            async with anyio.create_task_group() as running:
+                for worker in self._pool.workers:
+                    running.start_soon(self._keep_running, worker)
+            while self._pool.live:  # a process that was being replaced
+                await next(iter(self._pool.live)).ended.wait()
             self._tasks.cancel_scope.cancel()
-        if self._crew.failure:
-            log.error("%s", self._crew.failure)
-        return 1 if self._crew.failure or not self._in_order else 0
+        if self._pool.failure:
+            log.error("%s", self._pool.failure)
+        return 1 if self._pool.failure or not self._all_finished else 0
 
     def stop(self) -> None:
-        """Let every worker finish what is in hand, and `run` return."""
-        self._crew.stopping = True
+        """Let all workers finish their events in flight, then return from `run`."""
+        if self._pool.stopping:
+            return
+        log.info(
+            "stopping %d workers within %g s; a second signal abandons their events in flight",
+            len(self._pool.live),
+            self._drain,
+        )
+        self._pool.stopping = True
         self._stop.set()
+        for process in self._pool.live:
+            if not process.stop_requested:  # a second request would abandon events
+                process.stop()
+            self._tasks.start_soon(process.stop_within, self._drain)
 
-    def roll(self) -> None:
-        """Replace the workers one at a time. Asked while that is under way, it is done once more."""
-        self._roll_wanted.set()
+    def abandon(self) -> None:
+        """Let all workers abandon their events in flight, then return from `run`."""
+        log.warning("second signal: abandoning the events in flight; they go back to their groups")
+        for process in self._pool.live:
+            process.stop()
 
-    # One place and its worker
+    # One worker and its processes
 
-    async def _keep(self, slot: Slot) -> None:
-        slot.child = await self._launch(slot.place)
+    async def _keep_running(self, worker: PooledWorker) -> None:
+        crashes: list[Crash] = []
+        worker.process = await self._start(worker)
         while True:
-            child = slot.child
-            await child.ended.wait()
-            if slot.child is not child:
+            process = worker.process
+            assert process is not None  # noqa: S101 - for the type checker: it has just been started
+            await process.ended.wait()
+            if worker.process is not process:  # it has been replaced
                 continue
-            if slot.incoming is not None:
-                log.warning("%s ended: %s; its successor is on its way", child.name, child.describe_end())
-                slot.promote()
-                continue
-            if self._crew.stopping or (self.orders.until_idle is not None and child.status == 0):
-                return
-            await self._wait_after(slot, child)
-            if self._crew.stopping:
-                return
-            slot.restarts += 1
-            slot.child = await self._launch(slot.place)
+            if worker.successor is None:
+                if self._pool.stopping or (worker.spec.until_idle is not None and process.exit_status == 0):
+                    return
+                crashes = [*recent_crashes(crashes, self._policy, time.monotonic()), _crash(process)]
+                await self._wait_before_restart(process, crashes)
+                if self._pool.stopping:
+                    return
+            if worker.successor is not None:
+                log.warning("%s ended: %s; its new process is starting", worker.name, process.end_reason())
+                worker.promote()
+            else:
+                worker.restarts += 1
+                worker.process = await self._start(worker)
 
-    async def _wait_after(self, slot: Slot, child: Child) -> None:
-        """A worker has ended though nobody asked: wait, or give up."""
+    async def _wait_before_restart(self, process: WorkerHandle, crashes: Sequence[Crash]) -> None:
         now = time.monotonic()
-        crash = Crash(now, counts=child.blamed)
-        slot.crashes = [*recent(slot.crashes, self._patience, now), crash]
-        if broken(slot.crashes, self._patience, now):
-            self._crew.failure = (
-                f"{child.name} ended {self._patience.crashes} times within {self._patience.window:g} s and "
-                f"had finished nothing; giving up. The last time: {child.describe_end()}"
+        if is_crash_loop(crashes, self._policy, now):
+            self._pool.failure = (
+                f"{process.name} ended {self._policy.max_crashes} times within {self._policy.window:g} s "
+                f"without completing an event; giving up. The last time: {process.end_reason()}"
             )
             self.stop()
             return
-        seconds = wait_before_restart(slot.crashes, self._patience, now)
-        log.warning("%s ended: %s; again in %.2f s", child.name, child.describe_end(), seconds)
-        with anyio.move_on_after(seconds):
+        delay = restart_delay(crashes, self._policy, now)
+        log.warning("%s ended: %s; restarting in %.2f s", process.name, process.end_reason(), delay)
+        with anyio.move_on_after(delay):
             await self._stop.wait()
 
-    async def _launch(self, place: Place) -> Child:
-        orders = msgspec.structs.replace(
-            self.orders, supervisor=os.getpid(), name=place.name, only=place.only, listener=place.listener
-        )
-        child: Child = await self._tasks.start(self._run_one, orders)
-        return child
+    async def _start(self, worker: PooledWorker) -> WorkerHandle:
+        spec = msgspec.structs.replace(worker.spec, supervisor=os.getpid(), operations=self._operations)
+        process: WorkerHandle = await self._tasks.start(self._run_process, spec)
+        return process
 
-    async def _run_one(
-        self, orders: Orders, *, task_status: TaskStatus[Child] = anyio.TASK_STATUS_IGNORED
+    async def _run_process(
+        self, spec: WorkerSpec, *, task_status: TaskStatus[WorkerHandle] = anyio.TASK_STATUS_IGNORED
     ) -> None:
-        async with started(orders) as child:
-            self._crew.living.add(child)
-            if self._crew.stopping:
-                child.stop()
-            task_status.started(child)
-            await child.listen(self._show)
-            self._crew.retire(child)
-        if child.asked_to_stop and not _left_in_order(child):
-            self._in_order = self._in_order and not self._crew.stopping
-            log.warning("%s left something unfinished: %s", child.name, child.describe_end())
+        async with start_worker(spec) as process:
+            self._pool.live.add(process)
+            if self._pool.stopping:
+                self._tasks.start_soon(process.stop_within, self._drain)
+            task_status.started(process)
+            await process.listen(self._print_line)
+            self._pool.remove(process)
+        if process.stop_requested and not _has_finished(process):
+            self._all_finished = self._all_finished and not self._pool.stopping
+            log.warning("%s left events unfinished: %s", process.name, process.end_reason())
 
-    # Watching
+    # Health checks and signals
 
-    async def _watch_life(self) -> None:
+    async def _kill_dead_workers(self) -> None:
         while True:
-            self._last_look = before = time.monotonic()
-            await anyio.sleep(_LOOK)
-            if time.monotonic() - before > _LOOK + _LATE:
-                continue  # we were held up: what the workers said meanwhile has yet to be heard
-            for child in list(self._crew.living):
-                why = why_kill(child.signs, self._limits, time.monotonic())
-                if why is not None and not child.killed_for and not child.asked_to_stop:
-                    log.error("%s: %s; killing it", child.name, why)
-                    self._tasks.start_soon(child.kill, why)
+            self._last_check = before = time.monotonic()
+            await anyio.sleep(_CHECK_INTERVAL)
+            if time.monotonic() - before > _CHECK_INTERVAL + _LATE:
+                continue  # the supervisor was suspended: first read what the workers reported meanwhile
+            for process in list(self._pool.live):
+                reason = kill_reason(process.health, self._limits, time.monotonic())
+                if reason is not None and not process.killed_for and not process.stop_requested:
+                    log.error("%s: %s; killing it", process.name, reason)
+                    self._tasks.start_soon(process.kill, reason)
 
-    async def _watch_threads(self) -> None:
-        """Replace workers, one at a time, that have threads which cannot be stopped."""
+    async def _replace_hung_workers(self) -> None:
         while True:
-            await anyio.sleep(_LOOK)
-            for slot, child in [(slot, slot.child) for slot in self._crew.slots if slot.child is not None]:
-                why = why_replace(child.signs, self._limits, time.monotonic())
-                if why is None or child.killed_for or child.asked_to_stop or self._crew.stopping:
+            await anyio.sleep(_CHECK_INTERVAL)
+            running = [
+                (worker, worker.process) for worker in self._pool.workers if worker.process is not None
+            ]
+            for worker, process in running:
+                reason = replace_reason(process.health, self._limits, time.monotonic())
+                if reason is None or process.killed_for or process.stop_requested or self._pool.stopping:
                     continue
-                log.error("%s: %s; replacing it", child.name, why)
-                if not await self._replacing.replace(slot, child):
+                log.error("%s: %s; replacing it", worker.name, reason)
+                if not await self._rolling.replace(worker, process):
                     await anyio.sleep(self._limits.hung_after)
 
-    async def _watch_models(self) -> None:
-        watch = Watch()
-        while True:
-            loaded = model_files(child.report for child in self._crew.living if not child.asked_to_stop)
-            changed = watch.changed(loaded, stamps(loaded))
-            if changed:
-                log.info("changed: %s", ", ".join(changed))
-                self.roll()
-            await anyio.sleep(_MODELS)
-
-    async def _heed_signals(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+    async def _handle_sighup(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         on_terminal = sys.stdin is not None and sys.stdin.isatty()
-        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        with anyio.open_signal_receiver(signal.SIGHUP) as signals:
             task_status.started()
-            async for heard in signals:
-                if heard == signal.SIGHUP and not on_terminal:
-                    log.info("SIGHUP: replacing the workers, one at a time")
-                    self.roll()
-                elif not self._crew.stopping:
-                    log.info(
-                        "%s: %d workers finish what is in hand, in %g s at most; again: they give up on it",
-                        heard.name,
-                        len(self._crew.living),
-                        self._limits.drain,
-                    )
+            async for _ in signals:
+                if on_terminal:  # the terminal has been closed
                     self.stop()
                 else:
-                    log.warning("%s again: giving up on what is in hand; it goes back", heard.name)
-                    for child in list(self._crew.living):
-                        child.stop()
-
-    # Stopping and replacing
-
-    async def _stop_all(self) -> None:
-        await self._stop.wait()
-        leaving = list(self._crew.living)
-        for child in leaving:
-            if not child.asked_to_stop:  # one that was being replaced has been told; twice means to give up
-                child.stop()
-        async with anyio.create_task_group() as tasks:
-            for child in leaving:
-                tasks.start_soon(self._replacing.await_end, child)
-
-    async def _roll_when_wanted(self) -> None:
-        while True:
-            await self._roll_wanted.wait()
-            self._roll_wanted = anyio.Event()
-            for slot in self._crew.slots:
-                if self._crew.stopping:
-                    return
-                if not await self._replacing.replace(slot):
-                    log.error("the other workers go on as they are")
-                    break
-            else:
-                self._crew.rolls += 1
-                log.info("all workers have been replaced")
+                    log.info("SIGHUP: rolling restart of the workers")
+                    self._rolling.request()
 
 
-def _left_in_order(child: Child) -> bool:
-    """Whether one that was asked to stop finished what it had; one that was not ready had nothing."""
-    return child.status == 0 or (child.status == -signal.SIGTERM and not child.ready.is_set())
+def _crash(process: WorkerHandle) -> Crash:
+    counts = crash_counts(
+        completed=process.report.has_completed,
+        idle=process.ready.is_set() and not process.report.has_received,
+        killed_from_outside=process.exit_status == -signal.SIGKILL and not process.killed_for,
+    )
+    return Crash(time.monotonic(), counts)
+
+
+def _has_finished(process: WorkerHandle) -> bool:
+    """Return whether a stopped process finished its events; one that was not ready yet had none."""
+    return process.exit_status == 0 or (process.exit_status == -signal.SIGTERM and not process.ready.is_set())

@@ -1,216 +1,172 @@
 """One worker process, started by a supervisor: `python -m eventml.deploy.workers.worker_process`.
 
-Exit status: 0, stopped as asked with nothing left in hand, or idle; 1, something was given back
-unfinished, or it could not start: its last report says why.
+Exit status: 0 if it was stopped, or was idle, and finished all events in flight; 1 if it left events
+unfinished, or could not start: its last report says why.
 """
 
 from __future__ import annotations
 
 import faulthandler
 import logging
+import pkgutil
 import signal
 import sys
-import time
-from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, Final
 
 import anyio
 
+from eventml.bus import Bus, stop_on_signals, stop_when_idle
+from eventml.deploy.workers.exit import force_exit_later
+from eventml.deploy.workers.health import LagMonitor
 from eventml.deploy.workers.importing import import_bus
-from eventml.deploy.workers.leaving import last_call
-from eventml.deploy.workers.lifeline import Lifeline
-from eventml.deploy.workers.logs import start_logging
-from eventml.deploy.workers.reports import EVERY, Report
-from eventml.deploy.workers.rolling import stamps
-from eventml.deploy.workers.snapshots import handler_reports, model_path
+from eventml.deploy.workers.ipc import (
+    REPORT_INTERVAL,
+    SupervisorChannel,
+    WorkerReport,
+    WorkerSpec,
+    WorkerState,
+)
+from eventml.deploy.workers.logs import start_service_logging
+from eventml.deploy.workers.status import RunningWorker, WorkerFactory, handler_reports
 from eventml.errors import EventMLError, UnavailableError
 from eventml.runtime import Worker, backoff_delay
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from contextlib import AbstractAsyncContextManager
-
-    from anyio.abc import TaskStatus
-
-    from eventml.bus import Bus
-    from eventml.deploy.workers.at_work import AtWork
-    from eventml.deploy.workers.liveness import State
-    from eventml.deploy.workers.reports import Orders
+    from collections.abc import AsyncIterator, Iterator
 
 log = logging.getLogger("eventml")
 
-_LAG_EVERY = 2.0  # seconds
-_LAG_HOLDS = 10.0  # seconds: an older one says nothing of now
-_LONGEST_WAIT = 5.0  # seconds between two attempts to reach a broker
+_FIRST_RETRY: Final = 0.1  # seconds before the second attempt to reach the broker
+_MAX_RETRY: Final = 5.0  # seconds between two attempts
 
 
-class Process:
-    """The state of this process, and who is told of it.
+class WorkerProcess:
+    """Runs a worker in this process and reports its state to the supervisor.
 
     Args:
-        lifeline: To the supervisor.
+        channel: Channel to the supervisor.
     """
 
-    def __init__(self, lifeline: Lifeline) -> None:
-        self._lifeline = lifeline
-        self._report = Report(state="starting")
-        self._worker: AtWork | None = None
-        self._lags: dict[str, int | None] = {}
-        self._lags_asked = 0.0
-        self._reachable = True
-        self._stamps: dict[str, str] = {}
+    def __init__(self, channel: SupervisorChannel) -> None:
+        self._channel = channel
+        self._spec = channel.spec
+        self._report = WorkerReport(state="starting")
+        self._is_ready = False
+        self._worker: RunningWorker
+        self._lag_monitor: LagMonitor
 
-    async def run(self, bus: Bus, orders: Orders) -> bool:
-        """Connect, load, work until told to stop. Returns whether all that was in hand was finished."""
+    async def run(self, bus: Bus) -> bool:
+        """Connect, load the models and work until stopped. Returns whether all events were finished."""
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._report_on)
+            tasks.start_soon(self._report_regularly)
             async with AsyncExitStack() as stack:
-                if orders.listener is None:
-                    await self._connect(stack, bus)
-                paths = (model_path(bus.configured(name).model) for name in bus.handlers)
-                self._stamps = stamps(path for path in paths if path is not None)
-                worker: AtWork = await stack.enter_async_context(_worker(bus, orders))
-                await tasks.start(self._stop_when_told, worker)
-                tasks.start_soon(self._say_ready, worker)
-                if orders.until_idle is not None and isinstance(worker, Worker):
-                    tasks.start_soon(_stop_when_idle, worker, orders.until_idle)
-                finished = await worker.run()
-                self.say("draining")
+                self._worker = await self._open_worker(stack, bus)
+                self._lag_monitor = LagMonitor(self._worker)
+                for task in (self._stop_on_signals, self._report_ready, self._lag_monitor.run):
+                    tasks.start_soon(task)
+                if self._spec.until_idle is not None and isinstance(self._worker, Worker):
+                    tasks.start_soon(self._stop_when_idle, self._worker, self._spec.until_idle)
+                finished = await self._worker.run()
+                self.report("draining")
             tasks.cancel_scope.cancel()
         return finished
 
-    def say(self, state: State, reason: str = "") -> None:
-        """Tell the supervisor, now."""
-        self._report = Report(state=state, reason=reason)
+    def report(self, state: WorkerState, reason: str = "") -> None:
+        """Report a new state to the supervisor."""
+        self._report = WorkerReport(state=state, reason=reason)
         self._send()
 
-    def _send(self) -> None:
-        if self._worker is not None:
-            fresh = time.monotonic() - self._lags_asked < _LAG_HOLDS
-            self._report.connected = self._reachable and fresh
-            self._report.handlers = handler_reports(self._worker, self._lags if fresh else {}, self._stamps)
-        self._lifeline.report(self._report)
+    def stop(self) -> None:
+        """Finish the events in flight, then return from `run`."""
+        log.info("finishing %d events in flight", self._worker.in_flight)
+        self._lag_monitor.stop()
+        self._worker.stop()
+        self.report("draining")
 
-    async def _report_on(self) -> None:
+    def abandon(self) -> None:
+        """Abandon the events in flight and return from `run`."""
+        log.warning("abandoning %d events in flight; they go back to their groups", self._worker.in_flight)
+        self._worker.abandon()
+
+    def _send(self) -> None:
+        if self._is_ready:
+            self._report.connected = self._lag_monitor.connected
+            self._report.handlers = handler_reports(self._worker, self._lag_monitor.lags)
+        self._channel.send(self._report)
+
+    async def _report_regularly(self) -> None:
         while True:
             self._send()
-            # That it works at all is told soon: one that dies right after had not been idle.
-            await anyio.sleep(EVERY if self._report.worked else EVERY / 10)
+            # The first completion is reported soon: a crash after it does not count towards a crash loop.
+            await anyio.sleep(REPORT_INTERVAL if self._report.has_completed else REPORT_INTERVAL / 10)
 
-    async def _connect(self, stack: AsyncExitStack, bus: Bus) -> None:
-        """Connect, however long the broker takes to be there: to end and be started again mends nothing."""
+    async def _report_ready(self) -> None:
+        await self._worker.ready.wait()
+        self._is_ready = True
+        if self._report.state == "starting":
+            self.report("ready")
+            log.info("ready: %s", ", ".join(self._worker.stats))
+
+    async def _open_worker(self, stack: AsyncExitStack, bus: Bus) -> RunningWorker:
+        """Make the worker, and retry for as long as the broker is away: a restart would not bring it back."""
+        factory: WorkerFactory = _stream_worker
+        if self._spec.factory is not None:
+            factory = pkgutil.resolve_name(self._spec.factory)
         failures = 0
         while True:
             try:
-                await stack.enter_async_context(bus.open())
+                return await stack.enter_async_context(factory(bus, self._spec))
             except UnavailableError as exc:
                 failures += 1
-                seconds = backoff_delay(failures, 0.1, _LONGEST_WAIT)
-                log.warning("%s; again in %.2f s", exc, seconds)
-                self.say("waiting", str(exc))
+                seconds = backoff_delay(failures, _FIRST_RETRY, _MAX_RETRY)
+                log.warning("%s; trying again in %.2f s", exc, seconds)
+                self.report("waiting", str(exc))
                 await anyio.sleep(seconds)
-            else:
-                self.say("starting")
-                return
+                self.report("starting", str(exc))
 
-    async def _say_ready(self, worker: AtWork) -> None:
-        await worker.ready.wait()
-        self._worker = worker
-        self._lags_asked = time.monotonic()
-        self.say("ready")
-        log.info("ready: %s", ", ".join(worker.stats))
-        await self._ask_lag(worker)
-
-    async def _ask_lag(self, worker: AtWork) -> None:
-        while self._report.state == "ready":
-            try:
-                self._lags = await worker.lag()
-            except Exception as exc:  # noqa: BLE001 - whatever is wrong with counting must not stop the work
-                log.debug("cannot tell the lag: %s", exc)
-                self._reachable = not isinstance(exc, UnavailableError)
-            else:
-                self._reachable = True
-            self._lags_asked = time.monotonic()
-            await anyio.sleep(_LAG_EVERY)
-
-    async def _stop_when_told(
-        self, worker: AtWork, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
-    ) -> None:
+    async def _stop_on_signals(self) -> None:
         try:
-            with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-                task_status.started()
-                async for _ in signals:
-                    self._stop_or_give_up(worker)
+            await stop_on_signals(self)
         finally:
-            # All is done: a signal that comes late must not make it look otherwise.
+            # The work is done: a later signal must not change the exit status.
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, signal.SIG_IGN)
 
-    def _stop_or_give_up(self, worker: AtWork) -> None:
-        if self._report.state == "draining":
-            log.warning("giving up on %d events in hand; they go back", worker.in_flight)
-            worker.abandon()
-            return
-        log.info("finishing %d events in hand", worker.in_flight)
-        worker.stop()
-        self.say("draining")
+    async def _stop_when_idle(self, worker: Worker, seconds: float) -> None:
+        await stop_when_idle(worker, seconds)
+        self._lag_monitor.stop()
+        log.info("idle for %g s: stopping", seconds)
 
 
-async def _stop_when_idle(worker: Worker, seconds: float) -> None:
-    while True:
-        try:
-            await worker.idle(seconds)
-            break
-        except UnavailableError as exc:  # whether anything is left cannot be told: it may be
-            log.warning("cannot tell whether anything is left: %s", exc)
-            await anyio.sleep(1)
-    log.info("idle for %g s: stopping", seconds)
-    worker.stop()
+@asynccontextmanager
+async def _stream_worker(bus: Bus, spec: WorkerSpec) -> AsyncIterator[Worker]:
+    async with bus.open(), bus.worker(spec.handlers) as worker:
+        yield worker
 
 
 def main() -> None:
-    """Take the orders from standard input and carry them out."""
-    lifeline = Lifeline()
-    orders = lifeline.orders
-    process = Process(lifeline)
-    if hasattr(signal, "SIGQUIT"):  # a supervisor asks so, before it kills, what hangs where
+    """Read the spec from standard input and run the worker."""
+    channel = SupervisorChannel()
+    spec = channel.spec
+    process = WorkerProcess(channel)
+    if hasattr(signal, "SIGQUIT"):  # the supervisor sends it before it kills a hung process
         faulthandler.register(signal.SIGQUIT, all_threads=True)
     try:
-        bus = import_bus(orders.bus)
-        start_logging(orders.name, json=orders.json_logs)
-        bus.configure(bus.read_settings({"backend": orders.backend} if orders.backend else {}))
-        finished = anyio.run(process.run, bus, orders, backend_options=_loop_options(orders))
+        bus = import_bus(spec.bus)
+        start_service_logging(spec.name, json=spec.json_logs)
+        bus.configure(bus.read_settings({"backend": spec.backend} if spec.backend else {}))
+        finished = anyio.run(process.run, bus, backend_options=spec.loop_options)
     except Exception as exc:
-        start_logging(orders.name, json=orders.json_logs)
-        reasons = list(dict.fromkeys(_reasons(exc)))
-        expected = all(isinstance(leaf, EventMLError) for leaf in _leaves(exc))
-        log.exception("%s", "; ".join(reasons), exc_info=None if expected else exc)
-        process.say("failed", "; ".join(reasons))
+        start_service_logging(spec.name, json=spec.json_logs)
+        errors = list(_leaves(exc))
+        reason = "; ".join(dict.fromkeys(f"{type(error).__name__}: {error}" for error in errors))
+        expected = all(isinstance(error, EventMLError) for error in errors)
+        log.exception("%s", reason, exc_info=None if expected else exc)
+        process.report("failed", reason)
         finished = False
-    last_call(0 if finished else 1)
+    force_exit_later(0 if finished else 1)
     sys.exit(0 if finished else 1)
-
-
-def _worker(bus: Bus, orders: Orders) -> AbstractAsyncContextManager[AtWork]:
-    """What this process runs: handlers of streams, or the web service."""
-    if orders.listener is None:
-        return bus.worker(orders.only)
-    from eventml.deploy.web import inherited_worker  # noqa: PLC0415 - an extra
-
-    return inherited_worker(bus, orders)
-
-
-def _loop_options(orders: Orders) -> dict[str, Any]:
-    if orders.listener is None:
-        return {}
-    from eventml.deploy.web import loop_options  # noqa: PLC0415 - an extra
-
-    return loop_options()
-
-
-def _reasons(error: BaseException) -> Iterator[str]:
-    for leaf in _leaves(error):
-        yield f"{type(leaf).__name__}: {leaf}"
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:

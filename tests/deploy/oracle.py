@@ -1,4 +1,4 @@
-"""What goes in and what comes out, by an oracle that knows every id."""
+"""An oracle that publishes numbered events, collects the answers, and knows which are lost or repeated."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class Oracle:
     """Publishes numbers and collects the answers.
 
     Args:
-        url: The backend's.
-        name: The app's: its topics are `<name>.numbers` and `<name>.answers`.
+        url: URL of the backend.
+        name: Name of the app: its topics are `<name>.numbers` and `<name>.answers`.
 
     Attributes:
-        published: How many numbers; they are 0, 1, 2 ... and each one's id is the number.
-        answers: Every answer that came, by input id.
-        answered: When the first of them was published, in seconds since the epoch.
+        published: How many numbers have been published; they are 0, 1, 2 ... and also their ids.
+        answers: All answers, by the id of their input.
+        answered: Time of the first answer, by the id of its input, in seconds since the epoch.
     """
 
     def __init__(self, url: str, name: str) -> None:
@@ -48,47 +48,54 @@ class Oracle:
         async with config.find_backend(settings.scheme).open(settings.url, settings.options) as backend:
             yield backend
 
-    def publish(self, count: int, **said: Any) -> None:
-        """Publish the next so many numbers."""
-        anyio.run(self._publish, count, said)
+    def publish(self, count: int, **fields: Any) -> None:
+        """Publish the next `count` numbers, with these fields beside."""
+        anyio.run(self._publish, count, fields)
 
-    async def _publish(self, count: int, said: dict[str, Any]) -> None:
+    async def _publish(self, count: int, fields: dict[str, Any]) -> None:
         async with self.connect() as backend:
             await self.create_topics(backend)
-            await backend.publish(self.next(count, **said))
+            await backend.publish(self.next_records(count, **fields))
 
     async def create_topics(self, backend: Backend) -> None:
+        """Create the topics, on backends that need it."""
         if isinstance(backend, CreatesTopics):
             topics = [f"{self.topic}.{self.topic.removesuffix('.numbers')}.answer.dlq", self.topic, self.to]
             await backend.create_topics([NewTopic(name=name, partitions=PARTITIONS) for name in topics])
 
-    def next(self, count: int, **said: Any) -> list[Record]:
-        """The records of the next so many numbers."""
+    def next_records(self, count: int, **fields: Any) -> list[Record]:
+        """Make the records of the next `count` numbers."""
         with self._lock:
             first, self.published = self.published, self.published + count
         return [
-            Record(self.topic, msgspec.json.encode({"number": n, **said}), str(n).encode(), str(n))
+            Record(self.topic, msgspec.json.encode({"number": n, **fields}), str(n).encode(), str(n))
             for n in range(first, first + count)
         ]
 
-    def collect(self, expected: int | None = None, *, within: float = 30.0, rest: float = 0.3) -> None:
-        """Read the answers from the beginning until there is one for so many inputs, and a little longer."""
-        anyio.run(self._collect, self.published if expected is None else expected, within, rest)
+    def collect(self, expected: int | None = None, *, within: float = 30.0, extra: float = 0.3) -> None:
+        """Read the answers from the beginning until `expected` inputs are answered, by default all.
 
-    async def _collect(self, expected: int, within: float, rest: float) -> None:
+        Args:
+            expected: Number of inputs.
+            within: Seconds after which to give up.
+            extra: Seconds to go on reading, in which a repeated answer would show.
+        """
+        anyio.run(self._collect, self.published if expected is None else expected, within, extra)
+
+    async def _collect(self, expected: int, within: float, extra: float) -> None:
         self.answers, self.answered = {}, {}
         async with (
             self.connect() as backend,
-            backend.subscribe([self.to], group=None, start="earliest") as reader,
+            backend.subscribe([self.to], group=None, start="earliest") as subscription,
         ):
             with anyio.move_on_after(within):
                 while len(self.answers) < expected:
-                    self._note(await reader.receive(1000))
-            with anyio.move_on_after(rest):  # one too many would show here
+                    self._add(await subscription.receive(1000))
+            with anyio.move_on_after(extra):
                 while True:
-                    self._note(await reader.receive(1000))
+                    self._add(await subscription.receive(1000))
 
-    def _note(self, deliveries: Sequence[Any]) -> None:
+    def _add(self, deliveries: Sequence[Any]) -> None:
         for delivery in deliveries:
             input_id = delivery.record.id.split("/")[0]
             self.answers.setdefault(input_id, []).append(delivery.record)
@@ -96,16 +103,17 @@ class Oracle:
 
     @property
     def lost(self) -> list[int]:
+        """Numbers without an answer."""
         return [n for n in range(self.published) if str(n) not in self.answers]
 
     @property
     def repeated(self) -> dict[str, int]:
-        """How often too often an input was answered."""
+        """How many answers too many a number has, by number."""
         return {number: len(records) - 1 for number, records in self.answers.items() if len(records) > 1}
 
     @property
     def pids(self) -> Counter[int]:
-        """The processes that answered."""
+        """Number of answers of each process."""
         return Counter(
             msgspec.json.decode(record.value)["pid"]
             for records in self.answers.values()
@@ -113,5 +121,5 @@ class Oracle:
         )
 
     def check(self) -> None:
-        """Every number answered exactly once."""
+        """Check that every number has been answered exactly once."""
         assert (self.lost[:10], self.repeated) == ([], {}), f"lost {self.lost}, repeated {self.repeated}"

@@ -1,0 +1,37 @@
+"""Counters of workers add up."""
+
+from __future__ import annotations
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eventml.deploy.workers.ipc import COUNTERS, HandlerCounters, HistogramSnapshot
+
+HISTOGRAMS = st.builds(
+    HistogramSnapshot,
+    counts=st.lists(st.integers(0, 9).map(float), min_size=3, max_size=3),
+    sum=st.integers(0, 99).map(float),
+)
+COUNTER_SETS = st.builds(
+    HandlerCounters,
+    received=st.integers(0, 99),
+    completed=st.integers(0, 99),
+    latency=st.none() | HISTOGRAMS,
+    batch=HISTOGRAMS,
+    stages=st.dictionaries(st.sampled_from(["call", "decode"]), HISTOGRAMS),
+)
+
+
+@given(st.lists(COUNTER_SETS))
+def test_counters_add_up_in_any_order_and_leave_the_summands_unchanged(parts: list[HandlerCounters]) -> None:
+    before = msgspec.json.encode(parts)
+    total = sum(parts, HandlerCounters())
+    for name in COUNTERS:
+        assert getattr(total, name) == sum(getattr(part, name) for part in parts)
+    for stage, histogram in total.stages.items():
+        summands = [part.stages[stage] for part in parts if stage in part.stages]
+        assert histogram.sum == sum(part.sum for part in summands)
+        assert sum(histogram.counts) == sum(sum(part.counts) for part in summands)
+    assert msgspec.json.encode(parts) == before
+    assert sum(reversed(parts), HandlerCounters()) == total

@@ -1,0 +1,191 @@
+"""Restarts after crashes, and rolling restarts."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import TYPE_CHECKING
+
+import anyio
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eventml import records
+from eventml.deploy.workers.ipc import WorkerSpec
+from eventml.deploy.workers.restarts import (
+    Crash,
+    RestartPolicy,
+    crash_counts,
+    is_crash_loop,
+    recent_crashes,
+    restart_delay,
+)
+from eventml.deploy.workers.supervisor import Supervisor
+from tests.deploy.model_files import train
+from tests.deploy.service import APPS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.deploy.conftest import Serve
+    from tests.deploy.oracle import Oracle
+    from tests.deploy.service import Service
+
+TIMES = st.floats(0, 1e6)
+CRASHES = st.lists(st.builds(Crash, TIMES, st.booleans()), max_size=50)
+
+
+@given(CRASHES, TIMES)
+def test_five_counted_crashes_in_a_minute_are_a_crash_loop(crashes: list[Crash], now: float) -> None:
+    counted = [crash for crash in crashes if now - crash.time < 60 and crash.counts]
+    assert is_crash_loop(crashes, RestartPolicy(), now) == (len(counted) >= 5)
+
+
+@given(CRASHES, TIMES)
+def test_the_delay_is_bounded_and_depends_on_recent_crashes_only(crashes: list[Crash], now: float) -> None:
+    policy = RestartPolicy()
+    delay = restart_delay(crashes, policy, now)
+    assert policy.first_delay <= delay <= policy.max_delay
+    assert delay == restart_delay(recent_crashes(crashes, policy, now), policy, now)
+    assert restart_delay([Crash(now, counts=False)] * 40, policy, now) == policy.first_delay
+
+
+@given(st.integers(1, 30))
+def test_each_counted_crash_doubles_the_delay(count: int) -> None:
+    policy = RestartPolicy()
+    delays = [restart_delay([Crash(0, counts=True)] * n, policy, 1) for n in range(1, count + 1)]
+    assert delays == [min(0.25 * 2**n, 10.0) for n in range(count)]
+
+
+@given(completed=st.booleans(), idle=st.booleans(), killed=st.booleans())
+def test_a_crash_without_work_counts_unless_an_idle_worker_was_killed(
+    completed: bool, idle: bool, killed: bool
+) -> None:
+    assert crash_counts(completed=completed, idle=idle, killed_from_outside=killed) == (
+        not completed and not (idle and killed)
+    )
+
+
+@pytest.mark.parametrize(
+    ("env", "reason"),
+    [
+        ({"MODEL": "nowhere.skops"}, "ModelNotFoundError: there is no model at nowhere.skops"),
+        ({"BOOT_ABORTS": "1"}, "killed by SIGABRT"),
+    ],
+)
+def test_a_worker_that_cannot_start_stops_the_service(
+    env: dict[str, str],
+    reason: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", "eventml")
+    monkeypatch.chdir(APPS)
+    for name, value in {"APP": "t", "EVENTML_BACKEND": "memory://", **env}.items():
+        monkeypatch.setenv(name, value)
+    supervisor = Supervisor(
+        "t",
+        [WorkerSpec(name="worker-1", bus="plain:bus")],
+        drain=1,
+        print_line=lambda _worker, _line: None,
+        policy=RestartPolicy(max_crashes=3, first_delay=0.01),
+    )
+    assert anyio.run(supervisor.run) == 1
+    assert caplog.text.count("; restarting in") == 2
+    assert (
+        "worker-1 ended 3 times within 60 s without completing an event; giving up. "
+        f"The last time: {reason}" in caplog.text
+    )
+
+
+def publish_until_logged(service: Service, oracle: Oracle, text: str) -> None:
+    """Keep the service busy until it has logged a text."""
+
+    def publish_more() -> bool:
+        oracle.publish(20)
+        return text in service.text
+
+    service.until(publish_more)
+
+
+def versions(oracle: Oracle, numbers: range) -> set[str]:
+    """Return the model versions that answered these numbers."""
+    return {oracle.answers[str(n)][0].headers[records.MODEL_VERSION] for n in numbers}
+
+
+def test_sighup_replaces_all_workers_without_a_gap_and_takes_up_a_new_model(
+    serve: Serve, oracle: Oracle, tmp_path: Path
+) -> None:
+    model = tmp_path / "model.skops"
+    train(model, 1.0)
+    service = serve("--workers", "2", env={"MODEL": str(model)})
+    service.until_ready()
+    before = set(service.workers)
+
+    # A broken model leaves the workers as they are.
+    model.write_bytes(b"not a model")
+    service.send(signal.SIGHUP)
+    service.until_logged("its new process did not start: ModelError")
+    service.until_logged("rolling restart given up: the other workers keep their processes")
+    service.until(lambda: set(service.workers) == before)
+    oracle.publish(20)
+    oracle.collect(extra=0)
+
+    train(model, 2.0)
+    service.send(signal.SIGHUP)
+    publish_until_logged(service, oracle, "all workers have been replaced")
+    after = set(service.workers)
+    assert len(after) == 2
+    assert before.isdisjoint(after)
+    first_after = oracle.published
+    oracle.publish(100)
+    oracle.collect()
+    oracle.check()
+    [old], [new] = versions(oracle, range(20)), versions(oracle, range(first_after, oracle.published))
+    assert old != new
+    assert service.metric("eventml_model_info", version=new) == 2
+    assert service.metric("eventml_model_info", version=old) == 0
+    assert service.metric("eventml_rolling_restarts_total") == 1
+    # The counters of the old processes are kept.
+    service.until(lambda: service.metric("eventml_events_completed_total") == oracle.published)
+    assert service.stop() == 0
+
+
+def test_the_new_process_is_ready_before_the_old_one_stops(serve: Serve) -> None:
+    """Loading takes longer than `--silent-after`, which does not count until a worker is ready."""
+    service = serve("--workers", "1", "--silent-after", "2", env={"BOOT": "2.5"})
+    service.until_ready()
+    service.send(signal.SIGHUP)
+    while "all workers have been replaced" not in service.text:
+        assert service.metric("eventml_worker_state", state="ready") >= 1
+        assert service.get("/readyz")[0] == 200
+    assert "killing" not in service.text
+
+
+def test_a_worker_killed_while_it_is_replaced(serve: Serve, oracle: Oracle) -> None:
+    service = serve("--workers", "1", env={"BOOT": "1"})
+    service.until_ready()
+    [old] = service.workers
+    service.send(signal.SIGHUP)
+    service.until(lambda: len(service.workers) == 2)
+    os.kill(old, signal.SIGKILL)
+    service.until_logged("its new process is starting")
+    oracle.publish(50)
+    oracle.collect()
+    oracle.check()
+    assert len(service.workers) == 1
+    assert service.stop() == 0
+
+
+def test_a_service_stopped_while_a_worker_is_replaced(serve: Serve, oracle: Oracle) -> None:
+    """The old process drains already: it gets no second signal, which would abandon its events."""
+    service = serve("--workers", "2", env={"MAX_BATCH": "16", "SLEEP": "0.3"})
+    service.until_ready()
+    oracle.publish(64)
+    service.send(signal.SIGHUP)
+    service.until_logged("replaces process")
+    assert service.stop() == 0, service.text
+    serve("--workers", "1")
+    oracle.collect()
+    oracle.check()

@@ -67,7 +67,7 @@ class Process:
             async with AsyncExitStack() as stack:
                 if orders.listener is None:
                     await self._connect(stack, bus)
-                paths = (model_path(bus.configured(name).model) for name in bus.handlers)
+                paths = (model_path(bus.configured_handler(name).model) for name in bus.handlers)
                 self._stamps = stamps(path for path in paths if path is not None)
                 worker: AtWork = await stack.enter_async_context(_worker(bus, orders))
                 await tasks.start(self._stop_when_told, worker)

@@ -21,8 +21,8 @@ import msgspec
 from rich.console import Console
 from rich.live import Live
 
+from eventml.bus import create_topics
 from eventml.errors import EventMLError, MissingExtraError
-from eventml.topics import create_topics
 from examples.rides.display import Board, summary
 from examples.rides.folder import ENVIRONMENT
 from examples.rides.generator import generate

@@ -77,7 +77,7 @@ class Scoreboard:
 @asynccontextmanager
 async def watching(bus: Bus, scoreboard: Scoreboard) -> AsyncIterator[None]:
     """Note what the predictors write from now on, dead letters included."""
-    handlers = [bus.configured(target.name) for target in TARGETS]
+    handlers = [bus.configured_handler(target.name) for target in TARGETS]
     topics = [handler.to for handler in handlers if handler.to]
     topics += [dead_letter_topic(handler.topic, handler.options.group) for handler in handlers]
     async with bus.backend.subscribe(topics, group=None, start="latest") as reader:

@@ -1,4 +1,4 @@
-"""`python -m eventml` is `eventml`."""
+"""`python -m eventml` runs the command `eventml`."""
 
 from eventml.cli import main
 

@@ -1,37 +1,37 @@
-"""Every error that eventml raises, in one tree.
+"""All errors that eventml raises, in one hierarchy.
 
     EventMLError
-    ├── ConfigError                a setting is unknown, ill-typed or impossible; names its path
+    ├── ConfigError                a setting is unknown, has the wrong type or an impossible value
     │   ├── UnknownBackendError    no backend is registered for the URL's scheme
-    │   ├── MissingExtraError      an optional dependency is not installed; says what to install
-    │   └── UnsupportedError       a handler asks for what its backend cannot give
-    ├── RegistrationError          a handler's signature or options do not fit together
+    │   ├── MissingExtraError      an optional dependency is not installed
+    │   └── UnsupportedError       a handler requires what its backend cannot provide
+    ├── RegistrationError          a handler's signature and its options do not fit together
     ├── NotOpenError               the bus is used outside `async with bus`
     ├── ModelError                 a model cannot be loaded
-    │   ├── ModelNotFoundError     no file there
-    │   ├── ModelTamperedError     the file's sha256 is not the one expected
-    │   └── UntrustedModelError    loading it would run code that nobody has trusted
+    │   ├── ModelNotFoundError     there is no file at the path
+    │   ├── ModelTamperedError     the file's sha256 differs from the expected one
+    │   └── UntrustedModelError    loading the file would run untrusted code
     ├── DecodeError                a record's value does not fit the handler's event type
-    ├── OutputError                what a handler returned does not fit its input or its type
-    ├── HandlerTimeoutError        a handler ran past its `timeout`
-    ├── HandlerExitError           a handler raised what would have ended its worker
+    ├── OutputError                a handler's outputs do not fit its inputs or its output type
+    ├── HandlerTimeoutError        a handler ran longer than its `timeout`
+    ├── HandlerExitError           a handler raised SystemExit or cancelled itself
     ├── StaleError                 an event was older than its handler's `max_age`
-    ├── CrashLoopError             an event was delivered too often and never finished
-    ├── Reject                     raised by a handler: set this event aside
-    ├── RequestError               a request over the bus was not answered
-    │   ├── PredictionError        the predictor failed on it; says why
-    │   └── RequestTimeoutError    no answer in time; a TimeoutError too
-    ├── JobError                   a batch job cannot go on; what it has finished is kept
-    │   ├── SourceError            its source cannot be read, or lacks columns
-    │   └── TargetError            its target cannot be written, or has other columns
-    └── BackendError               the broker, or our way to it
-        ├── UnavailableError       cannot be reached, or does not answer in time
-        ├── PublishError           records were not published; `failed` says which
-        │   └── FullError          the topic is at its bound and nobody makes room
-        └── TopicNotFoundError     the topic does not exist and is not created by accident
+    ├── CrashLoopError             an event was delivered too often and never completed
+    ├── Reject                     raised by a handler to make an event a dead letter
+    ├── RequestError               a request over the bus got no prediction
+    │   ├── PredictionError        the predictor failed on the event
+    │   └── RequestTimeoutError    no reply arrived in time; also a TimeoutError
+    ├── JobError                   a batch job cannot continue; its finished part is kept
+    │   ├── SourceError            the source cannot be read, or lacks columns
+    │   └── TargetError            the target cannot be written, or has other columns
+    └── BackendError               the broker, or the connection to it, failed
+        ├── UnavailableError       the broker cannot be reached, or did not answer in time
+        ├── PublishError           records were not published; `failed` lists them
+        │   └── FullError          the topic is full, and no room became free in time
+        └── TopicNotFoundError     the topic does not exist, and is not created implicitly
 
-Foreign exceptions (redis-py's, aiokafka's, OSError) become one of these at the edge, with the
-original as `__cause__`. No message contains a secret: URLs are shown without their password.
+Exceptions of other libraries (redis-py, aiokafka, OSError) are translated where they occur; the
+original is the `__cause__`. No message contains a secret: URLs are shown without their password.
 """
 
 from __future__ import annotations
@@ -43,42 +43,45 @@ if TYPE_CHECKING:
 
 
 class EventMLError(Exception):
-    """The root: catch this to catch everything that eventml itself raises."""
+    """The base class of all errors that eventml raises."""
 
 
 class ConfigError(EventMLError):
-    """A setting is unknown, ill-typed or impossible. The message starts with its path."""
+    """A setting is unknown, has the wrong type or an impossible value. The message starts with its path."""
 
 
 class UnknownBackendError(ConfigError):
-    """No backend is registered for the URL's scheme. The message lists those that are."""
+    """No backend is registered for the URL's scheme. The message lists the registered schemes."""
 
 
 class MissingExtraError(ConfigError):
-    """An optional dependency is not installed. The message holds the command that installs it.
+    """An optional dependency is not installed. The message contains the command that installs it.
 
     Args:
-        extra: The name of eventml's extra, as in `eventml[redis]`.
-        wanted_for: What could not be done without it.
+        extra: Name of the extra, as in `eventml[redis]`.
+        feature: What needs the extra; the subject of the message.
+
+    Attributes:
+        extra: As above.
     """
 
-    def __init__(self, extra: str, wanted_for: str) -> None:
+    def __init__(self, extra: str, feature: str) -> None:
         self.extra = extra
         super().__init__(
-            f"{wanted_for} needs the extra {extra!r}, which is not installed: pip install 'eventml[{extra}]'"
+            f"{feature} needs the extra {extra!r}, which is not installed: pip install 'eventml[{extra}]'"
         )
 
 
 class UnsupportedError(ConfigError):
-    """A handler asks for what its backend cannot give. The message says what to do instead."""
+    """A handler requires what its backend cannot provide. The message says what to change."""
 
 
 class RegistrationError(EventMLError):
-    """A handler's signature or its options do not fit together."""
+    """A handler's signature and its options do not fit together. The message says how to fix it."""
 
 
 class NotOpenError(EventMLError):
-    """The bus is used outside `async with bus`."""
+    """The bus is used outside `async with bus`, or a producer outside its `with`."""
 
 
 class ModelError(EventMLError):
@@ -86,18 +89,18 @@ class ModelError(EventMLError):
 
 
 class ModelNotFoundError(ModelError):
-    """There is no model at that path."""
+    """There is no model file at the path."""
 
 
 class ModelTamperedError(ModelError):
-    """The artefact's sha256 is not the one that was expected."""
+    """The model file's sha256 differs from the expected one."""
 
 
 class UntrustedModelError(ModelError):
-    """Loading the artefact would run code, or make types, that nobody has trusted.
+    """Loading the model would run code, or create types, that are not trusted.
 
     Attributes:
-        types: The names of the untrusted types, where the format lists them.
+        types: Full names of the untrusted types, if the file's format lists them.
     """
 
     def __init__(self, message: str, types: tuple[str, ...] = ()) -> None:
@@ -106,47 +109,47 @@ class UntrustedModelError(ModelError):
 
 
 class DecodeError(EventMLError):
-    """A record's value does not fit the handler's event type. It goes to the dead letters at once."""
+    """A record's value does not fit the handler's event type. It becomes a dead letter, without retries."""
 
 
 class OutputError(EventMLError):
-    """What a handler returned does not fit its input: a wrong length, type, or a number not finite."""
+    """A handler's outputs do not fit its inputs: wrong length, wrong type, or a number that is not finite."""
 
 
 class HandlerTimeoutError(EventMLError):
-    """A handler ran past its `timeout` and was abandoned."""
+    """A handler ran longer than its `timeout`, and was abandoned."""
 
 
 class HandlerExitError(EventMLError):
-    """A handler raised SystemExit, or a cancellation that nobody had asked for."""
+    """A handler raised SystemExit, or a cancellation that the runtime had not requested."""
 
 
 class StaleError(EventMLError):
-    """An event was older than its handler's `max_age` when its turn came."""
+    """An event was older than its handler's `max_age` when it was about to be handled."""
 
 
 class CrashLoopError(EventMLError):
-    """An event was delivered too often and never finished: it may be what killed its workers."""
+    """An event was delivered too often and never completed: it may kill its worker (poison event)."""
 
 
-class Reject(EventMLError):  # noqa: N818 - a verdict that handlers raise, not an error of ours
-    """Raise this in a handler to set an event aside at once, without a retry.
+class Reject(EventMLError):  # noqa: N818 - handlers raise it on purpose: `raise Reject("no zone")`
+    """Raise this in a handler to make an event a dead letter at once, without retries.
 
-    From a handler of single events it rejects that event. From a handler of batches it says that
-    the batch holds such an event, which bisecting then finds.
+    A handler of single events rejects its event. A handler of batches says that its batch contains
+    such an event; bisecting the batch then finds it.
     """
 
 
 class RequestError(EventMLError):
-    """A request over the bus was not answered."""
+    """A request over the bus got no prediction."""
 
 
 class PredictionError(RequestError):
-    """The predictor failed on what was asked, and has set it aside in its dead letters.
+    """The predictor failed on the requested event, which is now in its dead-letter topic.
 
     Attributes:
-        exception: The class of the failure, by its name.
-        reason: What it said, in one line.
+        exception: Class name of the failure.
+        reason: The failure's message, in one line.
     """
 
     def __init__(self, message: str, *, exception: str = "", reason: str = "") -> None:
@@ -156,11 +159,11 @@ class PredictionError(RequestError):
 
 
 class RequestTimeoutError(RequestError, TimeoutError):
-    """Nobody answered a request in time. It may yet be answered: that answer is dropped."""
+    """No reply to a request arrived in time. A later reply is dropped."""
 
 
 class JobError(EventMLError):
-    """A batch job cannot go on. What it has finished is kept, and the next run goes on from there."""
+    """A batch job cannot continue. Its finished part is kept, and the next run resumes there."""
 
 
 class SourceError(JobError):
@@ -172,11 +175,11 @@ class TargetError(JobError):
 
 
 class BackendError(EventMLError):
-    """The broker, or our way to it, failed."""
+    """The broker, or the connection to it, failed."""
 
 
 class UnavailableError(BackendError):
-    """The broker cannot be reached, or did not answer in time. Trying again later is right."""
+    """The broker cannot be reached, or did not answer in time. Retrying later may succeed."""
 
 
 class PublishError(BackendError):
@@ -184,7 +187,7 @@ class PublishError(BackendError):
 
     Attributes:
         failed: For each record or completion that was refused for good, its position in the call
-            and why; the others were published. Empty when nothing can be said of any one of them.
+            and the reason; the others were published. Empty if the outcome of single records is unknown.
     """
 
     def __init__(self, message: str, failed: Mapping[int, str] | None = None) -> None:
@@ -193,8 +196,8 @@ class PublishError(BackendError):
 
 
 class FullError(PublishError):
-    """The topic is at its bound and nobody made room in time. Nothing of the call was published."""
+    """The topic is full, and no room became free in time. Nothing of the call was published."""
 
 
 class TopicNotFoundError(BackendError):
-    """The topic does not exist, and is not created by accident. The message says how to create it."""
+    """The topic does not exist, and is not created implicitly. The message says how to create it."""

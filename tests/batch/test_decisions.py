@@ -174,7 +174,7 @@ def test_an_array_that_is_not_finite_is_refused(bad: float, dtype: str) -> None:
     def predict(events: list[Event]) -> Any:
         """It is not called."""
 
-    outcomes = Outcomes(read_handler(predict, bus="b", topic="t", to="u", choices={}))
+    outcomes = Outcomes(read_handler(predict, "b", topic="t", to="u", arguments={}))
     assert as_list(outcomes.checked(np.array([0.1, 2], dtype), 2)) == [float(np.dtype(dtype).type(0.1)), 2.0]
     with pytest.raises(OutputError, match="output 1 is not a finite number"):
         outcomes.checked(np.array([0.1, bad], dtype), 2)

@@ -80,14 +80,19 @@ def _returns(ride: Ride) -> Ride:
     ("function", "choices", "says"),
     [
         pytest.param(_no_parameter, {}, "first parameter takes the event", id="no parameter"),
-        pytest.param(_yields, {}, "does not yield", id="generator"),
+        pytest.param(_yields, {}, "not yield them", id="generator"),
         pytest.param(_takes_model, {}, 'model="path/to/model.skops"', id="model wanted, none given"),
         pytest.param(
             _plain, {"model": "m.skops"}, "no parameter named 'model'", id="model given, not wanted"
         ),
         pytest.param(_returns, {}, "a consumer has no output", id="consumer with an output"),
-        pytest.param(_plain, {"max_batch": 0}, "max_batch: at least 1", id="empty batches"),
-        pytest.param(_plain, {"timeout": 0.0}, "timeout: more than 0 seconds", id="no time"),
+        pytest.param(
+            _plain,
+            {"max_batch": 0},
+            "max_batch: expected `int` >= 1",
+            id="max_batch below its minimum",
+        ),
+        pytest.param(_plain, {"timeout": 0.0}, "timeout: expected `float` > 0.0", id="timeout of zero"),
         pytest.param(_plain, {"max_bacth": 3}, "max_bacth", id="unknown option"),
     ],
 )

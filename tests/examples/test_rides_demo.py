@@ -11,7 +11,7 @@ import anyio
 import msgspec
 import pytest
 
-from eventml.topics import create_topics
+from eventml.bus import create_topics
 from examples.rides import demo
 from examples.rides.app import bus
 from examples.rides.folder import ENVIRONMENT

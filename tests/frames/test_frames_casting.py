@@ -1,4 +1,4 @@
-"""Tables that others made: what is taken as an event's column, and what is refused."""
+"""Casting tables: column types that are converted to those of the event type, and values that are refused."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from eventml.errors import DecodeError
-from eventml.frames import Framer, columns_of, frame_type, schema_of
+from eventml.frames import FrameBuilder, columns_of, frame_type, schema_of
+from tests.frames.events import frame_of_table
 
 
 class Ride(msgspec.Struct, rename="camel"):
@@ -45,12 +46,12 @@ def columns(**changed: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def framer() -> Framer:
-    return Framer(frame_type("pyarrow", Ride))
+def builder() -> FrameBuilder:
+    return FrameBuilder(frame_type("pyarrow", Ride))
 
 
-def rows(framer: Framer, table: Any) -> Any:
-    return framer.of_table(table).to_pylist()
+def rows(builder: FrameBuilder, table: Any) -> Any:
+    return frame_of_table(builder, table).to_pylist()
 
 
 @pytest.mark.parametrize(
@@ -73,8 +74,10 @@ def rows(framer: Framer, table: Any) -> Any:
         ("payment", pa.array([None, "card"]).dictionary_encode()),
     ],
 )
-def test_other_forms_of_the_same_values_make_the_same_frame(framer: Framer, name: str, values: Any) -> None:
-    assert framer.of_table(pa.table(columns(**{name: values}))).equals(framer.of_events(RIDES))
+def test_other_forms_of_the_same_values_make_the_same_frame(
+    builder: FrameBuilder, name: str, values: Any
+) -> None:
+    assert frame_of_table(builder, pa.table(columns(**{name: values}))).equals(builder.from_events(RIDES))
 
 
 @pytest.mark.parametrize(
@@ -96,40 +99,41 @@ def test_other_forms_of_the_same_values_make_the_same_frame(framer: Framer, name
         ("payment", pa.array([None, "barter"]).dictionary_encode()),
     ],
 )
-def test_a_table_with_a_value_that_no_event_could_have_is_refused(
-    framer: Framer, name: str, values: Any
-) -> None:
+def test_a_table_with_an_invalid_value_is_refused(builder: FrameBuilder, name: str, values: Any) -> None:
     with pytest.raises(DecodeError, match=f"^{name}"):
-        framer.of_table(pa.table(columns(**{name: values})))
+        frame_of_table(builder, pa.table(columns(**{name: values})))
 
 
-def test_a_column_that_is_lacking_is_filled_with_its_default(framer: Framer) -> None:
-    made = rows(framer, pa.table(columns(shared=None, payment=None)))
+def test_a_missing_column_is_filled_with_its_default(builder: FrameBuilder) -> None:
+    made = rows(builder, pa.table(columns(shared=None, payment=None)))
     assert [(row["shared"], row["payment"]) for row in made] == [(False, None)] * 2
 
 
-def test_a_column_that_is_lacking_and_has_no_default_is_named(framer: Framer) -> None:
+def test_a_missing_column_without_a_default_is_named(builder: FrameBuilder) -> None:
     with pytest.raises(DecodeError, match=r"no column 'tripDistance'.*rideId"):
-        framer.of_table(pa.table(columns(tripDistance=None)))
+        frame_of_table(builder, pa.table(columns(tripDistance=None)))
 
 
-def test_other_columns_are_ignored_and_order_does_not_matter(framer: Framer) -> None:
+def test_other_columns_are_ignored_and_order_does_not_matter(builder: FrameBuilder) -> None:
     turned = pa.table(dict(reversed(columns(weather=["sun", "rain"]).items())))
-    assert framer.of_table(turned).equals(framer.of_events(RIDES))
+    assert frame_of_table(builder, turned).equals(builder.from_events(RIDES))
 
 
-def test_parquet_makes_the_frame_of_the_events(framer: Framer, tmp_path: Any) -> None:
+def test_parquet_makes_the_frame_of_the_events(builder: FrameBuilder, tmp_path: Any) -> None:
     pq.write_table(pa.table(columns()), tmp_path / "rides.parquet")
-    assert framer.of_table(pq.read_table(tmp_path / "rides.parquet")).equals(framer.of_events(RIDES))
+    assert frame_of_table(builder, pq.read_table(tmp_path / "rides.parquet")).equals(
+        builder.from_events(RIDES)
+    )
 
 
-def test_csv_makes_the_frame_of_the_events(framer: Framer, tmp_path: Any) -> None:
+def test_csv_makes_the_frame_of_the_events(builder: FrameBuilder, tmp_path: Any) -> None:
     pa.csv.write_csv(pa.table(columns()), tmp_path / "rides.csv")
+    schema = schema_of(columns_of(Ride))
     options = pa.csv.ConvertOptions(
-        column_types=schema_of(columns_of(Ride), as_sent=True), strings_can_be_null=True
+        column_types={c.source: schema.field(c.name).type for c in columns_of(Ride)}, strings_can_be_null=True
     )
     table = pa.csv.read_csv(tmp_path / "rides.csv", convert_options=options)
-    assert framer.of_table(table).equals(framer.of_events(RIDES))
+    assert frame_of_table(builder, table).equals(builder.from_events(RIDES))
 
 
 def test_an_int_beyond_64_bits_is_refused_by_name() -> None:
@@ -137,7 +141,7 @@ def test_an_int_beyond_64_bits_is_refused_by_name() -> None:
         count: int
 
     with pytest.raises(DecodeError, match=r"^count: .*int64"):
-        Framer(frame_type("polars", Counted)).of_events([Counted(2**64)])
+        FrameBuilder(frame_type("polars", Counted)).from_events([Counted(2**64)])
 
 
 def test_an_unsigned_int_beyond_64_bits_does_not_wrap() -> None:
@@ -145,7 +149,9 @@ def test_an_unsigned_int_beyond_64_bits_does_not_wrap() -> None:
         count: int
 
     with pytest.raises(DecodeError, match=r"^count: .*int64"):
-        Framer(frame_type("pandas", Counted)).of_table(pa.table({"count": pa.array([2**63], pa.uint64())}))
+        frame_of_table(
+            FrameBuilder(frame_type("pandas", Counted)), pa.table({"count": pa.array([2**63], pa.uint64())})
+        )
 
 
 def test_an_int_in_a_column_of_floats_is_the_float_that_an_event_would_hold() -> None:
@@ -153,9 +159,9 @@ def test_an_int_in_a_column_of_floats_is_the_float_that_an_event_would_hold() ->
         price: float
 
     big = 2**53 + 1
-    framer = Framer(frame_type("pandas", Priced))
+    builder = FrameBuilder(frame_type("pandas", Priced))
     event = msgspec.json.decode(b'{"price":%d}' % big, type=Priced)
-    assert framer.of_table(pa.table({"price": [big]})).equals(framer.of_events([event]))
+    assert frame_of_table(builder, pa.table({"price": [big]})).equals(builder.from_events([event]))
 
 
 def test_an_optional_int_that_a_float_cannot_hold_is_refused_in_pandas_only() -> None:
@@ -164,8 +170,11 @@ def test_an_optional_int_that_a_float_cannot_hold_is_refused_in_pandas_only() ->
 
     big = [Counted(2**53 + 1), Counted(None)]
     with pytest.raises(DecodeError, match=r"^count: .*float64"):
-        Framer(frame_type("pandas", Counted)).of_events(big)
-    assert Framer(frame_type("polars", Counted)).of_events(big)["count"].to_list() == [2**53 + 1, None]
+        FrameBuilder(frame_type("pandas", Counted)).from_events(big)
+    assert FrameBuilder(frame_type("polars", Counted)).from_events(big)["count"].to_list() == [
+        2**53 + 1,
+        None,
+    ]
 
 
 def test_a_time_with_an_offset_is_refused_in_a_column_without_and_says_what_to_annotate() -> None:
@@ -173,14 +182,14 @@ def test_a_time_with_an_offset_is_refused_in_a_column_without_and_says_what_to_a
         at: dt.datetime
 
     with pytest.raises(DecodeError, match=r"^at: .*offset.*Meta\(tz=True\)"):
-        Framer(frame_type("pandas", At)).of_events([At(dt.datetime(2019, 1, 1, tzinfo=dt.UTC))])
+        FrameBuilder(frame_type("pandas", At)).from_events([At(dt.datetime(2019, 1, 1, tzinfo=dt.UTC))])
 
 
 def test_a_uuid_is_text_and_looks_alike_however_it_was_written() -> None:
     class Known(msgspec.Struct):
         known: uuid.UUID
 
-    framer = Framer(frame_type("pyarrow", Known))
+    builder = FrameBuilder(frame_type("pyarrow", Known))
     one = uuid.uuid4()
-    assert rows(framer, pa.table({"known": [str(one).upper()]})) == [{"known": str(one)}]
-    assert framer.of_events([Known(one)]).to_pylist() == [{"known": str(one)}]
+    assert rows(builder, pa.table({"known": [str(one).upper()]})) == [{"known": str(one)}]
+    assert builder.from_events([Known(one)]).to_pylist() == [{"known": str(one)}]

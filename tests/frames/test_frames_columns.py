@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from eventml.errors import RegistrationError
-from eventml.frames import Framer, columns_of, frame_type
+from eventml.frames import FrameBuilder, columns_of, frame_type
 
 
 class Inner(msgspec.Struct):
@@ -42,7 +42,7 @@ class Sparse(TypedDict, total=False):
 @pytest.mark.parametrize("event", [AsDataclass(3), AsTuple(3), AsDict(zone=3, distance=None)])
 def test_any_type_with_fields_has_columns(event: Any) -> None:
     kind = AsDict if isinstance(event, dict) else type(event)
-    made = Framer(frame_type("pyarrow", kind)).of_events([event])
+    made = FrameBuilder(frame_type("pyarrow", kind)).from_events([event])
     assert made.to_pylist() == [{"zone": 3, "distance": None}]
 
 
@@ -52,7 +52,7 @@ def test_any_type_with_fields_has_columns(event: Any) -> None:
 )
 def test_a_field_with_no_form_in_a_column_is_refused_by_name(kind: Any) -> None:
     event = msgspec.defstruct("Ride", [("ride_id", str), ("odd", kind)])
-    with pytest.raises(RegistrationError, match=r"^Ride\.odd has no form in a column.*event_type of its own"):
+    with pytest.raises(RegistrationError, match=r"^Ride\.odd cannot be a column.*event_type with only"):
         columns_of(event)
 
 
@@ -91,12 +91,12 @@ def test_a_typed_dict_whose_keys_may_be_missing_is_refused() -> None:
 )
 def test_what_pandas_makes_of_each_form(kind: Any, dtype: Any) -> None:
     event = msgspec.defstruct("Ride", [("value", kind)])
-    assert Framer(frame_type("pandas", event)).of_events([])["value"].dtype == dtype
+    assert FrameBuilder(frame_type("pandas", event)).from_events([])["value"].dtype == dtype
 
 
 def test_a_pandas_frame_is_the_handlers_to_change() -> None:
     event = msgspec.defstruct("Ride", [("distance", float)])
-    frame = Framer(frame_type("pandas", event)).of_events([event(1.0), event(2.0)])
+    frame = FrameBuilder(frame_type("pandas", event)).from_events([event(1.0), event(2.0)])
     frame.loc[0, "distance"] = 5.0
     frame["twice"] = frame["distance"] * 2
     assert frame["twice"].tolist() == [10.0, 4.0]

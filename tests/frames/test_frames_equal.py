@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from pandas.testing import assert_frame_equal
 from polars.testing import assert_frame_equal as assert_polars_equal
 
-from eventml.frames import Framer, Library, cast_table, frame_type, schema_of
-from tests.frames.events import table_of_rows, types_with_events
+from eventml.frames import FrameBuilder, Library, cast_table, frame_type, schema_of
+from tests.frames.events import frame_of_table, table_of_rows, types_with_events
 
 LIBRARIES = get_args(Library)
 
@@ -37,8 +37,10 @@ def dtypes(library: Library, frame: Any) -> Any:
 @given(made=types_with_events())
 def test_events_and_their_table_make_one_frame(library: Library, made: tuple[Any, list[Any]]) -> None:
     event_type, events = made
-    framer = Framer(frame_type(library, event_type))
-    assert_same(library, framer.of_table(table_of_rows(events, event_type)), framer.of_events(events))
+    builder = FrameBuilder(frame_type(library, event_type))
+    assert_same(
+        library, frame_of_table(builder, table_of_rows(events, event_type)), builder.from_events(events)
+    )
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
@@ -47,10 +49,10 @@ def test_a_table_of_the_schema_itself_makes_the_same_frame(
     library: Library, made: tuple[Any, list[Any]]
 ) -> None:
     event_type, events = made
-    framer = Framer(frame_type(library, event_type))
-    as_sent = Framer(frame_type("pyarrow", event_type)).of_events(events)
+    builder = FrameBuilder(frame_type(library, event_type))
+    as_sent = FrameBuilder(frame_type("pyarrow", event_type)).from_events(events)
     renamed = as_sent.rename_columns([f.encode_name for f in msgspec.structs.fields(event_type)])
-    assert_same(library, framer.of_table(renamed), framer.of_events(events))
+    assert_same(library, frame_of_table(builder, renamed), builder.from_events(events))
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
@@ -60,10 +62,10 @@ def test_some_rows_of_a_cast_table_make_the_frame_of_those_events(
 ) -> None:
     event_type, events = made
     frame = frame_type(library, event_type)
-    framer = Framer(frame)
+    builder = FrameBuilder(frame)
     cast = cast_table(table_of_rows(events, event_type), frame.columns, schema_of(frame.columns))
     start = data.draw(st.integers(0, len(events)))
-    assert_same(library, framer.of_cast(cast.slice(start)), framer.of_events(events[start:]))
+    assert_same(library, builder.from_table(cast.slice(start)), builder.from_events(events[start:]))
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
@@ -72,17 +74,17 @@ def test_dtypes_are_the_same_whatever_the_batch_holds(
     library: Library, made: tuple[Any, list[Any]], data: st.DataObject
 ) -> None:
     event_type, events = made
-    framer = Framer(frame_type(library, event_type))
+    builder = FrameBuilder(frame_type(library, event_type))
     some = data.draw(st.lists(st.sampled_from(events), max_size=5)) if events else []
-    whole = dtypes(library, framer.of_events(events))
-    assert dtypes(library, framer.of_events(some)) == whole
-    assert dtypes(library, framer.of_events([])) == whole
+    whole = dtypes(library, builder.from_events(events))
+    assert dtypes(library, builder.from_events(some)) == whole
+    assert dtypes(library, builder.from_events([])) == whole
 
 
 @given(made=types_with_events())
 def test_a_pandas_frame_counts_its_rows(made: tuple[Any, list[Any]]) -> None:
     event_type, events = made
-    frame = Framer(frame_type("pandas", event_type)).of_events(events)
+    frame = FrameBuilder(frame_type("pandas", event_type)).from_events(events)
     assert type(frame.index).__name__ == "RangeIndex"
     assert list(frame.index) == list(range(len(events)))
 
@@ -90,7 +92,7 @@ def test_a_pandas_frame_counts_its_rows(made: tuple[Any, list[Any]]) -> None:
 @given(made=types_with_events())
 def test_an_arrow_table_holds_the_events_themselves(made: tuple[Any, list[Any]]) -> None:
     event_type, events = made
-    table = Framer(frame_type("pyarrow", event_type)).of_events(events)
+    table = FrameBuilder(frame_type("pyarrow", event_type)).from_events(events)
     rows = [
         {field.encode_name: row[field.name] for field in msgspec.structs.fields(event_type)}
         for row in table.to_pylist()

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 
 from eventml.errors import OutputError
-from eventml.frames import listed
+from eventml.frames import outputs_to_list
 
 
 class Predicted(msgspec.Struct, rename="camel"):
@@ -28,7 +28,7 @@ COLUMNS: dict[str, Any] = {"ride_id": ["a", "b"], "minutes": [1.0, 2.0], "arrive
 
 
 def of(outputs: Any, output_type: Any = Any) -> Any:
-    return listed(outputs, output_type, checks_index=True)
+    return outputs_to_list(outputs, output_type, check_index=True)
 
 
 @pytest.mark.parametrize("make", [pd.DataFrame, pl.DataFrame, pa.table])
@@ -108,7 +108,7 @@ def test_an_index_that_is_back_in_order_is_fine() -> None:
 
 
 def test_a_handler_of_events_may_return_any_index() -> None:
-    assert listed(pd.Series([1.0, 2.0], index=["a", "b"]), Any, checks_index=False) == [1.0, 2.0]
+    assert outputs_to_list(pd.Series([1.0, 2.0], index=["a", "b"]), Any, check_index=False) == [1.0, 2.0]
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_ints_of_which_some_are_missing_come_back_as_they_went() -> None:
 
 
 def test_two_columns_of_one_field_are_refused() -> None:
-    with pytest.raises(OutputError, match="two of which are one field"):
+    with pytest.raises(OutputError, match="are the same field"):
         of(pd.DataFrame({"ride_id": ["a"], "rideId": ["a"], "minutes": [1.0]}), Predicted)
 
 
@@ -149,5 +149,5 @@ def test_columns_need_names_of_their_own(names: list[Any]) -> None:
 
 
 def test_a_frame_where_the_output_is_a_number_is_refused() -> None:
-    with pytest.raises(OutputError, match="float is the type of one output"):
+    with pytest.raises(OutputError, match="output type float has no fields"):
         of(pd.DataFrame(COLUMNS), float)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from eventml.topics import create_topics
+from eventml.bus import create_topics
 from tests.parity.answers import Answered, Answers
 from tests.parity.parity_app import bus
 

@@ -1,7 +1,23 @@
-"""The bus: where producers announce and handlers register, whatever carries the events."""
+"""The bus: registers topics and handlers, publishes events, and runs handlers on the configured backend.
+
+Read `bus.py` first, then `declarations.py` (topics, lifespans, and settings applied to them). `topics.py`
+lists and creates an app's topics, `stopping.py` stops a worker, `web.py` finds the web deployment for
+`Bus.asgi`. It may import config, handlers, producer and runtime; deployments and the command line import it.
+"""
 
 from eventml.bus.bus import Bus
+from eventml.bus.declarations import Topic
 from eventml.bus.stopping import Stoppable, stop_on_signals, stop_when_idle
-from eventml.bus.topic import Topic, TopicChoices
+from eventml.bus.topics import create_topics, topics_of
+from eventml.bus.web import WebApplication
 
-__all__ = ["Bus", "Stoppable", "Topic", "TopicChoices", "stop_on_signals", "stop_when_idle"]
+__all__ = [
+    "Bus",
+    "Stoppable",
+    "Topic",
+    "WebApplication",
+    "create_topics",
+    "stop_on_signals",
+    "stop_when_idle",
+    "topics_of",
+]

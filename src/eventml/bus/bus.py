@@ -1,56 +1,51 @@
-"""The bus: where producers announce and handlers register, whatever carries the events."""
+"""The class `Bus`."""
 
 from __future__ import annotations
 
-import threading
 from contextlib import AsyncExitStack, asynccontextmanager
-from importlib import metadata
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, Unpack
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from eventml import config
-from eventml.bus.configuring import configured_handler, configured_topic
-from eventml.bus.lifespans import read_lifespan
+from eventml.backends.base import Backend
+from eventml.bus.connection import connect, connect_producer, tracer
+from eventml.bus.declarations import Topic, configure_handler, lifespan_manager
 from eventml.bus.stopping import stop_on_signals, stop_when_idle
-from eventml.bus.topic import Topic
+from eventml.bus.web import WebApplication, web_application
+from eventml.codec import Format
 from eventml.errors import ConfigError, NotOpenError, RegistrationError
-from eventml.handlers import Handler, HandlerChoices, read_handler
-from eventml.producer import BlockingProducer, Producer, producing
-from eventml.runtime import Worker, enter_lifespans, find_tracing, load_handler, output_event_type, task_group
+from eventml.handlers import Handler, HandlerArguments, read_handler
+from eventml.models import ModelSource
+from eventml.producer import BlockingProducer, KeyOf, Producer, PublishOptions, RequestOptions
+from eventml.runtime import LoadedHandler, Worker, enter_lifespans, load_handler, task_group
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
     from types import TracebackType
 
-    from eventml.backends.base import Backend
-    from eventml.bus.topic import TopicChoices
-    from eventml.models import ModelSource
-    from eventml.producer import KeyOf
-    from eventml.runtime import LoadedHandler, Tracing
-
 F = TypeVar("F", bound="Callable[..., Any]")
 L = TypeVar("L", bound="Callable[[], Any]")
 
 
-_SYSTEMS: Final = {"rediss": "redis", "unix": "redis"}
-"""What OpenTelemetry calls the system behind a URL's scheme, where that is not the scheme itself."""
-
-
 class Bus:
-    """Topics by name, producers and handlers, over the backend that configuration chooses.
+    """Topics, handlers and a producer, on the backend that configuration chooses.
 
     Args:
-        name: The app's name: the source of its events, and the prefix of its consumer groups.
-        backend: The URL of a backend, where no configuration names another; `memory://` by default.
+        name: Name of the app: the source of its events, and the prefix of its consumer groups.
+        backend: URL of the backend if configuration names none; by default `memory://`.
+
+    Attributes:
+        handlers: The registered handlers by name, without settings applied.
+        topics: The declared topics by name, without settings applied.
+        lifespans: The registered lifespans by name: functions that return a context manager.
     """
 
     def __init__(self, name: str, *, backend: str | None = None) -> None:
         self.name = name
         self.handlers: dict[str, Handler] = {}
         self.topics: dict[str, Topic] = {}
-        self._default_backend = backend
         self.lifespans: dict[str, Callable[[], Any]] = {}
+        self._default_backend = backend
         self._settings: config.Settings | None = None
         self._backend: Backend | None = None
         self._producer: Producer | None = None
@@ -58,59 +53,65 @@ class Bus:
     # Registering
 
     def predictor(
-        self, topic: str, *, to: str, model: ModelSource | None = None, **choices: Unpack[HandlerChoices]
+        self, topic: str, *, to: str, model: ModelSource | None = None, **arguments: Unpack[HandlerArguments]
     ) -> Callable[[F], F]:
-        """Register a function that answers each event of `topic` with one of its own on `to`.
+        """Register a function that makes a prediction for each event of `topic`, and publish it to `to`.
 
-        The annotation of its first parameter says how it is called: `list[Event]` with batches,
-        `Event` with one at a time, and a `pandas.DataFrame`, `polars.DataFrame` or `pyarrow.Table` with
-        batches as columns, those of `event_type`. A coroutine is awaited; a plain function runs in a
-        thread. It returns an output for each input, in their order, with None for "no output"; or an
-        array of as many numbers, which become `Prediction`s; or a frame, whose rows become outputs of
-        `output_type`. A parameter named `model` takes the model, and
-        one with a lifespan's name takes that lifespan's value.
+        The annotation of the function's first parameter decides how it is called: `list[Event]` with a
+        batch, `Event` with one event, and `pandas.DataFrame`, `polars.DataFrame` or `pyarrow.Table` with a
+        batch as columns, those of `event_type`. A coroutine function is awaited, a plain function runs in a
+        thread. It returns one output for each input, in their order, with None for "no output"; or an array
+        of numbers, which become `Prediction`s; or a frame, whose rows become outputs of `output_type`. A
+        parameter named `model` gets the model, and one with a lifespan's name gets that lifespan's value.
 
         The decorator returns the function unchanged.
 
         Args:
-            topic: What it reads.
-            to: Where its outputs go.
-            model: A path, an `Artefact`, or a function that makes the model; loaded once a worker.
-            choices: How it is run: the attributes of `Options` and of `Choices`.
+            topic: Topic to read from.
+            to: Topic to publish the outputs to.
+            model: A path, an `Artefact`, a `Model`, or a function that makes the model; loaded once per
+                worker.
+            arguments: The fields of `HandlerOptions`, and `name`, `event_type` and `output_type`.
 
         Raises:
-            RegistrationError: the signature and the options do not fit together.
-            MissingExtraError: it takes frames, and what makes them is not installed.
+            RegistrationError: The signature and the arguments do not fit together, or the name is taken.
+            MissingExtraError: The function takes frames, and pyarrow is not installed.
         """
-        return self._registering(topic, to, model, choices)
+        return self._register(topic, to, model, arguments)
 
     def consumer(
-        self, topic: str, *, model: ModelSource | None = None, **choices: Unpack[HandlerChoices]
+        self, topic: str, *, model: ModelSource | None = None, **arguments: Unpack[HandlerArguments]
     ) -> Callable[[F], F]:
-        """Register a function that reads `topic` and answers nothing. Otherwise as `predictor`."""
-        return self._registering(topic, None, model, choices)
+        """Register a function that reads `topic` and has no outputs. Otherwise as `predictor`."""
+        return self._register(topic, None, model, arguments)
 
     def lifespan(self, function: L) -> L:
-        """Register something that handlers need while they run: a database connection, a client.
+        """Register a resource that handlers need while they run, such as a database connection.
 
-        A generator, plain or async, that yields it once and cleans up after. A handler takes it by a
-        parameter of the function's name. It is entered once a worker, before the first event.
+        The function is a generator, plain or async, that yields the resource once and releases it
+        afterwards. A handler gets the value by a parameter with the function's name. The lifespan is entered
+        once per worker, before the first event. The decorator returns the function unchanged.
+
+        Raises:
+            RegistrationError: The function is not a generator function.
         """
-        self.lifespans[function.__name__] = read_lifespan(function)
+        self.lifespans[function.__name__] = lifespan_manager(function)
         return function
 
-    def topic(self, name: str, **said: Unpack[TopicChoices]) -> Topic:
-        """Say something of a topic: the type of its events, which field is their id, their format."""
-        self.topics[name] = Topic(**said)
+    def topic(
+        self, name: str, *, event_type: Any = Any, id_field: str | None = None, codec: Format = "json"
+    ) -> Topic:
+        """Declare a topic's event type, id field or format; see `Topic`. Other topics need no declaration."""
+        self.topics[name] = Topic(event_type=event_type, id_field=id_field, codec=codec)
         return self.topics[name]
 
-    def _registering(
-        self, topic: str, to: str | None, model: ModelSource | None, choices: HandlerChoices
+    def _register(
+        self, topic: str, to: str | None, model: ModelSource | None, arguments: HandlerArguments
     ) -> Callable[[F], F]:
         def register(function: F) -> F:
-            handler = read_handler(function, bus=self.name, topic=topic, to=to, model=model, choices=choices)
+            handler = read_handler(function, self.name, topic=topic, to=to, model=model, arguments=arguments)
             if handler.name in self.handlers:
-                raise RegistrationError(f"{handler.name}: two handlers have this name; give one name=...")
+                raise RegistrationError(f"{handler.name}: two handlers have this name; pass name=... to one")
             self.handlers[handler.name] = handler
             return function
 
@@ -120,54 +121,64 @@ class Bus:
 
     @property
     def settings(self) -> config.Settings:
-        """What configuration says, read when it is first wanted.
+        """The settings, read from all sources at the first use.
 
         Raises:
-            ConfigError: a setting is unknown or ill-typed; the message starts with its path.
+            ConfigError: A setting is unknown or has the wrong type; the message starts with its path.
         """
         if self._settings is None:
             self._settings = self.read_settings()
         return self._settings
 
     def configure(self, settings: config.Settings) -> None:
-        """Replace what configuration says, before the bus is opened."""
+        """Replace all settings, before the bus is opened."""
         self._settings = settings
 
     def read_settings(self, overrides: Mapping[str, Any] | None = None) -> config.Settings:
-        """Read the configuration afresh, with the strongest say given to `overrides`."""
+        """Read the settings from all sources, without keeping them. `overrides` is the strongest source.
+
+        Raises:
+            ConfigError: A setting is unknown or has the wrong type; the message starts with its path.
+        """
         handlers = self.handlers.values()
+        topics = {*self.topics, *(h.topic for h in handlers), *(h.to for h in handlers if h.to)}
         return config.load(
             overrides=overrides,
             default_backend=self._default_backend,
             known_handlers=tuple(self.handlers),
-            known_topics=tuple(
-                {*self.topics, *(h.topic for h in handlers), *(h.to for h in handlers if h.to)}
-            ),
+            known_topics=tuple(topics),
         )
 
-    def configured(self, name: str) -> Handler:
-        """A handler as configuration has it."""
-        return configured_handler(self.handlers[name], self.settings.consumer.get(name))
+    def configured_handler(self, name: str) -> Handler:
+        """A registered handler with its settings applied."""
+        return configure_handler(self.handlers[name], self.settings.consumer.get(name, {}))
 
-    def described(self, topic: str) -> Topic:
-        """A topic as the app and its configuration have it."""
-        return configured_topic(self.topics.get(topic, Topic()), self.settings.topic.get(topic))
+    def configured_topic(self, name: str) -> Topic:
+        """A topic, declared or not, with its settings applied."""
+        return self.topics.get(name, Topic()).configured(self.settings.topic.get(name))
 
     # Publishing
 
     @asynccontextmanager
     async def open(self, backend: Backend | None = None) -> AsyncIterator[Self]:
-        """Connect, to publish or to run; `async with bus:` does the same.
+        """Connect, to publish or to run handlers. `async with bus:` does the same.
 
         Args:
-            backend: A connected backend to use in place of the configured one.
+            backend: A connected backend, in place of the configured one.
+
+        Raises:
+            NotOpenError: The bus is open already.
+            ConfigError: The settings are invalid.
+            UnavailableError: The broker cannot be reached.
         """
         if self._producer is not None:
-            raise NotOpenError(f"bus {self.name!r} is open already; open it once, around all that uses it")
+            raise NotOpenError(
+                f"bus {self.name!r} is open already; open it once, around all code that uses it"
+            )
         async with AsyncExitStack() as stack:
             if backend is None:
-                backend = await stack.enter_async_context(self._connect())
-            self._producer = await stack.enter_async_context(self._producing(backend))
+                backend = await stack.enter_async_context(connect(self.settings))
+            self._producer = await stack.enter_async_context(self._connect_producer(backend))
             self._backend = backend
             try:
                 yield self
@@ -183,183 +194,139 @@ class Bus:
     ) -> bool | None:
         return await self._opened.__aexit__(kind, error, trace)
 
-    async def publish(
-        self,
-        topic: str,
-        event: Any,
-        *,
-        key: str | bytes | None = None,
-        id: str | None = None,  # noqa: A002 - CloudEvents' word
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
+    async def publish(self, topic: str, event: Any, **options: Unpack[PublishOptions]) -> None:
         """Publish one event; see `Producer.publish`. The bus must be open."""
-        await self.producing.publish(topic, event, key=key, id=id, headers=headers)
+        await self.open_producer.publish(topic, event, **options)
 
     async def publish_many(self, topic: str, events: Iterable[Any], *, key: KeyOf | None = None) -> int:
         """Publish many events in few writes; see `Producer.publish_many`. The bus must be open."""
-        return await self.producing.publish_many(topic, events, key=key)
+        return await self.open_producer.publish_many(topic, events, key=key)
 
-    async def request(
-        self,
-        topic: str,
-        event: Any,
-        *,
-        timeout: float = 10.0,  # noqa: ASYNC109 - as `Producer.request`
-        predictor: str | None = None,
-        key: str | bytes | None = None,
-        output_type: Any = None,
-    ) -> Any:
+    async def request(self, topic: str, event: Any, **options: Unpack[RequestOptions]) -> Any:
         """Publish one event and wait for its prediction; see `Producer.request`. The bus must be open."""
-        return await self.producing.request(
-            topic, event, timeout=timeout, predictor=predictor, key=key, output_type=output_type
-        )
+        return await self.open_producer.request(topic, event, **options)
 
     def producer(self) -> BlockingProducer:
-        """A producer for blocking code, to be used with `with`; it connects by itself."""
+        """A producer for blocking code, with a connection of its own. Use it with `with`."""
 
         @asynccontextmanager
-        async def connect() -> AsyncIterator[Producer]:
-            async with self._connect() as backend, self._producing(backend) as producer:
+        async def connected() -> AsyncIterator[Producer]:
+            async with connect(self.settings) as backend, self._connect_producer(backend) as producer:
                 yield producer
 
-        return BlockingProducer(connect)
+        return BlockingProducer(connected)
 
     @property
     def backend(self) -> Backend:
         """The connected backend.
 
         Raises:
-            NotOpenError: the bus is not open.
+            NotOpenError: The bus is not open.
         """
         if self._backend is None:
             raise NotOpenError(f"bus {self.name!r} is not open; use it inside `async with bus:`")
         return self._backend
 
     @property
-    def producing(self) -> Producer:
-        """The open bus's own producer.
+    def open_producer(self) -> Producer:
+        """The producer of the open bus.
 
         Raises:
-            NotOpenError: the bus is not open.
+            NotOpenError: The bus is not open.
         """
         if self._producer is None:
             raise NotOpenError(f"bus {self.name!r} is not open; publish inside `async with bus:`")
         return self._producer
 
-    def _connect(self) -> AbstractAsyncContextManager[Backend]:
-        settings = self.settings.backend
-        module = config.find_backend(urlsplit(settings.url).scheme)
-        return module.open(settings.url, settings.options)
-
-    def _producing(self, backend: Backend) -> AbstractAsyncContextManager[Producer]:
-        topics = {name: self.described(name) for name in {*self.topics, *self.settings.topic}}
-        return producing(
-            backend,
-            source=self.name,
-            id_fields={name: topic.id_field for name, topic in topics.items() if topic.id_field},
-            formats={name: topic.codec for name, topic in topics.items()},
-            output_type_of=self._output_type_of,
-            tracing=self.tracing(),
+    def _connect_producer(self, backend: Backend) -> AbstractAsyncContextManager[Producer]:
+        return connect_producer(
+            backend, source=self.name, settings=self.settings, topics=self.topics, handlers=self.handlers
         )
-
-    def tracing(self) -> Tracing | None:
-        """Who is told of what becomes of events, as the setting `tracing` has it; None where nobody is.
-
-        Raises:
-            MissingExtraError: it is on, and OpenTelemetry is not installed.
-        """
-        scheme = self.settings.backend.scheme
-        return find_tracing(self.settings.tracing, _SYSTEMS.get(scheme, scheme))
-
-    def _output_type_of(self, topic: str, predictor: str) -> Any:
-        handler = self.handlers.get(predictor)
-        if handler is None or handler.to is None or handler.topic != topic:
-            return Any
-        said = self.topics.get(handler.to, Topic()).event_type
-        return output_event_type(handler) if said is Any else said
 
     # Running
 
     @asynccontextmanager
     async def worker(self, only: Sequence[str] = ()) -> AsyncIterator[Worker]:
-        """A worker ready to run this bus's handlers: models loaded, lifespans entered. The bus must be open.
+        """A worker ready to run the handlers: models loaded, lifespans entered. The bus must be open.
 
         Args:
-            only: The names of the handlers to run; all of them where there are none.
+            only: Names of the handlers to run; by default all.
 
         Raises:
-            ConfigError: there is no such handler.
-            ModelError: a model cannot be loaded.
-            UnsupportedError: the backend cannot give what a handler asks for.
+            NotOpenError: The bus is not open.
+            ConfigError: A name in `only` is not a handler's.
+            ModelError: A model cannot be loaded.
+            RegistrationError: A handler has a parameter that is neither `model` nor a lifespan's name.
+            UnsupportedError: A handler requires what the backend cannot provide.
         """
-        async with self.loaded_handlers(only) as jobs:
-            yield Worker(
-                self.backend, jobs, source=self.name, drain=self.settings.drain, tracing=self.tracing()
-            )
+        async with self.loaded_handlers(only) as handlers:
+            drain, tracing = self.settings.drain, tracer(self.settings)
+            yield Worker(self.backend, handlers, source=self.name, drain=drain, tracing=tracing)
 
     @asynccontextmanager
     async def loaded_handlers(self, only: Sequence[str] = ()) -> AsyncIterator[list[LoadedHandler]]:
-        """This bus's handlers with their models loaded and their lifespans entered. It need not be open.
+        """The handlers with their models loaded and their lifespans entered. The bus need not be open.
 
         Args:
-            only: The names of the handlers; all of them where there are none.
+            only: Names of the handlers; by default all.
 
         Raises:
-            ConfigError: there is no such handler.
-            ModelError: a model cannot be loaded.
+            ConfigError: A name in `only` is not a handler's.
+            ModelError: A model cannot be loaded.
+            RegistrationError: A handler has a parameter that is neither `model` nor a lifespan's name.
         """
-        handlers = [self.configured(name) for name in self._chosen(only)]
+        if unknown := [name for name in only if name not in self.handlers]:
+            raise ConfigError(f"no handler is named {unknown[0]!r}; there are: {', '.join(self.handlers)}")
+        handlers = [self.configured_handler(name) for name in only or self.handlers]
         async with AsyncExitStack() as stack:
             resources = await enter_lifespans(stack, handlers, self.lifespans)
-            yield [
-                await load_handler(
-                    handler, resources, self.described(handler.to).codec if handler.to else "json"
-                )
-                for handler in handlers
-            ]
+            codecs = [self.configured_topic(h.to).codec if h.to else "json" for h in handlers]
+            yield [await load_handler(h, resources, c) for h, c in zip(handlers, codecs, strict=True)]
 
-    def asgi(self, *, only: Sequence[str] = (), authenticate: bool = True) -> Any:
-        """The predictors as an ASGI app (`/predict/<predictor>` and more), to serve or to mount in another.
+    def asgi(self, *, only: Sequence[str] = (), authenticate: bool = True) -> WebApplication:
+        """The predictors as an ASGI app (`/predict/<predictor>` and more), to serve or to mount.
 
-        A server that is given it enters its lifespan. An app that mounts it has to, as no server knows of
-        what is mounted: `FastAPI(lifespan=predictions.lifespan)`. It runs on asyncio. Where the app around
-        opens this bus, `/events/<topic>` publishes through it.
+        A server enters its lifespan by itself. An app that mounts it must enter it, because the server does
+        not know of mounted apps: `FastAPI(lifespan=predictions.lifespan)`. It runs on asyncio only. If the
+        mounting app opens this bus, `/events/<topic>` publishes through it.
 
         Args:
-            only: The names of the predictors that can be asked; all of them where there are none.
-            authenticate: Callers must send the token in `EVENTML_TOKEN`; where there is none, only those
-                on this machine are answered. False leaves that to the app around.
+            only: Names of the predictors to serve; by default all.
+            authenticate: Whether to require the token in `EVENTML_TOKEN`, or, if that is not set, to refuse
+                clients on other machines. False leaves authentication to the mounting app.
 
         Raises:
-            MissingExtraError: the extra `web` is not installed.
+            MissingExtraError: The extra `web` is not installed.
+            ConfigError: eventml itself is not installed, but run from its source folder.
         """
-        [web] = metadata.entry_points(group="eventml.deployments", name="web")
-        return web.load().application(self, only=only, authenticate=authenticate)
+        return web_application(self, only=only, authenticate=authenticate)
 
     async def run(self, *, only: Sequence[str] = (), until_idle: float | None = None) -> bool:
-        """Open the bus and run its handlers until SIGTERM or SIGINT, then finish what is in hand.
+        """Open the bus and run its handlers until SIGTERM or SIGINT, then finish what is in flight.
 
-        A second signal gives up on what is in hand. Signals are heeded in the main thread only;
-        elsewhere, cancel it.
+        A second signal abandons what is in flight; its events are delivered again later. Signals are handled
+        only in the main thread; in another thread, cancel the call to stop it.
 
         Args:
-            only: The names of the handlers to run; all of them where there are none.
-            until_idle: Stop by itself once nothing has arrived and nothing is left for so many seconds.
+            only: Names of the handlers to run; by default all.
+            until_idle: Stop when no event has arrived and none has been in flight for this long, in seconds.
 
         Returns:
-            Whether all that was in hand at the end was finished within `drain`.
+            Whether everything in flight at the end was finished within the setting `drain`.
+
+        Raises:
+            NotOpenError: The bus is open already.
+            ConfigError: A setting is invalid, or a name in `only` is not a handler's.
+            RegistrationError: A handler has a parameter that is neither `model` nor a lifespan's name.
+            ModelError: A model cannot be loaded.
+            UnsupportedError: A handler requires what the backend cannot provide.
+            BackendError: The broker cannot be reached at the start, or a topic does not exist. Later outages
+                are waited for.
         """
         async with self.open(), self.worker(only) as worker, task_group() as tasks:
-            if threading.current_thread() is threading.main_thread():
-                tasks.start_soon(stop_on_signals, worker)
+            tasks.start_soon(stop_on_signals, worker)
             if until_idle is not None:
                 tasks.start_soon(stop_when_idle, worker, until_idle)
             finished = await worker.run()
             tasks.cancel_scope.cancel()
         return finished
-
-    def _chosen(self, only: Sequence[str]) -> Sequence[str]:
-        unknown = [name for name in only if name not in self.handlers]
-        if unknown:
-            raise ConfigError(f"no handler is named {unknown[0]!r}; there are: {', '.join(self.handlers)}")
-        return tuple(only) or tuple(self.handlers)

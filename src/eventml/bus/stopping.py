@@ -1,8 +1,9 @@
-"""Stopping a worker: on a signal, or once there is nothing left to do."""
+"""Stopping a worker: on a signal, or when it has been idle."""
 
 from __future__ import annotations
 
 import signal
+import threading
 from typing import Protocol
 
 import anyio
@@ -11,10 +12,10 @@ from eventml.runtime import Worker
 
 
 class Stoppable(Protocol):
-    """A worker, a web server or a supervisor that can be asked to stop."""
+    """A worker, a web server or a supervisor that can be stopped."""
 
     def stop(self) -> object:
-        """Take nothing new, finish what is in flight, and return from `run`."""
+        """Receive nothing new, finish what is in flight, and return from `run`."""
         ...
 
     def abandon(self) -> object:
@@ -25,8 +26,10 @@ class Stoppable(Protocol):
 async def stop_on_signals(target: Stoppable) -> None:
     """Stop at the first SIGTERM or SIGINT, abandon what is in flight at the second. Runs until cancelled.
 
-    Only the main thread can receive signals.
+    Only the main thread can receive signals; in another thread this returns at once.
     """
+    if threading.current_thread() is not threading.main_thread():
+        return
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         received = 0
         async for _ in signals:
@@ -38,6 +41,6 @@ async def stop_on_signals(target: Stoppable) -> None:
 
 
 async def stop_when_idle(worker: Worker, seconds: float) -> None:
-    """Stop the worker once it has been idle for this long; see `Worker.idle`."""
+    """Stop the worker when it has been idle for this long, in seconds; see `Worker.idle`."""
     await worker.idle(seconds)
     worker.stop()

@@ -9,12 +9,12 @@ from urllib.parse import urlsplit
 
 from eventml import config, models
 from eventml.backends.base import CreatesTopics
+from eventml.bus import topics_of
 from eventml.cli.buses import url_of
 from eventml.cli.findings import Findings, HandlerFinding, ModelFinding
 from eventml.cli.reporting import leaves
 from eventml.errors import EventMLError
 from eventml.runtime import check_capabilities
-from eventml.topics import topics_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,7 +31,7 @@ async def examine(bus: Bus, *, connect: bool) -> Findings:
         connect: Reach the backend too, and look for the topics; no group is made or joined.
     """
     found = Findings(bus=bus.name, backend=url_of(bus), drain=bus.settings.drain)
-    handlers = [bus.configured(name) for name in bus.handlers]
+    handlers = [bus.configured_handler(name) for name in bus.handlers]
     if not handlers:
         found.problems.append("no handler is registered; import the modules that do so in the bus's own")
     with _noting(found):
@@ -96,7 +96,7 @@ def _find_model(handler: Handler, finding: HandlerFinding, found: Findings) -> N
 
 
 def _find_parameters(bus: Bus, handler: Handler, found: Findings) -> None:
-    for name in handler.wants:
+    for name in handler.resource_names:
         if name != "model" and name not in bus.lifespans:
             found.problems.append(
                 f"{handler.name}: nothing gives it {name!r}; define a lifespan of that name with "

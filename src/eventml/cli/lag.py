@@ -53,7 +53,7 @@ async def _read(bus: Bus) -> Lags:
     groups = []
     async with bus.open():
         require_shared(bus)
-        for handler in map(bus.configured, bus.handlers):
+        for handler in map(bus.configured_handler, bus.handlers):
             group = handler.options.group
             found = await bus.backend.lag(handler.topic, group=group)
             by_partition = None if found is None else dict(sorted(found.items()))

@@ -66,7 +66,7 @@ def publish(  # noqa: PLR0913 - each is an option of the command
     that makes no event is reported by its number and skipped; the exit status is 1 then.
     """
     bus = own_bus(topic, backend, id_field)
-    needed = {name for name in (key, bus.described(topic).id_field) if name}
+    needed = {name for name in (key, bus.configured_topic(topic).id_field) if name}
     tally = Tally(topic)
     with (
         _opened(file) as stream,
@@ -94,7 +94,7 @@ def _connecting(bus: Bus) -> Callable[[], AbstractAsyncContextManager[Producer]]
     async def connect() -> AsyncIterator[Producer]:
         async with bus.open():
             require_shared(bus)
-            yield bus.producing
+            yield bus.open_producer
 
     return connect
 

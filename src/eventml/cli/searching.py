@@ -78,7 +78,7 @@ def search(
     the_bus = app_bus(bus, backend)
     if unknown := [name for name in handler or () if name not in the_bus.handlers]:
         raise Refusal(f"no handler is named {unknown[0]!r}; there are: {', '.join(the_bus.handlers)}")
-    where = dead_letter_queues(map(the_bus.configured, handler or the_bus.handlers))
+    where = dead_letter_queues(map(the_bus.configured_handler, handler or the_bus.handlers))
     return Search(the_bus, where, wanted, number, bool(handler or number or wanted != DeadLetterFilter()))
 
 

@@ -8,12 +8,11 @@ import msgspec
 import typer
 
 from eventml.backends.base import NewTopic
-from eventml.bus import Bus
+from eventml.bus import Bus, create_topics, topics_of
 from eventml.cli.buses import app_bus, url_of
 from eventml.cli.options import BackendOption, BusArgument, JsonOption
 from eventml.cli.reporting import reporting
 from eventml.cli.tables import show_table
-from eventml.topics import create_topics, topics_of
 
 app = typer.Typer(help="The topics of an app.", no_args_is_help=True)
 

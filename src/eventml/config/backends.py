@@ -1,23 +1,39 @@
-"""Finding the backend that a URL's scheme chooses, among those that are installed."""
+"""The backend: finding its module by the URL's scheme, and choosing its URL and options among the sources.
+
+An option belongs to the backend that its own source names, or else to the one that the strongest weaker
+source names. If a stronger source then names another backend, the option is left out: a file with `redis://`
+and `lease = 30` does not prevent `--backend memory://`. An option for which no source names a backend belongs
+to the winning one. The default URL in the code does not count as naming a backend.
+"""
 
 from __future__ import annotations
 
 import difflib
 from importlib import metadata
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
+from msgspec import structs
 
+from eventml.config.entries import Entry, convert, unknown
+from eventml.config.environment import variable
+from eventml.config.settings import BackendSettings
+from eventml.config.urls import InvalidValueError, expand, expand_url, redact, split_url
 from eventml.errors import ConfigError, MissingExtraError, UnknownBackendError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
     from eventml.backends.base import BackendModule
 
+    Fields = Mapping[str, structs.FieldInfo]
+
 GROUP: Final = "eventml.backends"
+_URL: Final = ("backend", "url")
 
 
 def registered() -> dict[str, frozenset[str]]:
-    """For each scheme the entry points registered under it: one, unless two packages are at odds."""
+    """The registered entry points by scheme: one each, unless two packages register the same scheme."""
     found: dict[str, frozenset[str]] = {}
     for point in metadata.entry_points(group=GROUP):
         scheme = point.name.lower()
@@ -26,12 +42,12 @@ def registered() -> dict[str, frozenset[str]]:
 
 
 def find_backend(scheme: str) -> BackendModule:
-    """Import the backend registered for a scheme.
+    """Import the backend module that is registered for a URL scheme.
 
     Raises:
-        UnknownBackendError: there is none.
-        MissingExtraError: it needs something that is not installed.
-        ConfigError: what is registered cannot be imported, or is not a backend.
+        UnknownBackendError: No backend is registered for it.
+        MissingExtraError: The backend needs a package that is not installed.
+        ConfigError: The registered module cannot be imported, or is not a backend.
     """
     known = registered()
     if scheme not in known:
@@ -52,8 +68,8 @@ def find_backend(scheme: str) -> BackendModule:
         raise ConfigError(f"backend.url: {label} is not a backend: it has no msgspec struct named Settings")
     try:
         msgspec.structs.fields(settings)
-    except NameError as exc:  # a type that is imported for the type checker only
-        raise ConfigError(f"backend.url: the types in Settings of {label} cannot be read: {exc}") from exc
+    except NameError as exc:  # such as a type that is imported under TYPE_CHECKING
+        raise ConfigError(f"backend.url: the types in Settings of {label} cannot be resolved: {exc}") from exc
     for name in ("capabilities", "open"):
         if not callable(getattr(module, name, None)):
             raise ConfigError(f"backend.url: {label} is not a backend: it has no function named {name}")
@@ -65,5 +81,134 @@ def _import(point: metadata.EntryPoint, label: str) -> object:
         return point.load()
     except MissingExtraError:
         raise
-    except Exception as exc:  # a plug-in may fail in any way while it is imported
+    except Exception as exc:  # a third-party module can raise anything while it is imported
         raise ConfigError(f"backend.url: {label} cannot be imported: {type(exc).__name__}: {exc}") from exc
+
+
+def choose_backend(
+    layers: Sequence[Sequence[Entry]], environ: Mapping[str, str]
+) -> tuple[BackendSettings | None, list[str]]:
+    """The backend's settings, or the problems with them.
+
+    Args:
+        layers: The entries below `backend` of each source, the weakest first. The first is the default
+            in the code, and always has a URL.
+        environ: The environment, for `${NAME}`.
+
+    Raises:
+        UnknownBackendError: No backend is registered for the winning URL's scheme.
+        MissingExtraError: The backend needs a package that is not installed.
+        ConfigError: The registered module is not a backend.
+    """
+    urls = [next((entry for entry in layer if entry.path == _URL), None) for layer in layers]
+    winner = [url for url in urls if url][-1]
+    problems = [
+        url.problem(f"expected a URL, got {url.shown}")
+        for url in urls
+        if url and not isinstance(url.value, str)
+    ]
+    if problems:
+        return None, problems
+    try:
+        parts = split_url(expand_url(str(winner.value), environ))
+    except InvalidValueError as exc:
+        return None, [winner.problem(str(exc))]
+    try:
+        kind = find_backend(parts.scheme).Settings
+    except UnknownBackendError as exc:
+        raise UnknownBackendError(f"{exc} (from {winner.source})") from None
+    fields = {field.encode_name: field for field in structs.fields(kind)}
+    values: dict[str, Any] = {}
+    named = None
+    for url, layer in zip(urls, layers, strict=True):
+        named = url if url and layer is not layers[0] else named
+        entries = list(_options_for(layer, named, parts.scheme, fields, environ))
+        if url is winner:
+            entries += _query(winner, parts.query)
+        checked, found = _check(entries, fields, environ)
+        values |= checked
+        problems += found
+    return _settings(kind, fields, values, parts.base, problems)
+
+
+def _query(winner: Entry, query: Sequence[tuple[str, str]]) -> list[Entry]:
+    # A variable may hold a whole URL with its secrets, so a value that came from one is not shown.
+    secret = "${" in str(winner.value)
+    source = f"the URL of {winner.source}"
+    return [
+        Entry(("backend", name), value, source, text=True, secret=secret, expanded=True)
+        for name, value in query
+    ]
+
+
+def _options_for(
+    layer: Sequence[Entry], named: Entry | None, scheme: str, fields: Fields, environ: Mapping[str, str]
+) -> Iterator[Entry]:
+    """The options of one source that belong to the winning backend."""
+    same = named is None or _same_backend(named, scheme, environ)
+    for entry in layer:
+        # If the named backend cannot be determined, options that the winning backend knows count as its own.
+        if entry.path != _URL and (same or (same is None and _field(entry, fields) in fields)):
+            yield entry
+
+
+def _same_backend(named: Entry, scheme: str, environ: Mapping[str, str]) -> bool | None:
+    """Whether a source's URL names the winning backend. None if that cannot be determined."""
+    try:
+        other = split_url(expand_url(str(named.value), environ)).scheme
+    except InvalidValueError:
+        return None
+    known = registered()
+    return other == scheme or known.get(other) == known[scheme]
+
+
+def _check(
+    entries: Sequence[Entry], fields: Fields, environ: Mapping[str, str]
+) -> tuple[dict[str, Any], list[str]]:
+    """The values of one source's options by field, and their problems."""
+    values: dict[str, Any] = {}
+    problems = []
+    for entry in entries:
+        name = _field(entry, fields)
+        if name not in fields:
+            problems.append(entry.problem(unknown(name, fields)))
+        elif name in values:
+            problems.append(entry.problem("given twice: in the URL and beside it, or twice in the URL"))
+        else:
+            try:
+                values[name] = convert(_with_variables(entry, environ), fields[name].type)
+            except InvalidValueError as exc:
+                problems.append(entry.problem(str(exc)))
+    return values, problems
+
+
+def _with_variables(entry: Entry, environ: Mapping[str, str]) -> Entry:
+    if entry.expanded or not isinstance(entry.value, str):
+        return entry
+    value = expand(entry.value, environ)
+    return structs.replace(entry, value=value, secret=entry.secret or value != entry.value)
+
+
+def _field(entry: Entry, fields: Fields) -> str:
+    """The field of an option. In a variable's name its case is lost, and a dash has become an underscore."""
+    name = entry.path[-1]
+    if not entry.text or name in fields:
+        return name
+    return next((field for field in fields if field.lower().replace("-", "_") == name), name)
+
+
+def _settings(
+    kind: type[msgspec.Struct], fields: Fields, values: Mapping[str, Any], url: str, problems: list[str]
+) -> tuple[BackendSettings | None, list[str]]:
+    missing = [name for name, field in fields.items() if field.required and name not in values]
+    problems += [
+        f"backend.{name}: not set, but required by {redact(url)}: set {variable(('backend', name))}"
+        for name in missing
+    ]
+    if problems:
+        return None, problems
+    try:
+        options = kind(**{fields[name].name: value for name, value in values.items()})
+    except (TypeError, ValueError) as exc:  # raised by the backend's own check in __post_init__
+        return None, [f"backend: {exc}"]
+    return BackendSettings(url=url, options=options), []

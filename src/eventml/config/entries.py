@@ -1,4 +1,4 @@
-"""One setting from one source, and whether its value will do."""
+"""Entries: one setting as one source gives it, checking its value, and the words of error messages."""
 
 from __future__ import annotations
 
@@ -12,30 +12,26 @@ from typing import TYPE_CHECKING, Any, Final, Union, get_args, get_origin
 import msgspec
 from msgspec import inspect
 
-from eventml.config.redaction import HIDDEN, hidden, redact
+from eventml.config.urls import HIDDEN, InvalidValueError, is_secret, redact
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
-_LONGEST_SHOWN: Final = 80
+_MAX_SHOWN: Final = 80  # characters of a value in a message
 _BOUNDS: Final = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
 
 
-class UnusableError(ValueError):
-    """Why a value cannot be used; what catches it adds the setting's path and source."""
-
-
 class Entry(msgspec.Struct, frozen=True):
-    """A setting as a source gives it, not yet checked.
+    """A setting as one source gives it, not yet checked.
 
     Attributes:
-        path: Its place in the settings, such as `("consumer", "duration", "max_batch")`.
-        value: What the source says.
-        source: The file or variable that says it.
-        text: The source can say nothing but text, so the text is converted to the field's type.
-        secret: Its value is not to be shown, whatever its name.
-        expanded: It stands as it is: a `${` in it is no variable.
+        path: Path of the setting, such as `("consumer", "duration", "max_batch")`.
+        value: Value in the source.
+        source: Name of the file or variable, for messages.
+        text: Whether the source has only text, which is converted to the field's type.
+        secret: Whether to hide the value in messages, whatever the setting's name.
+        expanded: Whether variables have been replaced already: a `${` in the value is literal.
     """
 
     path: tuple[str, ...]
@@ -47,27 +43,27 @@ class Entry(msgspec.Struct, frozen=True):
 
     @property
     def shown(self) -> str:
-        """Its value, for an error message."""
-        return HIDDEN if self.secret or hidden(self.path[-1]) else show(self.value)
+        """The value as shown in a message, hidden if it is a secret."""
+        return HIDDEN if self.secret or is_secret(self.path[-1]) else show(self.value)
 
-    def problem(self, what: str) -> str:
-        """The line of an error message that says what is wrong with it."""
-        return f"{dotted(self.path)}: {what} (from {self.source})"
+    def problem(self, reason: str) -> str:
+        """One line of an error message: the path, the reason and the source."""
+        return f"{dotted(self.path)}: {reason} (from {self.source})"
 
 
-def value_of(entry: Entry, kind: Any) -> Any:
-    """The entry's value as the field's type, `kind`. A field that may be None cannot be set to None.
+def convert(entry: Entry, kind: Any) -> Any:
+    """The entry's value as the field's type, `kind`. An optional field cannot be set to None.
 
     Raises:
-        UnusableError: it is of another type, or out of bounds.
+        InvalidValueError: The value has another type, or is out of bounds.
     """
-    kind = _without_none(kind)
+    kind = without_none(kind)
     try:
         value = msgspec.convert(entry.value, kind, strict=not entry.text)
     except msgspec.ValidationError as exc:
-        raise UnusableError(f"expected {expected(kind)}, got {_got(entry, exc)}") from None
+        raise InvalidValueError(f"expected {expected(kind)}, got {_got(entry, exc)}") from None
     if isinstance(value, float) and not math.isfinite(value):
-        raise UnusableError(f"expected a finite {expected(kind)}, got {entry.shown}")
+        raise InvalidValueError(f"expected a finite {expected(kind)}, got {entry.shown}")
     return value
 
 
@@ -77,7 +73,7 @@ def dotted(path: tuple[str, ...]) -> str:
 
 
 def unknown(name: str, known: Iterable[str]) -> str:
-    """That a name is unknown, and which one may be meant."""
+    """Reason for refusing an unknown name, with the most similar known name."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1)
     if close:
@@ -86,11 +82,11 @@ def unknown(name: str, known: Iterable[str]) -> str:
 
 
 def show(value: object) -> str:
-    """A value of TOML, short and without the password of a URL."""
+    """A TOML value for a message: shortened, and without passwords in URLs."""
     match value:
         case str():
             text = redact(value)
-            return json.dumps(text if len(text) <= _LONGEST_SHOWN else text[:_LONGEST_SHOWN] + "…")
+            return json.dumps(text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + "…")
         case bool():
             return str(value).lower()
         case dict():
@@ -102,7 +98,7 @@ def show(value: object) -> str:
 
 
 def expected(kind: Any) -> str:
-    """What a type accepts, in words: `int >= 1`."""
+    """The values that a type accepts, in words: `int >= 1`."""
     return _words(inspect.type_info(kind))
 
 
@@ -132,13 +128,14 @@ def _words(info: inspect.Type) -> str:  # noqa: PLR0911 - one for each kind of t
             return type(info).__name__.removesuffix("Type").lower()
 
 
-def _got(entry: Entry, why: msgspec.ValidationError) -> str:
-    # Only a nested value needs msgspec's own words, which say where in it the fault is.
-    nested = isinstance(entry.value, dict | list) and not entry.secret and not hidden(entry.path[-1])
-    return f"{entry.shown}: {why}" if nested else entry.shown
+def _got(entry: Entry, error: msgspec.ValidationError) -> str:
+    # For a nested value msgspec's message says where in it the wrong part is.
+    nested = isinstance(entry.value, dict | list) and not entry.secret and not is_secret(entry.path[-1])
+    return f"{entry.shown}: {error}" if nested else entry.shown
 
 
-def _without_none(kind: Any) -> Any:
+def without_none(kind: Any) -> Any:
+    """The type without None: A for `A | None`."""
     if get_origin(kind) in {Union, types.UnionType}:
         return Union[tuple(arg for arg in get_args(kind) if arg is not type(None))]  # noqa: UP007 - built, not written
     return kind

@@ -1,4 +1,4 @@
-"""`EVENTML_*` variables: which setting each of them means."""
+"""Environment variables `EVENTML_*`: the setting that each of them sets."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import difflib
 import re
 from typing import TYPE_CHECKING, Final
 
-from eventml.config.entries import Entry, UnusableError, dotted, unknown
-from eventml.config.tables import SECTIONS, WEB
+from eventml.config.entries import Entry, dotted, unknown
+from eventml.config.settings import PLAIN_SETTINGS, SECTIONS
+from eventml.config.urls import InvalidValueError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -15,27 +16,30 @@ if TYPE_CHECKING:
 PREFIX: Final = "EVENTML_"
 
 NOT_SETTINGS: Final = frozenset({"EVENTML_CACHE", "EVENTML_REQUIRE_BROKERS", "EVENTML_TOKEN"})
-"""Variables of ours that are read elsewhere: a cache folder, the tests' demand for brokers, a token."""
+"""Variables that are not settings: the examples' cache folder, the tests' need for brokers, the web token."""
 
-_PLAIN: Final = {"DRAIN": ("drain",), "TRACING": ("tracing",), "BACKEND": ("backend", "url")}
-_CLOSE: Final = 0.85
+_PLAIN: Final = {"BACKEND": ("backend", "url"), **{name.upper(): (name,) for name in PLAIN_SETTINGS}}
+_SIMILAR: Final = 0.85  # difflib's ratio from which a name is suggested
 
 
 def variable(path: tuple[str, ...]) -> str:
-    """The variable that means the setting at that path."""
+    """Name of the variable that sets the setting at that path."""
     return PREFIX + "_".join(map(_token, path))
 
 
-def read(
+def read_environment(
     environ: Mapping[str, str], *, handlers: Collection[str], topics: Collection[str], guess: bool
 ) -> tuple[list[Entry], list[str]]:
-    """The entries of the environment, and what is wrong with its names. An empty variable says nothing.
+    """Read the settings in the environment. Empty variables are ignored.
 
     Args:
         environ: The environment.
-        handlers: The handlers' names, which may hold underscores.
-        topics: The topics' names, whose dots are underscores in a variable.
-        guess: Take any other name for a handler's, in lower case, as it is not known which there are.
+        handlers: Names of handlers. They may contain underscores.
+        topics: Names of topics. Their dots are underscores in a variable's name.
+        guess: Whether to accept other handler names, in lower case, because the handlers are not known.
+
+    Returns:
+        The entries, and one line for each problem with a variable's name.
     """
     found: dict[tuple[str, ...], Entry] = {}
     problems = []
@@ -44,7 +48,7 @@ def read(
             continue
         try:
             entry = Entry(_path(name, handlers, topics, guess=guess), value, name, text=True)
-        except UnusableError as exc:
+        except InvalidValueError as exc:
             problems.append(f"{name}: {exc}")
             continue
         other = found.get(entry.path) if value else None
@@ -64,33 +68,33 @@ def _path(name: str, handlers: Collection[str], topics: Collection[str], *, gues
         case "BACKEND", tail if tail:
             return ("backend", tail.lower())
         case "WEB", tail if tail:
-            if tail.lower() not in WEB:
-                raise UnusableError(unknown(tail.lower(), WEB))
+            if tail.lower() not in SECTIONS["web"]:
+                raise InvalidValueError(unknown(tail.lower(), SECTIONS["web"]))
             return ("web", tail.lower())
         case "CONSUMER", tail if tail:
             return _named("consumer", tail, handlers, guess=guess)
         case "TOPIC", tail if tail:
             return _named("topic", tail, topics, guess=False)
-    raise UnusableError(_suggestion(rest))
+    raise InvalidValueError(_suggestion(rest))
 
 
 def _named(section: str, rest: str, names: Collection[str], *, guess: bool) -> tuple[str, ...]:
-    """Split `<NAME>_<FIELD>`, where either may hold underscores."""
-    splits = _splits(rest, SECTIONS[section].__struct_fields__)
+    """Split `<NAME>_<FIELD>`, where both may contain underscores."""
+    splits = _splits(rest, SECTIONS[section])
     matches = [(section, name, field) for head, field in splits for name in names if _token(name) == head]
     if len(matches) == 1:
         return matches[0]
     if matches:
         choice = " or ".join(dotted(path) for path in sorted(matches))
-        raise UnusableError(f"ambiguous, it may mean {choice}; set it in a file")
+        raise InvalidValueError(f"ambiguous, it could set {choice}; set it in a file instead")
     if guess and splits:
         head, field = splits[0]
         return (section, head.lower(), field)
-    raise UnusableError(_suggestion_in(section, rest, names, guess=guess))
+    raise InvalidValueError(_suggestion_in(section, rest, names, guess=guess))
 
 
 def _splits(rest: str, fields: Collection[str]) -> list[tuple[str, str]]:
-    """The ways to end in a field, the longest field first."""
+    """All splits into a name and a known field, the longest field first."""
     longest_first = sorted(fields, key=len, reverse=True)
     ends = ((rest.removesuffix(f"_{field.upper()}"), field) for field in longest_first)
     return [(head, field) for head, field in ends if head not in {"", rest}]
@@ -98,29 +102,28 @@ def _splits(rest: str, fields: Collection[str]) -> list[tuple[str, str]]:
 
 def _suggestion(rest: str) -> str:
     head, _, tail = rest.partition("_")
-    section = (
-        difflib.get_close_matches(head, ["BACKEND", "WEB", *map(str.upper, SECTIONS)], n=1) if tail else []
-    )
+    sections = ["BACKEND", *map(str.upper, SECTIONS)]
+    section = difflib.get_close_matches(head, sections, n=1) if tail else []
     known = [*_PLAIN, *(name.removeprefix(PREFIX) for name in NOT_SETTINGS)]
     close = [f"{section[0]}_{tail}"] if section else difflib.get_close_matches(rest, known, n=1)
     return f"unknown, did you mean {PREFIX}{close[0]}?" if close else "unknown, no setting has that name"
 
 
 def _suggestion_in(section: str, rest: str, names: Collection[str], *, guess: bool) -> str:
-    fields = SECTIONS[section].__struct_fields__
+    fields = SECTIONS[section]
     words = rest.split("_")
     heads = {_token(name) for name in names}
     if guess:
         heads |= {"_".join(words[:end]) for end in range(1, len(words))}
     known = [f"{head}_{field.upper()}" for head in heads for field in fields]
-    close = difflib.get_close_matches(rest, known, n=1, cutoff=_CLOSE)
+    close = difflib.get_close_matches(rest, known, n=1, cutoff=_SIMILAR)
     if close:
         return f"unknown, did you mean {PREFIX}{section.upper()}_{close[0]}?"
     splits = _splits(rest, fields)
     if splits and not guess:
         kind = "handler" if section == "consumer" else "topic"
-        remedy = f"there are {', '.join(sorted(names))}" if names else f'name it in a file: [{section}."…"]'
-        return f"unknown, no {kind} of that name; {remedy}"
+        remedy = f"known are {', '.join(sorted(names))}" if names else f'name it in a file: [{section}."…"]'
+        return f"unknown, no {kind} has that name; {remedy}"
     ends = ", ".join(field.upper() for field in fields)
     return f"unknown, expected {PREFIX}{section.upper()}_<NAME>_ and one of {ends}"
 

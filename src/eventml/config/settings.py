@@ -1,91 +1,50 @@
-"""What can be set, and its limits. Seconds are floats."""
+"""The settings and their limits. Durations are seconds, as floats."""
 
 # No `from __future__ import annotations` here: msgspec reads the annotations at run time.
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated, Any, Final
 
 import msgspec
-from msgspec import Meta
+from msgspec import Meta, structs
 
-from eventml.backends.base import Start
-from eventml.config.redaction import HIDDEN, hidden, redact
+from eventml.codec import Format
+from eventml.config.urls import HIDDEN, is_secret, redact
+from eventml.handlers import AtLeastOne, PositiveSeconds, Seconds, Text, configurable_options
 
-Text = Annotated[str, Meta(min_length=1)]
-Count = Annotated[int, Meta(ge=0)]
-AtLeastOne = Annotated[int, Meta(ge=1)]
-AtLeastThree = Annotated[int, Meta(ge=3)]
-Seconds = Annotated[float, Meta(ge=0)]
-SomeSeconds = Annotated[float, Meta(gt=0)]
 Port = Annotated[int, Meta(ge=0, le=65_535)]
 
 
-class HandlerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What `[consumer.<handler>]` says of a predictor or a consumer. None is "as the code says".
-
-    Attributes:
-        max_batch: The most events in one call.
-        max_wait: How long to wait for a batch to fill, in seconds.
-        timeout: How long one call may take, in seconds.
-        ordered: Whether events with the same key are handled in their order.
-        group: The consumer group.
-        start: Where a group that has never read the topic begins.
-        model: The path of a model to use in place of the decorator's.
-        retries: How often a failing event is tried again before it is set aside.
-        backoff: The upper bound of the first wait before a retry, in seconds.
-        max_backoff: The upper bound of any such wait, in seconds.
-        bisect_for: How long to look for the bad events of a failed batch, in seconds.
-        max_deliveries: How often an event may be delivered and not finished before it is set aside.
-        max_age: How old an event may be when its turn comes, in seconds.
-        when_stale: What becomes of an older one.
-        dedupe_window: Among how many finished ids an event's is looked for, to pass over a repeat.
-    """
-
-    max_batch: AtLeastOne | None = None
-    max_wait: Seconds | None = None
-    timeout: SomeSeconds | None = None
-    ordered: bool | None = None
-    group: Text | None = None
-    start: Start | None = None
-    model: Text | None = None
-    retries: Count | None = None
-    backoff: Seconds | None = None
-    max_backoff: Seconds | None = None
-    bisect_for: Seconds | None = None
-    max_deliveries: AtLeastThree | None = None
-    max_age: SomeSeconds | None = None
-    when_stale: Literal["dead_letter", "drop"] | None = None
-    dedupe_window: AtLeastOne | None = None
-
-
 class TopicSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What `[topic."<name>"]` says of a topic. None is "as the code says", or else the backend's default.
+    """The settings in `[topic."<name>"]`. None means the value in the code, or else the backend's default.
 
     Attributes:
-        id_field: The event's field that becomes its id.
-        codec: How its events are written. Reading goes by each record's own content type.
-        partitions: How many to create the topic with.
-        replication: How many copies to create it with.
-        retention: How long its records are kept, in seconds.
+        id_field: Field of an event that is its id.
+        codec: Format that events are encoded in. Decoding uses each record's own content type.
+        partitions: Number of partitions to create the topic with.
+        replication: Number of replicas to create the topic with.
+        retention: How long records are kept, in seconds.
     """
 
     id_field: Text | None = None
-    codec: Literal["json", "msgpack"] | None = None
+    codec: Format | None = None
     partitions: AtLeastOne | None = None
     replication: AtLeastOne | None = None
-    retention: SomeSeconds | None = None
+    retention: PositiveSeconds | None = None
 
 
 class WebSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What `[web]` says of the web service. Limits are each worker's own.
+    """The settings in `[web]`, of the web service. Limits count for each worker by itself.
 
     Attributes:
-        host: The address to listen on.
-        port: The port to listen on; 0 is any that is free.
-        max_body: The largest body of a request, in bytes.
-        max_events: The most events in one request.
-        max_requests: The most requests in hand at once.
-        max_waiting: The most events that wait for one predictor.
-        timeout: How long an answer may take, in seconds.
-        receive_timeout: How long a request's headers, and then its body, may take to come, in seconds.
+        host: Address to listen on.
+        port: Port to listen on; 0 chooses a free one.
+        max_body: Maximum size of a request's body, in bytes.
+        max_events: Maximum number of events in one request.
+        max_requests: Maximum number of requests in flight.
+        max_waiting: Maximum number of events that wait for one predictor.
+        timeout: Time limit for answering a request, in seconds.
+        receive_timeout: Time limit for receiving a request's headers, and again for its body, in seconds.
         keep_alive: How long a connection stays open without a request, in seconds.
     """
 
@@ -95,16 +54,16 @@ class WebSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     max_events: AtLeastOne = 1000
     max_requests: AtLeastOne = 1000
     max_waiting: AtLeastOne = 10_000
-    timeout: SomeSeconds = 30.0
-    receive_timeout: SomeSeconds = 10.0
-    keep_alive: SomeSeconds = 30.0
+    timeout: PositiveSeconds = 30.0
+    receive_timeout: PositiveSeconds = 10.0
+    keep_alive: PositiveSeconds = 30.0
 
 
 class BackendSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The backend that was chosen. Its repr shows no password; `url` itself holds it.
+    """The chosen backend. Its repr hides the password; `url` itself contains it.
 
     Attributes:
-        url: Where it is. Its scheme chose the backend; its query has moved into `options`.
+        url: The backend's URL without its query, which has become part of `options`.
         options: An instance of the backend module's own `Settings`, validated.
     """
 
@@ -113,43 +72,63 @@ class BackendSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
     @property
     def scheme(self) -> str:
-        """What `find_backend` finds its module by."""
+        """The URL's scheme in lower case, by which `find_backend` finds the backend module."""
         return self.url.partition("://")[0].lower()
 
     def __repr__(self) -> str:
         return f"BackendSettings(url={redact(self.url)!r}, options={self._safe_options()})"
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
-        # msgspec's own would show rich the password.
+        # rich would otherwise use msgspec's fields, password included.
         return [("url", redact(self.url)), ("options", self._safe_options())]
 
     def _safe_options(self) -> str:
         fields = self.options.__struct_fields__
-        shown = (f"{field}={_shown(field, getattr(self.options, field))}" for field in fields)
+        shown = (f"{field}={_safe(field, getattr(self.options, field))}" for field in fields)
         return f"{type(self.options).__name__}({', '.join(shown)})"
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Everything that is set, from all sources.
+    """All settings of a process.
 
     Attributes:
-        backend: Where the events are.
-        consumer: By the handler's name; only those of which something is said.
-        topic: By the topic's name; only those of which something is said.
+        backend: The backend.
+        consumer: By handler name, for predictors and consumers: the options to replace in `HandlerOptions`,
+            and `model`, the path of a model to use in place of the decorator's.
+        topic: By topic name.
         web: The web service.
-        drain: How long a worker that stops has to finish what is in hand, in seconds.
-        tracing: Whether OpenTelemetry is told what becomes of events. None is "if the app has configured it".
+        drain: How long a stopping worker has to finish what is in flight, in seconds.
+        tracing: Whether to trace with OpenTelemetry. None means: if the app has configured OpenTelemetry.
     """
 
     backend: BackendSettings
-    consumer: dict[str, HandlerSettings] = {}
+    consumer: dict[str, dict[str, Any]] = {}
     topic: dict[str, TopicSettings] = {}
     web: WebSettings = WebSettings()
     drain: Seconds = 30.0
     tracing: bool | None = None
 
 
-def _shown(field: str, value: object) -> str:
-    if hidden(field):
+def _types(struct: type[msgspec.Struct]) -> dict[str, Any]:
+    return {field.name: field.type for field in structs.fields(struct)}
+
+
+PLAIN_SETTINGS: Final[Mapping[str, Any]] = MappingProxyType(
+    {name: kind for name, kind in _types(Settings).items() if name in ("drain", "tracing")}
+)
+"""The settings that stand alone, with their types."""
+
+SECTIONS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
+    {
+        "consumer": MappingProxyType({**configurable_options(), "model": Text}),
+        "topic": MappingProxyType(_types(TopicSettings)),
+        "web": MappingProxyType(_types(WebSettings)),
+    }
+)
+"""The settings of each section but `[backend]`, with their types. `consumer` and `topic` are by name."""
+
+
+def _safe(field: str, value: object) -> str:
+    if is_secret(field):
         return HIDDEN
     return repr(redact(value) if isinstance(value, str) else value)

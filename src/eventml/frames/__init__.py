@@ -1,25 +1,28 @@
-"""A batch as columns: pandas and polars data frames and Arrow tables, of events or of tables.
+"""Frames: a batch of events or table rows as a pandas or polars data frame or an Arrow table.
 
-What a column is made of is decided by the event's type alone, never by what a batch holds: one row,
-no row, or a row of None give the same dtypes as a million others. Events and tables both become an
-Arrow table of that one schema, and the frame is made of it, so the two cannot differ.
+A column's dtype depends on the event's type alone, never on the values of a batch: one row, no row, or a row
+of None give the same dtypes as a million rows. Events and tables both become an Arrow table with the schema
+of the event type, and the frame is made of that table, so that the two cannot differ.
+
+Read `columns.py` (the columns of an event type), then `tables.py` (events and tables become frames), then
+`rows.py` (returned frames, tables and arrays become outputs). It may import errors only. pandas, polars and
+pyarrow are imported when a handler of frames is loaded.
 """
 
-from eventml.frames.building import Framer
 from eventml.frames.columns import Column, FrameType, Library, columns_of, frame_type, library_of
-from eventml.frames.rows import listed
-from eventml.frames.tables import cast_table, schema_of, table_of
+from eventml.frames.rows import outputs_to_list
+from eventml.frames.tables import FrameBuilder, cast_table, events_to_table, schema_of
 
 __all__ = [
     "Column",
+    "FrameBuilder",
     "FrameType",
-    "Framer",
     "Library",
     "cast_table",
     "columns_of",
+    "events_to_table",
     "frame_type",
     "library_of",
-    "listed",
+    "outputs_to_list",
     "schema_of",
-    "table_of",
 ]

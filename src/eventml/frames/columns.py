@@ -1,4 +1,4 @@
-"""Which columns an event's type has, and of what form each is: decided once, when a handler is registered."""
+"""The columns of an event type and their types, decided once, when a handler is registered."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ Library = Literal["pandas", "polars", "pyarrow"]
 _EXTRAS: Final[dict[Library, str]] = {"pandas": "pandas", "polars": "polars", "pyarrow": "batch"}
 
 Form = Literal["int", "float", "bool", "str", "bytes", "datetime", "utc", "date", "time", "timedelta"]
-"""What a column holds. A `datetime` has no offset; a `utc` is a moment in time, shown in UTC."""
+"""The kind of values in a column. A `datetime` has no offset; a `utc` is a datetime in UTC."""
 
 
 class Column(msgspec.Struct, frozen=True, kw_only=True):
-    """One column of a frame, as the event's type has it.
+    """One column of a frame, made of one field of the event type.
 
     Attributes:
-        name: The field's name: the column's in a frame.
-        source: The name that the field travels under: the column's in a table that is read.
-        form: What it holds.
-        nullable: Whether it holds None too.
-        type: The type of one value that is there, its constraints included.
-        constrained: Whether a value may have the right form and yet not be of that type.
-        default: What stands in for a column that a table lacks; `msgspec.NODEFAULT` if nothing does.
-        get: The value of an event.
-        plain: From a value to what the column holds of it; None where that is the value itself.
+        name: Name of the field, and of the column in a frame.
+        source: Encoded name of the field (`rename=`), and name of the column in a table that is read.
+        form: The kind of its values.
+        nullable: Whether values may be None.
+        type: Type of one value that is not None, with its constraints.
+        constrained: Whether the type allows fewer values than the form (a Literal, an Enum, bounds).
+        default: Default for a column that a table lacks; `msgspec.NODEFAULT` if there is none.
+        get: Function that returns the field's value of an event.
+        to_plain: Function that converts a value to the column's; None if the value is used as it is.
     """
 
     name: str
@@ -44,18 +44,18 @@ class Column(msgspec.Struct, frozen=True, kw_only=True):
     constrained: bool
     default: Any
     get: Callable[[Any], Any]
-    plain: Callable[[Any], Any] | None = None
+    to_plain: Callable[[Any], Any] | None = None
 
 
 class FrameType(msgspec.Struct, frozen=True):
-    """What a handler of frames takes: of which library, with which columns."""
+    """The frame that a handler takes: its library and its columns."""
 
     library: Library
     columns: tuple[Column, ...]
 
 
 def library_of(kind: Any) -> Library | None:
-    """Which library's frame a class is, by its name and module: none of the three is imported for it."""
+    """The library of a frame class, or None for other classes. It imports none of the three."""
     if not isinstance(kind, type):
         return None
     for one in kind.__mro__:
@@ -68,32 +68,32 @@ def library_of(kind: Any) -> Library | None:
 
 
 def frame_type(library: Library, event_type: Any) -> FrameType:
-    """What a handler takes whose first parameter is a frame.
+    """The frame type of a handler whose first parameter is a frame of that library.
 
     Raises:
-        RegistrationError: the event's type has no form in columns; names the field.
-        MissingExtraError: a package that makes frames is not installed.
+        RegistrationError: A field of the event type cannot be a column; the message names it.
+        MissingExtraError: pyarrow is not installed.
     """
     columns = columns_of(event_type)
-    if find_spec("pyarrow") is None:  # looked for, not imported: registering is no time to load it
+    if find_spec("pyarrow") is None:  # not imported here, because importing it is slow
         raise MissingExtraError(_EXTRAS[library], f"a handler of {library} frames")
     return FrameType(library, columns)
 
 
 def columns_of(event_type: Any) -> tuple[Column, ...]:
-    """The columns of an event's type: one a field, in their order.
+    """The columns of an event type: one for each field, in their order.
 
     Raises:
-        RegistrationError: it is no type with fields, or one of them has no form in a column.
+        RegistrationError: The type has no fields, or one of them cannot be a column.
     """
     shown = getattr(event_type, "__name__", repr(event_type))
     try:
         known = inspect.type_info(event_type)
     except (TypeError, ValueError, NameError) as exc:
-        raise RegistrationError(f"{shown} cannot be read as an event's type: {exc}") from exc
+        raise RegistrationError(f"{shown} cannot be an event type: {exc}") from exc
     if not isinstance(known, _WITH_FIELDS) or not known.fields:
         raise RegistrationError(
-            f"{shown} has no fields to make columns of; a frame's event_type is a msgspec.Struct, a "
+            f"{shown} has no fields to make columns of; event_type must be a msgspec.Struct, a "
             "dataclass, a NamedTuple or a TypedDict"
         )
     getter: Any = itemgetter if isinstance(known, inspect.TypedDictType) else attrgetter
@@ -113,10 +113,10 @@ def _column(event: str, field: inspect.Field, get: Callable[[Any], Any]) -> Colu
     found = _value(kinds)
     if found is None or (isinstance(get, itemgetter) and not field.required):
         raise RegistrationError(
-            f"{event}.{field.name} has no form in a column: a column's field is an int, float, bool, str, "
-            "bytes, datetime, date, time, timedelta, UUID, or a Literal or Enum of int or str, or one of "
-            "these or None. Give the handler an event_type of its own with the fields that it needs: "
-            "a record's other fields are ignored"
+            f"{event}.{field.name} cannot be a column: the type must be int, float, bool, str, bytes, "
+            "datetime, date, time, timedelta, UUID, or a Literal or Enum of int or str, or one of these or "
+            "None. Give the handler an event_type with only the fields that it needs: other fields of a "
+            "record are ignored"
         )
     form, type_, constrained, plain = found
     return Column(
@@ -128,12 +128,12 @@ def _column(event: str, field: inspect.Field, get: Callable[[Any], Any]) -> Colu
         constrained=constrained,
         default=_default(field),
         get=get,
-        plain=plain,
+        to_plain=plain,
     )
 
 
 def _kinds(type_: inspect.Type) -> tuple[list[inspect.Type], bool]:
-    """The types that a value may have when it is there, and whether it may be None."""
+    """The types of a value that is not None, and whether it may be None."""
     kinds = list(type_.types) if isinstance(type_, inspect.UnionType) else [type_]
     nullable = any(isinstance(kind, inspect.NoneType) for kind in kinds)
     kinds = [kind for kind in kinds if not isinstance(kind, inspect.NoneType)]
@@ -154,7 +154,7 @@ _PLAIN: Final[dict[type, tuple[Form, type]]] = {
 
 
 def _value(kinds: list[inspect.Type]) -> _Found | None:
-    """The form of a value of one of these types; None where they have none in common."""
+    """Form, type, whether constrained, and converter of such values; None if they cannot be a column."""
     if {type(kind) for kind in kinds} == {inspect.IntType, inspect.FloatType}:
         kinds = [kind for kind in kinds if isinstance(kind, inspect.FloatType)]
     if len(kinds) != 1:
@@ -184,7 +184,7 @@ def _moment(kind: inspect.Type) -> _Found | None:
         plain = _without_offset if kind.tz is None else None
         return form, Annotated[dt.datetime, msgspec.Meta(tz=bool(kind.tz))], False, plain
     if isinstance(kind, inspect.TimeType):
-        # An Arrow time has no offset, so a time that may have one has no form.
+        # An Arrow time has no offset, so a time that may have one cannot be a column.
         return ("time", Annotated[dt.time, msgspec.Meta(tz=False)], False, None) if kind.tz is False else None
     if isinstance(kind, inspect.DateType):
         return "date", dt.date, False, None
@@ -199,11 +199,11 @@ _enum_value: Final = attrgetter("value")
 
 
 def _without_offset(time: dt.datetime) -> dt.datetime:
-    """The time itself. Arrow would shift one with an offset to UTC, and drop the offset."""
+    """The datetime, refused if it has an offset: Arrow would convert it to UTC and drop the offset."""
     if time.tzinfo is not None:
         raise ValueError(
-            f"{time.isoformat()} has an offset, and its column has none; annotate the field "
-            "Annotated[datetime, msgspec.Meta(tz=True)] for a column of moments in UTC"
+            f"{time.isoformat()} has an offset, and its column has none; annotate the field as "
+            "Annotated[datetime, msgspec.Meta(tz=True)] for a column in UTC"
         )
     return time
 

@@ -1,4 +1,4 @@
-"""What a handler returned as columns, as a list with a value or a row for each event."""
+"""Returned frames, tables, Series and arrays as lists of outputs: one value or row for each event."""
 
 from __future__ import annotations
 
@@ -13,27 +13,28 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
-def listed(outputs: Any, output_type: Any, *, checks_index: bool) -> Any:
-    """Outputs as a list, if they are a frame, a table, a Series, or an array of any kind; else as they are.
+def outputs_to_list(outputs: Any, output_type: Any, *, check_index: bool) -> Any:
+    """Outputs as a list, if they are a frame, a table, a Series or any array; otherwise unchanged.
 
-    The rows of a frame or a table are converted to the output type, by the names that its fields have or
-    travel under; without a type they are dicts. What a library calls missing is None. A float that is NaN
-    stays NaN, which no output may hold: a model that answers NaN has failed, whatever the library says. Only
-    where the output's field is an int is it missing, as pandas has ints.
+    The rows of a frame or a table are converted to the output type, by the names or encoded names of its
+    fields; without a type they become dicts. A library's missing value becomes None. A float NaN stays NaN,
+    which the output check refuses: a model that predicts NaN has failed, whatever the library calls it. Only
+    if the output's field is an int does NaN become None, because pandas represents nullable ints that way.
 
     Args:
-        outputs: What a handler returned.
-        output_type: What one row becomes; `Any` for a dict.
-        checks_index: Whether a pandas index other than 0 to n-1 is an error. It is for a handler that
-            was given that index, and whose rows then came in another order, or not from there.
+        outputs: The handler's return value.
+        output_type: Type of one row; `Any` for dicts.
+        check_index: Whether to refuse a pandas object whose index is not 0 to n-1. True for a handler that
+            got frames with that index: another index means reordered or dropped rows.
 
     Raises:
-        OutputError: the index is not 0 to n-1; or a row is not of the output type, or has a column more.
+        OutputError: The index is not 0 to n-1, a row does not fit the output type, or has an extra column.
+        MissingExtraError: A pandas column needs pyarrow, which is not installed.
     """
     library, _, _ = type(outputs).__module__.partition(".")
     if library not in _LISTS:
         return outputs.tolist() if hasattr(outputs, "tolist") else outputs
-    if library == "pandas" and checks_index:
+    if library == "pandas" and check_index:
         _check_index(outputs)
     column_names = getattr(outputs, "column_names", getattr(outputs, "columns", None))
     try:
@@ -42,7 +43,7 @@ def listed(outputs: Any, output_type: Any, *, checks_index: bool) -> Any:
         names = _names(column_names)
         columns = [_LISTS[library](outputs[name]) for name in names]
     except (ValueError, TypeError, OverflowError) as exc:
-        raise OutputError(f"a column that was returned cannot be read: {exc}") from exc
+        raise OutputError(f"a returned column cannot be read: {exc}") from exc
     return _rows(names, columns, output_type)
 
 
@@ -56,16 +57,16 @@ def _check_index(outputs: Any) -> None:
         kept = index.tolist() == list(range(len(index)))
     if not kept:
         raise OutputError(
-            "the index of what was returned is not 0 to n-1 any more, and outputs go to their events by "
-            "position: return the rows of the given frame in their order, or .reset_index(drop=True) where "
-            "they are"
+            "the returned index is not 0 to n-1, and outputs are assigned to events by position: return the "
+            "rows in the order of the given frame (.sort_index()), or, if they are in that order, call "
+            ".reset_index(drop=True)"
         )
 
 
 def _names(column_names: Iterable[Any]) -> list[str]:
     names = list(column_names)
     if not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
-        raise OutputError(f"each column that is returned needs a name, and one of its own; not {names}")
+        raise OutputError(f"returned columns need unique names of type str, not {names}")
     return names
 
 
@@ -74,7 +75,7 @@ def _rows(names: list[str], columns: list[list[Any]], output_type: Any) -> list[
         fields = _fields(names, output_type)
         names = [field.encode_name for field in fields]
         columns = [
-            _whole(column) if _is_whole(field.type) else column
+            _to_ints(column) if _is_int(field.type) else column
             for field, column in zip(fields, columns, strict=True)
         ]
     rows = [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
@@ -83,43 +84,40 @@ def _rows(names: list[str], columns: list[list[Any]], output_type: Any) -> list[
     try:
         converted: list[Any] = msgspec.convert(rows, list[output_type])
     except msgspec.ValidationError as exc:
-        raise OutputError(f"a row that was returned is no {_shown(output_type)}: {exc}") from exc
+        raise OutputError(f"a returned row does not fit {_shown(output_type)}: {exc}") from exc
     return converted
 
 
 def _fields(names: list[str], output_type: Any) -> list[inspect.Field]:
-    """The output type's fields that the columns are."""
+    """The fields of the output type for the named columns."""
     fields: tuple[inspect.Field, ...] = getattr(inspect.type_info(output_type), "fields", ())
     if not fields:
         raise OutputError(
-            f"a frame was returned where {_shown(output_type)} is the type of one output: a frame's rows "
-            "become a type with fields"
+            f"a frame was returned, but the output type {_shown(output_type)} has no fields for its columns: "
+            "pass output_type=... with a type that has fields"
         )
     known = {field.encode_name: field for field in fields} | {field.name: field for field in fields}
     if unknown := [name for name in names if name not in known]:
         raise OutputError(
-            f"the columns {', '.join(unknown)} were returned, which {_shown(output_type)} has no fields for; "
-            "leave them out"
+            f"{_shown(output_type)} has no fields for the returned columns {', '.join(unknown)}: drop them"
         )
     chosen = [known[name] for name in names]
     if len({field.name for field in chosen}) < len(chosen):
-        raise OutputError(
-            f"the columns {', '.join(names)} were returned, two of which are one field; leave one out"
-        )
+        raise OutputError(f"two of the returned columns {', '.join(names)} are the same field; leave one out")
     return chosen
 
 
-def _is_whole(type_: inspect.Type) -> bool:
+def _is_int(type_: inspect.Type) -> bool:
     kinds = type_.types if isinstance(type_, inspect.UnionType) else (type_,)
     return {type(kind) for kind in kinds} - {inspect.NoneType} == {inspect.IntType}
 
 
-def _whole(column: list[Any]) -> list[Any]:
-    """Ints that pandas holds as floats, because some are missing, as ints and None."""
+def _to_ints(column: list[Any]) -> list[Any]:
+    """Nullable ints, which pandas represents as floats with NaN, as ints and None."""
     if float not in set(map(type, column)):
         return column
     return [
-        (None if value != value else int(value) if value.is_integer() else value)  # noqa: PLR0124 - as NaN alone
+        (None if value != value else int(value) if value.is_integer() else value)  # noqa: PLR0124 - true for NaN only
         if type(value) is float
         else value
         for value in column
@@ -135,7 +133,7 @@ def _of_pandas(series: Any) -> list[Any]:
         values: list[Any] = series.tolist()
         return values
     try:
-        import pyarrow as pa  # noqa: PLC0415 - only where such a column is returned
+        import pyarrow as pa  # noqa: PLC0415 - only if such a column is returned
     except ImportError as exc:
         raise MissingExtraError("pandas", f"returning a column of {series.dtype}") from exc
     return _of_arrow(pa.array(series, from_pandas=True))
@@ -147,9 +145,9 @@ def _of_polars(series: Any) -> list[Any]:
 
 
 def _of_arrow(array: Any) -> list[Any]:
-    import pyarrow as pa  # noqa: PLC0415 - only where an Arrow column is returned
+    import pyarrow as pa  # noqa: PLC0415 - only if an Arrow column is returned
 
-    # What is finer than a microsecond has no place in a datetime.
+    # A Python datetime has microseconds at most.
     if pa.types.is_timestamp(array.type):
         array = array.cast(pa.timestamp("us", array.type.tz), safe=False)
     elif pa.types.is_duration(array.type):

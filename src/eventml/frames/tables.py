@@ -1,4 +1,4 @@
-"""Events and foreign tables as an Arrow table of the schema that the event's type says."""
+"""Events and tables as frames: both become an Arrow table with the schema of the event type, then a frame."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from eventml.errors import DecodeError
+from eventml.frames.columns import Column, Form, FrameType
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     import pyarrow as pa
 
-    from eventml.frames.columns import Column, Form
-
-_TYPES: Final[dict[Form, Callable[[Any], Any]]] = {
+_ARROW_TYPES: Final[dict[Form, Callable[[Any], Any]]] = {
     "int": lambda pa: pa.int64(),
     "float": lambda pa: pa.float64(),
     "bool": lambda pa: pa.bool_(),
@@ -29,31 +28,21 @@ _TYPES: Final[dict[Form, Callable[[Any], Any]]] = {
 }
 
 
-def schema_of(columns: Sequence[Column], *, as_sent: bool = False) -> pa.Schema:
-    """The schema of a frame; only the fields that may be None can be null.
-
-    Args:
-        columns: Of the event's type.
-        as_sent: Name them as the fields travel, as in a table to be read, and not as the type has them.
-    """
-    import pyarrow as pa  # noqa: PLC0415 - loaded only where a handler takes frames
+def schema_of(columns: Sequence[Column]) -> pa.Schema:
+    """The Arrow schema of columns. Only fields that may be None are nullable."""
+    import pyarrow as pa  # noqa: PLC0415 - imported only if a handler takes frames
 
     return pa.schema(
-        [
-            pa.field(
-                column.source if as_sent else column.name, _TYPES[column.form](pa), nullable=column.nullable
-            )
-            for column in columns
-        ]
+        [pa.field(column.name, _ARROW_TYPES[column.form](pa), nullable=column.nullable) for column in columns]
     )
 
 
-def table_of(events: Sequence[Any], columns: Sequence[Column], schema: pa.Schema) -> pa.Table:
-    """The events as a table.
+def events_to_table(events: Sequence[Any], columns: Sequence[Column], schema: pa.Schema) -> pa.Table:
+    """An Arrow table with a row for each event, in their order.
 
     Raises:
-        DecodeError: a value has no place in its column (an int beyond 64 bits, a time with an offset in a
-            column without); names the column.
+        DecodeError: A value does not fit its column's type (an int beyond 64 bits, a time with an offset in a
+            column without one); the message names the column.
     """
     import pyarrow as pa  # noqa: PLC0415 - as above
 
@@ -65,15 +54,15 @@ def table_of(events: Sequence[Any], columns: Sequence[Column], schema: pa.Schema
 
 
 def cast_table(table: pa.Table, columns: Sequence[Column], schema: pa.Schema) -> pa.Table:
-    """A table that was read somewhere, as a table of the events that its rows are.
+    """A table that was read from a file or a database, with its columns converted to those of the event type.
 
-    Its columns are found by the names that the fields travel under; others are ignored, and a column
-    that is lacking is filled with its field's default. A column that has the right form already is taken as
-    it is; any other is converted value by value, as a row of text or of JSON would be.
+    Columns are matched by the fields' encoded names; other columns are ignored, and a missing column is
+    filled with its field's default. A column that has the right type already is taken as it is; another one
+    is converted value by value, as text or JSON would be decoded.
 
     Raises:
-        DecodeError: a column is lacking, or a value of some row is not of its field's type, its
-            constraints included; names the column, and not the row. Rows can then be taken one by one.
+        DecodeError: A column without a default is missing, or a value does not fit its field's type or
+            constraints. The message names the column, not the row; converting row by row finds the row.
     """
     import pyarrow as pa  # noqa: PLC0415 - as above
 
@@ -83,11 +72,11 @@ def cast_table(table: pa.Table, columns: Sequence[Column], schema: pa.Schema) ->
 
 def _array(pa: Any, column: Column, type_: Any, values: list[Any]) -> Any:
     try:
-        if column.plain is not None:
-            values = [None if value is None else column.plain(value) for value in values]
+        if column.to_plain is not None:
+            values = [None if value is None else column.to_plain(value) for value in values]
         return pa.array(values, type_)
     except (pa.ArrowException, OverflowError, TypeError, ValueError) as exc:
-        raise DecodeError(f"{column.name}: a value has no place in a column of {type_}: {exc}") from exc
+        raise DecodeError(f"{column.name}: a value does not fit a column of {type_}: {exc}") from exc
 
 
 def _cast(pa: Any, table: Any, column: Column, type_: Any) -> Any:
@@ -100,7 +89,7 @@ def _cast(pa: Any, table: Any, column: Column, type_: Any) -> Any:
     found = table.column(column.source)
     if pa.types.is_dictionary(found.type):
         found = found.cast(found.type.value_type)
-    if not _has_form(pa, column.form, found.type) or column.plain is str:
+    if not _has_form(pa, column.form, found.type) or column.to_plain is str:
         return _array(pa, column, type_, _converted(column, found))
     if found.null_count and not column.nullable:
         raise DecodeError(f"{column.source}: {found.null_count} of {len(found)} values are null")
@@ -109,21 +98,21 @@ def _cast(pa: Any, table: Any, column: Column, type_: Any) -> Any:
     try:
         return found.cast(type_, safe=column.form == "int")
     except pa.ArrowException as exc:
-        raise DecodeError(f"{column.source}: a value has no place in a column of {type_}: {exc}") from exc
+        raise DecodeError(f"{column.source}: a value does not fit a column of {type_}: {exc}") from exc
 
 
 def _converted(column: Column, values: Any) -> list[Any]:
-    """The values as the codec would have them, one by one."""
+    """The values converted one by one, as the codec would decode them."""
     expected = column.type | None if column.nullable else column.type
     try:
-        converted: list[Any] = msgspec.convert(values.to_pylist(), list[expected], strict=False)  # type: ignore[valid-type]  # known at run time only
+        converted: list[Any] = msgspec.convert(values.to_pylist(), list[expected], strict=False)  # type: ignore[valid-type]  # a type known only at run time
     except msgspec.ValidationError as exc:
         raise DecodeError(f"{column.source}: {exc}") from exc
     return converted
 
 
 def _has_form(pa: Any, form: Form, type_: Any) -> bool:
-    """Whether Arrow casts such a column to the form just as the codec would convert its values."""
+    """Whether Arrow casts a column of this type to the form exactly as the codec would convert its values."""
     kinds = pa.types
     checks: dict[Form, bool] = {
         "int": kinds.is_integer(type_),
@@ -138,3 +127,85 @@ def _has_form(pa: Any, form: Form, type_: Any) -> bool:
         "timedelta": kinds.is_duration(type_),
     }
     return checks[form]
+
+
+class FrameBuilder:
+    """Builds the frames of a handler, from events or from tables: the same frame from either.
+
+    Each frame is new, so the handler may change it. A pandas frame has the index 0 to n-1.
+
+    Args:
+        frame: Library and columns of the frames. The library is imported here.
+
+    Attributes:
+        schema: Arrow schema of the frames, whatever their library.
+    """
+
+    def __init__(self, frame: FrameType) -> None:
+        self._columns = frame.columns
+        self.schema: pa.Schema = schema_of(frame.columns)
+        self._make: Callable[[pa.Table], Any] = _MAKERS[frame.library]()
+
+    def from_events(self, events: Sequence[Any]) -> Any:
+        """A frame with a row for each event, in their order.
+
+        Raises:
+            DecodeError: A value does not fit its column's type; the message names the column.
+        """
+        return self._make(events_to_table(events, self._columns, self.schema))
+
+    def from_table(self, table: pa.Table) -> Any:
+        """A frame of a table that `cast_table` returned, or of a slice of one.
+
+        Raises:
+            DecodeError: An int does not fit the float64 of pandas; the message names the column.
+        """
+        return self._make(table)
+
+
+def _pandas() -> Callable[[pa.Table], Any]:
+    import numpy as np  # noqa: PLC0415 - all three only if a handler takes such frames
+    import pandas as pd  # noqa: PLC0415
+    import pyarrow as pa  # noqa: PLC0415
+
+    # The dtype that pandas itself uses for text: `str` since pandas 3, object before.
+    text = pd.Series(["text"]).dtype
+    texts = {} if text == np.dtype(object) else {pa.string(): text}
+
+    def make(table: pa.Table) -> Any:
+        nullable_bools = []
+        for place, field in enumerate(table.schema):
+            if field.nullable and pa.types.is_int64(field.type):
+                table = table.set_column(place, pa.field(field.name, pa.float64()), _floats(pa, table, place))
+            elif field.nullable and pa.types.is_boolean(field.type):
+                nullable_bools.append(field.name)
+        frame = table.to_pandas(types_mapper=texts.get, use_threads=False)
+        for name in nullable_bools:  # object even if no value is None: the type decides, not the batch
+            frame[name] = pd.Series(table.column(name).to_pylist(), dtype=object)
+        return frame
+
+    return make
+
+
+def _floats(pa: Any, table: pa.Table, place: int) -> Any:
+    """A column of nullable ints as pandas represents it: float64, with NaN for None."""
+    try:
+        return table.column(place).cast(pa.float64())
+    except pa.ArrowInvalid as exc:
+        raise DecodeError(
+            f"{table.schema.field(place).name}: a value does not fit float64, which pandas uses for an "
+            f"`int | None`: {exc}. A polars or Arrow frame has 64-bit ints"
+        ) from exc
+
+
+def _polars() -> Callable[[pa.Table], Any]:
+    import polars as pl  # noqa: PLC0415 - only if a handler takes such frames
+
+    return pl.from_arrow
+
+
+def _pyarrow() -> Callable[[pa.Table], Any]:
+    return lambda table: table
+
+
+_MAKERS = {"pandas": _pandas, "polars": _polars, "pyarrow": _pyarrow}

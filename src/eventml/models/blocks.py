@@ -1,4 +1,4 @@
-"""Calling a model so that a row's answer does not depend on the rows that come with it."""
+"""Predicting in blocks: a row's prediction does not depend on the other rows of its batch."""
 
 from __future__ import annotations
 
@@ -7,56 +7,58 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-BLOCK: Final = 256
-"""Rows of a block: of a linear model as dear as one row, and a batch of 1,024 takes four calls."""
+DEFAULT_SIZE: Final = 256
+"""Rows of a block. A linear model takes as long for them as for one row; a batch of 1,024 is four calls."""
 
 
-def in_blocks(predict: Callable[[Any], Any], rows: Any, *, size: int = BLOCK) -> Any:
-    """Call `predict` with exactly `size` rows at a time, the last block filled up with its last row.
+def in_blocks(predict: Callable[[Any], Any], rows: Any, *, size: int = DEFAULT_SIZE) -> Any:
+    """Call `predict` with exactly `size` rows at a time, so that each row gets the same bits in any batch.
 
-    Matrix products of BLAS add up a row's terms in an order that depends on how many rows there are, and on
-    how they lie in memory: the same event predicted in a batch of 3 and of 300 may differ in the last bits.
-    In calls of one shape they come out the same. That is for models that multiply a dense matrix: linear and
+    The last block is filled up with copies of the last row.
+
+    Matrix products of BLAS add up the terms of a row in an order that depends on the number of rows and on
+    their memory layout: the same event predicted in a batch of 3 and of 300 may differ in the last bits.
+    Calls of one shape give the same bits. This matters for models that multiply a dense matrix: linear and
     logistic regression, PCA, neural networks, distances. Trees, forests and boosting, and products of sparse
-    rows, are the same in any batch and gain nothing by this.
+    rows, give the same bits in any batch and do not need it.
 
-    Promised: a row's answer is the same to the last bit in any batch and place, on one kind of processor
-    with the same versions of numpy, its BLAS and the model's library. Not promised: across those.
+    Promised: a row's prediction is the same to the last bit in any batch and position, on one kind of
+    processor with the same versions of numpy, its BLAS and the model's library. Not promised: across those.
 
     Args:
-        predict: Takes rows and returns an array with an answer for each. It must have no effect of its own:
-            it sees some rows more than once.
+        predict: Takes rows and returns an array with one prediction for each. It must have no side effects,
+            because it gets some rows more than once.
         rows: A numpy array, a sparse matrix, a pandas or polars frame, an Arrow table, or a list.
-        size: Rows of a block. A model that is slow by the row wants fewer. Answers are the same only
-            where the size is.
+        size: Rows of a block. Use less for a model that is slow per row. Predictions have the same bits
+            only with the same size.
 
     Returns:
-        A numpy array, with an answer for each row.
+        A numpy array with one prediction for each row.
 
     Raises:
-        ValueError: `size` is less than 1, or `predict` returns another number of answers.
+        ValueError: `size` is less than 1, or `predict` returns another number of predictions than rows.
     """
-    import numpy as np  # noqa: PLC0415 - the core works without it
+    import numpy as np  # noqa: PLC0415 - optional
 
     if size < 1:
-        raise ValueError(f"size: at least 1, not {size}")
+        raise ValueError(f"size must be at least 1, not {size}")
     count = rows.shape[0] if hasattr(rows, "shape") else len(rows)
     if count == 0:
         return np.asarray(predict(rows))
-    places = np.minimum(np.arange(-(-count // size) * size), count - 1).reshape(-1, size)
-    answers = [np.asarray(predict(_taken(rows, block))) for block in places]
-    for answer in answers:
-        if answer.shape[:1] != (size,):
-            raise ValueError(f"{size} rows were given, and answers of shape {answer.shape} came back")
-    return np.concatenate(answers)[:count]
+    positions = np.minimum(np.arange(-(-count // size) * size), count - 1).reshape(-1, size)
+    predictions = [np.asarray(predict(_take(rows, block))) for block in positions]
+    for predicted in predictions:
+        if predicted.shape[:1] != (size,):
+            raise ValueError(f"predict got {size} rows and returned an array of shape {predicted.shape}")
+    return np.concatenate(predictions)[:count]
 
 
-def _taken(rows: Any, places: Any) -> Any:
-    """The rows at these places, copied, and so laid out in one way wherever they came from."""
+def _take(rows: Any, positions: Any) -> Any:
+    """The rows at these positions, copied, so that their memory layout is always the same."""
     if isinstance(rows, list | tuple):
-        return [rows[place] for place in places]
+        return [rows[position] for position in positions]
     if hasattr(rows, "iloc") or type(rows).__module__.startswith("pyarrow"):
-        return rows.take(places)
+        return rows.take(positions)
     if type(rows).__module__.startswith("numpy"):
-        return rows.take(places, axis=0)
-    return rows[places]
+        return rows.take(positions, axis=0)
+    return rows[positions]

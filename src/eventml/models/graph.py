@@ -1,4 +1,4 @@
-"""Walking what a model is made of."""
+"""Walking the objects that a model consists of."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _LEAVES: Final = (
 
 
 def reachable(root: Any) -> Iterator[Any]:
-    """Every object that `root` is made of, itself included, each once.
+    """Every object that `root` consists of, each once, `root` included.
 
-    Follows attributes, containers, object arrays, partial functions and bound methods. Not what
-    compiled types hide, and not into functions, classes and modules.
+    It follows attributes, containers, object arrays, partial functions and bound methods. It does not follow
+    functions, classes and modules, and cannot see inside compiled types.
     """
-    # The objects are kept, not only their ids: an id is free again once its object is gone.
+    # The objects are kept, not only their ids: an id may be reused after its object is deleted.
     seen: dict[int, Any] = {}
     waiting = [root]
     while waiting:
@@ -44,7 +44,7 @@ def reachable(root: Any) -> Iterator[Any]:
 
 
 def _parts(one: Any) -> Iterable[Any]:
-    # By `type`: `isinstance` asks the object, and a proxy answers with what it stands for, or raises.
+    # By `type`: `isinstance` asks the object, and a proxy returns the class it wraps, or raises.
     kind = type(one)
     parts: list[Any] = []
     if issubclass(kind, dict):
@@ -61,7 +61,7 @@ def _parts(one: Any) -> Iterable[Any]:
 
 
 def attributes(one: Any) -> dict[str, Any]:
-    """The instance's own attributes. Runs no code of its class, unlike `vars` on a proxy."""
+    """The attributes of the instance, without running code of its class, unlike `vars` on a proxy."""
     try:
         own = object.__getattribute__(one, "__dict__")
     except AttributeError:

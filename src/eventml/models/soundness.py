@@ -1,14 +1,14 @@
-"""Whether a loaded model's structures hold together.
+"""Structural checks of a loaded model, before its first prediction.
 
-scikit-learn's compiled code follows a tree's indices without looking: a file with a child beyond the
-last node, or a feature beyond the last column, reads or writes foreign memory at the first
-prediction, or never ends. skops refuses trees altogether for that reason. These checks take trees
-that scikit-learn could have grown and no others; the same is done for the other structures of
-indices: neighbour trees, sparse matrices and splines.
+scikit-learn's compiled code follows a tree's indices without bounds checks: a file with a child beyond
+the last node, or a feature beyond the last column, makes it read or write memory out of bounds at the
+first prediction, or loop forever. skops refuses trees altogether for that reason. These checks accept only
+trees that scikit-learn could have grown, and check the other structures of indices in the same way:
+neighbour trees, sparse matrices and splines.
 
-Not a proof that compiled code survives any file: an estimator's other numbers (a support vector
-machine's, a boosting model's initial estimator's) are taken as they are. A file from outside should
-be pinned by its sha256.
+They do not prove that compiled code is safe with any file: other numbers of an estimator (of a support
+vector machine, of a boosting model's initial estimator) are not checked. Pin a file from outside by its
+sha256.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ if TYPE_CHECKING:
 
 
 def faults(model: Any) -> Iterator[str]:
-    """What is wrong with a model's structures, each fault in words.
+    """The faults in a model's structures, each in words.
 
     Raises:
-        Exception: Of any kind: a structure is not even of the kind that the check expects.
+        Exception: Any exception, if a structure has not even the type that a check expects.
     """
     for one in reachable(model):
         for kind, check in _CHECKS:
@@ -50,16 +50,16 @@ def faults(model: Any) -> Iterator[str]:
 
 
 def _estimator(estimator: Any) -> Iterator[str]:
-    """No attribute stands in for a method: the other checks rely on what the methods verify."""
+    """Methods hidden by attributes: the other checks rely on what the methods verify."""
     kind: Any = type(estimator)
     hidden = _methods(kind).intersection(attributes(estimator))
     if hidden:
         yield f"an attribute hides the method {', '.join(sorted(hidden))}"
 
 
-@cache  # the few classes there are, for ever
+@cache  # there are few classes
 def _methods(kind: type[object]) -> frozenset[str]:
-    # A property cannot be hidden by an attribute, and old files have attributes that became properties.
+    # An attribute cannot hide a property, and old files have attributes that are properties now.
     return frozenset(
         name
         for base in kind.__mro__
@@ -69,9 +69,9 @@ def _methods(kind: type[object]) -> frozenset[str]:
 
 
 def _tree(tree: Any) -> Iterator[str]:
-    # Nothing may be read of the nodes before it is known how many there are.
+    # The number of nodes must be checked before any node is read.
     if not 1 <= tree.node_count <= tree.capacity:
-        yield f"{tree.node_count} nodes are claimed, {tree.capacity} are there"
+        yield f"it claims {tree.node_count} nodes and has {tree.capacity}"
         return
     if tree.n_outputs < 1 or tree.max_n_classes < 1:
         yield "it has no outputs"
@@ -81,18 +81,18 @@ def _tree(tree: Any) -> Iterator[str]:
         yield fault
         return
     if not _within(tree.feature[parents], tree.n_features):
-        yield f"a split is on a column beyond the {tree.n_features} there are"
+        yield f"a split uses a column beyond its {tree.n_features} columns"
     if tree.compute_node_depths().max() - 1 > tree.max_depth:
         yield f"it is deeper than the {tree.max_depth} levels it claims"
 
 
 def _branching(parents: Any, left: Any, right: Any, count: int) -> str:
-    """A tree's every node but the root is the child of exactly one node before it."""
+    """The fault, or "": each node of a tree, but the root, is the child of exactly one earlier node."""
     children = np.concatenate([left, right]).astype(np.int64)
     if not np.array_equal(np.sort(children), np.arange(1, count)):
         return f"its {count} nodes are not one tree"
     if (children <= np.concatenate([parents, parents])).any():
-        return "a child stands before its parent"
+        return "a child comes before its parent"
     return ""
 
 
@@ -105,24 +105,24 @@ def _decision_tree(estimator: Any) -> Iterator[str]:
     if "tree_" not in own:
         return
     if not isinstance(own["tree_"], Tree):
-        yield "its tree is none"
+        yield "its tree has the wrong type"
     elif own.get("n_features_in_") != own["tree_"].n_features:
-        yield "it takes another number of columns than its tree"
+        yield "it has another number of columns than its tree"
 
 
 def _boosting(estimator: Any) -> Iterator[str]:
-    """Its predictions are added up by compiled code, over all trees at once, checking only the first."""
+    """Compiled code adds up the predictions of all trees, and checks only the first of them."""
     own = attributes(estimator)
     if "estimators_" not in own:
         return
     stages = own["estimators_"]
     outputs = own.get("n_trees_per_iteration_", stages.shape[-1])
     if stages.size == 0 or stages.shape != (len(stages), outputs):
-        yield "its trees are not laid out by stage and output"
+        yield "its trees are not arranged by stage and output"
     trees = [attributes(one).get("tree_") for one in stages.ravel() if isinstance(one, BaseDecisionTree)]
     columns = {tree.n_features for tree in trees if tree is not None}
     if len(trees) != stages.size or len(columns) != 1:
-        yield "its trees do not take the same columns"
+        yield "its trees do not have the same columns"
 
 
 def _histogram_boosting(estimator: Any) -> Iterator[str]:
@@ -131,7 +131,7 @@ def _histogram_boosting(estimator: Any) -> Iterator[str]:
         return
     categorical = np.asarray(own["_bin_mapper"].is_categorical_, dtype=bool)
     if categorical.shape != (own["n_features_in_"],):
-        yield "its bins are for other columns than it takes"
+        yield "its bins are for other columns than its own"
         return
     for predictor in (one for stage in own["_predictors"] for one in stage):
         yield from _histogram_tree(predictor, categorical)
@@ -146,23 +146,23 @@ def _histogram_tree(predictor: Any, categorical: Any) -> Iterator[str]:
         yield fault or "a tree has no nodes"
         return
     if not _within(inner["feature_idx"], categorical.size):
-        yield f"a split is on a column beyond the {categorical.size} there are"
+        yield f"a split uses a column beyond its {categorical.size} columns"
         return
     sets = inner[inner["is_categorical"] != 0]
     if not categorical[sets["feature_idx"]].all() or not _within(sets["bitset_idx"], len(bitsets)):
-        yield "a split is on categories that are not there"
+        yield "a split uses categories that do not exist"
     if bitsets.ndim != 2 or bitsets.shape[1] != 8:  # noqa: PLR2004 - 256 categories are 8 words of 32 bits
-        yield "its categories are not sets of 256"
+        yield "its sets of categories do not have 256 bits"
 
 
 def _neighbours(tree: Any) -> Iterator[str]:
     data, order, nodes, bounds, _, _, count, *_, metric, weights = tree.__getstate__()
     size, columns = data.shape
     if order.shape != (size,) or not _within(order, size):
-        yield "it points at rows that are not there"
+        yield "it refers to rows that do not exist"
     sides = 2 if isinstance(tree, KDTree) else 1
     if nodes.shape != (count,) or count < 1 or bounds.shape != (sides, count, columns):
-        yield f"{count} nodes are claimed, {nodes.size} are there"
+        yield f"it claims {count} nodes and has {nodes.size}"
     if not (
         _within(nodes["idx_start"], size + 1) and _within(nodes["idx_end"] - nodes["idx_start"], size + 1)
     ):
@@ -171,15 +171,15 @@ def _neighbours(tree: Any) -> Iterator[str]:
         yield "a node ends after the last row"
     # The children of node i are 2i + 1 and 2i + 2.
     if (2 * np.flatnonzero(nodes["is_leaf"] == 0) + 2 >= count).any():
-        yield "a node has children that are not there"
+        yield "a node has children that do not exist"
     if weights is not None and weights.shape != (size,):
-        yield "its weights are not one a row"
-    metric._validate_data(data)  # noqa: SLF001 - the check that scikit-learn makes before it builds one
+        yield "it does not have one weight for each row"
+    metric._validate_data(data)  # noqa: SLF001 - the check that scikit-learn makes before it builds a tree
     if type(metric).__name__.startswith("Mahalanobis") and metric.__getstate__()[2].shape != (
         columns,
         columns,
     ):
-        yield "its distance is for other columns"
+        yield "its distance metric is for other columns"
 
 
 def _sparse(matrix: Any) -> Iterator[str]:
@@ -189,7 +189,7 @@ def _sparse(matrix: Any) -> Iterator[str]:
 
 
 def _spline(spline: Any) -> Iterator[str]:
-    # The constructor, which loading passed by, makes the checks.
+    # The constructor, which loading does not call, makes the checks.
     own = attributes(spline)
     BSpline(own["_t"], own["_c"], own["k"], own["extrapolate"]) if "_t" in own else BSpline(*spline.tck)
     yield from ()

@@ -1,25 +1,25 @@
-"""The reviewed list: what a skops file may hold, beyond what skops itself trusts.
+"""The reviewed list: the types and functions that a skops file may contain beyond those that skops trusts.
 
-skops makes nothing that is not trusted by name. By itself it trusts Python's plain types, numpy's
-and scipy's ufuncs, and scikit-learn's public estimators; fitted models hold more than that.
+skops creates only objects whose types are trusted by name. By itself it trusts Python's plain types, numpy's
+and scipy's ufuncs, and scikit-learn's public estimators; fitted models contain more types than that.
 
-What review means here. A name is on the list if, loaded from a file of somebody else's making,
+A name is on the list if the following holds, even in a file made by an attacker:
 
 1. it is part of numpy, scipy or scikit-learn, so that importing it runs only their code;
-2. making it runs no code that the file chooses: its constructor and `__setstate__` only store and
-   convert what they are given. Whatever else a file holds has passed the same review, so what is
-   stored is harmless too;
-3. for a function: called with whatever the file holds (a `FunctionTransformer` lets it), it only
-   computes. None reads or writes files, looks anything up by name, or evaluates text.
+2. creating it runs no code that the file chooses: its constructor and `__setstate__` only store and
+   convert their arguments. All other objects in the file have passed the same review, so the stored
+   arguments are harmless too;
+3. a function only computes, with any object of the file as its argument (a `FunctionTransformer` can call
+   it so). None reads or writes files, looks up names, or evaluates text.
 
-A name is trusted only where skops would write it (see `LOADERS`): skops' other ways to make things
-call what they are given, and a list for attributes is not one for calls.
+A name is trusted only under the loaders with which skops writes it (see `LOADERS`): other loaders of skops
+call their objects, and what is harmless as an attribute may not be harmless to call.
 
-Not on the list, on purpose: callables in general (`functools.partial` is allowed around a listed
-function only), distances and scorers that call a function of the user's, pandas, third parties.
+Left out on purpose: callables in general (`functools.partial` is allowed around a listed function only),
+distances and scorers that call a user's function, pandas, third-party packages.
 
-What review does not mean: that scikit-learn's compiled code survives any numbers. skops leaves out
-decision trees for that reason; eventml takes them, and `soundness.py` checks their structure.
+The review does not say that scikit-learn's compiled code is safe with any numbers. skops leaves out
+decision trees for that reason; eventml accepts them, and `soundness.py` checks their structure.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ _SKLEARN_OBJECTS: Final = (
         "HalfSquaredError HalfTweedieLoss HalfTweedieLossIdentity HuberLoss PinballLoss",
     )
     | _each("sklearn._loss.link", "HalfLogitLink IdentityLink Interval LogLink LogitLink MultinomialLogit")
-    # Nearest neighbours: arrays, and the distance by which they were sorted. PyFuncDistance is not
-    # here: it calls a function of the user's.
+    # Nearest neighbours: arrays, and the distance by which they were sorted. PyFuncDistance is left
+    # out, because it calls a user's function.
     | _each("sklearn.neighbors._kd_tree", "KDTree")
     | _each("sklearn.neighbors._ball_tree", "BallTree")
     | _each(
@@ -64,7 +64,7 @@ _SKLEARN_OBJECTS: Final = (
         "PairwiseKernel Product RBF RationalQuadratic Sum WhiteKernel",
     )
     | _each("sklearn.gaussian_process._gpc", "_BinaryGaussianProcessClassifierLaplace")
-    # Neural networks: what the optimiser remembers of its steps.
+    # Neural networks: the state of the optimiser.
     | _each("sklearn.neural_network._stochastic_optimizers", "AdamOptimizer SGDOptimizer")
     # Meta-estimators: fitted parts in private classes, all of plain attributes.
     | _each("sklearn.calibration", "_CalibratedClassifier _SigmoidCalibration _TemperatureScaling")
@@ -72,11 +72,10 @@ _SKLEARN_OBJECTS: Final = (
     | _each("sklearn.cluster._bisect_k_means", "_BisectingTree")
     | _each("sklearn.compose._column_transformer", "make_column_selector _RemainderColsList")
     | _each("sklearn.utils._metadata_requests", "MetadataRequest MethodMetadataRequest")
-    # Estimators that scikit-learn calls experimental: skops trusts them only once they are enabled.
+    # Experimental estimators of scikit-learn: skops trusts them only after they are enabled.
     | _each("sklearn.impute._iterative", "IterativeImputer")
     | _each("sklearn.model_selection._search_successive_halving", "HalvingGridSearchCV HalvingRandomSearchCV")
-    # Searches: how the data was split, and who counted the score. A scorer names a function, which
-    # must be trusted itself.
+    # Searches: splitters and scorers. The function that a scorer names must be trusted itself.
     | _each(
         "sklearn.model_selection._split",
         "GroupKFold GroupShuffleSplit KFold LeaveOneGroupOut LeaveOneOut LeavePGroupsOut LeavePOut "
@@ -90,22 +89,22 @@ _SKLEARN_OBJECTS: Final = (
     )
 )
 
-_SCIPY_OBJECTS: Final = _each("scipy.interpolate._bsplines", "BSpline")  # SplineTransformer's curves
+_SCIPY_OBJECTS: Final = _each("scipy.interpolate._bsplines", "BSpline")  # in SplineTransformer
 
 _FUNCTIONS: Final = (
-    # Histogram boosting with categories checks its input through one; arrays in, the array out.
+    # Histogram boosting with categories checks its input with it; it takes and returns an array.
     _each("sklearn.utils.validation", "check_array")
-    # How columns are scored and chosen.
+    # Scores for selecting columns.
     | _each(
         "sklearn.feature_selection._univariate_selection", "chi2 f_classif f_oneway f_regression r_regression"
     )
     | _each("sklearn.feature_selection._mutual_info", "mutual_info_classif mutual_info_regression")
-    # How clusters of columns are pooled, and what a spline makes its coefficients arrays with.
+    # Pooling of column clusters, and the conversion of spline coefficients to arrays.
     | _each("numpy", "amax amin max mean median min sum")
     | _each("scipy._lib.array_api_compat.numpy._aliases", "asarray")
-    # One run of k-means, which BisectingKMeans keeps for its next split.
+    # One run of k-means, which BisectingKMeans stores for its next split.
     | _each("sklearn.cluster._kmeans", "_kmeans_single_elkan _kmeans_single_lloyd")
-    # Metrics, as scorers name them: arithmetic on two arrays.
+    # Metrics that scorers name: arithmetic on two arrays.
     | _each(
         "sklearn.metrics._classification",
         "accuracy_score balanced_accuracy_score brier_score_loss cohen_kappa_score d2_brier_score "
@@ -138,31 +137,31 @@ _SPARSE: Final = frozenset(
 
 LOADERS: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
     {
-        # Made by `__new__`, then given its attributes or handed its state.
+        # Created by `__new__`, then its attributes or its state are set.
         **dict.fromkeys(_SKLEARN_OBJECTS | _SCIPY_OBJECTS, frozenset({"ObjectNode"})),
-        # Imported, and called by nothing while loading.
+        # Imported, and not called while loading.
         **dict.fromkeys(_FUNCTIONS, frozenset({"FunctionNode"})),
-        # A decision tree's arrays, through a constructor that skops fixes.
+        # A decision tree's arrays, with a constructor that skops fixes.
         "sklearn.tree._tree.Tree": frozenset({"TreeNode"}),
-        # A dictionary whose keys are attributes as well.
+        # A dictionary with its keys as attributes.
         "sklearn.utils._bunch.Bunch": frozenset({"DictNode"}),
-        # A tuple whose places have names.
+        # A named tuple.
         "sklearn.impute._iterative._ImputerTriplet": frozenset({"TupleNode"}),
-        # Repeated splits keep the class of one split.
+        # Repeated splitters store the class of their splitter.
         "sklearn.model_selection._split.KFold": frozenset({"ObjectNode", "TypeNode"}),
         "sklearn.model_selection._split.StratifiedKFold": frozenset({"ObjectNode", "TypeNode"}),
-        # Read by numpy and scipy from their own formats, with pickles refused.
+        # Read by numpy and scipy from their own formats, without pickles.
         "numpy.dtype": frozenset({"DTypeNode"}),
         **dict.fromkeys(_SPARSE, frozenset({"SparseMatrixNode"})),
         # Classes of numbers, by which columns are selected.
         **dict.fromkeys(_each("numpy", "floating generic inexact integer number"), frozenset({"TypeNode"})),
-        # Allowed around a listed function only: see `from_skops`.
+        # Allowed around a listed function only: see `sklearn_files.py`.
         "functools.partial": frozenset({"PartialNode"}),
     }
 )
-"""Every reviewed name, and the loaders of skops' format under which it is trusted."""
+"""Every reviewed name, with the loaders of the skops format under which it is trusted."""
 
 
 def is_function(name: str) -> bool:
-    """Whether it is a reviewed function."""
+    """Whether the name is a reviewed function."""
     return name in _FUNCTIONS

@@ -1,6 +1,11 @@
-"""Writing to a bus, and asking over it: from coroutines, and from blocking code."""
+"""Producers: publish events and send requests, from coroutines and from blocking code.
+
+Read `producer.py` first; it uses `coalescing.py` (concurrent publishes share one write) and
+`requests.py` (requests and their replies). `blocking.py` is the same for synchronous code. This package
+may import runtime, codec, records and backends.base.
+"""
 
 from eventml.producer.blocking import BlockingProducer
-from eventml.producer.producer import KeyOf, Producer, producing
+from eventml.producer.producer import KeyOf, Producer, PublishOptions, RequestOptions, open_producer
 
-__all__ = ["BlockingProducer", "KeyOf", "Producer", "producing"]
+__all__ = ["BlockingProducer", "KeyOf", "Producer", "PublishOptions", "RequestOptions", "open_producer"]

@@ -1,27 +1,27 @@
-"""Writing to a bus, and asking over it, from blocking code."""
+"""The producer for blocking code."""
 
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, Self
+from functools import partial
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from anyio.from_thread import start_blocking_portal
 
 from eventml.errors import NotOpenError
+from eventml.producer.producer import KeyOf, Producer, PublishOptions, RequestOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable
     from contextlib import AbstractAsyncContextManager
     from types import TracebackType
 
-    from eventml.producer.producer import KeyOf, Producer
-
 
 class BlockingProducer:
-    """A producer for synchronous code (a Flask or Django backend). Made by `Bus.producer`.
+    """A producer for synchronous code, such as a Flask or Django app. Made by `Bus.producer`.
 
-    Use it with `with`; any number of threads may publish through it at once, and share its writes.
-    Its connection lives in an event loop of its own, in one background thread.
+    Use it with `with`. Any number of threads may publish through one producer; concurrent calls
+    share one write. Its connection runs in an event loop of its own, in one background thread.
     """
 
     def __init__(self, connect: Callable[[], AbstractAsyncContextManager[Producer]]) -> None:
@@ -39,58 +39,24 @@ class BlockingProducer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close the connection, once what other threads had begun to publish is written."""
+        """Close the connection, after the writes in progress."""
         self._producer = None
         self._stack.__exit__(kind, error, trace)
 
-    def publish(
-        self,
-        topic: str,
-        event: Any,
-        *,
-        key: str | bytes | None = None,
-        id: str | None = None,  # noqa: A002 - CloudEvents' word
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
-        """As `Producer.publish`, blocking this thread until the broker has the event."""
-        producer = self._open()
-
-        async def publish() -> None:
-            await producer.publish(topic, event, key=key, id=id, headers=headers)
-
-        self._portal.call(publish)
+    def publish(self, topic: str, event: Any, **options: Unpack[PublishOptions]) -> None:
+        """Publish one event, and block until the broker has stored it; see `Producer.publish`."""
+        self._portal.call(partial(self._open().publish, topic, event, **options))
 
     def publish_many(self, topic: str, events: Iterable[Any], *, key: KeyOf | None = None) -> int:
-        """As `Producer.publish_many`, blocking this thread until the broker has all the events.
+        """Publish many events, and block until the broker has stored them; see `Producer.publish_many`.
 
-        The events are drawn in the producer's own thread.
+        The iterable runs in the producer's own thread.
         """
-        producer = self._open()
+        return self._portal.call(partial(self._open().publish_many, topic, events, key=key))
 
-        async def publish_many() -> int:
-            return await producer.publish_many(topic, events, key=key)
-
-        return self._portal.call(publish_many)
-
-    def request(
-        self,
-        topic: str,
-        event: Any,
-        *,
-        timeout: float = 10.0,
-        predictor: str | None = None,
-        key: str | bytes | None = None,
-        output_type: Any = None,
-    ) -> Any:
-        """As `Producer.request`, blocking this thread until the answer is there."""
-        producer = self._open()
-
-        async def request() -> Any:
-            return await producer.request(
-                topic, event, timeout=timeout, predictor=predictor, key=key, output_type=output_type
-            )
-
-        return self._portal.call(request)
+    def request(self, topic: str, event: Any, **options: Unpack[RequestOptions]) -> Any:
+        """Publish one event, and block until its prediction arrives; see `Producer.request`."""
+        return self._portal.call(partial(self._open().request, topic, event, **options))
 
     def _open(self) -> Producer:
         if self._producer is None:

@@ -1,4 +1,4 @@
-"""Publishing coalesces: concurrent calls share one write and one wait."""
+"""Coalescing: concurrent calls of `publish` share one write to the backend."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from eventml.errors import EventMLError, NotOpenError, PublishError, UnavailableError
-from eventml.runtime.tasks import task_group
+from eventml.runtime import task_group
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from eventml.backends.base import Backend
     from eventml.records import Record
 
-_WRITE = 1_000  # records: beyond that a larger write gains nothing, and a failure would take more along
+_RECORDS_PER_WRITE = 1_000  # a larger write is no faster, and its failure would affect more callers
 
 
 class _Write:
-    """Records that go to the backend together, and who waits for them."""
+    """Records that go to the backend together, and the outcome that their publishers wait for."""
 
     __slots__ = ("done", "error", "records")
 
@@ -32,9 +32,9 @@ class _Write:
 
 
 class Coalescer:
-    """Gathers single records while a write is under way, and sends them together in the next.
+    """Collects single records while a write is in progress, and sends them together in the next one.
 
-    There is no timer: a lone record goes out at once.
+    There is no timer: a single record is written at once.
     """
 
     def __init__(self, backend: Backend) -> None:
@@ -44,15 +44,16 @@ class Coalescer:
         self._closed = False
 
     async def publish(self, record: Record) -> None:
-        """Write one record. Returns when the broker has it.
+        """Write one record. Returns when the broker has stored it.
 
         Raises:
-            PublishError: this record was refused.
-            UnavailableError: the broker is out of reach.
+            PublishError: The broker refused this record.
+            UnavailableError: The broker cannot be reached.
+            NotOpenError: The bus has been closed.
         """
         if self._closed:
             raise NotOpenError("the bus has been closed; publish inside `async with bus:`")
-        if not self._open or len(self._open[-1].records) >= _WRITE:
+        if not self._open or len(self._open[-1].records) >= _RECORDS_PER_WRITE:
             self._open.append(_Write())
             self._wake.set()
         write = self._open[-1]
@@ -66,7 +67,7 @@ class Coalescer:
             if position in error.failed:
                 raise PublishError(error.failed[position], {0: error.failed[position]}) from error
             return
-        # Each waiter gets an exception of its own: one object raised in many tasks shares a traceback.
+        # A copy for each task: one exception raised in many tasks would share its traceback.
         raise copy(error) from error
 
     async def _run(self) -> None:
@@ -81,13 +82,13 @@ class Coalescer:
             except EventMLError as exc:
                 write.error = exc
             except BaseException:
-                write.error = UnavailableError("the bus was closed during this write: it may be lost")
-                self._fail_the_rest(write.error)
+                write.error = UnavailableError("the bus was closed during this write: its events may be lost")
+                self._fail_waiting_writes(write.error)
                 raise
             finally:
                 write.done.set()
 
-    def _fail_the_rest(self, error: EventMLError) -> None:
+    def _fail_waiting_writes(self, error: EventMLError) -> None:
         self._closed = True
         for write in self._open:
             write.error = error
@@ -100,11 +101,11 @@ class Coalescer:
 
 
 @asynccontextmanager
-async def coalescing(backend: Backend) -> AsyncIterator[Coalescer]:
-    """A coalescer at work. Leaving it waits for the writes that were begun."""
+async def open_coalescer(backend: Backend) -> AsyncIterator[Coalescer]:
+    """A running coalescer. Leaving the context waits for writes in progress."""
     coalescer = Coalescer(backend)
     async with task_group() as tasks:
-        tasks.start_soon(coalescer._run)  # noqa: SLF001 - one unit: the class is what it shows to callers
+        tasks.start_soon(coalescer._run)  # noqa: SLF001 - private to this module: the class shows callers `publish` alone
         try:
             yield coalescer
         finally:

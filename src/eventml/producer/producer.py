@@ -1,26 +1,26 @@
-"""Writing to a bus, and asking over it, from coroutines."""
+"""The producer: publishes events and sends requests, from coroutines."""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import asynccontextmanager
 from itertools import count, islice, repeat
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import anyio
 
 from eventml import records
 from eventml.codec import Encoder
 from eventml.errors import OutputError, RequestTimeoutError
-from eventml.producer.coalescing import Coalescer, coalescing
-from eventml.producer.requests import Requester, requesting
+from eventml.producer.coalescing import Coalescer, open_coalescer
+from eventml.producer.requests import Requester, open_requester
 from eventml.records import Record
 from eventml.runtime import predictor_of, read_reply, reply_topic
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Iterable, Sequence
 
     from eventml.backends.base import Backend
     from eventml.codec import Format
@@ -28,17 +28,36 @@ if TYPE_CHECKING:
 
 
 KeyOf = Callable[[Any], str | bytes | None]
-"""Gives an event's key; None where it has none."""
+"""A function that returns an event's key, or None for no key."""
 
 OutputTypeOf = Callable[[str, str], Any]
+"""A function of a topic and a predictor's name that returns the type of that predictor's outputs."""
 
-_WRITE = 1_000  # records in one write of publish_many: what a caller may hold in memory
+_RECORDS_PER_WRITE = 1_000  # in publish_many: bounds the records held in memory
+
+
+class PublishOptions(TypedDict, total=False):
+    """Keyword arguments of `Producer.publish`, for the methods that pass them on to it."""
+
+    key: str | bytes | None
+    id: str | None
+    headers: Mapping[str, str] | None
+
+
+class RequestOptions(TypedDict, total=False):
+    """Keyword arguments of `Producer.request`, for the methods that pass them on to it."""
+
+    timeout: float
+    predictor: str | None
+    key: str | bytes | None
+    output_type: Any
 
 
 class Producer:
-    """Publishes events to a backend. Made by `producing`.
+    """Publishes events to a backend. Made by `open_producer`.
 
-    An event's id is the one given, else its topic's `id_field`, else this producer's prefix and a counter.
+    An event's id is the `id` given, else the value of its topic's `id_field`, else a prefix of this producer
+    and a counter.
     """
 
     def __init__(
@@ -73,22 +92,23 @@ class Producer:
         event: Any,
         *,
         key: str | bytes | None = None,
-        id: str | None = None,  # noqa: A002 - CloudEvents' word
+        id: str | None = None,  # noqa: A002 - the attribute's name in CloudEvents
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        """Publish one event. Returns when the broker has it. Concurrent calls share one write.
+        """Publish one event. Returns when the broker has stored it. Concurrent calls share one write.
 
         Args:
-            topic: Where to.
-            event: Anything msgspec encodes.
-            key: Events of one key keep their order, where the backend keeps any.
-            id: Unique among the topic's events.
-            headers: Further CloudEvents attributes (`ce_subject`) or headers.
+            topic: Topic to publish to.
+            event: A msgspec Struct, dataclass, dict, or anything else that msgspec encodes.
+            key: Events with the same key keep their order, if the backend keeps an order per key.
+            id: The event's id, unique within the topic.
+            headers: Further CloudEvents attributes (such as `ce_subject`) or headers.
 
         Raises:
-            OutputError: the event cannot be encoded, or lacks its topic's id field.
-            PublishError: the broker refused it, or has no room for it (FullError).
-            UnavailableError: the broker cannot be reached; the event may or may not have arrived.
+            OutputError: The event cannot be encoded, or lacks its topic's id field.
+            PublishError: The broker refused the event, or the topic is full (FullError).
+            UnavailableError: The broker cannot be reached; the event may or may not have arrived.
+            NotOpenError: The bus has been closed.
         """
         [record] = self._records(topic, [event], [key], self._ids(topic, [event]) if id is None else [id])
         if self._tracing is None:
@@ -98,18 +118,23 @@ class Producer:
             await self._coalescer.publish(_with(record, {**sending.headers, **(headers or {})}))
 
     async def publish_many(self, topic: str, events: Iterable[Any], *, key: KeyOf | None = None) -> int:
-        """Publish many events in few writes, in their order. Returns how many there were.
+        """Publish many events in few writes, in their order.
 
-        The events are drawn as they are written, so an endless generator is held back by a full
-        topic. Should a write fail, those before it have been published.
+        The events are taken from the iterable as they are written, so a full topic holds an endless
+        generator back. If a write fails, the events of earlier writes have been published.
 
         Args:
-            topic: Where to.
-            events: What to publish.
-            key: Gives an event's key.
+            topic: Topic to publish to.
+            events: The events, as for `publish`.
+            key: A function that returns an event's key.
+
+        Returns:
+            The number of events published.
 
         Raises:
-            OutputError, PublishError, UnavailableError: as `publish`.
+            OutputError: As for `publish`.
+            PublishError: As for `publish`.
+            UnavailableError: As for `publish`.
         """
         if self._tracing is None:
             return await self._publish_all(topic, events, key)
@@ -125,7 +150,7 @@ class Producer:
         shared = self._headers_of(topic)
         if headers:
             shared = MappingProxyType({**shared, **headers})
-        while chunk := list(islice(stream, _WRITE)):
+        while chunk := list(islice(stream, _RECORDS_PER_WRITE)):
             keys = repeat(None) if key is None else map(key, chunk)
             await self._backend.publish(self._records(topic, chunk, keys, self._ids(topic, chunk), shared))
             published += len(chunk)
@@ -136,46 +161,50 @@ class Producer:
         topic: str,
         event: Any,
         *,
-        timeout: float = 10.0,  # noqa: ASYNC109 - it is an answer's, and the error says what to look at
+        timeout: float = 10.0,  # noqa: ASYNC109 - a cancel scope could not give the error its advice
         predictor: str | None = None,
         key: str | bytes | None = None,
         output_type: Any = None,
     ) -> Any:
-        """Publish one event and wait for what a predictor makes of it.
+        """Publish one event and wait for its prediction.
 
-        The event takes the way of any other: its prediction goes to the predictor's own topic too, and
-        a failed one to the dead letters. Its id is always a new one, whatever the topic's `id_field`:
-        who asks twice gets two answers. An answer that comes after the timeout is dropped.
+        The event is published like any other: its prediction also goes to the predictor's output topic, and
+        if it fails it becomes a dead letter. It always gets a new id, whatever the topic's `id_field`, so
+        that the same event requested twice gets two replies. A reply that arrives after the timeout is
+        dropped.
 
         Args:
-            topic: Where predictors read.
+            topic: Topic that the predictor reads from.
             event: As for `publish`.
-            timeout: How long to wait for the answer, in seconds, publishing included.
-            predictor: The one that is to answer; by default the first that does.
+            timeout: How long to wait for the reply in seconds, including publishing.
+            predictor: Name of the predictor to reply; by default the first one that does.
             key: As for `publish`.
-            output_type: What to decode the answer to. By default the type that the predictor is
-                annotated with, where this bus has it registered, else plain Python.
+            output_type: Type to decode the prediction to. By default the output type of the predictor, if it
+                is registered on this bus, else plain Python objects.
 
         Returns:
-            The prediction; None where the predictor gave no output.
+            The prediction, or None if the predictor returned no output for the event.
 
         Raises:
-            PredictionError: the predictor failed on this event; says why.
-            RequestTimeoutError: there was no answer in time.
-            DecodeError: the answer is not of that type.
-            OutputError, PublishError, UnavailableError: as `publish`.
+            PredictionError: The predictor failed on this event; the message has the reason.
+            RequestTimeoutError: No reply arrived in time.
+            DecodeError: The reply does not fit the output type.
+            OutputError: As for `publish`.
+            PublishError: As for `publish`.
+            UnavailableError: As for `publish`.
+            NotOpenError: The bus was closed before the reply arrived.
         """
-        headers = self._request_headers.get((topic, predictor))
-        if headers is None:
-            headers = self._make_request_headers(topic, predictor)
+        headers = self._request_headers.get((topic, predictor)) or self._make_request_headers(
+            topic, predictor
+        )
         value = self._encoder(topic).encode(event)
         request = Record(topic, value, _encoded(key), self._next_id(), headers)
         if self._tracing is None:
-            return await self._ask(request, timeout, predictor, output_type)
+            return await self._request(request, timeout, predictor, output_type)
         with self._tracing.sending("request", topic, request.id) as sending:
-            return await self._ask(_with(request, sending.headers), timeout, predictor, output_type)
+            return await self._request(_with(request, sending.headers), timeout, predictor, output_type)
 
-    async def _ask(
+    async def _request(
         self,
         request: Record,
         timeout: float,  # noqa: ASYNC109 - as above
@@ -184,16 +213,16 @@ class Producer:
     ) -> Any:
         topic = request.topic
         with anyio.move_on_after(timeout) as scope:
-            reply = await self._requester.ask(request, self._coalescer.publish)
+            reply = await self._requester.request(request, self._coalescer.publish)
             if output_type is None:
                 output_type = self._output_type_of(topic, predictor_of(reply.record))
             return read_reply(reply, output_type)
         assert scope.cancelled_caught  # noqa: S101 - for the type checker: a scope ends by returning or here
-        whose = f"predictor {predictor!r}" if predictor else "a predictor"
+        reader = f"predictor {predictor!r}" if predictor else "a predictor"
         raise RequestTimeoutError(
-            f"no answer to request {request.id} on {topic!r} within {timeout:g} s. Look whether a worker of "
-            f"{whose} that reads {topic!r} is running, and how far behind it is (eventml lag); or raise "
-            "timeout. An answer that comes now is dropped"
+            f"no reply to request {request.id} on {topic!r} within {timeout:g} s. Check that a worker of "
+            f"{reader} that reads {topic!r} is running, and how large its lag is (eventml lag); or raise "
+            "timeout. A reply that arrives later is dropped"
         )
 
     def _records(
@@ -217,7 +246,7 @@ class Producer:
     def _ids(self, topic: str, events: Sequence[Any]) -> list[str]:
         field = self._id_fields.get(topic)
         if field is not None:
-            return [str(_get(event, field, topic)) for event in events]
+            return [str(_field_of(event, field, topic)) for event in events]
         prefix = self._prefix
         return [f"{prefix}-{number}" for number in islice(self._counter, len(events))]
 
@@ -253,7 +282,7 @@ def _encoded(key: str | bytes | None) -> bytes | None:
     return key.encode() if isinstance(key, str) else key
 
 
-def _get(event: Any, field: str, topic: str) -> Any:
+def _field_of(event: Any, field: str, topic: str) -> Any:
     try:
         return event[field] if isinstance(event, dict) else getattr(event, field)
     except (KeyError, AttributeError) as exc:
@@ -261,7 +290,7 @@ def _get(event: Any, field: str, topic: str) -> Any:
 
 
 @asynccontextmanager
-async def producing(
+async def open_producer(
     backend: Backend,
     *,
     source: str,
@@ -270,17 +299,17 @@ async def producing(
     output_type_of: OutputTypeOf,
     tracing: Tracing | None = None,
 ) -> AsyncIterator[Producer]:
-    """A producer on a connected backend. Leaving it waits for the writes that were begun.
+    """A producer on a connected backend. Leaving the context waits for writes in progress.
 
     Args:
-        backend: Connected.
-        source: The bus's name, which events carry as their source.
-        id_fields: By topic, the field that is an event's id.
-        formats: By topic, how its events are encoded.
-        output_type_of: What the events are that a predictor of a topic makes, by both names.
-        tracing: Is told of each call; None where nobody is.
+        backend: A connected backend.
+        source: Name of the bus, sent as the source of its events.
+        id_fields: By topic, the field of an event that is its id.
+        formats: By topic, the format that its events are encoded in; JSON for other topics.
+        output_type_of: Returns the output type of a predictor, for the replies to requests.
+        tracing: The tracer, or None if tracing is off.
     """
-    async with coalescing(backend) as coalescer, requesting(backend) as requester:
+    async with open_coalescer(backend) as coalescer, open_requester(backend) as requester:
         yield Producer(
             backend,
             coalescer,

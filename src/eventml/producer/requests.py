@@ -1,4 +1,4 @@
-"""Asking over the bus: requests wait here for their replies."""
+"""Requests over the bus: each waits here for its reply."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ import anyio
 
 from eventml.backends.base import CreatesTopics, NewTopic
 from eventml.errors import EventMLError, NotOpenError, UnavailableError
-from eventml.runtime.failures import backoff_delay, describe
-from eventml.runtime.replies import RETENTION, answers, reply_topic
-from eventml.runtime.tasks import task_group
+from eventml.runtime import RETENTION, answers, backoff_delay, describe, reply_topic, task_group
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -25,12 +23,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("eventml")
 
-_READ: Final = 1_000  # replies taken at once
-_LONGEST_WAIT: Final = 5.0  # seconds between two attempts to reach a broker
+_MAX_REPLIES: Final = 1_000  # in one receive
+_MAX_BACKOFF: Final = 5.0  # seconds between two attempts to reach a broker
 
 
-class _Waiting:
-    """One who waits: for the reply to a request, or for the replies to be read at all."""
+class _Outcome:
+    """The reply or the error that a task waits for. Without a reply it only means "ready"."""
 
     __slots__ = ("_done", "_error", "reply")
 
@@ -39,65 +37,65 @@ class _Waiting:
         self._error: EventMLError | None = None
         self._done = anyio.Event()
 
-    def settle(self, reply: Delivery | None = None, error: EventMLError | None = None) -> None:
+    def set(self, reply: Delivery | None = None, error: EventMLError | None = None) -> None:
         self.reply, self._error = reply, error
         self._done.set()
 
     async def wait(self) -> Delivery | None:
         await self._done.wait()
         if self._error is not None:
-            # Each waiter gets an exception of its own: one object raised in many tasks shares a traceback.
+            # A copy for each task: one exception raised in many tasks would share its traceback.
             raise copy(self._error) from self._error
         return self.reply
 
 
 class _ReplyReader:
-    """Reads one reply topic for all requests of this process that wait on it."""
+    """Reads one reply topic, for all requests of this process whose replies arrive on it."""
 
     def __init__(self, topic: str) -> None:
         self.topic = topic
-        self.ready = _Waiting()
-        self._waiting: dict[str, _Waiting] = {}
+        self.ready = _Outcome()
+        self._waiting: dict[str, _Outcome] = {}
 
-    def expect(self, request: Record) -> _Waiting:
-        waiting = self._waiting[request.id] = _Waiting()
-        return waiting
+    def expect(self, request: Record) -> _Outcome:
+        outcome = self._waiting[request.id] = _Outcome()
+        return outcome
 
     def forget(self, request: Record) -> None:
-        """What comes for it from now on is dropped."""
+        """Drop replies to this request that arrive from now on."""
         self._waiting.pop(request.id, None)
 
     def fail(self, error: EventMLError) -> None:
-        self.ready.settle(error=error)
-        for waiting in self._waiting.values():
-            waiting.settle(error=error)
+        self.ready.set(error=error)
+        for outcome in self._waiting.values():
+            outcome.set(error=error)
         self._waiting.clear()
 
     async def read(self, replies: Subscription) -> None:
         failures = 0
         while True:
             try:
-                deliveries = await replies.receive(_READ)
+                deliveries = await replies.receive(_MAX_REPLIES)
             except UnavailableError as exc:
                 failures += 1
-                seconds = backoff_delay(failures, 0.1, _LONGEST_WAIT)
-                log.warning("%s: %s; again in %.2f s", self.topic, describe(exc), seconds)
+                seconds = backoff_delay(failures, 0.1, _MAX_BACKOFF)
+                log.warning("%s: %s; reading replies again in %.2f s", self.topic, describe(exc), seconds)
                 await anyio.sleep(seconds)
             else:
                 failures = 0
-                self._hand_out(deliveries)
+                self._resolve(deliveries)
 
-    def _hand_out(self, deliveries: Sequence[Delivery]) -> None:
+    def _resolve(self, deliveries: Sequence[Delivery]) -> None:
         for delivery in deliveries:
-            waiting = self._waiting.pop(answers(delivery.record), None)
-            if waiting is not None:  # else it is too late, another's, or a second answer
-                waiting.settle(delivery)
+            outcome = self._waiting.pop(answers(delivery.record), None)
+            if outcome is not None:  # else too late, to another process's request, or a second reply
+                outcome.set(delivery)
 
 
 class Requester:
-    """Sends requests and waits for their replies. Made by `requesting`.
+    """Sends requests and waits for their replies. Made by `open_requester`.
 
-    It reads every reply on a topic that it asks, whoever they are for, and keeps its own.
+    Processes share a topic's reply topic: each reads all replies on it, and ignores those to other processes.
     """
 
     def __init__(self, backend: Backend, tasks: TaskGroup) -> None:
@@ -105,22 +103,26 @@ class Requester:
         self._tasks = tasks
         self._readers: dict[str, _ReplyReader] = {}
 
-    async def ask(self, request: Record, publish: Callable[[Record], Awaitable[None]]) -> Delivery:
-        """Publish a request, whose id is unique, and wait for the first reply to it.
+    async def request(self, request: Record, publish: Callable[[Record], Awaitable[None]]) -> Delivery:
+        """Publish a request and wait for the first reply to it.
+
+        Args:
+            request: The record to publish. Its id must be unique.
+            publish: The function that publishes it.
 
         Raises:
-            NotOpenError: the bus was closed meanwhile.
-            EventMLError: the request cannot be published, or replies not be read.
+            NotOpenError: The bus was closed before the reply arrived.
+            EventMLError: The request cannot be published, or the replies cannot be read.
         """
         reader = self._reader(reply_topic(request.topic))
         await reader.ready.wait()
-        waiting = reader.expect(request)
+        outcome = reader.expect(request)
         try:
             await publish(request)
-            reply = await waiting.wait()
+            reply = await outcome.wait()
         finally:
             reader.forget(request)
-        assert reply is not None  # noqa: S101 - for the type checker: only `ready` is settled with nothing
+        assert reply is not None  # noqa: S101 - for the type checker: only `ready` is set without a reply
         return reply
 
     def _reader(self, topic: str) -> _ReplyReader:
@@ -131,14 +133,14 @@ class Requester:
         return reader
 
     async def _read(self, reader: _ReplyReader) -> None:
-        error: EventMLError = NotOpenError("the bus was closed before the answer came")
+        error: EventMLError = NotOpenError("the bus was closed before the reply arrived")
         try:
             if isinstance(self._backend, CreatesTopics):
-                # One partition: each requester reads all of them anyway.
+                # One partition is enough: each requester reads all of them.
                 new = NewTopic(name=reader.topic, partitions=1, retention=RETENTION)
                 await self._backend.create_topics([new])
             async with self._backend.subscribe([reader.topic], group=None, start="latest") as replies:
-                reader.ready.settle()
+                reader.ready.set()
                 await reader.read(replies)
         except EventMLError as exc:
             error = exc
@@ -149,8 +151,8 @@ class Requester:
 
 
 @asynccontextmanager
-async def requesting(backend: Backend) -> AsyncIterator[Requester]:
-    """A requester at work. Leaving it fails the requests that still wait."""
+async def open_requester(backend: Backend) -> AsyncIterator[Requester]:
+    """A running requester. Leaving the context fails the requests that still wait."""
     async with task_group() as tasks:
         try:
             yield Requester(backend, tasks)

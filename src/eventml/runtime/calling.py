@@ -17,7 +17,7 @@ import anyio
 from anyio import CapacityLimiter, to_thread
 
 from eventml.errors import HandlerExitError, HandlerTimeoutError
-from eventml.frames import Framer
+from eventml.frames import FrameBuilder
 from eventml.models import keeps_threads, single_threaded
 from eventml.runtime.failures import should_retry
 from eventml.runtime.items import Deferred, Failed
@@ -172,10 +172,10 @@ class Caller:
 def _framed(handler: Handler, function: Callable[..., Any]) -> Callable[[Sequence[Any]], Any]:
     """The function of frames as one of events. The frame is made where the function runs: off the loop."""
     assert handler.frame is not None  # noqa: S101 - for the type checker: the caller has looked
-    framer = Framer(handler.frame)
+    framer = FrameBuilder(handler.frame)
 
     def frame_of(events: Any) -> Any:
-        return framer.of_events(events) if isinstance(events, list) else framer.of_cast(events)
+        return framer.from_events(events) if isinstance(events, list) else framer.from_table(events)
 
     async def call_async(events: Sequence[Any]) -> Any:
         return await function(await to_thread.run_sync(frame_of, events))

@@ -47,7 +47,7 @@ async def enter_lifespans(
     """
     values: dict[str, Any] = {}
     for handler in handlers:
-        for name in handler.wants:
+        for name in handler.resource_names:
             if name == "model" or name in values:
                 continue
             if name not in lifespans:
@@ -69,7 +69,7 @@ async def load_handler(handler: Handler, resources: Mapping[str, Any], format: F
     Raises:
         ModelError: the model cannot be loaded.
     """
-    wanted = {name: resources[name] for name in handler.wants if name != "model"}
+    wanted = {name: resources[name] for name in handler.resource_names if name != "model"}
     model: Model | None = None
     if handler.model is not None:
         # In a thread: reading a large model must not stop the heartbeats of what runs already.

@@ -11,7 +11,7 @@ import msgspec
 from eventml import records
 from eventml.backends.base import Completion
 from eventml.errors import OutputError
-from eventml.frames import listed
+from eventml.frames import outputs_to_list
 from eventml.records import Record
 from eventml.runtime.checks import OutputChecks, all_finite
 from eventml.runtime.items import Deferred, Failed
@@ -75,7 +75,7 @@ class Outputs:
         Raises:
             OutputError: the outputs do not fit the inputs, or cannot be encoded. Nothing is completed.
         """
-        outputs = listed(outputs, self._output_type, checks_index=self._of_frames)
+        outputs = outputs_to_list(outputs, self._output_type, check_index=self._of_frames)
         self._checks.length(outputs, len(deliveries))
         if _numbers(outputs):
             if self._output_type is not Prediction:

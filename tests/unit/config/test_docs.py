@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
 
-from eventml.config import HandlerSettings, TopicSettings, WebSettings, load
-from eventml.config.entries import _without_none, expected
+from eventml.config import WebSettings, load
+from eventml.config.entries import expected, without_none
 from eventml.config.environment import NOT_SETTINGS
+from eventml.config.settings import SECTIONS
 from eventml.handlers import HandlerOptions
 
 PAGE = (Path(__file__).parents[3] / "docs" / "configuration.md").read_text("utf-8")
@@ -21,13 +21,9 @@ WEB = {
 }
 
 
-def _fields(struct: type[msgspec.Struct]) -> dict[str, Any]:
-    return {field.name: field for field in msgspec.structs.fields(struct)}
-
-
 def test_the_tables_list_every_setting_with_its_type() -> None:
-    fields = _fields(HandlerSettings) | _fields(TopicSettings)
-    types = {name: expected(_without_none(field.type)) for name, field in fields.items()}
+    fields = {**SECTIONS["consumer"], **SECTIONS["topic"]}
+    types = {name: expected(without_none(kind)) for name, kind in fields.items()}
     assert {name: row[0] for name, row in ROWS.items()} == types | {
         "drain": "float >= 0",
         "tracing": "true or false",
@@ -37,8 +33,8 @@ def test_the_tables_list_every_setting_with_its_type() -> None:
 def test_the_web_services_table_has_every_setting_with_its_type_and_default() -> None:
     defaults = msgspec.structs.asdict(WebSettings())
     assert {
-        name: (expected(field.type), msgspec.json.encode(defaults[name]).decode())
-        for name, field in _fields(WebSettings).items()
+        name: (expected(kind), msgspec.json.encode(defaults[name]).decode())
+        for name, kind in SECTIONS["web"].items()
     } == WEB
 
 

@@ -8,14 +8,16 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from eventml.config import HandlerSettings, TopicSettings, load
-from eventml.config.environment import NOT_SETTINGS, read, variable
+from eventml.config import TopicSettings, load
+from eventml.config.environment import NOT_SETTINGS, read_environment, variable
+from eventml.config.settings import SECTIONS
 from eventml.errors import ConfigError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 # Short, and of few letters and the fields' own words, so that names and fields run into each other.
+HANDLER_OPTIONS = tuple(SECTIONS["consumer"])
 PARTS = st.sampled_from(["a", "b", "max", "backoff", "batch", "group"])
 HANDLER = st.lists(PARTS, min_size=1, max_size=3).map("_".join)
 TOPIC = st.lists(PARTS, min_size=1, max_size=3).flatmap(
@@ -25,16 +27,14 @@ TOPIC = st.lists(PARTS, min_size=1, max_size=3).flatmap(
 
 @given(
     st.sets(HANDLER, min_size=1, max_size=5),
-    st.sampled_from(HandlerSettings.__struct_fields__),
+    st.sampled_from(HANDLER_OPTIONS),
     st.data(),
 )
 def test_a_handlers_variable_means_it_or_is_refused(names: set[str], field: str, data: st.DataObject) -> None:
     """There and back; where two settings share a variable it is refused, and never read as the other."""
     path = ("consumer", data.draw(st.sampled_from(sorted(names))), field)
-    others = {("consumer", name, other) for name in names for other in HandlerSettings.__struct_fields__} - {
-        path
-    }
-    entries, problems = read({variable(path): "1"}, handlers=names, topics=(), guess=False)
+    others = {("consumer", name, other) for name in names for other in HANDLER_OPTIONS} - {path}
+    entries, problems = read_environment({variable(path): "1"}, handlers=names, topics=(), guess=False)
     if any(variable(other) == variable(path) for other in others):
         assert not entries
         assert "ambiguous" in problems[0]
@@ -46,7 +46,7 @@ def test_a_handlers_variable_means_it_or_is_refused(names: set[str], field: str,
 def test_a_topics_variable_means_it_or_is_refused(names: set[str], field: str, data: st.DataObject) -> None:
     path = ("topic", data.draw(st.sampled_from(sorted(names))), field)
     twins = [name for name in names if variable(("topic", name)) == variable(path[:2])]
-    entries, problems = read({variable(path): "1"}, handlers=(), topics=names, guess=False)
+    entries, problems = read_environment({variable(path): "1"}, handlers=(), topics=names, guess=False)
     if len(twins) > 1:
         assert not entries
         assert "ambiguous" in problems[0]
@@ -54,10 +54,12 @@ def test_a_topics_variable_means_it_or_is_refused(names: set[str], field: str, d
         assert [entry.path for entry in entries] == [path]
 
 
-@given(HANDLER, st.sampled_from(HandlerSettings.__struct_fields__))
+@given(HANDLER, st.sampled_from(HANDLER_OPTIONS))
 def test_where_the_handlers_are_not_known_the_longest_field_counts(name: str, field: str) -> None:
     assume(not (name.endswith("max") and field in {"batch", "backoff"}))
-    entries, _ = read({variable(("consumer", name, field)): "1"}, handlers=(), topics=(), guess=True)
+    entries, _ = read_environment(
+        {variable(("consumer", name, field)): "1"}, handlers=(), topics=(), guess=True
+    )
     assert [entry.path for entry in entries] == [("consumer", name, field)]
 
 
@@ -76,7 +78,7 @@ def test_text_becomes_the_fields_type() -> None:
         }
     )
     assert settings.consumer == {
-        "duration": HandlerSettings(max_batch=512, max_wait=0.5, ordered=True, start="latest", group="7")
+        "duration": {"max_batch": 512, "max_wait": 0.5, "ordered": True, "start": "latest", "group": "7"}
     }
     assert settings.drain == 2.0
     assert repr(settings.backend.options).startswith("StreamSettings(lease=12.0, block=100, tls=True")
@@ -85,7 +87,7 @@ def test_text_becomes_the_fields_type() -> None:
 def test_case_does_not_matter_after_the_prefix() -> None:
     environ = {"EVENTML_consumer_RideDuration_max_batch": "3", "EVENTML_Drain": "1"}
     settings = load(environ=environ, known_handlers=["RideDuration"])
-    assert settings.consumer == {"RideDuration": HandlerSettings(max_batch=3)}
+    assert settings.consumer == {"RideDuration": {"max_batch": 3}}
     assert settings.drain == 1
 
 
@@ -116,7 +118,7 @@ def test_two_variables_for_one_setting_must_agree() -> None:
 def test_a_handler_named_in_a_file_is_known(tmp_path: Path) -> None:
     (tmp_path / "eventml.toml").write_text("[consumer.Ride_MAX]")
     settings = load(environ={"EVENTML_CONSUMER_RIDE_MAX_BACKOFF": "1"})
-    assert settings.consumer == {"Ride_MAX": HandlerSettings(backoff=1.0)}
+    assert settings.consumer == {"Ride_MAX": {"backoff": 1.0}}
 
 
 def test_an_unknown_handler_is_refused() -> None:
@@ -125,7 +127,7 @@ def test_an_unknown_handler_is_refused() -> None:
         load(environ=environ, known_handlers=["duration", "tip"])
     assert str(caught.value).splitlines() == [
         "EVENTML_CONSUMER_DURATON_MAX_BATCH: unknown, did you mean EVENTML_CONSUMER_DURATION_MAX_BATCH?",
-        "EVENTML_CONSUMER_WEATHER_MAX_BATCH: unknown, no handler of that name; there are duration, tip",
+        "EVENTML_CONSUMER_WEATHER_MAX_BATCH: unknown, no handler has that name; known are duration, tip",
     ]
 
 
@@ -145,8 +147,8 @@ class TestTopics:
         with pytest.raises(ConfigError) as caught:
             load(environ={self.NAME: "x"}, known_topics=["rides.started", "rides_started"])
         assert str(caught.value) == (
-            f'{self.NAME}: ambiguous, it may mean topic."rides.started".id_field or '
-            "topic.rides_started.id_field; set it in a file"
+            f'{self.NAME}: ambiguous, it could set topic."rides.started".id_field or '
+            "topic.rides_started.id_field; set it in a file instead"
         )
 
     def test_are_refused_when_unknown(self) -> None:
@@ -155,6 +157,6 @@ class TestTopics:
         ):
             load(environ={self.NAME: "x"}, known_topics=["rides.start"])
         with pytest.raises(
-            ConfigError, match=rf"^{self.NAME}: unknown, no topic of that name; name it in a file"
+            ConfigError, match=rf"^{self.NAME}: unknown, no topic has that name; name it in a file"
         ):
             load(environ={self.NAME: "x"})

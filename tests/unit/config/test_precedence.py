@@ -7,14 +7,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventml.config import HandlerSettings, Settings, TopicSettings, load
+from eventml.config import Settings, TopicSettings, load
 from eventml.config.entries import dotted
 from eventml.config.environment import variable
+from eventml.config.settings import SECTIONS
 
 WORDS: dict[str, list[Any]] = {
     "ordered": [True, False],
@@ -26,7 +26,7 @@ TEXTS = {"group", "model", "id_field"}
 HANDLERS = ("duration", "tip_max")
 PATHS = (
     [("drain",), ("web", "port"), ("web", "timeout"), ("backend", "lease"), ("backend", "block")]
-    + [("consumer", name, field) for name in HANDLERS for field in HandlerSettings.__struct_fields__]
+    + [("consumer", name, field) for name in HANDLERS for field in SECTIONS["consumer"]]
     + [("topic", "rides.started", field) for field in TopicSettings.__struct_fields__]
 )
 FILE, PROJECT, ENVIRONMENT, OVERRIDE = range(4)
@@ -51,10 +51,10 @@ def at(settings: Settings, path: tuple[str, ...]) -> Any:
             return getattr(settings.web, name)
         case ("drain",):
             return settings.drain
-        case (section, name):
-            return getattr(settings, section)[name]
-        case (section, name, field):
-            return getattr(getattr(settings, section)[name], field)
+        case ("consumer", name, field):
+            return settings.consumer[name][field]
+        case ("topic", name, field):
+            return getattr(settings.topic[name], field)
     raise AssertionError(path)
 
 
@@ -85,20 +85,19 @@ def test_the_strongest_source_wins_for_every_setting(said: dict[tuple[str, ...],
     assert set(settings.consumer) == {path[1] for path in said if path[0] == "consumer"}
 
 
-def test_where_nothing_is_said_the_code_decides() -> None:
+def test_without_settings_the_code_decides() -> None:
     settings = load(environ={})
     assert settings.backend.url == "memory://"
     assert (settings.consumer, settings.topic, settings.drain) == ({}, {}, 30.0)
     assert load(environ={}, default_backend="redis://code").backend.url == "redis://code"
 
 
-@pytest.mark.parametrize("section", ["consumer", "topic"])
-def test_a_table_is_silent_of_what_it_does_not_say(section: str) -> None:
-    """A default here would pass for something said, and win over what the code says."""
-    field = {"consumer": "max_batch", "topic": "partitions"}[section]
-    said = at(load(environ={}, overrides={section: {"a": {field: 3}}}), (section, "a"))
-    others = {name: value for name, value in msgspec.structs.asdict(said).items() if name != field}
-    assert set(others.values()) == {None}
+def test_settings_that_are_not_given_have_no_default_here() -> None:
+    """A default in the settings would override the value in the code."""
+    overrides = {"consumer": {"a": {"max_batch": 3}}, "topic": {"b": {"partitions": 3}}}
+    settings = load(environ={}, overrides=overrides)
+    assert settings.consumer == {"a": {"max_batch": 3}}
+    assert settings.topic == {"b": TopicSettings(partitions=3)}
 
 
 URLS = ["redis://file", "redis://project", "redis://environment", "redis://override"]

@@ -159,7 +159,7 @@ def test_a_variable_is_refused_by_its_name(name: str, value: str, message: str) 
         (
             "redis://h?lease=1&lease=2",
             (
-                "backend.lease: given twice, in the URL and beside it or twice in the URL"
+                "backend.lease: given twice: in the URL and beside it, or twice in the URL"
                 " (from the URL of the command line)"
             ),
         ),
@@ -172,10 +172,10 @@ def test_a_variable_is_refused_by_its_name(name: str, value: str, message: str) 
         ),
         (
             "redis://:pw@[::1",
-            "backend.url: not a URL: look at its brackets and at its odd characters (from the command line)",
+            "backend.url: not a valid URL: check its brackets and special characters (from the command line)",
         ),
         ("memory://?retention=3", "backend: retention leaves no room for the partitions"),
-        ("needy://h", "backend.api-key: not set, and needy://h needs it: set EVENTML_BACKEND_API_KEY"),
+        ("needy://h", "backend.api-key: not set, but required by needy://h: set EVENTML_BACKEND_API_KEY"),
     ],
 )
 def test_a_url_is_refused_for_its_query(url: str, message: str) -> None:

@@ -102,10 +102,10 @@ def test_no_rows_have_no_answers() -> None:
 
 
 def test_a_size_below_one_is_refused() -> None:
-    with pytest.raises(ValueError, match="size: at least 1"):
+    with pytest.raises(ValueError, match="size must be at least 1"):
         in_blocks(crowd, ROWS, size=0)
 
 
 def test_another_number_of_answers_is_refused() -> None:
-    with pytest.raises(ValueError, match="4 rows were given"):
+    with pytest.raises(ValueError, match="predict got 4 rows"):
         in_blocks(lambda rows: rows[1:, 0], ROWS, size=4)

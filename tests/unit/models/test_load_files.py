@@ -130,7 +130,7 @@ def test_a_truncated_file_is_a_model_error(
     path = save(line)
     data = path.read_bytes()
     path.write_bytes(data[: int(kept * len(data))])
-    with pytest.raises(ModelError, match="not a whole skops file"):
+    with pytest.raises(ModelError, match="not a complete skops file"):
         load(path, name="x")
 
 
@@ -153,5 +153,5 @@ def test_a_damaged_file_loads_or_is_a_model_error(
 
 def test_what_is_no_source_is_refused_with_what_to_do(line: LinearRegression) -> None:
     wrong: Any = line
-    with pytest.raises(ModelError, match=r"not LinearRegression.*model=lambda: it"):
+    with pytest.raises(ModelError, match=r"not LinearRegression.*model=lambda: the_object"):
         load(wrong, name="tip")

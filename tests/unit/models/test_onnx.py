@@ -87,5 +87,5 @@ def test_it_runs_on_one_thread_unless_they_are_kept(tmp_path: Path) -> None:
 def test_a_broken_file_is_a_model_error(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(content)
-    with pytest.raises(ModelError, match="not a whole ONNX model"):
+    with pytest.raises(ModelError, match="not a complete ONNX model"):
         load(path, name="x")

@@ -124,10 +124,10 @@ async def score(
         ModelError: the model cannot be loaded.
     """
     begun = time.monotonic()
-    handler = bus.configured(plan.predictor)
+    handler = bus.configured_handler(plan.predictor)
     if handler.to is None:
         raise ConfigError(f"{plan.predictor} is a consumer: it answers nothing that could be written")
-    id_column = plan.id_column or bus.described(handler.topic).id_field
+    id_column = plan.id_column or bus.configured_topic(handler.topic).id_field
     if id_column is None:
         raise ConfigError(
             f"which column holds the rows' ids? Name it with --id, or give the topic "

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from eventml.deploy.batch.schema import VALUE, Field, Schema
 from eventml.errors import OutputError
-from eventml.frames import listed
+from eventml.frames import outputs_to_list
 from eventml.runtime import Deferred, Failed, OutputChecks, all_finite
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Outcomes:
         Raises:
             OutputError: they do not fit.
         """
-        outputs = listed(outputs, self._output_type, checks_index=self._of_frames)
+        outputs = outputs_to_list(outputs, self._output_type, check_index=self._of_frames)
         self._checks.length(outputs, inputs)
         return self._values(outputs)
 

@@ -8,9 +8,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from eventml.config import redact
-from eventml.config.entries import UnusableError
-from eventml.config.urls import expand_url
+from eventml.config import InvalidValueError, expand_url, redact
 from eventml.errors import ConfigError
 
 FileFormat = Literal["parquet", "csv", "jsonl"]
@@ -88,7 +86,7 @@ def _database(text: str, option: str, query: str) -> SqlPlace:
     url, _, table = text.partition("#")
     try:
         url = expand_url(url, os.environ)
-    except UnusableError as exc:
+    except InvalidValueError as exc:
         raise ConfigError(f"{option} {redact(url)}: {exc}") from exc
     if bool(table) == bool(query):
         what = "a table or a query, not both" if table else "which table: add #table to the URL"

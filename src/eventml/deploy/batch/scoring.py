@@ -15,7 +15,7 @@ from eventml.deploy.batch.columns import cut, joined, take
 from eventml.deploy.batch.outcomes import Outcomes
 from eventml.deploy.batch.schema import of_type, of_values, plain
 from eventml.errors import OutputError
-from eventml.handlers import BATCH, SINGLE
+from eventml.handlers import DEFAULT_MAX_BATCH, DEFAULT_MAX_BATCH_SINGLE
 from eventml.records import Delivery, Record
 from eventml.runtime import DLQ_PREFIX, Caller, Deferred, Failed, Item, Recovery, Stats
 
@@ -97,7 +97,7 @@ class Scorer:
     def _most(self, size: int) -> int:
         """The most events in one call: the whole chunk, unless the handler says otherwise than by default."""
         options = self._handler.options
-        default = BATCH if self._handler.batched else SINGLE
+        default = DEFAULT_MAX_BATCH if self._handler.batched else DEFAULT_MAX_BATCH_SINGLE
         return max(size if options.max_batch == default and options.timeout is None else options.max_batch, 1)
 
     async def _at_once(self, events: Any, size: int) -> Column | None:
@@ -125,7 +125,11 @@ class Scorer:
         ]
         self._answers = {}
         completions: list[Completion] = []
-        step = min(self._handler.options.max_batch, BATCH) if self._handler.batched else BATCH
+        step = (
+            min(self._handler.options.max_batch, DEFAULT_MAX_BATCH)
+            if self._handler.batched
+            else DEFAULT_MAX_BATCH
+        )
         for first in range(0, len(items), step):
             completions += await self._recovery.answer(items[first : first + step])
         while (due := self._recovery.parking.next_due) is not None:

@@ -179,14 +179,16 @@ class Application:
         bus, limits = self._bus, self._bus.settings.web
         for job in worker.jobs:
             handler = job.handler
-            queue, id_field = desk.queues[handler.options.group], bus.described(handler.topic).id_field
+            queue, id_field = desk.queues[handler.options.group], bus.configured_topic(handler.topic).id_field
             self._predicting[handler.name] = Predicting(job, queue, limits, id_field, traced=traced)
         self._direct = {f"/predict/{name}": app for name, app in self._predicting.items()}
         known = topics(bus)
         reaches = leads_elsewhere(bus)
         for name, kind in known.items():
             self._announcing[name] = (
-                Announcing(name, bus.described(name), kind, connection, limits) if reaches else _nobody_reads
+                Announcing(name, bus.configured_topic(name), kind, connection, limits)
+                if reaches
+                else _nobody_reads
             )
         self._description = describe(
             bus.name,

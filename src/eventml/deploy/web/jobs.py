@@ -30,7 +30,9 @@ def predictors(bus: Bus, only: Sequence[str] = ()) -> list[Handler]:
     Raises:
         ConfigError: one of `only` is no predictor, or there are none.
     """
-    there = {name: bus.configured(name) for name, handler in bus.handlers.items() if handler.to is not None}
+    there = {
+        name: bus.configured_handler(name) for name, handler in bus.handlers.items() if handler.to is not None
+    }
     unknown = [name for name in only if name not in there]
     if unknown or not there:
         said = f"no predictor is named {unknown[0]!r}" if unknown else f"bus {bus.name!r} has no predictor"
@@ -77,7 +79,7 @@ def topics(bus: Bus) -> dict[str, Any]:
     for handler in bus.handlers.values():
         _note(found, handler.topic, handler.event_type)
     for name in (*bus.topics, *bus.settings.topic):
-        kind = bus.described(name).event_type
+        kind = bus.configured_topic(name).event_type
         found[name] = kind if kind is not Any else found.get(name, Any)
     return found
 

@@ -1,14 +1,12 @@
-"""ONNX files, through ONNX Runtime."""
+"""ONNX files, loaded with ONNX Runtime."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from eventml.errors import ModelError
-
-if TYPE_CHECKING:
-    from eventml.models.artefact import Artefact
+from eventml.models.artefact import Artefact
 
 _DTYPES: Final = {
     "tensor(bool)": "bool",
@@ -21,11 +19,11 @@ _DTYPES: Final = {
 
 
 class OnnxModel:
-    """An ONNX model that predicts as a scikit-learn estimator does.
+    """An ONNX model with the `predict` of a scikit-learn estimator.
 
     Attributes:
-        session: The `onnxruntime.InferenceSession`, for what `predict` does not offer
-            (probabilities, several outputs).
+        session: The `onnxruntime.InferenceSession`, for other outputs than that of `predict`, such as
+            probabilities.
     """
 
     def __init__(self, session: Any) -> None:
@@ -33,18 +31,18 @@ class OnnxModel:
         self._inputs = {one.name: _DTYPES.get(one.type) for one in session.get_inputs()}
         self._output = session.get_outputs()[0].name
 
-    def predict(self, X: Any) -> Any:  # noqa: N803 - scikit-learn's name for it
-        """The model's first output for a batch: an array of one prediction a row.
+    def predict(self, X: Any) -> Any:  # noqa: N803 - the name in scikit-learn
+        """The model's first output for a batch: an array with one prediction for each row.
 
         Args:
-            X: For a model with one input, a matrix of a row an event. For a model with several,
-                columns by name: a dictionary of sequences or a data frame. Numbers are converted to
+            X: For a model with one input, a matrix with a row for each event. For a model with several
+                inputs, columns by name: a dictionary of sequences or a data frame. Numbers are converted to
                 the input's type.
 
         Raises:
-            Exception: ONNX Runtime's, if the input does not fit.
+            Exception: Any exception of ONNX Runtime, if the input does not fit.
         """
-        import numpy as np  # noqa: PLC0415 - the core works without it; it is loaded by now
+        import numpy as np  # noqa: PLC0415 - optional; onnxruntime has imported it
 
         if len(self._inputs) == 1 and not isinstance(X, Mapping):
             feed = {name: np.asarray(X, dtype=dtype) for name, dtype in self._inputs.items()}
@@ -54,21 +52,21 @@ class OnnxModel:
                 for name, dtype in self._inputs.items()
             }
         predicted = np.asarray(self.session.run([self._output], feed)[0])
-        # A regressor's output is a matrix of one column where scikit-learn gives a vector.
+        # A regressor returns a matrix with one column, where scikit-learn returns a vector.
         return predicted.reshape(-1) if predicted.shape[1:] == (1,) else predicted
 
 
-def read(data: bytes, artefact: Artefact) -> OnnxModel:
-    """A session around the model, on the CPU, with one thread unless the artefact keeps them.
+def read_onnx(data: bytes, artefact: Artefact) -> OnnxModel:
+    """Load an ONNX model on the CPU, with one thread unless the artefact keeps its threads.
 
-    Weights that the model keeps in files of their own are not found: save it as one file.
+    Weights in separate files are not found: save the model as one file.
 
     Raises:
         ModelError: onnxruntime is not installed, or cannot load the file.
     """
     path = str(artefact.path)
     try:
-        import onnxruntime  # noqa: PLC0415 - the core works without it
+        import onnxruntime  # noqa: PLC0415 - optional
     except ImportError as exc:
         raise ModelError(
             f"loading {path} needs onnxruntime, which is not installed: pip install onnxruntime"
@@ -80,5 +78,5 @@ def read(data: bytes, artefact: Artefact) -> OnnxModel:
     try:
         session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as exc:
-        raise ModelError(f"{path} is not a whole ONNX model: {type(exc).__name__}: {exc}") from exc
+        raise ModelError(f"{path} is not a complete ONNX model: {type(exc).__name__}: {exc}") from exc
     return OnnxModel(session)

@@ -1,0 +1,210 @@
+"""Files of scikit-learn models: skops files, loaded by trusted types only, and pickles, on request."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import sys
+import threading
+import warnings
+import zipfile
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from eventml.errors import MissingExtraError, ModelError, UntrustedModelError
+from eventml.models.artefact import Artefact
+from eventml.models.trusted import LOADERS, is_function
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class ModelVersionWarning(UserWarning):
+    """A model was saved with another version of scikit-learn than the one that loads it.
+
+    It may predict differently, or fail later. Save it again with the installed version, or install the
+    version that saved it. There is one warning for each model file.
+    """
+
+
+class _Contents(msgspec.Struct, frozen=True):
+    """Facts from a skops file's table of contents, read without creating any object.
+
+    Attributes:
+        misplaced: Reviewed names under a loader for which they were not reviewed.
+        saved_with: Versions of scikit-learn that the file was saved with.
+    """
+
+    misplaced: frozenset[str]
+    saved_with: frozenset[str]
+
+
+def read_skops(data: bytes, artefact: Artefact) -> Any:
+    """Load the object in a skops file.
+
+    Raises:
+        UntrustedModelError: The file contains types that neither the reviewed list nor the artefact trusts.
+        MissingExtraError: skops or scikit-learn is not installed.
+        ModelError: The file is damaged, or scikit-learn could not have saved it.
+    """
+    path = str(artefact.path)
+    try:
+        import skops.io as skops  # noqa: PLC0415 - optional
+
+        from eventml.models.soundness import faults  # noqa: PLC0415 - it imports scikit-learn
+    except ImportError as exc:
+        raise MissingExtraError("sklearn", f"loading {path}") from exc
+
+    try:
+        contents = _contents(data)
+        named = skops.get_untrusted_types(data=data)
+    except Exception as exc:  # a damaged or malicious file can raise anything
+        raise ModelError(f"{path} is not a complete skops file: {type(exc).__name__}: {exc}") from exc
+    _refuse_untrusted(
+        path, {name for name in named if name not in LOADERS} | contents.misplaced, artefact.trusted
+    )
+
+    with _merged_version_warnings(path):
+        try:
+            model = skops.loads(data, trusted=named)
+            fault = next(faults(model), None)
+        except Exception as exc:
+            saved = " and ".join(sorted(contents.saved_with - {_sklearn_version()}))
+            why = (
+                f"; it was saved with scikit-learn {saved} and this is {_sklearn_version()}" if saved else ""
+            )
+            raise ModelError(f"{path} cannot be loaded: {type(exc).__name__}: {exc}{why}") from exc
+        if fault is not None:
+            raise ModelError(f"{path} is damaged or malicious: {fault}")
+    return model
+
+
+def _refuse_untrusted(path: str, types: set[str], trusted: tuple[str, ...]) -> None:
+    refused = tuple(sorted(types.difference(trusted)))
+    if refused:
+        raise UntrustedModelError(
+            f"{path} contains untrusted types: {', '.join(refused)}. "
+            f"If you know who made the file and what these types do, trust them by name: "
+            f"Artefact({path!r}, trusted={(*trusted, *refused)!r})",
+            types=refused,
+        )
+
+
+def _contents(data: bytes) -> _Contents:
+    """Read the table of contents. It raises exceptions of any kind if the file is not a skops file."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        schema = json.loads(archive.read("schema.json"))
+    misplaced: set[str] = set()
+    saved_with: set[str] = set()
+    for node in _nodes(schema):
+        name = _name(node)
+        if name in LOADERS and (node["__loader__"] not in LOADERS[name] or not _calls_only_listed(node)):
+            misplaced.add(name)
+        match node.get("content"):
+            case {"_sklearn_version": {"content": str(text)}}:
+                saved_with.add(str(json.loads(text)))
+    return _Contents(frozenset(misplaced), frozenset(saved_with))
+
+
+def _nodes(schema: Any) -> Iterator[dict[str, Any]]:
+    """Every part of the schema that skops could read as a node, used or not."""
+    waiting = [schema]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, dict):
+            if "__loader__" in one:
+                yield one
+            waiting.extend(one.values())
+        elif isinstance(one, list):
+            waiting.extend(one)
+
+
+def _name(node: dict[str, Any]) -> str:
+    match node:
+        # The first version of the format has a function's name in its content.
+        case {"__loader__": "FunctionNode", "content": {"module_path": module, "function": name}}:
+            return f"{module}.{name}"
+    return f"{node.get('__module__')}.{node.get('__class__')}"
+
+
+def _calls_only_listed(node: dict[str, Any]) -> bool:
+    if node["__loader__"] != "PartialNode":
+        return True
+    called = node["content"]["func"]
+    return called["__loader__"] == "FunctionNode" and is_function(_name(called))
+
+
+def read_pickle(data: bytes, artefact: Artefact) -> Any:
+    """Load the object in a pickle, plain or joblib's, whose sha256 has been checked. It runs the code in it.
+
+    Raises:
+        UntrustedModelError: The artefact does not have both `pickle=True` and a `sha256`.
+        MissingExtraError: The file is a `.joblib` file, and joblib is not installed.
+        ModelError: The pickle cannot be loaded in this environment.
+    """
+    path = str(artefact.path)
+    if not artefact.pickle or artefact.sha256 is None:
+        raise UntrustedModelError(
+            f"{path} is a pickle, and loading a pickle runs any code in it. "
+            "Save the model with skops. Or, if you know who made this file and noted its sha256 then, "
+            f"give both: Artefact({path!r}, pickle=True, sha256='<its 64 hex digits>')"
+        )
+    load = _pickle_loader(path)
+    with _merged_version_warnings(path):
+        try:
+            return load(io.BytesIO(data))
+        except Exception as exc:
+            raise ModelError(f"{path} cannot be loaded: {type(exc).__name__}: {exc}") from exc
+
+
+def _pickle_loader(path: str) -> Any:
+    try:
+        import joblib  # noqa: PLC0415 - optional for a plain pickle
+    except ImportError as exc:
+        if Path(path).suffix.lower() == ".joblib":
+            raise MissingExtraError("sklearn", f"loading {path}") from exc
+        return pickle.load
+    # joblib also reads plain pickles, and many .pkl files are written by joblib.
+    return joblib.load
+
+
+# `warnings.catch_warnings` changes state of the whole process, and models are loaded in threads.
+_CATCHING: Final = threading.RLock()
+
+
+@contextmanager
+def _merged_version_warnings(path: str) -> Iterator[None]:
+    """Replace scikit-learn's version warnings, one for every nested estimator, by one `ModelVersionWarning`.
+
+    Other warnings are issued again afterwards, so that the caller's filters apply to them. That includes
+    warnings of other threads at the same time.
+    """
+    with _CATCHING:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            yield
+        sklearn_warning = getattr(sys.modules.get("sklearn.exceptions"), "InconsistentVersionWarning", None)
+    saved: set[str] = set()
+    for one in caught:
+        message: Any = one.message
+        if sklearn_warning is not None and isinstance(message, sklearn_warning):
+            saved.add(message.original_sklearn_version)
+        else:
+            warnings.warn_explicit(message, one.category, one.filename, one.lineno, source=one.source)
+    if saved:
+        warnings.warn(
+            f"{path} was saved with scikit-learn {' and '.join(sorted(saved))} and is loaded with "
+            f"{_sklearn_version()}: it may predict differently. Save it again with this version, or install "
+            "the other one",
+            ModelVersionWarning,
+            stacklevel=2,
+        )
+
+
+def _sklearn_version() -> str:
+    """The version of scikit-learn, which has been imported."""
+    return str(sys.modules["sklearn"].__version__)

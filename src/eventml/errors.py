@@ -4,6 +4,7 @@
     ├── ConfigError                a setting is unknown, ill-typed or impossible; names its path
     │   ├── UnknownBackendError    no backend is registered for the URL's scheme
     │   ├── MissingExtraError      an optional dependency is not installed; says what to install
+    │   ├── AppNotFoundError       MODULE:NAME names no module, bus or predictor
     │   └── UnsupportedError       a handler asks for what its backend cannot give
     ├── RegistrationError          a handler's signature or options do not fit together
     ├── NotOpenError               the bus is used outside `async with bus`
@@ -67,6 +68,10 @@ class MissingExtraError(ConfigError):
         super().__init__(
             f"{wanted_for} needs the extra {extra!r}, which is not installed: pip install 'eventml[{extra}]'"
         )
+
+
+class AppNotFoundError(ConfigError):
+    """`MODULE:NAME` names no module, bus or predictor. The message says what to write instead."""
 
 
 class UnsupportedError(ConfigError):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from eventml.deploy.workers.importing import import_bus
+from eventml.bus import import_bus
 from eventml.deploy.workers.leaving import last_call
 from eventml.deploy.workers.lifeline import Lifeline
 from eventml.deploy.workers.logs import start_logging

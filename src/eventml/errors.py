@@ -4,6 +4,7 @@
     ├── ConfigError                a setting is unknown, has the wrong type or an impossible value
     │   ├── UnknownBackendError    no backend is registered for the URL's scheme
     │   ├── MissingExtraError      an optional dependency is not installed
+    │   ├── AppNotFoundError       MODULE:NAME names no module, bus or predictor
     │   └── UnsupportedError       a handler requires what its backend cannot provide
     ├── RegistrationError          a handler's signature and its options do not fit together
     ├── NotOpenError               the bus is used outside `async with bus`
@@ -70,6 +71,10 @@ class MissingExtraError(ConfigError):
         super().__init__(
             f"{feature} needs the extra {extra!r}, which is not installed: pip install 'eventml[{extra}]'"
         )
+
+
+class AppNotFoundError(ConfigError):
+    """`MODULE:NAME` names no module, bus or predictor. The message says what to write instead."""
 
 
 class UnsupportedError(ConfigError):

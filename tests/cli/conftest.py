@@ -1,4 +1,4 @@
-"""Commands run in this process, or in one of their own; an app to run; a backend that processes share."""
+"""Commands run in this process or in another; a backend that commands in one process share."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Start(Protocol):
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty current directory, no settings around, and the backend `onehub://` installed."""
+    """An empty current directory, an environment without settings, and the backend `onehub://`."""
     for name in [name for name in os.environ if name.startswith("EVENTML_")]:
         monkeypatch.delenv(name)
     plugins, work = tmp_path / "plugins", tmp_path / "work"
@@ -50,21 +50,22 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     work.mkdir()
     (dist / "METADATA").write_text("Metadata-Version: 2.1\nName: onehub\nVersion: 1\n")
     (dist / "entry_points.txt").write_text("[eventml.backends]\nonehub = one_hub\n")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(plugins), str(HERE)]))
+    inherited = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(plugins), str(HERE), *filter(None, inherited)]))
     monkeypatch.setattr(sys, "path", [str(plugins), str(HERE), *sys.path])
     before = set(sys.modules)
     monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     monkeypatch.chdir(work)
     yield work
     for name in set(sys.modules) - before:
-        # What a test wrote into its folder must not be found by the next one.
+        # A module that this test wrote must not be imported by the next one.
         if str(tmp_path) in str(getattr(sys.modules[name], "__file__", "")) or name == "one_hub":
             del sys.modules[name]
 
 
 @pytest.fixture
 def hubs(folder: Path) -> Hubs:
-    """The hubs that commands in this process have opened, by URL."""
+    """Hubs that commands in this process have opened, by URL."""
     held: Hubs = importlib.import_module("one_hub").held
     return held
 

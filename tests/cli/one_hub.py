@@ -1,4 +1,4 @@
-"""A backend for these tests that says it is shared between processes, and is so between commands in one."""
+"""A backend for tests: it claims to be shared between processes, and commands in one process share it."""
 
 from __future__ import annotations
 
@@ -19,9 +19,12 @@ if TYPE_CHECKING:
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """`records` are published to the topic `numbers` on opening, for a process that has nobody else.
+    """Settings of the backend.
 
-    `ordering` and `creates` are what the backend claims, and whether topics are created beforehand.
+    Attributes:
+        records: Number of records to publish to the topic `numbers` when it is opened.
+        ordering: Ordering that its capabilities claim.
+        creates: Whether topics must be created first.
     """
 
     records: int = 0
@@ -36,7 +39,7 @@ def capabilities(settings: Settings) -> Capabilities:
 
 
 class OneHub:
-    """A hub with a claim of its own, which refuses values that say `refuse`."""
+    """An in-memory hub that claims the ordering of the settings, and refuses values that contain `refuse`."""
 
     def __init__(self) -> None:
         self.hub = memory.new_hub()
@@ -64,7 +67,7 @@ class OneHub:
 
 
 class Creating(OneHub):
-    """One whose topics are created beforehand."""
+    """A hub whose topics must be created first."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -84,7 +87,7 @@ held: dict[str, OneHub] = {}
 
 @asynccontextmanager
 async def open(url: str, settings: Settings) -> AsyncIterator[Backend]:  # noqa: A001 - the seam's name for it
-    """The hub of that URL, which stays as long as the process or its test."""
+    """Open the hub of the URL, which lasts as long as the process or its test."""
     hub = held.setdefault(url, Creating() if settings.creates else OneHub())
     hub.ordering = settings.ordering
     await hub.publish(

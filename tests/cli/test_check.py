@@ -1,4 +1,4 @@
-"""`eventml check`: what would run, on what, and everything that stands in the way."""
+"""`eventml check`: handlers, guarantees and problems, before anything runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from eventml.backends.base import Capabilities
-from eventml.cli.guarantees import in_words
+from eventml.cli.check import describe_guarantees
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -63,7 +63,7 @@ def checked(invoke: Invoke, *args: str, code: int = 0) -> dict[str, Any]:
     return found
 
 
-def test_what_would_run_in_json(invoke: Invoke) -> None:
+def test_report_as_json(invoke: Invoke) -> None:
     found = checked(invoke)
     assert (found["bus"], found["backend"], found["drain"]) == ("app", "memory://", 30.0)
     assert found["guarantees"]["ordering"] == "per_key"
@@ -86,11 +86,11 @@ def test_what_would_run_in_json(invoke: Invoke) -> None:
     assert (show["writes"], show["model"], show["timeout"], show["start"]) == (None, None, 2.0, "latest")
 
 
-def test_what_would_run_in_a_table(invoke: Invoke) -> None:
+def test_report_as_a_table(invoke: Invoke) -> None:
     result = invoke("check", "app:bus")
     assert result.exit_code == 0
-    assert "app on memory://; 30 s" in result.stdout
-    assert "order: events of one key are handled in their order" in result.stdout
+    assert "app on memory://; events in flight have 30 s" in result.stdout
+    assert "order: the events of a key are handled in order" in result.stdout
     [double] = [line for line in result.stdout.splitlines() if line.startswith("double")]
     assert re.split("  +", double) == [
         "double",
@@ -116,26 +116,26 @@ def look(numbers: polars.DataFrame) -> None: ...
 """
 
 
-def test_a_handler_of_frames_says_so(invoke: Invoke, app: Path) -> None:
+def test_library_of_data_frames_is_shown(invoke: Invoke, app: Path) -> None:
     app.write_text(FRAMES)
     assert checked(invoke)["handlers"][0]["frame"] == "polars"
     assert "polars frames of up to 1024" in invoke("check", "app:bus").stdout
 
 
-def test_a_handler_of_frames_that_does_not_say_of_what_is_refused(invoke: Invoke, app: Path) -> None:
+def test_data_frames_need_an_event_type(invoke: Invoke, app: Path) -> None:
     app.write_text(FRAMES.replace(", event_type=Number", ""))
     result = invoke("check", "app:bus")
     assert result.exit_code != 0
     assert "look: it takes a polars DataFrame" in result.stderr
 
 
-def test_what_configuration_says_is_what_would_run(invoke: Invoke, folder: Path) -> None:
+def test_configuration_is_applied(invoke: Invoke, folder: Path) -> None:
     (folder / "eventml.toml").write_text("drain = 5.0\n[consumer.double]\nmax_batch = 7\ngroup = 'g'\n")
     found = checked(invoke)
     assert (found["drain"], found["handlers"][0]["max_batch"], found["handlers"][0]["group"]) == (5.0, 7, "g")
 
 
-def test_every_problem_with_the_configuration_is_listed(invoke: Invoke, folder: Path) -> None:
+def test_every_problem_of_the_configuration_is_listed(invoke: Invoke, folder: Path) -> None:
     (folder / "eventml.toml").write_text("[consumer.double]\nmax_bacth = 7\n[consumer.nobody]\nretries = 1\n")
     found = checked(invoke, code=1)
     assert found["backend"] is None
@@ -145,7 +145,7 @@ def test_every_problem_with_the_configuration_is_listed(invoke: Invoke, folder: 
     assert result.stderr.splitlines() == [f"error: {problem}" for problem in found["problems"]]
 
 
-def test_a_missing_model_is_a_problem_and_the_rest_is_looked_at(invoke: Invoke, app: Path) -> None:
+def test_missing_model_is_a_problem_and_the_check_continues(invoke: Invoke, app: Path) -> None:
     app.write_text(APP.replace("model=twice", 'model="nosuch.skops"'))
     found = checked(invoke, code=1)
     [problem] = found["problems"]
@@ -153,61 +153,65 @@ def test_a_missing_model_is_a_problem_and_the_rest_is_looked_at(invoke: Invoke, 
     assert [handler["model"] for handler in found["handlers"]] == [None, None]
 
 
-def test_a_parameter_that_nothing_gives_is_a_problem(invoke: Invoke, app: Path) -> None:
+def test_parameter_without_a_value_is_a_problem(invoke: Invoke, app: Path) -> None:
     app.write_text(APP.replace("model, database)", "model, databse)"))
     [problem] = checked(invoke, code=1)["problems"]
-    assert "double: nothing gives it 'databse'" in problem
+    assert "double: there is no value for its parameter 'databse'" in problem
 
 
-def test_a_group_that_two_handlers_share_is_worth_a_warning(invoke: Invoke, app: Path) -> None:
+def test_two_handlers_in_one_group_are_a_warning(invoke: Invoke, app: Path) -> None:
     app.write_text(
         f'{APP}\n@bus.consumer("doubles", group="app.show")\ndef store(double: int) -> None: ...\n'
     )
-    assert "show and store read doubles in one group, app.show" in checked(invoke)["warnings"][1]
+    assert (
+        "show and store read doubles in the same consumer group, app.show" in checked(invoke)["warnings"][1]
+    )
 
 
-def test_a_bus_without_handlers_is_a_problem(invoke: Invoke, app: Path) -> None:
+def test_bus_without_handlers_is_a_problem(invoke: Invoke, app: Path) -> None:
     app.write_text('import eventml\nbus = eventml.Bus("app")\n')
-    assert "no handler is registered" in checked(invoke, code=1)["problems"][0]
+    assert "the bus has no handlers" in checked(invoke, code=1)["problems"][0]
     result = invoke("run", "app:bus")
-    assert (result.exit_code, "no handler is registered" in result.stderr) == (2, True)
+    assert (result.exit_code, "the bus has no handlers" in result.stderr) == (2, True)
 
 
-def test_guarantees_are_told_and_checked_without_reaching_the_backend(invoke: Invoke, hubs: Hubs) -> None:
+def test_guarantees_are_checked_without_connecting_to_the_backend(invoke: Invoke, hubs: Hubs) -> None:
     assert checked(invoke, "--backend", "onehub://")["guarantees"]["shared"] is True
     found = checked(invoke, "--backend", "onehub://?ordering=single_member", code=1)
     assert found["problems"][0].startswith("consumer.double.ordered: this backend keeps order only while")
     assert hubs == {}
 
 
-def test_connecting_joins_no_group(invoke: Invoke, hubs: Hubs) -> None:
+def test_connect_joins_no_group(invoke: Invoke, hubs: Hubs) -> None:
     assert checked(invoke, "--backend", "onehub://", "--connect")["guarantees"]["shared"] is True
     assert hubs["onehub://"].groups == []
 
 
-def test_what_the_backend_cannot_give_is_a_problem(invoke: Invoke) -> None:
+def test_missing_guarantee_is_a_problem(invoke: Invoke) -> None:
     [problem] = checked(invoke, "--backend", "onehub://?ordering=none", "--connect", code=1)["problems"]
     assert problem.startswith("consumer.double.ordered: this backend keeps no order")
 
 
-def test_topics_that_somebody_has_to_create_are_a_problem_until_then(invoke: Invoke) -> None:
-    there = ("--backend", "onehub://?creates=true")
-    [problem] = checked(invoke, *there, "--connect", code=1)["problems"]
+def test_missing_topics_are_a_problem_until_they_are_created(invoke: Invoke) -> None:
+    backend = ("--backend", "onehub://?creates=true")
+    [problem] = checked(invoke, *backend, "--connect", code=1)["problems"]
     assert "doubles, doubles.app.show.dlq, numbers, numbers.app.double.dlq" in problem
     assert "eventml topics create" in problem
-    assert invoke("topics", "create", "app:bus", *there).exit_code == 0
-    assert checked(invoke, *there, "--connect")["problems"] == []
+    assert invoke("topics", "create", "app:bus", *backend).exit_code == 0
+    assert checked(invoke, *backend, "--connect")["problems"] == []
 
 
-def test_an_unknown_backend_is_a_problem_and_no_password_is_shown(invoke: Invoke) -> None:
+def test_unknown_backend_is_a_problem_and_its_password_is_hidden(invoke: Invoke) -> None:
     found = checked(invoke, "--backend", "nosuch://user:secret@host", code=1)
     assert "no backend is registered for nosuch://" in found["problems"][0]
     assert "secret" not in json.dumps(found)
 
 
-def test_every_guarantee_has_its_words() -> None:
+def test_every_guarantee_has_a_description() -> None:
     hints = get_type_hints(Capabilities)
     for name, kind in hints.items():
         values = get_args(kind) or (True, False)
-        said = {tuple(in_words(msgspec.structs.replace(BEST, **{name: value}))) for value in values}
-        assert len(said) == len(values), name
+        lines = {
+            tuple(describe_guarantees(msgspec.structs.replace(BEST, **{name: value}))) for value in values
+        }
+        assert len(lines) == len(values), name

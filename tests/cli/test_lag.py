@@ -1,4 +1,4 @@
-"""`eventml lag`: what each group has not finished, seen from outside."""
+"""`eventml lag`: events that each consumer group has not completed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def app(folder: Path) -> Path:
 
 
 def fill(invoke: Invoke) -> None:
-    """One of the groups has finished 3 of 5 numbers; the other has never been."""
+    """Let one group complete 3 of 5 events; the other group does not exist."""
     for numbers in ("1\n2\n3\n", "4\n5\n"):
         assert (
             invoke(
@@ -46,7 +46,7 @@ def fill(invoke: Invoke) -> None:
             assert result.exit_code == 0
 
 
-def test_the_lag_in_json(invoke: Invoke, hubs: Hubs) -> None:
+def test_lag_as_json(invoke: Invoke, hubs: Hubs) -> None:
     fill(invoke)
     joined = len(hubs["onehub://"].groups)
     result = invoke("lag", "app:bus", "--json")
@@ -66,7 +66,7 @@ def test_the_lag_in_json(invoke: Invoke, hubs: Hubs) -> None:
     assert len(hubs["onehub://"].groups) == joined
 
 
-def test_the_lag_in_a_table(invoke: Invoke) -> None:
+def test_lag_as_a_table(invoke: Invoke) -> None:
     fill(invoke)
     lines = [line.split() for line in invoke("lag", "app:bus").stdout.splitlines()]
     assert lines[0] == ["handler", "group", "topic", "partition", "lag"]
@@ -75,7 +75,7 @@ def test_the_lag_in_a_table(invoke: Invoke) -> None:
     assert lines[-1] == ["show", "app.show", "doubles", "-", "unknown"]
 
 
-def test_a_bus_in_memory_is_out_of_reach_and_it_says_so(invoke: Invoke) -> None:
+def test_bus_in_memory_is_a_usage_error(invoke: Invoke) -> None:
     result = invoke("lag", "app:bus", "--backend", "memory://")
     assert result.exit_code == 2
-    assert "memory:// lives in one process" in result.stderr
+    assert "the backend memory:// lives in one process" in result.stderr

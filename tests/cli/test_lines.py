@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from eventml.cli import lines as lines_module
 from eventml.cli.lines import Lines
-from eventml.cli.reporting import Refusal
+from eventml.cli.output import UsageError
 
 
 class Pieces:
@@ -62,6 +62,6 @@ def test_what_never_ends_a_line_is_refused_before_it_fills_the_memory(
     zeros = Pieces([b"{}\n", *[b"\0" * 64] * 1_000])
     lines = Lines(zeros)
     assert next(lines) == b"{}"
-    with pytest.raises(Refusal, match="line 2 is longer"):
+    with pytest.raises(UsageError, match="line 2 is longer"):
         next(lines)
     assert zeros.read1(1)  # it has not read to the end to find out

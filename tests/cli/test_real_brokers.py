@@ -48,7 +48,7 @@ def eventml(*args: str, stdin: str = "", code: int = 0) -> str:
 
 
 def write_app(folder: Path) -> str:
-    """The app's name, and with it its topics', that nobody else has."""
+    """Write an app whose name and topics no other test uses. Returns the name."""
     name = f"cli-{uuid4().hex[:8]}"
     (folder / "app.py").write_text(APP.format(name=name))
     return name
@@ -56,7 +56,7 @@ def write_app(folder: Path) -> str:
 
 @pytest.fixture
 def name(folder: Path, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The name of an app whose events are on a Redis server."""
+    """Name of an app on a Redis server."""
     monkeypatch.setenv("EVENTML_BACKEND", redis_server.url)
     return write_app(folder)
 
@@ -65,7 +65,7 @@ def test_publish_run_lag_and_tail(name: str) -> None:
     rides = "ride,distance\n" + "".join(f"r{n},{n}\n" for n in range(50)) + "bad,far\n"
     eventml("publish", f"{name}.rides", "--id", "ride", stdin=rides)
     [group] = json.loads(eventml("lag", "app:bus", "--json"))["groups"]
-    assert group["lag"] in {None, 51}  # nobody has ever read it
+    assert group["lag"] in {None, 51}  # the consumer group does not exist yet
     eventml("run", "app:bus", "--until-idle", "0.2")
     [group] = json.loads(eventml("lag", "app:bus", "--json"))["groups"]
     assert group["lag"] == 0
@@ -78,13 +78,13 @@ def test_publish_run_lag_and_tail(name: str) -> None:
     assert json.loads(letter)["value"] == {"ride": "bad", "distance": "far"}
 
 
-def test_tail_sees_what_comes_and_ends_by_a_signal(name: str, start: Start) -> None:
+def test_tail_prints_new_records_until_a_signal(name: str, start: Start) -> None:
     tail = start("tail", f"{name}.rides", "--from", "earliest")
     run = start("run", "app:bus")
     publish = start("publish", f"{name}.rides")
     assert publish.stdin is not None
     assert tail.stdout is not None
-    for number in range(3):  # the pipe stays open: nothing waits for its end
+    for number in range(3):  # the pipe stays open: each line is published at once
         publish.stdin.write(f'{{"ride": "r{number}", "distance": 1}}\n')
         publish.stdin.flush()
         assert json.loads(tail.stdout.readline())["value"]["ride"] == f"r{number}"
@@ -97,20 +97,20 @@ def test_tail_sees_what_comes_and_ends_by_a_signal(name: str, start: Start) -> N
         assert process.returncode == 0
 
 
-def test_check_says_what_holds_there(name: str) -> None:
+def test_check_connects_to_redis(name: str) -> None:
     found = json.loads(eventml("check", "app:bus", "--connect", "--json"))
     assert (found["bus"], found["problems"]) == (name, [])
     assert found["guarantees"]["shared"] is True
     assert "needs no topics created" in eventml("topics", "create", "app:bus")
 
 
-def test_on_kafka_topics_are_created_beforehand(
+def test_topics_on_kafka_must_be_created_first(
     folder: Path, kafka_broker: KafkaCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EVENTML_BACKEND", kafka_broker.url)
     name = write_app(folder)
     [problem] = json.loads(eventml("check", "app:bus", "--connect", "--json", code=1))["problems"]
-    assert f"not there yet: the topics {name}.minutes, {name}.rides" in problem
+    assert f"these topics do not exist: {name}.minutes, {name}.rides" in problem
     eventml("run", "app:bus", code=1)
     created = json.loads(eventml("topics", "create", "app:bus", "--partitions", "2", "--json"))
     assert created["created"] == [f"{name}.minutes", f"{name}.rides", f"{name}.rides.{name}.minutes.dlq"]

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventml.cli.lines import Lines
-from eventml.cli.reporting import Refusal
+from eventml.cli.output import UsageError
 from eventml.cli.rows import Bad, Format, Row, convert, format_of, read_rows
 
 CELLS = st.text(st.characters(codec="utf-8"), max_size=20)
@@ -104,7 +104,7 @@ def test_json_lines_come_back(events: list[object]) -> None:
 def test_any_bytes_are_rows_or_reasons(data: bytes, form: Format) -> None:
     try:
         rows = rows_of(data, form)
-    except Refusal:
+    except UsageError:
         assert form == "csv"  # whose header can be unusable
         return
     assert all(isinstance(row, Row) or row.reason for row in rows)
@@ -165,12 +165,12 @@ def test_a_row_without_what_its_key_is_taken_from_is_bad() -> None:
     [(b"a,,b\n1,2,3\n", "names each column"), (b"a,a\n1,2\n", "no two alike"), (b"\xff,a\n", "not UTF-8")],
 )
 def test_a_header_that_does_not_name_the_columns_is_refused(data: bytes, reason: str) -> None:
-    with pytest.raises(Refusal, match=reason):
+    with pytest.raises(UsageError, match=reason):
         rows_of(data, "csv")
 
 
 def test_a_text_column_that_is_not_there_is_refused() -> None:
-    with pytest.raises(Refusal, match="no column is named 'c'; there are: a, b"):
+    with pytest.raises(UsageError, match="no column is named 'c'; there are: a, b"):
         rows_of(b"a,b\n1,2\n", "csv", text=("c",))
 
 

@@ -1,7 +1,9 @@
-"""`eventml run` in a process of its own: what ends it, and how."""
+"""`eventml run`: what it runs, what stops it, and its exit status."""
 
 from __future__ import annotations
 
+import logging
+import re
 import signal
 from typing import TYPE_CHECKING
 
@@ -25,28 +27,28 @@ async def numbers():
     yield
     print("lifespan left", flush=True)
 
-def say(what, n):
-    print(what, n, flush=True)
+def report(text, n):
+    print(text, n, flush=True)
 
 """
 SLOW = """
 @bus.consumer("numbers", max_batch=2)
 def slow(batch: list[int], numbers) -> None:
-    say("begun", len(batch))
+    report("begun", len(batch))
     time.sleep(1)
-    say("done", len(batch))
+    report("done", len(batch))
 """
 HUNG = """
 @bus.consumer("numbers")
 def hung(batch: list[int], numbers) -> None:
-    say("begun", len(batch))
+    report("begun", len(batch))
     while True:
         time.sleep(60)
 """
 HUNG_DEEPER = """
 @bus.consumer("numbers")
 async def hung(batch: list[int], numbers) -> None:
-    say("begun", len(batch))
+    report("begun", len(batch))
     await asyncio.to_thread(time.sleep, 1e6)
 """
 COUNTING = """
@@ -58,7 +60,7 @@ def double(n: int, numbers) -> dict:
 
 @bus.consumer("doubles")
 def show(event: dict) -> None:
-    say("double", event["double"])
+    report("double", event["double"])
 """
 
 
@@ -76,7 +78,7 @@ def read_until(process: subprocess.Popen[str], text: str) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_finishes_what_is_in_hand_and_exits_0(
+def test_signal_completes_events_in_flight_and_exits_0(
     start: Start, folder: Path, number: signal.Signals
 ) -> None:
     write(folder, SLOW)
@@ -87,26 +89,26 @@ def test_a_signal_finishes_what_is_in_hand_and_exits_0(
     assert process.returncode == 0
     assert output.splitlines()[-1] == "lifespan left"
     assert output.count("begun") + 1 == output.count("done")  # one begun had been read before
-    assert f"{number.name}: finishing" in log
-    assert "INFO slow: 4 received, 0 published, 0 dead letters, 0 retries, 0 left in hand" in log
+    assert re.search(r"stopping: \d events in flight have 30 s to finish", log)
+    assert "INFO slow: 4 received, 0 published, 0 dead letters, 0 retries, 0 still in flight" in log
 
 
-def test_a_second_signal_gives_up_on_what_is_in_hand(start: Start, folder: Path) -> None:
+def test_second_signal_abandons_events_in_flight(start: Start, folder: Path) -> None:
     write(folder, HUNG)
     process = start("run", "app:bus")
     read_until(process, "begun")
     process.send_signal(signal.SIGTERM)
     assert process.stderr is not None
-    while "finishing" not in process.stderr.readline():
+    while "stopping" not in process.stderr.readline():
         assert process.poll() is None
     process.send_signal(signal.SIGTERM)
     _, log = process.communicate(timeout=25)  # `drain` is 30 s
     assert process.returncode == 1
-    assert "SIGTERM again: giving up on 4 events" in log
+    assert "second signal: abandoning 4 events in flight" in log
 
 
 @pytest.mark.parametrize("handler", [HUNG, HUNG_DEEPER])
-def test_a_handler_that_hangs_does_not_keep_the_process_past_its_deadline(
+def test_hung_handler_does_not_keep_the_process_after_its_drain_time(
     start: Start, folder: Path, handler: str
 ) -> None:
     write(folder, handler, "drain = 0.5")
@@ -116,11 +118,11 @@ def test_a_handler_that_hangs_does_not_keep_the_process_past_its_deadline(
     output, log = process.communicate(timeout=30)
     assert process.returncode == 1
     assert output.splitlines() == ["lifespan left"]
-    assert "hung: 4 received, 0 published, 0 dead letters, 0 retries, 4 left in hand" in log
-    assert "still running and cannot be stopped" in log
+    assert "hung: 4 received, 0 published, 0 dead letters, 0 retries, 4 still in flight" in log
+    assert "cannot be stopped; leaving without" in log
 
 
-def test_a_call_given_up_on_earlier_does_not_keep_a_clean_end_either(start: Start, folder: Path) -> None:
+def test_call_that_timed_out_does_not_keep_the_process(start: Start, folder: Path) -> None:
     write(folder, HUNG, "[consumer.hung]\ntimeout = 0.1\nretries = 0\nmax_batch = 1")
     process = start("run", "app:bus", "--until-idle", "0.3")
     _, log = process.communicate(timeout=30)
@@ -128,25 +130,28 @@ def test_a_call_given_up_on_earlier_does_not_keep_a_clean_end_either(start: Star
     assert "4 dead letters" in log
 
 
-def test_it_ends_when_idle_and_counts_what_it_did(start: Start, folder: Path) -> None:
+def test_it_stops_when_idle_and_logs_counts(
+    invoke: Invoke, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     write(folder, COUNTING)
-    process = start("run", "app:bus", "--until-idle", "0.5")
-    output, log = process.communicate(timeout=60)
-    assert process.returncode == 0
-    assert sorted(output.splitlines()) == ["double 0", "double 2", "double 4", "lifespan left"]
-    for line in (
-        "INFO double: numbers -> doubles, group app.double",
-        "INFO show: doubles, group app.show",
-        "INFO running double, show on memory://",
-        "INFO idle for 0.5 s: stopping",
-        "INFO double: 4 received, 3 published, 1 dead letters, 0 retries, 0 left in hand",
-        "INFO show: 3 received, 0 published, 0 dead letters, 0 retries, 0 left in hand",
-    ):
-        assert line in log
+    caplog.set_level(logging.INFO, "eventml")
+    result = invoke("run", "app:bus", "--until-idle", "0.3")
+    assert result.exit_code == 0
+    assert sorted(result.stdout.splitlines()) == ["double 0", "double 2", "double 4", "lifespan left"]
+    expected = [
+        "double: numbers -> doubles, group app.double",
+        "show: doubles, group app.show",
+        "running double, show on memory://",
+        "memory:// lives in this process: only this process can publish to it",
+        "idle for 0.3 s: stopping",
+        "double: 4 received, 3 published, 1 dead letters, 0 retries, 0 still in flight",
+        "show: 3 received, 0 published, 0 dead letters, 0 retries, 0 still in flight",
+    ]
+    assert [message for message in caplog.messages if message in expected] == expected
 
 
 @pytest.mark.parametrize("only", [["double"], ["double", "show"], ["double,show"]])
-def test_only_the_handlers_that_one_names_run(invoke: Invoke, folder: Path, only: list[str]) -> None:
+def test_only_runs_the_handlers_named(invoke: Invoke, folder: Path, only: list[str]) -> None:
     write(folder, COUNTING)
     chosen = [arg for name in only for arg in ("--only", name)]
     result = invoke("run", "app:bus", *chosen, "--until-idle", "0.1", "--backend", "onehub://")
@@ -154,9 +159,7 @@ def test_only_the_handlers_that_one_names_run(invoke: Invoke, folder: Path, only
     assert ("double 2" in result.stdout) == ("show" in ",".join(only))
 
 
-def test_the_command_lines_backend_is_used_and_its_password_is_not_shown(
-    invoke: Invoke, folder: Path
-) -> None:
+def test_backend_of_the_command_line_is_used_and_its_password_hidden(invoke: Invoke, folder: Path) -> None:
     write(folder, COUNTING, '[backend]\nurl = "memory://"')
     result = invoke("run", "app:bus", "--backend", "onehub://user:secret@here", "--until-idle", "0")
     assert result.exit_code == 0
@@ -181,7 +184,7 @@ def test_the_command_lines_backend_is_used_and_its_password_is_not_shown(
         (COUNTING.replace("event: dict)", "event: dict, database)"), (), "nothing gives it 'database'"),
     ],
 )
-def test_what_cannot_run_has_a_reason_and_no_traceback(
+def test_bus_that_cannot_run_is_an_error_without_traceback(
     invoke: Invoke, folder: Path, handlers: str, args: tuple[str, ...], reason: str
 ) -> None:
     write(folder, handlers)
@@ -192,15 +195,15 @@ def test_what_cannot_run_has_a_reason_and_no_traceback(
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_a_setting_that_is_wrong_has_a_reason_and_no_traceback(invoke: Invoke, folder: Path) -> None:
+def test_invalid_setting_is_an_error_without_traceback(invoke: Invoke, folder: Path) -> None:
     write(folder, COUNTING, "[consumer.double]\nmax_bacth = 7")
     result = invoke("run", "app:bus")
     assert result.exit_code == 1
     assert result.stderr.startswith("error: consumer.double.max_bacth: unknown, did you mean max_batch?")
 
 
-def test_an_app_that_has_set_up_logging_by_itself_is_left_alone(start: Start, folder: Path) -> None:
-    write(folder, "import logging\nlogging.basicConfig(level='INFO', format='OURS %(message)s')\n" + COUNTING)
+def test_logging_configured_by_the_app_is_kept(start: Start, folder: Path) -> None:
+    write(folder, "import logging\nlogging.basicConfig(level='INFO', format='APP %(message)s')\n" + COUNTING)
     _, log = start("run", "app:bus", "--until-idle", "0").communicate(timeout=60)
-    assert "OURS running double, show on memory://" in log
-    assert all(line.startswith("OURS ") for line in log.splitlines())
+    assert "APP running double, show on memory://" in log
+    assert all(line.startswith("APP ") for line in log.splitlines())

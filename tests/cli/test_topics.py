@@ -1,4 +1,4 @@
-"""`eventml topics create`: an app's topics, where somebody has to create them."""
+"""`eventml topics create`: create the topics of an app on a backend that needs them created."""
 
 from __future__ import annotations
 
@@ -35,32 +35,34 @@ def app(folder: Path) -> Path:
     return folder
 
 
-def test_all_that_the_app_has_to_do_with_is_created_once(invoke: Invoke) -> None:
+def test_topics_of_the_app_are_created_once(invoke: Invoke) -> None:
     found = json.loads(invoke("topics", "create", "app:bus", "--json", *CREATING).stdout)
     assert found == {"backend": "onehub://", "created": TOPICS, "existed": []}
     again = invoke("topics", "create", "app:bus", *CREATING)
     assert again.exit_code == 0
     assert [line.split(maxsplit=1) for line in again.stdout.splitlines()[1:]] == [
-        [topic, "was there"] for topic in TOPICS
+        [topic, "existed"] for topic in TOPICS
     ]
 
 
-def test_what_is_said_of_a_topic_goes_with_it(invoke: Invoke, app: Path, hubs: Hubs) -> None:
+def test_topic_settings_are_applied(invoke: Invoke, app: Path, hubs: Hubs) -> None:
     (app / "eventml.toml").write_text("[topic.doubles]\npartitions = 3\nretention = 60.0\n[topic.extra]\n")
     assert invoke("topics", "create", "app:bus", "--replication", "2", *CREATING).exit_code == 0
     created = cast("Creating", hubs["onehub://"]).created
-    said = {name: (topic.partitions, topic.replication, topic.retention) for name, topic in created.items()}
-    assert said == dict.fromkeys(TOPICS, (None, 2, None)) | {"doubles": (3, 2, 60.0)}
+    settings = {
+        name: (topic.partitions, topic.replication, topic.retention) for name, topic in created.items()
+    }
+    assert settings == dict.fromkeys(TOPICS, (None, 2, None)) | {"doubles": (3, 2, 60.0)}
 
 
-def test_the_command_line_is_stronger_than_configuration(invoke: Invoke, app: Path, hubs: Hubs) -> None:
+def test_command_line_overrides_the_configuration(invoke: Invoke, app: Path, hubs: Hubs) -> None:
     (app / "eventml.toml").write_text("[topic.doubles]\npartitions = 3\n")
     assert invoke("topics", "create", "app:bus", "--partitions", "8", *CREATING).exit_code == 0
     assert {topic.partitions for topic in cast("Creating", hubs["onehub://"]).created.values()} == {8}
 
 
 @pytest.mark.parametrize("backend", ["memory://", "onehub://"])
-def test_where_none_have_to_be_created_it_says_so(invoke: Invoke, backend: str) -> None:
+def test_backend_that_creates_topics_itself(invoke: Invoke, backend: str) -> None:
     result = invoke("topics", "create", "app:bus", "--backend", backend)
     assert result.exit_code == 0
     assert result.stdout.startswith(f"{backend} needs no topics created")

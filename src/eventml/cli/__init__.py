@@ -1,8 +1,10 @@
-"""The command line: `eventml`, one module a command.
+"""The command line, `eventml`: one module for each command, put together in `app.py`.
 
-0  done, or stopped as asked
-1  something failed; standard error says what
-2  what was asked makes no sense: an unknown option, no such module, a bus that lives in another process
+Shared modules: `buses.py` finds the bus that a command works with, `output.py` prints, `workers.py` runs
+what `run` and `serve` deploy, and `dlq_filter.py` selects dead letters. This package may import all others.
+
+Exit status: 0 for done, or stopped by a signal; 1 for a failure, described on standard error; 2 for a
+command line that makes no sense: an unknown option, no such module, a bus that lives in another process.
 """
 
 from __future__ import annotations
@@ -11,8 +13,8 @@ from eventml.deploy.workers import force_exit_later
 
 
 def main() -> None:
-    """Run a command and leave the process with its exit status, even if a thread hangs."""
-    from eventml.cli.app import app  # noqa: PLC0415 - whoever imports the package need not have typer
+    """Run the command that the arguments name, and exit with its status even if a thread hangs."""
+    from eventml.cli.app import app  # noqa: PLC0415 - importing this package must not need typer
 
     try:
         app(prog_name="eventml")

@@ -1,4 +1,4 @@
-"""The commands together."""
+"""The command line application: every command, and `--version`."""
 
 import sys
 from importlib.metadata import version
@@ -13,7 +13,7 @@ app = typer.Typer(
     help="Deploy machine-learning models on event streams.",
     no_args_is_help=True,
     add_completion=False,
-    # Boxes and colours are for people: elsewhere, help and errors are plain text.
+    # Help and errors are plain text where no terminal shows them.
     rich_markup_mode="rich" if sys.stdout.isatty() and sys.stderr.isatty() else None,
     pretty_exceptions_enable=False,
 )
@@ -29,8 +29,8 @@ app.add_typer(topics.app, name="topics")
 app.add_typer(dlq.app, name="dlq")
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(enabled: bool) -> None:
+    if enabled:
         typer.echo(f"eventml {version('eventml')}")
         raise typer.Exit
 
@@ -39,7 +39,7 @@ def _show_version(wanted: bool) -> None:
 def _options(
     _version: Annotated[
         bool,
-        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit."),
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
     ] = False,
 ) -> None:
     pass

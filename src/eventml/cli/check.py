@@ -1,86 +1,269 @@
-"""`eventml check`: what would run, and what stands in the way."""
+"""`eventml check`: what a bus would run, on which backend, and everything that would keep it from running."""
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Final
+from urllib.parse import urlsplit
 
 import anyio
 import msgspec
 import typer
 
-from eventml.cli.buses import configure, import_bus
-from eventml.cli.examining import examine
-from eventml.cli.findings import Findings, HandlerFinding
-from eventml.cli.guarantees import in_words
-from eventml.cli.options import BackendOption, BusArgument, JsonOption
-from eventml.cli.reporting import reporting, say
-from eventml.cli.tables import show_table
-from eventml.errors import ConfigError
+from eventml import config, models
+from eventml.backends.base import Capabilities, CreatesTopics
+from eventml.bus import Bus, topics_of
+from eventml.cli.buses import BackendOption, BusArgument, backend_url, configure, find_bus
+from eventml.cli.output import JsonOption, handle_errors, leaf_errors, print_message, print_table
+from eventml.errors import ConfigError, EventMLError
+from eventml.handlers import Handler
+from eventml.runtime import check_capabilities
+
+_ORDERING: Final = {
+    "per_key": "order: the events of a key are handled in order",
+    "single_member": "order: only while a consumer group has one member; several members keep no order",
+    "none": "order: none",
+}
+_REDELIVERY: Final = {
+    "lease": "redelivery: events in flight go to another worker when theirs dies or its lease expires",
+    "leave": "redelivery: events in flight go to another worker when theirs leaves its group or dies",
+}
 
 
-@reporting()
+class CheckedModel(msgspec.Struct):
+    """A model that could be loaded."""
+
+    name: str
+    version: str
+
+
+class CheckedHandler(msgspec.Struct, kw_only=True):
+    """A handler as it is configured. Times are seconds; None is "no limit" or "not set".
+
+    `frame` is the library of the data frames that the handler takes, or None if it takes events.
+    """
+
+    name: str
+    reads: str
+    writes: str | None
+    group: str
+    start: str
+    batched: bool
+    frame: str | None = None
+    max_batch: int
+    max_wait: float
+    ordered: bool | None
+    timeout: float | None
+    model: CheckedModel | None = None
+
+
+class CheckReport(msgspec.Struct, kw_only=True):
+    """Result of `eventml check`. The bus can run if there are no problems."""
+
+    bus: str
+    backend: str | None = None
+    guarantees: Capabilities | None = None
+    drain: float | None = None
+    handlers: list[CheckedHandler] = msgspec.field(default_factory=list)
+    problems: list[str] = msgspec.field(default_factory=list)
+    warnings: list[str] = msgspec.field(default_factory=list)
+
+
+@handle_errors()
 def check(
     bus: BusArgument,
     backend: BackendOption = None,
     connect: Annotated[
-        bool, typer.Option("--connect", help="Reach the backend too, and look for the topics.")
+        bool, typer.Option("--connect", help="Connect to the backend too, and check that the topics exist.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what would run, and what is wrong.
+    """Check a bus before it is run.
 
-    On which backend, with which guarantees, and what stands in the way.
+    Shows its handlers, its backend and the guarantees of the backend, and lists every problem that would
+    keep it from running. The exit status is 1 if there is any.
 
-    It loads the models and enters no lifespan. The exit status is 1 if something stands in the way.
+    Models are loaded. Lifespans are not entered, and no consumer group is joined.
     """
-    app = import_bus(bus)
+    app = find_bus(bus)
     try:
         configure(app, backend)
     except ConfigError as exc:
-        found = Findings(bus=app.name, problems=str(exc).splitlines())
+        report = CheckReport(bus=app.name, problems=str(exc).splitlines())
     else:
-        found = anyio.run(partial(examine, app, connect=connect))
+        report = anyio.run(partial(check_bus, app, connect=connect))
     if as_json:
-        typer.echo(msgspec.json.encode(found))
+        typer.echo(msgspec.json.encode(report))
     else:
-        _show(found)
-        for warning in found.warnings:
-            say(warning, "warning")
-        for problem in found.problems:
-            say(problem, "error")
-    if found.problems:
+        _print_report(report)
+    if report.problems:
         raise typer.Exit(1)
 
 
-def _show(found: Findings) -> None:
-    where = f" on {found.backend}" if found.backend else ""
-    drain = "" if found.drain is None else f"; {found.drain:g} s to finish what is in hand at the end"
-    typer.echo(f"{found.bus}{where}{drain}")
-    if found.guarantees is not None:
-        for line in in_words(found.guarantees):
+async def check_bus(bus: Bus, *, connect: bool) -> CheckReport:
+    """Check a configured bus; connect to its backend if `connect` is set."""
+    report = CheckReport(bus=bus.name, backend=backend_url(bus), drain=bus.settings.drain)
+    handlers = [bus.configured_handler(name) for name in bus.handlers]
+    if not handlers:
+        report.problems.append("the bus has no handlers; import the modules that define them in its module")
+    with _add_errors(report):
+        await _check_backend(bus, report, connect=connect)
+    for handler in handlers:
+        checked = _describe_handler(handler)
+        report.handlers.append(checked)
+        with _add_errors(report, f"{handler.name}: "):
+            checked.model = _load_model(handler, report)
+        if report.guarantees is not None:
+            with _add_errors(report):
+                check_capabilities(handler, report.guarantees)
+        _check_parameters(bus, handler, report)
+    _check_shared_groups(handlers, report)
+    return report
+
+
+@contextmanager
+def _add_errors(report: CheckReport, prefix: str = "") -> Iterator[None]:
+    """Add eventml's errors to the problems of the report, and continue."""
+    try:
+        yield
+    except Exception as exc:
+        errors = list(leaf_errors(exc))
+        if not all(isinstance(error, EventMLError) for error in errors):
+            raise
+        report.problems += [
+            f"{prefix}{error}" for error in errors if f"{prefix}{error}" not in report.problems
+        ]
+
+
+async def _check_backend(bus: Bus, report: CheckReport, *, connect: bool) -> None:
+    settings = bus.settings.backend
+    scheme = urlsplit(settings.url).scheme
+    report.guarantees = config.find_backend(scheme).capabilities(settings.options)
+    if not connect and scheme != "memory":  # the in-memory backend is opened here: no connection is needed
+        return
+    async with bus.open():
+        report.guarantees = bus.backend.capabilities
+        if isinstance(bus.backend, CreatesTopics):
+            missing = await bus.backend.missing_topics([topic.name for topic in topics_of(bus)])
+            if missing:
+                report.problems.append(
+                    f"these topics do not exist: {', '.join(missing)}; create them with eventml topics create"
+                )
+
+
+def _describe_handler(handler: Handler) -> CheckedHandler:
+    options = handler.options
+    return CheckedHandler(
+        name=handler.name,
+        reads=handler.topic,
+        writes=handler.to,
+        group=options.group,
+        start=options.start,
+        batched=handler.batched,
+        frame=handler.frame.library if handler.frame is not None else None,
+        max_batch=options.max_batch,
+        max_wait=options.max_wait,
+        ordered=options.ordered,
+        timeout=options.timeout,
+    )
+
+
+def _load_model(handler: Handler, report: CheckReport) -> CheckedModel | None:
+    if handler.model is None:
+        return None
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        model = models.load(handler.model, name=handler.name)
+    report.warnings += [
+        f"{handler.name}: {warning.message}"
+        for warning in caught
+        if issubclass(warning.category, UserWarning)
+    ]
+    return CheckedModel(model.name, model.version)
+
+
+def _check_parameters(bus: Bus, handler: Handler, report: CheckReport) -> None:
+    for name in handler.resource_names:
+        if name != "model" and name not in bus.lifespans:
+            report.problems.append(
+                f"{handler.name}: there is no value for its parameter {name!r}; define a lifespan of that "
+                "name with @bus.lifespan, or give the parameter a default"
+            )
+
+
+def _check_shared_groups(handlers: list[Handler], report: CheckReport) -> None:
+    names_by_group: dict[tuple[str, str], list[str]] = {}
+    for handler in handlers:
+        names_by_group.setdefault((handler.topic, handler.options.group), []).append(handler.name)
+    for (topic, group), names in names_by_group.items():
+        if len(names) > 1:
+            report.warnings.append(
+                f"{' and '.join(names)} read {topic} in the same consumer group, {group}: "
+                "each event goes to only one of them"
+            )
+
+
+def _print_report(report: CheckReport) -> None:
+    backend = f" on {report.backend}" if report.backend else ""
+    drain = "" if report.drain is None else f"; events in flight have {report.drain:g} s to finish at the end"
+    typer.echo(f"{report.bus}{backend}{drain}")
+    if report.guarantees is not None:
+        for line in describe_guarantees(report.guarantees):
             typer.echo(f"  {line}")
-    if found.handlers:
-        show_table(["handler", "reads", "writes", "group", "takes", "model"], list(map(_row, found.handlers)))
+    if report.handlers:
+        print_table(
+            ["handler", "reads", "writes", "group", "takes", "model"], list(map(_row, report.handlers))
+        )
+    for warning in report.warnings:
+        print_message(warning, "warning")
+    for problem in report.problems:
+        print_message(problem, "error")
 
 
-def _row(handler: HandlerFinding) -> list[str]:
+def describe_guarantees(capabilities: Capabilities) -> list[str]:
+    """Return a line for each guarantee of a backend, or for its absence."""
+    return [
+        _ORDERING[capabilities.ordering],
+        "delivery: every event is handled at least once",
+        "outputs: one for each input, even if it is delivered again"
+        if capabilities.atomic_completion
+        else "outputs: repeated, with the same ids, for an input that is delivered again",
+        "deduplication: with dedupe_window, an event is dropped if its group has completed one with its id"
+        if capabilities.deduplicates
+        else "deduplication: none; an event that is published twice is handled twice",
+        _REDELIVERY[capabilities.redelivery],
+        "attempts: counted, so that an event that kills its worker is moved to the dead letters"
+        if capabilities.counts_attempts
+        else "attempts: not counted, so that an event that kills its worker is delivered again and again",
+        "durability: published events outlive this process"
+        if capabilities.durable
+        else "durability: none; published events are lost when this process ends",
+        "processes: several workers share the events of a consumer group"
+        if capabilities.shared
+        else "processes: one; publishers and handlers run in the same process",
+    ]
+
+
+def _row(handler: CheckedHandler) -> list[str]:
     model = handler.model
     return [
         handler.name,
         f"{handler.reads} ({handler.start})",
         handler.writes or "-",
         handler.group,
-        _takes(handler),
+        _describe_calls(handler),
         f"{model.name} {model.version}" if model else "-",
     ]
 
 
-def _takes(handler: HandlerFinding) -> str:
+def _describe_calls(handler: CheckedHandler) -> str:
     batches = "batches" if handler.frame is None else f"{handler.frame} frames"
-    said = [f"{batches} of up to {handler.max_batch}" if handler.batched else "single events"]
+    parts = [f"{batches} of up to {handler.max_batch}" if handler.batched else "single events"]
     if handler.batched and handler.max_wait:
-        said.append(f"waits {handler.max_wait:g} s")
+        parts.append(f"waits {handler.max_wait:g} s")
     if handler.ordered is not None:
-        said.append("ordered" if handler.ordered else "unordered")
+        parts.append("ordered" if handler.ordered else "unordered")
     if handler.timeout is not None:
-        said.append(f"timeout {handler.timeout:g} s")
-    return ", ".join(said)
+        parts.append(f"timeout {handler.timeout:g} s")
+    return ", ".join(parts)

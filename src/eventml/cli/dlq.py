@@ -1,20 +1,28 @@
-"""`eventml dlq`: look at the events that handlers have set aside, replay them, or drop them."""
+"""`eventml dlq`: list and show dead letters, replay them, or drop them."""
 
 from collections import Counter
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any, Final
 
 import anyio
 import msgspec
 import typer
 
-from eventml.backends.base import Backend, Subscription
-from eventml.cli.letters import COLUMNS, Summary, as_text, one_line, row, summary, whole
-from eventml.cli.options import JsonOption
-from eventml.cli.reporting import Refusal, reporting, say
-from eventml.cli.searching import Search, searching, visit_boxes
-from eventml.cli.tables import show_table
+from eventml.backends.base import Subscription
+from eventml.cli.dlq_filter import Selection, selecting, visit_queues
+from eventml.cli.output import (
+    JsonOption,
+    UsageError,
+    delivery_to_json,
+    escape_unprintable,
+    handle_errors,
+    print_message,
+    print_table,
+)
 from eventml.runtime import (
+    DLQ_PREFIX,
     DeadLetter,
     DeadLetterAction,
     DeadLetterQueue,
@@ -23,176 +31,284 @@ from eventml.runtime import (
     replay_or_drop,
 )
 
-app = typer.Typer(help="The events that handlers have set aside: dead letters.", no_args_is_help=True)
+app = typer.Typer(help="List dead letters, replay them or drop them.", no_args_is_help=True)
 
-DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")]
-_DONE = {"replay": "replayed", "drop": "dropped"}
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Only print what would be done.")]
+
+_COLUMNS: Final = ("handler", "id", "exception", "attempts", "failed (UTC)", "from", "reason")
+_REASON_LENGTH: Final = 80  # characters of the reason in a table
+_DONE: Final[dict[DeadLetterAction, str]] = {"replay": "replayed", "drop": "dropped"}
 
 
-class Listing(msgspec.Struct):
-    """What `list` and `show` say to a machine; the counts are by handler and exception."""
+class ListedDeadLetter(msgspec.Struct):
+    """A dead letter without its record; times are seconds since the epoch."""
 
-    letters: list[Summary]
+    handler: str
+    id: str
+    exception: str
+    message: str
+    traceback: str
+    attempts: int
+    first_failure: float
+    last_failure: float
+    topic: str
+    partition: str
+    offset: str
+
+
+class ShownDeadLetter(ListedDeadLetter):
+    """A dead letter with its record, as `eventml tail` prints it."""
+
+    record: msgspec.Raw
+
+
+class DeadLetterList(msgspec.Struct):
+    """JSON output of `list` and `show`: dead letters, and their counts by handler and exception."""
+
+    dead_letters: list[ListedDeadLetter]
     counts: dict[str, Counter[str]]
 
 
-class Outcome(msgspec.Struct):
-    """What has become of one handler's letters."""
+class QueueResult(msgspec.Struct):
+    """JSON output of `replay` and `drop`: what was done with the dead letters of one handler.
+
+    Attributes:
+        handler: The handler, or several if they share a consumer group.
+        topic: Topic that the events came from.
+        action: "replay" or "drop".
+        dry_run: Whether it was only tried.
+        done: Dead letters replayed or dropped, counted by exception.
+        refused: Dead letters that the broker refused to replay, counted by reason; they remain.
+        duplicates: Second dead letters of an event, left by a crash, which were dropped.
+        remaining: Dead letters that remain; None if the backend cannot count them.
+    """
 
     handler: str
     topic: str
-    fate: DeadLetterAction
+    action: DeadLetterAction
     dry_run: bool
-    tally: ReplayReport
+    done: Counter[str]
+    refused: Counter[str]
+    duplicates: int
+    remaining: int | None
 
 
 @app.command("list")
-@reporting()
-@searching
-def list_letters(found: Search, as_json: JsonOption = False) -> None:
+@handle_errors()
+@selecting
+def list_dead_letters(selection: Selection, as_json: JsonOption = False) -> None:
     """List the dead letters that were neither replayed nor dropped, and count them.
 
-    Nothing is changed by looking.
+    The command changes nothing.
     """
-    letters = anyio.run(_collect, found)
-    counts = _counts(letters)
+    found = anyio.run(_read, selection)
     if as_json:
-        typer.echo(msgspec.json.encode(Listing([summary(name, letter) for name, letter in letters], counts)))
+        _print_json([ListedDeadLetter(**_fields(handler, letter)) for handler, letter in found], found)
         return
-    if letters:
-        show_table(COLUMNS, [row(name, letter) for name, letter in letters])
-    _say_counts(counts)
+    if found:
+        print_table(_COLUMNS, [_row(handler, letter) for handler, letter in found])
+    _print_counts(found)
 
 
 @app.command("show")
-@reporting()
-@searching
-def show(found: Search, as_json: JsonOption = False) -> None:
-    """Show dead letters whole: the event, why it was set aside, and where it came from.
+@handle_errors()
+@selecting
+def show(selection: Selection, as_json: JsonOption = False) -> None:
+    """Show dead letters in full: the event, why it failed, and where it came from.
 
-    Nothing is changed by looking.
+    The command changes nothing.
     """
-    letters = anyio.run(_collect, found)
+    found = anyio.run(_read, selection)
     if as_json:
-        shown: list[Summary] = [whole(name, letter) for name, letter in letters]
-        typer.echo(msgspec.json.encode(Listing(shown, _counts(letters))))
+        _print_json([_with_record(handler, letter) for handler, letter in found], found)
         return
-    for name, letter in letters:
-        typer.echo(as_text(name, letter))
-    _say_counts(_counts(letters))
+    for handler, letter in found:
+        typer.echo("\n".join(_lines(handler, letter)))
+    _print_counts(found)
 
 
 @app.command("replay")
-@reporting()
-@searching
-def replay(found: Search, dry_run: DryRunOption = False, as_json: JsonOption = False) -> None:
-    """Give events back to the handler that set them aside, and to no other.
+@handle_errors()
+@selecting
+def replay(selection: Selection, dry_run: DryRunOption = False, as_json: JsonOption = False) -> None:
+    """Send events back to the handler that failed them, and to no other.
 
-    They go to the topic they came from, as they were, and are handled when that handler runs. What was
-    replayed is no dead letter any more; if it fails again, it becomes one again.
+    Each event goes to the topic that it came from, unchanged, and is handled when that handler runs. It is
+    no longer a dead letter, unless it fails again.
     """
-    _settle(found, "replay", dry_run=dry_run, as_json=as_json)
+    _replay_or_drop(selection, "replay", dry_run=dry_run, as_json=as_json)
 
 
 @app.command("drop")
-@reporting()
-@searching
+@handle_errors()
+@selecting
 def drop(
-    found: Search,
-    everything: Annotated[bool, typer.Option("--all", help="All there are.")] = False,
+    selection: Selection,
+    everything: Annotated[bool, typer.Option("--all", help="Drop all dead letters of the bus.")] = False,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Be done with dead letters: they are neither listed nor replayed any more.
+    """Drop dead letters: they are no longer listed, and cannot be replayed.
 
     Their records stay on the dead-letter topic for as long as its retention keeps them.
     """
-    if not (found.chosen or everything or dry_run):
-        raise Refusal("this would drop every dead letter: choose some by an option, or say --all")
-    _settle(found, "drop", dry_run=dry_run, as_json=as_json)
+    if selection.everything and not everything and not dry_run:
+        raise UsageError("this would drop every dead letter of the bus: select some, or confirm with --all")
+    _replay_or_drop(selection, "drop", dry_run=dry_run, as_json=as_json)
 
 
-async def _collect(found: Search) -> list[tuple[str, DeadLetter]]:
-    letters: list[tuple[str, DeadLetter]] = []
+async def _read(selection: Selection) -> list[tuple[str, DeadLetter]]:
+    """Return the selected dead letters, each with the names of its handlers."""
+    found: list[tuple[str, DeadLetter]] = []
 
-    async def visit(box: DeadLetterQueue, _backend: Backend, subscription: Subscription) -> None:
-        limit = None if found.limit is None else found.limit - len(letters)
-        if limit != 0:
-            letters.extend(
-                [(_name(box), letter) async for letter in browse(subscription, found.wanted, limit=limit)]
-            )
+    async def read_queue(queue: DeadLetterQueue, subscription: Subscription, limit: int | None) -> int:
+        letters = [letter async for letter in browse(subscription, selection.matching, limit=limit)]
+        found.extend((", ".join(queue.handlers), letter) for letter in letters)
+        return len(letters)
 
-    await visit_boxes(found, visit)
-    return letters
+    await visit_queues(selection, read_queue)
+    return found
 
 
-def _settle(found: Search, fate: DeadLetterAction, *, dry_run: bool, as_json: bool) -> None:
-    outcomes = anyio.run(partial(_settle_all, found, fate, dry_run=dry_run))
+def _replay_or_drop(selection: Selection, action: DeadLetterAction, *, dry_run: bool, as_json: bool) -> None:
+    results = anyio.run(partial(_process, selection, action, dry_run=dry_run))
     if as_json:
-        typer.echo(msgspec.json.encode(outcomes))
+        typer.echo(msgspec.json.encode(results))
     else:
-        for outcome in outcomes:
-            _tell(outcome)
-        if not outcomes:
+        for result in results:
+            _print_result(result)
+        if not results:
             typer.echo("no dead letters")
-    if any(outcome.tally.refused for outcome in outcomes):
+    if any(result.refused for result in results):
         raise typer.Exit(1)
 
 
-async def _settle_all(found: Search, fate: DeadLetterAction, *, dry_run: bool) -> list[Outcome]:
-    outcomes: list[Outcome] = []
+async def _process(selection: Selection, action: DeadLetterAction, *, dry_run: bool) -> list[QueueResult]:
+    results: list[QueueResult] = []
 
-    async def visit(box: DeadLetterQueue, backend: Backend, subscription: Subscription) -> None:
-        done = sum(outcome.tally.chosen.total() for outcome in outcomes)
-        limit = None if found.limit is None else found.limit - done
-        if limit == 0:
-            return
+    async def process_queue(queue: DeadLetterQueue, subscription: Subscription, limit: int | None) -> int:
         if dry_run:
-            tally = ReplayReport(left=await subscription.lag())
-            async for letter in browse(subscription, found.wanted, limit=limit):
-                tally.chosen[letter.exception] += 1
+            report = ReplayReport(left=await subscription.lag())
+            async for letter in browse(subscription, selection.matching, limit=limit):
+                report.chosen[letter.exception] += 1
         else:
-            acks_singly = backend.capabilities.redelivery == "lease"
-            tally = await replay_or_drop(
-                subscription, found.wanted, fate, limit=limit, acks_singly=acks_singly
+            acks_singly = selection.bus.backend.capabilities.redelivery == "lease"
+            report = await replay_or_drop(
+                subscription, selection.matching, action, limit=limit, acks_singly=acks_singly
             )
-        outcomes.append(Outcome(_name(box), box.topic, fate, dry_run, tally))
+        results.append(
+            QueueResult(
+                handler=", ".join(queue.handlers),
+                topic=queue.topic,
+                action=action,
+                dry_run=dry_run,
+                done=report.chosen,
+                refused=report.refused,
+                duplicates=report.repeated,
+                remaining=report.left,
+            )
+        )
+        return report.chosen.total()
 
-    await visit_boxes(found, visit)
-    return outcomes
-
-
-def _tell(outcome: Outcome) -> None:
-    tally, done = outcome.tally, _DONE[outcome.fate]
-    where = f" to {outcome.topic}" if outcome.fate == "replay" else ""
-    by_exception = f" ({_by_exception(tally.chosen)})" if tally.chosen else ""
-    would = "would be " if outcome.dry_run else ""
-    left = "" if tally.left is None or outcome.dry_run else f"; {tally.left} left"
-    typer.echo(f"{outcome.handler}: {tally.chosen.total()} {would}{done}{where}{by_exception}{left}")
-    if tally.repeated:
-        typer.echo(f"{outcome.handler}: {tally.repeated} second letters of the same events, left by a crash")
-    for why, count in tally.refused.items():
-        say(f"{outcome.handler}: {count} could not be {done}, and stay: {why}", "error")
-
-
-def _name(box: DeadLetterQueue) -> str:
-    return ", ".join(box.handlers)
+    await visit_queues(selection, process_queue)
+    return results
 
 
-def _counts(letters: list[tuple[str, DeadLetter]]) -> dict[str, Counter[str]]:
+def _print_result(result: QueueResult) -> None:
+    done = _DONE[result.action]
+    would = "would be " if result.dry_run else ""
+    topic = f" to {result.topic}" if result.action == "replay" else ""
+    exceptions = f" ({_format_counts(result.done)})" if result.done else ""
+    remaining = "" if result.remaining is None or result.dry_run else f"; {result.remaining} remain"
+    typer.echo(f"{result.handler}: {result.done.total()} {would}{done}{topic}{exceptions}{remaining}")
+    if result.duplicates:
+        typer.echo(f"{result.handler}: {result.duplicates} duplicate dead letters, left by a crash, dropped")
+    for reason, count in result.refused.items():
+        print_message(f"{result.handler}: {count} could not be {done}, and remain: {reason}", "error")
+
+
+def _print_json(dead_letters: list[Any], found: list[tuple[str, DeadLetter]]) -> None:
+    typer.echo(msgspec.json.encode(DeadLetterList(dead_letters, _count(found))))
+
+
+def _print_counts(found: list[tuple[str, DeadLetter]]) -> None:
+    if not found:
+        typer.echo("no dead letters")
+    for handler, counts in _count(found).items():
+        noun = "dead letter" if counts.total() == 1 else "dead letters"
+        typer.echo(f"{handler}: {counts.total()} {noun} ({_format_counts(counts)})")
+
+
+def _count(found: list[tuple[str, DeadLetter]]) -> dict[str, Counter[str]]:
     counts: dict[str, Counter[str]] = {}
-    for name, letter in letters:
-        counts.setdefault(name, Counter())[letter.exception] += 1
+    for handler, letter in found:
+        counts.setdefault(handler, Counter())[letter.exception] += 1
     return counts
 
 
-def _say_counts(counts: dict[str, Counter[str]]) -> None:
-    if not counts:
-        typer.echo("no dead letters")
-    for name, by_exception in counts.items():
-        letters = "dead letter" if by_exception.total() == 1 else "dead letters"
-        typer.echo(f"{name}: {by_exception.total()} {letters} ({_by_exception(by_exception)})")
+def _format_counts(counts: Counter[str]) -> str:
+    return ", ".join(f"{count} {_one_line(name)}" for name, count in counts.most_common())
 
 
-def _by_exception(counts: Counter[str]) -> str:
-    return ", ".join(f"{count} {one_line(name)}" for name, count in counts.most_common())
+def _fields(handler: str, letter: DeadLetter) -> dict[str, Any]:
+    names = (name for name in ListedDeadLetter.__struct_fields__ if name != "handler")
+    return {"handler": handler, **{name: getattr(letter, name) for name in names}}
+
+
+def _with_record(handler: str, letter: DeadLetter) -> ShownDeadLetter:
+    record = msgspec.Raw(delivery_to_json(letter.delivery).rstrip())
+    return ShownDeadLetter(**_fields(handler, letter), record=record)
+
+
+def _row(handler: str, letter: DeadLetter) -> list[str]:
+    reason = letter.message.removeprefix(f"{letter.exception}: ")
+    return [
+        handler,
+        escape_unprintable(letter.id),
+        escape_unprintable(letter.exception),
+        str(letter.attempts),
+        _format_time(letter.last_failure),
+        f"{letter.topic}/{letter.partition}/{letter.offset}",
+        _one_line(reason if len(reason) <= _REASON_LENGTH else f"{reason[:_REASON_LENGTH]}…"),
+    ]
+
+
+def _lines(handler: str, letter: DeadLetter) -> Iterator[str]:
+    """Yield the lines of a dead letter as `show` prints it."""
+    record = msgspec.json.decode(delivery_to_json(letter.delivery))
+    attempts = "attempt" if letter.attempts == 1 else "attempts"
+    yield f"{handler}: {escape_unprintable(letter.id)}"
+    yield f"  failed    {_format_time(letter.last_failure)} UTC, after {letter.attempts} {attempts}"
+    if letter.attempts > 1:
+        yield f"            {_format_time(letter.first_failure)} UTC for the first time"
+    yield f"  from      {letter.topic}, partition {letter.partition}, offset {letter.offset}"
+    if record["key"] is not None:
+        yield f"  key       {_format_value(record['key'])}"
+    yield f"  reason    {_one_line(letter.message)}"
+    for number, line in enumerate(letter.traceback.splitlines()):
+        yield f"  {'' if number else 'traceback':9} {escape_unprintable(line)}"
+    headers = [item for item in record["headers"].items() if not item[0].startswith(DLQ_PREFIX)]
+    for number, (name, text) in enumerate(headers):
+        yield f"  {'' if number else 'headers':9} {escape_unprintable(name)}: {_one_line(text)}"
+    for number, line in enumerate(_format_value(record["value"]).splitlines() or [""]):
+        yield f"  {'' if number else 'value':9} {line}"
+    yield ""
+
+
+def _format_value(value: Any) -> str:
+    if isinstance(value, str):
+        return escape_unprintable(value, "\n\t")
+    return escape_unprintable(msgspec.json.format(msgspec.json.encode(value), indent=2).decode(), "\n")
+
+
+def _format_time(seconds: float) -> str:
+    """Return seconds since the epoch as a time in UTC, without fractions of a second."""
+    try:
+        time = datetime.fromtimestamp(0, UTC) + timedelta(seconds=seconds)
+    except (ValueError, OverflowError):  # the header of a dead letter may hold any number
+        return str(seconds)
+    return time.strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _one_line(text: str) -> str:
+    return escape_unprintable(" ".join(text.split()))

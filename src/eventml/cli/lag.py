@@ -1,4 +1,4 @@
-"""`eventml lag`: how much each consumer group has yet to finish."""
+"""`eventml lag`: how many events each consumer group has not completed."""
 
 from functools import partial
 
@@ -7,14 +7,12 @@ import msgspec
 import typer
 
 from eventml.bus import Bus
-from eventml.cli.buses import app_bus, require_shared, url_of
-from eventml.cli.options import BackendOption, BusArgument, JsonOption
-from eventml.cli.reporting import reporting
-from eventml.cli.tables import show_table
+from eventml.cli.buses import BackendOption, BusArgument, backend_url, load_bus, require_shared
+from eventml.cli.output import JsonOption, handle_errors, print_table
 
 
 class GroupLag(msgspec.Struct):
-    """What one handler's group has not finished; None is unknown, as where there is no such group."""
+    """The lag of one handler's consumer group, in all and by partition; None if the group does not exist."""
 
     handler: str
     group: str
@@ -23,33 +21,32 @@ class GroupLag(msgspec.Struct):
     partitions: dict[int, int] | None
 
 
-class Lags(msgspec.Struct):
-    """The lag of all the handlers of a bus."""
+class BusLag(msgspec.Struct):
+    """The lag of every handler of a bus."""
 
     bus: str
     backend: str
     groups: list[GroupLag]
 
 
-@reporting()
+@handle_errors()
 def lag(bus: BusArgument, backend: BackendOption = None, as_json: JsonOption = False) -> None:
-    """Show what the groups have not finished.
+    """Show the lag of each consumer group.
 
-    By handler, topic and partition.
-
-    Nothing is joined or moved by looking.
+    The lag is the number of events that the group has not completed, those in flight included, by partition.
+    The command joins no group and changes nothing.
     """
-    lags = anyio.run(partial(_read, app_bus(bus, backend)))
+    found = anyio.run(partial(_read_lag, load_bus(bus, backend)))
     if as_json:
-        typer.echo(msgspec.json.encode(lags))
+        typer.echo(msgspec.json.encode(found))
     else:
-        show_table(
+        print_table(
             ["handler", "group", "topic", "partition", "lag"],
-            [row for group in lags.groups for row in _rows(group)],
+            [row for group in found.groups for row in _rows(group)],
         )
 
 
-async def _read(bus: Bus) -> Lags:
+async def _read_lag(bus: Bus) -> BusLag:
     groups = []
     async with bus.open():
         require_shared(bus)
@@ -59,14 +56,14 @@ async def _read(bus: Bus) -> Lags:
             by_partition = None if found is None else dict(sorted(found.items()))
             total = None if found is None else sum(found.values())
             groups.append(GroupLag(handler.name, group, handler.topic, total, by_partition))
-    return Lags(bus.name, url_of(bus), groups)
+    return BusLag(bus.name, backend_url(bus), groups)
 
 
 def _rows(group: GroupLag) -> list[list[str]]:
-    where = [group.handler, group.group, group.topic]
+    names = [group.handler, group.group, group.topic]
     if group.partitions is None:
-        return [[*where, "-", "unknown"]]
+        return [[*names, "-", "unknown"]]
     return [
-        *([*where, str(partition), str(left)] for partition, left in group.partitions.items()),
-        [*where, "all", str(group.lag)],
+        *([*names, str(partition), str(count)] for partition, count in group.partitions.items()),
+        [*names, "all", str(group.lag)],
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Final, Protocol
 
-from eventml.cli.reporting import Refusal
+from eventml.cli.output import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,6 +74,6 @@ class Lines:
     def _check_length(self) -> None:
         if sum(map(len, self._begun)) > LONGEST:
             number = self.number + len(self._waiting) + 1
-            raise Refusal(
+            raise UsageError(
                 f"line {number} is longer than {LONGEST >> 20} MiB: this is neither CSV nor JSON lines"
             )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from eventml.cli.reporting import standard_error
+from eventml.cli.output import stderr_console
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ def showing(total: int | None, *, quiet: bool = False) -> Iterator[Callable[[int
         total: All the bytes there are; None is "not known".
         quiet: Draw none, terminal or not.
     """
-    console = standard_error()
+    console = stderr_console()
     if quiet or not console.is_terminal:
         yield lambda _read, _events: None
         return

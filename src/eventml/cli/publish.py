@@ -13,12 +13,11 @@ import msgspec
 import typer
 
 from eventml.bus import Bus
-from eventml.cli.buses import own_bus, require_shared
+from eventml.cli.buses import BackendOption, TopicArgument, bus_of_topic, require_shared
 from eventml.cli.lines import Lines
-from eventml.cli.options import BackendOption, JsonOption, TopicArgument
+from eventml.cli.output import JsonOption, UsageError, handle_errors
 from eventml.cli.pace import Pace
 from eventml.cli.progress import showing
-from eventml.cli.reporting import Refusal, reporting
 from eventml.cli.rows import format_of, read_rows
 from eventml.cli.sending import Tally, chunk_size, chunks, send
 from eventml.producer import BlockingProducer, Producer
@@ -33,7 +32,7 @@ class FormatChoice(StrEnum):
     jsonl = "jsonl"
 
 
-@reporting()
+@handle_errors()
 def publish(  # noqa: PLR0913 - each is an option of the command
     topic: TopicArgument,
     file: Annotated[str, typer.Argument(metavar="FILE|-", help="CSV with a header, or JSON lines.")] = "-",
@@ -65,7 +64,7 @@ def publish(  # noqa: PLR0913 - each is an option of the command
     In a CSV an empty cell is null, a number (as JSON writes it) a number, and all else text. A line
     that makes no event is reported by its number and skipped; the exit status is 1 then.
     """
-    bus = own_bus(topic, backend, id_field)
+    bus = bus_of_topic(topic, backend, id_field)
     needed = {name for name in (key, bus.configured_topic(topic).id_field) if name}
     tally = Tally(topic)
     with (
@@ -108,7 +107,7 @@ def _opened(file: str) -> Iterator[BufferedReader]:
         try:
             stream = stack.enter_context(Path(file).open("rb"))
         except OSError as exc:
-            raise Refusal(f"{file}: {exc.strerror}") from exc
+            raise UsageError(f"{file}: {exc.strerror}") from exc
         yield stream
 
 

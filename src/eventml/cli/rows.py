@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import msgspec
 
-from eventml.cli.reporting import Refusal
+from eventml.cli.output import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -140,14 +140,14 @@ def _header(reader: Iterator[list[str]], lines: Lines, text: Collection[str]) ->
     try:
         header = next((cells for cells in reader if cells), [])
     except csv.Error as exc:
-        raise Refusal(f"line {lines.number}: {exc}; a CSV begins with a header") from exc
+        raise UsageError(f"line {lines.number}: {exc}; a CSV begins with a header") from exc
     if not all(map(_is_utf8, header)):
-        raise Refusal(f"line {lines.number}: not UTF-8; a CSV begins with a header")
+        raise UsageError(f"line {lines.number}: not UTF-8; a CSV begins with a header")
     if header and ("" in header or len(set(header)) < len(header)):
-        raise Refusal(f"line {lines.number}: a CSV's header names each column, and no two alike")
+        raise UsageError(f"line {lines.number}: a CSV's header names each column, and no two alike")
     unknown = [name for name in text if name not in header]
     if header and unknown:
-        raise Refusal(f"no column is named {unknown[0]!r}; there are: {', '.join(header)}")
+        raise UsageError(f"no column is named {unknown[0]!r}; there are: {', '.join(header)}")
     return header
 
 

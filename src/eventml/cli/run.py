@@ -1,18 +1,15 @@
-"""`eventml run`: a bus's handlers at work in this process."""
+"""`eventml run`: run the handlers of a bus, in this process or in several workers."""
 
 import logging
 from typing import Annotated
 
-import anyio
 import typer
 
-from eventml.bus import Bus
-from eventml.cli.buses import app_bus, url_of
-from eventml.cli.in_process import operations_port, run_in_process, stop_on_signals
-from eventml.cli.options import BackendOption, BusArgument
-from eventml.cli.reporting import Refusal, reporting
-from eventml.cli.service import (
-    PATIENT,
+from eventml.bus import Bus, stop_when_idle
+from eventml.cli.buses import BackendOption, BusArgument, backend_url, load_bus
+from eventml.cli.output import UsageError, handle_errors
+from eventml.cli.workers import (
+    DEFAULT_LIMITS,
     BootGraceOption,
     HungAfterOption,
     LogFormatOption,
@@ -22,16 +19,18 @@ from eventml.cli.service import (
     StuckAfterOption,
     WorkersOption,
     operations_address,
+    run_in_process,
+    run_until_stopped,
     run_workers,
+    split_names,
 )
 from eventml.deploy.workers import HealthLimits, ServicePlan
-from eventml.errors import UnavailableError
-from eventml.runtime import Worker, task_group
+from eventml.runtime import Worker
 
 log = logging.getLogger("eventml")
 
 
-@reporting()
+@handle_errors()
 def run(  # noqa: PLR0913 - a command's options
     bus: BusArgument,
     *,
@@ -39,7 +38,9 @@ def run(  # noqa: PLR0913 - a command's options
     only: Annotated[
         list[str] | None,
         typer.Option(
-            "--only", metavar="HANDLER", help="Run this handler only. Repeat it, or part names by commas."
+            "--only",
+            metavar="HANDLER",
+            help="Run only this handler. Repeat it for more, or divide names by commas.",
         ),
     ] = None,
     until_idle: Annotated[
@@ -48,33 +49,35 @@ def run(  # noqa: PLR0913 - a command's options
             "--until-idle",
             metavar="SECONDS",
             min=0,
-            help="Stop once nothing has arrived and nothing is left to do for so many seconds.",
+            help="Stop once no event has arrived or been left to handle for this long.",
         ),
     ] = None,
     workers: WorkersOption = None,
     operations: OperationsOption = None,
     max_lag: MaxLagOption = None,
     log_format: LogFormatOption = "text",
-    boot_grace: BootGraceOption = PATIENT.boot_grace,
-    stuck_after: StuckAfterOption = PATIENT.stuck_after,
-    hung_after: HungAfterOption = PATIENT.hung_after,
-    silent_after: SilentAfterOption = PATIENT.silent_after,
+    boot_grace: BootGraceOption = DEFAULT_LIMITS.boot_grace,
+    stuck_after: StuckAfterOption = DEFAULT_LIMITS.stuck_after,
+    hung_after: HungAfterOption = DEFAULT_LIMITS.hung_after,
+    silent_after: SilentAfterOption = DEFAULT_LIMITS.silent_after,
 ) -> None:
     """Run the handlers of a bus.
 
-    It runs until SIGTERM or SIGINT, and finishes what is in hand then. A second signal gives up on
-    what is in hand; it goes back to its groups.
+    SIGTERM or SIGINT stops it: it receives no more events, and completes those in flight. A second signal
+    abandons those in flight; they go back to their consumer groups.
     """
-    app = app_bus(bus, backend)
+    app = load_bus(bus, backend)
     if not app.handlers:
-        raise Refusal(f"{bus}: no handler is registered with it; import the modules that do so in this one")
+        raise UsageError(
+            f"{bus}: the bus has no handlers; import the modules that define them in {bus.partition(':')[0]}"
+        )
     plan = ServicePlan(
         bus=bus,
         workers=workers or "1",
-        only=[name for names in only or () for name in names.split(",")],
+        only=split_names(only),
         backend=backend,
         until_idle=until_idle,
-        operations="" if operations == "off" else operations_address(operations),
+        operations=operations_address(operations),
         max_lag=max_lag,
         json_logs=log_format == "json",
         limits=HealthLimits(
@@ -83,57 +86,50 @@ def run(  # noqa: PLR0913 - a command's options
     )
     if workers is not None:
         run_workers(app, plan)
-        return
-    run_in_process(_work, app, plan)
+    else:
+        run_in_process(_run_worker, app, plan)
 
 
-async def _work(bus: Bus, plan: ServicePlan) -> bool:
-    async with (
-        bus.open(),
-        bus.worker(plan.only) as worker,
-        operations_port(bus, worker, plan),
-        task_group() as tasks,
-    ):
-        await tasks.start(stop_on_signals, worker, bus.settings.drain, "events in hand")
-        tasks.start_soon(_announce, bus, worker)
-        if plan.until_idle is not None:
-            tasks.start_soon(_stop_when_idle, worker, plan.until_idle)
+async def _run_worker(bus: Bus, plan: ServicePlan) -> bool:
+    async with bus.open(), bus.worker(plan.only) as worker:
+
+        async def announce() -> None:
+            await worker.ready.wait()
+            _log_handlers(bus, worker)
+
+        async def stop_idle_worker() -> None:
+            if plan.until_idle is not None:
+                await stop_when_idle(worker, plan.until_idle)
+                log.info("idle for %g s: stopping", plan.until_idle)
+
         try:
-            finished = await worker.run()
+            return await run_until_stopped(
+                bus, worker, plan, in_flight="events", tasks=[announce, stop_idle_worker]
+            )
         finally:
-            _show_counts(worker)
-        tasks.cancel_scope.cancel()
-    return finished
+            _log_counts(worker)
 
 
-async def _announce(bus: Bus, worker: Worker) -> None:
-    await worker.ready.wait()
-    for job in worker.jobs:
-        handler = job.handler
-        reads = f"{handler.topic} -> {handler.to}" if handler.to else handler.topic
-        model = f", model {job.model.name} {job.model.version}" if job.model else ""
-        log.info("%s: %s, group %s%s", handler.name, reads, handler.options.group, model)
-    log.info("running %s on %s", ", ".join(worker.stats), url_of(bus))
+def _log_handlers(bus: Bus, worker: Worker) -> None:
+    for loaded in worker.jobs:
+        handler, model = loaded.handler, loaded.model
+        log.info(
+            "%s: %s%s, group %s%s",
+            handler.name,
+            handler.topic,
+            f" -> {handler.to}" if handler.to else "",
+            handler.options.group,
+            f", model {model.name} {model.version}" if model else "",
+        )
+    log.info("running %s on %s", ", ".join(worker.stats), backend_url(bus))
     if not bus.backend.capabilities.shared:
-        log.info("%s lives in this process: only this process can publish to it", url_of(bus))
+        log.info("%s lives in this process: only this process can publish to it", backend_url(bus))
 
 
-async def _stop_when_idle(worker: Worker, seconds: float) -> None:
-    while True:
-        try:
-            await worker.idle(seconds)
-            break
-        except UnavailableError as exc:  # whether anything is left cannot be told: it may be
-            log.warning("cannot tell whether anything is left: %s", exc)
-            await anyio.sleep(1)
-    log.info("idle for %g s: stopping", seconds)
-    worker.stop()
-
-
-def _show_counts(worker: Worker) -> None:
+def _log_counts(worker: Worker) -> None:
     for name, stats in worker.stats.items():
         log.info(
-            "%s: %d received, %d published, %d dead letters, %d retries, %d left in hand",
+            "%s: %d received, %d published, %d dead letters, %d retries, %d still in flight",
             name,
             stats.received,
             stats.published,

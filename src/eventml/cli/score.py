@@ -11,10 +11,15 @@ import typer
 from anyio.abc import TaskStatus
 
 from eventml.bus import Bus
-from eventml.cli.buses import configure, import_predictor
-from eventml.cli.logs import start_logging
-from eventml.cli.options import JsonOption
-from eventml.cli.reporting import Refusal, leaves, reporting, say
+from eventml.cli.buses import configure, find_predictor
+from eventml.cli.output import (
+    JsonOption,
+    UsageError,
+    handle_errors,
+    leaf_errors,
+    print_message,
+    start_logging,
+)
 from eventml.cli.scoring import describe, showing
 from eventml.deploy.batch import CHECKPOINT, CHUNK, Cron, Every, Plan, Summary, parse
 from eventml.deploy.batch import score as run_job
@@ -27,7 +32,7 @@ _INTERRUPTED = 130
 _REJECTS = 3
 
 
-@reporting()
+@handle_errors()
 def score(  # noqa: PLR0913 - a command's options
     predictor: Annotated[
         str,
@@ -110,8 +115,8 @@ def score(  # noqa: PLR0913 - a command's options
         )
         times = _times(every, cron)
     except ConfigError as exc:
-        raise Refusal(str(exc)) from exc
-    bus, name = import_predictor(predictor)
+        raise UsageError(str(exc)) from exc
+    bus, name = find_predictor(predictor)
     configure(bus, None)
     plan = msgspec.structs.replace(plan, predictor=name)
     start_logging()
@@ -168,11 +173,11 @@ class _Command:
                 try:
                     await self._run()
                 except Exception as exc:
-                    reasons = list(leaves(exc))
+                    reasons = list(leaf_errors(exc))
                     if not all(isinstance(reason, EventMLError) for reason in reasons):
                         raise
                     for reason in dict.fromkeys(map(str, reasons)):
-                        say(reason, "error")
+                        print_message(reason, "error")
                 if not self._stop.is_set():
                     await self._sleep(times, started)
             tasks.cancel_scope.cancel()

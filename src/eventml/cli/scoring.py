@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from eventml.cli.reporting import standard_error
+from eventml.cli.output import stderr_console
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @contextmanager
 def showing() -> Iterator[Callable[[job.Progress], None] | None]:
     """Draw a bar on standard error, on a terminal only; yields what moves it."""
-    console = standard_error()
+    console = stderr_console()
     if not console.is_terminal:
         yield None
         return

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from eventml.cli.reporting import say
+from eventml.cli.output import print_message
 from eventml.cli.rows import Bad, Row
 from eventml.errors import PublishError
 
@@ -41,7 +41,7 @@ class Tally(msgspec.Struct):
 
     def skip(self, bad: Bad) -> None:
         self.skipped += 1
-        say(f"line {bad.line}: {bad.reason}", "skipped")
+        print_message(f"line {bad.line}: {bad.reason}", "skipped")
 
 
 def chunk_size(rate: float | None) -> int:

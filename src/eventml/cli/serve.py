@@ -1,20 +1,15 @@
 """`eventml serve`: a bus's predictors as a web service."""
 
 import logging
-import signal
 from typing import TYPE_CHECKING, Annotated
 
-import anyio
 import typer
-from anyio.abc import TaskStatus
 
 from eventml.bus import Bus
-from eventml.cli.buses import configure, import_bus
-from eventml.cli.in_process import operations_port, run_in_process, stop_on_signals
-from eventml.cli.options import BackendOption, BusArgument
-from eventml.cli.reporting import reporting
-from eventml.cli.service import (
-    PATIENT,
+from eventml.cli.buses import BackendOption, BusArgument, configure, find_bus
+from eventml.cli.output import handle_errors
+from eventml.cli.workers import (
+    DEFAULT_LIMITS,
     BootGraceOption,
     HungAfterOption,
     LogFormatOption,
@@ -22,11 +17,13 @@ from eventml.cli.service import (
     SilentAfterOption,
     StuckAfterOption,
     operations_address,
+    run_in_process,
+    run_until_stopped,
     run_workers,
+    split_names,
 )
 from eventml.deploy.web import Guard, check_address, token_of_environment
 from eventml.deploy.workers import HealthLimits, HostPort, ServicePlan
-from eventml.runtime import task_group
 
 if TYPE_CHECKING:
     from eventml.deploy.web import WebWorker
@@ -34,7 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("eventml")
 
 
-@reporting()
+@handle_errors()
 def serve(  # noqa: PLR0913 - a command's options
     bus: BusArgument,
     *,
@@ -64,25 +61,25 @@ def serve(  # noqa: PLR0913 - a command's options
     ] = False,
     operations: OperationsOption = None,
     log_format: LogFormatOption = "text",
-    boot_grace: BootGraceOption = PATIENT.boot_grace,
-    stuck_after: StuckAfterOption = PATIENT.stuck_after,
-    hung_after: HungAfterOption = PATIENT.hung_after,
-    silent_after: SilentAfterOption = PATIENT.silent_after,
+    boot_grace: BootGraceOption = DEFAULT_LIMITS.boot_grace,
+    stuck_after: StuckAfterOption = DEFAULT_LIMITS.stuck_after,
+    hung_after: HungAfterOption = DEFAULT_LIMITS.hung_after,
+    silent_after: SilentAfterOption = DEFAULT_LIMITS.silent_after,
 ) -> None:
     """Serve the predictors of a bus over HTTP.
 
     It runs until SIGTERM or SIGINT, and finishes open requests then. A second signal gives up on them.
     """
-    app = import_bus(bus)
+    app = find_bus(bus)
     said = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     configure(app, backend, {"web": said} if said else {})
     check_address(app.settings.web.host, token_of_environment(), everybody=without_token)
     plan = ServicePlan(
         bus=bus,
         workers=str(workers or 1),
-        only=[name for names in only or () for name in names.split(",")],
+        only=split_names(only),
         backend=backend,
-        operations="" if operations == "off" else operations_address(operations),
+        operations=operations_address(operations),
         json_logs=log_format == "json",
         limits=HealthLimits(
             boot_grace=boot_grace, stuck_after=stuck_after, silent_after=silent_after, hung_after=hung_after
@@ -103,40 +100,17 @@ async def _work(bus: Bus, plan: ServicePlan) -> bool:
     web, guard = bus.settings.web, Guard(token_of_environment(), everybody=plan.without_token)
     with listen(web.host, web.port) as listener:
         where = address_of(listener)
-        async with (
-            web_worker(bus, listener, guard=guard, only=plan.only, limits=plan.limits) as worker,
-            operations_port(bus, worker, plan),
-            task_group() as tasks,
-        ):
-            await tasks.start(stop_on_signals, worker, bus.settings.drain, "open requests")
-            tasks.start_soon(_announce, worker, where)
-            finished = await worker.run()
-            tasks.cancel_scope.cancel()
-    return finished
+        async with web_worker(bus, listener, guard=guard, only=plan.only, limits=plan.limits) as worker:
+
+            async def announce() -> None:
+                await worker.ready.wait()
+                _log_predictors(worker, where)
+
+            return await run_until_stopped(bus, worker, plan, in_flight="requests", tasks=[announce])
 
 
-async def _announce(worker: "WebWorker", where: HostPort) -> None:
-    await worker.ready.wait()
+def _log_predictors(worker: "WebWorker", where: HostPort) -> None:
     for job in worker.jobs:
         model = f", model {job.model.name} {job.model.version}" if job.model else ""
         log.info("http://%s/predict/%s%s", where, job.handler.name, model)
     log.info("serving on http://%s; see http://%s/docs", where, where)
-
-
-async def _stop_on_signals(
-    worker: "WebWorker", drain: float, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
-) -> None:
-    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        task_status.started()
-        async for heard in signals:
-            log.info(
-                "%s: finishing %d open requests, in %g s at most; a second signal gives up on them",
-                heard.name,
-                worker.in_flight,
-                drain,
-            )
-            worker.stop()
-            break
-        async for heard in signals:
-            log.warning("%s again: giving up on %d open requests", heard.name, worker.in_flight)
-            worker.abandon()

@@ -1,112 +1,114 @@
-"""`eventml tail`: a topic's records as JSON lines."""
+"""`eventml tail`: print the records of a topic as JSON lines."""
 
 import os
-import signal
 import stat
 import sys
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Final
 
 import anyio
 import typer
-from anyio.abc import TaskStatus
 
 from eventml.backends.base import Start, Subscription
-from eventml.bus import Bus
-from eventml.cli.buses import own_bus, require_shared
-from eventml.cli.options import BackendOption, TopicArgument
-from eventml.cli.rendering import as_line
-from eventml.cli.reporting import reporting, say
+from eventml.bus import Bus, stop_on_signals
+from eventml.cli.buses import BackendOption, TopicArgument, bus_of_topic, require_shared
+from eventml.cli.output import delivery_to_json, handle_errors, print_message
 from eventml.errors import UnavailableError
 from eventml.runtime import task_group
 
-_FETCH = 500  # records
-_PAUSE = 1.0  # seconds between two attempts to reach a broker
+_MAX_RECEIVE: Final = 500  # records
+_RETRY_DELAY: Final = 1.0  # seconds
 
 
-class Place(StrEnum):
-    """What `--from` takes."""
+class StartOption(StrEnum):
+    """Values of `--from`."""
 
     earliest = "earliest"
     latest = "latest"
 
 
-@reporting()
+@handle_errors()
 def tail(
     topic: TopicArgument,
-    start: Annotated[Place, typer.Option("--from", help="Where to begin.")] = Place.latest,
+    start: Annotated[
+        StartOption,
+        typer.Option("--from", help="Begin with the oldest record, or with those published from now on."),
+    ] = StartOption.latest,
     number: Annotated[
-        int | None, typer.Option("-n", metavar="N", min=1, help="Stop after so many records.")
+        int | None, typer.Option("-n", metavar="N", min=1, help="Stop after N records.")
     ] = None,
     backend: BackendOption = None,
 ) -> None:
-    """Print a topic as JSON lines.
+    """Print the records of a topic as JSON lines.
 
-    A record a line, as they come, until SIGINT. It reads on its own: no consumer group notices.
-    A value that is no JSON is shown as text, or as {"base64": "..."}.
+    Each record is printed as it arrives, until SIGINT or SIGTERM. The command joins no consumer group. A
+    value that is not JSON is printed as text, or as {"base64": "..."} if it is not text.
     """
-    bus = own_bus(topic, backend)
-    anyio.run(_tail, bus, topic, "earliest" if start is Place.earliest else "latest", number)
+    bus = bus_of_topic(topic, backend)
+    anyio.run(print_topic, bus, topic, "earliest" if start is StartOption.earliest else "latest", number)
 
 
-async def _tail(bus: Bus, topic: str, start: Start, number: int | None) -> None:
+async def print_topic(bus: Bus, topic: str, start: Start, number: int | None) -> None:
+    """Print records of a topic until a signal stops it, standard output is closed or `number` are printed.
+
+    Raises:
+        UsageError: the backend lives in another process.
+    """
     async with task_group() as tasks:
-        await tasks.start(_end_on_signal, tasks.cancel_scope)
-        tasks.start_soon(_end_with_reader, tasks.cancel_scope)
+        tasks.start_soon(stop_on_signals, _StopTail(tasks.cancel_scope))
+        tasks.start_soon(_stop_when_pipe_closes, tasks.cancel_scope)
         async with bus.open():
             require_shared(bus)
             async with bus.backend.subscribe([topic], group=None, start=start) as subscription:
-                await _print(subscription, number)
+                await _print_records(subscription, number)
         tasks.cancel_scope.cancel()
 
 
-async def _print(subscription: Subscription, number: int | None) -> None:
+class _StopTail:
+    """Stops printing when a signal arrives; nothing is in flight."""
+
+    def __init__(self, scope: anyio.CancelScope) -> None:
+        self.stop = self.abandon = scope.cancel
+
+
+async def _print_records(subscription: Subscription, number: int | None) -> None:
     printed = 0
     while number is None or printed < number:
-        limit = _FETCH if number is None else min(number - printed, _FETCH)
+        limit = _MAX_RECEIVE if number is None else min(number - printed, _MAX_RECEIVE)
         try:
             deliveries = await subscription.receive(limit)
         except UnavailableError as exc:
-            say(str(exc), "warning")
-            await anyio.sleep(_PAUSE)
+            print_message(str(exc), "warning")
+            await anyio.sleep(_RETRY_DELAY)
             continue
         printed += len(deliveries)
         try:
             for delivery in deliveries:
-                sys.stdout.buffer.write(as_line(delivery))
+                sys.stdout.buffer.write(delivery_to_json(delivery))
                 sys.stdout.buffer.flush()
         except BrokenPipeError:
-            _close_output()
+            _discard_output()
             return
 
 
-async def _end_on_signal(
-    scope: anyio.CancelScope, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
-) -> None:
-    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        task_status.started()
-        async for _ in signals:
-            scope.cancel()
+async def _stop_when_pipe_closes(scope: anyio.CancelScope) -> None:
+    """Stop when the reader of standard output closes the pipe, even if no record arrives: `tail ... | head`.
 
-
-async def _end_with_reader(scope: anyio.CancelScope) -> None:
-    """End when whoever reads our output has gone, even if there is nothing to write: `tail ... | head`.
-
-    The writing end of a pipe becomes "readable" then, as an error has to be noticed somehow.
+    The writing end of a pipe becomes "readable" when its reading end is closed, to report the error.
     """
     try:
         output = sys.stdout.fileno()
         is_pipe = stat.S_ISFIFO(os.fstat(output).st_mode)
-    except OSError:  # no file at all: a test's
+    except OSError:  # standard output is not a file: a test captures it
         return
     if is_pipe:
         await anyio.wait_readable(output)
-        _close_output()
+        _discard_output()
         scope.cancel()
 
 
-def _close_output() -> None:
-    """Send what Python would flush at exit elsewhere: the pipe is broken."""
+def _discard_output() -> None:
+    """Redirect standard output to nowhere: Python would fail to flush it to a closed pipe at exit."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)

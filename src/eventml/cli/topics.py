@@ -1,4 +1,4 @@
-"""`eventml topics create`: an app's topics, on a backend where somebody has to create them."""
+"""`eventml topics create`: create the topics of an app, on a backend that needs topics created."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -9,16 +9,14 @@ import typer
 
 from eventml.backends.base import NewTopic
 from eventml.bus import Bus, create_topics, topics_of
-from eventml.cli.buses import app_bus, url_of
-from eventml.cli.options import BackendOption, BusArgument, JsonOption
-from eventml.cli.reporting import reporting
-from eventml.cli.tables import show_table
+from eventml.cli.buses import BackendOption, BusArgument, backend_url, load_bus
+from eventml.cli.output import JsonOption, handle_errors, print_table
 
-app = typer.Typer(help="The topics of an app.", no_args_is_help=True)
+app = typer.Typer(help="Create the topics of an app.", no_args_is_help=True)
 
 
-class Created(msgspec.Struct):
-    """What has become of the topics."""
+class CreatedTopics(msgspec.Struct):
+    """Topics that the command created, and topics that existed before."""
 
     backend: str
     created: list[str]
@@ -27,41 +25,49 @@ class Created(msgspec.Struct):
 
 @app.callback()
 def _topics() -> None:
-    pass
+    """Make `create` a subcommand; typer would drop its name if it were the only command."""
 
 
 @app.command()
-@reporting()
+@handle_errors()
 def create(
     bus: BusArgument,
-    partitions: Annotated[int | None, typer.Option(metavar="N", min=1, help="Of each topic.")] = None,
-    replication: Annotated[int | None, typer.Option(metavar="N", min=1, help="Copies of each topic.")] = None,
+    partitions: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Partitions of each topic.")
+    ] = None,
+    replication: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Replicas of each topic.")
+    ] = None,
     backend: BackendOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Create the topics that are missing.
+    """Create the missing topics of an app.
 
-    They are those that the app reads and writes, and those of its dead letters.
+    These are the topics that its handlers read and write, and their dead-letter topics. Topics that exist
+    are not changed.
 
-    Partitions, replication and retention come from `[topic."<name>"]`; the options here replace them.
+    Partitions, replication and retention are taken from `[topic."<name>"]` in the configuration; the options
+    of this command override them for every topic.
     """
-    the_app = app_bus(bus, backend)
-    wanted = topics_of(the_app, partitions=partitions, replication=replication)
-    created = anyio.run(_create, the_app, wanted)
+    app_bus = load_bus(bus, backend)
+    topics = topics_of(app_bus, partitions=partitions, replication=replication)
+    created = anyio.run(_create, app_bus, topics)
     if as_json:
-        typer.echo(msgspec.json.encode(created or Created(url_of(the_app), [], [])))
+        typer.echo(msgspec.json.encode(created or CreatedTopics(backend_url(app_bus), [], [])))
     elif created is None:
-        typer.echo(f"{url_of(the_app)} needs no topics created: each is there once something goes to it")
+        typer.echo(
+            f"{backend_url(app_bus)} needs no topics created: a topic exists once a record is published to it"
+        )
     else:
-        rows = [[topic.name, "created" if topic.name in created.created else "was there"] for topic in wanted]
-        show_table(["topic", ""], rows)
+        rows = [[topic.name, "created" if topic.name in created.created else "existed"] for topic in topics]
+        print_table(["topic", "state"], rows)
 
 
-async def _create(bus: Bus, wanted: Sequence[NewTopic]) -> Created | None:
-    """What was created; None if the backend needs none of it."""
+async def _create(bus: Bus, topics: Sequence[NewTopic]) -> CreatedTopics | None:
+    """Create topics; None if the backend needs none created."""
     async with bus.open():
-        made = await create_topics(bus, wanted)
-        if made is None:
-            return None
-    existed = [topic.name for topic in wanted if topic.name not in made]
-    return Created(url_of(bus), sorted(made), existed)
+        created = await create_topics(bus, topics)
+    if created is None:
+        return None
+    existed = [topic.name for topic in topics if topic.name not in created]
+    return CreatedTopics(backend_url(bus), sorted(created), existed)

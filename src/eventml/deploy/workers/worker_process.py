@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING, Final
 
 import anyio
 
-from eventml.bus import Bus, stop_on_signals, stop_when_idle
+from eventml.bus import Bus, import_bus, stop_on_signals, stop_when_idle
 from eventml.deploy.workers.exit import force_exit_later
 from eventml.deploy.workers.health import LagMonitor
-from eventml.deploy.workers.importing import import_bus
 from eventml.deploy.workers.ipc import (
     REPORT_INTERVAL,
     SupervisorChannel,

@@ -1,4 +1,4 @@
-"""What the supervisors of `run` and `serve` are told of their patience: each option what it says."""
+"""Options of `run` and `serve` that limit the health of their workers."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ OPTIONS = {"--boot-grace": 1.0, "--stuck-after": 2.0, "--silent-after": 3.0, "--
 
 
 @pytest.mark.parametrize("command", [run, serve])
-@pytest.mark.parametrize("said", [{}, OPTIONS])
-def test_each_limit_is_the_one_that_was_named(
-    command: Any, said: dict[str, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("options", [{}, OPTIONS])
+def test_each_option_sets_the_limit_of_its_name(
+    command: Any, options: dict[str, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "patient.py").write_text(APP)
+    (tmp_path / "limited.py").write_text(APP)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.chdir(tmp_path)
     plans: list[Any] = []
     monkeypatch.setattr(command, "run_workers", lambda _bus, plan, *_: plans.append(plan))
     name = command.__name__.rpartition(".")[2]
-    asked = [str(part) for option in said.items() for part in option]
-    result = CliRunner().invoke(app, [name, "patient:bus", "--workers", "2", *asked])
-    sys.modules.pop("patient", None)
+    args = [str(part) for option in options.items() for part in option]
+    result = CliRunner().invoke(app, [name, "limited:bus", "--workers", "2", *args])
+    sys.modules.pop("limited", None)
     assert result.exit_code == 0, result.output
     [plan] = plans
-    known = {name.removeprefix("--").replace("-", "_"): seconds for name, seconds in said.items()}
-    assert plan.limits == HealthLimits(**known)
+    expected = {name.removeprefix("--").replace("-", "_"): seconds for name, seconds in options.items()}
+    assert plan.limits == HealthLimits(**expected)

@@ -1,0 +1,107 @@
+"""Importing the bus, or a predictor of it, that a command line names as `MODULE:NAME`."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from eventml.bus.bus import Bus
+from eventml.errors import AppNotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from types import ModuleType
+
+
+def import_bus(target: str) -> Bus:
+    """Import the bus at `MODULE:BUS`, such as `examples.rides.app:bus`.
+
+    The current directory comes first on the path, as with `python -m`.
+
+    Raises:
+        AppNotFoundError: no such module, no such attribute, or the attribute is not a Bus.
+        Exception: whatever the module raises while it is imported.
+    """
+    module, name = _import_module(target, "MODULE:BUS, such as examples.rides.app:bus")
+    found = getattr(module, name, None)
+    if isinstance(found, Bus):
+        return found
+    problem = (
+        f"the module has no attribute {name!r}"
+        if found is None
+        else f"{name!r} is not a Bus but an object of type {type(found).__name__}"
+    )
+    buses = [attribute for attribute, value in vars(module).items() if isinstance(value, Bus)]
+    raise AppNotFoundError(f"{target}: {problem}{_suggestion(module, name, buses, 'buses')}")
+
+
+def import_predictor(target: str) -> tuple[Bus, str]:
+    """Import the predictor at `MODULE:PREDICTOR`, such as `examples.rides.app:duration`.
+
+    PREDICTOR is the function, or the name of the handler where that differs.
+
+    Returns:
+        The bus that the predictor is registered with, and the name of its handler.
+
+    Raises:
+        AppNotFoundError: no such module or predictor, or the function is registered more than once.
+        Exception: whatever the module raises while it is imported.
+    """
+    module, name = _import_module(target, "MODULE:PREDICTOR, such as examples.rides.app:duration")
+    buses = list({id(value): value for value in vars(module).values() if isinstance(value, Bus)}.values())
+    handlers = [(bus, handler) for bus in buses for handler in bus.handlers.values()]
+    function = getattr(module, name, None)
+    found = [
+        (bus, handler.name)
+        for bus, handler in handlers
+        if (handler.function is function if callable(function) else handler.name == name)
+    ]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        names = ", ".join(handler for _, handler in found)
+        raise AppNotFoundError(
+            f"{target}: the function is registered more than once, as {names}; use one of these names instead"
+        )
+    predictors = [handler.name for _, handler in handlers if handler.to is not None]
+    raise AppNotFoundError(
+        f"{target}: no bus of the module has a predictor of that name"
+        f"{_suggestion(module, name, predictors, 'predictors')}"
+    )
+
+
+def _import_module(target: str, expected: str) -> tuple[ModuleType, str]:
+    """Import the module of `MODULE:NAME`. Returns it with the name."""
+    module_name, _, name = target.partition(":")
+    if not module_name or not name:
+        raise AppNotFoundError(f"{target!r}: expected {expected}")
+    if module_name.endswith(".py") or "/" in module_name:
+        dotted = module_name.removesuffix(".py").removeprefix("./").replace("/", ".")
+        raise AppNotFoundError(
+            f"{target!r}: expected the name of a module, not the path of a file: {dotted}:{name}"
+        )
+    directory = str(Path.cwd())
+    if sys.path[0] != directory:
+        sys.path.insert(0, directory)
+    try:
+        return importlib.import_module(module_name), name
+    except ModuleNotFoundError as exc:
+        # Only the module itself or a parent of it: a module that it imports may be missing too.
+        if exc.name is None or not f"{module_name}.".startswith(f"{exc.name}."):
+            raise
+        raise AppNotFoundError(
+            f"{target}: no module is named {exc.name!r} in {directory} or on Python's path; "
+            "run the command from the directory that holds it, or install its package"
+        ) from exc
+
+
+def _suggestion(module: ModuleType, name: str, known: Iterable[str], plural: str) -> str:
+    """The end of an error message that names the attribute that was probably meant."""
+    names = list(known)
+    close = names if len(names) == 1 else difflib.get_close_matches(name, names, n=1)
+    if close:
+        return f"; did you mean {module.__name__}:{close[0]}?"
+    return f"; its {plural} are: {', '.join(names)}" if names else f"; it has no {plural}"

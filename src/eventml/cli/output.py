@@ -1,0 +1,171 @@
+"""What commands print: tables, records as JSON, errors with an exit status, and the log."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.highlighter import NullHighlighter
+from rich.logging import RichHandler
+from rich.table import Table
+from rich.text import Text
+
+from eventml.codec import Decoder
+from eventml.deploy.workers import LogRateLimit
+from eventml.errors import EventMLError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from eventml.records import Delivery
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object, to be read by a program.")]
+
+_DECODER = Decoder(Any)
+
+
+class UsageError(Exception):
+    """The command line cannot be carried out as it was written. The exit status is 2."""
+
+
+@contextmanager
+def handle_errors() -> Iterator[None]:
+    """Turn the expected errors of a command into a line each on standard error and an exit status.
+
+    An error that is not eventml's is a bug, of eventml or of the app, and keeps its traceback.
+
+    Raises:
+        typer.Exit: with status 2 for usage errors, and 1 for other errors of eventml.
+    """
+    try:
+        yield
+    except Exception as exc:
+        errors = list(leaf_errors(exc))
+        if not all(isinstance(error, EventMLError | UsageError) for error in errors):
+            raise
+        for message in dict.fromkeys(map(str, errors)):
+            print_message(message, "error")
+        raise typer.Exit(2 if all(isinstance(error, UsageError) for error in errors) else 1) from None
+
+
+def leaf_errors(error: BaseException) -> Iterator[BaseException]:
+    """Yield the errors inside an exception group, at any depth; task groups raise such groups."""
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from leaf_errors(inner)
+    else:
+        yield error
+
+
+def print_message(text: str, label: str = "") -> None:
+    """Print a line to standard error, after a label such as "error" or "warning"."""
+    style = {"error": "bold red", "warning": "yellow"}.get(label, "")
+    line = Text.assemble((f"{label}: ", style), text) if label else Text(text)
+    stderr_console().print(line, soft_wrap=True, highlight=False)
+
+
+@cache
+def stderr_console() -> Console:
+    """Return the only console on standard error: a progress bar is redrawn below what others print there."""
+    return Console(stderr=True)
+
+
+def start_logging() -> None:
+    """Log to standard error: eventml's own lines from INFO on, those of other packages from WARNING on.
+
+    Nothing is changed if the app configured logging while it was imported (`logging.basicConfig`).
+    """
+    if logging.root.handlers:
+        return
+    if stderr_console().is_terminal:
+        handler: logging.Handler = RichHandler(
+            console=stderr_console(), show_path=False, highlighter=NullHighlighter()
+        )
+    else:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.addFilter(LogRateLimit())
+    logging.root.addHandler(handler)
+    logging.getLogger("eventml").setLevel(logging.INFO)
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table to standard output: drawn with lines on a terminal, aligned columns elsewhere."""
+    console = Console()
+    if not console.is_terminal:
+        typer.echo(format_table(columns, rows))
+        return
+    table = Table(*columns)
+    for row in rows:
+        table.add_row(*map(Text, row))  # as Text: names may hold what rich reads as markup
+    console.print(table)
+
+
+def format_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table as text: a line for each row, two spaces between columns, nothing cut or wrapped."""
+    lines = [columns, *rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
+
+
+def delivery_to_json(delivery: Delivery) -> bytes:
+    """Return a delivery as one line of JSON: `{"topic", "key", "id", "time", "headers", "value"}`.
+
+    The value is decoded by its content type, as JSON if it has none. One that cannot be decoded is shown as
+    text, and one that is not UTF-8 as `{"base64": "..."}`. A key is shown as text or base64. The time is
+    UTC, or null if the timestamp is outside the calendar.
+    """
+    record = delivery.record
+    line = {
+        "topic": record.topic,
+        "key": None if record.key is None else _text_or_base64(record.key),
+        "id": _valid_unicode(record.id),
+        "time": _iso_time(delivery.timestamp),
+        "headers": {_valid_unicode(name): _valid_unicode(text) for name, text in record.headers.items()},
+    }
+    [value] = _DECODER.decode([delivery])
+    if not isinstance(value, Exception):
+        try:
+            return msgspec.json.encode({**line, "value": value}) + b"\n"
+        except (TypeError, ValueError, RecursionError):
+            pass  # MessagePack can hold values that JSON cannot
+    return msgspec.json.encode({**line, "value": _text_or_base64(record.value)}) + b"\n"
+
+
+def escape_unprintable(text: str, keep: str = "") -> str:
+    """Return text with unprintable characters escaped: a producer's data must not control the terminal.
+
+    Args:
+        text: Text to escape.
+        keep: Unprintable characters to leave as they are, such as a newline.
+    """
+    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)
+
+
+def _text_or_base64(data: bytes) -> str | dict[str, bytes]:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return {"base64": data}  # msgspec writes bytes as base64
+
+
+def _iso_time(timestamp: float) -> str | None:
+    try:
+        time = datetime.fromtimestamp(timestamp, UTC)
+    except (ValueError, OverflowError, OSError):  # a producer may set any timestamp
+        return None
+    return time.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _valid_unicode(text: str) -> str:
+    """Return text that JSON can hold: brokers may deliver headers that were not UTF-8, as surrogates."""
+    return text.encode(errors="backslashreplace").decode()

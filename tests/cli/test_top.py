@@ -1,0 +1,152 @@
+"""`eventml top`: rates and latencies from metrics, and the view of a service."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eventml.cli.top import (
+    format_duration,
+    format_number,
+    format_seconds,
+    handler_rows,
+    parse_metrics,
+    quantile,
+    worker_rows,
+)
+from eventml.deploy.workers.ipc import (
+    HandlerCounters,
+    HandlerProgress,
+    HandlerReport,
+    HistogramSnapshot,
+    LoadedModel,
+)
+from eventml.deploy.workers.metrics import render_metrics
+from eventml.deploy.workers.operations import HostPort, OperationsEndpoints, serve_endpoints
+from eventml.deploy.workers.status import ServiceStatus, WorkerStatus
+from eventml.runtime.histogram import SECONDS, SIZES, Histogram
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.cli.conftest import Invoke
+
+
+def status(completed: int, waits: list[float]) -> ServiceStatus:
+    """Return the status of a worker that completed this many events, with these latencies in seconds."""
+    latency, batch = Histogram(SECONDS), Histogram(SIZES)
+    for wait in waits:
+        latency.add(wait)
+    batch.add(completed)
+    handler = HandlerReport(
+        group="rides.tip",
+        topic="rides",
+        to="tips",
+        counters=HandlerCounters(
+            received=completed,
+            completed=completed,
+            published=completed,
+            latency=HistogramSnapshot(latency.counts, latency.sum),
+            batch=HistogramSnapshot(batch.counts, batch.sum),
+        ),
+        progress=HandlerProgress(handler="tip", in_flight=7, quiet=0, oldest=0.5),
+        lag=12,
+        model=LoadedModel("tip", "abc"),
+    )
+    worker = WorkerStatus(name="worker-1", pid=1, state="ready", restarts=2, handlers={"tip": handler})
+    return ServiceStatus(bus="rides", workers=[worker])
+
+
+def test_rates_are_those_between_two_snapshots() -> None:
+    before = parse_metrics(render_metrics(status(100, [0.02] * 100))[0].decode(), at=10.0)
+    now = parse_metrics(render_metrics(status(500, [0.02] * 100 + [0.2] * 400))[0].decode(), at=12.0)
+    [line] = handler_rows(before, now)
+    assert (line.name, line.lag, line.in_flight, line.received) == ("tip", 12, 7, 200)
+    assert line.p50 is not None
+    assert 0.1 < line.p50 < 0.25  # the hundred quick ones came before the first snapshot
+    [worker] = worker_rows(now)
+    assert (worker.name, worker.state, worker.restarts, worker.models) == (
+        "worker-1",
+        "ready",
+        2,
+        ["tip abc"],
+    )
+
+
+def test_rates_of_a_restarted_service_are_not_negative() -> None:
+    before = parse_metrics(render_metrics(status(500, [0.02] * 500))[0].decode(), at=10.0)
+    now = parse_metrics(render_metrics(status(30, [0.02] * 30))[0].decode(), at=11.0)
+    [line] = handler_rows(before, now)
+    assert line.received == 30
+    assert line.p99 is not None
+
+
+@given(st.lists(st.floats(0, 400), min_size=1), st.floats(0, 1))
+def test_quantile_is_in_the_bucket_of_its_value(values: list[float], share: float) -> None:
+    bounds = [*SECONDS, math.inf]
+    buckets = [(bound, float(sum(value <= bound for value in values))) for bound in bounds]
+    found = quantile(buckets, share)
+    assert found is not None
+    exact = sorted(values)[max(math.ceil(share * len(values)) - 1, 0)]
+    above = next(bound for bound in bounds if exact <= bound)
+    below = max([0.0, *(bound for bound in SECONDS if bound < exact)])
+    assert found <= above
+    if share * len(values) >= 1:
+        assert found >= below - 1e-9
+
+
+def test_empty_histogram_has_no_quantile() -> None:
+    assert quantile([], 0.5) is None
+    assert quantile([(1.0, 0.0), (math.inf, 0.0)], 0.5) is None
+
+
+@given(st.floats(0, 1e12))
+def test_numbers_have_at_most_seven_characters(value: float) -> None:
+    assert len(format_number(value)) <= 7
+    assert len(format_seconds(value if value < 1e6 else None)) <= 7
+
+
+@pytest.mark.parametrize(("value", "text"), [(5, "5s"), (65, "1m05s"), (3_700, "1h01m"), (90_000, "1d01h")])
+def test_durations(value: float, text: str) -> None:
+    assert format_duration(value) == text
+
+
+@pytest.fixture
+def service(folder: Path) -> Iterator[str]:
+    """Serve the operations port of the bus "rides", and write its app. Gives the address of the port."""
+    (folder / "app.py").write_text(
+        'import eventml\nbus = eventml.Bus("rides")\nother = eventml.Bus("other")\n'
+    )
+    operations = OperationsEndpoints(lambda: status(100, [0.02] * 100))
+    with serve_endpoints(operations, HostPort("127.0.0.1", 0)) as address:
+        yield str(address)
+
+
+def test_view_fits_80_columns(invoke: Invoke, service: str) -> None:
+    result = invoke("top", "app:bus", "--once", "--at", service, "--every", "0.2")
+    assert result.exit_code == 0, result.output
+    assert "rides at 127.0.0.1" in result.stdout
+    assert "1 of 1 workers ready" in result.stdout
+    assert "2 restarts" in result.stdout
+    assert re.search(r"^ tip +12 +7 +0 +0 ", result.stdout, re.MULTILINE)
+    assert re.search(r"^ worker-1 +ready .* 7 +500ms +tip abc", result.stdout, re.MULTILINE)
+    assert max(map(len, result.stdout.splitlines())) <= 80
+
+
+def test_service_of_another_bus_is_a_usage_error(invoke: Invoke, service: str) -> None:
+    result = invoke("top", "app:other", "--once", "--at", service)
+    assert result.exit_code == 2
+    assert f"{service} belongs to the bus 'rides', not 'other'" in result.stderr
+
+
+def test_service_that_does_not_answer_is_an_error(invoke: Invoke, folder: Path) -> None:
+    (folder / "app.py").write_text('import eventml\nbus = eventml.Bus("rides")\n')
+    result = invoke("top", "app:bus", "--once", "--at", "127.0.0.1:1")
+    assert result.exit_code == 1
+    assert "no service answers at 127.0.0.1:1" in result.stderr

@@ -19,7 +19,7 @@ from eventml.deploy.workers.liveness import Progress
 from eventml.deploy.workers.metrics import render
 from eventml.deploy.workers.reports import Counts, HandlerReport, ModelInUse, Tally
 from eventml.deploy.workers.status import Status, WorkerStatus
-from eventml.runtime.histogram import SECONDS, SIZES, Histogram
+from eventml.runtime.stats import SECONDS_BUCKETS, SIZE_BUCKETS, Histogram
 from tests.deploy.service import APPS
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 def status(completed: int, waits: list[float]) -> Status:
     """A worker that has finished so many events, which waited so long."""
-    latency, batch = Histogram(SECONDS), Histogram(SIZES)
+    latency, batch = Histogram(SECONDS_BUCKETS), Histogram(SIZE_BUCKETS)
     for wait in waits:
         latency.add(wait)
     batch.add(completed)
@@ -78,13 +78,13 @@ def test_a_service_started_anew_has_no_negative_rates() -> None:
 
 @given(st.lists(st.floats(0, 400), min_size=1), st.floats(0, 1))
 def test_a_quantile_lies_in_the_bucket_of_its_value(values: list[float], share: float) -> None:
-    bounds = [*SECONDS, math.inf]
+    bounds = [*SECONDS_BUCKETS, math.inf]
     buckets = [(bound, float(sum(value <= bound for value in values))) for bound in bounds]
     found = quantile(buckets, share)
     assert found is not None
     exact = sorted(values)[max(math.ceil(share * len(values)) - 1, 0)]
     above = next(bound for bound in bounds if exact <= bound)
-    below = max([0.0, *(bound for bound in SECONDS if bound < exact)])
+    below = max([0.0, *(bound for bound in SECONDS_BUCKETS if bound < exact)])
     assert found <= above
     if share * len(values) >= 1:
         assert found >= below - 1e-9

@@ -169,8 +169,10 @@ def _tell(outcome: Outcome) -> None:
     would = "would be " if outcome.dry_run else ""
     left = "" if tally.left is None or outcome.dry_run else f"; {tally.left} left"
     typer.echo(f"{outcome.handler}: {tally.chosen.total()} {would}{done}{where}{by_exception}{left}")
-    if tally.repeated:
-        typer.echo(f"{outcome.handler}: {tally.repeated} second letters of the same events, left by a crash")
+    if tally.duplicates:
+        typer.echo(
+            f"{outcome.handler}: {tally.duplicates} second letters of the same events, left by a crash"
+        )
     for why, count in tally.refused.items():
         say(f"{outcome.handler}: {count} could not be {done}, and stay: {why}", "error")
 

@@ -108,7 +108,7 @@ async def _work(bus: Bus, plan: Plan) -> bool:
 
 async def _announce(bus: Bus, worker: Worker) -> None:
     await worker.ready.wait()
-    for job in worker.jobs:
+    for job in worker.handlers:
         handler = job.handler
         reads = f"{handler.topic} -> {handler.to}" if handler.to else handler.topic
         model = f", model {job.model.name} {job.model.version}" if job.model else ""

@@ -105,11 +105,11 @@ async def visit_boxes(found: Search, visit: Visit) -> None:
         backend = found.bus.backend
         for box in found.boxes:
             try:
-                lag = await backend.lag(box.letters, group=box.readers)
+                lag = await backend.lag(box.dead_letter_topic, group=box.replay_group)
                 if lag is not None and not sum(lag.values()):
                     continue
                 async with backend.subscribe(
-                    [box.letters], group=box.readers, start="earliest"
+                    [box.dead_letter_topic], group=box.replay_group, start="earliest"
                 ) as subscription:
                     await visit(box, backend, subscription)
             except TopicNotFoundError:

@@ -118,7 +118,7 @@ async def _work(bus: Bus, plan: Plan) -> bool:
 
 async def _announce(worker: "WebWorker", where: Address) -> None:
     await worker.ready.wait()
-    for job in worker.jobs:
+    for job in worker.handlers:
         model = f", model {job.model.name} {job.model.version}" if job.model else ""
         log.info("http://%s/predict/%s%s", where, job.handler.name, model)
     log.info("serving on http://%s; see http://%s/docs", where, where)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from eventml.errors import EventMLError, NotOpenError, PublishError, UnavailableError
-from eventml.runtime.tasks import task_group
+from eventml.runtime.failures import task_group
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -11,9 +11,8 @@ import anyio
 
 from eventml.backends.base import CreatesTopics, NewTopic
 from eventml.errors import EventMLError, NotOpenError, UnavailableError
-from eventml.runtime.failures import backoff_delay, describe
-from eventml.runtime.replies import RETENTION, answers, reply_topic
-from eventml.runtime.tasks import task_group
+from eventml.runtime.failures import backoff_delay, describe, task_group
+from eventml.runtime.replies import REPLY_RETENTION, reply_topic, request_id
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -89,7 +88,7 @@ class _ReplyReader:
 
     def _hand_out(self, deliveries: Sequence[Delivery]) -> None:
         for delivery in deliveries:
-            waiting = self._waiting.pop(answers(delivery.record), None)
+            waiting = self._waiting.pop(request_id(delivery.record), None)
             if waiting is not None:  # else it is too late, another's, or a second answer
                 waiting.settle(delivery)
 
@@ -135,7 +134,7 @@ class Requester:
         try:
             if isinstance(self._backend, CreatesTopics):
                 # One partition: each requester reads all of them anyway.
-                new = NewTopic(name=reader.topic, partitions=1, retention=RETENTION)
+                new = NewTopic(name=reader.topic, partitions=1, retention=REPLY_RETENTION)
                 await self._backend.create_topics([new])
             async with self._backend.subscribe([reader.topic], group=None, start="latest") as replies:
                 reader.ready.settle()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from eventml.deploy.workers.reports import COUNTERS
 from eventml.deploy.workers.status import lags, totals
 from eventml.errors import MissingExtraError
-from eventml.runtime import SECONDS, SIZES
+from eventml.runtime import SECONDS_BUCKETS, SIZE_BUCKETS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -95,10 +95,10 @@ def _of_handlers(status: Status) -> Iterator[Metric]:
         labels=[*named, "stage"],
     )
     for name, tally in summed.items():
-        _observed(latency, labels[name], tally.latency, SECONDS)
-        _observed(batch, labels[name], tally.batch, SIZES)
+        _observed(latency, labels[name], tally.latency, SECONDS_BUCKETS)
+        _observed(batch, labels[name], tally.batch, SIZE_BUCKETS)
         for stage, counts in tally.stages.items():
-            _observed(stages, [*labels[name], stage], counts, SECONDS)
+            _observed(stages, [*labels[name], stage], counts, SECONDS_BUCKETS)
     yield from (latency, batch, stages)
     lag = GaugeMetricFamily("eventml_lag", "Events that the group has not finished.", labels=named)
     for name, behind in lags(status).items():

@@ -34,7 +34,7 @@ def handler_reports(
     """
     return {
         job.handler.name: _report(job, worker.stats[job.handler.name], lags.get(job.handler.name), stamps)
-        for job in worker.jobs
+        for job in worker.handlers
     }
 
 

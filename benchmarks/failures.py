@@ -1,15 +1,16 @@
-"""What the machinery for failures costs when nothing fails: the runtime as it is, and without it.
+"""What handling of failures costs when nothing fails: the runtime as it is, and without it.
 
     python -m benchmarks.failures [--events N] [--rounds N] [--processes N]
 
-In memory, where nothing hides it: CPU time of the thread that does it all. Each case has a process of its
-own (Python's interpreter adapts to the code it runs), and they take turns in many short rounds. What else
-the machine does can only add to a round, so a process's figure is that of its fastest tenth; and one process
-may be luckier than another, in where its memory lies, so each case has many, one after the other.
+It runs in memory, where no broker hides the cost, and measures the CPU time of the only thread. Each case has
+a process of its own, as Python's interpreter adapts to the code it runs, and the processes take turns in many
+short rounds. Other load on the machine can only add to a round, so the figure of a process is that of its
+fastest tenth. Where a process's memory lies makes a difference too, so each case has many processes, one
+after the other.
 
-"Without recovery" calls the handler and completes: no suspects, no bisecting, no parking, no staleness,
-no counting of dead letters, no record that is passed over. "Without recovery and checks" trusts what the
-handler returns too (length, types, finite numbers), and every record's value and format.
+"Without retry" calls the handler and completes: no retries, no bisecting, no dead letters. "Without retry and
+checks" also trusts the handler's outputs (length, types, finite numbers), and every record's value and
+format.
 """
 
 from __future__ import annotations
@@ -35,11 +36,11 @@ from rich.table import Table
 import eventml
 from benchmarks.measuring import DurationPredicted, RideStarted, linear, machine, no_op, rides
 from eventml.backends.memory import Settings, new_hub
-from eventml.runtime import pipeline, worker
-from eventml.runtime.answering import BatchProcessor
+from eventml.codec import DecodedBatch
+from eventml.runtime import BatchProcessor, Stats, worker
+from eventml.runtime.dead_letters import DeadLetterWriter
 from eventml.runtime.outputs import Outputs
-from eventml.runtime.parking import Parking
-from eventml.runtime.suspects import Step
+from eventml.runtime.retry_queue import RetryQueue
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -47,73 +48,78 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
     from eventml.backends.base import Completion
+    from eventml.handlers import Handler
     from eventml.records import Delivery
-    from eventml.runtime.items import Item
+    from eventml.runtime.retry import Call
+    from eventml.runtime.tracing import HandlerTracing
 
     Case = Callable[[], AbstractContextManager[None]]
 
 BATCH = 1024
-AS_IT_IS = "as it is"
+FULL = "as it is"
 _WARM_UP = 5  # rounds
 
 
-class NoRecovery:
-    """In the place of `Recovery`: nothing is ever parked or set aside."""
+class NoRetry:
+    """In the place of `Retry`: calls the handler, and never retries nor writes dead letters."""
 
-    def __init__(self) -> None:
-        self.parking = Parking(ordered=False)
+    def __init__(
+        self,
+        call: Call,
+        handler: Handler,
+        *,
+        stats: Stats,  # noqa: ARG002 - as `Retry`
+        ordered: bool,
+        tracing: HandlerTracing | None = None,  # noqa: ARG002 - as `Retry`
+    ) -> None:
+        self.process = call
+        self.queue = RetryQueue(ordered=ordered)
+        self.dead_letters = NoDeadLetters(handler)
 
-    async def retry(self) -> list[Completion]:
+    async def process_due(self) -> list[Completion]:
         return []
 
-    def count_letters(self, done: Sequence[Completion]) -> int:  # noqa: ARG002 - there are none
+
+class NoDeadLetters(DeadLetterWriter):
+    def count(self, completed: Sequence[Completion]) -> int:  # noqa: ARG002 - there are none
         return 0
 
 
-class BareAnswering(BatchProcessor):
-    """Calls, and completes what came of it."""
+class BareProcessor(BatchProcessor):
+    """Calls the handler, and completes."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.recovery: Any = NoRecovery()
-
-    async def answer(self, step: Step) -> list[Any]:
-        return await self._call(step.items)
-
-
-class NoSuspects:
-    def __init__(self, max_deliveries: int) -> None:
-        pass
-
-    def steps(self, items: Sequence[Item]) -> list[Step]:
-        return [Step(items)]
+        super().__init__(*args, **{**options, "failure_policy": NoRetry})
 
 
 class TrustingDecoder:
-    def __init__(self, event_type: Any, group: str | None = None) -> None:  # noqa: ARG002 - as `Decoder`
-        self.without_event = self.asked = 0
+    """Decodes JSON, and nothing else."""
+
+    def __init__(self, event_type: Any) -> None:
         self._decode = msgspec.json.Decoder(event_type).decode
 
-    def decode(self, deliveries: Sequence[Delivery]) -> list[Any]:
+    def decode_batch(self, deliveries: Sequence[Delivery]) -> DecodedBatch:
         decode = self._decode
-        return [decode(delivery.record.value) for delivery in deliveries]
+        return DecodedBatch([decode(delivery.record.value) for delivery in deliveries], 0, ())
 
 
 class TrustingOutputs(Outputs):
+    """Encodes outputs without checking them."""
+
     def completions(self, deliveries: Sequence[Delivery], outputs: Any) -> list[Completion]:
-        return self._complete(deliveries, outputs, all_answered=True)
+        return self.encode(deliveries, outputs)
 
 
 @contextmanager
-def without_recovery() -> Iterator[None]:
-    with patch.object(worker, "Answering", BareAnswering), patch.object(pipeline, "Suspects", NoSuspects):
+def without_retry() -> Iterator[None]:
+    with patch.object(worker, "BatchProcessor", BareProcessor):
         yield
 
 
 @contextmanager
-def without_recovery_and_checks() -> Iterator[None]:
+def without_retry_and_checks() -> Iterator[None]:
     with (
-        without_recovery(),
+        without_retry(),
         patch.object(worker, "Decoder", TrustingDecoder),
         patch.object(worker, "Outputs", TrustingOutputs),
     ):
@@ -121,14 +127,14 @@ def without_recovery_and_checks() -> Iterator[None]:
 
 
 CASES: dict[str, Case] = {
-    AS_IT_IS: nullcontext,
-    "without recovery": without_recovery,
-    "without recovery and checks": without_recovery_and_checks,
+    FULL: nullcontext,
+    "without retry": without_retry,
+    "without retry and checks": without_retry_and_checks,
 }
 
 
 def seconds_an_event(events: list[RideStarted], handler: Callable[..., Any]) -> float:
-    """CPU time of a worker that handles what was published before; on the event loop, in one thread."""
+    """CPU time of a worker for each of these events, published before; in one thread, on the event loop."""
     bus = eventml.Bus("benchmark")
 
     async def predict(batch: list[RideStarted]) -> list[DurationPredicted]:
@@ -153,7 +159,7 @@ def seconds_an_event(events: list[RideStarted], handler: Callable[..., Any]) -> 
 
 
 def serve(name: str, handler: Callable[..., Any], events: int, requests: Connection) -> None:
-    """A case's process: a figure for each request, until there is none."""
+    """The process of a case: measure once for each True that is received."""
     logging.disable(logging.WARNING)
     published = rides(events)
     gc.freeze()
@@ -163,14 +169,14 @@ def serve(name: str, handler: Callable[..., Any], events: int, requests: Connect
 
 
 def measure(handler: Callable[..., Any], events: int, rounds: int) -> dict[str, float]:
-    """One process for each case, in changing order once a round: its fastest tenth."""
+    """The fastest tenth of each case, from one process for each, called once a round in random order."""
     figures: dict[str, list[float]] = {name: [] for name in CASES}
     spawn = multiprocessing.get_context("spawn")
     with ExitStack() as stack:
         requests: dict[str, Connection] = {}
         for name in CASES:
-            requests[name], theirs = spawn.Pipe()
-            process = spawn.Process(target=serve, args=(name, handler, events, theirs))
+            requests[name], remote = spawn.Pipe()
+            process = spawn.Process(target=serve, args=(name, handler, events, remote))
             process.start()
             stack.callback(process.join)
             stack.callback(requests[name].send, False)
@@ -184,14 +190,14 @@ def measure(handler: Callable[..., Any], events: int, rounds: int) -> dict[str, 
 
 
 def show(title: str, figures: Sequence[dict[str, float]]) -> None:
-    """What each case costs, and how much more the runtime as it is: the mean of the processes' ratios."""
+    """Show each case's cost, and by how much that of the full runtime exceeds it: the mean over processes."""
     table = Table(title=title, title_justify="left")
     for column in ("case", "µs an event", "as it is costs more by", "give or take"):
         table.add_column(column, justify="left" if column == "case" else "right")
     for name in CASES:
-        ratios = [generation[AS_IT_IS] / generation[name] - 1 for generation in figures]
+        ratios = [generation[FULL] / generation[name] - 1 for generation in figures]
         error = statistics.stdev(ratios) / math.sqrt(len(ratios))
-        more = ("", "") if name == AS_IT_IS else (f"{statistics.mean(ratios):+.1%}", f"{2 * error:.1%}")
+        more = ("", "") if name == FULL else (f"{statistics.mean(ratios):+.1%}", f"{2 * error:.1%}")
         middle = statistics.median(generation[name] for generation in figures)
         table.add_row(name, f"{middle * 1e6:.3f}", *more)
     Console(width=110).print(table)

@@ -138,12 +138,12 @@ def measured(worker: Worker, events: int, start: float) -> dict[str, Any]:
             "published": stats.published,
             "dead_letters": stats.dead_letters,
             "events_per_second": round(stats.completed / seconds, 1),
-            "p50_ms": _milliseconds(stats.latencies.percentile(0.5)),
-            "p99_ms": _milliseconds(stats.latencies.percentile(0.99)),
+            "p50_ms": _milliseconds(stats.latency.quantile(0.5)),
+            "p99_ms": _milliseconds(stats.latency.quantile(0.99)),
         }
         for name, stats in worker.stats.items()
     }
-    versions = {job.handler.name: job.model.version for job in worker.jobs if job.model}
+    versions = {loaded.handler.name: loaded.model.version for loaded in worker.handlers if loaded.model}
     return {"events": events, "seconds": round(seconds, 3), "consumers": consumers, "versions": versions}
 
 

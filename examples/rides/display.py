@@ -35,8 +35,8 @@ class Board:
                 f"{stats.dead_letters:,}",
                 f"{self._rate(name, stats.completed):,.0f}",
                 "?" if lag.get(name) is None else f"{lag[name]:,}",
-                _milliseconds(stats.latencies.percentile(0.5)),
-                _milliseconds(stats.latencies.percentile(0.99)),
+                _milliseconds(stats.latency.quantile(0.5)),
+                _milliseconds(stats.latency.quantile(0.99)),
             )
         return table
 

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from eventml.runtime import DLQ_PREFIX
-from eventml.runtime.deadletters import dead_letter_topic
+from eventml.runtime.dead_letters import dead_letter_topic
 from examples.rides.targets import TARGETS, rmse
 
 if TYPE_CHECKING:

@@ -1,65 +1,55 @@
-"""Bytes to events and events to bytes, a batch at a time.
+"""Decoding values to events and encoding events to values, a batch at a time.
 
-A record that does not decode stands alone: in its place in the batch is the error, and its
-neighbours are events.
+A record that cannot be decoded fails alone: its place in the batch holds the error.
 """
 
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import msgspec
 
 from eventml.errors import DecodeError, OutputError
-from eventml.records import CONTENT_TYPE, FIELDS, JSON, MSGPACK, REPLY_TO
+from eventml.records import CONTENT_TYPE, FIELDS, JSON, MSGPACK, Delivery
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from eventml.records import Delivery
-
 Format = Literal["json", "msgpack"]
-CONTENT_TYPES: dict[Format, str] = {"json": JSON, "msgpack": MSGPACK}
+CONTENT_TYPES: Final[dict[Format, str]] = {"json": JSON, "msgpack": MSGPACK}
 
-REPLAY_GROUP: Final = "eventml-replay-group"
-"""The header of a replayed record: the one consumer group that it is for."""
-
-_BAD: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""What decoders raise."""
-
-_SHOWN = 200  # bytes of a value that an error message repeats
+_DECODER_ERRORS: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+_ENCODER_ERRORS: Final = (TypeError, ValueError, RecursionError, OverflowError)
+_MAX_SHOWN: Final = 200  # bytes of a value, or characters of an event, in an error message
 
 
-def asks(headers: Mapping[str, str]) -> bool:
-    """Whether a record with these headers asks for a reply. A replayed one does so no more."""
-    return REPLY_TO in headers and REPLAY_GROUP not in headers
+class DecodedBatch(NamedTuple):
+    """The events of a batch of deliveries.
 
+    Attributes:
+        events: In the order of the deliveries, with a DecodeError in the place of each bad record.
+        errors: How many of them are DecodeErrors.
+        headers: The header mappings of the records, each at least once. Records that share a mapping and
+            follow each other are listed once, so what holds for all headers is quickly found.
+    """
 
-class NotOurs:
-    """In the place of an event: its record was replayed for another group, and this one has handled it."""
-
-
-_NOT_OURS: Final = NotOurs()
+    events: list[Any]
+    errors: int
+    headers: Sequence[Mapping[str, str]]
 
 
 class Decoder:
-    """Decodes values to one event type, in the format that each record names.
+    """Decodes values to one event type, in the format that each record's headers name.
 
-    A record that names none, or one unknown here, is taken as JSON: `kcat` and `redis-cli` name none.
-    Fields beyond those of the event's type are ignored, so that producers may add some.
+    A record that names no known format is decoded as JSON: `kcat` and `redis-cli` name none. Fields that the
+    event type does not have are ignored, so that producers may add some.
 
     Args:
-        event_type: Anything msgspec decodes to: a Struct, a dataclass, a TypedDict, `dict`, `Any`.
-        group: The consumer group that it decodes for; None for a reader of its own, who sees all.
+        event_type: Any type that msgspec decodes to: a Struct, a dataclass, a TypedDict, `dict`, `Any`.
     """
 
-    def __init__(self, event_type: Any, group: str | None = None) -> None:
-        self._group = group
-        self.without_event = 0
-        """How many records held no event for whoever decodes."""
-        self.asked = 0
-        """How many records ask for a reply."""
+    def __init__(self, event_type: Any) -> None:
         self._json: Callable[[bytes], Any] = msgspec.json.Decoder(event_type).decode
         self._formats: dict[str, Callable[[bytes], Any]] = {
             JSON: self._json,
@@ -67,60 +57,48 @@ class Decoder:
             "application/x-msgpack": msgspec.msgpack.Decoder(event_type).decode,
             FIELDS: msgspec.json.Decoder(event_type, strict=False).decode,
         }
-        self._plain = set(self._formats.values())  # those that count nothing
 
     def decode(self, deliveries: Sequence[Delivery]) -> list[Any]:
-        """Events in the order of the deliveries.
+        """Events in the order of the deliveries, with a DecodeError in the place of each bad record."""
+        return self.decode_batch(deliveries).events
 
-        In the place of a bad one is a DecodeError, and in that of one replayed for another group NotOurs.
-        """
+    def decode_batch(self, deliveries: Sequence[Delivery]) -> DecodedBatch:
+        """As `decode`, with what the runtime needs to know of the batch as a whole."""
         if not deliveries:
-            return []
+            return DecodedBatch([], 0, ())
         # A producer's records share one mapping of headers, so this is a test of identity.
         headers = deliveries[0].record.headers
         values = [record.value for d in deliveries if (record := d.record).headers is headers]
-        decode = self._decode_for(headers)
-        if len(values) == len(deliveries) and decode in self._plain:
-            with suppress(*_BAD):
-                return list(map(decode, values))
-        return self._one_by_one(deliveries)
+        if len(values) == len(deliveries):
+            with suppress(*_DECODER_ERRORS):
+                return DecodedBatch(list(map(self._decode_for(headers), values)), 0, (headers,))
+        return self._decode_each(deliveries)
 
-    def _one_by_one(self, deliveries: Sequence[Delivery]) -> list[Any]:
+    def _decode_each(self, deliveries: Sequence[Delivery]) -> DecodedBatch:
         events: list[Any] = []
+        distinct: list[Mapping[str, str]] = []
+        errors = 0
         headers, decode = None, self._json
         for delivery in deliveries:
             record = delivery.record
             if record.headers is not headers:
                 headers = record.headers
+                distinct.append(headers)
                 decode = self._decode_for(headers)
             try:
                 events.append(decode(record.value))
-            except _BAD as exc:
-                self.without_event += 1
+            except _DECODER_ERRORS as exc:
+                errors += 1
                 events.append(_decode_error(delivery, exc))
-        return events
+        return DecodedBatch(events, errors, distinct)
 
     def _decode_for(self, headers: Mapping[str, str]) -> Callable[[bytes], Any]:
-        if self._group is not None and headers.get(REPLAY_GROUP, self._group) != self._group:
-            return self._pass_over
-        decode = self._formats.get(headers.get(CONTENT_TYPE, JSON), self._json)
-        return self._counting(decode) if asks(headers) else decode
-
-    def _counting(self, decode: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
-        def count_and_decode(value: bytes) -> Any:
-            self.asked += 1
-            return decode(value)
-
-        return count_and_decode
-
-    def _pass_over(self, value: bytes) -> NotOurs:  # noqa: ARG002 - it stands in for a decoder
-        self.without_event += 1
-        return _NOT_OURS
+        return self._formats.get(headers.get(CONTENT_TYPE, JSON), self._json)
 
 
 def _decode_error(delivery: Delivery, exc: Exception) -> DecodeError:
     value = delivery.record.value
-    shown = repr(value[:_SHOWN])[1:] + ("…" if len(value) > _SHOWN else "")
+    shown = repr(value[:_MAX_SHOWN])[1:] + ("…" if len(value) > _MAX_SHOWN else "")
     error = DecodeError(
         f"record {delivery.record.id!r} of {delivery.record.topic!r}: {exc}; its value: {shown}"
     )
@@ -129,7 +107,14 @@ def _decode_error(delivery: Delivery, exc: Exception) -> DecodeError:
 
 
 class Encoder:
-    """Encodes events of any type msgspec knows, and numpy's scalars and arrays, in one format."""
+    """Encodes events of the types that msgspec knows, and numpy's scalars and arrays, in one format.
+
+    Args:
+        format: The format.
+
+    Attributes:
+        content_type: The content type of the format.
+    """
 
     def __init__(self, format: Format = "json") -> None:  # noqa: A002 - the word for it
         self.content_type = CONTENT_TYPES[format]
@@ -140,34 +125,42 @@ class Encoder:
         """The event's bytes.
 
         Raises:
-            OutputError: it holds something that has no place in this format.
+            OutputError: the event contains an object that the format cannot represent.
         """
         return self.encode_all((event,))[0]
 
     def encode_all(self, events: Sequence[Any]) -> list[bytes]:
-        """As `encode`, for a batch: one that cannot be encoded fails it, and is named."""
+        """The bytes of a batch of events.
+
+        Raises:
+            OutputError: one cannot be encoded. The message shows which one.
+        """
         try:
             return list(map(self._encode, events))
-        except (TypeError, ValueError, RecursionError, OverflowError) as exc:
-            culprit = next(event for event in events if not self._encodes(event))
-            raise OutputError(f"cannot encode {shorten(culprit)}: {exc}") from exc
+        except _ENCODER_ERRORS as exc:
+            bad = next(event for event in events if not self._can_encode(event))
+            raise OutputError(f"cannot encode {shorten(bad)}: {exc}") from exc
 
-    def _encodes(self, event: Any) -> bool:
+    def _can_encode(self, event: Any) -> bool:
         try:
             self._encode(event)
-        except (TypeError, ValueError, RecursionError, OverflowError):
+        except _ENCODER_ERRORS:
             return False
         return True
 
 
 def to_builtin(value: Any) -> Any:
-    """What msgspec asks for a type it does not know: numpy's scalars and arrays both know `tolist`."""
+    """Convert a value of a type that msgspec does not know: numpy's scalars and arrays have `tolist`.
+
+    Raises:
+        TypeError: it has no form in JSON or MessagePack.
+    """
     if hasattr(value, "tolist"):
         return value.tolist()
     raise TypeError(f"{type(value).__name__} has no form in JSON or MessagePack")
 
 
 def shorten(event: object) -> str:
-    """The event as an error message shows it."""
+    """The event as an error message shows it, cut to 200 characters."""
     text = repr(event)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"

@@ -1,8 +1,8 @@
-"""What travels: a record, and a delivery of it to one subscription.
+"""Records, which travel on topics, and deliveries of them to subscriptions.
 
-A record carries CloudEvents 1.0 attributes around a plain value. In memory, headers have the names
-of CloudEvents' binary binding for Kafka (`ce_type`, `content-type`); a backend with other customs
-maps them at its edge.
+A record carries CloudEvents 1.0 attributes around a plain value. In memory, headers have the names of
+CloudEvents' binary binding for Kafka (`ce_type`, `content-type`); a backend that stores them in another form
+converts them.
 """
 
 from __future__ import annotations
@@ -26,36 +26,40 @@ TRACE_PARENT: Final = "ce_traceparent"
 TRACE_STATE: Final = "ce_tracestate"
 
 REPLY_TO: Final = "eventml-reply-to"
-"""The header of a request: the topic where its sender reads the replies."""
+"""Header of a request: the topic where its sender reads the replies."""
 
 REPLY_FROM: Final = "eventml-reply-from"
-"""The header of a request that only the predictor of this name is to answer."""
+"""Header of a request: the name of the only predictor that shall reply. Without it all do."""
 
 REPLY: Final = "eventml-reply"
-"""The header of a reply that is no output: NO_OUTPUT or FAILED. Where it is missing, it is one."""
+"""Header of a reply that has no output: NO_OUTPUT or FAILED. A reply without it is the output."""
 
 NO_OUTPUT: Final = "none"
 FAILED: Final = "error"
 
+REPLAY_GROUP: Final = "eventml-replay-group"
+"""Header of a replayed dead letter: the only consumer group whose handlers are called for it."""
+
 JSON: Final = "application/json"
 MSGPACK: Final = "application/msgpack"
 FIELDS: Final = "application/vnd.eventml.fields+json"
-"""A JSON object whose values are all text, as in a Redis entry of flat fields: the codec converts
-them to the event's types instead of refusing text where a number is wanted."""
+"""Content type of a JSON object whose values are all strings, as in a Redis entry of flat fields: the codec
+converts them to the types of the event's fields."""
 
 NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):
-    """What travels on a topic.
+    """A record on a topic.
 
     Attributes:
-        topic: Where it goes.
-        value: The event, encoded.
+        topic: The name of the topic.
+        value: The encoded event.
         key: Records with the same key keep their order, where the backend keeps any.
-        id: Unique among the topic's records, as far as the producer says so. Never empty once received.
-        headers: CloudEvents attributes and others. Shared between records and never changed: the
-            attributes that do not differ from event to event cost nothing per event.
+        id: The producer's id of the event, unique in the topic if the producer keeps it so. Never empty in a
+            delivery.
+        headers: CloudEvents attributes and others. Records share a mapping, which is never changed, so that
+            attributes that are the same for many events cost nothing per event.
     """
 
     topic: str
@@ -69,12 +73,12 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
     """A record as one subscription received it.
 
     Attributes:
-        record: What was published; its id is filled in for a foreign record that had none.
-        partition: Which part of the topic it came from; 0 where a backend has no partitions.
-        offset: Its place there. Opaque: compare for equality only.
-        timestamp: When the broker took it, in seconds since the epoch.
-        attempt: How often it has been delivered to this group, this time included, from 1. Always 1
-            on a backend that does not count (`Capabilities.counts_attempts`).
+        record: The published record. If it had no id, it has one now (`foreign_id`).
+        partition: The partition it came from; 0 on a backend without partitions.
+        offset: Its offset in the partition. Opaque: compare for equality only.
+        timestamp: When the broker received the record, in seconds since the epoch.
+        attempt: How often the record has been delivered to this group, from 1, this delivery included. Always
+            1 on a backend that does not count (`Capabilities.counts_attempts`).
     """
 
     record: Record
@@ -85,13 +89,15 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
 
 
 def foreign_id(topic: str, partition: int, offset: int | str) -> str:
-    """The id of a record whose producer gave it none: the same at every delivery."""
+    """The id of a record that was published without one: the same at every delivery."""
     return f"{topic}/{partition}/{offset}"
 
 
 def prediction_id(input_id: str, suffix: str) -> str:
-    """The id of what a handler made of an input: it repeats when the work is repeated.
+    """The id of a predictor's output for an input: the same if the input is handled again.
 
-    `suffix` is `<predictor>@<model version>`, or the handler's name alone where it has no model.
+    Args:
+        input_id: The id of the input.
+        suffix: `<predictor>@<model version>`, or the predictor's name alone if it has no model.
     """
     return f"{input_id}/{suffix}"

@@ -29,7 +29,7 @@ from eventml.deploy.workers.ipc import (
 from eventml.deploy.workers.metrics import render_metrics
 from eventml.deploy.workers.operations import HostPort, OperationsEndpoints, serve_endpoints
 from eventml.deploy.workers.status import ServiceStatus, WorkerStatus
-from eventml.runtime.histogram import SECONDS, SIZES, Histogram
+from eventml.runtime.stats import SECONDS_BUCKETS, SIZE_BUCKETS, Histogram
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 def status(completed: int, waits: list[float]) -> ServiceStatus:
     """Return the status of a worker that completed this many events, with these latencies in seconds."""
-    latency, batch = Histogram(SECONDS), Histogram(SIZES)
+    latency, batch = Histogram(SECONDS_BUCKETS), Histogram(SIZE_BUCKETS)
     for wait in waits:
         latency.add(wait)
     batch.add(completed)
@@ -89,13 +89,13 @@ def test_rates_of_a_restarted_service_are_not_negative() -> None:
 
 @given(st.lists(st.floats(0, 400), min_size=1), st.floats(0, 1))
 def test_quantile_is_in_the_bucket_of_its_value(values: list[float], share: float) -> None:
-    bounds = [*SECONDS, math.inf]
+    bounds = [*SECONDS_BUCKETS, math.inf]
     buckets = [(bound, float(sum(value <= bound for value in values))) for bound in bounds]
     found = quantile(buckets, share)
     assert found is not None
     exact = sorted(values)[max(math.ceil(share * len(values)) - 1, 0)]
     above = next(bound for bound in bounds if exact <= bound)
-    below = max([0.0, *(bound for bound in SECONDS if bound < exact)])
+    below = max([0.0, *(bound for bound in SECONDS_BUCKETS if bound < exact)])
     assert found <= above
     if share * len(values) >= 1:
         assert found >= below - 1e-9

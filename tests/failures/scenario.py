@@ -12,16 +12,15 @@ import msgspec
 
 from eventml import Bus, Record, config
 from eventml.backends.base import CreatesTopics, NewTopic
-from eventml.runtime.deadletters import dead_letter_topic
-from eventml.runtime.letters import DeadLetterFilter, dead_letter_queues
-from eventml.runtime.replaying import replay_or_drop
+from eventml.runtime.dead_letters import DeadLetterFilter, dead_letter_queues, dead_letter_topic
+from eventml.runtime.replay import replay_or_drop
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 
     from eventml.backends.base import Backend
     from eventml.records import Delivery
-    from eventml.runtime.replaying import DeadLetterAction, ReplayReport
+    from eventml.runtime.replay import DeadLetterAction, ReplayReport
     from eventml.runtime.stats import Stats
     from eventml.runtime.worker import Worker
 
@@ -97,9 +96,10 @@ class Scenario:
     ) -> ReplayReport:
         """As `eventml dlq replay` and `drop`, for one handler."""
         handlers = self.bus.handlers
-        [box] = dead_letter_queues([handlers[name] if name else next(iter(handlers.values()))])
+        [queue] = dead_letter_queues([handlers[name] if name else next(iter(handlers.values()))])
         limit = choices.pop("limit", None)
-        async with backend.subscribe([box.letters], group=box.readers, start="earliest") as subscription:
+        topic, group = queue.dead_letter_topic, queue.replay_group
+        async with backend.subscribe([topic], group=group, start="earliest") as subscription:
             acks_singly = backend.capabilities.redelivery == "lease"
             return await replay_or_drop(
                 subscription, DeadLetterFilter(**choices), fate, limit=limit, acks_singly=acks_singly

@@ -12,8 +12,8 @@ import pytest
 
 from eventml import Record, Reject
 from eventml.records import CONTENT_TYPE, FIELDS, MSGPACK
-from eventml.runtime.letters import DeadLetterFilter, dead_letter_queues
-from eventml.runtime.replaying import browse
+from eventml.runtime.dead_letters import DeadLetterFilter, dead_letter_queues
+from eventml.runtime.replay import browse
 from tests.failures.meddling import Meddling
 from tests.failures.scenario import Duration, Ride, Scenario, publish, until
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from eventml.backends.base import Backend, Completion, Subscription
-    from eventml.runtime.letters import DeadLetter
+    from eventml.runtime.dead_letters import DeadLetter
 
 pytestmark = pytest.mark.anyio
 
@@ -67,8 +67,9 @@ async def handle_replayed(scenario: Scenario, backend: Backend, count: int) -> N
 async def letters(
     scenario: Scenario, backend: Backend, wanted: DeadLetterFilter | None = None
 ) -> list[DeadLetter]:
-    [box, *_] = dead_letter_queues(scenario.bus.handlers.values())
-    async with backend.subscribe([box.letters], group=box.readers, start="earliest") as subscription:
+    [queue, *_] = dead_letter_queues(scenario.bus.handlers.values())
+    topic, group = queue.dead_letter_topic, queue.replay_group
+    async with backend.subscribe([topic], group=group, start="earliest") as subscription:
         return [letter async for letter in browse(subscription, wanted or DeadLetterFilter())]
 
 
@@ -297,7 +298,7 @@ async def test_crash_between_dead_letter_and_ack_leaves_one_letter_after_replay(
             async with scenario.working(backend, "duration") as worker:
                 tally = await scenario.replay(backend)
                 await until(lambda: worker.stats["duration"].completed == 2)
-            assert (tally.chosen.total(), tally.repeated) == (2, 2)
+            assert (tally.chosen.total(), tally.duplicates) == (2, 2)
             assert numbers(await letters(scenario, backend)) == [1, 4], "one of each, it failed again"
             zones.missing = set()
             await scenario.replay(backend)

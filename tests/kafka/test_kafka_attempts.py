@@ -14,8 +14,8 @@ from eventml.backends.kafka import attempts
 from eventml.backends.kafka.assignment import Assignment, Chunk
 from eventml.backends.kafka.progress import Place, read, write
 from eventml.records import Delivery, Record
-from eventml.runtime.items import Item
-from eventml.runtime.suspects import Step, Suspects
+from eventml.runtime.batching import Item
+from eventml.runtime.poison import Part, PoisonDetector
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -184,7 +184,7 @@ class Worker:
 
     def live(self) -> bool:
         """Whether it came to the end of the log."""
-        assignment, suspects = self._group.join(*PARTITIONS), Suspects(MOST)
+        assignment, suspects = self._group.join(*PARTITIONS), PoisonDetector(MOST)
         ahead: list[list[Delivery]] = []
         while True:
             if self._chance.random() < 0.05:
@@ -194,7 +194,7 @@ class Worker:
             if not ahead:
                 self._group.leave(assignment)
                 return True
-            for step in suspects.steps([Item(delivery, None) for delivery in ahead.pop(0)]):
+            for step in suspects.split([Item(delivery, None) for delivery in ahead.pop(0)]):
                 if not self._call(assignment, step):
                     return False
 
@@ -205,10 +205,10 @@ class Worker:
                 return
             ahead.append(batch)
 
-    def _call(self, assignment: Assignment, step: Step) -> bool:
+    def _call(self, assignment: Assignment, step: Part) -> bool:
         deliveries = [item.delivery for item in step.items]
         places = {(d.partition, int(d.offset)) for d in deliveries}
-        if step.condemned:
+        if step.poison:
             self.condemned.extend(places)
         elif places & self._deadly:
             return False

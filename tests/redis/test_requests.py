@@ -11,7 +11,7 @@ import pytest
 import eventml
 from eventml import RequestTimeoutError
 from eventml.backends import redis
-from eventml.runtime.deadletters import dead_letter_topic
+from eventml.runtime.dead_letters import dead_letter_topic
 from eventml.runtime.replies import reply_topic
 from tests.redis import scene
 

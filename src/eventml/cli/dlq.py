@@ -204,7 +204,7 @@ async def _process(selection: Selection, action: DeadLetterAction, *, dry_run: b
                 dry_run=dry_run,
                 done=report.chosen,
                 refused=report.refused,
-                duplicates=report.repeated,
+                duplicates=report.duplicates,
                 remaining=report.left,
             )
         )

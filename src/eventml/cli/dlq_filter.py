@@ -129,11 +129,11 @@ async def visit_queues(selection: Selection, visit: Visit) -> None:
             if limit == 0:
                 return
             try:
-                lag = await bus.backend.lag(queue.letters, group=queue.readers)
+                lag = await bus.backend.lag(queue.dead_letter_topic, group=queue.replay_group)
                 if lag is not None and not sum(lag.values()):
                     continue
                 async with bus.backend.subscribe(
-                    [queue.letters], group=queue.readers, start="earliest"
+                    [queue.dead_letter_topic], group=queue.replay_group, start="earliest"
                 ) as subscription:
                     taken = await visit(queue, subscription, limit)
             except TopicNotFoundError:

@@ -111,7 +111,7 @@ async def _run_worker(bus: Bus, plan: ServicePlan) -> bool:
 
 
 def _log_handlers(bus: Bus, worker: Worker) -> None:
-    for loaded in worker.jobs:
+    for loaded in worker.handlers:
         handler, model = loaded.handler, loaded.model
         log.info(
             "%s: %s%s, group %s%s",

@@ -110,7 +110,7 @@ async def _work(bus: Bus, plan: ServicePlan) -> bool:
 
 
 def _log_predictors(worker: "WebWorker", where: HostPort) -> None:
-    for job in worker.jobs:
+    for job in worker.handlers:
         model = f", model {job.model.name} {job.model.version}" if job.model else ""
         log.info("http://%s/predict/%s%s", where, job.handler.name, model)
     log.info("serving on http://%s; see http://%s/docs", where, where)

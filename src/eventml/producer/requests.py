@@ -11,7 +11,7 @@ import anyio
 
 from eventml.backends.base import CreatesTopics, NewTopic
 from eventml.errors import EventMLError, NotOpenError, UnavailableError
-from eventml.runtime import RETENTION, answers, backoff_delay, describe, reply_topic, task_group
+from eventml.runtime import REPLY_RETENTION, backoff_delay, describe, reply_topic, request_id, task_group
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -87,7 +87,7 @@ class _ReplyReader:
 
     def _resolve(self, deliveries: Sequence[Delivery]) -> None:
         for delivery in deliveries:
-            outcome = self._waiting.pop(answers(delivery.record), None)
+            outcome = self._waiting.pop(request_id(delivery.record), None)
             if outcome is not None:  # else too late, to another process's request, or a second reply
                 outcome.set(delivery)
 
@@ -137,7 +137,7 @@ class Requester:
         try:
             if isinstance(self._backend, CreatesTopics):
                 # One partition is enough: each requester reads all of them.
-                new = NewTopic(name=reader.topic, partitions=1, retention=RETENTION)
+                new = NewTopic(name=reader.topic, partitions=1, retention=REPLY_RETENTION)
                 await self._backend.create_topics([new])
             async with self._backend.subscribe([reader.topic], group=None, start="latest") as replies:
                 reader.ready.set()

@@ -1,61 +1,81 @@
-"""The runtime: a bus's handlers at work, from receiving events to completing them.
+"""The runtime: runs the handlers of a bus, from receiving events to completing them.
 
-Read `worker.py` first, then `pipeline.py`. It may import handlers, codec, models, frames and backends.base.
+In reading order:
+
+- `worker.py` runs all handlers of a bus; `resources.py` loads their models before.
+- `pipeline.py` runs one handler, in three stages: receive, process, complete. `batching.py` is between the
+  first two.
+- `processing.py` puts together the steps from a batch to its completions: `dedupe.py`, `poison.py`,
+  `staleness.py`, `retry.py` (with `retry_queue.py` and `bisection.py`), `calling.py`, `output_checks.py`,
+  `outputs.py`.
+- `failures.py` classifies exceptions, `dead_letters.py` writes and reads dead letters, `replay.py` replays
+  them.
+- `replies.py` answers requests; `stats.py` counts; `tracing.py` and `spans.py` record traces.
+
+The runtime may import `handlers`, `codec`, `models`, `frames`, `backends.base`, `records` and `errors`.
 """
 
-from eventml.runtime.answering import BatchProcessor
+from eventml.runtime.batching import Item
 from eventml.runtime.calling import Caller
-from eventml.runtime.checks import OutputChecks, all_finite
-from eventml.runtime.deadletters import DLQ_PREFIX, dead_letter_topic
-from eventml.runtime.equipment import LoadedHandler, enter_lifespans, load_handler
-from eventml.runtime.failures import backoff_delay, describe
-from eventml.runtime.histogram import SECONDS, SIZES, Histogram
-from eventml.runtime.items import Deferred, Failed, Item
-from eventml.runtime.letters import (
+from eventml.runtime.dead_letters import (
+    DLQ_PREFIX,
     DeadLetter,
     DeadLetterFilter,
     DeadLetterQueue,
     dead_letter_queues,
+    dead_letter_topic,
     read_dead_letter,
 )
-from eventml.runtime.outputs import Prediction
-from eventml.runtime.recovery import Recovery
-from eventml.runtime.replaying import DeadLetterAction, ReplayReport, browse, replay_or_drop
-from eventml.runtime.replies import RETENTION, answers, predictor_of, read_reply, reply_topic
-from eventml.runtime.stats import Stats
-from eventml.runtime.support import check_capabilities
-from eventml.runtime.tasks import task_group
+from eventml.runtime.failures import (
+    CallResults,
+    Deferred,
+    Failed,
+    backoff_delay,
+    call_results,
+    describe,
+    task_group,
+    wait_for_broker,
+)
+from eventml.runtime.output_checks import OutputChecks, Prediction, all_finite
+from eventml.runtime.outputs import output_event_type
+from eventml.runtime.processing import BatchProcessor
+from eventml.runtime.replay import DeadLetterAction, ReplayReport, browse, replay_or_drop
+from eventml.runtime.replies import REPLY_RETENTION, predictor_of, read_reply, reply_topic, request_id
+from eventml.runtime.resources import LoadedHandler, enter_lifespans, load_handler
+from eventml.runtime.retry import FailFast, Retry
+from eventml.runtime.stats import SECONDS_BUCKETS, SIZE_BUCKETS, Histogram, Stats
 from eventml.runtime.tracing import Tracing, find_tracing
-from eventml.runtime.worker import Worker
-from eventml.runtime.written import output_event_type
+from eventml.runtime.worker import Worker, check_capabilities
 
 __all__ = [
     "DLQ_PREFIX",
-    "RETENTION",
-    "SECONDS",
-    "SIZES",
+    "REPLY_RETENTION",
+    "SECONDS_BUCKETS",
+    "SIZE_BUCKETS",
     "BatchProcessor",
+    "CallResults",
     "Caller",
     "DeadLetter",
     "DeadLetterAction",
     "DeadLetterFilter",
     "DeadLetterQueue",
     "Deferred",
+    "FailFast",
     "Failed",
     "Histogram",
     "Item",
     "LoadedHandler",
     "OutputChecks",
     "Prediction",
-    "Recovery",
     "ReplayReport",
+    "Retry",
     "Stats",
     "Tracing",
     "Worker",
     "all_finite",
-    "answers",
     "backoff_delay",
     "browse",
+    "call_results",
     "check_capabilities",
     "dead_letter_queues",
     "dead_letter_topic",
@@ -69,5 +89,7 @@ __all__ = [
     "read_reply",
     "replay_or_drop",
     "reply_topic",
+    "request_id",
     "task_group",
+    "wait_for_broker",
 ]

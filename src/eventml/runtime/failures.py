@@ -1,36 +1,93 @@
-"""What a failure means, and what to do about it: pure decisions."""
+"""Failures: what an exception means, how it is described, and the results of events that failed.
+
+The decisions are pure functions. What is done about a failure is in `retry.py`.
+"""
 
 from __future__ import annotations
 
+import linecache
+import logging
+from contextlib import asynccontextmanager
 from enum import Enum
 from random import random
-from typing import TYPE_CHECKING
+from traceback import walk_tb
+from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
+import anyio
+import msgspec
+
+from eventml.backends.base import Completion
 from eventml.errors import BackendError, DecodeError, HandlerTimeoutError, Reject
+from eventml.handlers import HandlerOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
+    from types import FrameType
 
-    from eventml.handlers import HandlerOptions
+    from anyio.abc import TaskGroup
+
+log = logging.getLogger("eventml")
+
+_INFRASTRUCTURE: Final = (ConnectionError, TimeoutError, MemoryError, BackendError)
+_MAX_DESCRIPTION: Final = 1_000  # characters
+_LIBRARIES: Final = {"eventml", "anyio", "asyncio", "trio", "outcome", "threading", "concurrent"}
+_MAX_BROKER_DELAY: Final = 5.0  # seconds between two attempts to reach a broker
+_MAX_FRAMES: Final = 6
+_MAX_SOURCE_LINE: Final = 120  # characters
+
+
+class Failed(msgspec.Struct, frozen=True):
+    """The result of an event that failed."""
+
+    error: Exception
+
+
+class Deferred(msgspec.Struct, frozen=True):
+    """The result of an event that was not called, because an earlier event of its key had failed."""
+
+
+Result = Completion | Failed | Deferred
+"""The result of one event in a call of the handler."""
+
+
+class PartialFailure(NamedTuple):
+    """The results of a call in which some events failed and others did not.
+
+    Attributes:
+        results: One for each event, in their order.
+    """
+
+    results: list[Result]
+
+
+CallResults = list[Completion] | PartialFailure
+"""The results of one call of the handler for a batch, one for each event, in their order."""
+
+
+def call_results(results: list[Result]) -> CallResults:
+    """The completions, or a PartialFailure if an event failed or was deferred."""
+    if {Failed, Deferred}.isdisjoint(map(type, results)):
+        return cast("list[Completion]", results)
+    return PartialFailure(results)
 
 
 class Verdict(Enum):
-    """What a failure speaks of."""
+    """What a failure says about the events of its batch, and so what to do next."""
 
-    INFRASTRUCTURE = "the whole batch again, until it passes: no event is at fault"
-    EVENT = "an event is at fault: find it, try it again a few times, set it aside"
-    REJECTED = "an event is at fault, and trying it again is no use: set it aside"
-
-
-_INFRASTRUCTURE = (ConnectionError, TimeoutError, MemoryError, BackendError)
-_LONGEST = 1_000  # characters of a description
+    INFRASTRUCTURE = "no event is at fault: retry the whole batch until it succeeds"
+    EVENT = "an event is at fault: find it, retry it a few times, then move it to the dead letters"
+    REJECTED = "an event is at fault, and a retry would not help: move it to the dead letters"
 
 
 def classify(error: Exception, retry_on: tuple[type[Exception], ...] = ()) -> Verdict:
-    """Judge a failure by its type, the handler's own declarations first.
+    """Classify a failure by its type.
 
-    A group of errors, as a handler's own task group raises it, is what all in it are; where they
-    differ, an event is at fault.
+    An exception group, as a handler's own task group raises it, has the verdict that all its exceptions have;
+    if they differ, an event is at fault.
+
+    Args:
+        error: The exception that the handler raised.
+        retry_on: The types that the handler declares to be failures of the infrastructure.
     """
     if isinstance(error, ExceptionGroup) and not isinstance(error, retry_on):
         verdicts = {classify(one, retry_on) for one in error.exceptions}
@@ -45,34 +102,56 @@ def classify(error: Exception, retry_on: tuple[type[Exception], ...] = ()) -> Ve
 
 
 def should_retry(error: Exception, attempts: int, options: HandlerOptions) -> bool:
-    """Whether an event that has failed alone, so many times, is tried again; else it is set aside."""
+    """Whether an event that has failed on its own this many times is tried again.
+
+    If not, it is moved to the dead letters.
+    """
     verdict = classify(error, options.retry_on)
     return verdict is Verdict.INFRASTRUCTURE or (verdict is Verdict.EVENT and attempts <= options.retries)
 
 
 def backoff_delay(failures: int, first: float, longest: float, chance: Callable[[], float] = random) -> float:
-    """How long to wait after so many failures in a row, in seconds.
+    """How long to wait before the next attempt, in seconds.
 
-    Exponential backoff with full jitter (M. Brooker, "Exponential Backoff And Jitter", 2015): any
-    time up to the cap is as likely as any other, so that many workers do not come back at once.
+    Exponential backoff with full jitter (M. Brooker, "Exponential Backoff And Jitter", 2015): every time up
+    to a ceiling is equally likely, so that many workers do not retry at once.
+
+    Args:
+        failures: Failures in a row, from 1.
+        first: The ceiling after the first failure, in seconds; it doubles with each further one.
+        longest: The highest ceiling, in seconds.
+        chance: Returns a number from 0 to 1.
     """
     ceiling = min(longest, first * 2.0 ** min(failures - 1, 60))
     return ceiling * chance()
 
 
-def describe(error: BaseException) -> str:
-    """An exception in one line, with its cause where it has one, cut to 1,000 characters.
+async def wait_for_broker(name: str, failures: int, error: Exception) -> None:
+    """Log that the broker failed, and wait before the next attempt, 5 s at most.
 
-    It can be shown and encoded, whatever the exception holds.
+    Args:
+        name: Who waits, for the log.
+        failures: Failures in a row, from 1.
+        error: The last failure.
     """
-    text = _says(error)
+    seconds = backoff_delay(failures, 0.1, _MAX_BROKER_DELAY)
+    log.warning("%s: %s; trying again in %.2f s", name, describe(error), seconds)
+    await anyio.sleep(seconds)
+
+
+def describe(error: BaseException) -> str:
+    """An exception in one line, with its cause if it has one, cut to 1,000 characters.
+
+    The text can be encoded as UTF-8, whatever the exception contains.
+    """
+    text = _type_and_message(error)
     cause = error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error.__cause__
     if cause is not None and (not _message(cause) or _message(cause) not in text):
-        text = f"{text} (from {_says(cause)})"
-    return text[:_LONGEST].encode(errors="backslashreplace").decode()
+        text = f"{text} (from {_type_and_message(cause)})"
+    return text[:_MAX_DESCRIPTION].encode(errors="backslashreplace").decode()
 
 
-def _says(error: BaseException) -> str:
+def _type_and_message(error: BaseException) -> str:
     message = _message(error)
     return f"{type(error).__name__}: {message}" if message else type(error).__name__
 
@@ -81,4 +160,61 @@ def _message(error: BaseException) -> str:
     try:
         return str(error)
     except Exception as exc:  # noqa: BLE001 - a handler's own exception may fail in any way
-        return f"<its text cannot be had: {type(exc).__name__}>"
+        return f"<str() of the exception failed: {type(exc).__name__}>"
+
+
+def summarise_traceback(error: BaseException, size: int) -> str:
+    """The frames from the handler's function down to the one that raised, outermost first.
+
+    One line a frame, as `module:line in function: source`. Of a deep stack the first and the last frames are
+    kept. The summary is empty for an error that no handler raised.
+
+    Args:
+        error: The exception.
+        size: The most characters. A longer summary loses its beginning, as its end says more.
+    """
+    frames = list(walk_tb(error.__traceback__))
+    while frames and _package(frames[0][0]) in _LIBRARIES:
+        del frames[0]
+    lines = [_frame_line(frame, number) for frame, number in frames]
+    if len(lines) > _MAX_FRAMES:
+        lines = [lines[0], "…", *lines[2 - _MAX_FRAMES :]]
+    text = "\n".join(lines)
+    return text if len(text) <= size else f"…{text[1 - size :]}"
+
+
+def _package(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__", "")).partition(".")[0]
+
+
+def _frame_line(frame: FrameType, number: int) -> str:
+    code, module = frame.f_code, frame.f_globals.get("__name__", "?")
+    source = linecache.getline(code.co_filename, number, frame.f_globals).strip()[:_MAX_SOURCE_LINE]
+    return f"{module}:{number} in {code.co_name}: {source}"
+
+
+@asynccontextmanager
+async def task_group() -> AsyncIterator[TaskGroup]:
+    """As `anyio.create_task_group`, but a single error is raised as it is, not in an ExceptionGroup.
+
+    A user who writes `except PublishError` around `async with bus:` need not know that the bus runs tasks.
+    Several errors at once are still raised as a group.
+    """
+    single: BaseException | None = None
+    try:
+        async with anyio.create_task_group() as tasks:
+            yield tasks
+    except BaseExceptionGroup as group:
+        single = _single_error(group)
+        if single is None:
+            raise
+    if single is not None:
+        raise single
+
+
+def _single_error(error: BaseException) -> BaseException | None:
+    while isinstance(error, BaseExceptionGroup):
+        if len(error.exceptions) != 1:
+            return None
+        [error] = error.exceptions
+    return error

@@ -1,48 +1,40 @@
-"""What a handler returned, as records that name their input, their predictor and its model."""
+"""Outputs of a predictor as records, which name their input, their predictor and its model."""
 
 from __future__ import annotations
 
-from contextlib import suppress
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
-
-import msgspec
+from typing import TYPE_CHECKING, Any, get_origin, get_type_hints
 
 from eventml import records
 from eventml.backends.base import Completion
-from eventml.errors import OutputError
-from eventml.frames import outputs_to_list
-from eventml.records import Record
-from eventml.runtime.checks import OutputChecks, all_finite
-from eventml.runtime.items import Deferred, Failed
+from eventml.codec import Encoder
+from eventml.handlers import Handler
+from eventml.models import Model
+from eventml.records import Delivery, Record
+from eventml.runtime.failures import CallResults, call_results
+from eventml.runtime.output_checks import OutputChecks, Prediction, each_alone
+from eventml.runtime.tracing import HandlerTracing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from eventml.codec import Encoder
-    from eventml.handlers import Handler
-    from eventml.models import Model
-    from eventml.records import Delivery
-    from eventml.runtime.tracing import HandlerTracing
-
-
-class Prediction(msgspec.Struct, frozen=True):
-    """What a bare number becomes when a predictor returns an array.
-
-    Attributes:
-        input: The id of the event that was predicted from.
-        value: The number, or the row of numbers where the array has two dimensions.
-    """
-
-    input: str
-    value: Any
-
 
 class Outputs:
-    """Turns one predictor's outputs into completions.
+    """Makes completions of one predictor's outputs.
 
-    An output has its input's key, so that the order per key goes on, and the id
-    `<input id>/<predictor>@<model version>`, which repeats when the work is repeated.
+    An output has its input's key, so that its order per key is kept, and the id
+    `<input id>/<predictor>@<model version>`, which is the same if the event is handled again.
+
+    Args:
+        handler: The predictor.
+        topic: The topic of its outputs.
+        model: Its model, if it has one.
+        source: The bus's name: the outputs' `ce_source`.
+        encoder: Encodes the outputs.
+        tracing: Gives the outputs their trace context; None if tracing is off.
+
+    Attributes:
+        suffix: `<predictor>@<model version>`, or the predictor's name alone if it has no model.
     """
 
     def __init__(
@@ -57,78 +49,64 @@ class Outputs:
     ) -> None:
         self._topic = topic
         self._encoder = encoder
-        self._output_type = handler.output_type
-        self._of_frames = handler.frame is not None
-        self._checks = OutputChecks(handler.name, handler.output_type)
-        self._suffix = handler.name if model is None else f"{handler.name}@{model.version}"
+        self._checks = OutputChecks(handler)
         self._headers = MappingProxyType(_headers(handler, topic, model, source, encoder.content_type))
         self._tracing = tracing
-
-    @property
-    def suffix(self) -> str:
-        """What an output's id adds to its input's."""
-        return self._suffix
+        self.suffix = handler.name if model is None else f"{handler.name}@{model.version}"
 
     def completions(self, deliveries: Sequence[Delivery], outputs: Any) -> list[Completion]:
-        """A completion for each delivery; its output is None where the handler gave none.
+        """The completions of a batch, in its order; without an output where the handler returned None.
 
         Raises:
-            OutputError: the outputs do not fit the inputs, or cannot be encoded. Nothing is completed.
+            OutputError: the outputs do not fit the inputs, or cannot be encoded.
         """
-        outputs = outputs_to_list(outputs, self._output_type, check_index=self._of_frames)
-        self._checks.length(outputs, len(deliveries))
-        if _numbers(outputs):
-            if self._output_type is not Prediction:
-                self._checks.may_be_numbers()
-            predictions = _predictions(deliveries, outputs, self._checks)
-            kinds = set(map(type, predictions))
-            return self._complete(deliveries, predictions, all_answered=type(None) not in kinds)
-        kinds = self._checks.values(outputs)
-        return self._complete(deliveries, outputs, all_answered=type(None) not in kinds)
-
-    def each(
-        self, deliveries: Sequence[Delivery], outputs: Sequence[Any]
-    ) -> list[Completion | Failed | Deferred]:
-        """As `completions`, for outputs that came one by one: a bad one fails alone."""
-        if {Failed, Deferred}.isdisjoint(map(type, outputs)):
-            with suppress(OutputError):
-                return list[Completion | Failed | Deferred](self.completions(deliveries, outputs))
+        values, are_numbers, complete = self._checks.check(outputs, len(deliveries))
+        if are_numbers:
+            values = [
+                None if value is None else Prediction(delivery.record.id, value)
+                for delivery, value in zip(deliveries, values, strict=True)
+            ]
+        if complete:
+            return self.encode(deliveries, values)
+        answered = [(d, value) for d, value in zip(deliveries, values, strict=True) if value is not None]
+        encoded = iter(self.encode(*zip(*answered, strict=True)) if answered else ())
         return [
-            self._each_one(delivery, output) for delivery, output in zip(deliveries, outputs, strict=True)
+            Completion(delivery) if value is None else next(encoded)
+            for delivery, value in zip(deliveries, values, strict=True)
         ]
 
-    def _each_one(self, delivery: Delivery, output: Any) -> Completion | Failed | Deferred:
-        return output if isinstance(output, Failed | Deferred) else self.one(delivery, output)
+    def completions_each(self, deliveries: Sequence[Delivery], outputs: Sequence[Any]) -> CallResults:
+        """As `completions`, for outputs of single events: a bad one fails alone."""
+        return call_results(
+            each_alone(outputs, lambda part: self.completions(deliveries[part], outputs[part]))
+        )
 
-    def one(self, delivery: Delivery, output: Any) -> Completion | Failed:
-        """The completion of a single delivery, or why its output does not fit."""
-        try:
-            return self.completions([delivery], [output])[0]
-        except OutputError as exc:
-            return Failed(exc)
+    def completion(self, delivery: Delivery, output: Any) -> Completion:
+        """The completion of a single delivery.
 
-    def _complete(
-        self, deliveries: Sequence[Delivery], outputs: Sequence[Any], *, all_answered: bool
-    ) -> list[Completion]:
-        topic, suffix, headers = self._topic, self._suffix, self._headers
-        if all_answered and self._tracing is not None:
-            carried = self._tracing.carried(headers, [d.record.headers for d in deliveries])
-            return [
-                Completion(d, (Record(topic, value, d.record.key, f"{d.record.id}/{suffix}", its_own),))
-                for d, value, its_own in zip(
-                    deliveries, self._encoder.encode_all(outputs), carried, strict=True
-                )
-            ]
-        if all_answered:
+        Raises:
+            OutputError: the output cannot be published.
+        """
+        return self.completions([delivery], [output])[0]
+
+    def encode(self, deliveries: Sequence[Delivery], outputs: Sequence[Any]) -> list[Completion]:
+        """The completions of a batch in which each delivery has an output, which is not checked.
+
+        Raises:
+            OutputError: an output cannot be encoded.
+        """
+        topic, suffix, headers = self._topic, self.suffix, self._headers
+        values = self._encoder.encode_all(outputs)
+        if self._tracing is None:
             return [
                 Completion(d, (Record(topic, value, d.record.key, f"{d.record.id}/{suffix}", headers),))
-                for d, value in zip(deliveries, self._encoder.encode_all(outputs), strict=True)
+                for d, value in zip(deliveries, values, strict=True)
             ]
-        answered = [(d, o) for d, o in zip(deliveries, outputs, strict=True) if o is not None]
-        silent = [Completion(d) for d, o in zip(deliveries, outputs, strict=True) if o is None]
-        if not answered:
-            return silent
-        return silent + self._complete(*zip(*answered, strict=True), all_answered=True)
+        traced = self._tracing.output_headers(headers, [d.record.headers for d in deliveries])
+        return [
+            Completion(d, (Record(topic, value, d.record.key, f"{d.record.id}/{suffix}", own_headers),))
+            for d, value, own_headers in zip(deliveries, values, traced, strict=True)
+        ]
 
 
 def _headers(
@@ -146,18 +124,11 @@ def _headers(
     return headers
 
 
-def _numbers(outputs: Sequence[Any]) -> bool:
-    first = next((output for output in outputs if output is not None), None)
-    return isinstance(first, int | float | list) or hasattr(first, "tolist")
-
-
-def _predictions(
-    deliveries: Sequence[Delivery], outputs: Sequence[Any], checks: OutputChecks
-) -> list[Prediction | None]:
-    values = [value.tolist() if hasattr(value, "tolist") else value for value in outputs]
-    if not all_finite(values):
-        checks.numbers(values)
-    return [
-        None if value is None else Prediction(delivery.record.id, value)
-        for delivery, value in zip(deliveries, values, strict=True)
-    ]
+def output_event_type(handler: Handler) -> Any:
+    """The type of the events that a predictor publishes: `Prediction` if it returns numbers."""
+    type_ = handler.output_type
+    if type_ is Any:
+        type_ = get_type_hints(handler.function).get("return", Any)
+        return Prediction if hasattr(type_, "tolist") or hasattr(type_, "to_list") else Any
+    numbers = type_ in (bool, int, float) or get_origin(type_) is list or hasattr(type_, "tolist")
+    return Prediction if numbers else type_

@@ -1,55 +1,51 @@
-"""One handler at work: receive and decode, call, complete, as three overlapping stages.
+"""The pipeline of one handler: three overlapping stages that receive, call and complete.
 
-    receive ──► Intake ──► call ──► hand-off of one batch ──► complete
-    (decode)   (≤ 2 batches)  (model)                          (outputs and acks)
+    receive, decode ──► Intake ──► process ──► one batch ──► complete
+                      (≤ 2 batches)  (the model)            (outputs and acks)
 
-While the model computes batch N, batch N+1 is received and decoded and batch N-1 completed. Each
-stage is first in, first out, so order is kept; each hand-off is bounded, so a slow handler slows the
-receive and memory stays flat.
+While the model computes batch N, batch N+1 is received and decoded, and batch N-1 completed. Each stage is
+first in, first out, so order is kept; each buffer is bounded, so a slow handler slows the receive and memory
+stays flat.
 """
 
 from __future__ import annotations
 
-import logging
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
 import anyio
 
-from eventml.backends.base import Completion
+from eventml.backends.base import Completion, Subscription
+from eventml.codec import Decoder
 from eventml.errors import BackendError, PublishError, UnavailableError
-from eventml.runtime.failures import backoff_delay, describe
-from eventml.runtime.intake import Intake
-from eventml.runtime.items import Item
-from eventml.runtime.repeats import Repeats, pass_over, remembered
-from eventml.runtime.suspects import Step, Suspects
-from eventml.runtime.tasks import task_group
+from eventml.handlers import Handler
+from eventml.records import REPLAY_GROUP
+from eventml.runtime.batching import Batch, Intake, Item
+from eventml.runtime.dedupe import Dedupe
+from eventml.runtime.failures import task_group, wait_for_broker
+from eventml.runtime.processing import BatchProcessor
+from eventml.runtime.replies import Replies
+from eventml.runtime.stats import Stats
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-    from eventml.backends.base import DedupeSubscription, Subscription
-    from eventml.codec import Decoder
-    from eventml.handlers import Handler
-    from eventml.runtime.answering import BatchProcessor
-    from eventml.runtime.stats import Stats
-
-log = logging.getLogger("eventml")
-
-_OUTPUTS_OF, _DELIVERY_OF = attrgetter("outputs"), attrgetter("delivery")
-_LONGEST_WAIT = 5.0  # seconds between two attempts to reach a broker
+_outputs_of, _delivery_of = attrgetter("outputs"), attrgetter("delivery")
 
 
 class Pipeline:
-    """The stages of one handler over one subscription.
+    """Runs one handler over one subscription.
 
     Args:
-        handler: What runs.
-        subscription: Where its deliveries come from and its completions go.
-        decoder: Of its events.
-        answering: Turns a batch into completions.
+        handler: The handler.
+        subscription: Its subscription.
+        decoder: Decodes its events.
+        processor: Turns batches of events into completions.
         stats: Its counters.
-        once: The subscription again, where it is to be asked which ids were finished before.
+        dedupe: Removes duplicates; None if they are processed like other events.
+        replies: Replies to requests; None if the handler is a consumer.
     """
 
     def __init__(
@@ -58,175 +54,165 @@ class Pipeline:
         subscription: Subscription,
         *,
         decoder: Decoder,
-        answering: BatchProcessor,
+        processor: BatchProcessor,
         stats: Stats,
-        once: DedupeSubscription | None = None,
+        dedupe: Dedupe | None = None,
+        replies: Replies | None = None,
     ) -> None:
-        self._handler = handler
+        self._name = handler.name
+        self._max_batch = handler.options.max_batch
         self._subscription = subscription
         self._decoder = decoder
-        self._answering = answering
+        self._processor = processor
+        self._retry_queue = processor.retry_queue
         self._stats = stats
-        self._recovery = answering.recovery
-        self._parking = answering.recovery.parking
-        self._once = once
-        self._repeats = Repeats()
-        self._odd_until = 0  # of all that was received, where the last one lies that needs a closer look
-        self._taken = 0
-        self._unsettled = 0
-        self._settled: anyio.Event | None = None  # there is one while somebody waits for it
+        self._dedupe = dedupe
+        self._replies = replies
+        self._intake: Intake[Item] = Intake(self._max_batch, handler.options.max_wait)
+        self._uncompleted = 0  # batches that were processed and not completed
+        self._all_completed: anyio.Event | None = None  # exists only while a task waits for it
 
     async def run(self, stop: anyio.Event) -> None:
-        """Work until `stop` is set, then finish what is in hand and return."""
-        options = self._handler.options
-        intake: Intake[Item] = Intake(options.max_batch, options.max_wait)
+        """Work until `stop` is set, then finish the events in flight and return."""
         send, receive = anyio.create_memory_object_stream[list[Completion]](max_buffer_size=1)
         async with task_group() as stages:
-            stages.start_soon(self._receive_until, stop, intake)
-            stages.start_soon(self._call_all, intake, send)
-            stages.start_soon(self._complete_all, receive, intake)
+            stages.start_soon(self._receive_until, stop)
+            stages.start_soon(self._process_all, send)
+            stages.start_soon(self._complete_all, receive)
 
-    async def _receive_until(self, stop: anyio.Event, intake: Intake[Item]) -> None:
+    # The first stage: receive and decode
+
+    async def _receive_until(self, stop: anyio.Event) -> None:
         async with task_group() as tasks:
-            tasks.start_soon(self._receive_all, intake)
+            tasks.start_soon(self._receive_all)
             await stop.wait()
             tasks.cancel_scope.cancel()
-        intake.close()
+        self._intake.close()
 
-    async def _receive_all(self, intake: Intake[Item]) -> None:
+    async def _receive_all(self) -> None:
         failures = 0
         while True:
-            await intake.room()
+            await self._intake.room()
             try:
                 with self._stats.timed("receive"):
-                    deliveries = await self._subscription.receive(self._handler.options.max_batch)
+                    deliveries = await self._subscription.receive(self._max_batch)
             except UnavailableError as exc:
                 failures += 1
-                await self._wait_for_broker(failures, exc)
+                await wait_for_broker(self._name, failures, exc)
                 continue
             failures = 0
             self._stats.arrived(len(deliveries))
-            without_event = self._decoder.without_event
             with self._stats.timed("decode"):
-                events = self._decoder.decode(deliveries)
-            if self._decoder.without_event != without_event or {d.attempt for d in deliveries} != {1}:
-                self._odd_until = self._stats.received
-            intake.put(list(map(Item, deliveries, events)))
+                events, errors, all_headers = self._decoder.decode_batch(deliveries)
+            if self._replies is not None:
+                self._replies.expect(deliveries, all_headers)
+            unusual = (
+                errors > 0
+                or {delivery.attempt for delivery in deliveries} != {1}
+                or any(REPLAY_GROUP in headers for headers in all_headers)
+            )
+            self._intake.put(list(map(Item, deliveries, events)), screen=unusual)
 
-    async def _call_all(
-        self, intake: Intake[Item], completions: MemoryObjectSendStream[list[Completion]]
-    ) -> None:
-        suspects = Suspects(self._handler.options.max_deliveries)
+    # The second stage: process
+
+    async def _process_all(self, completions: MemoryObjectSendStream[list[Completion]]) -> None:
         async with completions:
             while True:
-                batch = await self._next_batch(intake)
-                if not batch and intake.drained and not self._parking and not self._repeats.waiting:
+                batch = await self._next_batch()
+                if not batch.items and self._intake.drained and not self._waiting:
                     return
-                await self._hand_on(completions, await self._recovery.retry())
-                odd, self._taken = self._taken < self._odd_until, self._taken + len(batch)
-                if self._once is not None and batch:
-                    batch, passed = await self._pass_over(self._once, batch)
-                    await self._hand_on(completions, passed)
-                for step in suspects.steps(batch) if odd else (Step(batch, plain=True),):
-                    await self._hand_on(completions, await self._answering.answer(step))
-                    while step.settle and self._unsettled:
-                        await self._until_settled()
+                await self._send(completions, await self._processor.process_due())
+                items: Sequence[Item] = batch.items
+                if self._dedupe is not None and items:
+                    items, duplicates = await self._dedupe.remove_duplicates(items)
+                    await self._send(completions, duplicates)
+                if not items:
+                    continue
+                if not batch.screened:
+                    await self._send(completions, await self._processor.process(items))
+                    continue
+                items, others = self._processor.screen(items)
+                await self._send(completions, others)
+                for part in self._processor.split(items):
+                    await self._send(completions, await self._processor.process_part(part))
+                    while part.complete_first and self._uncompleted:
+                        await self._until_all_completed()
 
-    async def _pass_over(
-        self, once: DedupeSubscription, batch: list[Item]
-    ) -> tuple[list[Item], list[Completion]]:
-        """Those to be called, and completions of those whose ids were finished before."""
-        first = self._repeats.hold_back(batch)
-        failures = 0
-        while first:
-            try:
-                finished = await once.completed_before([item.delivery for item in first])
-            except UnavailableError as exc:
-                failures += 1
-                await self._wait_for_broker(failures, exc)
-            else:
-                called, passed = pass_over(first, finished)
-                self._stats.duplicates += len(passed)
-                return called, passed
-        return [], []
+    @property
+    def _waiting(self) -> int:
+        """How many events wait in the retry queue, or for the event that they are duplicates of."""
+        return len(self._retry_queue) + (0 if self._dedupe is None else self._dedupe.waiting)
 
-    async def _until_settled(self) -> None:
-        if self._settled is None:
-            self._settled = anyio.Event()
-        await self._settled.wait()
+    async def _next_batch(self) -> Batch[Item]:
+        """The next batch; an empty one if an event in the retry queue is due first, or duplicates are
+        released.
 
-    async def _hand_on(
-        self, completions: MemoryObjectSendStream[list[Completion]], done: list[Completion]
-    ) -> None:
-        if done:
-            self._unsettled += 1
-            await completions.send(done)
-
-    async def _next_batch(self, intake: Intake[Item]) -> list[Item]:
-        """What waits to be called; nothing if a parked event's time comes first, or repeats' firsts are done.
-
-        While as much is put off as a batch may hold, nothing new is taken: memory stays flat.
+        While as many events wait as a batch may hold, no new ones are taken: memory stays flat.
         """
-        put_off = len(self._parking) + self._repeats.waiting
-        full = put_off >= self._handler.options.max_batch
-        if self._repeats.waiting and self._unsettled and (full or intake.drained):
-            await self._until_settled()
-            return []
-        if self._parking.next_due is None:
-            return await intake.take()
-        with anyio.move_on_at(self._parking.next_due):
-            if not full and not intake.drained:
-                return await intake.take()
+        full = self._waiting >= self._max_batch
+        duplicates_wait = self._dedupe is not None and self._dedupe.waiting
+        if duplicates_wait and self._uncompleted and (full or self._intake.drained):
+            await self._until_all_completed()
+            return Batch([])
+        if self._retry_queue.next_due is None:
+            return await self._intake.take()
+        with anyio.move_on_at(self._retry_queue.next_due):
+            if not full and not self._intake.drained:
+                return await self._intake.take()
             await anyio.sleep_forever()
-        return []
+        return Batch([])
 
-    async def _complete_all(
-        self, completions: MemoryObjectReceiveStream[list[Completion]], intake: Intake[Item]
+    async def _send(
+        self, completions: MemoryObjectSendStream[list[Completion]], batch: list[Completion]
     ) -> None:
+        if batch:
+            self._uncompleted += 1
+            await completions.send(batch)
+
+    async def _until_all_completed(self) -> None:
+        if self._all_completed is None:
+            self._all_completed = anyio.Event()
+        await self._all_completed.wait()
+
+    # The third stage: complete
+
+    async def _complete_all(self, completions: MemoryObjectReceiveStream[list[Completion]]) -> None:
         async with completions:
-            async for done in completions:
-                if self._once is None:
-                    await self._complete(done)
+            async for batch in completions:
+                if self._dedupe is None:
+                    await self._complete(batch)
                 else:
-                    await self._complete(remembered(done, self._handler.options.group))
-                    self._take_in_again(self._repeats.settle(done), intake)
-                self._unsettled -= 1
-                if not self._unsettled and self._settled is not None:
-                    self._settled.set()
-                    self._settled = None
+                    await self._complete(self._dedupe.mark(batch))
+                    # A duplicate is looked up again, as the event that it waited for is now completed.
+                    if released := self._dedupe.release(batch):
+                        self._intake.put(released, screen=True)
+                self._uncompleted -= 1
+                if not self._uncompleted and self._all_completed is not None:
+                    self._all_completed.set()
+                    self._all_completed = None
 
-    def _take_in_again(self, repeats: list[Item], intake: Intake[Item]) -> None:
-        """What waited for its first: the broker is asked again."""
-        if repeats:
-            self._odd_until = self._stats.received  # some of them may need a closer look
-            self._taken -= len(repeats)
-            intake.put(repeats)
-
-    async def _complete(self, done: list[Completion]) -> None:
-        """Complete a batch, however long the broker takes to come back: nothing is dropped meanwhile."""
+    async def _complete(self, batch: list[Completion]) -> None:
+        """Complete a batch, however long the broker is unavailable: no completion is dropped."""
+        complete = self._subscription.complete if self._replies is None else self._replies.complete
         failures = 0
-        while done:
+        while batch:
             try:
                 with self._stats.timed("complete"):
-                    await self._subscription.complete(done)
+                    await complete(batch)
             except BackendError as exc:
                 refused = exc.failed if isinstance(exc, PublishError) else {}
                 if refused:
-                    self._count([c for position, c in enumerate(done) if position not in refused])
-                    done = [self._recovery.refused(done[position], why) for position, why in refused.items()]
+                    self._count([c for position, c in enumerate(batch) if position not in refused])
+                    dead_letters = self._processor.dead_letters
+                    batch = [dead_letters.replace(batch[p], reason) for p, reason in refused.items()]
                 failures += 1
-                await self._wait_for_broker(failures, exc)
+                await wait_for_broker(self._name, failures, exc)
             else:
-                self._count(done)
+                self._count(batch)
                 return
 
-    def _count(self, done: list[Completion]) -> None:
-        outputs = sum(map(len, map(_OUTPUTS_OF, done)))
-        letters = self._recovery.count_letters(done)
-        deliveries = list(map(_DELIVERY_OF, done))
-        self._stats.finished(deliveries, published=outputs - letters, dead_letters=letters)
-
-    async def _wait_for_broker(self, failures: int, error: Exception) -> None:
-        seconds = backoff_delay(failures, 0.1, _LONGEST_WAIT)
-        log.warning("%s: %s; again in %.2f s", self._handler.name, describe(error), seconds)
-        await anyio.sleep(seconds)
+    def _count(self, completed: list[Completion]) -> None:
+        outputs = sum(map(len, map(_outputs_of, completed)))
+        dead_letters = self._processor.dead_letters.count(completed)
+        deliveries = list(map(_delivery_of, completed))
+        self._stats.finished(deliveries, published=outputs - dead_letters, dead_letters=dead_letters)

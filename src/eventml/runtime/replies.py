@@ -1,44 +1,68 @@
-"""Replies to requests over the bus: how one is made of a completion, and what one says. Pure.
+"""Replies to requests over the bus: adding them to the completions of requests, and reading them.
 
-A request is a record whose header `eventml-reply-to` names its topic's reply topic. Its id is what a
-reply is known by: a reply's id is `<request id>/<predictor>@<model version>`.
+A request is a record with the header `eventml-reply-to: <its topic>.replies`. A reply to it is published to
+that topic, with the id `<request id>/<predictor>@<model version>`, in the same step that completes the
+request.
 """
 
 from __future__ import annotations
 
+import logging
+import time
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from eventml import records
+from eventml.backends.base import Backend, Completion, Subscription, TrimsTopics
 from eventml.codec import Decoder
-from eventml.errors import DecodeError, PredictionError
-from eventml.records import Record, prediction_id
-from eventml.runtime.deadletters import DLQ_PREFIX
+from eventml.errors import (
+    BackendError,
+    DecodeError,
+    EventMLError,
+    FullError,
+    PredictionError,
+    PublishError,
+    UnavailableError,
+)
+from eventml.handlers import Handler
+from eventml.records import REPLAY_GROUP, REPLY_FROM, REPLY_TO, Delivery, Record, prediction_id
+from eventml.runtime.dead_letters import DLQ_PREFIX
+from eventml.runtime.failures import describe
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-    from eventml.backends.base import Completion
-    from eventml.records import Delivery
+log = logging.getLogger("eventml")
 
-RETENTION: Final = 60.0
-"""Seconds that a reply is kept: those who wait read it at once, and nobody else wants it."""
+REPLY_RETENTION: Final = 60.0
+"""How long replies are kept, in seconds: those who wait for them read them at once."""
+
+_PAUSE: Final = 5.0  # seconds without replies after the broker has refused all replies of a batch
+_TRIM_INTERVAL: Final = REPLY_RETENTION / 4
 
 
 def reply_topic(topic: str) -> str:
-    """Where requests to a topic are answered. It shares the topic's hash tag, as dead letters do."""
+    """The topic of the replies to the requests on a topic.
+
+    On a Redis cluster it is in the topic's slot, as the dead letters are: they share the hash tag.
+    """
     return f"{topic}.replies"
 
 
-class Failure(msgspec.Struct, frozen=True):
+def is_request(headers: Mapping[str, str]) -> bool:
+    """Whether a record with these headers is a request. A replayed dead letter is not any more."""
+    return REPLY_TO in headers and REPLAY_GROUP not in headers
+
+
+class FailureReply(msgspec.Struct, frozen=True):
     """The value of a reply that says why there is no output.
 
     Attributes:
         exception: The class of the failure, by its name.
-        message: What it said, in one line.
-        dead_letters: The topic where the event was set aside.
+        message: The failure in one line.
+        dead_letters: The topic of the dead letter.
     """
 
     exception: str
@@ -47,81 +71,169 @@ class Failure(msgspec.Struct, frozen=True):
 
 
 class Replies:
-    """Makes one predictor's replies.
+    """Completes one predictor's deliveries, and replies to the requests among them.
 
-    The topic is the predictor's own and no other: what a header from outside names is compared, never
-    written to.
+    While no request is in flight, completions are passed on unchanged. A reply that the broker refuses is
+    left out: its request is completed without it.
+
+    Replies go to the reply topic of the predictor's own topic only: a header that names another topic is
+    ignored.
 
     Args:
-        topic: What the predictor reads.
-        name: The predictor's.
+        subscription: The predictor's subscription.
+        backend: Trims the reply topic, if its topics do not trim themselves.
+        handler: The predictor.
         suffix: `<predictor>@<model version>`, as in the ids of its outputs.
         source: The bus's name.
     """
 
-    def __init__(self, topic: str, name: str, *, suffix: str, source: str) -> None:
-        self.topic = reply_topic(topic)
-        self._name = name
+    def __init__(
+        self, subscription: Subscription, backend: Backend, handler: Handler, *, suffix: str, source: str
+    ) -> None:
+        self._subscription = subscription
+        self._trimmer = backend if isinstance(backend, TrimsTopics) else None
+        self._topic = reply_topic(handler.topic)
+        self._predictor = handler.name
         self._suffix = suffix
-        said = {
+        headers = {
             records.SPEC_VERSION: "1.0",
-            records.TYPE: self.topic,
+            records.TYPE: self._topic,
             records.SOURCE: source,
             records.CONTENT_TYPE: records.JSON,
-            records.PREDICTOR: name,
+            records.PREDICTOR: handler.name,
         }
-        self._no_output = MappingProxyType({**said, records.REPLY: records.NO_OUTPUT})
-        self._failed = MappingProxyType({**said, records.REPLY: records.FAILED})
+        self._no_output_headers = MappingProxyType({**headers, records.REPLY: records.NO_OUTPUT})
+        self._failed_headers = MappingProxyType({**headers, records.REPLY: records.FAILED})
+        self._in_flight = 0
+        self._paused_until = 0.0
+        self._trimmed = -_TRIM_INTERVAL
 
-    def reply(self, completion: Completion) -> Record | None:
-        """The reply to a request that is completed so; None where this predictor was not asked."""
-        asked = completion.delivery.record
-        if asked.headers.get(records.REPLY_TO) != self.topic:
+    def expect(self, deliveries: Sequence[Delivery], all_headers: Sequence[Mapping[str, str]]) -> None:
+        """Count the requests among deliveries that were received.
+
+        Args:
+            deliveries: The deliveries.
+            all_headers: Their header mappings, as in a `DecodedBatch`.
+        """
+        if any(map(is_request, all_headers)):
+            self._in_flight += sum(is_request(delivery.record.headers) for delivery in deliveries)
+
+    async def complete(self, completions: Sequence[Completion]) -> None:
+        """As `Subscription.complete`, with a reply to each request among the completions."""
+        if not self._in_flight:
+            await self._subscription.complete(completions)
+            return
+        requests = [p for p, c in enumerate(completions) if is_request(c.delivery.record.headers)]
+        replies = {p: reply for p in requests if (reply := self._reply(completions[p])) is not None}
+        try:
+            await self._complete(completions, replies if time.monotonic() >= self._paused_until else {})
+        except PublishError as exc:
+            if exc.failed:
+                self._in_flight -= sum(position not in exc.failed for position in requests)
+            raise
+        self._in_flight -= len(requests)
+        if replies:
+            await self._trim()
+
+    async def _complete(self, completions: Sequence[Completion], replies: Mapping[int, Record]) -> None:
+        if not replies:
+            await self._subscription.complete(completions)
+            return
+        with_replies = [
+            msgspec.structs.replace(completion, outputs=(*completion.outputs, replies[position]))
+            if position in replies
+            else completion
+            for position, completion in enumerate(completions)
+        ]
+        try:
+            await self._subscription.complete(with_replies)
+        except (UnavailableError, FullError):
+            raise
+        except BackendError as exc:
+            await self._complete_without_replies(completions, replies, exc)
+
+    async def _complete_without_replies(
+        self, completions: Sequence[Completion], replies: Mapping[int, Record], error: BackendError
+    ) -> None:
+        """Complete what was refused again, as it may have been the reply that the broker refused."""
+        log.warning("replies to %s cannot be written: %s", self._topic, describe(error))
+        refused = error.failed if isinstance(error, PublishError) else {}
+        if not refused:
+            self._paused_until = time.monotonic() + _PAUSE
+        again = [p for p in replies if p in refused] if refused else list(range(len(completions)))
+        still_refused = {p: reason for p, reason in refused.items() if p not in replies}
+        try:
+            await self._subscription.complete([completions[position] for position in again])
+        except PublishError as exc:
+            if not exc.failed:
+                raise
+            still_refused |= {again[number]: reason for number, reason in exc.failed.items()}
+        if still_refused:
+            raise PublishError(next(iter(still_refused.values())), still_refused) from error
+
+    def _reply(self, completion: Completion) -> Record | None:
+        """The reply to a request; None if it names another reply topic or another predictor."""
+        request = completion.delivery.record
+        if request.headers.get(REPLY_TO) != self._topic:
             return None
-        if asked.headers.get(records.REPLY_FROM, self._name) != self._name:
+        if request.headers.get(REPLY_FROM, self._predictor) != self._predictor:
             return None
         if not completion.outputs:
-            return self._made(asked, b"null", self._no_output)
+            return self._without_output(request, b"null", self._no_output_headers)
         output = completion.outputs[0]
-        if f"{DLQ_PREFIX}group" in output.headers:
-            return self._made(asked, msgspec.json.encode(_failure(output)), self._failed)
-        return Record(self.topic, output.value, output.key, output.id, output.headers)
+        if not completion.dead_letter:
+            return Record(self._topic, output.value, output.key, output.id, output.headers)
+        failure = FailureReply(
+            exception=output.headers[f"{DLQ_PREFIX}exception"],
+            message=output.headers[f"{DLQ_PREFIX}message"],
+            dead_letters=output.topic,
+        )
+        return self._without_output(request, msgspec.json.encode(failure), self._failed_headers)
 
-    def _made(self, asked: Record, value: bytes, headers: Mapping[str, str]) -> Record:
-        return Record(self.topic, value, asked.key, prediction_id(asked.id, self._suffix), headers)
+    def _without_output(self, request: Record, value: bytes, headers: Mapping[str, str]) -> Record:
+        return Record(self._topic, value, request.key, prediction_id(request.id, self._suffix), headers)
+
+    async def _trim(self) -> None:
+        if self._trimmer is None or time.monotonic() < self._trimmed + _TRIM_INTERVAL:
+            return
+        self._trimmed = time.monotonic()
+        try:
+            await self._trimmer.trim(self._topic, older_than=REPLY_RETENTION)
+        except EventMLError as exc:
+            log.warning("%s cannot be trimmed: %s", self._topic, describe(exc))
 
 
-def _failure(letter: Record) -> Failure:
-    said = letter.headers
-    return Failure(said.get(f"{DLQ_PREFIX}exception", ""), said.get(f"{DLQ_PREFIX}message", ""), letter.topic)
-
-
-def answers(reply: Record) -> str:
-    """The id of the request that a reply is to. Ours hold no slash."""
+def request_id(reply: Record) -> str:
+    """The id of the request that a reply answers: the reply's id up to the first slash."""
     return reply.id.partition("/")[0]
 
 
 def predictor_of(reply: Record) -> str:
+    """The name of the predictor that replied; empty if the reply does not say."""
     return reply.headers.get(records.PREDICTOR, "")
 
 
 def read_reply(reply: Delivery, output_type: Any) -> Any:
-    """The output that a reply brings; None where the predictor gave none.
+    """The output in a reply; None if the predictor returned None.
+
+    Args:
+        reply: The reply.
+        output_type: The type to decode the output to.
 
     Raises:
-        PredictionError: it says that there is none, and why.
-        DecodeError: it is not of that type.
+        PredictionError: the predictor failed.
+        DecodeError: the output is not of that type.
     """
     kind = reply.record.headers.get(records.REPLY)
     if kind == records.NO_OUTPUT:
         return None
-    [read] = Decoder(Failure if kind == records.FAILED else output_type).decode([reply])
-    if isinstance(read, DecodeError):
-        raise read
+    [value] = Decoder(FailureReply if kind == records.FAILED else output_type).decode([reply])
+    if isinstance(value, DecodeError):
+        raise value
     if kind == records.FAILED:
         raise PredictionError(
-            f"{predictor_of(reply.record)} failed: {read.message}. The event is in {read.dead_letters}",
-            exception=read.exception,
-            reason=read.message,
+            f"{predictor_of(reply.record)} failed: {value.message}. The event is in {value.dead_letters}",
+            exception=value.exception,
+            reason=value.message,
         )
-    return read
+    return value

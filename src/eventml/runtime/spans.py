@@ -1,8 +1,8 @@
-"""Tracing by OpenTelemetry: spans as its messaging conventions name them, context as W3C writes it.
+"""Tracing with OpenTelemetry: spans as its messaging conventions define them, context in W3C's format.
 
-Records carry the context as CloudEvents' distributed tracing extension: `ce_traceparent` and
-`ce_tracestate`. Where these are missing, plain `traceparent` and `tracestate` are read, which other
-clients' instrumentations write.
+Records carry the context in the headers of CloudEvents' distributed tracing extension: `ce_traceparent` and
+`ce_tracestate`. Where these are missing, plain `traceparent` and `tracestate` are read, which
+instrumentations of other clients write.
 """
 
 from __future__ import annotations
@@ -16,26 +16,24 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from eventml.handlers import Handler
+from eventml.models import Model
 from eventml.runtime.failures import describe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from eventml.handlers import Handler
-    from eventml.models import Model
-    from eventml.runtime.tracing import Operation
-
 _PROPAGATOR: Final = TraceContextTextMapPropagator()
-_ATTRIBUTE: Final = "ce_"
+_CE_PREFIX: Final = "ce_"
 _NAMES: Final = sorted(_PROPAGATOR.fields)
-_KINDS: Final[Mapping[Operation, SpanKind]] = {"publish": SpanKind.PRODUCER, "request": SpanKind.CLIENT}
+_KINDS: Final = {"publish": SpanKind.PRODUCER, "request": SpanKind.CLIENT}
 
 
 class Spans:
-    """See `Tracing`. Its tracer is the app's.
+    """Implements `Tracing` with the tracer provider of the app.
 
     Args:
-        system: What carries the records.
+        system: What carries the records: `kafka`, `redis`, `memory`, or `http`.
     """
 
     def __init__(self, system: str) -> None:
@@ -45,10 +43,11 @@ class Spans:
     @contextmanager
     def sending(
         self,
-        operation: Operation,
+        operation: str,
         topic: str,
         id: str | None = None,  # noqa: A002 - as in the protocol
     ) -> Iterator[SendingSpan]:
+        """See `Tracing`."""
         attributes: dict[str, Any] = {
             "messaging.system": self._system,
             "messaging.destination.name": topic,
@@ -61,30 +60,33 @@ class Spans:
             self._tracer.start_as_current_span(
                 f"{operation} {topic}", kind=_KINDS[operation], attributes=attributes
             ) as span,
-            _telling_errors(span),
+            _error_type_set(span),
         ):
             yield SendingSpan(span)
 
     def handling(self, handler: Handler, model: Model | None) -> HandlerSpans:
+        """See `Tracing`."""
         return HandlerSpans(self._tracer, self._system, handler, model)
 
 
 class SendingSpan:
-    """See `Sending`."""
+    """Implements `Sending`."""
 
     def __init__(self, span: Span) -> None:
         self._span = span
         self.headers: Mapping[str, str] = MappingProxyType(_headers(span.get_span_context()))
 
     def wrote(self, records: int) -> None:
+        """See `Sending`."""
         self._span.set_attribute("messaging.batch.message_count", records)
 
 
 class HandlerSpans:
-    """See `HandlerTracing`.
+    """Implements `HandlerTracing`.
 
-    A batch is one span. Where all its inputs are of one context, a single event's or a `publish_many`'s,
-    it continues that; else it begins a trace of its own, with a link to each context.
+    Each call for a batch is one span. If all its inputs have the same context (a single event, or the events
+    of one `publish_many`), the span continues that trace; otherwise it begins a new one, with a link to each
+    context.
     """
 
     def __init__(self, tracer: trace.Tracer, system: str, handler: Handler, model: Model | None) -> None:
@@ -103,9 +105,10 @@ class HandlerSpans:
 
     @contextmanager
     def processing(self, inputs: Sequence[Mapping[str, str]]) -> Iterator[Callable[[Exception], None]]:
+        """See `HandlerTracing`."""
         contexts = [_context(headers) for headers in _distinct(inputs).values()]
         valid = [context for context in contexts if context is not None]
-        # A context of its own, whatever is current here: a span around the worker is nobody's parent.
+        # Never the current context: a span around the worker is not the parent of its batches.
         parent = _within(valid[0]) if len(contexts) == 1 and valid else Context()
         with (
             self._tracer.start_as_current_span(
@@ -115,28 +118,30 @@ class HandlerSpans:
                 attributes={**self._attributes, "messaging.batch.message_count": len(inputs)},
                 links=[Link(context) for context in valid],
             ) as span,
-            _telling_errors(span),
+            _error_type_set(span),
         ):
             yield lambda error: _record(span, error)
 
-    def carried(
+    def output_headers(
         self, headers: Mapping[str, str], inputs: Sequence[Mapping[str, str]]
     ) -> Sequence[Mapping[str, str]]:
+        """See `HandlerTracing`."""
         batch = trace.get_current_span().get_span_context()
         made = {key: _continued(headers, _context(found), batch) for key, found in _distinct(inputs).items()}
         return [made[id(found)] for found in inputs]
 
-    def set_aside(self, input: Mapping[str, str], error: Exception, topic: str) -> None:  # noqa: A002 - as in the protocol
+    def dead_letter(self, input: Mapping[str, str], error: Exception, topic: str) -> None:  # noqa: A002
+        """See `HandlerTracing`."""
         context = _context(input)
         span = self._tracer.start_span(
-            f"set aside {topic}",
+            f"dead_letter {topic}",
             context=Context() if context is None else _within(context),
             kind=SpanKind.PRODUCER,
             attributes={
                 **self._attributes,
                 "messaging.destination.name": topic,
                 "messaging.operation.type": "send",
-                "messaging.operation.name": "set aside",
+                "messaging.operation.name": "dead_letter",
             },
         )
         _record(span, error)
@@ -144,13 +149,13 @@ class HandlerSpans:
 
 
 def _distinct(inputs: Sequence[Mapping[str, str]]) -> dict[int, Mapping[str, str]]:
-    """The mappings that differ, by identity: records of one producer share theirs."""
+    """The distinct mappings, by identity: records of one producer share theirs."""
     return {id(headers): headers for headers in inputs}
 
 
 def _context(headers: Mapping[str, str]) -> SpanContext | None:
-    """The trace context that a record came with; None where there is none, or none that makes sense."""
-    for prefix in (_ATTRIBUTE, ""):
+    """The trace context in a record's headers; None if there is none or it is not valid."""
+    for prefix in (_CE_PREFIX, ""):
         if f"{prefix}traceparent" in headers:
             carrier = {name: headers[prefix + name] for name in _NAMES if prefix + name in headers}
             found = trace.get_current_span(_PROPAGATOR.extract(carrier, Context())).get_span_context()
@@ -165,21 +170,21 @@ def _within(context: SpanContext) -> Context:
 def _headers(context: SpanContext) -> dict[str, str]:
     carrier: dict[str, str] = {}
     _PROPAGATOR.inject(carrier, _within(context))
-    return {_ATTRIBUTE + name: value for name, value in carrier.items()}
+    return {_CE_PREFIX + name: value for name, value in carrier.items()}
 
 
 def _continued(
     headers: Mapping[str, str], context: SpanContext | None, batch: SpanContext
 ) -> Mapping[str, str]:
-    """Headers for what came of an input: below the batch's span where that is of the input's trace."""
+    """Headers for the output of an input: its parent is the batch's span if that is in the input's trace."""
     if context is None or context.trace_id == batch.trace_id:
         context = batch
     return MappingProxyType({**headers, **_headers(context)})
 
 
 @contextmanager
-def _telling_errors(span: Span) -> Iterator[None]:
-    """Name the kind of an error; OpenTelemetry itself records the rest of it."""
+def _error_type_set(span: Span) -> Iterator[None]:
+    """Set `error.type` if an exception is raised; OpenTelemetry itself records the rest."""
     try:
         yield
     except Exception as exc:

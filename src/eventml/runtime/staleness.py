@@ -1,19 +1,80 @@
-"""Events that are too old to be worth answering: a pure decision."""
+"""Stale events: those that are older than their handler's `max_age` when their turn comes."""
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
+from eventml.backends.base import Completion
 from eventml.errors import StaleError
+from eventml.handlers import Handler
+from eventml.runtime.batching import Item
+from eventml.runtime.outputs import Outputs
+from eventml.runtime.retry import FailFast, Retry
+from eventml.runtime.stats import Stats
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from eventml.runtime.items import Item
+
+class Staleness:
+    """The step in front of the call that keeps stale events from it.
+
+    A stale event becomes a dead letter, is dropped, or is answered by a fallback (`when_stale`).
+
+    Args:
+        next_step: Processes the other events.
+        handler: The handler.
+        max_age: How old an event may be, in seconds, by the broker's timestamp.
+        outputs: Makes the completion of a fallback's output; None for a consumer.
+        stats: Counts the stale events.
+    """
+
+    def __init__(
+        self,
+        next_step: Retry | FailFast,
+        handler: Handler,
+        max_age: float,
+        *,
+        outputs: Outputs | None,
+        stats: Stats,
+    ) -> None:
+        self._next = next_step
+        self._max_age = max_age
+        self._when_stale = handler.options.when_stale
+        self._outputs = outputs
+        self._stats = stats
+
+    async def process(self, items: Sequence[Item]) -> list[Completion]:
+        """Completions of the stale events, then those of the others."""
+        fresh, stale = split_stale(items, self._max_age, time.time())
+        self._stats.stale += len(stale)
+        completions = [self._complete(item) for item in stale]
+        return completions + await self._next.process(fresh) if fresh else completions
+
+    def _complete(self, stale: Item) -> Completion:
+        delivery = stale.delivery
+        if self._when_stale == "drop":
+            return Completion(delivery)
+        if self._when_stale == "dead_letter":
+            return self._next.dead_letters.write(delivery, stale_error(stale, time.time()))
+        try:
+            output = self._when_stale(stale.event)
+            return (
+                Completion(delivery) if self._outputs is None else self._outputs.completion(delivery, output)
+            )
+        except Exception as exc:  # noqa: BLE001 - a fallback may raise anything
+            return self._next.dead_letters.write(delivery, exc)
 
 
 def split_stale(items: Sequence[Item], max_age: float, now: float) -> tuple[list[Item], list[Item]]:
-    """The fresh and the stale, by the broker's timestamps. Times are in seconds since the epoch."""
+    """The fresh and the stale events, by the broker's timestamps.
+
+    Args:
+        items: The events.
+        max_age: How old a fresh event may be, in seconds.
+        now: The time, in seconds since the epoch.
+    """
     oldest = now - max_age
     fresh = [item for item in items if item.delivery.timestamp >= oldest]
     if len(fresh) == len(items):
@@ -21,6 +82,6 @@ def split_stale(items: Sequence[Item], max_age: float, now: float) -> tuple[list
     return fresh, [item for item in items if item.delivery.timestamp < oldest]
 
 
-def too_old(item: Item, now: float) -> StaleError:
-    """Why an event was passed over."""
+def stale_error(item: Item, now: float) -> StaleError:
+    """The reason why a stale event is not called; `now` is in seconds since the epoch."""
     return StaleError(f"{now - item.delivery.timestamp:.3f} s old when its turn came")

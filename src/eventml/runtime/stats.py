@@ -1,78 +1,93 @@
-"""What one handler has done: counters and a latency histogram, touched once a batch."""
+"""The counters and histograms of one handler, updated once a batch."""
 
 from __future__ import annotations
 
-import math
 import time
+from bisect import bisect_left
 from collections import deque
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
-from eventml.runtime.histogram import SECONDS, SIZES, Histogram
+from eventml.records import Delivery
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from threading import Event
 
-    from eventml.records import Delivery
-
 Stage = Literal["receive", "decode", "call", "encode", "complete"]
 
-_PER_DOUBLING = 8  # buckets: a percentile is right to within 9%
-_SMALLEST = 1e-6  # seconds
-_BUCKETS = 40 * _PER_DOUBLING
-_SAMPLES = 16  # of a batch
-_BEFORE_HAND: tuple[Stage, ...] = ("receive", "decode")
+SECONDS_BUCKETS: Final = (
+    *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
+    *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0),
+)
+"""Upper bounds of the buckets for durations, in seconds."""
+
+SIZE_BUCKETS: Final = tuple(float(2**power) for power in range(13))
+"""Upper bounds of the buckets for the sizes of batches."""
+
+_LATENCY_SAMPLES: Final = 16  # of each batch
+_BEFORE_IN_FLIGHT: Final[tuple[Stage, ...]] = ("receive", "decode")
 
 
-class Latencies:
-    """A histogram of seconds in buckets of equal ratio: flat in memory, whatever it counts."""
+class Histogram:
+    """Counts of values by bucket, and the sum of the values. Histograms of several workers can be added up.
 
-    def __init__(self) -> None:
-        self._counts = [0.0] * _BUCKETS
-        self._total = 0.0
+    Args:
+        bounds: The upper bounds of the buckets, rising; one more bucket takes the values above the last one.
 
-    def add(self, seconds: float, weight: float = 1.0) -> None:
-        bucket = int(math.log2(max(seconds, _SMALLEST) / _SMALLEST) * _PER_DOUBLING)
-        self._counts[min(bucket, _BUCKETS - 1)] += weight
-        self._total += weight
+    Attributes:
+        counts: By bucket, one more than there are bounds.
+        sum: Of all values.
+    """
 
-    def percentile(self, share: float) -> float | None:
-        """The latency that this share of events did not exceed, in seconds; None before the first."""
-        if not self._total:
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = bounds
+        self.counts = [0.0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def add(self, value: float, weight: float = 1.0) -> None:
+        """Count a value, as often as `weight` says."""
+        self.counts[bisect_left(self.bounds, value)] += weight
+        self.sum += value * weight
+
+    def quantile(self, share: float) -> float | None:
+        """The value that this share of the values does not exceed; None if there are no values.
+
+        Interpolated within its bucket, as Prometheus' `histogram_quantile` does: values are taken to be at
+        least 0, and those above the last bound to be equal to it.
+        """
+        wanted = share * sum(self.counts)
+        if not wanted:
             return None
-        wanted, seen, found = share * self._total, 0.0, 0
-        for bucket, count in enumerate(self._counts):
-            if count:
-                seen, found = seen + count, bucket
-                if seen >= wanted:
-                    break
-        # Weights are rounded, so their sum may fall short of the total: it is the last bucket then.
-        return _SMALLEST * math.exp2((found + 0.5) / _PER_DOUBLING)
+        lower = 0.0
+        for upper, count in zip(self.bounds, self.counts, strict=False):
+            if count and count >= wanted:
+                return lower + (upper - lower) * wanted / count
+            wanted -= count
+            lower = upper
+        return lower
 
 
 class Stats:
-    """One handler's counters since it started.
+    """The counters of one handler since its worker started. Times are of the monotonic clock, in seconds.
 
     Attributes:
-        received: Deliveries taken in.
-        completed: Deliveries finished, one way or another.
-        published: Outputs written, dead letters not counted.
-        dead_letters: Events set aside.
-        duplicates: Events passed over because their ids had been finished before (`dedupe_window`).
-        stale: Events that were too old when their turn came.
-        retries: Calls repeated because the one before had failed.
+        received: Deliveries received.
+        completed: Deliveries completed: with an output, without one, or as a dead letter.
+        published: Outputs published, without dead letters.
+        dead_letters: Events moved to the dead letters.
+        duplicates: Events that were not called because their ids had been completed before (`dedupe_window`).
+        stale: Events that were older than `max_age` when their turn came.
+        retries: Calls that were made because the one before had failed.
         calls: Calls of the handler.
-        abandoned: Calls past their timeout whose threads could not be stopped; see also `hung`.
-        last_arrival: When something was last received, by the monotonic clock, in seconds.
-        last_completion: When something was last finished, by the same clock.
-        last_progress: When it last got anywhere with what is in hand, by the same clock: a call or a
-            completion began or ended, or something arrived while nothing was in hand.
-        latencies: From the broker's timestamp to the completion.
-        latency: The same, as a histogram that adds to those of other workers.
+        abandoned: Calls that ran past their timeout in a thread that could not be stopped; see also `hung`.
+        last_arrival: When a delivery was last received.
+        last_completion: When a delivery was last completed.
+        last_progress: When the events in flight last made progress: a call or a completion began or ended, or
+            a delivery arrived while none was in flight.
+        latency: Seconds from the broker's timestamp to the completion.
         batch: The sizes of the batches that the handler was called with.
-        stages: How long each stage takes, a batch at a time, in seconds. `receive` includes waiting
-            for events to come.
+        stages: How long each stage takes for a batch, in seconds. `receive` includes the wait for deliveries.
     """
 
     def __init__(self) -> None:
@@ -86,53 +101,54 @@ class Stats:
         self.calls = 0
         self.abandoned = 0
         self.last_arrival = self.last_completion = self.last_progress = time.monotonic()
-        self.latencies = Latencies()
-        self.latency = Histogram(SECONDS)
-        self.batch = Histogram(SIZES)
+        self.latency = Histogram(SECONDS_BUCKETS)
+        self.batch = Histogram(SIZE_BUCKETS)
         self.stages: dict[Stage, Histogram] = {}
         self._arrivals: deque[tuple[int, float]] = deque()
         self._abandoned: list[tuple[float, Event]] = []
 
-    def gave_up(self, ended: Event) -> None:
-        """Count a call whose thread cannot be stopped. `ended` is set if that ends by itself."""
+    def abandon_thread(self, ended: Event) -> None:
+        """Count a call whose thread cannot be stopped. `ended` is set if the thread ends by itself."""
         self.abandoned += 1
         self._abandoned.append((time.monotonic(), ended))
 
     @property
     def hung(self) -> list[float]:
-        """When the calls were given up on whose threads are still running, by the monotonic clock."""
+        """When each call was abandoned whose thread is still running."""
         self._abandoned = [(since, ended) for since, ended in self._abandoned if not ended.is_set()]
         return [since for since, _ in self._abandoned]
 
     @property
     def in_flight(self) -> int:
+        """Deliveries received and not completed."""
         return self.received - self.completed
 
     @property
     def oldest_arrival(self) -> float | None:
-        """When the oldest event in hand arrived, by the monotonic clock; None while there is none.
+        """When the oldest event in flight arrived; None if there is none.
 
-        Events that are finished out of turn, past one that is tried again, are taken for that one.
+        An estimate: completions are taken to be in order, which those behind a retried event are not.
         """
         return self._arrivals[0][1] if self._arrivals else None
 
     @contextmanager
     def timed(self, stage: Stage) -> Iterator[None]:
-        """Around one stage's work on one batch."""
+        """Measure one stage's work on one batch."""
         begun = time.monotonic()
-        if stage not in _BEFORE_HAND:
+        if stage not in _BEFORE_IN_FLIGHT:
             self.last_progress = begun
         try:
             yield
         finally:
             ended = time.monotonic()
             if stage not in self.stages:
-                self.stages[stage] = Histogram(SECONDS)
+                self.stages[stage] = Histogram(SECONDS_BUCKETS)
             self.stages[stage].add(ended - begun)
-            if stage not in _BEFORE_HAND:
+            if stage not in _BEFORE_IN_FLIGHT:
                 self.last_progress = ended
 
     def arrived(self, deliveries: int) -> None:
+        """Count received deliveries."""
         now = self.last_arrival = time.monotonic()
         if not self.in_flight:
             self.last_progress = now
@@ -140,7 +156,7 @@ class Stats:
         self._arrivals.append((self.received, now))
 
     def finished(self, deliveries: Sequence[Delivery], *, published: int, dead_letters: int) -> None:
-        """Count a finished batch, its latency by evenly spaced samples: a batch is cheap, an event dear."""
+        """Count a completed batch. Latency is measured on evenly spaced samples, to cost less per event."""
         self.completed += len(deliveries)
         self.published += published
         self.dead_letters += dead_letters
@@ -151,9 +167,8 @@ class Stats:
 
     def _observe(self, deliveries: Sequence[Delivery]) -> None:
         now = time.time()
-        step = max(len(deliveries) // _SAMPLES, 1)
+        step = max(len(deliveries) // _LATENCY_SAMPLES, 1)
         sample = deliveries[::step]
         for delivery in sample:
             seconds, weight = now - delivery.timestamp, len(deliveries) / len(sample)
-            self.latencies.add(seconds, weight)
             self.latency.add(max(seconds, 0.0), weight)

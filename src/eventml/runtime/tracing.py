@@ -1,7 +1,7 @@
-"""Tracing: what the runtime tells of an event's way, and to whom, if to anybody.
+"""Tracing: what the runtime and the producers record of an event's way, if tracing is on.
 
-A protocol in two parts. Where tracing is off there is None in their place, and a batch costs one look
-at that. `spans.py` implements both with OpenTelemetry, and is imported only where tracing is on.
+The protocols here stand between them and OpenTelemetry. Where tracing is off there is None in their place,
+which costs a batch one comparison. `spans.py` implements them, and is imported only where tracing is on.
 """
 
 from __future__ import annotations
@@ -10,34 +10,33 @@ import sys
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from eventml.errors import MissingExtraError
+from eventml.handlers import Handler
+from eventml.models import Model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from contextlib import AbstractContextManager
 
-    from eventml.handlers import Handler
-    from eventml.models import Model
-
 Operation = Literal["publish", "request"]
 
 
 class Sending(Protocol):
-    """A publish call under way.
+    """A publish call that is being traced.
 
     Attributes:
-        headers: What its records carry: the trace context, `ce_traceparent` and `ce_tracestate`.
+        headers: Headers for its records: the trace context, `ce_traceparent` and `ce_tracestate`.
     """
 
     @property
     def headers(self) -> Mapping[str, str]: ...
 
     def wrote(self, records: int) -> None:
-        """Say how many records it was, once that is known."""
+        """Record how many records were published."""
         ...
 
 
 class Tracing(Protocol):
-    """Tells of a bus's producers and handlers."""
+    """Records spans for a bus's producers and handlers."""
 
     def sending(
         self,
@@ -45,58 +44,67 @@ class Tracing(Protocol):
         topic: str,
         id: str | None = None,  # noqa: A002 - CloudEvents' word
     ) -> AbstractContextManager[Sending]:
-        """Around one call that publishes to a topic; `id` is its only record's. What it raises is told."""
+        """A span around one call that publishes to a topic. An exception in it is recorded.
+
+        Args:
+            operation: What the caller does.
+            topic: The topic.
+            id: The id of the record, if the call publishes only one.
+        """
         ...
 
     def handling(self, handler: Handler, model: Model | None) -> HandlerTracing:
-        """Tells of one handler's work."""
+        """The tracing of one handler."""
         ...
 
 
 class HandlerTracing(Protocol):
-    """Tells of one handler's batches. Inputs are known by their headers, wherever they came from."""
+    """Records spans for one handler's batches. An input is identified by its record's headers."""
 
     def processing(
         self, inputs: Sequence[Mapping[str, str]]
     ) -> AbstractContextManager[Callable[[Exception], None]]:
-        """Around one call for a batch. What it raises is told; so is what the yielded function is given."""
-        ...
+        """A span around one call for a batch. An exception in it is recorded.
 
-    def carried(
-        self, headers: Mapping[str, str], inputs: Sequence[Mapping[str, str]]
-    ) -> Sequence[Mapping[str, str]]:
-        """For each input, `headers` and the context in which what came of it continues its trace.
-
-        Inputs that share a mapping share the result. Inside `processing`, it is for that batch.
+        It yields a function that records the failure of a single event.
         """
         ...
 
-    def set_aside(self, input: Mapping[str, str], error: Exception, topic: str) -> None:  # noqa: A002 - its name
-        """Tell that an input goes to the dead letters of that topic, and why."""
+    def output_headers(
+        self, headers: Mapping[str, str], inputs: Sequence[Mapping[str, str]]
+    ) -> Sequence[Mapping[str, str]]:
+        """For each input, `headers` with the trace context for its output. To be called inside `processing`.
+
+        Inputs that share a mapping share the result.
+        """
+        ...
+
+    def dead_letter(self, input: Mapping[str, str], error: Exception, topic: str) -> None:  # noqa: A002
+        """Record that an input is moved to the dead letters in `topic`, and the error."""
         ...
 
 
-def find_tracing(wanted: bool | None, system: str) -> Tracing | None:
-    """Who is told; None if nobody is.
+def find_tracing(enabled: bool | None, system: str) -> Tracing | None:
+    """The tracing to use; None if it is off.
 
     Args:
-        wanted: The setting `tracing`. None is "if the app has configured OpenTelemetry by now".
+        enabled: The setting `tracing`. None means "on if the app has configured OpenTelemetry by now".
         system: What carries the records: `kafka`, `redis`, `memory`, or `http`.
 
     Raises:
-        MissingExtraError: it is wanted, and OpenTelemetry is not installed.
+        MissingExtraError: tracing is on, and OpenTelemetry is not installed.
     """
-    if wanted is False or (wanted is None and not _configured()):
+    if enabled is False or (enabled is None and not _is_configured()):
         return None
     try:
-        from eventml.runtime.spans import Spans  # noqa: PLC0415 - what is off is not loaded
+        from eventml.runtime.spans import Spans  # noqa: PLC0415 - loads OpenTelemetry
     except ImportError as exc:
         raise MissingExtraError("otel", "the setting tracing") from exc
     return Spans(system)
 
 
-def _configured() -> bool:
-    """Whether somebody has set a tracer provider; without having imported it nobody has."""
+def _is_configured() -> bool:
+    """Whether the app has set a tracer provider; an app that has not imported OpenTelemetry has not."""
     api = sys.modules.get("opentelemetry.trace")
     return api is not None and not isinstance(
         api.get_tracer_provider(), (api.ProxyTracerProvider, api.NoOpTracerProvider)

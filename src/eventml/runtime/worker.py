@@ -1,95 +1,112 @@
-"""One worker: all the handlers of a bus at work in this process, from start-up to drain."""
+"""The worker: all handlers of a bus, run in this process from start-up to drain."""
 
 from __future__ import annotations
 
 import logging
 import time
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import TYPE_CHECKING, cast
 
 import anyio
 
-from eventml.backends.base import ChecksOutputs
+from eventml.backends.base import (
+    Backend,
+    Capabilities,
+    ChecksOutputs,
+    DedupeSubscription,
+    Deduplicates,
+    Subscription,
+)
 from eventml.codec import Decoder, Encoder
-from eventml.errors import UnavailableError
-from eventml.runtime.answering import BatchProcessor
+from eventml.errors import UnavailableError, UnsupportedError
+from eventml.handlers import Handler
 from eventml.runtime.calling import Caller
+from eventml.runtime.dead_letters import dead_letter_topic
+from eventml.runtime.dedupe import Dedupe
+from eventml.runtime.failures import task_group
 from eventml.runtime.outputs import Outputs
 from eventml.runtime.pipeline import Pipeline
+from eventml.runtime.processing import BatchProcessor, FailurePolicy
 from eventml.runtime.replies import Replies
-from eventml.runtime.replying import Replying
+from eventml.runtime.resources import LoadedHandler
+from eventml.runtime.retry import Retry
 from eventml.runtime.stats import Stats
-from eventml.runtime.support import check_capabilities, outputs_of
-from eventml.runtime.tasks import task_group
+from eventml.runtime.tracing import Tracing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from contextlib import AbstractAsyncContextManager
-
-    from eventml.backends.base import Backend, DedupeSubscription, Deduplicates, Subscription
-    from eventml.handlers import Handler
-    from eventml.runtime.equipment import LoadedHandler
-    from eventml.runtime.tracing import Tracing
 
 log = logging.getLogger("eventml")
 
+_IDLE_CHECK = 0.25  # seconds between two checks whether the worker is idle
+
 
 class Worker:
-    """Runs jobs over one backend until told to stop.
+    """Runs handlers over one backend until told to stop.
 
     Args:
-        backend: Where events come from and go to.
-        jobs: What to run.
-        source: The bus's name, which outputs carry as their source.
-        drain: How long to finish what is in hand after the stop, in seconds.
-        interactive: Somebody waits for each answer; see `Recovery`.
-        tracing: Is told what the handlers do; None where nobody is.
+        backend: The backend that events are received from and outputs published to.
+        handlers: The handlers, loaded.
+        source: The bus's name: the outputs' `ce_source`.
+        drain: How long to finish the events in flight after the stop, in seconds.
+        failure_policy: What to do when a call fails: `Retry`, or `FailFast` if callers wait for answers.
+        tracing: Records what the handlers do; None if tracing is off.
+
+    Attributes:
+        handlers: The handlers.
+        stats: The counters of each handler, by name.
+        ready: Set once every handler has subscribed: records published from then on reach it.
+
+    Raises:
+        UnsupportedError: the backend does not support an option of a handler.
     """
 
     def __init__(
         self,
         backend: Backend,
-        jobs: Sequence[LoadedHandler],
+        handlers: Sequence[LoadedHandler],
         *,
         source: str,
         drain: float,
-        interactive: bool = False,
+        failure_policy: FailurePolicy = Retry,
         tracing: Tracing | None = None,
     ) -> None:
         self._backend = backend
-        self.jobs = jobs
         self._source = source
         self._drain = drain
-        self._waited_for = interactive
+        self._failure_policy = failure_policy
         self._tracing = tracing
         self._subscriptions: dict[str, Subscription] = {}
-        self._telling: set[str] = set()
+        self._with_lag: set[str] = set()  # the handlers whose lag the backend has reported
         self._stop = anyio.Event()
         self._work = anyio.CancelScope()
-        self.stats = {job.handler.name: Stats() for job in jobs}
+        self.handlers = handlers
+        self.stats = {loaded.handler.name: Stats() for loaded in handlers}
         self.ready = anyio.Event()
-        """Set once every handler is subscribed: what is published from then on reaches it."""
-        for job in jobs:
-            check_capabilities(job.handler, backend.capabilities)
+        for loaded in handlers:
+            handler = loaded.handler
+            check_capabilities(handler, backend.capabilities)
             if isinstance(backend, ChecksOutputs):
-                backend.check_outputs(job.handler.topic, outputs_of(job.handler))
+                dead_letters = dead_letter_topic(handler.topic, handler.options.group)
+                outputs = [dead_letters] if handler.to is None else [handler.to, dead_letters]
+                backend.check_outputs(handler.topic, outputs)
 
     def stop(self) -> None:
-        """Stop receiving, finish what is in hand, and let `run` return."""
+        """Stop receiving, finish the events in flight, and let `run` return."""
         self._stop.set()
 
     def abandon(self) -> None:
-        """Stop now, whatever is in hand: it goes back to its groups."""
+        """Stop at once. Events in flight go back to their groups."""
         self._stop.set()
         self._work.cancel()
 
     async def run(self) -> bool:
-        """Work until stopped. Returns whether all that was in hand was finished within the deadline.
+        """Work until stopped. Returns whether all events in flight were finished within the deadline.
 
-        What was not goes back to the group, for the next worker.
+        Those that were not go back to their groups, for the next worker.
         """
         async with AsyncExitStack() as stack:
-            pipelines = [await self._enter(stack, job) for job in self.jobs]
+            pipelines = [await self._subscribe(stack, loaded) for loaded in self.handlers]
             self.ready.set()
             with self._work as work:
                 async with task_group() as tasks:
@@ -99,72 +116,87 @@ class Worker:
                             running.start_soon(pipeline.run, self._stop)
                     tasks.cancel_scope.cancel()
         if work.cancelled_caught:
-            log.warning("%d events were still in hand when `drain` ran out; they go back", self.in_flight)
+            log.warning(
+                "%d events were still in flight after `drain` (%g s); they go back to their groups",
+                self.in_flight,
+                self._drain,
+            )
         return not work.cancelled_caught
 
     async def idle(self, seconds: float) -> None:
-        """Return once nothing has arrived, and nothing is in hand or waiting, for so many seconds.
+        """Return once nothing has arrived, and nothing was in flight or lagging, for this many seconds.
 
-        What waits is the lag, dead members' work included. While a broker that has told it cannot, this
-        does not return; a backend that never tells is taken at what arrives.
+        The lag is the group's, dead members' events included. While a broker that has reported it is
+        unavailable, this does not return; a backend that never reports it counts as having none.
         """
         await self.ready.wait()
         start = time.monotonic()
         while True:
             quiet = time.monotonic() - max((s.last_arrival for s in self.stats.values()), default=start)
-            if quiet >= seconds and not self.in_flight and await self._nothing_left():
+            if quiet >= seconds and not self.in_flight and await self._no_lag():
                 return
-            await anyio.sleep(max(min(seconds - quiet, 0.25), 0.01))
+            await anyio.sleep(max(min(seconds - quiet, _IDLE_CHECK), 0.01))
 
     @property
     def in_flight(self) -> int:
-        """How many deliveries the handlers have taken and not finished."""
+        """How many deliveries the handlers have received and not completed."""
         return sum(stats.in_flight for stats in self.stats.values())
 
     async def lag(self) -> dict[str, int | None]:
-        """Each group's unfinished records, by handler; None where the backend cannot tell."""
+        """How many records each handler's group has not completed; None if the backend cannot tell.
+
+        Raises:
+            UnavailableError: the broker cannot be reached.
+        """
         return {name: await subscription.lag() for name, subscription in self._subscriptions.items()}
 
-    async def _nothing_left(self) -> bool:
+    async def _no_lag(self) -> bool:
         try:
             lags = await self.lag()
         except UnavailableError:
             return False
-        self._telling |= {name for name, lag in lags.items() if lag is not None}
-        return all(not lag and (lag == 0 or name not in self._telling) for name, lag in lags.items())
+        self._with_lag |= {name for name, lag in lags.items() if lag is not None}
+        return all(not lag and (lag == 0 or name not in self._with_lag) for name, lag in lags.items())
 
-    async def _enter(self, stack: AsyncExitStack, job: LoadedHandler) -> Pipeline:
-        handler, options = job.handler, job.handler.options
-        subscription = await stack.enter_async_context(_subscribe(self._backend, handler))
-        self._subscriptions[handler.name] = subscription
+    async def _subscribe(self, stack: AsyncExitStack, loaded: LoadedHandler) -> Pipeline:
+        handler, model, options = loaded.handler, loaded.model, loaded.handler.options
         stats = self.stats[handler.name]
         ordered = options.ordered is not False and self._backend.capabilities.ordering != "none"
-        decoder = Decoder(handler.event_type, options.group)
-        completing: Subscription = subscription
-        tracing = None if self._tracing is None else self._tracing.handling(handler, job.model)
-        outputs = None
+        tracing = None if self._tracing is None else self._tracing.handling(handler, model)
+        subscription = await stack.enter_async_context(_subscription(self._backend, handler))
+        self._subscriptions[handler.name] = subscription
+        outputs = replies = dedupe = None
         if handler.to is not None:
-            encoder = Encoder(job.format)
             outputs = Outputs(
-                handler, handler.to, model=job.model, source=self._source, encoder=encoder, tracing=tracing
+                handler,
+                handler.to,
+                model=model,
+                source=self._source,
+                encoder=Encoder(loaded.format),
+                tracing=tracing,
             )
-            replies = Replies(handler.topic, handler.name, suffix=outputs.suffix, source=self._source)
-            completing = Replying(subscription, decoder, replies, self._backend)
+            replies = Replies(
+                subscription, self._backend, handler, suffix=outputs.suffix, source=self._source
+            )
+        if options.dedupe_window is not None:
+            dedupe = Dedupe(cast("DedupeSubscription", subscription), handler, stats)
+        processor = BatchProcessor(
+            handler,
+            caller=Caller(handler, loaded.resources, ordered=ordered, stats=stats),
+            outputs=outputs,
+            stats=stats,
+            ordered=ordered,
+            failure_policy=self._failure_policy,
+            tracing=tracing,
+        )
         return Pipeline(
             handler,
-            completing,
-            decoder=decoder,
-            answering=BatchProcessor(
-                handler,
-                caller=Caller(handler, job.resources, ordered=ordered, stats=stats),
-                outputs=outputs,
-                stats=stats,
-                ordered=ordered,
-                interactive=self._waited_for,
-                tracing=tracing,
-            ),
+            subscription,
+            decoder=Decoder(handler.event_type),
+            processor=processor,
             stats=stats,
-            once=None if options.dedupe_window is None else cast("DedupeSubscription", subscription),
+            dedupe=dedupe,
+            replies=replies,
         )
 
     async def _cancel_at_deadline(self) -> None:
@@ -173,11 +205,37 @@ class Worker:
         self._work.cancel()
 
 
-def _subscribe(backend: Backend, handler: Handler) -> AbstractAsyncContextManager[Subscription]:
+def _subscription(backend: Backend, handler: Handler) -> AbstractAsyncContextManager[Subscription]:
     options, topics = handler.options, [handler.topic]
     if options.dedupe_window is None:
         return backend.subscribe(topics, group=options.group, start=options.start)
-    # Its capabilities were looked at before: it remembers ids.
+    # `check_capabilities` has made sure that the backend deduplicates.
     return cast("Deduplicates", backend).subscribe_deduplicated(
         topics, group=options.group, start=options.start, window=options.dedupe_window
     )
+
+
+def check_capabilities(handler: Handler, capabilities: Capabilities) -> None:
+    """Pass if a backend supports a handler's options, so that another backend never weakens them silently.
+
+    Raises:
+        UnsupportedError: it does not; the message says what to do.
+    """
+    if handler.options.ordered and capabilities.ordering != "per_key":
+        kept = (
+            "keeps order only while a group has one member"
+            if capabilities.ordering == "single_member"
+            else "keeps no order"
+        )
+        raise UnsupportedError(
+            f"consumer.{handler.name}.ordered: this backend {kept}. Choose a backend that keeps order per "
+            "key (kafka://, or memory:// in one process), set the backend up for a single consumer where "
+            "its page says how, or drop ordered=True"
+        )
+    if handler.options.dedupe_window is not None and not capabilities.deduplicates:
+        raise UnsupportedError(
+            f"consumer.{handler.name}.dedupe_window: this backend does not record which ids a group has "
+            "completed. Choose one that does (redis://, or memory:// in one process). Or drop dedupe_window, "
+            "make the handler's side effects idempotent by the event's id, and choose exactly-once delivery "
+            "where the backend has it (delivery=exactly_once on kafka://)"
+        )

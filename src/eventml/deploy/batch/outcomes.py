@@ -5,9 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from eventml.deploy.batch.schema import VALUE, Field, Schema
-from eventml.errors import OutputError
-from eventml.frames import outputs_to_list
-from eventml.runtime import Deferred, Failed, OutputChecks, all_finite
+from eventml.runtime import OutputChecks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,8 +22,7 @@ class Outcomes:
     """
 
     def __init__(self, handler: Handler) -> None:
-        self._checks = OutputChecks(handler.name, handler.output_type)
-        self._output_type = handler.output_type
+        self._checks = OutputChecks(handler)
         self._of_frames = handler.frame is not None
 
     def checked(self, outputs: Any, inputs: int) -> Column:
@@ -37,7 +34,7 @@ class Outcomes:
         if _is_series(outputs) and (len(outputs) == 0 or _kept_index(outputs) or not self._of_frames):
             outputs = outputs.to_numpy()
         if _is_vector(outputs):
-            self._checks.length(outputs, inputs)
+            self._checks.check_length(outputs, inputs)
             if outputs.dtype.kind != "f" or bool(_isfinite(outputs)):
                 return outputs.astype("f8" if outputs.dtype.kind == "f" else "i8", copy=False)
         return list(self.listed(outputs, inputs))
@@ -48,39 +45,16 @@ class Outcomes:
         Raises:
             OutputError: they do not fit.
         """
-        outputs = outputs_to_list(outputs, self._output_type, check_index=self._of_frames)
-        self._checks.length(outputs, inputs)
-        return self._values(outputs)
+        return self._checks.check(outputs, inputs).values
 
     def each(self, outputs: Sequence[Any]) -> Sequence[Any]:
         """Outputs that came one by one, with `Failed` in the place of each that does not fit."""
-        if {Failed, Deferred}.isdisjoint(map(type, outputs)):
-            try:
-                return self._values(outputs)
-            except OutputError:
-                pass
-        return [output if isinstance(output, Failed | Deferred) else self._one(output) for output in outputs]
+        return self._checks.check_each(outputs)
 
     def schema_of(self, outputs: Column) -> Schema | None:
         """The one column of an array; None for a list."""
         kind = getattr(getattr(outputs, "dtype", None), "kind", None)
         return None if kind is None else Schema((Field(VALUE, "", "float" if kind == "f" else "int"),))
-
-    def _one(self, output: Any) -> Any:
-        try:
-            return self._values([output])[0]
-        except OutputError as exc:
-            return Failed(exc)
-
-    def _values(self, outputs: Sequence[Any]) -> Sequence[Any]:
-        first = next((output for output in outputs if output is not None), None)
-        if not (isinstance(first, int | float | list) or hasattr(first, "tolist")):
-            self._checks.values(outputs)
-            return outputs
-        values = [value.tolist() if hasattr(value, "tolist") else value for value in outputs]
-        if not all_finite(values):
-            self._checks.numbers(values)
-        return values
 
 
 def _is_series(outputs: Any) -> bool:

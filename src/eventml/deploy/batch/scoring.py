@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,17 @@ from eventml.deploy.batch.schema import of_type, of_values, plain
 from eventml.errors import OutputError
 from eventml.handlers import DEFAULT_MAX_BATCH, DEFAULT_MAX_BATCH_SINGLE
 from eventml.records import Delivery, Record
-from eventml.runtime import DLQ_PREFIX, Caller, Deferred, Failed, Item, Recovery, Stats
+from eventml.runtime import (
+    DLQ_PREFIX,
+    Caller,
+    CallResults,
+    Deferred,
+    Failed,
+    Item,
+    Retry,
+    Stats,
+    call_results,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -50,15 +61,7 @@ class Scorer:
         stats = Stats()
         self._caller = Caller(handler, job.resources, ordered=False, stats=stats)
         self._answers: dict[int, Any] = {}
-        self._recovery = Recovery(
-            self._call,
-            name=handler.name,
-            options=handler.options,
-            stats=stats,
-            ordered=False,
-            apart=not handler.batched,
-            quiet=True,
-        )
+        self._retry = Retry(self._call, handler, stats=stats, ordered=False, log_level=logging.DEBUG)
         self.schema: Schema | None = of_type(handler.output_type)
 
     async def score(self, chunk: Chunk, repeated: int = 0) -> Answered:
@@ -131,15 +134,15 @@ class Scorer:
             else DEFAULT_MAX_BATCH
         )
         for first in range(0, len(items), step):
-            completions += await self._recovery.answer(items[first : first + step])
-        while (due := self._recovery.parking.next_due) is not None:
+            completions += await self._retry.process(items[first : first + step])
+        while (due := self._retry.queue.next_due) is not None:
             await anyio.sleep(max(due - anyio.current_time(), 0))
-            completions += await self._recovery.retry()
-        letters = {c.delivery.offset: c for c in completions if c.outputs}
+            completions += await self._retry.process_due()
+        letters = {c.delivery.offset: c for c in completions if c.dead_letter}
         answers = {n: self._answers[n] for n in range(start, stop) if n not in letters}
         return answers, [_rejected(c, decoded.row) for c in letters.values()]
 
-    async def _call(self, items: Sequence[Item]) -> list[Result]:
+    async def _call(self, items: Sequence[Item]) -> CallResults:
         outputs: Any = await self._caller.call(items)
         if self._handler.batched:
             checked: Sequence[Any] = self._outcomes.listed(outputs, len(items))
@@ -152,7 +155,7 @@ class Scorer:
             else:
                 self._answers[int(item.delivery.offset)] = output
                 results.append(Completion(item.delivery))
-        return results
+        return call_results(results)
 
     def _columns(
         self,

@@ -23,7 +23,7 @@ from eventml.deploy.web.predicting import Predicting
 from eventml.deploy.web.problems import Problem, overloaded
 from eventml.deploy.web.requests import Gone
 from eventml.deploy.workers import HealthLimits, InProcessHealth, OperationsEndpoints
-from eventml.runtime import Worker, find_tracing, task_group
+from eventml.runtime import FailFast, Worker, find_tracing, task_group
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -154,7 +154,7 @@ class Application:
                 jobs,
                 source=self._bus.name,
                 drain=settings.drain,
-                interactive=True,
+                failure_policy=FailFast,
                 tracing=tracing,
             )
             health = InProcessHealth(self._bus.name, worker, self._limits)
@@ -177,7 +177,7 @@ class Application:
 
     def _open(self, worker: Worker, desk: Desk, connection: Connection, *, traced: bool) -> None:
         bus, limits = self._bus, self._bus.settings.web
-        for job in worker.jobs:
+        for job in worker.handlers:
             handler = job.handler
             queue, id_field = desk.queues[handler.options.group], bus.configured_topic(handler.topic).id_field
             self._predicting[handler.name] = Predicting(job, queue, limits, id_field, traced=traced)
@@ -192,7 +192,7 @@ class Application:
             )
         self._description = describe(
             bus.name,
-            [job.handler for job in worker.jobs],
+            [job.handler for job in worker.handlers],
             known,
             limits,
             version=version("eventml"),

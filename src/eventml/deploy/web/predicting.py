@@ -115,7 +115,7 @@ class Predicting:
 
     def _answer(self, completion: Completion, id_: str, event: bytes) -> bytes:
         outputs = completion.outputs
-        failed = letter(outputs)
+        failed = letter(completion)
         if failed is not None:
             raise failure(failed, event, self._decoder)
         if not outputs:

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from eventml.backends.base import Completion
 from eventml.runtime import DLQ_PREFIX
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from eventml.records import Record
+    from collections.abc import Mapping
 
 CONTENT_TYPE: Final = b"application/problem+json"
 RETRY_AFTER: Final = 1
@@ -79,11 +78,9 @@ def invalid(why: msgspec.ValidationError, index: int | None = None) -> Problem:
     return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, said, path=path.rstrip("`") or "$", index=index)
 
 
-def letter(outputs: Sequence[Record]) -> Mapping[str, str] | None:
-    """The headers of the dead letter among a completion's outputs, if it is one."""
-    if not outputs or f"{DLQ_PREFIX}exception" not in outputs[0].headers:
-        return None
-    return outputs[0].headers
+def letter(completion: Completion) -> Mapping[str, str] | None:
+    """The headers of the dead letter of a completion; None if it has none."""
+    return completion.outputs[0].headers if completion.dead_letter else None
 
 
 _MEANINGS: Final[dict[str, tuple[HTTPStatus, str]]] = {

@@ -73,8 +73,8 @@ class WebWorker:
         """Set once it accepts connections."""
 
     @property
-    def jobs(self) -> Sequence[LoadedHandler]:
-        return self._worker.jobs
+    def handlers(self) -> Sequence[LoadedHandler]:
+        return self._worker.handlers
 
     @property
     def stats(self) -> dict[str, Stats]:

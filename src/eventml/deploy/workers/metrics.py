@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from eventml.deploy.workers.ipc import COUNTERS, HistogramSnapshot
 from eventml.deploy.workers.status import ServiceStatus, group_lags, total_counters
 from eventml.errors import MissingExtraError
-from eventml.runtime import SECONDS, SIZES
+from eventml.runtime import SECONDS_BUCKETS, SIZE_BUCKETS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -94,10 +94,10 @@ def _handler_families(status: ServiceStatus) -> Iterator[Metric]:
         labels=[*names, "stage"],
     )
     for name, counters in totals.items():
-        _add_histogram(latency, labels[name], counters.latency, SECONDS)
-        _add_histogram(batch, labels[name], counters.batch, SIZES)
+        _add_histogram(latency, labels[name], counters.latency, SECONDS_BUCKETS)
+        _add_histogram(batch, labels[name], counters.batch, SIZE_BUCKETS)
         for stage, histogram in counters.stages.items():
-            _add_histogram(stages, [*labels[name], stage], histogram, SECONDS)
+            _add_histogram(stages, [*labels[name], stage], histogram, SECONDS_BUCKETS)
     yield from (latency, batch, stages)
     lag = GaugeMetricFamily("eventml_lag", "Events that the group has not completed.", labels=names)
     for name, unfinished in group_lags(status).items():

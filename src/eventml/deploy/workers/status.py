@@ -27,7 +27,7 @@ class RunningWorker(Protocol):
     """A worker that a process runs: `runtime.Worker` for streams, `deploy.web.WebWorker` for requests."""
 
     @property
-    def jobs(self) -> Sequence[LoadedHandler]:
+    def handlers(self) -> Sequence[LoadedHandler]:
         """Its handlers, with their models."""
 
     @property
@@ -120,7 +120,7 @@ def handler_reports(worker: RunningWorker, lags: Mapping[str, int | None]) -> di
     """
     return {
         name: _handler_report(job, worker.stats[name], lags.get(name))
-        for job in worker.jobs
+        for job in worker.handlers
         for name in [job.handler.name]
     }
 

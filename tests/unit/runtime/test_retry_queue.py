@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from eventml.records import Delivery, Record
-from eventml.runtime.items import Item
-from eventml.runtime.parking import Parked, Parking
+from eventml.runtime.batching import Item
+from eventml.runtime.retry_queue import FailedItem, RetryQueue
 
 KEYS = st.sampled_from([None, b"", b"a", b"b", b"c"])
 
@@ -24,13 +24,13 @@ class ParkingMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.parking = Parking(ordered=self.ordered)
+        self.parking = RetryQueue(ordered=self.ordered)
         self.now = 0.0
         self.count = 0
         self.keys: dict[int, bytes | None] = {}
         self.parked: dict[int, float] = {}  # until when
         self.waiting: set[int] = set()
-        self.tried: list[Parked] = []  # taken, and not settled
+        self.tried: list[FailedItem] = []  # taken, and not settled
         self.to_call: deque[Item] = deque()  # admitted
         self.arrived: defaultdict[bytes, list[int]] = defaultdict(list)
         self.finished: defaultdict[bytes, list[int]] = defaultdict(list)
@@ -51,7 +51,7 @@ class ParkingMachine(RuleBasedStateMachine):
     def fail(self, seconds: float) -> None:
         """It is put off, and of the rest at hand those of its key wait behind it."""
         item = self.to_call.popleft()
-        self.park(Parked(item, ValueError(), 1, 0.0), seconds)
+        self.park(FailedItem(item, ValueError(), 1, 0.0), seconds)
         rest, self.to_call = list(self.to_call), deque()
         self.admit(rest)
 
@@ -87,7 +87,7 @@ class ParkingMachine(RuleBasedStateMachine):
     def settle(self) -> None:
         item = self.tried.pop().item
         self.note(item)
-        released = self.parking.settle(item)
+        released = self.parking.release(item)
         assert {number(item) for item in released} <= self.waiting
         self.waiting -= {number(item) for item in released}
         self.to_call.extend(released)
@@ -110,8 +110,8 @@ class ParkingMachine(RuleBasedStateMachine):
     def only_keys_wait(self) -> None:
         assert self.ordered or not self.waiting
 
-    def park(self, parked: Parked, seconds: float) -> None:
-        self.parking.park(parked, self.now + seconds)
+    def park(self, parked: FailedItem, seconds: float) -> None:
+        self.parking.put(parked, self.now + seconds)
         self.parked[number(parked.item)] = self.now + seconds
 
     def admit(self, items: list[Item]) -> None:
@@ -119,7 +119,7 @@ class ParkingMachine(RuleBasedStateMachine):
         held = {self.keys[n] for n in self.parked} if self.ordered else set()
         held -= {None, b""}
         free = [item for item in items if self.keys[number(item)] not in held]
-        assert [self.parking.holds(item) for item in items] == [item not in free for item in items]
+        assert [self.parking.holds_back(item) for item in items] == [item not in free for item in items]
         assert self.parking.admit(items) == free
         self.waiting |= {number(item) for item in items if item not in free}
         self.to_call.extend(free)

@@ -1,4 +1,4 @@
-"""Replies that the broker refuses cost themselves only."""
+"""A reply that the broker refuses costs the reply only; its request is completed without it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from eventml import Bus
 from eventml.backends.base import Completion
 from eventml.backends.memory import new_hub
-from eventml.codec import REPLAY_GROUP, Decoder
-from eventml.errors import BackendError, ConfigError, EventMLError, PublishError, UnavailableError
-from eventml.records import REPLY_FROM, REPLY_TO, Delivery, Record
+from eventml.errors import BackendError, EventMLError, PublishError, UnavailableError
+from eventml.records import REPLAY_GROUP, REPLY_FROM, REPLY_TO, Delivery, Record
 from eventml.runtime.replies import Replies
-from eventml.runtime.replying import Replying
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,24 +24,24 @@ REQUEST = {REPLY_TO: "rides.replies"}
 
 
 class Refusing:
-    """A subscription that refuses what it is told to, and keeps the rest.
+    """A subscription that refuses some completions, and keeps the others.
 
     Args:
-        replies: What it raises where there is any reply; None takes them.
-        positions: The inputs whose outputs it refuses for good, by id, replies or not.
-        replies_of: The inputs whose replies it refuses for good, by id.
+        replies: The error that it raises if there is any reply; None accepts replies.
+        inputs: The ids of the inputs whose completions it refuses for good, with or without a reply.
+        replies_to: The ids of the requests whose replies it refuses for good.
     """
 
     def __init__(
         self,
         replies: EventMLError | None = None,
         *,
-        positions: frozenset[str] = frozenset(),
-        replies_of: frozenset[str] = frozenset(),
+        inputs: frozenset[str] = frozenset(),
+        replies_to: frozenset[str] = frozenset(),
     ) -> None:
         self._replies = replies
-        self._positions = positions
-        self._replies_of = replies_of
+        self._inputs = inputs
+        self._replies_to = replies_to
         self.done: list[Completion] = []
         self.calls = 0
 
@@ -60,8 +59,8 @@ class Refusing:
         failed = {
             p: "too large"
             for p, completion in enumerate(done)
-            if completion.delivery.record.id in self._positions
-            or (p in answering and completion.delivery.record.id in self._replies_of)
+            if completion.delivery.record.id in self._inputs
+            or (p in answering and completion.delivery.record.id in self._replies_to)
         }
         self.done += [completion for p, completion in enumerate(done) if p not in failed]
         if failed:
@@ -80,11 +79,13 @@ def answered(deliveries: Sequence[Delivery]) -> list[Completion]:
     return [Completion(d, (Record("out", b"1", None, f"{d.record.id}/p"),)) for d in deliveries]
 
 
-def replying(subscription: Refusing, deliveries: Sequence[Delivery]) -> Replying:
-    """The predictor `p` at its inputs, all of them received."""
-    decoder = Decoder(dict)
-    decoder.decode(deliveries)
-    return Replying(subscription, decoder, Replies("rides", "p", suffix="p@1", source="bus"), new_hub())
+def replying(subscription: Refusing, deliveries: Sequence[Delivery]) -> Replies:
+    """The replies of the predictor `p`, which has received these deliveries."""
+    bus = Bus("bus")
+    bus.predictor("rides", to="out", name="p")(lambda ride: ride)
+    replies = Replies(subscription, new_hub(), bus.handlers["p"], suffix="p@1", source="bus")
+    replies.expect(deliveries, [delivery.record.headers for delivery in deliveries])
+    return replies
 
 
 async def test_every_request_is_answered() -> None:
@@ -93,10 +94,10 @@ async def test_every_request_is_answered() -> None:
     assert subscription.replied() == ["0/p", "1/p", "2/p"]
 
 
-async def refused_of(worker: Replying, done: Sequence[Completion]) -> set[str]:
-    """The ids of the inputs whose completion was refused."""
+async def refused_inputs(replies: Replies, done: Sequence[Completion]) -> set[str]:
+    """The ids of the inputs whose completions were refused."""
     try:
-        await worker.complete(done)
+        await replies.complete(done)
     except PublishError as exc:
         return {done[position].delivery.record.id for position in exc.failed}
     return set()
@@ -112,13 +113,13 @@ async def refused_of(worker: Replying, done: Sequence[Completion]) -> set[str]:
         {REPLY_TO: "rides.replies", REPLAY_GROUP: "g"},
     ],
 )
-async def test_who_does_not_ask_here_gets_no_reply(headers: dict[str, str]) -> None:
+async def test_a_record_that_is_no_request_to_this_predictor_gets_no_reply(headers: dict[str, str]) -> None:
     subscription, deliveries = Refusing(), inputs(3, headers)
     await replying(subscription, deliveries).complete(answered(deliveries))
     assert subscription.done == answered(deliveries)
 
 
-async def test_without_requests_in_hand_completions_pass_as_they_are() -> None:
+async def test_while_no_request_is_in_flight_completions_are_passed_on_unchanged() -> None:
     subscription = Refusing()
     others, requests = inputs(2, {}), inputs(2)
     worker = replying(subscription, [*others, *requests])
@@ -130,9 +131,8 @@ async def test_without_requests_in_hand_completions_pass_as_they_are() -> None:
     assert subscription.done[2] is both[1][0]
 
 
-@pytest.mark.parametrize("error", [BackendError("no such topic"), ConfigError("not allowed")])
-async def test_replies_that_cannot_be_written_are_left_out(error: EventMLError) -> None:
-    subscription, deliveries = Refusing(error), inputs(2)
+async def test_replies_that_cannot_be_written_are_left_out() -> None:
+    subscription, deliveries = Refusing(BackendError("not allowed to write there")), inputs(2)
     worker = replying(subscription, deliveries)
     await worker.complete(answered(deliveries[:1]))
     assert (subscription.done, subscription.calls) == (answered(deliveries[:1]), 2)
@@ -140,7 +140,7 @@ async def test_replies_that_cannot_be_written_are_left_out(error: EventMLError) 
     assert (subscription.done, subscription.calls) == (answered(deliveries), 3)
 
 
-async def test_a_broker_out_of_reach_is_for_the_caller_to_wait_for() -> None:
+async def test_an_unavailable_broker_is_reported_to_the_caller_who_completes_again() -> None:
     subscription, deliveries = Refusing(UnavailableError("away")), inputs(1)
     worker = replying(subscription, deliveries)
     with pytest.raises(UnavailableError):
@@ -153,26 +153,26 @@ async def test_a_broker_out_of_reach_is_for_the_caller_to_wait_for() -> None:
 IDS = st.frozensets(st.sampled_from("01234"))
 
 
-@given(asking=IDS, too_large=IDS, replies_too_large=IDS)
-async def test_what_is_refused_is_refused_with_its_reply_and_nothing_else(
-    asking: frozenset[str], too_large: frozenset[str], replies_too_large: frozenset[str]
+@given(requests=IDS, too_large=IDS, replies_too_large=IDS)
+async def test_a_refused_completion_is_refused_with_its_reply_and_no_other(
+    requests: frozenset[str], too_large: frozenset[str], replies_too_large: frozenset[str]
 ) -> None:
     plain: dict[str, str] = {}
     deliveries = [
-        Delivery(Record("rides", b"{}", None, n, REQUEST if n in asking else plain), 0, int(n), 0.0)
+        Delivery(Record("rides", b"{}", None, n, REQUEST if n in requests else plain), 0, int(n), 0.0)
         for n in "01234"
     ]
-    subscription = Refusing(positions=too_large, replies_of=replies_too_large)
+    subscription = Refusing(inputs=too_large, replies_to=replies_too_large)
     worker = replying(subscription, deliveries)
-    refused = await refused_of(worker, answered(deliveries))
+    refused = await refused_inputs(worker, answered(deliveries))
     assert refused == too_large
     assert {c.delivery.record.id for c in subscription.done} == set("01234") - too_large
-    assert {id_[0] for id_ in subscription.replied()} == asking - too_large - replies_too_large
-    subscription._positions = frozenset()
+    assert {id_[0] for id_ in subscription.replied()} == requests - too_large - replies_too_large
+    subscription._inputs = frozenset()
     left = [d for d in deliveries if d.record.id in too_large]
     await worker.complete([Completion(d) for d in left])
-    assert {id_[0] for id_ in subscription.replied()} == asking - replies_too_large
+    assert {id_[0] for id_ in subscription.replied()} == requests - replies_too_large
     calls = subscription.calls
-    await worker.complete(answered(inputs(1)))  # nothing that was received asks any more
+    await worker.complete(answered(inputs(1)))  # every request that was received is completed
     assert (subscription.calls, subscription.done[-1].outputs[0].topic) == (calls + 1, "out")
     assert len(subscription.done[-1].outputs) == 1

@@ -9,7 +9,7 @@ import anyio.lowlevel
 import pytest
 
 from eventml.errors import DecodeError
-from eventml.runtime.traces import summarise
+from eventml.runtime.failures import summarise_traceback
 from tests.failures.scenario import Duration, Ride, Scenario
 
 ZONES: dict[int, float] = {}
@@ -60,11 +60,11 @@ async def test_letter_shows_the_handlers_frames_and_none_of_the_machinery(style:
 
 
 def test_an_error_that_no_handler_raised_has_none() -> None:
-    assert summarise(DecodeError("bad"), 1_000) == ""
+    assert summarise_traceback(DecodeError("bad"), 1_000) == ""
 
 
 def test_a_deep_stack_keeps_its_ends() -> None:
-    lines = summarise(error_of(deeper, 50), 1_000).splitlines()
+    lines = summarise_traceback(error_of(deeper, 50), 1_000).splitlines()
     assert lines[0].endswith("in error_of: function(*args)")
     assert lines[1] == "…"
     assert lines[-1].endswith('in deeper: raise ValueError("deep")')
@@ -72,7 +72,7 @@ def test_a_deep_stack_keeps_its_ends() -> None:
 
 
 def test_what_is_too_long_keeps_its_end() -> None:
-    text = summarise(error_of(deeper, 3), 60)
+    text = summarise_traceback(error_of(deeper, 3), 60)
     assert len(text) == 60
     assert text.startswith("…")
     assert text.endswith('raise ValueError("deep")')

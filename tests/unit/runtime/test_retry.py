@@ -14,12 +14,11 @@ from hypothesis import strategies as st
 from eventml import Bus, Reject
 from eventml.codec import Encoder
 from eventml.records import Delivery, Record
-from eventml.runtime.answering import BatchProcessor
+from eventml.runtime.batching import Item
 from eventml.runtime.calling import Caller
-from eventml.runtime.items import Item
 from eventml.runtime.outputs import Outputs
+from eventml.runtime.processing import BatchProcessor
 from eventml.runtime.stats import Stats
-from eventml.runtime.suspects import Step
 
 if TYPE_CHECKING:
     from eventml.backends.base import Completion
@@ -81,11 +80,11 @@ class Run:
     async def take(self, batches: list[list[Event]], retry_after: set[int]) -> None:
         for position, batch in enumerate(batches):
             items = [Item(delivery(event), event) for event in batch]
-            self.done += await self.answering.answer(Step(items))
+            self.done += await self.answering.process(items)
             if position in retry_after:
-                self.done += await self.answering.recovery.retry()
-        while self.answering.recovery.parking:
-            self.done += await self.answering.recovery.retry()
+                self.done += await self.answering.process_due()
+        while self.answering.retry_queue:
+            self.done += await self.answering.process_due()
 
     @property
     def set_aside(self) -> set[int]:

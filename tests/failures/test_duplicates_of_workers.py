@@ -85,7 +85,7 @@ def start(scenario: Scenario, notes: Path) -> subprocess.Popen[bytes]:
         "NOTING_BUS": scenario.bus.name,
         "NOTING_IN": str(notes),
     }
-    command = [sys.executable, "-m", "eventml", "run", "tests.failures.noting:bus"]
+    command = [sys.executable, "-m", "eventml", "run", "tests.failures.recorder:bus"]
     return subprocess.Popen([*command, "--backend", scenario.url], cwd=ROOT, env=environment)  # noqa: S603 - ours
 
 

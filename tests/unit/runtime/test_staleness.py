@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventml.records import Delivery, Record
-from eventml.runtime.items import Item
-from eventml.runtime.staleness import split_stale, too_old
+from eventml.runtime.batching import Item
+from eventml.runtime.staleness import split_stale, stale_error
 
 NOW = 1_700_000_000.0
 
@@ -25,4 +25,4 @@ def test_the_stale_are_those_older_than_the_bound_in_their_order(ages: list[floa
 
 def test_the_reason_says_how_old() -> None:
     [item] = items([90.0])
-    assert str(too_old(item, NOW)) == "90.000 s old when its turn came"
+    assert str(stale_error(item, NOW)) == "90.000 s old when its turn came"

@@ -8,10 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventml.backends.base import Completion
-from eventml.codec import REPLAY_GROUP
-from eventml.records import Delivery, Record
-from eventml.runtime.items import Item
-from eventml.runtime.repeats import Repeats, pass_over, remembered
+from eventml.records import REPLAY_GROUP, Delivery, Record
+from eventml.runtime.batching import Item
+from eventml.runtime.dedupe import InFlightIds, mark, split_duplicates
 
 IDS = st.sampled_from("abc")
 REPLAYED = {REPLAY_GROUP: "ours"}
@@ -25,7 +24,7 @@ def item(offset: int, id_: str, headers: dict[str, str] | None = None) -> Item:
 def test_one_of_each_id_is_in_hand_and_none_is_forgotten(
     batches: list[list[str]], data: st.DataObject
 ) -> None:
-    repeats = Repeats()
+    repeats = InFlightIds()
     arriving = [item(n, id_) for n, id_ in enumerate(id_ for batch in batches for id_ in batch)]
     expected = len(arriving)
     in_flight: list[Item] = []
@@ -37,20 +36,20 @@ def test_one_of_each_id_is_in_hand_and_none_is_forgotten(
         done = data.draw(st.lists(st.sampled_from(in_flight), min_size=1, unique_by=id))
         in_flight = [one for one in in_flight if one not in done]
         finished += done
-        arriving += repeats.settle([Completion(one.delivery) for one in done])
+        arriving += repeats.release([Completion(one.delivery) for one in done])
         assert repeats.waiting == expected - len(finished) - len(in_flight) - len(arriving)
     assert sorted(one.delivery.offset for one in finished) == list(range(expected))
     assert repeats.waiting == 0
 
 
 def test_a_replayed_dead_letter_is_neither_held_back_nor_passed_over() -> None:
-    repeats = Repeats()
+    repeats = InFlightIds()
     first, replayed, again = item(0, "a"), item(1, "a", REPLAYED), item(2, "a")
     assert repeats.hold_back([first, replayed, again]) == [first, replayed]
-    called, passed = pass_over([first, replayed], [0, 1])
+    called, passed = split_duplicates([first, replayed], [0, 1])
     assert (called, [one.delivery for one in passed]) == ([replayed], [first.delivery])
-    assert repeats.settle([Completion(replayed.delivery)]) == []
-    assert repeats.settle([Completion(first.delivery)]) == [again]
+    assert repeats.release([Completion(replayed.delivery)]) == []
+    assert repeats.release([Completion(first.delivery)]) == [again]
 
 
 def test_what_is_remembered() -> None:
@@ -61,6 +60,6 @@ def test_what_is_remembered() -> None:
         Completion(item(0, "a").delivery),
         Completion(item(1, "b", REPLAYED).delivery),
         Completion(theirs.delivery),
-        Completion(item(3, "d").delivery, (letter,)),
+        Completion(item(3, "d").delivery, (letter,), dead_letter=True),
     ]
-    assert [one.dedupe for one in remembered(done, "ours")] == ["drop", "record", "off", "off"]
+    assert [mark(one, "ours").dedupe for one in done] == ["drop", "record", "off", "off"]

@@ -1,0 +1,271 @@
+"""Dead letters: records that a handler could not handle, kept whole with the reason.
+
+A dead letter is the original record, published to `<topic>.<group>.dlq` with `eventml-dlq-*` headers added.
+`DeadLetterWriter` makes them, `read_dead_letter` and `DeadLetterFilter` read and choose them; `replay.py`
+gives them back to the handler.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from eventml.backends.base import Completion
+from eventml.errors import PublishError
+from eventml.handlers import Handler
+from eventml.records import Delivery, Record
+from eventml.runtime.failures import describe, summarise_traceback
+from eventml.runtime.tracing import HandlerTracing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+log = logging.getLogger("eventml")
+
+DLQ_PREFIX: Final = "eventml-dlq-"
+"""Prefix of the headers that say why a record is a dead letter."""
+
+_MAX_TRACEBACK: Final = 1_000  # characters
+
+
+def dead_letter_topic(topic: str, group: str) -> str:
+    """The topic of the dead letters of one consumer group at one topic."""
+    return f"{topic}.{group}.dlq"
+
+
+def dead_letter(
+    delivery: Delivery, *, group: str, error: Exception, attempts: int = 1, first_failure: float | None = None
+) -> Record:
+    """The record for the dead-letter topic: the original one, with `eventml-dlq-*` headers added.
+
+    Args:
+        delivery: The delivery that could not be handled.
+        group: The consumer group that failed.
+        error: The last failure.
+        attempts: How often the event was tried.
+        first_failure: When it first failed, in seconds since the epoch; None if it has failed once, now.
+    """
+    record, now = delivery.record, time.time()
+    reason = {
+        "topic": record.topic,
+        "partition": str(delivery.partition),
+        "offset": str(delivery.offset),
+        "group": group,
+        "attempts": str(max(attempts, delivery.attempt)),
+        "first-failure": f"{now if first_failure is None else first_failure:.3f}",
+        "last-failure": f"{now:.3f}",
+        "exception": type(error).__qualname__,
+        "message": describe(error),
+    }
+    if traceback := summarise_traceback(error, _MAX_TRACEBACK):
+        reason["traceback"] = traceback
+    return Record(
+        topic=dead_letter_topic(record.topic, group),
+        value=record.value,
+        key=record.key,
+        id=record.id,
+        headers={**record.headers, **{f"{DLQ_PREFIX}{name}": text for name, text in reason.items()}},
+    )
+
+
+class DeadLetterWriter:
+    """Moves deliveries of one handler to its dead letters, each with a log line and a span.
+
+    Args:
+        handler: The handler.
+        log_level: The level of the log lines.
+        translate: Gives the error to report in place of the one that happened. None reports it as it is.
+        tracing: Records the dead letters; None if tracing is off.
+    """
+
+    def __init__(
+        self,
+        handler: Handler,
+        *,
+        log_level: int = logging.WARNING,
+        translate: Callable[[Exception], Exception] | None = None,
+        tracing: HandlerTracing | None = None,
+    ) -> None:
+        self._name = handler.name
+        self._group = handler.options.group
+        self._translate = translate
+        self._tracing = tracing
+        self._uncounted = 0
+        self.log_level = log_level
+
+    def write(
+        self, delivery: Delivery, error: Exception, *, attempts: int = 1, first_failure: float | None = None
+    ) -> Completion:
+        """The completion that moves a delivery to the dead letters; see `dead_letter`."""
+        if self._translate is not None:
+            error = self._translate(error)
+        letter = dead_letter(
+            delivery, group=self._group, error=error, attempts=attempts, first_failure=first_failure
+        )
+        self._uncounted += 1
+        log.log(
+            self.log_level,
+            "%s: %s moved to the dead letters in %s: %s",
+            self._name,
+            _printable(delivery.record.id),
+            letter.topic,
+            describe(error),
+        )
+        if self._tracing is not None:
+            self._tracing.dead_letter(delivery.record.headers, error, letter.topic)
+        return Completion(delivery, (letter,), dead_letter=True)
+
+    def replace(self, refused: Completion, reason: str) -> Completion:
+        """What to complete in place of a completion that the broker refuses (it is too large, for example).
+
+        The delivery is moved to the dead letters. A refused dead letter is returned unchanged, to be offered
+        again: no other topic may have it.
+        """
+        if not refused.dead_letter:
+            return self.write(refused.delivery, PublishError(reason))
+        log.error(
+            "%s: the broker refuses the dead letter of %s: %s. The handler waits until it is accepted; check "
+            "the topic %s and the right to write to it",
+            self._name,
+            _printable(refused.delivery.record.id),
+            reason,
+            refused.outputs[0].topic,
+        )
+        return refused
+
+    def count(self, completed: Sequence[Completion]) -> int:
+        """How many of these completions are dead letters. Free while all that were written are counted."""
+        if not self._uncounted:
+            return 0
+        found = sum(completion.dead_letter for completion in completed)
+        self._uncounted -= found
+        return found
+
+
+def _printable(id_: str) -> str:
+    return id_ if id_.isprintable() else ascii(id_)
+
+
+class DeadLetter(msgspec.Struct, frozen=True):
+    """A dead letter as it was received.
+
+    Attributes:
+        delivery: The delivery of the dead letter. Its record's value, key and id are those of the event.
+        topic: The topic that the event was received from.
+        partition: The event's partition there.
+        offset: The event's offset there.
+        group: The consumer group that failed.
+        attempts: How often the event was tried.
+        first_failure: In seconds since the epoch.
+        last_failure: In seconds since the epoch.
+        exception: The class of the last failure, by its name.
+        message: The last failure in one line.
+        traceback: The frames of the handler's own code; empty if no handler raised the exception.
+    """
+
+    delivery: Delivery
+    topic: str
+    partition: str
+    offset: str
+    group: str
+    attempts: int
+    first_failure: float
+    last_failure: float
+    exception: str
+    message: str
+    traceback: str
+
+    @property
+    def id(self) -> str:
+        """The event's id."""
+        return self.delivery.record.id
+
+    @property
+    def origin(self) -> str:
+        """Where the event was received from: the same for both dead letters that a crash may leave of it."""
+        return f"{self.topic}/{self.partition}/{self.offset}"
+
+
+def read_dead_letter(delivery: Delivery) -> DeadLetter | None:
+    """Read a delivery of a dead-letter topic; None if its record is not a dead letter."""
+    headers = delivery.record.headers
+
+    def header(name: str) -> str:
+        return headers.get(DLQ_PREFIX + name, "")
+
+    try:
+        return DeadLetter(
+            delivery=delivery,
+            topic=headers[f"{DLQ_PREFIX}topic"],
+            partition=header("partition"),
+            offset=header("offset"),
+            group=headers[f"{DLQ_PREFIX}group"],
+            attempts=int(header("attempts")),
+            first_failure=float(header("first-failure")),
+            last_failure=float(header("last-failure")),
+            exception=header("exception"),
+            message=header("message"),
+            traceback=header("traceback"),
+        )
+    except (KeyError, ValueError):
+        return None
+
+
+class DeadLetterFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """Chooses the dead letters that meet every condition that is set.
+
+    Attributes:
+        ids: The event has one of these ids.
+        exceptions: The last failure is of one of these classes, each by its name.
+        since: The last failure was at this time or later, in seconds since the epoch.
+        until: The last failure was before this time, in seconds since the epoch.
+    """
+
+    ids: frozenset[str] = frozenset()
+    exceptions: frozenset[str] = frozenset()
+    since: float | None = None
+    until: float | None = None
+
+    def matches(self, letter: DeadLetter) -> bool:
+        """Whether a dead letter meets all conditions."""
+        return (
+            (not self.ids or letter.id in self.ids)
+            and (not self.exceptions or letter.exception in self.exceptions)
+            and (self.since is None or letter.last_failure >= self.since)
+            and (self.until is None or letter.last_failure < self.until)
+        )
+
+
+class DeadLetterQueue(msgspec.Struct, frozen=True):
+    """The dead letters of one consumer group at one topic.
+
+    Attributes:
+        handlers: The names of the handlers of that group; more than one if several share it.
+        topic: The topic that the handlers read.
+        group: Their consumer group.
+    """
+
+    handlers: tuple[str, ...]
+    topic: str
+    group: str
+
+    @property
+    def dead_letter_topic(self) -> str:
+        """The topic of the dead letters."""
+        return dead_letter_topic(self.topic, self.group)
+
+    @property
+    def replay_group(self) -> str:
+        """The consumer group of those who replay and drop. A dead letter that it has completed is gone."""
+        return f"{self.group}.replay"
+
+
+def dead_letter_queues(handlers: Iterable[Handler]) -> list[DeadLetterQueue]:
+    """The dead-letter queues of these handlers, one for each topic and group."""
+    names: dict[tuple[str, str], list[str]] = {}
+    for handler in handlers:
+        names.setdefault((handler.topic, handler.options.group), []).append(handler.name)
+    return [DeadLetterQueue(tuple(sharing), topic, group) for (topic, group), sharing in names.items()]

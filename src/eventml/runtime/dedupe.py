@@ -1,0 +1,138 @@
+"""Deduplication by event id, for a handler with `dedupe_window`.
+
+A duplicate of an event in flight waits for it. It is then completed without a call if that event was
+completed, and called if that became a dead letter: it may be the corrected event. Which ids a group has
+completed before is recorded by the backend, which is asked once a batch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from eventml.backends.base import Completion, DedupeSubscription
+from eventml.errors import UnavailableError
+from eventml.handlers import Handler
+from eventml.records import REPLAY_GROUP
+from eventml.runtime.batching import Item
+from eventml.runtime.failures import wait_for_broker
+from eventml.runtime.stats import Stats
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+
+class Dedupe:
+    """The step in front of the call that completes duplicates of one handler without calling it.
+
+    Args:
+        subscription: The handler's subscription, which knows the ids that its group has completed.
+        handler: The handler.
+        stats: Counts the duplicates.
+    """
+
+    def __init__(self, subscription: DedupeSubscription, handler: Handler, stats: Stats) -> None:
+        self._subscription = subscription
+        self._name = handler.name
+        self._group = handler.options.group
+        self._stats = stats
+        self._in_flight = InFlightIds()
+
+    @property
+    def waiting(self) -> int:
+        """How many duplicates wait for an event in flight."""
+        return self._in_flight.waiting
+
+    async def remove_duplicates(self, items: Sequence[Item]) -> tuple[list[Item], list[Completion]]:
+        """The events to call, and the completions of those whose ids were completed before.
+
+        Waits for as long as the broker is unavailable.
+        """
+        first = self._in_flight.hold_back(items)
+        failures = 0
+        while first:
+            try:
+                positions = await self._subscription.completed_before([item.delivery for item in first])
+            except UnavailableError as exc:
+                failures += 1
+                await wait_for_broker(self._name, failures, exc)
+            else:
+                to_call, duplicates = split_duplicates(first, positions)
+                self._stats.duplicates += len(duplicates)
+                return to_call, duplicates
+        return [], []
+
+    def mark(self, completions: Sequence[Completion]) -> list[Completion]:
+        """The completions, with what each one records about its id."""
+        return [mark(completion, self._group) for completion in completions]
+
+    def release(self, completed: Sequence[Completion]) -> list[Item]:
+        """These are completed: return the duplicates that waited for them, to be processed anew."""
+        return self._in_flight.release(completed)
+
+
+class InFlightIds:
+    """The ids of one handler's events in flight, and the duplicates that wait for them: pure state.
+
+    A replayed dead letter is neither: it is called in any case.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, list[Item]] = {}
+        self.waiting = 0
+        """How many duplicates wait."""
+
+    def hold_back(self, items: Sequence[Item]) -> list[Item]:
+        """Keep the duplicates of events in flight, and return the others, which now are in flight."""
+        first = []
+        for item in items:
+            record = item.delivery.record
+            if REPLAY_GROUP in record.headers:
+                first.append(item)
+            elif record.id in self._waiting:
+                self._waiting[record.id].append(item)
+                self.waiting += 1
+            else:
+                self._waiting[record.id] = []
+                first.append(item)
+        return first
+
+    def release(self, completed: Sequence[Completion]) -> list[Item]:
+        """These events are not in flight any more: return the duplicates that waited for them."""
+        released: list[Item] = []
+        for completion in completed:
+            record = completion.delivery.record
+            if REPLAY_GROUP not in record.headers:
+                released += self._waiting.pop(record.id, ())
+        self.waiting -= len(released)
+        return released
+
+
+def split_duplicates(
+    items: Sequence[Item], completed_before: Collection[int]
+) -> tuple[list[Item], list[Completion]]:
+    """The events to call, and the completions of those that were completed before.
+
+    Args:
+        items: The events.
+        completed_before: The positions of those whose ids were completed before. A replayed dead letter among
+            them is called nevertheless: replaying it was asked for.
+    """
+    duplicates = {p for p in completed_before if REPLAY_GROUP not in items[p].delivery.record.headers}
+    to_call = [item for position, item in enumerate(items) if position not in duplicates]
+    return to_call, [Completion(items[position].delivery) for position in sorted(duplicates)]
+
+
+def mark(completion: Completion, group: str) -> Completion:
+    """The completion, with what it records about its id.
+
+    A dead letter records nothing, so that a corrected event with its id is accepted. A replayed dead letter
+    records its id in any case; one that was replayed for another group records nothing in this one.
+    """
+    if completion.dead_letter:
+        return completion
+    replayed_for = completion.delivery.record.headers.get(REPLAY_GROUP)
+    if replayed_for is None:
+        return Completion(completion.delivery, completion.outputs, "drop")
+    if replayed_for == group:
+        return Completion(completion.delivery, completion.outputs, "record")
+    return completion

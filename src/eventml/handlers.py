@@ -56,7 +56,7 @@ class HandlerOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         group: The consumer group; `<bus>.<handler>` by default, so that every handler gets every event.
-        max_batch: The most events in one call.
+        max_batch: The most events in one call; None is the default, `Handler.max_batch`.
         max_wait: How long to wait for a batch to fill once it has an event, in seconds.
         ordered: True demands order per key and is refused where the backend cannot keep it. False
             gives it up, and lets a coroutine of single events run for a batch's events at once. None
@@ -83,7 +83,7 @@ class HandlerOptions(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     group: str
-    max_batch: int = BATCH
+    max_batch: int | None = None
     max_wait: float = 0.0
     ordered: bool | None = None
     timeout: float | None = None
@@ -109,8 +109,9 @@ class HandlerOptions(msgspec.Struct, frozen=True, kw_only=True):
             "max_deliveries": 3,
         }
         for name, limit in lowest.items():
-            if not getattr(self, name) >= limit:
-                raise ValueError(f"{name}: at least {limit}, not {getattr(self, name)!r}")
+            value = getattr(self, name)
+            if not (value is None and name == "max_batch") and not value >= limit:
+                raise ValueError(f"{name}: at least {limit}, not {value!r}")
         for name in ("timeout", "max_age"):
             seconds = getattr(self, name)
             if seconds is not None and not seconds > 0:
@@ -149,6 +150,14 @@ class Handler(msgspec.Struct, frozen=True, kw_only=True):
     model: ModelSource | None
     wants: tuple[str, ...]
     options: HandlerOptions
+
+    @property
+    def max_batch(self) -> int:
+        """The most events in one call on a stream: the option, or the default of batches or single events.
+
+        A batch job calls for whole chunks unless the option is set.
+        """
+        return self.options.max_batch or (BATCH if self.batched else SINGLE)
 
 
 def read_handler(
@@ -196,7 +205,7 @@ def read_handler(
         is_async=inspect.iscoroutinefunction(inspect.unwrap(function)),
         model=model,
         wants=wants,
-        options=_options(f"{bus}.{name}", choices, batched=batched),
+        options=_options(f"{bus}.{name}", choices),
     )
 
 
@@ -207,10 +216,9 @@ def _check_model(name: str, model: ModelSource | None, wants: tuple[str, ...]) -
         raise RegistrationError(f'{name}: it takes a model, but none is given: model="path/to/model.skops"')
 
 
-def _options(group: str, choices: HandlerChoices, *, batched: bool) -> HandlerOptions:
+def _options(group: str, choices: HandlerChoices) -> HandlerOptions:
     said: dict[str, Any] = {key: value for key, value in choices.items() if key not in _OF_THE_HANDLER}
     said.setdefault("group", group)
-    said.setdefault("max_batch", BATCH if batched else SINGLE)
     said["retry_on"] = tuple(choices.get("retry_on", ()))
     try:
         return HandlerOptions(**said)

@@ -17,13 +17,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventml.deploy.batch.columns import as_list
+from eventml.deploy.batch import parse_location
+from eventml.deploy.batch.chunks import as_list
 from eventml.deploy.batch.job import open_source
-from eventml.deploy.batch.outcomes import Outcomes
-from eventml.deploy.batch.places import parse
-from eventml.deploy.batch.schema import of_type, plain
+from eventml.deploy.batch.rows import EventBuilder
+from eventml.deploy.batch.schema import column_values, schema_of_type
+from eventml.deploy.batch.scoring import ColumnOutputs
 from eventml.deploy.batch.seen import Seen
-from eventml.deploy.batch.shape import Shape
 from eventml.errors import DecodeError, OutputError
 from eventml.handlers import read_handler
 from tests.batch.conftest import SOURCES, rides, write
@@ -71,14 +71,14 @@ def _columns(rows: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
 
 @given(st.lists(good_rows, max_size=20))
 def test_columns_become_the_events_that_a_stream_would_decode(rows: list[dict[str, Any]]) -> None:
-    assert Shape(Event).events(_columns(rows), len(rows)) == [_decoded(row) for row in rows]
+    assert EventBuilder(Event).events(_columns(rows), len(rows)) == [_decoded(row) for row in rows]
 
 
 @given(st.lists(any_rows, min_size=1, max_size=8))
 def test_what_a_stream_refuses_is_refused_and_nothing_else(rows: list[dict[str, Any]]) -> None:
     # A database has no truth values but 0 and 1: those are the one thing that a stream would refuse.
     rows = [{**row, "flag": bool(row["flag"]) if row["flag"] in (0, 1) else row["flag"]} for row in rows]
-    shape = Shape(Event)
+    shape = EventBuilder(Event)
     expected = [_decoded(row) for row in rows]
     for row, event in zip(rows, expected, strict=True):
         if event is None:
@@ -126,8 +126,8 @@ def test_a_database_s_values_become_those_of_json() -> None:
         "flag": [1],
     }
     expected = Row("00000000-0000-0000-0000-000000000007", 12, 0.1, flag=True)
-    assert Shape(Row).events(columns, 1) == [expected]
-    assert Shape(Row).event({name: values[0] for name, values in columns.items()}) == expected
+    assert EventBuilder(Row).events(columns, 1) == [expected]
+    assert EventBuilder(Row).event({name: values[0] for name, values in columns.items()}) == expected
 
 
 class Output(msgspec.Struct):
@@ -143,9 +143,9 @@ class Output(msgspec.Struct):
 
 
 def test_the_kinds_of_a_type_s_columns() -> None:
-    schema = of_type(Output)
+    schema = schema_of_type(Output)
     assert schema is not None
-    kinds = {field.name: field.kind for field in schema.fields}
+    kinds = {field.name: field.kind for field in schema.columns}
     assert kinds == {
         "whole": "int",
         "part": "float",
@@ -161,11 +161,11 @@ def test_the_kinds_of_a_type_s_columns() -> None:
 
 def test_values_without_a_column_of_their_own_are_what_json_says() -> None:
     when = datetime(2024, 1, 1, tzinfo=UTC)
-    assert plain([when, None], "text") == ["2024-01-01T00:00:00Z", None]
-    assert plain([Decimal("1.10")], "text") == ["1.10"]
-    assert plain([timedelta(seconds=1)], "text") == ["PT1S"]
-    assert plain([np.float64(0.1), 2, None], "float") == [0.1, 2.0, None]
-    assert list(map(type, plain([np.float64(0.1), 2], "float"))) == [float, float]
+    assert column_values([when, None], "text") == ["2024-01-01T00:00:00Z", None]
+    assert column_values([Decimal("1.10")], "text") == ["1.10"]
+    assert column_values([timedelta(seconds=1)], "text") == ["PT1S"]
+    assert column_values([np.float64(0.1), 2, None], "float") == [0.1, 2.0, None]
+    assert list(map(type, column_values([np.float64(0.1), 2], "float"))) == [float, float]
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -174,12 +174,12 @@ def test_an_array_that_is_not_finite_is_refused(bad: float, dtype: str) -> None:
     def predict(events: list[Event]) -> Any:
         """It is not called."""
 
-    outcomes = Outcomes(read_handler(predict, bus="b", topic="t", to="u", choices={}))
-    assert as_list(outcomes.checked(np.array([0.1, 2], dtype), 2)) == [float(np.dtype(dtype).type(0.1)), 2.0]
+    outputs = ColumnOutputs(read_handler(predict, bus="b", topic="t", to="u", choices={}))
+    assert as_list(outputs.check_columns(np.array([0.1, 2], dtype), 2)) == [float(np.dtype(dtype).type(0.1)), 2.0]
     with pytest.raises(OutputError, match="output 1 is not a finite number"):
-        outcomes.checked(np.array([0.1, bad], dtype), 2)
+        outputs.check_columns(np.array([0.1, bad], dtype), 2)
     with pytest.raises(OutputError, match="returned 2 outputs for 3 events"):
-        outcomes.checked(np.array([0.1, 2], dtype), 3)
+        outputs.check_columns(np.array([0.1, 2], dtype), 3)
 
 
 @given(st.lists(st.lists(st.integers(0, 40), max_size=6), max_size=12), st.booleans(), st.booleans())
@@ -209,14 +209,14 @@ def test_an_id_is_new_once(chunks: list[list[int]], arrow: bool, text: bool) -> 
 @pytest.mark.parametrize("size", [1, 7, 50, 1000])
 def test_reading_goes_on_behind_every_position(place: str, size: int) -> None:
     write(place, rides(100))
-    source = open_source(parse(place, option="--from"), "ride_id")
+    source = open_source(parse_location(place, option="--from"), "ride_id")
     wanted = ["ride_id", "distance"]
 
     def read(after: Any) -> list[Any]:
         chunks = list(source.chunks(wanted, rows=size, after=after))
         assert all(len(chunk) <= size for chunk in chunks)
         return [
-            (msgspec.json.decode(msgspec.json.encode(chunk.after)), row)
+            (msgspec.json.decode(msgspec.json.encode(chunk.position)), row)
             for chunk in chunks
             for row in chunk.lines or zip(*map(as_list, chunk.columns.values()), strict=True)
         ]

@@ -61,7 +61,7 @@ async def test_a_second_run_writes_nothing_twice(source: str, target: str, score
     await scored("minutes", source, target, chunk=64)
     write(source, rides(400))
     again = await scored("minutes", source, target, chunk=64)
-    assert (again.written, again.repeated) == (100, 300)
+    assert (again.written, again.duplicates) == (100, 300)
     assert read(target).ids == [row["ride_id"] for row in rides(400)]
 
 
@@ -73,7 +73,7 @@ async def test_another_model_version_is_another_prediction(
     await scored("minutes", "rides.parquet", target, chunk=30)
     monkeypatch.setenv("MODEL_VERSION", "v2")
     again = await scored("minutes", "rides.parquet", target, chunk=30)
-    assert (again.written, again.repeated) == (100, 0)
+    assert (again.written, again.duplicates) == (100, 0)
     assert len({(row["id"], row["model_version"]) for row in read(target).rows}) == 200
 
 
@@ -85,7 +85,7 @@ async def test_of_two_rows_of_one_id_the_first_counts(source: str, target: str, 
         source, [*rows, {**rows[3], "distance": 1000.0}, *rides(10, first=200), {**rows[50], "distance": 0.0}]
     )
     summary = await scored("array", source, target, chunk=7)
-    assert (summary.read, summary.written, summary.repeated) == (112, 110, 2)
+    assert (summary.read, summary.written, summary.duplicates) == (112, 110, 2)
     found = {row["id"]: row["value"] for row in read(target).rows}
     assert found[rows[3]["ride_id"]] == rows[3]["distance"] * 2.1
     assert len(read(target).rows) == 110
@@ -101,7 +101,7 @@ async def test_bad_rows_are_set_aside_and_cost_themselves_only(
         rows[number]["zone"] = zone
     rows[150]["distance"] = None
     summary = await scored("minutes", write(source, rows), target, chunk=64)
-    assert (summary.read, summary.written, summary.silent, summary.rejected) == (200, 195, 1, 4)
+    assert (summary.read, summary.written, summary.no_output, summary.rejected) == (200, 195, 1, 4)
     found = read(target)
     rejects = {row["id"]: row for row in found.rejects}
     assert set(rejects) == {rows[number]["ride_id"] for number in (3, 77, 120, 150)}
@@ -123,7 +123,7 @@ async def test_rejects_are_those_of_the_last_run(target: str, scored: Score) -> 
     await scored("minutes", write("sqlite:///rides.db#rides", rows), target)
     rows[5]["zone"] = 30
     mended = await scored("minutes", write("sqlite:///rides.db#rides", rows), target)
-    assert (mended.written, mended.repeated, mended.rejected) == (1, 49, 0)
+    assert (mended.written, mended.duplicates, mended.rejected) == (1, 49, 0)
     assert read(target).rejects == []
 
 

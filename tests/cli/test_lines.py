@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventml.cli import lines as lines_module
-from eventml.cli.lines import Lines
 from eventml.cli.reporting import Refusal
+from eventml.deploy.batch import TextLines
 
 
 class Pieces:
@@ -29,7 +29,7 @@ def pieces_of(*alphabet: bytes) -> st.SearchStrategy[list[bytes]]:
 def test_lines_are_the_same_however_the_stream_is_cut(pieces: list[bytes]) -> None:
     whole = b"".join(pieces)
     expected = whole.removesuffix(b"\n").split(b"\n") if whole else []
-    lines = Lines(Pieces(pieces))
+    lines = TextLines(Pieces(pieces))
     assert list(lines) == expected
     assert lines.number == len(expected)
     assert lines.bytes_read == len(whole)
@@ -37,7 +37,7 @@ def test_lines_are_the_same_however_the_stream_is_cut(pieces: list[bytes]) -> No
 
 @given(pieces_of(b"a", b"\n"))
 def test_peeking_takes_nothing(pieces: list[bytes]) -> None:
-    lines = Lines(Pieces(pieces))
+    lines = TextLines(Pieces(pieces))
     while (first := lines.peek()) is not None:
         before = lines.number
         assert next(lines) == first
@@ -46,7 +46,7 @@ def test_peeking_takes_nothing(pieces: list[bytes]) -> None:
 
 
 def test_a_line_is_at_hand_only_if_it_is_whole() -> None:
-    lines = Lines(Pieces([b"one\ntwo\nthr", b"ee\n"]))
+    lines = TextLines(Pieces([b"one\ntwo\nthr", b"ee\n"]))
     assert not lines.at_hand
     assert next(lines) == b"one"
     assert lines.at_hand
@@ -60,7 +60,7 @@ def test_what_never_ends_a_line_is_refused_before_it_fills_the_memory(
 ) -> None:
     monkeypatch.setattr(lines_module, "LONGEST", 100)
     zeros = Pieces([b"{}\n", *[b"\0" * 64] * 1_000])
-    lines = Lines(zeros)
+    lines = TextLines(zeros)
     assert next(lines) == b"{}"
     with pytest.raises(Refusal, match="line 2 is longer"):
         next(lines)

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventml.cli.lines import Lines
 from eventml.cli.reporting import Refusal
 from eventml.cli.rows import Bad, Format, Row, convert, format_of, read_rows
+from eventml.deploy.batch import TextLines
 
 CELLS = st.text(st.characters(codec="utf-8"), max_size=20)
 NAMES = st.lists(CELLS.filter(bool), min_size=1, max_size=4, unique=True)
@@ -22,7 +22,7 @@ NAMES = st.lists(CELLS.filter(bool), min_size=1, max_size=4, unique=True)
 def rows_of(
     data: bytes, form: Format, *, text: tuple[str, ...] = (), needed: tuple[str, ...] = ()
 ) -> list[Row | Bad]:
-    return list(read_rows(Lines(io.BytesIO(data)), form, text=text, needed=needed))
+    return list(read_rows(TextLines(io.BytesIO(data)), form, text=text, needed=needed))
 
 
 def events_of(data: bytes, form: Format) -> list[object]:
@@ -195,6 +195,6 @@ def test_nothing_makes_no_events(form: Format) -> None:
 def test_the_format_is_told_by_the_suffix_or_else_by_the_first_line(
     suffix: str, data: bytes, form: Format
 ) -> None:
-    lines = Lines(io.BytesIO(data))
+    lines = TextLines(io.BytesIO(data))
     assert format_of(suffix, lines) == form
     assert b"".join(lines) == data.removesuffix(b"\n")

@@ -74,7 +74,7 @@ def _described(handler: Handler) -> HandlerFinding:
         start=options.start,
         batched=handler.batched,
         frame=handler.frame.library if handler.frame is not None else None,
-        max_batch=options.max_batch,
+        max_batch=handler.max_batch,
         max_wait=options.max_wait,
         ordered=options.ordered,
         timeout=options.timeout,

@@ -79,7 +79,7 @@ class Pipeline:
     async def run(self, stop: anyio.Event) -> None:
         """Work until `stop` is set, then finish what is in hand and return."""
         options = self._handler.options
-        intake: Intake[Item] = Intake(options.max_batch, options.max_wait)
+        intake: Intake[Item] = Intake(self._handler.max_batch, options.max_wait)
         send, receive = anyio.create_memory_object_stream[list[Completion]](max_buffer_size=1)
         async with task_group() as stages:
             stages.start_soon(self._receive_until, stop, intake)
@@ -99,7 +99,7 @@ class Pipeline:
             await intake.room()
             try:
                 with self._stats.timed("receive"):
-                    deliveries = await self._subscription.receive(self._handler.options.max_batch)
+                    deliveries = await self._subscription.receive(self._handler.max_batch)
             except UnavailableError as exc:
                 failures += 1
                 await self._wait_for_broker(failures, exc)
@@ -168,7 +168,7 @@ class Pipeline:
         While as much is put off as a batch may hold, nothing new is taken: memory stays flat.
         """
         put_off = len(self._parking) + self._repeats.waiting
-        full = put_off >= self._handler.options.max_batch
+        full = put_off >= self._handler.max_batch
         if self._repeats.waiting and self._unsettled and (full or intake.drained):
             await self._until_settled()
             return []

@@ -131,7 +131,7 @@ def score(  # noqa: PLR0913 - a command's options
     start_logging()
     _use_system_memory()
     command = _Command(bus, plan, as_json=as_json)
-    status = anyio.run(command.run_once) if schedule is None else anyio.run(command.repeat, schedule)
+    status = anyio.run(command.run, schedule)
     if status == _REJECTS and allow_rejects:
         status = 0
     if status:
@@ -161,7 +161,6 @@ class _Command:
         self._plan = plan
         self._as_json = as_json
         self._stop = anyio.Event()
-        self._scope = anyio.CancelScope()
 
     def stop(self) -> None:
         """Stop at the next checkpoint."""
@@ -173,28 +172,23 @@ class _Command:
         log.warning("abandoning the chunks in flight")
         self._scope.cancel()
 
-    async def run_once(self) -> int:
-        """Run the job once, and return the exit status.
+    async def run(self, schedule: Schedule | None) -> int:
+        """Run the job once, or by a schedule until a signal, and return the exit status.
 
         Raises:
-            EventMLError: The run failed.
+            EventMLError: The run failed. By a schedule, a run that fails is reported, and the next one follows.
         """
-        status = _INTERRUPTED  # unless the run ends before a second signal
+        status = _INTERRUPTED  # unless the work ends before a second signal
         async with task_group() as tasks:
             tasks.start_soon(stop_on_signals, self)
-            with self._scope:
-                status = _status(await self._run())
+            with anyio.CancelScope() as self._scope:
+                if schedule is None:
+                    status = _status(await self._run())
+                else:
+                    await repeat(self._try_run, schedule, self._stop)
+                    status = 0
             tasks.cancel_scope.cancel()
         return status
-
-    async def repeat(self, schedule: Schedule) -> int:
-        """Run the job by a schedule until a signal. A run that fails is reported."""
-        async with task_group() as tasks:
-            tasks.start_soon(stop_on_signals, self)
-            with self._scope:
-                await repeat(self._try_run, schedule, self._stop)
-            tasks.cancel_scope.cancel()
-        return 0
 
     async def _try_run(self) -> None:
         try:

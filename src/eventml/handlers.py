@@ -36,7 +36,8 @@ class HandlerOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         group: Consumer group, by default `<bus>.<handler>`: every handler then gets every event.
-        max_batch: Maximum number of events in one call.
+        max_batch: Maximum number of events in one call. By default 1,024 for a handler of batches and 64 for
+            one of single events; a batch job then calls a handler of batches with whole chunks.
         max_wait: How long to wait for more events once a batch has one, in seconds.
         ordered: True requires order per key; a backend that cannot keep it is refused at start-up. False
             gives order up: a coroutine of single events then handles a batch concurrently. None takes
@@ -67,7 +68,7 @@ class HandlerOptions(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     group: Text
-    max_batch: AtLeastOne = DEFAULT_MAX_BATCH
+    max_batch: AtLeastOne | None = None
     max_wait: Seconds = 0.0
     ordered: bool | None = None
     timeout: PositiveSeconds | None = None
@@ -164,6 +165,12 @@ class Handler(msgspec.Struct, frozen=True, kw_only=True):
     resource_names: tuple[str, ...]
     options: HandlerOptions
 
+    @property
+    def max_batch(self) -> int:
+        """Maximum number of events in one call on a stream: the option if it is set, else the default."""
+        default = DEFAULT_MAX_BATCH if self.batched else DEFAULT_MAX_BATCH_SINGLE
+        return self.options.max_batch or default
+
 
 def read_handler(
     function: Callable[..., Any],
@@ -220,7 +227,7 @@ def read_handler(
         is_async=inspect.iscoroutinefunction(inspect.unwrap(function)),
         model=model,
         resource_names=resource_names,
-        options=_options(name, f"{bus}.{name}", arguments, batched=batched),
+        options=_options(name, f"{bus}.{name}", arguments),
     )
 
 
@@ -236,10 +243,9 @@ def _check_model(name: str, model: ModelSource | None, resource_names: tuple[str
         )
 
 
-def _options(name: str, group: str, arguments: HandlerArguments, *, batched: bool) -> HandlerOptions:
+def _options(name: str, group: str, arguments: HandlerArguments) -> HandlerOptions:
     options: dict[str, Any] = {k: v for k, v in arguments.items() if k not in _NOT_OPTIONS}
     options.setdefault("group", group)
-    options.setdefault("max_batch", DEFAULT_MAX_BATCH if batched else DEFAULT_MAX_BATCH_SINGLE)
     options["retry_on"] = tuple(arguments.get("retry_on", ()))
     try:
         return HandlerOptions(**options)

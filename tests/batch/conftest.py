@@ -19,8 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 import sqlalchemy as sa
 
-from eventml.deploy.batch.job import Plan, Summary, score
-from eventml.deploy.batch.places import parse
+from eventml.deploy.batch import ScorePlan, ScoreSummary, parse_location, score
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -44,10 +43,10 @@ class Scored(NamedTuple):
 
 
 class Score(Protocol):
-    async def __call__(self, predictor: str, source: str, target: str, **plan: Any) -> Summary: ...
+    async def __call__(self, predictor: str, source: str, target: str, **plan: Any) -> ScoreSummary: ...
 
 
-ScoreNow: TypeAlias = Callable[..., Summary]
+ScoreNow: TypeAlias = Callable[..., ScoreSummary]
 
 
 @pytest.fixture(autouse=True)
@@ -72,15 +71,15 @@ def scored_now(scored: Score) -> ScoreNow:
 def scored() -> Score:
     """Run a job in this process."""
 
-    async def run(predictor: str, source: str, target: str, query: str = "", **plan: Any) -> Summary:
+    async def run(predictor: str, source: str, target: str, query: str = "", **plan: Any) -> ScoreSummary:
         import scored_app  # type: ignore[import-not-found]  # noqa: PLC0415 - found on the path set above
 
         return await score(
             scored_app.bus,
-            Plan(
+            ScorePlan(
                 predictor=predictor,
-                source=parse(source, option="--from", query=query),
-                target=parse(target, option="--to"),
+                source=parse_location(source, option="--from", query=query),
+                target=parse_location(target, option="--to"),
                 **plan,
             ),
         )

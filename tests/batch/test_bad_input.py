@@ -1,4 +1,4 @@
-"""Bad input: a clear error of ours, a status that is not 0, and nothing half-written."""
+"""Invalid input: an error that names the reason, an exit status that is not 0, and nothing half-written."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.parametrize("source", ["rides.parquet", "rides.csv", "sqlite:///rides.db#rides"])
-def test_a_column_is_missing(source: str, scored_now: ScoreNow) -> None:
+def test_a_missing_column_is_refused(source: str, scored_now: ScoreNow) -> None:
     if "://" in source:
         with sqlite3.connect("rides.db") as connection:
             connection.execute("CREATE TABLE rides (ride_id TEXT, zone INT, length REAL)")
@@ -36,13 +36,13 @@ def test_a_column_is_missing(source: str, scored_now: ScoreNow) -> None:
 
 
 @pytest.mark.parametrize("source", ["rides.parquet", "rides.csv", "sqlite:///rides.db#rides"])
-def test_there_is_no_such_id_column(source: str, scored_now: ScoreNow) -> None:
+def test_a_missing_id_column_is_refused(source: str, scored_now: ScoreNow) -> None:
     write(source, rides(1))
     with pytest.raises(SourceError, match=r"no column 'trip' to take the ids from; .*Choose one with --id"):
         scored_now("minutes", source, "out.parquet", id_column="trip")
 
 
-def test_nothing_says_which_column_is_the_id(scored_now: ScoreNow) -> None:
+def test_an_id_column_must_be_known(scored_now: ScoreNow) -> None:
     import scored_app  # type: ignore[import-not-found]  # noqa: PLC0415 - found on a path set by a fixture
 
     scored_app.bus.topics.clear()
@@ -52,25 +52,25 @@ def test_nothing_says_which_column_is_the_id(scored_now: ScoreNow) -> None:
         scored_now("minutes", write("rides.parquet", rides(1)), "out.parquet")
 
 
-def test_a_consumer_answers_nothing(scored_now: ScoreNow) -> None:
+def test_a_consumer_is_refused(scored_now: ScoreNow) -> None:
     with pytest.raises(ConfigError, match="log is a consumer"):
         scored_now("log", write("rides.parquet", rides(1)), "out.parquet")
 
 
-def test_there_is_no_such_table(scored_now: ScoreNow) -> None:
+def test_a_missing_table_is_refused(scored_now: ScoreNow) -> None:
     write("sqlite:///rides.db#rides", rides(1))
     with pytest.raises(SourceError, match=r"there is no table 'ride'; did you mean rides\?"):
         scored_now("minutes", "sqlite:///rides.db#ride", "out.parquet")
 
 
 @pytest.mark.parametrize("source", [*SOURCES[:3], "sqlite:///rides.db#rides"])
-def test_there_is_no_such_file(source: str, scored_now: ScoreNow) -> None:
+def test_a_missing_file_is_refused(source: str, scored_now: ScoreNow) -> None:
     with pytest.raises(SourceError, match=r"No such file|no such file"):
         scored_now("minutes", source, "out.parquet")
     assert not Path("rides.db").exists()
 
 
-def test_there_is_no_such_folder(scored_now: ScoreNow) -> None:
+def test_a_missing_folder_is_refused(scored_now: ScoreNow) -> None:
     write("rides.parquet", rides(1))
     with pytest.raises(TargetError, match="there is no folder"):
         scored_now("minutes", "rides.parquet", "none/out.parquet")
@@ -78,13 +78,13 @@ def test_there_is_no_such_folder(scored_now: ScoreNow) -> None:
         scored_now("minutes", "rides.parquet", "sqlite:///none/out.db#predictions")
 
 
-def test_a_query_is_wrong(scored_now: ScoreNow) -> None:
+def test_an_invalid_query_is_refused(scored_now: ScoreNow) -> None:
     write("sqlite:///rides.db#rides", rides(1))
     with pytest.raises(SourceError, match="syntax error"):
         scored_now("minutes", "sqlite:///rides.db", "out.parquet", query="SELECT FROM rides WHERE")
 
 
-def test_the_source_cannot_be_written_by_a_query(scored_now: ScoreNow) -> None:
+def test_a_query_cannot_write_to_the_source(scored_now: ScoreNow) -> None:
     write("sqlite:///rides.db#rides", rides(3))
     with pytest.raises(SourceError):
         scored_now("minutes", "sqlite:///rides.db", "out.parquet", query="DELETE FROM rides RETURNING *")
@@ -93,13 +93,13 @@ def test_the_source_cannot_be_written_by_a_query(scored_now: ScoreNow) -> None:
     connection.close()
 
 
-def test_a_file_is_no_parquet(scored_now: ScoreNow) -> None:
+def test_a_file_that_is_no_parquet_is_refused(scored_now: ScoreNow) -> None:
     Path("rides.parquet").write_bytes(b"PAR1 and then nothing of the kind")
     with pytest.raises(SourceError, match="cannot be read as Parquet"):
         scored_now("minutes", "rides.parquet", "out.csv")
 
 
-def test_a_parquet_file_ends_too_soon_or_is_damaged(scored_now: ScoreNow) -> None:
+def test_a_damaged_parquet_file_is_refused(scored_now: ScoreNow) -> None:
     write("rides.parquet", rides(5000))
     whole = bytearray(Path("rides.parquet").read_bytes())
     for place in range(200, 20_000, 7):
@@ -110,13 +110,13 @@ def test_a_parquet_file_ends_too_soon_or_is_damaged(scored_now: ScoreNow) -> Non
     assert not Path("out.csv").exists()
 
 
-def test_a_database_is_none(scored_now: ScoreNow) -> None:
+def test_a_file_that_is_no_database_is_refused(scored_now: ScoreNow) -> None:
     Path("rides.db").write_bytes(b"this is no database, " * 100)
     with pytest.raises(SourceError, match="not a database"):
         scored_now("minutes", "sqlite:///rides.db#rides", "out.csv")
 
 
-def test_lines_that_are_no_json(scored_now: ScoreNow) -> None:
+def test_a_line_that_is_no_json_object_is_rejected(scored_now: ScoreNow) -> None:
     good = write("rides.jsonl", rides(5))
     lines = Path(good).read_bytes().splitlines()
     bad = [
@@ -137,7 +137,7 @@ def test_lines_that_are_no_json(scored_now: ScoreNow) -> None:
     assert "$.zone" in rejects["text"]["message"]
 
 
-def test_rows_of_a_csv_that_are_none(scored_now: ScoreNow) -> None:
+def test_an_invalid_row_of_a_csv_is_rejected(scored_now: ScoreNow) -> None:
     Path("rides.csv").write_bytes(
         b"ride_id,zone,distance\n"
         b"a,20,1.5\n"
@@ -162,21 +162,21 @@ def test_rows_of_a_csv_that_are_none(scored_now: ScoreNow) -> None:
 
 
 @pytest.mark.parametrize("header", [b"", b"a,a\n1,2\n", b"a,,c\n1,2,3\n", b"\xff,b\n1,2\n"])
-def test_a_csv_without_a_header(header: bytes, scored_now: ScoreNow) -> None:
+def test_a_csv_without_a_header_is_refused(header: bytes, scored_now: ScoreNow) -> None:
     Path("rides.csv").write_bytes(header)
     with pytest.raises(SourceError, match="begins with a header"):
         scored_now("minutes", "rides.csv", "out.csv")
 
 
-def test_the_target_is_somebody_else_s_table(scored_now: ScoreNow) -> None:
+def test_a_table_of_something_else_is_no_target(scored_now: ScoreNow) -> None:
     write("rides.parquet", rides(3))
     write("sqlite:///out.db#rides", rides(3))
-    with pytest.raises(TargetError, match="the table is there, and has no column 'id'"):
+    with pytest.raises(TargetError, match="the table exists and has no column 'id'"):
         scored_now("minutes", "rides.parquet", "sqlite:///out.db#rides")
     assert len(read_rides("out.db")) == 3
 
 
-def test_the_target_has_no_unique_key(scored_now: ScoreNow) -> None:
+def test_a_table_without_the_unique_key_is_no_target(scored_now: ScoreNow) -> None:
     write("rides.parquet", rides(3))
     columns = "id, minutes, zone, prediction_id, predictor, model, model_version"
     with sqlite3.connect("out.db") as connection:
@@ -187,16 +187,16 @@ def test_the_target_has_no_unique_key(scored_now: ScoreNow) -> None:
 
 
 @pytest.mark.parametrize("target", ["out.parquet", "out.csv", "out.jsonl"])
-def test_the_target_is_somebody_else_s_file(target: str, scored_now: ScoreNow) -> None:
+def test_a_file_of_something_else_is_not_replaced(target: str, scored_now: ScoreNow) -> None:
     write(target, rides(3))
     before = Path(target).read_bytes()
-    with pytest.raises(TargetError, match=r"the file is there, with the columns ride_id"):
+    with pytest.raises(TargetError, match=r"holds no predictions, but the columns ride_id"):
         scored_now("minutes", write("rides.parquet", rides(3)), target)
     assert Path(target).read_bytes() == before
 
 
 @pytest.mark.parametrize("which", ["rides", "out"])
-def test_the_database_is_locked(which: str, scored_now: ScoreNow) -> None:
+def test_a_locked_database_is_an_error_that_names_the_timeout(which: str, scored_now: ScoreNow) -> None:
     source = "sqlite:///rides.db?timeout=0.1#rides"
     write("sqlite:///rides.db#rides", rides(3))
     error = SourceError if which == "rides" else TargetError
@@ -208,7 +208,7 @@ def test_the_database_is_locked(which: str, scored_now: ScoreNow) -> None:
     assert (scored_now("minutes", source, "sqlite:///out.db#predictions")).written == 3
 
 
-def test_more_rejects_than_are_allowed(scored_now: ScoreNow) -> None:
+def test_more_rejects_than_allowed_end_the_run(scored_now: ScoreNow) -> None:
     rows = rides(100)
     for row in rows[20:60]:
         row["zone"] = 13
@@ -222,21 +222,21 @@ def test_more_rejects_than_are_allowed(scored_now: ScoreNow) -> None:
     assert (summary.resumed, summary.written, summary.rejected) == (64, 60, 40)
 
 
-def test_two_runs_at_once_on_a_file(scored_now: ScoreNow) -> None:
+def test_a_second_run_on_the_same_file_is_refused(scored_now: ScoreNow) -> None:
     import fcntl  # noqa: PLC0415 - Windows has none
 
     write("rides.parquet", rides(3))
     Path("out.parquet.eventml").mkdir()
     with Path("out.parquet.eventml/lock").open("wb") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        with pytest.raises(TargetError, match="another run is at work on it"):
+        with pytest.raises(TargetError, match="another run is writing it"):
             scored_now("minutes", "rides.parquet", "out.parquet")
     assert (scored_now("minutes", "rides.parquet", "out.parquet")).written == 3
 
 
 @pytest.mark.parametrize("target", ["out.parquet", "out.csv", "out.jsonl", "sqlite:///out.db#predictions"])
-def test_the_disk_is_full(target: str) -> None:
-    """A process that may write files of 100 kB only is told by its system what a full disk says."""
+def test_a_full_disk_ends_the_run_and_the_next_one_resumes(target: str) -> None:
+    """The disk is simulated by a limit of 100 kB for each file of the process."""
     write("rides.jsonl", rides(20_000))
     command = [
         sys.executable,
@@ -267,20 +267,20 @@ def test_the_disk_is_full(target: str) -> None:
     assert read(target).ids == [row["ride_id"] for row in rides(20_000)]
 
 
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may read and write what it likes")
-def test_a_file_that_may_not_be_read(scored_now: ScoreNow) -> None:
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may read every file")
+def test_a_file_without_read_permission_is_refused(scored_now: ScoreNow) -> None:
     Path(write("rides.parquet", rides(3))).chmod(0)
     with pytest.raises(SourceError, match="Permission denied"):
         scored_now("minutes", "rides.parquet", "out.parquet")
 
 
-def test_a_folder_in_the_place_of_a_file(scored_now: ScoreNow) -> None:
+def test_a_folder_is_no_source(scored_now: ScoreNow) -> None:
     Path("rides.parquet").mkdir()
     with pytest.raises(SourceError, match="Is a directory"):
         scored_now("minutes", "rides.parquet", "out.parquet")
 
 
-def test_a_pipe_cannot_be_resumed(scored_now: ScoreNow) -> None:
+def test_a_pipe_is_no_source(scored_now: ScoreNow) -> None:
     os.mkfifo("rides.jsonl")
     descriptor = os.open("rides.jsonl", os.O_RDWR)
     try:

@@ -13,8 +13,7 @@ import pytest
 import sqlalchemy as sa
 
 from eventml import Bus
-from eventml.deploy.batch.job import Plan, score
-from eventml.deploy.batch.places import parse
+from eventml.deploy.batch import ScorePlan, parse_location, score
 from eventml.errors import SourceError, TargetError
 from tests.batch.conftest import read, rides, write
 from tests.databases import PASSWORD
@@ -53,7 +52,7 @@ async def test_each_row_once_and_again_none(postgres_url: str, target: str, scor
     target = f"{postgres_url}#predictions" if target == "postgres" else target
     first = await scored("minutes", source, target, chunk=64)
     again = await scored("minutes", source, target, chunk=64)
-    assert (first.written, first.rejected, again.written, again.repeated) == (999, 1, 0, 999)
+    assert (first.written, first.rejected, again.written, again.duplicates) == (999, 1, 0, 999)
     found = read(target)
     assert {row["id"]: row["minutes"] for row in found.rows} == {
         row["ride_id"]: row["distance"] * 2.1 for row in rows if row["zone"] != 13
@@ -95,10 +94,10 @@ async def test_the_types_of_a_database_lose_nothing(postgres_url: str) -> None:
         connection.exec_driver_sql(
             "INSERT INTO events SELECT gen_random_uuid(), 2, 3, now(), 'x', false FROM generate_series(1, 99)"
         )
-    plan = Plan(
+    plan = ScorePlan(
         predictor="echo",
-        source=parse(f"{postgres_url}#events", option="--from"),
-        target=parse(f"{postgres_url}#answers", option="--to"),
+        source=parse_location(f"{postgres_url}#events", option="--from"),
+        target=parse_location(f"{postgres_url}#answers", option="--to"),
         id_column="id",
         chunk=7,
     )

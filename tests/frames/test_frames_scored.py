@@ -11,8 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from eventml import Bus
-from eventml.deploy.batch.job import Plan, score
-from eventml.deploy.batch.places import parse
+from eventml.deploy.batch import ScorePlan, parse_location, score
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,10 +36,10 @@ async def test_a_file_is_one_frame_a_chunk(tmp_path: Path) -> None:
     numbers = [float(number) for number in range(3000)]
     table = pa.table({"rideId": [f"r{n:.0f}" for n in numbers], "tripDistance": numbers})
     pq.write_table(table, tmp_path / "rides.parquet")
-    plan = Plan(
+    plan = ScorePlan(
         predictor="distance",
-        source=parse(str(tmp_path / "rides.parquet"), option="--from"),
-        target=parse(str(tmp_path / "out.parquet"), option="--to"),
+        source=parse_location(str(tmp_path / "rides.parquet"), option="--from"),
+        target=parse_location(str(tmp_path / "out.parquet"), option="--to"),
         chunk=3000,
     )
     summary = await score(bus, plan)

@@ -12,8 +12,7 @@ import pyarrow.csv as pc
 import pyarrow.parquet as pq
 import sqlalchemy as sa
 
-from eventml.deploy.batch.job import Plan, score
-from eventml.deploy.batch.places import parse
+from eventml.deploy.batch import ScorePlan, parse_location, score
 from tests.parity.answers import Answers, answer
 from tests.parity.parity_app import bus
 
@@ -35,10 +34,10 @@ def scored(kind: str, rides: Sequence[dict[str, Any]], folder: Path) -> Answers:
     answers: Answers = {}
     for predictor in bus.handlers:
         target = f"{kind}#{predictor}" if database else str(folder / f"{predictor}.{kind}")
-        plan = Plan(
+        plan = ScorePlan(
             predictor=predictor,
-            source=parse(source, option="--from"),
-            target=parse(target, option="--to"),
+            source=parse_location(source, option="--from"),
+            target=parse_location(target, option="--to"),
             chunk=3000,
         )
         anyio.run(score, bus, plan)

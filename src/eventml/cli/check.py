@@ -162,7 +162,7 @@ def _describe_handler(handler: Handler) -> CheckedHandler:
         start=options.start,
         batched=handler.batched,
         frame=handler.frame.library if handler.frame is not None else None,
-        max_batch=options.max_batch,
+        max_batch=handler.max_batch,
         max_wait=options.max_wait,
         ordered=options.ordered,
         timeout=options.timeout,

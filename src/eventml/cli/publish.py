@@ -1,35 +1,48 @@
-"""`eventml publish`: the rows of a file or of a pipe become events on a topic."""
+"""`eventml publish`: publishes the rows of a file or a pipe as events."""
 
+import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, contextmanager
 from enum import StrEnum
 from io import BufferedReader
 from pathlib import Path
-from typing import Annotated, cast
+from types import FrameType
+from typing import Annotated, Any, Final, NamedTuple, cast
 
 import msgspec
 import typer
 
 from eventml.bus import Bus
 from eventml.cli.buses import BackendOption, TopicArgument, bus_of_topic, require_shared
-from eventml.cli.lines import Lines
-from eventml.cli.output import JsonOption, UsageError, handle_errors
-from eventml.cli.pace import Pace
-from eventml.cli.progress import showing
-from eventml.cli.rows import format_of, read_rows
-from eventml.cli.sending import Tally, chunk_size, chunks, send
+from eventml.cli.output import JsonOption, UsageError, handle_errors, print_message
+from eventml.cli.progress import publish_progress
+from eventml.deploy.batch import BadRow, CsvReader, TextLines, value_of_cell
+from eventml.errors import PublishError, SourceError
 from eventml.producer import BlockingProducer, Producer
 
-_INTERRUPTED = 130  # what a shell says of a command ended by SIGINT
+BATCH: Final = 1_000
+"""The most events in one write. `publish_many` would split a larger batch."""
+
+_BATCH_SECONDS: Final = 0.05  # between two writes if a rate is set
+_MAX_CATCH_UP: Final = 1.0  # seconds' worth of events that are sent at once after a delay
+_INTERRUPTED: Final = 130  # the exit status of a shell for a command ended by SIGINT
 
 
-class FormatChoice(StrEnum):
-    """What `--format` takes."""
+class FileFormat(StrEnum):
+    """The values of `--format`."""
 
     csv = "csv"
     jsonl = "jsonl"
+
+
+_FORMATS: Final = {
+    ".csv": FileFormat.csv,
+    ".json": FileFormat.jsonl,
+    ".jsonl": FileFormat.jsonl,
+    ".ndjson": FileFormat.jsonl,
+}
 
 
 @handle_errors()
@@ -44,51 +57,236 @@ def publish(  # noqa: PLR0913 - each is an option of the command
         str | None, typer.Option("--id", metavar="FIELD", help="The field that is the event's id.")
     ] = None,
     rate: Annotated[
-        float | None, typer.Option(metavar="N", min=0.001, help="Events a second; without it, all it can.")
+        float | None, typer.Option(metavar="N", min=0.001, help="Events a second; unlimited by default.")
     ] = None,
     form: Annotated[
-        FormatChoice | None,
-        typer.Option("--format", help="What FILE is; told by its suffix or its first line if not by you."),
+        FileFormat | None,
+        typer.Option("--format", help="The format of FILE; by default that of its suffix or first line."),
     ] = None,
     text: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="COLUMN", help="A CSV's column that is text, whatever it looks like. Repeat it."
+            metavar="COLUMN",
+            help="A CSV column whose cells are text, even if they look like numbers. Repeat it for several.",
         ),
     ] = None,
     backend: BackendOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Publish rows as events, of a file or a pipe.
+    """Publish the rows of a file or a pipe as events.
 
-    In a CSV an empty cell is null, a number (as JSON writes it) a number, and all else text. A line
-    that makes no event is reported by its number and skipped; the exit status is 1 then.
+    In a CSV a blank cell is null, a number (as JSON writes it) a number, and all else text. A line that is
+    no valid event is reported by its number and skipped; the exit status is 1 then.
     """
     bus = bus_of_topic(topic, backend, id_field)
     needed = {name for name in (key, bus.configured_topic(topic).id_field) if name}
-    tally = Tally(topic)
+    report = PublishReport(topic)
     with (
-        _opened(file) as stream,
-        showing(_size(file), quiet=stream.isatty()) as moved,
-        BlockingProducer(_connecting(bus)) as producer,
-        _telling(tally, as_json=as_json),
+        _open_file(file) as stream,
+        publish_progress(_size_of(file), hidden=stream.isatty()) as update,
+        BlockingProducer(_connect(bus)) as producer,
+        _print_report(report, as_json=as_json),
     ):
-        lines = Lines(stream)
-        kind = form.value if form else format_of(Path(file).suffix, lines)
-        rows = read_rows(lines, kind, text=text or (), needed=needed)
-        send(
-            producer,
-            chunks(rows, chunk_size(rate), at_hand=lambda: lines.at_hand, skip=tally.skip),
-            tally,
-            key=key,
-            pace=Pace(rate, time.monotonic()) if rate else None,
-            sent=lambda: moved(lines.bytes_read, tally.published),
-        )
-    if tally.skipped:
+        name = "standard input" if file == "-" else file
+        lines = TextLines(stream, name)
+        try:
+            form = form or detect_format(Path(file).suffix, lines)
+            events = read_csv(lines, name, text or ()) if form is FileFormat.csv else read_json_lines(lines)
+            batches = gather_batches(
+                require_fields(events, needed),
+                batch_size(rate),
+                available=lambda: lines.available,
+                skip=report.skip,
+            )
+            pace = Pace(rate, time.monotonic()) if rate else None
+            for batch in batches:
+                if pace is not None:
+                    time.sleep(pace.wait(len(batch), time.monotonic()))
+                publish_batch(producer, batch, report, key)
+                update(lines.bytes_read, report.published)
+        except SourceError as exc:
+            raise UsageError(str(exc)) from exc
+    if report.skipped:
         raise typer.Exit(1)
 
 
-def _connecting(bus: Bus) -> Callable[[], AbstractAsyncContextManager[Producer]]:
+class EventRow(NamedTuple):
+    """An event, and the number of the line that it begins on."""
+
+    line: int
+    event: Any
+
+
+def detect_format(suffix: str, lines: TextLines) -> FileFormat:
+    """Return the format by the file's suffix, else by the beginning of the first line."""
+    if suffix.lower() in _FORMATS:
+        return _FORMATS[suffix.lower()]
+    first = (lines.peek() or b"").removeprefix(b"\xef\xbb\xbf").lstrip()
+    return FileFormat.jsonl if first.startswith((b"{", b"[")) else FileFormat.csv
+
+
+def read_csv(lines: TextLines, name: str, text_columns: Collection[str] = ()) -> Iterator[EventRow | BadRow]:
+    """Read each row of a CSV as an object whose fields have the header's names.
+
+    Args:
+        lines: The lines to read.
+        name: The file's name, for messages.
+        text_columns: Columns whose cells are text; the others are converted by `value_of_cell`.
+
+    Raises:
+        SourceError: The header cannot be used, or lacks a text column.
+    """
+    reader = CsvReader(lines, name)
+    columns = reader.columns
+    unknown = [column for column in text_columns if column not in columns]
+    if columns and unknown:
+        raise SourceError(f"{name}: no column is named {unknown[0]!r}; there are: {', '.join(columns)}")
+    is_text = [column in text_columns for column in columns]
+    for row in reader.rows():
+        if isinstance(row, BadRow):
+            yield row
+        else:
+            values = [cell if t else value_of_cell(cell) for cell, t in zip(row.cells, is_text, strict=True)]
+            yield EventRow(row.line, dict(zip(columns, values, strict=True)))
+
+
+def read_json_lines(lines: TextLines) -> Iterator[EventRow | BadRow]:
+    """Read each line as an event. Blank lines are skipped."""
+    for line in lines:
+        if not line.strip():
+            continue
+        try:
+            yield EventRow(lines.number, msgspec.json.decode(line))
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+            yield BadRow(lines.number, str(exc), [])
+
+
+def require_fields(rows: Iterable[EventRow | BadRow], needed: Collection[str]) -> Iterator[EventRow | BadRow]:
+    """Replace events by a bad row if a needed field (the key, the id) holds neither text nor a number."""
+    for row in rows:
+        missing = None
+        if isinstance(row, EventRow):
+            missing = next((name for name in needed if not _is_usable(row.event, name)), None)
+        yield row if missing is None else BadRow(row.line, f"no text or number in the field {missing!r}", [])
+
+
+def _is_usable(event: Any, field: str) -> bool:
+    value = event.get(field) if isinstance(event, dict) else None
+    return isinstance(value, str | int | float) and not isinstance(value, bool)
+
+
+def batch_size(rate: float | None) -> int:
+    """Return how many events are written at once at so many a second."""
+    return BATCH if rate is None else max(1, min(BATCH, int(rate * _BATCH_SECONDS)))
+
+
+def gather_batches(
+    rows: Iterable[EventRow | BadRow],
+    size: int,
+    *,
+    available: Callable[[], bool],
+    skip: Callable[[BadRow], None],
+) -> Iterator[list[EventRow]]:
+    """Gather events up to `size`, without waiting for a row that is not available yet."""
+    batch: list[EventRow] = []
+    for row in rows:
+        if isinstance(row, BadRow):
+            skip(row)
+        else:
+            batch.append(row)
+        if batch and (len(batch) >= size or not available()):
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+class Pace:
+    """Keeps a rate on average. What a delay has held up is sent at once, but a second's worth at most.
+
+    It reads no clock and does not sleep.
+
+    Args:
+        rate: Events a second.
+        now: The time, in seconds by any clock.
+    """
+
+    def __init__(self, rate: float, now: float) -> None:
+        self._rate = rate
+        self._due = now
+
+    def wait(self, events: int, now: float) -> float:
+        """Return how long to wait, in seconds, before this many events are sent."""
+        due = max(self._due, now - _MAX_CATCH_UP)
+        self._due = due + events / self._rate
+        return max(due - now, 0.0)
+
+
+class PublishReport(msgspec.Struct):
+    """What has been published so far.
+
+    Attributes:
+        topic: The topic.
+        published: Events that the broker has stored.
+        skipped: Rows that are no valid event, or that the broker refused; each was reported.
+    """
+
+    topic: str
+    published: int = 0
+    skipped: int = 0
+
+    def skip(self, row: BadRow) -> None:
+        """Count a row, and report it on standard error."""
+        self.skipped += 1
+        print_message(f"line {row.line}: {row.reason}", "skipped")
+
+
+def publish_batch(
+    producer: BlockingProducer, batch: Sequence[EventRow], report: PublishReport, key: str | None
+) -> None:
+    """Publish a batch, and count what was published. An interrupt waits for its end.
+
+    Raises:
+        BackendError: The broker cannot be reached, or has no room.
+    """
+    with _delay_interrupt():
+        try:
+            producer.publish_many(
+                report.topic,
+                [row.event for row in batch],
+                key=None if key is None else lambda event: str(event[key]),
+            )
+        except PublishError as exc:
+            if not exc.failed:
+                raise
+            for position, reason in exc.failed.items():
+                report.skip(BadRow(batch[position].line, reason, []))
+            report.published += len(batch) - len(exc.failed)
+        else:
+            report.published += len(batch)
+
+
+@contextmanager
+def _delay_interrupt() -> Iterator[None]:
+    """Delay the KeyboardInterrupt of a SIGINT to the end of the block, unless there is a second one."""
+    received = False
+
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        nonlocal received
+        if received:
+            raise KeyboardInterrupt
+        received = True
+
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if received:
+        raise KeyboardInterrupt
+
+
+def _connect(bus: Bus) -> Callable[[], AbstractAsyncContextManager[Producer]]:
     @asynccontextmanager
     async def connect() -> AsyncIterator[Producer]:
         async with bus.open():
@@ -99,7 +297,7 @@ def _connecting(bus: Bus) -> Callable[[], AbstractAsyncContextManager[Producer]]
 
 
 @contextmanager
-def _opened(file: str) -> Iterator[BufferedReader]:
+def _open_file(file: str) -> Iterator[BufferedReader]:
     if file == "-":
         yield cast("BufferedReader", sys.stdin.buffer)
         return
@@ -111,20 +309,20 @@ def _opened(file: str) -> Iterator[BufferedReader]:
         yield stream
 
 
-def _size(file: str) -> int | None:
+def _size_of(file: str) -> int | None:
     return None if file == "-" else Path(file).stat().st_size or None
 
 
 @contextmanager
-def _telling(tally: Tally, *, as_json: bool) -> Iterator[None]:
-    """Say at the end, however it comes, what was published."""
+def _print_report(report: PublishReport, *, as_json: bool) -> Iterator[None]:
+    """Print at the end, even after an error, what was published."""
     try:
         yield
     except KeyboardInterrupt:
         raise typer.Exit(_INTERRUPTED) from None
     finally:
         if as_json:
-            typer.echo(msgspec.json.encode(tally))
+            typer.echo(msgspec.json.encode(report))
         else:
-            skipped = f", {tally.skipped} lines skipped" if tally.skipped else ""
-            typer.echo(f"{tally.published} events published to {tally.topic}{skipped}")
+            skipped = f", {report.skipped} lines skipped" if report.skipped else ""
+            typer.echo(f"{report.published} events published to {report.topic}{skipped}")

@@ -1,16 +1,13 @@
-"""`eventml score`: a predictor's answers to the rows of a table or a file."""
+"""`eventml score`: scores the rows of a table or a file, once or by a schedule."""
 
 import logging
-import signal
-from datetime import datetime, timedelta
-from typing import Annotated
+from typing import Annotated, Final
 
 import anyio
 import msgspec
 import typer
-from anyio.abc import TaskStatus
 
-from eventml.bus import Bus
+from eventml.bus import Bus, stop_on_signals
 from eventml.cli.buses import configure, find_predictor
 from eventml.cli.output import (
     JsonOption,
@@ -20,16 +17,26 @@ from eventml.cli.output import (
     print_message,
     start_logging,
 )
-from eventml.cli.scoring import describe, showing
-from eventml.deploy.batch import CHECKPOINT, CHUNK, Cron, Every, Plan, Summary, parse
-from eventml.deploy.batch import score as run_job
+from eventml.cli.progress import score_progress
+from eventml.deploy.batch import (
+    DEFAULT_CHECKPOINT,
+    DEFAULT_CHUNK,
+    Cron,
+    Every,
+    Schedule,
+    ScorePlan,
+    ScoreSummary,
+    parse_location,
+    repeat,
+)
+from eventml.deploy.batch import score as score_rows
 from eventml.errors import ConfigError, EventMLError
 from eventml.runtime import task_group
 
 log = logging.getLogger("eventml")
 
-_INTERRUPTED = 130
-_REJECTS = 3
+_INTERRUPTED: Final = 130  # the exit status of a shell for a command ended by SIGINT
+_REJECTS: Final = 3
 
 
 @handle_errors()
@@ -47,35 +54,39 @@ def score(  # noqa: PLR0913 - a command's options
         typer.Option(
             "--from",
             metavar="SOURCE",
-            help="Where rows are: URL#table, as SQLAlchemy has URLs, or a .parquet, .csv or .jsonl file.",
+            help="What to score: URL#table, with a SQLAlchemy URL, or a .parquet, .csv or .jsonl file.",
         ),
     ],
     target: Annotated[
         str,
-        typer.Option("--to", metavar="TARGET", help="Where predictions are written: the same."),
+        typer.Option("--to", metavar="TARGET", help="Where to write the predictions, in the same forms."),
     ],
     query: Annotated[
         str,
-        typer.Option("--query", metavar="SQL", help="Read what this asks of --from, a URL without a table."),
+        typer.Option(
+            "--query",
+            metavar="SQL",
+            help="Score the rows of this query; --from is a URL without a table then.",
+        ),
     ] = "",
     id_column: Annotated[
         str | None,
         typer.Option(
-            "--id", metavar="COLUMN", help="The column that tells rows apart; else the topic's id_field."
+            "--id", metavar="COLUMN", help="The column of the rows' ids; by default the topic's id_field."
         ),
     ] = None,
     chunk: Annotated[
         int, typer.Option("--chunk", metavar="ROWS", min=1, help="Rows in one read, call and write.")
-    ] = CHUNK,
+    ] = DEFAULT_CHUNK,
     checkpoint: Annotated[
         float,
         typer.Option(
             "--checkpoint",
             metavar="SECONDS",
             min=0,
-            help="Between two checkpoints of a file; a table has one a chunk.",
+            help="Time between two checkpoints of a file; a table has one for each chunk.",
         ),
-    ] = CHECKPOINT,
+    ] = DEFAULT_CHECKPOINT,
     max_rejects: Annotated[
         int | None,
         typer.Option(
@@ -88,7 +99,10 @@ def score(  # noqa: PLR0913 - a command's options
     every: Annotated[
         float | None,
         typer.Option(
-            "--every", metavar="SECONDS", min=0.1, help="Run again and again, so long from start to start."
+            "--every",
+            metavar="SECONDS",
+            min=0.1,
+            help="Run again and again, with this time from start to start.",
         ),
     ] = None,
     cron: Annotated[
@@ -98,39 +112,39 @@ def score(  # noqa: PLR0913 - a command's options
 ) -> None:
     """Score the rows of a table or a file, and write the predictions to another one.
 
-    It goes on where a run that was cut short had come to, and writes no row twice. SIGTERM and SIGINT
-    end it at the next checkpoint.
+    A run that was cut short is resumed at its last checkpoint, and no prediction is written twice. SIGTERM
+    and SIGINT stop the run at the next checkpoint.
 
-    The exit status is 0 if all rows have their prediction, 3 if some were rejected, 1 if it failed.
+    The exit status is 0 if all rows were scored, 3 if some were rejected, 1 if the run failed.
     """
     try:
-        plan = Plan(
+        plan = ScorePlan(
             predictor="",
-            source=parse(source, option="--from", query=query),
-            target=parse(target, option="--to"),
+            source=parse_location(source, option="--from", query=query),
+            target=parse_location(target, option="--to"),
             id_column=id_column,
             chunk=chunk,
             checkpoint=checkpoint,
             max_rejects=max_rejects,
         )
-        times = _times(every, cron)
+        schedule = _schedule(every, cron)
     except ConfigError as exc:
         raise UsageError(str(exc)) from exc
     bus, name = find_predictor(predictor)
     configure(bus, None)
     plan = msgspec.structs.replace(plan, predictor=name)
     start_logging()
-    _spare_memory()
+    _use_system_memory()
     command = _Command(bus, plan, as_json=as_json)
-    status = anyio.run(command.once) if times is None else anyio.run(command.repeat, times)
+    status = anyio.run(command.run, schedule)
     if status == _REJECTS and allow_rejects:
         status = 0
     if status:
         raise typer.Exit(status)
 
 
-def _spare_memory() -> None:
-    """Take Arrow's memory from the system, in place of a pool that keeps what it has had: 0.8 of the peak."""
+def _use_system_memory() -> None:
+    """Let Arrow free its memory to the system, in place of keeping it in a pool: 0.8 of the peak."""
     try:
         import pyarrow as pa  # noqa: PLC0415 - it comes with an extra
     except ImportError:
@@ -138,80 +152,85 @@ def _spare_memory() -> None:
     pa.set_memory_pool(pa.system_memory_pool())
 
 
-def _times(every: float | None, cron: str | None) -> Every | Cron | None:
+def _schedule(every: float | None, cron: str | None) -> Schedule | None:
     if every is not None and cron is not None:
         raise ConfigError("--every and --cron: choose one")
     return Every(every) if every is not None else Cron(cron) if cron is not None else None
 
 
 class _Command:
-    """The job as the command line runs it: once or by the clock, until a signal ends it."""
+    """Runs the job once or by a schedule, until a signal stops it."""
 
-    def __init__(self, bus: Bus, plan: Plan, *, as_json: bool) -> None:
+    def __init__(self, bus: Bus, plan: ScorePlan, *, as_json: bool) -> None:
         self._bus = bus
         self._plan = plan
         self._as_json = as_json
         self._stop = anyio.Event()
 
-    async def once(self) -> int:
-        """One run. Returns the exit status; what fails is raised."""
-        status = _INTERRUPTED  # unless it comes to an end before its second signal
+    def stop(self) -> None:
+        """Stop at the next checkpoint."""
+        log.info("stopping after the chunks in flight; a second signal abandons them")
+        self._stop.set()
+
+    def abandon(self) -> None:
+        """Stop at once."""
+        log.warning("abandoning the chunks in flight")
+        self._scope.cancel()
+
+    async def run(self, schedule: Schedule | None) -> int:
+        """Run the job once, or by a schedule until a signal, and return the exit status.
+
+        Raises:
+            EventMLError: The run failed. By a schedule, it is reported and the next run follows.
+        """
+        status = _INTERRUPTED  # unless the work ends before a second signal
         async with task_group() as tasks:
-            await tasks.start(self._heed_signals, tasks.cancel_scope)
-            status = _status(await self._run())
+            tasks.start_soon(stop_on_signals, self)
+            with anyio.CancelScope() as self._scope:
+                if schedule is None:
+                    status = _status(await self._run())
+                else:
+                    await repeat(self._try_run, schedule, self._stop)
+                    status = 0
             tasks.cancel_scope.cancel()
         return status
 
-    async def repeat(self, times: Every | Cron) -> int:
-        """Run after run. One that fails is logged, and the next one has its turn."""
-        async with task_group() as tasks:
-            await tasks.start(self._heed_signals, tasks.cancel_scope)
-            if isinstance(times, Cron):
-                await self._sleep(times, datetime.now().astimezone())
-            while not self._stop.is_set():
-                started = datetime.now().astimezone()
-                try:
-                    await self._run()
-                except Exception as exc:
-                    reasons = list(leaf_errors(exc))
-                    if not all(isinstance(reason, EventMLError) for reason in reasons):
-                        raise
-                    for reason in dict.fromkeys(map(str, reasons)):
-                        print_message(reason, "error")
-                if not self._stop.is_set():
-                    await self._sleep(times, started)
-            tasks.cancel_scope.cancel()
-        return 0
+    async def _try_run(self) -> None:
+        try:
+            await self._run()
+        except Exception as exc:
+            errors = list(leaf_errors(exc))
+            if not all(isinstance(error, EventMLError) for error in errors):
+                raise
+            for text in dict.fromkeys(map(str, errors)):
+                print_message(text, "error")
 
-    async def _sleep(self, times: Every | Cron, started: datetime) -> None:
-        now = datetime.now().astimezone()
-        seconds = times.wait(started, now)
-        at = now + timedelta(seconds=seconds)
-        log.info("the next run is at %s", at.isoformat(sep=" ", timespec="seconds"))
-        with anyio.move_on_at(anyio.current_time() + seconds):
-            await self._stop.wait()
-
-    async def _run(self) -> Summary:
-        with showing() as moved:
-            summary = await run_job(self._bus, self._plan, stop=self._stop, progress=moved)
+    async def _run(self) -> ScoreSummary:
+        with score_progress() as update:
+            summary = await score_rows(self._bus, self._plan, stop=self._stop, progress=update)
         typer.echo(msgspec.json.encode(summary) if self._as_json else describe(summary))
         return summary
 
-    async def _heed_signals(
-        self, work: anyio.CancelScope, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
-    ) -> None:
-        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            task_status.started()
-            async for heard in signals:
-                if self._stop.is_set():
-                    log.warning("%s again: giving up on what is in hand", heard.name)
-                    work.cancel()
-                else:
-                    log.info("%s: stopping behind what is in hand", heard.name)
-                    self._stop.set()
 
-
-def _status(summary: Summary) -> int:
+def _status(summary: ScoreSummary) -> int:
     if summary.state == "stopped":
         return _INTERRUPTED
     return _REJECTS if summary.rejected else 0
+
+
+def describe(summary: ScoreSummary) -> str:
+    """Return the summary of a run as a line of text."""
+    counts = [
+        f"{summary.written:,} predictions written to {summary.target}",
+        summary.duplicates and f"{summary.duplicates:,} rows already had one",
+        summary.no_output and f"{summary.no_output:,} without an output",
+        summary.rejected and f"{summary.rejected:,} rejected: see {summary.rejects}",
+        summary.resumed and f"{summary.resumed:,} of the rows were finished by an earlier run",
+    ]
+    state = "" if summary.state == "finished" else "stopped: "
+    model = f", model {summary.model} {summary.model_version}" if summary.model else ""
+    speed = f"({summary.seconds:g} s, {summary.rows_per_second:,.0f} rows/s)"
+    return (
+        f"{state}{summary.predictor}{model}: {summary.read:,} rows of {summary.source}; "
+        f"{'; '.join(text for text in counts if text)} {speed}"
+    )

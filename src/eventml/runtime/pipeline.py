@@ -60,7 +60,7 @@ class Pipeline:
         replies: Replies | None = None,
     ) -> None:
         self._name = handler.name
-        self._max_batch = handler.options.max_batch
+        self._max_batch = handler.max_batch
         self._subscription = subscription
         self._decoder = decoder
         self._processor = processor

@@ -1,4 +1,7 @@
-"""What travels between the stages, and what they ask of a source and of a target."""
+"""What passes between the stages of a job, the protocols of sources and targets, and columns of values.
+
+A column is a list, or a pyarrow array, which only a source that has pyarrow makes.
+"""
 
 from __future__ import annotations
 
@@ -6,27 +9,28 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import msgspec
 
+from eventml.deploy.batch.schema import OutputSchema
+from eventml.errors import SourceError
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from eventml.deploy.batch.schema import Schema
-
-Column: TypeAlias = Any
-"""The values of one field, a row each: a list, or a pyarrow Array or ChunkedArray."""
+Values: TypeAlias = Any
+"""The values of one column, one for each row: a list, a pyarrow Array or ChunkedArray, or a numpy array."""
 
 Position: TypeAlias = Any
-"""How far a source has been read: anything JSON can hold. Opaque to all but the source it came from."""
+"""How far a source has been read: any value that JSON can hold. Only the source that made it reads it."""
 
 
-class Rejected(msgspec.Struct, frozen=True):
-    """A row that has no prediction, and why.
+class RejectedRow(msgspec.Struct, frozen=True):
+    """A row without a prediction because of an error.
 
     Attributes:
-        id: The row's id; where it has none that can be read, its place in the source, such as `line 17`.
-        exception: The class of what was raised.
-        message: What it said, cut to size.
+        id: The row's id; if it has none that can be read, its location in the source, such as `line 17`.
+        exception: The name of the exception's class.
+        message: The exception's message, shortened.
         row: The row as JSON, as far as it could be read.
-        attempts: How often it was tried.
+        attempts: How often the predictor was called for it.
     """
 
     id: str
@@ -36,87 +40,95 @@ class Rejected(msgspec.Struct, frozen=True):
     attempts: int = 1
 
 
-class Chunk(msgspec.Struct):
-    """Some rows as they were read.
+class RowChunk(msgspec.Struct):
+    """Consecutive rows of a source.
 
     Attributes:
-        after: The position behind them.
-        ids: Their ids, None in the place of one that is missing. Empty for `lines`.
-        columns: Their values by column, without the id unless the event has it as a field.
-        lines: JSON lines in place of columns, and where each stands in the source.
-        rejected: Rows that could not be read at all; they are in neither of the others.
-        done: How much of the source lies behind them, in the unit of `Source.total`.
-        places: Where a row stands in the source, in words, by its number in the chunk.
+        position: The source's position behind them.
+        ids: The rows' ids, None where one is missing. Empty if `lines` is set.
+        columns: The rows' values by column, without the id unless the event has it as a field.
+        lines: The rows as JSON lines, in place of ids and columns.
+        rejected: Rows that could not be read; they are in neither ids nor lines.
+        done: How much of the source lies before `position`, in the unit of `Source.total`.
+        labels: The rows' locations in the source, such as `line 17`.
     """
 
-    after: Position
-    ids: Column = ()
-    columns: Mapping[str, Column] = {}
+    position: Position
+    ids: Values = ()
+    columns: Mapping[str, Values] = {}
     lines: Sequence[bytes] | None = None
-    rejected: Sequence[Rejected] = ()
+    rejected: Sequence[RejectedRow] = ()
     done: int = 0
-    places: Sequence[str] | None = None
+    labels: Sequence[str] | None = None
 
     def __len__(self) -> int:
         return len(self.ids if self.lines is None else self.lines) + len(self.rejected)
 
 
-class Source(Protocol):
-    """Where rows are read from. Blocking; used from one thread at a time."""
-
-    @property
-    def columns(self) -> Sequence[str] | None:
-        """The names of its columns; None where each row has its own."""
-
-    def fingerprint(self) -> str:
-        """What is another where an old position means nothing any more."""
-
-    def total(self) -> int | None:
-        """How much there is to read, in the unit of `Chunk.done`; None is unknown."""
-
-    def chunks(self, wanted: Sequence[str], *, rows: int, after: Position | None) -> Iterator[Chunk]:
-        """The rows behind a position, in the same order every time.
-
-        Args:
-            wanted: The columns to read beside the id.
-            rows: How many rows a chunk has at most.
-            after: Where to begin; None is the beginning.
-
-        Raises:
-            SourceError: it cannot be read.
-        """
-
-    def close(self) -> None: ...
-
-
-class Counts(msgspec.Struct):
-    """What has become of the rows, those of the runs that this one goes on from included.
+class ScoredChunk(msgspec.Struct):
+    """The predictions for a chunk of rows, as columns.
 
     Attributes:
-        read: Rows read. Each is counted once below.
-        written: Predictions that are new in the target.
-        repeated: Rows whose prediction, by the same predictor and model version, was there already.
-        silent: Rows for which the predictor returned None.
-        rejected: Rows set aside with the reason.
+        position: The source's position behind the chunk.
+        ids: The ids of the rows that have a prediction.
+        columns: The predictions' values, in the order of the schema's columns.
+        schema: The columns; None while nothing was predicted.
+        rejected: The rows that failed.
+        read: Rows in the chunk.
+        duplicates: Rows of the chunk that were not scored because the target has their prediction.
+        no_output: Rows for which the predictor returned None.
+        done: See `RowChunk.done`.
+    """
+
+    position: Position
+    ids: Values
+    columns: Sequence[Values]
+    schema: OutputSchema | None
+    rejected: Sequence[RejectedRow]
+    read: int
+    duplicates: int
+    no_output: int
+    done: int
+
+
+class RowCounts(msgspec.Struct):
+    """Rows by their result, those of the earlier runs that this run resumes included.
+
+    Attributes:
+        read: Rows read: the sum of the four below.
+        written: Predictions that were added to the target.
+        duplicates: Rows whose prediction, by the same predictor and model version, the target had already.
+        no_output: Rows for which the predictor returned None.
+        rejected: Rows that failed.
     """
 
     read: int = 0
     written: int = 0
-    repeated: int = 0
-    silent: int = 0
+    duplicates: int = 0
+    no_output: int = 0
     rejected: int = 0
 
+    def plus(self, chunk: ScoredChunk, *, written: int) -> RowCounts:
+        """Return the counts with a chunk added, of whose predictions so many were new."""
+        return RowCounts(
+            read=self.read + chunk.read,
+            written=self.written + written,
+            duplicates=self.duplicates + chunk.duplicates + len(chunk.ids) - written,
+            no_output=self.no_output + chunk.no_output,
+            rejected=self.rejected + len(chunk.rejected),
+        )
 
-class Run(msgspec.Struct, frozen=True):
-    """Which work a checkpoint belongs to: another is begun anew.
+
+class RunIdentity(msgspec.Struct, frozen=True):
+    """What two runs must have in common for the second to resume the first.
 
     Attributes:
         predictor: The handler's name.
-        model: The model's name; empty without one.
-        model_version: The model's version; empty without one.
-        source: The source as it can be shown.
-        fingerprint: The source's own.
-        id_column: Where the ids come from.
+        model: The model's name; empty without a model.
+        model_version: The model's version; empty without a model.
+        source: The source, without passwords.
+        fingerprint: The source's fingerprint.
+        id_column: The column of the rows' ids.
     """
 
     predictor: str
@@ -127,79 +139,178 @@ class Run(msgspec.Struct, frozen=True):
     id_column: str
 
     @property
-    def suffix(self) -> str:
-        """What stands behind the row's id in a prediction's."""
+    def id_suffix(self) -> str:
+        """The part of a prediction's id behind the row's id and a slash."""
         return f"{self.predictor}@{self.model_version}" if self.model else self.predictor
 
 
 class Checkpoint(msgspec.Struct):
-    """How far a run has come, kept with what it has written.
+    """How far a run has come, stored together with what it has written.
 
     Attributes:
-        position: Behind the last row that is finished; None at the beginning.
-        counts: Up to there.
+        position: The source's position behind the last row that is finished; None at the beginning.
+        counts: The rows before it.
     """
 
     position: Position | None = None
-    counts: Counts = msgspec.field(default_factory=Counts)
+    counts: RowCounts = msgspec.field(default_factory=RowCounts)
 
 
-class Answered(msgspec.Struct):
-    """The predictions of a chunk, as columns, and what goes beside them.
+class Source(Protocol):
+    """Reads rows. Its methods block, and are called from one thread at a time."""
 
-    Attributes:
-        after: The position behind the chunk.
-        ids: The ids of the rows that have one.
-        columns: The outputs' values in the order of the schema's fields.
-        schema: What they are.
-        rejected: The rows that have none.
-        read: The rows of the chunk.
-        repeated: Of these, those that were not called for, because the target has them.
-        silent: And those for which the predictor returned None.
-        done: See `Chunk.done`.
-    """
+    @property
+    def columns(self) -> Sequence[str] | None:
+        """The columns' names; None if each row has its own."""
 
-    after: Position
-    ids: Column
-    columns: Sequence[Column]
-    schema: Schema | None
-    rejected: Sequence[Rejected]
-    read: int
-    repeated: int
-    silent: int
-    done: int
+    def fingerprint(self) -> str:
+        """Return a text that changes when the positions of earlier runs are no longer valid."""
+
+    def total(self) -> int | None:
+        """Return how much there is to read, in the unit of `RowChunk.done`; None if it is not known."""
+
+    def chunks(self, columns: Sequence[str], *, rows: int, after: Position | None) -> Iterator[RowChunk]:
+        """Read the rows behind a position, in the same order every time.
+
+        Args:
+            columns: The columns to read beside the id.
+            rows: The most rows in a chunk.
+            after: The position to begin at; None is the beginning.
+
+        Raises:
+            SourceError: The source cannot be read.
+        """
+
+    def close(self) -> None:
+        """Release files and connections."""
 
 
 class Target(Protocol):
-    """Where predictions are written to. Blocking; used from one thread at a time."""
+    """Writes predictions. Its methods block, and are called from one thread at a time, but for `known`."""
 
-    def begin(self, run: Run, schema: Schema | None) -> Checkpoint:
-        """Make ready, and say where the run goes on: at its checkpoint if it was cut short, else anew.
+    rejects: str
+    """Where the rejected rows are written, without passwords."""
 
-        Raises:
-            TargetError: it cannot be written, or has other columns.
-        """
-
-    def known(self, ids: Column) -> set[Any]:
-        """Those of the ids that have a prediction there already: they need not be called for.
-
-        It need not know all; `write` writes none twice whatever this says.
-        """
-
-    def write(self, answered: Answered) -> Counts:
-        """Write a chunk's predictions and rejects, and the checkpoint with them.
-
-        Returns:
-            The counts so far.
+    def begin(self, run: RunIdentity, schema: OutputSchema | None) -> Checkpoint:
+        """Prepare to write, and return the checkpoint of an unfinished run of this identity, else a new one.
 
         Raises:
-            TargetError: nothing of it was written.
+            TargetError: The target cannot be written, or has other columns.
+        """
+
+    def known(self, ids: Values) -> set[Any]:
+        """Return those of the ids whose prediction the target has, so that they need not be scored.
+
+        It may return fewer: `write` and `finish` write no prediction twice.
+        """
+
+    def write(self, chunk: ScoredChunk) -> RowCounts:
+        """Write the predictions, the rejected rows and the checkpoint, and return the counts so far.
+
+        Raises:
+            TargetError: Nothing of the chunk was written.
         """
 
     def pause(self) -> None:
-        """Keep all that was written: the run stops here for now."""
+        """Store all that was written, so that the next run resumes behind it."""
 
-    def finish(self) -> None:
-        """All has been read: complete the target."""
+    def finish(self) -> RowCounts:
+        """Complete the target after the last row, and return the final counts."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Release files, locks and connections."""
+
+
+def require_id_column(source: object, columns: Sequence[str], id_column: str) -> None:
+    """Raise SourceError unless the source has the column of the ids."""
+    if id_column not in columns:
+        raise SourceError(
+            f"{source} has no column {id_column!r} to take the ids from; there are: {', '.join(columns)}. "
+            "Choose one with --id"
+        )
+
+
+def drop_known(chunk: RowChunk, known: Callable[[Values], set[Any]]) -> tuple[RowChunk, int]:
+    """Return the chunk without the rows that the target knows, and how many these were.
+
+    The ids of JSON lines are not known before they are decoded, so nothing is dropped there.
+    """
+    if chunk.lines is not None or not len(chunk.ids):
+        return chunk, 0
+    ids = normalize_ids(chunk.ids)[0]
+    there = known(ids)
+    if not there:
+        return chunk, 0
+    ids = as_list(ids)
+    left = [number for number, one in enumerate(ids) if one not in there]
+    kept = msgspec.structs.replace(
+        chunk,
+        ids=take(chunk.ids, left),
+        columns={name: take(column, left) for name, column in chunk.columns.items()},
+        labels=None if chunk.labels is None else take(chunk.labels, left),
+    )
+    return kept, len(ids) - len(left)
+
+
+def normalize_ids(ids: Values) -> tuple[Values, bool]:
+    """Return ids as integers or text, and whether one is missing; in that case as a list.
+
+    What is neither (a UUID, a time) becomes text. Where both occur, all become text.
+    """
+    if hasattr(ids, "null_count"):
+        import pyarrow as pa  # noqa: PLC0415 - the column is pyarrow's, so it is installed
+
+        if not ids.null_count and (pa.types.is_string(ids.type) or pa.types.is_int64(ids.type)):
+            return ids, False
+        if not ids.null_count and pa.types.is_large_string(ids.type):  # pandas writes those
+            return ids.cast(pa.string()), False
+    values = as_list(ids)
+    kinds = set(map(type, values))
+    if kinds <= {str} or kinds <= {int}:
+        return values, False
+    unchanged = kinds <= {int, type(None)}
+    return [one if one is None or unchanged else str(one) for one in values], type(None) in kinds
+
+
+def as_list(column: Values) -> list[Any]:
+    """Return a column's values as Python objects, none changed.
+
+    A time finer than a microsecond, which Python cannot hold, becomes the text that a stream would carry.
+    """
+    if isinstance(column, list):
+        return column
+    if not hasattr(column, "to_pylist"):
+        return list(column.tolist() if hasattr(column, "tolist") else column)
+    import pyarrow as pa  # noqa: PLC0415 - the column is pyarrow's, so it is installed
+
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if pa.types.is_timestamp(column.type) and column.type.unit == "ns":
+        try:
+            column = column.cast(pa.timestamp("us", column.type.tz))
+        except pa.ArrowInvalid:
+            column = column.cast(pa.string())
+    values: list[Any] = column.to_pylist()
+    return values
+
+
+def take(column: Values, positions: Sequence[int]) -> Values:
+    """Return the column's values at these positions."""
+    if isinstance(column, list):
+        return [column[position] for position in positions]
+    if hasattr(column, "to_pylist"):
+        import pyarrow as pa  # noqa: PLC0415 - the column is pyarrow's, so it is installed
+
+        return column.take(pa.array(positions, pa.int64()))
+    return column[list(positions)]
+
+
+def as_text(ids: Sequence[Any]) -> list[str]:
+    """Return ids as text, as a producer sends them."""
+    return [one if type(one) is str else str(one) for one in ids]
+
+
+def as_json(values: Sequence[Any]) -> list[str | None]:
+    """Return values as JSON texts, with None left as it is."""
+    encode = msgspec.json.Encoder().encode
+    return [None if value is None else encode(value).decode() for value in values]

@@ -1,4 +1,4 @@
-"""One run of a batch job: a source read, a predictor called, a target written, each stage in its own time."""
+"""One run of a batch job: a source is read, a predictor called and a target written, at the same time."""
 
 from __future__ import annotations
 
@@ -10,62 +10,62 @@ import anyio
 import msgspec
 from anyio import to_thread
 
+from eventml.bus import Bus
 from eventml.config import redact
-from eventml.deploy.batch.chunks import Answered, Chunk, Counts, Run, Source, Target
-from eventml.deploy.batch.decoding import Decoding, without
-from eventml.deploy.batch.file_writing import FileTarget
-from eventml.deploy.batch.parquet_reading import ParquetSource
-from eventml.deploy.batch.places import FilePlace, Place, SqlPlace
+from eventml.deploy.batch.chunks import (
+    RowChunk,
+    RowCounts,
+    RunIdentity,
+    ScoredChunk,
+    Source,
+    Target,
+    drop_known,
+)
+from eventml.deploy.batch.locations import FileLocation, Location, SqlLocation
+from eventml.deploy.batch.rows import ChunkDecoder, EventBuilder
 from eventml.deploy.batch.scoring import Scorer
-from eventml.deploy.batch.shape import Shape
-from eventml.deploy.batch.sql_reading import SqlSource
-from eventml.deploy.batch.sql_writing import SqlTarget
-from eventml.deploy.batch.text_reading import CsvSource, JsonLinesSource
-from eventml.errors import ConfigError, JobError
-from eventml.runtime import task_group
+from eventml.errors import ConfigError, JobError, MissingExtraError
+from eventml.runtime import LoadedHandler, task_group
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-    from eventml.bus import Bus
-    from eventml.runtime import LoadedHandler
+DEFAULT_CHUNK = 32_768
+"""Rows in a chunk: the cost of a call is shared by them, and at most three chunks are in memory."""
 
-CHUNK = 32_768
-"""Rows in a chunk by default: a model's cost a call is spread over them, and three are in memory at most."""
-
-CHECKPOINT = 5.0
-"""Seconds between two checkpoints of a file target by default."""
+DEFAULT_CHECKPOINT = 5.0
+"""Seconds between two checkpoints of a file target."""
 
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What a job is to do.
+class ScorePlan(msgspec.Struct, frozen=True, kw_only=True):
+    """What to score.
 
     Attributes:
         predictor: The handler's name.
-        source: Where rows come from.
-        target: Where predictions go to.
+        source: Where the rows are read from.
+        target: Where the predictions are written to.
         id_column: The column of the rows' ids; None is the `id_field` of the predictor's topic.
-        chunk: The most rows that are read, called for and written at once.
-        checkpoint: The seconds between two checkpoints of a file target. A table has one a chunk.
-        max_rejects: Stop when more rows than that are rejected; None is any number.
+        chunk: The most rows that are read, scored and written at once.
+        checkpoint: Seconds between two checkpoints of a file target. A table has one for each chunk.
+        max_rejects: Stop when more rows than this are rejected; None is no limit.
     """
 
     predictor: str
-    source: Place
-    target: Place
+    source: Location
+    target: Location
     id_column: str | None = None
-    chunk: int = CHUNK
-    checkpoint: float = CHECKPOINT
+    chunk: int = DEFAULT_CHUNK
+    checkpoint: float = DEFAULT_CHECKPOINT
     max_rejects: int | None = None
 
 
-class Summary(msgspec.Struct, kw_only=True):
-    """What a run has done: for people, and as JSON for schedulers.
+class ScoreSummary(msgspec.Struct, kw_only=True):
+    """The result of a run, for people and, as JSON, for schedulers.
 
-    `read` is `written + repeated + silent + rejected`, and these include what the runs had done that this
-    one goes on from: `resumed` rows of them.
+    The counts of rows are those of `RowCounts`. They include the rows of the earlier runs that this run
+    resumes: `resumed` of them.
     """
 
     predictor: str
@@ -76,8 +76,8 @@ class Summary(msgspec.Struct, kw_only=True):
     state: Literal["finished", "stopped"]
     read: int
     written: int
-    repeated: int
-    silent: int
+    duplicates: int
+    no_output: int
     rejected: int
     resumed: int
     rejects: str | None
@@ -85,14 +85,14 @@ class Summary(msgspec.Struct, kw_only=True):
     rows_per_second: float
 
 
-class Progress(msgspec.Struct):
-    """How far a run has come, for whoever shows it.
+class ScoreProgress(msgspec.Struct):
+    """How far a run is, for a progress bar.
 
     Attributes:
-        rows: Read so far, those before this run included.
-        resumed: Of these, the rows before this run.
+        rows: Rows finished, those before this run included.
+        resumed: The rows before this run.
         done: How much of the source is finished, in the unit of `total`.
-        total: The whole of the source; None while it is not known.
+        total: The size of the source; None while it is not known.
     """
 
     rows: int = 0
@@ -103,58 +103,60 @@ class Progress(msgspec.Struct):
 
 async def score(
     bus: Bus,
-    plan: Plan,
+    plan: ScorePlan,
     *,
     stop: anyio.Event | None = None,
-    progress: Callable[[Progress], None] | None = None,
-) -> Summary:
-    """Score what the source holds, from the last checkpoint on if an earlier run was cut short.
+    progress: Callable[[ScoreProgress], None] | None = None,
+) -> ScoreSummary:
+    """Score the rows of a source, from the last checkpoint on if an earlier run was cut short.
 
     Args:
         bus: The bus that the predictor is registered with. Its backend is not connected.
-        plan: What to do.
-        stop: Set it to stop at the next checkpoint; the next run goes on from there.
+        plan: What to score.
+        stop: An event that stops the run at the next checkpoint; the next run resumes there.
         progress: Called after each chunk that was written.
 
     Raises:
-        SourceError, TargetError: the source cannot be read, or the target not be written. What was finished
-            before is kept.
-        JobError: more rows were rejected than the plan allows.
-        ConfigError: the plan cannot be carried out.
-        ModelError: the model cannot be loaded.
+        SourceError: The source cannot be read. What was finished before is kept, here and below.
+        TargetError: The target cannot be written.
+        JobError: More rows were rejected than the plan allows.
+        ConfigError: The plan cannot be carried out.
+        ModelError: The model cannot be loaded.
     """
-    begun = time.monotonic()
+    started = time.monotonic()
     handler = bus.configured_handler(plan.predictor)
     if handler.to is None:
-        raise ConfigError(f"{plan.predictor} is a consumer: it answers nothing that could be written")
+        raise ConfigError(f"{plan.predictor} is a consumer: it has no outputs that could be written")
     id_column = plan.id_column or bus.configured_topic(handler.topic).id_field
     if id_column is None:
         raise ConfigError(
-            f"which column holds the rows' ids? Name it with --id, or give the topic "
+            "the column of the rows' ids is not known. Name it with --id, or give the topic "
             f"{handler.topic!r} an id_field"
         )
     async with AsyncExitStack() as stack:
         source = await to_thread.run_sync(open_source, plan.source, id_column)
         stack.callback(source.close)
-        shape = Shape(handler.event_type, text=isinstance(source, CsvSource))
-        wanted = [] if source.columns is None else shape.wanted(source.columns, plan.source)
+        from_text = isinstance(plan.source, FileLocation) and plan.source.format == "csv"
+        builder = EventBuilder(handler.event_type, from_text=from_text)
+        columns = [] if source.columns is None else builder.columns_to_read(source.columns, plan.source)
         target = await to_thread.run_sync(open_target, plan.target, plan.checkpoint)
         stack.callback(target.close)
-        [job] = await stack.enter_async_context(bus.loaded_handlers([plan.predictor]))
-        scorer = Scorer(job, Decoding(shape, handler.event_type, id_column, handler.frame))
-        run = _run(job, plan, source, id_column)
+        [loaded] = await stack.enter_async_context(bus.loaded_handlers([plan.predictor]))
+        scorer = Scorer(loaded, ChunkDecoder(builder, handler.event_type, id_column, handler.frame))
+        run = _identity(loaded, plan, source, id_column)
         checkpoint = await to_thread.run_sync(target.begin, run, scorer.schema)
-        work = _Work(plan, source, target, scorer, stop or anyio.Event())
-        work.shown.resumed = work.shown.rows = resumed = checkpoint.counts.read
-        counts = await work.run(wanted, checkpoint.position, checkpoint.counts, progress)
-    seconds = time.monotonic() - begun
-    return Summary(
+        resumed = checkpoint.counts.read
+        stages = _Stages(plan, source, target, scorer, stop or anyio.Event(), progress)
+        stages.progress = ScoreProgress(rows=resumed, resumed=resumed)
+        counts = await stages.run(columns, checkpoint.position, checkpoint.counts)
+    seconds = time.monotonic() - started
+    return ScoreSummary(
         predictor=run.predictor,
         model=run.model,
         model_version=run.model_version,
         source=run.source,
         target=str(plan.target),
-        state="stopped" if work.stopped else "finished",
+        state="stopped" if stages.stopped else "finished",
         **msgspec.structs.asdict(counts),
         resumed=resumed,
         rejects=target.rejects if counts.rejected else None,
@@ -163,116 +165,148 @@ async def score(
     )
 
 
-def open_source(place: Place, id_column: str) -> Source:
-    """Open what a job reads."""
-    if isinstance(place, SqlPlace):
-        return SqlSource(place, id_column)
-    if place.format == "parquet":
-        return ParquetSource(place.path, id_column)
-    return CsvSource(place.path, id_column) if place.format == "csv" else JsonLinesSource(place.path)
+def open_source(location: Location, id_column: str) -> Source:
+    """Open the source of a job.
+
+    Raises:
+        SourceError: It cannot be read, or lacks the column of the ids.
+        MissingExtraError: A package to read it is not installed.
+    """
+    # Each module is imported only where it is needed: SQLAlchemy and pyarrow come with an extra.
+    try:
+        if isinstance(location, SqlLocation):
+            from eventml.deploy.batch.sql_source import SqlSource  # noqa: PLC0415
+
+            return SqlSource(location, id_column)
+        from eventml.deploy.batch import file_source  # noqa: PLC0415
+    except ImportError as exc:
+        raise MissingExtraError("batch", "reading files and databases") from exc
+    if location.format == "jsonl":
+        return file_source.JsonLinesSource(location.path)
+    kind = file_source.CsvSource if location.format == "csv" else file_source.ParquetSource
+    return kind(location.path, id_column)
 
 
-def open_target(place: Place, checkpoint: float) -> SqlTarget | FileTarget:
-    """Open what a job writes."""
-    return FileTarget(place, every=checkpoint) if isinstance(place, FilePlace) else SqlTarget(place)
+def open_target(location: Location, checkpoint: float) -> Target:
+    """Open the target of a job; `checkpoint` is the seconds between two checkpoints of a file.
+
+    Raises:
+        TargetError: It cannot be written.
+        MissingExtraError: A package to write it is not installed.
+    """
+    try:
+        if isinstance(location, SqlLocation):
+            from eventml.deploy.batch.sql_target import SqlTarget  # noqa: PLC0415 - it comes with an extra
+
+            return SqlTarget(location)
+        from eventml.deploy.batch.file_target import FileTarget  # noqa: PLC0415 - it comes with an extra
+    except ImportError as exc:
+        raise MissingExtraError("batch", "writing files and databases") from exc
+    return FileTarget(location, every=checkpoint)
 
 
-def _run(job: LoadedHandler, plan: Plan, source: Source, id_column: str) -> Run:
-    return Run(
+def _identity(loaded: LoadedHandler, plan: ScorePlan, source: Source, id_column: str) -> RunIdentity:
+    return RunIdentity(
         predictor=plan.predictor,
-        model=job.model.name if job.model else "",
-        model_version=job.model.version if job.model else "",
-        source=redact(str(plan.source)) if isinstance(plan.source, SqlPlace) else str(plan.source),
+        model=loaded.model.name if loaded.model else "",
+        model_version=loaded.model.version if loaded.model else "",
+        source=redact(str(plan.source)) if isinstance(plan.source, SqlLocation) else str(plan.source),
         fingerprint=source.fingerprint(),
         id_column=id_column,
     )
 
 
-class _Work:
-    """The three stages of one run."""
+class _Stages:
+    """The three stages of one run, each in its own task: read, score and write."""
 
-    def __init__(self, plan: Plan, source: Source, target: Target, scorer: Scorer, stop: anyio.Event) -> None:
+    def __init__(
+        self,
+        plan: ScorePlan,
+        source: Source,
+        target: Target,
+        scorer: Scorer,
+        stop: anyio.Event,
+        report: Callable[[ScoreProgress], None] | None,
+    ) -> None:
         self._plan = plan
         self._source = source
         self._target = target
         self._scorer = scorer
         self._stop = stop
-        # Two threads that step through SQLite hand the interpreter's lock to and fro with every row, and
-        # whoever asks a table what it has must not stand in the way of whoever writes to it.
-        self._in_turn = anyio.CapacityLimiter(1 if isinstance(target, SqlTarget) else 2)
+        self._report = report
+        # Two threads that step through SQLite pass the interpreter's lock to and fro with every row, and
+        # reading which rows a table has must not block the writing.
+        self._io = anyio.CapacityLimiter(1 if isinstance(plan.target, SqlLocation) else 2)
         self.stopped = False
-        self.shown = Progress()
+        self.progress = ScoreProgress()
 
-    async def run(
-        self,
-        wanted: list[str],
-        after: Any,
-        counts: Counts,
-        progress: Callable[[Progress], None] | None,
-    ) -> Counts:
-        send_chunk, chunks = anyio.create_memory_object_stream[tuple[Chunk, int]](1)
-        send_answer, answers = anyio.create_memory_object_stream[Answered](1)
-        # The receiving ends are closed behind the tasks: one that fails must not look like two.
-        async with chunks, answers, task_group() as tasks:
-            tasks.start_soon(self._read, wanted, after, send_chunk)
-            tasks.start_soon(self._call, chunks, send_answer)
-            if progress is not None:
-                tasks.start_soon(self._count)
-            async for answered in answers:
-                async with self._in_turn:
-                    counts = await to_thread.run_sync(self._target.write, answered)
-                self.shown.rows = counts.read
-                # A table is read from an id on, and does not know how many rows lie before it.
-                self.shown.done = counts.read if isinstance(self._source, SqlSource) else answered.done
-                if progress is not None:
-                    progress(self.shown)
-                await self._check_rejects(counts, answered)
+    async def run(self, columns: list[str], after: Any, counts: RowCounts) -> RowCounts:
+        send_rows, rows = anyio.create_memory_object_stream[tuple[RowChunk, int]](1)
+        send_scored, scored = anyio.create_memory_object_stream[ScoredChunk](1)
+        # The receiving ends are closed after the tasks, so that one failure does not cause a second one.
+        async with rows, scored, task_group() as tasks:
+            tasks.start_soon(self._read, columns, after, send_rows)
+            tasks.start_soon(self._score, rows, send_scored)
+            if self._report is not None:
+                tasks.start_soon(self._count_rows)
+            async for chunk in scored:
+                async with self._io:
+                    counts = await to_thread.run_sync(self._target.write, chunk)
+                self._show(chunk, counts)
+                await self._check_rejects(counts, chunk)
             tasks.cancel_scope.cancel()
-        await to_thread.run_sync(self._target.pause if self.stopped else self._target.finish)
+        if not self.stopped:
+            return await to_thread.run_sync(self._target.finish)
+        await to_thread.run_sync(self._target.pause)
         return counts
 
-    async def _check_rejects(self, counts: Counts, answered: Answered) -> None:
-        allowed = self._plan.max_rejects
-        if allowed is not None and counts.rejected > allowed:
-            await to_thread.run_sync(self._target.pause)
-            raise JobError(
-                f"{counts.rejected} rows of {counts.read} were rejected, and --max-rejects allows {allowed}; "
-                f"the last one: {_last(answered)}. They are kept, and the next run goes on behind them"
-            )
-
     async def _read(
-        self, wanted: list[str], after: Any, send: MemoryObjectSendStream[tuple[Chunk, int]]
+        self, columns: list[str], after: Any, send: MemoryObjectSendStream[tuple[RowChunk, int]]
     ) -> None:
+        chunks: Any = self._source.chunks(columns, rows=self._plan.chunk, after=after)
         async with send:
-            with closing(self._source.chunks(wanted, rows=self._plan.chunk, after=after)) as chunks:  # type: ignore[type-var]  # a generator
+            with closing(chunks):
                 while not self._stop.is_set():
-                    async with self._in_turn:
-                        found = await to_thread.run_sync(self._next, chunks)
+                    async with self._io:
+                        found = await to_thread.run_sync(self._next_chunk, chunks)
                     if found is None:
                         return
                     await send.send(found)
             self.stopped = True
 
-    def _next(self, chunks: Iterator[Chunk]) -> tuple[Chunk, int] | None:
+    def _next_chunk(self, chunks: Iterator[RowChunk]) -> tuple[RowChunk, int] | None:
         chunk = next(chunks, None)
-        return None if chunk is None else without(chunk, self._target.known)
+        return None if chunk is None else drop_known(chunk, self._target.known)
 
-    async def _call(
+    async def _score(
         self,
-        chunks: MemoryObjectReceiveStream[tuple[Chunk, int]],
-        send: MemoryObjectSendStream[Answered],
+        rows: MemoryObjectReceiveStream[tuple[RowChunk, int]],
+        send: MemoryObjectSendStream[ScoredChunk],
     ) -> None:
         async with send:
-            async for chunk, repeated in chunks:
-                await send.send(await self._scorer.score(chunk, repeated))
+            async for chunk, duplicates in rows:
+                await send.send(await self._scorer.score(chunk, duplicates))
 
-    async def _count(self) -> None:
-        """How much there is, for the progress bar alone: nothing waits for it."""
-        self.shown.total = await to_thread.run_sync(self._source.total)
+    async def _check_rejects(self, counts: RowCounts, chunk: ScoredChunk) -> None:
+        allowed = self._plan.max_rejects
+        if allowed is None or counts.rejected <= allowed:
+            return
+        await to_thread.run_sync(self._target.pause)
+        last = chunk.rejected[-1] if chunk.rejected else None
+        shown = f"{last.id}: {last.exception}: {last.message}" if last else "in an earlier chunk"
+        raise JobError(
+            f"{counts.rejected} rows of {counts.read} were rejected, and --max-rejects allows {allowed}; the "
+            f"last one: {shown}. They are kept in {self._target.rejects}; the next run resumes behind them"
+        )
 
+    def _show(self, chunk: ScoredChunk, counts: RowCounts) -> None:
+        if self._report is None:
+            return
+        self.progress.rows = counts.read
+        # A table is read from an id on, and does not know how many rows lie before it.
+        self.progress.done = counts.read if isinstance(self._plan.source, SqlLocation) else chunk.done
+        self._report(self.progress)
 
-def _last(answered: Answered) -> str:
-    if not answered.rejected:
-        return "in an earlier chunk"
-    last = answered.rejected[-1]
-    return f"{last.id}: {last.exception}: {last.message}"
+    async def _count_rows(self) -> None:
+        """Find the size of the source for the progress bar, while the run goes on."""
+        self.progress.total = await to_thread.run_sync(self._source.total)

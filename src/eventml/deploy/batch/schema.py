@@ -1,4 +1,4 @@
-"""The columns of a predictor's output: their names and kinds."""
+"""The columns of a predictor's output: their names, their kinds and their values."""
 
 from __future__ import annotations
 
@@ -24,93 +24,90 @@ from eventml.codec import to_builtin
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-Kind = Literal["int", "float", "bool", "text", "json"]
+ColumnKind = Literal["int", "float", "bool", "text", "json"]
 
 VALUE: Final = "value"
 """The column of a predictor that returns bare numbers or texts."""
 
-OURS: Final = ("id", "prediction_id", "predictor", "model", "model_version")
-"""The columns that every prediction has: an output's field of such a name becomes `output_<name>`."""
+PREDICTION_COLUMNS: Final = ("id", "prediction_id", "predictor", "model", "model_version")
+"""The columns that every prediction has. A field of the output of such a name becomes `output_<name>`."""
 
-_KINDS: Final[dict[Any, Kind]] = {int: "int", float: "float", bool: "bool", str: "text"}
+_KINDS: Final[dict[Any, ColumnKind]] = {int: "int", float: "float", bool: "bool", str: "text"}
+_TEXT_TYPES: Final = {"datetime", "date", "time", "timedelta", "Decimal", "UUID", "bytes", "bytearray"}
 
 
-class Field(msgspec.Struct, frozen=True):
+class OutputColumn(msgspec.Struct, frozen=True):
     """One column of the output.
 
     Attributes:
-        name: The column's.
-        source: The attribute of an output that it is; empty for the output itself.
-        kind: What it holds. What JSON has no form for (times, decimals, bytes) is the text that it is on
-            a stream; a list or an object is JSON.
+        name: The column's name.
+        source: The output's attribute or key that the column holds; empty for the output itself.
+        kind: What the column holds. Times, decimals and bytes are the text that a stream carries; lists
+            and objects are JSON.
     """
 
     name: str
     source: str
-    kind: Kind
+    kind: ColumnKind
 
 
-class Schema(msgspec.Struct, frozen=True):
-    """The columns of the output, and whether ids are integers or text."""
+class OutputSchema(msgspec.Struct, frozen=True):
+    """The columns of a predictor's output, without those that every prediction has."""
 
-    fields: tuple[Field, ...]
+    columns: tuple[OutputColumn, ...]
 
 
-def of_type(output_type: Any) -> Schema | None:
-    """The columns of an annotated output; None where the annotation does not tell."""
+def single_column(kind: ColumnKind) -> OutputSchema:
+    """Return the schema of bare values."""
+    return OutputSchema((OutputColumn(VALUE, "", kind),))
+
+
+def schema_of_type(output_type: Any) -> OutputSchema | None:
+    """Return the columns of an annotated output; None if the annotation does not tell."""
     if output_type in _KINDS:
-        return Schema((Field(VALUE, "", _KINDS[output_type]),))
+        return single_column(_KINDS[output_type])
     try:
         fields = [(f.encode_name, f.name, f.type) for f in msgspec.structs.fields(output_type)]
     except TypeError:
         if not (is_dataclass(output_type) or is_typeddict(output_type)):
             return None
         fields = [(name, name, hint) for name, hint in get_type_hints(output_type).items()]
-    return Schema(tuple(Field(_name(shown), name, kind_of(kind)) for shown, name, kind in fields))
+    return OutputSchema(
+        tuple(OutputColumn(_column_name(shown), name, column_kind(kind)) for shown, name, kind in fields)
+    )
 
 
-def of_values(values: Sequence[Any]) -> Schema | None:
-    """The columns of outputs without an annotation: by the first; None where all are None."""
+def schema_of_values(values: Sequence[Any]) -> OutputSchema | None:
+    """Return the columns of outputs without an annotation, by the first one; None if all are None."""
     first = next((value for value in values if value is not None), None)
     if first is None:
         return None
     if isinstance(first, dict) and all(isinstance(name, str) for name in first):
-        return Schema(tuple(Field(_name(name), name, _kind([value])) for name, value in first.items()))
-    found = of_type(type(first))
-    if found is not None and found.fields[0].source:
-        return found
-    return Schema((Field(VALUE, "", _kind(values)),))
+        return OutputSchema(
+            tuple(OutputColumn(_column_name(name), name, _kind_of([value])) for name, value in first.items())
+        )
+    found = schema_of_type(type(first))
+    return found if found is not None and found.columns[0].source else single_column(_kind_of(values))
 
 
-def _kind(values: Sequence[Any]) -> Kind:
-    kinds: set[Kind] = {_KINDS.get(type(value), "json") for value in values if value is not None}
-    if kinds == {"int", "float"}:
-        return "float"
-    return kinds.pop() if len(kinds) == 1 else "json"
-
-
-def kind_of(annotation: Any) -> Kind:
-    """The kind of a field by its type: `float | None` and `Annotated[float, ...]` are floats too."""
+def column_kind(annotation: Any) -> ColumnKind:
+    """Return the kind of a field by its type: `float | None` and `Annotated[float, ...]` are floats too."""
     if get_origin(annotation) is Annotated:
         annotation = get_args(annotation)[0]
     if get_origin(annotation) in (Union, types.UnionType):
-        kinds = {kind_of(one) for one in get_args(annotation) if one is not type(None)}
-        if kinds == {"int", "float"}:
-            return "json"  # a column of floats would make 2.0 of 2
+        kinds = {column_kind(one) for one in get_args(annotation) if one is not type(None)}
+        # A column of floats would turn the 2 of an int | float into 2.0.
         return kinds.pop() if len(kinds) == 1 else "json"
     if get_origin(annotation) is Literal:
         kinds = {_KINDS.get(type(value), "json") for value in get_args(annotation)}
         return kinds.pop() if len(kinds) == 1 else "json"
     if annotation in _KINDS:
         return _KINDS[annotation]
-    return "text" if getattr(annotation, "__name__", "") in _TEXTUAL else "json"
+    return "text" if getattr(annotation, "__name__", "") in _TEXT_TYPES else "json"
 
 
-_TEXTUAL: Final = {"datetime", "date", "time", "timedelta", "Decimal", "UUID", "bytes", "bytearray"}
-
-
-def plain(values: Sequence[Any], kind: Kind) -> Sequence[Any]:
-    """The values as their kind has them, None left as it is: what the stream's JSON would say."""
+def column_values(values: Sequence[Any], kind: ColumnKind) -> Sequence[Any]:
+    """Convert values to the Python type of a column's kind, as a stream's JSON has them; None stays None."""
     expected = {"int": int, "float": float, "bool": bool, "text": str}.get(kind)
     if expected is not None and set(map(type, values)) <= {expected, type(None)}:
         return values
@@ -122,5 +119,12 @@ def plain(values: Sequence[Any], kind: Kind) -> Sequence[Any]:
     return builtin
 
 
-def _name(field: str) -> str:
-    return f"output_{field}" if field in OURS else field
+def _kind_of(values: Sequence[Any]) -> ColumnKind:
+    kinds: set[ColumnKind] = {_KINDS.get(type(value), "json") for value in values if value is not None}
+    if kinds == {"int", "float"}:
+        return "float"
+    return kinds.pop() if len(kinds) == 1 else "json"
+
+
+def _column_name(field: str) -> str:
+    return f"output_{field}" if field in PREDICTION_COLUMNS else field

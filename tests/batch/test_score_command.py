@@ -1,4 +1,4 @@
-"""`eventml score` as a scheduler and a person use it."""
+"""`eventml score` on the command line."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def score(*args: str) -> Result:
     return CliRunner().invoke(app, ["score", *args], catch_exceptions=False)
 
 
-def test_a_line_for_people_and_an_object_for_schedulers() -> None:
+def test_the_summary_is_a_line_of_text_or_json() -> None:
     write("rides.parquet", rides(10))
-    said = score("scored_app:minutes", "--from", "rides.parquet", "--to", "out.csv")
-    assert said.exit_code == 0, said.output
-    assert said.stdout.startswith(
+    result = score("scored_app:minutes", "--from", "rides.parquet", "--to", "out.csv")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith(
         "minutes, model doubling v1: 10 rows of rides.parquet; 10 predictions written to out.csv ("
     )
     summary = json.loads(
@@ -47,16 +47,16 @@ def test_a_line_for_people_and_an_object_for_schedulers() -> None:
         "target": "out.csv",
         "state": "finished",
         "read": 10,
-        "written": 0,
-        "repeated": 10,
-        "silent": 0,
+        "written": 10,
+        "duplicates": 0,
+        "no_output": 0,
         "rejected": 0,
         "resumed": 0,
         "rejects": None,
     }
 
 
-def test_rejects_have_a_status_of_their_own() -> None:
+def test_rejects_have_their_own_exit_status() -> None:
     rows = rides(10)
     rows[4]["zone"] = 13
     write("rides.parquet", rows)
@@ -68,7 +68,7 @@ def test_rejects_have_a_status_of_their_own() -> None:
 
 
 @pytest.mark.parametrize(
-    ("place", "said"),
+    ("predictor", "reason"),
     [
         ("scored_app", "expected MODULE:PREDICTOR"),
         ("scored_app:minute", "did you mean scored_app:minutes?"),
@@ -77,28 +77,31 @@ def test_rejects_have_a_status_of_their_own() -> None:
         ("no_such_module:x", "no module is named 'no_such_module'"),
     ],
 )
-def test_a_predictor_that_is_none(place: str, said: str) -> None:
-    refused = score(place, "--from", "rides.parquet", "--to", "out.csv")
+def test_an_unknown_predictor_is_refused(predictor: str, reason: str) -> None:
+    refused = score(predictor, "--from", "rides.parquet", "--to", "out.csv")
     assert refused.exit_code == 2
-    assert said in refused.stderr
+    assert reason in refused.stderr
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "reason"),
     [
         (["--from", "rides", "--to", "out.csv"], "--from rides: expected a SQLAlchemy URL"),
-        (["--from", "a.csv", "--to", "sqlite:///x.db"], "--to sqlite:///x.db: say which table"),
+        (
+            ["--from", "a.csv", "--to", "sqlite:///x.db"],
+            "--to sqlite:///x.db: no table is named: add #table to the URL",
+        ),
         (["--from", "a.csv", "--to", "b.csv", "--cron", "x y"], "--cron 'x y': expected minute"),
         (["--from", "a.csv", "--to", "b.csv", "--cron", "@daily", "--every", "5"], "choose one"),
     ],
 )
-def test_options_that_make_no_sense(options: list[str], said: str) -> None:
+def test_invalid_options_are_refused(options: list[str], reason: str) -> None:
     refused = score("scored_app:minutes", *options)
     assert refused.exit_code == 2
-    assert said in refused.stderr
+    assert reason in refused.stderr
 
 
-def test_what_fails_is_one_line_and_status_1() -> None:
+def test_a_failure_is_one_line_and_exit_status_1() -> None:
     failed = score("scored_app:minutes", "--from", "rides.parquet", "--to", "out.csv")
     assert failed.exit_code == 1
     assert failed.stderr.strip() == "error: rides.parquet: No such file or directory"
@@ -127,7 +130,7 @@ def start() -> Iterator[object]:
 
 
 @pytest.mark.parametrize("target", ["out.parquet", "sqlite:///out.db#predictions"])
-def test_a_signal_stops_it_and_the_next_run_goes_on(target: str, start: object) -> None:
+def test_a_signal_stops_the_run_and_the_next_one_resumes(target: str, start: object) -> None:
     write("rides.parquet", rides(4000))
     job = ["scored_app:slow", "--from", "rides.parquet", "--to", target, "--chunk", "100", "--json"]
     process = start(*job, SLOW="0.1")  # type: ignore[operator]  # the fixture above
@@ -146,7 +149,7 @@ def test_a_signal_stops_it_and_the_next_run_goes_on(target: str, start: object) 
     assert read(target).ids == [row["ride_id"] for row in rides(4000)]
 
 
-def test_a_second_signal_gives_up_on_a_hung_model(start: object) -> None:
+def test_a_second_signal_abandons_a_hung_model(start: object) -> None:
     write("rides.parquet", rides(10))
     process = start("scored_app:hung", "--from", "rides.parquet", "--to", "out.csv")  # type: ignore[operator]  # as above
     _wait_for(Path("out.csv.eventml"))
@@ -159,14 +162,14 @@ def test_a_second_signal_gives_up_on_a_hung_model(start: object) -> None:
     assert not Path("out.csv").exists()
 
 
-def test_it_runs_by_itself_and_sees_what_is_new(start: object) -> None:
+def test_a_repeated_job_scores_new_rows(start: object) -> None:
     write("sqlite:///rides.db#rides", rides(10))
     job = [
         "scored_app:minutes",
         "--from",
         "sqlite:///rides.db#rides",
         "--to",
-        "out.jsonl",
+        "sqlite:///out.db#predictions",
         "--every",
         "0.5",
         "--json",
@@ -181,10 +184,10 @@ def test_it_runs_by_itself_and_sees_what_is_new(start: object) -> None:
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=30)
     assert process.returncode == 0
-    assert len(read("out.jsonl").rows) == 15
+    assert len(read("sqlite:///out.db#predictions").rows) == 15
 
 
-def test_a_run_that_fails_is_not_the_last(start: object) -> None:
+def test_a_repeated_job_goes_on_after_a_run_that_failed(start: object) -> None:
     job = ["scored_app:minutes", "--from", "rides.csv", "--to", "out.csv", "--every", "0.3", "--json"]
     process = start(*job)  # type: ignore[operator]  # as above
     while "No such file" not in process.stderr.readline():

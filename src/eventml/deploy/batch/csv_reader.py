@@ -1,0 +1,229 @@
+"""Reading CSV: lines, rows and the values of cells, for `eventml publish` and `eventml score` alike.
+
+Python's `csv` module parses. A row that cannot be read is reported with its line number, and the rows
+after it are read on.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+from collections import deque
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+
+from eventml.errors import SourceError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MAX_LINE_BYTES: Final = 16 << 20
+"""The longest line, in bytes. A binary file without line ends is refused before it fills the memory."""
+
+BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
+
+_BLOCK_BYTES: Final = 1 << 20
+_NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
+_MAX_DIGITS: Final = 19  # of an integer that may fit into 64 bits
+
+
+class ByteStream(Protocol):
+    """A buffered binary stream."""
+
+    def read1(self, size: int, /) -> bytes:
+        """Return what is available, at most `size` bytes; wait if nothing is. Empty at the end."""
+        ...
+
+
+class TextLines:
+    """An iterator over the lines of a file or a pipe, without line feeds and the byte order mark.
+
+    It holds at most the lines of one read in memory.
+
+    Args:
+        stream: The stream to read, positioned at `offset`.
+        name: Name of the file, for messages.
+        offset: Bytes before the first line to read.
+        number: Number of the line that ends at `offset`.
+
+    Attributes:
+        offset: Bytes up to the end of the line that was returned last.
+        number: Number of the line that was returned last, from 1.
+        bytes_read: Bytes that were read from the stream, `offset` at the start included.
+    """
+
+    def __init__(self, stream: ByteStream, name: str, *, offset: int = 0, number: int = 0) -> None:
+        self._stream = stream
+        self._name = name
+        self._complete: deque[bytes] = deque()
+        self._incomplete: list[bytes] = []
+        self._at_end = False
+        self.offset = self.bytes_read = offset
+        self.number = number
+
+    @property
+    def available(self) -> bool:
+        """Whether the next line is in memory, so that taking it does not wait."""
+        return bool(self._complete)
+
+    def peek(self) -> bytes | None:
+        """Return the next line without taking it; None at the end."""
+        while not self._complete and not self._at_end:
+            self._read()
+        return self._complete[0] if self._complete else None
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        if not self._complete and self.peek() is None:
+            raise StopIteration
+        line = self._complete.popleft()
+        self.number += 1
+        self.offset = min(self.offset + len(line) + 1, self.bytes_read)  # the last line may have no end
+        return line.removeprefix(BYTE_ORDER_MARK) if self.number == 1 else line
+
+    def _read(self) -> None:
+        block = self._stream.read1(_BLOCK_BYTES)
+        self.bytes_read += len(block)
+        self._at_end = not block
+        *ends, rest = block.split(b"\n")
+        if ends:
+            self._complete += [b"".join([*self._incomplete, ends[0]]), *ends[1:]]
+            self._incomplete.clear()
+        if rest:
+            self._incomplete.append(rest)
+        if self._at_end and self._incomplete:
+            self._complete.append(b"".join(self._incomplete))
+            self._incomplete.clear()
+        if sum(map(len, self._incomplete)) > MAX_LINE_BYTES:
+            number = self.number + len(self._complete) + 1
+            raise SourceError(
+                f"{self._name}: line {number} is longer than {MAX_LINE_BYTES >> 20} MiB: this is neither CSV "
+                "nor JSON lines"
+            )
+
+
+class CsvRow(NamedTuple):
+    """One row: the number of its first line, and its cells as text."""
+
+    line: int
+    cells: list[str]
+
+
+class BadRow(NamedTuple):
+    """A row that cannot be read.
+
+    Attributes:
+        line: Number of its first line.
+        reason: Why it cannot be read.
+        cells: Its cells, as far as they are known.
+    """
+
+    line: int
+    reason: str
+    cells: list[str]
+
+
+class CsvReader:
+    """Reads CSV in UTF-8, with commas and a header. Blank lines are skipped.
+
+    Args:
+        lines: The lines to read.
+        name: Name of the file, for messages.
+        columns: The header's names where `lines` begins behind the header; None reads them.
+
+    Attributes:
+        columns: The header's names; empty if there is no line at all.
+
+    Raises:
+        SourceError: The header cannot be used.
+    """
+
+    def __init__(self, lines: TextLines, name: str, columns: list[str] | None = None) -> None:
+        self._lines = lines
+        self._reader = csv.reader(_decoded(lines), strict=True)
+        self.columns = self._read_header(name) if columns is None else columns
+
+    def rows(self) -> Iterator[CsvRow | BadRow]:
+        """Read the rows one by one; no line behind the row that was returned is taken."""
+        width, lines, reader = len(self.columns), self._lines, self._reader
+        while True:
+            first = lines.number + 1
+            try:
+                cells = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as exc:
+                extent = f" (up to line {lines.number})" if lines.number > first else ""
+                yield BadRow(first, f"{exc}{extent}", [])
+                continue
+            if not cells:
+                continue
+            if len(cells) != width:
+                yield BadRow(first, f"{len(cells)} fields under a header of {width}", cells)
+            elif not _is_utf8("".join(cells)):
+                yield BadRow(first, "not UTF-8", [ascii(cell) for cell in cells])
+            else:
+                yield CsvRow(first, cells)
+
+    def _read_header(self, name: str) -> list[str]:
+        try:
+            header = next((cells for cells in self._reader if cells), [])
+            problem = _header_problem(header)
+        except csv.Error as exc:
+            problem = str(exc)
+        if problem:
+            raise SourceError(
+                f"{name}: line {self._lines.number}: {problem}; a CSV file begins with a header that names "
+                "each column, no two alike"
+            )
+        return header
+
+
+def _header_problem(header: list[str]) -> str:
+    if not _is_utf8("".join(header)):
+        return "the header is not UTF-8"
+    if "" in header:
+        return "the header has a column without a name"
+    return "the header has two columns of one name" if len(set(header)) < len(header) else ""
+
+
+def text_of_cell(cell: str) -> str | None:
+    """Return the text of a cell, or None if it is empty or blank: a missing value."""
+    return None if not cell or cell.isspace() else cell
+
+
+def value_of_cell(cell: str) -> str | int | float | None:
+    """Return the value of a cell whose type is not known.
+
+    A blank cell is None, a number as JSON writes it a number, all else text. So `007`, `+1`, `1,5` and
+    `nan` are text, and so is a number that does not fit into 64 bits.
+    """
+    number = cell.strip()
+    if not number:
+        return None
+    found = _NUMBER.fullmatch(number)
+    if found is None:
+        return cell
+    if found[1] is None and found[2] is None:
+        if len(number) > _MAX_DIGITS + 1:
+            return cell
+        whole = int(number)
+        return whole if -(1 << 63) <= whole < 1 << 64 else cell
+    value = float(number)
+    return value if math.isfinite(value) else cell
+
+
+def _decoded(lines: TextLines) -> Iterator[str]:
+    for line in lines:
+        yield line.decode(errors="surrogateescape") + "\n"
+
+
+def _is_utf8(text: str) -> bool:
+    """Whether a text that was decoded with surrogates for bad bytes has none."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,199 @@
+"""Reading CSV, JSON lines and Parquet files. A line that cannot be read is rejected alone."""
+
+from __future__ import annotations
+
+import stat
+from contextlib import contextmanager
+from itertools import islice
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
+
+import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from eventml.deploy.batch.chunks import RejectedRow, RowChunk, require_id_column
+from eventml.deploy.batch.csv_reader import BadRow, CsvReader, TextLines, text_of_cell
+from eventml.errors import SourceError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+_MAX_BAD_ROW_TEXT: Final = 10_000  # characters of a row that cannot be read
+
+
+class _File:
+    """What all files have in common: a fingerprint that changes when the file does.
+
+    Raises:
+        SourceError: There is no such file, or it cannot be read twice, as a resumed job must.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with self._open() as stream:
+            if not stat.S_ISREG(path.stat().st_mode):
+                raise SourceError(
+                    f"{path} is no regular file: a job that is to be resumed cannot read it twice"
+                )
+            stream.close()
+
+    def fingerprint(self) -> str:
+        """Return a text that changes when the file is written or replaced."""
+        found = self._path.stat()
+        return f"{found.st_ino}-{found.st_size}-{found.st_mtime_ns}"
+
+    def total(self) -> int | None:
+        """Return the size of the file in bytes."""
+        return self._path.stat().st_size
+
+    def close(self) -> None:
+        """Do nothing: no file is open between two chunks."""
+
+    @contextmanager
+    def _open(self) -> Iterator[BinaryIO]:
+        try:
+            with self._path.open("rb") as stream:
+                yield stream
+        except OSError as exc:
+            raise SourceError(f"{self._path}: {exc.strerror}") from exc
+
+    @contextmanager
+    def _lines(self, after: Sequence[int] | None) -> Iterator[TextLines]:
+        """The file's lines behind a position, which is a byte offset and the number of the line before it."""
+        offset, number = after or (0, 0)
+        with self._open() as stream:
+            stream.seek(offset)
+            yield TextLines(stream, str(self._path), offset=offset, number=number)  # type: ignore[arg-type]  # a buffered file
+
+
+class JsonLinesSource(_File):
+    """Reads one JSON object a line. Blank lines are skipped."""
+
+    columns = None
+
+    def chunks(self, columns: Sequence[str], *, rows: int, after: Sequence[int] | None) -> Iterator[RowChunk]:
+        """Read all fields of each line: their names are known only once the line is decoded."""
+        del columns
+        with self._lines(after) as lines:
+            numbered = ((lines.number, line) for line in lines if line.strip())
+            while taken := list(islice(numbered, rows)):
+                yield RowChunk(
+                    position=[lines.offset, lines.number],
+                    lines=[line for _, line in taken],
+                    labels=[f"line {number}" for number, _ in taken],
+                    done=lines.offset,
+                )
+
+
+class CsvSource(_File):
+    """Reads the rows of a CSV as text, None for a blank cell.
+
+    Args:
+        path: The file.
+        id_column: The column of the ids.
+
+    Raises:
+        SourceError: There is no such file, it has no usable header, or lacks the column.
+    """
+
+    def __init__(self, path: Path, id_column: str) -> None:
+        super().__init__(path)
+        with self._lines(None) as lines:
+            self.columns = CsvReader(lines, str(path)).columns
+            self._first_row = [lines.offset, lines.number]
+        if not self.columns:
+            raise SourceError(f"{path}: the file is empty; a CSV file begins with a header")
+        require_id_column(path, self.columns, id_column)
+        self._id = id_column
+
+    def chunks(self, columns: Sequence[str], *, rows: int, after: Sequence[int] | None) -> Iterator[RowChunk]:
+        """Read rows as columns of text. A position is a byte offset and a line's number."""
+        places = [self.columns.index(name) for name in (self._id, *columns)]
+        with self._lines(after or self._first_row) as lines:
+            found = CsvReader(lines, str(self._path), self.columns).rows()
+            while taken := list(islice(found, rows)):
+                good = [row for row in taken if not isinstance(row, BadRow)]
+                ids, *values = [[text_of_cell(row.cells[place]) for row in good] for place in places]
+                yield RowChunk(
+                    position=[lines.offset, lines.number],
+                    ids=ids,
+                    columns=dict(zip(columns, values, strict=True)),
+                    rejected=[_rejected(row) for row in taken if isinstance(row, BadRow)],
+                    done=lines.offset,
+                    labels=[f"line {row.line}" for row in good],
+                )
+
+
+class ParquetSource(_File):
+    """Reads the rows of a Parquet file in its order. A position is the number of rows before it.
+
+    Only the chosen columns are read, and of a row group no more than the pages of a chunk at a time.
+
+    Args:
+        path: The file.
+        id_column: The column of the ids.
+
+    Raises:
+        SourceError: There is no such file, it is no Parquet file, or lacks the column.
+    """
+
+    def __init__(self, path: Path, id_column: str) -> None:
+        super().__init__(path)
+        self._id = id_column
+        with self._translate_errors():
+            self._file = pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 18)
+        self.columns = self._file.schema_arrow.names
+        require_id_column(path, self.columns, id_column)
+
+    def total(self) -> int | None:
+        """Return the number of rows."""
+        return int(self._file.metadata.num_rows)
+
+    def chunks(self, columns: Sequence[str], *, rows: int, after: int | None) -> Iterator[RowChunk]:
+        """Read rows as Arrow arrays."""
+        done = after or 0
+        groups, skip = self._row_groups_from(done)
+        names = list(dict.fromkeys([self._id, *columns]))
+        with self._translate_errors():
+            # The pages of a chunk are few: threads would cost more memory than they save time.
+            for batch in self._file.iter_batches(rows, row_groups=groups, columns=names, use_threads=False):
+                if skip >= batch.num_rows:
+                    skip -= batch.num_rows
+                    continue
+                part = batch.slice(skip)
+                skip = 0
+                done += part.num_rows
+                yield RowChunk(
+                    position=done,
+                    ids=part.column(self._id),
+                    columns={name: part.column(name) for name in columns},
+                    done=done,
+                )
+
+    def _row_groups_from(self, row: int) -> tuple[list[int], int]:
+        """The row groups that hold rows from this one on, and how many rows of the first to skip."""
+        metadata = self._file.metadata
+        for group in range(metadata.num_row_groups):
+            size = metadata.row_group(group).num_rows
+            if row < size:
+                return list(range(group, metadata.num_row_groups)), row
+            row -= size
+        return [], 0
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    @contextmanager
+    def _translate_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (pa.ArrowException, OSError) as exc:
+            reason = str(exc).partition("\n")[0]
+            raise SourceError(f"{self._path}: cannot be read as Parquet: {reason}") from exc
+
+
+def _rejected(row: BadRow) -> RejectedRow:
+    shown: Any = msgspec.json.encode(row.cells).decode() if row.cells else ""
+    return RejectedRow(f"line {row.line}", "DecodeError", row.reason, shown[:_MAX_BAD_ROW_TEXT])

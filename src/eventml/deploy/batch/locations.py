@@ -1,0 +1,99 @@
+"""The locations of sources and targets, as `--from` and `--to` name them: database tables, queries, files."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final, Literal, TypeAlias
+
+import msgspec
+
+from eventml.config import InvalidValueError, redact
+from eventml.config.urls import expand_url
+from eventml.errors import ConfigError
+
+FileFormat = Literal["parquet", "csv", "jsonl"]
+
+FORMATS: Final[dict[str, FileFormat]] = {
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".csv": "csv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+}
+"""The format of a file by its suffix."""
+
+
+class SqlLocation(msgspec.Struct, frozen=True):
+    """A table of a database, or the result of a query. As text it shows no password.
+
+    Attributes:
+        url: SQLAlchemy's URL, with the password.
+        table: The table's name, or `schema.table`; empty for a query.
+        query: The SQL to read from; empty for a table.
+    """
+
+    url: str
+    table: str = ""
+    query: str = ""
+
+    def __str__(self) -> str:
+        return redact(self.url) + (f"#{self.table}" if self.table else " (a query)")
+
+    def __repr__(self) -> str:
+        return f"SqlLocation({str(self)!r})"
+
+
+class FileLocation(msgspec.Struct, frozen=True):
+    """A file and its format."""
+
+    path: Path
+    format: FileFormat
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+
+Location: TypeAlias = SqlLocation | FileLocation
+
+
+def parse_location(text: str, *, option: str, query: str = "") -> Location:
+    """Parse the value of `--from` or `--to`: `URL#table`, a URL and a query, or a path.
+
+    `${NAME}` in a URL is replaced by the environment variable, so that no password has to be written.
+
+    Args:
+        text: The option's value.
+        option: The option's name, for messages.
+        query: The value of `--query`.
+
+    Raises:
+        ConfigError: The text is none of these, or does not fit to the query.
+    """
+    if "://" in text:
+        return _parse_database(text, option, query)
+    if query:
+        raise ConfigError(f"{option} {text}: --query needs the URL of a database in {option}, not a file")
+    path = Path(text)
+    form = FORMATS.get(path.suffix.lower())
+    if form is None:
+        raise ConfigError(
+            f"{option} {text}: expected a SQLAlchemy URL with #table, such as sqlite:///rides.db#rides, "
+            f"or a file whose name ends in {', '.join(FORMATS)}"
+        )
+    return FileLocation(path, form)
+
+
+def _parse_database(text: str, option: str, query: str) -> SqlLocation:
+    url, _, table = text.partition("#")
+    try:
+        url = expand_url(url, os.environ)
+    except InvalidValueError as exc:
+        raise ConfigError(f"{option} {redact(url)}: {exc}") from exc
+    if table and query:
+        raise ConfigError(f"{option} {redact(url)}: remove #{table} or --query: only one of them can be read")
+    if not table and not query:
+        alternative = "" if option == "--to" else ", or a query with --query"
+        raise ConfigError(f"{option} {redact(url)}: no table is named: add #table to the URL{alternative}")
+    return SqlLocation(url, table, query)

@@ -1,0 +1,169 @@
+"""Reading a table or the result of a query, in the order of the ids."""
+
+from __future__ import annotations
+
+import difflib
+from contextlib import ExitStack, closing
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+from eventml.deploy.batch.chunks import RowChunk, require_id_column
+from eventml.deploy.batch.locations import SqlLocation
+from eventml.deploy.batch.sql import open_engine, split_table_name, translate_errors
+from eventml.errors import SourceError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+
+    from sqlalchemy.sql.expression import FromClause
+
+_CANNOT: str = "cannot be read"
+
+
+class SqlSource:
+    """Reads rows by ascending id. A position is the last id; a row that is added below it later is missed.
+
+    SQLite is read by a query for each chunk, so that nothing is locked in between, any other database by
+    one server-side cursor. Rows without an id come last, and are rejected when they are decoded.
+
+    Args:
+        location: The table or query.
+        id_column: The column of the ids.
+
+    Raises:
+        SourceError: The database cannot be reached, there is no such table, or it lacks the column.
+    """
+
+    def __init__(self, location: SqlLocation, id_column: str) -> None:
+        self._location = location
+        self._id = id_column
+        self._engine = open_engine(location, read_only=True)
+        self._by_pages = self._engine.dialect.name == "sqlite"
+        with translate_errors(location, SourceError, _CANNOT), self._engine.connect() as connection:
+            self._rows = self._selectable(connection)
+        self.columns = [str(column.name) for column in self._rows.c]  # a quoted_name becomes a plain str
+        require_id_column(location, self.columns, id_column)
+
+    def fingerprint(self) -> str:
+        """Return the query: an id keeps its meaning as a position, whatever else changes in the database."""
+        return self._location.query
+
+    def total(self) -> int | None:
+        """Return the number of rows."""
+        with translate_errors(self._location, SourceError, _CANNOT), self._engine.connect() as connection:
+            count = connection.scalar(sa.select(sa.func.count()).select_from(self._rows))
+            return None if count is None else int(count)
+
+    def chunks(self, columns: Sequence[str], *, rows: int, after: Any) -> Iterator[RowChunk]:
+        """Read rows as columns of Python values."""
+        names = [self._id, *(name for name in columns if name != self._id)]
+        read = self._read_pages if self._by_pages else self._read_cursor
+        done, last = 0, after
+        with ExitStack() as stack:
+            stack.enter_context(translate_errors(self._location, SourceError, _CANNOT))
+            connection = stack.enter_context(self._engine.connect())
+            # SQLAlchemy converts what it fetches; SQLite's own cursor is quicker, and does not.
+            convert = self._converters(connection, names) if self._by_pages else dict.fromkeys(names, list)
+            for page in stack.enter_context(closing(read(connection, names, rows, after))):
+                values = {name: convert[name](list(map(itemgetter(i), page))) for i, name in enumerate(names)}
+                done += len(page)
+                last = page[-1][0] if page[-1][0] is not None else last
+                yield RowChunk(
+                    position=last if isinstance(last, int | str | float) else str(last),
+                    ids=values[self._id],
+                    columns={name: values[name] for name in columns},
+                    done=done,
+                )
+
+    def _read_pages(
+        self, connection: sa.Connection, names: Sequence[str], rows: int, after: Any
+    ) -> Generator[Sequence[Sequence[Any]], None, None]:
+        while True:
+            cursor: Any = connection.execute(self._select(names, after).limit(rows)).cursor
+            page = cursor.fetchall()
+            if not page:
+                break
+            yield page
+            after = page[-1][0]
+        cursor = connection.execute(self._select(names, None, without_id=True)).cursor
+        while page := cursor.fetchmany(rows):
+            yield page
+
+    def _read_cursor(
+        self, connection: sa.Connection, names: Sequence[str], rows: int, after: Any
+    ) -> Generator[Sequence[Sequence[Any]], None, None]:
+        streaming = connection.execution_options(stream_results=True, max_row_buffer=rows)
+        for without_id in (False, True):
+            with closing(streaming.execute(self._select(names, after, without_id=without_id))) as result:
+                while page := result.fetchmany(rows):
+                    yield page
+
+    def _select(self, names: Sequence[str], after: Any, *, without_id: bool = False) -> sa.Select[Any]:
+        key = self._rows.c[self._id]
+        statement = sa.select(*(self._rows.c[name] for name in names))
+        if without_id:
+            return statement.where(key.is_(None))
+        statement = statement.where(key.is_not(None)).order_by(key)
+        if after is None:
+            return statement
+        # Without a type, so that the database converts the id's text to the type of its column.
+        last = sa.text(":after").bindparams(sa.bindparam("after", after, type_=sa.types.NullType()))
+        return statement.where(key > last)
+
+    def _converters(
+        self, connection: sa.Connection, names: Sequence[str]
+    ) -> Mapping[str, Callable[[list[Any]], list[Any]]]:
+        """Convert the driver's values to the declared types: the times that SQLite stores as text, say."""
+        dialect = connection.dialect
+        found: dict[str, Callable[[list[Any]], list[Any]]] = {}
+        for name in names:
+            declared: Any = self._rows.c[name].type
+            process = declared.dialect_impl(dialect).result_processor(dialect, None)
+            found[name] = list if process is None else _converter(process)
+        return found
+
+    def _selectable(self, connection: sa.Connection) -> FromClause:
+        """The table or the query, with its columns."""
+        if self._location.query:
+            # SQLAlchemy would take a colon in the user's SQL for a parameter.
+            query = self._location.query.strip().rstrip(";").replace(":", r"\:")
+            result = connection.execute(sa.text(f"SELECT * FROM ({query}\n) AS source_rows WHERE 1 = 0"))  # noqa: S608 - the user's own query, on a read-only connection
+            names = list(result.keys())
+            columns: list[Any] = [sa.column(sa.quoted_name(name, quote=True)) for name in names]
+            result.close()
+            return sa.text(query).columns(*columns).subquery("source_rows")
+        inspector = sa.inspect(connection)
+        table, schema = split_table_name(self._location, connection.dialect.name)
+        if not inspector.has_table(table, schema):
+            there = inspector.get_table_names(schema) + inspector.get_view_names(schema)
+            close = difflib.get_close_matches(table, there, n=1)
+            hint = f"; did you mean {close[0]}?" if close else f"; there are: {', '.join(sorted(there)[:20])}"
+            raise SourceError(f"{self._location}: there is no table {table!r}{hint if there else ''}")
+        reflected = inspector.get_columns(table, schema)
+        return sa.table(
+            sa.quoted_name(table, quote=True),
+            *(sa.column(sa.quoted_name(c["name"], quote=True), _type_to_read(c["type"])) for c in reflected),
+            schema=schema,
+        )
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._engine.dispose()
+
+
+def _type_to_read(declared: Any) -> Any:
+    """The type to read a column by. Numbers are left as the driver has them: their type may round them."""
+    converted = (sa.DateTime, sa.Date, sa.Time, sa.Boolean, sa.Uuid, sa.JSON)
+    return declared if isinstance(declared, converted) else sa.types.NullType()
+
+
+def _converter(process: Callable[[Any], Any]) -> Callable[[list[Any]], list[Any]]:
+    def convert(value: Any) -> Any:
+        try:
+            return process(value)
+        except (ValueError, TypeError):
+            return value  # not of the declared type: the row is rejected when it is decoded
+
+    return lambda values: list(map(convert, values))

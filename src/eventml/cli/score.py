@@ -176,7 +176,7 @@ class _Command:
         """Run the job once, or by a schedule until a signal, and return the exit status.
 
         Raises:
-            EventMLError: The run failed. By a schedule, a run that fails is reported, and the next one follows.
+            EventMLError: The run failed. By a schedule, a failure is reported, and the next run follows.
         """
         status = _INTERRUPTED  # unless the work ends before a second signal
         async with task_group() as tasks:

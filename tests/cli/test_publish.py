@@ -1,7 +1,8 @@
-"""`eventml publish`: rows of a file or a pipe become events, and the bad ones are told apart."""
+"""`eventml publish`: rows of a file or a pipe become events, and the invalid ones are reported."""
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pty
@@ -11,9 +12,24 @@ import sys
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from eventml.cli.rows import Bad, Row
-from eventml.cli.sending import Tally, chunks, send
+from eventml.cli.publish import (
+    EventRow,
+    FileFormat,
+    Pace,
+    PublishReport,
+    batch_size,
+    detect_format,
+    gather_batches,
+    publish_batch,
+    read_csv,
+    read_json_lines,
+    require_fields,
+)
+from eventml.deploy.batch import BadRow, TextLines
+from eventml.errors import SourceError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,7 +83,7 @@ def test_a_bad_line_is_reported_by_its_number_and_skipped(invoke: Invoke) -> Non
     assert sorted(event["key"] for event in tailed(invoke, 3)) == ["1", "2", "4"]
 
 
-def test_what_the_broker_refuses_is_reported_by_its_line(invoke: Invoke) -> None:
+def test_an_event_that_the_broker_refuses_is_reported_by_its_line(invoke: Invoke) -> None:
     lines = "".join(f'"{word}"\n' for word in ("a", "b", "refuse me", "c", "refuse"))
     result = invoke("publish", "t", *TO, "--format", "jsonl", "--json", stdin=lines)
     assert result.exit_code == 1
@@ -76,7 +92,7 @@ def test_what_the_broker_refuses_is_reported_by_its_line(invoke: Invoke) -> None
     assert sorted(event["value"] for event in tailed(invoke, 3)) == ["a", "b", "c"]
 
 
-def test_a_rate_changes_nothing_but_the_time(invoke: Invoke) -> None:
+def test_a_rate_changes_only_the_time(invoke: Invoke) -> None:
     result = invoke(
         "publish", "t", "--rate", "1000", *TO, stdin="".join(f'{{"n": {n}}}\n' for n in range(120))
     )
@@ -84,7 +100,7 @@ def test_a_rate_changes_nothing_but_the_time(invoke: Invoke) -> None:
     assert sorted(event["value"]["n"] for event in tailed(invoke, 120)) == list(range(120))
 
 
-def test_many_rows_arrive_all_and_in_their_order(invoke: Invoke) -> None:
+def test_many_rows_arrive_in_their_order(invoke: Invoke) -> None:
     result = invoke(
         "publish", "t", "--key", "k", *TO, stdin="".join(f'{{"k": 1, "n": {n}}}\n' for n in range(5_000))
     )
@@ -104,14 +120,14 @@ def test_the_topics_id_field_and_codec_come_from_configuration(invoke: Invoke, f
     assert event["headers"]["content-type"] == "application/msgpack"
 
 
-def test_the_command_lines_id_is_stronger_than_configuration(invoke: Invoke, folder: Path) -> None:
+def test_the_option_id_overrides_the_configuration(invoke: Invoke, folder: Path) -> None:
     (folder / "eventml.toml").write_text('[topic.t]\nid_field = "ride"\n')
     assert invoke("publish", "t", "--id", "n", *TO, stdin='{"n": 7}\n').exit_code == 0
     assert [event["id"] for event in tailed(invoke, 1)] == ["7"]
 
 
 @pytest.mark.parametrize("command", [("publish", "t"), ("tail", "t")])
-def test_a_bus_in_memory_is_out_of_reach_and_it_says_so(invoke: Invoke, command: tuple[str, ...]) -> None:
+def test_a_bus_in_memory_is_refused(invoke: Invoke, command: tuple[str, ...]) -> None:
     result = invoke(*command, stdin="{}\n")
     assert result.exit_code == 2
     assert result.stdout == ""
@@ -124,11 +140,11 @@ def test_a_bus_in_memory_is_out_of_reach_and_it_says_so(invoke: Invoke, command:
     [
         ("nothing.csv", (), "nothing.csv: No such file"),
         (".", (), "Is a directory"),
-        ("bad.csv", (), "names each column"),
+        ("bad.csv", (), "two columns of one name"),
         ("good.csv", ("--text", "c"), "no column is named 'c'"),
     ],
 )
-def test_a_file_that_is_of_no_use_is_refused(
+def test_a_file_that_cannot_be_read_is_refused(
     invoke: Invoke, folder: Path, file: str, args: tuple[str, ...], reason: str
 ) -> None:
     (folder / "bad.csv").write_text("a,a\n1,2\n")
@@ -139,31 +155,137 @@ def test_a_file_that_is_of_no_use_is_refused(
     assert "Traceback" not in result.output
 
 
-def test_a_broker_out_of_reach_is_a_reason_and_no_traceback(invoke: Invoke) -> None:
+def test_an_unreachable_broker_is_an_error_without_a_traceback(invoke: Invoke) -> None:
     result = invoke("publish", "t", "--backend", "nosuch://u:secret@here", stdin="{}\n")
     assert result.exit_code == 1
     assert result.stderr.startswith("error: backend.url: no backend is registered for nosuch://")
     assert "secret" not in result.output
 
 
-def test_no_row_is_held_back_while_the_next_has_yet_to_come() -> None:
-    at_hand = [True, True, False, True, False, False, True, False]
+def test_a_batch_does_not_wait_for_a_row_that_is_not_available() -> None:
+    available = [True, True, False, True, False, False, True, False]
     bad = {5, 6}
-    rows = [Bad(line, "bad") if line in bad else Row(line, line) for line in range(1, 9)]
+    rows = [BadRow(line, "bad", []) if line in bad else EventRow(line, line) for line in range(1, 9)]
     position = -1
-    skipped: list[Bad] = []
+    skipped: list[BadRow] = []
 
-    def source() -> Iterator[Row | Bad]:
+    def source() -> Iterator[EventRow | BadRow]:
         nonlocal position
-        for position, row in enumerate(rows):  # noqa: B007 - read by what asks whether more is at hand
+        for position, row in enumerate(rows):  # noqa: B007 - read by `available`
             yield row
 
-    found = chunks(source(), 2, at_hand=lambda: at_hand[position], skip=skipped.append)
-    assert [[row.line for row in chunk] for chunk in found] == [[1, 2], [3], [4], [7, 8]]
-    assert [bad.line for bad in skipped] == [5, 6]
+    found = gather_batches(source(), 2, available=lambda: available[position], skip=skipped.append)
+    assert [[row.line for row in batch] for batch in found] == [[1, 2], [3], [4], [7, 8]]
+    assert [row.line for row in skipped] == [5, 6]
 
 
-def test_an_interrupted_pipe_says_what_was_published(start: Start) -> None:
+def lines_of(data: bytes) -> TextLines:
+    return TextLines(io.BytesIO(data), "rides")
+
+
+@given(st.lists(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists)))
+def test_json_lines_are_read_as_they_were_written(events: list[object]) -> None:
+    data = "".join(json.dumps(event) + "\n" for event in events).encode()
+    assert list(read_json_lines(lines_of(data))) == [
+        EventRow(line, event) for line, event in enumerate(events, 1)
+    ]
+
+
+def test_an_invalid_json_line_costs_only_itself() -> None:
+    data = b'{"n": 1}\n\nnonsense\n{"n": 2}\n"\xff"\n' + b"[" * 10_000 + b'\n{"n": 3}'
+    found = list(read_json_lines(lines_of(data)))
+    assert [row.event for row in found if isinstance(row, EventRow)] == [{"n": 1}, {"n": 2}, {"n": 3}]
+    assert [row.line for row in found if isinstance(row, BadRow)] == [3, 5, 6]
+
+
+def test_text_columns_keep_their_text() -> None:
+    assert list(read_csv(lines_of(b"id,n\n0012,0012\n7,7\n,\n"), "rides.csv", ("id",))) == [
+        EventRow(2, {"id": "0012", "n": "0012"}),
+        EventRow(3, {"id": "7", "n": 7}),
+        EventRow(4, {"id": "", "n": None}),
+    ]
+
+
+def test_a_text_column_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(SourceError, match="no column is named 'c'; there are: a, b"):
+        list(read_csv(lines_of(b"a,b\n1,2\n"), "rides.csv", ("c",)))
+
+
+def test_an_event_without_its_key_is_skipped() -> None:
+    data = b'{"k": "a"}\n{"k": null}\n{}\n[]\n{"k": true}\n{"k": 7}\n'
+    found = list(require_fields(read_json_lines(lines_of(data)), ("k",)))
+    assert [row.line for row in found if isinstance(row, EventRow)] == [1, 6]
+    assert all("'k'" in row.reason for row in found if isinstance(row, BadRow))
+
+
+def test_nothing_makes_no_events() -> None:
+    assert list(read_csv(lines_of(b""), "rides.csv")) == []
+    assert list(read_json_lines(lines_of(b""))) == []
+
+
+@pytest.mark.parametrize(
+    ("suffix", "data", "form"),
+    [
+        (".csv", b"{}", "csv"),
+        (".CSV", b"{}", "csv"),
+        (".jsonl", b"a,b", "jsonl"),
+        (".ndjson", b"a,b", "jsonl"),
+        ("", b' {"a": 1}\n', "jsonl"),
+        ("", b"\xef\xbb\xbf[1]\n", "jsonl"),
+        (".txt", b"a,b\n", "csv"),
+        ("", b"", "csv"),
+    ],
+)
+def test_the_format_is_that_of_the_suffix_or_else_of_the_first_line(
+    suffix: str, data: bytes, form: str
+) -> None:
+    lines = lines_of(data)
+    assert detect_format(suffix, lines) is FileFormat(form)
+    assert b"".join(lines) == data.removesuffix(b"\n").removeprefix(b"\xef\xbb\xbf")
+
+
+RATES = st.floats(0.001, 1e6)
+
+
+@given(RATES, st.lists(st.tuples(st.integers(1, 1_000), st.floats(0, 10)), max_size=20))
+def test_after_a_delay_at_most_one_second_of_events_is_sent_at_once(
+    rate: float, batches: list[tuple[int, float]]
+) -> None:
+    """`batches`: the number of events, and the seconds that the source took to give them."""
+    now = 100.0
+    pace = Pace(rate, now)
+    sent: list[tuple[float, int]] = []
+    for events, seconds in batches:
+        now += seconds
+        now += pace.wait(events, now)
+        sent.append((now, events))
+    for first, (begin, _) in enumerate(sent):
+        for last, (end, _) in enumerate(sent[first:], first):
+            before_the_last = sum(count for _, count in sent[first:last])
+            assert before_the_last <= rate * (end - begin + 1.0) * (1 + 1e-9) + 1e-6
+
+
+@given(RATES, st.lists(st.integers(1, 1_000), min_size=1))
+def test_events_that_are_available_are_sent_at_the_rate(rate: float, batches: list[int]) -> None:
+    now = 0.0
+    pace = Pace(rate, now)
+    for events in [*batches, 1]:
+        now += pace.wait(events, now)
+    assert abs(now - sum(batches) / rate) <= 1e-6 * max(now, 1.0)
+
+
+def test_the_first_events_are_sent_at_once() -> None:
+    assert Pace(0.5, 7.0).wait(1, 7.0) == 0
+
+
+@given(RATES)
+def test_batches_are_small_enough_for_a_smooth_rate(rate: float) -> None:
+    assert 1 <= batch_size(rate) <= 1_000
+    assert batch_size(rate) == 1 or batch_size(rate) / rate <= 0.05
+    assert batch_size(None) == 1_000
+
+
+def test_an_interrupted_command_reports_what_was_published(start: Start) -> None:
     process = start("publish", "t", "--format", "jsonl", *TO)
     assert process.stdin is not None
     assert process.stderr is not None
@@ -177,7 +299,7 @@ def test_an_interrupted_pipe_says_what_was_published(start: Start) -> None:
 
 
 class Interrupted:
-    """A producer during whose every write the user presses Ctrl-C."""
+    """A producer that is interrupted by Ctrl-C during each write."""
 
     def __init__(self, presses: int) -> None:
         self.presses = presses
@@ -191,18 +313,13 @@ class Interrupted:
 
 
 @pytest.mark.parametrize(("presses", "published"), [(1, 1), (2, 0)])
-def test_a_write_under_way_is_finished_and_counted_unless_one_insists(presses: int, published: int) -> None:
-    producer, tally = Interrupted(presses), Tally("t")
+def test_an_interrupted_write_is_finished_and_counted_unless_there_is_a_second_interrupt(
+    presses: int, published: int
+) -> None:
+    producer, report = Interrupted(presses), PublishReport("t")
     with pytest.raises(KeyboardInterrupt):
-        send(
-            cast("BlockingProducer", producer),
-            [[Row(1, 1)], [Row(2, 2)]],
-            tally,
-            key=None,
-            pace=None,
-            sent=lambda: None,
-        )
-    assert (tally.published, len(producer.written)) == (published, published)
+        publish_batch(cast("BlockingProducer", producer), [EventRow(1, 1)], report, None)
+    assert (report.published, len(producer.written)) == (published, published)
 
 
 def test_the_progress_bar_is_drawn_on_a_terminal_only(folder: Path) -> None:
@@ -212,16 +329,16 @@ def test_the_progress_bar_is_drawn_on_a_terminal_only(folder: Path) -> None:
         command, capture_output=True, check=True, timeout=60
     )
     assert plain.stderr == b""
-    ours, theirs = pty.openpty()
-    with os.fdopen(ours, "rb", buffering=0) as terminal:
+    reading, writing = pty.openpty()
+    with os.fdopen(reading, "rb", buffering=0) as terminal:
         subprocess.run(  # noqa: S603 - our own command
             command,
-            stderr=theirs,
+            stderr=writing,
             check=True,
             timeout=60,
             stdout=subprocess.PIPE,
             env={**os.environ, "TERM": "xterm"},
         )
         drawn = os.read(terminal.fileno(), 65_536)
-        os.close(theirs)
+        os.close(writing)
     assert b"100 events" in drawn

@@ -1,4 +1,4 @@
-"""The contract suite on fakeredis' server: what it shows where there is no Redis at all."""
+"""The contract suite on fakeredis' server, which needs no Redis to be installed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SETTINGS = redis.Settings(lease=LEASE)
 
 
 class Handler(TCPFakeRequestHandler):
-    """Answers with errors as Redis does; fakeredis' own hangs up after each."""
+    """Replies with errors as Redis does; fakeredis' own handler closes the connection after each."""
 
     def setup(self) -> None:
         super().setup()
@@ -37,11 +37,12 @@ class Handler(TCPFakeRequestHandler):
             except ResponseError as exc:
                 return exc
 
-        self.current_client.read_response = answer  # type: ignore[method-assign,assignment]  # on purpose
+        self.current_client.read_response = answer  # type: ignore[method-assign,assignment]  # replaced on purpose
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def url() -> Iterator[str]:
+    """A server for each test: it is slow with many entries, and goes on with requests that have timed out."""
     server = TcpFakeServer(("127.0.0.1", 0), server_version=(7, 0))
     server.RequestHandlerClass = Handler
     thread = Thread(target=server.serve_forever)

@@ -1,9 +1,9 @@
-"""A process that answers a topic's records until it is ended. Run by tests, with where and how.
+"""A process that completes the records of a topic, each with one output, until it is killed.
 
     answering.py URL TOPIC TO GROUP LEASE PAUSE
 
-PAUSE is how long each batch of at most 10 takes, in seconds. It says on standard output when it has
-joined, and how many deliveries it has in hand.
+PAUSE is how long each batch of at most 10 takes, in seconds. The process prints "joined" when it has
+joined the group, and for each batch the number of its deliveries.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A TCP proxy that misbehaves on demand: it falls silent, cuts connections, or swallows replies."""
+"""A TCP proxy that can stop forwarding, close connections, or lose replies."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Proxy:
     """In front of one server, on a port of its own. Made by `proxied`.
 
     Attributes:
-        swallow: Says of a client's commands that their reply is to be lost: the server carries
-            them out, and then the connection breaks.
-        swallowed: How many replies were lost so.
+        swallow: Whether the reply to a client's commands is to be lost: the server executes
+            them, and then the connection breaks.
+        swallowed: How many replies were lost.
     """
 
     def __init__(self, host: str, port: int) -> None:
@@ -38,7 +38,7 @@ class Proxy:
         self.url = f"redis://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/0"
 
     async def kill(self) -> None:
-        """Cut all connections and take no more."""
+        """Close all connections, and accept no more."""
         if self._server is not None:
             self._server.close()
         self.cut()
@@ -47,13 +47,13 @@ class Proxy:
             await asyncio.wait(self._tasks)
 
     def cut(self) -> None:
-        """Cut the connections that are open."""
+        """Close the connections that are open."""
         for writer in self._writers:
             writer.transport.abort()
 
     @asynccontextmanager
     async def silence(self) -> AsyncIterator[None]:
-        """Let nothing through in either direction; connections stay open."""
+        """Forward nothing in either direction; connections stay open."""
         self._flowing.clear()
         try:
             yield

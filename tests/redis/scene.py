@@ -1,4 +1,4 @@
-"""What the tests of Redis share: records, a worker that answers, and the counting afterwards."""
+"""Helpers of the Redis tests: records, completions with outputs, a worker, and counting the results."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from eventml.records import Delivery
     from eventml.runtime.worker import Worker
 
-PATIENCE = 20.0  # seconds that anything may take; it costs time only when a test fails
+PATIENCE = 20.0  # seconds that a step may take; only a failing test waits so long
 
 
 def new_topic() -> str:
@@ -35,7 +35,7 @@ def new_records(topic: str, count: int, start: int = 0) -> list[Record]:
 
 
 def answers(deliveries: Iterable[Delivery], to: str) -> list[Completion]:
-    """A completion for each, with one output whose id says what it answers."""
+    """A completion for each, with one output whose id is made of the input's."""
     return [
         Completion(d, (Record(to, b"of " + d.record.value, d.record.key, f"{d.record.id}/answer"),))
         for d in deliveries
@@ -43,7 +43,7 @@ def answers(deliveries: Iterable[Delivery], to: str) -> list[Completion]:
 
 
 async def receive(subscription: Subscription, limit: int = 100) -> Sequence[Delivery]:
-    """Receive, however often the server is away meanwhile."""
+    """Receive; retry while the server is unavailable."""
     while True:
         try:
             return await subscription.receive(limit)
@@ -52,7 +52,7 @@ async def receive(subscription: Subscription, limit: int = 100) -> Sequence[Deli
 
 
 async def complete(subscription: Subscription, done: Sequence[Completion]) -> int:
-    """Complete, however often the server is away meanwhile. Returns how often it was."""
+    """Complete; retry while the server is unavailable. Returns the number of retries."""
     failures = 0
     while True:
         try:
@@ -65,7 +65,7 @@ async def complete(subscription: Subscription, done: Sequence[Completion]) -> in
 
 
 async def take(subscription: Subscription, wanted: int) -> list[Delivery]:
-    """Receive until so many have come."""
+    """Receive until so many deliveries have come."""
     taken: list[Delivery] = []
     with anyio.fail_after(PATIENCE):
         while len(taken) < wanted:
@@ -74,7 +74,7 @@ async def take(subscription: Subscription, wanted: int) -> list[Delivery]:
 
 
 async def until(done: Callable[[], Any], what: str) -> None:
-    """Wait until something is so, asked again and again."""
+    """Wait until a condition holds; it is evaluated every 10 ms."""
     with anyio.move_on_after(PATIENCE):
         while True:
             result = done()
@@ -88,13 +88,13 @@ async def until(done: Callable[[], Any], what: str) -> None:
 
 @asynccontextmanager
 async def asking(url: str) -> AsyncIterator[Any]:  # redis-py types its replies too widely to use
-    """A client of redis-py, to look at what is there and to interfere."""
+    """A client of redis-py, to inspect and to change what the server has."""
     async with Redis.from_url(url) as client:
         yield client
 
 
 async def ids(client: Any, topic: str) -> Counter[str]:
-    """The ids of a topic's entries, each with how often it is there."""
+    """The ids of a topic's entries, and how often each occurs."""
     return Counter(fields[b"id"].decode() for _, fields in await client.xrange(topic))
 
 
@@ -103,13 +103,13 @@ def once(wanted: Iterable[str]) -> Counter[str]:
 
 
 def answered(records: Iterable[Record]) -> Counter[str]:
-    """The ids of the answers to these records, each once."""
+    """The ids of the outputs of these records, each once."""
     return once(f"{record.id}/answer" for record in records)
 
 
 @asynccontextmanager
 async def working(bus: eventml.Bus, url: str, settings: backend.Settings) -> AsyncIterator[Worker]:
-    """A worker at work, which drains at the end."""
+    """A running worker, which drains at the end."""
     async with (
         backend.open(url, settings) as broker,
         bus.open(broker),

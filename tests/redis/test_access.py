@@ -1,4 +1,4 @@
-"""Ways in: users with few rights, TLS, sockets, and what is said to whoever may not come in."""
+"""Connecting: users with few rights, TLS, Unix sockets, and the errors for refused users."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ async def _shorter(client: Any, topic: str) -> bool:
     return bool(await client.xlen(topic) < 300)
 
 
-async def test_who_has_no_password_is_told_so_without_showing_one(start_redis: StartRedis) -> None:
+async def test_a_missing_or_wrong_password_is_named_without_showing_it(start_redis: StartRedis) -> None:
     server = start_redis(passwords=PASSWORDS)
     with pytest.raises(ConfigError, match="requires a user and a password"):
         async with redis.open(server.url, redis.Settings()):
@@ -67,7 +67,7 @@ async def test_who_has_no_password_is_told_so_without_showing_one(start_redis: S
     assert "wrong-password" not in str(caught.value)
 
 
-async def test_nobody_there_is_said_at_once() -> None:
+async def test_an_unreachable_server_is_reported_at_once() -> None:
     port = next(free_ports())
     with pytest.raises(UnavailableError, match=f"cannot reach Redis at 127.0.0.1:{port}"):
         async with redis.open(f"redis://user:secret@127.0.0.1:{port}", redis.Settings()):
@@ -122,7 +122,7 @@ async def test_tls(start_redis: StartRedis, tmp_path: Path) -> None:
 
 
 def certify(folder: Path) -> None:
-    """A certificate for localhost that vouches for itself."""
+    """Create a self-signed certificate for localhost."""
     command = "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost"
     name = ("-addext", "subjectAltName=DNS:localhost")
     files = ("-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem"))
@@ -130,7 +130,7 @@ def certify(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["group", None])
-async def test_a_user_who_may_not_read_is_told_so(start_redis: StartRedis, kind: str | None) -> None:
+async def test_a_user_who_may_not_read_gets_an_error(start_redis: StartRedis, kind: str | None) -> None:
     server = start_redis(passwords=PASSWORDS)
     topic = scene.new_topic()
     async with redis.open(server.url_for("producer"), redis.Settings()) as backend:

@@ -1,4 +1,4 @@
-"""A Redis Cluster: topics that live together are completed in one step, others are refused or told apart."""
+"""A Redis Cluster: topics of one slot are completed in one step, others are refused or completed in two."""
 
 from __future__ import annotations
 
@@ -79,7 +79,9 @@ async def test_topics_with_one_hash_tag_are_completed_in_one_step(cluster: Seque
     assert await everywhere(cluster, to) == scene.answered(records)
 
 
-async def test_topics_that_live_apart_are_refused_with_the_remedy(cluster: Sequence[RedisServer]) -> None:
+async def test_topics_of_different_slots_are_refused(
+    cluster: Sequence[RedisServer],
+) -> None:
     topic, to = apart("rides.started", "rides.duration")
     async with redis.open(cluster[0].url, SETTINGS) as backend:
         with pytest.raises(
@@ -95,7 +97,7 @@ async def test_topics_that_live_apart_are_refused_with_the_remedy(cluster: Seque
     assert await everywhere(cluster, to) == {}
 
 
-async def test_handler_of_topics_that_live_apart_is_refused_at_start(
+async def test_a_handler_of_topics_of_different_slots_is_refused_at_start(
     cluster: Sequence[RedisServer],
 ) -> None:
     topic, to = apart("rides.started", "rides.duration")
@@ -108,7 +110,7 @@ async def test_handler_of_topics_that_live_apart_is_refused_at_start(
                 pytest.fail("it must not start")
 
 
-async def test_topics_that_live_apart_are_completed_at_least_once_by_choice(
+async def test_topics_of_different_slots_are_completed_at_least_once_by_choice(
     cluster: Sequence[RedisServer],
 ) -> None:
     topic, to = apart(scene.new_topic(), scene.new_topic())
@@ -171,14 +173,14 @@ async def move(cluster: Sequence[RedisServer], slot: int) -> None:
             await client.execute_command("CLUSTER SETSLOT", slot, "NODE", names[target])
 
 
-async def test_a_server_without_a_cluster_is_told_apart(start_redis: StartRedis) -> None:
+async def test_a_server_that_is_no_cluster_is_refused(start_redis: StartRedis) -> None:
     server = start_redis()
     with pytest.raises(ConfigError, match=r"backend\.cluster"):
         async with redis.open(server.url, SETTINGS):
             pass
 
 
-async def test_a_node_that_dies_is_missed_and_found_again(cluster: Sequence[RedisServer]) -> None:
+async def test_a_node_that_restarts_is_found_again(cluster: Sequence[RedisServer]) -> None:
     tag = f"{{{scene.new_topic()}}}"
     topic, to = f"{tag}.started", f"{tag}.duration"
     records = scene.new_records(topic, 100)

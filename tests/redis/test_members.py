@@ -1,4 +1,4 @@
-"""Members that die, stall, are slow, are many, or come and go: every input has one answer."""
+"""Members that die, stall, are slow, are many, or join and leave: every input has one output."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def said(process: subprocess.Popen[str]) -> str:
 
 
 async def answer_all(subscription: Subscription, client: Any, to: str, wanted: int) -> None:
-    """Answer whatever comes until so many answers are there, whoever gave them."""
+    """Complete all deliveries until the output topic has so many records, from any member."""
     with anyio.move_on_after(scene.PATIENCE):
         while await client.xlen(to) < wanted:
             deliveries = []
@@ -68,19 +68,19 @@ async def test_a_killed_consumers_entries_are_answered_by_another(redis_server: 
         with answering(url, topic, to, pause=0.05) as process:
             await backend.publish(records)
             for _ in range(4):
-                said(process)  # three batches answered, one in hand
+                said(process)  # three batches answered, one in flight
             process.send_signal(signal.SIGKILL)
             process.wait()
         before = await client.xlen(to)
         assert 0 < before < len(records)
-        async with backend.subscribe([topic], group="group", start="earliest") as heir:
-            await answer_all(heir, client, to, len(records))
-            assert await heir.lag() == 0
+        async with backend.subscribe([topic], group="group", start="earliest") as successor:
+            await answer_all(successor, client, to, len(records))
+            assert await successor.lag() == 0
         assert await scene.ids(client, to) == scene.answered(records)
         assert backend.counters.claimed > 0
 
 
-async def test_a_stopped_consumer_that_wakes_answers_nothing_twice(redis_server: RedisServer) -> None:
+async def test_a_stopped_consumer_that_continues_publishes_no_duplicates(redis_server: RedisServer) -> None:
     url, topic, to = redis_server.url, scene.new_topic(), scene.new_topic()
     records = scene.new_records(topic, 200)
     async with redis.open(url, SETTINGS) as backend, scene.asking(url) as client:
@@ -89,20 +89,20 @@ async def test_a_stopped_consumer_that_wakes_answers_nothing_twice(redis_server:
             for _ in range(4):
                 said(process)
             process.send_signal(signal.SIGSTOP)
-            async with backend.subscribe([topic], group="group", start="earliest") as heir:
-                await answer_all(heir, client, to, len(records))
+            async with backend.subscribe([topic], group="group", start="earliest") as successor:
+                await answer_all(successor, client, to, len(records))
                 claimed = backend.counters.claimed
                 process.send_signal(signal.SIGCONT)
                 more = scene.new_records(topic, 100, start=len(records))
                 await backend.publish(more)
-                await answer_all(heir, client, to, len(records + more))
-        assert claimed > 0, "the stopped consumer held nothing, so nothing was shown"
+                await answer_all(successor, client, to, len(records + more))
+        assert claimed > 0, "nothing was pending for the stopped consumer, so the test shows nothing"
         assert await scene.ids(client, to) == scene.answered(records + more)
         assert await backend.lag(topic, group="group") == {0: 0}
 
 
-async def test_a_renewal_takes_nothing_back(redis_server: RedisServer) -> None:
-    """A member that was silent past its lease, and wakes, leaves its entries to whoever claimed them."""
+async def test_a_renewal_does_not_claim_entries_back(redis_server: RedisServer) -> None:
+    """A member that was unresponsive past its lease leaves its entries to the member that claimed them."""
     topic, to = scene.new_topic(), scene.new_topic()
     records = scene.new_records(topic, 10)
 
@@ -114,20 +114,20 @@ async def test_a_renewal_takes_nothing_back(redis_server: RedisServer) -> None:
         redis.open(proxy.url, SETTINGS) as slow,
         redis.open(redis_server.url, SETTINGS) as backend,
         scene.asking(redis_server.url) as client,
-        slow.subscribe([topic], group="group", start="earliest") as sleeper,
-        backend.subscribe([topic], group="group", start="earliest") as heir,
+        slow.subscribe([topic], group="group", start="earliest") as stalled,
+        backend.subscribe([topic], group="group", start="earliest") as successor,
     ):
         await backend.publish(records)
-        taken = await scene.take(sleeper, 10)
+        taken = await scene.take(stalled, 10)
         before = await owners()
         async with proxy.silence():
-            claimed = await scene.take(heir, 10)
+            claimed = await scene.take(successor, 10)
             after = await owners()
         assert before.isdisjoint(after)
         await anyio.sleep(2 * LEASE)  # renewals on both sides
         assert await owners() == after
-        await sleeper.complete(scene.answers(taken[:5], to))
-        await heir.complete(scene.answers(claimed, to))
+        await stalled.complete(scene.answers(taken[:5], to))
+        await successor.complete(scene.answers(claimed, to))
         assert await scene.ids(client, to) == scene.answered(records)
         assert backend.counters.completed_elsewhere == 5
 
@@ -197,7 +197,9 @@ async def _length_is(client: Any, topic: str, length: int) -> bool:
     return bool(await client.xlen(topic) == length)
 
 
-async def test_trimmed_entries_that_were_pending_are_counted_and_let_go(redis_server: RedisServer) -> None:
+async def test_pending_entries_that_were_trimmed_are_counted_and_acknowledged(
+    redis_server: RedisServer,
+) -> None:
     topic, to = scene.new_topic(), scene.new_topic()
     records = scene.new_records(topic, 30)
     async with redis.open(redis_server.url, SETTINGS) as backend, scene.asking(redis_server.url) as client:
@@ -205,10 +207,10 @@ async def test_trimmed_entries_that_were_pending_are_counted_and_let_go(redis_se
         await client.xgroup_create(topic, "group", "0")
         await client.xreadgroup("group", "somebody who died", {topic: ">"}, count=20)
         await client.xtrim(topic, maxlen=18, approximate=False)  # r0 to r11, all pending
-        async with backend.subscribe([topic], group="group", start="earliest") as heir:
-            taken = await scene.take(heir, 18)
-            await heir.complete(scene.answers(taken, to))
-            await scene.until(lambda: _lag_is(heir, 0), "something is pending still")
+        async with backend.subscribe([topic], group="group", start="earliest") as successor:
+            taken = await scene.take(successor, 18)
+            await successor.complete(scene.answers(taken, to))
+            await scene.until(lambda: _lag_is(successor, 0), "something is pending still")
         assert await scene.ids(client, to) == scene.answered(records[12:])
         assert backend.counters.trimmed == 12
 
@@ -217,25 +219,25 @@ async def _lag_is(subscription: Subscription, lag: int) -> bool:
     return await subscription.lag() == lag
 
 
-async def test_the_names_of_the_dead_are_removed_once_they_hold_nothing(redis_server: RedisServer) -> None:
+async def test_idle_consumers_with_nothing_pending_are_deleted(redis_server: RedisServer) -> None:
     topic = scene.new_topic()
     settings = redis.Settings(lease=0.05)
     async with redis.open(redis_server.url, settings) as backend, scene.asking(redis_server.url) as client:
         await backend.publish(scene.new_records(topic, 2))
         await client.xgroup_create(topic, "group", "0")
         await client.xgroup_createconsumer(topic, "group", f"{CONSUMER_PREFIX}dead")
-        await client.xgroup_createconsumer(topic, "group", "not ours")
+        await client.xgroup_createconsumer(topic, "group", "foreign")
         async with backend.subscribe([topic], group="group", start="earliest") as member:
             taken = await scene.take(member, 2)
 
             async def names() -> set[bytes]:
                 return {info["name"] for info in await client.xinfo_consumers(topic, "group")}
 
-            async def buried() -> bool:
+            async def deleted() -> bool:
                 return f"{CONSUMER_PREFIX}dead".encode() not in await names()
 
-            await scene.until(buried, "the dead one's name is there still")
-            assert b"not ours" in await names()
+            await scene.until(deleted, "the idle consumer was not deleted")
+            assert b"foreign" in await names()
             assert len(taken) == await member.lag() == 2
 
 

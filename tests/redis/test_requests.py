@@ -1,4 +1,4 @@
-"""Requests where the server goes away, or does not let replies through."""
+"""Requests while the server restarts, or where the worker may not write replies."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def doubling(topic: str, to: str) -> eventml.Bus:
 
 
 async def test_the_server_comes_back(start_redis: StartRedis) -> None:
-    """The reader of the replies goes on where it was: requests that are made afterwards are answered."""
+    """The reader of the replies continues: requests made afterwards are answered."""
     server = start_redis(appendfsync="always")
     topic = scene.new_topic()
     bus = doubling(topic, scene.new_topic())
@@ -56,7 +56,7 @@ async def test_the_server_comes_back(start_redis: StartRedis) -> None:
         assert answers == [{"is": 4}]
 
 
-async def test_a_worker_that_may_not_reply_works_on(start_redis: StartRedis) -> None:
+async def test_a_worker_that_may_not_reply_continues(start_redis: StartRedis) -> None:
     server = start_redis()
     topic, to = scene.new_topic(), scene.new_topic()
     allowed = [topic, to, dead_letter_topic(topic, "group")]

@@ -1,4 +1,4 @@
-"""Keeping topics short, without dropping in silence what a group has not had."""
+"""Keeping topics short: unfinished entries stay, and entries removed unread are counted."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ async def _asked_again(member: Any) -> bool:
 
 
 async def test_what_a_group_has_not_finished_is_kept(redis_server: RedisServer) -> None:
-    """The slowest group decides, by what it holds and by what it has not had."""
+    """The slowest group decides, by its pending and its unread entries."""
     topic = scene.new_topic()
     settings = redis.Settings(lease=0.3, retention=0.0)
     async with (
@@ -68,7 +68,7 @@ async def test_what_a_group_has_not_finished_is_kept(redis_server: RedisServer) 
         assert len(await scene.take(slow, 10)) == len(await scene.take(fast, 10)) == 10
 
 
-async def test_what_is_finished_is_kept_as_long_as_it_says(redis_server: RedisServer) -> None:
+async def test_finished_entries_are_kept_for_the_retention_time(redis_server: RedisServer) -> None:
     topic = scene.new_topic()
     async with (
         redis.open(redis_server.url, redis.Settings(lease=0.1, retention=3_600.0)) as backend,
@@ -98,7 +98,9 @@ async def test_a_topic_that_no_group_reads_is_kept(redis_server: RedisServer) ->
         assert await client.xlen(other) == 500
 
 
-async def test_a_cap_says_what_it_cost(redis_server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_cap_counts_unread_entries(
+    redis_server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
     topic = scene.new_topic()
     caplog.set_level(logging.WARNING)
     async with (
@@ -119,7 +121,7 @@ async def test_a_cap_says_what_it_cost(redis_server: RedisServer, caplog: pytest
         assert topic in caplog.text
 
 
-async def test_a_cap_holds_for_outputs_and_spares_what_is_in_hand(redis_server: RedisServer) -> None:
+async def test_a_cap_holds_for_outputs_and_deliveries_in_flight_complete(redis_server: RedisServer) -> None:
     topic, to = scene.new_topic(), scene.new_topic()
     async with (
         redis.open(redis_server.url, redis.Settings()) as producer,
@@ -148,8 +150,8 @@ async def test_a_cap_of_one_keeps_the_last(redis_server: RedisServer) -> None:
         assert backend.counters.unread == 0
 
 
-async def test_trimmed_by_age_whoever_has_not_read_it(redis_server: RedisServer) -> None:
-    """As reply topics are, which no group reads; one that nobody trims any more is gone in the end."""
+async def test_trim_removes_old_entries_unread_or_not(redis_server: RedisServer) -> None:
+    """As for reply topics, which no group reads; a topic that is not trimmed any more expires."""
     topic = scene.new_topic()
     async with (
         redis.open(redis_server.url, redis.Settings()) as backend,

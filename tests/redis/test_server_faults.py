@@ -1,4 +1,4 @@
-"""A server that dies, is emptied, is full, or hangs: what was acknowledged is there, and answered once."""
+"""A server that is killed, flushed, full, or hangs: acknowledged records are kept and have one output."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ async def test_killed_and_restarted_under_load(start_redis: StartRedis) -> None:
             try:
                 await backend.publish(records)
             except UnavailableError:
-                continue  # nobody knows, so nobody repeats
+                continue  # unknown, so it is not repeated
             acknowledged.update(record.id for record in records)
 
     async with redis.open(server.url, SETTINGS) as backend:
@@ -88,7 +88,7 @@ async def _finished(backend: redis.RedisBackend, topic: str) -> bool:
 
 
 async def test_flushed_while_it_waits(start_redis: StartRedis) -> None:
-    """The group is made again, and what is published afterwards is answered; the loss is counted."""
+    """The group is created again, and records published afterwards are delivered; the loss is counted."""
     server = start_redis()
     topic, to = scene.new_topic(), scene.new_topic()
     async with (
@@ -116,8 +116,8 @@ async def test_flushed_while_it_waits(start_redis: StartRedis) -> None:
         assert backend.counters.groups_recreated == 10
 
 
-async def test_flushed_while_deliveries_are_in_hand(start_redis: StartRedis) -> None:
-    """What was in hand is gone with the rest: completing it disturbs nobody."""
+async def test_flushed_while_deliveries_are_in_flight(start_redis: StartRedis) -> None:
+    """Deliveries in flight are lost with the rest: completing them has no effect."""
     server = start_redis()
     topic, to = scene.new_topic(), scene.new_topic()
     async with (
@@ -135,7 +135,7 @@ async def test_flushed_while_deliveries_are_in_hand(start_redis: StartRedis) -> 
         assert await scene.ids(client, to) == scene.answered(records)
 
 
-async def test_scripts_that_the_server_forgot(start_redis: StartRedis) -> None:
+async def test_scripts_that_were_flushed(start_redis: StartRedis) -> None:
     server = start_redis()
     topic, to = scene.new_topic(), scene.new_topic()
     records = scene.new_records(topic, 30)
@@ -152,7 +152,7 @@ async def test_scripts_that_the_server_forgot(start_redis: StartRedis) -> None:
 
 
 async def test_full_memory_is_backpressure(start_redis: StartRedis) -> None:
-    """Publishers wait, completions fail without a trace, and all goes on once there is room."""
+    """Publishers wait, completions fail and change nothing, and both pass once there is room."""
     server = start_redis()
     topic, to = scene.new_topic(), scene.new_topic()
     patient = redis.Settings(lease=1.0, publish_timeout=scene.PATIENCE)
@@ -187,7 +187,7 @@ async def test_full_memory_is_backpressure(start_redis: StartRedis) -> None:
 
 
 async def test_acks_alone_pass_where_memory_is_full(start_redis: StartRedis) -> None:
-    """They free memory, and a consumer has no outputs."""
+    """Acks free memory, and add nothing."""
     server = start_redis()
     topic = scene.new_topic()
     async with (
@@ -203,7 +203,7 @@ async def test_acks_alone_pass_where_memory_is_full(start_redis: StartRedis) -> 
 
 
 async def test_a_server_that_hangs(start_redis: StartRedis) -> None:
-    """One that answers nothing for a while is given up and tried again; nothing is lost or doubled."""
+    """Requests time out and are retried; nothing is lost or duplicated."""
     server = start_redis()
     topic, to = scene.new_topic(), scene.new_topic()
     short = redis.Settings(lease=1.0, block=0.2, timeout=0.3, connect_timeout=0.3)

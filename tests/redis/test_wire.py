@@ -1,4 +1,4 @@
-"""The wire format: what goes in comes out, and what people write by hand is understood."""
+"""The wire format: records come back as they were, and foreign entries are decoded."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_headers_come_back(headers: Mapping[str, str]) -> None:
 
 
 @given(st.binary(max_size=40))
-def test_any_meta_is_understood_somehow(meta: bytes) -> None:
+def test_any_meta_can_be_decoded(meta: bytes) -> None:
     headers = decode_headers(meta)
     assert all(isinstance(text, str) for item in headers.items() for text in item)
     msgspec.json.encode(dict(headers))
@@ -117,7 +117,7 @@ def test_writes_are_bounded_and_leave_nothing_out(sizes: list[int]) -> None:
         ),
     ],
 )
-def test_what_became_of_each_record(replies: list[Any], wanted: list[str | None]) -> None:
+def test_the_error_of_each_record_of_a_write(replies: list[Any], wanted: list[str | None]) -> None:
     found = errors_of(replies, len(wanted))
     assert [None if reply is None else str(reply) for reply in found] == wanted
 
@@ -156,7 +156,7 @@ def test_times_are_those_of_the_entries() -> None:
         ([b"\xff", b"\xfe"], Record("t", rb'{"\\xff":"\\xfe"}', None, "t/0/5-1", {CONTENT_TYPE: FIELDS})),
     ],
 )
-def test_what_others_write(fields: list[bytes], record: Record) -> None:
+def test_foreign_entries(fields: list[bytes], record: Record) -> None:
     [delivery] = EntryDecoder().deliveries("t", [(b"5-1", fields)])
     assert delivery.record == record
 

@@ -1,12 +1,15 @@
-"""URLs, and what is said of those that make no sense."""
+"""URLs and settings, the errors for wrong ones, and the exceptions for error replies."""
 
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from redis.crc import key_slot
 
 from eventml.backends import redis
 from eventml.backends.redis.errors import DeniedError, ErrorReply, NoGroupError, error_for
-from eventml.backends.redis.servers import same_slot_names
+from eventml.backends.redis.servers import hash_slot, same_slot_names
 from eventml.backends.redis.settings import Address, parse_url
 from eventml.errors import BackendError, ConfigError, UnavailableError, UnsupportedError
 
@@ -30,7 +33,7 @@ def test_urls(url: str, address: Address) -> None:
     assert "secret" not in str(address)
 
 
-def test_the_settings_say_what_the_url_does_not() -> None:
+def test_settings_complete_the_url() -> None:
     assert parse_url("unix:///r.sock", db=3).db == 3
     assert parse_url("redis://h", db=3).db == 3
     assert parse_url("redis://h/4", db=3).db == 4
@@ -41,7 +44,7 @@ def test_the_settings_say_what_the_url_does_not() -> None:
     "url",
     ["redis://host:port", "redis://host/name", "redis://a,,b", "unix://host/path", "unix://", "redis:host"],
 )
-def test_urls_that_make_no_sense(url: str) -> None:
+def test_wrong_urls_are_refused(url: str) -> None:
     with pytest.raises(ConfigError, match=r"backend\.url"):
         parse_url(url)
 
@@ -56,7 +59,7 @@ def test_urls_that_make_no_sense(url: str) -> None:
         ("redis://a", redis.Settings(cluster=True, sentinel="m"), r"backend\.sentinel"),
     ],
 )
-async def test_settings_that_do_not_go_together(url: str, settings: redis.Settings, why: str) -> None:
+async def test_settings_that_exclude_each_other(url: str, settings: redis.Settings, why: str) -> None:
     with pytest.raises(ConfigError, match=why):
         async with redis.open(url, settings):
             pass
@@ -90,10 +93,10 @@ async def test_trio_is_refused() -> None:
         ("ERR unknown command", BackendError),
     ],
 )
-def test_what_refusals_mean(text: str, kind: type[Exception]) -> None:
-    error = error_for(ErrorReply(text), "doing a thing")
+def test_the_exception_for_each_error_reply(text: str, kind: type[Exception]) -> None:
+    error = error_for(ErrorReply(text), "trying")
     assert type(error) is kind
-    assert "doing a thing" in str(error)
+    assert "trying" in str(error)
 
 
 @pytest.mark.parametrize(
@@ -105,5 +108,17 @@ def test_what_refusals_mean(text: str, kind: type[Exception]) -> None:
         (("rides.started", "rides.started.group.dlq"), ("{rides}.started", "{rides}.started.group.dlq")),
     ],
 )
-def test_the_remedy_for_topics_that_live_apart(topics: tuple[str, str], names: tuple[str, str]) -> None:
+def test_names_that_put_two_topics_into_one_slot(topics: tuple[str, str], names: tuple[str, str]) -> None:
     assert same_slot_names(*topics) == names
+
+
+@given(st.text(alphabet="ab{}.ü", max_size=12))
+def test_slots_are_those_of_redis_py(topic: str) -> None:
+    assert hash_slot(topic) == key_slot(topic.encode())
+
+
+@pytest.mark.anyio
+async def test_a_certificate_that_cannot_be_loaded_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"backend\.ca_file"):
+        async with redis.open("rediss://localhost", redis.Settings(ca_file="/missing.pem")):
+            pass

@@ -1,4 +1,4 @@
-"""Completions of every shape, as the script in the server carries them out."""
+"""Completions of every shape, executed by the script in the server."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ async def test_outputs_arrive_as_they_were_whatever_their_shapes(
             ]
 
 
-async def test_what_is_refused_is_named_by_its_position(redis_server: RedisServer) -> None:
-    """In whichever call of the script it was, beside whatever others; and it stays pending."""
+async def test_refused_completions_are_named_by_their_positions(redis_server: RedisServer) -> None:
+    """In any call of the script; their inputs stay pending."""
     topic, to, wrong = scene.new_topic(), scene.new_topic(), scene.new_topic()
     size = 2 * MAX_COMPLETIONS + 100
     bad = {3, MAX_COMPLETIONS - 1, MAX_COMPLETIONS, size - 1}

@@ -1,6 +1,6 @@
-"""Servers that recognise a repeat (Redis 8.6): a write whose reply was lost is repeated, and adds nothing.
+"""Servers that recognise duplicates (Redis 8.6): a write whose reply was lost is repeated, and adds nothing.
 
-No released server of the kind is at hand here, so fakeredis stands in for one.
+fakeredis stands in for such a server.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from eventml.backends.redis.settings import Settings, parse_url
 from eventml.errors import ConfigError, UnavailableError
 from tests.redis import scene
 from tests.redis.proxy import proxied
-from tests.redis.test_replies_lost import sometimes
+from tests.redis.test_lost_replies import sometimes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -50,7 +50,7 @@ async def publishing(url: str, *, idempotent: bool) -> AsyncIterator[Publisher]:
 
 
 @pytest.mark.anyio
-async def test_a_lost_reply_is_made_good_by_a_repeat(url: str) -> None:
+async def test_a_write_whose_reply_was_lost_is_repeated(url: str) -> None:
     topic = scene.new_topic()
     records = scene.new_records(topic, 450)
     async with (
@@ -67,7 +67,7 @@ async def test_a_lost_reply_is_made_good_by_a_repeat(url: str) -> None:
 
 
 @pytest.mark.anyio
-async def test_without_it_a_lost_reply_is_told(url: str) -> None:
+async def test_other_servers_report_a_lost_reply(url: str) -> None:
     topic = scene.new_topic()
     async with proxied(url) as proxy, publishing(proxy.url, idempotent=False) as publisher:
         proxy.swallow = lambda data: b"XADD" in data
@@ -75,7 +75,7 @@ async def test_without_it_a_lost_reply_is_told(url: str) -> None:
             await publisher.publish(scene.new_records(topic, 3))
 
 
-def test_no_name_has_more_on_their_way_than_the_server_remembers() -> None:
+def test_no_producer_has_more_records_under_way_than_the_server_recognises() -> None:
     producers = Producers()
     first, second = producers.take(250), producers.take(100)
     assert len(first) == 3

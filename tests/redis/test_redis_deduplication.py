@@ -1,4 +1,4 @@
-"""What a group has finished, in a sorted set beside the topic: bounded, exact, and in one slot with it."""
+"""The ids that a group has recorded, in a sorted set in the topic's slot: bounded and exact."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.redis import scene
 from tests.redis.proxy import proxied
 from tests.redis.test_access import PASSWORDS
 from tests.redis.test_cluster import APART, SETTINGS, cluster
-from tests.redis.test_replies_lost import TIMES, sometimes
+from tests.redis.test_lost_replies import TIMES, sometimes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -29,13 +29,13 @@ __all__ = ["cluster"]  # a fixture
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 
 
-def firsts(deliveries: Iterable[Delivery], to: str) -> list[Completion]:
-    """As `scene.answers`, to be remembered."""
+def deduplicated(deliveries: Iterable[Delivery], to: str) -> list[Completion]:
+    """As `scene.answers`, with deduplication."""
     return [Completion(c.delivery, c.outputs, "drop") for c in scene.answers(deliveries, to)]
 
 
 async def test_the_set_holds_no_more_than_the_window(redis_server: RedisServer) -> None:
-    """However many are finished by one call of the script, or by several."""
+    """However many completions one call of the script has."""
     topic, to, size = scene.new_topic(), scene.new_topic(), 3 * MAX_COMPLETIONS
     records = scene.new_records(topic, size)
     async with (
@@ -45,15 +45,17 @@ async def test_the_set_holds_no_more_than_the_window(redis_server: RedisServer) 
     ):
         await backend.publish(records)
         taken = await scene.take(member, size)
-        await member.complete(firsts(taken[:10], to))
+        await member.complete(deduplicated(taken[:10], to))
         assert await client.zcard(f"{topic}.group.seen") == 10
-        await member.complete(firsts(taken[10:], to))
+        await member.complete(deduplicated(taken[10:], to))
         held = await client.zrange(f"{topic}.group.seen", 0, -1)
         assert [id_.decode() for id_ in held] == [record.id for record in records[-100:]]
         assert await scene.ids(client, to) == scene.answered(records)
 
 
-async def test_of_two_that_hold_one_id_the_second_publishes_nothing(redis_server: RedisServer) -> None:
+async def test_the_second_of_two_deliveries_with_one_id_publishes_nothing(
+    redis_server: RedisServer,
+) -> None:
     topic, to = scene.new_topic(), scene.new_topic()
     records = scene.new_records(topic, 50)
     async with (
@@ -70,16 +72,16 @@ async def test_of_two_that_hold_one_id_the_second_publishes_nothing(redis_server
         twins = await scene.take(second, 50)
         assert {d.record.id for d in twins} == {record.id for record in records}
         assert not await second.completed_before(twins)
-        await first.complete(firsts(mine, to))
-        await second.complete(firsts(twins, to))
+        await first.complete(deduplicated(mine, to))
+        await second.complete(deduplicated(twins, to))
         assert sorted(await second.completed_before(twins)) == list(range(50))
         assert await scene.ids(client, to) == scene.answered(records)
         assert (one.counters.duplicates, other.counters.duplicates) == (0, 50)
         assert await second.lag() == 50
 
 
-async def test_a_lost_reply_leaves_nothing_doubled_or_forgotten(redis_server: RedisServer) -> None:
-    """Repeating a completion that was carried out adds nothing, and does not take it for a repeat's."""
+async def test_repeating_after_a_lost_reply_duplicates_and_loses_nothing(redis_server: RedisServer) -> None:
+    """Repeating a completion that was executed adds nothing, and is not counted as a duplicate."""
     topic, to = scene.new_topic(), scene.new_topic()
     records = scene.new_records(topic, 500)
     async with (
@@ -93,7 +95,7 @@ async def test_a_lost_reply_leaves_nothing_doubled_or_forgotten(redis_server: Re
             [topic], group="group", start="earliest", window=1_000
         ) as member:
             for _ in range(0, len(records), 5):
-                await scene.complete(member, firsts(await scene.take(member, 5), to))
+                await scene.complete(member, deduplicated(await scene.take(member, 5), to))
             assert await member.lag() == 0
         assert proxy.swallowed >= TIMES
         assert await scene.ids(client, to) == scene.answered(records)
@@ -101,21 +103,21 @@ async def test_a_lost_reply_leaves_nothing_doubled_or_forgotten(redis_server: Re
         assert backend.counters.duplicates == 0
 
 
-async def test_a_key_of_another_kind_stops_it_before_anything_is_acked(redis_server: RedisServer) -> None:
+async def test_a_key_that_is_no_sorted_set_fails_before_any_ack(redis_server: RedisServer) -> None:
     topic, to = scene.new_topic(), scene.new_topic()
     async with (
         redis.open(redis_server.url, redis.Settings()) as backend,
         scene.asking(redis_server.url) as client,
         backend.subscribe_deduplicated([topic], group="group", start="earliest", window=100) as member,
     ):
-        await client.set(f"{topic}.group.seen", "not ours")
+        await client.set(f"{topic}.group.seen", "a string")
         await backend.publish(scene.new_records(topic, 3))
         taken = await scene.take(member, 3)
         with pytest.raises(BackendError):
-            await member.complete(firsts(taken, to))
+            await member.complete(deduplicated(taken, to))
         assert await member.lag() == 3
         await client.delete(f"{topic}.group.seen")
-        await member.complete(firsts(taken, to))
+        await member.complete(deduplicated(taken, to))
         assert await member.lag() == 0
 
 
@@ -129,11 +131,11 @@ async def test_a_consumers_rights_are_enough(start_redis: StartRedis) -> None:
     ):
         await producer.publish(scene.new_records(topic, 3) * 2)
         taken = await scene.take(member, 6)
-        await member.complete(firsts(taken, to))
+        await member.complete(deduplicated(taken, to))
         assert list(await member.completed_before(taken[:3])) == [1, 2]
 
 
-async def test_on_a_cluster_a_hash_tag_holds_it_to_its_topics_slot(cluster: Sequence[RedisServer]) -> None:
+async def test_on_a_cluster_the_topic_needs_a_hash_tag(cluster: Sequence[RedisServer]) -> None:
     topic = f"{{{scene.new_topic()}}}.started"
     async with (
         redis.open(cluster[1].url, SETTINGS) as backend,
@@ -141,7 +143,7 @@ async def test_on_a_cluster_a_hash_tag_holds_it_to_its_topics_slot(cluster: Sequ
     ):
         await backend.publish(scene.new_records(topic, 5))
         taken = await scene.take(member, 5)
-        await member.complete(firsts(taken, f"{topic}.answers"))
+        await member.complete(deduplicated(taken, f"{topic}.answers"))
         assert sorted(await member.completed_before(taken)) == list(range(5))
     async with redis.open(cluster[1].url, APART) as backend:
         with pytest.raises(UnsupportedError, match=r"dedupe_window: .* hash tag, as in '{rides}.started'"):

@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 
 
 async def test_lag_where_entries_were_deleted(redis_server: RedisServer) -> None:
-    """The server does not know then, so they are counted; too many to count are unknown."""
+    """The server keeps no count then, so the entries are counted; the lag is unknown if they are too many."""
     topic = scene.new_topic()
     async with (
         redis.open(redis_server.url, redis.Settings()) as backend,
@@ -49,7 +49,7 @@ async def test_lag_where_unread_entries_were_trimmed(redis_server: RedisServer) 
         assert await backend.lag(topic, group="group") == {0: 100 + 300}
 
 
-async def test_lag_of_what_is_not_there(redis_server: RedisServer) -> None:
+async def test_lag_of_a_missing_topic_or_group(redis_server: RedisServer) -> None:
     topic = scene.new_topic()
     async with redis.open(redis_server.url, redis.Settings()) as backend:
         assert await backend.lag(topic, group="group") is None

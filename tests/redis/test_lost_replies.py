@@ -1,4 +1,4 @@
-"""Replies that are lost on their way: the server has done it, and nobody has heard."""
+"""Replies that are lost: the server has executed the command, and the client does not know."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def sometimes(command: bytes) -> Callable[[bytes], bool]:
 
 
 async def test_after_xadd(redis_server: RedisServer) -> None:
-    """No record is there twice, and the caller is told each time that nobody knows."""
+    """No record is written twice, and each call with an unknown outcome raises."""
     topic = scene.new_topic()
     unknown = returned = 0
     async with (
@@ -59,7 +59,7 @@ async def test_after_xadd(redis_server: RedisServer) -> None:
 
 
 async def test_after_xreadgroup(redis_server: RedisServer) -> None:
-    """What was delivered into nowhere is delivered again, and answered once."""
+    """Entries whose reply was lost are delivered again, and have one output each."""
     topic, to = scene.new_topic(), scene.new_topic()
     records = scene.new_records(topic, 1_500)
     async with (
@@ -84,7 +84,7 @@ async def test_after_xreadgroup(redis_server: RedisServer) -> None:
 
 
 async def test_after_the_completing_script(redis_server: RedisServer) -> None:
-    """Repeating a completion that was carried out adds nothing."""
+    """Repeating a completion that was executed adds nothing."""
     topic, to = scene.new_topic(), scene.new_topic()
     records = scene.new_records(topic, 1_000)
     async with (

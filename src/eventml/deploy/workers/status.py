@@ -1,4 +1,4 @@
-"""Status of a service: what its workers report, and what operators are told about it."""
+"""Status of a service: what its workers report, and what the operations port shows of it."""
 
 # No `from __future__ import annotations` here: msgspec reads the annotations at run time.
 import time

@@ -95,7 +95,7 @@ class Supervisor:
         """Run until stopped, until a worker is in a crash loop, or until all workers have stopped when idle.
 
         Args:
-            operations: Address of the operations port, which the workers are told.
+            operations: Address of the operations port, sent to the workers.
 
         Returns:
             The exit status: 0 if everything in flight was finished, 1 if not or after a crash loop.

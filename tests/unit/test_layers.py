@@ -1,11 +1,11 @@
-"""Imports point one way: from what is nearer to the user to what is nearer to the wire.
+"""The structure of the source: layers, faces, circles of imports, sizes of files, docstrings.
 
-    cli ─► deploy ─► topics, testing ─► bus ─┬► producer ─► runtime ─► handlers ─► codec, models, frames ─┐
-                                             └► config ──────────────► backends/base ◄────────────┘
+    cli ─► deploy ─► testing ─► bus ─┬► producer ─► runtime ─► handlers ─► codec, models, frames ─┐
+                                     └► config ──────────────► handlers   backends/base ◄─────────┘
     backends/<broker> ─► backends/base ─► records, errors
 
-A broker's module is imported by nobody: configuration finds it by its entry point. The one exception
-is `testing`, which runs on the in-memory one. Imports for type checkers count like any other.
+Imports point to the right only. A broker's module is not imported, because configuration finds it by its
+entry point; `testing`, which runs on the in-memory backend, is the exception. TYPE_CHECKING imports count.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import ast
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 SOURCE: Final = Path(__file__).parents[2] / "src" / "eventml"
 
@@ -32,39 +32,65 @@ LAYERS: Final = [
     {"runtime"},
     {"producer", "config"},
     {"bus"},
-    {"eventml", "topics", "testing"},
-    {"deploy"},
+    {"eventml", "testing"},
+    {"deploy", "deploy.workers"},
+    {"deploy.web", "deploy.batch"},
     {"cli"},
     {"__main__"},
 ]
 RANK: Final = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
-UPWARDS: Final = {("bus", "deploy"): "deploy.web."}
-"""The one import that points the other way, within a function: `Bus.asgi` is where a user looks for it."""
-
 KNOWS: Final = {
-    "config": {"backends.base", "errors"},
+    "config": {"backends.base", "codec", "errors", "handlers"},
     **{broker: {"backends.base", "records", "errors"} for broker in BROKERS},
 }
-"""Of some parts all that they may import; of the others, all that lies below."""
+"""Parts that may import these parts only; the others may import everything below them."""
+
+FACES: Final = {
+    "eventml.bus",
+    "eventml.config",
+    "eventml.deploy.batch",
+    "eventml.deploy.web",
+    "eventml.deploy.workers",
+    "eventml.frames",
+    "eventml.models",
+    "eventml.producer",
+    "eventml.runtime",
+    "eventml.testing",
+}
+"""Packages of which other packages import the `__init__` only."""
+
+_EXTRAS: Final = """
+redis hiredis aiokafka sklearn scipy skops numpy onnxruntime starlette uvicorn opentelemetry sqlalchemy
+pyarrow pandas polars typer rich pytest trio
+"""
+EXTRAS: Final = set(_EXTRAS.split())
+"""Packages that `import eventml` must not load."""
+
+MAX_FILES, MAX_LINES, MAX_FILE, MIN_FILE = 150, 24_000, 350, 40
+
+OWED: Final[dict[str, tuple[str, ...]]] = {
+    "layers": ("eventml.deploy.workers",),
+    "faces": ("eventml.cli",),
+    "circles": ("eventml.deploy", "eventml.runtime"),
+    "sizes": ("total", "eventml.backends", "eventml.cli", "eventml.deploy", "eventml.runtime"),
+    "docstrings": (
+        "eventml.backends",
+        "eventml.cli",
+        "eventml.deploy",
+        "eventml.runtime",
+        "eventml.testing",
+    ),
+}
+"""By check, prefixes of modules that do not pass it yet. It becomes empty."""
 
 
-def objection(part: str, imported: str) -> str | None:
-    """Why one part may not import another; None if it may."""
-    if imported in BROKERS and (part, imported) != ("testing", "backends.memory"):
-        return f"{imported} is found by its entry point, never imported"
-    if part in KNOWS and imported not in KNOWS[part]:
-        return f"{part} knows {', '.join(sorted(KNOWS[part]))}, and nothing of {imported}"
-    if RANK[imported] >= RANK[part]:
-        return f"{imported} does not lie below {part}"
-    return None
+class Import(NamedTuple):
+    """An import of one of our modules."""
 
-
-def part_of(module: str) -> str:
-    """`eventml.backends.redis.wire` is of `backends.redis`, `eventml.runtime.stats` of `runtime`."""
-    names = module.split(".")
-    if names[1:2] == ["backends"] and len(names) > 2:
-        return ".".join(names[1:3])
-    return names[1] if len(names) > 1 else "eventml"
+    line: int
+    name: str
+    lazy: bool
+    """Whether it is inside a function."""
 
 
 def modules() -> dict[str, Path]:
@@ -76,37 +102,79 @@ def modules() -> dict[str, Path]:
 
 
 MODULES: Final = modules()
+TEXTS: Final = {module: path.read_text(encoding="utf-8") for module, path in MODULES.items()}
+TREES: Final = {module: ast.parse(text) for module, text in TEXTS.items()}
 
 
-def imports(path: Path) -> Iterator[tuple[int, str]]:
-    """Every module of ours that a file imports, anywhere in it, with the line."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+def part_of(module: str) -> str:
+    """`eventml.backends.redis.wire` is in the part `backends.redis`, `eventml.runtime.stats` in `runtime`."""
+    names = module.split(".")
+    if names[1:2] in (["backends"], ["deploy"]) and len(names) > 2:
+        part = ".".join(names[1:3])
+        return part if part in RANK or names[1] == "backends" else names[1]
+    return names[1] if len(names) > 1 else "eventml"
+
+
+def imports(module: str) -> Iterator[Import]:
+    """Every import of our modules in a module, anywhere in it."""
+    functions = [n for n in ast.walk(TREES[module]) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
+    lazy = {id(node) for function in functions for node in ast.walk(function)}
+    for node in ast.walk(TREES[module]):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}:{node.lineno}: imports name the whole module"
+            assert node.level == 0, f"{MODULES[module]}:{node.lineno}: import from the full module name"
             inner = [f"{node.module}.{alias.name}" for alias in node.names]
-            names = [name if name in MODULES else str(node.module) for name in inner]
+            names = sorted({name if name in MODULES else str(node.module) for name in inner})
         else:
             continue
-        yield from ((node.lineno, name) for name in names if name.split(".")[0] == "eventml")
+        yield from (
+            Import(node.lineno, name, id(node) in lazy) for name in names if name.split(".")[0] == "eventml"
+        )
 
 
-def test_every_part_has_its_layer() -> None:
-    parts = {part_of(module) for module, path in MODULES.items() if path.read_text(encoding="utf-8").strip()}
-    assert parts - {"backends"} == set(RANK)
+IMPORTS: Final = {module: list(imports(module)) for module in MODULES}
+
+
+def report(check: str, offenders: Iterable[tuple[str, str]]) -> None:
+    """Fail with all offenders, each a module and a message, but those in `OWED`."""
+    lines = [
+        f"{module.replace('.', '/')}: {message}"
+        for module, message in sorted(offenders)
+        if not any(f"{module}.".startswith(f"{owed}.") for owed in OWED.get(check, ()))
+    ]
+    assert not lines, f"{check}:\n" + "\n".join(lines)
+
+
+# Layers and faces
+
+
+def objection(part: str, imported: str) -> str | None:
+    """Why one part may not import another; None if it may."""
+    if imported in BROKERS and (part, imported) != ("testing", "backends.memory"):
+        return f"{imported} is found by its entry point, never imported"
+    if part in KNOWS and imported not in KNOWS[part]:
+        return f"{part} may import {', '.join(sorted(KNOWS[part]))}, and not {imported}"
+    if RANK[imported] >= RANK[part]:
+        return f"{imported} is not below {part}"
+    return None
+
+
+def test_every_part_has_a_layer() -> None:
+    parts = {part_of(module) for module, text in TEXTS.items() if text.strip()}
+    assert parts - {"backends", "deploy"} == set(RANK) - {"deploy"}
 
 
 def test_imports_point_one_way() -> None:
-    objections = [
-        f"{path}:{line}: {why}"
-        for module, path in sorted(MODULES.items())
-        for line, name in imports(path)
-        if part_of(name) != part_of(module)
-        and not name.startswith(f"eventml.{UPWARDS.get((part_of(module), part_of(name)), chr(0))}")
-        and (why := objection(part_of(module), part_of(name)))
-    ]
-    assert not objections, "\n".join(objections)
+    report(
+        "layers",
+        (
+            (module, f"line {line}: {why}")
+            for module in MODULES
+            for line, name, _ in IMPORTS[module]
+            if part_of(name) != part_of(module) and (why := objection(part_of(module), part_of(name)))
+        ),
+    )
 
 
 @pytest.mark.parametrize(
@@ -119,23 +187,201 @@ def test_imports_point_one_way() -> None:
         ("runtime", "backends.memory"),
         ("runtime", "config"),
         ("config", "backends.redis"),
-        ("config", "handlers"),
+        ("config", "runtime"),
+        ("handlers", "config"),
         ("records", "backends.base"),
-        ("bus", "deploy"),
+        ("bus", "deploy.web"),
         ("bus", "eventml"),
         ("runtime", "bus"),
-        ("deploy", "cli"),
+        ("deploy.workers", "deploy.web"),
+        ("deploy.web", "cli"),
     ],
 )
-def test_the_wrong_way_is_seen(part: str, imported: str) -> None:
+def test_an_import_in_the_wrong_direction_is_reported(part: str, imported: str) -> None:
     assert objection(part, imported)
 
 
+def test_other_packages_import_a_face_only() -> None:
+    def face_of(name: str) -> str | None:
+        return next((face for face in FACES if name.startswith(f"{face}.")), None)
+
+    report(
+        "faces",
+        (
+            (module, f"line {line}: import from {face}, not from {name}")
+            for module in MODULES
+            for line, name, _ in IMPORTS[module]
+            if (face := face_of(name)) and not f"{module}.".startswith(f"{face}.")
+        ),
+    )
+
+
+def test_modules_that_need_an_extra_are_imported_inside_functions() -> None:
+    """The core works without extras: those of its modules that import one are imported inside functions."""
+    parts = {part for part, rank in RANK.items() if rank <= RANK["testing"]} - BROKERS
+    core = {module for module in MODULES if part_of(module) in parts}
+    need_extra = {
+        module
+        for module in core
+        for node in TREES[module].body
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        and {str(getattr(node, "module", None) or node.names[0].name).split(".")[0]} & EXTRAS
+    }
+    assert need_extra, "this check finds no such module any more"
+    report(
+        "extras",
+        (
+            (module, f"line {line}: import {name} inside a function: it needs an extra")
+            for module in core - need_extra
+            for line, name, lazy in IMPORTS[module]
+            if name in need_extra and not lazy
+        ),
+    )
+
+
+# Circles
+
+
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """The strongly connected components of more than one module (Tarjan's algorithm)."""
+    index: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    found: list[list[str]] = []
+
+    def visit(node: str) -> None:
+        index[node] = low[node] = len(index)
+        stack.append(node)
+        for other in graph[node]:
+            if other not in index:
+                visit(other)
+            if other in stack:
+                low[node] = min(low[node], low[other])
+        if low[node] == index[node]:
+            component = stack[stack.index(node) :]
+            del stack[stack.index(node) :]
+            if len(component) > 1:
+                found.append(sorted(component))
+
+    for node in graph:
+        if node not in index:
+            visit(node)
+    return found
+
+
+def test_no_circle_of_imports() -> None:
+    graph = {module: {i.name for i in IMPORTS[module] if i.name in MODULES} - {module} for module in MODULES}
+    report("circles", ((one[0], f"circle of {', '.join(one)}") for one in circles(graph)))
+
+
+def test_a_circle_is_found() -> None:
+    graph = {"a": {"b"}, "b": {"c"}, "c": {"b", "d"}, "d": set()}
+    assert circles(graph) == [["b", "c"]]
+
+
+# Sizes
+
+
+def test_sizes_of_files() -> None:
+    lines = {module: text.count("\n") for module, text in TEXTS.items()}
+    total = sum(lines.values())
+    totals = [
+        ("total", f"{count} {unit}, at most {limit}")
+        for unit, count, limit in (("files", len(lines), MAX_FILES), ("lines", total, MAX_LINES))
+        if count > limit
+    ]
+    small = {"__init__.py", "__main__.py"}
+    report(
+        "sizes",
+        [
+            *totals,
+            *((m, f"{n} lines, at most {MAX_FILE}") for m, n in lines.items() if n > MAX_FILE),
+            *(
+                (m, f"{n} lines, at least {MIN_FILE}")
+                for m, n in lines.items()
+                if n < MIN_FILE and MODULES[m].name not in small
+            ),
+        ],
+    )
+
+
+# Public names and docstrings
+
+
+def test_every_name_in_all_exists() -> None:
+    offenders = []
+    for module, tree in TREES.items():
+        exported = {
+            str(constant.value)
+            for node in tree.body
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+            for constant in ast.walk(node.value)
+            if isinstance(constant, ast.Constant)
+        }
+        defined = {str(name) for node in ast.walk(tree) for name in _names(node)}
+        offenders += [(module, f"__all__ has {name}, which is not defined") for name in exported - defined]
+    report("__all__", offenders)
+
+
+def _names(node: ast.AST) -> Iterator[str | None]:
+    if isinstance(node, ast.ImportFrom | ast.Import):
+        yield from (alias.asname or alias.name for alias in node.names)
+    elif isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+        yield node.name
+    elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+        yield node.id
+
+
+def public_definitions(
+    body: list[ast.stmt], prefix: str = ""
+) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef]]:
+    """The public functions, classes and methods of a module or class, with their dotted names."""
+    for node in body:
+        if isinstance(node, ast.If | ast.Try):
+            yield from public_definitions(node.body, prefix)
+        elif isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            if node.name.startswith("_"):
+                continue
+            yield f"{prefix}{node.name}", node
+            if isinstance(node, ast.ClassDef):
+                yield from public_definitions(node.body, f"{prefix}{node.name}.")
+
+
+def protocol_methods() -> set[str]:
+    """Names of methods that a protocol of ours documents: their implementations need no docstring."""
+    return {
+        method.name
+        for tree in TREES.values()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef) and any("Protocol" in ast.unparse(base) for base in node.bases)
+        for method in node.body
+        if isinstance(method, ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(method)
+    }
+
+
+def test_every_public_definition_has_a_docstring() -> None:
+    documented = protocol_methods()
+    offenders = [(module, "no module docstring") for module, tree in TREES.items() if not _documented(tree)]
+    for module, tree in TREES.items():
+        if module.rpartition(".")[2].startswith("_") and not module.endswith("__main__"):
+            continue
+        for name, node in public_definitions(tree.body):
+            decorators = [ast.unparse(decorator) for decorator in node.decorator_list]
+            if "overload" in decorators or any(d.endswith(".setter") for d in decorators):
+                continue
+            if "." in name and node.name in documented and not isinstance(node, ast.ClassDef):
+                continue
+            if not _documented(node):
+                offenders.append((module, f"line {node.lineno}: {name} has no docstring"))
+    report("docstrings", offenders)
+
+
+def _documented(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    return ast.get_docstring(node) is not None or (isinstance(node, ast.Module) and not node.body)
+
+
 def test_the_core_needs_two_packages_only() -> None:
-    """`import eventml` loads anyio and msgspec, and nothing of what comes with an extra."""
-    extras = ["redis", "hiredis", "aiokafka", "sklearn", "skops", "numpy", "onnxruntime", "starlette"]
-    extras += ["uvicorn", "opentelemetry", "sqlalchemy", "pyarrow", "pandas", "polars", "typer", "rich"]
-    extras += ["pytest", "trio"]
-    code = f"import sys, eventml, eventml.testing; print(*(set({extras}) & set(sys.modules)))"
+    """`import eventml` loads anyio and msgspec, and no package of an extra."""
+    code = f"import sys, eventml, eventml.testing; print(*({EXTRAS} & set(sys.modules)))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603 - our own interpreter
     assert loaded.stdout.split() == []

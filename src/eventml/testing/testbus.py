@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections import Counter
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, Unpack
 
 import anyio
 import msgspec
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from eventml.backends.memory.hub import Hub
     from eventml.bus import Bus
-    from eventml.producer import KeyOf
+    from eventml.producer import KeyOf, PublishOptions
     from eventml.records import Delivery, Record
     from eventml.runtime import Worker
 
@@ -153,17 +153,9 @@ class TestBus:
 
     # Publishing
 
-    async def publish(
-        self,
-        topic: str,
-        event: Any,
-        *,
-        key: str | bytes | None = None,
-        id: str | None = None,  # noqa: A002 - CloudEvents' word
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
+    async def publish(self, topic: str, event: Any, **options: Unpack[PublishOptions]) -> None:
         """As `Bus.publish`; then wait as `settle` does."""
-        await self._bus.publish(topic, event, key=key, id=id, headers=headers)
+        await self._bus.publish(topic, event, **options)
         await self.settle()
 
     async def publish_many(self, topic: str, events: Iterable[Any], *, key: KeyOf | None = None) -> int:

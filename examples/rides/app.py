@@ -1,9 +1,9 @@
-"""One stream of rides, three consumers: two predict from it, and one reads a prediction.
+"""One stream of rides, three predictors: two read the rides, and one reads a prediction.
 
     eventml run examples.rides.app:bus
 
-Models come from `$RIDES_MODELS`, or the user's cache; where there is none, they are trained once on
-generated trips, which takes a few seconds.
+Models are loaded from `$RIDES_MODELS`, or the user's cache. Missing models are trained once on generated
+trips, which takes a few seconds.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from examples.rides.targets import DURATION, TIP
 from examples.rides.train import ensure_models, model_version
 
 LONG = 60.0
-"""Minutes. A ride predicted to take longer raises an alarm."""
+"""Minutes; a ride that is predicted to take longer raises an alarm."""
 
 bus = Bus("rides")
 bus.topic("rides.started", event_type=RideStarted, id_field="ride_id")
 
 
 def trained(name: str) -> Model:
-    """The model of that name, trained first where there is none."""
+    """Load a model by name; train it first if it is missing."""
     folder = ensure_models()
     artefact = Artefact(folder / f"{name}.skops", version=model_version(folder, name))
     return load(artefact, name=name)

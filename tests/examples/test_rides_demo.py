@@ -94,11 +94,11 @@ def predicted_on(url: str) -> Scoreboard:
 
 
 def same(one: Scoreboard, other: Scoreboard) -> bool:
-    return (one.predictions, one.ids, one.answers) == (other.predictions, other.ids, other.answers)
+    return (one.predictions, one.ids, one.records) == (other.predictions, other.ids, other.records)
 
 
 def test_memory_answers_every_ride_once(in_memory: Scoreboard) -> None:
-    assert in_memory.answers == {"duration": RIDES, "tip": RIDES}
+    assert in_memory.records == {"duration": RIDES, "tip": RIDES}
     assert len(in_memory.predictions["duration"]) == RIDES
 
 

@@ -91,7 +91,7 @@ def test_predictions_that_a_constant_would_beat_raise_the_alarm() -> None:
     trips = generate(300, part="live")
     wrong = dict(zip(trips.ride_ids(), (100 - trips.minutes).tolist(), strict=True))
     right = dict(zip(trips.ride_ids(), trips.minutes.tolist(), strict=True))
-    assert [crossing.what for crossing in report.examine(trips, wrong, "wrong").crossings] == ["rmse"]
+    assert [crossing.what for crossing in report.examine(trips, wrong, "wrong").crossings] == ["RMSE"]
     assert report.examine(trips, right, "right").crossings == []
 
 

@@ -182,7 +182,7 @@ def test_a_row_of_another_width_is_passed_over(tmp_path: Path, caplog: pytest.Lo
 
     with caplog.at_level(logging.WARNING):
         assert len(read([path])) == 3
-    assert "passed over 1 rows" in caplog.text
+    assert "skipped 1 rows" in caplog.text
 
 
 def test_a_compressed_csv_is_read(tmp_path: Path) -> None:
@@ -267,7 +267,7 @@ def test_what_is_no_file_of_trips_is_refused_by_name(
 
 
 def test_a_folder_and_no_file_at_all_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(TripsError, match="is a folder"):
+    with pytest.raises(TripsError, match="is a directory"):
         read([tmp_path])
     with pytest.raises(TripsError, match="no trip files"):
         read([])

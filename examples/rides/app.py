@@ -36,16 +36,19 @@ def trained(name: str) -> Model:
 
 @bus.predictor("rides.started", to="rides.duration", model=partial(trained, "duration"))
 def duration(rides: list[RideStarted], model: Ridge) -> list[DurationPredicted]:
+    """Predict how long each ride takes."""
     minutes = np.maximum(model.predict(features(rides)), DURATION.least).tolist()
     return [DurationPredicted(ride.ride_id, value) for ride, value in zip(rides, minutes, strict=True)]
 
 
 @bus.predictor("rides.started", to="rides.tip", model=partial(trained, "tip"))
 def tip(rides: list[RideStarted], model: Ridge) -> list[TipPredicted]:
+    """Predict the tip of each ride, if it is paid by card."""
     dollars = np.maximum(model.predict(features(rides)), TIP.least).tolist()
     return [TipPredicted(ride.ride_id, value) for ride, value in zip(rides, dollars, strict=True)]
 
 
 @bus.predictor("rides.duration", to="rides.alarm")
 async def alarm(ride: DurationPredicted) -> LongRide | None:
+    """Raise an alarm for a ride that is predicted to take longer than `LONG`."""
     return LongRide(ride.ride_id, ride.minutes) if ride.minutes > LONG else None

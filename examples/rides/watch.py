@@ -60,6 +60,7 @@ def alarm() -> Iterator[Alarm]:
 
 @bus.predictor("rides.started", to="rides.drift")
 async def drift(rides: list[RideStarted], window: Window) -> list[Drifted | None]:
+    """Publish an event if the rides of a window have drifted."""
     crossings = drifted(window.add(monitored_columns(rides), len(rides)) or [])
     event = Drifted(rides[-1].ride_id, crossings) if crossings else None
     return [*[None] * (len(rides) - 1), event]
@@ -67,4 +68,5 @@ async def drift(rides: list[RideStarted], window: Window) -> list[Drifted | None
 
 @bus.consumer("rides.drift")
 def raise_alarm(event: Drifted, alarm: Alarm) -> None:
+    """Call the alarm function with the features that have drifted."""
     call_alarm(alarm, event.crossings)

@@ -97,9 +97,9 @@ class QueueResult(msgspec.Struct):
 @handle_errors()
 @selecting
 def list_dead_letters(selection: Selection, as_json: JsonOption = False) -> None:
-    """List the dead letters that were neither replayed nor dropped, and count them.
+    """List dead letters, and count them by handler and exception.
 
-    The command changes nothing.
+    Those that were replayed or dropped are not listed. The command changes nothing.
     """
     found = anyio.run(_read, selection)
     if as_json:
@@ -116,9 +116,9 @@ def list_dead_letters(selection: Selection, as_json: JsonOption = False) -> None
 @handle_errors()
 @selecting
 def show(selection: Selection, as_json: JsonOption = False) -> None:
-    """Show dead letters in full: the event, why it failed, and where it came from.
+    """Show dead letters in full.
 
-    The command changes nothing.
+    That is the event, why it failed, and where it came from. The command changes nothing.
     """
     found = anyio.run(_read, selection)
     if as_json:
@@ -150,9 +150,9 @@ def drop(
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Drop dead letters: they are no longer listed, and cannot be replayed.
+    """Drop dead letters.
 
-    Their records stay on the dead-dead_letter topic for as long as its retention keeps them.
+    They are no longer listed, and cannot be replayed. Their records stay on the dead-dead_letter topic for as long as its retention keeps them.
     """
     if selection.everything and not everything and not dry_run:
         raise UsageError("this would drop every dead letter of the bus: select some, or confirm with --all")

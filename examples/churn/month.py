@@ -19,7 +19,7 @@ from examples.churn.generator import SIZE, customers
 from examples.churn.report import examine
 from examples.churn.store import Store
 from examples.churn.train import read_training
-from examples.monitoring.alarms import find_alarm, ring
+from examples.monitoring.alarms import call_alarm, find_alarm
 from examples.monitoring.report import write
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def run(options: argparse.Namespace, alarm: Alarm) -> Path:
     file = write(report, report_file(options.month))
     print(f"{report.title}: {'; '.join(f'{name} {fact}' for name, fact in report.facts.items())}")
     print(f"report: {file}")
-    ring(alarm, report.crossings)
+    call_alarm(alarm, report.crossings)
     return file
 
 
@@ -106,7 +106,10 @@ def _options(args: Sequence[str] | None) -> argparse.Namespace:
         "--database", default=database_url(), metavar="URL", help="SQLAlchemy's (%(default)s)"
     )
     parser.add_argument(
-        "--alarm", default="examples.monitoring.alarms:say", metavar="MODULE:FUNCTION", help="whom to tell"
+        "--alarm",
+        default="examples.monitoring.alarms:print_alarm",
+        metavar="MODULE:FUNCTION",
+        help="whom to tell",
     )
     parser.add_argument("--size", type=int, default=SIZE, help="generated customers (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the generated customers")

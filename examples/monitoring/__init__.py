@@ -1,5 +1,5 @@
-"""After the predictions: what they look like, whether the world has drifted, and whom to tell.
+"""Monitoring of predictions: a report, drift from the training sample, and alarms. Shared by the examples.
 
-Shared by the examples. `profiles` and `drift` compare with the training sample, `alarms` decides,
-`report` shows, `window` does the same over a stream.
+`profiles.py` counts a sample, `drift.py` compares it with the training sample, `alarms.py` decides whether to
+raise an alarm, `report.py` writes an HTML page with `plots.py`, and `window.py` detects drift in a stream.
 """

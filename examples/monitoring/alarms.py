@@ -1,4 +1,4 @@
-"""Whether to raise an alarm: pure decisions. Whom to tell is the user's function."""
+"""Decide whether to raise an alarm, and call the user's alarm function."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class Crossing(msgspec.Struct, frozen=True):
     """A limit that was crossed.
 
     Attributes:
-        what: What crossed it: a feature, a share.
-        value: How far it went.
-        limit: What it should have stayed below.
-        message: The same for a reader.
+        what: Name of the feature or share that crossed it.
+        value: Its value.
+        limit: The limit.
+        message: A description of the crossing.
     """
 
     what: str
@@ -37,36 +37,36 @@ class Crossing(msgspec.Struct, frozen=True):
 
 
 Alarm = Callable[[Sequence[Crossing]], object]
-"""The user's: called once with all that crossed, and never with nothing."""
+"""Alarm function of the user: called once with all crossings, and not called without any."""
 
 
 class Share(msgspec.Struct, frozen=True):
-    """So many of so many."""
+    """A count out of a total."""
 
     count: int
     total: int
 
     @property
     def value(self) -> float:
-        """As a fraction; 0 of nothing is 0."""
+        """The share as a fraction; 0 if the total is 0."""
         return self.count / self.total if self.total else 0.0
 
 
 def jumped(
     what: str, before: Share, now: Share, *, points: float = POINTS, sigmas: float = SIGMAS
 ) -> Crossing | None:
-    """Whether a share has risen by more than matters, and by more than chance.
+    """Return a crossing if a share has risen by more than `points`, and by more than chance explains.
 
-    It has if it rose by more than `points`, and if the difference exceeds `sigmas` standard errors
-    under the hypothesis that both samples have one share (the pooled two-proportion z-test). A fall
-    is no jump, and where either sample is empty there is nothing to compare.
+    Chance does not explain a difference of more than `sigmas` standard errors under the hypothesis that both
+    samples have the same share (the pooled two-proportion z-test). A fall is not a crossing, and an empty
+    sample is not compared.
 
     Args:
-        what: The share, in words.
-        before: The share that it is compared with.
-        now: The share in question.
-        points: In fractions: 0.05 is five percentage points.
-        sigmas: 3 lets chance through once in 740 comparisons.
+        what: Name of the share.
+        before: The share to compare with.
+        now: The current share.
+        points: Lowest rise, as a fraction: 0.05 is five percentage points.
+        sigmas: Standard errors; with 3, chance gives a crossing once in 740 comparisons.
     """
     if not before.total or not now.total:
         return None
@@ -82,7 +82,7 @@ def jumped(
 
 
 def drifted(drifts: Sequence[Drift]) -> list[Crossing]:
-    """A crossing for each feature that has drifted; one that has only moved is for the report."""
+    """Return a crossing for each feature that has drifted; a feature that has moved gives none."""
     found = []
     for drift in drifts:
         if drift.verdict == "drifted":
@@ -93,33 +93,33 @@ def drifted(drifts: Sequence[Drift]) -> list[Crossing]:
     return found
 
 
-def ring(alarm: Alarm, crossings: Sequence[Crossing]) -> bool:
-    """Call the alarm if anything crossed. What it raises is the caller's. Returns whether it was called."""
+def call_alarm(alarm: Alarm, crossings: Sequence[Crossing]) -> bool:
+    """Call the alarm if there are crossings. Returns whether it was called; its errors are not caught."""
     if crossings:
         alarm(crossings)
     return bool(crossings)
 
 
-def say(crossings: Sequence[Crossing]) -> None:
-    """The alarm of those who name none: a line each on stderr."""
+def print_alarm(crossings: Sequence[Crossing]) -> None:
+    """Print a line for each crossing to standard error: the default alarm."""
     for crossing in crossings:
         print(f"ALARM {crossing.message}", file=sys.stderr)
 
 
-def find_alarm(place: str) -> Alarm:
-    """Import the user's alarm.
+def find_alarm(target: str) -> Alarm:
+    """Import the alarm function of the user.
 
     Args:
-        place: `MODULE:FUNCTION`.
+        target: `MODULE:FUNCTION`.
 
     Raises:
-        ConfigError: There is no such function.
+        ConfigError: it cannot be imported, or is not a function.
     """
     try:
-        alarm = pkgutil.resolve_name(place)
+        alarm = pkgutil.resolve_name(target)
     except (ImportError, AttributeError, ValueError) as exc:
-        raise ConfigError(f"--alarm {place}: {exc}; name a function as MODULE:FUNCTION") from exc
+        raise ConfigError(f"--alarm {target}: {exc}; name a function as MODULE:FUNCTION") from exc
     if not callable(alarm):
-        raise ConfigError(f"--alarm {place} is no function; name one as MODULE:FUNCTION")
+        raise ConfigError(f"--alarm {target}: not a function; name one as MODULE:FUNCTION")
     found: Alarm = alarm
     return found

@@ -1,12 +1,11 @@
-"""How far a sample has moved from the training sample: the population stability index, by feature.
+"""Drift of a sample from the training sample: the population stability index of each feature.
 
-PSI = sum over the bins of (p - q) ln(p / q), for the shares p then and q now: the symmetrised
-Kullback-Leibler divergence of two histograms. That it is read as stable below 0.1, as moved below
-0.25 and as another population above it is the convention of credit scoring (Siddiqi, "Credit Risk
-Scorecards", 2006). The convention says nothing of small samples, where chance alone gives a high
-index; without drift PSI / (1/n + 1/m) follows a chi-square distribution with bins - 1 degrees of
-freedom (Yurdakul and Naranjo, "Statistical properties of the population stability index", 2020). So
-a feature has drifted here only if its index is high and chance would hardly have made it so.
+PSI = sum over the bins of (p - q) ln(p / q), for the shares p in the training sample and q now: the
+symmetrised Kullback-Leibler divergence of two histograms. By the convention of credit scoring (Siddiqi,
+"Credit Risk Scorecards", 2006) a feature is stable below 0.1, has moved below 0.25 and has drifted above.
+The convention ignores that small samples have a high index by chance. Without drift, PSI / (1/n + 1/m) has a
+chi-square distribution with bins - 1 degrees of freedom (Yurdakul and Naranjo, "Statistical properties of
+the population stability index", 2020). A feature has drifted only if chance alone is unlikely too.
 """
 
 from __future__ import annotations
@@ -25,20 +24,20 @@ if TYPE_CHECKING:
 MOVED: Final = 0.1
 DRIFTED: Final = 0.25
 CHANCE: Final = 0.001
-"""How rarely chance may make an index as high as that of a feature that is said to have drifted."""
+"""Highest probability that chance alone gives the index of a feature that has drifted."""
 
-_UNSEEN: Final = 0.5  # added to every bin, so that one which is empty on one side has a logarithm
+_UNSEEN: Final = 0.5  # added to every bin: the logarithm of an empty bin is not defined
 
 
 class Drift(msgspec.Struct, frozen=True):
-    """How far one feature has moved.
+    """Drift of one feature.
 
     Attributes:
-        psi: The population stability index; 0 is not at all.
-        by_chance: The index that chance alone exceeds once in a thousand samples of these sizes.
-        labels: The bins, in words.
-        then: The training sample's share of each.
-        now: This sample's.
+        psi: The population stability index; 0 for equal histograms.
+        by_chance: Index that chance alone exceeds in one of a thousand samples of these sizes.
+        labels: Descriptions of the bins.
+        then: Share of each bin in the training sample.
+        now: Share of each bin in this sample.
     """
 
     feature: str
@@ -50,14 +49,14 @@ class Drift(msgspec.Struct, frozen=True):
 
     @property
     def verdict(self) -> Literal["stable", "moved", "drifted"]:
-        """What to make of it."""
+        """Whether the feature is stable, has moved or has drifted."""
         if self.psi <= max(MOVED, self.by_chance):
             return "stable"
         return "drifted" if self.psi > DRIFTED else "moved"
 
 
 def drifts(profile: Profile, counts: Mapping[str, Counts]) -> list[Drift]:
-    """How far each feature of a sample has moved from the profile's, the farthest first."""
+    """Return the drift of each feature of a sample from the profile, the highest index first."""
     found = []
     for name, feature in profile.features.items():
         now = counts[name]
@@ -75,10 +74,10 @@ def drifts(profile: Profile, counts: Mapping[str, Counts]) -> list[Drift]:
 
 
 def psi(then: Sequence[int], now: Sequence[int]) -> float:
-    """The population stability index of two histograms with the same bins.
+    """Return the population stability index of two histograms with the same bins.
 
-    Half a count is added to each bin. Never negative, the same both ways, and 0 for equal counts. An
-    empty histogram says nothing: 0.
+    Half a count is added to each bin. The index is never negative, symmetric, and 0 for equal counts or an
+    empty histogram.
     """
     if not sum(then) or not sum(now):
         return 0.0
@@ -88,7 +87,7 @@ def psi(then: Sequence[int], now: Sequence[int]) -> float:
 
 
 def by_chance(then: Sequence[int], now: Sequence[int]) -> float:
-    """The index that two samples of these sizes from one population exceed with probability `CHANCE`."""
+    """Return the index that samples of these sizes exceed with probability `CHANCE` without drift."""
     freedom = len(_occupied(then, now)) - 1
     if freedom < 1 or not sum(then) or not sum(now):
         return 0.0
@@ -96,8 +95,8 @@ def by_chance(then: Sequence[int], now: Sequence[int]) -> float:
 
 
 def _occupied(then: Sequence[int], now: Sequence[int]) -> list[int]:
-    """The bins that either sample has anything in: one that both leave empty tells nothing."""
-    return [place for place, pair in enumerate(zip(then, now, strict=True)) if any(pair)]
+    """Return the indices of the bins that are not empty in both samples."""
+    return [index for index, pair in enumerate(zip(then, now, strict=True)) if any(pair)]
 
 
 def _shares(counts: Sequence[int], more: float) -> tuple[float, ...]:

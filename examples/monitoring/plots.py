@@ -1,4 +1,4 @@
-"""The report's plots, as SVG to stand in the page itself. Text stays text, in the page's own font."""
+"""Plots of the report, as SVG elements of the page. Their text stays text, in the font of the page."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _HALF: Final = 4.2  # inches
 
 
 def distribution(predictions: NDArray[np.float64], reference: NDArray[np.float64], unit: str) -> Markup:
-    """The predictions' histogram, over that of the training sample's."""
+    """Plot the histogram of the predictions over that of the training sample."""
     both = np.concatenate([predictions, reference])
     if not len(both):
         return Markup("<p>No predictions.</p>")
@@ -71,7 +71,7 @@ def distribution(predictions: NDArray[np.float64], reference: NDArray[np.float64
 
 
 def indices(drifts: Sequence[Drift]) -> Markup:
-    """Each feature's index as a bar, with the two limits."""
+    """Plot the index of each feature as a bar, with the two limits."""
 
     def draw(axes: Axes) -> None:
         names = [drift.feature for drift in reversed(drifts)]
@@ -87,15 +87,15 @@ def indices(drifts: Sequence[Drift]) -> Markup:
 
 
 def shares(drift: Drift) -> Markup:
-    """One feature's histogram now beside that of the training sample."""
-    shown = [place for place in range(len(drift.labels)) if drift.then[place] or drift.now[place]]
+    """Plot the histogram of a feature beside that of the training sample."""
+    shown = [index for index in range(len(drift.labels)) if drift.then[index] or drift.now[index]]
 
     def draw(axes: Axes) -> None:
         at = np.arange(len(shown))
-        axes.bar(at - 0.2, [100 * drift.then[place] for place in shown], 0.4, color=_THEN)
+        axes.bar(at - 0.2, [100 * drift.then[index] for index in shown], 0.4, color=_THEN)
         colour = _BAD if drift.verdict == "drifted" else _NOW
-        axes.bar(at + 0.2, [100 * drift.now[place] for place in shown], 0.4, color=colour)
-        labels = [drift.labels[place] for place in shown]
+        axes.bar(at + 0.2, [100 * drift.now[index] for index in shown], 0.4, color=colour)
+        labels = [drift.labels[index] for index in shown]
         axes.set_xticks(at.tolist(), labels, rotation=40, ha="right", rotation_mode="anchor")
         axes.set_title(f"{drift.feature}: {drift.psi:.2f}, {drift.verdict}", loc="left")
         axes.set_ylabel("% of rows")
@@ -104,20 +104,20 @@ def shares(drift: Drift) -> Markup:
 
 
 def outcome(predicted: NDArray[np.float64], actual: NDArray[np.float64], unit: str) -> Markup:
-    """What was predicted against what was true; of yes and no, by tenths of the prediction."""
+    """Plot true values against predictions, or for a binary target the calibration by tenths."""
     if not len(predicted):
-        return Markup("<p>No prediction's truth is known.</p>")
-    yes_or_no = bool(np.isin(actual, (0.0, 1.0)).all())
+        return Markup("<p>No true values are known.</p>")
+    binary = bool(np.isin(actual, (0.0, 1.0)).all())
 
     def draw(axes: Axes) -> None:
-        if yes_or_no:
+        if binary:
             _calibration(axes, predicted, actual)
-            axes.set_ylabel("share that it came true for")
+            axes.set_ylabel("share of positives")
         else:
             some = np.linspace(0, len(predicted) - 1, min(len(predicted), _MOST_POINTS)).astype(int)
             axes.scatter(predicted[some], actual[some], s=5, color=_NOW, alpha=0.4, linewidths=0)
             axes.set_ylabel(f"actual {unit}")
-        ends = [0.0, 1.0] if yes_or_no else np.quantile(predicted, [0, 1]).tolist()
+        ends = [0.0, 1.0] if binary else np.quantile(predicted, [0, 1]).tolist()
         axes.plot(ends, ends, color=_INK, linewidth=0.8, linestyle=":")
         axes.set_xlabel(f"predicted {unit}")
 
@@ -134,12 +134,12 @@ def _calibration(axes: Axes, predicted: NDArray[np.float64], actual: NDArray[np.
 
 
 def _svg(draw: Any, width: float, height: float) -> Markup:
-    """Draw, and take the `<svg>` element without what stands before it in a file."""
+    """Draw a figure and return its `<svg>` element, without the XML declaration of a file."""
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         draw(figure.subplots())
         text = io.StringIO()
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     markup = text.getvalue()
-    # matplotlib escapes the text that it is given; what it writes is markup of its own.
+    # matplotlib escapes text; the rest is its own markup.
     return Markup(markup[markup.index("<svg") :])  # noqa: S704 - see above

@@ -1,4 +1,4 @@
-"""A training sample, remembered as counts: enough to tell drift by, and small enough to keep."""
+"""Profile of a training sample: counts of each column, from which drift can be measured later."""
 
 from __future__ import annotations
 
@@ -25,30 +25,30 @@ Counts = tuple[int, ...]
 
 
 class ProfileError(EventMLError):
-    """A profile cannot be read, or a column that it knows is missing. The message names which."""
+    """A profile cannot be read, or a column of it is missing. The message names it."""
 
 
 class Numeric(msgspec.Struct, frozen=True, tag="numeric"):
     """A column of numbers, in bins.
 
     Attributes:
-        edges: Between the bins, rising. A number on an edge belongs to the bin above it.
-        counts: How many numbers the sample had in each bin, and last, how many cells were empty.
+        edges: Edges between the bins, ascending. A number on an edge belongs to the bin above it.
+        counts: Number of cells in each bin, and, last, of empty cells.
     """
 
     edges: tuple[float, ...]
     counts: Counts
 
     def count(self, column: Sequence[Any] | NDArray[Any]) -> Counts:
-        """How many cells of another sample's column fall into each bin."""
+        """Return the number of cells of another column in each bin, and of empty cells."""
         numbers = _floats(column)
         known = numbers[~np.isnan(numbers)]
-        places = np.searchsorted(np.array(self.edges, float), known, side="right")
-        counts = np.bincount(places, minlength=len(self.edges) + 1)
+        indices = np.searchsorted(np.array(self.edges, float), known, side="right")
+        counts = np.bincount(indices, minlength=len(self.edges) + 1)
         return (*counts.tolist(), len(numbers) - len(known))
 
     def labels(self) -> list[str]:
-        """The bins in words, in the order of the counts."""
+        """Return a description of each bin, in the order of the counts."""
         edges = [f"{edge:.4g}" for edge in self.edges]
         if not edges:
             return ["any", "empty"]
@@ -57,25 +57,25 @@ class Numeric(msgspec.Struct, frozen=True, tag="numeric"):
 
 
 class Categorical(msgspec.Struct, frozen=True, tag="categorical"):
-    """A column of names, by name.
+    """A column of categories.
 
     Attributes:
-        values: The sample's most frequent ones.
-        counts: How many cells held each; then how many held any other name, and how many were empty.
+        values: The most frequent values of the sample.
+        counts: Number of cells of each value, of all other values, and of empty cells.
     """
 
     values: tuple[str, ...]
     counts: Counts
 
     def count(self, column: Sequence[Any] | NDArray[Any]) -> Counts:
-        """How many cells of another sample's column hold each of the values."""
+        """Return the number of cells of another column with each value, with other values, and empty."""
         cells = Counter(None if _is_empty(cell) else str(cell) for cell in _cells(column))
         empty = cells.pop(None, 0)
         named = [cells.pop(value, 0) for value in self.values]
         return (*named, cells.total(), empty)
 
     def labels(self) -> list[str]:
-        """The values, in the order of the counts."""
+        """Return the values, in the order of the counts."""
         return [*self.values, "other", "empty"]
 
 
@@ -83,11 +83,11 @@ Feature = Numeric | Categorical
 
 
 class Profile(msgspec.Struct, frozen=True):
-    """A sample.
+    """Profile of a sample.
 
     Attributes:
-        features: Its columns, by name.
-        predictions: What the model says of it, rising: as many as it takes to draw their histogram.
+        features: Profile of each column by name.
+        predictions: Sorted predictions for the sample, or quantiles of them: enough for a histogram.
     """
 
     features: dict[str, Feature]
@@ -97,14 +97,14 @@ class Profile(msgspec.Struct, frozen=True):
 def profile(
     columns: Mapping[str, Sequence[Any] | NDArray[Any]], predictions: Sequence[float] | NDArray[Any] = ()
 ) -> Profile:
-    """Remember a sample.
+    """Make a profile of a sample.
 
-    A column of numbers gets ten bins of about as many cells each, fewer where its values repeat. Any
-    other column is taken as names, and so is one without a single value.
+    A column of numbers gets ten bins of about equal counts, or fewer if values repeat. Any other column is
+    categorical, and so is a column without any value.
 
     Args:
-        columns: The sample's columns, of one length. None and NaN are empty cells.
-        predictions: What the model says of it; of many, so many quantiles are kept.
+        columns: Columns of equal length. None and NaN are empty cells.
+        predictions: Predictions for the sample; more than 1,000 are reduced to quantiles.
     """
     features = {
         name: _numeric(column) if _is_numeric(column) else _named(column) for name, column in columns.items()
@@ -116,43 +116,47 @@ def profile(
 
 
 def counted(profile: Profile, columns: Mapping[str, Sequence[Any] | NDArray[Any]]) -> dict[str, Counts]:
-    """Another sample, counted the way that a profile was.
+    """Count another sample in the bins of a profile.
 
     Raises:
-        ProfileError: A column of the profile is not there, or holds names where it held numbers.
-            Further columns are passed over.
+        ProfileError: A column of the profile is missing, or holds text instead of numbers.
+            Other columns are ignored.
     """
     missing = [name for name in profile.features if name not in columns]
     if missing:
         raise ProfileError(
-            f"no column {missing[0]!r}, which the profile has; there are: {', '.join(columns)}"
+            f"the profile has a column {missing[0]!r}, but the sample has only: {', '.join(columns)}"
         )
     counts = {}
     for name, feature in profile.features.items():
         try:
             counts[name] = feature.count(columns[name])
         except (TypeError, ValueError) as exc:
-            raise ProfileError(f"column {name!r} held numbers in the training sample: {exc}") from exc
+            raise ProfileError(
+                f"column {name!r} must hold numbers, as in the training sample: {exc}"
+            ) from exc
     return counts
 
 
 def encoded(profile: Profile) -> bytes:
-    """A profile as JSON, to be written beside the model."""
+    """Return a profile as JSON, to be saved beside the model."""
     return msgspec.json.encode(profile) + b"\n"
 
 
 def load(path: Path) -> Profile:
-    """Read a profile, as `encoded` made it.
+    """Read a profile that `encoded` made.
 
     Raises:
-        ProfileError: There is none, or it is none.
+        ProfileError: The file does not exist, or is not a profile.
     """
     try:
         return msgspec.json.decode(path.read_bytes(), type=Profile)
     except FileNotFoundError as exc:
-        raise ProfileError(f"{path}: there is no profile of a training sample; train first") from exc
+        raise ProfileError(
+            f"{path}: the profile of the training sample does not exist; train the model first"
+        ) from exc
     except (OSError, msgspec.DecodeError) as exc:
-        raise ProfileError(f"{path} is no profile of a training sample: {exc}") from exc
+        raise ProfileError(f"{path} is not a profile of a training sample: {exc}") from exc
 
 
 def _numeric(column: Sequence[Any] | NDArray[Any]) -> Numeric:
@@ -161,7 +165,7 @@ def _numeric(column: Sequence[Any] | NDArray[Any]) -> Numeric:
     edges: tuple[float, ...] = ()
     if len(known):
         cuts = np.unique(np.quantile(known, np.linspace(0, 1, BINS + 1)[1:-1]))
-        edges = tuple(cuts[cuts > known.min()].tolist())  # below the least there would be nothing
+        edges = tuple(cuts[cuts > known.min()].tolist())  # no value is below the minimum
     return Numeric(edges, Numeric(edges, ()).count(numbers))
 
 
@@ -172,7 +176,7 @@ def _named(column: Sequence[Any] | NDArray[Any]) -> Categorical:
 
 
 def _is_numeric(column: Sequence[Any] | NDArray[Any]) -> bool:
-    """Whether there are numbers in it and nothing else; a column of nothing is one of names, all missing."""
+    """Whether a column holds numbers only; a column of empty cells is categorical."""
     known = [cell for cell in _cells(column) if not _is_empty(cell)]
     return bool(known) and all(isinstance(cell, int | float) for cell in known)
 

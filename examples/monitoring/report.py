@@ -1,4 +1,4 @@
-"""One HTML file that says how the predictions look: nothing beside it, nothing loaded from elsewhere."""
+"""An HTML report about predictions, in one file that loads nothing else."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     from examples.monitoring.alarms import Crossing
     from examples.monitoring.drift import Drift
 
-_SHOWN = 6  # features whose histograms are drawn
+_SHOWN = 6  # features with a histogram
 
 
 class Truth(msgspec.Struct, frozen=True, kw_only=True):
-    """How predictions turned out, where that is known.
+    """Predictions compared with the true values, as far as they are known.
 
     Attributes:
-        rows: The rows that were furthest off, the worst first: what to show of each, by column.
-        facts: Figures in words: how many are known, the error, a baseline's error.
-        predicted: Every prediction whose truth is known.
-        actual: Its truth.
-        about: Which predictions these are, in words.
+        rows: Rows with the largest errors, the largest first, as columns to show.
+        facts: Figures to show, such as the number of known values, the error, and that of a baseline.
+        predicted: Predictions whose true value is known.
+        actual: Their true values.
+        about: Description of these predictions.
     """
 
     rows: Sequence[Mapping[str, Any]]
@@ -42,17 +42,17 @@ class Truth(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """What the page shows.
+    """Content of the page.
 
     Attributes:
-        title: Of the page.
-        facts: Figures in words, for its head: how many rows, which model.
-        predictions: All of them.
-        unit: Of the predictions.
-        reference: Predictions for the training sample, to compare with; empty for none.
-        drifts: How far the features have moved, the farthest first; empty where nobody looked.
-        crossings: The limits that were crossed.
-        truth: How predictions turned out; None while nobody knows.
+        title: Title of the page.
+        facts: Figures for its head, such as the number of rows and the model.
+        predictions: All predictions.
+        unit: Unit of the predictions.
+        reference: Predictions for the training sample, to compare with; may be empty.
+        drifts: Drift of the features, the highest index first; empty if not measured.
+        crossings: Limits that were crossed.
+        truth: Comparison with true values; None while none are known.
     """
 
     title: str
@@ -71,13 +71,13 @@ def worst(
     actual: NDArray[np.float64],
     count: int = 10,
 ) -> list[dict[str, Any]]:
-    """The rows that a model was most wrong about, the worst first.
+    """Return the rows with the largest errors, the largest first.
 
     Args:
-        columns: What to show of a row, by column, each as long as the predictions.
-        predicted: What it said. Where this or the truth is not a number there is no error.
-        actual: What was true.
-        count: How many rows at most.
+        columns: Columns to show, each as long as the predictions.
+        predicted: Predictions. A row without a finite prediction and true value is left out.
+        actual: True values.
+        count: Highest number of rows.
     """
     errors = np.abs(predicted - actual)
     order = np.argsort(-errors, kind="stable")
@@ -87,14 +87,14 @@ def worst(
             **{name: column[row] for name, column in columns.items()},
             "predicted": float(predicted[row]),
             "actual": float(actual[row]),
-            "off by": float(errors[row]),
+            "error": float(errors[row]),
         }
         for row in known
     ]
 
 
 def render(report: Report) -> str:
-    """The page. Whatever text the data holds is shown as text."""
+    """Return the page as HTML; text of the data is escaped."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("examples.monitoring", "."),
         autoescape=True,
@@ -115,7 +115,7 @@ def render(report: Report) -> str:
 
 
 def write(report: Report, path: Path) -> Path:
-    """Write the page to a file, and make its folder. Returns the file."""
+    """Write the page to a file, and create its folder. Returns the file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(render(report), encoding="utf-8")
     return path

@@ -1,4 +1,4 @@
-"""Drift in a stream: so many events at a time, remembered as counts."""
+"""Drift in a stream, measured over windows of a number of events."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
 
 
 class Window:
-    """Events until there are enough of them to compare with the training sample.
+    """Counts events until there are enough to compare with the training sample.
 
-    Its memory is the profile's, however many events it has seen.
+    It uses as much memory as the profile, for any number of events.
 
     Args:
-        profile: The training sample's.
-        size: How many events are compared at a time.
+        profile: Profile of the training sample.
+        size: Number of events to compare at a time.
 
     Attributes:
-        rows: How many it holds.
+        rows: Number of events that it holds.
     """
 
     def __init__(self, profile: Profile, size: int) -> None:
@@ -33,12 +33,12 @@ class Window:
         self.rows = 0
 
     def add(self, columns: Mapping[str, Sequence[Any]], rows: int) -> list[Drift] | None:
-        """Take in a batch. Returns what `drifts` says once the window is full, which empties it.
+        """Add a batch. Returns the drifts once the window is full, and empties it; None before.
 
-        A batch is never split, so a window may close with more than its size.
+        A batch is not split, so that a window may hold more events than its size.
 
         Raises:
-            ProfileError: A column of the profile is not there. The batch is not taken in.
+            ProfileError: A column of the profile is missing. The batch is not added.
         """
         for name, counts in counted(self._profile, columns).items():
             before = self._counts.get(name, (0,) * len(counts))

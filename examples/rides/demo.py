@@ -1,7 +1,7 @@
-"""The main job, from trips to predictions: `python -m examples.rides.demo --help`.
+"""The demo, from trips to predictions: `python -m examples.rides.demo --help`.
 
-Trains the two models on some trips, streams others through the bus to three consumers, shows it
-live, and says how well and how fast it did.
+Trains the two models on some trips, streams other trips through the bus to three predictors, shows a live
+table, and reports errors and speed.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from rich.live import Live
 
 from eventml.bus import create_topics
 from eventml.errors import EventMLError, MissingExtraError
-from examples.rides.display import Board, summary
+from examples.rides.display import LiveTable, summary
 from examples.rides.folder import ENVIRONMENT
 from examples.rides.generator import generate
-from examples.rides.scoreboard import Scoreboard, watching
+from examples.rides.scoreboard import Scoreboard, collecting
 from examples.rides.targets import TARGETS
 from examples.rides.tlc import read
 from examples.rides.train import GENERATED, train
@@ -36,12 +36,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from eventml import Bus
-    from eventml.runtime.worker import Worker
+    from eventml.runtime import Worker
     from examples.rides.train import Report
     from examples.rides.trips import Trips
 
 _EVENTS = 100_000
-_SHARE = 0.8  # of one file's trips are trained on
+_SHARE = 0.8  # share of the trips of a single file to train on
 _CHUNK = 256
 _IDLE = 0.5  # seconds
 
@@ -49,7 +49,7 @@ console = Console(stderr=True)
 
 
 def split(options: argparse.Namespace) -> tuple[Trips, Trips, str]:
-    """The trips to train on, those to stream, and the former in words."""
+    """Return the trips to train on, the trips to stream, and a description of the first."""
     if not options.trips:
         live = generate(options.events or _EVENTS, options.seed, part="live")
         return generate(GENERATED, options.seed), live, f"{GENERATED} generated trips, seed {options.seed}"
@@ -64,7 +64,7 @@ def split(options: argparse.Namespace) -> tuple[Trips, Trips, str]:
 
 
 async def produce(bus: Bus, events: Sequence[Any], rate: float | None) -> None:
-    """Publish rides, at so many a second or as fast as the bus takes them."""
+    """Publish rides, at a rate in events per second or as fast as the bus accepts them."""
     start = time.monotonic()
     for begin in range(0, len(events), _CHUNK):
         if rate:
@@ -75,20 +75,20 @@ async def produce(bus: Bus, events: Sequence[Any], rate: float | None) -> None:
 
 
 async def stream(bus: Bus, live: Trips, options: argparse.Namespace) -> tuple[dict[str, Any], Scoreboard]:
-    """Run the bus over the trips. Returns how fast it was, and what it predicted."""
+    """Run the bus over the trips. Returns the counts and speeds, and the predictions."""
     scoreboard = Scoreboard(live)
     events = list(ride_events(live))
     async with bus:
-        await create_topics(bus)  # a backend that needs none created has none created
+        await create_topics(bus)  # does nothing on a backend that needs no topics created
         return await run(bus, scoreboard, events, options), scoreboard
 
 
 async def run(
     bus: Bus, scoreboard: Scoreboard, events: Sequence[Any], options: argparse.Namespace
 ) -> dict[str, Any]:
-    """Publish and handle the events on an open bus, and see what comes of them."""
+    """Publish and handle the events on an open bus, and collect the predictions."""
     async with (
-        watching(bus, scoreboard),
+        collecting(bus, scoreboard),
         bus.worker() as worker,
         anyio.create_task_group() as tasks,
         anyio.create_task_group() as running,
@@ -103,34 +103,34 @@ async def run(
                 share = events[number :: options.producers]
                 producers.start_soon(produce, bus, share, options.rate and options.rate / options.producers)
         await worker.idle(_IDLE)
-        await until_noted(worker, scoreboard)
+        await all_collected(worker, scoreboard)
         tasks.cancel_scope.cancel()
         worker.stop()
     return measured(worker, len(events), start)
 
 
-async def until_noted(worker: Worker, scoreboard: Scoreboard) -> None:
-    """Give the reader of predictions time to catch up with those who wrote them."""
+async def all_collected(worker: Worker, scoreboard: Scoreboard) -> None:
+    """Wait until the scoreboard has every published prediction, for ten seconds at most."""
     wanted = {target.name: worker.stats[target.name].completed for target in TARGETS}
     with anyio.move_on_after(10):
-        while any(scoreboard.answered(name) < count for name, count in wanted.items()):  # noqa: ASYNC110 - a look
+        while any(scoreboard.answered(name) < count for name, count in wanted.items()):  # noqa: ASYNC110 - polling
             await anyio.sleep(0.02)
 
 
 async def show(worker: Worker) -> None:
-    """Keep the live table up to date until cancelled."""
-    board = Board(worker.stats)
-    with Live(board.table({}), console=console, auto_refresh=False) as live:
+    """Update the live table until cancelled."""
+    table = LiveTable(worker.stats)
+    with Live(table.render({}), console=console, auto_refresh=False) as live:
         try:
             while True:
                 await anyio.sleep(0.25)
-                live.update(board.table(await worker.lag()), refresh=True)
+                live.update(table.render(await worker.lag()), refresh=True)
         finally:
-            live.update(board.table(dict.fromkeys(worker.stats, 0)), refresh=True)
+            live.update(table.render(dict.fromkeys(worker.stats, 0)), refresh=True)
 
 
 def measured(worker: Worker, events: int, start: float) -> dict[str, Any]:
-    """How much went through, and how fast, by consumer."""
+    """Return counts, speed and latencies by consumer."""
     seconds = max(max(stats.last_completion for stats in worker.stats.values()) - start, 1e-9)
     consumers = {
         name: {
@@ -150,7 +150,7 @@ def measured(worker: Worker, events: int, start: float) -> dict[str, Any]:
 def scored(
     scoreboard: Scoreboard, reports: Mapping[str, Report], versions: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Each model's version and its error, beside that of always guessing the mean."""
+    """Return each model's version and error, and the error of the baseline that always predicts the mean."""
     return {
         target.name: {"version": versions[target.name], **score}
         for target in TARGETS
@@ -169,28 +169,34 @@ def _options(args: Sequence[str] | None) -> argparse.Namespace:
         nargs="+",
         type=Path,
         metavar="FILE",
-        help="TLC files: trained on all but the last, which is streamed (one alone is cut at 80%%)",
+        help="TLC files: train on all but the last, and stream the last (a single file is split at 80%%)",
     )
-    parser.add_argument("--events", type=int, help=f"how many rides to stream ({_EVENTS:,} generated ones)")
     parser.add_argument(
-        "--rate", type=float, help="rides a second; as fast as the bus takes them if not said"
+        "--events", type=int, help=f"number of rides to stream (default: {_EVENTS:,} generated rides)"
     )
-    parser.add_argument("--producers", type=int, default=1, help="how many publish at once (1)")
-    parser.add_argument("--backend", metavar="URL", help="memory://, redis://..., kafka://...")
-    parser.add_argument("--seed", type=int, default=0, help="of the generated trips")
-    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
-    parser.add_argument("--report", type=Path, metavar="FILE", help="write a page about the durations")
+    parser.add_argument(
+        "--rate", type=float, help="rides a second (default: as fast as the bus accepts them)"
+    )
+    parser.add_argument(
+        "--producers", type=int, default=1, help="number of concurrent producers (default: 1)"
+    )
+    parser.add_argument("--backend", metavar="URL", help="backend: memory://, redis://..., kafka://...")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the generated trips")
+    parser.add_argument("--json", action="store_true", help="print only one JSON object")
+    parser.add_argument(
+        "--report", type=Path, metavar="FILE", help="write an HTML report about the durations"
+    )
     parser.add_argument(
         "--alarm",
-        default="examples.monitoring.alarms:say",
+        default="examples.monitoring.alarms:print_alarm",
         metavar="MODULE:FUNCTION",
-        help="whom the report tells of limits that were crossed (a line on stderr)",
+        help="function to call if the report finds crossed limits (default: print to standard error)",
     )
     return parser.parse_args(args)
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """The command: 0 when every ride was answered, 1 when one was not, 2 when it could not run."""
+    """Run the command. Returns 0 if every ride has a result, 1 if one has none, 2 if it cannot run."""
     options = _options(args)
     try:
         with tempfile.TemporaryDirectory(prefix="rides-") as folder, _models_in(folder), _quiet():
@@ -202,7 +208,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without a log line for each dead letter: the summary counts them."""
+    """Hide the log line of each dead letter: the summary counts them."""
     log = logging.getLogger("eventml")
     before = log.level
     log.setLevel(logging.ERROR)
@@ -213,7 +219,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _models_in(folder: str) -> ExitStack:
-    """Point the app at the models of this demo, and back again afterwards."""
+    """Let the app use the models of this demo, until the returned stack is closed."""
     stack, before = ExitStack(), os.environ.get(ENVIRONMENT)
     os.environ[ENVIRONMENT] = folder
 
@@ -227,7 +233,7 @@ def _models_in(folder: str) -> ExitStack:
 
 
 def _demo(options: argparse.Namespace, folder: Path) -> int:
-    from examples.rides.app import bus  # noqa: PLC0415 - `--help` need not wait for scikit-learn
+    from examples.rides.app import bus  # noqa: PLC0415 - not needed for `--help`
 
     past, live, words = split(options)
     if not options.json:
@@ -248,7 +254,10 @@ def _demo(options: argparse.Namespace, folder: Path) -> int:
     if options.report:
         _report(live, scoreboard, options)
     for name in missing:
-        console.print(f"error: {name} answered {scoreboard.answered(name)} of {result['events']} rides")
+        console.print(
+            f"error: {name} has predictions or dead letters for {scoreboard.answered(name)} of "
+            f"{result['events']} rides"
+        )
     return 1 if missing else 0
 
 
@@ -263,9 +272,9 @@ def _report(live: Trips, scoreboard: Scoreboard, options: argparse.Namespace) ->
 
 
 def _reasons(scoreboard: Scoreboard) -> Iterator[str]:
-    for name, letters in scoreboard.dead_letters.items():
-        for ride, why in list(letters.items())[:3]:
-            yield f"{name} set {ride} aside: {why}"
+    for name, dead_letters in scoreboard.dead_letters.items():
+        for ride, reason in list(dead_letters.items())[:3]:
+            yield f"{name} moved {ride} to the dead letters: {reason}"
 
 
 if __name__ == "__main__":

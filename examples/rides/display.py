@@ -1,4 +1,4 @@
-"""What the demo shows: a live table while it runs, and a summary."""
+"""Output of the demo: a live table while it runs, and a summary of the errors."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from rich.table import Table
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from eventml.runtime.stats import Stats
+    from eventml.runtime import Stats
 
 _COLUMNS = ("consumer", "in", "out", "dead letters", "events/s", "lag", "p50", "p99")
 
 
-class Board:
-    """A row for each consumer, with rates since the last look."""
+class LiveTable:
+    """The live table: a row for each consumer, with rates since the last update."""
 
     def __init__(self, stats: Mapping[str, Stats]) -> None:
         self._stats = stats
         self._before = {name: (time.monotonic(), 0) for name in stats}
 
-    def table(self, lag: Mapping[str, int | None]) -> Table:
-        """The table as things stand."""
+    def render(self, lag: Mapping[str, int | None]) -> Table:
+        """Return the table of the current counts, with the lag of each consumer."""
         table = Table(title="rides", title_justify="left")
         for column in _COLUMNS:
             table.add_column(column, justify="left" if column == "consumer" else "right")
@@ -48,9 +48,9 @@ class Board:
 
 
 def summary(result: Mapping[str, Any]) -> Table:
-    """The models' errors beside always guessing the mean."""
-    table = Table(title="error on trips not trained on (rmse)", title_justify="left")
-    for column in ("model", "version", "model's", "the mean's"):
+    """Return a table with each model's error, and that of the baseline that always predicts the mean."""
+    table = Table(title="error on trips not trained on (RMSE)", title_justify="left")
+    for column in ("model", "version", "error", "baseline"):
         table.add_column(column, justify="left" if column in ("model", "version") else "right")
     for name, model in result["models"].items():
         table.add_row(name, model["version"], f"{model['rmse']:.2f}", f"{model['baseline_rmse']:.2f}")

@@ -1,4 +1,4 @@
-"""The events of the example, as they travel on its topics."""
+"""The event types of the example's topics."""
 
 from datetime import datetime
 from typing import Annotated
@@ -6,16 +6,16 @@ from typing import Annotated
 import msgspec
 
 Zone = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
-"""A taxi zone. One that no model has met is fine; what cannot be a zone at all is refused at decoding."""
+"""A taxi zone. Models accept zones that they were not trained on; decoding fails for an impossible one."""
 
 
 class RideStarted(msgspec.Struct, frozen=True, gc=False):
     """A passenger got in.
 
     Attributes:
-        trip_distance: In miles, as the meter or the route planner has it.
-        pickup_datetime: Naive times are New York's, as in the city's own records; others say their offset.
-        passenger_count: As the driver entered it, and drivers often do not.
+        trip_distance: In miles, from the meter or a route planner.
+        pickup_datetime: A time without an offset is New York time, as in the city's records.
+        passenger_count: As entered by the driver; often missing.
     """
 
     ride_id: str
@@ -27,21 +27,21 @@ class RideStarted(msgspec.Struct, frozen=True, gc=False):
 
 
 class DurationPredicted(msgspec.Struct, frozen=True, gc=False):
-    """How long the ride will take."""
+    """The predicted duration of a ride."""
 
     ride_id: str
     minutes: float
 
 
 class TipPredicted(msgspec.Struct, frozen=True, gc=False):
-    """What the passenger will tip if they pay by card, in dollars."""
+    """The predicted tip of a ride in dollars, if the passenger pays by card."""
 
     ride_id: str
     amount: float
 
 
 class LongRide(msgspec.Struct, frozen=True, gc=False):
-    """An alarm: the ride is predicted to take over an hour."""
+    """An alarm for a ride that is predicted to take over an hour."""
 
     ride_id: str
     minutes: float

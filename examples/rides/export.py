@@ -1,4 +1,4 @@
-"""Rides as a file to score, a JSON line each: `python -m examples.rides.export --help`."""
+"""Write rides to a JSON lines file to be scored: `python -m examples.rides.export --help`."""
 
 from __future__ import annotations
 
@@ -19,14 +19,17 @@ if TYPE_CHECKING:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """The command: 0 when the file is written, 2 when it could not be."""
+    """Run the command. Returns 0 if the file was written, 2 if not."""
     parser = argparse.ArgumentParser("python -m examples.rides.export", description=__doc__)
-    parser.add_argument("file", type=Path, help="where to")
+    parser.add_argument("file", type=Path, help="file to write")
     parser.add_argument("--trips", nargs="+", type=Path, metavar="FILE", help="TLC files")
     parser.add_argument(
-        "--events", type=int, default=20_000, help="so many generated trips instead (%(default)s)"
+        "--events",
+        type=int,
+        default=20_000,
+        help="number of generated trips without --trips (default: %(default)s)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the generated trips")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the generated trips")
     options = parser.parse_args(args)
     try:
         trips = read(options.trips) if options.trips else generate(options.events, options.seed, part="live")

@@ -1,8 +1,8 @@
-"""What the models see of a ride: written once, for training and for every way of deploying.
+"""Features of a ride, written once for training and for every deployment, and the columns to monitor.
 
 The pick-up and drop-off pair and the distance, as in the well-known exercise, plus hour and weekday.
-Each is a column, or a one among many columns, of a sparse matrix: a linear model on it forgets no pair
-of zones, and costs little (the README has figures).
+Each is a column of a sparse matrix, or a group of columns of which one is 1: a linear model on it has a
+weight for every pair of zones, and is fast (the README has figures).
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
     from examples.rides.events import RideStarted
 
-_ZONES: Final = 266  # the TLC's are 1 to 265; 0 stands for any other, of which a model has learnt nothing
+_ZONES: Final = (
+    266  # the TLC's zones are 1 to 265; 0 stands for every other zone, which training does not see
+)
 _HOURS: Final = 7 * 24
 _FARTHEST: Final = 100.0
 
@@ -35,16 +37,16 @@ _ROOT: Final = _DISTANCE + 1
 _DISTANCE_AT_HOUR: Final = _ROOT + 1
 _ROOT_AT_HOUR: Final = _DISTANCE_AT_HOUR + _HOURS
 WIDTH: Final = _ROOT_AT_HOUR + _HOURS
-"""How many columns there are. A model for another number of them was trained by another version."""
+"""Number of columns. A model for another number was trained by another version of this file."""
 
 
 def features(rides: Sequence[RideStarted]) -> sp.csr_array:
-    """One row a ride, of WIDTH columns.
+    """Return a matrix with a row for each ride and WIDTH columns.
 
-    A row depends on its own ride alone, to the last bit, and so does what a linear model makes of it:
-    a sparse row's products are added in the order of its columns, however many rows there are. Zones
-    that the city does not have are one zone that has taught nothing; distances are cut to 0 to 100
-    miles, so that a meter's slip stays finite. `passenger_count` is not used.
+    A row depends only on its own ride, to the last bit, and so does the prediction of a linear model: the
+    products of a sparse row are added in the order of its columns, for any number of rows. Unknown zones
+    share one column, which training does not see. Distances are clipped to 0 to 100 miles, so that a wrong
+    one stays finite. `passenger_count` is not used.
     """
     rows = len(rides)
     pickup = _zones([ride.pickup_location_id for ride in rides])
@@ -71,6 +73,19 @@ def features(rides: Sequence[RideStarted]) -> sp.csr_array:
     return sp.csr_array((values.ravel(), columns.ravel(), starts), shape=(rows, WIDTH))
 
 
+def monitored_columns(rides: Sequence[RideStarted]) -> dict[str, list[Any]]:
+    """Return the columns in which to look for drift from the training sample. Zones are names, not numbers.
+
+    The time is left out: a window of a few hours always differs from half a year.
+    """
+    return {
+        "trip_distance": [ride.trip_distance for ride in rides],
+        "pickup zone": [str(ride.pickup_location_id) for ride in rides],
+        "dropoff zone": [str(ride.dropoff_location_id) for ride in rides],
+        "passenger_count": [ride.passenger_count for ride in rides],
+    }
+
+
 def _zones(ids: list[int]) -> NDArray[np.int64]:
     zones = np.fromiter(ids, np.int64, len(ids))
     zones[(zones < 0) | (zones >= _ZONES)] = 0
@@ -85,5 +100,5 @@ def _hours_of_week(times: list[datetime]) -> NDArray[np.int64]:
 
 @functools.cache
 def _new_york() -> ZoneInfo:
-    """Looked up only for times with an offset: a small container may lack the database of zones."""
+    """Return the time zone; only times with an offset need it, as a small container may lack its database."""
     return ZoneInfo("America/New_York")

@@ -1,4 +1,4 @@
-"""The folder that the models are in, and writing to it while others read and write."""
+"""The folder of the models, and writing to it while other processes read and write."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 try:
     import fcntl
 except ImportError:  # not a POSIX system
-    fcntl = None  # type: ignore[assignment]  # the name stands for "no locks here"
+    fcntl = None  # type: ignore[assignment]  # None stands for "no locks"
 
 from eventml.errors import ModelError
 
@@ -22,7 +22,7 @@ ENVIRONMENT: Final = "RIDES_MODELS"
 
 
 def models_folder() -> Path:
-    """`$RIDES_MODELS`, or a cache folder of the user's. It need not exist."""
+    """Return `$RIDES_MODELS`, or else a folder in the user's cache. It may not exist yet."""
     if named := os.environ.get(ENVIRONMENT):
         return Path(named).expanduser()
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
@@ -31,13 +31,13 @@ def models_folder() -> Path:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Make the folder, and hold its lock: one thread of one process at a time, the others wait.
+    """Create the folder and hold its lock, which one thread of one process can hold at a time.
 
-    The system drops the lock of a process that dies. Where it has no `flock` nothing is held, and two
-    trainings at once do the same work twice; what they write is whole all the same.
+    The system releases the lock of a process that dies. Without `flock` nothing is locked: two trainings at
+    the same time both do the work, but the files that they write are still complete.
 
     Raises:
-        ModelError: The folder cannot be made or written to.
+        ModelError: The folder cannot be created or written to.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -53,10 +53,10 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def replace(path: Path, data: bytes) -> None:
-    """Write a file in one step: whoever reads it meanwhile has the old one or the new one, whole.
+    """Replace a file in one step: a reader sees the old content or the new content, complete.
 
     Raises:
-        ModelError: It cannot be written; the old one is as it was.
+        ModelError: It cannot be written; the old content is unchanged.
     """
     draft = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
     try:

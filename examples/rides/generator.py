@@ -1,4 +1,4 @@
-"""Plausible trips without a download: a made-up city, the same for every seed."""
+"""Generated trips, for use without a download, in a made-up city that is the same for every seed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     Ints = NDArray[np.int64]
 
 _ZONES: Final = 263
-_CORE: Final = 69  # zones of the dense middle, where most rides begin and end
+_CORE: Final = 69  # zones of the dense centre, where most rides begin and end
 _AIRPORTS: Final = ((9.0, 3.0), (14.0, -4.0))
 _FIRST_DAY: Final = np.datetime64("2024-01-01T00:00:00", "us")  # a Monday
 _WEEKS: Final = 26
@@ -26,14 +26,14 @@ _CARD, _CASH, _NO_CHARGE, _DISPUTE = 1, 2, 3, 4
 
 
 class _City(NamedTuple):
-    """Its geometry and its habits.
+    """Geometry and traffic of the city.
 
     Attributes:
-        miles: By road from zone to zone.
-        pairs: How likely each pair of zones is, summed up in the order of the pairs.
-        pace: By zone, how freely the traffic flows around it; 1 is the average.
-        hours: How likely each hour of the week is.
-        speed: Miles an hour, by hour of the week.
+        miles: Miles by road from zone to zone.
+        pairs: Cumulative probability of the pairs of zones, not normalised.
+        pace: Speed of the traffic in each zone, relative to the average.
+        hours: Probability of each hour of the week.
+        speed: Miles an hour in each hour of the week.
     """
 
     miles: Floats
@@ -44,16 +44,16 @@ class _City(NamedTuple):
 
 
 def generate(events: int, seed: int = 0, *, part: Literal["train", "live"] = "train") -> Trips:
-    """That many trips of half a year, in the order of their pick-ups; the same ones for the same arguments.
+    """Generate trips of half a year, in the order of their pick-ups; the same for the same arguments.
 
-    Trips have the columns that the TLC's have, and its records' flaws: about one in fifty is impossible
-    (no distance, seconds or a day long, a negative fare), one in a hundred has no passenger count, and
-    tips are on record only where paid by card. Every trip can be published as a ride and decoded.
+    Trips have the columns of the TLC's records, and their flaws: about one in fifty is impossible (no
+    distance, seconds or a day long, a negative fare), one in a hundred has no passenger count, and tips are
+    recorded only if paid by card. Every trip can be published as a ride and decoded.
 
     Args:
-        events: How many.
-        seed: Chooses the trips; the city stays as it is.
-        part: Trips to learn from or trips to stream: those of one part are never those of the other.
+        events: Number of trips.
+        seed: Seed of the trips; the city is always the same.
+        part: Trips to train on or trips to stream; the two parts have no trip in common.
     """
     random = np.random.default_rng([seed, 0 if part == "train" else 1])
     city = _city()
@@ -84,7 +84,7 @@ def generate(events: int, seed: int = 0, *, part: Literal["train", "live"] = "tr
 
 
 def _starts(random: np.random.Generator, city: _City, events: int) -> tuple[NDArray[np.datetime64], Ints]:
-    """When each trip begins, earliest first, and its hour of the week."""
+    """Return the start of each trip, earliest first, and its hour of the week."""
     hour = random.choice(168, events, p=city.hours)
     seconds = (random.integers(0, _WEEKS, events) * 168 + hour) * 3600 + random.integers(0, 3600, events)
     seconds.sort()
@@ -92,13 +92,13 @@ def _starts(random: np.random.Generator, city: _City, events: int) -> tuple[NDAr
 
 
 def _speed(city: _City, hour: Ints, pickup: Ints, dropoff: Ints, miles: Floats) -> Floats:
-    """Slow by day, in some zones, and on short ways."""
+    """Return the speed of each trip: slower by day, in some zones, and over short distances."""
     pace: Floats = np.sqrt(city.pace[pickup] * city.pace[dropoff])
     return (city.speed[hour] + 0.5 * np.minimum(miles, 20.0)) * pace
 
 
 def _tip(random: np.random.Generator, fare: Floats) -> Floats:
-    """A fifth of the fare, more or less; some give nothing, and some round up to whole dollars."""
+    """Return tips of about a fifth of the fare; some are 0, and some are rounded up to whole dollars."""
     tip = 0.2 * (fare + 3.3) * random.lognormal(0.0, 0.3, len(fare))
     habit = random.random(len(fare))
     tip = np.where(habit < 0.05, 0.0, np.where(habit < 0.2, np.ceil(tip), tip))
@@ -112,7 +112,7 @@ def _passengers(random: np.random.Generator, events: int) -> Floats:
 
 
 def _spoil(random: np.random.Generator, miles: Floats, minutes: Floats, fare: Floats) -> None:
-    """Turn a few trips into what the records hold besides rides."""
+    """Make a few trips impossible, as in real records."""
     chosen = np.flatnonzero(random.random(len(miles)) < _IMPOSSIBLE)
     nowhere, at_once, all_day, refunded = np.array_split(random.permutation(chosen), 4)
     miles[nowhere] = 0.0
@@ -127,13 +127,15 @@ def _seconds(count: NDArray[np.int64]) -> NDArray[np.timedelta64]:
 
 @functools.cache
 def _city() -> _City:
-    random = np.random.default_rng(1811)  # the city is one: only its trips depend on the caller's seed
+    random = np.random.default_rng(1811)  # a constant: only the trips depend on the caller's seed
     spots, visits = _zones(random)
     apart = np.abs(spots[:, None] - spots[None, :])
     miles = 0.6 + 1.3 * np.hypot(apart[..., 0], apart[..., 1])
     pairs = visits[:, None] * visits[None, :] * np.exp(-miles / 2.0)
     airports = np.arange(_ZONES - len(_AIRPORTS), _ZONES)
-    pairs[airports] = visits[airports, None] * visits[None, :] * 0.12  # people fly from anywhere
+    pairs[airports] = (
+        visits[airports, None] * visits[None, :] * 0.12
+    )  # rides to and from airports cover any distance
     pairs[:, airports] = visits[:, None] * visits[None, airports] * 0.12
     middle = np.hypot(*spots.T)
     pace = np.clip(0.8 + middle / 20.0, 0.0, 1.3) * random.uniform(0.9, 1.1, _ZONES)
@@ -142,7 +144,7 @@ def _city() -> _City:
 
 
 def _zones(random: np.random.Generator) -> tuple[Floats, Floats]:
-    """Where each zone is, in miles from the middle, and how many go there."""
+    """Return the position of each zone in miles from the centre, and its share of visits."""
     core = random.uniform((-1.2, -4.5), (1.2, 4.5), (_CORE, 2))
     outside = random.normal(0.0, (6.0, 5.0), (_ZONES - _CORE - len(_AIRPORTS), 2))
     spots = np.concatenate([core, outside, _AIRPORTS])
@@ -153,10 +155,10 @@ def _zones(random: np.random.Generator) -> tuple[Floats, Floats]:
 
 
 def _week() -> tuple[Floats, Floats]:
-    """How many rides begin in each hour of the week, as shares, and how fast they are, from Monday 0:00."""
+    """Return the share of rides and the speed in each hour of the week, from Monday 0:00."""
     clock = np.arange(168) % 24
     weekend = np.arange(168) >= 5 * 24
-    night = np.exp(-(((clock - 4.0) / 2.5) ** 2))  # deepest at four in the morning
+    night = np.exp(-(((clock - 4.0) / 2.5) ** 2))  # least traffic at four in the morning
     evening = np.exp(-(((clock - 19.0) / 3.5) ** 2))
     rush = np.where(
         weekend, 0.0, np.exp(-(((clock - 8.5) / 1.5) ** 2)) + np.exp(-(((clock - 17.5) / 2.0) ** 2))

@@ -1,6 +1,6 @@
-"""How predictions of ride durations turned out, as a page: `python -m examples.rides.report --help`.
+"""An HTML report that compares predicted durations with the trips: `python -m examples.rides.report --help`.
 
-For what `eventml score` wrote to a table, and whose trips are over, so that the truth is known.
+It reads the predictions that `eventml score` wrote to a table, and the finished trips.
 """
 
 from __future__ import annotations
@@ -15,38 +15,40 @@ import sqlalchemy as sa
 
 from eventml.errors import ConfigError, EventMLError
 from examples.monitoring import profiles
-from examples.monitoring.alarms import Crossing, drifted, find_alarm, ring
+from examples.monitoring.alarms import Crossing, call_alarm, drifted, find_alarm
 from examples.monitoring.drift import drifts
 from examples.monitoring.report import Report, Truth, worst, write
+from examples.rides.features import monitored_columns
 from examples.rides.generator import generate
 from examples.rides.targets import DURATION, rmse
 from examples.rides.tlc import read
 from examples.rides.train import ensure_models
 from examples.rides.trips import rides
-from examples.rides.watched import watched
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from examples.rides.trips import Trips
 
-_NO_BETTER: Final = "predictions are off by {:.1f} minutes, and always saying the median by {:.1f}"
+_NOT_BETTER: Final = (
+    "the RMSE of the predictions is {:.1f} minutes, and that of always predicting the median {:.1f}"
+)
 
 
 def examine(trips: Trips, predictions: Mapping[str, float], title: str) -> Report:
-    """Compare predicted minutes with the trips as they were, and the trips with the training sample.
+    """Compare predicted minutes with the finished trips, and the trips with the training sample.
 
     Args:
-        trips: Those that were predicted, finished. Impossible ones count as predictions, not as truth.
-        predictions: Minutes by ride id. Those of other rides are passed over.
-        title: Of the page.
+        trips: The trips that were predicted. Impossible ones count as predictions, and have no true value.
+        predictions: Minutes by ride id. Other rides are ignored.
+        title: Title of the page.
 
     Raises:
         ProfileError: The training sample's profile cannot be read.
     """
     profile = profiles.load(ensure_models() / "profile.json")
     known = trips.take(trips.is_ride)
-    found = drifts(profile, profiles.counted(profile, watched(rides(known))))
+    found = drifts(profile, profiles.counted(profile, monitored_columns(rides(known))))
     every = np.array([predictions.get(ride, np.nan) for ride in trips.ride_ids()])
     predicted = np.array([predictions.get(ride, np.nan) for ride in known.ride_ids()])
     answered = np.isfinite(predicted)
@@ -63,16 +65,16 @@ def examine(trips: Trips, predictions: Mapping[str, float], title: str) -> Repor
     )
 
 
-def predictions_in(place: str) -> dict[str, float]:
-    """What a table of a database says of each ride.
+def read_predictions(target: str) -> dict[str, float]:
+    """Read the predicted minutes of each ride from a table of a database.
 
     Args:
-        place: SQLAlchemy's URL, `#` and the table, as for `eventml score`.
+        target: SQLAlchemy URL, `#` and the name of the table, as for `eventml score`.
 
     Raises:
-        ConfigError: It cannot be read, or is no table of predicted durations.
+        ConfigError: It cannot be read, or is not a table of predicted durations.
     """
-    url, _, name = place.partition("#")
+    url, _, name = target.partition("#")
     try:
         engine = sa.create_engine(url)
         try:
@@ -98,9 +100,9 @@ def _truth(trips: Trips, predicted: Any) -> Truth:
         rows=worst(shown, predicted, actual),
         facts={
             "rides": f"{len(actual):,}",
-            "error (rmse)": f"{rmse(predicted, actual):.2f} minutes",
-            "half are off by less than": f"{np.median(np.abs(predicted - actual)):.1f} minutes",
-            "always saying the median": f"{rmse(float(np.median(actual)), actual):.2f} minutes",
+            "error (RMSE)": f"{rmse(predicted, actual):.2f} minutes",
+            "median absolute error": f"{np.median(np.abs(predicted - actual)):.1f} minutes",
+            "error of always predicting the median": f"{rmse(float(np.median(actual)), actual):.2f} minutes",
         },
         predicted=predicted,
         actual=actual,
@@ -108,36 +110,43 @@ def _truth(trips: Trips, predicted: Any) -> Truth:
 
 
 def _worse(truth: Truth) -> list[Crossing]:
-    """An alarm where a constant would have done as well."""
+    """Return an alarm if a constant prediction would have had no larger error."""
     error = rmse(truth.predicted, truth.actual)
     limit = rmse(float(np.median(truth.actual)), truth.actual)
     if error <= limit:
         return []
-    return [Crossing("rmse", error, limit, _NO_BETTER.format(error, limit))]
+    return [Crossing("RMSE", error, limit, _NOT_BETTER.format(error, limit))]
 
 
 def finish(report: Report, file: Path, alarm: str) -> None:
-    """The last step of a job: write the page, then ring the alarm if anything crossed its limit."""
-    ring_for = find_alarm(alarm)
+    """Write the page, then call the alarm if any limit was crossed: the last step of a job."""
+    function = find_alarm(alarm)
     write(report, file)
-    ring(ring_for, report.crossings)
+    call_alarm(function, report.crossings)
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """The command: 0 when the page is written, alarm or not; 2 when it is not."""
+    """Run the command. Returns 0 if the page was written, with or without an alarm, 2 if not."""
     parser = argparse.ArgumentParser("python -m examples.rides.report", description=__doc__)
-    parser.add_argument("--predictions", required=True, metavar="URL#TABLE", help="what was predicted")
-    parser.add_argument("--trips", nargs="+", type=Path, metavar="FILE", help="TLC files: how it was")
+    parser.add_argument("--predictions", required=True, metavar="URL#TABLE", help="table of predictions")
     parser.add_argument(
-        "--events", type=int, default=20_000, help="so many generated trips instead (%(default)s)"
+        "--trips", nargs="+", type=Path, metavar="FILE", help="TLC files with the finished trips"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the generated trips")
+    parser.add_argument(
+        "--events",
+        type=int,
+        default=20_000,
+        help="number of generated trips without --trips (default: %(default)s)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the generated trips")
     parser.add_argument("--to", type=Path, default=Path("build/rides/report.html"), metavar="FILE")
-    parser.add_argument("--alarm", default="examples.monitoring.alarms:say", metavar="MODULE:FUNCTION")
+    parser.add_argument(
+        "--alarm", default="examples.monitoring.alarms:print_alarm", metavar="MODULE:FUNCTION"
+    )
     options = parser.parse_args(args)
     try:
         trips = read(options.trips) if options.trips else generate(options.events, options.seed, part="live")
-        report = examine(trips, predictions_in(options.predictions), "Durations of rides")
+        report = examine(trips, read_predictions(options.predictions), "Durations of rides")
         finish(report, options.to, options.alarm)
     except EventMLError as exc:
         print(f"error: {exc}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""What the two models predict, and what their error is measured on."""
+"""The targets of the two models, and their error measure."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """What a model predicts.
+    """The target of a model.
 
     Attributes:
-        name: The model's; it is saved as `<name>.skops`.
-        unit: Of the prediction.
-        least: A prediction below it is raised to it: a linear model knows no bounds.
-        truth: Each trip's true value.
-        usable: Which trips have a truth to learn from, and to be scored against.
+        name: Name of the model, which is saved as `<name>.skops`.
+        unit: Unit of the prediction.
+        least: Lower bound of predictions: a linear model has none.
+        truth: Returns the true value of each trip.
+        usable: Returns which trips have a true value to train on and to score against.
     """
 
     name: str
@@ -38,5 +38,5 @@ TARGETS: Final = (DURATION, TIP)
 
 
 def rmse(predicted: Floats | float, truth: Floats) -> float:
-    """The root of the mean squared error."""
+    """Return the root mean squared error."""
     return float(np.sqrt(np.mean((predicted - truth) ** 2)))

@@ -1,4 +1,4 @@
-"""Trips from files of the New York City Taxi and Limousine Commission (TLC): CSV or Parquet."""
+"""Read trips from files of the New York City Taxi and Limousine Commission (TLC): CSV or Parquet."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# The TLC's own names differ by the taxi's colour (tpep_ is yellow, lpep_ green, none hire cars);
-# the names in small letters are those of the tables that others make of them.
+# The TLC's names depend on the kind of taxi (tpep_ is yellow, lpep_ green, hire cars have no prefix);
+# the names in lower case are common in tables made from its files.
 SPELLINGS: Final[Mapping[str, tuple[str, ...]]] = {
     "pickup_datetime": ("pickup_datetime", "tpep_pickup_datetime", "lpep_pickup_datetime"),
     "dropoff_datetime": ("dropoff_datetime", "tpep_dropoff_datetime", "lpep_dropoff_datetime"),
@@ -36,16 +36,16 @@ _TIMES: Final = frozenset({"pickup_datetime", "dropoff_datetime"})
 
 
 def read(files: Iterable[str | Path], *, at_most: int | None = None) -> Trips:
-    """The trips of TLC files, one after the other.
+    """Read the trips of TLC files, one after the other.
 
-    Columns go by either spelling, letter case aside; the passenger count, the fare and the payment type
-    may be absent. Empty cells, empty columns and counts written as floats are taken as they are. A cell
-    that is no number or no time counts as empty, and a CSV row with too few or too many cells is passed
-    over; either is said in one warning a column or file.
+    Columns may have any of the names in `SPELLINGS`, in upper or lower case; the passenger count, the fare
+    and the payment type may be missing. Empty cells, empty columns and counts written as floats are
+    accepted. A cell that is not a number or time counts as empty, and a CSV row with too few or too many
+    cells is skipped; one warning for each column or file is logged.
 
     Args:
-        files: CSV, also compressed (`.csv.gz`), or Parquet, which the content tells, not the name.
-        at_most: So many trips a file, spread evenly over it; None takes all.
+        files: CSV, possibly compressed (`.csv.gz`), or Parquet; the content decides, not the name.
+        at_most: Highest number of trips from each file, spread evenly over it; None for all.
 
     Raises:
         TripsError: A file is missing, empty, neither CSV nor Parquet, or lacks a column.
@@ -59,7 +59,7 @@ def read(files: Iterable[str | Path], *, at_most: int | None = None) -> Trips:
 
 def _read(path: Path, at_most: int | None) -> Trips:
     try:
-        import pyarrow as pa  # noqa: PLC0415 - only those who bring files need it
+        import pyarrow as pa  # noqa: PLC0415 - only needed to read files
     except ImportError as exc:
         raise MissingExtraError("batch", "reading trip files") from exc
     try:
@@ -69,9 +69,9 @@ def _read(path: Path, at_most: int | None) -> Trips:
             raise TripsError(f"{path} is empty")
         table = _parquet(path) if head == b"PAR1" else _csv(path)
     except FileNotFoundError as exc:
-        raise TripsError(f"{path}: there is no such file") from exc
+        raise TripsError(f"{path}: the file does not exist") from exc
     except IsADirectoryError as exc:
-        raise TripsError(f"{path} is a folder: name the files in it") from exc
+        raise TripsError(f"{path} is a directory; name the files in it") from exc
     except (OSError, pa.ArrowException) as exc:
         raise TripsError(f"{path} cannot be read as CSV or Parquet: {exc}") from exc
     if not table.num_rows:
@@ -95,33 +95,33 @@ def _parquet(path: Path) -> Any:
 
 
 def _csv(path: Path) -> Any:
-    """The columns as text: a cell that does not parse must not cost the file its other trips."""
+    """Read the columns as text: a cell that cannot be parsed must not prevent reading the other trips."""
     import pyarrow as pa  # noqa: PLC0415 - see _read
     from pyarrow import csv  # noqa: PLC0415 - see _read
 
-    passed_over: list[Any] = []
+    skipped: list[Any] = []
 
-    def pass_over(row: Any) -> str:
-        passed_over.append(row)
+    def skip(row: Any) -> str:
+        skipped.append(row)
         return "skip"
 
-    parse = csv.ParseOptions(invalid_row_handler=pass_over)
+    parse = csv.ParseOptions(invalid_row_handler=skip)
     with csv.open_csv(path, parse_options=parse) as file:
         found = _found(path, file.schema.names)
-    passed_over.clear()
+    skipped.clear()
     convert = csv.ConvertOptions(
         include_columns=list(found.values()),
         column_types=dict.fromkeys(found.values(), pa.string()),
         strings_can_be_null=True,
     )
     table = csv.read_csv(path, parse_options=parse, convert_options=convert)
-    if passed_over:
-        log.warning("%s: passed over %d rows with too few or too many cells", path.name, len(passed_over))
+    if skipped:
+        log.warning("%s: skipped %d rows with too few or too many cells", path.name, len(skipped))
     return table.rename_columns(list(found))
 
 
 def _found(path: Path, names: list[str]) -> dict[str, str]:
-    """For each of our columns that the file has, the file's name for it."""
+    """Return the name in the file of each of our columns that it has."""
     there = {name.strip().casefold(): name for name in names}
     found = {}
     for column, spellings in SPELLINGS.items():
@@ -129,9 +129,9 @@ def _found(path: Path, names: list[str]) -> dict[str, str]:
         if matching:
             found[column] = matching[0]
         elif column not in _MAY_BE_ABSENT:
-            looked_for = ", ".join(spellings)
+            known_names = ", ".join(spellings)
             raise TripsError(
-                f"{path} has no column {column} (looked for {looked_for}); its columns are {', '.join(names)}"
+                f"{path} has no column {column} (or {known_names}); its columns are {', '.join(names)}"
             )
     return found
 
@@ -141,7 +141,7 @@ def _column(path: Path, table: Any, name: str) -> NDArray[Any]:
     from pyarrow import compute as pc  # noqa: PLC0415 - see _read
 
     if name not in table.column_names:
-        # Only hire cars have no payment type: they are paid through an app, and their tips are on record.
+        # Only hire cars have no payment type: they are paid through an app, and their tips are recorded.
         return np.full(table.num_rows, CARD if name == "payment_type" else np.nan, np.float64)
     cells = table[name]
     wanted = pa.timestamp("us") if name in _TIMES else pa.float64()
@@ -149,19 +149,19 @@ def _column(path: Path, table: Any, name: str) -> NDArray[Any]:
         parsed = pc.cast(cells, wanted, safe=False)
     except pa.ArrowNotImplementedError as exc:
         kind = "times" if name in _TIMES else "numbers"
-        raise TripsError(f"{path}: column {name} holds {cells.type}, which are no {kind}") from exc
+        raise TripsError(f"{path}: column {name} holds {cells.type} and not {kind}") from exc
     except pa.ArrowInvalid:
-        parsed = _parsed_where_possible(cells, wanted)
+        parsed = _parse_where_possible(cells, wanted)
         lost = pc.and_(cells.is_valid(), parsed.is_null())
         count, first = pc.sum(lost).as_py(), cells.filter(lost)[:1].to_pylist()
         if count:
-            message = "%s: %d cells of column %s do not parse and count as empty, the first is %r"
+            message = "%s: %d cells of column %s cannot be parsed and count as empty; the first is %r"
             log.warning(message, path.name, count, name, first[0])
     numbers: NDArray[Any] = parsed.to_numpy()
     return _in_calendar(numbers) if name in _TIMES else numbers
 
 
-def _parsed_where_possible(cells: Any, wanted: Any) -> Any:
+def _parse_where_possible(cells: Any, wanted: Any) -> Any:
     from pyarrow import compute as pc  # noqa: PLC0415 - see _read
 
     text = pc.utf8_trim_whitespace(cells.cast("string"))
@@ -174,7 +174,7 @@ def _parsed_where_possible(cells: Any, wanted: Any) -> Any:
 
 
 def _in_calendar(times: NDArray[Any]) -> NDArray[Any]:
-    """The times that Python's datetime can hold; others are empty."""
+    """Return the times with those that Python's datetime cannot hold as empty."""
     held = (times >= np.datetime64("0001-01-01")) & (times < np.datetime64("10000-01-01"))
     return np.where(held, times, np.datetime64("NaT", "us"))
 

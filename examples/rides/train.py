@@ -19,13 +19,12 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # i
 
 from eventml.errors import EventMLError
 from examples.monitoring import profiles
-from examples.rides.features import features
+from examples.rides.features import features, monitored_columns
 from examples.rides.folder import locked, models_folder, replace
 from examples.rides.generator import generate
 from examples.rides.targets import DURATION, TARGETS, Target, rmse
 from examples.rides.tlc import read
 from examples.rides.trips import TripsError, rides
-from examples.rides.watched import watched
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from examples.rides.trips import Floats, Trips
 
 GENERATED: Final = 50_000
-"""How many trips are generated to learn from where nobody says."""
+"""Default number of generated trips to train on."""
 
 _HELD_OUT: Final = 0.2
 _FEWEST: Final = 10
@@ -42,18 +41,18 @@ _PROFILED: Final = 20_000
 
 
 class Report(msgspec.Struct, frozen=True):
-    """How a model was trained, and how well it does on trips not trained on.
+    """How a model was trained, and its error on trips that it was not trained on.
 
     Attributes:
-        trained_on: The trips, in words.
-        trips: How many of them it learnt from.
-        scored: How many of these were held out to score it; the saved model has then seen them too.
-        rmse: The root of the mean squared error on the held-out trips, in `unit`.
-        baseline_rmse: The same of always guessing the mean of the others.
-        mean: The mean of all: what such a baseline guesses elsewhere.
-        sklearn: The version it was trained with.
-        version: The model's: a digest of what it learnt, so that the same training gives the same version,
-            and a prediction's id the same wherever it is made. A digest of the file would not do: skops
+        trained_on: Description of the trips.
+        trips: Number of trips that it was trained on.
+        scored: Number of these that were held out to score it; the saved model is trained on them too.
+        rmse: Root mean squared error on the held-out trips, in `unit`.
+        baseline_rmse: The same for always predicting the mean of the other trips.
+        mean: Mean of all trips: the prediction of this baseline for other data.
+        sklearn: Version of scikit-learn.
+        version: Version of the model: a digest of its weights, so that the same training gives the same
+            version, and predictions have the same ids everywhere. A digest of the file would differ: skops
             writes memory addresses and times into it.
     """
 
@@ -71,13 +70,13 @@ class Report(msgspec.Struct, frozen=True):
 def train(
     trips: Trips, to: Path, *, trained_on: str, seed: int = 0, targets: Sequence[Target] = TARGETS
 ) -> dict[str, Report]:
-    """Train a model for each target and save it in a folder, along with `models.json`.
+    """Train a model for each target and save it in a folder, with its report in `models.json`.
 
-    With the duration model goes `profile.json`: what its trips look like, to tell drift by.
+    `profile.json`, a profile of the trips to detect drift by, is saved with the duration model.
 
     A fifth of the usable trips, chosen by the seed, is held out and the rest trained on for the report;
     the model that is saved is then trained on all. Each file is replaced in one step, and one training
-    at a time writes to a folder, so readers find whole files whenever they come.
+    at a time writes to a folder, so that readers always find complete files.
 
     Returns:
         The report of each target by name, as in `models.json`.
@@ -91,18 +90,18 @@ def train(
 
 
 def ensure_models(folder: Path | None = None, *, events: int = GENERATED, seed: int = 0) -> Path:
-    """Train what a folder lacks of the two models, on generated trips, and say so on stderr.
+    """Train those of the two models that a folder lacks, on generated trips, with a line on standard error.
 
-    A model that is there stays as it is. Several processes may call this at once: one trains, the
-    others wait for it.
+    Existing models are not changed. Several processes may call this at the same time: one trains, and the
+    others wait.
 
     Args:
-        folder: Where they are; `$RIDES_MODELS`, or the user's cache, if None.
-        events: How many trips to generate.
-        seed: Chooses them.
+        folder: Folder of the models; `$RIDES_MODELS` or the user's cache if None.
+        events: Number of trips to generate.
+        seed: Seed of the trips.
 
     Returns:
-        The folder, holding `duration.skops` and `tip.skops`.
+        The folder, with `duration.skops` and `tip.skops`.
 
     Raises:
         ModelError: The folder cannot be written to.
@@ -113,10 +112,10 @@ def ensure_models(folder: Path | None = None, *, events: int = GENERATED, seed: 
     with locked(to):
         if missing := _missing(to):
             names = " and ".join(target.name for target in missing)
-            _say(f"rides: no model of {names} in {to}: training on {events:,} generated trips ...")
+            _print(f"rides: no model of {names} in {to}: training on {events:,} generated trips ...")
             begin = time.perf_counter()
             _train(generate(events, seed), to, _generated(events, seed), seed, missing)
-            _say(f"rides: trained in {time.perf_counter() - begin:.1f} s")
+            _print(f"rides: trained in {time.perf_counter() - begin:.1f} s")
     return to
 
 
@@ -131,7 +130,7 @@ def _train(
         usable = np.flatnonzero(target.usable(possible))
         if len(usable) < _FEWEST:
             raise TripsError(
-                f"cannot learn {target.name}: of {len(trips)} trips {len(usable)} are usable, "
+                f"cannot train {target.name}: of {len(trips)} trips {len(usable)} are usable, "
                 f"and at least {_FEWEST} are needed"
             )
         x, y = matrix[usable], target.truth(possible)[usable]
@@ -151,12 +150,12 @@ def _train(
         )
     for name, file in files.items():
         replace(to / name, file)
-    _note(to / "models.json", reports)
+    _save_reports(to / "models.json", reports)
     return reports
 
 
 def model_version(folder: Path, name: str) -> str | None:
-    """The version that a model in a folder was given when it was trained; None where nobody noted it."""
+    """Return the version of a model in a folder; None if `models.json` does not have it."""
     try:
         reports = msgspec.json.decode((folder / "models.json").read_bytes(), type=dict[str, Report])
     except (OSError, msgspec.DecodeError):
@@ -170,9 +169,9 @@ def _digest(model: Ridge) -> str:
 
 
 def _fitted(x: sp.csr_array, y: Floats) -> Ridge:
-    """A linear model: its error is within 2% of boosted trees', at a fraction of their cost (README).
+    """Train a linear model: its error is within 2% of boosted trees, at a fraction of their cost (README).
 
-    One thread, for then sums are added up in one order and a training repeats to the last bit.
+    One thread adds up sums in a fixed order, so that a training repeats to the last bit.
     """
     with threadpool_limits(1):
         return Ridge(alpha=10.0, solver="lsqr").fit(x, y)
@@ -187,24 +186,24 @@ def _score(target: Target, x: sp.csr_array, y: Floats, seed: int) -> dict[str, A
 
 
 def _matrix(trips: Trips) -> sp.csr_array:
-    """The features of the trips' own events: training sees what a consumer sees, by the same code."""
+    """Return the features of the trips' events: training and consumers use the same code."""
     starts = range(0, max(len(trips), 1), _CHUNK)
     return sp.vstack([features(rides(trips.take(slice(at, at + _CHUNK)))) for at in starts], format="csr")
 
 
 def _profile(trips: Trips, model: Ridge) -> bytes:
-    """What the rides look like that were learnt from, and what the model says of them; of many, of some."""
+    """Return the profile of a sample of the trips and of their predictions."""
     some = rides(trips.take(np.linspace(0, len(trips) - 1, min(len(trips), _PROFILED)).astype(np.int64)))
     predictions = np.maximum(model.predict(features(some)), DURATION.least)
-    return profiles.encoded(profiles.profile(watched(some), predictions))
+    return profiles.encoded(profiles.profile(monitored_columns(some), predictions))
 
 
 def _missing(folder: Path) -> list[Target]:
     return [target for target in TARGETS if not (folder / f"{target.name}.skops").exists()]
 
 
-def _note(path: Path, reports: dict[str, Report]) -> None:
-    """Add to the reports that are there, of models that stayed as they were."""
+def _save_reports(path: Path, reports: dict[str, Report]) -> None:
+    """Add reports to those of the models that were not trained now."""
     try:
         there = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
     except (FileNotFoundError, msgspec.DecodeError):
@@ -216,7 +215,7 @@ def _generated(events: int, seed: int) -> str:
     return f"{events} generated trips, seed {seed}"
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     print(line, file=sys.stderr)
 
 
@@ -230,19 +229,19 @@ def _options(args: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m examples.rides.train", description=__doc__)
     parser.add_argument("--trips", nargs="+", metavar="FILE", type=Path, help="TLC files, CSV or Parquet")
     parser.add_argument(
-        "--seed", type=_natural, default=0, help="of the generated trips and of those held out"
+        "--seed", type=_natural, default=0, help="seed of the generated trips and of the held-out trips"
     )
     parser.add_argument(
         "--events",
         type=int,
-        help=f"so many trips: generated ({GENERATED:,} if not said), or at most from FILEs",
+        help=f"number of generated trips (default: {GENERATED:,}), or highest number of trips from FILEs",
     )
-    parser.add_argument("--to", type=Path, metavar="DIR", help="where to save, $RIDES_MODELS if not said")
+    parser.add_argument("--to", type=Path, metavar="DIR", help="folder to save in (default: $RIDES_MODELS)")
     return parser.parse_args(args)
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """The command: 0 when both models are saved, 2 when the trips or the folder would not do."""
+    """Run the command. Returns 0 if both models were saved, 2 if the trips or the folder cannot be used."""
     options = _options(args)
     to = models_folder() if options.to is None else options.to
     try:
@@ -255,12 +254,12 @@ def main(args: Sequence[str] | None = None) -> int:
             trained_on = ", ".join(file.name for file in options.trips)
         reports = train(trips, to, trained_on=trained_on, seed=options.seed)
     except EventMLError as exc:
-        _say(f"error: {exc}")
+        _print(f"error: {exc}")
         return 2
     for name, report in reports.items():
         print(
-            f"{name}: off by {report.rmse:.2f} {report.unit} (rmse on {report.scored:,} trips held out of "
-            f"{report.trips:,}); always guessing the mean: {report.baseline_rmse:.2f}"
+            f"{name}: RMSE {report.rmse:.2f} {report.unit} (on {report.scored:,} trips held out of "
+            f"{report.trips:,}); baseline, the mean: {report.baseline_rmse:.2f}"
         )
     print(f"saved in {to}")
     return 0

@@ -1,4 +1,4 @@
-"""Trips: finished rides, as columns, with the truth that a prediction is scored against."""
+"""Trips: finished rides in columns, with the true values that predictions are scored against."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 SHORTEST: Final = 1.0
 LONGEST: Final = 180.0
-"""In minutes. What is shorter or longer was a mistake, or a meter left running, and no ride."""
+"""In minutes. A shorter or longer trip is an error, or a meter that was left running."""
 
 CARD: Final = 1
-"""The payment type of a ride paid by card; 2 is cash."""
+"""Payment type of a ride that was paid by card; 2 is cash."""
 
 _CHUNK: Final = 8192
 _LAST_ZONE: Final = 2**31 - 1
-_EXACT: Final = 2.0**53  # beyond it a float no longer holds every whole number
+_EXACT: Final = 2.0**53  # above it a float cannot hold every whole number
 
 
 class TripsError(EventMLError):
@@ -41,9 +41,9 @@ class Trips:
     """Trips in columns of one length. An empty cell is NaN, or NaT among times.
 
     Attributes:
-        sources: What the trips came from, by name. No two are the same.
-        source: Each trip's place in `sources`.
-        row: Its row there, from 0.
+        sources: Names of the sources of the trips, without duplicates.
+        source: Index in `sources` of each trip.
+        row: Row of each trip in its source, from 0.
     """
 
     sources: tuple[str, ...]
@@ -63,17 +63,17 @@ class Trips:
         return len(self.row)
 
     def take(self, index: slice | NDArray[Any]) -> Trips:
-        """The trips at a slice, a mask or positions. They keep their ids."""
+        """Return the trips at a slice, a mask or positions. They keep their ids."""
         return Trips(self.sources, *(column[index] for column in self._columns()))
 
     @property
     def minutes(self) -> Floats:
-        """How long each trip took: the truth of the duration model."""
+        """Duration of each trip: the true value of the duration model."""
         return (self.dropoff_datetime - self.pickup_datetime) / np.timedelta64(1, "m")
 
     @property
     def is_ride(self) -> Mask:
-        """Which trips can have been a ride, and so teach a model and score it."""
+        """Which trips are possible rides, to train and score models on."""
         mask: Mask = (
             (self.trip_distance > 0)
             & np.isfinite(self.trip_distance)
@@ -87,10 +87,10 @@ class Trips:
 
     @property
     def is_tipped(self) -> Mask:
-        """Which rides were paid by card, and so have their true tip on record.
+        """Which rides were paid by card, so that their true tip is recorded.
 
-        The records hold no tip paid in cash: such a ride has a tip of 0, whatever the driver was given.
-        A ride event does not say how the ride will be paid, so no model could tell these zeros apart.
+        Tips in cash are not recorded: such a ride has a tip of 0. A ride event does not hold the payment
+        type, so no model could tell these zeros apart.
         """
         mask: Mask = (
             self.is_ride & (self.payment_type == CARD) & ~(self.fare_amount < 0) & (self.tip_amount >= 0)
@@ -98,7 +98,7 @@ class Trips:
         return mask
 
     def ride_ids(self) -> list[str]:
-        """Each trip's id: its source and its row there, so the same at every reading."""
+        """Return the id of each trip: its source and row, so that it is the same each time it is read."""
         pairs = zip(self.source.tolist(), self.row.tolist(), strict=True)
         return [f"{self.sources[source]}-{row}" for source, row in pairs]
 
@@ -107,7 +107,7 @@ class Trips:
 
 
 def join(parts: Sequence[Trips]) -> Trips:
-    """The trips of several sources as one, in order. Sources of one name get a number each."""
+    """Concatenate the trips of several sources, in order. Sources of the same name are numbered."""
     names: list[str] = []
     shifted = []
     for part in parts:
@@ -118,10 +118,10 @@ def join(parts: Sequence[Trips]) -> Trips:
 
 
 def ride_events(trips: Trips) -> Iterator[dict[str, Any]]:
-    """What a producer publishes for each trip: the ride as it started, in the order of the trips.
+    """Yield the event that a producer publishes at the start of each trip, in the order of the trips.
 
-    Nothing is left out and nothing repaired: an impossible trip is an event like any other, and a cell
-    that is empty or no whole number stands in the event as it is, for the consumer's decoder to refuse.
+    Nothing is left out or repaired: an impossible trip gives an event too, and a cell that is empty or not
+    a whole number is published unchanged, so that decoding fails at the consumer.
     """
     for start in range(0, len(trips), _CHUNK):
         part = trips.take(slice(start, start + _CHUNK))
@@ -139,16 +139,16 @@ def ride_events(trips: Trips) -> Iterator[dict[str, Any]]:
 
 
 def rides(trips: Trips) -> list[RideStarted]:
-    """The events of trips as a consumer sees them, decoded.
+    """Return the decoded events of trips, as a consumer gets them.
 
     Raises:
-        msgspec.ValidationError: One of them cannot be decoded. Those that `is_ride` can.
+        msgspec.ValidationError: One of them cannot be decoded. All trips of `is_ride` can.
     """
     return [msgspec.convert(event, RideStarted) for event in ride_events(trips)]
 
 
 def _distinct(names: list[str]) -> tuple[str, ...]:
-    """The names, where one that stands there already gets a number behind it."""
+    """Return the names, with a number after each name that was used before."""
     taken: list[str] = []
     for name in names:
         number, free = 1, name
@@ -164,7 +164,7 @@ def _plain(column: Floats) -> list[float | None]:
 
 
 def _whole(column: Floats) -> list[int | float | None]:
-    """The column with whole numbers as such: TLC files hold counts as floats where any is empty."""
+    """Return whole numbers as int: TLC files hold counts as floats if any is empty."""
     return [
         int(value) if value is not None and abs(value) < _EXACT and value.is_integer() else value
         for value in _plain(column)

@@ -1,10 +1,10 @@
-"""One more reader of the same stream: whether the rides still look like those that the models know.
+"""Another consumer of the rides, which detects drift from the training sample.
 
     eventml run examples.rides.watch:bus
 
-Every so many rides it compares them with the training sample. What has drifted is an event on
-`rides.drift`, whoever reads that, and the alarm here is one of them: the function that
-`$RIDES_ALARM` names as MODULE:FUNCTION, or a line on stderr.
+It compares every 2,000 rides with the training sample, and publishes an event on `rides.drift` if any feature
+has drifted. A consumer of that topic calls an alarm: the function that `$RIDES_ALARM` names as
+MODULE:FUNCTION, or one that prints to standard error.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ import msgspec
 
 from eventml import Bus
 from examples.monitoring import profiles
-from examples.monitoring.alarms import Alarm, Crossing, drifted, find_alarm, ring
+from examples.monitoring.alarms import Alarm, Crossing, call_alarm, drifted, find_alarm
 from examples.monitoring.window import Window
 from examples.rides.events import RideStarted
+from examples.rides.features import monitored_columns
 from examples.rides.train import ensure_models
-from examples.rides.watched import watched
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 RIDES: Final = 2_000
-"""How many rides are compared at a time."""
+"""Number of rides to compare at a time."""
 
 ALARM: Final = "RIDES_ALARM"
 
@@ -35,11 +35,11 @@ bus.topic("rides.started", event_type=RideStarted, id_field="ride_id")
 
 
 class Drifted(msgspec.Struct, frozen=True):
-    """The last rides differ from those of the training sample.
+    """The last rides have drifted from the training sample.
 
     Attributes:
-        until: The last of them.
-        crossings: Which features crossed their limit.
+        until: Id of the last of these rides.
+        crossings: Features that crossed their limit.
     """
 
     until: str
@@ -48,22 +48,25 @@ class Drifted(msgspec.Struct, frozen=True):
 
 @bus.lifespan
 def window() -> Iterator[Window]:
-    """A worker's own: workers who share the stream each watch their share of it."""
+    """The window of one worker: each worker watches the rides that it receives."""
     yield Window(profiles.load(ensure_models() / "profile.json"), RIDES)
 
 
 @bus.lifespan
 def alarm() -> Iterator[Alarm]:
-    yield find_alarm(os.environ.get(ALARM) or "examples.monitoring.alarms:say")
+    """The alarm function of `$RIDES_ALARM`."""
+    yield find_alarm(os.environ.get(ALARM) or "examples.monitoring.alarms:print_alarm")
 
 
 @bus.predictor("rides.started", to="rides.drift")
 async def drift(rides: list[RideStarted], window: Window) -> list[Drifted | None]:
-    crossings = drifted(window.add(watched(rides), len(rides)) or [])
+    """Publish an event if the rides of a window have drifted."""
+    crossings = drifted(window.add(monitored_columns(rides), len(rides)) or [])
     event = Drifted(rides[-1].ride_id, crossings) if crossings else None
     return [*[None] * (len(rides) - 1), event]
 
 
 @bus.consumer("rides.drift")
-def tell(event: Drifted, alarm: Alarm) -> None:
-    ring(alarm, event.crossings)
+def raise_alarm(event: Drifted, alarm: Alarm) -> None:
+    """Call the alarm function with the features that have drifted."""
+    call_alarm(alarm, event.crossings)

@@ -1,4 +1,4 @@
-"""What the examples' tests share: a real browser, where there is one, and one training for all."""
+"""Fixtures of the examples' tests: a real browser, and models that are trained once."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 @pytest.fixture
 def browser(_chromium: Any) -> Iterator[Any]:
-    """Chromium without a window, on an empty page; a test that leaves an error on its console has failed."""
+    """Headless Chromium on an empty page. A test must leave no error on its console."""
     _chromium.get("about:blank")
     _chromium.get_log("browser")
     yield _chromium

@@ -1,4 +1,4 @@
-"""The commands of an example's README, to be run as they stand there."""
+"""Run the commands of an example's README, as they are written there."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 100  # seconds
+TIMEOUT = 100  # seconds
 
 
 def commands(example: str, *words: str) -> list[list[str]]:
-    """What stands in the README's shell blocks, in words: those commands that begin with the given ones."""
+    """Return the commands of the README's shell blocks that begin with these words, each split into words."""
     text = (ROOT / "examples" / example / "README.md").read_text(encoding="utf-8")
     found, pending = [], ""
     for line in "\n".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL)).splitlines():
@@ -27,7 +27,7 @@ def commands(example: str, *words: str) -> list[list[str]]:
         try:
             command = shlex.split(pending, comments=True)
         except ValueError:
-            continue  # a quotation goes on in the next line
+            continue  # a quoted string continues on the next line
         if not line.endswith("\\"):
             found.append(command)
             pending = ""
@@ -35,13 +35,13 @@ def commands(example: str, *words: str) -> list[list[str]]:
 
 
 def with_backend(command: list[str], url: str) -> list[str]:
-    """The command, on another server than the README's."""
+    """Return the command with another server than the README's."""
     assert "redis://localhost:6379/0" in command
     return [word.replace("redis://localhost:6379/0", url) for word in command]
 
 
 def run(command: list[str], folder: Path, **environment: str) -> str:
-    """Run one in a folder, as if this repository were installed. Returns what it said; it must succeed."""
+    """Run a command in a folder, with this repository importable. Returns its output; it must succeed."""
     done = subprocess.run(  # noqa: S603 - ours
         _translated(command),
         cwd=folder,
@@ -49,7 +49,7 @@ def run(command: list[str], folder: Path, **environment: str) -> str:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=PATIENCE,
+        timeout=TIMEOUT,
         check=False,
     )
     assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout}"
@@ -58,7 +58,7 @@ def run(command: list[str], folder: Path, **environment: str) -> str:
 
 @contextmanager
 def running(command: list[str], folder: Path, until: str, **environment: str) -> Iterator[str]:
-    """The line in which a service says what is wanted. It runs meanwhile, and must end well when told to."""
+    """Run a service and give the first line of its log that contains `until`; it must stop with status 0."""
     with subprocess.Popen(  # noqa: S603 - ours
         _translated(command),
         cwd=folder,
@@ -67,19 +67,19 @@ def running(command: list[str], folder: Path, until: str, **environment: str) ->
         text=True,
     ) as process:
         assert process.stderr is not None
-        said = []
+        lines = []
         for line in process.stderr:
-            said.append(line)
+            lines.append(line)
             if until in line:
                 break
         else:
-            raise AssertionError("".join(said))
+            raise AssertionError("".join(lines))
         try:
             yield line
         finally:
             process.terminate()
             process.stderr.read()
-            assert process.wait(PATIENCE) == 0
+            assert process.wait(TIMEOUT) == 0
 
 
 def _translated(command: list[str]) -> list[str]:

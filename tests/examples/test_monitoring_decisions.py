@@ -1,4 +1,4 @@
-"""Drift and alarms: decisions that hold for all samples, not for some."""
+"""Properties of drift and alarms that hold for every sample."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from eventml.errors import ConfigError
-from examples.monitoring.alarms import POINTS, Crossing, Share, drifted, find_alarm, jumped, ring
+from examples.monitoring.alarms import POINTS, Crossing, Share, call_alarm, drifted, find_alarm, jumped
 from examples.monitoring.drift import DRIFTED, by_chance, drifts, psi
 from examples.monitoring.profiles import ProfileError, counted, encoded, load, profile
 from examples.monitoring.window import Window
@@ -29,7 +29,7 @@ shares = st.integers(0, 5_000).flatmap(lambda total: st.builds(Share, st.integer
 
 
 def share_of(lowest: float, highest: float) -> st.SearchStrategy[Share]:
-    """A share of some dozens or thousands, between two fractions."""
+    """A share between two fractions, of a total from 30 to 5,000."""
     return st.integers(30, 5_000).flatmap(
         lambda total: st.builds(Share, st.integers(int(lowest * total), int(highest * total)), st.just(total))
     )
@@ -40,7 +40,7 @@ columns = st.lists(st.tuples(numbers, st.text(max_size=2) | st.none()), max_size
 
 
 @given(two_histograms())
-def test_index_is_never_negative_and_the_same_both_ways(pair: tuple[list[int], list[int]]) -> None:
+def test_index_is_not_negative_and_symmetric(pair: tuple[list[int], list[int]]) -> None:
     then, now = pair
     assert psi(then, now) >= 0
     assert psi(then, now) == pytest.approx(psi(now, then))
@@ -53,17 +53,17 @@ def test_index_does_not_depend_on_the_order_of_the_bins(
 ) -> None:
     order = list(range(len(pair[0])))
     random.shuffle(order)
-    shuffled = [[counts[place] for place in order] for counts in pair]
+    shuffled = [[counts[index] for index in order] for counts in pair]
     assert psi(*shuffled) == pytest.approx(psi(*pair))
     assert by_chance(*shuffled) == pytest.approx(by_chance(*pair))
 
 
 def test_index_of_a_known_pair() -> None:
-    # (0.5 - 0.8) ln(0.5 / 0.8) + (0.5 - 0.2) ln(0.5 / 0.2); the half counts are lost in a million.
+    # (0.5 - 0.8) ln(0.5 / 0.8) + (0.5 - 0.2) ln(0.5 / 0.2); half counts do not matter in a million.
     assert psi([500_000, 500_000], [800_000, 200_000]) == pytest.approx(0.41589, abs=1e-4)
 
 
-def test_without_drift_chance_is_blamed_as_rarely_as_stated() -> None:
+def test_index_without_drift_exceeds_the_limit_of_chance_rarely() -> None:
     random = np.random.default_rng(0)
     p = np.full(10, 0.1)
     pairs = [
@@ -73,7 +73,7 @@ def test_without_drift_chance_is_blamed_as_rarely_as_stated() -> None:
     assert beyond / len(pairs) < 0.004
 
 
-def test_a_small_sample_does_not_drift_by_chance_and_a_large_one_that_moved_does() -> None:
+def test_small_sample_does_not_drift_by_chance_and_shifted_sample_drifts() -> None:
     random = np.random.default_rng(1)
     then = profile({"x": random.normal(size=5_000)})
     [few] = drifts(then, counted(then, {"x": random.normal(size=20)}))
@@ -88,7 +88,7 @@ def test_a_small_sample_does_not_drift_by_chance_and_a_large_one_that_moved_does
 
 
 @given(shares, shares)
-def test_only_a_rise_that_matters_is_a_jump(before: Share, now: Share) -> None:
+def test_only_a_large_rise_is_a_crossing(before: Share, now: Share) -> None:
     crossing = jumped("likely", before, now)
     if crossing is not None:
         assert now.value > before.value + POINTS
@@ -97,31 +97,31 @@ def test_only_a_rise_that_matters_is_a_jump(before: Share, now: Share) -> None:
 
 
 @given(share_of(0, 0.4), share_of(0.3, 1), st.integers(1, 50))
-def test_a_jump_remains_one_where_more_is_known(before: Share, now: Share, times: int) -> None:
+def test_crossing_remains_with_larger_samples(before: Share, now: Share, times: int) -> None:
     assume(jumped("likely", before, now))
     more = [Share(share.count * times, share.total * times) for share in (before, now)]
     assert jumped("likely", *more)
 
 
 @given(share_of(0, 0.4), share_of(0.3, 1), st.floats(0, 1))
-def test_a_higher_share_keeps_the_alarm(before: Share, now: Share, further: float) -> None:
+def test_crossing_remains_with_a_higher_share(before: Share, now: Share, further: float) -> None:
     assume(jumped("likely", before, now))
     more = now.count + int(further * (now.total - now.count))
     assert jumped("likely", before, Share(more, now.total))
 
 
 @given(shares)
-def test_nothing_to_compare_with_is_no_jump(share: Share) -> None:
+def test_empty_sample_is_no_crossing(share: Share) -> None:
     assert jumped("likely", Share(0, 0), share) is None
     assert jumped("likely", share, Share(0, 0)) is None
 
 
-def test_a_few_customers_more_are_chance_and_many_are_not() -> None:
+def test_rise_in_a_small_sample_is_no_crossing() -> None:
     assert jumped("likely", Share(2, 20), Share(5, 20)) is None
     assert jumped("likely", Share(200, 2_000), Share(500, 2_000)) is not None
 
 
-def test_a_rise_that_is_certain_and_small_is_no_jump() -> None:
+def test_small_significant_rise_is_no_crossing() -> None:
     assert jumped("likely", Share(100_000, 1_000_000), Share(149_000, 1_000_000)) is None
     assert jumped("likely", Share(100_000, 1_000_000), Share(151_000, 1_000_000)) is not None
 
@@ -139,7 +139,7 @@ def test_every_cell_is_counted_once(then: list[Any], now: list[Any]) -> None:
 
 
 @given(columns, st.lists(columns, max_size=5))
-def test_a_window_says_of_batches_what_is_true_of_them_together(
+def test_window_of_batches_gives_the_drift_of_all_their_events(
     then: list[Any], batches: list[list[Any]]
 ) -> None:
     made = profile({"x": [row[0] for row in then]})
@@ -147,37 +147,41 @@ def test_a_window_says_of_batches_what_is_true_of_them_together(
     for batch in batches:
         assert window.add({"x": [row[0] for row in batch]}, len(batch)) is None
     together = [row[0] for batch in batches for row in batch]
-    said = drifts(made, counted(made, {"x": [*together, 1.0]}))
-    assert window.add({"x": [1.0]}, 1) == said
+    expected = drifts(made, counted(made, {"x": [*together, 1.0]}))
+    assert window.add({"x": [1.0]}, 1) == expected
     assert window.rows == 0
-    assert window.add({"x": [*together, 1.0]}, len(together) + 1) == said
+    assert window.add({"x": [*together, 1.0]}, len(together) + 1) == expected
 
 
-def test_a_profile_survives_its_file_and_names_what_is_missing(tmp_path: Path) -> None:
+def test_profile_is_saved_and_loaded_and_errors_name_the_column(tmp_path: Path) -> None:
     made = profile({"x": [1.0, 2.0, None], "plan": ["a", "b", None]}, [0.3, 0.1])
     (tmp_path / "profile.json").write_bytes(encoded(made))
     assert load(tmp_path / "profile.json") == made
     with pytest.raises(ProfileError, match="'plan'"):
         counted(made, {"x": [1.0]})
-    with pytest.raises(ProfileError, match="train first"):
+    with pytest.raises(ProfileError, match="train the model first"):
         load(tmp_path / "nothing.json")
-    with pytest.raises(ProfileError, match="'x' held numbers"):
+    with pytest.raises(ProfileError, match="'x' must hold numbers"):
         counted(made, {"x": ["one"], "plan": ["a"]})
     (tmp_path / "broken.json").write_text("[1")
     with pytest.raises(ProfileError, match=r"broken\.json"):
         load(tmp_path / "broken.json")
 
 
-def test_the_alarm_is_called_once_with_all_that_crossed_and_never_with_nothing() -> None:
-    heard: list[Any] = []
+def test_alarm_is_called_once_with_all_crossings_and_not_without() -> None:
+    received: list[Any] = []
     crossings = [Crossing("x", 0.5, 0.25, "x has drifted"), Crossing("y", 0.5, 0.25, "y has drifted")]
-    assert ring(heard.append, crossings)
-    assert not ring(heard.append, [])
-    assert heard == [crossings]
+    assert call_alarm(received.append, crossings)
+    assert not call_alarm(received.append, [])
+    assert received == [crossings]
 
 
-def test_the_users_alarm_is_found_by_name_or_the_option_is_named() -> None:
-    assert find_alarm("examples.monitoring.alarms:say").__name__ == "say"
-    for place in ("nowhere:alarm", "examples.monitoring.alarms:nothing", "examples.monitoring.alarms:POINTS"):
+def test_alarm_is_imported_by_name_or_the_error_names_the_option() -> None:
+    assert find_alarm("examples.monitoring.alarms:print_alarm").__name__ == "print_alarm"
+    for target in (
+        "nowhere:alarm",
+        "examples.monitoring.alarms:nothing",
+        "examples.monitoring.alarms:POINTS",
+    ):
         with pytest.raises(ConfigError, match="--alarm"):
-            find_alarm(place)
+            find_alarm(target)

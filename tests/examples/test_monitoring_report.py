@@ -1,4 +1,4 @@
-"""The report: one page that stands alone, and shows text as text."""
+"""The HTML report: it loads nothing else, and escapes text."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def full_report(**changes: Any) -> Report:
     then = profile({HOSTILE: random.normal(size=2_000), "plan": random.choice([HOSTILE, "b"], 2_000)})
     found = drifts(then, counted(then, {HOSTILE: random.normal(2, size=500), "plan": [HOSTILE] * 500}))
     predicted, actual = random.gamma(4, 4, 500), random.gamma(4, 4, 500)
-    said = {
+    fields = {
         "title": HOSTILE,
         "facts": {HOSTILE: HOSTILE},
         "predictions": predicted,
@@ -41,11 +41,11 @@ def full_report(**changes: Any) -> Report:
             actual=actual,
         ),
     }
-    return Report(**{**said, **changes})
+    return Report(**{**fields, **changes})
 
 
 class Page(HTMLParser):
-    """Which elements and attributes a page has, and its text."""
+    """Elements, attributes and text of a page."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -62,14 +62,14 @@ class Page(HTMLParser):
         self.texts.append(data.strip())
 
 
-def test_page_shows_hostile_text_as_text_and_runs_nothing() -> None:
+def test_hostile_text_is_escaped_and_no_script_runs() -> None:
     page = Page(render(full_report()))
     assert "script" not in page.tags
     assert not [name for name, _ in page.attributes if name.startswith("on")]
     assert page.texts.count(HOSTILE) > 10
 
 
-def test_page_loads_nothing_from_elsewhere() -> None:
+def test_page_loads_nothing_else() -> None:
     text = render(full_report())
     page = Page(text)
     assert not {"link", "img", "iframe", "object"} & set(page.tags)
@@ -77,10 +77,10 @@ def test_page_loads_nothing_from_elsewhere() -> None:
         if name in {"href", "src", "xlink:href"}:
             assert value.startswith("#"), value
     assert "@import" not in text
-    assert not [where for where in re.findall(r"url\(([^)]*)\)", text) if not where.startswith("#")]
+    assert not [url for url in re.findall(r"url\(([^)]*)\)", text) if not url.startswith("#")]
 
 
-def test_plots_are_whole_svg_elements() -> None:
+def test_plots_are_complete_svg_elements() -> None:
     plots = re.findall(r"<svg.*?</svg>", render(full_report()), re.DOTALL)
     assert len(plots) == 5  # distribution, indices, two features, outcome
     for plot in plots:
@@ -98,12 +98,12 @@ def test_plots_are_whole_svg_elements() -> None:
         {"truth": Truth(rows=[], facts={}, predicted=np.array([0.0, 1.0]), actual=np.array([0.0, 1.0]))},
     ],
 )
-def test_page_of_little_is_a_page(changes: dict[str, Any]) -> None:
+def test_page_of_little_data_is_rendered(changes: dict[str, Any]) -> None:
     page = Page(render(full_report(**changes)))
     assert {"No alarm", "Alarm"} & set(page.texts)
 
 
-def test_writing_makes_the_folder(tmp_path: Path) -> None:
+def test_write_creates_the_folder(tmp_path: Path) -> None:
     written = write(full_report(), tmp_path / "a" / "b" / "report.html")
     assert written.read_text(encoding="utf-8").startswith("<!doctype html>")
 
@@ -112,9 +112,9 @@ def test_writing_makes_the_folder(tmp_path: Path) -> None:
     st.lists(st.tuples(st.floats(-1e9, 1e9), st.floats(-1e9, 1e9) | st.just(float("nan")))),
     st.integers(1, 12),
 )
-def test_worst_rows_are_those_furthest_off(pairs: list[tuple[float, float]], count: int) -> None:
+def test_worst_rows_have_the_largest_errors(pairs: list[tuple[float, float]], count: int) -> None:
     predicted, actual = (np.array([pair[side] for pair in pairs], float) for side in (0, 1))
     rows = worst({"row": range(len(pairs))}, predicted, actual, count)
     errors = sorted((abs(a - b) for a, b in pairs if b == b), reverse=True)  # noqa: PLR0124 - NaN
-    assert [row["off by"] for row in rows] == errors[:count]
-    assert all(row["off by"] == abs(pairs[row["row"]][0] - pairs[row["row"]][1]) for row in rows)
+    assert [row["error"] for row in rows] == errors[:count]
+    assert all(row["error"] == abs(pairs[row["row"]][0] - pairs[row["row"]][1]) for row in rows)

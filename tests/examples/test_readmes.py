@@ -1,4 +1,4 @@
-"""The commands of the examples' READMEs work as they stand there."""
+"""The commands of the examples' READMEs work as they are written there."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def rows(database: str, query: str) -> list[Any]:
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
-def test_make_demo_runs_what_is_there(example: str) -> None:
+def test_make_demo_runs_the_demo(example: str) -> None:
     [demo, *_] = commands(example, "make", "demo")
     assert demo == (["make", "demo"] if example == "rides" else ["make", "demo", f"EXAMPLE={example}"])
     assert "-m examples.$(EXAMPLE).demo" in (ROOT / "Makefile").read_text()
@@ -45,7 +45,7 @@ def test_make_demo_runs_what_is_there(example: str) -> None:
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
-def test_every_link_leads_somewhere(example: str) -> None:
+def test_every_link_has_a_target(example: str) -> None:
     folder = ROOT / "examples" / example
     for target in re.findall(r"\]\(([^)#:]+)\)", (folder / "README.md").read_text()):
         assert (folder / target).exists(), target
@@ -127,7 +127,7 @@ def test_churn_row_that_cannot_be_read_costs_only_itself(tmp_path: Path) -> None
 
 @pytest.fixture
 def rides_folder(tmp_path: Path) -> Path:
-    """A folder with the trip files that the README speaks of."""
+    """A folder with the trip files that the README names."""
     for seed, name in enumerate(("jan.csv", "feb.parquet", "mar.csv", "jun.csv")):
         trips = generate(2_000, seed)
         names = [name for name in trips.__dataclass_fields__ if name not in ("sources", "source", "row")]
@@ -151,7 +151,7 @@ def test_rides_batch_commands_in_their_order(rides_folder: Path) -> None:
     for command in scoring:
         run(command, rides_folder, **{ENVIRONMENT: "models"})
     page = (rides_folder / "build" / "rides" / "report.html").read_text()
-    assert "Worst errors" in page
+    assert "Largest errors" in page
     assert ">20,000<" in page
 
 
@@ -163,7 +163,7 @@ def test_rides_demo_commands(rides_folder: Path) -> None:
     assert (rides_folder / "build" / "rides" / "demo.html").exists()
 
 
-def test_rides_are_served_as_the_readme_says(tmp_path: Path, rides_models: Path) -> None:
+def test_rides_web_service(tmp_path: Path, rides_models: Path) -> None:
     [serve] = commands("rides", "eventml", "serve")
     [[_, url, _, header, _, body]] = commands("rides", "curl")
     with running([*serve, "--port", "0"], tmp_path, "serving on", **{ENVIRONMENT: str(rides_models)}) as line:
@@ -177,9 +177,7 @@ def test_rides_are_served_as_the_readme_says(tmp_path: Path, rides_models: Path)
     assert said["prediction"]["minutes"] > 1
 
 
-def test_rides_are_streamed_and_watched_as_the_readme_says(
-    tmp_path: Path, rides_models: Path, start_redis: Any
-) -> None:
+def test_rides_stream_and_drift_alarm(tmp_path: Path, rides_models: Path, start_redis: Any) -> None:
     url = start_redis().url
     longer = [{**ride, "trip_distance": 3 * ride["trip_distance"]} for ride in ride_events(generate(2_000))]
     (tmp_path / "rides.jsonl").write_bytes(msgspec.json.Encoder().encode_lines(longer))

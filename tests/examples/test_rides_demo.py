@@ -1,4 +1,4 @@
-"""The demo: what it prints, and that a backend changes nothing of what is predicted."""
+"""The demo: its output, and equal predictions on every backend."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 RIDES = 400
 
 
-def test_demo_prints_one_object_with_all_that_it_measured(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_output(capsys: pytest.CaptureFixture[str]) -> None:
     assert demo.main(["--json", "--events", str(RIDES), "--producers", "3", "--seed", "5"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert set(result) == {"events", "seconds", "consumers", "models"}
@@ -49,9 +49,7 @@ def test_demo_prints_one_object_with_all_that_it_measured(capsys: pytest.Capture
         assert model["rmse"] < model["baseline_rmse"]
 
 
-def test_rides_that_cannot_be_are_streamed_all_the_same(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_impossible_rides_are_streamed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     past, live = tmp_path / "past.csv", tmp_path / "live.csv"
     header = "lpep_pickup_datetime,lpep_dropoff_datetime,PULocationID,DOLocationID,trip_distance,"
     header += "payment_type,fare_amount,tip_amount\n"
@@ -59,17 +57,17 @@ def test_rides_that_cannot_be_are_streamed_all_the_same(
         f"2019-01-{day:02} 08:00:00,2019-01-{day:02} 08:{10 + day % 7}:00,{day},9,{1 + day / 9},1,9,2\n"
         for day in range(1, 29)
     ]
-    bad = "2019-02-01 08:00:00,2019-02-01 08:10:00,,7,2.5,1,9,2\n"  # from nowhere
+    bad = "2019-02-01 08:00:00,2019-02-01 08:10:00,,7,2.5,1,9,2\n"  # without a pick-up zone
     past.write_text(header + "".join(good))
     live.write_text(header + "".join(good[:5]) + bad)
     assert demo.main(["--json", "--trips", str(past), str(live)]) == 0
     consumers = json.loads(capsys.readouterr().out)["consumers"]
     for name in ("duration", "tip"):
-        said = consumers[name]
-        assert (said["received"], said["published"], said["dead_letters"]) == (6, 5, 1)
+        counts = consumers[name]
+        assert (counts["received"], counts["published"], counts["dead_letters"]) == (6, 5, 1)
 
 
-def test_trips_that_are_not_there_are_an_error_that_names_the_file(
+def test_missing_file_of_trips_is_an_error_with_its_name(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert demo.main(["--trips", str(tmp_path / "nowhere.csv")]) == 2
@@ -78,7 +76,7 @@ def test_trips_that_are_not_there_are_an_error_that_names_the_file(
 
 @pytest.fixture(scope="module")
 def in_memory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scoreboard]:
-    """What the bus in memory makes of some rides; the others must make the same of them."""
+    """Predictions of the in-memory backend, to compare the other backends with."""
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("models")
         patch.setenv(ENVIRONMENT, str(folder))
@@ -94,19 +92,19 @@ def predicted_on(url: str) -> Scoreboard:
 
 
 def same(one: Scoreboard, other: Scoreboard) -> bool:
-    return (one.predictions, one.ids, one.answers) == (other.predictions, other.ids, other.answers)
+    return (one.predictions, one.ids, one.records) == (other.predictions, other.ids, other.records)
 
 
-def test_memory_answers_every_ride_once(in_memory: Scoreboard) -> None:
-    assert in_memory.answers == {"duration": RIDES, "tip": RIDES}
+def test_memory_predicts_every_ride_once(in_memory: Scoreboard) -> None:
+    assert in_memory.records == {"duration": RIDES, "tip": RIDES}
     assert len(in_memory.predictions["duration"]) == RIDES
 
 
-def test_redis_predicts_the_same_id_for_id(in_memory: Scoreboard, start_redis: Any) -> None:
+def test_redis_gives_the_same_predictions_and_ids(in_memory: Scoreboard, start_redis: Any) -> None:
     assert same(predicted_on(start_redis().url), in_memory)
 
 
-def test_kafka_predicts_the_same_id_for_id(in_memory: Scoreboard, kafka_broker: Any) -> None:
+def test_kafka_gives_the_same_predictions_and_ids(in_memory: Scoreboard, kafka_broker: Any) -> None:
     assert same(predicted_on(kafka_broker.url), in_memory)
 
 

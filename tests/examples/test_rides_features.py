@@ -1,4 +1,4 @@
-"""Features: a row is its own ride's, to the last bit, whatever stands beside it."""
+"""Features: a row depends only on its own ride, to the last bit."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def changed(**fields: object) -> RideStarted:
 
 
 @given(st.lists(any_ride, min_size=1, max_size=20))
-def test_a_row_is_the_same_alone_and_in_a_batch_and_always_finite(batch: list[RideStarted]) -> None:
+def test_row_is_finite_and_the_same_alone_and_in_a_batch(batch: list[RideStarted]) -> None:
     together = features(batch).toarray()
 
     assert together.shape == (len(batch), WIDTH)
@@ -71,7 +71,7 @@ def test_predictions_are_bit_identical_at_every_batch_size(size: int) -> None:
         changed(pickup_datetime=RIDE.pickup_datetime + timedelta(days=1)),
     ],
 )
-def test_each_of_zones_distance_hour_and_weekday_counts(other: RideStarted) -> None:
+def test_zones_distance_hour_and_weekday_change_the_row(other: RideStarted) -> None:
     assert row(other) != row(RIDE)
 
 
@@ -85,16 +85,16 @@ def test_each_of_zones_distance_hour_and_weekday_counts(other: RideStarted) -> N
     ],
     ids=["passengers", "id", "a week later", "the same moment in UTC"],
 )
-def test_nothing_else_counts(other: RideStarted) -> None:
+def test_other_fields_do_not_change_the_row(other: RideStarted) -> None:
     assert row(other) == row(RIDE)
 
 
-def test_zones_that_the_city_lacks_are_one_unknown_zone() -> None:
+def test_unknown_zones_share_one_column() -> None:
     assert row(changed(pickup_location_id=2**31 - 1)) == row(changed(pickup_location_id=0))
     assert row(changed(pickup_location_id=266)) == row(changed(pickup_location_id=0))
     assert row(changed(pickup_location_id=265)) != row(changed(pickup_location_id=0))
 
 
-def test_a_meters_slip_stays_within_bounds() -> None:
+def test_distance_is_clipped() -> None:
     assert row(changed(trip_distance=float("inf"))) == row(changed(trip_distance=100.0))
     assert row(changed(trip_distance=-3.0)) == row(changed(trip_distance=0.0))

@@ -1,4 +1,4 @@
-"""Generated trips: the same for a seed, never shared between learning and streaming, and plausible."""
+"""Generated trips: plausible, the same for a seed, and different for training and streaming."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def same(left: Trips, right: Trips) -> bool:
     )
 
 
-def test_a_seed_gives_the_same_trips_and_another_seed_others() -> None:
+def test_trips_depend_on_the_seed() -> None:
     assert same(generate(2000, 7), generate(2000, 7))
     assert not np.array_equal(generate(2000, 7).trip_distance, generate(2000, 8).trip_distance)
 
 
-def test_trips_to_stream_are_not_those_to_learn_from() -> None:
+def test_trips_to_stream_are_not_those_to_train_on() -> None:
     learnt, streamed = generate(2000, 7), generate(2000, 7, part="live")
 
     assert not np.array_equal(learnt.trip_distance, streamed.trip_distance)
@@ -34,7 +34,7 @@ def test_trips_to_stream_are_not_those_to_learn_from() -> None:
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_every_trip_is_an_event_that_decodes(seed: int) -> None:
+def test_every_trip_can_be_decoded(seed: int) -> None:
     events = [msgspec.json.encode(event) for event in ride_events(generate(3000, seed, part="live"))]
 
     decoded = [msgspec.json.decode(event, type=RideStarted) for event in events]
@@ -43,7 +43,7 @@ def test_every_trip_is_an_event_that_decodes(seed: int) -> None:
     assert any(ride.passenger_count is None for ride in decoded)
 
 
-def test_a_few_trips_are_impossible_and_cash_tips_are_not_on_record() -> None:
+def test_few_trips_are_impossible_and_cash_tips_are_not_recorded() -> None:
     trips = generate(20_000)
 
     impossible = ~trips.is_ride
@@ -56,7 +56,7 @@ def test_a_few_trips_are_impossible_and_cash_tips_are_not_on_record() -> None:
     assert 0.5 < trips.is_tipped.mean() < 0.9
 
 
-def test_rides_are_those_of_a_city() -> None:
+def test_rides_are_plausible() -> None:
     trips = generate(20_000)
     ride = trips.take(trips.is_ride)
 
@@ -70,5 +70,5 @@ def test_rides_are_those_of_a_city() -> None:
 
 
 @pytest.mark.parametrize("events", [0, 1])
-def test_so_many_as_asked_for(events: int) -> None:
+def test_number_of_trips(events: int) -> None:
     assert len(list(ride_events(generate(events)))) == events

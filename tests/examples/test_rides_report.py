@@ -21,24 +21,24 @@ if TYPE_CHECKING:
 
     from examples.monitoring.alarms import Crossing
 
-HEARD: list[Crossing] = []
+RAISED: list[Crossing] = []
 
 
-def hear(crossings: Sequence[Crossing]) -> None:
-    """The alarm of these tests."""
-    HEARD.extend(crossings)
+def record_alarm(crossings: Sequence[Crossing]) -> None:
+    """Alarm function of these tests."""
+    RAISED.extend(crossings)
 
 
-ALARM = f"{__name__}:hear"
+ALARM = f"{__name__}:record_alarm"
 
 
 @pytest.fixture(autouse=True)
 def _models(rides_models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(ENVIRONMENT, str(rides_models))
-    HEARD.clear()
+    RAISED.clear()
 
 
-def test_demo_ends_with_a_report_and_its_figures_are_the_scoreboards(
+def test_demo_writes_a_report_with_the_errors_of_the_scoreboard(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     page = tmp_path / "report.html"
@@ -49,7 +49,7 @@ def test_demo_ends_with_a_report_and_its_figures_are_the_scoreboards(
 
 @pytest.fixture
 def predictions(tmp_path: Path) -> str:
-    """A table as `eventml score` writes it: each ride's truth, but one is far off."""
+    """A table as `eventml score` writes it: true values as predictions, except one with a large error."""
     trips = generate(500, part="live")
     minutes = np.where(trips.is_ride, trips.minutes, 1.0).tolist()
     minutes[7] += 90
@@ -67,7 +67,7 @@ def test_report_of_a_table_shows_the_worst_error_first(predictions: str, tmp_pat
     page = tmp_path / "pages" / "report.html"
     assert report.main(["--predictions", predictions, "--events", "500", "--to", str(page)]) == 0
     text = page.read_text()
-    worst = text[text.index("Worst errors") :]
+    worst = text[text.index("Largest errors") :]
     assert worst.index("live-0-7<") < worst.index("<td>live-0-", worst.index("live-0-7<"))
     assert "<td>90</td>" in worst
     assert "No alarm" in text
@@ -82,23 +82,23 @@ def test_report_of_other_rides_raises_the_alarm(predictions: str, tmp_path: Path
     trips.write_text(header + far * 300)
     arguments = ["--predictions", predictions, "--trips", str(trips), "--to", str(tmp_path / "r.html")]
     assert report.main([*arguments, "--alarm", ALARM]) == 0
-    assert {"trip_distance", "pickup zone", "dropoff zone"} <= {crossing.what for crossing in HEARD}
-    for crossing in HEARD:
+    assert {"trip_distance", "pickup zone", "dropoff zone"} <= {crossing.what for crossing in RAISED}
+    for crossing in RAISED:
         assert crossing.message in (tmp_path / "r.html").read_text().replace("&#39;", "'")
 
 
-def test_predictions_that_a_constant_would_beat_raise_the_alarm() -> None:
+def test_predictions_worse_than_the_baseline_raise_the_alarm() -> None:
     trips = generate(300, part="live")
     wrong = dict(zip(trips.ride_ids(), (100 - trips.minutes).tolist(), strict=True))
     right = dict(zip(trips.ride_ids(), trips.minutes.tolist(), strict=True))
-    assert [crossing.what for crossing in report.examine(trips, wrong, "wrong").crossings] == ["rmse"]
+    assert [crossing.what for crossing in report.examine(trips, wrong, "wrong").crossings] == ["RMSE"]
     assert report.examine(trips, right, "right").crossings == []
 
 
 @pytest.mark.parametrize(
     "table", ["sqlite:///{}/scored.db#nothing", "nonsense", "sqlite:////nowhere/x.db#minutes"]
 )
-def test_predictions_that_are_not_there_are_an_error_that_names_the_option(
+def test_missing_predictions_are_an_error_with_the_option(
     predictions: str, table: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert report.main(["--predictions", table.format(tmp_path), "--to", str(tmp_path / "r.html")]) == 2
@@ -118,16 +118,16 @@ def live(count: int) -> list[dict[str, Any]]:
 
 
 @pytest.mark.anyio
-async def test_rides_like_those_learnt_from_are_no_drift(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_rides_like_the_training_sample_are_no_drift(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(watch.ALARM, ALARM)
     async with TestBus(watch.bus, raise_failures=True) as t:
         await t.publish_many("rides.started", live(2 * watch.RIDES))
         assert t.published("rides.drift") == []
-    assert HEARD == []
+    assert RAISED == []
 
 
 @pytest.mark.anyio
-async def test_a_stream_that_drifts_is_an_event_and_an_alarm(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_drift_is_an_event_and_an_alarm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(watch.ALARM, ALARM)
     longer = [{**ride, "trip_distance": ride["trip_distance"] * 3} for ride in live(2 * watch.RIDES)]
     async with TestBus(watch.bus, raise_failures=True) as t:
@@ -135,4 +135,4 @@ async def test_a_stream_that_drifts_is_an_event_and_an_alarm(monkeypatch: pytest
         events = t.published("rides.drift")
     assert events
     assert {crossing.what for event in events for crossing in event.crossings} == {"trip_distance"}
-    assert len(HEARD) == len(events)
+    assert len(RAISED) == len(events)

@@ -1,4 +1,4 @@
-"""One function, three deployments: the same rides give the same predictions, bit for bit and id for id."""
+"""Three deployments of one predictor: the same predictions, to the last bit, with the same ids."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def stream() -> dict[str, float]:
         return dict(zip((record.id for record in t.records("rides.duration")), minutes, strict=True))
 
 
-def test_served_rides_are_predicted_as_streamed_ones(
+def test_web_service_gives_the_predictions_of_the_stream(
     streamed: dict[str, float], rides_models: Path, tmp_path: Path
 ) -> None:
     command = ["eventml", "serve", "examples.rides.app:bus", "--port", "0"]
@@ -53,7 +53,7 @@ def test_served_rides_are_predicted_as_streamed_ones(
 
 
 @pytest.mark.parametrize("chunk", ["16384", "64"])
-def test_scored_rides_are_predicted_as_streamed_ones(
+def test_batch_job_gives_the_predictions_of_the_stream(
     streamed: dict[str, float], rides_models: Path, tmp_path: Path, chunk: str
 ) -> None:
     (tmp_path / "rides.jsonl").write_bytes(msgspec.json.Encoder().encode_lines(RIDES))

@@ -1,4 +1,4 @@
-"""Trips from files: both spellings, both formats, and the state that such files are in."""
+"""Trips from files: names of columns, formats, and faults of such files."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def write(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[list[dict
 
 
 @pytest.mark.parametrize("names", [{}, TLC, GREEN, SHOUTED], ids=["plain", "yellow", "green", "shouted"])
-def test_either_spelling_in_either_format(
+def test_names_of_columns_in_both_formats(
     write: Callable[[list[dict[str, str]]], Path], names: dict[str, str]
 ) -> None:
     trips = read([write(renamed([trip(), trip(passenger_count="")], names))])
@@ -104,7 +104,7 @@ def test_either_spelling_in_either_format(
     assert trips.tip_amount.tolist() == [1.95, 1.95]
 
 
-def test_an_event_as_json_is_the_ride_again(write: Callable[[list[dict[str, str]]], Path]) -> None:
+def test_event_decodes_to_the_ride(write: Callable[[list[dict[str, str]]], Path]) -> None:
     trips = read([write([trip(), trip(passenger_count="")])])
 
     decoded = [msgspec.json.decode(msgspec.json.encode(e), type=RideStarted) for e in ride_events(trips)]
@@ -115,7 +115,7 @@ def test_an_event_as_json_is_the_ride_again(write: Callable[[list[dict[str, str]
 @pytest.mark.parametrize(
     "empty", ["pickup_location_id", "dropoff_location_id", "trip_distance", "pickup_datetime"]
 )
-def test_a_trip_without_what_a_ride_needs_is_an_event_that_names_it_when_decoded(
+def test_missing_field_is_named_by_the_decoding_error(
     write: Callable[[list[dict[str, str]]], Path], empty: str
 ) -> None:
     trips = read([write([trip(), trip(**{empty: ""})])])
@@ -129,7 +129,7 @@ def test_a_trip_without_what_a_ride_needs_is_an_event_that_names_it_when_decoded
     assert trips.tip_amount.tolist() == [1.95, 1.95]
 
 
-def test_a_column_may_be_empty_from_top_to_bottom(
+def test_empty_column(
     write: Callable[[list[dict[str, str]]], Path], caplog: pytest.LogCaptureFixture
 ) -> None:
     trips = read([write([trip(passenger_count="", fare_amount="")] * 3)])
@@ -140,7 +140,7 @@ def test_a_column_may_be_empty_from_top_to_bottom(
     assert not caplog.records  # an empty cell is nothing to warn of
 
 
-def test_counts_may_be_written_as_floats(write: Callable[[list[dict[str, str]]], Path]) -> None:
+def test_counts_as_floats(write: Callable[[list[dict[str, str]]], Path]) -> None:
     trips = read([write([trip(passenger_count="2.0", pickup_location_id="230.0")])])
 
     event = next(ride_events(trips))
@@ -150,7 +150,7 @@ def test_counts_may_be_written_as_floats(write: Callable[[list[dict[str, str]]],
     assert isinstance(event["pickup_location_id"], int)
 
 
-def test_a_zone_that_is_no_whole_number_is_left_for_the_decoder_to_refuse(tmp_path: Path) -> None:
+def test_zone_that_is_not_a_whole_number_fails_decoding(tmp_path: Path) -> None:
     trips = read([as_csv(tmp_path / "trips.csv", [trip(pickup_location_id="230.5")])])
 
     with pytest.raises(msgspec.ValidationError, match="pickup_location_id"):
@@ -158,7 +158,7 @@ def test_a_zone_that_is_no_whole_number_is_left_for_the_decoder_to_refuse(tmp_pa
     assert not trips.is_ride.any()
 
 
-def test_cells_that_do_not_parse_cost_no_other_cell(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_cell_that_cannot_be_parsed_is_empty(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     rows = [
         trip(trip_distance="far"),
         trip(pickup_datetime="yesterday"),
@@ -176,23 +176,25 @@ def test_cells_that_do_not_parse_cost_no_other_cell(tmp_path: Path, caplog: pyte
     assert "'yesterday'" in caplog.text
 
 
-def test_a_row_of_another_width_is_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_row_with_another_number_of_cells_is_skipped(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = as_csv(tmp_path / "trips.csv", [trip()] * 3)
     path.write_text(path.read_text() + "2019-01-15 03:36:12,2019-0")
 
     with caplog.at_level(logging.WARNING):
         assert len(read([path])) == 3
-    assert "passed over 1 rows" in caplog.text
+    assert "skipped 1 rows" in caplog.text
 
 
-def test_a_compressed_csv_is_read(tmp_path: Path) -> None:
+def test_compressed_csv(tmp_path: Path) -> None:
     path = tmp_path / "trips.csv.gz"
     path.write_bytes(gzip.compress(as_csv(tmp_path / "plain.csv", [trip()] * 2).read_bytes()))
 
     assert read([path]).ride_ids() == ["trips-0", "trips-1"]
 
 
-def test_ids_are_distinct_though_two_files_have_one_name(tmp_path: Path) -> None:
+def test_ids_are_distinct_for_files_of_the_same_name(tmp_path: Path) -> None:
     paths = []
     for name in "abc":
         (tmp_path / name).mkdir()
@@ -224,7 +226,7 @@ def test_taken_trips_keep_their_ids_and_events(tmp_path: Path) -> None:
     assert list(ride_events(some)) == list(itertools.islice(ride_events(trips), 17, 20))
 
 
-def test_without_a_column_of_payments_every_tip_is_on_record(tmp_path: Path) -> None:
+def test_every_tip_is_recorded_without_a_payment_column(tmp_path: Path) -> None:
     row = trip()
     for absent in ("payment_type", "passenger_count", "fare_amount"):
         del row[absent]
@@ -235,7 +237,7 @@ def test_without_a_column_of_payments_every_tip_is_on_record(tmp_path: Path) -> 
     assert np.isnan(trips.passenger_count).all()
 
 
-def test_a_missing_column_is_named_with_the_spellings_looked_for(
+def test_missing_column_is_an_error_with_its_known_names(
     write: Callable[[list[dict[str, str]]], Path],
 ) -> None:
     row = trip()
@@ -248,14 +250,14 @@ def test_a_missing_column_is_named_with_the_spellings_looked_for(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "no such file"),
+        (None, "does not exist"),
         (b"", "is empty"),
         (",".join(PLAIN).encode() + b"\n", "holds no trips"),
         (b"PAR1 but no more", "cannot be read"),
         (b"\x00\xff\xfe\x01" * 40, r"no column|cannot be read"),
     ],
 )
-def test_what_is_no_file_of_trips_is_refused_by_name(
+def test_other_files_are_an_error_with_their_name(
     tmp_path: Path, content: bytes | None, message: str
 ) -> None:
     path = tmp_path / "january.csv"
@@ -266,14 +268,14 @@ def test_what_is_no_file_of_trips_is_refused_by_name(
         read([path])
 
 
-def test_a_folder_and_no_file_at_all_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(TripsError, match="is a folder"):
+def test_directory_or_no_file_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(TripsError, match="is a directory"):
         read([tmp_path])
     with pytest.raises(TripsError, match="no trip files"):
         read([])
 
 
-def test_a_column_of_another_kind_is_refused_by_name(tmp_path: Path) -> None:
+def test_column_of_another_type_is_an_error_with_its_name(tmp_path: Path) -> None:
     path = as_parquet(tmp_path / "trips.parquet", [trip()])
     table = parquet.read_table(path)
     place = table.column_names.index("trip_distance")

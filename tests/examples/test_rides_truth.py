@@ -1,4 +1,4 @@
-"""Which trips teach and score a model, and which are only streamed."""
+"""Which trips train and score a model, and which are only streamed."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ NONE = np.nan
         ({"payment_type": NONE}, 390, True, False),
     ],
 )
-def test_what_counts_as_a_ride_and_what_as_tipped(
+def test_rides_and_recorded_tips(
     cells: dict[str, float], seconds: int, is_ride: bool, is_tipped: bool
 ) -> None:
     columns: dict[str, Any] = {name: np.array([value]) for name, value in (GOOD | cells).items()}

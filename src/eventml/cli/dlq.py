@@ -77,10 +77,10 @@ class QueueResult(msgspec.Struct):
         topic: Topic that the events came from.
         action: "replay" or "drop".
         dry_run: Whether it was only tried.
-        done: Dead letters replayed or dropped, counted by exception.
-        refused: Dead letters that the broker refused to replay, counted by reason; they remain.
+        done: Dead dead_letters replayed or dropped, counted by exception.
+        refused: Dead dead_letters that the broker refused to replay, counted by reason; they remain.
         duplicates: Second dead letters of an event, left by a crash, which were dropped.
-        remaining: Dead letters that remain; None if the backend cannot count them.
+        remaining: Dead dead_letters that remain; None if the backend cannot count them.
     """
 
     handler: str
@@ -97,16 +97,18 @@ class QueueResult(msgspec.Struct):
 @handle_errors()
 @selecting
 def list_dead_letters(selection: Selection, as_json: JsonOption = False) -> None:
-    """List the dead letters that were neither replayed nor dropped, and count them.
+    """List dead letters, and count them by handler and exception.
 
-    The command changes nothing.
+    Those that were replayed or dropped are not listed. The command changes nothing.
     """
     found = anyio.run(_read, selection)
     if as_json:
-        _print_json([ListedDeadLetter(**_fields(handler, letter)) for handler, letter in found], found)
+        _print_json(
+            [ListedDeadLetter(**_fields(handler, dead_letter)) for handler, dead_letter in found], found
+        )
         return
     if found:
-        print_table(_COLUMNS, [_row(handler, letter) for handler, letter in found])
+        print_table(_COLUMNS, [_row(handler, dead_letter) for handler, dead_letter in found])
     _print_counts(found)
 
 
@@ -114,16 +116,16 @@ def list_dead_letters(selection: Selection, as_json: JsonOption = False) -> None
 @handle_errors()
 @selecting
 def show(selection: Selection, as_json: JsonOption = False) -> None:
-    """Show dead letters in full: the event, why it failed, and where it came from.
+    """Show dead letters in full.
 
-    The command changes nothing.
+    That is the event, why it failed, and where it came from. The command changes nothing.
     """
     found = anyio.run(_read, selection)
     if as_json:
-        _print_json([_with_record(handler, letter) for handler, letter in found], found)
+        _print_json([_with_record(handler, dead_letter) for handler, dead_letter in found], found)
         return
-    for handler, letter in found:
-        typer.echo("\n".join(_lines(handler, letter)))
+    for handler, dead_letter in found:
+        typer.echo("\n".join(_lines(handler, dead_letter)))
     _print_counts(found)
 
 
@@ -148,9 +150,10 @@ def drop(
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Drop dead letters: they are no longer listed, and cannot be replayed.
+    """Drop dead letters.
 
-    Their records stay on the dead-letter topic for as long as its retention keeps them.
+    They are no longer listed, and cannot be replayed. Their records stay on the dead-letter
+    topic for as long as its retention keeps them.
     """
     if selection.everything and not everything and not dry_run:
         raise UsageError("this would drop every dead letter of the bus: select some, or confirm with --all")
@@ -162,9 +165,11 @@ async def _read(selection: Selection) -> list[tuple[str, DeadLetter]]:
     found: list[tuple[str, DeadLetter]] = []
 
     async def read_queue(queue: DeadLetterQueue, subscription: Subscription, limit: int | None) -> int:
-        letters = [letter async for letter in browse(subscription, selection.matching, limit=limit)]
-        found.extend((", ".join(queue.handlers), letter) for letter in letters)
-        return len(letters)
+        dead_letters = [
+            dead_letter async for dead_letter in browse(subscription, selection.matching, limit=limit)
+        ]
+        found.extend((", ".join(queue.handlers), dead_letter) for dead_letter in dead_letters)
+        return len(dead_letters)
 
     await visit_queues(selection, read_queue)
     return found
@@ -189,8 +194,8 @@ async def _process(selection: Selection, action: DeadLetterAction, *, dry_run: b
     async def process_queue(queue: DeadLetterQueue, subscription: Subscription, limit: int | None) -> int:
         if dry_run:
             report = ReplayReport(left=await subscription.lag())
-            async for letter in browse(subscription, selection.matching, limit=limit):
-                report.chosen[letter.exception] += 1
+            async for dead_letter in browse(subscription, selection.matching, limit=limit):
+                report.chosen[dead_letter.exception] += 1
         else:
             acks_singly = selection.bus.backend.capabilities.redelivery == "lease"
             report = await replay_or_drop(
@@ -241,8 +246,8 @@ def _print_counts(found: list[tuple[str, DeadLetter]]) -> None:
 
 def _count(found: list[tuple[str, DeadLetter]]) -> dict[str, Counter[str]]:
     counts: dict[str, Counter[str]] = {}
-    for handler, letter in found:
-        counts.setdefault(handler, Counter())[letter.exception] += 1
+    for handler, dead_letter in found:
+        counts.setdefault(handler, Counter())[dead_letter.exception] += 1
     return counts
 
 
@@ -250,42 +255,42 @@ def _format_counts(counts: Counter[str]) -> str:
     return ", ".join(f"{count} {_one_line(name)}" for name, count in counts.most_common())
 
 
-def _fields(handler: str, letter: DeadLetter) -> dict[str, Any]:
+def _fields(handler: str, dead_letter: DeadLetter) -> dict[str, Any]:
     names = (name for name in ListedDeadLetter.__struct_fields__ if name != "handler")
-    return {"handler": handler, **{name: getattr(letter, name) for name in names}}
+    return {"handler": handler, **{name: getattr(dead_letter, name) for name in names}}
 
 
-def _with_record(handler: str, letter: DeadLetter) -> ShownDeadLetter:
-    record = msgspec.Raw(delivery_to_json(letter.delivery).rstrip())
-    return ShownDeadLetter(**_fields(handler, letter), record=record)
+def _with_record(handler: str, dead_letter: DeadLetter) -> ShownDeadLetter:
+    record = msgspec.Raw(delivery_to_json(dead_letter.delivery).rstrip())
+    return ShownDeadLetter(**_fields(handler, dead_letter), record=record)
 
 
-def _row(handler: str, letter: DeadLetter) -> list[str]:
-    reason = letter.message.removeprefix(f"{letter.exception}: ")
+def _row(handler: str, dead_letter: DeadLetter) -> list[str]:
+    reason = dead_letter.message.removeprefix(f"{dead_letter.exception}: ")
     return [
         handler,
-        escape_unprintable(letter.id),
-        escape_unprintable(letter.exception),
-        str(letter.attempts),
-        _format_time(letter.last_failure),
-        f"{letter.topic}/{letter.partition}/{letter.offset}",
+        escape_unprintable(dead_letter.id),
+        escape_unprintable(dead_letter.exception),
+        str(dead_letter.attempts),
+        _format_time(dead_letter.last_failure),
+        f"{dead_letter.topic}/{dead_letter.partition}/{dead_letter.offset}",
         _one_line(reason if len(reason) <= _REASON_LENGTH else f"{reason[:_REASON_LENGTH]}…"),
     ]
 
 
-def _lines(handler: str, letter: DeadLetter) -> Iterator[str]:
+def _lines(handler: str, dead_letter: DeadLetter) -> Iterator[str]:
     """Yield the lines of a dead letter as `show` prints it."""
-    record = msgspec.json.decode(delivery_to_json(letter.delivery))
-    attempts = "attempt" if letter.attempts == 1 else "attempts"
-    yield f"{handler}: {escape_unprintable(letter.id)}"
-    yield f"  failed    {_format_time(letter.last_failure)} UTC, after {letter.attempts} {attempts}"
-    if letter.attempts > 1:
-        yield f"            {_format_time(letter.first_failure)} UTC for the first time"
-    yield f"  from      {letter.topic}, partition {letter.partition}, offset {letter.offset}"
+    record = msgspec.json.decode(delivery_to_json(dead_letter.delivery))
+    attempts = "attempt" if dead_letter.attempts == 1 else "attempts"
+    yield f"{handler}: {escape_unprintable(dead_letter.id)}"
+    yield f"  failed    {_format_time(dead_letter.last_failure)} UTC, after {dead_letter.attempts} {attempts}"
+    if dead_letter.attempts > 1:
+        yield f"            {_format_time(dead_letter.first_failure)} UTC for the first time"
+    yield f"  from      {dead_letter.topic}, partition {dead_letter.partition}, offset {dead_letter.offset}"
     if record["key"] is not None:
         yield f"  key       {_format_value(record['key'])}"
-    yield f"  reason    {_one_line(letter.message)}"
-    for number, line in enumerate(letter.traceback.splitlines()):
+    yield f"  reason    {_one_line(dead_letter.message)}"
+    for number, line in enumerate(dead_letter.traceback.splitlines()):
         yield f"  {'' if number else 'traceback':9} {escape_unprintable(line)}"
     headers = [item for item in record["headers"].items() if not item[0].startswith(DLQ_PREFIX)]
     for number, (name, text) in enumerate(headers):

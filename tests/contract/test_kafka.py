@@ -11,7 +11,7 @@ import pytest
 
 from eventml.backends import kafka
 from eventml.backends.base import NewTopic
-from eventml.backends.kafka.clients import tear_down
+from eventml.backends.kafka.connection import abort
 from eventml.records import Record
 from eventml.testing import contract
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from backends.kafka.cluster import KafkaCluster
     from eventml.backends.base import Backend
-    from eventml.backends.kafka.backend import KafkaBackend
+    from eventml.backends.kafka import KafkaBackend
 
 pytestmark = [pytest.mark.anyio, pytest.mark.kafka]
 
@@ -58,14 +58,13 @@ def harness(kafka_broker: KafkaCluster, request: pytest.FixtureRequest) -> contr
 
 
 class Settled:
-    """A backend whose lag from outside is asked a little later: commits are written in the background."""
+    """A backend that answers `lag` after the next commit, which is made in the background."""
 
     def __init__(self, backend: KafkaBackend) -> None:
         self.backend = backend
         self.capabilities = backend.capabilities
         self.publish = backend.publish
         self.subscribe = backend.subscribe
-        self.subscribe_deduplicated = backend.subscribe_deduplicated
         self.create_topics = backend.create_topics
         self.missing_topics = backend.missing_topics
 
@@ -75,13 +74,13 @@ class Settled:
 
 
 async def kill(connection: Any) -> None:
-    """Cut every connection of a backend, as its process's end would.
+    """Cut every connection of a backend, as the death of its process would.
 
-    What it finished is committed by then: the suite takes for granted that it does not come again.
+    What it completed is committed by then: the suite assumes that it is not delivered again.
     """
     await asyncio.sleep(3 * SETTINGS.commit_interval)
     for subscription in connection.backend._subscriptions:
-        await tear_down(subscription._member._consumer)
+        await abort(subscription._member._consumer)
 
 
 @pytest.mark.parametrize("case", contract.CASES, ids=str)

@@ -1,4 +1,4 @@
-"""An assignment through rebalances: nothing is lost, skipped, or handed out twice."""
+"""An assignment through rebalances: no record is lost, skipped, or delivered while it is in flight."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from eventml.backends.kafka.assignment import Assignment, Chunk
-from eventml.backends.kafka.progress import Place, Progress
+from eventml.backends.kafka.partitions import CommittedOffset, PartitionState
 from eventml.records import Delivery, Record
 
 ZERO, ONE = TopicPartition("t", 0), TopicPartition("t", 1)
@@ -26,19 +26,19 @@ def fetch(assignment: Assignment, partition: TopicPartition, count: int) -> None
 
 
 class Rebalances(RuleBasedStateMachine):
-    """A member at random, against what it should know: what was finished, and what it has in hand."""
+    """Random steps of a member, against a model: what was completed, and what is in flight."""
 
     @initialize()
     def begin(self) -> None:
         self.assignment = Assignment()
-        self.broker = {ZERO: Place(0), ONE: Place(0)}
+        self.broker = {ZERO: CommittedOffset(0), ONE: CommittedOffset(0)}
         self.finished: dict[TopicPartition, set[int]] = {ZERO: set(), ONE: set()}
         self.in_flight: list[Delivery] = []
         self.assignment.resume(self.broker, {})
 
     @rule(partition=st.sampled_from([ZERO, ONE]), count=st.integers(1, 5))
     def fetch(self, partition: TopicPartition, count: int) -> None:
-        if partition in self.assignment.partitions and self.assignment.active:
+        if partition in self.assignment.states and self.assignment.active:
             fetch(self.assignment, partition, count)
 
     @rule(limit=st.integers(1, 7))
@@ -47,7 +47,7 @@ class Rebalances(RuleBasedStateMachine):
         assert len(taken) <= limit
         known = {(d.partition, d.offset) for d in self.in_flight}
         for got in taken:
-            assert (got.partition, got.offset) not in known, "handed out while it is in hand"
+            assert (got.partition, got.offset) not in known, "delivered while it is in flight"
             assert int(got.offset) not in self.finished[TopicPartition("t", got.partition)]
         self.in_flight += taken
 
@@ -55,17 +55,17 @@ class Rebalances(RuleBasedStateMachine):
     def finish(self, data: st.DataObject) -> None:
         if self.in_flight:
             some = data.draw(st.lists(st.sampled_from(self.in_flight), unique_by=id))
-            held = [some[position] for position in self.assignment.held(some)]
-            self.assignment.finish(some)
+            held = [some[position] for position in self.assignment.positions_in_flight(some)]
+            self.assignment.complete(some)
             for done in held:
                 self.finished[TopicPartition("t", done.partition)].add(int(done.offset))
             self.in_flight = [d for d in self.in_flight if d not in some]
 
     @rule()
     def commit(self) -> None:
-        places = self.assignment.to_commit()
-        self.broker |= places
-        self.assignment.committed(places)
+        offsets = self.assignment.to_commit()
+        self.broker |= offsets
+        self.assignment.record_commit(offsets)
 
     @rule(kept=st.sampled_from([(ZERO, ONE), (ZERO,), (ONE,), ()]))
     def rebalance(self, kept: tuple[TopicPartition, ...]) -> None:
@@ -74,74 +74,78 @@ class Rebalances(RuleBasedStateMachine):
         self.commit()
         self.assignment.resume({partition: self.broker[partition] for partition in kept}, {})
         self.in_flight = [d for d in self.in_flight if TopicPartition("t", d.partition) in kept]
-        assert self.assignment.in_flight == len(self.in_flight), "what comes straight back stays in hand"
+        assert self.assignment.in_flight == len(self.in_flight), "what is assigned again stays in flight"
 
     @rule(partition=st.sampled_from([ZERO, ONE]))
-    def another_was_there(self, partition: TopicPartition) -> None:
-        """Somebody else has moved the place of a partition."""
+    def another_member_commits(self, partition: TopicPartition) -> None:
+        """Another member has committed for a partition."""
         self.commit()
-        other, offset = Progress(self.broker[partition]), self.broker[partition].offset
+        other, offset = PartitionState(self.broker[partition]), self.broker[partition].offset
         other.deliver([offset], offset + 1)
-        other.finish([offset])
-        moved = other.place()
+        other.complete([offset])
+        moved = other.to_commit()
         self.finished[partition].add(offset)
         self.broker[partition] = moved
         self.assignment.restart(partition, moved)
-        if partition in self.assignment.partitions:
+        if partition in self.assignment.states:
             self.in_flight = [d for d in self.in_flight if d.partition != partition.partition]
 
     @invariant()
-    def nothing_unfinished_is_passed(self) -> None:
-        for partition, place in (self.broker | self.assignment.to_commit()).items():
-            done = {n for start, stop in place.finished for n in range(start, stop)}
-            done |= set(range(place.offset))
+    def no_commit_passes_an_unfinished_record(self) -> None:
+        for partition, at in (self.broker | self.assignment.to_commit()).items():
+            done = {n for start, stop in at.completed for n in range(start, stop)}
+            done |= set(range(at.offset))
             assert done <= self.finished[partition]
 
 
 TestRebalances = Rebalances.TestCase
 
 
-def test_what_was_finished_out_of_order_is_not_handed_out_again() -> None:
+def test_a_record_completed_out_of_order_is_not_delivered_again() -> None:
     assignment = Assignment()
-    assignment.resume({ZERO: Place(2, ((4, 6),))}, {})
+    assignment.resume({ZERO: CommittedOffset(2, ((4, 6),))}, {})
     fetch(assignment, ZERO, 6)
     assert [d.offset for d in assignment.take(10)] == [2, 3, 6, 7]
 
 
-def test_a_partition_that_moved_away_forgets_what_was_in_hand() -> None:
+def test_what_is_in_flight_of_a_partition_that_moves_is_forgotten() -> None:
     assignment = Assignment()
-    assignment.resume({ZERO: Place(0)}, {})
+    assignment.resume({ZERO: CommittedOffset(0)}, {})
     fetch(assignment, ZERO, 3)
     taken = assignment.take(3)
     assignment.suspend()
-    assignment.resume({ONE: Place(0)}, {})
-    assignment.finish(taken)
-    assert not assignment.held(taken)
-    assert assignment.to_commit() == {ONE: Place(0, at_work=True)}
+    assignment.resume({ONE: CommittedOffset(0)}, {})
+    assignment.complete(taken)
+    assert not assignment.positions_in_flight(taken)
+    assert assignment.to_commit() == {ONE: CommittedOffset(0, active=True)}
 
 
-def test_a_fetch_from_before_a_rebalance_shows_by_the_version() -> None:
+def test_a_rebalance_changes_the_version() -> None:
     assignment = Assignment()
-    assignment.resume({ZERO: Place(0)}, {})
-    for change in (assignment.suspend, lambda: assignment.resume({ZERO: Place(0)}, {}), assignment.end):
+    assignment.resume({ZERO: CommittedOffset(0)}, {})
+    for change in (
+        assignment.suspend,
+        lambda: assignment.resume({ZERO: CommittedOffset(0)}, {}),
+        assignment.end,
+    ):
         version = assignment.version
         change()
         assert assignment.version != version
 
 
-def test_marks_of_transactions_are_passed_over_once_nothing_waits() -> None:
+def test_markers_of_transactions_are_skipped_once_nothing_is_buffered() -> None:
     assignment = Assignment()
-    assignment.resume({ZERO: Place(0)}, {})
+    assignment.resume({ZERO: CommittedOffset(0)}, {})
     fetch(assignment, ZERO, 2)
-    assignment.finish(assignment.take(2))
+    assignment.complete(assignment.take(2))
     assignment.put(Chunk(ZERO, (), 3))
-    assert assignment.to_commit() == {ZERO: Place(3, at_work=True)}
+    assert assignment.to_commit() == {ZERO: CommittedOffset(3, active=True)}
 
 
 @pytest.mark.anyio
-async def test_it_waits_until_nothing_is_in_hand() -> None:
+async def test_it_waits_until_nothing_is_in_flight() -> None:
     assignment = Assignment()
-    assignment.resume({ZERO: Place(0)}, {})
+    assignment.resume({ZERO: CommittedOffset(0)}, {})
     fetch(assignment, ZERO, 2)
     taken = assignment.take(2)
     assignment.suspend()
@@ -153,4 +157,4 @@ async def test_it_waits_until_nothing_is_in_hand() -> None:
 
 
 async def _finish(assignment: Assignment, taken: list[Delivery]) -> None:
-    assignment.finish(taken)
+    assignment.complete(taken)

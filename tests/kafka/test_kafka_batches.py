@@ -1,16 +1,16 @@
-"""Records in batches: all of them, in order, and no batch too large."""
+"""Records in batches: all of them, in order, none too large, and keys where Kafka's own clients send them."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-
+import pytest
+from aiokafka.partitioner import murmur2 as aiokafka_murmur2
 from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventml.backends.kafka.batches import Packer
-from eventml.backends.kafka.wire import HeaderEncoder
+from eventml.backends.kafka.batches import PackedRecords, Packer, TopicPartitions
+from eventml.backends.kafka.wire import HeaderEncoder, KeyHasher, murmur2
 from eventml.records import Record
 
 CAPACITY, LIMIT = 2_000, 700
@@ -25,40 +25,34 @@ records = st.tuples(
 ).map(lambda fields: Record(*fields))
 
 
-def packed(given_records: list[Record], partitions: list[int]) -> Packer:
-    packer = Packer(
-        lambda: BatchBuilder(CAPACITY, 0),
-        capacity=CAPACITY,
-        limits={"narrow": LIMIT},
-        headers=HeaderEncoder(),
-    )
-    places = defaultdict(list)
-    for position, (record, partition) in enumerate(zip(given_records, partitions, strict=False)):
-        places[record.topic, partition].append(position)
-    packer.pack(given_records, places)
-    return packer
+def pack(given_records: list[Record]) -> PackedRecords:
+    packer = Packer(CAPACITY)
+    packer.limits["narrow"] = LIMIT
+    topics = dict.fromkeys(["free", "narrow"], TopicPartitions(3, range(3)))
+    return packer.pack(lambda: BatchBuilder(CAPACITY, 0), given_records, range(len(given_records)), topics)
 
 
-@given(st.lists(records, max_size=25), st.lists(st.integers(0, 2), min_size=25, max_size=25))
-def test_each_record_is_in_one_batch_or_too_large(given_records: list[Record], partitions: list[int]) -> None:
-    packer = packed(given_records, partitions)
+@given(st.lists(records, max_size=25))
+def test_each_record_is_in_one_batch_or_too_large(given_records: list[Record]) -> None:
+    packed, keys = pack(given_records), KeyHasher()
     found = []
-    for (topic, partition), queue in packer.batches.items():
+    for (topic, partition), queue in packed.batches.items():
         positions = [position for batch in queue for position in batch.positions]
         assert positions == sorted(positions), "order is kept in each partition"
         for batch in queue:
             assert batch.builder.record_count() == len(batch.positions)
             assert len(batch.builder._build()) <= (LIMIT if topic == "narrow" else CAPACITY)
         for position in positions:
-            assert (given_records[position].topic, partitions[position]) == (topic, partition)
+            record = given_records[position]
+            assert record.topic == topic
+            assert record.key is None or keys.hash(record.key) % 3 == partition
         found += positions
-    assert sorted([*found, *packer.too_large]) == list(range(len(given_records)))
+    assert sorted([*found, *packed.too_large]) == list(range(len(given_records)))
 
 
 @given(st.lists(records, max_size=25))
-def test_what_is_called_too_large_is(given_records: list[Record]) -> None:
-    packer = packed(given_records, [0] * len(given_records))
-    for position, why in packer.too_large.items():
+def test_a_record_that_is_too_large_names_the_limit(given_records: list[Record]) -> None:
+    for position, why in pack(given_records).too_large.items():
         record = given_records[position]
         limit, setting = (
             (LIMIT, "max.message.bytes") if record.topic == "narrow" else (CAPACITY, "max_request_size")
@@ -73,10 +67,55 @@ def test_what_is_called_too_large_is(given_records: list[Record]) -> None:
         assert len(alone._build()) > limit
 
 
-def test_a_batch_on_the_wire_is_what_was_put_in() -> None:
+def test_a_batch_contains_the_record_that_was_packed() -> None:
     record = Record("free", b"value", b"key", "id-1", HEADERS)
-    [queue] = packed([record], [0]).batches.values()
+    [queue] = pack([record]).batches.values()
     wire = MemoryRecords(bytes(queue[0].builder._build()))
     [found] = list(wire.next_batch())
     assert (found.key, found.value) == (b"key", b"value")
     assert dict(found.headers) == {"ce_type": b"t", "content-type": b"application/json", "ce_id": b"id-1"}
+
+
+@pytest.mark.parametrize(
+    ("key", "signed"),
+    [
+        ("21", -973932308),
+        ("foobar", -790332482),
+        ("a-little-bit-long-string", -985981536),
+        ("abc", 479470107),
+    ],
+)
+def test_hashes_are_those_of_kafkas_java_client(key: str, signed: int) -> None:
+    assert murmur2(key.encode()) == signed % 2**32
+
+
+@given(st.binary(max_size=300))
+def test_hashes_are_those_of_aiokafka(key: bytes) -> None:
+    assert murmur2(key) == aiokafka_murmur2(key)
+
+
+def test_more_keys_than_are_cached_change_nothing() -> None:
+    keys = KeyHasher()
+    first = keys.hash(b"key")
+    for number in range(70_000):
+        keys.hash(b"%d" % number)
+    assert keys.hash(b"key") == first
+
+
+def test_records_without_a_key_go_to_one_writable_partition_after_the_other() -> None:
+    packer, topics = Packer(CAPACITY), {"t": TopicPartitions(8, [1, 4, 6])}
+    some = [Record("t", b"1"), Record("t", b"2"), Record("t", b"3", b"key")]
+    keyed = ("t", KeyHasher().hash(b"key") % 8)
+    seen = set()
+    for _ in range(3):
+        found = packer.partitions(some, range(3), topics)
+        assert 2 in found.pop(keyed)
+        [(partition, positions)] = found.items() or [(keyed, [0, 1])]
+        assert positions == [0, 1]
+        seen.add(partition)
+    assert seen == {("t", 1), ("t", 4), ("t", 6)}
+
+
+def test_records_without_a_key_go_to_some_partition_if_none_has_a_leader() -> None:
+    [partition] = Packer(CAPACITY).partitions([Record("t", b"1")], [0], {"t": TopicPartitions(3, [])})
+    assert partition[1] in range(3)

@@ -1,4 +1,4 @@
-"""What aiokafka raises, as eventml says it."""
+"""aiokafka's exceptions, translated."""
 
 from __future__ import annotations
 
@@ -8,44 +8,47 @@ import sys
 import pytest
 from aiokafka import errors as kafka
 
-from eventml.backends.kafka.faults import describe, ours, translating
-from eventml.errors import BackendError, ConfigError, EventMLError, TopicNotFoundError, UnavailableError
+from eventml.backends.kafka.errors import describe, translate, translated
+from eventml.errors import BackendError, EventMLError, TopicNotFoundError, UnavailableError
 
 
 @pytest.mark.parametrize(
-    ("raised", "wanted", "said"),
+    ("raised", "expected", "message"),
     [
         (kafka.KafkaConnectionError("no route"), UnavailableError, "no route"),
         (kafka.NodeNotReadyError(), UnavailableError, "joining"),
         (ConnectionResetError(104, "reset"), UnavailableError, "reset"),
-        (kafka.SaslAuthenticationFailed("wrong password"), ConfigError, "refused the login"),
-        (kafka.UnsupportedSaslMechanismError("use PLAIN"), ConfigError, "use PLAIN"),
-        (kafka.GroupAuthorizationFailedError("g"), BackendError, "not allowed"),
+        (kafka.SaslAuthenticationFailed("wrong password"), BackendError, "refused the login"),
+        (kafka.UnsupportedSaslMechanismError("use PLAIN"), BackendError, "use PLAIN"),
+        (kafka.TopicAuthorizationFailedError("t"), BackendError, "kafka-acls"),
+        (kafka.GroupAuthorizationFailedError("g"), BackendError, "kafka-acls"),
+        (kafka.ClusterAuthorizationFailedError(), BackendError, "kafka-acls"),
+        (kafka.TransactionalIdAuthorizationFailed(), BackendError, "kafka-acls"),
         (kafka.InvalidSessionTimeoutError(), BackendError, "refused"),
         (TopicNotFoundError("as it was"), TopicNotFoundError, "as it was"),
     ],
 )
-def test_an_exception_becomes_ours(raised: Exception, wanted: type[EventMLError], said: str) -> None:
-    found = ours(raised, "joining")
-    assert type(found) is wanted
-    assert said in str(found)
+def test_an_exception_is_translated(raised: Exception, expected: type[EventMLError], message: str) -> None:
+    found = translate(raised, "joining")
+    assert type(found) is expected
+    assert message in str(found)
 
 
 def test_the_cause_is_kept_and_a_deadline_is_named() -> None:
     cause = kafka.RequestTimedOutError()
-    with pytest.raises(UnavailableError) as error, translating("asking"):
+    with pytest.raises(UnavailableError) as error, translated("asking", 3.0):
         raise cause
     assert error.value.__cause__ is cause
-    with pytest.raises(UnavailableError, match="within 3 s, asking"), translating("asking", 3.0):
+    with pytest.raises(UnavailableError, match="within 3 s while asking"), translated("asking", 3.0):
         raise TimeoutError
 
 
-def test_a_bug_is_not_called_an_outage() -> None:
-    with pytest.raises(ZeroDivisionError), translating("asking"):
+def test_other_exceptions_are_not_translated() -> None:
+    with pytest.raises(ZeroDivisionError), translated("asking", 3.0):
         raise ZeroDivisionError
 
 
-def test_a_description_says_each_thing_once() -> None:
+def test_a_description_repeats_nothing() -> None:
     assert describe(kafka.KafkaConnectionError("no route")) == "KafkaConnectionError: no route"
     assert describe(kafka.OutOfOrderSequenceNumber()) == (
         "OutOfOrderSequenceNumber: The broker received an out of order sequence number"

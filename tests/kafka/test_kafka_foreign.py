@@ -1,4 +1,4 @@
-"""Clients that know nothing of eventml, both ways: kcat, which is librdkafka."""
+"""Clients without eventml, in both directions: kcat, which is librdkafka."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 import eventml
-from eventml.backends.kafka.partitioning import Partitioner
+from eventml.backends.kafka.wire import KeyHasher
 from eventml.records import Record, foreign_id
 from tests.kafka.conftest import connected, everything, new_topic
 
@@ -26,7 +26,7 @@ KCAT: Final = shutil.which("kcat")
 pytestmark = [
     pytest.mark.anyio,
     pytest.mark.kafka,
-    pytest.mark.skipif(KCAT is None, reason="there is no kcat on this machine"),
+    pytest.mark.skipif(KCAT is None, reason="kcat is not installed"),
 ]
 
 HEADERS: Final = {
@@ -37,57 +37,61 @@ HEADERS: Final = {
 }
 
 
-def kcat(cluster: KafkaCluster, *arguments: str, said: str = "") -> str:
+def kcat(cluster: KafkaCluster, *arguments: str, stdin: str = "") -> str:
     argv = [str(KCAT), "-q", "-b", cluster.bootstrap, *arguments]
-    done = subprocess.run(argv, input=said, capture_output=True, text=True, timeout=30, check=True)  # noqa: S603 - found on PATH
+    done = subprocess.run(argv, input=stdin, capture_output=True, text=True, timeout=30, check=True)  # noqa: S603 - found on PATH
     return done.stdout
 
 
 async def test_a_record_without_headers_is_accepted(kafka_broker: KafkaCluster) -> None:
     topic = await new_topic(kafka_broker)
-    kcat(kafka_broker, "-P", "-t", topic, "-K", "\t", said='key-1\t{"ride_id": "r1"}\n')
-    kcat(kafka_broker, "-P", "-t", topic, said='{"ride_id": "r2"}\n')
+    kcat(kafka_broker, "-P", "-t", topic, "-K", "\t", stdin='key-1\t{"ride_id": "r1"}\n')
+    kcat(kafka_broker, "-P", "-t", topic, stdin='{"ride_id": "r2"}\n')
     async with connected(kafka_broker) as backend:
         found = {d.record.value: d for d in await everything(backend, topic)}
     for value, key in [(b'{"ride_id": "r1"}', b"key-1"), (b'{"ride_id": "r2"}', None)]:
         delivery = found[value]
-        place = foreign_id(topic, delivery.partition, delivery.offset)
-        assert delivery.record == Record(topic, value, key, place)
+        generated_id = foreign_id(topic, delivery.partition, delivery.offset)
+        assert delivery.record == Record(topic, value, key, generated_id)
 
 
-async def test_headers_of_others_are_kept_wherever_the_id_stands(kafka_broker: KafkaCluster) -> None:
+async def test_foreign_headers_are_kept_and_the_id_is_found_at_any_position(
+    kafka_broker: KafkaCluster,
+) -> None:
     topic = await new_topic(kafka_broker, 1)
-    kcat(kafka_broker, "-P", "-t", topic, "-H", "ce_id=theirs", "-H", "note=x", "-H", "empty=", said="1")
-    kcat(kafka_broker, "-P", "-t", topic, "-H", "note=x", "-H", "note=y", said="2")
+    kcat(kafka_broker, "-P", "-t", topic, "-H", "ce_id=foreign", "-H", "note=x", "-H", "empty=", stdin="1")
+    kcat(kafka_broker, "-P", "-t", topic, "-H", "note=x", "-H", "note=y", stdin="2")
     async with connected(kafka_broker) as backend:
         first, second = await everything(backend, topic)
-    assert (first.record.id, first.record.headers) == ("theirs", {"note": "x", "empty": ""})
+    assert (first.record.id, first.record.headers) == ("foreign", {"note": "x", "empty": ""})
     assert second.record.headers == {"note": "y"}
 
 
-async def test_others_read_cloudevents_headers_and_a_plain_value(kafka_broker: KafkaCluster) -> None:
+async def test_a_foreign_client_reads_cloudevents_headers_and_a_plain_value(
+    kafka_broker: KafkaCluster,
+) -> None:
     topic = await new_topic(kafka_broker)
     async with connected(kafka_broker) as backend:
         await backend.publish([Record(topic, b'{"minutes": 7.5}', b"key-1", "r1/duration", HEADERS)])
     [line] = kcat(kafka_broker, "-C", "-t", topic, "-o", "beginning", "-e", "-J").splitlines()
-    said = json.loads(line)
-    assert (said["key"], said["payload"]) == ("key-1", '{"minutes": 7.5}')
-    pairs = zip(said["headers"][::2], said["headers"][1::2], strict=True)
+    message = json.loads(line)
+    assert (message["key"], message["payload"]) == ("key-1", '{"minutes": 7.5}')
+    pairs = zip(message["headers"][::2], message["headers"][1::2], strict=True)
     assert dict(pairs) == {**HEADERS, "ce_id": "r1/duration"}
 
 
-async def test_others_put_a_key_into_the_same_partition(kafka_broker: KafkaCluster) -> None:
+async def test_a_foreign_client_sends_a_key_to_the_same_partition(kafka_broker: KafkaCluster) -> None:
     topic = await new_topic(kafka_broker, 7)
     keys = [token_hex(length) for length in range(1, 30)]
-    said = "".join(f"{key}\t{key}\n" for key in keys)
-    kcat(kafka_broker, "-P", "-t", topic, "-K", "\t", "-X", "partitioner=murmur2_random", said=said)
-    partitioner = Partitioner()
+    message = "".join(f"{key}\t{key}\n" for key in keys)
+    kcat(kafka_broker, "-P", "-t", topic, "-K", "\t", "-X", "partitioner=murmur2_random", stdin=message)
+    hasher = KeyHasher()
     async with connected(kafka_broker) as backend:
         await backend.publish([Record(topic, key.encode(), key.encode()) for key in keys])
         found = await everything(backend, topic)
     assert len(found) == 2 * len(keys)
     for delivery in found:
-        assert delivery.partition == partitioner.hash(delivery.record.value) % 7
+        assert delivery.partition == hasher.hash(delivery.record.value) % 7
 
 
 class RideStarted(msgspec.Struct):
@@ -99,10 +103,12 @@ class Predicted(msgspec.Struct):
     minutes: float
 
 
-async def test_a_predictor_answers_kcat_and_sets_malformed_bytes_aside(kafka_broker: KafkaCluster) -> None:
+async def test_a_predictor_answers_kcat_and_malformed_bytes_become_dead_letters(
+    kafka_broker: KafkaCluster,
+) -> None:
     topic, to = await new_topic(kafka_broker), await new_topic(kafka_broker)
     group = token_hex(4)
-    letters = await new_topic(kafka_broker, name=f"{topic}.{group}.dlq")
+    dead_letters = await new_topic(kafka_broker, name=f"{topic}.{group}.dlq")
     bus = eventml.Bus("rides")
 
     @bus.predictor(topic, to=to, group=group)
@@ -110,7 +116,7 @@ async def test_a_predictor_answers_kcat_and_sets_malformed_bytes_aside(kafka_bro
         return [Predicted(ride.ride_id, 7.5) for ride in rides]
 
     lines = ['{"ride_id": "r1"}', "{malformed", '{"ride_id": 5}', '{"ride_id": "r2"}']
-    kcat(kafka_broker, "-P", "-t", topic, said="\n".join(lines))
+    kcat(kafka_broker, "-P", "-t", topic, stdin="\n".join(lines))
     async with connected(kafka_broker) as backend:
         async with bus.open(backend), bus.worker() as worker, anyio.create_task_group() as tasks:
             tasks.start_soon(worker.run)
@@ -119,7 +125,7 @@ async def test_a_predictor_answers_kcat_and_sets_malformed_bytes_aside(kafka_bro
                 while worker.stats["duration"].completed < len(lines):
                     await asyncio.sleep(0.02)
             worker.stop()
-        set_aside = {d.record.value for d in await everything(backend, letters)}
+        dead = {d.record.value for d in await everything(backend, dead_letters)}
     answers = kcat(kafka_broker, "-C", "-t", to, "-o", "beginning", "-e").splitlines()
     assert sorted(answers) == ['{"ride_id":"r1","minutes":7.5}', '{"ride_id":"r2","minutes":7.5}']
-    assert set_aside == {b"{malformed", b'{"ride_id": 5}'}
+    assert dead == {b"{malformed", b'{"ride_id": 5}'}

@@ -1,4 +1,4 @@
-"""Lag counts records, not offsets: the marks that transactions leave are nobody's to finish."""
+"""Lag counts records, not offsets: the markers of transactions are not counted."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventml.backends.base import Completion
-from eventml.backends.kafka import counting
-from eventml.backends.kafka.counting import Stretch
-from eventml.backends.kafka.progress import Place, Progress
+from eventml.backends.kafka import lag
+from eventml.backends.kafka.lag import LogRange
+from eventml.backends.kafka.partitions import CommittedOffset, PartitionState
 from eventml.records import Record
 from tests.kafka.conftest import connected, new_topic
 
@@ -24,20 +24,20 @@ logs = st.lists(st.integers(0, 60), unique=True).map(sorted)
 
 
 @given(logs, st.sets(st.integers(0, 60)), st.integers(0, 61), st.data())
-def test_what_is_left_is_counted_without_the_holes(
+def test_unfinished_records_are_counted_without_the_gaps(
     log: list[int], done: set[int], upto: int, data: st.DataObject
 ) -> None:
-    progress = Progress(Place(0))
-    progress.deliver([offset for offset in log if offset < upto], upto)
-    progress.finish(done)
-    heir, end = Progress(progress.place()), 61
-    for one in (progress, heir):
-        stretch = Stretch(one.position, end)
-        while not stretch.known:
-            stop = data.draw(st.integers(stretch.upto + 1, end))
-            stretch.saw([offset for offset in log if stretch.upto <= offset < stop], stop)
+    state = PartitionState(CommittedOffset(0))
+    state.deliver([offset for offset in log if offset < upto], upto)
+    state.complete(done)
+    successor, end = PartitionState(state.to_commit()), 61
+    for one in (state, successor):
+        range_ = LogRange(one.position, end)
+        while not range_.known:
+            stop = data.draw(st.integers(range_.known_until + 1, end))
+            range_.add([offset for offset in log if range_.known_until <= offset < stop], stop)
         left = set(log) - {offset for offset in done if offset < upto}
-        assert one.unfinished(end, stretch.holes) == len(left)
+        assert one.unfinished(end, range_.gaps) == len(left)
 
 
 @pytest.mark.anyio
@@ -72,13 +72,13 @@ async def test_a_topic_of_transactions_is_counted(kafka_broker: KafkaCluster, de
 
 
 @pytest.mark.anyio
-async def test_too_many_to_be_counted_are_unknown(
+async def test_the_lag_is_unknown_where_too_many_records_wait_behind_transactions(
     kafka_broker: KafkaCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     topic, group = await new_topic(kafka_broker, 1), token_hex(4)
-    monkeypatch.setattr(counting, "_LOOK", 100)
-    monkeypatch.setattr(counting, "_STEP", 100)
-    monkeypatch.setattr(counting, "_SHORT", 0)
+    monkeypatch.setattr(lag, "_FIRST_READ", 100)
+    monkeypatch.setattr(lag, "_READ", 100)
+    monkeypatch.setattr(lag, "_ALWAYS_READ", 0)
     async with connected(kafka_broker) as backend:
         async with backend.subscribe([topic], group=group, start="earliest") as subscription:
             await backend.publish([Record(topic, bytes(100)) for _ in range(50)])
@@ -89,11 +89,11 @@ async def test_too_many_to_be_counted_are_unknown(
             assert await another.lag(topic, group=group) is None
 
 
-async def transactions(cluster: KafkaCluster, topic: str, said: str) -> None:
-    """Transactions of so many records each, committed (+) or aborted (-)."""
+async def transactions(cluster: KafkaCluster, topic: str, pattern: str) -> None:
+    """Write transactions of so many records each, committed (+) or aborted (-)."""
     producer: Any = AIOKafkaProducer(bootstrap_servers=cluster.bootstrap, transactional_id=token_hex(4))
     async with producer:
-        for one in said.split():
+        for one in pattern.split():
             await producer.begin_transaction()
             for _ in range(int(one[:-1])):
                 await producer.send_and_wait(topic, bytes(10), partition=0)

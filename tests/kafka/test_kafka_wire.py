@@ -9,61 +9,62 @@ from aiokafka import TopicPartition
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventml.backends.kafka.wire import DeliveryReader, HeaderDecoder, HeaderEncoder
+from eventml.backends.kafka.wire import DeliveryDecoder, HeaderEncoder
 from eventml.records import NO_HEADERS
 
 names = st.text(st.characters(codec="utf-8"), min_size=1, max_size=8).filter(lambda name: name != "ce_id")
 values = st.binary(max_size=12)
-PLACE = TopicPartition("topic", 3)
+PARTITION = TopicPartition("topic", 3)
 
 
 def record(headers: Any, **fields: Any) -> Any:
-    said = {"offset": 7, "value": b"value", "key": None, "timestamp": 1_500, "headers": headers}
-    return SimpleNamespace(**(said | fields))
+    defaults = {"offset": 7, "value": b"value", "key": None, "timestamp": 1_500, "headers": headers}
+    return SimpleNamespace(**(defaults | fields))
 
 
 @given(st.dictionaries(names, values, max_size=6))
-def test_bytes_of_any_kind_come_back_as_they_were(raw: dict[str, bytes]) -> None:
-    decoded = HeaderDecoder().decode(list(raw.items()))
-    assert dict(HeaderEncoder().encode(decoded)) == raw
+def test_headers_of_any_bytes_survive_decoding_and_encoding(raw: dict[str, bytes]) -> None:
+    delivery = DeliveryDecoder().delivery(PARTITION, record(list(raw.items())))
+    assert dict(HeaderEncoder().encode(delivery.record.headers)) == raw
 
 
 @given(st.lists(st.tuples(names, values | st.none()), max_size=5), st.integers(0, 5), st.text(min_size=1))
-def test_the_id_is_found_wherever_it_stands(
+def test_the_id_is_found_at_any_position(
     headers: list[tuple[str, bytes | None]], position: int, id_: str
 ) -> None:
     encoded = ("ce_id", id_.encode(errors="surrogatepass"))
     with_id = [*headers[:position], encoded, *headers[position:]]
-    reader = DeliveryReader()
+    decoder = DeliveryDecoder()
     for form in (with_id, tuple(with_id)):  # as the parser makes it, and as a ConsumerRecord holds it
-        delivery = reader.delivery(PLACE, record(form))
+        delivery = decoder.delivery(PARTITION, record(form))
         assert delivery.record.id.encode(errors="surrogateescape") == encoded[1]
         assert set(delivery.record.headers) == {name for name, _ in headers}
 
 
 def test_a_record_without_headers_or_id_or_value() -> None:
-    reader = DeliveryReader()
-    reader.delivery(PLACE, record([("note", b"of another"), ("ce_id", b"theirs")]))
-    bare = reader.delivery(PLACE, record([], value=None))
+    decoder = DeliveryDecoder()
+    decoder.delivery(PARTITION, record([("note", b"of another"), ("ce_id", b"foreign")]))
+    bare = decoder.delivery(PARTITION, record([], value=None))
     assert (bare.record.id, bare.record.value) == ("topic/3/7", b"")
     assert bare.record.headers is NO_HEADERS
     assert (bare.partition, bare.offset, bare.timestamp) == (3, 7, 1.5)
-    nameless = reader.delivery(PLACE, record([("note", b"x"), ("ce_id", b"")]))
+    nameless = decoder.delivery(PARTITION, record([("note", b"x"), ("ce_id", b"")]))
     assert nameless.record.id == "topic/3/7"
     assert nameless.record.headers == {"note": "x"}
 
 
 def test_records_with_the_same_headers_share_one_mapping() -> None:
-    reader = DeliveryReader()
+    decoder = DeliveryDecoder()
     found = [
-        reader.delivery(PLACE, record([("ce_type", b"t"), ("ce_id", b"%d" % n)], offset=n)) for n in range(3)
+        decoder.delivery(PARTITION, record([("ce_type", b"t"), ("ce_id", b"%d" % n)], offset=n))
+        for n in range(3)
     ]
     assert len({id(d.record.headers) for d in found}) == 1
     assert [d.record.id for d in found] == ["0", "1", "2"]
 
 
-def test_more_headers_than_are_remembered_change_nothing() -> None:
-    encoder, decoder = HeaderEncoder(), HeaderDecoder()
+def test_more_headers_than_are_cached_change_nothing() -> None:
+    encoder, decoder = HeaderEncoder(), DeliveryDecoder()
     for number in range(3_000):
         headers = {"traceparent": f"00-{number}"}
-        assert decoder.decode(encoder.encode(headers)) == headers
+        assert decoder.delivery(PARTITION, record(encoder.encode(headers))).record.headers == headers

@@ -1,9 +1,9 @@
-"""A process of its own that works for a group, for tests that kill it.
+"""A process that works for a group, for tests that kill it.
 
     worker.py '{"url": …, "topic": …, "to": …, "group": …, "settings": {…}, "pause": 0.0, "die": 0.0}'
 
-It answers each record with one on `to`, whose id is the record's with "/made" after it. With `die` it
-kills itself, with that chance, after a transaction's records are written and before it is committed.
+For each record it publishes one on `to`, with the id `<record's id>/made`. With `die` it kills itself, with
+that probability, after a transaction's records are written and before it is committed.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from eventml.errors import BackendError
 from eventml.records import Record
 
 
-async def work(said: dict[str, Any]) -> None:
-    pause, to = said.get("pause", 0.0), said["to"]
+async def work(options: dict[str, Any]) -> None:
+    pause, to = options.get("pause", 0.0), options["to"]
     async with (
-        kafka.open(said["url"], kafka.Settings(**said["settings"])) as backend,
-        backend.subscribe([said["topic"]], group=said["group"], start="earliest") as subscription,
+        kafka.open(options["url"], kafka.Settings(**options["settings"])) as backend,
+        backend.subscribe([options["topic"]], group=options["group"], start="earliest") as subscription,
     ):
         while True:
             try:
-                taken = await subscription.receive(said.get("limit", 50))
+                taken = await subscription.receive(options.get("limit", 50))
                 await asyncio.sleep(pause)
                 done = [
                     Completion(d, (Record(to, d.record.value, d.record.key, f"{d.record.id}/made"),))
@@ -57,16 +57,16 @@ async def until_completed(subscription: Any, done: list[Completion]) -> None:
 def die_before_commit(chance: float) -> None:
     commit = AIOKafkaProducer.commit_transaction
 
-    async def perhaps(producer: AIOKafkaProducer) -> None:
+    async def commit_or_die(producer: AIOKafkaProducer) -> None:
         if random.random() < chance / 2:
-            os.kill(os.getpid(), signal.SIGKILL)  # before the commit is asked for
+            os.kill(os.getpid(), signal.SIGKILL)  # before the commit is requested
         committing = asyncio.ensure_future(commit(producer))
         if random.random() < chance / 2:
             await asyncio.sleep(random.random() / 200)
             os.kill(os.getpid(), signal.SIGKILL)  # while it is
         await committing
 
-    AIOKafkaProducer.commit_transaction = perhaps
+    AIOKafkaProducer.commit_transaction = commit_or_die
 
 
 if __name__ == "__main__":

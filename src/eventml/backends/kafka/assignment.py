@@ -1,13 +1,14 @@
-"""The partitions that a member has, and their deliveries from fetched to finished.
+"""The partitions assigned to a member, and their deliveries from fetched to completed. It does no I/O.
 
-    fetched ──► put ──► take ──► in hand ──► finish ──► place to commit
+    fetched ──► put ──► take ──► in flight ──► complete ──► to_commit
 
-It has no I/O. A rebalance takes all partitions away and gives some back: `suspend`, then `resume`. What
-is in hand of a partition that comes straight back stays in hand; of the others it is forgotten, and a
-late completion finds nothing.
+A rebalance takes all partitions away and assigns some: `suspend`, then `resume`. What is in flight of a
+partition that is assigned to the same member again stays in flight; what is in flight of the others is
+forgotten, and a late completion of it is ignored.
 
-What was handed out before and never finished may be what killed its worker. So partitions that begin
-with such take their turns, in a fixed order: until they are through, nothing else is handed out.
+Records that were delivered before and never completed may have killed their worker. So partitions that
+start with such records are recovered one after the other, always in the same order: until all are, no
+other record is delivered.
 """
 
 from __future__ import annotations
@@ -20,22 +21,20 @@ from typing import TYPE_CHECKING, NamedTuple
 import anyio
 from msgspec.structs import replace
 
-from eventml.backends.kafka.progress import Place, Progress
+from eventml.backends.kafka.partitions import CommittedOffset, PartitionState
+from eventml.records import Delivery
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from aiokafka import TopicPartition
 
-    from eventml.backends.kafka.progress import Ranges
-    from eventml.records import Delivery
-
 _OFFSET = attrgetter("offset")
-_PLACE = attrgetter("record.topic", "partition")
+_PARTITION = attrgetter("record.topic", "partition")
 
 
 class Chunk(NamedTuple):
-    """Deliveries of one partition that nobody has taken yet, and the offset to go on from after them."""
+    """Fetched deliveries of one partition, and the offset to go on from after them."""
 
     partition: TopicPartition
     deliveries: Sequence[Delivery]
@@ -43,258 +42,232 @@ class Chunk(NamedTuple):
 
 
 class Assignment:
-    """Partitions at work. It begins without any, suspended.
+    """The partitions of a member. It starts with none, suspended.
 
     Attributes:
-        active: Deliveries are handed out.
-        version: Changes when what was fetched before is not to be used any more.
+        active: Records are delivered.
+        version: Changes when what was fetched before must not be used any more.
+        states: The state of each partition.
+        committed: What was last committed of each partition.
         fetched: Where each partition's next fetch begins.
+        buffered: How many deliveries can be taken.
     """
 
     def __init__(self) -> None:
-        self._progress: dict[TopicPartition, Progress] = {}
-        self._committed: dict[TopicPartition, Place] = {}
-        self._waiting: deque[Chunk] = deque()
-        self._count = 0
-        self._turns: deque[TopicPartition] = deque()
+        self._chunks: deque[Chunk] = deque()
+        self._recovering: deque[TopicPartition] = deque()
         self._idle = anyio.Event()
         self.active = False
         self.version = 0
+        self.states: dict[TopicPartition, PartitionState] = {}
+        self.committed: dict[TopicPartition, CommittedOffset] = {}
         self.fetched: dict[TopicPartition, int] = {}
+        self.buffered = 0
 
-    # From one rebalance to the next
+    # Rebalances
 
     def suspend(self) -> None:
-        """Hand out nothing more."""
+        """Deliver nothing more."""
         self.active = False
-        self._drop_waiting()
+        self._drop_buffered()
 
     async def until_idle(self, within: float) -> bool:
-        """Wait until nothing is in hand. False if that takes too long."""
+        """Wait until nothing is in flight. False if it takes longer than `within` seconds."""
         if self.in_flight:
             self._idle = anyio.Event()
             with anyio.move_on_after(within):
                 await self._idle.wait()
         return not self.in_flight
 
-    def hurry(self) -> None:
-        """Let nobody wait until nothing is in hand."""
+    def stop_waiting(self) -> None:
+        """End `until_idle` at once."""
         self._idle.set()
 
     def give_back(self) -> None:
-        """What is not finished by the next commit goes to another, as if it had not been handed out."""
-        for progress in self._progress.values():
-            progress.give_back()
+        """Deliver nothing more; what the next commit leaves unfinished does not count as delivered."""
+        for state in self.states.values():
+            state.give_back()
 
     def leave(self) -> None:
-        """What is not finished by the next commit goes to another, and counts as handed out."""
-        for progress in self._progress.values():
-            progress.leave()
+        """Deliver nothing more; what the next commit leaves unfinished counts as delivered."""
+        for state in self.states.values():
+            state.leave()
 
     def resume(
-        self, places: Mapping[TopicPartition, Place], ends: Mapping[TopicPartition, int]
-    ) -> frozenset[TopicPartition]:
-        """Go on with these partitions, from these places.
+        self, committed: Mapping[TopicPartition, CommittedOffset], ends: Mapping[TopicPartition, int]
+    ) -> None:
+        """Deliver from these partitions, from the committed offsets on.
 
-        A partition that was ours, and whose place nobody has changed, keeps what is in hand: returns those.
+        What is in flight of a partition stays in flight if no other member has committed for it meanwhile.
 
         Args:
-            places: What the group has finished.
-            ends: Where the logs end of those of which something was handed out before.
+            committed: What the group has committed of each partition.
+            ends: Ends of the logs of those of which records were delivered before.
         """
         kept = {
-            partition: progress
-            for partition, progress in self._progress.items()
-            if partition in places and places[partition].same(self._committed[partition])
+            partition: state
+            for partition, state in self.states.items()
+            if partition in committed and committed[partition].same_completed(self.committed[partition])
         }
-        self._progress = {p: kept.get(p) or Progress(place, ends.get(p)) for p, place in places.items()}
-        self._committed = dict(places)
-        turns = sorted(
-            p for p, progress in self._progress.items() if progress.position < progress.suspects_until
-        )
-        self._turns = deque(turns)
-        for partition, progress in self._progress.items():
-            if partition not in turns:
-                progress.begin()
-        self._drop_waiting()
+        self.states = {
+            partition: kept.get(partition) or PartitionState(at, ends.get(partition))
+            for partition, at in committed.items()
+        }
+        self.committed = dict(committed)
+        redelivered = {p for p, state in self.states.items() if state.position < state.redelivered_until}
+        self._recovering = deque(sorted(redelivered))
+        for partition, state in self.states.items():
+            if partition not in redelivered:
+                state.begin()
+        self._drop_buffered()
         self.active = True
-        self._notice()
-        return frozenset(kept)
+        self._check_idle()
 
-    def restart(self, partition: TopicPartition, place: Place) -> None:
-        """Forget what is in hand of a partition: somebody else has moved its place."""
-        if partition in self._progress:
-            self._progress[partition] = Progress(place)
-            self._progress[partition].begin()
-            self._committed[partition] = place
-            self.end_turn(partition)
-            self._drop_waiting()
-            self._notice()
+    def restart(self, partition: TopicPartition, committed: CommittedOffset) -> None:
+        """Forget what is in flight of a partition: another member has committed for it."""
+        if partition in self.states:
+            self.states[partition] = PartitionState(committed)
+            self.states[partition].begin()
+            self.committed[partition] = committed
+            self.skip_recovery(partition)
+            self._drop_buffered()
+            self._check_idle()
 
     def end(self) -> None:
         """Forget everything."""
         self.active = False
-        self._progress.clear()
-        self._committed.clear()
-        self._turns.clear()
-        self._drop_waiting()
-        self._notice()
+        self.states.clear()
+        self.committed.clear()
+        self._recovering.clear()
+        self._drop_buffered()
+        self._check_idle()
 
-    # Turns of those with something that was handed out before
+    # Recovery of records that were delivered before
 
     @property
-    def turn(self) -> TopicPartition | None:
-        """Which partition alone is to be fetched, and handed out; None if all."""
-        while self._turns:
-            progress = self._progress[self._turns[0]]
-            if not progress.begun or progress.position < progress.suspects_until:
-                return self._turns[0]
-            self._turns.popleft()
+    def recovering(self) -> TopicPartition | None:
+        """The only partition to fetch and deliver now; None if there is none to recover."""
+        while self._recovering:
+            state = self.states[self._recovering[0]]
+            if not state.begun or state.position < state.redelivered_until:
+                return self._recovering[0]
+            self._recovering.popleft()
         return None
 
-    def begin(self, partition: TopicPartition, reach: int) -> None:
-        """Begin a partition's turn. Nothing of it may be handed out before the next commit.
+    def begin_recovery(self, partition: TopicPartition, presumed: int) -> None:
+        """Begin the recovery of a partition. None of it may be delivered before the next commit.
 
         Args:
-            partition: Whose turn it is.
-            reach: How many offsets of it a member that died may have had in hand.
+            partition: The partition.
+            presumed: How many offsets of it a member that died may have had in flight.
         """
-        self._progress[partition].begin(reach)
+        self.states[partition].begin(presumed)
 
-    def end_turn(self, partition: TopicPartition) -> None:
-        """Let the others go on, although not all of a partition's suspects were handed out."""
-        if partition in self._turns:
-            self._turns.remove(partition)
+    def skip_recovery(self, partition: TopicPartition) -> None:
+        """Let the other partitions go on, although this one is not recovered."""
+        if partition in self._recovering:
+            self._recovering.remove(partition)
 
     @property
-    def fetched_turn(self) -> bool:
-        """What is waiting is all that is to be handed out in this turn."""
-        partition = self.turn
+    def recovery_fetched(self) -> bool:
+        """Whether all that the partition in recovery has to redeliver is buffered."""
+        partition = self.recovering
         return (
             partition is not None
-            and self._count > 0
-            and self.fetched[partition] >= self._progress[partition].suspects_until
+            and self.buffered > 0
+            and self.fetched[partition] >= self.states[partition].redelivered_until
         )
 
     @property
-    def cautious(self) -> bool:
-        """Something is unfinished that was handed out before."""
-        return any(progress.safe < progress.suspects_until for progress in self._progress.values())
+    def redelivering(self) -> bool:
+        """Whether a record that was delivered before is unfinished."""
+        return any(state.safe_offset < state.redelivered_until for state in self.states.values())
 
     # Deliveries
 
     def put(self, chunk: Chunk) -> None:
-        """Add what was fetched. Without deliveries, it says that there are none up to the position."""
+        """Add what was fetched. A chunk without deliveries says that no record is before its position."""
         partition, deliveries, position = chunk
-        progress = self._progress.get(partition)
-        if not self.active or progress is None:
+        state = self.states.get(partition)
+        if not self.active or state is None:
             return
         self.fetched[partition] = position
-        if deliveries and progress.anything_was:
-            deliveries = [d for d in deliveries if not progress.was_finished(int(d.offset))]
-        if deliveries and int(deliveries[0].offset) < progress.suspects_until:
-            deliveries = [replace(d, attempt=progress.attempt(int(d.offset))) for d in deliveries]
+        if deliveries and state.any_completed_earlier:
+            deliveries = [d for d in deliveries if not state.completed_earlier(int(d.offset))]
+        if deliveries and int(deliveries[0].offset) < state.redelivered_until:
+            deliveries = [replace(d, attempt=state.attempt(int(d.offset))) for d in deliveries]
         if deliveries:
-            self._waiting.append(Chunk(partition, deliveries, position))
-            self._count += len(deliveries)
-        elif not self._count:
-            progress.position = max(progress.position, position)
+            self._chunks.append(Chunk(partition, deliveries, position))
+            self.buffered += len(deliveries)
+        elif not self.buffered:
+            state.position = max(state.position, position)
 
     def take(self, limit: int) -> list[Delivery]:
-        """Hand out up to `limit` deliveries."""
+        """Deliver up to `limit` records."""
         taken: list[Delivery] = []
-        while self._waiting and len(taken) < limit:
-            partition, deliveries, position = self._waiting.popleft()
+        while self._chunks and len(taken) < limit:
+            partition, deliveries, position = self._chunks.popleft()
             room = limit - len(taken)
             if len(deliveries) > room:
                 rest = Chunk(partition, deliveries[room:], position)
-                self._waiting.appendleft(rest)
+                self._chunks.appendleft(rest)
                 position = int(rest.deliveries[0].offset)
                 deliveries = deliveries[:room]
-            self._progress[partition].deliver(map(_OFFSET, deliveries), position)
+            self.states[partition].deliver(map(_OFFSET, deliveries), position)
             taken += deliveries
-        self._count -= len(taken)
+        self.buffered -= len(taken)
         return taken
 
-    def holds(self, delivery: Delivery) -> bool:
-        """Whether a delivery is in hand."""
-        return bool(self.held([delivery]))
-
-    def held(self, deliveries: Iterable[Delivery]) -> list[int]:
-        """The positions of those that are in hand."""
-        held: list[int] = []
+    def positions_in_flight(self, deliveries: Iterable[Delivery]) -> list[int]:
+        """The positions of those deliveries that are in flight."""
+        found: list[int] = []
         start = 0
-        for progress, offsets in self._runs(deliveries):
-            if progress is not None:
-                if progress.holds_all(offsets):
-                    held += range(start, start + len(offsets))
+        for state, offsets in self._runs(deliveries):
+            if state is not None:
+                if state.all_in_flight(offsets):
+                    found += range(start, start + len(offsets))
                 else:
-                    held += [start + n for n, offset in enumerate(offsets) if progress.holds(offset)]
+                    found += [start + n for n, offset in enumerate(offsets) if state.is_in_flight(offset)]
             start += len(offsets)
-        return held
+        return found
 
-    def finish(self, deliveries: Iterable[Delivery]) -> None:
-        """Take deliveries as finished; those that are not in hand are passed over."""
-        for progress, offsets in self._runs(deliveries):
-            if progress is not None:
-                progress.finish(offsets)
-        self._notice()
-
-    # Places
-
-    def to_commit(self) -> dict[TopicPartition, Place]:
-        """The places of the partitions where something was finished since the last commit."""
-        places = {partition: progress.place() for partition, progress in self._progress.items()}
-        return {partition: at for partition, at in places.items() if at != self._committed[partition]}
-
-    def committed(self, places: Mapping[TopicPartition, Place]) -> None:
-        """Note what the brokers have been told."""
-        self._committed |= {p: place for p, place in places.items() if p in self._progress}
-
-    def place_committed(self, partition: TopicPartition) -> Place | None:
-        """What was last committed of a partition; None if it is not ours."""
-        return self._committed.get(partition)
-
-    def place_after(self, partition: TopicPartition, finished: Iterable[Delivery]) -> Place:
-        """The partition's place once these deliveries of it are finished too."""
-        return self._progress[partition].place(frozenset(map(_OFFSET, finished)))
-
-    # What it looks like from outside
-
-    @property
-    def partitions(self) -> frozenset[TopicPartition]:
-        return frozenset(self._progress)
-
-    @property
-    def waiting(self) -> int:
-        """How many deliveries there are to take."""
-        return self._count
+    def complete(self, deliveries: Iterable[Delivery]) -> None:
+        """Record deliveries as completed; those that are not in flight are ignored."""
+        for state, offsets in self._runs(deliveries):
+            if state is not None:
+                state.complete(offsets)
+        self._check_idle()
 
     @property
     def in_flight(self) -> int:
-        """How many deliveries were taken and not finished."""
-        return sum(progress.in_flight for progress in self._progress.values())
+        """How many deliveries were taken and are not completed."""
+        return sum(state.in_flight for state in self.states.values())
 
-    def position(self, partition: TopicPartition) -> int:
-        """The next offset that nobody has taken."""
-        return self._progress[partition].position
+    # Commits
 
-    def unfinished(self, partition: TopicPartition, end: int, holes: Ranges = ()) -> int:
-        """How many of a partition's records before `end` are not finished; offsets in `holes` are none."""
-        return self._progress[partition].unfinished(end, holes)
+    def to_commit(self) -> dict[TopicPartition, CommittedOffset]:
+        """What to commit of the partitions that have changed since the last commit."""
+        offsets = {partition: state.to_commit() for partition, state in self.states.items()}
+        return {partition: at for partition, at in offsets.items() if at != self.committed[partition]}
 
-    def _drop_waiting(self) -> None:
-        self._waiting.clear()
-        self._count = 0
-        self.fetched = {partition: progress.position for partition, progress in self._progress.items()}
+    def record_commit(self, offsets: Mapping[TopicPartition, CommittedOffset]) -> None:
+        """Record what the brokers have acknowledged."""
+        self.committed |= {p: committed for p, committed in offsets.items() if p in self.states}
+
+    def _drop_buffered(self) -> None:
+        self._chunks.clear()
+        self.buffered = 0
+        self.fetched = {partition: state.position for partition, state in self.states.items()}
         self.version += 1
 
-    def _notice(self) -> None:
+    def _check_idle(self) -> None:
         if not self.in_flight:
             self._idle.set()
 
-    def _runs(self, deliveries: Iterable[Delivery]) -> Iterator[tuple[Progress | None, list[int | str]]]:
-        """Runs of one partition: how far that is (None if it is not ours), and the offsets."""
-        for (topic, partition), run in groupby(deliveries, key=_PLACE):
+    def _runs(
+        self, deliveries: Iterable[Delivery]
+    ) -> Iterator[tuple[PartitionState | None, list[int | str]]]:
+        """Runs of one partition: its state (None if it is not assigned here), and the offsets."""
+        for (topic, number), run in groupby(deliveries, key=_PARTITION):
             # A TopicPartition is a tuple, and equal to this one.
-            yield self._progress.get((topic, partition)), list(map(_OFFSET, run))
+            yield self.states.get((topic, number)), list(map(_OFFSET, run))

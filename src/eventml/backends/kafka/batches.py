@@ -1,39 +1,40 @@
-"""Records packed into batches, one partition each: what is sent, and what is too large to send."""
+"""Records packed into batches of one partition each: where each record goes, and which are too large.
+
+It does no I/O: `publishing` sends the batches.
+"""
 
 from __future__ import annotations
 
 from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from eventml.backends.kafka.wire import ID
+from eventml.backends.kafka.wire import ID, Header, HeaderEncoder, KeyHasher
+from eventml.records import Record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from eventml.backends.kafka.partitioning import Partitioner
-    from eventml.backends.kafka.wire import Header, HeaderEncoder
-    from eventml.records import Record
+Partition = tuple[str, int]
+"""A topic and the number of one of its partitions; equal to aiokafka's TopicPartition."""
 
-    Place = tuple[str, int]  # a topic and its partition
-
-_OVERHEAD = 40  # bytes that a record takes at most beside its key, value and headers
-_HEADER_OVERHEAD = 10  # and a header beside its name and value
+_OVERHEAD = 40  # bytes of a record at most, beside its key, value and headers
+_HEADER_OVERHEAD = 10  # bytes of a header at most, beside its name and value
 
 
-class Partitions(NamedTuple):
-    """A topic's partitions: how many there are, and which have a leader now."""
+class TopicPartitions(NamedTuple):
+    """How many partitions a topic has, and the numbers of those that have a leader now."""
 
     total: int
     writable: Sequence[int]
 
 
 class Batch:
-    """A batch under construction or on its way.
+    """Records of one partition that are sent together.
 
     Attributes:
-        builder: aiokafka's.
-        append: Appends a record if there is room, and says so; the first one always goes in.
-        positions: Where its records stand in the call.
+        builder: aiokafka's builder of the batch.
+        append: Appends a record; falsy if there is no room. The first record always fits.
+        positions: Positions of its records in the call to `pack`.
     """
 
     __slots__ = ("append", "builder", "positions")
@@ -41,10 +42,10 @@ class Batch:
     def __init__(self, builder: Any, limit: int | None) -> None:
         self.builder = builder
         self.positions: list[int] = []
-        self.append = builder.append if limit is None else self._limited(limit)
+        self.append = builder.append if limit is None else self._append_below(limit)
 
-    def _limited(self, limit: int) -> Callable[..., Any]:
-        """As the builder's, for a topic that takes less than the builder holds."""
+    def _append_below(self, limit: int) -> Callable[..., Any]:
+        """As the builder's `append`, for a topic that takes less than the builder holds."""
 
         def append(*, timestamp: int | None, key: bytes | None, value: bytes, headers: list[Header]) -> Any:
             bound = len(value) + len(key or b"") + _OVERHEAD
@@ -56,48 +57,100 @@ class Batch:
         return append
 
 
-class Packer:
-    """Packs the records of a call.
+class PackedRecords(NamedTuple):
+    """The result of `Packer.pack`.
 
-    Args:
-        new_builder: Makes an empty batch of aiokafka's.
-        capacity: How many bytes that one holds.
-        limits: The topics that take less than that in one batch, and how much.
-        headers: Encodes headers.
+    Attributes:
+        batches: Batches by partition, in the order in which to send them.
+        too_large: Why records fit into no batch, by position.
     """
 
-    def __init__(
+    batches: dict[Partition, deque[Batch]]
+    too_large: dict[int, str]
+
+
+class Packer:
+    """Chooses the partitions of records and packs them into batches.
+
+    Args:
+        capacity: Most bytes in a batch.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._headers = HeaderEncoder()
+        self._keys = KeyHasher()
+        self._calls = 0
+        self.limits: dict[str, int] = {}
+        """Topics known to take less than `capacity` bytes in a batch, and how many."""
+
+    def pack(
         self,
         new_builder: Callable[[], Any],
-        *,
-        capacity: int,
-        limits: Mapping[str, int],
-        headers: HeaderEncoder,
-    ) -> None:
-        self._new_builder = new_builder
-        self._capacity = capacity
-        self._limits = limits
-        self._headers = headers
-        self.batches: dict[Place, deque[Batch]] = {}
-        """What is to be sent, by partition, in order."""
-        self.too_large: dict[int, str] = {}
-        """Why records fit into no batch, by position."""
+        records: Sequence[Record],
+        positions: Iterable[int],
+        topics: Mapping[str, TopicPartitions],
+    ) -> PackedRecords:
+        """Pack the records at these positions; the records of a partition stay in their order.
 
-    def pack(self, records: Sequence[Record], spread: Mapping[Place, Iterable[int]]) -> None:
-        """Pack the records at these positions, each partition's in their order."""
-        for place, positions in spread.items():
-            batches = self._fill(place[0], records, positions)
+        Args:
+            new_builder: Creates an empty batch builder of aiokafka's, with room for `capacity` bytes.
+            records: The records of the call.
+            positions: Which of them to pack.
+            topics: Partitions of their topics.
+        """
+        packed = PackedRecords({}, {})
+        for partition, chosen in self.partitions(records, positions, topics).items():
+            batches = self._fill(new_builder, partition[0], records, chosen, packed.too_large)
             if batches:
-                self.batches[place] = deque(batches)
+                packed.batches[partition] = deque(batches)
+        return packed
 
-    def _fill(self, topic: str, records: Sequence[Record], positions: Iterable[int]) -> list[Batch]:
-        limit = self._limits.get(topic)
+    def partitions(
+        self, records: Sequence[Record], positions: Iterable[int], topics: Mapping[str, TopicPartitions]
+    ) -> dict[Partition, list[int]]:
+        """The positions of the records by the partition that each goes to.
+
+        A record with a key goes to the key's partition, even if that has no leader now: order per key depends
+        on it. All records of a call without a key go to one writable partition, the next one at each call:
+        large batches, and an even load over time.
+        """
+        self._calls += 1
+        hashed = self._keys.hash
+        found: dict[Partition, list[int]] = {}
+        by_number: dict[int, list[int]] = {}  # positions of the topic at hand
+        by_topic: dict[str, dict[int, list[int]]] = {}
+        topic, total, keyless = "", 1, 0
+        for position in positions:
+            record = records[position]
+            if record.topic is not topic:
+                topic = record.topic
+                total, writable = topics[topic]
+                keyless = writable[self._calls % len(writable)] if writable else self._calls % total
+                by_number = by_topic.setdefault(topic, {})
+            key = record.key
+            number = keyless if key is None else hashed(key) % total
+            if number in by_number:
+                by_number[number].append(position)
+            else:
+                by_number[number] = found[topic, number] = [position]
+        return found
+
+    def _fill(
+        self,
+        new_builder: Callable[[], Any],
+        topic: str,
+        records: Sequence[Record],
+        positions: Iterable[int],
+        too_large: dict[int, str],
+    ) -> list[Batch]:
+        limit = self.limits.get(topic)
         encode = self._headers.encode
         shared: Mapping[str, str] | None = None
         common: list[Header] = []
         batches: list[Batch] = []
-        append: Callable[..., Any] = _no_room
-        taken: list[int] = []
+        append: Callable[..., Any] = _no_batch
+        packed: list[int] = []
         for position in positions:
             record = records[position]
             if record.headers is not shared:
@@ -105,57 +158,25 @@ class Packer:
             id_ = record.id
             headers = [*common, (ID, id_.encode(errors="surrogateescape"))] if id_ else common
             if not append(timestamp=None, key=record.key, value=record.value, headers=headers):
-                # A builder takes its first record whatever the size, so that one is looked at.
-                batch = Batch(self._new_builder(), limit)
+                # A builder takes its first record whatever the size, so the size of that one is checked.
+                batch = Batch(new_builder(), limit)
                 batch.append(timestamp=None, key=record.key, value=record.value, headers=headers)
-                if not self._fits(topic, position, batch.builder.size()):
+                if why := self._too_large(topic, batch.builder.size()):
+                    too_large[position] = why
                     continue
                 batches.append(batch)
-                append, taken = batch.append, batch.positions
-            taken.append(position)
+                append, packed = batch.append, batch.positions
+            packed.append(position)
         return batches
 
-    def _fits(self, topic: str, position: int, size: int) -> bool:
-        limit = self._limits.get(topic)
+    def _too_large(self, topic: str, size: int) -> str | None:
+        limit = self.limits.get(topic)
         most = min(limit or self._capacity, self._capacity)
-        if size > most:
-            of = "the topic's max.message.bytes" if limit else "backend.max_request_size"
-            self.too_large[position] = f"{size} bytes are too many for topic {topic}: it takes {most} ({of})"
-        return size <= most
+        if size <= most:
+            return None
+        setting = "the topic's max.message.bytes" if limit else "backend.max_request_size"
+        return f"a record of {size} bytes is too large for topic {topic}, which takes {most} ({setting})"
 
 
-def _no_room(**_: object) -> None:
-    """Before there is a batch."""
-
-
-def spread(
-    records: Sequence[Record],
-    positions: Iterable[int],
-    partitions: Mapping[str, Partitions],
-    partitioner: Partitioner,
-) -> dict[Place, list[int]]:
-    """Which of the records at `positions` go where.
-
-    One with a key to its key's partition, leader or not: its order hangs on that. The others
-    together to one partition that can be written to, another at each call.
-    """
-    turn = partitioner.next_turn()
-    hashed = partitioner.hash
-    found: dict[Place, list[int]] = {}
-    here: dict[int, list[int]] = {}  # the positions of the topic at hand, by partition
-    by_topic: dict[str, dict[int, list[int]]] = {}
-    topic, total, keyless = "", 1, 0
-    for position in positions:
-        record = records[position]
-        if record.topic is not topic:
-            topic = record.topic
-            total, writable = partitions[topic]
-            keyless = writable[turn % len(writable)] if writable else turn % total
-            here = by_topic.setdefault(topic, {})
-        key = record.key
-        partition = keyless if key is None else hashed(key) % total
-        if partition in here:
-            here[partition].append(position)
-        else:
-            here[partition] = found[topic, partition] = [position]
-    return found
+def _no_batch(**_: object) -> None:
+    """`append` before there is a batch."""

@@ -1,4 +1,4 @@
-"""Fetching: what a member's consumer brings, put into its assignment, for as long as there is room."""
+"""Fetch a member's records into its assignment, while there is room."""
 
 from __future__ import annotations
 
@@ -9,52 +9,49 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from aiokafka import TopicPartition
+from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from eventml.backends.kafka.assignment import Chunk
-from eventml.backends.kafka.wire import DeliveryReader
+from eventml.backends.kafka.admin import AdminClient
+from eventml.backends.kafka.assignment import Assignment, Chunk
+from eventml.backends.kafka.connection import convert_fetched
+from eventml.backends.kafka.partitions import CommittedOffset
+from eventml.backends.kafka.wire import DeliveryDecoder
 from eventml.errors import EventMLError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
-    from aiokafka import AIOKafkaConsumer
-
-    from eventml.backends.kafka.assignment import Assignment
-    from eventml.backends.kafka.observer import Observer
-    from eventml.backends.kafka.progress import Place
-
 log = logging.getLogger("eventml")
 
-_NOWHERE: Final = TopicPartition("", -1)  # polling it keeps the membership, and what was fetched
-_POLL = 200  # milliseconds that a fetch waits for records
-_REACH = 2  # batches: of what a member that died has not committed, how much it may have had in hand
-_PATIENCE = 5.0  # seconds for which the others wait for a partition whose turn it is
-_AGAIN = 0.2  # seconds between two tries to commit that a turn begins
+_NO_PARTITION: Final = TopicPartition("", -1)  # to poll it keeps the membership, and returns nothing
+_POLL: Final = 200  # milliseconds that a fetch waits for records
+_PRESUMED_BATCHES: Final = 2  # what a member that died is presumed to have had in flight
+_PATIENCE: Final = 5.0  # seconds that other partitions wait for one in recovery that returns no records
+_COMMIT_BACKOFF: Final = 0.2  # seconds
 
 
-async def ends_of_tried(
-    observer: Observer, places: Mapping[TopicPartition, Place], within: float
+async def ends_of_redelivered(
+    admin: AdminClient, committed: Mapping[TopicPartition, CommittedOffset], within: float
 ) -> dict[TopicPartition, int]:
-    """Where the logs end of those partitions of which something was handed out before, and not finished."""
-    tried = [partition for partition, place in places.items() if place.tried or place.at_work]
+    """Ends of the logs of those partitions whose records were delivered before and not completed."""
+    partitions = [partition for partition, at in committed.items() if at.attempts or at.active]
     try:
         async with asyncio.timeout(within):
-            return await observer.offsets(tried, "latest")
-    except (TimeoutError, EventMLError):  # one without a leader must not keep us from the others
-        return dict.fromkeys(tried, sys.maxsize)
+            return await admin.offsets(partitions, "latest")
+    except (TimeoutError, EventMLError):  # a partition without a leader must not hold up the others
+        return dict.fromkeys(partitions, sys.maxsize)
 
 
-class Fetching:
-    """Fetches of one member, one after the other. Never to be cancelled while its consumer is of use.
+class Fetcher:
+    """Fetches for one member. A fetch must not be cancelled while the consumer is used: aiokafka breaks.
 
     Args:
         consumer: The member's.
-        assignment: What to fetch, and where it goes.
-        commit: Commits all that there is to commit; says whether the brokers took it.
-        fetched: Called when there is something to hand out.
-        passed_over: Called when a place may have moved without that.
-        longest_wait: The most seconds between two polls.
+        assignment: What to fetch, and where it is put.
+        commit: Commits all that there is to commit; false if the brokers did not take it.
+        on_fetched: Called when there are deliveries to take.
+        on_skipped: Called when an offset to commit may have changed without a delivery.
+        poll_interval: Most seconds between two polls.
     """
 
     def __init__(
@@ -63,97 +60,96 @@ class Fetching:
         assignment: Assignment,
         *,
         commit: Callable[[], Awaitable[bool]],
-        fetched: Callable[[], None],
-        passed_over: Callable[[], None],
-        longest_wait: float,
+        on_fetched: Callable[[], None],
+        on_skipped: Callable[[], None],
+        poll_interval: float,
     ) -> None:
         self._consumer = consumer
         self._assignment = assignment
         self._commit = commit
-        self._fetched = fetched
-        self._passed_over = passed_over
-        self._longest_wait = longest_wait
-        self._reader = DeliveryReader()
-        self._wanted = asyncio.Event()
+        self._on_fetched = on_fetched
+        self._on_skipped = on_skipped
+        self._poll_interval = poll_interval
+        self._decoder = DeliveryDecoder()
+        self._room = asyncio.Event()
         self._limit = 0
         self._version = -1  # of the assignment that the consumer's positions fit
-        self._turn: TopicPartition | None = None  # the partition whose turn has begun
-        self._turn_since = 0.0
+        self._recovering: TopicPartition | None = None  # whose recovery has begun
+        self._progress_at = 0.0
 
     def wake(self, limit: int | None = None) -> None:
-        """There is room for more: for up to `limit` deliveries, from now on."""
+        """Fetch on: there is room, from now on for up to `limit` deliveries."""
         self._limit = self._limit if limit is None else limit
-        self._wanted.set()
+        self._room.set()
 
     def reset(self) -> None:
-        """The assignment is a new one."""
-        self._turn = None
+        """Fetch for a new assignment."""
+        self._recovering = None
         self._seek()
 
     async def run(self) -> None:
         """Fetch for ever."""
         while True:
-            await self._once()
+            await self._fetch_once()
 
-    async def _once(self) -> None:
-        self._wanted.clear()
+    async def _fetch_once(self) -> None:
+        self._room.clear()
         assignment = self._assignment
-        if not assignment.active or assignment.waiting >= self._limit or assignment.fetched_turn:
-            # Nothing is wanted now, or nothing is ours. This counts as a poll, and returns nothing.
-            await self._consumer.getmany(_NOWHERE)
+        if not assignment.active or assignment.buffered >= self._limit or assignment.recovery_fetched:
+            await self._consumer.getmany(_NO_PARTITION)
             with suppress(TimeoutError):
-                async with asyncio.timeout(self._longest_wait):
-                    await self._wanted.wait()
+                async with asyncio.timeout(self._poll_interval):
+                    await self._room.wait()
             return
-        version, turn = assignment.version, assignment.turn
-        if not await self._may_fetch(turn):
-            await asyncio.sleep(_AGAIN)
+        version, recovering = assignment.version, assignment.recovering
+        if not await self._may_fetch(recovering):
+            await asyncio.sleep(_COMMIT_BACKOFF)
             return
         if version != self._version:
             self._seek()
-        self._reader.hook(self._consumer)
-        only = () if turn is None else (turn,)
+        convert_fetched(self._consumer, self._decoder.delivery)
+        only = () if recovering is None else (recovering,)
         fetched = await self._consumer.getmany(*only, timeout_ms=_POLL, max_records=self._limit)
         if assignment.version != version:
-            # It outlasted a rebalance: what it brought, and moved us past, has to be fetched again.
+            # A rebalance came between: the consumer's positions have moved past the records dropped here.
             self._version = -1
             return
         for partition, records in fetched.items():
-            deliveries = self._reader.read(partition, records)
+            deliveries = self._decoder.deliveries(partition, records)
             assignment.put(Chunk(partition, deliveries, int(deliveries[-1].offset) + 1))
         if fetched:
-            self._turn_since = time.monotonic()
-            self._fetched()
+            self._progress_at = time.monotonic()
+            self._on_fetched()
         else:
-            await self._pass_over()
+            await self._skip_markers()
 
-    async def _may_fetch(self, turn: TopicPartition | None) -> bool:
-        """Begin the turn of a partition, if it is one's. False while that cannot be committed."""
-        if turn is None:
-            self._turn = None
-        elif turn != self._turn:
-            # That what was handed out before is handed out once more has to be known beforehand.
-            self._assignment.begin(turn, _REACH * self._limit)
+    async def _may_fetch(self, recovering: TopicPartition | None) -> bool:
+        """Begin the recovery of a partition, if there is one. False if that cannot be committed now."""
+        if recovering is None:
+            self._recovering = None
+        elif recovering != self._recovering:
+            # The next delivery of its records has to be committed before it happens.
+            self._assignment.begin_recovery(recovering, _PRESUMED_BATCHES * self._limit)
             if not await self._commit():
                 return False
-            self._turn, self._turn_since = turn, time.monotonic()
-        elif time.monotonic() - self._turn_since > _PATIENCE:
-            log.debug("nothing comes of %s, whose turn it is: the others go on", turn)
-            self._assignment.end_turn(turn)
+            self._recovering, self._progress_at = recovering, time.monotonic()
+        elif time.monotonic() - self._progress_at > _PATIENCE:
+            log.debug("no records from %s, which is in recovery: the other partitions go on", recovering)
+            self._assignment.skip_recovery(recovering)
         return True
 
-    async def _pass_over(self) -> None:
-        """Where nothing is left to fetch, what remains are marks of transactions: nobody's to finish."""
+    async def _skip_markers(self) -> None:
+        """Skip the markers of transactions: where nothing is left to fetch, nothing else remains."""
         version = self._assignment.version
-        for partition in self._assignment.partitions:
+        for partition in tuple(self._assignment.states):
             position = await self._consumer.position(partition)
             if self._assignment.version != version:
                 return
             self._assignment.put(Chunk(partition, (), position))
-        self._passed_over()
+        self._on_skipped()
 
     def _seek(self) -> None:
-        """Make the next fetch begin where the last one counted."""
+        """Make the next fetch begin after the last one that was put into the assignment."""
         self._version = self._assignment.version
         for partition, offset in self._assignment.fetched.items():
             self._consumer.seek(partition, offset)

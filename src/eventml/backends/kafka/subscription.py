@@ -1,38 +1,46 @@
-"""A subscription: a member of a group, and another when that one is of no use any more."""
+"""Subscriptions: as a member of a group, which is replaced when it fails, and as a reader without one."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
+from collections import deque
 from typing import TYPE_CHECKING
 
-from eventml.backends.kafka.lag import group_lag
+from aiokafka import TopicPartition
+from anyio.lowlevel import checkpoint_if_cancelled
+
+from eventml.backends.base import Completion, Start
+from eventml.backends.kafka.admin import AdminClient
+from eventml.backends.kafka.assignment import Assignment
+from eventml.backends.kafka.connection import ClientFactory, stop
+from eventml.backends.kafka.errors import CLIENT_ERRORS, translate, translated
+from eventml.backends.kafka.lag import LagCounter
+from eventml.backends.kafka.member import Member
+from eventml.backends.kafka.publishing import Publisher
+from eventml.backends.kafka.settings import Settings
+from eventml.backends.kafka.wire import DeliveryDecoder
 from eventml.errors import EventMLError, UnavailableError
+from eventml.records import Delivery
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
-
-    from eventml.backends.base import Completion
-    from eventml.backends.kafka.assignment import Assignment
-    from eventml.backends.kafka.counting import Counting
-    from eventml.backends.kafka.member import Member
-    from eventml.backends.kafka.observer import Observer
-    from eventml.backends.kafka.settings import Settings
-    from eventml.records import Delivery
+    from collections.abc import Callable, Mapping, Sequence
 
 log = logging.getLogger("eventml")
 
+_POLL = 500  # milliseconds that a reader's fetch waits for records
 
-class Subscription:
-    """One member of a consumer group at work; as `eventml.backends.base.Subscription`.
+
+class GroupSubscription:
+    """A member of a consumer group; as `eventml.backends.base.Subscription`.
 
     Args:
-        new_member: Makes a member that has not joined.
-        topics: What it reads.
-        group: Its group.
-        observer: Asks for offsets.
-        counting: Counts records.
+        new_member: Creates a member that has not joined.
+        topics: Topics of the subscription, and how many partitions each has.
+        group: The group.
+        admin: Asks for offsets.
+        lag_counter: Counts records.
         settings: The backend's.
     """
 
@@ -42,15 +50,15 @@ class Subscription:
         *,
         topics: Mapping[str, int],
         group: str,
-        observer: Observer,
-        counting: Counting,
+        admin: AdminClient,
+        lag_counter: LagCounter,
         settings: Settings,
     ) -> None:
         self._new_member = new_member
         self._topics = topics
-        self._group = group
-        self._observer = observer
-        self._counting = counting
+        self.group = group
+        self._admin = admin
+        self._lag_counter = lag_counter
         self._settings = settings
         self._member: Member | None = None
         self._joining: asyncio.Task[Member] | None = None
@@ -59,66 +67,59 @@ class Subscription:
         self._receiving = False
 
     async def start(self) -> None:
-        """Join.
+        """Join the group.
 
         Raises:
-            UnavailableError: the brokers are out of reach.
+            UnavailableError: the brokers cannot be reached.
+            BackendError: the brokers refused.
         """
         self._member = await self._join()
-        self._watching = asyncio.create_task(self._watch())
+        self._watching = asyncio.create_task(self._replace_stalled())
 
     async def receive(self, limit: int) -> Sequence[Delivery]:
-        """Wait for deliveries; after a failure, join anew."""
+        """As `Subscription.receive`. After any error the next call joins the group again."""
         self._receiving = True
         try:
-            member = await self._ready()
+            member = await self._joined()
             return await member.receive(limit)
-        except EventMLError:
-            self._replace()
-            raise
+        except EventMLError as exc:
+            self._drop_member()
+            raise _unavailable(exc) from exc
         finally:
             self._receiving = False
 
     async def complete(self, done: Sequence[Completion]) -> None:
-        """Publish outputs and finish inputs; those of a former assignment are passed over."""
+        """As `Subscription.complete`. Deliveries of a former assignment are ignored."""
         if self._member is not None:
             await self._member.complete(done)
 
-    async def completed_before(self, deliveries: Sequence[Delivery]) -> Collection[int]:
-        """The positions of those whose ids were finished in their partition, where the group remembers."""
-        if self._member is None:
-            raise UnavailableError(f"group {self._group}: there is no member; try again")
-        return await self._member.completed_before(deliveries)
-
     async def lag(self) -> int | None:
-        """The group's unfinished records over all partitions, other members' as far as they committed."""
+        """As `Subscription.lag`. Other members' work counts as completed when it is committed."""
         try:
-            lag = await group_lag(
-                self._observer, self._counting, self._group, self._topics, [self.assignment]
-            )
+            lag = await self._lag_counter.lag(self.group, self._topics, self.assignments)
         except EventMLError as exc:
-            log.debug("lag of group %s: %s", self._group, exc)
+            log.debug("lag of group %s: %s", self.group, exc)
             return None
         return None if lag is None else sum(lag.values())
 
     @property
-    def assignment(self) -> Assignment | None:
-        """What it has now, and how far it is."""
-        return None if self._member is None else self._member.assignment
+    def assignments(self) -> list[Assignment]:
+        """The member's assignment; empty while there is no member."""
+        return [] if self._member is None else [self._member.assignment]
 
     async def close(self) -> None:
-        """Give back what was not completed, and leave. Never raises."""
+        """Give back what was not completed, and leave the group. Never raises."""
         if self._watching is not None:
             self._watching.cancel()
-        self._replace()
+        self._drop_member()
         if self._joining is not None:
             self._joining.cancel()
             await asyncio.wait([self._joining])
         if self._leaving:
             await asyncio.wait(self._leaving)
 
-    async def _ready(self) -> Member:
-        """The member; where there is none, another that joins. That goes on if we are cancelled."""
+    async def _joined(self) -> Member:
+        """The member; if there is none, a new one. It goes on joining if this is cancelled."""
         while self._member is None:
             if self._joining is None:
                 self._joining = asyncio.create_task(self._join())
@@ -129,15 +130,14 @@ class Subscription:
 
     async def _join(self) -> Member:
         member = self._new_member()
-        settings = self._settings
         try:
-            await member.join(settings.rebalance_timeout + settings.session_timeout)
+            await member.join(self._settings.rebalance_timeout + self._settings.session_timeout)
         except BaseException:
             self._leave(member)
             raise
         return member
 
-    def _replace(self) -> None:
+    def _drop_member(self) -> None:
         member, self._member = self._member, None
         if member is not None:
             self._leave(member)
@@ -147,8 +147,8 @@ class Subscription:
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)
 
-    async def _watch(self) -> None:
-        """See to it that a client that brings nothing although there is something is replaced."""
+    async def _replace_stalled(self) -> None:
+        """Fail a member that receives nothing although records wait, twice in a row: they may be new."""
         suspected = 0.0
         while True:
             await asyncio.sleep(self._settings.stall_timeout / 4)
@@ -158,25 +158,91 @@ class Subscription:
             since = member.last_progress
             if time.monotonic() - since < self._settings.stall_timeout:
                 continue
-            reason = await self._stalled(member)
+            reason = await self._stall_reason(member.assignment)
             if reason is None:
                 member.last_progress = time.monotonic()
             elif suspected == since:
                 quiet = time.monotonic() - since
-                text = f"group {self._group}: nothing received for {quiet:.0f} s, but {reason}; reconnecting"
+                text = f"group {self.group}: nothing received for {quiet:.0f} s, but {reason}; reconnecting"
                 log.warning("%s", text)
                 member.fail(UnavailableError(text))
-            # What has only just arrived may be on its way: look twice.
             suspected = since
 
-    async def _stalled(self, member: Member) -> str | None:
-        """Why silence is not right, or None if it is."""
-        assignment = member.assignment
+    async def _stall_reason(self, assignment: Assignment) -> str | None:
+        """Why records should have been received, or None if there are none to receive."""
         if not assignment.active:
             return "a rebalance does not end"
         try:
-            ends = await self._observer.offsets(assignment.partitions, "latest")
+            ends = await self._admin.offsets(tuple(assignment.states), "latest")
         except EventMLError as exc:
             return str(exc)
-        waiting = sum(max(end - assignment.position(p), 0) for p, end in ends.items())
+        states = assignment.states
+        waiting = sum(max(end - states[p].position, 0) for p, end in ends.items() if p in states)
         return f"{waiting} records wait" if waiting else None
+
+
+class Reader:
+    """Reads all partitions, from one end on, without a group and without commits; as `base.Subscription`.
+
+    Args:
+        clients: Creates its consumer.
+        publisher: Publishes the outputs of completions.
+    """
+
+    def __init__(self, clients: ClientFactory, publisher: Publisher) -> None:
+        self._clients = clients
+        self._consumer = clients.consumer(None)
+        self._publisher = publisher
+        self._decoder = DeliveryDecoder()
+        self._deliveries: deque[Delivery] = deque()
+        self._fetching: asyncio.Task[None] | None = None
+
+    async def start(self, topics: Mapping[str, int], start: Start, admin: AdminClient, within: float) -> None:
+        """Go to one end of every partition of these topics, within so many seconds."""
+        partitions = [TopicPartition(topic, p) for topic, count in topics.items() for p in range(count)]
+        self._consumer.assign(partitions)
+        with translated("starting to read", within):
+            async with asyncio.timeout(within):
+                await self._clients.start(self._consumer)
+        for partition, offset in (await admin.offsets(partitions, start)).items():
+            self._consumer.seek(partition, offset)
+
+    async def receive(self, limit: int) -> Sequence[Delivery]:
+        """As `Subscription.receive`."""
+        while not self._deliveries:
+            if self._fetching is None:
+                self._fetching = asyncio.create_task(self._fetch(limit))
+            # A fetch that is cancelled would break aiokafka's count of those under way.
+            await asyncio.wait([self._fetching])
+            fetching, self._fetching = self._fetching, None
+            fetching.result()
+            await checkpoint_if_cancelled()
+        return [self._deliveries.popleft() for _ in range(min(limit, len(self._deliveries)))]
+
+    async def complete(self, done: Sequence[Completion]) -> None:
+        """Publish the outputs; there is nothing to ack."""
+        await self._publisher.publish([record for completion in done for record in completion.outputs])
+
+    async def lag(self) -> int | None:
+        """Unknown: there is no group."""
+        return None
+
+    async def close(self) -> None:
+        """Disconnect. Never raises."""
+        await stop(self._consumer)
+        if self._fetching is not None:
+            await asyncio.wait([self._fetching])
+
+    async def _fetch(self, limit: int) -> None:
+        try:
+            fetched = await self._consumer.getmany(timeout_ms=_POLL, max_records=limit)
+        except CLIENT_ERRORS as exc:
+            raise _unavailable(translate(exc, "reading")) from exc
+        found = [d for p, records in fetched.items() for d in self._decoder.deliveries(p, records)]
+        # Partitions have no common order but time.
+        self._deliveries.extend(sorted(found, key=lambda delivery: delivery.timestamp))
+
+
+def _unavailable(error: EventMLError) -> UnavailableError:
+    """The only error that `receive` may raise: a missing permission may be granted while it is repeated."""
+    return error if isinstance(error, UnavailableError) else UnavailableError(str(error))

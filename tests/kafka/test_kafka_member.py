@@ -1,17 +1,19 @@
-"""Commits: few, in the background, and never of less than was finished at the end."""
+"""Commits of a member: few, in the background, and of everything that was completed at the end."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
 from aiokafka import TopicPartition
 from aiokafka.errors import CommitFailedError, RequestTimedOutError
 
 from eventml.backends.kafka.assignment import Assignment, Chunk
-from eventml.backends.kafka.commits import Commits
-from eventml.backends.kafka.progress import Place
+from eventml.backends.kafka.completion import AtLeastOnce
+from eventml.backends.kafka.member import Committer
+from eventml.backends.kafka.partitions import CommittedOffset
+from eventml.backends.kafka.publishing import Publisher
 from eventml.records import Delivery, Record
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ ZERO = TopicPartition("t", 0)
 
 
 class Broker:
-    """Takes commits when it is let."""
+    """A consumer that commits while `open` is set; the next commit raises `error`."""
 
     def __init__(self) -> None:
         self.commits: list[int] = []
@@ -31,20 +33,26 @@ class Broker:
         self.open.set()
         self.error: Exception | None = None
 
-    async def commit(self, places: Mapping[TopicPartition, Place]) -> None:
+    async def commit(self, offsets: Mapping[TopicPartition, tuple[int, str]]) -> None:
         await self.open.wait()
         if self.error is not None:
             error, self.error = self.error, None
             raise error
-        self.commits.append(places[ZERO].offset)
+        self.commits.append(offsets[ZERO][0])
 
 
 def assignment_of(count: int) -> tuple[Assignment, list[Delivery]]:
     assignment = Assignment()
-    assignment.resume({ZERO: Place(0)}, {})
+    assignment.resume({ZERO: CommittedOffset(0)}, {})
     some = [Delivery(Record("t", b""), 0, offset, 0.0) for offset in range(count)]
     assignment.put(Chunk(ZERO, some, count))
     return assignment, assignment.take(count)
+
+
+def committer_of(broker: Broker, assignment: Assignment) -> Committer:
+    committer = Committer(broker, assignment, AtLeastOnce(cast("Publisher", None)), 0)
+    committer.start()
+    return committer
 
 
 async def until(broker: Broker, offset: int) -> None:
@@ -53,73 +61,73 @@ async def until(broker: Broker, offset: int) -> None:
             await asyncio.sleep(0.001)
 
 
-async def test_what_is_finished_during_a_commit_goes_into_one_more() -> None:
+async def test_what_is_completed_during_a_commit_is_in_the_next_one() -> None:
     broker = Broker()
     assignment, taken = assignment_of(100)
-    commits = Commits(broker.commit, assignment, 0)
+    commits = committer_of(broker, assignment)
     broker.open.clear()
     for delivery in taken:
-        assignment.finish([delivery])
+        assignment.complete([delivery])
         commits.wake()
         await asyncio.sleep(0)
     broker.open.set()
     await until(broker, 100)
-    await commits.close(1)
+    await commits.stop(1)
     assert len(broker.commits) <= 2
 
 
-async def test_nothing_new_is_nothing_to_commit() -> None:
+async def test_without_changes_nothing_is_committed() -> None:
     broker = Broker()
     assignment, taken = assignment_of(3)
-    commits = Commits(broker.commit, assignment, 0)
-    assignment.finish(taken)
+    commits = committer_of(broker, assignment)
+    assignment.complete(taken)
     for _ in range(5):
         commits.wake()
         assert await commits.now(1)
         await asyncio.sleep(0.01)
-    await commits.close(1)
+    await commits.stop(1)
     assert broker.commits == [3]
 
 
 @pytest.mark.parametrize("error", [CommitFailedError(), RequestTimedOutError()])
-async def test_a_commit_that_failed_is_made_up_for(error: Exception) -> None:
+async def test_a_commit_that_failed_is_repeated(error: Exception) -> None:
     broker = Broker()
     assignment, taken = assignment_of(5)
-    commits = Commits(broker.commit, assignment, 0)
+    commits = committer_of(broker, assignment)
     broker.error = error
-    assignment.finish(taken[:2])
+    assignment.complete(taken[:2])
     commits.wake()
     await asyncio.sleep(0.01)
     assert broker.commits == []
-    assignment.finish(taken[2:])
+    assignment.complete(taken[2:])
     commits.wake()
     await until(broker, 5)
-    await commits.close(1)
+    await commits.stop(1)
 
 
-async def test_the_last_commit_says_whether_the_group_still_knows_us() -> None:
+async def test_a_commit_tells_whether_the_group_has_gone_on() -> None:
     broker = Broker()
     assignment, taken = assignment_of(5)
-    commits = Commits(broker.commit, assignment, 0)
-    assignment.finish(taken)
+    commits = committer_of(broker, assignment)
+    assignment.complete(taken)
     broker.error = CommitFailedError()
     assert not await commits.now(1)
     broker.open.clear()
-    assert not await commits.now(0.01), "nobody answered"
+    assert not await commits.now(0.01), "no answer"
     broker.open.set()
     assert await commits.now(1)
-    await commits.close(1)
+    await commits.stop(1)
     assert broker.commits == [5]
 
 
-async def test_closing_does_not_wait_for_a_broker_that_is_gone() -> None:
+async def test_stopping_does_not_wait_for_a_broker_that_is_away() -> None:
     broker = Broker()
     assignment, taken = assignment_of(5)
-    commits = Commits(broker.commit, assignment, 0)
+    commits = committer_of(broker, assignment)
     broker.open.clear()
-    assignment.finish(taken)
+    assignment.complete(taken)
     commits.wake()
     await asyncio.sleep(0.01)
     async with asyncio.timeout(5):
-        await commits.close(0.01)
+        await commits.stop(0.01)
     assert broker.commits == []

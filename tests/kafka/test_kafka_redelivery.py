@@ -1,4 +1,4 @@
-"""Who was handed out how often: told by the dead through their commits, and by the living in order."""
+"""Counting deliveries over the deaths and departures of members, so that only a poison event is removed."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from eventml.backends.kafka import attempts
 from eventml.backends.kafka.assignment import Assignment, Chunk
-from eventml.backends.kafka.progress import Place, read, write
+from eventml.backends.kafka.partitions import CommittedOffset, decode_metadata, encode_metadata
 from eventml.records import Delivery, Record
 from eventml.runtime.batching import Item
 from eventml.runtime.poison import Part, PoisonDetector
@@ -23,34 +22,13 @@ if TYPE_CHECKING:
 
 PARTITIONS = [TopicPartition("t", number) for number in range(3)]
 LENGTH, LIMIT, MOST = 40, 8, 4
-tries = st.lists(st.tuples(st.integers(1, 60), st.integers(1, 5)), max_size=5).map(
-    lambda steps: tuple(
-        zip(sorted({end for end, _ in steps}), sorted((n for _, n in steps), reverse=True), strict=False)
-    )
-)
-
-
-@given(tries, st.integers(0, 61))
-def test_a_step_function_counts_each_offset_by_itself(tried: attempts.Tried, offset: int) -> None:
-    counts = [attempts.times(tried, n) for n in range(62)]
-    once_more = attempts.once_more(tried, offset)
-    presumed = attempts.presumed(tried, offset)
-    assert [attempts.times(once_more, n) for n in range(62)] == [
-        c + (n < offset) for n, c in enumerate(counts)
-    ]
-    assert [attempts.times(presumed, n) for n in range(62)] == [
-        max(c, n < offset) for n, c in enumerate(counts)
-    ]
-    assert [attempts.times(attempts.before(tried, offset), n) for n in range(offset)] == counts[:offset]
-    rest = attempts.from_offset(tried, offset)
-    assert [attempts.times(rest, n) for n in range(offset, 62)] == counts[offset:]
 
 
 class Group:
-    """A broker's places and logs, and members that are born, live and die."""
+    """A broker's commits and logs, and the members that read them."""
 
     def __init__(self) -> None:
-        self.places = dict.fromkeys(PARTITIONS, Place(0))
+        self.committed = dict.fromkeys(PARTITIONS, CommittedOffset(0))
 
     def join(self, *partitions: TopicPartition) -> Assignment:
         assignment = Assignment()
@@ -58,22 +36,22 @@ class Group:
         return assignment
 
     def resume(self, assignment: Assignment, partitions: Sequence[TopicPartition]) -> None:
-        places = {p: self.places[p] for p in partitions}
-        assignment.resume(places, {p: LENGTH for p, place in places.items() if place.tried or place.at_work})
+        committed = {p: self.committed[p] for p in partitions}
+        assignment.resume(committed, {p: LENGTH for p, at in committed.items() if at.attempts or at.active})
         self.commit(assignment)
 
     def commit(self, assignment: Assignment) -> None:
-        places = assignment.to_commit()
-        self.places |= {p: read(place.offset, write(place)[0]) for p, place in places.items()}
-        assignment.committed(places)
+        offsets = assignment.to_commit()
+        self.committed |= {p: decode_metadata(at.offset, encode_metadata(at)[0]) for p, at in offsets.items()}
+        assignment.record_commit(offsets)
 
     def receive(self, assignment: Assignment, order: Sequence[TopicPartition] = PARTITIONS) -> list[Delivery]:
-        turn = assignment.turn
-        if turn is not None:
-            assignment.begin(turn, 2 * LIMIT)
+        recovering = assignment.recovering
+        if recovering is not None:
+            assignment.begin_recovery(recovering, 2 * LIMIT)
             self.commit(assignment)
-        for partition in [p for p in order if p in assignment.partitions and turn in {None, p}]:
-            if assignment.waiting < LIMIT and not assignment.fetched_turn:
+        for partition in [p for p in order if p in assignment.states and recovering in {None, p}]:
+            if assignment.buffered < LIMIT and not assignment.recovery_fetched:
                 start, stop = (
                     assignment.fetched[partition],
                     min(assignment.fetched[partition] + LIMIT, LENGTH),
@@ -96,7 +74,7 @@ class Group:
 
 
 class Rebalances(RuleBasedStateMachine):
-    """Two members that share partitions, give them back, and now and then die or leave."""
+    """Two members that share partitions, give them back, and sometimes die or leave."""
 
     @initialize()
     def begin(self) -> None:
@@ -112,15 +90,15 @@ class Rebalances(RuleBasedStateMachine):
         for delivery in taken:
             place = delivery.partition, delivery.offset
             assert delivery.attempt <= self.counts[place] + self.deaths + 1
-            assert delivery.attempt > self.counts[place], "what was handed out and left is counted"
+            assert delivery.attempt > self.counts[place], "a delivery before a member left is counted"
         self.in_flight[who] += taken
 
     @rule(who=st.integers(0, 1), data=st.data())
     def finish(self, who: int, data: st.DataObject) -> None:
         if self.in_flight[who]:
             some = data.draw(st.lists(st.sampled_from(self.in_flight[who]), unique_by=id))
-            cautious = self.members[who].cautious
-            self.members[who].finish(some)
+            cautious = self.members[who].redelivering
+            self.members[who].complete(some)
             self.in_flight[who] = [d for d in self.in_flight[who] if d not in some]
             if cautious:
                 self.group.commit(self.members[who])
@@ -160,10 +138,10 @@ class Rebalances(RuleBasedStateMachine):
             assert self.members[who].in_flight == len(self.in_flight[who])
 
     @invariant()
-    def without_a_death_nobody_is_suspected(self) -> None:
+    def without_a_death_no_delivery_counts_as_repeated(self) -> None:
         if not self.deaths and not self.counts:
-            for hands in self.in_flight:
-                assert all(delivery.attempt == 1 for delivery in hands)
+            for deliveries in self.in_flight:
+                assert all(delivery.attempt == 1 for delivery in deliveries)
 
 
 TestRebalances = Rebalances.TestCase
@@ -173,7 +151,7 @@ poisons = st.sets(st.tuples(st.sampled_from(PARTITIONS), st.integers(0, LENGTH -
 
 
 class Worker:
-    """One life after another of a worker that some events kill: it receives ahead, and is rebalanced."""
+    """A worker that some events kill, started again each time: it receives ahead, and is rebalanced."""
 
     def __init__(self, deadly: set[tuple[int, int]], chance: Random) -> None:
         self.finished: set[tuple[int, int]] = set()
@@ -182,8 +160,8 @@ class Worker:
         self._chance = chance
         self._group = Group()
 
-    def live(self) -> bool:
-        """Whether it came to the end of the log."""
+    def run(self) -> bool:
+        """Work until an event kills it. True if it came to the end of the log."""
         assignment, suspects = self._group.join(*PARTITIONS), PoisonDetector(MOST)
         ahead: list[list[Delivery]] = []
         while True:
@@ -212,8 +190,8 @@ class Worker:
             self.condemned.extend(places)
         elif places & self._deadly:
             return False
-        cautious = assignment.cautious
-        assignment.finish(deliveries)
+        cautious = assignment.redelivering
+        assignment.complete(deliveries)
         self.finished |= places
         if cautious or self._chance.random() < 0.3:
             self._group.commit(assignment)
@@ -222,10 +200,10 @@ class Worker:
 
 @settings(max_examples=200)
 @given(poisons, st.randoms(use_true_random=False))
-def test_only_what_kills_is_set_aside(poison: set[tuple[TopicPartition, int]], chance: Random) -> None:
+def test_only_poison_events_are_condemned(poison: set[tuple[TopicPartition, int]], chance: Random) -> None:
     deadly = {(p.partition, offset) for p, offset in poison}
     worker, deaths = Worker(deadly, chance), 0
-    while not worker.live():
+    while not worker.run():
         deaths += 1
         assert deaths <= (MOST + 3) * len(deadly)
     assert set(worker.condemned) == deadly

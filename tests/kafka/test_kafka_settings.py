@@ -1,4 +1,4 @@
-"""From a URL and settings to what the clients are told."""
+"""From a URL and settings to the options of aiokafka's clients."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
+from aiokafka.errors import SaslAuthenticationFailed
 
-from eventml.backends.kafka.connecting import client_options, read_url
-from eventml.backends.kafka.settings import Settings
+from eventml.backends.kafka.settings import Settings, client_options, read_url
 from eventml.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def test_brokers_are_read(url: str, brokers: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize("url", ["kafka://", "kafka://one/topic", "kafka://one:port", "kafka://:9092"])
-def test_a_url_that_makes_no_sense_is_refused(url: str) -> None:
+def test_a_url_without_brokers_or_with_more_is_refused(url: str) -> None:
     with pytest.raises(ConfigError, match=r"backend\.url"):
         read_url(url)
 
@@ -50,7 +50,6 @@ def test_a_password_is_unescaped() -> None:
     [
         ("kafka://localhost", {}, "PLAINTEXT", None),
         ("kafka://a:b@one", {}, "SASL_SSL", "SCRAM-SHA-512"),
-        ("kafka://one", {"token": "t"}, "SASL_SSL", "OAUTHBEARER"),
         (
             "kafka://a:b@localhost",
             {"security": "sasl_plaintext", "sasl_mechanism": "PLAIN"},
@@ -60,7 +59,7 @@ def test_a_password_is_unescaped() -> None:
         ("kafka://one", {"security": "ssl"}, "SSL", None),
     ],
 )
-def test_what_is_not_said_is_the_safer_choice(
+def test_the_default_is_the_safer_choice(
     url: str, settings: dict[str, Any], security: str, mechanism: str | None
 ) -> None:
     found = options(url, **settings)
@@ -73,7 +72,7 @@ def test_what_is_not_said_is_the_safer_choice(
     ("url", "settings", "named"),
     [
         ("kafka://a:b@one", {"security": "plaintext"}, "security"),
-        ("kafka://one", {"security": "sasl_ssl"}, "username"),
+        ("kafka://one", {"security": "sasl_ssl"}, "url"),
         ("kafka://a@one", {}, "password_file"),
         ("kafka://a:b@one", {"sasl_mechanism": "OAUTHBEARER"}, "token_file"),
         ("kafka://one", {"security": "plaintext", "ca": "/ca.pem"}, "security"),
@@ -84,14 +83,35 @@ def test_what_is_not_said_is_the_safer_choice(
         ("kafka://one", {"token_file": "/nowhere/token"}, "token_file"),
     ],
 )
-def test_settings_that_do_not_fit_together_name_the_one_at_fault(
-    url: str, settings: dict[str, Any], named: str
-) -> None:
+def test_an_error_names_the_setting_at_fault(url: str, settings: dict[str, Any], named: str) -> None:
     with pytest.raises(ConfigError, match=rf"^backend\.{named}:"):
         options(url, **settings)
 
 
-def test_an_empty_password_file_is_no_password(tmp_path: Path) -> None:
+def test_a_token_file_implies_oauthbearer_over_tls(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("a token")
+    found = options("kafka://one", token_file=str(file))
+    assert (found["security_protocol"], found["sasl_mechanism"]) == ("SASL_SSL", "OAUTHBEARER")
+
+
+async def token_of(options: dict[str, Any]) -> str:
+    return str(await options["sasl_oauth_token_provider"].token())
+
+
+@pytest.mark.anyio
+async def test_a_token_file_that_cannot_be_read_later_is_a_refused_login(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("first")
+    found = options("kafka://one", token_file=str(file))
+    file.unlink()
+    with pytest.raises(SaslAuthenticationFailed, match="token_file"):
+        await token_of(found)
+    file.write_text("second")
+    assert await token_of(found) == "second"
+
+
+def test_an_empty_password_file_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "password"
     file.write_text("\n")
     with pytest.raises(ConfigError, match="is empty"):
@@ -112,7 +132,7 @@ def test_an_empty_password_file_is_no_password(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_plaintext_off_loopback_is_warned_of(
+def test_plaintext_to_another_machine_is_logged_as_a_warning(
     url: str, settings: dict[str, Any], warning: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, "eventml"):
@@ -128,8 +148,6 @@ def test_plaintext_off_loopback_is_warned_of(
     [
         ({"heartbeat_interval": 10.0}, "heartbeat_interval"),
         ({"drain": 28.0}, "drain"),
-        ({"password": "a", "password_file": "b"}, "password"),
-        ({"token": "a", "token_file": "b"}, "token"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(settings: dict[str, Any], named: str) -> None:

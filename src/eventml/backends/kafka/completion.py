@@ -1,0 +1,363 @@
+"""Complete deliveries: publish their outputs and ack them, at least once or exactly once.
+
+At least once, outputs are published first, and `member` commits the offsets later. Exactly once, outputs and
+offset are one transaction. There is one transactional producer for each input partition, whose
+transactional id names the group and the partition: the member that gets the partition next fences the
+one before it. What that one left open is aborted, and what it tries later is refused. aiokafka speaks the
+first version of the protocol (before KIP-447), in which this id is the only fence.
+
+After an unknown outcome the producer is discarded. A fresh one ends the open transaction, and then the
+committed offset says whether the transaction was committed: there is no other way to find out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import AsyncExitStack, asynccontextmanager
+from operator import attrgetter
+from typing import TYPE_CHECKING, NamedTuple
+
+from eventml.backends.base import Completion
+from eventml.backends.kafka.admin import AdminClient
+from eventml.backends.kafka.assignment import Assignment
+from eventml.backends.kafka.batches import PackedRecords
+from eventml.backends.kafka.connection import ClientFactory, abort, stop
+from eventml.backends.kafka.errors import CLIENT_ERRORS, topic_not_found, translate
+from eventml.backends.kafka.partitions import MAX_METADATA, CommittedOffset, encode_metadata
+from eventml.backends.kafka.publishing import Publisher, Sender
+from eventml.errors import EventMLError, PublishError, UnavailableError
+from eventml.records import Delivery
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+
+    from aiokafka import AIOKafkaProducer, TopicPartition
+
+log = logging.getLogger("eventml")
+
+_DELIVERY = attrgetter("delivery")
+_MAX_CONNECTING = 16  # producers that connect at the same time
+
+
+class AtLeastOnce:
+    """Publishes outputs, then completes. After a crash outputs may be repeated, with the same ids."""
+
+    transactional = False
+
+    def __init__(self, publisher: Publisher) -> None:
+        self._publisher = publisher
+
+    async def begin(self, partitions: Collection[TopicPartition]) -> None:
+        """As `ExactlyOnce.begin`: there is nothing to prepare."""
+
+    async def complete(
+        self, assignment: Assignment, done: Sequence[Completion], positions: Sequence[int]
+    ) -> None:
+        """Publish the outputs of those of `done` at these positions, and record them as completed.
+
+        Raises:
+            PublishError, BackendError, UnavailableError: as `Subscription.complete`.
+        """
+        chosen = done if len(positions) == len(done) else [done[position] for position in positions]
+        outputs = [record for completion in chosen for record in completion.outputs]
+        failed: dict[int, str] = {}
+        if outputs:
+            try:
+                await self._publisher.publish(outputs, all_topics=True)
+            except PublishError as exc:
+                if not exc.failed:
+                    raise
+                owners = [position for position in positions for _ in done[position].outputs]
+                failed = {owners[position]: why for position, why in exc.failed.items()}
+                chosen = [done[position] for position in positions if position not in failed]
+        assignment.complete(map(_DELIVERY, chosen))
+        _raise_refused(failed)
+
+    @asynccontextmanager
+    async def idle(self, partitions: Collection[TopicPartition]) -> AsyncIterator[Collection[TopicPartition]]:
+        """As `ExactlyOnce.idle`: all partitions, since this commits nothing."""
+        yield partitions
+
+    async def close(self) -> None:
+        """As `ExactlyOnce.close`: the publisher is shared, and stays open."""
+
+
+class ExactlyOnce:
+    """Completes in transactions, those of different partitions at the same time.
+
+    Args:
+        clients: Creates producers.
+        sender: Packs and sends records.
+        admin: Asks for committed offsets.
+        group: The consumer group.
+        timeout: Longest time of a transaction, in seconds.
+    """
+
+    transactional = True
+
+    def __init__(
+        self, clients: ClientFactory, sender: Sender, admin: AdminClient, group: str, timeout: float
+    ) -> None:
+        self._client = _TransactionalClient(clients, sender, admin, group, timeout)
+        self._partitions: dict[TopicPartition, PartitionTransactions] = {}
+
+    async def begin(self, partitions: Collection[TopicPartition]) -> None:
+        """Fence the members that had these partitions before. Nothing of them has been fetched yet.
+
+        The producers of partitions that this member had before are kept. If another member has fenced one of
+        them meanwhile, its next transaction fails and finds that out.
+
+        Raises:
+            UnavailableError: the brokers cannot be reached.
+            BackendError: the user may not use the transactional id.
+        """
+        gone = [one for p, one in self._partitions.items() if p not in partitions]
+        new = {p: PartitionTransactions(self._client, p) for p in partitions if p not in self._partitions}
+        self._partitions = {p: one for p, one in self._partitions.items() if p in partitions} | new
+        await asyncio.gather(*(one.close() for one in gone))
+        connecting = asyncio.Semaphore(_MAX_CONNECTING)
+
+        async def fence(one: PartitionTransactions) -> None:
+            async with connecting:
+                await one.fence()
+
+        await asyncio.gather(*map(fence, new.values()))
+
+    async def complete(
+        self, assignment: Assignment, done: Sequence[Completion], positions: Sequence[int]
+    ) -> None:
+        """As `AtLeastOnce.complete`, with one transaction for each partition."""
+        by_partition: dict[tuple[str, int], dict[int, Completion]] = {}
+        for position in positions:
+            delivery = done[position].delivery
+            partition = (delivery.record.topic, delivery.partition)  # equal to a TopicPartition
+            by_partition.setdefault(partition, {})[position] = done[position]
+        outcomes = await asyncio.gather(
+            *(
+                one.complete(assignment, some)
+                for partition, some in by_partition.items()
+                if (one := self._partitions.get(partition)) is not None
+            ),
+            return_exceptions=True,
+        )
+        failed: dict[int, str] = {}
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+            failed |= outcome
+        _raise_refused(failed)
+
+    @asynccontextmanager
+    async def idle(self, partitions: Collection[TopicPartition]) -> AsyncIterator[Collection[TopicPartition]]:
+        """Those without a transaction under way or of unknown outcome. None begins until this is left."""
+        async with AsyncExitStack() as stack:
+            idle = []
+            for partition in partitions:
+                one = self._partitions.get(partition)
+                if one is not None and one.idle:
+                    await stack.enter_async_context(one.lock)
+                    idle.append(partition)
+            yield idle
+
+    async def close(self) -> None:
+        """Disconnect. The next owner of a partition aborts a transaction that is open. Never raises."""
+        await asyncio.gather(*(one.close() for one in self._partitions.values()))
+
+
+Completer = AtLeastOnce | ExactlyOnce
+
+
+class _TransactionalClient(NamedTuple):
+    """As the arguments of `ExactlyOnce`."""
+
+    clients: ClientFactory
+    sender: Sender
+    admin: AdminClient
+    group: str
+    timeout: float
+
+
+class _Transaction(NamedTuple):
+    """A transaction that may have been committed: the offset that it commits, and what it completes."""
+
+    committed: CommittedOffset
+    deliveries: Sequence[Delivery]
+
+
+class PartitionTransactions:
+    """The transactions of one input partition, one after the other."""
+
+    def __init__(self, client: _TransactionalClient, partition: TopicPartition) -> None:
+        self._client = client
+        self._partition = partition
+        self._producer: AIOKafkaProducer | None = None
+        self._unknown: _Transaction | None = None  # its outcome is not known
+        self._aborting: set[asyncio.Task[None]] = set()
+        self.lock = asyncio.Lock()
+        """Held while an offset of the partition is committed."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether no transaction is under way, and the outcome of the last one is known."""
+        return self._unknown is None and not self.lock.locked()
+
+    async def fence(self) -> None:
+        """Start a producer: no other can commit for this partition from now on, until it fences this one.
+
+        Raises:
+            UnavailableError: the brokers cannot be reached.
+            BackendError: the user may not use the transactional id.
+        """
+        await self._discard()
+        topic, number = self._partition
+        transactional_id = f"{self._client.group}.{topic}.{number}"
+        producer = self._client.clients.producer(transactional_id=transactional_id)
+        self._producer = producer
+        try:
+            await self._client.clients.start(producer)
+        except BaseException as exc:
+            await self._discard()
+            if isinstance(exc, CLIENT_ERRORS):
+                raise translate(exc, f"starting the transactional producer {transactional_id}") from exc
+            raise
+
+    async def complete(self, assignment: Assignment, done: Mapping[int, Completion]) -> dict[int, str]:
+        """Publish and ack these completions. Returns the positions of those refused, and why.
+
+        Raises:
+            TopicNotFoundError: the topic of an output is missing.
+            PublishError: a broker refused a batch for a reason that is not its size.
+            BackendError: the user has no permission.
+            UnavailableError: the outcome is unknown; repeat the call.
+        """
+        failed: dict[int, str] = {}
+        try:
+            async with self.lock, asyncio.timeout(self._client.timeout):
+                while todo := _in_flight(assignment, done, failed):
+                    await self._resolve(assignment)
+                    if todo := _in_flight(assignment, done, failed):
+                        failed |= await self._complete_once(assignment, todo)
+        except TimeoutError as exc:
+            raise UnavailableError(
+                f"a transaction of group {self._client.group} did not end within {self._client.timeout:g} s "
+                "(backend.publish_timeout)"
+            ) from exc
+        return failed
+
+    async def close(self) -> None:
+        """Disconnect. Never raises."""
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            await (abort(producer) if self.lock.locked() else stop(producer))
+        if self._aborting:
+            await asyncio.wait(self._aborting)
+
+    async def _resolve(self, assignment: Assignment) -> None:
+        """Find out whether the last transaction was committed, if that is not known."""
+        if self._producer is not None and self._unknown is None:
+            return
+        unknown, partition, group = self._unknown, self._partition, self._client.group
+        await self.fence()
+        found = (await self._client.admin.committed(group, [partition])).get(partition)
+        if found is None:
+            raise UnavailableError(f"group {group} has no committed offset of {partition} any more")
+        if unknown is not None and found.same_completed(unknown.committed):
+            self._record(assignment, unknown)
+        elif (known := assignment.committed.get(partition)) is None or not found.same_completed(known):
+            log.warning(
+                "group %s: another member has committed for partition %d of %s; it is restarted",
+                group,
+                partition.partition,
+                partition.topic,
+            )
+            assignment.restart(partition, found)
+        self._unknown = None
+
+    async def _complete_once(self, assignment: Assignment, todo: Mapping[int, Completion]) -> dict[int, str]:
+        """Run one transaction. Returns completions to leave out; if there are any, nothing was done."""
+        producer, sender = self._producer, self._client.sender
+        if producer is None:
+            raise UnavailableError(f"group {self._client.group}: the member is leaving; repeat the call")
+        outputs = [(position, record) for position, c in todo.items() for record in c.outputs]
+        records = [record for _, record in outputs]
+        names = {record.topic for record in records}
+        topics = await sender.topics(producer, names)
+        if len(topics) < len(names):
+            raise topic_not_found(names - set(topics))
+        packed = sender.pack(producer, records, range(len(records)), topics)
+        if packed.too_large:
+            return {outputs[n][0]: why for n, why in packed.too_large.items()}
+        deliveries = [completion.delivery for completion in todo.values()]
+        also = frozenset(delivery.offset for delivery in deliveries)
+        state = assignment.states.get(self._partition)
+        if state is None:  # a rebalance has taken the partition away meanwhile
+            return {}
+        transaction = _Transaction(state.to_commit(also), deliveries)
+        self._unknown = transaction
+        if await self._run(producer, packed, transaction.committed):
+            self._record(assignment, transaction)
+            self._unknown = None
+        else:
+            await self._discard()  # `_resolve` finds out that nothing was done
+        return {}
+
+    async def _run(
+        self, producer: AIOKafkaProducer, packed: PackedRecords, committed: CommittedOffset
+    ) -> bool:
+        """Run a transaction. False if a batch was refused in a way that another try may avoid."""
+        group = self._client.group
+        metadata, complete = encode_metadata(committed)
+        if not complete:
+            raise UnavailableError(
+                f"group {group}: more is completed out of order than a commit's metadata can describe "
+                f"({MAX_METADATA} characters); repeat the call once earlier records are completed"
+            )
+        try:
+            await producer.begin_transaction()
+            if await self._client.sender.send(producer, packed):
+                return False
+            offsets = {self._partition: (committed.offset, metadata)}
+            await producer.send_offsets_to_transaction(offsets, group)
+            await producer.commit_transaction()
+        except EventMLError:
+            await self._discard()
+            raise
+        except (*CLIENT_ERRORS, AssertionError) as exc:  # aiokafka asserts the states of a transaction
+            await self._discard()
+            raise translate(exc, f"running a transaction of group {group}") from exc
+        except BaseException:  # cancelled: there is no time to wait for the abort
+            self._producer = None
+            aborting = asyncio.create_task(abort(producer))
+            self._aborting.add(aborting)
+            aborting.add_done_callback(self._aborting.discard)
+            raise
+        return True
+
+    def _record(self, assignment: Assignment, transaction: _Transaction) -> None:
+        assignment.complete(transaction.deliveries)
+        assignment.record_commit({self._partition: transaction.committed})
+
+    async def _discard(self) -> None:
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            await abort(producer)
+
+
+def _in_flight(
+    assignment: Assignment, done: Mapping[int, Completion], failed: Mapping[int, str]
+) -> dict[int, Completion]:
+    """The completions that are still in flight and not refused, each delivery once."""
+    positions = [position for position in done if position not in failed]
+    found: dict[int | str, tuple[int, Completion]] = {}
+    for n in assignment.positions_in_flight(done[position].delivery for position in positions):
+        completion = done[positions[n]]
+        found.setdefault(completion.delivery.offset, (positions[n], completion))
+    return dict(found.values())
+
+
+def _raise_refused(failed: dict[int, str]) -> None:
+    if failed:
+        raise PublishError(
+            f"the outputs of {len(failed)} events were refused: {next(iter(failed.values()))}", failed
+        )

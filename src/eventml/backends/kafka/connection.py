@@ -1,0 +1,272 @@
+"""Create and stop aiokafka's clients, and do what aiokafka has no public way for.
+
+All uses of private members of aiokafka are in this file, which is why pyproject.toml bounds its version:
+clients that never create a topic, clients that can be stopped while no broker answers, fetched records that
+become deliveries directly, and records that are read from the bytes of a fetch response.
+"""
+
+# ruff: noqa: SLF001 - see above
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from aiokafka import AIOKafkaClient, AIOKafkaConsumer, AIOKafkaProducer, TopicPartition, codec
+from aiokafka.conn import collect_hosts, create_conn
+from aiokafka.consumer.fetcher import READ_COMMITTED, PartitionRecords
+from aiokafka.errors import KafkaConnectionError, KafkaError
+from aiokafka.protocol.metadata import MetadataRequest
+from aiokafka.record.memory_records import MemoryRecords
+
+from eventml.backends.kafka.errors import CLIENT_ERRORS
+from eventml.backends.kafka.settings import Settings, client_options, milliseconds, read_url
+from eventml.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Sequence
+
+log = logging.getLogger("eventml")
+
+_GRACE = 5.0  # seconds that a client may take to stop in good order
+_CANCELS = 20  # a task of aiokafka may need several: each ends the one wait that it is in
+
+
+class ClientFactory:
+    """Creates aiokafka's clients, all with the same connection options.
+
+    Raises:
+        ConfigError: the URL or the settings cannot be used.
+    """
+
+    def __init__(self, url: str, settings: Settings) -> None:
+        self._options = client_options(read_url(url), settings)
+        self._settings = settings
+        self._request_timeout = milliseconds(settings.request_timeout)
+        self.brokers = ", ".join(self._options["bootstrap_servers"])
+        """Addresses of the brokers, for messages."""
+        self._compression = None if settings.compression == "none" else settings.compression
+        if self._compression and not getattr(codec, f"has_{self._compression}")():
+            raise ConfigError(
+                f"backend.compression: {self._compression} is not installed: "
+                f"pip install 'aiokafka[{self._compression}]'"
+            )
+
+    async def start(self, client: AIOKafkaProducer | AIOKafkaConsumer | AIOKafkaClient) -> None:
+        """Start a client. May raise any error of aiokafka's, or wait for ever: set a deadline."""
+        try:
+            await (client.bootstrap() if isinstance(client, AIOKafkaClient) else client.start())
+        except KafkaConnectionError as exc:
+            # aiokafka logs the reason of each broker's failure, and raises only that all have failed.
+            raise (await self._first_error() or exc) from exc
+
+    def plain(self) -> AIOKafkaClient:
+        """A client for requests, not started."""
+        client = AIOKafkaClient(**self._options, request_timeout_ms=self._request_timeout)
+        _never_create_topics(client)
+        return client
+
+    def producer(self, *, transactional_id: str | None = None) -> AIOKafkaProducer:
+        """An idempotent producer with acks=all, not started; with an id, a transactional one."""
+        settings = self._settings
+        producer = AIOKafkaProducer(
+            **self._options,
+            request_timeout_ms=self._request_timeout,
+            acks="all",
+            enable_idempotence=True,
+            max_batch_size=settings.max_request_size,
+            max_request_size=settings.max_request_size,
+            compression_type=self._compression,
+            transactional_id=transactional_id,
+            transaction_timeout_ms=milliseconds(settings.transaction_timeout),
+        )
+        _never_create_topics(producer.client)
+        return producer
+
+    def consumer(self, group: str | None) -> AIOKafkaConsumer:
+        """A consumer that commits nothing by itself, not started. Without a group it joins none."""
+        settings = self._settings
+        consumer = AIOKafkaConsumer(
+            **self._options,
+            group_id=group,
+            group_instance_id=settings.group_instance_id if group else None,
+            # A broker responds to a request to join only when all members have given up their partitions.
+            request_timeout_ms=max(self._request_timeout, milliseconds(settings.rebalance_timeout + 5)),
+            session_timeout_ms=milliseconds(settings.session_timeout),
+            heartbeat_interval_ms=milliseconds(settings.heartbeat_interval),
+            rebalance_timeout_ms=milliseconds(settings.rebalance_timeout),
+            max_poll_interval_ms=milliseconds(settings.max_poll_interval),
+            max_partition_fetch_bytes=settings.fetch_bytes,
+            fetch_max_wait_ms=milliseconds(settings.fetch_wait),
+            enable_auto_commit=False,
+            # Only for an offset that retention has removed: `GroupMember` sets where a group starts.
+            auto_offset_reset="earliest",
+            isolation_level="read_committed",
+        )
+        _never_create_topics(consumer._client)
+        return consumer
+
+    async def _first_error(self) -> Exception | None:
+        """Connect to the addresses one by one. Returns the error of the first that fails."""
+        options = {
+            k: v for k, v in self._options.items() if k not in {"bootstrap_servers", "metadata_max_age_ms"}
+        }
+        for host, port, _ in collect_hosts(self._options["bootstrap_servers"]):
+            try:
+                connection = await create_conn(
+                    host, port, **options, request_timeout_ms=self._request_timeout
+                )
+            except CLIENT_ERRORS as exc:
+                return exc
+            connection.close()
+        return None
+
+
+def _never_create_topics(client: AIOKafkaClient) -> None:
+    """Make a client ask for metadata without creating the topics that it asks for.
+
+    aiokafka allows the brokers to create them, and has no option against it. It also asks the brokers that
+    it knows for ever, though none answers; this one goes back to the addresses of the URL.
+    """
+
+    async def update(cluster: Any, topics: Collection[str] | None) -> bool:
+        request = MetadataRequest(None if topics is None else list(topics), allow_auto_topic_creation=False)
+        if await ask(cluster, request):
+            return True
+        try:
+            await client.bootstrap()
+        except CLIENT_ERRORS:
+            return False
+        return await ask(cluster, request)
+
+    async def ask(cluster: Any, request: MetadataRequest) -> bool:
+        nodes = [broker.nodeId for broker in client.cluster.brokers()]
+        for node in random.sample(nodes, len(nodes)):
+            try:
+                metadata = await client.send(node, request)
+            except KafkaError as exc:
+                log.debug("no metadata from Kafka's node %s: %s", node, exc)
+                continue
+            if metadata.brokers:
+                cluster.update_metadata(metadata)
+                return True
+        return False
+
+    client._metadata_update = update
+
+
+async def stop(client: AIOKafkaProducer | AIOKafkaConsumer) -> None:
+    """Stop a client: a producer sends its batches first, a consumer leaves its group. Never raises.
+
+    A client that has not stopped after 5 s is aborted.
+    """
+    stopping = asyncio.ensure_future(client.stop())
+    await asyncio.wait([stopping], timeout=_GRACE)
+    if stopping.done():
+        _retrieve_exception(stopping)
+    else:
+        await abort(client)
+        await _cancel(stopping)
+
+
+async def abort(client: AIOKafkaProducer | AIOKafkaConsumer) -> None:
+    """Stop a client at once: it sends nothing more, and its requests fail. Never raises."""
+    client._closed = True  # or it warns, when it is deleted, that it was not closed
+    if isinstance(client, AIOKafkaProducer):
+        await _disconnect(client.client, [client._sender.sender_task])
+        _fail_batches(client._message_accumulator)
+        return
+    coordinator, fetcher = client._coordinator, client._fetcher
+    names = ("_coordination_task", "_heartbeat_task", "_commit_refresh_task", "_reset_committed_task")
+    tasks = [getattr(coordinator, name, None) for name in names] + [getattr(fetcher, "_fetch_task", None)]
+    await _disconnect(client._client, [*tasks, *getattr(fetcher, "_pending_tasks", ())])
+
+
+def _fail_batches(batches: Any) -> None:
+    # A batch that waits for a retry is not among the pending ones, and yet removes itself from them
+    # when it fails (aiokafka 0.14): a KeyError that nothing catches.
+    for waiting in batches._batches.values():
+        batches._pending_batches.update(waiting)
+    batches._batches.clear()
+    for batch in batches._pending_batches:
+        # The publish that waited for it has reached its deadline.
+        batch.future.add_done_callback(_retrieve_exception)
+        batch._drain_waiter.add_done_callback(_retrieve_exception)
+    batches.fail_all(KafkaConnectionError("the client was aborted"))
+
+
+async def _disconnect(client: AIOKafkaClient, tasks: Sequence[asyncio.Task[Any] | None]) -> None:
+    """Close a client's connections for good, and end the tasks that would open others."""
+
+    async def refuse(*_: Any, **__: Any) -> None:
+        raise KafkaConnectionError("the client was aborted")
+
+    client._get_conn = refuse  # a closed client of aiokafka would connect again
+    for task in tasks:
+        if task is not None:
+            await _cancel(task)
+    with suppress(*CLIENT_ERRORS):
+        await client.close()
+    waited_for = client._md_update_fut  # the client's tasks may wait for metadata that never comes
+    if waited_for is not None and not waited_for.done():
+        waited_for.set_result(False)
+
+
+async def _cancel(task: asyncio.Future[Any]) -> None:
+    for _ in range(_CANCELS):
+        if task.done():
+            break
+        task.cancel()
+        await asyncio.wait([task], timeout=0.05)
+    _retrieve_exception(task)
+
+
+def _retrieve_exception(task: asyncio.Future[Any]) -> None:
+    """Or asyncio logs that the exception was never retrieved."""
+    if task.done() and not task.cancelled() and (exc := task.exception()) is not None:
+        log.debug("a client of Kafka ended with %r", exc)
+
+
+def convert_fetched(consumer: AIOKafkaConsumer, convert: Callable[[TopicPartition, Any], Any]) -> None:
+    """Make the consumer return `convert(partition, record)` in place of its ConsumerRecords.
+
+    It holds for what the consumer has fetched already: creating ConsumerRecords, which are then converted,
+    takes a third of a consumer's time. Records that it fetches later are still returned as ConsumerRecords.
+    """
+    for fetched in consumer._fetcher._records.values():
+        records = getattr(fetched, "_partition_records", None)
+        if records is not None:
+            records._consumer_record = convert
+
+
+def committed_offsets_of_records(
+    partition: TopicPartition, raw: bytes, aborted: Sequence[tuple[int, int]] | None, start: int
+) -> tuple[list[int], int]:
+    """The offsets of the committed records in the bytes of a fetch response, and the next offset to fetch.
+
+    Args:
+        partition: Partition of the records.
+        raw: The records, as a broker keeps them.
+        aborted: Producer id and first offset of each aborted transaction among them.
+        start: The offset that was fetched: what a batch contains before it is skipped.
+
+    Raises:
+        KafkaError: they cannot be read: damaged, or compressed with a codec that is not installed.
+    """
+    records = PartitionRecords(
+        partition, MemoryRecords(raw), aborted, start, None, None, False, READ_COMMITTED
+    )
+    records._consumer_record = lambda _, record: record.offset
+    return list(records), records.next_fetch_offset
+
+
+def has_transactional_batch(raw: bytes) -> bool:
+    """Whether a transaction wrote any of the records in the bytes of a fetch response, or its marker."""
+    batches = MemoryRecords(raw)
+    while batches.has_next():
+        if getattr(batches.next_batch(), "is_transactional", False):  # the oldest formats have no such flag
+            return True
+    return False

@@ -1,0 +1,93 @@
+"""Translate aiokafka's exceptions into eventml's, at the edge.
+
+What a user has to do decides the class: wait (`UnavailableError`), or remove a reason that somebody has to
+look at, after which repeating the call is right (`BackendError`). A refused login is a `ConfigError` only
+while the backend connects for the first time; see `AdminClient.start`.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+from aiokafka import errors as kafka
+from aiokafka.errors import ConsumerStoppedError, IllegalOperation, KafkaError
+
+from eventml.errors import BackendError, EventMLError, TopicNotFoundError, UnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+
+CLIENT_ERRORS: Final = (KafkaError, ConsumerStoppedError, IllegalOperation, OSError, TimeoutError)
+"""Exceptions that aiokafka raises on purpose. Its failed assertions and its bugs are not among them."""
+
+LOGIN_ERRORS: Final = (
+    kafka.AuthenticationFailedError,
+    kafka.SaslAuthenticationFailed,
+    kafka.UnsupportedSaslMechanismError,
+    kafka.IllegalSaslStateError,
+)
+"""The brokers refused the user, password or token."""
+
+AUTHORIZATION_ERRORS: Final = (
+    kafka.TopicAuthorizationFailedError,
+    kafka.GroupAuthorizationFailedError,
+    kafka.ClusterAuthorizationFailedError,
+    kafka.TransactionalIdAuthorizationFailed,
+)
+"""The brokers know the user, and it may not do this."""
+
+_REFUSED: Final = (
+    kafka.InvalidSessionTimeoutError,
+    kafka.InvalidTransactionTimeout,
+    kafka.InconsistentGroupProtocolError,
+    kafka.InvalidGroupIdError,
+    kafka.InvalidTopicError,
+    kafka.IncompatibleBrokerVersion,
+    kafka.UnsupportedVersionError,
+)
+
+
+def translate(exc: BaseException, action: str) -> EventMLError:
+    """The error to raise in place of aiokafka's; one of eventml's own is returned unchanged.
+
+    Args:
+        exc: The exception that was caught.
+        action: What failed, for the message: "joining group g".
+    """
+    if isinstance(exc, EventMLError):
+        return exc
+    reason = describe(exc)
+    if isinstance(exc, LOGIN_ERRORS):
+        return BackendError(f"the brokers refused the login while {action}: {reason}; renew the credentials")
+    if isinstance(exc, AUTHORIZATION_ERRORS):
+        return BackendError(f"missing permission while {action}: {reason}; grant it with kafka-acls")
+    if isinstance(exc, _REFUSED):
+        return BackendError(f"the brokers refused a request while {action}: {reason}")
+    return UnavailableError(f"Kafka failed while {action}: {reason}")
+
+
+@contextmanager
+def translated(action: str, timeout: float) -> Iterator[None]:
+    """Translate aiokafka's exceptions; a TimeoutError is the end of `timeout` seconds."""
+    try:
+        yield
+    except TimeoutError as exc:
+        raise UnavailableError(f"Kafka did not answer within {timeout:g} s while {action}") from exc
+    except CLIENT_ERRORS as exc:
+        raise translate(exc, action) from exc
+
+
+def describe(exc: BaseException) -> str:
+    """One line about an exception: its class, and its message as far as that says more than the class."""
+    name = type(exc).__name__
+    message = str(exc).rpartition(name)[2].lstrip(": ").strip() or getattr(exc, "description", "")
+    return f"{name}: {message}" if message else name
+
+
+def topic_not_found(topics: Collection[str]) -> TopicNotFoundError:
+    """The error for missing topics, with the command that creates them."""
+    return TopicNotFoundError(
+        f"no such topic: {', '.join(topics)}. `eventml topics create MODULE:BUS` creates those of an app; "
+        "publishing and subscribing create none"
+    )

@@ -1,0 +1,294 @@
+"""The state of one partition: what is in flight, which offset is safe to commit, how often it was delivered.
+
+A group commits one offset per partition. eventml's commits say more in their metadata: what was completed
+beyond that offset, out of order, so that the next member need not repeat it; and how often the records
+after it were delivered without being completed, so that an event that kills its worker is found.
+
+Deliveries are counted in steps. A partition is delivered in the order of its offsets, so a record was never
+delivered more often than one before it: falling steps describe all of them. A member that leaves commits how
+far it came. A member that dies cannot; but it has committed that it is active, and so the first records
+after the committed offset are presumed to have been delivered once. They are redelivered after a commit
+that counts them, in small batches: further deaths are then counted, not presumed.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+Ranges = tuple[tuple[int, int], ...]
+"""Ranges of offsets, rising: the first offset, and the one after the last."""
+
+AttemptSteps = tuple[tuple[int, int], ...]
+"""Up to this offset, delivered so often. Offsets rise, counts fall; after the last step the count is 0."""
+
+MAX_METADATA: Final = 4_000
+"""Characters of a commit's metadata: brokers take 4096 bytes by default (`offset.metadata.max.bytes`)."""
+
+_MAX_STEPS: Final = 32  # beyond these, counts of later offsets are dropped
+_PREFIX: Final = "eventml1:"
+_ACTIVE: Final = "w"
+
+
+class CommittedOffset(NamedTuple):
+    """What a group has committed for a partition.
+
+    Attributes:
+        offset: All records before it are completed.
+        completed: Ranges of completed records beyond it.
+        attempts: How often the records from there on were delivered and not completed.
+        active: A member delivers records from there on, or died doing so: more may have been delivered.
+    """
+
+    offset: int
+    completed: Ranges = ()
+    attempts: AttemptSteps = ()
+    active: bool = False
+
+    def same_completed(self, other: CommittedOffset) -> bool:
+        """Whether the same records are completed."""
+        return self[:2] == other[:2]
+
+
+class PartitionState:
+    """The offsets of one partition from delivered to completed.
+
+    Offsets are delivered in rising order and completed in any; they may have gaps, as the logs of
+    compacted topics and of transactions have.
+
+    Args:
+        committed: Where to go on.
+        end: End of the log, if earlier deliveries are to be counted: no record beyond it was delivered.
+    """
+
+    __slots__ = ("_attempts", "_completed", "_end", "_in_flight", "_phase", "_presume", "_starts", "position")
+
+    def __init__(self, committed: CommittedOffset, end: int | None = None) -> None:
+        self.position = committed.offset
+        """The next offset to deliver."""
+        self._in_flight: dict[int | str, None] = {}  # in rising order
+        self._completed = committed.completed
+        self._starts = [start for start, _ in committed.completed]
+        self._end = end
+        self._attempts = committed.attempts
+        self._presume = committed.active
+        # What the next commit says of deliveries. new: what it found. delivering: one more, and active.
+        # returned: what it found, as nothing is delivered any more. left: one more for what was delivered.
+        self._phase: Literal["new", "delivering", "returned", "left"] = "new"
+
+    def deliver(self, offsets: Iterable[int | str], position: int) -> None:
+        """Record that these are in flight, and that `position` is the next offset to deliver."""
+        self._in_flight.update(dict.fromkeys(offsets))
+        self.position = position
+
+    def complete(self, offsets: Iterable[int | str]) -> None:
+        """Record offsets as completed; those that are not in flight are ignored."""
+        pop = self._in_flight.pop
+        for offset in offsets:
+            pop(offset, None)
+
+    def is_in_flight(self, offset: int | str) -> bool:
+        """Whether an offset was delivered and is not completed."""
+        return offset in self._in_flight
+
+    def all_in_flight(self, offsets: Iterable[int | str]) -> bool:
+        """Whether all offsets were delivered and are not completed."""
+        return all(map(self._in_flight.__contains__, offsets))
+
+    @property
+    def in_flight(self) -> int:
+        """How many records are in flight."""
+        return len(self._in_flight)
+
+    @property
+    def safe_offset(self) -> int:
+        """The offset that is safe to commit: all records before it are completed."""
+        return int(next(iter(self._in_flight), self.position))
+
+    def completed_earlier(self, offset: int) -> bool:
+        """Whether an earlier member completed an offset."""
+        if not self._completed:
+            return False
+        found = bisect_right(self._starts, offset) - 1
+        return found >= 0 and offset < self._completed[found][1]
+
+    @property
+    def any_completed_earlier(self) -> bool:
+        """Whether an earlier member completed any record from the position on."""
+        return bool(self._completed) and self.position < self._completed[-1][1]
+
+    def to_commit(self, also: frozenset[int | str] = frozenset()) -> CommittedOffset:
+        """What to commit, with the offsets in `also` counted as completed."""
+        unfinished = [int(offset) for offset in self._in_flight if offset not in also]
+        if unfinished:
+            stops = [*unfinished[1:], self.position]
+            between = zip(unfinished, stops, strict=True)
+            done = ((offset + 1, stop) for offset, stop in between if offset + 1 < stop)
+            offset, completed = _normalized(unfinished[0], (*done, *self._completed_ahead()))
+        else:
+            offset, completed = _normalized(self.position, self._completed_ahead())
+        attempts = tuple(step for step in self._attempts_to_commit() if step[0] > offset)
+        active = self._phase == "delivering" or (self._phase == "new" and self._presume)
+        return CommittedOffset(offset, completed, attempts, active)
+
+    def unfinished(self, end: int, gaps: Ranges = ()) -> int:
+        """How many of the records before `end` are not completed. Offsets in `gaps` are no records."""
+        count, upto = len(self._in_flight), self.position
+        for start, stop in sorted((*self._completed_ahead(), *gaps, (end, end))):
+            count += max(min(start, end) - upto, 0)
+            upto = max(upto, stop)
+        return count
+
+    # Counting deliveries
+
+    @property
+    def redelivered_until(self) -> int:
+        """Records before this offset were delivered to an earlier member, or are presumed to have been."""
+        end = 0 if self._end is None else self._end
+        if self._phase == "new" and self._presume:
+            return end
+        return min(self._attempts[-1][0], end) if self._attempts else 0
+
+    def begin(self, presumed: int = 0) -> None:
+        """Deliver from now on.
+
+        Args:
+            presumed: How many offsets a member that died may have had in flight.
+        """
+        if self._phase == "new":
+            if self._presume:
+                self._attempts = presume_attempt(self._attempts, self.position + presumed)
+            self._attempts = () if self._end is None else steps_before(self._attempts, self._end)
+        self._phase = "delivering"
+
+    @property
+    def begun(self) -> bool:
+        """Whether records are delivered."""
+        return self._phase == "delivering"
+
+    def give_back(self) -> None:
+        """Deliver no more. What the next commit leaves unfinished does not count as delivered."""
+        if self._phase == "delivering":
+            self._phase = "returned"
+
+    def leave(self) -> None:
+        """Deliver no more. What the next commit leaves unfinished counts as delivered."""
+        if self._phase != "new":
+            self._phase = "left"
+
+    def attempt(self, offset: int) -> int:
+        """The number of a record's delivery: 1 if it was never delivered before."""
+        return attempts_at(self._attempts, offset) + 1
+
+    def _attempts_to_commit(self) -> AttemptSteps:
+        if self._phase == "delivering":
+            return tuple((end, count + 1) for end, count in self._attempts)
+        if self._phase == "left":
+            return add_attempt(self._attempts, self.position)
+        return self._attempts
+
+    def _completed_ahead(self) -> Ranges:
+        return tuple(
+            (max(start, self.position), stop) for start, stop in self._completed if stop > self.position
+        )
+
+
+def _normalized(offset: int, completed: Ranges) -> tuple[int, Ranges]:
+    """The same in one form only: ranges that touch are one, and none begins at the offset."""
+    ranges: list[tuple[int, int]] = []
+    for start, stop in completed:
+        if start <= offset:
+            offset = max(offset, stop)
+        elif ranges and ranges[-1][1] == start:
+            ranges[-1] = (ranges[-1][0], stop)
+        else:
+            ranges.append((start, stop))
+    return offset, tuple(ranges)
+
+
+def attempts_at(steps: AttemptSteps, offset: int) -> int:
+    """How often an offset was delivered."""
+    return next((count for end, count in steps if offset < end), 0)
+
+
+def steps_before(steps: AttemptSteps, offset: int) -> AttemptSteps:
+    """The steps without the part from an offset on."""
+    kept: list[tuple[int, int]] = []
+    for end, count in steps:
+        kept.append((min(end, offset), count))
+        if end >= offset:
+            break
+    return tuple(kept)
+
+
+def add_attempt(steps: AttemptSteps, offset: int) -> AttemptSteps:
+    """The steps with one more delivery of all records before an offset."""
+    more = ((end, count + 1) for end, count in steps_before(steps, offset))
+    return _falling((*more, (offset, 1), *steps))
+
+
+def presume_attempt(steps: AttemptSteps, offset: int) -> AttemptSteps:
+    """The steps with one delivery at least of all records before an offset."""
+    return _falling((*steps, (offset, 1)))
+
+
+def _falling(steps: AttemptSteps) -> AttemptSteps:
+    """One step for each count, the last; none that reaches no further than one before it."""
+    kept: list[tuple[int, int]] = []
+    for end, count in steps:
+        if kept and end <= kept[-1][0]:
+            continue
+        if kept and count == kept[-1][1]:
+            kept.pop()
+        kept.append((end, count))
+    return tuple(kept[:_MAX_STEPS])
+
+
+def encode_metadata(committed: CommittedOffset) -> tuple[str, bool]:
+    """The metadata of a commit: empty where the offset alone says the same.
+
+    Also whether there was room for all of `completed`; records that are left out may be repeated.
+    """
+    steps, last = [], committed.offset
+    for end, count in committed.attempts:
+        steps.append(f"{end - last:x}-{count:x}")
+        last = end
+    suffix = ""
+    if steps or committed.active:
+        suffix = f";{','.join(steps)};{_ACTIVE if committed.active else ''}"
+    room = MAX_METADATA - len(_PREFIX) - len(suffix)
+    text, last = "", committed.offset
+    for start, stop in committed.completed:
+        pair = f"{',' if text else ''}{start - last:x}-{stop - start:x}"
+        if len(text) + len(pair) > room:
+            return f"{_PREFIX}{text}{suffix}", False
+        text += pair
+        last = stop
+    return (f"{_PREFIX}{text}{suffix}" if text or suffix else ""), True
+
+
+def decode_metadata(offset: int, metadata: str | None) -> CommittedOffset:
+    """The commit with this offset and metadata. Metadata that eventml did not write is ignored."""
+    if not metadata or not metadata.startswith(_PREFIX):
+        return CommittedOffset(offset)
+    ranges, _, rest = metadata.removeprefix(_PREFIX).partition(";")
+    steps, _, active = rest.partition(";")
+    completed, last = [], offset
+    for skip, length in _pairs(ranges):
+        start = last + skip
+        last = start + length
+        completed.append((start, last))
+    attempts, last = [], offset
+    for length, count in _pairs(steps):
+        last += length
+        attempts.append((last, count))
+    return CommittedOffset(offset, tuple(completed), tuple(attempts), active == _ACTIVE)
+
+
+def _pairs(text: str) -> Iterator[tuple[int, int]]:
+    for pair in text.split(",") if text else ():
+        first, _, second = pair.partition("-")
+        yield int(first, 16), int(second, 16)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from eventml import Bus
-    from eventml.deploy.web.application import Application
+    from eventml.deploy.web import WebApplication
 
 TOKEN = "t0ken-of-the-tests"  # noqa: S105 - it guards nothing
 
@@ -66,7 +66,7 @@ async def client(ask: Ask) -> httpx.AsyncClient:
     return await ask()
 
 
-async def entered(stack: AsyncExitStack, application: Application) -> Application:
+async def entered(stack: AsyncExitStack, application: WebApplication) -> WebApplication:
     await stack.enter_async_context(application.lifespan())
     return application
 

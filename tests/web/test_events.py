@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from eventml import Bus, UnavailableError
+from eventml import Bus, UnavailableError, config
 from eventml.backends.memory import Settings, new_hub
 from tests.web.apps.asked import Number
 from tests.web.conftest import client_of
-from tests.web.test_predicting import event
+from tests.web.test_predict import event
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -116,7 +116,9 @@ async def test_a_broker_that_is_away_answers_503_and_predictions_go_on(
 ) -> None:
     away = Away(bus, new_hub(Settings()))
     monkeypatch.setattr(bus, "open", away.open)
-    monkeypatch.setattr("eventml.deploy.web.application.leads_elsewhere", lambda _: True)
+    monkeypatch.setattr(
+        bus, "_settings", config.load(environ={}, overrides={"backend": "redis://127.0.0.1:1"})
+    )
     application = bus.asgi()
     async with application.lifespan(), client_of(application) as client:
         assert (await client.post("/predict/double", json=event())).status_code == 200

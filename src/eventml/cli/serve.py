@@ -1,12 +1,9 @@
-"""`eventml serve`: a bus's predictors as a web service."""
+"""`eventml serve`: serve the predictors of a bus over HTTP."""
 
 import logging
-import signal
 from typing import TYPE_CHECKING, Annotated
 
-import anyio
 import typer
-from anyio.abc import TaskStatus
 
 from eventml.bus import Bus
 from eventml.cli.buses import configure, import_bus
@@ -24,7 +21,6 @@ from eventml.cli.service import (
     operations_address,
     run_workers,
 )
-from eventml.deploy.web import Guard, check_address, token_of_environment
 from eventml.deploy.workers import Address, Limits, Plan
 from eventml.runtime import task_group
 
@@ -39,27 +35,32 @@ def serve(  # noqa: PLR0913 - a command's options
     bus: BusArgument,
     *,
     host: Annotated[
-        str | None, typer.Option("--host", metavar="HOST", help="Listen there; 127.0.0.1 by default.")
+        str | None, typer.Option("--host", metavar="HOST", help="Listen on this host; default 127.0.0.1.")
     ] = None,
     port: Annotated[
         int | None,
-        typer.Option("--port", metavar="PORT", min=0, max=65_535, help="8000 by default; 0 is any."),
+        typer.Option(
+            "--port", metavar="PORT", min=0, max=65_535, help="Listen on this port; default 8000, 0 for any."
+        ),
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option("--workers", metavar="N", min=1, help="So many worker processes, watched over."),
+        typer.Option("--workers", metavar="N", min=1, help="Run N worker processes under a supervisor."),
     ] = None,
     only: Annotated[
         list[str] | None,
         typer.Option(
-            "--only", metavar="PREDICTOR", help="Serve this one only. Repeat it, or part names by commas."
+            "--only",
+            metavar="PREDICTOR",
+            help="Serve only this predictor. Repeat it for more, or divide names by commas.",
         ),
     ] = None,
     backend: BackendOption = None,
     without_token: Annotated[
         bool,
         typer.Option(
-            "--without-token", help="Let everybody ask, from anywhere, if EVENTML_TOKEN is not set."
+            "--without-token",
+            help="If EVENTML_TOKEN is not set, answer requests from everywhere, not from this machine only.",
         ),
     ] = False,
     operations: OperationsOption = None,
@@ -71,12 +72,16 @@ def serve(  # noqa: PLR0913 - a command's options
 ) -> None:
     """Serve the predictors of a bus over HTTP.
 
-    It runs until SIGTERM or SIGINT, and finishes open requests then. A second signal gives up on them.
+    SIGTERM or SIGINT stops it: it accepts no more connections, and finishes the requests in flight. A second
+    signal abandons those in flight.
     """
+    # Only this command needs the extra `web`.
+    from eventml.deploy.web import check_host, loop_options, token_from_environment  # noqa: PLC0415
+
     app = import_bus(bus)
-    said = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
-    configure(app, backend, {"web": said} if said else {})
-    check_address(app.settings.web.host, token_of_environment(), everybody=without_token)
+    options = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
+    configure(app, backend, {"web": options} if options else {})
+    check_host(app.settings.web.host, token_from_environment(), without_token=without_token)
     plan = Plan(
         bus=bus,
         workers=str(workers or 1),
@@ -92,52 +97,36 @@ def serve(  # noqa: PLR0913 - a command's options
     )
     if workers is not None:
         run_workers(app, plan)
-        return
-    from eventml.deploy.web import loop_options  # noqa: PLC0415 - an extra
-
-    run_in_process(_work, app, plan, loop_options())
+    else:
+        run_in_process(_run_worker, app, plan, loop_options())
 
 
-async def _work(bus: Bus, plan: Plan) -> bool:
-    from eventml.deploy.web import address_of, listen, web_worker  # noqa: PLC0415 - an extra
+async def _run_worker(bus: Bus, plan: Plan) -> bool:
+    from eventml.deploy.web import (  # noqa: PLC0415 - the extra `web`, as above
+        Authenticator,
+        address_of,
+        listen,
+        token_from_environment,
+        web_worker,
+    )
 
-    web, guard = bus.settings.web, Guard(token_of_environment(), everybody=plan.everybody)
-    with listen(web.host, web.port) as listener:
-        where = address_of(listener)
+    authenticator = Authenticator(token_from_environment(), without_token=plan.everybody)
+    with listen(bus.settings.web.host, bus.settings.web.port) as listener:
         async with (
-            web_worker(bus, listener, guard=guard, only=plan.only, limits=plan.limits) as worker,
+            web_worker(bus, listener, authenticator, only=plan.only, limits=plan.limits) as worker,
             operations_port(bus, worker, plan),
             task_group() as tasks,
         ):
-            await tasks.start(stop_on_signals, worker, bus.settings.drain, "open requests")
-            tasks.start_soon(_announce, worker, where)
+            await tasks.start(stop_on_signals, worker, bus.settings.drain, "requests in flight")
+            tasks.start_soon(_log_addresses, worker, address_of(listener))
             finished = await worker.run()
             tasks.cancel_scope.cancel()
     return finished
 
 
-async def _announce(worker: "WebWorker", where: Address) -> None:
+async def _log_addresses(worker: "WebWorker", address: Address) -> None:
     await worker.ready.wait()
-    for job in worker.jobs:
-        model = f", model {job.model.name} {job.model.version}" if job.model else ""
-        log.info("http://%s/predict/%s%s", where, job.handler.name, model)
-    log.info("serving on http://%s; see http://%s/docs", where, where)
-
-
-async def _stop_on_signals(
-    worker: "WebWorker", drain: float, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
-) -> None:
-    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        task_status.started()
-        async for heard in signals:
-            log.info(
-                "%s: finishing %d open requests, in %g s at most; a second signal gives up on them",
-                heard.name,
-                worker.in_flight,
-                drain,
-            )
-            worker.stop()
-            break
-        async for heard in signals:
-            log.warning("%s again: giving up on %d open requests", heard.name, worker.in_flight)
-            worker.abandon()
+    for loaded in worker.jobs:
+        model = f", model {loaded.model.name} {loaded.model.version}" if loaded.model else ""
+        log.info("http://%s/predict/%s%s", address, loaded.handler.name, model)
+    log.info("serving on http://%s; see http://%s/docs", address, address)

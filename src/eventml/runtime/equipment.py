@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from contextlib import AsyncExitStack
 
-    from eventml.codec import Format
+    from eventml.codec import Decoder, Format
     from eventml.handlers import Handler
     from eventml.models import Model
 
@@ -29,12 +29,14 @@ class LoadedHandler(msgspec.Struct, frozen=True):
         model: Its model, loaded.
         resources: What it takes beside the events, by parameter name.
         format: How its outputs are encoded.
+        decoder: Decoder of its events; None to decode records in the format that each names.
     """
 
     handler: Handler
     model: Model | None
     resources: Mapping[str, Any]
     format: Format = "json"
+    decoder: Decoder | None = None
 
 
 async def enter_lifespans(

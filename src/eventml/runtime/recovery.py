@@ -115,7 +115,7 @@ class Recovery:
         )
         if self._tracing is not None:
             self._tracing.set_aside(delivery.record.headers, error, letter.topic)
-        return Completion(delivery, (letter,))
+        return Completion(delivery, (letter,), dead_letter=True)
 
     def refused(self, completion: Completion, why: str) -> Completion:
         """What to complete instead, where the broker will not have the output (it is too large, say).

@@ -139,7 +139,7 @@ class Worker:
         self._subscriptions[handler.name] = subscription
         stats = self.stats[handler.name]
         ordered = options.ordered is not False and self._backend.capabilities.ordering != "none"
-        decoder = Decoder(handler.event_type, options.group)
+        decoder = job.decoder or Decoder(handler.event_type, options.group)
         completing: Subscription = subscription
         tracing = None if self._tracing is None else self._tracing.handling(handler, job.model)
         outputs = None

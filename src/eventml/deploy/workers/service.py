@@ -112,13 +112,13 @@ def _with_listeners(stack: ExitStack, bus: Bus, chosen: Sequence[Place]) -> list
     """Give each worker a socket, which stays open when the worker ends: its successor goes on with it."""
     from eventml.deploy.web import (  # noqa: PLC0415 - an extra
         address_of,
-        listen_together,
-        predictors,
+        listen_for_workers,
+        served_predictors,
     )
 
     web = bus.settings.web
-    predictors(bus, chosen[0].only)  # what makes no sense is refused before anything is started
-    listeners = [stack.enter_context(one) for one in listen_together(web.host, web.port, len(chosen))]
+    served_predictors(bus, chosen[0].only)  # what makes no sense is refused before anything is started
+    listeners = [stack.enter_context(one) for one in listen_for_workers(web.host, web.port, len(chosen))]
     log.info("serving on http://%s; see /docs there", address_of(listeners[0]))
     return [
         msgspec.structs.replace(place, listener=one.fileno())

@@ -195,9 +195,9 @@ def _worker(bus: Bus, orders: Orders) -> AbstractAsyncContextManager[AtWork]:
     """What this process runs: handlers of streams, or the web service."""
     if orders.listener is None:
         return bus.worker(orders.only)
-    from eventml.deploy.web import inherited_worker  # noqa: PLC0415 - an extra
+    from eventml.deploy.web import supervised_worker  # noqa: PLC0415 - an extra
 
-    return inherited_worker(bus, orders)
+    return supervised_worker(bus, orders)
 
 
 def _loop_options(orders: Orders) -> dict[str, Any]:

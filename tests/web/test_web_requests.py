@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.web.test_predicting import JSON, event
+from tests.web.test_predict import JSON, event
 
 if TYPE_CHECKING:
     import httpx

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ import pytest
 from tests.deploy.service import alive
 from tests.web.conftest import TOKEN
 from tests.web.server import read_answer, request
-from tests.web.test_predicting import event
+from tests.web.test_predict import event
 
 if TYPE_CHECKING:
     from tests.web.conftest import Serve
@@ -56,21 +57,21 @@ def test_open_requests_are_finished_before_it_ends(serve: Serve) -> None:
     ask(server)
     with ThreadPoolExecutor() as pool:
         slow = pool.submit(ask, server, number=1.5, do="sleep")
-        server.process.until(lambda: _in_hand(server) == 1)
+        server.process.until(lambda: _in_flight(server) == 1)
         begun = time.monotonic()
         server.process.send(signal.SIGTERM)
         assert slow.result().status_code == 200
         assert server.process.wait() == 0
     assert time.monotonic() - begun < 20
-    assert "finishing 1 open requests" in server.text
+    assert re.search(r" 1 requests in flight.*second signal", server.text)
 
 
-def _in_hand(server: Server) -> int:
+def _in_flight(server: Server) -> int:
+    """Number of events of `double` in flight."""
     with server.client() as client:
-        lines = client.get("/metrics").text.splitlines()
-    return int(
-        sum(float(line.split()[-1]) for line in lines if line.startswith('eventml_in_hand{handler="double"'))
-    )
+        text = client.get("/metrics").text
+    found = re.findall(r'^eventml_\w*(?:in_hand|in_flight){handler="double".*} (\S+)$', text, re.MULTILINE)
+    return int(sum(map(float, found)))
 
 
 def test_requests_that_outlast_the_drain_are_cut_off(serve: Serve) -> None:
@@ -78,7 +79,7 @@ def test_requests_that_outlast_the_drain_are_cut_off(serve: Serve) -> None:
     ask(server)
     with ThreadPoolExecutor() as pool:
         slow = pool.submit(ask, server, number=20.0, do="sleep")
-        server.process.until(lambda: _in_hand(server) == 1)
+        server.process.until(lambda: _in_flight(server) == 1)
         assert server.process.stop() == 1
         with pytest.raises(httpx.HTTPError):
             slow.result().raise_for_status()
@@ -89,9 +90,9 @@ def test_a_second_signal_gives_up(serve: Serve) -> None:
     ask(server)
     with ThreadPoolExecutor() as pool:
         slow = pool.submit(ask, server, number=20.0, do="sleep")
-        server.process.until(lambda: _in_hand(server) == 1)
+        server.process.until(lambda: _in_flight(server) == 1)
         server.process.send(signal.SIGTERM)
-        server.process.until_logged("finishing 1 open requests")
+        server.process.until_logged(" 1 requests in flight.*second signal")
         assert server.process.stop() == 1
         with pytest.raises(httpx.HTTPError):
             slow.result().raise_for_status()

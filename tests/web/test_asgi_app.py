@@ -12,7 +12,7 @@ from starlette.routing import Mount
 
 import eventml.deploy.web
 from tests.web.conftest import client_of
-from tests.web.test_predicting import event
+from tests.web.test_predict import event
 
 if TYPE_CHECKING:
     import httpx

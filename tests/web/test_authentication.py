@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from eventml.deploy.web.tokens import check_address
+from eventml.deploy.web import check_host
 from eventml.errors import ConfigError
 from tests.web.conftest import TOKEN, client_of
-from tests.web.test_predicting import event
+from tests.web.test_predict import event
 
 if TYPE_CHECKING:
     from eventml import Bus
@@ -77,11 +77,11 @@ async def test_the_app_around_may_see_to_it(bus: Bus) -> None:
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.7", "example.com"])  # noqa: S104 - it is refused
 def test_listening_to_all_the_world_without_a_token_is_refused(host: str) -> None:
     with pytest.raises(ConfigError, match=r"web\.host: .*EVENTML_TOKEN"):
-        check_address(host, None, everybody=False)
-    check_address(host, TOKEN, everybody=False)
-    check_address(host, None, everybody=True)
+        check_host(host, None, without_token=False)
+    check_host(host, TOKEN, without_token=False)
+    check_host(host, None, without_token=True)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "::1", "localhost"])
 def test_loopback_needs_none(host: str) -> None:
-    check_address(host, None, everybody=False)
+    check_host(host, None, without_token=False)

@@ -1,4 +1,4 @@
-"""The request backend by itself: each event is received once, in order, and its completion goes to its request."""
+"""The request backend: events are received once, in order, and completions go to their requests."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def outputs(request: PendingRequest) -> list[bytes | None]:
 
 @given(st.data())
 def test_each_request_gets_its_own_completions_in_any_order(data: st.DataObject) -> None:  # noqa: C901 - a case for each step
-    """Requests are submitted and cancelled, batches are received, and completed in any order and any parts."""
+    """Requests are submitted and cancelled; batches are received, and completed in any order and parts."""
 
-    async def main() -> None:
+    async def main() -> None:  # noqa: C901 - as above
         queue = RequestQueue("topic", capacity=1_000)
         submitted: dict[Any, list[bytes]] = {}
         cancelled, in_flight, received = set(), [], []

@@ -76,12 +76,12 @@ def serve(  # noqa: PLR0913 - a command's options
     signal abandons those in flight.
     """
     # Only this command needs the extra `web`.
-    from eventml.deploy.web import check_host, loop_options, token_from_environment  # noqa: PLC0415
+    from eventml.deploy.web import Authenticator, loop_options  # noqa: PLC0415
 
     app = import_bus(bus)
     options = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     configure(app, backend, {"web": options} if options else {})
-    check_host(app.settings.web.host, token_from_environment(), without_token=without_token)
+    Authenticator.from_environment(without_token=without_token).check_host(app.settings.web.host)
     plan = Plan(
         bus=bus,
         workers=str(workers or 1),
@@ -104,16 +104,17 @@ def serve(  # noqa: PLR0913 - a command's options
 async def _run_worker(bus: Bus, plan: Plan) -> bool:
     from eventml.deploy.web import (  # noqa: PLC0415 - the extra `web`, as above
         Authenticator,
+        WebApplication,
         address_of,
         listen,
-        token_from_environment,
         web_worker,
     )
 
-    authenticator = Authenticator(token_from_environment(), without_token=plan.everybody)
+    authenticator = Authenticator.from_environment(without_token=plan.everybody)
+    application = WebApplication(bus, authenticator, only=plan.only, limits=plan.limits)
     with listen(bus.settings.web.host, bus.settings.web.port) as listener:
         async with (
-            web_worker(bus, listener, authenticator, only=plan.only, limits=plan.limits) as worker,
+            web_worker(application, listener) as worker,
             operations_port(bus, worker, plan),
             task_group() as tasks,
         ):

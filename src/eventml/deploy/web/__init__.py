@@ -12,7 +12,7 @@ from eventml.errors import MissingExtraError
 
 try:
     from eventml.deploy.web.asgi_app import WebApplication, application
-    from eventml.deploy.web.authentication import Authenticator, check_host, token_from_environment
+    from eventml.deploy.web.authentication import Authenticator
     from eventml.deploy.web.handlers import served_predictors
     from eventml.deploy.web.server import (
         WebWorker,
@@ -34,12 +34,10 @@ __all__ = [
     "WebWorker",
     "address_of",
     "application",
-    "check_host",
     "listen",
     "listen_for_workers",
     "loop_options",
     "served_predictors",
     "supervised_worker",
-    "token_from_environment",
     "web_worker",
 ]

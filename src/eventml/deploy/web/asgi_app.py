@@ -15,7 +15,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Router
 
 from eventml.bus import Bus
-from eventml.deploy.web.authentication import Authenticator, token_from_environment
+from eventml.deploy.web.authentication import Authenticator
 from eventml.deploy.web.events import BrokerConnection, EventsEndpoint
 from eventml.deploy.web.handlers import load_predictors, served_predictors, topic_types
 from eventml.deploy.web.openapi import describe
@@ -45,8 +45,10 @@ _PAGE_POLICY: Final = (
 
 def application(bus: Bus, *, only: Sequence[str], authenticate: bool) -> WebApplication:
     """Return the web service of a bus as an ASGI app; see `Bus.asgi`."""
-    token = token_from_environment() if authenticate else None
-    return WebApplication(bus, Authenticator(token, without_token=not authenticate), only=only)
+    authenticator = (
+        Authenticator.from_environment() if authenticate else Authenticator(None, without_token=True)
+    )
+    return WebApplication(bus, authenticator, only=only)
 
 
 class WebApplication:
@@ -63,6 +65,7 @@ class WebApplication:
         limits: Limits of the worker's health, for `/livez`.
 
     Attributes:
+        bus: The bus.
         worker: The worker that answers; None while the lifespan is not entered.
         in_flight: Number of requests that are being received or answered.
     """
@@ -76,7 +79,7 @@ class WebApplication:
         metrics: MetricsSource | None = None,
         limits: Limits | None = None,
     ) -> None:
-        self._bus = bus
+        self.bus = bus
         self._only = only
         self._authenticator = authenticator
         self._metrics = metrics
@@ -113,24 +116,19 @@ class WebApplication:
         if self.worker is None:
             raise unavailable("the service has not been started: the app around it must enter its lifespan")
         path = scope["path"].removeprefix(scope.get("root_path", "")).removesuffix("/")
-        if scope["method"] == "POST":
-            self._authenticator.check(scope)
-            if path in self._endpoints:
-                await self._admit(self._endpoints[path], scope, receive, send)
-                return
-        elif scope["method"] in ("GET", "HEAD") and path in self._pages:
+        if scope["method"] in ("GET", "HEAD") and path in self._pages:
             response = await self._pages[path](Request(scope))
             await response(scope, receive, send)
             return
-        raise self._no_route(path)
-
-    async def _admit(self, endpoint: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-        limit = self._bus.settings.web.max_requests
+        self._authenticator.check(scope)
+        if scope["method"] != "POST" or path not in self._endpoints:
+            raise self._no_route(path)
+        limit = self.bus.settings.web.max_requests
         if self.in_flight >= limit:
             raise unavailable(f"{limit} requests are in flight, which is the limit (web.max_requests)")
         self.in_flight += 1
         try:
-            await endpoint(scope, receive, send)
+            await self._endpoints[path](scope, receive, send)
         finally:
             self.in_flight -= 1
 
@@ -157,7 +155,7 @@ class WebApplication:
             ModelError: a model cannot be loaded.
         """
         del app
-        bus, settings = self._bus, self._bus.settings
+        bus, settings = self.bus, self.bus.settings
         async with AsyncExitStack() as stack:
             loaded = await load_predictors(stack, bus, served_predictors(bus, self._only))
             backend = RequestBackend(settings.web.max_waiting)
@@ -173,8 +171,9 @@ class WebApplication:
             async with task_group() as running:
                 running.start_soon(worker.run)
                 await worker.ready.wait()
-                self._add_predictors(loaded, backend, traced=tracing is not None)
-                self._add_topics(BrokerConnection(bus, background))
+                self._add_endpoints(
+                    loaded, backend, BrokerConnection(bus, background), traced=tracing is not None
+                )
                 self._openapi = describe(
                     bus.name,
                     [one.handler for one in loaded],
@@ -193,24 +192,26 @@ class WebApplication:
                         worker.abandon()  # the requests of these events have left
             background.cancel_scope.cancel()
 
-    def _add_predictors(
-        self, loaded: Sequence[LoadedHandler], backend: RequestBackend, *, traced: bool
+    def _add_endpoints(
+        self,
+        loaded: Sequence[LoadedHandler],
+        backend: RequestBackend,
+        connection: BrokerConnection,
+        *,
+        traced: bool,
     ) -> None:
+        bus, limits = self.bus, self.bus.settings.web
         for one in loaded:
-            handler, id_field = one.handler, self._bus.described(one.handler.topic).id_field
-            decoder = EventDecoder(handler.event_type, id_field)
+            handler = one.handler
+            decoder = EventDecoder(handler.event_type, bus.described(handler.topic).id_field)
             queue = backend.queues[handler.options.group]
-            self._endpoints[f"/predict/{handler.name}"] = PredictEndpoint(
-                one, queue, decoder, self._bus.settings.web, traced=traced
-            )
-
-    def _add_topics(self, connection: BrokerConnection) -> None:
-        bus = self._bus
+            endpoint = PredictEndpoint(one, queue, decoder, limits, traced=traced)
+            self._endpoints[f"/predict/{handler.name}"] = endpoint
         for name, event_type in topic_types(bus).items():
             topic = bus.described(name)
             decoder = EventDecoder(event_type, topic.id_field)
             self._endpoints[f"/events/{name}"] = EventsEndpoint(
-                name, topic.codec, decoder, connection, bus.settings.web
+                name, topic.codec, decoder, connection, limits
             )
 
     async def _get_openapi(self, request: Request) -> Response:

@@ -7,7 +7,7 @@ import ipaddress
 import os
 from functools import lru_cache
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Self
 
 from eventml.deploy.web.responses import Problem
 from eventml.errors import ConfigError
@@ -34,6 +34,11 @@ class Authenticator:
     def __init__(self, token: str | None, *, without_token: bool = False) -> None:
         self._token = None if token is None else token.encode()
         self._without_token = without_token
+
+    @classmethod
+    def from_environment(cls, *, without_token: bool = False) -> Self:
+        """Return an authenticator with the token in `EVENTML_TOKEN`, if that is set and not empty."""
+        return cls(os.environ.get(_VARIABLE) or None, without_token=without_token)
 
     @property
     def requires_token(self) -> bool:
@@ -67,20 +72,14 @@ class Authenticator:
             headers={"www-authenticate": 'Bearer realm="eventml"'},
         )
 
+    def check_host(self, host: str) -> None:
+        """Check that it is safe to listen on a host.
 
-def token_from_environment() -> str | None:
-    """Return the token in `EVENTML_TOKEN`; None if it is not set, or empty."""
-    return os.environ.get(_VARIABLE) or None
-
-
-def check_host(host: str, token: str | None, *, without_token: bool) -> None:
-    """Check that it is safe to listen on a host.
-
-    Raises:
-        ConfigError: other machines could send requests without a token.
-    """
-    if token is None and not without_token and not is_loopback(host):
-        raise ConfigError(f"web.host: other machines can reach {host}, and there is no token: {_REMEDY}")
+        Raises:
+            ConfigError: other machines could send requests without a token.
+        """
+        if self._token is None and not self._without_token and not is_loopback(host):
+            raise ConfigError(f"web.host: other machines can reach {host}, and there is no token: {_REMEDY}")
 
 
 def is_local(scope: Scope) -> bool:

@@ -115,15 +115,14 @@ class PredictEndpoint:
             request = self._queue.submit(values, events, ids, headers)
         except FullError as exc:
             raise unavailable(str(exc)) from exc
-        timer = asyncio.get_running_loop().call_later(self._limits.timeout, request.expire)
         try:
-            await request.done
+            async with asyncio.timeout(self._limits.timeout):
+                await request.done
         except TimeoutError:
             raise Problem(
                 HTTPStatus.GATEWAY_TIMEOUT, f"no prediction within {self._limits.timeout:g} s (web.timeout)"
             ) from None
         finally:
-            timer.cancel()
             if request.unfinished:
                 self._queue.cancel(request)
         return request.completions  # type: ignore[return-value] # there is one for each event now

@@ -12,7 +12,6 @@ import asyncio
 import time
 from collections import deque
 from contextlib import asynccontextmanager
-from itertools import count
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from eventml.backends.base import Capabilities
@@ -58,7 +57,7 @@ class PendingRequest:
 
     Attributes:
         completions: Completion of each event, in their order; None while it is unfinished.
-        done: Done once all events are finished. It fails with TimeoutError if the request expires before.
+        done: Done once all events are finished.
         first: Offset of the first event; the others follow.
         unfinished: Number of unfinished events.
     """
@@ -72,16 +71,11 @@ class PendingRequest:
         self.unfinished = events
 
     def complete(self, completion: Completion, offset: int) -> None:
-        """Note the completion of the event at an offset."""
+        """Store the completion of the event at an offset."""
         self.completions[offset - self.first] = completion
         self.unfinished -= 1
         if not self.unfinished and not self.done.done():
             self.done.set_result(None)
-
-    def expire(self) -> None:
-        """End the wait of the request with TimeoutError."""
-        if not self.done.done():
-            self.done.set_exception(TimeoutError())
 
 
 class RequestQueue:
@@ -97,7 +91,7 @@ class RequestQueue:
         self._capacity = capacity
         self._waiting: deque[RequestDelivery] = deque()
         self._pending: dict[int, PendingRequest] = {}  # by the offset of each unfinished event
-        self._offsets = count()
+        self._next_offset = 0
         self._arrival: asyncio.Future[None] | None = None
 
     def submit(
@@ -118,21 +112,16 @@ class RequestQueue:
         Raises:
             FullError: the queue has no room for all of them.
         """
-        if len(self._waiting) + len(values) > self._capacity:
-            raise FullError(
-                f"{len(self._waiting)} of at most {self._capacity} events wait already (web.max_waiting)"
-            )
-        now, topic = time.time(), self._topic
-        request: PendingRequest | None = None
-        # The offsets come last: zip takes one from each and must not take one too many.
-        for value, event, id_, offset in zip(values, events, ids, self._offsets, strict=False):
-            if request is None:
-                request = PendingRequest(len(values), offset)
-            self._pending[offset] = request
-            record = Record(topic, value, None, id_, headers)
-            self._waiting.append(RequestDelivery(record, 0, offset, now, 1, event))
-        if request is None:
-            raise ValueError("a request needs at least one event")
+        waiting = len(self._waiting)
+        if waiting + len(values) > self._capacity:
+            raise FullError(f"{waiting} of at most {self._capacity} events wait already (web.max_waiting)")
+        now = time.time()
+        request = PendingRequest(len(values), self._next_offset)
+        for value, event, id_ in zip(values, events, ids, strict=True):
+            record = Record(self._topic, value, None, id_, headers)
+            self._waiting.append(RequestDelivery(record, 0, self._next_offset, now, 1, event))
+            self._pending[self._next_offset] = request
+            self._next_offset += 1
         if self._arrival is not None and not self._arrival.done():
             self._arrival.set_result(None)
         return request

@@ -172,19 +172,14 @@ async def _receive_all(scope: Scope, receive: Receive, limits: WebSettings) -> b
 
 
 def _check_headers(scope: Scope, max_body: int) -> None:
-    content_type, length = b"", b""
-    for name, value in scope["headers"]:
-        if name == b"content-type":
-            content_type = value
-        elif name == b"content-length":
-            length = value
     # A page of another site can make its visitor's browser send text or a form here, but not JSON.
-    media_type = content_type.partition(b";")[0].strip().lower()
-    if media_type != b"application/json":
+    media_type = (header(scope, b"content-type") or "").partition(";")[0].strip().lower()
+    if media_type != "application/json":
         raise Problem(
             HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "send JSON, with the header content-type: application/json"
         )
-    if length.isdigit() and int(length) > max_body:
+    length = header(scope, b"content-length") or ""
+    if length.isdecimal() and int(length) > max_body:
         raise _too_large(max_body)
 
 

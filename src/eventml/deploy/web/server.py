@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -17,9 +16,9 @@ import uvicorn
 
 from eventml.bus import Bus
 from eventml.deploy.web.asgi_app import WebApplication
-from eventml.deploy.web.authentication import Authenticator, token_from_environment
+from eventml.deploy.web.authentication import Authenticator
 from eventml.deploy.web.responses import send_problem, unavailable
-from eventml.deploy.workers import Address, Limits, Orders
+from eventml.deploy.workers import Address, Orders
 from eventml.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
 
     from starlette.types import Receive, Scope, Send
 
-    from eventml.config import WebSettings
-    from eventml.deploy.web.asgi_app import MetricsSource
     from eventml.runtime import LoadedHandler, Stats
 
 _BACKLOG: Final = 2048  # connections
@@ -43,8 +40,6 @@ class WebWorker:
     Args:
         application: The ASGI app. Its lifespan must be entered.
         listener: A listening socket.
-        settings: Limits of the service.
-        drain: Time for the requests in flight to finish after `stop`, in seconds.
 
     Attributes:
         jobs: The predictors that are served.
@@ -52,17 +47,17 @@ class WebWorker:
         ready: Set once the server accepts connections.
     """
 
-    def __init__(
-        self, application: WebApplication, listener: socket.socket, settings: WebSettings, drain: float
-    ) -> None:
+    def __init__(self, application: WebApplication, listener: socket.socket) -> None:
         assert application.worker is not None  # noqa: S101 - for the type checker: its lifespan is entered
+        settings = application.bus.settings
         self._application = application
         self._worker = application.worker
         self._listener = listener
-        self._settings = settings
+        self._receive_timeout = settings.web.receive_timeout
         self._server = _Server(
             uvicorn.Config(
                 self._answer,
+                interface="asgi3",
                 http="httptools",
                 ws="none",
                 lifespan="off",
@@ -71,8 +66,8 @@ class WebWorker:
                 proxy_headers=False,
                 server_header=False,
                 backlog=_BACKLOG,
-                timeout_keep_alive=settings.keep_alive,  # type: ignore[arg-type] # seconds; a timer takes fractions
-                timeout_graceful_shutdown=drain,  # type: ignore[arg-type] # the same
+                timeout_keep_alive=settings.web.keep_alive,  # type: ignore[arg-type] # seconds; a timer takes fractions
+                timeout_graceful_shutdown=settings.drain,  # type: ignore[arg-type] # the same
             )
         )
         self._cancelled = 0  # requests that `drain` was too short for
@@ -126,7 +121,7 @@ class WebWorker:
 
     async def _close_idle_connections(self) -> None:
         """Close connections on which no request arrives in time, or whose client does not read."""
-        timeout = self._settings.receive_timeout
+        timeout = self._receive_timeout
         idle_since: dict[Any, float] = {}
         while True:
             await anyio.sleep(min(_CHECK_INTERVAL, timeout / 2))
@@ -171,26 +166,21 @@ def listen(host: str, port: int, *, share: bool = False) -> socket.socket:
     Raises:
         ConfigError: the address is in use, or not one of this machine.
     """
+    is_ipv6 = ":" in host
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, kind, protocol, _, address = found[0]
-        listener = socket.socket(family, kind, protocol)
-        try:
-            if sys.platform != "win32":
-                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if share:
-                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            listener.bind(address)
-            listener.listen(_BACKLOG)
-            listener.setblocking(False)
-        except OSError:
-            listener.close()
-            raise
+        listener = socket.create_server(
+            (host, port),
+            family=socket.AF_INET6 if is_ipv6 else socket.AF_INET,
+            backlog=_BACKLOG,
+            reuse_port=share,
+            dualstack_ipv6=is_ipv6 and socket.has_dualstack_ipv6(),
+        )
     except OSError as exc:
         raise ConfigError(
-            f"web.host, web.port: cannot listen on {Address(host, port)}: {exc.strerror or exc}; choose "
+            f"web.host, web.port: {Address(host, port)}: {exc.strerror or exc}; choose "
             "another address with --host and --port"
         ) from exc
+    listener.setblocking(False)
     return listener
 
 
@@ -214,46 +204,29 @@ def address_of(listener: socket.socket) -> Address:
 
 
 @asynccontextmanager
-async def web_worker(
-    bus: Bus,
-    listener: socket.socket,
-    authenticator: Authenticator,
-    *,
-    only: Sequence[str] = (),
-    metrics: MetricsSource | None = None,
-    limits: Limits | None = None,
-) -> AsyncIterator[WebWorker]:
-    """Open a web service: its models are loaded and its lifespans entered. Its `run` serves requests.
-
-    Args:
-        bus: The bus.
-        listener: A listening socket.
-        authenticator: Decides which requests are answered.
-        only: As of `WebApplication`, like the following.
-        metrics: Source of `/metrics`.
-        limits: Limits of the worker's health.
+async def web_worker(application: WebApplication, listener: socket.socket) -> AsyncIterator[WebWorker]:
+    """Open a web service on a listening socket; the `run` of the worker serves requests.
 
     Raises:
-        ConfigError: the bus has no predictor to serve.
-        ModelError: a model cannot be loaded.
+        ConfigError, ModelError: as `WebApplication.lifespan`.
     """
     _raise_file_limit()
-    application = WebApplication(bus, authenticator, only=only, metrics=metrics, limits=limits)
     async with application.lifespan():
-        yield WebWorker(application, listener, bus.settings.web, bus.settings.drain)
+        yield WebWorker(application, listener)
 
 
 @asynccontextmanager
 async def supervised_worker(bus: Bus, orders: Orders) -> AsyncIterator[WebWorker]:
     """Open the web service of a worker process: with an inherited socket, and `/metrics` of all workers."""
-    authenticator = Authenticator(token_from_environment(), without_token=orders.everybody)
     listener = socket.socket(fileno=orders.listener)
     listener.setblocking(False)
-
-    def metrics(accept: str) -> tuple[int, bytes, str]:
-        return _supervisor_metrics(orders.operations, accept)
-
-    async with web_worker(bus, listener, authenticator, only=orders.only, metrics=metrics) as worker:
+    application = WebApplication(
+        bus,
+        Authenticator.from_environment(without_token=orders.everybody),
+        only=orders.only,
+        metrics=lambda accept: _supervisor_metrics(orders.operations, accept),
+    )
+    async with web_worker(application, listener) as worker:
         yield worker
 
 

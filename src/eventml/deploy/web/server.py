@@ -166,14 +166,11 @@ def listen(host: str, port: int, *, share: bool = False) -> socket.socket:
     Raises:
         ConfigError: the address is in use, or not one of this machine.
     """
-    is_ipv6 = ":" in host
     try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
+        dualstack = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
         listener = socket.create_server(
-            (host, port),
-            family=socket.AF_INET6 if is_ipv6 else socket.AF_INET,
-            backlog=_BACKLOG,
-            reuse_port=share,
-            dualstack_ipv6=is_ipv6 and socket.has_dualstack_ipv6(),
+            (host, port), family=family, backlog=_BACKLOG, reuse_port=share, dualstack_ipv6=dualstack
         )
     except OSError as exc:
         raise ConfigError(

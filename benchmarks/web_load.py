@@ -4,7 +4,7 @@
 
 RIDES is a file of JSON lines. WRAP is the field in which the server expects a list of rides, or empty. The
 clients write HTTP to bare sockets, which costs little CPU. Prints the latency of each request and the
-duration of the run, in seconds, as JSON. It fails on a status other than 200 and on an answer to another ride.
+duration of the run, in seconds, as JSON. It fails on a status other than 200, or another ride.
 """
 
 from __future__ import annotations

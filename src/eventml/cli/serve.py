@@ -104,14 +104,14 @@ def serve(  # noqa: PLR0913 - a command's options
 async def _run_worker(bus: Bus, plan: Plan) -> bool:
     from eventml.deploy.web import (  # noqa: PLC0415 - the extra `web`, as above
         Authenticator,
-        WebApplication,
+        WebService,
         address_of,
         listen,
         web_worker,
     )
 
     authenticator = Authenticator.from_environment(without_token=plan.everybody)
-    application = WebApplication(bus, authenticator, only=plan.only, limits=plan.limits)
+    application = WebService(bus, authenticator, only=plan.only, limits=plan.limits)
     with listen(bus.settings.web.host, bus.settings.web.port) as listener:
         async with (
             web_worker(application, listener) as worker,

@@ -11,7 +11,7 @@ It may import bus, runtime, config and deploy.workers. It needs the extra `web`.
 from eventml.errors import MissingExtraError
 
 try:
-    from eventml.deploy.web.asgi_app import WebApplication, application
+    from eventml.deploy.web.asgi_app import WebService, application
     from eventml.deploy.web.authentication import Authenticator
     from eventml.deploy.web.handlers import served_predictors
     from eventml.deploy.web.server import (
@@ -30,7 +30,7 @@ except ModuleNotFoundError as exc:
 
 __all__ = [
     "Authenticator",
-    "WebApplication",
+    "WebService",
     "WebWorker",
     "address_of",
     "application",

@@ -43,15 +43,15 @@ _PAGE_POLICY: Final = (
 )
 
 
-def application(bus: Bus, *, only: Sequence[str], authenticate: bool) -> WebApplication:
+def application(bus: Bus, *, only: Sequence[str], authenticate: bool) -> WebService:
     """Return the web service of a bus as an ASGI app; see `Bus.asgi`."""
     authenticator = (
         Authenticator.from_environment() if authenticate else Authenticator(None, without_token=True)
     )
-    return WebApplication(bus, authenticator, only=only)
+    return WebService(bus, authenticator, only=only)
 
 
-class WebApplication:
+class WebService:
     """An ASGI app that serves the predictors of a bus over HTTP. It runs on asyncio.
 
     It answers while its lifespan is entered. A server enters the lifespan of the app that it is given; where

@@ -15,7 +15,7 @@ import anyio
 import uvicorn
 
 from eventml.bus import Bus
-from eventml.deploy.web.asgi_app import WebApplication
+from eventml.deploy.web.asgi_app import WebService
 from eventml.deploy.web.authentication import Authenticator
 from eventml.deploy.web.responses import send_problem, unavailable
 from eventml.deploy.workers import Address, Orders
@@ -47,7 +47,7 @@ class WebWorker:
         ready: Set once the server accepts connections.
     """
 
-    def __init__(self, application: WebApplication, listener: socket.socket) -> None:
+    def __init__(self, application: WebService, listener: socket.socket) -> None:
         assert application.worker is not None  # noqa: S101 - for the type checker: its lifespan is entered
         settings = application.bus.settings
         self._application = application
@@ -201,11 +201,11 @@ def address_of(listener: socket.socket) -> Address:
 
 
 @asynccontextmanager
-async def web_worker(application: WebApplication, listener: socket.socket) -> AsyncIterator[WebWorker]:
+async def web_worker(application: WebService, listener: socket.socket) -> AsyncIterator[WebWorker]:
     """Open a web service on a listening socket; the `run` of the worker serves requests.
 
     Raises:
-        ConfigError, ModelError: as `WebApplication.lifespan`.
+        ConfigError, ModelError: as `WebService.lifespan`.
     """
     _raise_file_limit()
     async with application.lifespan():
@@ -217,7 +217,7 @@ async def supervised_worker(bus: Bus, orders: Orders) -> AsyncIterator[WebWorker
     """Open the web service of a worker process: with an inherited socket, and `/metrics` of all workers."""
     listener = socket.socket(fileno=orders.listener)
     listener.setblocking(False)
-    application = WebApplication(
+    application = WebService(
         bus,
         Authenticator.from_environment(without_token=orders.everybody),
         only=orders.only,

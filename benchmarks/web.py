@@ -1,14 +1,14 @@
-"""The web service against what else one would use, in one interleaved run.
+"""The web service against FastAPI, LitServe and BentoML, in one interleaved run.
 
     python -m benchmarks.web [--seconds S] [--rounds N] [--clients 1 16 64] [--models linear forest]
         [--litserve PYTHON] [--bentoml PYTHON]
 
-Every server is one worker process with one thread for numeric libraries, and answers one ride of 250
-bytes a request over connections that are kept. Servers with a batching of their own use it. LitServe and
-BentoML need other versions of what we need, so each comes from an environment of its own, whose Python
-is named here (`python -m venv peer && peer/bin/pip install litserve scikit-learn`); without one it is
-left out. The clients are two processes from 16 clients on, one below; they share the machine's cores
-with the server. Servers that have nothing to do stay up.
+Every server is one worker process with one thread for numeric libraries. A request holds one ride of 250
+bytes, and connections are kept alive. Servers that can batch requests do so. LitServe and BentoML conflict
+with the dependencies of this project, so each needs an environment of its own, whose Python is named here
+(`python -m venv peer && peer/bin/pip install litserve scikit-learn`); without one it is left out. Below 16
+clients one process sends the requests, from 16 on two; they share the machine's cores with the server.
+All servers run for the whole time.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ EVENTML = "eventml serve"
 
 
 class Figures(msgspec.Struct):
-    """One server's figures, a value a round."""
+    """Figures of one server, with a value for each round."""
 
     rates: list[float] = []
     medians: list[float] = []
@@ -52,7 +52,7 @@ class Figures(msgspec.Struct):
 
 
 def commands(litserve: str | None, bentoml: str | None, port: int) -> dict[str, list[str]]:
-    """How each server is started on a port."""
+    """Return the command that starts each server on a port."""
     here = [sys.executable, "-m"]
     found = {
         EVENTML: [*here, "eventml", "serve", "benchmarks.web_app:bus", "--port", str(port)],
@@ -73,7 +73,7 @@ def commands(litserve: str | None, bentoml: str | None, port: int) -> dict[str, 
 
 @contextmanager
 def serving(command: Sequence[str], port: int, model: str, folder: Path) -> Iterator[None]:
-    """Inside, the server answers."""
+    """Start a server and wait until it listens; stop it in the end."""
     env = {**os.environ, **ONE_THREAD, "WEB_MODELS": str(folder), "WEB_MODEL": model}
     env |= {"PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}", "BENTOML_DO_NOT_TRACK": "True"}
     with (folder / f"{port}.log").open("wb") as log:
@@ -100,8 +100,8 @@ def answers(port: int) -> bool:
         return client.connect_ex(("127.0.0.1", port)) == 0
 
 
-def load(asked: Path, port: int, clients: int, seconds: float, wrap: str) -> tuple[float, list[float]]:
-    """Requests a second, and what each took, in seconds."""
+def load(rides_file: Path, port: int, clients: int, seconds: float, wrap: str) -> tuple[float, list[float]]:
+    """Return the requests a second, and the latency of each in seconds."""
     parts = 1 if clients < 16 else 2
     started = [
         subprocess.Popen(  # noqa: S603 - our own command
@@ -109,22 +109,22 @@ def load(asked: Path, port: int, clients: int, seconds: float, wrap: str) -> tup
                 sys.executable,
                 "-m",
                 "benchmarks.web_load",
-                *map(str, (asked, port, clients // parts, seconds, wrap)),
+                *map(str, (rides_file, port, clients // parts, seconds, wrap)),
             ],
             cwd=ROOT,
             stdout=subprocess.PIPE,
         )
         for _ in range(parts)
     ]
-    said = [msgspec.json.decode(process.communicate()[0]) for process in started]
-    rate = sum(len(one["latencies"]) / one["seconds"] for one in said)
-    return rate, sorted(latency for one in said for latency in one["latencies"])
+    results = [msgspec.json.decode(process.communicate()[0]) for process in started]
+    rate = sum(len(one["latencies"]) / one["seconds"] for one in results)
+    return rate, sorted(latency for one in results for latency in one["latencies"])
 
 
 def measure(
-    figures: Figures, asked: Path, port: int, clients: int, seconds: float, *, wrap: str, counts: bool
+    figures: Figures, rides_file: Path, port: int, clients: int, seconds: float, *, wrap: str, counts: bool
 ) -> None:
-    rate, latencies = load(asked, port, clients, seconds, wrap)
+    rate, latencies = load(rides_file, port, clients, seconds, wrap)
     if counts:
         figures.rates.append(rate)
         figures.medians.append(1000 * latencies[len(latencies) // 2])

@@ -1,4 +1,4 @@
-"""What one writes without this library: a FastAPI app that calls the model for each request."""
+"""The same service without this library: a FastAPI app that calls the model for each request."""
 
 from fastapi import FastAPI
 from pydantic import BaseModel

@@ -1,10 +1,10 @@
-"""Clients in a process of their own: each asks, waits for its answer, and asks again.
+"""Clients in a process of their own: each sends a request, waits for its response, and sends the next.
 
     python -m benchmarks.web_load RIDES PORT CLIENTS SECONDS WRAP
 
-RIDES is a file of JSON lines. WRAP is the field that the server wants a list of rides in, or empty. They
-speak HTTP over bare sockets, so that they cost little. Prints the seconds that each request took and the
-seconds in all, as JSON. An answer that is not 200, or not to this client's ride, ends it.
+RIDES is a file of JSON lines. WRAP is the field in which the server expects a list of rides, or empty. The
+clients write HTTP to bare sockets, which costs little CPU. Prints the latency of each request and the
+duration of the run, in seconds, as JSON. It fails on a status other than 200, or another ride.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 
 class Client(asyncio.Protocol):
+    """A client on one connection."""
+
     def __init__(self, requests: Sequence[tuple[bytes, bytes]], until: float) -> None:
         self._requests = requests
         self._until = until
@@ -32,13 +34,13 @@ class Client(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
-        self._ask()
+        self._send()
 
-    def _ask(self) -> None:
-        self._asked, self._wanted = self._requests[self._next % len(self._requests)]
+    def _send(self) -> None:
+        self._request, self._expected = self._requests[self._next % len(self._requests)]
         self._next += 1
         self._begun = time.perf_counter()
-        self._transport.write(self._asked)  # type: ignore[attr-defined] # it is a stream's
+        self._transport.write(self._request)  # type: ignore[attr-defined] # it is a stream's
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
@@ -48,10 +50,10 @@ class Client(asyncio.Protocol):
         now = time.perf_counter()
         self.latencies.append(now - self._begun)
         self._buffer = b""
-        if not head.startswith(b"HTTP/1.1 200") or self._wanted not in body:
-            self.ended.set_exception(AssertionError(f"{head!r} {body!r} to {self._asked!r}"))
+        if not head.startswith(b"HTTP/1.1 200") or self._expected not in body:
+            self.ended.set_exception(AssertionError(f"{head!r} {body!r} to {self._request!r}"))
         elif now < self._until:
-            self._ask()
+            self._send()
         else:
             self._transport.close()
 
@@ -70,7 +72,7 @@ def _length(head: bytes) -> int:
 
 
 def requests(lines: Sequence[bytes], wrap: str) -> list[tuple[bytes, bytes]]:
-    """What a client asks, as it goes over the wire, and what its answer must hold."""
+    """Return the bytes of each request, and the bytes that its response must contain."""
     made = []
     for line in lines:
         body = b'{"%b":[%b]}' % (wrap.encode(), line) if wrap else line
@@ -88,7 +90,7 @@ async def run(
     loop = asyncio.get_running_loop()
     begun = time.perf_counter()
     ready = [requests(lines[client * 8 : client * 8 + 8], wrap) for client in range(clients)]
-    made = [Client(asked, begun + seconds) for asked in ready]
+    made = [Client(one, begun + seconds) for one in ready]
     for client in made:
         await loop.create_connection(lambda client=client: client, "127.0.0.1", port)  # type: ignore[misc]
     await asyncio.gather(*(client.ended for client in made))

@@ -1,4 +1,4 @@
-"""The two models that every server of `benchmarks.web` asks, and their features: numpy and sklearn alone."""
+"""The two models that every server of `benchmarks.web` calls, and their features: numpy and sklearn only."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TREES = int(os.environ.get("BENCHMARK_TREES", "100"))
 
 
 def model_path(suffix: str) -> Path:
-    """The model that `WEB_MODEL` names, in the folder that `WEB_MODELS` names."""
+    """Return the path of the model `$WEB_MODEL` in the folder `$WEB_MODELS`."""
     return Path(os.environ["WEB_MODELS"]) / f"{os.environ['WEB_MODEL']}.{suffix}"
 
 
@@ -29,12 +29,12 @@ def load() -> Any:
 
 
 def features(rides: Sequence[Any]) -> Any:
-    """A row a ride, of objects with the columns as attributes."""
+    """Return a row for each ride; rides have the columns as attributes."""
     return np.array([[getattr(ride, column) for column in COLUMNS] for ride in rides])
 
 
 def train(folder: Path) -> dict[str, Any]:
-    """A linear regression, and a forest of 100 trees."""
+    """Train a linear regression and a forest of 100 trees; save both in a folder."""
     rng = np.random.default_rng(0)
     zones = (rng.integers(1, 264, 5_000), rng.integers(1, 264, 5_000))
     rows = np.column_stack([*zones, rng.random(5_000) * 20, rng.integers(1, 5, 5_000)])

@@ -10,33 +10,33 @@ from examples.rides.folder import ENVIRONMENT
 from examples.rides.generator import generate
 from examples.rides.train import train
 from examples.rides.trips import ride_events
-from tests.parity.streaming import streamed
+from tests.parity.stream import predict_on_a_stream
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.parity.answers import Answers
+    from tests.parity.predictions import Predictions
 
 REAL: Final = "PARITY_TRIPS"
-"""Names a file of the TLC's trips to take instead of generated ones."""
+"""Environment variable with a file of the TLC's trips to use instead of generated ones."""
 
-SPOILT: Final[tuple[dict[str, Any], ...]] = (
+INVALID: Final[tuple[dict[str, Any], ...]] = (
     {"pickup_location_id": None},
     {"dropoff_location_id": -5},
     {"trip_distance": None},
     {"pickup_datetime": None},
 )
-"""What no ride may say, each of one ride more."""
+"""Invalid fields; each set makes one ride more."""
 
 
 @pytest.fixture(scope="session")
 def rides() -> list[dict[str, Any]]:
-    """10,000 rides as a producer publishes them, and among them some that nobody can answer."""
+    """10,000 rides as a producer publishes them, and some invalid ones among them."""
     path = os.environ.get(REAL)
     trips = tlc.read([path], at_most=10_000) if path else generate(10_000, part="live")
     rides = list(ride_events(trips))
-    for number, spoilt in enumerate(SPOILT):
-        rides.insert(number * 1234, {**rides[-1], "ride_id": f"spoilt-{number}", **spoilt})
+    for number, invalid in enumerate(INVALID):
+        rides.insert(number * 1234, {**rides[-1], "ride_id": f"invalid-{number}", **invalid})
     return rides
 
 
@@ -50,6 +50,6 @@ def _models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def in_memory(rides: list[dict[str, Any]]) -> Answers:
-    """What the bus answers in memory: every other way must answer the same."""
-    return streamed("memory://parity", rides)
+def in_memory(rides: list[dict[str, Any]]) -> Predictions:
+    """Predictions in memory; those of every other deployment must equal them."""
+    return predict_on_a_stream("memory://parity", rides)

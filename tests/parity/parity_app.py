@@ -1,4 +1,4 @@
-"""One bus, whose predictors have little in common but that each must say the same wherever it is asked.
+"""A bus whose predictors differ as much as they can. Each must predict the same in every deployment.
 
 duration, tip   the example's own two: lists of rides, a linear model on sparse rows
 boosted         a pandas frame, a pipeline with a ColumnTransformer, boosted trees; rows out
@@ -37,7 +37,7 @@ bus = Bus("parity")
 bus.topic("rides.started", event_type=RideStarted, id_field="ride_id")
 
 FIELDS = {"duration": "minutes", "tip": "amount", "boosted": "minutes", "polars": "minutes", "arrow": "fare"}
-"""Which field of a prediction is the number; those of the others are bare numbers."""
+"""Field of a prediction that holds the number; predictions of the others are bare numbers."""
 
 
 class FarePredicted(msgspec.Struct):
@@ -56,7 +56,7 @@ for predictor in ("duration", "tip"):
 
 @functools.cache
 def training() -> tuple[pd.DataFrame, Any]:
-    """Rides as a notebook has them, with no eventml in it, and how long they took."""
+    """Rides and how long they took, as in a notebook without eventml."""
     trips = generate(4000)
     trips = trips.take(trips.is_ride)
     return pd.DataFrame(list(ride_events(trips))), trips.minutes
@@ -86,7 +86,7 @@ NUMBERS = ["pickup_location_id", "dropoff_location_id", "trip_distance"]
 
 
 def linear_model() -> Any:
-    """Of many dense columns: called in batches as they come, its answers' last bits differ."""
+    """A model of many dense columns: without `in_blocks`, its last bits depend on the size of the batch."""
     columns = make_pipeline(SimpleImputer(), StandardScaler(), PolynomialFeatures(3))
     chosen = ColumnTransformer([("numbers", columns, [*NUMBERS, "passenger_count"])])
     return make_pipeline(chosen, Ridge()).fit(*training())

@@ -1,6 +1,6 @@
-"""One predictor answers the same, to the last bit, however it is deployed.
+"""A predictor gives the same predictions, to the last bit, however it is deployed.
 
-The rides are generated; `PARITY_TRIPS=FILE` takes the first 10,000 of a file of the TLC's.
+The rides are generated; with `PARITY_TRIPS=FILE` they are the first 10,000 of a file of the TLC.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ import msgspec
 import pytest
 
 from examples.rides.events import RideStarted
-from tests.parity.asking import asked
+from tests.parity.batch import predict_in_batch
 from tests.parity.parity_app import bus
-from tests.parity.scoring import scored
-from tests.parity.streaming import streamed
+from tests.parity.stream import predict_on_a_stream
+from tests.parity.web import predict_over_http
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.parity.answers import Answers
+    from tests.parity.predictions import Predictions
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -34,51 +34,55 @@ def decodable(ride: dict[str, Any]) -> bool:
     return True
 
 
-def test_in_memory_every_ride_is_answered_by_every_predictor(in_memory: Answers, rides: Rides) -> None:
-    wanted = {ride["ride_id"] for ride in rides if decodable(ride)}
-    assert 9_000 < len(wanted) <= len(rides) - 4
-    assert {name: answers.keys() for name, answers in in_memory.items()} == dict.fromkeys(
-        bus.handlers, wanted
+def test_every_predictor_predicts_every_valid_ride(in_memory: Predictions, rides: Rides) -> None:
+    valid = {ride["ride_id"] for ride in rides if decodable(ride)}
+    assert 9_000 < len(valid) <= len(rides) - 4
+    assert {name: predictions.keys() for name, predictions in in_memory.items()} == dict.fromkeys(
+        bus.handlers, valid
     )
 
 
-def test_answers_differ_from_ride_to_ride(in_memory: Answers) -> None:
-    """Else they could be equal anywhere for want of anything to say."""
-    for name, answers in in_memory.items():
-        assert len({answer.number for answer in answers.values()}) > 100, name
+def test_predictions_differ_from_ride_to_ride(in_memory: Predictions) -> None:
+    """Otherwise the tests below could pass with constants."""
+    for name, predictions in in_memory.items():
+        assert len({one.number for one in predictions.values()}) > 100, name
 
 
-def test_batches_of_another_size_answer_the_same(in_memory: Answers, rides: Rides) -> None:
+def test_predictions_do_not_depend_on_the_size_of_batches(in_memory: Predictions, rides: Rides) -> None:
     some = rides[:1500]
-    mine = {ride["ride_id"] for ride in some}
-    assert streamed("memory://in-sevens", some, max_batch=7) == {
-        name: {ride: answer for ride, answer in answers.items() if ride in mine}
-        for name, answers in in_memory.items()
+    ids = {ride["ride_id"] for ride in some}
+    assert predict_on_a_stream("memory://in-sevens", some, max_batch=7) == {
+        name: {ride: one for ride, one in predictions.items() if ride in ids}
+        for name, predictions in in_memory.items()
     }
 
 
-def test_redis_answers_the_same(in_memory: Answers, rides: Rides, start_redis: Any) -> None:
-    assert streamed(start_redis().url, rides) == in_memory
+def test_redis_gives_the_same_predictions(in_memory: Predictions, rides: Rides, start_redis: Any) -> None:
+    assert predict_on_a_stream(start_redis().url, rides) == in_memory
 
 
-def test_kafka_answers_the_same(in_memory: Answers, rides: Rides, kafka_broker: Any) -> None:
-    assert streamed(kafka_broker.url, rides) == in_memory
+def test_kafka_gives_the_same_predictions(in_memory: Predictions, rides: Rides, kafka_broker: Any) -> None:
+    assert predict_on_a_stream(kafka_broker.url, rides) == in_memory
 
 
-def test_the_web_service_answers_the_same(in_memory: Answers, rides: Rides) -> None:
-    assert asked(rides) == in_memory
+def test_the_web_service_gives_the_same_predictions(in_memory: Predictions, rides: Rides) -> None:
+    assert predict_over_http(rides) == in_memory
 
 
 @pytest.mark.parametrize("kind", ["parquet", "csv", "jsonl"])
-def test_scoring_a_file_answers_the_same(kind: str, in_memory: Answers, rides: Rides, tmp_path: Path) -> None:
-    assert scored(kind, rides, tmp_path) == in_memory
-
-
-def test_scoring_a_table_of_sqlite_answers_the_same(in_memory: Answers, rides: Rides, tmp_path: Path) -> None:
-    assert scored(f"sqlite:///{tmp_path}/rides.db", rides, tmp_path) == in_memory
-
-
-def test_scoring_a_table_of_postgresql_answers_the_same(
-    in_memory: Answers, rides: Rides, tmp_path: Path, postgres_url: str
+def test_scoring_a_file_gives_the_same_predictions(
+    kind: str, in_memory: Predictions, rides: Rides, tmp_path: Path
 ) -> None:
-    assert scored(postgres_url, rides, tmp_path) == in_memory
+    assert predict_in_batch(kind, rides, tmp_path) == in_memory
+
+
+def test_scoring_a_table_of_sqlite_gives_the_same_predictions(
+    in_memory: Predictions, rides: Rides, tmp_path: Path
+) -> None:
+    assert predict_in_batch(f"sqlite:///{tmp_path}/rides.db", rides, tmp_path) == in_memory
+
+
+def test_scoring_a_table_of_postgresql_gives_the_same_predictions(
+    in_memory: Predictions, rides: Rides, tmp_path: Path, postgres_url: str
+) -> None:
+    assert predict_in_batch(postgres_url, rides, tmp_path) == in_memory

@@ -1,4 +1,4 @@
-"""`eventml serve` in a process of its own, and connections to it that say what HTTP clients never would."""
+"""`eventml serve` in a process of its own, and bare connections to it, which can break HTTP."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ APPS: Final = Path(__file__).with_name("apps")
 
 
 class Server:
-    """A service on a port of its own.
+    """A server process on a port of its own.
 
     Args:
-        log: Where its standard error goes.
+        log: File for its standard error.
         options: Those of `eventml serve`.
         app: MODULE:BUS.
-        env: Variables for the app.
+        env: Environment variables.
     """
 
     def __init__(self, log: Path, *options: str, app: str, env: Mapping[str, str]) -> None:
@@ -39,33 +39,33 @@ class Server:
 
     @property
     def port(self) -> int:
-        """Where it listens, once it says so."""
+        """Its port; waits until it listens."""
         self.process.until_logged("serving on http://")
         found = re.search(r"serving on http://[^ ]*:(\d+)", self.text)
         assert found is not None
         return int(found[1])
 
-    def client(self, **said: Any) -> httpx.Client:
-        """A client of it."""
-        return httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=30, **said)
+    def client(self, **options: Any) -> httpx.Client:
+        """Return an HTTP client of the server."""
+        return httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=30, verify=False, **options)  # noqa: S501 - no TLS here, and no CA bundle to load
 
     def connect(self) -> socket.socket:
-        """A bare connection to it."""
+        """Return a bare connection to the server."""
         connection = socket.create_connection(("127.0.0.1", self.port), timeout=30)
         connection.settimeout(30)
         return connection
 
 
 def read_answer(connection: socket.socket) -> bytes:
-    """All that comes until the server closes the connection."""
-    said = b""
+    """Return all bytes until the server closes the connection."""
+    received = b""
     while part := connection.recv(65_536):
-        said += part
-    return said
+        received += part
+    return received
 
 
 def request(path: str, body: bytes, *, length: int | None = None, extra: str = "") -> bytes:
-    """A request as it goes over the wire; `length` is what it says of its body."""
+    """Return the bytes of a request; `length` is its content length, if that is not true."""
     head = (
         f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
         f"content-length: {len(body) if length is None else length}\r\n{extra}\r\n"

@@ -1,4 +1,4 @@
-"""`POST /events/<topic>`: the service as a producer, and its broker connected to when it is needed."""
+"""`POST /events/<topic>`: the service as a producer, which connects to its broker when it needs to."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from eventml import Bus, UnavailableError
+from eventml import Bus, UnavailableError, config
 from eventml.backends.memory import Settings, new_hub
-from tests.web.apps.asked import Number
+from tests.web.apps.doubling import Number
 from tests.web.conftest import client_of
-from tests.web.test_predicting import event
+from tests.web.test_predict import event
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -26,8 +26,8 @@ pytestmark = pytest.mark.anyio
 
 
 @asynccontextmanager
-async def announcing(bus: Bus) -> AsyncIterator[tuple[httpx.AsyncClient, Hub]]:
-    """A client of the service of a bus that the app around has opened on a hub."""
+async def publishing(bus: Bus) -> AsyncIterator[tuple[httpx.AsyncClient, Hub]]:
+    """A client of the service of a bus that is open on a hub."""
     hub, application = new_hub(Settings()), bus.asgi()
     async with bus.open(hub), application.lifespan(), client_of(application) as client:
         yield client, hub
@@ -41,8 +41,8 @@ async def published(hub: Hub, topic: str, count: int) -> list[Record]:
     return found
 
 
-async def test_one_event_is_published_as_it_was_sent(bus: Bus) -> None:
-    async with announcing(bus) as (client, hub):
+async def test_an_event_is_published_as_it_was_sent(bus: Bus) -> None:
+    async with publishing(bus) as (client, hub):
         sent = event("n-1", more="a field that no handler knows")
         answer = await client.post("/events/numbers", json=sent, headers={"ce-partitionkey": "k"})
         assert (answer.status_code, answer.json()) == (202, {"id": "n-1"})
@@ -50,8 +50,8 @@ async def test_one_event_is_published_as_it_was_sent(bus: Bus) -> None:
         assert (record.id, record.key, record.value) == ("n-1", b"k", answer.request.content)
 
 
-async def test_a_list_is_published_whole_or_not_at_all(bus: Bus) -> None:
-    async with announcing(bus) as (client, hub):
+async def test_a_list_with_a_bad_event_is_not_published(bus: Bus) -> None:
+    async with publishing(bus) as (client, hub):
         refused = await client.post("/events/numbers", json=[event("a"), event("b", "x"), event("c")])  # type: ignore[arg-type]
         assert refused.status_code == 422
         assert (refused.json()["index"], refused.json()["path"]) == (1, "$.number")
@@ -60,16 +60,16 @@ async def test_a_list_is_published_whole_or_not_at_all(bus: Bus) -> None:
         assert [record.id for record in await published(hub, "numbers", 2)] == ["d", "e"]
 
 
-async def test_ids_are_made_where_nothing_says_them(bus: Bus) -> None:
-    async with announcing(bus) as (client, hub):
+async def test_events_without_an_id_get_one(bus: Bus) -> None:
+    async with publishing(bus) as (client, hub):
         doubled = {"name": "n", "twice": 2.0}
         made = [(await client.post("/events/doubles", json=doubled)).json()["id"] for _ in range(2)]
-        said = await client.post("/events/doubles", json=doubled, headers={"ce-id": "mine"})
-        assert len({*made, said.json()["id"]}) == 3
+        given = await client.post("/events/doubles", json=doubled, headers={"ce-id": "mine"})
+        assert len({*made, given.json()["id"]}) == 3
         assert [record.id for record in await published(hub, "doubles", 3)] == [*made, "mine"]
 
 
-async def test_a_topic_in_another_format_is_written_in_it() -> None:
+async def test_events_are_published_in_the_format_of_their_topic() -> None:
     bus = Bus("packed")
     bus.topic("numbers", event_type=Number, codec="msgpack")
 
@@ -77,57 +77,59 @@ async def test_a_topic_in_another_format_is_written_in_it() -> None:
     def double(numbers: list[Number]) -> list[float]:
         return [2 * number.number for number in numbers]
 
-    async with announcing(bus) as (client, hub):
+    async with publishing(bus) as (client, hub):
         assert (await client.post("/events/numbers", json=event("n"))).status_code == 202
         [record] = await published(hub, "numbers", 1)
         assert record.headers["content-type"] == "application/msgpack"
 
 
-async def test_a_topic_that_the_bus_does_not_know(client: httpx.AsyncClient) -> None:
+async def test_an_unknown_topic_is_answered_404(client: httpx.AsyncClient) -> None:
     answer = await client.post("/events/rides", json=event())
     assert answer.status_code == 404
     assert "numbers" in answer.json()["detail"]
 
 
-async def test_a_bus_that_nobody_reads_is_not_published_to(client: httpx.AsyncClient) -> None:
+async def test_a_bus_in_memory_that_nobody_reads_is_answered_501(client: httpx.AsyncClient) -> None:
     answer = await client.post("/events/numbers", json=event())
     assert answer.status_code == 501
     assert "EVENTML_BACKEND" in answer.json()["detail"]
 
 
-class Away:
-    """A broker that is not there, until it is."""
+class UnreachableBroker:
+    """A broker that is out of reach until `reachable` is set; it counts the attempts to connect."""
 
     def __init__(self, bus: Bus, hub: Hub) -> None:
-        self.hub, self.asked, self.there = hub, 0, False
+        self.hub, self.attempts, self.reachable = hub, 0, False
         self._open = bus.open
 
     @asynccontextmanager
     async def open(self, backend: Any = None) -> AsyncIterator[Any]:
-        self.asked += 1
-        if not self.there:
-            raise UnavailableError("a host that callers need not know")
+        self.attempts += 1
+        if not self.reachable:
+            raise UnavailableError("the name of a host, which clients must not see")
         async with self._open(self.hub) as bus:
             yield bus
 
 
-async def test_a_broker_that_is_away_answers_503_and_predictions_go_on(
+async def test_without_its_broker_the_service_answers_503_and_still_predicts(
     bus: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    away = Away(bus, new_hub(Settings()))
-    monkeypatch.setattr(bus, "open", away.open)
-    monkeypatch.setattr("eventml.deploy.web.application.leads_elsewhere", lambda _: True)
+    broker = UnreachableBroker(bus, new_hub(Settings()))
+    monkeypatch.setattr(bus, "open", broker.open)
+    monkeypatch.setattr(
+        bus, "_settings", config.load(environ={}, overrides={"backend": "redis://127.0.0.1:1"})
+    )
     application = bus.asgi()
     async with application.lifespan(), client_of(application) as client:
         assert (await client.post("/predict/double", json=event())).status_code == 200
-        assert away.asked == 0  # who only predicts needs no broker
+        assert broker.attempts == 0  # predictions need no broker
         answer = await client.post("/events/numbers", json=event())
         assert answer.status_code == 503
         assert "retry-after" in answer.headers
         assert "host" not in answer.text
         assert (await client.post("/predict/double", json=event())).status_code == 200
-        away.there = True
+        broker.reachable = True
         posts = (client.post("/events/numbers", json=event(str(n))) for n in range(20))
         assert {one.status_code for one in await asyncio.gather(*posts)} == {202}
-        assert away.asked == 2
-        assert len(await published(away.hub, "numbers", 20)) == 20
+        assert broker.attempts == 2
+        assert len(await published(broker.hub, "numbers", 20)) == 20

@@ -1,4 +1,4 @@
-"""The description is true: what it allows is answered, and every answer is one that it names."""
+"""The OpenAPI document holds: every request that it allows gets a response that it describes."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.anyio
 
 
-async def test_it_describes_events_and_predictions(client: httpx.AsyncClient) -> None:
-    said = (await client.get("/openapi.json")).json()
-    assert said["openapi"] == "3.1.0"
-    assert said["info"]["title"] == "asked"
-    assert set(said["paths"]) == {
+async def test_it_describes_the_types_of_events_and_predictions(client: httpx.AsyncClient) -> None:
+    document = (await client.get("/openapi.json")).json()
+    assert document["openapi"] == "3.1.0"
+    assert document["info"]["title"] == "doubling"
+    assert set(document["paths"]) == {
         *("/predict/double", "/predict/double_one", "/predict/root"),
         *("/events/numbers", "/events/doubles", "/events/roots"),
     }
-    assert said["paths"]["/predict/double"]["post"]["description"] == "Doubles numbers."
-    number = said["components"]["schemas"]["Number"]
+    assert document["paths"]["/predict/double"]["post"]["description"] == "Doubles numbers."
+    number = document["components"]["schemas"]["Number"]
     assert number["required"] == ["name", "number"]
     assert number["properties"]["number"] == {"type": "number"}
 
@@ -49,32 +49,34 @@ CHECKS = [
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("kind", list(schemathesis.GenerationMode))
-def test_every_answer_is_one_that_it_names(bus: Bus, path: str, kind: schemathesis.GenerationMode) -> None:
-    """Whatever is sent, of the right form or the wrong one."""
+def test_every_response_is_one_that_it_describes(
+    bus: Bus, path: str, kind: schemathesis.GenerationMode
+) -> None:
+    """For requests that fit the document, and for those that do not."""
     application = bus.asgi()
 
     async def describe() -> dict[str, Any]:
         async with application.lifespan(), client_of(application) as client:
-            said: dict[str, Any] = (await client.get("/openapi.json")).json()
-            return said
+            document: dict[str, Any] = (await client.get("/openapi.json")).json()
+            return document
 
     operation = schemathesis.openapi.from_dict(anyio.run(describe))[path]["POST"]
 
     with anyio.from_thread.start_blocking_portal() as portal:
         client = client_of(application)
 
-        async def post(**said: Any) -> httpx.Response:
-            return await client.post(path, **said)
+        async def post(**arguments: Any) -> httpx.Response:
+            return await client.post(path, **arguments)
 
         @settings(
             max_examples=60, phases=[Phase.generate], database=None, suppress_health_check=[*HealthCheck]
         )
         @given(operation.as_strategy(generation_mode=kind))
         def send(case: schemathesis.Case[Any]) -> None:
-            said = case.as_transport_kwargs(base_url="http://127.0.0.1:8000")
-            known = {name: said[name] for name in ("json", "headers") if said.get(name) is not None}
-            if isinstance(said.get("data"), bytes | str):
-                known["content"] = said["data"]
+            arguments = case.as_transport_kwargs(base_url="http://127.0.0.1:8000")
+            known = {name: arguments[name] for name in ("json", "headers") if arguments.get(name) is not None}
+            if isinstance(arguments.get("data"), bytes | str):
+                known["content"] = arguments["data"]
             answer = portal.call(partial(post, **known))
             case.validate_response(answer, checks=CHECKS)
             answers.append(answer.status_code)

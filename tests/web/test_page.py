@@ -1,4 +1,4 @@
-"""`/docs` in a real browser: it loads, under its own policy, and asks the service."""
+"""`/docs` in a real browser: it loads under its content security policy, and calls the service."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ def browser() -> Iterator[Any]:
     opened.quit()
 
 
-def test_the_page_asks_the_service(serve: Serve, browser: Any) -> None:
+def test_the_page_calls_the_service(serve: Serve, browser: Any) -> None:
     server = serve(env={"EVENTML_TOKEN": TOKEN})
     browser.get(f"http://127.0.0.1:{server.port}/docs")
     wait = WebDriverWait(browser, WAIT)
-    wait.until(lambda page: "give its token" in page.find_element(By.ID, "said").text)
+    wait.until(lambda page: "enter its token" in page.find_element(By.ID, "message").text)
     browser.find_element(By.ID, "token").send_keys(TOKEN)
     browser.find_element(By.ID, "load").click()
     wait.until(lambda page: page.find_elements(By.TAG_NAME, "section"))

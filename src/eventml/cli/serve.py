@@ -1,4 +1,4 @@
-"""`eventml serve`: a bus's predictors as a web service."""
+"""`eventml serve`: serve the predictors of a bus over HTTP."""
 
 import logging
 from typing import TYPE_CHECKING, Annotated
@@ -22,7 +22,6 @@ from eventml.cli.workers import (
     run_workers,
     split_names,
 )
-from eventml.deploy.web import Guard, check_address, token_of_environment
 from eventml.deploy.workers import HealthLimits, HostPort, ServicePlan
 
 if TYPE_CHECKING:
@@ -36,27 +35,32 @@ def serve(  # noqa: PLR0913 - a command's options
     bus: BusArgument,
     *,
     host: Annotated[
-        str | None, typer.Option("--host", metavar="HOST", help="Listen there; 127.0.0.1 by default.")
+        str | None, typer.Option("--host", metavar="HOST", help="Listen on this host; default 127.0.0.1.")
     ] = None,
     port: Annotated[
         int | None,
-        typer.Option("--port", metavar="PORT", min=0, max=65_535, help="8000 by default; 0 is any."),
+        typer.Option(
+            "--port", metavar="PORT", min=0, max=65_535, help="Listen on this port; default 8000, 0 for any."
+        ),
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option("--workers", metavar="N", min=1, help="So many worker processes, watched over."),
+        typer.Option("--workers", metavar="N", min=1, help="Run N worker processes under a supervisor."),
     ] = None,
     only: Annotated[
         list[str] | None,
         typer.Option(
-            "--only", metavar="PREDICTOR", help="Serve this one only. Repeat it, or part names by commas."
+            "--only",
+            metavar="PREDICTOR",
+            help="Serve only this predictor. Repeat it for more, or divide names by commas.",
         ),
     ] = None,
     backend: BackendOption = None,
     without_token: Annotated[
         bool,
         typer.Option(
-            "--without-token", help="Let everybody ask, from anywhere, if EVENTML_TOKEN is not set."
+            "--without-token",
+            help="If EVENTML_TOKEN is not set, answer requests from everywhere, not from this machine only.",
         ),
     ] = False,
     operations: OperationsOption = None,
@@ -68,12 +72,16 @@ def serve(  # noqa: PLR0913 - a command's options
 ) -> None:
     """Serve the predictors of a bus over HTTP.
 
-    It runs until SIGTERM or SIGINT, and finishes open requests then. A second signal gives up on them.
+    SIGTERM or SIGINT stops it: it accepts no more connections, and finishes the requests in flight. A second
+    signal abandons those in flight.
     """
+    # Only this command needs the extra `web`.
+    from eventml.deploy.web import Authenticator, loop_options, run_web_service  # noqa: PLC0415
+
     app = find_bus(bus)
-    said = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
-    configure(app, backend, {"web": said} if said else {})
-    check_address(app.settings.web.host, token_of_environment(), everybody=without_token)
+    options = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
+    configure(app, backend, {"web": options} if options else {})
+    Authenticator.from_environment(without_token=without_token).check_host(app.settings.web.host)
     plan = ServicePlan(
         bus=bus,
         workers=str(workers or 1),
@@ -86,31 +94,35 @@ def serve(  # noqa: PLR0913 - a command's options
         ),
         without_token=without_token,
     )
-    from eventml.deploy.web import loop_options, run_web_service  # noqa: PLC0415 - an extra
-
     if workers is not None:
         run_workers(app, plan, run_web_service)
-        return
-    run_in_process(_work, app, plan, loop_options())
+    else:
+        run_in_process(_run_worker, app, plan, loop_options())
 
 
-async def _work(bus: Bus, plan: ServicePlan) -> bool:
-    from eventml.deploy.web import address_of, listen, web_worker  # noqa: PLC0415 - an extra
+async def _run_worker(bus: Bus, plan: ServicePlan) -> bool:
+    from eventml.deploy.web import (  # noqa: PLC0415 - the extra `web`, as above
+        Authenticator,
+        WebService,
+        address_of,
+        listen,
+        web_worker,
+    )
 
-    web, guard = bus.settings.web, Guard(token_of_environment(), everybody=plan.without_token)
-    with listen(web.host, web.port) as listener:
-        where = address_of(listener)
-        async with web_worker(bus, listener, guard=guard, only=plan.only, limits=plan.limits) as worker:
+    authenticator = Authenticator.from_environment(without_token=plan.without_token)
+    application = WebService(bus, authenticator, only=plan.only, limits=plan.limits)
+    with listen(bus.settings.web.host, bus.settings.web.port) as listener:
+        async with web_worker(application, listener) as worker:
 
-            async def announce() -> None:
+            async def log_addresses() -> None:
                 await worker.ready.wait()
-                _log_predictors(worker, where)
+                _log_addresses(worker, address_of(listener))
 
-            return await run_until_stopped(bus, worker, plan, in_flight="requests", tasks=[announce])
+            return await run_until_stopped(bus, worker, plan, in_flight="requests", tasks=[log_addresses])
 
 
-def _log_predictors(worker: "WebWorker", where: HostPort) -> None:
-    for job in worker.handlers:
-        model = f", model {job.model.name} {job.model.version}" if job.model else ""
-        log.info("http://%s/predict/%s%s", where, job.handler.name, model)
-    log.info("serving on http://%s; see http://%s/docs", where, where)
+def _log_addresses(worker: "WebWorker", address: HostPort) -> None:
+    for loaded in worker.handlers:
+        model = f", model {loaded.model.name} {loaded.model.version}" if loaded.model else ""
+        log.info("http://%s/predict/%s%s", address, loaded.handler.name, model)
+    log.info("serving on http://%s; see http://%s/docs", address, address)

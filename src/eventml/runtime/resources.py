@@ -10,7 +10,7 @@ import msgspec
 from anyio import to_thread
 
 from eventml import models
-from eventml.codec import Format
+from eventml.codec import Decoder, Format
 from eventml.errors import RegistrationError
 from eventml.handlers import Handler
 from eventml.models import Model
@@ -28,12 +28,14 @@ class LoadedHandler(msgspec.Struct, frozen=True):
         model: Its model, loaded; None if it has none.
         resources: Its arguments beside the events, by parameter name: the model and values of lifespans.
         format: The format of its outputs.
+        decoder: Decoder of its events; None for one that decodes each record in the format that it names.
     """
 
     handler: Handler
     model: Model | None
     resources: Mapping[str, Any]
     format: Format = "json"
+    decoder: Decoder | None = None
 
 
 async def enter_lifespans(

@@ -192,7 +192,7 @@ class Worker:
         return Pipeline(
             handler,
             subscription,
-            decoder=Decoder(handler.event_type),
+            decoder=loaded.decoder or Decoder(handler.event_type),
             processor=processor,
             stats=stats,
             dedupe=dedupe,

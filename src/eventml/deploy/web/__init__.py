@@ -1,32 +1,45 @@
-"""The web service: a worker over a backend whose topics are requests."""
+"""The web service: the predictors of a bus over HTTP, as a worker over a backend whose topics are requests.
 
-from eventml.deploy.web.application import Application
-from eventml.deploy.web.inherited import inherited_worker, run_web_service
-from eventml.deploy.web.jobs import predictors
-from eventml.deploy.web.mounting import application
-from eventml.deploy.web.serving import (
-    WebWorker,
-    address_of,
-    listen,
-    listen_together,
-    loop_options,
-    web_worker,
-)
-from eventml.deploy.web.tokens import Guard, check_address, token_of_environment
+Read `asgi_app.py` first: routes, admission and lifespan. `predict.py` and `events.py` are its two endpoints;
+`requests.py` reads their requests, `responses.py` writes their answers. `request_backend.py` passes events to
+the runtime, which calls the predictors of `handlers.py`. `server.py` is the HTTP server and its workers;
+`authentication.py` and `openapi.py` stand alone.
+
+It may import bus, runtime, config and deploy.workers. It needs the extra `web`.
+"""
+
+from eventml.errors import MissingExtraError
+
+try:
+    from eventml.deploy.web.asgi_app import WebService, application
+    from eventml.deploy.web.authentication import Authenticator
+    from eventml.deploy.web.handlers import served_predictors
+    from eventml.deploy.web.server import (
+        WebWorker,
+        address_of,
+        listen,
+        listen_for_workers,
+        loop_options,
+        run_web_service,
+        supervised_worker,
+        web_worker,
+    )
+except ModuleNotFoundError as exc:
+    if (exc.name or "").partition(".")[0] in {"starlette", "uvicorn", "httptools"}:
+        raise MissingExtraError("web", "the web service") from exc
+    raise
 
 __all__ = [
-    "Application",
-    "Guard",
+    "Authenticator",
+    "WebService",
     "WebWorker",
     "address_of",
     "application",
-    "check_address",
-    "inherited_worker",
     "listen",
-    "listen_together",
+    "listen_for_workers",
     "loop_options",
-    "predictors",
     "run_web_service",
-    "token_of_environment",
+    "served_predictors",
+    "supervised_worker",
     "web_worker",
 ]

@@ -1,76 +1,144 @@
-"""`POST /events/<topic>`: the service as a producer."""
+"""`POST /events/<topic>`: publish events; and the broker connection that this needs.
+
+The broker is connected when the first event is published: a service that only predicts needs no broker, and a
+service whose broker is away still predicts.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Never
 
+import anyio
 import msgspec
 
-from eventml.deploy.web.answers import encode, send_json
-from eventml.deploy.web.identifying import Identifier
-from eventml.deploy.web.problems import Problem, invalid, malformed
-from eventml.deploy.web.requests import ID, KEY, header, read_events
-from eventml.errors import BackendError, FullError, PublishError, UnavailableError
+from eventml import config
+from eventml.bus import Bus
+from eventml.deploy.web.requests import PARTITION_KEY, EventDecoder, header, read_body
+from eventml.deploy.web.responses import Problem, encode, send_json, unavailable
+from eventml.errors import BackendError, EventMLError, FullError, NotOpenError, PublishError, UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from anyio.abc import TaskGroup
     from starlette.types import Receive, Scope, Send
 
-    from eventml.bus import Topic
+    from eventml.codec import Format
     from eventml.config import WebSettings
-    from eventml.deploy.web.connecting import Connection
 
 
-class Announcing:
-    """One topic's requests. It is called as an ASGI app.
+log = logging.getLogger("eventml")
+
+
+class BrokerConnection:
+    """Opens a bus when an event is to be published. A bus that is open already is used as it is.
 
     Args:
-        name: The topic's.
-        topic: What is said of it.
-        event_type: The type of its events, as far as it is known.
-        connection: To the bus's broker.
-        limits: What a request may ask.
+        bus: The bus.
+        tasks: Task group in which the bus is kept open: it outlives the request that opened it.
+
+    Attributes:
+        reaches_consumers: Whether anybody can read what is published. Nobody can on a backend in this
+            process, unless the app around the service has opened the bus.
+    """
+
+    def __init__(self, bus: Bus, tasks: TaskGroup) -> None:
+        self._bus = bus
+        self._tasks = tasks
+        self._opened: asyncio.Future[None] | None = None
+        settings = bus.settings.backend
+        is_shared = config.find_backend(settings.scheme).capabilities(settings.options).shared
+        self.reaches_consumers = is_shared or _is_open(bus)
+
+    async def bus(self) -> Bus:
+        """Return the open bus. Requests that wait for it share one attempt to open it.
+
+        Raises:
+            EventMLError: it cannot be opened. The next call tries again.
+        """
+        if not _is_open(self._bus):
+            if self._opened is None:
+                self._opened = asyncio.get_running_loop().create_future()
+                self._tasks.start_soon(self._keep_open, self._opened)
+            await asyncio.shield(self._opened)  # a request that is cancelled must not cancel it for others
+        return self._bus
+
+    async def _keep_open(self, opened: asyncio.Future[None]) -> None:
+        error: EventMLError = UnavailableError("the service is stopping")
+        try:
+            async with self._bus.open():
+                opened.set_result(None)
+                await anyio.sleep_forever()
+        except EventMLError as exc:
+            error = exc
+            if opened.done():
+                log.warning("the bus has closed: %s; the next event to be published opens it again", exc)
+        finally:
+            self._opened = None
+            if not opened.done():
+                opened.set_exception(error)
+                opened.exception()  # nobody may be left to retrieve it
+
+
+def _is_open(bus: Bus) -> bool:
+    try:
+        return bus.backend is not None
+    except NotOpenError:
+        return False
+
+
+class EventsEndpoint:
+    """The ASGI app of one topic.
+
+    Args:
+        name: Name of the topic.
+        codec: Format of its events.
+        decoder: Decoder of its events.
+        connection: Connection to the broker.
+        limits: Limits of a request.
     """
 
     def __init__(
-        self, name: str, topic: Topic, event_type: Any, connection: Connection, limits: WebSettings
+        self,
+        name: str,
+        codec: Format,
+        decoder: EventDecoder,
+        connection: BrokerConnection,
+        limits: WebSettings,
     ) -> None:
         self._name = name
+        self._codec = codec
+        self._decoder = decoder
         self._connection = connection
         self._limits = limits
-        self._plain = topic.codec == "json"
-        self._decoder = msgspec.json.Decoder(event_type)
-        self._identify = Identifier(topic.id_field, event_type)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = await read_events(scope, receive, self._limits)
-        said, key = header(scope, ID), header(scope, KEY)
-        if said is not None and body.many:
+        """Publish the events of a request as they were sent, with fields that their type does not have.
+
+        Raises:
+            Problem: an event does not fit the type, and none was published; or the broker did not take all.
+        """
+        if not self._connection.reaches_consumers:
             raise Problem(
-                HTTPStatus.BAD_REQUEST, "ce-id names one event; a list's events have ids of their own"
+                HTTPStatus.NOT_IMPLEMENTED,
+                "events of this bus do not leave this process, where nobody reads them; name a backend that "
+                "processes share, with --backend redis://... or kafka://..., EVENTML_BACKEND or eventml.toml",
             )
-        for index, event in enumerate(body.events):
-            self._check(event, index if body.many else None)
-        ids = [self._identify(event, said) for event in body.events]
-        await self._publish(body.events, ids, key)
-        told = [{"id": id_} for id_ in ids]
-        await send_json(send, HTTPStatus.ACCEPTED, encode(told if body.many else told[0]))
+        body = await read_body(scope, receive, self._limits)
+        values: list[Any] = []
+        ids = []
+        for index, text in enumerate(body.events):
+            event = self._decoder.decode(text, index if body.is_list else None)
+            ids.append(body.id or self._decoder.id_of(event))
+            values.append(msgspec.Raw(text) if self._codec == "json" else msgspec.json.decode(text))
+        await self._publish(values, ids, header(scope, PARTITION_KEY))
+        answers = [{"id": id_} for id_ in ids]
+        await send_json(send, HTTPStatus.ACCEPTED, encode(answers if body.is_list else answers[0]))
 
-    def _check(self, event: bytes, index: int | None) -> None:
-        """Nothing is published that no handler could decode: what a caller learns here, it can mend."""
-        try:
-            self._decoder.decode(event)
-        except msgspec.ValidationError as exc:
-            raise invalid(exc, index) from exc
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-            raise malformed(exc) from exc
-
-    async def _publish(self, events: Sequence[bytes], ids: Sequence[str], key: str | None) -> None:
-        # What the caller sent goes out as it is, fields that no handler knows of included.
-        values = [msgspec.Raw(e) if self._plain else msgspec.json.decode(e) for e in events]
+    async def _publish(self, values: Sequence[Any], ids: Sequence[str], key: str | None) -> None:
         try:
             async with asyncio.timeout(self._limits.timeout):
                 bus = await self._connection.bus()
@@ -78,24 +146,23 @@ class Announcing:
                     bus.publish(self._name, value, key=key, id=id_)
                     for value, id_ in zip(values, ids, strict=True)
                 )
-                failed = [e for e in await asyncio.gather(*calls, return_exceptions=True) if e is not None]
+                results = await asyncio.gather(*calls, return_exceptions=True)
+                failed = [result for result in results if result is not None]
         except TimeoutError:
             failed = [UnavailableError(f"no answer from the broker within {self._limits.timeout:g} s")]
         except BackendError as exc:
             failed = [exc]
         if failed:
-            raise _problem(failed[0], len(failed), len(events)) from failed[0]
+            _raise_problem(failed[0], len(failed), len(values))
 
 
-def _problem(error: BaseException, failed: int, events: int) -> Problem:
+def _raise_problem(error: BaseException, failed: int, events: int) -> Never:
     some = f" ({failed} of {events} events may be missing)" if events > 1 else ""
     if isinstance(error, PublishError) and not isinstance(error, FullError):
-        return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, f"the broker refuses it{some}", reason=str(error))
+        raise Problem(
+            HTTPStatus.UNPROCESSABLE_ENTITY, f"the broker refuses the event{some}", reason=str(error)
+        ) from error
     if isinstance(error, BackendError):
-        return Problem(
-            HTTPStatus.SERVICE_UNAVAILABLE,
-            f"the broker is out of reach or full{some}; try again with the same ids",
-            headers={"retry-after": "1"},
-            reason=str(error),
-        )
+        detail = f"the broker is out of reach or full{some}"
+        raise unavailable(detail, str(error), advice="try again with the same ids") from error
     raise error

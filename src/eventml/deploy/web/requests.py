@@ -1,14 +1,20 @@
-"""A request's body, read within limits and taken apart, so that one bad event does not spoil the others."""
+"""Requests: the body, read within limits and split into events, which are decoded and given ids.
+
+The JSON of a request is parsed once to split a list into its events, so that one bad event does not spoil the
+others, and once to decode each event.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import secrets
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final
+from itertools import count
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from eventml.deploy.web.problems import Problem, malformed
+from eventml.deploy.web.responses import Problem, invalid, malformed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -17,33 +23,87 @@ if TYPE_CHECKING:
 
     from eventml.config import WebSettings
 
-ID: Final = b"ce-id"
-_TRACE: Final = ("traceparent", "tracestate")
-KEY: Final = b"ce-partitionkey"
-# CloudEvents' own names, by its HTTP binding.
+PARTITION_KEY: Final = b"ce-partitionkey"
+_ID: Final = b"ce-id"  # both are headers of CloudEvents' HTTP binding
+_TRACE_CONTEXT: Final = ("traceparent", "tracestate")
 
+_BAD_JSON: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _WHITESPACE: Final = b" \t\r\n"
 _split = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
-class Gone(Exception):  # noqa: N818 - no error: there is nobody left to tell
-    """The client left before it had sent its request."""
+class ClientDisconnectedError(Exception):
+    """The client closed the connection before it had sent the whole request."""
 
 
-class Body(msgspec.Struct, frozen=True):
-    """A request's events, each as its own JSON.
+class RequestBody(msgspec.Struct, frozen=True):
+    """The events of a request, each as its own JSON.
 
     Attributes:
-        events: The events.
-        many: They came as a list, and so go the answers.
+        events: The events, encoded.
+        is_list: Whether they came as a list, and are answered by a list.
+        id: Id of the single event, from the header `ce-id`; None if the header is missing.
     """
 
     events: Sequence[bytes]
-    many: bool
+    is_list: bool
+    id: str | None = None
+
+
+class EventDecoder:
+    """Decodes the events of a topic, and finds their ids as a producer does.
+
+    Args:
+        event_type: Type of the events.
+        id_field: Field that holds an event's id; None if no field does.
+    """
+
+    def __init__(self, event_type: Any, id_field: str | None) -> None:
+        self._decode = msgspec.json.Decoder(event_type).decode
+        self._id_field = id_field
+        is_struct = isinstance(event_type, type) and issubclass(event_type, msgspec.Struct)
+        fields = msgspec.structs.fields(event_type) if is_struct else ()
+        self._id_key = next((field.encode_name for field in fields if field.name == id_field), id_field)
+        self._prefix = secrets.token_hex(6)
+        self._numbers = count(1)
+
+    def decode(self, value: bytes, index: int | None = None) -> Any:
+        """Decode an event.
+
+        Args:
+            value: The event as JSON.
+            index: Index of the event in the list of a request, for the problem.
+
+        Raises:
+            Problem: it is not JSON (400), or does not fit the type (422).
+        """
+        try:
+            return self._decode(value)
+        except msgspec.ValidationError as exc:
+            raise invalid(exc, index) from exc
+        except _BAD_JSON as exc:
+            raise malformed(exc) from exc
+
+    def id_of(self, event: Any) -> str:
+        """Return the id of a decoded event: its id field, else a new id."""
+        field = self._id_field
+        try:
+            if field is not None:
+                return str(event[field] if isinstance(event, dict) else getattr(event, field))
+        except (KeyError, AttributeError):
+            pass
+        return f"{self._prefix}-{next(self._numbers)}"
+
+    def id_of_invalid(self, value: bytes) -> str:
+        """Return the id of an event that does not fit its type, by which the client knows it."""
+        try:
+            return str(msgspec.json.decode(value)[self._id_key])
+        except (*_BAD_JSON, TypeError, LookupError):
+            return f"{self._prefix}-{next(self._numbers)}"
 
 
 def header(scope: Scope, name: bytes) -> str | None:
-    """A header's text; None where it is not there, or empty. Names are in lower case."""
+    """Return the value of a header, by its name in lower case; None if it is missing or empty."""
     for found, value in scope["headers"]:
         if found == name:
             return str(value, "latin-1").strip() or None
@@ -51,46 +111,52 @@ def header(scope: Scope, name: bytes) -> str | None:
 
 
 def trace_context(scope: Scope) -> Mapping[str, str]:
-    """The headers that say which trace a request is part of (W3C Trace Context)."""
-    said = {name: header(scope, name.encode()) for name in _TRACE}
-    return {name: value for name, value in said.items() if value is not None}
+    """Return the headers that name the trace of a request (W3C Trace Context)."""
+    values = {name: header(scope, name.encode()) for name in _TRACE_CONTEXT}
+    return {name: value for name, value in values.items() if value is not None}
 
 
-async def read_events(scope: Scope, receive: Receive, limits: WebSettings) -> Body:
-    """The events of a request, once all of it is there.
+async def read_body(scope: Scope, receive: Receive, limits: WebSettings) -> RequestBody:
+    """Read the whole body of a request, and split it into events.
 
     Raises:
-        Problem: the body is not said to be JSON (415), too large or of too many events (413), too slow
-            to come (408), or malformed (400).
-        Gone: the client has left.
+        Problem: the content type is not JSON (415); the body or the list is too large (413) or comes too
+            slowly (408); the body is not JSON, or `ce-id` comes with a list (400).
+        ClientDisconnectedError: the client has closed the connection.
     """
-    body = await _read(scope, receive, limits)
-    text = body.lstrip(_WHITESPACE)
+    text = (await _receive_all(scope, receive, limits)).lstrip(_WHITESPACE)
+    event_id = header(scope, _ID)
     if not text:
-        raise malformed("it is empty; send an event, or a list of them")
+        raise malformed("it is empty; send an event, or a list of events")
     if not text.startswith(b"["):
-        return Body([text], many=False)
+        return RequestBody([text], is_list=False, id=event_id)
     try:
         events = _split(text)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+    except _BAD_JSON as exc:
         raise malformed(exc) from exc
+    if event_id is not None:
+        raise Problem(
+            HTTPStatus.BAD_REQUEST,
+            "the header ce-id is for a single event; put ids into the events of a list",
+        )
     if len(events) > limits.max_events:
         raise Problem(
             HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-            f"{len(events)} events; at most {limits.max_events} in one request (web.max_events)",
+            f"{len(events)} events; a request may hold {limits.max_events} (web.max_events)",
         )
-    return Body([bytes(event) for event in events], many=True)
+    return RequestBody([bytes(event) for event in events], is_list=True)
 
 
-async def _read(scope: Scope, receive: Receive, limits: WebSettings) -> bytes:
+async def _receive_all(scope: Scope, receive: Receive, limits: WebSettings) -> bytes:
     _check_headers(scope, limits.max_body)
-    parts, size = [], 0
+    parts: list[bytes] = []
+    size = 0
     try:
         async with asyncio.timeout(limits.receive_timeout):
             while True:
                 message = await receive()
                 if message["type"] == "http.disconnect":
-                    raise Gone
+                    raise ClientDisconnectedError
                 parts.append(message.get("body", b""))
                 size += len(parts[-1])
                 if size > limits.max_body:
@@ -100,34 +166,24 @@ async def _read(scope: Scope, receive: Receive, limits: WebSettings) -> bytes:
     except TimeoutError:
         raise Problem(
             HTTPStatus.REQUEST_TIMEOUT,
-            f"the body did not come within {limits.receive_timeout:g} s (web.receive_timeout)",
+            f"the body did not arrive within {limits.receive_timeout:g} s (web.receive_timeout)",
             headers={"connection": "close"},
         ) from None
 
 
 def _check_headers(scope: Scope, max_body: int) -> None:
-    kind = length = None
-    for name, value in scope["headers"]:
-        if name == b"content-type":
-            kind = value
-        elif name == b"content-length":
-            length = value
-    # A page of another site may send text or a form from its visitor's browser unasked, but no JSON.
-    if kind != b"application/json" and not _is_json(kind):
+    # A page of another site can make its visitor's browser send text or a form here, but not JSON.
+    media_type = (header(scope, b"content-type") or "").partition(";")[0].strip().lower()
+    if media_type != "application/json":
         raise Problem(
-            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-            "the body is not said to be JSON; send the header content-type: application/json",
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "send JSON, with the header content-type: application/json"
         )
-    if length is not None and length.isdigit() and int(length) > max_body:
+    length = header(scope, b"content-length") or ""
+    if length.isdecimal() and int(length) > max_body:
         raise _too_large(max_body)
-
-
-def _is_json(kind: bytes | None) -> bool:
-    return kind is not None and kind.partition(b";")[0].strip().lower() == b"application/json"
 
 
 def _too_large(max_body: int) -> Problem:
     return Problem(
-        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-        f"the body has more than {max_body} bytes (web.max_body)",
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body is larger than {max_body} bytes (web.max_body)"
     )

@@ -1,4 +1,4 @@
-"""A request's trace goes on through its prediction, whatever batch it was in."""
+"""The trace of a request includes the call that answers it, whatever the batch."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     import httpx
 
     from tests.tracing.conftest import Told
-    from tests.web.conftest import Ask
+    from tests.web.conftest import EnterApp
 
 pytestmark = pytest.mark.anyio
 
 TRACES = ["0af7651916cd43dd8448eb211c80319c", "1111111111111111111111111111111c"]
 
 
-async def ask_in(client: httpx.AsyncClient, trace: str) -> None:
+async def post_in(client: httpx.AsyncClient, trace: str) -> None:
     answer = await client.post(
         "/predict/double",
         json={"name": trace, "number": 2.0},
@@ -30,15 +30,15 @@ async def ask_in(client: httpx.AsyncClient, trace: str) -> None:
     assert answer.status_code == 200, answer.text
 
 
-async def test_a_call_is_part_of_the_traces_that_asked_for_it(told: Told, ask: Ask) -> None:  # noqa: F811 - the fixture
-    client = await ask()
+async def test_a_call_is_part_of_the_traces_of_its_requests(told: Told, enter_app: EnterApp) -> None:  # noqa: F811 - the fixture
+    client = await enter_app()
     async with anyio.create_task_group() as tasks:
         for trace in TRACES:
-            tasks.start_soon(ask_in, client, trace)
-    told_of = {
+            tasks.start_soon(post_in, client, trace)
+    traces = {
         format_trace_id(context.trace_id)
         for span in told.spans("process numbers")
         for context in (span.parent, *(link.context for link in span.links))
         if context is not None
     }
-    assert told_of == set(TRACES)
+    assert traces == set(TRACES)

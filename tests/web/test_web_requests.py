@@ -1,52 +1,54 @@
-"""Bad input and overload, each with the status that says what to do."""
+"""Limits of requests: each has its status, and a detail that names the setting."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.web.test_predicting import JSON, event
+from tests.web.conftest import until_in_flight
+from tests.web.test_predict import JSON, event
 
 if TYPE_CHECKING:
     import httpx
 
-    from tests.web.conftest import Ask
+    from tests.web.conftest import EnterApp
 
 pytestmark = pytest.mark.anyio
 
 
-@pytest.mark.parametrize("said", [True, False])
-async def test_a_body_too_large(ask: Ask, said: bool) -> None:
-    client = await ask(max_body=1_000)
+@pytest.mark.parametrize("with_length", [True, False])
+async def test_a_body_too_large(enter_app: EnterApp, with_length: bool) -> None:
+    client = await enter_app(max_body=1_000)
 
     async def parts() -> object:
         for _ in range(3):
             yield b" " * 500  # without its length in the header
 
-    answer = await client.post("/predict/double", content=b" " * 1_500 if said else parts(), headers=JSON)  # type: ignore[arg-type]
+    content: Any = b" " * 1_500 if with_length else parts()
+    answer = await client.post("/predict/double", content=content, headers=JSON)
     assert answer.status_code == 413
     assert "1000 bytes (web.max_body)" in answer.json()["detail"]
 
 
-async def test_too_many_events(ask: Ask) -> None:
-    client = await ask(max_events=3)
+async def test_too_many_events(enter_app: EnterApp) -> None:
+    client = await enter_app(max_events=3)
     answer = await client.post("/predict/double", json=[event()] * 4)
     assert answer.status_code == 413
     assert (await client.post("/predict/double", json=[event()] * 3)).status_code == 200
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", None])
-async def test_a_body_must_be_said_to_be_json(client: httpx.AsyncClient, kind: str | None) -> None:
-    """A page of another site can make its visitor's browser send these without asking anybody."""
+async def test_other_content_types_are_refused(client: httpx.AsyncClient, kind: str | None) -> None:
+    """A page of another site can make the browser of its visitor send these."""
     headers = {"content-type": kind} if kind else {}
     answer = await client.post("/predict/double", content=b"{}", headers=headers)
     assert answer.status_code == 415
 
 
-async def test_a_body_that_does_not_come(ask: Ask) -> None:
-    client = await ask(receive_timeout=0.05)
+async def test_a_body_that_does_not_arrive(enter_app: EnterApp) -> None:
+    client = await enter_app(receive_timeout=0.05)
 
     async def parts() -> object:
         yield b"{"
@@ -57,26 +59,26 @@ async def test_a_body_that_does_not_come(ask: Ask) -> None:
     assert answer.headers["connection"] == "close"
 
 
-async def test_no_answer_in_time(ask: Ask) -> None:
-    client = await ask(timeout=0.1)
+async def test_a_prediction_that_takes_too_long(enter_app: EnterApp) -> None:
+    client = await enter_app(timeout=0.1)
     answer = await client.post("/predict/double_one", json=event(number=0.5, do="sleep"))
     assert answer.status_code == 504
     assert "0.1 s (web.timeout)" in answer.json()["detail"]
 
 
-async def test_a_call_that_hangs_is_given_up_on_and_the_next_is_answered(ask: Ask) -> None:
-    client = await ask(timeout=0.2)
+async def test_a_call_that_hangs_is_abandoned_and_the_next_is_answered(enter_app: EnterApp) -> None:
+    client = await enter_app(timeout=0.2)
     assert (await client.post("/predict/double", json=event(number=1.5, do="sleep"))).status_code == 504
     assert (await client.post("/predict/double", json=event())).status_code == 200
 
 
-async def test_requests_beyond_the_limit_are_turned_away_at_once(ask: Ask) -> None:
-    client = await ask(max_requests=2)
+async def test_requests_beyond_the_limit_are_refused_at_once(enter_app: EnterApp) -> None:
+    client = await enter_app(max_requests=2)
     slow = [
         asyncio.create_task(client.post("/predict/double", json=event(number=0.5, do="sleep")))
         for _ in range(2)
     ]
-    await asyncio.sleep(0.1)
+    await until_in_flight(client, 2)
     answer = await client.post("/predict/double", json=event())
     assert answer.status_code == 503
     assert int(answer.headers["retry-after"]) >= 1
@@ -84,16 +86,16 @@ async def test_requests_beyond_the_limit_are_turned_away_at_once(ask: Ask) -> No
     assert (await client.post("/predict/double", json=event())).status_code == 200
 
 
-async def test_a_full_queue_answers_503_and_others_are_answered(ask: Ask) -> None:
-    client = await ask(max_waiting=4)
+async def test_a_full_queue_answers_503_and_others_are_answered(enter_app: EnterApp) -> None:
+    client = await enter_app(max_waiting=4)
     answer = await client.post("/predict/double", json=[event()] * 5)
     assert answer.status_code == 503
     assert (await client.post("/predict/double", json=[event()] * 4)).status_code == 200
 
 
-async def test_liveness_is_told_while_nothing_more_is_taken(ask: Ask) -> None:
-    client = await ask(max_requests=1)
+async def test_health_is_answered_while_the_service_is_full(enter_app: EnterApp) -> None:
+    client = await enter_app(max_requests=1)
     slow = asyncio.create_task(client.post("/predict/double", json=event(number=0.5, do="sleep")))
-    await asyncio.sleep(0.1)
+    await until_in_flight(client, 1)
     assert [(await client.get(path)).status_code for path in ("/livez", "/readyz")] == [200, 200]
     assert (await slow).status_code == 200

@@ -1,4 +1,4 @@
-"""Who may ask: a token where there is one; without, this machine alone."""
+"""Authentication: with a token, its senders are answered; without, this machine only."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from eventml.deploy.web.tokens import check_address
+from eventml.deploy.web import Authenticator
 from eventml.errors import ConfigError
 from tests.web.conftest import TOKEN, client_of
-from tests.web.test_predicting import event
+from tests.web.test_predict import event
 
 if TYPE_CHECKING:
     from eventml import Bus
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.mark.parametrize(
-    ("said", "status"),
+    ("header", "status"),
     [
         (f"Bearer {TOKEN}", 200),
         (f"bearer  {TOKEN}", 200),
@@ -30,20 +30,22 @@ pytestmark = pytest.mark.anyio
         (None, 401),
     ],
 )
-async def test_the_token(bus: Bus, monkeypatch: pytest.MonkeyPatch, said: str | None, status: int) -> None:
+async def test_requests_need_the_token(
+    bus: Bus, monkeypatch: pytest.MonkeyPatch, header: str | None, status: int
+) -> None:
     monkeypatch.setenv("EVENTML_TOKEN", TOKEN)
     application = bus.asgi()
-    headers: Any = {} if said is None else {"authorization": said.encode("latin-1")}
+    headers: Any = {} if header is None else {"authorization": header.encode("latin-1")}
     async with application.lifespan(), client_of(application, "http://1.2.3.4:8000") as client:
-        asked = [
+        answers = [
             await client.post("/predict/double", json=event(), headers=headers),
             await client.get("/openapi.json", headers=headers),
             await client.get("/metrics", headers=headers),
         ]
-        assert {answer.status_code for answer in asked} == {status}
-        assert TOKEN not in "".join(answer.text for answer in asked)
+        assert {answer.status_code for answer in answers} == {status}
+        assert TOKEN not in "".join(answer.text for answer in answers)
         if status == 401:
-            assert asked[0].headers["www-authenticate"].startswith("Bearer")
+            assert answers[0].headers["www-authenticate"].startswith("Bearer")
             assert (await client.post("/events/numbers", json=event(), headers=headers)).status_code == 401
         for path in ("/livez", "/readyz", "/docs"):
             assert (await client.get(path, headers=headers)).status_code == 200
@@ -59,7 +61,9 @@ async def test_the_token(bus: Bus, monkeypatch: pytest.MonkeyPatch, said: str | 
         ("http://127.0.0.1:8000", "rebound.example:8000", 403),
     ],
 )
-async def test_without_one_only_this_machine_asks(bus: Bus, url: str, host: str | None, status: int) -> None:
+async def test_without_a_token_only_this_machine_is_answered(
+    bus: Bus, url: str, host: str | None, status: int
+) -> None:
     application = bus.asgi()
     async with application.lifespan(), client_of(application, url) as client:
         answer = await client.post("/predict/double", json=event(), headers={"host": host} if host else {})
@@ -68,20 +72,20 @@ async def test_without_one_only_this_machine_asks(bus: Bus, url: str, host: str 
             assert "EVENTML_TOKEN" in answer.json()["detail"]
 
 
-async def test_the_app_around_may_see_to_it(bus: Bus) -> None:
+async def test_authentication_can_be_left_to_the_app_around(bus: Bus) -> None:
     application = bus.asgi(authenticate=False)
     async with application.lifespan(), client_of(application, "http://1.2.3.4") as client:
         assert (await client.post("/predict/double", json=event())).status_code == 200
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.7", "example.com"])  # noqa: S104 - it is refused
-def test_listening_to_all_the_world_without_a_token_is_refused(host: str) -> None:
+def test_listening_on_other_addresses_without_a_token_is_refused(host: str) -> None:
     with pytest.raises(ConfigError, match=r"web\.host: .*EVENTML_TOKEN"):
-        check_address(host, None, everybody=False)
-    check_address(host, TOKEN, everybody=False)
-    check_address(host, None, everybody=True)
+        Authenticator(None, without_token=False).check_host(host)
+    Authenticator(TOKEN, without_token=False).check_host(host)
+    Authenticator(None, without_token=True).check_host(host)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "::1", "localhost"])
-def test_loopback_needs_none(host: str) -> None:
-    check_address(host, None, everybody=False)
+def test_listening_on_loopback_needs_no_token(host: str) -> None:
+    Authenticator(None, without_token=False).check_host(host)

@@ -1,4 +1,4 @@
-"""The way of a web service: rides are sent over HTTP, some alone and some in lists, many at once."""
+"""Predictions of the web service: rides are sent over HTTP, singly and in lists, by several clients."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ import httpx
 import msgspec
 import uvicorn
 
-from tests.parity.answers import Answers, answer
 from tests.parity.parity_app import bus
+from tests.parity.predictions import Predictions, prediction
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 _SIZES: Final = (1, 7, 64, 2, 250)
-_CALLERS: Final = 8
+_CLIENTS: Final = 8
 
 
-def asked(rides: Sequence[dict[str, Any]]) -> Answers:
-    """What the bus answers over HTTP."""
-    bus.configure(bus.read_settings({"backend": "memory://asked"}))
-    return anyio.run(_asked, rides)
+def predict_over_http(rides: Sequence[dict[str, Any]]) -> Predictions:
+    """Return the predictions of the bus over HTTP."""
+    bus.configure(bus.read_settings({"backend": "memory://web"}))
+    return anyio.run(_predict, rides)
 
 
-async def _asked(rides: Sequence[dict[str, Any]]) -> Answers:
-    answers: Answers = {name: {} for name in bus.handlers}
+async def _predict(rides: Sequence[dict[str, Any]]) -> Predictions:
+    predictions: Predictions = {name: {} for name in bus.handlers}
     server = uvicorn.Server(uvicorn.Config(bus.asgi(), host="127.0.0.1", port=0, log_level="warning"))
     async with anyio.create_task_group() as serving:
         serving.start_soon(server.serve)
@@ -37,15 +37,15 @@ async def _asked(rides: Sequence[dict[str, Any]]) -> Answers:
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
             for predictor in bus.handlers:
                 requests = _requests(rides)
-                async with anyio.create_task_group() as callers:
-                    for _ in range(_CALLERS):
-                        callers.start_soon(_ask, client, predictor, requests, answers[predictor])
+                async with anyio.create_task_group() as clients:
+                    for _ in range(_CLIENTS):
+                        clients.start_soon(_post_all, client, predictor, requests, predictions[predictor])
         server.should_exit = True
-    return answers
+    return predictions
 
 
 def _requests(rides: Sequence[dict[str, Any]]) -> Iterator[Sequence[dict[str, Any]]]:
-    """The rides, so many at a time."""
+    """Yield the rides of each request."""
     start = 0
     for size in cycle(_SIZES):
         if start >= len(rides):
@@ -54,19 +54,19 @@ def _requests(rides: Sequence[dict[str, Any]]) -> Iterator[Sequence[dict[str, An
         start += size
 
 
-async def _ask(
+async def _post_all(
     client: httpx.AsyncClient,
     predictor: str,
     requests: Iterator[Sequence[dict[str, Any]]],
-    into: dict[str, Any],
+    predictions: dict[str, Any],
 ) -> None:
     for rides in requests:
         body = msgspec.json.encode(rides[0] if len(rides) == 1 else rides)
-        reply = await client.post(
+        response = await client.post(
             f"/predict/{predictor}", content=body, headers={"content-type": "application/json"}
         )
-        said = reply.json()
-        for one in [said] if len(rides) == 1 else said:
+        answer = response.json()
+        for one in [answer] if len(rides) == 1 else answer:
             if "prediction" in one:
-                assert one["input"] not in into
-                into[one["input"]] = answer(predictor, one["prediction"], one["id"])
+                assert one["input"] not in predictions
+                predictions[one["input"]] = prediction(predictor, one["prediction"], one["id"])

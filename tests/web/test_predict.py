@@ -1,4 +1,4 @@
-"""`POST /predict/<predictor>`: each caller gets their own answer, and their own error."""
+"""`POST /predict/<predictor>`: each client gets the predictions and the problems of its own events."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from eventml.backends.memory import Settings, new_hub
-from tests.web.apps.asked import Number
+from tests.web.apps.doubling import Number
 
 if TYPE_CHECKING:
     import httpx
 
     from eventml import Bus
-    from tests.web.conftest import Ask
+    from tests.web.conftest import EnterApp
 
 pytestmark = pytest.mark.anyio
 
 PREDICTORS = ["double", "double_one"]
 
 
-def event(name: str = "n", number: float = 3.0, **said: Any) -> dict[str, Any]:
-    return {"name": name, "number": number, **said}
+def event(name: str = "n", number: float = 3.0, **fields: Any) -> dict[str, Any]:
+    return {"name": name, "number": number, **fields}
 
 
 @pytest.mark.parametrize("predictor", PREDICTORS)
-async def test_one_event_one_answer(client: httpx.AsyncClient, predictor: str) -> None:
+async def test_a_single_event_gets_one_answer(client: httpx.AsyncClient, predictor: str) -> None:
     answer = await client.post(f"/predict/{predictor}", json=event())
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "application/json"
-    said = answer.json()
-    assert said.pop("id").startswith(f"n/{predictor}")
+    body = answer.json()
+    assert body.pop("id").startswith(f"n/{predictor}")
     model = {"model": "doubler", "version": "1"} if predictor == "double" else {}
-    assert said == {
+    assert body == {
         "input": "n",
         "model": None,
         "version": None,
@@ -46,33 +46,33 @@ async def test_one_event_one_answer(client: httpx.AsyncClient, predictor: str) -
 
 
 async def test_a_list_is_answered_in_its_order(client: httpx.AsyncClient) -> None:
-    asked = [event(str(n), n) for n in range(300)]
-    answer = await client.post("/predict/double", json=asked)
+    events = [event(str(n), n) for n in range(300)]
+    answer = await client.post("/predict/double", json=events)
     assert answer.status_code == 200
     assert [(one["input"], one["prediction"]["twice"]) for one in answer.json()] == [
         (str(n), 2.0 * n) for n in range(300)
     ]
 
 
-async def test_an_empty_list_is_answered_by_one(client: httpx.AsyncClient) -> None:
+async def test_an_empty_list_is_answered_by_an_empty_list(client: httpx.AsyncClient) -> None:
     answer = await client.post("/predict/double", json=[])
     assert (answer.status_code, answer.json()) == (200, [])
 
 
 @pytest.mark.parametrize("predictor", PREDICTORS)
-async def test_a_bad_event_in_a_list_costs_itself_only(client: httpx.AsyncClient, predictor: str) -> None:
-    asked = [event("a"), event("b", "three"), event("c", do="reject"), event("d", do="fail"), event("e")]  # type: ignore[arg-type]
-    answer = await client.post(f"/predict/{predictor}", json=asked)
-    said = answer.json()
+async def test_a_bad_event_in_a_list_fails_alone(client: httpx.AsyncClient, predictor: str) -> None:
+    events = [event("a"), event("b", "three"), event("c", do="reject"), event("d", do="fail"), event("e")]  # type: ignore[arg-type]
+    answer = await client.post(f"/predict/{predictor}", json=events)
+    results = answer.json()
     assert answer.status_code == 207
-    assert [one["input"] for one in said] == list("abcde")
-    assert [one.get("error", {}).get("status") for one in said] == [None, 422, 422, 500, None]
-    assert said[1]["error"]["path"] == "$.number"
-    assert said[2]["error"]["detail"] == "no such ride"
+    assert [one["input"] for one in results] == list("abcde")
+    assert [one.get("error", {}).get("status") for one in results] == [None, 422, 422, 500, None]
+    assert results[1]["error"]["path"] == "$.number"
+    assert results[2]["error"]["detail"] == "no such ride"
     assert "secret" not in answer.text
 
 
-async def test_a_single_bad_event_is_told_the_fields_path(client: httpx.AsyncClient) -> None:
+async def test_the_problem_of_an_event_names_the_field_at_fault(client: httpx.AsyncClient) -> None:
     answer = await client.post("/predict/double", json={"name": "n", "number": "3"})
     assert answer.status_code == 422
     assert answer.headers["content-type"] == "application/problem+json"
@@ -88,7 +88,9 @@ async def test_a_single_bad_event_is_told_the_fields_path(client: httpx.AsyncCli
     ("do", "status"), [("reject", 422), ("fail", 500), ("nan", 500), ("away", 503), ("none", 200)]
 )
 @pytest.mark.parametrize("predictor", PREDICTORS)
-async def test_what_a_failure_means(client: httpx.AsyncClient, do: str, status: int, predictor: str) -> None:
+async def test_each_failure_has_its_status(
+    client: httpx.AsyncClient, do: str, status: int, predictor: str
+) -> None:
     answer = await client.post(f"/predict/{predictor}", json=event(do=do))
     assert answer.status_code == status
     assert "secret" not in answer.text
@@ -98,13 +100,15 @@ async def test_what_a_failure_means(client: httpx.AsyncClient, do: str, status: 
         assert (answer.json()["id"], answer.json()["prediction"]) == (None, None)
 
 
-async def test_why_it_failed_is_logged(client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_exception_of_a_handler_is_logged(
+    client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
     await client.post("/predict/double", json=event(do="fail"))
     assert "a secret of the handler's" in caplog.text
 
 
-async def test_the_infrastructure_is_not_waited_for(client: httpx.AsyncClient) -> None:
-    """A stream would try again until it answers; here it fails who asked, and the next one is answered."""
+async def test_infrastructure_errors_are_not_retried(client: httpx.AsyncClient) -> None:
+    """A stream would retry; here the request fails, and the next one is answered."""
     assert (await client.post("/predict/double", json=event(do="away"))).status_code == 503
     assert (await client.post("/predict/double", json=event())).status_code == 200
 
@@ -120,7 +124,7 @@ async def test_malformed_json(client: httpx.AsyncClient, body: bytes) -> None:
     assert "not JSON" in answer.json()["detail"]
 
 
-async def test_deep_nesting_hurts_nobody(client: httpx.AsyncClient) -> None:
+async def test_deeply_nested_json_is_refused(client: httpx.AsyncClient) -> None:
     for body in (b"[" * 100_000, b'{"name":' * 100_000):
         answer = await client.post(
             "/predict/double", content=body, headers={"content-type": "application/json"}
@@ -129,22 +133,14 @@ async def test_deep_nesting_hurts_nobody(client: httpx.AsyncClient) -> None:
     assert (await client.post("/predict/double", json=event())).status_code == 200
 
 
-async def test_what_is_not_there_says_what_is(client: httpx.AsyncClient) -> None:
-    answer = await client.post("/predict/look", json=event())
-    assert answer.status_code == 404
-    assert "double, double_one, root" in answer.json()["detail"]
-    assert (await client.get("/predict/double")).status_code == 405
-    assert (await client.get("/nothing")).status_code == 404
-
-
-async def test_an_array_is_answered_as_on_a_stream(client: httpx.AsyncClient) -> None:
+async def test_a_bare_number_is_answered_as_on_a_stream(client: httpx.AsyncClient) -> None:
     answer = await client.post("/predict/root", json=event("nine", 9))
     assert answer.json()["prediction"] == {"input": "nine", "value": 3.0}
 
 
-async def test_ids_by_header_by_field_or_made(client: httpx.AsyncClient, bus: Bus) -> None:
-    said = await client.post("/predict/double", json=event("field"), headers={"ce-id": "header"})
-    assert said.json()["input"] == "header"
+async def test_the_id_is_that_of_the_header_or_of_the_field(client: httpx.AsyncClient, bus: Bus) -> None:
+    answer = await client.post("/predict/double", json=event("field"), headers={"ce-id": "header"})
+    assert answer.json()["input"] == "header"
     answer = await client.post("/predict/double", json=[event()], headers={"ce-id": "one"})
     assert answer.status_code == 400
     without = [(await client.post("/predict/double", json={"number": 1})).status_code for _ in range(2)]
@@ -162,9 +158,9 @@ async def test_ids_by_header_by_field_or_made(client: httpx.AsyncClient, bus: Bu
         max_size=12,
     )
 )
-def test_concurrent_callers_each_get_their_own(bus: Bus, requests: list[list[tuple[str, str]]]) -> None:
-    """Whatever the others ask meanwhile, in whatever batch: ids, numbers and errors are one's own."""
-    from tests.web.conftest import client_of  # noqa: PLC0415 - it is beside this file
+def test_concurrent_requests_get_their_own_answers(bus: Bus, requests: list[list[tuple[str, str]]]) -> None:
+    """Ids, numbers and problems are those of the own events, in whatever batches they were."""
+    from tests.web.conftest import client_of  # noqa: PLC0415 - its module imports this one
 
     async def main() -> None:
         application = bus.asgi()
@@ -177,21 +173,21 @@ def test_concurrent_callers_each_get_their_own(bus: Bus, requests: list[list[tup
                 for r, events in enumerate(requests)
             ]
             answers = await asyncio.gather(*(client.post("/predict/double", json=one) for one in sent))
-        for asked, answer in zip(sent, answers, strict=True):
+        for events, answer in zip(sent, answers, strict=True):
             if answer.status_code == 500:
-                assert all(one["do"] == "fail" for one in asked)
+                assert all(one["do"] == "fail" for one in events)
                 continue
-            assert [one["input"] for one in answer.json()] == [one["name"] for one in asked]
-            for one, said in zip(asked, answer.json(), strict=True):
+            assert [one["input"] for one in answer.json()] == [one["name"] for one in events]
+            for one, result in zip(events, answer.json(), strict=True):
                 status = {"reject": 422, "wrong": 422, "fail": 500}.get(str(one["do"]))
-                assert said.get("error", {}).get("status") == status
+                assert result.get("error", {}).get("status") == status
                 if status is None and one["do"] != "none":
-                    assert said["prediction"] == {"name": one["name"], "twice": 2 * one["number"]}
+                    assert result["prediction"] == {"name": one["name"], "twice": 2 * one["number"]}
 
     asyncio.run(main())
 
 
-async def test_predictions_are_a_streams_to_the_last_byte(ask: Ask, bus: Bus) -> None:
+async def test_predictions_equal_those_of_a_stream_to_the_last_byte(enter_app: EnterApp, bus: Bus) -> None:
     numbers = [Number(f"n{i}", i / 7 * 1.1) for i in range(200)]
     hub = new_hub(Settings())
     async with bus.open(hub):
@@ -205,10 +201,10 @@ async def test_predictions_are_a_streams_to_the_last_byte(ask: Ask, bus: Bus) ->
         async with hub.subscribe(["doubles"], group=None, start="earliest") as reader:
             while len(streamed) < len(numbers):
                 streamed |= {d.record.id: d.record.value for d in await reader.receive(1000)}
-    client = await ask()
+    client = await enter_app()
     answer = await client.post("/predict/double", content=msgspec.json.encode(numbers), headers=JSON)
-    asked = msgspec.json.decode(answer.content, type=list[Answer])
-    assert {one.id: bytes(one.prediction) for one in asked} == streamed
+    answers = msgspec.json.decode(answer.content, type=list[Answer])
+    assert {one.id: bytes(one.prediction) for one in answers} == streamed
 
 
 JSON = {"content-type": "application/json"}

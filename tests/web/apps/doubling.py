@@ -1,4 +1,4 @@
-"""An app whose behaviour its callers choose, event by event."""
+"""An app that doubles numbers, or fails as an event says."""
 
 import os
 import time
@@ -7,7 +7,7 @@ import msgspec
 
 from eventml import Bus, Model, Reject
 
-bus = Bus("asked")
+bus = Bus("doubling")
 bus.topic("numbers", id_field="name")
 
 
@@ -15,7 +15,7 @@ class Number(msgspec.Struct):
     name: str
     number: float
     do: str = ""
-    """What happens: `fail`, `reject`, `none`, `nan`, `away`, or `sleep` for `number` seconds."""
+    """What the handler does: `fail`, `reject`, `none`, `nan`, `away`, or `sleep` for `number` seconds."""
 
 
 class Doubled(msgspec.Struct):
@@ -66,4 +66,4 @@ async def root(numbers: list[Number]) -> list[float]:
 
 @bus.consumer("doubles")
 async def look(doubled: Doubled) -> None:
-    """No predictor: nobody can ask it."""
+    """A consumer, which is not served."""

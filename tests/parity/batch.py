@@ -1,4 +1,4 @@
-"""The way of a batch job: rides stand in a table or a file, and predictions are written to another."""
+"""Predictions of a batch job: rides are read from a table or a file, predictions are written to another."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ import pyarrow.parquet as pq
 import sqlalchemy as sa
 
 from eventml.deploy.batch import ScorePlan, parse_location, score
-from tests.parity.answers import Answers, answer
 from tests.parity.parity_app import bus
+from tests.parity.predictions import Predictions, prediction
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-def scored(kind: str, rides: Sequence[dict[str, Any]], folder: Path) -> Answers:
-    """What the bus answers to a table.
+def predict_in_batch(kind: str, rides: Sequence[dict[str, Any]], folder: Path) -> Predictions:
+    """Return the predictions of the bus for a table.
 
     Args:
-        kind: The suffix of a file, or the URL of a database.
-        rides: What stands in it.
-        folder: For files.
+        kind: Suffix of a file, or URL of a database.
+        rides: Rows of the table.
+        folder: Folder for files.
     """
     database = "://" in kind
     source = f"{kind}#rides" if database else str(folder / f"rides.{kind}")
     (_fill if database else _save)(source, rides)
-    answers: Answers = {}
+    predictions: Predictions = {}
     for predictor in bus.handlers:
         target = f"{kind}#{predictor}" if database else str(folder / f"{predictor}.{kind}")
         plan = ScorePlan(
@@ -42,9 +42,9 @@ def scored(kind: str, rides: Sequence[dict[str, Any]], folder: Path) -> Answers:
         )
         anyio.run(score, bus, plan)
         rows = _selected(target) if database else _loaded(target)
-        answers[predictor] = {row["id"]: answer(predictor, row, row["prediction_id"]) for row in rows}
-        assert len(answers[predictor]) == len(rows)
-    return answers
+        predictions[predictor] = {row["id"]: prediction(predictor, row, row["prediction_id"]) for row in rows}
+        assert len(predictions[predictor]) == len(rows)
+    return predictions
 
 
 def _fill(place: str, rides: Sequence[dict[str, Any]]) -> None:

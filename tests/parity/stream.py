@@ -1,4 +1,4 @@
-"""The way of a stream: rides are published, the bus runs, and what it publishes is read."""
+"""Predictions of a stream: rides are published, the bus runs, and its predictions are read."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from eventml.bus import create_topics
-from tests.parity.answers import Answered, Answers
 from tests.parity.parity_app import bus
+from tests.parity.predictions import PredictionReader, Predictions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,21 +16,23 @@ if TYPE_CHECKING:
     from eventml.runtime.worker import Worker
 
 
-def streamed(url: str, rides: Sequence[dict[str, Any]], *, max_batch: int | None = None) -> Answers:
-    """What the bus answers on a backend.
+def predict_on_a_stream(
+    url: str, rides: Sequence[dict[str, Any]], *, max_batch: int | None = None
+) -> Predictions:
+    """Return the predictions of the bus on a backend.
 
     Args:
-        url: The backend's.
-        rides: What is published, by four at once.
-        max_batch: The most rides in one call; as the handlers have it if None.
+        url: URL of the backend.
+        rides: The rides, which four producers publish.
+        max_batch: Maximum number of rides in a call; None for that of the handlers.
     """
     options = {"consumer": {name: {"max_batch": max_batch} for name in bus.handlers}} if max_batch else {}
     bus.configure(bus.read_settings({"backend": url, **options}))
-    return anyio.run(_streamed, rides)
+    return anyio.run(_predict, rides)
 
 
-async def _streamed(rides: Sequence[dict[str, Any]]) -> Answers:
-    answered = Answered()
+async def _predict(rides: Sequence[dict[str, Any]]) -> Predictions:
+    predicted = PredictionReader()
     async with bus:
         await create_topics(bus)
         topics = [handler.to for handler in bus.handlers.values() if handler.to]
@@ -41,38 +43,38 @@ async def _streamed(rides: Sequence[dict[str, Any]]) -> Answers:
             anyio.create_task_group() as running,
         ):
 
-            async def note_all() -> None:
+            async def read_all() -> None:
                 while True:
                     for delivery in await reader.receive(1024):
-                        answered.note(delivery.record)
+                        predicted.add(delivery.record)
 
-            tasks.start_soon(note_all)
+            tasks.start_soon(read_all)
             running.start_soon(worker.run)
             await worker.ready.wait()
             async with anyio.create_task_group() as producers:
                 for number in range(4):
                     producers.start_soon(_publish, rides[number::4])
             await worker.idle(0.3)
-            await _all_noted(worker, answered)
+            await _until_all_are_read(worker, predicted)
             tasks.cancel_scope.cancel()
             worker.stop()
-    assert not answered.twice
-    return answered.answers
+    assert not predicted.duplicates
+    return predicted.predictions
 
 
 async def _publish(rides: Sequence[dict[str, Any]]) -> None:
     await bus.publish_many("rides.started", rides, key=lambda ride: str(ride["pickup_location_id"]))
 
 
-async def _all_noted(worker: Worker, answered: Answered) -> None:
-    """Wait until as many have been read as were written."""
+async def _until_all_are_read(worker: Worker, predicted: PredictionReader) -> None:
+    """Wait until as many predictions have been read as were published."""
 
-    def wanting() -> bool:
+    def missing() -> bool:
         return any(
-            len(answered.answers[name]) < stats.completed - stats.dead_letters
+            len(predicted.predictions[name]) < stats.completed - stats.dead_letters
             for name, stats in worker.stats.items()
         )
 
     with anyio.fail_after(60):
-        while wanting():
+        while missing():
             await anyio.sleep(0.02)

@@ -1,0 +1,112 @@
+"""Authentication: clients send a token; without a token, only this machine is answered."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import os
+from functools import lru_cache
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final, Self
+
+from eventml.deploy.web.responses import Problem
+from eventml.errors import ConfigError
+
+if TYPE_CHECKING:
+    from starlette.types import Scope
+
+_VARIABLE: Final = "EVENTML_TOKEN"
+_REMEDY: Final = (
+    f"set {_VARIABLE} to a secret that clients send as `authorization: Bearer <token>` "
+    "(python -c 'import secrets; print(secrets.token_urlsafe(32))' makes one), listen on 127.0.0.1, or allow "
+    "requests without a token from everywhere with --without-token"
+)
+
+
+class Authenticator:
+    """Decides which requests are answered.
+
+    Args:
+        token: Token that clients must send; None to answer this machine only.
+        without_token: Where there is no token, answer requests from everywhere.
+    """
+
+    def __init__(self, token: str | None, *, without_token: bool = False) -> None:
+        self._token = None if token is None else token.encode()
+        self._without_token = without_token
+
+    @classmethod
+    def from_environment(cls, *, without_token: bool = False) -> Self:
+        """Return an authenticator with the token in `EVENTML_TOKEN`, if that is set and not empty."""
+        return cls(os.environ.get(_VARIABLE) or None, without_token=without_token)
+
+    @property
+    def requires_token(self) -> bool:
+        """Whether clients must send a token."""
+        return self._token is not None
+
+    def accepts(self, scope: Scope) -> bool:
+        """Return whether a request carries the token, or needs none."""
+        if self._token is None:
+            return self._without_token or is_local(scope)
+        value = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
+        scheme, _, token = value.partition(b" ")
+        return hmac.compare_digest(token.strip(), self._token) and scheme.lower() == b"bearer"
+
+    def check(self, scope: Scope) -> None:
+        """Check that a request is accepted.
+
+        Raises:
+            Problem: the token is missing or wrong (401); or there is no token, and the request comes from
+                another machine (403).
+        """
+        if self.accepts(scope):
+            return
+        if self._token is None:
+            raise Problem(
+                HTTPStatus.FORBIDDEN, f"without a token, this service answers on loopback only: {_REMEDY}"
+            )
+        raise Problem(
+            HTTPStatus.UNAUTHORIZED,
+            "send the token of the service: authorization: Bearer <token>",
+            headers={"www-authenticate": 'Bearer realm="eventml"'},
+        )
+
+    def check_host(self, host: str) -> None:
+        """Check that it is safe to listen on a host.
+
+        Raises:
+            ConfigError: other machines could send requests without a token.
+        """
+        if self._token is None and not self._without_token and not is_loopback(host):
+            raise ConfigError(f"web.host: other machines can reach {host}, and there is no token: {_REMEDY}")
+
+
+def is_local(scope: Scope) -> bool:
+    """Return whether a request came to a loopback address, by its name, or through a Unix socket.
+
+    A page of another site can have its own name resolved to a loopback address (DNS rebinding), but its
+    visitor's browser then sends that name in the header `host`.
+    """
+    server = scope.get("server")
+    if server is not None and not (server[0].startswith("/") or is_loopback(server[0])):
+        return False
+    return all(_names_loopback(value) for name, value in scope["headers"] if name == b"host")
+
+
+@lru_cache(maxsize=256)
+def _names_loopback(host: bytes) -> bool:
+    text = host.decode("latin-1")
+    name = text[1:].partition("]")[0] if text.startswith("[") else text.partition(":")[0]
+    return is_loopback(name)
+
+
+@lru_cache(maxsize=256)
+def is_loopback(host: str) -> bool:
+    """Return whether a host name or address is a loopback one."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

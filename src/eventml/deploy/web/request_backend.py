@@ -1,0 +1,203 @@
+"""A backend whose topics are HTTP requests: the runtime receives their events, and completions answer them.
+
+    endpoint ── submit ──► RequestQueue ── receive ──► runtime ── complete ──► PendingRequest ──► endpoint
+                            (bounded)
+
+It lives in one asyncio event loop and stores nothing: the events of a client that has left are dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from eventml.backends.base import Capabilities
+from eventml.codec import DecodedBatch, Decoder
+from eventml.errors import FullError, UnsupportedError
+from eventml.records import NO_HEADERS, Delivery, Record
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping, Sequence
+
+    from eventml.backends.base import Completion, Start
+
+_CAPABILITIES: Final = Capabilities(
+    ordering="per_key",  # first in, first out; no event has a key
+    redelivery="leave",
+    atomic_completion=True,
+    durable=False,
+    counts_attempts=False,
+    shared=False,
+)
+
+
+class RequestDelivery(Delivery, frozen=True, gc=False):
+    """A delivery whose event was decoded when its request was read.
+
+    Attributes:
+        event: The decoded event.
+    """
+
+    event: Any = None
+
+
+class RequestDecoder(Decoder):
+    """Gives the runtime the events that requests were decoded to, so that they are not parsed again."""
+
+    def decode_batch(self, deliveries: Sequence[Delivery]) -> DecodedBatch:
+        """As `Decoder.decode_batch`, for deliveries of a `RequestQueue`."""
+        requests = cast("Sequence[RequestDelivery]", deliveries)
+        # Their headers are those of the web service: no request over the bus, no replayed dead letter.
+        return DecodedBatch([delivery.event for delivery in requests], 0, ())
+
+
+class PendingRequest:
+    """The events of a request that waits for its answer.
+
+    Attributes:
+        completions: Completion of each event, in their order; None while it is unfinished.
+        done: Done once all events are finished.
+        first: Offset of the first event; the others follow.
+        unfinished: Number of unfinished events.
+    """
+
+    __slots__ = ("completions", "done", "first", "unfinished")
+
+    def __init__(self, events: int, first: int) -> None:
+        self.completions: list[Completion | None] = [None] * events
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.first = first
+        self.unfinished = events
+
+    def complete(self, completion: Completion, offset: int) -> None:
+        """Store the completion of the event at an offset."""
+        self.completions[offset - self.first] = completion
+        self.unfinished -= 1
+        if not self.unfinished and not self.done.done():
+            self.done.set_result(None)
+
+
+class RequestQueue:
+    """The events that wait for one predictor: a subscription of the runtime.
+
+    Args:
+        topic: Topic that the predictor reads on a stream.
+        capacity: Number of events that may wait.
+    """
+
+    def __init__(self, topic: str, capacity: int) -> None:
+        self._topic = topic
+        self._capacity = capacity
+        self._waiting: deque[RequestDelivery] = deque()
+        self._pending: dict[int, PendingRequest] = {}  # by the offset of each unfinished event
+        self._next_offset = 0
+        self._arrival: asyncio.Future[None] | None = None
+
+    def submit(
+        self,
+        values: Sequence[bytes],
+        events: Sequence[Any],
+        ids: Sequence[str],
+        headers: Mapping[str, str] = NO_HEADERS,
+    ) -> PendingRequest:
+        """Put the events of a request into the queue: all of them, or none.
+
+        Args:
+            values: The events as JSON; at least one.
+            events: The events, decoded.
+            ids: Their ids.
+            headers: Headers that all of them get.
+
+        Raises:
+            FullError: the queue has no room for all of them.
+        """
+        waiting = len(self._waiting)
+        if waiting + len(values) > self._capacity:
+            raise FullError(f"{waiting} of at most {self._capacity} events wait already (web.max_waiting)")
+        now = time.time()
+        request = PendingRequest(len(values), self._next_offset)
+        for value, event, id_ in zip(values, events, ids, strict=True):
+            record = Record(self._topic, value, None, id_, headers)
+            self._waiting.append(RequestDelivery(record, 0, self._next_offset, now, 1, event))
+            self._pending[self._next_offset] = request
+            self._next_offset += 1
+        if self._arrival is not None and not self._arrival.done():
+            self._arrival.set_result(None)
+        return request
+
+    def cancel(self, request: PendingRequest) -> None:
+        """Drop a request that nobody waits for: its events that still wait are not handled."""
+        for offset in range(request.first, request.first + len(request.completions)):
+            self._pending.pop(offset, None)
+
+    async def receive(self, limit: int) -> Sequence[Delivery]:
+        """As `Subscription.receive`."""
+        while True:
+            while not self._waiting:
+                self._arrival = asyncio.get_running_loop().create_future()
+                await self._arrival
+            waiting = self._waiting
+            taken = [waiting.popleft() for _ in range(min(limit, len(waiting)))]
+            pending = [delivery for delivery in taken if delivery.offset in self._pending]
+            if pending:
+                return pending
+
+    async def complete(self, done: Sequence[Completion]) -> None:
+        """As `Subscription.complete`: each completion goes to its request, if that still waits."""
+        for completion in done:
+            offset = cast("int", completion.delivery.offset)
+            request = self._pending.pop(offset, None)
+            if request is not None:
+                request.complete(completion, offset)
+
+    async def lag(self) -> int:
+        """Return the number of unfinished events."""
+        return len(self._pending)
+
+
+class RequestBackend:
+    """A backend for handlers that have a group each.
+
+    Args:
+        capacity: Number of events that may wait for one handler.
+
+    Attributes:
+        queues: The queue of each subscribed group.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self.queues: dict[str, RequestQueue] = {}
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """As `Backend.capabilities`."""
+        return _CAPABILITIES
+
+    async def publish(self, records: Sequence[Record]) -> None:
+        """As `Backend.publish`: refused, because outputs leave as answers only."""
+        raise UnsupportedError(f"cannot publish {len(records)} records to the requests of a web service")
+
+    @asynccontextmanager
+    async def subscribe(
+        self, topics: Sequence[str], *, group: str | None, start: Start
+    ) -> AsyncIterator[RequestQueue]:
+        """As `Backend.subscribe`, for one topic and one member a group."""
+        del start  # there are no earlier requests
+        [topic] = topics
+        if group is None or group in self.queues:
+            raise UnsupportedError(f"group {group!r}: each handler of a web service needs a group of its own")
+        self.queues[group] = RequestQueue(topic, self._capacity)
+        try:
+            yield self.queues[group]
+        finally:
+            del self.queues[group]
+
+    async def lag(self, topic: str, *, group: str) -> Mapping[int, int] | None:
+        """As `Backend.lag`."""
+        del topic
+        queue = self.queues.get(group)
+        return None if queue is None else {0: await queue.lag()}

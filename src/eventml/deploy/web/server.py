@@ -1,0 +1,283 @@
+"""The web service on sockets: an HTTP server (uvicorn) around the ASGI app, in this process or in workers."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+import urllib.error
+import urllib.request
+from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, nullcontext, suppress
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+import msgspec
+import uvicorn
+
+from eventml.bus import Bus
+from eventml.deploy.web.asgi_app import WebService
+from eventml.deploy.web.authentication import Authenticator
+from eventml.deploy.web.handlers import served_predictors
+from eventml.deploy.web.responses import send_problem, unavailable
+from eventml.deploy.workers import HostPort, ServicePlan, WorkerSpec, run_service
+from eventml.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator, Sequence
+
+    from starlette.types import Receive, Scope, Send
+
+    from eventml.runtime import LoadedHandler, Stats
+
+_BACKLOG: Final = 2048  # connections
+_CHECK_INTERVAL: Final = 1.0  # seconds between two checks of the connections
+_METRICS_TIMEOUT: Final = 5.0  # seconds for the supervisor to answer
+_TEXT: Final = "text/plain; charset=utf-8"
+
+
+class WebWorker:
+    """A web service that runs in this process; it can stand wherever a `runtime.Worker` can.
+
+    Args:
+        application: The ASGI app. Its lifespan must be entered.
+        listener: A listening socket.
+
+    Attributes:
+        handlers: The predictors that are served.
+        stats: Counters of each predictor.
+        ready: Set once the server accepts connections.
+    """
+
+    def __init__(self, application: WebService, listener: socket.socket) -> None:
+        assert application.worker is not None  # noqa: S101 - for the type checker: its lifespan is entered
+        settings = application.bus.settings
+        self._application = application
+        self._worker = application.worker
+        self._listener = listener
+        self._receive_timeout = settings.web.receive_timeout
+        self._server = _Server(
+            uvicorn.Config(
+                self._answer,
+                interface="asgi3",
+                http="httptools",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                backlog=_BACKLOG,
+                timeout_keep_alive=settings.web.keep_alive,  # type: ignore[arg-type] # seconds; a timer takes fractions
+                timeout_graceful_shutdown=settings.drain,  # type: ignore[arg-type] # the same
+            )
+        )
+        self._cancelled = 0  # requests that `drain` was too short for
+        self.handlers: Sequence[LoadedHandler] = application.worker.handlers
+        self.stats: dict[str, Stats] = application.worker.stats
+        self.ready = anyio.Event()
+
+    @property
+    def in_flight(self) -> int:
+        """Number of requests that are being received or answered."""
+        return self._application.in_flight
+
+    async def lag(self) -> dict[str, int | None]:
+        """Return the number of unfinished events of each predictor."""
+        return await self._worker.lag()
+
+    def stop(self) -> None:
+        """Accept no more connections, finish the requests in flight, and return from `run`."""
+        self._server.should_exit = True
+
+    def abandon(self) -> None:
+        """Return from `run` at once, whatever is in flight."""
+        self._server.should_exit = self._server.force_exit = True
+        self._worker.abandon()
+
+    async def run(self) -> bool:
+        """Serve until stopped. Returns whether all requests in flight were finished within `drain`."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._set_ready)
+            tasks.start_soon(self._close_idle_connections)
+            await self._server.serve(sockets=[self._listener])
+            tasks.cancel_scope.cancel()
+        await anyio.lowlevel.checkpoint()  # requests that the server has cancelled end
+        return not self._application.in_flight and not self._cancelled
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI app of the server: answers 503 where the server cancels a request because `drain` ran out.
+
+        Cancellation may end here, and nowhere below: this is the outermost call of the request's own task.
+        """
+        try:
+            await self._application(scope, receive, send)
+        except asyncio.CancelledError:
+            self._cancelled += 1
+            await send_problem(send, unavailable("the service has stopped before it could answer"))
+
+    async def _set_ready(self) -> None:
+        while not self._server.started:  # noqa: ASYNC110 - uvicorn has no event for it
+            await anyio.sleep(0.005)
+        self.ready.set()
+
+    async def _close_idle_connections(self) -> None:
+        """Close connections on which no request arrives in time, or whose client does not read."""
+        timeout = self._receive_timeout
+        idle_since: dict[Any, float] = {}
+        while True:
+            await anyio.sleep(min(_CHECK_INTERVAL, timeout / 2))
+            now = time.monotonic()
+            idle_since = {one: idle_since.get(one, now) for one in self._server.idle_connections()}
+            for connection, since in idle_since.items():
+                if now - since >= timeout:
+                    transport = connection.transport
+                    transport.abort() if transport.is_closing() else transport.close()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server without signal handlers. All use of what uvicorn does not document is here.
+
+    pyproject.toml admits only the versions that it was tried with.
+    """
+
+    def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override] # it is a generator there
+        """Leave signals to the process."""
+        return nullcontext()
+
+    def idle_connections(self) -> list[Any]:
+        """Return connections that wait for a request to arrive, or are closing; not those kept alive."""
+        return [one for one in self.server_state.connections if _is_idle(one)]
+
+
+def _is_idle(connection: Any) -> bool:
+    if connection.transport.is_closing():
+        return True
+    answering = connection.cycle is not None and not connection.cycle.response_complete
+    return not answering and connection.timeout_keep_alive_task is None
+
+
+def listen(host: str, port: int, *, share: bool = False) -> socket.socket:
+    """Return a listening socket.
+
+    Args:
+        host: Name or address.
+        port: Port; 0 for a free one.
+        share: Allow other sockets on the same address; the kernel spreads connections over them.
+
+    Raises:
+        ConfigError: the address is in use, or not one of this machine.
+    """
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
+        dualstack = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
+        listener = socket.create_server(
+            (host, port), family=family, backlog=_BACKLOG, reuse_port=share, dualstack_ipv6=dualstack
+        )
+    except OSError as exc:
+        raise ConfigError(
+            f"web.host, web.port: {HostPort(host, port)}: {exc.strerror or exc}; choose "
+            "another address with --host and --port"
+        ) from exc
+    listener.setblocking(False)
+    return listener
+
+
+def listen_for_workers(host: str, port: int, workers: int) -> Iterator[socket.socket]:
+    """Yield a listening socket for each worker, all on one address.
+
+    Each socket has a queue of connections, which outlives the worker: the next one takes it over.
+
+    Raises:
+        ConfigError: as `listen`.
+    """
+    for _ in range(workers):
+        listener = listen(host, port, share=workers > 1)
+        port = listener.getsockname()[1]
+        yield listener
+
+
+def address_of(listener: socket.socket) -> HostPort:
+    """Return the address that a socket listens on."""
+    return HostPort(*listener.getsockname()[:2])
+
+
+@asynccontextmanager
+async def web_worker(application: WebService, listener: socket.socket) -> AsyncIterator[WebWorker]:
+    """Open a web service on a listening socket; the `run` of the worker serves requests.
+
+    Raises:
+        ConfigError, ModelError: as `WebService.lifespan`.
+    """
+    _raise_file_limit()
+    async with application.lifespan():
+        yield WebWorker(application, listener)
+
+
+async def run_web_service(bus: Bus, plan: ServicePlan) -> int:
+    """Run the web service in several workers under a supervisor, and return the exit status.
+
+    Each worker has a listening socket of its own, which outlives its processes: the next one takes it over.
+
+    Raises:
+        ConfigError: the bus has no predictor to serve, or the address is in use.
+    """
+    served_predictors(bus, plan.only)  # refused here, before any process is started
+    web = bus.settings.web
+    with ExitStack() as stack:
+        sockets = listen_for_workers(web.host, web.port, int(plan.workers))
+        plan = msgspec.structs.replace(
+            plan,
+            factory="eventml.deploy.web:supervised_worker",
+            loop_options=loop_options(),
+            listeners=[stack.enter_context(listener) for listener in sockets],
+        )
+        return await run_service(bus, plan)
+
+
+@asynccontextmanager
+async def supervised_worker(bus: Bus, spec: WorkerSpec) -> AsyncIterator[WebWorker]:
+    """Open the web service of a worker process: with an inherited socket, and `/metrics` of all workers."""
+    listener = socket.socket(fileno=spec.listener)
+    listener.setblocking(False)
+    application = WebService(
+        bus,
+        Authenticator.from_environment(without_token=spec.without_token),
+        only=spec.handlers,
+        metrics=lambda accept: _supervisor_metrics(spec.operations, accept),
+    )
+    async with web_worker(application, listener) as worker:
+        yield worker
+
+
+def _supervisor_metrics(operations: str | None, accept: str) -> tuple[int, bytes, str]:
+    """Get `/metrics` from the operations port of the supervisor: status, body and content type."""
+    if operations is None:
+        return HTTPStatus.NOT_IMPLEMENTED, b"/metrics needs the operations port; see --operations\n", _TEXT
+    request = urllib.request.Request(f"http://{operations}/metrics", headers={"Accept": accept})
+    try:
+        with urllib.request.urlopen(request, timeout=_METRICS_TIMEOUT) as response:  # noqa: S310 - http, as above
+            return response.status, response.read(), response.headers.get("Content-Type", _TEXT)
+    except urllib.error.HTTPError as exc:
+        return exc.code, exc.read(), exc.headers.get("Content-Type", _TEXT)
+    except OSError as exc:
+        body = f"the operations port of the supervisor does not answer: {exc}\n".encode()
+        return HTTPStatus.SERVICE_UNAVAILABLE, body, _TEXT
+
+
+def _raise_file_limit() -> None:
+    """Raise the limit of open files to the most that is allowed: each connection is one."""
+    with suppress(ImportError, ValueError, OSError):
+        import resource  # noqa: PLC0415 - Windows has no such module
+
+        _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+
+
+def loop_options() -> dict[str, Any]:
+    """Return backend options of `anyio.run`: uvloop if it is installed, which makes an HTTP server faster."""
+    try:
+        import uvloop  # noqa: F401, PLC0415 - an optional dependency
+    except ImportError:
+        return {}
+    return {"use_uvloop": True}

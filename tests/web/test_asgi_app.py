@@ -1,0 +1,160 @@
+"""The ASGI app, by itself and mounted in another app: lifespan, cancellation, metrics, and what it needs."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import anyio
+import pytest
+from starlette.applications import Starlette
+from starlette.routing import Mount
+
+import eventml.deploy.web
+from tests.web.conftest import client_of, until_in_flight
+from tests.web.test_predict import event
+
+if TYPE_CHECKING:
+    import httpx
+
+    from eventml import Bus
+    from eventml.deploy.web import WebService
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_an_app_that_mounts_it_enters_its_lifespan(bus: Bus) -> None:
+    predictions = bus.asgi(only=["double"])
+    app = Starlette(routes=[Mount("/ml", predictions)], lifespan=predictions.lifespan)
+    async with app.router.lifespan_context(app), client_of(app) as client:
+        assert (await client.post("/ml/predict/double", json=event())).status_code == 200
+        assert (await client.post("/ml/predict/root", json=event())).status_code == 404
+        assert (await client.get("/ml/readyz")).text == "ok\n"
+        assert (await client.get("/ml/openapi.json")).json()["servers"] == [{"url": "/ml"}]
+
+
+async def test_a_server_enters_its_lifespan(bus: Bus) -> None:
+    """As uvicorn does for `bus.asgi()` itself."""
+    application = cast("WebService", bus.asgi())
+    messages = iter([{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}])
+    sent = []
+
+    async def receive() -> dict[str, str]:
+        message = next(messages)
+        if message["type"] == "lifespan.shutdown":
+            async with client_of(application) as client:
+                assert (await client.post("/predict/double", json=event())).status_code == 200
+        return message
+
+    async def send(message: dict[str, str]) -> None:
+        sent.append(message["type"])
+
+    await application({"type": "lifespan", "app": application, "state": {}}, receive, send)
+    assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+
+
+async def test_without_its_lifespan_it_answers_what_to_do(bus: Bus) -> None:
+    async with client_of(bus.asgi()) as client:
+        answer = await client.post("/predict/double", json=event())
+    assert answer.status_code == 503
+    assert "lifespan" in answer.json()["detail"]
+
+
+async def test_its_lifespan_can_be_entered_again(bus: Bus) -> None:
+    application = cast("WebService", bus.asgi())
+    for _ in range(2):
+        async with application.lifespan(), client_of(application) as client:
+            assert (await client.post("/predict/double", json=event())).status_code == 200
+
+
+async def test_a_cancelled_request_is_cancelled(bus: Bus) -> None:
+    """An app around may have a time limit of its own: it must see its cancellation, and not an answer."""
+    application = cast("WebService", bus.asgi())
+    async with application.lifespan(), client_of(application) as client:
+        slow = asyncio.create_task(client.post("/predict/double_one", json=event(number=0.3, do="sleep")))
+        await until_in_flight(client, 1)
+        slow.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await slow
+        assert application.in_flight == 0
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await client.post("/predict/double_one", json=event(number=0.3, do="sleep"))
+        assert (await client.post("/predict/double_one", json=event())).status_code == 200
+
+
+@pytest.mark.parametrize("in_flight", [False, True])
+async def test_a_cancelled_lifespan_is_cancelled(bus: Bus, in_flight: bool) -> None:
+    application, entered = cast("WebService", bus.asgi()), asyncio.Event()
+
+    async def serve() -> None:
+        async with application.lifespan(), client_of(application) as client:
+            entered.set()
+            if in_flight:
+                await client.post("/predict/double", json=event(number=0.3, do="sleep"))
+            await anyio.sleep_forever()
+
+    serving = asyncio.create_task(serve())
+    await entered.wait()
+    while in_flight and not application.in_flight:
+        await asyncio.sleep(0.005)
+    serving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await serving
+    assert serving.cancelled()
+    assert application.worker is None
+
+
+async def test_metrics_are_those_of_a_stream(client: httpx.AsyncClient) -> None:
+    await client.post("/predict/double", json=[event(str(n)) for n in range(7)] + [event(do="reject")])
+    text = (await client.get("/metrics")).text
+    assert 'eventml_events_completed_total{group="double",handler="double"} 8.0' in text
+    assert 'eventml_dead_letters_total{group="double",handler="double"} 1.0' in text
+    assert 'eventml_latency_seconds_count{group="double",handler="double"} 8.0' in text
+
+
+async def test_paths_and_methods_that_there_are_not(client: httpx.AsyncClient) -> None:
+    answer = await client.post("/predict/look", json=event())
+    assert answer.status_code == 404
+    assert "double, double_one, root" in answer.json()["detail"]
+    wrong = await client.get("/predict/double")
+    assert (wrong.status_code, wrong.headers["allow"]) == (405, "POST")
+    assert (await client.get("/nothing")).status_code == 404
+    assert (await client.post("/predict/double/", json=event())).status_code == 200
+
+
+async def test_the_page_loads_nothing_from_elsewhere(client: httpx.AsyncClient) -> None:
+    answer = await client.get("/docs")
+    assert answer.status_code == 200
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+    page = Path(str(eventml.deploy.web.__file__)).with_name("page.html").read_text("utf-8")
+    assert answer.text == page
+    assert not re.findall(r"(?:src|href)=|https?://", page)
+
+
+WITHOUT_EXTRA = """
+import sys
+sys.modules[{missing!r}] = None
+from eventml.cli.app import app
+from eventml import Bus
+{action}
+"""
+
+
+@pytest.mark.parametrize("missing", ["starlette", "uvicorn"])
+@pytest.mark.parametrize(
+    ("action", "status"),
+    [("app(['run', '--help'])", 0), ("app(['serve', 'doubling:bus'])", 1), ("Bus('b').asgi()", 1)],
+)
+def test_the_extra_is_needed_by_the_web_service_only(missing: str, action: str, status: int) -> None:
+    code = WITHOUT_EXTRA.format(missing=missing, action=action)
+    apps = Path(__file__).with_name("apps")
+    ended = subprocess.run(  # noqa: S603 - this Python
+        [sys.executable, "-c", code], cwd=apps, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert bool(ended.returncode) == bool(status)
+    assert ("pip install 'eventml[web]'" in ended.stderr) == bool(status)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 import anyio
 
 from eventml.backends.base import CreatesTopics, NewTopic
-from eventml.errors import EventMLError, NotOpenError, UnavailableError
+from eventml.errors import BackendError, EventMLError, NotOpenError
 from eventml.runtime import REPLY_RETENTION, backoff_delay, describe, reply_topic, request_id, task_group
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class _ReplyReader:
         while True:
             try:
                 deliveries = await replies.receive(_MAX_REPLIES)
-            except UnavailableError as exc:
+            except BackendError as exc:
                 failures += 1
                 seconds = backoff_delay(failures, 0.1, _MAX_BACKOFF)
                 log.warning("%s: %s; reading replies again in %.2f s", self.topic, describe(exc), seconds)

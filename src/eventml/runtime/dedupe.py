@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from eventml.backends.base import Completion, DedupeSubscription
-from eventml.errors import UnavailableError
+from eventml.errors import BackendError
 from eventml.handlers import Handler
 from eventml.records import REPLAY_GROUP
 from eventml.runtime.batching import Item
@@ -52,7 +52,7 @@ class Dedupe:
         while first:
             try:
                 positions = await self._subscription.completed_before([item.delivery for item in first])
-            except UnavailableError as exc:
+            except BackendError as exc:
                 failures += 1
                 await wait_for_broker(self._name, failures, exc)
             else:

@@ -17,7 +17,7 @@ import anyio
 
 from eventml.backends.base import Completion, Subscription
 from eventml.codec import Decoder
-from eventml.errors import BackendError, PublishError, UnavailableError
+from eventml.errors import BackendError, PublishError, TopicNotFoundError
 from eventml.handlers import Handler
 from eventml.records import REPLAY_GROUP
 from eventml.runtime.batching import Batch, Intake, Item
@@ -96,7 +96,9 @@ class Pipeline:
             try:
                 with self._stats.timed("receive"):
                     deliveries = await self._subscription.receive(self._max_batch)
-            except UnavailableError as exc:
+            except TopicNotFoundError:
+                raise  # it was deleted: waiting does not bring it back
+            except BackendError as exc:
                 failures += 1
                 await wait_for_broker(self._name, failures, exc)
                 continue

@@ -18,7 +18,7 @@ from eventml.backends.base import (
     Subscription,
 )
 from eventml.codec import Decoder, Encoder
-from eventml.errors import UnavailableError, UnsupportedError
+from eventml.errors import BackendError, UnsupportedError
 from eventml.handlers import Handler
 from eventml.runtime.calling import Caller
 from eventml.runtime.dead_letters import dead_letter_topic
@@ -153,7 +153,7 @@ class Worker:
     async def _no_lag(self) -> bool:
         try:
             lags = await self.lag()
-        except UnavailableError:
+        except BackendError:
             return False
         self._with_lag |= {name for name, lag in lags.items() if lag is not None}
         return all(not lag and (lag == 0 or name not in self._with_lag) for name, lag in lags.items())

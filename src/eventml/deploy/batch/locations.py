@@ -8,8 +8,7 @@ from typing import Final, Literal, TypeAlias
 
 import msgspec
 
-from eventml.config import InvalidValueError, redact
-from eventml.config.urls import expand_url
+from eventml.config import InvalidValueError, expand_url, redact
 from eventml.errors import ConfigError
 
 FileFormat = Literal["parquet", "csv", "jsonl"]

@@ -34,11 +34,8 @@ T = TypeVar("T")
 
 _TOPIC_OF, _INPUT_TOPIC_OF = attrgetter("record.topic"), attrgetter("delivery.record.topic")
 
-_FIRST_LIMIT: Final = 1_000
-"""Deliveries that are claimed before the first call of `receive` says how many are wanted."""
-
-_IDLE_LEASES: Final = 20
-"""Delete an idle consumer with nothing pending after this many lease periods."""
+_FIRST_LIMIT: Final = 1_000  # deliveries to claim before the first call of `receive` sets a limit
+_IDLE_LEASES: Final = 20  # lease periods after which an idle consumer with nothing pending is deleted
 
 
 class GroupReader:

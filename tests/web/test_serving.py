@@ -62,7 +62,7 @@ def test_open_requests_are_finished_before_it_ends(serve: Serve) -> None:
         assert slow.result().status_code == 200
         assert server.process.wait() == 0
     assert time.monotonic() - begun < 20
-    assert "finishing 1 open requests" in server.text
+    assert "stopping: 1 requests in flight" in server.text
 
 
 def _in_hand(server: Server) -> int:
@@ -91,7 +91,7 @@ def test_a_second_signal_gives_up(serve: Serve) -> None:
         slow = pool.submit(ask, server, number=20.0, do="sleep")
         server.process.until(lambda: _in_hand(server) == 1)
         server.process.send(signal.SIGTERM)
-        server.process.until_logged("finishing 1 open requests")
+        server.process.until_logged("stopping: 1 requests in flight")
         assert server.process.stop() == 1
         with pytest.raises(httpx.HTTPError):
             slow.result().raise_for_status()

@@ -152,7 +152,8 @@ def drop(
 ) -> None:
     """Drop dead letters.
 
-    They are no longer listed, and cannot be replayed. Their records stay on the dead-dead_letter topic for as long as its retention keeps them.
+    They are no longer listed, and cannot be replayed. Their records stay on the dead-letter topic for as
+    long as its retention keeps them.
     """
     if selection.everything and not everything and not dry_run:
         raise UsageError("this would drop every dead letter of the bus: select some, or confirm with --all")

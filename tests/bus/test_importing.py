@@ -123,7 +123,7 @@ def test_predictor_is_named_by_its_function_or_handler(target: str, bus: str, ha
     [
         (
             "app:doubel",
-            "app:doubel: no bus of the module has a predictor of that name; did you mean app:double?",
+            "is registered with a bus of the module; did you mean app:double?",
         ),
         ("app:zzz", "its predictors are: double, half"),
         ("two_buses:tip", "two_buses:tip: the function is registered more than once, as tip, alarm"),

@@ -68,7 +68,7 @@ def import_predictor(target: str) -> tuple[Bus, str]:
         )
     predictors = [handler.name for _, handler in handlers if handler.to is not None]
     raise AppNotFoundError(
-        f"{target}: no bus of the module has a predictor of that name"
+        f"{target}: no predictor of that name is registered with a bus of the module"
         f"{_suggestion(module, name, predictors, 'predictors')}"
     )
 

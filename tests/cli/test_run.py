@@ -178,7 +178,11 @@ def test_the_command_lines_backend_is_used_and_its_password_is_not_shown(
             ("--backend", "onehub://?ordering=none"),
             "keeps no order",
         ),
-        (COUNTING.replace("event: dict)", "event: dict, database)"), (), "nothing gives it 'database'"),
+        (
+            COUNTING.replace("event: dict)", "event: dict, database)"),
+            (),
+            "'database' has no value",
+        ),
     ],
 )
 def test_what_cannot_run_has_a_reason_and_no_traceback(

@@ -8,12 +8,12 @@ import anyio
 import pytest
 from opentelemetry.trace import format_trace_id
 
-from tests.tracing.conftest import told  # noqa: F401 - a fixture
+from tests.tracing.conftest import spans  # noqa: F401 - a fixture
 
 if TYPE_CHECKING:
     import httpx
 
-    from tests.tracing.conftest import Told
+    from tests.tracing.conftest import RecordedSpans
     from tests.web.conftest import Ask
 
 pytestmark = pytest.mark.anyio
@@ -30,15 +30,15 @@ async def ask_in(client: httpx.AsyncClient, trace: str) -> None:
     assert answer.status_code == 200, answer.text
 
 
-async def test_a_call_is_part_of_the_traces_that_asked_for_it(told: Told, ask: Ask) -> None:  # noqa: F811 - the fixture
+async def test_a_call_is_part_of_the_traces_that_asked_for_it(spans: RecordedSpans, ask: Ask) -> None:  # noqa: F811 - the fixture
     client = await ask()
     async with anyio.create_task_group() as tasks:
         for trace in TRACES:
             tasks.start_soon(ask_in, client, trace)
-    told_of = {
+    traces = {
         format_trace_id(context.trace_id)
-        for span in told.spans("process numbers")
+        for span in spans.named("process numbers")
         for context in (span.parent, *(link.context for link in span.links))
         if context is not None
     }
-    assert told_of == set(TRACES)
+    assert traces == set(TRACES)

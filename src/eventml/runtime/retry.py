@@ -54,6 +54,10 @@ class Retry:
         ordered: Whether order per key is kept.
         log_level: The level of log lines about dead letters and bisected batches.
         tracing: Records dead letters; None if tracing is off.
+
+    Attributes:
+        dead_letters: Moves deliveries to the dead letters.
+        queue: The events that wait for a retry, and those that their keys hold back.
     """
 
     def __init__(
@@ -202,14 +206,10 @@ class FailFast:
 
     Whoever waits reports the failure, so it is not logged here (except for debugging).
 
-    Args:
-        call: Calls the handler once, for a batch. It raises if the whole batch failed.
-        handler: The handler.
-        stats: Counts the calls of parts.
-        ordered: Whether order per key is kept.
-        tracing: Records dead letters; None if tracing is off.
+    Args: as for `Retry`.
 
     Attributes:
+        dead_letters: Moves deliveries to the dead letters.
         queue: The retry queue, always empty.
     """
 
@@ -274,14 +274,11 @@ class FailFast:
             return results
         completions: list[Completion] = []
         for item, result in zip(items, results.results, strict=True):
-            if isinstance(result, Failed):
-                completions += self._fail([item], result.error)
-            elif isinstance(result, Deferred):
-                completions += self._fail(
-                    [item], UnavailableError("not called, as an earlier event of its key failed")
-                )
-            else:
+            if isinstance(result, Completion):
                 completions.append(result)
+                continue
+            deferred = UnavailableError("not called, as an earlier event of its key failed")
+            completions += self._fail([item], result.error if isinstance(result, Failed) else deferred)
         return completions
 
     def _fail(self, items: Sequence[Item], error: Exception) -> list[Completion]:

@@ -85,9 +85,8 @@ async def _main(files: list[str]) -> None:
     scenario.check(answered=set(range(len(values))) - bad, dead_letters=bad)
     fields = Counter(chain.from_iterable(broken_fields.values()))
     print(f"{len(values)} trips: {len(scenario.outputs)} answered, {len(scenario.dead_letters)} dead letters")  # noqa: T201
-    print(
-        f"{len(broken_fields)} were broken {dict(fields)}, {len(unfit - set(broken_fields))} more were unfit before"
-    )
+    unfit -= set(broken_fields)
+    print(f"{len(broken_fields)} were broken {dict(fields)}, {len(unfit)} more were unfit before")  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ class Caller:
         Raises:
             Exception: the whole batch failed: whatever a handler of batches raises.
             HandlerTimeoutError: a handler of batches ran past its timeout.
-            HandlerExitError: a handler of batches raised what would have ended the worker.
+            HandlerExitError: a handler of batches raised an exception that would have ended the worker.
         """
         events = [item.event for item in items]
         if self._handler.batched:

@@ -101,8 +101,8 @@ class DeadLetterWriter:
         )
         if self._tracing is not None:
             self._tracing.dead_letter(record.headers, error, topic)
-        letter = Record(topic, record.value, record.key, record.id, headers)
-        return Completion(delivery, (letter,), dead_letter=True)
+        dead_letter = Record(topic, record.value, record.key, record.id, headers)
+        return Completion(delivery, (dead_letter,), dead_letter=True)
 
     def replace(self, refused: Completion, reason: str) -> Completion:
         """What to complete in place of a completion that the broker refuses (it is too large, for example).
@@ -215,13 +215,13 @@ class DeadLetterFilter(msgspec.Struct, frozen=True, kw_only=True):
     since: float | None = None
     until: float | None = None
 
-    def matches(self, letter: DeadLetter) -> bool:
+    def matches(self, dead_letter: DeadLetter) -> bool:
         """Whether a dead letter meets all conditions."""
         return (
-            (not self.ids or letter.id in self.ids)
-            and (not self.exceptions or letter.exception in self.exceptions)
-            and (self.since is None or letter.last_failure >= self.since)
-            and (self.until is None or letter.last_failure < self.until)
+            (not self.ids or dead_letter.id in self.ids)
+            and (not self.exceptions or dead_letter.exception in self.exceptions)
+            and (self.since is None or dead_letter.last_failure >= self.since)
+            and (self.until is None or dead_letter.last_failure < self.until)
         )
 
 

@@ -90,7 +90,7 @@ class Dedupe:
         return released
 
     def mark(self, completions: Sequence[Completion]) -> list[Completion]:
-        """The completions, with what each one records about its id."""
+        """The completions, each with its part in deduplication set."""
         return [mark(completion, self._group) for completion in completions]
 
 
@@ -110,7 +110,7 @@ def split_duplicates(
 
 
 def mark(completion: Completion, group: str) -> Completion:
-    """The completion, with what it records about its id.
+    """The completion, with its part in deduplication set.
 
     A dead letter records nothing, so that a corrected event with its id is accepted. A replayed dead letter
     records its id in any case; one that was replayed for another group records nothing in this one.

@@ -1,4 +1,4 @@
-"""What to do when a call fails: `Retry` for streams and jobs, `FailFast` for callers who wait for an answer.
+"""Handling of failed calls: `Retry` for streams and jobs, `FailFast` for callers who wait for an answer.
 
 Both find the bad events of a failed batch by bisecting it. Both are a step around the call of the handler: a
 batch goes in, completions come out.
@@ -40,7 +40,7 @@ Call = Callable[[Sequence[Item]], Awaitable[CallResults]]
 
 
 class Retry:
-    """Retries what failed, with backoff, and moves to the dead letters what keeps failing.
+    """Retries failed events with backoff, and moves those that keep failing to the dead letters.
 
     - The infrastructure fails: the whole batch is called again until it succeeds.
     - Another failure of a batch: it is bisected.
@@ -199,12 +199,12 @@ class Retry:
 
 
 class FailFast:
-    """Moves what failed to the dead letters at once, without a retry: somebody waits for each answer.
+    """Moves failed events to the dead letters at once, without a retry, as callers wait for their answers.
 
     - The infrastructure fails: the whole batch fails with UnavailableError, and the caller may try again.
     - Another failure of a batch: it is bisected, so that the other events of the batch are answered.
 
-    Whoever waits reports the failure, so it is not logged here (except for debugging).
+    The caller reports the failure, so it is logged for debugging only.
 
     Args: as for `Retry`.
 

@@ -42,7 +42,7 @@ _IDLE_CHECK = 0.25  # seconds between two checks whether the worker is idle
 
 
 class Worker:
-    """Runs handlers over one backend until told to stop.
+    """Runs handlers over one backend until it is stopped.
 
     Args:
         backend: The backend that events are received from and outputs published to.

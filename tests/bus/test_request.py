@@ -21,8 +21,8 @@ from eventml import (
     RequestTimeoutError,
 )
 from eventml.records import REPLY_TO
-from eventml.runtime import replies as replies_module
-from eventml.runtime.replies import reply_topic
+from eventml.runtime import replies as runtime_replies
+from eventml.runtime import reply_topic
 from eventml.testing import TestBus
 from tests.failures.scenario import Duration, Ride, Scenario, until
 
@@ -136,7 +136,7 @@ async def test_a_failure_says_why_and_costs_its_own_request_only(scenario: Scena
     assert isinstance(answers[1], PredictionError)
     assert (answers[1].exception, answers[1].reason) == ("Reject", "Reject: no such ride")
     assert "duration failed" in str(answers[1])
-    assert scenario.letter_topics[0] in str(answers[1])
+    assert scenario.dead_letter_topics[0] in str(answers[1])
     assert undecodable.value.exception == "DecodeError"
 
 
@@ -237,7 +237,7 @@ async def test_a_request_whose_reply_topic_is_not_there_is_handled_without_a_rep
 @pytest.mark.parametrize("backend_url", ["kafka?delivery=exactly_once"], indirect=True)
 async def test_in_transactions_too(scenario: Scenario, monkeypatch: pytest.MonkeyPatch) -> None:
     """A reply is of its input's transaction; where it cannot be written, the rest of that is."""
-    monkeypatch.setattr(replies_module, "_PAUSE", 0.0)
+    monkeypatch.setattr(runtime_replies, "_PAUSE", 0.0)
     unanswerable = Record(
         scenario.topic, b'{"ride_id": 1, "miles": 1}', None, "7", {REPLY_TO: reply_topic(scenario.topic)}
     )

@@ -181,7 +181,11 @@ def test_backend_of_the_command_line_is_used_and_its_password_hidden(invoke: Inv
             ("--backend", "onehub://?ordering=none"),
             "keeps no order",
         ),
-        (COUNTING.replace("event: dict)", "event: dict, database)"), (), "nothing gives it 'database'"),
+        (
+            COUNTING.replace("event: dict)", "event: dict, database)"),
+            (),
+            "'database' has no value",
+        ),
     ],
 )
 def test_bus_that_cannot_run_is_an_error_without_traceback(

@@ -1,6 +1,6 @@
 """Trips with fields broken at random, and an app that predicts from them.
 
-As a command it does so with real ones, and says how many were answered and set aside:
+As a command it reads real trips, and prints how many were answered and how many are dead letters:
 
     python -m tests.failures.broken_trips yellow_tripdata_2019-01.csv
 """
@@ -36,7 +36,7 @@ BREAKS: Final[dict[str, list[Any]]] = {
     "pickup_datetime": ["yesterday", "2019-02-30T08:00:00", 17, None, "", MISSING],
     "passenger_count": ["two", "", 1.5, [1], True],
 }
-"""For each field what it cannot be. A ride may lack its passengers' number; all else it needs."""
+"""For each field, values that it cannot have. Only the number of passengers may be missing."""
 
 _WEIGHTS: Final = np.linspace(0.5, 3.0, WIDTH)
 
@@ -44,17 +44,17 @@ _WEIGHTS: Final = np.linspace(0.5, 3.0, WIDTH)
 def broken(
     events: Iterable[dict[str, Any]], share: float, seed: int
 ) -> tuple[list[bytes], dict[int, list[str]]]:
-    """The events' values, each field broken in that share of them; and which fields of which ones are."""
+    """The events' values, each field broken in this share of them, and the broken fields by position."""
     random = Random(seed)
     values: list[bytes] = []
-    spoilt: dict[int, list[str]] = {}
+    broken_fields: dict[int, list[str]] = {}
     for position, event in enumerate(events):
         chosen = [field for field in BREAKS if random.random() < share]
         if chosen:
-            spoilt[position] = chosen
+            broken_fields[position] = chosen
         changed = {**event, **{field: random.choice(BREAKS[field]) for field in chosen}}
         values.append(msgspec.json.encode({f: v for f, v in changed.items() if v is not MISSING}))
-    return values, spoilt
+    return values, broken_fields
 
 
 def predict(scenario: Scenario) -> None:
@@ -78,14 +78,15 @@ async def _main(files: list[str]) -> None:
     scenario = Scenario("memory://broken-trips?retention=10000000")
     predict(scenario)
     events = list(ride_events(tlc.read(files)))
-    values, spoilt = broken(events, 0.01, seed=1)
+    values, broken_fields = broken(events, 0.01, seed=1)
     unfit = {position for position, event in enumerate(events) if not decodes(msgspec.json.encode(event))}
     await scenario.run(values)
-    bad = unfit | set(spoilt)
-    scenario.check(answered=set(range(len(values))) - bad, set_aside=bad)
-    fields = Counter(chain.from_iterable(spoilt.values()))
-    print(f"{len(values)} trips: {len(scenario.outputs)} answered, {len(scenario.letters)} set aside")  # noqa: T201
-    print(f"{len(spoilt)} were broken {dict(fields)}, {len(unfit - set(spoilt))} more unfit as recorded")  # noqa: T201
+    bad = unfit | set(broken_fields)
+    scenario.check(answered=set(range(len(values))) - bad, dead_letters=bad)
+    fields = Counter(chain.from_iterable(broken_fields.values()))
+    print(f"{len(values)} trips: {len(scenario.outputs)} answered, {len(scenario.dead_letters)} dead letters")  # noqa: T201
+    unfit -= set(broken_fields)
+    print(f"{len(broken_fields)} were broken {dict(fields)}, {len(unfit)} more were unfit before")  # noqa: T201
 
 
 if __name__ == "__main__":

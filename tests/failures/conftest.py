@@ -1,4 +1,4 @@
-"""The same table of failures on every backend."""
+"""The same failures on every backend."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def backend_url(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(params=["redis", "kafka"])
 def shared_backend_url(request: pytest.FixtureRequest) -> str:
-    """A backend that processes share, and that soon takes a dead one's work from it."""
+    """A backend that processes share, and that soon redelivers the events of a dead one."""
     if request.param == "redis":
         return f"{request.getfixturevalue('redis_server').url}?lease=1"
     return f"{request.getfixturevalue('kafka_broker').url}?session_timeout=6"

@@ -1,4 +1,4 @@
-"""Ride events, good and malformed, the same for every seed. What is malformed is so by its making."""
+"""Ride events, good and malformed ones, the same for the same seed."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def ride(random: Random, ride_id: str) -> dict[str, Any]:
     }
 
 
-# Good ones, as odd as they may be
+# Good ones, however unusual
 
 
 def _plain(random: Random, event: dict[str, Any]) -> Payload:
@@ -137,7 +137,7 @@ def _huge_number(random: Random, event: dict[str, Any]) -> Payload:
 
 def _no_json(random: Random, event: dict[str, Any]) -> Payload:
     value = json.dumps(event)
-    spoilt = [
+    malformed = [
         value.replace('"', "'"),
         value + "}",
         value + value,
@@ -149,7 +149,7 @@ def _no_json(random: Random, event: dict[str, Any]) -> Payload:
         "undefined",
         f"callback({value})",
     ]
-    return random.choice(spoilt).encode(), random.choice([_JSON, _NOTHING])
+    return random.choice(malformed).encode(), random.choice([_JSON, _NOTHING])
 
 
 def _other_schema(random: Random, event: dict[str, Any]) -> Payload:

@@ -1,4 +1,4 @@
-"""A bus on any backend, fed with good and bad events; what came of them is read back by a bystander."""
+"""A bus on any backend that handles good and bad events; the outcome is read back from the topics."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ class Duration(msgspec.Struct):
 
 
 class Scenario:
-    """One bus, one topic in and one out, with names that no other test uses.
+    """One bus with an input and an output topic, with names that no other test uses.
 
     Attributes:
         outputs: What the handlers published, by input id.
-        letters: The dead letters, by input id.
+        dead_letters: The dead letters, by input id.
         stats: The first handler's counters after `run`.
     """
 
@@ -52,26 +52,26 @@ class Scenario:
         self.topic = f"{self.bus.name}.started"
         self.to = f"{self.bus.name}.duration"
         self.outputs: dict[str, list[Record]] = {}
-        self.letters: dict[str, list[Record]] = {}
+        self.dead_letters: dict[str, list[Record]] = {}
         self.stats: Stats
 
     # Steps
 
     @asynccontextmanager
     async def connect(self) -> AsyncIterator[Backend]:
-        """A connection, and all topics there."""
+        """A connection to the backend, with all topics created."""
         backend = self._settings.backend
         module = config.find_backend(urlsplit(backend.url).scheme)
         async with module.open(backend.url, backend.options) as connected:
-            await create_topics(connected, [self.topic, self.to, *self.letter_topics])
+            await create_topics(connected, [self.topic, self.to, *self.dead_letter_topics])
             yield connected
 
     @property
-    def letter_topics(self) -> list[str]:
+    def dead_letter_topics(self) -> list[str]:
         return [dead_letter_topic(self.topic, h.options.group) for h in self.bus.handlers.values()]
 
     def records(self, values: Iterable[Any], *, keys: Sequence[bytes | None] | None = None) -> list[Record]:
-        """Records of values (bytes as they are, objects as JSON), their ids counted from 0."""
+        """Records of values (bytes as they are, objects as JSON), with ids that count from 0."""
         encoded = [v if isinstance(v, bytes) else msgspec.json.encode(v) for v in values]
         return [
             Record(self.topic, value, key, str(number))
@@ -80,7 +80,7 @@ class Scenario:
 
     @asynccontextmanager
     async def working(self, backend: Backend, *only: str) -> AsyncIterator[Worker]:
-        """The bus's handlers at work, until what is in hand at the end is finished."""
+        """Run the bus's handlers; at the end finish the events in flight."""
         async with (
             self.bus.open(backend),
             self.bus.worker(only) as worker,
@@ -92,7 +92,12 @@ class Scenario:
             worker.stop()
 
     async def replay(
-        self, backend: Backend, *, name: str | None = None, fate: DeadLetterAction = "replay", **choices: Any
+        self,
+        backend: Backend,
+        *,
+        name: str | None = None,
+        action: DeadLetterAction = "replay",
+        **choices: Any,
     ) -> ReplayReport:
         """As `eventml dlq replay` and `drop`, for one handler."""
         handlers = self.bus.handlers
@@ -102,28 +107,30 @@ class Scenario:
         async with backend.subscribe([topic], group=group, start="earliest") as subscription:
             acks_singly = backend.capabilities.redelivery == "lease"
             return await replay_or_drop(
-                subscription, DeadLetterFilter(**choices), fate, limit=limit, acks_singly=acks_singly
+                subscription, DeadLetterFilter(**choices), action, limit=limit, acks_singly=acks_singly
             )
 
     async def collect(self, backend: Backend, expected: int) -> None:
-        """Read all outputs and dead letters; there should be so many, and one too many would show."""
+        """Read all outputs and dead letters, as many as expected; one too many would be read too."""
         found = 0
-        async with backend.subscribe([self.to, *self.letter_topics], group=None, start="earliest") as reader:
+        async with backend.subscribe(
+            [self.to, *self.dead_letter_topics], group=None, start="earliest"
+        ) as reader:
             while found < expected:
-                found += self._note(await reader.receive(1000))
+                found += self._add(await reader.receive(1000))
             with anyio.move_on_after(0.2):
-                self._note(await reader.receive(1000))
+                self._add(await reader.receive(1000))
 
-    def _note(self, deliveries: Sequence[Delivery]) -> int:
+    def _add(self, deliveries: Sequence[Delivery]) -> int:
         for delivery in deliveries:
             record = delivery.record
             if record.topic == self.to:
                 self.outputs.setdefault(record.id.split("/")[0], []).append(record)
             else:
-                self.letters.setdefault(record.id, []).append(record)
+                self.dead_letters.setdefault(record.id, []).append(record)
         return len(deliveries)
 
-    # The usual course
+    # All steps in a row
 
     async def run(
         self,
@@ -137,7 +144,7 @@ class Scenario:
         Args:
             values: As for `records`.
             keys: As for `records`.
-            wrap: Gives the backend that the bus runs on, in place of the one it is given.
+            wrap: Makes the backend that the bus runs on out of the connected one.
         """
         records = self.records(values, keys=keys)
         [name] = self.bus.handlers
@@ -149,19 +156,19 @@ class Scenario:
                     await until(lambda: self.stats.completed >= len(records))
                 await self.collect(backend, self.stats.published + self.stats.dead_letters)
 
-    def check(self, *, answered: set[int], set_aside: set[int]) -> None:
-        """Each of these answered once, each of those set aside once, and nothing else anywhere."""
-        assert {int(number) for number in self.letters} == set_aside
+    def check(self, *, answered: set[int], dead_letters: set[int]) -> None:
+        """Each event has one output, or one dead letter, as expected; and there are no others."""
+        assert {int(number) for number in self.dead_letters} == dead_letters
         assert {int(number) for number in self.outputs} == answered
-        assert all(len(records) == 1 for records in (*self.outputs.values(), *self.letters.values()))
+        assert all(len(records) == 1 for records in (*self.outputs.values(), *self.dead_letters.values()))
 
     def reason(self, number: int) -> str:
-        [letter] = self.letters[str(number)]
+        [letter] = self.dead_letters[str(number)]
         return letter.headers["eventml-dlq-message"]
 
 
 async def publish(backend: Backend, records: Sequence[Record], size: int = 1000) -> None:
-    """Publish many records, in writes of a size that every backend takes."""
+    """Publish many records, in calls of a size that every backend accepts."""
     for start in range(0, len(records), size):
         await backend.publish(records[start : start + size])
 
@@ -172,6 +179,6 @@ async def until(holds: Callable[[], bool]) -> None:
 
 
 async def create_topics(backend: Backend, names: Sequence[str]) -> None:
-    """Create topics on a backend where that is needed."""
+    """Create topics, on a backend that needs it."""
     if isinstance(backend, CreatesTopics):
         await backend.create_topics([NewTopic(name=name) for name in names])

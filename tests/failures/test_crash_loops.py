@@ -1,4 +1,4 @@
-"""An event that kills its process is found and set aside, whatever restarts the process."""
+"""An event that kills its process is found and moved to the dead letters."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from tests.failures.scenario import Ride, Scenario, publish
 
 ROOT = Path(__file__).parents[2]
-DEADLY = {13, 21}
+POISON = {13, 21}
 COUNT = 60
 pytestmark = pytest.mark.anyio
 
@@ -29,31 +29,31 @@ def scenario(shared_backend_url: str, request: pytest.FixtureRequest) -> Scenari
 
 
 @pytest.mark.slow
-async def test_poison_that_segfaults_its_process_costs_itself(scenario: Scenario) -> None:
+async def test_an_event_that_segfaults_its_process_costs_that_event_only(scenario: Scenario) -> None:
     scenario.bus.predictor(scenario.topic, to=scenario.to, name="duration")(lambda rides: rides)
     async with scenario.connect() as backend:
         await publish(backend, scenario.records([Ride(n, 1.0) for n in range(COUNT)]))
         deaths = 0
         with anyio.fail_after(110):
-            while await live(scenario) == -signal.SIGSEGV:
+            while await run_worker(scenario) == -signal.SIGSEGV:
                 deaths += 1
         max_deliveries = scenario.bus.handlers["duration"].options.max_deliveries
-        assert 0 < deaths <= (max_deliveries + 1) * len(DEADLY)
+        assert 0 < deaths <= (max_deliveries + 1) * len(POISON)
         await scenario.collect(backend, COUNT)
-    scenario.check(answered=set(range(COUNT)) - DEADLY, set_aside=DEADLY)
-    [letter] = scenario.letters["13"]
+    scenario.check(answered=set(range(COUNT)) - POISON, dead_letters=POISON)
+    [letter] = scenario.dead_letters["13"]
     assert letter.headers["eventml-dlq-exception"] == "CrashLoopError"
     assert f"delivered {max_deliveries} times and never finished" in scenario.reason(13)
 
 
-async def live(scenario: Scenario) -> int:
-    """One worker's life, in a process of its own. Returns its exit status."""
+async def run_worker(scenario: Scenario) -> int:
+    """Run a worker in a process, until it is idle or dies. Returns its exit status."""
     command = [sys.executable, "-m", "eventml", "run", "tests.failures.poisoned:bus"]
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
         "POISONED_BUS": scenario.bus.name,
-        "POISONED_BY": ",".join(map(str, DEADLY)),
+        "POISON_EVENTS": ",".join(map(str, POISON)),
     }
     done = await anyio.run_process(
         [*command, "--until-idle", "1", "--backend", scenario.url],

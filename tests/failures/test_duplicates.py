@@ -1,4 +1,4 @@
-"""Events that come twice under one id, with `dedupe_window`: called once, answered once."""
+"""Events that are published twice under one id, with `dedupe_window`: called once, answered once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from eventml import Reject, config
 from eventml.backends.base import Capabilities
 from eventml.errors import UnsupportedError
-from tests.failures.meddling import Meddling
+from tests.failures.intercepting import InterceptingBackend
 from tests.failures.scenario import Duration, Ride, Scenario, publish, until
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ COUNT = 300
 def scenario(backend_url: str) -> Scenario:
     backend = config.load(environ={}, overrides={"backend": backend_url}).backend
     if not config.find_backend(backend.scheme).capabilities(backend.options).deduplicates:
-        pytest.skip("this backend does not remember ids")
+        pytest.skip("this backend does not record ids")
     return Scenario(backend_url)
 
 
@@ -35,7 +35,7 @@ def rides(scenario: Scenario, count: int) -> list[Record]:
 
 
 @pytest.mark.parametrize("batched", [True, False])
-async def test_what_is_published_twice_is_answered_once(scenario: Scenario, batched: bool) -> None:
+async def test_an_event_that_is_published_twice_is_answered_once(scenario: Scenario, batched: bool) -> None:
     called: list[int] = []
 
     if batched:
@@ -61,16 +61,16 @@ async def test_what_is_published_twice_is_answered_once(scenario: Scenario, batc
                 await publish(backend, records)
                 await until(lambda: stats.completed == 2 * COUNT)
             await scenario.collect(backend, COUNT)
-    scenario.check(answered=set(range(COUNT)), set_aside=set())
+    scenario.check(answered=set(range(COUNT)), dead_letters=set())
     assert sorted(called) == list(range(COUNT))
     assert (stats.duplicates, stats.published) == (COUNT, COUNT)
 
 
-async def test_a_repeat_in_the_same_batch_waits_for_its_first(scenario: Scenario) -> None:
+async def test_a_duplicate_in_the_same_batch_waits_for_the_first_event(scenario: Scenario) -> None:
     called: list[int] = []
 
     @scenario.bus.consumer(scenario.topic, dedupe_window=1_000)
-    async def note(ride: Ride) -> None:
+    async def record(ride: Ride) -> None:
         called.append(ride.ride_id)
 
     twins = [record for record in rides(scenario, 30) for _ in range(3)]
@@ -78,14 +78,14 @@ async def test_a_repeat_in_the_same_batch_waits_for_its_first(scenario: Scenario
         async with scenario.connect() as backend:
             await publish(backend, twins)
             async with scenario.working(backend) as worker:
-                await until(lambda: worker.stats["note"].completed == len(twins))
+                await until(lambda: worker.stats["record"].completed == len(twins))
     assert sorted(called) == list(range(30))
-    assert worker.stats["note"].duplicates == 60
+    assert worker.stats["record"].duplicates == 60
 
 
 @pytest.mark.parametrize("first", [b"not JSON", b'{"ride_id": 7, "miles": -1}'])
 async def test_a_corrected_event_is_accepted_under_the_same_id(scenario: Scenario, first: bytes) -> None:
-    """Its first became a dead letter, which counts for nothing; together, and one after the other."""
+    """The first event became a dead letter: together with the corrected one, and before it."""
 
     @scenario.bus.predictor(scenario.topic, to=scenario.to, dedupe_window=1_000)
     def duration(ride: Ride) -> Duration:
@@ -104,11 +104,11 @@ async def test_a_corrected_event_is_accepted_under_the_same_id(scenario: Scenari
                 await publish(backend, [bad])
                 await until(lambda: stats.completed == 4)
             await scenario.collect(backend, 2)
-    assert [len(scenario.outputs["0"]), len(scenario.letters["0"])] == [1, 1]
-    assert stats.duplicates == 2, "a third, and a bad one, under an id that has been answered"
+    assert [len(scenario.outputs["0"]), len(scenario.dead_letters["0"])] == [1, 1]
+    assert stats.duplicates == 2, "a third one, and a bad one, under an id that has been answered"
 
 
-async def test_a_repeat_waits_for_its_first_to_be_tried_again(scenario: Scenario) -> None:
+async def test_a_duplicate_waits_for_the_retries_of_the_first_event(scenario: Scenario) -> None:
     tries = 0
 
     @scenario.bus.predictor(scenario.topic, to=scenario.to, dedupe_window=100, backoff=0.05, max_batch=4)
@@ -123,34 +123,34 @@ async def test_a_repeat_waits_for_its_first_to_be_tried_again(scenario: Scenario
     records = rides(scenario, 8)
     with anyio.fail_after(30):
         async with scenario.connect() as backend:
-            await publish(backend, records[:1] * 6 + records)  # more repeats than a batch holds
+            await publish(backend, records[:1] * 6 + records)  # more duplicates than a batch holds
             async with scenario.working(backend) as worker:
                 await until(lambda: worker.stats["duration"].received == 14)
-            # The worker was stopped while repeats were waiting: it finished them all.
+            # The worker was stopped while duplicates were waiting: it finished them all.
             assert worker.stats["duration"].completed == 14
             await scenario.collect(backend, 8)
-    scenario.check(answered=set(range(8)), set_aside=set())
+    scenario.check(answered=set(range(8)), dead_letters=set())
     assert tries == 3
 
 
-async def test_the_window_has_an_end(scenario: Scenario) -> None:
+async def test_an_id_outside_the_window_is_no_duplicate(scenario: Scenario) -> None:
     called: list[int] = []
 
     @scenario.bus.consumer(scenario.topic, dedupe_window=10)
-    async def note(ride: Ride) -> None:
+    async def record(ride: Ride) -> None:
         called.append(ride.ride_id)
 
     records = scenario.records([Ride(n, 1.0) for n in range(40)], keys=[b"one"] * 40)
     with anyio.fail_after(30):
         async with scenario.connect() as backend, scenario.working(backend) as worker:
-            for some in (records, records[-10:], records[:1], records[-1:]):
-                before = worker.stats["note"].completed
-                await publish(backend, some)
-                await until(lambda: worker.stats["note"].completed == before + len(some))  # noqa: B023
+            for part in (records, records[-10:], records[:1], records[-1:]):
+                before = worker.stats["record"].completed
+                await publish(backend, part)
+                await until(lambda: worker.stats["record"].completed == before + len(part))  # noqa: B023
     assert called == [*range(40), 0]
 
 
-async def test_a_replayed_dead_letter_is_called_whatever_was_finished(scenario: Scenario) -> None:
+async def test_a_replayed_dead_letter_is_called_though_its_id_is_recorded(scenario: Scenario) -> None:
     called: list[float] = []
 
     @scenario.bus.predictor(scenario.topic, to=scenario.to, dedupe_window=100, retries=0)
@@ -171,23 +171,23 @@ async def test_a_replayed_dead_letter_is_called_whatever_was_finished(scenario: 
             await handle(backend, 1)
             await publish(backend, corrected)
             await handle(backend, 1)
-            tally = await scenario.replay(backend)
+            report = await scenario.replay(backend)
             await handle(backend, 1)
             await publish(backend, corrected)
             await handle(backend, 1)
-    assert tally.chosen.total() == 1
-    assert called == [1.0, 2.0, 1.0], "and the last is passed over"
+    assert report.chosen.total() == 1
+    assert called == [1.0, 2.0, 1.0], "and the last one is a duplicate"
 
 
-def test_a_window_of_nothing_is_refused(scenario: Scenario) -> None:
+def test_a_window_of_no_ids_is_refused(scenario: Scenario) -> None:
     with pytest.raises(Exception, match="dedupe_window: at least 1"):
         scenario.bus.consumer(scenario.topic, dedupe_window=0)(print)
 
 
-async def test_a_backend_that_remembers_nothing_refuses_it_at_start_up() -> None:
-    """One that was written before there was such a thing, and says nothing of it."""
+async def test_a_backend_that_records_no_ids_refuses_it_at_start_up() -> None:
+    """A backend that was written before the capability existed, and does not declare it."""
 
-    class Forgetful(Meddling):
+    class WithoutDedupe(InterceptingBackend):
         capabilities = Capabilities(
             ordering="per_key",
             redelivery="leave",
@@ -198,12 +198,12 @@ async def test_a_backend_that_remembers_nothing_refuses_it_at_start_up() -> None
         )
 
     scenario = Scenario("memory://")
-    scenario.bus.consumer(scenario.topic, dedupe_window=10, name="note")(print)
+    scenario.bus.consumer(scenario.topic, dedupe_window=10, name="record")(print)
     async with scenario.connect() as backend:
-        forgetful = Forgetful(backend, lambda subscription, done: subscription.complete(done))
-        async with scenario.bus.open(forgetful):
+        backend_without = WithoutDedupe(backend, lambda subscription, done: subscription.complete(done))
+        async with scenario.bus.open(backend_without):
             with pytest.raises(
-                UnsupportedError, match=r"consumer\.note\.dedupe_window: .* or drop dedupe_window"
+                UnsupportedError, match=r"consumer\.record\.dedupe_window: .* Or drop dedupe_window"
             ):
                 async with scenario.bus.worker():
                     pass

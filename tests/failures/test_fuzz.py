@@ -1,4 +1,4 @@
-"""Malformed payloads among good ones: every good one is answered, every bad one set aside, memory is flat."""
+"""Malformed payloads among good ones: good ones are answered, bad ones are dead letters, memory is flat."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def fuzzed_url(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def small_heap() -> Iterator[None]:
-    """Garbage is collected as in a worker: not the later, the more the tests before have left in memory."""
+    """Collect garbage as often as in a worker: not less often because of what tests left in memory."""
     gc.freeze()
-    gc.collect()  # it goes by what this leaves
+    gc.collect()  # the next collection depends on what is left
     yield
     gc.unfreeze()
 
@@ -76,8 +76,8 @@ class Fuzz:
         self.events = events
         self.memory: list[int] = []
         self._seed = seed
-        self._answers = bytearray(events)
-        self._letters = bytearray(events)
+        self._answered = bytearray(events)
+        self._failed = bytearray(events)
         self._sums = array("Q", bytes(8 * events))
         self._altered = 0
         scenario.bus.predictor(scenario.topic, to=scenario.to, name="duration")(self._duration)
@@ -89,17 +89,17 @@ class Fuzz:
                 self.scenario.working(backend) as worker,
                 anyio.create_task_group() as tasks,
             ):
-                tasks.start_soon(self._read, backend, self.scenario.to, self._answers)
-                tasks.start_soon(self._read, backend, self.scenario.letter_topics[0], self._letters)
+                tasks.start_soon(self._read, backend, self.scenario.to, self._answered)
+                tasks.start_soon(self._read, backend, self.scenario.dead_letter_topics[0], self._failed)
                 await self._publish(backend, worker.stats["duration"])
-                await until(lambda: self._answers.count(1) + self._letters.count(1) >= self.events)
-                await anyio.sleep(0.2)  # one too many would come now
+                await until(lambda: self._answered.count(1) + self._failed.count(1) >= self.events)
+                await anyio.sleep(0.2)  # a duplicate would arrive now
                 tasks.cancel_scope.cancel()
 
     def check(self) -> None:
-        """Half of them answered and half set aside, each once, and those as they were."""
-        assert list(self._answers) == [1, 0] * (self.events // 2)
-        assert list(self._letters) == [0, 1] * (self.events // 2)
+        """Half of them are answered and half are dead letters, each once, with their values unchanged."""
+        assert list(self._answered) == [1, 0] * (self.events // 2)
+        assert list(self._failed) == [0, 1] * (self.events // 2)
         assert not self._altered
 
     @staticmethod
@@ -145,7 +145,7 @@ def _resident() -> int:
 
 @pytest.fixture(autouse=True)
 def _quiet() -> Iterator[Any]:
-    """A line for each dead letter is right, but a test keeps them all in memory."""
+    """Pytest would keep the log line of each dead letter in memory."""
     log = logging.getLogger("eventml")
     level = log.level
     log.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""What speaks of the infrastructure costs time, and no event."""
+"""A failure of the infrastructure costs time, and no event."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from eventml.errors import PublishError, UnavailableError
-from tests.failures.meddling import Meddling
+from tests.failures.intercepting import InterceptingBackend
 from tests.failures.scenario import Duration, Ride, Scenario, publish, until
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ RIDES = [Ride(number, 1.0) for number in range(40)]
 
 
 class Database:
-    """It is down for some seconds from its first use on."""
+    """A database that is down for some seconds from its first use on."""
 
     def __init__(self, seconds: float, error: Exception) -> None:
         self._seconds = seconds
@@ -50,7 +50,7 @@ async def test_database_down_for_five_seconds_costs_no_event(scenario: Scenario)
         return [database.look_up(ride) for ride in rides]
 
     await scenario.run(RIDES)
-    scenario.check(answered=set(range(40)), set_aside=set())
+    scenario.check(answered=set(range(40)), dead_letters=set())
     assert database.refused > scenario.bus.handlers["duration"].options.retries + 1
     assert scenario.stats.calls - scenario.stats.retries == 5, "the batches were never split"
 
@@ -78,14 +78,14 @@ async def test_single_events_wait_for_the_database_too(scenario: Scenario, error
         return database.look_up(ride)
 
     await scenario.run(RIDES)
-    scenario.check(answered=set(range(40)), set_aside=set())
+    scenario.check(answered=set(range(40)), dead_letters=set())
 
 
 class DeadLettersRefused:
-    """A backend that does not write to dead-letter topics until it may.
+    """A backend that refuses to write to dead-letter topics until `writable` is set.
 
     Args:
-        for_good: It says that it never will; otherwise, that it is out of reach.
+        for_good: Whether it refuses the records for good; otherwise it is unavailable.
     """
 
     def __init__(self, *, for_good: bool) -> None:
@@ -94,7 +94,7 @@ class DeadLettersRefused:
         self.refusals = 0
 
     def wrap(self, backend: Backend) -> Backend:
-        return Meddling(backend, self._complete)
+        return InterceptingBackend(backend, self._complete)
 
     async def _complete(self, subscription: Subscription, done: Sequence[Completion]) -> None:
         letters = {i for i, c in enumerate(done) if any(r.topic.endswith(".dlq") for r in c.outputs)}
@@ -108,8 +108,8 @@ class DeadLettersRefused:
         raise PublishError("some were refused", dict.fromkeys(letters, "not authorised"))
 
 
-@pytest.mark.parametrize("for_good", [False, True], ids=["out of reach", "refused"])
-async def test_unwritable_dead_letter_topic_stops_the_intake_and_loses_nothing(
+@pytest.mark.parametrize("for_good", [False, True], ids=["unavailable", "refused"])
+async def test_unwritable_dead_letter_topic_stops_the_handler_and_loses_nothing(
     scenario: Scenario, for_good: bool
 ) -> None:
     refusing, bad, count = DeadLettersRefused(for_good=for_good), 5, 2_000
@@ -128,14 +128,14 @@ async def test_unwritable_dead_letter_topic_stops_the_intake_and_loses_nothing(
                 await until(lambda: refusing.refusals >= 3)
                 before = stats.received
                 await until(lambda: refusing.refusals >= 5)
-                assert stats.received == before < count, "nothing new is taken in"
+                assert stats.received == before < count, "no new events are received"
                 assert await unfinished(worker) == count - stats.completed >= count - before + 1
                 assert stats.dead_letters == 0
                 refusing.writable = True
                 await until(lambda: stats.completed == count)
             await scenario.collect(backend, count)
-    scenario.check(answered=set(range(count)) - {bad}, set_aside={bad})
-    assert scenario.reason(bad) == "KeyError: 'no such zone'", "why it failed, not why it was refused"
+    scenario.check(answered=set(range(count)) - {bad}, dead_letters={bad})
+    assert scenario.reason(bad) == "KeyError: 'no such zone'", "the reason of the failure, not of the refusal"
 
 
 async def unfinished(worker: Worker) -> int | None:
@@ -154,8 +154,8 @@ async def test_output_that_the_broker_refuses_costs_its_own_event(scenario: Scen
     def duration(rides: list[Ride]) -> list[Duration]:
         return [Duration(ride.ride_id, ride.miles) for ride in rides]
 
-    await scenario.run(RIDES, wrap=lambda backend: Meddling(backend, complete))
-    scenario.check(answered=set(range(40)) - {7}, set_aside={7})
+    await scenario.run(RIDES, wrap=lambda backend: InterceptingBackend(backend, complete))
+    scenario.check(answered=set(range(40)) - {7}, dead_letters={7})
     assert scenario.reason(7) == "PublishError: too large"
 
 
@@ -181,24 +181,24 @@ async def test_handler_that_would_end_its_worker_costs_its_own_event(
     register = scenario.bus.predictor(scenario.topic, to=scenario.to, retries=0, name="duration")
     register(functions[style])
     await scenario.run(RIDES)
-    scenario.check(answered=set(range(40)) - {3}, set_aside={3})
+    scenario.check(answered=set(range(40)) - {3}, dead_letters={3})
     assert "which would have ended its worker" in scenario.reason(3)
 
 
-async def test_exception_that_cannot_be_shown_costs_its_own_event(scenario: Scenario) -> None:
-    class Unspeakable(Exception):  # noqa: N818 - it is no ordinary error
+async def test_exception_without_a_text_costs_its_own_event(scenario: Scenario) -> None:
+    class WithoutText(Exception):  # noqa: N818 - its name is part of the test
         def __str__(self) -> str:
             raise RuntimeError("no text")
 
     @scenario.bus.predictor(scenario.topic, to=scenario.to, retries=0)
     async def duration(ride: Ride) -> Duration:
         if ride.ride_id == 1:
-            raise Unspeakable
+            raise WithoutText
         if ride.ride_id == 2:
             raise ValueError("half a character: \udcff")
         return Duration(ride.ride_id, ride.miles)
 
     await scenario.run(RIDES)
-    scenario.check(answered=set(range(40)) - {1, 2}, set_aside={1, 2})
-    assert scenario.reason(1) == "Unspeakable: <its text cannot be had: RuntimeError>"
+    scenario.check(answered=set(range(40)) - {1, 2}, dead_letters={1, 2})
+    assert scenario.reason(1) == "WithoutText: <str() of the exception failed: RuntimeError>"
     assert scenario.reason(2) == r"ValueError: half a character: \udcff"

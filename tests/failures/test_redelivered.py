@@ -1,4 +1,4 @@
-"""Events that were delivered before, to a worker that did not finish them."""
+"""Redelivered events, which a worker before did not finish."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ async def test_redelivered_event_that_fails_is_tried_again(scenario: Scenario, m
         async with scenario.connect() as backend:
             await publish(backend, scenario.records([Ride(n, 1.0) for n in range(COUNT)]))
             group = scenario.bus.handlers["duration"].options.group
-            async with backend.subscribe([scenario.topic], group=group, start="earliest") as short:
-                given = 0
-                while given < COUNT:  # to a worker that leaves without finishing any
-                    given += len(await short.receive(COUNT))
+            async with backend.subscribe([scenario.topic], group=group, start="earliest") as earlier:
+                received = 0
+                while received < COUNT:  # by a worker that leaves without finishing any
+                    received += len(await earlier.receive(COUNT))
             async with scenario.working(backend) as worker:
                 await until(lambda: worker.stats["duration"].completed == COUNT)
             await scenario.collect(backend, COUNT)
-    scenario.check(answered=set(range(COUNT)), set_aside=set())
+    scenario.check(answered=set(range(COUNT)), dead_letters=set())

@@ -1,4 +1,4 @@
-"""A dead letter goes back to the one group that failed it, once; what is not chosen stays."""
+"""A dead letter is replayed to the group that failed, once; those that are not chosen stay."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from eventml import Record, Reject
 from eventml.records import CONTENT_TYPE, FIELDS, MSGPACK
 from eventml.runtime.dead_letters import DeadLetterFilter, dead_letter_queues
 from eventml.runtime.replay import browse
-from tests.failures.meddling import Meddling
+from tests.failures.intercepting import InterceptingBackend
 from tests.failures.scenario import Duration, Ride, Scenario, publish, until
 
 if TYPE_CHECKING:
@@ -27,15 +27,15 @@ pytestmark = pytest.mark.anyio
 
 
 class Zones:
-    """What the handler looks its rides up in: some are missing until somebody mends it."""
+    """The data that the handler needs: some of it is missing at first."""
 
     def __init__(self, missing: set[int]) -> None:
         self.missing = missing
         self.failed: Counter[int] = Counter()
-        self.seen: Counter[int] = Counter()  # by another handler of the same topic
+        self.audited: Counter[int] = Counter()  # by another handler of the same topic
 
     def register(self, scenario: Scenario) -> None:
-        """A predictor that sets aside what is missing, and a consumer of the topic that minds nothing."""
+        """A predictor that fails on rides whose zone is missing, and a consumer that never fails."""
 
         @scenario.bus.predictor(scenario.topic, to=scenario.to, retries=0)
         def duration(ride: Ride) -> Duration:
@@ -46,25 +46,25 @@ class Zones:
 
         @scenario.bus.consumer(scenario.topic)
         def audit(rides: list[Ride]) -> None:
-            self.seen.update(ride.ride_id for ride in rides)
+            self.audited.update(ride.ride_id for ride in rides)
 
 
 async def handle(
     scenario: Scenario, backend: Backend, values: Sequence[object], *, key: bytes | None = None
 ) -> None:
-    """Publish these, and have both handlers finish them."""
+    """Publish events, and run both handlers until they are finished."""
     async with scenario.working(backend) as worker:
         await publish(backend, scenario.records(values, keys=[key] * len(values)))
         await until(lambda: all(stats.completed >= len(values) for stats in worker.stats.values()))
 
 
 async def handle_replayed(scenario: Scenario, backend: Backend, count: int) -> None:
-    """Have both handlers finish so many records that were replayed."""
+    """Run both handlers until this many replayed records are finished."""
     async with scenario.working(backend) as worker:
         await until(lambda: all(stats.completed >= count for stats in worker.stats.values()))
 
 
-async def letters(
+async def dead_letters(
     scenario: Scenario, backend: Backend, wanted: DeadLetterFilter | None = None
 ) -> list[DeadLetter]:
     [queue, *_] = dead_letter_queues(scenario.bus.handlers.values())
@@ -93,8 +93,8 @@ async def test_ten_thousand_replayed_twice_are_answered_once_by_the_group_that_f
 
             async def replay() -> None:
                 nonlocal replayed
-                tally = await scenario.replay(backend)
-                replayed += tally.chosen.total()
+                report = await scenario.replay(backend)
+                replayed += report.chosen.total()
 
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(replay)
@@ -104,11 +104,11 @@ async def test_ten_thousand_replayed_twice_are_answered_once_by_the_group_that_f
             assert replayed == count
             await handle_replayed(scenario, backend, count)
             await scenario.collect(backend, 2 * count)
-    scenario.check(answered=set(range(count)), set_aside=set(range(count)))
-    assert zones.seen == Counter(range(count)), "the other group has seen none of it"
+    scenario.check(answered=set(range(count)), dead_letters=set(range(count)))
+    assert zones.audited == Counter(range(count)), "the other group was not called again"
 
 
-async def test_replayed_record_is_the_event_as_it_was(scenario: Scenario) -> None:
+async def test_replayed_record_is_the_original_record(scenario: Scenario) -> None:
     zones = Zones(missing={7})
     zones.register(scenario)
     value = msgspec.msgpack.encode(Ride(7, 2.5))
@@ -118,7 +118,7 @@ async def test_replayed_record_is_the_event_as_it_was(scenario: Scenario) -> Non
             async with scenario.working(backend) as worker:
                 await backend.publish([record])
                 await until(lambda: all(stats.completed == 1 for stats in worker.stats.values()))
-            [letter] = await letters(scenario, backend)
+            [letter] = await dead_letters(scenario, backend)
             assert (letter.exception, letter.attempts, letter.topic) == ("Reject", 1, scenario.topic)
             assert letter.traceback.startswith("tests.failures.test_replay:")
             assert 'raise Reject("not yet")' in letter.traceback
@@ -127,14 +127,14 @@ async def test_replayed_record_is_the_event_as_it_was(scenario: Scenario) -> Non
                 found: list[Record] = []
                 while len(found) < 2:
                     found += [delivery.record for delivery in await reader.receive(2)]
-    again = next(found for found in found if "eventml-replay-group" in found.headers)
-    assert (again.id, again.key, again.value) == ("7", b"zone-4", value)
+    replayed = next(record for record in found if "eventml-replay-group" in record.headers)
+    assert (replayed.id, replayed.key, replayed.value) == ("7", b"zone-4", value)
     added = {"eventml-replay-group", "eventml-replay-run"}
-    assert {n: text for n, text in again.headers.items() if n not in added} == record.headers
-    assert again.headers["eventml-replay-group"] == f"{scenario.bus.name}.duration"
+    assert {n: text for n, text in replayed.headers.items() if n not in added} == record.headers
+    assert replayed.headers["eventml-replay-group"] == f"{scenario.bus.name}.duration"
 
 
-async def test_flat_fields_stay_what_they_are(scenario: Scenario) -> None:
+async def test_replayed_record_of_flat_fields_is_decoded_as_such(scenario: Scenario) -> None:
     zones = Zones(missing={8})
     zones.register(scenario)
     record = Record(scenario.topic, b'{"ride_id": "8", "miles": "1.5"}', None, "8", {CONTENT_TYPE: FIELDS})
@@ -147,11 +147,11 @@ async def test_flat_fields_stay_what_they_are(scenario: Scenario) -> None:
             await scenario.replay(backend)
             await handle_replayed(scenario, backend, 1)
             await scenario.collect(backend, 2)
-    scenario.check(answered={8}, set_aside={8})
+    scenario.check(answered={8}, dead_letters={8})
 
 
-async def test_what_fails_again_is_a_dead_letter_again_and_its_replay_ends(scenario: Scenario) -> None:
-    count = 3_000  # letters for several steps of the replay
+async def test_event_that_fails_again_is_a_dead_letter_again_and_the_run_ends(scenario: Scenario) -> None:
+    count = 3_000  # dead letters for several steps of the replay
     zones = Zones(missing=set(range(0, count, 2)))
     zones.register(scenario)
     with anyio.fail_after(60):
@@ -161,17 +161,17 @@ async def test_what_fails_again_is_a_dead_letter_again_and_its_replay_ends(scena
                 replayed = 0
 
                 async def complete(subscription: Subscription, done: Sequence[Completion]) -> None:
-                    """The next step finds what has failed again among what has yet to be replayed."""
+                    """Let the next step find events that failed again among those still to be replayed."""
                     nonlocal replayed
                     await subscription.complete(done)
                     replayed += len(done)
                     await until(lambda: worker.stats["duration"].dead_letters >= replayed)
 
-                tally = await scenario.replay(Meddling(backend, complete))
-            assert tally.chosen == {"KeyError": count // 2}
+                report = await scenario.replay(InterceptingBackend(backend, complete))
+            assert report.chosen == {"KeyError": count // 2}
             assert zones.failed == dict.fromkeys(range(0, count, 2), 2), "each was replayed, and once"
             zones.missing = set()
-            found = await letters(scenario, backend)
+            found = await dead_letters(scenario, backend)
             assert numbers(found) == list(range(0, count, 2))
             assert {letter.exception for letter in found} == {"KeyError"}
             await scenario.replay(backend)
@@ -179,14 +179,14 @@ async def test_what_fails_again_is_a_dead_letter_again_and_its_replay_ends(scena
             await scenario.collect(backend, 2 * count)
     assert {int(number) for number in scenario.outputs} == set(range(count))
     assert all(len(records) == 1 for records in scenario.outputs.values())
-    assert sorted(zones.seen.elements()) == list(range(count))
+    assert sorted(zones.audited.elements()) == list(range(count))
 
 
 @pytest.mark.parametrize("key", [None, b"zone-4"], ids=["no key", "one key"])
-async def test_only_what_is_chosen_is_replayed_and_the_rest_stays(
+async def test_only_chosen_dead_letters_are_replayed_and_the_others_stay(
     scenario: Scenario, key: bytes | None
 ) -> None:
-    """Every other one: with one key, and so in one partition, more gaps than a backend can remember."""
+    """Every other one. With one key, so in one partition, they leave more gaps than a backend can record."""
     count = 5_000
     zones = Zones(missing=set(range(count)))
     zones.register(scenario)
@@ -195,13 +195,13 @@ async def test_only_what_is_chosen_is_replayed_and_the_rest_stays(
         async with scenario.connect() as backend:
             await handle(scenario, backend, [Ride(n, 1.0) for n in range(count)], key=key)
             for left in (count, 0):
-                tally = await scenario.replay(backend, exceptions=frozenset({"KeyError"}))
-                assert tally.chosen.total() == left // 2
-                assert tally.left in {count // 2, None}
-            assert numbers(await letters(scenario, backend)) == odd
-            tally = await scenario.replay(backend, fate="drop", ids=frozenset({"5", "7", "8"}))
-            assert tally.chosen == {"Reject": 2}
-            assert numbers(await letters(scenario, backend)) == [n for n in odd if n not in {5, 7}]
+                report = await scenario.replay(backend, exceptions=frozenset({"KeyError"}))
+                assert report.chosen.total() == left // 2
+                assert report.left in {count // 2, None}
+            assert numbers(await dead_letters(scenario, backend)) == odd
+            report = await scenario.replay(backend, action="drop", ids=frozenset({"5", "7", "8"}))
+            assert report.chosen == {"Reject": 2}
+            assert numbers(await dead_letters(scenario, backend)) == [n for n in odd if n not in {5, 7}]
             zones.missing = set()
             await handle_replayed(scenario, backend, count // 2)
             await scenario.collect(backend, count + count // 2)
@@ -209,7 +209,7 @@ async def test_only_what_is_chosen_is_replayed_and_the_rest_stays(
     assert all(len(records) == 1 for records in scenario.outputs.values())
 
 
-async def test_letters_are_chosen_by_time_and_number(scenario: Scenario) -> None:
+async def test_dead_letters_are_chosen_by_time_and_number(scenario: Scenario) -> None:
     zones = Zones(missing=set(range(20)))
     zones.register(scenario)
     with anyio.fail_after(60):
@@ -221,24 +221,24 @@ async def test_letters_are_chosen_by_time_and_number(scenario: Scenario) -> None
             async with scenario.working(backend) as worker:
                 await publish(backend, scenario.records([Ride(n, 1.0) for n in range(20)])[10:])
                 await until(lambda: worker.stats["duration"].completed == 10)
-            assert numbers(await letters(scenario, backend, DeadLetterFilter(until=between))) == list(
+            assert numbers(await dead_letters(scenario, backend, DeadLetterFilter(until=between))) == list(
                 range(10)
             )
-            tally = await scenario.replay(backend, since=between, limit=4)
-            assert tally.chosen.total() == 4
-            assert tally.left in {16, None}
-            assert len(await letters(scenario, backend, DeadLetterFilter(since=between))) == 6
+            report = await scenario.replay(backend, since=between, limit=4)
+            assert report.chosen.total() == 4
+            assert report.left in {16, None}
+            assert len(await dead_letters(scenario, backend, DeadLetterFilter(since=between))) == 6
 
 
-async def test_letters_of_a_key_are_replayed_in_their_order(scenario: Scenario) -> None:
-    seen: dict[bytes, list[int]] = {b"even": [], b"odd": []}
+async def test_dead_letters_of_a_key_are_replayed_in_order(scenario: Scenario) -> None:
+    called: dict[bytes, list[int]] = {b"even": [], b"odd": []}
     broken = True
 
     @scenario.bus.predictor(scenario.topic, to=scenario.to, retries=0)
     async def duration(ride: Ride) -> Duration:
         if broken:
             raise Reject("not yet")
-        seen[b"odd" if ride.ride_id % 2 else b"even"].append(ride.ride_id)
+        called[b"odd" if ride.ride_id % 2 else b"even"].append(ride.ride_id)
         return Duration(ride.ride_id, ride.miles)
 
     keys = [b"odd" if n % 2 else b"even" for n in range(100)]
@@ -250,29 +250,31 @@ async def test_letters_of_a_key_are_replayed_in_their_order(scenario: Scenario) 
             broken = False
             await scenario.replay(backend)
             await handle_replayed(scenario, backend, 100)
-    assert seen == {b"even": list(range(0, 100, 2)), b"odd": list(range(1, 100, 2))}
+    assert called == {b"even": list(range(0, 100, 2)), b"odd": list(range(1, 100, 2))}
 
 
-async def test_others_records_on_the_dead_letter_topic_stay_and_harm_nothing(scenario: Scenario) -> None:
+async def test_other_records_on_the_dead_letter_topic_stay(scenario: Scenario) -> None:
     zones = Zones(missing={1})
     zones.register(scenario)
     with anyio.fail_after(60):
         async with scenario.connect() as backend:
-            [topic, _] = scenario.letter_topics
+            [topic, _] = scenario.dead_letter_topics
             await backend.publish([Record(topic, b"hello", id="x"), Record(topic, b"", id="y")])
             await handle(scenario, backend, [Ride(n, 1.0) for n in range(3)])
-            assert numbers(await letters(scenario, backend)) == [1]
-            tally = await scenario.replay(backend)
-            assert tally.chosen == {"Reject": 1}
-            assert tally.left in {2, None}
+            assert numbers(await dead_letters(scenario, backend)) == [1]
+            report = await scenario.replay(backend)
+            assert report.chosen == {"Reject": 1}
+            assert report.left in {2, None}
 
 
-class Crash(Exception):  # noqa: N818 - what kills a process is no error of ours
+class Crash(Exception):  # noqa: N818 - it stands for the death of a process
     pass
 
 
-async def test_crash_between_dead_letter_and_ack_leaves_one_letter_after_replay(scenario: Scenario) -> None:
-    """What can happen where completion is not atomic, brought about on every backend."""
+async def test_second_dead_letter_of_an_event_after_a_crash_is_not_replayed(
+    scenario: Scenario,
+) -> None:
+    """It can happen where completion is not atomic; here it is caused on every backend."""
     zones = Zones(missing={1, 4})
     zones.register(scenario)
     crashed = False
@@ -290,16 +292,16 @@ async def test_crash_between_dead_letter_and_ack_leaves_one_letter_after_replay(
         async with scenario.connect() as backend:
             await publish(backend, scenario.records([Ride(n, 1.0) for n in range(6)]))
             with pytest.raises(Crash):
-                async with scenario.working(Meddling(backend, complete)):
+                async with scenario.working(InterceptingBackend(backend, complete)):
                     await anyio.sleep_forever()
             async with scenario.working(backend, "duration") as worker:
                 await until(lambda: worker.stats["duration"].completed == 6)
-            assert numbers(await letters(scenario, backend)) == [1, 1, 4, 4]
+            assert numbers(await dead_letters(scenario, backend)) == [1, 1, 4, 4]
             async with scenario.working(backend, "duration") as worker:
-                tally = await scenario.replay(backend)
+                report = await scenario.replay(backend)
                 await until(lambda: worker.stats["duration"].completed == 2)
-            assert (tally.chosen.total(), tally.duplicates) == (2, 2)
-            assert numbers(await letters(scenario, backend)) == [1, 4], "one of each, it failed again"
+            assert (report.chosen.total(), report.duplicates) == (2, 2)
+            assert numbers(await dead_letters(scenario, backend)) == [1, 4], "each failed again, once"
             zones.missing = set()
             await scenario.replay(backend)
             async with scenario.working(backend, "duration") as worker:

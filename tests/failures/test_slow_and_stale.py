@@ -1,4 +1,4 @@
-"""Handlers that take too long, and events that come too late."""
+"""Handlers that run past their timeout, and events that are older than `max_age`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.anyio
 RIDES = [Ride(number, 1.0) for number in range(12)]
 
 
-async def test_coroutine_past_its_timeout_is_set_aside_and_the_others_answered(scenario: Scenario) -> None:
+async def test_event_whose_coroutine_runs_past_its_timeout_is_a_dead_letter(scenario: Scenario) -> None:
     @scenario.bus.predictor(scenario.topic, to=scenario.to, timeout=0.2, retries=0)
     async def duration(ride: Ride) -> Duration:
         if ride.ride_id == 5:
@@ -22,7 +22,7 @@ async def test_coroutine_past_its_timeout_is_set_aside_and_the_others_answered(s
         return Duration(ride.ride_id, ride.miles)
 
     await scenario.run(RIDES)
-    scenario.check(answered=set(range(12)) - {5}, set_aside={5})
+    scenario.check(answered=set(range(12)) - {5}, dead_letters={5})
     assert "ran past its timeout of 0.2 s" in scenario.reason(5)
 
 
@@ -36,10 +36,10 @@ async def test_thread_past_its_timeout_is_reported_and_the_stream_goes_on(
         return [Duration(ride.ride_id, ride.miles) for ride in rides]
 
     await scenario.run(RIDES)
-    scenario.check(answered=set(range(12)) - {5}, set_aside={5})
+    scenario.check(answered=set(range(12)) - {5}, dead_letters={5})
     [reported] = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"][-1:]
     assert "cannot be stopped" in reported
-    assert scenario.stats.abandoned >= 3, "the batch, and its halves that hold the culprit"
+    assert scenario.stats.abandoned >= 3, "the batch, and its parts that contain the event"
 
 
 async def test_coroutine_past_its_timeout_leaves_no_thread(scenario: Scenario) -> None:
@@ -50,7 +50,7 @@ async def test_coroutine_past_its_timeout_leaves_no_thread(scenario: Scenario) -
         return [Duration(ride.ride_id, ride.miles) for ride in rides]
 
     await scenario.run(RIDES)
-    scenario.check(answered=set(range(12)) - {5}, set_aside={5})
+    scenario.check(answered=set(range(12)) - {5}, dead_letters={5})
     assert scenario.stats.abandoned == 0
 
 
@@ -69,8 +69,8 @@ async def test_slow_handler_is_not_called_for_every_event_of_a_bad_batch(scenari
         return [Duration(ride.ride_id, ride.miles) for ride in rides]
 
     await scenario.run([Ride(number, 1.0) for number in range(256)])
-    assert calls == 17, "what one bad event takes, which is more than 0.2 s; 505 would have cleared all"
-    scenario.check(answered={0, 1, 2, 3}, set_aside=set(range(4, 256)))
+    assert calls == 17, "what one bad event takes, more than 0.2 s; 505 calls would have settled all"
+    scenario.check(answered={0, 1, 2, 3}, dead_letters=set(range(4, 256)))
     assert scenario.reason(255) == "ValueError: a bad one"
 
 
@@ -81,12 +81,12 @@ async def test_stale_events_are_dead_letters_by_default(scenario: Scenario) -> N
         return Duration(ride.ride_id, ride.miles)
 
     await scenario.run(RIDES)
-    scenario.check(answered={0}, set_aside=set(range(1, 12)))
+    scenario.check(answered={0}, dead_letters=set(range(1, 12)))
     assert "old when its turn came" in scenario.reason(7)
     assert scenario.stats.stale == 11
 
 
-async def test_fallback_answers_for_stale_events(scenario: Scenario) -> None:
+async def test_stale_events_are_answered_by_the_fallback(scenario: Scenario) -> None:
     @scenario.bus.predictor(
         scenario.topic,
         to=scenario.to,
@@ -99,7 +99,7 @@ async def test_fallback_answers_for_stale_events(scenario: Scenario) -> None:
         return Duration(ride.ride_id, ride.miles)
 
     await scenario.run(RIDES)
-    scenario.check(answered=set(range(12)), set_aside=set())
+    scenario.check(answered=set(range(12)), dead_letters=set())
     assert b"-1.0" in scenario.outputs["11"][0].value
 
 
@@ -110,6 +110,6 @@ async def test_stale_events_can_be_dropped_and_are_counted(scenario: Scenario) -
         return Duration(ride.ride_id, ride.miles)
 
     await scenario.run(RIDES)
-    assert scenario.letters == {}
+    assert scenario.dead_letters == {}
     assert len(scenario.outputs) == 12 - scenario.stats.stale > 0
     assert scenario.stats.stale > 0

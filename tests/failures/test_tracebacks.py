@@ -1,4 +1,4 @@
-"""What a dead letter says of the handler's own code."""
+"""The traceback in a dead letter."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def error_of(function: Any, *args: Any) -> Exception:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("style", ["batch", "single", "single, with a timeout", "coroutine"])
-async def test_letter_shows_the_handlers_frames_and_none_of_the_machinery(style: str) -> None:
+async def test_dead_letter_has_the_frames_of_the_handler_and_none_of_the_library(style: str) -> None:
     scenario = Scenario("memory://traces")
 
     def batch(rides: list[Ride]) -> list[Duration]:
@@ -52,14 +52,14 @@ async def test_letter_shows_the_handlers_frames_and_none_of_the_machinery(style:
     timeout = 10.0 if "timeout" in style else None
     scenario.bus.predictor(scenario.topic, to=scenario.to, retries=1, backoff=0.0, timeout=timeout)(function)
     await scenario.run([Ride(0, 1.0)])
-    [letter] = scenario.letters["0"]
+    [letter] = scenario.dead_letters["0"]
     lines = letter.headers["eventml-dlq-traceback"].splitlines()
     assert [line.partition(":")[0] for line in lines] == [__name__] * len(lines)
     assert f" in {function.__name__}: " in lines[0]
     assert lines[-1].endswith(" in look_up: return ZONES[ride.ride_id]")
 
 
-def test_an_error_that_no_handler_raised_has_none() -> None:
+def test_an_error_that_no_handler_raised_has_no_traceback() -> None:
     assert summarise_traceback(DecodeError("bad"), 1_000) == ""
 
 
@@ -71,7 +71,7 @@ def test_a_deep_stack_keeps_its_ends() -> None:
     assert len(lines) <= 7
 
 
-def test_what_is_too_long_keeps_its_end() -> None:
+def test_a_traceback_that_is_too_long_keeps_its_end() -> None:
     text = summarise_traceback(error_of(deeper, 3), 60)
     assert len(text) == 60
     assert text.startswith("…")

@@ -1,4 +1,4 @@
-"""An OpenTelemetry of the test's own, whose spans stay in memory."""
+"""An OpenTelemetry tracer provider for each test, whose spans stay in memory."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
 
 
-class Told:
-    """What was told to OpenTelemetry."""
+class RecordedSpans:
+    """The spans that OpenTelemetry recorded."""
 
     def __init__(self, exporter: InMemorySpanExporter) -> None:
         self._exporter = exporter
 
-    def spans(self, name: str) -> list[ReadableSpan]:
+    def named(self, name: str) -> list[ReadableSpan]:
         """The spans of that name that have ended, in the order of their ends."""
         return [span for span in self._exporter.get_finished_spans() if span.name == name]
 
-    def span(self, name: str) -> ReadableSpan:
-        [span] = self.spans(name)
+    def one(self, name: str) -> ReadableSpan:
+        [span] = self.named(name)
         return span
 
 
 @pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[Told]:
-    """Spans are kept; the process's tracer provider is as it was afterwards."""
+def spans(monkeypatch: pytest.MonkeyPatch) -> Iterator[RecordedSpans]:
+    """Records spans. Afterwards the process has the tracer provider that it had before."""
     exporter = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    # OpenTelemetry lets its provider be set but once.
+    # OpenTelemetry's own setter works only once.
     monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider)
-    yield Told(exporter)
+    yield RecordedSpans(exporter)
     provider.shutdown()

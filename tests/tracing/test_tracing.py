@@ -1,4 +1,4 @@
-"""Each event's trace goes on from its producer through its prediction, whatever batch it was in."""
+"""The trace of an event continues from its producer to its prediction, whatever batch it was in."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.failures.scenario import Duration, Ride
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
 
-    from tests.tracing.conftest import Told
+    from tests.tracing.conftest import RecordedSpans
 
 pytestmark = pytest.mark.anyio
 
@@ -56,23 +56,23 @@ def parent(span: ReadableSpan) -> str:
     return trace.format_span_id(span.parent.span_id)
 
 
-async def test_one_trace_from_the_caller_to_the_prediction(told: Told) -> None:
+async def test_one_trace_from_the_caller_to_the_prediction(spans: RecordedSpans) -> None:
     async with TestBus(rides()) as t:
         with trace.get_tracer("test").start_as_current_span("ride starts") as caller:
             await t.publish("rides.started", Ride(1, 2.0), id="r1")
         [event], [prediction] = t.records("rides.started"), t.records("rides.duration")
     own = trace.format_span_id(caller.get_span_context().span_id)
-    sent, processed, inside = map(told.span, ["publish rides.started", "process rides.started", "features"])
+    sent, processed, inside = map(spans.one, ["publish rides.started", "process rides.started", "features"])
     assert (parent(sent), parent(processed), parent(inside)) == (own, ids(sent)[1], ids(processed)[1])
     assert {ids(span)[0] for span in (sent, processed, inside)} == {trace_of(event)}
     assert (trace_of(event), parent_of(event)) == ids(sent)
     assert (trace_of(prediction), parent_of(prediction)) == ids(processed)
 
 
-async def test_spans_say_what_the_conventions_ask_for(told: Told) -> None:
+async def test_spans_have_the_attributes_of_the_messaging_conventions(spans: RecordedSpans) -> None:
     async with TestBus(rides()) as t:
         await t.publish_many("rides.started", [Ride(n, 1.0) for n in range(5)])
-    sent, processed = told.span("publish rides.started"), told.span("process rides.started")
+    sent, processed = spans.one("publish rides.started"), spans.one("process rides.started")
     assert (sent.kind, processed.kind) == (SpanKind.PRODUCER, SpanKind.CONSUMER)
     assert dict(sent.attributes or {}) == {
         "messaging.system": "memory",
@@ -93,7 +93,7 @@ async def test_spans_say_what_the_conventions_ask_for(told: Told) -> None:
     assert parent(processed) == ids(sent)[1]
 
 
-async def test_in_a_batch_each_prediction_continues_its_own_inputs_trace(told: Told) -> None:
+async def test_in_a_batch_each_prediction_continues_its_own_inputs_trace(spans: RecordedSpans) -> None:
     bus = rides()
     inputs = [
         Record(
@@ -108,7 +108,7 @@ async def test_in_a_batch_each_prediction_continues_its_own_inputs_trace(told: T
         await bus.backend.publish(inputs)
         await t.settle()
         found = {record.id[0]: record for record in t.records("rides.duration")}
-    batch = told.span("process rides.started")
+    batch = spans.one("process rides.started")
     assert found["0"].headers[TRACE_PARENT] == PARENT
     assert found["0"].headers[TRACE_STATE] == "a=1"
     assert found["1"].headers[TRACE_PARENT] == found["2"].headers[TRACE_PARENT] == OTHER
@@ -120,33 +120,33 @@ async def test_in_a_batch_each_prediction_continues_its_own_inputs_trace(told: T
     assert links == [PARENT.split("-")[1], *[OTHER.split("-")[1]] * 2]
 
 
-async def test_a_batch_is_nobodys_child_that_is_current_around_the_worker(told: Told) -> None:
+async def test_a_span_around_the_worker_is_not_the_parent_of_its_batches(spans: RecordedSpans) -> None:
     with trace.get_tracer("test").start_as_current_span("around the worker"):
         bus = rides()
         async with TestBus(bus) as t:
             await t.publish_record(Record("rides.started", b'{"ride_id":1,"miles":1}'))
-    assert told.span("process rides.started").parent is None
+    assert spans.one("process rides.started").parent is None
 
 
-async def test_a_failure_is_told_in_the_trace_of_the_event_that_failed(told: Told) -> None:
+async def test_a_failure_is_recorded_in_the_trace_of_the_event(spans: RecordedSpans) -> None:
     async with TestBus(rides()) as t:
         await t.publish("rides.started", Ride(1, 1.0))
         await t.publish("rides.started", Ride(2, -1.0))
         [_, event] = t.records("rides.started")
         [letter] = t.dead_letters()
-    [failed] = [s for s in told.spans("process rides.started") if s.status.status_code is StatusCode.ERROR]
-    aside = told.span("set aside rides.started.rides.duration.dlq")
-    for span in (failed, aside):
+    [failed] = [s for s in spans.named("process rides.started") if s.status.status_code is StatusCode.ERROR]
+    dead_letter = spans.one("dead_letter rides.started.rides.duration.dlq")
+    for span in (failed, dead_letter):
         assert span.status.status_code is StatusCode.ERROR
         assert (span.attributes or {})["error.type"] == "Reject"
         assert [e.name for e in span.events] == ["exception"]
         assert (span.events[0].attributes or {})["exception.message"] == "no such ride"
         assert ids(span)[0] == trace_of(event)
-    assert aside.kind is SpanKind.PRODUCER
+    assert dead_letter.kind is SpanKind.PRODUCER
     assert letter.record.headers[TRACE_PARENT] == event.headers[TRACE_PARENT]
 
 
-async def test_what_one_event_of_a_call_raises_is_told(told: Told) -> None:
+async def test_a_failure_of_a_single_event_is_recorded(spans: RecordedSpans) -> None:
     bus = Bus("rides")
     tried: list[int] = []
 
@@ -160,36 +160,36 @@ async def test_what_one_event_of_a_call_raises_is_told(told: Told) -> None:
     async with TestBus(bus) as t:
         await t.publish("rides.started", Ride(1, 1.0))
         [event], [prediction] = t.records("rides.started"), t.records("rides.duration")
-    first, second = told.spans("process rides.started")
+    first, second = spans.named("process rides.started")
     assert [s.status.status_code for s in (first, second)] == [StatusCode.ERROR, StatusCode.UNSET]
     assert [e.name for e in first.events] == ["exception"]
     assert trace_of(event) == trace_of(prediction) == ids(second)[0]
 
 
-async def test_a_publish_that_fails_is_told(told: Told) -> None:
+async def test_a_publish_that_fails_is_recorded(spans: RecordedSpans) -> None:
     bus = rides()
     async with TestBus(bus):
         with pytest.raises(TypeError):
             await bus.publish_many("rides.started", [Ride(1, 1.0)], key=lambda ride: ride.miles + "a")
-    sent = told.span("publish rides.started")
+    sent = spans.one("publish rides.started")
     assert sent.status.status_code is StatusCode.ERROR
     assert (sent.attributes or {})["error.type"] == "TypeError"
 
 
-async def test_a_request_and_its_answer_are_one_trace(told: Told) -> None:
+async def test_a_request_and_its_answer_are_one_trace(spans: RecordedSpans) -> None:
     bus = rides()
     async with TestBus(bus) as t:
         await bus.request("rides.started", Ride(1, 1.0))
         with pytest.raises(PredictionError):
             await bus.request("rides.started", Ride(1, -1.0))
         [prediction] = t.records("rides.duration")
-    asked, failed = told.spans("request rides.started")
-    assert asked.kind is SpanKind.CLIENT
-    assert trace_of(prediction) == ids(asked)[0]
+    sent, failed = spans.named("request rides.started")
+    assert sent.kind is SpanKind.CLIENT
+    assert trace_of(prediction) == ids(sent)[0]
     assert (failed.attributes or {})["error.type"] == "PredictionError"
 
 
-async def test_blocking_code_hands_its_span_on(told: Told) -> None:
+async def test_a_span_of_blocking_code_is_the_parent_of_its_publish(spans: RecordedSpans) -> None:
     bus = Bus("rides", backend="memory://tracing-blocking")
 
     def publish() -> str:
@@ -200,16 +200,11 @@ async def test_blocking_code_hands_its_span_on(told: Told) -> None:
             producer.publish("rides.started", {})
             return trace.format_span_id(view.get_span_context().span_id)
 
-    assert (
-        parent(told.span("publish rides.started")) == await anyio.to_thread.run_sync(publish)
-        if False
-        else True
-    )
     caller = await anyio.to_thread.run_sync(publish)
-    assert parent(told.span("publish rides.started")) == caller
+    assert parent(spans.one("publish rides.started")) == caller
 
 
-async def test_a_context_that_the_caller_gives_wins(told: Told) -> None:
+async def test_a_context_in_the_headers_of_the_caller_takes_precedence(spans: RecordedSpans) -> None:
     async with TestBus(rides()) as t:
         await t.publish("rides.started", Ride(1, 1.0), headers={TRACE_PARENT: PARENT})
         [prediction] = t.records("rides.duration")
@@ -229,21 +224,21 @@ async def headers_of_a_prediction(tracing: Any) -> set[str]:
     return {name for name in delivery.record.headers if "trace" in name}
 
 
-async def test_by_itself_it_is_on_where_the_app_has_configured_it(told: Told) -> None:
+async def test_by_default_tracing_is_on_if_the_app_has_configured_it(spans: RecordedSpans) -> None:
     assert await headers_of_a_prediction(None) == {TRACE_PARENT}
-    assert len(told.spans("process rides.started")) == 1
+    assert len(spans.named("process rides.started")) == 1
 
 
-async def test_off_is_off(told: Told) -> None:
+async def test_tracing_can_be_switched_off(spans: RecordedSpans) -> None:
     assert await headers_of_a_prediction(False) == set()
-    assert not told.spans("process rides.started")
+    assert not spans.named("process rides.started")
 
 
-async def test_without_a_provider_it_is_off_by_itself() -> None:
+async def test_by_default_tracing_is_off_without_a_provider() -> None:
     assert await headers_of_a_prediction(None) == set()
 
 
-async def test_on_without_a_provider_passes_contexts_on() -> None:
+async def test_tracing_without_a_provider_passes_contexts_on() -> None:
     bus = rides()
     bus.configure(config.load(environ={"EVENTML_TRACING": "true"}))
     async with bus, bus.worker() as worker, anyio.create_task_group() as tasks:

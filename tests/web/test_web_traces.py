@@ -8,12 +8,12 @@ import anyio
 import pytest
 from opentelemetry.trace import format_trace_id
 
-from tests.tracing.conftest import told  # noqa: F401 - a fixture
+from tests.tracing.conftest import spans  # noqa: F401 - a fixture
 
 if TYPE_CHECKING:
     import httpx
 
-    from tests.tracing.conftest import Told
+    from tests.tracing.conftest import RecordedSpans
     from tests.web.conftest import EnterApp
 
 pytestmark = pytest.mark.anyio
@@ -30,14 +30,16 @@ async def post_in(client: httpx.AsyncClient, trace: str) -> None:
     assert answer.status_code == 200, answer.text
 
 
-async def test_a_call_is_part_of_the_traces_of_its_requests(told: Told, enter_app: EnterApp) -> None:  # noqa: F811 - the fixture
+async def test_a_call_is_part_of_its_requests_traces(
+    spans: RecordedSpans, enter_app: EnterApp
+) -> None:  # noqa: F811 - the fixture
     client = await enter_app()
     async with anyio.create_task_group() as tasks:
         for trace in TRACES:
             tasks.start_soon(post_in, client, trace)
     traces = {
         format_trace_id(context.trace_id)
-        for span in told.spans("process numbers")
+        for span in spans.named("process numbers")
         for context in (span.parent, *(link.context for link in span.links))
         if context is not None
     }

@@ -1,4 +1,4 @@
-"""Natural batching: what has arrived waits here for the handler, which takes all of it when it is free.
+"""Natural batching: events wait here for the handler, which takes all of them when it is free.
 
 There is no timer, so an idle stream adds no latency; under load batches grow by themselves, up to the cap.
 The buffer holds two batches at most: this bounds memory and slows the receive down to the handler's pace.

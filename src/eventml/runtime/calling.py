@@ -25,7 +25,7 @@ from eventml.runtime.failures import Deferred, Failed, should_retry, task_group
 from eventml.runtime.stats import Stats
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 log = logging.getLogger("eventml")
 
@@ -65,7 +65,7 @@ class Caller:
         Raises:
             Exception: the whole batch failed: whatever a handler of batches raises.
             HandlerTimeoutError: a handler of batches ran past its timeout.
-            HandlerExitError: a handler of batches raised what would have ended the worker.
+            HandlerExitError: a handler of batches raised an exception that would have ended the worker.
         """
         events = [item.event for item in items]
         if self._handler.batched:
@@ -74,9 +74,8 @@ class Caller:
             return await self._call_concurrently(events)
         keys = [item.delivery.record.key if self._ordered else None for item in items]
         if self._handler.is_async or self._handler.options.timeout is not None:
-            return await self._call_in_turn(self._attempt, events, keys)
-        # One thread for all of them: a thread for each event would cost more than most handlers do.
-        return await self._in_thread(_run, self._call_in_turn(self._attempt_here, events, keys))
+            return await self._call_in_turn(events, keys)
+        return await self._in_thread(partial(self._call_here, keys), events)
 
     async def call_whole(self, events: Any) -> Any:
         """What a handler of batches returns for a list of events, or, if it takes frames, for a table.
@@ -90,25 +89,32 @@ class Caller:
 
     # Single events
 
-    async def _call_in_turn(
-        self,
-        attempt: Callable[[Any], Awaitable[Any]],
-        events: Sequence[Any],
-        keys: Sequence[bytes | None],
-    ) -> list[Any]:
+    async def _call_in_turn(self, events: Sequence[Any], keys: Sequence[bytes | None]) -> list[Any]:
         outputs: list[Any] = []
-        failed: set[bytes | None] = set()
+        held_back: set[bytes | None] = set()
         for event, key in zip(events, keys, strict=True):
-            output = Deferred() if key in failed else await attempt(event)
+            output = Deferred() if key in held_back else await self._attempt(event)
             outputs.append(output)
-            # An event that will be tried again holds back those of its key.
-            if (
-                type(output) is Failed
-                and key is not None
-                and should_retry(output.error, 1, self._handler.options)
-            ):
-                failed.add(key)
+            if isinstance(output, Failed):
+                self._hold_back(key, output, held_back)
         return outputs
+
+    def _call_here(self, keys: Sequence[bytes | None], events: Sequence[Any]) -> list[Any]:
+        """As `_call_in_turn`, in this thread: an await for each event would cost as much as most calls."""
+        outputs: list[Any] = []
+        held_back: set[bytes | None] = set()
+        for event, key in zip(events, keys, strict=True):
+            try:
+                outputs.append(Deferred() if key in held_back else self._function(event))
+            except Exception as exc:  # noqa: BLE001 - a handler may raise anything
+                outputs.append(Failed(exc))
+                self._hold_back(key, outputs[-1], held_back)
+        return outputs
+
+    def _hold_back(self, key: bytes | None, failed: Failed, held_back: set[bytes | None]) -> None:
+        """Hold back the key of an event that has failed and will be tried again."""
+        if key is not None and should_retry(failed.error, 1, self._handler.options):
+            held_back.add(key)
 
     async def _call_concurrently(self, events: Sequence[Any]) -> list[Any]:
         outputs: list[Any] = [None] * len(events)
@@ -124,13 +130,6 @@ class Caller:
     async def _attempt(self, event: Any) -> Any:
         try:
             return await self._call(event)
-        except Exception as exc:  # noqa: BLE001 - a handler may raise anything
-            return Failed(exc)
-
-    async def _attempt_here(self, event: Any) -> Any:
-        """As `_attempt`, for a plain function, in this thread."""
-        try:
-            return self._function(event)
         except Exception as exc:  # noqa: BLE001 - a handler may raise anything
             return Failed(exc)
 
@@ -187,15 +186,6 @@ class Caller:
             seconds,
             self._stats.abandoned,
         )
-
-
-def _run(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """Run a coroutine that never waits."""
-    try:
-        coroutine.send(None)
-    except StopIteration as stop:
-        return stop.value
-    raise RuntimeError("a plain function has waited")
 
 
 def _with_frames(frame: FrameType, function: Callable[..., Any], *, is_async: bool) -> Callable[[Any], Any]:

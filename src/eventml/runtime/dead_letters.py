@@ -36,41 +36,6 @@ def dead_letter_topic(topic: str, group: str) -> str:
     return f"{topic}.{group}.dlq"
 
 
-def dead_letter(
-    delivery: Delivery, *, group: str, error: Exception, attempts: int = 1, first_failure: float | None = None
-) -> Record:
-    """The record for the dead-letter topic: the original one, with `eventml-dlq-*` headers added.
-
-    Args:
-        delivery: The delivery that could not be handled.
-        group: The consumer group that failed.
-        error: The last failure.
-        attempts: How often the event was tried.
-        first_failure: When it first failed, in seconds since the epoch; None if it has failed once, now.
-    """
-    record, now = delivery.record, time.time()
-    reason = {
-        "topic": record.topic,
-        "partition": str(delivery.partition),
-        "offset": str(delivery.offset),
-        "group": group,
-        "attempts": str(max(attempts, delivery.attempt)),
-        "first-failure": f"{now if first_failure is None else first_failure:.3f}",
-        "last-failure": f"{now:.3f}",
-        "exception": type(error).__qualname__,
-        "message": describe(error),
-    }
-    if traceback := summarise_traceback(error, _MAX_TRACEBACK):
-        reason["traceback"] = traceback
-    return Record(
-        topic=dead_letter_topic(record.topic, group),
-        value=record.value,
-        key=record.key,
-        id=record.id,
-        headers={**record.headers, **{f"{DLQ_PREFIX}{name}": text for name, text in reason.items()}},
-    )
-
-
 class DeadLetterWriter:
     """Moves deliveries of one handler to its dead letters, each with a log line and a span.
 
@@ -99,24 +64,45 @@ class DeadLetterWriter:
     def write(
         self, delivery: Delivery, error: Exception, *, attempts: int = 1, first_failure: float | None = None
     ) -> Completion:
-        """The completion that moves a delivery to the dead letters; see `dead_letter`."""
+        """The completion that moves a delivery to the dead letters.
+
+        Args:
+            delivery: The delivery that could not be handled.
+            error: The last failure.
+            attempts: How often the event was tried.
+            first_failure: When it first failed, in seconds since the epoch; None if it has failed once, now.
+        """
+        record, now = delivery.record, time.time()
         if self._translate is not None:
             error = self._translate(error)
-        letter = dead_letter(
-            delivery, group=self._group, error=error, attempts=attempts, first_failure=first_failure
-        )
+        reason = {
+            "topic": record.topic,
+            "partition": str(delivery.partition),
+            "offset": str(delivery.offset),
+            "group": self._group,
+            "attempts": str(max(attempts, delivery.attempt)),
+            "first-failure": f"{now if first_failure is None else first_failure:.3f}",
+            "last-failure": f"{now:.3f}",
+            "exception": type(error).__qualname__,
+            "message": describe(error),
+        }
+        if traceback := summarise_traceback(error, _MAX_TRACEBACK):
+            reason["traceback"] = traceback
+        headers = {**record.headers, **{f"{DLQ_PREFIX}{name}": text for name, text in reason.items()}}
+        topic = dead_letter_topic(record.topic, self._group)
         self._uncounted += 1
         log.log(
             self.log_level,
             "%s: %s moved to the dead letters in %s: %s",
             self._name,
-            _printable(delivery.record.id),
-            letter.topic,
-            describe(error),
+            _printable(record.id),
+            topic,
+            reason["message"],
         )
         if self._tracing is not None:
-            self._tracing.dead_letter(delivery.record.headers, error, letter.topic)
-        return Completion(delivery, (letter,), dead_letter=True)
+            self._tracing.dead_letter(record.headers, error, topic)
+        dead_letter = Record(topic, record.value, record.key, record.id, headers)
+        return Completion(delivery, (dead_letter,), dead_letter=True)
 
     def replace(self, refused: Completion, reason: str) -> Completion:
         """What to complete in place of a completion that the broker refuses (it is too large, for example).
@@ -229,13 +215,13 @@ class DeadLetterFilter(msgspec.Struct, frozen=True, kw_only=True):
     since: float | None = None
     until: float | None = None
 
-    def matches(self, letter: DeadLetter) -> bool:
+    def matches(self, dead_letter: DeadLetter) -> bool:
         """Whether a dead letter meets all conditions."""
         return (
-            (not self.ids or letter.id in self.ids)
-            and (not self.exceptions or letter.exception in self.exceptions)
-            and (self.since is None or letter.last_failure >= self.since)
-            and (self.until is None or letter.last_failure < self.until)
+            (not self.ids or dead_letter.id in self.ids)
+            and (not self.exceptions or dead_letter.exception in self.exceptions)
+            and (self.since is None or dead_letter.last_failure >= self.since)
+            and (self.until is None or dead_letter.last_failure < self.until)
         )
 
 

@@ -28,6 +28,9 @@ class Dedupe:
         subscription: The handler's subscription, which knows the ids that its group has completed.
         handler: The handler.
         stats: Counts the duplicates.
+
+    Attributes:
+        waiting: How many duplicates wait for an event in flight.
     """
 
     def __init__(self, subscription: DedupeSubscription, handler: Handler, stats: Stats) -> None:
@@ -35,19 +38,16 @@ class Dedupe:
         self._name = handler.name
         self._group = handler.options.group
         self._stats = stats
-        self._in_flight = InFlightIds()
-
-    @property
-    def waiting(self) -> int:
-        """How many duplicates wait for an event in flight."""
-        return self._in_flight.waiting
+        self._duplicates: dict[str, list[Item]] = {}  # by the id of an event in flight
+        self.waiting = 0
 
     async def remove_duplicates(self, items: Sequence[Item]) -> tuple[list[Item], list[Completion]]:
         """The events to call, and the completions of those whose ids were completed before.
 
-        Waits for as long as the broker is unavailable.
+        Duplicates of events in flight are in neither; `release` returns them. While the broker is
+        unavailable, this waits.
         """
-        first = self._in_flight.hold_back(items)
+        first = self.hold_back(items)
         failures = 0
         while first:
             try:
@@ -61,50 +61,37 @@ class Dedupe:
                 return to_call, duplicates
         return [], []
 
-    def mark(self, completions: Sequence[Completion]) -> list[Completion]:
-        """The completions, with what each one records about its id."""
-        return [mark(completion, self._group) for completion in completions]
-
-    def release(self, completed: Sequence[Completion]) -> list[Item]:
-        """These are completed: return the duplicates that waited for them, to be processed anew."""
-        return self._in_flight.release(completed)
-
-
-class InFlightIds:
-    """The ids of one handler's events in flight, and the duplicates that wait for them: pure state.
-
-    A replayed dead letter is neither: it is called in any case.
-    """
-
-    def __init__(self) -> None:
-        self._waiting: dict[str, list[Item]] = {}
-        self.waiting = 0
-        """How many duplicates wait."""
-
     def hold_back(self, items: Sequence[Item]) -> list[Item]:
-        """Keep the duplicates of events in flight, and return the others, which now are in flight."""
+        """Keep the duplicates of events in flight, and return the others, which are in flight from now on.
+
+        A replayed dead letter is neither: it is called in any case.
+        """
         first = []
         for item in items:
             record = item.delivery.record
             if REPLAY_GROUP in record.headers:
                 first.append(item)
-            elif record.id in self._waiting:
-                self._waiting[record.id].append(item)
+            elif record.id in self._duplicates:
+                self._duplicates[record.id].append(item)
                 self.waiting += 1
             else:
-                self._waiting[record.id] = []
+                self._duplicates[record.id] = []
                 first.append(item)
         return first
 
     def release(self, completed: Sequence[Completion]) -> list[Item]:
-        """These events are not in flight any more: return the duplicates that waited for them."""
+        """These are not in flight any more: return the duplicates of them, to be processed anew."""
         released: list[Item] = []
         for completion in completed:
             record = completion.delivery.record
             if REPLAY_GROUP not in record.headers:
-                released += self._waiting.pop(record.id, ())
+                released += self._duplicates.pop(record.id, ())
         self.waiting -= len(released)
         return released
+
+    def mark(self, completions: Sequence[Completion]) -> list[Completion]:
+        """The completions, each with its part in deduplication set."""
+        return [mark(completion, self._group) for completion in completions]
 
 
 def split_duplicates(
@@ -123,7 +110,7 @@ def split_duplicates(
 
 
 def mark(completion: Completion, group: str) -> Completion:
-    """The completion, with what it records about its id.
+    """The completion, with its part in deduplication set.
 
     A dead letter records nothing, so that a corrected event with its id is accepted. A replayed dead letter
     records its id in any case; one that was replayed for another group records nothing in this one.

@@ -1,4 +1,4 @@
-"""Failures: what an exception means, how it is described, and the results of events that failed.
+"""Failures: their classification and description, and the results of events that failed.
 
 The decisions are pure functions. What is done about a failure is in `retry.py`.
 """
@@ -72,7 +72,7 @@ def call_results(results: list[Result]) -> CallResults:
 
 
 class Verdict(Enum):
-    """What a failure says about the events of its batch, and so what to do next."""
+    """Which events of a batch a failure is about, and so what to do next."""
 
     INFRASTRUCTURE = "no event is at fault: retry the whole batch until it succeeds"
     EVENT = "an event is at fault: find it, retry it a few times, then move it to the dead letters"
@@ -171,7 +171,7 @@ def summarise_traceback(error: BaseException, size: int) -> str:
 
     Args:
         error: The exception.
-        size: The most characters. A longer summary loses its beginning, as its end says more.
+        size: The most characters. A longer summary is cut at its beginning.
     """
     frames = list(walk_tb(error.__traceback__))
     while frames and _package(frames[0][0]) in _LIBRARIES:

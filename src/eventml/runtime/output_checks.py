@@ -1,4 +1,4 @@
-"""Checks of what a handler returned, before any of it is used: length, types, finite numbers.
+"""Checks of a handler's outputs before any of them is used: length, types, finite numbers.
 
 JSON has no NaN, so a NaN would arrive as null, unnoticed; and a list that is one short, zipped with its
 inputs, would give every event its neighbour's prediction. Streams, web services and batch jobs all check
@@ -69,7 +69,7 @@ class OutputChecks:
         self._float_fields: dict[type, list[str] | None] = {}
 
     def check(self, outputs: Any, inputs: int) -> CheckedOutputs:
-        """Check what a handler returned for a batch: a list, an array, a Series, a frame or a table.
+        """Check the outputs for a batch: a list, an array, a Series, a frame or a table.
 
         Args:
             outputs: What the handler returned.

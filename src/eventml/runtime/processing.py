@@ -9,7 +9,7 @@ step is a class of its own file; the call is here.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from eventml.backends.base import Completion
 from eventml.errors import DecodeError
@@ -29,30 +29,14 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-class FailurePolicy(Protocol):
-    """Makes the step that handles failures: `Retry` or `FailFast`."""
-
-    def __call__(
-        self,
-        call: Call,
-        handler: Handler,
-        *,
-        stats: Stats,
-        ordered: bool,
-        tracing: HandlerTracing | None = None,
-    ) -> Retry | FailFast:
-        """See `Retry` and `FailFast` for the arguments."""
-        ...
-
-
 class BatchProcessor:
     """Turns batches of one handler into completions.
 
     Args:
         handler: The handler.
         caller: Calls it.
-        outputs: Makes completions of what it returns; None for a consumer.
-        stats: Its counters.
+        outputs: Makes completions of its outputs; None for a consumer.
+        stats: Counts calls, retries and stale events.
         ordered: Whether order per key is kept: an event that is tried again holds back its key.
         failure_policy: What to do when a call fails: `Retry` or `FailFast`.
         tracing: Records calls and dead letters; None if tracing is off.
@@ -70,7 +54,7 @@ class BatchProcessor:
         outputs: Outputs | None,
         stats: Stats,
         ordered: bool,
-        failure_policy: FailurePolicy = Retry,
+        failure_policy: type[Retry | FailFast] = Retry,
         tracing: HandlerTracing | None = None,
     ) -> None:
         self._group = handler.options.group
@@ -124,14 +108,7 @@ class BatchProcessor:
 
 
 class HandlerCall:
-    """One call of the handler for a batch: from its events to the results.
-
-    Args:
-        handler: The handler.
-        caller: Calls it.
-        outputs: Makes completions of what it returns; None for a consumer.
-        stats: Its counters.
-    """
+    """Calls the handler once for a batch: from its events to the results."""
 
     def __init__(self, handler: Handler, caller: Caller, outputs: Outputs | None, stats: Stats) -> None:
         self._batched = handler.batched
@@ -166,12 +143,7 @@ class HandlerCall:
 
 
 class TracedCall:
-    """A call with a span around it.
-
-    Args:
-        call: The call.
-        tracing: Records the span.
-    """
+    """A call with a span around it."""
 
     def __init__(self, call: Call, tracing: HandlerTracing) -> None:
         self._call = call

@@ -73,9 +73,9 @@ async def browse(
     """
     found = 0
     async for deliveries in _present(subscription, None, patience):
-        for letter in map(read_dead_letter, deliveries):
-            if letter is not None and chosen.matches(letter):
-                yield letter
+        for dead_letter in map(read_dead_letter, deliveries):
+            if dead_letter is not None and chosen.matches(dead_letter):
+                yield dead_letter
                 found += 1
                 if found == limit:
                     return
@@ -208,53 +208,53 @@ class _Run:
         return self._left is not None and self._left <= 0
 
     def decide(self, deliveries: Sequence[Delivery]) -> list[tuple[DeadLetter | None, Completion]]:
-        """What to complete, each with its dead letter; None if that is moved or is a duplicate."""
+        """The completions for a step, each with its dead letter; None if that is moved or is a duplicate."""
         steps: list[tuple[DeadLetter | None, Completion]] = []
         for delivery in deliveries:
             if self.over:
-                break  # what is behind the last one that matched leaves no gap
-            letter = read_dead_letter(delivery)
-            if letter is None or not self._chosen.matches(letter):
+                break  # records behind the last one that matched leave no gap
+            dead_letter = read_dead_letter(delivery)
+            if dead_letter is None or not self._chosen.matches(dead_letter):
                 if self._gaps is not None and not self._gaps.may_leave(delivery.partition):
                     steps.append((None, Completion(delivery, (self._moved(delivery.record),))))
                 continue
             if self._gaps is not None:
                 self._gaps.complete(delivery.partition)
-            if letter.origin in self._origins:
+            if dead_letter.origin in self._origins:
                 self.report.duplicates += 1
                 steps.append((None, Completion(delivery)))
                 continue
-            self._origins.add(letter.origin)
+            self._origins.add(dead_letter.origin)
             if self._left is not None:
                 self._left -= 1
-            outputs = (self._replayed(letter),) if self._action == "replay" else ()
-            steps.append((letter, Completion(delivery, outputs)))
+            outputs = (self._replayed(dead_letter),) if self._action == "replay" else ()
+            steps.append((dead_letter, Completion(delivery, outputs)))
         return steps
 
     def count(
         self, steps: Sequence[tuple[DeadLetter | None, Completion]], refused: Mapping[int, str]
     ) -> None:
         """Count the steps that were completed, and those that were refused."""
-        for position, (letter, _) in enumerate(steps):
+        for position, (dead_letter, _) in enumerate(steps):
             if position in refused:
                 self.report.refused[refused[position]] += 1
-            elif letter is not None:
-                self.report.chosen[letter.exception] += 1
+            elif dead_letter is not None:
+                self.report.chosen[dead_letter.exception] += 1
 
-    def _replayed(self, letter: DeadLetter) -> Record:
+    def _replayed(self, dead_letter: DeadLetter) -> Record:
         """The record that goes back to the topic: the event as it was, for its group alone.
 
         Equal headers share a mapping, which backends write more cheaply.
         """
-        record = letter.delivery.record
+        record = dead_letter.delivery.record
         headers = {name: text for name, text in record.headers.items() if not name.startswith(_REMOVED)}
-        headers |= {REPLAY_GROUP: letter.group, REPLAY_RUN: self.id}
+        headers |= {REPLAY_GROUP: dead_letter.group, REPLAY_RUN: self.id}
         key = tuple(headers.items())
         if key not in self._shared_headers:
             if len(self._shared_headers) >= _MAX_SHARED:
                 self._shared_headers.clear()
             self._shared_headers[key] = MappingProxyType(headers)
-        return Record(letter.topic, record.value, record.key, record.id, self._shared_headers[key])
+        return Record(dead_letter.topic, record.value, record.key, record.id, self._shared_headers[key])
 
     def _moved(self, record: Record) -> Record:
         return msgspec.structs.replace(record, headers={**record.headers, _MOVED_BY: self.id})

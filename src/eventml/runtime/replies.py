@@ -155,7 +155,7 @@ class Replies:
     async def _complete_without_replies(
         self, completions: Sequence[Completion], replies: Mapping[int, Record], error: BackendError
     ) -> None:
-        """Complete what was refused again, as it may have been the reply that the broker refused."""
+        """Complete refused completions again without their replies, which may have been the reason."""
         log.warning("replies to %s cannot be written: %s", self._topic, describe(error))
         refused = error.failed if isinstance(error, PublishError) else {}
         if not refused:

@@ -69,13 +69,15 @@ async def enter_lifespans(
     return values
 
 
-async def load_handler(handler: Handler, resources: Mapping[str, Any], format: Format) -> LoadedHandler:  # noqa: A002
+async def load_handler(
+    handler: Handler, resources: Mapping[str, Any], output_format: Format
+) -> LoadedHandler:
     """Load the handler's model, and collect its resources.
 
     Args:
         handler: The handler.
         resources: The values of the lifespans, by name.
-        format: The format of its outputs.
+        output_format: The format of its outputs.
 
     Raises:
         ModelError: the model cannot be loaded.
@@ -86,4 +88,4 @@ async def load_handler(handler: Handler, resources: Mapping[str, Any], format: F
         # In a thread: loading a large model must not stop the heartbeats of handlers that run already.
         model = await to_thread.run_sync(partial(models.load, handler.model, name=handler.name))
         own["model"] = model.object
-    return LoadedHandler(handler, model, own, format)
+    return LoadedHandler(handler, model, own, output_format)

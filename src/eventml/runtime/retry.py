@@ -1,4 +1,4 @@
-"""What to do when a call fails: `Retry` for streams and jobs, `FailFast` for callers who wait for an answer.
+"""Handling of failed calls: `Retry` for streams and jobs, `FailFast` for callers who wait for an answer.
 
 Both find the bad events of a failed batch by bisecting it. Both are a step around the call of the handler: a
 batch goes in, completions come out.
@@ -40,7 +40,7 @@ Call = Callable[[Sequence[Item]], Awaitable[CallResults]]
 
 
 class Retry:
-    """Retries what failed, with backoff, and moves to the dead letters what keeps failing.
+    """Retries failed events with backoff, and moves those that keep failing to the dead letters.
 
     - The infrastructure fails: the whole batch is called again until it succeeds.
     - Another failure of a batch: it is bisected.
@@ -54,6 +54,10 @@ class Retry:
         ordered: Whether order per key is kept.
         log_level: The level of log lines about dead letters and bisected batches.
         tracing: Records dead letters; None if tracing is off.
+
+    Attributes:
+        dead_letters: Moves deliveries to the dead letters.
+        queue: The events that wait for a retry, and those that their keys hold back.
     """
 
     def __init__(
@@ -195,21 +199,17 @@ class Retry:
 
 
 class FailFast:
-    """Moves what failed to the dead letters at once, without a retry: somebody waits for each answer.
+    """Moves failed events to the dead letters at once, without a retry, as callers wait for their answers.
 
     - The infrastructure fails: the whole batch fails with UnavailableError, and the caller may try again.
     - Another failure of a batch: it is bisected, so that the other events of the batch are answered.
 
-    Whoever waits reports the failure, so it is not logged here (except for debugging).
+    The caller reports the failure, so it is logged for debugging only.
 
-    Args:
-        call: Calls the handler once, for a batch. It raises if the whole batch failed.
-        handler: The handler.
-        stats: Counts the calls of parts.
-        ordered: Whether order per key is kept.
-        tracing: Records dead letters; None if tracing is off.
+    Args: as for `Retry`.
 
     Attributes:
+        dead_letters: Moves deliveries to the dead letters.
         queue: The retry queue, always empty.
     """
 
@@ -274,14 +274,11 @@ class FailFast:
             return results
         completions: list[Completion] = []
         for item, result in zip(items, results.results, strict=True):
-            if isinstance(result, Failed):
-                completions += self._fail([item], result.error)
-            elif isinstance(result, Deferred):
-                completions += self._fail(
-                    [item], UnavailableError("not called, as an earlier event of its key failed")
-                )
-            else:
+            if isinstance(result, Completion):
                 completions.append(result)
+                continue
+            deferred = UnavailableError("not called, as an earlier event of its key failed")
+            completions += self._fail([item], result.error if isinstance(result, Failed) else deferred)
         return completions
 
     def _fail(self, items: Sequence[Item], error: Exception) -> list[Completion]:

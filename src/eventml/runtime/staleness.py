@@ -54,9 +54,9 @@ class Staleness:
 
     def _complete(self, stale: Item) -> Completion:
         delivery = stale.delivery
-        if self._when_stale == "drop":
-            return Completion(delivery)
-        if self._when_stale == "dead_letter":
+        if not callable(self._when_stale):
+            if self._when_stale == "drop":
+                return Completion(delivery)
             return self._next.dead_letters.write(delivery, stale_error(stale, time.time()))
         try:
             output = self._when_stale(stale.event)

@@ -1,4 +1,4 @@
-"""Tracing: what the runtime and the producers record of an event's way, if tracing is on.
+"""Tracing: the spans of producers and handlers, if tracing is on.
 
 The protocols here stand between them and OpenTelemetry. Where tracing is off there is None in their place,
 which costs a batch one comparison. `spans.py` implements them, and is imported only where tracing is on.

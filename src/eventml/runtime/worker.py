@@ -26,10 +26,10 @@ from eventml.runtime.dedupe import Dedupe
 from eventml.runtime.failures import task_group
 from eventml.runtime.outputs import Outputs
 from eventml.runtime.pipeline import Pipeline
-from eventml.runtime.processing import BatchProcessor, FailurePolicy
+from eventml.runtime.processing import BatchProcessor
 from eventml.runtime.replies import Replies
 from eventml.runtime.resources import LoadedHandler
-from eventml.runtime.retry import Retry
+from eventml.runtime.retry import FailFast, Retry
 from eventml.runtime.stats import Stats
 from eventml.runtime.tracing import Tracing
 
@@ -42,7 +42,7 @@ _IDLE_CHECK = 0.25  # seconds between two checks whether the worker is idle
 
 
 class Worker:
-    """Runs handlers over one backend until told to stop.
+    """Runs handlers over one backend until it is stopped.
 
     Args:
         backend: The backend that events are received from and outputs published to.
@@ -68,7 +68,7 @@ class Worker:
         *,
         source: str,
         drain: float,
-        failure_policy: FailurePolicy = Retry,
+        failure_policy: type[Retry | FailFast] = Retry,
         tracing: Tracing | None = None,
     ) -> None:
         self._backend = backend

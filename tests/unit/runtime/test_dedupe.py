@@ -1,65 +1,74 @@
-"""One of each id in hand at a time; whatever waits is taken in again; what was finished is passed over."""
+"""One event of each id is in flight at a time; its duplicates wait, and none is lost."""
 
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from eventml import Bus
 from eventml.backends.base import Completion
 from eventml.records import REPLAY_GROUP, Delivery, Record
 from eventml.runtime.batching import Item
-from eventml.runtime.dedupe import InFlightIds, mark, split_duplicates
+from eventml.runtime.dedupe import Dedupe, mark, split_duplicates
+from eventml.runtime.stats import Stats
 
 IDS = st.sampled_from("abc")
-REPLAYED = {REPLAY_GROUP: "ours"}
+REPLAYED = {REPLAY_GROUP: "this group"}
 
 
 def item(offset: int, id_: str, headers: dict[str, str] | None = None) -> Item:
     return Item(Delivery(Record("t", b"", None, id_, headers or {}), 0, offset, 0.0), None)
 
 
+def new_dedupe() -> Dedupe:
+    bus = Bus("bus")
+    bus.consumer("t", name="handler")(print)
+    no_subscription: Any = None
+    return Dedupe(no_subscription, bus.handlers["handler"], Stats())
+
+
 @given(st.lists(st.lists(IDS, max_size=5), max_size=8), st.data())
-def test_one_of_each_id_is_in_hand_and_none_is_forgotten(
+def test_one_event_of_each_id_is_in_flight_and_no_duplicate_is_lost(
     batches: list[list[str]], data: st.DataObject
 ) -> None:
-    repeats = InFlightIds()
+    dedupe = new_dedupe()
     arriving = [item(n, id_) for n, id_ in enumerate(id_ for batch in batches for id_ in batch)]
     expected = len(arriving)
     in_flight: list[Item] = []
-    finished: list[Item] = []
-    while len(finished) < expected:
-        some, arriving = arriving[:3], arriving[3:]
-        in_flight += repeats.hold_back(some)
+    completed: list[Item] = []
+    while len(completed) < expected:
+        batch, arriving = arriving[:3], arriving[3:]
+        in_flight += dedupe.hold_back(batch)
         assert max(Counter(one.delivery.record.id for one in in_flight).values()) == 1
         done = data.draw(st.lists(st.sampled_from(in_flight), min_size=1, unique_by=id))
         in_flight = [one for one in in_flight if one not in done]
-        finished += done
-        arriving += repeats.release([Completion(one.delivery) for one in done])
-        assert repeats.waiting == expected - len(finished) - len(in_flight) - len(arriving)
-    assert sorted(one.delivery.offset for one in finished) == list(range(expected))
-    assert repeats.waiting == 0
+        completed += done
+        arriving += dedupe.release([Completion(one.delivery) for one in done])
+        assert dedupe.waiting == expected - len(completed) - len(in_flight) - len(arriving)
+    assert sorted(one.delivery.offset for one in completed) == list(range(expected))
+    assert dedupe.waiting == 0
 
 
-def test_a_replayed_dead_letter_is_neither_held_back_nor_passed_over() -> None:
-    repeats = InFlightIds()
-    first, replayed, again = item(0, "a"), item(1, "a", REPLAYED), item(2, "a")
-    assert repeats.hold_back([first, replayed, again]) == [first, replayed]
-    called, passed = split_duplicates([first, replayed], [0, 1])
-    assert (called, [one.delivery for one in passed]) == ([replayed], [first.delivery])
-    assert repeats.release([Completion(replayed.delivery)]) == []
-    assert repeats.release([Completion(first.delivery)]) == [again]
+def test_a_replayed_dead_letter_neither_waits_nor_counts_as_a_duplicate() -> None:
+    dedupe = new_dedupe()
+    first, replayed, duplicate = item(0, "a"), item(1, "a", REPLAYED), item(2, "a")
+    assert dedupe.hold_back([first, replayed, duplicate]) == [first, replayed]
+    to_call, duplicates = split_duplicates([first, replayed], [0, 1])
+    assert (to_call, [one.delivery for one in duplicates]) == ([replayed], [first.delivery])
+    assert dedupe.release([Completion(replayed.delivery)]) == []
+    assert dedupe.release([Completion(first.delivery)]) == [duplicate]
 
 
-def test_what_is_remembered() -> None:
-    """What was answered, and in any case what was replayed for us; no dead letter, and none of another's."""
-    letter = Record("t.g.dlq", b"", headers={"eventml-dlq-group": "g"})
-    theirs = item(2, "c", {REPLAY_GROUP: "theirs"})
+def test_what_a_completion_records() -> None:
+    """Its id if it was answered, or replayed for this group in any case; nothing if it is a dead letter."""
+    letter = Record("t.g.dlq", b"")
     done = [
         Completion(item(0, "a").delivery),
         Completion(item(1, "b", REPLAYED).delivery),
-        Completion(theirs.delivery),
+        Completion(item(2, "c", {REPLAY_GROUP: "another group"}).delivery),
         Completion(item(3, "d").delivery, (letter,), dead_letter=True),
     ]
-    assert [mark(one, "ours").dedupe for one in done] == ["drop", "record", "off", "off"]
+    assert [mark(one, "this group").dedupe for one in done] == ["drop", "record", "off", "off"]

@@ -1,4 +1,4 @@
-"""A backend whose completions a test can meddle with."""
+"""A backend whose completions a test intercepts."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     Complete = Callable[[Subscription, Sequence[Completion]], Awaitable[None]]
 
 
-class Meddling:
-    """Passes everything on, and completions to a function.
+class InterceptingBackend:
+    """Passes every call to another backend, and completions to a function.
 
     Args:
-        inner: The backend that does the work.
+        inner: The other backend.
         complete: Called in place of each subscription's `complete`, with that subscription.
     """
 

@@ -1,6 +1,6 @@
-"""An app whose handlers leave a trace of every call in a file: run by `test_repeats_of_workers.py`.
+"""An app whose consumer records every call in a file: run by `test_duplicates_of_workers.py`.
 
-eventml run tests.failures.noting:bus
+eventml run tests.failures.recording:bus
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import time
 from eventml import Bus
 from tests.failures.scenario import Duration, Ride
 
-name = os.environ["NOTING_BUS"]
-notes = os.open(os.environ["NOTING_IN"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+name = os.environ["RECORDING_BUS"]
+record_file = os.open(os.environ["RECORDING_IN"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 bus = Bus(name)
 
 
@@ -23,6 +23,6 @@ def duration(ride: Ride) -> Duration:
 
 
 @bus.consumer(f"{name}.started", max_batch=8, dedupe_window=10_000)
-def note(ride: Ride) -> None:
+def record(ride: Ride) -> None:
     time.sleep(0.001)
-    os.write(notes, b"%d %d\n" % (ride.ride_id, os.getpid()))
+    os.write(record_file, b"%d %d\n" % (ride.ride_id, os.getpid()))

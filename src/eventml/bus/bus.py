@@ -274,7 +274,7 @@ class Bus:
         handlers = [self.configured_handler(name) for name in only or self.handlers]
         async with AsyncExitStack() as stack:
             resources = await enter_lifespans(stack, handlers, self.lifespans)
-            codecs = [self.configured_topic(h.to).codec if h.to else "json" for h in handlers]
+            codecs: list[Format] = [self.configured_topic(h.to).codec if h.to else "json" for h in handlers]
             yield [await load_handler(h, resources, c) for h, c in zip(handlers, codecs, strict=True)]
 
     def asgi(self, *, only: Sequence[str] = (), authenticate: bool = True) -> WebApplication:

@@ -1,4 +1,4 @@
-"""Running a bus in a test: on a hub of its own, until all that was published is handled."""
+"""Running a bus in a test, on an in-memory hub, until all published events are handled."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @asynccontextmanager
 async def running(bus: Bus, hub: Hub | None = None) -> AsyncIterator[Worker]:
-    """The bus open and its handlers at work; leaving waits until they are idle."""
+    """Open the bus and run its handlers; leaving the context waits until they are idle."""
     hub = hub or new_hub(Settings())
     with anyio.fail_after(30):
         async with bus.open(hub), bus.worker() as worker, anyio.create_task_group() as tasks:
@@ -31,7 +31,7 @@ async def running(bus: Bus, hub: Hub | None = None) -> AsyncIterator[Worker]:
 
 
 async def records(hub: Hub, topic: str, count: int) -> Sequence[Record]:
-    """The first so many records of a topic, in the order they were written."""
+    """The first records of a topic, in their order; waits until there are `count`."""
     found: list[Record] = []
     with anyio.fail_after(10):
         async with hub.subscribe([topic], group=None, start="earliest") as reader:

@@ -1,4 +1,4 @@
-"""What a user of the bus sees: predictions, their ids and headers, what handlers are given."""
+"""The bus as a user sees it: predictions with their ids and headers, lifespans, publishing, batching."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ async def test_lifespans_are_entered_once_and_left_in_the_end(bus: Bus) -> None:
     assert sorted(log[1:-1]) == ["first with connection", "second with connection"]
 
 
-async def test_parameter_that_nothing_gives_is_refused_before_anything_runs(bus: Bus) -> None:
+async def test_a_parameter_without_a_lifespan_is_refused_at_start(bus: Bus) -> None:
     @bus.consumer("t")
     def store(ride: Ride, database: str) -> None: ...
 
@@ -163,7 +163,7 @@ async def test_id_field_and_format_of_a_topic(bus: Bus) -> None:
     assert worker.stats["audit"].dead_letters == 0
 
 
-async def test_ids_are_unique_where_nobody_gives_them(bus: Bus) -> None:
+async def test_ids_are_unique_if_none_are_given(bus: Bus) -> None:
     hub = new_hub()
     async with bus.open(hub):
         await bus.publish_many("t", [Ride("a")] * 500)
@@ -173,7 +173,7 @@ async def test_ids_are_unique_where_nobody_gives_them(bus: Bus) -> None:
     assert len({record.id for record in await records(hub, "t", 1000)}) == 1000
 
 
-async def test_closed_bus_refuses_and_says_what_to_do(bus: Bus) -> None:
+async def test_a_closed_bus_refuses_to_publish(bus: Bus) -> None:
     with pytest.raises(NotOpenError, match="async with bus"):
         await bus.publish("t", Ride("a"))
     async with bus.open(new_hub()):
@@ -182,13 +182,13 @@ async def test_closed_bus_refuses_and_says_what_to_do(bus: Bus) -> None:
                 pytest.fail("opened twice")
 
 
-async def test_error_in_the_body_leaves_the_bus_as_it_was_raised(bus: Bus) -> None:
+async def test_an_error_inside_the_open_bus_is_raised_unchanged(bus: Bus) -> None:
     with pytest.raises(OutputError, match="cannot encode"):
         async with bus.open(new_hub()):
             await bus.publish("t", object())
 
 
-async def test_unencodable_event_does_not_spoil_its_neighbours(bus: Bus) -> None:
+async def test_an_event_that_cannot_be_encoded_does_not_affect_others(bus: Bus) -> None:
     hub = new_hub()
     async with bus.open(hub):
         with pytest.raises(OutputError, match="object object"):
@@ -198,7 +198,7 @@ async def test_unencodable_event_does_not_spoil_its_neighbours(bus: Bus) -> None
     assert msgspec.json.decode(record.value, type=Ride).ride_id == "b"
 
 
-async def test_configuration_replaces_what_the_code_says(bus: Bus) -> None:
+async def test_configuration_replaces_the_value_in_the_code(bus: Bus) -> None:
     sizes: list[int] = []
 
     @bus.consumer("t", max_batch=100)
@@ -212,7 +212,7 @@ async def test_configuration_replaces_what_the_code_says(bus: Bus) -> None:
     assert max(sizes) == 7
 
 
-async def test_order_that_a_backend_cannot_keep_is_refused(bus: Bus) -> None:
+async def test_an_order_that_the_backend_cannot_keep_is_refused(bus: Bus) -> None:
     @bus.consumer("t", ordered=True)
     def audit(ride: Ride) -> None: ...
 
@@ -259,7 +259,7 @@ async def test_batches_grow_while_the_handler_is_busy_and_keep_their_order(bus: 
     assert batches == [["0"], [str(n) for n in range(1, 40)]]
 
 
-async def test_slow_handler_bounds_what_is_fetched_ahead(bus: Bus) -> None:
+async def test_a_slow_handler_bounds_the_events_in_flight(bus: Bus) -> None:
     gate = anyio.Event()
 
     @bus.consumer("t", max_batch=10)

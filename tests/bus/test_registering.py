@@ -1,4 +1,4 @@
-"""What a decorated function says of itself, and how it is told when it says something impossible."""
+"""Registering handlers: what is read from a function's annotations, and errors that say how to fix it."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def test_annotations_choose_batches_or_single_events_and_threads_or_coroutines(b
     @bus.consumer("t")
     def unannotated(ride) -> None: ...  # type: ignore[no-untyped-def]  # noqa: ANN001 - that is the case
 
-    said = {name: (h.batched, h.is_async, h.event_type) for name, h in bus.handlers.items()}
-    assert said == {
+    found = {name: (h.batched, h.is_async, h.event_type) for name, h in bus.handlers.items()}
+    assert found == {
         "batch": (True, False, Ride),
         "single": (False, False, Ride),
         "coroutine": (False, True, Ride),
@@ -77,13 +77,13 @@ def _returns(ride: Ride) -> Ride:
 
 
 @pytest.mark.parametrize(
-    ("function", "choices", "says"),
+    ("function", "arguments", "message"),
     [
         pytest.param(_no_parameter, {}, "first parameter takes the event", id="no parameter"),
         pytest.param(_yields, {}, "not yield them", id="generator"),
-        pytest.param(_takes_model, {}, 'model="path/to/model.skops"', id="model wanted, none given"),
+        pytest.param(_takes_model, {}, 'model="path/to/model.skops"', id="model parameter without a model"),
         pytest.param(
-            _plain, {"model": "m.skops"}, "no parameter named 'model'", id="model given, not wanted"
+            _plain, {"model": "m.skops"}, "no parameter named 'model'", id="model without a model parameter"
         ),
         pytest.param(_returns, {}, "a consumer has no output", id="consumer with an output"),
         pytest.param(
@@ -96,21 +96,21 @@ def _returns(ride: Ride) -> Ride:
         pytest.param(_plain, {"max_bacth": 3}, "max_bacth", id="unknown option"),
     ],
 )
-def test_what_does_not_fit_together_is_refused_by_name(
-    bus: Bus, function: Any, choices: dict[str, Any], says: str
+def test_a_function_and_arguments_that_do_not_fit_are_refused(
+    bus: Bus, function: Any, arguments: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(RegistrationError, match=says) as caught:
-        bus.consumer("t", **choices)(function)
+    with pytest.raises(RegistrationError, match=message) as caught:
+        bus.consumer("t", **arguments)(function)
     assert function.__name__ in str(caught.value)
 
 
-def test_two_handlers_of_one_name_are_refused(bus: Bus) -> None:
+def test_two_handlers_with_one_name_are_refused(bus: Bus) -> None:
     bus.consumer("t")(_plain)
     with pytest.raises(RegistrationError, match="two handlers have this name"):
         bus.consumer("u")(_plain)
 
 
-def test_annotation_that_cannot_be_read_is_refused_with_the_remedy(bus: Bus) -> None:
+def test_an_annotation_that_cannot_be_resolved_is_refused(bus: Bus) -> None:
     def handler(ride: Unknown) -> None: ...  # type: ignore[name-defined]  # noqa: F821 - that is the case
 
     with pytest.raises(RegistrationError, match="import the event's type where"):

@@ -1,4 +1,4 @@
-"""Asking over the bus and being answered, the same on every backend."""
+"""Requests over the bus, the same on every backend."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.anyio
 
-SOON = 30.0  # seconds: longer than any answer takes, on a busy machine
+SOON = 30.0  # seconds: longer than any reply takes on a busy machine
 
 
 @pytest.fixture(params=["memory", "redis", "kafka"])
@@ -60,7 +60,7 @@ def scenario(backend_url: str) -> Scenario:
 
 @asynccontextmanager
 async def requester(scenario: Scenario) -> AsyncIterator[Bus]:
-    """A bus of another process, as far as it can tell: with a connection and no handlers of its own."""
+    """A bus with a connection of its own and without handlers, like one in another process."""
     bus = Bus("web")
     bus.configure(scenario.bus.settings)
     async with bus:
@@ -68,7 +68,7 @@ async def requester(scenario: Scenario) -> AsyncIterator[Bus]:
 
 
 async def replies(backend: Backend, topic: str, count: int) -> list[Record]:
-    """The first so many replies on a topic's reply topic."""
+    """The first replies on a topic's reply topic; waits until there are `count`."""
     found: list[Record] = []
     with anyio.fail_after(SOON):
         async with backend.subscribe([reply_topic(topic)], group=None, start="earliest") as reader:
@@ -77,13 +77,13 @@ async def replies(backend: Backend, topic: str, count: int) -> list[Record]:
     return found
 
 
-async def test_the_answer_has_the_type_that_the_predictor_says(scenario: Scenario) -> None:
+async def test_the_reply_has_the_output_type_of_the_predictor(scenario: Scenario) -> None:
     async with scenario.connect() as backend, scenario.working(backend):
         answer = await scenario.bus.request(scenario.topic, Ride(1, 2.5), timeout=SOON)
     assert answer == Duration(1, 5.0)
 
 
-async def test_who_does_not_know_the_predictor_gets_plain_python_or_what_it_asks_for(
+async def test_without_the_predictor_a_reply_is_plain_python_or_the_given_output_type(
     scenario: Scenario,
 ) -> None:
     async with scenario.connect() as backend, scenario.working(backend), requester(scenario) as web:
@@ -95,7 +95,7 @@ async def test_who_does_not_know_the_predictor_gets_plain_python_or_what_it_asks
     assert typed == Duration(1, 5.0)
 
 
-async def test_the_prediction_goes_to_its_own_topic_too_and_carries_nothing_of_the_request(
+async def test_the_prediction_also_goes_to_its_topic_without_the_headers_of_the_request(
     scenario: Scenario,
 ) -> None:
     async with scenario.connect() as backend:
@@ -117,7 +117,7 @@ async def test_no_output_is_none(scenario: Scenario) -> None:
         assert await scenario.bus.request(scenario.topic, Ride(1, 0.0), timeout=SOON) is None
 
 
-async def test_a_failure_says_why_and_costs_its_own_request_only(scenario: Scenario) -> None:
+async def test_a_failure_has_a_reason_and_fails_its_own_request_only(scenario: Scenario) -> None:
     answers: dict[int, Any] = {}
 
     async def ask(web: Bus, number: int, miles: float) -> None:
@@ -140,9 +140,9 @@ async def test_a_failure_says_why_and_costs_its_own_request_only(scenario: Scena
     assert undecodable.value.exception == "DecodeError"
 
 
-async def test_a_late_answer_is_dropped(scenario: Scenario) -> None:
+async def test_a_late_reply_is_dropped(scenario: Scenario) -> None:
     async with scenario.connect() as backend, requester(scenario) as web:
-        # Until a worker comes nobody answers, but the reader of the replies is there.
+        # No worker is running yet, but the requester reads the replies already.
         with pytest.raises(RequestTimeoutError, match="eventml lag") as timeout:
             await web.request(scenario.topic, Ride(1, 1.0), timeout=3)
         assert isinstance(timeout.value, TimeoutError)
@@ -155,7 +155,7 @@ async def test_a_late_answer_is_dropped(scenario: Scenario) -> None:
         assert len(await replies(backend, scenario.topic, 2)) == 2
 
 
-async def test_each_of_many_requests_gets_its_own_answer(scenario: Scenario) -> None:
+async def test_each_of_many_requests_gets_its_own_reply(scenario: Scenario) -> None:
     answers: dict[int, Any] = {}
 
     async def ask(web: Bus, number: int) -> None:
@@ -177,14 +177,14 @@ async def test_each_of_many_requests_gets_its_own_answer(scenario: Scenario) -> 
     assert (stats.completed, stats.published, stats.dead_letters) == (1000, 1000, 0)
 
 
-async def test_of_two_predictors_the_one_named_answers(scenario: Scenario) -> None:
+async def test_of_two_predictors_the_named_one_replies(scenario: Scenario) -> None:
     @scenario.bus.predictor(scenario.topic, to=scenario.to, name="tip")
     def tip(rides: list[Ride]) -> list[float]:
         return [0.5 for _ in rides]
 
     @scenario.bus.consumer(scenario.topic)
     def audit(rides: list[Ride]) -> None:
-        """A consumer never answers."""
+        """A consumer never replies."""
 
     async with scenario.connect() as backend, scenario.working(backend) as worker:
         duration = await scenario.bus.request(
@@ -202,7 +202,7 @@ async def test_of_two_predictors_the_one_named_answers(scenario: Scenario) -> No
     assert len(found) == 4  # the first two requests were answered once each, the third by both
 
 
-async def test_a_worker_writes_to_its_own_reply_topic_and_to_none_that_a_header_names(
+async def test_a_worker_replies_to_its_own_reply_topic_only_whatever_the_header_says(
     scenario: Scenario,
 ) -> None:
     elsewhere = f"{scenario.bus.name}.elsewhere"
@@ -221,7 +221,7 @@ async def test_a_worker_writes_to_its_own_reply_topic_and_to_none_that_a_header_
     assert sorted(map(len, scenario.outputs.values())) == [1] * 7
 
 
-async def test_a_request_whose_reply_topic_is_not_there_is_handled_without_a_reply(
+async def test_a_request_without_a_reply_topic_on_the_broker_is_handled_without_a_reply(
     scenario: Scenario,
 ) -> None:
     headers = {REPLY_TO: reply_topic(scenario.topic)}
@@ -235,8 +235,8 @@ async def test_a_request_whose_reply_topic_is_not_there_is_handled_without_a_rep
 
 
 @pytest.mark.parametrize("backend_url", ["kafka?delivery=exactly_once"], indirect=True)
-async def test_in_transactions_too(scenario: Scenario, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A reply is of its input's transaction; where it cannot be written, the rest of that is."""
+async def test_replies_in_transactions(scenario: Scenario, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reply is part of its input's transaction. If it cannot be written, the rest of the transaction is."""
     monkeypatch.setattr(runtime_replies, "_PAUSE", 0.0)
     unanswerable = Record(
         scenario.topic, b'{"ride_id": 1, "miles": 1}', None, "7", {REPLY_TO: reply_topic(scenario.topic)}
@@ -250,7 +250,7 @@ async def test_in_transactions_too(scenario: Scenario, monkeypatch: pytest.Monke
     assert [len(records) for records in scenario.outputs.values()] == [1, 1]
 
 
-async def test_a_worker_that_comes_back_answers_what_was_asked_meanwhile(scenario: Scenario) -> None:
+async def test_a_restarted_worker_replies_to_earlier_requests(scenario: Scenario) -> None:
     answers: list[Any] = []
 
     async def ask(web: Bus) -> None:
@@ -271,7 +271,7 @@ async def test_a_worker_that_comes_back_answers_what_was_asked_meanwhile(scenari
     assert answers == [{"ride_id": 1, "minutes": 2.0}] * 2
 
 
-async def test_blocking_code_asks_too(scenario: Scenario) -> None:
+async def test_requests_from_blocking_code(scenario: Scenario) -> None:
     def ask() -> Any:
         with scenario.bus.producer() as producer:
             return producer.request(scenario.topic, Ride(1, 2.5), timeout=SOON)
@@ -280,7 +280,7 @@ async def test_blocking_code_asks_too(scenario: Scenario) -> None:
         assert await anyio.to_thread.run_sync(ask) == Duration(1, 5.0)
 
 
-async def test_a_foreign_requester_needs_a_header_and_an_id(scenario: Scenario) -> None:
+async def test_a_requester_without_this_library_needs_a_header_and_an_id(scenario: Scenario) -> None:
     async with scenario.connect() as backend, scenario.working(backend):
         await scenario.bus.request(scenario.topic, Ride(1, 1.0), timeout=SOON)  # the reply topic is there
         headers = {REPLY_TO: reply_topic(scenario.topic)}
@@ -327,7 +327,7 @@ anyio.run(bus.run)
 
 
 @pytest.mark.parametrize("backend_url", ["redis?lease=1", "kafka?session_timeout=6"], indirect=True)
-async def test_what_a_killed_worker_had_in_hand_another_answers(scenario: Scenario) -> None:
+async def test_requests_in_flight_at_a_killed_worker_are_answered_by_another(scenario: Scenario) -> None:
     answers: dict[int, Any] = {}
 
     async def ask(number: int) -> None:
@@ -342,7 +342,7 @@ async def test_what_a_killed_worker_had_in_hand_another_answers(scenario: Scenar
             for number in range(20):
                 tasks.start_soon(ask, number)
             assert slow.stdout is not None
-            await slow.stdout.receive()  # it has been called
+            await slow.stdout.receive()  # the handler has been called
             slow.kill()
         async with await anyio.open_process(worker(0)) as quick:
             await until(lambda: len(answers) == 20)
@@ -351,7 +351,7 @@ async def test_what_a_killed_worker_had_in_hand_another_answers(scenario: Scenar
 
 
 @pytest.mark.parametrize("backend_url", ["redis", "kafka"], indirect=True)
-async def test_requesters_in_many_processes_get_their_own_answers(scenario: Scenario) -> None:
+async def test_requesters_in_many_processes_get_their_own_replies(scenario: Scenario) -> None:
     async def ask(first: int) -> None:
         argv = [sys.executable, "-c", _OTHER_PROCESS, scenario.url, scenario.topic, str(first)]
         await anyio.run_process(argv)
@@ -363,7 +363,7 @@ async def test_requesters_in_many_processes_get_their_own_answers(scenario: Scen
         assert worker.stats["duration"].published == 300
 
 
-async def test_closing_the_bus_ends_the_waiting() -> None:
+async def test_closing_the_bus_fails_waiting_requests() -> None:
     bus = Bus("rides", backend=f"memory://{secrets.token_hex(4)}")
     failures: list[Exception] = []
 
@@ -380,7 +380,7 @@ async def test_closing_the_bus_ends_the_waiting() -> None:
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
-async def test_a_bus_under_test_answers() -> None:
+async def test_requests_on_a_test_bus() -> None:
     bus = Bus("rides")
 
     @bus.predictor("rides.started", to="rides.duration")

@@ -1,4 +1,4 @@
-"""Stopping: what is in hand is finished within the deadline, or goes back to its group."""
+"""Stopping: events in flight are finished within `drain`, or delivered again to the group."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def make_bus(drain: float) -> Bus:
     return bus
 
 
-async def test_what_is_in_hand_is_finished() -> None:
+async def test_events_in_flight_are_finished() -> None:
     bus, hub, done = make_bus(20), new_hub(), 0
 
     @bus.consumer("t", max_batch=5)
@@ -50,7 +50,7 @@ async def test_what_is_in_hand_is_finished() -> None:
     assert sum(lag.values()) == 200 - done
 
 
-async def test_hung_handler_does_not_outlast_the_deadline_and_its_events_go_back() -> None:
+async def test_a_hung_handler_is_abandoned_after_drain_and_its_events_are_delivered_again() -> None:
     bus, hub = make_bus(0.05), new_hub()
     entered = anyio.Event()
 
@@ -76,7 +76,7 @@ async def test_hung_handler_does_not_outlast_the_deadline_and_its_events_go_back
     assert set(again) == {2}
 
 
-async def test_abandoning_gives_up_at_once() -> None:
+async def test_abandon_returns_at_once() -> None:
     bus = make_bus(1000)
 
     @bus.consumer("t")
@@ -92,7 +92,7 @@ async def test_abandoning_gives_up_at_once() -> None:
             worker.abandon()
 
 
-async def test_run_until_idle_ends_by_itself_once_chains_are_through() -> None:
+async def test_run_until_idle_returns_after_chained_handlers_are_done() -> None:
     bus = make_bus(5)
     seen: list[int] = []
 

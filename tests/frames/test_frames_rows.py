@@ -112,7 +112,7 @@ def test_a_handler_of_events_may_return_any_index() -> None:
 
 
 @pytest.mark.parametrize(
-    ("columns", "said"),
+    ("columns", "message"),
     [
         ({"ride_id": ["a"], "minuets": [1.0]}, "minuets"),
         ({"ride_id": ["a"]}, "minutes"),
@@ -121,8 +121,8 @@ def test_a_handler_of_events_may_return_any_index() -> None:
     ],
 )
 @pytest.mark.parametrize("make", [pd.DataFrame, pl.DataFrame, pa.table])
-def test_a_row_that_is_not_of_the_output_type_is_refused(make: Any, columns: Any, said: str) -> None:
-    with pytest.raises(OutputError, match=said):
+def test_a_row_that_is_not_of_the_output_type_is_refused(make: Any, columns: Any, message: str) -> None:
+    with pytest.raises(OutputError, match=message):
         of(make(columns), Predicted)
 
 

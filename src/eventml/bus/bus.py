@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from eventml import config
 from eventml.backends.base import Backend
-from eventml.bus.connection import connect, connect_producer, tracer
+from eventml.bus.connection import connect, tracer
 from eventml.bus.declarations import Topic, configure_handler, lifespan_manager
 from eventml.bus.stopping import stop_on_signals, stop_when_idle
 from eventml.bus.web import WebApplication, web_application
@@ -35,9 +35,9 @@ class Bus:
         backend: URL of the backend if configuration names none; by default `memory://`.
 
     Attributes:
-        handlers: The registered handlers by name, without settings applied.
-        topics: The declared topics by name, without settings applied.
-        lifespans: The registered lifespans by name: functions that return a context manager.
+        handlers: The registered handlers by name, as in the code.
+        topics: The declared topics by name, as in the code.
+        lifespans: The registered lifespans by name, as functions that return a context manager.
     """
 
     def __init__(self, name: str, *, backend: str | None = None) -> None:
@@ -57,20 +57,19 @@ class Bus:
     ) -> Callable[[F], F]:
         """Register a function that makes a prediction for each event of `topic`, and publish it to `to`.
 
-        The annotation of the function's first parameter decides how it is called: `list[Event]` with a
-        batch, `Event` with one event, and `pandas.DataFrame`, `polars.DataFrame` or `pyarrow.Table` with a
-        batch as columns, those of `event_type`. A coroutine function is awaited, a plain function runs in a
-        thread. It returns one output for each input, in their order, with None for "no output"; or an array
-        of numbers, which become `Prediction`s; or a frame, whose rows become outputs of `output_type`. A
-        parameter named `model` gets the model, and one with a lifespan's name gets that lifespan's value.
+        The annotation of the function's first parameter decides how it is called: `list[Event]` with a batch,
+        `Event` with one event, and `pandas.DataFrame`, `polars.DataFrame` or `pyarrow.Table` with a batch as
+        columns, those of `event_type`. A coroutine function is awaited, a plain function runs in a thread. It
+        returns one output for each input, in their order, with None for "no output"; or an array of numbers,
+        which become `Prediction`s; or a frame, whose rows become outputs of `output_type`. A parameter named
+        `model` gets the model, one with a lifespan's name that lifespan's value.
 
         The decorator returns the function unchanged.
 
         Args:
             topic: Topic to read from.
             to: Topic to publish the outputs to.
-            model: A path, an `Artefact`, a `Model`, or a function that makes the model; loaded once per
-                worker.
+            model: A path, `Artefact` or `Model`, or a function that returns one; loaded once per worker.
             arguments: The fields of `HandlerOptions`, and `name`, `event_type` and `output_type`.
 
         Raises:
@@ -172,14 +171,9 @@ class Bus:
             UnavailableError: The broker cannot be reached.
         """
         if self._producer is not None:
-            raise NotOpenError(
-                f"bus {self.name!r} is open already; open it once, around all code that uses it"
-            )
-        async with AsyncExitStack() as stack:
-            if backend is None:
-                backend = await stack.enter_async_context(connect(self.settings))
-            self._producer = await stack.enter_async_context(self._connect_producer(backend))
-            self._backend = backend
+            raise NotOpenError(f"bus {self.name!r} is open already; open it once, around all its uses")
+        async with self._connect(backend) as connection:
+            self._backend, self._producer = connection
             try:
                 yield self
             finally:
@@ -211,7 +205,7 @@ class Bus:
 
         @asynccontextmanager
         async def connected() -> AsyncIterator[Producer]:
-            async with connect(self.settings) as backend, self._connect_producer(backend) as producer:
+            async with self._connect() as (_, producer):
                 yield producer
 
         return BlockingProducer(connected)
@@ -238,10 +232,10 @@ class Bus:
             raise NotOpenError(f"bus {self.name!r} is not open; publish inside `async with bus:`")
         return self._producer
 
-    def _connect_producer(self, backend: Backend) -> AbstractAsyncContextManager[Producer]:
-        return connect_producer(
-            backend, source=self.name, settings=self.settings, topics=self.topics, handlers=self.handlers
-        )
+    def _connect(
+        self, backend: Backend | None = None
+    ) -> AbstractAsyncContextManager[tuple[Backend, Producer]]:
+        return connect(self.name, self.settings, self.topics, self.handlers, backend)
 
     # Running
 
@@ -280,15 +274,15 @@ class Bus:
         handlers = [self.configured_handler(name) for name in only or self.handlers]
         async with AsyncExitStack() as stack:
             resources = await enter_lifespans(stack, handlers, self.lifespans)
-            codecs = [self.configured_topic(h.to).codec if h.to else "json" for h in handlers]
+            codecs: list[Format] = [self.configured_topic(h.to).codec if h.to else "json" for h in handlers]
             yield [await load_handler(h, resources, c) for h, c in zip(handlers, codecs, strict=True)]
 
     def asgi(self, *, only: Sequence[str] = (), authenticate: bool = True) -> WebApplication:
-        """The predictors as an ASGI app (`/predict/<predictor>` and more), to serve or to mount.
+        """The predictors as an ASGI app (`/predict/<predictor>` and more), to serve or to mount, on asyncio.
 
-        A server enters its lifespan by itself. An app that mounts it must enter it, because the server does
-        not know of mounted apps: `FastAPI(lifespan=predictions.lifespan)`. It runs on asyncio only. If the
-        mounting app opens this bus, `/events/<topic>` publishes through it.
+        A server enters its lifespan. An app that mounts it must enter it itself, because the server does not
+        know of mounted apps: `FastAPI(lifespan=predictions.lifespan)`. If the mounting app opens this bus,
+        `/events/<topic>` publishes through it.
 
         Args:
             only: Names of the predictors to serve; by default all.
@@ -297,7 +291,7 @@ class Bus:
 
         Raises:
             MissingExtraError: The extra `web` is not installed.
-            ConfigError: eventml itself is not installed, but run from its source folder.
+            ConfigError: eventml runs from its source folder, without being installed.
         """
         return web_application(self, only=only, authenticate=authenticate)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from eventml import config
@@ -12,40 +13,32 @@ from eventml.producer import Producer, open_producer
 from eventml.runtime import Tracing, find_tracing, output_event_type
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from contextlib import AbstractAsyncContextManager
+    from collections.abc import AsyncIterator, Mapping
 
 _SYSTEMS: Final = {"rediss": "redis", "unix": "redis"}
 """OpenTelemetry's name of the messaging system by URL scheme, if it is not the scheme itself."""
 
 
-def connect(settings: config.Settings) -> AbstractAsyncContextManager[Backend]:
-    """A connection to the configured backend.
-
-    Raises:
-        ConfigError: The backend refuses its settings.
-        UnavailableError: The broker cannot be reached.
-    """
-    module = config.find_backend(settings.backend.scheme)
-    return module.open(settings.backend.url, settings.backend.options)
-
-
-def connect_producer(
-    backend: Backend,
-    *,
+@asynccontextmanager
+async def connect(
     source: str,
     settings: config.Settings,
     topics: Mapping[str, Topic],
     handlers: Mapping[str, Handler],
-) -> AbstractAsyncContextManager[Producer]:
-    """A producer on a connected backend.
+    backend: Backend | None = None,
+) -> AsyncIterator[tuple[Backend, Producer]]:
+    """Connect to the configured backend, and open a producer on it. Both are closed with the context.
 
     Args:
-        backend: The connected backend.
         source: Name of the bus, sent as the source of its events.
         settings: All settings.
         topics: The declared topics.
         handlers: The registered handlers, whose output types are those of replies to requests.
+        backend: A connected backend, in place of the configured one. It is not closed.
+
+    Raises:
+        ConfigError: The backend refuses its settings.
+        UnavailableError: The broker cannot be reached.
     """
     configured = {
         name: topics.get(name, Topic()).configured(settings.topic.get(name))
@@ -59,14 +52,20 @@ def connect_producer(
         declared = topics.get(handler.to, Topic()).event_type
         return output_event_type(handler) if declared is Any else declared
 
-    return open_producer(
-        backend,
-        source=source,
-        id_fields={name: topic.id_field for name, topic in configured.items() if topic.id_field},
-        formats={name: topic.codec for name, topic in configured.items()},
-        output_type_of=output_type_of,
-        tracing=tracer(settings),
-    )
+    async with AsyncExitStack() as stack:
+        if backend is None:
+            module = config.find_backend(settings.backend.scheme)
+            opened = module.open(settings.backend.url, settings.backend.options)
+            backend = await stack.enter_async_context(opened)
+        producer = open_producer(
+            backend,
+            source=source,
+            id_fields={name: topic.id_field for name, topic in configured.items() if topic.id_field},
+            formats={name: topic.codec for name, topic in configured.items()},
+            output_type_of=output_type_of,
+            tracing=tracer(settings),
+        )
+        yield backend, await stack.enter_async_context(producer)
 
 
 def tracer(settings: config.Settings) -> Tracing | None:

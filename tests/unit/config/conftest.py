@@ -1,4 +1,4 @@
-"""Two backends that exist in these tests only, and a working directory with nothing around it."""
+"""Three backends of these tests, and an empty working directory."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def backend(name: str, settings: object) -> ModuleType:
 
 @pytest.fixture(autouse=True)
 def registry(monkeypatch: pytest.MonkeyPatch) -> list[metadata.EntryPoint]:
-    """The entry points that are installed, as far as eventml can see: a test may add to them."""
+    """The entry points that eventml finds; a test may add to them."""
     for name, settings in (("memory", MemorySettings), ("stream", StreamSettings), ("needy", NeedySettings)):
         monkeypatch.setitem(sys.modules, f"fake_{name}", backend(f"fake_{name}", settings))
     points = [

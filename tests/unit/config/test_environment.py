@@ -1,4 +1,4 @@
-"""Which setting a variable means."""
+"""Environment variables, and the settings that they set."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TOPIC = st.lists(PARTS, min_size=1, max_size=3).flatmap(
     st.data(),
 )
 def test_a_handlers_variable_means_it_or_is_refused(names: set[str], field: str, data: st.DataObject) -> None:
-    """There and back; where two settings share a variable it is refused, and never read as the other."""
+    """A variable's name and back. One that two settings share is refused, never read as the other setting."""
     path = ("consumer", data.draw(st.sampled_from(sorted(names))), field)
     others = {("consumer", name, other) for name in names for other in HANDLER_OPTIONS} - {path}
     entries, problems = read_environment({variable(path): "1"}, handlers=names, topics=(), guess=False)
@@ -91,7 +91,7 @@ def test_case_does_not_matter_after_the_prefix() -> None:
     assert settings.drain == 1
 
 
-def test_an_empty_variable_says_nothing() -> None:
+def test_an_empty_variable_is_ignored() -> None:
     settings = load(environ={"EVENTML_BACKEND": "", "EVENTML_DRAIN": "", "EVENTML_CONSUMER_A_GROUP": ""})
     assert (settings.backend.url, settings.drain, settings.consumer) == ("memory://", 30.0, {})
 

@@ -1,4 +1,4 @@
-"""Where the files are looked for, and what is said of one that cannot be read."""
+"""Finding and reading the files, and the errors of files that cannot be read."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_the_nearest_folder_with_a_file_is_taken(below: Path) -> None:
     assert load(environ={}).drain == 30
 
 
-def test_a_pyproject_without_our_table_is_passed_by(below: Path) -> None:
+def test_a_pyproject_without_the_table_does_not_count(below: Path) -> None:
     (below / "pyproject.toml").write_text("[tool.ruff]\nline-length = 110")
     assert load(environ={}).drain == 1
 
@@ -86,7 +86,7 @@ def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
         load(environ={})
 
 
-def test_our_part_of_pyproject_must_be_a_table(tmp_path: Path) -> None:
+def test_tool_eventml_must_be_a_table(tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text("[tool]\neventml = 1")
     with pytest.raises(ConfigError, match=r"^tool\.eventml: expected a table \(from pyproject\.toml\)"):
         load(environ={})

@@ -1,4 +1,4 @@
-"""For each setting, the strongest source that gives it wins."""
+"""Precedence: each setting comes from the strongest source that gives it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ FILE, PROJECT, ENVIRONMENT, OVERRIDE = range(4)
 
 
 def value(path: tuple[str, ...], source: int) -> Any:
-    """One that tells its source from the next stronger and the next weaker one."""
+    """A value that differs from that of the next stronger and the next weaker source."""
     if path[-1] in WORDS:
         return WORDS[path[-1]][source % 2]
     return f"from-{source}" if path[-1] in TEXTS else source + 3
@@ -59,8 +59,8 @@ def at(settings: Settings, path: tuple[str, ...]) -> Any:
 
 
 @given(st.dictionaries(st.sampled_from(PATHS), st.sets(st.integers(0, 3), min_size=1)))
-def test_the_strongest_source_wins_for_every_setting(said: dict[tuple[str, ...], set[int]]) -> None:
-    by_source = {source: [path for path in said if source in said[path]] for source in range(4)}
+def test_the_strongest_source_wins_for_every_setting(given_by: dict[tuple[str, ...], set[int]]) -> None:
+    by_source = {source: [path for path in given_by if source in given_by[path]] for source in range(4)}
     overrides: dict[str, Any] = {}
     for path in by_source[OVERRIDE]:
         table = overrides
@@ -80,9 +80,9 @@ def test_the_strongest_source_wins_for_every_setting(said: dict[tuple[str, ...],
             known_handlers=HANDLERS,
             known_topics=["rides.started"],
         )
-    for path, sources in said.items():
+    for path, sources in given_by.items():
         assert at(settings, path) == value(path, max(sources)), path
-    assert set(settings.consumer) == {path[1] for path in said if path[0] == "consumer"}
+    assert set(settings.consumer) == {path[1] for path in given_by if path[0] == "consumer"}
 
 
 def test_without_settings_the_code_decides() -> None:
@@ -119,7 +119,7 @@ def test_the_strongest_url_wins(tmp_path: Path, strongest: int) -> None:
 
 @given(st.sets(st.integers(0, 3)), st.integers(0, 3))
 def test_a_query_is_as_strong_as_its_url_and_counts_only_if_the_url_wins(keys: set[int], url: int) -> None:
-    """The URL stands in one source, with a lease in its query; others say `lease` beside it."""
+    """One source has the URL, with a lease in its query; others give `lease` as an option."""
     tables: list[dict[str, Any]] = [{"backend": {}} for _ in range(4)]
     for source in keys - {url}:
         tables[source]["backend"]["lease"] = 10 + source
@@ -156,7 +156,7 @@ class TestOptionsOfAnotherBackend:
     def test_are_left_out_when_a_stronger_source_chooses_this_one(self, tmp_path: Path) -> None:
         (tmp_path / "eventml.toml").write_text('[backend]\nurl = "redis://h"\nlease = 9\nretention = 3')
         settings = load(environ={"EVENTML_BACKEND_BLOCK": "5"}, overrides={"backend": "memory://"})
-        # `retention` means something else here: what was said of Redis must not reach the memory backend.
+        # `retention` has another meaning here: the value for Redis must not reach the memory backend.
         assert repr(settings.backend.options) == "MemorySettings(partitions=8, retention=100000)"
 
     def test_are_kept_under_another_scheme_of_the_same_backend(self, tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ class TestOptionsOfAnotherBackend:
         settings = load(environ={"EVENTML_BACKEND": "rediss://h"})
         assert at(settings, ("backend", "lease")) == 9
 
-    def test_belong_to_the_winner_when_nobody_named_a_backend_for_them(self, tmp_path: Path) -> None:
+    def test_belong_to_the_winner_if_no_source_names_a_backend_for_them(self, tmp_path: Path) -> None:
         (tmp_path / "eventml.toml").write_text("[backend]\nlease = 9")
         settings = load(environ={"EVENTML_BACKEND": "redis://h"}, default_backend="memory://")
         assert at(settings, ("backend", "lease")) == 9

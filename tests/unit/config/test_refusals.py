@@ -1,4 +1,4 @@
-"""What is refused, and what the message says of it."""
+"""Invalid settings, and their error messages."""
 
 from __future__ import annotations
 

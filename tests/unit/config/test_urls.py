@@ -1,4 +1,4 @@
-"""The URL's parts, the variables in it, and what of it may be shown."""
+"""URLs: their parts, variables in them, and hiding their secrets."""
 
 from __future__ import annotations
 

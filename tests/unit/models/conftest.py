@@ -1,4 +1,4 @@
-"""What the tests of models share: saving one, and tampering with what was saved."""
+"""Fixtures of the model tests: saving a model, and changing a saved file."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Forge = Callable[[Any, Callable[[Schema], object]], Path]
 
 @pytest.fixture
 def save(tmp_path: Path) -> Save:
-    """Save a model with skops and say where."""
+    """Save a model with skops, and return the path."""
 
     def to_file(model: Any, name: str = "model.skops") -> Path:
         path = tmp_path / name
@@ -65,13 +65,13 @@ def line() -> LinearRegression:
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
-    """As a worker would: four OpenMP threads stall boosting when the machine is busy."""
+    """One thread, as in a worker: four OpenMP threads block boosting when the machine is busy."""
     single_threaded()
 
 
 @pytest.fixture
 def assert_survives(save: Save) -> Callable[[Any, Any], Any]:
-    """Save a fitted estimator, load it with no trust given, and compare what both say of an input."""
+    """Save a fitted estimator, load it without `trusted`, and compare the outputs of both."""
 
     def round_trip(estimator: Any, inputs: Any) -> Any:
         loaded = load(save(estimator), name="x").object
@@ -85,7 +85,7 @@ def assert_survives(save: Save) -> Callable[[Any, Any], Any]:
 
 
 def answers(estimator: Any, inputs: Any) -> dict[str, Any]:
-    """What a fitted estimator says of its input, by method."""
+    """The outputs of a fitted estimator, by method."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return {
@@ -99,7 +99,7 @@ def compare(before: Any, after: Any, method: str) -> None:
     if hasattr(before, "toarray"):
         before, after = before.toarray(), after.toarray()
     if np.asarray(before).dtype.kind == "f":
-        # Sums are taken in another order now and then: memory is laid out anew.
+        # Sums may be computed in another order, because the memory layout differs.
         np.testing.assert_allclose(before, after, rtol=1e-10, err_msg=method)
     else:
         np.testing.assert_array_equal(before, after, err_msg=method)

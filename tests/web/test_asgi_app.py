@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
@@ -72,7 +72,7 @@ async def test_its_lifespan_can_be_entered_again(bus: Bus) -> None:
 
 async def test_a_cancelled_request_is_cancelled(bus: Bus) -> None:
     """An app around may have a time limit of its own: it must see its cancellation, and not an answer."""
-    application = bus.asgi()
+    application: Any = bus.asgi()
     async with application.lifespan(), client_of(application) as client:
         slow = asyncio.create_task(client.post("/predict/double_one", json=event(number=0.3, do="sleep")))
         await until_in_flight(client, 1)
@@ -88,7 +88,8 @@ async def test_a_cancelled_request_is_cancelled(bus: Bus) -> None:
 
 @pytest.mark.parametrize("in_flight", [False, True])
 async def test_a_cancelled_lifespan_is_cancelled(bus: Bus, in_flight: bool) -> None:
-    application, entered = bus.asgi(), asyncio.Event()
+    application: Any = bus.asgi()
+    entered = asyncio.Event()
 
     async def serve() -> None:
         async with application.lifespan(), client_of(application) as client:

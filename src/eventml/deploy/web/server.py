@@ -155,14 +155,18 @@ class _Server(uvicorn.Server):
         deadline = time.monotonic() + _FIRST_REQUEST_TIMEOUT
         while True:
             await asyncio.sleep(_POLL)
-            is_waiting = any(connection.cycle is None for connection in self.server_state.connections)
+            is_waiting = any(connection.cycle is None for connection in self._connections)
             if not is_waiting or self.force_exit or time.monotonic() > deadline:
                 break
         await super().shutdown(sockets)
 
+    @property
+    def _connections(self) -> list[Any]:
+        return list(self.server_state.connections)
+
     def idle_connections(self) -> list[Any]:
         """Return connections that wait for a request to arrive, or are closing; not those kept alive."""
-        return [one for one in self.server_state.connections if _is_idle(one)]
+        return [one for one in self._connections if _is_idle(one)]
 
 
 def _is_idle(connection: Any) -> bool:

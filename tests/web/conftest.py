@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from eventml import Bus
-    from eventml.deploy.web import WebService
 
 TOKEN = "t0ken-of-the-tests"  # noqa: S105 - of the tests
 
@@ -69,7 +68,7 @@ async def client(enter_app: EnterApp) -> httpx.AsyncClient:
     return await enter_app()
 
 
-async def entered(stack: AsyncExitStack, application: WebService) -> WebService:
+async def entered(stack: AsyncExitStack, application: Any) -> Any:
     await stack.enter_async_context(application.lifespan())
     return application
 

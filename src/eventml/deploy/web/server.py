@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 _BACKLOG: Final = 2048  # connections
 _CHECK_INTERVAL: Final = 1.0  # seconds between two checks of the connections
+_POLL: Final = 0.01  # seconds
+_FIRST_REQUEST_TIMEOUT: Final = 0.5  # seconds, at the stop, for a connection that has sent no request yet
 _METRICS_TIMEOUT: Final = 5.0  # seconds for the supervisor to answer
 _TEXT: Final = "text/plain; charset=utf-8"
 
@@ -118,7 +120,7 @@ class WebWorker:
 
     async def _set_ready(self) -> None:
         while not self._server.started:  # noqa: ASYNC110 - uvicorn has no event for it
-            await anyio.sleep(0.005)
+            await anyio.sleep(_POLL)
         self.ready.set()
 
     async def _close_idle_connections(self) -> None:
@@ -145,9 +147,28 @@ class _Server(uvicorn.Server):
         """Leave signals to the process."""
         return nullcontext()
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop accepting connections, wait for the first request of those just accepted, and shut down.
+
+        Without the wait, a client that has connected and is sending its request would be disconnected.
+        """
+        for server in self.servers:
+            server.close()
+        deadline = time.monotonic() + _FIRST_REQUEST_TIMEOUT
+        while True:
+            await asyncio.sleep(_POLL)
+            is_waiting = any(connection.cycle is None for connection in self._connections)
+            if not is_waiting or self.force_exit or time.monotonic() > deadline:
+                break
+        await super().shutdown(sockets)
+
+    @property
+    def _connections(self) -> list[Any]:
+        return list(self.server_state.connections)
+
     def idle_connections(self) -> list[Any]:
         """Return connections that wait for a request to arrive, or are closing; not those kept alive."""
-        return [one for one in self.server_state.connections if _is_idle(one)]
+        return [one for one in self._connections if _is_idle(one)]
 
 
 def _is_idle(connection: Any) -> bool:

@@ -152,7 +152,7 @@ async def test_an_oversized_record_names_the_limit(kafka_broker: KafkaCluster) -
 
 
 async def test_the_limit_of_a_topic_is_learnt_and_named(kafka_broker: KafkaCluster) -> None:
-    """A topic refuses a batch that the client's own limit allows; the other records are written all the same."""
+    """A topic refuses a batch that the client allows; the other records are written all the same."""
     topic = f"topic-{token_hex(6)}"
     client = AdminClient({"bootstrap.servers": kafka_broker.bootstrap})
     created = client.create_topics([NewTopic(topic, 1, 1, config={"max.message.bytes": "20000"})])
@@ -221,7 +221,7 @@ async def test_the_restart_of_a_static_member_moves_no_partition(kafka_broker: K
 
 async def settled(subscription: Any, partitions: int) -> None:
     async with asyncio.timeout(20):
-        while len(subscription._member.assignment.partitions) != partitions:
+        while len(subscription._member.assignment.states) != partitions:
             await asyncio.sleep(0.05)
 
 

@@ -32,7 +32,7 @@ def check_supported(handler: Handler, capabilities: Capabilities) -> None:
     if handler.options.dedupe_window is not None and not capabilities.deduplicates:
         raise UnsupportedError(
             f"consumer.{handler.name}.dedupe_window: this backend does not remember which ids a group has "
-            "finished. Choose one that does (redis://, kafka://, or memory:// in one process), or drop "
+            "finished. Choose one that does (redis://, or memory:// in one process), or drop "
             "dedupe_window and let the handler's side effects bear a repeat"
         )
 

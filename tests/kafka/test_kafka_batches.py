@@ -9,8 +9,14 @@ from aiokafka.record.memory_records import MemoryRecords
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventml.backends.kafka.batches import PackedRecords, Packer, TopicPartitions
-from eventml.backends.kafka.wire import HeaderEncoder, KeyHasher, murmur2
+from eventml.backends.kafka.wire import (
+    HeaderEncoder,
+    KeyHasher,
+    PackedRecords,
+    Packer,
+    TopicPartitions,
+    murmur2,
+)
 from eventml.records import Record
 
 CAPACITY, LIMIT = 2_000, 700

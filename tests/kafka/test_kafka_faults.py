@@ -221,7 +221,7 @@ async def test_the_restart_of_a_static_member_moves_no_partition(kafka_broker: K
 
 async def settled(subscription: Any, partitions: int) -> None:
     async with asyncio.timeout(20):
-        while len(subscription._member.assignment.partitions) != partitions:
+        while len(subscription._member.assignment.states) != partitions:
             await asyncio.sleep(0.05)
 
 

@@ -81,7 +81,7 @@ async def test_a_token_logs_in(secure: Secure, tmp_path: Path) -> None:
     file.write_text(token())
     query = f"security=sasl_ssl&ca={secure.files / 'ca.pem'}&token_file={file}"
     async with opened(f"kafka://{secure.sasl_tls}?{query}") as backend:
-        file.write_text("expired")
+        file.write_text("not a token")
         with pytest.raises(BackendError, match="refused the login"):
             await backend.publish([Record("nowhere", b"1")])
         file.write_text(token())

@@ -6,7 +6,7 @@ import asyncio
 import os
 import sys
 from contextlib import AsyncExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol
 
 import httpx
 import pytest
@@ -56,9 +56,7 @@ async def enter_app(bus: Bus) -> AsyncIterator[EnterApp]:
 
         async def enter(**web: Any) -> httpx.AsyncClient:
             bus.configure(config.load(environ={}, overrides={"web": web, "drain": 5}))
-            return await stack.enter_async_context(
-                client_of(await entered(stack, cast("WebService", bus.asgi())))
-            )
+            return await stack.enter_async_context(client_of(await entered(stack, bus.asgi())))
 
         yield enter
 

@@ -30,7 +30,10 @@ async def post_in(client: httpx.AsyncClient, trace: str) -> None:
     assert answer.status_code == 200, answer.text
 
 
-async def test_a_call_is_part_of_its_requests_traces(spans: RecordedSpans, enter_app: EnterApp) -> None:
+async def test_a_call_is_part_of_its_requests_traces(
+    spans: RecordedSpans,  # noqa: F811 - the fixture
+    enter_app: EnterApp,
+) -> None:
     client = await enter_app()
     async with anyio.create_task_group() as tasks:
         for trace in TRACES:

@@ -6,20 +6,187 @@ one key. With `delivery=exactly_once` one input gives one output, to readers of 
 promise more than the topics' own replication and retention, and it does not deduplicate.
 
 Reading order: `settings`, `errors`, `connection` (aiokafka's clients), `partitions`, `admin`, `wire`,
-`batches`, `publishing`, `assignment`, `completion`, `fetching`, `member`, `lag`, `subscription`, `backend`.
+`publishing`, `assignment`, `completion`, `fetching`, `member`, `lag`, `subscription`, and the backend here.
 The package imports `eventml.backends.base`, `eventml.records`, `eventml.errors` and aiokafka.
 """
 
 from __future__ import annotations
 
-from eventml.errors import MissingExtraError
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import anyio
+
+from eventml.backends.base import Capabilities, NewTopic, Start, Subscription
+from eventml.errors import ConfigError, MissingExtraError
+from eventml.records import Record
 
 try:
-    from eventml.backends.kafka.backend import KafkaBackend, capabilities, open  # noqa: A004 - the name in the seam
+    from eventml.backends.kafka.admin import AdminClient
+    from eventml.backends.kafka.completion import AtLeastOnce, ExactlyOnce, TransactionalClient
+    from eventml.backends.kafka.connection import ClientFactory
+    from eventml.backends.kafka.lag import LagCounter
+    from eventml.backends.kafka.member import Member
+    from eventml.backends.kafka.publishing import Publisher, Sender
     from eventml.backends.kafka.settings import Settings
+    from eventml.backends.kafka.subscription import GroupSubscription, Reader
 except ModuleNotFoundError as exc:
     if (exc.name or "").partition(".")[0] != "aiokafka":
         raise
     raise MissingExtraError("kafka", "kafka://") from exc
 
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping, Sequence
+
 __all__ = ["KafkaBackend", "Settings", "capabilities", "open"]
+
+
+def capabilities(settings: Settings) -> Capabilities:
+    """What holds with these settings."""
+    return Capabilities(
+        ordering="per_key",
+        redelivery="leave",
+        atomic_completion=settings.delivery == "exactly_once",
+        durable=True,
+        counts_attempts=True,
+        shared=True,
+    )
+
+
+class KafkaBackend:
+    """A connection to Kafka; as `eventml.backends.base.Backend`, with `CreatesTopics`."""
+
+    def __init__(self, clients: ClientFactory, admin: AdminClient, settings: Settings) -> None:
+        self._clients = clients
+        self._admin = admin
+        self._settings = settings
+        self._lag_counter = LagCounter(admin)
+        self._sender = Sender(admin, settings.max_request_size)
+        self._publisher = Publisher(clients, self._sender, settings.publish_timeout)
+        self._subscriptions: set[GroupSubscription] = set()
+        self.capabilities = capabilities(settings)
+
+    async def publish(self, records: Sequence[Record]) -> None:
+        """Write records; returns when all in-sync replicas have them.
+
+        Raises:
+            TopicNotFoundError: all of their topics are missing.
+            PublishError: some were refused: too large, or of a missing topic.
+            BackendError: the user may not write to a topic.
+            UnavailableError: not all were written within `publish_timeout`; some may have been.
+        """
+        await self._publisher.publish(records)
+
+    @asynccontextmanager
+    async def subscribe(
+        self, topics: Sequence[str], *, group: str | None, start: Start
+    ) -> AsyncIterator[Subscription]:
+        """Join a group, or read without one.
+
+        Raises:
+            TopicNotFoundError: a topic is missing.
+            BackendError: the user may not read a topic, or not join the group.
+            UnavailableError: the brokers cannot be reached.
+        """
+        partitions = await self._admin.require_topics(topics)
+        subscription: GroupSubscription | Reader
+        if group is None:
+            subscription = Reader(self._clients, self._publisher)
+            starting = subscription.start(partitions, start, self._admin, self._settings.publish_timeout)
+        else:
+            subscription = GroupSubscription(
+                lambda: self._new_member(list(topics), group, start),
+                topics=partitions,
+                group=group,
+                admin=self._admin,
+                lag_counter=self._lag_counter,
+                settings=self._settings,
+            )
+            starting = subscription.start()
+        try:
+            await starting
+            if isinstance(subscription, GroupSubscription):
+                self._subscriptions.add(subscription)
+            yield subscription
+        finally:
+            if isinstance(subscription, GroupSubscription):
+                self._subscriptions.discard(subscription)
+            with anyio.CancelScope(shield=True):
+                await subscription.close()
+
+    async def lag(self, topic: str, *, group: str) -> Mapping[int, int] | None:
+        """The group's unfinished records by partition; None if there is no such group yet.
+
+        None as well if transactions write to the topic and more records wait than can be counted.
+
+        Raises:
+            TopicNotFoundError: the topic is missing.
+            UnavailableError: the brokers cannot be reached.
+        """
+        partitions = await self._admin.require_topics([topic])
+        here = [assignment for s in self._subscriptions if s.group == group for assignment in s.assignments]
+        found = await self._lag_counter.lag(group, partitions, here)
+        return None if found is None else {p.partition: lag for p, lag in found.items()}
+
+    async def missing_topics(self, names: Sequence[str]) -> list[str]:
+        """Those of the topics that do not exist.
+
+        Raises:
+            UnavailableError: the brokers cannot be reached.
+        """
+        found = await self._admin.partition_counts(names)
+        return [name for name in names if name not in found]
+
+    async def create_topics(self, topics: Sequence[NewTopic]) -> list[str]:
+        """Create topics. Returns the names of those that did not exist; the others are left as they are.
+
+        Raises:
+            BackendError: the brokers refused one.
+            UnavailableError: the brokers cannot be reached.
+        """
+        return await self._admin.create_topics(topics)
+
+    async def close(self) -> None:
+        """Send what is queued, and disconnect."""
+        await self._publisher.close()
+        await self._admin.close()
+
+    def _new_member(self, topics: Sequence[str], group: str, start: Start) -> Member:
+        completer: AtLeastOnce | ExactlyOnce = AtLeastOnce(self._publisher)
+        if self._settings.delivery == "exactly_once":
+            timeout = self._settings.publish_timeout
+            completer = ExactlyOnce(
+                TransactionalClient(self._clients, self._sender, self._admin, group, timeout)
+            )
+        return Member(
+            self._clients,
+            topics,
+            group=group,
+            start=start,
+            admin=self._admin,
+            completer=completer,
+            settings=self._settings,
+        )
+
+
+@asynccontextmanager
+async def open(url: str, settings: Settings) -> AsyncIterator[KafkaBackend]:  # noqa: A001 - the name in the seam
+    """Connect to `kafka://[USER:PASSWORD@]HOST[:PORT][,HOST[:PORT]…]`.
+
+    Raises:
+        UnavailableError: none of the brokers answers.
+        ConfigError: the URL or a setting cannot be used, or the brokers refused the login.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError as exc:
+        raise ConfigError("backend.url: kafka:// runs under asyncio, and under no other event loop") from exc
+    clients = ClientFactory(url, settings)
+    backend = KafkaBackend(clients, admin := AdminClient(clients, settings.publish_timeout), settings)
+    try:
+        await admin.start()
+        yield backend
+    finally:
+        with anyio.CancelScope(shield=True):
+            await backend.close()

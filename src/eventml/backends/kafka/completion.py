@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, NamedTuple
 from eventml.backends.base import Completion
 from eventml.backends.kafka.admin import AdminClient
 from eventml.backends.kafka.assignment import Assignment
-from eventml.backends.kafka.batches import PackedRecords
 from eventml.backends.kafka.connection import ClientFactory, abort, stop
 from eventml.backends.kafka.errors import CLIENT_ERRORS, topic_not_found, translate
 from eventml.backends.kafka.partitions import MAX_METADATA, CommittedOffset, encode_metadata
 from eventml.backends.kafka.publishing import Publisher, Sender
+from eventml.backends.kafka.wire import PackedRecords
 from eventml.errors import EventMLError, PublishError, UnavailableError
 from eventml.records import Delivery
 
@@ -83,23 +83,23 @@ class AtLeastOnce:
         """As `ExactlyOnce.close`: the publisher is shared, and stays open."""
 
 
-class ExactlyOnce:
-    """Completes in transactions, those of different partitions at the same time.
+class TransactionalClient(NamedTuple):
+    """What transactions need; `timeout` is the longest time of one, in seconds."""
 
-    Args:
-        clients: Creates producers.
-        sender: Packs and sends records.
-        admin: Asks for committed offsets.
-        group: The consumer group.
-        timeout: Longest time of a transaction, in seconds.
-    """
+    clients: ClientFactory
+    sender: Sender
+    admin: AdminClient
+    group: str
+    timeout: float
+
+
+class ExactlyOnce:
+    """Completes in transactions, those of different partitions at the same time."""
 
     transactional = True
 
-    def __init__(
-        self, clients: ClientFactory, sender: Sender, admin: AdminClient, group: str, timeout: float
-    ) -> None:
-        self._client = _TransactionalClient(clients, sender, admin, group, timeout)
+    def __init__(self, client: TransactionalClient) -> None:
+        self._client = client
         self._partitions: dict[TopicPartition, PartitionTransactions] = {}
 
     async def begin(self, partitions: Collection[TopicPartition]) -> None:
@@ -168,16 +168,6 @@ class ExactlyOnce:
 Completer = AtLeastOnce | ExactlyOnce
 
 
-class _TransactionalClient(NamedTuple):
-    """As the arguments of `ExactlyOnce`."""
-
-    clients: ClientFactory
-    sender: Sender
-    admin: AdminClient
-    group: str
-    timeout: float
-
-
 class _Transaction(NamedTuple):
     """A transaction that may have been committed: the offset that it commits, and what it completes."""
 
@@ -188,7 +178,7 @@ class _Transaction(NamedTuple):
 class PartitionTransactions:
     """The transactions of one input partition, one after the other."""
 
-    def __init__(self, client: _TransactionalClient, partition: TopicPartition) -> None:
+    def __init__(self, client: TransactionalClient, partition: TopicPartition) -> None:
         self._client = client
         self._partition = partition
         self._producer: AIOKafkaProducer | None = None

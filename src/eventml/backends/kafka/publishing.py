@@ -13,7 +13,6 @@ from aiokafka import AIOKafkaProducer
 from aiokafka import errors as kafka
 
 from eventml.backends.kafka.admin import AdminClient
-from eventml.backends.kafka.batches import Batch, PackedRecords, Packer, Partition, TopicPartitions
 from eventml.backends.kafka.connection import ClientFactory, abort, stop
 from eventml.backends.kafka.errors import (
     AUTHORIZATION_ERRORS,
@@ -22,6 +21,7 @@ from eventml.backends.kafka.errors import (
     topic_not_found,
     translate,
 )
+from eventml.backends.kafka.wire import Batch, PackedRecords, Packer, Partition, TopicPartitions
 from eventml.errors import EventMLError, PublishError, UnavailableError
 from eventml.records import Record
 

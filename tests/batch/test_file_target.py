@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventml.deploy.batch.chunks import RunIdentity, ScoredChunk
-from eventml.deploy.batch.file_target import FileTarget, is_ascending
+from eventml.deploy.batch.chunks import RunIdentity, ScoredChunk, is_ascending
+from eventml.deploy.batch.file_target import FileTarget
 from eventml.deploy.batch.locations import FORMATS, FileLocation
 from eventml.deploy.batch.schema import single_column
 from eventml.errors import TargetError

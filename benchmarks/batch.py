@@ -2,12 +2,12 @@
 
     python -m benchmarks.batch [--rows N] [--forest-rows N] [--rounds N] [--only sqlite parquet]
 
-Each case is a process of its own. What counts is the time from the loading of the model to the last
-write; importing pandas, pyarrow and scikit-learn takes all of them two seconds more. Its peak memory is
-its resident set's, as the kernel counts it. All read the same five of eight columns and write the same
-six. The script does all at once, as most are written; `in pieces` is one that takes care of memory (SQLite
-only: `pandas.read_parquet` has no pieces). eventml also keeps a unique key, checkpoints, and the checks of
-outputs, which the scripts do without.
+Each case is a process of its own. The time is measured from the loading of the model to the
+last write, without the two seconds that importing pandas, pyarrow and scikit-learn takes in each case.
+The peak memory is that of the resident set, as the kernel counts it. All cases read the same five of eight
+columns and write the same six. The script `pandas` processes the whole table at once, as most scripts do; `in pieces` bounds
+its memory (SQLite only: `pandas.read_parquet` cannot). eventml also keeps a unique key and checkpoints, and
+checks outputs, which the scripts do not.
 """
 
 from __future__ import annotations
@@ -86,16 +86,16 @@ def train(folder: Path) -> None:
 
 
 def run(command: list[str], target: Path, folder: Path, rows: int, peaks: list[float]) -> float:
-    """Rows a second of one process, by its own clock; its peak memory is noted in MB."""
+    """Run one process; return its rows a second by its own clock, and append its peak memory in MB."""
     for old in [target, *target.parent.glob(f"{target.name}*")]:
         old.unlink(missing_ok=True)
     environment = {**os.environ, **ONE_THREAD, "BATCH_BENCHMARK": str(folder)}
-    process = subprocess.Popen(  # noqa: S603 - our own
+    process = subprocess.Popen(  # noqa: S603 - this benchmark's own command
         [sys.executable, *command], cwd=ROOT, env=environment, stdout=subprocess.PIPE
     )
     peak = 0.0
     while process.poll() is None:
-        # Of the process itself: what wait4(2) tells begins with the memory of whoever forked it.
+        # Of the process itself: the figure of wait4(2) includes the memory of the process that forked it.
         peak = max(peak, _high_water(process.pid))
         time.sleep(0.01)
     output, _ = process.communicate()
@@ -106,7 +106,7 @@ def run(command: list[str], target: Path, folder: Path, rows: int, peaks: list[f
 
 
 def _high_water(pid: int) -> float:
-    """The most memory that a process has had resident since it became its program, in MB."""
+    """The peak of a process's resident memory since it started its program, in MB."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except (FileNotFoundError, ProcessLookupError):
@@ -117,7 +117,7 @@ def _high_water(pid: int) -> float:
 def cases(
     folder: Path, kind: str, model: str, rows: int, peaks: dict[str, list[float]]
 ) -> dict[str, Callable[[], float]]:
-    """What is compared, by name."""
+    """The cases to compare, by name."""
     suffix = "parquet" if kind == "parquet" else "db"
     source, target = folder / f"rides-{rows}.{suffix}", folder / f"out.{suffix}"
     places = (

@@ -1,7 +1,7 @@
-"""What `benchmarks/batch.py` scores with, on both sides: the same models and the same features.
+"""The predictors and the hand-written scripts that `benchmarks/batch.py` compares.
 
-Run by name, `python -m benchmarks.batch_app SCRIPT SOURCE TARGET MODEL`, it is one of the hand-written
-scripts: `pandas`, all at once as most are written, or `chunked`, in pieces as a careful one is.
+`python -m benchmarks.batch_app SCRIPT SOURCE TARGET MODEL` runs a script: `pandas` processes the whole
+table at once, `chunked` a piece of it at a time.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FOLDER: Final = Path(os.environ.get("BATCH_BENCHMARK", "."))
 
 
 class RideStarted(msgspec.Struct, gc=False):
-    """Of the eight columns of the source, those that the models read."""
+    """The columns of the source that the models read, five of eight."""
 
     ride_id: str
     trip_distance: float

@@ -1,4 +1,4 @@
-"""A PostgreSQL server for tests, started when the first test asks for one; see tests/brokers.py."""
+"""A PostgreSQL server for tests, started for the first test that needs it; see tests/brokers.py."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _USER: Final = "postgres"  # the server refuses to run as root
 
 
 class PostgresServer:
-    """One server on loopback, with the user `scorer`, who is its superuser, and a password."""
+    """One server on loopback, with the superuser `scorer` and a password."""
 
     def __init__(self) -> None:
         self._bin = _binaries()
@@ -63,8 +63,8 @@ class PostgresServer:
             "unix_socket_directories": "",
             "fsync": "off",
         }
-        said = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
-        argv = [*self._as_user, str(self._bin / "postgres"), "-D", str(data), *said]
+        arguments = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
+        argv = [*self._as_user, str(self._bin / "postgres"), "-D", str(data), *arguments]
         self._process = ServerProcess(argv, log=self.directory / "log")
         self._process.wait_until(self._answers, timeout=30, what="PostgreSQL")
         return self
@@ -102,7 +102,7 @@ def _binaries() -> Path:
 
 
 def _unprivileged() -> list[str]:
-    """What runs a program as somebody else than root, and kills it with us."""
+    """The command that runs a program as another user than root, and ends it with this process."""
     if os.geteuid() != 0:
         return []
     if shutil.which("setpriv") is None or not _has_user():

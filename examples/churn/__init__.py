@@ -1,1 +1,1 @@
-"""Who is likely to leave, once a month, from table to table. The README says how to run it."""
+"""Predicts each month which customers are likely to leave, from table to table. See README.md."""

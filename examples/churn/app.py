@@ -1,4 +1,4 @@
-"""The predictor: one function, for a table (`eventml score`), a stream (`run`) or requests (`serve`)."""
+"""The predictor: one function for tables (`eventml score`), streams (`run`) and requests (`serve`)."""
 
 from __future__ import annotations
 

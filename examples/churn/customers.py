@@ -1,4 +1,4 @@
-"""Customers from a file of the user's: CSV with the columns of a `Customer`."""
+"""Reads customers from a CSV file with the columns of a `Customer`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Train, then two months: one like any other, and one after a price rise: `python -m examples.churn.demo`."""
+"""Trains a model and processes two months, the second after a price rise: `python -m examples.churn.demo`."""
 
 from __future__ import annotations
 

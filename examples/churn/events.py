@@ -1,4 +1,4 @@
-"""A customer as the month begins, and what is predicted of them."""
+"""A customer at the beginning of a month, and the prediction for them."""
 
 from typing import Annotated, Final
 

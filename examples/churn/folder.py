@@ -1,4 +1,4 @@
-"""Where the example keeps what it makes: one folder, so that one command takes it away again."""
+"""The folder of all files that the example writes, so that one command removes them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Customers without a customer base: made up by a seed, the same for every seed and month."""
+"""Generates customers: the same ones for the same seed and month."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a month's report says, and what it raises the alarm about."""
+"""Examines a scored month: the facts of its report, and the limits that raise the alarm."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SHOWN: Final = ("customer_id", "plan", "payment", "tenure_months", "monthly_cha
 
 
 def examine(store: Store, month: str, before: str) -> Report:
-    """Look at a scored month, and at how the month before turned out.
+    """Compare a scored month with the model's training data and with the outcomes of the month before.
 
     Raises:
         StoreError, ProfileError, ModelError: The tables, the profile or the training cannot be read.

@@ -1,4 +1,4 @@
-"""The tables: customers as they were, who left, and what was predicted, which `eventml score` writes."""
+"""The tables of customers, of outcomes, and of predictions, which `eventml score` writes."""
 
 from __future__ import annotations
 

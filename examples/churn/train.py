@@ -1,4 +1,4 @@
-"""Train the churn model on customers whose months are over: `python -m examples.churn.train --help`."""
+"""Trains the churn model on customers of past months: `python -m examples.churn.train --help`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rides in every kind of source, and the targets read back."""
+"""Rides in every kind of source, and reading every kind of target."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ ScoreNow: TypeAlias = Callable[..., ScoreSummary]
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty current directory with no settings around, and the app importable."""
+    """An empty current directory without settings, from which the app can be imported."""
     for name in [name for name in os.environ if name.startswith("EVENTML_")]:
         monkeypatch.delenv(name)
     monkeypatch.syspath_prepend(str(HERE))
@@ -63,7 +63,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture
 def scored_now(scored: Score) -> ScoreNow:
-    """Run a job, from a test that awaits nothing."""
+    """Run a job in a synchronous test."""
     return lambda *places, **plan: anyio.run(partial(scored, *places, **plan))
 
 
@@ -88,7 +88,7 @@ def scored() -> Score:
 
 
 def rides(count: int, *, first: int = 0) -> list[Row]:
-    """Rides with neither a bad zone nor one that stays without an answer."""
+    """Rides without a zone that is rejected or has no output."""
     return [
         {
             "ride_id": f"r-{number:07d}",

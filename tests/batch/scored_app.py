@@ -1,4 +1,4 @@
-"""The app that the tests score with: predictors of every kind over the same rides."""
+"""The app of the tests: every kind of predictor for the same rides."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ bus.topic("rides.started", event_type=RideStarted, id_field="ride_id")
 
 def model() -> Model:
     if "SLOW" in os.environ:
-        Path("loaded").touch()  # whoever kills this process waits for it
+        Path("loaded").touch()  # the test that kills this process waits for the file
     return Model(Doubling(), "doubling", os.environ.get("MODEL_VERSION", "v1"))
 
 
@@ -91,10 +91,10 @@ def hung(rides: list[RideStarted], model: Doubling) -> np.ndarray:
 
 
 @bus.predictor("rides.started", to="rides.untyped")
-def untyped(rides: list[dict]) -> list[dict]:  # type: ignore[type-arg]  # as a user may leave it
+def untyped(rides: list[dict]) -> list[dict]:  # type: ignore[type-arg]  # without type arguments
     return [{"twice": ride["distance"] * 2, "all": [ride["zone"], 1]} for ride in rides]
 
 
 @bus.consumer("rides.started")
 def log(ride: RideStarted) -> None:
-    """Answers nothing."""
+    """Do nothing."""

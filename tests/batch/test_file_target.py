@@ -9,11 +9,11 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eventml.deploy.batch.chunks import RunIdentity, ScoredChunk
-from eventml.deploy.batch.file_target import FileTarget, is_ascending
+from eventml.deploy.batch.chunks import RunIdentity, ScoredChunk, is_ascending
+from eventml.deploy.batch.file_target import FileTarget
 from eventml.deploy.batch.locations import FORMATS, FileLocation
 from eventml.deploy.batch.schema import single_column
 from eventml.errors import TargetError
@@ -46,6 +46,7 @@ def chunk_of(position: int, ids: list[Any], value: float = 1.0) -> ScoredChunk:
 @pytest.mark.parametrize("every", [0.0, 1e9])
 @pytest.mark.parametrize("text", [True, False])
 def test_an_id_that_comes_twice_is_written_once(file: str, every: float, text: bool) -> None:
+    @settings(max_examples=20, deadline=None)
     @given(id_chunks, st.integers(0, 8))
     def check(chunks: list[list[int]], killed_after: int) -> None:
         Path(file).unlink(missing_ok=True)

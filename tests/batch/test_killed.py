@@ -1,4 +1,4 @@
-"""SIGKILL at any moment: the next run goes on, and the target has every row once."""
+"""SIGKILL at any moment: the next run resumes, and the target has every row once."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from tests.batch.conftest import read
 TARGETS = ["out.parquet", "out.csv", "out.jsonl", "sqlite:///out.db#predictions"]
 
 
-def test_a_few_times(target: str, seed: int) -> None:
-    _die_often(target, rows=120_000, deaths=4, source="rides.parquet", seed=seed, slow=0.1, longest=1.5)
+def test_a_run_killed_a_few_times_is_complete(target: str, seed: int) -> None:
+    _score_with_kills(target, rows=120_000, kills=4, source="rides.parquet", seed=seed, slow=0.1, longest=1.5)
 
 
 @pytest.mark.chaos
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("source", ["rides.parquet", "sqlite:///rides.db#rides"])
-def test_ten_times_in_a_million_rows(source: str, target: str, seed: int) -> None:
-    _die_often(target, rows=1_000_000, deaths=10, source=source, seed=seed, slow=0.05, longest=4.0)
+def test_a_run_of_a_million_rows_killed_ten_times_is_complete(source: str, target: str, seed: int) -> None:
+    _score_with_kills(target, rows=1_000_000, kills=10, source=source, seed=seed, slow=0.05, longest=4.0)
 
 
 @pytest.fixture(params=TARGETS)
@@ -45,29 +45,29 @@ def seed() -> int:
     return chosen
 
 
-def _die_often(
-    target: str, *, rows: int, deaths: int, source: str, seed: int, slow: float, longest: float
+def _score_with_kills(
+    target: str, *, rows: int, kills: int, source: str, seed: int, slow: float, longest: float
 ) -> None:
     chance = random.Random(seed)
     _write(source, rows)
-    died = 0
-    came_far = []
-    while died < deaths:
+    killed = 0
+    rows_at_kill = []
+    while killed < kills:
         process = _start(source, target, slow)
         while not Path("loaded").exists() and process.poll() is None:
             time.sleep(0.01)
-        time.sleep(chance.uniform(0, longest))  # anywhere: in a read, a call, a write, or at the end
+        time.sleep(chance.uniform(0, longest))  # during a read, a call, a write, or at the end
         process.kill()
         Path("loaded").unlink(missing_ok=True)
         _, errors = process.communicate()
         assert process.returncode in {-9, 0}, errors
-        died += 1
-        came_far.append(_progress(target))
+        killed += 1
+        rows_at_kill.append(_progress(target))
     process = _start(source, target, 0)
     output, errors = process.communicate()
     assert process.returncode == 0, errors
     summary = json.loads(output)
-    print(f"rows at the checkpoint after each death: {came_far}; the last run: {summary}")  # noqa: T201 - as above
+    print(f"rows at the checkpoint after each kill: {rows_at_kill}; the last run: {summary}")  # noqa: T201 - as above
     assert summary["read"] == rows
     found = _found(target)
     assert len(found) == rows
@@ -123,7 +123,7 @@ def _write(source: str, rows: int) -> None:
 
 
 def _progress(target: str) -> int:
-    """The rows behind the checkpoint that the dead run left."""
+    """The rows before the checkpoint that the killed run left."""
     if "://" not in target:
         manifest = Path(f"{target}.eventml/manifest.json")
         if not manifest.exists():

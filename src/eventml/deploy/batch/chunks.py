@@ -305,6 +305,19 @@ def take(column: Values, positions: Sequence[int]) -> Values:
     return column[list(positions)]
 
 
+def is_ascending(ids: Values, last: Any) -> bool:
+    """Return whether each id is greater than the one before it, and the first greater than `last`."""
+    if hasattr(ids, "to_pylist"):
+        import pyarrow.compute as pc  # noqa: PLC0415 - the column is pyarrow's, so it is installed
+
+        first = ids[0].as_py()
+        inner = len(ids) == 1 or pc.all(pc.less(ids[:-1], ids[1:])).as_py()
+    else:
+        first = ids[0]
+        inner = all(map(lambda one, other: one < other, ids, ids[1:]))
+    return bool(inner) and (last is None or (type(first) is type(last) and first > last))
+
+
 def as_text(ids: Sequence[Any]) -> list[str]:
     """Return ids as text, as a producer sends them."""
     return [one if type(one) is str else str(one) for one in ids]

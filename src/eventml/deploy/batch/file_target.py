@@ -30,6 +30,7 @@ from eventml.deploy.batch.chunks import (
     as_json,
     as_list,
     as_text,
+    is_ascending,
 )
 from eventml.deploy.batch.csv_reader import CsvReader, TextLines
 from eventml.deploy.batch.locations import FileFormat, FileLocation
@@ -39,6 +40,7 @@ from eventml.deploy.batch.resume import (
     load_manifest,
     lock_folder,
     sync,
+    sync_file,
     sync_folder,
 )
 from eventml.deploy.batch.schema import PREDICTION_COLUMNS, OutputSchema, single_column
@@ -141,7 +143,7 @@ class FileTarget:
             writer, self._part = self._part, None
             writer.close()
             name = f"part-{len(state.parts):05}"
-            _sync_file(self._folder / "unfinished")
+            sync_file(self._folder / "unfinished")
             (self._folder / "unfinished").replace(self._folder / name)
             state.parts = [*state.parts, name]
         sync(self._rejects)
@@ -188,7 +190,7 @@ class FileTarget:
             for table in tables:
                 writer.write(table)
                 rows += table.num_rows
-        _sync_file(whole)
+        sync_file(whole)
         return whole, rows
 
     def close(self) -> None:
@@ -220,17 +222,6 @@ def arrow_schema(schema: OutputSchema, *, integer_ids: bool) -> pa.Schema:
     outputs = [(column.name, kinds.get(column.kind, pa.string())) for column in schema.columns]
     common = [(name, pa.string()) for name in PREDICTION_COLUMNS[1:]]
     return pa.schema([("id", pa.int64() if integer_ids else pa.string()), *outputs, *common])
-
-
-def is_ascending(ids: Values, last: Any) -> bool:
-    """Return whether each id is greater than the one before it, and the first greater than `last`."""
-    if hasattr(ids, "to_pylist"):
-        first = ids[0].as_py()
-        inner = len(ids) == 1 or pc.all(pc.less(ids[:-1], ids[1:])).as_py()
-    else:
-        first = ids[0]
-        inner = all(map(lambda one, other: one < other, ids, ids[1:]))
-    return bool(inner) and (last is None or (type(first) is type(last) and first > last))
 
 
 def _table_of(chunk: ScoredChunk, schema: OutputSchema, run: RunIdentity, columns: pa.Schema) -> pa.Table:
@@ -326,11 +317,6 @@ _WRITERS: Final[dict[FileFormat, Any]] = {
     "csv": CSVWriter,
     "jsonl": _JsonLinesWriter,
 }
-
-
-def _sync_file(path: Path) -> None:
-    with path.open("rb+") as stream:
-        sync(stream)
 
 
 def _check_replaceable(path: Path, form: FileFormat) -> None:

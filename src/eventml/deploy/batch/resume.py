@@ -91,6 +91,12 @@ def sync(stream: BinaryIO) -> None:
     os.fsync(stream.fileno())
 
 
+def sync_file(path: Path) -> None:
+    """Flush a closed file to the disk."""
+    with path.open("rb+") as stream:
+        sync(stream)
+
+
 def sync_folder(folder: Path) -> None:
     """Flush the names in a folder to the disk, where the system can."""
     try:

@@ -11,7 +11,7 @@ import inspect
 import types
 from decimal import Decimal
 from itertools import repeat
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -28,14 +28,6 @@ if TYPE_CHECKING:
 
 MAX_ROW_TEXT: Final = 100_000
 """Characters of a row that are kept when it is rejected."""
-
-
-class _Field(NamedTuple):
-    name: str
-    type: Any
-    required: bool
-    default: Any
-    factory: Callable[[], Any] | None
 
 
 class EventBuilder:
@@ -112,10 +104,12 @@ class EventBuilder:
     def _type_of(self, name: str) -> Any:
         return self._fields[name].type if self._fields and name in self._fields else Any
 
-    def _column(self, field: _Field, columns: Mapping[str, list[Any]], rows: int) -> Any:
-        if field.name not in columns:
-            return [field.factory() for _ in range(rows)] if field.factory else repeat(field.default, rows)
-        values, expected = columns[field.name], types.GenericAlias(list, (field.type,))
+    def _column(self, field: msgspec.structs.FieldInfo, columns: Mapping[str, list[Any]], rows: int) -> Any:
+        if field.encode_name not in columns:
+            if field.default_factory is msgspec.NODEFAULT:
+                return repeat(field.default, rows)
+            return [field.default_factory() for _ in range(rows)]
+        values, expected = columns[field.encode_name], types.GenericAlias(list, (field.type,))
         if self._from_text and field.type is Any:
             return list(map(_cell, values))
         try:
@@ -151,22 +145,13 @@ def _cell(text: str | None) -> Any:
     return None if text is None else value_of_cell(text)
 
 
-def _fields(event_type: Any) -> dict[str, _Field] | None:
+def _fields(event_type: Any) -> dict[str, msgspec.structs.FieldInfo] | None:
     """The fields of a Struct by their names in JSON; None for any other type."""
     try:
         fields = msgspec.structs.fields(event_type)
     except TypeError:
         return None
-    return {
-        f.encode_name: _Field(
-            f.encode_name,
-            f.type,
-            f.required,
-            f.default,
-            None if f.default_factory is msgspec.NODEFAULT else f.default_factory,
-        )
-        for f in fields
-    }
+    return {field.encode_name: field for field in fields}
 
 
 def _is_positional(event_type: Any) -> bool:

@@ -1,4 +1,4 @@
-"""A broker that asks who one is, and certificates for it: made afresh for a run."""
+"""A broker that requires a login and checks permissions, and certificates for it, created for each run."""
 
 from __future__ import annotations
 
@@ -31,18 +31,20 @@ class Secure(NamedTuple):
         plain: Without encryption, with a login.
         tls: With a certificate of the client's, and no login.
         sasl_tls: Encrypted, with a login.
-        files: ca.pem, client.pem with its key, and key.pem under a password.
+        files: ca.pem, client.pem with its key, and locked.key under a password.
+        admin: Without encryption and login, as a user who may do everything.
     """
 
     plain: str
     tls: str
     sasl_tls: str
     files: Path
+    admin: str
 
 
 @contextmanager
 def secure_broker(files: Path) -> Iterator[Secure]:
-    """A broker with all the locks there are."""
+    """A broker with all kinds of login. Users may use a topic that has no ACL, and those that allow it."""
     make_certificates(files)
     cluster = KafkaCluster(quick=True)
     [node] = cluster.nodes
@@ -61,6 +63,9 @@ def secure_broker(files: Path) -> Iterator[Secure]:
         "ssl.truststore.type": "PEM",
         "ssl.truststore.location": str(files / "ca.pem"),
         "listener.name.tls.ssl.client.auth": "required",
+        "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+        "super.users": "User:ANONYMOUS",
+        "allow.everyone.if.no.acl.found": "true",
     }
     modules = {
         "plain": f'{_KAFKA}.plain.PlainLoginModule required user_{USER}="{PASSWORD}";',
@@ -73,9 +78,10 @@ def secure_broker(files: Path) -> Iterator[Secure]:
         for mechanism, module in modules.items():
             cluster.settings[f"listener.name.{listener}.{mechanism}.sasl.jaas.config"] = module
     with cluster:
-        add_scram_user(f"{LOOPBACK}:{open_port}")
+        open_listener = f"{LOOPBACK}:{open_port}"
+        add_scram_user(open_listener)
         plain, tls, sasl_tls = (f"{LOOPBACK}:{port}" for port in ports.values())
-        yield Secure(plain, tls, sasl_tls, files)
+        yield Secure(plain, tls, sasl_tls, files, open_listener)
 
 
 def add_scram_user(brokers: str) -> None:
@@ -85,6 +91,39 @@ def add_scram_user(brokers: str) -> None:
         user = admin.UserScramCredentialUpsertion(USER, info, PASSWORD.encode())
         for done in client.alter_user_scram_credentials([user]).values():
             done.result(30)
+
+
+def permit(brokers: str, topic: str, *, allowed: bool) -> None:
+    """Allow or deny the user everything with a topic."""
+    client = admin.AdminClient({"bootstrap.servers": brokers})
+    acls = [
+        admin.AclBinding(
+            admin.ResourceType.TOPIC,
+            topic,
+            admin.ResourcePatternType.LITERAL,
+            f"User:{USER}",
+            "*",
+            admin.AclOperation.ALL,
+            permission,
+        )
+        for permission in (admin.AclPermissionType.ALLOW, admin.AclPermissionType.DENY)
+    ]
+    filters = [admin.AclBindingFilter(*(getattr(acl, name) for name in _ACL)) for acl in acls]
+    for done in client.delete_acls(filters).values():
+        done.result(30)
+    for done in client.create_acls(acls[:1] if allowed else acls[1:]).values():
+        done.result(30)
+
+
+_ACL: Final = (
+    "restype",
+    "name",
+    "resource_pattern_type",
+    "principal",
+    "host",
+    "operation",
+    "permission_type",
+)
 
 
 def token() -> str:

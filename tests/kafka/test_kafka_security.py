@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import shutil
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from secrets import token_hex
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import pytest
@@ -13,13 +15,15 @@ import pytest
 from backends.process import NotInstalledError
 from eventml import config
 from eventml.backends import kafka
-from eventml.errors import BackendError, ConfigError, TopicNotFoundError, UnavailableError
+from eventml.backends.base import Completion, NewTopic
+from eventml.errors import BackendError, ConfigError, PublishError, TopicNotFoundError, UnavailableError
 from eventml.records import Record
 from tests.brokers import without_broker
-from tests.kafka.secure import PASSWORD, USER, secure_broker, token
+from tests.kafka.conftest import everything
+from tests.kafka.secure import PASSWORD, USER, permit, secure_broker, token
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
     from pathlib import Path
 
     from eventml.backends.kafka import KafkaBackend
@@ -124,3 +128,52 @@ async def test_a_refused_login_is_reported_without_the_password(
 async def test_a_port_that_requires_tls_fails_in_time(secure: Secure) -> None:
     with pytest.raises(UnavailableError):
         await works(f"kafka://{secure.tls}?request_timeout=2&publish_timeout=4")
+
+
+async def test_a_missing_permission_is_an_error_that_may_be_repeated(secure: Secure) -> None:
+    """Publishing, completing and receiving work again once it is granted."""
+    login = f"kafka://{LOGIN}{secure.plain}?security=sasl_plaintext&session_timeout=6&heartbeat_interval=0.5"
+    topic, to = f"source-{token_hex(4)}", f"target-{token_hex(4)}"
+
+    async def permit_user(name: str, *, allowed: bool) -> None:
+        await asyncio.to_thread(permit, secure.admin, name, allowed=allowed)
+
+    async with opened(f"kafka://{secure.admin}") as admin:
+        await admin.create_topics([NewTopic(name=name, partitions=1) for name in (topic, to)])
+        await admin.publish([Record(topic, b"1", None, "first")])
+        async with (
+            opened(login) as backend,
+            backend.subscribe([topic], group=topic, start="earliest") as member,
+        ):
+            [first] = await member.receive(10)
+            await permit_user(to, allowed=False)
+            done = [Completion(first, (Record(to, b"2", None, "output"),))]
+            with pytest.raises(BackendError, match="kafka-acls") as refused:
+                await backend.publish([Record(to, b"0")])
+            assert not isinstance(refused.value, PublishError)
+            with pytest.raises(BackendError, match="kafka-acls"):
+                await member.complete(done)
+            await permit_user(to, allowed=True)
+            await repeated(lambda: member.complete(done))
+            await permit_user(topic, allowed=False)
+            with pytest.raises(UnavailableError, match="kafka-acls"):
+                async with asyncio.timeout(30):
+                    await member.receive(10)
+            await permit_user(topic, allowed=True)
+            await admin.publish([Record(topic, b"3", None, "second")])
+            received = ""
+            while (
+                received != "second"
+            ):  # the first may come again: the commit of its completion was refused too
+                received = (await repeated(lambda: member.receive(1)))[0].record.id
+        assert [d.record.id for d in await everything(admin, to)] == ["output"]
+
+
+async def repeated(act: Callable[[], Awaitable[Any]]) -> Any:
+    """Repeat while a permission that was granted has not reached the broker."""
+    async with asyncio.timeout(60):
+        while True:
+            try:
+                return await act()
+            except BackendError:
+                await asyncio.sleep(0.2)

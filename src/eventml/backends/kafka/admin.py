@@ -59,12 +59,8 @@ class FetchedRecords(NamedTuple):
 class AdminClient:
     """Sends requests, each repeated until the deadline, to other brokers if need be.
 
-    All methods raise UnavailableError if no broker answers in time, and BackendError if the user has no
-    permission.
-
-    Args:
-        clients: Creates its client.
-        timeout: Deadline of a request, in seconds.
+    All methods raise UnavailableError if no broker answers within `timeout` seconds, and BackendError if the
+    user has no permission.
     """
 
     def __init__(self, clients: ClientFactory, timeout: float) -> None:

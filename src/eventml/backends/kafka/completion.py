@@ -1,7 +1,7 @@
 """Complete deliveries: publish their outputs and ack them, at least once or exactly once.
 
-At least once, outputs are published first, and `member` commits the offsets later. Exactly once, outputs and
-offset are one transaction. There is one transactional producer for each input partition, whose
+At least once, outputs are published first, and `member` commits the offsets later. Exactly once, both are
+one transaction. There is one transactional producer for each input partition, whose
 transactional id names the group and the partition: the member that gets the partition next fences the
 one before it. What that one left open is aborted, and what it tries later is refused. aiokafka speaks the
 first version of the protocol (before KIP-447), in which this id is the only fence.
@@ -127,7 +127,7 @@ class ExactlyOnce:
     async def complete(
         self, assignment: Assignment, done: Sequence[Completion], positions: Sequence[int]
     ) -> None:
-        """As `AtLeastOnce.complete`, with one transaction for each partition."""
+        """As `AtLeastOnce.complete`, in one transaction per partition."""
         by_partition: dict[tuple[str, int], dict[int, Completion]] = {}
         for position in positions:
             delivery = done[position].delivery
@@ -255,12 +255,7 @@ class PartitionTransactions:
         if unknown is not None and found.same_completed(unknown.committed):
             self._record(assignment, unknown)
         elif (known := assignment.committed.get(partition)) is None or not found.same_completed(known):
-            log.warning(
-                "group %s: another member has committed for partition %d of %s; it is restarted",
-                group,
-                partition.partition,
-                partition.topic,
-            )
+            log.warning("group %s: another member has committed for %s; it is restarted", group, partition)
             assignment.restart(partition, found)
         self._unknown = None
 
@@ -269,15 +264,15 @@ class PartitionTransactions:
         producer, sender = self._producer, self._client.sender
         if producer is None:
             raise UnavailableError(f"group {self._client.group}: the member is leaving; repeat the call")
-        outputs = [(position, record) for position, c in todo.items() for record in c.outputs]
-        records = [record for _, record in outputs]
+        owners = [position for position, completion in todo.items() for _ in completion.outputs]
+        records = [record for completion in todo.values() for record in completion.outputs]
         names = {record.topic for record in records}
         topics = await sender.topics(producer, names)
         if len(topics) < len(names):
             raise topic_not_found(names - set(topics))
         packed = sender.pack(producer, records, range(len(records)), topics)
         if packed.too_large:
-            return {outputs[n][0]: why for n, why in packed.too_large.items()}
+            return {owners[n]: why for n, why in packed.too_large.items()}
         deliveries = [completion.delivery for completion in todo.values()]
         also = frozenset(delivery.offset for delivery in deliveries)
         state = assignment.states.get(self._partition)

@@ -63,11 +63,7 @@ class LogRange:
 
 
 class LagCounter:
-    """Counts the records that groups have not completed.
-
-    Args:
-        admin: Asks for offsets, and reads records.
-    """
+    """Counts the records that groups have not completed."""
 
     def __init__(self, admin: AdminClient) -> None:
         self._admin = admin

@@ -130,17 +130,7 @@ class Committer:
 
 
 class Member:
-    """A member of a consumer group.
-
-    Args:
-        clients: Creates its consumer.
-        topics: Topics to read.
-        group: The group.
-        start: Where the group starts in a partition of which it has committed nothing.
-        admin: Asks for offsets.
-        completer: Publishes outputs and acks.
-        settings: The backend's.
-    """
+    """A member of a consumer group; `start` is for partitions of which the group has committed nothing."""
 
     def __init__(
         self,

@@ -45,12 +45,7 @@ _BACKOFF: Final = 0.2  # seconds
 
 
 class Sender:
-    """Packs records into batches and sends them through any producer.
-
-    Args:
-        admin: Asks for topics and their limits.
-        max_request_size: Most bytes in a batch.
-    """
+    """Packs records into batches of at most `max_request_size` bytes, and sends them through any producer."""
 
     def __init__(self, admin: AdminClient, max_request_size: int) -> None:
         self._admin = admin
@@ -174,13 +169,7 @@ def _failure(error: BaseException, topic: str) -> EventMLError:
 
 
 class Publisher:
-    """Publishes records outside of transactions.
-
-    Args:
-        clients: Creates producers.
-        sender: Packs and sends.
-        timeout: Longest time of a publish, in seconds.
-    """
+    """Publishes records outside of transactions, each call within `timeout` seconds."""
 
     def __init__(self, clients: ClientFactory, sender: Sender, timeout: float) -> None:
         self._clients = clients

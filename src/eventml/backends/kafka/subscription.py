@@ -38,10 +38,6 @@ class GroupSubscription:
     Args:
         new_member: Creates a member that has not joined.
         topics: Topics of the subscription, and how many partitions each has.
-        group: The group.
-        admin: Asks for offsets.
-        lag_counter: Counts records.
-        settings: The backend's.
     """
 
     def __init__(
@@ -182,12 +178,7 @@ class GroupSubscription:
 
 
 class Reader:
-    """Reads all partitions, from one end on, without a group and without commits; as `base.Subscription`.
-
-    Args:
-        clients: Creates its consumer.
-        publisher: Publishes the outputs of completions.
-    """
+    """Reads all partitions, from one end on, without a group and without commits; as `base.Subscription`."""
 
     def __init__(self, clients: ClientFactory, publisher: Publisher) -> None:
         self._clients = clients

@@ -189,6 +189,7 @@ async def test_a_late_completion_of_a_former_assignment_is_ignored(kafka_broker:
                 again = await receive(other, 1)
                 moved = [d for d in taken if d.partition == again[0].partition]
                 again += await receive(other, len(moved) - 1)
+                await settled(slow, 1)  # until it has seen the rebalance it may publish what it has in flight
                 await slow.complete(outputs(moved, to))
                 assert await lag(backend, topic, group) == 40
                 assert await everything(backend, to) == []

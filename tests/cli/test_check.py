@@ -156,7 +156,7 @@ def test_a_missing_model_is_a_problem_and_the_rest_is_looked_at(invoke: Invoke, 
 def test_a_parameter_that_nothing_gives_is_a_problem(invoke: Invoke, app: Path) -> None:
     app.write_text(APP.replace("model, database)", "model, databse)"))
     [problem] = checked(invoke, code=1)["problems"]
-    assert "double: its parameter 'databse' has no value" in problem
+    assert "double: nothing gives it 'databse'" in problem
 
 
 def test_a_group_that_two_handlers_share_is_worth_a_warning(invoke: Invoke, app: Path) -> None:

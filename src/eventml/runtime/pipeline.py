@@ -133,12 +133,13 @@ class Pipeline:
                 if not batch.screened:
                     await self._send(completions, await self._processor.process(items))
                     continue
-                items, others = self._processor.screen(items)
-                await self._send(completions, others)
+                items, done = self._processor.screen(items)
                 for part in self._processor.split(items):
-                    await self._send(completions, await self._processor.process_part(part))
+                    await self._send(completions, done + await self._processor.process_part(part))
+                    done = []
                     while part.complete_first and self._uncompleted:
                         await self._until_all_completed()
+                await self._send(completions, done)
 
     @property
     def _waiting(self) -> int:

@@ -126,7 +126,7 @@ def test_a_handler_of_frames_that_does_not_say_of_what_is_refused(invoke: Invoke
     app.write_text(FRAMES.replace(", event_type=Number", ""))
     result = invoke("check", "app:bus")
     assert result.exit_code != 0
-    assert "look: it takes a polars DataFrame" in result.stderr
+    assert "look: a polars DataFrame does not define" in result.stderr
 
 
 def test_what_configuration_says_is_what_would_run(invoke: Invoke, folder: Path) -> None:

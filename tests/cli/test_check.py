@@ -126,7 +126,7 @@ def test_data_frames_need_an_event_type(invoke: Invoke, app: Path) -> None:
     app.write_text(FRAMES.replace(", event_type=Number", ""))
     result = invoke("check", "app:bus")
     assert result.exit_code != 0
-    assert "look: it takes a polars DataFrame" in result.stderr
+    assert "look: a polars DataFrame does not define" in result.stderr
 
 
 def test_configuration_is_applied(invoke: Invoke, folder: Path) -> None:

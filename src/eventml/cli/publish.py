@@ -146,8 +146,8 @@ def read_csv(lines: TextLines, name: str, text_columns: Collection[str] = ()) ->
         if isinstance(row, BadRow):
             yield row
         else:
-            values = [cell if t else value_of_cell(cell) for cell, t in zip(row.cells, is_text, strict=True)]
-            yield EventRow(row.line, dict(zip(columns, values, strict=True)))
+            values = [cell if t else value_of_cell(cell) for cell, t in zip(row, is_text, strict=True)]
+            yield EventRow(reader.line, dict(zip(columns, values, strict=True)))
 
 
 def read_json_lines(lines: TextLines) -> Iterator[EventRow | BadRow]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 from eventml.errors import SourceError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 MAX_LINE_BYTES: Final = 16 << 20
 """The longest line, in bytes. A binary file without line ends is refused before it fills the memory."""
@@ -104,13 +104,6 @@ class TextLines:
             )
 
 
-class CsvRow(NamedTuple):
-    """One row: the number of its first line, and its cells as text."""
-
-    line: int
-    cells: list[str]
-
-
 class BadRow(NamedTuple):
     """A row that cannot be read.
 
@@ -135,6 +128,7 @@ class CsvReader:
 
     Attributes:
         columns: The header's names; empty if there is no line at all.
+        line: Number of the first line of the row that was returned last.
 
     Raises:
         SourceError: The header cannot be used.
@@ -143,10 +137,11 @@ class CsvReader:
     def __init__(self, lines: TextLines, name: str, columns: list[str] | None = None) -> None:
         self._lines = lines
         self._reader = csv.reader(_decoded(lines), strict=True)
+        self.line = 0
         self.columns = self._read_header(name) if columns is None else columns
 
-    def rows(self) -> Iterator[CsvRow | BadRow]:
-        """Read the rows one by one; no line behind the row that was returned is taken."""
+    def rows(self) -> Iterator[list[str] | BadRow]:
+        """Read the cells of the rows one by one; no line behind the row that was returned is taken."""
         width, lines, reader = len(self.columns), self._lines, self._reader
         while True:
             first = lines.number + 1
@@ -165,7 +160,8 @@ class CsvReader:
             elif not _is_utf8("".join(cells)):
                 yield BadRow(first, "not UTF-8", [ascii(cell) for cell in cells])
             else:
-                yield CsvRow(first, cells)
+                self.line = first
+                yield cells
 
     def _read_header(self, name: str) -> list[str]:
         try:
@@ -189,9 +185,9 @@ def _header_problem(header: list[str]) -> str:
     return "the header has two columns of one name" if len(set(header)) < len(header) else ""
 
 
-def text_of_cell(cell: str) -> str | None:
-    """Return the text of a cell, or None if it is empty or blank: a missing value."""
-    return None if not cell or cell.isspace() else cell
+def texts_of_cells(cells: Iterable[str]) -> list[str | None]:
+    """Return the text of each cell, or None if it is empty or blank: a missing value."""
+    return [None if not cell or cell.isspace() else cell for cell in cells]
 
 
 def value_of_cell(cell: str) -> str | int | float | None:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from eventml.deploy.batch.chunks import RejectedRow, RowChunk, require_id_column
-from eventml.deploy.batch.csv_reader import BadRow, CsvReader, TextLines, text_of_cell
+from eventml.deploy.batch.csv_reader import BadRow, CsvReader, TextLines, texts_of_cells
 from eventml.errors import SourceError
 
 if TYPE_CHECKING:
@@ -111,17 +111,28 @@ class CsvSource(_File):
         """Read rows as columns of text. A position is a byte offset and a line's number."""
         places = [self.columns.index(name) for name in (self._id, *columns)]
         with self._lines(after or self._first_row) as lines:
-            found = CsvReader(lines, str(self._path), self.columns).rows()
-            while taken := list(islice(found, rows)):
-                good = [row for row in taken if not isinstance(row, BadRow)]
-                ids, *values = [[text_of_cell(row.cells[place]) for row in good] for place in places]
+            reader = CsvReader(lines, str(self._path), self.columns)
+            found = reader.rows()
+            while True:
+                good: list[list[str]] = []
+                labels: list[str] = []
+                rejected: list[RejectedRow] = []
+                for row in islice(found, rows):
+                    if isinstance(row, BadRow):
+                        rejected.append(_rejected(row))
+                    else:
+                        good.append(row)
+                        labels.append(f"line {reader.line}")
+                if not good and not rejected:
+                    return
+                ids, *values = [texts_of_cells([cells[place] for cells in good]) for place in places]
                 yield RowChunk(
                     position=[lines.offset, lines.number],
                     ids=ids,
                     columns=dict(zip(columns, values, strict=True)),
-                    rejected=[_rejected(row) for row in taken if isinstance(row, BadRow)],
+                    rejected=rejected,
                     done=lines.offset,
-                    labels=[f"line {row.line}" for row in good],
+                    labels=labels,
                 )
 
 

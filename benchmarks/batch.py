@@ -6,8 +6,8 @@ Each case is a process of its own. The time is measured from the loading of the 
 without the two seconds that importing pandas, pyarrow and scikit-learn takes in each case. The peak memory is
 that of the resident set, as the kernel counts it. All cases read the same five of eight columns and write the
 same six. The script `pandas` processes the whole table at once, as most scripts do; `in pieces` bounds its
-memory (SQLite only: `pandas.read_parquet` cannot). eventml also keeps a unique key and checkpoints, and checks
-outputs, which the scripts do not.
+memory (SQLite only: `pandas.read_parquet` cannot). eventml also keeps a unique key and checkpoints, and
+checks outputs, which the scripts do not.
 """
 
 from __future__ import annotations

@@ -156,7 +156,7 @@ def test_missing_model_is_a_problem_and_the_check_continues(invoke: Invoke, app:
 def test_parameter_without_a_value_is_a_problem(invoke: Invoke, app: Path) -> None:
     app.write_text(APP.replace("model, database)", "model, databse)"))
     [problem] = checked(invoke, code=1)["problems"]
-    assert "double: nothing gives it 'databse'" in problem
+    assert "double: its parameter 'databse' has no value" in problem
 
 
 def test_two_handlers_in_one_group_are_a_warning(invoke: Invoke, app: Path) -> None:

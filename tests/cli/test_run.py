@@ -119,7 +119,7 @@ def test_hung_handler_does_not_keep_the_process_after_its_drain_time(
     assert process.returncode == 1
     assert output.splitlines() == ["lifespan left"]
     assert "hung: 4 received, 0 published, 0 dead letters, 0 retries, 4 still in flight" in log
-    assert "cannot be stopped; leaving without" in log
+    assert "still running and cannot be stopped" in log
 
 
 def test_call_that_timed_out_does_not_keep_the_process(start: Start, folder: Path) -> None:

@@ -187,7 +187,7 @@ def _check_parameters(bus: Bus, handler: Handler, report: CheckReport) -> None:
     for name in handler.resource_names:
         if name != "model" and name not in bus.lifespans:
             report.problems.append(
-                f"{handler.name}: there is no value for its parameter {name!r}; define a lifespan of that "
+                f"{handler.name}: its parameter {name!r} has no value; define a lifespan of that "
                 "name with @bus.lifespan, or give the parameter a default"
             )
 

@@ -34,10 +34,11 @@ from eventml.runtime import (
     OutputChecks,
     Retry,
     Stats,
+    Verdict,
     call_results,
+    classify,
     describe,
 )
-from eventml.runtime.failures import Verdict, classify
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -28,7 +28,9 @@ class Sending(Protocol):
     """
 
     @property
-    def headers(self) -> Mapping[str, str]: ...
+    def headers(self) -> Mapping[str, str]:
+        """Headers of the records: the trace context."""
+        ...
 
     def wrote(self, records: int) -> None:
         """Record how many records were published."""

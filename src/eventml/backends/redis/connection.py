@@ -41,8 +41,7 @@ _pack: Final[Any] = hiredis.pack_command  # Any: its type stub accepts tuples of
 
 def pack(*arguments: str | bytes | int) -> bytes:
     """Pack one command."""
-    packed: bytes = _pack(arguments)
-    return packed
+    return cast("bytes", _pack(arguments))
 
 
 def bulk(argument: bytes) -> bytes:
@@ -151,16 +150,17 @@ class Connection(asyncio.BufferedProtocol):
                 request.future.set_exception(ConnectionLostError(reason))
                 request.future.exception()  # marks it as retrieved, in case that nothing awaits the future
 
-    # Called by the transport; see asyncio.BufferedProtocol.
-
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport: commands can be sent."""
         self._transport = cast("asyncio.WriteTransport", transport)
         self._writable.set()
 
     def get_buffer(self, sizehint: int) -> Buffer:  # noqa: ARG002 - the protocol's signature
+        """Return the buffer to receive into."""
         return self._view
 
     def buffer_updated(self, nbytes: int) -> None:
+        """Parse the bytes received, and resolve the requests whose replies are complete."""
         parser = self._parser
         pending = self._pending
         parser.feed(self._buffer, 0, nbytes)
@@ -177,15 +177,15 @@ class Connection(asyncio.BufferedProtocol):
                     request.future.set_result(request.replies)
 
     def pause_writing(self) -> None:
+        """Let senders wait: the send buffer is full."""
         self._writable.clear()
 
     def resume_writing(self) -> None:
+        """Let senders continue: the send buffer has room."""
         self._writable.set()
 
-    def eof_received(self) -> None:
-        """Return None, which lets the transport close."""
-
     def connection_lost(self, exc: Exception | None) -> None:
+        """Fail the requests that have no reply."""
         self._writable.set()
         reason = exc or "the server closed it"
         self._fail_pending(f"the connection to {self._name} was lost: {reason}{self._rejection}")

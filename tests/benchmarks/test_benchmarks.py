@@ -19,7 +19,7 @@ SMALL: Final = {
     "web": "--seconds 0.2 --rounds 1 --clients 1 --models linear",
     "batch": "--rows 2000 --forest-rows 500 --rounds 1 --only sqlite --models linear",
     "frames": "--events 500 --rounds 1",
-    "failures": "--events 2000 --rounds 1 --processes 1",
+    "failures": "--events 2000 --rounds 2 --processes 2",
     "scaling": "--events 1000 --rounds 1 --workers 1",
 }
 HELPERS: Final = {"batch_app", "web_litserve", "web_load"}
@@ -39,6 +39,7 @@ def test_every_benchmark_has_a_smoke_run() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", SMALL)
 def test_a_benchmark_runs(name: str, request: pytest.FixtureRequest) -> None:
     if name in BROKERS:
@@ -49,7 +50,7 @@ def test_a_benchmark_runs(name: str, request: pytest.FixtureRequest) -> None:
         env={**os.environ, "COLUMNS": "120", "BENCHMARK_TREES": "5"},
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=280,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-4000:]

@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # for backends/, examples/ and tests.brokers, which are not installed
@@ -15,8 +19,8 @@ sys.path.insert(0, str(ROOT))  # for backends/, examples/ and tests.brokers, whi
 pytest_plugins = ["tests.brokers", "tests.databases"]
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
     """Mark the chaos tests, and group the tests for `pytest -n`.
 
     The tests of one file stay in one process, so that they share its fixtures; the tests that need the
@@ -28,6 +32,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("chaos")
         three_nodes = "kafka_cluster" in getattr(item, "fixturenames", ())
         item.add_marker(pytest.mark.xdist_group("kafka-cluster" if three_nodes else str(item.path)))
+    yield  # pytest deselects by marker in here
     items.sort(key=_expected_length)
 
 

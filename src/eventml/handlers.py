@@ -118,7 +118,7 @@ class HandlerArguments(TypedDict, total=False):
     event_type: Any
     output_type: Any
     group: str
-    max_batch: int
+    max_batch: int | None
     max_wait: float
     ordered: bool | None
     timeout: float | None

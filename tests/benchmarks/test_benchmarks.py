@@ -20,7 +20,7 @@ SMALL: Final = {
     "batch": "--rows 2000 --forest-rows 500 --rounds 1 --only sqlite --models linear",
     "frames": "--events 500 --rounds 1",
     "failures": "--events 2000 --rounds 2 --processes 2",
-    "scaling": "--events 1000 --rounds 1 --workers 1",
+    "scaling": "--events 6000 --rounds 1 --workers 1",
 }
 HELPERS: Final = {"batch_app", "web_litserve", "web_load"}
 """Modules that a benchmark starts in a process of their own."""

@@ -33,13 +33,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
         three_nodes = "kafka_cluster" in getattr(item, "fixturenames", ())
         item.add_marker(pytest.mark.xdist_group("kafka-cluster" if three_nodes else str(item.path)))
     yield  # pytest deselects by marker in here
-    items.sort(key=_expected_length)
+    ranks: dict[Path, int] = {}
+    for item in items:
+        ranks[item.path] = min(ranks.get(item.path, len(_NEEDS)), _rank(item))
+    # By file, so that the fixtures of a module are set up once.
+    items.sort(key=lambda item: ranks[item.path])
 
 
-def _expected_length(item: pytest.Item) -> int:
-    """Rank of a test by its slowest need; `sort` keeps the order of equal ranks."""
-    needs = ("kafka", "redis", "slow")
-    return next((rank for rank, marker in enumerate(needs) if item.get_closest_marker(marker)), len(needs))
+_NEEDS = ("kafka", "redis", "slow")
+
+
+def _rank(item: pytest.Item) -> int:
+    """Rank of a test by its slowest need."""
+    return next((rank for rank, need in enumerate(_NEEDS) if item.get_closest_marker(need)), len(_NEEDS))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

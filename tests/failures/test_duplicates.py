@@ -180,7 +180,7 @@ async def test_a_replayed_dead_letter_is_called_though_its_id_is_recorded(scenar
 
 
 def test_a_window_of_no_ids_is_refused(scenario: Scenario) -> None:
-    with pytest.raises(Exception, match="dedupe_window: at least 1"):
+    with pytest.raises(Exception, match="dedupe_window: expected `int` >= 1"):
         scenario.bus.consumer(scenario.topic, dedupe_window=0)(print)
 
 

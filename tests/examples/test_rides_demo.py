@@ -81,7 +81,7 @@ def in_memory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scoreboard]:
         folder = tmp_path_factory.mktemp("models")
         patch.setenv(ENVIRONMENT, str(folder))
         train(generate(5000), folder, trained_on="a test")
-        yield predicted_on("memory://parity")
+        yield predicted_on("memory://rides-demo")
 
 
 def predicted_on(url: str) -> Scoreboard:

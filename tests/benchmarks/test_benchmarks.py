@@ -54,4 +54,4 @@ def test_a_benchmark_runs(name: str, request: pytest.FixtureRequest) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr[-4000:]
-    assert "ratio" in done.stdout or "%" in done.stdout, done.stdout[-2000:]
+    assert "│" in done.stdout, f"it printed no table: {done.stdout[-2000:]}"

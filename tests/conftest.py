@@ -55,7 +55,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     flaky = sorted(failed_first & passed)
     for name in flaky:
         terminalreporter.write_line(f"flaky: {name}", red=True)
-    if flaky and (path := os.environ.get("EVENTML_FLAKY_TESTS")):
+    if flaky and (path := os.environ.get("FLAKY_TESTS_FILE")):
         with Path(path).open("a", encoding="utf-8") as names:
             names.writelines(f"flaky: {name}\n" for name in flaky)
 

@@ -19,7 +19,7 @@ from eventml.deploy.workers.operations import (
     parse_host_port,
     serve_endpoints,
 )
-from eventml.deploy.workers.status import ServiceStatus, WorkerStatus
+from eventml.deploy.workers.reports import ServiceStatus, WorkerStatus
 from eventml.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from functools import lru_cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, Self
 
-from eventml.deploy.web.responses import Problem
+from eventml.deploy.web.http_messages import Problem
 from eventml.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -7,51 +7,109 @@ import logging
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from eventml.deploy.web.request_backend import RequestQueue
-from eventml.deploy.web.requests import EventDecoder, read_body, trace_context
-from eventml.deploy.web.responses import Problem, encode, handler_failure, send_json, unavailable
-from eventml.errors import FullError
+from msgspec.structs import replace
+
+from eventml.bus import Bus
+from eventml.deploy.web.http_messages import (
+    EventDecoder,
+    Problem,
+    encode,
+    read_body,
+    send_json,
+    trace_context,
+    unavailable,
+)
+from eventml.deploy.web.request_backend import RequestDecoder, RequestQueue
+from eventml.errors import ConfigError, FullError
 from eventml.records import NO_HEADERS
+from eventml.runtime import DLQ_PREFIX, LoadedHandler, enter_lifespans, load_handler
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from contextlib import AsyncExitStack
 
     from starlette.types import Receive, Scope, Send
 
     from eventml.backends.base import Completion
-    from eventml.config import WebSettings
-    from eventml.runtime import LoadedHandler
+    from eventml.handlers import Handler
+    from eventml.records import Record
 
 log = logging.getLogger("eventml")
+
+
+def served_predictors(bus: Bus, only: Sequence[str] = ()) -> list[Handler]:
+    """Return the predictors that are served, with their options for a web service.
+
+    A result that comes later than `web.timeout` helps no client, so that time also limits a call and the
+    search for the bad events of a batch. A plain function of single events gets no such limit: it would cost
+    a thread for each event.
+
+    Args:
+        bus: The bus of the predictors.
+        only: Names of the predictors to serve; empty for all.
+
+    Raises:
+        ConfigError: `only` names something else than a predictor, or the bus has no predictors.
+    """
+    predictors = {
+        name: bus.configured_handler(name) for name, handler in bus.handlers.items() if handler.to is not None
+    }
+    unknown = [name for name in only if name not in predictors]
+    if unknown or not predictors:
+        error = f"no predictor is named {unknown[0]!r}" if unknown else f"bus {bus.name!r} has no predictor"
+        raise ConfigError(f"{error}; there are: {', '.join(predictors) or 'none'}")
+    return [_for_requests(predictors[name], bus.settings.web.timeout) for name in only or predictors]
+
+
+def _for_requests(handler: Handler, limit: float) -> Handler:
+    options = handler.options
+    limited = handler.batched or handler.is_async
+    return replace(
+        handler,
+        options=replace(
+            options,
+            group=handler.name,
+            retries=0,
+            timeout=min(options.timeout or limit, limit) if limited else options.timeout,
+            bisect_for=min(options.bisect_for, limit),
+            dedupe_window=None,  # a client that repeats a request gets an answer again
+        ),
+    )
+
+
+async def load_predictors(
+    stack: AsyncExitStack, bus: Bus, predictors: Sequence[Handler]
+) -> list[LoadedHandler]:
+    """Load the models and enter the lifespans of predictors; the stack leaves the lifespans.
+
+    Raises:
+        ModelError: a model cannot be loaded.
+        RegistrationError: a handler has a parameter without a value.
+    """
+    resources = await enter_lifespans(stack, predictors, bus.lifespans)
+    loaded = [await load_handler(predictor, resources, "json") for predictor in predictors]
+    return [replace(one, decoder=RequestDecoder(Any)) for one in loaded]
 
 
 class PredictEndpoint:
     """The ASGI app of one predictor.
 
     Args:
+        bus: The bus of the predictor.
         loaded: The predictor and its model.
         queue: The queue of its events.
-        decoder: Decoder of its events.
-        limits: Limits of a request.
         traced: Whether its events carry the trace context of their requests.
     """
 
-    def __init__(
-        self,
-        loaded: LoadedHandler,
-        queue: RequestQueue,
-        decoder: EventDecoder,
-        limits: WebSettings,
-        *,
-        traced: bool,
-    ) -> None:
-        self._name = loaded.handler.name
+    def __init__(self, bus: Bus, loaded: LoadedHandler, queue: RequestQueue, *, traced: bool) -> None:
+        handler, model = loaded.handler, loaded.model
+        self._name = handler.name
         self._queue = queue
-        self._decoder = decoder
-        self._limits = limits
+        self._decoder = EventDecoder(handler.event_type, bus.configured_topic(handler.topic).id_field)
+        self._limits = bus.settings.web
         self._traced = traced
-        model, version = (None, None) if loaded.model is None else (loaded.model.name, loaded.model.version)
-        self._model_fields = b',"model":%b,"version":%b,"prediction":' % (encode(model), encode(version))
+        name, version = (None, None) if model is None else (model.name, model.version)
+        self._model_fields = b',"model":%b,"version":%b,"prediction":' % (encode(name), encode(version))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request.
@@ -129,9 +187,30 @@ class PredictEndpoint:
 
     def _result(self, completion: Completion, event_id: str) -> bytes | Problem:
         if completion.dead_letter:
-            return handler_failure(completion.outputs[0])
+            return _handler_failure(completion.outputs[0])
         if not completion.outputs:
             return b'{"id":null,"input":%b%bnull}' % (encode(event_id), self._model_fields)
         [record] = completion.outputs
         ids = encode(record.id), encode(event_id)
         return b'{"id":%b,"input":%b%b%b}' % (*ids, self._model_fields, record.value)
+
+
+def _handler_failure(dead_letter: Record) -> Problem:
+    """Return the problem that a dead letter stands for.
+
+    The message of a `Reject` is meant for the client. Messages of all other exceptions go to the log only:
+    they may contain anything.
+    """
+    exception = dead_letter.headers[f"{DLQ_PREFIX}exception"]
+    message = dead_letter.headers.get(f"{DLQ_PREFIX}message", "")
+    reason = message or exception
+    match exception:
+        case "Reject":
+            return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, message.removeprefix("Reject").lstrip(": "))
+        case "UnavailableError":
+            return unavailable("a service that the predictor needs is out of reach", reason)
+        case "StaleError":
+            return unavailable("the event is older than max_age allows", reason)
+        case "HandlerTimeoutError":
+            return Problem(HTTPStatus.GATEWAY_TIMEOUT, "the predictor exceeded its time limit", reason=reason)
+    return Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "the predictor failed; see its log", reason=reason)

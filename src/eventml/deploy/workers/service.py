@@ -6,14 +6,12 @@ import logging
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
-
 from eventml import config
 from eventml.bus import Bus
-from eventml.deploy.workers.health import HealthLimits
-from eventml.deploy.workers.ipc import WorkerSpec
-from eventml.deploy.workers.logs import SUPERVISOR, prefix_printer, print_json, start_service_logging
+from eventml.deploy.workers.logs import prefix_printer, print_json, start_service_logging
 from eventml.deploy.workers.operations import HostPort, OperationsEndpoints, serve_endpoints
+from eventml.deploy.workers.reports import WorkerOptions, WorkerSpec
+from eventml.deploy.workers.restarts import HealthLimits
 from eventml.deploy.workers.supervisor import Supervisor
 from eventml.errors import ConfigError, UnavailableError, UnsupportedError
 
@@ -23,44 +21,29 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("eventml")
 
-EXIT_TIME: Final = 5.0
-"""Seconds that a worker may take to exit after its own `drain` has run out."""
+_SUPERVISOR: Final = "supervisor"  # its name in the log
+_EXIT_TIME: Final = 5.0  # seconds that a worker may take to exit after its own `drain` has run out
 
 
-class ServicePlan(msgspec.Struct, frozen=True, kw_only=True):
-    """How a service is run.
+class ServicePlan(WorkerOptions, frozen=True, kw_only=True):
+    """How a service is run: the options of its workers, and those of their supervisor.
 
     Attributes:
-        bus: Import path of the bus, MODULE:BUS.
         workers: Number of workers, or a number for each handler; see `assign_handlers`.
         only: Handlers to run where `workers` is a plain number; empty for all.
-        backend: Backend URL from the command line, or None to take it from the configuration.
-        until_idle: Stop once the workers have been idle for this many seconds; None to run until stopped.
         operations: Address of the operations port. None is the default address if it is free; "" is none.
         max_lag: Highest lag of a group with which the service is ready; None for no limit.
-        json_logs: Whether log lines are JSON objects.
         limits: When workers are killed or replaced.
-        factory: Dotted name (`package.module:function`) of the `WorkerFactory` of the workers; None for
-            workers that read streams.
-        loop_options: Backend options of `anyio.run` in the workers.
         listeners: Listening sockets, one for each worker, which inherits it: workers that serve HTTP. A
             socket outlives the processes of its worker, so that no connection is lost in a restart.
-        without_token: Whether the web service answers requests that carry no token.
     """
 
-    bus: str
     workers: str
     only: Sequence[str] = ()
-    backend: str | None = None
-    until_idle: float | None = None
     operations: HostPort | str | None = None
     max_lag: int | None = None
-    json_logs: bool = False
     limits: HealthLimits = HealthLimits()
-    factory: str | None = None
-    loop_options: Mapping[str, Any] = {}
     listeners: Sequence[socket.socket] = ()
-    without_token: bool = False
 
 
 async def run_service(bus: Bus, plan: ServicePlan) -> int:
@@ -71,8 +54,8 @@ async def run_service(bus: Bus, plan: ServicePlan) -> int:
         UnsupportedError: several processes cannot share the backend.
     """
     assigned = assign_handlers(plan.workers, plan.only, tuple(bus.handlers))
-    width = max(len(SUPERVISOR), *map(len, assigned))
-    start_service_logging(SUPERVISOR, json=plan.json_logs, prefix=f"{SUPERVISOR:<{width}} | ")
+    width = max(len(_SUPERVISOR), *map(len, assigned))
+    start_service_logging(_SUPERVISOR, json=plan.json_logs, prefix=f"{_SUPERVISOR:<{width}} | ")
     if plan.factory is None:
         await _check_backend(bus, assigned)
         for name in unassigned_handlers(assigned, tuple(bus.handlers)):
@@ -82,7 +65,7 @@ async def run_service(bus: Bus, plan: ServicePlan) -> int:
     supervisor = Supervisor(
         bus.name,
         _worker_specs(plan, assigned),
-        drain=bus.settings.drain + EXIT_TIME,
+        drain=bus.settings.drain + _EXIT_TIME,
         print_line=print_json if plan.json_logs else prefix_printer(width),
         limits=plan.limits,
     )
@@ -147,23 +130,11 @@ def _check_known(named: Collection[str], known: Collection[str]) -> None:
 
 
 def _worker_specs(plan: ServicePlan, assigned: Mapping[str, tuple[str, ...]]) -> list[WorkerSpec]:
-    listeners: Sequence[int | None] = [listener.fileno() for listener in plan.listeners]
+    options = {field: getattr(plan, field) for field in WorkerOptions.__struct_fields__}
+    listeners: list[Any] = [one.fileno() for one in plan.listeners] or [None] * len(assigned)
     return [
-        WorkerSpec(
-            name=name,
-            bus=plan.bus,
-            handlers=handlers,
-            backend=plan.backend,
-            until_idle=plan.until_idle,
-            json_logs=plan.json_logs,
-            factory=plan.factory,
-            loop_options=dict(plan.loop_options),
-            listener=listener,
-            without_token=plan.without_token,
-        )
-        for (name, handlers), listener in zip(
-            assigned.items(), listeners or [None] * len(assigned), strict=True
-        )
+        WorkerSpec(name=name, handlers=handlers, listener=listener, **options)
+        for (name, handlers), listener in zip(assigned.items(), listeners, strict=True)
     ]
 
 
@@ -175,14 +146,12 @@ def _open_operations_port(
         return None
     address = wanted if isinstance(wanted, HostPort) else HostPort()
     try:
-        address = stack.enter_context(serve_endpoints(endpoints, address))
+        return stack.enter_context(serve_endpoints(endpoints, address))
     except ConfigError as exc:
         if wanted is not None:
             raise
         log.warning("no operations port: %s", exc)
         return None
-    log.info("operations port: http://%s/readyz, /livez, /metrics", address)
-    return address
 
 
 async def _check_backend(bus: Bus, assigned: Mapping[str, Sequence[str]]) -> None:

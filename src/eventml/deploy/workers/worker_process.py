@@ -1,4 +1,4 @@
-"""One worker process, started by a supervisor: `python -m eventml.deploy.workers.worker_process`.
+"""One worker process: it runs a worker, and reports to the supervisor that started it.
 
 Exit status: 0 if it was stopped, or was idle, and finished all events in flight; 1 if it left events
 unfinished, or could not start: its last report says why.
@@ -6,38 +6,88 @@ unfinished, or could not start: its last report says why.
 
 from __future__ import annotations
 
+import ctypes
 import faulthandler
 import logging
+import os
 import pkgutil
 import signal
 import sys
-from contextlib import AsyncExitStack, asynccontextmanager
+import threading
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from itertools import count
 from typing import TYPE_CHECKING, Final
 
 import anyio
+import msgspec
 
 from eventml.bus import Bus, import_bus, stop_on_signals, stop_when_idle
-from eventml.deploy.workers.exit import force_exit_later
-from eventml.deploy.workers.health import LagMonitor
-from eventml.deploy.workers.ipc import (
+from eventml.deploy.workers.logs import start_service_logging
+from eventml.deploy.workers.readiness import LagMonitor
+from eventml.deploy.workers.reports import (
     REPORT_INTERVAL,
-    SupervisorChannel,
+    RunningWorker,
+    WorkerFactory,
     WorkerReport,
     WorkerSpec,
     WorkerState,
+    handler_reports,
 )
-from eventml.deploy.workers.logs import start_service_logging
-from eventml.deploy.workers.status import RunningWorker, WorkerFactory, handler_reports
 from eventml.errors import EventMLError, UnavailableError
-from eventml.runtime import Worker, backoff_delay
+from eventml.runtime import Worker, wait_for_broker
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
 log = logging.getLogger("eventml")
 
-_FIRST_RETRY: Final = 0.1  # seconds before the second attempt to reach the broker
-_MAX_RETRY: Final = 5.0  # seconds between two attempts
+_EXIT_GRACE: Final = 2.0  # seconds that threads may take to end
+_PR_SET_PDEATHSIG: Final = 1
+
+
+class SupervisorChannel:
+    """A worker's channel to its supervisor.
+
+    It takes over standard input and output for its messages; whatever the app prints goes to standard error,
+    and so to the log. Create it before anything else: it reads the spec.
+
+    The worker does not outlive its supervisor. On Linux the kernel kills it (SIGKILL) when the supervisor
+    ends, for whatever reason. Elsewhere a thread exits the process at the end of standard input; it cannot
+    do so while the process is stopped or foreign code holds the interpreter lock.
+
+    Attributes:
+        spec: What the supervisor wants this worker to run.
+    """
+
+    def __init__(self) -> None:
+        self._output = os.dup(1)
+        os.dup2(2, 1)
+        os.set_blocking(self._output, False)  # a supervisor that does not read must not block the worker
+        self._unsent = b""
+        self._input = open(os.dup(0), "rb", buffering=0)  # noqa: SIM115, PTH123 - open until the process ends
+        with open(os.devnull, "rb") as nothing:  # noqa: PTH123 - a device, not a path
+            os.dup2(nothing.fileno(), 0)
+        line = self._input.readline()
+        if not line.endswith(b"\n"):
+            sys.exit("a worker is started by its supervisor: use `eventml run MODULE:BUS --workers N`")
+        self.spec = msgspec.json.decode(line, type=WorkerSpec)
+        if sys.platform == "linux":
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != self.spec.supervisor:  # it ended before the call above
+            os._exit(1)
+        threading.Thread(target=self._exit_at_end, name="supervisor watch", daemon=True).start()
+
+    def send(self, report: WorkerReport) -> None:
+        """Send a report, or skip it while the supervisor has not read the earlier ones."""
+        if not self._unsent:
+            self._unsent = msgspec.json.encode(report) + b"\n"
+        with suppress(BlockingIOError, BrokenPipeError):
+            while self._unsent:
+                self._unsent = self._unsent[os.write(self._output, self._unsent) :]
+
+    def _exit_at_end(self) -> None:
+        self._input.read()
+        os._exit(1)
 
 
 class WorkerProcess:
@@ -98,7 +148,7 @@ class WorkerProcess:
         while True:
             self._send()
             # The first completion is reported soon: a crash after it does not count towards a crash loop.
-            await anyio.sleep(REPORT_INTERVAL if self._report.has_completed else REPORT_INTERVAL / 10)
+            await anyio.sleep(REPORT_INTERVAL if self._report.has_any("completed") else REPORT_INTERVAL / 10)
 
     async def _report_ready(self) -> None:
         await self._worker.ready.wait()
@@ -112,17 +162,14 @@ class WorkerProcess:
         factory: WorkerFactory = _stream_worker
         if self._spec.factory is not None:
             factory = pkgutil.resolve_name(self._spec.factory)
-        failures = 0
-        while True:
+        for failures in count(1):
             try:
                 return await stack.enter_async_context(factory(bus, self._spec))
             except UnavailableError as exc:
-                failures += 1
-                seconds = backoff_delay(failures, _FIRST_RETRY, _MAX_RETRY)
-                log.warning("%s; trying again in %.2f s", exc, seconds)
                 self.report("waiting", str(exc))
-                await anyio.sleep(seconds)
+                await wait_for_broker(self._spec.name, failures, exc)
                 self.report("starting", str(exc))
+        raise AssertionError  # for the type checker: the loop has no end
 
     async def _stop_on_signals(self) -> None:
         try:
@@ -176,5 +223,28 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
         yield error
 
 
-if __name__ == "__main__":
-    main()
+def force_exit_later(code: int) -> threading.Timer:
+    """End the process with `code` in two seconds, with `os._exit`, if threads are still running then.
+
+    Python waits for all non-daemon threads when it exits, and a call of a handler that has been abandoned
+    after its timeout may keep its thread busy for ever: a thread cannot be stopped. Nothing happens if only
+    clean-up at exit is going on. Cancel the returned timer to keep the process running.
+    """
+    timer = threading.Timer(_EXIT_GRACE, _force_exit, (code,))
+    timer.daemon = True
+    timer.start()
+    return timer
+
+
+def _force_exit(code: int) -> None:
+    main_thread = threading.main_thread()
+    running = [one.name for one in threading.enumerate() if not one.daemon and one is not main_thread]
+    if not running:
+        return
+    log.warning(
+        "exiting although these threads are still running and cannot be stopped: %s", ", ".join(running)
+    )
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):  # closed, or its reader has gone
+            stream.flush()
+    os._exit(code)

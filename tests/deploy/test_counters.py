@@ -6,8 +6,9 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventml.deploy.workers.ipc import COUNTERS, HandlerCounters, HistogramSnapshot
+from eventml.deploy.workers.reports import HandlerCounters, HistogramSnapshot
 
+COUNTERS = ("received", "completed")
 HISTOGRAMS = st.builds(
     HistogramSnapshot,
     counts=st.lists(st.integers(0, 9).map(float), min_size=3, max_size=3),
@@ -15,11 +16,8 @@ HISTOGRAMS = st.builds(
 )
 COUNTER_SETS = st.builds(
     HandlerCounters,
-    received=st.integers(0, 99),
-    completed=st.integers(0, 99),
-    latency=st.none() | HISTOGRAMS,
-    batch=HISTOGRAMS,
-    stages=st.dictionaries(st.sampled_from(["call", "decode"]), HISTOGRAMS),
+    counts=st.dictionaries(st.sampled_from(COUNTERS), st.integers(0, 99)),
+    histograms=st.dictionaries(st.sampled_from(["latency", "batch", "call"]), HISTOGRAMS),
 )
 
 
@@ -28,9 +26,9 @@ def test_counters_add_up_in_any_order_and_leave_the_summands_unchanged(parts: li
     before = msgspec.json.encode(parts)
     total = sum(parts, HandlerCounters())
     for name in COUNTERS:
-        assert getattr(total, name) == sum(getattr(part, name) for part in parts)
-    for stage, histogram in total.stages.items():
-        summands = [part.stages[stage] for part in parts if stage in part.stages]
+        assert total.counts.get(name, 0) == sum(part.counts.get(name, 0) for part in parts)
+    for name, histogram in total.histograms.items():
+        summands = [part.histograms[name] for part in parts if name in part.histograms]
         assert histogram.sum == sum(part.sum for part in summands)
         assert sum(histogram.counts) == sum(sum(part.counts) for part in summands)
     assert msgspec.json.encode(parts) == before

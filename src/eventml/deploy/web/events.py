@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Never
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import msgspec
@@ -22,10 +22,11 @@ from eventml.deploy.web.http_messages import (
     Problem,
     encode,
     header,
-    read_body,
-    send_json,
+    read_events,
+    send_response,
     unavailable,
 )
+from eventml.deploy.web.request_backend import RequestEvent
 from eventml.errors import BackendError, EventMLError, FullError, NotOpenError, PublishError, UnavailableError
 from eventml.runtime import output_event_type
 
@@ -45,12 +46,9 @@ def topic_types(bus: Bus) -> dict[str, Any]:
     that writes it.
     """
     handlers = bus.handlers.values()
-    read = {handler.topic for handler in handlers}
     found = [(name, bus.configured_topic(name).event_type) for name in (*bus.topics, *bus.settings.topic)]
     found += [(handler.topic, handler.event_type) for handler in handlers]
-    found += [
-        (one.to, output_event_type(one)) for one in handlers if one.to is not None and one.to not in read
-    ]
+    found += [(handler.to, output_event_type(handler)) for handler in handlers if handler.to is not None]
     types: dict[str, Any] = {}
     for topic, event_type in found:
         if types.get(topic, Any) is Any:
@@ -144,43 +142,35 @@ class EventsEndpoint:
                 "events of this bus do not leave this process, where nobody reads them; name a backend that "
                 "processes share, with --backend redis://... or kafka://..., EVENTML_BACKEND or eventml.toml",
             )
-        body = await read_body(scope, receive, self._limits)
-        values: list[Any] = []
-        ids = []
-        for index, text in enumerate(body.events):
-            event = self._decoder.decode(text, index if body.is_list else None)
-            ids.append(body.id or self._decoder.id_of(event))
-            values.append(msgspec.Raw(text) if self._is_json else msgspec.json.decode(text))
-        await self._publish(values, ids, header(scope, PARTITION_KEY))
-        answers = [{"id": id_} for id_ in ids]
-        await send_json(send, HTTPStatus.ACCEPTED, encode(answers if body.is_list else answers[0]))
+        events, is_list = await read_events(scope, receive, self._limits, self._decoder)
+        for event in events:
+            if isinstance(event.event, Problem):
+                raise event.event
+        await self._publish(events, header(scope, PARTITION_KEY))
+        answers = [{"id": event.id} for event in events]
+        await send_response(send, HTTPStatus.ACCEPTED, encode(answers if is_list else answers[0]))
 
-    async def _publish(self, values: Sequence[Any], ids: Sequence[str], key: str | None) -> None:
-        bus = self._connection.bus
+    async def _publish(self, events: Sequence[RequestEvent], key: str | None) -> None:
+        bus, topic = self._connection.bus, self._topic
+        encoded = msgspec.Raw if self._is_json else msgspec.json.decode
         try:
             async with asyncio.timeout(self._limits.timeout):
                 await self._connection.open()
-                calls = (
-                    bus.publish(self._topic, value, key=key, id=id_)
-                    for value, id_ in zip(values, ids, strict=True)
-                )
+                calls = (bus.publish(topic, encoded(one.value), key=key, id=one.id) for one in events)
                 results = await asyncio.gather(*calls, return_exceptions=True)
                 failed = [result for result in results if result is not None]
         except TimeoutError:
             failed = [UnavailableError(f"no answer from the broker within {self._limits.timeout:g} s")]
         except BackendError as exc:
             failed = [exc]
-        if failed:
-            _raise_problem(failed[0], len(failed), len(values))
-
-
-def _raise_problem(error: BaseException, failed: int, events: int) -> Never:
-    some = f" ({failed} of {events} events may be missing)" if events > 1 else ""
-    if isinstance(error, PublishError) and not isinstance(error, FullError):
-        raise Problem(
-            HTTPStatus.UNPROCESSABLE_ENTITY, f"the broker refuses the event{some}", reason=str(error)
-        ) from error
-    if isinstance(error, BackendError):
-        detail = f"the broker is out of reach or full{some}"
-        raise unavailable(detail, str(error), advice="try again with the same ids") from error
-    raise error
+        if not failed:
+            return
+        error = failed[0]
+        some = f" ({len(failed)} of {len(events)} events may be missing)" if len(events) > 1 else ""
+        if isinstance(error, PublishError) and not isinstance(error, FullError):
+            status, detail = HTTPStatus.UNPROCESSABLE_ENTITY, f"the broker refuses the event{some}"
+            raise Problem(status, detail, reason=str(error)) from error
+        if isinstance(error, BackendError):
+            detail = f"the broker is out of reach or full{some}"
+            raise unavailable(detail, str(error), advice="try again with the same ids") from error
+        raise error

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from contextlib import suppress
 from http import HTTPStatus
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from eventml.deploy.web.request_backend import RequestEvent
+from eventml.records import NO_HEADERS
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from starlette.types import Receive, Scope, Send
 
@@ -70,13 +74,13 @@ class Problem(Exception):  # noqa: N818 - a response to the client, not an error
         status: HTTPStatus,
         detail: str,
         *,
-        headers: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] = NO_HEADERS,
         reason: str = "",
         path: str = "",
         index: int | None = None,
     ) -> None:
         self.details = ProblemDetails(status.value, status.phrase, detail, path, index)
-        self.headers = headers or {}
+        self.headers = headers
         self.reason = reason
         super().__init__(detail)
 
@@ -87,18 +91,17 @@ def unavailable(detail: str, reason: str = "", *, advice: str = "try again") -> 
 
 
 async def send_response(
-    send: Send, status: int, body: bytes, content_type: str, headers: Mapping[str, str] | None = None
+    send: Send,
+    status: int,
+    body: bytes,
+    content_type: str = "application/json",
+    headers: Mapping[str, str] = NO_HEADERS,
 ) -> None:
     """Send a whole response."""
-    values = {"content-type": content_type, "content-length": str(len(body)), **(headers or {})}
+    values = {"content-type": content_type, "content-length": str(len(body)), **headers}
     pairs = [(name.encode(), value.encode("latin-1")) for name, value in values.items()]
     await send({"type": "http.response.start", "status": status, "headers": pairs})
     await send({"type": "http.response.body", "body": body})
-
-
-async def send_json(send: Send, status: HTTPStatus, body: bytes) -> None:
-    """Send a response whose body is encoded JSON."""
-    await send_response(send, status.value, body, "application/json")
 
 
 async def send_problem(send: Send, problem: Problem) -> None:
@@ -121,26 +124,14 @@ def trace_context(scope: Scope) -> Mapping[str, str]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-class RequestBody(msgspec.Struct, frozen=True):
-    """The events of a request, each as its own JSON.
-
-    Attributes:
-        events: The events, encoded.
-        is_list: Whether they came as a list, and are answered by a list.
-        id: Id of the single event, from the header `ce-id`; None if the header is missing.
-    """
-
-    events: Sequence[bytes]
-    is_list: bool
-    id: str | None = None
-
-
-async def read_body(scope: Scope, receive: Receive, limits: WebSettings) -> RequestBody:
-    """Read the whole body of a request, and split it into events.
+async def read_events(
+    scope: Scope, receive: Receive, limits: WebSettings, decoder: EventDecoder
+) -> tuple[list[RequestEvent], bool]:
+    """Read the body of a request. Returns its events, and whether they came as a list.
 
     Raises:
         Problem: the content type is not JSON (415); the body or the list is too large (413) or comes too
-            slowly (408); the body is not JSON, or `ce-id` comes with a list (400).
+            slowly (408); the body is not JSON, or the header `ce-id` comes with a list (400).
         ClientDisconnectedError: the client has closed the connection.
     """
     text = (await _receive_all(scope, receive, limits)).lstrip(b" \t\r\n")
@@ -148,21 +139,17 @@ async def read_body(scope: Scope, receive: Receive, limits: WebSettings) -> Requ
     if not text:
         raise _malformed("it is empty; send an event, or a list of events")
     if not text.startswith(b"["):
-        return RequestBody([text], is_list=False, id=event_id)
+        return [decoder.decode(text, event_id)], False
     try:
-        events = _split(text)
+        values = _split(text)
     except _BAD_JSON as exc:
         raise _malformed(exc) from exc
     if event_id is not None:
-        raise Problem(
-            HTTPStatus.BAD_REQUEST,
-            "the header ce-id is for a single event; put ids into the events of a list",
-        )
-    if len(events) > limits.max_events:
-        raise _too_large(
-            f"the list holds {len(events)} events, more than {limits.max_events} (web.max_events)"
-        )
-    return RequestBody([bytes(event) for event in events], is_list=True)
+        error = "the header ce-id is for a single event; put ids into the events of a list"
+        raise Problem(HTTPStatus.BAD_REQUEST, error)
+    if len(values) > limits.max_events:
+        raise _too_large(f"{len(values)} events; a request may hold {limits.max_events} (web.max_events)")
+    return [decoder.decode(bytes(value), index=index) for index, value in enumerate(values)], True
 
 
 async def _receive_all(scope: Scope, receive: Receive, limits: WebSettings) -> bytes:
@@ -221,38 +208,36 @@ class EventDecoder:
         self._prefix = secrets.token_hex(6)
         self._numbers = count(1)
 
-    def decode(self, value: bytes, index: int | None = None) -> Any:
-        """Decode an event.
+    def decode(self, value: bytes, event_id: str | None = None, index: int | None = None) -> RequestEvent:
+        """Decode an event of a request; its event is a `Problem` if it is not JSON or does not fit the type.
 
         Args:
             value: The event as JSON.
+            event_id: Its id, if the request names it; else it is that in the id field, or a new one.
             index: Index of the event in the list of a request, for the problem.
-
-        Raises:
-            Problem: it is not JSON (400), or does not fit the type (422).
         """
         try:
-            return self._decode(value)
+            event = self._decode(value)
         except msgspec.ValidationError as exc:
             detail, _, path = str(exc).partition(" - at `")
             status = HTTPStatus.UNPROCESSABLE_ENTITY
-            raise Problem(status, detail, path=path.rstrip("`") or "$", index=index) from exc
+            problem = Problem(status, detail, path=path.rstrip("`") or "$", index=index)
+            return RequestEvent(value, event_id or self._id_of(_untyped(value)), problem)
         except _BAD_JSON as exc:
-            raise _malformed(exc) from exc
+            return RequestEvent(value, event_id or self._id_of(None), _malformed(exc))
+        return RequestEvent(value, event_id or self._id_of(event), event)
 
-    def id_of(self, event: Any) -> str:
-        """Return the id of a decoded event: its id field, else a new id."""
-        field = self._id_field
-        try:
-            if field is not None:
-                return str(event[field] if isinstance(event, dict) else getattr(event, field))
-        except (KeyError, AttributeError):
-            pass
+    def _id_of(self, event: Any) -> str:
+        if self._id_field is not None:
+            with suppress(KeyError, AttributeError):
+                is_dict = isinstance(event, dict)
+                return str(event[self._id_key] if is_dict else getattr(event, self._id_field))
         return f"{self._prefix}-{next(self._numbers)}"
 
-    def id_of_invalid(self, value: bytes) -> str:
-        """Return the id of an event that does not fit its type, by which the client knows it."""
-        try:
-            return str(msgspec.json.decode(value)[self._id_key])
-        except (*_BAD_JSON, TypeError, LookupError):
-            return f"{self._prefix}-{next(self._numbers)}"
+
+def _untyped(value: bytes) -> Any:
+    """Return an event that does not fit its type as a dict: the client knows it by its id."""
+    with suppress(*_BAD_JSON):
+        event = msgspec.json.decode(value)
+        return event if isinstance(event, dict) else None
+    return None

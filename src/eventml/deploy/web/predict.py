@@ -14,12 +14,12 @@ from eventml.deploy.web.http_messages import (
     EventDecoder,
     Problem,
     encode,
-    read_body,
-    send_json,
+    read_events,
+    send_response,
     trace_context,
     unavailable,
 )
-from eventml.deploy.web.request_backend import RequestDecoder, RequestQueue
+from eventml.deploy.web.request_backend import RequestDecoder, RequestEvent, RequestQueue
 from eventml.errors import ConfigError, FullError
 from eventml.records import NO_HEADERS
 from eventml.runtime import DLQ_PREFIX, LoadedHandler, enter_lifespans, load_handler
@@ -117,60 +117,45 @@ class PredictEndpoint:
         Raises:
             Problem: the request has no answer.
         """
-        body = await read_body(scope, receive, self._limits)
-        headers = trace_context(scope) if self._traced else NO_HEADERS
-        if body.is_list:
-            status, answer = await self._answer_list(body.events, headers)
-            await send_json(send, status, answer)
+        events, is_list = await read_events(scope, receive, self._limits, self._decoder)
+        results = await self._predict(events, trace_context(scope) if self._traced else NO_HEADERS)
+        if not is_list:
+            [result] = results
+            if isinstance(result, Problem):
+                raise result
+            await send_response(send, HTTPStatus.OK, result)
             return
-        event = self._decoder.decode(body.events[0])
-        event_id = body.id or self._decoder.id_of(event)
-        [completion] = await self._predict(body.events, [event], [event_id], headers)
-        result = self._result(completion, event_id)
-        if isinstance(result, Problem):
-            raise result
-        await send_json(send, HTTPStatus.OK, result)
-
-    async def _answer_list(
-        self, values: Sequence[bytes], headers: Mapping[str, str]
-    ) -> tuple[HTTPStatus, bytes]:
-        decoded = list(map(self._decode, values))  # of each event: its id, and the event or its problem
-        valid = [index for index, (_, event) in enumerate(decoded) if not isinstance(event, Problem)]
-        ids, events = [decoded[index][0] for index in valid], [decoded[index][1] for index in valid]
-        completions = iter(await self._predict([values[index] for index in valid], events, ids, headers))
-        results = [
-            event if isinstance(event, Problem) else self._result(next(completions), id_)
-            for id_, event in decoded
-        ]
         problems = [result for result in results if isinstance(result, Problem)]
         at_fault = [problem for problem in problems if problem.reason]  # those that are the service's fault
-        if at_fault and len(at_fault) == len(values) and len({one.details.status for one in at_fault}) == 1:
+        if at_fault and len(at_fault) == len(events) and len({one.details.status for one in at_fault}) == 1:
             raise at_fault[0]
         if at_fault:
-            counts = len(at_fault), len(values)
+            counts = len(at_fault), len(events)
             log.warning("%s: no prediction for %d of %d events: %s", self._name, *counts, at_fault[0].reason)
         parts = [
-            b'{"input":%b,"error":%b}' % (encode(id_), encode(result.details))
+            b'{"input":%b,"error":%b}' % (encode(event.id), encode(result.details))
             if isinstance(result, Problem)
             else result
-            for (id_, _), result in zip(decoded, results, strict=True)
+            for event, result in zip(events, results, strict=True)
         ]
-        return HTTPStatus.MULTI_STATUS if problems else HTTPStatus.OK, b"[%b]" % b",".join(parts)
-
-    def _decode(self, value: bytes) -> tuple[str, Any]:
-        try:
-            event = self._decoder.decode(value)
-        except Problem as problem:
-            return self._decoder.id_of_invalid(value), problem
-        return self._decoder.id_of(event), event
+        status = HTTPStatus.MULTI_STATUS if problems else HTTPStatus.OK
+        await send_response(send, status, b"[%b]" % b",".join(parts))
 
     async def _predict(
-        self, values: Sequence[bytes], events: Sequence[Any], ids: Sequence[str], headers: Mapping[str, str]
+        self, events: Sequence[RequestEvent], headers: Mapping[str, str]
+    ) -> list[bytes | Problem]:
+        valid = [event for event in events if not isinstance(event.event, Problem)]
+        completions = iter(await self._complete(valid, headers) if valid else ())
+        return [
+            event.event if isinstance(event.event, Problem) else self._result(next(completions), event.id)
+            for event in events
+        ]
+
+    async def _complete(
+        self, events: Sequence[RequestEvent], headers: Mapping[str, str]
     ) -> Sequence[Completion]:
-        if not values:
-            return []
         try:
-            request = self._queue.submit(values, events, ids, headers)
+            request = self._queue.submit(events, headers)
         except FullError as exc:
             raise unavailable(str(exc)) from exc
         try:

@@ -20,7 +20,7 @@ from eventml.cli.top import (
     worker_rows,
 )
 from eventml.deploy.workers.metrics import render_metrics
-from eventml.deploy.workers.operations import HostPort, OperationsEndpoints, serve_endpoints
+from eventml.deploy.workers.operations import HostPort, serve_status
 from eventml.deploy.workers.reports import (
     HandlerCounters,
     HandlerReport,
@@ -121,8 +121,7 @@ def service(folder: Path) -> Iterator[str]:
     (folder / "app.py").write_text(
         'import eventml\nbus = eventml.Bus("rides")\nother = eventml.Bus("other")\n'
     )
-    operations = OperationsEndpoints(lambda: status(100, [0.02] * 100))
-    with serve_endpoints(operations, HostPort("127.0.0.1", 0)) as address:
+    with serve_status(lambda: status(100, [0.02] * 100), HostPort("127.0.0.1", 0)) as address:
         yield str(address)
 
 

@@ -25,13 +25,15 @@ from eventml.deploy.web.http_messages import (
 from eventml.deploy.web.openapi import describe
 from eventml.deploy.web.predict import PredictEndpoint, load_predictors, served_predictors
 from eventml.deploy.web.request_backend import RequestBackend
-from eventml.deploy.workers import HealthLimits, OperationsEndpoints, watch_health
+from eventml.deploy.workers import HealthLimits, answer_operations, watch_health
 from eventml.runtime import FailFast, Worker, find_tracing, task_group
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
     from starlette.types import ASGIApp, Receive, Scope, Send
+
+    from eventml.deploy.workers import ServiceStatus
 
 log = logging.getLogger("eventml")
 
@@ -88,7 +90,7 @@ class WebService:
         self._limits = limits or HealthLimits()
         self._lifespan_messages = Router(lifespan=self.lifespan)
         self._endpoints: dict[str, ASGIApp] = {}
-        self._operations: OperationsEndpoints
+        self._status: Callable[[], ServiceStatus]
         self._openapi: dict[str, Any]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -130,14 +132,14 @@ class WebService:
         if path == "/docs":  # it needs no token: it holds no data, and sends the token with its own requests
             return HTTPStatus.OK, _PAGE.read_bytes(), "text/html; charset=utf-8"
         if path in ("/livez", "/readyz"):
-            status, body, content_type = self._operations.answer(path)
+            status, body, content_type = answer_operations(path, self._status)
             if status != HTTPStatus.OK and not self._authenticator.accepts(scope):
                 body = b"not ready; send the token of the service to see why\n"
             return status, body, content_type
         self._authenticator.check(scope)
         if path == "/metrics":
             if self._metrics is None:
-                return self._operations.answer(path)
+                return answer_operations(path, self._status)
             return await anyio.to_thread.run_sync(self._metrics)
         root = scope.get("root_path")  # where the app around has mounted this one
         document = {**self._openapi, "servers": [{"url": root}]} if root else self._openapi
@@ -175,8 +177,7 @@ class WebService:
                 failure_policy=FailFast,
                 tracing=tracing,
             )
-            status = await stack.enter_async_context(watch_health(bus.name, worker, self._limits))
-            self._operations = OperationsEndpoints(status)
+            self._status = await stack.enter_async_context(watch_health(bus.name, worker, self._limits))
             background = await stack.enter_async_context(task_group())
             async with task_group() as running:
                 running.start_soon(worker.run)

@@ -62,19 +62,18 @@ def served_predictors(bus: Bus, only: Sequence[str] = ()) -> list[Handler]:
 
 
 def _for_requests(handler: Handler, limit: float) -> Handler:
-    options = handler.options
-    limited = handler.batched or handler.is_async
-    return replace(
-        handler,
-        options=replace(
-            options,
-            group=handler.name,
-            retries=0,
-            timeout=min(options.timeout or limit, limit) if limited else options.timeout,
-            bisect_for=min(options.bisect_for, limit),
-            dedupe_window=None,  # a client that repeats a request gets an answer again
-        ),
+    timeout = handler.options.timeout
+    if handler.batched or handler.is_async:
+        timeout = min(timeout or limit, limit)
+    options = replace(
+        handler.options,
+        group=handler.name,
+        retries=0,
+        timeout=timeout,
+        bisect_for=min(handler.options.bisect_for, limit),
+        dedupe_window=None,  # a client that repeats a request gets an answer again
     )
+    return replace(handler, options=options)
 
 
 async def load_predictors(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import socket
 import time
 import urllib.request
@@ -167,14 +168,12 @@ class _Server(uvicorn.Server):
 
     def idle_connections(self) -> list[Any]:
         """Return connections that wait for a request to arrive, or are closing; not those kept alive."""
-        return [one for one in self._connections if _is_idle(one)]
-
-
-def _is_idle(connection: Any) -> bool:
-    if connection.transport.is_closing():
-        return True
-    answering = connection.cycle is not None and not connection.cycle.response_complete
-    return not answering and connection.timeout_keep_alive_task is None
+        return [
+            one
+            for one in self._connections
+            if one.transport.is_closing()
+            or (one.timeout_keep_alive_task is None and (one.cycle is None or one.cycle.response_complete))
+        ]
 
 
 def listen(host: str, port: int, *, share: bool = False) -> socket.socket:
@@ -212,10 +211,16 @@ def address_of(listener: socket.socket) -> HostPort:
 async def web_worker(application: WebService, listener: socket.socket) -> AsyncIterator[WebWorker]:
     """Open a web service on a listening socket; the `run` of the worker serves requests.
 
+    It raises the limit of open files of the process to the most that is allowed.
+
     Raises:
         ConfigError, ModelError: as `WebService.lifespan`.
     """
-    _raise_file_limit()
+    with suppress(ImportError, ValueError, OSError):  # each connection is an open file
+        import resource  # noqa: PLC0415 - Windows has no such module
+
+        _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
     async with application.lifespan():
         yield WebWorker(application, listener)
 
@@ -272,19 +277,6 @@ def _supervisor_metrics(operations: str | None) -> tuple[int, bytes, str]:
         return HTTPStatus.SERVICE_UNAVAILABLE, body, _TEXT
 
 
-def _raise_file_limit() -> None:
-    """Raise the limit of open files to the most that is allowed: each connection is one."""
-    with suppress(ImportError, ValueError, OSError):
-        import resource  # noqa: PLC0415 - Windows has no such module
-
-        _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
-
-
 def loop_options() -> dict[str, Any]:
     """Return backend options of `anyio.run`: uvloop if it is installed, which makes an HTTP server faster."""
-    try:
-        import uvloop  # noqa: F401, PLC0415 - an optional dependency
-    except ImportError:
-        return {}
-    return {"use_uvloop": True}
+    return {"use_uvloop": True} if importlib.util.find_spec("uvloop") else {}

@@ -9,12 +9,12 @@ may import bus, runtime, models and config; it does not know the web service or 
 from eventml.deploy.workers.logs import LogRateLimit, start_service_logging, utc_timestamp
 from eventml.deploy.workers.operations import (
     HostPort,
-    OperationsEndpoints,
+    answer_operations,
     parse_host_port,
     serve_operations,
     watch_health,
 )
-from eventml.deploy.workers.reports import RunningWorker, WorkerFactory, WorkerSpec
+from eventml.deploy.workers.reports import RunningWorker, ServiceStatus, WorkerSpec
 from eventml.deploy.workers.restarts import HealthLimits
 from eventml.deploy.workers.service import ServicePlan, run_service
 from eventml.deploy.workers.worker_process import force_exit_later
@@ -23,11 +23,11 @@ __all__ = [
     "HealthLimits",
     "HostPort",
     "LogRateLimit",
-    "OperationsEndpoints",
     "RunningWorker",
     "ServicePlan",
-    "WorkerFactory",
+    "ServiceStatus",
     "WorkerSpec",
+    "answer_operations",
     "force_exit_later",
     "parse_host_port",
     "run_service",

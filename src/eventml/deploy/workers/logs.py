@@ -62,16 +62,9 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line, without a line end."""
-        line = {
-            "time": utc_timestamp(record.created),
-            "level": record.levelname,
-            "logger": record.name,
-            "worker": self._worker,
-            "message": record.getMessage(),
-        }
-        if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
-        return msgspec.json.encode(line).decode()
+        message = record.getMessage()
+        more = {"exception": self.formatException(record.exc_info)} if record.exc_info else {}
+        return _json_line(record.created, record.levelname, record.name, self._worker, message, **more)
 
 
 class LogRateLimit(logging.Filter):
@@ -124,9 +117,7 @@ def prefix_printer(width: int) -> LinePrinter:
 def print_json(worker: str, line: str) -> None:
     """Print a line as a JSON object: as it is, or wrapped in one if it is none (a print, a crash)."""
     if not line.startswith("{"):
-        now = utc_timestamp(time.time())
-        wrapped = {"time": now, "level": "INFO", "logger": "", "worker": worker, "message": line}
-        line = msgspec.json.encode(wrapped).decode()
+        line = _json_line(time.time(), "INFO", "", worker, line)
     _write(line)
 
 
@@ -150,6 +141,11 @@ async def read_lines(stream: ByteReceiveStream, max_line: int = _MAX_LINE) -> As
         pass
     if rest:
         yield rest
+
+
+def _json_line(seconds: float, level: str, logger: str, worker: str, message: str, **more: str) -> str:
+    fields = {"time": utc_timestamp(seconds), "level": level, "logger": logger, "worker": worker}
+    return msgspec.json.encode({**fields, "message": message, **more}).decode()
 
 
 def _write(line: str) -> None:

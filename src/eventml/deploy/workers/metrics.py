@@ -15,17 +15,22 @@ if TYPE_CHECKING:
 METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 """Content type of the metrics."""
 
+_COUNTERS: Final = {
+    "received": ("eventml_events_received_total", "Deliveries received, repeated ones included."),
+    "completed": ("eventml_events_completed_total", "Deliveries completed, whatever the result."),
+    "published": ("eventml_events_published_total", "Outputs published, without dead letters."),
+    "dead_letters": ("eventml_dead_letters_total", "Events moved to the dead-letter topic."),
+    "duplicates": ("eventml_events_duplicate_total", "Events dropped: their ids had been completed before."),
+    "stale": ("eventml_events_stale_total", "Events that were too old when their turn came."),
+    "retries": ("eventml_retries_total", "Calls repeated because the call before had failed."),
+    "calls": ("eventml_calls_total", "Calls of the handler."),
+    "abandoned": ("eventml_calls_abandoned_total", "Calls past their timeout that could not be stopped."),
+}
+"""Name and description of the metric of each counter."""
+
 _METRICS: Final = {
     "eventml_info": "gauge The service.",
-    "eventml_events_received_total": "counter Deliveries received, repeated ones included.",
-    "eventml_events_completed_total": "counter Deliveries completed, whatever the result.",
-    "eventml_events_published_total": "counter Outputs published, without dead letters.",
-    "eventml_dead_letters_total": "counter Events moved to the dead-letter topic.",
-    "eventml_events_duplicate_total": "counter Events dropped: the group had completed their ids before.",
-    "eventml_events_stale_total": "counter Events that were too old when their turn came.",
-    "eventml_retries_total": "counter Calls repeated because the call before had failed.",
-    "eventml_calls_total": "counter Calls of the handler.",
-    "eventml_calls_abandoned_total": "counter Calls past their timeout whose threads could not be stopped.",
+    **{metric: f"counter {description}" for metric, description in _COUNTERS.values()},
     "eventml_latency_seconds": "histogram From the broker's timestamp to the completion.",
     "eventml_batch_size": "histogram Events in a call.",
     "eventml_stage_seconds": "histogram Duration of one stage for one batch; receive includes waiting.",
@@ -41,17 +46,6 @@ _METRICS: Final = {
 }
 """Type and description of each metric."""
 
-_COUNTERS: Final = {
-    "received": "eventml_events_received_total",
-    "completed": "eventml_events_completed_total",
-    "published": "eventml_events_published_total",
-    "dead_letters": "eventml_dead_letters_total",
-    "duplicates": "eventml_events_duplicate_total",
-    "stale": "eventml_events_stale_total",
-    "retries": "eventml_retries_total",
-    "calls": "eventml_calls_total",
-    "abandoned": "eventml_calls_abandoned_total",
-}
 _STAGES: Final = ("receive", "decode", "call", "encode", "complete")
 _ESCAPES: Final = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 
@@ -113,7 +107,7 @@ def _add_handlers(samples: Samples, status: ServiceStatus) -> None:
     lags = group_lags(status)
     for name, total in sorted(totals.items()):
         labels = {"handler": name, "group": groups[name]}
-        for counter, metric in _COUNTERS.items():
+        for counter, (metric, _) in _COUNTERS.items():
             samples.add(metric, total.counts.get(counter, 0), **labels)
         samples.add_histogram("eventml_latency_seconds", total, "latency", SECONDS_BUCKETS, **labels)
         samples.add_histogram("eventml_batch_size", total, "batch", SIZE_BUCKETS, **labels)

@@ -65,39 +65,31 @@ def parse_host_port(text: str) -> HostPort:
     return HostPort(host.strip("[]") or LOOPBACK, int(port))
 
 
-class OperationsEndpoints:
-    """Answers requests to the operations port. Any thread may call it.
+def answer_operations(
+    path: str, status: Callable[[], ServiceStatus], max_lag: int | None = None
+) -> tuple[HTTPStatus, bytes, str]:
+    """Return the HTTP status of an answer, its body and its content type. Any thread may call this.
+
+    An unexpected error is logged, at most once in ten seconds, and answered with 500.
 
     Args:
+        path: Path of the request; its query is ignored.
         status: Returns the current status of the service.
         max_lag: Highest lag of a group with which the service is ready; None for no limit.
     """
-
-    def __init__(self, status: Callable[[], ServiceStatus], *, max_lag: int | None = None) -> None:
-        self._status = status
-        self._max_lag = max_lag
-
-    def answer(self, path: str) -> tuple[HTTPStatus, bytes, str]:
-        """Return the HTTP status, the body and its content type.
-
-        An unexpected error is logged, at most once in ten seconds, and answered with 500.
-
-        Args:
-            path: Path of the request; its query is ignored.
-        """
-        try:
-            match path.partition("?")[0]:
-                case "/livez":
-                    stuck = self._status().stuck
-                    return _health_answer([stuck] if stuck else [])
-                case "/readyz":
-                    return _health_answer(unready_reasons(self._status(), self._max_lag))
-                case "/metrics":
-                    return HTTPStatus.OK, render_metrics(self._status()).encode(), METRICS_TYPE
-        except Exception:
-            log.exception("operations port: error in the answer to %s", path)
-            return HTTPStatus.INTERNAL_SERVER_ERROR, b"internal error; see the log of the service\n", _TEXT
-        return HTTPStatus.NOT_FOUND, b"not found; there are /livez, /readyz and /metrics\n", _TEXT
+    try:
+        match path.partition("?")[0]:
+            case "/livez":
+                stuck = status().stuck
+                return _health_answer([stuck] if stuck else [])
+            case "/readyz":
+                return _health_answer(unready_reasons(status(), max_lag))
+            case "/metrics":
+                return HTTPStatus.OK, render_metrics(status()).encode(), METRICS_TYPE
+    except Exception:
+        log.exception("operations port: error in the answer to %s", path)
+        return HTTPStatus.INTERNAL_SERVER_ERROR, b"internal error; see the log of the service\n", _TEXT
+    return HTTPStatus.NOT_FOUND, b"not found; there are /livez, /readyz and /metrics\n", _TEXT
 
 
 def _health_answer(problems: list[str]) -> tuple[HTTPStatus, bytes, str]:
@@ -107,14 +99,21 @@ def _health_answer(problems: list[str]) -> tuple[HTTPStatus, bytes, str]:
 
 
 @contextmanager
-def serve_endpoints(endpoints: OperationsEndpoints, address: HostPort) -> Iterator[HostPort]:
+def serve_status(
+    status: Callable[[], ServiceStatus], address: HostPort, max_lag: int | None = None
+) -> Iterator[HostPort]:
     """Serve the operations port inside this context; yields its address, with the port that 0 has chosen.
+
+    Args:
+        status: Returns the current status of the service. Any thread may call it.
+        address: Address to listen on.
+        max_lag: Highest lag of a group with which the service is ready; None for no limit.
 
     Raises:
         ConfigError: the address is in use, or does not belong to this machine.
     """
     try:
-        server = _server(endpoints, address)
+        server = _server(lambda path: answer_operations(path, status, max_lag), address)
     except OSError as exc:
         raise ConfigError(
             f"operations port {address}: {exc.strerror or exc}; choose another with --operations "
@@ -130,14 +129,14 @@ def serve_endpoints(endpoints: OperationsEndpoints, address: HostPort) -> Iterat
         server.server_close()
 
 
-def _server(endpoints: OperationsEndpoints, address: HostPort) -> ThreadingHTTPServer:
+def _server(answer: Callable[[str], tuple[HTTPStatus, bytes, str]], address: HostPort) -> ThreadingHTTPServer:
     class RequestHandler(BaseHTTPRequestHandler):
         timeout = 10  # seconds that a client may take to send its request
         server_version = "eventml"
         sys_version = ""
 
         def do_GET(self) -> None:
-            status, body, content_type = endpoints.answer(self.path)
+            status, body, content_type = answer(self.path)
             self.send_response(status)
             self.send_header("Content-Type", content_type)
             self.send_header("Content-Length", str(len(body)))
@@ -225,5 +224,5 @@ async def serve_operations(
         ConfigError: the address is in use, or does not belong to this machine.
     """
     async with watch_health(bus, worker, limits) as status:
-        with serve_endpoints(OperationsEndpoints(status, max_lag=max_lag), address):
+        with serve_status(status, address, max_lag):
             yield

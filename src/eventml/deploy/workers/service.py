@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from eventml import config
 from eventml.bus import Bus
 from eventml.deploy.workers.logs import prefix_printer, print_json, start_service_logging
-from eventml.deploy.workers.operations import HostPort, OperationsEndpoints, serve_endpoints
+from eventml.deploy.workers.operations import HostPort, serve_status
 from eventml.deploy.workers.reports import WorkerOptions, WorkerSpec
 from eventml.deploy.workers.restarts import HealthLimits
 from eventml.deploy.workers.supervisor import Supervisor
@@ -58,8 +58,9 @@ async def run_service(bus: Bus, plan: ServicePlan) -> int:
     start_service_logging(_SUPERVISOR, json=plan.json_logs, prefix=f"{_SUPERVISOR:<{width}} | ")
     if plan.factory is None:
         await _check_backend(bus, assigned)
-        for name in unassigned_handlers(assigned, tuple(bus.handlers)):
-            log.info("handler %s is not run by this service", name)
+        for name in bus.handlers:
+            if not runners(assigned, name):
+                log.info("handler %s is not run by this service", name)
     if plan.listeners:
         log.info("serving on http://%s", HostPort(*plan.listeners[0].getsockname()[:2]))
     supervisor = Supervisor(
@@ -70,8 +71,7 @@ async def run_service(bus: Bus, plan: ServicePlan) -> int:
         limits=plan.limits,
     )
     with ExitStack() as stack:
-        endpoints = OperationsEndpoints(supervisor.status, max_lag=plan.max_lag)
-        address = _open_operations_port(stack, endpoints, plan.operations)
+        address = _open_operations_port(stack, supervisor, plan)
         return await supervisor.run(None if address is None else str(address))
 
 
@@ -105,12 +105,8 @@ def assign_handlers(workers: str, only: Sequence[str], known: Collection[str]) -
     return {f"{handler}-{n}": (handler,) for handler, count in counts.items() for n in range(1, count + 1)}
 
 
-def unassigned_handlers(assigned: Mapping[str, Sequence[str]], known: Collection[str]) -> list[str]:
-    """Return the handlers that no worker runs."""
-    return [handler for handler in known if not _runners(assigned, handler)]
-
-
-def _runners(assigned: Mapping[str, Sequence[str]], handler: str) -> int:
+def runners(assigned: Mapping[str, Sequence[str]], handler: str) -> int:
+    """Return how many workers run a handler."""
     return sum(not handlers or handler in handlers for handlers in assigned.values())
 
 
@@ -138,17 +134,15 @@ def _worker_specs(plan: ServicePlan, assigned: Mapping[str, tuple[str, ...]]) ->
     ]
 
 
-def _open_operations_port(
-    stack: ExitStack, endpoints: OperationsEndpoints, wanted: HostPort | str | None
-) -> HostPort | None:
+def _open_operations_port(stack: ExitStack, supervisor: Supervisor, plan: ServicePlan) -> HostPort | None:
     """Open the port: the address that was given, or the default one unless it is in use."""
-    if wanted == "":
+    if plan.operations == "":
         return None
-    address = wanted if isinstance(wanted, HostPort) else HostPort()
+    address = plan.operations if isinstance(plan.operations, HostPort) else HostPort()
     try:
-        return stack.enter_context(serve_endpoints(endpoints, address))
+        return stack.enter_context(serve_status(supervisor.status, address, plan.max_lag))
     except ConfigError as exc:
-        if wanted is not None:
+        if plan.operations is not None:
             raise
         log.warning("no operations port: %s", exc)
         return None
@@ -168,6 +162,6 @@ async def _check_backend(bus: Bus, assigned: Mapping[str, Sequence[str]]) -> Non
             "other's events. Choose a backend that processes can share, with --backend redis://... or "
             "kafka://..., EVENTML_BACKEND or eventml.toml; or leave --workers out"
         )
-    several = any(_runners(assigned, name) > 1 for name in bus.handlers)
+    several = any(runners(assigned, name) > 1 for name in bus.handlers)
     if several and capabilities.ordering == "single_member":
         log.info("%s keeps the order per key only while one worker runs a handler; here several do", url)

@@ -34,10 +34,10 @@ from eventml.deploy.workers.reports import (
     handler_reports,
 )
 from eventml.errors import EventMLError, UnavailableError
-from eventml.runtime import Worker, wait_for_broker
+from eventml.runtime import Worker, describe, task_group, wait_for_broker
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
 
 log = logging.getLogger("eventml")
 
@@ -101,19 +101,20 @@ class WorkerProcess:
         self._channel = channel
         self._spec = channel.spec
         self._report = WorkerReport(state="starting")
-        self._is_ready = False
         self._worker: RunningWorker
         self._lag_monitor: LagMonitor
+        self._ready = anyio.Event()  # that of the worker, once there is one
 
     async def run(self, bus: Bus) -> bool:
         """Connect, load the models and work until stopped. Returns whether all events were finished."""
-        async with anyio.create_task_group() as tasks:
+        async with task_group() as tasks:
             tasks.start_soon(self._report_regularly)
             async with AsyncExitStack() as stack:
                 self._worker = await self._open_worker(stack, bus)
                 self._lag_monitor = LagMonitor(self._worker)
-                for task in (self._stop_on_signals, self._report_ready, self._lag_monitor.run):
-                    tasks.start_soon(task)
+                self._ready = self._worker.ready
+                tasks.start_soon(self._stop_on_signals)
+                tasks.start_soon(self._lag_monitor.run)
                 if self._spec.until_idle is not None and isinstance(self._worker, Worker):
                     tasks.start_soon(self._stop_when_idle, self._worker, self._spec.until_idle)
                 finished = await self._worker.run()
@@ -139,23 +140,20 @@ class WorkerProcess:
         self._worker.abandon()
 
     def _send(self) -> None:
-        if self._is_ready:
-            self._report.connected = self._lag_monitor.connected
-            self._report.handlers = handler_reports(self._worker, self._lag_monitor.lags)
-        self._channel.send(self._report)
+        report = self._report
+        if self._ready.is_set():
+            if report.state == "starting":
+                report.state = "ready"
+                log.info("ready: %s", ", ".join(self._worker.stats))
+            report.connected = self._lag_monitor.connected
+            report.handlers = handler_reports(self._worker, self._lag_monitor.lags)
+        self._channel.send(report)
 
     async def _report_regularly(self) -> None:
         while True:
             self._send()
             # The first completion is reported soon: a crash after it does not count towards a crash loop.
             await anyio.sleep(REPORT_INTERVAL if self._report.has_any("completed") else REPORT_INTERVAL / 10)
-
-    async def _report_ready(self) -> None:
-        await self._worker.ready.wait()
-        self._is_ready = True
-        if self._report.state == "starting":
-            self.report("ready")
-            log.info("ready: %s", ", ".join(self._worker.stats))
 
     async def _open_worker(self, stack: AsyncExitStack, bus: Bus) -> RunningWorker:
         """Make the worker, and retry for as long as the broker is away: a restart would not bring it back."""
@@ -205,22 +203,12 @@ def main() -> None:
         finished = anyio.run(process.run, bus, backend_options=spec.loop_options)
     except Exception as exc:
         start_service_logging(spec.name, json=spec.json_logs)
-        errors = list(_leaves(exc))
-        reason = "; ".join(dict.fromkeys(f"{type(error).__name__}: {error}" for error in errors))
-        expected = all(isinstance(error, EventMLError) for error in errors)
-        log.exception("%s", reason, exc_info=None if expected else exc)
+        reason = describe(exc)
+        log.exception("%s", reason, exc_info=None if isinstance(exc, EventMLError) else exc)
         process.report("failed", reason)
         finished = False
     force_exit_later(0 if finished else 1)
     sys.exit(0 if finished else 1)
-
-
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from _leaves(inner)
-    else:
-        yield error
 
 
 def force_exit_later(code: int) -> threading.Timer:

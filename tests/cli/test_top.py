@@ -21,13 +21,7 @@ from eventml.cli.top import (
 )
 from eventml.deploy.workers.metrics import render_metrics
 from eventml.deploy.workers.operations import HostPort, serve_status
-from eventml.deploy.workers.reports import (
-    HandlerCounters,
-    HandlerReport,
-    HistogramSnapshot,
-    ServiceStatus,
-    WorkerStatus,
-)
+from eventml.deploy.workers.reports import HandlerReport, ServiceStatus, WorkerStatus
 from eventml.runtime.stats import SECONDS_BUCKETS, SIZE_BUCKETS, Histogram
 
 if TYPE_CHECKING:
@@ -45,13 +39,11 @@ def status(completed: int, waits: list[float]) -> ServiceStatus:
     batch.add(completed)
     handler = HandlerReport(
         group="rides.tip",
-        counters=HandlerCounters(
-            counts=dict.fromkeys(("received", "completed", "published"), completed),
-            histograms={
-                "latency": HistogramSnapshot(latency.counts, latency.sum),
-                "batch": HistogramSnapshot(batch.counts, batch.sum),
-            },
-        ),
+        totals={
+            **{name: [completed] for name in ("received", "completed", "published")},
+            "latency": [*latency.counts, latency.sum],
+            "batch": [*batch.counts, batch.sum],
+        },
         in_flight=7,
         oldest=0.5,
         lag=12,

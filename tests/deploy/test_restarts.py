@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from eventml import records
 from eventml.deploy.workers import restarts, supervisor
-from eventml.deploy.workers.reports import HandlerCounters, HandlerReport, WorkerReport, WorkerSpec
+from eventml.deploy.workers.reports import HandlerReport, Totals, WorkerReport, WorkerSpec
 from eventml.deploy.workers.restarts import crash_counts, restart_delay
 from tests.deploy.model_files import train
 from tests.deploy.service import APPS
@@ -51,8 +51,8 @@ def test_each_counted_crash_doubles_the_delay_up_to_its_limit(monkeypatch: pytes
 def test_a_crash_without_work_counts_unless_an_idle_worker_was_killed(
     completed: int, received: int, ready: bool, killed: bool
 ) -> None:
-    counters = HandlerCounters(counts={"received": received, "completed": completed})
-    report = WorkerReport(state="ready", handlers={"h": HandlerReport(group="g", counters=counters)})
+    totals: Totals = {"received": [received], "completed": [completed]}
+    report = WorkerReport(state="ready", handlers={"h": HandlerReport(group="g", totals=totals)})
     idle = ready and not received
     assert crash_counts(report, was_ready=ready, killed_from_outside=killed) == (
         not completed and not (idle and killed)

@@ -90,6 +90,7 @@ class WebService:
         self._limits = limits or HealthLimits()
         self._lifespan_messages = Router(lifespan=self.lifespan)
         self._endpoints: dict[str, ASGIApp] = {}
+        self._max_requests = 0
         self._status: Callable[[], ServiceStatus]
         self._openapi: dict[str, Any]
 
@@ -118,7 +119,7 @@ class WebService:
         self._authenticator.check(scope)
         if scope["method"] != "POST" or path not in self._endpoints:
             raise self._no_route(path)
-        limit = self.bus.settings.web.max_requests
+        limit = self._max_requests
         if self.in_flight >= limit:
             raise unavailable(f"{limit} requests are in flight, which is the limit (web.max_requests)")
         self.in_flight += 1
@@ -193,6 +194,7 @@ class WebService:
                 predictors = [one.handler for one in loaded]
                 token = self._authenticator.requires_token
                 self._openapi = describe(bus.name, predictors, topics, settings.web, token=token)
+                self._max_requests = settings.web.max_requests
                 self.worker = worker
                 try:
                     yield

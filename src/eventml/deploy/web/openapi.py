@@ -18,11 +18,17 @@ if TYPE_CHECKING:
     from eventml.handlers import Handler
 
 Schema = dict[str, Any]
+Responses = dict[str, tuple[str, Schema]]
+"""Description and schema of each response, by its status."""
 
 _REFS: Final = "#/components/schemas/{name}"
 _PROBLEM: Final = {"$ref": _REFS.format(name=ProblemDetails.__name__)}
 _STRING: Final = {"type": "string"}
 _STRING_OR_NULL: Final = {"type": ["string", "null"]}
+_HEADERS: Final = {
+    "ce-id": "Id of the event, if it is a single one.",
+    "ce-partitionkey": "Key of the events: events with the same key keep their order.",
+}
 
 
 def describe(
@@ -41,41 +47,25 @@ def describe(
     for handler in predictors:
         types += [handler.event_type, output_event_type(handler)]
     schema_of, components = _schemas(types)
-
-    def body(event_type: Any) -> Schema:
-        event = schema_of(event_type)
-        events = {"type": "array", "items": event, "maxItems": limits.max_events}
-        return {"required": True, **_json({"anyOf": [event, events]})}
-
-    paths: Schema = {}
+    paths = {}
     for handler in predictors:
-        paths[f"/predict/{handler.name}"] = {
-            "post": {
-                "operationId": f"predict_{handler.name}",
-                "summary": f"Predictions of {handler.name}",
-                "description": (handler.function.__doc__ or "").strip(),
-                "parameters": [_header("ce-id", "Id of the event, if it is a single one.")],
-                "requestBody": body(handler.event_type),
-                "responses": _predictions(schema_of(output_event_type(handler))),
-            }
-        }
+        paths[f"/predict/{handler.name}"] = _post(
+            f"predict_{handler.name}",
+            f"Predictions of {handler.name}",
+            (handler.function.__doc__ or "").strip(),
+            ["ce-id"],
+            _one_or_list(schema_of(handler.event_type), limits.max_events),
+            _predictions(schema_of(output_event_type(handler))),
+        )
     for topic, event_type in topics.items():
-        ids = _one_or_list(_object(id=_STRING))
-        paths[f"/events/{topic}"] = {
-            "post": {
-                "operationId": f"publish_{topic}",
-                "summary": f"Publish to {topic}",
-                "description": "Once this is answered, the broker has the events. All of a list have to fit.",
-                "parameters": [
-                    _header("ce-id", "Id of the event, if it is a single one."),
-                    _header(
-                        "ce-partitionkey", "Key of the events: those with the same key keep their order."
-                    ),
-                ],
-                "requestBody": body(event_type),
-                "responses": _responses({"202": {"description": "Published.", **_json(ids)}}),
-            }
-        }
+        paths[f"/events/{topic}"] = _post(
+            f"publish_{topic}",
+            f"Publish to {topic}",
+            "The broker has the events once this is answered. A list is published if all fit.",
+            ["ce-id", "ce-partitionkey"],
+            _one_or_list(schema_of(event_type), limits.max_events),
+            {"202": ("Published.", _one_or_list(_object(id=_STRING)))},
+        )
     document: Schema = {
         "openapi": "3.1.0",
         "info": {"title": bus, "version": version("eventml"), "description": "Served by eventml."},
@@ -101,7 +91,7 @@ def _schemas(types: Iterable[Any]) -> tuple[Callable[[Any], Schema], Schema]:
     return lambda event_type: next((schema for one, schema in known if one == event_type), {}), components
 
 
-def _predictions(prediction: Schema) -> Schema:
+def _predictions(prediction: Schema) -> Responses:
     answer = _object(
         id={**_STRING_OR_NULL, "description": "Id of the prediction, the same as on a stream."},
         input={**_STRING, "description": "Id of the event."},
@@ -114,36 +104,43 @@ def _predictions(prediction: Schema) -> Schema:
     )
     failed = _object(input=_STRING, error=_PROBLEM)
     some = "For a list: predictions of some events, and the problems of the others in their places."
-    return _responses(
-        {
-            "200": {
-                "description": "The prediction of each event, in their order.",
-                **_json(_one_or_list(answer)),
-            },
-            "207": {
-                "description": some,
-                **_json({"type": "array", "items": {"anyOf": [answer, failed]}}),
-            },
-        }
-    )
+    return {
+        "200": ("The prediction of each event, in their order.", _one_or_list(answer)),
+        "207": (some, {"type": "array", "items": {"anyOf": [answer, failed]}}),
+    }
 
 
-def _responses(responses: Schema) -> Schema:
+def _post(
+    name: str, summary: str, description: str, headers: Sequence[str], body: Schema, responses: Responses
+) -> Schema:
     problem = "No answer: `detail` says why. After 503, try again after `Retry-After` seconds."
-    return {**responses, "default": {"description": problem, **_json(_PROBLEM, "application/problem+json")}}
+    described: Schema = {
+        status: {"description": text, "content": {"application/json": {"schema": schema}}}
+        for status, (text, schema) in responses.items()
+    }
+    described["default"] = {
+        "description": problem,
+        "content": {"application/problem+json": {"schema": _PROBLEM}},
+    }
+    return {
+        "post": {
+            "operationId": name,
+            "summary": summary,
+            "description": description,
+            "parameters": [
+                {"name": header, "in": "header", "description": _HEADERS[header], "schema": _STRING}
+                for header in headers
+            ],
+            "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
+            "responses": described,
+        }
+    }
 
 
 def _object(**properties: Schema) -> Schema:
     return {"type": "object", "required": list(properties), "properties": properties}
 
 
-def _one_or_list(schema: Schema) -> Schema:
-    return {"anyOf": [schema, {"type": "array", "items": schema}]}
-
-
-def _json(schema: Schema, media_type: str = "application/json") -> Schema:
-    return {"content": {media_type: {"schema": schema}}}
-
-
-def _header(name: str, description: str) -> Schema:
-    return {"name": name, "in": "header", "description": description, "schema": _STRING}
+def _one_or_list(schema: Schema, most: int | None = None) -> Schema:
+    limit = {} if most is None else {"maxItems": most}
+    return {"anyOf": [schema, {"type": "array", "items": schema, **limit}]}

@@ -6,7 +6,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Final, get_args
 
 from eventml.deploy.workers.readiness import group_lags
-from eventml.deploy.workers.reports import HandlerCounters, ServiceStatus, WorkerState
+from eventml.deploy.workers.reports import ServiceStatus, WorkerState, add_totals
 from eventml.runtime import SECONDS_BUCKETS, SIZE_BUCKETS
 
 if TYPE_CHECKING:
@@ -70,18 +70,16 @@ class Samples:
         self._lines[metric].append(f"{named} {float(value)}\n")
 
     def add_histogram(
-        self, metric: str, counters: HandlerCounters, name: str, bounds: Sequence[float], **labels: str
+        self, metric: str, values: Sequence[float], bounds: Sequence[float], **labels: str
     ) -> None:
-        """Add the samples of one of the histograms of a handler, if it has that."""
-        histogram = counters.histograms.get(name)
-        if histogram is None:
-            return
+        """Add the samples of a histogram of a handler, given as in `Totals`; none if it is empty."""
         total = 0.0
-        for bound, count in zip([*map(str, bounds), "+Inf"], histogram.counts, strict=True):
+        for bound, count in zip([*map(str, bounds), "+Inf"], values, strict=False):
             total += count
             self.add(metric, total, "_bucket", le=bound, **labels)
-        self.add(metric, total, "_count", **labels)
-        self.add(metric, histogram.sum, "_sum", **labels)
+        if values:
+            self.add(metric, total, "_count", **labels)
+            self.add(metric, values[-1], "_sum", **labels)
 
 
 def render_metrics(status: ServiceStatus) -> str:
@@ -102,19 +100,18 @@ def _add_handlers(samples: Samples, status: ServiceStatus) -> None:
     totals, groups = dict(status.ended), dict.fromkeys(status.ended, "")
     for worker in status.workers:
         for name, handler in worker.handlers.items():
-            totals[name] = totals.get(name, HandlerCounters()) + handler.counters
+            totals[name] = add_totals(totals.get(name, {}), handler.totals)
             groups[name] = handler.group
     lags = group_lags(status)
     for name, total in sorted(totals.items()):
         labels = {"handler": name, "group": groups[name]}
         for counter, (metric, _) in _COUNTERS.items():
-            samples.add(metric, total.counts.get(counter, 0), **labels)
-        samples.add_histogram("eventml_latency_seconds", total, "latency", SECONDS_BUCKETS, **labels)
-        samples.add_histogram("eventml_batch_size", total, "batch", SIZE_BUCKETS, **labels)
+            samples.add(metric, total.get(counter, [0])[0], **labels)
+        samples.add_histogram("eventml_latency_seconds", total.get("latency", ()), SECONDS_BUCKETS, **labels)
+        samples.add_histogram("eventml_batch_size", total.get("batch", ()), SIZE_BUCKETS, **labels)
         for stage in _STAGES:
-            samples.add_histogram(
-                "eventml_stage_seconds", total, stage, SECONDS_BUCKETS, **labels, stage=stage
-            )
+            values, named = total.get(stage, ()), {**labels, "stage": stage}
+            samples.add_histogram("eventml_stage_seconds", values, SECONDS_BUCKETS, **named)
         lag = lags.get(name)
         if lag is not None:
             samples.add("eventml_lag", lag, **labels)

@@ -104,35 +104,17 @@ WorkerFactory = Callable[[Bus, WorkerSpec], AbstractAsyncContextManager[RunningW
 `UnavailableError`, because the broker cannot be reached, the process waits and calls it again."""
 
 
-class HistogramSnapshot(msgspec.Struct, frozen=True):
-    """Contents of a `runtime.Histogram`: the count of each bucket, and the sum of all values."""
-
-    counts: list[float]
-    sum: float
-
-    def __add__(self, other: "HistogramSnapshot") -> "HistogramSnapshot":
-        counts = [a + b for a, b in zip(self.counts, other.counts, strict=True)]
-        return HistogramSnapshot(counts, self.sum + other.sum)
+Totals = dict[str, list[float]]
+"""Counters and histograms of one handler since its worker started, by their names in `runtime.Stats`. A
+counter is a list of one number; a histogram has the count of each bucket, and then the sum of its values."""
 
 
-class HandlerCounters(msgspec.Struct, frozen=True, kw_only=True):
-    """Counters of one handler since its worker started; see `runtime.Stats`. They can be added.
-
-    Attributes:
-        counts: Its counters by name; those that are missing are 0.
-        histograms: The histograms "latency" and "batch", and that of each stage by its name.
-    """
-
-    counts: dict[str, int] = {}
-    histograms: dict[str, HistogramSnapshot] = {}
-
-    def __add__(self, other: "HandlerCounters") -> "HandlerCounters":
-        counts, histograms = dict(self.counts), dict(self.histograms)
-        for name, count in other.counts.items():
-            counts[name] = counts.get(name, 0) + count
-        for name, histogram in other.histograms.items():
-            histograms[name] = histograms[name] + histogram if name in histograms else histogram
-        return HandlerCounters(counts=counts, histograms=histograms)
+def add_totals(one: Totals, other: Totals) -> Totals:
+    """Return the sum of the totals of a handler in two workers."""
+    added = dict(one)
+    for name, values in other.items():
+        added[name] = [a + b for a, b in zip(one[name], values, strict=True)] if name in one else values
+    return added
 
 
 class HandlerReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -140,7 +122,7 @@ class HandlerReport(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         group: Consumer group.
-        counters: Counters since the start of the worker.
+        totals: Counters and histograms since the start of the worker.
         in_flight: Events received and not completed.
         quiet: Seconds since the last progress: an arrival, the start or end of a call, a completion, or an
             attempt to reach the broker.
@@ -152,7 +134,7 @@ class HandlerReport(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     group: str
-    counters: HandlerCounters = HandlerCounters()
+    totals: Totals = {}
     in_flight: int = 0
     quiet: float = 0.0
     oldest: float = 0.0
@@ -179,7 +161,7 @@ class WorkerReport(msgspec.Struct, kw_only=True):
 
     def has_any(self, counter: str) -> bool:
         """Return whether a counter of any handler is not 0."""
-        return any(handler.counters.counts.get(counter) for handler in self.handlers.values())
+        return any(handler.totals.get(counter, [0])[0] for handler in self.handlers.values())
 
 
 class WorkerStatus(WorkerReport, kw_only=True):
@@ -210,7 +192,7 @@ class ServiceStatus(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         bus: Name of the bus.
         workers: All worker processes, and the workers that have none at the moment.
-        ended: Summed counters of the processes that have ended, by handler.
+        ended: Summed totals of the processes that have ended, by handler.
         stopping: Whether the service is stopping.
         stuck: Why the service is not alive; empty while it is.
         rolling_restarts: How many rolling restarts it has completed.
@@ -218,7 +200,7 @@ class ServiceStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     bus: str
     workers: Sequence[WorkerStatus]
-    ended: dict[str, HandlerCounters] = {}
+    ended: dict[str, Totals] = {}
     stopping: bool = False
     stuck: str = ""
     rolling_restarts: int = 0
@@ -241,17 +223,12 @@ def handler_reports(worker: RunningWorker, lags: Mapping[str, int | None]) -> di
 def _handler_report(loaded: LoadedHandler, stats: Stats, lag: int | None) -> HandlerReport:
     now = time.monotonic()
     arrived, hung = stats.oldest_arrival, stats.hung
-    stages: dict[str, Histogram] = {str(stage): one for stage, one in list(stats.stages.items())}
-    histograms = {"latency": stats.latency, "batch": stats.batch, **stages}
+    histograms: dict[str, Histogram] = {"latency": stats.latency, "batch": stats.batch}
+    histograms |= {str(stage): histogram for stage, histogram in list(stats.stages.items())}
+    counters = {name: [float(count)] for name, count in vars(stats).items() if isinstance(count, int)}
     return HandlerReport(
         group=loaded.handler.options.group,
-        counters=HandlerCounters(
-            counts={name: count for name, count in vars(stats).items() if isinstance(count, int)},
-            histograms={
-                name: HistogramSnapshot(list(histogram.counts), histogram.sum)
-                for name, histogram in histograms.items()
-            },
-        ),
+        totals=counters | {name: [*one.counts, one.sum] for name, one in histograms.items()},
         in_flight=stats.in_flight,
         quiet=now - stats.last_progress,
         oldest=0.0 if arrived is None else now - arrived,

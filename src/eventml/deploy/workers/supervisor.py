@@ -22,7 +22,7 @@ import msgspec
 
 from eventml.bus import stop_on_signals
 from eventml.deploy.workers.logs import LinePrinter
-from eventml.deploy.workers.reports import HandlerCounters, ServiceStatus, WorkerSpec, WorkerStatus
+from eventml.deploy.workers.reports import ServiceStatus, Totals, WorkerSpec, WorkerStatus, add_totals
 from eventml.deploy.workers.restarts import (
     CRASH_WINDOW,
     MAX_CRASHES,
@@ -35,7 +35,7 @@ from eventml.deploy.workers.restarts import (
 from eventml.deploy.workers.worker_handle import WorkerHandle, start_worker
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from anyio.abc import TaskGroup, TaskStatus
 
@@ -93,7 +93,7 @@ class Supervisor:
         self._limits = limits or HealthLimits()
         self._operations: str | None = None
         self._live: set[WorkerHandle] = set()  # processes that have not ended, draining ones included
-        self._ended: dict[str, HandlerCounters] = {}  # of the processes that have ended, by handler
+        self._ended: dict[str, Totals] = {}  # of the processes that have ended, by handler
         self._moving = threading.Lock()  # no total may fall while a process moves from `_live` to `_ended`
         self._stopping = anyio.Event()
         self._failure = ""  # why the service cannot go on
@@ -109,27 +109,27 @@ class Supervisor:
         late = time.monotonic() - self._last_check
         stuck = f"the supervisor has been stuck for {late:.0f} s" if late > _SUPERVISOR_STUCK else ""
         with self._moving:
+            live = sorted(self._live, key=lambda process: (process.name, process.started))
+            names = {process.name for process in live}
+            restarts = {worker.spec.name: worker.restarts for worker in self._workers}
+            workers = [process.status(restarts[process.name]) for process in live]
+            for worker in self._workers:
+                name, last = worker.spec.name, worker.process
+                if name not in names:
+                    reason = "" if last is None else last.end_reason()
+                    workers.append(
+                        WorkerStatus(
+                            name=name, pid=0, state="restarting", reason=reason, restarts=worker.restarts
+                        )
+                    )
             return ServiceStatus(
                 bus=self._bus,
-                workers=list(self._worker_statuses()),
+                workers=workers,
                 ended=dict(self._ended),
                 stopping=self._stopping.is_set(),
                 stuck=stuck or self._failure,
                 rolling_restarts=self._rolling_restarts,
             )
-
-    def _worker_statuses(self) -> Iterator[WorkerStatus]:
-        live = sorted(self._live, key=lambda process: (process.name, process.started))
-        restarts = {worker.spec.name: worker.restarts for worker in self._workers}
-        for process in live:
-            yield process.status(restarts[process.name])
-        for worker in self._workers:
-            name, last = worker.spec.name, worker.process
-            if all(process.name != name for process in live):
-                reason = "" if last is None else last.end_reason()
-                yield WorkerStatus(
-                    name=name, pid=0, state="restarting", reason=reason, restarts=worker.restarts
-                )
 
     async def run(self, operations: str | None = None) -> int:
         """Run until stopped, until a worker is in a crash loop, or until all workers have stopped when idle.
@@ -235,7 +235,7 @@ class Supervisor:
             with self._moving:
                 self._live.discard(process)
                 for name, handler in process.report.handlers.items():
-                    self._ended[name] = self._ended.get(name, HandlerCounters()) + handler.counters
+                    self._ended[name] = add_totals(self._ended.get(name, {}), handler.totals)
         if process.stop_requested and not process.has_finished():
             self._all_finished = self._all_finished and not self._stopping.is_set()
             log.warning("%s left events unfinished: %s", process.name, process.end_reason())

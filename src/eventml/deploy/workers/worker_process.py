@@ -157,9 +157,8 @@ class WorkerProcess:
 
     async def _open_worker(self, stack: AsyncExitStack, bus: Bus) -> RunningWorker:
         """Make the worker, and retry for as long as the broker is away: a restart would not bring it back."""
-        factory: WorkerFactory = _stream_worker
-        if self._spec.factory is not None:
-            factory = pkgutil.resolve_name(self._spec.factory)
+        named = self._spec.factory
+        factory: WorkerFactory = pkgutil.resolve_name(named) if named else _stream_worker
         for failures in count(1):
             try:
                 return await stack.enter_async_context(factory(bus, self._spec))

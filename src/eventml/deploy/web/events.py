@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -65,8 +66,6 @@ class BrokerConnection:
 
     Attributes:
         bus: The bus.
-        reaches_consumers: Whether anybody can read what is published. Nobody can on a backend in this
-            process, unless the app around the service has opened the bus.
     """
 
     def __init__(self, bus: Bus, tasks: TaskGroup) -> None:
@@ -74,20 +73,29 @@ class BrokerConnection:
         self._tasks = tasks
         self._opened: asyncio.Future[None] | None = None
         settings = bus.settings.backend
-        is_shared = config.find_backend(settings.scheme).capabilities(settings.options).shared
-        self.reaches_consumers = is_shared or _is_open(bus)
+        self._is_shared = config.find_backend(settings.scheme).capabilities(settings.options).shared
 
     async def open(self) -> None:
         """Open the bus unless it is open. Requests that wait for it share one attempt to open it.
 
         Raises:
+            Problem: nobody could read what is published: its backend lives in this process, and the app
+                around the service has not opened the bus.
             EventMLError: it cannot be opened. The next call tries again.
         """
-        if not _is_open(self.bus):
-            if self._opened is None:
-                self._opened = asyncio.get_running_loop().create_future()
-                self._tasks.start_soon(self._keep_open, self._opened)
-            await asyncio.shield(self._opened)  # a request that is cancelled must not cancel it for others
+        with suppress(NotOpenError):
+            self.bus.open_producer  # noqa: B018 - raised here if it is not open
+            return
+        if not self._is_shared:
+            raise Problem(
+                HTTPStatus.NOT_IMPLEMENTED,
+                "events of this bus do not leave this process, where nobody reads them; name a backend that "
+                "processes share, with --backend redis://... or kafka://..., EVENTML_BACKEND or eventml.toml",
+            )
+        if self._opened is None:
+            self._opened = asyncio.get_running_loop().create_future()
+            self._tasks.start_soon(self._keep_open, self._opened)
+        await asyncio.shield(self._opened)  # a request that is cancelled must not cancel it for others
 
     async def _keep_open(self, opened: asyncio.Future[None]) -> None:
         error: EventMLError = UnavailableError("the service is stopping")
@@ -104,13 +112,6 @@ class BrokerConnection:
             if not opened.done():
                 opened.set_exception(error)
                 opened.exception()  # nobody may be left to retrieve it
-
-
-def _is_open(bus: Bus) -> bool:
-    try:
-        return bus.backend is not None
-    except NotOpenError:
-        return False
 
 
 class EventsEndpoint:
@@ -134,14 +135,9 @@ class EventsEndpoint:
         """Publish the events of a request as they were sent, with fields that their type does not have.
 
         Raises:
-            Problem: an event does not fit the type, and none was published; or the broker did not take all.
+            Problem: an event does not fit the type, and none was published; or the broker did not take all,
+                or cannot be reached.
         """
-        if not self._connection.reaches_consumers:
-            raise Problem(
-                HTTPStatus.NOT_IMPLEMENTED,
-                "events of this bus do not leave this process, where nobody reads them; name a backend that "
-                "processes share, with --backend redis://... or kafka://..., EVENTML_BACKEND or eventml.toml",
-            )
         events, is_list = await read_events(scope, receive, self._limits, self._decoder)
         for event in events:
             if isinstance(event.event, Problem):

@@ -63,9 +63,14 @@ async def run_service(bus: Bus, plan: ServicePlan) -> int:
                 log.info("handler %s is not run by this service", name)
     if plan.listeners:
         log.info("serving on http://%s", HostPort(*plan.listeners[0].getsockname()[:2]))
+    options = {field: getattr(plan, field) for field in WorkerOptions.__struct_fields__}
+    listeners: list[Any] = [one.fileno() for one in plan.listeners] or [None] * len(assigned)
     supervisor = Supervisor(
         bus.name,
-        _worker_specs(plan, assigned),
+        [
+            WorkerSpec(name=name, handlers=handlers, listener=listener, **options)
+            for (name, handlers), listener in zip(assigned.items(), listeners, strict=True)
+        ],
         drain=bus.settings.drain + _EXIT_TIME,
         print_line=print_json if plan.json_logs else prefix_printer(width),
         limits=plan.limits,
@@ -123,15 +128,6 @@ def _check_known(named: Collection[str], known: Collection[str]) -> None:
     unknown = [name for name in named if name not in known]
     if unknown:
         raise ConfigError(f"no handler is named {unknown[0]!r}; there are: {', '.join(known)}")
-
-
-def _worker_specs(plan: ServicePlan, assigned: Mapping[str, tuple[str, ...]]) -> list[WorkerSpec]:
-    options = {field: getattr(plan, field) for field in WorkerOptions.__struct_fields__}
-    listeners: list[Any] = [one.fileno() for one in plan.listeners] or [None] * len(assigned)
-    return [
-        WorkerSpec(name=name, handlers=handlers, listener=listener, **options)
-        for (name, handlers), listener in zip(assigned.items(), listeners, strict=True)
-    ]
 
 
 def _open_operations_port(stack: ExitStack, supervisor: Supervisor, plan: ServicePlan) -> HostPort | None:

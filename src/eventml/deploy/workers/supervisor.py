@@ -15,6 +15,7 @@ import signal
 import sys
 import threading
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -109,19 +110,14 @@ class Supervisor:
         late = time.monotonic() - self._last_check
         stuck = f"the supervisor has been stuck for {late:.0f} s" if late > _SUPERVISOR_STUCK else ""
         with self._moving:
-            live = sorted(self._live, key=lambda process: (process.name, process.started))
-            names = {process.name for process in live}
-            restarts = {worker.spec.name: worker.restarts for worker in self._workers}
-            workers = [process.status(restarts[process.name]) for process in live]
+            live = sorted(self._live, key=lambda process: process.started)
+            workers: list[WorkerStatus] = []
             for worker in self._workers:
-                name, last = worker.spec.name, worker.process
-                if name not in names:
-                    reason = "" if last is None else last.end_reason()
-                    workers.append(
-                        WorkerStatus(
-                            name=name, pid=0, state="restarting", reason=reason, restarts=worker.restarts
-                        )
-                    )
+                name, restarts = worker.spec.name, worker.restarts
+                processes = [process.status(restarts) for process in live if process.name == name]
+                reason = "" if worker.process is None else worker.process.end_reason()
+                none = WorkerStatus(name=name, pid=0, state="restarting", reason=reason, restarts=restarts)
+                workers += processes or [none]
             return ServiceStatus(
                 bus=self._bus,
                 workers=workers,
@@ -167,8 +163,6 @@ class Supervisor:
         )
         self._stopping.set()
         for process in self._live:
-            if not process.stop_requested:  # a second request would abandon events
-                process.stop()
             self._tasks.start_soon(process.stop_within, self._drain)
 
     def abandon(self) -> None:
@@ -180,7 +174,7 @@ class Supervisor:
     # One worker and its processes
 
     async def _keep_running(self, worker: SupervisedWorker) -> None:
-        crashes: list[float] = []  # times of those that count
+        crashes: deque[float] = deque(maxlen=MAX_CRASHES)  # times of those that count
         process = await self._start(worker, None)
         while True:
             await process.ended.wait()

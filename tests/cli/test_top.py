@@ -19,16 +19,9 @@ from eventml.cli.top import (
     quantile,
     worker_rows,
 )
-from eventml.deploy.workers.ipc import (
-    HandlerCounters,
-    HandlerProgress,
-    HandlerReport,
-    HistogramSnapshot,
-    LoadedModel,
-)
 from eventml.deploy.workers.metrics import render_metrics
-from eventml.deploy.workers.operations import HostPort, OperationsEndpoints, serve_endpoints
-from eventml.deploy.workers.status import ServiceStatus, WorkerStatus
+from eventml.deploy.workers.operations import HostPort, serve_status
+from eventml.deploy.workers.reports import HandlerReport, ServiceStatus, WorkerStatus
 from eventml.runtime.stats import SECONDS_BUCKETS, SIZE_BUCKETS, Histogram
 
 if TYPE_CHECKING:
@@ -46,26 +39,23 @@ def status(completed: int, waits: list[float]) -> ServiceStatus:
     batch.add(completed)
     handler = HandlerReport(
         group="rides.tip",
-        topic="rides",
-        to="tips",
-        counters=HandlerCounters(
-            received=completed,
-            completed=completed,
-            published=completed,
-            latency=HistogramSnapshot(latency.counts, latency.sum),
-            batch=HistogramSnapshot(batch.counts, batch.sum),
-        ),
-        progress=HandlerProgress(handler="tip", in_flight=7, quiet=0, oldest=0.5),
+        totals={
+            **{name: [completed] for name in ("received", "completed", "published")},
+            "latency": [*latency.counts, latency.sum],
+            "batch": [*batch.counts, batch.sum],
+        },
+        in_flight=7,
+        oldest=0.5,
         lag=12,
-        model=LoadedModel("tip", "abc"),
+        model=("tip", "abc"),
     )
     worker = WorkerStatus(name="worker-1", pid=1, state="ready", restarts=2, handlers={"tip": handler})
     return ServiceStatus(bus="rides", workers=[worker])
 
 
 def test_rates_are_those_between_two_snapshots() -> None:
-    before = parse_metrics(render_metrics(status(100, [0.02] * 100))[0].decode(), at=10.0)
-    now = parse_metrics(render_metrics(status(500, [0.02] * 100 + [0.2] * 400))[0].decode(), at=12.0)
+    before = parse_metrics(render_metrics(status(100, [0.02] * 100)), at=10.0)
+    now = parse_metrics(render_metrics(status(500, [0.02] * 100 + [0.2] * 400)), at=12.0)
     [line] = handler_rows(before, now)
     assert (line.name, line.lag, line.in_flight, line.received) == ("tip", 12, 7, 200)
     assert line.p50 is not None
@@ -80,8 +70,8 @@ def test_rates_are_those_between_two_snapshots() -> None:
 
 
 def test_rates_of_a_restarted_service_are_not_negative() -> None:
-    before = parse_metrics(render_metrics(status(500, [0.02] * 500))[0].decode(), at=10.0)
-    now = parse_metrics(render_metrics(status(30, [0.02] * 30))[0].decode(), at=11.0)
+    before = parse_metrics(render_metrics(status(500, [0.02] * 500)), at=10.0)
+    now = parse_metrics(render_metrics(status(30, [0.02] * 30)), at=11.0)
     [line] = handler_rows(before, now)
     assert line.received == 30
     assert line.p99 is not None
@@ -123,8 +113,7 @@ def service(folder: Path) -> Iterator[str]:
     (folder / "app.py").write_text(
         'import eventml\nbus = eventml.Bus("rides")\nother = eventml.Bus("other")\n'
     )
-    operations = OperationsEndpoints(lambda: status(100, [0.02] * 100))
-    with serve_endpoints(operations, HostPort("127.0.0.1", 0)) as address:
+    with serve_status(lambda: status(100, [0.02] * 100), HostPort("127.0.0.1", 0)) as address:
         yield str(address)
 
 

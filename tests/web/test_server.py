@@ -67,7 +67,7 @@ def _in_flight(server: Server) -> int:
     """Number of events of `double` in flight."""
     with server.client() as client:
         text = client.get("/metrics").text
-    found = re.findall(r'^eventml_\w*(?:in_hand|in_flight){handler="double".*} (\S+)$', text, re.MULTILINE)
+    found = re.findall(r'^eventml_events_in_flight{handler="double".*} (\S+)$', text, re.MULTILINE)
     return int(sum(map(float, found)))
 
 

@@ -15,9 +15,9 @@ from eventml.cli.output import (
     handle_errors,
     leaf_errors,
     print_message,
+    progress_bar,
     start_logging,
 )
-from eventml.cli.progress import score_progress
 from eventml.deploy.batch import (
     DEFAULT_CHECKPOINT,
     DEFAULT_CHUNK,
@@ -206,8 +206,13 @@ class _Command:
                 print_message(text, "error")
 
     async def _run(self) -> ScoreSummary:
-        with score_progress() as update:
-            summary = await score_rows(self._bus, self._plan, stop=self._stop, progress=update)
+        with progress_bar("rows") as update:
+            summary = await score_rows(
+                self._bus,
+                self._plan,
+                stop=self._stop,
+                progress=lambda now: update(now.total, now.done, now.rows - now.resumed),
+            )
         typer.echo(msgspec.json.encode(summary) if self._as_json else describe(summary))
         return summary
 

@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import anyio
 import msgspec
@@ -14,8 +14,8 @@ from eventml import config, models
 from eventml.backends.base import Capabilities, CreatesTopics
 from eventml.bus import Bus, topics_of
 from eventml.cli.buses import BackendOption, BusArgument, backend_url, configure, find_bus
-from eventml.cli.output import JsonOption, format_table, leaf_errors, print_message
-from eventml.errors import ConfigError, EventMLError
+from eventml.cli.output import JsonOption, expected_errors, format_table, print_message
+from eventml.errors import ConfigError
 from eventml.handlers import Handler
 from eventml.runtime import check_capabilities
 
@@ -43,27 +43,6 @@ _GUARANTEES: Final[dict[tuple[str, object], str]] = {
 """What each value of a field of `Capabilities` means."""
 
 
-class CheckedHandler(msgspec.Struct, kw_only=True):
-    """A handler as it is configured. Times are seconds; None is "no limit" or "not set".
-
-    `frame` is the library of the data frames that the handler takes, or None if it takes events. `model` has
-    the name and the version of its model, if that could be loaded.
-    """
-
-    name: str
-    reads: str
-    writes: str | None
-    group: str
-    start: str
-    batched: bool
-    frame: str | None = None
-    max_batch: int
-    max_wait: float
-    ordered: bool | None
-    timeout: float | None
-    model: dict[str, str] | None = None
-
-
 class CheckReport(msgspec.Struct, kw_only=True):
     """Result of `eventml check`. The bus can run if there are no problems."""
 
@@ -71,7 +50,7 @@ class CheckReport(msgspec.Struct, kw_only=True):
     backend: str | None = None
     guarantees: Capabilities | None = None
     drain: float | None = None
-    handlers: list[CheckedHandler] = msgspec.field(default_factory=list)
+    handlers: list[dict[str, Any]] = msgspec.field(default_factory=list)
     problems: list[str] = msgspec.field(default_factory=list)
     warnings: list[str] = msgspec.field(default_factory=list)
 
@@ -120,7 +99,7 @@ async def check_bus(bus: Bus, *, connect: bool) -> CheckReport:
         report.handlers.append(checked)
         names_by_group.setdefault((handler.topic, handler.options.group), []).append(handler.name)
         with _add_errors(report, f"{handler.name}: "):
-            checked.model = _load_model(handler, report)
+            checked["model"] = _load_model(handler, report)
         if report.guarantees is not None:
             with _add_errors(report):
                 check_capabilities(handler, report.guarantees)
@@ -144,11 +123,8 @@ def _add_errors(report: CheckReport, prefix: str = "") -> Iterator[None]:
     """Add eventml's errors to the problems of the report, and continue."""
     try:
         yield
-    except Exception as exc:
-        errors = list(leaf_errors(exc))
-        if not all(isinstance(error, EventMLError) for error in errors):
-            raise
-        problems = [f"{prefix}{error}" for error in errors]
+    except Exception as exc:  # noqa: BLE001 - `expected_errors` raises all others again
+        problems = [f"{prefix}{error}" for error in expected_errors(exc)]
         report.problems += [problem for problem in problems if problem not in report.problems]
 
 
@@ -167,21 +143,27 @@ async def _check_backend(bus: Bus, report: CheckReport, *, connect: bool) -> Non
                 )
 
 
-def _describe_handler(handler: Handler) -> CheckedHandler:
+def _describe_handler(handler: Handler) -> dict[str, Any]:
+    """Return a handler as it is configured. Times are seconds; None is "no limit" or "not set".
+
+    `frame` is the library of the data frames that the handler takes, or None if it takes events. `model` has
+    the name and the version of its model, if that could be loaded.
+    """
     options = handler.options
-    return CheckedHandler(
-        name=handler.name,
-        reads=handler.topic,
-        writes=handler.to,
-        group=options.group,
-        start=options.start,
-        batched=handler.batched,
-        frame=handler.frame.library if handler.frame is not None else None,
-        max_batch=handler.max_batch,
-        max_wait=options.max_wait,
-        ordered=options.ordered,
-        timeout=options.timeout,
-    )
+    return {
+        "name": handler.name,
+        "reads": handler.topic,
+        "writes": handler.to,
+        "group": options.group,
+        "start": options.start,
+        "batched": handler.batched,
+        "frame": handler.frame.library if handler.frame is not None else None,
+        "max_batch": handler.max_batch,
+        "max_wait": options.max_wait,
+        "ordered": options.ordered,
+        "timeout": options.timeout,
+        "model": None,
+    }
 
 
 def _load_model(handler: Handler, report: CheckReport) -> dict[str, str] | None:
@@ -216,20 +198,20 @@ def describe_guarantees(capabilities: Capabilities) -> list[str]:
     return [_GUARANTEES[field] for field in msgspec.structs.asdict(capabilities).items()]
 
 
-def _row(handler: CheckedHandler) -> list[str]:
-    batches = "batches" if handler.frame is None else f"{handler.frame} frames"
-    takes = [f"{batches} of up to {handler.max_batch}" if handler.batched else "single events"]
-    if handler.batched and handler.max_wait:
-        takes.append(f"waits {handler.max_wait:g} s")
-    if handler.ordered is not None:
-        takes.append("ordered" if handler.ordered else "unordered")
-    if handler.timeout is not None:
-        takes.append(f"timeout {handler.timeout:g} s")
+def _row(handler: dict[str, Any]) -> list[str]:
+    batches = f"{handler['frame']} frames" if handler["frame"] else "batches"
+    takes = [f"{batches} of up to {handler['max_batch']}" if handler["batched"] else "single events"]
+    if handler["batched"] and handler["max_wait"]:
+        takes.append(f"waits {handler['max_wait']:g} s")
+    if handler["ordered"] is not None:
+        takes.append("ordered" if handler["ordered"] else "unordered")
+    if handler["timeout"] is not None:
+        takes.append(f"timeout {handler['timeout']:g} s")
     return [
-        handler.name,
-        f"{handler.reads} ({handler.start})",
-        handler.writes or "-",
-        handler.group,
+        handler["name"],
+        f"{handler['reads']} ({handler['start']})",
+        handler["writes"] or "-",
+        handler["group"],
         ", ".join(takes),
-        "{name} {version}".format(**handler.model) if handler.model else "-",
+        " ".join(handler["model"].values()) if handler["model"] else "-",
     ]

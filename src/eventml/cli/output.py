@@ -45,22 +45,28 @@ def handle_errors() -> Iterator[None]:
     """
     try:
         yield
-    except Exception as exc:
-        errors = list(leaf_errors(exc))
-        if not all(isinstance(error, EventMLError | UsageError) for error in errors):
-            raise
+    except Exception as exc:  # noqa: BLE001 - `expected_errors` raises all others again
+        errors = expected_errors(exc)
         for message in dict.fromkeys(map(str, errors)):
             print_message(message, "error")
         raise typer.Exit(2 if all(isinstance(error, UsageError) for error in errors) else 1) from None
 
 
-def leaf_errors(error: BaseException) -> Iterator[BaseException]:
-    """Yield the errors inside an exception group, at any depth; task groups raise such groups."""
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from leaf_errors(inner)
-    else:
-        yield error
+def expected_errors(error: BaseException) -> list[BaseException]:
+    """Return the errors of eventml inside an exception group, at any depth; task groups raise such groups.
+
+    Raises:
+        BaseException: the error itself, if it is not eventml's or holds one that is not.
+    """
+
+    def leaves(one: BaseException) -> list[BaseException]:
+        inner = one.exceptions if isinstance(one, BaseExceptionGroup) else ()
+        return [leaf for each in inner for leaf in leaves(each)] or [one]
+
+    errors = leaves(error)
+    if not all(isinstance(leaf, EventMLError | UsageError) for leaf in errors):
+        raise error
+    return errors
 
 
 def print_message(text: str, label: str = "") -> None:

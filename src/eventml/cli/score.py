@@ -12,8 +12,7 @@ from eventml.cli.buses import configure, find_predictor
 from eventml.cli.output import (
     JsonOption,
     UsageError,
-    handle_errors,
-    leaf_errors,
+    expected_errors,
     print_message,
     progress_bar,
     start_logging,
@@ -30,7 +29,7 @@ from eventml.deploy.batch import (
     repeat,
 )
 from eventml.deploy.batch import score as score_rows
-from eventml.errors import ConfigError, EventMLError
+from eventml.errors import ConfigError
 from eventml.runtime import task_group
 
 log = logging.getLogger("eventml")
@@ -39,7 +38,6 @@ _INTERRUPTED: Final = 130  # the exit status of a shell for a command ended by S
 _REJECTS: Final = 3
 
 
-@handle_errors()
 def score(  # noqa: PLR0913 - a command's options
     predictor: Annotated[
         str,
@@ -198,11 +196,8 @@ class _Command:
     async def _try_run(self) -> None:
         try:
             await self._run()
-        except Exception as exc:
-            errors = list(leaf_errors(exc))
-            if not all(isinstance(error, EventMLError) for error in errors):
-                raise
-            for text in dict.fromkeys(map(str, errors)):
+        except Exception as exc:  # noqa: BLE001 - `expected_errors` raises all others again
+            for text in dict.fromkeys(map(str, expected_errors(exc))):
                 print_message(text, "error")
 
     async def _run(self) -> ScoreSummary:

@@ -45,37 +45,30 @@ def serve(
     SIGTERM or SIGINT stops it: it accepts no more connections, and finishes the requests in flight. A second
     signal abandons those in flight.
     """
-    # Only this command needs the extra `web`.
-    from eventml.deploy.web import Authenticator, loop_options, run_web_service  # noqa: PLC0415
+    from eventml.deploy import web  # noqa: PLC0415 - only this command needs the extra
 
     bus = find_bus(plan.bus)
     options = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     configure(bus, plan.backend, {"web": options})
-    Authenticator.from_environment(without_token=without_token).check_host(bus.settings.web.host)
+    web.Authenticator.from_environment(without_token=without_token).check_host(bus.settings.web.host)
     plan = structs.replace(plan, workers=str(workers or 1), without_token=without_token)
     if workers is not None:
-        run_workers(bus, plan, run_web_service)
+        run_workers(bus, plan, web.run_web_service)
     else:
-        run_in_process(_run_worker, bus, plan, loop_options())
+        run_in_process(_run_worker, bus, plan, web.loop_options())
 
 
 async def _run_worker(bus: Bus, plan: ServicePlan) -> bool:
-    from eventml.deploy.web import (  # noqa: PLC0415 - the extra `web`, as above
-        Authenticator,
-        WebService,
-        address_of,
-        listen,
-        web_worker,
-    )
+    from eventml.deploy import web  # noqa: PLC0415 - the extra, as above
 
-    authenticator = Authenticator.from_environment(without_token=plan.without_token)
-    application = WebService(bus, authenticator, only=plan.only, limits=plan.limits)
-    with listen(bus.settings.web.host, bus.settings.web.port) as listener:
-        async with web_worker(application, listener) as worker:
+    authenticator = web.Authenticator.from_environment(without_token=plan.without_token)
+    application = web.WebService(bus, authenticator, only=plan.only, limits=plan.limits)
+    with web.listen(bus.settings.web.host, bus.settings.web.port) as listener:
+        async with web.web_worker(application, listener) as worker:
 
             async def log_addresses() -> None:
                 await worker.ready.wait()
-                _log_addresses(worker, address_of(listener))
+                _log_addresses(worker, web.address_of(listener))
 
             return await run_until_stopped(bus, worker, plan, in_flight="requests", tasks=[log_addresses])
 

@@ -52,6 +52,16 @@ def test_both_files_of_a_folder_are_read(tmp_path: Path) -> None:
     assert settings.consumer["a"] == {"retries": 1, "max_batch": 2}
 
 
+@pytest.mark.parametrize("name", ["drain", "web", "backend", "consumer"])
+def test_a_topic_or_a_handler_may_have_the_name_of_a_setting(tmp_path: Path, name: str) -> None:
+    (tmp_path / "eventml.toml").write_text(
+        f'[topic.{name}]\nid_field = "ride_id"\n[consumer.{name}]\nretries = 1'
+    )
+    settings = load(environ={f"EVENTML_CONSUMER_{name.upper()}_GROUP": "g"})
+    assert settings.topic[name].id_field == "ride_id"
+    assert settings.consumer == {name: {"retries": 1, "group": "g"}}
+
+
 @pytest.mark.parametrize("name", ["eventml.toml", "pyproject.toml"])
 def test_a_syntax_error_names_file_and_line(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("a = 1\n\nb = = 2")

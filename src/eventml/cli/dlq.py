@@ -316,7 +316,7 @@ def _row(handler: str, dead_letter: DeadLetter) -> list[str]:
 def _lines(handler: str, dead_letter: DeadLetter) -> Iterator[str]:
     """Yield the lines of a dead letter as `show` prints it."""
     record = msgspec.json.decode(delivery_to_json(dead_letter.delivery))
-    first, last = format_time(dead_letter.first_failure), format_time(dead_letter.last_failure)
+    first, last = (format_time(t) or "-" for t in (dead_letter.first_failure, dead_letter.last_failure))
     headers = [item for item in record["headers"].items() if not item[0].startswith(DLQ_PREFIX)]
     parts = {
         "failed": f"{last}, attempt {dead_letter.attempts}; first {first}",

@@ -1,4 +1,4 @@
-"""ONNX files, loaded with ONNX Runtime."""
+"""ONNX models: loaded with ONNX Runtime, with one thread unless the artefact keeps its threads."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from eventml.errors import ModelError
-from eventml.models.artefact import Artefact
 
 _DTYPES: Final = {
     "tensor(bool)": "bool",
@@ -56,15 +55,14 @@ class OnnxModel:
         return predicted.reshape(-1) if predicted.shape[1:] == (1,) else predicted
 
 
-def read_onnx(data: bytes, artefact: Artefact) -> OnnxModel:
-    """Load an ONNX model on the CPU, with one thread unless the artefact keeps its threads.
+def read_onnx(data: bytes, path: str, *, keep_threads: bool) -> OnnxModel:
+    """Load an ONNX model on the CPU, with one thread unless it keeps its threads.
 
     Weights in separate files are not found: save the model as one file.
 
     Raises:
         ModelError: onnxruntime is not installed, or cannot load the file.
     """
-    path = str(artefact.path)
     try:
         import onnxruntime  # noqa: PLC0415 - optional
     except ImportError as exc:
@@ -72,7 +70,7 @@ def read_onnx(data: bytes, artefact: Artefact) -> OnnxModel:
             f"loading {path} needs onnxruntime, which is not installed: pip install onnxruntime"
         ) from exc
     options = onnxruntime.SessionOptions()
-    if not artefact.keep_threads:
+    if not keep_threads:
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
     try:

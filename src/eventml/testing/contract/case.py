@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 import msgspec
 
-from eventml.backends.base import Backend, CreatesTopics
+from eventml.backends.base import Backend
 from eventml.errors import PublishError
 
 if TYPE_CHECKING:
@@ -60,49 +60,6 @@ class Harness(msgspec.Struct, frozen=True, kw_only=True):
 
 T = TypeVar("T")
 
-# Needs
-
-Need: TypeAlias = Callable[[Backend, Harness], str | None]
-"""A precondition of a case: returns the reason to skip the case, or None if it is met."""
-
-
-def _declared(name: str, *accepted: object) -> Need:
-    """The backend declares this capability with one of these values."""
-
-    def lacking(backend: Backend, _: Harness) -> str | None:
-        value = getattr(backend.capabilities, name)
-        wanted = " or ".join(map(repr, accepted))
-        return None if value in accepted else f"{name} is {value!r}, this needs {wanted}"
-
-    return lacking
-
-
-def _given(name: str) -> Need:
-    """The harness has this attribute."""
-    return lambda _, harness: None if getattr(harness, name) is not None else f"the harness has no {name}"
-
-
-def _creates_topics(backend: Backend, _: Harness) -> str | None:
-    return None if isinstance(backend, CreatesTopics) else "the backend has no create_topics"
-
-
-def _topics_beforehand(backend: Backend, harness: Harness) -> str | None:
-    created = isinstance(backend, CreatesTopics) or harness.create_topic is not None
-    return None if created else "a topic exists once it is used"
-
-
-ORDER_OF_ONE_MEMBER: Final = _declared("ordering", "per_key", "single_member")
-BY_LEASE: Final = _declared("redelivery", "lease")
-ATOMIC: Final = _declared("atomic_completion", True)
-DURABLE: Final = _declared("durable", True)
-DEDUPLICATES: Final = _declared("deduplicates", True)
-CREATES_TOPICS: Final = _creates_topics
-TOPICS_BEFOREHAND: Final = _topics_beforehand
-DECLARED: Final = _given("declared")
-KILL: Final = _given("kill")
-LEASE: Final = _given("lease")
-REFUSED: Final = _given("refused")
-
 
 class Case(msgspec.Struct, frozen=True):
     """One promise of `eventml.backends.base` and its check.
@@ -111,19 +68,20 @@ class Case(msgspec.Struct, frozen=True):
         name: The promise in a few words: the name of the case's function.
         promise: The promise in full: the docstring of the case's function.
         run: Called with a `Trial`; raises AssertionError if the promise is broken.
-        needs: Preconditions; the case is skipped if one is not met.
+        needs: Values, or tuples of values, that the backend's capabilities must have, by the capability's
+            name. The case is skipped if one has another.
     """
 
     name: str
     promise: str
     run: Callable[[Any], Awaitable[None]]
-    needs: tuple[Need, ...] = ()
+    needs: Mapping[str, object]
 
     def __str__(self) -> str:
         return self.name
 
 
-def case(*needs: Need) -> Callable[[Callable[[Any], Awaitable[None]]], Case]:
+def case(**needs: object) -> Callable[[Callable[[Any], Awaitable[None]]], Case]:
     """Decorate a function as a case; its docstring is the promise."""
     return lambda function: Case(
         function.__name__, " ".join((function.__doc__ or "").split()), function, needs

@@ -10,8 +10,6 @@ from anyio.lowlevel import checkpoint
 
 from eventml.backends.base import Completion
 from eventml.testing.contract.case import (
-    ATOMIC,
-    REFUSED,
     case,
     expect,
     expect_each_once,
@@ -209,7 +207,7 @@ async def completing_twice_is_harmless(trial: Trial) -> None:
     expect_each_once(await successor.take(2), records[2:])
 
 
-@case(ATOMIC)
+@case(atomic_completion=True)
 async def one_input_gives_one_output(trial: Trial) -> None:
     """However many members complete a delivery, its outputs are published once.
 
@@ -229,15 +227,15 @@ async def one_input_gives_one_output(trial: Trial) -> None:
     expect_each_once(await successor.take(31), [r for r in records if r.id != taken.record.id])
 
 
-@case(REFUSED)
+@case()
 async def a_refused_output_is_named(trial: Trial) -> None:
     """`PublishError.failed` names the completions with refused outputs; only those are not acked."""
-    records = await trial.published(5, keys=1)
+    refused, records = trial.given("refused"), await trial.published(5, keys=1)
     [to] = await trial.topics(1)
     member = await trial.join()
     taken = await member.take(5)
     done = [Completion(d, [output_of(to, d)]) for d in taken]
-    done[1] = Completion(taken[1], [trial.refused(to)])
+    done[1] = Completion(taken[1], [refused(to)])
     await expect_refused(member.complete(done), 1)
     await trial.expect_outputs(to, [records[0], *records[2:]])
     await member.leave()

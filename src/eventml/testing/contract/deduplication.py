@@ -7,16 +7,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from eventml.backends.base import Completion
-from eventml.testing.contract.case import (
-    ATOMIC,
-    DEDUPLICATES,
-    REFUSED,
-    case,
-    expect_each_once,
-    expect_equal,
-    expect_refused,
-    ids,
-)
+from eventml.testing.contract.case import case, expect_each_once, expect_equal, expect_refused, ids
 from eventml.testing.contract.loops import MemberLoops
 from eventml.testing.contract.trial import output_of
 
@@ -27,7 +18,7 @@ if TYPE_CHECKING:
 _WINDOW = 100  # larger than the number of records in most cases
 
 
-@case(DEDUPLICATES)
+@case(deduplicates=True)
 async def a_completed_id_is_found(trial: Trial) -> None:
     """`completed_before` finds the ids completed with `drop` or `record`, and not those with `off`."""
     records = await trial.published(9)
@@ -43,7 +34,7 @@ async def a_completed_id_is_found(trial: Trial) -> None:
     expect_equal("the ids found", set(await member.completed_before(again)), wanted)
 
 
-@case(DEDUPLICATES)
+@case(deduplicates=True)
 async def ids_are_recorded_per_group_and_topic(trial: Trial) -> None:
     """An id that a group has completed at one topic is not found by another group, nor at another topic."""
     [other] = await trial.topics(1)
@@ -57,7 +48,7 @@ async def ids_are_recorded_per_group_and_topic(trial: Trial) -> None:
         expect_equal("ids found at the other topic", await member.completed_before(left), [])
 
 
-@case(DEDUPLICATES)
+@case(deduplicates=True)
 async def the_last_ids_are_recorded(trial: Trial) -> None:
     """The last `window` ids are found; ids completed long before them are not."""
     window, many = 10, 400
@@ -72,7 +63,7 @@ async def the_last_ids_are_recorded(trial: Trial) -> None:
     expect_equal("the ids found", await member.completed_before(again), wanted)
 
 
-@case(DEDUPLICATES)
+@case(deduplicates=True)
 async def a_duplicate_is_recorded_again(trial: Trial) -> None:
     """A duplicate that was completed counts as the latest id of the window."""
     window = 10
@@ -87,7 +78,7 @@ async def a_duplicate_is_recorded_again(trial: Trial) -> None:
         await member.finish(taken, dedupe="drop")
 
 
-@case(DEDUPLICATES)
+@case(deduplicates=True)
 async def recorded_ids_outlive_the_member(trial: Trial) -> None:
     """Recorded ids are kept where the records are: they outlive the member that completed them.
 
@@ -105,7 +96,7 @@ async def recorded_ids_outlive_the_member(trial: Trial) -> None:
     expect_equal("the ids found", await successor.completed_before(again), ids(again))
 
 
-@case(DEDUPLICATES, ATOMIC)
+@case(deduplicates=True, atomic_completion=True)
 async def a_duplicate_gives_no_output(trial: Trial) -> None:
     """Of two deliveries with one id, only the outputs of the first completion are published; both are acked.
 
@@ -126,7 +117,7 @@ async def a_duplicate_gives_no_output(trial: Trial) -> None:
     await successor.expect_nothing("all was finished, the duplicates too")
 
 
-@case(DEDUPLICATES)
+@case(deduplicates=True)
 async def outputs_of_record_are_always_published(trial: Trial) -> None:
     """A completion with `dedupe="record"` publishes its outputs although its id was completed before."""
     records = await trial.published(5, keys=1)
@@ -138,7 +129,7 @@ async def outputs_of_record_are_always_published(trial: Trial) -> None:
     await trial.expect_outputs(to, records)
 
 
-@case(DEDUPLICATES, ATOMIC)
+@case(deduplicates=True, atomic_completion=True)
 async def a_dropped_completion_records_nothing(trial: Trial) -> None:
     """A completion that is dropped, since another member completed the delivery, records no id."""
     members = [await trial.join(window=_WINDOW) for _ in range(2)]
@@ -150,20 +141,20 @@ async def a_dropped_completion_records_nothing(trial: Trial) -> None:
     expect_equal("what is known of a dropped completion", await owner.completed_before([taken]), [])
 
 
-@case(DEDUPLICATES, REFUSED)
+@case(deduplicates=True)
 async def a_refused_completion_records_nothing(trial: Trial) -> None:
     """The id of a completion whose output was refused is not recorded."""
-    records = await trial.published(3, keys=1)
+    refused, records = trial.given("refused"), await trial.published(3, keys=1)
     [to] = await trial.topics(1)
     member = await trial.join(window=_WINDOW)
     taken = await member.take(3)
     done = [Completion(d, [output_of(to, d)], "drop") for d in taken]
-    done[1] = Completion(taken[1], [trial.refused(to)], "drop")
+    done[1] = Completion(taken[1], [refused(to)], "drop")
     await expect_refused(member.complete(done), 1)
     expect_equal("the ids found", await member.completed_before(taken), [records[0].id, records[2].id])
 
 
-@case(DEDUPLICATES, ATOMIC)
+@case(deduplicates=True, atomic_completion=True)
 async def one_id_gives_one_output(trial: Trial) -> None:
     """Of deliveries with one id, whichever members and keys they have, one output is published."""
     [to] = await trial.topics(1)

@@ -6,7 +6,6 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from eventml.testing.contract.case import (
-    ORDER_OF_ONE_MEMBER,
     case,
     expect,
     expect_each_once,
@@ -119,7 +118,7 @@ async def a_subscription_reads_several_topics(trial: Trial) -> None:
     await successor.expect_nothing("the rest was finished")
 
 
-@case(ORDER_OF_ONE_MEMBER)
+@case(ordering=("per_key", "single_member"))
 async def a_reader_sees_everything_in_order(trial: Trial) -> None:
     """Every reader gets every record, independently of groups and other readers, in order per key."""
     member = await trial.join()

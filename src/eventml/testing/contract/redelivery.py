@@ -7,17 +7,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from eventml.testing.contract.case import (
-    BY_LEASE,
-    KILL,
-    LEASE,
-    ORDER_OF_ONE_MEMBER,
-    case,
-    expect_each_once,
-    expect_equal,
-    expect_in_order,
-    ids,
-)
+from eventml.testing.contract.case import case, expect_each_once, expect_equal, expect_in_order, ids
 from eventml.testing.contract.loops import MemberLoops
 
 if TYPE_CHECKING:
@@ -67,14 +57,15 @@ async def leaving_by_an_exception_returns_deliveries(trial: Trial) -> None:
     expect_each_once(await successor.take(10), records)
 
 
-@case(KILL)
+@case()
 async def deliveries_of_a_killed_member_go_to_others(trial: Trial) -> None:
     """Deliveries in flight with a killed member go to the other members."""
+    kill = trial.given("kill")
     member = await trial.join()
     records = await trial.published(20, keys=20)
     taken = await member.take(20)
     await member.finish(taken[:5])
-    await member.die()
+    await member.die(kill)
     successor = await trial.join()
     left = {record.id for record in records}.difference(ids(taken[:5]))
     await successor.finish(await successor.take_all(left))
@@ -82,13 +73,14 @@ async def deliveries_of_a_killed_member_go_to_others(trial: Trial) -> None:
         await successor.expect_lag("once all is finished", 0)
 
 
-@case(BY_LEASE, LEASE)
+@case(redelivery="lease")
 async def deliveries_of_a_frozen_member_go_to_others(trial: Trial) -> None:
     """Deliveries that a frozen member holds past their lease go to another member.
 
     Where completion is atomic, a member that lost its lease publishes no outputs for deliveries that
     another has finished.
     """
+    trial.given("lease")
     [to] = await trial.topics(1)
     frozen = await trial.join()
     records = await trial.published(10)
@@ -147,7 +139,7 @@ async def attempts_are_counted_as_declared(trial: Trial) -> None:
     expect_equal("the attempts in another group", [d.attempt for d in await other.take(3)], [1, 1, 1])
 
 
-@case(ORDER_OF_ONE_MEMBER)
+@case(ordering=("per_key", "single_member"))
 async def redelivery_keeps_the_order(trial: Trial) -> None:
     """The unfinished records of a key are redelivered in order, before later records of the key."""
     records = await trial.published(60, keys=4)

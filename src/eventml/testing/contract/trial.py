@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from contextlib import AsyncExitStack
 from itertools import count
-from typing import TYPE_CHECKING, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 from unittest import SkipTest
 
 import anyio
@@ -162,11 +162,10 @@ class Member:
         self._leaving.set()
         await within(self._patience, "a member did not leave", self._left.wait())
 
-    async def die(self) -> None:
-        """Be killed without leaving the group. For cases that need KILL."""
-        assert self._harness.kill is not None  # noqa: S101 - for the type checker
+    async def die(self, kill: Callable[[Backend], Awaitable[None]]) -> None:
+        """Be killed without leaving the group."""
         self._expected = ConnectionError("killed")
-        await within(self._patience, "a member was not killed", self._harness.kill(self.backend))
+        await within(self._patience, "a member was not killed", kill(self.backend))
 
 
 class Trial:
@@ -220,10 +219,11 @@ class Trial:
             for position in range(size)
         ]
 
-    def refused(self, topic: str) -> Record:
-        """A record that the broker refuses. For cases that need REFUSED."""
-        assert self.harness.refused is not None  # noqa: S101 - for the type checker
-        return self.harness.refused(topic)
+    def given(self, name: str) -> Any:
+        """An attribute of the harness; the case is skipped if it is None."""
+        if (value := getattr(self.harness, name)) is None:
+            raise SkipTest(f"the harness has no {name}")
+        return value
 
     async def publish(self, records: Sequence[Record]) -> None:
         """Publish within the time limit."""
@@ -320,6 +320,8 @@ async def check(case: Case, harness: Harness) -> None:
         await within(_PATIENCES * harness.patience, "the case did not end", _run(case, harness))
     except (AssertionError, ExceptionGroup) as exc:
         cause = _first(exc)
+        if isinstance(cause, SkipTest):
+            raise SkipTest(f"{case.name}: {cause}") from None
         cause.add_note(f"contract: {case.name}: {case.promise}")
         raise cause from None
 
@@ -328,9 +330,10 @@ async def _run(case: Case, harness: Harness) -> None:
     async with anyio.create_task_group() as tasks, AsyncExitStack() as connection:
         trial = Trial(harness, tasks, connection)
         await trial.connect()
-        for need in case.needs:
-            if lacking := need(trial.backend, harness):
-                raise SkipTest(f"{case.name}: {lacking}")
+        for name, wanted in case.needs.items():
+            value = getattr(trial.backend.capabilities, name)
+            if value not in (wanted if isinstance(wanted, tuple) else (wanted,)):
+                raise SkipTest(f"{name} is {value!r}, this needs {wanted!r}")
         [trial.topic] = await trial.topics(1)
         await case.run(trial)
         await connection.aclose()

@@ -43,13 +43,11 @@ class OnnxModel:
         """
         import numpy as np  # noqa: PLC0415 - optional; onnxruntime has imported it
 
-        if len(self._inputs) == 1 and not isinstance(X, Mapping):
-            feed = {name: np.asarray(X, dtype=dtype) for name, dtype in self._inputs.items()}
-        else:
-            feed = {
-                name: np.asarray(X[name], dtype=dtype).reshape(len(X[name]), -1)
-                for name, dtype in self._inputs.items()
-            }
+        one = len(self._inputs) == 1 and not isinstance(X, Mapping)
+        feed = {
+            name: np.asarray(X, dtype=dtype) if one else np.asarray(X[name], dtype).reshape(len(X[name]), -1)
+            for name, dtype in self._inputs.items()
+        }
         predicted = np.asarray(self.session.run([self._output], feed)[0])
         # A regressor returns a matrix with one column, where scikit-learn returns a vector.
         return predicted.reshape(-1) if predicted.shape[1:] == (1,) else predicted

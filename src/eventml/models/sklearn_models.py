@@ -62,7 +62,7 @@ def read_skops(data: bytes, path: str, trusted: tuple[str, ...]) -> Any:
             model = skops.loads(data, trusted=named)
             fault = next(faults(model), None)
         except Exception as exc:
-            now = _sklearn_version()
+            now = sys.modules["sklearn"].__version__
             saved = " and ".join(sorted(saved_with - {now}))
             why = f"; it was saved with scikit-learn {saved} and this is {now}" if saved else ""
             raise ModelError(f"{path} cannot be loaded: {type(exc).__name__}: {exc}{why}") from exc
@@ -167,23 +167,18 @@ def _merged_version_warnings(path: str) -> Iterator[None]:
             warnings.simplefilter("always")
             yield
         sklearn_warning = getattr(sys.modules.get("sklearn.exceptions"), "InconsistentVersionWarning", None)
-    saved: set[str] = set()
+    versions: set[tuple[str, str]] = set()
     for one in caught:
         message: Any = one.message
         if sklearn_warning is not None and isinstance(message, sklearn_warning):
-            saved.add(message.original_sklearn_version)
+            versions.add((message.original_sklearn_version, message.current_sklearn_version))
         else:
             warnings.warn_explicit(message, one.category, one.filename, one.lineno, source=one.source)
-    if saved:
+    if versions:
+        saved, (now, *_) = zip(*sorted(versions), strict=True)
         warnings.warn(
-            f"{path} was saved with scikit-learn {' and '.join(sorted(saved))} and is loaded with "
-            f"{_sklearn_version()}: it may predict differently. Save it again with this version, or install "
-            "the other one",
+            f"{path} was saved with scikit-learn {' and '.join(saved)} and is loaded with {now}: it may "
+            "predict differently. Save it again with this version, or install the other one",
             ModelVersionWarning,
             stacklevel=2,
         )
-
-
-def _sklearn_version() -> str:
-    """The version of scikit-learn, which has been imported."""
-    return str(sys.modules["sklearn"].__version__)

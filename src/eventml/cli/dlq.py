@@ -23,8 +23,8 @@ from eventml.cli.output import (
 )
 from eventml.runtime import (
     DLQ_PREFIX,
-    DeadLetter,
     DeadLetterAction,
+    DeadLetterDelivery,
     DeadLetterQueue,
     ReplayReport,
     browse,
@@ -160,9 +160,9 @@ def drop(
     _replay_or_drop(selection, "drop", dry_run=dry_run, as_json=as_json)
 
 
-async def _read(selection: Selection) -> list[tuple[str, DeadLetter]]:
+async def _read(selection: Selection) -> list[tuple[str, DeadLetterDelivery]]:
     """Return the selected dead letters, each with the names of its handlers."""
-    found: list[tuple[str, DeadLetter]] = []
+    found: list[tuple[str, DeadLetterDelivery]] = []
 
     async def read_queue(queue: DeadLetterQueue, subscription: Subscription, limit: int | None) -> int:
         dead_letters = [
@@ -232,11 +232,11 @@ def _print_result(result: QueueResult) -> None:
         print_message(f"{result.handler}: {count} could not be {done}, and remain: {reason}", "error")
 
 
-def _print_json(dead_letters: list[Any], found: list[tuple[str, DeadLetter]]) -> None:
+def _print_json(dead_letters: list[Any], found: list[tuple[str, DeadLetterDelivery]]) -> None:
     typer.echo(msgspec.json.encode(DeadLetterList(dead_letters, _count(found))))
 
 
-def _print_counts(found: list[tuple[str, DeadLetter]]) -> None:
+def _print_counts(found: list[tuple[str, DeadLetterDelivery]]) -> None:
     if not found:
         typer.echo("no dead letters")
     for handler, counts in _count(found).items():
@@ -244,7 +244,7 @@ def _print_counts(found: list[tuple[str, DeadLetter]]) -> None:
         typer.echo(f"{handler}: {counts.total()} {noun} ({_format_counts(counts)})")
 
 
-def _count(found: list[tuple[str, DeadLetter]]) -> dict[str, Counter[str]]:
+def _count(found: list[tuple[str, DeadLetterDelivery]]) -> dict[str, Counter[str]]:
     counts: dict[str, Counter[str]] = {}
     for handler, dead_letter in found:
         counts.setdefault(handler, Counter())[dead_letter.exception] += 1
@@ -255,17 +255,17 @@ def _format_counts(counts: Counter[str]) -> str:
     return ", ".join(f"{count} {_one_line(name)}" for name, count in counts.most_common())
 
 
-def _fields(handler: str, dead_letter: DeadLetter) -> dict[str, Any]:
+def _fields(handler: str, dead_letter: DeadLetterDelivery) -> dict[str, Any]:
     names = (name for name in ListedDeadLetter.__struct_fields__ if name != "handler")
     return {"handler": handler, **{name: getattr(dead_letter, name) for name in names}}
 
 
-def _with_record(handler: str, dead_letter: DeadLetter) -> ShownDeadLetter:
+def _with_record(handler: str, dead_letter: DeadLetterDelivery) -> ShownDeadLetter:
     record = msgspec.Raw(delivery_to_json(dead_letter.delivery).rstrip())
     return ShownDeadLetter(**_fields(handler, dead_letter), record=record)
 
 
-def _row(handler: str, dead_letter: DeadLetter) -> list[str]:
+def _row(handler: str, dead_letter: DeadLetterDelivery) -> list[str]:
     reason = dead_letter.message.removeprefix(f"{dead_letter.exception}: ")
     return [
         handler,
@@ -278,7 +278,7 @@ def _row(handler: str, dead_letter: DeadLetter) -> list[str]:
     ]
 
 
-def _lines(handler: str, dead_letter: DeadLetter) -> Iterator[str]:
+def _lines(handler: str, dead_letter: DeadLetterDelivery) -> Iterator[str]:
     """Yield the lines of a dead letter as `show` prints it."""
     record = msgspec.json.decode(delivery_to_json(dead_letter.delivery))
     attempts = "attempt" if dead_letter.attempts == 1 else "attempts"

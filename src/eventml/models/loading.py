@@ -178,12 +178,9 @@ def _load_from_function(function: Callable[[], Any], name: str) -> Model:
 def _version_of(model: Any) -> str:
     """The version of an object: a hash of its pickled state, or "unversioned" if it cannot be pickled.
 
-    Promised: the same version in every process with the same versions of Python, the model's libraries and
-    joblib, for models whose state is numbers, text, arrays and containers of them. Not promised: the same
-    version with other versions of those, or for two trainings that predict alike. Without joblib (part of
-    the extra `sklearn`) the version of a model that contains sets of text may differ between processes.
-
-    Predictions of two models with the version "unversioned" cannot be told apart by their ids.
+    It is the same in every process with the same versions of Python, the model's libraries and joblib, for
+    models whose state is numbers, text, arrays and containers of them. Without joblib (part of the extra
+    `sklearn`) the version of a model that contains sets of text may differ between processes.
     """
     try:
         try:

@@ -211,7 +211,7 @@ async def completing_twice_is_harmless(trial: Trial) -> None:
 async def one_input_gives_one_output(trial: Trial) -> None:
     """However many members complete a delivery, its outputs are published once.
 
-    The completion of a member that does not own the delivery is dropped without an error.
+    A completion of a delivery that another member has completed is dropped without an error.
     """
     [to] = await trial.topics(1)
     members = [await trial.join() for _ in range(2)]
@@ -220,7 +220,9 @@ async def one_input_gives_one_output(trial: Trial) -> None:
     await other.finish([taken], to, by="another")
     await owner.finish([taken], to, by="owner")
     await other.finish([taken], to, by="another again")
-    await trial.expect_outputs(to, [taken.record], by="owner")
+    reader = await trial.reader(to)
+    await reader.take(1)
+    await reader.expect_nothing("one input should have one output")
     for member in members:
         await member.leave()
     successor = await trial.join()

@@ -35,7 +35,7 @@ class RemembersDeadLetters(Member):
         await super().complete([replace(completion, dedupe="drop") for completion in done])
 
 
-@breaks("ids_are_recorded_per_group")
+@breaks("ids_are_recorded_per_group_and_topic")
 class RemembersForAllGroups(Connection):
     def join(self, topics: Sequence[str], group: str | None, start: Start) -> Inner:
         inner = super().join(topics, group, start)
@@ -46,7 +46,7 @@ class RemembersForAllGroups(Connection):
         return inner
 
 
-@breaks("ids_are_recorded_per_topic")
+@breaks("ids_are_recorded_per_group_and_topic")
 class RemembersForAllTopics(Member):
     def __init__(self, connection: Connection, inner: Inner) -> None:
         super().__init__(connection, inner)
@@ -79,7 +79,7 @@ class ForgetsWhatItsMembersFinished(Member):
         super().leave()
 
 
-@breaks("recorded_ids_outlive_the_connections")
+@breaks("recorded_ids_outlive_the_member")
 class RemembersWhileItIsConnected(Connection):
     def close(self) -> None:
         if not self.broker.connections:

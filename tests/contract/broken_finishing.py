@@ -31,7 +31,7 @@ class DropsOutputs(Member):
         await super().complete([replace(completion, outputs=()) for completion in done])
 
 
-@breaks("a_completion_may_have_many_outputs")
+@breaks("completing_publishes_and_acks")
 class WritesOneOutput(Member):
     async def complete(self, done: Sequence[Completion]) -> None:
         await super().complete([replace(c, outputs=c.outputs[:1]) for c in done])
@@ -61,7 +61,11 @@ class AcksAllUpToTheHighest(Member):
             await super().complete([*map(Completion, below), completion])
 
 
-@breaks("completing_twice_is_harmless", "one_input_gives_one_output", "a_late_completion_is_dropped")
+@breaks(
+    "completing_twice_is_harmless",
+    "one_input_gives_one_output",
+    "deliveries_of_a_frozen_member_go_to_others",
+)
 class PublishesWhatIsNotItsOwn(Member):
     """An ack and a write in one step, but not fenced: the outputs go out, ours or not."""
 
@@ -70,7 +74,7 @@ class PublishesWhatIsNotItsOwn(Member):
         await super().complete([replace(completion, outputs=()) for completion in done])
 
 
-@breaks("nothing_is_doubled_while_members_join_and_leave")
+@breaks("nothing_is_lost_while_members_join_and_leave")
 class LeavesWithoutItsLastAcks(Member):
     """Acks in the background, and does not wait for that when it leaves."""
 
@@ -167,7 +171,7 @@ class GivesBackBackwards(Member):
             window._returned = dict(reversed(window._returned.items()))
 
 
-@breaks("order_is_kept_while_members_join_and_leave")
+@breaks("nothing_is_lost_while_members_join_and_leave")
 class TakesWhateverIsThere(Member):
     """Members compete for every record, and not for partitions."""
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 # Receiving
 
 
-@breaks("a_receive_keeps_to_its_limit")
+@breaks("a_receive_takes_what_is_there")
 class ExceedsItsLimit(Member):
     async def receive(self, limit: int) -> Sequence[Delivery]:
         return await super().receive(max(limit, 5))
@@ -90,7 +90,7 @@ class SharesNothing(Connection):
         return super().join(topics, group and secrets.token_hex(4), start)
 
 
-@breaks("members_on_separate_connections_share")
+@breaks("members_share_the_work")
 class HasOneConnection(Connection):
     """Declares `shared`, but lives in one process."""
 
@@ -101,13 +101,13 @@ class HasOneConnection(Connection):
         return broker.only
 
 
-@breaks("a_new_group_starts_as_configured", "a_latest_reader_sees_what_is_new")
+@breaks("a_subscription_starts_as_configured")
 class AlwaysBeginsAtTheFirst(Connection):
     def join(self, topics: Sequence[str], group: str | None, start: Start) -> Inner:
         return super().join(topics, group, "earliest")
 
 
-@breaks("what_is_published_after_joining_arrives", "a_group_that_finished_nothing_exists")
+@breaks("a_subscription_starts_as_configured", "a_group_goes_on_where_it_left_off")
 class JoinsAtItsFirstReceive(Connection):
     def join(self, topics: Sequence[str], group: str | None, start: Start) -> Inner:
         return _Late(lambda: super(JoinsAtItsFirstReceive, self).join(topics, group, start))
@@ -153,7 +153,7 @@ class ReadsTheFirstTopic(Connection):
         return super().join(topics[:1], group, start)
 
 
-@breaks("a_groups_name_is_its_own_at_every_topic")
+@breaks("a_subscription_reads_several_topics")
 class KnowsAGroupFromAnotherTopic(Connection):
     def join(self, topics: Sequence[str], group: str | None, start: Start) -> Inner:
         known = any(group in topic.groups for topic in self.broker.hub._topics.values())
@@ -169,7 +169,7 @@ class CreatesTopicsByAccident(Connection):
         return super().subscribe(topics, group=group, start=start)
 
 
-@breaks("what_was_published_outlives_the_connections")
+@breaks("a_group_goes_on_where_it_left_off")
 class LivesAsLongAsItsConnections(Connection):
     def close(self) -> None:
         if not self.broker.connections:
@@ -185,7 +185,7 @@ class ReadsAsAGroup(Connection):
         return super().join(topics, group or "readers", start)
 
 
-@breaks("lag_counts_what_a_member_left_unfinished")
+@breaks("a_subscriptions_lag_is_exact_or_unknown")
 class CountsItsOwnOnly(Member):
     async def lag(self) -> int | None:
         lag = await self.inner.lag()

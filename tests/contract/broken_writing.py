@@ -51,7 +51,7 @@ class NamesForeignRecordsAnew(Connection):
         await super().publish([replace(r, id=r.id or secrets.token_hex(4)) for r in records])
 
 
-@breaks("a_large_record_arrives")
+@breaks("a_record_arrives_as_it_was_published")
 class CutsLargeRecords(Connection):
     async def publish(self, records: Sequence[Record]) -> None:
         await super().publish([replace(record, value=record.value[:65_536]) for record in records])
@@ -71,7 +71,7 @@ class WritesOneChunk(Connection):
         await super().publish(records[:4096])
 
 
-@breaks("one_call_writes_to_several_topics")
+@breaks("one_call_writes_many_records")
 class WritesToOneTopic(Connection):
     async def publish(self, records: Sequence[Record]) -> None:
         await super().publish([replace(record, topic=records[0].topic) for record in records])
@@ -94,7 +94,7 @@ class WritesBackwards(Connection):
         await super().publish(records[::-1])
 
 
-@breaks("the_time_is_in_seconds_since_the_epoch")
+@breaks("a_record_arrives_as_it_was_published")
 class CountsMilliseconds(Member):
     async def receive(self, limit: int) -> Sequence[Delivery]:
         return [replace(d, timestamp=d.timestamp * 1_000) for d in await super().receive(limit)]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from eventml.backends.base import Backend, Completion, Subscription
-    from eventml.runtime.dead_letters import DeadLetter
+    from eventml.runtime.dead_letters import DeadLetterDelivery
 
 pytestmark = pytest.mark.anyio
 
@@ -66,14 +66,14 @@ async def handle_replayed(scenario: Scenario, backend: Backend, count: int) -> N
 
 async def dead_letters(
     scenario: Scenario, backend: Backend, wanted: DeadLetterFilter | None = None
-) -> list[DeadLetter]:
+) -> list[DeadLetterDelivery]:
     [queue, *_] = dead_letter_queues(scenario.bus.handlers.values())
     topic, group = queue.dead_letter_topic, queue.replay_group
     async with backend.subscribe([topic], group=group, start="earliest") as subscription:
         return [letter async for letter in browse(subscription, wanted or DeadLetterFilter())]
 
 
-def numbers(found: Sequence[DeadLetter]) -> list[int]:
+def numbers(found: Sequence[DeadLetterDelivery]) -> list[int]:
     return sorted(int(letter.id) for letter in found)
 
 

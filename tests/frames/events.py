@@ -78,7 +78,7 @@ def table_of_rows(events: list[Any], event_type: Any) -> Any:
 
 def frame_of_table(builder: FrameBuilder, table: Any) -> Any:
     """The frame of a table that was read, cast to the columns of the event type."""
-    return builder.from_table(cast_table(table, builder._columns, builder.schema))
+    return builder.from_table(cast_table(table, builder._columns))
 
 
 def _plain(value: Any) -> Any:

@@ -14,7 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from eventml.errors import DecodeError
-from eventml.frames import FrameBuilder, columns_of, frame_type, schema_of
+from eventml.frames import FrameBuilder, frame_type
+from eventml.frames.columns import columns_of
+from eventml.frames.tables import schema_of
 from tests.frames.events import frame_of_table
 
 

@@ -12,7 +12,8 @@ import pandas as pd
 import pytest
 
 from eventml.errors import RegistrationError
-from eventml.frames import FrameBuilder, columns_of, frame_type
+from eventml.frames import FrameBuilder, frame_type
+from eventml.frames.columns import columns_of
 
 
 class Inner(msgspec.Struct):

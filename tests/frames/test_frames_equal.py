@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pandas.testing import assert_frame_equal
 from polars.testing import assert_frame_equal as assert_polars_equal
 
-from eventml.frames import FrameBuilder, Library, cast_table, frame_type, schema_of
+from eventml.frames import FrameBuilder, Library, cast_table, frame_type
 from tests.frames.events import frame_of_table, table_of_rows, types_with_events
 
 LIBRARIES = get_args(Library)
@@ -63,7 +63,7 @@ def test_some_rows_of_a_cast_table_make_the_frame_of_those_events(
     event_type, events = made
     frame = frame_type(library, event_type)
     builder = FrameBuilder(frame)
-    cast = cast_table(table_of_rows(events, event_type), frame.columns, schema_of(frame.columns))
+    cast = cast_table(table_of_rows(events, event_type), frame.columns)
     start = data.draw(st.integers(0, len(events)))
     assert_same(library, builder.from_table(cast.slice(start)), builder.from_events(events[start:]))
 

@@ -27,8 +27,8 @@ from eventml.cli.output import (
 from eventml.errors import TopicNotFoundError
 from eventml.runtime import (
     DLQ_PREFIX,
-    DeadLetter,
     DeadLetterAction,
+    DeadLetterDelivery,
     DeadLetterFilter,
     DeadLetterQueue,
     ReplayReport,
@@ -206,7 +206,7 @@ async def _visit_queues(
 
 def _print(selection: Selection, *, in_full: bool, as_json: bool) -> None:
     """Print the selected dead letters, and their counts by handler and exception."""
-    found: list[tuple[str, DeadLetter]] = []
+    found: list[tuple[str, DeadLetterDelivery]] = []
 
     async def read_queue(queue: DeadLetterQueue, subscription: Subscription, limit: int | None) -> int:
         taken = [one async for one in browse(subscription, selection.matching, limit=limit)]
@@ -293,14 +293,14 @@ def _format_counts(counts: Counter[str]) -> str:
     return ", ".join(f"{count} {_one_line(name)}" for name, count in counts.most_common())
 
 
-def _to_json(handler: str, dead_letter: DeadLetter, *, in_full: bool) -> dict[str, Any]:
+def _to_json(handler: str, dead_letter: DeadLetterDelivery, *, in_full: bool) -> dict[str, Any]:
     """Return the fields of a dead letter for the JSON output; times are seconds since the epoch."""
     fields = {"handler": handler, "id": dead_letter.id, **msgspec.structs.asdict(dead_letter)}
     record = msgspec.Raw(delivery_to_json(fields.pop("delivery")))
     return fields | {"record": record} if in_full else fields
 
 
-def _row(handler: str, dead_letter: DeadLetter) -> list[str]:
+def _row(handler: str, dead_letter: DeadLetterDelivery) -> list[str]:
     reason = dead_letter.message.removeprefix(f"{dead_letter.exception}: ")
     return [
         handler,
@@ -313,7 +313,7 @@ def _row(handler: str, dead_letter: DeadLetter) -> list[str]:
     ]
 
 
-def _lines(handler: str, dead_letter: DeadLetter) -> Iterator[str]:
+def _lines(handler: str, dead_letter: DeadLetterDelivery) -> Iterator[str]:
     """Yield the lines of a dead letter as `show` prints it."""
     record = msgspec.json.decode(delivery_to_json(dead_letter.delivery))
     first, last = (format_time(t) or "-" for t in (dead_letter.first_failure, dead_letter.last_failure))

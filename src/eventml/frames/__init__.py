@@ -9,20 +9,16 @@ Read `columns.py` (the columns of an event type), then `tables.py` (events and t
 pyarrow are imported when a handler of frames is loaded.
 """
 
-from eventml.frames.columns import Column, FrameType, Library, columns_of, frame_type, library_of
+from eventml.frames.columns import FrameType, Library, frame_type, library_of
 from eventml.frames.rows import outputs_to_list
-from eventml.frames.tables import FrameBuilder, cast_table, events_to_table, schema_of
+from eventml.frames.tables import FrameBuilder, cast_table
 
 __all__ = [
-    "Column",
     "FrameBuilder",
     "FrameType",
     "Library",
     "cast_table",
-    "columns_of",
-    "events_to_table",
     "frame_type",
     "library_of",
     "outputs_to_list",
-    "schema_of",
 ]

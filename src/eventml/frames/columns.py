@@ -15,7 +15,6 @@ from msgspec import inspect
 from eventml.errors import MissingExtraError, RegistrationError
 
 Library = Literal["pandas", "polars", "pyarrow"]
-_EXTRAS: Final[dict[Library, str]] = {"pandas": "pandas", "polars": "polars", "pyarrow": "batch"}
 
 Form = Literal["int", "float", "bool", "str", "bytes", "datetime", "utc", "date", "time", "timedelta"]
 """The kind of values in a column. A `datetime` has no offset; a `utc` is a datetime in UTC."""
@@ -76,7 +75,9 @@ def frame_type(library: Library, event_type: Any) -> FrameType:
     """
     columns = columns_of(event_type)
     if find_spec("pyarrow") is None:  # not imported here, because importing it is slow
-        raise MissingExtraError(_EXTRAS[library], f"a handler of {library} frames")
+        raise MissingExtraError(
+            "batch" if library == "pyarrow" else library, f"a handler of {library} frames"
+        )
     return FrameType(library, columns)
 
 
@@ -91,21 +92,14 @@ def columns_of(event_type: Any) -> tuple[Column, ...]:
         known = inspect.type_info(event_type)
     except (TypeError, ValueError, NameError) as exc:
         raise RegistrationError(f"{shown} cannot be an event type: {exc}") from exc
-    if not isinstance(known, _WITH_FIELDS) or not known.fields:
+    fields: tuple[inspect.Field, ...] = getattr(known, "fields", ())
+    if not fields:
         raise RegistrationError(
             f"{shown} has no fields to make columns of; event_type must be a msgspec.Struct, a "
             "dataclass, a NamedTuple or a TypedDict"
         )
     getter: Any = itemgetter if isinstance(known, inspect.TypedDictType) else attrgetter
-    return tuple(_column(shown, field, getter(field.name)) for field in known.fields)
-
-
-_WITH_FIELDS: Final = (
-    inspect.StructType,
-    inspect.DataclassType,
-    inspect.NamedTupleType,
-    inspect.TypedDictType,
-)
+    return tuple(_column(shown, field, getter(field.name)) for field in fields)
 
 
 def _column(event: str, field: inspect.Field, get: Callable[[Any], Any]) -> Column:
@@ -126,7 +120,7 @@ def _column(event: str, field: inspect.Field, get: Callable[[Any], Any]) -> Colu
         nullable=nullable,
         type=type_,
         constrained=constrained,
-        default=_default(field),
+        default=field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory(),
         get=get,
         to_plain=plain,
     )
@@ -153,22 +147,35 @@ _PLAIN: Final[dict[type, tuple[Form, type]]] = {
 }
 
 
-def _value(kinds: list[inspect.Type]) -> _Found | None:
+def _value(kinds: list[inspect.Type]) -> _Found | None:  # noqa: PLR0911 - one for each kind of value
     """Form, type, whether constrained, and converter of such values; None if they cannot be a column."""
     if {type(kind) for kind in kinds} == {inspect.IntType, inspect.FloatType}:
         kinds = [kind for kind in kinds if isinstance(kind, inspect.FloatType)]
-    if len(kinds) != 1:
-        return None
-    kind = kinds[0]
-    if type(kind) in _PLAIN:
-        form, type_ = _PLAIN[type(kind)]
-        limits = {name: limit for name, limit in msgspec.structs.asdict(kind).items() if limit is not None}
+    if len(kinds) == 1 and type(kinds[0]) in _PLAIN:
+        form, type_ = _PLAIN[type(kinds[0])]
+        limits = {
+            name: limit for name, limit in msgspec.structs.asdict(kinds[0]).items() if limit is not None
+        }
         return form, Annotated[type_, msgspec.Meta(**limits)] if limits else type_, bool(limits), None
-    if isinstance(kind, inspect.LiteralType):
-        return _choices(kind.values, Literal[kind.values], None)
-    if isinstance(kind, inspect.EnumType):
-        return _choices(tuple(one.value for one in kind.cls), kind.cls, _enum_value)
-    return _moment(kind)
+    match kinds:
+        case [inspect.LiteralType(values=values)]:
+            return _choices(values, Literal[values], None)
+        case [inspect.EnumType(cls=cls)]:
+            return _choices(tuple(one.value for one in cls), cls, attrgetter("value"))
+        case [inspect.DateTimeType(tz=tz)]:
+            moment = Annotated[dt.datetime, msgspec.Meta(tz=bool(tz))]
+            return "utc" if tz else "datetime", moment, False, _without_offset if tz is None else None
+        case [
+            inspect.TimeType(tz=False)
+        ]:  # an Arrow time has no offset, so one that may have it is no column
+            return "time", Annotated[dt.time, msgspec.Meta(tz=False)], False, None
+        case [inspect.DateType()]:
+            return "date", dt.date, False, None
+        case [inspect.TimeDeltaType()]:
+            return "timedelta", dt.timedelta, False, None
+        case [inspect.UUIDType()]:
+            return "str", uuid.UUID, True, str
+    return None
 
 
 def _choices(values: tuple[Any, ...], type_: Any, plain: Callable[[Any], Any] | None) -> _Found | None:
@@ -176,26 +183,6 @@ def _choices(values: tuple[Any, ...], type_: Any, plain: Callable[[Any], Any] | 
     if kinds == {str}:
         return "str", type_, True, plain
     return ("int", type_, True, plain) if kinds == {int} else None
-
-
-def _moment(kind: inspect.Type) -> _Found | None:
-    if isinstance(kind, inspect.DateTimeType):
-        form: Form = "utc" if kind.tz else "datetime"
-        plain = _without_offset if kind.tz is None else None
-        return form, Annotated[dt.datetime, msgspec.Meta(tz=bool(kind.tz))], False, plain
-    if isinstance(kind, inspect.TimeType):
-        # An Arrow time has no offset, so a time that may have one cannot be a column.
-        return ("time", Annotated[dt.time, msgspec.Meta(tz=False)], False, None) if kind.tz is False else None
-    if isinstance(kind, inspect.DateType):
-        return "date", dt.date, False, None
-    if isinstance(kind, inspect.TimeDeltaType):
-        return "timedelta", dt.timedelta, False, None
-    if isinstance(kind, inspect.UUIDType):
-        return "str", uuid.UUID, True, str
-    return None
-
-
-_enum_value: Final = attrgetter("value")
 
 
 def _without_offset(time: dt.datetime) -> dt.datetime:
@@ -206,9 +193,3 @@ def _without_offset(time: dt.datetime) -> dt.datetime:
             "Annotated[datetime, msgspec.Meta(tz=True)] for a column in UTC"
         )
     return time
-
-
-def _default(field: inspect.Field) -> Any:
-    if field.default_factory is not msgspec.NODEFAULT:
-        return field.default_factory()
-    return field.default

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
 from msgspec import inspect
 
 from eventml.errors import MissingExtraError, OutputError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 
 def outputs_to_list(outputs: Any, output_type: Any, *, check_index: bool) -> Any:
@@ -40,7 +37,9 @@ def outputs_to_list(outputs: Any, output_type: Any, *, check_index: bool) -> Any
     try:
         if column_names is None:
             return _LISTS[library](outputs)
-        names = _names(column_names)
+        names = list(column_names)
+        if not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+            raise OutputError(f"returned columns need unique names of type str, not {names}")
         columns = [_LISTS[library](outputs[name]) for name in names]
     except (ValueError, TypeError, OverflowError) as exc:
         raise OutputError(f"a returned column cannot be read: {exc}") from exc
@@ -48,14 +47,10 @@ def outputs_to_list(outputs: Any, output_type: Any, *, check_index: bool) -> Any
 
 
 def _check_index(outputs: Any) -> None:
+    import pandas as pd  # noqa: PLC0415 - the outputs are of pandas
+
     index = getattr(outputs, "index", None)
-    if index is None or len(index) == 0:
-        return
-    if type(index).__name__ == "RangeIndex":
-        kept = index.start == 0 and index.step == 1
-    else:
-        kept = index.tolist() == list(range(len(index)))
-    if not kept:
+    if index is not None and len(index) and not index.equals(pd.RangeIndex(len(index))):
         raise OutputError(
             "the returned index is not 0 to n-1, and outputs are assigned to events by position: return the "
             "rows in the order of the given frame (.sort_index()), or, if they are in that order, call "
@@ -63,21 +58,11 @@ def _check_index(outputs: Any) -> None:
         )
 
 
-def _names(column_names: Iterable[Any]) -> list[str]:
-    names = list(column_names)
-    if not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
-        raise OutputError(f"returned columns need unique names of type str, not {names}")
-    return names
-
-
 def _rows(names: list[str], columns: list[list[Any]], output_type: Any) -> list[Any]:
     if output_type is not Any:
         fields = _fields(names, output_type)
         names = [field.encode_name for field in fields]
-        columns = [
-            _to_ints(column) if _is_int(field.type) else column
-            for field, column in zip(fields, columns, strict=True)
-        ]
+        columns = [_with_ints(column, field.type) for field, column in zip(fields, columns, strict=True)]
     rows = [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
     if output_type is Any:
         return rows
@@ -107,14 +92,10 @@ def _fields(names: list[str], output_type: Any) -> list[inspect.Field]:
     return chosen
 
 
-def _is_int(type_: inspect.Type) -> bool:
-    kinds = type_.types if isinstance(type_, inspect.UnionType) else (type_,)
-    return {type(kind) for kind in kinds} - {inspect.NoneType} == {inspect.IntType}
-
-
-def _to_ints(column: list[Any]) -> list[Any]:
-    """Nullable ints, which pandas represents as floats with NaN, as ints and None."""
-    if float not in set(map(type, column)):
+def _with_ints(column: list[Any], type_: inspect.Type) -> list[Any]:
+    """Nullable ints, which pandas represents as floats with NaN, as ints and None. Other columns stay."""
+    kinds = {type(kind) for kind in (type_.types if isinstance(type_, inspect.UnionType) else (type_,))}
+    if kinds - {inspect.NoneType} != {inspect.IntType} or float not in set(map(type, column)):
         return column
     return [
         (None if value != value else int(value) if value.is_integer() else value)  # noqa: PLR0124 - true for NaN only
@@ -139,11 +120,6 @@ def _of_pandas(series: Any) -> list[Any]:
     return _of_arrow(pa.array(series, from_pandas=True))
 
 
-def _of_polars(series: Any) -> list[Any]:
-    values: list[Any] = series.to_list()
-    return values
-
-
 def _of_arrow(array: Any) -> list[Any]:
     import pyarrow as pa  # noqa: PLC0415 - only if an Arrow column is returned
 
@@ -156,4 +132,4 @@ def _of_arrow(array: Any) -> list[Any]:
     return values
 
 
-_LISTS: Final = {"pandas": _of_pandas, "polars": _of_polars, "pyarrow": _of_arrow}
+_LISTS: Final = {"pandas": _of_pandas, "polars": lambda series: series.to_list(), "pyarrow": _of_arrow}

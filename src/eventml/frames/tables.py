@@ -7,25 +7,29 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from eventml.errors import DecodeError
-from eventml.frames.columns import Column, Form, FrameType
+from eventml.frames.columns import Column, Form, FrameType, Library
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     import pyarrow as pa
 
-_ARROW_TYPES: Final[dict[Form, Callable[[Any], Any]]] = {
-    "int": lambda pa: pa.int64(),
-    "float": lambda pa: pa.float64(),
-    "bool": lambda pa: pa.bool_(),
-    "str": lambda pa: pa.string(),
-    "bytes": lambda pa: pa.binary(),
-    "datetime": lambda pa: pa.timestamp("us"),
-    "utc": lambda pa: pa.timestamp("us", tz="UTC"),
-    "date": lambda pa: pa.date32(),
-    "time": lambda pa: pa.time64("us"),
-    "timedelta": lambda pa: pa.duration("us"),
+_FORMS: Final[dict[Form, tuple[Callable[[Any], Any], Callable[[Any, Any], bool]]]] = {
+    "int": (lambda pa: pa.int64(), lambda kinds, t: kinds.is_integer(t)),
+    "float": (lambda pa: pa.float64(), lambda kinds, t: kinds.is_floating(t) or kinds.is_integer(t)),
+    "bool": (lambda pa: pa.bool_(), lambda kinds, t: kinds.is_boolean(t)),
+    "str": (lambda pa: pa.string(), lambda kinds, t: kinds.is_string(t) or kinds.is_large_string(t)),
+    "bytes": (lambda pa: pa.binary(), lambda kinds, t: kinds.is_binary(t) or kinds.is_large_binary(t)),
+    "datetime": (lambda pa: pa.timestamp("us"), lambda kinds, t: kinds.is_timestamp(t) and t.tz is None),
+    "utc": (
+        lambda pa: pa.timestamp("us", "UTC"),
+        lambda kinds, t: kinds.is_timestamp(t) and t.tz is not None,
+    ),
+    "date": (lambda pa: pa.date32(), lambda kinds, t: kinds.is_date32(t)),
+    "time": (lambda pa: pa.time64("us"), lambda kinds, t: kinds.is_time(t)),
+    "timedelta": (lambda pa: pa.duration("us"), lambda kinds, t: kinds.is_duration(t)),
 }
+"""Of each form, its Arrow type, and whether Arrow casts a type to it exactly as the codec converts values."""
 
 
 def schema_of(columns: Sequence[Column]) -> pa.Schema:
@@ -33,27 +37,11 @@ def schema_of(columns: Sequence[Column]) -> pa.Schema:
     import pyarrow as pa  # noqa: PLC0415 - imported only if a handler takes frames
 
     return pa.schema(
-        [pa.field(column.name, _ARROW_TYPES[column.form](pa), nullable=column.nullable) for column in columns]
+        [pa.field(column.name, _FORMS[column.form][0](pa), nullable=column.nullable) for column in columns]
     )
 
 
-def events_to_table(events: Sequence[Any], columns: Sequence[Column], schema: pa.Schema) -> pa.Table:
-    """An Arrow table with a row for each event, in their order.
-
-    Raises:
-        DecodeError: A value does not fit its column's type (an int beyond 64 bits, a time with an offset in a
-            column without one); the message names the column.
-    """
-    import pyarrow as pa  # noqa: PLC0415 - as above
-
-    arrays = []
-    for column, field in zip(columns, schema, strict=True):
-        values = list(map(column.get, events))
-        arrays.append(_array(pa, column, field.type, values))
-    return pa.Table.from_arrays(arrays, schema=schema)
-
-
-def cast_table(table: pa.Table, columns: Sequence[Column], schema: pa.Schema) -> pa.Table:
+def cast_table(table: pa.Table, columns: Sequence[Column]) -> pa.Table:
     """A table that was read from a file or a database, with its columns converted to those of the event type.
 
     Columns are matched by the fields' encoded names; other columns are ignored, and a missing column is
@@ -66,6 +54,7 @@ def cast_table(table: pa.Table, columns: Sequence[Column], schema: pa.Schema) ->
     """
     import pyarrow as pa  # noqa: PLC0415 - as above
 
+    schema = schema_of(columns)
     arrays = [_cast(pa, table, column, field.type) for column, field in zip(columns, schema, strict=True)]
     return pa.Table.from_arrays(arrays, schema=schema)
 
@@ -89,7 +78,8 @@ def _cast(pa: Any, table: Any, column: Column, type_: Any) -> Any:
     found = table.column(column.source)
     if pa.types.is_dictionary(found.type):
         found = found.cast(found.type.value_type)
-    if not _has_form(pa, column.form, found.type) or column.to_plain is str:
+    castable = _FORMS[column.form][1](pa.types, found.type)
+    if not castable or column.to_plain is str:
         return _array(pa, column, type_, _converted(column, found))
     if found.null_count and not column.nullable:
         raise DecodeError(f"{column.source}: {found.null_count} of {len(found)} values are null")
@@ -111,24 +101,6 @@ def _converted(column: Column, values: Any) -> list[Any]:
     return converted
 
 
-def _has_form(pa: Any, form: Form, type_: Any) -> bool:
-    """Whether Arrow casts a column of this type to the form exactly as the codec would convert its values."""
-    kinds = pa.types
-    checks: dict[Form, bool] = {
-        "int": kinds.is_integer(type_),
-        "float": kinds.is_floating(type_) or kinds.is_integer(type_),
-        "bool": kinds.is_boolean(type_),
-        "str": kinds.is_string(type_) or kinds.is_large_string(type_),
-        "bytes": kinds.is_binary(type_) or kinds.is_large_binary(type_),
-        "datetime": kinds.is_timestamp(type_) and type_.tz is None,
-        "utc": kinds.is_timestamp(type_) and type_.tz is not None,
-        "date": kinds.is_date32(type_),
-        "time": kinds.is_time(type_),
-        "timedelta": kinds.is_duration(type_),
-    }
-    return checks[form]
-
-
 class FrameBuilder:
     """Builds the frames of a handler, from events or from tables: the same frame from either.
 
@@ -136,23 +108,28 @@ class FrameBuilder:
 
     Args:
         frame: Library and columns of the frames. The library is imported here.
-
-    Attributes:
-        schema: Arrow schema of the frames, whatever their library.
     """
 
     def __init__(self, frame: FrameType) -> None:
+        import pyarrow as pa  # noqa: PLC0415 - as above
+
+        self._pa = pa
         self._columns = frame.columns
-        self.schema: pa.Schema = schema_of(frame.columns)
-        self._make: Callable[[pa.Table], Any] = _MAKERS[frame.library]()
+        self._schema: pa.Schema = schema_of(frame.columns)
+        self._make: Callable[[pa.Table], Any] = _maker(frame.library)
 
     def from_events(self, events: Sequence[Any]) -> Any:
         """A frame with a row for each event, in their order.
 
         Raises:
-            DecodeError: A value does not fit its column's type; the message names the column.
+            DecodeError: A value does not fit its column's type (an int beyond 64 bits, a time with an offset
+                in a column without one); the message names the column.
         """
-        return self._make(events_to_table(events, self._columns, self.schema))
+        arrays = [
+            _array(self._pa, column, field.type, list(map(column.get, events)))
+            for column, field in zip(self._columns, self._schema, strict=True)
+        ]
+        return self._make(self._pa.Table.from_arrays(arrays, schema=self._schema))
 
     def from_table(self, table: pa.Table) -> Any:
         """A frame of a table that `cast_table` returned, or of a slice of one.
@@ -163,7 +140,14 @@ class FrameBuilder:
         return self._make(table)
 
 
-def _pandas() -> Callable[[pa.Table], Any]:
+def _maker(library: Library) -> Callable[[pa.Table], Any]:
+    """The function that makes a frame of a table."""
+    if library == "pyarrow":
+        return lambda table: table
+    if library == "polars":
+        import polars as pl  # noqa: PLC0415 - only if a handler takes such frames
+
+        return pl.from_arrow
     import numpy as np  # noqa: PLC0415 - all three only if a handler takes such frames
     import pandas as pd  # noqa: PLC0415
     import pyarrow as pa  # noqa: PLC0415
@@ -196,16 +180,3 @@ def _floats(pa: Any, table: pa.Table, place: int) -> Any:
             f"{table.schema.field(place).name}: a value does not fit float64, which pandas uses for an "
             f"`int | None`: {exc}. A polars or Arrow frame has 64-bit ints"
         ) from exc
-
-
-def _polars() -> Callable[[pa.Table], Any]:
-    import polars as pl  # noqa: PLC0415 - only if a handler takes such frames
-
-    return pl.from_arrow
-
-
-def _pyarrow() -> Callable[[pa.Table], Any]:
-    return lambda table: table
-
-
-_MAKERS = {"pandas": _pandas, "polars": _polars, "pyarrow": _pyarrow}

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-DEFAULT_SIZE: Final = 256
-"""Rows of a block. A linear model takes as long for them as for one row; a batch of 1,024 is four calls."""
 
-
-def in_blocks(predict: Callable[[Any], Any], rows: Any, *, size: int = DEFAULT_SIZE) -> Any:
+def in_blocks(predict: Callable[[Any], Any], rows: Any, *, size: int = 256) -> Any:
     """Call `predict` with exactly `size` rows at a time, so that each row gets the same bits in any batch.
 
     The last block is filled up with copies of the last row.
@@ -29,8 +26,8 @@ def in_blocks(predict: Callable[[Any], Any], rows: Any, *, size: int = DEFAULT_S
         predict: Takes rows and returns an array with one prediction for each. It must have no side effects,
             because it gets some rows more than once.
         rows: A numpy array, a sparse matrix, a pandas or polars frame, an Arrow table, or a list.
-        size: Rows of a block. Use less for a model that is slow per row. Predictions have the same bits
-            only with the same size.
+        size: Rows of a block. A linear model takes as long for 256 as for one row. Use less for a model that
+            is slow per row. Predictions have the same bits only with the same size.
 
     Returns:
         A numpy array with one prediction for each row.

@@ -1,32 +1,82 @@
-"""Loading a model from a path, an `Artefact`, or a function."""
+"""`Artefact` and `Model`, and loading a model from a path, an `Artefact` or a function."""
 
 from __future__ import annotations
 
 import hashlib
 import inspect
 import os
+import pickle
+from collections.abc import Callable
 from pathlib import Path
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, TypeAlias
+
+import msgspec
 
 from eventml.errors import EventMLError, ModelError, ModelNotFoundError, ModelTamperedError
-from eventml.models.artefact import Artefact, Model, ModelSource, version_of_digest, version_of_object
-from eventml.models.onnx_files import read_onnx
-from eventml.models.sklearn_files import read_pickle, read_skops
+from eventml.models.onnx_models import read_onnx
+from eventml.models.sklearn_models import read_pickle, read_skops
 from eventml.models.threads import use_one_job
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+_DIGITS: Final = 12  # of a version: 48 bits tell a team's models apart, and keep ids short
+_SUFFIXES: Final = (".skops", ".joblib", ".pkl", ".pickle", ".onnx")
 
-_READERS: Final[Mapping[str, Callable[[bytes, Artefact], Any]]] = MappingProxyType(
-    {
-        ".skops": read_skops,
-        ".joblib": read_pickle,
-        ".pkl": read_pickle,
-        ".pickle": read_pickle,
-        ".onnx": read_onnx,
-    }
-)
+
+class Model(msgspec.Struct, frozen=True, eq=False):
+    """A loaded model.
+
+    Attributes:
+        object: The model itself: the object in the file, or the one that the function returned.
+        name: Sent with every prediction, in the header `ce_model`.
+        version: Sent in the header `ce_modelversion`, and part of a prediction's id: two models that
+            predict differently need different versions, or their predictions look like duplicates.
+    """
+
+    object: Any
+    name: str
+    version: str
+
+
+class Artefact(msgspec.Struct, frozen=True):
+    """A model file, and what may be trusted in it.
+
+    Attributes:
+        path: Path of the file. Its suffix decides the format: `.skops`, `.joblib`, `.pkl`, `.pickle`,
+            `.onnx`.
+        name: Name of the model, or None for the file's name without its suffix.
+        version: Version of the model, or None for the first 12 hex digits of the file's sha256.
+        trusted: Full names of types and functions that may be loaded from a skops file, in addition
+            to eventml's reviewed list. The author of the file chooses the arguments that they are called
+            with: trust only what is harmless with any arguments.
+        sha256: The file's expected digest, 64 hex digits, checked for every format.
+        pickle: Whether to load a pickle. Loading runs any code in the file, so `sha256` is required too.
+        keep_threads: Whether to keep `n_jobs` and ONNX Runtime's threads. By default a model is limited
+            to one thread, because more make a stream slower; see `docs/models.md`.
+
+    Raises:
+        ModelError: `trusted` is a str and not a tuple.
+    """
+
+    path: str | os.PathLike[str]
+    name: str | None = None
+    version: str | None = None
+    trusted: tuple[str, ...] = ()
+    sha256: str | None = None
+    pickle: bool = False
+    keep_threads: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse a str as `trusted`, which would trust its single letters."""
+        if isinstance(self.trusted, str):
+            raise ModelError(f"Artefact.trusted is a tuple of names: write trusted=({self.trusted!r},)")
+
+
+ModelSource: TypeAlias = str | os.PathLike[str] | Artefact | Model | Callable[[], Any]
+"""What a handler's `model=` accepts: see `load`."""
+
+
+def keeps_threads(source: ModelSource) -> bool:
+    """Whether the model keeps its threads (`Artefact.keep_threads`)."""
+    return isinstance(source, Artefact) and source.keep_threads
 
 
 def load(source: ModelSource, *, name: str) -> Model:
@@ -70,36 +120,40 @@ def load(source: ModelSource, *, name: str) -> Model:
 
 def _load_file(artefact: Artefact) -> Model:
     path = Path(artefact.path)
-    read = _READERS.get(path.suffix.lower())
-    if read is None:
+    if path.suffix.lower() not in _SUFFIXES:
         raise ModelError(
             f"{path}: {path.suffix or 'a file without suffix'} is not a known model format; "
-            f"known are {', '.join(_READERS)}"
+            f"known are {', '.join(_SUFFIXES)}"
         )
-    data = _read_bytes(path)
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError as exc:
+        raise ModelNotFoundError(f"there is no model at {path} (looked for {path.absolute()})") from exc
+    except (OSError, ValueError) as exc:  # ValueError: a path with a null character
+        raise ModelError(f"the model at {path} cannot be read: {exc}") from exc
     digest = hashlib.sha256(data).hexdigest()
     if artefact.sha256 is not None and artefact.sha256.lower() != digest:
         raise ModelTamperedError(
             f"{path} is not the expected file: its sha256 is {digest}, not {artefact.sha256}. "
             "If it was replaced on purpose, change sha256 in its Artefact"
         )
-    model = read(data, artefact)
+    model = _read(data, artefact, path.suffix.lower())
     if not artefact.keep_threads:
         use_one_job(model)
     return Model(
         object=model,
         name=path.stem if artefact.name is None else artefact.name,
-        version=version_of_digest(digest) if artefact.version is None else artefact.version,
+        version=digest[:_DIGITS] if artefact.version is None else artefact.version,
     )
 
 
-def _read_bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError as exc:
-        raise ModelNotFoundError(f"there is no model at {path} (looked for {path.absolute()})") from exc
-    except (OSError, ValueError) as exc:  # ValueError: a path with a null character
-        raise ModelError(f"the model at {path} cannot be read: {exc}") from exc
+def _read(data: bytes, artefact: Artefact, suffix: str) -> Any:
+    path = str(artefact.path)
+    if suffix == ".skops":
+        return read_skops(data, path, artefact.trusted)
+    if suffix == ".onnx":
+        return read_onnx(data, path, keep_threads=artefact.keep_threads)
+    return read_pickle(data, path, allowed=artefact.pickle and artefact.sha256 is not None)
 
 
 def _load_from_function(function: Callable[[], Any], name: str) -> Model:
@@ -118,4 +172,23 @@ def _load_from_function(function: Callable[[], Any], name: str) -> Model:
     if isinstance(made, Model | Artefact | str | os.PathLike):
         return load(made, name=name)
     use_one_job(made)
-    return Model(object=made, name=name, version=version_of_object(made))
+    return Model(object=made, name=name, version=_version_of(made))
+
+
+def _version_of(model: Any) -> str:
+    """The version of an object: a hash of its pickled state, or "unversioned" if it cannot be pickled.
+
+    It is the same in every process with the same versions of Python, the model's libraries and joblib, for
+    models whose state is numbers, text, arrays and containers of them. Without joblib (part of the extra
+    `sklearn`) the version of a model that contains sets of text may differ between processes.
+    """
+    try:
+        try:
+            # joblib sorts sets and dictionaries and merges equal strings; a plain pickle differs between
+            # processes in all three.
+            import joblib  # noqa: PLC0415 - optional
+        except ImportError:
+            return hashlib.sha256(pickle.dumps(model, protocol=5)).hexdigest()[:_DIGITS]
+        return str(joblib.hash(model))[:_DIGITS]
+    except Exception:  # noqa: BLE001 - the pickling code of an object's class can raise anything
+        return "unversioned"

@@ -155,7 +155,7 @@ LOADERS: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
         **dict.fromkeys(_SPARSE, frozenset({"SparseMatrixNode"})),
         # Classes of numbers, by which columns are selected.
         **dict.fromkeys(_each("numpy", "floating generic inexact integer number"), frozenset({"TypeNode"})),
-        # Allowed around a listed function only: see `sklearn_files.py`.
+        # Allowed around a listed function only: see `sklearn_models.py`.
         "functools.partial": frozenset({"PartialNode"}),
     }
 )

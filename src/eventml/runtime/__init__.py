@@ -19,7 +19,7 @@ from eventml.runtime.batching import Item
 from eventml.runtime.calling import Caller
 from eventml.runtime.dead_letters import (
     DLQ_PREFIX,
-    DeadLetter,
+    DeadLetterDelivery,
     DeadLetterFilter,
     DeadLetterQueue,
     dead_letter_queues,
@@ -57,8 +57,8 @@ __all__ = [
     "BatchProcessor",
     "CallResults",
     "Caller",
-    "DeadLetter",
     "DeadLetterAction",
+    "DeadLetterDelivery",
     "DeadLetterFilter",
     "DeadLetterQueue",
     "Deferred",

@@ -135,7 +135,7 @@ def _printable(id_: str) -> str:
     return id_ if id_.isprintable() else ascii(id_)
 
 
-class DeadLetter(msgspec.Struct, frozen=True):
+class DeadLetterDelivery(msgspec.Struct, frozen=True):
     """A dead letter as it was received.
 
     Attributes:
@@ -175,7 +175,7 @@ class DeadLetter(msgspec.Struct, frozen=True):
         return f"{self.topic}/{self.partition}/{self.offset}"
 
 
-def read_dead_letter(delivery: Delivery) -> DeadLetter | None:
+def read_dead_letter(delivery: Delivery) -> DeadLetterDelivery | None:
     """Read a delivery of a dead-letter topic; None if its record is not a dead letter."""
     headers = delivery.record.headers
 
@@ -183,7 +183,7 @@ def read_dead_letter(delivery: Delivery) -> DeadLetter | None:
         return headers.get(DLQ_PREFIX + name, "")
 
     try:
-        return DeadLetter(
+        return DeadLetterDelivery(
             delivery=delivery,
             topic=headers[f"{DLQ_PREFIX}topic"],
             partition=header("partition"),
@@ -215,7 +215,7 @@ class DeadLetterFilter(msgspec.Struct, frozen=True, kw_only=True):
     since: float | None = None
     until: float | None = None
 
-    def matches(self, dead_letter: DeadLetter) -> bool:
+    def matches(self, dead_letter: DeadLetterDelivery) -> bool:
         """Whether a dead letter meets all conditions."""
         return (
             (not self.ids or dead_letter.id in self.ids)

@@ -20,7 +20,7 @@ import msgspec
 from eventml.backends.base import Completion, Subscription
 from eventml.errors import PublishError
 from eventml.records import REPLAY_GROUP, Delivery, Record
-from eventml.runtime.dead_letters import DLQ_PREFIX, DeadLetter, DeadLetterFilter, read_dead_letter
+from eventml.runtime.dead_letters import DLQ_PREFIX, DeadLetterDelivery, DeadLetterFilter, read_dead_letter
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
@@ -62,7 +62,7 @@ async def browse(
     *,
     limit: int | None = None,
     patience: float = _PATIENCE,
-) -> AsyncIterator[DeadLetter]:
+) -> AsyncIterator[DeadLetterDelivery]:
     """The dead letters that match, of those that are there now. They go back when the subscription closes.
 
     Args:
@@ -207,9 +207,9 @@ class _Run:
         """Whether the limit is reached."""
         return self._left is not None and self._left <= 0
 
-    def decide(self, deliveries: Sequence[Delivery]) -> list[tuple[DeadLetter | None, Completion]]:
+    def decide(self, deliveries: Sequence[Delivery]) -> list[tuple[DeadLetterDelivery | None, Completion]]:
         """The completions for a step, each with its dead letter; None if that is moved or is a duplicate."""
-        steps: list[tuple[DeadLetter | None, Completion]] = []
+        steps: list[tuple[DeadLetterDelivery | None, Completion]] = []
         for delivery in deliveries:
             if self.over:
                 break  # records behind the last one that matched leave no gap
@@ -232,7 +232,7 @@ class _Run:
         return steps
 
     def count(
-        self, steps: Sequence[tuple[DeadLetter | None, Completion]], refused: Mapping[int, str]
+        self, steps: Sequence[tuple[DeadLetterDelivery | None, Completion]], refused: Mapping[int, str]
     ) -> None:
         """Count the steps that were completed, and those that were refused."""
         for position, (dead_letter, _) in enumerate(steps):
@@ -241,7 +241,7 @@ class _Run:
             elif dead_letter is not None:
                 self.report.chosen[dead_letter.exception] += 1
 
-    def _replayed(self, dead_letter: DeadLetter) -> Record:
+    def _replayed(self, dead_letter: DeadLetterDelivery) -> Record:
         """The record that goes back to the topic: the event as it was, for its group alone.
 
         Equal headers share a mapping, which backends write more cheaply.

@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import secrets
-from collections import Counter
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, contextmanager, nullcontext
+from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, Unpack
 
 import anyio
 import msgspec
+from msgspec.structs import replace
 
+from eventml import config
 from eventml.backends import memory
 from eventml.codec import Decoder
 from eventml.errors import ConfigError, NotOpenError
+from eventml.models import Artefact, Model
 from eventml.records import Record
-from eventml.runtime import DLQ_PREFIX, dead_letter_topic, describe, output_event_type, task_group
-from eventml.testing.overrides import overriding
+from eventml.runtime import dead_letter_topic, describe, output_event_type, read_dead_letter, task_group
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from types import TracebackType
 
     from eventml.backends.memory.hub import Hub
     from eventml.bus import Bus
+    from eventml.handlers import Handler
     from eventml.producer import KeyOf, PublishOptions
-    from eventml.records import Delivery, Record
+    from eventml.records import Delivery
     from eventml.runtime import Worker
 
 
@@ -51,22 +54,10 @@ class DeadLetter(msgspec.Struct, frozen=True):
         return f"{self.handler}: {self.record.id} failed after {self.attempts} attempts: {self.reason}"
 
 
-def read_dead_letter(handler: str, record: Record, raised: Iterable[Exception]) -> DeadLetter:
-    """Read a record of a dead-letter topic; `error` is found among the exceptions raised."""
-    reason = record.headers[f"{DLQ_PREFIX}message"]
-    return DeadLetter(
-        handler=handler,
-        record=record,
-        exception=record.headers[f"{DLQ_PREFIX}exception"],
-        reason=reason,
-        attempts=int(record.headers[f"{DLQ_PREFIX}attempts"]),
-        error=next((error for error in raised if describe(error).startswith(reason)), None),
-    )
-
-
 # One partition, so that a topic has one order, and a log that a test does not fill.
 _SETTINGS: Final = memory.Settings(partitions=1, retention=1_000_000_000)
-_LOOK = 0.001  # seconds between two checks whether all is handled
+_BACKOFF: Final = 0.001  # seconds: the number of retries stays, the waits between them are short
+_LOOK: Final = 0.001  # seconds between two checks whether all is handled
 
 
 class TestBus:
@@ -113,23 +104,14 @@ class TestBus:
         self._timeout = timeout
         self._raise_failures = raise_failures
         self._raised: list[tuple[str, Exception]] = []
-        self._reported: Counter[str] = Counter()
+        self._reported: list[DeadLetter] = []
         self._hub: Hub | None = None
         self._worker: Worker | None = None
 
     async def __aenter__(self) -> Self:
         url = f"memory://test-{secrets.token_hex(8)}"
         async with AsyncExitStack() as stack:
-            overrides = overriding(
-                self._bus,
-                url=url,
-                options=_SETTINGS,
-                drain=self._timeout,
-                models=self._models,
-                lifespans=self._lifespans,
-                raised=self._raised,
-            )
-            stack.enter_context(overrides)
+            stack.enter_context(self._overridden(url))
             self._hub = await stack.enter_async_context(memory.temporary(url, _SETTINGS))
             await stack.enter_async_context(self._bus.open(backend=self._hub))
             worker = await stack.enter_async_context(self._bus.worker(self._only))
@@ -220,10 +202,21 @@ class TestBus:
         if not handlers:
             raise ConfigError(f"no handler is named {name!r} or reads {name!r}")
         return [
-            read_dead_letter(handler.name, record, [e for who, e in self._raised if who == handler.name])
+            DeadLetter(
+                handler=handler.name,
+                record=delivery.record,
+                exception=found.exception,
+                reason=found.message,
+                attempts=found.attempts,
+                error=next((e for e in self._raised_by(handler.name) if describe(e) == found.message), None),
+            )
             for handler in handlers
-            for record in self.records(dead_letter_topic(handler.topic, handler.options.group))
+            for delivery in self._log(dead_letter_topic(handler.topic, handler.options.group))
+            if (found := read_dead_letter(delivery)) is not None
         ]
+
+    def _raised_by(self, handler: str) -> list[Exception]:
+        return [error for name, error in self._raised if name == handler]
 
     def _log(self, topic: str) -> list[Delivery]:
         if self._hub is None:
@@ -239,14 +232,11 @@ class TestBus:
         return next(map(output_event_type, writers), Any)
 
     def _report(self) -> None:
-        letters = self.dead_letters()
-        old, self._reported = self._reported, Counter(letter.handler for letter in letters)
-        seen: Counter[str] = Counter()
-        new = []
-        for letter in letters:
-            seen[letter.handler] += 1
-            if seen[letter.handler] > old[letter.handler]:
-                new.append(letter)
+        dead_letters = self.dead_letters()
+        new = dead_letters.copy()
+        for reported in self._reported:
+            new.remove(reported)
+        self._reported = dead_letters
         if new:
             raise AssertionError("\n".join(map(str, new))) from new[0].error
 
@@ -254,8 +244,73 @@ class TestBus:
         lines = []
         for name, lag in (await worker.lag()).items():
             if lag or worker.stats[name].in_flight:
-                last = next((describe(e) for who, e in reversed(self._raised) if who == name), "nothing")
+                last = next((describe(error) for error in reversed(self._raised_by(name))), "nothing")
                 lines.append(
                     f"{name}: {lag} events after {worker.stats[name].calls} calls; it last raised {last}"
                 )
         return f"not handled within {self._timeout:g} s:\n" + "\n".join(lines)
+
+    # Overrides
+
+    @contextmanager
+    def _overridden(self, url: str) -> Iterator[None]:
+        """Replace the bus's settings, models and lifespans while the context is entered."""
+        bus = self._bus
+        handlers, settings, lifespans = dict(bus.handlers), bus._settings, dict(bus.lifespans)  # noqa: SLF001 - to restore them
+        self._check(
+            self._models, (n for n, h in handlers.items() if h.model is not None), "handler with a model"
+        )
+        self._check(self._lifespans, lifespans, "lifespan")
+        try:
+            backend = config.BackendSettings(url=url, options=_SETTINGS)
+            bus.configure(config.Settings(backend=backend, drain=self._timeout))
+            bus.handlers.update({name: self._stand_in(handler) for name, handler in handlers.items()})
+            bus.lifespans.update(
+                {name: partial(nullcontext, value) for name, value in self._lifespans.items()}
+            )
+            yield
+        finally:
+            bus.handlers.update(handlers)
+            bus.lifespans.update(lifespans)
+            bus._settings = settings  # noqa: SLF001 - as above
+
+    def _check(self, given: Iterable[str], known: Iterable[str], what: str) -> None:
+        names = sorted(known)
+        for name in given:
+            if name not in names:
+                there_are = ", ".join(names) or "none"
+                raise ConfigError(
+                    f"bus {self._bus.name!r} has no {what} named {name!r}; there are: {there_are}"
+                )
+
+    def _stand_in(self, handler: Handler) -> Handler:
+        """The handler with its model replaced, short waits between retries, and its exceptions recorded."""
+        model, options = self._models.get(handler.name, handler.model), handler.options
+        if handler.name in self._models and not isinstance(model, Model | Artefact):
+            model = Model(object=model, name=handler.name, version="test")
+        backoff, max_backoff = min(options.backoff, _BACKOFF), min(options.max_backoff, 10 * _BACKOFF)
+        return replace(
+            handler,
+            function=self._recording(handler),
+            model=model,
+            options=replace(options, backoff=backoff, max_backoff=max_backoff),
+        )
+
+    def _recording(self, handler: Handler) -> Any:
+        """The handler's function, with each exception that it raises recorded."""
+        function: Any = handler.function
+
+        @contextmanager
+        def recorded() -> Iterator[None]:
+            try:
+                yield
+            except Exception as exc:
+                self._raised.append((handler.name, exc))
+                raise
+
+        @wraps(function)
+        async def call(*args: Any, **kwargs: Any) -> Any:
+            with recorded():
+                return await function(*args, **kwargs)
+
+        return call if handler.is_async else recorded()(function)

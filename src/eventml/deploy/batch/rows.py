@@ -20,7 +20,7 @@ from eventml.deploy.batch.chunks import RejectedRow, RowChunk, Values, as_list, 
 from eventml.deploy.batch.csv_reader import value_of_cell
 from eventml.deploy.batch.schema import column_kind
 from eventml.errors import DecodeError, SourceError
-from eventml.frames import FrameType, cast_table, schema_of
+from eventml.frames import FrameType, cast_table
 from eventml.runtime import describe
 
 if TYPE_CHECKING:
@@ -238,7 +238,7 @@ class ChunkDecoder:
         import pyarrow as pa  # noqa: PLC0415 - the columns are pyarrow's, so it is installed
 
         try:
-            table = cast_table(pa.table(dict(chunk.columns)), frame.columns, schema_of(frame.columns))
+            table = cast_table(pa.table(dict(chunk.columns)), frame.columns)
         except DecodeError:
             return None
 

@@ -20,8 +20,8 @@ In a plug-in's own tests:
 A case is skipped, with the reason, if the backend's `Capabilities` do not include its promise, or if the
 harness lacks what the case needs.
 
-Read `harness.py` (what a backend's author provides), `case.py`, `trial.py` (the set-up of a case), then
-the cases: `publishing.py`, `receiving.py`, `groups.py`, `completing.py`, `redelivery.py`,
+Read `case.py` (the harness that a backend's author provides, and what a case is), `trial.py` (the run of a
+case), `loops.py`, then the cases: `publishing.py`, `consuming.py`, `groups.py`, `redelivery.py`,
 `deduplication.py`. The suite imports `backends.base`, `records` and `errors`, and no backend.
 """
 
@@ -29,29 +29,15 @@ from __future__ import annotations
 
 from typing import Final
 
-from eventml.testing.contract import (
-    completing,
-    deduplication,
-    groups,
-    publishing,
-    receiving,
-    redelivery,
-)
-from eventml.testing.contract.case import Case, check
-from eventml.testing.contract.harness import Harness
+from eventml.testing.contract import consuming, deduplication, groups, publishing, redelivery
+from eventml.testing.contract.case import Case, Harness
+from eventml.testing.contract.trial import check
 
 __all__ = ["CASES", "Case", "Harness", "check"]
 
 CASES: Final[tuple[Case, ...]] = tuple(
     value
-    for module in (
-        publishing,
-        receiving,
-        groups,
-        completing,
-        redelivery,
-        deduplication,
-    )
+    for module in (publishing, consuming, groups, redelivery, deduplication)
     for value in vars(module).values()
     if isinstance(value, Case)
 )

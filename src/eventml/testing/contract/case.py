@@ -1,75 +1,64 @@
-"""A case of the contract: one promise, what it needs, and how it is checked."""
+"""A case of the contract: one promise, what it needs of the backend and its harness, and how it is checked.
+
+Expectations are functions, not `assert` statements: pytest does not rewrite these in an installed package.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
-from unittest import SkipTest
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import anyio
 import msgspec
 
-from eventml.backends.base import CreatesTopics
-from eventml.testing.contract import expect
-from eventml.testing.contract.trial import opened
+from eventml.backends.base import Backend
+from eventml.errors import PublishError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Coroutine, Iterable
+    from contextlib import AbstractAsyncContextManager
 
-    from eventml.backends.base import Backend
-    from eventml.testing.contract.harness import Harness
-    from eventml.testing.contract.trial import Trial
+    from eventml.backends.base import Capabilities
+    from eventml.records import Delivery, Record
 
 
-class Need(msgspec.Struct, frozen=True):
-    """A precondition of a case.
+class Harness(msgspec.Struct, frozen=True, kw_only=True):
+    """How to connect to the backend under test, and how to disturb it.
+
+    Only `connect` is required. A case that needs an attribute which is None is skipped, with the reason.
 
     Attributes:
-        lacking: Returns the reason to skip the case; None if the precondition is met.
+        connect: Opens a connection. The suite keeps several open at a time, all to the same broker; a
+            backend for a single process may return the same object each time. Each case uses topics and
+            groups with new names, so cases may share a broker.
+        create_topic: Creates a topic with at least 4 partitions. Needed where topics must exist before they
+            are used and the backend has no `create_topics`.
+        declared: The result of the module's `capabilities(settings)` for the same settings.
+        kill: Ends a connection (the object that `connect` gave) and its members without telling the
+            broker, as SIGKILL would. The suite closes them when the case ends and ignores the errors.
+        lease: Seconds after which a delivery is taken from a member that is alive but does nothing. Set a
+            short one in tests. Needed where the backend redelivers by lease.
+        freeze: A context manager that stops a connection's members while it is entered, as SIGSTOP does.
+            Needed where a backend renews leases by itself; None where it does not.
+        refused: Makes a record for a topic that the broker refuses for good (too large, say).
+        patience: Seconds that a receive, a rebalance or the detection of a dead member may take. A passing
+            case does not wait for it.
+        quiet: Seconds without a delivery after which the suite concludes that none will come.
     """
 
-    lacking: Callable[[Backend, Harness], str | None]
+    connect: Callable[[], AbstractAsyncContextManager[Backend]]
+    create_topic: Callable[[str], Coroutine[Any, Any, None]] | None = None
+    declared: Capabilities | None = None
+    kill: Callable[[Any], Awaitable[None]] | None = None
+    lease: float | None = None
+    freeze: Callable[[Any], AbstractAsyncContextManager[None]] | None = None
+    refused: Callable[[str], Record] | None = None
+    patience: float = 15.0
+    quiet: float = 0.3
 
 
-def declared(name: str, *accepted: object) -> Need:
-    """The backend declares this capability with one of these values."""
-
-    def lacking(backend: Backend, _: Harness) -> str | None:
-        value = getattr(backend.capabilities, name)
-        wanted = " or ".join(map(repr, accepted))
-        return None if value in accepted else f"{name} is {value!r}, this needs {wanted}"
-
-    return Need(lacking)
-
-
-def given(name: str) -> Need:
-    """The harness has this attribute."""
-    return Need(
-        lambda _, harness: None if getattr(harness, name) is not None else f"the harness has no {name}"
-    )
-
-
-def _no_creating(backend: Backend, _: Harness) -> str | None:
-    return None if isinstance(backend, CreatesTopics) else "the backend has no create_topics"
-
-
-def _by_use(backend: Backend, harness: Harness) -> str | None:
-    if isinstance(backend, CreatesTopics) or harness.create_topic is not None:
-        return None
-    return "a topic exists once it is used"
-
-
-ORDER_PER_KEY: Final = declared("ordering", "per_key")
-ORDER_OF_ONE_MEMBER: Final = declared("ordering", "per_key", "single_member")
-BY_LEASE: Final = declared("redelivery", "lease")
-ATOMIC: Final = declared("atomic_completion", True)
-DURABLE: Final = declared("durable", True)
-SHARED: Final = declared("shared", True)
-DEDUPLICATES: Final = declared("deduplicates", True)
-CREATES_TOPICS: Final = Need(_no_creating)
-TOPICS_BEFOREHAND: Final = Need(_by_use)
-DECLARED: Final = given("declared")
-KILL: Final = given("kill")
-LEASE: Final = given("lease")
-REFUSED: Final = given("refused")
+T = TypeVar("T")
 
 
 class Case(msgspec.Struct, frozen=True):
@@ -78,66 +67,112 @@ class Case(msgspec.Struct, frozen=True):
     Attributes:
         name: The promise in a few words: the name of the case's function.
         promise: The promise in full: the docstring of the case's function.
-        run: Raises AssertionError if the promise is broken.
-        needs: Preconditions; the case is skipped if one is not met.
+        run: Called with a `Trial`; raises AssertionError if the promise is broken.
+        needs: Values, or tuples of values, that the backend's capabilities must have, by the capability's
+            name. The case is skipped if one has another.
     """
 
     name: str
     promise: str
-    run: Callable[[Trial], Awaitable[None]]
-    needs: tuple[Need, ...] = ()
+    run: Callable[[Any], Awaitable[None]]
+    needs: Mapping[str, object]
 
     def __str__(self) -> str:
         return self.name
 
 
-def case(*needs: Need) -> Callable[[Callable[[Trial], Awaitable[None]]], Case]:
+def case(**needs: object) -> Callable[[Callable[[Any], Awaitable[None]]], Case]:
     """Decorate a function as a case; its docstring is the promise."""
-
-    def make(function: Callable[[Trial], Awaitable[None]]) -> Case:
-        return Case(function.__name__, " ".join((function.__doc__ or "").split()), function, needs)
-
-    return make
+    return lambda function: Case(
+        function.__name__, " ".join((function.__doc__ or "").split()), function, needs
+    )
 
 
-_STEPS: Final = 8  # limit of a whole case, in multiples of the harness's patience
+# Expectations
+
+_SHOWN, _CHARACTERS = 10, 1_000  # ids that a message lists, and characters of a value in it
 
 
-async def check(case: Case, harness: Harness) -> None:
-    """Run one case against a backend.
+def expect(condition: object, message: str) -> None:
+    """Fail with the message unless the condition is true."""
+    if not condition:
+        raise AssertionError(message)
 
-    Raises:
-        AssertionError: the promise is broken; a note on the exception states the promise.
-        unittest.SkipTest: a precondition is not met. pytest reports it as a skip, with the reason.
-    """
+
+def expect_equal(what: str, got: object, wanted: object) -> None:
+    """Fail unless the two are equal; `what` names the value."""
+    if got != wanted:
+        raise AssertionError(f"{what}: expected {_shown(wanted)}, got {_shown(got)}")
+
+
+def expect_same(got: Record, wanted: Record) -> None:
+    """Fail unless two records are equal, to the byte."""
+    for field in wanted.__struct_fields__:
+        what = f"record {wanted.id!r}: its {field}"
+        expect_equal(what, getattr(got, field), getattr(wanted, field))
+
+
+def expect_lag(when: str, lag: Mapping[int, int] | int | None, wanted: int) -> None:
+    """Fail unless the lag, of a group or of its partitions together, is exact, or None for unknown."""
+    if lag is not None:
+        expect_equal(f"the lag {when}", sum(lag.values()) if isinstance(lag, Mapping) else lag, wanted)
+
+
+async def within(seconds: float, what: str, work: Awaitable[T]) -> T:
+    """The result of `work`; fail, with `what` did not happen, if it takes longer than this."""
+    with anyio.move_on_after(seconds):
+        return await work
+    raise AssertionError(f"{what} within {seconds:g} s")
+
+
+async def expect_refused(work: Awaitable[None], position: int) -> None:
+    """Fail unless `work` raises a PublishError that names this position only."""
     try:
-        await expect.within(_STEPS * harness.patience, lambda: "the case did not end", _run(case, harness))
-    except ExceptionGroup as group:
-        cause = _first(group)
-        cause.add_note(f"contract: {case.name}: {case.promise}")
-        raise cause from None
-    except AssertionError as exc:
-        exc.add_note(f"contract: {case.name}: {case.promise}")
-        raise
+        await work
+    except PublishError as exc:
+        expect_equal("the positions in PublishError.failed", sorted(exc.failed), [position])
+    else:
+        raise AssertionError("the call returned although the broker refused one of the records")
 
 
-async def _run(case: Case, harness: Harness) -> None:
-    async with opened(harness) as trial:
-        for need in case.needs:
-            lacking = need.lacking(trial.backend, harness)
-            if lacking is not None:
-                raise SkipTest(f"{case.name}: {lacking}")
-        await case.run(trial)
+def ids(deliveries: Iterable[Delivery]) -> list[str]:
+    """The record ids of deliveries, in order."""
+    return [delivery.record.id for delivery in deliveries]
 
 
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The error to report: the first AssertionError, else the first error."""
-    leaves: list[BaseException] = []
-    todo: list[BaseException] = [group]
-    while todo:
-        error = todo.pop(0)
-        if isinstance(error, BaseExceptionGroup):
-            todo[:0] = error.exceptions
-        else:
-            leaves.append(error)
-    return next((error for error in leaves if isinstance(error, AssertionError)), leaves[0])
+def expect_each_once(
+    deliveries: Iterable[Delivery], records: Iterable[Record], what: str = "received"
+) -> None:
+    """Fail unless every record was delivered exactly once, and nothing else was."""
+    got, wanted = Counter(ids(deliveries)), Counter(record.id for record in records)
+    if missing := wanted - got:
+        raise AssertionError(f"{len(missing)} of {len(wanted)} never {what}: {_some(missing)}")
+    if more := got - wanted:
+        raise AssertionError(f"{what} more often than published: {_some(more.elements())}")
+
+
+def expect_in_order(deliveries: Iterable[Delivery], records: Iterable[Record]) -> None:
+    """Fail unless the delivered records of each key are in the order in which they were published.
+
+    Only the first delivery of each record counts: a redelivery may repeat earlier records, but not skip any.
+    """
+    published: defaultdict[bytes | None, list[str]] = defaultdict(list)
+    for record in records:
+        published[record.key].append(record.id)
+    came: defaultdict[bytes | None, dict[str, None]] = defaultdict(dict)
+    for delivery in deliveries:
+        came[delivery.record.key].setdefault(delivery.record.id)
+    for key, wanted in published.items():
+        seen = came.pop(key, {})
+        expect_equal(f"the order of the records of key {key!r}", list(seen), [i for i in wanted if i in seen])
+    expect(not came, f"records were delivered with unknown keys: {_some(map(repr, came))}")
+
+
+def _some(names: Iterable[str]) -> str:
+    names = sorted(names)
+    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _CHARACTERS else f"{text[: _CHARACTERS // 2]}...{text[-_CHARACTERS // 2 :]}"

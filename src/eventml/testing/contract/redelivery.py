@@ -7,114 +7,94 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from eventml.testing.contract import expect
-from eventml.testing.contract.case import (
-    ATOMIC,
-    BY_LEASE,
-    KILL,
-    LEASE,
-    ORDER_OF_ONE_MEMBER,
-    ORDER_PER_KEY,
-    case,
-)
-from eventml.testing.contract.work import Work
+from eventml.testing.contract.case import case, expect_each_once, expect_equal, expect_in_order, ids
+from eventml.testing.contract.loops import MemberLoops
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from eventml.records import Delivery, Record
+    from eventml.records import Delivery
     from eventml.testing.contract.trial import Member, Trial
 
 
 @case()
 async def leaving_returns_deliveries(trial: Trial) -> None:
     """Unfinished deliveries of a member that leaves are delivered unchanged to the next member."""
-    topic, group = await trial.topic(), trial.name("group")
-    records = await trial.published(10, topic=topic, keys=1)
-    member = await trial.join(topic, group=group)
+    records = await trial.published(10, keys=1)
+    member = await trial.join()
     taken = await member.take(10)
     await member.finish(taken[:4])
     await member.leave()
-    successor = await trial.join(topic, group=group)
+    successor = await trial.join()
     again = await successor.take(6)
-    expect.each_once(again, records[4:])
-    before = {d.record.id: d for d in taken}
+    expect_each_once(again, records[4:])
+    before = {d.record.id: (d.record, d.partition, d.offset) for d in taken}
     for d in again:
-        expect.equal("a redelivered record", d.record, before[d.record.id].record)
-        place = before[d.record.id]
-        expect.equal("its partition and offset", (d.partition, d.offset), (place.partition, place.offset))
+        got = (d.record, d.partition, d.offset)
+        expect_equal("a redelivered record, its partition and offset", got, before[d.record.id])
     await successor.finish(again)
-    await successor.take_silence("all was finished")
+    await successor.expect_nothing("all was finished")
 
 
 @case()
 async def leaving_returns_deliveries_to_the_other_members(trial: Trial) -> None:
     """Unfinished deliveries of a member that leaves go to the members that stay."""
-    topic, group = await trial.topic(), trial.name("group")
-    members = [await trial.join(topic, group=group) for _ in range(2)]
-    records = await trial.published(40, topic=topic, keys=40)
-    goes, _ = await trial.first_to_receive(members)
+    members = [await trial.join() for _ in range(2)]
+    records = await trial.published(40, keys=40)
+    goes, stays, _ = await trial.first_to_receive(members)
     await goes.leave()
-    [stays] = [member for member in members if member is not goes]
-    taken = await stays.take_all(record.id for record in records)
-    await stays.finish(taken)
-    expect.exact_or_unknown("the lag once all is finished", await stays.lag(), 0)
+    await stays.finish(await stays.take_all(record.id for record in records))
+    await stays.expect_lag("once all is finished", 0)
 
 
 @case()
 async def leaving_by_an_exception_returns_deliveries(trial: Trial) -> None:
     """A member that leaves by an exception or a cancellation returns its deliveries too."""
     records = await trial.published(10)
-    topic, group = records[0].topic, trial.name("group")
-
-    async def fail(deliveries: int) -> None:
-        async with (
-            trial.harness.connect() as backend,
-            backend.subscribe([topic], group=group, start="earliest") as subscription,
-        ):
-            while deliveries > 0:
-                deliveries -= len(await subscription.receive(deliveries))
-            raise _LeaveError
-
-    try:
-        await trial.bounded(lambda: "a member did not leave by its exception", fail(10))
-    except* _LeaveError:  # a task group in the backend may have wrapped it
-        pass
-    async with anyio.create_task_group() as tasks:
-
-        async def be_cancelled() -> None:
-            async with (
-                trial.harness.connect() as backend,
-                backend.subscribe([topic], group=group, start="earliest") as subscription,
-            ):
-                await subscription.receive(10)
-                tasks.cancel_scope.cancel()
-                await anyio.sleep_forever()
-
-        await trial.bounded(lambda: "a cancelled member did not leave", be_cancelled())
-    successor = await trial.join(topic, group=group)
-    expect.each_once(await successor.take(10), records)
+    for cancelled in (False, True):
+        member = await trial.join()
+        expect_each_once(await member.take(10), records)
+        await member.leave(by="cancellation" if cancelled else "exception")
+    successor = await trial.join()
+    expect_each_once(await successor.take(10), records)
 
 
-class _LeaveError(Exception):
-    """Raised to leave a subscription."""
-
-
-@case(KILL)
+@case()
 async def deliveries_of_a_killed_member_go_to_others(trial: Trial) -> None:
     """Deliveries in flight with a killed member go to the other members."""
-    topic, group = await trial.topic(), trial.name("group")
-    member = await trial.join(topic, group=group)
-    records = await trial.published(20, topic=topic, keys=20)
+    kill = trial.given("kill")
+    member = await trial.join()
+    records = await trial.published(20, keys=20)
     taken = await member.take(20)
     await member.finish(taken[:5])
-    await member.die()
-    successor = await trial.join(topic, group=group)
-    await successor.finish(
-        await successor.take_all({record.id for record in records} - {*expect.ids(taken[:5])})
-    )
-    if trial.capabilities.atomic_completion:  # elsewhere the last finished records may be redelivered
-        expect.exact_or_unknown("the lag once all is finished", await successor.lag(), 0)
+    await member.die(kill)
+    successor = await trial.join()
+    left = {record.id for record in records}.difference(ids(taken[:5]))
+    await successor.finish(await successor.take_all(left))
+    if trial.backend.capabilities.atomic_completion:  # elsewhere the last finished may be redelivered
+        await successor.expect_lag("once all is finished", 0)
+
+
+@case(redelivery="lease")
+async def deliveries_of_a_frozen_member_go_to_others(trial: Trial) -> None:
+    """Deliveries that a frozen member holds past their lease go to another member.
+
+    Where completion is atomic, a member that lost its lease publishes no outputs for deliveries that
+    another has finished.
+    """
+    trial.given("lease")
+    [to] = await trial.topics(1)
+    frozen = await trial.join()
+    records = await trial.published(10)
+    taken = await frozen.take(10)
+    async with _frozen(trial, frozen):
+        successor = await trial.join()
+        again = await successor.take(10)
+        expect_each_once(again, records)
+        for delivery in again:
+            await successor.finish([delivery], to, by="successor")
+    if trial.backend.capabilities.atomic_completion:
+        for delivery in taken:
+            await frozen.finish([delivery], to, by="late")
+        await trial.expect_outputs(to, records, by="successor")
 
 
 def _frozen(trial: Trial, member: Member) -> AbstractAsyncContextManager[None]:
@@ -122,44 +102,11 @@ def _frozen(trial: Trial, member: Member) -> AbstractAsyncContextManager[None]:
     return nullcontext() if freeze is None else freeze(member.backend)
 
 
-@case(BY_LEASE, LEASE)
-async def deliveries_of_a_frozen_member_go_to_others(trial: Trial) -> None:
-    """Deliveries that a frozen member holds past their lease go to another member."""
-    topic, group = await trial.topic(), trial.name("group")
-    silent = await trial.join(topic, group=group)
-    records = await trial.published(10, topic=topic)
-    await silent.take(10)
-    async with _frozen(trial, silent):
-        successor = await trial.join(topic, group=group)
-        again = await successor.take(10)
-        expect.each_once(again, records)
-        await successor.finish(again)
-
-
-@case(BY_LEASE, LEASE, ATOMIC)
-async def a_late_completion_is_dropped(trial: Trial) -> None:
-    """A member that lost its lease publishes no outputs for deliveries that another has finished."""
-    (topic, to), group = await trial.topics(2), trial.name("group")
-    silent = await trial.join(topic, group=group)
-    records = await trial.published(10, topic=topic)
-    taken = await silent.take(10)
-    async with _frozen(trial, silent):
-        successor = await trial.join(topic, group=group)
-        again = await successor.take(10)
-        for delivery in again:
-            await successor.finish([delivery], [trial.output(to, delivery, "successor")])
-    for delivery in taken:
-        await silent.finish([delivery], [trial.output(to, delivery, "late")])
-    wanted = [trial.output(to, record, "successor") for record in records]
-    expect.each_once(await trial.read(to, 10), wanted, "published")
-
-
 @case()
 async def a_slow_member_keeps_its_deliveries(trial: Trial) -> None:
     """Deliveries of a member that is alive but slow are not delivered to another."""
-    topic, group = await trial.topic(), trial.name("group")
-    members = [await trial.join(topic, group=group) for _ in range(2)]
-    records = await trial.published(20, topic=topic, keys=20)
+    members = [await trial.join() for _ in range(2)]
+    records = await trial.published(20, keys=20)
     taken: list[Delivery] = []
     complete = anyio.Event()
 
@@ -171,52 +118,43 @@ async def a_slow_member_keeps_its_deliveries(trial: Trial) -> None:
 
     for member in members:
         trial.tasks.start_soon(receive, member)
-    await trial.bounded(lambda: f"{len(taken)} of {len(records)} deliveries came", complete.wait())
+    await trial.within(f"{len(taken)} of {len(records)} deliveries came", complete.wait())
     # Without `freeze` an idle member renews no lease, and may lose its deliveries after one.
     lease = 0.0 if trial.harness.freeze is None else trial.harness.lease or 0.0
     await anyio.sleep(max(2.5 * lease, trial.harness.quiet))
-    expect.each_once(taken, records)
+    expect_each_once(taken, records)
 
 
 @case()
 async def attempts_are_counted_as_declared(trial: Trial) -> None:
     """`Delivery.attempt` counts the deliveries to the group where attempts are counted; else it is 1."""
-    records = await trial.published(3, keys=1)
-    topic, group = records[0].topic, trial.name("group")
+    await trial.published(3, keys=1)
     for attempt in (1, 2, 3):
-        member = await trial.join(topic, group=group)
-        wanted = attempt if trial.capabilities.counts_attempts else 1
-        for delivery in await member.take(3):
-            expect.equal(f"the attempt at delivery {attempt}", delivery.attempt, wanted)
+        member = await trial.join()
+        wanted = attempt if trial.backend.capabilities.counts_attempts else 1
+        attempts = [d.attempt for d in await member.take(3)]
+        expect_equal(f"the attempts at delivery {attempt}", attempts, [wanted] * 3)
         await member.leave()
-    other = await trial.join(topic, group=trial.name("group"))
-    expect.equal("the attempt in another group", [d.attempt for d in await other.take(3)], [1, 1, 1])
+    other = await trial.join(group=trial.name("group"))
+    expect_equal("the attempts in another group", [d.attempt for d in await other.take(3)], [1, 1, 1])
 
 
-@case(ORDER_OF_ONE_MEMBER)
+@case(ordering=("per_key", "single_member"))
 async def redelivery_keeps_the_order(trial: Trial) -> None:
     """The unfinished records of a key are redelivered in order, before later records of the key."""
     records = await trial.published(60, keys=4)
-    topic, group = records[0].topic, trial.name("group")
     finished: set[str] = set()
     for size in (30, 20, 10):
-        member = await trial.join(topic, group=group)
+        member = await trial.join()
         taken = await member.take(size)
-        expect.in_order(taken, [record for record in records if record.id in expect.ids(taken)])
-        _expect_no_gap(taken, records, finished)
+        for key in {record.key for record in records}:
+            left = [r.id for r in records if r.key == key and r.id not in finished]
+            came = [d.record.id for d in taken if d.record.key == key and d.record.id not in finished]
+            expect_equal(f"the unfinished records of key {key!r} that came", came, left[: len(came)])
         some = taken[1::3]
         await member.finish(some)
-        finished.update(expect.ids(some))
+        finished.update(ids(some))
         await member.leave()
-
-
-def _expect_no_gap(taken: Sequence[Delivery], records: Sequence[Record], finished: set[str]) -> None:
-    """Fail unless the records of each key begin with its first unfinished one and skip none."""
-    came = set(expect.ids(taken))
-    for key in {record.key for record in records}:
-        left = [r.id for r in records if r.key == key and r.id not in finished]
-        seen = [id_ for id_ in left if id_ in came]
-        expect.equal(f"the unfinished records of key {key!r} were redelivered as", seen, left[: len(seen)])
 
 
 _CALLS, _SIZE = 60, 20
@@ -224,38 +162,15 @@ _CALLS, _SIZE = 60, 20
 
 @case()
 async def nothing_is_lost_while_members_join_and_leave(trial: Trial) -> None:
-    """While members join and leave under load, every record is finished and nothing is left."""
-    (topic, to), group = await trial.topics(2), trial.name("group")
-    work, _ = await _join_and_leave(trial, topic, group, to)
-    successor = await trial.join(topic, group=group)
-    await successor.take_silence(f"all was finished, after {len(work.received)} deliveries")
-    expect.exact_or_unknown("the lag once all is finished", await successor.lag(), 0)
+    """While members join and leave under load, every record is finished and nothing is left.
 
-
-@case(ATOMIC)
-async def nothing_is_doubled_while_members_join_and_leave(trial: Trial) -> None:
-    """While members join and leave under load, every input has exactly one output."""
-    (topic, to), group = await trial.topics(2), trial.name("group")
-    _, records = await _join_and_leave(trial, topic, group, to)
-    wanted = [trial.output(to, record) for record in records]
-    expect.each_once(await trial.read(to, len(wanted)), wanted, "published")
-
-
-@case(ORDER_PER_KEY)
-async def order_is_kept_while_members_join_and_leave(trial: Trial) -> None:
-    """While members join and leave under load, the records of a key are delivered in order.
-
-    While a member has one in flight, no other member receives the next.
+    Where completion is atomic, every input has exactly one output. Where order is kept per key, the records
+    of a key are delivered in order, and while a member has one in flight, no other receives the next.
     """
-    (topic, to), group = await trial.topics(2), trial.name("group")
-    work, records = await _join_and_leave(trial, topic, group, to)
-    expect.in_order(work.deliveries, records)
-    expect.equal("keys that two members had in flight at the same time", sorted(map(repr, work.clashes)), [])
-
-
-async def _join_and_leave(trial: Trial, topic: str, group: str, to: str) -> tuple[Work, list[Record]]:
-    records = trial.records(topic, _CALLS * _SIZE, keys=24)
+    [to] = await trial.topics(1)
+    records = trial.records(_CALLS * _SIZE, keys=24)
     published = anyio.Event()
+    loops = MemberLoops(trial, to=to)
 
     async def publish() -> None:
         for start in range(0, len(records), _SIZE):
@@ -263,31 +178,34 @@ async def _join_and_leave(trial: Trial, topic: str, group: str, to: str) -> tupl
             await anyio.sleep(0.005)
         published.set()
 
-    work = Work(trial, to=to, limit=7, pause=0.002)
-    first = await trial.join(topic, group=group)
-    work.start(first)
+    async def finish_some_more() -> None:
+        wanted = len(loops.finished) + 50
+        await loops.until(lambda: len(loops.finished) > wanted)
+
+    first = await trial.join()
+    loops.start(first)
     trial.tasks.start_soon(publish)
-    second = await trial.join(topic, group=group)
-    third = await trial.join(topic, group=group)
-    work.start(second, third)
-    await _finish_some_more(work)
-    await work.stop(first)
+    second, third = await trial.join(), await trial.join()
+    loops.start(second, third)
+    await finish_some_more()
+    await loops.stop(first)
     await first.leave()
-    await _finish_some_more(work)
-    fourth = await trial.join(topic, group=group)
-    work.start(fourth)
-    await work.stop(third)
+    await finish_some_more()
+    fourth = await trial.join()
+    loops.start(fourth)
+    await loops.stop(third)
     with anyio.move_on_after(trial.harness.quiet):
         await third.receive(7)  # in flight when it leaves, so it is redelivered
     await third.leave()
-    await trial.bounded(lambda: "publishing did not end", published.wait())
-    await work.until_finished({record.id for record in records})
-    await work.stop(second, fourth)
-    return work, records
+    await trial.within("publishing did not end", published.wait())
+    await loops.until_finished(records)
+    await loops.stop(second, fourth)
 
-
-async def _finish_some_more(work: Work) -> None:
-    before = len(work.finished)
-    await work.until(
-        lambda: len(work.finished) > before + 50, lambda: f"{len(work.finished)} records were completed"
-    )
+    successor = await trial.join()
+    await successor.expect_nothing("all was finished")
+    await successor.expect_lag("once all is finished", 0)
+    if trial.backend.capabilities.atomic_completion:
+        await trial.expect_outputs(to, records)
+    if trial.backend.capabilities.ordering == "per_key":
+        expect_in_order(loops.deliveries, records)
+        expect_equal("keys that two members had in flight at once", sorted(map(repr, loops.clashes)), [])

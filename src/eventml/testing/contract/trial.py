@@ -1,343 +1,348 @@
-"""The set-up of one case: topics, groups, and members that join, leave and die."""
+"""The run of one case: its connection and topics, and members that join, leave and die."""
 
 from __future__ import annotations
 
 import secrets
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack
 from itertools import count
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+from unittest import SkipTest
 
 import anyio
 
-from eventml.backends.base import Completion, CreatesTopics, NewTopic
-from eventml.records import Record
-from eventml.testing.contract import expect
+from eventml.backends.base import Completion, CreatesTopics, Deduplicates, NewTopic
+from eventml.records import Delivery, Record
+from eventml.testing.contract.case import (
+    Case,
+    Harness,
+    expect,
+    expect_each_once,
+    expect_lag,
+    expect_same,
+    ids,
+    within,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from anyio.abc import TaskGroup, TaskStatus
 
-    from eventml.backends.base import (
-        Backend,
-        Capabilities,
-        Dedupe,
-        DedupeSubscription,
-        Deduplicates,
-        Start,
-        Subscription,
-    )
-    from eventml.records import Delivery
-    from eventml.testing.contract.harness import Harness
-
+    from eventml.backends.base import Backend, Dedupe, DedupeSubscription, Start, Subscription
 
 T = TypeVar("T")
 
-
-class OpenContext(Generic[T]):
-    """A context manager that stays entered until `release`, in a task of its own.
-
-    So contexts may be left in any order.
-
-    Attributes:
-        value: The value that entering returned.
-        broken: Whether the case broke it on purpose; errors of leaving it are ignored then.
-    """
-
-    def __init__(self, value: T) -> None:
-        self.value = value
-        self.broken = False
-        self._release = anyio.Event()
-        self._released = anyio.Event()
-
-    async def release(self) -> None:
-        """Leave the context, and wait until it is left."""
-        self._release.set()
-        await self._released.wait()
-
-    async def until_released(self) -> None:
-        """Wait for `release` to be called."""
-        await self._release.wait()
-
-    def mark_left(self) -> None:
-        """Report that the context has been left."""
-        self._released.set()
-
-
-async def open_in_task(tasks: TaskGroup, context: AbstractAsyncContextManager[T]) -> OpenContext[T]:
-    """Enter a context in a new task of the group. Raises what entering raises."""
-    opened_context: OpenContext[T] = await tasks.start(_open_in_task, context)
-    return opened_context
-
-
-async def _open_in_task(
-    context: AbstractAsyncContextManager[T], *, task_status: TaskStatus[OpenContext[T]]
-) -> None:
-    opened_context: OpenContext[T] | None = None
-    try:
-        async with context as value:
-            opened_context = OpenContext(value)
-            task_status.started(opened_context)
-            await opened_context.until_released()
-    except Exception:
-        if opened_context is None or not opened_context.broken:
-            raise
-    finally:
-        if opened_context is not None:
-            opened_context.mark_left()
-
-
 _PARTITIONS = 4
-MANY = 1_000  # default limit of a receive
+_MANY = 1_000  # default limit of a receive
+_PATIENCES = 8  # limit of a whole case, in multiples of the harness's patience
+
+
+def output_of(topic: str, source: Delivery | Record, by: str = "made") -> Record:
+    """An output record of a delivery, as a predictor would publish it."""
+    record = source.record if isinstance(source, Delivery) else source
+    return Record(topic, b"of " + record.value, record.key, f"{record.id}/{by}")
 
 
 class Member:
     """A subscription on a connection of its own that can leave or be killed at any time.
 
     Each call fails after the harness's patience. Each receive is checked against its limit.
+
+    Attributes:
+        backend: Its connection.
     """
 
-    def __init__(self, opened_context: OpenContext[tuple[Backend, Subscription]], harness: Harness) -> None:
-        self.backend, self.subscription = opened_context.value
-        self._context = opened_context
-        self._harness = harness
+    backend: Backend
 
-    async def receive(self, limit: int = MANY) -> Sequence[Delivery]:
+    def __init__(self, harness: Harness) -> None:
+        self._harness = harness
+        self._patience = harness.patience
+        self._subscription: Subscription
+        self._leaving = anyio.Event()
+        self._left = anyio.Event()
+        self._scope = anyio.CancelScope()
+        self._expected: Exception | None = None
+
+    async def hold(
+        self,
+        subscribe: Callable[[Backend], AbstractAsyncContextManager[Subscription]],
+        *,
+        task_status: TaskStatus[None],
+    ) -> None:
+        """Be subscribed until `leave` is called: in a task of its own, so that members leave in any order."""
+        try:
+            with self._scope:
+                async with (
+                    self._harness.connect() as self.backend,
+                    subscribe(self.backend) as self._subscription,
+                ):
+                    task_status.started()
+                    await self._leaving.wait()
+                    if self._expected is not None:
+                        raise self._expected  # noqa: TRY301 - to leave the contexts
+        except Exception:
+            if self._expected is None:
+                raise
+        finally:
+            self._left.set()
+
+    async def receive(self, limit: int = _MANY) -> Sequence[Delivery]:
         """One receive, without a time limit."""
-        deliveries = await self.subscription.receive(limit)
-        expect.true(1 <= len(deliveries) <= limit, f"receive({limit}) returned {len(deliveries)} deliveries")
+        deliveries = await self._subscription.receive(limit)
+        expect(1 <= len(deliveries) <= limit, f"receive({limit}) returned {len(deliveries)} deliveries")
         return deliveries
 
-    async def take(self, wanted: int, limit: int = MANY) -> list[Delivery]:
+    async def receive_soon(self, limit: int = _MANY) -> Sequence[Delivery]:
+        """One receive within the time limit."""
+        return await within(self._patience, f"receive({limit}) returned nothing", self.receive(limit))
+
+    async def take(self, wanted: int, limit: int = _MANY) -> list[Delivery]:
         """Receive exactly this many deliveries."""
         taken: list[Delivery] = []
-
-        async def fill() -> list[Delivery]:
+        with anyio.move_on_after(self._patience):
             while len(taken) < wanted:
-                taken.extend(await self.receive(min(limit, wanted - len(taken))))
-            return taken
-
-        return await self._bounded(lambda: f"{len(taken)} of {wanted} deliveries were received", fill())
+                taken += await self.receive(min(limit, wanted - len(taken)))
+        expect(len(taken) == wanted, f"{len(taken)} of {wanted} deliveries came within {self._patience:g} s")
+        return taken
 
     async def take_all(self, wanted: Iterable[str]) -> list[Delivery]:
         """Receive until all of these ids were delivered."""
         taken: list[Delivery] = []
         missing = set(wanted)
-
-        async def fill() -> list[Delivery]:
+        with anyio.move_on_after(self._patience):
             while missing:
-                taken.extend(await self.receive(1))
+                taken += await self.receive(1)
                 missing.discard(taken[-1].record.id)
-            return taken
+        expect(not missing, f"{len(missing)} deliveries did not come within {self._patience:g} s")
+        return taken
 
-        return await self._bounded(lambda: f"{len(missing)} deliveries were not received", fill())
-
-    async def take_silence(self, why: str) -> None:
+    async def expect_nothing(self, why: str) -> None:
         """Fail if anything is delivered within the harness's quiet time."""
         came: Sequence[Delivery] = ()
         with anyio.move_on_after(self._harness.quiet):
             came = await self.receive()
-        expect.true(not came, f"{why}, but these were delivered: {', '.join(expect.ids(came))}")
+        expect(not came, f"{why}, but these were delivered: {', '.join(ids(came))}")
 
     async def complete(self, done: Sequence[Completion]) -> None:
         """Call `complete` within the time limit."""
-        await self._bounded(
-            lambda: f"complete() of {len(done)} did not return", self.subscription.complete(done)
-        )
+        work = self._subscription.complete(done)
+        await within(self._patience, f"complete() of {len(done)} did not return", work)
 
     async def finish(
-        self, deliveries: Iterable[Delivery], outputs: Sequence[Record] = (), *, dedupe: Dedupe = "off"
+        self,
+        deliveries: Iterable[Delivery],
+        to: str | None = None,
+        *,
+        by: str = "made",
+        dedupe: Dedupe = "off",
     ) -> None:
-        """Complete deliveries, each with these outputs."""
-        await self.complete([Completion(delivery, outputs, dedupe) for delivery in deliveries])
+        """Complete deliveries, each with an output to a topic, or without outputs."""
+        await self.complete(
+            [Completion(d, [output_of(to, d, by)] if to is not None else (), dedupe) for d in deliveries]
+        )
 
     async def completed_before(self, deliveries: Sequence[Delivery]) -> list[str]:
         """The ids of the deliveries that the group has recorded as completed."""
-        expect.true(
-            hasattr(self.subscription, "completed_before"),
-            "subscribe_deduplicated() lacks completed_before()",
-        )
-        asked = cast("DedupeSubscription", self.subscription).completed_before(deliveries)
-        found = await self._bounded(lambda: "completed_before() did not return", asked)
-        return expect.ids(deliveries[position] for position in sorted(found))
+        asked = cast("DedupeSubscription", self._subscription).completed_before(deliveries)
+        found = await within(self._patience, "completed_before() did not return", asked)
+        return ids(deliveries[position] for position in sorted(found))
 
-    async def lag(self) -> int | None:
-        """The subscription's lag."""
-        return await self._bounded(lambda: "lag() did not return", self.subscription.lag())
+    async def expect_lag(self, when: str, wanted: int) -> None:
+        """Fail unless the subscription's lag is this, or unknown."""
+        lag = await within(self._patience, "lag() did not return", self._subscription.lag())
+        expect_lag(when, lag, wanted)
 
-    async def leave(self) -> None:
-        """Leave the group."""
-        await self._bounded(lambda: "a member did not leave", self._context.release())
+    async def leave(self, by: Literal["end", "exception", "cancellation"] = "end") -> None:
+        """Leave the group: by the end of the context, by an exception in it or by its cancellation."""
+        if by == "exception":
+            self._expected = RuntimeError("raised to leave a subscription")
+        if by == "cancellation":
+            self._scope.cancel()
+        self._leaving.set()
+        await within(self._patience, "a member did not leave", self._left.wait())
 
-    async def die(self) -> None:
-        """Be killed without leaving the group. For cases that need KILL."""
-        if self._harness.kill is None:
-            raise RuntimeError("the case must declare the need KILL")
-        self._context.broken = True
-        await self._bounded(lambda: "a member was not killed", self._harness.kill(self.backend))
-
-    async def _bounded(self, what: Callable[[], str], work: Awaitable[T]) -> T:
-        return await expect.within(self._harness.patience, what, work)
+    async def die(self, kill: Callable[[Backend], Awaitable[None]]) -> None:
+        """Be killed without leaving the group."""
+        self._expected = ConnectionError("killed")
+        await within(self._patience, "a member was not killed", kill(self.backend))
 
 
 class Trial:
-    """The broker connection, topics and members of one case. Made by `opened`."""
+    """The run of one case.
 
-    def __init__(self, harness: Harness, tasks: TaskGroup, connection: OpenContext[Backend]) -> None:
+    Attributes:
+        harness: The harness.
+        tasks: The task group of the members' tasks.
+        backend: A connection that belongs to no member.
+        topic: The case's topic.
+        group: The case's consumer group.
+    """
+
+    topic: str
+    backend: Backend
+
+    def __init__(self, harness: Harness, tasks: TaskGroup, connection: AsyncExitStack) -> None:
         self.harness = harness
         self.tasks = tasks
         self._connection = connection
-        self._members: list[OpenContext[tuple[Backend, Subscription]]] = []
         self._prefix = f"contract-{secrets.token_hex(4)}"
         self._names = count(1)
+        self.group = self.name("group")
 
-    @property
-    def backend(self) -> Backend:
-        """A connection that belongs to no member."""
-        return self._connection.value
-
-    @property
-    def capabilities(self) -> Capabilities:
-        """The capabilities of the connected backend."""
-        return self.backend.capabilities
+    async def connect(self) -> None:
+        """Open the connection that belongs to no member; an earlier one is closed first."""
+        await self._connection.aclose()
+        self.backend = await self._connection.enter_async_context(self.harness.connect())
 
     def name(self, what: str) -> str:
         """A new, unique name."""
         return f"{self._prefix}-{what}{next(self._names)}"
 
-    async def topic(self) -> str:
-        """A new topic, created if the backend requires it."""
-        [name] = await self.topics(1)
-        return name
-
     async def topics(self, size: int) -> list[str]:
-        """New topics, created at once."""
+        """New topics, created at once if the backend requires it."""
         names = [self.name("topic") for _ in range(size)]
-        await self.bounded(lambda: f"{size} topics were not created", self._create(names))
+        for name in names:
+            await self.within(f"the topic {name} was not created", self._create(name))
         return names
 
-    async def _create(self, names: Sequence[str]) -> None:
+    async def _create(self, name: str) -> None:
         if self.harness.create_topic is not None:
-            async with anyio.create_task_group() as tasks:
-                for name in names:
-                    tasks.start_soon(self.harness.create_topic, name)
+            await self.harness.create_topic(name)
         elif isinstance(self.backend, CreatesTopics):
-            await self.backend.create_topics([NewTopic(name=name, partitions=_PARTITIONS) for name in names])
+            await self.backend.create_topics([NewTopic(name=name, partitions=_PARTITIONS)])
 
-    def records(self, topic: str, size: int, *, keys: int = 5) -> list[Record]:
-        """New records with unique ids and keys in rotation."""
-        ids = [self.name("record") for _ in range(size)]
+    def records(self, size: int, *, topic: str | None = None, keys: int = 5) -> list[Record]:
+        """New records with unique ids and keys in rotation, for the case's topic if no other is given."""
         return [
-            Record(topic, f"{position}".encode(), b"key-%d" % (position % keys), id_)
-            for position, id_ in enumerate(ids)
+            Record(topic or self.topic, b"%d" % position, b"key-%d" % (position % keys), self.name("record"))
+            for position in range(size)
         ]
 
-    def output(self, topic: str, source: Delivery | Record, by: str = "made") -> Record:
-        """An output record derived from a delivery, as a predictor would publish."""
-        record = source if isinstance(source, Record) else source.record
-        return Record(topic, b"of " + record.value, record.key, f"{record.id}/{by}")
+    def given(self, name: str) -> Any:
+        """An attribute of the harness; the case is skipped if it is None."""
+        if (value := getattr(self.harness, name)) is None:
+            raise SkipTest(f"the harness has no {name}")
+        return value
 
     async def publish(self, records: Sequence[Record]) -> None:
         """Publish within the time limit."""
-        await self.bounded(
-            lambda: f"publish() of {len(records)} did not return", self.backend.publish(records)
-        )
+        await self.within(f"publish() of {len(records)} did not return", self.backend.publish(records))
 
     async def published(self, size: int, *, topic: str | None = None, keys: int = 5) -> list[Record]:
-        """Publish new records, on a new topic if none is given, and return them."""
-        records = self.records(topic or await self.topic(), size, keys=keys)
+        """Publish new records, to the case's topic if no other is given, and return them."""
+        records = self.records(size, topic=topic, keys=keys)
         await self.publish(records)
         return records
 
     async def join(
-        self, *topics: str, group: str | None, start: Start = "earliest", window: int = 0
+        self, *topics: str, group: str | None = None, start: Start = "earliest", window: int = 0
     ) -> Member:
-        """A new member of a group, or a reader if `group` is None; deduplicates if `window` is not 0."""
-        context = _subscribed(self.harness, topics, group=group, start=start, window=window)
-        opened_context = await self.bounded(
-            lambda: "a member did not join", open_in_task(self.tasks, context)
-        )
-        self._members.append(opened_context)
-        return Member(opened_context, self.harness)
+        """A new member, of the case's group and topic if no others are given.
 
-    async def first_to_receive(self, members: Sequence[Member]) -> tuple[Member, Delivery]:
-        """Receive one delivery with whichever member gets it first. The others receive nothing."""
-        found: list[tuple[Member, Delivery]] = []
+        It deduplicates if there is a `window`.
+        """
 
-        async def receive(member: Member, tasks: TaskGroup) -> None:
-            [delivery] = await member.receive(1)
-            found.append((member, delivery))
-            tasks.cancel_scope.cancel()
+        def subscribe(backend: Backend) -> AbstractAsyncContextManager[Subscription]:
+            joined, name = topics or (self.topic,), group or self.group
+            if not window:
+                return backend.subscribe(joined, group=name, start=start)
+            deduplicates = cast("Deduplicates", backend)
+            return deduplicates.subscribe_deduplicated(joined, group=name, start=start, window=window)
 
-        async def race() -> None:
+        return await self._subscribed(subscribe)
+
+    async def reader(self, topic: str | None = None, *, start: Start = "earliest") -> Member:
+        """A new reader without a group, of the case's topic if no other is given."""
+        read = [topic or self.topic]
+        return await self._subscribed(lambda backend: backend.subscribe(read, group=None, start=start))
+
+    async def _subscribed(
+        self, subscribe: Callable[[Backend], AbstractAsyncContextManager[Subscription]]
+    ) -> Member:
+        member = Member(self.harness)
+        await self.within("subscribe() was not entered", self.tasks.start(member.hold, subscribe))
+        return member
+
+    async def first_to_receive(self, members: Sequence[Member]) -> tuple[Member, Member, Delivery]:
+        """Receive one delivery with either of two members: the one that gets it, the other, the delivery."""
+        found: list[tuple[Member, Member, Delivery]] = []
+        with anyio.move_on_after(self.harness.patience):
             async with anyio.create_task_group() as tasks:
-                for member in members:
-                    tasks.start_soon(receive, member, tasks)
 
-        await self.bounded(lambda: "no member received anything", race())
+                async def receive(member: Member, other: Member) -> None:
+                    found.append((member, other, (await member.receive(1))[0]))
+                    tasks.cancel_scope.cancel()
+
+                for member, other in (members, members[::-1]):
+                    tasks.start_soon(receive, member, other)
+        expect(found, f"no member received anything within {self.harness.patience:g} s")
         return found[0]
 
-    async def read(self, topic: str, wanted: int) -> list[Delivery]:
-        """The records of a topic; fail unless it holds exactly this many."""
-        reader = await self.join(topic, group=None)
-        try:
-            deliveries = await reader.take(wanted) if wanted else []
-            await reader.take_silence(f"{topic} should hold {wanted} records")
-        finally:
-            await reader.leave()
+    async def expect_topic(self, topic: str, records: Sequence[Record]) -> list[Delivery]:
+        """The deliveries of a topic's records; fail unless it holds exactly these."""
+        reader = await self.reader(topic)
+        deliveries = await reader.take(len(records)) if records else []
+        await reader.expect_nothing(f"{topic} should hold {len(records)} records")
+        await reader.leave()
+        expect_each_once(deliveries, records, "published")
+        wanted = {record.id: record for record in records}
+        for delivery in deliveries:
+            expect_same(delivery.record, wanted[delivery.record.id])
         return deliveries
 
-    async def lag(self, topic: str, group: str) -> Mapping[int, int] | None:
-        """The group's lag by partition."""
-        return await self.bounded(lambda: "lag() did not return", self.backend.lag(topic, group=group))
+    async def expect_outputs(self, to: str, sources: Iterable[Record], by: str = "made") -> list[Delivery]:
+        """The deliveries of an output topic; fail unless it holds exactly one output of each source."""
+        return await self.expect_topic(to, [output_of(to, source, by) for source in sources])
 
-    async def reconnect(self) -> None:
-        """Replace the connection that belongs to no member."""
-        await self.bounded(lambda: "a connection was not closed", self._connection.release())
-        self._connection = await self.bounded(
-            lambda: "connect() did not return", open_in_task(self.tasks, self.harness.connect())
-        )
+    async def expect_finished(self) -> None:
+        """Fail if a new member of the case's group is delivered anything."""
+        successor = await self.join()
+        await successor.expect_nothing("all was finished")
 
-    async def close(self) -> None:
-        """Close all members and the connection, the last opened first."""
-        open_still: list[OpenContext[Any]] = [*reversed(self._members), self._connection]
-        for opened_context in open_still:
-            with anyio.move_on_after(self.harness.patience):
-                await opened_context.release()
-        self.tasks.cancel_scope.cancel()
+    async def lag(self) -> Mapping[int, int] | None:
+        """The lag of the case's group at the case's topic, by partition."""
+        return await self.within("lag() did not return", self.backend.lag(self.topic, group=self.group))
 
-    async def bounded(self, what: Callable[[], str], work: Awaitable[T]) -> T:
-        """The result of `work`; fail with `what()` after the harness's patience."""
-        return await expect.within(self.harness.patience, what, work)
+    async def within(self, what: str, work: Awaitable[T]) -> T:
+        """The result of `work`; fail after the harness's patience, with `what` did not happen."""
+        return await within(self.harness.patience, what, work)
 
 
-@asynccontextmanager
-async def opened(harness: Harness) -> AsyncIterator[Trial]:
-    """A connected trial. Leaving it closes all of its members."""
-    async with anyio.create_task_group() as tasks:
-        trial = Trial(harness, tasks, await open_in_task(tasks, harness.connect()))
-        yield trial
-        await trial.close()
+async def check(case: Case, harness: Harness) -> None:
+    """Run one case against a backend.
+
+    Raises:
+        AssertionError: the promise is broken; a note on the exception states the promise.
+        unittest.SkipTest: a precondition is not met. pytest reports it as a skip, with the reason.
+    """
+    try:
+        await within(_PATIENCES * harness.patience, "the case did not end", _run(case, harness))
+    except (AssertionError, ExceptionGroup) as exc:
+        cause = _first(exc)
+        if isinstance(cause, SkipTest):
+            raise SkipTest(f"{case.name}: {cause}") from None
+        cause.add_note(f"contract: {case.name}: {case.promise}")
+        raise cause from None
 
 
-@asynccontextmanager
-async def _subscribed(
-    harness: Harness, topics: Sequence[str], *, group: str | None, start: Start, window: int
-) -> AsyncIterator[tuple[Backend, Subscription]]:
-    async with harness.connect() as backend, _joining(backend, topics, group, start, window) as subscription:
-        yield backend, subscription
+async def _run(case: Case, harness: Harness) -> None:
+    async with anyio.create_task_group() as tasks, AsyncExitStack() as connection:
+        trial = Trial(harness, tasks, connection)
+        await trial.connect()
+        for name, wanted in case.needs.items():
+            value = getattr(trial.backend.capabilities, name)
+            if value not in (wanted if isinstance(wanted, tuple) else (wanted,)):
+                raise SkipTest(f"{name} is {value!r}, this needs {wanted!r}")
+        [trial.topic] = await trial.topics(1)
+        await case.run(trial)
+        await connection.aclose()
+        tasks.cancel_scope.cancel()  # the members leave
 
 
-def _joining(
-    backend: Backend, topics: Sequence[str], group: str | None, start: Start, window: int
-) -> AbstractAsyncContextManager[Subscription]:
-    if not window or group is None:
-        return backend.subscribe(topics, group=group, start=start)
-    expect.true(
-        hasattr(backend, "subscribe_deduplicated"),
-        "it declares `deduplicates` but lacks subscribe_deduplicated()",
-    )
-    return cast("Deduplicates", backend).subscribe_deduplicated(
-        topics, group=group, start=start, window=window
-    )
+def _first(error: BaseException) -> BaseException:
+    """The error to report: the first AssertionError in a group, else the first error."""
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    failed = error.subgroup(AssertionError) or error
+    return _first(failed.exceptions[0])

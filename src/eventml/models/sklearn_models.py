@@ -1,4 +1,4 @@
-"""Files of scikit-learn models: skops files, loaded by trusted types only, and pickles, on request."""
+"""scikit-learn models: skops files, loaded by trusted types only, and pickles, on request."""
 
 from __future__ import annotations
 
@@ -13,10 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
-
 from eventml.errors import MissingExtraError, ModelError, UntrustedModelError
-from eventml.models.artefact import Artefact
 from eventml.models.trusted import LOADERS, is_function
 
 if TYPE_CHECKING:
@@ -31,27 +28,14 @@ class ModelVersionWarning(UserWarning):
     """
 
 
-class _Contents(msgspec.Struct, frozen=True):
-    """Facts from a skops file's table of contents, read without creating any object.
-
-    Attributes:
-        misplaced: Reviewed names under a loader for which they were not reviewed.
-        saved_with: Versions of scikit-learn that the file was saved with.
-    """
-
-    misplaced: frozenset[str]
-    saved_with: frozenset[str]
-
-
-def read_skops(data: bytes, artefact: Artefact) -> Any:
+def read_skops(data: bytes, path: str, trusted: tuple[str, ...]) -> Any:
     """Load the object in a skops file.
 
     Raises:
-        UntrustedModelError: The file contains types that neither the reviewed list nor the artefact trusts.
+        UntrustedModelError: The file contains types that are neither on the reviewed list nor in `trusted`.
         MissingExtraError: skops or scikit-learn is not installed.
         ModelError: The file is damaged, or scikit-learn could not have saved it.
     """
-    path = str(artefact.path)
     try:
         import skops.io as skops  # noqa: PLC0415 - optional
 
@@ -60,32 +44,12 @@ def read_skops(data: bytes, artefact: Artefact) -> Any:
         raise MissingExtraError("sklearn", f"loading {path}") from exc
 
     try:
-        contents = _contents(data)
+        misplaced, saved_with = _contents(data)
         named = skops.get_untrusted_types(data=data)
     except Exception as exc:  # a damaged or malicious file can raise anything
         raise ModelError(f"{path} is not a complete skops file: {type(exc).__name__}: {exc}") from exc
-    _refuse_untrusted(
-        path, {name for name in named if name not in LOADERS} | contents.misplaced, artefact.trusted
-    )
-
-    with _merged_version_warnings(path):
-        try:
-            model = skops.loads(data, trusted=named)
-            fault = next(faults(model), None)
-        except Exception as exc:
-            saved = " and ".join(sorted(contents.saved_with - {_sklearn_version()}))
-            why = (
-                f"; it was saved with scikit-learn {saved} and this is {_sklearn_version()}" if saved else ""
-            )
-            raise ModelError(f"{path} cannot be loaded: {type(exc).__name__}: {exc}{why}") from exc
-        if fault is not None:
-            raise ModelError(f"{path} is damaged or malicious: {fault}")
-    return model
-
-
-def _refuse_untrusted(path: str, types: set[str], trusted: tuple[str, ...]) -> None:
-    refused = tuple(sorted(types.difference(trusted)))
-    if refused:
+    untrusted = {name for name in named if name not in LOADERS} | misplaced
+    if refused := tuple(sorted(untrusted.difference(trusted))):
         raise UntrustedModelError(
             f"{path} contains untrusted types: {', '.join(refused)}. "
             f"If you know who made the file and what these types do, trust them by name: "
@@ -93,9 +57,30 @@ def _refuse_untrusted(path: str, types: set[str], trusted: tuple[str, ...]) -> N
             types=refused,
         )
 
+    with _merged_version_warnings(path):
+        try:
+            model = skops.loads(data, trusted=named)
+            fault = next(faults(model), None)
+        except Exception as exc:
+            now = sys.modules["sklearn"].__version__
+            saved = " and ".join(sorted(saved_with - {now}))
+            why = f"; it was saved with scikit-learn {saved} and this is {now}" if saved else ""
+            raise ModelError(f"{path} cannot be loaded: {type(exc).__name__}: {exc}{why}") from exc
+        if fault is not None:
+            raise ModelError(f"{path} is damaged or malicious: {fault}")
+    return model
 
-def _contents(data: bytes) -> _Contents:
-    """Read the table of contents. It raises exceptions of any kind if the file is not a skops file."""
+
+def _contents(data: bytes) -> tuple[set[str], set[str]]:
+    """Facts from a skops file's table of contents, read without creating any object.
+
+    Returns:
+        Reviewed names under a loader for which they were not reviewed, and the versions of scikit-learn that
+        the file was saved with.
+
+    Raises:
+        Exception: Any exception, if the file is not a skops file.
+    """
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         schema = json.loads(archive.read("schema.json"))
     misplaced: set[str] = set()
@@ -107,7 +92,7 @@ def _contents(data: bytes) -> _Contents:
         match node.get("content"):
             case {"_sklearn_version": {"content": str(text)}}:
                 saved_with.add(str(json.loads(text)))
-    return _Contents(frozenset(misplaced), frozenset(saved_with))
+    return misplaced, saved_with
 
 
 def _nodes(schema: Any) -> Iterator[dict[str, Any]]:
@@ -138,38 +123,32 @@ def _calls_only_listed(node: dict[str, Any]) -> bool:
     return called["__loader__"] == "FunctionNode" and is_function(_name(called))
 
 
-def read_pickle(data: bytes, artefact: Artefact) -> Any:
+def read_pickle(data: bytes, path: str, *, allowed: bool) -> Any:
     """Load the object in a pickle, plain or joblib's, whose sha256 has been checked. It runs the code in it.
 
     Raises:
-        UntrustedModelError: The artefact does not have both `pickle=True` and a `sha256`.
+        UntrustedModelError: It is not `allowed`: the artefact lacks `pickle=True` or a `sha256`.
         MissingExtraError: The file is a `.joblib` file, and joblib is not installed.
         ModelError: The pickle cannot be loaded in this environment.
     """
-    path = str(artefact.path)
-    if not artefact.pickle or artefact.sha256 is None:
+    if not allowed:
         raise UntrustedModelError(
             f"{path} is a pickle, and loading a pickle runs any code in it. "
             "Save the model with skops. Or, if you know who made this file and noted its sha256 then, "
             f"give both: Artefact({path!r}, pickle=True, sha256='<its 64 hex digits>')"
         )
-    load = _pickle_loader(path)
-    with _merged_version_warnings(path):
-        try:
-            return load(io.BytesIO(data))
-        except Exception as exc:
-            raise ModelError(f"{path} cannot be loaded: {type(exc).__name__}: {exc}") from exc
-
-
-def _pickle_loader(path: str) -> Any:
     try:
-        import joblib  # noqa: PLC0415 - optional for a plain pickle
+        # joblib also reads plain pickles, and many .pkl files are written by joblib.
+        from joblib import load as load_pickle  # noqa: PLC0415 - optional for a plain pickle
     except ImportError as exc:
         if Path(path).suffix.lower() == ".joblib":
             raise MissingExtraError("sklearn", f"loading {path}") from exc
-        return pickle.load
-    # joblib also reads plain pickles, and many .pkl files are written by joblib.
-    return joblib.load
+        load_pickle = pickle.load
+    with _merged_version_warnings(path):
+        try:
+            return load_pickle(io.BytesIO(data))
+        except Exception as exc:
+            raise ModelError(f"{path} cannot be loaded: {type(exc).__name__}: {exc}") from exc
 
 
 # `warnings.catch_warnings` changes state of the whole process, and models are loaded in threads.
@@ -188,23 +167,18 @@ def _merged_version_warnings(path: str) -> Iterator[None]:
             warnings.simplefilter("always")
             yield
         sklearn_warning = getattr(sys.modules.get("sklearn.exceptions"), "InconsistentVersionWarning", None)
-    saved: set[str] = set()
+    versions: set[tuple[str, str]] = set()
     for one in caught:
         message: Any = one.message
         if sklearn_warning is not None and isinstance(message, sklearn_warning):
-            saved.add(message.original_sklearn_version)
+            versions.add((message.original_sklearn_version, message.current_sklearn_version))
         else:
             warnings.warn_explicit(message, one.category, one.filename, one.lineno, source=one.source)
-    if saved:
+    if versions:
+        saved, (now, *_) = zip(*sorted(versions), strict=True)
         warnings.warn(
-            f"{path} was saved with scikit-learn {' and '.join(sorted(saved))} and is loaded with "
-            f"{_sklearn_version()}: it may predict differently. Save it again with this version, or install "
-            "the other one",
+            f"{path} was saved with scikit-learn {' and '.join(saved)} and is loaded with {now}: it may "
+            "predict differently. Save it again with this version, or install the other one",
             ModelVersionWarning,
             stacklevel=2,
         )
-
-
-def _sklearn_version() -> str:
-    """The version of scikit-learn, which has been imported."""
-    return str(sys.modules["sklearn"].__version__)

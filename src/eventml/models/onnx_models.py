@@ -1,4 +1,4 @@
-"""ONNX files, loaded with ONNX Runtime."""
+"""ONNX models: loaded with ONNX Runtime, with one thread unless the artefact keeps its threads."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from eventml.errors import ModelError
-from eventml.models.artefact import Artefact
 
 _DTYPES: Final = {
     "tensor(bool)": "bool",
@@ -44,27 +43,24 @@ class OnnxModel:
         """
         import numpy as np  # noqa: PLC0415 - optional; onnxruntime has imported it
 
-        if len(self._inputs) == 1 and not isinstance(X, Mapping):
-            feed = {name: np.asarray(X, dtype=dtype) for name, dtype in self._inputs.items()}
-        else:
-            feed = {
-                name: np.asarray(X[name], dtype=dtype).reshape(len(X[name]), -1)
-                for name, dtype in self._inputs.items()
-            }
+        one = len(self._inputs) == 1 and not isinstance(X, Mapping)
+        feed = {
+            name: np.asarray(X, dtype=dtype) if one else np.asarray(X[name], dtype).reshape(len(X[name]), -1)
+            for name, dtype in self._inputs.items()
+        }
         predicted = np.asarray(self.session.run([self._output], feed)[0])
         # A regressor returns a matrix with one column, where scikit-learn returns a vector.
         return predicted.reshape(-1) if predicted.shape[1:] == (1,) else predicted
 
 
-def read_onnx(data: bytes, artefact: Artefact) -> OnnxModel:
-    """Load an ONNX model on the CPU, with one thread unless the artefact keeps its threads.
+def read_onnx(data: bytes, path: str, *, keep_threads: bool) -> OnnxModel:
+    """Load an ONNX model on the CPU, with one thread unless it keeps its threads.
 
     Weights in separate files are not found: save the model as one file.
 
     Raises:
         ModelError: onnxruntime is not installed, or cannot load the file.
     """
-    path = str(artefact.path)
     try:
         import onnxruntime  # noqa: PLC0415 - optional
     except ImportError as exc:
@@ -72,7 +68,7 @@ def read_onnx(data: bytes, artefact: Artefact) -> OnnxModel:
             f"loading {path} needs onnxruntime, which is not installed: pip install onnxruntime"
         ) from exc
     options = onnxruntime.SessionOptions()
-    if not artefact.keep_threads:
+    if not keep_threads:
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
     try:

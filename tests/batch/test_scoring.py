@@ -13,9 +13,10 @@ import pytest
 from eventml import Bus
 from eventml.deploy.batch import ScorePlan, parse_location, score
 from eventml.deploy.batch.chunks import as_list
-from eventml.deploy.batch.scoring import ColumnOutputs
+from eventml.deploy.batch.output_columns import check_outputs
 from eventml.errors import OutputError
 from eventml.handlers import read_handler
+from eventml.runtime import OutputChecks
 from tests.batch.conftest import read, rides, write
 
 if TYPE_CHECKING:
@@ -116,10 +117,10 @@ def test_an_array_with_a_number_that_is_not_finite_is_refused(bad: float, dtype:
     def predict(events: list[Ride]) -> Any:
         """Never called."""
 
-    outputs = ColumnOutputs(read_handler(predict, "b", topic="t", to="u", arguments={}))
-    found = outputs.check_columns(np.array([0.1, 2], dtype), 2)
+    checks = OutputChecks(read_handler(predict, "b", topic="t", to="u", arguments={}))
+    found = check_outputs(checks, np.array([0.1, 2], dtype), 2)
     assert as_list(found) == [float(np.dtype(dtype).type(0.1)), 2.0]
     with pytest.raises(OutputError, match="output 1 is not a finite number"):
-        outputs.check_columns(np.array([0.1, bad], dtype), 2)
+        check_outputs(checks, np.array([0.1, bad], dtype), 2)
     with pytest.raises(OutputError, match="returned 2 outputs for 3 events"):
-        outputs.check_columns(np.array([0.1, 2], dtype), 3)
+        check_outputs(checks, np.array([0.1, 2], dtype), 3)

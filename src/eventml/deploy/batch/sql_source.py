@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from contextlib import ExitStack, closing
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ import sqlalchemy as sa
 
 from eventml.deploy.batch.chunks import RowChunk, require_id_column
 from eventml.deploy.batch.locations import SqlLocation
-from eventml.deploy.batch.sql import open_engine, split_table_name, translate_errors
+from eventml.deploy.batch.sql_tables import open_engine, split_table_name, translate_errors
 from eventml.errors import SourceError
 
 if TYPE_CHECKING:
@@ -137,10 +136,10 @@ class SqlSource:
         inspector = sa.inspect(connection)
         table, schema = split_table_name(self._location, connection.dialect.name)
         if not inspector.has_table(table, schema):
-            there = inspector.get_table_names(schema) + inspector.get_view_names(schema)
-            close = difflib.get_close_matches(table, there, n=1)
-            hint = f"; did you mean {close[0]}?" if close else f"; there are: {', '.join(sorted(there)[:20])}"
-            raise SourceError(f"{self._location}: there is no table {table!r}{hint if there else ''}")
+            there = sorted(inspector.get_table_names(schema) + inspector.get_view_names(schema))[:20]
+            raise SourceError(
+                f"{self._location}: there is no table {table!r}; there are: {', '.join(there) or 'none'}"
+            )
         reflected = inspector.get_columns(table, schema)
         return sa.table(
             sa.quoted_name(table, quote=True),

@@ -190,7 +190,7 @@ def test_a_table_without_the_unique_key_is_no_target(scored_now: ScoreNow) -> No
 def test_a_file_of_something_else_is_not_replaced(target: str, scored_now: ScoreNow) -> None:
     write(target, rides(3))
     before = Path(target).read_bytes()
-    with pytest.raises(TargetError, match=r"holds no predictions, but the columns ride_id"):
+    with pytest.raises(TargetError, match=r"holds no predictions: it has the columns ride_id"):
         scored_now("minutes", write("rides.parquet", rides(3)), target)
     assert Path(target).read_bytes() == before
 

@@ -329,11 +329,9 @@ def _check_replaceable(path: Path, form: FileFormat) -> None:
     except FileNotFoundError:
         return
     except (pa.ArrowException, msgspec.DecodeError, SourceError) as exc:
-        raise TargetError(
-            f"{path}: the file exists and holds no predictions: {exc}. Name another file"
-        ) from exc
-    if names and not set(PREDICTION_COLUMNS) <= set(names):
-        raise TargetError(
-            f"{path}: the file exists and holds no predictions, but the columns {', '.join(names)}. Name "
-            "another file, or remove this one"
-        )
+        problem = str(exc)
+    else:
+        problem = f"it has the columns {', '.join(names)}"
+        if not names or set(PREDICTION_COLUMNS) <= set(names):
+            return
+    raise TargetError(f"{path}: the file exists and holds no predictions: {problem}. Name another file")

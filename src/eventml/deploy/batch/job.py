@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import AsyncExitStack, closing
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
 
 import anyio
@@ -122,7 +123,10 @@ async def score(
         JobError: More rows were rejected than the plan allows.
         ConfigError: The plan cannot be carried out.
         ModelError: The model cannot be loaded.
+        MissingExtraError: The extra `batch` is not installed.
     """
+    if find_spec("sqlalchemy") is None or find_spec("pyarrow") is None:
+        raise MissingExtraError("batch", "scoring tables and files")
     started = time.monotonic()
     handler = bus.configured_handler(plan.predictor)
     if handler.to is None:
@@ -176,17 +180,14 @@ def open_source(location: Location, id_column: str) -> Source:
 
     Raises:
         SourceError: It cannot be read, or lacks the column of the ids.
-        MissingExtraError: A package to read it is not installed.
     """
     # Each module is imported only where it is needed: SQLAlchemy and pyarrow come with an extra.
-    try:
-        if isinstance(location, SqlLocation):
-            from eventml.deploy.batch.sql_source import SqlSource  # noqa: PLC0415
+    if isinstance(location, SqlLocation):
+        from eventml.deploy.batch.sql_source import SqlSource  # noqa: PLC0415
 
-            return SqlSource(location, id_column)
-        from eventml.deploy.batch import file_source  # noqa: PLC0415
-    except ImportError as exc:
-        raise MissingExtraError("batch", "reading files and databases") from exc
+        return SqlSource(location, id_column)
+    from eventml.deploy.batch import file_source  # noqa: PLC0415
+
     if location.format == "jsonl":
         return file_source.JsonLinesSource(location.path)
     kind = file_source.CsvSource if location.format == "csv" else file_source.ParquetSource
@@ -198,16 +199,13 @@ def open_target(location: Location, checkpoint: float) -> Target:
 
     Raises:
         TargetError: It cannot be written.
-        MissingExtraError: A package to write it is not installed.
     """
-    try:
-        if isinstance(location, SqlLocation):
-            from eventml.deploy.batch.sql_target import SqlTarget  # noqa: PLC0415 - it comes with an extra
+    if isinstance(location, SqlLocation):
+        from eventml.deploy.batch.sql_target import SqlTarget  # noqa: PLC0415 - as above
 
-            return SqlTarget(location)
-        from eventml.deploy.batch.file_target import FileTarget  # noqa: PLC0415 - it comes with an extra
-    except ImportError as exc:
-        raise MissingExtraError("batch", "writing files and databases") from exc
+        return SqlTarget(location)
+    from eventml.deploy.batch.file_target import FileTarget  # noqa: PLC0415 - as above
+
     return FileTarget(location, every=checkpoint)
 
 

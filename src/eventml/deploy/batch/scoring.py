@@ -32,9 +32,7 @@ from eventml.runtime import (
     OutputChecks,
     Retry,
     Stats,
-    Verdict,
     call_results,
-    classify,
     describe,
 )
 
@@ -50,8 +48,7 @@ class Scorer:
     """Scores chunks with one loaded handler.
 
     A chunk is one call. If that fails, or its outputs are invalid, its rows are processed as on a stream:
-    in smaller batches, bisected, tried again, and rejected with the reason. The error of the call is then the
-    first error of the retry policy: the same rows are not called for again only to see it a second time.
+    in smaller batches, bisected, tried again, and rejected with the reason.
 
     Args:
         handler: The handler with its model and resources.
@@ -69,7 +66,6 @@ class Scorer:
         self._caller = Caller(self._handler, handler.resources, ordered=False, stats=stats)
         self._outputs_by_event: dict[int, Any] = {}
         self._retry = Retry(self._call, self._handler, stats=stats, ordered=False, log_level=logging.DEBUG)
-        self._first_error: tuple[int, Exception] | None = None
         self._next_warning = 0.0
         self.schema: OutputSchema | None = schema_of_type(self._handler.output_type)
 
@@ -113,7 +109,6 @@ class Scorer:
         try:
             return check_outputs(self._checks, await self._caller.call_whole(rows), stop - start)
         except Exception as exc:  # noqa: BLE001 - a handler may raise anything
-            self._first_error = (stop - start, exc)
             now = time.monotonic()
             if now >= self._next_warning:
                 self._next_warning = now + _LOG_EVERY
@@ -142,7 +137,6 @@ class Scorer:
         step = min(self._handler.max_batch, DEFAULT_MAX_BATCH) if self._handler.batched else DEFAULT_MAX_BATCH
         for first in range(0, len(items), step):
             completions += await self._retry.process(items[first : first + step])
-        self._first_error = None
         while (due := self._retry.queue.next_due) is not None:
             await anyio.sleep(max(due - anyio.current_time(), 0))
             completions += await self._retry.process_due()
@@ -152,12 +146,6 @@ class Scorer:
 
     async def _call(self, items: Sequence[Item]) -> CallResults:
         """Call the handler for the retry policy, and keep the outputs by the events' numbers."""
-        if self._first_error is not None:
-            size, error = self._first_error
-            self._first_error = None
-            verdict = classify(error, self._handler.options.retry_on)
-            if size == len(items) or verdict is Verdict.INFRASTRUCTURE:
-                raise error
         outputs: Any = await self._caller.call(items)
         if self._handler.batched:
             checked = self._checks.check(outputs, len(items)).values

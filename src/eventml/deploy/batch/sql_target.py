@@ -65,6 +65,7 @@ class SqlTarget:
         self._text_ids = False
         self._has_predictions = False  # of this predictor and model version, when the run began
         self._connection: sa.Connection | None = None
+        self._target = str(location)
         self.rejects = f"{location}_rejects"
 
     def begin(self, run: RunIdentity, schema: OutputSchema | None) -> Checkpoint:
@@ -74,7 +75,7 @@ class SqlTarget:
             TargetError: The database cannot be written, or the table is none of predictions.
         """
         self._run = run
-        self._key = hashlib.sha256(msgspec.json.encode([run, str(self._location)])).hexdigest()
+        self._key = hashlib.sha256(msgspec.json.encode([run, self._target])).hexdigest()
         with self._transaction() as connection:
             self._metadata.create_all(connection, [self._rejects, self._checkpoints])
             self._checkpoint = self._read_checkpoint(connection)
@@ -212,7 +213,7 @@ class SqlTarget:
     def _write_checkpoint(self, connection: sa.Connection, checkpoint: Checkpoint) -> None:
         table, run = self._checkpoints, self._run
         values = {
-            "target": str(self._location),
+            "target": self._target,
             "predictor": run.predictor,
             "model_version": run.model_version,
             "source": run.source,

@@ -48,6 +48,7 @@ class RowChunk(msgspec.Struct):
         rejected: Rows that could not be read; they are in neither ids nor lines.
         done: How much of the source lies before `position`, in the unit of `Source.total`.
         labels: The rows' locations in the source, such as `line 17`.
+        duplicates: Rows that were dropped because the target has their prediction.
     """
 
     position: Position
@@ -57,6 +58,7 @@ class RowChunk(msgspec.Struct):
     rejected: Sequence[RejectedRow] = ()
     done: int = 0
     labels: Sequence[str] | None = None
+    duplicates: int = 0
 
     def __len__(self) -> int:
         return len(self.ids if self.lines is None else self.lines) + len(self.rejected)
@@ -224,25 +226,25 @@ def require_id_column(source: object, columns: Sequence[str], id_column: str) ->
         )
 
 
-def drop_known(chunk: RowChunk, known: Callable[[Values], set[Any]]) -> tuple[RowChunk, int]:
-    """Return the chunk without the rows that the target knows, and how many these were.
+def drop_known(chunk: RowChunk, known: Callable[[Values], set[Any]]) -> RowChunk:
+    """Return the chunk without the rows that the target knows.
 
     The ids of JSON lines are not known before they are decoded, so nothing is dropped there.
     """
     if chunk.lines is not None or not len(chunk.ids):
-        return chunk, 0
+        return chunk
     ids = normalize_ids(chunk.ids)[0]
     there = known(ids)
     if not there:
-        return chunk, 0
+        return chunk
     left = [number for number, one in enumerate(as_list(ids)) if one not in there]
-    kept = msgspec.structs.replace(
+    return msgspec.structs.replace(
         chunk,
         ids=take(chunk.ids, left),
         columns={name: take(column, left) for name, column in chunk.columns.items()},
         labels=None if chunk.labels is None else take(chunk.labels, left),
+        duplicates=len(ids) - len(left),
     )
-    return kept, len(ids) - len(left)
 
 
 def normalize_ids(ids: Values) -> tuple[Values, bool]:

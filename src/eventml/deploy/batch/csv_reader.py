@@ -15,7 +15,7 @@ import msgspec
 from eventml.errors import SourceError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
 MAX_LINE_BYTES: Final = 16 << 20
 """The longest line, in bytes. A binary file without line ends is refused before it fills the memory."""
@@ -182,11 +182,6 @@ def _header_problem(header: list[str]) -> str:
     if "" in header:
         return "the header has a column without a name"
     return "the header has two columns of one name" if len(set(header)) < len(header) else ""
-
-
-def texts_of_cells(cells: Iterable[str]) -> list[str | None]:
-    """Return the text of each cell, or None if it is empty or blank: a missing value."""
-    return [None if not cell or cell.isspace() else cell for cell in cells]
 
 
 def value_of_cell(cell: str) -> str | int | float | None:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from eventml.deploy.batch.chunks import RejectedRow, RowChunk, require_id_column
-from eventml.deploy.batch.csv_reader import BadRow, CsvReader, TextLines, texts_of_cells
+from eventml.deploy.batch.csv_reader import BadRow, CsvReader, TextLines
 from eventml.errors import SourceError
 
 if TYPE_CHECKING:
@@ -125,7 +125,10 @@ class CsvSource(_File):
                         labels.append(f"line {reader.line}")
                 if not good and not rejected:
                     return
-                ids, *values = [texts_of_cells([cells[place] for cells in good]) for place in places]
+                ids, *values = [
+                    [cell if (cell := cells[place]) and not cell.isspace() else None for cells in good]
+                    for place in places
+                ]
                 yield RowChunk(
                     position=[lines.offset, lines.number],
                     ids=ids,

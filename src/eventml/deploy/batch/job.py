@@ -237,7 +237,7 @@ class _Stages:
         """Run the stages until the source ends or `stop` is set, and return the counts."""
         counts = checkpoint.counts
         self._progress.resumed = counts.read
-        send_rows, rows = anyio.create_memory_object_stream[tuple[RowChunk, int]](1)
+        send_rows, rows = anyio.create_memory_object_stream[RowChunk](1)
         send_scored, scored = anyio.create_memory_object_stream[ScoredChunk](1)
         # The receiving ends are closed after the tasks, so that one failure does not cause a second one.
         async with rows, scored, task_group() as tasks:
@@ -254,9 +254,7 @@ class _Stages:
         await to_thread.run_sync(self._target.pause if self.stopped else self._target.finish)
         return counts
 
-    async def _read(
-        self, columns: list[str], after: Any, send: MemoryObjectSendStream[tuple[RowChunk, int]]
-    ) -> None:
+    async def _read(self, columns: list[str], after: Any, send: MemoryObjectSendStream[RowChunk]) -> None:
         chunks: Any = self._source.chunks(columns, rows=self._plan.chunk, after=after)
         async with send:
             with closing(chunks):
@@ -268,18 +266,16 @@ class _Stages:
                     await send.send(found)
             self.stopped = True
 
-    def _next_chunk(self, chunks: Iterator[RowChunk]) -> tuple[RowChunk, int] | None:
+    def _next_chunk(self, chunks: Iterator[RowChunk]) -> RowChunk | None:
         chunk = next(chunks, None)
         return None if chunk is None else drop_known(chunk, self._target.known)
 
     async def _score(
-        self,
-        rows: MemoryObjectReceiveStream[tuple[RowChunk, int]],
-        send: MemoryObjectSendStream[ScoredChunk],
+        self, rows: MemoryObjectReceiveStream[RowChunk], send: MemoryObjectSendStream[ScoredChunk]
     ) -> None:
         async with send:
-            async for chunk, duplicates in rows:
-                await send.send(await self._scorer.score(chunk, duplicates))
+            async for chunk in rows:
+                await send.send(await self._scorer.score(chunk))
 
     async def _check_rejects(self, counts: RowCounts, chunk: ScoredChunk) -> None:
         allowed = self._plan.max_rejects

@@ -69,13 +69,8 @@ class Scorer:
         self._next_warning = 0.0
         self.schema: OutputSchema | None = schema_of_type(self._handler.output_type)
 
-    async def score(self, chunk: RowChunk, duplicates: int = 0) -> ScoredChunk:
-        """Return the predictions for a chunk, as columns.
-
-        Args:
-            chunk: The rows.
-            duplicates: Rows that were dropped from the chunk because the target has their prediction.
-        """
+    async def score(self, chunk: RowChunk) -> ScoredChunk:
+        """Return the predictions for a chunk, as columns."""
         decoded = await to_thread.run_sync(self._decoder.decode, chunk)
         size = len(decoded.events)
         parts: list[Values] = []
@@ -98,7 +93,7 @@ class Scorer:
                 kept += range(start, stop)
         outputs = parts[0] if len(parts) == 1 else [value for part in parts for value in as_list(part)]
         ids = decoded.ids if len(kept) == size else take(decoded.ids, kept)
-        return await to_thread.run_sync(self._scored, chunk, ids, outputs, rejected, duplicates)
+        return await to_thread.run_sync(self._scored, chunk, ids, outputs, rejected)
 
     async def _call_once(self, decoded: DecodedChunk, start: int, stop: int) -> Values | None:
         """The outputs of one call for all rows; None if it fails, or the handler takes single events."""
@@ -161,12 +156,7 @@ class Scorer:
         return call_results(results)
 
     def _scored(
-        self,
-        chunk: RowChunk,
-        ids: Values,
-        outputs: Values,
-        rejected: Sequence[RejectedRow],
-        duplicates: int,
+        self, chunk: RowChunk, ids: Values, outputs: Values, rejected: Sequence[RejectedRow]
     ) -> ScoredChunk:
         no_output = 0
         if isinstance(outputs, list) and None in outputs:
@@ -182,8 +172,8 @@ class Scorer:
             columns=columns,
             schema=self.schema,
             rejected=rejected,
-            read=len(chunk) + duplicates,
-            duplicates=duplicates,
+            read=len(chunk) + chunk.duplicates,
+            duplicates=chunk.duplicates,
             no_output=no_output,
             done=chunk.done,
         )

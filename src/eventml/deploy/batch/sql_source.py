@@ -117,7 +117,7 @@ class SqlSource:
             result = connection.execute(sa.text(f"SELECT * FROM ({query}\n) AS source_rows WHERE 1 = 0"))  # noqa: S608 - the user's own query, on a read-only connection
             names = list(result.keys())
             result.close()
-            return sa.text(query).columns(*map(_untyped, names)).subquery("source_rows")  # type: ignore[arg-type]  # a column without a table
+            return sa.text(query).columns(*map(_untyped, names)).subquery("source_rows")
         inspector = sa.inspect(connection)
         table, schema = split_table_name(self._location, connection.dialect.name)
         if not inspector.has_table(table, schema):

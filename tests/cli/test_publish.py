@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 
 from eventml.cli.publish import (
     EventRow,
-    FileFormat,
     Pace,
     PublishReport,
     batch_size,
@@ -138,7 +137,7 @@ def test_a_bus_in_memory_is_refused(invoke: Invoke, command: tuple[str, ...]) ->
 @pytest.mark.parametrize(
     ("file", "args", "reason"),
     [
-        ("nothing.csv", (), "nothing.csv: No such file"),
+        ("nothing.csv", (), "nothing.csv': No such file"),
         (".", (), "Is a directory"),
         ("bad.csv", (), "two columns of one name"),
         ("good.csv", ("--text", "c"), "no column is named 'c'"),
@@ -240,7 +239,7 @@ def test_the_format_is_that_of_the_suffix_or_else_of_the_first_line(
     suffix: str, data: bytes, form: str
 ) -> None:
     lines = lines_of(data)
-    assert detect_format(suffix, lines) is FileFormat(form)
+    assert detect_format(suffix, lines) == form
     assert b"".join(lines) == data.removesuffix(b"\n").removeprefix(b"\xef\xbb\xbf")
 
 

@@ -10,16 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventml.deploy.workers import health
-from eventml.deploy.workers.health import (
-    HealthLimits,
-    LagMonitor,
-    WorkerHealth,
-    kill_reason,
-    replace_reason,
-)
-from eventml.deploy.workers.ipc import HandlerProgress, WorkerState
+from eventml.deploy.workers import readiness
 from eventml.deploy.workers.logs import LogRateLimit
+from eventml.deploy.workers.readiness import LagMonitor
+from eventml.deploy.workers.reports import HandlerReport, WorkerState, WorkerStatus
+from eventml.deploy.workers.restarts import HealthLimits, kill_reason, replace_reason
 from eventml.errors import UnavailableError
 
 if TYPE_CHECKING:
@@ -30,61 +25,67 @@ if TYPE_CHECKING:
 
 STATES: Sequence[WorkerState] = get_args(WorkerState)
 LIMITS = HealthLimits(boot_grace=60, silent_after=10, stuck_after=100, hung_after=50)
-PROGRESS = st.builds(
-    HandlerProgress,
-    handler=st.sampled_from(["duration", "tip"]),
-    in_flight=st.integers(0, 3),
-    quiet=st.floats(0, 300),
-    oldest=st.floats(0, 300),
-    hung=st.integers(0, 2),
-    hung_for=st.floats(0, 100),
+HANDLERS = st.dictionaries(
+    st.sampled_from(["duration", "tip"]),
+    st.builds(
+        HandlerReport,
+        group=st.just("g"),
+        in_flight=st.integers(0, 3),
+        quiet=st.floats(0, 300),
+        oldest=st.floats(0, 300),
+        hung=st.integers(0, 2),
+        hung_for=st.floats(0, 100),
+    ),
 )
+Handlers = dict[str, HandlerReport]
 
 
 def worker(
-    state: WorkerState, progress: list[HandlerProgress], *, since: float = 0, reported: float
-) -> WorkerHealth:
-    return WorkerHealth(state=state, since=since, reported=reported, progress=progress)
+    state: WorkerState, handlers: Handlers, *, unchanged: float = 1000, silence: float
+) -> WorkerStatus:
+    return WorkerStatus(
+        name="worker-1", pid=1, state=state, handlers=handlers, unchanged=unchanged, silence=silence
+    )
 
 
-@given(st.floats(0, 1000), st.floats(0, 1000), st.lists(PROGRESS))
+@given(st.floats(0, 1000), st.floats(0, 1000), HANDLERS)
 def test_a_starting_worker_is_bound_by_the_boot_grace_alone(
-    since: float, reported: float, progress: list[HandlerProgress]
+    unchanged: float, silence: float, handlers: Handlers
 ) -> None:
-    reason = kill_reason(worker("starting", progress, since=since, reported=reported), LIMITS, 1000)
-    assert (reason is not None) == (1000 - since > 60)
+    reason = kill_reason(worker("starting", handlers, unchanged=unchanged, silence=silence), LIMITS)
+    assert (reason is not None) == (unchanged > 60)
 
 
-@given(st.sampled_from(["ready", "waiting"]), st.floats(990, 1000), st.lists(PROGRESS))
+@given(st.sampled_from(["ready", "waiting"]), st.floats(0, 10), HANDLERS)
 def test_a_worker_is_killed_only_for_events_in_flight_without_progress(
-    state: WorkerState, reported: float, progress: list[HandlerProgress]
+    state: WorkerState, silence: float, handlers: Handlers
 ) -> None:
-    stuck = any(handler.in_flight and handler.quiet + 1000 - reported > 100 for handler in progress)
-    assert (kill_reason(worker(state, progress, reported=reported), LIMITS, 1000) is not None) == stuck
+    stuck = any(handler.in_flight and handler.quiet + silence > 100 for handler in handlers.values())
+    assert (kill_reason(worker(state, handlers, silence=silence), LIMITS) is not None) == stuck
 
 
-@given(st.floats(10.001, 1000), st.lists(PROGRESS))
-def test_a_silent_worker_is_killed(silence: float, progress: list[HandlerProgress]) -> None:
-    reason = kill_reason(worker("ready", progress, reported=1000 - silence), LIMITS, 1000)
+@given(st.floats(10.001, 1000), HANDLERS)
+def test_a_silent_worker_is_killed(silence: float, handlers: Handlers) -> None:
+    reason = kill_reason(worker("ready", handlers, silence=silence), LIMITS)
     assert reason is not None
     assert "event loop" in reason
 
 
-@given(st.sampled_from(["draining", "failed"]), st.floats(0, 1000), st.lists(PROGRESS))
+@given(st.sampled_from(["draining", "failed"]), st.floats(0, 1000), HANDLERS)
 def test_a_worker_that_ends_has_a_deadline_of_its_own(
-    state: WorkerState, reported: float, progress: list[HandlerProgress]
+    state: WorkerState, silence: float, handlers: Handlers
 ) -> None:
-    assert kill_reason(worker(state, progress, reported=reported), LIMITS, 1000) is None
+    assert kill_reason(worker(state, handlers, silence=silence), LIMITS) is None
 
 
-@given(st.sampled_from(STATES), st.floats(990, 1000), st.lists(PROGRESS))
+@given(st.sampled_from(STATES), st.floats(0, 10), HANDLERS)
 def test_a_worker_is_replaced_only_for_hung_threads(
-    state: WorkerState, reported: float, progress: list[HandlerProgress]
+    state: WorkerState, silence: float, handlers: Handlers
 ) -> None:
-    reason = replace_reason(worker(state, progress, reported=reported), LIMITS, 1000)
-    hung = [handler for handler in progress if handler.hung and handler.hung_for + 1000 - reported > 50]
+    reason = replace_reason(worker(state, handlers, silence=silence), LIMITS)
+    hung = [name for name, handler in handlers.items() if handler.hung and handler.hung_for + silence > 50]
     assert (reason is not None) == (state == "ready" and bool(hung))
-    assert reason is None or hung[0].handler in reason
+    assert reason is None or hung[0] in reason
 
 
 class BrokenLag:
@@ -105,8 +106,8 @@ class BrokenLag:
 def test_an_error_in_reading_the_lag_is_logged_and_the_lag_is_unknown(
     error: Exception, connected: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(health, "_LAG_INTERVAL", 0.001)
-    monkeypatch.setattr(health._lag_log, "filters", [LogRateLimit(exempt=None)])
+    monkeypatch.setattr(readiness, "_LAG_INTERVAL", 0.001)
+    monkeypatch.setattr(readiness.log, "filters", [LogRateLimit(exempt=None)])
     monitor = LagMonitor(cast("Any", BrokenLag(error)))
 
     async def run() -> None:

@@ -15,11 +15,11 @@ from eventml.deploy.workers import operations
 from eventml.deploy.workers.logs import LogRateLimit
 from eventml.deploy.workers.operations import (
     HostPort,
-    OperationsEndpoints,
+    answer_operations,
     parse_host_port,
-    serve_endpoints,
+    serve_status,
 )
-from eventml.deploy.workers.status import ServiceStatus, WorkerStatus
+from eventml.deploy.workers.reports import ServiceStatus, WorkerStatus
 from eventml.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -47,14 +47,14 @@ def test_invalid_addresses_are_refused(text: str) -> None:
 
 
 def test_an_unknown_path_is_answered_with_the_known_ones() -> None:
-    status, body, _ = OperationsEndpoints(lambda: ServiceStatus(bus="b", workers=[])).answer("/health")
+    status, body, _ = answer_operations("/health", lambda: ServiceStatus(bus="b", workers=[]))
     assert status == 404
     assert b"/livez" in body
 
 
 def test_livez_names_its_reason() -> None:
-    endpoints = OperationsEndpoints(lambda: ServiceStatus(bus="b", workers=[], stuck="the loop is blocked"))
-    assert endpoints.answer("/livez")[:2] == (503, b"the loop is blocked\n")
+    status = ServiceStatus(bus="b", workers=[], stuck="the loop is blocked")
+    assert answer_operations("/livez", lambda: status)[:2] == (503, b"the loop is blocked\n")
 
 
 def test_readyz_names_every_worker_that_is_not_ready() -> None:
@@ -66,7 +66,7 @@ def test_readyz_names_every_worker_that_is_not_ready() -> None:
         WorkerStatus(name="worker-4", pid=4, state="draining"),
         WorkerStatus(name="worker-4", pid=5, state="ready"),
     ]
-    status, body, _ = OperationsEndpoints(lambda: ServiceStatus(bus="b", workers=workers)).answer("/readyz")
+    status, body, _ = answer_operations("/readyz", lambda: ServiceStatus(bus="b", workers=workers))
     assert status == 503
     assert body.decode().splitlines() == [
         "worker-2 is waiting: connection refused",
@@ -82,7 +82,7 @@ def test_an_unexpected_error_is_logged_once_and_answered_with_500(
         raise ZeroDivisionError("a bug")
 
     monkeypatch.setattr(operations.log, "filters", [LogRateLimit(exempt=None)])
-    with serve_endpoints(OperationsEndpoints(broken_status), HostPort(port=0)) as address:
+    with serve_status(broken_status, HostPort(port=0)) as address:
         for _ in range(3):
             connection = http.client.HTTPConnection(address.host, address.port, timeout=5)
             connection.request("GET", path)

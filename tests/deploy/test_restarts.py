@@ -12,16 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventml import records
-from eventml.deploy.workers.ipc import WorkerSpec
-from eventml.deploy.workers.restarts import (
-    Crash,
-    RestartPolicy,
-    crash_counts,
-    is_crash_loop,
-    recent_crashes,
-    restart_delay,
-)
-from eventml.deploy.workers.supervisor import Supervisor
+from eventml.deploy.workers import restarts, supervisor
+from eventml.deploy.workers.reports import HandlerReport, Totals, WorkerReport, WorkerSpec
+from eventml.deploy.workers.restarts import crash_counts, restart_delay
 from tests.deploy.model_files import train
 from tests.deploy.service import APPS
 
@@ -33,36 +26,35 @@ if TYPE_CHECKING:
     from tests.deploy.service import Service
 
 TIMES = st.floats(0, 1e6)
-CRASHES = st.lists(st.builds(Crash, TIMES, st.booleans()), max_size=50)
+CRASHES = st.lists(TIMES, max_size=50)
 
 
 @given(CRASHES, TIMES)
-def test_five_counted_crashes_in_a_minute_are_a_crash_loop(crashes: list[Crash], now: float) -> None:
-    counted = [crash for crash in crashes if now - crash.time < 60 and crash.counts]
-    assert is_crash_loop(crashes, RestartPolicy(), now) == (len(counted) >= 5)
+def test_five_counted_crashes_in_a_minute_are_a_crash_loop(crashes: list[float], now: float) -> None:
+    recent = [crash for crash in crashes if now - crash < 60]
+    assert (restart_delay(crashes, now) is None) == (len(recent) >= 5)
 
 
 @given(CRASHES, TIMES)
-def test_the_delay_is_bounded_and_depends_on_recent_crashes_only(crashes: list[Crash], now: float) -> None:
-    policy = RestartPolicy()
-    delay = restart_delay(crashes, policy, now)
-    assert policy.first_delay <= delay <= policy.max_delay
-    assert delay == restart_delay(recent_crashes(crashes, policy, now), policy, now)
-    assert restart_delay([Crash(now, counts=False)] * 40, policy, now) == policy.first_delay
+def test_the_delay_depends_on_recent_crashes_only(crashes: list[float], now: float) -> None:
+    recent = [crash for crash in crashes if now - crash < 60]
+    assert restart_delay(crashes, now) == restart_delay(recent, now)
 
 
-@given(st.integers(1, 30))
-def test_each_counted_crash_doubles_the_delay(count: int) -> None:
-    policy = RestartPolicy()
-    delays = [restart_delay([Crash(0, counts=True)] * n, policy, 1) for n in range(1, count + 1)]
-    assert delays == [min(0.25 * 2**n, 10.0) for n in range(count)]
+def test_each_counted_crash_doubles_the_delay_up_to_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [restart_delay([0.0] * n, 1) for n in range(6)] == [0.25, 0.25, 0.5, 1.0, 2.0, None]
+    monkeypatch.setattr(restarts, "MAX_CRASHES", 50)
+    assert [restart_delay([0.0] * n, 1) for n in (6, 7, 49)] == [8.0, 10.0, 10.0]
 
 
-@given(completed=st.booleans(), idle=st.booleans(), killed=st.booleans())
+@given(completed=st.integers(0, 2), received=st.integers(0, 2), ready=st.booleans(), killed=st.booleans())
 def test_a_crash_without_work_counts_unless_an_idle_worker_was_killed(
-    completed: bool, idle: bool, killed: bool
+    completed: int, received: int, ready: bool, killed: bool
 ) -> None:
-    assert crash_counts(completed=completed, idle=idle, killed_from_outside=killed) == (
+    totals: Totals = {"received": [received], "completed": [completed]}
+    report = WorkerReport(state="ready", handlers={"h": HandlerReport(group="g", totals=totals)})
+    idle = ready and not received
+    assert crash_counts(report, was_ready=ready, killed_from_outside=killed) == (
         not completed and not (idle and killed)
     )
 
@@ -84,14 +76,16 @@ def test_a_worker_that_cannot_start_stops_the_service(
     monkeypatch.chdir(APPS)
     for name, value in {"APP": "t", "EVENTML_BACKEND": "memory://", **env}.items():
         monkeypatch.setenv(name, value)
-    supervisor = Supervisor(
+    for module in (restarts, supervisor):
+        monkeypatch.setattr(module, "MAX_CRASHES", 3)
+    monkeypatch.setattr(restarts, "_FIRST_DELAY", 0.01)
+    service = supervisor.Supervisor(
         "t",
         [WorkerSpec(name="worker-1", bus="plain:bus")],
         drain=1,
         print_line=lambda _worker, _line: None,
-        policy=RestartPolicy(max_crashes=3, first_delay=0.01),
     )
-    assert anyio.run(supervisor.run) == 1
+    assert anyio.run(service.run) == 1
     assert caplog.text.count("; restarting in") == 2
     assert (
         "worker-1 ended 3 times within 60 s without completing an event; giving up. "

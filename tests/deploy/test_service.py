@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventml.deploy.workers.operations import DEFAULT_PORT, LOOPBACK
-from eventml.deploy.workers.service import assign_handlers, unassigned_handlers
+from eventml.deploy.workers.service import assign_handlers, runners
 from eventml.errors import ConfigError
 from tests.deploy.service import Service
 
@@ -29,7 +29,9 @@ def test_a_number_of_workers_that_run_the_same_handlers(count: int, only: list[s
     assigned = assign_handlers(str(count), only, HANDLERS)
     assert len(assigned) == count
     assert set(assigned.values()) == {tuple(only)}
-    assert unassigned_handlers(assigned, HANDLERS) == [h for h in HANDLERS if only and h not in only]
+    assert [runners(assigned, h) for h in HANDLERS] == [
+        count if not only or h in only else 0 for h in HANDLERS
+    ]
 
 
 @given(st.dictionaries(st.sampled_from(HANDLERS), st.integers(1, 9), min_size=1))
@@ -38,7 +40,7 @@ def test_a_number_of_workers_for_each_handler(counts: dict[str, int]) -> None:
     assigned = assign_handlers(workers, [], HANDLERS)
     assert Counter(handler for handlers in assigned.values() for handler in handlers) == counts
     assert len(assigned) == sum(counts.values())
-    assert unassigned_handlers(assigned, HANDLERS) == [h for h in HANDLERS if h not in counts]
+    assert [runners(assigned, h) for h in HANDLERS] == [counts.get(h, 0) for h in HANDLERS]
 
 
 @pytest.mark.parametrize(

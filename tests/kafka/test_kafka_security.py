@@ -50,7 +50,7 @@ def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secure]:
 @asynccontextmanager
 async def opened(url: str, environ: dict[str, str] | None = None) -> AsyncIterator[KafkaBackend]:
     """As a bus opens it: the URL's query becomes settings."""
-    settings = config.load(folder="/", environ=environ or {}, overrides={"backend": {"url": url}}).backend
+    settings = config.load(environ=environ or {}, overrides={"backend": {"url": url}}).backend
     assert isinstance(settings.options, kafka.Settings)
     async with kafka.open(settings.url, settings.options) as backend:
         yield backend

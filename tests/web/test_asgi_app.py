@@ -120,7 +120,7 @@ async def test_metrics_are_those_of_a_stream(client: httpx.AsyncClient) -> None:
 async def test_paths_and_methods_that_there_are_not(client: httpx.AsyncClient) -> None:
     answer = await client.post("/predict/look", json=event())
     assert answer.status_code == 404
-    assert "double, double_one, root" in answer.json()["detail"]
+    assert "/predict/double, /predict/double_one, /predict/root" in answer.json()["detail"]
     wrong = await client.get("/predict/double")
     assert (wrong.status_code, wrong.headers["allow"]) == (405, "POST")
     assert (await client.get("/nothing")).status_code == 404

@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 
 from eventml import Record
 from eventml.backends.base import Completion
-from eventml.deploy.web.request_backend import PendingRequest, RequestBackend, RequestDecoder, RequestQueue
+from eventml.deploy.web.request_backend import (
+    PendingRequest,
+    RequestBackend,
+    RequestDecoder,
+    RequestEvent,
+    RequestQueue,
+)
 from eventml.errors import FullError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -22,7 +28,7 @@ pytestmark = pytest.mark.anyio
 
 def submit(queue: RequestQueue, *values: bytes) -> PendingRequest:
     """Submit events whose ids are their values."""
-    return queue.submit(values, values, [value.decode() for value in values])
+    return queue.submit([RequestEvent(value, value.decode(), value) for value in values])
 
 
 def doubled(delivery: Delivery) -> Completion:
@@ -93,7 +99,7 @@ async def test_receive_waits_for_a_request() -> None:
 async def test_deliveries_carry_the_events_that_were_decoded_with_the_request() -> None:
     queue = RequestQueue("topic", capacity=10)
     events = [object(), object()]
-    queue.submit([b"not JSON", b"either"], events, ["a", "b"])
+    queue.submit([RequestEvent(b"not JSON", "a", events[0]), RequestEvent(b"either", "b", events[1])])
     assert RequestDecoder(Any).decode(await queue.receive(10)) == events
 
 

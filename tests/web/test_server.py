@@ -53,7 +53,7 @@ def test_requests_in_flight_are_finished_before_the_server_exits(serve: Serve) -
     server = serve()
     post(server)
     with ThreadPoolExecutor() as pool:
-        slow = pool.submit(post, server, number=1.5, do="sleep")
+        slow = pool.submit(post, server, number=5.0, do="sleep")
         server.process.until(lambda: _in_flight(server) == 1)
         begun = time.monotonic()
         server.process.send(signal.SIGTERM)
@@ -67,7 +67,7 @@ def _in_flight(server: Server) -> int:
     """Number of events of `double` in flight."""
     with server.client() as client:
         text = client.get("/metrics").text
-    found = re.findall(r'^eventml_\w*(?:in_hand|in_flight){handler="double".*} (\S+)$', text, re.MULTILINE)
+    found = re.findall(r'^eventml_events_in_flight{handler="double".*} (\S+)$', text, re.MULTILINE)
     return int(sum(map(float, found)))
 
 

@@ -2,13 +2,23 @@
 
 import sys
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from eventml.cli import check, dlq, lag, publish, run, score, serve, tail, top, topics
+from eventml.cli import check, dlq, publish, run, score, serve, tail, top, topics
+from eventml.cli.output import handle_errors
+
+
+class _Commands(TyperGroup):
+    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
+        with handle_errors():
+            return super().invoke(ctx)
+
 
 app = typer.Typer(
+    cls=_Commands,
     name="eventml",
     help="Deploy machine-learning models on event streams.",
     no_args_is_help=True,
@@ -23,7 +33,7 @@ app.command()(publish.publish)
 app.command()(score.score)
 app.command()(tail.tail)
 app.command()(check.check)
-app.command()(lag.lag)
+app.command()(topics.lag)
 app.command()(top.top)
 app.add_typer(topics.app, name="topics")
 app.add_typer(dlq.app, name="dlq")

@@ -1,8 +1,11 @@
-"""The bus that a command works with, and the options that choose its backend."""
+"""The bus that a command works with, and the arguments and options that several commands take."""
 
 from __future__ import annotations
 
+import inspect
 import traceback
+from contextlib import asynccontextmanager
+from functools import wraps
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
@@ -13,7 +16,7 @@ from eventml.cli.output import UsageError, print_message
 from eventml.errors import AppNotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping
     from types import TracebackType
 
 T = TypeVar("T")
@@ -34,6 +37,28 @@ BackendOption = Annotated[
         help="URL of the backend, such as redis://localhost:6379. Overrides all configuration.",
     ),
 ]
+
+
+def with_options(options: Callable[..., Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Add the parameters of a function to a command, whose first parameter takes the function's result.
+
+    Args:
+        options: The function, with the annotations that typer reads. Several commands may share it.
+    """
+    shared = inspect.signature(options).parameters
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @wraps(command)
+        def run(**arguments: Any) -> None:
+            command(options(**{name: arguments.pop(name) for name in shared}), **arguments)
+
+        _, *own = inspect.signature(command).parameters.values()
+        parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*shared.values(), *own)]
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined] # what typer reads
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return run
+
+    return decorate
 
 
 def load_bus(target: str, backend: str | None) -> Bus:
@@ -71,18 +96,21 @@ def backend_url(bus: Bus) -> str:
     return config.redact(bus.settings.backend.url)
 
 
-def require_shared(bus: Bus) -> None:
-    """Check that other processes can reach the events of an open bus.
+@asynccontextmanager
+async def open_shared(bus: Bus) -> AsyncIterator[Bus]:
+    """Open a configured bus whose events other processes can reach.
 
     Raises:
         UsageError: they cannot, so the command has nothing to work on.
     """
-    if not bus.backend.capabilities.shared:
-        raise UsageError(
-            f"the backend {backend_url(bus)} lives in one process, and this command is another process that "
-            "cannot reach its events. Name a backend that processes share: --backend redis://... or "
-            "kafka://..., EVENTML_BACKEND or eventml.toml"
-        )
+    async with bus.open():
+        if not bus.backend.capabilities.shared:
+            raise UsageError(
+                f"the backend {backend_url(bus)} lives in one process, and this command is another process "
+                "that cannot reach its events. Name a backend that processes share: --backend redis://... or "
+                "kafka://..., EVENTML_BACKEND or eventml.toml"
+            )
+        yield bus
 
 
 def find_bus(target: str) -> Bus:

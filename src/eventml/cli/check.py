@@ -4,8 +4,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Annotated, Final
-from urllib.parse import urlsplit
+from typing import Annotated, Any, Final
 
 import anyio
 import msgspec
@@ -15,47 +14,33 @@ from eventml import config, models
 from eventml.backends.base import Capabilities, CreatesTopics
 from eventml.bus import Bus, topics_of
 from eventml.cli.buses import BackendOption, BusArgument, backend_url, configure, find_bus
-from eventml.cli.output import JsonOption, handle_errors, leaf_errors, print_message, print_table
-from eventml.errors import ConfigError, EventMLError
+from eventml.cli.output import JsonOption, expected_errors, format_table, print_message
+from eventml.errors import ConfigError
 from eventml.handlers import Handler
 from eventml.runtime import check_capabilities
 
-_ORDERING: Final = {
-    "per_key": "order: the events of a key are handled in order",
-    "single_member": "order: only while a consumer group has one member; several members keep no order",
-    "none": "order: none",
+_GUARANTEES: Final[dict[tuple[str, object], str]] = {
+    ("ordering", "per_key"): "order: the events of a key are handled in order",
+    ("ordering", "single_member"): "order: only while a consumer group has one member; several keep no order",
+    ("ordering", "none"): "order: none",
+    (
+        "redelivery",
+        "lease",
+    ): "delivery: at least once; events in flight go to another worker when theirs dies or its lease expires",
+    ("redelivery", "leave"): "delivery: at least once; events in flight go to another worker when theirs "
+    "leaves its group or dies",
+    ("atomic_completion", True): "outputs: one for each input, even if it is delivered again",
+    ("atomic_completion", False): "outputs: repeated, with the same ids, for an input delivered again",
+    ("durable", True): "durability: published events outlive this process",
+    ("durable", False): "durability: none; published events are lost when this process ends",
+    ("counts_attempts", True): "attempts: counted; an event that kills its worker becomes a dead letter",
+    ("counts_attempts", False): "attempts: not counted; an event that kills its worker comes again and again",
+    ("shared", True): "processes: several workers share the events of a consumer group",
+    ("shared", False): "processes: one; publishers and handlers run in the same process",
+    ("deduplicates", True): "deduplication: with dedupe_window, an event whose id was completed is dropped",
+    ("deduplicates", False): "deduplication: none; an event that is published twice is handled twice",
 }
-_REDELIVERY: Final = {
-    "lease": "redelivery: events in flight go to another worker when theirs dies or its lease expires",
-    "leave": "redelivery: events in flight go to another worker when theirs leaves its group or dies",
-}
-
-
-class CheckedModel(msgspec.Struct):
-    """A model that could be loaded."""
-
-    name: str
-    version: str
-
-
-class CheckedHandler(msgspec.Struct, kw_only=True):
-    """A handler as it is configured. Times are seconds; None is "no limit" or "not set".
-
-    `frame` is the library of the data frames that the handler takes, or None if it takes events.
-    """
-
-    name: str
-    reads: str
-    writes: str | None
-    group: str
-    start: str
-    batched: bool
-    frame: str | None = None
-    max_batch: int
-    max_wait: float
-    ordered: bool | None
-    timeout: float | None
-    model: CheckedModel | None = None
+"""What each value of a field of `Capabilities` means."""
 
 
 class CheckReport(msgspec.Struct, kw_only=True):
@@ -65,12 +50,11 @@ class CheckReport(msgspec.Struct, kw_only=True):
     backend: str | None = None
     guarantees: Capabilities | None = None
     drain: float | None = None
-    handlers: list[CheckedHandler] = msgspec.field(default_factory=list)
+    handlers: list[dict[str, Any]] = msgspec.field(default_factory=list)
     problems: list[str] = msgspec.field(default_factory=list)
     warnings: list[str] = msgspec.field(default_factory=list)
 
 
-@handle_errors()
 def check(
     bus: BusArgument,
     backend: BackendOption = None,
@@ -109,16 +93,28 @@ async def check_bus(bus: Bus, *, connect: bool) -> CheckReport:
         report.problems.append("the bus has no handlers; import the modules that define them in its module")
     with _add_errors(report):
         await _check_backend(bus, report, connect=connect)
+    names_by_group: dict[tuple[str, str], list[str]] = {}
     for handler in handlers:
         checked = _describe_handler(handler)
         report.handlers.append(checked)
+        names_by_group.setdefault((handler.topic, handler.options.group), []).append(handler.name)
         with _add_errors(report, f"{handler.name}: "):
-            checked.model = _load_model(handler, report)
+            checked["model"] = _load_model(handler, report)
         if report.guarantees is not None:
             with _add_errors(report):
                 check_capabilities(handler, report.guarantees)
-        _check_parameters(bus, handler, report)
-    _check_shared_groups(handlers, report)
+        report.problems += [
+            f"{handler.name}: its parameter {name!r} has no value; define a lifespan of that name with "
+            "@bus.lifespan, or give the parameter a default"
+            for name in handler.resource_names
+            if name not in {"model", *bus.lifespans}
+        ]
+    report.warnings += [
+        f"{' and '.join(names)} read {topic} in the same consumer group, {group}: each event goes to only "
+        "one of them"
+        for (topic, group), names in names_by_group.items()
+        if len(names) > 1
+    ]
     return report
 
 
@@ -127,20 +123,15 @@ def _add_errors(report: CheckReport, prefix: str = "") -> Iterator[None]:
     """Add eventml's errors to the problems of the report, and continue."""
     try:
         yield
-    except Exception as exc:
-        errors = list(leaf_errors(exc))
-        if not all(isinstance(error, EventMLError) for error in errors):
-            raise
-        report.problems += [
-            f"{prefix}{error}" for error in errors if f"{prefix}{error}" not in report.problems
-        ]
+    except Exception as exc:  # noqa: BLE001 - `expected_errors` raises all others again
+        problems = [f"{prefix}{error}" for error in expected_errors(exc)]
+        report.problems += [problem for problem in problems if problem not in report.problems]
 
 
 async def _check_backend(bus: Bus, report: CheckReport, *, connect: bool) -> None:
     settings = bus.settings.backend
-    scheme = urlsplit(settings.url).scheme
-    report.guarantees = config.find_backend(scheme).capabilities(settings.options)
-    if not connect and scheme != "memory":  # the in-memory backend is opened here: no connection is needed
+    report.guarantees = config.find_backend(settings.scheme).capabilities(settings.options)
+    if not connect:
         return
     async with bus.open():
         report.guarantees = bus.backend.capabilities
@@ -152,56 +143,38 @@ async def _check_backend(bus: Bus, report: CheckReport, *, connect: bool) -> Non
                 )
 
 
-def _describe_handler(handler: Handler) -> CheckedHandler:
+def _describe_handler(handler: Handler) -> dict[str, Any]:
+    """Return a handler as it is configured. Times are seconds; None is "no limit" or "not set".
+
+    `frame` is the library of the data frames that the handler takes, or None if it takes events. `model` has
+    the name and the version of its model, if that could be loaded.
+    """
     options = handler.options
-    return CheckedHandler(
-        name=handler.name,
-        reads=handler.topic,
-        writes=handler.to,
-        group=options.group,
-        start=options.start,
-        batched=handler.batched,
-        frame=handler.frame.library if handler.frame is not None else None,
-        max_batch=handler.max_batch,
-        max_wait=options.max_wait,
-        ordered=options.ordered,
-        timeout=options.timeout,
-    )
+    return {
+        "name": handler.name,
+        "reads": handler.topic,
+        "writes": handler.to,
+        "group": options.group,
+        "start": options.start,
+        "batched": handler.batched,
+        "frame": handler.frame.library if handler.frame is not None else None,
+        "max_batch": handler.max_batch,
+        "max_wait": options.max_wait,
+        "ordered": options.ordered,
+        "timeout": options.timeout,
+        "model": None,
+    }
 
 
-def _load_model(handler: Handler, report: CheckReport) -> CheckedModel | None:
+def _load_model(handler: Handler, report: CheckReport) -> dict[str, str] | None:
     if handler.model is None:
         return None
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         model = models.load(handler.model, name=handler.name)
-    report.warnings += [
-        f"{handler.name}: {warning.message}"
-        for warning in caught
-        if issubclass(warning.category, UserWarning)
-    ]
-    return CheckedModel(model.name, model.version)
-
-
-def _check_parameters(bus: Bus, handler: Handler, report: CheckReport) -> None:
-    for name in handler.resource_names:
-        if name != "model" and name not in bus.lifespans:
-            report.problems.append(
-                f"{handler.name}: its parameter {name!r} has no value; define a lifespan of that "
-                "name with @bus.lifespan, or give the parameter a default"
-            )
-
-
-def _check_shared_groups(handlers: list[Handler], report: CheckReport) -> None:
-    names_by_group: dict[tuple[str, str], list[str]] = {}
-    for handler in handlers:
-        names_by_group.setdefault((handler.topic, handler.options.group), []).append(handler.name)
-    for (topic, group), names in names_by_group.items():
-        if len(names) > 1:
-            report.warnings.append(
-                f"{' and '.join(names)} read {topic} in the same consumer group, {group}: "
-                "each event goes to only one of them"
-            )
+    messages = [one.message for one in caught if issubclass(one.category, UserWarning)]
+    report.warnings += [f"{handler.name}: {message}" for message in messages]
+    return {"name": model.name, "version": model.version}
 
 
 def _print_report(report: CheckReport) -> None:
@@ -212,9 +185,8 @@ def _print_report(report: CheckReport) -> None:
         for line in describe_guarantees(report.guarantees):
             typer.echo(f"  {line}")
     if report.handlers:
-        print_table(
-            ["handler", "reads", "writes", "group", "takes", "model"], list(map(_row, report.handlers))
-        )
+        columns = ["handler", "reads", "writes", "group", "takes", "model"]
+        typer.echo(format_table(columns, list(map(_row, report.handlers))))
     for warning in report.warnings:
         print_message(warning, "warning")
     for problem in report.problems:
@@ -223,47 +195,23 @@ def _print_report(report: CheckReport) -> None:
 
 def describe_guarantees(capabilities: Capabilities) -> list[str]:
     """Return a line for each guarantee of a backend, or for its absence."""
+    return [_GUARANTEES[field] for field in msgspec.structs.asdict(capabilities).items()]
+
+
+def _row(handler: dict[str, Any]) -> list[str]:
+    batches = f"{handler['frame']} frames" if handler["frame"] else "batches"
+    takes = [f"{batches} of up to {handler['max_batch']}" if handler["batched"] else "single events"]
+    if handler["batched"] and handler["max_wait"]:
+        takes.append(f"waits {handler['max_wait']:g} s")
+    if handler["ordered"] is not None:
+        takes.append("ordered" if handler["ordered"] else "unordered")
+    if handler["timeout"] is not None:
+        takes.append(f"timeout {handler['timeout']:g} s")
     return [
-        _ORDERING[capabilities.ordering],
-        "delivery: every event is handled at least once",
-        "outputs: one for each input, even if it is delivered again"
-        if capabilities.atomic_completion
-        else "outputs: repeated, with the same ids, for an input that is delivered again",
-        "deduplication: with dedupe_window, an event is dropped if its group has completed one with its id"
-        if capabilities.deduplicates
-        else "deduplication: none; an event that is published twice is handled twice",
-        _REDELIVERY[capabilities.redelivery],
-        "attempts: counted, so that an event that kills its worker is moved to the dead letters"
-        if capabilities.counts_attempts
-        else "attempts: not counted, so that an event that kills its worker is delivered again and again",
-        "durability: published events outlive this process"
-        if capabilities.durable
-        else "durability: none; published events are lost when this process ends",
-        "processes: several workers share the events of a consumer group"
-        if capabilities.shared
-        else "processes: one; publishers and handlers run in the same process",
+        handler["name"],
+        f"{handler['reads']} ({handler['start']})",
+        handler["writes"] or "-",
+        handler["group"],
+        ", ".join(takes),
+        " ".join(handler["model"].values()) if handler["model"] else "-",
     ]
-
-
-def _row(handler: CheckedHandler) -> list[str]:
-    model = handler.model
-    return [
-        handler.name,
-        f"{handler.reads} ({handler.start})",
-        handler.writes or "-",
-        handler.group,
-        _describe_calls(handler),
-        f"{model.name} {model.version}" if model else "-",
-    ]
-
-
-def _describe_calls(handler: CheckedHandler) -> str:
-    batches = "batches" if handler.frame is None else f"{handler.frame} frames"
-    parts = [f"{batches} of up to {handler.max_batch}" if handler.batched else "single events"]
-    if handler.batched and handler.max_wait:
-        parts.append(f"waits {handler.max_wait:g} s")
-    if handler.ordered is not None:
-        parts.append("ordered" if handler.ordered else "unordered")
-    if handler.timeout is not None:
-        parts.append(f"timeout {handler.timeout:g} s")
-    return ", ".join(parts)

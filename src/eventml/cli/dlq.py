@@ -1,9 +1,11 @@
 """`eventml dlq`: list and show dead letters, replay them, or drop them."""
 
+# No `from __future__ import annotations` here: typer reads the annotations at run time.
+import re
+import time
 from collections import Counter
-from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
-from functools import partial
+from collections.abc import Awaitable, Callable, Iterator
+from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
 import anyio
@@ -11,127 +13,142 @@ import msgspec
 import typer
 
 from eventml.backends.base import Subscription
-from eventml.cli.dlq_filter import Selection, selecting, visit_queues
+from eventml.bus import Bus
+from eventml.cli.buses import BackendOption, BusArgument, load_bus, open_shared, with_options
 from eventml.cli.output import (
     JsonOption,
     UsageError,
     delivery_to_json,
     escape_unprintable,
-    handle_errors,
+    format_table,
+    format_time,
     print_message,
-    print_table,
 )
+from eventml.errors import TopicNotFoundError
 from eventml.runtime import (
     DLQ_PREFIX,
     DeadLetter,
     DeadLetterAction,
+    DeadLetterFilter,
     DeadLetterQueue,
     ReplayReport,
     browse,
+    dead_letter_queues,
     replay_or_drop,
 )
 
 app = typer.Typer(help="List dead letters, replay them or drop them.", no_args_is_help=True)
 
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Only print what would be done.")]
-
-_COLUMNS: Final = ("handler", "id", "exception", "attempts", "failed (UTC)", "from", "reason")
+_COLUMNS: Final = ("handler", "id", "exception", "attempts", "failed", "from", "reason")
 _REASON_LENGTH: Final = 80  # characters of the reason in a table
-_DONE: Final[dict[DeadLetterAction, str]] = {"replay": "replayed", "drop": "dropped"}
+_AGE: Final = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
+_UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
-class ListedDeadLetter(msgspec.Struct):
-    """A dead letter without its record; times are seconds since the epoch."""
-
-    handler: str
-    id: str
-    exception: str
-    message: str
-    traceback: str
-    attempts: int
-    first_failure: float
-    last_failure: float
-    topic: str
-    partition: str
-    offset: str
-
-
-class ShownDeadLetter(ListedDeadLetter):
-    """A dead letter with its record, as `eventml tail` prints it."""
-
-    record: msgspec.Raw
-
-
-class DeadLetterList(msgspec.Struct):
-    """JSON output of `list` and `show`: dead letters, and their counts by handler and exception."""
-
-    dead_letters: list[ListedDeadLetter]
-    counts: dict[str, Counter[str]]
-
-
-class QueueResult(msgspec.Struct):
-    """JSON output of `replay` and `drop`: what was done with the dead letters of one handler.
+class Selection(msgspec.Struct, frozen=True):
+    """The dead letters that the options of a command select.
 
     Attributes:
-        handler: The handler, or several if they share a consumer group.
-        topic: Topic that the events came from.
-        action: "replay" or "drop".
-        dry_run: Whether it was only tried.
-        done: Dead dead_letters replayed or dropped, counted by exception.
-        refused: Dead dead_letters that the broker refused to replay, counted by reason; they remain.
-        duplicates: Second dead letters of an event, left by a crash, which were dropped.
-        remaining: Dead dead_letters that remain; None if the backend cannot count them.
+        bus: The bus, configured.
+        queues: Dead-letter queues to look in.
+        matching: Conditions that a dead letter must meet.
+        limit: The highest number of dead letters; None for all.
+        everything: Whether no option restricts the selection.
     """
 
-    handler: str
-    topic: str
-    action: DeadLetterAction
-    dry_run: bool
-    done: Counter[str]
-    refused: Counter[str]
-    duplicates: int
-    remaining: int | None
+    bus: Bus
+    queues: list[DeadLetterQueue]
+    matching: DeadLetterFilter
+    limit: int | None
+    everything: bool
+
+
+def select(
+    bus: BusArgument,
+    handler: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Select dead letters of this handler. Repeat it for more."),
+    ] = None,
+    exception: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CLASS", help="Select by exception, such as KeyError. Repeat it for more."),
+    ] = None,
+    event: Annotated[
+        list[str] | None,
+        typer.Option("--id", metavar="ID", help="Select by the id of the event. Repeat it for more."),
+    ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="Select those that failed last at this time or later: an age such as 90s, 15m, 2h or 3d, "
+            "or a time in UTC such as 2024-06-01T12:30.",
+        ),
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Select those that failed last before this time.")
+    ] = None,
+    number: Annotated[
+        int | None, typer.Option("-n", metavar="N", min=1, help="Select at most N dead letters.")
+    ] = None,
+    backend: BackendOption = None,
+) -> Selection:
+    """Return the selection that the options describe; every command of this module takes them.
+
+    Raises:
+        UsageError: the bus has no such handler.
+        typer.BadParameter: a time is not valid.
+    """
+    matching = DeadLetterFilter(
+        ids=frozenset(event or ()),
+        exceptions=frozenset(exception or ()),
+        since=None if since is None else _parse_time(since),
+        until=None if until is None else _parse_time(until),
+    )
+    app = load_bus(bus, backend)
+    if unknown := [name for name in handler or () if name not in app.handlers]:
+        raise UsageError(f"no handler is named {unknown[0]!r}; the handlers are: {', '.join(app.handlers)}")
+    queues = dead_letter_queues(map(app.configured_handler, handler or app.handlers))
+    everything = not (handler or number or matching != DeadLetterFilter())
+    return Selection(app, queues, matching, number, everything)
+
+
+def _parse_time(text: str) -> float:
+    """Return seconds since the epoch for an age or a time in ISO 8601, UTC if it has no offset."""
+    if age := _AGE.fullmatch(text):
+        return time.time() - float(age[1]) * _UNITS[age[2]]
+    try:
+        parsed = datetime.fromisoformat(text)
+    except ValueError as exc:
+        raise typer.BadParameter(
+            f"{text!r} is neither an age, such as 90s, 15m, 2h or 3d, nor a time, such as 2024-06-01T12:30"
+        ) from exc
+    return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()
 
 
 @app.command("list")
-@handle_errors()
-@selecting
+@with_options(select)
 def list_dead_letters(selection: Selection, as_json: JsonOption = False) -> None:
     """List dead letters, and count them by handler and exception.
 
     Those that were replayed or dropped are not listed. The command changes nothing.
     """
-    found = anyio.run(_read, selection)
-    if as_json:
-        _print_json(
-            [ListedDeadLetter(**_fields(handler, dead_letter)) for handler, dead_letter in found], found
-        )
-        return
-    if found:
-        print_table(_COLUMNS, [_row(handler, dead_letter) for handler, dead_letter in found])
-    _print_counts(found)
+    _print(selection, in_full=False, as_json=as_json)
 
 
 @app.command("show")
-@handle_errors()
-@selecting
+@with_options(select)
 def show(selection: Selection, as_json: JsonOption = False) -> None:
     """Show dead letters in full.
 
     That is the event, why it failed, and where it came from. The command changes nothing.
     """
-    found = anyio.run(_read, selection)
-    if as_json:
-        _print_json([_with_record(handler, dead_letter) for handler, dead_letter in found], found)
-        return
-    for handler, dead_letter in found:
-        typer.echo("\n".join(_lines(handler, dead_letter)))
-    _print_counts(found)
+    _print(selection, in_full=True, as_json=as_json)
 
 
 @app.command("replay")
-@handle_errors()
-@selecting
+@with_options(select)
 def replay(selection: Selection, dry_run: DryRunOption = False, as_json: JsonOption = False) -> None:
     """Send events back to the handler that failed them, and to no other.
 
@@ -142,8 +159,7 @@ def replay(selection: Selection, dry_run: DryRunOption = False, as_json: JsonOpt
 
 
 @app.command("drop")
-@handle_errors()
-@selecting
+@with_options(select)
 def drop(
     selection: Selection,
     everything: Annotated[bool, typer.Option("--all", help="Drop all dead letters of the bus.")] = False,
@@ -160,36 +176,65 @@ def drop(
     _replay_or_drop(selection, "drop", dry_run=dry_run, as_json=as_json)
 
 
-async def _read(selection: Selection) -> list[tuple[str, DeadLetter]]:
-    """Return the selected dead letters, each with the names of its handlers."""
+async def _visit_queues(
+    selection: Selection, visit: Callable[[DeadLetterQueue, Subscription, int | None], Awaitable[int]]
+) -> None:
+    """Open the bus, and visit each dead-letter queue that may hold dead letters, one after the other.
+
+    Args:
+        selection: Queues to visit, and the number of dead letters to stop at.
+        visit: Called with the queue, a subscription to its topic and the number of dead letters to take at
+            most. Returns how many it took.
+    """
+    limit = selection.limit
+    async with open_shared(selection.bus) as bus:
+        for queue in selection.queues:
+            if limit == 0:
+                return
+            try:
+                lag = await bus.backend.lag(queue.dead_letter_topic, group=queue.replay_group)
+                if lag is not None and not sum(lag.values()):
+                    continue
+                async with bus.backend.subscribe(
+                    [queue.dead_letter_topic], group=queue.replay_group, start="earliest"
+                ) as subscription:
+                    taken = await visit(queue, subscription, limit)
+            except TopicNotFoundError:
+                continue  # no dead letter was ever written
+            limit = None if limit is None else limit - taken
+
+
+def _print(selection: Selection, *, in_full: bool, as_json: bool) -> None:
+    """Print the selected dead letters, and their counts by handler and exception."""
     found: list[tuple[str, DeadLetter]] = []
 
     async def read_queue(queue: DeadLetterQueue, subscription: Subscription, limit: int | None) -> int:
-        dead_letters = [
-            dead_letter async for dead_letter in browse(subscription, selection.matching, limit=limit)
-        ]
-        found.extend((", ".join(queue.handlers), dead_letter) for dead_letter in dead_letters)
-        return len(dead_letters)
+        taken = [one async for one in browse(subscription, selection.matching, limit=limit)]
+        found.extend((", ".join(queue.handlers), dead_letter) for dead_letter in taken)
+        return len(taken)
 
-    await visit_queues(selection, read_queue)
-    return found
+    anyio.run(_visit_queues, selection, read_queue)
+    counts: dict[str, Counter[str]] = {}
+    for handler, dead_letter in found:
+        counts.setdefault(handler, Counter())[dead_letter.exception] += 1
+    if as_json:
+        dead_letters = [_to_json(handler, dead_letter, in_full=in_full) for handler, dead_letter in found]
+        typer.echo(msgspec.json.encode({"dead_letters": dead_letters, "counts": counts}))
+        return
+    if in_full:
+        for handler, dead_letter in found:
+            typer.echo("\n".join(_lines(handler, dead_letter)))
+    elif found:
+        typer.echo(format_table(_COLUMNS, [_row(handler, dead_letter) for handler, dead_letter in found]))
+    for handler, of_handler in counts.items():
+        noun = "dead letter" if of_handler.total() == 1 else "dead letters"
+        typer.echo(f"{handler}: {of_handler.total()} {noun} ({_format_counts(of_handler)})")
+    if not found:
+        typer.echo("no dead letters")
 
 
 def _replay_or_drop(selection: Selection, action: DeadLetterAction, *, dry_run: bool, as_json: bool) -> None:
-    results = anyio.run(partial(_process, selection, action, dry_run=dry_run))
-    if as_json:
-        typer.echo(msgspec.json.encode(results))
-    else:
-        for result in results:
-            _print_result(result)
-        if not results:
-            typer.echo("no dead letters")
-    if any(result.refused for result in results):
-        raise typer.Exit(1)
-
-
-async def _process(selection: Selection, action: DeadLetterAction, *, dry_run: bool) -> list[QueueResult]:
-    results: list[QueueResult] = []
+    results: list[tuple[DeadLetterQueue, ReplayReport]] = []
 
     async def process_queue(queue: DeadLetterQueue, subscription: Subscription, limit: int | None) -> int:
         if dry_run:
@@ -201,68 +246,58 @@ async def _process(selection: Selection, action: DeadLetterAction, *, dry_run: b
             report = await replay_or_drop(
                 subscription, selection.matching, action, limit=limit, acks_singly=acks_singly
             )
-        results.append(
-            QueueResult(
-                handler=", ".join(queue.handlers),
-                topic=queue.topic,
-                action=action,
-                dry_run=dry_run,
-                done=report.chosen,
-                refused=report.refused,
-                duplicates=report.duplicates,
-                remaining=report.left,
-            )
-        )
+        results.append((queue, report))
         return report.chosen.total()
 
-    await visit_queues(selection, process_queue)
-    return results
+    anyio.run(_visit_queues, selection, process_queue)
+    if as_json:
+        counts = [
+            {
+                "handler": ", ".join(queue.handlers),
+                "topic": queue.topic,
+                "action": action,
+                "dry_run": dry_run,
+                "done": report.chosen,
+                "refused": report.refused,
+                "duplicates": report.duplicates,
+                "remaining": report.left,
+            }
+            for queue, report in results
+        ]
+        typer.echo(msgspec.json.encode(counts))
+    else:
+        for queue, report in results:
+            _print_report(queue, report, action, dry_run=dry_run)
+        if not results:
+            typer.echo("no dead letters")
+    if any(report.refused for _, report in results):
+        raise typer.Exit(1)
 
 
-def _print_result(result: QueueResult) -> None:
-    done = _DONE[result.action]
-    would = "would be " if result.dry_run else ""
-    topic = f" to {result.topic}" if result.action == "replay" else ""
-    exceptions = f" ({_format_counts(result.done)})" if result.done else ""
-    remaining = "" if result.remaining is None or result.dry_run else f"; {result.remaining} remain"
-    typer.echo(f"{result.handler}: {result.done.total()} {would}{done}{topic}{exceptions}{remaining}")
-    if result.duplicates:
-        typer.echo(f"{result.handler}: {result.duplicates} duplicate dead letters, left by a crash, dropped")
-    for reason, count in result.refused.items():
-        print_message(f"{result.handler}: {count} could not be {done}, and remain: {reason}", "error")
-
-
-def _print_json(dead_letters: list[Any], found: list[tuple[str, DeadLetter]]) -> None:
-    typer.echo(msgspec.json.encode(DeadLetterList(dead_letters, _count(found))))
-
-
-def _print_counts(found: list[tuple[str, DeadLetter]]) -> None:
-    if not found:
-        typer.echo("no dead letters")
-    for handler, counts in _count(found).items():
-        noun = "dead letter" if counts.total() == 1 else "dead letters"
-        typer.echo(f"{handler}: {counts.total()} {noun} ({_format_counts(counts)})")
-
-
-def _count(found: list[tuple[str, DeadLetter]]) -> dict[str, Counter[str]]:
-    counts: dict[str, Counter[str]] = {}
-    for handler, dead_letter in found:
-        counts.setdefault(handler, Counter())[dead_letter.exception] += 1
-    return counts
+def _print_report(
+    queue: DeadLetterQueue, report: ReplayReport, action: DeadLetterAction, *, dry_run: bool
+) -> None:
+    handler, done = ", ".join(queue.handlers), "replayed" if action == "replay" else "dropped"
+    would = "would be " if dry_run else ""
+    topic = f" to {queue.topic}" if action == "replay" else ""
+    exceptions = f" ({_format_counts(report.chosen)})" if report.chosen else ""
+    remaining = "" if report.left is None or dry_run else f"; {report.left} remain"
+    typer.echo(f"{handler}: {report.chosen.total()} {would}{done}{topic}{exceptions}{remaining}")
+    if report.duplicates:
+        typer.echo(f"{handler}: {report.duplicates} duplicate dead letters, left by a crash, dropped")
+    for reason, count in report.refused.items():
+        print_message(f"{handler}: {count} could not be {done}, and remain: {reason}", "error")
 
 
 def _format_counts(counts: Counter[str]) -> str:
     return ", ".join(f"{count} {_one_line(name)}" for name, count in counts.most_common())
 
 
-def _fields(handler: str, dead_letter: DeadLetter) -> dict[str, Any]:
-    names = (name for name in ListedDeadLetter.__struct_fields__ if name != "handler")
-    return {"handler": handler, **{name: getattr(dead_letter, name) for name in names}}
-
-
-def _with_record(handler: str, dead_letter: DeadLetter) -> ShownDeadLetter:
-    record = msgspec.Raw(delivery_to_json(dead_letter.delivery).rstrip())
-    return ShownDeadLetter(**_fields(handler, dead_letter), record=record)
+def _to_json(handler: str, dead_letter: DeadLetter, *, in_full: bool) -> dict[str, Any]:
+    """Return the fields of a dead letter for the JSON output; times are seconds since the epoch."""
+    fields = {"handler": handler, "id": dead_letter.id, **msgspec.structs.asdict(dead_letter)}
+    record = msgspec.Raw(delivery_to_json(fields.pop("delivery")))
+    return fields | {"record": record} if in_full else fields
 
 
 def _row(handler: str, dead_letter: DeadLetter) -> list[str]:
@@ -272,7 +307,7 @@ def _row(handler: str, dead_letter: DeadLetter) -> list[str]:
         escape_unprintable(dead_letter.id),
         escape_unprintable(dead_letter.exception),
         str(dead_letter.attempts),
-        _format_time(dead_letter.last_failure),
+        format_time(dead_letter.last_failure) or "-",
         f"{dead_letter.topic}/{dead_letter.partition}/{dead_letter.offset}",
         _one_line(reason if len(reason) <= _REASON_LENGTH else f"{reason[:_REASON_LENGTH]}…"),
     ]
@@ -281,38 +316,27 @@ def _row(handler: str, dead_letter: DeadLetter) -> list[str]:
 def _lines(handler: str, dead_letter: DeadLetter) -> Iterator[str]:
     """Yield the lines of a dead letter as `show` prints it."""
     record = msgspec.json.decode(delivery_to_json(dead_letter.delivery))
-    attempts = "attempt" if dead_letter.attempts == 1 else "attempts"
-    yield f"{handler}: {escape_unprintable(dead_letter.id)}"
-    yield f"  failed    {_format_time(dead_letter.last_failure)} UTC, after {dead_letter.attempts} {attempts}"
-    if dead_letter.attempts > 1:
-        yield f"            {_format_time(dead_letter.first_failure)} UTC for the first time"
-    yield f"  from      {dead_letter.topic}, partition {dead_letter.partition}, offset {dead_letter.offset}"
-    if record["key"] is not None:
-        yield f"  key       {_format_value(record['key'])}"
-    yield f"  reason    {_one_line(dead_letter.message)}"
-    for number, line in enumerate(dead_letter.traceback.splitlines()):
-        yield f"  {'' if number else 'traceback':9} {escape_unprintable(line)}"
+    first, last = (format_time(t) or "-" for t in (dead_letter.first_failure, dead_letter.last_failure))
     headers = [item for item in record["headers"].items() if not item[0].startswith(DLQ_PREFIX)]
-    for number, (name, text) in enumerate(headers):
-        yield f"  {'' if number else 'headers':9} {escape_unprintable(name)}: {_one_line(text)}"
-    for number, line in enumerate(_format_value(record["value"]).splitlines() or [""]):
-        yield f"  {'' if number else 'value':9} {line}"
+    parts = {
+        "failed": f"{last}, attempt {dead_letter.attempts}; first {first}",
+        "from": f"{dead_letter.topic}, partition {dead_letter.partition}, offset {dead_letter.offset}",
+        "key": "" if record["key"] is None else _format_value(record["key"]),
+        "reason": _one_line(dead_letter.message),
+        "traceback": escape_unprintable(dead_letter.traceback, "\n"),
+        "headers": "\n".join(f"{escape_unprintable(name)}: {_one_line(text)}" for name, text in headers),
+        "value": _format_value(record["value"]),
+    }
+    yield f"{handler}: {escape_unprintable(dead_letter.id)}"
+    for label, text in parts.items():
+        for number, line in enumerate(text.splitlines()):
+            yield f"  {'' if number else label:9} {line}"
     yield ""
 
 
 def _format_value(value: Any) -> str:
-    if isinstance(value, str):
-        return escape_unprintable(value, "\n\t")
-    return escape_unprintable(msgspec.json.format(msgspec.json.encode(value), indent=2).decode(), "\n")
-
-
-def _format_time(seconds: float) -> str:
-    """Return seconds since the epoch as a time in UTC, without fractions of a second."""
-    try:
-        time = datetime.fromtimestamp(0, UTC) + timedelta(seconds=seconds)
-    except (ValueError, OverflowError):  # the header of a dead letter may hold any number
-        return str(seconds)
-    return time.strftime("%Y-%m-%d %H:%M:%S")
+    text = value if isinstance(value, str) else msgspec.json.format(msgspec.json.encode(value)).decode()
+    return escape_unprintable(text, "\n\t")
 
 
 def _one_line(text: str) -> str:

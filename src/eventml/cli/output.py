@@ -1,4 +1,4 @@
-"""What commands print: tables, records as JSON, errors with an exit status, and the log."""
+"""What commands print: tables, records as JSON, errors with an exit status, progress bars and the log."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.highlighter import NullHighlighter
 from rich.logging import RichHandler
-from rich.table import Table
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
 from eventml.codec import Decoder
@@ -21,7 +21,7 @@ from eventml.deploy.workers import LogRateLimit
 from eventml.errors import EventMLError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from eventml.records import Delivery
 
@@ -45,22 +45,28 @@ def handle_errors() -> Iterator[None]:
     """
     try:
         yield
-    except Exception as exc:
-        errors = list(leaf_errors(exc))
-        if not all(isinstance(error, EventMLError | UsageError) for error in errors):
-            raise
+    except Exception as exc:  # noqa: BLE001 - `expected_errors` raises all others again
+        errors = expected_errors(exc)
         for message in dict.fromkeys(map(str, errors)):
             print_message(message, "error")
         raise typer.Exit(2 if all(isinstance(error, UsageError) for error in errors) else 1) from None
 
 
-def leaf_errors(error: BaseException) -> Iterator[BaseException]:
-    """Yield the errors inside an exception group, at any depth; task groups raise such groups."""
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from leaf_errors(inner)
-    else:
-        yield error
+def expected_errors(error: BaseException) -> list[BaseException]:
+    """Return the errors of eventml inside an exception group, at any depth; task groups raise such groups.
+
+    Raises:
+        BaseException: the error itself, if it is not eventml's or holds one that is not.
+    """
+
+    def leaves(one: BaseException) -> list[BaseException]:
+        inner = one.exceptions if isinstance(one, BaseExceptionGroup) else ()
+        return [leaf for each in inner for leaf in leaves(each)] or [one]
+
+    errors = leaves(error)
+    if not all(isinstance(leaf, EventMLError | UsageError) for leaf in errors):
+        raise error
+    return errors
 
 
 def print_message(text: str, label: str = "") -> None:
@@ -95,16 +101,30 @@ def start_logging() -> None:
     logging.getLogger("eventml").setLevel(logging.INFO)
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table to standard output: drawn with lines on a terminal, aligned columns elsewhere."""
-    console = Console()
-    if not console.is_terminal:
-        typer.echo(format_table(columns, rows))
+@contextmanager
+def progress_bar(unit: str, *, hidden: bool = False) -> Iterator[Callable[[float | None, float, int], None]]:
+    """Draw a progress bar on standard error if that is a terminal; yields the function that moves it.
+
+    The function takes the total (None if it is not known), how much of it is done, and the number of units
+    done since the start.
+
+    Args:
+        unit: Name of what is counted, in the plural.
+        hidden: Whether to draw none, terminal or not.
+    """
+    if hidden or not stderr_console().is_terminal:
+        yield lambda _total, _done, _count: None
         return
-    table = Table(*columns)
-    for row in rows:
-        table.add_row(*map(Text, row))  # as Text: names may hold what rich reads as markup
-    console.print(table)
+    counts = TextColumn(f"{{task.fields[count]:,}} {unit}, {{task.fields[rate]:,.0f}}/s")
+    columns = (BarColumn(), counts, TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=stderr_console()) as bar:
+        task = bar.add_task("", total=None, count=0, rate=0)
+
+        def update(total: float | None, done: float, count: int) -> None:
+            elapsed = bar.tasks[0].elapsed
+            bar.update(task, total=total, completed=done, count=count, rate=count / elapsed if elapsed else 0)
+
+        yield update
 
 
 def format_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -129,7 +149,7 @@ def delivery_to_json(delivery: Delivery) -> bytes:
         "topic": record.topic,
         "key": None if record.key is None else _text_or_base64(record.key),
         "id": _valid_unicode(record.id),
-        "time": _iso_time(delivery.timestamp),
+        "time": format_time(delivery.timestamp),
         "headers": {_valid_unicode(name): _valid_unicode(text) for name, text in record.headers.items()},
     }
     [value] = _DECODER.decode([delivery])
@@ -158,7 +178,8 @@ def _text_or_base64(data: bytes) -> str | dict[str, bytes]:
         return {"base64": data}  # msgspec writes bytes as base64
 
 
-def _iso_time(timestamp: float) -> str | None:
+def format_time(timestamp: float) -> str | None:
+    """Return seconds since the epoch as a time in UTC (ISO 8601), or None if it is outside the calendar."""
     try:
         time = datetime.fromtimestamp(timestamp, UTC)
     except (ValueError, OverflowError, OSError):  # a producer may set any timestamp

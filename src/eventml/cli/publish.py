@@ -1,23 +1,20 @@
 """`eventml publish`: publishes the rows of a file or a pipe as events."""
 
 import signal
-import sys
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, contextmanager
-from enum import StrEnum
-from io import BufferedReader
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, Final, NamedTuple, cast
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import msgspec
 import typer
 
 from eventml.bus import Bus
-from eventml.cli.buses import BackendOption, TopicArgument, bus_of_topic, require_shared
-from eventml.cli.output import JsonOption, UsageError, handle_errors, print_message
-from eventml.cli.progress import publish_progress
+from eventml.cli.buses import BackendOption, TopicArgument, bus_of_topic, open_shared
+from eventml.cli.output import JsonOption, UsageError, print_message, progress_bar
 from eventml.deploy.batch import BadRow, CsvReader, TextLines, value_of_cell
 from eventml.errors import PublishError, SourceError
 from eventml.producer import BlockingProducer, Producer
@@ -25,30 +22,24 @@ from eventml.producer import BlockingProducer, Producer
 BATCH: Final = 1_000
 """The most events in one write. `publish_many` would split a larger batch."""
 
+FileFormat = Literal["csv", "jsonl"]
+
 _BATCH_SECONDS: Final = 0.05  # between two writes if a rate is set
 _MAX_CATCH_UP: Final = 1.0  # seconds' worth of events that are sent at once after a delay
 _INTERRUPTED: Final = 130  # the exit status of a shell for a command ended by SIGINT
-
-
-class FileFormat(StrEnum):
-    """The values of `--format`."""
-
-    csv = "csv"
-    jsonl = "jsonl"
-
-
-_FORMATS: Final = {
-    ".csv": FileFormat.csv,
-    ".json": FileFormat.jsonl,
-    ".jsonl": FileFormat.jsonl,
-    ".ndjson": FileFormat.jsonl,
+_FORMATS: Final[dict[str, FileFormat]] = {
+    ".csv": "csv",
+    ".json": "jsonl",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
 }
 
 
-@handle_errors()
 def publish(  # noqa: PLR0913 - each is an option of the command
     topic: TopicArgument,
-    file: Annotated[str, typer.Argument(metavar="FILE|-", help="CSV with a header, or JSON lines.")] = "-",
+    file: Annotated[
+        typer.FileBinaryRead, typer.Argument(metavar="FILE|-", help="CSV with a header, or JSON lines.")
+    ] = "-",  # type: ignore[assignment] # typer opens it
     *,
     key: Annotated[
         str | None, typer.Option(metavar="FIELD", help="The field that is the event's key.")
@@ -81,29 +72,28 @@ def publish(  # noqa: PLR0913 - each is an option of the command
     bus = bus_of_topic(topic, backend, id_field)
     needed = {name for name in (key, bus.configured_topic(topic).id_field) if name}
     report = PublishReport(topic)
+    name = str(getattr(file, "name", "<stdin>"))
+    size = Path(name).stat().st_size if Path(name).is_file() else None
     with (
-        _open_file(file) as stream,
-        publish_progress(_size_of(file), hidden=stream.isatty()) as update,
-        BlockingProducer(_connect(bus)) as producer,
+        progress_bar("events", hidden=file.isatty()) as update,
+        BlockingProducer(partial(_producer_of, bus)) as producer,
         _print_report(report, as_json=as_json),
     ):
-        name = "standard input" if file == "-" else file
-        lines = TextLines(stream, name)
+        lines = TextLines(file, name)
         try:
-            form = form or detect_format(Path(file).suffix, lines)
-            events = read_csv(lines, name, text or ()) if form is FileFormat.csv else read_json_lines(lines)
-            batches = gather_batches(
-                require_fields(events, needed),
+            form = form or detect_format(Path(name).suffix, lines)
+            rows = read_csv(lines, name, text or ()) if form == "csv" else read_json_lines(lines)
+            pace = Pace(rate, time.monotonic()) if rate else None
+            for batch in gather_batches(
+                require_fields(rows, needed),
                 batch_size(rate),
                 available=lambda: lines.available,
                 skip=report.skip,
-            )
-            pace = Pace(rate, time.monotonic()) if rate else None
-            for batch in batches:
+            ):
                 if pace is not None:
                     time.sleep(pace.wait(len(batch), time.monotonic()))
                 publish_batch(producer, batch, report, key)
-                update(lines.bytes_read, report.published)
+                update(size, lines.bytes_read, report.published)
         except SourceError as exc:
             raise UsageError(str(exc)) from exc
     if report.skipped:
@@ -122,7 +112,7 @@ def detect_format(suffix: str, lines: TextLines) -> FileFormat:
     if suffix.lower() in _FORMATS:
         return _FORMATS[suffix.lower()]
     first = (lines.peek() or b"").removeprefix(b"\xef\xbb\xbf").lstrip()
-    return FileFormat.jsonl if first.startswith((b"{", b"[")) else FileFormat.csv
+    return "jsonl" if first.startswith((b"{", b"[")) else "csv"
 
 
 def read_csv(lines: TextLines, name: str, text_columns: Collection[str] = ()) -> Iterator[EventRow | BadRow]:
@@ -164,15 +154,14 @@ def read_json_lines(lines: TextLines) -> Iterator[EventRow | BadRow]:
 def require_fields(rows: Iterable[EventRow | BadRow], needed: Collection[str]) -> Iterator[EventRow | BadRow]:
     """Replace events by a bad row if a needed field (the key, the id) holds neither text nor a number."""
     for row in rows:
-        missing = None
         if isinstance(row, EventRow):
-            missing = next((name for name in needed if not _is_usable(row.event, name)), None)
-        yield row if missing is None else BadRow(row.line, f"no text or number in the field {missing!r}", [])
-
-
-def _is_usable(event: Any, field: str) -> bool:
-    value = event.get(field) if isinstance(event, dict) else None
-    return isinstance(value, str | int | float) and not isinstance(value, bool)
+            fields = row.event if isinstance(row.event, dict) else {}
+            # The type itself: a bool is an int, and no key.
+            missing = [name for name in needed if type(fields.get(name)) not in {str, int, float}]
+            if missing:
+                yield BadRow(row.line, f"no text or number in the field {missing[0]!r}", [])
+                continue
+        yield row
 
 
 def batch_size(rate: float | None) -> int:
@@ -249,6 +238,7 @@ def publish_batch(
     Raises:
         BackendError: The broker cannot be reached, or has no room.
     """
+    failed: Mapping[int, str] = {}
     with _delay_interrupt():
         try:
             producer.publish_many(
@@ -259,11 +249,10 @@ def publish_batch(
         except PublishError as exc:
             if not exc.failed:
                 raise
-            for position, reason in exc.failed.items():
-                report.skip(BadRow(batch[position].line, reason, []))
-            report.published += len(batch) - len(exc.failed)
-        else:
-            report.published += len(batch)
+            failed = exc.failed
+        for position, reason in failed.items():
+            report.skip(BadRow(batch[position].line, reason, []))
+        report.published += len(batch) - len(failed)
 
 
 @contextmanager
@@ -286,31 +275,10 @@ def _delay_interrupt() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
-def _connect(bus: Bus) -> Callable[[], AbstractAsyncContextManager[Producer]]:
-    @asynccontextmanager
-    async def connect() -> AsyncIterator[Producer]:
-        async with bus.open():
-            require_shared(bus)
-            yield bus.open_producer
-
-    return connect
-
-
-@contextmanager
-def _open_file(file: str) -> Iterator[BufferedReader]:
-    if file == "-":
-        yield cast("BufferedReader", sys.stdin.buffer)
-        return
-    with ExitStack() as stack:
-        try:
-            stream = stack.enter_context(Path(file).open("rb"))
-        except OSError as exc:
-            raise UsageError(f"{file}: {exc.strerror}") from exc
-        yield stream
-
-
-def _size_of(file: str) -> int | None:
-    return None if file == "-" else Path(file).stat().st_size or None
+@asynccontextmanager
+async def _producer_of(bus: Bus) -> AsyncIterator[Producer]:
+    async with open_shared(bus):
+        yield bus.open_producer
 
 
 @contextmanager

@@ -4,90 +4,59 @@ import logging
 from typing import Annotated
 
 import typer
+from msgspec import structs
 
 from eventml.bus import Bus, stop_when_idle
-from eventml.cli.buses import BackendOption, BusArgument, backend_url, load_bus
-from eventml.cli.output import UsageError, handle_errors
-from eventml.cli.workers import (
-    DEFAULT_LIMITS,
-    BootGraceOption,
-    HungAfterOption,
-    LogFormatOption,
-    MaxLagOption,
-    OperationsOption,
-    SilentAfterOption,
-    StuckAfterOption,
-    WorkersOption,
-    operations_address,
-    run_in_process,
-    run_until_stopped,
-    run_workers,
-    split_names,
-)
-from eventml.deploy.workers import HealthLimits, ServicePlan
+from eventml.cli.buses import backend_url, load_bus, with_options
+from eventml.cli.output import UsageError
+from eventml.cli.workers import run_in_process, run_until_stopped, run_workers, service_plan
+from eventml.deploy.workers import ServicePlan
 from eventml.runtime import Worker
 
 log = logging.getLogger("eventml")
 
 
-@handle_errors()
-def run(  # noqa: PLR0913 - a command's options
-    bus: BusArgument,
+@with_options(service_plan)
+def run(
+    plan: ServicePlan,
     *,
-    backend: BackendOption = None,
-    only: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--only",
-            metavar="HANDLER",
-            help="Run only this handler. Repeat it for more, or divide names by commas.",
-        ),
-    ] = None,
     until_idle: Annotated[
         float | None,
         typer.Option(
-            "--until-idle",
             metavar="SECONDS",
             min=0,
             help="Stop once no event has arrived or been left to handle for this long.",
         ),
     ] = None,
-    workers: WorkersOption = None,
-    operations: OperationsOption = None,
-    max_lag: MaxLagOption = None,
-    log_format: LogFormatOption = "text",
-    boot_grace: BootGraceOption = DEFAULT_LIMITS.boot_grace,
-    stuck_after: StuckAfterOption = DEFAULT_LIMITS.stuck_after,
-    hung_after: HungAfterOption = DEFAULT_LIMITS.hung_after,
-    silent_after: SilentAfterOption = DEFAULT_LIMITS.silent_after,
+    workers: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N",
+            help="Run N worker processes under a supervisor, each with every handler; or a number for each "
+            "handler, as in duration=3,tip=1.",
+        ),
+    ] = None,
+    max_lag: Annotated[
+        int | None,
+        typer.Option(metavar="EVENTS", min=0, help="Report not ready while the lag of a group is higher."),
+    ] = None,
 ) -> None:
     """Run the handlers of a bus.
 
     SIGTERM or SIGINT stops it: it receives no more events, and completes those in flight. A second signal
     abandons those in flight; they go back to their consumer groups.
     """
-    app = load_bus(bus, backend)
-    if not app.handlers:
+    bus = load_bus(plan.bus, plan.backend)
+    if not bus.handlers:
+        module = plan.bus.partition(":")[0]
         raise UsageError(
-            f"{bus}: the bus has no handlers; import the modules that define them in {bus.partition(':')[0]}"
+            f"{plan.bus}: the bus has no handlers; import the modules that define them in {module}"
         )
-    plan = ServicePlan(
-        bus=bus,
-        workers=workers or "1",
-        only=split_names(only),
-        backend=backend,
-        until_idle=until_idle,
-        operations=operations_address(operations),
-        max_lag=max_lag,
-        json_logs=log_format == "json",
-        limits=HealthLimits(
-            boot_grace=boot_grace, stuck_after=stuck_after, silent_after=silent_after, hung_after=hung_after
-        ),
-    )
+    plan = structs.replace(plan, workers=workers or "1", until_idle=until_idle, max_lag=max_lag)
     if workers is not None:
-        run_workers(app, plan)
+        run_workers(bus, plan)
     else:
-        run_in_process(_run_worker, app, plan)
+        run_in_process(_run_worker, bus, plan)
 
 
 async def _run_worker(bus: Bus, plan: ServicePlan) -> bool:

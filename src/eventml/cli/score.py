@@ -14,12 +14,11 @@ from eventml.cli.buses import configure, find_predictor
 from eventml.cli.output import (
     JsonOption,
     UsageError,
-    handle_errors,
-    leaf_errors,
+    expected_errors,
     print_message,
+    progress_bar,
     start_logging,
 )
-from eventml.cli.progress import score_progress
 from eventml.deploy.batch import (
     DEFAULT_CHECKPOINT,
     DEFAULT_CHUNK,
@@ -28,7 +27,7 @@ from eventml.deploy.batch import (
     parse_location,
 )
 from eventml.deploy.batch import score as score_rows
-from eventml.errors import ConfigError, EventMLError, MissingExtraError
+from eventml.errors import ConfigError, MissingExtraError
 from eventml.runtime import task_group
 
 log = logging.getLogger("eventml")
@@ -37,7 +36,6 @@ _INTERRUPTED: Final = 130  # the exit status of a shell for a command ended by S
 _REJECTS: Final = 3
 
 
-@handle_errors()
 def score(  # noqa: PLR0913 - a command's options
     predictor: Annotated[
         str,
@@ -221,16 +219,18 @@ class _Command:
     async def _try_run(self) -> None:
         try:
             await self._run()
-        except Exception as exc:
-            errors = list(leaf_errors(exc))
-            if not all(isinstance(error, EventMLError) for error in errors):
-                raise
-            for text in dict.fromkeys(map(str, errors)):
+        except Exception as exc:  # noqa: BLE001 - `expected_errors` raises all others again
+            for text in dict.fromkeys(map(str, expected_errors(exc))):
                 print_message(text, "error")
 
     async def _run(self) -> ScoreSummary:
-        with score_progress() as update:
-            summary = await score_rows(self._bus, self._plan, stop=self._stop, progress=update)
+        with progress_bar("rows") as update:
+            summary = await score_rows(
+                self._bus,
+                self._plan,
+                stop=self._stop,
+                progress=lambda now: update(now.total, now.done, now.rows - now.resumed),
+            )
         typer.echo(msgspec.json.encode(summary) if self._as_json else describe(summary))
         return summary
 

@@ -3,7 +3,6 @@
 import os
 import stat
 import sys
-from enum import StrEnum
 from typing import Annotated, Final
 
 import anyio
@@ -11,8 +10,8 @@ import typer
 
 from eventml.backends.base import Start, Subscription
 from eventml.bus import Bus, stop_on_signals
-from eventml.cli.buses import BackendOption, TopicArgument, bus_of_topic, require_shared
-from eventml.cli.output import delivery_to_json, handle_errors, print_message
+from eventml.cli.buses import BackendOption, TopicArgument, bus_of_topic, open_shared
+from eventml.cli.output import delivery_to_json, print_message
 from eventml.errors import UnavailableError
 from eventml.runtime import task_group
 
@@ -20,20 +19,12 @@ _MAX_RECEIVE: Final = 500  # records
 _RETRY_DELAY: Final = 1.0  # seconds
 
 
-class StartOption(StrEnum):
-    """Values of `--from`."""
-
-    earliest = "earliest"
-    latest = "latest"
-
-
-@handle_errors()
 def tail(
     topic: TopicArgument,
     start: Annotated[
-        StartOption,
+        Start,
         typer.Option("--from", help="Begin with the oldest record, or with those published from now on."),
-    ] = StartOption.latest,
+    ] = "latest",
     number: Annotated[
         int | None, typer.Option("-n", metavar="N", min=1, help="Stop after N records.")
     ] = None,
@@ -45,7 +36,7 @@ def tail(
     value that is not JSON is printed as text, or as {"base64": "..."} if it is not text.
     """
     bus = bus_of_topic(topic, backend)
-    anyio.run(print_topic, bus, topic, "earliest" if start is StartOption.earliest else "latest", number)
+    anyio.run(print_topic, bus, topic, start, number)
 
 
 async def print_topic(bus: Bus, topic: str, start: Start, number: int | None) -> None:
@@ -57,10 +48,8 @@ async def print_topic(bus: Bus, topic: str, start: Start, number: int | None) ->
     async with task_group() as tasks:
         tasks.start_soon(stop_on_signals, _StopTail(tasks.cancel_scope))
         tasks.start_soon(_stop_when_pipe_closes, tasks.cancel_scope)
-        async with bus.open():
-            require_shared(bus)
-            async with bus.backend.subscribe([topic], group=None, start=start) as subscription:
-                await _print_records(subscription, number)
+        async with open_shared(bus), bus.backend.subscribe([topic], group=None, start=start) as subscription:
+            await _print_records(subscription, number)
         tasks.cancel_scope.cancel()
 
 

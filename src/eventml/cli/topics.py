@@ -1,7 +1,11 @@
-"""`eventml topics create`: create the topics of an app, on a backend that needs topics created."""
+"""`eventml topics create`, which creates the topics of an app, and `eventml lag`, which shows its lag.
 
+The lag of a consumer group at a topic is the number of events that it has not completed.
+"""
+
+# No `from __future__ import annotations` here: typer reads the annotations at run time.
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import anyio
 import msgspec
@@ -9,18 +13,10 @@ import typer
 
 from eventml.backends.base import NewTopic
 from eventml.bus import Bus, create_topics, topics_of
-from eventml.cli.buses import BackendOption, BusArgument, backend_url, load_bus
-from eventml.cli.output import JsonOption, handle_errors, print_table
+from eventml.cli.buses import BackendOption, BusArgument, backend_url, load_bus, open_shared
+from eventml.cli.output import JsonOption, format_table
 
 app = typer.Typer(help="Create the topics of an app.", no_args_is_help=True)
-
-
-class CreatedTopics(msgspec.Struct):
-    """Topics that the command created, and topics that existed before."""
-
-    backend: str
-    created: list[str]
-    existed: list[str]
 
 
 @app.callback()
@@ -29,7 +25,6 @@ def _topics() -> None:
 
 
 @app.command()
-@handle_errors()
 def create(
     bus: BusArgument,
     partitions: Annotated[
@@ -52,22 +47,64 @@ def create(
     app_bus = load_bus(bus, backend)
     topics = topics_of(app_bus, partitions=partitions, replication=replication)
     created = anyio.run(_create, app_bus, topics)
+    existed = [topic.name for topic in topics if created is not None and topic.name not in created]
     if as_json:
-        typer.echo(msgspec.json.encode(created or CreatedTopics(backend_url(app_bus), [], [])))
+        found = {"backend": backend_url(app_bus), "created": sorted(created or ()), "existed": existed}
+        typer.echo(msgspec.json.encode(found))
     elif created is None:
         typer.echo(
             f"{backend_url(app_bus)} needs no topics created: a topic exists once a record is published to it"
         )
     else:
-        rows = [[topic.name, "created" if topic.name in created.created else "existed"] for topic in topics]
-        print_table(["topic", "state"], rows)
+        rows = [[topic.name, "existed" if topic.name in existed else "created"] for topic in topics]
+        typer.echo(format_table(["topic", "state"], rows))
 
 
-async def _create(bus: Bus, topics: Sequence[NewTopic]) -> CreatedTopics | None:
-    """Create topics; None if the backend needs none created."""
+async def _create(bus: Bus, topics: Sequence[NewTopic]) -> Sequence[str] | None:
+    """Create topics and return their names; None if the backend needs none created."""
     async with bus.open():
-        created = await create_topics(bus, topics)
-    if created is None:
-        return None
-    existed = [topic.name for topic in topics if topic.name not in created]
-    return CreatedTopics(backend_url(bus), sorted(created), existed)
+        return await create_topics(bus, topics)
+
+
+def lag(bus: BusArgument, backend: BackendOption = None, as_json: JsonOption = False) -> None:
+    """Show the lag of each consumer group.
+
+    The lag is the number of events that the group has not completed, those in flight included, by partition.
+    The command joins no group and changes nothing.
+    """
+    app_bus = load_bus(bus, backend)
+    groups = anyio.run(_read_lag, app_bus)
+    if as_json:
+        found = {"bus": app_bus.name, "backend": backend_url(app_bus), "groups": groups}
+        typer.echo(msgspec.json.encode(found))
+    else:
+        rows = [row for group in groups for row in _rows(**group)]
+        typer.echo(format_table(["handler", "group", "topic", "partition", "lag"], rows))
+
+
+async def _read_lag(bus: Bus) -> list[dict[str, Any]]:
+    """Return the lag of each handler's group, in all and by partition; None if the group does not exist."""
+    groups = []
+    async with open_shared(bus):
+        for handler in map(bus.configured_handler, bus.handlers):
+            group = handler.options.group
+            found = await bus.backend.lag(handler.topic, group=group)
+            groups.append(
+                {
+                    "handler": handler.name,
+                    "group": group,
+                    "topic": handler.topic,
+                    "lag": None if found is None else sum(found.values()),
+                    "partitions": None if found is None else dict(sorted(found.items())),
+                }
+            )
+    return groups
+
+
+def _rows(
+    handler: str, group: str, topic: str, lag: int | None, partitions: dict[int, int] | None
+) -> list[list[str]]:
+    if partitions is None:
+        return [[handler, group, topic, "-", "unknown"]]
+    counts = [*partitions.items(), ("all", lag)]
+    return [[handler, group, topic, str(partition), str(count)] for partition, count in counts]

@@ -1,19 +1,22 @@
 """What `run` and `serve` share: options of workers, and running them in this process or in several."""
 
-from __future__ import annotations
-
+# No `from __future__ import annotations` here: typer reads the annotations at run time.
 import logging
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from threading import Timer
+from typing import Annotated, Any, Final, Literal
 
 import anyio
 import typer
 
-from eventml.bus import stop_on_signals
+from eventml.bus import Bus, stop_on_signals
+from eventml.cli.buses import BackendOption, BusArgument
 from eventml.cli.output import start_logging
 from eventml.deploy.workers import (
     HealthLimits,
     HostPort,
+    RunningWorker,
     ServicePlan,
     force_exit_later,
     parse_host_port,
@@ -23,98 +26,85 @@ from eventml.deploy.workers import (
 )
 from eventml.runtime import task_group
 
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-    from contextlib import AbstractAsyncContextManager
-    from threading import Timer
-
-    from eventml.bus import Bus
-    from eventml.deploy.workers import RunningWorker
-
 log = logging.getLogger("eventml")
 
-LogFormat = Literal["text", "json"]
-
-DEFAULT_LIMITS: Final = HealthLimits()
-"""Defaults of the four options that limit the health of a worker."""
-
-WorkersOption = Annotated[
-    str | None,
-    typer.Option(
-        "--workers",
-        metavar="N",
-        help="Run N worker processes under a supervisor, each with every handler; or a number for each "
-        "handler, as in duration=3,tip=1.",
-    ),
-]
-OperationsOption = Annotated[
-    str | None,
-    typer.Option(
-        "--operations",
-        metavar="[HOST:]PORT",
-        help="Serve /livez, /readyz and /metrics on this address, of the loopback interface if it has no "
-        "host. With --workers the default is port 9464 if it is free. `off` disables it.",
-    ),
-]
-MaxLagOption = Annotated[
-    int | None,
-    typer.Option(
-        "--max-lag", metavar="EVENTS", min=0, help="Report not ready while the lag of a group is higher."
-    ),
-]
-LogFormatOption = Annotated[
-    LogFormat, typer.Option("--log-format", help="Write log lines as text or as JSON objects.")
-]
-BootGraceOption = Annotated[
-    float,
-    typer.Option(
-        "--boot-grace",
-        metavar="SECONDS",
-        min=0.1,
-        help="With --workers: restart a worker that takes longer than this to load its models.",
-    ),
-]
-StuckAfterOption = Annotated[
-    float,
-    typer.Option(
-        "--stuck-after",
-        metavar="SECONDS",
-        min=1,
-        help="Restart a worker that has events in flight and completes none for this long.",
-    ),
-]
-HungAfterOption = Annotated[
-    float,
-    typer.Option(
-        "--hung-after",
-        metavar="SECONDS",
-        min=1,
-        help="Replace a worker with a thread that still runs this long after its handler's timeout.",
-    ),
-]
-SilentAfterOption = Annotated[
-    float,
-    typer.Option(
-        "--silent-after",
-        metavar="SECONDS",
-        min=2,
-        help="Restart a worker whose event loop has been blocked for this long.",
-    ),
-]
+_LIMITS: Final = HealthLimits()
 
 
-def operations_address(option: str | None) -> HostPort | str | None:
-    """Return the address that `--operations` names: "" for `off`, None if the option is not used.
+def service_plan(  # noqa: PLR0913 - options of a command
+    bus: BusArgument,
+    *,
+    backend: BackendOption = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--only",
+            metavar="HANDLER",
+            help="Run only this handler. Repeat it for more, or divide names by commas.",
+        ),
+    ] = None,
+    operations: Annotated[
+        str | None,
+        typer.Option(
+            "--operations",
+            metavar="[HOST:]PORT",
+            help="Serve /livez, /readyz and /metrics on this address, of the loopback interface if it has no "
+            "host. With --workers the default is port 9464 if it is free. `off` disables it.",
+        ),
+    ] = None,
+    log_format: Annotated[
+        Literal["text", "json"],
+        typer.Option("--log-format", help="Write log lines as text or as JSON objects."),
+    ] = "text",
+    boot_grace: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS",
+            min=0.1,
+            help="With --workers: restart a worker that takes longer than this to load its models.",
+        ),
+    ] = _LIMITS.boot_grace,
+    stuck_after: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS",
+            min=1,
+            help="Restart a worker that has events in flight and completes none for this long.",
+        ),
+    ] = _LIMITS.stuck_after,
+    hung_after: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS",
+            min=1,
+            help="Replace a worker with a thread that still runs this long after its handler's timeout.",
+        ),
+    ] = _LIMITS.hung_after,
+    silent_after: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS",
+            min=2,
+            help="Restart a worker whose event loop has been blocked for this long.",
+        ),
+    ] = _LIMITS.silent_after,
+) -> ServicePlan:
+    """Return the plan that the options of both commands describe, for one worker.
 
     Raises:
-        ConfigError: it is not an address.
+        ConfigError: `--operations` is not an address.
     """
-    return "" if option == "off" else None if option is None else parse_host_port(option)
-
-
-def split_names(option: Sequence[str] | None) -> list[str]:
-    """Return the names in an option that may be repeated, and may hold several names divided by commas."""
-    return [name for names in option or () for name in names.split(",")]
+    return ServicePlan(
+        bus=bus,
+        workers="1",
+        only=[name for names in only or () for name in names.split(",")],
+        backend=backend,
+        operations="" if operations == "off" else operations and parse_host_port(operations),
+        json_logs=log_format == "json",
+        limits=HealthLimits(
+            boot_grace=boot_grace, stuck_after=stuck_after, silent_after=silent_after, hung_after=hung_after
+        ),
+    )
 
 
 def run_workers(
@@ -186,21 +176,18 @@ async def run_until_stopped(
     Returns:
         Whether all that was in flight at the end was completed.
     """
-    async with _operations_port(bus, worker, plan), task_group() as running:
+    operations = (
+        serve_operations(bus.name, worker, plan.operations, max_lag=plan.max_lag, limits=plan.limits)
+        if isinstance(plan.operations, HostPort)
+        else nullcontext()
+    )
+    async with operations, task_group() as running:
         running.start_soon(stop_on_signals, _LoggedStop(worker, in_flight, bus.settings.drain))
         for task in tasks:
             running.start_soon(task)
         finished = await worker.run()
         running.cancel_scope.cancel()
     return finished
-
-
-def _operations_port(
-    bus: Bus, worker: RunningWorker, plan: ServicePlan
-) -> AbstractAsyncContextManager[object]:
-    if not isinstance(plan.operations, HostPort):
-        return nullcontext()
-    return serve_operations(bus.name, worker, plan.operations, max_lag=plan.max_lag, limits=plan.limits)
 
 
 class _LoggedStop:

@@ -1,14 +1,13 @@
 """Configuration: settings from `eventml.toml`, `[tool.eventml]`, `EVENTML_*` and the command line, validated.
 
-Read `settings.py` (the settings and their limits), then `loading.py` (the files, and merging all sources).
-`environment.py` reads the variables, `backends.py` chooses the backend and finds its module, `entries.py`
-checks one value, `urls.py` handles URLs, `${NAME}` and secrets. It may import handlers, codec, backends.base
-and errors.
+Read `settings.py` (the settings, their limits, and checking one value), then `sources.py` (files, variables
+and the command line, merged). `backends.py` chooses the backend and finds its module, `urls.py` handles
+URLs, `${NAME}` and secrets. It may import handlers, codec, backends.base and errors.
 """
 
 from eventml.config.backends import find_backend
-from eventml.config.loading import load
 from eventml.config.settings import BackendSettings, Settings, TopicSettings, WebSettings
+from eventml.config.sources import load
 from eventml.config.urls import InvalidValueError, expand_url, redact
 
 __all__ = [

@@ -8,36 +8,31 @@ to the winning one. The default URL in the code does not count as naming a backe
 
 from __future__ import annotations
 
-import difflib
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Final, cast
 
-import msgspec
 from msgspec import structs
 
-from eventml.config.entries import Entry, convert, unknown
-from eventml.config.environment import variable
-from eventml.config.settings import BackendSettings
+from eventml.config.settings import BackendSettings, Entry, convert, did_you_mean, unknown, variable
 from eventml.config.urls import InvalidValueError, expand, expand_url, redact, split_url
 from eventml.errors import ConfigError, MissingExtraError, UnknownBackendError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from eventml.backends.base import BackendModule
 
     Fields = Mapping[str, structs.FieldInfo]
 
-GROUP: Final = "eventml.backends"
+_GROUP: Final = "eventml.backends"
 _URL: Final = ("backend", "url")
 
 
-def registered() -> dict[str, frozenset[str]]:
+def _registered() -> dict[str, set[str]]:
     """The registered entry points by scheme: one each, unless two packages register the same scheme."""
-    found: dict[str, frozenset[str]] = {}
-    for point in metadata.entry_points(group=GROUP):
-        scheme = point.name.lower()
-        found[scheme] = found.get(scheme, frozenset()) | {point.value}
+    found: dict[str, set[str]] = {}
+    for point in metadata.entry_points(group=_GROUP):
+        found.setdefault(point.name.lower(), set()).add(point.value)
     return found
 
 
@@ -49,40 +44,27 @@ def find_backend(scheme: str) -> BackendModule:
         MissingExtraError: The backend needs a package that is not installed.
         ConfigError: The registered module cannot be imported, or is not a backend.
     """
-    known = registered()
+    known = _registered()
     if scheme not in known:
-        close = difflib.get_close_matches(scheme, known, n=1)
-        hint = f", did you mean {close[0]}?" if close else ""
         raise UnknownBackendError(
-            f"backend.url: no backend is registered for {scheme}://{hint} "
+            f"backend.url: no backend is registered for {scheme}://{did_you_mean(scheme, known)} "
             f"(registered: {', '.join(sorted(known)) or 'none; is eventml installed?'})"
         )
     if len(known[scheme]) > 1:
         both = " and ".join(sorted(known[scheme]))
         raise ConfigError(f"backend.url: {scheme}:// is registered twice, as {both}; uninstall one of them")
     (value,) = known[scheme]
-    label = f"the entry point {scheme} = {value} in {GROUP}"
-    module = _import(metadata.EntryPoint(scheme, value, GROUP), label)
-    settings = getattr(module, "Settings", None)
-    if not (isinstance(settings, type) and issubclass(settings, msgspec.Struct)):
-        raise ConfigError(f"backend.url: {label} is not a backend: it has no msgspec struct named Settings")
+    label = f"backend.url: the entry point {scheme} = {value} in {_GROUP}"
     try:
-        msgspec.structs.fields(settings)
-    except NameError as exc:  # such as a type that is imported under TYPE_CHECKING
-        raise ConfigError(f"backend.url: the types in Settings of {label} cannot be resolved: {exc}") from exc
-    for name in ("capabilities", "open"):
-        if not callable(getattr(module, name, None)):
-            raise ConfigError(f"backend.url: {label} is not a backend: it has no function named {name}")
-    return cast("BackendModule", module)
-
-
-def _import(point: metadata.EntryPoint, label: str) -> object:
-    try:
-        return point.load()
+        module = metadata.EntryPoint(scheme, value, _GROUP).load()
     except MissingExtraError:
         raise
     except Exception as exc:  # a third-party module can raise anything while it is imported
-        raise ConfigError(f"backend.url: {label} cannot be imported: {type(exc).__name__}: {exc}") from exc
+        raise ConfigError(f"{label} cannot be imported: {type(exc).__name__}: {exc}") from exc
+    for name in ("Settings", "capabilities", "open"):
+        if not callable(getattr(module, name, None)):
+            raise ConfigError(f"{label} is not a backend: it has no class or function named {name}")
+    return cast("BackendModule", module)
 
 
 def choose_backend(
@@ -102,15 +84,8 @@ def choose_backend(
     """
     urls = [next((entry for entry in layer if entry.path == _URL), None) for layer in layers]
     winner = [url for url in urls if url][-1]
-    problems = [
-        url.problem(f"expected a URL, got {url.shown}")
-        for url in urls
-        if url and not isinstance(url.value, str)
-    ]
-    if problems:
-        return None, problems
     try:
-        parts = split_url(expand_url(str(winner.value), environ))
+        parts = split_url(expand_url(convert(winner, str), environ))
     except InvalidValueError as exc:
         return None, [winner.problem(str(exc))]
     try:
@@ -119,47 +94,48 @@ def choose_backend(
         raise UnknownBackendError(f"{exc} (from {winner.source})") from None
     fields = {field.encode_name: field for field in structs.fields(kind)}
     values: dict[str, Any] = {}
+    problems: list[str] = []
     named = None
     for url, layer in zip(urls, layers, strict=True):
         named = url if url and layer is not layers[0] else named
-        entries = list(_options_for(layer, named, parts.scheme, fields, environ))
+        entries = _options_for(layer, named, parts.scheme, fields, environ)
         if url is winner:
-            entries += _query(winner, parts.query)
+            # A variable may hold a whole URL with its secrets: a value that came from one is not shown.
+            secret, source = "${" in str(url.value), f"the URL of {url.source}"
+            entries += [
+                Entry(("backend", name), value, source, text=True, secret=secret, expanded=True)
+                for name, value in parts.query
+            ]
         checked, found = _check(entries, fields, environ)
         values |= checked
         problems += found
-    return _settings(kind, fields, values, parts.base, problems)
-
-
-def _query(winner: Entry, query: Sequence[tuple[str, str]]) -> list[Entry]:
-    # A variable may hold a whole URL with its secrets, so a value that came from one is not shown.
-    secret = "${" in str(winner.value)
-    source = f"the URL of {winner.source}"
-    return [
-        Entry(("backend", name), value, source, text=True, secret=secret, expanded=True)
-        for name, value in query
+    problems += [
+        f"backend.{name}: not set, but required by {redact(parts.base)}: set {variable(('backend', name))}"
+        for name, field in fields.items()
+        if field.required and name not in values
     ]
+    if problems:
+        return None, problems
+    try:
+        options = kind(**{fields[name].name: value for name, value in values.items()})
+    except (TypeError, ValueError) as exc:  # raised by the backend's own check in __post_init__
+        return None, [f"backend: {exc}"]
+    return BackendSettings(url=parts.base, options=options), []
 
 
 def _options_for(
     layer: Sequence[Entry], named: Entry | None, scheme: str, fields: Fields, environ: Mapping[str, str]
-) -> Iterator[Entry]:
-    """The options of one source that belong to the winning backend."""
-    same = named is None or _same_backend(named, scheme, environ)
-    for entry in layer:
-        # If the named backend cannot be determined, options that the winning backend knows count as its own.
-        if entry.path != _URL and (same or (same is None and _field(entry, fields) in fields)):
-            yield entry
-
-
-def _same_backend(named: Entry, scheme: str, environ: Mapping[str, str]) -> bool | None:
-    """Whether a source's URL names the winning backend. None if that cannot be determined."""
+) -> list[Entry]:
+    """The options of one source that belong to the winning backend, if `named` is the URL that it names."""
+    options = [entry for entry in layer if entry.path != _URL]
+    if named is None:
+        return options
     try:
         other = split_url(expand_url(str(named.value), environ)).scheme
-    except InvalidValueError:
-        return None
-    known = registered()
-    return other == scheme or known.get(other) == known[scheme]
+    except InvalidValueError:  # not known here: options that the winning backend knows count as its own
+        return [entry for entry in options if _field(entry, fields) in fields]
+    known = _registered()
+    return options if known.get(other) == known[scheme] else []
 
 
 def _check(
@@ -195,20 +171,3 @@ def _field(entry: Entry, fields: Fields) -> str:
     if not entry.text or name in fields:
         return name
     return next((field for field in fields if field.lower().replace("-", "_") == name), name)
-
-
-def _settings(
-    kind: type[msgspec.Struct], fields: Fields, values: Mapping[str, Any], url: str, problems: list[str]
-) -> tuple[BackendSettings | None, list[str]]:
-    missing = [name for name, field in fields.items() if field.required and name not in values]
-    problems += [
-        f"backend.{name}: not set, but required by {redact(url)}: set {variable(('backend', name))}"
-        for name in missing
-    ]
-    if problems:
-        return None, problems
-    try:
-        options = kind(**{fields[name].name: value for name, value in values.items()})
-    except (TypeError, ValueError) as exc:  # raised by the backend's own check in __post_init__
-        return None, [f"backend: {exc}"]
-    return BackendSettings(url=url, options=options), []

@@ -1,18 +1,28 @@
-"""The settings and their limits. Durations are seconds, as floats."""
+"""The settings and their limits, and checking one value of a source. Durations are seconds, as floats."""
 
 # No `from __future__ import annotations` here: msgspec reads the annotations at run time.
-from collections.abc import Mapping
-from types import MappingProxyType
+import difflib
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Final
 
 import msgspec
-from msgspec import Meta, structs
+from msgspec import Meta, inspect, structs
 
 from eventml.codec import Format
-from eventml.config.urls import HIDDEN, is_secret, redact
+from eventml.config.urls import HIDDEN, InvalidValueError, is_secret, redact
 from eventml.handlers import AtLeastOne, PositiveSeconds, Seconds, Text, configurable_options
 
 Port = Annotated[int, Meta(ge=0, le=65_535)]
+
+PREFIX: Final = "EVENTML_"  # of the environment variables that are settings
+
+_BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
+_MAX_SHOWN: Final = 80  # characters of a value in a message
+_WORDS: Final = {"bool": "true or false", "list": "an array", "dict": "a table"}
+_BOUNDS: Final = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
 
 
 class TopicSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -83,9 +93,12 @@ class BackendSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         return [("url", redact(self.url)), ("options", self._safe_options())]
 
     def _safe_options(self) -> str:
-        fields = self.options.__struct_fields__
-        shown = (f"{field}={_safe(field, getattr(self.options, field))}" for field in fields)
-        return f"{type(self.options).__name__}({', '.join(shown)})"
+        def shown(name: str) -> str:
+            value = getattr(self.options, name)
+            return HIDDEN if is_secret(name) else repr(redact(value) if isinstance(value, str) else value)
+
+        fields = ", ".join(f"{name}={shown(name)}" for name in self.options.__struct_fields__)
+        return f"{type(self.options).__name__}({fields})"
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -113,22 +126,116 @@ def _types(struct: type[msgspec.Struct]) -> dict[str, Any]:
     return {field.name: field.type for field in structs.fields(struct)}
 
 
-PLAIN_SETTINGS: Final[Mapping[str, Any]] = MappingProxyType(
-    {name: kind for name, kind in _types(Settings).items() if name in ("drain", "tracing")}
-)
+PLAIN_SETTINGS: Final[Mapping[str, Any]] = {name: _types(Settings)[name] for name in ("drain", "tracing")}
 """The settings that stand alone, with their types."""
 
-SECTIONS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
-    {
-        "consumer": MappingProxyType({**configurable_options(), "model": Text}),
-        "topic": MappingProxyType(_types(TopicSettings)),
-        "web": MappingProxyType(_types(WebSettings)),
-    }
-)
+SECTIONS: Final[Mapping[str, Mapping[str, Any]]] = {
+    "consumer": {**configurable_options(), "model": Text},
+    "topic": _types(TopicSettings),
+    "web": _types(WebSettings),
+}
 """The settings of each section but `[backend]`, with their types. `consumer` and `topic` are by name."""
 
 
-def _safe(field: str, value: object) -> str:
-    if is_secret(field):
-        return HIDDEN
-    return repr(redact(value) if isinstance(value, str) else value)
+class Entry(msgspec.Struct, frozen=True):
+    """A setting as one source gives it, not yet checked.
+
+    Attributes:
+        path: Path of the setting, such as `("consumer", "duration", "max_batch")`.
+        value: Value in the source.
+        source: Name of the file or variable, for messages.
+        text: Whether the source has only text, which is converted to the field's type.
+        secret: Whether to hide the value in messages, whatever the setting's name.
+        expanded: Whether variables have been replaced already: a `${` in the value is literal.
+    """
+
+    path: tuple[str, ...]
+    value: object
+    source: str
+    text: bool = False
+    secret: bool = False
+    expanded: bool = False
+
+    @property
+    def shown(self) -> str:
+        """The value as shown in a message, hidden if it is a secret."""
+        return HIDDEN if self.secret or is_secret(self.path[-1]) else show(self.value)
+
+    def problem(self, reason: str) -> str:
+        """One line of an error message: the path, the reason and the source."""
+        return f"{dotted(self.path)}: {reason} (from {self.source})"
+
+
+def convert(entry: Entry, kind: Any) -> Any:
+    """The entry's value as the field's type, `kind`. An optional field cannot be set to None.
+
+    Raises:
+        InvalidValueError: The value has another type, or is out of bounds.
+    """
+    detail = ""
+    try:
+        value = msgspec.convert(entry.value, kind, strict=not entry.text)
+    except msgspec.ValidationError as exc:
+        value = None
+        # For a nested value msgspec's message says where in it the wrong part is.
+        if isinstance(entry.value, dict | list) and entry.shown != HIDDEN:
+            detail = f": {exc}"
+    if value is None:
+        raise InvalidValueError(f"expected {expected(kind)}, got {entry.shown}{detail}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InvalidValueError(f"expected a finite {expected(kind)}, got {entry.shown}")
+    return value
+
+
+def dotted(path: tuple[str, ...]) -> str:
+    """The path as TOML writes it: `topic."rides.started".codec`."""
+    return ".".join(part if _BARE_KEY.fullmatch(part) else json.dumps(part) for part in path)
+
+
+def variable(path: tuple[str, ...]) -> str:
+    """Name of the environment variable that sets the setting at that path."""
+    return PREFIX + "_".join(re.sub(r"\W", "_", part.upper()) for part in path)
+
+
+def unknown(name: str, known: Iterable[str]) -> str:
+    """Reason for refusing an unknown name, with the most similar known name."""
+    names = sorted(known)
+    expected_names = f", expected one of {', '.join(names)}" if names else ""
+    return f"unknown{did_you_mean(name, names) or expected_names}"
+
+
+def did_you_mean(name: str, known: Iterable[str], *, similar: float = 0.6) -> str:
+    """The end of a message that suggests the most similar known name; empty if none is similar enough."""
+    close = difflib.get_close_matches(name, sorted(known), n=1, cutoff=similar)
+    return f", did you mean {close[0]}?" if close else ""
+
+
+def show(value: object) -> str:
+    """A TOML value for a message: shortened, and without passwords in URLs."""
+    if isinstance(value, str):
+        text = redact(value)
+        return json.dumps(text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + "…")
+    if isinstance(value, dict | list):
+        return "a table" if isinstance(value, dict) else "an array"
+    return str(value).lower()  # true and false, as in TOML
+
+
+def expected(kind: Any) -> str:
+    """The values that a type accepts beside None, in words: `int >= 1`."""
+    return _words(inspect.type_info(kind))
+
+
+def _words(info: inspect.Type) -> str:
+    match info:
+        case inspect.IntType() | inspect.FloatType():
+            bounds = ((sign, getattr(info, at)) for at, sign in _BOUNDS.items())
+            limits = " and ".join(f"{sign} {bound}" for sign, bound in bounds if bound is not None)
+            return f"{'int' if isinstance(info, inspect.IntType) else 'float'} {limits}".strip()
+        case inspect.StrType():
+            return "text, not empty" if info.min_length else "text"
+        case inspect.LiteralType():
+            return " or ".join(map(show, info.values))
+        case inspect.UnionType():
+            return " or ".join(_words(one) for one in info.types if not isinstance(one, inspect.NoneType))
+    name = type(info).__name__.removesuffix("Type").lower()
+    return _WORDS.get(name, name)

@@ -7,7 +7,6 @@ from importlib import metadata
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-import msgspec
 import pytest
 
 from eventml.config import find_backend, load
@@ -28,7 +27,8 @@ def test_the_scheme_chooses_the_module() -> None:
 
 def test_our_own_memory_backend_is_registered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.undo()  # the real entry points again
-    settings = load(folder=tmp_path, environ={}, overrides={"backend": "memory://?partitions=16"})
+    monkeypatch.chdir(tmp_path)
+    settings = load(environ={}, overrides={"backend": "memory://?partitions=16"})
     assert "partitions=16" in repr(settings.backend)
     assert find_backend(settings.backend.scheme) is sys.modules["eventml.backends.memory"]
 
@@ -80,13 +80,6 @@ def test_a_module_that_is_not_a_backend_is_refused(lacking: str, monkeypatch: py
     with pytest.raises(
         ConfigError, match=rf"entry point memory = fake_memory .* is not a backend: .*named {lacking}"
     ):
-        load(environ={})
-
-
-def test_settings_whose_types_cannot_be_read_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    unreadable = msgspec.defstruct("Settings", [("size", "NoSuchType", 1)])
-    monkeypatch.setattr(sys.modules["fake_memory"], "Settings", unreadable)
-    with pytest.raises(ConfigError, match=r"entry point memory = fake_memory .*NoSuchType"):
         load(environ={})
 
 

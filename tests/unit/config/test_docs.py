@@ -9,9 +9,8 @@ import msgspec
 import pytest
 
 from eventml.config import WebSettings, load
-from eventml.config.entries import expected, without_none
-from eventml.config.environment import NOT_SETTINGS
-from eventml.config.settings import SECTIONS
+from eventml.config.settings import SECTIONS, expected
+from eventml.config.sources import NOT_SETTINGS
 from eventml.handlers import HandlerOptions
 
 PAGE = (Path(__file__).parents[3] / "docs" / "configuration.md").read_text("utf-8")
@@ -23,7 +22,7 @@ WEB = {
 
 def test_the_tables_list_every_setting_with_its_type() -> None:
     fields = {**SECTIONS["consumer"], **SECTIONS["topic"]}
-    types = {name: expected(without_none(kind)) for name, kind in fields.items()}
+    types = {name: expected(kind) for name, kind in fields.items()}
     assert {name: row[0] for name, row in ROWS.items()} == types | {
         "drain": "float >= 0",
         "tracing": "true or false",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventml.config import Settings, TopicSettings, load
-from eventml.config.entries import dotted
-from eventml.config.environment import variable
-from eventml.config.settings import SECTIONS
+from eventml.config.settings import SECTIONS, dotted, variable
 
 WORDS: dict[str, list[Any]] = {
     "ordered": [True, False],
@@ -67,13 +66,12 @@ def test_the_strongest_source_wins_for_every_setting(given_by: dict[tuple[str, .
         for part in path[:-1]:
             table = table.setdefault(part, {})
         table[path[-1]] = value(path, OVERRIDE)
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name, chdir(name):
         folder = Path(name)
         (folder / "eventml.toml").write_text(toml(by_source[FILE], FILE))
         (folder / "pyproject.toml").write_text("[tool.eventml]\n" + toml(by_source[PROJECT], PROJECT))
         environ = {variable(path): str(value(path, ENVIRONMENT)).lower() for path in by_source[ENVIRONMENT]}
         settings = load(
-            folder=folder,
             environ=environ,
             overrides=overrides,
             default_backend="redis://localhost",
@@ -124,7 +122,7 @@ def test_a_query_is_as_strong_as_its_url_and_counts_only_if_the_url_wins(keys: s
     for source in keys - {url}:
         tables[source]["backend"]["lease"] = 10 + source
     tables[url]["backend"]["url"] = "redis://h:1/0?lease=7"
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name, chdir(name):
         folder = Path(name)
         for source, path, prefix in (
             (FILE, "eventml.toml", ""),
@@ -136,7 +134,6 @@ def test_a_query_is_as_strong_as_its_url_and_counts_only_if_the_url_wins(keys: s
             variable(("backend", key)): str(said) for key, said in tables[ENVIRONMENT]["backend"].items()
         }
         settings = load(
-            folder=folder,
             environ=environ,
             overrides=tables[OVERRIDE],
             default_backend="redis://code?lease=99",

@@ -82,7 +82,7 @@ def refusal(**sources: Any) -> list[str]:
         ("drian = 1", "drian: unknown, did you mean drain?"),
         ("[consumers.duration]\nmax_batch = 1", "consumers: unknown, did you mean consumer?"),
         ("backend = 3", "backend: expected a URL or a table, got 3"),
-        ("[backend]\nurl = 3", "backend.url: expected a URL, got 3"),
+        ("[backend]\nurl = 3", "backend.url: expected text, got 3"),
         (
             'backend = "memory"',
             'backend.url: expected a URL such as memory:// or redis://localhost:6379, got "memory"',
@@ -132,12 +132,20 @@ def test_a_file_is_refused_with_path_and_source(tmp_path: Path, toml: str, messa
             "1",
             "EVENTML_CONSUMERS_TIP_GROUP: unknown, did you mean EVENTML_CONSUMER_TIP_GROUP?",
         ),
-        ("EVENTML_ZZZ", "1", "EVENTML_ZZZ: unknown, no setting has that name"),
-        ("EVENTML_ZZZ", "", "EVENTML_ZZZ: unknown, no setting has that name"),
+        (
+            "EVENTML_ZZZ",
+            "1",
+            "EVENTML_ZZZ: unknown, no setting has that name, or no app or file names its handler or topic",
+        ),
+        (
+            "EVENTML_ZZZ",
+            "",
+            "EVENTML_ZZZ: unknown, no setting has that name, or no app or file names its handler or topic",
+        ),
     ],
 )
 def test_a_variable_is_refused_by_its_name(name: str, value: str, message: str) -> None:
-    assert refusal(environ={name: value}) == [message]
+    assert refusal(environ={name: value}, known_handlers=["duration", "tip"]) == [message]
 
 
 @pytest.mark.parametrize(

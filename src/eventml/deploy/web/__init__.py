@@ -1,9 +1,8 @@
 """The web service: the predictors of a bus over HTTP, as a worker over a backend whose topics are requests.
 
 Read `asgi_app.py` first: routes, admission and lifespan. `predict.py` and `events.py` are its two endpoints;
-`requests.py` reads their requests, `responses.py` writes their answers. `request_backend.py` passes events to
-the runtime, which calls the predictors of `handlers.py`. `server.py` is the HTTP server and its workers;
-`authentication.py` and `openapi.py` stand alone.
+`http_messages.py` reads their requests and writes their responses. `request_backend.py` passes events to the
+runtime. `server.py` is the HTTP server and its workers; `authentication.py` and `openapi.py` stand alone.
 
 It may import bus, runtime, config and deploy.workers. It needs the extra `web`.
 """
@@ -13,12 +12,10 @@ from eventml.errors import MissingExtraError
 try:
     from eventml.deploy.web.asgi_app import WebService, application
     from eventml.deploy.web.authentication import Authenticator
-    from eventml.deploy.web.handlers import served_predictors
     from eventml.deploy.web.server import (
         WebWorker,
         address_of,
         listen,
-        listen_for_workers,
         loop_options,
         run_web_service,
         supervised_worker,
@@ -36,10 +33,8 @@ __all__ = [
     "address_of",
     "application",
     "listen",
-    "listen_for_workers",
     "loop_options",
     "run_web_service",
-    "served_predictors",
     "supervised_worker",
     "web_worker",
 ]

@@ -5,34 +5,35 @@ from __future__ import annotations
 import logging
 from contextlib import AsyncExitStack, asynccontextmanager
 from http import HTTPStatus
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
-from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
 from starlette.routing import Router
 
 from eventml.bus import Bus
 from eventml.deploy.web.authentication import Authenticator
-from eventml.deploy.web.events import BrokerConnection, EventsEndpoint
-from eventml.deploy.web.handlers import load_predictors, served_predictors, topic_types
+from eventml.deploy.web.events import BrokerConnection, EventsEndpoint, topic_types
+from eventml.deploy.web.http_messages import (
+    ClientDisconnectedError,
+    Problem,
+    encode,
+    send_problem,
+    send_response,
+    unavailable,
+)
 from eventml.deploy.web.openapi import describe
-from eventml.deploy.web.predict import PredictEndpoint
+from eventml.deploy.web.predict import PredictEndpoint, load_predictors, served_predictors
 from eventml.deploy.web.request_backend import RequestBackend
-from eventml.deploy.web.requests import ClientDisconnectedError, EventDecoder
-from eventml.deploy.web.responses import Problem, encode, send_problem, unavailable
-from eventml.deploy.workers import HealthLimits, InProcessHealth, OperationsEndpoints
-from eventml.runtime import FailFast, LoadedHandler, Worker, find_tracing, task_group
+from eventml.deploy.workers import HealthLimits, answer_operations, watch_health
+from eventml.runtime import FailFast, Worker, find_tracing, task_group
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-    MetricsSource = Callable[[str], tuple[int, bytes, str]]
-    """Returns the status, body and content type of `/metrics` for the header `accept`."""
+    from eventml.deploy.workers import ServiceStatus
 
 log = logging.getLogger("eventml")
 
@@ -41,6 +42,7 @@ _PAGE_POLICY: Final = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+_GET: Final = ("/docs", "/openapi.json", "/metrics", "/livez", "/readyz")
 
 
 def application(bus: Bus, *, only: Sequence[str], authenticate: bool) -> WebService:
@@ -61,7 +63,7 @@ class WebService:
         bus: The bus.
         authenticator: Decides which requests are answered.
         only: Names of the predictors to serve; empty for all.
-        metrics: Source of `/metrics`, in place of the metrics of this process.
+        metrics: Returns the status, body and content type of `/metrics`, in place of those of this process.
         limits: Limits of the worker's health, for `/livez`.
 
     Attributes:
@@ -76,27 +78,21 @@ class WebService:
         authenticator: Authenticator,
         *,
         only: Sequence[str] = (),
-        metrics: MetricsSource | None = None,
+        metrics: Callable[[], tuple[int, bytes, str]] | None = None,
         limits: HealthLimits | None = None,
     ) -> None:
         self.bus = bus
+        self.worker: Worker | None = None
+        self.in_flight = 0
         self._only = only
         self._authenticator = authenticator
         self._metrics = metrics
         self._limits = limits or HealthLimits()
-        self._endpoints: dict[str, ASGIApp] = {}
-        self._pages: dict[str, Callable[[Request], Awaitable[Response]]] = {
-            "/docs": self._get_page,
-            "/openapi.json": self._get_openapi,
-            "/metrics": self._get_metrics,
-            "/livez": self._get_health,
-            "/readyz": self._get_health,
-        }
-        self._operations: OperationsEndpoints
-        self._openapi: dict[str, Any] = {}
         self._lifespan_messages = Router(lifespan=self.lifespan)
-        self.worker: Worker | None = None
-        self.in_flight = 0
+        self._endpoints: dict[str, ASGIApp] = {}
+        self._max_requests = 0
+        self._status: Callable[[], ServiceStatus]
+        self._openapi: dict[str, Any]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or handle the lifespan messages of a server."""
@@ -116,14 +112,14 @@ class WebService:
         if self.worker is None:
             raise unavailable("the service has not been started: the app around it must enter its lifespan")
         path = scope["path"].removeprefix(scope.get("root_path", "")).removesuffix("/")
-        if scope["method"] in ("GET", "HEAD") and path in self._pages:
-            response = await self._pages[path](Request(scope))
-            await response(scope, receive, send)
+        if scope["method"] in ("GET", "HEAD") and path in _GET:
+            answer = await self._get(path, scope)
+            await send_response(send, *answer, {"content-security-policy": _PAGE_POLICY})
             return
         self._authenticator.check(scope)
         if scope["method"] != "POST" or path not in self._endpoints:
             raise self._no_route(path)
-        limit = self.bus.settings.web.max_requests
+        limit = self._max_requests
         if self.in_flight >= limit:
             raise unavailable(f"{limit} requests are in flight, which is the limit (web.max_requests)")
         self.in_flight += 1
@@ -132,16 +128,30 @@ class WebService:
         finally:
             self.in_flight -= 1
 
+    async def _get(self, path: str, scope: Scope) -> tuple[int, bytes, str]:
+        """Return the status, body and content type of a path in `_GET`."""
+        if path == "/docs":  # it needs no token: it holds no data, and sends the token with its own requests
+            return HTTPStatus.OK, _PAGE.read_bytes(), "text/html; charset=utf-8"
+        if path in ("/livez", "/readyz"):
+            status, body, content_type = answer_operations(path, self._status)
+            if status != HTTPStatus.OK and not self._authenticator.accepts(scope):
+                body = b"not ready; send the token of the service to see why\n"
+            return status, body, content_type
+        self._authenticator.check(scope)
+        if path == "/metrics":
+            if self._metrics is None:
+                return answer_operations(path, self._status)
+            return await anyio.to_thread.run_sync(self._metrics)
+        root = scope.get("root_path")  # where the app around has mounted this one
+        document = {**self._openapi, "servers": [{"url": root}]} if root else self._openapi
+        return HTTPStatus.OK, encode(document), "application/json"
+
     def _no_route(self, path: str) -> Problem:
-        if path in self._endpoints or path in self._pages:
+        if path in self._endpoints or path in _GET:
             allowed = "POST" if path in self._endpoints else "GET, HEAD"
             return Problem(HTTPStatus.METHOD_NOT_ALLOWED, f"use {allowed}", headers={"allow": allowed})
-        for kind, prefix in (("predictor", "/predict/"), ("topic", "/events/")):
-            if path.startswith(prefix):
-                names = sorted(one.removeprefix(prefix) for one in self._endpoints if one.startswith(prefix))
-                error = f"no {kind} is named {path.removeprefix(prefix)!r}"
-                return Problem(HTTPStatus.NOT_FOUND, f"{error}; there are: {', '.join(names) or 'none'}")
-        return Problem(HTTPStatus.NOT_FOUND, "there are /predict/<predictor>, /events/<topic> and /docs")
+        known = ", ".join(sorted(self._endpoints))
+        return Problem(HTTPStatus.NOT_FOUND, f"nothing is at {path}; there are: {known}, /docs")
 
     @asynccontextmanager
     async def lifespan(self, app: object = None) -> AsyncIterator[None]:
@@ -168,24 +178,23 @@ class WebService:
                 failure_policy=FailFast,
                 tracing=tracing,
             )
-            health = InProcessHealth(bus.name, worker, self._limits)
-            self._operations = OperationsEndpoints(health.status)
+            self._status = await stack.enter_async_context(watch_health(bus.name, worker, self._limits))
             background = await stack.enter_async_context(task_group())
-            background.start_soon(health.run)
             async with task_group() as running:
                 running.start_soon(worker.run)
                 await worker.ready.wait()
-                self._add_endpoints(
-                    loaded, backend, BrokerConnection(bus, background), traced=tracing is not None
-                )
-                self._openapi = describe(
-                    bus.name,
-                    [one.handler for one in loaded],
-                    topic_types(bus),
-                    settings.web,
-                    version=version("eventml"),
-                    token=self._authenticator.requires_token,
-                )
+                topics = topic_types(bus)
+                connection = BrokerConnection(bus, background)
+                for topic, event_type in topics.items():
+                    self._endpoints[f"/events/{topic}"] = EventsEndpoint(connection, topic, event_type)
+                for one in loaded:
+                    queue = backend.queues[one.handler.options.group]
+                    endpoint = PredictEndpoint(bus, one, queue, traced=tracing is not None)
+                    self._endpoints[f"/predict/{one.handler.name}"] = endpoint
+                predictors = [one.handler for one in loaded]
+                token = self._authenticator.requires_token
+                self._openapi = describe(bus.name, predictors, topics, settings.web, token=token)
+                self._max_requests = settings.web.max_requests
                 self.worker = worker
                 try:
                     yield
@@ -195,53 +204,3 @@ class WebService:
                     if worker.in_flight and not self.in_flight:
                         worker.abandon()  # the requests of these events have left
             background.cancel_scope.cancel()
-
-    def _add_endpoints(
-        self,
-        loaded: Sequence[LoadedHandler],
-        backend: RequestBackend,
-        connection: BrokerConnection,
-        *,
-        traced: bool,
-    ) -> None:
-        bus, limits = self.bus, self.bus.settings.web
-        for one in loaded:
-            handler = one.handler
-            decoder = EventDecoder(handler.event_type, bus.configured_topic(handler.topic).id_field)
-            queue = backend.queues[handler.options.group]
-            endpoint = PredictEndpoint(one, queue, decoder, limits, traced=traced)
-            self._endpoints[f"/predict/{handler.name}"] = endpoint
-        for name, event_type in topic_types(bus).items():
-            topic = bus.configured_topic(name)
-            decoder = EventDecoder(event_type, topic.id_field)
-            self._endpoints[f"/events/{name}"] = EventsEndpoint(
-                name, topic.codec, decoder, connection, limits
-            )
-
-    async def _get_openapi(self, request: Request) -> Response:
-        self._authenticator.check(request.scope)
-        root = request.scope.get("root_path")  # where the app around has mounted this one
-        body = {**self._openapi, "servers": [{"url": root}]} if root else self._openapi
-        return Response(encode(body), media_type="application/json")
-
-    async def _get_page(self, request: Request) -> Response:
-        del request  # no token is needed: the page holds no data, and sends the token with its own requests
-        return HTMLResponse(_PAGE.read_bytes(), headers={"content-security-policy": _PAGE_POLICY})
-
-    async def _get_metrics(self, request: Request) -> Response:
-        self._authenticator.check(request.scope)
-        accept = request.headers.get("accept", "")
-        if self._metrics is None:
-            return _respond(*self._operations.answer("/metrics", accept))
-        return _respond(*await anyio.to_thread.run_sync(self._metrics, accept))
-
-    async def _get_health(self, request: Request) -> Response:
-        path = request.url.path.removesuffix("/")
-        status, body, content_type = self._operations.answer(path[path.rindex("/") :])
-        if status != HTTPStatus.OK and not self._authenticator.accepts(request.scope):
-            body = b"not ready; send the token of the service to see why\n"
-        return _respond(status, body, content_type)
-
-
-def _respond(status: int, body: bytes, content_type: str) -> Response:
-    return Response(body, status, media_type=content_type)

@@ -9,7 +9,7 @@ from functools import lru_cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, Self
 
-from eventml.deploy.web.responses import Problem
+from eventml.deploy.web.http_messages import Problem
 from eventml.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -91,14 +91,11 @@ def is_local(scope: Scope) -> bool:
     server = scope.get("server")
     if server is not None and not (server[0].startswith("/") or is_loopback(server[0])):
         return False
-    return all(_names_loopback(value) for name, value in scope["headers"] if name == b"host")
-
-
-@lru_cache(maxsize=256)
-def _names_loopback(host: bytes) -> bool:
-    text = host.decode("latin-1")
-    name = text[1:].partition("]")[0] if text.startswith("[") else text.partition(":")[0]
-    return is_loopback(name)
+    hosts = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
+    return all(
+        is_loopback(host[1:].partition("]")[0] if host[:1] == "[" else host.partition(":")[0])
+        for host in hosts
+    )
 
 
 @lru_cache(maxsize=256)

@@ -1,4 +1,4 @@
-"""`POST /events/<topic>`: publish events; and the broker connection that this needs.
+"""`POST /events/<topic>`: publish events; the topics of a bus, and the broker connection that this needs.
 
 The broker is connected when the first event is published: a service that only predicts needs no broker, and a
 service whose broker is away still predicts.
@@ -8,17 +8,28 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Never
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import msgspec
 
 from eventml import config
 from eventml.bus import Bus
-from eventml.deploy.web.requests import PARTITION_KEY, EventDecoder, header, read_body
-from eventml.deploy.web.responses import Problem, encode, send_json, unavailable
+from eventml.deploy.web.http_messages import (
+    PARTITION_KEY,
+    EventDecoder,
+    Problem,
+    encode,
+    header,
+    read_events,
+    send_response,
+    unavailable,
+)
+from eventml.deploy.web.request_backend import RequestEvent
 from eventml.errors import BackendError, EventMLError, FullError, NotOpenError, PublishError, UnavailableError
+from eventml.runtime import output_event_type
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,11 +37,24 @@ if TYPE_CHECKING:
     from anyio.abc import TaskGroup
     from starlette.types import Receive, Scope, Send
 
-    from eventml.codec import Format
-    from eventml.config import WebSettings
-
-
 log = logging.getLogger("eventml")
+
+
+def topic_types(bus: Bus) -> dict[str, Any]:
+    """Return the topics that the bus knows, and the type of the events of each; Any if it is unknown.
+
+    The type is that of the topic's description, else that of a handler that reads it, else that of a handler
+    that writes it.
+    """
+    handlers = bus.handlers.values()
+    found = [(name, bus.configured_topic(name).event_type) for name in (*bus.topics, *bus.settings.topic)]
+    found += [(handler.topic, handler.event_type) for handler in handlers]
+    found += [(handler.to, output_event_type(handler)) for handler in handlers if handler.to is not None]
+    types: dict[str, Any] = {}
+    for topic, event_type in found:
+        if types.get(topic, Any) is Any:
+            types[topic] = event_type
+    return types
 
 
 class BrokerConnection:
@@ -41,35 +65,42 @@ class BrokerConnection:
         tasks: Task group in which the bus is kept open: it outlives the request that opened it.
 
     Attributes:
-        reaches_consumers: Whether anybody can read what is published. Nobody can on a backend in this
-            process, unless the app around the service has opened the bus.
+        bus: The bus.
     """
 
     def __init__(self, bus: Bus, tasks: TaskGroup) -> None:
-        self._bus = bus
+        self.bus = bus
         self._tasks = tasks
         self._opened: asyncio.Future[None] | None = None
         settings = bus.settings.backend
-        is_shared = config.find_backend(settings.scheme).capabilities(settings.options).shared
-        self.reaches_consumers = is_shared or _is_open(bus)
+        self._is_shared = config.find_backend(settings.scheme).capabilities(settings.options).shared
 
-    async def bus(self) -> Bus:
-        """Return the open bus. Requests that wait for it share one attempt to open it.
+    async def open(self) -> None:
+        """Open the bus unless it is open. Requests that wait for it share one attempt to open it.
 
         Raises:
+            Problem: nobody could read what is published: its backend lives in this process, and the app
+                around the service has not opened the bus.
             EventMLError: it cannot be opened. The next call tries again.
         """
-        if not _is_open(self._bus):
-            if self._opened is None:
-                self._opened = asyncio.get_running_loop().create_future()
-                self._tasks.start_soon(self._keep_open, self._opened)
-            await asyncio.shield(self._opened)  # a request that is cancelled must not cancel it for others
-        return self._bus
+        with suppress(NotOpenError):
+            self.bus.open_producer  # noqa: B018 - raised here if it is not open
+            return
+        if not self._is_shared:
+            raise Problem(
+                HTTPStatus.NOT_IMPLEMENTED,
+                "events of this bus do not leave this process, where nobody reads them; name a backend that "
+                "processes share, with --backend redis://... or kafka://..., EVENTML_BACKEND or eventml.toml",
+            )
+        if self._opened is None:
+            self._opened = asyncio.get_running_loop().create_future()
+            self._tasks.start_soon(self._keep_open, self._opened)
+        await asyncio.shield(self._opened)  # a request that is cancelled must not cancel it for others
 
     async def _keep_open(self, opened: asyncio.Future[None]) -> None:
         error: EventMLError = UnavailableError("the service is stopping")
         try:
-            async with self._bus.open():
+            async with self.bus.open():
                 opened.set_result(None)
                 await anyio.sleep_forever()
         except EventMLError as exc:
@@ -83,86 +114,59 @@ class BrokerConnection:
                 opened.exception()  # nobody may be left to retrieve it
 
 
-def _is_open(bus: Bus) -> bool:
-    try:
-        return bus.backend is not None
-    except NotOpenError:
-        return False
-
-
 class EventsEndpoint:
     """The ASGI app of one topic.
 
     Args:
-        name: Name of the topic.
-        codec: Format of its events.
-        decoder: Decoder of its events.
         connection: Connection to the broker.
-        limits: Limits of a request.
+        topic: Name of the topic.
+        event_type: Type of its events.
     """
 
-    def __init__(
-        self,
-        name: str,
-        codec: Format,
-        decoder: EventDecoder,
-        connection: BrokerConnection,
-        limits: WebSettings,
-    ) -> None:
-        self._name = name
-        self._codec = codec
-        self._decoder = decoder
+    def __init__(self, connection: BrokerConnection, topic: str, event_type: Any) -> None:
+        settings = connection.bus.configured_topic(topic)
         self._connection = connection
-        self._limits = limits
+        self._topic = topic
+        self._is_json = settings.codec == "json"
+        self._decoder = EventDecoder(event_type, settings.id_field)
+        self._limits = connection.bus.settings.web
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Publish the events of a request as they were sent, with fields that their type does not have.
 
         Raises:
-            Problem: an event does not fit the type, and none was published; or the broker did not take all.
+            Problem: an event does not fit the type, and none was published; or the broker did not take all,
+                or cannot be reached.
         """
-        if not self._connection.reaches_consumers:
-            raise Problem(
-                HTTPStatus.NOT_IMPLEMENTED,
-                "events of this bus do not leave this process, where nobody reads them; name a backend that "
-                "processes share, with --backend redis://... or kafka://..., EVENTML_BACKEND or eventml.toml",
-            )
-        body = await read_body(scope, receive, self._limits)
-        values: list[Any] = []
-        ids = []
-        for index, text in enumerate(body.events):
-            event = self._decoder.decode(text, index if body.is_list else None)
-            ids.append(body.id or self._decoder.id_of(event))
-            values.append(msgspec.Raw(text) if self._codec == "json" else msgspec.json.decode(text))
-        await self._publish(values, ids, header(scope, PARTITION_KEY))
-        answers = [{"id": id_} for id_ in ids]
-        await send_json(send, HTTPStatus.ACCEPTED, encode(answers if body.is_list else answers[0]))
+        events, is_list = await read_events(scope, receive, self._limits, self._decoder)
+        for event in events:
+            if isinstance(event.event, Problem):
+                raise event.event
+        await self._publish(events, header(scope, PARTITION_KEY))
+        answers = [{"id": event.id} for event in events]
+        await send_response(send, HTTPStatus.ACCEPTED, encode(answers if is_list else answers[0]))
 
-    async def _publish(self, values: Sequence[Any], ids: Sequence[str], key: str | None) -> None:
+    async def _publish(self, events: Sequence[RequestEvent], key: str | None) -> None:
+        bus, topic = self._connection.bus, self._topic
+        encoded = msgspec.Raw if self._is_json else msgspec.json.decode
         try:
             async with asyncio.timeout(self._limits.timeout):
-                bus = await self._connection.bus()
-                calls = (
-                    bus.publish(self._name, value, key=key, id=id_)
-                    for value, id_ in zip(values, ids, strict=True)
-                )
+                await self._connection.open()
+                calls = (bus.publish(topic, encoded(one.value), key=key, id=one.id) for one in events)
                 results = await asyncio.gather(*calls, return_exceptions=True)
                 failed = [result for result in results if result is not None]
         except TimeoutError:
             failed = [UnavailableError(f"no answer from the broker within {self._limits.timeout:g} s")]
         except BackendError as exc:
             failed = [exc]
-        if failed:
-            _raise_problem(failed[0], len(failed), len(values))
-
-
-def _raise_problem(error: BaseException, failed: int, events: int) -> Never:
-    some = f" ({failed} of {events} events may be missing)" if events > 1 else ""
-    if isinstance(error, PublishError) and not isinstance(error, FullError):
-        raise Problem(
-            HTTPStatus.UNPROCESSABLE_ENTITY, f"the broker refuses the event{some}", reason=str(error)
-        ) from error
-    if isinstance(error, BackendError):
-        detail = f"the broker is out of reach or full{some}"
-        raise unavailable(detail, str(error), advice="try again with the same ids") from error
-    raise error
+        if not failed:
+            return
+        error = failed[0]
+        some = f" ({len(failed)} of {len(events)} events may be missing)" if len(events) > 1 else ""
+        if isinstance(error, PublishError) and not isinstance(error, FullError):
+            status, detail = HTTPStatus.UNPROCESSABLE_ENTITY, f"the broker refuses the event{some}"
+            raise Problem(status, detail, reason=str(error)) from error
+        if isinstance(error, BackendError):
+            detail = f"the broker is out of reach or full{some}"
+            raise unavailable(detail, str(error), advice="try again with the same ids") from error
+        raise error

@@ -7,51 +7,108 @@ import logging
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from eventml.deploy.web.request_backend import RequestQueue
-from eventml.deploy.web.requests import EventDecoder, read_body, trace_context
-from eventml.deploy.web.responses import Problem, encode, handler_failure, send_json, unavailable
-from eventml.errors import FullError
+from msgspec.structs import replace
+
+from eventml.bus import Bus
+from eventml.deploy.web.http_messages import (
+    EventDecoder,
+    Problem,
+    encode,
+    read_events,
+    send_response,
+    trace_context,
+    unavailable,
+)
+from eventml.deploy.web.request_backend import RequestDecoder, RequestEvent, RequestQueue
+from eventml.errors import ConfigError, FullError
 from eventml.records import NO_HEADERS
+from eventml.runtime import DLQ_PREFIX, LoadedHandler, enter_lifespans, load_handler
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from contextlib import AsyncExitStack
 
     from starlette.types import Receive, Scope, Send
 
     from eventml.backends.base import Completion
-    from eventml.config import WebSettings
-    from eventml.runtime import LoadedHandler
+    from eventml.handlers import Handler
+    from eventml.records import Record
 
 log = logging.getLogger("eventml")
+
+
+def served_predictors(bus: Bus, only: Sequence[str] = ()) -> list[Handler]:
+    """Return the predictors that are served, with their options for a web service.
+
+    A result that comes later than `web.timeout` helps no client, so that time also limits a call and the
+    search for the bad events of a batch. A plain function of single events gets no such limit: it would cost
+    a thread for each event.
+
+    Args:
+        bus: The bus of the predictors.
+        only: Names of the predictors to serve; empty for all.
+
+    Raises:
+        ConfigError: `only` names something else than a predictor, or the bus has no predictors.
+    """
+    predictors = {
+        name: bus.configured_handler(name) for name, handler in bus.handlers.items() if handler.to is not None
+    }
+    unknown = [name for name in only if name not in predictors]
+    if unknown or not predictors:
+        error = f"no predictor is named {unknown[0]!r}" if unknown else f"bus {bus.name!r} has no predictor"
+        raise ConfigError(f"{error}; there are: {', '.join(predictors) or 'none'}")
+    return [_for_requests(predictors[name], bus.settings.web.timeout) for name in only or predictors]
+
+
+def _for_requests(handler: Handler, limit: float) -> Handler:
+    timeout = handler.options.timeout
+    if handler.batched or handler.is_async:
+        timeout = min(timeout or limit, limit)
+    options = replace(
+        handler.options,
+        group=handler.name,
+        retries=0,
+        timeout=timeout,
+        bisect_for=min(handler.options.bisect_for, limit),
+        dedupe_window=None,  # a client that repeats a request gets an answer again
+    )
+    return replace(handler, options=options)
+
+
+async def load_predictors(
+    stack: AsyncExitStack, bus: Bus, predictors: Sequence[Handler]
+) -> list[LoadedHandler]:
+    """Load the models and enter the lifespans of predictors; the stack leaves the lifespans.
+
+    Raises:
+        ModelError: a model cannot be loaded.
+        RegistrationError: a handler has a parameter without a value.
+    """
+    resources = await enter_lifespans(stack, predictors, bus.lifespans)
+    loaded = [await load_handler(predictor, resources, "json") for predictor in predictors]
+    return [replace(one, decoder=RequestDecoder(Any)) for one in loaded]
 
 
 class PredictEndpoint:
     """The ASGI app of one predictor.
 
     Args:
+        bus: The bus of the predictor.
         loaded: The predictor and its model.
         queue: The queue of its events.
-        decoder: Decoder of its events.
-        limits: Limits of a request.
         traced: Whether its events carry the trace context of their requests.
     """
 
-    def __init__(
-        self,
-        loaded: LoadedHandler,
-        queue: RequestQueue,
-        decoder: EventDecoder,
-        limits: WebSettings,
-        *,
-        traced: bool,
-    ) -> None:
-        self._name = loaded.handler.name
+    def __init__(self, bus: Bus, loaded: LoadedHandler, queue: RequestQueue, *, traced: bool) -> None:
+        handler, model = loaded.handler, loaded.model
+        self._name = handler.name
         self._queue = queue
-        self._decoder = decoder
-        self._limits = limits
+        self._decoder = EventDecoder(handler.event_type, bus.configured_topic(handler.topic).id_field)
+        self._limits = bus.settings.web
         self._traced = traced
-        model, version = (None, None) if loaded.model is None else (loaded.model.name, loaded.model.version)
-        self._model_fields = b',"model":%b,"version":%b,"prediction":' % (encode(model), encode(version))
+        name, version = (None, None) if model is None else (model.name, model.version)
+        self._model_fields = b',"model":%b,"version":%b,"prediction":' % (encode(name), encode(version))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request.
@@ -59,60 +116,45 @@ class PredictEndpoint:
         Raises:
             Problem: the request has no answer.
         """
-        body = await read_body(scope, receive, self._limits)
-        headers = trace_context(scope) if self._traced else NO_HEADERS
-        if body.is_list:
-            status, answer = await self._answer_list(body.events, headers)
-            await send_json(send, status, answer)
+        events, is_list = await read_events(scope, receive, self._limits, self._decoder)
+        results = await self._predict(events, trace_context(scope) if self._traced else NO_HEADERS)
+        if not is_list:
+            [result] = results
+            if isinstance(result, Problem):
+                raise result
+            await send_response(send, HTTPStatus.OK, result)
             return
-        event = self._decoder.decode(body.events[0])
-        event_id = body.id or self._decoder.id_of(event)
-        [completion] = await self._predict(body.events, [event], [event_id], headers)
-        result = self._result(completion, event_id)
-        if isinstance(result, Problem):
-            raise result
-        await send_json(send, HTTPStatus.OK, result)
-
-    async def _answer_list(
-        self, values: Sequence[bytes], headers: Mapping[str, str]
-    ) -> tuple[HTTPStatus, bytes]:
-        decoded = list(map(self._decode, values))  # of each event: its id, and the event or its problem
-        valid = [index for index, (_, event) in enumerate(decoded) if not isinstance(event, Problem)]
-        ids, events = [decoded[index][0] for index in valid], [decoded[index][1] for index in valid]
-        completions = iter(await self._predict([values[index] for index in valid], events, ids, headers))
-        results = [
-            event if isinstance(event, Problem) else self._result(next(completions), id_)
-            for id_, event in decoded
-        ]
         problems = [result for result in results if isinstance(result, Problem)]
         at_fault = [problem for problem in problems if problem.reason]  # those that are the service's fault
-        if at_fault and len(at_fault) == len(values) and len({one.details.status for one in at_fault}) == 1:
+        if at_fault and len(at_fault) == len(events) and len({one.details.status for one in at_fault}) == 1:
             raise at_fault[0]
         if at_fault:
-            counts = len(at_fault), len(values)
+            counts = len(at_fault), len(events)
             log.warning("%s: no prediction for %d of %d events: %s", self._name, *counts, at_fault[0].reason)
         parts = [
-            b'{"input":%b,"error":%b}' % (encode(id_), encode(result.details))
+            b'{"input":%b,"error":%b}' % (encode(event.id), encode(result.details))
             if isinstance(result, Problem)
             else result
-            for (id_, _), result in zip(decoded, results, strict=True)
+            for event, result in zip(events, results, strict=True)
         ]
-        return HTTPStatus.MULTI_STATUS if problems else HTTPStatus.OK, b"[%b]" % b",".join(parts)
-
-    def _decode(self, value: bytes) -> tuple[str, Any]:
-        try:
-            event = self._decoder.decode(value)
-        except Problem as problem:
-            return self._decoder.id_of_invalid(value), problem
-        return self._decoder.id_of(event), event
+        status = HTTPStatus.MULTI_STATUS if problems else HTTPStatus.OK
+        await send_response(send, status, b"[%b]" % b",".join(parts))
 
     async def _predict(
-        self, values: Sequence[bytes], events: Sequence[Any], ids: Sequence[str], headers: Mapping[str, str]
+        self, events: Sequence[RequestEvent], headers: Mapping[str, str]
+    ) -> list[bytes | Problem]:
+        valid = [event for event in events if not isinstance(event.event, Problem)]
+        completions = iter(await self._complete(valid, headers) if valid else ())
+        return [
+            event.event if isinstance(event.event, Problem) else self._result(next(completions), event.id)
+            for event in events
+        ]
+
+    async def _complete(
+        self, events: Sequence[RequestEvent], headers: Mapping[str, str]
     ) -> Sequence[Completion]:
-        if not values:
-            return []
         try:
-            request = self._queue.submit(values, events, ids, headers)
+            request = self._queue.submit(events, headers)
         except FullError as exc:
             raise unavailable(str(exc)) from exc
         try:
@@ -129,9 +171,30 @@ class PredictEndpoint:
 
     def _result(self, completion: Completion, event_id: str) -> bytes | Problem:
         if completion.dead_letter:
-            return handler_failure(completion.outputs[0])
+            return _handler_failure(completion.outputs[0])
         if not completion.outputs:
             return b'{"id":null,"input":%b%bnull}' % (encode(event_id), self._model_fields)
         [record] = completion.outputs
         ids = encode(record.id), encode(event_id)
         return b'{"id":%b,"input":%b%b%b}' % (*ids, self._model_fields, record.value)
+
+
+def _handler_failure(dead_letter: Record) -> Problem:
+    """Return the problem that a dead letter stands for.
+
+    The message of a `Reject` is meant for the client. Messages of all other exceptions go to the log only:
+    they may contain anything.
+    """
+    exception = dead_letter.headers[f"{DLQ_PREFIX}exception"]
+    message = dead_letter.headers.get(f"{DLQ_PREFIX}message", "")
+    reason = message or exception
+    match exception:
+        case "Reject":
+            return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, message.removeprefix("Reject").lstrip(": "))
+        case "UnavailableError":
+            return unavailable("a service that the predictor needs is out of reach", reason)
+        case "StaleError":
+            return unavailable("the event is older than max_age allows", reason)
+        case "HandlerTimeoutError":
+            return Problem(HTTPStatus.GATEWAY_TIMEOUT, "the predictor exceeded its time limit", reason=reason)
+    return Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "the predictor failed; see its log", reason=reason)

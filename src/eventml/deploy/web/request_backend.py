@@ -12,7 +12,7 @@ import asyncio
 import time
 from collections import deque
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from eventml.backends.base import Capabilities
 from eventml.codec import DecodedBatch, Decoder
@@ -32,6 +32,20 @@ _CAPABILITIES: Final = Capabilities(
     counts_attempts=False,
     shared=False,
 )
+
+
+class RequestEvent(NamedTuple):
+    """One event of a request.
+
+    Attributes:
+        value: The event as JSON.
+        id: Its id.
+        event: The decoded event; or the problem, if it cannot be decoded.
+    """
+
+    value: bytes
+    id: str
+    event: Any
 
 
 class RequestDelivery(Delivery, frozen=True, gc=False):
@@ -72,13 +86,6 @@ class PendingRequest:
         self.first = first
         self.unfinished = events
 
-    def complete(self, completion: Completion, offset: int) -> None:
-        """Store the completion of the event at an offset."""
-        self.completions[offset - self.first] = completion
-        self.unfinished -= 1
-        if not self.unfinished and not self.done.done():
-            self.done.set_result(None)
-
 
 class RequestQueue:
     """The events that wait for one predictor: a subscription of the runtime.
@@ -94,38 +101,31 @@ class RequestQueue:
         self._waiting: deque[RequestDelivery] = deque()
         self._pending: dict[int, PendingRequest] = {}  # by the offset of each unfinished event
         self._next_offset = 0
-        self._arrival: asyncio.Future[None] | None = None
+        self._arrival = asyncio.Event()
 
     def submit(
-        self,
-        values: Sequence[bytes],
-        events: Sequence[Any],
-        ids: Sequence[str],
-        headers: Mapping[str, str] = NO_HEADERS,
+        self, events: Sequence[RequestEvent], headers: Mapping[str, str] = NO_HEADERS
     ) -> PendingRequest:
         """Put the events of a request into the queue: all of them, or none.
 
         Args:
-            values: The events as JSON; at least one.
-            events: The events, decoded.
-            ids: Their ids.
+            events: The events, at least one; all could be decoded.
             headers: Headers that all of them get.
 
         Raises:
             FullError: the queue has no room for all of them.
         """
         waiting = len(self._waiting)
-        if waiting + len(values) > self._capacity:
+        if waiting + len(events) > self._capacity:
             raise FullError(f"{waiting} of at most {self._capacity} events wait already (web.max_waiting)")
         now = time.time()
-        request = PendingRequest(len(values), self._next_offset)
-        for value, event, id_ in zip(values, events, ids, strict=True):
+        request = PendingRequest(len(events), self._next_offset)
+        for value, id_, event in events:
             record = Record(self._topic, value, None, id_, headers)
             self._waiting.append(RequestDelivery(record, 0, self._next_offset, now, 1, event))
             self._pending[self._next_offset] = request
             self._next_offset += 1
-        if self._arrival is not None and not self._arrival.done():
-            self._arrival.set_result(None)
+        self._arrival.set()
         return request
 
     def cancel(self, request: PendingRequest) -> None:
@@ -136,22 +136,26 @@ class RequestQueue:
     async def receive(self, limit: int) -> Sequence[Delivery]:
         """As `Subscription.receive`."""
         while True:
-            while not self._waiting:
-                self._arrival = asyncio.get_running_loop().create_future()
-                await self._arrival
+            self._arrival.clear()
             waiting = self._waiting
             taken = [waiting.popleft() for _ in range(min(limit, len(waiting)))]
             pending = [delivery for delivery in taken if delivery.offset in self._pending]
             if pending:
                 return pending
+            if not waiting:
+                await self._arrival.wait()
 
     async def complete(self, done: Sequence[Completion]) -> None:
         """As `Subscription.complete`: each completion goes to its request, if that still waits."""
         for completion in done:
             offset = cast("int", completion.delivery.offset)
             request = self._pending.pop(offset, None)
-            if request is not None:
-                request.complete(completion, offset)
+            if request is None:
+                continue
+            request.completions[offset - request.first] = completion
+            request.unfinished -= 1
+            if not request.unfinished and not request.done.done():
+                request.done.set_result(None)
 
     async def lag(self) -> int:
         """Return the number of unfinished events."""

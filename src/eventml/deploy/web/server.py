@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import socket
 import time
-import urllib.error
 import urllib.request
 from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, nullcontext, suppress
 from http import HTTPStatus
@@ -18,13 +18,13 @@ import uvicorn
 from eventml.bus import Bus
 from eventml.deploy.web.asgi_app import WebService
 from eventml.deploy.web.authentication import Authenticator
-from eventml.deploy.web.handlers import served_predictors
-from eventml.deploy.web.responses import send_problem, unavailable
+from eventml.deploy.web.http_messages import send_problem, unavailable
+from eventml.deploy.web.predict import served_predictors
 from eventml.deploy.workers import HostPort, ServicePlan, WorkerSpec, run_service
 from eventml.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Sequence
+    from collections.abc import AsyncIterator, Sequence
 
     from starlette.types import Receive, Scope, Send
 
@@ -168,14 +168,12 @@ class _Server(uvicorn.Server):
 
     def idle_connections(self) -> list[Any]:
         """Return connections that wait for a request to arrive, or are closing; not those kept alive."""
-        return [one for one in self._connections if _is_idle(one)]
-
-
-def _is_idle(connection: Any) -> bool:
-    if connection.transport.is_closing():
-        return True
-    answering = connection.cycle is not None and not connection.cycle.response_complete
-    return not answering and connection.timeout_keep_alive_task is None
+        return [
+            one
+            for one in self._connections
+            if one.transport.is_closing()
+            or (one.timeout_keep_alive_task is None and (one.cycle is None or one.cycle.response_complete))
+        ]
 
 
 def listen(host: str, port: int, *, share: bool = False) -> socket.socket:
@@ -204,20 +202,6 @@ def listen(host: str, port: int, *, share: bool = False) -> socket.socket:
     return listener
 
 
-def listen_for_workers(host: str, port: int, workers: int) -> Iterator[socket.socket]:
-    """Yield a listening socket for each worker, all on one address.
-
-    Each socket has a queue of connections, which outlives the worker: the next one takes it over.
-
-    Raises:
-        ConfigError: as `listen`.
-    """
-    for _ in range(workers):
-        listener = listen(host, port, share=workers > 1)
-        port = listener.getsockname()[1]
-        yield listener
-
-
 def address_of(listener: socket.socket) -> HostPort:
     """Return the address that a socket listens on."""
     return HostPort(*listener.getsockname()[:2])
@@ -227,10 +211,16 @@ def address_of(listener: socket.socket) -> HostPort:
 async def web_worker(application: WebService, listener: socket.socket) -> AsyncIterator[WebWorker]:
     """Open a web service on a listening socket; the `run` of the worker serves requests.
 
+    It raises the limit of open files of the process to the most that is allowed.
+
     Raises:
         ConfigError, ModelError: as `WebService.lifespan`.
     """
-    _raise_file_limit()
+    with suppress(ImportError, ValueError, OSError):  # each connection is an open file
+        import resource  # noqa: PLC0415 - Windows has no such module
+
+        _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
     async with application.lifespan():
         yield WebWorker(application, listener)
 
@@ -245,13 +235,17 @@ async def run_web_service(bus: Bus, plan: ServicePlan) -> int:
     """
     served_predictors(bus, plan.only)  # refused here, before any process is started
     web = bus.settings.web
+    listeners: list[socket.socket] = []
     with ExitStack() as stack:
-        sockets = listen_for_workers(web.host, web.port, int(plan.workers))
+        for _ in range(int(plan.workers)):
+            port = address_of(listeners[0]).port if listeners else web.port
+            listener = listen(web.host, port, share=plan.workers != "1")
+            listeners.append(stack.enter_context(listener))
         plan = msgspec.structs.replace(
             plan,
             factory="eventml.deploy.web:supervised_worker",
             loop_options=loop_options(),
-            listeners=[stack.enter_context(listener) for listener in sockets],
+            listeners=listeners,
         )
         return await run_service(bus, plan)
 
@@ -265,40 +259,24 @@ async def supervised_worker(bus: Bus, spec: WorkerSpec) -> AsyncIterator[WebWork
         bus,
         Authenticator.from_environment(without_token=spec.without_token),
         only=spec.handlers,
-        metrics=lambda accept: _supervisor_metrics(spec.operations, accept),
+        metrics=lambda: _supervisor_metrics(spec.operations),
     )
     async with web_worker(application, listener) as worker:
         yield worker
 
 
-def _supervisor_metrics(operations: str | None, accept: str) -> tuple[int, bytes, str]:
+def _supervisor_metrics(operations: str | None) -> tuple[int, bytes, str]:
     """Get `/metrics` from the operations port of the supervisor: status, body and content type."""
     if operations is None:
         return HTTPStatus.NOT_IMPLEMENTED, b"/metrics needs the operations port; see --operations\n", _TEXT
-    request = urllib.request.Request(f"http://{operations}/metrics", headers={"Accept": accept})
     try:
-        with urllib.request.urlopen(request, timeout=_METRICS_TIMEOUT) as response:  # noqa: S310 - http, as above
+        with urllib.request.urlopen(f"http://{operations}/metrics", timeout=_METRICS_TIMEOUT) as response:
             return response.status, response.read(), response.headers.get("Content-Type", _TEXT)
-    except urllib.error.HTTPError as exc:
-        return exc.code, exc.read(), exc.headers.get("Content-Type", _TEXT)
     except OSError as exc:
         body = f"the operations port of the supervisor does not answer: {exc}\n".encode()
         return HTTPStatus.SERVICE_UNAVAILABLE, body, _TEXT
 
 
-def _raise_file_limit() -> None:
-    """Raise the limit of open files to the most that is allowed: each connection is one."""
-    with suppress(ImportError, ValueError, OSError):
-        import resource  # noqa: PLC0415 - Windows has no such module
-
-        _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
-
-
 def loop_options() -> dict[str, Any]:
     """Return backend options of `anyio.run`: uvloop if it is installed, which makes an HTTP server faster."""
-    try:
-        import uvloop  # noqa: F401, PLC0415 - an optional dependency
-    except ImportError:
-        return {}
-    return {"use_uvloop": True}
+    return {"use_uvloop": True} if importlib.util.find_spec("uvloop") else {}

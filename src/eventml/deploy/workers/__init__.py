@@ -1,33 +1,38 @@
 """Workers as a service: many processes under a supervisor, with health checks, metrics and a log.
 
-Read `service.py` first, then `supervisor.py` with `restarts.py`, `pool.py` and `worker_handle.py`; then
-`worker_process.py`, the process that they start, and `ipc.py`, the messages between the two. `status.py`,
-`health.py`, `operations.py` and `metrics.py` tell operators how the service is; `logs.py` and `exit.py` stand
-alone. It may import bus, runtime, models and config; it does not know the web service or batch jobs.
+Read `service.py` first, then `supervisor.py` with `restarts.py`, its decisions, and `worker_handle.py`; then
+`worker_process.py`, the process that they start, and `reports.py`, what it is told and what it reports.
+`readiness.py`, `metrics.py` and `operations.py` tell operators how the service is; `logs.py` stands alone. It
+may import bus, runtime, models and config; it does not know the web service or batch jobs.
 """
 
-from eventml.deploy.workers.exit import force_exit_later
-from eventml.deploy.workers.health import HealthLimits, InProcessHealth, serve_operations
-from eventml.deploy.workers.ipc import WorkerSpec
 from eventml.deploy.workers.logs import LogRateLimit, start_service_logging, utc_timestamp
-from eventml.deploy.workers.operations import HostPort, OperationsEndpoints, parse_host_port
+from eventml.deploy.workers.operations import (
+    HostPort,
+    answer_operations,
+    parse_host_port,
+    serve_operations,
+    watch_health,
+)
+from eventml.deploy.workers.reports import RunningWorker, ServiceStatus, WorkerSpec
+from eventml.deploy.workers.restarts import HealthLimits
 from eventml.deploy.workers.service import ServicePlan, run_service
-from eventml.deploy.workers.status import RunningWorker, WorkerFactory
+from eventml.deploy.workers.worker_process import force_exit_later
 
 __all__ = [
     "HealthLimits",
     "HostPort",
-    "InProcessHealth",
     "LogRateLimit",
-    "OperationsEndpoints",
     "RunningWorker",
     "ServicePlan",
-    "WorkerFactory",
+    "ServiceStatus",
     "WorkerSpec",
+    "answer_operations",
     "force_exit_later",
     "parse_host_port",
     "run_service",
     "serve_operations",
     "start_service_logging",
     "utc_timestamp",
+    "watch_health",
 ]

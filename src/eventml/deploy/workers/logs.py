@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 import anyio
@@ -15,14 +16,11 @@ if TYPE_CHECKING:
 
     from anyio.abc import ByteReceiveStream
 
-TEXT_FORMAT: Final = "%(asctime)s %(levelname)s %(message)s"
-SUPERVISOR: Final = "supervisor"
-"""Name of the supervisor in the log."""
-
 LinePrinter: TypeAlias = "Callable[[str, str], None]"
 """Prints a line of a worker, given the name of the worker and the line."""
 
 _MAX_LINE: Final = 65_536  # bytes: a longer line is split there, so that memory stays bounded
+_TEXT_FORMAT: Final = "%(asctime)s %(levelname)s %(message)s"
 _RATE_LIMIT: Final = 10.0  # seconds
 _MAX_KINDS: Final = 1_000
 
@@ -40,7 +38,7 @@ def start_service_logging(name: str, *, json: bool, prefix: str = "") -> None:
     if logging.root.handlers:
         return
     handler = logging.StreamHandler()
-    handler.setFormatter(JsonFormatter(name) if json else logging.Formatter(prefix + TEXT_FORMAT))
+    handler.setFormatter(JsonFormatter(name) if json else logging.Formatter(prefix + _TEXT_FORMAT))
     handler.addFilter(LogRateLimit())
     logging.root.addHandler(handler)
     logging.getLogger("eventml").setLevel(logging.INFO)
@@ -48,8 +46,7 @@ def start_service_logging(name: str, *, json: bool, prefix: str = "") -> None:
 
 def utc_timestamp(seconds: float) -> str:
     """Format seconds since the epoch as an RFC 3339 timestamp in UTC, to the millisecond."""
-    whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
-    return f"{whole}.{int(seconds % 1 * 1000):03d}Z"
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 class JsonFormatter(logging.Formatter):
@@ -65,16 +62,9 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line, without a line end."""
-        line = {
-            "time": utc_timestamp(record.created),
-            "level": record.levelname,
-            "logger": record.name,
-            "worker": self._worker,
-            "message": record.getMessage(),
-        }
-        if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
-        return msgspec.json.encode(line).decode()
+        message = record.getMessage()
+        more = {"exception": self.formatException(record.exc_info)} if record.exc_info else {}
+        return _json_line(record.created, record.levelname, record.name, self._worker, message, **more)
 
 
 class LogRateLimit(logging.Filter):
@@ -100,41 +90,34 @@ class LogRateLimit(logging.Filter):
         self._interval = interval
         self._exempt = exempt
         self._clock = clock
-        self._passed: dict[tuple[str, int, str], float] = {}
-        self._suppressed: dict[tuple[str, int, str], int] = {}
+        self._kinds: dict[tuple[str, int, str], tuple[float, int]] = {}  # when one passed; suppressed since
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Return whether the record is written; append the number of suppressed ones to its message."""
         if self._exempt is not None and f"{record.name}.".startswith(f"{self._exempt}."):
             return True
         kind, now = (record.name, record.levelno, str(record.msg)), self._clock()
-        if now - self._passed.get(kind, -self._interval) < self._interval:
-            self._suppressed[kind] = self._suppressed.get(kind, 0) + 1
+        passed, suppressed = self._kinds.get(kind, (-self._interval, 0))
+        if now - passed < self._interval:
+            self._kinds[kind] = passed, suppressed + 1
             return False
-        if len(self._passed) >= _MAX_KINDS:
-            self._passed.clear()
-            self._suppressed.clear()
-        self._passed[kind] = now
-        if suppressed := self._suppressed.pop(kind, 0):
+        if len(self._kinds) >= _MAX_KINDS:
+            self._kinds.clear()
+        self._kinds[kind] = now, 0
+        if suppressed:
             record.msg, record.args = f"{record.getMessage()} (and {suppressed:,} times before)", None
         return True
 
 
 def prefix_printer(width: int) -> LinePrinter:
     """Return a printer of text lines: `worker-1 | 12:00:01 INFO ...`, with names padded to `width`."""
-
-    def show(worker: str, line: str) -> None:
-        _write(f"{worker:<{width}} | {line}")
-
-    return show
+    return lambda worker, line: _write(f"{worker:<{width}} | {line}")
 
 
 def print_json(worker: str, line: str) -> None:
     """Print a line as a JSON object: as it is, or wrapped in one if it is none (a print, a crash)."""
     if not line.startswith("{"):
-        now = utc_timestamp(time.time())
-        wrapped = {"time": now, "level": "INFO", "logger": "", "worker": worker, "message": line}
-        line = msgspec.json.encode(wrapped).decode()
+        line = _json_line(time.time(), "INFO", "", worker, line)
     _write(line)
 
 
@@ -160,6 +143,11 @@ async def read_lines(stream: ByteReceiveStream, max_line: int = _MAX_LINE) -> As
         yield rest
 
 
+def _json_line(seconds: float, level: str, logger: str, worker: str, message: str, **more: str) -> str:
+    fields = {"time": utc_timestamp(seconds), "level": level, "logger": logger, "worker": worker}
+    return msgspec.json.encode({**fields, "message": message, **more}).decode()
+
+
 def _write(line: str) -> None:
-    sys.stderr.write(f"{line}\n")
+    sys.stderr.write(f"{line}\n")  # in one call: other threads log too
     sys.stderr.flush()

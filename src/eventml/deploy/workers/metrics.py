@@ -1,161 +1,141 @@
-"""Metrics of a service in Prometheus' text format, rendered by its official client on each request."""
+"""Metrics of a service in Prometheus' text format, written on each request."""
 
 from __future__ import annotations
 
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, get_args
 
-from eventml.deploy.workers.ipc import COUNTERS, HistogramSnapshot
-from eventml.deploy.workers.status import ServiceStatus, group_lags, total_counters
-from eventml.errors import MissingExtraError
+from eventml.deploy.workers.readiness import group_lags
+from eventml.deploy.workers.reports import ServiceStatus, WorkerState, add_totals
 from eventml.runtime import SECONDS_BUCKETS, SIZE_BUCKETS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
-    from prometheus_client.metrics_core import HistogramMetricFamily, Metric
+METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+"""Content type of the metrics."""
 
-STATES: Final = ("starting", "waiting", "ready", "draining", "failed", "restarting")
-"""States of a worker, and "restarting" between two of its processes."""
-
-_COUNTER_NAMES: Final = {
-    "received": ("eventml_events_received", "Deliveries received, repeated ones included."),
-    "completed": ("eventml_events_completed", "Deliveries completed, whatever the result."),
-    "published": ("eventml_events_published", "Outputs published, without dead letters."),
-    "dead_letters": ("eventml_dead_letters", "Events moved to the dead-letter topic."),
-    "duplicates": ("eventml_events_duplicate", "Events dropped: the group had completed their ids before."),
-    "stale": ("eventml_events_stale", "Events that were too old when their turn came."),
-    "retries": ("eventml_retries", "Calls repeated because the call before had failed."),
-    "calls": ("eventml_calls", "Calls of the handler."),
-    "abandoned": ("eventml_calls_abandoned", "Calls past their timeout whose threads could not be stopped."),
+_COUNTERS: Final = {
+    "received": ("eventml_events_received_total", "Deliveries received, repeated ones included."),
+    "completed": ("eventml_events_completed_total", "Deliveries completed, whatever the result."),
+    "published": ("eventml_events_published_total", "Outputs published, without dead letters."),
+    "dead_letters": ("eventml_dead_letters_total", "Events moved to the dead-letter topic."),
+    "duplicates": ("eventml_events_duplicate_total", "Events dropped: their ids had been completed before."),
+    "stale": ("eventml_events_stale_total", "Events that were too old when their turn came."),
+    "retries": ("eventml_retries_total", "Calls repeated because the call before had failed."),
+    "calls": ("eventml_calls_total", "Calls of the handler."),
+    "abandoned": ("eventml_calls_abandoned_total", "Calls past their timeout that could not be stopped."),
 }
+"""Name and description of the metric of each counter."""
+
+_METRICS: Final = {
+    "eventml_info": "gauge The service.",
+    **{metric: f"counter {description}" for metric, description in _COUNTERS.values()},
+    "eventml_latency_seconds": "histogram From the broker's timestamp to the completion.",
+    "eventml_batch_size": "histogram Events in a call.",
+    "eventml_stage_seconds": "histogram Duration of one stage for one batch; receive includes waiting.",
+    "eventml_lag": "gauge Events that the group has not completed.",
+    "eventml_worker_state": "gauge Processes in that state.",
+    "eventml_worker_connected": "gauge Whether it reaches its broker.",
+    "eventml_worker_uptime_seconds": "gauge Uptime of the youngest process.",
+    "eventml_worker_restarts_total": "counter Restarts after a crash.",
+    "eventml_rolling_restarts_total": "counter Completed rolling restarts of all workers.",
+    "eventml_events_in_flight": "gauge Events received and not completed.",
+    "eventml_oldest_in_flight_seconds": "gauge Time since the oldest event in flight arrived.",
+    "eventml_model_info": "gauge Processes of the worker that have loaded this model.",
+}
+"""Type and description of each metric."""
+
+_STAGES: Final = ("receive", "decode", "call", "encode", "complete")
+_ESCAPES: Final = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 
 
-def render_metrics(status: ServiceStatus, accept: str = "") -> tuple[bytes, str]:
-    """Return the metrics, in the format that `accept` (the HTTP header) prefers, and their content type.
+class Samples:
+    """The samples of all metrics, as lines of the text format."""
 
-    Raises:
-        MissingExtraError: prometheus_client is not installed.
-    """
-    try:
-        from prometheus_client.exposition import choose_encoder  # noqa: PLC0415 - an extra
-        from prometheus_client.registry import CollectorRegistry  # noqa: PLC0415 - an extra
-    except ImportError as exc:
-        raise MissingExtraError("metrics", "/metrics") from exc
+    def __init__(self) -> None:
+        self._lines: dict[str, list[str]] = {metric: [] for metric in _METRICS}
 
-    class Collector:
-        def collect(self) -> Iterator[Metric]:
-            return metric_families(status)
+    def __str__(self) -> str:
+        parts = []
+        for metric, lines in self._lines.items():
+            kind, _, description = _METRICS[metric].partition(" ")
+            parts += [f"# HELP {metric} {description}\n", f"# TYPE {metric} {kind}\n", *lines]
+        return "".join(parts)
 
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(Collector())
-    encode, content_type = choose_encoder(accept)
-    return encode(registry), content_type
+    def add(self, metric: str, value: float, suffix: str = "", **labels: str) -> None:
+        """Add a sample."""
+        pairs = ",".join(f'{name}="{text.translate(_ESCAPES)}"' for name, text in sorted(labels.items()))
+        named = f"{metric}{suffix}{{{pairs}}}" if pairs else metric
+        self._lines[metric].append(f"{named} {float(value)}\n")
+
+    def add_histogram(
+        self, metric: str, values: Sequence[float], bounds: Sequence[float], **labels: str
+    ) -> None:
+        """Add the samples of a histogram of a handler, given as in `Totals`; none if it is empty."""
+        total = 0.0
+        for bound, count in zip([*map(str, bounds), "+Inf"], values, strict=False):
+            total += count
+            self.add(metric, total, "_bucket", le=bound, **labels)
+        if values:
+            self.add(metric, total, "_count", **labels)
+            self.add(metric, values[-1], "_sum", **labels)
 
 
-def metric_families(status: ServiceStatus) -> Iterator[Metric]:
-    """Yield all metrics.
+def render_metrics(status: ServiceStatus) -> str:
+    """Return all metrics.
 
     Counters and histograms are totals of all worker processes, those that have ended included. Of a process
     that was killed they lack what it did after its last report (half a second).
     """
-    from prometheus_client.metrics_core import GaugeMetricFamily as Gauge  # noqa: PLC0415 - an extra
-
-    info = Gauge("eventml_info", "The service.", labels=["bus", "version"])
-    info.add_metric([status.bus, version("eventml")], 1)
-    yield info
-    yield from _handler_families(status)
-    yield from _worker_families(status)
-
-
-def _handler_families(status: ServiceStatus) -> Iterator[Metric]:
-    from prometheus_client.metrics_core import (  # noqa: PLC0415 - an extra
-        CounterMetricFamily,
-        GaugeMetricFamily,
-        HistogramMetricFamily,
-    )
-
-    names = ["handler", "group"]
-    totals = total_counters(status)
-    groups = {name: handler.group for worker in status.workers for name, handler in worker.handlers.items()}
-    labels = {name: [name, groups.get(name, "")] for name in totals}
-    for field in COUNTERS:
-        counter = CounterMetricFamily(*_COUNTER_NAMES[field], labels=names)
-        for name, counters in totals.items():
-            counter.add_metric(labels[name], getattr(counters, field))
-        yield counter
-    latency = HistogramMetricFamily(
-        "eventml_latency_seconds", "From the broker's timestamp to the completion.", labels=names
-    )
-    batch = HistogramMetricFamily("eventml_batch_size", "Events in a call.", labels=names)
-    stages = HistogramMetricFamily(
-        "eventml_stage_seconds",
-        "Duration of one stage for one batch; receive includes waiting for events.",
-        labels=[*names, "stage"],
-    )
-    for name, counters in totals.items():
-        _add_histogram(latency, labels[name], counters.latency, SECONDS_BUCKETS)
-        _add_histogram(batch, labels[name], counters.batch, SIZE_BUCKETS)
-        for stage, histogram in counters.stages.items():
-            _add_histogram(stages, [*labels[name], stage], histogram, SECONDS_BUCKETS)
-    yield from (latency, batch, stages)
-    lag = GaugeMetricFamily("eventml_lag", "Events that the group has not completed.", labels=names)
-    for name, unfinished in group_lags(status).items():
-        if unfinished is not None:
-            lag.add_metric(labels[name], unfinished)
-    yield lag
+    samples = Samples()
+    samples.add("eventml_info", 1, bus=status.bus, version=version("eventml"))
+    samples.add("eventml_rolling_restarts_total", status.rolling_restarts)
+    _add_handlers(samples, status)
+    _add_workers(samples, status)
+    return str(samples)
 
 
-def _worker_families(status: ServiceStatus) -> Iterator[Metric]:
-    from prometheus_client.metrics_core import CounterMetricFamily as Counter  # noqa: PLC0415 - an extra
-    from prometheus_client.metrics_core import GaugeMetricFamily as Gauge  # noqa: PLC0415 - an extra
+def _add_handlers(samples: Samples, status: ServiceStatus) -> None:
+    totals, groups = dict(status.ended), dict.fromkeys(status.ended, "")
+    for worker in status.workers:
+        for name, handler in worker.handlers.items():
+            totals[name] = add_totals(totals.get(name, {}), handler.totals)
+            groups[name] = handler.group
+    lags = group_lags(status)
+    for name, total in sorted(totals.items()):
+        labels = {"handler": name, "group": groups[name]}
+        for counter, (metric, _) in _COUNTERS.items():
+            samples.add(metric, total.get(counter, [0])[0], **labels)
+        samples.add_histogram("eventml_latency_seconds", total.get("latency", ()), SECONDS_BUCKETS, **labels)
+        samples.add_histogram("eventml_batch_size", total.get("batch", ()), SIZE_BUCKETS, **labels)
+        for stage in _STAGES:
+            values, named = total.get(stage, ()), {**labels, "stage": stage}
+            samples.add_histogram("eventml_stage_seconds", values, SECONDS_BUCKETS, **named)
+        lag = lags.get(name)
+        if lag is not None:
+            samples.add("eventml_lag", lag, **labels)
 
-    state = Gauge("eventml_worker_state", "Processes in that state.", labels=["worker", "state"])
-    connected = Gauge("eventml_worker_connected", "Whether it reaches its broker.", labels=["worker"])
-    uptime = Gauge("eventml_worker_uptime_seconds", "Uptime of the youngest process.", labels=["worker"])
-    restarts = Counter("eventml_worker_restarts", "Restarts after a crash.", labels=["worker"])
-    rolling = Counter("eventml_rolling_restarts", "Completed rolling restarts of all workers.")
-    rolling.add_metric([], status.rolling_restarts)
-    in_flight = Gauge(
-        "eventml_events_in_flight", "Events received and not completed.", labels=["handler", "worker"]
-    )
-    oldest = Gauge(
-        "eventml_oldest_in_flight_seconds",
-        "Time since the oldest event in flight arrived.",
-        labels=["handler", "worker"],
-    )
-    models = Gauge(
-        "eventml_model_info",
-        "Processes of the worker that have loaded this model.",
-        labels=["handler", "worker", "model", "version"],
-    )
+
+def _add_workers(samples: Samples, status: ServiceStatus) -> None:
     for name in sorted({worker.name for worker in status.workers}):
         processes = [worker for worker in status.workers if worker.name == name]
-        for kind in STATES:
-            state.add_metric([name, kind], sum(process.state == kind for process in processes))
-        connected.add_metric([name], all(process.connected for process in processes))
-        uptime.add_metric([name], min(process.uptime for process in processes))
-        restarts.add_metric([name], processes[0].restarts)
-        for handler in {handler for process in processes for handler in process.handlers}:
+        for state in get_args(WorkerState):
+            count = sum(process.state == state for process in processes)
+            samples.add("eventml_worker_state", count, worker=name, state=state)
+        connected = all(process.connected for process in processes)
+        samples.add("eventml_worker_connected", connected, worker=name)
+        uptime = min(process.uptime for process in processes)
+        samples.add("eventml_worker_uptime_seconds", uptime, worker=name)
+        samples.add("eventml_worker_restarts_total", processes[0].restarts, worker=name)
+        for handler in sorted({handler for process in processes for handler in process.handlers}):
+            labels = {"handler": handler, "worker": name}
             reports = [process.handlers[handler] for process in processes if handler in process.handlers]
-            in_flight.add_metric([handler, name], sum(report.progress.in_flight for report in reports))
-            oldest.add_metric([handler, name], max(report.progress.oldest for report in reports))
-            loaded = [(report.model.name, report.model.version) for report in reports if report.model]
-            for model in dict.fromkeys(loaded):
-                models.add_metric([handler, name, *model], loaded.count(model))
-    yield from (state, connected, uptime, restarts, rolling, in_flight, oldest, models)
-
-
-def _add_histogram(
-    family: HistogramMetricFamily,
-    labels: Sequence[str],
-    histogram: HistogramSnapshot | None,
-    bounds: Sequence[float],
-) -> None:
-    if histogram is None:
-        return
-    buckets, cumulative = [], 0.0
-    for bound, count in zip([*map(str, bounds), "+Inf"], histogram.counts, strict=True):
-        cumulative += count
-        buckets.append((bound, cumulative))
-    family.add_metric(labels, buckets=buckets, sum_value=histogram.sum)
+            in_flight = sum(report.in_flight for report in reports)
+            samples.add("eventml_events_in_flight", in_flight, **labels)
+            oldest = max(report.oldest for report in reports)
+            samples.add("eventml_oldest_in_flight_seconds", oldest, **labels)
+            loaded = [report.model for report in reports if report.model is not None]
+            for model in sorted(set(loaded)):
+                count = loaded.count(model)
+                samples.add("eventml_model_info", count, **labels, model=model[0], version=model[1])

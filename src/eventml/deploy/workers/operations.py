@@ -7,23 +7,29 @@ and changes nothing, but it is meant for operators: by default it listens on loo
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import sys
 import threading
-from contextlib import contextmanager
+import time
+from contextlib import asynccontextmanager, contextmanager
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Final
 
+import anyio
 import msgspec
 
 from eventml.deploy.workers.logs import LogRateLimit
-from eventml.deploy.workers.metrics import render_metrics
-from eventml.deploy.workers.status import ServiceStatus, unready_reasons
-from eventml.errors import ConfigError, MissingExtraError
+from eventml.deploy.workers.metrics import METRICS_TYPE, render_metrics
+from eventml.deploy.workers.readiness import LagMonitor, unready_reasons
+from eventml.deploy.workers.reports import RunningWorker, ServiceStatus, WorkerStatus, handler_reports
+from eventml.deploy.workers.restarts import HealthLimits, kill_reason
+from eventml.errors import ConfigError
+from eventml.runtime import task_group
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
 log = logging.getLogger("eventml.operations")
 log.addFilter(LogRateLimit(exempt=None))
@@ -33,6 +39,7 @@ DEFAULT_PORT: Final = 9464
 
 _TEXT: Final = "text/plain; charset=utf-8"
 _MAX_PORT: Final = 65_535
+_TICK: Final = 0.5  # seconds between two proofs that the event loop runs
 
 
 class HostPort(msgspec.Struct, frozen=True):
@@ -58,47 +65,31 @@ def parse_host_port(text: str) -> HostPort:
     return HostPort(host.strip("[]") or LOOPBACK, int(port))
 
 
-class OperationsEndpoints:
-    """Answers requests to the operations port. Any thread may call it.
+def answer_operations(
+    path: str, status: Callable[[], ServiceStatus], max_lag: int | None = None
+) -> tuple[HTTPStatus, bytes, str]:
+    """Return the HTTP status of an answer, its body and its content type. Any thread may call this.
+
+    An unexpected error is logged, at most once in ten seconds, and answered with 500.
 
     Args:
+        path: Path of the request; its query is ignored.
         status: Returns the current status of the service.
         max_lag: Highest lag of a group with which the service is ready; None for no limit.
     """
-
-    def __init__(self, status: Callable[[], ServiceStatus], *, max_lag: int | None = None) -> None:
-        self._status = status
-        self._max_lag = max_lag
-
-    def answer(self, path: str, accept: str = "") -> tuple[HTTPStatus, bytes, str]:
-        """Return the HTTP status, the body and its content type.
-
-        An unexpected error is logged, at most once in ten seconds, and answered with 500.
-
-        Args:
-            path: Path of the request; its query is ignored.
-            accept: Header `Accept`, which chooses the format of the metrics.
-        """
-        try:
-            return self._answer(path.partition("?")[0], accept)
-        except Exception:
-            log.exception("operations port: error in the answer to %s", path)
-            return HTTPStatus.INTERNAL_SERVER_ERROR, b"internal error; see the log of the service\n", _TEXT
-
-    def _answer(self, path: str, accept: str) -> tuple[HTTPStatus, bytes, str]:
-        match path:
+    try:
+        match path.partition("?")[0]:
             case "/livez":
-                stuck = self._status().stuck
+                stuck = status().stuck
                 return _health_answer([stuck] if stuck else [])
             case "/readyz":
-                return _health_answer(unready_reasons(self._status(), self._max_lag))
+                return _health_answer(unready_reasons(status(), max_lag))
             case "/metrics":
-                try:
-                    body, content_type = render_metrics(self._status(), accept)
-                except MissingExtraError as exc:
-                    return HTTPStatus.NOT_IMPLEMENTED, f"{exc}\n".encode(), _TEXT
-                return HTTPStatus.OK, body, content_type
-        return HTTPStatus.NOT_FOUND, b"not found; there are /livez, /readyz and /metrics\n", _TEXT
+                return HTTPStatus.OK, render_metrics(status()).encode(), METRICS_TYPE
+    except Exception:
+        log.exception("operations port: error in the answer to %s", path)
+        return HTTPStatus.INTERNAL_SERVER_ERROR, b"internal error; see the log of the service\n", _TEXT
+    return HTTPStatus.NOT_FOUND, b"not found; there are /livez, /readyz and /metrics\n", _TEXT
 
 
 def _health_answer(problems: list[str]) -> tuple[HTTPStatus, bytes, str]:
@@ -108,48 +99,52 @@ def _health_answer(problems: list[str]) -> tuple[HTTPStatus, bytes, str]:
 
 
 @contextmanager
-def serve_endpoints(endpoints: OperationsEndpoints, address: HostPort) -> Iterator[HostPort]:
+def serve_status(
+    status: Callable[[], ServiceStatus], address: HostPort, max_lag: int | None = None
+) -> Iterator[HostPort]:
     """Serve the operations port inside this context; yields its address, with the port that 0 has chosen.
+
+    Args:
+        status: Returns the current status of the service. Any thread may call it.
+        address: Address to listen on.
+        max_lag: Highest lag of a group with which the service is ready; None for no limit.
 
     Raises:
         ConfigError: the address is in use, or does not belong to this machine.
     """
     try:
-        server = _server(endpoints, address)
+        server = _server(lambda path: answer_operations(path, status, max_lag), address)
     except OSError as exc:
         raise ConfigError(
             f"operations port {address}: {exc.strerror or exc}; choose another with --operations "
             "HOST:PORT, or switch it off with --operations off"
         ) from exc
-    thread = threading.Thread(target=server.serve_forever, name="operations port", daemon=True)
-    thread.start()
+    bound = HostPort(address.host, server.server_address[1])
+    logging.getLogger("eventml").info("operations port: http://%s/readyz, /livez, /metrics", bound)
+    threading.Thread(target=server.serve_forever, name="operations port", daemon=True).start()
     try:
-        yield HostPort(address.host, server.server_address[1])
+        yield bound
     finally:
         server.shutdown()
         server.server_close()
 
 
-def _server(endpoints: OperationsEndpoints, address: HostPort) -> ThreadingHTTPServer:
+def _server(answer: Callable[[str], tuple[HTTPStatus, bytes, str]], address: HostPort) -> ThreadingHTTPServer:
     class RequestHandler(BaseHTTPRequestHandler):
         timeout = 10  # seconds that a client may take to send its request
         server_version = "eventml"
         sys_version = ""
 
         def do_GET(self) -> None:
-            self._answer(with_body=True)
-
-        def do_HEAD(self) -> None:
-            self._answer(with_body=False)
-
-        def _answer(self, *, with_body: bool) -> None:
-            status, body, content_type = endpoints.answer(self.path, self.headers.get("Accept", ""))
+            status, body, content_type = answer(self.path)
             self.send_response(status)
             self.send_header("Content-Type", content_type)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            if with_body:
+            if self.command == "GET":
                 self.wfile.write(body)
+
+        do_HEAD = do_GET  # noqa: N815 - as overridden
 
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - as overridden
             """Log nothing: a probe asks every few seconds."""
@@ -166,3 +161,68 @@ def _server(endpoints: OperationsEndpoints, address: HostPort) -> ThreadingHTTPS
                 log.error("operations port: error in a connection", exc_info=error)
 
     return Server((address.host, address.port), RequestHandler)
+
+
+@asynccontextmanager
+async def watch_health(
+    bus: str, worker: RunningWorker, limits: HealthLimits
+) -> AsyncIterator[Callable[[], ServiceStatus]]:
+    """Watch a worker that runs in this process, without a supervisor.
+
+    It yields a function that returns the current status, which any thread may call.
+
+    Args:
+        bus: Name of the bus.
+        worker: The worker.
+        limits: Limits after which `/livez` fails.
+    """
+    lag_monitor = LagMonitor(worker)
+    started = ticked = time.monotonic()
+
+    def status() -> ServiceStatus:
+        now = time.monotonic()
+        ready = worker.ready.is_set()
+        report = WorkerStatus(
+            name="worker",
+            pid=os.getpid(),
+            state="ready" if ready else "starting",
+            connected=lag_monitor.connected,
+            uptime=now - started,
+            unchanged=now - started,
+            silence=now - ticked,
+            handlers=handler_reports(worker, lag_monitor.lags) if ready else {},
+        )
+        return ServiceStatus(bus=bus, workers=[report], stuck=kill_reason(report, limits) or "")
+
+    async def tick() -> None:
+        nonlocal ticked
+        while True:
+            ticked = time.monotonic()
+            await anyio.sleep(_TICK)
+
+    async with task_group() as tasks:
+        tasks.start_soon(lag_monitor.run)
+        tasks.start_soon(tick)
+        yield status
+        tasks.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def serve_operations(
+    bus: str, worker: RunningWorker, address: HostPort, *, max_lag: int | None, limits: HealthLimits
+) -> AsyncIterator[None]:
+    """Serve the operations port of a worker in this process.
+
+    Args:
+        bus: Name of the bus.
+        worker: The worker.
+        address: Address to listen on.
+        max_lag: Highest lag of a group with which the worker is ready; None for no limit.
+        limits: Limits after which `/livez` fails.
+
+    Raises:
+        ConfigError: the address is in use, or does not belong to this machine.
+    """
+    async with watch_health(bus, worker, limits) as status:
+        with serve_status(status, address, max_lag):
+            yield

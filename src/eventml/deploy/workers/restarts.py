@@ -1,4 +1,8 @@
-"""Restarts of workers: after a crash, and one at a time without a gap (a rolling restart).
+"""Decisions of the supervisor: when a worker is killed, replaced or restarted, and when it gives up.
+
+A worker reports from its event loop, so a report that arrives proves that the loop runs. The report itself
+says how long each handler has had events in flight without progress. A worker that waits for its broker, or
+that retries because a database is down, makes progress in this sense: killing it would not help.
 
 A crash counts towards the crash-loop limit if the worker had completed nothing since its start: it cannot
 start, or the first event that it receives kills it. It does not count if the worker was ready, had received
@@ -10,157 +14,103 @@ redelivery (`max_deliveries`), which takes as many crashes, and must not stop th
 
 from __future__ import annotations
 
-import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-import anyio
 import msgspec
 
-from eventml.deploy.workers.pool import PooledWorker, WorkerPool
-from eventml.deploy.workers.worker_handle import WorkerHandle
+from eventml.deploy.workers.reports import WorkerReport, WorkerStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Sequence
 
-log = logging.getLogger("eventml")
+MAX_CRASHES: Final = 5
+"""Counted crashes of one worker within `CRASH_WINDOW` that stop the service."""
 
+CRASH_WINDOW: Final = 60.0
+"""Seconds for which a crash is remembered."""
 
-class RestartPolicy(msgspec.Struct, frozen=True, kw_only=True):
-    """How often and how soon a worker is restarted after a crash.
-
-    Attributes:
-        max_crashes: This many counted crashes of one worker within `window` stop the service.
-        window: Seconds for which a crash is remembered.
-        first_delay: Seconds before the first restart. It doubles with each counted crash in the window.
-        max_delay: Longest delay in seconds.
-    """
-
-    max_crashes: int = 5
-    window: float = 60.0
-    first_delay: float = 0.25
-    max_delay: float = 10.0
+_FIRST_DELAY: Final = 0.25  # seconds before the first restart
+_MAX_DELAY: Final = 10.0  # seconds
 
 
-class Crash(msgspec.Struct, frozen=True):
-    """Unexpected end of a worker process.
+class HealthLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """Limits in seconds after which a worker is killed or replaced.
 
     Attributes:
-        time: Time of the end, of a monotonic clock, in seconds.
-        counts: Whether it counts towards the crash-loop limit; see `crash_counts`.
+        boot_grace: Kill a worker that is not ready this long after its start. Time spent waiting for the
+            broker does not count.
+        silent_after: Kill a worker without any report for this long once it has been ready: something
+            blocks its event loop.
+        stuck_after: Kill a worker with events in flight and no progress for this long. It bounds a single
+            call, so keep it above the slowest batch.
+        hung_after: Replace a worker with a call still running this long after its `timeout`: a thread
+            cannot be stopped, but its process can.
     """
 
-    time: float
-    counts: bool
+    boot_grace: float = 120.0
+    silent_after: float = 20.0
+    stuck_after: float = 300.0
+    hung_after: float = 30.0
 
 
-def crash_counts(*, completed: bool, idle: bool, killed_from_outside: bool) -> bool:
+def kill_reason(worker: WorkerStatus, limits: HealthLimits) -> str | None:
+    """Return why a worker must be killed and restarted; None if it need not be.
+
+    A worker that drains has a deadline of its own, and one that has failed ends by itself.
+    """
+    if worker.state == "starting" and worker.unchanged > limits.boot_grace:
+        return f"not ready within {limits.boot_grace:g} s; allow a slow model more time with --boot-grace"
+    if worker.state not in ("ready", "waiting"):
+        return None
+    if worker.silence > limits.silent_after:
+        return f"no report for {worker.silence:.0f} s: something blocks its event loop"
+    for name, handler in worker.handlers.items():
+        quiet = handler.quiet + worker.silence
+        if handler.in_flight and quiet > limits.stuck_after:
+            return (
+                f"{name} has made no progress for {quiet:.0f} s, with {handler.in_flight} events in flight, "
+                f"the oldest for {handler.oldest + worker.silence:.0f} s; set consumer.{name}.timeout to "
+                "limit a call"
+            )
+    return None
+
+
+def replace_reason(worker: WorkerStatus, limits: HealthLimits) -> str | None:
+    """Return why a worker must be replaced, draining as usual; None if it need not be."""
+    if worker.state != "ready":
+        return None
+    for name, handler in worker.handlers.items():
+        hung_for = handler.hung_for + worker.silence
+        if handler.hung and hung_for > limits.hung_after:
+            return (
+                f"{name} has {handler.hung} threads that still run after its timeout and cannot be stopped, "
+                f"the first for {hung_for:.0f} s"
+            )
+    return None
+
+
+def crash_counts(report: WorkerReport, *, was_ready: bool, killed_from_outside: bool) -> bool:
     """Return whether a crash counts towards the crash-loop limit.
 
     Args:
-        completed: Whether the worker had completed anything since its start.
-        idle: Whether it was ready and had received nothing.
+        report: Last report of the worker.
+        was_ready: Whether it has been ready.
         killed_from_outside: Whether it got a SIGKILL that its supervisor did not send.
     """
-    return not completed and not (idle and killed_from_outside)
+    idle = was_ready and not report.has_any("received")
+    return not report.has_any("completed") and not (idle and killed_from_outside)
 
 
-def recent_crashes(crashes: Sequence[Crash], policy: RestartPolicy, now: float) -> list[Crash]:
-    """Return the crashes within the policy's window."""
-    return [crash for crash in crashes if now - crash.time < policy.window]
+def restart_delay(crashes: Sequence[float], now: float) -> float | None:
+    """Return how many seconds to wait before a restart; None in a crash loop, where a restart is useless.
 
-
-def is_crash_loop(crashes: Sequence[Crash], policy: RestartPolicy, now: float) -> bool:
-    """Return whether the crash-loop limit has been reached, so that another restart is useless."""
-    return sum(crash.counts for crash in recent_crashes(crashes, policy, now)) >= policy.max_crashes
-
-
-def restart_delay(crashes: Sequence[Crash], policy: RestartPolicy, now: float) -> float:
-    """Return how long to wait before the restart, in seconds."""
-    counted = sum(crash.counts for crash in recent_crashes(crashes, policy, now))
-    return min(policy.first_delay * 2.0 ** min(max(counted - 1, 0), 64), policy.max_delay)
-
-
-class RollingRestart:
-    """Replaces workers, one at a time: a new process is ready before the old one drains.
+    The delay doubles with each counted crash in the last minute.
 
     Args:
-        pool: The workers.
-        start: Starts a process for a worker.
-        drain: Seconds that a process may take to end after it has been asked to stop.
+        crashes: Times of the counted crashes of the worker, of the monotonic clock.
+        now: Current time of that clock.
     """
-
-    def __init__(
-        self, pool: WorkerPool, start: Callable[[PooledWorker], Awaitable[WorkerHandle]], drain: float
-    ) -> None:
-        self._pool = pool
-        self._start = start
-        self._drain = drain
-        self._requested = anyio.Event()
-        self._one_at_a_time = anyio.Lock()
-
-    def request(self) -> None:
-        """Replace all workers. During a rolling restart: start another one after it."""
-        self._requested.set()
-
-    async def run(self) -> None:
-        """Carry out requests until cancelled, or until the service stops.
-
-        If a new process does not start, the remaining workers keep the processes that they have.
-        """
-        while True:
-            await self._requested.wait()
-            self._requested = anyio.Event()
-            for worker in self._pool.workers:
-                if self._pool.stopping:
-                    return
-                if not await self.replace(worker):
-                    log.error("rolling restart given up: the other workers keep their processes")
-                    break
-            else:
-                self._pool.rolling_restarts += 1
-                log.info("all workers have been replaced")
-
-    async def replace(self, worker: PooledWorker, process: WorkerHandle | None = None) -> bool:
-        """Replace the process of one worker. Returns False if the new process did not start.
-
-        Args:
-            worker: The worker.
-            process: Replace only this process; do nothing if the worker has another one by now.
-        """
-        async with self._one_at_a_time:
-            if process is not None and worker.process is not process:
-                return True
-            return await self._replace(worker)
-
-    async def _replace(self, worker: PooledWorker) -> bool:
-        old = worker.process
-        if old is None or old.ended.is_set():
-            return True  # it is about to be restarted anyway
-        new = await self._start(worker)
-        worker.successor = new
-        await _wait_for_either(new.ready, new.ended)
-        if new.ended.is_set():
-            if worker.successor is new:
-                worker.successor = None
-            if self._pool.stopping:
-                return True
-            log.error("%s: its new process did not start: %s", new.name, new.end_reason())
-            return False
-        if worker.successor is new:
-            worker.promote()
-        if self._pool.stopping:
-            return True
-        log.info("%s: process %d replaces process %d", new.name, new.pid, old.pid)
-        await old.stop_within(self._drain)
-        return True
-
-
-async def _wait_for_either(one: anyio.Event, other: anyio.Event) -> None:
-    async with anyio.create_task_group() as tasks:
-
-        async def wait(event: anyio.Event) -> None:
-            await event.wait()
-            tasks.cancel_scope.cancel()
-
-        tasks.start_soon(wait, one)
-        tasks.start_soon(wait, other)
+    recent = sum(now - crash < CRASH_WINDOW for crash in crashes)
+    if recent >= MAX_CRASHES:
+        return None
+    return min(_FIRST_DELAY * 2.0 ** max(recent - 1, 0), _MAX_DELAY)

@@ -6,14 +6,12 @@ import logging
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
-
 from eventml import config
 from eventml.bus import Bus
-from eventml.deploy.workers.health import HealthLimits
-from eventml.deploy.workers.ipc import WorkerSpec
-from eventml.deploy.workers.logs import SUPERVISOR, prefix_printer, print_json, start_service_logging
-from eventml.deploy.workers.operations import HostPort, OperationsEndpoints, serve_endpoints
+from eventml.deploy.workers.logs import prefix_printer, print_json, start_service_logging
+from eventml.deploy.workers.operations import HostPort, serve_status
+from eventml.deploy.workers.reports import WorkerOptions, WorkerSpec
+from eventml.deploy.workers.restarts import HealthLimits
 from eventml.deploy.workers.supervisor import Supervisor
 from eventml.errors import ConfigError, UnavailableError, UnsupportedError
 
@@ -23,44 +21,29 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("eventml")
 
-EXIT_TIME: Final = 5.0
-"""Seconds that a worker may take to exit after its own `drain` has run out."""
+_SUPERVISOR: Final = "supervisor"  # its name in the log
+_EXIT_TIME: Final = 5.0  # seconds that a worker may take to exit after its own `drain` has run out
 
 
-class ServicePlan(msgspec.Struct, frozen=True, kw_only=True):
-    """How a service is run.
+class ServicePlan(WorkerOptions, frozen=True, kw_only=True):
+    """How a service is run: the options of its workers, and those of their supervisor.
 
     Attributes:
-        bus: Import path of the bus, MODULE:BUS.
         workers: Number of workers, or a number for each handler; see `assign_handlers`.
         only: Handlers to run where `workers` is a plain number; empty for all.
-        backend: Backend URL from the command line, or None to take it from the configuration.
-        until_idle: Stop once the workers have been idle for this many seconds; None to run until stopped.
         operations: Address of the operations port. None is the default address if it is free; "" is none.
         max_lag: Highest lag of a group with which the service is ready; None for no limit.
-        json_logs: Whether log lines are JSON objects.
         limits: When workers are killed or replaced.
-        factory: Dotted name (`package.module:function`) of the `WorkerFactory` of the workers; None for
-            workers that read streams.
-        loop_options: Backend options of `anyio.run` in the workers.
         listeners: Listening sockets, one for each worker, which inherits it: workers that serve HTTP. A
             socket outlives the processes of its worker, so that no connection is lost in a restart.
-        without_token: Whether the web service answers requests that carry no token.
     """
 
-    bus: str
     workers: str
     only: Sequence[str] = ()
-    backend: str | None = None
-    until_idle: float | None = None
     operations: HostPort | str | None = None
     max_lag: int | None = None
-    json_logs: bool = False
     limits: HealthLimits = HealthLimits()
-    factory: str | None = None
-    loop_options: Mapping[str, Any] = {}
     listeners: Sequence[socket.socket] = ()
-    without_token: bool = False
 
 
 async def run_service(bus: Bus, plan: ServicePlan) -> int:
@@ -71,24 +54,29 @@ async def run_service(bus: Bus, plan: ServicePlan) -> int:
         UnsupportedError: several processes cannot share the backend.
     """
     assigned = assign_handlers(plan.workers, plan.only, tuple(bus.handlers))
-    width = max(len(SUPERVISOR), *map(len, assigned))
-    start_service_logging(SUPERVISOR, json=plan.json_logs, prefix=f"{SUPERVISOR:<{width}} | ")
+    width = max(len(_SUPERVISOR), *map(len, assigned))
+    start_service_logging(_SUPERVISOR, json=plan.json_logs, prefix=f"{_SUPERVISOR:<{width}} | ")
     if plan.factory is None:
         await _check_backend(bus, assigned)
-        for name in unassigned_handlers(assigned, tuple(bus.handlers)):
-            log.info("handler %s is not run by this service", name)
+        for name in bus.handlers:
+            if not runners(assigned, name):
+                log.info("handler %s is not run by this service", name)
     if plan.listeners:
         log.info("serving on http://%s", HostPort(*plan.listeners[0].getsockname()[:2]))
+    options = {field: getattr(plan, field) for field in WorkerOptions.__struct_fields__}
+    listeners: list[Any] = [one.fileno() for one in plan.listeners] or [None] * len(assigned)
     supervisor = Supervisor(
         bus.name,
-        _worker_specs(plan, assigned),
-        drain=bus.settings.drain + EXIT_TIME,
+        [
+            WorkerSpec(name=name, handlers=handlers, listener=listener, **options)
+            for (name, handlers), listener in zip(assigned.items(), listeners, strict=True)
+        ],
+        drain=bus.settings.drain + _EXIT_TIME,
         print_line=print_json if plan.json_logs else prefix_printer(width),
         limits=plan.limits,
     )
     with ExitStack() as stack:
-        endpoints = OperationsEndpoints(supervisor.status, max_lag=plan.max_lag)
-        address = _open_operations_port(stack, endpoints, plan.operations)
+        address = _open_operations_port(stack, supervisor, plan)
         return await supervisor.run(None if address is None else str(address))
 
 
@@ -122,12 +110,8 @@ def assign_handlers(workers: str, only: Sequence[str], known: Collection[str]) -
     return {f"{handler}-{n}": (handler,) for handler, count in counts.items() for n in range(1, count + 1)}
 
 
-def unassigned_handlers(assigned: Mapping[str, Sequence[str]], known: Collection[str]) -> list[str]:
-    """Return the handlers that no worker runs."""
-    return [handler for handler in known if not _runners(assigned, handler)]
-
-
-def _runners(assigned: Mapping[str, Sequence[str]], handler: str) -> int:
+def runners(assigned: Mapping[str, Sequence[str]], handler: str) -> int:
+    """Return how many workers run a handler."""
     return sum(not handlers or handler in handlers for handlers in assigned.values())
 
 
@@ -146,43 +130,18 @@ def _check_known(named: Collection[str], known: Collection[str]) -> None:
         raise ConfigError(f"no handler is named {unknown[0]!r}; there are: {', '.join(known)}")
 
 
-def _worker_specs(plan: ServicePlan, assigned: Mapping[str, tuple[str, ...]]) -> list[WorkerSpec]:
-    listeners: Sequence[int | None] = [listener.fileno() for listener in plan.listeners]
-    return [
-        WorkerSpec(
-            name=name,
-            bus=plan.bus,
-            handlers=handlers,
-            backend=plan.backend,
-            until_idle=plan.until_idle,
-            json_logs=plan.json_logs,
-            factory=plan.factory,
-            loop_options=dict(plan.loop_options),
-            listener=listener,
-            without_token=plan.without_token,
-        )
-        for (name, handlers), listener in zip(
-            assigned.items(), listeners or [None] * len(assigned), strict=True
-        )
-    ]
-
-
-def _open_operations_port(
-    stack: ExitStack, endpoints: OperationsEndpoints, wanted: HostPort | str | None
-) -> HostPort | None:
+def _open_operations_port(stack: ExitStack, supervisor: Supervisor, plan: ServicePlan) -> HostPort | None:
     """Open the port: the address that was given, or the default one unless it is in use."""
-    if wanted == "":
+    if plan.operations == "":
         return None
-    address = wanted if isinstance(wanted, HostPort) else HostPort()
+    address = plan.operations if isinstance(plan.operations, HostPort) else HostPort()
     try:
-        address = stack.enter_context(serve_endpoints(endpoints, address))
+        return stack.enter_context(serve_status(supervisor.status, address, plan.max_lag))
     except ConfigError as exc:
-        if wanted is not None:
+        if plan.operations is not None:
             raise
         log.warning("no operations port: %s", exc)
         return None
-    log.info("operations port: http://%s/readyz, /livez, /metrics", address)
-    return address
 
 
 async def _check_backend(bus: Bus, assigned: Mapping[str, Sequence[str]]) -> None:
@@ -199,6 +158,6 @@ async def _check_backend(bus: Bus, assigned: Mapping[str, Sequence[str]]) -> Non
             "other's events. Choose a backend that processes can share, with --backend redis://... or "
             "kafka://..., EVENTML_BACKEND or eventml.toml; or leave --workers out"
         )
-    several = any(_runners(assigned, name) > 1 for name in bus.handlers)
+    several = any(runners(assigned, name) > 1 for name in bus.handlers)
     if several and capabilities.ordering == "single_member":
         log.info("%s keeps the order per key only while one worker runs a handler; here several do", url)

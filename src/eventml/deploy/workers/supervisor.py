@@ -2,9 +2,9 @@
 
     SIGTERM, SIGINT   all workers finish their events in flight at the same time, within one deadline
     a second signal   they abandon their events in flight, which go back to their groups
-    SIGHUP            a rolling restart
+    SIGHUP            a rolling restart: workers are replaced one at a time, without a gap
 
-`health` and `restarts` decide; this module carries the decisions out.
+`restarts` decides; this module carries the decisions out.
 """
 
 from __future__ import annotations
@@ -13,27 +13,26 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Final
 
 import anyio
 import msgspec
 
 from eventml.bus import stop_on_signals
-from eventml.deploy.workers.health import HealthLimits, kill_reason, replace_reason
-from eventml.deploy.workers.ipc import WorkerSpec
 from eventml.deploy.workers.logs import LinePrinter
-from eventml.deploy.workers.pool import PooledWorker, WorkerPool
+from eventml.deploy.workers.reports import ServiceStatus, Totals, WorkerSpec, WorkerStatus, add_totals
 from eventml.deploy.workers.restarts import (
-    Crash,
-    RestartPolicy,
-    RollingRestart,
+    CRASH_WINDOW,
+    MAX_CRASHES,
+    HealthLimits,
     crash_counts,
-    is_crash_loop,
-    recent_crashes,
+    kill_reason,
+    replace_reason,
     restart_delay,
 )
-from eventml.deploy.workers.status import ServiceStatus
 from eventml.deploy.workers.worker_handle import WorkerHandle, start_worker
 
 if TYPE_CHECKING:
@@ -48,6 +47,23 @@ _LATE: Final = 1.0  # seconds: a check that is later than this shows that the su
 _SUPERVISOR_STUCK: Final = 10.0  # seconds without a check after which /livez fails
 
 
+class SupervisedWorker:
+    """A worker of the service, whichever process runs it at the moment.
+
+    Attributes:
+        spec: What it runs.
+        process: Its process, or the last one that it had; None before the first.
+        restarts: How many times it has been restarted after a crash.
+        starting: Held while a process is started, so that it gets one at a time.
+    """
+
+    def __init__(self, spec: WorkerSpec) -> None:
+        self.spec = spec
+        self.process: WorkerHandle | None = None
+        self.restarts = 0
+        self.starting = anyio.Lock()
+
+
 class Supervisor:
     """Runs the workers of a service until stopped.
 
@@ -60,7 +76,6 @@ class Supervisor:
         drain: Seconds between asking a worker to stop and killing it.
         print_line: Prints the log lines of the workers.
         limits: When workers are killed or replaced.
-        policy: How workers are restarted after a crash.
     """
 
     def __init__(
@@ -71,17 +86,22 @@ class Supervisor:
         drain: float,
         print_line: LinePrinter,
         limits: HealthLimits | None = None,
-        policy: RestartPolicy | None = None,
     ) -> None:
+        self._bus = bus
+        self._workers = [SupervisedWorker(spec) for spec in specs]
         self._drain = drain
         self._print_line = print_line
         self._limits = limits or HealthLimits()
-        self._policy = policy or RestartPolicy()
-        self._pool = WorkerPool(bus, specs)
-        self._rolling = RollingRestart(self._pool, self._start, drain)
-        self._stop = anyio.Event()
-        self._all_finished = True
         self._operations: str | None = None
+        self._live: set[WorkerHandle] = set()  # processes that have not ended, draining ones included
+        self._ended: dict[str, Totals] = {}  # of the processes that have ended, by handler
+        self._moving = threading.Lock()  # no total may fall while a process moves from `_live` to `_ended`
+        self._stopping = anyio.Event()
+        self._failure = ""  # why the service cannot go on
+        self._all_finished = True
+        self._restart_requested = anyio.Event()
+        self._replacing = anyio.Lock()  # one worker at a time
+        self._rolling_restarts = 0
         self._last_check = time.monotonic()
         self._tasks: TaskGroup
 
@@ -89,7 +109,23 @@ class Supervisor:
         """Return the status of the service. Any thread may call this."""
         late = time.monotonic() - self._last_check
         stuck = f"the supervisor has been stuck for {late:.0f} s" if late > _SUPERVISOR_STUCK else ""
-        return self._pool.status(stuck)
+        with self._moving:
+            live = sorted(self._live, key=lambda process: process.started)
+            workers: list[WorkerStatus] = []
+            for worker in self._workers:
+                name, restarts = worker.spec.name, worker.restarts
+                processes = [process.status(restarts) for process in live if process.name == name]
+                reason = "" if worker.process is None else worker.process.end_reason()
+                none = WorkerStatus(name=name, pid=0, state="restarting", reason=reason, restarts=restarts)
+                workers += processes or [none]
+            return ServiceStatus(
+                bus=self._bus,
+                workers=workers,
+                ended=dict(self._ended),
+                stopping=self._stopping.is_set(),
+                stuck=stuck or self._failure,
+                rolling_restarts=self._rolling_restarts,
+            )
 
     async def run(self, operations: str | None = None) -> int:
         """Run until stopped, until a worker is in a crash loop, or until all workers have stopped when idle.
@@ -104,99 +140,101 @@ class Supervisor:
         async with anyio.create_task_group() as self._tasks:
             self._tasks.start_soon(stop_on_signals, self)
             await self._tasks.start(self._handle_sighup)
-            for task in (self._kill_dead_workers, self._replace_hung_workers, self._rolling.run):
+            for task in (self._kill_dead_workers, self._replace_hung_workers, self._restart_on_request):
                 self._tasks.start_soon(task)
             async with anyio.create_task_group() as running:
-                for worker in self._pool.workers:
+                for worker in self._workers:
                     running.start_soon(self._keep_running, worker)
-            while self._pool.live:  # a process that was being replaced
-                await next(iter(self._pool.live)).ended.wait()
+            while self._live:  # a process that was being replaced
+                await next(iter(self._live)).ended.wait()
             self._tasks.cancel_scope.cancel()
-        if self._pool.failure:
-            log.error("%s", self._pool.failure)
-        return 1 if self._pool.failure or not self._all_finished else 0
+        if self._failure:
+            log.error("%s", self._failure)
+        return 1 if self._failure or not self._all_finished else 0
 
     def stop(self) -> None:
         """Let all workers finish their events in flight, then return from `run`."""
-        if self._pool.stopping:
+        if self._stopping.is_set():
             return
         log.info(
             "stopping %d workers within %g s; a second signal abandons their events in flight",
-            len(self._pool.live),
+            len(self._live),
             self._drain,
         )
-        self._pool.stopping = True
-        self._stop.set()
-        for process in self._pool.live:
-            if not process.stop_requested:  # a second request would abandon events
-                process.stop()
+        self._stopping.set()
+        for process in self._live:
             self._tasks.start_soon(process.stop_within, self._drain)
 
     def abandon(self) -> None:
         """Let all workers abandon their events in flight, then return from `run`."""
         log.warning("second signal: abandoning the events in flight; they go back to their groups")
-        for process in self._pool.live:
+        for process in self._live:
             process.stop()
 
     # One worker and its processes
 
-    async def _keep_running(self, worker: PooledWorker) -> None:
-        crashes: list[Crash] = []
-        worker.process = await self._start(worker)
+    async def _keep_running(self, worker: SupervisedWorker) -> None:
+        crashes: deque[float] = deque(maxlen=MAX_CRASHES)  # times of those that count
+        process = await self._start(worker, None)
         while True:
-            process = worker.process
-            assert process is not None  # noqa: S101 - for the type checker: it has just been started
             await process.ended.wait()
-            if worker.process is not process:  # it has been replaced
-                continue
-            if worker.successor is None:
-                if self._pool.stopping or (worker.spec.until_idle is not None and process.exit_status == 0):
+            if worker.process is process:
+                if self._stopping.is_set() or (
+                    worker.spec.until_idle is not None and not process.exit_status
+                ):
                     return
-                crashes = [*recent_crashes(crashes, self._policy, time.monotonic()), _crash(process)]
+                killed = process.exit_status == -signal.SIGKILL and not process.killed_for
+                if crash_counts(process.report, was_ready=process.was_ready, killed_from_outside=killed):
+                    crashes.append(time.monotonic())
                 await self._wait_before_restart(process, crashes)
-                if self._pool.stopping:
+                if self._stopping.is_set():
                     return
-            if worker.successor is not None:
-                log.warning("%s ended: %s; its new process is starting", worker.name, process.end_reason())
-                worker.promote()
-            else:
-                worker.restarts += 1
-                worker.process = await self._start(worker)
+                if worker.process is process:
+                    worker.restarts += 1
+            elif not process.stop_requested:
+                log.warning("%s ended: %s; its new process is starting", process.name, process.end_reason())
+            process = await self._start(worker, process)
 
-    async def _wait_before_restart(self, process: WorkerHandle, crashes: Sequence[Crash]) -> None:
-        now = time.monotonic()
-        if is_crash_loop(crashes, self._policy, now):
-            self._pool.failure = (
-                f"{process.name} ended {self._policy.max_crashes} times within {self._policy.window:g} s "
+    async def _wait_before_restart(self, process: WorkerHandle, crashes: Sequence[float]) -> None:
+        delay = restart_delay(crashes, time.monotonic())
+        if delay is None:
+            self._failure = (
+                f"{process.name} ended {MAX_CRASHES} times within {CRASH_WINDOW:g} s "
                 f"without completing an event; giving up. The last time: {process.end_reason()}"
             )
             self.stop()
             return
-        delay = restart_delay(crashes, self._policy, now)
         log.warning("%s ended: %s; restarting in %.2f s", process.name, process.end_reason(), delay)
         with anyio.move_on_after(delay):
-            await self._stop.wait()
+            await self._stopping.wait()
 
-    async def _start(self, worker: PooledWorker) -> WorkerHandle:
-        spec = msgspec.structs.replace(worker.spec, supervisor=os.getpid(), operations=self._operations)
-        process: WorkerHandle = await self._tasks.start(self._run_process, spec)
-        return process
+    async def _start(self, worker: SupervisedWorker, old: WorkerHandle | None) -> WorkerHandle:
+        """Start a process in the place of `old`, unless the worker has another one by now, and return it."""
+        async with worker.starting:
+            if worker.process is old:
+                worker.process = await self._tasks.start(self._run_process, worker.spec)
+            assert worker.process is not None  # noqa: S101 - for the type checker: it has been started
+            return worker.process
 
     async def _run_process(
         self, spec: WorkerSpec, *, task_status: TaskStatus[WorkerHandle] = anyio.TASK_STATUS_IGNORED
     ) -> None:
+        spec = msgspec.structs.replace(spec, supervisor=os.getpid(), operations=self._operations)
         async with start_worker(spec) as process:
-            self._pool.live.add(process)
-            if self._pool.stopping:
+            self._live.add(process)
+            if self._stopping.is_set():
                 self._tasks.start_soon(process.stop_within, self._drain)
             task_status.started(process)
             await process.listen(self._print_line)
-            self._pool.remove(process)
-        if process.stop_requested and not _has_finished(process):
-            self._all_finished = self._all_finished and not self._pool.stopping
+            with self._moving:
+                self._live.discard(process)
+                for name, handler in process.report.handlers.items():
+                    self._ended[name] = add_totals(self._ended.get(name, {}), handler.totals)
+        if process.stop_requested and not process.has_finished():
+            self._all_finished = self._all_finished and not self._stopping.is_set()
             log.warning("%s left events unfinished: %s", process.name, process.end_reason())
 
-    # Health checks and signals
+    # Health checks
 
     async def _kill_dead_workers(self) -> None:
         while True:
@@ -204,8 +242,8 @@ class Supervisor:
             await anyio.sleep(_CHECK_INTERVAL)
             if time.monotonic() - before > _CHECK_INTERVAL + _LATE:
                 continue  # the supervisor was suspended: first read what the workers reported meanwhile
-            for process in list(self._pool.live):
-                reason = kill_reason(process.health, self._limits, time.monotonic())
+            for process in self._live:
+                reason = kill_reason(process.status(), self._limits)
                 if reason is not None and not process.killed_for and not process.stop_requested:
                     log.error("%s: %s; killing it", process.name, reason)
                     self._tasks.start_soon(process.kill, reason)
@@ -213,16 +251,15 @@ class Supervisor:
     async def _replace_hung_workers(self) -> None:
         while True:
             await anyio.sleep(_CHECK_INTERVAL)
-            running = [
-                (worker, worker.process) for worker in self._pool.workers if worker.process is not None
-            ]
-            for worker, process in running:
-                reason = replace_reason(process.health, self._limits, time.monotonic())
-                if reason is None or process.killed_for or process.stop_requested or self._pool.stopping:
+            for worker, process in [(worker, worker.process) for worker in self._workers]:
+                reason = None if process is None else replace_reason(process.status(), self._limits)
+                if process is None or reason is None or process.killed_for or process.stop_requested:
                     continue
-                log.error("%s: %s; replacing it", worker.name, reason)
-                if not await self._rolling.replace(worker, process):
+                log.error("%s: %s; replacing it", process.name, reason)
+                if not await self._replace(worker, process):
                     await anyio.sleep(self._limits.hung_after)
+
+    # Rolling restarts
 
     async def _handle_sighup(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         on_terminal = sys.stdin is not None and sys.stdin.isatty()
@@ -233,18 +270,49 @@ class Supervisor:
                     self.stop()
                 else:
                     log.info("SIGHUP: rolling restart of the workers")
-                    self._rolling.request()
+                    self._restart_requested.set()
 
+    async def _restart_on_request(self) -> None:
+        """Replace all workers when that is requested; during a rolling restart, once more after it.
 
-def _crash(process: WorkerHandle) -> Crash:
-    counts = crash_counts(
-        completed=process.report.has_completed,
-        idle=process.ready.is_set() and not process.report.has_received,
-        killed_from_outside=process.exit_status == -signal.SIGKILL and not process.killed_for,
-    )
-    return Crash(time.monotonic(), counts)
+        If a new process does not start, the remaining workers keep the processes that they have.
+        """
+        while True:
+            await self._restart_requested.wait()
+            self._restart_requested = anyio.Event()
+            for worker in self._workers:
+                if self._stopping.is_set():
+                    return
+                if not await self._replace(worker):
+                    log.error("rolling restart given up: the other workers keep their processes")
+                    break
+            else:
+                self._rolling_restarts += 1
+                log.info("all workers have been replaced")
 
+    async def _replace(self, worker: SupervisedWorker, process: WorkerHandle | None = None) -> bool:
+        """Replace the process of a worker: a new one is ready before the old one drains.
 
-def _has_finished(process: WorkerHandle) -> bool:
-    """Return whether a stopped process finished its events; one that was not ready yet had none."""
-    return process.exit_status == 0 or (process.exit_status == -signal.SIGTERM and not process.ready.is_set())
+        Args:
+            worker: The worker.
+            process: Replace only this process; do nothing if the worker has another one by now.
+
+        Returns:
+            Whether all went well; False if the new process did not start.
+        """
+        async with self._replacing:
+            old = worker.process
+            if old is None or old.ended.is_set() or (process is not None and process is not old):
+                return True  # it has another process by now, or is about to get one
+            new = await self._start(worker, old)
+            await new.settled.wait()
+            if self._stopping.is_set():
+                return True
+            if new.ended.is_set():
+                if worker.process is new and not old.ended.is_set():
+                    worker.process = old
+                log.error("%s: its new process did not start: %s", new.name, new.end_reason())
+                return False
+            log.info("%s: process %d replaces process %d", new.name, new.pid, old.pid)
+            await old.stop_within(self._drain)
+            return True

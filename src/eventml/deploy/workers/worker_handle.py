@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Final
 import anyio
 import msgspec
 
-from eventml.deploy.workers.health import WorkerHealth
-from eventml.deploy.workers.ipc import WorkerReport, WorkerSpec
 from eventml.deploy.workers.logs import LinePrinter, read_lines
+from eventml.deploy.workers.reports import WorkerReport, WorkerSpec, WorkerStatus
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from anyio.abc import Process
+    from anyio.abc import ByteReceiveStream, Process
 
 ONE_THREAD: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
 """Environment variables that limit numeric libraries to one thread; the user's own values win."""
@@ -36,8 +35,9 @@ class WorkerHandle:
     Attributes:
         name: Name of the worker.
         started: Time of the start, of the monotonic clock, in seconds.
-        ready: Set once the worker has reported that it is ready.
+        settled: Set once the worker has reported that it is ready, or has ended.
         ended: Set once the process has ended and its output has been read.
+        was_ready: Whether the worker has reported that it is ready.
         report: Last report of the worker.
         killed_for: Why the supervisor killed it; empty if it did not.
         stop_requested: Whether the supervisor has asked it to stop.
@@ -47,12 +47,13 @@ class WorkerHandle:
         self._process = process
         self.name = name
         self.started = time.monotonic()
-        self.ready = anyio.Event()
+        self.settled = anyio.Event()
         self.ended = anyio.Event()
+        self.was_ready = False
         self.report = WorkerReport(state="starting")
         self.killed_for = ""
         self.stop_requested = False
-        self._since = self._reported = self.started
+        self._changed = self._reported = self.started
         self._last_line = ""
 
     @property
@@ -65,12 +66,17 @@ class WorkerHandle:
         """Exit status, or minus the number of the signal that killed the process."""
         return self._process.returncode or 0
 
-    @property
-    def health(self) -> WorkerHealth:
-        """Health of the worker as last reported."""
-        progress = [handler.progress for handler in self.report.handlers.values()]
-        return WorkerHealth(
-            state=self.report.state, since=self._since, reported=self._reported, progress=progress
+    def status(self, restarts: int = 0) -> WorkerStatus:
+        """Return the status of the worker as last reported."""
+        now = time.monotonic()
+        return WorkerStatus(
+            name=self.name,
+            pid=self.pid,
+            uptime=now - self.started,
+            unchanged=now - self._changed,
+            silence=now - self._reported,
+            restarts=restarts,
+            **msgspec.structs.asdict(self.report),
         )
 
     def end_reason(self) -> str:
@@ -85,6 +91,10 @@ class WorkerHandle:
             return f"killed by {name}{hint}"
         last = f"; its last line: {self._last_line}" if self.exit_status and self._last_line else ""
         return f"exit status {self.exit_status}{last}"
+
+    def has_finished(self) -> bool:
+        """Return whether the ended process had finished its events; one that was never ready had none."""
+        return self.exit_status == 0 or (self.exit_status == -signal.SIGTERM and not self.was_ready)
 
     def stop(self) -> None:
         """Ask the worker to finish the events in flight and to end. A second call abandons them."""
@@ -114,17 +124,18 @@ class WorkerHandle:
 
     async def listen(self, print_line: LinePrinter) -> None:
         """Read the worker's reports and print its log lines until the process has ended."""
+        reports, log = self._process.stdout, self._process.stderr
+        assert reports is not None and log is not None  # noqa: S101, PT018 - for the type checker: pipes
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._read_reports)
-            tasks.start_soon(self._print_log, print_line)
+            tasks.start_soon(self._read_reports, reports)
+            tasks.start_soon(self._print_log, log, print_line)
             await self._process.wait()
             # A subprocess of the worker may keep the pipes open for longer.
             tasks.cancel_scope.deadline = anyio.current_time() + _PIPE_GRACE
         self.ended.set()
+        self.settled.set()
 
-    async def _read_reports(self) -> None:
-        stream = self._process.stdout
-        assert stream is not None  # noqa: S101 - for the type checker: a pipe was requested
+    async def _read_reports(self, stream: ByteReceiveStream) -> None:
         async for line in read_lines(stream, _MAX_REPORT):
             try:
                 report = msgspec.json.decode(line, type=WorkerReport)
@@ -132,14 +143,13 @@ class WorkerHandle:
                 continue
             self._reported = time.monotonic()
             if report.state != self.report.state:
-                self._since = self._reported
+                self._changed = self._reported
             self.report = report
             if report.state == "ready":
-                self.ready.set()
+                self.was_ready = True
+                self.settled.set()
 
-    async def _print_log(self, print_line: LinePrinter) -> None:
-        stream = self._process.stderr
-        assert stream is not None  # noqa: S101 - as above
+    async def _print_log(self, stream: ByteReceiveStream, print_line: LinePrinter) -> None:
         async for line in read_lines(stream):
             text = line.decode(errors="replace").rstrip("\r")
             if text:
@@ -159,7 +169,7 @@ async def start_worker(spec: WorkerSpec) -> AsyncIterator[WorkerHandle]:
     undefined state. It gets a session of its own, so that Ctrl-C on a terminal signals the supervisor alone.
     """
     process = await anyio.open_process(
-        [sys.executable, "-m", "eventml.deploy.workers.worker_process"],
+        [sys.executable, "-c", "from eventml.deploy.workers.worker_process import main; main()"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

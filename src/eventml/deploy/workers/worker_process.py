@@ -1,4 +1,4 @@
-"""One worker process, started by a supervisor: `python -m eventml.deploy.workers.worker_process`.
+"""One worker process: it runs a worker, and reports to the supervisor that started it.
 
 Exit status: 0 if it was stopped, or was idle, and finished all events in flight; 1 if it left events
 unfinished, or could not start: its last report says why.
@@ -6,38 +6,88 @@ unfinished, or could not start: its last report says why.
 
 from __future__ import annotations
 
+import ctypes
 import faulthandler
 import logging
+import os
 import pkgutil
 import signal
 import sys
-from contextlib import AsyncExitStack, asynccontextmanager
+import threading
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from itertools import count
 from typing import TYPE_CHECKING, Final
 
 import anyio
+import msgspec
 
 from eventml.bus import Bus, import_bus, stop_on_signals, stop_when_idle
-from eventml.deploy.workers.exit import force_exit_later
-from eventml.deploy.workers.health import LagMonitor
-from eventml.deploy.workers.ipc import (
+from eventml.deploy.workers.logs import start_service_logging
+from eventml.deploy.workers.readiness import LagMonitor
+from eventml.deploy.workers.reports import (
     REPORT_INTERVAL,
-    SupervisorChannel,
+    RunningWorker,
+    WorkerFactory,
     WorkerReport,
     WorkerSpec,
     WorkerState,
+    handler_reports,
 )
-from eventml.deploy.workers.logs import start_service_logging
-from eventml.deploy.workers.status import RunningWorker, WorkerFactory, handler_reports
 from eventml.errors import EventMLError, UnavailableError
-from eventml.runtime import Worker, backoff_delay
+from eventml.runtime import Worker, describe, task_group, wait_for_broker
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
 
 log = logging.getLogger("eventml")
 
-_FIRST_RETRY: Final = 0.1  # seconds before the second attempt to reach the broker
-_MAX_RETRY: Final = 5.0  # seconds between two attempts
+_EXIT_GRACE: Final = 2.0  # seconds that threads may take to end
+_PR_SET_PDEATHSIG: Final = 1
+
+
+class SupervisorChannel:
+    """A worker's channel to its supervisor.
+
+    It takes over standard input and output for its messages; whatever the app prints goes to standard error,
+    and so to the log. Create it before anything else: it reads the spec.
+
+    The worker does not outlive its supervisor. On Linux the kernel kills it (SIGKILL) when the supervisor
+    ends, for whatever reason. Elsewhere a thread exits the process at the end of standard input; it cannot
+    do so while the process is stopped or foreign code holds the interpreter lock.
+
+    Attributes:
+        spec: What the supervisor wants this worker to run.
+    """
+
+    def __init__(self) -> None:
+        self._output = os.dup(1)
+        os.dup2(2, 1)
+        os.set_blocking(self._output, False)  # a supervisor that does not read must not block the worker
+        self._unsent = b""
+        self._input = open(os.dup(0), "rb", buffering=0)  # noqa: SIM115, PTH123 - open until the process ends
+        with open(os.devnull, "rb") as nothing:  # noqa: PTH123 - a device, not a path
+            os.dup2(nothing.fileno(), 0)
+        line = self._input.readline()
+        if not line.endswith(b"\n"):
+            sys.exit("a worker is started by its supervisor: use `eventml run MODULE:BUS --workers N`")
+        self.spec = msgspec.json.decode(line, type=WorkerSpec)
+        if sys.platform == "linux":
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != self.spec.supervisor:  # it ended before the call above
+            os._exit(1)
+        threading.Thread(target=self._exit_at_end, name="supervisor watch", daemon=True).start()
+
+    def send(self, report: WorkerReport) -> None:
+        """Send a report, or skip it while the supervisor has not read the earlier ones."""
+        if not self._unsent:
+            self._unsent = msgspec.json.encode(report) + b"\n"
+        with suppress(BlockingIOError, BrokenPipeError):
+            while self._unsent:
+                self._unsent = self._unsent[os.write(self._output, self._unsent) :]
+
+    def _exit_at_end(self) -> None:
+        self._input.read()
+        os._exit(1)
 
 
 class WorkerProcess:
@@ -51,19 +101,20 @@ class WorkerProcess:
         self._channel = channel
         self._spec = channel.spec
         self._report = WorkerReport(state="starting")
-        self._is_ready = False
         self._worker: RunningWorker
         self._lag_monitor: LagMonitor
+        self._ready = anyio.Event()  # that of the worker, once there is one
 
     async def run(self, bus: Bus) -> bool:
         """Connect, load the models and work until stopped. Returns whether all events were finished."""
-        async with anyio.create_task_group() as tasks:
+        async with task_group() as tasks:
             tasks.start_soon(self._report_regularly)
             async with AsyncExitStack() as stack:
                 self._worker = await self._open_worker(stack, bus)
                 self._lag_monitor = LagMonitor(self._worker)
-                for task in (self._stop_on_signals, self._report_ready, self._lag_monitor.run):
-                    tasks.start_soon(task)
+                self._ready = self._worker.ready
+                tasks.start_soon(self._stop_on_signals)
+                tasks.start_soon(self._lag_monitor.run)
                 if self._spec.until_idle is not None and isinstance(self._worker, Worker):
                     tasks.start_soon(self._stop_when_idle, self._worker, self._spec.until_idle)
                 finished = await self._worker.run()
@@ -89,40 +140,33 @@ class WorkerProcess:
         self._worker.abandon()
 
     def _send(self) -> None:
-        if self._is_ready:
-            self._report.connected = self._lag_monitor.connected
-            self._report.handlers = handler_reports(self._worker, self._lag_monitor.lags)
-        self._channel.send(self._report)
+        report = self._report
+        if self._ready.is_set():
+            if report.state == "starting":
+                report.state = "ready"
+                log.info("ready: %s", ", ".join(self._worker.stats))
+            report.connected = self._lag_monitor.connected
+            report.handlers = handler_reports(self._worker, self._lag_monitor.lags)
+        self._channel.send(report)
 
     async def _report_regularly(self) -> None:
         while True:
             self._send()
             # The first completion is reported soon: a crash after it does not count towards a crash loop.
-            await anyio.sleep(REPORT_INTERVAL if self._report.has_completed else REPORT_INTERVAL / 10)
-
-    async def _report_ready(self) -> None:
-        await self._worker.ready.wait()
-        self._is_ready = True
-        if self._report.state == "starting":
-            self.report("ready")
-            log.info("ready: %s", ", ".join(self._worker.stats))
+            await anyio.sleep(REPORT_INTERVAL if self._report.has_any("completed") else REPORT_INTERVAL / 10)
 
     async def _open_worker(self, stack: AsyncExitStack, bus: Bus) -> RunningWorker:
         """Make the worker, and retry for as long as the broker is away: a restart would not bring it back."""
-        factory: WorkerFactory = _stream_worker
-        if self._spec.factory is not None:
-            factory = pkgutil.resolve_name(self._spec.factory)
-        failures = 0
-        while True:
+        named = self._spec.factory
+        factory: WorkerFactory = pkgutil.resolve_name(named) if named else _stream_worker
+        for failures in count(1):
             try:
                 return await stack.enter_async_context(factory(bus, self._spec))
             except UnavailableError as exc:
-                failures += 1
-                seconds = backoff_delay(failures, _FIRST_RETRY, _MAX_RETRY)
-                log.warning("%s; trying again in %.2f s", exc, seconds)
                 self.report("waiting", str(exc))
-                await anyio.sleep(seconds)
+                await wait_for_broker(self._spec.name, failures, exc)
                 self.report("starting", str(exc))
+        raise AssertionError  # for the type checker: the loop has no end
 
     async def _stop_on_signals(self) -> None:
         try:
@@ -158,23 +202,36 @@ def main() -> None:
         finished = anyio.run(process.run, bus, backend_options=spec.loop_options)
     except Exception as exc:
         start_service_logging(spec.name, json=spec.json_logs)
-        errors = list(_leaves(exc))
-        reason = "; ".join(dict.fromkeys(f"{type(error).__name__}: {error}" for error in errors))
-        expected = all(isinstance(error, EventMLError) for error in errors)
-        log.exception("%s", reason, exc_info=None if expected else exc)
+        reason = describe(exc)
+        log.exception("%s", reason, exc_info=None if isinstance(exc, EventMLError) else exc)
         process.report("failed", reason)
         finished = False
     force_exit_later(0 if finished else 1)
     sys.exit(0 if finished else 1)
 
 
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from _leaves(inner)
-    else:
-        yield error
+def force_exit_later(code: int) -> threading.Timer:
+    """End the process with `code` in two seconds, with `os._exit`, if threads are still running then.
+
+    Python waits for all non-daemon threads when it exits, and a call of a handler that has been abandoned
+    after its timeout may keep its thread busy for ever: a thread cannot be stopped. Nothing happens if only
+    clean-up at exit is going on. Cancel the returned timer to keep the process running.
+    """
+    timer = threading.Timer(_EXIT_GRACE, _force_exit, (code,))
+    timer.daemon = True
+    timer.start()
+    return timer
 
 
-if __name__ == "__main__":
-    main()
+def _force_exit(code: int) -> None:
+    main_thread = threading.main_thread()
+    running = [one.name for one in threading.enumerate() if not one.daemon and one is not main_thread]
+    if not running:
+        return
+    log.warning(
+        "exiting although these threads are still running and cannot be stopped: %s", ", ".join(running)
+    )
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):  # closed, or its reader has gone
+            stream.flush()
+    os._exit(code)

@@ -1,0 +1,243 @@
+"""HTTP requests and responses: bodies within limits, events with ids, JSON, problem details (RFC 9457).
+
+The JSON of a request is parsed once to split a list into its events, so that one bad event does not spoil the
+others, and once to decode each event.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from contextlib import suppress
+from http import HTTPStatus
+from itertools import count
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from eventml.deploy.web.request_backend import RequestEvent
+from eventml.records import NO_HEADERS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from starlette.types import Receive, Scope, Send
+
+    from eventml.config import WebSettings
+
+PARTITION_KEY: Final = b"ce-partitionkey"
+_ID: Final = b"ce-id"  # both are headers of CloudEvents' HTTP binding
+_TRACE_CONTEXT: Final = ("traceparent", "tracestate")
+_RETRY_AFTER: Final = {"retry-after": "1"}  # seconds: an overload ends within milliseconds, unless it lasts
+_BAD_JSON: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+encode: Final = msgspec.json.Encoder().encode
+_split = msgspec.json.Decoder(list[msgspec.Raw]).decode
+
+
+class ClientDisconnectedError(Exception):
+    """The client closed the connection before it had sent the whole request."""
+
+
+class ProblemDetails(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Body of a response to a request that failed, or of one failed event of a list.
+
+    Attributes:
+        status: HTTP status.
+        title: Name of the status.
+        detail: What is wrong with this request.
+        path: JSONPath of the field at fault in the event: `$.trip_distance`.
+        index: Index of the event at fault in the list, from 0.
+    """
+
+    status: int
+    title: str
+    detail: str = ""
+    path: str = ""
+    index: int | None = None
+
+
+class Problem(Exception):  # noqa: N818 - a response to the client, not an error of the service
+    """Raised to answer a request with problem details.
+
+    Args:
+        status: HTTP status.
+        detail: What is wrong, and what the client can do.
+        headers: Further headers of the response.
+        reason: Text for the log that the client must not see; set only where the service is at fault.
+        path: As in `ProblemDetails`.
+        index: As in `ProblemDetails`.
+    """
+
+    def __init__(
+        self,
+        status: HTTPStatus,
+        detail: str,
+        *,
+        headers: Mapping[str, str] = NO_HEADERS,
+        reason: str = "",
+        path: str = "",
+        index: int | None = None,
+    ) -> None:
+        self.details = ProblemDetails(status.value, status.phrase, detail, path, index)
+        self.headers = headers
+        self.reason = reason
+        super().__init__(detail)
+
+
+def unavailable(detail: str, reason: str = "", *, advice: str = "try again") -> Problem:
+    """Return a 503 problem, which asks the client to try again."""
+    return Problem(HTTPStatus.SERVICE_UNAVAILABLE, f"{detail}; {advice}", headers=_RETRY_AFTER, reason=reason)
+
+
+async def send_response(
+    send: Send,
+    status: int,
+    body: bytes,
+    content_type: str = "application/json",
+    headers: Mapping[str, str] = NO_HEADERS,
+) -> None:
+    """Send a whole response."""
+    values = {"content-type": content_type, "content-length": str(len(body)), **headers}
+    pairs = [(name.encode(), value.encode("latin-1")) for name, value in values.items()]
+    await send({"type": "http.response.start", "status": status, "headers": pairs})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def send_problem(send: Send, problem: Problem) -> None:
+    """Send problem details as a response."""
+    body = encode(problem.details)
+    await send_response(send, problem.details.status, body, "application/problem+json", problem.headers)
+
+
+def header(scope: Scope, name: bytes) -> str | None:
+    """Return the value of a header, by its name in lower case; None if it is missing or empty."""
+    for found, value in scope["headers"]:
+        if found == name:
+            return str(value, "latin-1").strip() or None
+    return None
+
+
+def trace_context(scope: Scope) -> Mapping[str, str]:
+    """Return the headers that name the trace of a request (W3C Trace Context)."""
+    values = {name: header(scope, name.encode()) for name in _TRACE_CONTEXT}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+async def read_events(
+    scope: Scope, receive: Receive, limits: WebSettings, decoder: EventDecoder
+) -> tuple[list[RequestEvent], bool]:
+    """Read the body of a request. Returns its events, and whether they came as a list.
+
+    Raises:
+        Problem: the content type is not JSON (415); the body or the list is too large (413) or comes too
+            slowly (408); the body is not JSON, or the header `ce-id` comes with a list (400).
+        ClientDisconnectedError: the client has closed the connection.
+    """
+    text = (await _receive_all(scope, receive, limits)).lstrip(b" \t\r\n")
+    event_id = header(scope, _ID)
+    if not text:
+        raise _malformed("it is empty; send an event, or a list of events")
+    if not text.startswith(b"["):
+        return [decoder.decode(text, event_id)], False
+    try:
+        values = _split(text)
+    except _BAD_JSON as exc:
+        raise _malformed(exc) from exc
+    if event_id is not None:
+        error = "the header ce-id is for a single event; put ids into the events of a list"
+        raise Problem(HTTPStatus.BAD_REQUEST, error)
+    if len(values) > limits.max_events:
+        raise _too_large(f"{len(values)} events; a request may hold {limits.max_events} (web.max_events)")
+    return [decoder.decode(bytes(value), index=index) for index, value in enumerate(values)], True
+
+
+async def _receive_all(scope: Scope, receive: Receive, limits: WebSettings) -> bytes:
+    # A page of another site can make its visitor's browser send text or a form here, but not JSON.
+    media_type = (header(scope, b"content-type") or "").partition(";")[0].strip().lower()
+    if media_type != "application/json":
+        raise Problem(
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "send JSON, with the header content-type: application/json"
+        )
+    too_large = f"the body is larger than {limits.max_body} bytes (web.max_body)"
+    length = header(scope, b"content-length") or ""
+    if length.isdecimal() and int(length) > limits.max_body:
+        raise _too_large(too_large)
+    body, more = bytearray(), True
+    try:
+        async with asyncio.timeout(limits.receive_timeout):
+            while more and len(body) <= limits.max_body:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientDisconnectedError
+                body += message.get("body", b"")
+                more = message.get("more_body", False)
+    except TimeoutError:
+        raise Problem(
+            HTTPStatus.REQUEST_TIMEOUT,
+            f"the body did not arrive within {limits.receive_timeout:g} s (web.receive_timeout)",
+            headers={"connection": "close"},
+        ) from None
+    if len(body) > limits.max_body:
+        raise _too_large(too_large)
+    return bytes(body)
+
+
+def _too_large(detail: str) -> Problem:
+    return Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail)
+
+
+def _malformed(error: object) -> Problem:
+    return Problem(HTTPStatus.BAD_REQUEST, f"the body is not JSON: {error}")
+
+
+class EventDecoder:
+    """Decodes the events of a topic, and finds their ids as a producer does.
+
+    Args:
+        event_type: Type of the events.
+        id_field: Field that holds an event's id; None if no field does.
+    """
+
+    def __init__(self, event_type: Any, id_field: str | None) -> None:
+        self._decode = msgspec.json.Decoder(event_type).decode
+        self._id_field = id_field
+        is_struct = isinstance(event_type, type) and issubclass(event_type, msgspec.Struct)
+        fields = msgspec.structs.fields(event_type) if is_struct else ()
+        self._id_key = next((field.encode_name for field in fields if field.name == id_field), id_field)
+        self._prefix = secrets.token_hex(6)
+        self._numbers = count(1)
+
+    def decode(self, value: bytes, event_id: str | None = None, index: int | None = None) -> RequestEvent:
+        """Decode an event of a request; its event is a `Problem` if it is not JSON or does not fit the type.
+
+        Args:
+            value: The event as JSON.
+            event_id: Its id, if the request names it; else it is that in the id field, or a new one.
+            index: Index of the event in the list of a request, for the problem.
+        """
+        try:
+            event = self._decode(value)
+        except msgspec.ValidationError as exc:
+            detail, _, path = str(exc).partition(" - at `")
+            status = HTTPStatus.UNPROCESSABLE_ENTITY
+            problem = Problem(status, detail, path=path.rstrip("`") or "$", index=index)
+            return RequestEvent(value, event_id or self._id_of(_untyped(value)), problem)
+        except _BAD_JSON as exc:
+            return RequestEvent(value, event_id or self._id_of(None), _malformed(exc))
+        return RequestEvent(value, event_id or self._id_of(event), event)
+
+    def _id_of(self, event: Any) -> str:
+        if self._id_field is not None:
+            with suppress(KeyError, AttributeError):
+                is_dict = isinstance(event, dict)
+                return str(event[self._id_key] if is_dict else getattr(event, self._id_field))
+        return f"{self._prefix}-{next(self._numbers)}"
+
+
+def _untyped(value: bytes) -> Any:
+    """Return an event that does not fit its type as a dict: the client knows it by its id."""
+    with suppress(*_BAD_JSON):
+        event = msgspec.json.decode(value)
+        return event if isinstance(event, dict) else None
+    return None

@@ -1,0 +1,108 @@
+"""Readiness of a service: its workers are ready and reach their broker, and no group has a high lag."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Final
+
+import anyio
+
+from eventml.deploy.workers.logs import LogRateLimit
+from eventml.deploy.workers.reports import RunningWorker, ServiceStatus
+from eventml.errors import UnavailableError
+
+log = logging.getLogger("eventml.lag")
+log.addFilter(LogRateLimit(60.0, exempt=None))
+
+_LAG_INTERVAL: Final = 2.0  # seconds
+_LAG_VALID: Final = 10.0  # seconds: an older lag is reported as unknown
+
+
+def unready_reasons(status: ServiceStatus, max_lag: int | None) -> list[str]:
+    """List why the service is not ready; empty if it is.
+
+    Args:
+        status: Status of the service.
+        max_lag: Highest lag of a group with which the service is ready; None for no limit.
+    """
+    if status.stopping:
+        return ["stopping"]
+    reasons = []
+    ready = {worker.name for worker in status.workers if worker.state == "ready"}
+    for worker in status.workers:
+        detail = f": {worker.reason}" if worker.reason else ""
+        if worker.name not in ready:
+            reasons.append(f"{worker.name} is {worker.state}{detail}")
+        elif not worker.connected and worker.state == "ready":
+            reasons.append(f"{worker.name} does not reach its broker")
+    if max_lag is not None:
+        for name, lag in group_lags(status).items():
+            if lag is None:
+                reasons.append(f"{name}: its lag is unknown")
+            elif lag > max_lag:
+                reasons.append(f"{name} has a lag of {lag} events, more than --max-lag {max_lag}")
+    return reasons
+
+
+def group_lags(status: ServiceStatus) -> dict[str, int | None]:
+    """Lag of each handler's group, as reported by the first worker that knows it; None if none does."""
+    lags: dict[str, int | None] = {}
+    for worker in status.workers:
+        for name, handler in worker.handlers.items():
+            if lags.get(name) is None:
+                lags[name] = handler.lag
+    return lags
+
+
+class LagMonitor:
+    """Reads the lags of a running worker every few seconds.
+
+    Args:
+        worker: Worker whose groups to read.
+    """
+
+    def __init__(self, worker: RunningWorker) -> None:
+        self._worker = worker
+        self._lags: dict[str, int | None] = {}
+        self._reachable = self._running = True
+        self._updated = time.monotonic()
+
+    @property
+    def lags(self) -> dict[str, int | None]:
+        """Lag of each handler's group, by handler. Unknown lags are None or missing."""
+        return self._lags if self._fresh else {}
+
+    @property
+    def connected(self) -> bool:
+        """Whether the broker answered when last asked."""
+        return self._reachable and self._fresh
+
+    def stop(self) -> None:
+        """Stop reading: the worker is about to close its subscriptions."""
+        self._running = False
+
+    async def run(self) -> None:
+        """Read the lags, from when the worker is ready until stopped or cancelled."""
+        await self._worker.ready.wait()
+        self._updated = time.monotonic()
+        while self._running:
+            await self._update()
+            await anyio.sleep(_LAG_INTERVAL)
+
+    @property
+    def _fresh(self) -> bool:
+        return not self._worker.ready.is_set() or time.monotonic() - self._updated < _LAG_VALID
+
+    async def _update(self) -> None:
+        try:
+            self._lags = await self._worker.lag()
+            self._reachable = True
+        except Exception as exc:  # an error in counting must not stop the worker
+            self._lags = {}
+            unavailable = isinstance(exc, UnavailableError)
+            self._reachable = not unavailable
+            if self._running:
+                shown = None if unavailable else exc
+                log.warning("the lag is unknown: %s: %s", type(exc).__name__, exc, exc_info=shown)
+        self._updated = time.monotonic()

@@ -1,0 +1,239 @@
+"""What a worker is told to run and what it reports, and the status of the service that follows from it.
+
+A supervisor writes a `WorkerSpec` to the standard input of a worker. The worker writes a `WorkerReport` to
+its standard output every `REPORT_INTERVAL` seconds, and whenever its state changes. Each is a line of JSON.
+Counters are totals since the start of the worker.
+"""
+
+# No `from __future__ import annotations` here: msgspec reads the annotations at run time.
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Final, Literal, Protocol
+
+import anyio
+import msgspec
+
+from eventml.bus import Bus
+from eventml.runtime import Histogram, LoadedHandler, Stats
+
+REPORT_INTERVAL: Final = 0.5
+"""Seconds between two reports."""
+
+WorkerState = Literal["starting", "waiting", "ready", "draining", "failed", "restarting"]
+"""State of a worker: it imports the bus and loads models; it waits for its broker; it handles events; it
+finishes the events in flight; it could not start; its process has ended, and the next one has not started."""
+
+
+class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """Options that all workers of a service have in common.
+
+    Attributes:
+        bus: Import path of the bus, MODULE:BUS.
+        backend: Backend URL from the command line, or None to take it from the configuration.
+        until_idle: Stop after this many idle seconds; None to run until stopped.
+        json_logs: Whether log lines are JSON objects.
+        factory: Dotted name (`package.module:function`) of the `WorkerFactory` that makes the worker;
+            None for a worker that reads streams.
+        loop_options: Backend options of `anyio.run`, such as `{"use_uvloop": True}`.
+        without_token: Whether the web service answers requests that carry no token.
+    """
+
+    bus: str
+    backend: str | None = None
+    until_idle: float | None = None
+    json_logs: bool = False
+    factory: str | None = None
+    loop_options: dict[str, Any] = {}
+    without_token: bool = False
+
+
+class WorkerSpec(WorkerOptions, frozen=True, kw_only=True):
+    """Specification of one worker, sent by its supervisor.
+
+    Attributes:
+        name: Name of the worker, for its log lines and metrics: `worker-1`, or `duration-1` where it runs
+            that handler alone.
+        handlers: Names of the handlers to run; empty for all of them.
+        listener: File descriptor of a listening socket that the worker inherits, or None.
+        supervisor: Process id of the supervisor, which fills it in when it starts the worker.
+        operations: Address of the supervisor's operations port, or None if it has none.
+    """
+
+    name: str
+    handlers: tuple[str, ...] = ()
+    listener: int | None = None
+    supervisor: int = 0
+    operations: str | None = None
+
+
+class RunningWorker(Protocol):
+    """A worker that a process runs: `runtime.Worker` for streams, `deploy.web.WebWorker` for requests."""
+
+    @property
+    def handlers(self) -> Sequence[LoadedHandler]:
+        """Its handlers, with their models."""
+
+    @property
+    def stats(self) -> Mapping[str, Stats]:
+        """Counters of each handler, by its name."""
+
+    @property
+    def ready(self) -> anyio.Event:
+        """Set once the worker receives events or requests."""
+
+    @property
+    def in_flight(self) -> int:
+        """Events or requests received and not completed."""
+
+    async def lag(self) -> dict[str, int | None]:
+        """Unfinished records of each handler's group, by handler; None where the backend cannot tell."""
+
+    async def run(self) -> bool:
+        """Work until stopped. Returns whether everything in flight was finished in time."""
+
+    def stop(self) -> None:
+        """Receive nothing more, finish what is in flight, and return from `run`."""
+
+    def abandon(self) -> None:
+        """Abandon what is in flight, and return from `run`."""
+
+
+WorkerFactory = Callable[[Bus, WorkerSpec], AbstractAsyncContextManager[RunningWorker]]
+"""Connects the bus, loads the models, and gives a worker that has not been run yet. If it raises
+`UnavailableError`, because the broker cannot be reached, the process waits and calls it again."""
+
+
+Totals = dict[str, list[float]]
+"""Counters and histograms of one handler since its worker started, by their names in `runtime.Stats`. A
+counter is a list of one number; a histogram has the count of each bucket, and then the sum of its values."""
+
+
+def add_totals(one: Totals, other: Totals) -> Totals:
+    """Return the sum of the totals of a handler in two workers."""
+    added = dict(one)
+    for name, values in other.items():
+        added[name] = [a + b for a, b in zip(one[name], values, strict=True)] if name in one else values
+    return added
+
+
+class HandlerReport(msgspec.Struct, frozen=True, kw_only=True):
+    """State of one handler in one worker, at the time of the report.
+
+    Attributes:
+        group: Consumer group.
+        totals: Counters and histograms since the start of the worker.
+        in_flight: Events received and not completed.
+        quiet: Seconds since the last progress: an arrival, the start or end of a call, a completion, or an
+            attempt to reach the broker.
+        oldest: Seconds since the oldest event in flight arrived.
+        hung: Calls past their timeout whose threads are still running.
+        hung_for: Seconds since the first of those calls timed out.
+        lag: Unfinished records of the group when last read; None if unknown.
+        model: Name and version of its model, if it has one.
+    """
+
+    group: str
+    totals: Totals = {}
+    in_flight: int = 0
+    quiet: float = 0.0
+    oldest: float = 0.0
+    hung: int = 0
+    hung_for: float = 0.0
+    lag: int | None = None
+    model: tuple[str, str] | None = None
+
+
+class WorkerReport(msgspec.Struct, kw_only=True):
+    """State of a worker.
+
+    Attributes:
+        state: See `WorkerState`.
+        reason: Why it failed, or the error that it got from the broker it waits for.
+        connected: Whether it reaches its broker.
+        handlers: Its handlers by name, once it is ready.
+    """
+
+    state: WorkerState
+    reason: str = ""
+    connected: bool = True
+    handlers: dict[str, HandlerReport] = {}
+
+    def has_any(self, counter: str) -> bool:
+        """Return whether a counter of any handler is not 0."""
+        return any(handler.totals.get(counter, [0])[0] for handler in self.handlers.values())
+
+
+class WorkerStatus(WorkerReport, kw_only=True):
+    """Status of one worker process: its last report, and what its supervisor knows of it.
+
+    `reason` also says how its last process ended, where it has none.
+
+    Attributes:
+        name: Name of the worker; two processes share it while one replaces the other.
+        pid: Process id; 0 between two processes.
+        uptime: Seconds since the process was started.
+        unchanged: Seconds since the first report of its state, or since its start.
+        silence: Seconds since the last report.
+        restarts: How many times the worker has been restarted after a crash.
+    """
+
+    name: str
+    pid: int
+    uptime: float = 0.0
+    unchanged: float = 0.0
+    silence: float = 0.0
+    restarts: int = 0
+
+
+class ServiceStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """Status of a service.
+
+    Attributes:
+        bus: Name of the bus.
+        workers: All worker processes, and the workers that have none at the moment.
+        ended: Summed totals of the processes that have ended, by handler.
+        stopping: Whether the service is stopping.
+        stuck: Why the service is not alive; empty while it is.
+        rolling_restarts: How many rolling restarts it has completed.
+    """
+
+    bus: str
+    workers: Sequence[WorkerStatus]
+    ended: dict[str, Totals] = {}
+    stopping: bool = False
+    stuck: str = ""
+    rolling_restarts: int = 0
+
+
+def handler_reports(worker: RunningWorker, lags: Mapping[str, int | None]) -> dict[str, HandlerReport]:
+    """Report on each handler of a running worker. Its cost is per report, never per event.
+
+    Args:
+        worker: A worker that is ready.
+        lags: Lag of each handler's group, by handler; a handler that is missing has an unknown lag.
+    """
+    names = [loaded.handler.name for loaded in worker.handlers]
+    return {
+        name: _handler_report(loaded, worker.stats[name], lags.get(name))
+        for name, loaded in zip(names, worker.handlers, strict=True)
+    }
+
+
+def _handler_report(loaded: LoadedHandler, stats: Stats, lag: int | None) -> HandlerReport:
+    now = time.monotonic()
+    arrived, hung = stats.oldest_arrival, stats.hung
+    histograms: dict[str, Histogram] = {"latency": stats.latency, "batch": stats.batch}
+    histograms |= {str(stage): histogram for stage, histogram in list(stats.stages.items())}
+    counters = {name: [float(count)] for name, count in vars(stats).items() if isinstance(count, int)}
+    return HandlerReport(
+        group=loaded.handler.options.group,
+        totals=counters | {name: [*one.counts, one.sum] for name, one in histograms.items()},
+        in_flight=stats.in_flight,
+        quiet=now - stats.last_progress,
+        oldest=0.0 if arrived is None else now - arrived,
+        hung=len(hung),
+        hung_for=now - min(hung, default=now),
+        lag=lag,
+        model=None if loaded.model is None else (loaded.model.name, loaded.model.version),
+    )

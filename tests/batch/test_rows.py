@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventml.deploy.batch.chunks import as_list
-from eventml.deploy.batch.rows import EventBuilder, split_rows
+from eventml.deploy.batch.row_decoding import RowDecoder, split_rows
 from eventml.errors import DecodeError
 
 if TYPE_CHECKING:
@@ -61,14 +61,14 @@ def _columns(rows: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
 
 @given(st.lists(good_rows, max_size=20))
 def test_columns_become_the_events_that_a_stream_would_decode(rows: list[dict[str, Any]]) -> None:
-    assert EventBuilder(Event).events(_columns(rows), len(rows)) == [_decoded(row) for row in rows]
+    assert RowDecoder(Event).events(_columns(rows), len(rows)) == [_decoded(row) for row in rows]
 
 
 @given(st.lists(any_rows, min_size=1, max_size=8))
 def test_exactly_the_rows_that_a_stream_refuses_are_refused(rows: list[dict[str, Any]]) -> None:
     # 0 and 1 are truth values in a database, which a stream would refuse: the only difference.
     rows = [{**row, "flag": bool(row["flag"]) if row["flag"] in (0, 1) else row["flag"]} for row in rows]
-    shape = EventBuilder(Event)
+    shape = RowDecoder(Event)
     expected = [_decoded(row) for row in rows]
     for row, event in zip(rows, expected, strict=True):
         if event is None:
@@ -116,15 +116,15 @@ def test_values_of_a_database_become_those_of_json() -> None:
         "flag": [1],
     }
     expected = Row("00000000-0000-0000-0000-000000000007", 12, 0.1, flag=True)
-    assert EventBuilder(Row).events(columns, 1) == [expected]
-    assert EventBuilder(Row).event({name: values[0] for name, values in columns.items()}) == expected
+    assert RowDecoder(Row).events(columns, 1) == [expected]
+    assert RowDecoder(Row).event({name: values[0] for name, values in columns.items()}) == expected
 
 
 @pytest.mark.parametrize("event_type", [dict, dict[str, Any], Any])
 def test_cells_without_a_type_get_the_values_that_publishing_gives_them(event_type: Any) -> None:
     columns: dict[str, list[Any]] = {"zone": ["7", None], "code": ["007", "x"], "distance": ["1.5", "2e3"]}
     expected = [{"zone": 7, "code": "007", "distance": 1.5}, {"zone": None, "code": "x", "distance": 2000.0}]
-    builder = EventBuilder(event_type, from_text=True)
+    builder = RowDecoder(event_type, from_text=True)
     assert builder.events(columns, 2) == expected
     assert [builder.event(row) for row in split_rows(columns, 2)] == expected
 
@@ -136,4 +136,4 @@ def test_cells_of_a_field_are_converted_to_its_type() -> None:
         other: Any = None
 
     columns: dict[str, list[Any]] = {"code": ["007"], "zone": ["7"], "other": ["1.5"]}
-    assert EventBuilder(Row, from_text=True).events(columns, 1) == [Row("007", 7, 1.5)]
+    assert RowDecoder(Row, from_text=True).events(columns, 1) == [Row("007", 7, 1.5)]

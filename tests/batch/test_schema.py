@@ -9,7 +9,7 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from eventml.deploy.batch.schema import column_values, schema_of_type
+from eventml.deploy.batch.output_columns import column_values, schema_of_type
 
 
 class Output(msgspec.Struct):

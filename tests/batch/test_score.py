@@ -75,9 +75,9 @@ async def test_a_table_has_the_predictions_of_each_model_version(
     assert len({(row["id"], row["model_version"]) for row in read(target).rows}) == 200
 
 
-@pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("source", ["rides.parquet", "rides.jsonl", "rides.csv"])
-async def test_of_two_rows_with_one_id_the_first_is_written(source: str, target: str, scored: Score) -> None:
+async def test_of_two_rows_with_one_id_a_table_has_the_first(source: str, scored: Score) -> None:
+    target = "sqlite:///out.db#predictions"
     rows = rides(100)
     write(
         source, [*rows, {**rows[3], "distance": 1000.0}, *rides(10, first=200), {**rows[50], "distance": 0.0}]

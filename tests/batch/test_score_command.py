@@ -8,13 +8,17 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
 
 import pytest
 from typer.testing import CliRunner
 
 from eventml.cli.app import app
+from eventml.cli.score import next_times
+from eventml.errors import ConfigError
 from tests.batch.conftest import read, rides, write
 
 if TYPE_CHECKING:
@@ -92,13 +96,34 @@ def test_an_unknown_predictor_is_refused(predictor: str, reason: str) -> None:
             "--to sqlite:///x.db: no table is named: add #table to the URL",
         ),
         (["--from", "a.csv", "--to", "b.csv", "--cron", "x y"], "--cron 'x y': expected minute"),
-        (["--from", "a.csv", "--to", "b.csv", "--cron", "@daily", "--every", "5"], "choose one"),
     ],
 )
 def test_invalid_options_are_refused(options: list[str], reason: str) -> None:
     refused = score("scored_app:minutes", *options)
     assert refused.exit_code == 2
     assert reason in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("expression", "seconds"),
+    [
+        ("*/15 * * * *", 15 * 60),
+        ("30 4 * * *", 16.5 * 3600),
+        ("@daily", 12 * 3600),
+        ("0 13 * * mon-fri", 3600),
+        ("0 12 * * *", 24 * 3600),
+        ("* * * * * */10", 10),
+    ],
+)
+def test_cron_by_the_local_clock(expression: str, seconds: float) -> None:
+    noon = datetime(2024, 5, 1, 12, 0, tzinfo=ZoneInfo("Europe/Berlin"))
+    assert next_times(expression)(noon) - noon == timedelta(seconds=seconds)
+
+
+@pytest.mark.parametrize("expression", ["", "x y", "61 * * * *", "* * * *"])
+def test_a_cron_expression_that_is_none(expression: str) -> None:
+    with pytest.raises(ConfigError, match="--cron"):
+        next_times(expression)
 
 
 def test_a_failure_is_one_line_and_exit_status_1() -> None:
@@ -170,8 +195,8 @@ def test_a_repeated_job_scores_new_rows(start: object) -> None:
         "sqlite:///rides.db#rides",
         "--to",
         "sqlite:///out.db#predictions",
-        "--every",
-        "0.5",
+        "--cron",
+        "* * * * * *",
         "--json",
     ]
     process = start(*job)  # type: ignore[operator]  # as above
@@ -188,7 +213,7 @@ def test_a_repeated_job_scores_new_rows(start: object) -> None:
 
 
 def test_a_repeated_job_goes_on_after_a_run_that_failed(start: object) -> None:
-    job = ["scored_app:minutes", "--from", "rides.csv", "--to", "out.csv", "--every", "0.3", "--json"]
+    job = ["scored_app:minutes", "--from", "rides.csv", "--to", "out.csv", "--cron", "* * * * * *", "--json"]
     process = start(*job)  # type: ignore[operator]  # as above
     while "No such file" not in process.stderr.readline():
         assert process.poll() is None

@@ -13,9 +13,10 @@ import pytest
 from eventml import Bus
 from eventml.deploy.batch import ScorePlan, parse_location, score
 from eventml.deploy.batch.chunks import as_list
-from eventml.deploy.batch.scoring import ColumnOutputs
+from eventml.deploy.batch.output_columns import check_outputs
 from eventml.errors import OutputError
 from eventml.handlers import read_handler
+from eventml.runtime import OutputChecks
 from tests.batch.conftest import read, rides, write
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ async def test_max_batch_in_the_configuration_bounds_a_call(monkeypatch: pytest.
 
 
 @pytest.mark.anyio
-async def test_the_rows_of_a_failed_call_are_not_called_for_again_at_once(
+async def test_the_row_at_fault_is_found_in_smaller_batches(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     calls: list[list[str]] = []
@@ -88,8 +89,7 @@ async def test_the_rows_of_a_failed_call_are_not_called_for_again_at_once(
     with caplog.at_level(logging.WARNING, "eventml"):
         summary = await scored(predict, rows=16, retries=0)
     assert (summary.written, summary.rejected) == (15, 1)
-    assert [len(call) for call in calls].count(16) == 1
-    assert calls[1] != calls[0]
+    assert ["r-0000005"] in calls
     [line] = [record.getMessage() for record in caplog.records]
     assert line.startswith("predict: a call for 16 rows failed (ValueError: no such ride)")
 
@@ -116,10 +116,10 @@ def test_an_array_with_a_number_that_is_not_finite_is_refused(bad: float, dtype:
     def predict(events: list[Ride]) -> Any:
         """Never called."""
 
-    outputs = ColumnOutputs(read_handler(predict, "b", topic="t", to="u", arguments={}))
-    found = outputs.check_columns(np.array([0.1, 2], dtype), 2)
+    checks = OutputChecks(read_handler(predict, "b", topic="t", to="u", arguments={}))
+    found = check_outputs(checks, np.array([0.1, 2], dtype), 2)
     assert as_list(found) == [float(np.dtype(dtype).type(0.1)), 2.0]
     with pytest.raises(OutputError, match="output 1 is not a finite number"):
-        outputs.check_columns(np.array([0.1, bad], dtype), 2)
+        check_outputs(checks, np.array([0.1, bad], dtype), 2)
     with pytest.raises(OutputError, match="returned 2 outputs for 3 events"):
-        outputs.check_columns(np.array([0.1, 2], dtype), 3)
+        check_outputs(checks, np.array([0.1, 2], dtype), 3)

@@ -1,6 +1,8 @@
 """`eventml score`: scores the rows of a table or a file, once or by a schedule."""
 
 import logging
+from collections.abc import Callable
+from datetime import datetime
 from typing import Annotated, Final
 
 import anyio
@@ -20,16 +22,12 @@ from eventml.cli.output import (
 from eventml.deploy.batch import (
     DEFAULT_CHECKPOINT,
     DEFAULT_CHUNK,
-    Cron,
-    Every,
-    Schedule,
     ScorePlan,
     ScoreSummary,
     parse_location,
-    repeat,
 )
 from eventml.deploy.batch import score as score_rows
-from eventml.errors import ConfigError
+from eventml.errors import ConfigError, MissingExtraError
 from eventml.runtime import task_group
 
 log = logging.getLogger("eventml")
@@ -94,17 +92,9 @@ def score(  # noqa: PLR0913 - a command's options
     allow_rejects: Annotated[
         bool, typer.Option("--allow-rejects", help="Exit with status 0 though rows were rejected.")
     ] = False,
-    every: Annotated[
-        float | None,
-        typer.Option(
-            "--every",
-            metavar="SECONDS",
-            min=0.1,
-            help="Run again and again, with this time from start to start.",
-        ),
-    ] = None,
     cron: Annotated[
-        str | None, typer.Option("--cron", metavar="EXPR", help="Run at these times, by the local clock.")
+        str | None,
+        typer.Option("--cron", metavar="EXPR", help="Run at each of these times, by the local clock."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -125,7 +115,7 @@ def score(  # noqa: PLR0913 - a command's options
             checkpoint=checkpoint,
             max_rejects=max_rejects,
         )
-        schedule = _schedule(every, cron)
+        times = None if cron is None else next_times(cron)
     except ConfigError as exc:
         raise UsageError(str(exc)) from exc
     bus, name = find_predictor(predictor)
@@ -134,7 +124,7 @@ def score(  # noqa: PLR0913 - a command's options
     start_logging()
     _use_system_memory()
     command = _Command(bus, plan, as_json=as_json)
-    status = anyio.run(command.run, schedule)
+    status = anyio.run(command.run, times)
     if status == _REJECTS and allow_rejects:
         status = 0
     if status:
@@ -150,10 +140,32 @@ def _use_system_memory() -> None:
     pa.set_memory_pool(pa.system_memory_pool())
 
 
-def _schedule(every: float | None, cron: str | None) -> Schedule | None:
-    if every is not None and cron is not None:
-        raise ConfigError("--every and --cron: choose one")
-    return Every(every) if every is not None else Cron(cron) if cron is not None else None
+def next_times(expression: str) -> Callable[[datetime], datetime]:
+    """Return the function that returns the first time of a cron expression after another time.
+
+    Args:
+        expression: Five fields: minute, hour, day of month, month, day of week; or `@daily` and the like. A
+            sixth field is the second.
+
+    Raises:
+        ConfigError: The expression is invalid.
+        MissingExtraError: croniter is not installed.
+    """
+    try:
+        from croniter import croniter  # noqa: PLC0415 - it comes with an extra
+    except ImportError as exc:
+        raise MissingExtraError("batch", "--cron") from exc
+    if not croniter.is_valid(expression):
+        raise ConfigError(
+            f"--cron {expression!r}: expected minute, hour, day of month, month and day of week, "
+            "such as '30 4 * * mon-fri', or @daily"
+        )
+
+    def after(now: datetime) -> datetime:
+        time: datetime = croniter(expression, now).get_next(type(now))
+        return time
+
+    return after
 
 
 class _Command:
@@ -175,8 +187,8 @@ class _Command:
         log.warning("abandoning the chunks in flight")
         self._scope.cancel()
 
-    async def run(self, schedule: Schedule | None) -> int:
-        """Run the job once, or by a schedule until a signal, and return the exit status.
+    async def run(self, next_time: Callable[[datetime], datetime] | None) -> int:
+        """Run the job once, or at the times of a schedule until a signal, and return the exit status.
 
         Raises:
             EventMLError: The run failed. By a schedule, it is reported and the next run follows.
@@ -185,13 +197,24 @@ class _Command:
         async with task_group() as tasks:
             tasks.start_soon(stop_on_signals, self)
             with anyio.CancelScope() as self._scope:
-                if schedule is None:
+                if next_time is None:
                     status = _status(await self._run())
                 else:
-                    await repeat(self._try_run, schedule, self._stop)
+                    await self._repeat(next_time)
                     status = 0
             tasks.cancel_scope.cancel()
         return status
+
+    async def _repeat(self, next_time: Callable[[datetime], datetime]) -> None:
+        """Run at each time until a signal. The times that pass during a run are skipped."""
+        while not self._stop.is_set():
+            now = datetime.now().astimezone()
+            time = next_time(now)
+            log.info("the next run is at %s", time.isoformat(sep=" ", timespec="seconds"))
+            with anyio.move_on_after((time - now).total_seconds()):
+                await self._stop.wait()
+                return
+            await self._try_run()
 
     async def _try_run(self) -> None:
         try:

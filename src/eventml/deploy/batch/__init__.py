@@ -2,12 +2,12 @@
 
 Read `job.py` first (the three stages of a run), then in the order of the stages:
 - reading: `locations.py` (what `--from` and `--to` name), `chunks.py` (what passes between the stages),
-  `file_source.py` with `csv_reader.py`, `sql_source.py` with `sql.py`;
-- scoring: `rows.py` (rows to events), `scoring.py` (calling the predictor), `schema.py` (columns of outputs);
-- writing: `file_target.py` with `resume.py` (its checkpoints), `sql_target.py`.
-`schedule.py` repeats a job. `csv_reader.py` also reads for `eventml publish`.
+  `file_source.py` with `csv_reader.py`, `sql_source.py`;
+- scoring: `row_decoding.py` (rows to events), `scoring.py` (calling the predictor), `output_columns.py`;
+- writing: `file_target.py` (with the checkpoints of a file), `sql_target.py` with `sql_tables.py` (its tables
+  and SQL types, and opening a database). `csv_reader.py` also reads for `eventml publish`.
 
-It may import bus, runtime and what lies below them, and `deploy.workers`. Modules that need SQLAlchemy or
+It may import bus, runtime and what lies below them. Modules that need SQLAlchemy or
 pyarrow, which come with the extra `batch`, are imported by `job.py` when a source or target needs them.
 """
 
@@ -21,23 +21,18 @@ from eventml.deploy.batch.job import (
     score,
 )
 from eventml.deploy.batch.locations import parse_location
-from eventml.deploy.batch.schedule import Cron, Every, Schedule, repeat
 
 __all__ = [
     "DEFAULT_CHECKPOINT",
     "DEFAULT_CHUNK",
     "BadRow",
     "ByteStream",
-    "Cron",
     "CsvReader",
-    "Every",
-    "Schedule",
     "ScorePlan",
     "ScoreProgress",
     "ScoreSummary",
     "TextLines",
     "parse_location",
-    "repeat",
     "score",
     "value_of_cell",
 ]

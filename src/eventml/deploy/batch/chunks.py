@@ -9,14 +9,11 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import msgspec
 
-from eventml.deploy.batch.schema import OutputSchema
+from eventml.deploy.batch.output_columns import OutputSchema, Values
 from eventml.errors import SourceError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
-
-Values: TypeAlias = Any
-"""The values of one column, one for each row: a list, a pyarrow Array or ChunkedArray, or a numpy array."""
 
 Position: TypeAlias = Any
 """How far a source has been read: any value that JSON can hold. Only the source that made it reads it."""
@@ -51,6 +48,7 @@ class RowChunk(msgspec.Struct):
         rejected: Rows that could not be read; they are in neither ids nor lines.
         done: How much of the source lies before `position`, in the unit of `Source.total`.
         labels: The rows' locations in the source, such as `line 17`.
+        duplicates: Rows that were dropped because the target has their prediction.
     """
 
     position: Position
@@ -60,6 +58,7 @@ class RowChunk(msgspec.Struct):
     rejected: Sequence[RejectedRow] = ()
     done: int = 0
     labels: Sequence[str] | None = None
+    duplicates: int = 0
 
     def __len__(self) -> int:
         return len(self.ids if self.lines is None else self.lines) + len(self.rejected)
@@ -186,7 +185,7 @@ class Source(Protocol):
 
 
 class Target(Protocol):
-    """Writes predictions. Its methods block, and are called from one thread at a time, but for `known`."""
+    """Writes predictions. Its methods block, and are called one at a time, from any thread."""
 
     rejects: str
     """Where the rejected rows are written, without passwords."""
@@ -199,10 +198,7 @@ class Target(Protocol):
         """
 
     def known(self, ids: Values) -> set[Any]:
-        """Return those of the ids whose prediction the target has, so that they need not be scored.
-
-        It may return fewer: `write` and `finish` write no prediction twice.
-        """
+        """Return those of the ids whose prediction the target has, or fewer, so that they are not scored."""
 
     def write(self, chunk: ScoredChunk) -> RowCounts:
         """Write the predictions, the rejected rows and the checkpoint, and return the counts so far.
@@ -214,8 +210,8 @@ class Target(Protocol):
     def pause(self) -> None:
         """Store all that was written, so that the next run resumes behind it."""
 
-    def finish(self) -> RowCounts:
-        """Complete the target after the last row, and return the final counts."""
+    def finish(self) -> None:
+        """Complete the target after the last row."""
 
     def close(self) -> None:
         """Release files, locks and connections."""
@@ -230,26 +226,25 @@ def require_id_column(source: object, columns: Sequence[str], id_column: str) ->
         )
 
 
-def drop_known(chunk: RowChunk, known: Callable[[Values], set[Any]]) -> tuple[RowChunk, int]:
-    """Return the chunk without the rows that the target knows, and how many these were.
+def drop_known(chunk: RowChunk, known: Callable[[Values], set[Any]]) -> RowChunk:
+    """Return the chunk without the rows that the target knows.
 
     The ids of JSON lines are not known before they are decoded, so nothing is dropped there.
     """
     if chunk.lines is not None or not len(chunk.ids):
-        return chunk, 0
+        return chunk
     ids = normalize_ids(chunk.ids)[0]
     there = known(ids)
     if not there:
-        return chunk, 0
-    ids = as_list(ids)
-    left = [number for number, one in enumerate(ids) if one not in there]
-    kept = msgspec.structs.replace(
+        return chunk
+    left = [number for number, one in enumerate(as_list(ids)) if one not in there]
+    return msgspec.structs.replace(
         chunk,
         ids=take(chunk.ids, left),
         columns={name: take(column, left) for name, column in chunk.columns.items()},
         labels=None if chunk.labels is None else take(chunk.labels, left),
+        duplicates=len(ids) - len(left),
     )
-    return kept, len(ids) - len(left)
 
 
 def normalize_ids(ids: Values) -> tuple[Values, bool]:
@@ -303,24 +298,6 @@ def take(column: Values, positions: Sequence[int]) -> Values:
 
         return column.take(pa.array(positions, pa.int64()))
     return column[list(positions)]
-
-
-def is_ascending(ids: Values, last: Any) -> bool:
-    """Return whether each id is greater than the one before it, and the first greater than `last`."""
-    if hasattr(ids, "to_pylist"):
-        import pyarrow.compute as pc  # noqa: PLC0415 - the column is pyarrow's, so it is installed
-
-        first = ids[0].as_py()
-        inner = len(ids) == 1 or pc.all(pc.less(ids[:-1], ids[1:])).as_py()
-    else:
-        first = ids[0]
-        inner = all(map(lambda one, other: one < other, ids, ids[1:]))
-    return bool(inner) and (last is None or (type(first) is type(last) and first > last))
-
-
-def as_text(ids: Sequence[Any]) -> list[str]:
-    """Return ids as text, as a producer sends them."""
-    return [one if type(one) is str else str(one) for one in ids]
 
 
 def as_json(values: Sequence[Any]) -> list[str | None]:

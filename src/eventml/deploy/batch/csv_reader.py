@@ -7,15 +7,15 @@ after it are read on.
 from __future__ import annotations
 
 import csv
-import math
-import re
 from collections import deque
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+
+import msgspec
 
 from eventml.errors import SourceError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
 MAX_LINE_BYTES: Final = 16 << 20
 """The longest line, in bytes. A binary file without line ends is refused before it fills the memory."""
@@ -23,8 +23,7 @@ MAX_LINE_BYTES: Final = 16 << 20
 BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 
 _BLOCK_BYTES: Final = 1 << 20
-_NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
-_MAX_DIGITS: Final = 19  # of an integer that may fit into 64 bits
+_decode_number: Final = msgspec.json.Decoder(int | float).decode
 
 
 class ByteStream(Protocol):
@@ -185,11 +184,6 @@ def _header_problem(header: list[str]) -> str:
     return "the header has two columns of one name" if len(set(header)) < len(header) else ""
 
 
-def texts_of_cells(cells: Iterable[str]) -> list[str | None]:
-    """Return the text of each cell, or None if it is empty or blank: a missing value."""
-    return [None if not cell or cell.isspace() else cell for cell in cells]
-
-
 def value_of_cell(cell: str) -> str | int | float | None:
     """Return the value of a cell whose type is not known.
 
@@ -199,16 +193,13 @@ def value_of_cell(cell: str) -> str | int | float | None:
     number = cell.strip()
     if not number:
         return None
-    found = _NUMBER.fullmatch(number)
-    if found is None:
+    if number[0] not in "-0123456789":
         return cell
-    if found[1] is None and found[2] is None:
-        if len(number) > _MAX_DIGITS + 1:
-            return cell
-        whole = int(number)
-        return whole if -(1 << 63) <= whole < 1 << 64 else cell
-    value = float(number)
-    return value if math.isfinite(value) else cell
+    try:
+        value = _decode_number(number)
+    except msgspec.DecodeError:
+        return cell
+    return value if isinstance(value, float) or -(1 << 63) <= value < 1 << 64 else cell
 
 
 def _decoded(lines: TextLines) -> Iterator[str]:

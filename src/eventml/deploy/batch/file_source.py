@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from eventml.deploy.batch.chunks import RejectedRow, RowChunk, require_id_column
-from eventml.deploy.batch.csv_reader import BadRow, CsvReader, TextLines, texts_of_cells
+from eventml.deploy.batch.csv_reader import BadRow, CsvReader, TextLines
 from eventml.errors import SourceError
 
 if TYPE_CHECKING:
@@ -125,7 +125,10 @@ class CsvSource(_File):
                         labels.append(f"line {reader.line}")
                 if not good and not rejected:
                     return
-                ids, *values = [texts_of_cells([cells[place] for cells in good]) for place in places]
+                ids, *values = [
+                    [cell if (cell := cells[place]) and not cell.isspace() else None for cells in good]
+                    for place in places
+                ]
                 yield RowChunk(
                     position=[lines.offset, lines.number],
                     ids=ids,
@@ -163,34 +166,21 @@ class ParquetSource(_File):
 
     def chunks(self, columns: Sequence[str], *, rows: int, after: int | None) -> Iterator[RowChunk]:
         """Read rows as Arrow arrays."""
-        done = after or 0
-        groups, skip = self._row_groups_from(done)
+        done, skip = 0, after or 0
         names = list(dict.fromkeys([self._id, *columns]))
         with self._translate_errors():
             # The pages of a chunk are few: threads would cost more memory than they save time.
-            for batch in self._file.iter_batches(rows, row_groups=groups, columns=names, use_threads=False):
-                if skip >= batch.num_rows:
-                    skip -= batch.num_rows
+            for batch in self._file.iter_batches(rows, columns=names, use_threads=False):
+                done += batch.num_rows
+                if done <= skip:
                     continue
-                part = batch.slice(skip)
-                skip = 0
-                done += part.num_rows
+                part = batch.slice(max(skip - (done - batch.num_rows), 0))
                 yield RowChunk(
                     position=done,
                     ids=part.column(self._id),
                     columns={name: part.column(name) for name in columns},
                     done=done,
                 )
-
-    def _row_groups_from(self, row: int) -> tuple[list[int], int]:
-        """The row groups that hold rows from this one on, and how many rows of the first to skip."""
-        metadata = self._file.metadata
-        for group in range(metadata.num_row_groups):
-            size = metadata.row_group(group).num_rows
-            if row < size:
-                return list(range(group, metadata.num_row_groups)), row
-            row -= size
-        return [], 0
 
     def close(self) -> None:
         """Close the file."""

@@ -3,14 +3,15 @@
 rides.csv.eventml/   lock  manifest.json  part-00000  rejects.jsonl   while the run is unfinished
 rides.csv            all predictions, once the whole source is scored
 
-Parts are Parquet, whatever the format of the file.
+Parts are Parquet, whatever the format of the file. The manifest is replaced in one step, and names the parts
+that are finished. Any other file in the folder was being written when the run was killed.
 """
 
 from __future__ import annotations
 
 import errno
+import os
 import shutil
-import sqlite3
 import time
 from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
@@ -26,39 +27,53 @@ from eventml.deploy.batch.chunks import (
     RowCounts,
     RunIdentity,
     ScoredChunk,
-    Values,
     as_json,
     as_list,
-    as_text,
-    is_ascending,
 )
 from eventml.deploy.batch.csv_reader import CsvReader, TextLines
 from eventml.deploy.batch.locations import FileFormat, FileLocation
-from eventml.deploy.batch.resume import (
-    Manifest,
-    clear_folder,
-    load_manifest,
-    lock_folder,
-    sync,
-    sync_file,
-    sync_folder,
-)
-from eventml.deploy.batch.schema import PREDICTION_COLUMNS, OutputSchema, single_column
+from eventml.deploy.batch.output_columns import PREDICTION_COLUMNS, OutputSchema, Values, single_column
 from eventml.errors import SourceError, TargetError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
     from pathlib import Path
 
 ROW_GROUP: Final = 1 << 16
-"""Rows in a row group of a Parquet file, which are held in memory until they are written."""
+"""Rows that are held in memory while the parts are joined."""
 
+_LOCK: Final = "lock"
+_MANIFEST: Final = "manifest.json"
 _ERRORS: Final = (OSError, pa.ArrowException, OverflowError)
 _NO_SPACE: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
+class Manifest(msgspec.Struct, kw_only=True):
+    """The state of an unfinished run.
+
+    Attributes:
+        run: The run's identity.
+        checkpoint: Where the source is read on, and the rows before it.
+        parts: The names of the finished parts, in order.
+        reject_bytes: Length of the file of rejected rows, in bytes.
+    """
+
+    run: RunIdentity
+    checkpoint: Checkpoint = msgspec.field(default_factory=Checkpoint)
+    parts: list[str] = []
+    reject_bytes: int = 0
+
+    def save(self, folder: Path) -> None:
+        """Replace the manifest on disk. It is durable when this returns."""
+        new = folder / f"{_MANIFEST}.new"
+        new.write_bytes(msgspec.json.encode(self))
+        _sync(new)
+        new.replace(folder / _MANIFEST)
+        _sync(folder)
+
+
 class FileTarget:
-    """Writes a file that holds each id once, and appears, or is replaced, when the whole source is scored.
+    """Writes a file that has a row for each prediction, and appears when the whole source is scored.
 
     A run that finishes replaces the predictions of earlier runs. One that was killed or stopped leaves the
     file as it was, and its parts in the folder `<file>.eventml/`, where the next run resumes.
@@ -86,28 +101,27 @@ class FileTarget:
                 raise TargetError(f"{location}: there is no folder {self._path.parent}")
             _check_replaceable(self._path, self._format)
             self._folder.mkdir(exist_ok=True)
-            self._lock = lock_folder(self._folder, location)
-        self._output_schema: OutputSchema | None = None
+            self._lock = _lock_folder(self._folder, location)
         self._schema: pa.Schema | None = None
-        self._part: _ParquetWriter | None = None
+        self._part: pq.ParquetWriter | None = None
         self._last_checkpoint = time.monotonic()
 
     def begin(self, run: RunIdentity, schema: OutputSchema | None) -> Checkpoint:
         """Return the checkpoint in the work folder, if it is one of this run, else a new one."""
         with self._translate_errors():
-            found = load_manifest(self._folder)
+            found = _load_manifest(self._folder)
             if found is None or found.run != run:
-                clear_folder(self._folder)
+                self._clear_folder()
                 found = Manifest(run=run)
                 found.save(self._folder)
             self._state = found
             self._output_schema = schema
             if found.parts:
                 self._schema = pq.read_schema(self._folder / found.parts[0])
-            self._checkpoint = found.checkpoint
             self._rejects: BinaryIO = (self._folder / "rejects.jsonl").open("ab")
             self._rejects.truncate(found.reject_bytes)
-        return self._checkpoint
+        self._checkpoint = found.checkpoint
+        return found.checkpoint
 
     def known(self, _ids: Values) -> set[Any]:
         """Return nothing: the file is written anew."""
@@ -117,24 +131,18 @@ class FileTarget:
         """Write a chunk to the current part, and a checkpoint if it is due; return the counts so far."""
         with self._translate_errors():
             if chunk.schema is not None and len(chunk.ids):
-                self._append(chunk, chunk.schema)
+                if self._schema is None:
+                    integers = set(map(type, as_list(chunk.ids[:1]))) == {int}
+                    self._schema = arrow_schema(chunk.schema, integer_ids=integers)
+                if self._part is None:
+                    self._part = pq.ParquetWriter(self._folder / "unfinished", self._schema)
+                self._part.write_table(_table_of(chunk, chunk.schema, self._state.run, self._schema))
             self._rejects.write(msgspec.json.Encoder().encode_lines(chunk.rejected))
             counts = self._checkpoint.counts.plus(chunk, written=len(chunk.ids))
             self._checkpoint = Checkpoint(chunk.position, counts)
             if time.monotonic() - self._last_checkpoint >= self._every:
                 self._save_checkpoint()
         return counts
-
-    def _append(self, chunk: ScoredChunk, schema: OutputSchema) -> None:
-        state = self._state
-        if self._schema is None:
-            integers = set(map(type, as_list(chunk.ids[:1]))) == {int}
-            self._schema = arrow_schema(schema, integer_ids=integers)
-        state.ascending = state.ascending and is_ascending(chunk.ids, state.last_id)
-        state.last_id = as_list(chunk.ids[-1:])[0]
-        if self._part is None:
-            self._part = _ParquetWriter(self._folder / "unfinished", self._schema)
-        self._part.write(_table_of(chunk, schema, state.run, self._schema))
 
     def _save_checkpoint(self) -> None:
         """Finish the current part, and put it into the manifest with the checkpoint behind it."""
@@ -143,10 +151,11 @@ class FileTarget:
             writer, self._part = self._part, None
             writer.close()
             name = f"part-{len(state.parts):05}"
-            sync_file(self._folder / "unfinished")
+            _sync(self._folder / "unfinished")
             (self._folder / "unfinished").replace(self._folder / name)
             state.parts = [*state.parts, name]
-        sync(self._rejects)
+        self._rejects.flush()
+        _sync(self._folder / "rejects.jsonl")
         state.reject_bytes = self._rejects.tell()
         state.checkpoint = self._checkpoint
         state.save(self._folder)
@@ -157,41 +166,40 @@ class FileTarget:
         with self._translate_errors():
             self._save_checkpoint()
 
-    def finish(self) -> RowCounts:
-        """Join the parts to the file, and return the counts, without predictions of ids that came before."""
+    def finish(self) -> None:
+        """Join the parts to the file."""
         with self._translate_errors():
             self._save_checkpoint()
-            whole, written = self._join()
-            whole.replace(self._path)
-            sync_folder(self._path.parent)
+            self._join().replace(self._path)
+            _sync(self._path.parent)
             self._rejects.close()
             if self._state.reject_bytes:
                 (self._folder / "rejects.jsonl").replace(self._rejects_path)
             else:
                 self._rejects_path.unlink(missing_ok=True)
-            clear_folder(self._folder)
-        counts = self._checkpoint.counts
-        duplicates = counts.duplicates + counts.written - written
-        return msgspec.structs.replace(counts, written=written, duplicates=duplicates)
+            self._clear_folder()
 
-    def _join(self) -> tuple[Path, int]:
-        """Write the parts to one file in the work folder, and return its path and number of rows."""
-        state = self._state
-        parts = [self._folder / name for name in state.parts]
-        if self._format == "parquet" and len(parts) == 1 and state.ascending:
-            return parts[0], self._checkpoint.counts.written
+    def _join(self) -> Path:
+        """Write the parts to one file in the work folder, and return its path."""
+        parts = [self._folder / name for name in self._state.parts]
+        if self._format == "parquet" and len(parts) == 1:
+            return parts[0]
         if self._schema is None:
             self._schema = arrow_schema(self._output_schema or single_column("float"), integer_ids=False)
-        whole, rows = self._folder / "whole", 0
-        tables = _read(parts)
-        if not state.ascending:
-            tables = _without_duplicates(tables, self._folder / "ids.sqlite")
+        whole = self._folder / "whole"
         with closing(_WRITERS[self._format](whole, self._schema)) as writer:
-            for table in tables:
-                writer.write(table)
-                rows += table.num_rows
-        sync_file(whole)
-        return whole, rows
+            for part in parts:
+                with pq.ParquetFile(part, pre_buffer=False, buffer_size=1 << 20) as file:
+                    for batch in file.iter_batches(ROW_GROUP):
+                        writer.write_batch(batch)
+        _sync(whole)
+        return whole
+
+    def _clear_folder(self) -> None:
+        """Delete all files in the work folder but the lock."""
+        for path in self._folder.iterdir():
+            if path.name != _LOCK:
+                path.unlink()
 
     def close(self) -> None:
         """Release the lock, and delete the work folder if there is nothing to resume."""
@@ -201,7 +209,7 @@ class FileTarget:
         if hasattr(self, "_rejects"):
             self._rejects.close()
         self._lock.close()
-        if load_manifest(self._folder) is None:
+        if _load_manifest(self._folder) is None:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     @contextmanager
@@ -214,6 +222,44 @@ class FileTarget:
             if getattr(exc, "errno", None) in _NO_SPACE or "No space left" in str(exc):
                 advice = "; the file is unchanged: make room, and the next run resumes at the last checkpoint"
             raise TargetError(f"{self._path}: cannot be written: {reason}{advice}") from exc
+
+
+def _load_manifest(folder: Path) -> Manifest | None:
+    """Return the manifest of an earlier run; None if there is none, or it or a part cannot be read."""
+    try:
+        found = msgspec.json.decode((folder / _MANIFEST).read_bytes(), type=Manifest)
+    except (FileNotFoundError, msgspec.DecodeError):
+        return None
+    return found if all((folder / part).exists() for part in found.parts) else None
+
+
+def _lock_folder(folder: Path, target: object) -> BinaryIO:
+    """Lock the folder until the returned file is closed or the process ends. Windows has no such locks.
+
+    Raises:
+        TargetError: Another run holds the lock.
+    """
+    stream = (folder / _LOCK).open("ab")
+    try:
+        import fcntl  # noqa: PLC0415 - not on Windows
+
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except ImportError:
+        pass
+    except BlockingIOError as exc:
+        stream.close()
+        raise TargetError(f"{target}: another run is writing it; wait for its end") from exc
+    return stream
+
+
+def _sync(path: Path) -> None:
+    """Flush a closed file, or the names in a folder, to the disk. Windows opens no folders."""
+    with suppress(PermissionError):
+        descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def arrow_schema(schema: OutputSchema, *, integer_ids: bool) -> pa.Schema:
@@ -247,57 +293,8 @@ def _array(column: Values, kind: pa.DataType) -> Any:
     if isinstance(column, pa.Array | pa.ChunkedArray):
         return column.cast(kind)
     if kind == pa.string() and isinstance(column, list) and any(type(one) is int for one in column):
-        column = as_text(column)
+        column = list(map(str, column))
     return pa.array(column, kind)
-
-
-def _read(parts: Sequence[Path]) -> Iterator[pa.Table]:
-    for part in parts:
-        with pq.ParquetFile(part, pre_buffer=False, buffer_size=1 << 20) as file:
-            for batch in file.iter_batches(ROW_GROUP):
-                yield pa.Table.from_batches([batch])
-
-
-def _without_duplicates(tables: Iterator[pa.Table], path: Path) -> Iterator[pa.Table]:
-    """The tables without the rows whose id was there before. The ids are kept in an index on disk."""
-    path.unlink(missing_ok=True)
-    with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as index:
-        for pragma in ("journal_mode = OFF", "synchronous = OFF", "cache_size = -16000"):
-            index.execute(f"PRAGMA {pragma}")
-        index.execute("CREATE TABLE ids (id PRIMARY KEY) WITHOUT ROWID")
-        insert = "INSERT INTO ids VALUES (?) ON CONFLICT DO NOTHING"
-        for table in tables:
-            index.execute("BEGIN")
-            ids = table.column("id").to_pylist()
-            new = [number for number, one in enumerate(ids) if index.execute(insert, (one,)).rowcount]
-            index.execute("COMMIT")
-            yield table if len(new) == len(ids) else table.take(pa.array(new, pa.int64()))
-
-
-class _ParquetWriter:
-    """Writes tables of any size as row groups of one size."""
-
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
-        self._writer = pq.ParquetWriter(path, schema, compression="snappy")
-        self._waiting: list[pa.Table] = []
-        self._rows = 0
-
-    def write(self, table: pa.Table) -> None:
-        self._waiting.append(table)
-        self._rows += table.num_rows
-        if self._rows >= ROW_GROUP:
-            self._flush()
-
-    def _flush(self) -> None:
-        if self._waiting:
-            waiting, self._waiting, self._rows = self._waiting, [], 0
-            self._writer.write_table(pa.concat_tables(waiting))
-
-    def close(self) -> None:
-        try:
-            self._flush()
-        finally:
-            self._writer.close()
 
 
 class _JsonLinesWriter:
@@ -305,15 +302,15 @@ class _JsonLinesWriter:
         self._stream = path.open("wb")
         self._encode = msgspec.json.Encoder().encode_lines
 
-    def write(self, table: pa.Table) -> None:
-        self._stream.write(self._encode(table.to_pylist()))
+    def write_batch(self, batch: pa.RecordBatch) -> None:
+        self._stream.write(self._encode(batch.to_pylist()))
 
     def close(self) -> None:
         self._stream.close()
 
 
 _WRITERS: Final[dict[FileFormat, Any]] = {
-    "parquet": _ParquetWriter,
+    "parquet": pq.ParquetWriter,
     "csv": CSVWriter,
     "jsonl": _JsonLinesWriter,
 }
@@ -332,11 +329,9 @@ def _check_replaceable(path: Path, form: FileFormat) -> None:
     except FileNotFoundError:
         return
     except (pa.ArrowException, msgspec.DecodeError, SourceError) as exc:
-        raise TargetError(
-            f"{path}: the file exists and holds no predictions: {exc}. Name another file"
-        ) from exc
-    if names and not set(PREDICTION_COLUMNS) <= set(names):
-        raise TargetError(
-            f"{path}: the file exists and holds no predictions, but the columns {', '.join(names)}. Name "
-            "another file, or remove this one"
-        )
+        problem = str(exc)
+    else:
+        problem = f"it has the columns {', '.join(names)}"
+        if not names or set(PREDICTION_COLUMNS) <= set(names):
+            return
+    raise TargetError(f"{path}: the file exists and holds no predictions: {problem}. Name another file")

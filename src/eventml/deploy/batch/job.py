@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import AsyncExitStack, closing
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
 
 import anyio
@@ -11,8 +12,8 @@ import msgspec
 from anyio import to_thread
 
 from eventml.bus import Bus
-from eventml.config import redact
 from eventml.deploy.batch.chunks import (
+    Checkpoint,
     RowChunk,
     RowCounts,
     RunIdentity,
@@ -22,10 +23,10 @@ from eventml.deploy.batch.chunks import (
     drop_known,
 )
 from eventml.deploy.batch.locations import FileLocation, Location, SqlLocation
-from eventml.deploy.batch.rows import ChunkDecoder, EventBuilder
+from eventml.deploy.batch.row_decoding import RowDecoder
 from eventml.deploy.batch.scoring import Scorer
 from eventml.errors import ConfigError, JobError, MissingExtraError
-from eventml.runtime import LoadedHandler, task_group
+from eventml.runtime import task_group
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -122,7 +123,10 @@ async def score(
         JobError: More rows were rejected than the plan allows.
         ConfigError: The plan cannot be carried out.
         ModelError: The model cannot be loaded.
+        MissingExtraError: The extra `batch` is not installed.
     """
+    if find_spec("sqlalchemy") is None or find_spec("pyarrow") is None:
+        raise MissingExtraError("batch", "scoring tables and files")
     started = time.monotonic()
     handler = bus.configured_handler(plan.predictor)
     if handler.to is None:
@@ -137,18 +141,24 @@ async def score(
         source = await to_thread.run_sync(open_source, plan.source, id_column)
         stack.callback(source.close)
         from_text = isinstance(plan.source, FileLocation) and plan.source.format == "csv"
-        builder = EventBuilder(handler.event_type, from_text=from_text)
-        columns = [] if source.columns is None else builder.columns_to_read(source.columns, plan.source)
+        decoder = RowDecoder(handler.event_type, id_column, frame=handler.frame, from_text=from_text)
+        columns = [] if source.columns is None else decoder.columns_to_read(source.columns, plan.source)
         target = await to_thread.run_sync(open_target, plan.target, plan.checkpoint)
         stack.callback(target.close)
         [loaded] = await stack.enter_async_context(bus.loaded_handlers([plan.predictor]))
-        scorer = Scorer(loaded, ChunkDecoder(builder, handler.event_type, id_column, handler.frame))
-        run = _identity(loaded, plan, source, id_column)
+        scorer = Scorer(loaded, decoder)
+        run = RunIdentity(
+            predictor=plan.predictor,
+            model=loaded.model.name if loaded.model else "",
+            model_version=loaded.model.version if loaded.model else "",
+            source=str(plan.source),
+            fingerprint=source.fingerprint(),
+            id_column=id_column,
+        )
         checkpoint = await to_thread.run_sync(target.begin, run, scorer.schema)
         resumed = checkpoint.counts.read
         stages = _Stages(plan, source, target, scorer, stop or anyio.Event(), progress)
-        stages.progress = ScoreProgress(rows=resumed, resumed=resumed)
-        counts = await stages.run(columns, checkpoint.position, checkpoint.counts)
+        counts = await stages.run(columns, checkpoint)
     seconds = time.monotonic() - started
     return ScoreSummary(
         predictor=run.predictor,
@@ -170,17 +180,14 @@ def open_source(location: Location, id_column: str) -> Source:
 
     Raises:
         SourceError: It cannot be read, or lacks the column of the ids.
-        MissingExtraError: A package to read it is not installed.
     """
     # Each module is imported only where it is needed: SQLAlchemy and pyarrow come with an extra.
-    try:
-        if isinstance(location, SqlLocation):
-            from eventml.deploy.batch.sql_source import SqlSource  # noqa: PLC0415
+    if isinstance(location, SqlLocation):
+        from eventml.deploy.batch.sql_source import SqlSource  # noqa: PLC0415
 
-            return SqlSource(location, id_column)
-        from eventml.deploy.batch import file_source  # noqa: PLC0415
-    except ImportError as exc:
-        raise MissingExtraError("batch", "reading files and databases") from exc
+        return SqlSource(location, id_column)
+    from eventml.deploy.batch import file_source  # noqa: PLC0415
+
     if location.format == "jsonl":
         return file_source.JsonLinesSource(location.path)
     kind = file_source.CsvSource if location.format == "csv" else file_source.ParquetSource
@@ -192,28 +199,14 @@ def open_target(location: Location, checkpoint: float) -> Target:
 
     Raises:
         TargetError: It cannot be written.
-        MissingExtraError: A package to write it is not installed.
     """
-    try:
-        if isinstance(location, SqlLocation):
-            from eventml.deploy.batch.sql_target import SqlTarget  # noqa: PLC0415 - it comes with an extra
+    if isinstance(location, SqlLocation):
+        from eventml.deploy.batch.sql_target import SqlTarget  # noqa: PLC0415 - as above
 
-            return SqlTarget(location)
-        from eventml.deploy.batch.file_target import FileTarget  # noqa: PLC0415 - it comes with an extra
-    except ImportError as exc:
-        raise MissingExtraError("batch", "writing files and databases") from exc
+        return SqlTarget(location)
+    from eventml.deploy.batch.file_target import FileTarget  # noqa: PLC0415 - as above
+
     return FileTarget(location, every=checkpoint)
-
-
-def _identity(loaded: LoadedHandler, plan: ScorePlan, source: Source, id_column: str) -> RunIdentity:
-    return RunIdentity(
-        predictor=plan.predictor,
-        model=loaded.model.name if loaded.model else "",
-        model_version=loaded.model.version if loaded.model else "",
-        source=redact(str(plan.source)) if isinstance(plan.source, SqlLocation) else str(plan.source),
-        fingerprint=source.fingerprint(),
-        id_column=id_column,
-    )
 
 
 class _Stages:
@@ -234,18 +227,21 @@ class _Stages:
         self._scorer = scorer
         self._stop = stop
         self._report = report
-        # Two threads that step through SQLite pass the interpreter's lock to and fro with every row, and
-        # reading which rows a table has must not block the writing.
+        # A table is asked for known ids while it is read, and a target is called one at a time. Also, two
+        # threads that step through SQLite pass the interpreter's lock to and fro with every row.
         self._io = anyio.CapacityLimiter(1 if isinstance(plan.target, SqlLocation) else 2)
+        self._progress = ScoreProgress()
         self.stopped = False
-        self.progress = ScoreProgress()
 
-    async def run(self, columns: list[str], after: Any, counts: RowCounts) -> RowCounts:
-        send_rows, rows = anyio.create_memory_object_stream[tuple[RowChunk, int]](1)
+    async def run(self, columns: list[str], checkpoint: Checkpoint) -> RowCounts:
+        """Run the stages until the source ends or `stop` is set, and return the counts."""
+        counts = checkpoint.counts
+        self._progress.resumed = counts.read
+        send_rows, rows = anyio.create_memory_object_stream[RowChunk](1)
         send_scored, scored = anyio.create_memory_object_stream[ScoredChunk](1)
         # The receiving ends are closed after the tasks, so that one failure does not cause a second one.
         async with rows, scored, task_group() as tasks:
-            tasks.start_soon(self._read, columns, after, send_rows)
+            tasks.start_soon(self._read, columns, checkpoint.position, send_rows)
             tasks.start_soon(self._score, rows, send_scored)
             if self._report is not None:
                 tasks.start_soon(self._count_rows)
@@ -255,14 +251,10 @@ class _Stages:
                 self._show(chunk, counts)
                 await self._check_rejects(counts, chunk)
             tasks.cancel_scope.cancel()
-        if not self.stopped:
-            return await to_thread.run_sync(self._target.finish)
-        await to_thread.run_sync(self._target.pause)
+        await to_thread.run_sync(self._target.pause if self.stopped else self._target.finish)
         return counts
 
-    async def _read(
-        self, columns: list[str], after: Any, send: MemoryObjectSendStream[tuple[RowChunk, int]]
-    ) -> None:
+    async def _read(self, columns: list[str], after: Any, send: MemoryObjectSendStream[RowChunk]) -> None:
         chunks: Any = self._source.chunks(columns, rows=self._plan.chunk, after=after)
         async with send:
             with closing(chunks):
@@ -274,18 +266,16 @@ class _Stages:
                     await send.send(found)
             self.stopped = True
 
-    def _next_chunk(self, chunks: Iterator[RowChunk]) -> tuple[RowChunk, int] | None:
+    def _next_chunk(self, chunks: Iterator[RowChunk]) -> RowChunk | None:
         chunk = next(chunks, None)
         return None if chunk is None else drop_known(chunk, self._target.known)
 
     async def _score(
-        self,
-        rows: MemoryObjectReceiveStream[tuple[RowChunk, int]],
-        send: MemoryObjectSendStream[ScoredChunk],
+        self, rows: MemoryObjectReceiveStream[RowChunk], send: MemoryObjectSendStream[ScoredChunk]
     ) -> None:
         async with send:
-            async for chunk, duplicates in rows:
-                await send.send(await self._scorer.score(chunk, duplicates))
+            async for chunk in rows:
+                await send.send(await self._scorer.score(chunk))
 
     async def _check_rejects(self, counts: RowCounts, chunk: ScoredChunk) -> None:
         allowed = self._plan.max_rejects
@@ -302,11 +292,11 @@ class _Stages:
     def _show(self, chunk: ScoredChunk, counts: RowCounts) -> None:
         if self._report is None:
             return
-        self.progress.rows = counts.read
+        self._progress.rows = counts.read
         # A table is read from an id on, and does not know how many rows lie before it.
-        self.progress.done = counts.read if isinstance(self._plan.source, SqlLocation) else chunk.done
-        self._report(self.progress)
+        self._progress.done = counts.read if isinstance(self._plan.source, SqlLocation) else chunk.done
+        self._report(self._progress)
 
     async def _count_rows(self) -> None:
         """Find the size of the source for the progress bar, while the run goes on."""
-        self.progress.total = await to_thread.run_sync(self._source.total)
+        self._progress.total = await to_thread.run_sync(self._source.total)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import time
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from itertools import repeat
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import sqlalchemy as sa
@@ -15,29 +16,27 @@ from eventml.deploy.batch.chunks import (
     RowCounts,
     RunIdentity,
     ScoredChunk,
-    Values,
     as_json,
     as_list,
-    as_text,
 )
 from eventml.deploy.batch.locations import SqlLocation
-from eventml.deploy.batch.schema import OutputSchema
-from eventml.deploy.batch.sql import (
-    check_existing,
+from eventml.deploy.batch.output_columns import OutputSchema, Values
+from eventml.deploy.batch.sql_tables import (
     checkpoints_table,
-    has_integer_ids,
     insert_new_rows,
     open_engine,
     predictions_table,
+    reflect_predictions,
     rejects_table,
     split_table_name,
     translate_errors,
 )
-from eventml.deploy.workers import utc_timestamp
 from eventml.errors import TargetError
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 _IDS_IN_QUERY: Final = 500
-_CANNOT: Final = "cannot be written"
 
 
 class SqlTarget:
@@ -65,7 +64,8 @@ class SqlTarget:
         self._table: sa.Table | None = None
         self._text_ids = False
         self._has_predictions = False  # of this predictor and model version, when the run began
-        self._reader: sa.Engine | None = None
+        self._connection: sa.Connection | None = None
+        self._target = str(location)
         self.rejects = f"{location}_rejects"
 
     def begin(self, run: RunIdentity, schema: OutputSchema | None) -> Checkpoint:
@@ -75,17 +75,27 @@ class SqlTarget:
             TargetError: The database cannot be written, or the table is none of predictions.
         """
         self._run = run
-        self._key = hashlib.sha256(msgspec.json.encode([run, str(self._location)])).hexdigest()
-        with translate_errors(self._location, TargetError, _CANNOT), self._engine.connect() as connection:
-            with connection.begin():
-                self._metadata.create_all(connection, [self._rejects, self._checkpoints])
-                self._checkpoint = self._read_checkpoint(connection) or self._new_checkpoint(connection)
-            self._connection = self._engine.connect()
-            if schema is not None:
-                with self._connection.begin():
-                    if sa.inspect(self._connection).has_table(self._name, self._schema_name):
-                        self._open_table(self._connection, schema, integer_ids=False)
+        self._key = hashlib.sha256(msgspec.json.encode([run, self._target])).hexdigest()
+        with self._transaction() as connection:
+            self._metadata.create_all(connection, [self._rejects, self._checkpoints])
+            self._checkpoint = self._read_checkpoint(connection)
+            if self._checkpoint.position is None:
+                connection.execute(self._rejects.delete().where(self._rejects.c.run == self._key))
+                self._write_checkpoint(connection, self._checkpoint)
+        # In a transaction of its own: a table that cannot be used leaves the two others as they are.
+        with self._transaction() as connection:
+            if schema is not None and sa.inspect(connection).has_table(self._name, self._schema_name):
+                self._open_table(connection, schema, integer_ids=False)
         return self._checkpoint
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sa.Connection]:
+        """A transaction on the target's one connection, whose errors are translated."""
+        with translate_errors(self._location, TargetError, "cannot be written"):
+            if self._connection is None:
+                self._connection = self._engine.connect()
+            with self._connection.begin():
+                yield self._connection
 
     def known(self, ids: Values) -> set[Any]:
         """Return those of the ids whose prediction was in the table when the run began, or is now."""
@@ -93,19 +103,12 @@ class SqlTarget:
         if not self._has_predictions or table is None:
             return set()
         present = [one for one in as_list(ids) if one is not None]
-        stored = as_text(present) if self._text_ids else present
+        stored = list(map(str, present)) if self._text_ids else present
         found: set[Any] = set()
-        # A connection of its own: `write` uses the other one in another thread.
-        if self._reader is None:
-            self._reader = open_engine(self._location, read_only=True)
-        of_this_run = self._of_this_run(table)
-        with (
-            translate_errors(self._location, TargetError, "cannot be read"),
-            self._reader.connect() as db,
-        ):
+        with self._transaction() as connection:
             for start in range(0, len(stored), _IDS_IN_QUERY):
-                some = list(stored[start : start + _IDS_IN_QUERY])
-                found |= set(db.scalars(sa.select(table.c.id).where(of_this_run, table.c.id.in_(some))))
+                among = table.c.id.in_(stored[start : start + _IDS_IN_QUERY])
+                found |= set(connection.scalars(sa.select(table.c.id).where(self._of_this_run(table), among)))
         return {one for one, as_stored in zip(present, stored, strict=True) if as_stored in found}
 
     def write(self, chunk: ScoredChunk) -> RowCounts:
@@ -114,11 +117,11 @@ class SqlTarget:
         Raises:
             TargetError: Nothing of the chunk was written.
         """
-        with translate_errors(self._location, TargetError, _CANNOT), self._connection.begin():
-            new = self._insert_predictions(self._connection, chunk)
-            self._insert_rejects(self._connection, chunk)
+        with self._transaction() as connection:
+            new = self._insert_predictions(connection, chunk)
+            self._insert_rejects(connection, chunk)
             checkpoint = Checkpoint(chunk.position, self._checkpoint.counts.plus(chunk, written=new))
-            self._write_checkpoint(self._connection, checkpoint, "running")
+            self._write_checkpoint(connection, checkpoint)
         self._checkpoint = checkpoint
         return checkpoint.counts
 
@@ -137,7 +140,7 @@ class SqlTarget:
         }
         columns: dict[str, Any] = {
             **outputs,
-            "id": as_text(ids) if self._text_ids else ids,
+            "id": list(map(str, ids)) if self._text_ids else ids,
             "prediction_id": [f"{one}/{suffix}" for one in ids],
             "predictor": repeat(run.predictor, len(ids)),
             "model": repeat(run.model, len(ids)),
@@ -165,28 +168,25 @@ class SqlTarget:
     def pause(self) -> None:
         """Do nothing: each chunk is stored with its checkpoint."""
 
-    def finish(self) -> RowCounts:
-        """Mark the run as finished, and return its counts."""
-        checkpoint = Checkpoint(None, self._checkpoint.counts)
-        with translate_errors(self._location, TargetError, _CANNOT), self._connection.begin():
-            self._write_checkpoint(self._connection, checkpoint, "finished")
-        return checkpoint.counts
+    def finish(self) -> None:
+        """Mark the run as finished: the next one begins anew."""
+        with self._transaction() as connection:
+            self._write_checkpoint(connection, Checkpoint(None, self._checkpoint.counts))
 
     def close(self) -> None:
         """Close the connections."""
-        if hasattr(self, "_connection"):
+        if self._connection is not None:
             self._connection.close()
         self._engine.dispose()
-        if self._reader is not None:
-            self._reader.dispose()
 
     def _open_table(self, connection: sa.Connection, schema: OutputSchema, *, integer_ids: bool) -> sa.Table:
         """The table of predictions, checked if it exists, else created with such ids."""
         table = predictions_table(
             self._metadata, self._name, self._schema_name, schema, integer_ids=integer_ids
         )
-        if check_existing(connection, table, self._location):
-            self._text_ids = not has_integer_ids(connection, table)
+        found = reflect_predictions(connection, table, self._location)
+        if found is not None:
+            self._text_ids = not isinstance(found.c.id.type, sa.Integer)
             row = sa.select(sa.literal(1)).where(self._of_this_run(table)).limit(1)
             self._has_predictions = connection.scalar(row) is not None
         else:
@@ -199,33 +199,27 @@ class SqlTarget:
         run = self._run
         return (table.c.predictor == run.predictor) & (table.c.model_version == run.model_version)
 
-    def _read_checkpoint(self, connection: sa.Connection) -> Checkpoint | None:
+    def _read_checkpoint(self, connection: sa.Connection) -> Checkpoint:
+        """The checkpoint of an unfinished run of this identity, else a new one."""
         table = self._checkpoints
         row = connection.execute(
-            sa.select(table.c.state, table.c.position, table.c.counts).where(table.c.run == self._key)
+            sa.select(table.c.position, table.c.counts).where(table.c.run == self._key)
         ).first()
-        if row is None or row.state != "running":
-            return None
-        counts = msgspec.json.decode(row.counts, type=RowCounts, strict=False)
-        return Checkpoint(msgspec.json.decode(row.position), counts)
+        position = None if row is None else msgspec.json.decode(row.position)
+        if row is None or position is None:
+            return Checkpoint()
+        return Checkpoint(position, msgspec.json.decode(row.counts, type=RowCounts, strict=False))
 
-    def _new_checkpoint(self, connection: sa.Connection) -> Checkpoint:
-        connection.execute(self._rejects.delete().where(self._rejects.c.run == self._key))
-        checkpoint = Checkpoint()
-        self._write_checkpoint(connection, checkpoint, "running")
-        return checkpoint
-
-    def _write_checkpoint(self, connection: sa.Connection, checkpoint: Checkpoint, state: str) -> None:
+    def _write_checkpoint(self, connection: sa.Connection, checkpoint: Checkpoint) -> None:
         table, run = self._checkpoints, self._run
         values = {
-            "target": str(self._location),
+            "target": self._target,
             "predictor": run.predictor,
             "model_version": run.model_version,
             "source": run.source,
-            "state": state,
             "position": msgspec.json.encode(checkpoint.position).decode(),
             "counts": msgspec.json.encode(checkpoint.counts).decode(),
-            "updated": utc_timestamp(time.time()),
+            "updated": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         of_run = table.c.run == self._key
         if connection.execute(table.update().where(of_run).values(values)).rowcount == 0:

@@ -1,15 +1,18 @@
-"""The columns of a predictor's output: their names, their kinds and their values."""
+"""The columns of a predictor's output: their names, their kinds and their values, checked."""
 
 from __future__ import annotations
 
+import math
 import types
 from dataclasses import is_dataclass
+from operator import attrgetter, itemgetter
 from typing import (
     TYPE_CHECKING,
     Annotated,
     Any,
     Final,
     Literal,
+    TypeAlias,
     Union,
     get_args,
     get_origin,
@@ -20,9 +23,14 @@ from typing import (
 import msgspec
 
 from eventml.codec import to_builtin
+from eventml.errors import OutputError
+from eventml.runtime import OutputChecks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+Values: TypeAlias = Any
+"""The values of one column, one for each row: a list, a pyarrow Array or ChunkedArray, or a numpy array."""
 
 ColumnKind = Literal["int", "float", "bool", "text", "json"]
 
@@ -31,6 +39,12 @@ VALUE: Final = "value"
 
 PREDICTION_COLUMNS: Final = ("id", "prediction_id", "predictor", "model", "model_version")
 """The columns that every prediction has. A field of the output of such a name becomes `output_<name>`."""
+
+_WIDE_TYPES: Final = {
+    **dict.fromkeys(("float16", "float32", "float64"), "f8"),
+    **dict.fromkeys(("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32"), "i8"),
+}
+"""The numpy types whose numbers a column of 64 bits holds unchanged, and the type of that column."""
 
 _KINDS: Final[dict[Any, ColumnKind]] = {int: "int", float: "float", bool: "bool", str: "text"}
 _TEXT_TYPES: Final = {"datetime", "date", "time", "timedelta", "Decimal", "UUID", "bytes", "bytearray"}
@@ -77,11 +91,9 @@ def schema_of_type(output_type: Any) -> OutputSchema | None:
     )
 
 
-def schema_of_values(values: Sequence[Any]) -> OutputSchema | None:
-    """Return the columns of outputs without an annotation, by the first one; None if all are None."""
-    first = next((value for value in values if value is not None), None)
-    if first is None:
-        return None
+def schema_of_values(values: Sequence[Any]) -> OutputSchema:
+    """Return the columns of outputs without an annotation, by the first one; none of them is None."""
+    first = values[0]
     if isinstance(first, dict) and all(isinstance(name, str) for name in first):
         return OutputSchema(
             tuple(OutputColumn(_column_name(name), name, _kind_of([value])) for name, value in first.items())
@@ -104,6 +116,50 @@ def column_kind(annotation: Any) -> ColumnKind:
     if annotation in _KINDS:
         return _KINDS[annotation]
     return "text" if getattr(annotation, "__name__", "") in _TEXT_TYPES else "json"
+
+
+def check_outputs(checks: OutputChecks, outputs: Any, inputs: int) -> Values:
+    """Check the outputs of one call; return an array of numbers as one of 64 bits each, all else as a list.
+
+    Args:
+        checks: The checks of the handler's outputs, the same as on a stream.
+        outputs: What the handler returned.
+        inputs: The number of events in the call.
+
+    Raises:
+        OutputError: The outputs are invalid.
+    """
+    dtype = getattr(outputs, "dtype", None)
+    if type(outputs).__name__ == "ndarray" and outputs.ndim == 1 and str(dtype) in _WIDE_TYPES:
+        checks.check_length(outputs, inputs)
+        wide = outputs.astype(_WIDE_TYPES[str(dtype)], copy=False)
+        if math.isfinite(wide.sum()):  # the sum is finite only if each number is
+            return wide
+    return list(checks.check(outputs, inputs).values)
+
+
+def split_columns(outputs: Values, schema: OutputSchema | None) -> tuple[OutputSchema, list[Values]]:
+    """Return the columns of checked outputs, none of them None, and their values.
+
+    Args:
+        outputs: The outputs, at least one.
+        schema: The columns; None derives them from the outputs.
+
+    Raises:
+        OutputError: An output lacks one of the columns.
+    """
+    if not isinstance(outputs, list):
+        return schema or single_column("float" if outputs.dtype.kind == "f" else "int"), [outputs]
+    schema = schema or schema_of_values(outputs)
+    get: Any = itemgetter if isinstance(outputs[0], dict) else attrgetter
+    try:
+        return schema, [
+            column_values(list(map(get(c.source), outputs)) if c.source else outputs, c.kind)
+            for c in schema.columns
+        ]
+    except (AttributeError, KeyError, TypeError, ValueError) as exc:
+        names = ", ".join(column.name for column in schema.columns)
+        raise OutputError(f"not all outputs have the columns {names}: {exc}") from exc
 
 
 def column_values(values: Sequence[Any], kind: ColumnKind) -> Sequence[Any]:

@@ -1,9 +1,9 @@
-"""Databases: opening them, translating their errors, the tables of a target, and inserting into them."""
+"""Databases: opening them, and the tables of a target: their columns' SQL types, keys and rows."""
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from itertools import chain
@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from eventml.deploy.batch.locations import SqlLocation
-from eventml.deploy.batch.schema import PREDICTION_COLUMNS, OutputSchema
+from eventml.deploy.batch.output_columns import PREDICTION_COLUMNS, ColumnKind, OutputSchema
 from eventml.errors import ConfigError, JobError, SourceError, TargetError
 
 LOCK_TIMEOUT: Final = 30.0
@@ -24,8 +24,8 @@ LOCK_TIMEOUT: Final = 30.0
 KEY: Final = ("id", "predictor", "model_version")
 """The unique key of the predictions."""
 
-CHECKPOINTS: Final = "eventml_score"
-"""The table of checkpoints."""
+SQL_TYPES: Final[dict[ColumnKind, Any]] = {"int": sa.BigInteger, "float": sa.Double, "bool": sa.Boolean}
+"""The SQL type of a column by its kind; any other kind is text."""
 
 _SQLITE_BATCH: Final = 32  # rows in one statement, which saves a third of the time
 
@@ -56,30 +56,25 @@ def open_engine(location: SqlLocation, *, read_only: bool) -> sa.Engine:
 def _open_sqlite(url: sa.URL, location: SqlLocation, *, read_only: bool) -> sa.Engine:
     if not url.database or url.database == ":memory:" or "mode=memory" in str(url):
         raise ConfigError(f"{location}: a database in memory exists in one process only; name a file")
-    path = Path(url.database)
+    path = Path(url.database).absolute()
     if read_only and not path.is_file():
-        raise SourceError(f"{location}: no such file (looked for {path.absolute()})")
+        raise SourceError(f"{location}: no such file (looked for {path})")
     if not read_only and not path.parent.is_dir():
-        raise ConfigError(f"{location}: there is no folder {path.parent.absolute()}")
+        raise ConfigError(f"{location}: there is no folder {path.parent}")
     timeout = float(str(url.query.get("timeout", LOCK_TIMEOUT)))
-    name = f"file:{quote(str(path.absolute()))}?mode={'ro' if read_only else 'rwc'}"
+    name = f"file:{quote(str(path))}?mode={'ro' if read_only else 'rwc'}"
 
     def connect() -> sqlite3.Connection:
-        return sqlite3.connect(name, uri=True, timeout=timeout, check_same_thread=False)
+        # By itself the driver begins a transaction too late: DDL and reads would stay outside it.
+        return sqlite3.connect(name, uri=True, timeout=timeout, check_same_thread=False, isolation_level=None)
 
     engine = sa.create_engine("sqlite://", creator=connect, poolclass=sa.pool.NullPool, hide_parameters=True)
     if not read_only:
-        # By itself the driver begins a transaction too late: DDL and reads stay outside it.
-        sa.event.listen(engine, "connect", _disable_implicit_transactions)
         sa.event.listen(engine, "begin", _begin_immediate)
     return engine
 
 
-def _disable_implicit_transactions(connection: Any, _record: object) -> None:
-    connection.isolation_level = None
-
-
-def _begin_immediate(connection: Any) -> None:
+def _begin_immediate(connection: sa.Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
@@ -92,30 +87,25 @@ def translate_errors(location: SqlLocation, error: type[JobError], problem: str)
         error: The exception to raise.
         problem: What failed, such as "cannot be read".
     """
-    known: tuple[type[Exception], ...] = (sa.exc.SQLAlchemyError, sqlite3.Error, OSError, OverflowError)
     try:
         yield
     except Exception as exc:
-        if not (isinstance(exc, known) or _is_driver_error(exc)):
+        # A plain cursor raises the driver's own exceptions (DB-API 2.0's `Error`).
+        kinds = {kind.__name__ for kind in type(exc).__mro__ if kind.__module__ != "builtins"}
+        if not (isinstance(exc, OSError | OverflowError) or kinds & {"Error", "SQLAlchemyError"}):
             raise
         original = getattr(exc, "orig", None) or exc
         reason = str(original).strip().partition("\n")[0] or type(original).__name__
-        raise error(f"{location}: {problem}: {reason}{_advice(exc)}") from exc
+        raise error(f"{location}: {problem}: {reason}{_advice(str(exc).lower())}") from exc
 
 
-def _is_driver_error(error: Exception) -> bool:
-    """Whether it is a driver's own exception (DB-API 2.0's `Error`), as a plain cursor raises it."""
-    return any(kind.__name__ == "Error" and kind.__module__ != "builtins" for kind in type(error).__mro__)
-
-
-def _advice(error: Exception) -> str:
-    text = str(error).lower()
-    if "locked" in text:
+def _advice(reason: str) -> str:
+    if "locked" in reason:
         return (
             f". Another process holds the database, for longer than {LOCK_TIMEOUT:g} s (?timeout=SECONDS in "
             "the URL); the next run goes on from the last checkpoint"
         )
-    if "full" in text or "no space" in text:
+    if "full" in reason or "no space" in reason:
         return ". Nothing of this chunk was written; make room, and the next run goes on from there"
     return ""
 
@@ -130,12 +120,11 @@ def predictions_table(
     metadata: sa.MetaData, name: str, schema_name: str | None, schema: OutputSchema, *, integer_ids: bool
 ) -> sa.Table:
     """Return the table of predictions: one row for each id, predictor and model version."""
-    kinds: dict[str, Any] = {"int": sa.BigInteger, "float": sa.Double, "bool": sa.Boolean}
     return sa.Table(
         sa.quoted_name(name, quote=True),
         metadata,
         _column("id", sa.BigInteger if integer_ids else sa.Text, required=True),
-        *(_column(column.name, kinds.get(column.kind, sa.Text)) for column in schema.columns),
+        *(_column(column.name, SQL_TYPES.get(column.kind, sa.Text)) for column in schema.columns),
         *(_column(common, sa.Text, required=True) for common in PREDICTION_COLUMNS[1:]),
         sa.PrimaryKeyConstraint(*KEY),
         schema=schema_name,
@@ -157,10 +146,10 @@ def rejects_table(metadata: sa.MetaData, name: str, schema_name: str | None) -> 
 
 
 def checkpoints_table(metadata: sa.MetaData, schema_name: str | None) -> sa.Table:
-    """Return the table of the runs' checkpoints. That of a finished run has no position."""
-    names = ("target", "predictor", "model_version", "source", "state", "position", "counts", "updated")
+    """Return the table `eventml_score` of the runs' checkpoints. That of a finished run has no position."""
+    names = ("target", "predictor", "model_version", "source", "position", "counts", "updated")
     return sa.Table(
-        CHECKPOINTS,
+        "eventml_score",
         metadata,
         _column("run", sa.String(64), required=True),
         *(_column(column, sa.Text) for column in names),
@@ -173,39 +162,32 @@ def _column(name: str, kind: Any, *, required: bool = False) -> sa.Column[Any]:
     return sa.Column(sa.quoted_name(name, quote=True), kind, nullable=not required, autoincrement=False)
 
 
-def check_existing(connection: sa.Connection, table: sa.Table, location: SqlLocation) -> bool:
-    """Return whether the table of predictions exists.
+def reflect_predictions(connection: sa.Connection, table: sa.Table, location: SqlLocation) -> sa.Table | None:
+    """Return the table of predictions as the database has it; None if there is none.
 
     Raises:
         TargetError: The table lacks columns of predictions, or a unique key over `KEY`.
     """
-    inspector = sa.inspect(connection)
-    if not inspector.has_table(table.name, table.schema):
-        return False
-    found = {column["name"] for column in inspector.get_columns(table.name, table.schema)}
-    missing = [column.name for column in table.columns if column.name not in found]
+    if not sa.inspect(connection).has_table(table.name, table.schema):
+        return None
+    found = sa.Table(
+        table.name, sa.MetaData(), schema=table.schema, autoload_with=connection, resolve_fks=False
+    )
+    missing = [column.name for column in table.columns if column.name not in found.columns]
     if missing:
         raise TargetError(
             f"{location}: the table exists and has no column {', '.join(map(repr, missing))}; it has: "
-            f"{', '.join(sorted(found))}. Add them, or name a table that does not exist: it will be created"
+            f"{', '.join(sorted(found.columns.keys()))}. Add them, or name a table that does not exist: it "
+            "will be created"
         )
-    keys: list[Any] = [inspector.get_pk_constraint(table.name, table.schema)["constrained_columns"]]
-    keys += [unique["column_names"] for unique in inspector.get_unique_constraints(table.name, table.schema)]
-    keys += [
-        index["column_names"] for index in inspector.get_indexes(table.name, table.schema) if index["unique"]
-    ]
-    if set(KEY) not in [set(key) for key in keys]:
+    unique = [c for c in found.constraints if isinstance(c, sa.PrimaryKeyConstraint | sa.UniqueConstraint)]
+    keys = [key.columns.keys() for key in [*unique, *(index for index in found.indexes if index.unique)]]
+    if set(KEY) not in map(set, keys):
         raise TargetError(
             f"{location}: the table has no unique key over {', '.join(KEY)}: a row could be written twice. "
             "Add one, or name a table that does not exist: it will be created"
         )
-    return True
-
-
-def has_integer_ids(connection: sa.Connection, table: sa.Table) -> bool:
-    """Return whether the ids of an existing table are integers."""
-    columns = sa.inspect(connection).get_columns(table.name, table.schema)
-    return any(isinstance(column["type"], sa.Integer) for column in columns if column["name"] == "id")
+    return found
 
 
 Columns: TypeAlias = Mapping[str, Iterable[Any]]
@@ -220,11 +202,11 @@ def insert_new_rows(connection: sa.Connection, table: sa.Table, columns: Columns
         columns: The values of each of its columns.
     """
     columns = {column.name: columns[column.name] for column in table.columns}
-    insert: Callable[[sa.Connection, sa.Table, Columns], int] = {
-        "sqlite": _insert_sqlite,
-        "postgresql": _insert_postgresql,
-    }.get(connection.dialect.name, _insert_portable)
-    return insert(connection, table, columns)
+    if connection.dialect.name == "sqlite":
+        return _insert_sqlite(connection, table, columns)
+    if connection.dialect.name == "postgresql":
+        return _insert_postgresql(connection, table, columns)
+    return _insert_portable(connection, table, columns)
 
 
 def _insert_sqlite(connection: sa.Connection, table: sa.Table, columns: Columns) -> int:

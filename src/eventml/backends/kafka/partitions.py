@@ -134,10 +134,10 @@ class PartitionState:
         active = self._phase == "delivering" or (self._phase == "new" and self._presume)
         return CommittedOffset(offset, completed, attempts, active)
 
-    def unfinished(self, end: int, gaps: Ranges = ()) -> int:
-        """How many of the records before `end` are not completed. Offsets in `gaps` are no records."""
+    def unfinished(self, end: int) -> int:
+        """How many of the offsets before `end` are not completed."""
         count, upto = len(self._in_flight), self.position
-        for start, stop in sorted((*self._completed_ahead(), *gaps, (end, end))):
+        for start, stop in (*self._completed_ahead(), (end, end)):
             count += max(min(start, end) - upto, 0)
             upto = max(upto, stop)
         return count

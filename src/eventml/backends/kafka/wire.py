@@ -7,6 +7,7 @@ distinct headers, so each set is converted once, in either direction.
 from __future__ import annotations
 
 from collections import deque
+from functools import lru_cache
 from struct import Struct
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -119,20 +120,10 @@ def _text(value: bytes | None) -> str:
     return "" if value is None else value.decode(errors="surrogateescape")
 
 
-class KeyHasher:
-    """Hashes keys as Kafka's own clients do, so that all clients send a key to the same partition."""
-
-    def __init__(self) -> None:
-        self._hashes: dict[bytes, int] = {}
-
-    def hash(self, key: bytes) -> int:
-        """The key's hash, not negative. Modulo the number of partitions it is the partition."""
-        known = self._hashes.get(key)
-        if known is None:
-            if len(self._hashes) >= _CACHED_KEYS:
-                self._hashes.clear()
-            known = self._hashes[key] = murmur2(key) & 0x7FFFFFFF
-        return known
+@lru_cache(_CACHED_KEYS)
+def key_hash(key: bytes) -> int:
+    """The key's hash, not negative. Modulo the number of partitions it is the partition."""
+    return murmur2(key) & 0x7FFFFFFF
 
 
 def murmur2(data: bytes) -> int:
@@ -208,7 +199,6 @@ class Packer:
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
         self._headers = HeaderEncoder()
-        self._keys = KeyHasher()
         self._calls = 0
         self.limits: dict[str, int] = {}
         """Topics known to take less than `capacity` bytes in a batch, and how many."""
@@ -245,7 +235,6 @@ class Packer:
         large batches, and an even load over time.
         """
         self._calls += 1
-        hashed = self._keys.hash
         found: dict[Partition, list[int]] = {}
         by_number: dict[int, list[int]] = {}  # positions of the topic at hand
         by_topic: dict[str, dict[int, list[int]]] = {}
@@ -258,7 +247,7 @@ class Packer:
                 keyless = writable[self._calls % len(writable)] if writable else self._calls % total
                 by_number = by_topic.setdefault(topic, {})
             key = record.key
-            number = keyless if key is None else hashed(key) % total
+            number = keyless if key is None else key_hash(key) % total
             if number in by_number:
                 by_number[number].append(position)
             else:

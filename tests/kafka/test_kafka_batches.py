@@ -53,12 +53,12 @@ def test_each_record_is_in_one_batch_or_too_large(given_records: list[Record]) -
             assert record.topic == topic
             assert record.key is None or key_hash(record.key) % 3 == partition
         found += positions
-    assert sorted([*found, *packed.too_large]) == list(range(len(given_records)))
+    assert sorted([*found, *packed.refused]) == list(range(len(given_records)))
 
 
 @given(st.lists(records, max_size=25))
 def test_a_record_that_is_too_large_names_the_limit(given_records: list[Record]) -> None:
-    for position, why in pack(given_records).too_large.items():
+    for position, why in pack(given_records).refused.items():
         record = given_records[position]
         limit, setting = (
             (LIMIT, "max.message.bytes") if record.topic == "narrow" else (CAPACITY, "max_request_size")

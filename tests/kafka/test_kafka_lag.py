@@ -8,32 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from aiokafka import AIOKafkaProducer
-from hypothesis import given
-from hypothesis import strategies as st
 
 from eventml.backends.base import Completion
-from eventml.backends.kafka.partitions import CommittedOffset, PartitionState
 from eventml.records import Record
 from tests.kafka.conftest import connected, new_topic
 
 if TYPE_CHECKING:
     from backends.kafka.cluster import KafkaCluster
-
-logs = st.lists(st.integers(0, 60), unique=True).map(sorted)
-
-
-@given(logs, st.sets(st.integers(0, 60)), st.integers(0, 61))
-def test_unfinished_offsets_are_counted_before_and_after_a_commit(
-    log: list[int], done: set[int], upto: int
-) -> None:
-    state = PartitionState(CommittedOffset(0))
-    state.deliver([offset for offset in log if offset < upto], upto)
-    state.complete(done)
-    successor, end = PartitionState(state.to_commit()), 61
-    left = {offset for offset in log if offset < upto} - done
-    assert state.unfinished(end) == len(left) + end - upto
-    # A commit says what is completed: nobody knows which offsets between are records.
-    assert successor.unfinished(end) == state.unfinished(end)
 
 
 @pytest.mark.anyio

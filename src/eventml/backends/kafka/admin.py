@@ -29,7 +29,7 @@ from eventml.backends.kafka.partitions import CommittedOffset, decode_metadata
 from eventml.errors import BackendError, ConfigError, EventMLError, UnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Sequence
 
 _BACKOFF: Final = 0.1  # seconds
 _PROPAGATION: Final = 1.0  # seconds for which a broker may not know a topic that was just created
@@ -163,6 +163,8 @@ class AdminClient:
         self, partitions: Collection[TopicPartition], at: Literal["earliest", "latest"]
     ) -> dict[TopicPartition, int]:
         """Each partition's first offset, or the one after its last. Open transactions are not counted."""
+        if not partitions:
+            return {}
 
         async def ask(leader: int, some: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
             topics = [(t, [(p, _TIMESTAMPS[at]) for p in found]) for t, found in _by_topic(some).items()]
@@ -174,7 +176,12 @@ class AdminClient:
                     offsets[TopicPartition(topic, partition)] = offset
             return offsets
 
-        found: dict[TopicPartition, int] = await self._ask_leaders(partitions, ask, "asking for offsets")
+        async def ask_leaders(_: int) -> dict[TopicPartition, int]:
+            leaders = await self._leaders(partitions)
+            answers = await asyncio.gather(*(ask(leader, some) for leader, some in leaders.items()))
+            return {partition: offset for answer in answers for partition, offset in answer.items()}
+
+        found: dict[TopicPartition, int] = await self._repeat(ask_leaders, "asking for offsets")
         return found
 
     async def committed(
@@ -220,23 +227,6 @@ class AdminClient:
         raise UnavailableError(
             f"the brokers at {self._clients.brokers} did not answer within {self._timeout:g} s while {action}"
         ) from last
-
-    async def _ask_leaders(
-        self,
-        partitions: Collection[TopicPartition],
-        ask: Callable[[int, Sequence[TopicPartition]], Awaitable[Mapping[TopicPartition, Any]]],
-        action: str,
-    ) -> Any:
-        """Send a request to each leader of some of the partitions, and put the answers together."""
-        if not partitions:
-            return {}
-
-        async def ask_all(_: int) -> dict[TopicPartition, Any]:
-            leaders = await self._leaders(partitions)
-            answers = await asyncio.gather(*(ask(leader, some) for leader, some in leaders.items()))
-            return {partition: found for answer in answers for partition, found in answer.items()}
-
-        return await self._repeat(ask_all, action)
 
     async def _leaders(self, partitions: Collection[TopicPartition]) -> dict[int, list[TopicPartition]]:
         cluster, topics = self._client.cluster, {partition.topic for partition in partitions}

@@ -32,7 +32,7 @@ from eventml.errors import EventMLError, UnavailableError
 from eventml.records import Delivery
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from aiokafka import TopicPartition
 
@@ -129,7 +129,7 @@ class Committer:
                 self._assignment.record_commit(offsets)
 
 
-class Member:
+class Member(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka has no types, and requires a subclass
     """A member of a consumer group; `start` is for partitions of which the group has committed nothing."""
 
     def __init__(
@@ -175,7 +175,7 @@ class Member:
             UnavailableError: it took too long, or the brokers cannot be reached.
             BackendError: the brokers refused.
         """
-        self._consumer.subscribe(list(self._topics), listener=_Listener(self.revoked, self.assigned))
+        self._consumer.subscribe(list(self._topics), listener=self)
         with translated(f"joining group {self._group}", within):
             async with asyncio.timeout(within):
                 await self._clients.start(self._consumer)
@@ -235,9 +235,9 @@ class Member:
         self._failure = self._failure or error
         self._changed.set()
 
-    # aiokafka's coordinator awaits these. Heartbeats go on during `revoked`, and not during `assigned`.
+    # aiokafka's coordinator awaits these. Heartbeats go on during the first, and not during the second.
 
-    async def revoked(self) -> None:
+    async def on_partitions_revoked(self, revoked: Any) -> None:  # noqa: ARG002 - always all of them
         """Complete what is in flight by the deadline, commit, and give back the rest."""
         self.assignment.suspend()
         # A commit that is refused says that the group has gone on without this member: other members have the
@@ -256,13 +256,13 @@ class Member:
         await self._committer.now()
         await self._committer.stop()
 
-    async def assigned(self, partitions: Collection[TopicPartition]) -> None:
+    async def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
         """Go on where the group has committed."""
         session = self._settings.session_timeout
         try:
             async with asyncio.timeout(session / 2):
-                await self._completer.begin(partitions)
-                committed = await self._committed(partitions)
+                await self._completer.begin(assigned)
+                committed = await self._committed(assigned)
             ends = await ends_of_redelivered(self._admin, committed, session / 4)
         except CommitFailedError:
             return  # the next rebalance has begun
@@ -309,17 +309,3 @@ class Member:
     def _raise_failure(self) -> None:
         if self._failure is not None:
             raise self._failure
-
-
-class _Listener(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka has no types, and requires a subclass
-    """Passes on the coordinator's calls."""
-
-    def __init__(self, revoked: Callable[[], Any], assigned: Callable[[Any], Any]) -> None:
-        self._revoked = revoked
-        self._assigned = assigned
-
-    async def on_partitions_revoked(self, revoked: Any) -> None:  # noqa: ARG002 - always all of them
-        await self._revoked()
-
-    async def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
-        await self._assigned(assigned)

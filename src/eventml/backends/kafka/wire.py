@@ -148,33 +148,16 @@ class TopicPartitions(NamedTuple):
     writable: Sequence[int]
 
 
-class Batch:
+class Batch(NamedTuple):
     """Records of one partition that are sent together.
 
     Attributes:
-        builder: aiokafka's builder of the batch.
-        append: Appends a record; falsy if there is no room. The first record always fits.
+        builder: aiokafka's builder of the batch. It takes its first record whatever the size.
         positions: Positions of its records in the call to `pack`.
     """
 
-    __slots__ = ("append", "builder", "positions")
-
-    def __init__(self, builder: Any, limit: int | None) -> None:
-        self.builder = builder
-        self.positions: list[int] = []
-        self.append = builder.append if limit is None else self._append_below(limit)
-
-    def _append_below(self, limit: int) -> Callable[..., Any]:
-        """As the builder's `append`, for a topic that takes less than the builder holds."""
-
-        def append(*, timestamp: int | None, key: bytes | None, value: bytes, headers: list[Header]) -> Any:
-            bound = len(value) + len(key or b"") + _OVERHEAD
-            bound += sum(len(name) + len(text) + _HEADER_OVERHEAD for name, text in headers)
-            if self.builder.record_count() and self.builder.size() + bound > limit:
-                return None
-            return self.builder.append(timestamp=timestamp, key=key, value=value, headers=headers)
-
-        return append
+    builder: Any
+    positions: list[int]
 
 
 class PackedRecords(NamedTuple):
@@ -182,11 +165,11 @@ class PackedRecords(NamedTuple):
 
     Attributes:
         batches: Batches by partition, in the order in which to send them.
-        too_large: Why records fit into no batch, by position.
+        refused: Why records are in no batch, by position.
     """
 
     batches: dict[Partition, deque[Batch]]
-    too_large: dict[int, str]
+    refused: dict[int, str]
 
 
 class Packer:
@@ -220,7 +203,7 @@ class Packer:
         """
         packed = PackedRecords({}, {})
         for partition, chosen in self.partitions(records, positions, topics).items():
-            batches = self._fill(new_builder, partition[0], records, chosen, packed.too_large)
+            batches = self._fill(new_builder, partition[0], records, chosen, packed.refused)
             if batches:
                 packed.batches[partition] = deque(batches)
         return packed
@@ -260,7 +243,7 @@ class Packer:
         topic: str,
         records: Sequence[Record],
         positions: Iterable[int],
-        too_large: dict[int, str],
+        refused: dict[int, str],
     ) -> list[Batch]:
         limit = self.limits.get(topic)
         encode = self._headers.encode
@@ -273,17 +256,22 @@ class Packer:
             record = records[position]
             if record.headers is not shared:
                 shared, common = record.headers, encode(record.headers)
-            id_ = record.id
+            id_, key, value = record.id, record.key, record.value
             headers = [*common, (ID, id_.encode(errors="surrogateescape"))] if id_ else common
-            if not append(timestamp=None, key=record.key, value=record.value, headers=headers):
-                # A builder takes its first record whatever the size, so the size of that one is checked.
-                batch = Batch(new_builder(), limit)
-                batch.append(timestamp=None, key=record.key, value=record.value, headers=headers)
-                if why := self._too_large(topic, batch.builder.size()):
-                    too_large[position] = why
+            if (
+                limit is not None
+                and batches
+                and batches[-1].builder.size() + _bound(key, value, headers) > limit
+            ):
+                append = _no_batch
+            if not append(timestamp=None, key=key, value=value, headers=headers):
+                builder = new_builder()
+                builder.append(timestamp=None, key=key, value=value, headers=headers)
+                if why := self._too_large(topic, builder.size()):
+                    refused[position] = why
                     continue
-                batches.append(batch)
-                append, packed = batch.append, batch.positions
+                append, packed = builder.append, []
+                batches.append(Batch(builder, packed))
             packed.append(position)
         return batches
 
@@ -298,3 +286,9 @@ class Packer:
 
 def _no_batch(**_: object) -> None:
     """`append` before there is a batch."""
+
+
+def _bound(key: bytes | None, value: bytes, headers: Sequence[Header]) -> int:
+    """Most bytes that a record takes in a batch."""
+    of_headers = sum(len(name) + len(text) + _HEADER_OVERHEAD for name, text in headers)
+    return len(value) + len(key or b"") + of_headers + _OVERHEAD

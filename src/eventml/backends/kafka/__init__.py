@@ -6,7 +6,7 @@ one key. With `delivery=exactly_once` one input gives one output, to readers of 
 promise more than the topics' own replication and retention, and it does not deduplicate.
 
 Reading order: `settings`, `errors`, `connection` (aiokafka's clients), `partitions`, `admin`, `wire`,
-`publishing`, `assignment`, `completion`, `fetching`, `member`, `subscription`, and the backend here.
+`publishing`, `assignment`, `completion`, `commits`, `member`, `subscription`, and the backend here.
 The package imports `eventml.backends.base`, `eventml.records`, `eventml.errors` and aiokafka.
 """
 

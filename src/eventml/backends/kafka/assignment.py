@@ -135,12 +135,8 @@ class Assignment:
 
     def end(self) -> None:
         """Forget everything."""
+        self.resume({}, {})
         self.active = False
-        self.states.clear()
-        self.committed.clear()
-        self._recovering.clear()
-        self._drop_buffered()
-        self._check_idle()
 
     # Recovery of records that were delivered before
 

@@ -1,6 +1,6 @@
 """Complete deliveries: publish their outputs and ack them, at least once or exactly once.
 
-At least once, outputs are published first, and `member` commits the offsets later. Exactly once, both are
+At least once, outputs are published first, and `commits` commits the offsets later. Exactly once, both are
 one transaction. There is one transactional producer for each input partition, whose
 transactional id names the group and the partition: the member that gets the partition next fences the
 one before it. What that one left open is aborted, and what it tries later is refused. aiokafka speaks the

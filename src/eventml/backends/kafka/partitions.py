@@ -98,8 +98,6 @@ class PartitionState:
 
     def completed_earlier(self, offset: int) -> bool:
         """Whether an earlier member completed an offset."""
-        if not self._completed:
-            return False
         found = bisect_right(self._starts, offset) - 1
         return found >= 0 and offset < self._completed[found][1]
 

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from eventml.backends.kafka.wire import (
     HeaderEncoder,
-    KeyHasher,
     PackedRecords,
     Packer,
     TopicPartitions,
+    key_hash,
     murmur2,
 )
 from eventml.records import Record
@@ -40,7 +40,7 @@ def pack(given_records: list[Record]) -> PackedRecords:
 
 @given(st.lists(records, max_size=25))
 def test_each_record_is_in_one_batch_or_too_large(given_records: list[Record]) -> None:
-    packed, keys = pack(given_records), KeyHasher()
+    packed = pack(given_records)
     found = []
     for (topic, partition), queue in packed.batches.items():
         positions = [position for batch in queue for position in batch.positions]
@@ -51,14 +51,14 @@ def test_each_record_is_in_one_batch_or_too_large(given_records: list[Record]) -
         for position in positions:
             record = given_records[position]
             assert record.topic == topic
-            assert record.key is None or keys.hash(record.key) % 3 == partition
+            assert record.key is None or key_hash(record.key) % 3 == partition
         found += positions
-    assert sorted([*found, *packed.too_large]) == list(range(len(given_records)))
+    assert sorted([*found, *packed.refused]) == list(range(len(given_records)))
 
 
 @given(st.lists(records, max_size=25))
 def test_a_record_that_is_too_large_names_the_limit(given_records: list[Record]) -> None:
-    for position, why in pack(given_records).too_large.items():
+    for position, why in pack(given_records).refused.items():
         record = given_records[position]
         limit, setting = (
             (LIMIT, "max.message.bytes") if record.topic == "narrow" else (CAPACITY, "max_request_size")
@@ -100,18 +100,10 @@ def test_hashes_are_those_of_aiokafka(key: bytes) -> None:
     assert murmur2(key) == aiokafka_murmur2(key)
 
 
-def test_more_keys_than_are_cached_change_nothing() -> None:
-    keys = KeyHasher()
-    first = keys.hash(b"key")
-    for number in range(70_000):
-        keys.hash(b"%d" % number)
-    assert keys.hash(b"key") == first
-
-
 def test_records_without_a_key_go_to_one_writable_partition_after_the_other() -> None:
     packer, topics = Packer(CAPACITY), {"t": TopicPartitions(8, [1, 4, 6])}
     some = [Record("t", b"1"), Record("t", b"2"), Record("t", b"3", b"key")]
-    keyed = ("t", KeyHasher().hash(b"key") % 8)
+    keyed = ("t", key_hash(b"key") % 8)
     seen = set()
     for _ in range(3):
         found = packer.partitions(some, range(3), topics)

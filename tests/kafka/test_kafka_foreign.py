@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 import eventml
-from eventml.backends.kafka.wire import KeyHasher
+from eventml.backends.kafka.wire import key_hash
 from eventml.records import Record, foreign_id
 from tests.kafka.conftest import connected, everything, new_topic
 
@@ -85,13 +85,12 @@ async def test_a_foreign_client_sends_a_key_to_the_same_partition(kafka_broker: 
     keys = [token_hex(length) for length in range(1, 30)]
     message = "".join(f"{key}\t{key}\n" for key in keys)
     kcat(kafka_broker, "-P", "-t", topic, "-K", "\t", "-X", "partitioner=murmur2_random", stdin=message)
-    hasher = KeyHasher()
     async with connected(kafka_broker) as backend:
         await backend.publish([Record(topic, key.encode(), key.encode()) for key in keys])
         found = await everything(backend, topic)
     assert len(found) == 2 * len(keys)
     for delivery in found:
-        assert delivery.partition == hasher.hash(delivery.record.value) % 7
+        assert delivery.partition == key_hash(delivery.record.value) % 7
 
 
 class RideStarted(msgspec.Struct):

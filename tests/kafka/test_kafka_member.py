@@ -10,8 +10,8 @@ from aiokafka import TopicPartition
 from aiokafka.errors import CommitFailedError, RequestTimedOutError
 
 from eventml.backends.kafka.assignment import Assignment, Chunk
+from eventml.backends.kafka.commits import Committer
 from eventml.backends.kafka.completion import AtLeastOnce
-from eventml.backends.kafka.member import Committer
 from eventml.backends.kafka.partitions import CommittedOffset
 from eventml.backends.kafka.publishing import Publisher
 from eventml.records import Delivery, Record

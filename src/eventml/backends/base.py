@@ -107,7 +107,8 @@ class Subscription(Protocol):
     async def lag(self) -> int | None:
         """The number of records that the group has not finished, those in flight included.
 
-        None means "unknown"; a number is exact. It counts the whole group, dead members included.
+        None means "unknown"; a number is exact, or an upper bound where the backend's page says so; zero is
+        exact. It counts the whole group, dead members included.
         """
         ...
 

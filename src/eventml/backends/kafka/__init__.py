@@ -6,7 +6,7 @@ one key. With `delivery=exactly_once` one input gives one output, to readers of 
 promise more than the topics' own replication and retention, and it does not deduplicate.
 
 Reading order: `settings`, `errors`, `connection` (aiokafka's clients), `partitions`, `admin`, `wire`,
-`publishing`, `assignment`, `completion`, `fetching`, `member`, `lag`, `subscription`, and the backend here.
+`publishing`, `assignment`, `completion`, `commits`, `member`, `subscription`, and the backend here.
 The package imports `eventml.backends.base`, `eventml.records`, `eventml.errors` and aiokafka.
 """
 
@@ -26,11 +26,10 @@ try:
     from eventml.backends.kafka.admin import AdminClient
     from eventml.backends.kafka.completion import AtLeastOnce, ExactlyOnce, TransactionalClient
     from eventml.backends.kafka.connection import ClientFactory
-    from eventml.backends.kafka.lag import LagCounter
     from eventml.backends.kafka.member import Member
     from eventml.backends.kafka.publishing import Publisher, Sender
     from eventml.backends.kafka.settings import Settings
-    from eventml.backends.kafka.subscription import GroupSubscription, Reader
+    from eventml.backends.kafka.subscription import GroupSubscription, Reader, group_lag
 except ModuleNotFoundError as exc:
     if (exc.name or "").partition(".")[0] != "aiokafka":
         raise
@@ -61,7 +60,6 @@ class KafkaBackend:
         self._clients = clients
         self._admin = admin
         self._settings = settings
-        self._lag_counter = LagCounter(admin)
         self._sender = Sender(admin, settings.max_request_size)
         self._publisher = Publisher(clients, self._sender, settings.publish_timeout)
         self._subscriptions: set[GroupSubscription] = set()
@@ -100,7 +98,6 @@ class KafkaBackend:
                 topics=partitions,
                 group=group,
                 admin=self._admin,
-                lag_counter=self._lag_counter,
                 settings=self._settings,
             )
             starting = subscription.start()
@@ -118,7 +115,7 @@ class KafkaBackend:
     async def lag(self, topic: str, *, group: str) -> Mapping[int, int] | None:
         """The group's unfinished records by partition; None if there is no such group yet.
 
-        None as well if transactions write to the topic and more records wait than can be counted.
+        None as well during a rebalance. On a topic that transactions write it is an upper bound.
 
         Raises:
             TopicNotFoundError: the topic is missing.
@@ -126,7 +123,7 @@ class KafkaBackend:
         """
         partitions = await self._admin.require_topics([topic])
         here = [assignment for s in self._subscriptions if s.group == group for assignment in s.assignments]
-        found = await self._lag_counter.lag(group, partitions, here)
+        found = await group_lag(self._admin, group, partitions, here)
         return None if found is None else {p.partition: lag for p, lag in found.items()}
 
     async def missing_topics(self, names: Sequence[str]) -> list[str]:

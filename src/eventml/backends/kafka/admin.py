@@ -1,18 +1,17 @@
-"""Ask brokers for topics, offsets and records, and create topics."""
+"""Ask brokers for topics and offsets, and create topics."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from aiokafka import TopicPartition
 from aiokafka import errors as kafka
 from aiokafka.client import CoordinationType
 from aiokafka.protocol.admin import CreateTopicsRequest, DescribeConfigsRequest
 from aiokafka.protocol.commit import OffsetFetchRequest
-from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.protocol.offset import OffsetRequest
 
@@ -30,7 +29,7 @@ from eventml.backends.kafka.partitions import CommittedOffset, decode_metadata
 from eventml.errors import BackendError, ConfigError, EventMLError, UnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Sequence
 
 _BACKOFF: Final = 0.1  # seconds
 _PROPAGATION: Final = 1.0  # seconds for which a broker may not know a topic that was just created
@@ -38,22 +37,9 @@ _TIMESTAMPS: Final = {"earliest": -2, "latest": -1}  # as the protocol has them
 _READ_COMMITTED: Final = 1  # isolation level, in the protocol
 _TOPIC_RESOURCE: Final = 2  # kind of resource, in the protocol
 _SIZE_LIMIT: Final = "max.message.bytes"
-_NO_LOG_START: Final = 4  # version of a fetch response without the log's start offset
 _PARTITIONS: Final = 8  # of a topic for which nothing else is configured
 _REPLICATION: Final = 3  # the same, where there are as many brokers
 _SEGMENT_MS: Final = 7 * 24 * 3600 * 1000  # Kafka's default
-
-
-class FetchedRecords(NamedTuple):
-    """Records as a broker keeps them.
-
-    Attributes:
-        raw: Their bytes.
-        aborted: Producer id and first offset of each aborted transaction among them.
-    """
-
-    raw: bytes
-    aborted: Sequence[tuple[int, int]] | None
 
 
 class AdminClient:
@@ -171,12 +157,14 @@ class AdminClient:
                         return int(value)
         return None
 
-    # Offsets and records
+    # Offsets
 
     async def offsets(
         self, partitions: Collection[TopicPartition], at: Literal["earliest", "latest"]
     ) -> dict[TopicPartition, int]:
         """Each partition's first offset, or the one after its last. Open transactions are not counted."""
+        if not partitions:
+            return {}
 
         async def ask(leader: int, some: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
             topics = [(t, [(p, _TIMESTAMPS[at]) for p in found]) for t, found in _by_topic(some).items()]
@@ -188,43 +176,12 @@ class AdminClient:
                     offsets[TopicPartition(topic, partition)] = offset
             return offsets
 
-        found: dict[TopicPartition, int] = await self._ask_leaders(partitions, ask, "asking for offsets")
-        return found
+        async def ask_leaders(_: int) -> dict[TopicPartition, int]:
+            leaders = await self._leaders(partitions)
+            answers = await asyncio.gather(*(ask(leader, some) for leader, some in leaders.items()))
+            return {partition: offset for answer in answers for partition, offset in answer.items()}
 
-    async def fetch(
-        self, offsets: Mapping[TopicPartition, int], size: int
-    ) -> dict[TopicPartition, FetchedRecords | None]:
-        """The records from each offset on, without waiting for new ones.
-
-        One batch at least, and no more than `size` bytes beyond it. None for an offset that retention has
-        removed.
-        """
-
-        async def ask(
-            leader: int, some: Sequence[TopicPartition]
-        ) -> dict[TopicPartition, FetchedRecords | None]:
-            topics = [
-                (t, [(p, offsets[TopicPartition(t, p)], size) for p in found])
-                for t, found in _by_topic(some).items()
-            ]
-            answer = await self._client.send(
-                leader, FetchRequest(0, 0, len(some) * size, _READ_COMMITTED, topics)
-            )
-            fetched: dict[TopicPartition, FetchedRecords | None] = {}
-            for topic, of_topic in answer.topics:
-                for partition, error, _highwater, _stable, *more, raw in of_topic:
-                    removed = kafka.for_code(error) is kafka.OffsetOutOfRangeError
-                    if not removed:
-                        _check(error)
-                    aborted = more[0] if answer.API_VERSION == _NO_LOG_START else more[1]
-                    fetched[TopicPartition(topic, partition)] = (
-                        None if removed else FetchedRecords(raw, aborted)
-                    )
-            return fetched
-
-        found: dict[TopicPartition, FetchedRecords | None] = await self._ask_leaders(
-            offsets, ask, "reading records"
-        )
+        found: dict[TopicPartition, int] = await self._repeat(ask_leaders, "asking for offsets")
         return found
 
     async def committed(
@@ -270,23 +227,6 @@ class AdminClient:
         raise UnavailableError(
             f"the brokers at {self._clients.brokers} did not answer within {self._timeout:g} s while {action}"
         ) from last
-
-    async def _ask_leaders(
-        self,
-        partitions: Collection[TopicPartition],
-        ask: Callable[[int, Sequence[TopicPartition]], Awaitable[Mapping[TopicPartition, Any]]],
-        action: str,
-    ) -> Any:
-        """Send a request to each leader of some of the partitions, and put the answers together."""
-        if not partitions:
-            return {}
-
-        async def ask_all(_: int) -> dict[TopicPartition, Any]:
-            leaders = await self._leaders(partitions)
-            answers = await asyncio.gather(*(ask(leader, some) for leader, some in leaders.items()))
-            return {partition: found for answer in answers for partition, found in answer.items()}
-
-        return await self._repeat(ask_all, action)
 
     async def _leaders(self, partitions: Collection[TopicPartition]) -> dict[int, list[TopicPartition]]:
         cluster, topics = self._client.cluster, {partition.topic for partition in partitions}

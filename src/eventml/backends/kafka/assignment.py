@@ -135,12 +135,8 @@ class Assignment:
 
     def end(self) -> None:
         """Forget everything."""
+        self.resume({}, {})
         self.active = False
-        self.states.clear()
-        self.committed.clear()
-        self._recovering.clear()
-        self._drop_buffered()
-        self._check_idle()
 
     # Recovery of records that were delivered before
 
@@ -224,10 +220,7 @@ class Assignment:
         start = 0
         for state, offsets in self._runs(deliveries):
             if state is not None:
-                if state.all_in_flight(offsets):
-                    found += range(start, start + len(offsets))
-                else:
-                    found += [start + n for n, offset in enumerate(offsets) if state.is_in_flight(offset)]
+                found += [n for n, offset in enumerate(offsets, start) if offset in state.in_flight]
             start += len(offsets)
         return found
 
@@ -241,7 +234,7 @@ class Assignment:
     @property
     def in_flight(self) -> int:
         """How many deliveries were taken and are not completed."""
-        return sum(state.in_flight for state in self.states.values())
+        return sum(len(state.in_flight) for state in self.states.values())
 
     # Commits
 

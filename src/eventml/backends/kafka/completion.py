@@ -1,6 +1,6 @@
 """Complete deliveries: publish their outputs and ack them, at least once or exactly once.
 
-At least once, outputs are published first, and `member` commits the offsets later. Exactly once, both are
+At least once, outputs are published first, and `commits` commits the offsets later. Exactly once, both are
 one transaction. There is one transactional producer for each input partition, whose
 transactional id names the group and the partition: the member that gets the partition next fences the
 one before it. What that one left open is aborted, and what it tries later is refused. aiokafka speaks the
@@ -22,7 +22,7 @@ from eventml.backends.base import Completion
 from eventml.backends.kafka.admin import AdminClient
 from eventml.backends.kafka.assignment import Assignment
 from eventml.backends.kafka.connection import ClientFactory, abort, stop
-from eventml.backends.kafka.errors import CLIENT_ERRORS, topic_not_found, translate
+from eventml.backends.kafka.errors import CLIENT_ERRORS, translate
 from eventml.backends.kafka.partitions import MAX_METADATA, CommittedOffset, encode_metadata
 from eventml.backends.kafka.publishing import Publisher, Sender
 from eventml.backends.kafka.wire import PackedRecords
@@ -266,13 +266,9 @@ class PartitionTransactions:
             raise UnavailableError(f"group {self._client.group}: the member is leaving; repeat the call")
         owners = [position for position, completion in todo.items() for _ in completion.outputs]
         records = [record for completion in todo.values() for record in completion.outputs]
-        names = {record.topic for record in records}
-        topics = await sender.topics(producer, names)
-        if len(topics) < len(names):
-            raise topic_not_found(names - set(topics))
-        packed = sender.pack(producer, records, range(len(records)), topics)
-        if packed.too_large:
-            return {owners[n]: why for n, why in packed.too_large.items()}
+        packed = await sender.pack(producer, records, range(len(records)), all_topics=True)
+        if packed.refused:
+            return {owners[n]: why for n, why in packed.refused.items()}
         deliveries = [completion.delivery for completion in todo.values()]
         also = frozenset(delivery.offset for delivery in deliveries)
         state = assignment.states.get(self._partition)

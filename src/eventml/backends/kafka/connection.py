@@ -1,8 +1,8 @@
 """Create and stop aiokafka's clients, and do what aiokafka has no public way for.
 
 All uses of private members of aiokafka are in this file, which is why pyproject.toml bounds its version:
-clients that never create a topic, clients that can be stopped while no broker answers, fetched records that
-become deliveries directly, and records that are read from the bytes of a fetch response.
+clients that never create a topic, clients that can be stopped while no broker answers, and fetched records
+that become deliveries directly.
 """
 
 # ruff: noqa: SLF001 - see above
@@ -17,10 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from aiokafka import AIOKafkaClient, AIOKafkaConsumer, AIOKafkaProducer, TopicPartition, codec
 from aiokafka.conn import collect_hosts, create_conn
-from aiokafka.consumer.fetcher import READ_COMMITTED, PartitionRecords
 from aiokafka.errors import KafkaConnectionError, KafkaError
 from aiokafka.protocol.metadata import MetadataRequest
-from aiokafka.record.memory_records import MemoryRecords
 
 from eventml.backends.kafka.errors import CLIENT_ERRORS
 from eventml.backends.kafka.settings import Settings, client_options, milliseconds, read_url
@@ -81,7 +79,6 @@ class ClientFactory:
             max_request_size=settings.max_request_size,
             compression_type=self._compression,
             transactional_id=transactional_id,
-            transaction_timeout_ms=milliseconds(settings.transaction_timeout),
         )
         _never_create_topics(producer.client)
         return producer
@@ -100,7 +97,6 @@ class ClientFactory:
             rebalance_timeout_ms=milliseconds(settings.rebalance_timeout),
             max_poll_interval_ms=milliseconds(settings.max_poll_interval),
             max_partition_fetch_bytes=settings.fetch_bytes,
-            fetch_max_wait_ms=milliseconds(settings.fetch_wait),
             enable_auto_commit=False,
             # Only for an offset that retention has removed: `GroupMember` sets where a group starts.
             auto_offset_reset="earliest",
@@ -240,33 +236,3 @@ def convert_fetched(consumer: AIOKafkaConsumer, convert: Callable[[TopicPartitio
         records = getattr(fetched, "_partition_records", None)
         if records is not None:
             records._consumer_record = convert
-
-
-def committed_offsets_of_records(
-    partition: TopicPartition, raw: bytes, aborted: Sequence[tuple[int, int]] | None, start: int
-) -> tuple[list[int], int]:
-    """The offsets of the committed records in the bytes of a fetch response, and the next offset to fetch.
-
-    Args:
-        partition: Partition of the records.
-        raw: The records, as a broker keeps them.
-        aborted: Producer id and first offset of each aborted transaction among them.
-        start: The offset that was fetched: what a batch contains before it is skipped.
-
-    Raises:
-        KafkaError: they cannot be read: damaged, or compressed with a codec that is not installed.
-    """
-    records = PartitionRecords(
-        partition, MemoryRecords(raw), aborted, start, None, None, False, READ_COMMITTED
-    )
-    records._consumer_record = lambda _, record: record.offset
-    return list(records), records.next_fetch_offset
-
-
-def has_transactional_batch(raw: bytes) -> bool:
-    """Whether a transaction wrote any of the records in the bytes of a fetch response, or its marker."""
-    batches = MemoryRecords(raw)
-    while batches.has_next():
-        if getattr(batches.next_batch(), "is_transactional", False):  # the oldest formats have no such flag
-            return True
-    return False

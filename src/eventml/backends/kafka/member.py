@@ -1,4 +1,4 @@
-"""One membership in a consumer group: an aiokafka consumer from joining to leaving, and its commits.
+"""One membership in a consumer group: an aiokafka consumer from joining to leaving, and its fetches.
 
     join ──► assigned ──► receive, complete ──► revoked ──► assigned ──► … ──► leave
 
@@ -10,126 +10,166 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import time
 from contextlib import suppress
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.abc import ConsumerRebalanceListener
-from aiokafka.errors import CommitFailedError, IllegalStateError
+from aiokafka.errors import CommitFailedError
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from eventml.backends.base import Completion, Start
 from eventml.backends.kafka.admin import AdminClient
-from eventml.backends.kafka.assignment import Assignment
+from eventml.backends.kafka.assignment import Assignment, Chunk
+from eventml.backends.kafka.commits import Committer
 from eventml.backends.kafka.completion import Completer
-from eventml.backends.kafka.connection import ClientFactory, stop
-from eventml.backends.kafka.errors import CLIENT_ERRORS, describe, translate, translated
-from eventml.backends.kafka.fetching import Fetcher, ends_of_redelivered
-from eventml.backends.kafka.partitions import CommittedOffset, encode_metadata
+from eventml.backends.kafka.connection import ClientFactory, convert_fetched, stop
+from eventml.backends.kafka.errors import CLIENT_ERRORS, translate, translated
+from eventml.backends.kafka.partitions import CommittedOffset
 from eventml.backends.kafka.settings import Settings
+from eventml.backends.kafka.wire import DeliveryDecoder
 from eventml.errors import EventMLError, UnavailableError
 from eventml.records import Delivery
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
-    from aiokafka import TopicPartition
-
 log = logging.getLogger("eventml")
 
 _DELIVERY: Final = attrgetter("delivery")
-_COMMIT_TIMEOUT: Final = 5.0  # seconds
-_COMMIT_BACKOFF: Final = 0.5  # seconds
+_NO_PARTITION: Final = TopicPartition("", -1)  # to poll it keeps the membership, and returns nothing
+_POLL: Final = 200  # milliseconds that a fetch waits for records
+_PRESUMED_BATCHES: Final = 2  # what a member that died is presumed to have had in flight
+_PATIENCE: Final = 5.0  # seconds that other partitions wait for one in recovery that returns no records
+_COMMIT_BACKOFF: Final = 0.2  # seconds
 
 
-class Committer:
-    """Commits what was completed: one commit at a time, each of all that has changed since the last.
-
-    In the background a commit follows the work, or the commit before it: there is no timer.
+class Fetcher:
+    """Fetches for one member. A fetch must not be cancelled while the consumer is used: aiokafka breaks.
 
     Args:
-        consumer: Sends the commits.
-        assignment: What was completed.
-        completer: Whether it commits itself, and of which partitions it is committing nothing now.
-        interval: Least time between two commits in the background, in seconds.
+        consumer: The member's.
+        assignment: What to fetch, and where it is put.
+        committer: Commits before records are delivered once more, and after the markers of transactions.
+        on_fetched: Called when there are deliveries to take.
+        poll_interval: Most seconds between two polls.
     """
 
-    def __init__(self, consumer: Any, assignment: Assignment, completer: Completer, interval: float) -> None:
+    def __init__(
+        self,
+        consumer: AIOKafkaConsumer,
+        assignment: Assignment,
+        committer: Committer,
+        *,
+        on_fetched: Callable[[], None],
+        poll_interval: float,
+    ) -> None:
         self._consumer = consumer
         self._assignment = assignment
-        self._completer = completer
-        self._interval = interval
-        self._completed = asyncio.Event()
-        self._lock = asyncio.Lock()
-        self._task: asyncio.Task[None] | None = None
+        self._committer = committer
+        self._on_fetched = on_fetched
+        self._poll_interval = poll_interval
+        self._decoder = DeliveryDecoder()
+        self._room = asyncio.Event()
+        self._limit = 0
+        self._version = -1  # of the assignment that the consumer's positions fit
+        self._recovering: TopicPartition | None = None  # whose recovery has begun
+        self._progress_at = 0.0
 
-    def start(self) -> None:
-        """Commit in the background, beginning at once."""
-        self._completed.set()
-        self._task = asyncio.create_task(self._run())
+    def wake(self, limit: int | None = None) -> None:
+        """Fetch on: there is room, from now on for up to `limit` deliveries."""
+        self._limit = self._limit if limit is None else limit
+        self._room.set()
 
-    @property
-    def running(self) -> bool:
-        """Whether commits are made in the background."""
-        return self._task is not None
+    def reset(self) -> None:
+        """Fetch for a new assignment."""
+        self._recovering = None
+        self._seek()
 
-    def wake(self) -> None:
-        """Commit soon: something was completed."""
-        self._completed.set()
+    async def run(self) -> None:
+        """Fetch for ever."""
+        while True:
+            await self._fetch_once()
 
-    async def now(self, within: float = _COMMIT_TIMEOUT) -> bool:
-        """Commit now. False if the group has gone on without this member, or if it takes too long."""
-        try:
-            async with asyncio.timeout(within):
-                await self._commit_changes()
-        except (CommitFailedError, IllegalStateError):
-            return False
-        except CLIENT_ERRORS as exc:
-            log.warning(
-                "could not commit offsets: %s; what was completed since may be repeated", describe(exc)
-            )
-            return False
+    async def _fetch_once(self) -> None:
+        self._room.clear()
+        assignment = self._assignment
+        if not assignment.active or assignment.buffered >= self._limit or assignment.recovery_fetched:
+            await self._consumer.getmany(_NO_PARTITION)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._poll_interval):
+                    await self._room.wait()
+            return
+        version, recovering = assignment.version, assignment.recovering
+        if not await self._may_fetch(recovering):
+            await asyncio.sleep(_COMMIT_BACKOFF)
+            return
+        if version != self._version:
+            self._seek()
+        convert_fetched(self._consumer, self._decoder.delivery)
+        only = () if recovering is None else (recovering,)
+        fetched = await self._consumer.getmany(*only, timeout_ms=_POLL, max_records=self._limit)
+        if assignment.version != version:
+            # A rebalance came between: the consumer's positions have moved past the records dropped here.
+            self._version = -1
+            return
+        for partition, records in fetched.items():
+            deliveries = self._decoder.deliveries(partition, records)
+            assignment.put(Chunk(partition, deliveries, int(deliveries[-1].offset) + 1))
+        if fetched:
+            self._progress_at = time.monotonic()
+            self._on_fetched()
+        else:
+            await self._skip_markers()
+
+    async def _may_fetch(self, recovering: TopicPartition | None) -> bool:
+        """Begin the recovery of a partition, if there is one. False if that cannot be committed now."""
+        if recovering is None:
+            self._recovering = None
+        elif recovering != self._recovering:
+            # The next delivery of its records has to be committed before it happens.
+            self._assignment.begin_recovery(recovering, _PRESUMED_BATCHES * self._limit)
+            if not await self._committer.now():
+                return False
+            self._recovering, self._progress_at = recovering, time.monotonic()
+        elif time.monotonic() - self._progress_at > _PATIENCE:
+            log.debug("no records from %s, which is in recovery: the other partitions go on", recovering)
+            self._assignment.skip_recovery(recovering)
         return True
 
-    async def stop(self, within: float = _COMMIT_TIMEOUT) -> None:
-        """Commit no more in the background. A commit under way is awaited for so many seconds."""
-        task, self._task = self._task, None
-        if task is not None:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(within), self._lock:
-                    pass
-            task.cancel()
-            await asyncio.wait([task])
+    async def _skip_markers(self) -> None:
+        """Skip the markers of transactions: where nothing is left to fetch, nothing else remains."""
+        version = self._assignment.version
+        for partition in tuple(self._assignment.states):
+            position = await self._consumer.position(partition)
+            if self._assignment.version != version:
+                return
+            self._assignment.put(Chunk(partition, (), position))
+        self._committer.wake()
 
-    async def send(self, offsets: Mapping[TopicPartition, CommittedOffset]) -> None:
-        """Commit these offsets. Raises aiokafka's errors."""
-        await self._consumer.commit({p: (at.offset, encode_metadata(at)[0]) for p, at in offsets.items()})
-
-    async def _run(self) -> None:
-        while True:
-            await self._completed.wait()
-            self._completed.clear()
-            try:
-                await self._commit_changes()
-            except (CommitFailedError, IllegalStateError) as exc:
-                # A rebalance is under way: what was completed is committed at its beginning, or repeated.
-                log.debug("commit refused: %s", describe(exc))
-            except CLIENT_ERRORS as exc:
-                log.warning("could not commit offsets: %s; again in %g s", describe(exc), _COMMIT_BACKOFF)
-                self._completed.set()
-                await asyncio.sleep(_COMMIT_BACKOFF)
-            await asyncio.sleep(self._interval)
-
-    async def _commit_changes(self) -> None:
-        async with self._lock, self._completer.idle(self._assignment.states) as idle:
-            offsets = {p: at for p, at in self._assignment.to_commit().items() if p in idle}
-            if offsets:
-                await self.send(offsets)
-                self._assignment.record_commit(offsets)
+    def _seek(self) -> None:
+        """Make the next fetch begin after the last one that was put into the assignment."""
+        self._version = self._assignment.version
+        for partition, offset in self._assignment.fetched.items():
+            self._consumer.seek(partition, offset)
 
 
-class Member:
+async def ends_of_redelivered(
+    admin: AdminClient, committed: Mapping[TopicPartition, CommittedOffset], within: float
+) -> dict[TopicPartition, int]:
+    """Ends of the logs of those partitions whose records were delivered before and not completed."""
+    partitions = [partition for partition, at in committed.items() if at.attempts or at.active]
+    try:
+        async with asyncio.timeout(within):
+            return await admin.offsets(partitions, "latest")
+    except (TimeoutError, EventMLError):  # a partition without a leader must not hold up the others
+        return dict.fromkeys(partitions, sys.maxsize)
+
+
+class Member(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka has no types, and requires a subclass
     """A member of a consumer group; `start` is for partitions of which the group has committed nothing."""
 
     def __init__(
@@ -160,9 +200,8 @@ class Member:
         self._fetcher = Fetcher(
             self._consumer,
             self.assignment,
-            commit=self._committer.now,
+            self._committer,
             on_fetched=self._progress,
-            on_skipped=self._committer.wake,
             poll_interval=settings.max_poll_interval / 3,
         )
         self.last_progress = time.monotonic()
@@ -175,7 +214,7 @@ class Member:
             UnavailableError: it took too long, or the brokers cannot be reached.
             BackendError: the brokers refused.
         """
-        self._consumer.subscribe(list(self._topics), listener=_Listener(self.revoked, self.assigned))
+        self._consumer.subscribe(list(self._topics), listener=self)
         with translated(f"joining group {self._group}", within):
             async with asyncio.timeout(within):
                 await self._clients.start(self._consumer)
@@ -235,9 +274,9 @@ class Member:
         self._failure = self._failure or error
         self._changed.set()
 
-    # aiokafka's coordinator awaits these. Heartbeats go on during `revoked`, and not during `assigned`.
+    # aiokafka's coordinator awaits these. Heartbeats go on during the first, and not during the second.
 
-    async def revoked(self) -> None:
+    async def on_partitions_revoked(self, revoked: Any) -> None:  # noqa: ARG002 - always all of them
         """Complete what is in flight by the deadline, commit, and give back the rest."""
         self.assignment.suspend()
         # A commit that is refused says that the group has gone on without this member: other members have the
@@ -256,13 +295,13 @@ class Member:
         await self._committer.now()
         await self._committer.stop()
 
-    async def assigned(self, partitions: Collection[TopicPartition]) -> None:
+    async def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
         """Go on where the group has committed."""
         session = self._settings.session_timeout
         try:
             async with asyncio.timeout(session / 2):
-                await self._completer.begin(partitions)
-                committed = await self._committed(partitions)
+                await self._completer.begin(assigned)
+                committed = await self._committed(assigned)
             ends = await ends_of_redelivered(self._admin, committed, session / 4)
         except CommitFailedError:
             return  # the next rebalance has begun
@@ -309,17 +348,3 @@ class Member:
     def _raise_failure(self) -> None:
         if self._failure is not None:
             raise self._failure
-
-
-class _Listener(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka has no types, and requires a subclass
-    """Passes on the coordinator's calls."""
-
-    def __init__(self, revoked: Callable[[], Any], assigned: Callable[[Any], Any]) -> None:
-        self._revoked = revoked
-        self._assigned = assigned
-
-    async def on_partitions_revoked(self, revoked: Any) -> None:  # noqa: ARG002 - always all of them
-        await self._revoked()
-
-    async def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
-        await self._assigned(assigned)

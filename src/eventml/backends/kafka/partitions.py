@@ -64,12 +64,13 @@ class PartitionState:
         end: End of the log, if earlier deliveries are to be counted: no record beyond it was delivered.
     """
 
-    __slots__ = ("_attempts", "_completed", "_end", "_in_flight", "_phase", "_presume", "_starts", "position")
+    __slots__ = ("_attempts", "_completed", "_end", "_phase", "_presume", "_starts", "in_flight", "position")
 
     def __init__(self, committed: CommittedOffset, end: int | None = None) -> None:
         self.position = committed.offset
         """The next offset to deliver."""
-        self._in_flight: dict[int | str, None] = {}  # in rising order
+        self.in_flight: dict[int | str, None] = {}
+        """Offsets that were delivered and are not completed, in rising order."""
         self._completed = committed.completed
         self._starts = [start for start, _ in committed.completed]
         self._end = end
@@ -81,37 +82,22 @@ class PartitionState:
 
     def deliver(self, offsets: Iterable[int | str], position: int) -> None:
         """Record that these are in flight, and that `position` is the next offset to deliver."""
-        self._in_flight.update(dict.fromkeys(offsets))
+        self.in_flight.update(dict.fromkeys(offsets))
         self.position = position
 
     def complete(self, offsets: Iterable[int | str]) -> None:
         """Record offsets as completed; those that are not in flight are ignored."""
-        pop = self._in_flight.pop
+        pop = self.in_flight.pop
         for offset in offsets:
             pop(offset, None)
-
-    def is_in_flight(self, offset: int | str) -> bool:
-        """Whether an offset was delivered and is not completed."""
-        return offset in self._in_flight
-
-    def all_in_flight(self, offsets: Iterable[int | str]) -> bool:
-        """Whether all offsets were delivered and are not completed."""
-        return all(map(self._in_flight.__contains__, offsets))
-
-    @property
-    def in_flight(self) -> int:
-        """How many records are in flight."""
-        return len(self._in_flight)
 
     @property
     def safe_offset(self) -> int:
         """The offset that is safe to commit: all records before it are completed."""
-        return int(next(iter(self._in_flight), self.position))
+        return int(next(iter(self.in_flight), self.position))
 
     def completed_earlier(self, offset: int) -> bool:
         """Whether an earlier member completed an offset."""
-        if not self._completed:
-            return False
         found = bisect_right(self._starts, offset) - 1
         return found >= 0 and offset < self._completed[found][1]
 
@@ -122,7 +108,7 @@ class PartitionState:
 
     def to_commit(self, also: frozenset[int | str] = frozenset()) -> CommittedOffset:
         """What to commit, with the offsets in `also` counted as completed."""
-        unfinished = [int(offset) for offset in self._in_flight if offset not in also]
+        unfinished = [int(offset) for offset in self.in_flight if offset not in also]
         if unfinished:
             stops = [*unfinished[1:], self.position]
             between = zip(unfinished, stops, strict=True)
@@ -134,10 +120,10 @@ class PartitionState:
         active = self._phase == "delivering" or (self._phase == "new" and self._presume)
         return CommittedOffset(offset, completed, attempts, active)
 
-    def unfinished(self, end: int, gaps: Ranges = ()) -> int:
-        """How many of the records before `end` are not completed. Offsets in `gaps` are no records."""
-        count, upto = len(self._in_flight), self.position
-        for start, stop in sorted((*self._completed_ahead(), *gaps, (end, end))):
+    def unfinished(self, end: int) -> int:
+        """How many of the offsets before `end` are not completed."""
+        count, upto = len(self.in_flight), self.position
+        for start, stop in (*self._completed_ahead(), (end, end)):
             count += max(min(start, end) - upto, 0)
             upto = max(upto, stop)
         return count

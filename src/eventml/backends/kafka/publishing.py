@@ -51,37 +51,33 @@ class Sender:
         self._admin = admin
         self._packer = Packer(max_request_size)
 
-    async def topics(self, producer: AIOKafkaProducer, names: Collection[str]) -> dict[str, TopicPartitions]:
-        """The partitions of those topics that exist.
-
-        Raises:
-            UnavailableError: no answer.
-            BackendError: the user may not see a topic.
-        """
-        cluster = producer.client.cluster
-        unknown = [topic for topic in names if cluster.partitions_for_topic(topic) is None]
-        if unknown:
-            # aiokafka would look for a missing topic until its deadline.
-            for topic in await self._admin.partition_counts(unknown):
-                try:
-                    await producer.partitions_for(topic)
-                except CLIENT_ERRORS as exc:
-                    raise translate(exc, f"asking for topic {topic}") from exc
-        return {
-            topic: TopicPartitions(len(found), sorted(cluster.available_partitions_for_topic(topic)))
-            for topic in names
-            if (found := cluster.partitions_for_topic(topic))
-        }
-
-    def pack(
+    async def pack(
         self,
         producer: AIOKafkaProducer,
         records: Sequence[Record],
         positions: Sequence[int],
-        topics: Mapping[str, TopicPartitions],
+        *,
+        all_topics: bool,
     ) -> PackedRecords:
-        """Pack the records at these positions, for `send`."""
-        return self._packer.pack(producer.create_batch, records, positions, topics)
+        """Pack the records at these positions, for `send`. Refused are those of missing topics, too.
+
+        Raises:
+            TopicNotFoundError: all topics of `records` are missing, or (`all_topics`) one of them.
+            UnavailableError: no answer.
+            BackendError: the user may not see a topic.
+        """
+        names = {records[position].topic for position in positions}
+        topics = await self._topics(producer, names)
+        missing: dict[int, str] = {}
+        if len(topics) < len(names):
+            error = topic_not_found(names - set(topics))
+            missing = {p: str(error) for p in positions if records[p].topic not in topics}
+            if all_topics or len(missing) == len(records):
+                raise error
+            positions = [position for position in positions if position not in missing]
+        packed = self._packer.pack(producer.create_batch, records, positions, topics)
+        packed.refused.update(missing)
+        return packed
 
     async def send(self, producer: AIOKafkaProducer, packed: PackedRecords) -> list[int]:
         """Send all batches, those of a partition one after the other.
@@ -108,6 +104,23 @@ class Sender:
                     await self._learn_limit(partition[0], first[partition].builder.size())
             batches = {partition: queue for partition, queue in batches.items() if queue}
         return sorted(unsent)
+
+    async def _topics(self, producer: AIOKafkaProducer, names: Collection[str]) -> dict[str, TopicPartitions]:
+        """The partitions of those topics that exist."""
+        cluster = producer.client.cluster
+        unknown = [topic for topic in names if cluster.partitions_for_topic(topic) is None]
+        if unknown:
+            # aiokafka would look for a missing topic until its deadline.
+            for topic in await self._admin.partition_counts(unknown):
+                try:
+                    await producer.partitions_for(topic)
+                except CLIENT_ERRORS as exc:
+                    raise translate(exc, f"asking for topic {topic}") from exc
+        return {
+            topic: TopicPartitions(len(found), sorted(cluster.available_partitions_for_topic(topic)))
+            for topic in names
+            if (found := cluster.partitions_for_topic(topic))
+        }
 
     async def _learn_limit(self, topic: str, refused: int) -> None:
         """A topic refused so many bytes. Where its limit cannot be read, try half of that."""
@@ -224,17 +237,8 @@ class Publisher:
     ) -> list[int]:
         """Send records once. Returns the positions of those to send again."""
         producer = await self._started()
-        names = {records[position].topic for position in positions}
-        topics = await self._sender.topics(producer, names)
-        if len(topics) < len(names):
-            error = topic_not_found(names - set(topics))
-            missing = {p: str(error) for p in positions if records[p].topic not in topics}
-            if all_topics or len(missing) == len(records):
-                raise error
-            failed |= missing
-            positions = [position for position in positions if position not in failed]
-        packed = self._sender.pack(producer, records, positions, topics)
-        failed |= packed.too_large
+        packed = await self._sender.pack(producer, records, positions, all_topics=all_topics)
+        failed |= packed.refused
         try:
             unsent = await self._sender.send(producer, packed)
         except UnavailableError:

@@ -18,6 +18,7 @@ from eventml.errors import ConfigError
 log = logging.getLogger("eventml")
 
 PORT: Final = 9092
+_METADATA_MAX_AGE: Final = 60_000  # milliseconds after which new partitions are found
 
 Text = Annotated[str, Meta(min_length=1)]
 Seconds = Annotated[float, Meta(gt=0)]
@@ -59,10 +60,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             handler does not count: polling goes on in the background.
         commit_interval: Least time between two commits, and so the longest time of work that a crash repeats.
         fetch_bytes: Bytes that are prefetched of each partition.
-        fetch_wait: How long a broker may delay an empty response to a fetch.
-        metadata_max_age: New partitions are found after this time.
         stall_timeout: A client that receives nothing for this long, although records wait, is replaced.
-        transaction_timeout: The brokers abort a transaction whose producer died after this time.
     """
 
     security: Security | None = None
@@ -87,10 +85,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     max_poll_interval: Seconds = 300.0
     commit_interval: Annotated[float, Meta(ge=0)] = 0.1
     fetch_bytes: Bytes = 1_048_576
-    fetch_wait: Seconds = 0.5
-    metadata_max_age: Seconds = 60.0
     stall_timeout: Seconds = 60.0
-    transaction_timeout: Seconds = 60.0
 
     def __post_init__(self) -> None:
         if self.heartbeat_interval * 2 > self.session_timeout:
@@ -150,7 +145,7 @@ def client_options(address: Address, settings: Settings) -> dict[str, Any]:
     options: dict[str, Any] = {
         "bootstrap_servers": list(address.brokers),
         "client_id": settings.client_id,
-        "metadata_max_age_ms": milliseconds(settings.metadata_max_age),
+        "metadata_max_age_ms": _METADATA_MAX_AGE,
         "security_protocol": security.upper(),
     }
     if security.endswith("ssl"):

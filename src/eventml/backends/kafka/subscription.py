@@ -16,8 +16,8 @@ from eventml.backends.kafka.admin import AdminClient
 from eventml.backends.kafka.assignment import Assignment
 from eventml.backends.kafka.connection import ClientFactory, stop
 from eventml.backends.kafka.errors import CLIENT_ERRORS, translate, translated
-from eventml.backends.kafka.lag import LagCounter
 from eventml.backends.kafka.member import Member
+from eventml.backends.kafka.partitions import CommittedOffset, PartitionState
 from eventml.backends.kafka.publishing import Publisher
 from eventml.backends.kafka.settings import Settings
 from eventml.backends.kafka.wire import DeliveryDecoder
@@ -25,11 +25,46 @@ from eventml.errors import EventMLError, UnavailableError
 from eventml.records import Delivery
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 log = logging.getLogger("eventml")
 
 _POLL = 500  # milliseconds that a reader's fetch waits for records
+
+
+async def group_lag(
+    admin: AdminClient, group: str, topics: Mapping[str, int], assignments: Sequence[Assignment]
+) -> dict[TopicPartition, int] | None:
+    """How many offsets before the end of the log a group has not completed, by partition.
+
+    Zero is exact. Transactions leave markers in a log, and aborted ones their records: those count until the
+    group's members have passed them. What a member of another process has completed and not committed yet
+    counts as not completed. None if the group has committed nothing, or if a rebalance is under way.
+
+    Args:
+        admin: Asks the brokers.
+        group: The group.
+        topics: Its topics, and how many partitions each has.
+        assignments: Those of its members in this process, which know more than what is committed.
+
+    Raises:
+        UnavailableError: no answer.
+    """
+    partitions = [TopicPartition(topic, p) for topic, count in topics.items() for p in range(count)]
+    ends = await admin.offsets(partitions, "latest")
+    committed = await admin.committed(group, partitions)
+    assigned = _states(assignments)
+    if not committed and not assigned:
+        return None
+    starts = await admin.offsets([p for p in partitions if p not in committed], "earliest")
+    committed |= {partition: CommittedOffset(offset) for partition, offset in starts.items()}
+    if assigned != _states(assignments):
+        return None
+    return {p: (assigned.get(p) or PartitionState(committed[p])).unfinished(end) for p, end in ends.items()}
+
+
+def _states(assignments: Iterable[Assignment]) -> dict[TopicPartition, PartitionState]:
+    return {partition: state for one in assignments for partition, state in one.states.items()}
 
 
 class GroupSubscription:
@@ -47,14 +82,12 @@ class GroupSubscription:
         topics: Mapping[str, int],
         group: str,
         admin: AdminClient,
-        lag_counter: LagCounter,
         settings: Settings,
     ) -> None:
         self._new_member = new_member
         self._topics = topics
         self.group = group
         self._admin = admin
-        self._lag_counter = lag_counter
         self._settings = settings
         self._member: Member | None = None
         self._joining: asyncio.Task[Member] | None = None
@@ -92,7 +125,7 @@ class GroupSubscription:
     async def lag(self) -> int | None:
         """As `Subscription.lag`. Other members' work counts as completed when it is committed."""
         try:
-            lag = await self._lag_counter.lag(self.group, self._topics, self.assignments)
+            lag = await group_lag(self._admin, self.group, self._topics, self.assignments)
         except EventMLError as exc:
             log.debug("lag of group %s: %s", self.group, exc)
             return None

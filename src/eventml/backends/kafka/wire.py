@@ -7,6 +7,7 @@ distinct headers, so each set is converted once, in either direction.
 from __future__ import annotations
 
 from collections import deque
+from functools import lru_cache
 from struct import Struct
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -119,20 +120,10 @@ def _text(value: bytes | None) -> str:
     return "" if value is None else value.decode(errors="surrogateescape")
 
 
-class KeyHasher:
-    """Hashes keys as Kafka's own clients do, so that all clients send a key to the same partition."""
-
-    def __init__(self) -> None:
-        self._hashes: dict[bytes, int] = {}
-
-    def hash(self, key: bytes) -> int:
-        """The key's hash, not negative. Modulo the number of partitions it is the partition."""
-        known = self._hashes.get(key)
-        if known is None:
-            if len(self._hashes) >= _CACHED_KEYS:
-                self._hashes.clear()
-            known = self._hashes[key] = murmur2(key) & 0x7FFFFFFF
-        return known
+@lru_cache(_CACHED_KEYS)
+def key_hash(key: bytes) -> int:
+    """The key's hash, not negative. Modulo the number of partitions it is the partition."""
+    return murmur2(key) & 0x7FFFFFFF
 
 
 def murmur2(data: bytes) -> int:
@@ -157,33 +148,16 @@ class TopicPartitions(NamedTuple):
     writable: Sequence[int]
 
 
-class Batch:
+class Batch(NamedTuple):
     """Records of one partition that are sent together.
 
     Attributes:
-        builder: aiokafka's builder of the batch.
-        append: Appends a record; falsy if there is no room. The first record always fits.
+        builder: aiokafka's builder of the batch. It takes its first record whatever the size.
         positions: Positions of its records in the call to `pack`.
     """
 
-    __slots__ = ("append", "builder", "positions")
-
-    def __init__(self, builder: Any, limit: int | None) -> None:
-        self.builder = builder
-        self.positions: list[int] = []
-        self.append = builder.append if limit is None else self._append_below(limit)
-
-    def _append_below(self, limit: int) -> Callable[..., Any]:
-        """As the builder's `append`, for a topic that takes less than the builder holds."""
-
-        def append(*, timestamp: int | None, key: bytes | None, value: bytes, headers: list[Header]) -> Any:
-            bound = len(value) + len(key or b"") + _OVERHEAD
-            bound += sum(len(name) + len(text) + _HEADER_OVERHEAD for name, text in headers)
-            if self.builder.record_count() and self.builder.size() + bound > limit:
-                return None
-            return self.builder.append(timestamp=timestamp, key=key, value=value, headers=headers)
-
-        return append
+    builder: Any
+    positions: list[int]
 
 
 class PackedRecords(NamedTuple):
@@ -191,11 +165,11 @@ class PackedRecords(NamedTuple):
 
     Attributes:
         batches: Batches by partition, in the order in which to send them.
-        too_large: Why records fit into no batch, by position.
+        refused: Why records are in no batch, by position.
     """
 
     batches: dict[Partition, deque[Batch]]
-    too_large: dict[int, str]
+    refused: dict[int, str]
 
 
 class Packer:
@@ -208,7 +182,6 @@ class Packer:
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
         self._headers = HeaderEncoder()
-        self._keys = KeyHasher()
         self._calls = 0
         self.limits: dict[str, int] = {}
         """Topics known to take less than `capacity` bytes in a batch, and how many."""
@@ -230,7 +203,7 @@ class Packer:
         """
         packed = PackedRecords({}, {})
         for partition, chosen in self.partitions(records, positions, topics).items():
-            batches = self._fill(new_builder, partition[0], records, chosen, packed.too_large)
+            batches = self._fill(new_builder, partition[0], records, chosen, packed.refused)
             if batches:
                 packed.batches[partition] = deque(batches)
         return packed
@@ -245,7 +218,6 @@ class Packer:
         large batches, and an even load over time.
         """
         self._calls += 1
-        hashed = self._keys.hash
         found: dict[Partition, list[int]] = {}
         by_number: dict[int, list[int]] = {}  # positions of the topic at hand
         by_topic: dict[str, dict[int, list[int]]] = {}
@@ -258,7 +230,7 @@ class Packer:
                 keyless = writable[self._calls % len(writable)] if writable else self._calls % total
                 by_number = by_topic.setdefault(topic, {})
             key = record.key
-            number = keyless if key is None else hashed(key) % total
+            number = keyless if key is None else key_hash(key) % total
             if number in by_number:
                 by_number[number].append(position)
             else:
@@ -271,7 +243,7 @@ class Packer:
         topic: str,
         records: Sequence[Record],
         positions: Iterable[int],
-        too_large: dict[int, str],
+        refused: dict[int, str],
     ) -> list[Batch]:
         limit = self.limits.get(topic)
         encode = self._headers.encode
@@ -284,17 +256,22 @@ class Packer:
             record = records[position]
             if record.headers is not shared:
                 shared, common = record.headers, encode(record.headers)
-            id_ = record.id
+            id_, key, value = record.id, record.key, record.value
             headers = [*common, (ID, id_.encode(errors="surrogateescape"))] if id_ else common
-            if not append(timestamp=None, key=record.key, value=record.value, headers=headers):
-                # A builder takes its first record whatever the size, so the size of that one is checked.
-                batch = Batch(new_builder(), limit)
-                batch.append(timestamp=None, key=record.key, value=record.value, headers=headers)
-                if why := self._too_large(topic, batch.builder.size()):
-                    too_large[position] = why
+            if (
+                limit is not None
+                and batches
+                and batches[-1].builder.size() + _bound(key, value, headers) > limit
+            ):
+                append = _no_batch
+            if not append(timestamp=None, key=key, value=value, headers=headers):
+                builder = new_builder()
+                builder.append(timestamp=None, key=key, value=value, headers=headers)
+                if why := self._too_large(topic, builder.size()):
+                    refused[position] = why
                     continue
-                batches.append(batch)
-                append, packed = batch.append, batch.positions
+                append, packed = builder.append, []
+                batches.append(Batch(builder, packed))
             packed.append(position)
         return batches
 
@@ -309,3 +286,9 @@ class Packer:
 
 def _no_batch(**_: object) -> None:
     """`append` before there is a batch."""
+
+
+def _bound(key: bytes | None, value: bytes, headers: Sequence[Header]) -> int:
+    """Most bytes that a record takes in a batch."""
+    of_headers = sum(len(name) + len(text) + _HEADER_OVERHEAD for name, text in headers)
+    return len(value) + len(key or b"") + of_headers + _OVERHEAD

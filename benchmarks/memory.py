@@ -22,7 +22,7 @@ import msgspec
 import eventml
 from benchmarks.faststream_memory import with_faststream
 from benchmarks.measuring import DurationPredicted, RideStarted, interleave, machine, report, rides
-from eventml.backends.memory import Settings, new_hub
+from eventml.backends.memory import Hub
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,7 +46,7 @@ def with_eventml(events: list[RideStarted], handler: Callable[..., Any], **choic
 
     async def main() -> float:
         async with (
-            bus.open(backend=new_hub(Settings())),
+            bus.open(backend=Hub()),
             bus.worker() as worker,
             anyio.create_task_group() as tasks,
         ):

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from types import TracebackType
 
-    from eventml.backends.memory.hub import Hub
     from eventml.bus import Bus
     from eventml.producer import KeyOf, PublishOptions
     from eventml.records import Delivery, Record
@@ -114,7 +113,7 @@ class TestBus:
         self._raise_failures = raise_failures
         self._raised: list[tuple[str, Exception]] = []
         self._reported: Counter[str] = Counter()
-        self._hub: Hub | None = None
+        self._hub: memory.Hub | None = None
         self._worker: Worker | None = None
 
     async def __aenter__(self) -> Self:

@@ -108,6 +108,7 @@ class HubMachine(RuleBasedStateMachine):
         self.publish(0, "t", [b"a", b"g", b"b", *keys])
         self.receive(3, -1)
         self.join(loop, "g", False)
+        self.receive(3, 0)
 
     @rule(loop=loops, topic=st.sampled_from(TOPICS), keys=keys)
     def publish(self, loop: int, topic: str, keys: list[bytes | None]) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import secrets
 from collections import Counter
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, Unpack
+from functools import wraps
+from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Final, ParamSpec, Self, TypeVar
 
 import anyio
 import msgspec
 
 from eventml.backends import memory
+from eventml.bus import Bus
 from eventml.codec import Decoder
 from eventml.errors import ConfigError, NotOpenError
 from eventml.records import Record
@@ -18,11 +20,9 @@ from eventml.runtime import DLQ_PREFIX, dead_letter_topic, describe, output_even
 from eventml.testing.overrides import overriding
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
     from types import TracebackType
 
-    from eventml.bus import Bus
-    from eventml.producer import KeyOf, PublishOptions
     from eventml.records import Delivery, Record
     from eventml.runtime import Worker
 
@@ -63,9 +63,26 @@ def read_dead_letter(handler: str, record: Record, raised: Iterable[Exception]) 
     )
 
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 # One partition, so that a topic has one order, and a log that a test does not fill.
 _SETTINGS: Final = memory.Settings(partitions=1, retention=1_000_000_000)
 _LOOK = 0.001  # seconds between two checks whether all is handled
+
+
+def _settled(
+    method: Callable[Concatenate[Bus, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[TestBus, P], Coroutine[Any, Any, T]]:
+    """The method of `Bus`, with the same parameters, which then waits until all is handled."""
+
+    @wraps(method)
+    async def call(self: TestBus, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        result = await method(self._bus, *args, **kwargs)
+        await self.settle()
+        return result
+
+    return call
 
 
 class TestBus:
@@ -152,16 +169,11 @@ class TestBus:
 
     # Publishing
 
-    async def publish(self, topic: str, event: Any, **options: Unpack[PublishOptions]) -> None:
-        """As `Bus.publish`; then wait as `settle` does."""
-        await self._bus.publish(topic, event, **options)
-        await self.settle()
+    publish = _settled(Bus.publish)
+    """As `Bus.publish`; then wait as `settle` does."""
 
-    async def publish_many(self, topic: str, events: Iterable[Any], *, key: KeyOf | None = None) -> int:
-        """As `Bus.publish_many`; then wait as `settle` does."""
-        published = await self._bus.publish_many(topic, events, key=key)
-        await self.settle()
-        return published
+    publish_many = _settled(Bus.publish_many)
+    """As `Bus.publish_many`; then wait as `settle` does."""
 
     async def publish_record(self, record: Record) -> None:
         """Publish a record unchanged, as another client would; then wait as `settle` does."""

@@ -10,7 +10,7 @@ import pytest
 
 from eventml import BlockingProducer, Bus, ConfigError
 from eventml.errors import MissingExtraError
-from eventml.handlers import HandlerArguments, HandlerOptions
+from eventml.handler_options import HandlerArguments, HandlerOptions
 from eventml.producer import Producer
 from eventml.testing import TestBus
 

@@ -15,7 +15,8 @@ from eventml.bus.connection import Topic, connect, tracer
 from eventml.bus.running import WebApplication, stop_on_signals, stop_when_idle, web_application
 from eventml.codec import Format
 from eventml.errors import ConfigError, NotOpenError, RegistrationError
-from eventml.handlers import Handler, HandlerArguments, read_handler
+from eventml.handler_options import HandlerArguments
+from eventml.handlers import Handler, read_handler
 from eventml.models import ModelSource
 from eventml.producer import BlockingProducer, Producer
 from eventml.runtime import LoadedHandler, Worker, enter_lifespans, load_handler, task_group

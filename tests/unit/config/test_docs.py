@@ -12,7 +12,7 @@ from eventml.config import WebSettings, load
 from eventml.config.entries import expected, without_none
 from eventml.config.environment import NOT_SETTINGS
 from eventml.config.settings import SECTIONS
-from eventml.handlers import HandlerOptions
+from eventml.handler_options import HandlerOptions
 
 PAGE = (Path(__file__).parents[3] / "docs" / "configuration.md").read_text("utf-8")
 ROWS = {row[0]: row[1:] for row in re.findall(r"^\| `(\w+)` \| (.+?) \| (.+?) \| .+ \|$", PAGE, re.MULTILINE)}

@@ -21,7 +21,8 @@ from eventml.deploy.batch.schema import (
     single_column,
 )
 from eventml.errors import OutputError
-from eventml.handlers import DEFAULT_MAX_BATCH, Handler
+from eventml.handler_options import DEFAULT_MAX_BATCH
+from eventml.handlers import Handler
 from eventml.records import Delivery, Record
 from eventml.runtime import (
     DLQ_PREFIX,

@@ -103,10 +103,12 @@ class HubMachine(RuleBasedStateMachine):
 
     @initialize(loop=loops, keys=keys)
     def begin(self, loop: int, keys: list[bytes | None]) -> None:
-        """The first member has a part in flight when the second one joins."""
+        """The second member waits for a partition of which the first one has records in flight."""
         self.join(0, "g", False)
-        self.publish(0, "t", [b"a", b"g", b"b", *keys])
+        self.publish(0, "t", [b"b", b"b"])
         self.receive(3, -1)
+        self._settle()
+        self.publish(0, "t", [b"a", b"g", b"b", *keys])
         self.join(loop, "g", False)
         self.receive(3, 0)
 

@@ -23,7 +23,6 @@ from eventml.runtime import LoadedHandler, Worker, enter_lifespans, load_handler
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
-    from contextlib import AbstractAsyncContextManager
     from types import TracebackType
 
 F = TypeVar("F", bound="Callable[..., Any]")
@@ -197,7 +196,7 @@ class Bus:
         """
         if self._producer is not None:
             raise NotOpenError(f"bus {self.name!r} is open already; open it once, around all its uses")
-        async with self._connect(backend) as connection:
+        async with connect(self.name, self.settings, self.topics, self.handlers, backend) as connection:
             self._backend, self._producer = connection
             try:
                 yield self
@@ -227,7 +226,7 @@ class Bus:
 
         @asynccontextmanager
         async def connected() -> AsyncIterator[Producer]:
-            async with self._connect() as (_, producer):
+            async with connect(self.name, self.settings, self.topics, self.handlers) as (_, producer):
                 yield producer
 
         return BlockingProducer(connected)
@@ -254,11 +253,6 @@ class Bus:
             raise NotOpenError(f"bus {self.name!r} is not open; publish inside `async with bus:`")
         return self._producer
 
-    def _connect(
-        self, backend: Backend | None = None
-    ) -> AbstractAsyncContextManager[tuple[Backend, Producer]]:
-        return connect(self.name, self.settings, self.topics, self.handlers, backend)
-
     # Running
 
     @asynccontextmanager
@@ -270,10 +264,8 @@ class Bus:
 
         Raises:
             NotOpenError: The bus is not open.
-            ConfigError: A name in `only` is not a handler's.
-            ModelError: A model cannot be loaded.
-            RegistrationError: A handler has a parameter that is neither `model` nor a lifespan's name.
             UnsupportedError: A handler requires what the backend cannot provide.
+            EventMLError: As for `loaded_handlers`.
         """
         async with self.loaded_handlers(only) as handlers:
             drain, tracing = self.settings.drain, tracer(self.settings)

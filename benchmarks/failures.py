@@ -1,4 +1,4 @@
-"""What handling of failures costs when nothing fails: the runtime as it is, and without it.
+"""The cost of failure handling when nothing fails: the complete runtime, and the runtime without it.
 
     python -m benchmarks.failures [--events N] [--rounds N] [--processes N]
 

@@ -2,8 +2,8 @@
 
     python -m benchmarks.memory [--events N] [--rounds N]
 
-Each case: a producer encodes ride events of 250 bytes and hands them over; a consumer decodes them,
-calls a no-op predictor, encodes its answers and hands them on. The bare loops keep nothing: no
+Each case: a producer encodes ride events of 250 bytes and publishes them; a consumer decodes them,
+calls a no-op predictor, encodes its outputs and publishes them. The bare loops keep nothing: no
 groups, no acks, no keys, no ids, no redelivery; and they call the predictor on the event loop, as
 eventml calls a coroutine. A plain function it calls in a thread, so that the loop stays free.
 """

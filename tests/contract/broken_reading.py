@@ -10,7 +10,7 @@ from anyio.lowlevel import checkpoint
 
 from eventml.backends.memory.hub import _Member
 from tests.contract.breaking import breaks
-from tests.contract.sound import Broker, Connection, Inner, Member
+from tests.contract.sound import Broker, Connection, Inner, Member, leave
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -133,7 +133,7 @@ class _Late:
 
     def leave(self) -> None:
         if self._inner is not None:
-            self._inner.leave()
+            leave(self._inner)
 
 
 @breaks("a_group_goes_on_where_it_left_off")

@@ -30,6 +30,12 @@ if TYPE_CHECKING:
 Inner = Subscription
 """What a shell is around."""
 
+
+def leave(inner: Inner) -> None:
+    """Leave the groups of a member; a reader has none."""
+    getattr(inner, "leave", lambda: None)()
+
+
 LEASE = 0.05  # seconds
 LARGEST = 1_000_000  # bytes of a value
 
@@ -96,7 +102,7 @@ class Member:
 
     def expire(self) -> None:
         """The broker's part of leaving, unknown to the member."""
-        getattr(self.inner, "leave", lambda: None)()  # a reader has nothing to leave
+        leave(self.inner)
 
     def rejoin(self) -> None:
         if isinstance(self.inner, _Member):

@@ -82,7 +82,7 @@ def _wake(waiters: set[Waiter]) -> None:
 class Hub:
     """A backend in this process. Every method may be called from any thread's event loop."""
 
-    capabilities: Final = Capabilities(
+    capabilities = Capabilities(
         ordering="per_key",
         redelivery="leave",
         atomic_completion=True,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, nullcontext
 from functools import wraps
 from itertools import count, islice, repeat
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Self, TypeVar
 
 import anyio
 from anyio.from_thread import start_blocking_portal
@@ -23,7 +23,7 @@ from eventml.runtime import predictor_of, read_reply, reply_topic
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
-    from contextlib import AbstractAsyncContextManager
+    from contextlib import AbstractAsyncContextManager, AbstractContextManager
     from types import TracebackType
 
     from eventml.backends.base import Backend
@@ -113,11 +113,9 @@ class Producer:
             NotOpenError: The bus has been closed.
         """
         [record] = self._records(topic, [event], [key], self._ids(topic, [event]) if id is None else [id])
-        if self._tracing is None:
-            await self._coalescer.publish(_with(record, headers) if headers else record)
-            return
-        with self._tracing.sending("publish", topic, record.id) as sending:
-            await self._coalescer.publish(_with(record, {**sending.headers, **(headers or {})}))
+        with self._sending("publish", topic, record.id) as sending:
+            added = {**(sending.headers if sending else {}), **(headers or {})}
+            await self._coalescer.publish(_with(record, added) if added else record)
 
     async def publish_many(self, topic: str, events: Iterable[Any], *, key: KeyOf | None = None) -> int:
         """Publish many events in few writes, in their order.
@@ -138,25 +136,20 @@ class Producer:
             PublishError: As for `publish`.
             UnavailableError: As for `publish`.
         """
-        if self._tracing is None:
-            return await self._publish_all(topic, events, key)
-        with self._tracing.sending("publish", topic) as sending:
-            published = await self._publish_all(topic, events, key, sending.headers)
-            sending.wrote(published)
+        with self._sending("publish", topic) as sending:
+            published, stream = 0, iter(events)
+            shared = self._headers_of(topic)
+            if sending:
+                shared = MappingProxyType({**shared, **sending.headers})
+            while chunk := list(islice(stream, _RECORDS_PER_WRITE)):
+                keys = repeat(None) if key is None else map(key, chunk)
+                await self._backend.publish(
+                    self._records(topic, chunk, keys, self._ids(topic, chunk), shared)
+                )
+                published += len(chunk)
+            if sending:
+                sending.wrote(published)
             return published
-
-    async def _publish_all(
-        self, topic: str, events: Iterable[Any], key: KeyOf | None, headers: Mapping[str, str] | None = None
-    ) -> int:
-        published, stream = 0, iter(events)
-        shared = self._headers_of(topic)
-        if headers:
-            shared = MappingProxyType({**shared, **headers})
-        while chunk := list(islice(stream, _RECORDS_PER_WRITE)):
-            keys = repeat(None) if key is None else map(key, chunk)
-            await self._backend.publish(self._records(topic, chunk, keys, self._ids(topic, chunk), shared))
-            published += len(chunk)
-        return published
 
     async def request(
         self,
@@ -202,31 +195,26 @@ class Producer:
         value = self._encoder(topic).encode(event)
         encoded = key.encode() if isinstance(key, str) else key
         request = Record(topic, value, encoded, f"{self._prefix}-{next(self._counter)}", headers)
-        if self._tracing is None:
-            return await self._request(request, timeout, predictor, output_type)
-        with self._tracing.sending("request", topic, request.id) as sending:
-            return await self._request(_with(request, sending.headers), timeout, predictor, output_type)
+        with self._sending("request", topic, request.id) as sending:
+            if sending:
+                request = _with(request, sending.headers)
+            with anyio.move_on_after(timeout):
+                reply = await self._requester.request(request, self._coalescer.publish)
+                if output_type is None:
+                    output_type = self._output_type_of(topic, predictor_of(reply.record))
+                return read_reply(reply, output_type)
+            reader = f"predictor {predictor!r}" if predictor else "a predictor"
+            raise RequestTimeoutError(
+                f"no reply to request {request.id} on {topic!r} within {timeout:g} s. Check that a worker of "
+                f"{reader} that reads {topic!r} is running, and how large its lag is (eventml lag); or raise "
+                "timeout. A reply that arrives later is dropped"
+            )
 
-    async def _request(
-        self,
-        request: Record,
-        timeout: float,  # noqa: ASYNC109 - as above
-        predictor: str | None,
-        output_type: Any,
-    ) -> Any:
-        topic = request.topic
-        with anyio.move_on_after(timeout) as scope:
-            reply = await self._requester.request(request, self._coalescer.publish)
-            if output_type is None:
-                output_type = self._output_type_of(topic, predictor_of(reply.record))
-            return read_reply(reply, output_type)
-        assert scope.cancelled_caught  # noqa: S101 - for the type checker: a scope ends by returning or here
-        reader = f"predictor {predictor!r}" if predictor else "a predictor"
-        raise RequestTimeoutError(
-            f"no reply to request {request.id} on {topic!r} within {timeout:g} s. Check that a worker of "
-            f"{reader} that reads {topic!r} is running, and how large its lag is (eventml lag); or raise "
-            "timeout. A reply that arrives later is dropped"
-        )
+    def _sending(
+        self, operation: Literal["publish", "request"], topic: str, id_: str | None = None
+    ) -> AbstractContextManager[Any]:
+        """The span of a call, or None if tracing is off."""
+        return nullcontext() if self._tracing is None else self._tracing.sending(operation, topic, id_)
 
     def _records(
         self,

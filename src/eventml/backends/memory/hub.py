@@ -171,7 +171,9 @@ class Hub:
         self, topics: Iterable[str], take: Callable[[], Sequence[Delivery]]
     ) -> Sequence[Delivery]:
         """Wait until `take` returns deliveries of the topics, and return them."""
-        return await self._when(take, [self._receivers[name] for name in topics], math.inf)
+        with self.lock:
+            waiting = [self._receivers[name] for name in topics]
+        return await self._when(take, waiting, math.inf)
 
     async def when_there_is_room(self, topics: Iterable[str], act: Callable[[], None]) -> None:
         """Wait until none of the topics is full, and run `act` under the same lock.

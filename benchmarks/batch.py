@@ -2,7 +2,7 @@
 
     python -m benchmarks.batch [--rows N] [--forest-rows N] [--rounds N] [--only sqlite parquet]
 
-Each case is a process of its own. The time is measured from the loading of the model to the last write,
+Each case runs in a process of its own. The time is measured from the loading of the model to the last write,
 without the two seconds that importing pandas, pyarrow and scikit-learn takes in each case. The peak memory is
 that of the resident set, as the kernel counts it. All cases read the same five of eight columns and write the
 same six. The script `pandas` processes the whole table at once, as most scripts do; `in pieces` bounds its
@@ -44,7 +44,7 @@ FEATURES: Final = ["trip_distance", "pickup_location_id", "dropoff_location_id",
 
 
 def rides(count: int) -> pd.DataFrame:
-    """Rides of about 250 bytes, the same every time."""
+    """Make rides of about 250 bytes; every call returns the same ones."""
     number = np.arange(count)
     return pd.DataFrame(
         {
@@ -61,7 +61,7 @@ def rides(count: int) -> pd.DataFrame:
 
 
 def prepare(folder: Path, rows: int) -> None:
-    """The sources, one of each kind."""
+    """Write the rides to one source of each kind."""
     table = rides(rows)
     table.to_parquet(folder / f"rides-{rows}.parquet", index=False)
     engine = sa.create_engine(f"sqlite:///{folder / f'rides-{rows}.db'}")

@@ -60,7 +60,7 @@ def _predictors(model: str) -> None:
 
 
 def by_hand(source: str, target: str, model: str, chunk: int | None) -> None:
-    """Read with pandas, predict, write with pandas: all at once, or in pieces."""
+    """Read with pandas, predict, write with pandas: the whole table at once, or in chunks."""
     import pandas as pd  # noqa: PLC0415 - what each side loads counts
 
     trusted = ["sklearn.tree._tree.Tree"] if model == "forest" else []  # made by benchmarks/batch.py

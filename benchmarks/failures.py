@@ -1,4 +1,4 @@
-"""What handling of failures costs when nothing fails: the runtime as it is, and without it.
+"""The cost of failure handling when nothing fails: the complete runtime, and the runtime without it.
 
     python -m benchmarks.failures [--events N] [--rounds N] [--processes N]
 
@@ -35,7 +35,7 @@ from rich.table import Table
 
 import eventml
 from benchmarks.measuring import DurationPredicted, RideStarted, linear, machine, no_op, rides
-from eventml.backends.memory import Settings, new_hub
+from eventml.backends.memory import Hub, Settings
 from eventml.codec import DecodedBatch
 from eventml.runtime import BatchProcessor, Stats, worker
 from eventml.runtime.dead_letters import DeadLetterWriter
@@ -143,7 +143,7 @@ def seconds_an_event(events: list[RideStarted], handler: Callable[..., Any]) -> 
     bus.predictor("rides.started", to="rides.duration", max_batch=BATCH)(predict)
 
     async def main() -> float:
-        async with bus.open(backend=new_hub(Settings(retention=10 * len(events)))), bus.worker() as work:
+        async with bus.open(backend=Hub(Settings(retention=10 * len(events)))), bus.worker() as work:
             await bus.publish_many("rides.started", events)
             async with anyio.create_task_group() as tasks:
                 gc.collect()

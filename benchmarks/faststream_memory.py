@@ -1,4 +1,4 @@
-"""FastStream's in-memory broker at the same job, in its own idiom: pydantic messages, one at a time."""
+"""The same job with FastStream's in-memory broker: pydantic messages, one at a time."""
 
 import asyncio
 import time

@@ -44,7 +44,7 @@ MODELS = {"no-op": no_op, "linear": linear}
 
 
 def cases(brokers: str, events: int, predict: ways.Predict) -> dict[str, Callable[[], float]]:
-    """As many events for each as it works off in a second or two."""
+    """The cases by name, each with as many events as it handles in a second or two."""
     return {
         "eventml": lambda: ways.with_eventml(brokers, events, predict),
         ONE_BY_ONE: lambda: ways.with_faststream(brokers, events // 50, predict, ways.one_by_one),
@@ -57,14 +57,14 @@ def cases(brokers: str, events: int, predict: ways.Predict) -> dict[str, Callabl
 
 @contextmanager
 def real() -> Iterator[str]:
-    """A broker of this run's own."""
+    """Start a Kafka broker for this run."""
     with KafkaCluster(settings={"group.initial.rebalance.delay.ms": "0"}) as cluster:
         yield cluster.bootstrap
 
 
 @contextmanager
 def mock() -> Iterator[str]:
-    """The mock broker of librdkafka, in a process of its own."""
+    """Start librdkafka's mock broker in a process of its own."""
     ours, theirs = multiprocessing.Pipe()
     process = multiprocessing.get_context("spawn").Process(target=_serve, args=(theirs,), daemon=True)
     process.start()

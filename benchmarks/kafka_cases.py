@@ -1,4 +1,4 @@
-"""The ways to work a Kafka topic that `kafka.py` compares.
+"""The consumers of a Kafka topic that `kafka.py` compares.
 
 All do the same to an event: fetch, decode, predict, produce the result, commit. All read the same
 topic, in eventml's wire format, each time in a group of its own from the beginning. The clock runs
@@ -47,7 +47,7 @@ _groups = count(1)
 
 
 class Clock:
-    """Starts at the first prediction."""
+    """Measures the time from the first prediction."""
 
     def __init__(self, predict: Predict) -> None:
         self._predict = predict
@@ -66,7 +66,7 @@ def new_group() -> str:
 
 
 def fill(brokers: str, events: Sequence[RideStarted]) -> None:
-    """Publish the events, keyed by where the ride begins."""
+    """Publish the events; the key is the pick-up location."""
 
     async def main() -> None:
         async with backend.open(f"kafka://{brokers}", backend.Settings()) as broker:
@@ -104,7 +104,7 @@ def with_eventml(brokers: str, events: int, predict: Predict) -> float:
 
 
 def with_aiokafka(brokers: str, events: int, predict: Predict) -> float:
-    """The loop that one writes by hand: getmany, and a batch for each partition by send_batch."""
+    """A hand-written loop: getmany, and send_batch for each partition."""
     clock = Clock(predict)
 
     async def main() -> float:
@@ -184,7 +184,7 @@ def with_confluent(brokers: str, events: int, predict: Predict, *, awaited: bool
 
 
 class Ride(pydantic.BaseModel):
-    """`RideStarted` as FastStream's users write it."""
+    """`RideStarted` as a pydantic model, as FastStream uses it."""
 
     ride_id: str
     pickup_location_id: int
@@ -202,7 +202,7 @@ class Duration(pydantic.BaseModel):
 
 
 class Countdown:
-    """Set once so many events are done."""
+    """Sets an event when this many records are finished."""
 
     def __init__(self, left: int) -> None:
         self._left = left
@@ -216,7 +216,7 @@ class Countdown:
 
 
 def one_by_one(broker: KafkaBroker, predict: Predict, countdown: Countdown, group: str) -> None:
-    """FastStream's own idiom: typed messages one at a time, the answer returned."""
+    """FastStream with typed messages, one at a time; the handler returns the result."""
 
     @broker.subscriber(SOURCE, group_id=group, auto_offset_reset="earliest")  # type: ignore[untyped-decorator]  # FastStream's
     @broker.publisher(TARGET)  # type: ignore[untyped-decorator]  # the same
@@ -227,7 +227,7 @@ def one_by_one(broker: KafkaBroker, predict: Predict, countdown: Countdown, grou
 
 
 def in_batches(broker: KafkaBroker, predict: Predict, countdown: Countdown, group: str) -> None:
-    """FastStream's batches, the results of each published at once."""
+    """FastStream with batches; the results of a batch are published together."""
 
     @broker.subscriber(  # type: ignore[untyped-decorator]  # FastStream's
         SOURCE, group_id=group, auto_offset_reset="earliest", batch=True, max_records=BATCH
@@ -257,7 +257,7 @@ def with_faststream(brokers: str, events: int, predict: Predict, idiom: Idiom) -
 
 
 def typed(predict: Predict) -> Any:
-    """As a handler: with the annotations that it is read by."""
+    """The function with annotations, so that it can be registered as a handler."""
 
     def duration(batch: list[RideStarted]) -> list[DurationPredicted]:
         return predict(batch)

@@ -1,4 +1,4 @@
-"""What every benchmark here shares: cases in turn, medians and ratios, and the machine's name.
+"""Shared by the benchmarks: run cases in turn, report medians and ratios, describe the machine.
 
 Machines are shared and drift, so the cases take turns within one run and only ratios count.
 """
@@ -47,7 +47,7 @@ class DurationPredicted(msgspec.Struct):
 
 
 def rides(count: int) -> list[RideStarted]:
-    """Ride events, the same every time."""
+    """Make ride events; every call returns the same ones."""
     return [
         RideStarted(
             ride_id=f"ride-{number:09d}",
@@ -64,7 +64,7 @@ def rides(count: int) -> list[RideStarted]:
 
 
 def no_op(batch: Sequence[RideStarted]) -> list[DurationPredicted]:
-    """A predictor that costs nothing: what is left is the way to it and back."""
+    """A predictor that costs nothing, so that only the cost of the runtime remains."""
     return [DurationPredicted(ride.ride_id, ride.trip_distance) for ride in batch]
 
 
@@ -85,7 +85,7 @@ def _features(batch: Sequence[RideStarted]) -> Any:
 
 
 def machine(*packages: str) -> str:
-    """The machine and the versions, in a line."""
+    """Describe the machine and the versions in one line."""
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in packages)
     python = f"Python {platform.python_version()}"
     return f"{_cpu()}, {os.cpu_count()} cores, {platform.system()}; {python}; {versions}"

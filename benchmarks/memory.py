@@ -2,8 +2,8 @@
 
     python -m benchmarks.memory [--events N] [--rounds N]
 
-Each case: a producer encodes ride events of 250 bytes and hands them over; a consumer decodes them,
-calls a no-op predictor, encodes its answers and hands them on. The bare loops keep nothing: no
+Each case: a producer encodes ride events of 250 bytes and publishes them; a consumer decodes them,
+calls a no-op predictor, encodes its outputs and publishes them. The bare loops keep nothing: no
 groups, no acks, no keys, no ids, no redelivery; and they call the predictor on the event loop, as
 eventml calls a coroutine. A plain function it calls in a thread, so that the loop stays free.
 """
@@ -22,7 +22,7 @@ import msgspec
 import eventml
 from benchmarks.faststream_memory import with_faststream
 from benchmarks.measuring import DurationPredicted, RideStarted, interleave, machine, report, rides
-from eventml.backends.memory import Settings, new_hub
+from eventml.backends.memory import Hub
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,7 +46,7 @@ def with_eventml(events: list[RideStarted], handler: Callable[..., Any], **choic
 
     async def main() -> float:
         async with (
-            bus.open(backend=new_hub(Settings())),
+            bus.open(backend=Hub()),
             bus.worker() as worker,
             anyio.create_task_group() as tasks,
         ):

@@ -48,7 +48,7 @@ MODELS = {"no-op": no_op, "linear": linear}
 
 
 def cases(url: str, events: Sequence[RideStarted], predict: ways.Predict) -> dict[str, Callable[[], float]]:
-    """Each with about as many events as it drains in a second or two."""
+    """The cases by name, each with about as many events as it handles in a second or two."""
     some, few = events[: len(events) // 4], events[: len(events) // 50]
     return {
         EVENTML: lambda: ways.with_eventml(url, events, predict),
@@ -61,7 +61,7 @@ def cases(url: str, events: Sequence[RideStarted], predict: ways.Predict) -> dic
 
 @contextmanager
 def worker(name: str, url: str) -> Iterator[None]:
-    """A worker in a process of its own, once it has begun to read."""
+    """Start a worker in a process of its own, and wait until it reads."""
     process = multiprocessing.get_context("spawn").Process(target=ways.serve, args=(name, url), daemon=True)
     process.start()
     try:
@@ -73,7 +73,7 @@ def worker(name: str, url: str) -> Iterator[None]:
 
 
 class Load:
-    """Events sent at a fixed rate, and how long each took to come back as a result, seen from outside.
+    """Sends events at a fixed rate and measures, from another process, the latency of each result.
 
     Args:
         url: Of the server.
@@ -130,7 +130,7 @@ class Load:
 
 
 def latencies(name: str, url: str, rate: float, seconds: float) -> list[float]:
-    """How long each event took, in seconds, with one worker and so many events a second."""
+    """Return the latency of each event in seconds, with one worker and this rate of events."""
     ways.empty(url)
     load = Load(url, ways.entries(rides(int(rate * seconds)), faststream=name != EVENTML), rate)
     with worker(name, url):
@@ -139,7 +139,7 @@ def latencies(name: str, url: str, rate: float, seconds: float) -> list[float]:
 
 
 def compare_latencies(url: str, figures: Mapping[str, Sequence[float]], seconds: float) -> None:
-    """Each of FastStream's idioms at half of what it reaches, and eventml at the same rate."""
+    """Measure latencies of FastStream at half of its maximum rate, and of eventml at the same rate."""
     table = Table(title="Latency at half of FastStream's rate, no-op", title_justify="left")
     for column in ("rate", "case", "p50 ms", "p99 ms"):
         table.add_column(column, justify="left" if column == "case" else "right")

@@ -1,8 +1,8 @@
-"""The ways to work a Redis stream that `redis.py` compares. Each one drains what is there.
+"""The consumers of a Redis stream that `redis.py` compares. Each handles all events of the stream.
 
 All do the same to an event: receive, decode, predict, publish the result, acknowledge. The bare loop
-does it with the script that eventml's backend uses and with nothing else: it is what the server and
-the parser allow. It keeps no lease, claims nothing and mends nothing.
+does it with the script that eventml's backend uses and with nothing else: it shows the limit of
+the server and the parser. It has no leases, no claims and no recovery.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ decode = msgspec.json.Decoder(RideStarted).decode
 
 
 def fill(url: str, events: Sequence[RideStarted]) -> None:
-    """An empty server, but for these events in eventml's wire format and a group that has read none."""
+    """Empty the server, write the events in eventml's wire format, and create a group that has read none."""
 
     async def main() -> None:
         async with Redis.from_url(url) as redis, backend.open(url, backend.Settings()) as broker:
@@ -137,7 +137,7 @@ def with_bare_loop(url: str, events: Sequence[RideStarted], predict: Predict) ->
 
 
 class Resp:
-    """A blocking connection, with as little around it as can be."""
+    """A blocking connection: a socket and the parser."""
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
@@ -160,7 +160,7 @@ class Resp:
 
 
 def with_redis_py(url: str, events: Sequence[RideStarted], predict: Predict) -> float:
-    """The loop that one writes by hand: read 256, then their results and their ack in one pipeline."""
+    """A hand-written loop: read 256 events, then write their results and their ack in one pipeline."""
     fill(url, events)
     meta = encode_headers(HEADERS)
 
@@ -193,7 +193,7 @@ def with_redis_py(url: str, events: Sequence[RideStarted], predict: Predict) -> 
 
 
 class Ride(pydantic.BaseModel):
-    """`RideStarted` as FastStream's users write it."""
+    """`RideStarted` as a pydantic model, as FastStream uses it."""
 
     ride_id: str
     pickup_location_id: int
@@ -211,7 +211,7 @@ class Duration(pydantic.BaseModel):
 
 
 class Countdown:
-    """Set once so many events are done."""
+    """Sets an event when this many records are finished."""
 
     def __init__(self, left: float) -> None:
         self._left = left
@@ -224,7 +224,7 @@ class Countdown:
 
 
 def one_by_one(broker: RedisBroker, predict: Predict, countdown: Countdown) -> None:
-    """FastStream's own idiom: typed messages one at a time, the answer returned."""
+    """FastStream with typed messages, one at a time; the handler returns the result."""
 
     @broker.subscriber(stream=StreamSub(SOURCE, group=GROUP, consumer="faststream", last_id="0"))  # type: ignore[untyped-decorator]  # FastStream's
     @broker.publisher(stream=TARGET)  # type: ignore[untyped-decorator]  # the same
@@ -235,7 +235,7 @@ def one_by_one(broker: RedisBroker, predict: Predict, countdown: Countdown) -> N
 
 
 def in_batches(broker: RedisBroker, predict: Predict, countdown: Countdown) -> None:
-    """FastStream's batches, each result published through a pipeline."""
+    """FastStream with batches; each result is published through a pipeline."""
     stream = StreamSub(
         SOURCE, group=GROUP, consumer="faststream", last_id="0", batch=True, max_records=LOOP_BATCH
     )
@@ -306,7 +306,7 @@ def empty(url: str) -> None:
 
 
 def server(url: str) -> str:
-    """What the server is, and whether it keeps an append-only file."""
+    """Describe the server: its version, and whether it writes an append-only file."""
     connection = Resp(url)
     connection.send("INFO")
     info = connection.receive()
@@ -348,7 +348,7 @@ def entries(events: Sequence[RideStarted], *, faststream: bool) -> list[tuple[st
 
 
 def typed(predict: Predict) -> Any:
-    """As a handler: with the annotations that it is read by."""
+    """The function with annotations, so that it can be registered as a handler."""
 
     def duration(batch: list[RideStarted]) -> list[DurationPredicted]:
         return predict(batch)

@@ -48,7 +48,7 @@ LOOK = 0.005  # seconds
 
 
 def train(path: Path) -> None:
-    """A forest of 100 trees on what the rides say."""
+    """Train a forest of 100 trees on the rides."""
     known = rides(5_000)
     target = np.array([r.trip_distance * 3 + r.pickup_location_id % 7 for r in known])
     forest = RandomForestRegressor(n_estimators=TREES, max_depth=12, random_state=0, n_jobs=4)
@@ -56,7 +56,7 @@ def train(path: Path) -> None:
 
 
 def fill(client: redis.Redis, events: int) -> None:
-    """An empty server, then a backlog."""
+    """Empty the server, then publish the backlog."""
     client.flushall()
     encode = msgspec.json.Encoder().encode
     batch = [encode(ride) for ride in rides(1_000)]
@@ -69,13 +69,13 @@ def fill(client: redis.Redis, events: int) -> None:
 
 
 def busy() -> float:
-    """The seconds that all cores together have worked since the machine was started."""
+    """Return the busy seconds of all cores together since the machine was started."""
     user, nice, system, _, _, irq, softirq, *_ = map(int, Path("/proc/stat").read_text().split()[1:9])
     return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
 
 
 def rate(client: redis.Redis, events: int, cores: list[float]) -> float:
-    """Events a second between the first and the last tenth of the predictions; and how many cores worked."""
+    """Return events a second between the first and last tenth of the predictions, and the busy cores."""
     marks: list[tuple[float, int, float]] = []
     low, high = events // 10, events * 9 // 10
     deadline = time.monotonic() + 300
@@ -92,7 +92,7 @@ def rate(client: redis.Redis, events: int, cores: list[float]) -> float:
 
 @contextmanager
 def processes(commands: Sequence[Sequence[str]], workers: int, env: Mapping[str, str]) -> Iterator[None]:
-    """Inside, all workers are up and have just begun."""
+    """Start the workers; inside the context all of them have just begun."""
     gate = Path(tempfile.mkdtemp(prefix="scaling-"))
     started = [
         subprocess.Popen(  # noqa: S603 - our own commands

@@ -1,4 +1,4 @@
-"""A forest of 100 trees on a stream of rides: what `benchmarks.scaling` runs in 1, 2 and 4 workers."""
+"""A forest of 100 trees on a stream of rides, which `benchmarks.scaling` runs in 1, 2 and 4 workers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _waited = False
 
 
 def wait_for_the_others() -> None:
-    """Say that this process is up, and wait until all are: only then does the clock run."""
+    """Report that this process is ready, and wait until all are, so that start-up is not measured."""
     global _waited
     if _waited or "SCALING_GATE" not in os.environ:
         return

@@ -1,4 +1,4 @@
-"""BentoML with its adaptive batching: `bentoml serve benchmarks.web_bentoml:Minutes`, in a venv apart."""
+"""BentoML with its adaptive batching: `bentoml serve benchmarks.web_bentoml:Minutes`, in its own venv."""
 
 from __future__ import annotations
 

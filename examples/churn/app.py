@@ -16,7 +16,7 @@ bus.topic("customers", event_type=Customer, id_field="id")
 
 
 def trained() -> Model:
-    """The model in the folder, with the version that its training gave it."""
+    """Load the model in the folder, with the version that its training recorded."""
     return load(Artefact(model_file(), version=read_training().version), name="churn")
 
 

@@ -22,7 +22,7 @@ class CustomersError(EventMLError):
 
 
 def read(path: Path, *, truth: bool = False) -> Any:
-    """The customers of a CSV file, in pandas.
+    """Read the customers of a CSV file, with pandas.
 
     A cell that is no number where one belongs counts as empty, which is said in one warning a column:
     scoring then sets that one row aside.

@@ -14,7 +14,7 @@ MONTHS: Final[tuple[tuple[str, ...], ...]] = (("2024-06",), ("2024-07", "--price
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """The command: 0 when all is done. Further arguments are passed on to both months."""
+    """Run the command. Returns 0 if all steps succeeded. Further arguments are passed on to both months."""
     more = sys.argv[1:] if args is None else args
     if status := train.main([]):
         return status

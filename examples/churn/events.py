@@ -14,9 +14,9 @@ class Customer(msgspec.Struct, frozen=True):
     """A customer on the first of a month.
 
     Attributes:
-        id: The row's: month and customer, `2024-06/C00017`.
-        monthly_charge: In euros.
-        support_calls: In the last three months.
+        id: Id of the row: month and customer, such as `2024-06/C00017`.
+        monthly_charge: Monthly charge in euros.
+        support_calls: Number of calls to support in the last three months.
         usage_hours: In the last month; not known of those whose box reports none.
     """
 

@@ -10,30 +10,30 @@ ENVIRONMENT: Final = "CHURN_FOLDER"
 
 
 def folder() -> Path:
-    """`$CHURN_FOLDER`, or `build/churn` where the command is given. It need not exist."""
+    """Return `$CHURN_FOLDER`, or else `build/churn` in the current directory. It may not exist yet."""
     return Path(os.environ.get(ENVIRONMENT) or "build/churn").expanduser()
 
 
 def model_file() -> Path:
-    """The trained model."""
+    """Return the path of the trained model."""
     return folder() / "churn.skops"
 
 
 def profile_file() -> Path:
-    """What the training sample looked like."""
+    """Return the path of the training sample's profile."""
     return folder() / "profile.json"
 
 
 def training_file() -> Path:
-    """How the training went."""
+    """Return the path of the training's report."""
     return folder() / "training.json"
 
 
 def database_url() -> str:
-    """The database that the example makes for itself."""
+    """Return the URL of the database that the example creates."""
     return f"sqlite:///{folder() / 'churn.db'}"
 
 
 def report_file(month: str) -> Path:
-    """The month's report."""
+    """Return the path of a month's report."""
     return folder() / "reports" / f"{month}.html"

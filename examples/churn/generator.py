@@ -1,4 +1,4 @@
-"""Generates customers: the same ones for the same seed and month."""
+"""Generates customers; the same seed and month give the same customers."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ Columns = dict[str, list[Any]]
 
 
 def customers(month: str, *, size: int = SIZE, seed: int = 0, price_rise: bool = False) -> Columns:
-    """The customers of a month, with whether they had left by its end, in columns.
+    """Generate the customers of a month in columns, with whether they had left by its end.
 
     Args:
-        month: As `2024-06`.
-        size: How many.
+        month: The month, such as `2024-06`.
+        size: Number of customers.
         seed: Chooses them, with the month.
         price_rise: All charges have just gone up by a quarter; people call, and watch less.
     """

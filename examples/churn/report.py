@@ -57,7 +57,7 @@ def examine(store: Store, month: str, before: str) -> Report:
 
 
 def _truth(columns: Columns, month: str) -> Truth | None:
-    """How a month turned out; None while nobody knows, or where nobody had predicted it."""
+    """Compare predictions with the outcomes of a month; None if there are no outcomes or no predictions."""
     if not columns["churned"]:
         return None
     predicted = np.array(columns["probability"], float)

@@ -35,7 +35,7 @@ OUTCOMES: Final = sa.Table(
     sa.Column("id", sa.Text, primary_key=True),
     sa.Column("churned", sa.Boolean, nullable=False),
 )
-# Made by `eventml score`; only what is read of it stands here.
+# `eventml score` creates it; these are the columns that are read here.
 PREDICTIONS: Final = sa.table(
     "predictions",
     sa.column("id", sa.Text),
@@ -49,23 +49,23 @@ Columns = dict[str, list[Any]]
 
 
 class StoreError(EventMLError):
-    """The database cannot be used. The message says what it said."""
+    """The database cannot be used. The message contains the database's own."""
 
 
 class Store:
     """The example's database.
 
     Args:
-        url: SQLAlchemy's. The tables are made where they are missing.
+        url: SQLAlchemy URL of the database. Missing tables are created.
 
     Raises:
-        StoreError: It cannot be reached, or refuses; so for every method.
+        StoreError: The database cannot be reached, or reports an error. This holds for every method.
     """
 
     def __init__(self, url: str) -> None:
         try:
             place = sa.make_url(url)
-            if place.drivername == "postgresql":  # psycopg 2 is what SQLAlchemy would take
+            if place.drivername == "postgresql":  # SQLAlchemy would use psycopg 2
                 place = place.set(drivername="postgresql+psycopg")
             self._engine = sa.create_engine(place)
         except (sa.exc.ArgumentError, ImportError) as exc:
@@ -74,11 +74,11 @@ class Store:
             _TABLES.create_all(connection)
 
     def close(self) -> None:
-        """Give back the connections."""
+        """Close the connections."""
         self._engine.dispose()
 
     def put_customers(self, month: str, columns: Mapping[str, Sequence[Any]]) -> None:
-        """Write the customers of a month, in place of those that it had."""
+        """Write the customers of a month, and replace those written before."""
         rows = [
             {"id": row_id(month, row["customer_id"]), "month": month, **row}
             for row in _rows(columns, [c.name for c in CUSTOMERS.c if c.name not in ("id", "month")])
@@ -86,7 +86,7 @@ class Store:
         self._replace(CUSTOMERS, CUSTOMERS.c.month == month, rows)
 
     def put_outcomes(self, month: str, columns: Mapping[str, Sequence[Any]]) -> None:
-        """Write who of a month's customers had left by its end, in place of what was there."""
+        """Write which of a month's customers had left by its end, and replace what was written before."""
         rows = [
             {"id": row_id(month, row["customer_id"]), "churned": row["churned"]}
             for row in _rows(columns, ["customer_id", "churned"])
@@ -94,10 +94,10 @@ class Store:
         self._replace(OUTCOMES, OUTCOMES.c.id.startswith(f"{month}/"), rows)
 
     def predicted(self, month: str, version: str) -> Columns:
-        """The customers of a month with the predictions of one model version, in columns.
+        """Return the customers of a month with the predictions of one model version, in columns.
 
         Raises:
-            StoreError: Nothing was ever predicted.
+            StoreError: There are no predictions yet.
         """
         with self._begin() as connection:
             if not sa.inspect(connection).has_table(PREDICTIONS.name):
@@ -110,7 +110,7 @@ class Store:
         )
 
     def turned_out(self, month: str, version: str) -> Columns:
-        """As `predicted`, for those of whom it is known whether they `churned`."""
+        """As `predicted`, for the customers whose outcome (`churned`) is known."""
         return self._select(
             sa.select(CUSTOMERS, PREDICTIONS.c.probability, OUTCOMES.c.churned)
             .join(PREDICTIONS, PREDICTIONS.c.id == CUSTOMERS.c.id)
@@ -120,7 +120,7 @@ class Store:
         )
 
     def share_before(self, month: str, version: str) -> tuple[str, Share] | None:
-        """The last scored month before this one, with its share of likely churners; None if none was."""
+        """Return the last scored month before this one, and its share of likely churners; None if none."""
         found = self._select(
             sa.select(
                 PREDICTIONS.c.month,
@@ -137,7 +137,7 @@ class Store:
         return found["month"][0], Share(found["count"][0], found["total"][0])
 
     def customers(self, month: str) -> int:
-        """How many a month has, scored or not."""
+        """Return the number of customers of a month, scored or not."""
         [count] = self._select(
             sa.select(sa.func.count().label("count")).select_from(CUSTOMERS).where(CUSTOMERS.c.month == month)
         )["count"]
@@ -166,7 +166,7 @@ class Store:
 
 
 def row_id(month: str, customer_id: str) -> str:
-    """The id of a customer's row in a month."""
+    """Return the id of a customer's row in a month."""
     return f"{month}/{customer_id}"
 
 

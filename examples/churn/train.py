@@ -39,10 +39,10 @@ _FEWEST: Final = 100
 
 
 class Training(msgspec.Struct, frozen=True):
-    """How the model was trained, and how well it does on customers not trained on.
+    """How the model was trained, and its error on customers that it was not trained on.
 
     Attributes:
-        trained_on: The customers, in words.
+        trained_on: Description of the customers.
         churned: The share of them that left.
         auc: The area under the ROC curve, by five-fold cross-validation.
         brier: The mean squared error of the probability, likewise.
@@ -65,7 +65,7 @@ def train(table: Any, trained_on: str) -> Training:
     """Train on a table of customers with `churned`, and save the model and the sample's profile.
 
     Raises:
-        ModelError: There are too few, or all of them did the same; or the folder cannot be written to.
+        ModelError: There are too few customers, all have the same outcome, or the folder is not writable.
     """
     churned = table["churned"].astype(bool).to_numpy()
     if len(table) < _FEWEST or min(churned.sum(), (~churned).sum()) < _FEWEST // 10:
@@ -99,12 +99,12 @@ def train(table: Any, trained_on: str) -> Training:
 
 
 def generated() -> Any:
-    """The customers of the months that are learnt from."""
+    """Generate the customers of the months to train on."""
     return pd.concat([pd.DataFrame(customers(month)) for month in MONTHS], ignore_index=True)
 
 
 def read_training() -> Training:
-    """How the model in the folder was trained.
+    """Return how the model in the folder was trained.
 
     Raises:
         ModelError: There is none.
@@ -124,7 +124,7 @@ def _pipeline() -> Pipeline:
 
 
 def _digest(model: Pipeline) -> str:
-    """Of all numbers that a prediction depends on: the categories are those of the coefficients."""
+    """Return a digest of all numbers that a prediction depends on; the coefficients imply the categories."""
     [[_, names, _], [_, numbers, _]] = model[0].transformers_
     learnt = np.concatenate(
         [
@@ -145,7 +145,7 @@ def _columns(table: Any) -> dict[str, Any]:
 
 
 def say(training: Training) -> None:
-    """Print how it went."""
+    """Print a summary of the training."""
     print(
         f"trained on {training.trained_on}: AUC {training.auc:.3f}, Brier score {training.brier:.4f} "
         f"(always saying {training.churned:.1%}: {training.baseline_brier:.4f}); version {training.version}"
@@ -153,7 +153,7 @@ def say(training: Training) -> None:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """The command: 0 when the model is saved, 2 when it could not be."""
+    """Run the command. Returns 0 if the model was saved, 2 if not."""
     parser = argparse.ArgumentParser("python -m examples.churn.train", description=__doc__)
     parser.add_argument("--customers", type=Path, metavar="FILE", help="CSV with a column `churned`")
     options = parser.parse_args(args)

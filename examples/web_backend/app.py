@@ -1,4 +1,4 @@
-"""The Flask app: `POST /rides` announces a ride, `GET /events` says what becomes of all of them.
+"""The Flask app: `POST /rides` announces a ride, `GET /events` streams the state of all rides.
 
 It neither knows nor waits for the predictors: it publishes "ride started", and the page shows the
 predictions when they come.
@@ -35,7 +35,7 @@ Zone = Annotated[int, msgspec.Meta(ge=1, le=265)]
 
 
 class Booking(msgspec.Struct, forbid_unknown_fields=True):
-    """What the page's form says of a ride. Its id and its time are the server's."""
+    """A ride as the page's form describes it. The server adds the id and the time."""
 
     pickup_location_id: Zone
     dropoff_location_id: Zone
@@ -44,11 +44,11 @@ class Booking(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def create_app(producer: BlockingProducer, board: Board) -> flask.Flask:
-    """The app.
+    """Create the Flask app.
 
     Args:
-        producer: Open. Flask's threads share it, and their writes.
-        board: Where the predictions arrive.
+        producer: An open producer, shared by Flask's threads.
+        board: The board that the predictions are added to.
     """
     app = flask.Flask(__name__)
     app.config["MAX_CONTENT_LENGTH"] = _LARGEST
@@ -92,7 +92,7 @@ def create_app(producer: BlockingProducer, board: Board) -> flask.Flask:
 
 
 def _server_sent(board: Board) -> Iterator[str]:
-    """The board as server-sent events, until the browser leaves or falls behind; it then reconnects."""
+    """Yield the board as server-sent events, until the browser disconnects or is too slow."""
     with board.watching() as watcher:
         yield "retry: 1000\n\n"
         while True:
@@ -107,7 +107,7 @@ def _server_sent(board: Board) -> Iterator[str]:
 
 
 def _suggestions() -> list[dict[str, Any]]:
-    """Plausible rides of the example's made-up city, for those who have no ride in mind."""
+    """Return plausible rides of the example's made-up city, to fill the form with."""
     trips = generate(500, secrets.randbelow(1_000), part="live")
     return [
         {

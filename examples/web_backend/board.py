@@ -1,4 +1,4 @@
-"""The latest rides with what is predicted of them, and the browsers that watch them."""
+"""The latest rides with their predictions, and the queues of the browsers that watch them."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ Watcher = queue.Queue[Ride | None]
 
 
 class Board:
-    """Rides by id. Any thread may write to it, and any thread watch.
+    """Rides by id. Any thread may write to it or watch it.
 
-    What is known of a ride comes from several topics, in any order: each event adds its fields.
+    The events of a ride come from several topics, in any order: each adds its fields.
     """
 
     def __init__(self, kept: int = KEPT) -> None:
@@ -30,7 +30,10 @@ class Board:
         self._watchers: set[Watcher] = set()
 
     def note(self, event: Ride) -> None:
-        """Add what an event says of its ride, and tell those who watch. The oldest ride makes room."""
+        """Add an event's fields to its ride, and send the change to the watchers.
+
+        A full board drops its oldest ride.
+        """
         with self._lock:
             ride = self._rides.get(event["ride_id"], {}) | event
             self._rides[event["ride_id"]] = ride
@@ -41,7 +44,7 @@ class Board:
 
     @contextmanager
     def watching(self) -> Iterator[Watcher]:
-        """A queue that has the rides as they stand, then every change.
+        """Return a queue that gets the present rides, then every change.
 
         It ends with None for a watcher that is too slow, who then does best to begin anew.
         """

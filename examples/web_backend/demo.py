@@ -47,7 +47,7 @@ def say(line: str) -> None:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """The command: 0 when it was stopped, 2 when it could not run."""
+    """Run the command. Returns 0 if it was stopped, 2 if it could not run."""
     parser = argparse.ArgumentParser("python -m examples.web_backend.demo", description=__doc__)
     parser.add_argument("--backend", metavar="URL", help="memory://, redis://..., kafka://...")
     parser.add_argument("--host", default="127.0.0.1")

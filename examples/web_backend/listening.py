@@ -1,4 +1,4 @@
-"""What becomes of the rides, from the bus to the board; and the predictors, where they run beside it."""
+"""Reads rides and predictions from the bus into the board, and runs the predictors in memory."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TOPICS: Final[dict[str, Any]] = {
 
 @asynccontextmanager
 async def listening(board: Board) -> AsyncIterator[None]:
-    """Note on the board what the three topics say from now on.
+    """Add the events of the three topics to the board, from now on.
 
     Read without a consumer group: a group's members share the events, and every process of a web
     server wants all of them.
@@ -62,7 +62,7 @@ async def _note_all(reader: Subscription, board: Board) -> None:
 
 
 def note(record: Record, board: Board) -> None:
-    """Put one record's event on the board; one that is no such event is passed over."""
+    """Add one record's event to the board; a record that cannot be decoded is ignored."""
     try:
         event = msgspec.json.decode(record.value, type=TOPICS[record.topic])
     except msgspec.DecodeError as exc:
@@ -73,7 +73,7 @@ def note(record: Record, board: Board) -> None:
 
 @asynccontextmanager
 async def predicting(backend: str) -> AsyncIterator[None]:
-    """Run the predictors of `examples.rides` in this process, which no other can do in memory."""
+    """Run the predictors of `examples.rides` in this process, which the in-memory backend requires."""
     from examples.rides.app import bus as rides  # noqa: PLC0415 - a web server has no need of scikit-learn
 
     rides.configure(rides.read_settings({"backend": backend}))

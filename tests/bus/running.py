@@ -7,20 +7,19 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from eventml.backends.memory import Settings, new_hub
+from eventml.backends.memory import Hub
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from eventml import Bus, Record
-    from eventml.backends.memory.hub import Hub
     from eventml.runtime.worker import Worker
 
 
 @asynccontextmanager
 async def running(bus: Bus, hub: Hub | None = None) -> AsyncIterator[Worker]:
     """Open the bus and run its handlers; leaving the context waits until they are idle."""
-    hub = hub or new_hub(Settings())
+    hub = hub or Hub()
     with anyio.fail_after(30):
         async with bus.open(hub), bus.worker() as worker, anyio.create_task_group() as tasks:
             tasks.start_soon(worker.run)

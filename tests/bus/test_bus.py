@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from eventml import Bus, Model, NotOpenError, OutputError, Prediction, RegistrationError, config
-from eventml.backends.memory import Settings, new_hub
+from eventml.backends.memory import Hub, Settings
 from eventml.errors import ConfigError, UnsupportedError
 from tests.bus.running import records, running
 
@@ -43,7 +43,7 @@ def bus() -> Bus:
 
 
 async def test_prediction_names_its_input_its_predictor_and_its_model(bus: Bus) -> None:
-    hub = new_hub()
+    hub = Hub()
 
     @bus.predictor("rides.started", to="rides.duration", model=lambda: Model(3.0, "linear", "v7"))
     def duration(rides: list[Ride], model: float) -> list[Duration]:
@@ -66,7 +66,7 @@ async def test_prediction_names_its_input_its_predictor_and_its_model(bus: Bus) 
 
 
 async def test_array_becomes_predictions_that_name_their_input(bus: Bus) -> None:
-    hub = new_hub()
+    hub = Hub()
 
     @bus.predictor("rides.started", to="rides.minutes")
     def minutes(rides: list[Ride]) -> np.ndarray[Any, Any]:
@@ -85,7 +85,7 @@ async def test_array_becomes_predictions_that_name_their_input(bus: Bus) -> None
 
 
 async def test_every_handler_gets_every_event_and_none_is_no_output(bus: Bus) -> None:
-    hub = new_hub()
+    hub = Hub()
     seen: list[str] = []
 
     @bus.predictor("rides.started", to="rides.long")
@@ -146,7 +146,7 @@ async def test_a_parameter_without_a_lifespan_is_refused_at_start(bus: Bus) -> N
 
 
 async def test_id_field_and_format_of_a_topic(bus: Bus) -> None:
-    hub = new_hub()
+    hub = Hub()
     bus.topic("rides.started", id_field="ride_id", codec="msgpack")
 
     @bus.consumer("rides.started")
@@ -164,7 +164,7 @@ async def test_id_field_and_format_of_a_topic(bus: Bus) -> None:
 
 
 async def test_ids_are_unique_if_none_are_given(bus: Bus) -> None:
-    hub = new_hub()
+    hub = Hub()
     async with bus.open(hub):
         await bus.publish_many("t", [Ride("a")] * 500)
         async with anyio.create_task_group() as tasks:
@@ -176,7 +176,7 @@ async def test_ids_are_unique_if_none_are_given(bus: Bus) -> None:
 async def test_a_closed_bus_refuses_to_publish(bus: Bus) -> None:
     with pytest.raises(NotOpenError, match="async with bus"):
         await bus.publish("t", Ride("a"))
-    async with bus.open(new_hub()):
+    async with bus.open(Hub()):
         with pytest.raises(NotOpenError, match="open already"):
             async with bus:
                 pytest.fail("opened twice")
@@ -184,12 +184,12 @@ async def test_a_closed_bus_refuses_to_publish(bus: Bus) -> None:
 
 async def test_an_error_inside_the_open_bus_is_raised_unchanged(bus: Bus) -> None:
     with pytest.raises(OutputError, match="cannot encode"):
-        async with bus.open(new_hub()):
+        async with bus.open(Hub()):
             await bus.publish("t", object())
 
 
 async def test_an_event_that_cannot_be_encoded_does_not_affect_others(bus: Bus) -> None:
-    hub = new_hub()
+    hub = Hub()
     async with bus.open(hub):
         with pytest.raises(OutputError, match="object object"):
             await bus.publish_many("t", [Ride("a"), object()])
@@ -216,7 +216,7 @@ async def test_an_order_that_the_backend_cannot_keep_is_refused(bus: Bus) -> Non
     @bus.consumer("t", ordered=True)
     def audit(ride: Ride) -> None: ...
 
-    hub = new_hub()
+    hub = Hub()
     hub.capabilities = msgspec.structs.replace(hub.capabilities, ordering="single_member")
     with pytest.raises(UnsupportedError, match=r"consumer\.audit\.ordered: .*one member"):
         async with running(bus, hub):
@@ -230,7 +230,7 @@ async def test_only_some_handlers(bus: Bus) -> None:
     @bus.consumer("t")
     def two(ride: Ride) -> None: ...
 
-    async with bus.open(new_hub()):
+    async with bus.open(Hub()):
         async with bus.worker(["two"]) as worker:
             assert list(worker.stats) == ["two"]
         with pytest.raises(ConfigError, match="no handler is named 'three'; there are: one, two"):
@@ -288,7 +288,7 @@ async def test_publisher_is_held_back_by_a_slow_handler(bus: Bus) -> None:
             await bus.publish("t", Ride(str(n)))
             published += 1
 
-    async with running(bus, new_hub(Settings(retention=50))) as worker, anyio.create_task_group() as tasks:
+    async with running(bus, Hub(Settings(retention=50))) as worker, anyio.create_task_group() as tasks:
         tasks.start_soon(produce)
         await anyio.wait_all_tasks_blocked()
         assert published < 100
@@ -333,7 +333,7 @@ def test_blocking_producer_shared_by_threads(anyio_backend_name: str) -> None:
 
 
 async def test_handler_may_publish_by_itself(bus: Bus) -> None:
-    hub = new_hub()
+    hub = Hub()
 
     @bus.consumer("t")
     async def forward(ride: Ride) -> None:

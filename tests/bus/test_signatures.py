@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import inspect
 from importlib import metadata
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import Any, get_type_hints
 
 import pytest
 
-from eventml import Bus, ConfigError
+from eventml import BlockingProducer, Bus, ConfigError
 from eventml.errors import MissingExtraError
-from eventml.handlers import HandlerArguments, HandlerOptions
-from eventml.producer import Producer, PublishOptions, RequestOptions
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from eventml.handler_options import HandlerArguments, HandlerOptions
+from eventml.producer import Producer
+from eventml.testing import TestBus
 
 
 def test_the_decorators_arguments_are_the_handler_options() -> None:
@@ -26,16 +24,11 @@ def test_the_decorators_arguments_are_the_handler_options() -> None:
         assert arguments[name] == options[name], name
 
 
-@pytest.mark.parametrize(
-    ("options", "method"), [(PublishOptions, Producer.publish), (RequestOptions, Producer.request)]
-)
-def test_the_options_that_are_passed_on_are_the_producers(options: Any, method: Callable[..., Any]) -> None:
-    keywords = {
-        name
-        for name, parameter in inspect.signature(method).parameters.items()
-        if parameter.kind is parameter.KEYWORD_ONLY
-    }
-    assert set(options.__annotations__) == keywords
+@pytest.mark.parametrize("kind", [Bus, BlockingProducer, TestBus])
+@pytest.mark.parametrize("name", ["publish", "publish_many", "request"])
+def test_what_is_passed_on_to_a_producer_has_its_signature(kind: type, name: str) -> None:
+    if (kind, name) != (TestBus, "request"):
+        assert inspect.signature(getattr(kind, name)) == inspect.signature(getattr(Producer, name))
 
 
 @pytest.mark.anyio

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from eventml import Bus, config
-from eventml.backends.memory import new_hub
+from eventml.backends.memory import Hub
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])]
 
@@ -25,7 +25,7 @@ def make_bus(drain: float) -> Bus:
 
 
 async def test_events_in_flight_are_finished() -> None:
-    bus, hub, done = make_bus(20), new_hub(), 0
+    bus, hub, done = make_bus(20), Hub(), 0
 
     @bus.consumer("t", max_batch=5)
     def slow(rides: list[Ride]) -> None:
@@ -51,7 +51,7 @@ async def test_events_in_flight_are_finished() -> None:
 
 
 async def test_a_hung_handler_is_abandoned_after_drain_and_its_events_are_delivered_again() -> None:
-    bus, hub = make_bus(0.05), new_hub()
+    bus, hub = make_bus(0.05), Hub()
     entered = anyio.Event()
 
     @bus.consumer("t")
@@ -84,7 +84,7 @@ async def test_abandon_returns_at_once() -> None:
         await anyio.sleep_forever()
 
     with anyio.fail_after(10):
-        async with bus.open(new_hub()), bus.worker() as worker, anyio.create_task_group() as tasks:
+        async with bus.open(Hub()), bus.worker() as worker, anyio.create_task_group() as tasks:
             tasks.start_soon(worker.run)
             await bus.publish("t", Ride(1))
             while not worker.in_flight:

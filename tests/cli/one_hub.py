@@ -42,7 +42,7 @@ class OneHub:
     """An in-memory hub that claims the ordering of the settings, and refuses values that contain `refuse`."""
 
     def __init__(self) -> None:
-        self.hub = memory.new_hub()
+        self.hub = memory.Hub()
         self.ordering: Any = "per_key"
         self.groups: list[str | None] = []
 

@@ -40,9 +40,9 @@ class RemembersForAllGroups(Connection):
     def join(self, topics: Sequence[str], group: str | None, start: Start) -> Inner:
         inner = super().join(topics, group, start)
         for name in topics:
-            theirs = self.broker.hub.topic(name).groups
-            for other in theirs.values():
-                other.completed_ids = next(iter(theirs.values())).completed_ids
+            theirs = [group for (topic, _), group in self.broker.hub._groups.items() if topic == name]
+            for other in theirs:
+                other.completed_ids = theirs[0].completed_ids
         return inner
 
 
@@ -83,9 +83,8 @@ class ForgetsWhatItsMembersFinished(Member):
 class RemembersWhileItIsConnected(Connection):
     def close(self) -> None:
         if not self.broker.connections:
-            for topic in self.broker.hub._topics.values():
-                for group in topic.groups.values():
-                    group.completed_ids = LastIds()
+            for group in self.broker.hub._groups.values():
+                group.completed_ids = LastIds()
 
 
 @breaks("a_duplicate_gives_no_output")

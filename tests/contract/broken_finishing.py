@@ -88,7 +88,7 @@ class LeavesWithoutItsLastAcks(Member):
         super().leave()
         windows = self.windows()
         for delivery in (completion.delivery for completion in self.last):
-            windows[delivery.partition]._returned[int(delivery.offset)] = None
+            windows[delivery.partition].returned[delivery.offset] = delivery.attempt
 
 
 @breaks("a_refused_output_is_named")
@@ -113,7 +113,7 @@ class ForgetsWhatIsGivenBack(Member):
     def leave(self) -> None:
         super().leave()
         for window in self.windows():
-            window._returned.clear()
+            window.returned.clear()
 
 
 @breaks("leaving_by_an_exception_returns_deliveries")
@@ -153,8 +153,7 @@ class RobsTheSlow(Member):
             with anyio.move_on_after(0.02):
                 return await super().receive(limit)
             for window in self.windows():
-                window._returned.update(dict.fromkeys(window._in_flight))
-                window._in_flight.clear()
+                window.give_back()
 
 
 @breaks("attempts_are_counted_as_declared")
@@ -168,7 +167,7 @@ class GivesBackBackwards(Member):
     def leave(self) -> None:
         super().leave()
         for window in self.windows():
-            window._returned = dict(reversed(window._returned.items()))
+            window.returned = dict(reversed(window.returned.items()))
 
 
 @breaks("nothing_is_lost_while_members_join_and_leave")
@@ -179,9 +178,18 @@ class TakesWhateverIsThere(Member):
         while isinstance(self.inner, _Member):
             await checkpoint()
             with self.broker.hub.lock:
-                for group in self.inner._groups.values():
-                    for index in range(len(group._windows)):
-                        if taken := group._take_from(index, self.inner, min(limit, 2)):
-                            return taken
+                for window in self.windows():
+                    if taken := window.take(min(limit, 2)):
+                        return taken
             await anyio.sleep(0.001)
         return await super().receive(limit)
+
+    async def complete(self, done: Sequence[Completion]) -> None:
+        if not isinstance(self.inner, _Member):
+            await super().complete(done)
+            return
+        await checkpoint()
+        with self.broker.hub.lock:
+            for window in self.windows():
+                window.owner = self.inner
+            self.inner._complete(done)

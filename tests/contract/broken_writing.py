@@ -33,6 +33,8 @@ class CreatesTopicsAnew(Connection):
     async def create_topics(self, topics: Sequence[NewTopic]) -> Sequence[str]:
         for topic in topics:
             self.broker.hub._topics.pop(topic.name, None)
+            for group in [key for key in self.broker.hub._groups if key[0] == topic.name]:
+                del self.broker.hub._groups[group]
         return await super().create_topics(topics)
 
 

@@ -6,7 +6,7 @@ The broken backends are this one with one thing done otherwise.
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Self
 
 import anyio
 
@@ -23,14 +23,17 @@ if TYPE_CHECKING:
 
     from eventml.backends.base import Backend, Completion, NewTopic, Start
     from eventml.backends.memory.group import Group
-    from eventml.backends.memory.partition import Window
+    from eventml.backends.memory.topic import Window
     from eventml.records import Delivery
 
 
-class Inner(Subscription, Protocol):
-    """What a shell is around."""
+Inner = Subscription
+"""What a shell is around."""
 
-    def leave(self) -> None: ...
+
+def leave(inner: Inner) -> None:
+    """Leave the groups of a member; a reader has none."""
+    getattr(inner, "leave", lambda: None)()
 
 
 LEASE = 0.05  # seconds
@@ -51,7 +54,7 @@ class Broker:
     """What all connections share."""
 
     def __init__(self) -> None:
-        self.hub = memory.new_hub()
+        self.hub = memory.Hub()
         self.topics: set[str] = set()
         self.connections = 0
         self.only: Connection | None = None
@@ -90,12 +93,16 @@ class Member:
         """Its groups, one a topic, for those who mean to meddle with them."""
         return list(self.inner._groups.values()) if isinstance(self.inner, _Member) else []
 
-    def windows(self) -> list[Window[Any]]:
+    def windows(self) -> list[Window]:
         """What its groups have in flight and given back."""
-        return [window for group in self.groups() for window in group._windows]
+        return [window for group in self.groups() for window in group.windows]
 
     def leave(self) -> None:
-        self.inner.leave()
+        self.expire()
+
+    def expire(self) -> None:
+        """The broker's part of leaving, unknown to the member."""
+        leave(self.inner)
 
     def rejoin(self) -> None:
         if isinstance(self.inner, _Member):
@@ -178,7 +185,7 @@ class Connection:
     async def expire(self) -> None:
         await anyio.sleep(LEASE)
         for member in self.members:
-            member.inner.leave()  # the broker's part of leaving, unknown to the member
+            member.expire()
 
 
 def harness(connection: type[Connection] = Connection, *, patience: float = 10.0) -> contract.Harness:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from functools import partial
 from secrets import token_hex
 from typing import TYPE_CHECKING
@@ -14,12 +15,16 @@ from anyio.lowlevel import checkpoint
 
 from eventml.backends import memory
 from eventml.backends.base import Completion
-from eventml.backends.memory.hub import Hub, Waiter
+from eventml.backends.memory import Hub
+from eventml.backends.memory.hub import Waiter
 from eventml.errors import FullError
 from eventml.records import Record
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from eventml.backends.base import Subscription
+    from eventml.records import Delivery
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])]
 
@@ -35,7 +40,7 @@ async def finish(subscription: Subscription, limit: int) -> list[str]:
 
 
 def small(publish_timeout: float = 30.0) -> Hub:
-    return memory.new_hub(memory.Settings(partitions=2, retention=10, publish_timeout=publish_timeout))
+    return memory.Hub(memory.Settings(partitions=2, retention=10, publish_timeout=publish_timeout))
 
 
 async def settled() -> None:
@@ -45,7 +50,7 @@ async def settled() -> None:
 
 async def test_a_partition_moves_once_what_is_in_flight_of_it_is_finished() -> None:
     """Its old owner gets no more of it meanwhile, however much there is: the new one need not wait long."""
-    hub = memory.new_hub(memory.Settings(partitions=2))
+    hub = memory.Hub(memory.Settings(partitions=2))
     await hub.publish([Record("t", b"", key, f"{key!r}-{n}") for n in range(20) for key in (b"a", b"d")])
     async with hub.subscribe(["t"], group="g", start="earliest") as old:
         first = [*await old.receive(1), *await old.receive(1)]
@@ -142,6 +147,67 @@ async def test_a_call_larger_than_the_bound_goes_in_whole() -> None:
         assert len(await finish(member, 100)) == 50
 
 
+async def test_what_is_dropped_is_the_oldest_of_every_partition() -> None:
+    """A reader that is a little behind gets all, although nothing keeps the topic from dropping it."""
+    hub = memory.Hub(memory.Settings(partitions=2, retention=20))
+    keys = [b"a", b"d"]  # of different partitions
+    async with hub.subscribe(["t"], group=None, start="latest") as reader:
+        for first in range(0, 200, 4):
+            await hub.publish([Record("t", b"", keys[n % 2], f"{n}") for n in range(first, first + 4)])
+            if first % 8:
+                received = [int(delivery.record.id) for delivery in await reader.receive(100)]
+                assert sorted(received) == list(range(first - 4, first + 4))
+
+
+async def test_a_busy_partition_does_not_keep_a_reader_from_the_others() -> None:
+    hub = memory.Hub(memory.Settings(partitions=2))
+    await hub.publish([Record("t", b"", key, f"{key!r}") for key in [b"a"] * 10 + [b"d"]])
+    async with hub.subscribe(["t"], group=None, start="earliest") as reader:
+        received = {delivery.partition for _ in range(2) for delivery in await reader.receive(2)}
+    assert received == {0, 1}
+
+
+async def test_a_busy_topic_does_not_keep_a_member_from_the_others() -> None:
+    hub = memory.Hub(memory.Settings(partitions=1))
+    await hub.publish([*records("busy", 10), *records("quiet", 1)])
+    async with hub.subscribe(["busy", "quiet"], group="g", start="earliest") as member:
+        received = {delivery.record.topic for _ in range(2) for delivery in await member.receive(2)}
+    assert received == {"busy", "quiet"}
+
+
+async def test_a_clock_that_is_set_back_changes_no_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    hub = memory.Hub(memory.Settings(partitions=1))
+    for number, now in enumerate([3.0, 1.0, 2.0]):
+        monkeypatch.setattr(time, "time", lambda now=now: now)
+        await hub.publish(records("t", 1, number))
+    async with hub.subscribe(["t"], group=None, start="earliest") as reader:
+        assert [delivery.record.id for delivery in await reader.receive(10)] == ["0", "1", "2"]
+
+
+async def test_a_member_that_joins_wakes_those_that_get_partitions() -> None:
+    """The partitions that one member gives up are distributed again when another one joins."""
+    hub = memory.Hub(memory.Settings(partitions=3))
+    keys = {1: b"g", 2: b"b"}  # by partition
+    async with hub.subscribe(["t"], group="g", start="earliest") as first, anyio.create_task_group() as tasks:
+        await hub.publish([Record("t", b"", keys[2], "in flight")])
+        [delivery] = await first.receive(1)
+        assert delivery.partition == 2
+        async with hub.subscribe(["t"], group="g", start="earliest") as second:
+            received: list[str] = []
+
+            async def receive() -> None:
+                received.extend(delivery.record.id for delivery in await second.receive(10))
+
+            tasks.start_soon(receive)
+            await settled()
+            await hub.publish([Record("t", b"", keys[1], "moves")])
+            await settled()
+            assert not received, "it is the first member's"
+            async with hub.subscribe(["t"], group="g", start="earliest"):
+                await settled()
+                assert received == ["moves"]
+
+
 async def test_a_reader_that_fell_behind_skips_what_was_dropped() -> None:
     hub = small()
     await hub.publish(records("t", 5))
@@ -171,18 +237,21 @@ async def test_cancelled_waits_leave_nothing_behind() -> None:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(member.receive, 1)
             await settled()
-            assert {topic: len(waiting) for topic, waiting in hub._readers.items()} == {"busy": 1, "quiet": 1}
+            assert {topic: len(waiting) for topic, waiting in hub._receivers.items()} == {
+                "busy": 1,
+                "quiet": 1,
+            }
             tasks.cancel_scope.cancel()
-        assert not any(hub._readers.values())
+        assert not any(hub._receivers.values())
         await hub.publish(records("busy", 10, first=50))
         with pytest.raises(FullError):
             await hub.publish(records("busy", 1))
-        assert not hub._writers
+        assert not hub._publishers
 
 
 async def test_many_threads_with_loops_of_their_own_share_a_hub() -> None:
     """Publishers and members in six threads, every other one under another event loop."""
-    hub = memory.new_hub(memory.Settings(partitions=4, retention=200))
+    hub = memory.Hub(memory.Settings(partitions=4, retention=200))
     size, done, lock = 2_000, list[str](), threading.Lock()
 
     async def publish(thread: int) -> None:
@@ -197,10 +266,13 @@ async def test_many_threads_with_loops_of_their_own_share_a_hub() -> None:
     async def consume() -> None:
         async with hub.subscribe(["t"], group="g", start="earliest") as member:
             while len(done) < 3 * size:
+                deliveries: Sequence[Delivery] = []
                 with anyio.move_on_after(0.05):
-                    finished = await finish(member, 50)
-                    with lock:
-                        done.extend(finished)
+                    deliveries = await member.receive(50)
+                # Outside of the time limit: what is received and not completed waits until the member leaves.
+                await member.complete([Completion(delivery) for delivery in deliveries])
+                with lock:
+                    done.extend(delivery.record.id for delivery in deliveries)
 
     loops = ("asyncio", "trio")
     async with hub.subscribe(["t"], group="g", start="earliest"):

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from eventml.backends.base import Completion
-from eventml.backends.memory.topic import Topic
+from eventml.backends.memory.group import Group
+from eventml.backends.memory.topic import TopicState
 from eventml.records import Delivery, Record
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ class TopicMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.topic = Topic("t", 2, RETENTION)
+        self.topic = TopicState("t", 2, RETENTION)
+        self.groups: dict[str, Group] = {}
         self.published = 0
         self.left: dict[str, dict[str, bytes | None]] = {}  # by group: the key of each unfinished id
         self.holder: dict[tuple[str, str], Member] = {}
@@ -70,13 +72,15 @@ class TopicMachine(RuleBasedStateMachine):
             there = [d.record for p in self.topic.partitions for d in p.log] if early else []
             self.left[group] = {r.id: r.key for r in sorted(there, key=lambda record: int(record.id))}
         self.present.append(Member(group))
-        self.topic.group(group, "earliest" if early else "latest").join(self.present[-1])
+        if group not in self.groups:
+            self.groups[group] = Group(self.topic, group, "earliest" if early else "latest")
+        self.groups[group].join(self.present[-1])
 
     @precondition(lambda self: self.present)
     @rule(data=st.data())
     def leave(self, data: st.DataObject) -> None:
         member = data.draw(st.sampled_from(self.present))
-        self.topic.groups[member.group].leave(member)
+        self.groups[member.group].leave(member)
         self.present.remove(member)
         self.departed.append(member)
         for delivery in member.in_flight:
@@ -97,10 +101,10 @@ class TopicMachine(RuleBasedStateMachine):
         """Those who have left still try to finish what they had."""
         for member in self.departed:
             done = [Completion(delivery) for delivery in member.in_flight]
-            assert self.topic.groups[member.group].finish(done, member) == []
+            assert self.groups[member.group].finish(done, member) == []
 
     def _take(self, member: Member, limit: int) -> None:
-        taken = self.topic.groups[member.group].take(member, limit)
+        taken = self.groups[member.group].take(member, limit)
         assert len(taken) <= limit
         for delivery in taken:
             self._is_right(member, delivery)
@@ -121,7 +125,7 @@ class TopicMachine(RuleBasedStateMachine):
             )
 
     def _finish(self, member: Member, mine: list[Delivery], theirs: Sequence[Delivery] = ()) -> None:
-        group = self.topic.groups[member.group]
+        group = self.groups[member.group]
         held = group.finish([Completion(delivery) for delivery in (*mine, *theirs, *mine)], member)
         assert [completion.delivery for completion in held] == mine, "each of its own once, and no other"
         group.hand_over()
@@ -135,7 +139,7 @@ class TopicMachine(RuleBasedStateMachine):
 
     @invariant()
     def lag_is_exact(self) -> None:
-        for name, group in self.topic.groups.items():
+        for name, group in self.groups.items():
             assert sum(group.lag().values()) == len(self.left[name])
 
     @invariant()
@@ -144,7 +148,7 @@ class TopicMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """Whoever is there gets all that is left, and where nobody is, whoever comes."""
-        for name in self.topic.groups:
+        for name in self.groups:
             if not any(member.group == name for member in self.present):
                 self.join(name)
             mine = [member for member in self.present if member.group == name]

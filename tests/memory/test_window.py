@@ -7,66 +7,65 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from eventml.backends.memory.partition import Window
+from eventml.backends.memory.topic import Partition
+from eventml.records import Record
 
-HOLDERS = [object(), object(), object()]
-holders = st.sampled_from(range(len(HOLDERS)))
+OWNER, OTHER = object(), object()
 
 
 class WindowMachine(RuleBasedStateMachine):
-    """Delivers, finishes and gives back, in any order, by any holder."""
+    """Appends, takes, finishes and gives back, in any order."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.window: Window[Any] = Window(10)
-        self.position = 10
-        self.holder: dict[int, object] = {}
-        self.returned: set[int] = set()
+        self.partition = Partition(0)
+        self.append(10)
+        self.partition.drop(4)
+        self.window = self.partition.window("g", "earliest")
+        self.window.owner = OWNER
+        self.position = 4
+        self.in_flight: dict[int, int] = {}  # by offset: the number of the attempt
+        self.returned: dict[int, int] = {}
 
-    @rule(steps=st.lists(st.integers(1, 3), max_size=6), tail=st.integers(0, 2), who=holders)
-    def deliver(self, steps: list[int], tail: int, who: int) -> None:
-        """Fresh offsets, with gaps between them and behind the last."""
-        offsets, offset = [], self.position - 1
-        for step in steps:
-            offset += step
-            offsets.append(offset)
-        self.position = offset + 1 + tail
-        self.window.deliver(offsets, HOLDERS[who], self.position)
-        self.holder |= dict.fromkeys(offsets, HOLDERS[who])
+    @rule(count=st.integers(0, 4))
+    def append(self, count: int) -> None:
+        self.partition.extend([Record("t", b"")] * count, 0.0)
 
-    @rule(data=st.data(), who=holders)
-    def finish(self, data: st.DataObject, who: int) -> None:
-        offset = data.draw(st.integers(9, self.position))
-        held = self.holder.get(offset) is HOLDERS[who]
-        assert self.window.finish(offset, HOLDERS[who]) is held
+    @rule(limit=st.integers(0, 5))
+    def take(self, limit: int) -> None:
+        again = sorted(self.returned)[:limit]
+        end = min(self.position + limit - len(again), self.partition.end)
+        expected = {offset: self.returned.pop(offset) + 1 for offset in again}
+        expected |= dict.fromkeys(range(self.position, end), 1)
+        taken = self.window.take(limit)
+        assert [(d.offset, d.attempt) for d in taken] == list(expected.items()), "returned ones first, rising"
+        self.in_flight |= expected
+        self.position = end
+
+    @rule(data=st.data(), member=st.sampled_from([OWNER, OWNER, OTHER]))
+    def finish(self, data: st.DataObject, member: object) -> None:
+        offset = data.draw(st.integers(3, self.position))
+        held = member is OWNER and offset in self.in_flight
+        assert self.window.finish(offset, member) is held
         if held:
-            del self.holder[offset]
+            del self.in_flight[offset]
 
-    @rule(who=holders)
-    def give_back(self, who: int) -> None:
-        offsets = sorted(offset for offset, holder in self.holder.items() if holder is HOLDERS[who])
-        assert self.window.give_back(HOLDERS[who]) == offsets
-        for offset in offsets:
-            del self.holder[offset]
-        self.returned.update(offsets)
-
-    @rule(limit=st.integers(0, 5), who=holders)
-    def take_returned(self, limit: int, who: int) -> None:
-        offsets = sorted(self.returned)[:limit]
-        assert self.window.take_returned(limit, HOLDERS[who]) == offsets, "the lowest first"
-        self.returned.difference_update(offsets)
-        self.holder |= dict.fromkeys(offsets, HOLDERS[who])
+    @rule()
+    def give_back(self) -> None:
+        self.window.give_back()
+        self.returned |= self.in_flight
+        self.in_flight.clear()
 
     @invariant()
     def nothing_unfinished_lies_below_the_safe_offset(self) -> None:
-        unfinished = [*self.holder, *self.returned]
-        assert self.window.safe == min(unfinished, default=self.position)
+        assert self.window.safe == min([*self.in_flight, *self.returned], default=self.position)
 
     @invariant()
     def counts_are_exact(self) -> None:
         assert self.window.position == self.position
-        assert self.window.in_flight == len(self.holder)
-        assert self.window.unfinished(self.position + 7) == 7 + len(self.holder) + len(self.returned)
+        assert list(self.window.in_flight) == list(self.in_flight)
+        unread = self.partition.end - self.position
+        assert self.window.lag == unread + len(self.in_flight) + len(self.returned)
 
 
-TestWindow = WindowMachine.TestCase
+TestWindow: Any = WindowMachine.TestCase

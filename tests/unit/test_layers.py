@@ -1,7 +1,7 @@
 """The structure of the source: layers, faces, circles of imports, sizes of files, docstrings.
 
-    cli ─► deploy ─► testing ─► bus ─┬► producer ─► runtime ─► handlers ─► codec, models, frames ─┐
-                                     └► config ──────────────► handlers   backends/base ◄─────────┘
+    cli ─► deploy ─► testing ─► bus ─┬► producer ─► runtime ─► handlers ─┬► codec, models, frames ─► records
+                                     └► config ──────────────────────────┴► handler_options
     backends/<broker> ─► backends/base ─► records, errors
 
 Imports point to the right only. A broker's module is not imported, because configuration finds it by its
@@ -28,7 +28,8 @@ LAYERS: Final = [
     {"errors"},
     {"records"},
     {"backends.base", "codec", "models", "frames"},
-    {"handlers", *BROKERS},
+    {"handler_options", *BROKERS},
+    {"handlers"},
     {"runtime"},
     {"producer", "config"},
     {"bus"},
@@ -40,7 +41,7 @@ LAYERS: Final = [
 ]
 RANK: Final = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
 KNOWS: Final = {
-    "config": {"backends.base", "codec", "errors", "handlers"},
+    "config": {"backends.base", "codec", "errors", "handler_options"},
     **{broker: {"backends.base", "records", "errors"} for broker in BROKERS},
 }
 """Parts that may import these parts only; the others may import everything below them."""

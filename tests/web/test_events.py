@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from eventml import Bus, UnavailableError, config
-from eventml.backends.memory import Settings, new_hub
+from eventml.backends.memory import Hub
 from tests.web.apps.doubling import Number
 from tests.web.conftest import client_of
 from tests.web.test_predict import event
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     import httpx
 
     from eventml import Record
-    from eventml.backends.memory.hub import Hub
 
 pytestmark = pytest.mark.anyio
 
@@ -28,7 +27,7 @@ pytestmark = pytest.mark.anyio
 @asynccontextmanager
 async def publishing(bus: Bus) -> AsyncIterator[tuple[httpx.AsyncClient, Hub]]:
     """A client of the service of a bus that is open on a hub."""
-    hub, application = new_hub(Settings()), bus.asgi()
+    hub, application = Hub(), bus.asgi()
     async with bus.open(hub), application.lifespan(), client_of(application) as client:
         yield client, hub
 
@@ -114,7 +113,7 @@ class UnreachableBroker:
 async def test_without_its_broker_the_service_answers_503_and_still_predicts(
     bus: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    broker = UnreachableBroker(bus, new_hub(Settings()))
+    broker = UnreachableBroker(bus, Hub())
     monkeypatch.setattr(bus, "open", broker.open)
     monkeypatch.setattr(
         bus, "_settings", config.load(environ={}, overrides={"backend": "redis://127.0.0.1:1"})

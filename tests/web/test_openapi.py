@@ -12,7 +12,7 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis.specs.openapi import checks
 
-from eventml.backends.memory import Settings, new_hub
+from eventml.backends.memory import Hub
 from tests.web.conftest import client_of
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def test_every_response_is_one_that_it_describes(
             answers.append(answer.status_code)
 
         answers: list[int] = []
-        hub = new_hub(Settings())
+        hub = Hub()
         with (
             portal.wrap_async_context_manager(bus.open(hub)),
             portal.wrap_async_context_manager(application.lifespan()),

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from eventml.backends.memory import Settings, new_hub
+from eventml.backends.memory import Hub
 from tests.web.apps.doubling import Number
 
 if TYPE_CHECKING:
@@ -189,7 +189,7 @@ def test_concurrent_requests_get_their_own_answers(bus: Bus, requests: list[list
 
 async def test_predictions_equal_those_of_a_stream_to_the_last_byte(enter_app: EnterApp, bus: Bus) -> None:
     numbers = [Number(f"n{i}", i / 7 * 1.1) for i in range(200)]
-    hub = new_hub(Settings())
+    hub = Hub()
     async with bus.open(hub):
         async with asyncio.TaskGroup() as tasks, bus.worker(["double"]) as worker:
             tasks.create_task(worker.run())

@@ -2,29 +2,45 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
+import inspect
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar, Unpack
+
+from msgspec import structs
 
 from eventml import config
 from eventml.backends.base import Backend
-from eventml.bus.connection import connect, tracer
-from eventml.bus.declarations import Topic, configure_handler, lifespan_manager
-from eventml.bus.stopping import stop_on_signals, stop_when_idle
-from eventml.bus.web import WebApplication, web_application
+from eventml.bus.connection import Topic, connect, tracer
+from eventml.bus.running import WebApplication, stop_on_signals, stop_when_idle, web_application
 from eventml.codec import Format
 from eventml.errors import ConfigError, NotOpenError, RegistrationError
-from eventml.handlers import Handler, HandlerArguments, read_handler
+from eventml.handler_options import HandlerArguments
+from eventml.handlers import Handler, read_handler
 from eventml.models import ModelSource
-from eventml.producer import BlockingProducer, KeyOf, Producer, PublishOptions, RequestOptions
+from eventml.producer import BlockingProducer, Producer
 from eventml.runtime import LoadedHandler, Worker, enter_lifespans, load_handler, task_group
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-    from contextlib import AbstractAsyncContextManager
+    from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
     from types import TracebackType
 
 F = TypeVar("F", bound="Callable[..., Any]")
 L = TypeVar("L", bound="Callable[[], Any]")
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _on_producer(
+    method: Callable[Concatenate[Producer, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[Bus, P], Coroutine[Any, Any, T]]:
+    """The method of `Producer`, with the same parameters, as a method of a bus that is open."""
+
+    @wraps(method)
+    async def call(self: Bus, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await method(self.open_producer, *args, **kwargs)
+
+    return call
 
 
 class Bus:
@@ -94,7 +110,13 @@ class Bus:
         Raises:
             RegistrationError: The function is not a generator function.
         """
-        self.lifespans[function.__name__] = lifespan_manager(function)
+        name = function.__name__
+        if inspect.isasyncgenfunction(function):
+            self.lifespans[name] = asynccontextmanager(function)
+        elif inspect.isgeneratorfunction(function):
+            self.lifespans[name] = contextmanager(function)
+        else:
+            raise RegistrationError(f"{name}: a lifespan yields once, the value that handlers get")
         return function
 
     def topic(
@@ -149,8 +171,10 @@ class Bus:
         )
 
     def configured_handler(self, name: str) -> Handler:
-        """A registered handler with its settings applied."""
-        return configure_handler(self.handlers[name], self.settings.consumer.get(name, {}))
+        """A registered handler with its settings applied: `model`, and fields of `HandlerOptions`."""
+        handler, options = self.handlers[name], dict(self.settings.consumer.get(name, {}))
+        model = options.pop("model", handler.model)
+        return structs.replace(handler, model=model, options=structs.replace(handler.options, **options))
 
     def configured_topic(self, name: str) -> Topic:
         """A topic, declared or not, with its settings applied."""
@@ -172,7 +196,7 @@ class Bus:
         """
         if self._producer is not None:
             raise NotOpenError(f"bus {self.name!r} is open already; open it once, around all its uses")
-        async with self._connect(backend) as connection:
+        async with connect(self.name, self.settings, self.topics, self.handlers, backend) as connection:
             self._backend, self._producer = connection
             try:
                 yield self
@@ -188,24 +212,21 @@ class Bus:
     ) -> bool | None:
         return await self._opened.__aexit__(kind, error, trace)
 
-    async def publish(self, topic: str, event: Any, **options: Unpack[PublishOptions]) -> None:
-        """Publish one event; see `Producer.publish`. The bus must be open."""
-        await self.open_producer.publish(topic, event, **options)
+    publish = _on_producer(Producer.publish)
+    """Publish one event; see `Producer.publish`. The bus must be open."""
 
-    async def publish_many(self, topic: str, events: Iterable[Any], *, key: KeyOf | None = None) -> int:
-        """Publish many events in few writes; see `Producer.publish_many`. The bus must be open."""
-        return await self.open_producer.publish_many(topic, events, key=key)
+    publish_many = _on_producer(Producer.publish_many)
+    """Publish many events in few writes; see `Producer.publish_many`. The bus must be open."""
 
-    async def request(self, topic: str, event: Any, **options: Unpack[RequestOptions]) -> Any:
-        """Publish one event and wait for its prediction; see `Producer.request`. The bus must be open."""
-        return await self.open_producer.request(topic, event, **options)
+    request = _on_producer(Producer.request)
+    """Publish one event and wait for its prediction; see `Producer.request`. The bus must be open."""
 
     def producer(self) -> BlockingProducer:
         """A producer for blocking code, with a connection of its own. Use it with `with`."""
 
         @asynccontextmanager
         async def connected() -> AsyncIterator[Producer]:
-            async with self._connect() as (_, producer):
+            async with connect(self.name, self.settings, self.topics, self.handlers) as (_, producer):
                 yield producer
 
         return BlockingProducer(connected)
@@ -232,11 +253,6 @@ class Bus:
             raise NotOpenError(f"bus {self.name!r} is not open; publish inside `async with bus:`")
         return self._producer
 
-    def _connect(
-        self, backend: Backend | None = None
-    ) -> AbstractAsyncContextManager[tuple[Backend, Producer]]:
-        return connect(self.name, self.settings, self.topics, self.handlers, backend)
-
     # Running
 
     @asynccontextmanager
@@ -248,10 +264,8 @@ class Bus:
 
         Raises:
             NotOpenError: The bus is not open.
-            ConfigError: A name in `only` is not a handler's.
-            ModelError: A model cannot be loaded.
-            RegistrationError: A handler has a parameter that is neither `model` nor a lifespan's name.
             UnsupportedError: A handler requires what the backend cannot provide.
+            EventMLError: As for `loaded_handlers`.
         """
         async with self.loaded_handlers(only) as handlers:
             drain, tracing = self.settings.drain, tracer(self.settings)

@@ -1,15 +1,18 @@
-"""The connection of a bus: its backend, its producer and its tracer, as the settings choose them."""
+"""What a bus opens, as its code declares and the settings choose: topics, backend, producer, tracer."""
 
 from __future__ import annotations
 
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
+from msgspec import structs
+
 from eventml import config
 from eventml.backends.base import Backend
-from eventml.bus.declarations import Topic
+from eventml.codec import Format
 from eventml.handlers import Handler
-from eventml.producer import Producer, open_producer
+from eventml.producer import Producer
 from eventml.runtime import Tracing, find_tracing, output_event_type
 
 if TYPE_CHECKING:
@@ -17,6 +20,28 @@ if TYPE_CHECKING:
 
 _SYSTEMS: Final = {"rediss": "redis", "unix": "redis"}
 """OpenTelemetry's name of the messaging system by URL scheme, if it is not the scheme itself."""
+
+
+class Topic(msgspec.Struct, frozen=True, kw_only=True):
+    """A topic as `Bus.topic` declares it. Settings in `[topic."<name>"]` replace `id_field` and `codec`.
+
+    Attributes:
+        event_type: Type of its events, for consumers without a handler such as `eventml tail`.
+        id_field: Field of an event that is its id.
+        codec: Format that its events are encoded in.
+    """
+
+    event_type: Any = Any
+    id_field: str | None = None
+    codec: Format = "json"
+
+    def configured(self, settings: config.TopicSettings | None) -> Topic:
+        """This topic with its settings applied."""
+        if settings is None:
+            return self
+        return structs.replace(
+            self, id_field=settings.id_field or self.id_field, codec=settings.codec or self.codec
+        )
 
 
 @asynccontextmanager
@@ -57,7 +82,7 @@ async def connect(
             module = config.find_backend(settings.backend.scheme)
             opened = module.open(settings.backend.url, settings.backend.options)
             backend = await stack.enter_async_context(opened)
-        producer = open_producer(
+        producer = Producer(
             backend,
             source=source,
             id_fields={name: topic.id_field for name, topic in configured.items() if topic.id_field},
@@ -65,7 +90,7 @@ async def connect(
             output_type_of=output_type_of,
             tracing=tracer(settings),
         )
-        yield backend, await stack.enter_async_context(producer)
+        yield backend, await stack.enter_async_context(producer.running())
 
 
 def tracer(settings: config.Settings) -> Tracing | None:

@@ -13,7 +13,7 @@ from msgspec import Meta, inspect, structs
 
 from eventml.codec import Format
 from eventml.config.urls import HIDDEN, InvalidValueError, is_secret, redact
-from eventml.handlers import AtLeastOne, PositiveSeconds, Seconds, Text, configurable_options
+from eventml.handler_options import AtLeastOne, PositiveSeconds, Seconds, Text, configurable_options
 
 Port = Annotated[int, Meta(ge=0, le=65_535)]
 

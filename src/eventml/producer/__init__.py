@@ -1,11 +1,9 @@
 """Producers: publish events and send requests, from coroutines and from blocking code.
 
-Read `producer.py` first; it uses `coalescing.py` (concurrent publishes share one write) and
-`requests.py` (requests and their replies). `blocking.py` is the same for synchronous code. This package
-may import runtime, codec, records and backends.base.
+Read `producer.py` first; it uses `coalescing.py` (concurrent publishes share one write) and `requests.py`
+(requests and their replies). This package may import runtime, codec, records and backends.base.
 """
 
-from eventml.producer.blocking import BlockingProducer
-from eventml.producer.producer import KeyOf, Producer, PublishOptions, RequestOptions, open_producer
+from eventml.producer.producer import BlockingProducer, KeyOf, Producer
 
-__all__ = ["BlockingProducer", "KeyOf", "Producer", "PublishOptions", "RequestOptions", "open_producer"]
+__all__ = ["BlockingProducer", "KeyOf", "Producer"]

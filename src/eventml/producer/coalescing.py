@@ -82,18 +82,15 @@ class Coalescer:
             except EventMLError as exc:
                 write.error = exc
             except BaseException:
-                write.error = UnavailableError("the bus was closed during this write: its events may be lost")
-                self._fail_waiting_writes(write.error)
+                self._closed = True
+                error = UnavailableError("the bus was closed during this write: its events may be lost")
+                for unfinished in (write, *self._open):
+                    unfinished.error = error
+                    unfinished.done.set()
+                self._open.clear()
                 raise
             finally:
                 write.done.set()
-
-    def _fail_waiting_writes(self, error: EventMLError) -> None:
-        self._closed = True
-        for write in self._open:
-            write.error = error
-            write.done.set()
-        self._open.clear()
 
     def _close(self) -> None:
         self._closed = True

@@ -1,31 +1,37 @@
-"""The producer: publishes events and sends requests, from coroutines."""
+"""The producers: publish events and send requests, from coroutines and from blocking code."""
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, nullcontext
+from functools import wraps
 from itertools import count, islice, repeat
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Self, TypeVar
 
 import anyio
+from anyio.from_thread import start_blocking_portal
 
 from eventml import records
 from eventml.codec import Encoder
-from eventml.errors import OutputError, RequestTimeoutError
-from eventml.producer.coalescing import Coalescer, open_coalescer
-from eventml.producer.requests import Requester, open_requester
+from eventml.errors import NotOpenError, OutputError, RequestTimeoutError
+from eventml.producer.coalescing import open_coalescer
+from eventml.producer.requests import open_requester
 from eventml.records import Record
 from eventml.runtime import predictor_of, read_reply, reply_topic
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Sequence
+    from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
+    from contextlib import AbstractAsyncContextManager, AbstractContextManager
+    from types import TracebackType
 
     from eventml.backends.base import Backend
     from eventml.codec import Format
     from eventml.runtime import Tracing
 
+P = ParamSpec("P")
+T = TypeVar("T")
 
 KeyOf = Callable[[Any], str | bytes | None]
 """A function that returns an event's key, or None for no key."""
@@ -36,45 +42,32 @@ OutputTypeOf = Callable[[str, str], Any]
 _RECORDS_PER_WRITE = 1_000  # in publish_many: bounds the records held in memory
 
 
-class PublishOptions(TypedDict, total=False):
-    """Keyword arguments of `Producer.publish`, for the methods that pass them on to it."""
-
-    key: str | bytes | None
-    id: str | None
-    headers: Mapping[str, str] | None
-
-
-class RequestOptions(TypedDict, total=False):
-    """Keyword arguments of `Producer.request`, for the methods that pass them on to it."""
-
-    timeout: float
-    predictor: str | None
-    key: str | bytes | None
-    output_type: Any
-
-
 class Producer:
-    """Publishes events to a backend. Made by `open_producer`.
+    """Publishes events to a backend and sends requests, while its context `running` is entered.
 
     An event's id is the `id` given, else the value of its topic's `id_field`, else a prefix of this producer
     and a counter.
+
+    Args:
+        backend: A connected backend.
+        source: Name of the bus, sent as the source of its events.
+        id_fields: By topic, the field of an event that is its id.
+        formats: By topic, the format that its events are encoded in; JSON for other topics.
+        output_type_of: Returns the output type of a predictor, for the replies to requests.
+        tracing: The tracer, or None if tracing is off.
     """
 
     def __init__(
         self,
         backend: Backend,
-        coalescer: Coalescer,
-        requester: Requester,
         *,
         source: str,
         id_fields: Mapping[str, str],
         formats: Mapping[str, Format],
         output_type_of: OutputTypeOf,
-        tracing: Tracing | None = None,
+        tracing: Tracing | None,
     ) -> None:
         self._backend = backend
-        self._coalescer = coalescer
-        self._requester = requester
         self._output_type_of = output_type_of
         self._tracing = tracing
         self._source = source
@@ -85,6 +78,15 @@ class Producer:
         self._request_headers: dict[tuple[str, str | None], Mapping[str, str]] = {}
         self._prefix = secrets.token_hex(6)
         self._counter = count(1)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Self]:
+        """Publish and request while the context is entered. Leaving it waits for writes in progress."""
+        async with (
+            open_coalescer(self._backend) as self._coalescer,
+            open_requester(self._backend) as self._requester,
+        ):
+            yield self
 
     async def publish(
         self,
@@ -111,11 +113,9 @@ class Producer:
             NotOpenError: The bus has been closed.
         """
         [record] = self._records(topic, [event], [key], self._ids(topic, [event]) if id is None else [id])
-        if self._tracing is None:
-            await self._coalescer.publish(_with(record, headers) if headers else record)
-            return
-        with self._tracing.sending("publish", topic, record.id) as sending:
-            await self._coalescer.publish(_with(record, {**sending.headers, **(headers or {})}))
+        with self._sending("publish", topic, record.id) as sending:
+            added = {**(sending.headers if sending else {}), **(headers or {})}
+            await self._coalescer.publish(_with(record, added) if added else record)
 
     async def publish_many(self, topic: str, events: Iterable[Any], *, key: KeyOf | None = None) -> int:
         """Publish many events in few writes, in their order.
@@ -136,25 +136,20 @@ class Producer:
             PublishError: As for `publish`.
             UnavailableError: As for `publish`.
         """
-        if self._tracing is None:
-            return await self._publish_all(topic, events, key)
-        with self._tracing.sending("publish", topic) as sending:
-            published = await self._publish_all(topic, events, key, sending.headers)
-            sending.wrote(published)
+        with self._sending("publish", topic) as sending:
+            published, stream = 0, iter(events)
+            shared = self._headers_of(topic)
+            if sending:
+                shared = MappingProxyType({**shared, **sending.headers})
+            while chunk := list(islice(stream, _RECORDS_PER_WRITE)):
+                keys = repeat(None) if key is None else map(key, chunk)
+                await self._backend.publish(
+                    self._records(topic, chunk, keys, self._ids(topic, chunk), shared)
+                )
+                published += len(chunk)
+            if sending:
+                sending.wrote(published)
             return published
-
-    async def _publish_all(
-        self, topic: str, events: Iterable[Any], key: KeyOf | None, headers: Mapping[str, str] | None = None
-    ) -> int:
-        published, stream = 0, iter(events)
-        shared = self._headers_of(topic)
-        if headers:
-            shared = MappingProxyType({**shared, **headers})
-        while chunk := list(islice(stream, _RECORDS_PER_WRITE)):
-            keys = repeat(None) if key is None else map(key, chunk)
-            await self._backend.publish(self._records(topic, chunk, keys, self._ids(topic, chunk), shared))
-            published += len(chunk)
-        return published
 
     async def request(
         self,
@@ -198,32 +193,28 @@ class Producer:
             topic, predictor
         )
         value = self._encoder(topic).encode(event)
-        request = Record(topic, value, _encoded(key), self._next_id(), headers)
-        if self._tracing is None:
-            return await self._request(request, timeout, predictor, output_type)
-        with self._tracing.sending("request", topic, request.id) as sending:
-            return await self._request(_with(request, sending.headers), timeout, predictor, output_type)
+        encoded = key.encode() if isinstance(key, str) else key
+        request = Record(topic, value, encoded, f"{self._prefix}-{next(self._counter)}", headers)
+        with self._sending("request", topic, request.id) as sending:
+            if sending:
+                request = _with(request, sending.headers)
+            with anyio.move_on_after(timeout):
+                reply = await self._requester.request(request, self._coalescer.publish)
+                if output_type is None:
+                    output_type = self._output_type_of(topic, predictor_of(reply.record))
+                return read_reply(reply, output_type)
+            reader = f"predictor {predictor!r}" if predictor else "a predictor"
+            raise RequestTimeoutError(
+                f"no reply to request {request.id} on {topic!r} within {timeout:g} s. Check that a worker of "
+                f"{reader} that reads {topic!r} is running, and how large its lag is (eventml lag); or raise "
+                "timeout. A reply that arrives later is dropped"
+            )
 
-    async def _request(
-        self,
-        request: Record,
-        timeout: float,  # noqa: ASYNC109 - as above
-        predictor: str | None,
-        output_type: Any,
-    ) -> Any:
-        topic = request.topic
-        with anyio.move_on_after(timeout) as scope:
-            reply = await self._requester.request(request, self._coalescer.publish)
-            if output_type is None:
-                output_type = self._output_type_of(topic, predictor_of(reply.record))
-            return read_reply(reply, output_type)
-        assert scope.cancelled_caught  # noqa: S101 - for the type checker: a scope ends by returning or here
-        reader = f"predictor {predictor!r}" if predictor else "a predictor"
-        raise RequestTimeoutError(
-            f"no reply to request {request.id} on {topic!r} within {timeout:g} s. Check that a worker of "
-            f"{reader} that reads {topic!r} is running, and how large its lag is (eventml lag); or raise "
-            "timeout. A reply that arrives later is dropped"
-        )
+    def _sending(
+        self, operation: Literal["publish", "request"], topic: str, id_: str | None = None
+    ) -> AbstractContextManager[Any]:
+        """The span of a call, or None if tracing is off."""
+        return nullcontext() if self._tracing is None else self._tracing.sending(operation, topic, id_)
 
     def _records(
         self,
@@ -250,9 +241,6 @@ class Producer:
         prefix = self._prefix
         return [f"{prefix}-{number}" for number in islice(self._counter, len(events))]
 
-    def _next_id(self) -> str:
-        return f"{self._prefix}-{next(self._counter)}"
-
     def _headers_of(self, topic: str) -> Mapping[str, str]:
         headers = self._headers.get(topic)
         if headers is None:
@@ -278,10 +266,6 @@ def _with(record: Record, headers: Mapping[str, str]) -> Record:
     return Record(record.topic, record.value, record.key, record.id, {**record.headers, **headers})
 
 
-def _encoded(key: str | bytes | None) -> bytes | None:
-    return key.encode() if isinstance(key, str) else key
-
-
 def _field_of(event: Any, field: str, topic: str) -> Any:
     try:
         return event[field] if isinstance(event, dict) else getattr(event, field)
@@ -289,34 +273,56 @@ def _field_of(event: Any, field: str, topic: str) -> Any:
         raise OutputError(f"topic.{topic}.id_field: the event has no field {field!r}") from exc
 
 
-@asynccontextmanager
-async def open_producer(
-    backend: Backend,
-    *,
-    source: str,
-    id_fields: Mapping[str, str],
-    formats: Mapping[str, Format],
-    output_type_of: OutputTypeOf,
-    tracing: Tracing | None = None,
-) -> AsyncIterator[Producer]:
-    """A producer on a connected backend. Leaving the context waits for writes in progress.
+def _blocking(
+    method: Callable[Concatenate[Producer, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[BlockingProducer, P], T]:
+    """The method of `Producer`, with the same parameters, for blocking code."""
 
-    Args:
-        backend: A connected backend.
-        source: Name of the bus, sent as the source of its events.
-        id_fields: By topic, the field of an event that is its id.
-        formats: By topic, the format that its events are encoded in; JSON for other topics.
-        output_type_of: Returns the output type of a predictor, for the replies to requests.
-        tracing: The tracer, or None if tracing is off.
+    @wraps(method)
+    def call(self: BlockingProducer, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        if self._producer is None:
+            raise NotOpenError("this producer is closed; publish inside `with bus.producer() as producer:`")
+        producer = self._producer
+        result: T = self._portal.call(lambda: method(producer, *args, **kwargs))
+        return result
+
+    return call
+
+
+class BlockingProducer:
+    """A producer for synchronous code, such as a Flask or Django app. Made by `Bus.producer`.
+
+    Use it with `with`. Any number of threads may publish through one producer; concurrent calls
+    share one write. Its connection runs in an event loop of its own, in one background thread.
     """
-    async with open_coalescer(backend) as coalescer, open_requester(backend) as requester:
-        yield Producer(
-            backend,
-            coalescer,
-            requester,
-            source=source,
-            id_fields=id_fields,
-            formats=formats,
-            output_type_of=output_type_of,
-            tracing=tracing,
-        )
+
+    publish = _blocking(Producer.publish)
+    """Publish one event, and block until the broker has stored it; see `Producer.publish`."""
+
+    publish_many = _blocking(Producer.publish_many)
+    """Publish many events, and block until the broker has stored them; see `Producer.publish_many`.
+
+    The iterable runs in the producer's own thread.
+    """
+
+    request = _blocking(Producer.request)
+    """Publish one event, and block until its prediction arrives; see `Producer.request`."""
+
+    def __init__(self, connect: Callable[[], AbstractAsyncContextManager[Producer]]) -> None:
+        self._connect = connect
+        self._stack = ExitStack()
+        self._producer: Producer | None = None
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            self._portal = stack.enter_context(start_blocking_portal(name="eventml-producer"))
+            self._producer = stack.enter_context(self._portal.wrap_async_context_manager(self._connect()))
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the connection, after the writes in progress."""
+        self._producer = None
+        self._stack.__exit__(kind, error, trace)

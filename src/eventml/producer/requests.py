@@ -14,7 +14,7 @@ from eventml.errors import BackendError, EventMLError, NotOpenError
 from eventml.runtime import REPLY_RETENTION, backoff_delay, describe, reply_topic, request_id, task_group
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from anyio.abc import TaskGroup
 
@@ -55,21 +55,13 @@ class _ReplyReader:
     def __init__(self, topic: str) -> None:
         self.topic = topic
         self.ready = _Outcome()
-        self._waiting: dict[str, _Outcome] = {}
-
-    def expect(self, request: Record) -> _Outcome:
-        outcome = self._waiting[request.id] = _Outcome()
-        return outcome
-
-    def forget(self, request: Record) -> None:
-        """Drop replies to this request that arrive from now on."""
-        self._waiting.pop(request.id, None)
+        self.waiting: dict[str, _Outcome] = {}  # by the request's id
 
     def fail(self, error: EventMLError) -> None:
         self.ready.set(error=error)
-        for outcome in self._waiting.values():
+        for outcome in self.waiting.values():
             outcome.set(error=error)
-        self._waiting.clear()
+        self.waiting.clear()
 
     async def read(self, replies: Subscription) -> None:
         failures = 0
@@ -81,15 +73,12 @@ class _ReplyReader:
                 seconds = backoff_delay(failures, 0.1, _MAX_BACKOFF)
                 log.warning("%s: %s; reading replies again in %.2f s", self.topic, describe(exc), seconds)
                 await anyio.sleep(seconds)
-            else:
-                failures = 0
-                self._resolve(deliveries)
-
-    def _resolve(self, deliveries: Sequence[Delivery]) -> None:
-        for delivery in deliveries:
-            outcome = self._waiting.pop(request_id(delivery.record), None)
-            if outcome is not None:  # else too late, to another process's request, or a second reply
-                outcome.set(delivery)
+                continue
+            failures = 0
+            for delivery in deliveries:
+                outcome = self.waiting.pop(request_id(delivery.record), None)
+                if outcome is not None:  # else too late, to another process's request, or a second reply
+                    outcome.set(delivery)
 
 
 class Requester:
@@ -116,12 +105,12 @@ class Requester:
         """
         reader = self._reader(reply_topic(request.topic))
         await reader.ready.wait()
-        outcome = reader.expect(request)
+        outcome = reader.waiting[request.id] = _Outcome()
         try:
             await publish(request)
             reply = await outcome.wait()
         finally:
-            reader.forget(request)
+            reader.waiting.pop(request.id, None)  # a reply that arrives from now on is dropped
         assert reply is not None  # noqa: S101 - for the type checker: only `ready` is set without a reply
         return reply
 

@@ -18,7 +18,7 @@ import msgspec
 
 from eventml.backends.base import Completion
 from eventml.errors import BackendError, DecodeError, HandlerTimeoutError, Reject
-from eventml.handlers import HandlerOptions
+from eventml.handler_options import HandlerOptions
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from contextlib import AsyncExitStack, contextmanager, nullcontext
 from functools import partial, wraps
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, Unpack
+from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Final, ParamSpec, Self, TypeVar
 
 import anyio
 import msgspec
@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from eventml import config
 from eventml.backends import memory
+from eventml.bus import Bus
 from eventml.codec import Decoder
 from eventml.errors import ConfigError, NotOpenError
 from eventml.models import Artefact, Model
@@ -20,13 +21,10 @@ from eventml.records import Record
 from eventml.runtime import dead_letter_topic, describe, output_event_type, read_dead_letter, task_group
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
     from types import TracebackType
 
-    from eventml.backends.memory.hub import Hub
-    from eventml.bus import Bus
     from eventml.handlers import Handler
-    from eventml.producer import KeyOf, PublishOptions
     from eventml.records import Delivery
     from eventml.runtime import Worker
 
@@ -54,10 +52,27 @@ class DeadLetter(msgspec.Struct, frozen=True):
         return f"{self.handler}: {self.record.id} failed after {self.attempts} attempts: {self.reason}"
 
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 # One partition, so that a topic has one order, and a log that a test does not fill.
 _SETTINGS: Final = memory.Settings(partitions=1, retention=1_000_000_000)
 _BACKOFF: Final = 0.001  # seconds: the number of retries stays, the waits between them are short
 _LOOK: Final = 0.001  # seconds between two checks whether all is handled
+
+
+def _settled(
+    method: Callable[Concatenate[Bus, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[TestBus, P], Coroutine[Any, Any, T]]:
+    """The method of `Bus`, with the same parameters, which then waits until all is handled."""
+
+    @wraps(method)
+    async def call(self: TestBus, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        result = await method(self._bus, *args, **kwargs)
+        await self.settle()
+        return result
+
+    return call
 
 
 class TestBus:
@@ -105,7 +120,7 @@ class TestBus:
         self._raise_failures = raise_failures
         self._raised: list[tuple[str, Exception]] = []
         self._reported: list[DeadLetter] = []
-        self._hub: Hub | None = None
+        self._hub: memory.Hub | None = None
         self._worker: Worker | None = None
 
     async def __aenter__(self) -> Self:
@@ -135,16 +150,11 @@ class TestBus:
 
     # Publishing
 
-    async def publish(self, topic: str, event: Any, **options: Unpack[PublishOptions]) -> None:
-        """As `Bus.publish`; then wait as `settle` does."""
-        await self._bus.publish(topic, event, **options)
-        await self.settle()
+    publish = _settled(Bus.publish)
+    """As `Bus.publish`; then wait as `settle` does."""
 
-    async def publish_many(self, topic: str, events: Iterable[Any], *, key: KeyOf | None = None) -> int:
-        """As `Bus.publish_many`; then wait as `settle` does."""
-        published = await self._bus.publish_many(topic, events, key=key)
-        await self.settle()
-        return published
+    publish_many = _settled(Bus.publish_many)
+    """As `Bus.publish_many`; then wait as `settle` does."""
 
     async def publish_record(self, record: Record) -> None:
         """Publish a record unchanged, as another client would; then wait as `settle` does."""

@@ -11,7 +11,7 @@ import pytest
 from eventml.config import WebSettings, load
 from eventml.config.settings import SECTIONS, expected
 from eventml.config.sources import NOT_SETTINGS
-from eventml.handlers import HandlerOptions
+from eventml.handler_options import HandlerOptions
 
 PAGE = (Path(__file__).parents[3] / "docs" / "configuration.md").read_text("utf-8")
 ROWS = {row[0]: row[1:] for row in re.findall(r"^\| `(\w+)` \| (.+?) \| (.+?) \| .+ \|$", PAGE, re.MULTILINE)}

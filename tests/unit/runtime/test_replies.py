@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from eventml import Bus
 from eventml.backends.base import Completion
-from eventml.backends.memory import new_hub
+from eventml.backends.memory import Hub
 from eventml.errors import BackendError, EventMLError, PublishError, UnavailableError
 from eventml.records import REPLAY_GROUP, REPLY_FROM, REPLY_TO, Delivery, Record
 from eventml.runtime.replies import Replies
@@ -83,7 +83,7 @@ def replying(subscription: Refusing, deliveries: Sequence[Delivery]) -> Replies:
     """The replies of the predictor `p`, which has received these deliveries."""
     bus = Bus("bus")
     bus.predictor("rides", to="out", name="p")(lambda ride: ride)
-    replies = Replies(subscription, new_hub(), bus.handlers["p"], suffix="p@1", source="bus")
+    replies = Replies(subscription, Hub(), bus.handlers["p"], suffix="p@1", source="bus")
     replies.expect(deliveries, [delivery.record.headers for delivery in deliveries])
     return replies
 

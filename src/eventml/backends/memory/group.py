@@ -1,95 +1,64 @@
-"""The state of one consumer group at one in-memory topic. Nothing here waits or locks: the hub does both."""
+"""One consumer group at one in-memory topic: its members, and which partitions each of them owns.
+
+Nothing here waits or locks: the hub does both.
+"""
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from typing import TYPE_CHECKING, TypeVar
 
-import msgspec
-
-from eventml.backends.memory.partition import Partition, Window
-
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from eventml.backends.base import Completion, Start
+    from eventml.backends.memory.topic import TopicState
     from eventml.records import Delivery
 
 M = TypeVar("M")
 
 
 class Group:
-    """One consumer group at one topic: which member owns which partition, and the deliveries in flight."""
+    """A consumer group at a topic. What it has in flight is in the windows of the topic's partitions."""
 
-    def __init__(self, partitions: Sequence[Partition], start: Start) -> None:
-        self._partitions = partitions
-        self._windows: list[Window[Hashable]] = [
-            Window(p.base if start == "earliest" else p.end) for p in partitions
-        ]
-        self._members: list[Hashable] = []
-        self._owners: dict[int, Hashable] = {}
-        self._next_owners: dict[int, Hashable] = {}
-        self._deliveries: list[Counter[int | str]] = [Counter() for _ in partitions]
-        self._turn = 0
+    def __init__(self, topic: TopicState, name: str, start: Start) -> None:
+        self.windows = [partition.window(name, start) for partition in topic.partitions]
         self.completed_ids = LastIds()
+        self._members: list[object] = []
+        self._turn = 0
 
-    @property
-    def members(self) -> int:
-        """The number of members."""
-        return len(self._members)
-
-    def join(self, member: Hashable) -> None:
+    def join(self, member: object) -> None:
         """Add a member and reassign partitions."""
         self._members.append(member)
         self._reassign()
 
-    def leave(self, member: Hashable) -> None:
+    def leave(self, member: object) -> None:
         """Remove a member. Its deliveries in flight go to the next owners of its partitions."""
         self._members.remove(member)
-        for window, attempts in zip(self._windows, self._deliveries, strict=True):
-            attempts.update(window.give_back(member))
+        for window in self.windows:
+            if window.owner is member:
+                window.owner = None
+                window.give_back()
         self._reassign()
 
-    def take(self, member: Hashable, limit: int) -> list[Delivery]:
+    def take(self, member: object, limit: int) -> list[Delivery]:
         """Up to `limit` deliveries for a member, from its partitions in rotation."""
         taken: list[Delivery] = []
-        count = len(self._partitions)
-        self._turn = (self._turn + 1) % count
-        for step in range(count):
-            index = (self._turn + step) % count
-            if self._owners.get(index) is member and index not in self._next_owners:
-                taken += self._take_from(index, member, limit - len(taken))
+        self._turn = (self._turn + 1) % len(self.windows)
+        for window in (*self.windows[self._turn :], *self.windows[: self._turn]):
+            if window.owner is member and window.next_owner is None:
+                taken += window.take(limit - len(taken))
                 if len(taken) >= limit:
                     break
         return taken
 
-    def _take_from(self, index: int, member: Hashable, limit: int) -> list[Delivery]:
-        partition, window = self._partitions[index], self._windows[index]
-        taken: list[Delivery] = []
-        for offset in window.take_returned(limit, member):
-            delivery = partition.log[offset - partition.base]
-            attempt = self._deliveries[index][offset] + 1
-            taken.append(msgspec.structs.replace(delivery, attempt=attempt))
-        fresh = partition.read(window.position, limit - len(taken))
-        if fresh:
-            position = window.position + len(fresh)
-            window.deliver(range(window.position, position), member, position)
-        return taken + fresh if taken else fresh
-
-    def finish(self, done: Iterable[Completion], member: Hashable) -> list[Completion]:
+    def finish(self, done: Iterable[Completion], member: object) -> list[Completion]:
         """Finish completions of deliveries that are in flight with the member; return those completions.
 
         The others are no longer the member's.
         """
-        windows = self._windows
-        accepted = []
-        for completion in done:
-            delivery = completion.delivery
-            if windows[delivery.partition].finish(delivery.offset, member):
-                accepted.append(completion)
-                if delivery.attempt > 1:
-                    del self._deliveries[delivery.partition][delivery.offset]
-        return accepted
+        windows = self.windows
+        return [c for c in done if windows[(d := c.delivery).partition].finish(d.offset, member)]
 
     def deduplicate(self, accepted: Iterable[Completion], window: int) -> list[Completion]:
         """Record ids as `Completion.dedupe` says; return the completions whose outputs are published."""
@@ -102,31 +71,24 @@ class Group:
                 self.completed_ids.add(id_, window)
         return first
 
-    def safe(self, index: int) -> int:
-        """The safe offset of a partition: all below it are finished."""
-        return self._windows[index].safe
-
     def lag(self) -> dict[int, int]:
         """The number of unfinished records by partition."""
-        return {
-            p.index: window.unfinished(p.end)
-            for p, window in zip(self._partitions, self._windows, strict=True)
-        }
-
-    def _reassign(self) -> None:
-        wanted = assign(len(self._partitions), self._members, self._owners)
-        self._next_owners = {p: who for p, who in wanted.items() if self._owners.get(p, who) is not who}
-        self._owners.update((p, who) for p, who in wanted.items() if p not in self._next_owners)
-        if not wanted:
-            self._owners.clear()
-        self.hand_over()
+        return {window.partition.index: window.lag for window in self.windows}
 
     def hand_over(self) -> bool:
         """Move partitions to their next owners once none of their records is in flight, to keep order."""
-        ready = [p for p in self._next_owners if not self._windows[p].in_flight]
-        for index in ready:
-            self._owners[index] = self._next_owners.pop(index)
+        ready = [w for w in self.windows if w.next_owner is not None and not w.in_flight]
+        for window in ready:
+            window.owner, window.next_owner = window.next_owner, None
         return bool(ready)
+
+    def _reassign(self) -> None:
+        current = {index: w.owner for index, w in enumerate(self.windows) if w.owner is not None}
+        wanted = assign(len(self.windows), self._members, current)
+        for index, window in enumerate(self.windows):
+            owner = wanted.get(index)
+            window.next_owner = None if owner is window.owner else owner
+        self.hand_over()
 
 
 def assign(partitions: int, members: Sequence[M], current: Mapping[int, M]) -> dict[int, M]:

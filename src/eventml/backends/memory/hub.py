@@ -7,17 +7,20 @@ tasks are woken through their own loops.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import defaultdict
 from contextlib import asynccontextmanager, suppress
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import anyio
+import msgspec
 from anyio.lowlevel import checkpoint, current_token
 
 from eventml.backends.base import Capabilities
-from eventml.backends.memory.topic import Topic
+from eventml.backends.memory.group import Group
+from eventml.backends.memory.topic import TopicState
 from eventml.errors import FullError
 
 if TYPE_CHECKING:
@@ -26,21 +29,25 @@ if TYPE_CHECKING:
     from eventml.backends.base import Completion, DedupeSubscription, Start, Subscription
     from eventml.records import Delivery, Record
 
-CAPABILITIES: Final = Capabilities(
-    ordering="per_key",
-    redelivery="leave",
-    atomic_completion=True,
-    durable=False,
-    counts_attempts=True,
-    shared=False,
-    deduplicates=True,
-)
-
-
 T = TypeVar("T")
 
-_TOPIC_OF = attrgetter("topic")
-_INPUT_TOPIC_OF = attrgetter("delivery.record.topic")
+_TOPIC_OF: Final = attrgetter("topic")
+_INPUT_TOPIC_OF: Final = attrgetter("delivery.record.topic")
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Settings of `memory://`.
+
+    Attributes:
+        partitions: Partitions of each topic; a group's members share them.
+        retention: Records that a topic keeps. Publishers wait while a group has not finished them; without
+            a group the oldest are dropped.
+        publish_timeout: Seconds that a publisher waits for room before `FullError`.
+    """
+
+    partitions: Annotated[int, msgspec.Meta(ge=1)] = 8
+    retention: Annotated[int, msgspec.Meta(ge=1)] = 100_000
+    publish_timeout: Annotated[float, msgspec.Meta(gt=0)] = 30.0
 
 
 class Waiter:
@@ -67,19 +74,31 @@ class Waiter:
         await self._event.wait()
 
 
+def _wake(waiters: set[Waiter]) -> None:
+    while waiters:
+        waiters.pop().wake()
+
+
 class Hub:
     """A backend in this process. Every method may be called from any thread's event loop."""
 
-    capabilities = CAPABILITIES
+    capabilities = Capabilities(
+        ordering="per_key",
+        redelivery="leave",
+        atomic_completion=True,
+        durable=False,
+        counts_attempts=True,
+        shared=False,
+        deduplicates=True,
+    )
 
-    def __init__(self, partitions: int, retention: int, publish_timeout: float) -> None:
-        self._partitions = partitions
-        self._retention = retention
-        self._publish_timeout = publish_timeout
+    def __init__(self, settings: Settings | None = None) -> None:
+        self._settings = settings or Settings()
         self.lock = threading.Lock()
-        self._topics: dict[str, Topic] = {}
-        self._readers: defaultdict[str, set[Waiter]] = defaultdict(set)
-        self._writers: set[Waiter] = set()
+        self._topics: dict[str, TopicState] = {}
+        self._groups: dict[tuple[str, str], Group] = {}
+        self._receivers: defaultdict[str, set[Waiter]] = defaultdict(set)
+        self._publishers: set[Waiter] = set()
 
     async def publish(self, records: Sequence[Record]) -> None:
         """Write records. Waits while a group's lag keeps a topic full, for `publish_timeout` at most.
@@ -87,7 +106,6 @@ class Hub:
         Raises:
             FullError: the topic is still full; nothing was written.
         """
-        await checkpoint()
         await self.when_there_is_room({record.topic for record in records}, lambda: self.append(records))
 
     @asynccontextmanager
@@ -95,124 +113,139 @@ class Hub:
         self, topics: Sequence[str], *, group: str | None, start: Start
     ) -> AsyncIterator[Subscription]:
         """Join a group, or read without one. Leaving returns unfinished deliveries at once."""
-        subscription = _Reader(self, topics, start) if group is None else _Member(self, topics, group, start)
-        try:
-            yield subscription
-        finally:
-            subscription.leave()
+        if group is None:
+            yield _Reader(self, topics, start)
+            return
+        async with self.subscribe_deduplicated(topics, group=group, start=start, window=0) as member:
+            yield member
 
     @asynccontextmanager
     async def subscribe_deduplicated(
         self, topics: Sequence[str], *, group: str, start: Start, window: int
     ) -> AsyncIterator[DedupeSubscription]:
         """As `subscribe`; the group records the last `window` ids that it completed at each topic."""
-        subscription = _Member(self, topics, group, start, window=window)
+        member = _Member(self, topics, group, start, window)
         try:
-            yield subscription
+            yield member
         finally:
-            subscription.leave()
+            member.leave()
 
     async def lag(self, topic: str, *, group: str) -> Mapping[int, int] | None:
         """The group's unfinished records by partition; None if the group does not exist."""
         with self.lock:
-            found = self.topic(topic).groups.get(group)
+            found = self._groups.get((topic, group))
             return None if found is None else found.lag()
 
-    # The methods below serve the subscriptions, which hold the lock when they call them.
+    # The methods below serve the subscriptions, which hold the lock when they call those that are not async.
 
-    def topic(self, name: str) -> Topic:
+    def topic(self, name: str) -> TopicState:
         """The topic of that name, created if it does not exist."""
         topic = self._topics.get(name)
         if topic is None:
-            topic = self._topics[name] = Topic(name, self._partitions, self._retention)
+            settings = self._settings
+            topic = self._topics[name] = TopicState(name, settings.partitions, settings.retention)
         return topic
+
+    def group(self, topic: str, name: str, start: Start) -> Group:
+        """The group of that name at a topic, created if it does not exist."""
+        group = self._groups.get((topic, name))
+        if group is None:
+            group = self._groups[topic, name] = Group(self.topic(topic), name, start)
+        return group
 
     def append(self, records: Sequence[Record]) -> None:
         """Append records and wake the readers of their topics."""
         for name, part in by_topic(records, _TOPIC_OF):
             self.topic(name).append(part)
-            self.wake_readers(name)
+            self.wake_receivers(name)
 
-    def add_waiter(self, topics: Iterable[str]) -> Waiter:
-        """A waiter that is woken by the next append to any of the topics."""
-        waiter = Waiter()
-        for name in topics:
-            self._readers[name].add(waiter)
-        return waiter
+    def wake_receivers(self, topic: str) -> None:
+        """Wake the receives that wait for a topic: there are new records, or partitions have other owners."""
+        _wake(self._receivers[topic])
 
-    def remove_waiter(self, topics: Iterable[str], waiter: Waiter) -> None:
-        """Remove the waiter of a receive that was cancelled, or woken by another of its topics."""
-        with self.lock:
-            for name in topics:
-                if name in self._readers:
-                    self._readers[name].discard(waiter)
-
-    def wake_readers(self, topic: str) -> None:
-        """Wake the receives that wait for a topic."""
-        for waiter in self._readers.pop(topic, ()):
-            waiter.wake()
-
-    def wake_writers(self) -> None:
+    def wake_publishers(self) -> None:
         """Wake the publishers that wait for room."""
-        for waiter in self._writers:
-            waiter.wake()
-        self._writers.clear()
+        _wake(self._publishers)
+
+    async def when_there_are_any(
+        self, topics: Iterable[str], take: Callable[[], Sequence[Delivery]]
+    ) -> Sequence[Delivery]:
+        """Wait until `take` returns deliveries of the topics, and return them."""
+        with self.lock:
+            waiting = [self._receivers[name] for name in topics]
+        return await self._when(take, waiting, math.inf)
 
     async def when_there_is_room(self, topics: Iterable[str], act: Callable[[], None]) -> None:
-        """Wait until none of the topics is full, and run `act` under the same lock."""
-        deadline = 0.0
+        """Wait until none of the topics is full, and run `act` under the same lock.
+
+        Raises:
+            FullError: one was still full after `publish_timeout`; `act` was not run.
+        """
+        timeout = self._settings.publish_timeout
+        deadline = anyio.current_time() + timeout
+
+        def attempt() -> bool:
+            full = next((topic for topic in map(self.topic, topics) if not topic.has_room()), None)
+            if full is None:
+                act()
+                return True
+            if anyio.current_time() < deadline:
+                return False
+            raise FullError(
+                f"topic {full.name!r} is full: group {full.slowest()!r} left {self._settings.retention} "
+                f"records unfinished for {timeout:g} s. Run that group's handler, or raise backend.retention."
+            )
+
+        await self._when(attempt, [self._publishers], deadline)
+
+    async def _when(self, attempt: Callable[[], T], waiting: Sequence[set[Waiter]], deadline: float) -> T:
+        """Run `attempt` under the lock until its result is true; between two runs wait among `waiting`.
+
+        A call that is cancelled while it waits has done nothing. After the deadline it makes a last attempt.
+        """
+        await checkpoint()  # before the first attempt, so that a cancelled call does nothing at all
         while True:
             with self.lock:
-                full = next((name for name in topics if not self.topic(name).has_room()), None)
-                if full is None:
-                    act()
-                    return
+                if result := attempt():
+                    return result
+                # Under the same lock, so that nothing is missed between the attempt and the wait.
                 waiter = Waiter()
-                self._writers.add(waiter)
-            deadline = deadline or anyio.current_time() + self._publish_timeout
+                for waiters in waiting:
+                    waiters.add(waiter)
             try:
                 with anyio.move_on_at(deadline):
                     await waiter.wait()
-                    continue
             finally:
                 with self.lock:
-                    self._writers.discard(waiter)
-            with self.lock:
-                slowest = self.topic(full).slowest()
-            raise FullError(
-                f"topic {full!r} is full: group {slowest!r} left {self._retention} records unfinished for "
-                f"{self._publish_timeout:g} s. Run that group's handler, or raise backend.retention."
-            )
+                    for waiters in waiting:
+                        waiters.discard(waiter)
 
 
 class _Member:
-    """One member of a group, at one or more topics."""
+    """One member of a group, at one or more topics. With a window, the group records ids."""
 
-    def __init__(self, hub: Hub, topics: Sequence[str], group: str, start: Start, *, window: int = 0) -> None:
+    def __init__(self, hub: Hub, topics: Sequence[str], group: str, start: Start, window: int = 0) -> None:
         self._hub = hub
         self._window = window
         with hub.lock:
-            self._groups = {name: hub.topic(name).group(group, start) for name in topics}
-            for joined in self._groups.values():
+            self._groups = {name: hub.group(name, group, start) for name in topics}
+            for name, joined in self._groups.items():
                 joined.join(self)
+                hub.wake_receivers(name)  # of partitions that another member was to get
 
     async def receive(self, limit: int) -> Sequence[Delivery]:
-        await checkpoint()  # before anything is taken, so that a cancelled receive takes nothing
-        while True:
-            with self._hub.lock:
-                taken: list[Delivery] = []
-                for group in self._groups.values():
-                    taken += group.take(self, limit - len(taken))
-                if taken:
-                    return taken
-                waiter = self._hub.add_waiter(self._groups)
-            try:
-                await waiter.wait()
-            finally:
-                self._hub.remove_waiter(self._groups, waiter)
+        return await self._hub.when_there_are_any(self._groups, lambda: self._take(limit))
+
+    def _take(self, limit: int) -> list[Delivery]:
+        taken: list[Delivery] = []
+        for name, group in list(self._groups.items()):
+            taken += group.take(self, limit - len(taken))
+            if len(taken) >= limit:
+                self._groups[name] = self._groups.pop(name)  # the other topics come first next time
+                break
+        return taken
 
     async def complete(self, done: Sequence[Completion]) -> None:
-        await checkpoint()
         topics = {record.topic for completion in done for record in completion.outputs}
         await self._hub.when_there_is_room(topics, lambda: self._complete(done))
 
@@ -226,8 +259,8 @@ class _Member:
                 accepted = group.deduplicate(accepted, self._window)
             self._hub.append([record for completion in accepted for record in completion.outputs])
             if group.hand_over():
-                self._hub.wake_readers(name)
-        self._hub.wake_writers()
+                self._hub.wake_receivers(name)
+        self._hub.wake_publishers()
 
     async def completed_before(self, deliveries: Sequence[Delivery]) -> Collection[int]:
         await checkpoint()
@@ -243,10 +276,11 @@ class _Member:
             return sum(sum(group.lag().values()) for group in self._groups.values())
 
     def leave(self) -> None:
+        """Leave the groups, which gives back all that is in flight with this member."""
         with self._hub.lock:
             for name, group in self._groups.items():
                 group.leave(self)
-                self._hub.wake_readers(name)
+                self._hub.wake_receivers(name)
 
 
 class _Reader:
@@ -254,41 +288,32 @@ class _Reader:
 
     def __init__(self, hub: Hub, topics: Sequence[str], start: Start) -> None:
         self._hub = hub
+        self._topics = topics
         with hub.lock:
-            self._topics = {name: hub.topic(name) for name in topics}
-            self._positions = {
-                (name, p.index): p.base if start == "earliest" else p.end
-                for name, topic in self._topics.items()
-                for p in topic.partitions
-            }
+            partitions = [partition for name in topics for partition in hub.topic(name).partitions]
+            self._positions = {p: p.base if start == "earliest" else p.end for p in partitions}
 
     async def receive(self, limit: int) -> Sequence[Delivery]:
-        await checkpoint()
-        while True:
-            with self._hub.lock:
-                taken: list[Delivery] = []
-                for (name, index), position in self._positions.items():
-                    partition = self._topics[name].partitions[index]
-                    read = partition.read(position, limit - len(taken))
-                    self._positions[name, index] = max(position, partition.base) + len(read)
-                    taken += read
-                if taken:
-                    # Between partitions there is no order but by time.
-                    return sorted(taken, key=lambda delivery: delivery.timestamp)
-                waiter = self._hub.add_waiter(self._topics)
-            try:
-                await waiter.wait()
-            finally:
-                self._hub.remove_waiter(self._topics, waiter)
+        return await self._hub.when_there_are_any(self._topics, lambda: self._take(limit))
+
+    def _take(self, limit: int) -> list[Delivery]:
+        taken: list[Delivery] = []
+        for partition in list(self._positions):
+            # Put back behind the others, which come first if the limit is reached here.
+            position = self._positions.pop(partition)
+            read = partition.read(position, limit - len(taken))
+            self._positions[partition] = max(position, partition.base) + len(read)
+            taken += read
+            if len(taken) >= limit:
+                break
+        # Between partitions there is no order but by time.
+        return sorted(taken, key=lambda delivery: delivery.timestamp)
 
     async def complete(self, done: Sequence[Completion]) -> None:
         await self._hub.publish([record for completion in done for record in completion.outputs])
 
     async def lag(self) -> int | None:
         return None
-
-    def leave(self) -> None:
-        """Nothing to do: a reader has no state in the hub."""
 
 
 def by_topic(items: Sequence[T], topic_of: Callable[[T], str]) -> Iterable[tuple[str, Sequence[T]]]:

@@ -1,49 +1,49 @@
-"""The state of one in-memory topic. Nothing here waits or locks: the hub does both."""
+"""The state of one in-memory topic: its partitions, and each group's window of them.
+
+Nothing here waits or locks: the hub does both.
+"""
 
 from __future__ import annotations
 
 import time
-from collections import defaultdict
-from operator import attrgetter
-from typing import TYPE_CHECKING
+from collections import Counter, defaultdict
+from itertools import chain
+from math import ceil
+from operator import attrgetter, itemgetter
+from typing import TYPE_CHECKING, Any, Final
 from zlib import crc32
 
-from eventml.backends.memory.group import Group
-from eventml.backends.memory.partition import Partition
+from msgspec.structs import replace
+
+from eventml.records import Delivery, Record, foreign_id
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from eventml.backends.base import Start
-    from eventml.records import Record
 
-_KEY_OF = attrgetter("key")
+_KEY_OF: Final = attrgetter("key")
+_ID_OF: Final = attrgetter("id")
 
 
-class Topic:
-    """A topic: its partitions, and the groups that read it."""
+class TopicState:
+    """A topic: its partitions, and the bound on the records that it keeps."""
 
     def __init__(self, name: str, partitions: int, retention: int) -> None:
         self.name = name
-        self._retention = retention
         self.partitions = [Partition(index) for index in range(partitions)]
-        self.groups: dict[str, Group] = {}
+        self._retention = retention
         self._turn = 0
-
-    def group(self, name: str, start: Start) -> Group:
-        """The group of that name, created if it does not exist."""
-        group = self.groups.get(name)
-        if group is None:
-            group = self.groups[name] = Group(self.partitions, start)
-        return group
+        self._now = 0.0
 
     def append(self, records: Sequence[Record]) -> None:
         """Append records, each to the partition of its key."""
         # The records of a call that have no key go to one partition, those of the next call to the next.
         self._turn = (self._turn + 1) % len(self.partitions)
-        now = time.time()
+        # Readers sort by time, so a clock that is set back must not change the order within a partition.
+        self._now = max(self._now, time.time())
         if set(map(_KEY_OF, records)) == {None}:
-            self.partitions[self._turn].extend(records, now)
+            self.partitions[self._turn].extend(records, self._now)
             return
         parts: defaultdict[int, list[Record]] = defaultdict(list)
         for record in records:
@@ -51,7 +51,7 @@ class Topic:
                 record
             )
         for index, part in parts.items():
-            self.partitions[index].extend(part, now)
+            self.partitions[index].extend(part, self._now)
 
     def has_room(self) -> bool:
         """Whether records may be appended. Drops finished records if the topic is full.
@@ -62,16 +62,134 @@ class Topic:
         size = sum(len(p.log) for p in self.partitions)
         if size < self._retention:
             return True
-        # A quarter at a time, because dropping from the front of a list costs its whole length.
-        to_drop = size - self._retention * 3 // 4
-        for index, partition in enumerate(self.partitions):
-            finished = min((g.safe(index) for g in self.groups.values()), default=partition.end)
-            count = min(finished - partition.base, to_drop)
-            if count > 0:
-                partition.drop(count)
-                to_drop -= count
-        return sum(len(p.log) for p in self.partitions) < self._retention
+        # A quarter at a time, because dropping from the front of a list costs its whole length. Every
+        # partition drops its part, so that a reader which is not far behind misses nothing.
+        finished = [(p, p.finished - p.base) for p in self.partitions]
+        total = sum(count for _, count in finished)
+        left = to_drop = min(size - self._retention * 3 // 4, total)
+        for partition, count in sorted(finished, key=itemgetter(1), reverse=True):
+            part = min(ceil(count * to_drop / max(total, 1)), left)
+            partition.drop(part)
+            left -= part
+        return size - to_drop < self._retention
 
     def slowest(self) -> str:
         """The name of the group with the largest lag."""
-        return max(self.groups, key=lambda name: sum(self.groups[name].lag().values()), default="")
+        lags = Counter[str]()
+        for partition in self.partitions:
+            lags.update({name: window.lag for name, window in partition.windows.items()})
+        return max(lags, key=lags.__getitem__, default="")
+
+
+class Partition:
+    """An append-only log whose oldest records can be dropped, and by group the window of what it reads.
+
+    The log holds deliveries, not records, so that all groups share the objects.
+    """
+
+    __slots__ = ("base", "index", "log", "windows")
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.base = 0
+        self.log: list[Delivery] = []
+        self.windows: dict[str, Window] = {}
+
+    @property
+    def end(self) -> int:
+        """The offset of the next record."""
+        return self.base + len(self.log)
+
+    @property
+    def finished(self) -> int:
+        """The offset below which every group has finished all; the end if there is no group."""
+        return min((window.safe for window in self.windows.values()), default=self.end)
+
+    def window(self, group: str, start: Start) -> Window:
+        """The window of a new group."""
+        window = self.windows[group] = Window(self, self.base if start == "earliest" else self.end)
+        return window
+
+    def read(self, position: int, limit: int) -> list[Delivery]:
+        """Deliveries from an offset on; from the oldest one if that was dropped."""
+        start = max(position - self.base, 0)
+        return self.log[start : start + limit]
+
+    def extend(self, records: Sequence[Record], now: float) -> None:
+        """Append records with this timestamp, in seconds since the epoch."""
+        index, end = self.index, self.end
+        deliveries = [Delivery(record, index, offset, now) for offset, record in enumerate(records, end)]
+        if "" in set(map(_ID_OF, records)):
+            deliveries = [d if d.record.id else _named(d) for d in deliveries]
+        self.log += deliveries
+
+    def drop(self, count: int) -> None:
+        """Drop the oldest records."""
+        del self.log[:count]
+        self.base += count
+
+
+def _named(delivery: Delivery) -> Delivery:
+    """The delivery with the id of a foreign record: topic, partition and offset."""
+    record = delivery.record
+    named = foreign_id(record.topic, delivery.partition, delivery.offset)
+    return replace(delivery, record=replace(record, id=named))
+
+
+class Window:
+    """What one group has read of a partition and not finished.
+
+    All that is in flight is in flight with one member, the owner: the partition moves to its next owner when
+    nothing is, which keeps the order per key. Offsets are delivered in rising order (returned ones again
+    later) and finished in any order.
+
+    Attributes:
+        owner: The member that reads the partition; None while the group has no members.
+        next_owner: The member that the partition moves to; None if it stays.
+        position: The next offset that has not been delivered yet.
+        in_flight: By offset, the number of the attempt.
+        returned: By offset in rising order, the number of attempts, of what is to be delivered again.
+    """
+
+    __slots__ = ("in_flight", "next_owner", "owner", "partition", "position", "returned")
+
+    def __init__(self, partition: Partition, position: int) -> None:
+        self.partition = partition
+        self.owner: object | None = None
+        self.next_owner: object | None = None
+        self.position = position
+        self.in_flight: dict[Any, int] = {}
+        self.returned: dict[Any, int] = {}
+
+    def take(self, limit: int) -> list[Delivery]:
+        """Up to `limit` deliveries, which are then in flight with the owner. Returned ones come first."""
+        partition = self.partition
+        taken = []
+        for offset in list(self.returned)[:limit] if self.returned else ():
+            attempt = self.in_flight[offset] = self.returned.pop(offset) + 1
+            taken.append(replace(partition.log[offset - partition.base], attempt=attempt))
+        fresh = partition.read(self.position, limit - len(taken))
+        if fresh:
+            end = self.position + len(fresh)
+            self.in_flight.update(dict.fromkeys(range(self.position, end), 1))
+            self.position = end
+        return taken + fresh if taken else fresh
+
+    def finish(self, offset: int | str, member: object) -> bool:
+        """Finish an offset. Returns False, without effect, if it is not in flight with that member."""
+        return self.owner is member and self.in_flight.pop(offset, None) is not None
+
+    def give_back(self) -> None:
+        """Return all that is in flight, to be delivered again."""
+        self.returned = dict(sorted((self.returned | self.in_flight).items()))
+        self.in_flight.clear()
+
+    @property
+    def safe(self) -> int:
+        """The safe offset: all below it are finished, and it is the first that is not."""
+        return min(chain(self.in_flight, self.returned), default=self.position)
+
+    @property
+    def lag(self) -> int:
+        """The number of unfinished records."""
+        return self.partition.end - self.position + len(self.in_flight) + len(self.returned)

@@ -19,7 +19,7 @@ from eventml.deploy.batch.output_columns import (
     split_columns,
 )
 from eventml.deploy.batch.row_decoding import DecodedChunk, RowDecoder
-from eventml.handlers import DEFAULT_MAX_BATCH
+from eventml.handler_options import DEFAULT_MAX_BATCH
 from eventml.records import Delivery, Record
 from eventml.runtime import (
     DLQ_PREFIX,

@@ -1,0 +1,128 @@
+"""Handler options: their types, bounds and defaults, for the decorators' arguments and for the settings."""
+
+# No `from __future__ import annotations` here: msgspec reads the annotations at run time.
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Annotated, Any, Final, Literal, TypedDict
+
+import msgspec
+from msgspec import Meta, structs
+
+from eventml.backends.base import Start
+
+Text = Annotated[str, Meta(min_length=1)]
+Count = Annotated[int, Meta(ge=0)]
+AtLeastOne = Annotated[int, Meta(ge=1)]
+Seconds = Annotated[float, Meta(ge=0)]
+PositiveSeconds = Annotated[float, Meta(gt=0)]
+WhenStale = Literal["dead_letter", "drop"]
+
+DEFAULT_MAX_BATCH: Final = 1024
+"""Default `max_batch` of a handler of batches: a forest is twice as fast at 1,024 rows as at 256."""
+
+DEFAULT_MAX_BATCH_SINGLE: Final = 64
+"""Default `max_batch` of a handler of single events. Only the cost of completing is shared by the batch, and
+a worker that stops waits for all of it."""
+
+
+class HandlerOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How a handler is run: keyword arguments of the decorators, and settings in `[consumer.<handler>]`.
+
+    Attributes:
+        group: Consumer group, by default `<bus>.<handler>`: every handler then gets every event.
+        max_batch: Maximum number of events in one call. By default 1,024 for a handler of batches and 64 for
+            one of single events; a batch job then calls a handler of batches with whole chunks.
+        max_wait: How long to wait for more events once a batch has one, in seconds.
+        ordered: True requires order per key; a backend that cannot keep it is refused at start-up. False
+            gives order up: a coroutine of single events then handles a batch concurrently. None takes
+            what the backend offers.
+        timeout: Time limit of one call in seconds, or None for no limit.
+        start: Where a group that has never read the topic begins.
+        retries: How often a failed event is retried before it becomes a dead letter.
+        backoff: Upper bound of the first wait before a retry, in seconds. It doubles with each retry; the
+            wait is random below it (full jitter).
+        max_backoff: Largest value of that upper bound, in seconds.
+        bisect_for: Time limit for finding the bad events of a failed batch, in seconds, on top of the calls
+            that one bad event takes. Events not cleared by then become dead letters, to be replayed.
+        max_deliveries: How often an event may be delivered without being completed before it becomes a
+            dead letter as a poison event. Needs a backend that counts deliveries.
+        max_age: Maximum age of an event when it is handled, in seconds, or None for no limit.
+        when_stale: What happens to an older event: `dead_letter`, `drop`, or a function that takes the event
+            and returns the output in place of the handler.
+        dedupe_window: Skip an event (no call, no output) whose id is among the last so many ids that the
+            group has completed; None turns this off. Dead letters do not count as completed. Refused on
+            a backend that cannot record ids. Where ids are recorded by partition, a duplicate is
+            recognised only if it has the same key.
+        retry_on: Exceptions that mean a failing dependency (a database that is down) and not a bad event: the
+            whole batch is retried until it succeeds. Timeouts, connection errors and MemoryError always
+            count as such.
+
+    Raises:
+        ValueError: An option has the wrong type or is out of bounds; the message starts with its name.
+    """
+
+    group: Text
+    max_batch: AtLeastOne | None = None
+    max_wait: Seconds = 0.0
+    ordered: bool | None = None
+    timeout: PositiveSeconds | None = None
+    start: Start = "earliest"
+    retries: Count = 2
+    backoff: Seconds = 0.1
+    max_backoff: Seconds = 30.0
+    bisect_for: Seconds = 60.0
+    max_deliveries: Annotated[int, Meta(ge=3)] = 5
+    max_age: PositiveSeconds | None = None
+    when_stale: WhenStale | Callable[[Any], Any] = "dead_letter"
+    dedupe_window: AtLeastOne | None = None
+    retry_on: tuple[type[Exception], ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check every option against its type and bounds."""
+        for name, kind in configurable_options().items():
+            value = getattr(self, name)
+            if name == "when_stale" and callable(value):
+                continue
+            try:
+                msgspec.convert(value, kind)
+            except msgspec.ValidationError as exc:
+                raise ValueError(
+                    f"{name}: {str(exc).replace('Expected', 'expected')}, not {value!r}"
+                ) from None
+
+
+@cache
+def configurable_options() -> dict[str, Any]:
+    """The handler options that configuration can set, by name, with their types."""
+    kinds = {field.name: field.type for field in structs.fields(HandlerOptions) if field.name != "retry_on"}
+    return kinds | {"when_stale": WhenStale}
+
+
+class HandlerArguments(TypedDict, total=False):
+    """Keyword arguments of `Bus.predictor` and `Bus.consumer`: see `HandlerOptions`, and these three.
+
+    Attributes:
+        name: The handler's name; by default the function's.
+        event_type: Type of one event, if the annotation does not give it. Required for handlers of frames.
+        output_type: Type of one output, if the annotation does not give it: what a returned frame's rows
+            become.
+    """
+
+    name: str
+    event_type: Any
+    output_type: Any
+    group: str
+    max_batch: int | None
+    max_wait: float
+    ordered: bool | None
+    timeout: float | None
+    start: Start
+    retries: int
+    backoff: float
+    max_backoff: float
+    bisect_for: float
+    max_deliveries: int
+    max_age: float | None
+    when_stale: WhenStale | Callable[[Any], Any]
+    dedupe_window: int | None
+    retry_on: Sequence[type[Exception]]

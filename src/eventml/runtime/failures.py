@@ -1,12 +1,14 @@
-"""Failures: their classification and description, and the results of events that failed.
+"""Failures: their classification and description, and the search for the bad events of a failed batch.
 
-The decisions are pure functions. What is done about a failure is in `retry.py`.
+The decisions are pure: what is done about a failure is in `retry.py`.
 """
 
 from __future__ import annotations
 
 import linecache
 import logging
+import math
+import time
 from contextlib import asynccontextmanager
 from enum import Enum
 from random import random
@@ -17,7 +19,7 @@ import anyio
 import msgspec
 
 from eventml.backends.base import Completion
-from eventml.errors import BackendError, DecodeError, HandlerTimeoutError, Reject
+from eventml.errors import BackendError, DecodeError, HandlerTimeoutError, Reject, UnavailableError
 from eventml.handlers import HandlerOptions
 
 if TYPE_CHECKING:
@@ -42,12 +44,8 @@ class Failed(msgspec.Struct, frozen=True):
     error: Exception
 
 
-class Deferred(msgspec.Struct, frozen=True):
-    """The result of an event that was not called, because an earlier event of its key had failed."""
-
-
-Result = Completion | Failed | Deferred
-"""The result of one event in a call of the handler."""
+NOT_CALLED: Final = Failed(UnavailableError("not called, as an earlier event of its key failed"))
+"""The result of an event that was not called, because an earlier event of its key had failed."""
 
 
 class PartialFailure(NamedTuple):
@@ -57,18 +55,16 @@ class PartialFailure(NamedTuple):
         results: One for each event, in their order.
     """
 
-    results: list[Result]
+    results: list[Completion | Failed]
 
 
 CallResults = list[Completion] | PartialFailure
 """The results of one call of the handler for a batch, one for each event, in their order."""
 
 
-def call_results(results: list[Result]) -> CallResults:
-    """The completions, or a PartialFailure if an event failed or was deferred."""
-    if {Failed, Deferred}.isdisjoint(map(type, results)):
-        return cast("list[Completion]", results)
-    return PartialFailure(results)
+def call_results(results: list[Completion | Failed]) -> CallResults:
+    """The completions, or a PartialFailure if an event failed."""
+    return PartialFailure(results) if Failed in map(type, results) else cast("list[Completion]", results)
 
 
 class Verdict(Enum):
@@ -124,6 +120,45 @@ def backoff_delay(failures: int, first: float, longest: float, chance: Callable[
     """
     ceiling = min(longest, first * 2.0 ** min(failures - 1, 60))
     return ceiling * chance()
+
+
+class Bisection:
+    """Which parts of a failed batch to call next, to find its bad events: a state machine.
+
+    Ask `next` for a part, call the handler with it, and report it if it `failed`; until `next` returns
+    None. Parts come from left to right, so everything to the left of a part is settled.
+
+    Halving is Hildebrandt and Zeller's delta debugging, reduced to faults that are independent of each other.
+    One bad event among n costs at most 2*ceil(log2 n) + 1 calls, the first one, which failed, included.
+
+    Args:
+        size: The length of the batch, 2 at least, which has been called once and failed.
+        seconds: When to stop, once the calls that a single bad event takes have been made.
+    """
+
+    def __init__(self, size: int, seconds: float = math.inf) -> None:
+        self._open: list[range] = []
+        self._current = range(size)
+        self._deadline = time.monotonic() + seconds
+        self._fewest_calls = 2 * math.ceil(math.log2(size)) + 1
+        self.calls = 1
+        self.failed()
+
+    def next(self) -> range | None:
+        """The leftmost part that is not settled; None if all is settled or the time is over."""
+        if not self._open or (self.calls >= self._fewest_calls and time.monotonic() > self._deadline):
+            return None
+        self.calls += 1
+        self._current = self._open.pop()
+        return self._current
+
+    def failed(self) -> bool:
+        """Report that the handler failed for the part. Returns whether it is a single event: a bad one."""
+        middle = len(self._current) // 2
+        if middle == 0:
+            return True
+        self._open += [self._current[middle:], self._current[:middle]]
+        return False
 
 
 async def wait_for_broker(name: str, failures: int, error: Exception) -> None:

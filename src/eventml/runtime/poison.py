@@ -22,7 +22,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from eventml.errors import CrashLoopError
-from eventml.runtime.batching import Item
+from eventml.runtime.calling import Item
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator, Sequence

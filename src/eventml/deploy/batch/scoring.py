@@ -27,7 +27,6 @@ from eventml.runtime import (
     DLQ_PREFIX,
     Caller,
     CallResults,
-    Deferred,
     Failed,
     Item,
     LoadedHandler,
@@ -168,9 +167,9 @@ class Scorer:
         checked = (self._outputs.check if self._handler.batched else self._outputs.check_each)(
             outputs, len(items)
         )
-        results: list[Completion | Failed | Deferred] = []
+        results: list[Completion | Failed] = []
         for item, output in zip(items, checked, strict=True):
-            if isinstance(output, Failed | Deferred):
+            if isinstance(output, Failed):
                 results.append(output)
             else:
                 self._outputs_by_event[int(item.delivery.offset)] = output

@@ -26,15 +26,7 @@ from eventml.frames import FrameBuilder, FrameType
 from eventml.handlers import Handler
 from eventml.models import keeps_threads, single_threaded
 from eventml.records import Delivery
-from eventml.runtime.failures import (
-    NOT_CALLED,
-    CallResults,
-    Failed,
-    PartialFailure,
-    call_results,
-    should_retry,
-    task_group,
-)
+from eventml.runtime.failures import NOT_CALLED, CallResults, Failed, should_retry, task_group
 from eventml.runtime.outputs import Outputs
 from eventml.runtime.stats import Stats
 from eventml.runtime.tracing import HandlerTracing
@@ -93,10 +85,9 @@ class HandlerCall:
             return await self._call(items)
         with self._tracing.processing([item.delivery.record.headers for item in items]) as record_error:
             results = await self._call(items)
-            if isinstance(results, PartialFailure):
-                for result in results.results:
-                    if isinstance(result, Failed) and result is not NOT_CALLED:
-                        record_error(result.error)
+            for result in results:
+                if isinstance(result, Failed) and result is not NOT_CALLED:
+                    record_error(result.error)
             return results
 
     async def _call(self, items: Sequence[Item]) -> CallResults:
@@ -112,12 +103,10 @@ class HandlerCall:
                 return self._outputs.completions_each(deliveries, outputs)
         if self._batched:
             return [Completion(delivery) for delivery in deliveries]
-        return call_results(
-            [
-                output if isinstance(output, Failed) else Completion(delivery)
-                for delivery, output in zip(deliveries, outputs, strict=True)
-            ]
-        )
+        return [
+            output if isinstance(output, Failed) else Completion(delivery)
+            for delivery, output in zip(deliveries, outputs, strict=True)
+        ]
 
 
 class Caller:
@@ -158,23 +147,13 @@ class Caller:
         """
         events = [item.event for item in items]
         if self._handler.batched:
-            return await self._call(events)
+            return await self.call_whole(events)
         if self._concurrent:
             return await self._call_concurrently(events)
         keys = [item.delivery.record.key if self._ordered else None for item in items]
         if self._handler.is_async or self._handler.options.timeout is not None:
             return await self._call_in_turn(events, keys)
         return await self._in_thread(partial(self._call_here, keys), events)
-
-    async def call_whole(self, events: Any) -> Any:
-        """What a handler of batches returns for a list of events, or, if it takes frames, for a table.
-
-        The table is one that `frames.cast_table` has made, or some of its rows.
-
-        Raises:
-            Exception: as `call` does.
-        """
-        return await self._call(events)
 
     # Single events
 
@@ -217,14 +196,22 @@ class Caller:
 
     async def _attempt(self, event: Any) -> Any:
         try:
-            return await self._call(event)
+            return await self.call_whole(event)
         except Exception as exc:  # noqa: BLE001 - a handler may raise anything
             return Failed(exc)
 
     # One call
 
-    async def _call(self, argument: Any) -> Any:
-        """Call the handler's function within its timeout."""
+    async def call_whole(self, argument: Any) -> Any:
+        """Call the handler's function once, within its timeout.
+
+        Args:
+            argument: A single event, a list of events, or, for a function of frames, a table that
+                `frames.cast_table` has made, or some of its rows.
+
+        Raises:
+            Exception: as `call` does.
+        """
         seconds = self._handler.options.timeout
         if seconds is None:
             return await self._call_function(self._function, argument)

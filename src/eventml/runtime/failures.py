@@ -9,11 +9,12 @@ import linecache
 import logging
 import math
 import time
+from collections.abc import Sequence
 from contextlib import asynccontextmanager
 from enum import Enum
 from random import random
 from traceback import walk_tb
-from typing import TYPE_CHECKING, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Final
 
 import anyio
 import msgspec
@@ -24,7 +25,6 @@ from eventml.handlers import HandlerOptions
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
-    from types import FrameType
 
     from anyio.abc import TaskGroup
 
@@ -48,23 +48,8 @@ NOT_CALLED: Final = Failed(UnavailableError("not called, as an earlier event of 
 """The result of an event that was not called, because an earlier event of its key had failed."""
 
 
-class PartialFailure(NamedTuple):
-    """The results of a call in which some events failed and others did not.
-
-    Attributes:
-        results: One for each event, in their order.
-    """
-
-    results: list[Completion | Failed]
-
-
-CallResults = list[Completion] | PartialFailure
+CallResults = Sequence[Completion | Failed]
 """The results of one call of the handler for a batch, one for each event, in their order."""
-
-
-def call_results(results: list[Completion | Failed]) -> CallResults:
-    """The completions, or a PartialFailure if an event failed."""
-    return PartialFailure(results) if Failed in map(type, results) else cast("list[Completion]", results)
 
 
 class Verdict(Enum):
@@ -208,24 +193,16 @@ def summarise_traceback(error: BaseException, size: int) -> str:
         error: The exception.
         size: The most characters. A longer summary is cut at its beginning.
     """
-    frames = list(walk_tb(error.__traceback__))
-    while frames and _package(frames[0][0]) in _LIBRARIES:
-        del frames[0]
-    lines = [_frame_line(frame, number) for frame, number in frames]
+    lines: list[str] = []
+    for frame, number in walk_tb(error.__traceback__):
+        module, code = str(frame.f_globals.get("__name__", "?")), frame.f_code
+        if lines or module.partition(".")[0] not in _LIBRARIES:
+            source = linecache.getline(code.co_filename, number, frame.f_globals).strip()[:_MAX_SOURCE_LINE]
+            lines.append(f"{module}:{number} in {code.co_name}: {source}")
     if len(lines) > _MAX_FRAMES:
         lines = [lines[0], "…", *lines[2 - _MAX_FRAMES :]]
     text = "\n".join(lines)
     return text if len(text) <= size else f"…{text[1 - size :]}"
-
-
-def _package(frame: FrameType) -> str:
-    return str(frame.f_globals.get("__name__", "")).partition(".")[0]
-
-
-def _frame_line(frame: FrameType, number: int) -> str:
-    code, module = frame.f_code, frame.f_globals.get("__name__", "?")
-    source = linecache.getline(code.co_filename, number, frame.f_globals).strip()[:_MAX_SOURCE_LINE]
-    return f"{module}:{number} in {code.co_name}: {source}"
 
 
 @asynccontextmanager
@@ -240,16 +217,10 @@ async def task_group() -> AsyncIterator[TaskGroup]:
         async with anyio.create_task_group() as tasks:
             yield tasks
     except BaseExceptionGroup as group:
-        single = _single_error(group)
-        if single is None:
+        single = group
+        while isinstance(single, BaseExceptionGroup) and len(single.exceptions) == 1:
+            [single] = single.exceptions
+        if isinstance(single, BaseExceptionGroup):
             raise
     if single is not None:
         raise single
-
-
-def _single_error(error: BaseException) -> BaseException | None:
-    while isinstance(error, BaseExceptionGroup):
-        if len(error.exceptions) != 1:
-            return None
-        [error] = error.exceptions
-    return error

@@ -34,7 +34,7 @@ from eventml.frames import outputs_to_list
 from eventml.handlers import Handler
 from eventml.models import Model
 from eventml.records import Delivery, Record
-from eventml.runtime.failures import CallResults, Failed, call_results
+from eventml.runtime.failures import CallResults, Failed
 from eventml.runtime.tracing import HandlerTracing
 
 if TYPE_CHECKING:
@@ -115,9 +115,7 @@ class Outputs:
 
     def completions_each(self, deliveries: Sequence[Delivery], outputs: Sequence[Any]) -> CallResults:
         """As `completions`, for outputs of single events: a bad one fails alone."""
-        return call_results(
-            each_alone(outputs, lambda part: self.completions(deliveries[part], outputs[part]))
-        )
+        return each_alone(outputs, lambda part: self.completions(deliveries[part], outputs[part]))
 
     def encode(self, deliveries: Sequence[Delivery], outputs: Sequence[Any]) -> list[Completion]:
         """The completions of a batch in which each delivery has an output, which is not checked.

@@ -12,7 +12,7 @@ redelivered records, and skip the steps `screen` and `poison`.
 from __future__ import annotations
 
 from operator import attrgetter
-from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import anyio
 
@@ -38,18 +38,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _outputs_of, _delivery_of = attrgetter("outputs"), attrgetter("delivery")
-
-
-class Batch(NamedTuple, Generic[T]):
-    """A batch that was taken from an intake.
-
-    Attributes:
-        items: The items, in the order of their arrival. Empty if the intake was closed.
-        screened: Whether some of them may need special treatment, so that each has to be looked at.
-    """
-
-    items: list[T]
-    screened: bool = False
 
 
 class Intake(Generic[T]):
@@ -102,20 +90,23 @@ class Intake(Generic[T]):
         while len(self._items) > self._max_batch:
             await self._change()
 
-    async def take(self) -> Batch[T]:
-        """Wait for an item, and take all that wait, up to the cap. The batch is empty once drained.
+    async def take(self) -> tuple[list[T], bool]:
+        """Wait for an item, and take all that wait, up to the cap, in order. No items once drained.
 
         The call may be cancelled: it has then taken nothing.
+
+        Returns:
+            The items, and whether some of them may need special treatment: each has to be looked at.
         """
         while not self._items and not self._closed:
             await self._change()
         if self._max_wait:
             await self._fill()
-        batch = Batch(self._items[: self._max_batch], self._to_screen > 0)
+        batch, screen = self._items[: self._max_batch], self._to_screen > 0
         del self._items[: self._max_batch]
-        self._to_screen = max(self._to_screen - len(batch.items), 0)
+        self._to_screen = max(self._to_screen - len(batch), 0)
         self._notify()
-        return batch
+        return batch, screen
 
     async def _fill(self) -> None:
         with anyio.move_on_after(self._max_wait):
@@ -222,17 +213,17 @@ class Pipeline:
     async def _process_all(self, completions: MemoryObjectSendStream[list[Completion]]) -> None:
         async with completions:
             while True:
-                batch = await self._next_batch()
-                if not batch.items and self._intake.drained and not self._waiting:
+                items: Sequence[Item]
+                items, screen = await self._next_batch()
+                if not items and self._intake.drained and not self._waiting:
                     return
                 await self._send(completions, await self._retry.process_due())
-                items: Sequence[Item] = batch.items
                 if self._dedupe is not None and items:
                     items, duplicates = await self._dedupe.remove_duplicates(items)
                     await self._send(completions, duplicates)
                 if not items:
                     continue
-                if not batch.screened:
+                if not screen:
                     await self._send(completions, await self._first.process(items))
                     continue
                 items, done = self._screen(items)
@@ -269,7 +260,7 @@ class Pipeline:
         """How many events wait in the retry queue, or for the event that they are duplicates of."""
         return len(self._retry.queue) + (0 if self._dedupe is None else self._dedupe.waiting)
 
-    async def _next_batch(self) -> Batch[Item]:
+    async def _next_batch(self) -> tuple[list[Item], bool]:
         """The next batch; an empty one if an event in the retry queue is due first, or duplicates are
         released.
 
@@ -279,14 +270,14 @@ class Pipeline:
         duplicates_wait = self._dedupe is not None and self._dedupe.waiting
         if duplicates_wait and self._uncompleted and (full or self._intake.drained):
             await self._until_all_completed()
-            return Batch([])
+            return [], False
         if self._retry.queue.next_due is None:
             return await self._intake.take()
         with anyio.move_on_at(self._retry.queue.next_due):
             if not full and not self._intake.drained:
                 return await self._intake.take()
             await anyio.sleep_forever()
-        return Batch([])
+        return [], False
 
     async def _send(
         self, completions: MemoryObjectSendStream[list[Completion]], batch: list[Completion]

@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from heapq import heappop, heappush
 from itertools import count
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import anyio
 
@@ -24,7 +24,6 @@ from eventml.runtime.failures import (
     Bisection,
     CallResults,
     Failed,
-    PartialFailure,
     Verdict,
     backoff_delay,
     classify,
@@ -117,10 +116,10 @@ class Retry:
                 await anyio.sleep(seconds)
 
     def _finish(self, items: Sequence[Item], results: CallResults) -> list[Completion]:
-        if not isinstance(results, PartialFailure):
-            return results
+        if Failed not in map(type, results):
+            return cast("list[Completion]", results)
         completions: list[Completion] = []
-        for item, result in zip(items, results.results, strict=True):
+        for item, result in zip(items, results, strict=True):
             # An event behind a bad output of its key has been called already: it is called again, in order.
             if self.queue.holds_back(item):
                 self.queue.admit([item])
@@ -166,14 +165,13 @@ class Retry:
                 )
         return completions + [self.dead_letters.write(item.delivery, error) for item in rest.values()]
 
-    def _fail(self, item: Item, error: Exception) -> list[Completion]:
-        """As `_fail_again`, for an event that failed on its own for the first time."""
-        return self._fail_again(FailedItem(item, error, 1, time.time()))
-
-    def _fail_again(self, failed: FailedItem) -> list[Completion]:
+    def _fail(
+        self, item: Item, error: Exception, attempts: int = 1, first_failure: float | None = None
+    ) -> list[Completion]:
         """Put an event that failed on its own into the retry queue, or move it to the dead letters."""
-        item, error, attempts, first_failure = failed
+        first_failure = first_failure or time.time()
         if self._should_retry(error, attempts):
+            failed = FailedItem(item, attempts, first_failure)
             self.queue.put(failed, anyio.current_time() + self._delay(attempts))
             return []
         return [self.dead_letters.write(item.delivery, error, attempts=attempts, first_failure=first_failure)]
@@ -184,14 +182,14 @@ class Retry:
         try:
             results = await self._call([failed.item])
         except Exception as exc:  # noqa: BLE001 - a handler may raise anything
-            results = PartialFailure([Failed(exc)])
-        if not isinstance(results, PartialFailure):
-            completions = results
-        else:
-            [error] = [result.error for result in results.results if isinstance(result, Failed)]
-            completions = self._fail_again(failed._replace(error=error, attempts=failed.attempts + 1))
+            results = [Failed(exc)]
+        [result] = results
+        if isinstance(result, Failed):
+            completions = self._fail(failed.item, result.error, failed.attempts + 1, failed.first_failure)
             if not completions:
                 return []
+        else:
+            completions = [result]
         return completions + await self.process(self.queue.release(failed.item))
 
     def _should_retry(self, error: Exception, attempts: int) -> bool:
@@ -228,10 +226,10 @@ class FailFast(Retry):
         ordered: bool,
         tracing: HandlerTracing | None = None,
     ) -> None:
-        super().__init__(call, handler, stats=stats, ordered=ordered)
-        self.dead_letters = DeadLetterWriter(
-            handler, log_level=logging.DEBUG, translate=self._as_unavailable, tracing=tracing
+        super().__init__(
+            call, handler, stats=stats, ordered=ordered, log_level=logging.DEBUG, tracing=tracing
         )
+        self.dead_letters.translate = self._as_unavailable
 
     async def _call_until_available(self, items: Sequence[Item]) -> CallResults:
         return await self._call(items)
@@ -253,13 +251,11 @@ class FailedItem(NamedTuple):
 
     Attributes:
         item: The event.
-        error: Its last failure.
         attempts: How often it has been tried.
         first_failure: When it first failed, in seconds since the epoch.
     """
 
     item: Item
-    error: Exception
     attempts: int
     first_failure: float
 

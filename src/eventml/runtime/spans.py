@@ -47,7 +47,6 @@ class Spans:
         topic: str,
         id: str | None = None,  # noqa: A002 - as in the protocol
     ) -> Iterator[SendingSpan]:
-        """See `Tracing`."""
         attributes: dict[str, Any] = {
             "messaging.system": self._system,
             "messaging.destination.name": topic,
@@ -65,7 +64,6 @@ class Spans:
             yield SendingSpan(span)
 
     def handling(self, handler: Handler, model: Model | None) -> HandlerSpans:
-        """See `Tracing`."""
         return HandlerSpans(self._tracer, self._system, handler, model)
 
 
@@ -77,7 +75,6 @@ class SendingSpan:
         self.headers: Mapping[str, str] = MappingProxyType(_headers(span.get_span_context()))
 
     def wrote(self, records: int) -> None:
-        """See `Sending`."""
         self._span.set_attribute("messaging.batch.message_count", records)
 
 
@@ -105,7 +102,6 @@ class HandlerSpans:
 
     @contextmanager
     def processing(self, inputs: Sequence[Mapping[str, str]]) -> Iterator[Callable[[Exception], None]]:
-        """See `HandlerTracing`."""
         contexts = [_context(headers) for headers in _distinct(inputs).values()]
         valid = [context for context in contexts if context is not None]
         # Never the current context: a span around the worker is not the parent of its batches.
@@ -125,13 +121,11 @@ class HandlerSpans:
     def output_headers(
         self, headers: Mapping[str, str], inputs: Sequence[Mapping[str, str]]
     ) -> Sequence[Mapping[str, str]]:
-        """See `HandlerTracing`."""
         batch = trace.get_current_span().get_span_context()
         made = {key: _continued(headers, _context(found), batch) for key, found in _distinct(inputs).items()}
         return [made[id(found)] for found in inputs]
 
     def dead_letter(self, input: Mapping[str, str], error: Exception, topic: str) -> None:  # noqa: A002
-        """See `HandlerTracing`."""
         context = _context(input)
         span = self._tracer.start_span(
             f"dead_letter {topic}",

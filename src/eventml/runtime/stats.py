@@ -50,23 +50,6 @@ class Histogram:
         self.counts[bisect_left(self.bounds, value)] += weight
         self.sum += value * weight
 
-    def quantile(self, share: float) -> float | None:
-        """The value that this share of the values does not exceed; None if there are no values.
-
-        Interpolated within its bucket, as Prometheus' `histogram_quantile` does: values are taken to be at
-        least 0, and those above the last bound to be equal to it.
-        """
-        wanted = share * sum(self.counts)
-        if not wanted:
-            return None
-        lower = 0.0
-        for upper, count in zip(self.bounds, self.counts, strict=False):
-            if count and count >= wanted:
-                return lower + (upper - lower) * wanted / count
-            wanted -= count
-            lower = upper
-        return lower
-
 
 class Stats:
     """The counters of one handler since its worker started. Times are of the monotonic clock, in seconds.
@@ -82,7 +65,6 @@ class Stats:
         calls: Calls of the handler.
         abandoned: Calls that ran past their timeout in a thread that could not be stopped; see also `hung`.
         last_arrival: When a delivery was last received.
-        last_completion: When a delivery was last completed.
         last_progress: When the events in flight last made progress: a call or a completion began or ended, or
             a delivery arrived while none was in flight.
         latency: Seconds from the broker's timestamp to the completion.
@@ -100,7 +82,7 @@ class Stats:
         self.retries = 0
         self.calls = 0
         self.abandoned = 0
-        self.last_arrival = self.last_completion = self.last_progress = time.monotonic()
+        self.last_arrival = self.last_progress = time.monotonic()
         self.latency = Histogram(SECONDS_BUCKETS)
         self.batch = Histogram(SIZE_BUCKETS)
         self.stages: dict[Stage, Histogram] = {}
@@ -160,7 +142,7 @@ class Stats:
         self.completed += len(deliveries)
         self.published += published
         self.dead_letters += dead_letters
-        self.last_completion = self.last_progress = time.monotonic()
+        self.last_progress = time.monotonic()
         while self._arrivals and self._arrivals[0][0] <= self.completed:
             self._arrivals.popleft()
         self._observe(deliveries)

@@ -51,7 +51,7 @@ class ParkingMachine(RuleBasedStateMachine):
     def fail(self, seconds: float) -> None:
         """It is put off, and of the rest at hand those of its key wait behind it."""
         item = self.to_call.popleft()
-        self.park(FailedItem(item, ValueError(), 1, 0.0), seconds)
+        self.park(FailedItem(item, 1, 0.0), seconds)
         rest, self.to_call = list(self.to_call), deque()
         self.admit(rest)
 

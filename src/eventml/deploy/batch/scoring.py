@@ -34,7 +34,6 @@ from eventml.runtime import (
     Retry,
     Stats,
     Verdict,
-    call_results,
     classify,
     describe,
 )
@@ -174,7 +173,7 @@ class Scorer:
             else:
                 self._outputs_by_event[int(item.delivery.offset)] = output
                 results.append(Completion(item.delivery))
-        return call_results(results)
+        return results
 
     def _is_infrastructure(self, error: Exception) -> bool:
         return classify(error, self._handler.options.retry_on) is Verdict.INFRASTRUCTURE

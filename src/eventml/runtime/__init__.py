@@ -31,7 +31,6 @@ from eventml.runtime.failures import (
     classify,
     describe,
     task_group,
-    wait_for_broker,
 )
 from eventml.runtime.outputs import OutputChecks, Prediction, output_event_type
 from eventml.runtime.replay import DeadLetterAction, ReplayReport, browse, replay_or_drop
@@ -83,5 +82,4 @@ __all__ = [
     "reply_topic",
     "request_id",
     "task_group",
-    "wait_for_broker",
 ]

@@ -168,11 +168,11 @@ class Caller:
 
     def _call_here(self, keys: Sequence[bytes | None], events: Sequence[Any]) -> list[Any]:
         """As `_call_in_turn`, in this thread: an await for each event would cost as much as most calls."""
-        outputs: list[Any] = []
+        function, outputs = self._function, list[Any]()
         held_back: set[bytes | None] = set()
         for event, key in zip(events, keys, strict=True):
             try:
-                outputs.append(NOT_CALLED if key in held_back else self._function(event))
+                outputs.append(NOT_CALLED if key in held_back else function(event))
             except Exception as exc:  # noqa: BLE001 - a handler may raise anything
                 outputs.append(Failed(exc))
                 self._hold_back(key, outputs[-1], held_back)

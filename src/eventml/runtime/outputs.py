@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from contextlib import suppress
+from functools import lru_cache
 from itertools import repeat
 from operator import attrgetter
 from types import MappingProxyType
@@ -88,7 +89,10 @@ class Outputs:
         self._topic = topic
         self._encoder = encoder
         self._checks = OutputChecks(handler)
-        self._headers = MappingProxyType(_headers(handler, topic, model, source, encoder.content_type))
+        headers = output_headers(handler, topic, source, encoder.content_type)
+        if model is not None:
+            headers |= {records.MODEL: model.name, records.MODEL_VERSION: model.version}
+        self._headers = MappingProxyType(headers)
         self._tracing = tracing
         self.suffix = handler.name if model is None else f"{handler.name}@{model.version}"
 
@@ -134,19 +138,15 @@ class Outputs:
         ]
 
 
-def _headers(
-    handler: Handler, topic: str, model: Model | None, source: str, content_type: str
-) -> dict[str, str]:
-    headers = {
+def output_headers(handler: Handler, topic: str, source: str, content_type: str) -> dict[str, str]:
+    """Headers of the records that a predictor publishes to a topic."""
+    return {
         records.SPEC_VERSION: "1.0",
         records.TYPE: topic,
         records.SOURCE: source,
         records.CONTENT_TYPE: content_type,
         records.PREDICTOR: handler.name,
     }
-    if model is not None:
-        headers |= {records.MODEL: model.name, records.MODEL_VERSION: model.version}
-    return headers
 
 
 def output_event_type(handler: Handler) -> Any:
@@ -185,7 +185,6 @@ class OutputChecks:
         self._output_type = handler.output_type
         self._takes_frames = handler.frame is not None
         self._expected: type = handler.output_type if _has_instances(handler.output_type) else object
-        self._float_fields: dict[type, list[str] | None] = {}
 
     def check(self, outputs: Any, inputs: int) -> CheckedOutputs:
         """Check the outputs for a batch: a list, an array, a Series, a frame or a table.
@@ -244,9 +243,7 @@ class OutputChecks:
                     f"{self._expected.__name__}"
                 )
             same = outputs if len(types) == 1 else [output for output in outputs if type(output) is type_]
-            if type_ not in self._float_fields:
-                self._float_fields[type_] = _float_fields(type_)
-            fields = self._float_fields[type_]
+            fields = _float_fields(type_)
             if fields is None:
                 self._check_contents(same)
             else:
@@ -312,6 +309,7 @@ def _has_instances(output_type: Any) -> bool:
     return isinstance(output_type, type) and output_type is not Any and not is_typeddict(output_type)
 
 
+@lru_cache(maxsize=256)
 def _float_fields(type_: type) -> list[str] | None:
     """The fields of a struct that hold floats, if all its fields hold plain values; None if not."""
     try:

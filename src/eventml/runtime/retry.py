@@ -93,10 +93,7 @@ class Retry:
     async def process_due(self) -> list[Completion]:
         """Completions of the events whose retry is due, and of those that their keys held back."""
         completions: list[Completion] = []
-        while self.queue:
-            failed = self.queue.take_due(anyio.current_time())
-            if failed is None:
-                break
+        while (failed := self.queue.take_due(anyio.current_time())) is not None:
             completions += await self._try_again(failed)
         return completions
 
@@ -274,15 +271,13 @@ class RetryQueue:
         self._heap: list[tuple[float, int, FailedItem]] = []
         self._numbers = count()  # events that are due at the same time leave in the order of their arrival
         self._held_back: dict[bytes | None, list[Item]] = {}
-        self._size = 0
 
     def __len__(self) -> int:
         """How many events wait, the ones that are held back included."""
-        return self._size
+        return len(self._heap) + sum(map(len, self._held_back.values()))
 
     def put(self, failed: FailedItem, due: float) -> None:
         """Keep an event until `due`, and hold its key back until `release`."""
-        self._size += 1
         heappush(self._heap, (due, next(self._numbers), failed))
         key = self._key(failed.item)
         if key is not None:
@@ -296,7 +291,6 @@ class RetryQueue:
         for item in items:
             if self.holds_back(item):
                 self._held_back[item.delivery.record.key].append(item)
-                self._size += 1
             else:
                 admitted.append(item)
         return admitted
@@ -309,15 +303,12 @@ class RetryQueue:
         """Take an event that is due; None if there is none. Its key stays held back until `release`."""
         if not self._heap or self._heap[0][0] > now:
             return None
-        self._size -= 1
         return heappop(self._heap)[2]
 
     def release(self, item: Item) -> list[Item]:
         """A taken event is finished: return the events that its key held back, in order."""
         key = self._key(item)
-        released = [] if key is None else self._held_back.pop(key, [])
-        self._size -= len(released)
-        return released
+        return [] if key is None else self._held_back.pop(key, [])
 
     @property
     def next_due(self) -> float | None:

@@ -79,8 +79,6 @@ def split_stale(items: Sequence[Item], max_age: float, now: float) -> tuple[list
     """
     oldest = now - max_age
     fresh = [item for item in items if item.delivery.timestamp >= oldest]
-    if len(fresh) == len(items):
-        return fresh, []
     return fresh, [item for item in items if item.delivery.timestamp < oldest]
 
 

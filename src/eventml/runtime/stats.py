@@ -145,9 +145,6 @@ class Stats:
         self.last_progress = time.monotonic()
         while self._arrivals and self._arrivals[0][0] <= self.completed:
             self._arrivals.popleft()
-        self._observe(deliveries)
-
-    def _observe(self, deliveries: Sequence[Delivery]) -> None:
         now = time.time()
         step = max(len(deliveries) // _LATENCY_SAMPLES, 1)
         sample = deliveries[::step]

@@ -235,7 +235,7 @@ class OutputChecks:
 
     def _check_objects(self, outputs: Sequence[Any]) -> bool:
         """Check objects, type by type. Returns whether none is None."""
-        types = set(map(type, outputs))
+        types: set[Any] = set(map(type, outputs))
         for type_ in types - {type(None)}:
             if not issubclass(type_, self._expected):
                 raise OutputError(
@@ -275,7 +275,7 @@ def each_alone(outputs: Sequence[Any], convert: Callable[[slice], Sequence[T]]) 
         outputs: An output or `Failed` for each event.
         convert: Converts the outputs at these positions.
     """
-    if Failed not in map(type, outputs):
+    if Failed not in set(map(type, outputs)):
         with suppress(OutputError):
             return list(convert(slice(0, len(outputs))))
     results: list[T | Failed] = []

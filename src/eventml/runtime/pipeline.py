@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_outputs_of, _delivery_of = attrgetter("outputs"), attrgetter("delivery")
+_outputs_of, _attempt_of = attrgetter("outputs"), attrgetter("attempt")
 
 
 class Intake(Generic[T]):
@@ -203,7 +203,7 @@ class Pipeline:
                 self._replies.expect(deliveries, all_headers)
             unusual = (
                 errors > 0
-                or {delivery.attempt for delivery in deliveries} != {1}
+                or set(map(_attempt_of, deliveries)) != {1}
                 or any(REPLAY_GROUP in headers for headers in all_headers)
             )
             self._intake.put(list(map(Item, deliveries, events)), screen=unusual)
@@ -331,5 +331,4 @@ class Pipeline:
     def _count(self, completed: list[Completion]) -> None:
         outputs = sum(map(len, map(_outputs_of, completed)))
         dead_letters = self._retry.dead_letters.count(completed)
-        deliveries = list(map(_delivery_of, completed))
-        self._stats.finished(deliveries, published=outputs - dead_letters, dead_letters=dead_letters)
+        self._stats.finished(completed, published=outputs - dead_letters, dead_letters=dead_letters)

@@ -113,7 +113,7 @@ class Retry:
                 await anyio.sleep(seconds)
 
     def _finish(self, items: Sequence[Item], results: CallResults) -> list[Completion]:
-        if Failed not in map(type, results):
+        if Failed not in set(map(type, results)):
             return cast("list[Completion]", results)
         completions: list[Completion] = []
         for item, result in zip(items, results, strict=True):

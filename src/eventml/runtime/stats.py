@@ -8,7 +8,7 @@ from collections import deque
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Literal
 
-from eventml.records import Delivery
+from eventml.backends.base import Completion
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -137,17 +137,16 @@ class Stats:
         self.received += deliveries
         self._arrivals.append((self.received, now))
 
-    def finished(self, deliveries: Sequence[Delivery], *, published: int, dead_letters: int) -> None:
+    def finished(self, completed: Sequence[Completion], *, published: int, dead_letters: int) -> None:
         """Count a completed batch. Latency is measured on evenly spaced samples, to cost less per event."""
-        self.completed += len(deliveries)
+        self.completed += len(completed)
         self.published += published
         self.dead_letters += dead_letters
         self.last_progress = time.monotonic()
         while self._arrivals and self._arrivals[0][0] <= self.completed:
             self._arrivals.popleft()
         now = time.time()
-        step = max(len(deliveries) // _LATENCY_SAMPLES, 1)
-        sample = deliveries[::step]
-        for delivery in sample:
-            seconds, weight = now - delivery.timestamp, len(deliveries) / len(sample)
-            self.latency.add(max(seconds, 0.0), weight)
+        sample = completed[:: max(len(completed) // _LATENCY_SAMPLES, 1)]
+        for completion in sample:
+            seconds = now - completion.delivery.timestamp
+            self.latency.add(max(seconds, 0.0), len(completed) / len(sample))

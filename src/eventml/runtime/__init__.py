@@ -38,7 +38,7 @@ from eventml.runtime.replies import REPLY_RETENTION, predictor_of, read_reply, r
 from eventml.runtime.retry import FailFast, Retry
 from eventml.runtime.stats import SECONDS_BUCKETS, SIZE_BUCKETS, Histogram, Stats
 from eventml.runtime.tracing import Tracing, find_tracing
-from eventml.runtime.worker import LoadedHandler, Worker, check_capabilities, enter_lifespans, load_handler
+from eventml.runtime.worker import LoadedHandler, Worker, check_capabilities, load_handlers
 
 __all__ = [
     "DLQ_PREFIX",
@@ -71,9 +71,8 @@ __all__ = [
     "dead_letter_queues",
     "dead_letter_topic",
     "describe",
-    "enter_lifespans",
     "find_tracing",
-    "load_handler",
+    "load_handlers",
     "output_event_type",
     "predictor_of",
     "read_dead_letter",

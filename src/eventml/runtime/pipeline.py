@@ -12,11 +12,11 @@ redelivered records, and skip the steps `screen` and `poison`.
 from __future__ import annotations
 
 from operator import attrgetter
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 import anyio
 
-from eventml.backends.base import Completion, Subscription
+from eventml.backends.base import Completion, DedupeSubscription, Subscription
 from eventml.codec import Decoder
 from eventml.errors import BackendError, DecodeError, PublishError, TopicNotFoundError
 from eventml.handlers import Handler
@@ -134,7 +134,6 @@ class Pipeline:
         first: The first step of processing a batch: `retry`, or `Staleness` in front of it.
         retry: The last step, which calls the handler. It has the retry queue and writes the dead letters.
         stats: Its counters.
-        dedupe: Removes duplicates; None if they are processed like other events.
         replies: Replies to requests; None if the handler is a consumer.
     """
 
@@ -147,7 +146,6 @@ class Pipeline:
         first: Staleness | Retry,
         retry: Retry,
         stats: Stats,
-        dedupe: Dedupe | None = None,
         replies: Replies | None = None,
     ) -> None:
         self._name = handler.name
@@ -159,7 +157,9 @@ class Pipeline:
         self._retry = retry
         self._poison = PoisonDetector(handler.options.max_deliveries)
         self._stats = stats
-        self._dedupe = dedupe
+        self._dedupe: Dedupe | None = None
+        if handler.options.dedupe_window is not None:
+            self._dedupe = Dedupe(cast("DedupeSubscription", subscription), handler, stats)
         self._replies = replies
         self._intake: Intake[Item] = Intake(self._max_batch, handler.options.max_wait)
         self._uncompleted = 0  # batches that were processed and not completed

@@ -207,11 +207,7 @@ class FailFast(Retry):
 
     The caller reports the failure, so it is logged for debugging only.
 
-    Args: as for `Retry`.
-
-    Attributes:
-        dead_letters: Moves deliveries to the dead letters.
-        queue: The retry queue, always empty.
+    Args and attributes: as for `Retry`; its queue is always empty.
     """
 
     def __init__(

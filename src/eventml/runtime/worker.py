@@ -1,6 +1,6 @@
 """The worker: all handlers of a bus, run in this process from start-up to drain.
 
-Before it runs, `load_handler` loads the handlers' models and `enter_lifespans` enters their lifespans.
+Before it runs, `load_handlers` loads the handlers' models and enters their lifespans.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from eventml.backends.base import (
     Backend,
     Capabilities,
     ChecksOutputs,
-    DedupeSubscription,
     Deduplicates,
     Subscription,
 )
@@ -30,7 +29,6 @@ from eventml.handlers import Handler
 from eventml.models import Model
 from eventml.runtime.calling import Caller, HandlerCall
 from eventml.runtime.dead_letters import dead_letter_topic
-from eventml.runtime.dedupe import Dedupe
 from eventml.runtime.failures import task_group
 from eventml.runtime.outputs import Outputs
 from eventml.runtime.pipeline import Pipeline
@@ -66,18 +64,23 @@ class LoadedHandler(msgspec.Struct, frozen=True):
     decoder: Decoder | None = None
 
 
-async def enter_lifespans(
-    stack: AsyncExitStack, handlers: Sequence[Handler], lifespans: Mapping[str, Callable[[], Any]]
-) -> dict[str, Any]:
-    """Enter each lifespan that a handler has a parameter for, once. Returns their values by name.
+async def load_handlers(
+    stack: AsyncExitStack,
+    handlers: Sequence[Handler],
+    lifespans: Mapping[str, Callable[[], Any]],
+    output_formats: Sequence[Format],
+) -> list[LoadedHandler]:
+    """Enter the lifespans that the handlers have parameters for, each once, and load the handlers' models.
 
     Args:
         stack: Leaves the lifespans, the last one first.
         handlers: The handlers.
         lifespans: The bus's lifespans, by name.
+        output_formats: The format of each handler's outputs.
 
     Raises:
         RegistrationError: a handler has a parameter that no lifespan is named like.
+        ModelError: a model cannot be loaded.
     """
     values: dict[str, Any] = {}
     for handler in handlers:
@@ -94,29 +97,16 @@ async def enter_lifespans(
                 values[name] = stack.enter_context(entered)
             else:
                 values[name] = await stack.enter_async_context(entered)
-    return values
-
-
-async def load_handler(
-    handler: Handler, resources: Mapping[str, Any], output_format: Format
-) -> LoadedHandler:
-    """Load the handler's model, and collect its resources.
-
-    Args:
-        handler: The handler.
-        resources: The values of the lifespans, by name.
-        output_format: The format of its outputs.
-
-    Raises:
-        ModelError: the model cannot be loaded.
-    """
-    own = {name: resources[name] for name in handler.resource_names if name != "model"}
-    model: Model | None = None
-    if handler.model is not None:
-        # In a thread: loading a large model must not stop the heartbeats of handlers that run already.
-        model = await to_thread.run_sync(partial(models.load, handler.model, name=handler.name))
-        own["model"] = model.object
-    return LoadedHandler(handler, model, own, output_format)
+    loaded = []
+    for handler, output_format in zip(handlers, output_formats, strict=True):
+        resources = {name: values[name] for name in handler.resource_names if name != "model"}
+        model: Model | None = None
+        if handler.model is not None:
+            # In a thread: loading a large model must not stop the heartbeats of handlers that run already.
+            model = await to_thread.run_sync(partial(models.load, handler.model, name=handler.name))
+            resources["model"] = model.object
+        loaded.append(LoadedHandler(handler, model, resources, output_format))
+    return loaded
 
 
 class Worker:
@@ -243,7 +233,7 @@ class Worker:
         tracing = None if self._tracing is None else self._tracing.handling(handler, model)
         subscription = await stack.enter_async_context(_subscription(self._backend, handler))
         self._subscriptions[handler.name] = subscription
-        outputs = replies = dedupe = None
+        outputs = replies = None
         if handler.to is not None:
             outputs = Outputs(
                 handler,
@@ -256,8 +246,6 @@ class Worker:
             replies = Replies(
                 subscription, self._backend, handler, suffix=outputs.suffix, source=self._source
             )
-        if options.dedupe_window is not None:
-            dedupe = Dedupe(cast("DedupeSubscription", subscription), handler, stats)
         caller = Caller(handler, loaded.resources, ordered=ordered, stats=stats)
         call = HandlerCall(handler, caller=caller, outputs=outputs, stats=stats, tracing=tracing)
         retry = self._failure_policy(call, handler, stats=stats, ordered=ordered, tracing=tracing)
@@ -271,7 +259,6 @@ class Worker:
             first=first,
             retry=retry,
             stats=stats,
-            dedupe=dedupe,
             replies=replies,
         )
 

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from eventml.bus import Bus
 from eventml.deploy.web.request_backend import RequestDecoder
 from eventml.errors import ConfigError
-from eventml.runtime import LoadedHandler, enter_lifespans, load_handler, output_event_type
+from eventml.runtime import LoadedHandler, load_handlers, output_event_type
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -67,8 +67,7 @@ async def load_predictors(
         ModelError: a model cannot be loaded.
         RegistrationError: a handler has a parameter without a value.
     """
-    resources = await enter_lifespans(stack, predictors, bus.lifespans)
-    loaded = [await load_handler(predictor, resources, "json") for predictor in predictors]
+    loaded = await load_handlers(stack, predictors, bus.lifespans, ["json"] * len(predictors))
     return [replace(one, decoder=RequestDecoder(Any)) for one in loaded]
 
 

@@ -37,10 +37,10 @@ import eventml
 from benchmarks.measuring import DurationPredicted, RideStarted, linear, machine, no_op, rides
 from eventml.backends.memory import Hub, Settings
 from eventml.codec import DecodedBatch
-from eventml.runtime import BatchProcessor, Stats, worker
+from eventml.runtime import Stats, worker
 from eventml.runtime.dead_letters import DeadLetterWriter
 from eventml.runtime.outputs import Outputs
-from eventml.runtime.retry_queue import RetryQueue
+from eventml.runtime.retry import RetryQueue
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -85,13 +85,6 @@ class NoDeadLetters(DeadLetterWriter):
         return 0
 
 
-class BareProcessor(BatchProcessor):
-    """Calls the handler, and completes."""
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **{**options, "failure_policy": NoRetry})
-
-
 class TrustingDecoder:
     """Decodes JSON, and nothing else."""
 
@@ -112,7 +105,7 @@ class TrustingOutputs(Outputs):
 
 @contextmanager
 def without_retry() -> Iterator[None]:
-    with patch.object(worker, "BatchProcessor", BareProcessor):
+    with patch.dict(worker.Worker.__init__.__kwdefaults__, failure_policy=NoRetry):
         yield
 
 

@@ -23,7 +23,7 @@ from rich.live import Live
 
 from eventml.bus import create_topics
 from eventml.errors import EventMLError, MissingExtraError
-from examples.rides.display import LiveTable, summary
+from examples.rides.display import LiveTable, quantile, summary
 from examples.rides.folder import ENVIRONMENT
 from examples.rides.generator import generate
 from examples.rides.scoreboard import Scoreboard, collecting
@@ -131,15 +131,15 @@ async def show(worker: Worker) -> None:
 
 def measured(worker: Worker, events: int, start: float) -> dict[str, Any]:
     """Return counts, speed and latencies by consumer."""
-    seconds = max(max(stats.last_completion for stats in worker.stats.values()) - start, 1e-9)
+    seconds = max(max(stats.last_progress for stats in worker.stats.values()) - start, 1e-9)
     consumers = {
         name: {
             "received": stats.received,
             "published": stats.published,
             "dead_letters": stats.dead_letters,
             "events_per_second": round(stats.completed / seconds, 1),
-            "p50_ms": _milliseconds(stats.latency.quantile(0.5)),
-            "p99_ms": _milliseconds(stats.latency.quantile(0.99)),
+            "p50_ms": _milliseconds(quantile(stats.latency, 0.5)),
+            "p99_ms": _milliseconds(quantile(stats.latency, 0.99)),
         }
         for name, stats in worker.stats.items()
     }

@@ -10,7 +10,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from eventml.runtime import Stats
+    from eventml.runtime import Histogram, Stats
 
 _COLUMNS = ("consumer", "in", "out", "dead letters", "events/s", "lag", "p50", "p99")
 
@@ -35,8 +35,8 @@ class LiveTable:
                 f"{stats.dead_letters:,}",
                 f"{self._rate(name, stats.completed):,.0f}",
                 "?" if lag.get(name) is None else f"{lag[name]:,}",
-                _milliseconds(stats.latency.quantile(0.5)),
-                _milliseconds(stats.latency.quantile(0.99)),
+                _milliseconds(quantile(stats.latency, 0.5)),
+                _milliseconds(quantile(stats.latency, 0.99)),
             )
         return table
 
@@ -45,6 +45,24 @@ class LiveTable:
         now = time.monotonic()
         self._before[name] = (now, completed)
         return (completed - before) / max(now - then, 1e-9)
+
+
+def quantile(histogram: Histogram, share: float) -> float | None:
+    """Return the value that this share of the values does not exceed; None if there are no values.
+
+    Interpolated within its bucket, as Prometheus' `histogram_quantile` does: values are taken to be at least
+    0, and those above the last bound to be equal to it.
+    """
+    wanted = share * sum(histogram.counts)
+    if not wanted:
+        return None
+    lower = 0.0
+    for upper, count in zip(histogram.bounds, histogram.counts, strict=False):
+        if count and count >= wanted:
+            return lower + (upper - lower) * wanted / count
+        wanted -= count
+        lower = upper
+    return lower
 
 
 def summary(result: Mapping[str, Any]) -> Table:

@@ -22,7 +22,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from eventml import Bus
 from eventml.errors import MissingExtraError, OutputError, RegistrationError
 from eventml.frames import columns as frame_columns
-from eventml.runtime.output_checks import Prediction
+from eventml.runtime.outputs import Prediction
 from eventml.testing import TestBus
 
 pytestmark = pytest.mark.anyio

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from eventml.backends.kafka.assignment import Assignment, Chunk
 from eventml.backends.kafka.partitions import CommittedOffset, decode_metadata, encode_metadata
 from eventml.records import Delivery, Record
-from eventml.runtime.batching import Item
+from eventml.runtime.calling import Item
 from eventml.runtime.poison import Part, PoisonDetector
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from eventml.handler_options import HandlerArguments
 from eventml.handlers import Handler, read_handler
 from eventml.models import ModelSource
 from eventml.producer import BlockingProducer, Producer
-from eventml.runtime import LoadedHandler, Worker, enter_lifespans, load_handler, task_group
+from eventml.runtime import LoadedHandler, Worker, load_handlers, task_group
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
@@ -287,9 +287,8 @@ class Bus:
             raise ConfigError(f"no handler is named {unknown[0]!r}; there are: {', '.join(self.handlers)}")
         handlers = [self.configured_handler(name) for name in only or self.handlers]
         async with AsyncExitStack() as stack:
-            resources = await enter_lifespans(stack, handlers, self.lifespans)
             codecs: list[Format] = [self.configured_topic(h.to).codec if h.to else "json" for h in handlers]
-            yield [await load_handler(h, resources, c) for h, c in zip(handlers, codecs, strict=True)]
+            yield await load_handlers(stack, handlers, self.lifespans, codecs)
 
     def asgi(self, *, only: Sequence[str] = (), authenticate: bool = True) -> WebApplication:
         """The predictors as an ASGI app (`/predict/<predictor>` and more), to serve or to mount, on asyncio.

@@ -2,12 +2,10 @@
 
 In reading order:
 
-- `worker.py` runs all handlers of a bus; `resources.py` loads their models before.
-- `pipeline.py` runs one handler, in three stages: receive, process, complete. `batching.py` is between the
-  first two.
-- `processing.py` puts together the steps from a batch to its completions: `dedupe.py`, `poison.py`,
-  `staleness.py`, `retry.py` (with `retry_queue.py` and `bisection.py`), `calling.py`, `output_checks.py`,
-  `outputs.py`.
+- `worker.py` loads the handlers' models and runs all handlers of a bus.
+- `pipeline.py` runs one handler, in three stages: receive, process, complete.
+- The steps from a batch to its completions: `dedupe.py`, `poison.py`, `staleness.py`, `retry.py`,
+  `calling.py`, `outputs.py`.
 - `failures.py` classifies exceptions, `dead_letters.py` writes and reads dead letters, `replay.py` replays
   them.
 - `replies.py` answers requests; `stats.py` counts; `tracing.py` and `spans.py` record traces.
@@ -15,8 +13,7 @@ In reading order:
 The runtime may import `handlers`, `codec`, `models`, `frames`, `backends.base`, `records` and `errors`.
 """
 
-from eventml.runtime.batching import Item
-from eventml.runtime.calling import Caller
+from eventml.runtime.calling import Caller, Item
 from eventml.runtime.dead_letters import (
     DLQ_PREFIX,
     DeadLetterDelivery,
@@ -28,40 +25,33 @@ from eventml.runtime.dead_letters import (
 )
 from eventml.runtime.failures import (
     CallResults,
-    Deferred,
     Failed,
     Verdict,
     backoff_delay,
-    call_results,
     classify,
     describe,
     task_group,
     wait_for_broker,
 )
-from eventml.runtime.output_checks import OutputChecks, Prediction, all_finite
-from eventml.runtime.outputs import output_event_type
-from eventml.runtime.processing import BatchProcessor
+from eventml.runtime.outputs import OutputChecks, Prediction, output_event_type
 from eventml.runtime.replay import DeadLetterAction, ReplayReport, browse, replay_or_drop
 from eventml.runtime.replies import REPLY_RETENTION, predictor_of, read_reply, reply_topic, request_id
-from eventml.runtime.resources import LoadedHandler, enter_lifespans, load_handler
 from eventml.runtime.retry import FailFast, Retry
 from eventml.runtime.stats import SECONDS_BUCKETS, SIZE_BUCKETS, Histogram, Stats
 from eventml.runtime.tracing import Tracing, find_tracing
-from eventml.runtime.worker import Worker, check_capabilities
+from eventml.runtime.worker import LoadedHandler, Worker, check_capabilities, load_handlers
 
 __all__ = [
     "DLQ_PREFIX",
     "REPLY_RETENTION",
     "SECONDS_BUCKETS",
     "SIZE_BUCKETS",
-    "BatchProcessor",
     "CallResults",
     "Caller",
     "DeadLetterAction",
     "DeadLetterDelivery",
     "DeadLetterFilter",
     "DeadLetterQueue",
-    "Deferred",
     "FailFast",
     "Failed",
     "Histogram",
@@ -75,18 +65,15 @@ __all__ = [
     "Tracing",
     "Verdict",
     "Worker",
-    "all_finite",
     "backoff_delay",
     "browse",
-    "call_results",
     "check_capabilities",
     "classify",
     "dead_letter_queues",
     "dead_letter_topic",
     "describe",
-    "enter_lifespans",
     "find_tracing",
-    "load_handler",
+    "load_handlers",
     "output_event_type",
     "predictor_of",
     "read_dead_letter",

@@ -1,5 +1,8 @@
 """Calling a handler: batches or single events, awaited or in a thread, within its timeout.
 
+`HandlerCall` calls, checks and encodes, once for a batch of a stream. `Caller` is the call alone, which batch
+jobs make too.
+
 A plain function runs in a thread, so that the event loop never waits for a model: heartbeats, lease renewals
 and drains go on meanwhile. One call at a time: threads inside a model slow a stream down, and more workers
 help it.
@@ -14,20 +17,96 @@ from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import msgspec
 from anyio import CapacityLimiter, to_thread
 
+from eventml.backends.base import Completion
 from eventml.errors import HandlerExitError, HandlerTimeoutError
 from eventml.frames import FrameBuilder, FrameType
 from eventml.handlers import Handler
 from eventml.models import keeps_threads, single_threaded
-from eventml.runtime.batching import Item
-from eventml.runtime.failures import Deferred, Failed, should_retry, task_group
+from eventml.records import Delivery
+from eventml.runtime.failures import NOT_CALLED, CallResults, Failed, should_retry, task_group
+from eventml.runtime.outputs import Outputs
 from eventml.runtime.stats import Stats
+from eventml.runtime.tracing import HandlerTracing
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 log = logging.getLogger("eventml")
+
+
+class Item(msgspec.Struct, frozen=True, gc=False):
+    """A delivery and its decoded event.
+
+    Attributes:
+        delivery: The record as it was received.
+        event: The event, or the DecodeError of a record that could not be decoded.
+    """
+
+    delivery: Delivery
+    event: Any
+
+
+class HandlerCall:
+    """Calls a handler once for a batch, from its events to its results, in a span if tracing is on.
+
+    Args:
+        handler: The handler.
+        caller: Calls it.
+        outputs: Makes completions of its outputs; None for a consumer.
+        stats: Counts the calls.
+        tracing: Records the calls; None if tracing is off.
+    """
+
+    def __init__(
+        self,
+        handler: Handler,
+        *,
+        caller: Caller,
+        outputs: Outputs | None,
+        stats: Stats,
+        tracing: HandlerTracing | None = None,
+    ) -> None:
+        self._batched = handler.batched
+        self._caller = caller
+        self._outputs = outputs
+        self._stats = stats
+        self._tracing = tracing
+
+    async def __call__(self, items: Sequence[Item]) -> CallResults:
+        """Call, check and encode.
+
+        Raises:
+            Exception: the whole batch failed: whatever the handler raised, or an OutputError.
+        """
+        if self._tracing is None:
+            return await self._call(items)
+        with self._tracing.processing([item.delivery.record.headers for item in items]) as record_error:
+            results = await self._call(items)
+            for result in results:
+                if isinstance(result, Failed) and result is not NOT_CALLED:
+                    record_error(result.error)
+            return results
+
+    async def _call(self, items: Sequence[Item]) -> CallResults:
+        self._stats.calls += 1
+        self._stats.batch.add(len(items))
+        with self._stats.timed("call"):
+            outputs: Any = await self._caller.call(items)
+        deliveries = [item.delivery for item in items]
+        if self._outputs is not None:
+            with self._stats.timed("encode"):
+                if self._batched:
+                    return self._outputs.completions(deliveries, outputs)
+                return self._outputs.completions_each(deliveries, outputs)
+        if self._batched:
+            return [Completion(delivery) for delivery in deliveries]
+        return [
+            output if isinstance(output, Failed) else Completion(delivery)
+            for delivery, output in zip(deliveries, outputs, strict=True)
+        ]
 
 
 class Caller:
@@ -58,9 +137,8 @@ class Caller:
     async def call(self, items: Sequence[Item]) -> Any:
         """The outputs for a batch.
 
-        Those of a handler of single events are a list, with `Failed` in the place of each event that failed,
-        and `Deferred` in the place of each that was not called because an earlier event of its key had
-        failed.
+        Those of a handler of single events are a list, with `Failed` in the place of each event that failed:
+        `NOT_CALLED` if it was not called, because an earlier event of its key had failed.
 
         Raises:
             Exception: the whole batch failed: whatever a handler of batches raises.
@@ -69,7 +147,7 @@ class Caller:
         """
         events = [item.event for item in items]
         if self._handler.batched:
-            return await self._call(events)
+            return await self.call_whole(events)
         if self._concurrent:
             return await self._call_concurrently(events)
         keys = [item.delivery.record.key if self._ordered else None for item in items]
@@ -77,35 +155,24 @@ class Caller:
             return await self._call_in_turn(events, keys)
         return await self._in_thread(partial(self._call_here, keys), events)
 
-    async def call_whole(self, events: Any) -> Any:
-        """What a handler of batches returns for a list of events, or, if it takes frames, for a table.
-
-        The table is one that `frames.cast_table` has made, or some of its rows.
-
-        Raises:
-            Exception: as `call` does.
-        """
-        return await self._call(events)
-
     # Single events
 
     async def _call_in_turn(self, events: Sequence[Any], keys: Sequence[bytes | None]) -> list[Any]:
         outputs: list[Any] = []
         held_back: set[bytes | None] = set()
         for event, key in zip(events, keys, strict=True):
-            output = Deferred() if key in held_back else await self._attempt(event)
-            outputs.append(output)
-            if isinstance(output, Failed):
-                self._hold_back(key, output, held_back)
+            outputs.append(NOT_CALLED if key in held_back else await self._attempt(event))
+            if isinstance(outputs[-1], Failed):
+                self._hold_back(key, outputs[-1], held_back)
         return outputs
 
     def _call_here(self, keys: Sequence[bytes | None], events: Sequence[Any]) -> list[Any]:
         """As `_call_in_turn`, in this thread: an await for each event would cost as much as most calls."""
-        outputs: list[Any] = []
+        function, outputs = self._function, list[Any]()
         held_back: set[bytes | None] = set()
         for event, key in zip(events, keys, strict=True):
             try:
-                outputs.append(Deferred() if key in held_back else self._function(event))
+                outputs.append(NOT_CALLED if key in held_back else function(event))
             except Exception as exc:  # noqa: BLE001 - a handler may raise anything
                 outputs.append(Failed(exc))
                 self._hold_back(key, outputs[-1], held_back)
@@ -113,7 +180,7 @@ class Caller:
 
     def _hold_back(self, key: bytes | None, failed: Failed, held_back: set[bytes | None]) -> None:
         """Hold back the key of an event that has failed and will be tried again."""
-        if key is not None and should_retry(failed.error, 1, self._handler.options):
+        if key and should_retry(failed.error, 1, self._handler.options):
             held_back.add(key)
 
     async def _call_concurrently(self, events: Sequence[Any]) -> list[Any]:
@@ -129,14 +196,22 @@ class Caller:
 
     async def _attempt(self, event: Any) -> Any:
         try:
-            return await self._call(event)
+            return await self.call_whole(event)
         except Exception as exc:  # noqa: BLE001 - a handler may raise anything
             return Failed(exc)
 
     # One call
 
-    async def _call(self, argument: Any) -> Any:
-        """Call the handler's function within its timeout."""
+    async def call_whole(self, argument: Any) -> Any:
+        """Call the handler's function once, within its timeout.
+
+        Args:
+            argument: A single event, a list of events, or, for a function of frames, a table that
+                `frames.cast_table` has made, or some of its rows.
+
+        Raises:
+            Exception: as `call` does.
+        """
         seconds = self._handler.options.timeout
         if seconds is None:
             return await self._call_function(self._function, argument)

@@ -42,8 +42,10 @@ class DeadLetterWriter:
     Args:
         handler: The handler.
         log_level: The level of the log lines.
-        translate: Gives the error to report in place of the one that happened. None reports it as it is.
         tracing: Records the dead letters; None if tracing is off.
+
+    Attributes:
+        translate: Gives the error to report in place of the one that happened. None reports it as it is.
     """
 
     def __init__(
@@ -51,15 +53,14 @@ class DeadLetterWriter:
         handler: Handler,
         *,
         log_level: int = logging.WARNING,
-        translate: Callable[[Exception], Exception] | None = None,
         tracing: HandlerTracing | None = None,
     ) -> None:
         self._name = handler.name
         self._group = handler.options.group
-        self._translate = translate
         self._tracing = tracing
         self._uncounted = 0
         self.log_level = log_level
+        self.translate: Callable[[Exception], Exception] | None = None
 
     def write(
         self, delivery: Delivery, error: Exception, *, attempts: int = 1, first_failure: float | None = None
@@ -73,8 +74,8 @@ class DeadLetterWriter:
             first_failure: When it first failed, in seconds since the epoch; None if it has failed once, now.
         """
         record, now = delivery.record, time.time()
-        if self._translate is not None:
-            error = self._translate(error)
+        if self.translate is not None:
+            error = self.translate(error)
         reason = {
             "topic": record.topic,
             "partition": str(delivery.partition),

@@ -13,7 +13,7 @@ from eventml.backends.base import Completion, DedupeSubscription
 from eventml.errors import BackendError
 from eventml.handlers import Handler
 from eventml.records import REPLAY_GROUP
-from eventml.runtime.batching import Item
+from eventml.runtime.calling import Item
 from eventml.runtime.failures import wait_for_broker
 from eventml.runtime.stats import Stats
 

@@ -1,28 +1,30 @@
-"""Failures: their classification and description, and the results of events that failed.
+"""Failures: their classification and description, and the search for the bad events of a failed batch.
 
-The decisions are pure functions. What is done about a failure is in `retry.py`.
+The decisions are pure: what is done about a failure is in `retry.py`.
 """
 
 from __future__ import annotations
 
 import linecache
 import logging
+import math
+import time
+from collections.abc import Sequence
 from contextlib import asynccontextmanager
 from enum import Enum
 from random import random
 from traceback import walk_tb
-from typing import TYPE_CHECKING, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Final
 
 import anyio
 import msgspec
 
 from eventml.backends.base import Completion
-from eventml.errors import BackendError, DecodeError, HandlerTimeoutError, Reject
+from eventml.errors import BackendError, DecodeError, HandlerTimeoutError, Reject, UnavailableError
 from eventml.handler_options import HandlerOptions
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
-    from types import FrameType
 
     from anyio.abc import TaskGroup
 
@@ -42,33 +44,12 @@ class Failed(msgspec.Struct, frozen=True):
     error: Exception
 
 
-class Deferred(msgspec.Struct, frozen=True):
-    """The result of an event that was not called, because an earlier event of its key had failed."""
+NOT_CALLED: Final = Failed(UnavailableError("not called, as an earlier event of its key failed"))
+"""The result of an event that was not called, because an earlier event of its key had failed."""
 
 
-Result = Completion | Failed | Deferred
-"""The result of one event in a call of the handler."""
-
-
-class PartialFailure(NamedTuple):
-    """The results of a call in which some events failed and others did not.
-
-    Attributes:
-        results: One for each event, in their order.
-    """
-
-    results: list[Result]
-
-
-CallResults = list[Completion] | PartialFailure
+CallResults = Sequence[Completion | Failed]
 """The results of one call of the handler for a batch, one for each event, in their order."""
-
-
-def call_results(results: list[Result]) -> CallResults:
-    """The completions, or a PartialFailure if an event failed or was deferred."""
-    if {Failed, Deferred}.isdisjoint(map(type, results)):
-        return cast("list[Completion]", results)
-    return PartialFailure(results)
 
 
 class Verdict(Enum):
@@ -126,6 +107,45 @@ def backoff_delay(failures: int, first: float, longest: float, chance: Callable[
     return ceiling * chance()
 
 
+class Bisection:
+    """Which parts of a failed batch to call next, to find its bad events: a state machine.
+
+    Ask `next` for a part, call the handler with it, and report it if it `failed`; until `next` returns
+    None. Parts come from left to right, so everything to the left of a part is settled.
+
+    Halving is Hildebrandt and Zeller's delta debugging, reduced to faults that are independent of each other.
+    One bad event among n costs at most 2*ceil(log2 n) + 1 calls, the first one, which failed, included.
+
+    Args:
+        size: The length of the batch, 2 at least, which has been called once and failed.
+        seconds: When to stop, once the calls that a single bad event takes have been made.
+    """
+
+    def __init__(self, size: int, seconds: float = math.inf) -> None:
+        self._open: list[range] = []
+        self._current = range(size)
+        self._deadline = time.monotonic() + seconds
+        self._fewest_calls = 2 * math.ceil(math.log2(size)) + 1
+        self.calls = 1
+        self.failed()
+
+    def next(self) -> range | None:
+        """The leftmost part that is not settled; None if all is settled or the time is over."""
+        if not self._open or (self.calls >= self._fewest_calls and time.monotonic() > self._deadline):
+            return None
+        self.calls += 1
+        self._current = self._open.pop()
+        return self._current
+
+    def failed(self) -> bool:
+        """Report that the handler failed for the part. Returns whether it is a single event: a bad one."""
+        middle = len(self._current) // 2
+        if middle == 0:
+            return True
+        self._open += [self._current[middle:], self._current[:middle]]
+        return False
+
+
 async def wait_for_broker(name: str, failures: int, error: Exception) -> None:
     """Log that the broker failed, and wait before the next attempt, 5 s at most.
 
@@ -173,24 +193,16 @@ def summarise_traceback(error: BaseException, size: int) -> str:
         error: The exception.
         size: The most characters. A longer summary is cut at its beginning.
     """
-    frames = list(walk_tb(error.__traceback__))
-    while frames and _package(frames[0][0]) in _LIBRARIES:
-        del frames[0]
-    lines = [_frame_line(frame, number) for frame, number in frames]
+    lines: list[str] = []
+    for frame, number in walk_tb(error.__traceback__):
+        module, code = str(frame.f_globals.get("__name__", "?")), frame.f_code
+        if lines or module.partition(".")[0] not in _LIBRARIES:
+            source = linecache.getline(code.co_filename, number, frame.f_globals).strip()[:_MAX_SOURCE_LINE]
+            lines.append(f"{module}:{number} in {code.co_name}: {source}")
     if len(lines) > _MAX_FRAMES:
         lines = [lines[0], "…", *lines[2 - _MAX_FRAMES :]]
     text = "\n".join(lines)
     return text if len(text) <= size else f"…{text[1 - size :]}"
-
-
-def _package(frame: FrameType) -> str:
-    return str(frame.f_globals.get("__name__", "")).partition(".")[0]
-
-
-def _frame_line(frame: FrameType, number: int) -> str:
-    code, module = frame.f_code, frame.f_globals.get("__name__", "?")
-    source = linecache.getline(code.co_filename, number, frame.f_globals).strip()[:_MAX_SOURCE_LINE]
-    return f"{module}:{number} in {code.co_name}: {source}"
 
 
 @asynccontextmanager
@@ -205,16 +217,10 @@ async def task_group() -> AsyncIterator[TaskGroup]:
         async with anyio.create_task_group() as tasks:
             yield tasks
     except BaseExceptionGroup as group:
-        single = _single_error(group)
-        if single is None:
+        single = group
+        while isinstance(single, BaseExceptionGroup) and len(single.exceptions) == 1:
+            [single] = single.exceptions
+        if isinstance(single, BaseExceptionGroup):
             raise
     if single is not None:
         raise single
-
-
-def _single_error(error: BaseException) -> BaseException | None:
-    while isinstance(error, BaseExceptionGroup):
-        if len(error.exceptions) != 1:
-            return None
-        [error] = error.exceptions
-    return error

@@ -1,30 +1,33 @@
 """The pipeline of one handler: three overlapping stages that receive, call and complete.
 
-    receive, decode ──► Intake ──► process ──► one batch ──► complete
-                      (≤ 2 batches)  (the model)            (outputs and acks)
+    receive, decode ──► Intake ──► dedupe, screen, poison, staleness, retry ──► one batch ──► complete
+                      (≤ 2 batches)         around the call                   (outputs and acks)
 
 While the model computes batch N, batch N+1 is received and decoded, and batch N-1 completed. Each stage is
 first in, first out, so order is kept; each buffer is bounded, so a slow handler slows the receive and memory
-stays flat.
+stays flat. Each step is a class of its own file. Most batches have neither undecodable nor replayed nor
+redelivered records, and skip the steps `screen` and `poison`.
 """
 
 from __future__ import annotations
 
 from operator import attrgetter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 import anyio
 
-from eventml.backends.base import Completion, Subscription
+from eventml.backends.base import Completion, DedupeSubscription, Subscription
 from eventml.codec import Decoder
-from eventml.errors import BackendError, PublishError, TopicNotFoundError
+from eventml.errors import BackendError, DecodeError, PublishError, TopicNotFoundError
 from eventml.handlers import Handler
 from eventml.records import REPLAY_GROUP
-from eventml.runtime.batching import Batch, Intake, Item
+from eventml.runtime.calling import Item
 from eventml.runtime.dedupe import Dedupe
 from eventml.runtime.failures import task_group, wait_for_broker
-from eventml.runtime.processing import BatchProcessor
+from eventml.runtime.poison import PoisonDetector, crash_loop_error
 from eventml.runtime.replies import Replies
+from eventml.runtime.retry import Retry
+from eventml.runtime.staleness import Staleness
 from eventml.runtime.stats import Stats
 
 if TYPE_CHECKING:
@@ -32,7 +35,93 @@ if TYPE_CHECKING:
 
     from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-_outputs_of, _delivery_of = attrgetter("outputs"), attrgetter("delivery")
+T = TypeVar("T")
+
+_outputs_of, _attempt_of = attrgetter("outputs"), attrgetter("attempt")
+
+
+class Intake(Generic[T]):
+    """The buffer between the receiving and the processing stage, where natural batching happens.
+
+    The handler takes all that waits when it is free. There is no timer, so an idle stream adds no latency;
+    under load batches grow by themselves, up to the cap. The buffer holds two batches at most: this bounds
+    memory and slows the receive down to the handler's pace.
+
+    Args:
+        max_batch: The most items that `take` returns.
+        max_wait: How long `take` waits for a batch to fill once there is an item, in seconds.
+    """
+
+    def __init__(self, max_batch: int, max_wait: float = 0.0) -> None:
+        self._max_batch = max_batch
+        self._max_wait = max_wait
+        self._items: list[T] = []
+        self._to_screen = 0  # how many items there are up to the last one that was put with `screen`
+        self._closed = False
+        self._changed: anyio.Event | None = None  # exists only while a task waits for it
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    @property
+    def drained(self) -> bool:
+        """Whether the intake is closed and empty."""
+        return self._closed and not self._items
+
+    def put(self, items: Sequence[T], *, screen: bool = False) -> None:
+        """Add items at the end.
+
+        Args:
+            items: The items.
+            screen: Whether a batch that contains any of them has to be screened, item by item.
+        """
+        self._items += items
+        if screen:
+            self._to_screen = len(self._items)
+        self._notify()
+
+    def close(self) -> None:
+        """No more items will come: `take` returns those that are left, then empty batches."""
+        self._closed = True
+        self._notify()
+
+    async def room(self) -> None:
+        """Wait until another batch may be received ahead of the one that waits."""
+        while len(self._items) > self._max_batch:
+            await self._change()
+
+    async def take(self) -> tuple[list[T], bool]:
+        """Wait for an item, and take all that wait, up to the cap, in order. No items once drained.
+
+        The call may be cancelled: it has then taken nothing.
+
+        Returns:
+            The items, and whether some of them may need special treatment: each has to be looked at.
+        """
+        while not self._items and not self._closed:
+            await self._change()
+        if self._max_wait:
+            await self._fill()
+        batch, screen = self._items[: self._max_batch], self._to_screen > 0
+        del self._items[: self._max_batch]
+        self._to_screen = max(self._to_screen - len(batch), 0)
+        self._notify()
+        return batch, screen
+
+    async def _fill(self) -> None:
+        with anyio.move_on_after(self._max_wait):
+            while len(self._items) < self._max_batch and not self._closed:
+                await self._change()
+
+    async def _change(self) -> None:
+        if self._changed is None:
+            self._changed = anyio.Event()
+        await self._changed.wait()
+
+    def _notify(self) -> None:
+        changed, self._changed = self._changed, None
+        if changed is not None:
+            changed.set()
 
 
 class Pipeline:
@@ -42,9 +131,9 @@ class Pipeline:
         handler: The handler.
         subscription: Its subscription.
         decoder: Decodes its events.
-        processor: Turns batches of events into completions.
+        first: The first step of processing a batch: `retry`, or `Staleness` in front of it.
+        retry: The last step, which calls the handler. It has the retry queue and writes the dead letters.
         stats: Its counters.
-        dedupe: Removes duplicates; None if they are processed like other events.
         replies: Replies to requests; None if the handler is a consumer.
     """
 
@@ -54,19 +143,23 @@ class Pipeline:
         subscription: Subscription,
         *,
         decoder: Decoder,
-        processor: BatchProcessor,
+        first: Staleness | Retry,
+        retry: Retry,
         stats: Stats,
-        dedupe: Dedupe | None = None,
         replies: Replies | None = None,
     ) -> None:
         self._name = handler.name
         self._max_batch = handler.max_batch
         self._subscription = subscription
         self._decoder = decoder
-        self._processor = processor
-        self._retry_queue = processor.retry_queue
+        self._group = handler.options.group
+        self._first = first
+        self._retry = retry
+        self._poison = PoisonDetector(handler.options.max_deliveries)
         self._stats = stats
-        self._dedupe = dedupe
+        self._dedupe: Dedupe | None = None
+        if handler.options.dedupe_window is not None:
+            self._dedupe = Dedupe(cast("DedupeSubscription", subscription), handler, stats)
         self._replies = replies
         self._intake: Intake[Item] = Intake(self._max_batch, handler.options.max_wait)
         self._uncompleted = 0  # batches that were processed and not completed
@@ -110,7 +203,7 @@ class Pipeline:
                 self._replies.expect(deliveries, all_headers)
             unusual = (
                 errors > 0
-                or {delivery.attempt for delivery in deliveries} != {1}
+                or set(map(_attempt_of, deliveries)) != {1}
                 or any(REPLAY_GROUP in headers for headers in all_headers)
             )
             self._intake.put(list(map(Item, deliveries, events)), screen=unusual)
@@ -120,33 +213,54 @@ class Pipeline:
     async def _process_all(self, completions: MemoryObjectSendStream[list[Completion]]) -> None:
         async with completions:
             while True:
-                batch = await self._next_batch()
-                if not batch.items and self._intake.drained and not self._waiting:
+                items: Sequence[Item]
+                items, screen = await self._next_batch()
+                if not items and self._intake.drained and not self._waiting:
                     return
-                await self._send(completions, await self._processor.process_due())
-                items: Sequence[Item] = batch.items
+                await self._send(completions, await self._retry.process_due())
                 if self._dedupe is not None and items:
                     items, duplicates = await self._dedupe.remove_duplicates(items)
                     await self._send(completions, duplicates)
                 if not items:
                     continue
-                if not batch.screened:
-                    await self._send(completions, await self._processor.process(items))
+                if not screen:
+                    await self._send(completions, await self._first.process(items))
                     continue
-                items, done = self._processor.screen(items)
-                for part in self._processor.split(items):
-                    await self._send(completions, done + await self._processor.process_part(part))
-                    done = []
+                items, done = self._screen(items)
+                await self._send(completions, done)
+                for part in self._poison.split(items):
+                    if part.poison:
+                        write = self._retry.dead_letters.write
+                        done = [write(item.delivery, crash_loop_error(item)) for item in part.items]
+                    else:
+                        done = await self._first.process(part.items)
+                    await self._send(completions, done)
                     while part.complete_first and self._uncompleted:
                         await self._until_all_completed()
-                await self._send(completions, done)
+
+    def _screen(self, items: Sequence[Item]) -> tuple[list[Item], list[Completion]]:
+        """The events of a batch to call, and the completions of the other records.
+
+        An undecodable record becomes a dead letter. A dead letter that was replayed for another group is
+        completed: this group has handled it.
+        """
+        events: list[Item] = []
+        completions: list[Completion] = []
+        for item in items:
+            if item.delivery.record.headers.get(REPLAY_GROUP, self._group) != self._group:
+                completions.append(Completion(item.delivery))
+            elif isinstance(item.event, DecodeError):
+                completions.append(self._retry.dead_letters.write(item.delivery, item.event))
+            else:
+                events.append(item)
+        return events, completions
 
     @property
     def _waiting(self) -> int:
         """How many events wait in the retry queue, or for the event that they are duplicates of."""
-        return len(self._retry_queue) + (0 if self._dedupe is None else self._dedupe.waiting)
+        return len(self._retry.queue) + (0 if self._dedupe is None else self._dedupe.waiting)
 
-    async def _next_batch(self) -> Batch[Item]:
+    async def _next_batch(self) -> tuple[list[Item], bool]:
         """The next batch; an empty one if an event in the retry queue is due first, or duplicates are
         released.
 
@@ -156,14 +270,14 @@ class Pipeline:
         duplicates_wait = self._dedupe is not None and self._dedupe.waiting
         if duplicates_wait and self._uncompleted and (full or self._intake.drained):
             await self._until_all_completed()
-            return Batch([])
-        if self._retry_queue.next_due is None:
+            return [], False
+        if self._retry.queue.next_due is None:
             return await self._intake.take()
-        with anyio.move_on_at(self._retry_queue.next_due):
+        with anyio.move_on_at(self._retry.queue.next_due):
             if not full and not self._intake.drained:
                 return await self._intake.take()
             await anyio.sleep_forever()
-        return Batch([])
+        return [], False
 
     async def _send(
         self, completions: MemoryObjectSendStream[list[Completion]], batch: list[Completion]
@@ -206,7 +320,7 @@ class Pipeline:
                 refused = exc.failed if isinstance(exc, PublishError) else {}
                 if refused:
                     self._count([c for position, c in enumerate(batch) if position not in refused])
-                    dead_letters = self._processor.dead_letters
+                    dead_letters = self._retry.dead_letters
                     batch = [dead_letters.replace(batch[p], reason) for p, reason in refused.items()]
                 failures += 1
                 await wait_for_broker(self._name, failures, exc)
@@ -216,6 +330,5 @@ class Pipeline:
 
     def _count(self, completed: list[Completion]) -> None:
         outputs = sum(map(len, map(_outputs_of, completed)))
-        dead_letters = self._processor.dead_letters.count(completed)
-        deliveries = list(map(_delivery_of, completed))
-        self._stats.finished(deliveries, published=outputs - dead_letters, dead_letters=dead_letters)
+        dead_letters = self._retry.dead_letters.count(completed)
+        self._stats.finished(completed, published=outputs - dead_letters, dead_letters=dead_letters)

@@ -18,19 +18,16 @@ from __future__ import annotations
 
 from itertools import groupby
 from math import isqrt
-from operator import attrgetter
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from eventml.errors import CrashLoopError
-from eventml.runtime.batching import Item
+from eventml.runtime.calling import Item
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterator, Sequence
+    from collections.abc import Hashable, Sequence
 
 SINGLE_FROM: Final = 3
 """From this delivery on, events are called one at a time."""
-
-_attempt_of = attrgetter("delivery.attempt")
 
 
 class Part(NamedTuple):
@@ -64,11 +61,7 @@ class PoisonDetector:
 
     def split(self, items: Sequence[Item]) -> list[Part]:
         """Split a batch into the parts to call: one part if no event was delivered before."""
-        if set(map(_attempt_of, items)) <= {1}:
-            return [Part(items)] if items else []
-        return list(self._parts(items))
-
-    def _parts(self, items: Sequence[Item]) -> Iterator[Part]:
+        parts: list[Part] = []
         for attempt, run in groupby(items, key=lambda item: min(item.delivery.attempt, SINGLE_FROM)):
             group = list(run)
             if attempt == SINGLE_FROM:
@@ -77,7 +70,8 @@ class PoisonDetector:
             for start in range(0, len(group), size):
                 part = group[start : start + size]
                 poison = attempt == SINGLE_FROM and self._is_poison(part[0])
-                yield Part(part, complete_first=attempt > 1, poison=poison)
+                parts.append(Part(part, complete_first=attempt > 1, poison=poison))
+        return parts
 
     def _ordered(self, items: list[Item]) -> list[Item]:
         """In their order, or in reverse, in which events of one key still keep theirs."""

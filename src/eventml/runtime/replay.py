@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import secrets
 from collections import Counter
+from functools import lru_cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -57,11 +58,7 @@ class ReplayReport(msgspec.Struct):
 
 
 async def browse(
-    subscription: Subscription,
-    chosen: DeadLetterFilter,
-    *,
-    limit: int | None = None,
-    patience: float = _PATIENCE,
+    subscription: Subscription, chosen: DeadLetterFilter, *, limit: int | None = None
 ) -> AsyncIterator[DeadLetterDelivery]:
     """The dead letters that match, of those that are there now. They go back when the subscription closes.
 
@@ -69,10 +66,9 @@ async def browse(
         subscription: A member of the queue's `replay_group`.
         chosen: Which dead letters.
         limit: The most dead letters.
-        patience: How long to wait for dead letters that another member has in flight, in seconds.
     """
     found = 0
-    async for deliveries in _present(subscription, None, patience):
+    async for deliveries in _present(subscription, None):
         for dead_letter in map(read_dead_letter, deliveries):
             if dead_letter is not None and chosen.matches(dead_letter):
                 yield dead_letter
@@ -88,7 +84,6 @@ async def replay_or_drop(
     *,
     limit: int | None = None,
     acks_singly: bool,
-    patience: float = _PATIENCE,
 ) -> ReplayReport:
     """Replay or drop the dead letters that match, of those that are there now. The others stay.
 
@@ -104,41 +99,34 @@ async def replay_or_drop(
             backend that keeps a group's position as an offset remembers only so many gaps: there, dead
             letters that do not match are moved to the end of the topic, once those that match have left many
             gaps.
-        patience: As for `browse`.
 
     Raises:
         UnavailableError: the broker cannot be reached. The dead letters of the last step may have been
             replayed, and may be replayed again where completion is not atomic.
     """
-    run = _Run(chosen, action, limit, None if acks_singly else _Gaps())
-    async for deliveries in _present(subscription, run.id, patience):
+    run = _Run(chosen, action, limit, keeps_offset=not acks_singly)
+    async for deliveries in _present(subscription, run.id):
         steps = run.decide(deliveries)
-        run.count(steps, await _complete(subscription, [completion for _, completion in steps]))
+        refused: Mapping[int, str] = {}
+        if steps:
+            try:
+                await subscription.complete([completion for _, completion in steps])
+            except PublishError as exc:
+                if not exc.failed:
+                    raise
+                refused = exc.failed
+        run.count(steps, refused)
         if run.over:
             break
     run.report.left = await subscription.lag()
     return run.report
 
 
-async def _complete(subscription: Subscription, completions: Sequence[Completion]) -> Mapping[int, str]:
-    """Complete, and return which completions were refused and why, by position."""
-    if completions:
-        try:
-            await subscription.complete(completions)
-        except PublishError as exc:
-            if not exc.failed:
-                raise
-            return exc.failed
-    return {}
-
-
-async def _present(
-    subscription: Subscription, run: str | None, patience: float
-) -> AsyncIterator[Sequence[Delivery]]:
+async def _present(subscription: Subscription, run: str | None) -> AsyncIterator[Sequence[Delivery]]:
     """As many deliveries as there are now, without those that this run has caused itself."""
     expected = await subscription.lag()
     while expected is None or expected > 0:
-        deliveries = await _receive(subscription, patience)
+        deliveries = await _receive(subscription)
         if not deliveries:
             return
         others = [d for d in deliveries if run is None or run not in _caused_by(d)]
@@ -149,9 +137,9 @@ async def _present(
             yield others
 
 
-async def _receive(subscription: Subscription, patience: float) -> Sequence[Delivery]:
-    """Some deliveries; none if other members complete the rest, or do not within `patience`."""
-    with anyio.move_on_after(patience):
+async def _receive(subscription: Subscription) -> Sequence[Delivery]:
+    """Some deliveries; none if other members complete the rest, or do not within 5 s."""
+    with anyio.move_on_after(_PATIENCE):
         while True:
             with anyio.move_on_after(_LAG_CHECK):
                 return await subscription.receive(_STEP)
@@ -166,41 +154,21 @@ def _caused_by(delivery: Delivery) -> set[str | None]:
     return {headers.get(REPLAY_RUN), headers.get(_MOVED_BY)}
 
 
-class _Gaps:
-    """How often, in each partition, a completed record follows one that is not."""
-
-    def __init__(self) -> None:
-        self._gaps: Counter[int] = Counter()
-        self._open: set[int] = set()
-
-    def complete(self, partition: int) -> None:
-        """A delivery of this partition is completed."""
-        if partition in self._open:
-            self._open.discard(partition)
-            self._gaps[partition] += 1
-
-    def may_leave(self, partition: int) -> bool:
-        """Whether a delivery of this partition may stay uncompleted; if so, it is taken to stay."""
-        if self._gaps[partition] >= _MAX_GAPS:
-            return False
-        self._open.add(partition)
-        return True
-
-
 class _Run:
     """The decisions of one run: pure state."""
 
     def __init__(
-        self, chosen: DeadLetterFilter, action: DeadLetterAction, limit: int | None, gaps: _Gaps | None
+        self, chosen: DeadLetterFilter, action: DeadLetterAction, limit: int | None, *, keeps_offset: bool
     ) -> None:
         self.id = secrets.token_hex(8)
         self.report = ReplayReport()
         self._chosen = chosen
         self._action = action
         self._left = limit
-        self._gaps = gaps
+        self._keeps_offset = keeps_offset
+        self._gaps: Counter[int] = Counter()  # by partition: how often a completed record follows an open one
+        self._open: set[int] = set()  # partitions whose last record stays uncompleted
         self._origins: set[str] = set()
-        self._shared_headers: dict[tuple[tuple[str, str], ...], Mapping[str, str]] = {}
 
     @property
     def over(self) -> bool:
@@ -215,11 +183,14 @@ class _Run:
                 break  # records behind the last one that matched leave no gap
             dead_letter = read_dead_letter(delivery)
             if dead_letter is None or not self._chosen.matches(dead_letter):
-                if self._gaps is not None and not self._gaps.may_leave(delivery.partition):
+                if self._keeps_offset and self._gaps[delivery.partition] >= _MAX_GAPS:
                     steps.append((None, Completion(delivery, (self._moved(delivery.record),))))
+                else:
+                    self._open.add(delivery.partition)
                 continue
-            if self._gaps is not None:
-                self._gaps.complete(delivery.partition)
+            if delivery.partition in self._open:
+                self._open.discard(delivery.partition)
+                self._gaps[delivery.partition] += 1
             if dead_letter.origin in self._origins:
                 self.report.duplicates += 1
                 steps.append((None, Completion(delivery)))
@@ -242,19 +213,17 @@ class _Run:
                 self.report.chosen[dead_letter.exception] += 1
 
     def _replayed(self, dead_letter: DeadLetterDelivery) -> Record:
-        """The record that goes back to the topic: the event as it was, for its group alone.
-
-        Equal headers share a mapping, which backends write more cheaply.
-        """
+        """The record that goes back to the topic: the event as it was, for its group alone."""
         record = dead_letter.delivery.record
         headers = {name: text for name, text in record.headers.items() if not name.startswith(_REMOVED)}
         headers |= {REPLAY_GROUP: dead_letter.group, REPLAY_RUN: self.id}
-        key = tuple(headers.items())
-        if key not in self._shared_headers:
-            if len(self._shared_headers) >= _MAX_SHARED:
-                self._shared_headers.clear()
-            self._shared_headers[key] = MappingProxyType(headers)
-        return Record(dead_letter.topic, record.value, record.key, record.id, self._shared_headers[key])
+        return Record(dead_letter.topic, record.value, record.key, record.id, _shared(tuple(headers.items())))
 
     def _moved(self, record: Record) -> Record:
         return msgspec.structs.replace(record, headers={**record.headers, _MOVED_BY: self.id})
+
+
+@lru_cache(_MAX_SHARED)
+def _shared(headers: tuple[tuple[str, str], ...]) -> Mapping[str, str]:
+    """Equal headers as one mapping, which backends write more cheaply."""
+    return MappingProxyType(dict(headers))

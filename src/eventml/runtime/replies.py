@@ -30,6 +30,7 @@ from eventml.handlers import Handler
 from eventml.records import REPLAY_GROUP, REPLY_FROM, REPLY_TO, Delivery, Record, prediction_id
 from eventml.runtime.dead_letters import DLQ_PREFIX
 from eventml.runtime.failures import describe
+from eventml.runtime.outputs import output_headers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -95,13 +96,7 @@ class Replies:
         self._topic = reply_topic(handler.topic)
         self._predictor = handler.name
         self._suffix = suffix
-        headers = {
-            records.SPEC_VERSION: "1.0",
-            records.TYPE: self._topic,
-            records.SOURCE: source,
-            records.CONTENT_TYPE: records.JSON,
-            records.PREDICTOR: handler.name,
-        }
+        headers = output_headers(handler, self._topic, source, records.JSON)
         self._no_output_headers = MappingProxyType({**headers, records.REPLY: records.NO_OUTPUT})
         self._failed_headers = MappingProxyType({**headers, records.REPLY: records.FAILED})
         self._in_flight = 0
@@ -150,12 +145,10 @@ class Replies:
         except (UnavailableError, FullError):
             raise
         except BackendError as exc:
-            await self._complete_without_replies(completions, replies, exc)
-
-    async def _complete_without_replies(
-        self, completions: Sequence[Completion], replies: Mapping[int, Record], error: BackendError
-    ) -> None:
-        """Complete refused completions again without their replies, which may have been the reason."""
+            error = exc
+        else:
+            return
+        # The replies may have been the reason: complete what was refused again, without them.
         log.warning("replies to %s cannot be written: %s", self._topic, describe(error))
         refused = error.failed if isinstance(error, PublishError) else {}
         if not refused:

@@ -1,7 +1,7 @@
-"""Handling of failed calls: `Retry` for streams and jobs, `FailFast` for callers who wait for an answer.
+"""Retrying failed calls: `Retry` for streams and jobs, `FailFast` for callers who wait for an answer.
 
-Both find the bad events of a failed batch by bisecting it. Both are a step around the call of the handler: a
-batch goes in, completions come out.
+Both are a step around the call of the handler: a batch goes in, completions come out. Both find the bad
+events of a failed batch by bisecting it. Events that are tried again wait in the `RetryQueue`.
 """
 
 from __future__ import annotations
@@ -9,27 +9,27 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from heapq import heappop, heappush
+from itertools import count
+from typing import NamedTuple, cast
 
 import anyio
 
 from eventml.backends.base import Completion
 from eventml.errors import UnavailableError
 from eventml.handlers import Handler
-from eventml.runtime.batching import Item
-from eventml.runtime.bisection import Bisection
+from eventml.runtime.calling import Item
 from eventml.runtime.dead_letters import DeadLetterWriter
 from eventml.runtime.failures import (
+    Bisection,
     CallResults,
-    Deferred,
     Failed,
-    PartialFailure,
     Verdict,
     backoff_delay,
     classify,
     describe,
     should_retry,
 )
-from eventml.runtime.retry_queue import FailedItem, RetryQueue
 from eventml.runtime.stats import Stats
 from eventml.runtime.tracing import HandlerTracing
 
@@ -85,18 +85,15 @@ class Retry:
         try:
             results = await self._call_until_available(items)
         except Exception as exc:  # noqa: BLE001 - a handler may raise anything
-            if len(items) == 1:
-                return self._fail(FailedItem(items[0], exc, 1, time.time()))
-            return await self._bisect(items, exc)
+            if len(items) > 1 and not self._is_infrastructure(exc):
+                return await self._bisect(items, exc)
+            return [completion for item in items for completion in self._fail(item, exc)]
         return self._finish(items, results)
 
     async def process_due(self) -> list[Completion]:
         """Completions of the events whose retry is due, and of those that their keys held back."""
         completions: list[Completion] = []
-        while self.queue:
-            failed = self.queue.take_due(anyio.current_time())
-            if failed is None:
-                break
+        while (failed := self.queue.take_due(anyio.current_time())) is not None:
             completions += await self._try_again(failed)
         return completions
 
@@ -107,7 +104,7 @@ class Retry:
             try:
                 return await self._call(items)
             except Exception as exc:
-                if classify(exc, self._options.retry_on) is not Verdict.INFRASTRUCTURE:
+                if not self._is_infrastructure(exc):
                     raise
                 failures += 1
                 self._stats.retries += 1
@@ -116,21 +113,22 @@ class Retry:
                 await anyio.sleep(seconds)
 
     def _finish(self, items: Sequence[Item], results: CallResults) -> list[Completion]:
-        if not isinstance(results, PartialFailure):
-            return results
+        if Failed not in set(map(type, results)):
+            return cast("list[Completion]", results)
         completions: list[Completion] = []
-        for item, result in zip(items, results.results, strict=True):
+        for item, result in zip(items, results, strict=True):
             # An event behind a bad output of its key has been called already: it is called again, in order.
-            if isinstance(result, Deferred) or self.queue.holds_back(item):
+            if self.queue.holds_back(item):
                 self.queue.admit([item])
             elif isinstance(result, Failed):
-                completions += self._fail(FailedItem(item, result.error, 1, time.time()))
+                completions += self._fail(item, result.error)
             else:
                 completions.append(result)
         return completions
 
     async def _bisect(self, items: Sequence[Item], error: Exception) -> list[Completion]:
-        _log_bisection(self._name, items, error, self.dead_letters.log_level)
+        level = self.dead_letters.log_level
+        log.log(level, "%s: a batch of %d failed (%s); bisecting it", self._name, len(items), describe(error))
         bisection = Bisection(len(items), self._options.bisect_for)
         completions: list[Completion] = []
         rest = dict(enumerate(items))
@@ -138,67 +136,70 @@ class Retry:
             if chosen := [rest[position] for position in part if position in rest]:
                 self._stats.retries += 1
                 try:
-                    results = await self._call_until_available(chosen)
+                    completions += self._finish(chosen, await self._call_until_available(chosen))
                 except Exception as exc:  # noqa: BLE001 - a handler may raise anything
                     error = exc
+                    if self._is_infrastructure(exc):
+                        break
                     if not bisection.failed():
                         continue
-                    completions += self._fail(FailedItem(chosen[0], exc, 1, time.time()))
-                else:
-                    bisection.passed()
-                    completions += self._finish(chosen, results)
-            for position in part:
-                rest.pop(position, None)
-            self._hold_back(rest)
-        if rest:
-            _log_time_over(self._name, len(rest), self._options.bisect_for)
-            completions += [self.dead_letters.write(item.delivery, error) for item in rest.values()]
-        return completions
+                    completions += self._fail(chosen[0], exc)
+            # The part is settled, and so are those whose key now waits for a retry: they wait behind it.
+            for position, item in list(rest.items()):
+                if position in part:
+                    del rest[position]
+                elif self.queue.holds_back(item):
+                    self.queue.admit([rest.pop(position)])
+        else:
+            if rest:
+                log.error(
+                    "%s: bisecting took more than %g s (consumer.%s.bisect_for); %d events are moved to the "
+                    "dead letters without having been called alone",
+                    self._name,
+                    self._options.bisect_for,
+                    self._name,
+                    len(rest),
+                )
+        return completions + [self.dead_letters.write(item.delivery, error) for item in rest.values()]
 
-    def _hold_back(self, rest: dict[int, Item]) -> None:
-        """Move those of the rest whose key waits for a retry to the retry queue."""
-        for position in [p for p, item in rest.items() if self.queue.holds_back(item)]:
-            self.queue.admit([rest.pop(position)])
-
-    def _fail(self, failed: FailedItem) -> list[Completion]:
+    def _fail(
+        self, item: Item, error: Exception, attempts: int = 1, first_failure: float | None = None
+    ) -> list[Completion]:
         """Put an event that failed on its own into the retry queue, or move it to the dead letters."""
-        if should_retry(failed.error, failed.attempts, self._options):
-            self.queue.put(failed, anyio.current_time() + self._delay(failed.attempts))
+        first_failure = first_failure or time.time()
+        if self._should_retry(error, attempts):
+            failed = FailedItem(item, attempts, first_failure)
+            self.queue.put(failed, anyio.current_time() + self._delay(attempts))
             return []
-        return [
-            self.dead_letters.write(
-                failed.item.delivery,
-                failed.error,
-                attempts=failed.attempts,
-                first_failure=failed.first_failure,
-            )
-        ]
+        return [self.dead_letters.write(item.delivery, error, attempts=attempts, first_failure=first_failure)]
 
     async def _try_again(self, failed: FailedItem) -> list[Completion]:
         self._stats.retries += 1
-        error: Exception | None = None
-        completions: list[Completion] = []
+        results: CallResults
         try:
             results = await self._call([failed.item])
         except Exception as exc:  # noqa: BLE001 - a handler may raise anything
-            error = exc
-        else:
-            if isinstance(results, PartialFailure):
-                [result] = results.results
-                error = result.error if isinstance(result, Failed) else None
-            else:
-                completions = results
-        if error is not None:
-            completions = self._fail(failed._replace(error=error, attempts=failed.attempts + 1))
+            results = [Failed(exc)]
+        [result] = results
+        if isinstance(result, Failed):
+            completions = self._fail(failed.item, result.error, failed.attempts + 1, failed.first_failure)
             if not completions:
                 return []
+        else:
+            completions = [result]
         return completions + await self.process(self.queue.release(failed.item))
+
+    def _should_retry(self, error: Exception, attempts: int) -> bool:
+        return should_retry(error, attempts, self._options)
+
+    def _is_infrastructure(self, error: Exception) -> bool:
+        return classify(error, self._options.retry_on) is Verdict.INFRASTRUCTURE
 
     def _delay(self, failures: int) -> float:
         return backoff_delay(failures, self._options.backoff, self._options.max_backoff)
 
 
-class FailFast:
+class FailFast(Retry):
     """Moves failed events to the dead letters at once, without a retry, as callers wait for their answers.
 
     - The infrastructure fails: the whole batch fails with UnavailableError, and the caller may try again.
@@ -206,11 +207,7 @@ class FailFast:
 
     The caller reports the failure, so it is logged for debugging only.
 
-    Args: as for `Retry`.
-
-    Attributes:
-        dead_letters: Moves deliveries to the dead letters.
-        queue: The retry queue, always empty.
+    Args and attributes: as for `Retry`; its queue is always empty.
     """
 
     def __init__(
@@ -222,70 +219,16 @@ class FailFast:
         ordered: bool,
         tracing: HandlerTracing | None = None,
     ) -> None:
-        self._call = call
-        self._name = handler.name
-        self._options = handler.options
-        self._stats = stats
-        self.dead_letters = DeadLetterWriter(
-            handler, log_level=logging.DEBUG, translate=self._as_unavailable, tracing=tracing
+        super().__init__(
+            call, handler, stats=stats, ordered=ordered, log_level=logging.DEBUG, tracing=tracing
         )
-        self.queue = RetryQueue(ordered=ordered)
+        self.dead_letters.translate = self._as_unavailable
 
-    async def process(self, items: Sequence[Item]) -> list[Completion]:
-        """Completions of a batch, in the order of its events: of every event, whether it failed or not."""
-        try:
-            return self._finish(items, await self._call(items))
-        except Exception as exc:  # noqa: BLE001 - a handler may raise anything
-            if len(items) == 1 or self._is_infrastructure(exc):
-                return self._fail(items, exc)
-            return await self._bisect(items, exc)
+    async def _call_until_available(self, items: Sequence[Item]) -> CallResults:
+        return await self._call(items)
 
-    async def process_due(self) -> list[Completion]:
-        """None: nothing waits for a retry."""
-        return []
-
-    async def _bisect(self, items: Sequence[Item], error: Exception) -> list[Completion]:
-        _log_bisection(self._name, items, error, self.dead_letters.log_level)
-        bisection = Bisection(len(items), self._options.bisect_for)
-        completions: list[Completion] = []
-        settled = 0
-        while (part := bisection.next()) is not None:
-            chosen = items[part.start : part.stop]
-            self._stats.retries += 1
-            try:
-                completions += self._finish(chosen, await self._call(chosen))
-            except Exception as exc:  # noqa: BLE001 - a handler may raise anything
-                error = exc
-                if self._is_infrastructure(exc):
-                    break
-                if not bisection.failed():
-                    continue
-                completions += self._fail(chosen, exc)
-            else:
-                bisection.passed()
-            settled = part.stop
-        else:
-            if settled < len(items):
-                _log_time_over(self._name, len(items) - settled, self._options.bisect_for)
-        return completions + self._fail(items[settled:], error)
-
-    def _finish(self, items: Sequence[Item], results: CallResults) -> list[Completion]:
-        if not isinstance(results, PartialFailure):
-            return results
-        completions: list[Completion] = []
-        for item, result in zip(items, results.results, strict=True):
-            if isinstance(result, Completion):
-                completions.append(result)
-                continue
-            deferred = UnavailableError("not called, as an earlier event of its key failed")
-            completions += self._fail([item], result.error if isinstance(result, Failed) else deferred)
-        return completions
-
-    def _fail(self, items: Sequence[Item], error: Exception) -> list[Completion]:
-        return [self.dead_letters.write(item.delivery, error) for item in items]
-
-    def _is_infrastructure(self, error: Exception) -> bool:
-        return classify(error, self._options.retry_on) is Verdict.INFRASTRUCTURE
+    def _should_retry(self, error: Exception, attempts: int) -> bool:  # noqa: ARG002 - none is tried again
+        return False
 
     def _as_unavailable(self, error: Exception) -> Exception:
         """The error to report: UnavailableError for every failure of the infrastructure."""
@@ -296,16 +239,78 @@ class FailFast:
         return unavailable
 
 
-def _log_bisection(name: str, items: Sequence[Item], error: Exception, level: int) -> None:
-    log.log(level, "%s: a batch of %d failed (%s); bisecting it", name, len(items), describe(error))
+class FailedItem(NamedTuple):
+    """An event that has failed and is tried again.
+
+    Attributes:
+        item: The event.
+        attempts: How often it has been tried.
+        first_failure: When it first failed, in seconds since the epoch.
+    """
+
+    item: Item
+    attempts: int
+    first_failure: float
 
 
-def _log_time_over(name: str, events: int, seconds: float) -> None:
-    log.error(
-        "%s: bisecting took more than %g s (consumer.%s.bisect_for); %d events are moved to the dead letters "
-        "without having been called alone",
-        name,
-        seconds,
-        name,
-        events,
-    )
+class RetryQueue:
+    """The events of one handler that wait to be called: pure state.
+
+    A retry must not hold up the stream. Where order per key is kept, it holds up its own key only.
+
+    Args:
+        ordered: Whether a failed event holds back the later events of its key.
+    """
+
+    def __init__(self, *, ordered: bool) -> None:
+        self._ordered = ordered
+        self._heap: list[tuple[float, int, FailedItem]] = []
+        self._numbers = count()  # events that are due at the same time leave in the order of their arrival
+        self._held_back: dict[bytes | None, list[Item]] = {}
+
+    def __len__(self) -> int:
+        """How many events wait, the ones that are held back included."""
+        return len(self._heap) + sum(map(len, self._held_back.values()))
+
+    def put(self, failed: FailedItem, due: float) -> None:
+        """Keep an event until `due`, and hold its key back until `release`."""
+        heappush(self._heap, (due, next(self._numbers), failed))
+        key = self._key(failed.item)
+        if key is not None:
+            self._held_back.setdefault(key, [])
+
+    def admit(self, items: Sequence[Item]) -> Sequence[Item]:
+        """The events that may be called now; the queue keeps those whose key is held back."""
+        if not self._held_back:
+            return items
+        admitted = []
+        for item in items:
+            if self.holds_back(item):
+                self._held_back[item.delivery.record.key].append(item)
+            else:
+                admitted.append(item)
+        return admitted
+
+    def holds_back(self, item: Item) -> bool:
+        """Whether an event has to wait, because an earlier one of its key is tried again."""
+        return item.delivery.record.key in self._held_back
+
+    def take_due(self, now: float) -> FailedItem | None:
+        """Take an event that is due; None if there is none. Its key stays held back until `release`."""
+        if not self._heap or self._heap[0][0] > now:
+            return None
+        return heappop(self._heap)[2]
+
+    def release(self, item: Item) -> list[Item]:
+        """A taken event is finished: return the events that its key held back, in order."""
+        key = self._key(item)
+        return [] if key is None else self._held_back.pop(key, [])
+
+    @property
+    def next_due(self) -> float | None:
+        """When the next event is due, by the clock of `put`; None if the queue is empty."""
+        return self._heap[0][0] if self._heap else None
+
+    def _key(self, item: Item) -> bytes | None:
+        """The key that an event holds back; None if it holds back none."""
+        return (item.delivery.record.key or None) if self._ordered else None

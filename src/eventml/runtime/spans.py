@@ -47,25 +47,14 @@ class Spans:
         topic: str,
         id: str | None = None,  # noqa: A002 - as in the protocol
     ) -> Iterator[SendingSpan]:
-        """See `Tracing`."""
-        attributes: dict[str, Any] = {
-            "messaging.system": self._system,
-            "messaging.destination.name": topic,
-            "messaging.operation.type": "send",
-            "messaging.operation.name": operation,
-        }
+        attributes = _attributes(self._system, topic, "send", operation)
         if id is not None:
             attributes["messaging.message.id"] = id
-        with (
-            self._tracer.start_as_current_span(
-                f"{operation} {topic}", kind=_KINDS[operation], attributes=attributes
-            ) as span,
-            _error_type_set(span),
-        ):
+        name, kind = f"{operation} {topic}", _KINDS[operation]
+        with _current_span(self._tracer, name, kind=kind, attributes=attributes) as span:
             yield SendingSpan(span)
 
     def handling(self, handler: Handler, model: Model | None) -> HandlerSpans:
-        """See `Tracing`."""
         return HandlerSpans(self._tracer, self._system, handler, model)
 
 
@@ -77,7 +66,6 @@ class SendingSpan:
         self.headers: Mapping[str, str] = MappingProxyType(_headers(span.get_span_context()))
 
     def wrote(self, records: int) -> None:
-        """See `Sending`."""
         self._span.set_attribute("messaging.batch.message_count", records)
 
 
@@ -91,12 +79,9 @@ class HandlerSpans:
 
     def __init__(self, tracer: trace.Tracer, system: str, handler: Handler, model: Model | None) -> None:
         self._tracer = tracer
-        self._name = f"process {handler.topic}"
+        self._topic = handler.topic
+        self._system = system
         self._attributes = {
-            "messaging.system": system,
-            "messaging.destination.name": handler.topic,
-            "messaging.operation.type": "process",
-            "messaging.operation.name": "process",
             "messaging.consumer.group.name": handler.options.group,
             "eventml.handler": handler.name,
         }
@@ -105,44 +90,35 @@ class HandlerSpans:
 
     @contextmanager
     def processing(self, inputs: Sequence[Mapping[str, str]]) -> Iterator[Callable[[Exception], None]]:
-        """See `HandlerTracing`."""
         contexts = [_context(headers) for headers in _distinct(inputs).values()]
         valid = [context for context in contexts if context is not None]
         # Never the current context: a span around the worker is not the parent of its batches.
         parent = _within(valid[0]) if len(contexts) == 1 and valid else Context()
-        with (
-            self._tracer.start_as_current_span(
-                self._name,
-                context=parent,
-                kind=SpanKind.CONSUMER,
-                attributes={**self._attributes, "messaging.batch.message_count": len(inputs)},
-                links=[Link(context) for context in valid],
-            ) as span,
-            _error_type_set(span),
-        ):
+        attributes = _attributes(self._system, self._topic, "process", "process") | self._attributes
+        with _current_span(
+            self._tracer,
+            f"process {self._topic}",
+            context=parent,
+            kind=SpanKind.CONSUMER,
+            attributes={**attributes, "messaging.batch.message_count": len(inputs)},
+            links=[Link(context) for context in valid],
+        ) as span:
             yield lambda error: _record(span, error)
 
     def output_headers(
         self, headers: Mapping[str, str], inputs: Sequence[Mapping[str, str]]
     ) -> Sequence[Mapping[str, str]]:
-        """See `HandlerTracing`."""
         batch = trace.get_current_span().get_span_context()
         made = {key: _continued(headers, _context(found), batch) for key, found in _distinct(inputs).items()}
         return [made[id(found)] for found in inputs]
 
     def dead_letter(self, input: Mapping[str, str], error: Exception, topic: str) -> None:  # noqa: A002
-        """See `HandlerTracing`."""
         context = _context(input)
         span = self._tracer.start_span(
             f"dead_letter {topic}",
             context=Context() if context is None else _within(context),
             kind=SpanKind.PRODUCER,
-            attributes={
-                **self._attributes,
-                "messaging.destination.name": topic,
-                "messaging.operation.type": "send",
-                "messaging.operation.name": "dead_letter",
-            },
+            attributes=_attributes(self._system, topic, "send", "dead_letter") | self._attributes,
         )
         _record(span, error)
         span.end()
@@ -182,14 +158,24 @@ def _continued(
     return MappingProxyType({**headers, **_headers(context)})
 
 
+def _attributes(system: str, topic: str, type_: str, operation: str) -> dict[str, Any]:
+    return {
+        "messaging.system": system,
+        "messaging.destination.name": topic,
+        "messaging.operation.type": type_,
+        "messaging.operation.name": operation,
+    }
+
+
 @contextmanager
-def _error_type_set(span: Span) -> Iterator[None]:
-    """Set `error.type` if an exception is raised; OpenTelemetry itself records the rest."""
-    try:
-        yield
-    except Exception as exc:
-        span.set_attribute("error.type", type(exc).__qualname__)
-        raise
+def _current_span(tracer: trace.Tracer, name: str, **options: Any) -> Iterator[Span]:
+    """A span in which an exception sets `error.type`; OpenTelemetry itself records the rest."""
+    with tracer.start_as_current_span(name, **options) as span:
+        try:
+            yield span
+        except Exception as exc:
+            span.set_attribute("error.type", type(exc).__qualname__)
+            raise
 
 
 def _record(span: Span, error: Exception) -> None:

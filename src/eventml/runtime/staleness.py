@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from eventml.backends.base import Completion
 from eventml.errors import StaleError
 from eventml.handlers import Handler
-from eventml.runtime.batching import Item
+from eventml.runtime.calling import Item
 from eventml.runtime.outputs import Outputs
-from eventml.runtime.retry import FailFast, Retry
+from eventml.runtime.retry import Retry
 from eventml.runtime.stats import Stats
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class Staleness:
 
     def __init__(
         self,
-        next_step: Retry | FailFast,
+        next_step: Retry,
         handler: Handler,
         max_age: float,
         *,
@@ -61,7 +61,9 @@ class Staleness:
         try:
             output = self._when_stale(stale.event)
             return (
-                Completion(delivery) if self._outputs is None else self._outputs.completion(delivery, output)
+                Completion(delivery)
+                if self._outputs is None
+                else self._outputs.completions([delivery], [output])[0]
             )
         except Exception as exc:  # noqa: BLE001 - a fallback may raise anything
             return self._next.dead_letters.write(delivery, exc)
@@ -77,8 +79,6 @@ def split_stale(items: Sequence[Item], max_age: float, now: float) -> tuple[list
     """
     oldest = now - max_age
     fresh = [item for item in items if item.delivery.timestamp >= oldest]
-    if len(fresh) == len(items):
-        return fresh, []
     return fresh, [item for item in items if item.delivery.timestamp < oldest]
 
 

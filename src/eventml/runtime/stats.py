@@ -8,7 +8,7 @@ from collections import deque
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Literal
 
-from eventml.records import Delivery
+from eventml.backends.base import Completion
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -50,23 +50,6 @@ class Histogram:
         self.counts[bisect_left(self.bounds, value)] += weight
         self.sum += value * weight
 
-    def quantile(self, share: float) -> float | None:
-        """The value that this share of the values does not exceed; None if there are no values.
-
-        Interpolated within its bucket, as Prometheus' `histogram_quantile` does: values are taken to be at
-        least 0, and those above the last bound to be equal to it.
-        """
-        wanted = share * sum(self.counts)
-        if not wanted:
-            return None
-        lower = 0.0
-        for upper, count in zip(self.bounds, self.counts, strict=False):
-            if count and count >= wanted:
-                return lower + (upper - lower) * wanted / count
-            wanted -= count
-            lower = upper
-        return lower
-
 
 class Stats:
     """The counters of one handler since its worker started. Times are of the monotonic clock, in seconds.
@@ -82,7 +65,6 @@ class Stats:
         calls: Calls of the handler.
         abandoned: Calls that ran past their timeout in a thread that could not be stopped; see also `hung`.
         last_arrival: When a delivery was last received.
-        last_completion: When a delivery was last completed.
         last_progress: When the events in flight last made progress: a call or a completion began or ended, or
             a delivery arrived while none was in flight.
         latency: Seconds from the broker's timestamp to the completion.
@@ -100,7 +82,7 @@ class Stats:
         self.retries = 0
         self.calls = 0
         self.abandoned = 0
-        self.last_arrival = self.last_completion = self.last_progress = time.monotonic()
+        self.last_arrival = self.last_progress = time.monotonic()
         self.latency = Histogram(SECONDS_BUCKETS)
         self.batch = Histogram(SIZE_BUCKETS)
         self.stages: dict[Stage, Histogram] = {}
@@ -155,20 +137,16 @@ class Stats:
         self.received += deliveries
         self._arrivals.append((self.received, now))
 
-    def finished(self, deliveries: Sequence[Delivery], *, published: int, dead_letters: int) -> None:
+    def finished(self, completed: Sequence[Completion], *, published: int, dead_letters: int) -> None:
         """Count a completed batch. Latency is measured on evenly spaced samples, to cost less per event."""
-        self.completed += len(deliveries)
+        self.completed += len(completed)
         self.published += published
         self.dead_letters += dead_letters
-        self.last_completion = self.last_progress = time.monotonic()
+        self.last_progress = time.monotonic()
         while self._arrivals and self._arrivals[0][0] <= self.completed:
             self._arrivals.popleft()
-        self._observe(deliveries)
-
-    def _observe(self, deliveries: Sequence[Delivery]) -> None:
         now = time.time()
-        step = max(len(deliveries) // _LATENCY_SAMPLES, 1)
-        sample = deliveries[::step]
-        for delivery in sample:
-            seconds, weight = now - delivery.timestamp, len(deliveries) / len(sample)
-            self.latency.add(max(seconds, 0.0), weight)
+        sample = completed[:: max(len(completed) // _LATENCY_SAMPLES, 1)]
+        for completion in sample:
+            seconds = now - completion.delivery.timestamp
+            self.latency.add(max(seconds, 0.0), len(completed) / len(sample))

@@ -21,15 +21,11 @@ Operation = Literal["publish", "request"]
 
 
 class Sending(Protocol):
-    """A publish call that is being traced.
-
-    Attributes:
-        headers: Headers for its records: the trace context, `ce_traceparent` and `ce_tracestate`.
-    """
+    """A publish call that is being traced."""
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """Headers of the records: the trace context."""
+        """Headers of its records: the trace context, `ce_traceparent` and `ce_tracestate`."""
         ...
 
     def wrote(self, records: int) -> None:

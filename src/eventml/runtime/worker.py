@@ -1,44 +1,112 @@
-"""The worker: all handlers of a bus, run in this process from start-up to drain."""
+"""The worker: all handlers of a bus, run in this process from start-up to drain.
+
+Before it runs, `load_handlers` loads the handlers' models and enters their lifespans.
+"""
 
 from __future__ import annotations
 
 import logging
 import time
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from typing import TYPE_CHECKING, cast
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
 
 import anyio
+import msgspec
+from anyio import to_thread
 
+from eventml import models
 from eventml.backends.base import (
     Backend,
     Capabilities,
     ChecksOutputs,
-    DedupeSubscription,
     Deduplicates,
     Subscription,
 )
-from eventml.codec import Decoder, Encoder
-from eventml.errors import BackendError, UnsupportedError
+from eventml.codec import Decoder, Encoder, Format
+from eventml.errors import BackendError, RegistrationError, UnsupportedError
 from eventml.handlers import Handler
-from eventml.runtime.calling import Caller
+from eventml.models import Model
+from eventml.runtime.calling import Caller, HandlerCall
 from eventml.runtime.dead_letters import dead_letter_topic
-from eventml.runtime.dedupe import Dedupe
 from eventml.runtime.failures import task_group
 from eventml.runtime.outputs import Outputs
 from eventml.runtime.pipeline import Pipeline
-from eventml.runtime.processing import BatchProcessor
 from eventml.runtime.replies import Replies
-from eventml.runtime.resources import LoadedHandler
-from eventml.runtime.retry import FailFast, Retry
+from eventml.runtime.retry import Retry
+from eventml.runtime.staleness import Staleness
 from eventml.runtime.stats import Stats
 from eventml.runtime.tracing import Tracing
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 log = logging.getLogger("eventml")
 
 _IDLE_CHECK = 0.25  # seconds between two checks whether the worker is idle
+
+
+class LoadedHandler(msgspec.Struct, frozen=True):
+    """A handler that is ready to run.
+
+    Attributes:
+        handler: The handler, with its final options.
+        model: Its model, loaded; None if it has none.
+        resources: Its arguments beside the events, by parameter name: the model and values of lifespans.
+        format: The format of its outputs.
+        decoder: Decoder of its events; None for one that decodes each record in the format that it names.
+    """
+
+    handler: Handler
+    model: Model | None
+    resources: Mapping[str, Any]
+    format: Format = "json"
+    decoder: Decoder | None = None
+
+
+async def load_handlers(
+    stack: AsyncExitStack,
+    handlers: Sequence[Handler],
+    lifespans: Mapping[str, Callable[[], Any]],
+    output_formats: Sequence[Format],
+) -> list[LoadedHandler]:
+    """Enter the lifespans that the handlers have parameters for, each once, and load the handlers' models.
+
+    Args:
+        stack: Leaves the lifespans, the last one first.
+        handlers: The handlers.
+        lifespans: The bus's lifespans, by name.
+        output_formats: The format of each handler's outputs.
+
+    Raises:
+        RegistrationError: a handler has a parameter that no lifespan is named like.
+        ModelError: a model cannot be loaded.
+    """
+    values: dict[str, Any] = {}
+    for handler in handlers:
+        for name in handler.resource_names:
+            if name == "model" or name in values:
+                continue
+            if name not in lifespans:
+                raise RegistrationError(
+                    f"{handler.name}: its parameter {name!r} has no value; define a lifespan of that name "
+                    "with @bus.lifespan, or give the parameter a default"
+                )
+            entered = lifespans[name]()
+            if isinstance(entered, AbstractContextManager):
+                values[name] = stack.enter_context(entered)
+            else:
+                values[name] = await stack.enter_async_context(entered)
+    loaded = []
+    for handler, output_format in zip(handlers, output_formats, strict=True):
+        resources = {name: values[name] for name in handler.resource_names if name != "model"}
+        model: Model | None = None
+        if handler.model is not None:
+            # In a thread: loading a large model must not stop the heartbeats of handlers that run already.
+            model = await to_thread.run_sync(partial(models.load, handler.model, name=handler.name))
+            resources["model"] = model.object
+        loaded.append(LoadedHandler(handler, model, resources, output_format))
+    return loaded
 
 
 class Worker:
@@ -68,7 +136,7 @@ class Worker:
         *,
         source: str,
         drain: float,
-        failure_policy: type[Retry | FailFast] = Retry,
+        failure_policy: type[Retry] = Retry,
         tracing: Tracing | None = None,
     ) -> None:
         self._backend = backend
@@ -165,7 +233,7 @@ class Worker:
         tracing = None if self._tracing is None else self._tracing.handling(handler, model)
         subscription = await stack.enter_async_context(_subscription(self._backend, handler))
         self._subscriptions[handler.name] = subscription
-        outputs = replies = dedupe = None
+        outputs = replies = None
         if handler.to is not None:
             outputs = Outputs(
                 handler,
@@ -178,24 +246,19 @@ class Worker:
             replies = Replies(
                 subscription, self._backend, handler, suffix=outputs.suffix, source=self._source
             )
-        if options.dedupe_window is not None:
-            dedupe = Dedupe(cast("DedupeSubscription", subscription), handler, stats)
-        processor = BatchProcessor(
-            handler,
-            caller=Caller(handler, loaded.resources, ordered=ordered, stats=stats),
-            outputs=outputs,
-            stats=stats,
-            ordered=ordered,
-            failure_policy=self._failure_policy,
-            tracing=tracing,
-        )
+        caller = Caller(handler, loaded.resources, ordered=ordered, stats=stats)
+        call = HandlerCall(handler, caller=caller, outputs=outputs, stats=stats, tracing=tracing)
+        retry = self._failure_policy(call, handler, stats=stats, ordered=ordered, tracing=tracing)
+        first: Staleness | Retry = retry
+        if options.max_age is not None:
+            first = Staleness(retry, handler, options.max_age, outputs=outputs, stats=stats)
         return Pipeline(
             handler,
             subscription,
             decoder=loaded.decoder or Decoder(handler.event_type),
-            processor=processor,
+            first=first,
+            retry=retry,
             stats=stats,
-            dedupe=dedupe,
             replies=replies,
         )
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from eventml import Bus
 from eventml.backends.base import Completion
 from eventml.records import REPLAY_GROUP, Delivery, Record
-from eventml.runtime.batching import Item
+from eventml.runtime.calling import Item
 from eventml.runtime.dedupe import Dedupe, mark, split_duplicates
 from eventml.runtime.stats import Stats
 

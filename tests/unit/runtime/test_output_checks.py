@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from eventml import Bus, Prediction
 from eventml.errors import OutputError
-from eventml.runtime import Deferred, Failed, OutputChecks
+from eventml.runtime import Failed, OutputChecks
+from eventml.runtime.failures import NOT_CALLED
 
 
 class Duration(msgspec.Struct):
@@ -71,7 +72,7 @@ def test_a_predictor_may_return_predictions_or_the_numbers_in_them() -> None:
     assert checks(Prediction).check([1.0], 1).are_numbers is True
 
 
-RESULTS = st.sampled_from([1.0, None, math.nan, Failed(KeyError()), Deferred()])
+RESULTS = st.sampled_from([1.0, None, math.nan, Failed(KeyError()), NOT_CALLED])
 
 
 @given(st.lists(RESULTS, max_size=8))

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventml.records import Delivery, Record
-from eventml.runtime.batching import Item
+from eventml.runtime.calling import Item
 from eventml.runtime.poison import SINGLE_FROM, Part, PoisonDetector, crash_loop_error
 
 sizes = st.integers(1, 80)

@@ -15,10 +15,8 @@ from eventml import Bus, Reject
 from eventml.codec import Encoder
 from eventml.records import Delivery, Record
 from eventml.runtime import FailFast, Retry
-from eventml.runtime.batching import Item
-from eventml.runtime.calling import Caller
+from eventml.runtime.calling import Caller, HandlerCall, Item
 from eventml.runtime.outputs import Outputs
-from eventml.runtime.processing import BatchProcessor
 from eventml.runtime.stats import Stats
 
 if TYPE_CHECKING:
@@ -71,7 +69,7 @@ class Run:
         batched: bool,
         ordered: bool,
         retries: int = 0,
-        failure_policy: type[Retry | FailFast] = Retry,
+        failure_policy: type[Retry] = Retry,
     ) -> None:
         self.calls: Counter[int] = Counter()
         bus = Bus("rides")
@@ -79,14 +77,13 @@ class Run:
         register(self._handle_all if batched else self._handle)
         handler = bus.handlers["handle"]
         stats = Stats()
-        self.processor = BatchProcessor(
+        call = HandlerCall(
             handler,
             caller=Caller(handler, {}, ordered=ordered, stats=stats),
             outputs=Outputs(handler, "u", model=None, source="rides", encoder=Encoder()),
             stats=stats,
-            ordered=ordered,
-            failure_policy=failure_policy,
         )
+        self.retry = failure_policy(call, handler, stats=stats, ordered=ordered)
         self.completions: list[Completion] = []
 
     async def _handle(self, event: Event) -> float | None:
@@ -104,14 +101,14 @@ class Run:
         """Process the batches, with retries after some of them and until the retry queue is empty."""
         for position, batch in enumerate(batches):
             items = [Item(delivery(event), event) for event in batch]
-            completions = await self.processor.process(items)
+            completions = await self.retry.process(items)
             numbers = numbers_of(completions)
             assert numbers == sorted(numbers), "the completions of a batch are in the order of its events"
             self.completions += completions
             if position in retry_after:
-                self.completions += await self.processor.process_due()
-        while self.processor.retry_queue:
-            self.completions += await self.processor.process_due()
+                self.completions += await self.retry.process_due()
+        while self.retry.queue:
+            self.completions += await self.retry.process_due()
 
     @property
     def dead_letters(self) -> dict[int, str]:

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from eventml.records import Delivery, Record
-from eventml.runtime.batching import Item
-from eventml.runtime.retry_queue import FailedItem, RetryQueue
+from eventml.runtime.calling import Item
+from eventml.runtime.retry import FailedItem, RetryQueue
 
 KEYS = st.sampled_from([None, b"", b"a", b"b", b"c"])
 
@@ -51,7 +51,7 @@ class ParkingMachine(RuleBasedStateMachine):
     def fail(self, seconds: float) -> None:
         """It is put off, and of the rest at hand those of its key wait behind it."""
         item = self.to_call.popleft()
-        self.park(FailedItem(item, ValueError(), 1, 0.0), seconds)
+        self.park(FailedItem(item, 1, 0.0), seconds)
         rest, self.to_call = list(self.to_call), deque()
         self.admit(rest)
 

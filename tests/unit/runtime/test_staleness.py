@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventml.records import Delivery, Record
-from eventml.runtime.batching import Item
+from eventml.runtime.calling import Item
 from eventml.runtime.staleness import split_stale, stale_error
 
 NOW = 1_700_000_000.0

@@ -25,14 +25,12 @@ from eventml.runtime import (
     DLQ_PREFIX,
     Caller,
     CallResults,
-    Deferred,
     Failed,
     Item,
     LoadedHandler,
     OutputChecks,
     Retry,
     Stats,
-    call_results,
     describe,
 )
 
@@ -146,14 +144,14 @@ class Scorer:
             checked = self._checks.check(outputs, len(items)).values
         else:
             checked = self._checks.check_each(outputs)
-        results: list[Completion | Failed | Deferred] = []
+        results: list[Completion | Failed] = []
         for item, output in zip(items, checked, strict=True):
-            if isinstance(output, Failed | Deferred):
+            if isinstance(output, Failed):
                 results.append(output)
             else:
                 self._outputs_by_event[int(item.delivery.offset)] = output
                 results.append(Completion(item.delivery))
-        return call_results(results)
+        return results
 
     def _scored(
         self, chunk: RowChunk, ids: Values, outputs: Values, rejected: Sequence[RejectedRow]

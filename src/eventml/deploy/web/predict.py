@@ -22,7 +22,7 @@ from eventml.deploy.web.http_messages import (
 from eventml.deploy.web.request_backend import RequestDecoder, RequestEvent, RequestQueue
 from eventml.errors import ConfigError, FullError
 from eventml.records import NO_HEADERS
-from eventml.runtime import DLQ_PREFIX, LoadedHandler, enter_lifespans, load_handler
+from eventml.runtime import DLQ_PREFIX, LoadedHandler, load_handlers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -85,8 +85,7 @@ async def load_predictors(
         ModelError: a model cannot be loaded.
         RegistrationError: a handler has a parameter without a value.
     """
-    resources = await enter_lifespans(stack, predictors, bus.lifespans)
-    loaded = [await load_handler(predictor, resources, "json") for predictor in predictors]
+    loaded = await load_handlers(stack, predictors, bus.lifespans, ["json"] * len(predictors))
     return [replace(one, decoder=RequestDecoder(Any)) for one in loaded]
 
 

@@ -13,20 +13,18 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import anyio
 
 from eventml.backends.base import Completion, Start
-from eventml.backends.redis.completion import Completer
+from eventml.backends.redis.completion import complete
 from eventml.backends.redis.connection import pack
+from eventml.backends.redis.consumer import Consumer, group_lag, new_consumer_name
 from eventml.backends.redis.errors import ConnectionLostError, NoGroupError
-from eventml.backends.redis.group import Consumer, new_consumer_name
-from eventml.backends.redis.leases import Leases
-from eventml.backends.redis.reader import ReadAhead, receive
-from eventml.backends.redis.retention import trim_finished
-from eventml.backends.redis.servers import Server
-from eventml.backends.redis.wire import EntryDecoder
+from eventml.backends.redis.publishing import Publisher
+from eventml.backends.redis.reader import BLOCK, ReadAhead, receive
+from eventml.backends.redis.server import Server
 from eventml.errors import EventMLError, PublishError, UnavailableError
 from eventml.records import Delivery
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Collection, Sequence
 
 log = logging.getLogger("eventml.redis")
 
@@ -35,18 +33,22 @@ T = TypeVar("T")
 _TOPIC_OF, _INPUT_TOPIC_OF = attrgetter("record.topic"), attrgetter("delivery.record.topic")
 
 _FIRST_LIMIT: Final = 1_000  # deliveries to claim before the first call of `receive` sets a limit
-_IDLE_LEASES: Final = 20  # lease periods after which an idle consumer with nothing pending is deleted
 
 
-class GroupReader:
+class GroupReader(ReadAhead):
     """Reads the topics of one slot for one member, and keeps its leases.
 
     Args:
         server: The server that has the topics.
         slot: Their slot.
         topics: The topics.
-        consumer: The group, the name of the consumer, and how many ids the group records.
+        group: The group.
+        name: The name of the consumer.
+        window: How many ids the group records at each topic; 0 if it does not deduplicate.
         arrived: Set when there may be deliveries to take, or an error to raise.
+
+    Attributes:
+        consumers: The consumer of each topic.
     """
 
     def __init__(
@@ -54,46 +56,46 @@ class GroupReader:
         server: Server,
         slot: int,
         topics: Sequence[str],
-        consumer: tuple[str, str, int],
+        group: str,
+        *,
+        name: str,
+        window: int,
         arrived: asyncio.Event,
     ) -> None:
-        self._settings, self._counters = server.settings, server.counters
-        self._arrived = arrived
-        self._group, self._name, window = consumer
-        self._client = server.client(slot)
-        decoder, lease = EntryDecoder(), server.settings.lease
-        consumers = [
-            Consumer(self._client, topic, self._group, self._name, window=window) for topic in topics
-        ]
-        self.leases: Mapping[str, Leases] = {
-            consumer.topic: Leases(consumer, decoder, server.counters, lease) for consumer in consumers
-        }
-        self._read = ReadAhead(
-            server.client(slot),
-            self._command,
-            lambda topic, entries: self.leases[topic].take(entries),
-            arrived=arrived,
-            timeout=server.settings.block + server.settings.timeout,
+        head = ("XREADGROUP", "GROUP", group, name, "BLOCK", BLOCK, "COUNT")
+        tail = ("STREAMS", *topics, *[">"] * len(topics))
+        super().__init__(
+            server,
+            slot,
+            lambda limit: pack(*head, limit, *tail),
+            lambda topic, entries: self.consumers[topic].take(entries),
+            arrived,
         )
+        self._settings = server.settings
+        self._client = server.client(slot)
+        lease = server.settings.lease
+        self.consumers = {
+            topic: Consumer(self._client, topic, group, name, lease=lease, window=window) for topic in topics
+        }
         self._claimed: list[Delivery] = []
         self._limit = _FIRST_LIMIT
         self._catching_up = True  # entries that the group left unfinished are received before new ones
         self._reply_lost = False  # entries may be pending for this consumer that it never received
         self._group_gone = False
-        self._failure: Exception | None = None
+        self._upkeep_failure: Exception | None = None
         self._stopping = False
         self._upkeep_due = asyncio.Event()
         self._swept = self._idle_checked = time.monotonic()
 
-    # Receiving; see `reader.Source`.
+    # Receiving.
 
     def check(self) -> None:
         """Raise what has failed since the last call, once."""
-        if self._failure is not None:
-            failure, self._failure = self._failure, None
+        if self._upkeep_failure is not None:
+            failure, self._upkeep_failure = self._upkeep_failure, None
             raise failure
         try:
-            self._read.check()
+            super().check()
         except ConnectionLostError:
             self._reply_lost = True
             self._upkeep_due.set()
@@ -106,35 +108,28 @@ class GroupReader:
         """Take the deliveries that are ready, up to a limit: first those that were claimed."""
         self._limit = limit
         if not self._claimed:
-            return self._read.take(limit)
+            return super().take(limit)
         taken = self._claimed[:limit]
         del self._claimed[:limit]
         self._upkeep_due.set()
-        return taken + self._read.take(limit - len(taken)) if len(taken) < limit else taken
+        return taken + super().take(limit - len(taken)) if len(taken) < limit else taken
 
     async def read(self, limit: int) -> None:
         """Start a read, unless the upkeep has something to do before."""
         self._limit = limit
         if self._may_read:
-            await self._read.read(limit)
+            await super().read(limit)
         else:
             self._upkeep_due.set()
 
     def read_ahead(self, limit: int) -> None:
-        """Start a read as `read` does, if the client is connected."""
+        """As `read`, if the client is connected."""
         if self._may_read:
-            self._read.read_ahead(limit)
+            super().read_ahead(limit)
 
     @property
     def _may_read(self) -> bool:
         return not (self._catching_up or self._reply_lost or self._group_gone or self._stopping)
-
-    def _command(self, limit: int) -> bytes:
-        block = max(int(self._settings.block * 1000), 1)
-        return pack(
-            "XREADGROUP", "GROUP", self._group, self._name, "COUNT", limit, "BLOCK", block,
-            "STREAMS", *self.leases, *[">"] * len(self.leases),
-        )  # fmt: skip
 
     # Upkeep in the background.
 
@@ -151,7 +146,7 @@ class GroupReader:
                 if isinstance(exc, UnavailableError) and self._may_read:
                     log.debug("%s", exc)  # the read fails by itself
                 else:
-                    self._failure = exc
+                    self._upkeep_failure = exc
                     self._arrived.set()
             with suppress(TimeoutError):
                 async with asyncio.timeout(interval):
@@ -161,22 +156,29 @@ class GroupReader:
     async def _keep_up_once(self) -> None:
         if self._group_gone:
             await self.recreate_groups()
-        for leases in self.leases.values():
-            if len(leases) and (lost := await leases.renew()):
+        for consumer in self.consumers.values():
+            if lost := await consumer.renew():
                 self._claimed = [delivery for delivery in self._claimed if delivery.offset not in lost]
-                self._read.ready = [delivery for delivery in self._read.ready if delivery.offset not in lost]
+                self.ready = [delivery for delivery in self.ready if delivery.offset not in lost]
         if self._reply_lost:
             await self._recover()
         else:
             await self._sweep()
-        await self._clean_up()
+        idle_due = time.monotonic() - self._idle_checked > self._settings.lease
+        for consumer in self.consumers.values():
+            if self._settings.retention is not None:
+                await consumer.trim_finished(self._settings.retention)
+            if idle_due:
+                await consumer.delete_idle_consumers()
+        if idle_due:
+            self._idle_checked = time.monotonic()
 
     async def _recover(self) -> None:
-        if self._read.pending or self._claimed:
+        if self.pending is not None or self._claimed:
             return  # entries whose reply is under way would be taken for lost
         complete = True
-        for leases in self.leases.values():
-            deliveries, all_found = await leases.recover(self._limit)
+        for consumer in self.consumers.values():
+            deliveries, all_found = await consumer.recover(self._limit)
             self._claimed += deliveries
             complete &= all_found
         self._reply_lost = not complete
@@ -185,13 +187,13 @@ class GroupReader:
     async def _sweep(self) -> None:
         now = time.monotonic()
         due = now - self._swept > self._settings.lease / 2
-        for leases in self.leases.values():
-            if due or await leases.anything_released():
+        for consumer in self.consumers.values():
+            if due or await consumer.anything_released():
                 self._swept = now
-                leases.start_sweep()
-            while leases.sweeping and not self._claimed:
+                consumer.start_sweep()
+            while consumer.sweeping and not self._claimed:
                 try:
-                    self._claimed += await leases.sweep(self._limit)
+                    self._claimed += await consumer.sweep(self._limit)
                 except BaseException:
                     self._reply_lost = True  # the server may have executed the claim
                     raise
@@ -201,85 +203,63 @@ class GroupReader:
             self._catching_up = False
             self._arrived.set()
 
-    async def _clean_up(self) -> None:
-        lease = self._settings.lease
-        idle_due = time.monotonic() - self._idle_checked > lease
-        for topic, leases in self.leases.items():
-            if self._settings.retention is not None:
-                await trim_finished(self._client, topic, self._settings.retention)
-            if idle_due:
-                await leases.consumer.delete_idle_consumers(_IDLE_LEASES * lease)
-        if idle_due:
-            self._idle_checked = time.monotonic()
-
     async def recreate_groups(self) -> None:
         """Create groups that do not exist any more, from the topic's beginning, so that nothing is missed."""
-        for leases in self.leases.values():
-            if await leases.consumer.create_group("earliest"):
-                self._counters.groups_recreated += 1
+        for consumer in self.consumers.values():
+            if await consumer.create_group("earliest"):
                 log.warning(
                     "%s did not exist any more (FLUSHALL, or a failover to a replica that lagged) and was "
                     "created again from the topic's beginning",
-                    leases.consumer,
+                    consumer,
                 )
         self._group_gone = False
         self._arrived.set()
 
-    # Joining and leaving.
-
-    async def join(self, start: Start) -> None:
-        """Create the groups that do not exist."""
-        for leases in self.leases.values():
-            await leases.consumer.create_group(start)
+    # Leaving.
 
     async def stop(self) -> None:
         """Stop claiming and reading, and wait for the read that is under way."""
         self._stopping = True
         self._upkeep_due.set()
-        if self._read.blocked_client is not None:
-            with suppress(EventMLError):  # the read then ends when it has blocked for long enough
-                await self._client.request(pack("CLIENT", "UNBLOCK", self._read.blocked_client))
-        await self._read.wait()
+        await self.finish(self._client)
 
     async def leave(self) -> None:
         """Give all deliveries back, and close the connections. Call `stop` first."""
-        untouched = self._claimed + self._read.ready
+        untouched = self._claimed + self.ready
         try:
-            for leases in self.leases.values():
+            for consumer in self.consumers.values():
                 with suppress(NoGroupError):  # then nothing is pending any more
-                    await leases.give_back(untouched)
+                    await consumer.give_back(untouched)
         except EventMLError as exc:
             log.warning(
-                "what group %r has in flight here is not delivered again before its lease has expired: %s",
-                self._group,
+                "what %s has in flight here is not delivered again before its lease has expired: %s",
+                consumer,
                 exc,
             )
-        await self._read.close()
-        await self._client.close()
+        self.client.close()
+        self._client.close()
 
 
 class Member:
     """A member of a group, with two connections to each server that has some of its topics.
 
     Args:
-        server: The server that has the topics.
+        publisher: Writes to the server that has the topics.
         topics: The topics.
         group: The name of the group.
-        completer: Completes deliveries.
         window: How many ids the group records at each topic; 0 if it does not deduplicate.
     """
 
-    def __init__(
-        self, server: Server, topics: Sequence[str], group: str, completer: Completer, *, window: int = 0
-    ) -> None:
+    def __init__(self, publisher: Publisher, topics: Sequence[str], group: str, *, window: int = 0) -> None:
         self._arrived = asyncio.Event()
-        self._completer = completer
-        consumer = (group, new_consumer_name(), window)
+        self._publisher = publisher
+        server = publisher.server
+        name = new_consumer_name()
         self._readers = [
-            GroupReader(server, slot, slot_topics, consumer, self._arrived)
-            for slot, slot_topics in server.by_slot(topics).items()
+            GroupReader(server, slot, some, group, name=name, window=window, arrived=self._arrived)
+            for slot, some in server.by_slot(topics).items()
         ]
-        self._reader_of = {topic: reader for reader in self._readers for topic in reader.leases}
+        self._reader_of = {topic: reader for reader in self._readers for topic in reader.consumers}
 
     async def receive(self, limit: int) -> Sequence[Delivery]:
         """See `Subscription.receive`."""
@@ -291,7 +271,12 @@ class Member:
         for topic, positions in self._by_topic(done, _INPUT_TOPIC_OF).items():
             some = done if len(positions) == len(done) else [done[position] for position in positions]
             reader = self._reader_of[topic]
-            found = await self._completer.complete(reader.leases[topic], some, reader.recreate_groups)
+            consumer = reader.consumers[topic]
+            try:
+                found = await complete(self._publisher, consumer, some)
+            except NoGroupError:
+                await reader.recreate_groups()
+                found = await complete(self._publisher, consumer, some)
             refused |= {positions[number]: reason for number, reason in found.items()}
         if refused:
             position, reason = min(refused.items())
@@ -305,7 +290,7 @@ class Member:
         """See `DedupeSubscription.completed_before`."""
         found: list[int] = []
         for topic, positions in self._by_topic(deliveries, _TOPIC_OF).items():
-            consumer = self._reader_of[topic].leases[topic].consumer
+            consumer = self._reader_of[topic].consumers[topic]
             ids = [deliveries[position].record.id for position in positions]
             found += compress(positions, await consumer.completed_before(ids))
         return found
@@ -314,7 +299,8 @@ class Member:
         """See `Subscription.lag`."""
         total = 0
         for topic, reader in self._reader_of.items():
-            found = await reader.leases[topic].consumer.lag()
+            consumer = reader.consumers[topic]
+            found = await group_lag(consumer.client, topic, consumer.group)
             if found is None:
                 return None
             total += found
@@ -335,7 +321,8 @@ class Member:
         upkeep: list[asyncio.Task[Any]] = []
         try:
             for reader in self._readers:
-                await reader.join(start)
+                for consumer in reader.consumers.values():
+                    await consumer.create_group(start)
             upkeep += [asyncio.create_task(reader.keep_up()) for reader in self._readers]
             yield self
         finally:

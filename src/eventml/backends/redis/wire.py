@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     Entry = tuple[bytes, list[bytes]]
-    ProducerId = tuple[bytes, bytes, bytes]
 
 DATA, ID, META, KEY = b"data", b"id", b"meta", b"key"
 
@@ -117,12 +116,8 @@ class RecordEncoder:
             found = self._encoded[id(headers)] = (headers, encode_headers(headers))
         return found[1]
 
-    def add_commands(self, some: Sequence[Record], producers: Sequence[ProducerId] = ()) -> list[bytes]:
+    def add_commands(self, some: Sequence[Record]) -> list[bytes]:
         """The packed command that adds each of these records to its topic.
-
-        Args:
-            some: The records.
-            producers: A producer and a number for each record, if the server is to recognise duplicates.
 
         Raises:
             UnicodeEncodeError: a text cannot be encoded in UTF-8.
@@ -130,10 +125,8 @@ class RecordEncoder:
         commands: list[bytes] = []
         last: Record | None = None
         head = tail = b""
-        for position, record in enumerate(some):
-            if producers:
-                head, tail = self._around(record, producers[position])
-            elif last is None or not _alike(record, last):
+        for record in some:
+            if last is None or not alike(record, last):
                 head, tail = self._around(record)
                 last = record
             value = record.value
@@ -149,16 +142,16 @@ class RecordEncoder:
             commands.append(command)
         return commands
 
-    def _around(self, record: Record, producer: Sequence[bytes] = ()) -> tuple[bytes, bytes]:
+    def _around(self, record: Record) -> tuple[bytes, bytes]:
         """The parts of a command before the record's value, and after its id."""
         meta = self.meta(record.headers)
-        arguments = (b"XADD", record.topic.encode(), *producer, b"*")
         fields = 1 + bool(record.id) + bool(meta) + (record.key is not None)
-        head = b"*%d\r\n" % (len(arguments) + 2 * fields) + b"".join(map(bulk, arguments)) + bulk(DATA)
+        arguments = (b"XADD", record.topic.encode(), b"*", DATA)
+        head = b"*%d\r\n" % (3 + 2 * fields) + b"".join(map(bulk, arguments))
         return head, bulk(META) + bulk(meta) if meta else b""
 
 
-def _alike(record: Record, other: Record) -> bool:
+def alike(record: Record, other: Record) -> bool:
     """Whether the commands of two records differ in nothing but their values, ids and keys."""
     return (
         record.headers is other.headers

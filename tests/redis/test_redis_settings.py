@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from redis.crc import key_slot
 
 from eventml.backends import redis
-from eventml.backends.redis.cluster import check_version, hash_slot, same_slot_names
+from eventml.backends.redis.cluster import Cluster, check_version, same_slot_names
 from eventml.backends.redis.errors import DeniedError, ErrorReply, NoGroupError, NoMemoryError, error_for
 from eventml.backends.redis.settings import Address, parse_url
 from eventml.errors import BackendError, ConfigError, UnavailableError, UnsupportedError
@@ -111,7 +111,8 @@ def test_names_that_put_two_topics_into_one_slot(topics: tuple[str, str], names:
 
 @given(st.text(alphabet="ab{}.ü", max_size=12))
 def test_slots_are_those_of_redis_py(topic: str) -> None:
-    assert hash_slot(topic) == key_slot(topic.encode())
+    cluster = Cluster(parse_url("redis://"), redis.Settings())
+    assert cluster.slot(topic) == key_slot(topic.encode())
 
 
 @pytest.mark.anyio

@@ -14,7 +14,7 @@ import eventml
 from eventml.backends import redis
 from eventml.backends.redis.errors import ErrorReply
 from eventml.backends.redis.publishing import errors_of, pack_write, split_writes
-from eventml.backends.redis.wire import EntryDecoder, RecordEncoder, decode_headers, encode_headers
+from eventml.backends.redis.wire import add_commands, decode_entries, decode_headers, encode_headers
 from eventml.records import CONTENT_TYPE, FIELDS, Record, foreign_id
 from tests.redis import scene
 
@@ -60,15 +60,14 @@ def test_cloudevents_attributes_have_their_own_names() -> None:
 
 @given(st.lists(RECORDS, max_size=12))
 def test_records_come_back(records: list[Record]) -> None:
-    encoder, decoder = RecordEncoder(), EntryDecoder()
     for part in split_writes(records, range(len(records))):
         some = [records[number] for number in part]
-        packed, expected = pack_write(encoder.add_commands(some))
+        packed, expected = pack_write(add_commands(some))
         commands = parse(packed)
         assert len(commands) == expected
         adds = [command for command in commands if command[0] == b"XADD"]
         entries = [(b"%d-7" % number, command[3:]) for number, command in enumerate(adds)]
-        for record, delivery in zip(some, decoder.deliveries("topic", entries), strict=True):
+        for record, delivery in zip(some, decode_entries("topic", entries), strict=True):
             wanted = record.id or foreign_id("topic", 0, delivery.offset)
             assert delivery.record == msgspec.structs.replace(record, id=wanted)
 
@@ -127,7 +126,7 @@ def test_the_error_of_each_record_of_a_write(replies: list[Any], wanted: list[st
 def test_headers_are_shared_between_records() -> None:
     meta = encode_headers({"ce_type": "x"})
     entries = [(b"%d-1" % n, [b"data", b"1", b"id", b"i", b"meta", meta]) for n in range(3)]
-    first, second, third = EntryDecoder().deliveries("t", entries)
+    first, second, third = decode_entries("t", entries)
     assert first.record.headers is second.record.headers is third.record.headers
 
 
@@ -137,7 +136,7 @@ def test_times_are_those_of_the_entries() -> None:
         (b"5-0", [b"data", b""]),
         (b"17000000001234-0", [b"a", b""]),
     ]
-    times = [delivery.timestamp for delivery in EntryDecoder().deliveries("t", entries)]
+    times = [delivery.timestamp for delivery in decode_entries("t", entries)]
     assert times == [1_700_000_000.123, 0.005, 17_000_000_001.234]
 
 
@@ -159,7 +158,7 @@ def test_times_are_those_of_the_entries() -> None:
     ],
 )
 def test_foreign_entries(fields: list[bytes], record: Record) -> None:
-    [delivery] = EntryDecoder().deliveries("t", [(b"5-1", fields)])
+    [delivery] = decode_entries("t", [(b"5-1", fields)])
     assert delivery.record == record
 
 

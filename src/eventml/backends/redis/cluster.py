@@ -54,7 +54,7 @@ def check_version(hello: dict[str, Any]) -> None:
     Raises:
         ConfigError: the server is too old.
     """
-    if hello["server"] != b"redis":  # Valkey numbers its versions differently, and none is too old
+    if hello.get("server") != b"redis":  # Valkey numbers its versions differently, and none is too old
         return
     if tuple(map(int, re.findall(rb"\d+", hello["version"])[:2])) < _OLDEST:
         raise ConfigError(
@@ -128,7 +128,10 @@ class Cluster(Server):
 
     def slot(self, topic: str) -> int:
         """See `Server.slot`."""
-        return hash_slot(topic)
+        # redis.io, "Redis cluster specification", Key distribution model. `redis.crc.key_slot` computes the
+        # same, but importing redis-py takes longer than all of eventml.
+        tag = re.search(r"\{([^}]*)\}", topic)
+        return crc_hqx((tag[1] if tag and tag[1] else topic).encode(), 0) % _SLOTS
 
     async def connect(self, slot: int) -> Connection:
         """See `Server.connect`."""
@@ -165,13 +168,6 @@ class Cluster(Server):
                 for first, last, (name, port, *_), *_replicas in slots
             ]
         raise UnavailableError(f"no node of the cluster at {self._address} answers: {problem}") from problem
-
-
-def hash_slot(topic: str) -> int:
-    """The slot of a topic in a cluster (redis.io, "Redis cluster specification", Key distribution model)."""
-    # `redis.crc.key_slot` computes the same, but importing redis-py takes longer than all of eventml.
-    tag = re.search(r"\{([^}]*)\}", topic)
-    return crc_hqx((tag[1] if tag and tag[1] else topic).encode(), 0) % _SLOTS
 
 
 def check_outputs(server: Server, topic: str, outputs: Iterable[str]) -> None:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Final
 from eventml.backends.base import Completion, Dedupe
 from eventml.backends.redis.cluster import check_outputs
 from eventml.backends.redis.consumer import Consumer
-from eventml.backends.redis.errors import ErrorReply, check_replies, error_for, is_denied
+from eventml.backends.redis.errors import DeniedError, ErrorReply, check_replies, error_for
 from eventml.backends.redis.publishing import Publisher
 from eventml.backends.redis.server import Script
-from eventml.backends.redis.wire import RecordEncoder, alike, defect
+from eventml.backends.redis.wire import alike, defect, meta_of
 from eventml.records import Record
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ async def complete(publisher: Publisher, consumer: Consumer, done: Sequence[Comp
     """Complete deliveries of one topic. Returns why some were refused for good, by position.
 
     Args:
-        publisher: Its cache of encoded headers is used, and it cuts topics to `max_length`.
+        publisher: Cuts the topics of the outputs to `max_length`.
         consumer: The consumer that has the deliveries in flight.
         done: The completions.
 
@@ -48,11 +48,15 @@ async def complete(publisher: Publisher, consumer: Consumer, done: Sequence[Comp
         check_outputs(server, consumer.topic, set(_output_topics(done)))
     left: Sequence[int] = range(len(done))
     refused: dict[int, str] = {}
-    calls = pack_calls(consumer, publisher.encoder, done)
-    if not calls or max(len(packed) for packed, _ in calls) > server.largest:
+    try:
+        calls = list(pack_calls(consumer, done))
+        check = any(len(packed) > server.largest for packed, _ in calls)
+    except UnicodeEncodeError:
+        check = True
+    if check:
         refused = _defects(done, server.largest)
         left = [position for position in left if position not in refused]
-        calls = pack_calls(consumer, publisher.encoder, [done[position] for position in left])
+        calls = list(pack_calls(consumer, [done[position] for position in left]))
     if not calls:
         return refused
     action = f"completing {consumer.topic!r}"
@@ -65,8 +69,9 @@ async def complete(publisher: Publisher, consumer: Consumer, done: Sequence[Comp
             log.info("%d completions for %s dropped: others had completed them", elsewhere, consumer)
         for number, reason in zip(refusals[::2], refusals[1::2], strict=True):
             reply = ErrorReply(reason.decode(errors="replace"))
-            if is_denied(reply):  # the user may run the script, but not a command in it
-                raise error_for(reply, action)
+            error = error_for(reply, action)
+            if isinstance(error, DeniedError):  # the user may run the script, but not a command in it
+                raise error
             refused[left[start + number]] = str(reply)
         start += count
     consumer.drop([done[position].delivery.offset for position in left if position not in refused])
@@ -74,23 +79,19 @@ async def complete(publisher: Publisher, consumer: Consumer, done: Sequence[Comp
     return refused
 
 
-def pack_calls(
-    consumer: Consumer, encoder: RecordEncoder, done: Sequence[Completion]
-) -> list[tuple[bytes, int]]:
-    """Packed calls of the script, with the number of completions of each; none if text has no UTF-8 form."""
-    calls: list[tuple[bytes, int]] = []
-    position = 0
-    try:
-        while position < len(done):
-            packed, count = _pack_call(consumer, encoder, done[position:] if position else done)
-            calls.append((packed, count))
-            position += count
-    except UnicodeEncodeError:
-        return []
-    return calls
+def pack_calls(consumer: Consumer, done: Sequence[Completion]) -> Iterator[tuple[bytes, int]]:
+    """Packed calls of the script, with the number of completions of each.
+
+    Raises:
+        UnicodeEncodeError: a text cannot be encoded in UTF-8.
+    """
+    while done:
+        packed, count = _pack_call(consumer, done)
+        yield packed, count
+        done = done[count:]
 
 
-def _pack_call(consumer: Consumer, encoder: RecordEncoder, done: Sequence[Completion]) -> tuple[bytes, int]:
+def _pack_call(consumer: Consumer, done: Sequence[Completion]) -> tuple[bytes, int]:
     """Pack as many of these as fit into one call, at least one. Returns also how many.
 
     Completions of one shape (as many outputs, to the same topics, with the same headers) make up a
@@ -126,7 +127,7 @@ def _pack_call(consumer: Consumer, encoder: RecordEncoder, done: Sequence[Comple
             position += 1
         runs += (position - start, mode, len(model))
         for output in model:
-            runs += _shape(output, keys, metas, encoder.meta(output.headers))
+            runs += _shape(output, keys, metas)
         runs += run
     if consumer.window:
         keys.append(consumer.dedupe_key)
@@ -134,11 +135,12 @@ def _pack_call(consumer: Consumer, encoder: RecordEncoder, done: Sequence[Comple
     return COMPLETE.call(keys, (*head, *metas, *runs)), position
 
 
-def _shape(output: Record, keys: list[str], metas: dict[bytes, int], meta: bytes) -> tuple[int, int, int]:
+def _shape(output: Record, keys: list[str], metas: dict[bytes, int]) -> tuple[int, int, int]:
     """The topic, the headers and the other fields of an output, as numbers (`scripts/complete.lua`)."""
     if output.topic not in keys[1:]:
         keys.append(output.topic)
     topic = keys.index(output.topic, 1) + 1
+    meta = meta_of(output.headers)
     number = metas.setdefault(meta, len(metas) + 1) if meta else 0
     return topic, number, bool(output.id) + 2 * (output.key is not None)
 

@@ -13,6 +13,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import hiredis
+import msgspec
 
 from eventml.backends.redis.errors import ConnectionLostError, DeniedError, ErrorReply, error_for
 from eventml.backends.redis.settings import Address, Host, Settings, tls_context
@@ -44,18 +45,13 @@ def fields_of(reply: Sequence[Any]) -> dict[str, Any]:
     return {name.decode(): value for name, value in zip(reply[::2], reply[1::2], strict=True)}
 
 
-class _Request:
+class _Request(msgspec.Struct):
     """Commands that were sent, and the future of their replies."""
 
-    __slots__ = ("deadline", "expected", "future", "replies")
-
-    def __init__(
-        self, future: asyncio.Future[list[Any]], expected: int, deadline: asyncio.TimerHandle
-    ) -> None:
-        self.future = future
-        self.expected = expected
-        self.deadline = deadline
-        self.replies: list[Any] = []
+    future: asyncio.Future[list[Any]]
+    expected: int
+    deadline: asyncio.TimerHandle
+    replies: list[Any] = []
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -66,10 +62,12 @@ class Connection(asyncio.BufferedProtocol):
 
     Attributes:
         hello: The server's reply to HELLO: its name and version, and the number of this connection.
+        writable: Set unless the send buffer is full: wait for it before `send`.
     """
 
     def __init__(self, name: str) -> None:
         self.hello: dict[str, Any] = {}
+        self.writable = asyncio.Event()
         self._name = name
         self._loop = asyncio.get_running_loop()
         self._pending: deque[_Request] = deque()
@@ -79,18 +77,12 @@ class Connection(asyncio.BufferedProtocol):
         self._buffer = bytearray(_BUFFER)
         self._view = memoryview(self._buffer)
         self._transport: asyncio.WriteTransport | None = None
-        self._writable = asyncio.Event()
         self._rejection = ""
 
     @property
     def is_open(self) -> bool:
         """Whether commands can be sent."""
         return self._transport is not None and not self._transport.is_closing()
-
-    async def writable(self) -> None:
-        """Wait until most of what was sent has left the send buffer."""
-        if not self._writable.is_set():
-            await self._writable.wait()
 
     def send(self, commands: bytes, expected: int, timeout: float) -> asyncio.Future[list[Any]]:
         """Send packed commands, and return a future of their replies.
@@ -135,7 +127,7 @@ class Connection(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport: commands can be sent."""
         self._transport = cast("asyncio.WriteTransport", transport)
-        self._writable.set()
+        self.writable.set()
 
     def get_buffer(self, sizehint: int) -> Buffer:  # noqa: ARG002 - the protocol's signature
         """Return the buffer to receive into."""
@@ -160,15 +152,15 @@ class Connection(asyncio.BufferedProtocol):
 
     def pause_writing(self) -> None:
         """Let senders wait: the send buffer is full."""
-        self._writable.clear()
+        self.writable.clear()
 
     def resume_writing(self) -> None:
         """Let senders continue: the send buffer has room."""
-        self._writable.set()
+        self.writable.set()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Fail the requests that have no reply."""
-        self._writable.set()
+        self.writable.set()
         reason = exc or "the server closed it"
         self._fail_pending(f"the connection to {self._name} was lost: {reason}{self._rejection}")
 

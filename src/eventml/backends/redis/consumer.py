@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import logging
-import secrets
-import socket
 import time
-from os import getpid
 from typing import TYPE_CHECKING, Any, Final
 
 from eventml.backends.base import Start
 from eventml.backends.redis.connection import fields_of, pack
 from eventml.backends.redis.errors import ErrorReply, check_replies
 from eventml.backends.redis.server import Client, Script
-from eventml.backends.redis.wire import EntryDecoder
+from eventml.backends.redis.wire import decode_entries
 from eventml.records import Delivery
 
 if TYPE_CHECKING:
@@ -42,11 +39,6 @@ _START: Final = "0-0"  # the cursor of XAUTOCLAIM, at the start and at the end
 _RENEW_AT_ONCE: Final = 200  # leases renewed by one call, which must not block the server for long
 _TRIM_AT_ONCE: Final = 10_000  # entries removed by one call at most; takes some 2 ms
 _IDLE_LEASES: Final = 20  # lease periods after which an idle consumer with nothing pending is deleted
-
-
-def new_consumer_name() -> str:
-    """A name that no other consumer has or ever had."""
-    return f"{CONSUMER_PREFIX}{socket.gethostname()}:{getpid()}:{secrets.token_hex(4)}"
 
 
 def dedupe_key(topic: str, group: str) -> str:
@@ -90,6 +82,9 @@ class Consumer:
         name: The name of the consumer.
         lease: How long an unresponsive member keeps its deliveries, in seconds.
         window: How many ids the group records at least; 0 if it does not deduplicate.
+
+    Attributes:
+        sweeping: Whether `sweep` has not reached the last entry. A new member begins with a sweep.
     """
 
     def __init__(
@@ -102,9 +97,9 @@ class Consumer:
         self.window = window
         self.dedupe_key = dedupe_key(topic, group)
         self._lease = lease
-        self._decoder = EntryDecoder()
         self._renewed: dict[Offset, float] = {}  # when each entry was last renewed, on a monotonic clock
-        self._cursor: str | None = _START
+        self._cursor = _START
+        self.sweeping = True
 
     def __str__(self) -> str:
         """The group and the topic, for messages."""
@@ -123,6 +118,15 @@ class Consumer:
         check_replies([reply], f"creating {self}")
         return True
 
+    async def recreate_group(self) -> None:
+        """Create a group that does not exist any more, from the topic's beginning: nothing is missed."""
+        if await self.create_group("earliest"):
+            log.warning(
+                "%s did not exist any more (FLUSHALL, or a failover to a replica that lagged) and was "
+                "created again from the topic's beginning",
+                self,
+            )
+
     async def completed_before(self, ids: Sequence[str]) -> list[bool]:
         """For each id, whether the group has recorded it."""
         [scores] = await self._request(pack("ZMSCORE", self.dedupe_key, *ids), "reading the recorded ids")
@@ -130,7 +134,7 @@ class Consumer:
 
     def take(self, entries: Sequence[Entry], attempts: Sequence[int] = ()) -> list[Delivery]:
         """Lease entries that the server has delivered, and decode them."""
-        deliveries = self._decoder.deliveries(self.topic, entries, attempts)
+        deliveries = decode_entries(self.topic, entries, attempts)
         self._renewed.update(dict.fromkeys([delivery.offset for delivery in deliveries], time.monotonic()))
         return deliveries
 
@@ -152,28 +156,19 @@ class Consumer:
         self.drop(lost)
         return lost
 
-    @property
-    def sweeping(self) -> bool:
-        """Whether a sweep has not reached its end. A new member begins with one."""
-        return self._cursor is not None
-
-    def start_sweep(self) -> None:
-        """Begin another sweep, if none is under way."""
-        self._cursor = self._cursor or _START
-
     async def sweep(self, limit: int) -> list[Delivery]:
         """Take the next step of a sweep: claim entries whose leases have expired."""
         command = pack(
             "XAUTOCLAIM", self.topic, self.group, self.name, int(self._lease * 1000),
-            self._cursor or _START, "COUNT", limit, "JUSTID",
+            self._cursor, "COUNT", limit, "JUSTID",
         )  # fmt: skip
         [reply] = await self._request(command, "claiming")
         if len(reply) > 2:  # noqa: PLR2004 - from Redis 7.0 on, the entries that were trimmed stand third
             self._report_trimmed(len(reply[2]))
         entries = [entry.decode() for entry in reply[1]]
         deliveries = await self._claim([entry for entry in entries if entry not in self._renewed])
-        cursor = reply[0].decode()
-        self._cursor = None if cursor == _START else cursor
+        self._cursor = reply[0].decode()
+        self.sweeping = self._cursor != _START
         return deliveries
 
     async def anything_released(self) -> bool:

@@ -14,7 +14,9 @@ _GROUP_GONE: Final = re.compile(r"NOGROUP|^UNBLOCKED|requires the key to exist")
 WRONG_SERVER: Final = frozenset({"READONLY", "MOVED", "ASK", "CLUSTERDOWN"})
 """Refusals by a server that does not, or does not at present, serve the key: another one may."""
 
-_TEMPORARY: Final = frozenset({"LOADING", "MASTERDOWN", "TRYAGAIN", "NOREPLICAS", "BUSY", "MISCONF", "OOM"})
+_TEMPORARY: Final = frozenset(
+    {"LOADING", "MASTERDOWN", "TRYAGAIN", "NOREPLICAS", "BUSY", "MISCONF", "EXECABORT"}
+)
 """Refusals that end by themselves. Like those above, they come before the command has changed anything."""
 
 _DENIED: Final = frozenset({"NOAUTH", "WRONGPASS", "NOPERM"})
@@ -55,12 +57,6 @@ class DeniedError(BackendError):
     """The server refuses the user, the password or the command. It works again once access is granted."""
 
 
-def is_denied(reply: ErrorReply) -> bool:
-    """Whether the server refuses the user, or does not allow the user this command or key."""
-    # Redis before 7.0 has no code for a command in a script that the user is not allowed to run.
-    return reply.code in _DENIED or "can't run this command" in str(reply)
-
-
 def error_for(reply: ErrorReply, action: str) -> BackendError:
     """The exception that an error reply becomes.
 
@@ -78,7 +74,8 @@ def error_for(reply: ErrorReply, action: str) -> BackendError:
         return NoGroupError(f"{action}: {reply}")
     if reply.code in WRONG_SERVER or reply.code in _TEMPORARY or "max number of clients" in str(reply):
         return UnavailableError(f"{action}: {reply}")
-    if is_denied(reply):
+    # Redis before 7.0 has no code for a command in a script that the user is not allowed to run.
+    if reply.code in _DENIED or "can't run this command" in str(reply):
         return DeniedError(
             f"{action}: the server does not allow this user to do that: {reply}. Grant the permission with "
             "ACL SETUSER, or name another user in backend.url"

@@ -4,33 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
+import socket
 import time
 from contextlib import asynccontextmanager, suppress
 from itertools import compress
-from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from os import getpid
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 
 from eventml.backends.base import Completion, Start
 from eventml.backends.redis.completion import complete
 from eventml.backends.redis.connection import pack
-from eventml.backends.redis.consumer import Consumer, group_lag, new_consumer_name
+from eventml.backends.redis.consumer import CONSUMER_PREFIX, Consumer, group_lag
 from eventml.backends.redis.errors import ConnectionLostError, NoGroupError
 from eventml.backends.redis.publishing import Publisher
 from eventml.backends.redis.reader import BLOCK, ReadAhead, receive
-from eventml.backends.redis.server import Server
+from eventml.backends.redis.server import Client, Server
 from eventml.errors import EventMLError, PublishError, UnavailableError
 from eventml.records import Delivery
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Collection, Sequence
+    from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 
 log = logging.getLogger("eventml.redis")
-
-T = TypeVar("T")
-
-_TOPIC_OF, _INPUT_TOPIC_OF = attrgetter("record.topic"), attrgetter("delivery.record.topic")
 
 _FIRST_LIMIT: Final = 1_000  # deliveries to claim before the first call of `receive` sets a limit
 
@@ -41,42 +39,26 @@ class GroupReader(ReadAhead):
     Args:
         server: The server that has the topics.
         slot: Their slot.
-        topics: The topics.
-        group: The group.
-        name: The name of the consumer.
-        window: How many ids the group records at each topic; 0 if it does not deduplicate.
+        consumers: The member's consumer of each topic.
         arrived: Set when there may be deliveries to take, or an error to raise.
-
-    Attributes:
-        consumers: The consumer of each topic.
     """
 
     def __init__(
-        self,
-        server: Server,
-        slot: int,
-        topics: Sequence[str],
-        group: str,
-        *,
-        name: str,
-        window: int,
-        arrived: asyncio.Event,
+        self, server: Server, slot: int, consumers: Mapping[str, Consumer], arrived: asyncio.Event
     ) -> None:
-        head = ("XREADGROUP", "GROUP", group, name, "BLOCK", BLOCK, "COUNT")
+        [*topics], [consumer, *_] = consumers, consumers.values()
+        head = ("XREADGROUP", "GROUP", consumer.group, consumer.name, "BLOCK", BLOCK, "COUNT")
         tail = ("STREAMS", *topics, *[">"] * len(topics))
         super().__init__(
             server,
             slot,
             lambda limit: pack(*head, limit, *tail),
-            lambda topic, entries: self.consumers[topic].take(entries),
+            lambda topic, entries: consumers[topic].take(entries),
             arrived,
         )
         self._settings = server.settings
-        self._client = server.client(slot)
-        lease = server.settings.lease
-        self.consumers = {
-            topic: Consumer(self._client, topic, group, name, lease=lease, window=window) for topic in topics
-        }
+        self._consumers = consumers.values()
+        self._client = consumer.client
         self._claimed: list[Delivery] = []
         self._limit = _FIRST_LIMIT
         self._catching_up = True  # entries that the group left unfinished are received before new ones
@@ -106,13 +88,10 @@ class GroupReader(ReadAhead):
 
     def take(self, limit: int) -> list[Delivery]:
         """Take the deliveries that are ready, up to a limit: first those that were claimed."""
-        self._limit = limit
-        if not self._claimed:
-            return super().take(limit)
-        taken = self._claimed[:limit]
-        del self._claimed[:limit]
-        self._upkeep_due.set()
-        return taken + super().take(limit - len(taken)) if len(taken) < limit else taken
+        taken, self._claimed = self._claimed[:limit], self._claimed[limit:]
+        if taken:
+            self._upkeep_due.set()
+        return taken + super().take(limit - len(taken))
 
     async def read(self, limit: int) -> None:
         """Start a read, unless the upkeep has something to do before."""
@@ -155,8 +134,11 @@ class GroupReader(ReadAhead):
 
     async def _keep_up_once(self) -> None:
         if self._group_gone:
-            await self.recreate_groups()
-        for consumer in self.consumers.values():
+            for consumer in self._consumers:
+                await consumer.recreate_group()
+            self._group_gone = False
+            self._arrived.set()
+        for consumer in self._consumers:
             if lost := await consumer.renew():
                 self._claimed = [delivery for delivery in self._claimed if delivery.offset not in lost]
                 self.ready = [delivery for delivery in self.ready if delivery.offset not in lost]
@@ -165,7 +147,7 @@ class GroupReader(ReadAhead):
         else:
             await self._sweep()
         idle_due = time.monotonic() - self._idle_checked > self._settings.lease
-        for consumer in self.consumers.values():
+        for consumer in self._consumers:
             if self._settings.retention is not None:
                 await consumer.trim_finished(self._settings.retention)
             if idle_due:
@@ -177,7 +159,7 @@ class GroupReader(ReadAhead):
         if self.pending is not None or self._claimed:
             return  # entries whose reply is under way would be taken for lost
         complete = True
-        for consumer in self.consumers.values():
+        for consumer in self._consumers:
             deliveries, all_found = await consumer.recover(self._limit)
             self._claimed += deliveries
             complete &= all_found
@@ -187,10 +169,10 @@ class GroupReader(ReadAhead):
     async def _sweep(self) -> None:
         now = time.monotonic()
         due = now - self._swept > self._settings.lease / 2
-        for consumer in self.consumers.values():
+        for consumer in self._consumers:
             if due or await consumer.anything_released():
                 self._swept = now
-                consumer.start_sweep()
+                consumer.sweeping = True
             while consumer.sweeping and not self._claimed:
                 try:
                     self._claimed += await consumer.sweep(self._limit)
@@ -202,18 +184,6 @@ class GroupReader(ReadAhead):
         elif self._catching_up:
             self._catching_up = False
             self._arrived.set()
-
-    async def recreate_groups(self) -> None:
-        """Create groups that do not exist any more, from the topic's beginning, so that nothing is missed."""
-        for consumer in self.consumers.values():
-            if await consumer.create_group("earliest"):
-                log.warning(
-                    "%s did not exist any more (FLUSHALL, or a failover to a replica that lagged) and was "
-                    "created again from the topic's beginning",
-                    consumer,
-                )
-        self._group_gone = False
-        self._arrived.set()
 
     # Leaving.
 
@@ -227,15 +197,11 @@ class GroupReader(ReadAhead):
         """Give all deliveries back, and close the connections. Call `stop` first."""
         untouched = self._claimed + self.ready
         try:
-            for consumer in self.consumers.values():
+            for consumer in self._consumers:
                 with suppress(NoGroupError):  # then nothing is pending any more
                     await consumer.give_back(untouched)
         except EventMLError as exc:
-            log.warning(
-                "what %s has in flight here is not delivered again before its lease has expired: %s",
-                consumer,
-                exc,
-            )
+            log.warning("deliveries of %s come again only when their leases have expired: %s", consumer, exc)
         self.client.close()
         self._client.close()
 
@@ -254,12 +220,18 @@ class Member:
         self._arrived = asyncio.Event()
         self._publisher = publisher
         server = publisher.server
-        name = new_consumer_name()
-        self._readers = [
-            GroupReader(server, slot, some, group, name=name, window=window, arrived=self._arrived)
-            for slot, some in server.by_slot(topics).items()
-        ]
-        self._reader_of = {topic: reader for reader in self._readers for topic in reader.consumers}
+        lease = server.settings.lease
+        # No other consumer has or ever had this name.
+        name = f"{CONSUMER_PREFIX}{socket.gethostname()}:{getpid()}:{secrets.token_hex(4)}"
+        self._consumers: dict[str, Consumer] = {}
+        self._readers: list[GroupReader] = []
+        for slot, some in server.by_slot(topics).items():
+            client = Client(server, slot)
+            consumers = {
+                topic: Consumer(client, topic, group, name, lease=lease, window=window) for topic in some
+            }
+            self._consumers |= consumers
+            self._readers.append(GroupReader(server, slot, consumers, self._arrived))
 
     async def receive(self, limit: int) -> Sequence[Delivery]:
         """See `Subscription.receive`."""
@@ -268,14 +240,13 @@ class Member:
     async def complete(self, done: Sequence[Completion]) -> None:
         """See `Subscription.complete`."""
         refused: dict[int, str] = {}
-        for topic, positions in self._by_topic(done, _INPUT_TOPIC_OF).items():
+        for topic, positions in self._by_topic((one.delivery for one in done), len(done)).items():
             some = done if len(positions) == len(done) else [done[position] for position in positions]
-            reader = self._reader_of[topic]
-            consumer = reader.consumers[topic]
+            consumer = self._consumers[topic]
             try:
                 found = await complete(self._publisher, consumer, some)
             except NoGroupError:
-                await reader.recreate_groups()
+                await consumer.recreate_group()
                 found = await complete(self._publisher, consumer, some)
             refused |= {positions[number]: reason for number, reason in found.items()}
         if refused:
@@ -289,30 +260,28 @@ class Member:
     async def completed_before(self, deliveries: Sequence[Delivery]) -> Collection[int]:
         """See `DedupeSubscription.completed_before`."""
         found: list[int] = []
-        for topic, positions in self._by_topic(deliveries, _TOPIC_OF).items():
-            consumer = self._reader_of[topic].consumers[topic]
+        for topic, positions in self._by_topic(deliveries, len(deliveries)).items():
             ids = [deliveries[position].record.id for position in positions]
-            found += compress(positions, await consumer.completed_before(ids))
+            found += compress(positions, await self._consumers[topic].completed_before(ids))
         return found
 
     async def lag(self) -> int | None:
         """See `Subscription.lag`."""
         total = 0
-        for topic, reader in self._reader_of.items():
-            consumer = reader.consumers[topic]
-            found = await group_lag(consumer.client, topic, consumer.group)
+        for consumer in self._consumers.values():
+            found = await group_lag(consumer.client, consumer.topic, consumer.group)
             if found is None:
                 return None
             total += found
         return total
 
-    def _by_topic(self, items: Sequence[T], topic_of: Callable[[T], str]) -> dict[str, Sequence[int]]:
-        """The positions of the items of each topic."""
-        if len(self._reader_of) == 1 and items:
-            return {next(iter(self._reader_of)): range(len(items))}
+    def _by_topic(self, deliveries: Iterable[Delivery], count: int) -> dict[str, Sequence[int]]:
+        """The positions of the deliveries of each topic."""
+        if len(self._consumers) == 1 and count:
+            return {next(iter(self._consumers)): range(count)}
         found: dict[str, list[int]] = {}
-        for position, item in enumerate(items):
-            found.setdefault(topic_of(item), []).append(position)
+        for position, delivery in enumerate(deliveries):
+            found.setdefault(delivery.record.topic, []).append(position)
         return dict(found)
 
     @asynccontextmanager
@@ -320,9 +289,8 @@ class Member:
         """Join the group; at the end, give back what was not completed, and close the connections."""
         upkeep: list[asyncio.Task[Any]] = []
         try:
-            for reader in self._readers:
-                for consumer in reader.consumers.values():
-                    await consumer.create_group(start)
+            for consumer in self._consumers.values():
+                await consumer.create_group(start)
             upkeep += [asyncio.create_task(reader.keep_up()) for reader in self._readers]
             yield self
         finally:

@@ -18,7 +18,7 @@ from eventml.backends.redis.errors import (
     error_for,
 )
 from eventml.backends.redis.server import Client, Script, Server
-from eventml.backends.redis.wire import RecordEncoder, defect
+from eventml.backends.redis.wire import add_commands, defect
 from eventml.errors import BackendError, FullError, PublishError, UnavailableError
 from eventml.records import Record
 
@@ -79,6 +79,32 @@ def errors_of(replies: Sequence[Any]) -> list[ErrorReply | None]:
     return [reply if type(reply) is ErrorReply else None for reply in replies]
 
 
+def settle(
+    records: Sequence[Record], unwritten: dict[int, ErrorReply], refused: dict[int, str]
+) -> tuple[Sequence[int], UnavailableError | None]:
+    """Find which records have to be written again, and whether that is to be later.
+
+    Args:
+        records: All records.
+        unwritten: The error replies for those that were not written, by position.
+        refused: The reasons for those that are refused for good are added here, by position.
+
+    Returns:
+        The positions of the others, and the reason to wait, if there is one.
+    """
+    later: list[UnavailableError] = []
+    for position, reply in unwritten.items():
+        error = error_for(reply, f"publishing to {records[position].topic!r}")
+        if isinstance(error, UnavailableError):
+            later.append(error)
+        else:
+            refused[position] = str(error)
+    left = [position for position in unwritten if position not in refused]
+    if len(left) < len(unwritten):  # these may be accepted at once, without those that were refused
+        return left, None
+    return left, max(later, key=lambda error: isinstance(error, NoMemoryError), default=None)
+
+
 class Publisher:
     """Writes records, on connections of its own.
 
@@ -87,12 +113,10 @@ class Publisher:
 
     Attributes:
         server: The server.
-        encoder: Encodes records; completions share its cache.
     """
 
     def __init__(self, server: Server) -> None:
         self.server = server
-        self.encoder = RecordEncoder()
         self._uncut: Counter[str] = Counter()  # entries added to each topic since it was cut
         self._clients: dict[int, Client] = {}
 
@@ -100,7 +124,7 @@ class Publisher:
         """The client that writes to a topic."""
         slot = self.server.slot(topic)
         if slot not in self._clients:
-            self._clients[slot] = self.server.client(slot)
+            self._clients[slot] = Client(self.server, slot)
         return self._clients[slot]
 
     async def publish(self, records: Sequence[Record]) -> None:
@@ -111,23 +135,15 @@ class Publisher:
         for position, record in enumerate(records):
             by_slot.setdefault(slots[record.topic], []).append(position)
         refused: dict[int, str] = {}
-        unwritten = 0
-        full: NoMemoryError | None = None
-        for positions in by_slot.values():
-            behind = len(positions)
-            for part in split_writes(records, positions):
-                behind -= len(part)
-                left, error = await self._write(records, part, refused, give_up)
-                if error is not None:  # the server has no memory for these, nor for those behind them
-                    full = error
-                    unwritten += len(left) + behind
-                    break
-        if full is not None:
-            if unwritten + len(refused) == len(records):
-                raise FullError(str(full)) from full
-            raise UnavailableError(
-                f"{unwritten} of {len(records)} records were not written: {full}"
-            ) from full
+        finished = 0
+        for part in [part for slot in by_slot.values() for part in split_writes(records, slot)]:
+            left, full = await self._write(records, part, refused, give_up)
+            finished += len(part) - len(left)
+            if full is not None:
+                if finished == len(refused):
+                    raise FullError(str(full)) from full
+                unwritten = f"{len(records) - finished} of {len(records)} records were not written"
+                raise UnavailableError(f"{unwritten}: {full}") from full
         if refused:
             position, reason = min(refused.items())
             raise PublishError(
@@ -216,7 +232,7 @@ class Publisher:
         largest = self.server.largest
         packed, expected = b"", 0
         with suppress(UnicodeEncodeError):
-            packed, expected = pack_write(self.encoder.add_commands([records[position] for position in left]))
+            packed, expected = pack_write(add_commands([records[position] for position in left]))
         if not packed or len(packed) > largest:
             defects = {position: defect(records[position], largest) for position in left}
             if any(defects.values()):
@@ -233,30 +249,5 @@ class Publisher:
         except DeniedError as exc:
             refused |= dict.fromkeys(left, str(exc))
             return (), None
-        return self._settle(records, left, errors_of(replies), refused)
-
-    def _settle(
-        self,
-        records: Sequence[Record],
-        written: Sequence[int],
-        errors: Sequence[ErrorReply | None],
-        refused: dict[int, str],
-    ) -> tuple[Sequence[int], UnavailableError | None]:
-        """As `_attempt`, by the server's reply for each record."""
-        left: list[int] = []
-        later: UnavailableError | None = None
-        try_now = False
-        for position, reply in zip(written, errors, strict=True):
-            if reply is None:
-                continue
-            error = error_for(reply, f"publishing to {records[position].topic!r}")
-            if isinstance(error, UnavailableError):
-                later = error if later is None or isinstance(error, NoMemoryError) else later
-                left.append(position)
-            elif reply.code == "EXECABORT":
-                later = later or UnavailableError(str(error))
-                left.append(position)
-            else:
-                refused[position] = str(error)
-                try_now = True  # the others may be accepted at once, without this one
-        return left, None if try_now else later
+        errors = zip(left, errors_of(replies), strict=True)
+        return settle(records, {position: reply for position, reply in errors if reply is not None}, refused)

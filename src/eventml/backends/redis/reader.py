@@ -18,8 +18,8 @@ from eventml.backends.redis.connection import pack
 from eventml.backends.redis.errors import ConnectionLostError, ErrorReply, check_replies, error_for
 from eventml.backends.redis.publishing import Publisher
 from eventml.backends.redis.server import Client, Server
-from eventml.backends.redis.wire import EntryDecoder
-from eventml.errors import EventMLError
+from eventml.backends.redis.wire import decode_entries
+from eventml.errors import BackendError, EventMLError
 from eventml.records import Delivery
 
 if TYPE_CHECKING:
@@ -52,14 +52,14 @@ class ReadAhead:
         decode: Callable[[str, list[Any]], Sequence[Delivery]],
         arrived: asyncio.Event,
     ) -> None:
-        self.client = server.client(slot)
+        self.client = Client(server, slot)
         self.pending: asyncio.Future[list[Any]] | None = None
         self.ready: list[Delivery] = []
         self._command = command
         self._decode = decode
         self._arrived = arrived
         self._timeout = BLOCK / 1_000 + server.settings.timeout
-        self._failure: ConnectionLostError | ErrorReply | None = None
+        self._failure: BackendError | None = None
 
     def check(self) -> None:
         """Raise the failure of the last read, once.
@@ -68,18 +68,12 @@ class ReadAhead:
             BackendError: the connection was lost, or the server refused the read.
         """
         failure, self._failure = self._failure, None
-        if isinstance(failure, ErrorReply):
-            raise error_for(failure, "reading")
         if failure is not None:
             raise failure
 
     def take(self, limit: int) -> list[Delivery]:
         """Take the deliveries that are ready, up to a limit."""
-        if len(self.ready) <= limit:
-            taken, self.ready = self.ready, []
-            return taken
-        taken = self.ready[:limit]
-        del self.ready[:limit]
+        taken, self.ready = self.ready[:limit], self.ready[limit:]
         return taken
 
     async def read(self, limit: int) -> None:
@@ -89,9 +83,8 @@ class ReadAhead:
             UnavailableError: the server cannot be reached.
             DeniedError: the server refuses the user or the password.
         """
-        if self.pending is None and not self.ready and self._failure is None:
-            await self.client.connection()
-            self.read_ahead(limit)
+        await self.client.connection()
+        self.read_ahead(limit)
 
     def read_ahead(self, limit: int) -> None:
         """Start a read as `read` does, if the client is connected."""
@@ -119,7 +112,7 @@ class ReadAhead:
         else:
             if type(reply) is ErrorReply:
                 self.client.check_server([reply])
-                self._failure = reply
+                self._failure = error_for(reply, "reading")
             else:
                 for topic, entries in reply or ():
                     self.ready += self._decode(topic.decode(), entries)
@@ -134,8 +127,7 @@ async def receive(sources: Sequence[ReadAhead], limit: int, arrived: asyncio.Eve
         taken: list[Delivery] = []
         for source in sources:
             source.check()
-            if len(taken) < limit:
-                taken = taken + source.take(limit - len(taken)) if taken else source.take(limit)
+            taken += source.take(limit - len(taken))
         if taken:
             for source in sources:
                 source.read_ahead(limit)
@@ -156,7 +148,6 @@ class Reader:
     def __init__(self, publisher: Publisher, topics: Sequence[str]) -> None:
         self._arrived = asyncio.Event()
         self._publisher = publisher
-        self._decoder = EntryDecoder()
         self._positions = dict.fromkeys(topics, "0-0")
         self._reads = [
             ReadAhead(publisher.server, slot, partial(self._command, some), self._decode, self._arrived)
@@ -177,7 +168,7 @@ class Reader:
         return None
 
     def _decode(self, topic: str, entries: list[Any]) -> list[Delivery]:
-        deliveries = self._decoder.deliveries(topic, entries)
+        deliveries = decode_entries(topic, entries)
         self._positions[topic] = str(deliveries[-1].offset)
         return deliveries
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from hashlib import sha1
 from importlib import resources
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from eventml.backends.redis.connection import Connection, Login, pack
 from eventml.backends.redis.errors import WRONG_SERVER, ErrorReply, check_replies
@@ -13,8 +13,6 @@ from eventml.backends.redis.settings import Address, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-
-_LARGEST: Final = 512 << 20  # bytes; the default of the server's proto-max-bulk-len
 
 
 class Server:
@@ -31,7 +29,7 @@ class Server:
 
     def __init__(self, address: Address, settings: Settings) -> None:
         self.settings = settings
-        self.largest = _LARGEST
+        self.largest = 512 << 20  # the default of the server's proto-max-bulk-len
         self._address = address
         self._login = Login(address, settings)
 
@@ -57,10 +55,6 @@ class Server:
         for topic in dict.fromkeys(topics):
             found.setdefault(self.slot(topic), []).append(topic)
         return found
-
-    def client(self, slot: int) -> Client:
-        """A new client of the server that serves a slot. It connects when it is first used."""
-        return Client(self, slot)
 
 
 class Client:
@@ -89,12 +83,13 @@ class Client:
             UnavailableError: the server cannot be reached.
             DeniedError: the server refuses the user or the password.
         """
-        if self.connected is None:
+        connection = self.connected
+        if connection is None:
             async with self._connecting:
-                if self.connected is None:
-                    self._connection = await self._server.connect(self._slot)
-        assert self._connection is not None  # noqa: S101 - for the type checker
-        return self._connection
+                connection = self.connected
+                if connection is None:
+                    connection = self._connection = await self._server.connect(self._slot)
+        return connection
 
     async def request(self, commands: bytes, expected: int = 1) -> list[Any]:
         """Send packed commands and wait for their replies, error replies in their places among them.
@@ -109,15 +104,16 @@ class Client:
             DeniedError: the server refuses the user or the password. Nothing was sent.
         """
         connection = await self.connection()
-        await connection.writable()
+        await connection.writable.wait()
         replies = await connection.send(commands, expected, self._server.settings.timeout)
-        if ErrorReply in set(map(type, replies)):
-            self.check_server(replies)
+        self.check_server(replies)
         return replies
 
     def check_server(self, replies: list[Any]) -> None:
         """Close the connection if one of the replies says that it leads to the wrong server."""
-        if any(type(reply) is ErrorReply and reply.code in WRONG_SERVER for reply in replies):
+        if ErrorReply in set(map(type, replies)) and any(
+            type(reply) is ErrorReply and reply.code in WRONG_SERVER for reply in replies
+        ):
             self._server.forget()
             if self._connection is not None:
                 self._connection.close()

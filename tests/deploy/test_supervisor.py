@@ -202,7 +202,7 @@ def test_workers_do_not_outlive_a_killed_supervisor(serve: Serve, oracle: Oracle
 
 
 def test_workers_wait_for_a_broker_that_is_away(serve: Serve) -> None:
-    service = serve("--workers", "1", env={"EVENTML_BACKEND": "redis://127.0.0.1:1?connect_timeout=0.2"})
+    service = serve("--workers", "1", env={"EVENTML_BACKEND": "redis://127.0.0.1:1?timeout=0.2"})
     service.until_logged("operations port: ")
     service.until(lambda: "waiting" in service.get("/readyz")[1])
     assert service.get("/readyz")[0] == 503

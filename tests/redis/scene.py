@@ -18,6 +18,8 @@ from eventml.records import Record
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 
+    import pytest
+
     import eventml
     from eventml.backends.base import Subscription
     from eventml.records import Delivery
@@ -105,6 +107,12 @@ def once(wanted: Iterable[str]) -> Counter[str]:
 def answered(records: Iterable[Record]) -> Counter[str]:
     """The ids of the outputs of these records, each once."""
     return once(f"{record.id}/answer" for record in records)
+
+
+def logged(caplog: pytest.LogCaptureFixture, text: str) -> int:
+    """The sum of the numbers that messages with this text begin with, or name first."""
+    found = [record.args for record in caplog.records if text in record.msg]
+    return sum(args[0] for args in found if isinstance(args, tuple) and isinstance(args[0], int))
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""A Redis Cluster: topics of one slot are completed in one step, others are refused or completed in two."""
+"""A Redis Cluster: topics of one slot are completed in one step, others are refused."""
 
 from __future__ import annotations
 
@@ -28,7 +28,6 @@ BUS = 10_000  # nodes talk to each other on the port that is so much higher
 FIRST_EPHEMERAL = 32_768
 
 SETTINGS = redis.Settings(cluster=True, lease=1.0)
-APART = redis.Settings(cluster=True, lease=1.0, atomic=False)
 
 
 @pytest.fixture
@@ -67,7 +66,6 @@ async def test_topics_with_one_hash_tag_are_completed_in_one_step(cluster: Seque
     topic, to = f"{tag}.started", f"{tag}.duration"
     records = scene.new_records(topic, 500)
     async with redis.open(cluster[2].url, SETTINGS) as backend:
-        assert backend.capabilities.atomic_completion
         backend.check_outputs(topic, [to, f"{topic}.group.dlq"])
         await backend.publish(records)
         async with backend.subscribe([topic], group="group", start="earliest") as member:
@@ -84,9 +82,7 @@ async def test_topics_of_different_slots_are_refused(
 ) -> None:
     topic, to = apart("rides.started", "rides.duration")
     async with redis.open(cluster[0].url, SETTINGS) as backend:
-        with pytest.raises(
-            UnsupportedError, match=r"'\{rides\}\.started.*'\{rides\}\.duration.*atomic=false"
-        ):
+        with pytest.raises(UnsupportedError, match=r"'\{rides\}\.started.*'\{rides\}\.duration"):
             backend.check_outputs(topic, [to])
         await backend.publish(scene.new_records(topic, 1))
         async with backend.subscribe([topic], group="group", start="earliest") as member:
@@ -108,21 +104,6 @@ async def test_a_handler_of_topics_of_different_slots_is_refused_at_start(
         with pytest.raises(UnsupportedError, match="hash tag"):
             async with bus.worker():
                 pytest.fail("it must not start")
-
-
-async def test_topics_of_different_slots_are_completed_at_least_once_by_choice(
-    cluster: Sequence[RedisServer],
-) -> None:
-    topic, to = apart(scene.new_topic(), scene.new_topic())
-    records = scene.new_records(topic, 300)
-    async with redis.open(cluster[0].url, APART) as backend:
-        assert not backend.capabilities.atomic_completion
-        backend.check_outputs(topic, [to])
-        await backend.publish(records)
-        async with backend.subscribe([topic], group="group", start="earliest") as member:
-            await member.complete(scene.answers(await scene.take(member, 300), to))
-            assert await member.lag() == 0
-    assert await everywhere(cluster, to) == scene.answered(records)
 
 
 async def test_one_call_publishes_to_all_nodes_and_one_member_reads_them(

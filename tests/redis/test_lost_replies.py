@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from eventml.backends import redis
-from eventml.backends.redis.scripts import COMPLETE
+from eventml.backends.redis.completion import COMPLETE
 from eventml.errors import UnavailableError
 from tests.redis import scene
 from tests.redis.proxy import proxied

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 
 import eventml
 from eventml.backends import redis
-from eventml.backends.redis.group import CONSUMER_PREFIX
+from eventml.backends.redis.consumer import CONSUMER_PREFIX
 from tests.redis import scene
 from tests.redis.proxy import proxied
 
@@ -61,7 +62,10 @@ async def answer_all(subscription: Subscription, client: Any, to: str, wanted: i
             await scene.complete(subscription, scene.answers(deliveries, to))
 
 
-async def test_a_killed_consumers_entries_are_answered_by_another(redis_server: RedisServer) -> None:
+async def test_a_killed_consumers_entries_are_answered_by_another(
+    redis_server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     url, topic, to = redis_server.url, scene.new_topic(), scene.new_topic()
     records = scene.new_records(topic, 200)
     async with redis.open(url, SETTINGS) as backend, scene.asking(url) as client:
@@ -77,10 +81,13 @@ async def test_a_killed_consumers_entries_are_answered_by_another(redis_server: 
             await answer_all(successor, client, to, len(records))
             assert await successor.lag() == 0
         assert await scene.ids(client, to) == scene.answered(records)
-        assert backend.counters.claimed > 0
+        assert scene.logged(caplog, "claimed") > 0
 
 
-async def test_a_stopped_consumer_that_continues_publishes_no_duplicates(redis_server: RedisServer) -> None:
+async def test_a_stopped_consumer_that_continues_publishes_no_duplicates(
+    redis_server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     url, topic, to = redis_server.url, scene.new_topic(), scene.new_topic()
     records = scene.new_records(topic, 200)
     async with redis.open(url, SETTINGS) as backend, scene.asking(url) as client:
@@ -91,7 +98,7 @@ async def test_a_stopped_consumer_that_continues_publishes_no_duplicates(redis_s
             process.send_signal(signal.SIGSTOP)
             async with backend.subscribe([topic], group="group", start="earliest") as successor:
                 await answer_all(successor, client, to, len(records))
-                claimed = backend.counters.claimed
+                claimed = scene.logged(caplog, "claimed")
                 process.send_signal(signal.SIGCONT)
                 more = scene.new_records(topic, 100, start=len(records))
                 await backend.publish(more)
@@ -101,8 +108,11 @@ async def test_a_stopped_consumer_that_continues_publishes_no_duplicates(redis_s
         assert await backend.lag(topic, group="group") == {0: 0}
 
 
-async def test_a_renewal_does_not_claim_entries_back(redis_server: RedisServer) -> None:
+async def test_a_renewal_does_not_claim_entries_back(
+    redis_server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
     """A member that was unresponsive past its lease leaves its entries to the member that claimed them."""
+    caplog.set_level(logging.INFO)
     topic, to = scene.new_topic(), scene.new_topic()
     records = scene.new_records(topic, 10)
 
@@ -129,7 +139,7 @@ async def test_a_renewal_does_not_claim_entries_back(redis_server: RedisServer) 
         await stalled.complete(scene.answers(taken[:5], to))
         await successor.complete(scene.answers(claimed, to))
         assert await scene.ids(client, to) == scene.answered(records)
-        assert backend.counters.completed_elsewhere == 5
+        assert scene.logged(caplog, "others had completed them") == 5
 
 
 async def test_a_handler_five_times_slower_than_its_lease_is_called_once(redis_server: RedisServer) -> None:
@@ -198,7 +208,7 @@ async def _length_is(client: Any, topic: str, length: int) -> bool:
 
 
 async def test_pending_entries_that_were_trimmed_are_counted_and_acknowledged(
-    redis_server: RedisServer,
+    redis_server: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     topic, to = scene.new_topic(), scene.new_topic()
     records = scene.new_records(topic, 30)
@@ -212,7 +222,7 @@ async def test_pending_entries_that_were_trimmed_are_counted_and_acknowledged(
             await successor.complete(scene.answers(taken, to))
             await scene.until(lambda: _lag_is(successor, 0), "something is pending still")
         assert await scene.ids(client, to) == scene.answered(records[12:])
-        assert backend.counters.trimmed == 12
+        assert scene.logged(caplog, "were removed from the topic") == 12
 
 
 async def _lag_is(subscription: Subscription, lag: int) -> bool:

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from redis.crc import key_slot
 
 from eventml.backends import redis
-from eventml.backends.redis.errors import DeniedError, ErrorReply, NoGroupError, error_for
-from eventml.backends.redis.servers import hash_slot, same_slot_names
+from eventml.backends.redis.cluster import Cluster, check_version, same_slot_names
+from eventml.backends.redis.errors import DeniedError, ErrorReply, NoGroupError, NoMemoryError, error_for
 from eventml.backends.redis.settings import Address, parse_url
 from eventml.errors import BackendError, ConfigError, UnavailableError, UnsupportedError
 
@@ -76,16 +76,13 @@ async def test_trio_is_refused() -> None:
 @pytest.mark.parametrize(
     ("text", "kind"),
     [
-        ("OOM command not allowed when used memory > 'maxmemory'.", UnavailableError),
-        (
-            "ERR Error running script (call to f_1): @user_script:3: -OOM command not allowed",
-            UnavailableError,
-        ),
+        ("OOM command not allowed when used memory > 'maxmemory'.", NoMemoryError),
+        ("ERR Error running script (call to f_1): @user_script:3: -OOM command not allowed", NoMemoryError),
         ("ERR Error running script (call to f_1): @user_script:3: -READONLY You can't", UnavailableError),
         ("READONLY You can't write against a read only replica.", UnavailableError),
         ("LOADING Redis is loading the dataset in memory", UnavailableError),
         ("CLUSTERDOWN Hash slot not served", UnavailableError),
-        ("EXECABORT Transaction discarded because of: OOM command not allowed", UnavailableError),
+        ("EXECABORT Transaction discarded because of: OOM command not allowed", NoMemoryError),
         ("NOGROUP No such key 'a' or consumer group 'b'", NoGroupError),
         ("UNBLOCKED the stream key no longer exists", NoGroupError),
         ("NOPERM User x has no permissions", DeniedError),
@@ -114,7 +111,8 @@ def test_names_that_put_two_topics_into_one_slot(topics: tuple[str, str], names:
 
 @given(st.text(alphabet="ab{}.ü", max_size=12))
 def test_slots_are_those_of_redis_py(topic: str) -> None:
-    assert hash_slot(topic) == key_slot(topic.encode())
+    cluster = Cluster(parse_url("redis://"), redis.Settings())
+    assert cluster.slot(topic) == key_slot(topic.encode())
 
 
 @pytest.mark.anyio
@@ -122,3 +120,10 @@ async def test_a_certificate_that_cannot_be_loaded_is_named() -> None:
     with pytest.raises(ConfigError, match=r"backend\.ca_file"):
         async with redis.open("rediss://localhost", redis.Settings(ca_file="/missing.pem")):
             pass
+
+
+def test_a_server_that_is_too_old_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"Redis 6\.0\.16.*6\.2"):
+        check_version({"server": b"redis", "version": b"6.0.16"})
+    for server, version in [(b"redis", b"6.2.0"), (b"redis", b"255.255.255"), (b"valkey", b"1.0")]:
+        check_version({"server": server, "version": version})

@@ -24,9 +24,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 
-SETTINGS = redis.Settings(
-    sentinel="main", lease=1.0, timeout=1.0, connect_timeout=1.0, publish_timeout=scene.PATIENCE
-)
+SETTINGS = redis.Settings(sentinel="main", lease=1.0, timeout=1.0, publish_timeout=scene.PATIENCE)
 
 
 @contextmanager

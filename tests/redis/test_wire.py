@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 import eventml
 from eventml.backends import redis
 from eventml.backends.redis.errors import ErrorReply
-from eventml.backends.redis.publishing import errors_of, expected_replies, pack_write, split_writes
-from eventml.backends.redis.wire import EntryDecoder, RecordEncoder, decode_headers, encode_headers
+from eventml.backends.redis.publishing import errors_of, pack_write, split_writes
+from eventml.backends.redis.wire import add_commands, decode_entries, decode_headers, encode_headers
 from eventml.records import CONTENT_TYPE, FIELDS, Record, foreign_id
 from tests.redis import scene
 
@@ -60,15 +60,14 @@ def test_cloudevents_attributes_have_their_own_names() -> None:
 
 @given(st.lists(RECORDS, max_size=12))
 def test_records_come_back(records: list[Record]) -> None:
-    encoder, decoder = RecordEncoder(), EntryDecoder()
-    for part in split_writes(records):
+    for part in split_writes(records, range(len(records))):
         some = [records[number] for number in part]
-        packed = pack_write(encoder.add_commands(some))
+        packed, expected = pack_write(add_commands(some))
         commands = parse(packed)
-        assert len(commands) == expected_replies(len(some))
+        assert len(commands) == expected
         adds = [command for command in commands if command[0] == b"XADD"]
         entries = [(b"%d-7" % number, command[3:]) for number, command in enumerate(adds)]
-        for record, delivery in zip(some, decoder.deliveries("topic", entries), strict=True):
+        for record, delivery in zip(some, decode_entries("topic", entries), strict=True):
             wanted = record.id or foreign_id("topic", 0, delivery.offset)
             assert delivery.record == msgspec.structs.replace(record, id=wanted)
 
@@ -93,11 +92,13 @@ def parse(packed: bytes) -> list[list[bytes]]:
 @given(st.lists(st.sampled_from([0, 1, 1_000_000, 3_999_999, 4_000_000, 9_000_000]), max_size=30))
 def test_writes_are_bounded_and_leave_nothing_out(sizes: list[int]) -> None:
     values = {size: bytes(size) for size in set(sizes)}
-    parts = list(split_writes([Record("topic", values[size]) for size in sizes]))
-    assert [number for part in parts for number in part] == list(range(len(sizes)))
+    records = [Record("topic", values[size]) for size in sizes]
+    positions = list(range(0, len(sizes), 2))
+    parts = list(split_writes(records, positions))
+    assert [number for part in parts for number in part] == positions
     for part in parts:
         assert len(part) == 1 or sum(sizes[number] for number in part) <= 4_000_000
-    assert all(len(part) <= 1_000 for part in split_writes([Record("topic", b"")] * 2_500))
+    assert all(len(part) <= 1_000 for part in split_writes([Record("topic", b"")] * 2_500, range(2_500)))
 
 
 @pytest.mark.parametrize(
@@ -118,14 +119,14 @@ def test_writes_are_bounded_and_leave_nothing_out(sizes: list[int]) -> None:
     ],
 )
 def test_the_error_of_each_record_of_a_write(replies: list[Any], wanted: list[str | None]) -> None:
-    found = errors_of(replies, len(wanted))
+    found = errors_of(replies)
     assert [None if reply is None else str(reply) for reply in found] == wanted
 
 
 def test_headers_are_shared_between_records() -> None:
     meta = encode_headers({"ce_type": "x"})
     entries = [(b"%d-1" % n, [b"data", b"1", b"id", b"i", b"meta", meta]) for n in range(3)]
-    first, second, third = EntryDecoder().deliveries("t", entries)
+    first, second, third = decode_entries("t", entries)
     assert first.record.headers is second.record.headers is third.record.headers
 
 
@@ -135,7 +136,7 @@ def test_times_are_those_of_the_entries() -> None:
         (b"5-0", [b"data", b""]),
         (b"17000000001234-0", [b"a", b""]),
     ]
-    times = [delivery.timestamp for delivery in EntryDecoder().deliveries("t", entries)]
+    times = [delivery.timestamp for delivery in decode_entries("t", entries)]
     assert times == [1_700_000_000.123, 0.005, 17_000_000_001.234]
 
 
@@ -157,7 +158,7 @@ def test_times_are_those_of_the_entries() -> None:
     ],
 )
 def test_foreign_entries(fields: list[bytes], record: Record) -> None:
-    [delivery] = EntryDecoder().deliveries("t", [(b"5-1", fields)])
+    [delivery] = decode_entries("t", [(b"5-1", fields)])
     assert delivery.record == record
 
 

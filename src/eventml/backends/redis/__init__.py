@@ -8,11 +8,11 @@ no order among several members of a group, and no more durability than the serve
 In reading order:
 
 - `settings`: the settings and the URL; `errors`: error replies and the exceptions they become.
-- `connection`: pipelined connections; `servers`: one server, Sentinels or a cluster, and what it supports.
-- `scripts/`: the Lua scripts that run inside the server; `wire`: records as entries, and back.
-- `retention`: keeping topics short; `publishing`: writing records.
-- `group`: a consumer group at a topic; `leases`: the deliveries of one member.
-- `completion`: outputs and ack in one step.
+- `connection`: pipelined connections, and logging in; `server`: requests and scripts.
+- `scripts/`: the Lua scripts that run inside the server.
+- `cluster`: Sentinels and clusters, their nodes and slots.
+- `wire`: records as entries, and back; `publishing`: writing records, and `max_length`.
+- `consumer`: leases, claiming, lag and `retention` at one topic; `completion`: outputs and ack in one step.
 - `reader`: reading ahead, and reading without a group; `member`: the subscription of a group.
 
 It imports `eventml.records`, `eventml.errors` and `eventml.backends.base`, and hiredis.
@@ -21,10 +21,9 @@ It imports `eventml.records`, `eventml.errors` and `eventml.backends.base`, and 
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
-
-import anyio
+from typing import TYPE_CHECKING, Final
 
 from eventml.backends.base import Capabilities, DedupeSubscription, Start, Subscription
 from eventml.errors import MissingExtraError, UnsupportedError
@@ -34,13 +33,13 @@ try:
 except ImportError as exc:
     raise MissingExtraError("redis", "the backend redis://") from exc
 
-from eventml.backends.redis.completion import Completer
-from eventml.backends.redis.group import group_lag
+from eventml.backends.redis.cluster import check_deduplication, check_outputs, find_server
+from eventml.backends.redis.connection import pack
+from eventml.backends.redis.consumer import dedupe_key, group_lag
+from eventml.backends.redis.errors import check_replies
 from eventml.backends.redis.member import Member
 from eventml.backends.redis.publishing import Publisher
 from eventml.backends.redis.reader import Reader
-from eventml.backends.redis.retention import trim_old
-from eventml.backends.redis.servers import Counters, Server, find_server
 from eventml.backends.redis.settings import Settings
 
 if TYPE_CHECKING:
@@ -49,20 +48,24 @@ if TYPE_CHECKING:
 
     from eventml.records import Record
 
-__all__ = ["Counters", "RedisBackend", "Settings", "capabilities", "open"]
+__all__ = ["RedisBackend", "Settings", "capabilities", "open"]
+
+_EXPIRE_AFTER: Final = 3_600  # seconds after the last `trim`
+
+_CAPABILITIES: Final = Capabilities(
+    ordering="single_member",
+    redelivery="lease",
+    atomic_completion=True,
+    durable=True,
+    counts_attempts=True,
+    shared=True,
+    deduplicates=True,
+)
 
 
-def capabilities(settings: Settings) -> Capabilities:
+def capabilities(settings: Settings) -> Capabilities:  # noqa: ARG001 - they are the same with all settings
     """What the backend guarantees with these settings."""
-    return Capabilities(
-        ordering="single_member",
-        redelivery="lease",
-        atomic_completion=settings.atomic or not settings.cluster,
-        durable=True,
-        counts_attempts=True,
-        shared=True,
-        deduplicates=True,
-    )
+    return _CAPABILITIES
 
 
 @asynccontextmanager
@@ -81,31 +84,20 @@ async def open(url: str, settings: Settings) -> AsyncIterator[RedisBackend]:  # 
             "backend.url: redis:// runs on asyncio; start the bus with asyncio.run, or anyio.run without a "
             "backend of its own"
         ) from None
-    backend = RedisBackend(await find_server(url, settings))
+    publisher = Publisher(await find_server(url, settings))
     try:
-        yield backend
+        yield RedisBackend(publisher)
     finally:
-        with anyio.CancelScope(shield=True):
-            await backend.close()
+        publisher.close()
 
 
 class RedisBackend:
-    """See `eventml.backends.base.Backend`. Made by `open`.
+    """See `eventml.backends.base.Backend`. Made by `open`."""
 
-    Attributes:
-        counters: What has happened on this backend's connections: entries lost or claimed, duplicates.
-    """
+    capabilities: Final = _CAPABILITIES
 
-    def __init__(self, server: Server) -> None:
-        self.counters = server.counters
-        self._server = server
-        self._publisher = Publisher(server)
-        self._completer = Completer(server, self._publisher)
-
-    @property
-    def capabilities(self) -> Capabilities:
-        """What the backend guarantees as it is set up."""
-        return capabilities(self._server.settings)
+    def __init__(self, publisher: Publisher) -> None:
+        self._publisher = publisher
 
     async def publish(self, records: Sequence[Record]) -> None:
         """See `Backend.publish`. A call of up to 1,000 records to one slot is one transaction."""
@@ -116,8 +108,8 @@ class RedisBackend:
     ) -> AbstractAsyncContextManager[Subscription]:
         """See `Backend.subscribe`. A topic that does not exist is created."""
         if group is None:
-            return Reader(self._server, topics, self._publisher).started(start)
-        return Member(self._server, topics, group, self._completer).joined(start)
+            return Reader(self._publisher, topics).started(start)
+        return Member(self._publisher, topics, group).joined(start)
 
     def subscribe_deduplicated(
         self, topics: Sequence[str], *, group: str, start: Start, window: int
@@ -128,8 +120,8 @@ class RedisBackend:
             UnsupportedError: on a cluster, where that set would be in another slot than its topic.
         """
         for topic in topics:
-            self._completer.check_deduplication(topic, group)
-        return Member(self._server, topics, group, self._completer, window=window).joined(start)
+            check_deduplication(self._publisher.server, topic, group, dedupe_key(topic, group))
+        return Member(self._publisher, topics, group, window=window).joined(start)
 
     async def lag(self, topic: str, *, group: str) -> Mapping[int, int] | None:
         """See `Backend.lag`. There is one partition, 0."""
@@ -138,7 +130,9 @@ class RedisBackend:
 
     async def trim(self, topic: str, *, older_than: float) -> None:
         """See `TrimsTopics.trim`. The stream is deleted once it has not been trimmed for an hour."""
-        await trim_old(self._publisher.client(topic), topic, older_than)
+        oldest = int((time.time() - older_than) * 1000)
+        commands = pack("XTRIM", topic, "MINID", oldest) + pack("EXPIRE", topic, _EXPIRE_AFTER)
+        check_replies(await self._publisher.client(topic).request(commands, 2), f"trimming {topic!r}")
 
     def check_outputs(self, topic: str, outputs: Iterable[str]) -> None:
         """See `ChecksOutputs.check_outputs`.
@@ -146,8 +140,4 @@ class RedisBackend:
         Raises:
             UnsupportedError: on a cluster, where the outputs are in another slot; says what to do.
         """
-        self._completer.check_outputs(topic, outputs)
-
-    async def close(self) -> None:
-        """Close the connections that publish. Subscriptions close their own."""
-        await self._publisher.close()
+        check_outputs(self._publisher.server, topic, outputs)

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any, Final
 
 from eventml.backends.base import Completion, Dedupe
-from eventml.backends.redis.errors import ErrorReply, NoGroupError, check_replies, error_for, is_denied
-from eventml.backends.redis.group import Consumer, dedupe_key
-from eventml.backends.redis.leases import Leases
+from eventml.backends.redis.cluster import check_outputs
+from eventml.backends.redis.consumer import Consumer
+from eventml.backends.redis.errors import DeniedError, ErrorReply, check_replies, error_for
 from eventml.backends.redis.publishing import Publisher
-from eventml.backends.redis.scripts import COMPLETE
-from eventml.backends.redis.servers import Server, same_slot_names
-from eventml.backends.redis.wire import RecordEncoder, defect
-from eventml.errors import PublishError, UnsupportedError
+from eventml.backends.redis.server import Script
+from eventml.backends.redis.wire import alike, defect, meta_of
 from eventml.records import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
-    Refused = dict[int, str]
+log = logging.getLogger("eventml.redis")
+
+COMPLETE: Final = Script("complete")
 
 MAX_COMPLETIONS: Final = 1_024
 """Completions in one call of the script: the server does nothing else meanwhile (some 4 ms)."""
@@ -29,245 +30,126 @@ _MAX_BYTES: Final = 4_000_000
 _MODES: Final[dict[Dedupe, int]] = {"off": 0, "drop": 1, "record": 2}
 
 
-class Call:
-    """Builds one call of the script.
+async def complete(publisher: Publisher, consumer: Consumer, done: Sequence[Completion]) -> dict[int, str]:
+    """Complete deliveries of one topic. Returns why some were refused for good, by position.
+
+    Args:
+        publisher: Cuts the topics of the outputs to `max_length`.
+        consumer: The consumer that has the deliveries in flight.
+        done: The completions.
+
+    Raises:
+        NoGroupError: the group does not exist any more.
+        UnavailableError: the outcome of all is unknown. Repeating the call is right.
+        BackendError: the server refuses until somebody removes the reason. Repeating is right.
+    """
+    server = publisher.server
+    if server.settings.cluster:
+        check_outputs(server, consumer.topic, set(_output_topics(done)))
+    left: Sequence[int] = range(len(done))
+    refused: dict[int, str] = {}
+    try:
+        calls = list(pack_calls(consumer, done))
+        check = any(len(packed) > server.largest for packed, _ in calls)
+    except UnicodeEncodeError:
+        check = True
+    if check:
+        refused = _defects(done, server.largest)
+        left = [position for position in left if position not in refused]
+        calls = list(pack_calls(consumer, [done[position] for position in left]))
+    if not calls:
+        return refused
+    action = f"completing {consumer.topic!r}"
+    replies = check_replies(
+        await COMPLETE.run_calls(consumer.client, [packed for packed, _ in calls]), action
+    )
+    start = 0
+    for (elsewhere, *refusals), (_, count) in zip(replies, calls, strict=True):
+        if elsewhere:
+            log.info("%d completions for %s dropped: others had completed them", elsewhere, consumer)
+        for number, reason in zip(refusals[::2], refusals[1::2], strict=True):
+            reply = ErrorReply(reason.decode(errors="replace"))
+            error = error_for(reply, action)
+            if isinstance(error, DeniedError):  # the user may run the script, but not a command in it
+                raise error
+            refused[left[start + number]] = str(reply)
+        start += count
+    consumer.drop([done[position].delivery.offset for position in left if position not in refused])
+    await publisher.cut(consumer.client, _output_topics(done))
+    return refused
+
+
+def pack_calls(consumer: Consumer, done: Sequence[Completion]) -> Iterator[tuple[bytes, int]]:
+    """Packed calls of the script, with the number of completions of each.
+
+    Raises:
+        UnicodeEncodeError: a text cannot be encoded in UTF-8.
+    """
+    while done:
+        packed, count = _pack_call(consumer, done)
+        yield packed, count
+        done = done[count:]
+
+
+def _pack_call(consumer: Consumer, done: Sequence[Completion]) -> tuple[bytes, int]:
+    """Pack as many of these as fit into one call, at least one. Returns also how many.
 
     Completions of one shape (as many outputs, to the same topics, with the same headers) make up a
     run, which names its shape once; the headers stand once in the whole call.
-
-    Args:
-        consumer: The consumer that received the inputs.
-        encoder: Encodes headers.
     """
-
-    def __init__(self, consumer: Consumer, encoder: RecordEncoder) -> None:
-        self._consumer = consumer
-        self._keys = [consumer.topic]
-        self._encoder = encoder
-        self._metas: dict[bytes, int] = {}
-        self._runs: list[Any] = []
-
-    def add(self, done: Sequence[Completion]) -> int:
-        """Add as many of these as fit into one call. Returns how many: at least one."""
-        position = size = 0
-        while position < len(done) and position < MAX_COMPLETIONS and size < _MAX_BYTES:
-            outputs = done[position].outputs
-            start = position
-            mode = _MODES[done[position].dedupe] if self._consumer.window else 0
-            run: list[Any] = []
-            if not outputs:
-                position = self._add_acks(done, position, run, mode)
-            elif len(outputs) == 1:
-                position, size = self._add_singles(done, position, run, size, mode)
-            else:
-                size = self._add_multiple(done[position], run, size, mode)
-                position += 1
-            self._runs += (position - start, mode, len(outputs), *self._shape(outputs), *run)
-        return position
-
-    def packed(self) -> bytes:
-        """The packed command."""
-        consumer = self._consumer
-        keys = [*self._keys, consumer.dedupe_key] if consumer.window else self._keys
-        head = (consumer.group, consumer.name, consumer.window, len(self._metas))
-        return COMPLETE.call(keys, (*head, *self._metas, *self._runs))
-
-    def _add_acks(self, done: Sequence[Completion], position: int, run: list[Any], mode: int) -> int:
-        """Add a run of completions without outputs."""
-        dedupe = done[position].dedupe
-        for completion in done[position:MAX_COMPLETIONS]:
-            if completion.outputs or completion.dedupe != dedupe:
-                break
-            run.append(completion.delivery.offset)
-            if mode:
-                run.append(completion.delivery.record.id)
-            position += 1
-        return position
-
-    def _add_singles(
-        self, done: Sequence[Completion], position: int, run: list[Any], size: int, mode: int
-    ) -> tuple[int, int]:
-        """Add the usual run: completions of one output each, all of one shape."""
-        model, dedupe = done[position].outputs[0], done[position].dedupe
-        topic, headers, keyed, named = model.topic, model.headers, model.key is not None, bool(model.id)
-        for completion in done[position:MAX_COMPLETIONS]:
+    keys, metas = [consumer.topic], dict[bytes, int]()
+    runs: list[Any] = []
+    position = size = 0
+    while position < min(len(done), MAX_COMPLETIONS) and size < _MAX_BYTES:
+        start, dedupe, model = position, done[position].dedupe, done[position].outputs
+        mode = _MODES[dedupe] if consumer.window else 0
+        run: list[Any] = []
+        for completion in done[start:MAX_COMPLETIONS]:
             outputs = completion.outputs
-            if len(outputs) != 1 or size >= _MAX_BYTES or completion.dedupe != dedupe:
-                break
-            output = outputs[0]
             if (
-                output.headers is not headers
-                or output.topic != topic
-                or (output.key is not None) is not keyed
-                or bool(output.id) is not named
+                size >= _MAX_BYTES
+                or completion.dedupe != dedupe
+                or len(outputs) != len(model)
+                or (outputs and not alike(outputs[0], model[0]))
+                or (len(outputs) > 1 and not all(map(alike, outputs, model)))
             ):
                 break
-            value = output.value
-            size += len(value)
             run.append(completion.delivery.offset)
             if mode:
                 run.append(completion.delivery.record.id)
-            if keyed:
-                run += (value, output.id, output.key) if named else (value, output.key)
-            elif named:
-                run += (value, output.id)
-            else:
-                run.append(value)
+            for output in outputs:
+                size += len(output.value)
+                run.append(output.value)
+                if output.id:
+                    run.append(output.id)
+                if output.key is not None:
+                    run.append(output.key)
             position += 1
-        return position, size
-
-    def _add_multiple(self, completion: Completion, run: list[Any], size: int, mode: int) -> int:
-        """Add a run of one completion with several outputs."""
-        run.append(completion.delivery.offset)
-        if mode:
-            run.append(completion.delivery.record.id)
-        for output in completion.outputs:
-            size += len(output.value)
-            run.append(output.value)
-            if output.id:
-                run.append(output.id)
-            if output.key is not None:
-                run.append(output.key)
-        return size
-
-    def _shape(self, outputs: Sequence[Record]) -> Iterator[int]:
-        for output in outputs:
-            if output.topic not in self._keys[1:]:
-                self._keys.append(output.topic)
-            yield self._keys.index(output.topic, 1) + 1
-            meta = self._encoder.meta(output.headers)
-            yield self._metas.setdefault(meta, len(self._metas) + 1) if meta else 0
-            yield bool(output.id) + 2 * (output.key is not None)
+        runs += (position - start, mode, len(model))
+        for output in model:
+            runs += _shape(output, keys, metas)
+        runs += run
+    if consumer.window:
+        keys.append(consumer.dedupe_key)
+    head = (consumer.group, consumer.name, consumer.window, len(metas))
+    return COMPLETE.call(keys, (*head, *metas, *runs)), position
 
 
-class Completer:
-    """Completes the deliveries of one backend's subscriptions.
-
-    Args:
-        server: The server that has the topics.
-        publisher: Writes outputs that cannot be added in one step with the ack.
-    """
-
-    def __init__(self, server: Server, publisher: Publisher) -> None:
-        self._server = server
-        self._publisher = publisher
-
-    def check_outputs(self, topic: str, outputs: Iterable[str]) -> bool:
-        """Whether inputs of one topic can be completed in one step with outputs to other topics.
-
-        Raises:
-            UnsupportedError: they cannot, and `backend.atomic` requires it.
-        """
-        slot = self._server.slot(topic)
-        other = next((output for output in outputs if self._server.slot(output) != slot), None)
-        if other is not None and self._server.settings.atomic:
-            first, second = same_slot_names(topic, other)
-            raise UnsupportedError(
-                f"topics {topic!r} and {other!r} are in different slots of the cluster, so an input cannot "
-                f"be completed together with its output. Give them one hash tag, as in {first!r} and "
-                f"{second!r}, or set backend.atomic=false to complete at least once"
-            )
-        return other is None
-
-    def check_deduplication(self, topic: str, group: str) -> None:
-        """Check that ids can be recorded in one step with the ack.
-
-        Raises:
-            UnsupportedError: they cannot; says what to do.
-        """
-        if self._server.slot(dedupe_key(topic, group)) != self._server.slot(topic):
-            raise UnsupportedError(
-                f"dedupe_window: the ids that group {group!r} completes at {topic!r} would be recorded in "
-                f"another slot of the cluster. Give the topic a hash tag, as in "
-                f"{same_slot_names(topic, topic)[0]!r}"
-            )
-
-    async def complete(
-        self, leases: Leases, done: Sequence[Completion], recreate_groups: Callable[[], Awaitable[None]]
-    ) -> Refused:
-        """Complete deliveries of one topic. Returns why some were refused for good, by position.
-
-        Args:
-            leases: The leases of the deliveries.
-            done: The completions.
-            recreate_groups: Called if the group does not exist any more.
-
-        Raises:
-            UnavailableError: the outcome of all is unknown. Repeating the call is right.
-            BackendError: the server refuses until somebody removes the reason. Repeating is right.
-        """
-        settings, topic = self._server.settings, leases.consumer.topic
-        if settings.cluster and not self.check_outputs(topic, set(_output_topics(done))):
-            return await self._complete_in_two_steps(leases, done, recreate_groups)
-        refused: Refused = {}
-        left: Sequence[int] = range(len(done))
-        again = True
-        while again and left:
-            some = done if len(left) == len(done) else [done[position] for position in left]
-            try:
-                found, again = await self._attempt(leases.consumer, some)
-            except NoGroupError:
-                await recreate_groups()
-                continue
-            if found:
-                refused |= {left[number]: reason for number, reason in found.items()}
-                left = [position for position in left if position not in refused]
-        leases.drop([done[position].delivery.offset for position in left])
-        if settings.max_length is not None:
-            await self._publisher.cap.added(leases.consumer.client, _output_topics(done))
-        return refused
-
-    async def _attempt(self, consumer: Consumer, done: Sequence[Completion]) -> tuple[Refused, bool]:
-        """Run the script. Returns what was refused, and whether the others have to be attempted again."""
-        calls: list[bytes] = []
-        sizes: list[int] = []
-        largest = self._server.features.largest
-        try:
-            while sum(sizes) < len(done):
-                call = Call(consumer, self._publisher.encoder)
-                sizes.append(call.add(done[sum(sizes) :] if sizes else done))
-                calls.append(call.packed())
-        except UnicodeEncodeError:
-            return _defects(done, largest), True
-        if max(map(len, calls)) > largest and (defects := _defects(done, largest)):
-            return defects, True
-        action = f"completing {consumer.topic!r}"
-        replies = check_replies(await COMPLETE.run(consumer.client, calls), action)
-        refused: Refused = {}
-        before = 0
-        for (elsewhere, duplicates, *refusals), size in zip(replies, sizes, strict=True):
-            self._server.counters.completed_elsewhere += elsewhere
-            self._server.counters.duplicates += duplicates
-            for position, reason in zip(refusals[::2], refusals[1::2], strict=True):
-                reply = ErrorReply(reason.decode(errors="replace"))
-                if is_denied(reply):  # the user may run the script, but not a command in it
-                    raise error_for(reply, action)
-                refused[before + position] = str(reply)
-            before += size
-        return refused, False
-
-    async def _complete_in_two_steps(
-        self, leases: Leases, done: Sequence[Completion], recreate_groups: Callable[[], Awaitable[None]]
-    ) -> Refused:
-        """Complete at least once: first the outputs, whichever slots they are in, and then the acks."""
-        inputs = [position for position, completion in enumerate(done) for _ in completion.outputs]
-        refused: Refused = {}
-        try:
-            await self._publisher.publish([output for completion in done for output in completion.outputs])
-        except PublishError as exc:
-            if not exc.failed:
-                raise
-            refused = {inputs[number]: reason for number, reason in exc.failed.items()}
-        acks = [Completion(c.delivery, (), c.dedupe) for p, c in enumerate(done) if p not in refused]
-        await self.complete(leases, acks, recreate_groups)
-        return refused
+def _shape(output: Record, keys: list[str], metas: dict[bytes, int]) -> tuple[int, int, int]:
+    """The topic, the headers and the other fields of an output, as numbers (`scripts/complete.lua`)."""
+    if output.topic not in keys[1:]:
+        keys.append(output.topic)
+    topic = keys.index(output.topic, 1) + 1
+    meta = meta_of(output.headers)
+    number = metas.setdefault(meta, len(metas) + 1) if meta else 0
+    return topic, number, bool(output.id) + 2 * (output.key is not None)
 
 
-def _output_topics(done: Sequence[Completion]) -> list[str]:
-    return [output.topic for completion in done for output in completion.outputs]
+def _output_topics(done: Sequence[Completion]) -> Iterator[str]:
+    return (output.topic for completion in done for output in completion.outputs)
 
 
-def _defects(done: Sequence[Completion], largest: int) -> Refused:
+def _defects(done: Sequence[Completion], largest: int) -> dict[int, str]:
     """Why the server cannot accept an output, by the position of its completion."""
     return {
         position: reason

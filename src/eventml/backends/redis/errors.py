@@ -11,10 +11,12 @@ _IN_SCRIPT: Final = re.compile(r"ERR Error running script .*?: -?([A-Z]{3,}) ")
 
 _GROUP_GONE: Final = re.compile(r"NOGROUP|^UNBLOCKED|requires the key to exist")
 
-_WRONG_SERVER: Final = frozenset({"READONLY", "MOVED", "ASK", "CLUSTERDOWN"})
-"""Refusals by a server that does not, or does not at present, serve the key."""
+WRONG_SERVER: Final = frozenset({"READONLY", "MOVED", "ASK", "CLUSTERDOWN"})
+"""Refusals by a server that does not, or does not at present, serve the key: another one may."""
 
-_TEMPORARY: Final = frozenset({"LOADING", "MASTERDOWN", "TRYAGAIN", "NOREPLICAS", "BUSY", "MISCONF", "OOM"})
+_TEMPORARY: Final = frozenset(
+    {"LOADING", "MASTERDOWN", "TRYAGAIN", "NOREPLICAS", "BUSY", "MISCONF", "EXECABORT"}
+)
 """Refusals that end by themselves. Like those above, they come before the command has changed anything."""
 
 _DENIED: Final = frozenset({"NOAUTH", "WRONGPASS", "NOPERM"})
@@ -43,28 +45,16 @@ class ConnectionLostError(UnavailableError):
         super().__init__(message)
 
 
+class NoMemoryError(UnavailableError):
+    """The server has no memory left for what was to be added."""
+
+
 class NoGroupError(BackendError):
     """The consumer group, or its topic, does not exist any more."""
 
 
 class DeniedError(BackendError):
     """The server refuses the user, the password or the command. It works again once access is granted."""
-
-
-def is_wrong_server(reply: ErrorReply) -> bool:
-    """Whether a new connection may lead to the right server."""
-    return reply.code in _WRONG_SERVER
-
-
-def is_out_of_memory(reply: ErrorReply) -> bool:
-    """Whether the server has no memory left. An aborted transaction names the cause later in its text."""
-    return reply.code == "OOM" or "OOM command not allowed" in str(reply)
-
-
-def is_denied(reply: ErrorReply) -> bool:
-    """Whether the server refuses the user, or does not allow the user this command or key."""
-    # Redis before 7.0 has no code for a command in a script that the user is not allowed to run.
-    return reply.code in _DENIED or "can't run this command" in str(reply)
 
 
 def error_for(reply: ErrorReply, action: str) -> BackendError:
@@ -74,16 +64,18 @@ def error_for(reply: ErrorReply, action: str) -> BackendError:
         reply: The server's reply.
         action: What was attempted, with the topic; begins the message.
     """
-    if is_out_of_memory(reply):
-        return UnavailableError(
+    # An aborted transaction names the cause later in its text.
+    if reply.code == "OOM" or "OOM command not allowed" in str(reply):
+        return NoMemoryError(
             f"{action}: the server has no memory left ({reply}). Let consumers catch up and set "
             "backend.retention, or raise its maxmemory"
         )
     if _GROUP_GONE.search(str(reply)):
         return NoGroupError(f"{action}: {reply}")
-    if reply.code in _WRONG_SERVER or reply.code in _TEMPORARY or "max number of clients" in str(reply):
+    if reply.code in WRONG_SERVER or reply.code in _TEMPORARY or "max number of clients" in str(reply):
         return UnavailableError(f"{action}: {reply}")
-    if is_denied(reply):
+    # Redis before 7.0 has no code for a command in a script that the user is not allowed to run.
+    if reply.code in _DENIED or "can't run this command" in str(reply):
         return DeniedError(
             f"{action}: the server does not allow this user to do that: {reply}. Grant the permission with "
             "ACL SETUSER, or name another user in backend.url"

@@ -4,96 +4,80 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
+import socket
 import time
 from contextlib import asynccontextmanager, suppress
 from itertools import compress
-from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from os import getpid
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 
 from eventml.backends.base import Completion, Start
-from eventml.backends.redis.completion import Completer
+from eventml.backends.redis.completion import complete
 from eventml.backends.redis.connection import pack
+from eventml.backends.redis.consumer import CONSUMER_PREFIX, Consumer, group_lag
 from eventml.backends.redis.errors import ConnectionLostError, NoGroupError
-from eventml.backends.redis.group import Consumer, new_consumer_name
-from eventml.backends.redis.leases import Leases
-from eventml.backends.redis.reader import ReadAhead, receive
-from eventml.backends.redis.retention import trim_finished
-from eventml.backends.redis.servers import Server
-from eventml.backends.redis.wire import EntryDecoder
+from eventml.backends.redis.publishing import Publisher
+from eventml.backends.redis.reader import BLOCK, ReadAhead, receive
+from eventml.backends.redis.server import Client, Server
 from eventml.errors import EventMLError, PublishError, UnavailableError
 from eventml.records import Delivery
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+    from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 
 log = logging.getLogger("eventml.redis")
 
-T = TypeVar("T")
-
-_TOPIC_OF, _INPUT_TOPIC_OF = attrgetter("record.topic"), attrgetter("delivery.record.topic")
-
 _FIRST_LIMIT: Final = 1_000  # deliveries to claim before the first call of `receive` sets a limit
-_IDLE_LEASES: Final = 20  # lease periods after which an idle consumer with nothing pending is deleted
 
 
-class GroupReader:
+class GroupReader(ReadAhead):
     """Reads the topics of one slot for one member, and keeps its leases.
 
     Args:
         server: The server that has the topics.
         slot: Their slot.
-        topics: The topics.
-        consumer: The group, the name of the consumer, and how many ids the group records.
+        consumers: The member's consumer of each topic.
         arrived: Set when there may be deliveries to take, or an error to raise.
     """
 
     def __init__(
-        self,
-        server: Server,
-        slot: int,
-        topics: Sequence[str],
-        consumer: tuple[str, str, int],
-        arrived: asyncio.Event,
+        self, server: Server, slot: int, consumers: Mapping[str, Consumer], arrived: asyncio.Event
     ) -> None:
-        self._settings, self._counters = server.settings, server.counters
-        self._arrived = arrived
-        self._group, self._name, window = consumer
-        self._client = server.client(slot)
-        decoder, lease = EntryDecoder(), server.settings.lease
-        consumers = [
-            Consumer(self._client, topic, self._group, self._name, window=window) for topic in topics
-        ]
-        self.leases: Mapping[str, Leases] = {
-            consumer.topic: Leases(consumer, decoder, server.counters, lease) for consumer in consumers
-        }
-        self._read = ReadAhead(
-            server.client(slot),
-            self._command,
-            lambda topic, entries: self.leases[topic].take(entries),
-            arrived=arrived,
-            timeout=server.settings.block + server.settings.timeout,
+        [*topics], [consumer, *_] = consumers, consumers.values()
+        head = ("XREADGROUP", "GROUP", consumer.group, consumer.name, "BLOCK", BLOCK, "COUNT")
+        tail = ("STREAMS", *topics, *[">"] * len(topics))
+        super().__init__(
+            server,
+            slot,
+            lambda limit: pack(*head, limit, *tail),
+            lambda topic, entries: consumers[topic].take(entries),
+            arrived,
         )
+        self._settings = server.settings
+        self._consumers = consumers.values()
+        self._client = consumer.client
         self._claimed: list[Delivery] = []
         self._limit = _FIRST_LIMIT
         self._catching_up = True  # entries that the group left unfinished are received before new ones
         self._reply_lost = False  # entries may be pending for this consumer that it never received
         self._group_gone = False
-        self._failure: Exception | None = None
+        self._upkeep_failure: Exception | None = None
         self._stopping = False
         self._upkeep_due = asyncio.Event()
         self._swept = self._idle_checked = time.monotonic()
 
-    # Receiving; see `reader.Source`.
+    # Receiving.
 
     def check(self) -> None:
         """Raise what has failed since the last call, once."""
-        if self._failure is not None:
-            failure, self._failure = self._failure, None
+        if self._upkeep_failure is not None:
+            failure, self._upkeep_failure = self._upkeep_failure, None
             raise failure
         try:
-            self._read.check()
+            super().check()
         except ConnectionLostError:
             self._reply_lost = True
             self._upkeep_due.set()
@@ -104,37 +88,27 @@ class GroupReader:
 
     def take(self, limit: int) -> list[Delivery]:
         """Take the deliveries that are ready, up to a limit: first those that were claimed."""
-        self._limit = limit
-        if not self._claimed:
-            return self._read.take(limit)
-        taken = self._claimed[:limit]
-        del self._claimed[:limit]
-        self._upkeep_due.set()
-        return taken + self._read.take(limit - len(taken)) if len(taken) < limit else taken
+        taken, self._claimed = self._claimed[:limit], self._claimed[limit:]
+        if taken:
+            self._upkeep_due.set()
+        return taken + super().take(limit - len(taken))
 
     async def read(self, limit: int) -> None:
         """Start a read, unless the upkeep has something to do before."""
         self._limit = limit
         if self._may_read:
-            await self._read.read(limit)
+            await super().read(limit)
         else:
             self._upkeep_due.set()
 
     def read_ahead(self, limit: int) -> None:
-        """Start a read as `read` does, if the client is connected."""
+        """As `read`, if the client is connected."""
         if self._may_read:
-            self._read.read_ahead(limit)
+            super().read_ahead(limit)
 
     @property
     def _may_read(self) -> bool:
         return not (self._catching_up or self._reply_lost or self._group_gone or self._stopping)
-
-    def _command(self, limit: int) -> bytes:
-        block = max(int(self._settings.block * 1000), 1)
-        return pack(
-            "XREADGROUP", "GROUP", self._group, self._name, "COUNT", limit, "BLOCK", block,
-            "STREAMS", *self.leases, *[">"] * len(self.leases),
-        )  # fmt: skip
 
     # Upkeep in the background.
 
@@ -151,7 +125,7 @@ class GroupReader:
                 if isinstance(exc, UnavailableError) and self._may_read:
                     log.debug("%s", exc)  # the read fails by itself
                 else:
-                    self._failure = exc
+                    self._upkeep_failure = exc
                     self._arrived.set()
             with suppress(TimeoutError):
                 async with asyncio.timeout(interval):
@@ -160,23 +134,33 @@ class GroupReader:
 
     async def _keep_up_once(self) -> None:
         if self._group_gone:
-            await self.recreate_groups()
-        for leases in self.leases.values():
-            if len(leases) and (lost := await leases.renew()):
+            for consumer in self._consumers:
+                await consumer.recreate_group()
+            self._group_gone = False
+            self._arrived.set()
+        for consumer in self._consumers:
+            if lost := await consumer.renew():
                 self._claimed = [delivery for delivery in self._claimed if delivery.offset not in lost]
-                self._read.ready = [delivery for delivery in self._read.ready if delivery.offset not in lost]
+                self.ready = [delivery for delivery in self.ready if delivery.offset not in lost]
         if self._reply_lost:
             await self._recover()
         else:
             await self._sweep()
-        await self._clean_up()
+        idle_due = time.monotonic() - self._idle_checked > self._settings.lease
+        for consumer in self._consumers:
+            if self._settings.retention is not None:
+                await consumer.trim_finished(self._settings.retention)
+            if idle_due:
+                await consumer.delete_idle_consumers()
+        if idle_due:
+            self._idle_checked = time.monotonic()
 
     async def _recover(self) -> None:
-        if self._read.pending or self._claimed:
+        if self.pending is not None or self._claimed:
             return  # entries whose reply is under way would be taken for lost
         complete = True
-        for leases in self.leases.values():
-            deliveries, all_found = await leases.recover(self._limit)
+        for consumer in self._consumers:
+            deliveries, all_found = await consumer.recover(self._limit)
             self._claimed += deliveries
             complete &= all_found
         self._reply_lost = not complete
@@ -185,13 +169,13 @@ class GroupReader:
     async def _sweep(self) -> None:
         now = time.monotonic()
         due = now - self._swept > self._settings.lease / 2
-        for leases in self.leases.values():
-            if due or await leases.anything_released():
+        for consumer in self._consumers:
+            if due or await consumer.anything_released():
                 self._swept = now
-                leases.start_sweep()
-            while leases.sweeping and not self._claimed:
+                consumer.sweeping = True
+            while consumer.sweeping and not self._claimed:
                 try:
-                    self._claimed += await leases.sweep(self._limit)
+                    self._claimed += await consumer.sweep(self._limit)
                 except BaseException:
                     self._reply_lost = True  # the server may have executed the claim
                     raise
@@ -201,85 +185,53 @@ class GroupReader:
             self._catching_up = False
             self._arrived.set()
 
-    async def _clean_up(self) -> None:
-        lease = self._settings.lease
-        idle_due = time.monotonic() - self._idle_checked > lease
-        for topic, leases in self.leases.items():
-            if self._settings.retention is not None:
-                await trim_finished(self._client, topic, self._settings.retention)
-            if idle_due:
-                await leases.consumer.delete_idle_consumers(_IDLE_LEASES * lease)
-        if idle_due:
-            self._idle_checked = time.monotonic()
-
-    async def recreate_groups(self) -> None:
-        """Create groups that do not exist any more, from the topic's beginning, so that nothing is missed."""
-        for leases in self.leases.values():
-            if await leases.consumer.create_group("earliest"):
-                self._counters.groups_recreated += 1
-                log.warning(
-                    "%s did not exist any more (FLUSHALL, or a failover to a replica that lagged) and was "
-                    "created again from the topic's beginning",
-                    leases.consumer,
-                )
-        self._group_gone = False
-        self._arrived.set()
-
-    # Joining and leaving.
-
-    async def join(self, start: Start) -> None:
-        """Create the groups that do not exist."""
-        for leases in self.leases.values():
-            await leases.consumer.create_group(start)
+    # Leaving.
 
     async def stop(self) -> None:
         """Stop claiming and reading, and wait for the read that is under way."""
         self._stopping = True
         self._upkeep_due.set()
-        if self._read.blocked_client is not None:
-            with suppress(EventMLError):  # the read then ends when it has blocked for long enough
-                await self._client.request(pack("CLIENT", "UNBLOCK", self._read.blocked_client))
-        await self._read.wait()
+        await self.finish(self._client)
 
     async def leave(self) -> None:
         """Give all deliveries back, and close the connections. Call `stop` first."""
-        untouched = self._claimed + self._read.ready
+        untouched = self._claimed + self.ready
         try:
-            for leases in self.leases.values():
+            for consumer in self._consumers:
                 with suppress(NoGroupError):  # then nothing is pending any more
-                    await leases.give_back(untouched)
+                    await consumer.give_back(untouched)
         except EventMLError as exc:
-            log.warning(
-                "what group %r has in flight here is not delivered again before its lease has expired: %s",
-                self._group,
-                exc,
-            )
-        await self._read.close()
-        await self._client.close()
+            log.warning("deliveries of %s come again only when their leases have expired: %s", consumer, exc)
+        self.client.close()
+        self._client.close()
 
 
 class Member:
     """A member of a group, with two connections to each server that has some of its topics.
 
     Args:
-        server: The server that has the topics.
+        publisher: Writes to the server that has the topics.
         topics: The topics.
         group: The name of the group.
-        completer: Completes deliveries.
         window: How many ids the group records at each topic; 0 if it does not deduplicate.
     """
 
-    def __init__(
-        self, server: Server, topics: Sequence[str], group: str, completer: Completer, *, window: int = 0
-    ) -> None:
+    def __init__(self, publisher: Publisher, topics: Sequence[str], group: str, *, window: int = 0) -> None:
         self._arrived = asyncio.Event()
-        self._completer = completer
-        consumer = (group, new_consumer_name(), window)
-        self._readers = [
-            GroupReader(server, slot, slot_topics, consumer, self._arrived)
-            for slot, slot_topics in server.by_slot(topics).items()
-        ]
-        self._reader_of = {topic: reader for reader in self._readers for topic in reader.leases}
+        self._publisher = publisher
+        server = publisher.server
+        lease = server.settings.lease
+        # No other consumer has or ever had this name.
+        name = f"{CONSUMER_PREFIX}{socket.gethostname()}:{getpid()}:{secrets.token_hex(4)}"
+        self._consumers: dict[str, Consumer] = {}
+        self._readers: list[GroupReader] = []
+        for slot, some in server.by_slot(topics).items():
+            client = Client(server, slot)
+            consumers = {
+                topic: Consumer(client, topic, group, name, lease=lease, window=window) for topic in some
+            }
+            self._consumers |= consumers
+            self._readers.append(GroupReader(server, slot, consumers, self._arrived))
 
     async def receive(self, limit: int) -> Sequence[Delivery]:
         """See `Subscription.receive`."""
@@ -288,10 +240,14 @@ class Member:
     async def complete(self, done: Sequence[Completion]) -> None:
         """See `Subscription.complete`."""
         refused: dict[int, str] = {}
-        for topic, positions in self._by_topic(done, _INPUT_TOPIC_OF).items():
+        for topic, positions in self._by_topic((one.delivery for one in done), len(done)).items():
             some = done if len(positions) == len(done) else [done[position] for position in positions]
-            reader = self._reader_of[topic]
-            found = await self._completer.complete(reader.leases[topic], some, reader.recreate_groups)
+            consumer = self._consumers[topic]
+            try:
+                found = await complete(self._publisher, consumer, some)
+            except NoGroupError:
+                await consumer.recreate_group()
+                found = await complete(self._publisher, consumer, some)
             refused |= {positions[number]: reason for number, reason in found.items()}
         if refused:
             position, reason = min(refused.items())
@@ -304,29 +260,28 @@ class Member:
     async def completed_before(self, deliveries: Sequence[Delivery]) -> Collection[int]:
         """See `DedupeSubscription.completed_before`."""
         found: list[int] = []
-        for topic, positions in self._by_topic(deliveries, _TOPIC_OF).items():
-            consumer = self._reader_of[topic].leases[topic].consumer
+        for topic, positions in self._by_topic(deliveries, len(deliveries)).items():
             ids = [deliveries[position].record.id for position in positions]
-            found += compress(positions, await consumer.completed_before(ids))
+            found += compress(positions, await self._consumers[topic].completed_before(ids))
         return found
 
     async def lag(self) -> int | None:
         """See `Subscription.lag`."""
         total = 0
-        for topic, reader in self._reader_of.items():
-            found = await reader.leases[topic].consumer.lag()
+        for consumer in self._consumers.values():
+            found = await group_lag(consumer.client, consumer.topic, consumer.group)
             if found is None:
                 return None
             total += found
         return total
 
-    def _by_topic(self, items: Sequence[T], topic_of: Callable[[T], str]) -> dict[str, Sequence[int]]:
-        """The positions of the items of each topic."""
-        if len(self._reader_of) == 1 and items:
-            return {next(iter(self._reader_of)): range(len(items))}
+    def _by_topic(self, deliveries: Iterable[Delivery], count: int) -> dict[str, Sequence[int]]:
+        """The positions of the deliveries of each topic."""
+        if len(self._consumers) == 1 and count:
+            return {next(iter(self._consumers)): range(count)}
         found: dict[str, list[int]] = {}
-        for position, item in enumerate(items):
-            found.setdefault(topic_of(item), []).append(position)
+        for position, delivery in enumerate(deliveries):
+            found.setdefault(delivery.record.topic, []).append(position)
         return dict(found)
 
     @asynccontextmanager
@@ -334,8 +289,8 @@ class Member:
         """Join the group; at the end, give back what was not completed, and close the connections."""
         upkeep: list[asyncio.Task[Any]] = []
         try:
-            for reader in self._readers:
-                await reader.join(start)
+            for consumer in self._consumers.values():
+                await consumer.create_group(start)
             upkeep += [asyncio.create_task(reader.keep_up()) for reader in self._readers]
             yield self
         finally:

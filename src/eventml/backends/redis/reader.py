@@ -7,67 +7,59 @@ would know of it. A caller that stops waiting leaves the read under way, for the
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
-import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from eventml.backends.base import Completion, Start
-from eventml.backends.redis.connection import Client, pack
+from eventml.backends.redis.connection import pack
 from eventml.backends.redis.errors import ConnectionLostError, ErrorReply, check_replies, error_for
 from eventml.backends.redis.publishing import Publisher
-from eventml.backends.redis.servers import Server
-from eventml.backends.redis.wire import EntryDecoder
+from eventml.backends.redis.server import Client, Server
+from eventml.backends.redis.wire import decode_entries
+from eventml.errors import BackendError, EventMLError
 from eventml.records import Delivery
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
+
+BLOCK: Final = 1_000  # milliseconds that the server holds a read open that finds no new entries
 
 
 class ReadAhead:
     """Reads from the topics of one slot, one read at a time, on a connection of its own.
 
     Args:
-        client: The client that reads; its connection blocks.
+        server: The server that has the topics.
+        slot: Their slot.
         command: Returns the packed command that reads up to so many entries.
         decode: Decodes the entries of one topic.
         arrived: Set when entries have come, or a read has failed.
-        timeout: How long a read may take before the connection is closed, in seconds.
 
     Attributes:
+        client: The client that reads; its connection blocks.
+        pending: The read that is under way.
         ready: Deliveries that have been read and not been taken.
     """
 
     def __init__(
         self,
-        client: Client,
+        server: Server,
+        slot: int,
         command: Callable[[int], bytes],
         decode: Callable[[str, list[Any]], Sequence[Delivery]],
-        *,
         arrived: asyncio.Event,
-        timeout: float,
     ) -> None:
-        self._client = client
+        self.client = Client(server, slot)
+        self.pending: asyncio.Future[list[Any]] | None = None
+        self.ready: list[Delivery] = []
         self._command = command
         self._decode = decode
         self._arrived = arrived
-        self._timeout = timeout
-        self._pending: asyncio.Future[list[Any]] | None = None
-        self._failure: ConnectionLostError | ErrorReply | None = None
-        self.ready: list[Delivery] = []
-
-    @property
-    def pending(self) -> bool:
-        """Whether a read is under way."""
-        return self._pending is not None
-
-    @property
-    def blocked_client(self) -> int | None:
-        """The server's number for the connection whose read is under way, if there is one."""
-        connection = self._client.connected
-        return None if self._pending is None or connection is None else connection.client_id
+        self._timeout = BLOCK / 1_000 + server.settings.timeout
+        self._failure: BackendError | None = None
 
     def check(self) -> None:
         """Raise the failure of the last read, once.
@@ -76,18 +68,12 @@ class ReadAhead:
             BackendError: the connection was lost, or the server refused the read.
         """
         failure, self._failure = self._failure, None
-        if isinstance(failure, ErrorReply):
-            raise error_for(failure, "reading")
         if failure is not None:
             raise failure
 
     def take(self, limit: int) -> list[Delivery]:
         """Take the deliveries that are ready, up to a limit."""
-        if len(self.ready) <= limit:
-            taken, self.ready = self.ready, []
-            return taken
-        taken = self.ready[:limit]
-        del self.ready[:limit]
+        taken, self.ready = self.ready[:limit], self.ready[limit:]
         return taken
 
     async def read(self, limit: int) -> None:
@@ -97,61 +83,43 @@ class ReadAhead:
             UnavailableError: the server cannot be reached.
             DeniedError: the server refuses the user or the password.
         """
-        if self._pending is None and not self.ready and self._failure is None:
-            await self._client.connection()
-            self.read_ahead(limit)
+        await self.client.connection()
+        self.read_ahead(limit)
 
     def read_ahead(self, limit: int) -> None:
         """Start a read as `read` does, if the client is connected."""
-        connection = self._client.connected
-        if connection is None or self._pending is not None or self.ready or self._failure is not None:
+        connection = self.client.connected
+        if connection is None or self.pending is not None or self.ready or self._failure is not None:
             return
-        self._pending = connection.send(self._command(limit), 1, self._timeout)
-        self._pending.add_done_callback(self._finish)
+        self.pending = connection.send(self._command(limit), 1, self._timeout)
+        self.pending.add_done_callback(self._finish)
 
-    async def wait(self) -> None:
-        """Wait for the read that is under way; its entries are in `ready` then."""
-        if self._pending is not None:
-            await asyncio.wait([self._pending])
-
-    async def close(self) -> None:
-        """Close the connection."""
-        await self._client.close()
+    async def finish(self, other: Client) -> None:
+        """Wait for the read that is under way; another client unblocks it, if the user may do that."""
+        connection = self.client.connected
+        if self.pending is not None and connection is not None:
+            with suppress(EventMLError):  # the read then ends when it has blocked for long enough
+                await other.request(pack("CLIENT", "UNBLOCK", connection.hello["id"]))
+        if self.pending is not None:
+            await asyncio.wait([self.pending])
 
     def _finish(self, read: asyncio.Future[list[Any]]) -> None:
-        self._pending = None
+        self.pending = None
         try:
             [reply] = read.result()
         except ConnectionLostError as exc:
             self._failure = exc
         else:
             if type(reply) is ErrorReply:
-                self._client.check_server([reply])
-                self._failure = reply
+                self.client.check_server([reply])
+                self._failure = error_for(reply, "reading")
             else:
                 for topic, entries in reply or ():
                     self.ready += self._decode(topic.decode(), entries)
         self._arrived.set()
 
 
-class Source(Protocol):
-    """Topics of one slot that a subscription receives from; see `ReadAhead`."""
-
-    def check(self) -> None:
-        """Raise the last failure, once."""
-
-    def take(self, limit: int) -> list[Delivery]:
-        """Take the deliveries that are ready, up to a limit."""
-        ...
-
-    async def read(self, limit: int) -> None:
-        """Start a read, unless that is not needed."""
-
-    def read_ahead(self, limit: int) -> None:
-        """Start a read if the client is connected, unless that is not needed."""
-
-
-async def receive(sources: Sequence[Source], limit: int, arrived: asyncio.Event) -> Sequence[Delivery]:
+async def receive(sources: Sequence[ReadAhead], limit: int, arrived: asyncio.Event) -> Sequence[Delivery]:
     """Wait for at least one delivery from any source, and take up to `limit`; see `Subscription.receive`."""
     while True:
         await checkpoint_if_cancelled()  # a caller that has been cancelled meanwhile takes nothing
@@ -159,8 +127,7 @@ async def receive(sources: Sequence[Source], limit: int, arrived: asyncio.Event)
         taken: list[Delivery] = []
         for source in sources:
             source.check()
-            if len(taken) < limit:
-                taken = taken + source.take(limit - len(taken)) if taken else source.take(limit)
+            taken += source.take(limit - len(taken))
         if taken:
             for source in sources:
                 source.read_ahead(limit)
@@ -174,28 +141,17 @@ class Reader:
     """A subscription without a group: no acks, and no trace in the server.
 
     Args:
-        server: The server that has the topics.
+        publisher: Publishes the outputs of completions, to the server that has the topics.
         topics: The topics to read.
-        publisher: Publishes the outputs of completions.
     """
 
-    def __init__(self, server: Server, topics: Sequence[str], publisher: Publisher) -> None:
+    def __init__(self, publisher: Publisher, topics: Sequence[str]) -> None:
         self._arrived = asyncio.Event()
         self._publisher = publisher
-        self._decoder = EntryDecoder()
         self._positions = dict.fromkeys(topics, "0-0")
-        self._block = max(int(server.settings.block * 1000), 1)
-        self._by_slot = server.by_slot(topics)
-        self._clients = {slot: server.client(slot) for slot in self._by_slot}
         self._reads = [
-            ReadAhead(
-                self._clients[slot],
-                partial(self._command, slot_topics),
-                self._decode,
-                arrived=self._arrived,
-                timeout=server.settings.block + server.settings.timeout,
-            )
-            for slot, slot_topics in self._by_slot.items()
+            ReadAhead(publisher.server, slot, partial(self._command, some), self._decode, self._arrived)
+            for slot, some in publisher.server.by_slot(topics).items()
         ]
 
     async def receive(self, limit: int) -> Sequence[Delivery]:
@@ -212,34 +168,26 @@ class Reader:
         return None
 
     def _decode(self, topic: str, entries: list[Any]) -> list[Delivery]:
-        deliveries = self._decoder.deliveries(topic, entries)
+        deliveries = decode_entries(topic, entries)
         self._positions[topic] = str(deliveries[-1].offset)
         return deliveries
 
     def _command(self, topics: Sequence[str], limit: int) -> bytes:
         positions = [self._positions[topic] for topic in topics]
-        return pack("XREAD", "COUNT", limit, "BLOCK", self._block, "STREAMS", *topics, *positions)
-
-    async def _find_start(self, start: Start) -> None:
-        """Look up the last entries: what is published from now on will be read."""
-        if start == "earliest":
-            return
-        for slot, topics in self._by_slot.items():
-            commands = b"".join(pack("XREVRANGE", topic, "+", "-", "COUNT", 1) for topic in topics)
-            replies = check_replies(
-                await self._clients[slot].request(commands, len(topics)), f"reading {', '.join(topics)}"
-            )
-            for topic, last in zip(topics, replies, strict=True):
-                if last:
-                    self._positions[topic] = last[0][0].decode()
+        return pack("XREAD", "COUNT", limit, "BLOCK", BLOCK, "STREAMS", *topics, *positions)
 
     @asynccontextmanager
     async def started(self, start: Start) -> AsyncIterator[Reader]:
         """Start reading; at the end, close the connections."""
         try:
-            await self._find_start(start)
+            for topic in self._positions if start == "latest" else ():
+                # What is published from now on will be read.
+                command = pack("XREVRANGE", topic, "+", "-", "COUNT", 1)
+                replies = await self._publisher.client(topic).request(command)
+                [last] = check_replies(replies, f"reading {topic}")
+                if last:
+                    self._positions[topic] = last[0][0].decode()
             yield self
         finally:
-            with anyio.CancelScope(shield=True):
-                for client in self._clients.values():
-                    await client.close()
+            for read in self._reads:
+                read.client.close()

@@ -12,8 +12,11 @@ from msgspec import Meta
 from eventml.errors import ConfigError
 
 Seconds = Annotated[float, Meta(gt=0)]
+Host = tuple[str, int]
 
-_URL: Final = re.compile(r"(?P<scheme>[a-z]+)://(?:(?P<login>[^/@]*)@)?(?P<hosts>[^/]*)(?P<path>/.*)?")
+_URL: Final = re.compile(
+    r"(?P<scheme>[a-z]+)://(?:(?P<username>[^:/@]*):?(?P<password>[^/@]*)@)?(?P<hosts>[^/]*)(?P<path>/.*)?"
+)
 _HOST: Final = re.compile(r"(?:\[(?P<v6>[^\]]+)\]|(?P<name>[^:\[\]]+))(?::(?P<port>\d{1,5}))?")
 _PORT: Final = 6379
 _SENTINEL_PORT: Final = 26379
@@ -25,9 +28,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     Attributes:
         lease: How long an unresponsive member keeps its deliveries before another member may claim
             them. A running member renews its leases, however long its handler takes.
-        block: How long the server holds a read open that finds no new entries.
-        timeout: How long a reply may take before the connection is closed as broken.
-        connect_timeout: How long connecting may take.
+        timeout: How long connecting may take, and how long a reply may take before the connection is
+            closed as broken.
         publish_timeout: How long `publish` retries where a retry cannot write a record twice: the server
             is out of reach, is loading, or has no memory left.
         retention: None keeps every entry. Otherwise entries are removed once all groups have
@@ -35,11 +37,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             that a group has not finished is never removed.
         max_length: The most entries that each topic written to may hold. The oldest ones beyond it are
             removed, read or not: a group that falls so far behind loses them. Entries removed before
-            a group read them are counted and logged. None is no limit.
+            a group read them are counted in the log. None is no limit.
         db: The number of the database; the path of the URL takes precedence.
         cluster: The URL names nodes of a Redis Cluster.
-        atomic: On a cluster, refuse a handler whose output topic is in another slot than its input topic.
-            False completes such inputs at least once: outputs first, then the ack.
         sentinel: The URL names Sentinels, and this is the name of the master that they monitor.
         sentinel_username: The user name at the Sentinels, if they require one.
         sentinel_password: The password at the Sentinels, if they require one.
@@ -50,15 +50,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """
 
     lease: Seconds = 30.0
-    block: Seconds = 1.0
     timeout: Seconds = 5.0
-    connect_timeout: Seconds = 5.0
     publish_timeout: Annotated[float, Meta(ge=0)] = 30.0
     retention: Annotated[float, Meta(ge=0)] | None = None
     max_length: Annotated[int, Meta(ge=1)] | None = None
     db: Annotated[int, Meta(ge=0)] | None = None
     cluster: bool = False
-    atomic: bool = True
     sentinel: str | None = None
     sentinel_username: str | None = None
     sentinel_password: str | None = None
@@ -80,7 +77,7 @@ class Address(msgspec.Struct, frozen=True):
         tls: Whether to connect with TLS.
     """
 
-    hosts: tuple[tuple[str, int], ...]
+    hosts: tuple[Host, ...]
     path: str | None = None
     db: int = 0
     username: str | None = None
@@ -108,31 +105,29 @@ def parse_url(url: str, *, db: int | None = None, sentinel: bool = False) -> Add
     found = _URL.fullmatch(url.partition("?")[0])
     if found is None:
         raise ConfigError("backend.url: expected redis://host:port/db, rediss://... or unix:///path")
-    username, _, password = (found["login"] or "").partition(":")
-    login = (unquote(username) or None, unquote(password) or None)
+    username, password = (unquote(found[name] or "") or None for name in ("username", "password"))
     path = found["path"] or ""
     if found["scheme"] == "unix":
         if not path or found["hosts"]:
             raise ConfigError("backend.url: unix:// takes the path of a socket, as in unix:///run/redis.sock")
-        return Address(hosts=(), path=unquote(path), db=db or 0, username=login[0], password=login[1])
+        return Address(hosts=(), path=unquote(path), db=db or 0, username=username, password=password)
     number = path.strip("/")
     if number and not number.isdecimal():
         raise ConfigError(f"backend.url: the path is the number of a database, as in /0, and not /{number}")
-    port = _SENTINEL_PORT if sentinel else _PORT
+    hosts = []
+    for text in (found["hosts"] or "localhost").split(","):
+        host = _HOST.fullmatch(text)
+        if host is None:
+            raise ConfigError(f"backend.url: expected a host, or host:port, and not {text!r}")
+        port = int(host["port"] or (_SENTINEL_PORT if sentinel else _PORT))
+        hosts.append((unquote(host["v6"] or host["name"]), port))
     return Address(
-        hosts=tuple(_parse_host(text, port) for text in (found["hosts"] or "localhost").split(",")),
+        hosts=tuple(hosts),
         db=int(number) if number else db or 0,
+        username=username,
+        password=password,
         tls=found["scheme"] == "rediss",
-        username=login[0],
-        password=login[1],
     )
-
-
-def _parse_host(text: str, default_port: int) -> tuple[str, int]:
-    found = _HOST.fullmatch(text)
-    if found is None:
-        raise ConfigError(f"backend.url: expected a host, or host:port, and not {text!r}")
-    return unquote(found["v6"] or found["name"]), int(found["port"] or default_port)
 
 
 def tls_context(settings: Settings) -> ssl.SSLContext:

@@ -13,6 +13,7 @@ itself, field by field, in text. All other fields become headers.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     Entry = tuple[bytes, list[bytes]]
-    ProducerId = tuple[bytes, bytes, bytes]
 
 DATA, ID, META, KEY = b"data", b"id", b"meta", b"key"
 
@@ -59,6 +59,7 @@ def encode_headers(headers: Mapping[str, str]) -> bytes:
     return msgspec.json.encode(meta) if meta else b""
 
 
+@lru_cache(_CACHED)
 def decode_headers(meta: bytes) -> Mapping[str, str]:
     """Decode the field `meta`. A value that is no JSON object becomes a header named `meta`."""
     try:
@@ -82,7 +83,7 @@ def _header(value: Any) -> str:
 
 def text(value: bytes) -> str:
     """Decode bytes as UTF-8; bytes that are not UTF-8 are escaped."""
-    return value.decode(errors="backslashreplace")
+    return value.decode("utf-8", "backslashreplace")
 
 
 def defect(record: Record, largest: int) -> str | None:
@@ -101,64 +102,57 @@ def defect(record: Record, largest: int) -> str | None:
     return None
 
 
-class RecordEncoder:
-    """Encodes headers and XADD commands. Each mapping of headers is encoded once: records share theirs."""
-
-    def __init__(self) -> None:
-        # By identity: the mapping is kept as well, so that no other mapping can get its id meanwhile.
-        self._encoded: dict[int, tuple[Mapping[str, str], bytes]] = {}
-
-    def meta(self, headers: Mapping[str, str]) -> bytes:
-        """The field `meta` of these headers; empty if there are none."""
-        found = self._encoded.get(id(headers))
-        if found is None:
-            if len(self._encoded) >= _CACHED:
-                self._encoded.clear()
-            found = self._encoded[id(headers)] = (headers, encode_headers(headers))
-        return found[1]
-
-    def add_commands(self, some: Sequence[Record], producers: Sequence[ProducerId] = ()) -> list[bytes]:
-        """The packed command that adds each of these records to its topic.
-
-        Args:
-            some: The records.
-            producers: A producer and a number for each record, if the server is to recognise duplicates.
-
-        Raises:
-            UnicodeEncodeError: a text cannot be encoded in UTF-8.
-        """
-        commands: list[bytes] = []
-        last: Record | None = None
-        head = tail = b""
-        for position, record in enumerate(some):
-            if producers:
-                head, tail = self._around(record, producers[position])
-            elif last is None or not _alike(record, last):
-                head, tail = self._around(record)
-                last = record
-            value = record.value
-            if record.id:
-                id_ = record.id.encode()
-                command = b"%b$%d\r\n%b\r\n%b$%d\r\n%b\r\n%b" % (
-                    head, len(value), value, _ID_NAME, len(id_), id_, tail,
-                )  # fmt: skip
-            else:
-                command = b"%b$%d\r\n%b\r\n%b" % (head, len(value), value, tail)
-            if record.key is not None:
-                command += _KEY_NAME + bulk(record.key)
-            commands.append(command)
-        return commands
-
-    def _around(self, record: Record, producer: Sequence[bytes] = ()) -> tuple[bytes, bytes]:
-        """The parts of a command before the record's value, and after its id."""
-        meta = self.meta(record.headers)
-        arguments = (b"XADD", record.topic.encode(), *producer, b"*")
-        fields = 1 + bool(record.id) + bool(meta) + (record.key is not None)
-        head = b"*%d\r\n" % (len(arguments) + 2 * fields) + b"".join(map(bulk, arguments)) + bulk(DATA)
-        return head, bulk(META) + bulk(meta) if meta else b""
+_encoded: Final[dict[int, tuple[Mapping[str, str], bytes]]] = {}
+"""Headers and their `meta`, by identity. Headers are kept, so that no others can get their id meanwhile."""
 
 
-def _alike(record: Record, other: Record) -> bool:
+def meta_of(headers: Mapping[str, str]) -> bytes:
+    """The field `meta` of these headers. Each mapping is encoded once: records share theirs."""
+    found = _encoded.get(id(headers))
+    if found is None:
+        if len(_encoded) >= _CACHED:
+            _encoded.clear()
+        found = _encoded[id(headers)] = (headers, encode_headers(headers))
+    return found[1]
+
+
+def add_commands(some: Sequence[Record]) -> list[bytes]:
+    """The packed command that adds each of these records to its topic.
+
+    Raises:
+        UnicodeEncodeError: a text cannot be encoded in UTF-8.
+    """
+    commands: list[bytes] = []
+    last: Record | None = None
+    head = tail = b""
+    for record in some:
+        if last is None or not alike(record, last):
+            head, tail = _around(record)
+            last = record
+        value = record.value
+        if record.id:
+            id_ = record.id.encode()
+            command = b"%b$%d\r\n%b\r\n%b$%d\r\n%b\r\n%b" % (
+                head, len(value), value, _ID_NAME, len(id_), id_, tail,
+            )  # fmt: skip
+        else:
+            command = b"%b$%d\r\n%b\r\n%b" % (head, len(value), value, tail)
+        if record.key is not None:
+            command += _KEY_NAME + bulk(record.key)
+        commands.append(command)
+    return commands
+
+
+def _around(record: Record) -> tuple[bytes, bytes]:
+    """The parts of a command before the record's value, and after its id."""
+    meta = meta_of(record.headers)
+    fields = 1 + bool(record.id) + bool(meta) + (record.key is not None)
+    arguments = (b"XADD", record.topic.encode(), b"*", DATA)
+    head = b"*%d\r\n" % (3 + 2 * fields) + b"".join(map(bulk, arguments))
+    return head, bulk(META) + bulk(meta) if meta else b""
+
+
+def alike(record: Record, other: Record) -> bool:
     """Whether the commands of two records differ in nothing but their values, ids and keys."""
     return (
         record.headers is other.headers
@@ -168,71 +162,52 @@ def _alike(record: Record, other: Record) -> bool:
     )
 
 
-class EntryDecoder:
-    """Decodes entries into deliveries. Entries with the same `meta` share one mapping of headers."""
+def decode_entries(topic: str, entries: Sequence[Entry], attempts: Sequence[int] = ()) -> list[Delivery]:
+    """Decode entries, in their order. Those with the same `meta` share one mapping of headers.
 
-    def __init__(self) -> None:
-        self._headers: dict[bytes, Mapping[str, str]] = {}
+    Args:
+        topic: The topic of the entries.
+        entries: Ids and fields.
+        attempts: How often each has been delivered, this time included; empty if each is delivered for
+            the first time.
+    """
+    made: list[Delivery] = []
+    last_meta, headers = b"", NO_HEADERS
+    moment, timestamp = "?", 0.0
+    for position, (entry_id, fields) in enumerate(entries):
+        offset = entry_id.decode()
+        if not offset.startswith(moment):
+            milliseconds = offset.partition("-")[0]
+            moment, timestamp = f"{milliseconds}-", int(milliseconds) / 1000
+        if (
+            (len(fields) == 6 or (len(fields) == 8 and fields[6] == KEY))  # noqa: PLR2004 - the fields above
+            and fields[0] == DATA
+            and fields[2] == ID
+            and fields[4] == META
+        ):
+            meta = fields[5]
+            if meta != last_meta:
+                last_meta, headers = meta, decode_headers(meta)
+            key = fields[7] if len(fields) == 8 else None  # noqa: PLR2004 - the fields above
+            id_ = fields[3].decode("utf-8", "backslashreplace")  # `text`, without a call
+            record = Record(topic, fields[1], key, id_, headers)
+        else:
+            record = _decode_foreign(topic, fields)
+        if not record.id:
+            record = msgspec.structs.replace(record, id=foreign_id(topic, 0, offset))
+        made.append(Delivery(record, 0, offset, timestamp, attempts[position] if attempts else 1))
+    return made
 
-    def deliveries(
-        self, topic: str, entries: Sequence[Entry], attempts: Sequence[int] = ()
-    ) -> list[Delivery]:
-        """A delivery for each entry, in the same order.
 
-        Args:
-            topic: The topic of the entries.
-            entries: Ids and fields.
-            attempts: How often each has been delivered, this time included; empty if each is delivered for
-                the first time.
-        """
-        made: list[Delivery] = []
-        last_meta, headers = b"", NO_HEADERS
-        moment, timestamp = "?", 0.0
-        for position, (entry_id, fields) in enumerate(entries):
-            offset = entry_id.decode()
-            if not offset.startswith(moment):
-                milliseconds = offset.partition("-")[0]
-                moment, timestamp = f"{milliseconds}-", int(milliseconds) / 1000
-            key = None
-            if (
-                (len(fields) == 6 or (len(fields) == 8 and fields[6] == KEY))  # noqa: PLR2004 - the fields above
-                and fields[0] == DATA
-                and fields[2] == ID
-                and fields[4] == META
-            ):
-                meta = fields[5]
-                if meta != last_meta:
-                    last_meta, headers = meta, self._decode(meta)
-                if len(fields) == 8:  # noqa: PLR2004 - the fields above
-                    key = fields[7]
-                try:
-                    record = Record(topic, fields[1], key, fields[3].decode(), headers)
-                except UnicodeDecodeError:
-                    record = Record(topic, fields[1], key, text(fields[3]), headers)
-            else:
-                record = self._foreign(topic, fields)
-            if not record.id:
-                record = msgspec.structs.replace(record, id=foreign_id(topic, 0, offset))
-            made.append(Delivery(record, 0, offset, timestamp, attempts[position] if attempts else 1))
-        return made
-
-    def _foreign(self, topic: str, fields: list[bytes]) -> Record:
-        members = dict(zip(fields[::2], fields[1::2], strict=True))
-        if DATA not in members:
-            event = {text(name): text(value) for name, value in members.items()}
-            return Record(topic, msgspec.json.encode(event), None, "", _FIELD_HEADERS)
-        value, key = members.pop(DATA), members.pop(KEY, None)
-        id_ = text(members.pop(ID, b""))
-        meta = members.pop(META, b"")
-        headers = self._decode(meta) if meta else NO_HEADERS
-        if members:
-            headers = MappingProxyType({**headers, **{text(name): text(v) for name, v in members.items()}})
-        return Record(topic, value, key, id_, headers)
-
-    def _decode(self, meta: bytes) -> Mapping[str, str]:
-        headers = self._headers.get(meta)
-        if headers is None:
-            if len(self._headers) >= _CACHED:
-                self._headers.clear()
-            headers = self._headers[meta] = decode_headers(meta)
-        return headers
+def _decode_foreign(topic: str, fields: list[bytes]) -> Record:
+    members = dict(zip(fields[::2], fields[1::2], strict=True))
+    if DATA not in members:
+        event = {text(name): text(value) for name, value in members.items()}
+        return Record(topic, msgspec.json.encode(event), None, "", _FIELD_HEADERS)
+    value, key = members.pop(DATA), members.pop(KEY, None)
+    id_ = text(members.pop(ID, b""))
+    meta = members.pop(META, b"")
+    headers = decode_headers(meta) if meta else NO_HEADERS
+    if members:
+        headers = MappingProxyType({**headers, **{text(name): text(v) for name, v in members.items()}})
+    return Record(topic, value, key, id_, headers)

@@ -11,9 +11,8 @@
 --         then for each completion its entry[, its id if that is recorded], and for each output its
 --         data[, id][, key]
 --
--- Returns how many completions were dropped because another member had completed the entry; how many had
--- their outputs dropped because their ids were recorded before; and then for each completion that was
--- refused its position and the reason.
+-- Returns how many completions were dropped because another member had completed the entry, and then for
+-- each completion that was refused its position and the reason.
 
 local group, consumer, window = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local call, attempt = redis.call, redis.pcall
@@ -68,7 +67,7 @@ for number = 1, ARGV[4] do
   metas[number] = ARGV[4 + number]
 end
 
-local answer = { 0, 0 }
+local answer = { 0 }
 local position = 0
 while at < #ARGV do
   local count, mode, outputs = tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
@@ -119,7 +118,6 @@ while at < #ARGV do
     elseif id_of_input then
       last = last + 1
       call('ZADD', recorded, last, id_of_input)
-      answer[2] = answer[2] + (duplicate and outputs > 0 and 1 or 0)
     end
     position = position + 1
   end

@@ -2,26 +2,15 @@
 -- pending entries, so the same step makes sure that there are none.
 --
 -- KEYS  the topic
--- ARGV  group, consumer, the consumer that released entries are pending for ('' to give nothing back: then
---       a consumer with pending entries is not deleted), and how long the consumer must have been idle,
---       in milliseconds
+-- ARGV  group, consumer, the consumer that released entries are pending for, then each entry that no handler
+--       has received and how often it had been delivered before: this delivery is no attempt
 --
--- Returns 1 if the consumer was deleted, else 0.
+-- Returns 1.
 
-local topic, group, consumer, released, idle = KEYS[1], ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
-
-if idle > 0 then
-  local found = false
-  for _, info in ipairs(redis.call('XINFO', 'CONSUMERS', topic, group)) do
-    local fields = {}
-    for at = 1, #info, 2 do
-      fields[info[at]] = info[at + 1]
-    end
-    found = found or (fields['name'] == consumer and fields['idle'] >= idle)
-  end
-  if not found then
-    return 0
-  end
+local topic, group, consumer, released = KEYS[1], ARGV[1], ARGV[2], ARGV[3]
+local untouched = {}
+for at = 4, #ARGV, 2 do
+  untouched[ARGV[at]] = ARGV[at + 1]
 end
 
 while true do
@@ -30,11 +19,9 @@ while true do
     redis.call('XGROUP', 'DELCONSUMER', topic, group, consumer)
     return 1
   end
-  if released == '' then
-    return 0
-  end
   for _, entry in ipairs(pending) do
     -- Idle since 1970, so that its lease has expired for every consumer.
-    redis.call('XCLAIM', topic, group, released, 0, entry[1], 'TIME', 0, 'JUSTID')
+    local attempts = untouched[entry[1]] or entry[4]
+    redis.call('XCLAIM', topic, group, released, 0, entry[1], 'TIME', 0, 'RETRYCOUNT', attempts, 'JUSTID')
   end
 end

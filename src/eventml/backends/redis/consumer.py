@@ -1,0 +1,255 @@
+"""One consumer of a group at one topic: its leases, what it claims and gives back, and the group's lag."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from eventml.backends.base import Start
+from eventml.backends.redis.connection import fields_of, pack
+from eventml.backends.redis.errors import ErrorReply, check_replies
+from eventml.backends.redis.server import Client, Script
+from eventml.backends.redis.wire import decode_entries
+from eventml.records import Delivery
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from eventml.backends.redis.wire import Entry
+
+    Offset = int | str
+
+log = logging.getLogger("eventml.redis")
+
+CONSUMER_PREFIX: Final = "eventml:"
+RELEASED: Final = f"{CONSUMER_PREFIX}released"
+"""The consumer that entries are pending for while they wait to be claimed after a member gave them back."""
+
+_COUNT: Final = Script("count")
+_RENEW: Final = Script("renew")
+_LEAVE: Final = Script("leave")
+_IDLE: Final = Script("idle")
+_TRIM: Final = Script("trim")
+
+_MAX_COUNTED: Final = 10_000
+"""Entries counted one by one where the server does not keep the count; if there are more, lag is unknown."""
+
+_START: Final = "0-0"  # the cursor of XAUTOCLAIM, at the start and at the end
+_RENEW_AT_ONCE: Final = 200  # leases renewed by one call, which must not block the server for long
+_TRIM_AT_ONCE: Final = 10_000  # entries removed by one call at most; takes some 2 ms
+_IDLE_LEASES: Final = 20  # lease periods after which an idle consumer with nothing pending is deleted
+
+
+def dedupe_key(topic: str, group: str) -> str:
+    """The key of the ids that a group has recorded: named like its dead letters, so in one slot with them."""
+    return f"{topic}.{group}.seen"
+
+
+async def group_lag(client: Client, topic: str, group: str) -> int | None:
+    """How many entries a group has not finished; None if there is no such group, or it cannot be told.
+
+    Raises:
+        BackendError: the server cannot be reached, or refuses.
+    """
+    replies = await client.request(pack("XINFO", "GROUPS", topic) + pack("XLEN", topic), 2)
+    if type(replies[0]) is ErrorReply and "no such key" in str(replies[0]):
+        return None
+    groups, length = check_replies(replies, f"reading the lag of group {group!r} at {topic!r}")
+    info = next((found for found in map(fields_of, groups) if found["name"] == group.encode()), None)
+    if info is None:
+        return None
+    unread = info.get("lag")
+    if unread is None:  # Redis before 7.0, or entries have been deleted from the middle
+        last = info["last-delivered-id"]
+        unread = await _COUNT.run(client, topic, last, _MAX_COUNTED, action=f"counting {topic!r}")
+        if unread < 0:
+            return None
+    # Before Redis 7.2.6 unread entries that were trimmed still count. Then all that is left is unread.
+    return int(info["pending"] + min(unread, length))
+
+
+class Consumer:
+    """One consumer of a group at one topic, and the leases of the deliveries that it has in flight.
+
+    Every method that asks the server raises UnavailableError if it cannot be reached, NoGroupError if the
+    group does not exist any more, and BackendError if the server refuses.
+
+    Args:
+        client: Used for requests that do not block.
+        topic: The topic.
+        group: The name of the group.
+        name: The name of the consumer.
+        lease: How long an unresponsive member keeps its deliveries, in seconds.
+        window: How many ids the group records at least; 0 if it does not deduplicate.
+
+    Attributes:
+        sweeping: Whether `sweep` has not reached the last entry. A new member begins with a sweep.
+    """
+
+    def __init__(
+        self, client: Client, topic: str, group: str, name: str, *, lease: float, window: int
+    ) -> None:
+        self.client = client
+        self.topic = topic
+        self.group = group
+        self.name = name
+        self.window = window
+        self.dedupe_key = dedupe_key(topic, group)
+        self._lease = lease
+        self._renewed: dict[Offset, float] = {}  # when each entry was last renewed, on a monotonic clock
+        self._cursor = _START
+        self.sweeping = True
+
+    def __str__(self) -> str:
+        """The group and the topic, for messages."""
+        return f"group {self.group!r} at {self.topic!r}"
+
+    async def create_group(self, start: Start) -> bool:
+        """Create the group, and the topic, if they do not exist. Returns whether the group was created.
+
+        Any number of members may do so at once.
+        """
+        first = "0" if start == "earliest" else "$"
+        command = pack("XGROUP", "CREATE", self.topic, self.group, first, "MKSTREAM")
+        [reply] = await self.client.request(command)
+        if type(reply) is ErrorReply and "BUSYGROUP" in str(reply):
+            return False
+        check_replies([reply], f"creating {self}")
+        return True
+
+    async def recreate_group(self) -> None:
+        """Create a group that does not exist any more, from the topic's beginning: nothing is missed."""
+        if await self.create_group("earliest"):
+            log.warning(
+                "%s did not exist any more (FLUSHALL, or a failover to a replica that lagged) and was "
+                "created again from the topic's beginning",
+                self,
+            )
+
+    async def completed_before(self, ids: Sequence[str]) -> list[bool]:
+        """For each id, whether the group has recorded it."""
+        [scores] = await self._request(pack("ZMSCORE", self.dedupe_key, *ids), "reading the recorded ids")
+        return [score is not None for score in scores]
+
+    def take(self, entries: Sequence[Entry], attempts: Sequence[int] = ()) -> list[Delivery]:
+        """Lease entries that the server has delivered, and decode them."""
+        deliveries = decode_entries(self.topic, entries, attempts)
+        self._renewed.update(dict.fromkeys([delivery.offset for delivery in deliveries], time.monotonic()))
+        return deliveries
+
+    def drop(self, entries: Iterable[Offset]) -> None:
+        """Forget leases of entries that are completed, or that another member has claimed."""
+        for entry in entries:
+            self._renewed.pop(entry, None)
+
+    async def renew(self) -> set[Offset]:
+        """Renew the leases that are due. Returns the entries that another consumer has claimed meanwhile."""
+        now = time.monotonic()
+        due = [entry for entry, renewed in self._renewed.items() if renewed < now - self._lease / 6]
+        lost: set[Offset] = set()
+        for start in range(0, len(due), _RENEW_AT_ONCE):
+            some = due[start : start + _RENEW_AT_ONCE]
+            reply = await self._run(_RENEW, self.name, *some, action="renewing leases")
+            lost |= {entry.decode() for entry in reply}
+            self._renewed.update({entry: now for entry in some if entry in self._renewed})
+        self.drop(lost)
+        return lost
+
+    async def sweep(self, limit: int) -> list[Delivery]:
+        """Take the next step of a sweep: claim entries whose leases have expired."""
+        command = pack(
+            "XAUTOCLAIM", self.topic, self.group, self.name, int(self._lease * 1000),
+            self._cursor, "COUNT", limit, "JUSTID",
+        )  # fmt: skip
+        [reply] = await self._request(command, "claiming")
+        if len(reply) > 2:  # noqa: PLR2004 - from Redis 7.0 on, the entries that were trimmed stand third
+            self._report_trimmed(len(reply[2]))
+        entries = [entry.decode() for entry in reply[1]]
+        deliveries = await self._claim([entry for entry in entries if entry not in self._renewed])
+        self._cursor = reply[0].decode()
+        self.sweeping = self._cursor != _START
+        return deliveries
+
+    async def anything_released(self) -> bool:
+        """Whether a member has given back entries that have not been claimed yet."""
+        command = pack("XPENDING", self.topic, self.group, "-", "+", 1, RELEASED)
+        [reply] = await self._request(command, "looking for released entries")
+        return bool(reply)
+
+    async def recover(self, limit: int) -> tuple[list[Delivery], bool]:
+        """Claim entries that are pending for this consumer but not leased: the reply to a read was lost.
+
+        No read and no claim may be under way meanwhile.
+
+        Returns:
+            The deliveries, and whether these are all.
+        """
+        count = len(self._renewed) + limit  # at least `limit` of so many entries are not leased
+        command = pack("XPENDING", self.topic, self.group, "-", "+", count, self.name)
+        [rows] = await self._request(command, "looking for deliveries whose reply was lost")
+        found = [entry for entry in (row[0].decode() for row in rows) if entry not in self._renewed]
+        return await self._claim(found[:limit]), len(rows) < count
+
+    async def give_back(self, untouched: Iterable[Delivery]) -> None:
+        """Give all pending entries back to the group, and delete the consumer.
+
+        Args:
+            untouched: Deliveries that no handler has received: this delivery does not count as an attempt.
+        """
+        attempts = [
+            value
+            for delivery in untouched
+            if delivery.record.topic == self.topic
+            for value in (delivery.offset, delivery.attempt - 1)
+        ]
+        await self._run(_LEAVE, self.name, RELEASED, *attempts, action="leaving")
+
+    async def delete_idle_consumers(self) -> None:
+        """Delete the consumers of members that have died, once they have had nothing pending for long."""
+        idle = int(_IDLE_LEASES * self._lease * 1000)
+        await self._run(_IDLE, CONSUMER_PREFIX, self.name, idle, action="deleting idle consumers")
+
+    async def trim_finished(self, retention: float) -> None:
+        """Remove entries that every group has finished and that are at least `retention` seconds old."""
+        bound = f"{int((time.time() - retention) * 1000)}-0"
+        removed = _TRIM_AT_ONCE
+        while removed >= _TRIM_AT_ONCE // 2:
+            action = f"trimming {self.topic!r}"
+            removed = await _TRIM.run(self.client, self.topic, bound, _TRIM_AT_ONCE, action=action)
+
+    async def _claim(self, entries: Sequence[str]) -> list[Delivery]:
+        """Claim entries with their fields, as another delivery, and lease them."""
+        if not entries:
+            return []
+        commands = [pack("XCLAIM", self.topic, self.group, self.name, 0, *entries)]
+        commands += [pack("XPENDING", self.topic, self.group, entry, entry, 1) for entry in entries]
+        claimed, *counts = await self._request(b"".join(commands), "claiming", len(commands))
+        attempts = {row[0]: row[3] for [row] in filter(None, counts)}
+        whole = [entry for entry in claimed if entry is not None and entry[1] is not None]
+        if missing := {entry.encode() for entry in entries} - {entry[0] for entry in whole}:
+            # Either completed meanwhile by their former member, or trimmed while they were pending.
+            commands = [pack("XRANGE", self.topic, entry, entry) for entry in missing]
+            commands.append(pack("XACK", self.topic, self.group, *missing))
+            *found, _ = await self._request(b"".join(commands), "claiming", len(commands))
+            self._report_trimmed(sum(not entry for entry in found))
+        log.info("claimed %d deliveries of %s, whose leases had expired", len(whole), self)
+        return self.take(whole, [attempts.get(entry[0], 1) for entry in whole])
+
+    def _report_trimmed(self, trimmed: int) -> None:
+        if trimmed:
+            log.warning(
+                "%d entries of %r were removed from the topic before group %r had completed them; the group "
+                "has lost them",
+                trimmed,
+                self.topic,
+                self.group,
+            )
+
+    async def _request(self, commands: bytes, action: str, expected: int = 1) -> list[Any]:
+        return check_replies(await self.client.request(commands, expected), f"{action} for {self}")
+
+    async def _run(self, script: Script, *arguments: str | int, action: str) -> Any:
+        return await script.run(
+            self.client, self.topic, self.group, *arguments, action=f"{action} for {self}"
+        )

@@ -101,7 +101,7 @@ def choose_backend(
         entries = _options_for(layer, named, parts.scheme, fields, environ)
         if url is winner:
             # A variable may hold a whole URL with its secrets: a value that came from one is not shown.
-            secret, source = "${" in str(url.value), f"the URL of {url.source}"
+            secret, source = "${" in str(winner.value), f"the URL of {winner.source}"
             entries += [
                 Entry(("backend", name), value, source, text=True, secret=secret, expanded=True)
                 for name, value in parts.query

@@ -196,7 +196,9 @@ class OutputChecks:
         Raises:
             OutputError: there is not one output for each event, or one is of a wrong type or not finite.
         """
-        values = outputs_to_list(outputs, self._output_type, check_index=self._takes_frames)
+        values = outputs
+        if not isinstance(outputs, list):
+            values = outputs_to_list(outputs, self._output_type, check_index=self._takes_frames)
         self.check_length(values, inputs)
         if _are_numbers(values):
             return self._check_numbers(values)

@@ -49,7 +49,7 @@ def events(failures: tuple[int, ...]) -> st.SearchStrategy[Event]:
     return st.builds(
         Event,
         number=st.just(0),
-        key=st.sampled_from([None, b"a", b"b"]),
+        key=st.sampled_from([None, b"", b"a", b"b"]),
         error=st.sampled_from([EVENT, INFRASTRUCTURE, REJECT, OUTPUT]),
         times=st.sampled_from(failures),
         silent=st.booleans(),
@@ -164,7 +164,8 @@ def test_each_event_is_finished_once_and_each_key_in_order(
         by_key: defaultdict[Any, list[int]] = defaultdict(list)
         for completion in run.completions:
             by_key[completion.delivery.record.key].append(int(completion.delivery.record.id))
-        by_key.pop(None, None)
+        for unkeyed in (None, b""):
+            by_key.pop(unkeyed, None)
         assert all(numbers == sorted(numbers) for numbers in by_key.values())
 
 

@@ -1,6 +1,7 @@
 """Handler options: their types, bounds and defaults, for the decorators' arguments and for the settings."""
 
-# No `from __future__ import annotations` here: msgspec reads the annotations at run time.
+# No `from __future__ import annotations` here: msgspec evaluates the annotations, so the linter must not
+# move their imports into a type-checking block.
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Annotated, Any, Final, Literal, TypedDict

@@ -164,7 +164,7 @@ class Connection:
 
     def join(self, topics: Sequence[str], group: str | None, start: Start) -> Inner:
         hub = self.broker.hub
-        return _Reader(hub, topics, start) if group is None else _Member(hub, topics, group, start)
+        return _Reader(hub, topics, start) if group is None else _Member(hub, topics, group, start, 0)
 
     async def lag(self, topic: str, *, group: str) -> Mapping[int, int] | None:
         return await self.broker.hub.lag(topic, group=group)

@@ -16,7 +16,7 @@ import pytest
 
 import eventml
 from eventml.backends import redis
-from eventml.backends.redis.consumer import CONSUMER_PREFIX
+from eventml.backends.redis.leases import CONSUMER_PREFIX
 from tests.redis import scene
 from tests.redis.proxy import proxied
 

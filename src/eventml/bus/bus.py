@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 
 def _on_producer(
-    method: Callable[Concatenate[Producer, P], Coroutine[Any, Any, T]],
+    method: Callable[Concatenate[Producer, P], Coroutine[Any, Any, T]], doc: str
 ) -> Callable[Concatenate[Bus, P], Coroutine[Any, Any, T]]:
     """The method of `Producer`, with the same parameters, as a method of a bus that is open."""
 
@@ -40,6 +40,7 @@ def _on_producer(
     async def call(self: Bus, /, *args: P.args, **kwargs: P.kwargs) -> T:
         return await method(self.open_producer, *args, **kwargs)
 
+    call.__doc__, call.__qualname__ = doc, f"Bus.{method.__name__}"
     return call
 
 
@@ -212,14 +213,17 @@ class Bus:
     ) -> bool | None:
         return await self._opened.__aexit__(kind, error, trace)
 
-    publish = _on_producer(Producer.publish)
-    """Publish one event; see `Producer.publish`. The bus must be open."""
-
-    publish_many = _on_producer(Producer.publish_many)
-    """Publish many events in few writes; see `Producer.publish_many`. The bus must be open."""
-
-    request = _on_producer(Producer.request)
-    """Publish one event and wait for its prediction; see `Producer.request`. The bus must be open."""
+    publish = _on_producer(
+        Producer.publish, "Publish one event; see `Producer.publish`. The bus must be open."
+    )
+    publish_many = _on_producer(
+        Producer.publish_many,
+        "Publish many events in few writes; see `Producer.publish_many`. The bus must be open.",
+    )
+    request = _on_producer(
+        Producer.request,
+        "Publish one event and wait for its prediction; see `Producer.request`. The bus must be open.",
+    )
 
     def producer(self) -> BlockingProducer:
         """A producer for blocking code, with a connection of its own. Use it with `with`."""

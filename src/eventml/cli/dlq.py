@@ -296,8 +296,8 @@ def _format_counts(counts: Counter[str]) -> str:
 def _to_json(handler: str, dead_letter: DeadLetterDelivery, *, in_full: bool) -> dict[str, Any]:
     """Return the fields of a dead letter for the JSON output; times are seconds since the epoch."""
     fields = {"handler": handler, "id": dead_letter.id, **msgspec.structs.asdict(dead_letter)}
-    record = msgspec.Raw(delivery_to_json(fields.pop("delivery")))
-    return fields | {"record": record} if in_full else fields
+    delivery = fields.pop("delivery")
+    return fields | {"record": msgspec.Raw(delivery_to_json(delivery).rstrip())} if in_full else fields
 
 
 def _row(handler: str, dead_letter: DeadLetterDelivery) -> list[str]:

@@ -42,12 +42,13 @@ class Snapshot(msgspec.Struct, frozen=True):
     samples: Mapping[tuple[str, Labels], float]
 
     def since(self, before: Snapshot) -> Snapshot:
-        """Return the increase of each counter; its value if it is lower than before: it was reset."""
+        """Return the increase of each counter; its value if the metric's samples were reset."""
         earlier = {sample: before.samples.get(sample, 0.0) for sample in self.samples}
+        reset = {name for (name, labels), value in self.samples.items() if value < earlier[name, labels]}
         return Snapshot(
             self.at,
             {
-                sample: value - earlier[sample] if value >= earlier[sample] else value
+                sample: value if sample[0] in reset else value - earlier[sample]
                 for sample, value in self.samples.items()
             },
         )

@@ -99,7 +99,7 @@ def service_plan(  # noqa: PLR0913 - options of a command
         workers="1",
         only=[name for names in only or () for name in names.split(",")],
         backend=backend,
-        operations="" if operations == "off" else operations and parse_host_port(operations),
+        operations="" if operations == "off" else None if operations is None else parse_host_port(operations),
         json_logs=log_format == "json",
         limits=HealthLimits(
             boot_grace=boot_grace, stuck_after=stuck_after, silent_after=silent_after, hung_after=hung_after

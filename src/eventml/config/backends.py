@@ -64,6 +64,10 @@ def find_backend(scheme: str) -> BackendModule:
     for name in ("Settings", "capabilities", "open"):
         if not callable(getattr(module, name, None)):
             raise ConfigError(f"{label} is not a backend: it has no class or function named {name}")
+    try:
+        structs.fields(module.Settings)
+    except (TypeError, NameError) as exc:  # NameError: a type that is imported under TYPE_CHECKING
+        raise ConfigError(f"{label} is not a backend: its Settings is no msgspec struct: {exc}") from exc
     return cast("BackendModule", module)
 
 
@@ -84,8 +88,14 @@ def choose_backend(
     """
     urls = [next((entry for entry in layer if entry.path == _URL), None) for layer in layers]
     winner = [url for url in urls if url][-1]
+    if problems := [
+        url.problem(f"expected a URL, got {url.shown}")
+        for url in urls
+        if url and not isinstance(url.value, str)
+    ]:
+        return None, problems
     try:
-        parts = split_url(expand_url(convert(winner, str), environ))
+        parts = split_url(expand_url(str(winner.value), environ))
     except InvalidValueError as exc:
         return None, [winner.problem(str(exc))]
     try:
@@ -94,7 +104,6 @@ def choose_backend(
         raise UnknownBackendError(f"{exc} (from {winner.source})") from None
     fields = {field.encode_name: field for field in structs.fields(kind)}
     values: dict[str, Any] = {}
-    problems: list[str] = []
     named = None
     for url, layer in zip(urls, layers, strict=True):
         named = url if url and layer is not layers[0] else named

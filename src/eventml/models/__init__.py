@@ -3,8 +3,9 @@
 Read `loading.py` first: `load` makes a `Model` of whatever a handler's `model=` names. `sklearn_models.py`
 reads skops files and pickles, with `trusted.py` (the reviewed list of types that a skops file may contain)
 and `soundness.py` (structural checks of what was loaded); `onnx_models.py` reads ONNX files. `threads.py`
-limits models to one thread, and `blocks.py` predicts in blocks of one size. It may import errors only.
-scikit-learn, skops, numpy and onnxruntime are imported when a model needs them.
+limits models to one thread, `object_graph.py` lists the objects inside a model, and `blocks.py` predicts in
+blocks of one size. It may import errors only. scikit-learn, skops, numpy and onnxruntime are imported when a
+model needs them.
 """
 
 from eventml.models.blocks import in_blocks

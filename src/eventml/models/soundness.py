@@ -30,7 +30,7 @@ from sklearn.neighbors import BallTree, KDTree
 from sklearn.tree import BaseDecisionTree
 from sklearn.tree._tree import Tree
 
-from eventml.models.threads import attributes, reachable
+from eventml.models.object_graph import attributes, reachable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

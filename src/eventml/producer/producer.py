@@ -274,7 +274,7 @@ def _field_of(event: Any, field: str, topic: str) -> Any:
 
 
 def _blocking(
-    method: Callable[Concatenate[Producer, P], Coroutine[Any, Any, T]],
+    method: Callable[Concatenate[Producer, P], Coroutine[Any, Any, T]], doc: str
 ) -> Callable[Concatenate[BlockingProducer, P], T]:
     """The method of `Producer`, with the same parameters, for blocking code."""
 
@@ -286,6 +286,7 @@ def _blocking(
         result: T = self._portal.call(lambda: method(producer, *args, **kwargs))
         return result
 
+    call.__doc__, call.__qualname__ = doc, f"BlockingProducer.{method.__name__}"
     return call
 
 
@@ -296,17 +297,18 @@ class BlockingProducer:
     share one write. Its connection runs in an event loop of its own, in one background thread.
     """
 
-    publish = _blocking(Producer.publish)
-    """Publish one event, and block until the broker has stored it; see `Producer.publish`."""
-
-    publish_many = _blocking(Producer.publish_many)
-    """Publish many events, and block until the broker has stored them; see `Producer.publish_many`.
-
-    The iterable runs in the producer's own thread.
-    """
-
-    request = _blocking(Producer.request)
-    """Publish one event, and block until its prediction arrives; see `Producer.request`."""
+    publish = _blocking(
+        Producer.publish,
+        "Publish one event, and block until the broker has stored it; see `Producer.publish`.",
+    )
+    publish_many = _blocking(
+        Producer.publish_many,
+        "Publish many events, and block until the broker has stored them; see `Producer.publish_many`. "
+        "The iterable runs in the producer's own thread.",
+    )
+    request = _blocking(
+        Producer.request, "Publish one event, and block until its prediction arrives; see `Producer.request`."
+    )
 
     def __init__(self, connect: Callable[[], AbstractAsyncContextManager[Producer]]) -> None:
         self._connect = connect

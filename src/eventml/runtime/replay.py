@@ -161,6 +161,7 @@ class _Run:
         self, chosen: DeadLetterFilter, action: DeadLetterAction, limit: int | None, *, keeps_offset: bool
     ) -> None:
         self.id = secrets.token_hex(8)
+        self._shared = lru_cache(_MAX_SHARED)(_shared)  # of this run: its headers contain its id
         self.report = ReplayReport()
         self._chosen = chosen
         self._action = action
@@ -217,13 +218,14 @@ class _Run:
         record = dead_letter.delivery.record
         headers = {name: text for name, text in record.headers.items() if not name.startswith(_REMOVED)}
         headers |= {REPLAY_GROUP: dead_letter.group, REPLAY_RUN: self.id}
-        return Record(dead_letter.topic, record.value, record.key, record.id, _shared(tuple(headers.items())))
+        return Record(
+            dead_letter.topic, record.value, record.key, record.id, self._shared(tuple(headers.items()))
+        )
 
     def _moved(self, record: Record) -> Record:
         return msgspec.structs.replace(record, headers={**record.headers, _MOVED_BY: self.id})
 
 
-@lru_cache(_MAX_SHARED)
 def _shared(headers: tuple[tuple[str, str], ...]) -> Mapping[str, str]:
     """Equal headers as one mapping, which backends write more cheaply."""
     return MappingProxyType(dict(headers))

@@ -207,7 +207,7 @@ class FailFast(Retry):
 
     The caller reports the failure, so it is logged for debugging only.
 
-    Args and attributes: as for `Retry`; its queue is always empty.
+    Args and attributes: as for `Retry`, without `log_level`; its queue is always empty.
     """
 
     def __init__(

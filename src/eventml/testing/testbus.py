@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections import Counter
 from contextlib import AsyncExitStack, contextmanager, nullcontext
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Final, ParamSpec, Self, TypeVar
@@ -72,6 +73,8 @@ def _settled(
         await self.settle()
         return result
 
+    call.__doc__ = f"As `Bus.{method.__name__}`; then wait as `settle` does."
+    call.__qualname__ = f"TestBus.{method.__name__}"
     return call
 
 
@@ -119,7 +122,7 @@ class TestBus:
         self._timeout = timeout
         self._raise_failures = raise_failures
         self._raised: list[tuple[str, Exception]] = []
-        self._reported: list[DeadLetter] = []
+        self._reported: Counter[str] = Counter()  # dead letters of each handler that have failed a call
         self._hub: memory.Hub | None = None
         self._worker: Worker | None = None
 
@@ -151,10 +154,7 @@ class TestBus:
     # Publishing
 
     publish = _settled(Bus.publish)
-    """As `Bus.publish`; then wait as `settle` does."""
-
     publish_many = _settled(Bus.publish_many)
-    """As `Bus.publish_many`; then wait as `settle` does."""
 
     async def publish_record(self, record: Record) -> None:
         """Publish a record unchanged, as another client would; then wait as `settle` does."""
@@ -242,11 +242,9 @@ class TestBus:
         return next(map(output_event_type, writers), Any)
 
     def _report(self) -> None:
-        dead_letters = self.dead_letters()
-        new = dead_letters.copy()
-        for reported in self._reported:
-            new.remove(reported)
-        self._reported = dead_letters
+        found = [(handler, self.dead_letters(handler)) for handler in self._bus.handlers]
+        new = [one for handler, all_of_it in found for one in all_of_it[self._reported[handler] :]]
+        self._reported = Counter({handler: len(all_of_it) for handler, all_of_it in found})
         if new:
             raise AssertionError("\n".join(map(str, new))) from new[0].error
 

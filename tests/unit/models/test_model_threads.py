@@ -16,7 +16,7 @@ from sklearn.neighbors import KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
 
 from eventml.models import Artefact, keeps_threads, load
-from eventml.models.threads import reachable
+from eventml.models.object_graph import reachable
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eventml.models.threads import reachable
+from eventml.models.object_graph import reachable
 
 
 class Part:

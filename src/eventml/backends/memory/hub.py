@@ -11,7 +11,8 @@ import math
 import threading
 from collections import defaultdict
 from contextlib import asynccontextmanager, suppress
-from operator import attrgetter
+from itertools import accumulate
+from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import anyio
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _TOPIC_OF: Final = attrgetter("topic")
+_TIMESTAMP_OF: Final = attrgetter("timestamp")
 _INPUT_TOPIC_OF: Final = attrgetter("delivery.record.topic")
 
 
@@ -224,7 +226,7 @@ class Hub:
 class _Member:
     """One member of a group, at one or more topics. With a window, the group records ids."""
 
-    def __init__(self, hub: Hub, topics: Sequence[str], group: str, start: Start, window: int = 0) -> None:
+    def __init__(self, hub: Hub, topics: Sequence[str], group: str, start: Start, window: int) -> None:
         self._hub = hub
         self._window = window
         with hub.lock:
@@ -297,17 +299,18 @@ class _Reader:
         return await self._hub.when_there_are_any(self._topics, lambda: self._take(limit))
 
     def _take(self, limit: int) -> list[Delivery]:
-        taken: list[Delivery] = []
+        taken: list[tuple[float, Delivery]] = []
         for partition in list(self._positions):
             # Put back behind the others, which come first if the limit is reached here.
             position = self._positions.pop(partition)
             read = partition.read(position, limit - len(taken))
             self._positions[partition] = max(position, partition.base) + len(read)
-            taken += read
+            # The latest time so far: a clock that is set back must not change the order within a partition.
+            taken += zip(accumulate(map(_TIMESTAMP_OF, read), max), read, strict=True)
             if len(taken) >= limit:
                 break
         # Between partitions there is no order but by time.
-        return sorted(taken, key=lambda delivery: delivery.timestamp)
+        return [delivery for _, delivery in sorted(taken, key=itemgetter(0))]
 
     async def complete(self, done: Sequence[Completion]) -> None:
         await self._hub.publish([record for completion in done for record in completion.outputs])

@@ -34,16 +34,14 @@ class TopicState:
         self.partitions = [Partition(index) for index in range(partitions)]
         self._retention = retention
         self._turn = 0
-        self._now = 0.0
 
     def append(self, records: Sequence[Record]) -> None:
         """Append records, each to the partition of its key."""
         # The records of a call that have no key go to one partition, those of the next call to the next.
         self._turn = (self._turn + 1) % len(self.partitions)
-        # Readers sort by time, so a clock that is set back must not change the order within a partition.
-        self._now = max(self._now, time.time())
+        now = time.time()
         if set(map(_KEY_OF, records)) == {None}:
-            self.partitions[self._turn].extend(records, self._now)
+            self.partitions[self._turn].extend(records, now)
             return
         parts: defaultdict[int, list[Record]] = defaultdict(list)
         for record in records:
@@ -51,7 +49,7 @@ class TopicState:
                 record
             )
         for index, part in parts.items():
-            self.partitions[index].extend(part, self._now)
+            self.partitions[index].extend(part, now)
 
     def has_room(self) -> bool:
         """Whether records may be appended. Drops finished records if the topic is full.

@@ -12,7 +12,7 @@ In reading order:
 - `scripts/`: the Lua scripts that run inside the server.
 - `cluster`: Sentinels and clusters, their nodes and slots.
 - `wire`: records as entries, and back; `publishing`: writing records, and `max_length`.
-- `consumer`: leases, claiming, lag and `retention` at one topic; `completion`: outputs and ack in one step.
+- `leases`: leases, claiming, lag and `retention` at one topic; `completion`: outputs and ack in one step.
 - `reader`: reading ahead, and reading without a group; `member`: the subscription of a group.
 
 It imports `eventml.records`, `eventml.errors` and `eventml.backends.base`, and hiredis.
@@ -35,8 +35,8 @@ except ImportError as exc:
 
 from eventml.backends.redis.cluster import check_deduplication, check_outputs, find_server
 from eventml.backends.redis.connection import pack
-from eventml.backends.redis.consumer import dedupe_key, group_lag
 from eventml.backends.redis.errors import check_replies
+from eventml.backends.redis.leases import dedupe_key, group_lag
 from eventml.backends.redis.member import Member
 from eventml.backends.redis.publishing import Publisher
 from eventml.backends.redis.reader import Reader

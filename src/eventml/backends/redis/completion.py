@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from eventml.backends.base import Completion, Dedupe
 from eventml.backends.redis.cluster import check_outputs
-from eventml.backends.redis.consumer import Consumer
 from eventml.backends.redis.errors import DeniedError, ErrorReply, check_replies, error_for
+from eventml.backends.redis.leases import Consumer
 from eventml.backends.redis.publishing import Publisher
 from eventml.backends.redis.server import Script
 from eventml.backends.redis.wire import alike, defect, meta_of

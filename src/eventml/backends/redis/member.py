@@ -17,8 +17,8 @@ import anyio
 from eventml.backends.base import Completion, Start
 from eventml.backends.redis.completion import complete
 from eventml.backends.redis.connection import pack
-from eventml.backends.redis.consumer import CONSUMER_PREFIX, Consumer, group_lag
 from eventml.backends.redis.errors import ConnectionLostError, NoGroupError
+from eventml.backends.redis.leases import CONSUMER_PREFIX, Consumer, group_lag
 from eventml.backends.redis.publishing import Publisher
 from eventml.backends.redis.reader import BLOCK, ReadAhead, receive
 from eventml.backends.redis.server import Client, Server

@@ -49,7 +49,12 @@ def topic_types(bus: Bus) -> dict[str, Any]:
     handlers = bus.handlers.values()
     found = [(name, bus.configured_topic(name).event_type) for name in (*bus.topics, *bus.settings.topic)]
     found += [(handler.topic, handler.event_type) for handler in handlers]
-    found += [(handler.to, output_event_type(handler)) for handler in handlers if handler.to is not None]
+    topics_read = {handler.topic for handler in handlers}
+    found += [
+        (handler.to, output_event_type(handler))
+        for handler in handlers
+        if handler.to is not None and handler.to not in topics_read
+    ]
     types: dict[str, Any] = {}
     for topic, event_type in found:
         if types.get(topic, Any) is Any:
@@ -75,23 +80,34 @@ class BrokerConnection:
         settings = bus.settings.backend
         self._is_shared = config.find_backend(settings.scheme).capabilities(settings.options).shared
 
-    async def open(self) -> None:
-        """Open the bus unless it is open. Requests that wait for it share one attempt to open it.
+    @property
+    def _is_open(self) -> bool:
+        with suppress(NotOpenError):
+            return self.bus.open_producer is not None
+        return False
+
+    def check_shared(self) -> None:
+        """Refuse to publish where nobody could read it.
 
         Raises:
-            Problem: nobody could read what is published: its backend lives in this process, and the app
-                around the service has not opened the bus.
-            EventMLError: it cannot be opened. The next call tries again.
+            Problem: the bus's backend lives in this process, and the app around the service has not opened
+                the bus.
         """
-        with suppress(NotOpenError):
-            self.bus.open_producer  # noqa: B018 - raised here if it is not open
-            return
-        if not self._is_shared:
+        if not self._is_shared and not self._is_open:
             raise Problem(
                 HTTPStatus.NOT_IMPLEMENTED,
                 "events of this bus do not leave this process, where nobody reads them; name a backend that "
                 "processes share, with --backend redis://... or kafka://..., EVENTML_BACKEND or eventml.toml",
             )
+
+    async def open(self) -> None:
+        """Open the bus unless it is open. Requests that wait for it share one attempt to open it.
+
+        Raises:
+            EventMLError: it cannot be opened. The next call tries again.
+        """
+        if self._is_open:
+            return
         if self._opened is None:
             self._opened = asyncio.get_running_loop().create_future()
             self._tasks.start_soon(self._keep_open, self._opened)
@@ -138,6 +154,7 @@ class EventsEndpoint:
             Problem: an event does not fit the type, and none was published; or the broker did not take all,
                 or cannot be reached.
         """
+        self._connection.check_shared()
         events, is_list = await read_events(scope, receive, self._limits, self._decoder)
         for event in events:
             if isinstance(event.event, Problem):

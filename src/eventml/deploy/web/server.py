@@ -272,6 +272,9 @@ def _supervisor_metrics(operations: str | None) -> tuple[int, bytes, str]:
     try:
         with urllib.request.urlopen(f"http://{operations}/metrics", timeout=_METRICS_TIMEOUT) as response:
             return response.status, response.read(), response.headers.get("Content-Type", _TEXT)
+    except urllib.error.HTTPError as exc:
+        with exc:
+            return exc.code, exc.read(), exc.headers.get("Content-Type", _TEXT)
     except OSError as exc:
         body = f"the operations port of the supervisor does not answer: {exc}\n".encode()
         return HTTPStatus.SERVICE_UNAVAILABLE, body, _TEXT

@@ -63,6 +63,7 @@ class Member:
         self._left = anyio.Event()
         self._scope = anyio.CancelScope()
         self._expected: Exception | None = None
+        self._killed = False
 
     async def hold(
         self,
@@ -81,8 +82,8 @@ class Member:
                     await self._leaving.wait()
                     if self._expected is not None:
                         raise self._expected  # noqa: TRY301 - to leave the contexts
-        except Exception:
-            if self._expected is None:
+        except Exception as exc:
+            if not self._killed and (self._expected is None or _first(exc) is not self._expected):
                 raise
         finally:
             self._left.set()
@@ -164,7 +165,7 @@ class Member:
 
     async def die(self, kill: Callable[[Backend], Awaitable[None]]) -> None:
         """Be killed without leaving the group."""
-        self._expected = ConnectionError("killed")
+        self._killed = True
         await within(self._patience, "a member was not killed", kill(self.backend))
 
 
@@ -177,6 +178,7 @@ class Trial:
         backend: A connection that belongs to no member.
         topic: The case's topic.
         group: The case's consumer group.
+        members: The members and readers that have joined.
     """
 
     topic: str
@@ -188,6 +190,7 @@ class Trial:
         self._connection = connection
         self._prefix = f"contract-{secrets.token_hex(4)}"
         self._names = count(1)
+        self.members: list[Member] = []
         self.group = self.name("group")
 
     async def connect(self) -> None:
@@ -262,6 +265,7 @@ class Trial:
     ) -> Member:
         member = Member(self.harness)
         await self.within("subscribe() was not entered", self.tasks.start(member.hold, subscribe))
+        self.members.append(member)
         return member
 
     async def first_to_receive(self, members: Sequence[Member]) -> tuple[Member, Member, Delivery]:
@@ -337,7 +341,8 @@ async def _run(case: Case, harness: Harness) -> None:
         [trial.topic] = await trial.topics(1)
         await case.run(trial)
         await connection.aclose()
-        tasks.cancel_scope.cancel()  # the members leave
+        for member in trial.members:
+            await member.leave()
 
 
 def _first(error: BaseException) -> BaseException:

@@ -82,7 +82,7 @@ def refusal(**sources: Any) -> list[str]:
         ("drian = 1", "drian: unknown, did you mean drain?"),
         ("[consumers.duration]\nmax_batch = 1", "consumers: unknown, did you mean consumer?"),
         ("backend = 3", "backend: expected a URL or a table, got 3"),
-        ("[backend]\nurl = 3", "backend.url: expected text, got 3"),
+        ("[backend]\nurl = 3", "backend.url: expected a URL, got 3"),
         (
             'backend = "memory"',
             'backend.url: expected a URL such as memory:// or redis://localhost:6379, got "memory"',

@@ -301,8 +301,7 @@ class Trial:
 
     async def expect_finished(self) -> None:
         """Fail if a new member of the case's group is delivered anything."""
-        successor = await self.join()
-        await successor.expect_nothing("all was finished")
+        await (await self.join()).expect_nothing("all was finished")
 
     async def lag(self) -> Mapping[int, int] | None:
         """The lag of the case's group at the case's topic, by partition."""
@@ -340,7 +339,6 @@ async def _run(case: Case, harness: Harness) -> None:
                 raise SkipTest(f"{name} is {value!r}, this needs {wanted!r}")
         [trial.topic] = await trial.topics(1)
         await case.run(trial)
-        await connection.aclose()
         for member in trial.members:
             await member.leave()
 
@@ -349,5 +347,4 @@ def _first(error: BaseException) -> BaseException:
     """The error to report: the first AssertionError in a group, else the first error."""
     if not isinstance(error, BaseExceptionGroup):
         return error
-    failed = error.subgroup(AssertionError) or error
-    return _first(failed.exceptions[0])
+    return _first((error.subgroup(AssertionError) or error).exceptions[0])

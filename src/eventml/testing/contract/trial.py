@@ -59,8 +59,7 @@ class Member:
         self._harness = harness
         self._patience = harness.patience
         self._subscription: Subscription
-        self._leaving = anyio.Event()
-        self._left = anyio.Event()
+        self._leaving, self._left = anyio.Event(), anyio.Event()
         self._scope = anyio.CancelScope()
         self._expected: Exception | None = None
         self._killed = False
@@ -341,6 +340,7 @@ async def _run(case: Case, harness: Harness) -> None:
         await case.run(trial)
         for member in trial.members:
             await member.leave()
+        tasks.cancel_scope.cancel()  # of the tasks that the case has started
 
 
 def _first(error: BaseException) -> BaseException:

@@ -60,6 +60,13 @@ class Committer:
         """Commit soon: something was completed."""
         self._completed.set()
 
+    async def soon(self) -> None:
+        """Commit in the background; now if nothing is committed there, as completions are transactions."""
+        if self.running:
+            self.wake()
+        else:
+            await self.now()
+
     async def now(self, within: float = _TIMEOUT) -> bool:
         """Commit now. False if the group has gone on without this member, or if it takes too long."""
         try:

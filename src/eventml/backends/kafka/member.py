@@ -148,7 +148,7 @@ class Fetcher:
             if self._assignment.version != version:
                 return
             self._assignment.put(Chunk(partition, (), position))
-        self._committer.wake()
+        await self._committer.soon()
 
     def _seek(self) -> None:
         """Make the next fetch begin after the last one that was put into the assignment."""

@@ -120,6 +120,7 @@ class FileTarget:
                 self._schema = pq.read_schema(self._folder / found.parts[0])
             self._rejects: BinaryIO = (self._folder / "rejects.jsonl").open("ab")
             self._rejects.truncate(found.reject_bytes)
+            self._rejects.seek(0, os.SEEK_END)  # `tell` stays where it was, and is what a checkpoint saves
         self._checkpoint = found.checkpoint
         return found.checkpoint
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import inspect
 import types
-from contextlib import suppress
 from decimal import Decimal
 from itertools import repeat
 from typing import TYPE_CHECKING, Any, Final
@@ -248,7 +247,7 @@ def as_json_value(value: Any, expected: Any) -> Any:
     """Convert a database's value to what a stream's JSON would hold for a field of the expected type.
 
     A UUID or a time becomes text, a whole decimal an integer; 0 and 1 become truth values where the field
-    is one, and JSON in a text what it holds where the field is a list or an object.
+    is one.
     """
     if isinstance(value, Decimal):
         if column_kind(expected) == "int" and value == value.to_integral_value():
@@ -256,9 +255,6 @@ def as_json_value(value: Any, expected: Any) -> Any:
         return str(value) if expected is str else value
     if type(value) is int and value in (0, 1) and column_kind(expected) == "bool":
         return bool(value)
-    if isinstance(value, str) and value[:1] in ("{", "[") and column_kind(expected) == "json":
-        with suppress(msgspec.DecodeError):
-            return msgspec.json.decode(value)
     return value if isinstance(value, bytes) else msgspec.to_builtins(value)
 
 

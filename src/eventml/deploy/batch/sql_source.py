@@ -14,7 +14,7 @@ from eventml.deploy.batch.sql_tables import open_engine, split_table_name, trans
 from eventml.errors import SourceError
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 
     from sqlalchemy.sql.expression import FromClause
 
@@ -63,8 +63,10 @@ class SqlSource:
         with ExitStack() as stack:
             stack.enter_context(translate_errors(self._location, SourceError, _CANNOT))
             connection = stack.enter_context(self._engine.connect())
+            # SQLAlchemy converts what it fetches; SQLite's own cursor is quicker, and does not.
+            convert = self._converters(connection, names) if self._by_pages else dict.fromkeys(names, list)
             for page in stack.enter_context(closing(read(connection, names, rows, after))):
-                values = {name: list(map(itemgetter(i), page)) for i, name in enumerate(names)}
+                values = {name: convert[name](list(map(itemgetter(i), page))) for i, name in enumerate(names)}
                 done += len(page)
                 last = page[-1][0] if page[-1][0] is not None else last
                 yield RowChunk(
@@ -77,16 +79,18 @@ class SqlSource:
     def _read_pages(
         self, connection: sa.Connection, names: Sequence[str], rows: int, after: Any
     ) -> Generator[Sequence[Sequence[Any]], None, None]:
-        while True:  # SQLAlchemy makes an object of each row that it fetches; the driver's cursor is quicker
+        while True:
             cursor: Any = connection.execute(self._select(names, after).limit(rows)).cursor
             page = cursor.fetchall()
             if not page:
                 break
             yield page
             after = page[-1][0]
+        # All at once: a cursor that is open between two chunks would lock the file for those who write to it.
         cursor = connection.execute(self._select(names, None, without_id=True)).cursor
-        while page := cursor.fetchmany(rows):
-            yield page
+        page = cursor.fetchall()
+        for start in range(0, len(page), rows):
+            yield page[start : start + rows]
 
     def _read_cursor(
         self, connection: sa.Connection, names: Sequence[str], rows: int, after: Any
@@ -109,6 +113,18 @@ class SqlSource:
         last = sa.text(":after").bindparams(sa.bindparam("after", after, type_=sa.types.NullType()))
         return statement.where(key > last)
 
+    def _converters(
+        self, connection: sa.Connection, names: Sequence[str]
+    ) -> Mapping[str, Callable[[list[Any]], list[Any]]]:
+        """Convert the driver's values to the declared types: the times that SQLite stores as text, say."""
+        dialect = connection.dialect
+        found: dict[str, Callable[[list[Any]], list[Any]]] = {}
+        for name in names:
+            declared: Any = self._rows.c[name].type
+            process = declared.dialect_impl(dialect).result_processor(dialect, None)
+            found[name] = list if process is None else _converter(process)
+        return found
+
     def _selectable(self, connection: sa.Connection) -> FromClause:
         """The table or the query, with its columns."""
         if self._location.query:
@@ -117,7 +133,8 @@ class SqlSource:
             result = connection.execute(sa.text(f"SELECT * FROM ({query}\n) AS source_rows WHERE 1 = 0"))  # noqa: S608 - the user's own query, on a read-only connection
             names = list(result.keys())
             result.close()
-            return sa.text(query).columns(*map(_untyped, names)).subquery("source_rows")
+            columns: list[Any] = [sa.column(sa.quoted_name(name, quote=True)) for name in names]
+            return sa.text(query).columns(*columns).subquery("source_rows")
         inspector = sa.inspect(connection)
         table, schema = split_table_name(self._location, connection.dialect.name)
         if not inspector.has_table(table, schema):
@@ -125,14 +142,29 @@ class SqlSource:
             raise SourceError(
                 f"{self._location}: there is no table {table!r}; there are: {', '.join(there) or 'none'}"
             )
-        names = [column["name"] for column in inspector.get_columns(table, schema)]
-        return sa.table(sa.quoted_name(table, quote=True), *map(_untyped, names), schema=schema)
+        reflected = inspector.get_columns(table, schema)
+        return sa.table(
+            sa.quoted_name(table, quote=True),
+            *(sa.column(sa.quoted_name(c["name"], quote=True), _type_to_read(c["type"])) for c in reflected),
+            schema=schema,
+        )
 
     def close(self) -> None:
         """Close the connections."""
         self._engine.dispose()
 
 
-def _untyped(name: str) -> sa.ColumnClause[Any]:
-    """A column whose values stay as the driver has them: a declared type may round a number."""
-    return sa.column(sa.quoted_name(name, quote=True))
+def _type_to_read(declared: Any) -> Any:
+    """The type to read a column by. Numbers are left as the driver has them: their type may round them."""
+    converted = (sa.DateTime, sa.Date, sa.Time, sa.Boolean, sa.Uuid, sa.JSON)
+    return declared if isinstance(declared, converted) else sa.types.NullType()
+
+
+def _converter(process: Callable[[Any], Any]) -> Callable[[list[Any]], list[Any]]:
+    def convert(value: Any) -> Any:
+        try:
+            return process(value)
+        except (ValueError, TypeError):
+            return value  # not of the declared type: the row is rejected when it is decoded
+
+    return lambda values: list(map(convert, values))

@@ -210,3 +210,10 @@ def test_a_handler_that_does_not_exist_is_refused(tmp_path: Path) -> None:
         "consumer.duratoin: unknown, did you mean duration? (from eventml.toml)"
     ]
     assert set(load(environ={}).consumer) == {"tip"}  # where it is not known which there are
+
+
+def test_a_url_of_the_wrong_type_is_refused_in_a_source_that_another_overrides(tmp_path: Path) -> None:
+    (tmp_path / "eventml.toml").write_text("[backend]\nurl = 5")
+    assert refusal(environ={"EVENTML_BACKEND": "memory://"}) == [
+        "backend.url: expected a URL, got 5 (from eventml.toml)"
+    ]

@@ -125,6 +125,21 @@ async def test_failures_can_fail_the_test() -> None:
             await t.publish("started", Ride("c", -2.0))
 
 
+async def test_a_failure_is_reported_once_although_its_exception_is_raised_again() -> None:
+    bus, error = Bus("rides"), ValueError("no ride")
+
+    @bus.consumer("started", retries=0)
+    def refuse(ride: Ride) -> None:
+        raise error
+
+    async with TestBus(bus, raise_failures=True) as t:
+        for number in (1, 2):
+            with pytest.raises(
+                AssertionError, match=rf"^refuse: \w+-{number} failed after 1 attempts: .*no ride$"
+            ):
+                await t.publish("started", Ride("a", 1.0))
+
+
 async def test_a_malformed_record_is_a_dead_letter() -> None:
     async with TestBus(make_bus(), only=["duration"]) as t:
         await t.publish_record(Record("started", b"{junk", b"key", "bad"))

@@ -74,7 +74,7 @@ class NoRetry:
     ) -> None:
         self.process = call
         self.queue = RetryQueue(ordered=ordered)
-        self.dead_letters = NoDeadLetters(handler)
+        self.dead_letters = NoDeadLetters(handler, log_level=logging.WARNING, translate=lambda error: error)
 
     async def process_due(self) -> list[Completion]:
         return []

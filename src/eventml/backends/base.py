@@ -25,7 +25,7 @@ Dedupe = Literal["off", "drop", "record"]
 
 
 class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
-    """What a backend guarantees. The contract suite checks each claim.
+    """Guarantees of a backend. The contract suite checks each claim.
 
     Attributes:
         ordering: `per_key`: records of one key reach a group in order, with any number of members.
@@ -118,7 +118,7 @@ class Backend(Protocol):
 
     @property
     def capabilities(self) -> Capabilities:
-        """What this backend guarantees with its settings."""
+        """Guarantees of this backend with its settings."""
         ...
 
     async def publish(self, records: Sequence[Record]) -> None:
@@ -264,7 +264,7 @@ class BackendModule(Protocol):
     Settings: type[msgspec.Struct]
 
     def capabilities(self, settings: msgspec.Struct) -> Capabilities:
-        """What the backend guarantees with these settings; needs no connection."""
+        """Guarantees of the backend with these settings; needs no connection."""
         ...
 
     def open(self, url: str, settings: msgspec.Struct) -> AbstractAsyncContextManager[Backend]:

@@ -1,4 +1,4 @@
-"""What a bus opens, as its code declares and the settings choose: topics, backend, producer, tracer."""
+"""The topics, backend, producer and tracer of a bus, from its declarations and its settings."""
 
 from __future__ import annotations
 

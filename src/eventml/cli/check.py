@@ -40,7 +40,7 @@ _GUARANTEES: Final[dict[tuple[str, object], str]] = {
     ("deduplicates", True): "deduplication: with dedupe_window, an event whose id was completed is dropped",
     ("deduplicates", False): "deduplication: none; an event that is published twice is handled twice",
 }
-"""What each value of a field of `Capabilities` means."""
+"""Meaning of each value of a field of `Capabilities`."""
 
 
 class CheckReport(msgspec.Struct, kw_only=True):

@@ -1,4 +1,4 @@
-"""What commands print: tables, records as JSON, errors with an exit status, progress bars and the log."""
+"""Output of the commands: tables, records as JSON, errors with an exit status, progress bars and the log."""
 
 from __future__ import annotations
 

@@ -212,7 +212,7 @@ class Pace:
 
 
 class PublishReport(msgspec.Struct):
-    """What has been published so far.
+    """Counts of the events published so far.
 
     Attributes:
         topic: The topic.

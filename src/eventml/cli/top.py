@@ -42,13 +42,13 @@ class Snapshot(msgspec.Struct, frozen=True):
     samples: Mapping[tuple[str, Labels], float]
 
     def since(self, before: Snapshot) -> Snapshot:
-        """Return the increase of each counter; its value if the metric's samples were reset."""
+        """Return the increase of each counter; its value if it was reset. A histogram is reset as a whole."""
         earlier = {sample: before.samples.get(sample, 0.0) for sample in self.samples}
-        reset = {name for (name, labels), value in self.samples.items() if value < earlier[name, labels]}
+        reset = {_series(sample) for sample, value in self.samples.items() if value < earlier[sample]}
         return Snapshot(
             self.at,
             {
-                sample: value if sample[0] in reset else value - earlier[sample]
+                sample: value if _series(sample) in reset else value - earlier[sample]
                 for sample, value in self.samples.items()
             },
         )
@@ -64,6 +64,12 @@ class Snapshot(msgspec.Struct, frozen=True):
         """Return the values of a label in the samples of a metric that have these labels, sorted."""
         found = (dict(has) for (metric, has) in self.samples if metric == name and labels.items() <= has)
         return sorted({has[label] for has in found if label in has})
+
+
+def _series(sample: tuple[str, Labels]) -> tuple[str, Labels]:
+    """The name and the labels of a sample, without the bound of a histogram's bucket."""
+    name, labels = sample
+    return name, frozenset(label for label in labels if label[0] != "le")
 
 
 def top(

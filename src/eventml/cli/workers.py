@@ -1,4 +1,4 @@
-"""What `run` and `serve` share: options of workers, and running them in this process or in several."""
+"""Options of workers, for `run` and `serve`, and running workers in this process or in several."""
 
 # No `from __future__ import annotations` here: typer reads the annotations at run time.
 import logging

@@ -71,7 +71,7 @@ class Artefact(msgspec.Struct, frozen=True):
 
 
 ModelSource: TypeAlias = str | os.PathLike[str] | Artefact | Model | Callable[[], Any]
-"""What a handler's `model=` accepts: see `load`."""
+"""Types that a handler's `model=` accepts: see `load`."""
 
 
 def keeps_threads(source: ModelSource) -> bool:

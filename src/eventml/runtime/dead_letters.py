@@ -41,18 +41,20 @@ class DeadLetterWriter:
 
     Args:
         handler: The handler.
-        log_level: The level of the log lines.
+        log_level: As the attribute.
+        translate: Returns the error to report for the one that happened.
         tracing: Records the dead letters; None if tracing is off.
 
     Attributes:
-        translate: Gives the error to report in place of the one that happened. None reports it as it is.
+        log_level: The level of the log lines.
     """
 
     def __init__(
         self,
         handler: Handler,
         *,
-        log_level: int = logging.WARNING,
+        log_level: int,
+        translate: Callable[[Exception], Exception],
         tracing: HandlerTracing | None = None,
     ) -> None:
         self._name = handler.name
@@ -60,7 +62,7 @@ class DeadLetterWriter:
         self._tracing = tracing
         self._uncounted = 0
         self.log_level = log_level
-        self.translate: Callable[[Exception], Exception] | None = None
+        self._translate = translate
 
     def write(
         self, delivery: Delivery, error: Exception, *, attempts: int = 1, first_failure: float | None = None
@@ -74,8 +76,7 @@ class DeadLetterWriter:
             first_failure: When it first failed, in seconds since the epoch; None if it has failed once, now.
         """
         record, now = delivery.record, time.time()
-        if self.translate is not None:
-            error = self.translate(error)
+        error = self._translate(error)
         reason = {
             "topic": record.topic,
             "partition": str(delivery.partition),
@@ -106,7 +107,7 @@ class DeadLetterWriter:
         return Completion(delivery, (dead_letter,), dead_letter=True)
 
     def replace(self, refused: Completion, reason: str) -> Completion:
-        """What to complete in place of a completion that the broker refuses (it is too large, for example).
+        """The completion in place of one that the broker refuses (because it is too large, for example).
 
         The delivery is moved to the dead letters. A refused dead letter is returned unchanged, to be offered
         again: no other topic may have it.

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
 DeadLetterAction = Literal["replay", "drop"]
-"""What to do with dead letters: give them back to their handlers, or delete them."""
+"""Action on dead letters: give them back to their handlers, or delete them."""
 
 REPLAY_RUN: Final = "eventml-replay-run"
 """Header of a replayed record: the run that replayed it, which does not replay it again if it fails again."""

@@ -74,7 +74,9 @@ class Retry:
         self._name = handler.name
         self._options = handler.options
         self._stats = stats
-        self.dead_letters = DeadLetterWriter(handler, log_level=log_level, tracing=tracing)
+        self.dead_letters = DeadLetterWriter(
+            handler, log_level=log_level, translate=self._as_reported, tracing=tracing
+        )
         self.queue = RetryQueue(ordered=ordered)
 
     async def process(self, items: Sequence[Item]) -> list[Completion]:
@@ -166,9 +168,8 @@ class Retry:
         self, item: Item, error: Exception, attempts: int = 1, first_failure: float | None = None
     ) -> list[Completion]:
         """Put an event that failed on its own into the retry queue, or move it to the dead letters."""
-        first_failure = first_failure or time.time()
         if self._should_retry(error, attempts):
-            failed = FailedItem(item, attempts, first_failure)
+            failed = FailedItem(item, attempts, first_failure or time.time())
             self.queue.put(failed, anyio.current_time() + self._delay(attempts))
             return []
         return [self.dead_letters.write(item.delivery, error, attempts=attempts, first_failure=first_failure)]
@@ -194,6 +195,10 @@ class Retry:
 
     def _is_infrastructure(self, error: Exception) -> bool:
         return classify(error, self._options.retry_on) is Verdict.INFRASTRUCTURE
+
+    def _as_reported(self, error: Exception) -> Exception:
+        """The error that a dead letter reports."""
+        return error
 
     def _delay(self, failures: int) -> float:
         return backoff_delay(failures, self._options.backoff, self._options.max_backoff)
@@ -222,7 +227,6 @@ class FailFast(Retry):
         super().__init__(
             call, handler, stats=stats, ordered=ordered, log_level=logging.DEBUG, tracing=tracing
         )
-        self.dead_letters.translate = self._as_unavailable
 
     async def _call_until_available(self, items: Sequence[Item]) -> CallResults:
         return await self._call(items)
@@ -230,7 +234,7 @@ class FailFast(Retry):
     def _should_retry(self, error: Exception, attempts: int) -> bool:  # noqa: ARG002 - none is tried again
         return False
 
-    def _as_unavailable(self, error: Exception) -> Exception:
+    def _as_reported(self, error: Exception) -> Exception:
         """The error to report: UnavailableError for every failure of the infrastructure."""
         if isinstance(error, UnavailableError) or not self._is_infrastructure(error):
             return error

@@ -203,7 +203,7 @@ class TestBus:
         return [delivery.record for delivery in self._log(topic)]
 
     def dead_letters(self, name: str | None = None) -> list[DeadLetter]:
-        """What handlers have moved to the dead letters.
+        """Dead letters of the handlers.
 
         Args:
             name: A handler, or a topic that handlers read; None is all.

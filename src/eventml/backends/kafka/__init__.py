@@ -42,7 +42,7 @@ __all__ = ["KafkaBackend", "Settings", "capabilities", "open"]
 
 
 def capabilities(settings: Settings) -> Capabilities:
-    """What holds with these settings."""
+    """Guarantees of the backend with these settings."""
     return Capabilities(
         ordering="per_key",
         redelivery="leave",

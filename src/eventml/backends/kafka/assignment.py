@@ -239,7 +239,7 @@ class Assignment:
     # Commits
 
     def to_commit(self) -> dict[TopicPartition, CommittedOffset]:
-        """What to commit of the partitions that have changed since the last commit."""
+        """Offsets to commit, of the partitions that have changed since the last commit."""
         offsets = {partition: state.to_commit() for partition, state in self.states.items()}
         return {partition: at for partition, at in offsets.items() if at != self.committed[partition]}
 

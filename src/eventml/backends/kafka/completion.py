@@ -84,7 +84,7 @@ class AtLeastOnce:
 
 
 class TransactionalClient(NamedTuple):
-    """What transactions need; `timeout` is the longest time of one, in seconds."""
+    """Clients and sender for transactions; `timeout` is the longest time of one, in seconds."""
 
     clients: ClientFactory
     sender: Sender

@@ -321,7 +321,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka has no
     async def _committed(
         self, partitions: Collection[TopicPartition]
     ) -> dict[TopicPartition, CommittedOffset]:
-        """What the group has committed. Where it starts is committed at once, and so holds from now on."""
+        """The group's committed offsets. Where it starts is committed at once, and so holds from now on."""
         committed = await self._admin.committed(self._group, partitions)
         missing = [partition for partition in partitions if partition not in committed]
         if missing:

@@ -34,7 +34,7 @@ _ACTIVE: Final = "w"
 
 
 class CommittedOffset(NamedTuple):
-    """What a group has committed for a partition.
+    """A group's committed offset of a partition, with the metadata of the commit.
 
     Attributes:
         offset: All records before it are completed.
@@ -107,7 +107,7 @@ class PartitionState:
         return bool(self._completed) and self.position < self._completed[-1][1]
 
     def to_commit(self, also: frozenset[int | str] = frozenset()) -> CommittedOffset:
-        """What to commit, with the offsets in `also` counted as completed."""
+        """The offset to commit, with the offsets in `also` counted as completed."""
         unfinished = [int(offset) for offset in self.in_flight if offset not in also]
         if unfinished:
             stops = [*unfinished[1:], self.position]

@@ -135,7 +135,7 @@ def _named(delivery: Delivery) -> Delivery:
 
 
 class Window:
-    """What one group has read of a partition and not finished.
+    """Deliveries of one partition that a group has received and not completed.
 
     All that is in flight is in flight with one member, the owner: the partition moves to its next owner when
     nothing is, which keeps the order per key. Offsets are delivered in rising order (returned ones again

@@ -64,7 +64,7 @@ _CAPABILITIES: Final = Capabilities(
 
 
 def capabilities(settings: Settings) -> Capabilities:  # noqa: ARG001 - they are the same with all settings
-    """What the backend guarantees with these settings."""
+    """Guarantees of the backend with these settings."""
     return _CAPABILITIES
 
 

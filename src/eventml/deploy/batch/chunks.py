@@ -1,4 +1,4 @@
-"""What passes between the stages of a job, the protocols of sources and targets, and columns of values.
+"""Chunks, which pass between the stages of a job; the protocols of sources and targets; columns of values.
 
 A column is a list, or a pyarrow array, which only a source that has pyarrow makes.
 """
@@ -119,7 +119,7 @@ class RowCounts(msgspec.Struct):
 
 
 class RunIdentity(msgspec.Struct, frozen=True):
-    """What two runs must have in common for the second to resume the first.
+    """Properties that two runs must share for the second to resume the first.
 
     Attributes:
         predictor: The handler's name.

@@ -23,7 +23,7 @@ _MAX_BAD_ROW_TEXT: Final = 10_000  # characters of a row that cannot be read
 
 
 class _File:
-    """What all files have in common: a fingerprint that changes when the file does.
+    """A file with a fingerprint that changes when the file does; the base of all file sources.
 
     Raises:
         SourceError: There is no such file, or it cannot be read twice, as a resumed job must.

@@ -41,7 +41,7 @@ DEFAULT_CHECKPOINT = 5.0
 
 
 class ScorePlan(msgspec.Struct, frozen=True, kw_only=True):
-    """What to score.
+    """A predictor, its source, its target, and how to score.
 
     Attributes:
         predictor: The handler's name.

@@ -1,4 +1,4 @@
-"""What a worker is told to run and what it reports, and the status of the service that follows from it.
+"""The messages between a supervisor and its workers, and the status of the service that follows from them.
 
 A supervisor writes a `WorkerSpec` to the standard input of a worker. The worker writes a `WorkerReport` to
 its standard output every `REPORT_INTERVAL` seconds, and whenever its state changes. Each is a line of JSON.

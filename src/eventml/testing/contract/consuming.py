@@ -1,4 +1,4 @@
-"""What `Subscription.receive` and `Subscription.complete` promise."""
+"""Checks of `Subscription.receive` and `Subscription.complete`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `Deduplicates` promises: a group recognises the ids that it has completed."""
+"""Checks of `Deduplicates`: a group recognises the ids that it has completed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `subscribe` and `lag` promise: consumer groups, readers without a group, and their lag."""
+"""Checks of `subscribe` and `lag`: consumer groups, readers without a group, and their lag."""
 
 from __future__ import annotations
 

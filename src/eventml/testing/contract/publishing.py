@@ -1,4 +1,4 @@
-"""What `Backend.publish` and `create_topics` promise, and that declared capabilities hold."""
+"""Checks of `Backend.publish` and `create_topics`, and that declared capabilities hold."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is delivered again, when, to whom and in which order; also while members join and leave."""
+"""Checks of redelivery: which records, when, to which member, in which order; as members join and leave."""
 
 from __future__ import annotations
 

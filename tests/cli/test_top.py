@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventml.cli.top import (
+    Snapshot,
     handler_row,
     parse_metrics,
     quantile,
@@ -115,3 +116,15 @@ def test_service_that_does_not_answer_is_an_error(invoke: Invoke, folder: Path) 
     result = invoke("top", "app:bus", "--once", "--at", "127.0.0.1:1")
     assert result.exit_code == 1
     assert "no service answers at 127.0.0.1:1" in result.stderr
+
+
+def test_a_worker_that_restarts_resets_its_own_counters_only() -> None:
+    def snapshot(at: float, first: int, second: int) -> Snapshot:
+        buckets = [
+            f'x_bucket{{worker="{w}",le="{le}"}} {n}' for w, n in ((1, first), (2, second)) for le in (1, 2)
+        ]
+        return parse_metrics("\n".join(buckets), at=at)
+
+    increase = snapshot(2.0, 5, 130).since(snapshot(1.0, 100, 100))
+    assert increase.sum("x_bucket", worker="1", le="2") == 5
+    assert increase.sum("x_bucket", worker="2", le="2") == 30

@@ -49,15 +49,26 @@ def _rank(item: pytest.Item) -> int:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Name the tests that failed and then passed, last of all, and keep the names for `.ci/run`."""
-    failed_first = {report.nodeid for report in terminalreporter.getreports("rerun")}
+    """Name the tests that failed and then passed, last of all, and why they failed; also for `.ci/run`."""
+    reruns = terminalreporter.getreports("rerun")
     passed = {report.nodeid for report in terminalreporter.getreports("passed") if report.when == "call"}
-    flaky = sorted(failed_first & passed)
-    for name in flaky:
-        terminalreporter.write_line(f"flaky: {name}", red=True)
-    if flaky and (path := os.environ.get("FLAKY_TESTS_FILE")):
+    flaky = sorted((r for r in reruns if r.nodeid in passed), key=lambda report: report.nodeid)
+    for report in flaky:
+        terminalreporter.write_sep("_", f"the first run of {report.nodeid}")
+        terminalreporter.write_line(report.longreprtext)
+    for report in flaky:
+        terminalreporter.write_line(f"flaky: {report.nodeid}", red=True)
+    # The worker processes of `pytest -n` come here too.
+    in_worker = hasattr(terminalreporter.config, "workerinput")
+    if flaky and not in_worker and (path := os.environ.get("FLAKY_TESTS_FILE")):
         with Path(path).open("a", encoding="utf-8") as names:
-            names.writelines(f"flaky: {name}\n" for name in flaky)
+            names.writelines(f"flaky: {report.nodeid}: {_last_line(report)}\n" for report in flaky)
+
+
+def _last_line(report: pytest.TestReport) -> str:
+    """The error that a test ended with, in one line of moderate length."""
+    crash = getattr(report.longrepr, "reprcrash", None)
+    return " ".join(str(getattr(crash, "message", report.longreprtext)).split())[:600]
 
 
 @pytest.fixture

@@ -43,7 +43,10 @@ async def test_an_event_that_segfaults_its_process_costs_that_event_only(scenari
     scenario.check(answered=set(range(COUNT)) - POISON, dead_letters=POISON)
     [letter] = scenario.dead_letters["13"]
     assert letter.headers["eventml-dlq-exception"] == "CrashLoopError"
-    assert f"delivered {max_deliveries} times and never finished" in scenario.reason(13)
+    # A worker moves one event to the dead letters at most, so the second one kills one worker more.
+    deliveries = {int(scenario.reason(number).split("delivered ")[1].split()[0]) for number in POISON}
+    assert deliveries <= {max_deliveries, max_deliveries + 1}
+    assert max_deliveries in deliveries
 
 
 async def run_worker(scenario: Scenario) -> int:

@@ -54,8 +54,7 @@ async def _predict(rides: Sequence[dict[str, Any]]) -> Predictions:
             async with anyio.create_task_group() as producers:
                 for number in range(4):
                     producers.start_soon(_publish, rides[number::4])
-            await worker.idle(0.3)
-            await _until_all_are_read(worker, predicted)
+            await _until_all_are_read(worker, predicted, len(rides))
             tasks.cancel_scope.cancel()
             worker.stop()
     assert not predicted.duplicates
@@ -66,15 +65,19 @@ async def _publish(rides: Sequence[dict[str, Any]]) -> None:
     await bus.publish_many("rides.started", rides, key=lambda ride: str(ride["pickup_location_id"]))
 
 
-async def _until_all_are_read(worker: Worker, predicted: PredictionReader) -> None:
-    """Wait until as many predictions have been read as were published."""
+async def _until_all_are_read(worker: Worker, predicted: PredictionReader, rides: int) -> None:
+    """Wait until each handler has completed all rides, and all of its predictions have been read."""
 
-    def missing() -> bool:
-        return any(
-            len(predicted.predictions[name]) < stats.completed - stats.dead_letters
+    def missing() -> dict[str, str]:
+        return {
+            name: f"{stats.completed} of {rides} rides completed, {stats.in_flight} in flight, "
+            f"{stats.dead_letters} dead letters, {len(predicted.predictions[name])} predictions read"
             for name, stats in worker.stats.items()
-        )
+            if stats.completed < rides
+            or len(predicted.predictions[name]) < min(stats.completed, rides) - stats.dead_letters
+        }
 
-    with anyio.fail_after(60):
+    with anyio.move_on_after(100) as waiting:
         while missing():
             await anyio.sleep(0.02)
+    assert not waiting.cancelled_caught, missing()

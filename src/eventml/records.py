@@ -5,15 +5,12 @@ CloudEvents' binary binding for Kafka (`ce_type`, `content-type`); a backend tha
 converts them.
 """
 
-from __future__ import annotations
-
+# No `from __future__ import annotations` here: msgspec reads the annotations at run time.
+from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import msgspec
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 SPEC_VERSION: Final = "ce_specversion"
 TYPE: Final = "ce_type"

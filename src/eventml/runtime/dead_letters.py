@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -137,7 +137,7 @@ def _printable(id_: str) -> str:
     return id_ if id_.isprintable() else ascii(id_)
 
 
-class DeadLetterDelivery(msgspec.Struct, frozen=True):
+class DeadLetterDelivery(msgspec.Struct, frozen=True, rename="kebab"):
     """A dead letter as it was received.
 
     Attributes:
@@ -164,7 +164,7 @@ class DeadLetterDelivery(msgspec.Struct, frozen=True):
     last_failure: float
     exception: str
     message: str
-    traceback: str
+    traceback: str = ""
 
     @property
     def id(self) -> str:
@@ -179,26 +179,14 @@ class DeadLetterDelivery(msgspec.Struct, frozen=True):
 
 def read_dead_letter(delivery: Delivery) -> DeadLetterDelivery | None:
     """Read a delivery of a dead-letter topic; None if its record is not a dead letter."""
-    headers = delivery.record.headers
-
-    def header(name: str) -> str:
-        return headers.get(DLQ_PREFIX + name, "")
-
+    fields: dict[str, Any] = {
+        name.removeprefix(DLQ_PREFIX): text
+        for name, text in delivery.record.headers.items()
+        if name.startswith(DLQ_PREFIX)
+    }
     try:
-        return DeadLetterDelivery(
-            delivery=delivery,
-            topic=headers[f"{DLQ_PREFIX}topic"],
-            partition=header("partition"),
-            offset=header("offset"),
-            group=headers[f"{DLQ_PREFIX}group"],
-            attempts=int(header("attempts")),
-            first_failure=float(header("first-failure")),
-            last_failure=float(header("last-failure")),
-            exception=header("exception"),
-            message=header("message"),
-            traceback=header("traceback"),
-        )
-    except (KeyError, ValueError):
+        return msgspec.convert({**fields, "delivery": delivery}, DeadLetterDelivery, strict=False)
+    except msgspec.ValidationError:
         return None
 
 

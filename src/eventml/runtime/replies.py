@@ -145,24 +145,22 @@ class Replies:
         except (UnavailableError, FullError):
             raise
         except BackendError as exc:
-            error = exc
-        else:
-            return
-        # The replies may have been the reason: complete what was refused again, without them.
-        log.warning("replies to %s cannot be written: %s", self._topic, describe(error))
-        refused = error.failed if isinstance(error, PublishError) else {}
-        if not refused:
-            self._paused_until = time.monotonic() + _PAUSE
-        again = [p for p in replies if p in refused] if refused else list(range(len(completions)))
-        still_refused = {p: reason for p, reason in refused.items() if p not in replies}
-        try:
-            await self._subscription.complete([completions[position] for position in again])
-        except PublishError as exc:
-            if not exc.failed:
-                raise
-            still_refused |= {again[number]: reason for number, reason in exc.failed.items()}
-        if still_refused:
-            raise PublishError(next(iter(still_refused.values())), still_refused) from error
+            # The replies may have been the reason: complete what was refused again, without them.
+            log.warning("replies to %s cannot be written: %s", self._topic, describe(exc))
+            refused = exc.failed if isinstance(exc, PublishError) else {}
+            if not refused:
+                self._paused_until = time.monotonic() + _PAUSE
+                raise  # the pipeline completes again, during the pause
+            again = [position for position in replies if position in refused]
+            still_refused = {p: reason for p, reason in refused.items() if p not in replies}
+            try:
+                await self._subscription.complete([completions[position] for position in again])
+            except PublishError as second:
+                if not second.failed:
+                    raise
+                still_refused |= {again[number]: reason for number, reason in second.failed.items()}
+            if still_refused:
+                raise PublishError(next(iter(still_refused.values())), still_refused) from exc
 
     def _reply(self, completion: Completion) -> Record | None:
         """The reply to a request; None if it names another reply topic or another predictor."""

@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from heapq import heappop, heappush
 from itertools import count
-from typing import NamedTuple, cast
+from typing import Any, ClassVar, NamedTuple, cast
 
 import anyio
 
@@ -52,13 +52,15 @@ class Retry:
         handler: The handler, with the retry policy in its options.
         stats: Counts the retries.
         ordered: Whether order per key is kept.
-        log_level: The level of log lines about dead letters and bisected batches.
         tracing: Records dead letters; None if tracing is off.
 
     Attributes:
+        log_level: The level of log lines about dead letters and bisected batches.
         dead_letters: Moves deliveries to the dead letters.
         queue: The events that wait for a retry, and those that their keys hold back.
     """
+
+    log_level: ClassVar[int] = logging.WARNING
 
     def __init__(
         self,
@@ -67,7 +69,6 @@ class Retry:
         *,
         stats: Stats,
         ordered: bool,
-        log_level: int = logging.WARNING,
         tracing: HandlerTracing | None = None,
     ) -> None:
         self._call = call
@@ -75,7 +76,7 @@ class Retry:
         self._options = handler.options
         self._stats = stats
         self.dead_letters = DeadLetterWriter(
-            handler, log_level=log_level, translate=self._as_reported, tracing=tracing
+            handler, log_level=self.log_level, translate=self._as_reported, tracing=tracing
         )
         self.queue = RetryQueue(ordered=ordered)
 
@@ -129,8 +130,8 @@ class Retry:
         return completions
 
     async def _bisect(self, items: Sequence[Item], error: Exception) -> list[Completion]:
-        level = self.dead_letters.log_level
-        log.log(level, "%s: a batch of %d failed (%s); bisecting it", self._name, len(items), describe(error))
+        text = "%s: a batch of %d failed (%s); bisecting it"
+        log.log(self.log_level, text, self._name, len(items), describe(error))
         bisection = Bisection(len(items), self._options.bisect_for)
         completions: list[Completion] = []
         rest = dict(enumerate(items))
@@ -168,7 +169,7 @@ class Retry:
         self, item: Item, error: Exception, attempts: int = 1, first_failure: float | None = None
     ) -> list[Completion]:
         """Put an event that failed on its own into the retry queue, or move it to the dead letters."""
-        if self._should_retry(error, attempts):
+        if should_retry(error, attempts, self._options):
             failed = FailedItem(item, attempts, first_failure or time.time())
             self.queue.put(failed, anyio.current_time() + self._delay(attempts))
             return []
@@ -190,9 +191,6 @@ class Retry:
             completions = [result]
         return completions + await self.process(self.queue.release(failed.item))
 
-    def _should_retry(self, error: Exception, attempts: int) -> bool:
-        return should_retry(error, attempts, self._options)
-
     def _is_infrastructure(self, error: Exception) -> bool:
         return classify(error, self._options.retry_on) is Verdict.INFRASTRUCTURE
 
@@ -212,27 +210,16 @@ class FailFast(Retry):
 
     The caller reports the failure, so it is logged for debugging only.
 
-    Args and attributes: as for `Retry`, without `log_level`; its queue is always empty.
+    Its queue is always empty.
     """
 
-    def __init__(
-        self,
-        call: Call,
-        handler: Handler,
-        *,
-        stats: Stats,
-        ordered: bool,
-        tracing: HandlerTracing | None = None,
-    ) -> None:
-        super().__init__(
-            call, handler, stats=stats, ordered=ordered, log_level=logging.DEBUG, tracing=tracing
-        )
+    log_level = logging.DEBUG
 
     async def _call_until_available(self, items: Sequence[Item]) -> CallResults:
         return await self._call(items)
 
-    def _should_retry(self, error: Exception, attempts: int) -> bool:  # noqa: ARG002 - none is tried again
-        return False
+    def _fail(self, item: Item, error: Exception, *_: Any) -> list[Completion]:
+        return [self.dead_letters.write(item.delivery, error)]
 
     def _as_reported(self, error: Exception) -> Exception:
         """The error to report: UnavailableError for every failure of the infrastructure."""
@@ -244,13 +231,7 @@ class FailFast(Retry):
 
 
 class FailedItem(NamedTuple):
-    """An event that has failed and is tried again.
-
-    Attributes:
-        item: The event.
-        attempts: How often it has been tried.
-        first_failure: When it first failed, in seconds since the epoch.
-    """
+    """An event that has failed `attempts` times and is tried again; times are in seconds since the epoch."""
 
     item: Item
     attempts: int

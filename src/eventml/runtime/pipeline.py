@@ -49,12 +49,10 @@ class Intake(Generic[T]):
 
     Args:
         max_batch: The most items that `take` returns.
-        max_wait: How long `take` waits for a batch to fill once there is an item, in seconds.
     """
 
-    def __init__(self, max_batch: int, max_wait: float = 0.0) -> None:
+    def __init__(self, max_batch: int) -> None:
         self._max_batch = max_batch
-        self._max_wait = max_wait
         self._items: list[T] = []
         self._to_screen = 0  # how many items there are up to the last one that was put with `screen`
         self._closed = False
@@ -100,18 +98,11 @@ class Intake(Generic[T]):
         """
         while not self._items and not self._closed:
             await self._change()
-        if self._max_wait:
-            await self._fill()
         batch, screen = self._items[: self._max_batch], self._to_screen > 0
         del self._items[: self._max_batch]
         self._to_screen = max(self._to_screen - len(batch), 0)
         self._notify()
         return batch, screen
-
-    async def _fill(self) -> None:
-        with anyio.move_on_after(self._max_wait):
-            while len(self._items) < self._max_batch and not self._closed:
-                await self._change()
 
     async def _change(self) -> None:
         if self._changed is None:
@@ -161,7 +152,7 @@ class Pipeline:
         if handler.options.dedupe_window is not None:
             self._dedupe = Dedupe(cast("DedupeSubscription", subscription), handler, stats)
         self._replies = replies
-        self._intake: Intake[Item] = Intake(self._max_batch, handler.options.max_wait)
+        self._intake: Intake[Item] = Intake(self._max_batch)
         self._uncompleted = 0  # batches that were processed and not completed
         self._all_completed: anyio.Event | None = None  # exists only while a task waits for it
 

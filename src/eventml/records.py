@@ -19,8 +19,6 @@ CONTENT_TYPE: Final = "content-type"
 MODEL: Final = "ce_model"
 MODEL_VERSION: Final = "ce_modelversion"
 PREDICTOR: Final = "ce_predictor"
-TRACE_PARENT: Final = "ce_traceparent"
-TRACE_STATE: Final = "ce_tracestate"
 
 REPLY_TO: Final = "eventml-reply-to"
 """Header of a request: the topic where its sender reads the replies."""
@@ -88,13 +86,3 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
 def foreign_id(topic: str, partition: int, offset: int | str) -> str:
     """The id of a record that was published without one: the same at every delivery."""
     return f"{topic}/{partition}/{offset}"
-
-
-def prediction_id(input_id: str, suffix: str) -> str:
-    """The id of a predictor's output for an input: the same if the input is handled again.
-
-    Args:
-        input_id: The id of the input.
-        suffix: `<predictor>@<model version>`, or the predictor's name alone if it has no model.
-    """
-    return f"{input_id}/{suffix}"

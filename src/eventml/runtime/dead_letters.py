@@ -41,12 +41,9 @@ class DeadLetterWriter:
 
     Args:
         handler: The handler.
-        log_level: As the attribute.
+        log_level: The level of the log lines.
         translate: Returns the error to report for the one that happened.
         tracing: Records the dead letters; None if tracing is off.
-
-    Attributes:
-        log_level: The level of the log lines.
     """
 
     def __init__(
@@ -61,19 +58,15 @@ class DeadLetterWriter:
         self._group = handler.options.group
         self._tracing = tracing
         self._uncounted = 0
-        self.log_level = log_level
+        self._log_level = log_level
         self._translate = translate
 
     def write(
         self, delivery: Delivery, error: Exception, *, attempts: int = 1, first_failure: float | None = None
     ) -> Completion:
-        """The completion that moves a delivery to the dead letters.
+        """The completion that moves a delivery to the dead letters after so many attempts.
 
-        Args:
-            delivery: The delivery that could not be handled.
-            error: The last failure.
-            attempts: How often the event was tried.
-            first_failure: When it first failed, in seconds since the epoch; None if it has failed once, now.
+        `first_failure` is in seconds since the epoch; None if the event has failed once, now.
         """
         record, now = delivery.record, time.time()
         error = self._translate(error)
@@ -94,7 +87,7 @@ class DeadLetterWriter:
         topic = dead_letter_topic(record.topic, self._group)
         self._uncounted += 1
         log.log(
-            self.log_level,
+            self._log_level,
             "%s: %s moved to the dead letters in %s: %s",
             self._name,
             _printable(record.id),

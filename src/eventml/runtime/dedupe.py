@@ -24,11 +24,6 @@ if TYPE_CHECKING:
 class Dedupe:
     """The step in front of the call that completes duplicates of one handler without calling it.
 
-    Args:
-        subscription: The handler's subscription, which knows the ids that its group has completed.
-        handler: The handler.
-        stats: Counts the duplicates.
-
     Attributes:
         waiting: How many duplicates wait for an event in flight.
     """

@@ -67,12 +67,7 @@ class Intake(Generic[T]):
         return self._closed and not self._items
 
     def put(self, items: Sequence[T], *, screen: bool = False) -> None:
-        """Add items at the end.
-
-        Args:
-            items: The items.
-            screen: Whether a batch that contains any of them has to be screened, item by item.
-        """
+        """Add items at the end; with `screen`, a batch that contains any of them has to be screened."""
         self._items += items
         if screen:
             self._to_screen = len(self._items)
@@ -91,10 +86,7 @@ class Intake(Generic[T]):
     async def take(self) -> tuple[list[T], bool]:
         """Wait for an item, and take all that wait, up to the cap, in order. No items once drained.
 
-        The call may be cancelled: it has then taken nothing.
-
-        Returns:
-            The items, and whether some of them may need special treatment: each has to be looked at.
+        It also returns whether the batch has to be screened. If it is cancelled, it has taken nothing.
         """
         while not self._items and not self._closed:
             await self._change()
@@ -119,12 +111,8 @@ class Pipeline:
     """Runs one handler over one subscription.
 
     Args:
-        handler: The handler.
-        subscription: Its subscription.
-        decoder: Decodes its events.
         first: The first step of processing a batch: `retry`, or `Staleness` in front of it.
         retry: The last step, which calls the handler. It has the retry queue and writes the dead letters.
-        stats: Its counters.
         replies: Replies to requests; None if the handler is a consumer.
     """
 

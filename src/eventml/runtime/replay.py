@@ -60,10 +60,7 @@ async def browse(
 ) -> AsyncIterator[DeadLetterDelivery]:
     """The dead letters that match, of those that are there now. They go back when the subscription closes.
 
-    Args:
-        subscription: A member of the queue's `replay_group`.
-        chosen: Which dead letters.
-        limit: The most dead letters.
+    The subscription is a member of the queue's `replay_group`.
     """
     found = 0
     async for deliveries in _present(subscription, None):
@@ -187,7 +184,9 @@ class _Run:
             dead_letter = read_dead_letter(delivery)
             if dead_letter is None or not self._chosen.matches(dead_letter):
                 if self._keeps_offset and self._gaps[delivery.partition] >= _MAX_GAPS:
-                    steps.append((None, Completion(delivery, (self._moved(delivery.record),))))
+                    headers = {**delivery.record.headers, _MOVED_BY: self.id}
+                    moved = msgspec.structs.replace(delivery.record, headers=headers)
+                    steps.append((None, Completion(delivery, (moved,))))
                 else:
                     self._open.add(delivery.partition)
                 continue
@@ -210,6 +209,3 @@ class _Run:
         headers = {name: text for name, text in record.headers.items() if not name.startswith(_REMOVED)}
         headers |= {REPLAY_GROUP: dead_letter.group, REPLAY_RUN: self.id}
         return Record(dead_letter.topic, record.value, record.key, record.id, headers)
-
-    def _moved(self, record: Record) -> Record:
-        return msgspec.structs.replace(record, headers={**record.headers, _MOVED_BY: self.id})

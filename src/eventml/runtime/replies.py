@@ -27,7 +27,7 @@ from eventml.errors import (
     UnavailableError,
 )
 from eventml.handlers import Handler
-from eventml.records import REPLAY_GROUP, REPLY_FROM, REPLY_TO, Delivery, Record, prediction_id
+from eventml.records import REPLAY_GROUP, REPLY_FROM, REPLY_TO, Delivery, Record
 from eventml.runtime.dead_letters import DLQ_PREFIX
 from eventml.runtime.failures import describe
 from eventml.runtime.outputs import output_headers
@@ -81,11 +81,9 @@ class Replies:
     ignored.
 
     Args:
-        subscription: The predictor's subscription.
         backend: Trims the reply topic, if its topics do not trim themselves.
-        handler: The predictor.
-        suffix: `<predictor>@<model version>`, as in the ids of its outputs.
-        source: The bus's name.
+        suffix: The end of the replies' ids, as in `Outputs`.
+        source: The replies' `ce_source`.
     """
 
     def __init__(
@@ -104,12 +102,7 @@ class Replies:
         self._trimmed = -_TRIM_INTERVAL
 
     def expect(self, deliveries: Sequence[Delivery], all_headers: Sequence[Mapping[str, str]]) -> None:
-        """Count the requests among deliveries that were received.
-
-        Args:
-            deliveries: The deliveries.
-            all_headers: Their header mappings, as in a `DecodedBatch`.
-        """
+        """Count the requests among received deliveries; their headers are as in a `DecodedBatch`."""
         if any(map(is_request, all_headers)):
             self._in_flight += sum(is_request(delivery.record.headers) for delivery in deliveries)
 
@@ -182,7 +175,7 @@ class Replies:
         return self._without_output(request, msgspec.json.encode(failure), self._failed_headers)
 
     def _without_output(self, request: Record, value: bytes, headers: Mapping[str, str]) -> Record:
-        return Record(self._topic, value, request.key, prediction_id(request.id, self._suffix), headers)
+        return Record(self._topic, value, request.key, f"{request.id}/{self._suffix}", headers)
 
     async def _trim(self) -> None:
         if self._trimmer is None or time.monotonic() < self._trimmed + _TRIM_INTERVAL:
@@ -205,11 +198,7 @@ def predictor_of(reply: Record) -> str:
 
 
 def read_reply(reply: Delivery, output_type: Any) -> Any:
-    """The output in a reply; None if the predictor returned None.
-
-    Args:
-        reply: The reply.
-        output_type: The type to decode the output to.
+    """The output in a reply, decoded to a type; None if the predictor returned None.
 
     Raises:
         PredictionError: the predictor failed.

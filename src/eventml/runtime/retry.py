@@ -47,12 +47,7 @@ class Retry:
     - A single event fails: it waits in the retry queue, up to `retries` times, while the stream goes on.
       Where order per key is kept, later events of its key wait behind it.
 
-    Args:
-        call: Calls the handler once, for a batch. It raises if the whole batch failed.
-        handler: The handler, with the retry policy in its options.
-        stats: Counts the retries.
-        ordered: Whether order per key is kept.
-        tracing: Records dead letters; None if tracing is off.
+    The policy is in the handler's options.
 
     Attributes:
         log_level: The level of log lines about dead letters and bisected batches.

@@ -8,6 +8,7 @@ instrumentations of other clients write.
 from __future__ import annotations
 
 from contextlib import contextmanager
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -30,11 +31,7 @@ _KINDS: Final = {"publish": SpanKind.PRODUCER, "request": SpanKind.CLIENT}
 
 
 class Spans:
-    """Implements `Tracing` with the tracer provider of the app.
-
-    Args:
-        system: What carries the records: `kafka`, `redis`, `memory`, or `http`.
-    """
+    """Implements `Tracing` with the tracer provider of the app; `system` is as in `find_tracing`."""
 
     def __init__(self, system: str) -> None:
         self._tracer = trace.get_tracer("eventml")
@@ -103,7 +100,7 @@ class HandlerSpans:
             attributes={**attributes, "messaging.batch.message_count": len(inputs)},
             links=[Link(context) for context in valid],
         ) as span:
-            yield lambda error: _record(span, error)
+            yield partial(_record, span)
 
     def output_headers(
         self, headers: Mapping[str, str], inputs: Sequence[Mapping[str, str]]

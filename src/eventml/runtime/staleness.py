@@ -20,14 +20,8 @@ if TYPE_CHECKING:
 class Staleness:
     """The step in front of the call that keeps stale events from it.
 
-    A stale event becomes a dead letter, is dropped, or is answered by a fallback (`when_stale`).
-
-    Args:
-        next_step: Processes the other events.
-        handler: The handler, with its policy for stale events in its options.
-        max_age: How old an event may be, in seconds, by the broker's timestamp.
-        outputs: Makes the completion of a fallback's output; None for a consumer.
-        stats: Counts the stale events.
+    A stale event becomes a dead letter, is dropped, or is answered by a fallback (`when_stale`), whose
+    output becomes a completion by `outputs`; a consumer has none.
     """
 
     def __init__(

@@ -42,12 +42,9 @@ class Tracing(Protocol):
         topic: str,
         id: str | None = None,  # noqa: A002 - CloudEvents' word
     ) -> AbstractContextManager[Sending]:
-        """A span around one call that publishes to a topic. An exception in it is recorded.
+        """A span around one call that publishes to a topic, one record if `id` is given.
 
-        Args:
-            operation: What the caller does.
-            topic: The topic.
-            id: The id of the record, if the call publishes only one.
+        An exception in it is recorded.
         """
         ...
 
@@ -62,10 +59,7 @@ class HandlerTracing(Protocol):
     def processing(
         self, inputs: Sequence[Mapping[str, str]]
     ) -> AbstractContextManager[Callable[[Exception], None]]:
-        """A span around one call for a batch. An exception in it is recorded.
-
-        It yields a function that records the failure of a single event.
-        """
+        """A span around one call for a batch. It yields a function that records a single event's failure."""
         ...
 
     def output_headers(

@@ -40,7 +40,6 @@ class DeadLetterWriter:
     """Moves deliveries of one handler to its dead letters, each with a log line and a span.
 
     Args:
-        handler: The handler.
         log_level: The level of the log lines.
         translate: Returns the error to report for the one that happened.
         tracing: Records the dead letters; None if tracing is off.

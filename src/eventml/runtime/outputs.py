@@ -177,10 +177,10 @@ class OutputChecks:
         self._handler = handler.name
         self._output_type = handler.output_type
         self._takes_frames = handler.frame is not None
-        type_ = handler.output_type
+        type_: Any = handler.output_type
         # `isinstance` works neither with `Any`, which is a class, nor with a TypedDict.
         has_instances = isinstance(type_, type) and type_ is not Any and not is_typeddict(type_)
-        self._expected: type = type_ if has_instances else object
+        self._expected: Any = type_ if has_instances else object
 
     def check(self, outputs: Any, inputs: int) -> CheckedOutputs:
         """Check the outputs for a batch of so many inputs: a list, an array, a Series, a frame or a table.
@@ -197,7 +197,7 @@ class OutputChecks:
         return CheckedOutputs(values, are_numbers=False, complete=self._check_objects(values))
 
     def check_each(self, outputs: Sequence[Any]) -> list[Any]:
-        """Check outputs of single events: the values, with `Failed` for each bad one and where it was."""
+        """As `check`, for outputs of single events: the values, with `Failed` in the place of a bad one."""
         return each_alone(outputs, lambda part: self.check(outputs[part], len(outputs[part])).values)
 
     def check_length(self, outputs: Any, inputs: int) -> None:

@@ -58,9 +58,6 @@ class Intake(Generic[T]):
         self._closed = False
         self._changed: anyio.Event | None = None  # exists only while a task waits for it
 
-    def __len__(self) -> int:
-        return len(self._items)
-
     @property
     def drained(self) -> bool:
         """Whether the intake is closed and empty."""

@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from heapq import heappop, heappush
 from itertools import count
-from typing import Any, ClassVar, NamedTuple, cast
+from typing import ClassVar, NamedTuple, cast
 
 import anyio
 
@@ -164,7 +164,7 @@ class Retry:
         self, item: Item, error: Exception, attempts: int = 1, first_failure: float | None = None
     ) -> list[Completion]:
         """Put an event that failed on its own into the retry queue, or move it to the dead letters."""
-        if should_retry(error, attempts, self._options):
+        if self._should_retry(error, attempts):
             failed = FailedItem(item, attempts, first_failure or time.time())
             self.queue.put(failed, anyio.current_time() + self._delay(attempts))
             return []
@@ -172,12 +172,10 @@ class Retry:
 
     async def _try_again(self, failed: FailedItem) -> list[Completion]:
         self._stats.retries += 1
-        results: CallResults
         try:
-            results = await self._call([failed.item])
+            [result] = await self._call([failed.item])
         except Exception as exc:  # noqa: BLE001 - a handler may raise anything
-            results = [Failed(exc)]
-        [result] = results
+            result = Failed(exc)
         if isinstance(result, Failed):
             completions = self._fail(failed.item, result.error, failed.attempts + 1, failed.first_failure)
             if not completions:
@@ -185,6 +183,9 @@ class Retry:
         else:
             completions = [result]
         return completions + await self.process(self.queue.release(failed.item))
+
+    def _should_retry(self, error: Exception, attempts: int) -> bool:
+        return should_retry(error, attempts, self._options)
 
     def _is_infrastructure(self, error: Exception) -> bool:
         return classify(error, self._options.retry_on) is Verdict.INFRASTRUCTURE
@@ -213,8 +214,8 @@ class FailFast(Retry):
     async def _call_until_available(self, items: Sequence[Item]) -> CallResults:
         return await self._call(items)
 
-    def _fail(self, item: Item, error: Exception, *_: Any) -> list[Completion]:
-        return [self.dead_letters.write(item.delivery, error)]
+    def _should_retry(self, error: Exception, attempts: int) -> bool:  # noqa: ARG002 - none is tried again
+        return False
 
     def _as_reported(self, error: Exception) -> Exception:
         """The error to report: UnavailableError for every failure of the infrastructure."""
@@ -226,7 +227,7 @@ class FailFast(Retry):
 
 
 class FailedItem(NamedTuple):
-    """An event that has failed `attempts` times and is tried again; times are in seconds since the epoch."""
+    """An event that has failed `attempts` times, first at `first_failure` (seconds since the epoch)."""
 
     item: Item
     attempts: int

@@ -38,15 +38,10 @@ class Spans:
         self._system = system
 
     @contextmanager
-    def sending(
-        self,
-        operation: str,
-        topic: str,
-        id: str | None = None,  # noqa: A002 - as in the protocol
-    ) -> Iterator[SendingSpan]:
+    def sending(self, operation: str, topic: str, id_: str | None = None) -> Iterator[SendingSpan]:
         attributes = _attributes(self._system, topic, "send", operation)
-        if id is not None:
-            attributes["messaging.message.id"] = id
+        if id_ is not None:
+            attributes["messaging.message.id"] = id_
         name, kind = f"{operation} {topic}", _KINDS[operation]
         with _current_span(self._tracer, name, kind=kind, attributes=attributes) as span:
             yield SendingSpan(span)
@@ -106,7 +101,13 @@ class HandlerSpans:
         self, headers: Mapping[str, str], inputs: Sequence[Mapping[str, str]]
     ) -> Sequence[Mapping[str, str]]:
         batch = trace.get_current_span().get_span_context()
-        made = {key: _continued(headers, _context(found), batch) for key, found in _distinct(inputs).items()}
+        made: dict[int, Mapping[str, str]] = {}
+        for key, found in _distinct(inputs).items():
+            context = _context(found)
+            # The parent of an output is the batch's span if that is in the input's trace.
+            if context is None or context.trace_id == batch.trace_id:
+                context = batch
+            made[key] = MappingProxyType({**headers, **_headers(context)})
         return [made[id(found)] for found in inputs]
 
     def dead_letter(self, input: Mapping[str, str], error: Exception, topic: str) -> None:  # noqa: A002
@@ -144,15 +145,6 @@ def _headers(context: SpanContext) -> dict[str, str]:
     carrier: dict[str, str] = {}
     _PROPAGATOR.inject(carrier, _within(context))
     return {_CE_PREFIX + name: value for name, value in carrier.items()}
-
-
-def _continued(
-    headers: Mapping[str, str], context: SpanContext | None, batch: SpanContext
-) -> Mapping[str, str]:
-    """Headers for the output of an input: its parent is the batch's span if that is in the input's trace."""
-    if context is None or context.trace_id == batch.trace_id:
-        context = batch
-    return MappingProxyType({**headers, **_headers(context)})
 
 
 def _attributes(system: str, topic: str, type_: str, operation: str) -> dict[str, Any]:

@@ -37,12 +37,9 @@ class Tracing(Protocol):
     """Records spans for a bus's producers and handlers."""
 
     def sending(
-        self,
-        operation: Operation,
-        topic: str,
-        id: str | None = None,  # noqa: A002 - CloudEvents' word
+        self, operation: Operation, topic: str, id_: str | None = None
     ) -> AbstractContextManager[Sending]:
-        """A span around one call that publishes to a topic, one record if `id` is given.
+        """A span around one call that publishes to a topic, one record if `id_` is given.
 
         An exception in it is recorded.
         """
@@ -59,7 +56,10 @@ class HandlerTracing(Protocol):
     def processing(
         self, inputs: Sequence[Mapping[str, str]]
     ) -> AbstractContextManager[Callable[[Exception], None]]:
-        """A span around one call for a batch. It yields a function that records a single event's failure."""
+        """A span around one call for a batch. An exception in it is recorded.
+
+        It yields a function that records the failure of a single event.
+        """
         ...
 
     def output_headers(

@@ -34,7 +34,7 @@ async def test_nothing_is_lost_order_is_kept_and_both_bounds_hold(
             items = list(range(len(sent), len(sent) + min(size, cap)))
             sent.extend(items)
             intake.put(items)
-            longest = max(longest, len(intake))
+            longest = max(longest, len(intake._items))
             for _ in range(pauses[turn % len(pauses)]):
                 await checkpoint()
         intake.close()
@@ -64,7 +64,7 @@ async def test_a_take_returns_all_that_waits_up_to_the_cap(
     intake: Intake[int] = Intake(cap)
     intake.put(range(waiting))
     assert (await intake.take())[0] == list(range(min(cap, waiting)))
-    assert len(intake) == waiting - min(cap, waiting)
+    assert len(intake._items) == waiting - min(cap, waiting)
 
 
 async def test_a_cancelled_take_has_taken_nothing() -> None:
@@ -100,7 +100,7 @@ async def test_a_batch_with_an_item_that_was_put_to_be_screened_is_screened(
     intake: Intake[bool] = Intake(cap)
     for size, screen in puts:
         intake.put([screen] * size, screen=screen)
-    while len(intake):
+    while len(intake._items):
         items, screen = await intake.take()
         assert screen >= any(items)
     intake.put([False])

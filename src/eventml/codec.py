@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 Format = Literal["json", "msgpack"]
-CONTENT_TYPES: Final[dict[Format, str]] = {"json": JSON, "msgpack": MSGPACK}
 
 _DECODER_ERRORS: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _ENCODER_ERRORS: Final = (TypeError, ValueError, RecursionError, OverflowError)
@@ -109,44 +108,28 @@ def _decode_error(delivery: Delivery, exc: Exception) -> DecodeError:
 class Encoder:
     """Encodes events of the types that msgspec knows, and numpy's scalars and arrays, in one format.
 
-    Args:
-        format: The format.
-
     Attributes:
         content_type: The content type of the format.
     """
 
     def __init__(self, format: Format = "json") -> None:  # noqa: A002 - the word for it
-        self.content_type = CONTENT_TYPES[format]
-        encoder = msgspec.json.Encoder if format == "json" else msgspec.msgpack.Encoder
+        is_json = format == "json"
+        self.content_type = JSON if is_json else MSGPACK
+        encoder = msgspec.json.Encoder if is_json else msgspec.msgpack.Encoder
         self._encode = encoder(enc_hook=to_builtin).encode
-
-    def encode(self, event: Any) -> bytes:
-        """The event's bytes.
-
-        Raises:
-            OutputError: the event contains an object that the format cannot represent.
-        """
-        return self.encode_all((event,))[0]
 
     def encode_all(self, events: Sequence[Any]) -> list[bytes]:
         """The bytes of a batch of events.
 
         Raises:
-            OutputError: one cannot be encoded. The message shows which one.
+            OutputError: one contains an object that the format cannot represent. The message shows it.
         """
+        values: list[bytes] = []
         try:
-            return list(map(self._encode, events))
+            values += map(self._encode, events)  # on an error it holds the values of the events before
         except _ENCODER_ERRORS as exc:
-            bad = next(event for event in events if not self._can_encode(event))
-            raise OutputError(f"cannot encode {shorten(bad)}: {exc}") from exc
-
-    def _can_encode(self, event: Any) -> bool:
-        try:
-            self._encode(event)
-        except _ENCODER_ERRORS:
-            return False
-        return True
+            raise OutputError(f"cannot encode {shorten(events[len(values)])}: {exc}") from exc
+        return values
 
 
 def to_builtin(value: Any) -> Any:

@@ -1,35 +1,14 @@
 """All errors that eventml raises, in one hierarchy.
 
-    EventMLError
-    ├── ConfigError                a setting is unknown, has the wrong type or an impossible value
-    │   ├── UnknownBackendError    no backend is registered for the URL's scheme
-    │   ├── MissingExtraError      an optional dependency is not installed
-    │   ├── AppNotFoundError       MODULE:NAME names no module, bus or predictor
-    │   └── UnsupportedError       a handler requires what its backend cannot provide
-    ├── RegistrationError          a handler's signature and its options do not fit together
-    ├── NotOpenError               the bus is used outside `async with bus`
-    ├── ModelError                 a model cannot be loaded
-    │   ├── ModelNotFoundError     there is no file at the path
-    │   ├── ModelTamperedError     the file's sha256 differs from the expected one
-    │   └── UntrustedModelError    loading the file would run untrusted code
-    ├── DecodeError                a record's value does not fit the handler's event type
-    ├── OutputError                a handler's outputs do not fit its inputs or its output type
-    ├── HandlerTimeoutError        a handler ran longer than its `timeout`
-    ├── HandlerExitError           a handler raised SystemExit or cancelled itself
-    ├── StaleError                 an event was older than its handler's `max_age`
-    ├── CrashLoopError             an event was delivered too often and never completed
-    ├── Reject                     raised by a handler to make an event a dead letter
-    ├── RequestError               a request over the bus got no prediction
-    │   ├── PredictionError        the predictor failed on the event
-    │   └── RequestTimeoutError    no reply arrived in time; also a TimeoutError
-    ├── JobError                   a batch job cannot continue; its finished part is kept
-    │   ├── SourceError            the source cannot be read, or lacks columns
-    │   └── TargetError            the target cannot be written, or has other columns
-    └── BackendError               the broker, or the connection to it, failed
-        ├── UnavailableError       the broker cannot be reached, or did not answer in time
-        ├── PublishError           records were not published; `failed` lists them
-        │   └── FullError          the topic is full, and no room became free in time
-        └── TopicNotFoundError     the topic does not exist, and is not created implicitly
+Derived from EventMLError, each with the classes derived from it:
+
+    ConfigError: UnknownBackendError, MissingExtraError, AppNotFoundError, UnsupportedError
+    ModelError: ModelNotFoundError, ModelTamperedError, UntrustedModelError
+    RequestError: PredictionError, RequestTimeoutError (also a TimeoutError)
+    JobError: SourceError, TargetError
+    BackendError: UnavailableError, PublishError (FullError), TopicNotFoundError
+    RegistrationError, NotOpenError, DecodeError, OutputError, HandlerTimeoutError, HandlerExitError,
+    StaleError, CrashLoopError, Reject
 
 Exceptions of other libraries (redis-py, aiokafka, OSError) are translated where they occur; the
 original is the `__cause__`. No message contains a secret: URLs are shown without their password.
@@ -59,11 +38,8 @@ class MissingExtraError(ConfigError):
     """An optional dependency is not installed. The message contains the command that installs it.
 
     Args:
-        extra: Name of the extra, as in `eventml[redis]`.
+        extra: Name of the extra, as in `eventml[redis]`; also an attribute.
         feature: What needs the extra; the subject of the message.
-
-    Attributes:
-        extra: As above.
     """
 
     def __init__(self, extra: str, feature: str) -> None:

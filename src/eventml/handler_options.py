@@ -33,7 +33,6 @@ class HandlerOptions(msgspec.Struct, frozen=True, kw_only=True):
         group: Consumer group, by default `<bus>.<handler>`: every handler then gets every event.
         max_batch: Maximum number of events in one call. By default 1,024 for a handler of batches and 64 for
             one of single events; a batch job then calls a handler of batches with whole chunks.
-        max_wait: How long to wait for more events once a batch has one, in seconds.
         ordered: True requires order per key; a backend that cannot keep it is refused at start-up. False
             gives order up: a coroutine of single events then handles a batch concurrently. None takes
             what the backend offers.
@@ -64,7 +63,6 @@ class HandlerOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     group: Text
     max_batch: AtLeastOne | None = None
-    max_wait: Seconds = 0.0
     ordered: bool | None = None
     timeout: PositiveSeconds | None = None
     start: Start = "earliest"
@@ -114,7 +112,6 @@ class HandlerArguments(TypedDict, total=False):
     output_type: Any
     group: str
     max_batch: int | None
-    max_wait: float
     ordered: bool | None
     timeout: float | None
     start: Start

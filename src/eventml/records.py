@@ -5,15 +5,12 @@ CloudEvents' binary binding for Kafka (`ce_type`, `content-type`); a backend tha
 converts them.
 """
 
-from __future__ import annotations
-
+# No `from __future__ import annotations` here: msgspec reads the annotations at run time.
+from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import msgspec
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 SPEC_VERSION: Final = "ce_specversion"
 TYPE: Final = "ce_type"
@@ -22,8 +19,6 @@ CONTENT_TYPE: Final = "content-type"
 MODEL: Final = "ce_model"
 MODEL_VERSION: Final = "ce_modelversion"
 PREDICTOR: Final = "ce_predictor"
-TRACE_PARENT: Final = "ce_traceparent"
-TRACE_STATE: Final = "ce_tracestate"
 
 REPLY_TO: Final = "eventml-reply-to"
 """Header of a request: the topic where its sender reads the replies."""
@@ -91,13 +86,3 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
 def foreign_id(topic: str, partition: int, offset: int | str) -> str:
     """The id of a record that was published without one: the same at every delivery."""
     return f"{topic}/{partition}/{offset}"
-
-
-def prediction_id(input_id: str, suffix: str) -> str:
-    """The id of a predictor's output for an input: the same if the input is handled again.
-
-    Args:
-        input_id: The id of the input.
-        suffix: `<predictor>@<model version>`, or the predictor's name alone if it has no model.
-    """
-    return f"{input_id}/{suffix}"

@@ -78,7 +78,6 @@ def test_report_as_json(invoke: Invoke) -> None:
         "batched": True,
         "frame": None,
         "max_batch": 32,
-        "max_wait": 0.0,
         "ordered": True,
         "timeout": None,
         "model": {"name": "twice", "version": "v7"},

@@ -1,4 +1,4 @@
-"""A backend whose completions a test intercepts."""
+"""A backend whose deliveries and completions a test intercepts."""
 
 from __future__ import annotations
 
@@ -20,11 +20,13 @@ class InterceptingBackend:
     Args:
         inner: The other backend.
         complete: Called in place of each subscription's `complete`, with that subscription.
+        at_least: The fewest deliveries that a `receive` returns, so that a test knows the batches.
     """
 
-    def __init__(self, inner: Backend, complete: Complete) -> None:
+    def __init__(self, inner: Backend, complete: Complete | None = None, *, at_least: int = 1) -> None:
         self._inner = inner
         self._complete = complete
+        self._at_least = at_least
 
     @property
     def capabilities(self) -> Capabilities:
@@ -38,22 +40,29 @@ class InterceptingBackend:
         self, topics: Sequence[str], *, group: str | None, start: Start
     ) -> AsyncIterator[Subscription]:
         async with self._inner.subscribe(topics, group=group, start=start) as subscription:
-            yield _Subscription(subscription, self._complete)
+            yield _Subscription(subscription, self._complete, self._at_least)
 
     async def lag(self, topic: str, *, group: str) -> Mapping[int, int] | None:
         return await self._inner.lag(topic, group=group)
 
 
 class _Subscription:
-    def __init__(self, inner: Subscription, complete: Complete) -> None:
+    def __init__(self, inner: Subscription, complete: Complete | None, at_least: int) -> None:
         self._inner = inner
         self._complete = complete
+        self._at_least = at_least
 
     async def receive(self, limit: int) -> Sequence[Delivery]:
-        return await self._inner.receive(limit)
+        found: list[Delivery] = []
+        while len(found) < self._at_least:
+            found += await self._inner.receive(limit - len(found))
+        return found
 
     async def complete(self, done: Sequence[Completion]) -> None:
-        await self._complete(self._inner, done)
+        if self._complete is None:
+            await self._inner.complete(done)
+        else:
+            await self._complete(self._inner, done)
 
     async def lag(self) -> int | None:
         return await self._inner.lag()

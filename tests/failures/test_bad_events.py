@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from eventml import Reject
+from tests.failures.intercepting import InterceptingBackend
 from tests.failures.scenario import Duration, Ride, Scenario
 
 if TYPE_CHECKING:
@@ -135,16 +137,15 @@ async def test_nan_in_an_array_of_numbers_costs_its_own_event(scenario: Scenario
 async def test_bad_events_among_256_are_found_with_few_calls(scenario: Scenario, bad: set[int]) -> None:
     calls: list[int] = []
 
-    @scenario.bus.predictor(
-        scenario.topic, to=scenario.to, max_batch=256, max_wait=5.0, retries=0, name="duration"
-    )
+    @scenario.bus.predictor(scenario.topic, to=scenario.to, max_batch=256, retries=0, name="duration")
     def duration(rides: list[Ride]) -> list[Duration]:
         calls.append(len(rides))
         if bad & {ride.ride_id for ride in rides}:
             raise ValueError("a bad one")
         return [Duration(ride.ride_id, ride.miles) for ride in rides]
 
-    await scenario.run([Ride(number, 1.0) for number in range(256)])
+    whole = partial(InterceptingBackend, at_least=256)
+    await scenario.run([Ride(number, 1.0) for number in range(256)], wrap=whole)
     scenario.check(answered=set(range(256)) - bad, dead_letters=bad)
     assert calls[0] == 256
     if len(bad) == 1:

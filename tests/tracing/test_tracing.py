@@ -10,7 +10,6 @@ from opentelemetry import trace
 from opentelemetry.trace import SpanKind, StatusCode, format_trace_id
 
 from eventml import Bus, PredictionError, Record, Reject, config
-from eventml.records import TRACE_PARENT, TRACE_STATE
 from eventml.testing import TestBus
 from tests.failures.scenario import Duration, Ride
 
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.anyio
 
+TRACE_PARENT, TRACE_STATE = "ce_traceparent", "ce_tracestate"
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 OTHER = "00-1111111111111111111111111111111c-2222222222222222-01"
 

@@ -159,7 +159,6 @@ def _describe_handler(handler: Handler) -> dict[str, Any]:
         "batched": handler.batched,
         "frame": handler.frame.library if handler.frame is not None else None,
         "max_batch": handler.max_batch,
-        "max_wait": options.max_wait,
         "ordered": options.ordered,
         "timeout": options.timeout,
         "model": None,
@@ -201,8 +200,6 @@ def describe_guarantees(capabilities: Capabilities) -> list[str]:
 def _row(handler: dict[str, Any]) -> list[str]:
     batches = f"{handler['frame']} frames" if handler["frame"] else "batches"
     takes = [f"{batches} of up to {handler['max_batch']}" if handler["batched"] else "single events"]
-    if handler["batched"] and handler["max_wait"]:
-        takes.append(f"waits {handler['max_wait']:g} s")
     if handler["ordered"] is not None:
         takes.append("ordered" if handler["ordered"] else "unordered")
     if handler["timeout"] is not None:

@@ -192,7 +192,7 @@ class Producer:
         headers = self._request_headers.get((topic, predictor)) or self._make_request_headers(
             topic, predictor
         )
-        value = self._encoder(topic).encode(event)
+        [value] = self._encoder(topic).encode_all([event])
         encoded = key.encode() if isinstance(key, str) else key
         request = Record(topic, value, encoded, f"{self._prefix}-{next(self._counter)}", headers)
         with self._sending("request", topic, request.id) as sending:

@@ -38,12 +38,7 @@ log = logging.getLogger("eventml")
 
 
 class Item(msgspec.Struct, frozen=True, gc=False):
-    """A delivery and its decoded event.
-
-    Attributes:
-        delivery: The record as it was received.
-        event: The event, or the DecodeError of a record that could not be decoded.
-    """
+    """A delivery and its decoded event, or the DecodeError of a record that could not be decoded."""
 
     delivery: Delivery
     event: Any
@@ -52,12 +47,7 @@ class Item(msgspec.Struct, frozen=True, gc=False):
 class HandlerCall:
     """Calls a handler once for a batch, from its events to its results, in a span if tracing is on.
 
-    Args:
-        handler: The handler.
-        caller: Calls it.
-        outputs: Makes completions of its outputs; None for a consumer.
-        stats: Counts the calls.
-        tracing: Records the calls; None if tracing is off.
+    A consumer has no `outputs`.
     """
 
     def __init__(
@@ -113,8 +103,7 @@ class Caller:
     """Calls one handler with its model and resources.
 
     Args:
-        handler: The handler.
-        resources: Its model and its lifespans' values, by parameter name.
+        resources: The handler's model and its lifespans' values, by parameter name.
         ordered: Whether order per key is kept: an event of a handler of single events is not called behind a
             failed one of its key that will be tried again.
         stats: Counts the threads that were abandoned.
@@ -220,7 +209,17 @@ class Caller:
         with anyio.move_on_after(seconds):
             return await self._call_function(function, argument)
         if not self._handler.is_async:
-            self._abandon_thread(ended, seconds)
+            # The abandoned thread keeps its place in the limiter until it ends, if it ever does: use another
+            # limiter.
+            self._limiter = CapacityLimiter(1)
+            self._stats.abandon_thread(ended)
+            log.error(
+                "%s: a call ran past its timeout of %g s; its thread cannot be stopped and was replaced by "
+                "another (%d so far). Until it ends by itself it holds memory, and a core if it is busy",
+                self._handler.name,
+                seconds,
+                self._stats.abandoned,
+            )
         name = self._handler.name
         raise HandlerTimeoutError(
             f"{name} ran past its timeout of {seconds:g} s; make it faster, lower consumer.{name}.max_batch, "
@@ -248,19 +247,6 @@ class Caller:
             raise HandlerExitError(
                 f"{self._handler.name} raised {type(exc).__name__}, which would have ended its worker"
             ) from exc
-
-    def _abandon_thread(self, ended: Event, seconds: float) -> None:
-        # The abandoned thread keeps its place in the limiter until it ends, if it ever does: use another
-        # limiter.
-        self._limiter = CapacityLimiter(1)
-        self._stats.abandon_thread(ended)
-        log.error(
-            "%s: a call ran past its timeout of %g s; its thread cannot be stopped and was replaced by "
-            "another (%d so far). Until it ends by itself it holds memory, and a core if it is busy",
-            self._handler.name,
-            seconds,
-            self._stats.abandoned,
-        )
 
 
 def _with_frames(frame: FrameType, function: Callable[..., Any], *, is_async: bool) -> Callable[[Any], Any]:

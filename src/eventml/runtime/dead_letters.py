@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -40,13 +40,9 @@ class DeadLetterWriter:
     """Moves deliveries of one handler to its dead letters, each with a log line and a span.
 
     Args:
-        handler: The handler.
-        log_level: As the attribute.
+        log_level: The level of the log lines.
         translate: Returns the error to report for the one that happened.
         tracing: Records the dead letters; None if tracing is off.
-
-    Attributes:
-        log_level: The level of the log lines.
     """
 
     def __init__(
@@ -61,19 +57,15 @@ class DeadLetterWriter:
         self._group = handler.options.group
         self._tracing = tracing
         self._uncounted = 0
-        self.log_level = log_level
+        self._log_level = log_level
         self._translate = translate
 
     def write(
         self, delivery: Delivery, error: Exception, *, attempts: int = 1, first_failure: float | None = None
     ) -> Completion:
-        """The completion that moves a delivery to the dead letters.
+        """The completion that moves a delivery to the dead letters after so many attempts.
 
-        Args:
-            delivery: The delivery that could not be handled.
-            error: The last failure.
-            attempts: How often the event was tried.
-            first_failure: When it first failed, in seconds since the epoch; None if it has failed once, now.
+        `first_failure` is in seconds since the epoch; None if the event has failed once, now.
         """
         record, now = delivery.record, time.time()
         error = self._translate(error)
@@ -94,7 +86,7 @@ class DeadLetterWriter:
         topic = dead_letter_topic(record.topic, self._group)
         self._uncounted += 1
         log.log(
-            self.log_level,
+            self._log_level,
             "%s: %s moved to the dead letters in %s: %s",
             self._name,
             _printable(record.id),
@@ -137,7 +129,7 @@ def _printable(id_: str) -> str:
     return id_ if id_.isprintable() else ascii(id_)
 
 
-class DeadLetterDelivery(msgspec.Struct, frozen=True):
+class DeadLetterDelivery(msgspec.Struct, frozen=True, rename="kebab"):
     """A dead letter as it was received.
 
     Attributes:
@@ -164,7 +156,7 @@ class DeadLetterDelivery(msgspec.Struct, frozen=True):
     last_failure: float
     exception: str
     message: str
-    traceback: str
+    traceback: str = ""
 
     @property
     def id(self) -> str:
@@ -179,26 +171,14 @@ class DeadLetterDelivery(msgspec.Struct, frozen=True):
 
 def read_dead_letter(delivery: Delivery) -> DeadLetterDelivery | None:
     """Read a delivery of a dead-letter topic; None if its record is not a dead letter."""
-    headers = delivery.record.headers
-
-    def header(name: str) -> str:
-        return headers.get(DLQ_PREFIX + name, "")
-
+    fields: dict[str, Any] = {
+        name.removeprefix(DLQ_PREFIX): text
+        for name, text in delivery.record.headers.items()
+        if name.startswith(DLQ_PREFIX)
+    }
     try:
-        return DeadLetterDelivery(
-            delivery=delivery,
-            topic=headers[f"{DLQ_PREFIX}topic"],
-            partition=header("partition"),
-            offset=header("offset"),
-            group=headers[f"{DLQ_PREFIX}group"],
-            attempts=int(header("attempts")),
-            first_failure=float(header("first-failure")),
-            last_failure=float(header("last-failure")),
-            exception=header("exception"),
-            message=header("message"),
-            traceback=header("traceback"),
-        )
-    except (KeyError, ValueError):
+        return msgspec.convert({**fields, "delivery": delivery}, DeadLetterDelivery, strict=False)
+    except msgspec.ValidationError:
         return None
 
 

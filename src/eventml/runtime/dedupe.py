@@ -7,7 +7,7 @@ completed before is recorded by the backend, which is asked once a batch.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from eventml.backends.base import Completion, DedupeSubscription
 from eventml.errors import BackendError
@@ -18,16 +18,11 @@ from eventml.runtime.failures import wait_for_broker
 from eventml.runtime.stats import Stats
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Sequence
 
 
 class Dedupe:
     """The step in front of the call that completes duplicates of one handler without calling it.
-
-    Args:
-        subscription: The handler's subscription, which knows the ids that its group has completed.
-        handler: The handler.
-        stats: Counts the duplicates.
 
     Attributes:
         waiting: How many duplicates wait for an event in flight.
@@ -56,9 +51,11 @@ class Dedupe:
                 failures += 1
                 await wait_for_broker(self._name, failures, exc)
             else:
-                to_call, duplicates = split_duplicates(first, positions)
+                # A replayed dead letter is called nevertheless: replaying it was asked for.
+                duplicates = {p for p in positions if REPLAY_GROUP not in first[p].delivery.record.headers}
                 self._stats.duplicates += len(duplicates)
-                return to_call, duplicates
+                to_call = [item for position, item in enumerate(first) if position not in duplicates]
+                return to_call, [Completion(first[position].delivery) for position in sorted(duplicates)]
         return [], []
 
     def hold_back(self, items: Sequence[Item]) -> list[Item]:
@@ -90,36 +87,16 @@ class Dedupe:
         return released
 
     def mark(self, completions: Sequence[Completion]) -> list[Completion]:
-        """The completions, each with its part in deduplication set."""
-        return [mark(completion, self._group) for completion in completions]
+        """The completions, each with its part in deduplication set.
 
+        A dead letter records nothing, so that a corrected event with its id is accepted. A replayed dead
+        letter records its id in any case; one that was replayed for another group records nothing here.
+        """
+        return list(map(self._mark, completions))
 
-def split_duplicates(
-    items: Sequence[Item], completed_before: Collection[int]
-) -> tuple[list[Item], list[Completion]]:
-    """The events to call, and the completions of those that were completed before.
-
-    Args:
-        items: The events.
-        completed_before: The positions of those whose ids were completed before. A replayed dead letter among
-            them is called nevertheless: replaying it was asked for.
-    """
-    duplicates = {p for p in completed_before if REPLAY_GROUP not in items[p].delivery.record.headers}
-    to_call = [item for position, item in enumerate(items) if position not in duplicates]
-    return to_call, [Completion(items[position].delivery) for position in sorted(duplicates)]
-
-
-def mark(completion: Completion, group: str) -> Completion:
-    """The completion, with its part in deduplication set.
-
-    A dead letter records nothing, so that a corrected event with its id is accepted. A replayed dead letter
-    records its id in any case; one that was replayed for another group records nothing in this one.
-    """
-    if completion.dead_letter:
-        return completion
-    replayed_for = completion.delivery.record.headers.get(REPLAY_GROUP)
-    if replayed_for is None:
-        return Completion(completion.delivery, completion.outputs, "drop")
-    if replayed_for == group:
-        return Completion(completion.delivery, completion.outputs, "record")
-    return completion
+    def _mark(self, completion: Completion) -> Completion:
+        replayed_for = completion.delivery.record.headers.get(REPLAY_GROUP)
+        if completion.dead_letter or replayed_for not in (None, self._group):
+            return completion
+        part: Literal["drop", "record"] = "drop" if replayed_for is None else "record"
+        return Completion(completion.delivery, completion.outputs, part)

@@ -61,14 +61,10 @@ class Verdict(Enum):
 
 
 def classify(error: Exception, retry_on: tuple[type[Exception], ...] = ()) -> Verdict:
-    """Classify a failure by its type.
+    """Classify a failure by its type; the handler declares `retry_on` to be failures of the infrastructure.
 
     An exception group, as a handler's own task group raises it, has the verdict that all its exceptions have;
     if they differ, an event is at fault.
-
-    Args:
-        error: The exception that the handler raised.
-        retry_on: The types that the handler declares to be failures of the infrastructure.
     """
     if isinstance(error, ExceptionGroup) and not isinstance(error, retry_on):
         verdicts = {classify(one, retry_on) for one in error.exceptions}
@@ -147,13 +143,7 @@ class Bisection:
 
 
 async def wait_for_broker(name: str, failures: int, error: Exception) -> None:
-    """Log that the broker failed, and wait before the next attempt, 5 s at most.
-
-    Args:
-        name: Who waits, for the log.
-        failures: Failures in a row, from 1.
-        error: The last failure.
-    """
+    """Log that the broker failed so many times in a row, and wait before the next attempt, 5 s at most."""
     seconds = backoff_delay(failures, 0.1, _MAX_BROKER_DELAY)
     log.warning("%s: %s; trying again in %.2f s", name, describe(error), seconds)
     await anyio.sleep(seconds)
@@ -187,11 +177,8 @@ def summarise_traceback(error: BaseException, size: int) -> str:
     """The frames from the handler's function down to the one that raised, outermost first.
 
     One line a frame, as `module:line in function: source`. Of a deep stack the first and the last frames are
-    kept. The summary is empty for an error that no handler raised.
-
-    Args:
-        error: The exception.
-        size: The most characters. A longer summary is cut at its beginning.
+    kept. A summary of more than `size` characters is cut at its beginning. It is empty for an error that no
+    handler raised.
     """
     lines: list[str] = []
     for frame, number in walk_tb(error.__traceback__):

@@ -65,11 +65,8 @@ class Outputs:
     `<input id>/<predictor>@<model version>`, which is the same if the event is handled again.
 
     Args:
-        handler: The predictor.
-        topic: The topic of its outputs.
-        model: Its model, if it has one.
+        model: The predictor's model, if it has one.
         source: The bus's name: the outputs' `ce_source`.
-        encoder: Encodes the outputs.
         tracing: Gives the outputs their trace context; None if tracing is off.
 
     Attributes:
@@ -174,24 +171,19 @@ class CheckedOutputs(NamedTuple):
 
 
 class OutputChecks:
-    """The checks of one handler's outputs.
-
-    Args:
-        handler: The handler.
-    """
+    """The checks of one handler's outputs."""
 
     def __init__(self, handler: Handler) -> None:
         self._handler = handler.name
         self._output_type = handler.output_type
         self._takes_frames = handler.frame is not None
-        self._expected: type = handler.output_type if _has_instances(handler.output_type) else object
+        type_: Any = handler.output_type
+        # `isinstance` works neither with `Any`, which is a class, nor with a TypedDict.
+        has_instances = isinstance(type_, type) and type_ is not Any and not is_typeddict(type_)
+        self._expected: Any = type_ if has_instances else object
 
     def check(self, outputs: Any, inputs: int) -> CheckedOutputs:
-        """Check the outputs for a batch: a list, an array, a Series, a frame or a table.
-
-        Args:
-            outputs: What the handler returned.
-            inputs: The number of events in the batch.
+        """Check the outputs for a batch of so many inputs: a list, an array, a Series, a frame or a table.
 
         Raises:
             OutputError: there is not one output for each event, or one is of a wrong type or not finite.
@@ -205,11 +197,7 @@ class OutputChecks:
         return CheckedOutputs(values, are_numbers=False, complete=self._check_objects(values))
 
     def check_each(self, outputs: Sequence[Any]) -> list[Any]:
-        """Check outputs of single events: the values, with `Failed` in the place of each bad one.
-
-        Args:
-            outputs: For each event what the handler returned, or `Failed`, which stays.
-        """
+        """As `check`, for outputs of single events: the values, with `Failed` in the place of a bad one."""
         return each_alone(outputs, lambda part: self.check(outputs[part], len(outputs[part])).values)
 
     def check_length(self, outputs: Any, inputs: int) -> None:
@@ -247,15 +235,12 @@ class OutputChecks:
             same = outputs if len(types) == 1 else [output for output in outputs if type(output) is type_]
             fields = _float_fields(type_)
             if fields is None:
-                self._check_contents(same)
+                for output in same:
+                    if not _is_finite(output):
+                        raise OutputError(f"{self._handler}: not a finite number in {shorten(output)}")
             else:
                 self._check_fields(same, fields)
         return type(None) not in types
-
-    def _check_contents(self, outputs: Sequence[Any]) -> None:
-        for output in outputs:
-            if not _is_finite(output):
-                raise OutputError(f"{self._handler}: not a finite number in {shorten(output)}")
 
     def _check_fields(self, outputs: Sequence[Any], fields: list[str]) -> None:
         for field in fields:
@@ -272,10 +257,7 @@ def each_alone(outputs: Sequence[Any], convert: Callable[[slice], Sequence[T]]) 
     """Convert outputs of single events, so that a bad one fails alone.
 
     All are converted at once if none has failed; one by one otherwise, or if `convert` raises OutputError.
-
-    Args:
-        outputs: An output or `Failed` for each event.
-        convert: Converts the outputs at these positions.
+    An output that is `Failed` stays so.
     """
     if Failed not in set(map(type, outputs)):
         with suppress(OutputError):
@@ -304,11 +286,6 @@ def all_finite(numbers: Iterable[Any]) -> bool:
 def _are_numbers(outputs: Sequence[Any]) -> bool:
     first = next((output for output in outputs if output is not None), None)
     return isinstance(first, int | float | list) or hasattr(first, "tolist")
-
-
-def _has_instances(output_type: Any) -> bool:
-    """Whether `isinstance` works with an annotated type: not `Any`, which is a class, nor a TypedDict."""
-    return isinstance(output_type, type) and output_type is not Any and not is_typeddict(output_type)
 
 
 @lru_cache(maxsize=256)

@@ -49,19 +49,14 @@ class Intake(Generic[T]):
 
     Args:
         max_batch: The most items that `take` returns.
-        max_wait: How long `take` waits for a batch to fill once there is an item, in seconds.
     """
 
-    def __init__(self, max_batch: int, max_wait: float = 0.0) -> None:
+    def __init__(self, max_batch: int) -> None:
         self._max_batch = max_batch
-        self._max_wait = max_wait
         self._items: list[T] = []
         self._to_screen = 0  # how many items there are up to the last one that was put with `screen`
         self._closed = False
         self._changed: anyio.Event | None = None  # exists only while a task waits for it
-
-    def __len__(self) -> int:
-        return len(self._items)
 
     @property
     def drained(self) -> bool:
@@ -69,12 +64,7 @@ class Intake(Generic[T]):
         return self._closed and not self._items
 
     def put(self, items: Sequence[T], *, screen: bool = False) -> None:
-        """Add items at the end.
-
-        Args:
-            items: The items.
-            screen: Whether a batch that contains any of them has to be screened, item by item.
-        """
+        """Add items at the end; with `screen`, a batch that contains any of them has to be screened."""
         self._items += items
         if screen:
             self._to_screen = len(self._items)
@@ -93,25 +83,15 @@ class Intake(Generic[T]):
     async def take(self) -> tuple[list[T], bool]:
         """Wait for an item, and take all that wait, up to the cap, in order. No items once drained.
 
-        The call may be cancelled: it has then taken nothing.
-
-        Returns:
-            The items, and whether some of them may need special treatment: each has to be looked at.
+        It also returns whether the batch has to be screened. If it is cancelled, it has taken nothing.
         """
         while not self._items and not self._closed:
             await self._change()
-        if self._max_wait:
-            await self._fill()
         batch, screen = self._items[: self._max_batch], self._to_screen > 0
         del self._items[: self._max_batch]
         self._to_screen = max(self._to_screen - len(batch), 0)
         self._notify()
         return batch, screen
-
-    async def _fill(self) -> None:
-        with anyio.move_on_after(self._max_wait):
-            while len(self._items) < self._max_batch and not self._closed:
-                await self._change()
 
     async def _change(self) -> None:
         if self._changed is None:
@@ -128,12 +108,8 @@ class Pipeline:
     """Runs one handler over one subscription.
 
     Args:
-        handler: The handler.
-        subscription: Its subscription.
-        decoder: Decodes its events.
         first: The first step of processing a batch: `retry`, or `Staleness` in front of it.
         retry: The last step, which calls the handler. It has the retry queue and writes the dead letters.
-        stats: Its counters.
         replies: Replies to requests; None if the handler is a consumer.
     """
 
@@ -161,7 +137,7 @@ class Pipeline:
         if handler.options.dedupe_window is not None:
             self._dedupe = Dedupe(cast("DedupeSubscription", subscription), handler, stats)
         self._replies = replies
-        self._intake: Intake[Item] = Intake(self._max_batch, handler.options.max_wait)
+        self._intake: Intake[Item] = Intake(self._max_batch)
         self._uncompleted = 0  # batches that were processed and not completed
         self._all_completed: anyio.Event | None = None  # exists only while a task waits for it
 

@@ -9,10 +9,9 @@ replay it again, with the same id.
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections import Counter
-from functools import lru_cache
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Literal
 
 import anyio
@@ -38,7 +37,6 @@ _STEP: Final = 500  # dead letters that are received and completed at once
 _PATIENCE: Final = 5.0  # seconds
 _LAG_CHECK: Final = 0.5  # seconds between two checks whether any dead letter is left
 _MAX_GAPS: Final = 200  # of a partition
-_MAX_SHARED: Final = 256  # header mappings
 
 
 class ReplayReport(msgspec.Struct):
@@ -62,10 +60,7 @@ async def browse(
 ) -> AsyncIterator[DeadLetterDelivery]:
     """The dead letters that match, of those that are there now. They go back when the subscription closes.
 
-    Args:
-        subscription: A member of the queue's `replay_group`.
-        chosen: Which dead letters.
-        limit: The most dead letters.
+    The subscription is a member of the queue's `replay_group`.
     """
     found = 0
     async for deliveries in _present(subscription, None):
@@ -115,7 +110,12 @@ async def replay_or_drop(
                 if not exc.failed:
                     raise
                 refused = exc.failed
-        run.count(steps, refused)
+        run.report.refused.update(refused.values())
+        run.report.chosen.update(
+            dead_letter.exception
+            for position, (dead_letter, _) in enumerate(steps)
+            if dead_letter is not None and position not in refused
+        )
         if run.over:
             break
     run.report.left = await subscription.lag()
@@ -161,11 +161,10 @@ class _Run:
         self, chosen: DeadLetterFilter, action: DeadLetterAction, limit: int | None, *, keeps_offset: bool
     ) -> None:
         self.id = secrets.token_hex(8)
-        self._shared = lru_cache(_MAX_SHARED)(_shared)  # of this run: its headers contain its id
         self.report = ReplayReport()
         self._chosen = chosen
         self._action = action
-        self._left = limit
+        self._left = math.inf if limit is None else limit
         self._keeps_offset = keeps_offset
         self._gaps: Counter[int] = Counter()  # by partition: how often a completed record follows an open one
         self._open: set[int] = set()  # partitions whose last record stays uncompleted
@@ -174,7 +173,7 @@ class _Run:
     @property
     def over(self) -> bool:
         """Whether the limit is reached."""
-        return self._left is not None and self._left <= 0
+        return self._left <= 0
 
     def decide(self, deliveries: Sequence[Delivery]) -> list[tuple[DeadLetterDelivery | None, Completion]]:
         """The completions for a step, each with its dead letter; None if that is moved or is a duplicate."""
@@ -185,7 +184,9 @@ class _Run:
             dead_letter = read_dead_letter(delivery)
             if dead_letter is None or not self._chosen.matches(dead_letter):
                 if self._keeps_offset and self._gaps[delivery.partition] >= _MAX_GAPS:
-                    steps.append((None, Completion(delivery, (self._moved(delivery.record),))))
+                    headers = {**delivery.record.headers, _MOVED_BY: self.id}
+                    moved = msgspec.structs.replace(delivery.record, headers=headers)
+                    steps.append((None, Completion(delivery, (moved,))))
                 else:
                     self._open.add(delivery.partition)
                 continue
@@ -197,35 +198,14 @@ class _Run:
                 steps.append((None, Completion(delivery)))
                 continue
             self._origins.add(dead_letter.origin)
-            if self._left is not None:
-                self._left -= 1
+            self._left -= 1
             outputs = (self._replayed(dead_letter),) if self._action == "replay" else ()
             steps.append((dead_letter, Completion(delivery, outputs)))
         return steps
-
-    def count(
-        self, steps: Sequence[tuple[DeadLetterDelivery | None, Completion]], refused: Mapping[int, str]
-    ) -> None:
-        """Count the steps that were completed, and those that were refused."""
-        for position, (dead_letter, _) in enumerate(steps):
-            if position in refused:
-                self.report.refused[refused[position]] += 1
-            elif dead_letter is not None:
-                self.report.chosen[dead_letter.exception] += 1
 
     def _replayed(self, dead_letter: DeadLetterDelivery) -> Record:
         """The record that goes back to the topic: the event as it was, for its group alone."""
         record = dead_letter.delivery.record
         headers = {name: text for name, text in record.headers.items() if not name.startswith(_REMOVED)}
         headers |= {REPLAY_GROUP: dead_letter.group, REPLAY_RUN: self.id}
-        return Record(
-            dead_letter.topic, record.value, record.key, record.id, self._shared(tuple(headers.items()))
-        )
-
-    def _moved(self, record: Record) -> Record:
-        return msgspec.structs.replace(record, headers={**record.headers, _MOVED_BY: self.id})
-
-
-def _shared(headers: tuple[tuple[str, str], ...]) -> Mapping[str, str]:
-    """Equal headers as one mapping, which backends write more cheaply."""
-    return MappingProxyType(dict(headers))
+        return Record(dead_letter.topic, record.value, record.key, record.id, headers)

@@ -27,7 +27,7 @@ from eventml.errors import (
     UnavailableError,
 )
 from eventml.handlers import Handler
-from eventml.records import REPLAY_GROUP, REPLY_FROM, REPLY_TO, Delivery, Record, prediction_id
+from eventml.records import REPLAY_GROUP, REPLY_FROM, REPLY_TO, Delivery, Record
 from eventml.runtime.dead_letters import DLQ_PREFIX
 from eventml.runtime.failures import describe
 from eventml.runtime.outputs import output_headers
@@ -81,11 +81,9 @@ class Replies:
     ignored.
 
     Args:
-        subscription: The predictor's subscription.
         backend: Trims the reply topic, if its topics do not trim themselves.
-        handler: The predictor.
-        suffix: `<predictor>@<model version>`, as in the ids of its outputs.
-        source: The bus's name.
+        suffix: The end of the replies' ids, as in `Outputs`.
+        source: The replies' `ce_source`.
     """
 
     def __init__(
@@ -104,12 +102,7 @@ class Replies:
         self._trimmed = -_TRIM_INTERVAL
 
     def expect(self, deliveries: Sequence[Delivery], all_headers: Sequence[Mapping[str, str]]) -> None:
-        """Count the requests among deliveries that were received.
-
-        Args:
-            deliveries: The deliveries.
-            all_headers: Their header mappings, as in a `DecodedBatch`.
-        """
+        """Count the requests among received deliveries; their headers are as in a `DecodedBatch`."""
         if any(map(is_request, all_headers)):
             self._in_flight += sum(is_request(delivery.record.headers) for delivery in deliveries)
 
@@ -145,24 +138,22 @@ class Replies:
         except (UnavailableError, FullError):
             raise
         except BackendError as exc:
-            error = exc
-        else:
-            return
-        # The replies may have been the reason: complete what was refused again, without them.
-        log.warning("replies to %s cannot be written: %s", self._topic, describe(error))
-        refused = error.failed if isinstance(error, PublishError) else {}
-        if not refused:
-            self._paused_until = time.monotonic() + _PAUSE
-        again = [p for p in replies if p in refused] if refused else list(range(len(completions)))
-        still_refused = {p: reason for p, reason in refused.items() if p not in replies}
-        try:
-            await self._subscription.complete([completions[position] for position in again])
-        except PublishError as exc:
-            if not exc.failed:
-                raise
-            still_refused |= {again[number]: reason for number, reason in exc.failed.items()}
-        if still_refused:
-            raise PublishError(next(iter(still_refused.values())), still_refused) from error
+            # The replies may have been the reason: complete what was refused again, without them.
+            log.warning("replies to %s cannot be written: %s", self._topic, describe(exc))
+            refused = exc.failed if isinstance(exc, PublishError) else {}
+            if not refused:
+                self._paused_until = time.monotonic() + _PAUSE
+                raise  # the pipeline completes again, during the pause
+            again = [position for position in replies if position in refused]
+            still_refused = {p: reason for p, reason in refused.items() if p not in replies}
+            try:
+                await self._subscription.complete([completions[position] for position in again])
+            except PublishError as second:
+                if not second.failed:
+                    raise
+                still_refused |= {again[number]: reason for number, reason in second.failed.items()}
+            if still_refused:
+                raise PublishError(next(iter(still_refused.values())), still_refused) from exc
 
     def _reply(self, completion: Completion) -> Record | None:
         """The reply to a request; None if it names another reply topic or another predictor."""
@@ -184,7 +175,7 @@ class Replies:
         return self._without_output(request, msgspec.json.encode(failure), self._failed_headers)
 
     def _without_output(self, request: Record, value: bytes, headers: Mapping[str, str]) -> Record:
-        return Record(self._topic, value, request.key, prediction_id(request.id, self._suffix), headers)
+        return Record(self._topic, value, request.key, f"{request.id}/{self._suffix}", headers)
 
     async def _trim(self) -> None:
         if self._trimmer is None or time.monotonic() < self._trimmed + _TRIM_INTERVAL:
@@ -207,11 +198,7 @@ def predictor_of(reply: Record) -> str:
 
 
 def read_reply(reply: Delivery, output_type: Any) -> Any:
-    """The output in a reply; None if the predictor returned None.
-
-    Args:
-        reply: The reply.
-        output_type: The type to decode the output to.
+    """The output in a reply, decoded to a type; None if the predictor returned None.
 
     Raises:
         PredictionError: the predictor failed.

@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from heapq import heappop, heappush
 from itertools import count
-from typing import NamedTuple, cast
+from typing import ClassVar, NamedTuple, cast
 
 import anyio
 
@@ -47,18 +47,15 @@ class Retry:
     - A single event fails: it waits in the retry queue, up to `retries` times, while the stream goes on.
       Where order per key is kept, later events of its key wait behind it.
 
-    Args:
-        call: Calls the handler once, for a batch. It raises if the whole batch failed.
-        handler: The handler, with the retry policy in its options.
-        stats: Counts the retries.
-        ordered: Whether order per key is kept.
-        log_level: The level of log lines about dead letters and bisected batches.
-        tracing: Records dead letters; None if tracing is off.
+    The policy is in the handler's options.
 
     Attributes:
+        log_level: The level of log lines about dead letters and bisected batches.
         dead_letters: Moves deliveries to the dead letters.
         queue: The events that wait for a retry, and those that their keys hold back.
     """
+
+    log_level: ClassVar[int] = logging.WARNING
 
     def __init__(
         self,
@@ -67,7 +64,6 @@ class Retry:
         *,
         stats: Stats,
         ordered: bool,
-        log_level: int = logging.WARNING,
         tracing: HandlerTracing | None = None,
     ) -> None:
         self._call = call
@@ -75,7 +71,7 @@ class Retry:
         self._options = handler.options
         self._stats = stats
         self.dead_letters = DeadLetterWriter(
-            handler, log_level=log_level, translate=self._as_reported, tracing=tracing
+            handler, log_level=self.log_level, translate=self._as_reported, tracing=tracing
         )
         self.queue = RetryQueue(ordered=ordered)
 
@@ -129,8 +125,8 @@ class Retry:
         return completions
 
     async def _bisect(self, items: Sequence[Item], error: Exception) -> list[Completion]:
-        level = self.dead_letters.log_level
-        log.log(level, "%s: a batch of %d failed (%s); bisecting it", self._name, len(items), describe(error))
+        text = "%s: a batch of %d failed (%s); bisecting it"
+        log.log(self.log_level, text, self._name, len(items), describe(error))
         bisection = Bisection(len(items), self._options.bisect_for)
         completions: list[Completion] = []
         rest = dict(enumerate(items))
@@ -176,12 +172,10 @@ class Retry:
 
     async def _try_again(self, failed: FailedItem) -> list[Completion]:
         self._stats.retries += 1
-        results: CallResults
         try:
-            results = await self._call([failed.item])
+            [result] = await self._call([failed.item])
         except Exception as exc:  # noqa: BLE001 - a handler may raise anything
-            results = [Failed(exc)]
-        [result] = results
+            result = Failed(exc)
         if isinstance(result, Failed):
             completions = self._fail(failed.item, result.error, failed.attempts + 1, failed.first_failure)
             if not completions:
@@ -212,21 +206,10 @@ class FailFast(Retry):
 
     The caller reports the failure, so it is logged for debugging only.
 
-    Args and attributes: as for `Retry`, without `log_level`; its queue is always empty.
+    Its queue is always empty.
     """
 
-    def __init__(
-        self,
-        call: Call,
-        handler: Handler,
-        *,
-        stats: Stats,
-        ordered: bool,
-        tracing: HandlerTracing | None = None,
-    ) -> None:
-        super().__init__(
-            call, handler, stats=stats, ordered=ordered, log_level=logging.DEBUG, tracing=tracing
-        )
+    log_level = logging.DEBUG
 
     async def _call_until_available(self, items: Sequence[Item]) -> CallResults:
         return await self._call(items)
@@ -244,13 +227,7 @@ class FailFast(Retry):
 
 
 class FailedItem(NamedTuple):
-    """An event that has failed and is tried again.
-
-    Attributes:
-        item: The event.
-        attempts: How often it has been tried.
-        first_failure: When it first failed, in seconds since the epoch.
-    """
+    """An event that has failed `attempts` times, first at `first_failure` (seconds since the epoch)."""
 
     item: Item
     attempts: int

@@ -8,6 +8,7 @@ instrumentations of other clients write.
 from __future__ import annotations
 
 from contextlib import contextmanager
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -30,26 +31,17 @@ _KINDS: Final = {"publish": SpanKind.PRODUCER, "request": SpanKind.CLIENT}
 
 
 class Spans:
-    """Implements `Tracing` with the tracer provider of the app.
-
-    Args:
-        system: What carries the records: `kafka`, `redis`, `memory`, or `http`.
-    """
+    """Implements `Tracing` with the tracer provider of the app; `system` is as in `find_tracing`."""
 
     def __init__(self, system: str) -> None:
         self._tracer = trace.get_tracer("eventml")
         self._system = system
 
     @contextmanager
-    def sending(
-        self,
-        operation: str,
-        topic: str,
-        id: str | None = None,  # noqa: A002 - as in the protocol
-    ) -> Iterator[SendingSpan]:
+    def sending(self, operation: str, topic: str, id_: str | None = None) -> Iterator[SendingSpan]:
         attributes = _attributes(self._system, topic, "send", operation)
-        if id is not None:
-            attributes["messaging.message.id"] = id
+        if id_ is not None:
+            attributes["messaging.message.id"] = id_
         name, kind = f"{operation} {topic}", _KINDS[operation]
         with _current_span(self._tracer, name, kind=kind, attributes=attributes) as span:
             yield SendingSpan(span)
@@ -103,13 +95,19 @@ class HandlerSpans:
             attributes={**attributes, "messaging.batch.message_count": len(inputs)},
             links=[Link(context) for context in valid],
         ) as span:
-            yield lambda error: _record(span, error)
+            yield partial(_record, span)
 
     def output_headers(
         self, headers: Mapping[str, str], inputs: Sequence[Mapping[str, str]]
     ) -> Sequence[Mapping[str, str]]:
         batch = trace.get_current_span().get_span_context()
-        made = {key: _continued(headers, _context(found), batch) for key, found in _distinct(inputs).items()}
+        made: dict[int, Mapping[str, str]] = {}
+        for key, found in _distinct(inputs).items():
+            context = _context(found)
+            # The parent of an output is the batch's span if that is in the input's trace.
+            if context is None or context.trace_id == batch.trace_id:
+                context = batch
+            made[key] = MappingProxyType({**headers, **_headers(context)})
         return [made[id(found)] for found in inputs]
 
     def dead_letter(self, input: Mapping[str, str], error: Exception, topic: str) -> None:  # noqa: A002
@@ -147,15 +145,6 @@ def _headers(context: SpanContext) -> dict[str, str]:
     carrier: dict[str, str] = {}
     _PROPAGATOR.inject(carrier, _within(context))
     return {_CE_PREFIX + name: value for name, value in carrier.items()}
-
-
-def _continued(
-    headers: Mapping[str, str], context: SpanContext | None, batch: SpanContext
-) -> Mapping[str, str]:
-    """Headers for the output of an input: its parent is the batch's span if that is in the input's trace."""
-    if context is None or context.trace_id == batch.trace_id:
-        context = batch
-    return MappingProxyType({**headers, **_headers(context)})
 
 
 def _attributes(system: str, topic: str, type_: str, operation: str) -> dict[str, Any]:

@@ -20,14 +20,8 @@ if TYPE_CHECKING:
 class Staleness:
     """The step in front of the call that keeps stale events from it.
 
-    A stale event becomes a dead letter, is dropped, or is answered by a fallback (`when_stale`).
-
-    Args:
-        next_step: Processes the other events.
-        handler: The handler.
-        max_age: How old an event may be, in seconds, by the broker's timestamp.
-        outputs: Makes the completion of a fallback's output; None for a consumer.
-        stats: Counts the stale events.
+    A stale event becomes a dead letter, is dropped, or is answered by a fallback (`when_stale`), whose
+    output becomes a completion by `outputs`; a consumer has none.
     """
 
     def __init__(
@@ -54,34 +48,20 @@ class Staleness:
 
     def _complete(self, stale: Item) -> Completion:
         delivery = stale.delivery
-        if not callable(self._when_stale):
-            if self._when_stale == "drop":
-                return Completion(delivery)
-            return self._next.dead_letters.write(delivery, stale_error(stale, time.time()))
+        if self._when_stale == "dead_letter":
+            error = StaleError(f"{time.time() - delivery.timestamp:.3f} s old when its turn came")
+            return self._next.dead_letters.write(delivery, error)
         try:
-            output = self._when_stale(stale.event)
-            return (
-                Completion(delivery)
-                if self._outputs is None
-                else self._outputs.completions([delivery], [output])[0]
-            )
+            output = self._when_stale(stale.event) if callable(self._when_stale) else None
+            if self._outputs is None:
+                return Completion(delivery)
+            return self._outputs.completions([delivery], [output])[0]
         except Exception as exc:  # noqa: BLE001 - a fallback may raise anything
             return self._next.dead_letters.write(delivery, exc)
 
 
 def split_stale(items: Sequence[Item], max_age: float, now: float) -> tuple[list[Item], list[Item]]:
-    """The fresh and the stale events, by the broker's timestamps.
-
-    Args:
-        items: The events.
-        max_age: How old a fresh event may be, in seconds.
-        now: The time, in seconds since the epoch.
-    """
+    """The fresh and the stale events, by the broker's timestamps; `now` is in seconds since the epoch."""
     oldest = now - max_age
     fresh = [item for item in items if item.delivery.timestamp >= oldest]
     return fresh, [item for item in items if item.delivery.timestamp < oldest]
-
-
-def stale_error(item: Item, now: float) -> StaleError:
-    """The reason why a stale event is not called; `now` is in seconds since the epoch."""
-    return StaleError(f"{now - item.delivery.timestamp:.3f} s old when its turn came")

@@ -32,12 +32,7 @@ _BEFORE_IN_FLIGHT: Final[tuple[Stage, ...]] = ("receive", "decode")
 class Histogram:
     """Counts of values by bucket, and the sum of the values. Histograms of several workers can be added up.
 
-    Args:
-        bounds: The upper bounds of the buckets, rising; one more bucket takes the values above the last one.
-
-    Attributes:
-        counts: By bucket, one more than there are bounds.
-        sum: Of all values.
+    `bounds` are the upper bounds of the buckets, rising; one more bucket takes the values above the last one.
     """
 
     def __init__(self, bounds: Sequence[float]) -> None:

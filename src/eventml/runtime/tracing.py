@@ -37,17 +37,11 @@ class Tracing(Protocol):
     """Records spans for a bus's producers and handlers."""
 
     def sending(
-        self,
-        operation: Operation,
-        topic: str,
-        id: str | None = None,  # noqa: A002 - CloudEvents' word
+        self, operation: Operation, topic: str, id_: str | None = None
     ) -> AbstractContextManager[Sending]:
-        """A span around one call that publishes to a topic. An exception in it is recorded.
+        """A span around one call that publishes to a topic, one record if `id_` is given.
 
-        Args:
-            operation: What the caller does.
-            topic: The topic.
-            id: The id of the record, if the call publishes only one.
+        An exception in it is recorded.
         """
         ...
 

@@ -72,11 +72,7 @@ async def load_handlers(
 ) -> list[LoadedHandler]:
     """Enter the lifespans that the handlers have parameters for, each once, and load the handlers' models.
 
-    Args:
-        stack: Leaves the lifespans, the last one first.
-        handlers: The handlers.
-        lifespans: The bus's lifespans, by name.
-        output_formats: The format of each handler's outputs.
+    The stack leaves the lifespans, the last one first. Each handler has an output format.
 
     Raises:
         RegistrationError: a handler has a parameter that no lifespan is named like.
@@ -113,15 +109,12 @@ class Worker:
     """Runs handlers over one backend until it is stopped.
 
     Args:
-        backend: The backend that events are received from and outputs published to.
-        handlers: The handlers, loaded.
         source: The bus's name: the outputs' `ce_source`.
         drain: How long to finish the events in flight after the stop, in seconds.
         failure_policy: What to do when a call fails: `Retry`, or `FailFast` if callers wait for answers.
         tracing: Records what the handlers do; None if tracing is off.
 
     Attributes:
-        handlers: The handlers.
         stats: The counters of each handler, by name.
         ready: Set once every handler has subscribed: records published from then on reach it.
 

@@ -39,7 +39,7 @@ def test_the_web_services_table_has_every_setting_with_its_type_and_default() ->
 
 def test_the_defaults_are_the_codes() -> None:
     defaults = msgspec.structs.asdict(HandlerOptions(group="g"))
-    for name in ("max_wait", "retries", "backoff", "max_backoff", "bisect_for", "max_deliveries"):
+    for name in ("retries", "backoff", "max_backoff", "bisect_for", "max_deliveries"):
         assert ROWS[name][1] == str(defaults[name])
     for name in ("start", "when_stale"):
         assert ROWS[name][1] == f'"{defaults[name]}"'

@@ -71,7 +71,7 @@ def test_text_becomes_the_fields_type() -> None:
     settings = load(
         environ={
             "EVENTML_CONSUMER_DURATION_MAX_BATCH": "512",
-            "EVENTML_CONSUMER_DURATION_MAX_WAIT": "0.5",
+            "EVENTML_CONSUMER_DURATION_BACKOFF": "0.5",
             "EVENTML_CONSUMER_DURATION_ORDERED": "true",
             "EVENTML_CONSUMER_DURATION_START": "latest",
             "EVENTML_CONSUMER_DURATION_GROUP": "7",
@@ -82,7 +82,7 @@ def test_text_becomes_the_fields_type() -> None:
         }
     )
     assert settings.consumer == {
-        "duration": {"max_batch": 512, "max_wait": 0.5, "ordered": True, "start": "latest", "group": "7"}
+        "duration": {"max_batch": 512, "backoff": 0.5, "ordered": True, "start": "latest", "group": "7"}
     }
     assert settings.drain == 2.0
     assert repr(settings.backend.options).startswith("StreamSettings(lease=12.0, block=100, tls=True")

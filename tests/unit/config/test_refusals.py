@@ -33,7 +33,7 @@ def refusal(**sources: Any) -> list[str]:
         ("[consumer.duration]\nmax_batch = 0", "consumer.duration.max_batch: expected int >= 1, got 0"),
         ("[consumer.duration]\nmax_batch = 2.5", "consumer.duration.max_batch: expected int >= 1, got 2.5"),
         ("[consumer.duration]\nmax_batch = true", "consumer.duration.max_batch: expected int >= 1, got true"),
-        ("[consumer.duration]\nmax_wait = -1", "consumer.duration.max_wait: expected float >= 0, got -1"),
+        ("[consumer.duration]\nbackoff = -1", "consumer.duration.backoff: expected float >= 0, got -1"),
         ("[consumer.duration]\ntimeout = 0", "consumer.duration.timeout: expected float > 0, got 0"),
         (
             "[consumer.duration]\ntimeout = inf",
@@ -41,7 +41,6 @@ def refusal(**sources: Any) -> list[str]:
         ),
         ("[consumer.duration]\nordered = 1", "consumer.duration.ordered: expected true or false, got 1"),
         ("[consumer.duration]\nretries = -1", "consumer.duration.retries: expected int >= 0, got -1"),
-        ("[consumer.duration]\nbackoff = -1", "consumer.duration.backoff: expected float >= 0, got -1"),
         (
             "[consumer.duration]\nmax_backoff = nan",
             "consumer.duration.max_backoff: expected float >= 0, got nan",

@@ -12,8 +12,6 @@ from eventml.runtime.pipeline import Intake
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])]
 
-FOR_EVER = 3_600.0  # seconds: a wait that a test would not survive
-
 
 @given(
     cap=st.integers(1, 8),
@@ -36,7 +34,7 @@ async def test_nothing_is_lost_order_is_kept_and_both_bounds_hold(
             items = list(range(len(sent), len(sent) + min(size, cap)))
             sent.extend(items)
             intake.put(items)
-            longest = max(longest, len(intake))
+            longest = max(longest, len(intake._items))
             for _ in range(pauses[turn % len(pauses)]):
                 await checkpoint()
         intake.close()
@@ -66,50 +64,17 @@ async def test_a_take_returns_all_that_waits_up_to_the_cap(
     intake: Intake[int] = Intake(cap)
     intake.put(range(waiting))
     assert (await intake.take())[0] == list(range(min(cap, waiting)))
-    assert len(intake) == waiting - min(cap, waiting)
-
-
-@given(cap=st.integers(1, 5), puts=st.lists(st.integers(1, 3), min_size=1, max_size=10))
-async def test_with_max_wait_a_batch_fills_up(cap: int, puts: list[int], anyio_backend: str) -> None:
-    """It is full, or the intake was closed: time alone would not have ended this wait."""
-    intake: Intake[int] = Intake(cap, max_wait=FOR_EVER)
-
-    async def receive() -> None:
-        total = 0
-        for size in puts:
-            intake.put(range(total, total + size))
-            total += size
-            await checkpoint()
-        intake.close()
-
-    taken = []
-    with anyio.fail_after(10):
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(receive)
-            while batch := (await intake.take())[0]:
-                taken.append(batch)
-    assert [item for batch in taken for item in batch] == list(range(sum(puts)))
-    assert all(len(batch) == cap for batch in taken[:-1])
-
-
-async def test_max_wait_ends_the_wait_for_a_batch_that_does_not_fill() -> None:
-    intake: Intake[int] = Intake(10, max_wait=0.01)
-    intake.put([1, 2])
-    with anyio.fail_after(10):
-        assert (await intake.take())[0] == [1, 2]
+    assert len(intake._items) == waiting - min(cap, waiting)
 
 
 async def test_a_cancelled_take_has_taken_nothing() -> None:
-    for max_wait in (0.0, FOR_EVER):
-        intake: Intake[int] = Intake(3, max_wait=max_wait)
-        with anyio.move_on_after(0.01) as scope:
-            if max_wait:
-                intake.put([1])
-            await intake.take()
-        assert scope.cancelled_caught
-        intake.put([2, 3, 4])
-        with anyio.fail_after(10):
-            assert (await intake.take())[0] == ([1, 2, 3] if max_wait else [2, 3, 4])
+    intake: Intake[int] = Intake(3)
+    with anyio.move_on_after(0.01) as scope:
+        await intake.take()
+    assert scope.cancelled_caught
+    intake.put([2, 3, 4])
+    with anyio.fail_after(10):
+        assert (await intake.take())[0] == [2, 3, 4]
 
 
 async def test_the_room_is_full_from_more_than_a_batch_on() -> None:
@@ -135,7 +100,7 @@ async def test_a_batch_with_an_item_that_was_put_to_be_screened_is_screened(
     intake: Intake[bool] = Intake(cap)
     for size, screen in puts:
         intake.put([screen] * size, screen=screen)
-    while len(intake):
+    while len(intake._items):
         items, screen = await intake.take()
         assert screen >= any(items)
     intake.put([False])

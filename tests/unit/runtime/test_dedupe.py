@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,8 +13,11 @@ from eventml import Bus
 from eventml.backends.base import Completion
 from eventml.records import REPLAY_GROUP, Delivery, Record
 from eventml.runtime.calling import Item
-from eventml.runtime.dedupe import Dedupe, mark, split_duplicates
+from eventml.runtime.dedupe import Dedupe
 from eventml.runtime.stats import Stats
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 IDS = st.sampled_from("abc")
 REPLAYED = {REPLAY_GROUP: "this group"}
@@ -23,11 +27,18 @@ def item(offset: int, id_: str, headers: dict[str, str] | None = None) -> Item:
     return Item(Delivery(Record("t", b"", None, id_, headers or {}), 0, offset, 0.0), None)
 
 
+class AllCompleted:
+    """A subscription to which every id has been completed before."""
+
+    async def completed_before(self, deliveries: Sequence[Delivery]) -> Sequence[int]:
+        return range(len(deliveries))
+
+
 def new_dedupe() -> Dedupe:
     bus = Bus("bus")
-    bus.consumer("t", name="handler")(print)
-    no_subscription: Any = None
-    return Dedupe(no_subscription, bus.handlers["handler"], Stats())
+    bus.consumer("t", name="handler", group="this group")(print)
+    subscription: Any = AllCompleted()
+    return Dedupe(subscription, bus.handlers["handler"], Stats())
 
 
 @given(st.lists(st.lists(IDS, max_size=5), max_size=8), st.data())
@@ -52,11 +63,11 @@ def test_one_event_of_each_id_is_in_flight_and_no_duplicate_is_lost(
     assert dedupe.waiting == 0
 
 
-def test_a_replayed_dead_letter_neither_waits_nor_counts_as_a_duplicate() -> None:
+@pytest.mark.anyio
+async def test_a_replayed_dead_letter_neither_waits_nor_counts_as_a_duplicate() -> None:
     dedupe = new_dedupe()
     first, replayed, duplicate = item(0, "a"), item(1, "a", REPLAYED), item(2, "a")
-    assert dedupe.hold_back([first, replayed, duplicate]) == [first, replayed]
-    to_call, duplicates = split_duplicates([first, replayed], [0, 1])
+    to_call, duplicates = await dedupe.remove_duplicates([first, replayed, duplicate])
     assert (to_call, [one.delivery for one in duplicates]) == ([replayed], [first.delivery])
     assert dedupe.release([Completion(replayed.delivery)]) == []
     assert dedupe.release([Completion(first.delivery)]) == [duplicate]
@@ -71,4 +82,4 @@ def test_what_a_completion_records() -> None:
         Completion(item(2, "c", {REPLAY_GROUP: "another group"}).delivery),
         Completion(item(3, "d").delivery, (letter,), dead_letter=True),
     ]
-    assert [mark(one, "this group").dedupe for one in done] == ["drop", "record", "off", "off"]
+    assert [one.dedupe for one in new_dedupe().mark(done)] == ["drop", "record", "off", "off"]

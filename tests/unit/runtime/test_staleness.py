@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from eventml.records import Delivery, Record
 from eventml.runtime.calling import Item
-from eventml.runtime.staleness import split_stale, stale_error
+from eventml.runtime.staleness import split_stale
 
 NOW = 1_700_000_000.0
 
@@ -21,8 +21,3 @@ def test_the_stale_are_those_older_than_the_bound_in_their_order(ages: list[floa
     fresh, stale = split_stale(items(ages), max_age, NOW)
     assert [item.delivery.offset for item in stale] == [n for n, age in enumerate(ages) if age > max_age]
     assert [item.delivery.offset for item in fresh] == [n for n, age in enumerate(ages) if age <= max_age]
-
-
-def test_the_reason_says_how_old() -> None:
-    [item] = items([90.0])
-    assert str(stale_error(item, NOW)) == "90.000 s old when its turn came"

@@ -42,6 +42,10 @@ log = logging.getLogger("eventml")
 _LOG_EVERY: Final = 10.0  # seconds between two warnings of calls that failed
 
 
+class _QuietRetry(Retry):
+    log_level = logging.DEBUG
+
+
 class Scorer:
     """Scores chunks with one loaded handler.
 
@@ -63,7 +67,7 @@ class Scorer:
         stats = Stats()
         self._caller = Caller(self._handler, handler.resources, ordered=False, stats=stats)
         self._outputs_by_event: dict[int, Any] = {}
-        self._retry = Retry(self._call, self._handler, stats=stats, ordered=False, log_level=logging.DEBUG)
+        self._retry = _QuietRetry(self._call, self._handler, stats=stats, ordered=False)
         self._next_warning = 0.0
         self.schema: OutputSchema | None = schema_of_type(self._handler.output_type)
 

@@ -165,13 +165,6 @@ def test_a_variable_is_refused_by_its_name(name: str, value: str, message: str) 
             'backend.lease: expected float > 0, got "x" (from the URL of the command line)',
         ),
         (
-            "redis://h?lease=1&lease=2",
-            (
-                "backend.lease: given twice: in the URL and beside it, or twice in the URL"
-                " (from the URL of the command line)"
-            ),
-        ),
-        (
             "redis://:pa/ss@h",
             (
                 'backend.url: a "/", "?", "#" or "@" in a password or parameter '

@@ -32,15 +32,15 @@ T = TypeVar("T")
 
 
 def _on_producer(
-    method: Callable[Concatenate[Producer, P], Coroutine[Any, Any, T]], doc: str
+    method: Callable[Concatenate[Producer, P], Coroutine[Any, Any, T]],
 ) -> Callable[Concatenate[Bus, P], Coroutine[Any, Any, T]]:
-    """The method of `Producer`, with the same parameters, as a method of a bus that is open."""
+    """The method of `Producer`, with the same parameters and docstring, as a method of a bus that is open."""
 
     @wraps(method)
     async def call(self: Bus, /, *args: P.args, **kwargs: P.kwargs) -> T:
         return await method(self.open_producer, *args, **kwargs)
 
-    call.__doc__, call.__qualname__ = doc, f"Bus.{method.__name__}"
+    call.__qualname__ = f"Bus.{method.__name__}"
     return call
 
 
@@ -64,7 +64,6 @@ class Bus:
         self.lifespans: dict[str, Callable[[], Any]] = {}
         self._default_backend = backend
         self._settings: config.Settings | None = None
-        self._backend: Backend | None = None
         self._producer: Producer | None = None
 
     # Registering
@@ -197,12 +196,12 @@ class Bus:
         """
         if self._producer is not None:
             raise NotOpenError(f"bus {self.name!r} is open already; open it once, around all its uses")
-        async with connect(self.name, self.settings, self.topics, self.handlers, backend) as connection:
-            self._backend, self._producer = connection
+        async with connect(self.name, self.settings, self.topics, self.handlers, backend) as producer:
+            self._producer = producer
             try:
                 yield self
             finally:
-                self._backend = self._producer = None
+                self._producer = None
 
     async def __aenter__(self) -> Self:
         self._opened = self.open()
@@ -213,27 +212,13 @@ class Bus:
     ) -> bool | None:
         return await self._opened.__aexit__(kind, error, trace)
 
-    publish = _on_producer(
-        Producer.publish, "Publish one event; see `Producer.publish`. The bus must be open."
-    )
-    publish_many = _on_producer(
-        Producer.publish_many,
-        "Publish many events in few writes; see `Producer.publish_many`. The bus must be open.",
-    )
-    request = _on_producer(
-        Producer.request,
-        "Publish one event and wait for its prediction; see `Producer.request`. The bus must be open.",
-    )
+    publish = _on_producer(Producer.publish)
+    publish_many = _on_producer(Producer.publish_many)
+    request = _on_producer(Producer.request)
 
     def producer(self) -> BlockingProducer:
         """A producer for blocking code, with a connection of its own. Use it with `with`."""
-
-        @asynccontextmanager
-        async def connected() -> AsyncIterator[Producer]:
-            async with connect(self.name, self.settings, self.topics, self.handlers) as (_, producer):
-                yield producer
-
-        return BlockingProducer(connected)
+        return BlockingProducer(lambda: connect(self.name, self.settings, self.topics, self.handlers))
 
     @property
     def backend(self) -> Backend:
@@ -242,9 +227,7 @@ class Bus:
         Raises:
             NotOpenError: The bus is not open.
         """
-        if self._backend is None:
-            raise NotOpenError(f"bus {self.name!r} is not open; use it inside `async with bus:`")
-        return self._backend
+        return self.open_producer.backend
 
     @property
     def open_producer(self) -> Producer:
@@ -254,7 +237,7 @@ class Bus:
             NotOpenError: The bus is not open.
         """
         if self._producer is None:
-            raise NotOpenError(f"bus {self.name!r} is not open; publish inside `async with bus:`")
+            raise NotOpenError(f"bus {self.name!r} is not open; use it inside `async with bus:`")
         return self._producer
 
     # Running

@@ -51,7 +51,7 @@ async def connect(
     topics: Mapping[str, Topic],
     handlers: Mapping[str, Handler],
     backend: Backend | None = None,
-) -> AsyncIterator[tuple[Backend, Producer]]:
+) -> AsyncIterator[Producer]:
     """Connect to the configured backend, and open a producer on it. Both are closed with the context.
 
     Args:
@@ -69,14 +69,12 @@ async def connect(
         name: topics.get(name, Topic()).configured(settings.topic.get(name))
         for name in {*topics, *settings.topic}
     }
-
-    def output_type_of(topic: str, predictor: str) -> Any:
-        handler = handlers.get(predictor)
-        if handler is None or handler.to is None or handler.topic != topic:
-            return Any
-        declared = topics.get(handler.to, Topic()).event_type
-        return output_event_type(handler) if declared is Any else declared
-
+    output_types = {}
+    for handler in handlers.values():
+        if handler.to is not None:
+            declared = topics.get(handler.to, Topic()).event_type
+            output_type = output_event_type(handler) if declared is Any else declared
+            output_types[handler.topic, handler.name] = output_type
     async with AsyncExitStack() as stack:
         if backend is None:
             module = config.find_backend(settings.backend.scheme)
@@ -87,10 +85,10 @@ async def connect(
             source=source,
             id_fields={name: topic.id_field for name, topic in configured.items() if topic.id_field},
             formats={name: topic.codec for name, topic in configured.items()},
-            output_type_of=output_type_of,
+            output_types=output_types,
             tracing=tracer(settings),
         )
-        yield backend, await stack.enter_async_context(producer.running())
+        yield await stack.enter_async_context(producer.running())
 
 
 def tracer(settings: config.Settings) -> Tracing | None:

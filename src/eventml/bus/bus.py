@@ -161,13 +161,10 @@ class Bus:
         Raises:
             ConfigError: A setting is unknown or has the wrong type; the message starts with its path.
         """
-        handlers = self.handlers.values()
-        topics = {*self.topics, *(h.topic for h in handlers), *(h.to for h in handlers if h.to)}
         return config.load(
             overrides=overrides,
             default_backend=self._default_backend,
             known_handlers=tuple(self.handlers),
-            known_topics=tuple(topics),
         )
 
     def configured_handler(self, name: str) -> Handler:
@@ -176,9 +173,9 @@ class Bus:
         model = options.pop("model", handler.model)
         return structs.replace(handler, model=model, options=structs.replace(handler.options, **options))
 
-    def configured_topic(self, name: str) -> Topic:
-        """A topic, declared or not, with its settings applied."""
-        return self.topics.get(name, Topic()).configured(self.settings.topic.get(name))
+    def declared_topic(self, name: str) -> Topic:
+        """A topic as it is declared, or with the defaults."""
+        return self.topics.get(name, Topic())
 
     # Publishing
 
@@ -274,7 +271,7 @@ class Bus:
             raise ConfigError(f"no handler is named {unknown[0]!r}; there are: {', '.join(self.handlers)}")
         handlers = [self.configured_handler(name) for name in only or self.handlers]
         async with AsyncExitStack() as stack:
-            codecs: list[Format] = [self.configured_topic(h.to).codec if h.to else "json" for h in handlers]
+            codecs: list[Format] = [self.declared_topic(h.to).codec if h.to else "json" for h in handlers]
             yield await load_handlers(stack, handlers, self.lifespans, codecs)
 
     def asgi(self, *, only: Sequence[str] = (), authenticate: bool = True) -> WebApplication:

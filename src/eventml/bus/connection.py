@@ -6,7 +6,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
-from msgspec import structs
 
 from eventml import config
 from eventml.backends.base import Backend
@@ -23,25 +22,17 @@ _SYSTEMS: Final = {"rediss": "redis", "unix": "redis"}
 
 
 class Topic(msgspec.Struct, frozen=True, kw_only=True):
-    """A topic as `Bus.topic` declares it. Settings in `[topic."<name>"]` replace `id_field` and `codec`.
+    """A topic as `Bus.topic` declares it.
 
     Attributes:
         event_type: Type of its events, for consumers without a handler such as `eventml tail`.
         id_field: Field of an event that is its id.
-        codec: Format that its events are encoded in.
+        codec: Format that its events are encoded in. Decoding uses each record's own content type.
     """
 
     event_type: Any = Any
     id_field: str | None = None
     codec: Format = "json"
-
-    def configured(self, settings: config.TopicSettings | None) -> Topic:
-        """This topic with its settings applied."""
-        if settings is None:
-            return self
-        return structs.replace(
-            self, id_field=settings.id_field or self.id_field, codec=settings.codec or self.codec
-        )
 
 
 @asynccontextmanager
@@ -65,10 +56,6 @@ async def connect(
         ConfigError: The backend refuses its settings.
         UnavailableError: The broker cannot be reached.
     """
-    configured = {
-        name: topics.get(name, Topic()).configured(settings.topic.get(name))
-        for name in {*topics, *settings.topic}
-    }
     output_types = {}
     for handler in handlers.values():
         if handler.to is not None:
@@ -83,8 +70,8 @@ async def connect(
         producer = Producer(
             backend,
             source=source,
-            id_fields={name: topic.id_field for name, topic in configured.items() if topic.id_field},
-            formats={name: topic.codec for name, topic in configured.items()},
+            id_fields={name: topic.id_field for name, topic in topics.items() if topic.id_field},
+            formats={name: topic.codec for name, topic in topics.items()},
             output_types=output_types,
             tracing=tracer(settings),
         )

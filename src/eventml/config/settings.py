@@ -11,7 +11,6 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import Meta, inspect, structs
 
-from eventml.codec import Format
 from eventml.config.urls import HIDDEN, InvalidValueError, is_secret, redact
 from eventml.handler_options import AtLeastOne, PositiveSeconds, Seconds, Text, configurable_options
 
@@ -27,18 +26,14 @@ _BOUNDS: Final = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
 
 
 class TopicSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The settings in `[topic."<name>"]`. None means the value in the code, or else the backend's default.
+    """The settings in `[topic."<name>"]`, for creating the topic. None means the backend's default.
 
     Attributes:
-        id_field: Field of an event that is its id.
-        codec: Format that events are encoded in. Decoding uses each record's own content type.
         partitions: Number of partitions to create the topic with.
         replication: Number of replicas to create the topic with.
         retention: How long records are kept, in seconds.
     """
 
-    id_field: Text | None = None
-    codec: Format | None = None
     partitions: AtLeastOne | None = None
     replication: AtLeastOne | None = None
     retention: PositiveSeconds | None = None

@@ -27,13 +27,13 @@ from eventml.config.urls import InvalidValueError
 from eventml.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
 
 NOT_SETTINGS: Final = frozenset({"EVENTML_CACHE", "EVENTML_REQUIRE_BROKERS", "EVENTML_TOKEN"})
 """Variables that are not settings: the examples' cache folder, the tests' need for brokers, the web token."""
 
 _SETTINGS_FILE: Final = "eventml.toml"
-_NO_SUCH_VARIABLE: Final = ", no setting has that name, or no app or file names its handler or topic"
+_NO_SUCH_VARIABLE: Final = ", no setting has that name, or no app or file names its handler"
 _SIMILAR: Final = 0.9  # difflib's ratio from which the name of a variable is suggested
 
 
@@ -43,7 +43,6 @@ def load(
     overrides: Mapping[str, object] | None = None,
     default_backend: str | None = None,
     known_handlers: Collection[str] = (),
-    known_topics: Collection[str] = (),
 ) -> Settings:
     """Read the settings from all sources. Each setting comes from the strongest source that gives it.
 
@@ -59,7 +58,6 @@ def load(
         default_backend: URL given in the code, in place of `memory://`.
         known_handlers: Names of the registered handlers; settings for others are refused. Empty means
             unknown.
-        known_topics: Topics that a variable's name may refer to, in addition to those in the file.
 
     Raises:
         ConfigError: A setting is unknown, has the wrong type or contradicts another. One line for each, which
@@ -69,15 +67,11 @@ def load(
     """
     environ = os.environ if environ is None else environ
     file, table = _read_file()
+    named = table["consumer"] if isinstance(table.get("consumer"), dict) else ()
     sources: list[list[Entry | str]] = [
         [Entry(URL, default_backend or "memory://", "the code")],
         [*_read_table(table, file, known_handlers)],
-        read_environment(
-            environ,
-            handlers={*known_handlers, *_names("consumer", table)},
-            topics={*known_topics, *_names("topic", table)},
-            known=bool(known_handlers),
-        ),
+        read_environment(environ, {*known_handlers, *named}, known=bool(known_handlers)),
         [*_read_table(overrides or {}, "the command line", known_handlers)],
     ]
     problems = [one for source in sources for one in source if isinstance(one, str)]
@@ -113,11 +107,6 @@ def _read_file() -> tuple[str, dict[str, Any]]:
     return _SETTINGS_FILE, {}
 
 
-def _names(section: str, table: Mapping[str, Any]) -> Iterable[str]:
-    names = table.get(section)
-    return names if isinstance(names, dict) else ()
-
-
 def _read_table(
     table: Mapping[str, object], source: str, handlers: Collection[str], path: tuple[str, ...] = ()
 ) -> Iterator[Entry | str]:
@@ -149,7 +138,7 @@ def _read_table(
 
 
 def read_environment(
-    environ: Mapping[str, str], *, handlers: Collection[str], topics: Collection[str], known: bool
+    environ: Mapping[str, str], handlers: Collection[str], *, known: bool
 ) -> list[Entry | str]:
     """The entries of the environment, and a line for each problem with a variable's name.
 
@@ -158,16 +147,15 @@ def read_environment(
     Args:
         environ: The environment.
         handlers: Names of handlers. They may contain underscores.
-        topics: Names of topics. Their dots are underscores in a variable's name.
-        known: Whether these are all handlers and topics. If not, variables for others are ignored.
+        known: Whether these are all handlers. If not, variables for others are ignored.
     """
-    paths = _paths_by_variable(handlers, topics)
+    paths = _paths_by_variable(handlers)
     found: list[Entry | str] = []
     for name, value in sorted(environ.items()):
         matches = paths.get(name, [])
         if not name.startswith(PREFIX) or name in NOT_SETTINGS:
             continue
-        if not known and not matches and name.startswith((f"{PREFIX}CONSUMER_", f"{PREFIX}TOPIC_")):
+        if not known and not matches and name.startswith(f"{PREFIX}CONSUMER_"):
             continue
         if not matches and name.startswith(f"{PREFIX}BACKEND_"):
             matches = [("backend", name.removeprefix(f"{PREFIX}BACKEND_").lower())]
@@ -182,15 +170,12 @@ def read_environment(
     return found
 
 
-def _paths_by_variable(
-    handlers: Collection[str], topics: Collection[str]
-) -> dict[str, list[tuple[str, ...]]]:
+def _paths_by_variable(handlers: Collection[str]) -> dict[str, list[tuple[str, ...]]]:
     """The settings that each variable may set, but for options of the backend."""
     paths = [
         *((name,) for name in SECTIONS[""]),
         *(("web", field) for field in SECTIONS["web"]),
         *(("consumer", name, field) for name in handlers for field in SECTIONS["consumer"]),
-        *(("topic", name, field) for name in topics for field in SECTIONS["topic"]),
     ]
     found: dict[str, list[tuple[str, ...]]] = {f"{PREFIX}BACKEND": [URL]}
     for path in paths:

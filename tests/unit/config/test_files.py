@@ -41,11 +41,9 @@ def test_a_file_of_a_parent_is_named_in_full(below: Path) -> None:
 
 @pytest.mark.parametrize("name", ["drain", "web", "backend", "consumer"])
 def test_a_topic_or_a_handler_may_have_the_name_of_a_setting(tmp_path: Path, name: str) -> None:
-    (tmp_path / "eventml.toml").write_text(
-        f'[topic.{name}]\nid_field = "ride_id"\n[consumer.{name}]\nretries = 1'
-    )
+    (tmp_path / "eventml.toml").write_text(f"[topic.{name}]\npartitions = 3\n[consumer.{name}]\nretries = 1")
     settings = load(environ={f"EVENTML_CONSUMER_{name.upper()}_GROUP": "g"})
-    assert settings.topic[name].id_field == "ride_id"
+    assert settings.topic[name].partitions == 3
     assert settings.consumer == {name: {"retries": 1, "group": "g"}}
 
 

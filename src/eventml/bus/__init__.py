@@ -9,11 +9,10 @@ import it.
 from eventml.bus.app import create_topics, import_bus, import_predictor, topics_of
 from eventml.bus.bus import Bus
 from eventml.bus.connection import Topic
-from eventml.bus.running import Stoppable, WebApplication, stop_on_signals, stop_when_idle
+from eventml.bus.running import WebApplication, stop_on_signals, stop_when_idle
 
 __all__ = [
     "Bus",
-    "Stoppable",
     "Topic",
     "WebApplication",
     "create_topics",

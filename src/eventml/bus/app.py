@@ -77,13 +77,10 @@ def import_bus(target: str) -> Bus:
     found = getattr(module, name, None)
     if isinstance(found, Bus):
         return found
-    problem = (
-        f"the module has no attribute {name!r}"
-        if found is None
-        else f"{name!r} is not a Bus but an object of type {type(found).__name__}"
-    )
     buses = [attribute for attribute, value in vars(module).items() if isinstance(value, Bus)]
-    raise AppNotFoundError(f"{target}: {problem}{_suggestion(module, name, buses, 'buses')}")
+    raise AppNotFoundError(
+        f"{target}: the module has no Bus named {name!r}{_suggestion(module, name, buses, 'buses')}"
+    )
 
 
 def import_predictor(target: str) -> tuple[Bus, str]:

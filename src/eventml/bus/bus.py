@@ -288,7 +288,6 @@ class Bus:
 
         Raises:
             MissingExtraError: The extra `web` is not installed.
-            ConfigError: eventml runs from its source folder, without being installed.
         """
         return web_application(self, only=only, authenticate=authenticate)
 
@@ -315,7 +314,7 @@ class Bus:
                 are waited for.
         """
         async with self.open(), self.worker(only) as worker, task_group() as tasks:
-            tasks.start_soon(stop_on_signals, worker)
+            tasks.start_soon(stop_on_signals, worker.stop, worker.abandon)
             if until_idle is not None:
                 tasks.start_soon(stop_when_idle, worker, until_idle)
             finished = await worker.run()

@@ -40,7 +40,7 @@ def find_backend(scheme: str) -> BackendModule:
     Raises:
         UnknownBackendError: No backend is registered for it.
         MissingExtraError: The backend needs a package that is not installed.
-        ConfigError: The registered module cannot be imported, or is not a backend.
+        ConfigError: The registered module cannot be imported.
     """
     known = _registered()
     if scheme not in known:
@@ -48,20 +48,15 @@ def find_backend(scheme: str) -> BackendModule:
             f"backend.url: no backend is registered for {scheme}://{did_you_mean(scheme, known)} "
             f"(registered: {', '.join(sorted(known)) or 'none; is eventml installed?'})"
         )
-    label = f"backend.url: the entry point {scheme} = {known[scheme]} in {_GROUP}"
     try:
         module = metadata.EntryPoint(scheme, known[scheme], _GROUP).load()
     except MissingExtraError:
         raise
     except Exception as exc:  # a third-party module can raise anything while it is imported
-        raise ConfigError(f"{label} cannot be imported: {type(exc).__name__}: {exc}") from exc
-    for name in ("Settings", "capabilities", "open"):
-        if not callable(getattr(module, name, None)):
-            raise ConfigError(f"{label} is not a backend: it has no class or function named {name}")
-    try:
-        structs.fields(module.Settings)
-    except (TypeError, NameError) as exc:  # NameError: a type that is imported under TYPE_CHECKING
-        raise ConfigError(f"{label} is not a backend: its Settings is no msgspec struct: {exc}") from exc
+        raise ConfigError(
+            f"backend.url: the entry point {scheme} = {known[scheme]} in {_GROUP} cannot be imported: "
+            f"{type(exc).__name__}: {exc}"
+        ) from exc
     return cast("BackendModule", module)
 
 
@@ -79,7 +74,7 @@ def choose_backend(
     Raises:
         UnknownBackendError: No backend is registered for the winning URL's scheme.
         MissingExtraError: The backend needs a package that is not installed.
-        ConfigError: The registered module is not a backend.
+        ConfigError: The registered module cannot be imported.
     """
     urls = [next((entry for entry in source if entry.path == URL), None) for source in sources]
     winner = [url for url in urls if url][-1]

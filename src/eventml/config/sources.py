@@ -142,12 +142,7 @@ def read_environment(
 ) -> list[Entry | str]:
     """The entries of the environment, and a line for each problem with a variable's name.
 
-    Empty variables are ignored.
-
-    Args:
-        environ: The environment.
-        handlers: Names of handlers. They may contain underscores.
-        known: Whether these are all handlers. If not, variables for others are ignored.
+    Empty variables are ignored, and so are those of other handlers if not all handlers are `known`.
     """
     paths = _paths_by_variable(handlers)
     found: list[Entry | str] = []

@@ -11,7 +11,7 @@ from msgspec import structs
 
 from eventml import config
 from eventml.backends.base import Backend
-from eventml.bus.connection import Topic, connect, tracer
+from eventml.bus.connection import Topic, connect
 from eventml.bus.running import WebApplication, stop_on_signals, stop_when_idle, web_application
 from eventml.codec import Format
 from eventml.errors import ConfigError, NotOpenError, RegistrationError
@@ -252,8 +252,8 @@ class Bus:
             EventMLError: As for `loaded_handlers`.
         """
         async with self.loaded_handlers(only) as handlers:
-            drain, tracing = self.settings.drain, tracer(self.settings)
-            yield Worker(self.backend, handlers, source=self.name, drain=drain, tracing=tracing)
+            producer, drain = self.open_producer, self.settings.drain
+            yield Worker(producer.backend, handlers, source=self.name, drain=drain, tracing=producer.tracing)
 
     @asynccontextmanager
     async def loaded_handlers(self, only: Sequence[str] = ()) -> AsyncIterator[list[LoadedHandler]]:

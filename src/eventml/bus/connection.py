@@ -1,4 +1,4 @@
-"""The topics, backend, producer and tracer of a bus, from its declarations and its settings."""
+"""The topics and the producer of a bus, from its declarations and its settings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from eventml.backends.base import Backend
 from eventml.codec import Format
 from eventml.handlers import Handler
 from eventml.producer import Producer
-from eventml.runtime import Tracing, find_tracing, output_event_type
+from eventml.runtime import find_tracing, output_event_type
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -55,6 +55,7 @@ async def connect(
     Raises:
         ConfigError: The backend refuses its settings.
         UnavailableError: The broker cannot be reached.
+        MissingExtraError: Tracing is on, and OpenTelemetry is not installed.
     """
     output_types = {}
     for handler in handlers.values():
@@ -63,8 +64,9 @@ async def connect(
             output_type = output_event_type(handler) if declared is Any else declared
             output_types[handler.topic, handler.name] = output_type
     async with AsyncExitStack() as stack:
+        scheme = settings.backend.scheme
         if backend is None:
-            module = config.find_backend(settings.backend.scheme)
+            module = config.find_backend(scheme)
             opened = module.open(settings.backend.url, settings.backend.options)
             backend = await stack.enter_async_context(opened)
         producer = Producer(
@@ -73,16 +75,6 @@ async def connect(
             id_fields={name: topic.id_field for name, topic in topics.items() if topic.id_field},
             formats={name: topic.codec for name, topic in topics.items()},
             output_types=output_types,
-            tracing=tracer(settings),
+            tracing=find_tracing(settings.tracing, _SYSTEMS.get(scheme, scheme)),
         )
         yield await stack.enter_async_context(producer.running())
-
-
-def tracer(settings: config.Settings) -> Tracing | None:
-    """The tracer, or None if tracing is off (setting `tracing`).
-
-    Raises:
-        MissingExtraError: Tracing is on, and OpenTelemetry is not installed.
-    """
-    scheme = settings.backend.scheme
-    return find_tracing(settings.tracing, _SYSTEMS.get(scheme, scheme))

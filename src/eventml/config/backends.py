@@ -63,13 +63,10 @@ def find_backend(scheme: str) -> BackendModule:
 def choose_backend(
     sources: Sequence[Sequence[Entry]], environ: Mapping[str, str], problems: list[str]
 ) -> BackendSettings | None:
-    """The backend's settings; None if they have problems, which are added to `problems`.
+    """The backend's settings; None if they have problems, which are added to `problems`, a line for each.
 
-    Args:
-        sources: The entries below `backend` of each source, the weakest first. The first source is the
-            default in the code, and always has a URL.
-        environ: The environment, for `${NAME}`.
-        problems: The problems of all settings, a line for each.
+    The sources have the entries below `backend`, the weakest source first. The first is the default in the
+    code, and always has a URL.
 
     Raises:
         UnknownBackendError: No backend is registered for the winning URL's scheme.

@@ -14,8 +14,6 @@ from msgspec import Meta, inspect, structs
 from eventml.config.urls import HIDDEN, InvalidValueError, is_secret, redact
 from eventml.handler_options import AtLeastOne, PositiveSeconds, Seconds, Text, configurable_options
 
-Port = Annotated[int, Meta(ge=0, le=65_535)]
-
 PREFIX: Final = "EVENTML_"  # of the environment variables that are settings
 URL: Final = ("backend", "url")  # path of the backend's URL
 
@@ -55,7 +53,7 @@ class WebSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """
 
     host: Text = "127.0.0.1"
-    port: Port = 8000
+    port: Annotated[int, Meta(ge=0, le=65_535)] = 8000
     max_body: AtLeastOne = 1_048_576
     max_events: AtLeastOne = 1000
     max_requests: AtLeastOne = 1000

@@ -50,10 +50,10 @@ class Producer:
         id_fields: By topic, the field of an event that is its id.
         formats: By topic, the format that its events are encoded in; JSON for other topics.
         output_types: By topic and predictor, the output type of the predictor, for the replies to requests.
-        tracing: The tracer, or None if tracing is off.
 
     Attributes:
         backend: The connected backend.
+        tracing: The tracer, or None if tracing is off.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Producer:
     ) -> None:
         self.backend = backend
         self._output_types = output_types
-        self._tracing = tracing
+        self.tracing = tracing
         self._source = source
         self._id_fields = id_fields
         self._formats = formats
@@ -206,7 +206,7 @@ class Producer:
         self, operation: Literal["publish", "request"], topic: str, id_: str | None = None
     ) -> AbstractContextManager[Any]:
         """The span of a call, or None if tracing is off."""
-        return nullcontext() if self._tracing is None else self._tracing.sending(operation, topic, id_)
+        return nullcontext() if self.tracing is None else self.tracing.sending(operation, topic, id_)
 
     def _records(
         self,

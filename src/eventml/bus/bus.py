@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import wraps
+from importlib import metadata
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar, Unpack
 
 from msgspec import structs
@@ -12,9 +13,9 @@ from msgspec import structs
 from eventml import config
 from eventml.backends.base import Backend
 from eventml.bus.connection import Topic, connect
-from eventml.bus.running import WebApplication, stop_on_signals, stop_when_idle, web_application
+from eventml.bus.running import WebApplication, stop_on_signals, stop_when_idle
 from eventml.codec import Format
-from eventml.errors import ConfigError, NotOpenError, RegistrationError
+from eventml.errors import ConfigError, MissingExtraError, NotOpenError, RegistrationError
 from eventml.handler_options import HandlerArguments
 from eventml.handlers import Handler, read_handler
 from eventml.models import ModelSource
@@ -252,8 +253,8 @@ class Bus:
             EventMLError: As for `loaded_handlers`.
         """
         async with self.loaded_handlers(only) as handlers:
-            producer, drain = self.open_producer, self.settings.drain
-            yield Worker(producer.backend, handlers, source=self.name, drain=drain, tracing=producer.tracing)
+            drain, tracing = self.settings.drain, self.open_producer.tracing
+            yield Worker(self.backend, handlers, source=self.name, drain=drain, tracing=tracing)
 
     @asynccontextmanager
     async def loaded_handlers(self, only: Sequence[str] = ()) -> AsyncIterator[list[LoadedHandler]]:
@@ -289,7 +290,16 @@ class Bus:
         Raises:
             MissingExtraError: The extra `web` is not installed.
         """
-        return web_application(self, only=only, authenticate=authenticate)
+        # Deployments import the bus, so the bus finds this one by its entry point.
+        point, *_ = metadata.entry_points(group="eventml.deployments", name="web")
+        try:
+            deployment = point.load()
+        except ModuleNotFoundError as exc:
+            if (exc.name or "").split(".")[0] == "eventml":
+                raise
+            raise MissingExtraError("web", "Bus.asgi") from exc
+        app: WebApplication = deployment.application(self, only=only, authenticate=authenticate)
+        return app
 
     async def run(self, *, only: Sequence[str] = (), until_idle: float | None = None) -> bool:
         """Open the bus and run its handlers until SIGTERM or SIGINT, then finish what is in flight.

@@ -1,19 +1,17 @@
-"""How a bus runs: a worker stops on a signal or when it is idle; the web deployment makes an ASGI app."""
+"""How a bus runs: a worker stops on a signal or when it is idle; the type of its ASGI app."""
 
 from __future__ import annotations
 
 import signal
 import threading
-from importlib import metadata
 from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
 
-from eventml.errors import MissingExtraError
 from eventml.runtime import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from contextlib import AbstractAsyncContextManager
 
 
@@ -50,22 +48,3 @@ class WebApplication(Protocol):
             app: The mounting app, which Starlette and FastAPI pass; it is ignored.
         """
         ...
-
-
-def web_application(bus: object, *, only: Sequence[str], authenticate: bool) -> WebApplication:
-    """The ASGI app of a bus's predictors, made by the entry point `web` in the group `eventml.deployments`.
-
-    The bus does not import the deployment, because deployments import the bus.
-
-    Raises:
-        MissingExtraError: The extra `web` is not installed.
-    """
-    point, *_ = metadata.entry_points(group="eventml.deployments", name="web")
-    try:
-        deployment = point.load()
-    except ModuleNotFoundError as exc:
-        if (exc.name or "").split(".")[0] == "eventml":
-            raise
-        raise MissingExtraError("web", "Bus.asgi") from exc
-    app: WebApplication = deployment.application(bus, only=only, authenticate=authenticate)
-    return app

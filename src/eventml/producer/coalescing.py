@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_RECORDS_PER_WRITE = 1_000  # a larger write is no faster, and its failure would affect more callers
+RECORDS_PER_WRITE = 1_000  # a larger write is no faster, and its failure would affect more callers
 
 
 class Outcome(Generic[T]):
@@ -86,7 +86,7 @@ class Coalescer:
         """
         if self._closed:
             raise NotOpenError("the bus has been closed; publish inside `async with bus:`")
-        if not self._open or len(self._open[-1].records) >= _RECORDS_PER_WRITE:
+        if not self._open or len(self._open[-1].records) >= RECORDS_PER_WRITE:
             self._open.append(_Write([], Outcome()))
             self._wake.set()
         write = self._open[-1]

@@ -16,7 +16,7 @@ from anyio.from_thread import start_blocking_portal
 from eventml import records
 from eventml.codec import Encoder
 from eventml.errors import NotOpenError, OutputError, RequestTimeoutError
-from eventml.producer.coalescing import Coalescer
+from eventml.producer.coalescing import RECORDS_PER_WRITE, Coalescer
 from eventml.producer.requests import Requester
 from eventml.records import Record
 from eventml.runtime import predictor_of, read_reply, reply_topic
@@ -35,8 +35,6 @@ T = TypeVar("T")
 
 KeyOf = Callable[[Any], str | bytes | None]
 """A function that returns an event's key, or None for no key."""
-
-_RECORDS_PER_WRITE = 1_000  # in publish_many: bounds the records held in memory
 
 
 class Producer:
@@ -139,7 +137,7 @@ class Producer:
             shared = self._headers(topic)
             if sending:
                 shared = MappingProxyType({**shared, **sending.headers})
-            while chunk := list(islice(stream, _RECORDS_PER_WRITE)):
+            while chunk := list(islice(stream, RECORDS_PER_WRITE)):
                 keys = repeat(None) if key is None else map(key, chunk)
                 await self.backend.publish(self._records(topic, chunk, keys, self._ids(topic, chunk), shared))
                 published += len(chunk)

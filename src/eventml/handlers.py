@@ -75,13 +75,7 @@ def read_handler(
 ) -> Handler:
     """Make a handler of a function, from its signature and the decorator's arguments.
 
-    Args:
-        function: The decorated function.
-        bus: Name of the bus, the prefix of the default consumer group.
-        topic: Topic to read from.
-        to: Topic of the outputs; None for a consumer.
-        model: Source of the model.
-        arguments: The decorator's other keyword arguments.
+    The name of the bus is the prefix of the default consumer group.
 
     Raises:
         RegistrationError: The signature and the arguments do not fit together; the message says how to fix

@@ -107,22 +107,12 @@ def test_many_rows_arrive_in_their_order(invoke: Invoke) -> None:
     assert [event["value"]["n"] for event in tailed(invoke, 5_000)] == list(range(5_000))
 
 
-def test_the_topics_id_field_and_codec_come_from_configuration(invoke: Invoke, folder: Path) -> None:
-    (folder / "eventml.toml").write_text(
-        '[backend]\nurl = "onehub://"\n[topic.t]\nid_field = "ride"\ncodec = "msgpack"\n'
-    )
-    result = invoke("publish", "t", stdin='{"ride": "r1"}\n{"other": 1}\n')
+def test_the_id_is_taken_from_the_field_that_is_named(invoke: Invoke) -> None:
+    result = invoke("publish", "t", "--id", "ride", *TO, stdin='{"ride": "r1"}\n{"other": 1}\n')
     assert result.exit_code == 1
     assert "line 2: no text or number in the field 'ride'" in result.stderr
     [event] = tailed(invoke, 1)
     assert (event["id"], event["value"]) == ("r1", {"ride": "r1"})
-    assert event["headers"]["content-type"] == "application/msgpack"
-
-
-def test_the_option_id_overrides_the_configuration(invoke: Invoke, folder: Path) -> None:
-    (folder / "eventml.toml").write_text('[topic.t]\nid_field = "ride"\n')
-    assert invoke("publish", "t", "--id", "n", *TO, stdin='{"n": 7}\n').exit_code == 0
-    assert [event["id"] for event in tailed(invoke, 1)] == ["7"]
 
 
 @pytest.mark.parametrize("command", [("publish", "t"), ("tail", "t")])

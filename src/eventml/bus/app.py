@@ -22,10 +22,7 @@ if TYPE_CHECKING:
 def topics_of(bus: Bus, *, partitions: int | None = None, replication: int | None = None) -> list[NewTopic]:
     """All topics that a bus declares, configures, reads or writes, dead-letter topics included, by name.
 
-    Args:
-        bus: The bus, configured.
-        partitions: Number of partitions of each topic, in place of its setting.
-        replication: Number of replicas of each topic, in place of its setting.
+    `partitions` and `replication` replace the settings of all topics.
     """
     names = {*bus.topics, *bus.settings.topic}
     for handler in map(bus.configured_handler, bus.handlers):
@@ -47,11 +44,7 @@ def topics_of(bus: Bus, *, partitions: int | None = None, replication: int | Non
 
 
 async def create_topics(bus: Bus, topics: Sequence[NewTopic] | None = None) -> Sequence[str] | None:
-    """Create the topics of an open bus that do not exist yet.
-
-    Args:
-        bus: The bus, open.
-        topics: The topics to create; by default those of `topics_of`.
+    """Create topics that do not exist yet, by default those of `topics_of`. The bus must be open.
 
     Returns:
         The names of the topics created. None if the backend creates a topic with its first record.
@@ -77,13 +70,10 @@ def import_bus(target: str) -> Bus:
     found = getattr(module, name, None)
     if isinstance(found, Bus):
         return found
-    problem = (
-        f"the module has no attribute {name!r}"
-        if found is None
-        else f"{name!r} is not a Bus but an object of type {type(found).__name__}"
-    )
     buses = [attribute for attribute, value in vars(module).items() if isinstance(value, Bus)]
-    raise AppNotFoundError(f"{target}: {problem}{_suggestion(module, name, buses, 'buses')}")
+    raise AppNotFoundError(
+        f"{target}: the module has no Bus named {name!r}{_suggestion(module, name, buses, 'buses')}"
+    )
 
 
 def import_predictor(target: str) -> tuple[Bus, str]:

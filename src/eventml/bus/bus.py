@@ -5,16 +5,17 @@ from __future__ import annotations
 import inspect
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import wraps
+from importlib import metadata
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar, Unpack
 
 from msgspec import structs
 
 from eventml import config
 from eventml.backends.base import Backend
-from eventml.bus.connection import Topic, connect, tracer
-from eventml.bus.running import WebApplication, stop_on_signals, stop_when_idle, web_application
+from eventml.bus.connection import Topic, connect
+from eventml.bus.running import WebApplication, stop_on_signals, stop_when_idle
 from eventml.codec import Format
-from eventml.errors import ConfigError, NotOpenError, RegistrationError
+from eventml.errors import ConfigError, MissingExtraError, NotOpenError, RegistrationError
 from eventml.handler_options import HandlerArguments
 from eventml.handlers import Handler, read_handler
 from eventml.models import ModelSource
@@ -32,15 +33,15 @@ T = TypeVar("T")
 
 
 def _on_producer(
-    method: Callable[Concatenate[Producer, P], Coroutine[Any, Any, T]], doc: str
+    method: Callable[Concatenate[Producer, P], Coroutine[Any, Any, T]],
 ) -> Callable[Concatenate[Bus, P], Coroutine[Any, Any, T]]:
-    """The method of `Producer`, with the same parameters, as a method of a bus that is open."""
+    """The method of `Producer`, with the same parameters and docstring, as a method of a bus that is open."""
 
     @wraps(method)
     async def call(self: Bus, /, *args: P.args, **kwargs: P.kwargs) -> T:
         return await method(self.open_producer, *args, **kwargs)
 
-    call.__doc__, call.__qualname__ = doc, f"Bus.{method.__name__}"
+    call.__qualname__ = f"Bus.{method.__name__}"
     return call
 
 
@@ -64,7 +65,6 @@ class Bus:
         self.lifespans: dict[str, Callable[[], Any]] = {}
         self._default_backend = backend
         self._settings: config.Settings | None = None
-        self._backend: Backend | None = None
         self._producer: Producer | None = None
 
     # Registering
@@ -162,13 +162,10 @@ class Bus:
         Raises:
             ConfigError: A setting is unknown or has the wrong type; the message starts with its path.
         """
-        handlers = self.handlers.values()
-        topics = {*self.topics, *(h.topic for h in handlers), *(h.to for h in handlers if h.to)}
         return config.load(
             overrides=overrides,
             default_backend=self._default_backend,
             known_handlers=tuple(self.handlers),
-            known_topics=tuple(topics),
         )
 
     def configured_handler(self, name: str) -> Handler:
@@ -177,9 +174,9 @@ class Bus:
         model = options.pop("model", handler.model)
         return structs.replace(handler, model=model, options=structs.replace(handler.options, **options))
 
-    def configured_topic(self, name: str) -> Topic:
-        """A topic, declared or not, with its settings applied."""
-        return self.topics.get(name, Topic()).configured(self.settings.topic.get(name))
+    def declared_topic(self, name: str) -> Topic:
+        """A topic as it is declared, or with the defaults."""
+        return self.topics.get(name, Topic())
 
     # Publishing
 
@@ -197,12 +194,12 @@ class Bus:
         """
         if self._producer is not None:
             raise NotOpenError(f"bus {self.name!r} is open already; open it once, around all its uses")
-        async with connect(self.name, self.settings, self.topics, self.handlers, backend) as connection:
-            self._backend, self._producer = connection
+        async with connect(self.name, self.settings, self.topics, self.handlers, backend) as producer:
+            self._producer = producer
             try:
                 yield self
             finally:
-                self._backend = self._producer = None
+                self._producer = None
 
     async def __aenter__(self) -> Self:
         self._opened = self.open()
@@ -213,27 +210,13 @@ class Bus:
     ) -> bool | None:
         return await self._opened.__aexit__(kind, error, trace)
 
-    publish = _on_producer(
-        Producer.publish, "Publish one event; see `Producer.publish`. The bus must be open."
-    )
-    publish_many = _on_producer(
-        Producer.publish_many,
-        "Publish many events in few writes; see `Producer.publish_many`. The bus must be open.",
-    )
-    request = _on_producer(
-        Producer.request,
-        "Publish one event and wait for its prediction; see `Producer.request`. The bus must be open.",
-    )
+    publish = _on_producer(Producer.publish)
+    publish_many = _on_producer(Producer.publish_many)
+    request = _on_producer(Producer.request)
 
     def producer(self) -> BlockingProducer:
         """A producer for blocking code, with a connection of its own. Use it with `with`."""
-
-        @asynccontextmanager
-        async def connected() -> AsyncIterator[Producer]:
-            async with connect(self.name, self.settings, self.topics, self.handlers) as (_, producer):
-                yield producer
-
-        return BlockingProducer(connected)
+        return BlockingProducer(lambda: connect(self.name, self.settings, self.topics, self.handlers))
 
     @property
     def backend(self) -> Backend:
@@ -242,9 +225,7 @@ class Bus:
         Raises:
             NotOpenError: The bus is not open.
         """
-        if self._backend is None:
-            raise NotOpenError(f"bus {self.name!r} is not open; use it inside `async with bus:`")
-        return self._backend
+        return self.open_producer.backend
 
     @property
     def open_producer(self) -> Producer:
@@ -254,7 +235,7 @@ class Bus:
             NotOpenError: The bus is not open.
         """
         if self._producer is None:
-            raise NotOpenError(f"bus {self.name!r} is not open; publish inside `async with bus:`")
+            raise NotOpenError(f"bus {self.name!r} is not open; use it inside `async with bus:`")
         return self._producer
 
     # Running
@@ -272,7 +253,7 @@ class Bus:
             EventMLError: As for `loaded_handlers`.
         """
         async with self.loaded_handlers(only) as handlers:
-            drain, tracing = self.settings.drain, tracer(self.settings)
+            drain, tracing = self.settings.drain, self.open_producer.tracing
             yield Worker(self.backend, handlers, source=self.name, drain=drain, tracing=tracing)
 
     @asynccontextmanager
@@ -291,7 +272,7 @@ class Bus:
             raise ConfigError(f"no handler is named {unknown[0]!r}; there are: {', '.join(self.handlers)}")
         handlers = [self.configured_handler(name) for name in only or self.handlers]
         async with AsyncExitStack() as stack:
-            codecs: list[Format] = [self.configured_topic(h.to).codec if h.to else "json" for h in handlers]
+            codecs: list[Format] = [self.declared_topic(h.to).codec if h.to else "json" for h in handlers]
             yield await load_handlers(stack, handlers, self.lifespans, codecs)
 
     def asgi(self, *, only: Sequence[str] = (), authenticate: bool = True) -> WebApplication:
@@ -308,9 +289,17 @@ class Bus:
 
         Raises:
             MissingExtraError: The extra `web` is not installed.
-            ConfigError: eventml runs from its source folder, without being installed.
         """
-        return web_application(self, only=only, authenticate=authenticate)
+        # Deployments import the bus, so the bus finds this one by its entry point.
+        point, *_ = metadata.entry_points(group="eventml.deployments", name="web")
+        try:
+            deployment = point.load()
+        except ModuleNotFoundError as exc:
+            if (exc.name or "").split(".")[0] == "eventml":
+                raise
+            raise MissingExtraError("web", "Bus.asgi") from exc
+        app: WebApplication = deployment.application(self, only=only, authenticate=authenticate)
+        return app
 
     async def run(self, *, only: Sequence[str] = (), until_idle: float | None = None) -> bool:
         """Open the bus and run its handlers until SIGTERM or SIGINT, then finish what is in flight.
@@ -335,7 +324,7 @@ class Bus:
                 are waited for.
         """
         async with self.open(), self.worker(only) as worker, task_group() as tasks:
-            tasks.start_soon(stop_on_signals, worker)
+            tasks.start_soon(stop_on_signals, worker.stop, worker.abandon)
             if until_idle is not None:
                 tasks.start_soon(stop_when_idle, worker, until_idle)
             finished = await worker.run()

@@ -1,4 +1,4 @@
-"""The topics, backend, producer and tracer of a bus, from its declarations and its settings."""
+"""The topics and the producer of a bus, from its declarations and its settings."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
-from msgspec import structs
 
 from eventml import config
 from eventml.backends.base import Backend
 from eventml.codec import Format
 from eventml.handlers import Handler
 from eventml.producer import Producer
-from eventml.runtime import Tracing, find_tracing, output_event_type
+from eventml.runtime import find_tracing, output_event_type
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -23,25 +22,17 @@ _SYSTEMS: Final = {"rediss": "redis", "unix": "redis"}
 
 
 class Topic(msgspec.Struct, frozen=True, kw_only=True):
-    """A topic as `Bus.topic` declares it. Settings in `[topic."<name>"]` replace `id_field` and `codec`.
+    """A topic as `Bus.topic` declares it.
 
     Attributes:
         event_type: Type of its events, for consumers without a handler such as `eventml tail`.
         id_field: Field of an event that is its id.
-        codec: Format that its events are encoded in.
+        codec: Format that its events are encoded in. Decoding uses each record's own content type.
     """
 
     event_type: Any = Any
     id_field: str | None = None
     codec: Format = "json"
-
-    def configured(self, settings: config.TopicSettings | None) -> Topic:
-        """This topic with its settings applied."""
-        if settings is None:
-            return self
-        return structs.replace(
-            self, id_field=settings.id_field or self.id_field, codec=settings.codec or self.codec
-        )
 
 
 @asynccontextmanager
@@ -51,7 +42,7 @@ async def connect(
     topics: Mapping[str, Topic],
     handlers: Mapping[str, Handler],
     backend: Backend | None = None,
-) -> AsyncIterator[tuple[Backend, Producer]]:
+) -> AsyncIterator[Producer]:
     """Connect to the configured backend, and open a producer on it. Both are closed with the context.
 
     Args:
@@ -64,40 +55,26 @@ async def connect(
     Raises:
         ConfigError: The backend refuses its settings.
         UnavailableError: The broker cannot be reached.
+        MissingExtraError: Tracing is on, and OpenTelemetry is not installed.
     """
-    configured = {
-        name: topics.get(name, Topic()).configured(settings.topic.get(name))
-        for name in {*topics, *settings.topic}
-    }
-
-    def output_type_of(topic: str, predictor: str) -> Any:
-        handler = handlers.get(predictor)
-        if handler is None or handler.to is None or handler.topic != topic:
-            return Any
-        declared = topics.get(handler.to, Topic()).event_type
-        return output_event_type(handler) if declared is Any else declared
-
+    output_types = {}
+    for handler in handlers.values():
+        if handler.to is not None:
+            declared = topics.get(handler.to, Topic()).event_type
+            output_type = output_event_type(handler) if declared is Any else declared
+            output_types[handler.topic, handler.name] = output_type
     async with AsyncExitStack() as stack:
+        scheme = settings.backend.scheme
         if backend is None:
-            module = config.find_backend(settings.backend.scheme)
+            module = config.find_backend(scheme)
             opened = module.open(settings.backend.url, settings.backend.options)
             backend = await stack.enter_async_context(opened)
         producer = Producer(
             backend,
             source=source,
-            id_fields={name: topic.id_field for name, topic in configured.items() if topic.id_field},
-            formats={name: topic.codec for name, topic in configured.items()},
-            output_type_of=output_type_of,
-            tracing=tracer(settings),
+            id_fields={name: topic.id_field for name, topic in topics.items() if topic.id_field},
+            formats={name: topic.codec for name, topic in topics.items()},
+            output_types=output_types,
+            tracing=find_tracing(settings.tracing, _SYSTEMS.get(scheme, scheme)),
         )
-        yield backend, await stack.enter_async_context(producer.running())
-
-
-def tracer(settings: config.Settings) -> Tracing | None:
-    """The tracer, or None if tracing is off (setting `tracing`).
-
-    Raises:
-        MissingExtraError: Tracing is on, and OpenTelemetry is not installed.
-    """
-    scheme = settings.backend.scheme
-    return find_tracing(settings.tracing, _SYSTEMS.get(scheme, scheme))
+        yield await stack.enter_async_context(producer.running())

@@ -81,8 +81,8 @@ def bus_of_topic(topic: str, backend: str | None, id_field: str | None = None) -
         ConfigError: the configuration is not valid.
     """
     bus = Bus("cli")
-    bus.topic(topic)
-    configure(bus, backend, {"topic": {topic: {"id_field": id_field}}} if id_field else {})
+    bus.topic(topic, id_field=id_field)
+    configure(bus, backend)
     return bus
 
 

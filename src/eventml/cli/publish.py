@@ -70,7 +70,7 @@ def publish(  # noqa: PLR0913 - each is an option of the command
     no valid event is reported by its number and skipped; the exit status is 1 then.
     """
     bus = bus_of_topic(topic, backend, id_field)
-    needed = {name for name in (key, bus.configured_topic(topic).id_field) if name}
+    needed = {name for name in (key, id_field) if name}
     report = PublishReport(topic)
     name = str(getattr(file, "name", "<stdin>"))
     size = Path(name).stat().st_size if Path(name).is_file() else None

@@ -195,7 +195,7 @@ class _Command:
         """
         status = _INTERRUPTED  # unless the work ends before a second signal
         async with task_group() as tasks:
-            tasks.start_soon(stop_on_signals, self)
+            tasks.start_soon(stop_on_signals, self.stop, self.abandon)
             with anyio.CancelScope() as self._scope:
                 if next_time is None:
                     status = _status(await self._run())

@@ -46,18 +46,11 @@ async def print_topic(bus: Bus, topic: str, start: Start, number: int | None) ->
         UsageError: the backend lives in another process.
     """
     async with task_group() as tasks:
-        tasks.start_soon(stop_on_signals, _StopTail(tasks.cancel_scope))
+        tasks.start_soon(stop_on_signals, tasks.cancel_scope.cancel, tasks.cancel_scope.cancel)
         tasks.start_soon(_stop_when_pipe_closes, tasks.cancel_scope)
         async with open_shared(bus), bus.backend.subscribe([topic], group=None, start=start) as subscription:
             await _print_records(subscription, number)
         tasks.cancel_scope.cancel()
-
-
-class _StopTail:
-    """Stops printing when a signal arrives; nothing is in flight."""
-
-    def __init__(self, scope: anyio.CancelScope) -> None:
-        self.stop = self.abandon = scope.cancel
 
 
 async def _print_records(subscription: Subscription, number: int | None) -> None:

@@ -182,7 +182,8 @@ async def run_until_stopped(
         else nullcontext()
     )
     async with operations, task_group() as running:
-        running.start_soon(stop_on_signals, _LoggedStop(worker, in_flight, bus.settings.drain))
+        logged = _LoggedStop(worker, in_flight, bus.settings.drain)
+        running.start_soon(stop_on_signals, logged.stop, logged.abandon)
         for task in tasks:
             running.start_soon(task)
         finished = await worker.run()

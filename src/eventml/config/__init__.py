@@ -1,8 +1,8 @@
-"""Configuration: settings from `eventml.toml`, `[tool.eventml]`, `EVENTML_*` and the command line, validated.
+"""Configuration: settings from `eventml.toml`, `EVENTML_*` and the command line, validated.
 
-Read `settings.py` (the settings, their limits, and checking one value), then `sources.py` (files, variables
-and the command line, merged). `backends.py` chooses the backend and finds its module, `urls.py` handles
-URLs, `${NAME}` and secrets. It may import handlers, codec, backends.base and errors.
+Read `settings.py` (the settings, their limits, and checking one value), then `sources.py` (the file, the
+variables and the command line, merged). `backends.py` chooses the backend and finds its module, `urls.py`
+handles URLs, `${NAME}` and secrets. It may import handler_options, backends.base and errors.
 """
 
 from eventml.config.backends import find_backend

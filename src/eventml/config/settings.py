@@ -11,13 +11,11 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import Meta, inspect, structs
 
-from eventml.codec import Format
 from eventml.config.urls import HIDDEN, InvalidValueError, is_secret, redact
 from eventml.handler_options import AtLeastOne, PositiveSeconds, Seconds, Text, configurable_options
 
-Port = Annotated[int, Meta(ge=0, le=65_535)]
-
 PREFIX: Final = "EVENTML_"  # of the environment variables that are settings
+URL: Final = ("backend", "url")  # path of the backend's URL
 
 _BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
 _MAX_SHOWN: Final = 80  # characters of a value in a message
@@ -26,18 +24,14 @@ _BOUNDS: Final = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
 
 
 class TopicSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The settings in `[topic."<name>"]`. None means the value in the code, or else the backend's default.
+    """The settings in `[topic."<name>"]`, for creating the topic. None means the backend's default.
 
     Attributes:
-        id_field: Field of an event that is its id.
-        codec: Format that events are encoded in. Decoding uses each record's own content type.
         partitions: Number of partitions to create the topic with.
         replication: Number of replicas to create the topic with.
         retention: How long records are kept, in seconds.
     """
 
-    id_field: Text | None = None
-    codec: Format | None = None
     partitions: AtLeastOne | None = None
     replication: AtLeastOne | None = None
     retention: PositiveSeconds | None = None
@@ -59,7 +53,7 @@ class WebSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """
 
     host: Text = "127.0.0.1"
-    port: Port = 8000
+    port: Annotated[int, Meta(ge=0, le=65_535)] = 8000
     max_body: AtLeastOne = 1_048_576
     max_events: AtLeastOne = 1000
     max_requests: AtLeastOne = 1000
@@ -126,15 +120,14 @@ def _types(struct: type[msgspec.Struct]) -> dict[str, Any]:
     return {field.name: field.type for field in structs.fields(struct)}
 
 
-PLAIN_SETTINGS: Final[Mapping[str, Any]] = {name: _types(Settings)[name] for name in ("drain", "tracing")}
-"""The settings that stand alone, with their types."""
-
 SECTIONS: Final[Mapping[str, Mapping[str, Any]]] = {
     "consumer": {**configurable_options(), "model": Text},
     "topic": _types(TopicSettings),
     "web": _types(WebSettings),
+    "": {name: _types(Settings)[name] for name in ("drain", "tracing")},
 }
-"""The settings of each section but `[backend]`, with their types. `consumer` and `topic` are by name."""
+"""The settings of each section but `[backend]`, with their types. `consumer` and `topic` are by name, and ""
+has the settings that stand alone."""
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -166,24 +159,25 @@ class Entry(msgspec.Struct, frozen=True):
         return f"{dotted(self.path)}: {reason} (from {self.source})"
 
 
-def convert(entry: Entry, kind: Any) -> Any:
-    """The entry's value as the field's type, `kind`. An optional field cannot be set to None.
+def convert(entry: Entry, name: str, types: Mapping[str, Any]) -> Any:
+    """The entry's value as the type of the setting `name`. An optional setting cannot be set to None.
 
     Raises:
-        InvalidValueError: The value has another type, or is out of bounds.
+        InvalidValueError: There is no such setting, or the value has another type or is out of bounds.
     """
-    detail = ""
+    if name not in types:
+        raise InvalidValueError(unknown(name, types))
+    detail, value = "", None
     try:
-        value = msgspec.convert(entry.value, kind, strict=not entry.text)
+        value = msgspec.convert(entry.value, types[name], strict=not entry.text)
     except msgspec.ValidationError as exc:
-        value = None
         # For a nested value msgspec's message says where in it the wrong part is.
         if isinstance(entry.value, dict | list) and entry.shown != HIDDEN:
             detail = f": {exc}"
     if value is None:
-        raise InvalidValueError(f"expected {expected(kind)}, got {entry.shown}{detail}")
+        raise InvalidValueError(f"expected {expected(types[name])}, got {entry.shown}{detail}")
     if isinstance(value, float) and not math.isfinite(value):
-        raise InvalidValueError(f"expected a finite {expected(kind)}, got {entry.shown}")
+        raise InvalidValueError(f"expected a finite {expected(types[name])}, got {entry.shown}")
     return value
 
 
@@ -222,10 +216,7 @@ def show(value: object) -> str:
 
 def expected(kind: Any) -> str:
     """The values that a type accepts beside None, in words: `int >= 1`."""
-    return _words(inspect.type_info(kind))
-
-
-def _words(info: inspect.Type) -> str:
+    info = kind if isinstance(kind, inspect.Type) else inspect.type_info(kind)
     match info:
         case inspect.IntType() | inspect.FloatType():
             bounds = ((sign, getattr(info, at)) for at, sign in _BOUNDS.items())
@@ -236,6 +227,6 @@ def _words(info: inspect.Type) -> str:
         case inspect.LiteralType():
             return " or ".join(map(show, info.values))
         case inspect.UnionType():
-            return " or ".join(_words(one) for one in info.types if not isinstance(one, inspect.NoneType))
+            return " or ".join(expected(one) for one in info.types if not isinstance(one, inspect.NoneType))
     name = type(info).__name__.removesuffix("Type").lower()
     return _WORDS.get(name, name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 from urllib.parse import quote, unquote, urlsplit
 
 if TYPE_CHECKING:
@@ -22,16 +22,10 @@ class InvalidValueError(ValueError):
     """A value cannot be used. The message gives the reason; the caller adds the setting's path and source."""
 
 
-class URLParts(NamedTuple):
-    """A URL in parts: its scheme in lower case, the URL without its query, and the query's parameters."""
+def split_url(url: str) -> tuple[str, str, list[tuple[str, str]]]:
+    """Split a backend's URL: its scheme in lower case, the URL without its query, the query's parameters.
 
-    scheme: str
-    base: str
-    query: tuple[tuple[str, str], ...]
-
-
-def split_url(url: str) -> URLParts:
-    """Split a backend's URL. In its query `+` is a plus sign, not a space: passwords contain plus signs.
+    In the query `+` is a plus sign, not a space: passwords contain plus signs.
 
     Raises:
         InvalidValueError: The URL has no scheme, or an unescaped reserved character.
@@ -53,8 +47,7 @@ def split_url(url: str) -> URLParts:
         raise InvalidValueError("not a valid URL: check its brackets and special characters") from None
     base, _, query = url.partition("?")
     pairs = (part.partition("=") for part in query.split("&") if part)
-    parameters = tuple((unquote(name), unquote(value)) for name, _, value in pairs)
-    return URLParts(scheme[1].lower(), base, parameters)
+    return scheme[1].lower(), base, [(unquote(name), unquote(value)) for name, _, value in pairs]
 
 
 def expand(text: str, environ: Mapping[str, str]) -> str:

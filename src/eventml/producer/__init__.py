@@ -4,6 +4,6 @@ Read `producer.py` first; it uses `coalescing.py` (concurrent publishes share on
 (requests and their replies). This package may import runtime, codec, records and backends.base.
 """
 
-from eventml.producer.producer import BlockingProducer, KeyOf, Producer
+from eventml.producer.producer import BlockingProducer, Producer
 
-__all__ = ["BlockingProducer", "KeyOf", "Producer"]
+__all__ = ["BlockingProducer", "Producer"]

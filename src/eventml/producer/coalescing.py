@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import asynccontextmanager
 from copy import copy
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, NamedTuple, Self, TypeVar
 
 import anyio
 
@@ -17,18 +17,40 @@ if TYPE_CHECKING:
     from eventml.backends.base import Backend
     from eventml.records import Record
 
-_RECORDS_PER_WRITE = 1_000  # a larger write is no faster, and its failure would affect more callers
+T = TypeVar("T")
+
+RECORDS_PER_WRITE = 1_000  # a larger write is no faster, and its failure would affect more callers
 
 
-class _Write:
-    """Records that go to the backend together, and the outcome that their publishers wait for."""
-
-    __slots__ = ("done", "error", "records")
+class Outcome(Generic[T]):
+    """What tasks wait for: a value, or an error that is raised in each of them."""
 
     def __init__(self) -> None:
-        self.records: list[Record] = []
-        self.done = anyio.Event()
-        self.error: EventMLError | None = None
+        self._done = anyio.Event()
+        self._error: EventMLError | None = None
+
+    def set(self, value: T) -> None:
+        """Return the value from all calls of `wait`."""
+        self._value = value
+        self._done.set()
+
+    def fail(self, error: EventMLError) -> None:
+        """Raise the error from all calls of `wait`."""
+        self._error = error
+        self._done.set()
+
+    async def wait(self) -> T:
+        """Wait until `set` or `fail` has been called."""
+        await self._done.wait()
+        if self._error is not None:
+            # A copy for each task: one exception raised in many tasks would share its traceback.
+            raise copy(self._error) from self._error
+        return self._value
+
+
+class _Write(NamedTuple):
+    records: list[Record]
+    outcome: Outcome[None]
 
 
 class Coalescer:
@@ -43,6 +65,17 @@ class Coalescer:
         self._wake = anyio.Event()
         self._closed = False
 
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Self]:
+        """Publish while the context is entered. Leaving it waits for writes in progress."""
+        async with task_group() as tasks:
+            tasks.start_soon(self._run)
+            try:
+                yield self
+            finally:
+                self._closed = True
+                self._wake.set()
+
     async def publish(self, record: Record) -> None:
         """Write one record. Returns when the broker has stored it.
 
@@ -53,22 +86,19 @@ class Coalescer:
         """
         if self._closed:
             raise NotOpenError("the bus has been closed; publish inside `async with bus:`")
-        if not self._open or len(self._open[-1].records) >= _RECORDS_PER_WRITE:
-            self._open.append(_Write())
+        if not self._open or len(self._open[-1].records) >= RECORDS_PER_WRITE:
+            self._open.append(_Write([], Outcome()))
             self._wake.set()
         write = self._open[-1]
         position = len(write.records)
         write.records.append(record)
-        await write.done.wait()
-        error = write.error
-        if error is None:
-            return
-        if isinstance(error, PublishError) and error.failed:
-            if position in error.failed:
-                raise PublishError(error.failed[position], {0: error.failed[position]}) from error
-            return
-        # A copy for each task: one exception raised in many tasks would share its traceback.
-        raise copy(error) from error
+        try:
+            await write.outcome.wait()
+        except PublishError as exc:
+            if not exc.failed:
+                raise
+            if position in exc.failed:
+                raise PublishError(exc.failed[position], {0: exc.failed[position]}) from exc
 
     async def _run(self) -> None:
         while not self._closed or self._open:
@@ -80,30 +110,12 @@ class Coalescer:
             try:
                 await self._backend.publish(write.records)
             except EventMLError as exc:
-                write.error = exc
+                write.outcome.fail(exc)
             except BaseException:
                 self._closed = True
                 error = UnavailableError("the bus was closed during this write: its events may be lost")
                 for unfinished in (write, *self._open):
-                    unfinished.error = error
-                    unfinished.done.set()
-                self._open.clear()
+                    unfinished.outcome.fail(error)
                 raise
-            finally:
-                write.done.set()
-
-    def _close(self) -> None:
-        self._closed = True
-        self._wake.set()
-
-
-@asynccontextmanager
-async def open_coalescer(backend: Backend) -> AsyncIterator[Coalescer]:
-    """A running coalescer. Leaving the context waits for writes in progress."""
-    coalescer = Coalescer(backend)
-    async with task_group() as tasks:
-        tasks.start_soon(coalescer._run)  # noqa: SLF001 - private to this module: the class shows callers `publish` alone
-        try:
-            yield coalescer
-        finally:
-            coalescer._close()  # noqa: SLF001 - as above
+            else:
+                write.outcome.set(None)

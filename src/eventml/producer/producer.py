@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, asynccontextmanager, nullcontext
-from functools import wraps
+from functools import cache, wraps
 from itertools import count, islice, repeat
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Self, TypeVar
@@ -16,8 +16,8 @@ from anyio.from_thread import start_blocking_portal
 from eventml import records
 from eventml.codec import Encoder
 from eventml.errors import NotOpenError, OutputError, RequestTimeoutError
-from eventml.producer.coalescing import open_coalescer
-from eventml.producer.requests import open_requester
+from eventml.producer.coalescing import RECORDS_PER_WRITE, Coalescer
+from eventml.producer.requests import Requester
 from eventml.records import Record
 from eventml.runtime import predictor_of, read_reply, reply_topic
 
@@ -36,11 +36,6 @@ T = TypeVar("T")
 KeyOf = Callable[[Any], str | bytes | None]
 """A function that returns an event's key, or None for no key."""
 
-OutputTypeOf = Callable[[str, str], Any]
-"""A function of a topic and a predictor's name that returns the type of that predictor's outputs."""
-
-_RECORDS_PER_WRITE = 1_000  # in publish_many: bounds the records held in memory
-
 
 class Producer:
     """Publishes events to a backend and sends requests, while its context `running` is entered.
@@ -49,11 +44,13 @@ class Producer:
     and a counter.
 
     Args:
-        backend: A connected backend.
         source: Name of the bus, sent as the source of its events.
         id_fields: By topic, the field of an event that is its id.
         formats: By topic, the format that its events are encoded in; JSON for other topics.
-        output_type_of: Returns the output type of a predictor, for the replies to requests.
+        output_types: By topic and predictor, the output type of the predictor, for the replies to requests.
+
+    Attributes:
+        backend: The connected backend.
         tracing: The tracer, or None if tracing is off.
     """
 
@@ -64,27 +61,25 @@ class Producer:
         source: str,
         id_fields: Mapping[str, str],
         formats: Mapping[str, Format],
-        output_type_of: OutputTypeOf,
+        output_types: Mapping[tuple[str, str], Any],
         tracing: Tracing | None,
     ) -> None:
-        self._backend = backend
-        self._output_type_of = output_type_of
-        self._tracing = tracing
+        self.backend = backend
+        self._output_types = output_types
+        self.tracing = tracing
         self._source = source
         self._id_fields = id_fields
         self._formats = formats
         self._encoders = {"json": Encoder("json"), "msgpack": Encoder("msgpack")}
-        self._headers: dict[str, Mapping[str, str]] = {}
-        self._request_headers: dict[tuple[str, str | None], Mapping[str, str]] = {}
-        self._prefix = secrets.token_hex(6)
-        self._counter = count(1)
+        self._headers = cache(self._make_headers)
+        self._new_ids = map(f"{secrets.token_hex(6)}-{{}}".format, count(1))
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Self]:
         """Publish and request while the context is entered. Leaving it waits for writes in progress."""
         async with (
-            open_coalescer(self._backend) as self._coalescer,
-            open_requester(self._backend) as self._requester,
+            Coalescer(self.backend).running() as self._coalescer,
+            Requester(self.backend).running() as self._requester,
         ):
             yield self
 
@@ -110,7 +105,7 @@ class Producer:
             OutputError: The event cannot be encoded, or lacks its topic's id field.
             PublishError: The broker refused the event, or the topic is full (FullError).
             UnavailableError: The broker cannot be reached; the event may or may not have arrived.
-            NotOpenError: The bus has been closed.
+            NotOpenError: The bus is not open.
         """
         [record] = self._records(topic, [event], [key], self._ids(topic, [event]) if id is None else [id])
         with self._sending("publish", topic, record.id) as sending:
@@ -135,17 +130,16 @@ class Producer:
             OutputError: As for `publish`.
             PublishError: As for `publish`.
             UnavailableError: As for `publish`.
+            NotOpenError: As for `publish`.
         """
         with self._sending("publish", topic) as sending:
             published, stream = 0, iter(events)
-            shared = self._headers_of(topic)
+            shared = self._headers(topic)
             if sending:
                 shared = MappingProxyType({**shared, **sending.headers})
-            while chunk := list(islice(stream, _RECORDS_PER_WRITE)):
+            while chunk := list(islice(stream, RECORDS_PER_WRITE)):
                 keys = repeat(None) if key is None else map(key, chunk)
-                await self._backend.publish(
-                    self._records(topic, chunk, keys, self._ids(topic, chunk), shared)
-                )
+                await self.backend.publish(self._records(topic, chunk, keys, self._ids(topic, chunk), shared))
                 published += len(chunk)
             if sending:
                 sending.wrote(published)
@@ -187,21 +181,17 @@ class Producer:
             OutputError: As for `publish`.
             PublishError: As for `publish`.
             UnavailableError: As for `publish`.
-            NotOpenError: The bus was closed before the reply arrived.
+            NotOpenError: The bus is not open, or was closed before the reply arrived.
         """
-        headers = self._request_headers.get((topic, predictor)) or self._make_request_headers(
-            topic, predictor
-        )
-        [value] = self._encoder(topic).encode_all([event])
-        encoded = key.encode() if isinstance(key, str) else key
-        request = Record(topic, value, encoded, f"{self._prefix}-{next(self._counter)}", headers)
+        headers = self._headers(topic, predictor, request=True)
+        [request] = self._records(topic, [event], [key], [next(self._new_ids)], headers)
         with self._sending("request", topic, request.id) as sending:
             if sending:
                 request = _with(request, sending.headers)
             with anyio.move_on_after(timeout):
                 reply = await self._requester.request(request, self._coalescer.publish)
                 if output_type is None:
-                    output_type = self._output_type_of(topic, predictor_of(reply.record))
+                    output_type = self._output_types.get((topic, predictor_of(reply.record)), Any)
                 return read_reply(reply, output_type)
             reader = f"predictor {predictor!r}" if predictor else "a predictor"
             raise RequestTimeoutError(
@@ -214,7 +204,7 @@ class Producer:
         self, operation: Literal["publish", "request"], topic: str, id_: str | None = None
     ) -> AbstractContextManager[Any]:
         """The span of a call, or None if tracing is off."""
-        return nullcontext() if self._tracing is None else self._tracing.sending(operation, topic, id_)
+        return nullcontext() if self.tracing is None else self.tracing.sending(operation, topic, id_)
 
     def _records(
         self,
@@ -224,11 +214,10 @@ class Producer:
         ids: Iterable[str],
         headers: Mapping[str, str] | None = None,
     ) -> list[Record]:
-        encoder = self._encoder(topic)
-        headers = headers or self._headers_of(topic)
+        headers = headers or self._headers(topic)
         return [
             Record(topic, value, key.encode() if isinstance(key, str) else key, id_, headers)
-            for value, key, id_ in zip(encoder.encode_all(events), keys, ids, strict=False)
+            for value, key, id_ in zip(self._encoder(topic).encode_all(events), keys, ids, strict=False)
         ]
 
     def _encoder(self, topic: str) -> Encoder:
@@ -238,28 +227,22 @@ class Producer:
         field = self._id_fields.get(topic)
         if field is not None:
             return [str(_field_of(event, field, topic)) for event in events]
-        prefix = self._prefix
-        return [f"{prefix}-{number}" for number in islice(self._counter, len(events))]
+        return list(islice(self._new_ids, len(events)))
 
-    def _headers_of(self, topic: str) -> Mapping[str, str]:
-        headers = self._headers.get(topic)
-        if headers is None:
-            headers = self._headers[topic] = MappingProxyType(
-                {
-                    records.SPEC_VERSION: "1.0",
-                    records.TYPE: topic,
-                    records.SOURCE: self._source,
-                    records.CONTENT_TYPE: self._encoder(topic).content_type,
-                }
-            )
-        return headers
-
-    def _make_request_headers(self, topic: str, predictor: str | None) -> Mapping[str, str]:
-        headers = {**self._headers_of(topic), records.REPLY_TO: reply_topic(topic)}
+    def _make_headers(
+        self, topic: str, predictor: str | None = None, *, request: bool = False
+    ) -> Mapping[str, str]:
+        headers = {
+            records.SPEC_VERSION: "1.0",
+            records.TYPE: topic,
+            records.SOURCE: self._source,
+            records.CONTENT_TYPE: self._encoder(topic).content_type,
+        }
+        if request:
+            headers[records.REPLY_TO] = reply_topic(topic)
         if predictor is not None:
             headers[records.REPLY_FROM] = predictor
-        self._request_headers[topic, predictor] = MappingProxyType(headers)
-        return self._request_headers[topic, predictor]
+        return MappingProxyType(headers)
 
 
 def _with(record: Record, headers: Mapping[str, str]) -> Record:
@@ -274,9 +257,9 @@ def _field_of(event: Any, field: str, topic: str) -> Any:
 
 
 def _blocking(
-    method: Callable[Concatenate[Producer, P], Coroutine[Any, Any, T]], doc: str
+    method: Callable[Concatenate[Producer, P], Coroutine[Any, Any, T]],
 ) -> Callable[Concatenate[BlockingProducer, P], T]:
-    """The method of `Producer`, with the same parameters, for blocking code."""
+    """The method of `Producer`, with the same parameters and docstring, for blocking code."""
 
     @wraps(method)
     def call(self: BlockingProducer, /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -286,29 +269,21 @@ def _blocking(
         result: T = self._portal.call(lambda: method(producer, *args, **kwargs))
         return result
 
-    call.__doc__, call.__qualname__ = doc, f"BlockingProducer.{method.__name__}"
+    call.__qualname__ = f"BlockingProducer.{method.__name__}"
     return call
 
 
 class BlockingProducer:
     """A producer for synchronous code, such as a Flask or Django app. Made by `Bus.producer`.
 
-    Use it with `with`. Any number of threads may publish through one producer; concurrent calls
-    share one write. Its connection runs in an event loop of its own, in one background thread.
+    Its methods are those of `Producer`, and block until they are done. Use it with `with`. Any number of
+    threads may publish through one producer; concurrent calls share one write. Its connection runs in an
+    event loop of its own, in one background thread, and so does the iterable given to `publish_many`.
     """
 
-    publish = _blocking(
-        Producer.publish,
-        "Publish one event, and block until the broker has stored it; see `Producer.publish`.",
-    )
-    publish_many = _blocking(
-        Producer.publish_many,
-        "Publish many events, and block until the broker has stored them; see `Producer.publish_many`. "
-        "The iterable runs in the producer's own thread.",
-    )
-    request = _blocking(
-        Producer.request, "Publish one event, and block until its prediction arrives; see `Producer.request`."
-    )
+    publish = _blocking(Producer.publish)
+    publish_many = _blocking(Producer.publish_many)
+    request = _blocking(Producer.request)
 
     def __init__(self, connect: Callable[[], AbstractAsyncContextManager[Producer]]) -> None:
         self._connect = connect

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import logging
 from contextlib import asynccontextmanager
-from copy import copy
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Self
 
 import anyio
 
 from eventml.backends.base import CreatesTopics, NewTopic
 from eventml.errors import BackendError, EventMLError, NotOpenError
+from eventml.producer.coalescing import Outcome
 from eventml.runtime import REPLY_RETENTION, backoff_delay, describe, reply_topic, request_id, task_group
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
-
-    from anyio.abc import TaskGroup
 
     from eventml.backends.base import Backend, Subscription
     from eventml.records import Delivery, Record
@@ -27,41 +25,13 @@ _MAX_REPLIES: Final = 1_000  # in one receive
 _MAX_BACKOFF: Final = 5.0  # seconds between two attempts to reach a broker
 
 
-class _Outcome:
-    """The reply or the error that a task waits for. Without a reply it only means "ready"."""
-
-    __slots__ = ("_done", "_error", "reply")
-
-    def __init__(self) -> None:
-        self.reply: Delivery | None = None
-        self._error: EventMLError | None = None
-        self._done = anyio.Event()
-
-    def set(self, reply: Delivery | None = None, error: EventMLError | None = None) -> None:
-        self.reply, self._error = reply, error
-        self._done.set()
-
-    async def wait(self) -> Delivery | None:
-        await self._done.wait()
-        if self._error is not None:
-            # A copy for each task: one exception raised in many tasks would share its traceback.
-            raise copy(self._error) from self._error
-        return self.reply
-
-
 class _ReplyReader:
     """Reads one reply topic, for all requests of this process whose replies arrive on it."""
 
     def __init__(self, topic: str) -> None:
         self.topic = topic
-        self.ready = _Outcome()
-        self.waiting: dict[str, _Outcome] = {}  # by the request's id
-
-    def fail(self, error: EventMLError) -> None:
-        self.ready.set(error=error)
-        for outcome in self.waiting.values():
-            outcome.set(error=error)
-        self.waiting.clear()
+        self.ready = Outcome[None]()
+        self.waiting: dict[str, Outcome[Delivery]] = {}  # by the request's id
 
     async def read(self, replies: Subscription) -> None:
         failures = 0
@@ -82,44 +52,43 @@ class _ReplyReader:
 
 
 class Requester:
-    """Sends requests and waits for their replies. Made by `open_requester`.
+    """Sends requests and waits for their replies, while its context `running` is entered.
 
     Processes share a topic's reply topic: each reads all replies on it, and ignores those to other processes.
     """
 
-    def __init__(self, backend: Backend, tasks: TaskGroup) -> None:
+    def __init__(self, backend: Backend) -> None:
         self._backend = backend
-        self._tasks = tasks
         self._readers: dict[str, _ReplyReader] = {}
 
-    async def request(self, request: Record, publish: Callable[[Record], Awaitable[None]]) -> Delivery:
-        """Publish a request and wait for the first reply to it.
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Self]:
+        """Send requests while the context is entered. Leaving it fails the requests that still wait."""
+        async with task_group() as self._tasks:
+            try:
+                yield self
+            finally:
+                self._tasks.cancel_scope.cancel()
 
-        Args:
-            request: The record to publish. Its id must be unique.
-            publish: The function that publishes it.
+    async def request(self, request: Record, publish: Callable[[Record], Awaitable[None]]) -> Delivery:
+        """Publish a request, whose id must be unique, and wait for the first reply to it.
 
         Raises:
             NotOpenError: The bus was closed before the reply arrived.
             EventMLError: The request cannot be published, or the replies cannot be read.
         """
-        reader = self._reader(reply_topic(request.topic))
-        await reader.ready.wait()
-        outcome = reader.waiting[request.id] = _Outcome()
-        try:
-            await publish(request)
-            reply = await outcome.wait()
-        finally:
-            reader.waiting.pop(request.id, None)  # a reply that arrives from now on is dropped
-        assert reply is not None  # noqa: S101 - for the type checker: only `ready` is set without a reply
-        return reply
-
-    def _reader(self, topic: str) -> _ReplyReader:
+        topic = reply_topic(request.topic)
         reader = self._readers.get(topic)
         if reader is None:
             reader = self._readers[topic] = _ReplyReader(topic)
             self._tasks.start_soon(self._read, reader)
-        return reader
+        await reader.ready.wait()
+        outcome = reader.waiting[request.id] = Outcome()
+        try:
+            await publish(request)
+            return await outcome.wait()
+        finally:
+            reader.waiting.pop(request.id, None)  # a reply that arrives from now on is dropped
 
     async def _read(self, reader: _ReplyReader) -> None:
         error: EventMLError = NotOpenError("the bus was closed before the reply arrived")
@@ -129,21 +98,13 @@ class Requester:
                 new = NewTopic(name=reader.topic, partitions=1, retention=REPLY_RETENTION)
                 await self._backend.create_topics([new])
             async with self._backend.subscribe([reader.topic], group=None, start="latest") as replies:
-                reader.ready.set()
+                reader.ready.set(None)
                 await reader.read(replies)
         except EventMLError as exc:
             error = exc
         finally:
             # The next request starts another reader.
             del self._readers[reader.topic]
-            reader.fail(error)
-
-
-@asynccontextmanager
-async def open_requester(backend: Backend) -> AsyncIterator[Requester]:
-    """A running requester. Leaving the context fails the requests that still wait."""
-    async with task_group() as tasks:
-        try:
-            yield Requester(backend, tasks)
-        finally:
-            tasks.cancel_scope.cancel()
+            reader.ready.fail(error)
+            for outcome in reader.waiting.values():
+                outcome.fail(error)

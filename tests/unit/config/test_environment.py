@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 
-from eventml.config import TopicSettings, load
+from eventml.config import load
 from eventml.config.settings import SECTIONS, Entry, variable
 from eventml.config.sources import NOT_SETTINGS, read_environment
 from eventml.errors import ConfigError
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 HANDLER_OPTIONS = tuple(SECTIONS["consumer"])
 PARTS = st.sampled_from(["a", "b", "max", "backoff", "batch", "group"])
 HANDLER = st.lists(PARTS, min_size=1, max_size=3).map("_".join)
-TOPIC = st.lists(PARTS, min_size=1, max_size=3).flatmap(
-    lambda parts: st.sampled_from("._-").map(lambda joint: joint.join(parts))
-)
 
 
 def paths(found: list[Entry | str]) -> list[tuple[str, ...]]:
@@ -38,7 +35,7 @@ def test_a_handlers_variable_means_it_or_is_refused(names: set[str], field: str,
     """A variable's name and back. One that two settings share is refused, never read as the other setting."""
     path = ("consumer", data.draw(st.sampled_from(sorted(names))), field)
     others = {("consumer", name, other) for name in names for other in HANDLER_OPTIONS} - {path}
-    found = read_environment({variable(path): "1"}, handlers=names, topics=(), guess=False)
+    found = read_environment({variable(path): "1"}, names, known=True)
     if any(variable(other) == variable(path) for other in others):
         [problem] = found
         assert isinstance(problem, str)
@@ -47,24 +44,11 @@ def test_a_handlers_variable_means_it_or_is_refused(names: set[str], field: str,
         assert paths(found) == [path]
 
 
-@given(st.sets(TOPIC, min_size=1, max_size=5), st.sampled_from(TopicSettings.__struct_fields__), st.data())
-def test_a_topics_variable_means_it_or_is_refused(names: set[str], field: str, data: st.DataObject) -> None:
-    path = ("topic", data.draw(st.sampled_from(sorted(names))), field)
-    twins = [name for name in names if variable(("topic", name)) == variable(path[:2])]
-    found = read_environment({variable(path): "1"}, handlers=(), topics=names, guess=False)
-    if len(twins) > 1:
-        [problem] = found
-        assert isinstance(problem, str)
-        assert "ambiguous" in problem
-    else:
-        assert paths(found) == [path]
-
-
-@given(HANDLER, st.sampled_from(HANDLER_OPTIONS))
-def test_where_the_handlers_are_not_known_the_longest_field_counts(name: str, field: str) -> None:
-    assume(not (name.endswith("max") and field in {"batch", "backoff"}))
-    found = read_environment({variable(("consumer", name, field)): "1"}, handlers=(), topics=(), guess=True)
-    assert paths(found) == [("consumer", name, field)]
+def test_where_the_handlers_are_not_known_their_variables_are_ignored() -> None:
+    environ = {"EVENTML_CONSUMER_A_GROUP": "g", "EVENTML_CONSUMER_B_GROUP": "g", "EVENTML_DRAIN": "3"}
+    found = read_environment(environ, ["b"], known=False)
+    assert paths(found) == [("consumer", "b", "group"), ("drain",)]
+    assert load(environ=environ).consumer == {}
 
 
 def test_text_becomes_the_fields_type() -> None:
@@ -79,7 +63,8 @@ def test_text_becomes_the_fields_type() -> None:
             "EVENTML_BACKEND_URL": "redis://h",
             "EVENTML_BACKEND_LEASE": "12",
             "EVENTML_BACKEND_TLS": "1",
-        }
+        },
+        known_handlers=["duration"],
     )
     assert settings.consumer == {
         "duration": {"max_batch": 512, "backoff": 0.5, "ordered": True, "start": "latest", "group": "7"}
@@ -88,11 +73,10 @@ def test_text_becomes_the_fields_type() -> None:
     assert repr(settings.backend.options).startswith("StreamSettings(lease=12.0, block=100, tls=True")
 
 
-def test_case_does_not_matter_after_the_prefix() -> None:
-    environ = {"EVENTML_consumer_RideDuration_max_batch": "3", "EVENTML_Drain": "1"}
+def test_a_handlers_name_is_in_upper_case() -> None:
+    environ = {"EVENTML_CONSUMER_RIDEDURATION_MAX_BATCH": "3"}
     settings = load(environ=environ, known_handlers=["RideDuration"])
     assert settings.consumer == {"RideDuration": {"max_batch": 3}}
-    assert settings.drain == 1
 
 
 def test_an_empty_variable_is_ignored() -> None:
@@ -110,15 +94,6 @@ def test_the_processs_environment_is_the_default(monkeypatch: pytest.MonkeyPatch
     assert load().drain == 3
 
 
-def test_two_variables_for_one_setting_must_agree() -> None:
-    environ = {"EVENTML_BACKEND": "redis://a", "EVENTML_BACKEND_URL": "redis://a"}
-    assert load(environ=environ).backend.url == "redis://a"
-    with pytest.raises(
-        ConfigError, match=r"^EVENTML_BACKEND_URL: contradicts EVENTML_BACKEND, .*backend\.url"
-    ):
-        load(environ=environ | {"EVENTML_BACKEND_URL": "redis://b"})
-
-
 def test_a_handler_named_in_a_file_is_known(tmp_path: Path) -> None:
     (tmp_path / "eventml.toml").write_text("[consumer.Ride_MAX]")
     settings = load(environ={"EVENTML_CONSUMER_RIDE_MAX_BACKOFF": "1"})
@@ -133,37 +108,6 @@ def test_an_unknown_handler_is_refused() -> None:
         "EVENTML_CONSUMER_DURATON_MAX_BATCH: unknown, did you mean EVENTML_CONSUMER_DURATION_MAX_BATCH?",
         (
             "EVENTML_CONSUMER_WEATHER_MAX_BATCH: unknown, no setting has that name, or no app or file names "
-            "its handler or topic"
+            "its handler"
         ),
     ]
-
-
-class TestTopics:
-    NAME = "EVENTML_TOPIC_RIDES_STARTED_ID_FIELD"
-
-    def test_are_known_from_the_caller(self) -> None:
-        settings = load(environ={self.NAME: "ride_id"}, known_topics=["rides.started", "rides.ended"])
-        assert settings.topic == {"rides.started": TopicSettings(id_field="ride_id")}
-
-    def test_are_known_from_a_file_that_says_nothing_more_of_them(self, tmp_path: Path) -> None:
-        (tmp_path / "eventml.toml").write_text('[topic."rides.started"]')
-        settings = load(environ={self.NAME: "ride_id"})
-        assert settings.topic == {"rides.started": TopicSettings(id_field="ride_id")}
-
-    def test_are_refused_when_two_have_the_same_variable(self) -> None:
-        with pytest.raises(ConfigError) as caught:
-            load(environ={self.NAME: "x"}, known_topics=["rides.started", "rides_started"])
-        assert str(caught.value) == (
-            f'{self.NAME}: ambiguous, it could set topic."rides.started".id_field or '
-            "topic.rides_started.id_field; set it in a file instead"
-        )
-
-    def test_are_refused_when_unknown(self) -> None:
-        with pytest.raises(
-            ConfigError, match=rf"^{self.NAME}: unknown, did you mean EVENTML_TOPIC_RIDES_START_ID_FIELD"
-        ):
-            load(environ={self.NAME: "x"}, known_topics=["rides.start"])
-        with pytest.raises(
-            ConfigError, match=rf"^{self.NAME}: unknown, .*no app or file names its handler or topic"
-        ):
-            load(environ={self.NAME: "x"})

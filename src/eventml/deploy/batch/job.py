@@ -131,7 +131,7 @@ async def score(
     handler = bus.configured_handler(plan.predictor)
     if handler.to is None:
         raise ConfigError(f"{plan.predictor} is a consumer: it has no outputs that could be written")
-    id_column = plan.id_column or bus.configured_topic(handler.topic).id_field
+    id_column = plan.id_column or bus.declared_topic(handler.topic).id_field
     if id_column is None:
         raise ConfigError(
             "the column of the rows' ids is not known. Name it with --id, or give the topic "

@@ -47,7 +47,7 @@ def topic_types(bus: Bus) -> dict[str, Any]:
     that writes it.
     """
     handlers = bus.handlers.values()
-    found = [(name, bus.configured_topic(name).event_type) for name in (*bus.topics, *bus.settings.topic)]
+    found = [(name, bus.declared_topic(name).event_type) for name in (*bus.topics, *bus.settings.topic)]
     found += [(handler.topic, handler.event_type) for handler in handlers]
     topics_read = {handler.topic for handler in handlers}
     found += [
@@ -140,7 +140,7 @@ class EventsEndpoint:
     """
 
     def __init__(self, connection: BrokerConnection, topic: str, event_type: Any) -> None:
-        settings = connection.bus.configured_topic(topic)
+        settings = connection.bus.declared_topic(topic)
         self._connection = connection
         self._topic = topic
         self._is_json = settings.codec == "json"

@@ -103,7 +103,7 @@ class PredictEndpoint:
         handler, model = loaded.handler, loaded.model
         self._name = handler.name
         self._queue = queue
-        self._decoder = EventDecoder(handler.event_type, bus.configured_topic(handler.topic).id_field)
+        self._decoder = EventDecoder(handler.event_type, bus.declared_topic(handler.topic).id_field)
         self._limits = bus.settings.web
         self._traced = traced
         name, version = (None, None) if model is None else (model.name, model.version)

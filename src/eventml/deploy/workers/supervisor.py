@@ -138,7 +138,7 @@ class Supervisor:
         """
         self._operations = operations
         async with anyio.create_task_group() as self._tasks:
-            self._tasks.start_soon(stop_on_signals, self)
+            self._tasks.start_soon(stop_on_signals, self.stop, self.abandon)
             await self._tasks.start(self._handle_sighup)
             for task in (self._kill_dead_workers, self._replace_hung_workers, self._restart_on_request):
                 self._tasks.start_soon(task)

@@ -170,7 +170,7 @@ class WorkerProcess:
 
     async def _stop_on_signals(self) -> None:
         try:
-            await stop_on_signals(self)
+            await stop_on_signals(self.stop, self.abandon)
         finally:
             # The work is done: a later signal must not change the exit status.
             for number in (signal.SIGTERM, signal.SIGINT):

@@ -68,9 +68,6 @@ class BrokerConnection:
     Args:
         bus: The bus.
         tasks: Task group in which the bus is kept open: it outlives the request that opened it.
-
-    Attributes:
-        bus: The bus.
     """
 
     def __init__(self, bus: Bus, tasks: TaskGroup) -> None:
@@ -131,13 +128,7 @@ class BrokerConnection:
 
 
 class EventsEndpoint:
-    """The ASGI app of one topic.
-
-    Args:
-        connection: Connection to the broker.
-        topic: Name of the topic.
-        event_type: Type of its events.
-    """
+    """The ASGI app of one topic."""
 
     def __init__(self, connection: BrokerConnection, topic: str, event_type: Any) -> None:
         settings = connection.bus.configured_topic(topic)

@@ -81,19 +81,15 @@ class WebWorker:
 
     @property
     def in_flight(self) -> int:
-        """Number of requests that are being received or answered."""
-        return self._application.in_flight
+        return self._worker.in_flight
 
     async def lag(self) -> dict[str, int | None]:
-        """Return the number of unfinished events of each predictor."""
         return await self._worker.lag()
 
     def stop(self) -> None:
-        """Accept no more connections, finish the requests in flight, and return from `run`."""
         self._server.should_exit = True
 
     def abandon(self) -> None:
-        """Return from `run` at once, whatever is in flight."""
         self._server.should_exit = self._server.force_exit = True
         self._worker.abandon()
 

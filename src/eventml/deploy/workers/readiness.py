@@ -13,19 +13,14 @@ from eventml.deploy.workers.reports import RunningWorker, ServiceStatus
 from eventml.errors import UnavailableError
 
 log = logging.getLogger("eventml.lag")
-log.addFilter(LogRateLimit(60.0, exempt=None))
+log.addFilter(LogRateLimit(exempt=None))
 
 _LAG_INTERVAL: Final = 2.0  # seconds
 _LAG_VALID: Final = 10.0  # seconds: an older lag is reported as unknown
 
 
 def unready_reasons(status: ServiceStatus, max_lag: int | None) -> list[str]:
-    """List why the service is not ready; empty if it is.
-
-    Args:
-        status: Status of the service.
-        max_lag: Highest lag of a group with which the service is ready; None for no limit.
-    """
+    """List why the service is not ready: empty if it is. `max_lag` is the highest lag of a ready service."""
     if status.stopping:
         return ["stopping"]
     reasons = []
@@ -56,11 +51,7 @@ def group_lags(status: ServiceStatus) -> dict[str, int | None]:
 
 
 class LagMonitor:
-    """Reads the lags of a running worker every few seconds.
-
-    Args:
-        worker: Worker whose groups to read.
-    """
+    """Reads the lags of a running worker's groups every few seconds."""
 
     def __init__(self, worker: RunningWorker) -> None:
         self._worker = worker

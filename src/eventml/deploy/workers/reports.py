@@ -14,7 +14,7 @@ from typing import Any, Final, Literal, Protocol
 import anyio
 import msgspec
 
-from eventml.bus import Bus
+from eventml.bus import Bus, Stoppable
 from eventml.runtime import Histogram, LoadedHandler, Stats
 
 REPORT_INTERVAL: Final = 0.5
@@ -67,36 +67,28 @@ class WorkerSpec(WorkerOptions, frozen=True, kw_only=True):
     operations: str | None = None
 
 
-class RunningWorker(Protocol):
-    """A worker that a process runs: `runtime.Worker` for streams, `deploy.web.WebWorker` for requests."""
+class RunningWorker(Stoppable, Protocol):
+    """A worker that a process runs: `runtime.Worker` for streams, `deploy.web.WebWorker` for requests.
 
-    @property
-    def handlers(self) -> Sequence[LoadedHandler]:
-        """Its handlers, with their models."""
+    Attributes:
+        handlers: Its handlers, with their models.
+        stats: Counters of each handler, by its name.
+        ready: Set once the worker receives events or requests.
+    """
 
-    @property
-    def stats(self) -> Mapping[str, Stats]:
-        """Counters of each handler, by its name."""
-
-    @property
-    def ready(self) -> anyio.Event:
-        """Set once the worker receives events or requests."""
+    handlers: Sequence[LoadedHandler]
+    stats: dict[str, Stats]
+    ready: anyio.Event
 
     @property
     def in_flight(self) -> int:
-        """Events or requests received and not completed."""
+        """Number of events received and not completed."""
 
     async def lag(self) -> dict[str, int | None]:
         """Unfinished records of each handler's group, by handler; None where the backend cannot tell."""
 
     async def run(self) -> bool:
         """Work until stopped. Returns whether everything in flight was finished in time."""
-
-    def stop(self) -> None:
-        """Receive nothing more, finish what is in flight, and return from `run`."""
-
-    def abandon(self) -> None:
-        """Abandon what is in flight, and return from `run`."""
 
 
 WorkerFactory = Callable[[Bus, WorkerSpec], AbstractAsyncContextManager[RunningWorker]]
@@ -207,21 +199,18 @@ class ServiceStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def handler_reports(worker: RunningWorker, lags: Mapping[str, int | None]) -> dict[str, HandlerReport]:
-    """Report on each handler of a running worker. Its cost is per report, never per event.
+    """Report on each handler of a worker that is ready. The cost is per report, never per event.
 
-    Args:
-        worker: A worker that is ready.
-        lags: Lag of each handler's group, by handler; a handler that is missing has an unknown lag.
+    A handler that is missing in `lags` has an unknown lag.
     """
-    names = [loaded.handler.name for loaded in worker.handlers]
-    return {
-        name: _handler_report(loaded, worker.stats[name], lags.get(name))
-        for name, loaded in zip(names, worker.handlers, strict=True)
-    }
+    return {loaded.handler.name: _handler_report(loaded, worker.stats, lags) for loaded in worker.handlers}
 
 
-def _handler_report(loaded: LoadedHandler, stats: Stats, lag: int | None) -> HandlerReport:
-    now = time.monotonic()
+def _handler_report(
+    loaded: LoadedHandler, all_stats: Mapping[str, Stats], lags: Mapping[str, int | None]
+) -> HandlerReport:
+    now, name = time.monotonic(), loaded.handler.name
+    stats = all_stats[name]
     arrived, hung = stats.oldest_arrival, stats.hung
     histograms: dict[str, Histogram] = {"latency": stats.latency, "batch": stats.batch}
     histograms |= {str(stage): histogram for stage, histogram in list(stats.stages.items())}
@@ -234,6 +223,6 @@ def _handler_report(loaded: LoadedHandler, stats: Stats, lag: int | None) -> Han
         oldest=0.0 if arrived is None else now - arrived,
         hung=len(hung),
         hung_for=now - min(hung, default=now),
-        lag=lag,
+        lag=lags.get(name),
         model=None if loaded.model is None else (loaded.model.name, loaded.model.version),
     )

@@ -26,7 +26,6 @@ ONE_THREAD: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS
 
 _STACK_DUMP: Final = 0.3  # seconds for a hung process to write its stacks
 _PIPE_GRACE: Final = 3.0  # seconds for the pipes to end after the process
-_MAX_REPORT: Final = 1 << 24  # bytes
 
 
 class WorkerHandle:
@@ -115,11 +114,10 @@ class WorkerHandle:
     async def kill(self, reason: str) -> None:
         """Kill the process. If it still can, it writes the stacks of its threads to the log first."""
         self.killed_for = reason
-        if hasattr(signal, "SIGQUIT"):
-            self._signal(signal.SIGCONT)
-            self._signal(signal.SIGQUIT)
-            with anyio.move_on_after(_STACK_DUMP):
-                await self.ended.wait()
+        self._signal(signal.SIGCONT)
+        self._signal(signal.SIGQUIT)
+        with anyio.move_on_after(_STACK_DUMP):
+            await self.ended.wait()
         self._signal(signal.SIGKILL)
 
     async def listen(self, print_line: LinePrinter) -> None:
@@ -136,7 +134,7 @@ class WorkerHandle:
         self.settled.set()
 
     async def _read_reports(self, stream: ByteReceiveStream) -> None:
-        async for line in read_lines(stream, _MAX_REPORT):
+        async for line in read_lines(stream):
             try:
                 report = msgspec.json.decode(line, type=WorkerReport)
             except msgspec.MsgspecError:  # incomplete: the process ended while it wrote

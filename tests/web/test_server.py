@@ -60,7 +60,7 @@ def test_requests_in_flight_are_finished_before_the_server_exits(serve: Serve) -
         assert slow.result().status_code == 200
         assert server.process.wait() == 0
     assert time.monotonic() - begun < 20
-    assert re.search(r" 1 events in flight.*second signal", server.text)
+    assert re.search(r" 1 requests in flight.*second signal", server.text)
 
 
 def _in_flight(server: Server) -> int:
@@ -89,7 +89,7 @@ def test_a_second_signal_abandons_requests_in_flight(serve: Serve) -> None:
         slow = pool.submit(post, server, number=20.0, do="sleep")
         server.process.until(lambda: _in_flight(server) == 1)
         server.process.send(signal.SIGTERM)
-        server.process.until_logged(" 1 events in flight.*second signal")
+        server.process.until_logged(" 1 requests in flight.*second signal")
         assert server.process.stop() == 1
         with pytest.raises(httpx.HTTPError):
             slow.result().raise_for_status()

@@ -72,7 +72,9 @@ async def _run_worker(bus: Bus, plan: ServicePlan) -> bool:
                 log.info("idle for %g s: stopping", plan.until_idle)
 
         try:
-            return await run_until_stopped(bus, worker, plan, tasks=[announce, stop_idle_worker])
+            return await run_until_stopped(
+                bus, worker, plan, in_flight="events", tasks=[announce, stop_idle_worker]
+            )
         finally:
             _log_counts(worker)
 

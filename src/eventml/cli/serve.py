@@ -70,7 +70,7 @@ async def _run_worker(bus: Bus, plan: ServicePlan) -> bool:
                 await worker.ready.wait()
                 _log_addresses(worker, web.address_of(listener))
 
-            return await run_until_stopped(bus, worker, plan, tasks=[log_addresses])
+            return await run_until_stopped(bus, worker, plan, in_flight="requests", tasks=[log_addresses])
 
 
 def _log_addresses(worker: "WebWorker", address: HostPort) -> None:

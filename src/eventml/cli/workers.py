@@ -3,7 +3,7 @@
 # No `from __future__ import annotations` here: typer reads the annotations at run time.
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import nullcontext
 from threading import Timer
 from typing import Annotated, Any, Final, Literal
 
@@ -21,9 +21,8 @@ from eventml.deploy.workers import (
     force_exit_later,
     parse_host_port,
     run_service,
-    serve_status,
+    serve_operations,
     start_service_logging,
-    watch_health,
 )
 from eventml.runtime import task_group
 
@@ -162,6 +161,7 @@ async def run_until_stopped(
     worker: RunningWorker,
     plan: ServicePlan,
     *,
+    in_flight: str,
     tasks: Sequence[Callable[[], Coroutine[Any, Any, None]]] = (),
 ) -> bool:
     """Run a worker until a signal stops it, and serve the operations port if the plan has one.
@@ -170,17 +170,19 @@ async def run_until_stopped(
         bus: The configured bus of the worker.
         worker: The worker.
         plan: How the worker is run.
+        in_flight: What the worker completes when it is stopped, for the log: "events", "requests".
         tasks: Functions to run beside the worker; they are cancelled when it ends.
 
     Returns:
         Whether all that was in flight at the end was completed.
     """
-    async with AsyncExitStack() as stack:
-        if isinstance(plan.operations, HostPort):
-            status = await stack.enter_async_context(watch_health(bus.name, worker, plan.limits))
-            stack.enter_context(serve_status(status, plan.operations, plan.max_lag))
-        running = await stack.enter_async_context(task_group())
-        running.start_soon(stop_on_signals, _LoggedStop(worker, bus.settings.drain))
+    operations = (
+        serve_operations(bus.name, worker, plan.operations, max_lag=plan.max_lag, limits=plan.limits)
+        if isinstance(plan.operations, HostPort)
+        else nullcontext()
+    )
+    async with operations, task_group() as running:
+        running.start_soon(stop_on_signals, _LoggedStop(worker, in_flight, bus.settings.drain))
         for task in tasks:
             running.start_soon(task)
         finished = await worker.run()
@@ -191,18 +193,20 @@ async def run_until_stopped(
 class _LoggedStop:
     """Stops or abandons a worker, and logs how much is in flight."""
 
-    def __init__(self, worker: RunningWorker, drain: float) -> None:
+    def __init__(self, worker: RunningWorker, in_flight: str, drain: float) -> None:
         self._worker = worker
+        self._in_flight = in_flight
         self._drain = drain
 
     def stop(self) -> None:
         log.info(
-            "stopping: %d events in flight have %g s to finish; a second signal abandons them",
+            "stopping: %d %s in flight have %g s to finish; a second signal abandons them",
             self._worker.in_flight,
+            self._in_flight,
             self._drain,
         )
         self._worker.stop()
 
     def abandon(self) -> None:
-        log.warning("second signal: abandoning %d events in flight", self._worker.in_flight)
+        log.warning("second signal: abandoning %d %s in flight", self._worker.in_flight, self._in_flight)
         self._worker.abandon()

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 from msgspec.structs import replace
+from starlette.requests import ClientDisconnect
 from starlette.routing import Router
 
 from eventml.bus import Bus
 from eventml.deploy.web.authentication import Authenticator
 from eventml.deploy.web.events import BrokerConnection, EventsEndpoint, topic_types
 from eventml.deploy.web.http_messages import (
-    ClientDisconnectedError,
     Problem,
     encode,
     send_problem,
@@ -104,7 +104,7 @@ class WebService:
             if problem.reason:
                 log.warning("%s: %s", scope["path"], problem.reason)
             await send_problem(send, problem)
-        except ClientDisconnectedError:
+        except ClientDisconnect:
             pass
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:

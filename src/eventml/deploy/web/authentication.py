@@ -26,9 +26,7 @@ _REMEDY: Final = (
 class Authenticator:
     """Decides which requests are answered.
 
-    Args:
-        token: Token that clients must send; None to answer this machine only.
-        without_token: Where there is no token, answer requests from everywhere.
+    Without a token this machine is answered only; or all, if `without_token` is set.
     """
 
     def __init__(self, token: str | None, *, without_token: bool = False) -> None:

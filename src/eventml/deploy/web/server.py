@@ -39,16 +39,9 @@ _TEXT: Final = "text/plain; charset=utf-8"
 
 
 class WebWorker:
-    """A web service that runs in this process; it can stand wherever a `runtime.Worker` can.
+    """A web service that runs in this process on a listening socket, as a `RunningWorker`.
 
-    Args:
-        application: The ASGI app. Its lifespan must be entered.
-        listener: A listening socket.
-
-    Attributes:
-        handlers: The predictors that are served.
-        stats: Counters of each predictor.
-        ready: Set once the server accepts connections.
+    The lifespan of its application must have been entered.
     """
 
     def __init__(self, application: WebService, listener: socket.socket) -> None:
@@ -81,7 +74,7 @@ class WebWorker:
 
     @property
     def in_flight(self) -> int:
-        return self._worker.in_flight
+        return self._application.in_flight
 
     async def lag(self) -> dict[str, int | None]:
         return await self._worker.lag()
@@ -173,12 +166,9 @@ class _Server(uvicorn.Server):
 
 
 def listen(host: str, port: int, *, share: bool = False) -> socket.socket:
-    """Return a listening socket.
+    """Return a listening socket; port 0 is a free one.
 
-    Args:
-        host: Name or address.
-        port: Port; 0 for a free one.
-        share: Allow other sockets on the same address; the kernel spreads connections over them.
+    `share` allows other sockets on the same address: the kernel spreads connections over them.
 
     Raises:
         ConfigError: the address is in use, or not one of this machine.
@@ -205,12 +195,9 @@ def address_of(listener: socket.socket) -> HostPort:
 
 @asynccontextmanager
 async def web_worker(application: WebService, listener: socket.socket) -> AsyncIterator[WebWorker]:
-    """Open a web service on a listening socket; the `run` of the worker serves requests.
+    """Enter the lifespan of a web service on a listening socket; the `run` of the worker serves requests.
 
     It raises the limit of open files of the process to the most that is allowed.
-
-    Raises:
-        ConfigError, ModelError: as `WebService.lifespan`.
     """
     with suppress(ImportError, ValueError, OSError):  # each connection is an open file
         import resource  # noqa: PLC0415 - Windows has no such module
@@ -268,9 +255,6 @@ def _supervisor_metrics(operations: str | None) -> tuple[int, bytes, str]:
     try:
         with urllib.request.urlopen(f"http://{operations}/metrics", timeout=_METRICS_TIMEOUT) as response:
             return response.status, response.read(), response.headers.get("Content-Type", _TEXT)
-    except urllib.error.HTTPError as exc:
-        with exc:
-            return exc.code, exc.read(), exc.headers.get("Content-Type", _TEXT)
     except OSError as exc:
         body = f"the operations port of the supervisor does not answer: {exc}\n".encode()
         return HTTPStatus.SERVICE_UNAVAILABLE, body, _TEXT

@@ -11,7 +11,7 @@ from eventml.deploy.workers.operations import (
     HostPort,
     answer_operations,
     parse_host_port,
-    serve_status,
+    serve_operations,
     watch_health,
 )
 from eventml.deploy.workers.reports import RunningWorker, ServiceStatus, WorkerSpec
@@ -31,7 +31,7 @@ __all__ = [
     "force_exit_later",
     "parse_host_port",
     "run_service",
-    "serve_status",
+    "serve_operations",
     "start_service_logging",
     "utc_timestamp",
     "watch_health",

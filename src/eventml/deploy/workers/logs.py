@@ -30,10 +30,7 @@ def start_service_logging(name: str, *, json: bool, prefix: str = "") -> None:
 
     Does nothing if the app has configured logging while it was imported.
 
-    Args:
-        name: Name of this process in the log.
-        json: Whether to write JSON objects.
-        prefix: Text in front of each line that is not JSON.
+    `name` is that of the process in JSON objects, and `prefix` the text in front of other lines.
     """
     if logging.root.handlers:
         return

@@ -194,3 +194,13 @@ async def watch_health(
         tasks.start_soon(tick)
         yield status
         tasks.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def serve_operations(
+    bus: str, worker: RunningWorker, address: HostPort, *, max_lag: int | None, limits: HealthLimits
+) -> AsyncIterator[None]:
+    """Serve the operations port of a worker in this process: `watch_health` and `serve_status`."""
+    async with watch_health(bus, worker, limits) as status:
+        with serve_status(status, address, max_lag):
+            yield

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from typing import Final
 
 import anyio
@@ -16,7 +15,7 @@ log = logging.getLogger("eventml.lag")
 log.addFilter(LogRateLimit(exempt=None))
 
 _LAG_INTERVAL: Final = 2.0  # seconds
-_LAG_VALID: Final = 10.0  # seconds: an older lag is reported as unknown
+_LAG_TIMEOUT: Final = 10.0  # seconds
 
 
 def unready_reasons(status: ServiceStatus, max_lag: int | None) -> list[str]:
@@ -51,23 +50,18 @@ def group_lags(status: ServiceStatus) -> dict[str, int | None]:
 
 
 class LagMonitor:
-    """Reads the lags of a running worker's groups every few seconds."""
+    """Reads the lags of a running worker's groups every few seconds.
+
+    Attributes:
+        lags: Lag of each handler's group, by handler. Unknown lags are None or missing.
+        connected: Whether the broker answered when last asked.
+    """
 
     def __init__(self, worker: RunningWorker) -> None:
         self._worker = worker
-        self._lags: dict[str, int | None] = {}
-        self._reachable = self._running = True
-        self._updated = time.monotonic()
-
-    @property
-    def lags(self) -> dict[str, int | None]:
-        """Lag of each handler's group, by handler. Unknown lags are None or missing."""
-        return self._lags if self._fresh else {}
-
-    @property
-    def connected(self) -> bool:
-        """Whether the broker answered when last asked."""
-        return self._reachable and self._fresh
+        self._running = True
+        self.lags: dict[str, int | None] = {}
+        self.connected = True
 
     def stop(self) -> None:
         """Stop reading: the worker is about to close its subscriptions."""
@@ -76,24 +70,16 @@ class LagMonitor:
     async def run(self) -> None:
         """Read the lags, from when the worker is ready until stopped or cancelled."""
         await self._worker.ready.wait()
-        self._updated = time.monotonic()
         while self._running:
-            await self._update()
+            try:
+                with anyio.fail_after(_LAG_TIMEOUT):
+                    self.lags = await self._worker.lag()
+                self.connected = True
+            except Exception as exc:  # an error in counting must not stop the worker
+                self.lags = {}
+                unavailable = isinstance(exc, UnavailableError | TimeoutError)
+                self.connected = not unavailable
+                if self._running:
+                    shown = None if unavailable else exc
+                    log.warning("the lag is unknown: %s: %s", type(exc).__name__, exc, exc_info=shown)
             await anyio.sleep(_LAG_INTERVAL)
-
-    @property
-    def _fresh(self) -> bool:
-        return not self._worker.ready.is_set() or time.monotonic() - self._updated < _LAG_VALID
-
-    async def _update(self) -> None:
-        try:
-            self._lags = await self._worker.lag()
-            self._reachable = True
-        except Exception as exc:  # an error in counting must not stop the worker
-            self._lags = {}
-            unavailable = isinstance(exc, UnavailableError)
-            self._reachable = not unavailable
-            if self._running:
-                shown = None if unavailable else exc
-                log.warning("the lag is unknown: %s: %s", type(exc).__name__, exc, exc_info=shown)
-        self._updated = time.monotonic()

@@ -32,7 +32,6 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
         bus: Import path of the bus, MODULE:BUS.
         backend: Backend URL from the command line, or None to take it from the configuration.
         until_idle: Stop after this many idle seconds; None to run until stopped.
-        json_logs: Whether log lines are JSON objects.
         factory: Dotted name (`package.module:function`) of the `WorkerFactory` that makes the worker;
             None for a worker that reads streams.
         loop_options: Backend options of `anyio.run`, such as `{"use_uvloop": True}`.
@@ -82,7 +81,7 @@ class RunningWorker(Stoppable, Protocol):
 
     @property
     def in_flight(self) -> int:
-        """Number of events received and not completed."""
+        """Events or requests received and not completed."""
 
     async def lag(self) -> dict[str, int | None]:
         """Unfinished records of each handler's group, by handler; None where the backend cannot tell."""
@@ -113,8 +112,6 @@ class HandlerReport(msgspec.Struct, frozen=True, kw_only=True):
     """State of one handler in one worker, at the time of the report.
 
     Attributes:
-        group: Consumer group.
-        totals: Counters and histograms since the start of the worker.
         in_flight: Events received and not completed.
         quiet: Seconds since the last progress: an arrival, the start or end of a call, a completion, or an
             attempt to reach the broker.
@@ -122,7 +119,7 @@ class HandlerReport(msgspec.Struct, frozen=True, kw_only=True):
         hung: Calls past their timeout whose threads are still running.
         hung_for: Seconds since the first of those calls timed out.
         lag: Unfinished records of the group when last read; None if unknown.
-        model: Name and version of its model, if it has one.
+        model: Name and version of its model.
     """
 
     group: str
@@ -140,7 +137,6 @@ class WorkerReport(msgspec.Struct, kw_only=True):
     """State of a worker.
 
     Attributes:
-        state: See `WorkerState`.
         reason: Why it failed, or the error that it got from the broker it waits for.
         connected: Whether it reaches its broker.
         handlers: Its handlers by name, once it is ready.
@@ -164,7 +160,7 @@ class WorkerStatus(WorkerReport, kw_only=True):
     Attributes:
         name: Name of the worker; two processes share it while one replaces the other.
         pid: Process id; 0 between two processes.
-        uptime: Seconds since the process was started.
+        uptime: Seconds since the start of the process.
         unchanged: Seconds since the first report of its state, or since its start.
         silence: Seconds since the last report.
         restarts: How many times the worker has been restarted after a crash.
@@ -182,12 +178,10 @@ class ServiceStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Status of a service.
 
     Attributes:
-        bus: Name of the bus.
         workers: All worker processes, and the workers that have none at the moment.
         ended: Summed totals of the processes that have ended, by handler.
-        stopping: Whether the service is stopping.
         stuck: Why the service is not alive; empty while it is.
-        rolling_restarts: How many rolling restarts it has completed.
+        rolling_restarts: How many it has completed.
     """
 
     bus: str

@@ -81,16 +81,13 @@ async def run_service(bus: Bus, plan: ServicePlan) -> int:
 
 
 def assign_handlers(workers: str, only: Sequence[str], known: Collection[str]) -> dict[str, tuple[str, ...]]:
-    """Decide which worker runs which handlers.
+    """Return the handlers of each worker by its name; no handlers stand for all.
 
     Args:
         workers: `4` for that many workers, each running every handler; `duration=3,tip=1` for that many
             workers for each of these handlers.
         only: Handlers to run where `workers` is a plain number; empty for all.
         known: Handlers of the bus.
-
-    Returns:
-        The handlers of each worker by its name; no handlers stand for all of them.
 
     Raises:
         ConfigError: `workers` has neither form, or a handler is unknown.

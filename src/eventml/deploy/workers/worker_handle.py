@@ -32,18 +32,18 @@ class WorkerHandle:
     """Handle on one worker process.
 
     Attributes:
-        name: Name of the worker.
         started: Time of the start, of the monotonic clock, in seconds.
         settled: Set once the worker has reported that it is ready, or has ended.
         ended: Set once the process has ended and its output has been read.
         was_ready: Whether the worker has reported that it is ready.
-        report: Last report of the worker.
+        report: Its last report.
         killed_for: Why the supervisor killed it; empty if it did not.
         stop_requested: Whether the supervisor has asked it to stop.
     """
 
     def __init__(self, process: Process, name: str) -> None:
         self._process = process
+        self.pid = process.pid
         self.name = name
         self.started = time.monotonic()
         self.settled = anyio.Event()
@@ -54,11 +54,6 @@ class WorkerHandle:
         self.stop_requested = False
         self._changed = self._reported = self.started
         self._last_line = ""
-
-    @property
-    def pid(self) -> int:
-        """Process id."""
-        return self._process.pid
 
     @property
     def exit_status(self) -> int:

@@ -60,16 +60,8 @@ class WebService:
     It answers while its lifespan is entered. A server enters the lifespan of the app that it is given; where
     this one is mounted in another app, that has to do it: `FastAPI(lifespan=application.lifespan)`.
 
-    Args:
-        bus: The bus.
-        authenticator: Decides which requests are answered.
-        only: Names of the predictors to serve; empty for all.
-        metrics: Returns the status, body and content type of `/metrics`, in place of those of this process.
-        limits: Limits of the worker's health, for `/livez`.
-
-    Attributes:
-        worker: The worker that answers; None while the lifespan is not entered.
-        in_flight: Number of requests that are being received or answered.
+    `only` names the predictors to serve, all if it is empty. `metrics` returns the status, body and content
+    type of `/metrics`, in place of those of this process. `limits` are for `/livez`.
     """
 
     def __init__(
@@ -82,8 +74,8 @@ class WebService:
         limits: HealthLimits | None = None,
     ) -> None:
         self.bus = bus
-        self.worker: Worker | None = None
-        self.in_flight = 0
+        self.worker: Worker | None = None  # None while the lifespan is not entered
+        self.in_flight = 0  # requests that are being received or answered
         self._only = only
         self._authenticator = authenticator
         self._metrics = metrics

@@ -63,16 +63,11 @@ def topic_types(bus: Bus) -> dict[str, Any]:
 
 
 class BrokerConnection:
-    """Opens a bus when an event is to be published. A bus that is open already is used as it is.
-
-    Args:
-        bus: The bus.
-        tasks: Task group in which the bus is kept open: it outlives the request that opened it.
-    """
+    """Opens a bus when an event is to be published. A bus that is open already is used as it is."""
 
     def __init__(self, bus: Bus, tasks: TaskGroup) -> None:
         self.bus = bus
-        self._tasks = tasks
+        self._tasks = tasks  # they keep the bus open: it outlives the request that opened it
         self._opened: asyncio.Future[None] | None = None
         settings = bus.settings.backend
         self._is_shared = config.find_backend(settings.scheme).capabilities(settings.options).shared

@@ -58,12 +58,9 @@ class Problem(Exception):  # noqa: N818 - a response to the client, not an error
     """Raised to answer a request with problem details.
 
     Args:
-        status: HTTP status.
         detail: What is wrong, and what the client can do.
         headers: Further headers of the response.
         reason: Text for the log that the client must not see; set only where the service is at fault.
-        path: As in `ProblemDetails`.
-        index: As in `ProblemDetails`.
     """
 
     def __init__(
@@ -189,12 +186,7 @@ def _malformed(error: object) -> Problem:
 
 
 class EventDecoder:
-    """Decodes the events of a topic, and finds their ids as a producer does.
-
-    Args:
-        event_type: Type of the events.
-        id_field: Field that holds an event's id; None if no field does.
-    """
+    """Decodes the events of a topic, and finds their ids as a producer does: in the id field, or new."""
 
     def __init__(self, event_type: Any, id_field: str | None) -> None:
         self._decode = msgspec.json.Decoder(event_type).decode

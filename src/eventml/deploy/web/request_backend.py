@@ -50,31 +50,19 @@ class RequestDecoder(Decoder):
 
 
 class PendingRequest:
-    """The events of a request that waits for its answer.
-
-    Attributes:
-        completions: Completion of each event, in their order; None while it is unfinished.
-        done: Done once all events are finished.
-        first: Offset of the first event; the others follow.
-        unfinished: Number of unfinished events.
-    """
+    """The events of a request that waits for its answer."""
 
     __slots__ = ("completions", "done", "first", "unfinished")
 
     def __init__(self, events: int, first: int) -> None:
-        self.completions: list[Completion | None] = [None] * events
+        self.completions: list[Completion | None] = [None] * events  # in their order
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.first = first
-        self.unfinished = events
+        self.first = first  # offset of the first event; the others follow
+        self.unfinished = events  # the number of them
 
 
 class RequestQueue:
-    """The events that wait for one predictor: a subscription of the runtime.
-
-    Args:
-        topic: Topic that the predictor reads on a stream.
-        capacity: Number of events that may wait.
-    """
+    """The events that wait for one predictor, up to a capacity: a subscription of the runtime."""
 
     def __init__(self, topic: str, capacity: int) -> None:
         self._topic = topic
@@ -138,14 +126,7 @@ class RequestQueue:
 
 
 class RequestBackend:
-    """A backend for handlers that have a group each.
-
-    Args:
-        capacity: Number of events that may wait for one handler.
-
-    Attributes:
-        queues: The queue of each group.
-    """
+    """A backend for handlers that have a group each. Each group has a queue of the same capacity."""
 
     capabilities: Final = Capabilities(
         ordering="per_key",  # first in, first out; no event has a key

@@ -50,7 +50,6 @@ class WebWorker:
         self._application = application
         self._worker = application.worker
         self._listener = listener
-        self._receive_timeout = settings.web.receive_timeout
         self._server = _Server(
             uvicorn.Config(
                 self._answer,
@@ -114,7 +113,7 @@ class WebWorker:
 
     async def _close_idle_connections(self) -> None:
         """Close connections on which no request arrives in time, or whose client does not read."""
-        timeout = self._receive_timeout
+        timeout = self._application.bus.settings.web.receive_timeout
         idle_since: dict[Any, float] = {}
         while True:
             await anyio.sleep(min(_CHECK_INTERVAL, timeout / 2))
@@ -143,23 +142,21 @@ class _Server(uvicorn.Server):
         """
         for server in self.servers:
             server.close()
-        deadline = time.monotonic() + _FIRST_REQUEST_TIMEOUT
-        while True:
+        connections: Any = self.server_state.connections
+        with anyio.move_on_after(_FIRST_REQUEST_TIMEOUT):
             await asyncio.sleep(_POLL)
-            is_waiting = any(connection.cycle is None for connection in self._connections)
-            if not is_waiting or self.force_exit or time.monotonic() > deadline:
-                break
+            while any(one.cycle is None for one in connections):
+                if self.force_exit:
+                    break
+                await asyncio.sleep(_POLL)
         await super().shutdown(sockets)
-
-    @property
-    def _connections(self) -> list[Any]:
-        return list(self.server_state.connections)
 
     def idle_connections(self) -> list[Any]:
         """Return connections that wait for a request to arrive, or are closing; not those kept alive."""
+        connections: Any = self.server_state.connections
         return [
             one
-            for one in self._connections
+            for one in connections
             if one.transport.is_closing()
             or (one.timeout_keep_alive_task is None and (one.cycle is None or one.cycle.response_complete))
         ]
@@ -222,8 +219,7 @@ async def run_web_service(bus: Bus, plan: ServicePlan) -> int:
     with ExitStack() as stack:
         for _ in range(int(plan.workers)):
             port = address_of(listeners[0]).port if listeners else web.port
-            listener = listen(web.host, port, share=plan.workers != "1")
-            listeners.append(stack.enter_context(listener))
+            listeners.append(stack.enter_context(listen(web.host, port, share=plan.workers != "1")))
         plan = msgspec.structs.replace(
             plan,
             factory="eventml.deploy.web:supervised_worker",

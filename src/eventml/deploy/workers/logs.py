@@ -6,7 +6,7 @@ import logging
 import sys
 import time
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final
 
 import anyio
 import msgspec
@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from anyio.abc import ByteReceiveStream
-
-LinePrinter: TypeAlias = "Callable[[str, str], None]"
-"""Prints a line of a worker, given the name of the worker and the line."""
 
 _MAX_LINE: Final = 1 << 22  # bytes: a longer line is split there, so that memory stays bounded
 _TEXT_FORMAT: Final = "%(asctime)s %(levelname)s %(message)s"
@@ -65,14 +62,11 @@ class LogRateLimit(logging.Filter):
 
     Records are of one kind if logger, level and message template are the same. aiokafka, for example, logs
     thousands of times a second that a broker is away.
-
-    Args:
-        exempt: Name of a logger that is not limited, nor are those below it; None to limit all.
     """
 
     def __init__(self, *, exempt: str | None = "eventml") -> None:
         super().__init__()
-        self._exempt = exempt
+        self._exempt = exempt  # neither this logger is limited, nor are those below it; None limits all
         self._kinds: dict[tuple[str, int, str], tuple[float, int]] = {}  # when one passed; suppressed since
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -92,8 +86,8 @@ class LogRateLimit(logging.Filter):
         return True
 
 
-def prefix_printer(width: int) -> LinePrinter:
-    """Return a printer of text lines: `worker-1 | 12:00:01 INFO ...`, with names padded to `width`."""
+def prefix_printer(width: int) -> Callable[[str, str], None]:
+    """Return a function like `print_json` for text: `worker-1 | 12:00:01 INFO ...`, names padded to `width`."""
     return lambda worker, line: _write(f"{worker:<{width}} | {line}")
 
 

@@ -7,12 +7,10 @@ from typing import Final
 
 import anyio
 
-from eventml.deploy.workers.logs import LogRateLimit
 from eventml.deploy.workers.reports import RunningWorker, ServiceStatus
 from eventml.errors import UnavailableError
 
 log = logging.getLogger("eventml.lag")
-log.addFilter(LogRateLimit(exempt=None))
 
 _LAG_INTERVAL: Final = 2.0  # seconds
 _LAG_TIMEOUT: Final = 10.0  # seconds
@@ -50,18 +48,13 @@ def group_lags(status: ServiceStatus) -> dict[str, int | None]:
 
 
 class LagMonitor:
-    """Reads the lags of a running worker's groups every few seconds.
-
-    Attributes:
-        lags: Lag of each handler's group, by handler. Unknown lags are None or missing.
-        connected: Whether the broker answered when last asked.
-    """
+    """Reads the lags of a running worker's groups every few seconds, and logs when it cannot any more."""
 
     def __init__(self, worker: RunningWorker) -> None:
         self._worker = worker
-        self._running = True
-        self.lags: dict[str, int | None] = {}
-        self.connected = True
+        self._running = self._readable = True
+        self.connected = True  # the broker answered when last asked
+        self.lags: dict[str, int | None] = {}  # by handler; unknown ones are None or missing
 
     def stop(self) -> None:
         """Stop reading: the worker is about to close its subscriptions."""
@@ -74,12 +67,11 @@ class LagMonitor:
             try:
                 with anyio.fail_after(_LAG_TIMEOUT):
                     self.lags = await self._worker.lag()
-                self.connected = True
+                self.connected = self._readable = True
             except Exception as exc:  # an error in counting must not stop the worker
-                self.lags = {}
                 unavailable = isinstance(exc, UnavailableError | TimeoutError)
-                self.connected = not unavailable
-                if self._running:
+                if self._running and self._readable:
                     shown = None if unavailable else exc
                     log.warning("the lag is unknown: %s: %s", type(exc).__name__, exc, exc_info=shown)
+                self.lags, self.connected, self._readable = {}, not unavailable, False
             await anyio.sleep(_LAG_INTERVAL)

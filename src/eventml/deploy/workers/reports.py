@@ -14,11 +14,10 @@ from typing import Any, Final, Literal, Protocol
 import anyio
 import msgspec
 
-from eventml.bus import Bus, Stoppable
+from eventml.bus import Bus
 from eventml.runtime import Histogram, LoadedHandler, Stats
 
-REPORT_INTERVAL: Final = 0.5
-"""Seconds between two reports."""
+REPORT_INTERVAL: Final = 0.5  # seconds
 
 WorkerState = Literal["starting", "waiting", "ready", "draining", "failed", "restarting"]
 """State of a worker: it imports the bus and loads models; it waits for its broker; it handles events; it
@@ -66,18 +65,12 @@ class WorkerSpec(WorkerOptions, frozen=True, kw_only=True):
     operations: str | None = None
 
 
-class RunningWorker(Stoppable, Protocol):
-    """A worker that a process runs: `runtime.Worker` for streams, `deploy.web.WebWorker` for requests.
-
-    Attributes:
-        handlers: Its handlers, with their models.
-        stats: Counters of each handler, by its name.
-        ready: Set once the worker receives events or requests.
-    """
+class RunningWorker(Protocol):
+    """A worker that a process runs: `runtime.Worker` for streams, `deploy.web.WebWorker` for requests."""
 
     handlers: Sequence[LoadedHandler]
-    stats: dict[str, Stats]
-    ready: anyio.Event
+    stats: dict[str, Stats]  # by the names of the handlers
+    ready: anyio.Event  # set once the worker receives events or requests
 
     @property
     def in_flight(self) -> int:
@@ -88,6 +81,12 @@ class RunningWorker(Stoppable, Protocol):
 
     async def run(self) -> bool:
         """Work until stopped. Returns whether everything in flight was finished in time."""
+
+    def stop(self) -> None:
+        """Receive nothing more, finish what is in flight, and return from `run`."""
+
+    def abandon(self) -> None:
+        """Abandon what is in flight, and return from `run`."""
 
 
 WorkerFactory = Callable[[Bus, WorkerSpec], AbstractAsyncContextManager[RunningWorker]]

@@ -23,12 +23,8 @@ from eventml.deploy.workers.reports import WorkerReport, WorkerStatus
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-MAX_CRASHES: Final = 5
-"""Counted crashes of one worker within `CRASH_WINDOW` that stop the service."""
-
-CRASH_WINDOW: Final = 60.0
-"""Seconds for which a crash is remembered."""
-
+MAX_CRASHES: Final = 5  # counted ones of one worker within the window that stop the service
+CRASH_WINDOW: Final = 60.0  # seconds for which a crash is remembered
 _FIRST_DELAY: Final = 0.25  # seconds before the first restart
 _MAX_DELAY: Final = 10.0  # seconds
 

@@ -33,7 +33,6 @@ class ServicePlan(WorkerOptions, frozen=True, kw_only=True):
         only: Handlers to run where `workers` is a plain number; empty for all.
         operations: Address of the operations port. None is the default address if it is free; "" is none.
         max_lag: Highest lag of a group with which the service is ready; None for no limit.
-        limits: When workers are killed or replaced.
         listeners: Listening sockets, one for each worker, which inherits it: workers that serve HTTP. A
             socket outlives the processes of its worker, so that no connection is lost in a restart.
     """
@@ -86,7 +85,7 @@ def assign_handlers(workers: str, only: Sequence[str], known: Collection[str]) -
     Args:
         workers: `4` for that many workers, each running every handler; `duration=3,tip=1` for that many
             workers for each of these handlers.
-        only: Handlers to run where `workers` is a plain number; empty for all.
+        only: As in `ServicePlan`.
         known: Handlers of the bus.
 
     Raises:

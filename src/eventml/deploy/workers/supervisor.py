@@ -22,7 +22,6 @@ import anyio
 import msgspec
 
 from eventml.bus import stop_on_signals
-from eventml.deploy.workers.logs import LinePrinter
 from eventml.deploy.workers.reports import ServiceStatus, Totals, WorkerSpec, WorkerStatus, add_totals
 from eventml.deploy.workers.restarts import (
     CRASH_WINDOW,
@@ -36,7 +35,7 @@ from eventml.deploy.workers.restarts import (
 from eventml.deploy.workers.worker_handle import WorkerHandle, start_worker
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from anyio.abc import TaskGroup, TaskStatus
 
@@ -63,12 +62,8 @@ class Supervisor:
     It must run in the main thread: signals arrive there, and the kernel kills the workers when the thread
     that started them ends.
 
-    Args:
-        bus: Name of the bus.
-        specs: What each worker runs.
-        drain: Seconds between asking a worker to stop and killing it.
-        print_line: Prints the log lines of the workers.
-        limits: When workers are killed or replaced.
+    A worker that is asked to stop is killed after `drain` seconds. Its log lines go to `print_line`,
+    with its name.
     """
 
     def __init__(
@@ -77,7 +72,7 @@ class Supervisor:
         specs: Sequence[WorkerSpec],
         *,
         drain: float,
-        print_line: LinePrinter,
+        print_line: Callable[[str, str], None],
         limits: HealthLimits | None = None,
     ) -> None:
         self._bus = bus
@@ -122,16 +117,13 @@ class Supervisor:
     async def run(self, operations: str | None = None) -> int:
         """Run until stopped, until a worker is in a crash loop, or until all workers have stopped when idle.
 
-        Args:
-            operations: Address of the operations port, sent to the workers.
-
         Returns:
             The exit status: 0 if everything in flight was finished, 1 if not or after a crash loop.
         """
         self._operations = operations
         async with anyio.create_task_group() as self._tasks:
             self._tasks.start_soon(stop_on_signals, self)
-            await self._tasks.start(self._handle_sighup)
+            self._tasks.start_soon(self._handle_sighup)
             self._tasks.start_soon(self._kill_dead_workers)
             self._tasks.start_soon(self._replace_workers)
             async with anyio.create_task_group() as running:
@@ -145,7 +137,6 @@ class Supervisor:
         return 1 if self._failure or not self._all_finished else 0
 
     def stop(self) -> None:
-        """Let all workers finish their events in flight, then return from `run`."""
         if self._stopping.is_set():
             return
         log.info(
@@ -158,7 +149,6 @@ class Supervisor:
             self._tasks.start_soon(process.stop_within, self._drain)
 
     def abandon(self) -> None:
-        """Let all workers abandon their events in flight, then return from `run`."""
         log.warning("second signal: abandoning the events in flight; they go back to their groups")
         for process in self._live:
             process.stop()
@@ -242,10 +232,9 @@ class Supervisor:
 
     # Replacing workers, one at a time
 
-    async def _handle_sighup(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+    async def _handle_sighup(self) -> None:
         on_terminal = sys.stdin is not None and sys.stdin.isatty()
         with anyio.open_signal_receiver(signal.SIGHUP) as signals:
-            task_status.started()
             async for _ in signals:
                 if on_terminal:  # the terminal has been closed
                     self.stop()

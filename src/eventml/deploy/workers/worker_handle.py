@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Final
 import anyio
 import msgspec
 
-from eventml.deploy.workers.logs import LinePrinter, read_lines
+from eventml.deploy.workers.logs import read_lines
 from eventml.deploy.workers.reports import WorkerReport, WorkerSpec, WorkerStatus
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from anyio.abc import ByteReceiveStream, Process
 
@@ -29,29 +29,19 @@ _PIPE_GRACE: Final = 3.0  # seconds for the pipes to end after the process
 
 
 class WorkerHandle:
-    """Handle on one worker process.
-
-    Attributes:
-        started: Time of the start, of the monotonic clock, in seconds.
-        settled: Set once the worker has reported that it is ready, or has ended.
-        ended: Set once the process has ended and its output has been read.
-        was_ready: Whether the worker has reported that it is ready.
-        report: Its last report.
-        killed_for: Why the supervisor killed it; empty if it did not.
-        stop_requested: Whether the supervisor has asked it to stop.
-    """
+    """Handle on one worker process."""
 
     def __init__(self, process: Process, name: str) -> None:
         self._process = process
         self.pid = process.pid
         self.name = name
         self.started = time.monotonic()
-        self.settled = anyio.Event()
-        self.ended = anyio.Event()
+        self.settled = anyio.Event()  # the worker has reported that it is ready, or has ended
+        self.ended = anyio.Event()  # the process has ended, and its output has been read
         self.was_ready = False
-        self.report = WorkerReport(state="starting")
-        self.killed_for = ""
-        self.stop_requested = False
+        self.report = WorkerReport(state="starting")  # the last one
+        self.killed_for = ""  # why the supervisor has killed it
+        self.stop_requested = False  # by the supervisor
         self._changed = self._reported = self.started
         self._last_line = ""
 
@@ -115,7 +105,7 @@ class WorkerHandle:
             await self.ended.wait()
         self._signal(signal.SIGKILL)
 
-    async def listen(self, print_line: LinePrinter) -> None:
+    async def listen(self, print_line: Callable[[str, str], None]) -> None:
         """Read the worker's reports and print its log lines until the process has ended."""
         reports, log = self._process.stdout, self._process.stderr
         assert reports is not None and log is not None  # noqa: S101, PT018 - for the type checker: pipes
@@ -142,7 +132,7 @@ class WorkerHandle:
                 self.was_ready = True
                 self.settled.set()
 
-    async def _print_log(self, stream: ByteReceiveStream, print_line: LinePrinter) -> None:
+    async def _print_log(self, stream: ByteReceiveStream, print_line: Callable[[str, str], None]) -> None:
         async for line in read_lines(stream):
             text = line.decode(errors="replace").rstrip("\r")
             if text:

@@ -54,9 +54,6 @@ class SupervisorChannel:
     The worker does not outlive its supervisor. On Linux the kernel kills it (SIGKILL) when the supervisor
     ends, for whatever reason. Elsewhere a thread exits the process at the end of standard input; it cannot
     do so while the process is stopped or foreign code holds the interpreter lock.
-
-    Attributes:
-        spec: What the supervisor wants this worker to run.
     """
 
     def __init__(self) -> None:
@@ -124,14 +121,12 @@ class WorkerProcess:
         self._send()
 
     def stop(self) -> None:
-        """Finish the events in flight, then return from `run`."""
         log.info("finishing %d events in flight", self._worker.in_flight)
         self._lag_monitor.stop()
         self._worker.stop()
         self.report("draining")
 
     def abandon(self) -> None:
-        """Abandon the events in flight and return from `run`."""
         log.warning("abandoning %d events in flight; they go back to their groups", self._worker.in_flight)
         self._worker.abandon()
 

@@ -26,7 +26,7 @@ _REMEDY: Final = (
 class Authenticator:
     """Decides which requests are answered.
 
-    Without a token this machine is answered only; or all, if `without_token` is set.
+    Without a token, it accepts those to this machine only, or all of them if `without_token` is set.
     """
 
     def __init__(self, token: str | None, *, without_token: bool = False) -> None:

@@ -186,7 +186,7 @@ def _malformed(error: object) -> Problem:
 
 
 class EventDecoder:
-    """Decodes the events of a topic, and finds their ids as a producer does: in the id field, or new."""
+    """Decodes the events of a topic. Their ids are those in the id field, or new ones, as a producer's."""
 
     def __init__(self, event_type: Any, id_field: str | None) -> None:
         self._decode = msgspec.json.Decoder(event_type).decode

@@ -34,7 +34,7 @@ _HEADERS: Final = {
 def describe(
     bus: str, predictors: Sequence[Handler], topics: Mapping[str, Any], limits: WebSettings, *, token: bool
 ) -> Schema:
-    """Return the OpenAPI document of a service whose clients must send a token, or need not.
+    """Return the OpenAPI document of a service. `token` says whether its clients must send one.
 
     `topics` are those that can be published to, with the types of their events.
     """

@@ -37,14 +37,14 @@ log = logging.getLogger("eventml")
 
 
 def served_predictors(bus: Bus, only: Sequence[str] = ()) -> list[Handler]:
-    """Return the predictors that are served, with their options for a web service.
+    """Return the predictors named, by default all, with their options for a web service.
 
     A result that comes later than `web.timeout` helps no client, so that time also limits a call and the
     search for the bad events of a batch. A plain function of single events gets no such limit: it would cost
     a thread for each event.
 
     Raises:
-        ConfigError: `only`, if it is not empty, names something else than a predictor; or there are none.
+        ConfigError: `only` names something else than a predictor, or the bus has no predictors.
     """
     predictors = {
         name: bus.configured_handler(name) for name, handler in bus.handlers.items() if handler.to is not None

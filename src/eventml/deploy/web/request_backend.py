@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class RequestEvent(NamedTuple):
-    """One event of a request: its JSON, its id, and the decoded event; or the problem with its decoding."""
+    """One event of a request: its JSON, its id, and the decoded event, or why it cannot be decoded."""
 
     value: bytes
     id: str

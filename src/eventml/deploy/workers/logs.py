@@ -87,7 +87,7 @@ class LogRateLimit(logging.Filter):
 
 
 def prefix_printer(width: int) -> Callable[[str, str], None]:
-    """Return a function like `print_json` for text: `worker-1 | 12:00:01 INFO ...`, names padded to `width`."""
+    """Return a function that prints `worker-1 | 12:00:01 INFO ...`, with names padded to `width`."""
     return lambda worker, line: _write(f"{worker:<{width}} | {line}")
 
 

@@ -62,8 +62,8 @@ class Supervisor:
     It must run in the main thread: signals arrive there, and the kernel kills the workers when the thread
     that started them ends.
 
-    A worker that is asked to stop is killed after `drain` seconds. Its log lines go to `print_line`,
-    with its name.
+    A worker that is asked to stop is killed after `drain` seconds. `print_line` gets each line of a worker's
+    log, after its name.
     """
 
     def __init__(

@@ -5,11 +5,14 @@ from __future__ import annotations
 import io
 import json
 import logging
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from eventml.deploy.workers import logs
 from eventml.deploy.workers.logs import LogRateLimit
 
 if TYPE_CHECKING:
@@ -21,9 +24,11 @@ def logged(times: list[float], name: str) -> list[str]:
     """Log one line at each of these times, and return the lines that are written."""
     text, now = io.StringIO(), [0.0]
     handler = logging.StreamHandler(text)
-    handler.addFilter(LogRateLimit(10.0, clock=lambda: now[0]))
-    for number, now[0] in enumerate(times):
-        handler.handle(logging.LogRecord(name, logging.ERROR, "", 0, "no broker at %s", (number,), None))
+    handler.addFilter(LogRateLimit())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(logs, "time", SimpleNamespace(monotonic=lambda: now[0]))
+        for number, now[0] in enumerate(times):
+            handler.handle(logging.LogRecord(name, logging.ERROR, "", 0, "no broker at %s", (number,), None))
     return text.getvalue().splitlines()
 
 

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
+from msgspec.structs import replace
+from starlette.requests import ClientDisconnect
 from starlette.routing import Router
 
 from eventml.bus import Bus
 from eventml.deploy.web.authentication import Authenticator
 from eventml.deploy.web.events import BrokerConnection, EventsEndpoint, topic_types
 from eventml.deploy.web.http_messages import (
-    ClientDisconnectedError,
     Problem,
     encode,
     send_problem,
@@ -23,10 +24,10 @@ from eventml.deploy.web.http_messages import (
     unavailable,
 )
 from eventml.deploy.web.openapi import describe
-from eventml.deploy.web.predict import PredictEndpoint, load_predictors, served_predictors
-from eventml.deploy.web.request_backend import RequestBackend
+from eventml.deploy.web.predict import PredictEndpoint, served_predictors
+from eventml.deploy.web.request_backend import RequestBackend, RequestDecoder
 from eventml.deploy.workers import HealthLimits, answer_operations, watch_health
-from eventml.runtime import FailFast, Worker, find_tracing, task_group
+from eventml.runtime import FailFast, Worker, find_tracing, load_handlers, task_group
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -59,17 +60,8 @@ class WebService:
     It answers while its lifespan is entered. A server enters the lifespan of the app that it is given; where
     this one is mounted in another app, that has to do it: `FastAPI(lifespan=application.lifespan)`.
 
-    Args:
-        bus: The bus.
-        authenticator: Decides which requests are answered.
-        only: Names of the predictors to serve; empty for all.
-        metrics: Returns the status, body and content type of `/metrics`, in place of those of this process.
-        limits: Limits of the worker's health, for `/livez`.
-
-    Attributes:
-        bus: The bus.
-        worker: The worker that answers; None while the lifespan is not entered.
-        in_flight: Number of requests that are being received or answered.
+    `only` names the predictors to serve, all if it is empty. `metrics` returns the status, body and content
+    type of `/metrics`, in place of those of this process. `limits` are for `/livez`.
     """
 
     def __init__(
@@ -82,15 +74,14 @@ class WebService:
         limits: HealthLimits | None = None,
     ) -> None:
         self.bus = bus
-        self.worker: Worker | None = None
-        self.in_flight = 0
+        self.worker: Worker | None = None  # None while the lifespan is not entered
+        self.in_flight = 0  # requests that are being received or answered
         self._only = only
         self._authenticator = authenticator
         self._metrics = metrics
         self._limits = limits or HealthLimits()
         self._lifespan_messages = Router(lifespan=self.lifespan)
         self._endpoints: dict[str, ASGIApp] = {}
-        self._max_requests = 0
         self._status: Callable[[], ServiceStatus]
         self._openapi: dict[str, Any]
 
@@ -105,7 +96,7 @@ class WebService:
             if problem.reason:
                 log.warning("%s: %s", scope["path"], problem.reason)
             await send_problem(send, problem)
-        except ClientDisconnectedError:
+        except ClientDisconnect:
             pass
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -119,7 +110,7 @@ class WebService:
         self._authenticator.check(scope)
         if scope["method"] != "POST" or path not in self._endpoints:
             raise self._no_route(path)
-        limit = self._max_requests
+        limit = self.bus.settings.web.max_requests
         if self.in_flight >= limit:
             raise unavailable(f"{limit} requests are in flight, which is the limit (web.max_requests)")
         self.in_flight += 1
@@ -157,17 +148,19 @@ class WebService:
     async def lifespan(self, app: object = None) -> AsyncIterator[None]:
         """Load the models, enter the lifespans of the bus, and run the worker until left.
 
-        Args:
-            app: The app around, which frameworks pass. It is not used.
+        Frameworks pass the app around, which is not used.
 
         Raises:
             ConfigError: the bus has no predictor to serve.
             ModelError: a model cannot be loaded.
+            RegistrationError: a handler has a parameter without a value.
         """
         del app
         bus, settings = self.bus, self.bus.settings
         async with AsyncExitStack() as stack:
-            loaded = await load_predictors(stack, bus, served_predictors(bus, self._only))
+            predictors = served_predictors(bus, self._only)
+            loaded = await load_handlers(stack, predictors, bus.lifespans, ["json"] * len(predictors))
+            loaded = [replace(one, decoder=RequestDecoder(Any)) for one in loaded]
             backend = RequestBackend(settings.web.max_waiting)
             tracing = find_tracing(settings.tracing, "http")
             worker = Worker(
@@ -191,10 +184,8 @@ class WebService:
                     queue = backend.queues[one.handler.options.group]
                     endpoint = PredictEndpoint(bus, one, queue, traced=tracing is not None)
                     self._endpoints[f"/predict/{one.handler.name}"] = endpoint
-                predictors = [one.handler for one in loaded]
                 token = self._authenticator.requires_token
                 self._openapi = describe(bus.name, predictors, topics, settings.web, token=token)
-                self._max_requests = settings.web.max_requests
                 self.worker = worker
                 try:
                     yield

@@ -26,12 +26,11 @@ _REMEDY: Final = (
 class Authenticator:
     """Decides which requests are answered.
 
-    Args:
-        token: Token that clients must send; None to answer this machine only.
-        without_token: Where there is no token, answer requests from everywhere.
+    Without a token, it accepts those to this machine only, or all of them if `without_token` is set.
     """
 
     def __init__(self, token: str | None, *, without_token: bool = False) -> None:
+        self.requires_token = token is not None
         self._token = None if token is None else token.encode()
         self._without_token = without_token
 
@@ -39,11 +38,6 @@ class Authenticator:
     def from_environment(cls, *, without_token: bool = False) -> Self:
         """Return an authenticator with the token in `EVENTML_TOKEN`, if that is set and not empty."""
         return cls(os.environ.get(_VARIABLE) or None, without_token=without_token)
-
-    @property
-    def requires_token(self) -> bool:
-        """Whether clients must send a token."""
-        return self._token is not None
 
     def accepts(self, scope: Scope) -> bool:
         """Return whether a request carries the token, or needs none."""

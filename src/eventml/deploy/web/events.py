@@ -63,19 +63,11 @@ def topic_types(bus: Bus) -> dict[str, Any]:
 
 
 class BrokerConnection:
-    """Opens a bus when an event is to be published. A bus that is open already is used as it is.
-
-    Args:
-        bus: The bus.
-        tasks: Task group in which the bus is kept open: it outlives the request that opened it.
-
-    Attributes:
-        bus: The bus.
-    """
+    """Opens a bus when an event is to be published. A bus that is open already is used as it is."""
 
     def __init__(self, bus: Bus, tasks: TaskGroup) -> None:
         self.bus = bus
-        self._tasks = tasks
+        self._tasks = tasks  # they keep the bus open: it outlives the request that opened it
         self._opened: asyncio.Future[None] | None = None
         settings = bus.settings.backend
         self._is_shared = config.find_backend(settings.scheme).capabilities(settings.options).shared
@@ -131,13 +123,7 @@ class BrokerConnection:
 
 
 class EventsEndpoint:
-    """The ASGI app of one topic.
-
-    Args:
-        connection: Connection to the broker.
-        topic: Name of the topic.
-        event_type: Type of its events.
-    """
+    """The ASGI app of one topic."""
 
     def __init__(self, connection: BrokerConnection, topic: str, event_type: Any) -> None:
         settings = connection.bus.declared_topic(topic)

@@ -14,6 +14,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+from starlette.requests import ClientDisconnect
 
 from eventml.deploy.web.request_backend import RequestEvent
 from eventml.records import NO_HEADERS
@@ -33,10 +34,6 @@ _BAD_JSON: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 encode: Final = msgspec.json.Encoder().encode
 _split = msgspec.json.Decoder(list[msgspec.Raw]).decode
-
-
-class ClientDisconnectedError(Exception):
-    """The client closed the connection before it had sent the whole request."""
 
 
 class ProblemDetails(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -61,12 +58,9 @@ class Problem(Exception):  # noqa: N818 - a response to the client, not an error
     """Raised to answer a request with problem details.
 
     Args:
-        status: HTTP status.
         detail: What is wrong, and what the client can do.
         headers: Further headers of the response.
         reason: Text for the log that the client must not see; set only where the service is at fault.
-        path: As in `ProblemDetails`.
-        index: As in `ProblemDetails`.
     """
 
     def __init__(
@@ -132,7 +126,7 @@ async def read_events(
     Raises:
         Problem: the content type is not JSON (415); the body or the list is too large (413) or comes too
             slowly (408); the body is not JSON, or the header `ce-id` comes with a list (400).
-        ClientDisconnectedError: the client has closed the connection.
+        ClientDisconnect: the client has closed the connection (Starlette's error).
     """
     text = (await _receive_all(scope, receive, limits)).lstrip(b" \t\r\n")
     event_id = header(scope, _ID)
@@ -166,11 +160,13 @@ async def _receive_all(scope: Scope, receive: Receive, limits: WebSettings) -> b
     body, more = bytearray(), True
     try:
         async with asyncio.timeout(limits.receive_timeout):
-            while more and len(body) <= limits.max_body:
+            while more:
                 message = await receive()
                 if message["type"] == "http.disconnect":
-                    raise ClientDisconnectedError
+                    raise ClientDisconnect
                 body += message.get("body", b"")
+                if len(body) > limits.max_body:
+                    raise _too_large(too_large)
                 more = message.get("more_body", False)
     except TimeoutError:
         raise Problem(
@@ -178,8 +174,6 @@ async def _receive_all(scope: Scope, receive: Receive, limits: WebSettings) -> b
             f"the body did not arrive within {limits.receive_timeout:g} s (web.receive_timeout)",
             headers={"connection": "close"},
         ) from None
-    if len(body) > limits.max_body:
-        raise _too_large(too_large)
     return bytes(body)
 
 
@@ -192,12 +186,7 @@ def _malformed(error: object) -> Problem:
 
 
 class EventDecoder:
-    """Decodes the events of a topic, and finds their ids as a producer does.
-
-    Args:
-        event_type: Type of the events.
-        id_field: Field that holds an event's id; None if no field does.
-    """
+    """Decodes the events of a topic. Their ids are those in the id field, or new ones, as a producer's."""
 
     def __init__(self, event_type: Any, id_field: str | None) -> None:
         self._decode = msgspec.json.Decoder(event_type).decode
@@ -211,10 +200,8 @@ class EventDecoder:
     def decode(self, value: bytes, event_id: str | None = None, index: int | None = None) -> RequestEvent:
         """Decode an event of a request; its event is a `Problem` if it is not JSON or does not fit the type.
 
-        Args:
-            value: The event as JSON.
-            event_id: Its id, if the request names it; else it is that in the id field, or a new one.
-            index: Index of the event in the list of a request, for the problem.
+        Its id is `event_id`, if the request names it; else that in the id field, or a new one. `index` is its
+        place in a list, for the problem.
         """
         try:
             event = self._decode(value)

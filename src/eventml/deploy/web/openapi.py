@@ -34,14 +34,9 @@ _HEADERS: Final = {
 def describe(
     bus: str, predictors: Sequence[Handler], topics: Mapping[str, Any], limits: WebSettings, *, token: bool
 ) -> Schema:
-    """Return the OpenAPI document of a service.
+    """Return the OpenAPI document of a service. `token` says whether its clients must send one.
 
-    Args:
-        bus: Name of the bus.
-        predictors: The predictors that are served.
-        topics: The topics that can be published to, and the types of their events.
-        limits: Limits of a request.
-        token: Whether clients must send a token.
+    `topics` are those that can be published to, with the types of their events.
     """
     types = [ProblemDetails, *topics.values()]
     for handler in predictors:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
@@ -19,14 +19,13 @@ from eventml.deploy.web.http_messages import (
     trace_context,
     unavailable,
 )
-from eventml.deploy.web.request_backend import RequestDecoder, RequestEvent, RequestQueue
+from eventml.deploy.web.request_backend import RequestEvent, RequestQueue
 from eventml.errors import ConfigError, FullError
 from eventml.records import NO_HEADERS
-from eventml.runtime import DLQ_PREFIX, LoadedHandler, load_handlers
+from eventml.runtime import DLQ_PREFIX, LoadedHandler
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from contextlib import AsyncExitStack
 
     from starlette.types import Receive, Scope, Send
 
@@ -38,15 +37,11 @@ log = logging.getLogger("eventml")
 
 
 def served_predictors(bus: Bus, only: Sequence[str] = ()) -> list[Handler]:
-    """Return the predictors that are served, with their options for a web service.
+    """Return the predictors named, by default all, with their options for a web service.
 
     A result that comes later than `web.timeout` helps no client, so that time also limits a call and the
     search for the bad events of a batch. A plain function of single events gets no such limit: it would cost
     a thread for each event.
-
-    Args:
-        bus: The bus of the predictors.
-        only: Names of the predictors to serve; empty for all.
 
     Raises:
         ConfigError: `only` names something else than a predictor, or the bus has no predictors.
@@ -76,27 +71,10 @@ def _for_requests(handler: Handler, limit: float) -> Handler:
     return replace(handler, options=options)
 
 
-async def load_predictors(
-    stack: AsyncExitStack, bus: Bus, predictors: Sequence[Handler]
-) -> list[LoadedHandler]:
-    """Load the models and enter the lifespans of predictors; the stack leaves the lifespans.
-
-    Raises:
-        ModelError: a model cannot be loaded.
-        RegistrationError: a handler has a parameter without a value.
-    """
-    loaded = await load_handlers(stack, predictors, bus.lifespans, ["json"] * len(predictors))
-    return [replace(one, decoder=RequestDecoder(Any)) for one in loaded]
-
-
 class PredictEndpoint:
-    """The ASGI app of one predictor.
+    """The ASGI app of one predictor of a bus: it puts events into the predictor's queue, and waits.
 
-    Args:
-        bus: The bus of the predictor.
-        loaded: The predictor and its model.
-        queue: The queue of its events.
-        traced: Whether its events carry the trace context of their requests.
+    If it is traced, the events carry the trace context of their requests.
     """
 
     def __init__(self, bus: Bus, loaded: LoadedHandler, queue: RequestQueue, *, traced: bool) -> None:
@@ -110,11 +88,7 @@ class PredictEndpoint:
         self._model_fields = b',"model":%b,"version":%b,"prediction":' % (encode(name), encode(version))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request.
-
-        Raises:
-            Problem: the request has no answer.
-        """
+        """Answer a request, or raise a `Problem` if it has no answer."""
         events, is_list = await read_events(scope, receive, self._limits, self._decoder)
         results = await self._predict(events, trace_context(scope) if self._traced else NO_HEADERS)
         if not is_list:

@@ -24,24 +24,9 @@ if TYPE_CHECKING:
 
     from eventml.backends.base import Completion, Start
 
-_CAPABILITIES: Final = Capabilities(
-    ordering="per_key",  # first in, first out; no event has a key
-    redelivery="leave",
-    atomic_completion=True,
-    durable=False,
-    counts_attempts=False,
-    shared=False,
-)
-
 
 class RequestEvent(NamedTuple):
-    """One event of a request.
-
-    Attributes:
-        value: The event as JSON.
-        id: Its id.
-        event: The decoded event; or the problem, if it cannot be decoded.
-    """
+    """One event of a request: its JSON, its id, and the decoded event, or why it cannot be decoded."""
 
     value: bytes
     id: str
@@ -49,11 +34,7 @@ class RequestEvent(NamedTuple):
 
 
 class RequestDelivery(Delivery, frozen=True, gc=False):
-    """A delivery whose event was decoded when its request was read.
-
-    Attributes:
-        event: The decoded event.
-    """
+    """A delivery whose event was decoded when its request was read."""
 
     event: Any = None
 
@@ -69,31 +50,19 @@ class RequestDecoder(Decoder):
 
 
 class PendingRequest:
-    """The events of a request that waits for its answer.
-
-    Attributes:
-        completions: Completion of each event, in their order; None while it is unfinished.
-        done: Done once all events are finished.
-        first: Offset of the first event; the others follow.
-        unfinished: Number of unfinished events.
-    """
+    """The events of a request that waits for its answer."""
 
     __slots__ = ("completions", "done", "first", "unfinished")
 
     def __init__(self, events: int, first: int) -> None:
-        self.completions: list[Completion | None] = [None] * events
+        self.completions: list[Completion | None] = [None] * events  # in their order
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.first = first
-        self.unfinished = events
+        self.first = first  # offset of the first event; the others follow
+        self.unfinished = events  # the number of them
 
 
 class RequestQueue:
-    """The events that wait for one predictor: a subscription of the runtime.
-
-    Args:
-        topic: Topic that the predictor reads on a stream.
-        capacity: Number of events that may wait.
-    """
+    """The events that wait for one predictor, up to a capacity: a subscription of the runtime."""
 
     def __init__(self, topic: str, capacity: int) -> None:
         self._topic = topic
@@ -106,11 +75,7 @@ class RequestQueue:
     def submit(
         self, events: Sequence[RequestEvent], headers: Mapping[str, str] = NO_HEADERS
     ) -> PendingRequest:
-        """Put the events of a request into the queue: all of them, or none.
-
-        Args:
-            events: The events, at least one; all could be decoded.
-            headers: Headers that all of them get.
+        """Put the events of a request, at least one, into the queue: all of them, or none.
 
         Raises:
             FullError: the queue has no room for all of them.
@@ -134,7 +99,6 @@ class RequestQueue:
             self._pending.pop(offset, None)
 
     async def receive(self, limit: int) -> Sequence[Delivery]:
-        """As `Subscription.receive`."""
         while True:
             self._arrival.clear()
             waiting = self._waiting
@@ -158,28 +122,24 @@ class RequestQueue:
                 request.done.set_result(None)
 
     async def lag(self) -> int:
-        """Return the number of unfinished events."""
         return len(self._pending)
 
 
 class RequestBackend:
-    """A backend for handlers that have a group each.
+    """A backend for handlers that have a group each. Each group has a queue of the same capacity."""
 
-    Args:
-        capacity: Number of events that may wait for one handler.
-
-    Attributes:
-        queues: The queue of each subscribed group.
-    """
+    capabilities: Final = Capabilities(
+        ordering="per_key",  # first in, first out; no event has a key
+        redelivery="leave",
+        atomic_completion=True,
+        durable=False,
+        counts_attempts=False,
+        shared=False,
+    )
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
-        self.queues: dict[str, RequestQueue] = {}
-
-    @property
-    def capabilities(self) -> Capabilities:
-        """As `Backend.capabilities`."""
-        return _CAPABILITIES
+        self.queues: dict[str | None, RequestQueue] = {}
 
     async def publish(self, records: Sequence[Record]) -> None:
         """As `Backend.publish`: refused, because outputs leave as answers only."""
@@ -189,19 +149,12 @@ class RequestBackend:
     async def subscribe(
         self, topics: Sequence[str], *, group: str | None, start: Start
     ) -> AsyncIterator[RequestQueue]:
-        """As `Backend.subscribe`, for one topic and one member a group."""
+        """As `Backend.subscribe`, once for each group, to one topic."""
         del start  # there are no earlier requests
         [topic] = topics
-        if group is None or group in self.queues:
-            raise UnsupportedError(f"group {group!r}: each handler of a web service needs a group of its own")
         self.queues[group] = RequestQueue(topic, self._capacity)
-        try:
-            yield self.queues[group]
-        finally:
-            del self.queues[group]
+        yield self.queues[group]
 
     async def lag(self, topic: str, *, group: str) -> Mapping[int, int] | None:
-        """As `Backend.lag`."""
         del topic
-        queue = self.queues.get(group)
-        return None if queue is None else {0: await queue.lag()}
+        return {0: await self.queues[group].lag()}

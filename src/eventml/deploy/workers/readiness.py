@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 import logging
-import time
 from typing import Final
 
 import anyio
 
-from eventml.deploy.workers.logs import LogRateLimit
 from eventml.deploy.workers.reports import RunningWorker, ServiceStatus
 from eventml.errors import UnavailableError
 
 log = logging.getLogger("eventml.lag")
-log.addFilter(LogRateLimit(60.0, exempt=None))
 
 _LAG_INTERVAL: Final = 2.0  # seconds
-_LAG_VALID: Final = 10.0  # seconds: an older lag is reported as unknown
+_LAG_TIMEOUT: Final = 10.0  # seconds
 
 
 def unready_reasons(status: ServiceStatus, max_lag: int | None) -> list[str]:
-    """List why the service is not ready; empty if it is.
-
-    Args:
-        status: Status of the service.
-        max_lag: Highest lag of a group with which the service is ready; None for no limit.
-    """
+    """List why the service is not ready: empty if it is. `max_lag` is the highest lag of a ready service."""
     if status.stopping:
         return ["stopping"]
     reasons = []
@@ -56,27 +48,13 @@ def group_lags(status: ServiceStatus) -> dict[str, int | None]:
 
 
 class LagMonitor:
-    """Reads the lags of a running worker every few seconds.
-
-    Args:
-        worker: Worker whose groups to read.
-    """
+    """Reads the lags of a running worker's groups every few seconds, and logs when it cannot any more."""
 
     def __init__(self, worker: RunningWorker) -> None:
         self._worker = worker
-        self._lags: dict[str, int | None] = {}
-        self._reachable = self._running = True
-        self._updated = time.monotonic()
-
-    @property
-    def lags(self) -> dict[str, int | None]:
-        """Lag of each handler's group, by handler. Unknown lags are None or missing."""
-        return self._lags if self._fresh else {}
-
-    @property
-    def connected(self) -> bool:
-        """Whether the broker answered when last asked."""
-        return self._reachable and self._fresh
+        self._running = self._readable = True
+        self.connected = True  # the broker answered when last asked
+        self.lags: dict[str, int | None] = {}  # by handler; unknown ones are None or missing
 
     def stop(self) -> None:
         """Stop reading: the worker is about to close its subscriptions."""
@@ -85,24 +63,16 @@ class LagMonitor:
     async def run(self) -> None:
         """Read the lags, from when the worker is ready until stopped or cancelled."""
         await self._worker.ready.wait()
-        self._updated = time.monotonic()
         while self._running:
-            await self._update()
+            try:
+                with anyio.fail_after(_LAG_TIMEOUT):
+                    self.lags = await self._worker.lag()
+                self.connected = self._readable = True
+            except Exception as exc:  # an error in counting must not stop the worker
+                unavailable = isinstance(exc, UnavailableError | TimeoutError)
+                if self._running and self._readable:
+                    shown = None if unavailable else exc
+                    log.warning("the lag is unknown: %s: %s", type(exc).__name__, exc, exc_info=shown)
+                self.lags, self.connected, self._readable = {}, not unavailable, False
             await anyio.sleep(_LAG_INTERVAL)
-
-    @property
-    def _fresh(self) -> bool:
-        return not self._worker.ready.is_set() or time.monotonic() - self._updated < _LAG_VALID
-
-    async def _update(self) -> None:
-        try:
-            self._lags = await self._worker.lag()
-            self._reachable = True
-        except Exception as exc:  # an error in counting must not stop the worker
-            self._lags = {}
-            unavailable = isinstance(exc, UnavailableError)
-            self._reachable = not unavailable
-            if self._running:
-                shown = None if unavailable else exc
-                log.warning("the lag is unknown: %s: %s", type(exc).__name__, exc, exc_info=shown)
-        self._updated = time.monotonic()
+        self.lags = {}  # while the worker drains, the next process knows them

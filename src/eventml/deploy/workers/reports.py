@@ -17,8 +17,7 @@ import msgspec
 from eventml.bus import Bus
 from eventml.runtime import Histogram, LoadedHandler, Stats
 
-REPORT_INTERVAL: Final = 0.5
-"""Seconds between two reports."""
+REPORT_INTERVAL: Final = 0.5  # seconds
 
 WorkerState = Literal["starting", "waiting", "ready", "draining", "failed", "restarting"]
 """State of a worker: it imports the bus and loads models; it waits for its broker; it handles events; it
@@ -32,7 +31,6 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
         bus: Import path of the bus, MODULE:BUS.
         backend: Backend URL from the command line, or None to take it from the configuration.
         until_idle: Stop after this many idle seconds; None to run until stopped.
-        json_logs: Whether log lines are JSON objects.
         factory: Dotted name (`package.module:function`) of the `WorkerFactory` that makes the worker;
             None for a worker that reads streams.
         loop_options: Backend options of `anyio.run`, such as `{"use_uvloop": True}`.
@@ -70,17 +68,9 @@ class WorkerSpec(WorkerOptions, frozen=True, kw_only=True):
 class RunningWorker(Protocol):
     """A worker that a process runs: `runtime.Worker` for streams, `deploy.web.WebWorker` for requests."""
 
-    @property
-    def handlers(self) -> Sequence[LoadedHandler]:
-        """Its handlers, with their models."""
-
-    @property
-    def stats(self) -> Mapping[str, Stats]:
-        """Counters of each handler, by its name."""
-
-    @property
-    def ready(self) -> anyio.Event:
-        """Set once the worker receives events or requests."""
+    handlers: Sequence[LoadedHandler]
+    stats: dict[str, Stats]  # by the names of the handlers
+    ready: anyio.Event  # set once the worker receives events or requests
 
     @property
     def in_flight(self) -> int:
@@ -121,8 +111,6 @@ class HandlerReport(msgspec.Struct, frozen=True, kw_only=True):
     """State of one handler in one worker, at the time of the report.
 
     Attributes:
-        group: Consumer group.
-        totals: Counters and histograms since the start of the worker.
         in_flight: Events received and not completed.
         quiet: Seconds since the last progress: an arrival, the start or end of a call, a completion, or an
             attempt to reach the broker.
@@ -130,7 +118,7 @@ class HandlerReport(msgspec.Struct, frozen=True, kw_only=True):
         hung: Calls past their timeout whose threads are still running.
         hung_for: Seconds since the first of those calls timed out.
         lag: Unfinished records of the group when last read; None if unknown.
-        model: Name and version of its model, if it has one.
+        model: Name and version of its model.
     """
 
     group: str
@@ -148,7 +136,6 @@ class WorkerReport(msgspec.Struct, kw_only=True):
     """State of a worker.
 
     Attributes:
-        state: See `WorkerState`.
         reason: Why it failed, or the error that it got from the broker it waits for.
         connected: Whether it reaches its broker.
         handlers: Its handlers by name, once it is ready.
@@ -172,7 +159,7 @@ class WorkerStatus(WorkerReport, kw_only=True):
     Attributes:
         name: Name of the worker; two processes share it while one replaces the other.
         pid: Process id; 0 between two processes.
-        uptime: Seconds since the process was started.
+        uptime: Seconds since the start of the process.
         unchanged: Seconds since the first report of its state, or since its start.
         silence: Seconds since the last report.
         restarts: How many times the worker has been restarted after a crash.
@@ -190,12 +177,10 @@ class ServiceStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Status of a service.
 
     Attributes:
-        bus: Name of the bus.
         workers: All worker processes, and the workers that have none at the moment.
         ended: Summed totals of the processes that have ended, by handler.
-        stopping: Whether the service is stopping.
         stuck: Why the service is not alive; empty while it is.
-        rolling_restarts: How many rolling restarts it has completed.
+        rolling_restarts: How many it has completed.
     """
 
     bus: str
@@ -207,21 +192,18 @@ class ServiceStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def handler_reports(worker: RunningWorker, lags: Mapping[str, int | None]) -> dict[str, HandlerReport]:
-    """Report on each handler of a running worker. Its cost is per report, never per event.
+    """Report on each handler of a worker that is ready. The cost is per report, never per event.
 
-    Args:
-        worker: A worker that is ready.
-        lags: Lag of each handler's group, by handler; a handler that is missing has an unknown lag.
+    A handler that is missing in `lags` has an unknown lag.
     """
-    names = [loaded.handler.name for loaded in worker.handlers]
-    return {
-        name: _handler_report(loaded, worker.stats[name], lags.get(name))
-        for name, loaded in zip(names, worker.handlers, strict=True)
-    }
+    return {loaded.handler.name: _handler_report(loaded, worker.stats, lags) for loaded in worker.handlers}
 
 
-def _handler_report(loaded: LoadedHandler, stats: Stats, lag: int | None) -> HandlerReport:
-    now = time.monotonic()
+def _handler_report(
+    loaded: LoadedHandler, all_stats: Mapping[str, Stats], lags: Mapping[str, int | None]
+) -> HandlerReport:
+    now, name = time.monotonic(), loaded.handler.name
+    stats = all_stats[name]
     arrived, hung = stats.oldest_arrival, stats.hung
     histograms: dict[str, Histogram] = {"latency": stats.latency, "batch": stats.batch}
     histograms |= {str(stage): histogram for stage, histogram in list(stats.stages.items())}
@@ -234,6 +216,6 @@ def _handler_report(loaded: LoadedHandler, stats: Stats, lag: int | None) -> Han
         oldest=0.0 if arrived is None else now - arrived,
         hung=len(hung),
         hung_for=now - min(hung, default=now),
-        lag=lag,
+        lag=lags.get(name),
         model=None if loaded.model is None else (loaded.model.name, loaded.model.version),
     )

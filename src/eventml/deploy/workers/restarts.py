@@ -23,12 +23,8 @@ from eventml.deploy.workers.reports import WorkerReport, WorkerStatus
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-MAX_CRASHES: Final = 5
-"""Counted crashes of one worker within `CRASH_WINDOW` that stop the service."""
-
-CRASH_WINDOW: Final = 60.0
-"""Seconds for which a crash is remembered."""
-
+MAX_CRASHES: Final = 5  # counted ones of one worker within the window that stop the service
+CRASH_WINDOW: Final = 60.0  # seconds for which a crash is remembered
 _FIRST_DELAY: Final = 0.25  # seconds before the first restart
 _MAX_DELAY: Final = 10.0  # seconds
 
@@ -90,12 +86,9 @@ def replace_reason(worker: WorkerStatus, limits: HealthLimits) -> str | None:
 
 
 def crash_counts(report: WorkerReport, *, was_ready: bool, killed_from_outside: bool) -> bool:
-    """Return whether a crash counts towards the crash-loop limit.
+    """Return whether a crash of a worker with this last report counts towards the crash-loop limit.
 
-    Args:
-        report: Last report of the worker.
-        was_ready: Whether it has been ready.
-        killed_from_outside: Whether it got a SIGKILL that its supervisor did not send.
+    It was killed from outside if it got a SIGKILL that its supervisor did not send.
     """
     idle = was_ready and not report.has_any("received")
     return not report.has_any("completed") and not (idle and killed_from_outside)
@@ -104,11 +97,7 @@ def crash_counts(report: WorkerReport, *, was_ready: bool, killed_from_outside: 
 def restart_delay(crashes: Sequence[float], now: float) -> float | None:
     """Return how many seconds to wait before a restart; None in a crash loop, where a restart is useless.
 
-    The delay doubles with each counted crash in the last minute.
-
-    Args:
-        crashes: Times of the counted crashes of the worker, of the monotonic clock.
-        now: Current time of that clock.
+    The delay doubles with each counted crash in the last minute. All times are of one clock.
     """
     recent = sum(now - crash < CRASH_WINDOW for crash in crashes)
     if recent >= MAX_CRASHES:

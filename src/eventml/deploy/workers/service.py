@@ -33,7 +33,6 @@ class ServicePlan(WorkerOptions, frozen=True, kw_only=True):
         only: Handlers to run where `workers` is a plain number; empty for all.
         operations: Address of the operations port. None is the default address if it is free; "" is none.
         max_lag: Highest lag of a group with which the service is ready; None for no limit.
-        limits: When workers are killed or replaced.
         listeners: Listening sockets, one for each worker, which inherits it: workers that serve HTTP. A
             socket outlives the processes of its worker, so that no connection is lost in a restart.
     """
@@ -81,16 +80,13 @@ async def run_service(bus: Bus, plan: ServicePlan) -> int:
 
 
 def assign_handlers(workers: str, only: Sequence[str], known: Collection[str]) -> dict[str, tuple[str, ...]]:
-    """Decide which worker runs which handlers.
+    """Return the handlers of each worker by its name; no handlers stand for all.
 
     Args:
         workers: `4` for that many workers, each running every handler; `duration=3,tip=1` for that many
             workers for each of these handlers.
-        only: Handlers to run where `workers` is a plain number; empty for all.
+        only: As in `ServicePlan`.
         known: Handlers of the bus.
-
-    Returns:
-        The handlers of each worker by its name; no handlers stand for all of them.
 
     Raises:
         ConfigError: `workers` has neither form, or a handler is unknown.

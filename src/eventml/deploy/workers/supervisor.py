@@ -22,7 +22,6 @@ import anyio
 import msgspec
 
 from eventml.bus import stop_on_signals
-from eventml.deploy.workers.logs import LinePrinter
 from eventml.deploy.workers.reports import ServiceStatus, Totals, WorkerSpec, WorkerStatus, add_totals
 from eventml.deploy.workers.restarts import (
     CRASH_WINDOW,
@@ -36,7 +35,7 @@ from eventml.deploy.workers.restarts import (
 from eventml.deploy.workers.worker_handle import WorkerHandle, start_worker
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from anyio.abc import TaskGroup, TaskStatus
 
@@ -48,20 +47,13 @@ _SUPERVISOR_STUCK: Final = 10.0  # seconds without a check after which /livez fa
 
 
 class SupervisedWorker:
-    """A worker of the service, whichever process runs it at the moment.
-
-    Attributes:
-        spec: What it runs.
-        process: Its process, or the last one that it had; None before the first.
-        restarts: How many times it has been restarted after a crash.
-        starting: Held while a process is started, so that it gets one at a time.
-    """
+    """A worker of the service, whichever process runs it at the moment."""
 
     def __init__(self, spec: WorkerSpec) -> None:
         self.spec = spec
-        self.process: WorkerHandle | None = None
-        self.restarts = 0
-        self.starting = anyio.Lock()
+        self.process: WorkerHandle | None = None  # or the last one that it had
+        self.restarts = 0  # after crashes
+        self.starting = anyio.Lock()  # held while a process is started: one at a time
 
 
 class Supervisor:
@@ -70,12 +62,8 @@ class Supervisor:
     It must run in the main thread: signals arrive there, and the kernel kills the workers when the thread
     that started them ends.
 
-    Args:
-        bus: Name of the bus.
-        specs: What each worker runs.
-        drain: Seconds between asking a worker to stop and killing it.
-        print_line: Prints the log lines of the workers.
-        limits: When workers are killed or replaced.
+    A worker that is asked to stop is killed after `drain` seconds. `print_line` gets each line of a worker's
+    log, after its name.
     """
 
     def __init__(
@@ -84,7 +72,7 @@ class Supervisor:
         specs: Sequence[WorkerSpec],
         *,
         drain: float,
-        print_line: LinePrinter,
+        print_line: Callable[[str, str], None],
         limits: HealthLimits | None = None,
     ) -> None:
         self._bus = bus
@@ -100,7 +88,6 @@ class Supervisor:
         self._failure = ""  # why the service cannot go on
         self._all_finished = True
         self._restart_requested = anyio.Event()
-        self._replacing = anyio.Lock()  # one worker at a time
         self._rolling_restarts = 0
         self._last_check = time.monotonic()
         self._tasks: TaskGroup
@@ -130,18 +117,15 @@ class Supervisor:
     async def run(self, operations: str | None = None) -> int:
         """Run until stopped, until a worker is in a crash loop, or until all workers have stopped when idle.
 
-        Args:
-            operations: Address of the operations port, sent to the workers.
-
         Returns:
             The exit status: 0 if everything in flight was finished, 1 if not or after a crash loop.
         """
         self._operations = operations
         async with anyio.create_task_group() as self._tasks:
             self._tasks.start_soon(stop_on_signals, self.stop, self.abandon)
-            await self._tasks.start(self._handle_sighup)
-            for task in (self._kill_dead_workers, self._replace_hung_workers, self._restart_on_request):
-                self._tasks.start_soon(task)
+            self._tasks.start_soon(self._handle_sighup)
+            self._tasks.start_soon(self._kill_dead_workers)
+            self._tasks.start_soon(self._replace_workers)
             async with anyio.create_task_group() as running:
                 for worker in self._workers:
                     running.start_soon(self._keep_running, worker)
@@ -153,7 +137,6 @@ class Supervisor:
         return 1 if self._failure or not self._all_finished else 0
 
     def stop(self) -> None:
-        """Let all workers finish their events in flight, then return from `run`."""
         if self._stopping.is_set():
             return
         log.info(
@@ -166,7 +149,6 @@ class Supervisor:
             self._tasks.start_soon(process.stop_within, self._drain)
 
     def abandon(self) -> None:
-        """Let all workers abandon their events in flight, then return from `run`."""
         log.warning("second signal: abandoning the events in flight; they go back to their groups")
         for process in self._live:
             process.stop()
@@ -248,23 +230,11 @@ class Supervisor:
                     log.error("%s: %s; killing it", process.name, reason)
                     self._tasks.start_soon(process.kill, reason)
 
-    async def _replace_hung_workers(self) -> None:
-        while True:
-            await anyio.sleep(_CHECK_INTERVAL)
-            for worker, process in [(worker, worker.process) for worker in self._workers]:
-                reason = None if process is None else replace_reason(process.status(), self._limits)
-                if process is None or reason is None or process.killed_for or process.stop_requested:
-                    continue
-                log.error("%s: %s; replacing it", process.name, reason)
-                if not await self._replace(worker, process):
-                    await anyio.sleep(self._limits.hung_after)
+    # Replacing workers, one at a time
 
-    # Rolling restarts
-
-    async def _handle_sighup(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+    async def _handle_sighup(self) -> None:
         on_terminal = sys.stdin is not None and sys.stdin.isatty()
         with anyio.open_signal_receiver(signal.SIGHUP) as signals:
-            task_status.started()
             async for _ in signals:
                 if on_terminal:  # the terminal has been closed
                     self.stop()
@@ -272,47 +242,52 @@ class Supervisor:
                     log.info("SIGHUP: rolling restart of the workers")
                     self._restart_requested.set()
 
-    async def _restart_on_request(self) -> None:
-        """Replace all workers when that is requested; during a rolling restart, once more after it.
-
-        If a new process does not start, the remaining workers keep the processes that they have.
-        """
+    async def _replace_workers(self) -> None:
+        delay = _CHECK_INTERVAL
         while True:
-            await self._restart_requested.wait()
-            self._restart_requested = anyio.Event()
+            with anyio.move_on_after(delay):
+                await self._restart_requested.wait()
+            delay = _CHECK_INTERVAL
+            if self._restart_requested.is_set():
+                self._restart_requested = anyio.Event()
+                await self._replace_all()
             for worker in self._workers:
-                if self._stopping.is_set():
-                    return
+                process = worker.process
+                reason = None if process is None else replace_reason(process.status(), self._limits)
+                if process is None or reason is None or process.killed_for or process.stop_requested:
+                    continue
+                log.error("%s: %s; replacing it", process.name, reason)
                 if not await self._replace(worker):
-                    log.error("rolling restart given up: the other workers keep their processes")
-                    break
-            else:
-                self._rolling_restarts += 1
-                log.info("all workers have been replaced")
+                    delay = self._limits.hung_after  # before the next attempt
 
-    async def _replace(self, worker: SupervisedWorker, process: WorkerHandle | None = None) -> bool:
+    async def _replace_all(self) -> None:
+        """If a new process does not start, the remaining workers keep the processes that they have."""
+        for worker in self._workers:
+            if self._stopping.is_set():
+                return
+            if not await self._replace(worker):
+                log.error("rolling restart given up: the other workers keep their processes")
+                return
+        self._rolling_restarts += 1
+        log.info("all workers have been replaced")
+
+    async def _replace(self, worker: SupervisedWorker) -> bool:
         """Replace the process of a worker: a new one is ready before the old one drains.
 
-        Args:
-            worker: The worker.
-            process: Replace only this process; do nothing if the worker has another one by now.
-
-        Returns:
-            Whether all went well; False if the new process did not start.
+        Returns False if the new process did not start.
         """
-        async with self._replacing:
-            old = worker.process
-            if old is None or old.ended.is_set() or (process is not None and process is not old):
-                return True  # it has another process by now, or is about to get one
-            new = await self._start(worker, old)
-            await new.settled.wait()
-            if self._stopping.is_set():
-                return True
-            if new.ended.is_set():
-                if worker.process is new and not old.ended.is_set():
-                    worker.process = old
-                log.error("%s: its new process did not start: %s", new.name, new.end_reason())
-                return False
-            log.info("%s: process %d replaces process %d", new.name, new.pid, old.pid)
-            await old.stop_within(self._drain)
+        old = worker.process
+        if old is None or old.ended.is_set():
+            return True  # it is about to get another one
+        new = await self._start(worker, old)
+        await new.settled.wait()
+        if self._stopping.is_set():
             return True
+        if new.ended.is_set():
+            if worker.process is new and not old.ended.is_set():
+                worker.process = old
+            log.error("%s: its new process did not start: %s", new.name, new.end_reason())
+            return False
+        log.info("%s: process %d replaces process %d", new.name, new.pid, old.pid)
+        await old.stop_within(self._drain)
+        return True

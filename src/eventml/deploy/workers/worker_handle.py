@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Final
 import anyio
 import msgspec
 
-from eventml.deploy.workers.logs import LinePrinter, read_lines
+from eventml.deploy.workers.logs import read_lines
 from eventml.deploy.workers.reports import WorkerReport, WorkerSpec, WorkerStatus
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from anyio.abc import ByteReceiveStream, Process
 
@@ -26,40 +26,24 @@ ONE_THREAD: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS
 
 _STACK_DUMP: Final = 0.3  # seconds for a hung process to write its stacks
 _PIPE_GRACE: Final = 3.0  # seconds for the pipes to end after the process
-_MAX_REPORT: Final = 1 << 24  # bytes
 
 
 class WorkerHandle:
-    """Handle on one worker process.
-
-    Attributes:
-        name: Name of the worker.
-        started: Time of the start, of the monotonic clock, in seconds.
-        settled: Set once the worker has reported that it is ready, or has ended.
-        ended: Set once the process has ended and its output has been read.
-        was_ready: Whether the worker has reported that it is ready.
-        report: Last report of the worker.
-        killed_for: Why the supervisor killed it; empty if it did not.
-        stop_requested: Whether the supervisor has asked it to stop.
-    """
+    """Handle on one worker process."""
 
     def __init__(self, process: Process, name: str) -> None:
         self._process = process
+        self.pid = process.pid
         self.name = name
         self.started = time.monotonic()
-        self.settled = anyio.Event()
-        self.ended = anyio.Event()
+        self.settled = anyio.Event()  # the worker has reported that it is ready, or has ended
+        self.ended = anyio.Event()  # the process has ended, and its output has been read
         self.was_ready = False
-        self.report = WorkerReport(state="starting")
-        self.killed_for = ""
-        self.stop_requested = False
+        self.report = WorkerReport(state="starting")  # the last one
+        self.killed_for = ""  # why the supervisor has killed it
+        self.stop_requested = False  # by the supervisor
         self._changed = self._reported = self.started
         self._last_line = ""
-
-    @property
-    def pid(self) -> int:
-        """Process id."""
-        return self._process.pid
 
     @property
     def exit_status(self) -> int:
@@ -115,14 +99,13 @@ class WorkerHandle:
     async def kill(self, reason: str) -> None:
         """Kill the process. If it still can, it writes the stacks of its threads to the log first."""
         self.killed_for = reason
-        if hasattr(signal, "SIGQUIT"):
-            self._signal(signal.SIGCONT)
-            self._signal(signal.SIGQUIT)
-            with anyio.move_on_after(_STACK_DUMP):
-                await self.ended.wait()
+        self._signal(signal.SIGCONT)
+        self._signal(signal.SIGQUIT)
+        with anyio.move_on_after(_STACK_DUMP):
+            await self.ended.wait()
         self._signal(signal.SIGKILL)
 
-    async def listen(self, print_line: LinePrinter) -> None:
+    async def listen(self, print_line: Callable[[str, str], None]) -> None:
         """Read the worker's reports and print its log lines until the process has ended."""
         reports, log = self._process.stdout, self._process.stderr
         assert reports is not None and log is not None  # noqa: S101, PT018 - for the type checker: pipes
@@ -136,7 +119,7 @@ class WorkerHandle:
         self.settled.set()
 
     async def _read_reports(self, stream: ByteReceiveStream) -> None:
-        async for line in read_lines(stream, _MAX_REPORT):
+        async for line in read_lines(stream):
             try:
                 report = msgspec.json.decode(line, type=WorkerReport)
             except msgspec.MsgspecError:  # incomplete: the process ended while it wrote
@@ -149,7 +132,7 @@ class WorkerHandle:
                 self.was_ready = True
                 self.settled.set()
 
-    async def _print_log(self, stream: ByteReceiveStream, print_line: LinePrinter) -> None:
+    async def _print_log(self, stream: ByteReceiveStream, print_line: Callable[[str, str], None]) -> None:
         async for line in read_lines(stream):
             text = line.decode(errors="replace").rstrip("\r")
             if text:

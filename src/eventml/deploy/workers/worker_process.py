@@ -34,10 +34,10 @@ from eventml.deploy.workers.reports import (
     handler_reports,
 )
 from eventml.errors import EventMLError, UnavailableError
-from eventml.runtime import Worker, task_group, wait_for_broker
+from eventml.runtime import Worker, describe, task_group, wait_for_broker
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
 
 log = logging.getLogger("eventml")
 
@@ -54,9 +54,6 @@ class SupervisorChannel:
     The worker does not outlive its supervisor. On Linux the kernel kills it (SIGKILL) when the supervisor
     ends, for whatever reason. Elsewhere a thread exits the process at the end of standard input; it cannot
     do so while the process is stopped or foreign code holds the interpreter lock.
-
-    Attributes:
-        spec: What the supervisor wants this worker to run.
     """
 
     def __init__(self) -> None:
@@ -91,11 +88,7 @@ class SupervisorChannel:
 
 
 class WorkerProcess:
-    """Runs a worker in this process and reports its state to the supervisor.
-
-    Args:
-        channel: Channel to the supervisor.
-    """
+    """Runs a worker in this process and reports its state to the supervisor."""
 
     def __init__(self, channel: SupervisorChannel) -> None:
         self._channel = channel
@@ -128,14 +121,12 @@ class WorkerProcess:
         self._send()
 
     def stop(self) -> None:
-        """Finish the events in flight, then return from `run`."""
         log.info("finishing %d events in flight", self._worker.in_flight)
         self._lag_monitor.stop()
         self._worker.stop()
         self.report("draining")
 
     def abandon(self) -> None:
-        """Abandon the events in flight and return from `run`."""
         log.warning("abandoning %d events in flight; they go back to their groups", self._worker.in_flight)
         self._worker.abandon()
 
@@ -193,8 +184,7 @@ def main() -> None:
     channel = SupervisorChannel()
     spec = channel.spec
     process = WorkerProcess(channel)
-    if hasattr(signal, "SIGQUIT"):  # the supervisor sends it before it kills a hung process
-        faulthandler.register(signal.SIGQUIT, all_threads=True)
+    faulthandler.register(signal.SIGQUIT, all_threads=True)  # sent before a hung process is killed
     try:
         bus = import_bus(spec.bus)
         start_service_logging(spec.name, json=spec.json_logs)
@@ -202,22 +192,12 @@ def main() -> None:
         finished = anyio.run(process.run, bus, backend_options=spec.loop_options)
     except Exception as exc:
         start_service_logging(spec.name, json=spec.json_logs)
-        errors = list(_leaves(exc))
-        reason = "; ".join(dict.fromkeys(f"{type(error).__name__}: {error}" for error in errors))
-        expected = all(isinstance(error, EventMLError) for error in errors)
-        log.exception("%s", reason, exc_info=None if expected else exc)
+        reason = describe(exc)
+        log.exception("%s", reason, exc_info=None if isinstance(exc, EventMLError) else exc)
         process.report("failed", reason)
         finished = False
     force_exit_later(0 if finished else 1)
     sys.exit(0 if finished else 1)
-
-
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    if not isinstance(error, BaseExceptionGroup):
-        yield error
-        return
-    for inner in error.exceptions:
-        yield from _leaves(inner)
 
 
 def force_exit_later(code: int) -> threading.Timer:

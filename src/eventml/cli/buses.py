@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from eventml import config
-from eventml.bus import Bus, import_bus, import_predictor
+from eventml.bus import Bus, import_bus
 from eventml.cli.output import UsageError, print_message
 from eventml.errors import AppNotFoundError
 
@@ -42,8 +42,7 @@ BackendOption = Annotated[
 def with_options(options: Callable[..., Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Add the parameters of a function to a command, whose first parameter takes the function's result.
 
-    Args:
-        options: The function, with the annotations that typer reads. Several commands may share it.
+    Several commands may share the function. Its annotations are those that typer reads.
     """
     shared = inspect.signature(options).parameters
 
@@ -61,25 +60,15 @@ def with_options(options: Callable[..., Any]) -> Callable[[Callable[..., None]],
     return decorate
 
 
-def load_bus(target: str, backend: str | None) -> Bus:
-    """Import the bus at `MODULE:BUS` and configure it, with the backend of the command line if it names one.
-
-    Raises:
-        UsageError: there is no such bus.
-        typer.Exit: importing the module failed; its traceback has been printed.
-        ConfigError: the configuration is not valid.
-    """
-    bus = find_bus(target)
-    configure(bus, backend)
+def load_bus(target: str, backend: str | None, overrides: Mapping[str, Any] | None = None) -> Bus:
+    """Import the bus at `MODULE:BUS` and configure it. Raises what `find` and `configure` raise."""
+    bus = find(import_bus, target)
+    configure(bus, backend, overrides)
     return bus
 
 
 def bus_of_topic(topic: str, backend: str | None, id_field: str | None = None) -> Bus:
-    """Make a bus without an app, to publish to one topic or to read it.
-
-    Raises:
-        ConfigError: the configuration is not valid.
-    """
+    """Make a bus without an app, to publish to one topic or to read it. Raises what `configure` raises."""
     bus = Bus("cli")
     bus.topic(topic)
     configure(bus, backend, {"topic": {topic: {"id_field": id_field}}} if id_field else {})
@@ -87,7 +76,11 @@ def bus_of_topic(topic: str, backend: str | None, id_field: str | None = None) -
 
 
 def configure(bus: Bus, backend: str | None, overrides: Mapping[str, Any] | None = None) -> None:
-    """Configure a bus; the command line overrides files and environment."""
+    """Configure a bus; the command line overrides files and environment.
+
+    Raises:
+        ConfigError: the configuration is not valid.
+    """
     bus.configure(bus.read_settings({**(overrides or {}), **({"backend": backend} if backend else {})}))
 
 
@@ -113,26 +106,17 @@ async def open_shared(bus: Bus) -> AsyncIterator[Bus]:
         yield bus
 
 
-def find_bus(target: str) -> Bus:
-    """Import the bus at `MODULE:BUS`. Raises UsageError or typer.Exit as `load_bus` does."""
-    return _imported(target, import_bus)
-
-
-def find_predictor(target: str) -> tuple[Bus, str]:
-    """Import the predictor at `MODULE:PREDICTOR`. Returns its bus and the name of its handler.
+def find(load: Callable[[str], T], target: str) -> T:
+    """Call `import_bus` or `import_predictor` with the target that the command line names.
 
     Raises:
-        UsageError: there is no such predictor, or its function is registered more than once.
+        AppNotFoundError: there is no such bus or predictor.
         typer.Exit: importing the module failed; its traceback has been printed.
     """
-    return _imported(target, import_predictor)
-
-
-def _imported(target: str, load: Callable[[str], T]) -> T:
     try:
         return load(target)
-    except AppNotFoundError as exc:
-        raise UsageError(str(exc)) from exc
+    except AppNotFoundError:
+        raise
     except Exception as exc:  # noqa: BLE001 - an app may fail in any way while it is imported
         print_message("".join(traceback.format_exception(type(exc), exc, _app_part(exc.__traceback__))))
         print_message(f"importing the module {target.partition(':')[0]!r} failed", "error")

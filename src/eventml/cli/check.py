@@ -12,8 +12,8 @@ import typer
 
 from eventml import config, models
 from eventml.backends.base import Capabilities, CreatesTopics
-from eventml.bus import Bus, topics_of
-from eventml.cli.buses import BackendOption, BusArgument, backend_url, configure, find_bus
+from eventml.bus import Bus, import_bus, topics_of
+from eventml.cli.buses import BackendOption, BusArgument, backend_url, configure, find
 from eventml.cli.output import JsonOption, expected_errors, format_table, print_message
 from eventml.errors import ConfigError
 from eventml.handlers import Handler
@@ -70,7 +70,7 @@ def check(
 
     Models are loaded. Lifespans are not entered, and no consumer group is joined.
     """
-    app = find_bus(bus)
+    app = find(import_bus, bus)
     try:
         configure(app, backend)
     except ConfigError as exc:

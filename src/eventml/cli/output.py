@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
 import typer
@@ -17,8 +16,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.text import Text
 
 from eventml.codec import Decoder
-from eventml.deploy.workers import LogRateLimit
-from eventml.errors import EventMLError
+from eventml.deploy.workers import LogRateLimit, utc_timestamp
+from eventml.errors import AppNotFoundError, EventMLError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -27,29 +26,26 @@ if TYPE_CHECKING:
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object, to be read by a program.")]
 
-_DECODER = Decoder(Any)
+INTERRUPTED: Final = 130
+"""The exit status of a shell for a command that SIGINT has ended."""
+
+_DECODER: Final = Decoder(Any)
 
 
 class UsageError(Exception):
     """The command line cannot be carried out as it was written. The exit status is 2."""
 
 
-@contextmanager
-def handle_errors() -> Iterator[None]:
-    """Turn the expected errors of a command into a line each on standard error and an exit status.
-
-    An error that is not eventml's is a bug, of eventml or of the app, and keeps its traceback.
+def print_errors(error: Exception) -> int:
+    """Print the errors of eventml inside an error, a line each, and return the exit status of the command.
 
     Raises:
-        typer.Exit: with status 2 for usage errors, and 1 for other errors of eventml.
+        Exception: the error itself, with its traceback, if it is a bug, of eventml or of the app.
     """
-    try:
-        yield
-    except Exception as exc:  # noqa: BLE001 - `expected_errors` raises all others again
-        errors = expected_errors(exc)
-        for message in dict.fromkeys(map(str, errors)):
-            print_message(message, "error")
-        raise typer.Exit(2 if all(isinstance(error, UsageError) for error in errors) else 1) from None
+    errors = expected_errors(error)
+    for message in dict.fromkeys(map(str, errors)):
+        print_message(message, "error")
+    return 2 if all(isinstance(one, UsageError | AppNotFoundError) for one in errors) else 1
 
 
 def expected_errors(error: BaseException) -> list[BaseException]:
@@ -103,14 +99,10 @@ def start_logging() -> None:
 
 @contextmanager
 def progress_bar(unit: str, *, hidden: bool = False) -> Iterator[Callable[[float | None, float, int], None]]:
-    """Draw a progress bar on standard error if that is a terminal; yields the function that moves it.
+    """Draw a progress bar on standard error if that is a terminal and `hidden` is not set.
 
-    The function takes the total (None if it is not known), how much of it is done, and the number of units
-    done since the start.
-
-    Args:
-        unit: Name of what is counted, in the plural.
-        hidden: Whether to draw none, terminal or not.
+    Yields the function that moves it, which takes the total (None if it is not known), how much of it is
+    done, and the number of units (whose name is `unit`) done since the start.
     """
     if hidden or not stderr_console().is_terminal:
         yield lambda _total, _done, _count: None
@@ -164,9 +156,7 @@ def delivery_to_json(delivery: Delivery) -> bytes:
 def escape_unprintable(text: str, keep: str = "") -> str:
     """Return text with unprintable characters escaped: a producer's data must not control the terminal.
 
-    Args:
-        text: Text to escape.
-        keep: Unprintable characters to leave as they are, such as a newline.
+    The characters in `keep`, such as a newline, stay as they are.
     """
     return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)
 
@@ -181,10 +171,9 @@ def _text_or_base64(data: bytes) -> str | dict[str, bytes]:
 def format_time(timestamp: float) -> str | None:
     """Return seconds since the epoch as a time in UTC (ISO 8601), or None if it is outside the calendar."""
     try:
-        time = datetime.fromtimestamp(timestamp, UTC)
+        return utc_timestamp(timestamp)
     except (ValueError, OverflowError, OSError):  # a producer may set any timestamp
         return None
-    return time.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _valid_unicode(text: str) -> str:

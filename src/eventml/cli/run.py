@@ -3,14 +3,15 @@
 import logging
 from typing import Annotated
 
+import anyio
 import typer
 from msgspec import structs
 
 from eventml.bus import Bus, stop_when_idle
 from eventml.cli.buses import backend_url, load_bus, with_options
 from eventml.cli.output import UsageError
-from eventml.cli.workers import run_in_process, run_until_stopped, run_workers, service_plan
-from eventml.deploy.workers import ServicePlan
+from eventml.cli.workers import run_in_process, run_until_stopped, service_plan
+from eventml.deploy.workers import ServicePlan, run_service
 from eventml.runtime import Worker
 
 log = logging.getLogger("eventml")
@@ -54,9 +55,8 @@ def run(
         )
     plan = structs.replace(plan, workers=workers or "1", until_idle=until_idle, max_lag=max_lag)
     if workers is not None:
-        run_workers(bus, plan)
-    else:
-        run_in_process(_run_worker, bus, plan)
+        raise typer.Exit(anyio.run(run_service, bus, plan))
+    run_in_process(_run_worker, bus, plan)
 
 
 async def _run_worker(bus: Bus, plan: ServicePlan) -> bool:

@@ -9,13 +9,13 @@ import anyio
 import msgspec
 import typer
 
-from eventml.bus import Bus, stop_on_signals
-from eventml.cli.buses import configure, find_predictor
+from eventml.bus import Bus, import_predictor, stop_on_signals
+from eventml.cli.buses import configure, find
 from eventml.cli.output import (
+    INTERRUPTED,
     JsonOption,
     UsageError,
-    expected_errors,
-    print_message,
+    print_errors,
     progress_bar,
     start_logging,
 )
@@ -32,7 +32,6 @@ from eventml.runtime import task_group
 
 log = logging.getLogger("eventml")
 
-_INTERRUPTED: Final = 130  # the exit status of a shell for a command ended by SIGINT
 _REJECTS: Final = 3
 
 
@@ -86,12 +85,12 @@ def score(  # noqa: PLR0913 - a command's options
     max_rejects: Annotated[
         int | None,
         typer.Option(
-            "--max-rejects", metavar="N", min=0, help="Stop, with status 1, when more rows are rejected."
+            "--max-rejects",
+            metavar="N",
+            min=0,
+            help="Exit with status 0 if up to N rows are rejected; stop, with status 1, when there are more.",
         ),
     ] = None,
-    allow_rejects: Annotated[
-        bool, typer.Option("--allow-rejects", help="Exit with status 0 though rows were rejected.")
-    ] = False,
     cron: Annotated[
         str | None,
         typer.Option("--cron", metavar="EXPR", help="Run at each of these times, by the local clock."),
@@ -103,7 +102,8 @@ def score(  # noqa: PLR0913 - a command's options
     A run that was cut short is resumed at its last checkpoint, and no prediction is written twice. SIGTERM
     and SIGINT stop the run at the next checkpoint.
 
-    The exit status is 0 if all rows were scored, 3 if some were rejected, 1 if the run failed.
+    The exit status is 0 if all rows were scored, 3 if some were rejected (without --max-rejects), 1 if the
+    run failed.
     """
     try:
         plan = ScorePlan(
@@ -118,17 +118,12 @@ def score(  # noqa: PLR0913 - a command's options
         times = None if cron is None else next_times(cron)
     except ConfigError as exc:
         raise UsageError(str(exc)) from exc
-    bus, name = find_predictor(predictor)
+    bus, name = find(import_predictor, predictor)
     configure(bus, None)
     plan = msgspec.structs.replace(plan, predictor=name)
     start_logging()
     _use_system_memory()
-    command = _Command(bus, plan, as_json=as_json)
-    status = anyio.run(command.run, times)
-    if status == _REJECTS and allow_rejects:
-        status = 0
-    if status:
-        raise typer.Exit(status)
+    raise typer.Exit(anyio.run(_Command(bus, plan, as_json=as_json).run, times))
 
 
 def _use_system_memory() -> None:
@@ -161,11 +156,7 @@ def next_times(expression: str) -> Callable[[datetime], datetime]:
             "such as '30 4 * * mon-fri', or @daily"
         )
 
-    def after(now: datetime) -> datetime:
-        time: datetime = croniter(expression, now).get_next(type(now))
-        return time
-
-    return after
+    return lambda now: croniter(expression, now).get_next(datetime)
 
 
 class _Command:
@@ -193,19 +184,15 @@ class _Command:
         Raises:
             EventMLError: The run failed. By a schedule, it is reported and the next run follows.
         """
-        status = _INTERRUPTED  # unless the work ends before a second signal
+        status = INTERRUPTED  # unless the work ends before a second signal
         async with task_group() as tasks:
             tasks.start_soon(stop_on_signals, self)
             with anyio.CancelScope() as self._scope:
-                if next_time is None:
-                    status = _status(await self._run())
-                else:
-                    await self._repeat(next_time)
-                    status = 0
+                status = await (self._run() if next_time is None else self._repeat(next_time))
             tasks.cancel_scope.cancel()
         return status
 
-    async def _repeat(self, next_time: Callable[[datetime], datetime]) -> None:
+    async def _repeat(self, next_time: Callable[[datetime], datetime]) -> int:
         """Run at each time until a signal. The times that pass during a run are skipped."""
         while not self._stop.is_set():
             now = datetime.now().astimezone()
@@ -213,17 +200,14 @@ class _Command:
             log.info("the next run is at %s", time.isoformat(sep=" ", timespec="seconds"))
             with anyio.move_on_after((time - now).total_seconds()):
                 await self._stop.wait()
-                return
-            await self._try_run()
+                break
+            try:
+                await self._run()
+            except Exception as exc:  # noqa: BLE001 - `print_errors` raises all others again
+                print_errors(exc)
+        return 0
 
-    async def _try_run(self) -> None:
-        try:
-            await self._run()
-        except Exception as exc:  # noqa: BLE001 - `expected_errors` raises all others again
-            for text in dict.fromkeys(map(str, expected_errors(exc))):
-                print_message(text, "error")
-
-    async def _run(self) -> ScoreSummary:
+    async def _run(self) -> int:
         with progress_bar("rows") as update:
             summary = await score_rows(
                 self._bus,
@@ -232,13 +216,9 @@ class _Command:
                 progress=lambda now: update(now.total, now.done, now.rows - now.resumed),
             )
         typer.echo(msgspec.json.encode(summary) if self._as_json else describe(summary))
-        return summary
-
-
-def _status(summary: ScoreSummary) -> int:
-    if summary.state == "stopped":
-        return _INTERRUPTED
-    return _REJECTS if summary.rejected else 0
+        if summary.state == "stopped":
+            return INTERRUPTED
+        return _REJECTS if summary.rejected and self._plan.max_rejects is None else 0
 
 
 def describe(summary: ScoreSummary) -> str:

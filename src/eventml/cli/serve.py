@@ -3,12 +3,13 @@
 import logging
 from typing import TYPE_CHECKING, Annotated
 
+import anyio
 import typer
 from msgspec import structs
 
 from eventml.bus import Bus
-from eventml.cli.buses import configure, find_bus, with_options
-from eventml.cli.workers import run_in_process, run_until_stopped, run_workers, service_plan
+from eventml.cli.buses import load_bus, with_options
+from eventml.cli.workers import run_in_process, run_until_stopped, service_plan
 from eventml.deploy.workers import HostPort, ServicePlan
 
 if TYPE_CHECKING:
@@ -47,15 +48,13 @@ def serve(
     """
     from eventml.deploy import web  # noqa: PLC0415 - only this command needs the extra
 
-    bus = find_bus(plan.bus)
     options = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
-    configure(bus, plan.backend, {"web": options})
+    bus = load_bus(plan.bus, plan.backend, {"web": options})
     web.Authenticator.from_environment(without_token=without_token).check_host(bus.settings.web.host)
     plan = structs.replace(plan, workers=str(workers or 1), without_token=without_token)
     if workers is not None:
-        run_workers(bus, plan, web.run_web_service)
-    else:
-        run_in_process(_run_worker, bus, plan, web.loop_options())
+        raise typer.Exit(anyio.run(web.run_web_service, bus, plan))
+    run_in_process(_run_worker, bus, plan, web.loop_options())
 
 
 async def _run_worker(bus: Bus, plan: ServicePlan) -> bool:

@@ -15,7 +15,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from eventml.cli.buses import BusArgument, find_bus
+from eventml.bus import import_bus
+from eventml.cli.buses import BusArgument, find
 from eventml.cli.output import UsageError, format_table
 from eventml.deploy.workers import HostPort, parse_host_port
 from eventml.errors import MissingExtraError, UnavailableError
@@ -86,7 +87,7 @@ def top(
 
     Rates and latencies are those since the last update. Ctrl-C exits.
     """
-    name, address, console = find_bus(bus).name, parse_host_port(at), Console()
+    name, address, console = find(import_bus, bus).name, parse_host_port(at), Console()
     before = _fetch(name, address)
     if once or not console.is_terminal:
         time.sleep(every)

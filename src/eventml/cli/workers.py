@@ -5,7 +5,7 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import nullcontext
 from threading import Timer
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import anyio
 import typer
@@ -20,7 +20,6 @@ from eventml.deploy.workers import (
     ServicePlan,
     force_exit_later,
     parse_host_port,
-    run_service,
     serve_operations,
     start_service_logging,
 )
@@ -29,6 +28,10 @@ from eventml.runtime import task_group
 log = logging.getLogger("eventml")
 
 _LIMITS: Final = HealthLimits()
+
+
+def _seconds(minimum: float, text: str) -> Any:
+    return typer.Option(metavar="SECONDS", min=minimum, help=text)
 
 
 def service_plan(  # noqa: PLR0913 - options of a command
@@ -58,35 +61,18 @@ def service_plan(  # noqa: PLR0913 - options of a command
     ] = "text",
     boot_grace: Annotated[
         float,
-        typer.Option(
-            metavar="SECONDS",
-            min=0.1,
-            help="With --workers: restart a worker that takes longer than this to load its models.",
-        ),
+        _seconds(0.1, "With --workers: restart a worker that takes longer than this to load its models."),
     ] = _LIMITS.boot_grace,
     stuck_after: Annotated[
         float,
-        typer.Option(
-            metavar="SECONDS",
-            min=1,
-            help="Restart a worker that has events in flight and completes none for this long.",
-        ),
+        _seconds(1, "Restart a worker that has events in flight and completes none for this long."),
     ] = _LIMITS.stuck_after,
     hung_after: Annotated[
         float,
-        typer.Option(
-            metavar="SECONDS",
-            min=1,
-            help="Replace a worker with a thread that still runs this long after its handler's timeout.",
-        ),
+        _seconds(1, "Replace a worker with a thread that still runs this long after its handler's timeout."),
     ] = _LIMITS.hung_after,
     silent_after: Annotated[
-        float,
-        typer.Option(
-            metavar="SECONDS",
-            min=2,
-            help="Restart a worker whose event loop has been blocked for this long.",
-        ),
+        float, _seconds(2, "Restart a worker whose event loop has been blocked for this long.")
     ] = _LIMITS.silent_after,
 ) -> ServicePlan:
     """Return the plan that the options of both commands describe, for one worker.
@@ -107,23 +93,6 @@ def service_plan(  # noqa: PLR0913 - options of a command
     )
 
 
-def run_workers(
-    bus: Bus, plan: ServicePlan, run: Callable[[Bus, ServicePlan], Awaitable[int]] = run_service
-) -> None:
-    """Run worker processes under a supervisor, which is this process, until they are stopped.
-
-    Args:
-        bus: The bus, configured.
-        plan: How the service is run.
-        run: Runs the service and returns the exit status.
-
-    Raises:
-        typer.Exit: a worker failed too often, or events were left unfinished.
-    """
-    if status := anyio.run(run, bus, plan):
-        raise typer.Exit(status)
-
-
 def run_in_process(
     run: Callable[[Bus, ServicePlan], Awaitable[bool]],
     bus: Bus,
@@ -134,7 +103,7 @@ def run_in_process(
 
     Args:
         run: Runs the worker and returns whether all that was in flight at the end was completed.
-        bus: The bus, configured.
+        bus: The configured bus of the worker.
         plan: How the worker is run.
         loop_options: Backend options of `anyio.run`.
 
@@ -190,23 +159,22 @@ async def run_until_stopped(
     return finished
 
 
-class _LoggedStop:
+class _LoggedStop(NamedTuple):
     """Stops or abandons a worker, and logs how much is in flight."""
 
-    def __init__(self, worker: RunningWorker, in_flight: str, drain: float) -> None:
-        self._worker = worker
-        self._in_flight = in_flight
-        self._drain = drain
+    worker: RunningWorker
+    in_flight: str
+    drain: float
 
     def stop(self) -> None:
         log.info(
             "stopping: %d %s in flight have %g s to finish; a second signal abandons them",
-            self._worker.in_flight,
-            self._in_flight,
-            self._drain,
+            self.worker.in_flight,
+            self.in_flight,
+            self.drain,
         )
-        self._worker.stop()
+        self.worker.stop()
 
     def abandon(self) -> None:
-        log.warning("second signal: abandoning %d %s in flight", self._worker.in_flight, self._in_flight)
-        self._worker.abandon()
+        log.warning("second signal: abandoning %d %s in flight", self.worker.in_flight, self.in_flight)
+        self.worker.abandon()

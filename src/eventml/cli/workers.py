@@ -2,8 +2,8 @@
 
 # No `from __future__ import annotations` here: typer reads the annotations at run time.
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
 from threading import Timer
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
@@ -94,17 +94,20 @@ def service_plan(  # noqa: PLR0913 - options of a command
 
 
 def run_in_process(
-    run: Callable[[Bus, ServicePlan], Awaitable[bool]],
+    open_worker: Callable[[Bus, ServicePlan], AbstractAsyncContextManager[RunningWorker]],
     bus: Bus,
     plan: ServicePlan,
+    *,
+    in_flight: str,
     loop_options: Mapping[str, Any] | None = None,
 ) -> None:
-    """Run one worker in this process, until it is stopped.
+    """Run one worker in this process until a signal stops it, with the operations port if the plan has one.
 
     Args:
-        run: Runs the worker and returns whether all that was in flight at the end was completed.
+        open_worker: Opens the worker.
         bus: The configured bus of the worker.
         plan: How the worker is run.
+        in_flight: What the worker completes when it is stopped, for the log: "events", "requests".
         loop_options: Backend options of `anyio.run`.
 
     Raises:
@@ -114,49 +117,26 @@ def run_in_process(
         start_service_logging("worker", json=True)
     start_logging()
 
-    async def run_then_exit() -> tuple[bool, Timer]:
+    async def run() -> tuple[bool, Timer]:
+        async with open_worker(bus, plan) as worker, _operations(bus, worker, plan), task_group() as tasks:
+            tasks.start_soon(stop_on_signals, _LoggedStop(worker, in_flight, bus.settings.drain))
+            finished = await worker.run()
+            tasks.cancel_scope.cancel()
         # Closing the event loop waits for its threads, and a handler that hangs holds one: leave without it.
-        finished = await run(bus, plan)
         return finished, force_exit_later(0 if finished else 1)
 
-    finished, forced_exit = anyio.run(run_then_exit, backend_options=dict(loop_options or {}))
+    finished, forced_exit = anyio.run(run, backend_options=dict(loop_options or {}))
     forced_exit.cancel()
     if not finished:
         raise typer.Exit(1)
 
 
-async def run_until_stopped(
-    bus: Bus,
-    worker: RunningWorker,
-    plan: ServicePlan,
-    *,
-    in_flight: str,
-    tasks: Sequence[Callable[[], Coroutine[Any, Any, None]]] = (),
-) -> bool:
-    """Run a worker until a signal stops it, and serve the operations port if the plan has one.
-
-    Args:
-        bus: The configured bus of the worker.
-        worker: The worker.
-        plan: How the worker is run.
-        in_flight: What the worker completes when it is stopped, for the log: "events", "requests".
-        tasks: Functions to run beside the worker; they are cancelled when it ends.
-
-    Returns:
-        Whether all that was in flight at the end was completed.
-    """
-    operations = (
-        serve_operations(bus.name, worker, plan.operations, max_lag=plan.max_lag, limits=plan.limits)
-        if isinstance(plan.operations, HostPort)
-        else nullcontext()
-    )
-    async with operations, task_group() as running:
-        running.start_soon(stop_on_signals, _LoggedStop(worker, in_flight, bus.settings.drain))
-        for task in tasks:
-            running.start_soon(task)
-        finished = await worker.run()
-        running.cancel_scope.cancel()
-    return finished
+def _operations(
+    bus: Bus, worker: RunningWorker, plan: ServicePlan
+) -> AbstractAsyncContextManager[HostPort | None]:
+    if not isinstance(plan.operations, HostPort):
+        return nullcontext()
+    return serve_operations(bus.name, worker, plan.operations, max_lag=plan.max_lag, limits=plan.limits)
 
 
 class _LoggedStop(NamedTuple):

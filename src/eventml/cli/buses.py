@@ -6,7 +6,7 @@ import inspect
 import traceback
 from contextlib import asynccontextmanager
 from functools import wraps
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import typer
 
@@ -37,6 +37,13 @@ BackendOption = Annotated[
         help="URL of the backend, such as redis://localhost:6379. Overrides all configuration.",
     ),
 ]
+
+NO_HANDLERS: Final = "the bus has no handlers; import the modules that define them in its module"
+
+
+def seconds(minimum: float, text: str) -> Any:
+    """Return an option that takes a time in seconds, for `Annotated`."""
+    return typer.Option(metavar="SECONDS", min=minimum, help=text)
 
 
 def with_options(options: Callable[..., Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -118,16 +125,13 @@ def find(load: Callable[[str], T], target: str) -> T:
     except AppNotFoundError:
         raise
     except Exception as exc:  # noqa: BLE001 - an app may fail in any way while it is imported
-        print_message("".join(traceback.format_exception(type(exc), exc, _app_part(exc.__traceback__))))
+        trace = exc.__traceback__
+        while trace is not None and _package(trace) in {"eventml", "importlib"}:
+            trace = trace.tb_next  # the traceback begins in the app
+        print_message("".join(traceback.format_exception(type(exc), exc, trace)))
         print_message(f"importing the module {target.partition(':')[0]!r} failed", "error")
         raise typer.Exit(1) from None
 
 
-def _app_part(trace: TracebackType | None) -> TracebackType | None:
-    """Return the traceback without its first frames: those of eventml and of the import machinery."""
-    while trace is not None:
-        package = str(trace.tb_frame.f_globals.get("__name__", "")).partition(".")[0]
-        if package not in {"eventml", "importlib"}:
-            break
-        trace = trace.tb_next
-    return trace
+def _package(trace: TracebackType) -> str:
+    return str(trace.tb_frame.f_globals.get("__name__", "")).partition(".")[0]

@@ -281,15 +281,16 @@ def _to_json(handler: str, dead_letter: DeadLetterDelivery, *, in_full: bool) ->
 
 def _row(handler: str, dead_letter: DeadLetterDelivery) -> list[str]:
     reason = dead_letter.message.removeprefix(f"{dead_letter.exception}: ")
-    return [
+    cells = [
         handler,
-        escape_unprintable(dead_letter.id),
-        escape_unprintable(dead_letter.exception),
+        dead_letter.id,
+        dead_letter.exception,
         str(dead_letter.attempts),
         format_time(dead_letter.last_failure) or "-",
-        f"{dead_letter.topic}/{dead_letter.partition}/{dead_letter.offset}",
-        _one_line(reason if len(reason) <= _REASON_LENGTH else f"{reason[:_REASON_LENGTH]}…"),
+        dead_letter.origin,
+        reason if len(reason) <= _REASON_LENGTH else f"{reason[:_REASON_LENGTH]}…",
     ]
+    return list(map(_one_line, cells))
 
 
 def _lines(handler: str, dead_letter: DeadLetterDelivery) -> Iterator[str]:
@@ -302,20 +303,19 @@ def _lines(handler: str, dead_letter: DeadLetterDelivery) -> Iterator[str]:
         "from": f"{dead_letter.topic}, partition {dead_letter.partition}, offset {dead_letter.offset}",
         "key": "" if record["key"] is None else _format_value(record["key"]),
         "reason": _one_line(dead_letter.message),
-        "traceback": escape_unprintable(dead_letter.traceback, "\n"),
-        "headers": "\n".join(f"{escape_unprintable(name)}: {_one_line(text)}" for name, text in headers),
+        "traceback": dead_letter.traceback,
+        "headers": "\n".join(_one_line(f"{name}: {text}") for name, text in headers),
         "value": _format_value(record["value"]),
     }
-    yield f"{handler}: {escape_unprintable(dead_letter.id)}"
+    yield f"{handler}: {_one_line(dead_letter.id)}"
     for label, text in parts.items():
-        for number, line in enumerate(text.splitlines()):
+        for number, line in enumerate(escape_unprintable(text, "\n\t").splitlines()):
             yield f"  {'' if number else label:9} {line}"
     yield ""
 
 
 def _format_value(value: Any) -> str:
-    text = value if isinstance(value, str) else msgspec.json.format(msgspec.json.encode(value)).decode()
-    return escape_unprintable(text, "\n\t")
+    return value if isinstance(value, str) else msgspec.json.format(msgspec.json.encode(value)).decode()
 
 
 def _one_line(text: str) -> str:

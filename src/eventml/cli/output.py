@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.text import Text
 
 from eventml.codec import Decoder
-from eventml.deploy.workers import LogRateLimit, utc_timestamp
+from eventml.deploy.workers import LogRateLimit, start_service_logging, utc_timestamp
 from eventml.errors import AppNotFoundError, EventMLError
 
 if TYPE_CHECKING:
@@ -52,17 +52,13 @@ def expected_errors(error: BaseException) -> list[BaseException]:
     """Return the errors of eventml inside an exception group, at any depth; task groups raise such groups.
 
     Raises:
-        BaseException: the error itself, if it is not eventml's or holds one that is not.
+        BaseException: one that is not eventml's.
     """
-
-    def leaves(one: BaseException) -> list[BaseException]:
-        inner = one.exceptions if isinstance(one, BaseExceptionGroup) else ()
-        return [leaf for each in inner for leaf in leaves(each)] or [one]
-
-    errors = leaves(error)
-    if not all(isinstance(leaf, EventMLError | UsageError) for leaf in errors):
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for one in error.exceptions for leaf in expected_errors(one)]
+    if not isinstance(error, EventMLError | UsageError):
         raise error
-    return errors
+    return [error]
 
 
 def print_message(text: str, label: str = "") -> None:
@@ -78,20 +74,13 @@ def stderr_console() -> Console:
     return Console(stderr=True)
 
 
-def start_logging() -> None:
-    """Log to standard error: eventml's own lines from INFO on, those of other packages from WARNING on.
-
-    Nothing is changed if the app configured logging while it was imported (`logging.basicConfig`).
-    """
+def start_logging(*, json: bool = False) -> None:
+    """Log to standard error as `start_service_logging` does, in colours if it is a terminal."""
+    if json or not stderr_console().is_terminal:
+        start_service_logging("worker", json=json)
     if logging.root.handlers:
         return
-    if stderr_console().is_terminal:
-        handler: logging.Handler = RichHandler(
-            console=stderr_console(), show_path=False, highlighter=NullHighlighter()
-        )
-    else:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler = RichHandler(console=stderr_console(), show_path=False, highlighter=NullHighlighter())
     handler.addFilter(LogRateLimit())
     logging.root.addHandler(handler)
     logging.getLogger("eventml").setLevel(logging.INFO)
@@ -107,16 +96,11 @@ def progress_bar(unit: str, *, hidden: bool = False) -> Iterator[Callable[[float
     if hidden or not stderr_console().is_terminal:
         yield lambda _total, _done, _count: None
         return
-    counts = TextColumn(f"{{task.fields[count]:,}} {unit}, {{task.fields[rate]:,.0f}}/s")
+    counts = TextColumn(f"{{task.fields[count]:,}} {unit}")
     columns = (BarColumn(), counts, TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=stderr_console()) as bar:
-        task = bar.add_task("", total=None, count=0, rate=0)
-
-        def update(total: float | None, done: float, count: int) -> None:
-            elapsed = bar.tasks[0].elapsed
-            bar.update(task, total=total, completed=done, count=count, rate=count / elapsed if elapsed else 0)
-
-        yield update
+        task = bar.add_task("", total=None, count=0)
+        yield lambda total, done, count: bar.update(task, total=total, completed=done, count=count)
 
 
 def format_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -22,8 +22,6 @@ from eventml.producer import BlockingProducer, Producer
 BATCH: Final = 1_000
 """The most events in one write. `publish_many` would split a larger batch."""
 
-FileFormat = Literal["csv", "jsonl"]
-
 _BATCH_SECONDS: Final = 0.05  # between two writes if a rate is set
 
 
@@ -44,8 +42,8 @@ def publish(  # noqa: PLR0913 - each is an option of the command
         typer.Option(metavar="N", min=0.001, help="At most N events a second; unlimited by default."),
     ] = None,
     form: Annotated[
-        FileFormat | None,
-        typer.Option("--format", help="By default csv for a file of that suffix, and jsonl for all else."),
+        Literal["csv", "jsonl"] | None,
+        typer.Option("--format", help="Format of FILE; by default csv if its name ends in .csv, else jsonl."),
     ] = None,
     text: Annotated[
         list[str] | None,
@@ -70,7 +68,6 @@ def publish(  # noqa: PLR0913 - each is an option of the command
     with (
         progress_bar("events", hidden=file.isatty()) as update,
         BlockingProducer(partial(_producer_of, bus)) as producer,
-        _print_report(report, as_json=as_json),
     ):
         lines = TextLines(file, name)
         try:
@@ -90,6 +87,12 @@ def publish(  # noqa: PLR0913 - each is an option of the command
                 update(size, lines.bytes_read, report.published)
         except SourceError as exc:
             raise UsageError(str(exc)) from exc
+        except KeyboardInterrupt:
+            raise typer.Exit(INTERRUPTED) from None
+        finally:
+            skipped = f", {report.skipped} lines skipped" if report.skipped else ""
+            summary = f"{report.published} events published to {topic}{skipped}"
+            typer.echo(msgspec.json.encode(report) if as_json else summary)
     if report.skipped:
         raise typer.Exit(1)
 
@@ -174,16 +177,11 @@ def gather_batches(
 
 
 class PublishReport(msgspec.Struct):
-    """Counts of the events published so far.
-
-    Attributes:
-        published: Events that the broker has stored.
-        skipped: Rows that are no valid event, or that the broker refused; each was reported.
-    """
+    """Counts of the events published so far."""
 
     topic: str
-    published: int = 0
-    skipped: int = 0
+    published: int = 0  # events that the broker has stored
+    skipped: int = 0  # rows that are no valid event, or that the broker refused; each was reported
 
     def skip(self, row: BadRow) -> None:
         """Count a row, and report it on standard error."""
@@ -240,18 +238,3 @@ def _delay_interrupt() -> Iterator[None]:
 async def _producer_of(bus: Bus) -> AsyncIterator[Producer]:
     async with open_shared(bus):
         yield bus.open_producer
-
-
-@contextmanager
-def _print_report(report: PublishReport, *, as_json: bool) -> Iterator[None]:
-    """Print at the end, even after an error, what was published."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise typer.Exit(INTERRUPTED) from None
-    finally:
-        if as_json:
-            typer.echo(msgspec.json.encode(report))
-        else:
-            skipped = f", {report.skipped} lines skipped" if report.skipped else ""
-            typer.echo(f"{report.published} events published to {report.topic}{skipped}")

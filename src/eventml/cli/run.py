@@ -10,7 +10,7 @@ import typer
 from msgspec import structs
 
 from eventml.bus import Bus, stop_when_idle
-from eventml.cli.buses import backend_url, load_bus, with_options
+from eventml.cli.buses import NO_HANDLERS, backend_url, load_bus, seconds, with_options
 from eventml.cli.output import UsageError
 from eventml.cli.workers import run_in_process, service_plan
 from eventml.deploy.workers import ServicePlan, run_service
@@ -25,11 +25,7 @@ def run(
     *,
     until_idle: Annotated[
         float | None,
-        typer.Option(
-            metavar="SECONDS",
-            min=0,
-            help="Stop once no event has arrived or been left to handle for this long.",
-        ),
+        seconds(0, "Stop once no event has arrived or been left to handle for this long."),
     ] = None,
     workers: Annotated[
         str | None,
@@ -51,10 +47,7 @@ def run(
     """
     bus = load_bus(plan.bus, plan.backend)
     if not bus.handlers:
-        module = plan.bus.partition(":")[0]
-        raise UsageError(
-            f"{plan.bus}: the bus has no handlers; import the modules that define them in {module}"
-        )
+        raise UsageError(NO_HANDLERS)
     plan = structs.replace(plan, workers=workers or "1", until_idle=until_idle, max_lag=max_lag)
     if workers is not None:
         raise typer.Exit(anyio.run(run_service, bus, plan))

@@ -11,7 +11,7 @@ import anyio
 import typer
 
 from eventml.bus import Bus, stop_on_signals
-from eventml.cli.buses import BackendOption, BusArgument
+from eventml.cli.buses import BackendOption, BusArgument, seconds
 from eventml.cli.output import start_logging
 from eventml.deploy.workers import (
     HealthLimits,
@@ -21,17 +21,12 @@ from eventml.deploy.workers import (
     force_exit_later,
     parse_host_port,
     serve_operations,
-    start_service_logging,
 )
 from eventml.runtime import task_group
 
 log = logging.getLogger("eventml")
 
 _LIMITS: Final = HealthLimits()
-
-
-def _seconds(minimum: float, text: str) -> Any:
-    return typer.Option(metavar="SECONDS", min=minimum, help=text)
 
 
 def service_plan(  # noqa: PLR0913 - options of a command
@@ -41,15 +36,12 @@ def service_plan(  # noqa: PLR0913 - options of a command
     only: Annotated[
         list[str] | None,
         typer.Option(
-            "--only",
-            metavar="HANDLER",
-            help="Run only this handler. Repeat it for more, or divide names by commas.",
+            metavar="HANDLER", help="Run only this handler. Repeat it for more, or divide names by commas."
         ),
     ] = None,
     operations: Annotated[
         str | None,
         typer.Option(
-            "--operations",
             metavar="[HOST:]PORT",
             help="Serve /livez, /readyz and /metrics on this address, of the loopback interface if it has no "
             "host. With --workers the default is port 9464 if it is free. `off` disables it.",
@@ -57,22 +49,22 @@ def service_plan(  # noqa: PLR0913 - options of a command
     ] = None,
     log_format: Annotated[
         Literal["text", "json"],
-        typer.Option("--log-format", help="Write log lines as text or as JSON objects."),
+        typer.Option(help="Write log lines as text or as JSON objects."),
     ] = "text",
     boot_grace: Annotated[
         float,
-        _seconds(0.1, "With --workers: restart a worker that takes longer than this to load its models."),
+        seconds(0.1, "With --workers: restart a worker that takes longer than this to load its models."),
     ] = _LIMITS.boot_grace,
     stuck_after: Annotated[
         float,
-        _seconds(1, "Restart a worker that has events in flight and completes none for this long."),
+        seconds(1, "Restart a worker that has events in flight and completes none for this long."),
     ] = _LIMITS.stuck_after,
     hung_after: Annotated[
         float,
-        _seconds(1, "Replace a worker with a thread that still runs this long after its handler's timeout."),
+        seconds(1, "Replace a worker with a thread that still runs this long after its handler's timeout."),
     ] = _LIMITS.hung_after,
     silent_after: Annotated[
-        float, _seconds(2, "Restart a worker whose event loop has been blocked for this long.")
+        float, seconds(2, "Restart a worker whose event loop has been blocked for this long.")
     ] = _LIMITS.silent_after,
 ) -> ServicePlan:
     """Return the plan that the options of both commands describe, for one worker.
@@ -103,19 +95,10 @@ def run_in_process(
 ) -> None:
     """Run one worker in this process until a signal stops it, with the operations port if the plan has one.
 
-    Args:
-        open_worker: Opens the worker.
-        bus: The configured bus of the worker.
-        plan: How the worker is run.
-        in_flight: What the worker completes when it is stopped, for the log: "events", "requests".
-        loop_options: Backend options of `anyio.run`.
-
-    Raises:
-        typer.Exit: something was left unfinished.
+    `in_flight` names what the worker completes when it is stopped, for the log: "events", "requests".
+    `loop_options` are backend options of `anyio.run`. The exit status is 1 if something was left unfinished.
     """
-    if plan.json_logs:
-        start_service_logging("worker", json=True)
-    start_logging()
+    start_logging(json=plan.json_logs)
 
     async def run() -> tuple[bool, Timer]:
         async with open_worker(bus, plan) as worker, _operations(bus, worker, plan), task_group() as tasks:
@@ -127,8 +110,7 @@ def run_in_process(
 
     finished, forced_exit = anyio.run(run, backend_options=dict(loop_options or {}))
     forced_exit.cancel()
-    if not finished:
-        raise typer.Exit(1)
+    raise typer.Exit(0 if finished else 1)
 
 
 def _operations(

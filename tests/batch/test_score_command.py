@@ -68,7 +68,8 @@ def test_rejects_have_their_own_exit_status() -> None:
     rejected = score(*job)
     assert rejected.exit_code == 3
     assert "1 rejected: see sqlite:///out.db#predictions_rejects" in rejected.stdout
-    assert score(*job, "--allow-rejects").exit_code == 0
+    assert score(*job, "--max-rejects", "1").exit_code == 0
+    assert score(*job, "--max-rejects", "0").exit_code == 1
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,7 @@ def test_report_as_a_table(invoke: Invoke) -> None:
         "numbers (earliest)",
         "doubles",
         "app.double",
-        "batches of up to 32, ordered",
+        "batches of up to 32",
         "twice v7",
     ]
     assert result.stderr == "warning: double: a little old\n"

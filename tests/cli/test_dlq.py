@@ -195,13 +195,6 @@ def test_replayed_event_that_fails_again_is_a_dead_letter_again(app: DeadLetterA
     assert app.listed() == ALL
 
 
-def test_dry_run_changes_nothing(app: DeadLetterApp) -> None:
-    output = app.dlq("replay", "--exception", "KeyError", "--dry-run")
-    assert f"minutes: 2 would be replayed to {app.name}.rides (2 KeyError)\n" in output
-    assert "minutes: 3 would be dropped (2 KeyError, 1 DecodeError)\n" in app.dlq("drop", "--dry-run")
-    assert app.listed() == ALL
-
-
 def test_dropped_dead_letters_are_gone_and_the_others_remain(app: DeadLetterApp) -> None:
     assert "minutes: 1 dropped (1 DecodeError); 2 remain\n" in app.dlq("drop", "--id", "c")
     assert app.listed() == [("minutes", "b"), ("minutes", "d")]

@@ -8,13 +8,15 @@ import typer
 from typer.core import TyperGroup
 
 from eventml.cli import check, dlq, publish, run, score, serve, tail, top, topics
-from eventml.cli.output import handle_errors
+from eventml.cli.output import print_errors
 
 
 class _Commands(TyperGroup):
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
-        with handle_errors():
+        try:
             return super().invoke(ctx)
+        except Exception as exc:  # noqa: BLE001 - `print_errors` raises all others again
+            raise typer.Exit(print_errors(exc)) from None
 
 
 app = typer.Typer(

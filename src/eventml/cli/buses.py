@@ -6,12 +6,12 @@ import inspect
 import traceback
 from contextlib import asynccontextmanager
 from functools import wraps
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import typer
 
 from eventml import config
-from eventml.bus import Bus, import_bus, import_predictor
+from eventml.bus import Bus, import_bus
 from eventml.cli.output import UsageError, print_message
 from eventml.errors import AppNotFoundError
 
@@ -38,12 +38,18 @@ BackendOption = Annotated[
     ),
 ]
 
+NO_HANDLERS: Final = "the bus has no handlers; import the modules that define them in its module"
+
+
+def seconds(minimum: float, text: str) -> Any:
+    """Return an option that takes a time in seconds, for `Annotated`."""
+    return typer.Option(metavar="SECONDS", min=minimum, help=text)
+
 
 def with_options(options: Callable[..., Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Add the parameters of a function to a command, whose first parameter takes the function's result.
 
-    Args:
-        options: The function, with the annotations that typer reads. Several commands may share it.
+    Several commands may share the function. Its annotations are those that typer reads.
     """
     shared = inspect.signature(options).parameters
 
@@ -61,25 +67,15 @@ def with_options(options: Callable[..., Any]) -> Callable[[Callable[..., None]],
     return decorate
 
 
-def load_bus(target: str, backend: str | None) -> Bus:
-    """Import the bus at `MODULE:BUS` and configure it, with the backend of the command line if it names one.
-
-    Raises:
-        UsageError: there is no such bus.
-        typer.Exit: importing the module failed; its traceback has been printed.
-        ConfigError: the configuration is not valid.
-    """
-    bus = find_bus(target)
-    configure(bus, backend)
+def load_bus(target: str, backend: str | None, overrides: Mapping[str, Any] | None = None) -> Bus:
+    """Import the bus at `MODULE:BUS` and configure it. Raises what `find` and `configure` raise."""
+    bus = find(import_bus, target)
+    configure(bus, backend, overrides)
     return bus
 
 
 def bus_of_topic(topic: str, backend: str | None, id_field: str | None = None) -> Bus:
-    """Make a bus without an app, to publish to one topic or to read it.
-
-    Raises:
-        ConfigError: the configuration is not valid.
-    """
+    """Make a bus without an app, to publish to one topic or to read it. Raises what `configure` raises."""
     bus = Bus("cli")
     bus.topic(topic, id_field=id_field)
     configure(bus, backend)
@@ -87,7 +83,11 @@ def bus_of_topic(topic: str, backend: str | None, id_field: str | None = None) -
 
 
 def configure(bus: Bus, backend: str | None, overrides: Mapping[str, Any] | None = None) -> None:
-    """Configure a bus; the command line overrides files and environment."""
+    """Configure a bus; the command line overrides files and environment.
+
+    Raises:
+        ConfigError: the configuration is not valid.
+    """
     bus.configure(bus.read_settings({**(overrides or {}), **({"backend": backend} if backend else {})}))
 
 
@@ -113,37 +113,25 @@ async def open_shared(bus: Bus) -> AsyncIterator[Bus]:
         yield bus
 
 
-def find_bus(target: str) -> Bus:
-    """Import the bus at `MODULE:BUS`. Raises UsageError or typer.Exit as `load_bus` does."""
-    return _imported(target, import_bus)
-
-
-def find_predictor(target: str) -> tuple[Bus, str]:
-    """Import the predictor at `MODULE:PREDICTOR`. Returns its bus and the name of its handler.
+def find(load: Callable[[str], T], target: str) -> T:
+    """Call `import_bus` or `import_predictor` with the target that the command line names.
 
     Raises:
-        UsageError: there is no such predictor, or its function is registered more than once.
+        AppNotFoundError: there is no such bus or predictor.
         typer.Exit: importing the module failed; its traceback has been printed.
     """
-    return _imported(target, import_predictor)
-
-
-def _imported(target: str, load: Callable[[str], T]) -> T:
     try:
         return load(target)
-    except AppNotFoundError as exc:
-        raise UsageError(str(exc)) from exc
+    except AppNotFoundError:
+        raise
     except Exception as exc:  # noqa: BLE001 - an app may fail in any way while it is imported
-        print_message("".join(traceback.format_exception(type(exc), exc, _app_part(exc.__traceback__))))
+        trace = exc.__traceback__
+        while trace is not None and _package(trace) in {"eventml", "importlib"}:
+            trace = trace.tb_next  # the traceback begins in the app
+        print_message("".join(traceback.format_exception(type(exc), exc, trace)))
         print_message(f"importing the module {target.partition(':')[0]!r} failed", "error")
         raise typer.Exit(1) from None
 
 
-def _app_part(trace: TracebackType | None) -> TracebackType | None:
-    """Return the traceback without its first frames: those of eventml and of the import machinery."""
-    while trace is not None:
-        package = str(trace.tb_frame.f_globals.get("__name__", "")).partition(".")[0]
-        if package not in {"eventml", "importlib"}:
-            break
-        trace = trace.tb_next
-    return trace
+def _package(trace: TracebackType) -> str:
+    return str(trace.tb_frame.f_globals.get("__name__", "")).partition(".")[0]

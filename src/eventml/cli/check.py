@@ -12,21 +12,19 @@ import typer
 
 from eventml import config, models
 from eventml.backends.base import Capabilities, CreatesTopics
-from eventml.bus import Bus, topics_of
-from eventml.cli.buses import BackendOption, BusArgument, backend_url, configure, find_bus
+from eventml.bus import Bus, import_bus, topics_of
+from eventml.cli.buses import NO_HANDLERS, BackendOption, BusArgument, backend_url, configure, find
 from eventml.cli.output import JsonOption, expected_errors, format_table, print_message
 from eventml.errors import ConfigError
 from eventml.handlers import Handler
-from eventml.runtime import check_capabilities
+from eventml.runtime import check_capabilities, dead_letter_queues
 
 _GUARANTEES: Final[dict[tuple[str, object], str]] = {
     ("ordering", "per_key"): "order: the events of a key are handled in order",
     ("ordering", "single_member"): "order: only while a consumer group has one member; several keep no order",
     ("ordering", "none"): "order: none",
-    (
-        "redelivery",
-        "lease",
-    ): "delivery: at least once; events in flight go to another worker when theirs dies or its lease expires",
+    ("redelivery", "lease"): "delivery: at least once; events in flight go to another worker when theirs "
+    "dies or its lease expires",
     ("redelivery", "leave"): "delivery: at least once; events in flight go to another worker when theirs "
     "leaves its group or dies",
     ("atomic_completion", True): "outputs: one for each input, even if it is delivered again",
@@ -70,7 +68,7 @@ def check(
 
     Models are loaded. Lifespans are not entered, and no consumer group is joined.
     """
-    app = find_bus(bus)
+    app = find(import_bus, bus)
     try:
         configure(app, backend)
     except ConfigError as exc:
@@ -90,14 +88,12 @@ async def check_bus(bus: Bus, *, connect: bool) -> CheckReport:
     report = CheckReport(bus=bus.name, backend=backend_url(bus), drain=bus.settings.drain)
     handlers = [bus.configured_handler(name) for name in bus.handlers]
     if not handlers:
-        report.problems.append("the bus has no handlers; import the modules that define them in its module")
+        report.problems.append(NO_HANDLERS)
     with _add_errors(report):
         await _check_backend(bus, report, connect=connect)
-    names_by_group: dict[tuple[str, str], list[str]] = {}
     for handler in handlers:
         checked = _describe_handler(handler)
         report.handlers.append(checked)
-        names_by_group.setdefault((handler.topic, handler.options.group), []).append(handler.name)
         with _add_errors(report, f"{handler.name}: "):
             checked["model"] = _load_model(handler, report)
         if report.guarantees is not None:
@@ -110,10 +106,10 @@ async def check_bus(bus: Bus, *, connect: bool) -> CheckReport:
             if name not in {"model", *bus.lifespans}
         ]
     report.warnings += [
-        f"{' and '.join(names)} read {topic} in the same consumer group, {group}: each event goes to only "
-        "one of them"
-        for (topic, group), names in names_by_group.items()
-        if len(names) > 1
+        f"{' and '.join(queue.handlers)} read {queue.topic} in the same consumer group, {queue.group}: each "
+        "event goes to only one of them"
+        for queue in dead_letter_queues(handlers)  # one for each topic and group
+        if len(queue.handlers) > 1
     ]
     return report
 
@@ -199,16 +195,11 @@ def describe_guarantees(capabilities: Capabilities) -> list[str]:
 
 def _row(handler: dict[str, Any]) -> list[str]:
     batches = f"{handler['frame']} frames" if handler["frame"] else "batches"
-    takes = [f"{batches} of up to {handler['max_batch']}" if handler["batched"] else "single events"]
-    if handler["ordered"] is not None:
-        takes.append("ordered" if handler["ordered"] else "unordered")
-    if handler["timeout"] is not None:
-        takes.append(f"timeout {handler['timeout']:g} s")
     return [
         handler["name"],
         f"{handler['reads']} ({handler['start']})",
         handler["writes"] or "-",
         handler["group"],
-        ", ".join(takes),
+        f"{batches} of up to {handler['max_batch']}" if handler["batched"] else "single events",
         " ".join(handler["model"].values()) if handler["model"] else "-",
     ]

@@ -39,7 +39,6 @@ from eventml.runtime import (
 
 app = typer.Typer(help="List dead letters, replay them or drop them.", no_args_is_help=True)
 
-DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Only print what would be done.")]
 _COLUMNS: Final = ("handler", "id", "exception", "attempts", "failed", "from", "reason")
 _REASON_LENGTH: Final = 80  # characters of the reason in a table
 _AGE: Final = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
@@ -47,15 +46,7 @@ _UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 class Selection(msgspec.Struct, frozen=True):
-    """The dead letters that the options of a command select.
-
-    Attributes:
-        bus: The bus, configured.
-        queues: Dead-letter queues to look in.
-        matching: Conditions that a dead letter must meet.
-        limit: The highest number of dead letters; None for all.
-        everything: Whether no option restricts the selection.
-    """
+    """The dead letters that the options of a command select; `everything` if no option restricts them."""
 
     bus: Bus
     queues: list[DeadLetterQueue]
@@ -149,13 +140,13 @@ def show(selection: Selection, as_json: JsonOption = False) -> None:
 
 @app.command("replay")
 @with_options(select)
-def replay(selection: Selection, dry_run: DryRunOption = False, as_json: JsonOption = False) -> None:
+def replay(selection: Selection, as_json: JsonOption = False) -> None:
     """Send events back to the handler that failed them, and to no other.
 
     Each event goes to the topic that it came from, unchanged, and is handled when that handler runs. It is
-    no longer a dead letter, unless it fails again.
+    no longer a dead letter, unless it fails again. `list` with the same options shows which ones these are.
     """
-    _replay_or_drop(selection, "replay", dry_run=dry_run, as_json=as_json)
+    _replay_or_drop(selection, "replay", as_json=as_json)
 
 
 @app.command("drop")
@@ -163,28 +154,25 @@ def replay(selection: Selection, dry_run: DryRunOption = False, as_json: JsonOpt
 def drop(
     selection: Selection,
     everything: Annotated[bool, typer.Option("--all", help="Drop all dead letters of the bus.")] = False,
-    dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Drop dead letters.
 
-    They are no longer listed, and cannot be replayed. Their records stay on the dead-letter
-    topic for as long as its retention keeps them.
+    They are no longer listed, and cannot be replayed. Their records stay on the dead-letter topic for as
+    long as its retention keeps them. `list` with the same options shows which ones these are.
     """
-    if selection.everything and not everything and not dry_run:
+    if selection.everything and not everything:
         raise UsageError("this would drop every dead letter of the bus: select some, or confirm with --all")
-    _replay_or_drop(selection, "drop", dry_run=dry_run, as_json=as_json)
+    _replay_or_drop(selection, "drop", as_json=as_json)
 
 
 async def _visit_queues(
     selection: Selection, visit: Callable[[DeadLetterQueue, Subscription, int | None], Awaitable[int]]
 ) -> None:
-    """Open the bus, and visit each dead-letter queue that may hold dead letters, one after the other.
+    """Open the bus, and visit each selected queue that may hold dead letters, one after the other.
 
-    Args:
-        selection: Queues to visit, and the number of dead letters to stop at.
-        visit: Called with the queue, a subscription to its topic and the number of dead letters to take at
-            most. Returns how many it took.
+    `visit` is called with the queue, a subscription to its topic and the number of dead letters to take at
+    most. It returns how many it took.
     """
     limit = selection.limit
     async with open_shared(selection.bus) as bus:
@@ -233,19 +221,14 @@ def _print(selection: Selection, *, in_full: bool, as_json: bool) -> None:
         typer.echo("no dead letters")
 
 
-def _replay_or_drop(selection: Selection, action: DeadLetterAction, *, dry_run: bool, as_json: bool) -> None:
+def _replay_or_drop(selection: Selection, action: DeadLetterAction, *, as_json: bool) -> None:
     results: list[tuple[DeadLetterQueue, ReplayReport]] = []
 
     async def process_queue(queue: DeadLetterQueue, subscription: Subscription, limit: int | None) -> int:
-        if dry_run:
-            report = ReplayReport(left=await subscription.lag())
-            async for dead_letter in browse(subscription, selection.matching, limit=limit):
-                report.chosen[dead_letter.exception] += 1
-        else:
-            acks_singly = selection.bus.backend.capabilities.redelivery == "lease"
-            report = await replay_or_drop(
-                subscription, selection.matching, action, limit=limit, acks_singly=acks_singly
-            )
+        acks_singly = selection.bus.backend.capabilities.redelivery == "lease"
+        report = await replay_or_drop(
+            subscription, selection.matching, action, limit=limit, acks_singly=acks_singly
+        )
         results.append((queue, report))
         return report.chosen.total()
 
@@ -256,7 +239,6 @@ def _replay_or_drop(selection: Selection, action: DeadLetterAction, *, dry_run: 
                 "handler": ", ".join(queue.handlers),
                 "topic": queue.topic,
                 "action": action,
-                "dry_run": dry_run,
                 "done": report.chosen,
                 "refused": report.refused,
                 "duplicates": report.duplicates,
@@ -267,22 +249,19 @@ def _replay_or_drop(selection: Selection, action: DeadLetterAction, *, dry_run: 
         typer.echo(msgspec.json.encode(counts))
     else:
         for queue, report in results:
-            _print_report(queue, report, action, dry_run=dry_run)
+            _print_report(queue, report, action)
         if not results:
             typer.echo("no dead letters")
     if any(report.refused for _, report in results):
         raise typer.Exit(1)
 
 
-def _print_report(
-    queue: DeadLetterQueue, report: ReplayReport, action: DeadLetterAction, *, dry_run: bool
-) -> None:
+def _print_report(queue: DeadLetterQueue, report: ReplayReport, action: DeadLetterAction) -> None:
     handler, done = ", ".join(queue.handlers), "replayed" if action == "replay" else "dropped"
-    would = "would be " if dry_run else ""
     topic = f" to {queue.topic}" if action == "replay" else ""
     exceptions = f" ({_format_counts(report.chosen)})" if report.chosen else ""
-    remaining = "" if report.left is None or dry_run else f"; {report.left} remain"
-    typer.echo(f"{handler}: {report.chosen.total()} {would}{done}{topic}{exceptions}{remaining}")
+    remaining = "" if report.left is None else f"; {report.left} remain"
+    typer.echo(f"{handler}: {report.chosen.total()} {done}{topic}{exceptions}{remaining}")
     if report.duplicates:
         typer.echo(f"{handler}: {report.duplicates} duplicate dead letters, left by a crash, dropped")
     for reason, count in report.refused.items():
@@ -302,15 +281,16 @@ def _to_json(handler: str, dead_letter: DeadLetterDelivery, *, in_full: bool) ->
 
 def _row(handler: str, dead_letter: DeadLetterDelivery) -> list[str]:
     reason = dead_letter.message.removeprefix(f"{dead_letter.exception}: ")
-    return [
+    cells = [
         handler,
-        escape_unprintable(dead_letter.id),
-        escape_unprintable(dead_letter.exception),
+        dead_letter.id,
+        dead_letter.exception,
         str(dead_letter.attempts),
         format_time(dead_letter.last_failure) or "-",
-        f"{dead_letter.topic}/{dead_letter.partition}/{dead_letter.offset}",
-        _one_line(reason if len(reason) <= _REASON_LENGTH else f"{reason[:_REASON_LENGTH]}…"),
+        dead_letter.origin,
+        reason if len(reason) <= _REASON_LENGTH else f"{reason[:_REASON_LENGTH]}…",
     ]
+    return list(map(_one_line, cells))
 
 
 def _lines(handler: str, dead_letter: DeadLetterDelivery) -> Iterator[str]:
@@ -323,20 +303,19 @@ def _lines(handler: str, dead_letter: DeadLetterDelivery) -> Iterator[str]:
         "from": f"{dead_letter.topic}, partition {dead_letter.partition}, offset {dead_letter.offset}",
         "key": "" if record["key"] is None else _format_value(record["key"]),
         "reason": _one_line(dead_letter.message),
-        "traceback": escape_unprintable(dead_letter.traceback, "\n"),
-        "headers": "\n".join(f"{escape_unprintable(name)}: {_one_line(text)}" for name, text in headers),
+        "traceback": dead_letter.traceback,
+        "headers": "\n".join(_one_line(f"{name}: {text}") for name, text in headers),
         "value": _format_value(record["value"]),
     }
-    yield f"{handler}: {escape_unprintable(dead_letter.id)}"
+    yield f"{handler}: {_one_line(dead_letter.id)}"
     for label, text in parts.items():
-        for number, line in enumerate(text.splitlines()):
+        for number, line in enumerate(escape_unprintable(text, "\n\t").splitlines()):
             yield f"  {'' if number else label:9} {line}"
     yield ""
 
 
 def _format_value(value: Any) -> str:
-    text = value if isinstance(value, str) else msgspec.json.format(msgspec.json.encode(value)).decode()
-    return escape_unprintable(text, "\n\t")
+    return value if isinstance(value, str) else msgspec.json.format(msgspec.json.encode(value)).decode()
 
 
 def _one_line(text: str) -> str:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
 import typer
@@ -17,8 +16,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.text import Text
 
 from eventml.codec import Decoder
-from eventml.deploy.workers import LogRateLimit
-from eventml.errors import EventMLError
+from eventml.deploy.workers import LogRateLimit, start_service_logging, utc_timestamp
+from eventml.errors import AppNotFoundError, EventMLError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -27,46 +26,39 @@ if TYPE_CHECKING:
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object, to be read by a program.")]
 
-_DECODER = Decoder(Any)
+INTERRUPTED: Final = 130
+"""The exit status of a shell for a command that SIGINT has ended."""
+
+_DECODER: Final = Decoder(Any)
 
 
 class UsageError(Exception):
     """The command line cannot be carried out as it was written. The exit status is 2."""
 
 
-@contextmanager
-def handle_errors() -> Iterator[None]:
-    """Turn the expected errors of a command into a line each on standard error and an exit status.
-
-    An error that is not eventml's is a bug, of eventml or of the app, and keeps its traceback.
+def print_errors(error: Exception) -> int:
+    """Print the errors of eventml inside an error, a line each, and return the exit status of the command.
 
     Raises:
-        typer.Exit: with status 2 for usage errors, and 1 for other errors of eventml.
+        Exception: the error itself, with its traceback, if it is a bug, of eventml or of the app.
     """
-    try:
-        yield
-    except Exception as exc:  # noqa: BLE001 - `expected_errors` raises all others again
-        errors = expected_errors(exc)
-        for message in dict.fromkeys(map(str, errors)):
-            print_message(message, "error")
-        raise typer.Exit(2 if all(isinstance(error, UsageError) for error in errors) else 1) from None
+    errors = expected_errors(error)
+    for message in dict.fromkeys(map(str, errors)):
+        print_message(message, "error")
+    return 2 if all(isinstance(one, UsageError | AppNotFoundError) for one in errors) else 1
 
 
 def expected_errors(error: BaseException) -> list[BaseException]:
     """Return the errors of eventml inside an exception group, at any depth; task groups raise such groups.
 
     Raises:
-        BaseException: the error itself, if it is not eventml's or holds one that is not.
+        BaseException: one that is not eventml's.
     """
-
-    def leaves(one: BaseException) -> list[BaseException]:
-        inner = one.exceptions if isinstance(one, BaseExceptionGroup) else ()
-        return [leaf for each in inner for leaf in leaves(each)] or [one]
-
-    errors = leaves(error)
-    if not all(isinstance(leaf, EventMLError | UsageError) for leaf in errors):
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for one in error.exceptions for leaf in expected_errors(one)]
+    if not isinstance(error, EventMLError | UsageError):
         raise error
-    return errors
+    return [error]
 
 
 def print_message(text: str, label: str = "") -> None:
@@ -82,20 +74,13 @@ def stderr_console() -> Console:
     return Console(stderr=True)
 
 
-def start_logging() -> None:
-    """Log to standard error: eventml's own lines from INFO on, those of other packages from WARNING on.
-
-    Nothing is changed if the app configured logging while it was imported (`logging.basicConfig`).
-    """
+def start_logging(*, json: bool = False) -> None:
+    """Log to standard error as `start_service_logging` does, in colours if it is a terminal."""
+    if json or not stderr_console().is_terminal:
+        start_service_logging("worker", json=json)
     if logging.root.handlers:
         return
-    if stderr_console().is_terminal:
-        handler: logging.Handler = RichHandler(
-            console=stderr_console(), show_path=False, highlighter=NullHighlighter()
-        )
-    else:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler = RichHandler(console=stderr_console(), show_path=False, highlighter=NullHighlighter())
     handler.addFilter(LogRateLimit())
     logging.root.addHandler(handler)
     logging.getLogger("eventml").setLevel(logging.INFO)
@@ -103,28 +88,19 @@ def start_logging() -> None:
 
 @contextmanager
 def progress_bar(unit: str, *, hidden: bool = False) -> Iterator[Callable[[float | None, float, int], None]]:
-    """Draw a progress bar on standard error if that is a terminal; yields the function that moves it.
+    """Draw a progress bar on standard error if that is a terminal and `hidden` is not set.
 
-    The function takes the total (None if it is not known), how much of it is done, and the number of units
-    done since the start.
-
-    Args:
-        unit: Name of what is counted, in the plural.
-        hidden: Whether to draw none, terminal or not.
+    Yields the function that moves it, which takes the total (None if it is not known), how much of it is
+    done, and the number of units (whose name is `unit`) done since the start.
     """
     if hidden or not stderr_console().is_terminal:
         yield lambda _total, _done, _count: None
         return
-    counts = TextColumn(f"{{task.fields[count]:,}} {unit}, {{task.fields[rate]:,.0f}}/s")
+    counts = TextColumn(f"{{task.fields[count]:,}} {unit}")
     columns = (BarColumn(), counts, TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=stderr_console()) as bar:
-        task = bar.add_task("", total=None, count=0, rate=0)
-
-        def update(total: float | None, done: float, count: int) -> None:
-            elapsed = bar.tasks[0].elapsed
-            bar.update(task, total=total, completed=done, count=count, rate=count / elapsed if elapsed else 0)
-
-        yield update
+        task = bar.add_task("", total=None, count=0)
+        yield lambda total, done, count: bar.update(task, total=total, completed=done, count=count)
 
 
 def format_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -164,9 +140,7 @@ def delivery_to_json(delivery: Delivery) -> bytes:
 def escape_unprintable(text: str, keep: str = "") -> str:
     """Return text with unprintable characters escaped: a producer's data must not control the terminal.
 
-    Args:
-        text: Text to escape.
-        keep: Unprintable characters to leave as they are, such as a newline.
+    The characters in `keep`, such as a newline, stay as they are.
     """
     return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)
 
@@ -181,10 +155,9 @@ def _text_or_base64(data: bytes) -> str | dict[str, bytes]:
 def format_time(timestamp: float) -> str | None:
     """Return seconds since the epoch as a time in UTC (ISO 8601), or None if it is outside the calendar."""
     try:
-        time = datetime.fromtimestamp(timestamp, UTC)
+        return utc_timestamp(timestamp)
     except (ValueError, OverflowError, OSError):  # a producer may set any timestamp
         return None
-    return time.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _valid_unicode(text: str) -> str:

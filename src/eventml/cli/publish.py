@@ -14,7 +14,7 @@ import typer
 
 from eventml.bus import Bus
 from eventml.cli.buses import BackendOption, TopicArgument, bus_of_topic, open_shared
-from eventml.cli.output import JsonOption, UsageError, print_message, progress_bar
+from eventml.cli.output import INTERRUPTED, JsonOption, UsageError, print_message, progress_bar
 from eventml.deploy.batch import BadRow, CsvReader, TextLines, value_of_cell
 from eventml.errors import PublishError, SourceError
 from eventml.producer import BlockingProducer, Producer
@@ -22,17 +22,7 @@ from eventml.producer import BlockingProducer, Producer
 BATCH: Final = 1_000
 """The most events in one write. `publish_many` would split a larger batch."""
 
-FileFormat = Literal["csv", "jsonl"]
-
 _BATCH_SECONDS: Final = 0.05  # between two writes if a rate is set
-_MAX_CATCH_UP: Final = 1.0  # seconds' worth of events that are sent at once after a delay
-_INTERRUPTED: Final = 130  # the exit status of a shell for a command ended by SIGINT
-_FORMATS: Final[dict[str, FileFormat]] = {
-    ".csv": "csv",
-    ".json": "jsonl",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-}
 
 
 def publish(  # noqa: PLR0913 - each is an option of the command
@@ -48,11 +38,12 @@ def publish(  # noqa: PLR0913 - each is an option of the command
         str | None, typer.Option("--id", metavar="FIELD", help="The field that is the event's id.")
     ] = None,
     rate: Annotated[
-        float | None, typer.Option(metavar="N", min=0.001, help="Events a second; unlimited by default.")
+        float | None,
+        typer.Option(metavar="N", min=0.001, help="At most N events a second; unlimited by default."),
     ] = None,
     form: Annotated[
-        FileFormat | None,
-        typer.Option("--format", help="The format of FILE; by default that of its suffix or first line."),
+        Literal["csv", "jsonl"] | None,
+        typer.Option("--format", help="Format of FILE; by default csv if its name ends in .csv, else jsonl."),
     ] = None,
     text: Annotated[
         list[str] | None,
@@ -77,25 +68,31 @@ def publish(  # noqa: PLR0913 - each is an option of the command
     with (
         progress_bar("events", hidden=file.isatty()) as update,
         BlockingProducer(partial(_producer_of, bus)) as producer,
-        _print_report(report, as_json=as_json),
     ):
         lines = TextLines(file, name)
         try:
-            form = form or detect_format(Path(name).suffix, lines)
+            form = form or ("csv" if Path(name).suffix.lower() == ".csv" else "jsonl")
             rows = read_csv(lines, name, text or ()) if form == "csv" else read_json_lines(lines)
-            pace = Pace(rate, time.monotonic()) if rate else None
+            next_write = time.monotonic()
             for batch in gather_batches(
                 require_fields(rows, needed),
                 batch_size(rate),
                 available=lambda: lines.available,
                 skip=report.skip,
             ):
-                if pace is not None:
-                    time.sleep(pace.wait(len(batch), time.monotonic()))
+                if rate is not None:
+                    time.sleep(max(next_write - time.monotonic(), 0))
+                    next_write = time.monotonic() + len(batch) / rate
                 publish_batch(producer, batch, report, key)
                 update(size, lines.bytes_read, report.published)
         except SourceError as exc:
             raise UsageError(str(exc)) from exc
+        except KeyboardInterrupt:
+            raise typer.Exit(INTERRUPTED) from None
+        finally:
+            skipped = f", {report.skipped} lines skipped" if report.skipped else ""
+            summary = f"{report.published} events published to {topic}{skipped}"
+            typer.echo(msgspec.json.encode(report) if as_json else summary)
     if report.skipped:
         raise typer.Exit(1)
 
@@ -107,21 +104,10 @@ class EventRow(NamedTuple):
     event: Any
 
 
-def detect_format(suffix: str, lines: TextLines) -> FileFormat:
-    """Return the format by the file's suffix, else by the beginning of the first line."""
-    if suffix.lower() in _FORMATS:
-        return _FORMATS[suffix.lower()]
-    first = (lines.peek() or b"").removeprefix(b"\xef\xbb\xbf").lstrip()
-    return "jsonl" if first.startswith((b"{", b"[")) else "csv"
-
-
 def read_csv(lines: TextLines, name: str, text_columns: Collection[str] = ()) -> Iterator[EventRow | BadRow]:
     """Read each row of a CSV as an object whose fields have the header's names.
 
-    Args:
-        lines: The lines to read.
-        name: The file's name, for messages.
-        text_columns: Columns whose cells are text; the others are converted by `value_of_cell`.
+    The cells of `text_columns` are text; the others are converted by `value_of_cell`.
 
     Raises:
         SourceError: The header cannot be used, or lacks a text column.
@@ -190,39 +176,12 @@ def gather_batches(
         yield batch
 
 
-class Pace:
-    """Keeps a rate on average. What a delay has held up is sent at once, but a second's worth at most.
-
-    It reads no clock and does not sleep.
-
-    Args:
-        rate: Events a second.
-        now: The time, in seconds by any clock.
-    """
-
-    def __init__(self, rate: float, now: float) -> None:
-        self._rate = rate
-        self._due = now
-
-    def wait(self, events: int, now: float) -> float:
-        """Return how long to wait, in seconds, before this many events are sent."""
-        due = max(self._due, now - _MAX_CATCH_UP)
-        self._due = due + events / self._rate
-        return max(due - now, 0.0)
-
-
 class PublishReport(msgspec.Struct):
-    """Counts of the events published so far.
-
-    Attributes:
-        topic: The topic.
-        published: Events that the broker has stored.
-        skipped: Rows that are no valid event, or that the broker refused; each was reported.
-    """
+    """Counts of the events published so far."""
 
     topic: str
-    published: int = 0
-    skipped: int = 0
+    published: int = 0  # events that the broker has stored
+    skipped: int = 0  # rows that are no valid event, or that the broker refused; each was reported
 
     def skip(self, row: BadRow) -> None:
         """Count a row, and report it on standard error."""
@@ -279,18 +238,3 @@ def _delay_interrupt() -> Iterator[None]:
 async def _producer_of(bus: Bus) -> AsyncIterator[Producer]:
     async with open_shared(bus):
         yield bus.open_producer
-
-
-@contextmanager
-def _print_report(report: PublishReport, *, as_json: bool) -> Iterator[None]:
-    """Print at the end, even after an error, what was published."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise typer.Exit(_INTERRUPTED) from None
-    finally:
-        if as_json:
-            typer.echo(msgspec.json.encode(report))
-        else:
-            skipped = f", {report.skipped} lines skipped" if report.skipped else ""
-            typer.echo(f"{report.published} events published to {report.topic}{skipped}")

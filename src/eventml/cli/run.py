@@ -1,17 +1,20 @@
 """`eventml run`: run the handlers of a bus, in this process or in several workers."""
 
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Annotated
 
+import anyio
 import typer
 from msgspec import structs
 
 from eventml.bus import Bus, stop_when_idle
-from eventml.cli.buses import backend_url, load_bus, with_options
+from eventml.cli.buses import NO_HANDLERS, backend_url, load_bus, seconds, with_options
 from eventml.cli.output import UsageError
-from eventml.cli.workers import run_in_process, run_until_stopped, run_workers, service_plan
-from eventml.deploy.workers import ServicePlan
-from eventml.runtime import Worker
+from eventml.cli.workers import run_in_process, service_plan
+from eventml.deploy.workers import ServicePlan, run_service
+from eventml.runtime import Worker, task_group
 
 log = logging.getLogger("eventml")
 
@@ -22,11 +25,7 @@ def run(
     *,
     until_idle: Annotated[
         float | None,
-        typer.Option(
-            metavar="SECONDS",
-            min=0,
-            help="Stop once no event has arrived or been left to handle for this long.",
-        ),
+        seconds(0, "Stop once no event has arrived or been left to handle for this long."),
     ] = None,
     workers: Annotated[
         str | None,
@@ -48,38 +47,33 @@ def run(
     """
     bus = load_bus(plan.bus, plan.backend)
     if not bus.handlers:
-        module = plan.bus.partition(":")[0]
-        raise UsageError(
-            f"{plan.bus}: the bus has no handlers; import the modules that define them in {module}"
-        )
+        raise UsageError(NO_HANDLERS)
     plan = structs.replace(plan, workers=workers or "1", until_idle=until_idle, max_lag=max_lag)
     if workers is not None:
-        run_workers(bus, plan)
-    else:
-        run_in_process(_run_worker, bus, plan)
+        raise typer.Exit(anyio.run(run_service, bus, plan))
+    run_in_process(_open_worker, bus, plan, in_flight="events")
 
 
-async def _run_worker(bus: Bus, plan: ServicePlan) -> bool:
-    async with bus.open(), bus.worker(plan.only) as worker:
-
-        async def announce() -> None:
-            await worker.ready.wait()
-            _log_handlers(bus, worker)
-
-        async def stop_idle_worker() -> None:
-            if plan.until_idle is not None:
-                await stop_when_idle(worker, plan.until_idle)
-                log.info("idle for %g s: stopping", plan.until_idle)
-
+@asynccontextmanager
+async def _open_worker(bus: Bus, plan: ServicePlan) -> AsyncIterator[Worker]:
+    async with bus.open(), bus.worker(plan.only) as worker, task_group() as tasks:
+        tasks.start_soon(_log_handlers, bus, worker)
+        if plan.until_idle is not None:
+            tasks.start_soon(_stop_when_idle, worker, plan.until_idle)
         try:
-            return await run_until_stopped(
-                bus, worker, plan, in_flight="events", tasks=[announce, stop_idle_worker]
-            )
+            yield worker
         finally:
+            tasks.cancel_scope.cancel()
             _log_counts(worker)
 
 
-def _log_handlers(bus: Bus, worker: Worker) -> None:
+async def _stop_when_idle(worker: Worker, seconds: float) -> None:
+    await stop_when_idle(worker, seconds)
+    log.info("idle for %g s: stopping", seconds)
+
+
+async def _log_handlers(bus: Bus, worker: Worker) -> None:
+    await worker.ready.wait()
     for loaded in worker.handlers:
         handler, model = loaded.handler, loaded.model
         log.info(

@@ -9,30 +9,22 @@ import anyio
 import msgspec
 import typer
 
-from eventml.bus import Bus, stop_on_signals
-from eventml.cli.buses import configure, find_predictor
+from eventml.bus import Bus, import_predictor, stop_on_signals
+from eventml.cli.buses import configure, find, seconds
 from eventml.cli.output import (
+    INTERRUPTED,
     JsonOption,
     UsageError,
-    expected_errors,
-    print_message,
+    print_errors,
     progress_bar,
     start_logging,
 )
-from eventml.deploy.batch import (
-    DEFAULT_CHECKPOINT,
-    DEFAULT_CHUNK,
-    ScorePlan,
-    ScoreSummary,
-    parse_location,
-)
-from eventml.deploy.batch import score as score_rows
+from eventml.deploy import batch
 from eventml.errors import ConfigError, MissingExtraError
 from eventml.runtime import task_group
 
 log = logging.getLogger("eventml")
 
-_INTERRUPTED: Final = 130  # the exit status of a shell for a command ended by SIGINT
 _REJECTS: Final = 3
 
 
@@ -60,9 +52,7 @@ def score(  # noqa: PLR0913 - a command's options
     query: Annotated[
         str,
         typer.Option(
-            "--query",
-            metavar="SQL",
-            help="Score the rows of this query; --from is a URL without a table then.",
+            metavar="SQL", help="Score the rows of this query; --from is a URL without a table then."
         ),
     ] = "",
     id_column: Annotated[
@@ -72,29 +62,22 @@ def score(  # noqa: PLR0913 - a command's options
         ),
     ] = None,
     chunk: Annotated[
-        int, typer.Option("--chunk", metavar="ROWS", min=1, help="Rows in one read, call and write.")
-    ] = DEFAULT_CHUNK,
+        int, typer.Option(metavar="ROWS", min=1, help="Rows in one read, call and write.")
+    ] = batch.DEFAULT_CHUNK,
     checkpoint: Annotated[
-        float,
-        typer.Option(
-            "--checkpoint",
-            metavar="SECONDS",
-            min=0,
-            help="Time between two checkpoints of a file; a table has one for each chunk.",
-        ),
-    ] = DEFAULT_CHECKPOINT,
+        float, seconds(0, "Time between two checkpoints of a file; a table has one for each chunk.")
+    ] = batch.DEFAULT_CHECKPOINT,
     max_rejects: Annotated[
         int | None,
         typer.Option(
-            "--max-rejects", metavar="N", min=0, help="Stop, with status 1, when more rows are rejected."
+            metavar="N",
+            min=0,
+            help="Exit with status 0 if up to N rows are rejected; stop, with status 1, when there are more.",
         ),
     ] = None,
-    allow_rejects: Annotated[
-        bool, typer.Option("--allow-rejects", help="Exit with status 0 though rows were rejected.")
-    ] = False,
     cron: Annotated[
         str | None,
-        typer.Option("--cron", metavar="EXPR", help="Run at each of these times, by the local clock."),
+        typer.Option(metavar="EXPR", help="Run at each of these times, by the local clock."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -103,13 +86,15 @@ def score(  # noqa: PLR0913 - a command's options
     A run that was cut short is resumed at its last checkpoint, and no prediction is written twice. SIGTERM
     and SIGINT stop the run at the next checkpoint.
 
-    The exit status is 0 if all rows were scored, 3 if some were rejected, 1 if the run failed.
+    The exit status is 0 if all rows were scored, 3 if some were rejected (without --max-rejects), 1 if the
+    run failed.
     """
+    bus, name = find(import_predictor, predictor)
     try:
-        plan = ScorePlan(
-            predictor="",
-            source=parse_location(source, option="--from", query=query),
-            target=parse_location(target, option="--to"),
+        plan = batch.ScorePlan(
+            predictor=name,
+            source=batch.parse_location(source, option="--from", query=query),
+            target=batch.parse_location(target, option="--to"),
             id_column=id_column,
             chunk=chunk,
             checkpoint=checkpoint,
@@ -118,17 +103,10 @@ def score(  # noqa: PLR0913 - a command's options
         times = None if cron is None else next_times(cron)
     except ConfigError as exc:
         raise UsageError(str(exc)) from exc
-    bus, name = find_predictor(predictor)
     configure(bus, None)
-    plan = msgspec.structs.replace(plan, predictor=name)
     start_logging()
     _use_system_memory()
-    command = _Command(bus, plan, as_json=as_json)
-    status = anyio.run(command.run, times)
-    if status == _REJECTS and allow_rejects:
-        status = 0
-    if status:
-        raise typer.Exit(status)
+    raise typer.Exit(anyio.run(_Command(bus, plan, as_json=as_json).run, times))
 
 
 def _use_system_memory() -> None:
@@ -143,9 +121,8 @@ def _use_system_memory() -> None:
 def next_times(expression: str) -> Callable[[datetime], datetime]:
     """Return the function that returns the first time of a cron expression after another time.
 
-    Args:
-        expression: Five fields: minute, hour, day of month, month, day of week; or `@daily` and the like. A
-            sixth field is the second.
+    The expression has five fields (minute, hour, day of month, month, day of week) and perhaps a sixth, the
+    second; or it is `@daily` and the like.
 
     Raises:
         ConfigError: The expression is invalid.
@@ -160,88 +137,66 @@ def next_times(expression: str) -> Callable[[datetime], datetime]:
             f"--cron {expression!r}: expected minute, hour, day of month, month and day of week, "
             "such as '30 4 * * mon-fri', or @daily"
         )
-
-    def after(now: datetime) -> datetime:
-        time: datetime = croniter(expression, now).get_next(type(now))
-        return time
-
-    return after
+    return lambda now: croniter(expression, now).get_next(datetime)
 
 
 class _Command:
     """Runs the job once or by a schedule, until a signal stops it."""
 
-    def __init__(self, bus: Bus, plan: ScorePlan, *, as_json: bool) -> None:
+    def __init__(self, bus: Bus, plan: batch.ScorePlan, *, as_json: bool) -> None:
         self._bus = bus
         self._plan = plan
         self._as_json = as_json
         self._stop = anyio.Event()
 
     def stop(self) -> None:
-        """Stop at the next checkpoint."""
         log.info("stopping after the chunks in flight; a second signal abandons them")
         self._stop.set()
 
     def abandon(self) -> None:
-        """Stop at once."""
         log.warning("abandoning the chunks in flight")
         self._scope.cancel()
 
     async def run(self, next_time: Callable[[datetime], datetime] | None) -> int:
-        """Run the job once, or at the times of a schedule until a signal, and return the exit status.
-
-        Raises:
-            EventMLError: The run failed. By a schedule, it is reported and the next run follows.
-        """
-        status = _INTERRUPTED  # unless the work ends before a second signal
+        """Run the job once, or at the times of a schedule until a signal, and return the exit status."""
+        status = INTERRUPTED  # unless the work ends before a second signal
         async with task_group() as tasks:
             tasks.start_soon(stop_on_signals, self.stop, self.abandon)
             with anyio.CancelScope() as self._scope:
-                if next_time is None:
-                    status = _status(await self._run())
-                else:
-                    await self._repeat(next_time)
-                    status = 0
+                status = await (self._run() if next_time is None else self._repeat(next_time))
             tasks.cancel_scope.cancel()
         return status
 
-    async def _repeat(self, next_time: Callable[[datetime], datetime]) -> None:
-        """Run at each time until a signal. The times that pass during a run are skipped."""
+    async def _repeat(self, next_time: Callable[[datetime], datetime]) -> int:
+        """Run at each time until a signal, even if a run fails. Times that pass during a run are skipped."""
         while not self._stop.is_set():
             now = datetime.now().astimezone()
             time = next_time(now)
             log.info("the next run is at %s", time.isoformat(sep=" ", timespec="seconds"))
             with anyio.move_on_after((time - now).total_seconds()):
                 await self._stop.wait()
-                return
-            await self._try_run()
+                break
+            try:
+                await self._run()
+            except Exception as exc:  # noqa: BLE001 - `print_errors` raises all others again
+                print_errors(exc)
+        return 0
 
-    async def _try_run(self) -> None:
-        try:
-            await self._run()
-        except Exception as exc:  # noqa: BLE001 - `expected_errors` raises all others again
-            for text in dict.fromkeys(map(str, expected_errors(exc))):
-                print_message(text, "error")
-
-    async def _run(self) -> ScoreSummary:
+    async def _run(self) -> int:
         with progress_bar("rows") as update:
-            summary = await score_rows(
+            summary = await batch.score(
                 self._bus,
                 self._plan,
                 stop=self._stop,
                 progress=lambda now: update(now.total, now.done, now.rows - now.resumed),
             )
         typer.echo(msgspec.json.encode(summary) if self._as_json else describe(summary))
-        return summary
+        if summary.state == "stopped":
+            return INTERRUPTED
+        return _REJECTS if summary.rejected and self._plan.max_rejects is None else 0
 
 
-def _status(summary: ScoreSummary) -> int:
-    if summary.state == "stopped":
-        return _INTERRUPTED
-    return _REJECTS if summary.rejected else 0
-
-
-def describe(summary: ScoreSummary) -> str:
+def describe(summary: batch.ScoreSummary) -> str:
     """Return the summary of a run as a line of text."""
     counts = [
         f"{summary.written:,} predictions written to {summary.target}",

@@ -1,15 +1,19 @@
 """`eventml serve`: serve the predictors of a bus over HTTP."""
 
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Annotated
 
+import anyio
 import typer
 from msgspec import structs
 
 from eventml.bus import Bus
-from eventml.cli.buses import configure, find_bus, with_options
-from eventml.cli.workers import run_in_process, run_until_stopped, run_workers, service_plan
+from eventml.cli.buses import load_bus, with_options
+from eventml.cli.workers import run_in_process, service_plan
 from eventml.deploy.workers import HostPort, ServicePlan
+from eventml.runtime import task_group
 
 if TYPE_CHECKING:
     from eventml.deploy.web import WebWorker
@@ -47,33 +51,30 @@ def serve(
     """
     from eventml.deploy import web  # noqa: PLC0415 - only this command needs the extra
 
-    bus = find_bus(plan.bus)
     options = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
-    configure(bus, plan.backend, {"web": options})
+    bus = load_bus(plan.bus, plan.backend, {"web": options})
     web.Authenticator.from_environment(without_token=without_token).check_host(bus.settings.web.host)
     plan = structs.replace(plan, workers=str(workers or 1), without_token=without_token)
     if workers is not None:
-        run_workers(bus, plan, web.run_web_service)
-    else:
-        run_in_process(_run_worker, bus, plan, web.loop_options())
+        raise typer.Exit(anyio.run(web.run_web_service, bus, plan))
+    run_in_process(_open_worker, bus, plan, in_flight="requests", loop_options=web.loop_options())
 
 
-async def _run_worker(bus: Bus, plan: ServicePlan) -> bool:
+@asynccontextmanager
+async def _open_worker(bus: Bus, plan: ServicePlan) -> AsyncIterator["WebWorker"]:
     from eventml.deploy import web  # noqa: PLC0415 - the extra, as above
 
     authenticator = web.Authenticator.from_environment(without_token=plan.without_token)
     application = web.WebService(bus, authenticator, only=plan.only, limits=plan.limits)
     with web.listen(bus.settings.web.host, bus.settings.web.port) as listener:
-        async with web.web_worker(application, listener) as worker:
-
-            async def log_addresses() -> None:
-                await worker.ready.wait()
-                _log_addresses(worker, web.address_of(listener))
-
-            return await run_until_stopped(bus, worker, plan, in_flight="requests", tasks=[log_addresses])
+        async with web.web_worker(application, listener) as worker, task_group() as tasks:
+            tasks.start_soon(_log_addresses, worker, web.address_of(listener))
+            yield worker
+            tasks.cancel_scope.cancel()
 
 
-def _log_addresses(worker: "WebWorker", address: HostPort) -> None:
+async def _log_addresses(worker: "WebWorker", address: HostPort) -> None:
+    await worker.ready.wait()
     for loaded in worker.handlers:
         model = f", model {loaded.model.name} {loaded.model.version}" if loaded.model else ""
         log.info("http://%s/predict/%s%s", address, loaded.handler.name, model)

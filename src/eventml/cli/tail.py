@@ -40,11 +40,7 @@ def tail(
 
 
 async def print_topic(bus: Bus, topic: str, start: Start, number: int | None) -> None:
-    """Print records of a topic until a signal stops it, standard output is closed or `number` are printed.
-
-    Raises:
-        UsageError: the backend lives in another process.
-    """
+    """Print records of a topic until a signal stops it, standard output is closed or `number` are printed."""
     async with task_group() as tasks:
         tasks.start_soon(stop_on_signals, tasks.cancel_scope.cancel, tasks.cancel_scope.cancel)
         tasks.start_soon(_stop_when_pipe_closes, tasks.cancel_scope)
@@ -91,6 +87,4 @@ async def _stop_when_pipe_closes(scope: anyio.CancelScope) -> None:
 
 def _discard_output() -> None:
     """Redirect standard output to nowhere: Python would fail to flush it to a closed pipe at exit."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import math
 import time
-from collections import defaultdict
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
 
@@ -15,7 +14,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from eventml.cli.buses import BusArgument, find_bus
+from eventml.bus import import_bus
+from eventml.cli.buses import BusArgument, find, seconds
 from eventml.cli.output import UsageError, format_table
 from eventml.deploy.workers import HostPort, parse_host_port
 from eventml.errors import MissingExtraError, UnavailableError
@@ -31,27 +31,17 @@ _WORKERS: Final = ("worker", "state", "up", "restarts", "in flight", "oldest", "
 
 
 class Snapshot(msgspec.Struct, frozen=True):
-    """The metrics of a service at one moment, or their increase between two.
+    """The metrics of a service at one moment, or their increase between two."""
 
-    Attributes:
-        at: Time of a monotonic clock, in seconds.
-        samples: Value of each sample by its name and labels.
-    """
-
-    at: float
-    samples: Mapping[tuple[str, Labels], float]
+    at: float  # seconds, of a monotonic clock
+    samples: Mapping[tuple[str, Labels], float]  # by name and labels
 
     def since(self, before: Snapshot) -> Snapshot:
         """Return the increase of each counter; its value if it was reset. A histogram is reset as a whole."""
-        earlier = {sample: before.samples.get(sample, 0.0) for sample in self.samples}
-        reset = {_series(sample) for sample, value in self.samples.items() if value < earlier[sample]}
-        return Snapshot(
-            self.at,
-            {
-                sample: value if _series(sample) in reset else value - earlier[sample]
-                for sample, value in self.samples.items()
-            },
-        )
+        samples = self.samples.items()
+        reset = {_series(sample) for sample, value in samples if value < before.samples.get(sample, 0)}
+        earlier = {one: value for one, value in before.samples.items() if _series(one) not in reset}
+        return Snapshot(self.at, {sample: value - earlier.get(sample, 0) for sample, value in samples})
 
     def sum(self, name: str, **labels: str) -> float | None:
         """Return the sum of the samples of a metric that have these labels; None if there are none."""
@@ -75,18 +65,16 @@ def _series(sample: tuple[str, Labels]) -> tuple[str, Labels]:
 def top(
     bus: BusArgument,
     at: Annotated[
-        str, typer.Option("--at", metavar="[HOST:]PORT", help="Address of the service's operations port.")
+        str, typer.Option(metavar="[HOST:]PORT", help="Address of the service's operations port.")
     ] = str(HostPort()),
-    every: Annotated[
-        float, typer.Option("--every", metavar="SECONDS", min=0.2, help="Time between two updates.")
-    ] = 1.0,
+    every: Annotated[float, seconds(0.2, "Time between two updates.")] = 1.0,
     once: Annotated[bool, typer.Option("--once", help="Print one update and exit.")] = False,
 ) -> None:
     """Show a running service live: its workers, lag, rates and latencies.
 
     Rates and latencies are those since the last update. Ctrl-C exits.
     """
-    name, address, console = find_bus(bus).name, parse_host_port(at), Console()
+    name, address, console = find(import_bus, bus).name, parse_host_port(at), Console()
     before = _fetch(name, address)
     if once or not console.is_terminal:
         time.sleep(every)
@@ -108,12 +96,7 @@ def top(
 
 
 def _fetch(bus: str, address: HostPort) -> Snapshot:
-    """Fetch the metrics of the service of a bus.
-
-    Raises:
-        UnavailableError: nothing answers at the address.
-        UsageError: it is the operations port of another bus, or no operations port.
-    """
+    """Fetch the metrics of the service of a bus; refuse any port that is not its own."""
     connection = http.client.HTTPConnection(address.host, address.port, timeout=_TIMEOUT)
     try:
         connection.request("GET", "/metrics", headers={"Accept": "text/plain"})
@@ -170,19 +153,13 @@ def render(bus: str, address: HostPort, before: Snapshot, now: Snapshot) -> str:
 def handler_row(before: Snapshot, now: Snapshot, name: str) -> list[str]:
     """Return the numbers of a handler; rates and latencies are those of the time between two snapshots."""
     rise, seconds = now.since(before), max(now.at - before.at, 1e-9)
-    received, published, calls, in_calls = (
-        rise.sum(f"eventml_{metric}", handler=name) or 0
-        for metric in (
-            "events_received_total",
-            "events_published_total",
-            "batch_size_count",
-            "batch_size_sum",
-        )
-    )
-    latencies: dict[float, float] = defaultdict(float)
-    for (metric, labels), value in rise.samples.items():
-        if metric == "eventml_latency_seconds_bucket" and ("handler", name) in labels:
-            latencies[float(dict(labels)["le"])] += value
+    received = rise.sum("eventml_events_received_total", handler=name) or 0
+    published = rise.sum("eventml_events_published_total", handler=name) or 0
+    calls = rise.sum("eventml_batch_size_count", handler=name) or 0
+    in_calls = rise.sum("eventml_batch_size_sum", handler=name) or 0
+    bucket = "eventml_latency_seconds_bucket"
+    bounds = rise.label_values(bucket, "le", handler=name)
+    latencies = {float(bound): rise.sum(bucket, handler=name, le=bound) or 0 for bound in bounds}
     return [
         name,
         format_number(now.sum("eventml_lag", handler=name)),
@@ -217,12 +194,8 @@ def worker_row(now: Snapshot, name: str) -> list[str]:
 def quantile(buckets: Mapping[float, float], q: float) -> float | None:
     """Return a quantile of a histogram, interpolated in its bucket as Prometheus' `histogram_quantile` does.
 
-    Args:
-        buckets: Cumulative count of each bucket by its upper bound.
-        q: The quantile, from 0 to 1.
-
-    Returns:
-        None if the histogram is empty. Above the highest finite bound, that bound.
+    `buckets` are cumulative counts by upper bound, and `q` is from 0 to 1. The quantile of an empty histogram
+    is None, and one above the highest finite bound is that bound.
     """
     ordered = sorted(buckets.items())
     if not ordered or ordered[-1][1] <= 0:

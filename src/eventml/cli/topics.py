@@ -4,7 +4,7 @@ The lag of a consumer group at a topic is the number of events that it has not c
 """
 
 # No `from __future__ import annotations` here: typer reads the annotations at run time.
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
 import anyio
@@ -78,7 +78,7 @@ def lag(bus: BusArgument, backend: BackendOption = None, as_json: JsonOption = F
         found = {"bus": app_bus.name, "backend": backend_url(app_bus), "groups": groups}
         typer.echo(msgspec.json.encode(found))
     else:
-        rows = [row for group in groups for row in _rows(**group)]
+        rows = [row for group in groups for row in _rows(group)]
         typer.echo(format_table(["handler", "group", "topic", "partition", "lag"], rows))
 
 
@@ -101,10 +101,7 @@ async def _read_lag(bus: Bus) -> list[dict[str, Any]]:
     return groups
 
 
-def _rows(
-    handler: str, group: str, topic: str, lag: int | None, partitions: dict[int, int] | None
-) -> list[list[str]]:
-    if partitions is None:
-        return [[handler, group, topic, "-", "unknown"]]
-    counts = [*partitions.items(), ("all", lag)]
-    return [[handler, group, topic, str(partition), str(count)] for partition, count in counts]
+def _rows(group: dict[str, Any]) -> Iterator[list[str]]:
+    counts = {"-": "unknown"} if group["lag"] is None else {**group["partitions"], "all": group["lag"]}
+    for partition, count in counts.items():
+        yield [group["handler"], group["group"], group["topic"], str(partition), str(count)]

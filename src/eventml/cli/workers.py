@@ -2,16 +2,16 @@
 
 # No `from __future__ import annotations` here: typer reads the annotations at run time.
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
 from threading import Timer
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import anyio
 import typer
 
 from eventml.bus import Bus, stop_on_signals
-from eventml.cli.buses import BackendOption, BusArgument
+from eventml.cli.buses import BackendOption, BusArgument, seconds
 from eventml.cli.output import start_logging
 from eventml.deploy.workers import (
     HealthLimits,
@@ -20,9 +20,7 @@ from eventml.deploy.workers import (
     ServicePlan,
     force_exit_later,
     parse_host_port,
-    run_service,
     serve_operations,
-    start_service_logging,
 )
 from eventml.runtime import task_group
 
@@ -38,15 +36,12 @@ def service_plan(  # noqa: PLR0913 - options of a command
     only: Annotated[
         list[str] | None,
         typer.Option(
-            "--only",
-            metavar="HANDLER",
-            help="Run only this handler. Repeat it for more, or divide names by commas.",
+            metavar="HANDLER", help="Run only this handler. Repeat it for more, or divide names by commas."
         ),
     ] = None,
     operations: Annotated[
         str | None,
         typer.Option(
-            "--operations",
             metavar="[HOST:]PORT",
             help="Serve /livez, /readyz and /metrics on this address, of the loopback interface if it has no "
             "host. With --workers the default is port 9464 if it is free. `off` disables it.",
@@ -54,39 +49,22 @@ def service_plan(  # noqa: PLR0913 - options of a command
     ] = None,
     log_format: Annotated[
         Literal["text", "json"],
-        typer.Option("--log-format", help="Write log lines as text or as JSON objects."),
+        typer.Option(help="Write log lines as text or as JSON objects."),
     ] = "text",
     boot_grace: Annotated[
         float,
-        typer.Option(
-            metavar="SECONDS",
-            min=0.1,
-            help="With --workers: restart a worker that takes longer than this to load its models.",
-        ),
+        seconds(0.1, "With --workers: restart a worker that takes longer than this to load its models."),
     ] = _LIMITS.boot_grace,
     stuck_after: Annotated[
         float,
-        typer.Option(
-            metavar="SECONDS",
-            min=1,
-            help="Restart a worker that has events in flight and completes none for this long.",
-        ),
+        seconds(1, "Restart a worker that has events in flight and completes none for this long."),
     ] = _LIMITS.stuck_after,
     hung_after: Annotated[
         float,
-        typer.Option(
-            metavar="SECONDS",
-            min=1,
-            help="Replace a worker with a thread that still runs this long after its handler's timeout.",
-        ),
+        seconds(1, "Replace a worker with a thread that still runs this long after its handler's timeout."),
     ] = _LIMITS.hung_after,
     silent_after: Annotated[
-        float,
-        typer.Option(
-            metavar="SECONDS",
-            min=2,
-            help="Restart a worker whose event loop has been blocked for this long.",
-        ),
+        float, seconds(2, "Restart a worker whose event loop has been blocked for this long.")
     ] = _LIMITS.silent_after,
 ) -> ServicePlan:
     """Return the plan that the options of both commands describe, for one worker.
@@ -107,107 +85,59 @@ def service_plan(  # noqa: PLR0913 - options of a command
     )
 
 
-def run_workers(
-    bus: Bus, plan: ServicePlan, run: Callable[[Bus, ServicePlan], Awaitable[int]] = run_service
-) -> None:
-    """Run worker processes under a supervisor, which is this process, until they are stopped.
-
-    Args:
-        bus: The bus, configured.
-        plan: How the service is run.
-        run: Runs the service and returns the exit status.
-
-    Raises:
-        typer.Exit: a worker failed too often, or events were left unfinished.
-    """
-    if status := anyio.run(run, bus, plan):
-        raise typer.Exit(status)
-
-
 def run_in_process(
-    run: Callable[[Bus, ServicePlan], Awaitable[bool]],
+    open_worker: Callable[[Bus, ServicePlan], AbstractAsyncContextManager[RunningWorker]],
     bus: Bus,
-    plan: ServicePlan,
-    loop_options: Mapping[str, Any] | None = None,
-) -> None:
-    """Run one worker in this process, until it is stopped.
-
-    Args:
-        run: Runs the worker and returns whether all that was in flight at the end was completed.
-        bus: The bus, configured.
-        plan: How the worker is run.
-        loop_options: Backend options of `anyio.run`.
-
-    Raises:
-        typer.Exit: something was left unfinished.
-    """
-    if plan.json_logs:
-        start_service_logging("worker", json=True)
-    start_logging()
-
-    async def run_then_exit() -> tuple[bool, Timer]:
-        # Closing the event loop waits for its threads, and a handler that hangs holds one: leave without it.
-        finished = await run(bus, plan)
-        return finished, force_exit_later(0 if finished else 1)
-
-    finished, forced_exit = anyio.run(run_then_exit, backend_options=dict(loop_options or {}))
-    forced_exit.cancel()
-    if not finished:
-        raise typer.Exit(1)
-
-
-async def run_until_stopped(
-    bus: Bus,
-    worker: RunningWorker,
     plan: ServicePlan,
     *,
     in_flight: str,
-    tasks: Sequence[Callable[[], Coroutine[Any, Any, None]]] = (),
-) -> bool:
-    """Run a worker until a signal stops it, and serve the operations port if the plan has one.
+    loop_options: Mapping[str, Any] | None = None,
+) -> None:
+    """Run one worker in this process until a signal stops it, with the operations port if the plan has one.
 
-    Args:
-        bus: The configured bus of the worker.
-        worker: The worker.
-        plan: How the worker is run.
-        in_flight: What the worker completes when it is stopped, for the log: "events", "requests".
-        tasks: Functions to run beside the worker; they are cancelled when it ends.
-
-    Returns:
-        Whether all that was in flight at the end was completed.
+    `in_flight` names what the worker completes when it is stopped, for the log: "events", "requests".
+    `loop_options` are backend options of `anyio.run`. The exit status is 1 if something was left unfinished.
     """
-    operations = (
-        serve_operations(bus.name, worker, plan.operations, max_lag=plan.max_lag, limits=plan.limits)
-        if isinstance(plan.operations, HostPort)
-        else nullcontext()
-    )
-    async with operations, task_group() as running:
-        logged = _LoggedStop(worker, in_flight, bus.settings.drain)
-        running.start_soon(stop_on_signals, logged.stop, logged.abandon)
-        for task in tasks:
-            running.start_soon(task)
-        finished = await worker.run()
-        running.cancel_scope.cancel()
-    return finished
+    start_logging(json=plan.json_logs)
+
+    async def run() -> tuple[bool, Timer]:
+        async with open_worker(bus, plan) as worker, _operations(bus, worker, plan), task_group() as tasks:
+            logged = _LoggedStop(worker, in_flight, bus.settings.drain)
+            tasks.start_soon(stop_on_signals, logged.stop, logged.abandon)
+            finished = await worker.run()
+            tasks.cancel_scope.cancel()
+        # Closing the event loop waits for its threads, and a handler that hangs holds one: leave without it.
+        return finished, force_exit_later(0 if finished else 1)
+
+    finished, forced_exit = anyio.run(run, backend_options=dict(loop_options or {}))
+    forced_exit.cancel()
+    raise typer.Exit(0 if finished else 1)
 
 
-class _LoggedStop:
+def _operations(
+    bus: Bus, worker: RunningWorker, plan: ServicePlan
+) -> AbstractAsyncContextManager[HostPort | None]:
+    if not isinstance(plan.operations, HostPort):
+        return nullcontext()
+    return serve_operations(bus.name, worker, plan.operations, max_lag=plan.max_lag, limits=plan.limits)
+
+
+class _LoggedStop(NamedTuple):
     """Stops or abandons a worker, and logs how much is in flight."""
 
-    def __init__(self, worker: RunningWorker, in_flight: str, drain: float) -> None:
-        self._worker = worker
-        self._in_flight = in_flight
-        self._drain = drain
+    worker: RunningWorker
+    in_flight: str
+    drain: float
 
     def stop(self) -> None:
         log.info(
             "stopping: %d %s in flight have %g s to finish; a second signal abandons them",
-            self._worker.in_flight,
-            self._in_flight,
-            self._drain,
+            self.worker.in_flight,
+            self.in_flight,
+            self.drain,
         )
-        self._worker.stop()
+        self.worker.stop()
 
     def abandon(self) -> None:
-        log.warning("second signal: abandoning %d %s in flight", self._worker.in_flight, self._in_flight)
-        self._worker.abandon()
+        log.warning("second signal: abandoning %d %s in flight", self.worker.in_flight, self.in_flight)
+        self.worker.abandon()

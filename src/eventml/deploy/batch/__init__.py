@@ -11,7 +11,7 @@ It may import bus, runtime and what lies below them. Modules that need SQLAlchem
 pyarrow, which come with the extra `batch`, are imported by `job.py` when a source or target needs them.
 """
 
-from eventml.deploy.batch.csv_reader import BadRow, ByteStream, CsvReader, TextLines, value_of_cell
+from eventml.deploy.batch.csv_reader import BadRow, CsvReader, TextLines, value_of_cell
 from eventml.deploy.batch.job import (
     DEFAULT_CHECKPOINT,
     DEFAULT_CHUNK,
@@ -26,7 +26,6 @@ __all__ = [
     "DEFAULT_CHECKPOINT",
     "DEFAULT_CHUNK",
     "BadRow",
-    "ByteStream",
     "CsvReader",
     "ScorePlan",
     "ScoreProgress",

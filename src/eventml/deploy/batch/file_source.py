@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import stat
 from contextlib import contextmanager
 from itertools import islice
-from typing import TYPE_CHECKING, Any, BinaryIO, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import pyarrow as pa
@@ -17,6 +16,7 @@ from eventml.errors import SourceError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from io import BufferedReader
     from pathlib import Path
 
 _MAX_BAD_ROW_TEXT: Final = 10_000  # characters of a row that cannot be read
@@ -31,12 +31,10 @@ class _File:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        with self._open() as stream:
-            if not stat.S_ISREG(path.stat().st_mode):
-                raise SourceError(
-                    f"{path} is no regular file: a job that is to be resumed cannot read it twice"
-                )
-            stream.close()
+        with self._open():
+            pass
+        if not path.is_file():
+            raise SourceError(f"{path} is no regular file: a job that is to be resumed cannot read it twice")
 
     def fingerprint(self) -> str:
         """Return a text that changes when the file is written or replaced."""
@@ -51,7 +49,7 @@ class _File:
         """Do nothing: no file is open between two chunks."""
 
     @contextmanager
-    def _open(self) -> Iterator[BinaryIO]:
+    def _open(self) -> Iterator[BufferedReader]:
         try:
             with self._path.open("rb") as stream:
                 yield stream
@@ -64,7 +62,7 @@ class _File:
         offset, number = after or (0, 0)
         with self._open() as stream:
             stream.seek(offset)
-            yield TextLines(stream, str(self._path), offset=offset, number=number)  # type: ignore[arg-type]  # a buffered file
+            yield TextLines(stream, str(self._path), offset=offset, number=number)
 
 
 class JsonLinesSource(_File):
@@ -88,10 +86,6 @@ class JsonLinesSource(_File):
 
 class CsvSource(_File):
     """Reads the rows of a CSV as text, None for a blank cell.
-
-    Args:
-        path: The file.
-        id_column: The column of the ids.
 
     Raises:
         SourceError: There is no such file, it has no usable header, or lacks the column.
@@ -143,10 +137,6 @@ class ParquetSource(_File):
     """Reads the rows of a Parquet file in its order. A position is the number of rows before it.
 
     Only the chosen columns are read, and of a row group no more than the pages of a chunk at a time.
-
-    Args:
-        path: The file.
-        id_column: The column of the ids.
 
     Raises:
         SourceError: There is no such file, it is no Parquet file, or lacks the column.

@@ -16,7 +16,6 @@ from eventml.deploy.batch.job import (
     DEFAULT_CHECKPOINT,
     DEFAULT_CHUNK,
     ScorePlan,
-    ScoreProgress,
     ScoreSummary,
     score,
 )
@@ -28,7 +27,6 @@ __all__ = [
     "BadRow",
     "CsvReader",
     "ScorePlan",
-    "ScoreProgress",
     "ScoreSummary",
     "TextLines",
     "parse_location",

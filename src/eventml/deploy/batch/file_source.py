@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING
 
 import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from eventml.deploy.batch.chunks import RejectedRow, RowChunk, require_id_column
+from eventml.deploy.batch.chunks import MAX_ROW_TEXT, RejectedRow, RowChunk, require_id_column
 from eventml.deploy.batch.csv_reader import BadRow, CsvReader, TextLines
 from eventml.errors import SourceError
 
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from io import BufferedReader
     from pathlib import Path
-
-_MAX_BAD_ROW_TEXT: Final = 10_000  # characters of a row that cannot be read
 
 
 class _File:
@@ -37,16 +35,14 @@ class _File:
             raise SourceError(f"{path} is no regular file: a job that is to be resumed cannot read it twice")
 
     def fingerprint(self) -> str:
-        """Return a text that changes when the file is written or replaced."""
         found = self._path.stat()
         return f"{found.st_ino}-{found.st_size}-{found.st_mtime_ns}"
 
     def total(self) -> int | None:
-        """Return the size of the file in bytes."""
         return self._path.stat().st_size
 
     def close(self) -> None:
-        """Do nothing: no file is open between two chunks."""
+        pass  # no file is open between two chunks
 
     @contextmanager
     def _open(self) -> Iterator[BufferedReader]:
@@ -102,7 +98,6 @@ class CsvSource(_File):
         self._id = id_column
 
     def chunks(self, columns: Sequence[str], *, rows: int, after: Sequence[int] | None) -> Iterator[RowChunk]:
-        """Read rows as columns of text. A position is a byte offset and a line's number."""
         places = [self.columns.index(name) for name in (self._id, *columns)]
         with self._lines(after or self._first_row) as lines:
             reader = CsvReader(lines, str(self._path), self.columns)
@@ -113,7 +108,9 @@ class CsvSource(_File):
                 rejected: list[RejectedRow] = []
                 for row in islice(found, rows):
                     if isinstance(row, BadRow):
-                        rejected.append(_rejected(row))
+                        shown = msgspec.json.encode(row.cells).decode() if row.cells else ""
+                        line = f"line {row.line}"
+                        rejected.append(RejectedRow(line, "DecodeError", row.reason, shown[:MAX_ROW_TEXT]))
                     else:
                         good.append(row)
                         labels.append(f"line {reader.line}")
@@ -151,11 +148,9 @@ class ParquetSource(_File):
         require_id_column(path, self.columns, id_column)
 
     def total(self) -> int | None:
-        """Return the number of rows."""
         return int(self._file.metadata.num_rows)
 
     def chunks(self, columns: Sequence[str], *, rows: int, after: int | None) -> Iterator[RowChunk]:
-        """Read rows as Arrow arrays."""
         done, skip = 0, after or 0
         names = list(dict.fromkeys([self._id, *columns]))
         with self._translate_errors():
@@ -173,7 +168,6 @@ class ParquetSource(_File):
                 )
 
     def close(self) -> None:
-        """Close the file."""
         self._file.close()
 
     @contextmanager
@@ -183,8 +177,3 @@ class ParquetSource(_File):
         except (pa.ArrowException, OSError) as exc:
             reason = str(exc).partition("\n")[0]
             raise SourceError(f"{self._path}: cannot be read as Parquet: {reason}") from exc
-
-
-def _rejected(row: BadRow) -> RejectedRow:
-    shown: Any = msgspec.json.encode(row.cells).decode() if row.cells else ""
-    return RejectedRow(f"line {row.line}", "DecodeError", row.reason, shown[:_MAX_BAD_ROW_TEXT])

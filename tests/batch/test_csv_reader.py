@@ -19,13 +19,13 @@ CELLS = st.text(st.characters(codec="utf-8"), max_size=20)
 NAMES = st.lists(CELLS.filter(bool), min_size=1, max_size=4, unique=True)
 
 
-class Pieces:
+class Pieces(io.BufferedIOBase):
     """A pipe whose reads return these pieces one by one, and then its end."""
 
     def __init__(self, pieces: list[bytes]) -> None:
         self._pieces = iter(pieces)
 
-    def read1(self, _size: int, /) -> bytes:
+    def read1(self, _size: int = -1, /) -> bytes:
         return next(self._pieces, b"")
 
 

@@ -126,8 +126,7 @@ def test_outputs_of_other_fields_than_in_an_earlier_part_are_refused(folder: Pat
     second = FileTarget(location, every=0.0)
     assert second.begin(RUN, None).position == 1
     chunk = chunk_of(2, [3])
-    renamed = msgspec.structs.replace(single_column("float").columns[0], name="other")
-    chunk.schema = msgspec.structs.replace(single_column("float"), columns=(renamed,))
+    chunk.schema = (msgspec.structs.replace(single_column("float")[0], name="other"),)
     with pytest.raises(TargetError, match=r"other fields than before: .*Annotate its output's type"):
         second.write(chunk)
     second.close()

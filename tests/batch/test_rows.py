@@ -14,9 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventml.deploy.batch.chunks import as_list
-from eventml.deploy.batch.row_decoding import RowDecoder, split_rows
-from eventml.errors import DecodeError
+from eventml.deploy.batch.chunks import RowChunk, as_list
+from eventml.deploy.batch.row_decoding import RowDecoder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,28 +58,28 @@ def _columns(rows: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
     return {name: [row[name] for row in rows] for name in ("name", "number", "amount", "flag")}
 
 
+def decode(
+    decoder: RowDecoder, columns: dict[str, list[Any]], ids: Sequence[int | None]
+) -> tuple[list[Any], list[str]]:
+    """The events, and the ids of the rejected rows."""
+    found = decoder.decode(RowChunk(position=None, ids=list(ids), columns=columns))
+    return found.events, [row.id for row in found.rejected]
+
+
 @given(st.lists(good_rows, max_size=20))
 def test_columns_become_the_events_that_a_stream_would_decode(rows: list[dict[str, Any]]) -> None:
-    assert RowDecoder(Event).events(_columns(rows), len(rows)) == [_decoded(row) for row in rows]
+    found = decode(RowDecoder(Event), _columns(rows), range(len(rows)))
+    assert found == ([_decoded(row) for row in rows], [])
 
 
 @given(st.lists(any_rows, min_size=1, max_size=8))
 def test_exactly_the_rows_that_a_stream_refuses_are_refused(rows: list[dict[str, Any]]) -> None:
     # 0 and 1 are truth values in a database, which a stream would refuse: the only difference.
     rows = [{**row, "flag": bool(row["flag"]) if row["flag"] in (0, 1) else row["flag"]} for row in rows]
-    shape = RowDecoder(Event)
     expected = [_decoded(row) for row in rows]
-    for row, event in zip(rows, expected, strict=True):
-        if event is None:
-            with pytest.raises(DecodeError):
-                shape.event(row)
-        else:
-            assert shape.event(row) == event
-    if None in expected:
-        with pytest.raises(DecodeError):
-            shape.events(_columns(rows), len(rows))
-    else:
-        assert shape.events(_columns(rows), len(rows)) == expected
+    events, rejected = decode(RowDecoder(Event), _columns(rows), range(len(rows)))
+    assert events == [event for event in expected if event is not None]
+    assert rejected == [str(number) for number, event in enumerate(expected) if event is None]
 
 
 @pytest.mark.parametrize(
@@ -102,7 +101,8 @@ def test_a_column_becomes_a_list_of_unchanged_values(column: Any, expected: list
     assert list(map(type, found)) == list(map(type, expected))
 
 
-def test_values_of_a_database_become_those_of_json() -> None:
+@pytest.mark.parametrize("ids", [[1, 2], [1, None]], ids=["by column", "by row"])
+def test_values_of_a_database_become_those_of_json(ids: list[int | None]) -> None:
     class Row(msgspec.Struct):
         text: str
         whole: int
@@ -110,23 +110,23 @@ def test_values_of_a_database_become_those_of_json() -> None:
         flag: bool
 
     columns: dict[str, list[Any]] = {
-        "text": [UUID(int=7)],
-        "whole": [Decimal("12.00")],
-        "part": [Decimal("0.1")],
-        "flag": [1],
+        "text": [UUID(int=7)] * 2,
+        "whole": [Decimal("12.00")] * 2,
+        "part": [Decimal("0.1")] * 2,
+        "flag": [1] * 2,
     }
     expected = Row("00000000-0000-0000-0000-000000000007", 12, 0.1, flag=True)
-    assert RowDecoder(Row).events(columns, 1) == [expected]
-    assert RowDecoder(Row).event({name: values[0] for name, values in columns.items()}) == expected
+    events, _ = decode(RowDecoder(Row), columns, ids)
+    assert events == [expected] * (2 if ids[1] else 1)
 
 
 @pytest.mark.parametrize("event_type", [dict, dict[str, Any], Any])
 def test_cells_without_a_type_get_the_values_that_publishing_gives_them(event_type: Any) -> None:
     columns: dict[str, list[Any]] = {"zone": ["7", None], "code": ["007", "x"], "distance": ["1.5", "2e3"]}
     expected = [{"zone": 7, "code": "007", "distance": 1.5}, {"zone": None, "code": "x", "distance": 2000.0}]
-    builder = RowDecoder(event_type, from_text=True)
-    assert builder.events(columns, 2) == expected
-    assert [builder.event(row) for row in split_rows(columns, 2)] == expected
+    decoder = RowDecoder(event_type, from_text=True)
+    assert decode(decoder, columns, [1, 2]) == (expected, [])
+    assert decode(decoder, columns, [1, None])[0] == expected[:1]
 
 
 def test_cells_of_a_field_are_converted_to_its_type() -> None:
@@ -136,4 +136,4 @@ def test_cells_of_a_field_are_converted_to_its_type() -> None:
         other: Any = None
 
     columns: dict[str, list[Any]] = {"code": ["007"], "zone": ["7"], "other": ["1.5"]}
-    assert RowDecoder(Row, from_text=True).events(columns, 1) == [Row("007", 7, 1.5)]
+    assert decode(RowDecoder(Row, from_text=True), columns, [1]) == ([Row("007", 7, 1.5)], [])

@@ -27,7 +27,7 @@ class Output(msgspec.Struct):
 def test_the_kind_of_a_column_follows_from_the_field_s_type() -> None:
     schema = schema_of_type(Output)
     assert schema is not None
-    kinds = {field.name: field.kind for field in schema.columns}
+    kinds = {field.name: field.kind for field in schema}
     assert kinds == {
         "whole": "int",
         "part": "float",

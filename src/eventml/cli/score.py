@@ -188,7 +188,7 @@ class _Command:
                 self._bus,
                 self._plan,
                 stop=self._stop,
-                progress=lambda now: update(now.total, now.done, now.rows - now.resumed),
+                progress=lambda now: update(now.total, now.done, now.rows),
             )
         typer.echo(msgspec.json.encode(summary) if self._as_json else describe(summary))
         if summary.state == "stopped":

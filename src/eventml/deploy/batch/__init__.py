@@ -11,12 +11,11 @@ It may import bus, runtime and what lies below them. Modules that need SQLAlchem
 pyarrow, which come with the extra `batch`, are imported by `job.py` when a source or target needs them.
 """
 
-from eventml.deploy.batch.csv_reader import BadRow, ByteStream, CsvReader, TextLines, value_of_cell
+from eventml.deploy.batch.csv_reader import BadRow, CsvReader, TextLines, value_of_cell
 from eventml.deploy.batch.job import (
     DEFAULT_CHECKPOINT,
     DEFAULT_CHUNK,
     ScorePlan,
-    ScoreProgress,
     ScoreSummary,
     score,
 )
@@ -26,10 +25,8 @@ __all__ = [
     "DEFAULT_CHECKPOINT",
     "DEFAULT_CHUNK",
     "BadRow",
-    "ByteStream",
     "CsvReader",
     "ScorePlan",
-    "ScoreProgress",
     "ScoreSummary",
     "TextLines",
     "parse_location",

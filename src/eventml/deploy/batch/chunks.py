@@ -5,7 +5,7 @@ A column is a list, or a pyarrow array, which only a source that has pyarrow mak
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 import msgspec
 
@@ -19,14 +19,16 @@ Position: TypeAlias = Any
 """How far a source has been read: any value that JSON can hold. Only the source that made it reads it."""
 
 
+MAX_ROW_TEXT: Final = 100_000
+"""Characters of a row that are kept when it is rejected."""
+
+
 class RejectedRow(msgspec.Struct, frozen=True):
-    """A row without a prediction because of an error.
+    """A row without a prediction because of an error: the name of the exception's class and its message.
 
     Attributes:
         id: The row's id; if it has none that can be read, its location in the source, such as `line 17`.
-        exception: The name of the exception's class.
-        message: The exception's message, shortened.
-        row: The row as JSON, as far as it could be read.
+        row: The row as JSON, as far as it could be read, cut to `MAX_ROW_TEXT`.
         attempts: How often the predictor was called for it.
     """
 
@@ -68,15 +70,13 @@ class ScoredChunk(msgspec.Struct):
     """The predictions for a chunk of rows, as columns.
 
     Attributes:
-        position: The source's position behind the chunk.
+        position, duplicates, done: As in the `RowChunk`.
         ids: The ids of the rows that have a prediction.
         columns: The predictions' values, in the order of the schema's columns.
         schema: The columns; None while nothing was predicted.
-        rejected: The rows that failed.
+        rejected: The rows that could not be read, and those that failed.
         read: Rows in the chunk.
-        duplicates: Rows of the chunk that were not scored because the target has their prediction.
         no_output: Rows for which the predictor returned None.
-        done: See `RowChunk.done`.
     """
 
     position: Position
@@ -121,13 +121,7 @@ class RowCounts(msgspec.Struct):
 class RunIdentity(msgspec.Struct, frozen=True):
     """Properties that two runs must share for the second to resume the first.
 
-    Attributes:
-        predictor: The handler's name.
-        model: The model's name; empty without a model.
-        model_version: The model's version; empty without a model.
-        source: The source, without passwords.
-        fingerprint: The source's fingerprint.
-        id_column: The column of the rows' ids.
+    Without a model its name and version are empty. The source's text holds no passwords.
     """
 
     predictor: str
@@ -169,12 +163,9 @@ class Source(Protocol):
         """Return how much there is to read, in the unit of `RowChunk.done`; None if it is not known."""
 
     def chunks(self, columns: Sequence[str], *, rows: int, after: Position | None) -> Iterator[RowChunk]:
-        """Read the rows behind a position, in the same order every time.
+        """Read these columns and the ids behind a position, in the same order every time.
 
-        Args:
-            columns: The columns to read beside the id.
-            rows: The most rows in a chunk.
-            after: The position to begin at; None is the beginning.
+        A chunk has at most so many rows. The position None is the beginning.
 
         Raises:
             SourceError: The source cannot be read.
@@ -199,6 +190,8 @@ class Target(Protocol):
 
     def known(self, ids: Values) -> set[Any]:
         """Return those of the ids whose prediction the target has, or fewer, so that they are not scored."""
+        del ids
+        return set()
 
     def write(self, chunk: ScoredChunk) -> RowCounts:
         """Write the predictions, the rejected rows and the checkpoint, and return the counts so far.
@@ -290,17 +283,9 @@ def as_list(column: Values) -> list[Any]:
 
 
 def take(column: Values, positions: Sequence[int]) -> Values:
-    """Return the column's values at these positions."""
+    """Return the values of a list or a pyarrow array at these positions."""
     if isinstance(column, list):
         return [column[position] for position in positions]
-    if hasattr(column, "to_pylist"):
-        import pyarrow as pa  # noqa: PLC0415 - the column is pyarrow's, so it is installed
+    import pyarrow as pa  # noqa: PLC0415 - the column is pyarrow's, so it is installed
 
-        return column.take(pa.array(positions, pa.int64()))
-    return column[list(positions)]
-
-
-def as_json(values: Sequence[Any]) -> list[str | None]:
-    """Return values as JSON texts, with None left as it is."""
-    encode = msgspec.json.Encoder().encode
-    return [None if value is None else encode(value).decode() for value in values]
+    return column.take(pa.array(positions, pa.int64()))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 from collections import deque
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
@@ -16,6 +16,7 @@ from eventml.errors import SourceError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from io import BufferedIOBase
 
 MAX_LINE_BYTES: Final = 16 << 20
 """The longest line, in bytes. A binary file without line ends is refused before it fills the memory."""
@@ -26,21 +27,13 @@ _BLOCK_BYTES: Final = 1 << 20
 _decode_number: Final = msgspec.json.Decoder(int | float).decode
 
 
-class ByteStream(Protocol):
-    """A buffered binary stream."""
-
-    def read1(self, size: int, /) -> bytes:
-        """Return what is available, at most `size` bytes; wait if nothing is. Empty at the end."""
-        ...
-
-
 class TextLines:
     """An iterator over the lines of a file or a pipe, without line feeds and the byte order mark.
 
     It holds at most the lines of one read in memory.
 
     Args:
-        stream: The stream to read, positioned at `offset`.
+        stream: A buffered binary stream, positioned at `offset`.
         name: Name of the file, for messages.
         offset: Bytes before the first line to read.
         number: Number of the line that ends at `offset`.
@@ -51,11 +44,11 @@ class TextLines:
         bytes_read: Bytes that were read from the stream, `offset` at the start included.
     """
 
-    def __init__(self, stream: ByteStream, name: str, *, offset: int = 0, number: int = 0) -> None:
+    def __init__(self, stream: BufferedIOBase, name: str, *, offset: int = 0, number: int = 0) -> None:
         self._stream = stream
         self._name = name
         self._complete: deque[bytes] = deque()
-        self._incomplete: list[bytes] = []
+        self._incomplete = b""
         self._at_end = False
         self.offset = self.bytes_read = offset
         self.number = number
@@ -86,16 +79,12 @@ class TextLines:
         block = self._stream.read1(_BLOCK_BYTES)
         self.bytes_read += len(block)
         self._at_end = not block
-        *ends, rest = block.split(b"\n")
-        if ends:
-            self._complete += [b"".join([*self._incomplete, ends[0]]), *ends[1:]]
-            self._incomplete.clear()
-        if rest:
-            self._incomplete.append(rest)
+        *complete, self._incomplete = (self._incomplete + block).split(b"\n")
+        self._complete += complete
         if self._at_end and self._incomplete:
-            self._complete.append(b"".join(self._incomplete))
-            self._incomplete.clear()
-        if sum(map(len, self._incomplete)) > MAX_LINE_BYTES:
+            self._complete.append(self._incomplete)
+            self._incomplete = b""
+        if len(self._incomplete) > MAX_LINE_BYTES:
             number = self.number + len(self._complete) + 1
             raise SourceError(
                 f"{self._name}: line {number} is longer than {MAX_LINE_BYTES >> 20} MiB: this is neither CSV "
@@ -135,7 +124,9 @@ class CsvReader:
 
     def __init__(self, lines: TextLines, name: str, columns: list[str] | None = None) -> None:
         self._lines = lines
-        self._reader = csv.reader(_decoded(lines), strict=True)
+        # The bytes that are not UTF-8 become surrogates, by which the row is rejected.
+        text = (line.decode(errors="surrogateescape") + "\n" for line in lines)
+        self._reader = csv.reader(text, strict=True)
         self.line = 0
         self.columns = self._read_header(name) if columns is None else columns
 
@@ -163,25 +154,23 @@ class CsvReader:
                 yield cells
 
     def _read_header(self, name: str) -> list[str]:
+        problem, header = "", []
         try:
             header = next((cells for cells in self._reader if cells), [])
-            problem = _header_problem(header)
         except csv.Error as exc:
             problem = str(exc)
+        if not _is_utf8("".join(header)):
+            problem = "the header is not UTF-8"
+        elif "" in header:
+            problem = "the header has a column without a name"
+        elif len(set(header)) < len(header):
+            problem = "the header has two columns of one name"
         if problem:
             raise SourceError(
                 f"{name}: line {self._lines.number}: {problem}; a CSV file begins with a header that names "
                 "each column, no two alike"
             )
         return header
-
-
-def _header_problem(header: list[str]) -> str:
-    if not _is_utf8("".join(header)):
-        return "the header is not UTF-8"
-    if "" in header:
-        return "the header has a column without a name"
-    return "the header has two columns of one name" if len(set(header)) < len(header) else ""
 
 
 def value_of_cell(cell: str) -> str | int | float | None:
@@ -200,11 +189,6 @@ def value_of_cell(cell: str) -> str | int | float | None:
     except msgspec.DecodeError:
         return cell
     return value if isinstance(value, float) or -(1 << 63) <= value < 1 << 64 else cell
-
-
-def _decoded(lines: TextLines) -> Iterator[str]:
-    for line in lines:
-        yield line.decode(errors="surrogateescape") + "\n"
 
 
 def _is_utf8(text: str) -> bool:

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import stat
 from contextlib import contextmanager
 from itertools import islice
-from typing import TYPE_CHECKING, Any, BinaryIO, Final
+from typing import TYPE_CHECKING
 
 import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from eventml.deploy.batch.chunks import RejectedRow, RowChunk, require_id_column
+from eventml.deploy.batch.chunks import MAX_ROW_TEXT, RejectedRow, RowChunk, require_id_column
 from eventml.deploy.batch.csv_reader import BadRow, CsvReader, TextLines
 from eventml.errors import SourceError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from io import BufferedReader
     from pathlib import Path
-
-_MAX_BAD_ROW_TEXT: Final = 10_000  # characters of a row that cannot be read
 
 
 class _File:
@@ -31,27 +29,23 @@ class _File:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        with self._open() as stream:
-            if not stat.S_ISREG(path.stat().st_mode):
-                raise SourceError(
-                    f"{path} is no regular file: a job that is to be resumed cannot read it twice"
-                )
-            stream.close()
+        with self._open():
+            pass
+        if not path.is_file():
+            raise SourceError(f"{path} is no regular file: a job that is to be resumed cannot read it twice")
 
     def fingerprint(self) -> str:
-        """Return a text that changes when the file is written or replaced."""
         found = self._path.stat()
         return f"{found.st_ino}-{found.st_size}-{found.st_mtime_ns}"
 
     def total(self) -> int | None:
-        """Return the size of the file in bytes."""
         return self._path.stat().st_size
 
     def close(self) -> None:
-        """Do nothing: no file is open between two chunks."""
+        pass  # no file is open between two chunks
 
     @contextmanager
-    def _open(self) -> Iterator[BinaryIO]:
+    def _open(self) -> Iterator[BufferedReader]:
         try:
             with self._path.open("rb") as stream:
                 yield stream
@@ -64,7 +58,7 @@ class _File:
         offset, number = after or (0, 0)
         with self._open() as stream:
             stream.seek(offset)
-            yield TextLines(stream, str(self._path), offset=offset, number=number)  # type: ignore[arg-type]  # a buffered file
+            yield TextLines(stream, str(self._path), offset=offset, number=number)
 
 
 class JsonLinesSource(_File):
@@ -89,10 +83,6 @@ class JsonLinesSource(_File):
 class CsvSource(_File):
     """Reads the rows of a CSV as text, None for a blank cell.
 
-    Args:
-        path: The file.
-        id_column: The column of the ids.
-
     Raises:
         SourceError: There is no such file, it has no usable header, or lacks the column.
     """
@@ -108,7 +98,6 @@ class CsvSource(_File):
         self._id = id_column
 
     def chunks(self, columns: Sequence[str], *, rows: int, after: Sequence[int] | None) -> Iterator[RowChunk]:
-        """Read rows as columns of text. A position is a byte offset and a line's number."""
         places = [self.columns.index(name) for name in (self._id, *columns)]
         with self._lines(after or self._first_row) as lines:
             reader = CsvReader(lines, str(self._path), self.columns)
@@ -119,7 +108,9 @@ class CsvSource(_File):
                 rejected: list[RejectedRow] = []
                 for row in islice(found, rows):
                     if isinstance(row, BadRow):
-                        rejected.append(_rejected(row))
+                        shown = msgspec.json.encode(row.cells).decode() if row.cells else ""
+                        line = f"line {row.line}"
+                        rejected.append(RejectedRow(line, "DecodeError", row.reason, shown[:MAX_ROW_TEXT]))
                     else:
                         good.append(row)
                         labels.append(f"line {reader.line}")
@@ -144,10 +135,6 @@ class ParquetSource(_File):
 
     Only the chosen columns are read, and of a row group no more than the pages of a chunk at a time.
 
-    Args:
-        path: The file.
-        id_column: The column of the ids.
-
     Raises:
         SourceError: There is no such file, it is no Parquet file, or lacks the column.
     """
@@ -161,11 +148,9 @@ class ParquetSource(_File):
         require_id_column(path, self.columns, id_column)
 
     def total(self) -> int | None:
-        """Return the number of rows."""
         return int(self._file.metadata.num_rows)
 
     def chunks(self, columns: Sequence[str], *, rows: int, after: int | None) -> Iterator[RowChunk]:
-        """Read rows as Arrow arrays."""
         done, skip = 0, after or 0
         names = list(dict.fromkeys([self._id, *columns]))
         with self._translate_errors():
@@ -183,7 +168,6 @@ class ParquetSource(_File):
                 )
 
     def close(self) -> None:
-        """Close the file."""
         self._file.close()
 
     @contextmanager
@@ -193,8 +177,3 @@ class ParquetSource(_File):
         except (pa.ArrowException, OSError) as exc:
             reason = str(exc).partition("\n")[0]
             raise SourceError(f"{self._path}: cannot be read as Parquet: {reason}") from exc
-
-
-def _rejected(row: BadRow) -> RejectedRow:
-    shown: Any = msgspec.json.encode(row.cells).decode() if row.cells else ""
-    return RejectedRow(f"line {row.line}", "DecodeError", row.reason, shown[:_MAX_BAD_ROW_TEXT])

@@ -22,14 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow.csv import CSVWriter
 
-from eventml.deploy.batch.chunks import (
-    Checkpoint,
-    RowCounts,
-    RunIdentity,
-    ScoredChunk,
-    as_json,
-    as_list,
-)
+from eventml.deploy.batch.chunks import Checkpoint, RowCounts, RunIdentity, ScoredChunk, Target, as_list
 from eventml.deploy.batch.csv_reader import CsvReader, TextLines
 from eventml.deploy.batch.locations import FileFormat, FileLocation
 from eventml.deploy.batch.output_columns import PREDICTION_COLUMNS, OutputSchema, Values, single_column
@@ -72,7 +65,7 @@ class Manifest(msgspec.Struct, kw_only=True):
         _sync(folder)
 
 
-class FileTarget:
+class FileTarget(Target):
     """Writes a file that has a row for each prediction, and appears when the whole source is scored.
 
     A run that finishes replaces the predictions of earlier runs. One that was killed or stopped leaves the
@@ -81,9 +74,6 @@ class FileTarget:
     Args:
         location: The file.
         every: Seconds between two checkpoints: the work that a kill costs.
-
-    Attributes:
-        rejects: The path of the file of rejected rows.
 
     Raises:
         TargetError: Another run is writing the file, its folder cannot be written to, or it exists and
@@ -107,7 +97,6 @@ class FileTarget:
         self._last_checkpoint = time.monotonic()
 
     def begin(self, run: RunIdentity, schema: OutputSchema | None) -> Checkpoint:
-        """Return the checkpoint in the work folder, if it is one of this run, else a new one."""
         with self._translate_errors():
             found = _load_manifest(self._folder)
             if found is None or found.run != run:
@@ -121,15 +110,9 @@ class FileTarget:
             self._rejects: BinaryIO = (self._folder / "rejects.jsonl").open("ab")
             self._rejects.truncate(found.reject_bytes)
             self._rejects.seek(0, os.SEEK_END)  # `tell` stays where it was, and is what a checkpoint saves
-        self._checkpoint = found.checkpoint
         return found.checkpoint
 
-    def known(self, _ids: Values) -> set[Any]:
-        """Return nothing: the file is written anew."""
-        return set()
-
     def write(self, chunk: ScoredChunk) -> RowCounts:
-        """Write a chunk to the current part, and a checkpoint if it is due; return the counts so far."""
         with self._translate_errors():
             if chunk.schema is not None and len(chunk.ids):
                 if self._schema is None:
@@ -139,8 +122,8 @@ class FileTarget:
                     self._part = pq.ParquetWriter(self._folder / "unfinished", self._schema)
                 self._part.write_table(_table_of(chunk, chunk.schema, self._state.run, self._schema))
             self._rejects.write(msgspec.json.Encoder().encode_lines(chunk.rejected))
-            counts = self._checkpoint.counts.plus(chunk, written=len(chunk.ids))
-            self._checkpoint = Checkpoint(chunk.position, counts)
+            counts = self._state.checkpoint.counts.plus(chunk, written=len(chunk.ids))
+            self._state.checkpoint = Checkpoint(chunk.position, counts)
             if time.monotonic() - self._last_checkpoint >= self._every:
                 self._save_checkpoint()
         return counts
@@ -158,12 +141,10 @@ class FileTarget:
         self._rejects.flush()
         _sync(self._folder / "rejects.jsonl")
         state.reject_bytes = self._rejects.tell()
-        state.checkpoint = self._checkpoint
         state.save(self._folder)
         self._last_checkpoint = time.monotonic()
 
     def pause(self) -> None:
-        """Store all that was written, so that the next run resumes behind it."""
         with self._translate_errors():
             self._save_checkpoint()
 
@@ -235,11 +216,7 @@ def _load_manifest(folder: Path) -> Manifest | None:
 
 
 def _lock_folder(folder: Path, target: object) -> BinaryIO:
-    """Lock the folder until the returned file is closed or the process ends. Windows has no such locks.
-
-    Raises:
-        TargetError: Another run holds the lock.
-    """
+    """Lock the folder until the returned file is closed or the process ends. Windows has no such locks."""
     stream = (folder / _LOCK).open("ab")
     try:
         import fcntl  # noqa: PLC0415 - not on Windows
@@ -266,7 +243,7 @@ def _sync(path: Path) -> None:
 def arrow_schema(schema: OutputSchema, *, integer_ids: bool) -> pa.Schema:
     """Return the columns of a file of predictions."""
     kinds = {"int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
-    outputs = [(column.name, kinds.get(column.kind, pa.string())) for column in schema.columns]
+    outputs = [(column.name, kinds.get(column.kind, pa.string())) for column in schema]
     common = [(name, pa.string()) for name in PREDICTION_COLUMNS[1:]]
     return pa.schema([("id", pa.int64() if integer_ids else pa.string()), *outputs, *common])
 
@@ -274,10 +251,7 @@ def arrow_schema(schema: OutputSchema, *, integer_ids: bool) -> pa.Schema:
 def _table_of(chunk: ScoredChunk, schema: OutputSchema, run: RunIdentity, columns: pa.Schema) -> pa.Table:
     """A chunk's predictions as a table of these columns."""
     ids = _array(chunk.ids, columns.field("id").type)
-    arrays = {
-        column.name: as_json(as_list(values)) if column.kind == "json" else values
-        for column, values in zip(schema.columns, chunk.columns, strict=True)
-    }
+    arrays = {c.name: values for c, values in zip(schema, chunk.columns, strict=True)}
     constants = {"predictor": run.predictor, "model": run.model, "model_version": run.model_version}
     arrays |= {name: pa.repeat(pa.scalar(text), len(ids)) for name, text in constants.items()}
     texts = pc.cast(ids, pa.string())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import AsyncExitStack, closing
+from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -29,7 +30,7 @@ from eventml.errors import ConfigError, JobError, MissingExtraError
 from eventml.runtime import task_group
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
@@ -45,8 +46,6 @@ class ScorePlan(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         predictor: The handler's name.
-        source: Where the rows are read from.
-        target: Where the predictions are written to.
         id_column: The column of the rows' ids; None is the `id_field` of the predictor's topic.
         chunk: The most rows that are read, scored and written at once.
         checkpoint: Seconds between two checkpoints of a file target. A table has one for each chunk.
@@ -90,14 +89,12 @@ class ScoreProgress(msgspec.Struct):
     """How far a run is, for a progress bar.
 
     Attributes:
-        rows: Rows finished, those before this run included.
-        resumed: The rows before this run.
+        rows: Rows that this run has finished.
         done: How much of the source is finished, in the unit of `total`.
         total: The size of the source; None while it is not known.
     """
 
     rows: int = 0
-    resumed: int = 0
     done: int = 0
     total: int | None = None
 
@@ -176,11 +173,7 @@ async def score(
 
 
 def open_source(location: Location, id_column: str) -> Source:
-    """Open the source of a job.
-
-    Raises:
-        SourceError: It cannot be read, or lacks the column of the ids.
-    """
+    """Open the source of a job."""
     # Each module is imported only where it is needed: SQLAlchemy and pyarrow come with an extra.
     if isinstance(location, SqlLocation):
         from eventml.deploy.batch.sql_source import SqlSource  # noqa: PLC0415
@@ -195,11 +188,7 @@ def open_source(location: Location, id_column: str) -> Source:
 
 
 def open_target(location: Location, checkpoint: float) -> Target:
-    """Open the target of a job; `checkpoint` is the seconds between two checkpoints of a file.
-
-    Raises:
-        TargetError: It cannot be written.
-    """
+    """Open the target of a job; `checkpoint` is the seconds between two checkpoints of a file."""
     if isinstance(location, SqlLocation):
         from eventml.deploy.batch.sql_target import SqlTarget  # noqa: PLC0415 - as above
 
@@ -209,94 +198,81 @@ def open_target(location: Location, checkpoint: float) -> Target:
     return FileTarget(location, every=checkpoint)
 
 
+@dataclass
 class _Stages:
     """The three stages of one run, each in its own task: read, score and write."""
 
-    def __init__(
-        self,
-        plan: ScorePlan,
-        source: Source,
-        target: Target,
-        scorer: Scorer,
-        stop: anyio.Event,
-        report: Callable[[ScoreProgress], None] | None,
-    ) -> None:
-        self._plan = plan
-        self._source = source
-        self._target = target
-        self._scorer = scorer
-        self._stop = stop
-        self._report = report
+    plan: ScorePlan
+    source: Source
+    target: Target
+    scorer: Scorer
+    stop: anyio.Event
+    report: Callable[[ScoreProgress], None] | None
+    stopped: bool = False
+
+    def __post_init__(self) -> None:
         # A table is asked for known ids while it is read, and a target is called one at a time. Also, two
         # threads that step through SQLite pass the interpreter's lock to and fro with every row.
-        self._io = anyio.CapacityLimiter(1 if isinstance(plan.target, SqlLocation) else 2)
+        self._io = anyio.CapacityLimiter(1 if isinstance(self.plan.target, SqlLocation) else 2)
         self._progress = ScoreProgress()
-        self.stopped = False
 
     async def run(self, columns: list[str], checkpoint: Checkpoint) -> RowCounts:
         """Run the stages until the source ends or `stop` is set, and return the counts."""
         counts = checkpoint.counts
-        self._progress.resumed = counts.read
         send_rows, rows = anyio.create_memory_object_stream[RowChunk](1)
         send_scored, scored = anyio.create_memory_object_stream[ScoredChunk](1)
         # The receiving ends are closed after the tasks, so that one failure does not cause a second one.
         async with rows, scored, task_group() as tasks:
             tasks.start_soon(self._read, columns, checkpoint.position, send_rows)
             tasks.start_soon(self._score, rows, send_scored)
-            if self._report is not None:
+            if self.report is not None:
                 tasks.start_soon(self._count_rows)
             async for chunk in scored:
                 async with self._io:
-                    counts = await to_thread.run_sync(self._target.write, chunk)
-                self._show(chunk, counts)
+                    counts = await to_thread.run_sync(self.target.write, chunk)
+                if self.report is not None:
+                    self._progress.rows = counts.read - checkpoint.counts.read
+                    # A table is read from an id on, and does not know how many rows lie before it.
+                    in_table = isinstance(self.plan.source, SqlLocation)
+                    self._progress.done = counts.read if in_table else chunk.done
+                    self.report(self._progress)
                 await self._check_rejects(counts, chunk)
             tasks.cancel_scope.cancel()
-        await to_thread.run_sync(self._target.pause if self.stopped else self._target.finish)
+        await to_thread.run_sync(self.target.pause if self.stopped else self.target.finish)
         return counts
 
     async def _read(self, columns: list[str], after: Any, send: MemoryObjectSendStream[RowChunk]) -> None:
-        chunks: Any = self._source.chunks(columns, rows=self._plan.chunk, after=after)
+        chunks: Any = self.source.chunks(columns, rows=self.plan.chunk, after=after)
+        new_rows = (drop_known(chunk, self.target.known) for chunk in chunks)
         async with send:
             with closing(chunks):
-                while not self._stop.is_set():
+                while not self.stop.is_set():
                     async with self._io:
-                        found = await to_thread.run_sync(self._next_chunk, chunks)
+                        found = await to_thread.run_sync(next, new_rows, None)
                     if found is None:
                         return
                     await send.send(found)
             self.stopped = True
-
-    def _next_chunk(self, chunks: Iterator[RowChunk]) -> RowChunk | None:
-        chunk = next(chunks, None)
-        return None if chunk is None else drop_known(chunk, self._target.known)
 
     async def _score(
         self, rows: MemoryObjectReceiveStream[RowChunk], send: MemoryObjectSendStream[ScoredChunk]
     ) -> None:
         async with send:
             async for chunk in rows:
-                await send.send(await self._scorer.score(chunk))
+                await send.send(await self.scorer.score(chunk))
 
     async def _check_rejects(self, counts: RowCounts, chunk: ScoredChunk) -> None:
-        allowed = self._plan.max_rejects
+        allowed = self.plan.max_rejects
         if allowed is None or counts.rejected <= allowed:
             return
-        await to_thread.run_sync(self._target.pause)
+        await to_thread.run_sync(self.target.pause)
         last = chunk.rejected[-1] if chunk.rejected else None
         shown = f"{last.id}: {last.exception}: {last.message}" if last else "in an earlier chunk"
         raise JobError(
             f"{counts.rejected} rows of {counts.read} were rejected, and --max-rejects allows {allowed}; the "
-            f"last one: {shown}. They are kept in {self._target.rejects}; the next run resumes behind them"
+            f"last one: {shown}. They are kept in {self.target.rejects}; the next run resumes behind them"
         )
-
-    def _show(self, chunk: ScoredChunk, counts: RowCounts) -> None:
-        if self._report is None:
-            return
-        self._progress.rows = counts.read
-        # A table is read from an id on, and does not know how many rows lie before it.
-        self._progress.done = counts.read if isinstance(self._plan.source, SqlLocation) else chunk.done
-        self._report(self._progress)
 
     async def _count_rows(self) -> None:
         """Find the size of the source for the progress bar, while the run goes on."""
-        self._progress.total = await to_thread.run_sync(self._source.total)
+        self._progress.total = await to_thread.run_sync(self.source.total)

@@ -62,10 +62,7 @@ def parse_location(text: str, *, option: str, query: str = "") -> Location:
 
     `${NAME}` in a URL is replaced by the environment variable, so that no password has to be written.
 
-    Args:
-        text: The option's value.
-        option: The option's name, for messages.
-        query: The value of `--query`.
+    Messages name the option; `query` is the value of `--query`.
 
     Raises:
         ConfigError: The text is none of these, or does not fit to the query.

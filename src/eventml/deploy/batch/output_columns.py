@@ -65,15 +65,13 @@ class OutputColumn(msgspec.Struct, frozen=True):
     kind: ColumnKind
 
 
-class OutputSchema(msgspec.Struct, frozen=True):
-    """The columns of a predictor's output, without those that every prediction has."""
-
-    columns: tuple[OutputColumn, ...]
+OutputSchema: TypeAlias = tuple[OutputColumn, ...]
+"""The columns of a predictor's output, without those that every prediction has."""
 
 
 def single_column(kind: ColumnKind) -> OutputSchema:
     """Return the schema of bare values."""
-    return OutputSchema((OutputColumn(VALUE, "", kind),))
+    return (OutputColumn(VALUE, "", kind),)
 
 
 def schema_of_type(output_type: Any) -> OutputSchema | None:
@@ -86,32 +84,27 @@ def schema_of_type(output_type: Any) -> OutputSchema | None:
         if not (is_dataclass(output_type) or is_typeddict(output_type)):
             return None
         fields = [(name, name, hint) for name, hint in get_type_hints(output_type).items()]
-    return OutputSchema(
-        tuple(OutputColumn(_column_name(shown), name, column_kind(kind)) for shown, name, kind in fields)
-    )
+    return tuple(OutputColumn(_column_name(shown), name, column_kind(kind)) for shown, name, kind in fields)
 
 
 def schema_of_values(values: Sequence[Any]) -> OutputSchema:
     """Return the columns of outputs without an annotation, by the first one; none of them is None."""
     first = values[0]
     if isinstance(first, dict) and all(isinstance(name, str) for name in first):
-        return OutputSchema(
-            tuple(OutputColumn(_column_name(name), name, _kind_of([value])) for name, value in first.items())
-        )
+        return tuple(OutputColumn(_column_name(name), name, _kind_of([first[name]])) for name in first)
     found = schema_of_type(type(first))
-    return found if found is not None and found.columns[0].source else single_column(_kind_of(values))
+    return found if found and found[0].source else single_column(_kind_of(values))
 
 
 def column_kind(annotation: Any) -> ColumnKind:
     """Return the kind of a field by its type: `float | None` and `Annotated[float, ...]` are floats too."""
-    if get_origin(annotation) is Annotated:
-        annotation = get_args(annotation)[0]
-    if get_origin(annotation) in (Union, types.UnionType):
-        kinds = {column_kind(one) for one in get_args(annotation) if one is not type(None)}
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return column_kind(args[0])
+    if origin in (Union, types.UnionType, Literal):
+        members = map(type, args) if origin is Literal else args
+        kinds = {column_kind(one) for one in members if one is not type(None)}
         # A column of floats would turn the 2 of an int | float into 2.0.
-        return kinds.pop() if len(kinds) == 1 else "json"
-    if get_origin(annotation) is Literal:
-        kinds = {_KINDS.get(type(value), "json") for value in get_args(annotation)}
         return kinds.pop() if len(kinds) == 1 else "json"
     if annotation in _KINDS:
         return _KINDS[annotation]
@@ -120,11 +113,6 @@ def column_kind(annotation: Any) -> ColumnKind:
 
 def check_outputs(checks: OutputChecks, outputs: Any, inputs: int) -> Values:
     """Check the outputs of one call; return an array of numbers as one of 64 bits each, all else as a list.
-
-    Args:
-        checks: The checks of the handler's outputs, the same as on a stream.
-        outputs: What the handler returned.
-        inputs: The number of events in the call.
 
     Raises:
         OutputError: The outputs are invalid.
@@ -139,31 +127,28 @@ def check_outputs(checks: OutputChecks, outputs: Any, inputs: int) -> Values:
 
 
 def split_columns(outputs: Values, schema: OutputSchema | None) -> tuple[OutputSchema, list[Values]]:
-    """Return the columns of checked outputs, none of them None, and their values.
+    """Return the columns of checked outputs and their values. There is an output, and none is None.
 
-    Args:
-        outputs: The outputs, at least one.
-        schema: The columns; None derives them from the outputs.
+    Without a schema the columns are derived from the outputs.
 
     Raises:
         OutputError: An output lacks one of the columns.
     """
     if not isinstance(outputs, list):
         return schema or single_column("float" if outputs.dtype.kind == "f" else "int"), [outputs]
-    schema = schema or schema_of_values(outputs)
+    schema = schema_of_values(outputs) if schema is None else schema
     get: Any = itemgetter if isinstance(outputs[0], dict) else attrgetter
     try:
         return schema, [
-            column_values(list(map(get(c.source), outputs)) if c.source else outputs, c.kind)
-            for c in schema.columns
+            column_values(list(map(get(c.source), outputs)) if c.source else outputs, c.kind) for c in schema
         ]
     except (AttributeError, KeyError, TypeError, ValueError) as exc:
-        names = ", ".join(column.name for column in schema.columns)
+        names = ", ".join(column.name for column in schema)
         raise OutputError(f"not all outputs have the columns {names}: {exc}") from exc
 
 
 def column_values(values: Sequence[Any], kind: ColumnKind) -> Sequence[Any]:
-    """Convert values to the Python type of a column's kind, as a stream's JSON has them; None stays None."""
+    """Convert values to what a column of this kind holds, as a stream's JSON has them; None stays None."""
     expected = {"int": int, "float": float, "bool": bool, "text": str}.get(kind)
     if expected is not None and set(map(type, values)) <= {expected, type(None)}:
         return values
@@ -172,6 +157,9 @@ def column_values(values: Sequence[Any], kind: ColumnKind) -> Sequence[Any]:
     ]
     if kind == "float":
         return [float(value) if type(value) is int else value for value in builtin]
+    if kind == "json":
+        encode = msgspec.json.Encoder().encode
+        return [None if value is None else encode(value).decode() for value in builtin]
     return builtin
 
 

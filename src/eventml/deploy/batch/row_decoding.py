@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import inspect
 import types
+from contextlib import suppress
 from decimal import Decimal
 from itertools import repeat
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from eventml.codec import shorten, to_builtin
-from eventml.deploy.batch.chunks import RejectedRow, RowChunk, as_list, normalize_ids
+from eventml.codec import shorten
+from eventml.deploy.batch.chunks import MAX_ROW_TEXT, RejectedRow, RowChunk, as_list, normalize_ids
 from eventml.deploy.batch.csv_reader import value_of_cell
 from eventml.deploy.batch.output_columns import Values, column_kind
 from eventml.errors import DecodeError, SourceError
@@ -26,9 +27,7 @@ from eventml.runtime import describe
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-MAX_ROW_TEXT: Final = 100_000
-"""Characters of a row that are kept when it is rejected."""
-
+_UNTYPED: Final = (Any, dict, dict[str, Any])
 _INVALID: Final = (msgspec.MsgspecError, DecodeError, ValueError, TypeError, RecursionError)
 
 
@@ -40,21 +39,12 @@ class DecodedChunk(msgspec.Struct):
         events: The events; an Arrow table of them for a handler of frames, if the chunk has Arrow columns.
         row: Returns the row of an event, by its number, as JSON.
         rejected: The rows that are no valid events.
-        build_events: Builds a list of the events, where `events` is a table.
     """
 
     ids: Values
     events: Any
     row: Callable[[int], str]
     rejected: list[RejectedRow]
-    build_events: Callable[[], list[Any]] | None = None
-
-    def event_list(self, start: int, stop: int) -> list[Any]:
-        """Return the events from `start` up to `stop` as a list."""
-        if self.build_events is not None:
-            self.events, self.build_events = self.build_events(), None
-        events: list[Any] = self.events[start:stop]
-        return events
 
 
 class RowDecoder:
@@ -82,9 +72,6 @@ class RowDecoder:
         self._from_text = from_text
         self._fields = _fields(event_type)
         self._columnwise = self._fields is not None and _is_positional(event_type)
-        untyped = event_type in (Any, dict, dict[str, Any])
-        kinds = [field.type for field in (self._fields or {}).values()]
-        self._infers_cells = from_text and (untyped or Any in kinds)
         self._decode_line = msgspec.json.Decoder(event_type).decode
         only_id = msgspec.defstruct("OnlyId", [("id", Any)], rename={"id": id_column})
         self._decode_id: Callable[[bytes], Any] = msgspec.json.Decoder(only_id).decode
@@ -113,17 +100,14 @@ class RowDecoder:
         ids, one_missing = normalize_ids(chunk.ids)
         row = _row_of(chunk.columns)
         if not one_missing:
-            try:
+            with suppress(*_INVALID):  # a row is invalid: convert them one by one
                 events = self._cast_table(chunk.columns)
-                if events is not None:
-                    rejected = list(chunk.rejected)
-                    return DecodedChunk(ids, events, row, rejected, lambda: self._build(chunk))
-                return DecodedChunk(ids, self._build(chunk), row, list(chunk.rejected))
-            except DecodeError:
-                pass  # a row is invalid: convert them one by one
-        rows = split_rows(_as_lists(chunk.columns), len(chunk.ids))
+                if events is None:
+                    events = self.events(chunk)
+                return DecodedChunk(ids, events, row, list(chunk.rejected))
+        rows = split_rows(self._as_lists(chunk.columns), len(chunk.ids))
         return self._decode_each(
-            chunk, as_list(ids).__getitem__, lambda number: self.event(rows[number]), row
+            chunk, as_list(ids).__getitem__, lambda number: self._convert(rows[number]), row
         )
 
     def _cast_table(self, columns: Mapping[str, Values]) -> Any:
@@ -135,9 +119,6 @@ class RowDecoder:
 
         return cast_table(pa.table(dict(columns)), self._frame.columns)
 
-    def _build(self, chunk: RowChunk) -> list[Any]:
-        return self.events(_as_lists(chunk.columns), len(chunk.ids))
-
     def _decode_lines(self, chunk: RowChunk, lines: Sequence[bytes]) -> DecodedChunk:
         def get_id(number: int) -> Any:
             return self._decode_id(lines[number]).id
@@ -145,12 +126,10 @@ class RowDecoder:
         def row(number: int) -> str:
             return lines[number].rstrip().decode(errors="backslashreplace")[:MAX_ROW_TEXT]
 
-        try:
+        with suppress(*_INVALID):  # as above
             events, ids = list(map(self._decode_line, lines)), list(map(get_id, range(len(lines))))
-        except _INVALID:
-            ids = [None]
-        if set(map(type, ids)) <= {str} or set(map(type, ids)) <= {int}:
-            return DecodedChunk(ids, events, row, list(chunk.rejected))
+            if set(map(type, ids)) <= {str} or set(map(type, ids)) <= {int}:
+                return DecodedChunk(ids, events, row, list(chunk.rejected))
         return self._decode_each(chunk, get_id, lambda number: self._decode_line(lines[number]), row)
 
     def _decode_each(
@@ -184,34 +163,24 @@ class RowDecoder:
                 kept.append(number)
         return DecodedChunk(normalize_ids(ids)[0], events, lambda event: row(kept[event]), rejected)
 
-    def events(self, columns: Mapping[str, list[Any]], rows: int) -> list[Any]:
-        """Build the events of so many rows, given as columns.
+    def events(self, chunk: RowChunk) -> list[Any]:
+        """Build the events of a chunk of columns; an invalid row raises what msgspec raises for it."""
+        columns, rows = self._as_lists(chunk.columns), len(chunk.ids)
+        if self._fields is not None and self._columnwise and columns.keys() <= self._fields.keys():
+            values = [self._column(field, columns, rows) for field in self._fields.values()]
+            return list(map(self._type, *values)) if values else [self._type() for _ in range(rows)]
+        return [self._convert(row) for row in split_rows(columns, rows)]
 
-        Raises:
-            DecodeError: A row does not fit the event's type; `event` tells which one.
-        """
-        try:
-            if self._fields is not None and self._columnwise and columns.keys() <= self._fields.keys():
-                values = [self._column(field, columns, rows) for field in self._fields.values()]
-                return list(map(self._type, *values)) if values else [self._type() for _ in range(rows)]
-            return [self._convert(row) for row in split_rows(columns, rows)]
-        except _INVALID as exc:
-            raise DecodeError(str(exc)) from exc
-
-    def event(self, row: Mapping[str, Any]) -> Any:
-        """Build the event of one row.
-
-        Raises:
-            DecodeError: The row does not fit the event's type; names the field.
-        """
-        try:
-            return self._convert(row)
-        except _INVALID as exc:
-            raise DecodeError(str(exc)) from exc
+    def _as_lists(self, columns: Mapping[str, Values]) -> dict[str, list[Any]]:
+        """The columns as lists, with the values of cells whose type is not known."""
+        lists = {name: as_list(column) for name, column in columns.items()}
+        if self._from_text:
+            for name, cells in lists.items():
+                if self._type_of(name) in _UNTYPED:
+                    lists[name] = [None if cell is None else value_of_cell(cell) for cell in cells]
+        return lists
 
     def _convert(self, row: Mapping[str, Any]) -> Any:
-        if self._infers_cells:
-            row = {name: _cell(v) if self._type_of(name) is Any else v for name, v in row.items()}
         try:
             return msgspec.convert(row, self._type, strict=not self._from_text)
         except msgspec.ValidationError:
@@ -219,7 +188,8 @@ class RowDecoder:
             return msgspec.convert(converted, self._type, strict=not self._from_text)
 
     def _type_of(self, name: str) -> Any:
-        return self._fields[name].type if self._fields and name in self._fields else Any
+        """The type of a field; that of the event where its fields are not known."""
+        return self._fields[name].type if self._fields and name in self._fields else self._type
 
     def _column(self, field: msgspec.structs.FieldInfo, columns: Mapping[str, list[Any]], rows: int) -> Any:
         if field.encode_name not in columns:
@@ -227,8 +197,6 @@ class RowDecoder:
                 return repeat(field.default, rows)
             return [field.default_factory() for _ in range(rows)]
         values, expected = columns[field.encode_name], types.GenericAlias(list, (field.type,))
-        if self._from_text and field.type is Any:
-            return list(map(_cell, values))
         try:
             return msgspec.convert(values, expected, strict=not self._from_text)
         except msgspec.ValidationError:
@@ -258,10 +226,6 @@ def as_json_value(value: Any, expected: Any) -> Any:
     return value if isinstance(value, bytes) else msgspec.to_builtins(value)
 
 
-def _cell(text: str | None) -> Any:
-    return None if text is None else value_of_cell(text)
-
-
 def _fields(event_type: Any) -> dict[str, msgspec.structs.FieldInfo] | None:
     """The fields of a Struct by their names in JSON; None for any other type."""
     try:
@@ -283,26 +247,15 @@ def _is_positional(event_type: Any) -> bool:
     )
 
 
-def _as_lists(columns: Mapping[str, Values]) -> dict[str, list[Any]]:
-    return {name: as_list(column) for name, column in columns.items()}
-
-
 def _row_of(columns: Mapping[str, Values]) -> Callable[[int], str]:
     """The function that returns a row as JSON, shortened; what JSON cannot hold as Python shows it."""
 
     def row(number: int) -> str:
         cells = {name: as_list(column[number : number + 1])[0] for name, column in columns.items()}
         try:
-            text = msgspec.json.encode(cells, enc_hook=_builtin_or_repr)
+            text = msgspec.json.encode(cells, enc_hook=repr)
         except (ValueError, TypeError, RecursionError):
             text = msgspec.json.encode({name: ascii(value) for name, value in cells.items()})
         return text.decode()[:MAX_ROW_TEXT]
 
     return row
-
-
-def _builtin_or_repr(value: Any) -> Any:
-    try:
-        return to_builtin(value)
-    except TypeError:
-        return repr(value)

@@ -52,10 +52,6 @@ class Scorer:
     A chunk is one call. If that fails, or its outputs are invalid, its rows are processed as on a stream:
     in smaller batches, bisected, tried again, and rejected with the reason.
 
-    Args:
-        handler: The handler with its model and resources.
-        decoder: Decodes the chunks.
-
     Attributes:
         schema: The columns of the output; None until they are known.
     """
@@ -77,7 +73,6 @@ class Scorer:
         size = len(decoded.events)
         parts: list[Values] = []
         kept: list[int] = []
-        rejected = list(decoded.rejected)
         options = self._handler.options
         # The whole chunk, unless `max_batch` or a `timeout` is set.
         whole = options.max_batch is None and options.timeout is None
@@ -86,8 +81,9 @@ class Scorer:
             stop = min(start + most, size)
             outputs = await self._call_once(decoded, start, stop)
             if outputs is None:
-                by_event, failed = await self._call_with_retries(decoded, start, stop)
-                rejected += failed
+                if not isinstance(decoded.events, list):
+                    decoded.events = self._decoder.events(chunk)
+                by_event = await self._call_with_retries(decoded, start, stop)
                 parts.append(list(by_event.values()))
                 kept += by_event
             else:
@@ -95,16 +91,15 @@ class Scorer:
                 kept += range(start, stop)
         outputs = parts[0] if len(parts) == 1 else [value for part in parts for value in as_list(part)]
         ids = decoded.ids if len(kept) == size else take(decoded.ids, kept)
-        return await to_thread.run_sync(self._scored, chunk, ids, outputs, rejected)
+        return await to_thread.run_sync(self._scored, chunk, ids, outputs, decoded.rejected)
 
     async def _call_once(self, decoded: DecodedChunk, start: int, stop: int) -> Values | None:
         """The outputs of one call for all rows; None if it fails, or the handler takes single events."""
         if not self._handler.batched:
             return None
-        events = decoded.events
-        rows = events.slice(start, stop - start) if hasattr(events, "slice") else events[start:stop]
         try:
-            return check_outputs(self._checks, await self._caller.call_whole(rows), stop - start)
+            outputs = await self._caller.call_whole(decoded.events[start:stop])
+            return check_outputs(self._checks, outputs, stop - start)
         except Exception as exc:  # noqa: BLE001 - a handler may raise anything
             now = time.monotonic()
             if now >= self._next_warning:
@@ -117,14 +112,12 @@ class Scorer:
                 )
             return None
 
-    async def _call_with_retries(
-        self, decoded: DecodedChunk, start: int, stop: int
-    ) -> tuple[dict[int, Any], list[RejectedRow]]:
-        """The outputs by the events' numbers, in their order, and the rows that the retry policy gives up."""
+    async def _call_with_retries(self, decoded: DecodedChunk, start: int, stop: int) -> dict[int, Any]:
+        """The outputs by event number, in order. Rows that the retry policy gives up are rejected."""
         now = time.time()
         topic = self._handler.topic
         ids = as_list(decoded.ids[start:stop])
-        numbered = enumerate(zip(ids, decoded.event_list(start, stop), strict=True), start)
+        numbered = enumerate(zip(ids, decoded.events[start:stop], strict=True), start)
         items = [
             Item(Delivery(Record(topic, b"", id=str(row_id)), 0, number, now), event)
             for number, (row_id, event) in numbered
@@ -138,8 +131,8 @@ class Scorer:
             await anyio.sleep(max(due - anyio.current_time(), 0))
             completions += await self._retry.process_due()
         dead = {c.delivery.offset: c for c in completions if c.dead_letter}
-        by_event = {n: self._outputs_by_event[n] for n in range(start, stop) if n not in dead}
-        return by_event, [_rejected(c, decoded.row) for c in dead.values()]
+        decoded.rejected += [_rejected(c, decoded.row) for c in dead.values()]
+        return {n: self._outputs_by_event[n] for n in range(start, stop) if n not in dead}
 
     async def _call(self, items: Sequence[Item]) -> CallResults:
         """Call the handler for the retry policy, and keep the outputs by the events' numbers."""
@@ -182,7 +175,6 @@ class Scorer:
 
 
 def _rejected(dead: Completion, row: Callable[[int], str]) -> RejectedRow:
-    """The rejected row of a completion that carries a dead letter."""
     headers = dead.outputs[0].headers
     exception, message = headers[f"{DLQ_PREFIX}exception"], headers[f"{DLQ_PREFIX}message"]
     return RejectedRow(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, closing
+from contextlib import closing
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
@@ -18,18 +18,12 @@ if TYPE_CHECKING:
 
     from sqlalchemy.sql.expression import FromClause
 
-_CANNOT: str = "cannot be read"
-
 
 class SqlSource:
     """Reads rows by ascending id. A position is the last id; a row that is added below it later is missed.
 
     SQLite is read by a query for each chunk, so that nothing is locked in between, any other database by
     one server-side cursor. Rows without an id come last, and are rejected when they are decoded.
-
-    Args:
-        location: The table or query.
-        id_column: The column of the ids.
 
     Raises:
         SourceError: The database cannot be reached, there is no such table, or it lacks the column.
@@ -40,55 +34,53 @@ class SqlSource:
         self._id = id_column
         self._engine = open_engine(location, read_only=True)
         self._by_pages = self._engine.dialect.name == "sqlite"
-        with translate_errors(location, SourceError, _CANNOT), self._engine.connect() as connection:
+        with translate_errors(location, SourceError), self._engine.connect() as connection:
             self._rows = self._selectable(connection)
         self.columns = [str(column.name) for column in self._rows.c]  # a quoted_name becomes a plain str
         require_id_column(location, self.columns, id_column)
 
     def fingerprint(self) -> str:
-        """Return the query: an id keeps its meaning as a position, whatever else changes in the database."""
+        # An id keeps its meaning as a position, whatever else changes in the database.
         return self._location.query
 
     def total(self) -> int | None:
-        """Return the number of rows."""
-        with translate_errors(self._location, SourceError, _CANNOT), self._engine.connect() as connection:
+        with translate_errors(self._location, SourceError), self._engine.connect() as connection:
             count = connection.scalar(sa.select(sa.func.count()).select_from(self._rows))
             return None if count is None else int(count)
 
     def chunks(self, columns: Sequence[str], *, rows: int, after: Any) -> Iterator[RowChunk]:
-        """Read rows as columns of Python values."""
         names = [self._id, *(name for name in columns if name != self._id)]
         read = self._read_pages if self._by_pages else self._read_cursor
         done, last = 0, after
-        with ExitStack() as stack:
-            stack.enter_context(translate_errors(self._location, SourceError, _CANNOT))
-            connection = stack.enter_context(self._engine.connect())
+        with translate_errors(self._location, SourceError), self._engine.connect() as connection:
             # SQLAlchemy converts what it fetches; SQLite's own cursor is quicker, and does not.
             convert = self._converters(connection, names) if self._by_pages else dict.fromkeys(names, list)
-            for page in stack.enter_context(closing(read(connection, names, rows, after))):
-                values = {name: convert[name](list(map(itemgetter(i), page))) for i, name in enumerate(names)}
-                done += len(page)
-                last = page[-1][0] if page[-1][0] is not None else last
-                yield RowChunk(
-                    position=last if isinstance(last, int | str | float) else str(last),
-                    ids=values[self._id],
-                    columns={name: values[name] for name in columns},
-                    done=done,
-                )
+            with closing(read(connection, names, rows, after)) as pages:
+                for page in pages:
+                    cells = (list(map(itemgetter(place), page)) for place in range(len(names)))
+                    values = {name: convert[name](column) for name, column in zip(names, cells, strict=True)}
+                    done += len(page)
+                    last = page[-1][0] if page[-1][0] is not None else last
+                    yield RowChunk(
+                        position=last if isinstance(last, int | str | float | None) else str(last),
+                        ids=values[self._id],
+                        columns={name: values[name] for name in columns},
+                        done=done,
+                    )
 
     def _read_pages(
         self, connection: sa.Connection, names: Sequence[str], rows: int, after: Any
     ) -> Generator[Sequence[Sequence[Any]], None, None]:
-        while True:
-            cursor: Any = connection.execute(self._select(names, after).limit(rows)).cursor
-            page = cursor.fetchall()
-            if not page:
-                break
+        # All at once: a cursor that is open between two chunks would lock the file for those who write to it.
+        def fetch(statement: sa.Select[Any]) -> Sequence[Sequence[Any]]:
+            cursor: Any = connection.execute(statement).cursor
+            page: Sequence[Sequence[Any]] = cursor.fetchall()
+            return page
+
+        while page := fetch(self._select(names, after).limit(rows)):
             yield page
             after = page[-1][0]
-        # All at once: a cursor that is open between two chunks would lock the file for those who write to it.
-        cursor = connection.execute(self._select(names, None, without_id=True)).cursor
-        page = cursor.fetchall()
+        page = fetch(self._select(names, None, without_id=True))
         for start in range(0, len(page), rows):
             yield page[start : start + rows]
 
@@ -118,12 +110,11 @@ class SqlSource:
     ) -> Mapping[str, Callable[[list[Any]], list[Any]]]:
         """Convert the driver's values to the declared types: the times that SQLite stores as text, say."""
         dialect = connection.dialect
-        found: dict[str, Callable[[list[Any]], list[Any]]] = {}
-        for name in names:
-            declared: Any = self._rows.c[name].type
-            process = declared.dialect_impl(dialect).result_processor(dialect, None)
-            found[name] = list if process is None else _converter(process)
-        return found
+        types: list[Any] = [self._rows.c[name].type.dialect_impl(dialect) for name in names]
+        return {
+            name: _converter(type_.result_processor(dialect, None))
+            for name, type_ in zip(names, types, strict=True)
+        }
 
     def _selectable(self, connection: sa.Connection) -> FromClause:
         """The table or the query, with its columns."""
@@ -150,7 +141,6 @@ class SqlSource:
         )
 
     def close(self) -> None:
-        """Close the connections."""
         self._engine.dispose()
 
 
@@ -160,7 +150,10 @@ def _type_to_read(declared: Any) -> Any:
     return declared if isinstance(declared, converted) else sa.types.NullType()
 
 
-def _converter(process: Callable[[Any], Any]) -> Callable[[list[Any]], list[Any]]:
+def _converter(process: Callable[[Any], Any] | None) -> Callable[[list[Any]], list[Any]]:
+    if process is None:
+        return list
+
     def convert(value: Any) -> Any:
         try:
             return process(value)

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from eventml.deploy.batch.locations import SqlLocation
-from eventml.deploy.batch.output_columns import PREDICTION_COLUMNS, ColumnKind, OutputSchema
+from eventml.deploy.batch.output_columns import PREDICTION_COLUMNS, OutputSchema
 from eventml.errors import ConfigError, JobError, SourceError, TargetError
 
 LOCK_TIMEOUT: Final = 30.0
@@ -23,9 +23,6 @@ LOCK_TIMEOUT: Final = 30.0
 
 KEY: Final = ("id", "predictor", "model_version")
 """The unique key of the predictions."""
-
-SQL_TYPES: Final[dict[ColumnKind, Any]] = {"int": sa.BigInteger, "float": sa.Double, "bool": sa.Boolean}
-"""The SQL type of a column by its kind; any other kind is text."""
 
 _SQLITE_BATCH: Final = 32  # rows in one statement, which saves a third of the time
 
@@ -70,23 +67,13 @@ def _open_sqlite(url: sa.URL, location: SqlLocation, *, read_only: bool) -> sa.E
 
     engine = sa.create_engine("sqlite://", creator=connect, poolclass=sa.pool.NullPool, hide_parameters=True)
     if not read_only:
-        sa.event.listen(engine, "begin", _begin_immediate)
+        sa.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
     return engine
 
 
-def _begin_immediate(connection: sa.Connection) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-
 @contextmanager
-def translate_errors(location: SqlLocation, error: type[JobError], problem: str) -> Iterator[None]:
-    """Raise `error` in place of what the database raises. Its text holds no values and no password.
-
-    Args:
-        location: The location to name in the message.
-        error: The exception to raise.
-        problem: What failed, such as "cannot be read".
-    """
+def translate_errors(location: SqlLocation, error: type[JobError]) -> Iterator[None]:
+    """Raise `error` in place of what the database raises. Its text holds no values and no password."""
     try:
         yield
     except Exception as exc:
@@ -96,7 +83,8 @@ def translate_errors(location: SqlLocation, error: type[JobError], problem: str)
             raise
         original = getattr(exc, "orig", None) or exc
         reason = str(original).strip().partition("\n")[0] or type(original).__name__
-        raise error(f"{location}: {problem}: {reason}{_advice(str(exc).lower())}") from exc
+        done = "read" if error is SourceError else "written"
+        raise error(f"{location}: cannot be {done}: {reason}{_advice(str(exc).lower())}") from exc
 
 
 def _advice(reason: str) -> str:
@@ -117,15 +105,16 @@ def split_table_name(location: SqlLocation, dialect: str) -> tuple[str, str | No
 
 
 def predictions_table(
-    metadata: sa.MetaData, name: str, schema_name: str | None, schema: OutputSchema, *, integer_ids: bool
+    metadata: sa.MetaData, table: str, schema_name: str | None, schema: OutputSchema, *, integer_ids: bool
 ) -> sa.Table:
     """Return the table of predictions: one row for each id, predictor and model version."""
+    types: dict[str, Any] = {"int": sa.BigInteger, "float": sa.Double, "bool": sa.Boolean}
     return sa.Table(
-        sa.quoted_name(name, quote=True),
+        sa.quoted_name(table, quote=True),
         metadata,
-        _column("id", sa.BigInteger if integer_ids else sa.Text, required=True),
-        *(_column(column.name, SQL_TYPES.get(column.kind, sa.Text)) for column in schema.columns),
-        *(_column(common, sa.Text, required=True) for common in PREDICTION_COLUMNS[1:]),
+        sa.Column("id", sa.BigInteger if integer_ids else sa.Text, nullable=False, autoincrement=False),
+        *(sa.Column(c.name, types.get(c.kind, sa.Text), quote=True) for c in schema),
+        *(sa.Column(name, sa.Text, nullable=False) for name in PREDICTION_COLUMNS[1:]),
         sa.PrimaryKeyConstraint(*KEY),
         schema=schema_name,
         sqlite_with_rowid=False,
@@ -138,8 +127,8 @@ def rejects_table(metadata: sa.MetaData, name: str, schema_name: str | None) -> 
     return sa.Table(
         sa.quoted_name(f"{name}_rejects", quote=True),
         metadata,
-        *(_column(column, sa.Text, required=True) for column in names),
-        _column("attempts", sa.Integer),
+        *(sa.Column(column, sa.Text, nullable=False) for column in names),
+        sa.Column("attempts", sa.Integer),
         sa.PrimaryKeyConstraint("run", "id"),
         schema=schema_name,
     )
@@ -151,15 +140,11 @@ def checkpoints_table(metadata: sa.MetaData, schema_name: str | None) -> sa.Tabl
     return sa.Table(
         "eventml_score",
         metadata,
-        _column("run", sa.String(64), required=True),
-        *(_column(column, sa.Text) for column in names),
+        sa.Column("run", sa.String(64), nullable=False),
+        *(sa.Column(column, sa.Text) for column in names),
         sa.PrimaryKeyConstraint("run"),
         schema=schema_name,
     )
-
-
-def _column(name: str, kind: Any, *, required: bool = False) -> sa.Column[Any]:
-    return sa.Column(sa.quoted_name(name, quote=True), kind, nullable=not required, autoincrement=False)
 
 
 def reflect_predictions(connection: sa.Connection, table: sa.Table, location: SqlLocation) -> sa.Table | None:
@@ -194,13 +179,7 @@ Columns: TypeAlias = Mapping[str, Iterable[Any]]
 
 
 def insert_new_rows(connection: sa.Connection, table: sa.Table, columns: Columns) -> int:
-    """Insert the rows whose key is not in the table, in the current transaction, and return how many.
-
-    Args:
-        connection: The connection, in a transaction.
-        table: The table.
-        columns: The values of each of its columns.
-    """
+    """Insert the rows whose key is not in the table, in the current transaction, and return how many."""
     columns = {column.name: columns[column.name] for column in table.columns}
     if connection.dialect.name == "sqlite":
         return _insert_sqlite(connection, table, columns)
@@ -214,12 +193,10 @@ def _insert_sqlite(connection: sa.Connection, table: sa.Table, columns: Columns)
     whole = len(rows) - len(rows) % _SQLITE_BATCH
     driver: Any = connection.connection.driver_connection
     before = driver.total_changes
-    if whole:
-        batches = range(0, whole, _SQLITE_BATCH)
-        flat = [tuple(chain.from_iterable(rows[start : start + _SQLITE_BATCH])) for start in batches]
-        connection.exec_driver_sql(_sqlite_statement(table, tuple(columns), _SQLITE_BATCH), flat)
-    if len(rows) > whole:
-        connection.exec_driver_sql(_sqlite_statement(table, tuple(columns), 1), rows[whole:])
+    for size, start, stop in ((_SQLITE_BATCH, 0, whole), (1, whole, len(rows))):
+        flat = [tuple(chain.from_iterable(rows[n : n + size])) for n in range(start, stop, size)]
+        if flat:
+            connection.exec_driver_sql(_sqlite_statement(table, tuple(columns), size), flat)
     return int(driver.total_changes - before)
 
 

@@ -11,14 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 import sqlalchemy as sa
 
-from eventml.deploy.batch.chunks import (
-    Checkpoint,
-    RowCounts,
-    RunIdentity,
-    ScoredChunk,
-    as_json,
-    as_list,
-)
+from eventml.deploy.batch.chunks import Checkpoint, RowCounts, RunIdentity, ScoredChunk, Target, as_list
 from eventml.deploy.batch.locations import SqlLocation
 from eventml.deploy.batch.output_columns import OutputSchema, Values
 from eventml.deploy.batch.sql_tables import (
@@ -39,16 +32,10 @@ if TYPE_CHECKING:
 _IDS_IN_QUERY: Final = 500
 
 
-class SqlTarget:
+class SqlTarget(Target):
     """Writes to a table with the unique key (id, predictor, model version), which is created if missing.
 
     Beside it are the tables `<table>_rejects` and `eventml_score`, which holds the checkpoints.
-
-    Args:
-        location: The table.
-
-    Attributes:
-        rejects: The table of the rejected rows, without passwords.
 
     Raises:
         ConfigError: The URL cannot be used.
@@ -69,11 +56,7 @@ class SqlTarget:
         self.rejects = f"{location}_rejects"
 
     def begin(self, run: RunIdentity, schema: OutputSchema | None) -> Checkpoint:
-        """Create the tables of rejects and checkpoints, and return the checkpoint to resume at.
-
-        Raises:
-            TargetError: The database cannot be written, or the table is none of predictions.
-        """
+        """Create the tables of rejects and checkpoints, and return the checkpoint to resume at."""
         self._run = run
         self._key = hashlib.sha256(msgspec.json.encode([run, self._target])).hexdigest()
         with self._transaction() as connection:
@@ -91,7 +74,7 @@ class SqlTarget:
     @contextmanager
     def _transaction(self) -> Iterator[sa.Connection]:
         """A transaction on the target's one connection, whose errors are translated."""
-        with translate_errors(self._location, TargetError, "cannot be written"):
+        with translate_errors(self._location, TargetError):
             if self._connection is None:
                 self._connection = self._engine.connect()
             with self._connection.begin():
@@ -112,11 +95,6 @@ class SqlTarget:
         return {one for one, as_stored in zip(present, stored, strict=True) if as_stored in found}
 
     def write(self, chunk: ScoredChunk) -> RowCounts:
-        """Write a chunk and the checkpoint in one transaction, and return the counts so far.
-
-        Raises:
-            TargetError: Nothing of the chunk was written.
-        """
         with self._transaction() as connection:
             new = self._insert_predictions(connection, chunk)
             self._insert_rejects(connection, chunk)
@@ -134,12 +112,9 @@ class SqlTarget:
             integers = all(type(one) is int for one in ids)
             table = self._open_table(connection, chunk.schema, integer_ids=integers)
         run, suffix = self._run, self._run.id_suffix
-        outputs = {
-            column.name: as_json(as_list(values)) if column.kind == "json" else as_list(values)
-            for column, values in zip(chunk.schema.columns, chunk.columns, strict=True)
-        }
+        outputs = zip(chunk.schema, map(as_list, chunk.columns), strict=True)
         columns: dict[str, Any] = {
-            **outputs,
+            **{column.name: values for column, values in outputs},
             "id": list(map(str, ids)) if self._text_ids else ids,
             "prediction_id": [f"{one}/{suffix}" for one in ids],
             "predictor": repeat(run.predictor, len(ids)),
@@ -152,12 +127,12 @@ class SqlTarget:
         rows = {row.id: row for row in chunk.rejected}.values()
         if not rows:
             return
-        texts = {
-            name: [_without_null(getattr(row, name)) for row in rows]
+        columns: dict[str, Any] = {
+            # PostgreSQL's text cannot hold null characters.
+            name: [getattr(row, name).replace("\x00", "\\u0000") for row in rows]
             for name in ("id", "exception", "message", "row")
         }
-        columns: dict[str, Any] = {
-            **texts,
+        columns |= {
             "attempts": [row.attempts for row in rows],
             "predictor": repeat(self._run.predictor, len(rows)),
             "model_version": repeat(self._run.model_version, len(rows)),
@@ -166,7 +141,7 @@ class SqlTarget:
         insert_new_rows(connection, self._rejects, columns)
 
     def pause(self) -> None:
-        """Do nothing: each chunk is stored with its checkpoint."""
+        pass  # each chunk is stored with its checkpoint
 
     def finish(self) -> None:
         """Mark the run as finished: the next one begins anew."""
@@ -174,7 +149,6 @@ class SqlTarget:
             self._write_checkpoint(connection, Checkpoint(None, self._checkpoint.counts))
 
     def close(self) -> None:
-        """Close the connections."""
         if self._connection is not None:
             self._connection.close()
         self._engine.dispose()
@@ -202,13 +176,12 @@ class SqlTarget:
     def _read_checkpoint(self, connection: sa.Connection) -> Checkpoint:
         """The checkpoint of an unfinished run of this identity, else a new one."""
         table = self._checkpoints
-        row = connection.execute(
-            sa.select(table.c.position, table.c.counts).where(table.c.run == self._key)
-        ).first()
-        position = None if row is None else msgspec.json.decode(row.position)
-        if row is None or position is None:
+        unfinished = (table.c.run == self._key) & (table.c.position != "null")
+        row = connection.execute(sa.select(table.c.position, table.c.counts).where(unfinished)).first()
+        if row is None:
             return Checkpoint()
-        return Checkpoint(position, msgspec.json.decode(row.counts, type=RowCounts, strict=False))
+        counts = msgspec.json.decode(row.counts, type=RowCounts, strict=False)
+        return Checkpoint(msgspec.json.decode(row.position), counts)
 
     def _write_checkpoint(self, connection: sa.Connection, checkpoint: Checkpoint) -> None:
         table, run = self._checkpoints, self._run
@@ -224,8 +197,3 @@ class SqlTarget:
         of_run = table.c.run == self._key
         if connection.execute(table.update().where(of_run).values(values)).rowcount == 0:
             connection.execute(table.insert().values(run=self._key, **values))
-
-
-def _without_null(text: str) -> str:
-    """Escape null characters, which PostgreSQL's text cannot hold."""
-    return text.replace("\x00", "\\u0000")

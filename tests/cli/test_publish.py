@@ -20,6 +20,7 @@ from eventml.cli.publish import (
     EventRow,
     PublishReport,
     batch_size,
+    detect_format,
     gather_batches,
     publish_batch,
     read_csv,
@@ -213,15 +214,25 @@ def test_nothing_makes_no_events() -> None:
     assert list(read_json_lines(lines_of(b""))) == []
 
 
-@pytest.mark.parametrize("name", ["rides.csv", "rides.CSV"])
-def test_a_file_is_csv_if_its_suffix_is_and_json_lines_otherwise(
-    invoke: Invoke, folder: Path, name: str
+@pytest.mark.parametrize(
+    ("suffix", "data", "form"),
+    [
+        (".csv", b"{}", "csv"),
+        (".CSV", b"{}", "csv"),
+        (".jsonl", b"a,b", "jsonl"),
+        (".ndjson", b"a,b", "jsonl"),
+        ("", b' {"a": 1}\n', "jsonl"),
+        ("", b"\xef\xbb\xbf[1]\n", "jsonl"),
+        (".txt", b"a,b\n", "csv"),
+        ("", b"", "csv"),
+    ],
+)
+def test_the_format_is_that_of_the_suffix_or_else_of_the_first_line(
+    suffix: str, data: bytes, form: str
 ) -> None:
-    (folder / name).write_text("n\n7\n")
-    assert invoke("publish", "t", name, *TO).exit_code == 0
-    assert invoke("publish", "t", *TO, stdin='{"n": 8}\n').exit_code == 0
-    assert invoke("publish", "t", "--format", "csv", *TO, stdin="n\n9\n").exit_code == 0
-    assert sorted(event["value"]["n"] for event in tailed(invoke, 3)) == [7, 8, 9]
+    lines = lines_of(data)
+    assert detect_format(suffix, lines) == form
+    assert b"".join(lines) == data.removesuffix(b"\n").removeprefix(b"\xef\xbb\xbf")
 
 
 RATES = st.floats(0.001, 1e6)

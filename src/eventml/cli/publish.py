@@ -19,9 +19,9 @@ from eventml.deploy.batch import BadRow, CsvReader, TextLines, value_of_cell
 from eventml.errors import PublishError, SourceError
 from eventml.producer import BlockingProducer, Producer
 
-BATCH: Final = 1_000
-"""The most events in one write. `publish_many` would split a larger batch."""
+FileFormat = Literal["csv", "jsonl"]
 
+_BATCH: Final = 1_000  # events in one write at most; `publish_many` would split a larger batch
 _BATCH_SECONDS: Final = 0.05  # between two writes if a rate is set
 
 
@@ -38,12 +38,11 @@ def publish(  # noqa: PLR0913 - each is an option of the command
         str | None, typer.Option("--id", metavar="FIELD", help="The field that is the event's id.")
     ] = None,
     rate: Annotated[
-        float | None,
-        typer.Option(metavar="N", min=0.001, help="At most N events a second; unlimited by default."),
+        float | None, typer.Option(metavar="N", min=0.001, help="Publish at most N events a second.")
     ] = None,
     form: Annotated[
-        Literal["csv", "jsonl"] | None,
-        typer.Option("--format", help="Format of FILE; by default csv if its name ends in .csv, else jsonl."),
+        FileFormat | None,
+        typer.Option("--format", help="The format of FILE; by default that of its suffix or first line."),
     ] = None,
     text: Annotated[
         list[str] | None,
@@ -71,7 +70,7 @@ def publish(  # noqa: PLR0913 - each is an option of the command
     ):
         lines = TextLines(file, name)
         try:
-            form = form or ("csv" if Path(name).suffix.lower() == ".csv" else "jsonl")
+            form = form or detect_format(Path(name).suffix, lines)
             rows = read_csv(lines, name, text or ()) if form == "csv" else read_json_lines(lines)
             next_write = time.monotonic()
             for batch in gather_batches(
@@ -102,6 +101,14 @@ class EventRow(NamedTuple):
 
     line: int
     event: Any
+
+
+def detect_format(suffix: str, lines: TextLines) -> FileFormat:
+    """Return the format by the file's suffix, else by the beginning of the first line."""
+    if suffix.lower() in {".csv", ".json", ".jsonl", ".ndjson"}:
+        return "csv" if suffix.lower() == ".csv" else "jsonl"
+    first = (lines.peek() or b"").lstrip(b"\xef\xbb\xbf \t\r")  # the byte order mark, and blanks
+    return "jsonl" if first.startswith((b"{", b"[")) else "csv"
 
 
 def read_csv(lines: TextLines, name: str, text_columns: Collection[str] = ()) -> Iterator[EventRow | BadRow]:
@@ -152,7 +159,7 @@ def require_fields(rows: Iterable[EventRow | BadRow], needed: Collection[str]) -
 
 def batch_size(rate: float | None) -> int:
     """Return how many events are written at once at so many a second."""
-    return BATCH if rate is None else max(1, min(BATCH, int(rate * _BATCH_SECONDS)))
+    return _BATCH if rate is None else max(1, min(_BATCH, int(rate * _BATCH_SECONDS)))
 
 
 def gather_batches(

@@ -46,8 +46,7 @@ def score(  # noqa: PLR0913 - a command's options
         ),
     ],
     target: Annotated[
-        str,
-        typer.Option("--to", metavar="TARGET", help="Where to write the predictions, in the same forms."),
+        str, typer.Option("--to", metavar="TARGET", help="Where to write the predictions, in the same forms.")
     ],
     query: Annotated[
         str,
@@ -76,8 +75,7 @@ def score(  # noqa: PLR0913 - a command's options
         ),
     ] = None,
     cron: Annotated[
-        str | None,
-        typer.Option(metavar="EXPR", help="Run at each of these times, by the local clock."),
+        str | None, typer.Option(metavar="EXPR", help="Run at each of these times, by the local clock.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

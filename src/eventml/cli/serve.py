@@ -33,8 +33,7 @@ def serve(
         typer.Option(metavar="PORT", min=0, max=65_535, help="Listen on this port; default 8000, 0 for any."),
     ] = None,
     workers: Annotated[
-        int | None,
-        typer.Option(metavar="N", min=1, help="Run N worker processes under a supervisor."),
+        int | None, typer.Option(metavar="N", min=1, help="Run N worker processes under a supervisor.")
     ] = None,
     without_token: Annotated[
         bool,

@@ -48,8 +48,7 @@ def service_plan(  # noqa: PLR0913 - options of a command
         ),
     ] = None,
     log_format: Annotated[
-        Literal["text", "json"],
-        typer.Option(help="Write log lines as text or as JSON objects."),
+        Literal["text", "json"], typer.Option(help="Write log lines as text or as JSON objects.")
     ] = "text",
     boot_grace: Annotated[
         float,
@@ -114,9 +113,7 @@ def run_in_process(
     raise typer.Exit(0 if finished else 1)
 
 
-def _operations(
-    bus: Bus, worker: RunningWorker, plan: ServicePlan
-) -> AbstractAsyncContextManager[HostPort | None]:
+def _operations(bus: Bus, worker: RunningWorker, plan: ServicePlan) -> AbstractAsyncContextManager[object]:
     if not isinstance(plan.operations, HostPort):
         return nullcontext()
     return serve_operations(bus.name, worker, plan.operations, max_lag=plan.max_lag, limits=plan.limits)

@@ -86,17 +86,12 @@ def settle(
 
     Those that are refused for good are added to `refused`, with the reason.
     """
-    later: list[UnavailableError] = []
-    for position, reply in unwritten.items():
-        error = error_for(reply, f"publishing to {records[position].topic!r}")
-        if isinstance(error, UnavailableError):
-            later.append(error)
-        else:
-            refused[position] = str(error)
-    left = [position for position in unwritten if position not in refused]
-    if len(left) < len(unwritten):  # these may be accepted at once, without those that were refused
-        return left, None
-    return left, max(later, key=lambda error: isinstance(error, NoMemoryError), default=None)
+    errors = {p: error_for(reply, f"publishing to {records[p].topic!r}") for p, reply in unwritten.items()}
+    later = {p: error for p, error in errors.items() if isinstance(error, UnavailableError)}
+    refused |= {p: str(error) for p, error in errors.items() if p not in later}
+    if len(later) < len(errors):  # these may be accepted at once, without those that were refused
+        return list(later), None
+    return list(later), max(later.values(), key=lambda error: isinstance(error, NoMemoryError), default=None)
 
 
 class Publisher:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 import anyio
 from msgspec.structs import replace
 
-from eventml.backends.memory.group import LastIds
 from tests.contract.breaking import breaks
 from tests.contract.sound import Connection, Inner, Member
 
@@ -75,7 +75,7 @@ class RemembersTheFirstTimeOnly(Member):
 class ForgetsWhatItsMembersFinished(Member):
     def leave(self) -> None:
         for group in self.groups():
-            group.completed_ids = LastIds()
+            group.completed_ids = OrderedDict()
         super().leave()
 
 
@@ -84,7 +84,7 @@ class RemembersWhileItIsConnected(Connection):
     def close(self) -> None:
         if not self.broker.connections:
             for group in self.broker.hub._groups.values():
-                group.completed_ids = LastIds()
+                group.completed_ids = OrderedDict()
 
 
 @breaks("a_duplicate_gives_no_output")

@@ -298,7 +298,7 @@ class HubMachine(RuleBasedStateMachine):
         calls += [task for _, task, _ in self.publishing]
         running = [task for task in calls if task is not None]
         waiters = {id(w) for set_ in self.hub._receivers.values() for w in set_}
-        assert len(waiters) + len(self.hub._publishers) <= len(running)
+        assert len(waiters) + len(self.hub.publishers) <= len(running)
 
     def teardown(self) -> None:
         """Those who are there finish all that is left, and leave nothing behind."""
@@ -319,7 +319,7 @@ class HubMachine(RuleBasedStateMachine):
         for client in list(self.clients):
             self._leave(client)
         assert not any(self.hub._receivers.values())
-        assert not self.hub._publishers
+        assert not self.hub.publishers
         for loop in self.loops:
             loop.close()
 

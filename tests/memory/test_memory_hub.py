@@ -246,7 +246,7 @@ async def test_cancelled_waits_leave_nothing_behind() -> None:
         await hub.publish(records("busy", 10, first=50))
         with pytest.raises(FullError):
             await hub.publish(records("busy", 1))
-        assert not hub._publishers
+        assert not hub.publishers
 
 
 async def test_many_threads_with_loops_of_their_own_share_a_hub() -> None:
@@ -291,7 +291,7 @@ async def test_a_waiter_is_woken_from_another_thread() -> None:
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(to_thread.run_sync, waiter.wake)
         with anyio.fail_after(10):
-            await waiter.wait()
+            await waiter.event.wait()
 
 
 @pytest.mark.parametrize("ended", ["asyncio", "trio"])

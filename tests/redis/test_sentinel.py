@@ -54,8 +54,8 @@ async def _knows_a_replica(address: str) -> bool:
 
 
 async def test_a_failover_is_followed(start_redis: StartRedis, tmp_path: Path) -> None:
-    master = start_redis()
-    replica = start_redis(settings={"replicaof": f"127.0.0.1 {master.port}", "repl-diskless-sync-delay": "0"})
+    master = start_redis(settings={"repl-diskless-sync-delay": "0"})  # else a replica waits 5 s for its data
+    replica = start_redis(settings={"replicaof": f"127.0.0.1 {master.port}"})
     topic, to = scene.new_topic(), scene.new_topic()
     before, after = scene.new_records(topic, 200), scene.new_records(topic, 200, start=200)
     bus = eventml.Bus("failover")
@@ -71,7 +71,8 @@ async def test_a_failover_is_followed(start_redis: StartRedis, tmp_path: Path) -
             await backend.publish(before)
             await scene.until(lambda: _finished(backend, topic), "not all were finished")
             async with scene.asking(master.url) as client:
-                await client.wait(1, 5_000)
+                await client.set("last", "write")  # WAIT waits for the writes of its own connection
+                await scene.until(lambda: client.wait(1, 1_000), "the replica has not all")
             master.kill()
             await anyio.sleep(0.1)  # a write before this is noticed would end in the unknown
             with anyio.fail_after(scene.PATIENCE):

@@ -158,7 +158,6 @@ class NewTopic(msgspec.Struct, frozen=True, kw_only=True):
     """A topic to create. None means the backend's default.
 
     Attributes:
-        name: Its name.
         partitions: Number of partitions: the largest number of members that can share its records.
         replication: Number of copies of each record.
         retention: Seconds for which records are kept.

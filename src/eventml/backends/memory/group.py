@@ -23,7 +23,7 @@ class Group:
 
     def __init__(self, topic: TopicState, name: str, start: Start) -> None:
         self.windows = [partition.window(name, start) for partition in topic.partitions]
-        self.completed_ids = LastIds()
+        self.completed_ids: OrderedDict[str, None] = OrderedDict()  # the last one is the latest
         self._members: list[object] = []
         self._turn = 0
 
@@ -61,14 +61,20 @@ class Group:
         return [c for c in done if windows[(d := c.delivery).partition].finish(d.offset, member)]
 
     def deduplicate(self, accepted: Iterable[Completion], window: int) -> list[Completion]:
-        """Record ids as `Completion.dedupe` says; return the completions whose outputs are published."""
+        """Record ids as `Completion.dedupe` says, and forget all but the last `window` ones.
+
+        Returns the completions whose outputs are published.
+        """
         first = []
         for completion in accepted:
             id_ = completion.delivery.record.id
             if completion.dedupe != "drop" or id_ not in self.completed_ids:
                 first.append(completion)
             if completion.dedupe != "off":
-                self.completed_ids.add(id_, window)
+                self.completed_ids[id_] = None
+                self.completed_ids.move_to_end(id_)
+                while len(self.completed_ids) > window:
+                    self.completed_ids.popitem(last=False)
         return first
 
     def lag(self) -> dict[int, int]:
@@ -114,23 +120,3 @@ def assign(partitions: int, members: Sequence[M], current: Mapping[int, M]) -> d
         missing = quota[member] - min(len(held[member]), quota[member])
         kept.update((free.pop(0), member) for _ in range(missing))
     return kept
-
-
-class LastIds:
-    """The ids that a group completed last, up to a window. Each operation takes constant time."""
-
-    def __init__(self) -> None:
-        self._ids: OrderedDict[str, None] = OrderedDict()
-
-    def __contains__(self, id_: str) -> bool:
-        return id_ in self._ids
-
-    def __len__(self) -> int:
-        return len(self._ids)
-
-    def add(self, id_: str, window: int) -> None:
-        """Record an id as the latest, and forget all but the last `window` ids."""
-        self._ids[id_] = None
-        self._ids.move_to_end(id_)
-        while len(self._ids) > window:
-            self._ids.popitem(last=False)

@@ -11,8 +11,7 @@ import math
 import threading
 from collections import defaultdict
 from contextlib import asynccontextmanager, suppress
-from itertools import accumulate
-from operator import attrgetter, itemgetter
+from operator import attrgetter
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import anyio
@@ -55,25 +54,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 class Waiter:
     """An event that any thread may set."""
 
-    __slots__ = ("_event", "_loop", "_thread")
-
     def __init__(self) -> None:
-        self._event = anyio.Event()
+        self.event = anyio.Event()
         self._loop: Any = current_token().native_token  # asyncio's loop or trio's token
         self._thread = threading.get_ident()
 
     def wake(self) -> None:
         """Set the event, from any thread."""
         if threading.get_ident() == self._thread:
-            self._event.set()
+            self.event.set()
             return
         soon = getattr(self._loop, "run_sync_soon", None) or self._loop.call_soon_threadsafe
         with suppress(RuntimeError):  # that loop has ended, and the waiting task with it
-            soon(self._event.set)
-
-    async def wait(self) -> None:
-        """Wait until the event is set."""
-        await self._event.wait()
+            soon(self.event.set)
 
 
 def _wake(waiters: set[Waiter]) -> None:
@@ -100,7 +93,7 @@ class Hub:
         self._topics: dict[str, TopicState] = {}
         self._groups: dict[tuple[str, str], Group] = {}
         self._receivers: defaultdict[str, set[Waiter]] = defaultdict(set)
-        self._publishers: set[Waiter] = set()
+        self.publishers: set[Waiter] = set()
 
     async def publish(self, records: Sequence[Record]) -> None:
         """Write records. Waits while a group's lag keeps a topic full, for `publish_timeout` at most.
@@ -142,18 +135,15 @@ class Hub:
 
     def topic(self, name: str) -> TopicState:
         """The topic of that name, created if it does not exist."""
-        topic = self._topics.get(name)
-        if topic is None:
-            settings = self._settings
-            topic = self._topics[name] = TopicState(name, settings.partitions, settings.retention)
-        return topic
+        if name not in self._topics:
+            self._topics[name] = TopicState(name, self._settings.partitions, self._settings.retention)
+        return self._topics[name]
 
     def group(self, topic: str, name: str, start: Start) -> Group:
         """The group of that name at a topic, created if it does not exist."""
-        group = self._groups.get((topic, name))
-        if group is None:
-            group = self._groups[topic, name] = Group(self.topic(topic), name, start)
-        return group
+        if (topic, name) not in self._groups:
+            self._groups[topic, name] = Group(self.topic(topic), name, start)
+        return self._groups[topic, name]
 
     def append(self, records: Sequence[Record]) -> None:
         """Append records and wake the readers of their topics."""
@@ -164,10 +154,6 @@ class Hub:
     def wake_receivers(self, topic: str) -> None:
         """Wake the receives that wait for a topic: there are new records, or partitions have other owners."""
         _wake(self._receivers[topic])
-
-    def wake_publishers(self) -> None:
-        """Wake the publishers that wait for room."""
-        _wake(self._publishers)
 
     async def when_there_are_any(
         self, topics: Iterable[str], take: Callable[[], Sequence[Delivery]]
@@ -198,7 +184,7 @@ class Hub:
                 f"records unfinished for {timeout:g} s. Run that group's handler, or raise backend.retention."
             )
 
-        await self._when(attempt, [self._publishers], deadline)
+        await self._when(attempt, [self.publishers], deadline)
 
     async def _when(self, attempt: Callable[[], T], waiting: Sequence[set[Waiter]], deadline: float) -> T:
         """Run `attempt` under the lock until its result is true; between two runs wait among `waiting`.
@@ -216,7 +202,7 @@ class Hub:
                     waiters.add(waiter)
             try:
                 with anyio.move_on_at(deadline):
-                    await waiter.wait()
+                    await waiter.event.wait()
             finally:
                 with self.lock:
                     for waiters in waiting:
@@ -262,7 +248,7 @@ class _Member:
             self._hub.append([record for completion in accepted for record in completion.outputs])
             if group.hand_over():
                 self._hub.wake_receivers(name)
-        self._hub.wake_publishers()
+        _wake(self._hub.publishers)
 
     async def completed_before(self, deliveries: Sequence[Delivery]) -> Collection[int]:
         await checkpoint()
@@ -299,18 +285,16 @@ class _Reader:
         return await self._hub.when_there_are_any(self._topics, lambda: self._take(limit))
 
     def _take(self, limit: int) -> list[Delivery]:
-        taken: list[tuple[float, Delivery]] = []
+        taken: list[Delivery] = []
         for partition in list(self._positions):
             # Put back behind the others, which come first if the limit is reached here.
             position = self._positions.pop(partition)
             read = partition.read(position, limit - len(taken))
             self._positions[partition] = max(position, partition.base) + len(read)
-            # The latest time so far: a clock that is set back must not change the order within a partition.
-            taken += zip(accumulate(map(_TIMESTAMP_OF, read), max), read, strict=True)
+            taken += read
             if len(taken) >= limit:
                 break
-        # Between partitions there is no order but by time.
-        return [delivery for _, delivery in sorted(taken, key=itemgetter(0))]
+        return sorted(taken, key=_TIMESTAMP_OF)  # between partitions there is no order but by time
 
     async def complete(self, done: Sequence[Completion]) -> None:
         await self._hub.publish([record for completion in done for record in completion.outputs])

@@ -34,12 +34,14 @@ class TopicState:
         self.partitions = [Partition(index) for index in range(partitions)]
         self._retention = retention
         self._turn = 0
+        self._latest = 0.0
 
     def append(self, records: Sequence[Record]) -> None:
         """Append records, each to the partition of its key."""
         # The records of a call that have no key go to one partition, those of the next call to the next.
         self._turn = (self._turn + 1) % len(self.partitions)
-        now = time.time()
+        # A clock that is set back must not change the order within a partition.
+        now = self._latest = max(time.time(), self._latest)
         if set(map(_KEY_OF, records)) == {None}:
             self.partitions[self._turn].extend(records, now)
             return
@@ -85,8 +87,6 @@ class Partition:
     The log holds deliveries, not records, so that all groups share the objects.
     """
 
-    __slots__ = ("base", "index", "log", "windows")
-
     def __init__(self, index: int) -> None:
         self.index = index
         self.base = 0
@@ -105,8 +105,8 @@ class Partition:
 
     def window(self, group: str, start: Start) -> Window:
         """The window of a new group."""
-        window = self.windows[group] = Window(self, self.base if start == "earliest" else self.end)
-        return window
+        self.windows[group] = Window(self, self.base if start == "earliest" else self.end)
+        return self.windows[group]
 
     def read(self, position: int, limit: int) -> list[Delivery]:
         """Deliveries from an offset on; from the oldest one if that was dropped."""
@@ -148,8 +148,6 @@ class Window:
         in_flight: By offset, the number of the attempt.
         returned: By offset in rising order, the number of attempts, of what is to be delivered again.
     """
-
-    __slots__ = ("in_flight", "next_owner", "owner", "partition", "position", "returned")
 
     def __init__(self, partition: Partition, position: int) -> None:
         self.partition = partition

@@ -33,7 +33,7 @@ try:
 except ImportError as exc:
     raise MissingExtraError("redis", "the backend redis://") from exc
 
-from eventml.backends.redis.cluster import check_deduplication, check_outputs, find_server
+from eventml.backends.redis.cluster import check_outputs, find_server
 from eventml.backends.redis.connection import pack
 from eventml.backends.redis.errors import check_replies
 from eventml.backends.redis.leases import dedupe_key, group_lag
@@ -52,20 +52,10 @@ __all__ = ["RedisBackend", "Settings", "capabilities", "open"]
 
 _EXPIRE_AFTER: Final = 3_600  # seconds after the last `trim`
 
-_CAPABILITIES: Final = Capabilities(
-    ordering="single_member",
-    redelivery="lease",
-    atomic_completion=True,
-    durable=True,
-    counts_attempts=True,
-    shared=True,
-    deduplicates=True,
-)
-
 
 def capabilities(settings: Settings) -> Capabilities:  # noqa: ARG001 - they are the same with all settings
     """Guarantees of the backend with these settings."""
-    return _CAPABILITIES
+    return RedisBackend.capabilities
 
 
 @asynccontextmanager
@@ -94,7 +84,15 @@ async def open(url: str, settings: Settings) -> AsyncIterator[RedisBackend]:  # 
 class RedisBackend:
     """See `eventml.backends.base.Backend`. Made by `open`."""
 
-    capabilities: Final = _CAPABILITIES
+    capabilities: Final = Capabilities(
+        ordering="single_member",
+        redelivery="lease",
+        atomic_completion=True,
+        durable=True,
+        counts_attempts=True,
+        shared=True,
+        deduplicates=True,
+    )
 
     def __init__(self, publisher: Publisher) -> None:
         self._publisher = publisher
@@ -120,7 +118,7 @@ class RedisBackend:
             UnsupportedError: on a cluster, where that set would be in another slot than its topic.
         """
         for topic in topics:
-            check_deduplication(self._publisher.server, topic, group, dedupe_key(topic, group))
+            check_outputs(self._publisher.server, topic, [dedupe_key(topic, group)])
         return Member(self._publisher, topics, group, window=window).joined(start)
 
     async def lag(self, topic: str, *, group: str) -> Mapping[int, int] | None:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from eventml.backends.redis.connection import Connection, Login, pack
-from eventml.backends.redis.errors import DeniedError, ErrorReply, check_replies
+from eventml.backends.redis.errors import DeniedError
 from eventml.backends.redis.server import Server
 from eventml.backends.redis.settings import Address, Host, Settings, parse_url
-from eventml.errors import ConfigError, UnavailableError, UnsupportedError
+from eventml.errors import BackendError, ConfigError, UnavailableError, UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -33,7 +33,7 @@ async def find_server(url: str, settings: Settings) -> Server:
         ConfigError: the URL or a setting is wrong, the server refuses the user, or is too old.
         UnavailableError: the server cannot be reached.
     """
-    server = server_for(url, settings)
+    server = _server_for(url, settings)
     try:
         connection = await server.connect(0)
     except DeniedError as exc:
@@ -49,11 +49,7 @@ async def find_server(url: str, settings: Settings) -> Server:
 
 
 def check_version(hello: dict[str, Any]) -> None:
-    """Check a server's version, by its reply to HELLO.
-
-    Raises:
-        ConfigError: the server is too old.
-    """
+    """Raise ConfigError if the server is too old, by its reply to HELLO."""
     if hello.get("server") != b"redis":  # Valkey numbers its versions differently, and none is too old
         return
     if tuple(map(int, re.findall(rb"\d+", hello["version"])[:2])) < _OLDEST:
@@ -62,12 +58,8 @@ def check_version(hello: dict[str, Any]) -> None:
         )
 
 
-def server_for(url: str, settings: Settings) -> Server:
-    """The server, the Sentinels or the cluster that the URL and the settings name.
-
-    Raises:
-        ConfigError: they do not fit together, or a certificate cannot be loaded.
-    """
+def _server_for(url: str, settings: Settings) -> Server:
+    """The server, the Sentinels or the cluster that the URL and the settings name."""
     address = parse_url(url, db=settings.db, sentinel=settings.sentinel is not None)
     if settings.sentinel is not None:
         if settings.cluster or address.path is not None:
@@ -102,21 +94,10 @@ class Sentinels(Server):
     async def connect(self, slot: int) -> Connection:  # noqa: ARG002 - all topics are on one server
         """See `Server.connect`."""
         master = self.settings.sentinel
-        problem: UnavailableError | DeniedError | None = None
         command = pack("SENTINEL", "GET-MASTER-ADDR-BY-NAME", str(master))
-        for host in self._address.hosts:
-            try:
-                reply = await self._sentinel_login.ask(host, command)
-                [found] = check_replies([reply], f"asking the Sentinel {host[0]}:{host[1]} for the master")
-            except (UnavailableError, DeniedError) as exc:
-                problem = exc
-            else:
-                if found:
-                    return await self._login.connect((found[0].decode(), int(found[1])))
-        if isinstance(problem, DeniedError):
-            raise problem
-        last = f"; the last one that failed: {problem}" if problem else ""
-        raise UnavailableError(f"no Sentinel at {self._address} names a master {master!r}{last}") from problem
+        failure = f"no Sentinel at {self._address} names a master {master!r}"
+        _, (host, port) = await self._sentinel_login.ask(self._address.hosts, command, failure)
+        return await self._login.connect((host.decode(), int(port)))
 
 
 class Cluster(Server):
@@ -152,26 +133,22 @@ class Cluster(Server):
         self._ranges = []
 
     async def _find_nodes(self) -> list[tuple[int, int, Host]]:
-        problem: UnavailableError | None = None
-        for host in self._address.hosts:
-            try:
-                slots = await self._login.ask(host, pack("CLUSTER", "SLOTS"))
-            except UnavailableError as exc:
-                problem = exc
-                continue
-            if isinstance(slots, ErrorReply) and "cluster support disabled" in str(slots):
-                raise ConfigError(f"backend.cluster: the server at {self._address} is not part of a cluster")
-            [slots] = check_replies([slots], f"asking {self._address} for the cluster's slots")
-            return [
-                # A node that does not know its own host name leaves it out of its reply.
-                (first, last, ((name or b"").decode() or host[0], port))
-                for first, last, (name, port, *_), *_replicas in slots
-            ]
-        raise UnavailableError(f"no node of the cluster at {self._address} answers: {problem}") from problem
+        failure = f"no node of the cluster at {self._address} knows its slots"
+        try:
+            host, slots = await self._login.ask(self._address.hosts, pack("CLUSTER", "SLOTS"), failure)
+        except BackendError as exc:
+            if "cluster support disabled" not in str(exc):
+                raise
+            raise ConfigError(f"backend.cluster: no cluster is at {self._address}: {exc}") from exc
+        return [
+            # A node that does not know its own host name leaves it out of its reply.
+            (first, last, ((name or b"").decode() or host[0], port))
+            for first, last, (name, port, *_), *_replicas in slots
+        ]
 
 
 def check_outputs(server: Server, topic: str, outputs: Iterable[str]) -> None:
-    """Check that inputs of one topic can be completed in one step with outputs to other topics.
+    """Check that inputs of one topic can be completed in one step with writes to other keys.
 
     Raises:
         UnsupportedError: they are in different slots; says what to do.
@@ -181,33 +158,19 @@ def check_outputs(server: Server, topic: str, outputs: Iterable[str]) -> None:
         if server.slot(output) != slot:
             first, second = same_slot_names(topic, output)
             raise UnsupportedError(
-                f"topics {topic!r} and {output!r} are in different slots of the cluster, so an input cannot "
-                f"be completed together with its output. Give them one hash tag, as in {first!r} and "
-                f"{second!r}"
+                f"{topic!r} and {output!r} are in different slots of the cluster, so an input cannot be "
+                f"completed together with its output, or with the ids that dedupe_window records. Give them "
+                f"one hash tag, as in {first!r} and {second!r}"
             )
-
-
-def check_deduplication(server: Server, topic: str, group: str, key: str) -> None:
-    """Check that the ids that a group completes can be recorded, at a key, in one step with the ack.
-
-    Raises:
-        UnsupportedError: they are in different slots; says what to do.
-    """
-    if server.slot(key) != server.slot(topic):
-        raise UnsupportedError(
-            f"dedupe_window: the ids that group {group!r} completes at {topic!r} would be recorded in "
-            f"another slot of the cluster. Give the topic a hash tag, as in "
-            f"{same_slot_names(topic, topic)[0]!r}"
-        )
 
 
 def same_slot_names(topic: str, other: str) -> tuple[str, str]:
     """Names with one hash tag, to propose for two topics that have to be in one slot."""
     found = _TAG.search(topic)
     tag = found[1] if found else topic.partition(".")[0]
-    start = f"{{{tag}}}"
-    first, second = (
-        start + name.removeprefix(tag) if name.startswith(tag) else f"{start}.{name}"
-        for name in (name.replace("{", "").replace("}", "") for name in (topic, other))
-    )
-    return first, second
+
+    def named(name: str) -> str:
+        bare = name.replace("{", "").replace("}", "")
+        return f"{{{tag}}}" + (bare.removeprefix(tag) if bare.startswith(tag) else f".{bare}")
+
+    return named(topic), named(other)

@@ -33,11 +33,6 @@ _MODES: Final[dict[Dedupe, int]] = {"off": 0, "drop": 1, "record": 2}
 async def complete(publisher: Publisher, consumer: Consumer, done: Sequence[Completion]) -> dict[int, str]:
     """Complete deliveries of one topic. Returns why some were refused for good, by position.
 
-    Args:
-        publisher: Cuts the topics of the outputs to `max_length`.
-        consumer: The consumer that has the deliveries in flight.
-        done: The completions.
-
     Raises:
         NoGroupError: the group does not exist any more.
         UnavailableError: the outcome of all is unknown. Repeating the call is right.
@@ -49,14 +44,14 @@ async def complete(publisher: Publisher, consumer: Consumer, done: Sequence[Comp
     left: Sequence[int] = range(len(done))
     refused: dict[int, str] = {}
     try:
-        calls = list(pack_calls(consumer, done))
+        calls = list(_pack_calls(consumer, done))
         check = any(len(packed) > server.largest for packed, _ in calls)
     except UnicodeEncodeError:
         check = True
     if check:
         refused = _defects(done, server.largest)
         left = [position for position in left if position not in refused]
-        calls = list(pack_calls(consumer, [done[position] for position in left]))
+        calls = list(_pack_calls(consumer, [done[position] for position in left]))
     if not calls:
         return refused
     action = f"completing {consumer.topic!r}"
@@ -79,12 +74,8 @@ async def complete(publisher: Publisher, consumer: Consumer, done: Sequence[Comp
     return refused
 
 
-def pack_calls(consumer: Consumer, done: Sequence[Completion]) -> Iterator[tuple[bytes, int]]:
-    """Packed calls of the script, with the number of completions of each.
-
-    Raises:
-        UnicodeEncodeError: a text cannot be encoded in UTF-8.
-    """
+def _pack_calls(consumer: Consumer, done: Sequence[Completion]) -> Iterator[tuple[bytes, int]]:
+    """Packed calls of the script, with the number of completions of each."""
     while done:
         packed, count = _pack_call(consumer, done)
         yield packed, count

@@ -15,12 +15,18 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import hiredis
 import msgspec
 
-from eventml.backends.redis.errors import ConnectionLostError, DeniedError, ErrorReply, error_for
+from eventml.backends.redis.errors import (
+    ConnectionLostError,
+    DeniedError,
+    ErrorReply,
+    check_replies,
+    error_for,
+)
 from eventml.backends.redis.settings import Address, Host, Settings, tls_context
 from eventml.errors import UnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from typing_extensions import Buffer
 
@@ -57,9 +63,6 @@ class _Request(msgspec.Struct):
 class Connection(asyncio.BufferedProtocol):
     """One connection, which any number of callers may use at the same time.
 
-    Args:
-        name: The server's name in messages.
-
     Attributes:
         hello: The server's reply to HELLO: its name and version, and the number of this connection.
         writable: Set unless the send buffer is full: wait for it before `send`.
@@ -85,14 +88,10 @@ class Connection(asyncio.BufferedProtocol):
         return self._transport is not None and not self._transport.is_closing()
 
     def send(self, commands: bytes, expected: int, timeout: float) -> asyncio.Future[list[Any]]:
-        """Send packed commands, and return a future of their replies.
+        """Send packed commands, and return a future of that number of replies.
 
-        An error reply stands in its place among them. Cancelling the future is harmless.
-
-        Args:
-            commands: One or more packed commands.
-            expected: The number of replies.
-            timeout: How long the replies may take, in seconds; after that the connection is closed.
+        An error reply stands in its place among them. If they have not come after `timeout` seconds, the
+        connection is closed. Cancelling the future is harmless.
 
         Raises:
             ConnectionLostError: the connection is closed and nothing was sent. The future raises it
@@ -166,12 +165,9 @@ class Connection(asyncio.BufferedProtocol):
 
 
 class Login:
-    """Opens connections, and logs in on them.
+    """Opens connections to any host as the user of an address, with its database and with or without TLS.
 
-    Args:
-        address: The user, the database, and whether to use TLS; not the hosts.
-        settings: Time limits and certificates.
-        setting: The setting that a wrong password stands in, for messages.
+    The errors for a wrong password name the setting that it stands in.
     """
 
     def __init__(self, address: Address, settings: Settings, *, setting: str = "backend.url") -> None:
@@ -181,14 +177,8 @@ class Login:
         self._tls = tls_context(settings) if address.tls else None
 
     async def connect(self, target: Host | str) -> Connection:
-        """Connect to a host, or to the path of a Unix socket.
-
-        Raises:
-            UnavailableError: the server cannot be reached, or does not answer in time.
-            DeniedError: the server refuses the user, the password or the database.
-        """
-        hosts, path = ((), target) if isinstance(target, str) else ((target,), None)
-        name = str(Address(hosts=hosts, path=path))
+        """Connect to a host, or to the path of a Unix socket; see `Server.connect`."""
+        name = str(Address((), path=target) if isinstance(target, str) else Address((target,)))
         connection = Connection(name)
         loop = asyncio.get_running_loop()
         try:
@@ -208,19 +198,34 @@ class Login:
             raise
         return connection
 
-    async def ask(self, host: Host, command: bytes) -> Any:
-        """Send one packed command on a connection of its own. An error reply is returned, not raised.
+    async def ask(self, hosts: Iterable[Host], command: bytes, failure: str) -> tuple[Host, Any]:
+        """Send a packed command to one host after the other, until one gives a reply that is not empty.
+
+        Returns the host and its reply.
 
         Raises:
-            UnavailableError: the host cannot be reached, or does not answer in time.
-            DeniedError: the host refuses the user or the password.
+            DeniedError: the last host that failed refuses the user or the password.
+            UnavailableError: none has a reply, for another reason.
+            BackendError: a host gives an error reply.
         """
-        connection = await self.connect(host)
-        try:
-            [reply] = await connection.send(command, 1, self._settings.timeout)
-        finally:
-            connection.close()
-        return reply
+        problem: UnavailableError | DeniedError | None = None
+        for host in hosts:
+            try:
+                connection = await self.connect(host)
+                try:
+                    replies = await connection.send(command, 1, self._settings.timeout)
+                finally:
+                    connection.close()
+                [reply] = check_replies(replies, f"asking {host[0]}:{host[1]}")
+            except (UnavailableError, DeniedError) as exc:
+                problem = exc
+            else:
+                if reply:
+                    return host, reply
+        if isinstance(problem, DeniedError):
+            raise problem
+        last = f"; the last one that failed: {problem}" if problem else ""
+        raise UnavailableError(f"{failure}{last}") from problem
 
     async def _log_in(self, connection: Connection, name: str) -> None:
         user, password, db = self._address.username, self._address.password, self._address.db

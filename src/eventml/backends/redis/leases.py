@@ -75,15 +75,8 @@ class Consumer:
     Every method that asks the server raises UnavailableError if it cannot be reached, NoGroupError if the
     group does not exist any more, and BackendError if the server refuses.
 
-    Args:
-        client: Used for requests that do not block.
-        topic: The topic.
-        group: The name of the group.
-        name: The name of the consumer.
-        lease: How long an unresponsive member keeps its deliveries, in seconds.
-        window: How many ids the group records at least; 0 if it does not deduplicate.
-
     Attributes:
+        window: How many ids the group records at least; 0 if it does not deduplicate.
         sweeping: Whether `sweep` has not reached the last entry. A new member begins with a sweep.
     """
 
@@ -177,25 +170,21 @@ class Consumer:
         [reply] = await self._request(command, "looking for released entries")
         return bool(reply)
 
-    async def recover(self, limit: int) -> tuple[list[Delivery], bool]:
+    async def recover(self, limit: int) -> list[Delivery]:
         """Claim entries that are pending for this consumer but not leased: the reply to a read was lost.
 
         No read and no claim may be under way meanwhile.
-
-        Returns:
-            The deliveries, and whether these are all.
         """
         count = len(self._renewed) + limit  # at least `limit` of so many entries are not leased
         command = pack("XPENDING", self.topic, self.group, "-", "+", count, self.name)
         [rows] = await self._request(command, "looking for deliveries whose reply was lost")
         found = [entry for entry in (row[0].decode() for row in rows) if entry not in self._renewed]
-        return await self._claim(found[:limit]), len(rows) < count
+        return await self._claim(found[:limit])
 
     async def give_back(self, untouched: Iterable[Delivery]) -> None:
         """Give all pending entries back to the group, and delete the consumer.
 
-        Args:
-            untouched: Deliveries that no handler has received: this delivery does not count as an attempt.
+        No handler has received the untouched ones: for them, this delivery does not count as an attempt.
         """
         attempts = [
             value

@@ -34,13 +34,9 @@ _FIRST_LIMIT: Final = 1_000  # deliveries to claim before the first call of `rec
 
 
 class GroupReader(ReadAhead):
-    """Reads the topics of one slot for one member, and keeps its leases.
+    """Reads the topics of one slot for one member, by its consumer of each topic, and keeps its leases.
 
-    Args:
-        server: The server that has the topics.
-        slot: Their slot.
-        consumers: The member's consumer of each topic.
-        arrived: Set when there may be deliveries to take, or an error to raise.
+    `arrived` is set when there may be deliveries to take, or an error to raise.
     """
 
     def __init__(
@@ -67,7 +63,7 @@ class GroupReader(ReadAhead):
         self._upkeep_failure: Exception | None = None
         self._stopping = False
         self._upkeep_due = asyncio.Event()
-        self._swept = self._idle_checked = time.monotonic()
+        self._swept = time.monotonic()
 
     # Receiving.
 
@@ -146,32 +142,24 @@ class GroupReader(ReadAhead):
             await self._recover()
         else:
             await self._sweep()
-        idle_due = time.monotonic() - self._idle_checked > self._settings.lease
-        for consumer in self._consumers:
-            if self._settings.retention is not None:
+        if self._settings.retention is not None:
+            for consumer in self._consumers:
                 await consumer.trim_finished(self._settings.retention)
-            if idle_due:
-                await consumer.delete_idle_consumers()
-        if idle_due:
-            self._idle_checked = time.monotonic()
 
     async def _recover(self) -> None:
         if self.pending is not None or self._claimed:
             return  # entries whose reply is under way would be taken for lost
-        complete = True
         for consumer in self._consumers:
-            deliveries, all_found = await consumer.recover(self._limit)
-            self._claimed += deliveries
-            complete &= all_found
-        self._reply_lost = not complete
+            self._claimed += await consumer.recover(self._limit)
+        self._reply_lost = bool(self._claimed)  # then there may be more
         self._arrived.set()
 
     async def _sweep(self) -> None:
-        now = time.monotonic()
-        due = now - self._swept > self._settings.lease / 2
+        due = time.monotonic() - self._swept > self._settings.lease / 2
+        if due:
+            self._swept = time.monotonic()
         for consumer in self._consumers:
             if due or await consumer.anything_released():
-                self._swept = now
                 consumer.sweeping = True
             while consumer.sweeping and not self._claimed:
                 try:
@@ -184,6 +172,9 @@ class GroupReader(ReadAhead):
         elif self._catching_up:
             self._catching_up = False
             self._arrived.set()
+        if due:
+            for consumer in self._consumers:
+                await consumer.delete_idle_consumers()
 
     # Leaving.
 
@@ -209,11 +200,7 @@ class GroupReader(ReadAhead):
 class Member:
     """A member of a group, with two connections to each server that has some of its topics.
 
-    Args:
-        publisher: Writes to the server that has the topics.
-        topics: The topics.
-        group: The name of the group.
-        window: How many ids the group records at each topic; 0 if it does not deduplicate.
+    The group records the last `window` ids at each topic; with 0 it does not deduplicate.
     """
 
     def __init__(self, publisher: Publisher, topics: Sequence[str], group: str, *, window: int = 0) -> None:

@@ -82,38 +82,20 @@ def errors_of(replies: Sequence[Any]) -> list[ErrorReply | None]:
 def settle(
     records: Sequence[Record], unwritten: dict[int, ErrorReply], refused: dict[int, str]
 ) -> tuple[Sequence[int], UnavailableError | None]:
-    """Find which records have to be written again, and whether that is to be later.
+    """Find which of the unwritten records are to be written again, and the reason to wait, if there is one.
 
-    Args:
-        records: All records.
-        unwritten: The error replies for those that were not written, by position.
-        refused: The reasons for those that are refused for good are added here, by position.
-
-    Returns:
-        The positions of the others, and the reason to wait, if there is one.
+    Those that are refused for good are added to `refused`, with the reason.
     """
-    later: list[UnavailableError] = []
-    for position, reply in unwritten.items():
-        error = error_for(reply, f"publishing to {records[position].topic!r}")
-        if isinstance(error, UnavailableError):
-            later.append(error)
-        else:
-            refused[position] = str(error)
-    left = [position for position in unwritten if position not in refused]
-    if len(left) < len(unwritten):  # these may be accepted at once, without those that were refused
-        return left, None
-    return left, max(later, key=lambda error: isinstance(error, NoMemoryError), default=None)
+    errors = {p: error_for(reply, f"publishing to {records[p].topic!r}") for p, reply in unwritten.items()}
+    later = {p: error for p, error in errors.items() if isinstance(error, UnavailableError)}
+    refused |= {p: str(error) for p, error in errors.items() if p not in later}
+    if len(later) < len(errors):  # these may be accepted at once, without those that were refused
+        return list(later), None
+    return list(later), max(later.values(), key=lambda error: isinstance(error, NoMemoryError), default=None)
 
 
 class Publisher:
-    """Writes records, on connections of its own.
-
-    Args:
-        server: The server to write to.
-
-    Attributes:
-        server: The server.
-    """
+    """Writes records, on connections of its own."""
 
     def __init__(self, server: Server) -> None:
         self.server = server
@@ -135,15 +117,14 @@ class Publisher:
         for position, record in enumerate(records):
             by_slot.setdefault(slots[record.topic], []).append(position)
         refused: dict[int, str] = {}
-        finished = 0
+        before = 0
         for part in [part for slot in by_slot.values() for part in split_writes(records, slot)]:
             left, full = await self._write(records, part, refused, give_up)
-            finished += len(part) - len(left)
             if full is not None:
-                if finished == len(refused):
+                if before + len(part) - len(left) == len(refused):
                     raise FullError(str(full)) from full
-                unwritten = f"{len(records) - finished} of {len(records)} records were not written"
-                raise UnavailableError(f"{unwritten}: {full}") from full
+                raise full
+            before += len(part)
         if refused:
             position, reason = min(refused.items())
             raise PublishError(
@@ -153,13 +134,9 @@ class Publisher:
             )
 
     async def cut(self, client: Client, topics: Iterable[str]) -> None:
-        """Cut topics to `max_length` when that is due, after entries were added to them.
+        """Cut topics to `max_length` when that is due, given the topic of each entry that was added.
 
         A failure is logged, and the next cut makes up for it.
-
-        Args:
-            client: A client of the server that has the topics.
-            topics: The topic of each entry that was added.
         """
         max_length = self.server.settings.max_length
         if max_length is None:
@@ -195,14 +172,8 @@ class Publisher:
     ) -> tuple[Sequence[int], NoMemoryError | None]:
         """Write the records at some positions, all of one slot, until each is added or refused for good.
 
-        Args:
-            records: All records.
-            positions: The positions of those to write.
-            refused: The reasons for those that are refused for good are added here, by position.
-            give_up: When to give up, on the event loop's clock.
-
-        Returns:
-            The positions of those that were not written since memory stayed full, and the last error.
+        It gives up at a time of the event loop's clock. Returns the positions of those that were not written
+        since memory stayed full, and the last error.
 
         Raises:
             UnavailableError: the server was out of reach until the end, or it is unknown whether the

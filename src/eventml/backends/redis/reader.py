@@ -29,17 +29,12 @@ BLOCK: Final = 1_000  # milliseconds that the server holds a read open that find
 
 
 class ReadAhead:
-    """Reads from the topics of one slot, one read at a time, on a connection of its own.
+    """Reads from the topics of one slot, one read at a time, on a connection of its own, which blocks.
 
-    Args:
-        server: The server that has the topics.
-        slot: Their slot.
-        command: Returns the packed command that reads up to so many entries.
-        decode: Decodes the entries of one topic.
-        arrived: Set when entries have come, or a read has failed.
+    `command` returns the packed command that reads up to so many entries, and `decode` decodes those of one
+    topic. `arrived` is set when entries have come, or a read has failed.
 
     Attributes:
-        client: The client that reads; its connection blocks.
         pending: The read that is under way.
         ready: Deliveries that have been read and not been taken.
     """
@@ -62,11 +57,7 @@ class ReadAhead:
         self._failure: BackendError | None = None
 
     def check(self) -> None:
-        """Raise the failure of the last read, once.
-
-        Raises:
-            BackendError: the connection was lost, or the server refused the read.
-        """
+        """Raise the failure of the last read, once."""
         failure, self._failure = self._failure, None
         if failure is not None:
             raise failure
@@ -77,12 +68,7 @@ class ReadAhead:
         return taken
 
     async def read(self, limit: int) -> None:
-        """Start a read, unless one is under way or deliveries are ready.
-
-        Raises:
-            UnavailableError: the server cannot be reached.
-            DeniedError: the server refuses the user or the password.
-        """
+        """Start a read, unless one is under way or deliveries are ready. Connects as `Client.connection`."""
         await self.client.connection()
         self.read_ahead(limit)
 
@@ -138,12 +124,7 @@ async def receive(sources: Sequence[ReadAhead], limit: int, arrived: asyncio.Eve
 
 
 class Reader:
-    """A subscription without a group: no acks, and no trace in the server.
-
-    Args:
-        publisher: Publishes the outputs of completions, to the server that has the topics.
-        topics: The topics to read.
-    """
+    """A subscription without a group: no acks, and no trace in the server."""
 
     def __init__(self, publisher: Publisher, topics: Sequence[str]) -> None:
         self._arrived = asyncio.Event()

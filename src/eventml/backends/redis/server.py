@@ -18,10 +18,6 @@ if TYPE_CHECKING:
 class Server:
     """The Redis behind one backend: one server at a fixed address.
 
-    Args:
-        address: Its address.
-        settings: The backend's settings.
-
     Attributes:
         largest: The largest argument that the server accepts, in bytes; it closes the connection on larger
             ones.
@@ -42,7 +38,7 @@ class Server:
 
         Raises:
             UnavailableError: the server cannot be reached.
-            DeniedError: the server refuses the user or the password.
+            DeniedError: the server refuses the user, the password or the database.
         """
         return await self._login.connect(self._address.path or self._address.hosts[0])
 
@@ -60,9 +56,8 @@ class Server:
 class Client:
     """Sends requests to the server of a slot; connects when needed, and again after a connection was lost.
 
-    Args:
-        server: Makes the connections.
-        slot: The slot whose server to connect to.
+    What sends or connects raises UnavailableError if the server cannot be reached, and DeniedError if it
+    refuses the user or the password. In both cases nothing was sent.
     """
 
     def __init__(self, server: Server, slot: int) -> None:
@@ -77,12 +72,7 @@ class Client:
         return self._connection if self._connection is not None and self._connection.is_open else None
 
     async def connection(self) -> Connection:
-        """The connection, made if none is open.
-
-        Raises:
-            UnavailableError: the server cannot be reached.
-            DeniedError: the server refuses the user or the password.
-        """
+        """The connection, made if none is open."""
         connection = self.connected
         if connection is None:
             async with self._connecting:
@@ -92,16 +82,10 @@ class Client:
         return connection
 
     async def request(self, commands: bytes, expected: int = 1) -> list[Any]:
-        """Send packed commands and wait for their replies, error replies in their places among them.
-
-        Args:
-            commands: One or more packed commands.
-            expected: The number of replies.
+        """Send packed commands and wait for that number of replies, error replies in their places.
 
         Raises:
             ConnectionLostError: the connection was lost before the replies came.
-            UnavailableError: the server cannot be reached. Nothing was sent.
-            DeniedError: the server refuses the user or the password. Nothing was sent.
         """
         connection = await self.connection()
         await connection.writable.wait()
@@ -115,8 +99,7 @@ class Client:
             type(reply) is ErrorReply and reply.code in WRONG_SERVER for reply in replies
         ):
             self._server.forget()
-            if self._connection is not None:
-                self._connection.close()
+            self.close()
 
     def close(self) -> None:
         """Close the connection, if there is one. Requests without a reply fail."""
@@ -125,15 +108,7 @@ class Client:
 
 
 class Script:
-    """A script, which the server knows by its digest once it has been sent.
-
-    Args:
-        name: The name of its file in `scripts/`, without the suffix.
-
-    Attributes:
-        source: The text of the script.
-        digest: The SHA-1 of the text in hexadecimal, by which EVALSHA names the script.
-    """
+    """The script of that name in `scripts/`, which the server knows by its digest once it has been sent."""
 
     def __init__(self, name: str) -> None:
         self.source = (resources.files("eventml.backends.redis") / f"scripts/{name}.lua").read_bytes()
@@ -144,28 +119,16 @@ class Script:
         return pack("EVALSHA", self.digest, len(keys), *keys, *arguments)
 
     async def run(self, client: Client, topic: str, *arguments: str | bytes | int, action: str) -> Any:
-        """Run the script once, and return its reply.
-
-        Args:
-            client: A client of the server that has the topic.
-            topic: The script's only key.
-            *arguments: The script's arguments.
-            action: What is attempted; begins the message of an error.
+        """Run the script with the topic as its only key, and return its reply.
 
         Raises:
-            BackendError: the server cannot be reached, or refuses.
+            BackendError: the server cannot be reached, or refuses. The message begins with the action.
         """
         [reply] = check_replies(await self.run_calls(client, [self.call([topic], arguments)]), action)
         return reply
 
     async def run_calls(self, client: Client, calls: Sequence[bytes]) -> list[Any]:
-        """Run packed calls of the script in their order. Returns their replies, errors in their places.
-
-        Raises:
-            ConnectionLostError: the connection was lost before the replies came.
-            UnavailableError: the server cannot be reached. Nothing was sent.
-            DeniedError: the server refuses the user or the password. Nothing was sent.
-        """
+        """Run packed calls of the script in their order. Returns and raises as `Client.request` does."""
         replies = await client.request(b"".join(calls), len(calls))
         unknown = [
             position

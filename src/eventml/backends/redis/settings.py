@@ -66,15 +66,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class Address(msgspec.Struct, frozen=True):
-    """Where the server is, and the user to log in as.
+    """Where the server is, and the user to log in as; without a name, the default user.
 
-    Attributes:
-        hosts: Host names and ports; several for a cluster or for Sentinels, none for a Unix socket.
-        path: The path of a Unix socket.
-        db: The number of the database.
-        username: The user to log in as; None is the default user.
-        password: The user's password.
-        tls: Whether to connect with TLS.
+    It has several hosts for a cluster or for Sentinels, and none but a path for a Unix socket.
     """
 
     hosts: tuple[Host, ...]
@@ -94,10 +88,7 @@ class Address(msgspec.Struct, frozen=True):
 def parse_url(url: str, *, db: int | None = None, sentinel: bool = False) -> Address:
     """Parse `redis://[user:password@]host[:port][,host[:port]...][/db]` or `unix://.../path`.
 
-    Args:
-        url: The URL; its query is ignored.
-        db: The number of the database where the URL's path does not name one.
-        sentinel: The hosts are Sentinels, which have another default port.
+    The query is ignored. `db` is used where the path names no database; Sentinels have another default port.
 
     Raises:
         ConfigError: the URL cannot be parsed; says what is expected.

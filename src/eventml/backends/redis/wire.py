@@ -39,7 +39,7 @@ _CACHED: Final = 256
 _ID_NAME: Final = bulk(ID)
 _KEY_NAME: Final = bulk(KEY)
 
-_FIELD_HEADERS: Final[Mapping[str, str]] = MappingProxyType({records.CONTENT_TYPE: records.FIELDS})
+_FIELD_HEADERS: Final = MappingProxyType({records.CONTENT_TYPE: records.FIELDS})
 
 
 def encode_headers(headers: Mapping[str, str]) -> bytes:
@@ -87,12 +87,7 @@ def text(value: bytes) -> str:
 
 
 def defect(record: Record, largest: int) -> str | None:
-    """Why the server cannot accept a record, or None if it can.
-
-    Args:
-        record: A record to be written.
-        largest: The largest argument that the server accepts, in bytes.
-    """
+    """Why a server that accepts arguments of so many bytes cannot accept a record, or None if it can."""
     if max(len(record.value), len(record.key or b""), len(record.id)) > largest:
         return f"it is larger than the {largest} bytes that the server accepts (proto-max-bulk-len)"
     try:
@@ -165,11 +160,7 @@ def alike(record: Record, other: Record) -> bool:
 def decode_entries(topic: str, entries: Sequence[Entry], attempts: Sequence[int] = ()) -> list[Delivery]:
     """Decode entries, in their order. Those with the same `meta` share one mapping of headers.
 
-    Args:
-        topic: The topic of the entries.
-        entries: Ids and fields.
-        attempts: How often each has been delivered, this time included; empty if each is delivered for
-            the first time.
+    `attempts` is how often each has been delivered, this time included; empty if that is once.
     """
     made: list[Delivery] = []
     last_meta, headers = b"", NO_HEADERS

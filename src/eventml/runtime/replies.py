@@ -143,8 +143,7 @@ class Replies:
             refused = exc.failed if isinstance(exc, PublishError) else {}
             if not refused:
                 self._paused_until = time.monotonic() + _PAUSE
-                raise  # the pipeline completes again, during the pause
-            again = [position for position in replies if position in refused]
+            again = [p for p in replies if p in refused] if refused else list(range(len(completions)))
             still_refused = {p: reason for p, reason in refused.items() if p not in replies}
             try:
                 await self._subscription.complete([completions[position] for position in again])

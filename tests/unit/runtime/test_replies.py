@@ -134,9 +134,7 @@ async def test_while_no_request_is_in_flight_completions_are_passed_on_unchanged
 async def test_replies_that_cannot_be_written_are_left_out() -> None:
     subscription, deliveries = Refusing(BackendError("not allowed to write there")), inputs(2)
     worker = replying(subscription, deliveries)
-    with pytest.raises(BackendError):
-        await worker.complete(answered(deliveries[:1]))
-    await worker.complete(answered(deliveries[:1]))  # as the pipeline does
+    await worker.complete(answered(deliveries[:1]))
     assert (subscription.done, subscription.calls) == (answered(deliveries[:1]), 2)
     await worker.complete(answered(deliveries[1:]))
     assert (subscription.done, subscription.calls) == (answered(deliveries), 3)

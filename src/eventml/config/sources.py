@@ -124,7 +124,9 @@ def _read_table(
                 yield entry.problem(f"expected a URL, got {entry.shown}")
             case ("consumer" | "topic" as section, name, _) if isinstance(value, dict):
                 yield entry.problem(f'unknown; a name with dots is quoted: [{section}."{name}.{key}"]')
-            case ("drain" | "tracing",) | ("backend" | "web", _) | ("consumer" | "topic", _, _):
+            case (_,) if key in SECTIONS[""]:
+                yield entry
+            case ("backend" | "web", _) | ("consumer" | "topic", _, _):
                 yield entry
             case (_,) if key not in Settings.__struct_fields__:
                 yield entry.problem(unknown(key, Settings.__struct_fields__))

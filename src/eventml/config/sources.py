@@ -78,9 +78,9 @@ def load(
     entries = [[one for one in source if isinstance(one, Entry)] for source in sources]
     values: dict[tuple[str, ...], Any] = {}
     for entry in (entry for source in entries for entry in source if entry.path[0] != "backend"):
-        section = entry.path[0] if len(entry.path) > 1 else ""
+        *parents, name = entry.path
         try:
-            values[entry.path] = convert(entry, entry.path[-1], SECTIONS[section])
+            values[entry.path] = convert(entry, name, SECTIONS[parents[0] if parents else ""])
         except InvalidValueError as exc:
             problems.append(entry.problem(str(exc)))
     options = [[entry for entry in source if entry.path[0] == "backend"] for source in entries]

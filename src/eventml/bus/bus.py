@@ -143,11 +143,7 @@ class Bus:
 
     @property
     def settings(self) -> config.Settings:
-        """The settings, read from all sources at the first use.
-
-        Raises:
-            ConfigError: A setting is unknown or has the wrong type; the message starts with its path.
-        """
+        """The settings, read from all sources at the first use; see `read_settings`."""
         if self._settings is None:
             self._settings = self.read_settings()
         return self._settings

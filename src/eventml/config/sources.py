@@ -78,9 +78,9 @@ def load(
     entries = [[one for one in source if isinstance(one, Entry)] for source in sources]
     values: dict[tuple[str, ...], Any] = {}
     for entry in (entry for source in entries for entry in source if entry.path[0] != "backend"):
-        section = entry.path[0] if len(entry.path) > 1 else ""
+        *parents, name = entry.path
         try:
-            values[entry.path] = convert(entry, entry.path[-1], SECTIONS[section])
+            values[entry.path] = convert(entry, name, SECTIONS[parents[0] if parents else ""])
         except InvalidValueError as exc:
             problems.append(entry.problem(str(exc)))
     options = [[entry for entry in source if entry.path[0] == "backend"] for source in entries]
@@ -124,7 +124,9 @@ def _read_table(
                 yield entry.problem(f"expected a URL, got {entry.shown}")
             case ("consumer" | "topic" as section, name, _) if isinstance(value, dict):
                 yield entry.problem(f'unknown; a name with dots is quoted: [{section}."{name}.{key}"]')
-            case ("drain" | "tracing",) | ("backend" | "web", _) | ("consumer" | "topic", _, _):
+            case (_,) if key in SECTIONS[""]:
+                yield entry
+            case ("backend" | "web", _) | ("consumer" | "topic", _, _):
                 yield entry
             case (_,) if key not in Settings.__struct_fields__:
                 yield entry.problem(unknown(key, Settings.__struct_fields__))

@@ -201,11 +201,9 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka has no
             self._consumer,
             self.assignment,
             self._committer,
-            on_fetched=self._progress,
+            on_fetched=self._changed.set,
             poll_interval=settings.max_poll_interval / 3,
         )
-        self.last_progress = time.monotonic()
-        """When it last received records, was assigned partitions, or had nothing to receive."""
 
     async def join(self, within: float) -> None:
         """Join the group, and wait for the first assignment, for so many seconds.
@@ -269,11 +267,6 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka has no
             await asyncio.wait([self._polling])
         await self._completer.close()
 
-    def fail(self, error: EventMLError) -> None:
-        """Make `receive` raise this error from now on."""
-        self._failure = self._failure or error
-        self._changed.set()
-
     # aiokafka's coordinator awaits these. Heartbeats go on during the first, and not during the second.
 
     async def on_partitions_revoked(self, revoked: Any) -> None:  # noqa: ARG002 - always all of them
@@ -306,7 +299,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka has no
         except CommitFailedError:
             return  # the next rebalance has begun
         except (*CLIENT_ERRORS, EventMLError) as exc:
-            self.fail(translate(exc, f"starting with the partitions of group {self._group}"))
+            self._fail(translate(exc, f"starting with the partitions of group {self._group}"))
             return
         self.assignment.resume(committed, ends)
         self._fetcher.reset()
@@ -315,7 +308,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka has no
             await self._committer.now(session / 4)
         else:
             self._committer.start()
-        self._progress()
+        self._changed.set()
         self._fetcher.wake()
 
     async def _committed(
@@ -336,13 +329,14 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka has no
             await self._fetcher.run()
         except (*CLIENT_ERRORS, EventMLError) as exc:
             if not self._leaving:
-                self.fail(translate(exc, f"receiving for group {self._group}"))
+                self._fail(translate(exc, f"receiving for group {self._group}"))
         except Exception as exc:
-            self.fail(UnavailableError(f"the client of group {self._group} is broken: {exc!r}"))
+            self._fail(UnavailableError(f"the client of group {self._group} is broken: {exc!r}"))
             raise
 
-    def _progress(self) -> None:
-        self.last_progress = time.monotonic()
+    def _fail(self, error: EventMLError) -> None:
+        """Make `receive` raise this error from now on."""
+        self._failure = self._failure or error
         self._changed.set()
 
     def _raise_failure(self) -> None:

@@ -60,7 +60,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             handler does not count: polling goes on in the background.
         commit_interval: Least time between two commits, and so the longest time of work that a crash repeats.
         fetch_bytes: Bytes that are prefetched of each partition.
-        stall_timeout: A client that receives nothing for this long, although records wait, is replaced.
     """
 
     security: Security | None = None
@@ -85,7 +84,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     max_poll_interval: Seconds = 300.0
     commit_interval: Annotated[float, Meta(ge=0)] = 0.1
     fetch_bytes: Bytes = 1_048_576
-    stall_timeout: Seconds = 60.0
 
     def __post_init__(self) -> None:
         if self.heartbeat_interval * 2 > self.session_timeout:

@@ -50,12 +50,7 @@ _COMMIT_BACKOFF: Final = 0.2  # seconds
 class Fetcher:
     """Fetches for one member. A fetch must not be cancelled while the consumer is used: aiokafka breaks.
 
-    Args:
-        consumer: The member's.
-        assignment: What to fetch, and where it is put.
-        committer: Commits before records are delivered once more, and after the markers of transactions.
-        on_fetched: Called when there are deliveries to take.
-        poll_interval: Most seconds between two polls.
+    It calls `on_fetched` when there are deliveries to take, and polls every `poll_interval` seconds at least.
     """
 
     def __init__(
@@ -89,12 +84,8 @@ class Fetcher:
         self._recovering = None
         self._seek()
 
-    async def run(self) -> None:
-        """Fetch for ever."""
-        while True:
-            await self._fetch_once()
-
-    async def _fetch_once(self) -> None:
+    async def fetch(self) -> None:
+        """Fetch once, or wait until there is room."""
         self._room.clear()
         assignment = self._assignment
         if not assignment.active or assignment.buffered >= self._limit or assignment.recovery_fetched:
@@ -131,7 +122,7 @@ class Fetcher:
             self._recovering = None
         elif recovering != self._recovering:
             # The next delivery of its records has to be committed before it happens.
-            self._assignment.begin_recovery(recovering, _PRESUMED_BATCHES * self._limit)
+            self._assignment.states[recovering].begin(_PRESUMED_BATCHES * self._limit)
             if not await self._committer.now():
                 return False
             self._recovering, self._progress_at = recovering, time.monotonic()
@@ -148,7 +139,10 @@ class Fetcher:
             if self._assignment.version != version:
                 return
             self._assignment.put(Chunk(partition, (), position))
-        await self._committer.soon()
+        if self._committer.running:
+            self._committer.wake()
+        else:  # completions are transactions
+            await self._committer.now()
 
     def _seek(self) -> None:
         """Make the next fetch begin after the last one that was put into the assignment."""
@@ -213,13 +207,12 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka has no
             BackendError: the brokers refused.
         """
         self._consumer.subscribe(list(self._topics), listener=self)
-        with translated(f"joining group {self._group}", within):
-            async with asyncio.timeout(within):
-                await self._clients.start(self._consumer)
-                while not self.assignment.active:
-                    self._changed.clear()
-                    self._raise_failure()
-                    await self._changed.wait()
+        async with translated(f"joining group {self._group}", within):
+            await self._clients.start(self._consumer)
+            while not self.assignment.active:
+                self._changed.clear()
+                self._raise_failure()
+                await self._changed.wait()
         self._polling = asyncio.create_task(self._poll())  # a task of its own: a fetch must not be cancelled
 
     async def receive(self, limit: int) -> list[Delivery]:
@@ -255,8 +248,6 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka has no
     async def leave(self) -> None:
         """Commit what was completed, give back the rest, and leave the group. Never raises."""
         self._leaving = True
-        self.assignment.suspend()
-        self.assignment.stop_waiting()
         self.assignment.leave()
         await self._committer.now()
         await self._committer.stop()
@@ -326,7 +317,8 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka has no
 
     async def _poll(self) -> None:
         try:
-            await self._fetcher.run()
+            while True:
+                await self._fetcher.fetch()
         except (*CLIENT_ERRORS, EventMLError) as exc:
             if not self._leaving:
                 self._fail(translate(exc, f"receiving for group {self._group}"))

@@ -195,9 +195,7 @@ class Publisher:
     async def publish(self, records: Sequence[Record], *, all_topics: bool = False) -> None:
         """Write records; returns when all in-sync replicas have them.
 
-        Args:
-            records: The records.
-            all_topics: If one of their topics is missing, write no record at all.
+        If `all_topics`, and one of their topics is missing, it writes none.
 
         Raises:
             TopicNotFoundError: all of their topics are missing, or (`all_topics`) one of them.

@@ -38,13 +38,8 @@ async def group_lag(
 
     Zero is exact. Transactions leave markers in a log, and aborted ones their records: those count until the
     group's members have passed them. What a member of another process has completed and not committed yet
-    counts as not completed. None if the group has committed nothing, or if a rebalance is under way.
-
-    Args:
-        admin: Asks the brokers.
-        group: The group.
-        topics: Its topics, and how many partitions each has.
-        assignments: Those of its members in this process, which know more than what is committed.
+    counts as not completed; `assignments`, of its members in this process, know more than that. None if the
+    group has committed nothing, or if a rebalance is under way.
 
     Raises:
         UnavailableError: no answer.
@@ -69,9 +64,7 @@ def _states(assignments: Iterable[Assignment]) -> dict[TopicPartition, Partition
 class GroupSubscription:
     """A member of a consumer group; as `eventml.backends.base.Subscription`.
 
-    Args:
-        new_member: Creates a member that has not joined.
-        topics: Topics of the subscription, and how many partitions each has.
+    `new_member` creates a member that has not joined. `topics` says how many partitions each topic has.
     """
 
     def __init__(
@@ -183,9 +176,8 @@ class Reader:
         """Go to one end of every partition of these topics, within so many seconds."""
         partitions = [TopicPartition(topic, p) for topic, count in topics.items() for p in range(count)]
         self._consumer.assign(partitions)
-        with translated("starting to read", within):
-            async with asyncio.timeout(within):
-                await self._clients.start(self._consumer)
+        async with translated("starting to read", within):
+            await self._clients.start(self._consumer)
         for partition, offset in (await admin.offsets(partitions, start)).items():
             self._consumer.seek(partition, offset)
 

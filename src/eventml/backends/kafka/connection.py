@@ -97,7 +97,7 @@ class ClientFactory:
             rebalance_timeout_ms=milliseconds(settings.rebalance_timeout),
             max_poll_interval_ms=milliseconds(settings.max_poll_interval),
             enable_auto_commit=False,
-            # Only for an offset that retention has removed: `GroupMember` sets where a group starts.
+            # Only for an offset that retention has removed: `Member` sets where a group starts.
             auto_offset_reset="earliest",
             isolation_level="read_committed",
         )

@@ -48,7 +48,7 @@ class Group:
     def receive(self, assignment: Assignment, order: Sequence[TopicPartition] = PARTITIONS) -> list[Delivery]:
         recovering = assignment.recovering
         if recovering is not None:
-            assignment.begin_recovery(recovering, 2 * LIMIT)
+            assignment.states[recovering].begin(2 * LIMIT)
             self.commit(assignment)
         for partition in [p for p in order if p in assignment.states and recovering in {None, p}]:
             if assignment.buffered < LIMIT and not assignment.recovery_fetched:
@@ -67,7 +67,6 @@ class Group:
         self.commit(assignment)
 
     def leave(self, assignment: Assignment) -> None:
-        assignment.suspend()
         assignment.leave()
         self.commit(assignment)
         assignment.end()

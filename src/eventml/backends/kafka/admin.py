@@ -61,10 +61,9 @@ class AdminClient:
             UnavailableError: no broker answers.
             ConfigError: the brokers refused the login.
         """
-        with translated(f"connecting to {self._clients.brokers}", self._timeout):
+        async with translated(f"connecting to {self._clients.brokers}", self._timeout):
             try:
-                async with asyncio.timeout(self._timeout):
-                    await self._clients.start(self._client)
+                await self._clients.start(self._client)
             except LOGIN_ERRORS as exc:
                 raise ConfigError(f"backend.url: the brokers refused the login: {describe(exc)}") from exc
 

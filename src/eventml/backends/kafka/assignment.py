@@ -79,17 +79,15 @@ class Assignment:
                 await self._idle.wait()
         return not self.in_flight
 
-    def stop_waiting(self) -> None:
-        """End `until_idle` at once."""
-        self._idle.set()
-
     def give_back(self) -> None:
         """Deliver nothing more; what the next commit leaves unfinished does not count as delivered."""
         for state in self.states.values():
             state.give_back()
 
     def leave(self) -> None:
-        """Deliver nothing more; what the next commit leaves unfinished counts as delivered."""
+        """Deliver nothing more, and end `until_idle`. What the next commit leaves counts as delivered."""
+        self.suspend()
+        self._idle.set()
         for state in self.states.values():
             state.leave()
 
@@ -99,10 +97,7 @@ class Assignment:
         """Deliver from these partitions, from the committed offsets on.
 
         What is in flight of a partition stays in flight if no other member has committed for it meanwhile.
-
-        Args:
-            committed: What the group has committed of each partition.
-            ends: Ends of the logs of those of which records were delivered before.
+        `ends` has the ends of the logs of those of which records were delivered before.
         """
         kept = {
             partition: state
@@ -149,15 +144,6 @@ class Assignment:
                 return self._recovering[0]
             self._recovering.popleft()
         return None
-
-    def begin_recovery(self, partition: TopicPartition, presumed: int) -> None:
-        """Begin the recovery of a partition. None of it may be delivered before the next commit.
-
-        Args:
-            partition: The partition.
-            presumed: How many offsets of it a member that died may have had in flight.
-        """
-        self.states[partition].begin(presumed)
 
     def skip_recovery(self, partition: TopicPartition) -> None:
         """Let the other partitions go on, although this one is not recovered."""

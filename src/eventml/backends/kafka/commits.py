@@ -28,13 +28,8 @@ _BACKOFF: Final = 0.5  # seconds
 class Committer:
     """Commits what was completed: one commit at a time, each of all that has changed since the last.
 
-    In the background a commit follows the work, or the commit before it: there is no timer.
-
-    Args:
-        consumer: Sends the commits.
-        assignment: What was completed.
-        completer: Whether it commits itself, and of which partitions it is committing nothing now.
-        interval: Least time between two commits in the background, in seconds.
+    In the background a commit follows the work, or the commit before it by at least `interval` seconds: there
+    is no timer. What `completer` is committing itself is left out.
     """
 
     def __init__(self, consumer: Any, assignment: Assignment, completer: Completer, interval: float) -> None:
@@ -59,13 +54,6 @@ class Committer:
     def wake(self) -> None:
         """Commit soon: something was completed."""
         self._completed.set()
-
-    async def soon(self) -> None:
-        """Commit in the background; now if nothing is committed there, as completions are transactions."""
-        if self.running:
-            self.wake()
-        else:
-            await self.now()
 
     async def now(self, within: float = _TIMEOUT) -> bool:
         """Commit now. False if the group has gone on without this member, or if it takes too long."""

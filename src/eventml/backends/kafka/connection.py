@@ -96,9 +96,8 @@ class ClientFactory:
             heartbeat_interval_ms=milliseconds(settings.heartbeat_interval),
             rebalance_timeout_ms=milliseconds(settings.rebalance_timeout),
             max_poll_interval_ms=milliseconds(settings.max_poll_interval),
-            max_partition_fetch_bytes=settings.fetch_bytes,
             enable_auto_commit=False,
-            # Only for an offset that retention has removed: `GroupMember` sets where a group starts.
+            # Only for an offset that retention has removed: `Member` sets where a group starts.
             auto_offset_reset="earliest",
             isolation_level="read_committed",
         )

@@ -7,7 +7,8 @@ while the backend connects for the first time; see `AdminClient.start`.
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+import asyncio
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
 from aiokafka import errors as kafka
@@ -16,7 +17,7 @@ from aiokafka.errors import ConsumerStoppedError, IllegalOperation, KafkaError
 from eventml.errors import BackendError, EventMLError, TopicNotFoundError, UnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import AsyncIterator, Collection
 
 CLIENT_ERRORS: Final = (KafkaError, ConsumerStoppedError, IllegalOperation, OSError, TimeoutError)
 """Exceptions that aiokafka raises on purpose. Its failed assertions and its bugs are not among them."""
@@ -51,9 +52,7 @@ _REFUSED: Final = (
 def translate(exc: BaseException, action: str) -> EventMLError:
     """The error to raise in place of aiokafka's; one of eventml's own is returned unchanged.
 
-    Args:
-        exc: The exception that was caught.
-        action: What failed, for the message: "joining group g".
+    The message says that it happened while `action`: "joining group g".
     """
     if isinstance(exc, EventMLError):
         return exc
@@ -67,13 +66,14 @@ def translate(exc: BaseException, action: str) -> EventMLError:
     return UnavailableError(f"Kafka failed while {action}: {reason}")
 
 
-@contextmanager
-def translated(action: str, timeout: float) -> Iterator[None]:
-    """Translate aiokafka's exceptions; a TimeoutError is the end of `timeout` seconds."""
+@asynccontextmanager
+async def translated(action: str, within: float) -> AsyncIterator[None]:
+    """Translate aiokafka's exceptions; `within` is a deadline in seconds."""
     try:
-        yield
+        async with asyncio.timeout(within):
+            yield
     except TimeoutError as exc:
-        raise UnavailableError(f"Kafka did not answer within {timeout:g} s while {action}") from exc
+        raise UnavailableError(f"Kafka did not answer within {within:g} s while {action}") from exc
     except CLIENT_ERRORS as exc:
         raise translate(exc, action) from exc
 

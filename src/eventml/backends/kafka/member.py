@@ -50,12 +50,7 @@ _COMMIT_BACKOFF: Final = 0.2  # seconds
 class Fetcher:
     """Fetches for one member. A fetch must not be cancelled while the consumer is used: aiokafka breaks.
 
-    Args:
-        consumer: The member's.
-        assignment: What to fetch, and where it is put.
-        committer: Commits before records are delivered once more, and after the markers of transactions.
-        on_fetched: Called when there are deliveries to take.
-        poll_interval: Most seconds between two polls.
+    It calls `on_fetched` when there are deliveries to take, and polls every `poll_interval` seconds at least.
     """
 
     def __init__(
@@ -89,12 +84,8 @@ class Fetcher:
         self._recovering = None
         self._seek()
 
-    async def run(self) -> None:
-        """Fetch for ever."""
-        while True:
-            await self._fetch_once()
-
-    async def _fetch_once(self) -> None:
+    async def fetch(self) -> None:
+        """Fetch once, or wait until there is room."""
         self._room.clear()
         assignment = self._assignment
         if not assignment.active or assignment.buffered >= self._limit or assignment.recovery_fetched:
@@ -131,7 +122,7 @@ class Fetcher:
             self._recovering = None
         elif recovering != self._recovering:
             # The next delivery of its records has to be committed before it happens.
-            self._assignment.begin_recovery(recovering, _PRESUMED_BATCHES * self._limit)
+            self._assignment.states[recovering].begin(_PRESUMED_BATCHES * self._limit)
             if not await self._committer.now():
                 return False
             self._recovering, self._progress_at = recovering, time.monotonic()
@@ -148,7 +139,10 @@ class Fetcher:
             if self._assignment.version != version:
                 return
             self._assignment.put(Chunk(partition, (), position))
-        await self._committer.soon()
+        if self._committer.running:
+            self._committer.wake()
+        else:  # completions are transactions
+            await self._committer.now()
 
     def _seek(self) -> None:
         """Make the next fetch begin after the last one that was put into the assignment."""
@@ -201,11 +195,9 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka has no
             self._consumer,
             self.assignment,
             self._committer,
-            on_fetched=self._progress,
+            on_fetched=self._changed.set,
             poll_interval=settings.max_poll_interval / 3,
         )
-        self.last_progress = time.monotonic()
-        """When it last received records, was assigned partitions, or had nothing to receive."""
 
     async def join(self, within: float) -> None:
         """Join the group, and wait for the first assignment, for so many seconds.
@@ -215,13 +207,12 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka has no
             BackendError: the brokers refused.
         """
         self._consumer.subscribe(list(self._topics), listener=self)
-        with translated(f"joining group {self._group}", within):
-            async with asyncio.timeout(within):
-                await self._clients.start(self._consumer)
-                while not self.assignment.active:
-                    self._changed.clear()
-                    self._raise_failure()
-                    await self._changed.wait()
+        async with translated(f"joining group {self._group}", within):
+            await self._clients.start(self._consumer)
+            while not self.assignment.active:
+                self._changed.clear()
+                self._raise_failure()
+                await self._changed.wait()
         self._polling = asyncio.create_task(self._poll())  # a task of its own: a fetch must not be cancelled
 
     async def receive(self, limit: int) -> list[Delivery]:
@@ -257,8 +248,6 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka has no
     async def leave(self) -> None:
         """Commit what was completed, give back the rest, and leave the group. Never raises."""
         self._leaving = True
-        self.assignment.suspend()
-        self.assignment.stop_waiting()
         self.assignment.leave()
         await self._committer.now()
         await self._committer.stop()
@@ -268,11 +257,6 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka has no
             self._polling.cancel()
             await asyncio.wait([self._polling])
         await self._completer.close()
-
-    def fail(self, error: EventMLError) -> None:
-        """Make `receive` raise this error from now on."""
-        self._failure = self._failure or error
-        self._changed.set()
 
     # aiokafka's coordinator awaits these. Heartbeats go on during the first, and not during the second.
 
@@ -306,7 +290,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka has no
         except CommitFailedError:
             return  # the next rebalance has begun
         except (*CLIENT_ERRORS, EventMLError) as exc:
-            self.fail(translate(exc, f"starting with the partitions of group {self._group}"))
+            self._fail(translate(exc, f"starting with the partitions of group {self._group}"))
             return
         self.assignment.resume(committed, ends)
         self._fetcher.reset()
@@ -315,7 +299,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka has no
             await self._committer.now(session / 4)
         else:
             self._committer.start()
-        self._progress()
+        self._changed.set()
         self._fetcher.wake()
 
     async def _committed(
@@ -333,16 +317,18 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka has no
 
     async def _poll(self) -> None:
         try:
-            await self._fetcher.run()
+            while True:
+                await self._fetcher.fetch()
         except (*CLIENT_ERRORS, EventMLError) as exc:
             if not self._leaving:
-                self.fail(translate(exc, f"receiving for group {self._group}"))
+                self._fail(translate(exc, f"receiving for group {self._group}"))
         except Exception as exc:
-            self.fail(UnavailableError(f"the client of group {self._group} is broken: {exc!r}"))
+            self._fail(UnavailableError(f"the client of group {self._group} is broken: {exc!r}"))
             raise
 
-    def _progress(self) -> None:
-        self.last_progress = time.monotonic()
+    def _fail(self, error: EventMLError) -> None:
+        """Make `receive` raise this error from now on."""
+        self._failure = self._failure or error
         self._changed.set()
 
     def _raise_failure(self) -> None:

@@ -57,11 +57,8 @@ class PartitionState:
     """The offsets of one partition from delivered to completed.
 
     Offsets are delivered in rising order and completed in any; they may have gaps, as the logs of
-    compacted topics and of transactions have.
-
-    Args:
-        committed: Where to go on.
-        end: End of the log, if earlier deliveries are to be counted: no record beyond it was delivered.
+    compacted topics and of transactions have. No record beyond `end`, the end of the log, was delivered
+    before; without it earlier deliveries are not counted.
     """
 
     __slots__ = ("_attempts", "_completed", "_end", "_phase", "_presume", "_starts", "in_flight", "position")
@@ -139,11 +136,7 @@ class PartitionState:
         return min(self._attempts[-1][0], end) if self._attempts else 0
 
     def begin(self, presumed: int = 0) -> None:
-        """Deliver from now on.
-
-        Args:
-            presumed: How many offsets a member that died may have had in flight.
-        """
+        """Deliver from now on. A member that died may have had `presumed` offsets in flight."""
         if self._phase == "new":
             if self._presume:
                 self._attempts = presume_attempt(self._attempts, self.position + presumed)

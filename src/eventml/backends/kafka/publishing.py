@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from aiokafka import AIOKafkaProducer
@@ -157,12 +158,10 @@ async def _send_each(
 async def _enqueue(producer: AIOKafkaProducer, partition: Partition, batch: Batch) -> asyncio.Future[Any]:
     topic, number = partition
     while True:
-        try:
+        # The batch before it may not have been sent yet. The caller has the deadline.
+        with suppress(kafka.KafkaTimeoutError):
             future: asyncio.Future[Any] = await producer.send_batch(batch.builder, topic, partition=number)
-        except kafka.KafkaTimeoutError:
-            # The batch before it has not been sent yet. The caller has the deadline.
-            continue
-        return future
+            return future
 
 
 def _failure(error: BaseException, topic: str) -> EventMLError:
@@ -195,9 +194,7 @@ class Publisher:
     async def publish(self, records: Sequence[Record], *, all_topics: bool = False) -> None:
         """Write records; returns when all in-sync replicas have them.
 
-        Args:
-            records: The records.
-            all_topics: If one of their topics is missing, write no record at all.
+        If `all_topics`, and one of their topics is missing, it writes none.
 
         Raises:
             TopicNotFoundError: all of their topics are missing, or (`all_topics`) one of them.

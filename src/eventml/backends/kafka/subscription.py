@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -39,13 +38,8 @@ async def group_lag(
 
     Zero is exact. Transactions leave markers in a log, and aborted ones their records: those count until the
     group's members have passed them. What a member of another process has completed and not committed yet
-    counts as not completed. None if the group has committed nothing, or if a rebalance is under way.
-
-    Args:
-        admin: Asks the brokers.
-        group: The group.
-        topics: Its topics, and how many partitions each has.
-        assignments: Those of its members in this process, which know more than what is committed.
+    counts as not completed; `assignments`, of its members in this process, know more than that. None if the
+    group has committed nothing, or if a rebalance is under way.
 
     Raises:
         UnavailableError: no answer.
@@ -70,9 +64,7 @@ def _states(assignments: Iterable[Assignment]) -> dict[TopicPartition, Partition
 class GroupSubscription:
     """A member of a consumer group; as `eventml.backends.base.Subscription`.
 
-    Args:
-        new_member: Creates a member that has not joined.
-        topics: Topics of the subscription, and how many partitions each has.
+    `new_member` creates a member that has not joined. `topics` says how many partitions each topic has.
     """
 
     def __init__(
@@ -92,8 +84,6 @@ class GroupSubscription:
         self._member: Member | None = None
         self._joining: asyncio.Task[Member] | None = None
         self._leaving: set[asyncio.Task[None]] = set()
-        self._watching: asyncio.Task[None] | None = None
-        self._receiving = False
 
     async def start(self) -> None:
         """Join the group.
@@ -103,19 +93,15 @@ class GroupSubscription:
             BackendError: the brokers refused.
         """
         self._member = await self._join()
-        self._watching = asyncio.create_task(self._replace_stalled())
 
     async def receive(self, limit: int) -> Sequence[Delivery]:
         """As `Subscription.receive`. After any error the next call joins the group again."""
-        self._receiving = True
         try:
             member = await self._joined()
             return await member.receive(limit)
         except EventMLError as exc:
             self._drop_member()
             raise _unavailable(exc) from exc
-        finally:
-            self._receiving = False
 
     async def complete(self, done: Sequence[Completion]) -> None:
         """As `Subscription.complete`. Deliveries of a former assignment are ignored."""
@@ -138,8 +124,6 @@ class GroupSubscription:
 
     async def close(self) -> None:
         """Give back what was not completed, and leave the group. Never raises."""
-        if self._watching is not None:
-            self._watching.cancel()
         self._drop_member()
         if self._joining is not None:
             self._joining.cancel()
@@ -176,39 +160,6 @@ class GroupSubscription:
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)
 
-    async def _replace_stalled(self) -> None:
-        """Fail a member that receives nothing although records wait, twice in a row: they may be new."""
-        suspected = 0.0
-        while True:
-            await asyncio.sleep(self._settings.stall_timeout / 4)
-            member = self._member
-            if member is None or not self._receiving:
-                continue
-            since = member.last_progress
-            if time.monotonic() - since < self._settings.stall_timeout:
-                continue
-            reason = await self._stall_reason(member.assignment)
-            if reason is None:
-                member.last_progress = time.monotonic()
-            elif suspected == since:
-                quiet = time.monotonic() - since
-                text = f"group {self.group}: nothing received for {quiet:.0f} s, but {reason}; reconnecting"
-                log.warning("%s", text)
-                member.fail(UnavailableError(text))
-            suspected = since
-
-    async def _stall_reason(self, assignment: Assignment) -> str | None:
-        """Why records should have been received, or None if there are none to receive."""
-        if not assignment.active:
-            return "a rebalance does not end"
-        try:
-            ends = await self._admin.offsets(tuple(assignment.states), "latest")
-        except EventMLError as exc:
-            return str(exc)
-        states = assignment.states
-        waiting = sum(max(end - states[p].position, 0) for p, end in ends.items() if p in states)
-        return f"{waiting} records wait" if waiting else None
-
 
 class Reader:
     """Reads all partitions, from one end on, without a group and without commits; as `base.Subscription`."""
@@ -225,9 +176,8 @@ class Reader:
         """Go to one end of every partition of these topics, within so many seconds."""
         partitions = [TopicPartition(topic, p) for topic, count in topics.items() for p in range(count)]
         self._consumer.assign(partitions)
-        with translated("starting to read", within):
-            async with asyncio.timeout(within):
-                await self._clients.start(self._consumer)
+        async with translated("starting to read", within):
+            await self._clients.start(self._consumer)
         for partition, offset in (await admin.offsets(partitions, start)).items():
             self._consumer.seek(partition, offset)
 

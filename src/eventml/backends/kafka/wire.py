@@ -60,12 +60,7 @@ class DeliveryDecoder:
         self._last: Mapping[str, str] = NO_HEADERS
 
     def deliveries(self, partition: TopicPartition, fetched: Sequence[Any]) -> Sequence[Delivery]:
-        """The deliveries of one partition's records, in their order.
-
-        Args:
-            partition: Their partition.
-            fetched: aiokafka's records, or what `convert_fetched` has made of them.
-        """
+        """The deliveries of one partition's records: aiokafka's, or what `convert_fetched` made of them."""
         if isinstance(fetched[0], Delivery):
             return fetched
         return [self.delivery(partition, record) for record in fetched]
@@ -149,35 +144,21 @@ class TopicPartitions(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Records of one partition that are sent together.
+    """Records of one partition that are sent together, and their positions in the call to `pack`."""
 
-    Attributes:
-        builder: aiokafka's builder of the batch. It takes its first record whatever the size.
-        positions: Positions of its records in the call to `pack`.
-    """
-
-    builder: Any
+    builder: Any  # aiokafka's. It takes its first record whatever the size.
     positions: list[int]
 
 
 class PackedRecords(NamedTuple):
-    """The result of `Packer.pack`.
-
-    Attributes:
-        batches: Batches by partition, in the order in which to send them.
-        refused: Why records are in no batch, by position.
-    """
+    """Batches by partition, in the order in which to send them; and why records are in none, by position."""
 
     batches: dict[Partition, deque[Batch]]
     refused: dict[int, str]
 
 
 class Packer:
-    """Chooses the partitions of records and packs them into batches.
-
-    Args:
-        capacity: Most bytes in a batch.
-    """
+    """Chooses the partitions of records and packs them into batches of at most `capacity` bytes."""
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
@@ -195,11 +176,7 @@ class Packer:
     ) -> PackedRecords:
         """Pack the records at these positions; the records of a partition stay in their order.
 
-        Args:
-            new_builder: Creates an empty batch builder of aiokafka's, with room for `capacity` bytes.
-            records: The records of the call.
-            positions: Which of them to pack.
-            topics: Partitions of their topics.
+        `new_builder` creates an empty batch builder of aiokafka's, with room for `capacity` bytes.
         """
         packed = PackedRecords({}, {})
         for partition, chosen in self.partitions(records, positions, topics).items():

@@ -74,11 +74,6 @@ ModelSource: TypeAlias = str | os.PathLike[str] | Artefact | Model | Callable[[]
 """Types that a handler's `model=` accepts: see `load`."""
 
 
-def keeps_threads(source: ModelSource) -> bool:
-    """Whether the model keeps its threads (`Artefact.keep_threads`)."""
-    return isinstance(source, Artefact) and source.keep_threads
-
-
 def load(source: ModelSource, *, name: str) -> Model:
     """Load a model. It blocks, for a large model for long: call it in a thread.
 
@@ -102,7 +97,8 @@ def load(source: ModelSource, *, name: str) -> Model:
         MissingExtraError: The format needs an extra that is not installed.
 
     Warns:
-        ModelVersionWarning: The file was saved with another version of scikit-learn.
+        sklearn.exceptions.InconsistentVersionWarning: The file was saved with another version of
+            scikit-learn. Where a filter makes this an error, the model is refused with a ModelError.
     """
     if isinstance(source, Model):
         return source

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from contextlib import AsyncExitStack
 from itertools import count
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 from unittest import SkipTest
 
 import anyio
@@ -48,9 +48,6 @@ class Member:
     """A subscription on a connection of its own that can leave or be killed at any time.
 
     Each call fails after the harness's patience. Each receive is checked against its limit.
-
-    Attributes:
-        backend: Its connection.
     """
 
     backend: Backend
@@ -60,8 +57,6 @@ class Member:
         self._patience = harness.patience
         self._subscription: Subscription
         self._leaving, self._left = anyio.Event(), anyio.Event()
-        self._scope = anyio.CancelScope()
-        self._expected: Exception | None = None
         self._killed = False
 
     async def hold(
@@ -72,17 +67,14 @@ class Member:
     ) -> None:
         """Be subscribed until `leave` is called: in a task of its own, so that members leave in any order."""
         try:
-            with self._scope:
-                async with (
-                    self._harness.connect() as self.backend,
-                    subscribe(self.backend) as self._subscription,
-                ):
-                    task_status.started()
-                    await self._leaving.wait()
-                    if self._expected is not None:
-                        raise self._expected  # noqa: TRY301 - to leave the contexts
-        except Exception as exc:
-            if not self._killed and (self._expected is None or _first(exc) is not self._expected):
+            async with (
+                self._harness.connect() as self.backend,
+                subscribe(self.backend) as self._subscription,
+            ):
+                task_status.started()
+                await self._leaving.wait()
+        except Exception:
+            if not self._killed:
                 raise
         finally:
             self._left.set()
@@ -92,10 +84,6 @@ class Member:
         deliveries = await self._subscription.receive(limit)
         expect(1 <= len(deliveries) <= limit, f"receive({limit}) returned {len(deliveries)} deliveries")
         return deliveries
-
-    async def receive_soon(self, limit: int = _MANY) -> Sequence[Delivery]:
-        """One receive within the time limit."""
-        return await within(self._patience, f"receive({limit}) returned nothing", self.receive(limit))
 
     async def take(self, wanted: int, limit: int = _MANY) -> list[Delivery]:
         """Receive exactly this many deliveries."""
@@ -153,12 +141,8 @@ class Member:
         lag = await within(self._patience, "lag() did not return", self._subscription.lag())
         expect_lag(when, lag, wanted)
 
-    async def leave(self, by: Literal["end", "exception", "cancellation"] = "end") -> None:
-        """Leave the group: by the end of the context, by an exception in it or by its cancellation."""
-        if by == "exception":
-            self._expected = RuntimeError("raised to leave a subscription")
-        if by == "cancellation":
-            self._scope.cancel()
+    async def leave(self) -> None:
+        """Leave the group, by the end of the context."""
         self._leaving.set()
         await within(self._patience, "a member did not leave", self._left.wait())
 
@@ -172,11 +156,8 @@ class Trial:
     """The run of one case.
 
     Attributes:
-        harness: The harness.
         tasks: The task group of the members' tasks.
         backend: A connection that belongs to no member.
-        topic: The case's topic.
-        group: The case's consumer group.
         members: The members and readers that have joined.
     """
 
@@ -204,15 +185,10 @@ class Trial:
     async def topics(self, size: int) -> list[str]:
         """New topics, created at once if the backend requires it."""
         names = [self.name("topic") for _ in range(size)]
-        for name in names:
-            await self.within(f"the topic {name} was not created", self._create(name))
+        if isinstance(self.backend, CreatesTopics):
+            topics = [NewTopic(name=name, partitions=_PARTITIONS) for name in names]
+            await self.within("create_topics() did not return", self.backend.create_topics(topics))
         return names
-
-    async def _create(self, name: str) -> None:
-        if self.harness.create_topic is not None:
-            await self.harness.create_topic(name)
-        elif isinstance(self.backend, CreatesTopics):
-            await self.backend.create_topics([NewTopic(name=name, partitions=_PARTITIONS)])
 
     def records(self, size: int, *, topic: str | None = None, keys: int = 5) -> list[Record]:
         """New records with unique ids and keys in rotation, for the case's topic if no other is given."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eventml.errors import MissingExtraError, ModelError, UntrustedModelError
-from eventml.models.trusted import LOADERS, is_function
+from eventml.models.trusted import FUNCTIONS, LOADERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,14 +60,9 @@ def read_skops(data: bytes, path: str, trusted: tuple[str, ...]) -> Any:
 
 
 def _contents(data: bytes) -> tuple[set[str], set[str]]:
-    """Facts from a skops file's table of contents, read without creating any object.
+    """Reviewed names under a loader they were not reviewed for, and the versions of scikit-learn that saved.
 
-    Returns:
-        Reviewed names under a loader for which they were not reviewed, and the versions of scikit-learn that
-        the file was saved with.
-
-    Raises:
-        Exception: Any exception, if the file is not a skops file.
+    Both come from the file's table of contents; no object is created.
     """
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         schema = json.loads(archive.read("schema.json"))
@@ -108,7 +103,7 @@ def _calls_only_listed(node: dict[str, Any]) -> bool:
     if node["__loader__"] != "PartialNode":
         return True
     called = node["content"]["func"]
-    return called["__loader__"] == "FunctionNode" and is_function(_name(called))
+    return called["__loader__"] == "FunctionNode" and _name(called) in FUNCTIONS
 
 
 def read_pickle(data: bytes, path: str, *, allowed: bool) -> Any:

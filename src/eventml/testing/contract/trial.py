@@ -156,9 +156,7 @@ class Trial:
     """The run of one case.
 
     Attributes:
-        tasks: The task group of the members' tasks.
         backend: A connection that belongs to no member.
-        members: The members and readers that have joined.
     """
 
     topic: str

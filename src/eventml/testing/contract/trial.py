@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
     from eventml.backends.base import Backend, Dedupe, DedupeSubscription, Start, Subscription
 
+    Subscribe = Callable[[Backend], AbstractAsyncContextManager[Subscription]]
+
 T = TypeVar("T")
 
 _PARTITIONS = 4
@@ -59,18 +61,10 @@ class Member:
         self._leaving, self._left = anyio.Event(), anyio.Event()
         self._killed = False
 
-    async def hold(
-        self,
-        subscribe: Callable[[Backend], AbstractAsyncContextManager[Subscription]],
-        *,
-        task_status: TaskStatus[None],
-    ) -> None:
+    async def hold(self, subscribe: Subscribe, *, task_status: TaskStatus[None]) -> None:
         """Be subscribed until `leave` is called: in a task of its own, so that members leave in any order."""
         try:
-            async with (
-                self._harness.connect() as self.backend,
-                subscribe(self.backend) as self._subscription,
-            ):
+            async with self._harness.connect() as self.backend, subscribe(self.backend) as self._subscription:
                 task_status.started()
                 await self._leaving.wait()
         except Exception:
@@ -233,9 +227,7 @@ class Trial:
         read = [topic or self.topic]
         return await self._subscribed(lambda backend: backend.subscribe(read, group=None, start=start))
 
-    async def _subscribed(
-        self, subscribe: Callable[[Backend], AbstractAsyncContextManager[Subscription]]
-    ) -> Member:
+    async def _subscribed(self, subscribe: Subscribe) -> Member:
         member = Member(self.harness)
         await self.within("subscribe() was not entered", self.tasks.start(member.hold, subscribe))
         self.members.append(member)

@@ -93,13 +93,13 @@ class PublishesRepeats(Member):
         await super().complete(always)
 
 
-@breaks("outputs_of_record_are_always_published")
+@breaks("a_completed_id_is_found")
 class DropsTheOutputsOfAllRepeats(Member):
     async def complete(self, done: Sequence[Completion]) -> None:
         await super().complete([replace(completion, dedupe="drop") for completion in done])
 
 
-@breaks("a_dropped_completion_records_nothing", "a_refused_output_is_named")
+@breaks("one_input_gives_one_output", "a_refused_output_is_named")
 class RemembersBeforeItFinishes(Member):
     async def complete(self, done: Sequence[Completion]) -> None:
         for group in self.groups():

@@ -160,7 +160,7 @@ class KnowsAGroupFromAnotherTopic(Connection):
         return super().join(topics, group, "latest" if known else start)
 
 
-@breaks("a_missing_topic_is_refused")
+@breaks("topics_are_created_once")
 class CreatesTopicsByAccident(Connection):
     def subscribe(
         self, topics: Sequence[str], *, group: str | None, start: Start

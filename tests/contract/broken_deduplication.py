@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     "a_completed_id_is_found",
     "the_last_ids_are_recorded",
     "a_duplicate_is_recorded_again",
-    "recorded_ids_outlive_the_member",
 )
 class KnowsNothing(Member):
     async def completed_before(self, deliveries: Sequence[Delivery]) -> Collection[int]:
@@ -71,7 +70,7 @@ class RemembersTheFirstTimeOnly(Member):
         )
 
 
-@breaks("recorded_ids_outlive_the_member")
+@breaks("a_completed_id_is_found")
 class ForgetsWhatItsMembersFinished(Member):
     def leave(self) -> None:
         for group in self.groups():
@@ -79,7 +78,7 @@ class ForgetsWhatItsMembersFinished(Member):
         super().leave()
 
 
-@breaks("recorded_ids_outlive_the_member")
+@breaks("a_completed_id_is_found")
 class RemembersWhileItIsConnected(Connection):
     def close(self) -> None:
         if not self.broker.connections:
@@ -94,13 +93,13 @@ class PublishesRepeats(Member):
         await super().complete(always)
 
 
-@breaks("outputs_of_record_are_always_published")
+@breaks("a_completed_id_is_found")
 class DropsTheOutputsOfAllRepeats(Member):
     async def complete(self, done: Sequence[Completion]) -> None:
         await super().complete([replace(completion, dedupe="drop") for completion in done])
 
 
-@breaks("a_dropped_completion_records_nothing", "a_refused_completion_records_nothing")
+@breaks("one_input_gives_one_output", "a_refused_output_is_named")
 class RemembersBeforeItFinishes(Member):
     async def complete(self, done: Sequence[Completion]) -> None:
         for group in self.groups():

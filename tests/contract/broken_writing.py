@@ -59,7 +59,7 @@ class CutsLargeRecords(Connection):
         await super().publish([replace(record, value=record.value[:65_536]) for record in records])
 
 
-@breaks("publishing_nothing_is_nothing")
+@breaks("a_receive_waits")
 class WaitsForNothing(Connection):
     async def publish(self, records: Sequence[Record]) -> None:
         if not records:
@@ -90,7 +90,7 @@ class SharesABuffer(Connection):
         await super().publish(records)
 
 
-@breaks("the_records_of_a_key_keep_their_order", "a_reader_sees_everything_in_order")
+@breaks("the_records_of_a_key_keep_their_order", "a_reader_sees_everything")
 class WritesBackwards(Connection):
     async def publish(self, records: Sequence[Record]) -> None:
         await super().publish(records[::-1])

@@ -10,7 +10,6 @@ import msgspec
 import pytest
 
 from eventml.backends import kafka
-from eventml.backends.base import NewTopic
 from eventml.backends.kafka.connection import abort
 from eventml.records import Record
 from eventml.testing import contract
@@ -37,10 +36,6 @@ SETTINGS: Final = kafka.Settings(
 def harness(kafka_broker: KafkaCluster, request: pytest.FixtureRequest) -> contract.Harness:
     settings = msgspec.structs.replace(SETTINGS, delivery=request.param)
 
-    async def create_topic(name: str) -> None:
-        async with kafka.open(kafka_broker.url, settings) as backend:
-            await backend.create_topics([NewTopic(name=name, partitions=4)])
-
     @asynccontextmanager
     async def connect() -> AsyncIterator[Backend]:
         async with kafka.open(kafka_broker.url, settings) as backend:
@@ -48,7 +43,6 @@ def harness(kafka_broker: KafkaCluster, request: pytest.FixtureRequest) -> contr
 
     return contract.Harness(
         connect=connect,
-        create_topic=create_topic,
         declared=kafka.capabilities(settings),
         kill=kill,
         refused=lambda topic: Record(topic, bytes(2 * settings.max_request_size), b"key", "too large"),

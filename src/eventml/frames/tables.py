@@ -108,6 +108,10 @@ class FrameBuilder:
 
     Args:
         frame: Library and columns of the frames. The library is imported here.
+
+    Attributes:
+        from_table: Makes a frame of a table that `cast_table` returned, or of a slice of one. It raises
+            DecodeError if an int does not fit the float64 of pandas; the message names the column.
     """
 
     def __init__(self, frame: FrameType) -> None:
@@ -116,7 +120,7 @@ class FrameBuilder:
         self._pa = pa
         self._columns = frame.columns
         self._schema: pa.Schema = schema_of(frame.columns)
-        self._make: Callable[[pa.Table], Any] = _maker(frame.library)
+        self.from_table: Callable[[pa.Table], Any] = _maker(frame.library)
 
     def from_events(self, events: Sequence[Any]) -> Any:
         """A frame with a row for each event, in their order.
@@ -129,15 +133,7 @@ class FrameBuilder:
             _array(self._pa, column, field.type, list(map(column.get, events)))
             for column, field in zip(self._columns, self._schema, strict=True)
         ]
-        return self._make(self._pa.Table.from_arrays(arrays, schema=self._schema))
-
-    def from_table(self, table: pa.Table) -> Any:
-        """A frame of a table that `cast_table` returned, or of a slice of one.
-
-        Raises:
-            DecodeError: An int does not fit the float64 of pandas; the message names the column.
-        """
-        return self._make(table)
+        return self.from_table(self._pa.Table.from_arrays(arrays, schema=self._schema))
 
 
 def _maker(library: Library) -> Callable[[pa.Table], Any]:

@@ -9,17 +9,14 @@ model needs them.
 """
 
 from eventml.models.blocks import in_blocks
-from eventml.models.loading import Artefact, Model, ModelSource, keeps_threads, load
-from eventml.models.sklearn_models import ModelVersionWarning
+from eventml.models.loading import Artefact, Model, ModelSource, load
 from eventml.models.threads import single_threaded
 
 __all__ = [
     "Artefact",
     "Model",
     "ModelSource",
-    "ModelVersionWarning",
     "in_blocks",
-    "keeps_threads",
     "load",
     "single_threaded",
 ]

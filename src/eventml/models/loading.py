@@ -74,11 +74,6 @@ ModelSource: TypeAlias = str | os.PathLike[str] | Artefact | Model | Callable[[]
 """Types that a handler's `model=` accepts: see `load`."""
 
 
-def keeps_threads(source: ModelSource) -> bool:
-    """Whether the model keeps its threads (`Artefact.keep_threads`)."""
-    return isinstance(source, Artefact) and source.keep_threads
-
-
 def load(source: ModelSource, *, name: str) -> Model:
     """Load a model. It blocks, for a large model for long: call it in a thread.
 
@@ -102,7 +97,8 @@ def load(source: ModelSource, *, name: str) -> Model:
         MissingExtraError: The format needs an extra that is not installed.
 
     Warns:
-        ModelVersionWarning: The file was saved with another version of scikit-learn.
+        sklearn.exceptions.InconsistentVersionWarning: The file was saved with another version of
+            scikit-learn. Where a filter makes this an error, the model is refused with a ModelError.
     """
     if isinstance(source, Model):
         return source
@@ -120,7 +116,8 @@ def load(source: ModelSource, *, name: str) -> Model:
 
 def _load_file(artefact: Artefact) -> Model:
     path = Path(artefact.path)
-    if path.suffix.lower() not in _SUFFIXES:
+    suffix = path.suffix.lower()
+    if suffix not in _SUFFIXES:
         raise ModelError(
             f"{path}: {path.suffix or 'a file without suffix'} is not a known model format; "
             f"known are {', '.join(_SUFFIXES)}"
@@ -137,7 +134,12 @@ def _load_file(artefact: Artefact) -> Model:
             f"{path} is not the expected file: its sha256 is {digest}, not {artefact.sha256}. "
             "If it was replaced on purpose, change sha256 in its Artefact"
         )
-    model = _read(data, artefact, path.suffix.lower())
+    if suffix == ".skops":
+        model = read_skops(data, str(path), artefact.trusted)
+    elif suffix == ".onnx":
+        model = read_onnx(data, str(path), keep_threads=artefact.keep_threads)
+    else:
+        model = read_pickle(data, str(path), allowed=artefact.pickle and artefact.sha256 is not None)
     if not artefact.keep_threads:
         use_one_job(model)
     return Model(
@@ -145,15 +147,6 @@ def _load_file(artefact: Artefact) -> Model:
         name=path.stem if artefact.name is None else artefact.name,
         version=digest[:_DIGITS] if artefact.version is None else artefact.version,
     )
-
-
-def _read(data: bytes, artefact: Artefact, suffix: str) -> Any:
-    path = str(artefact.path)
-    if suffix == ".skops":
-        return read_skops(data, path, artefact.trusted)
-    if suffix == ".onnx":
-        return read_onnx(data, path, keep_threads=artefact.keep_threads)
-    return read_pickle(data, path, allowed=artefact.pickle and artefact.sha256 is not None)
 
 
 def _load_from_function(function: Callable[[], Any], name: str) -> Model:
@@ -178,9 +171,7 @@ def _load_from_function(function: Callable[[], Any], name: str) -> Model:
 def _version_of(model: Any) -> str:
     """The version of an object: a hash of its pickled state, or "unversioned" if it cannot be pickled.
 
-    It is the same in every process with the same versions of Python, the model's libraries and joblib, for
-    models whose state is numbers, text, arrays and containers of them. Without joblib (part of the extra
-    `sklearn`) the version of a model that contains sets of text may differ between processes.
+    Without joblib the version of a model that contains sets of text may differ between processes.
     """
     try:
         try:

@@ -6,26 +6,15 @@ import io
 import json
 import pickle
 import sys
-import threading
-import warnings
 import zipfile
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from eventml.errors import MissingExtraError, ModelError, UntrustedModelError
-from eventml.models.trusted import LOADERS, is_function
+from eventml.models.trusted import FUNCTIONS, LOADERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-
-class ModelVersionWarning(UserWarning):
-    """A model was saved with another version of scikit-learn than the one that loads it.
-
-    It may predict differently, or fail later. Save it again with the installed version, or install the
-    version that saved it. There is one warning for each model file.
-    """
 
 
 def read_skops(data: bytes, path: str, trusted: tuple[str, ...]) -> Any:
@@ -57,29 +46,23 @@ def read_skops(data: bytes, path: str, trusted: tuple[str, ...]) -> Any:
             types=refused,
         )
 
-    with _merged_version_warnings(path):
-        try:
-            model = skops.loads(data, trusted=named)
-            fault = next(faults(model), None)
-        except Exception as exc:
-            now = sys.modules["sklearn"].__version__
-            saved = " and ".join(sorted(saved_with - {now}))
-            why = f"; it was saved with scikit-learn {saved} and this is {now}" if saved else ""
-            raise ModelError(f"{path} cannot be loaded: {type(exc).__name__}: {exc}{why}") from exc
-        if fault is not None:
-            raise ModelError(f"{path} is damaged or malicious: {fault}")
+    try:
+        model = skops.loads(data, trusted=named)
+        fault = next(faults(model), None)
+    except Exception as exc:
+        now = sys.modules["sklearn"].__version__
+        saved = " and ".join(sorted(saved_with - {now}))
+        why = f"; it was saved with scikit-learn {saved} and this is {now}" if saved else ""
+        raise ModelError(f"{path} cannot be loaded: {type(exc).__name__}: {exc}{why}") from exc
+    if fault is not None:
+        raise ModelError(f"{path} is damaged or malicious: {fault}")
     return model
 
 
 def _contents(data: bytes) -> tuple[set[str], set[str]]:
-    """Facts from a skops file's table of contents, read without creating any object.
+    """Reviewed names under a loader they were not reviewed for, and the versions of scikit-learn that saved.
 
-    Returns:
-        Reviewed names under a loader for which they were not reviewed, and the versions of scikit-learn that
-        the file was saved with.
-
-    Raises:
-        Exception: Any exception, if the file is not a skops file.
+    Both come from the file's table of contents; no object is created.
     """
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         schema = json.loads(archive.read("schema.json"))
@@ -120,7 +103,7 @@ def _calls_only_listed(node: dict[str, Any]) -> bool:
     if node["__loader__"] != "PartialNode":
         return True
     called = node["content"]["func"]
-    return called["__loader__"] == "FunctionNode" and is_function(_name(called))
+    return called["__loader__"] == "FunctionNode" and _name(called) in FUNCTIONS
 
 
 def read_pickle(data: bytes, path: str, *, allowed: bool) -> Any:
@@ -144,41 +127,7 @@ def read_pickle(data: bytes, path: str, *, allowed: bool) -> Any:
         if Path(path).suffix.lower() == ".joblib":
             raise MissingExtraError("sklearn", f"loading {path}") from exc
         load_pickle = pickle.load
-    with _merged_version_warnings(path):
-        try:
-            return load_pickle(io.BytesIO(data))
-        except Exception as exc:
-            raise ModelError(f"{path} cannot be loaded: {type(exc).__name__}: {exc}") from exc
-
-
-# `warnings.catch_warnings` changes state of the whole process, and models are loaded in threads.
-_CATCHING: Final = threading.RLock()
-
-
-@contextmanager
-def _merged_version_warnings(path: str) -> Iterator[None]:
-    """Replace scikit-learn's version warnings, one for every nested estimator, by one `ModelVersionWarning`.
-
-    Other warnings are issued again afterwards, so that the caller's filters apply to them. That includes
-    warnings of other threads at the same time.
-    """
-    with _CATCHING:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            yield
-        sklearn_warning = getattr(sys.modules.get("sklearn.exceptions"), "InconsistentVersionWarning", None)
-    versions: set[tuple[str, str]] = set()
-    for one in caught:
-        message: Any = one.message
-        if sklearn_warning is not None and isinstance(message, sklearn_warning):
-            versions.add((message.original_sklearn_version, message.current_sklearn_version))
-        else:
-            warnings.warn_explicit(message, one.category, one.filename, one.lineno, source=one.source)
-    if versions:
-        saved, (now, *_) = zip(*sorted(versions), strict=True)
-        warnings.warn(
-            f"{path} was saved with scikit-learn {' and '.join(saved)} and is loaded with {now}: it may "
-            "predict differently. Save it again with this version, or install the other one",
-            ModelVersionWarning,
-            stacklevel=2,
-        )
+    try:
+        return load_pickle(io.BytesIO(data))
+    except Exception as exc:
+        raise ModelError(f"{path} cannot be loaded: {type(exc).__name__}: {exc}") from exc

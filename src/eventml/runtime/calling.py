@@ -24,7 +24,7 @@ from eventml.backends.base import Completion
 from eventml.errors import HandlerExitError, HandlerTimeoutError
 from eventml.frames import FrameBuilder, FrameType
 from eventml.handlers import Handler
-from eventml.models import keeps_threads, single_threaded
+from eventml.models import single_threaded
 from eventml.records import Delivery
 from eventml.runtime.failures import NOT_CALLED, CallResults, Failed, should_retry, task_group
 from eventml.runtime.outputs import Outputs
@@ -118,7 +118,7 @@ class Caller:
         if handler.frame is not None:
             function = _with_frames(handler.frame, function, is_async=handler.is_async)
         self._function = function
-        self._limits_threads = handler.model is not None and not keeps_threads(handler.model)
+        self._limits_threads = handler.model is not None and not getattr(handler.model, "keep_threads", False)
         self._limiter = CapacityLimiter(1)
         self._ordered = ordered
         self._concurrent = handler.is_async and handler.options.ordered is False

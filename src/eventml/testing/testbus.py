@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-from collections import Counter
 from contextlib import AsyncExitStack, contextmanager, nullcontext
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Final, ParamSpec, Self, TypeVar
@@ -122,7 +121,7 @@ class TestBus:
         self._timeout = timeout
         self._raise_failures = raise_failures
         self._raised: list[tuple[str, Exception]] = []
-        self._reported: Counter[str] = Counter()  # dead letters of each handler that have failed a call
+        self._reported: list[DeadLetter] = []  # those that have failed a call
         self._hub: memory.Hub | None = None
         self._worker: Worker | None = None
 
@@ -209,7 +208,7 @@ class TestBus:
             name: A handler, or a topic that handlers read; None is all.
         """
         handlers = [h for h in self._bus.handlers.values() if name in (None, h.name, h.topic)]
-        if not handlers:
+        if not handlers and name is not None:
             raise ConfigError(f"no handler is named {name!r} or reads {name!r}")
         return [
             DeadLetter(
@@ -242,9 +241,9 @@ class TestBus:
         return next(map(output_event_type, writers), Any)
 
     def _report(self) -> None:
-        found = [(handler, self.dead_letters(handler)) for handler in self._bus.handlers]
-        new = [one for handler, all_of_it in found for one in all_of_it[self._reported[handler] :]]
-        self._reported = Counter({handler: len(all_of_it) for handler, all_of_it in found})
+        found = self.dead_letters()
+        new = [one for one in found if one not in self._reported]
+        self._reported = found
         if new:
             raise AssertionError("\n".join(map(str, new))) from new[0].error
 

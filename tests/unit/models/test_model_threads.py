@@ -15,7 +15,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.neighbors import KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
 
-from eventml.models import Artefact, keeps_threads, load
+from eventml.models import Artefact, load
 from eventml.models.object_graph import reachable
 
 if TYPE_CHECKING:
@@ -60,9 +60,6 @@ def test_no_estimator_keeps_its_jobs_however_deep_it_sits(case: str, save: Calla
 def test_they_are_kept_on_request(save: Callable[..., Path]) -> None:
     path = save(RandomForestRegressor(2, n_jobs=2).fit(X, Y))
     assert load(Artefact(path, keep_threads=True), name="x").object.n_jobs == 2
-    assert keeps_threads(Artefact(path, keep_threads=True))
-    assert not keeps_threads(Artefact(path))
-    assert not keeps_threads(path)
 
 
 def test_a_factory_s_model_is_kept_to_one_too() -> None:

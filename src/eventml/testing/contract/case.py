@@ -16,7 +16,7 @@ from eventml.backends.base import Backend
 from eventml.errors import PublishError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Coroutine, Iterable
+    from collections.abc import Awaitable, Iterable
     from contextlib import AbstractAsyncContextManager
 
     from eventml.backends.base import Capabilities
@@ -32,8 +32,6 @@ class Harness(msgspec.Struct, frozen=True, kw_only=True):
         connect: Opens a connection. The suite keeps several open at a time, all to the same broker; a
             backend for a single process may return the same object each time. Each case uses topics and
             groups with new names, so cases may share a broker.
-        create_topic: Creates a topic with at least 4 partitions. Needed where topics must exist before they
-            are used and the backend has no `create_topics`.
         declared: The result of the module's `capabilities(settings)` for the same settings.
         kill: Ends a connection (the object that `connect` gave) and its members without telling the
             broker, as SIGKILL would. The suite closes them when the case ends and ignores the errors.
@@ -48,7 +46,6 @@ class Harness(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     connect: Callable[[], AbstractAsyncContextManager[Backend]]
-    create_topic: Callable[[str], Coroutine[Any, Any, None]] | None = None
     declared: Capabilities | None = None
     kill: Callable[[Any], Awaitable[None]] | None = None
     lease: float | None = None

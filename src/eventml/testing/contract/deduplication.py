@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from eventml.backends.base import Completion
-from eventml.testing.contract.case import case, expect_each_once, expect_equal, expect_refused, ids
+from eventml.testing.contract.case import case, expect_each_once, expect_equal, ids
 from eventml.testing.contract.loops import MemberLoops
 from eventml.testing.contract.trial import output_of
 
@@ -20,18 +19,33 @@ _WINDOW = 100  # larger than the number of records in most cases
 
 @case(deduplicates=True)
 async def a_completed_id_is_found(trial: Trial) -> None:
-    """`completed_before` finds the ids completed with `drop` or `record`, and not those with `off`."""
+    """`completed_before` finds the ids completed with `drop` or `record`, and not those with `off`.
+
+    A completion with `record` publishes its outputs although its id was recorded before. Recorded ids are
+    kept where the records are: they outlive the member that completed them and, where records are durable,
+    all connections.
+    """
+    [to] = await trial.topics(1)
     records = await trial.published(9)
-    member = await trial.join(window=_WINDOW)
-    taken = await member.take(9)
-    expect_equal("ids found before they were completed", await member.completed_before(taken), [])
+    first = await trial.join(window=_WINDOW)
+    taken = await first.take(9)
+    expect_equal("ids found before they were completed", await first.completed_before(taken), [])
     said: tuple[Dedupe, ...] = ("drop", "record", "off")
     for position, dedupe in enumerate(said):
-        await member.finish(taken[position::3], dedupe=dedupe)
+        await first.finish(taken[position::3], dedupe=dedupe)
     await trial.publish(records)
-    again = await member.take(9)
+    again = await first.take(9)
     wanted = set(ids(taken)) - set(ids(taken[2::3]))
-    expect_equal("the ids found", set(await member.completed_before(again)), wanted)
+    expect_equal("the ids found", set(await first.completed_before(again)), wanted)
+    await first.finish(again, to, dedupe="record")
+    await trial.expect_outputs(to, records)
+    await first.leave()
+    if trial.backend.capabilities.durable:
+        await trial.connect()
+    await trial.publish(records)
+    successor = await trial.join(window=_WINDOW)
+    again = await successor.take(9)
+    expect_equal("the ids found by the next member", await successor.completed_before(again), ids(again))
 
 
 @case(deduplicates=True)
@@ -78,24 +92,6 @@ async def a_duplicate_is_recorded_again(trial: Trial) -> None:
         await member.finish(taken, dedupe="drop")
 
 
-@case(deduplicates=True)
-async def recorded_ids_outlive_the_member(trial: Trial) -> None:
-    """Recorded ids are kept where the records are: they outlive the member that completed them.
-
-    Where records are durable, they outlive all connections.
-    """
-    records = await trial.published(10)
-    first = await trial.join(window=_WINDOW)
-    await first.finish(await first.take(10), dedupe="drop")
-    await first.leave()
-    if trial.backend.capabilities.durable:
-        await trial.connect()
-    await trial.publish(records)
-    successor = await trial.join(window=_WINDOW)
-    again = await successor.take(10)
-    expect_equal("the ids found", await successor.completed_before(again), ids(again))
-
-
 @case(deduplicates=True, atomic_completion=True)
 async def a_duplicate_gives_no_output(trial: Trial) -> None:
     """Of two deliveries with one id, only the outputs of the first completion are published; both are acked.
@@ -115,43 +111,6 @@ async def a_duplicate_gives_no_output(trial: Trial) -> None:
     await member.leave()
     successor = await trial.join(window=_WINDOW)
     await successor.expect_nothing("all was finished, the duplicates too")
-
-
-@case(deduplicates=True)
-async def outputs_of_record_are_always_published(trial: Trial) -> None:
-    """A completion with `dedupe="record"` publishes its outputs although its id was completed before."""
-    records = await trial.published(5, keys=1)
-    [to] = await trial.topics(1)
-    member = await trial.join(window=_WINDOW)
-    await member.finish(await member.take(5), dedupe="drop")
-    await trial.publish(records)
-    await member.finish(await member.take(5), to, dedupe="record")
-    await trial.expect_outputs(to, records)
-
-
-@case(deduplicates=True, atomic_completion=True)
-async def a_dropped_completion_records_nothing(trial: Trial) -> None:
-    """A completion that is dropped, since another member completed the delivery, records no id."""
-    members = [await trial.join(window=_WINDOW) for _ in range(2)]
-    await trial.published(1)
-    owner, other, taken = await trial.first_to_receive(members)
-    await owner.finish([taken])
-    await other.finish([taken], dedupe="drop")
-    await owner.finish([taken], dedupe="drop")
-    expect_equal("what is known of a dropped completion", await owner.completed_before([taken]), [])
-
-
-@case(deduplicates=True)
-async def a_refused_completion_records_nothing(trial: Trial) -> None:
-    """The id of a completion whose output was refused is not recorded."""
-    refused, records = trial.given("refused"), await trial.published(3, keys=1)
-    [to] = await trial.topics(1)
-    member = await trial.join(window=_WINDOW)
-    taken = await member.take(3)
-    done = [Completion(d, [output_of(to, d)], "drop") for d in taken]
-    done[1] = Completion(taken[1], [refused(to)], "drop")
-    await expect_refused(member.complete(done), 1)
-    expect_equal("the ids found", await member.completed_before(taken), [records[0].id, records[2].id])
 
 
 @case(deduplicates=True, atomic_completion=True)

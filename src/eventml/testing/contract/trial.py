@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from contextlib import AsyncExitStack
 from itertools import count
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 from unittest import SkipTest
 
 import anyio
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
     from eventml.backends.base import Backend, Dedupe, DedupeSubscription, Start, Subscription
 
+    Subscribe = Callable[[Backend], AbstractAsyncContextManager[Subscription]]
+
 T = TypeVar("T")
 
 _PARTITIONS = 4
@@ -48,9 +50,6 @@ class Member:
     """A subscription on a connection of its own that can leave or be killed at any time.
 
     Each call fails after the harness's patience. Each receive is checked against its limit.
-
-    Attributes:
-        backend: Its connection.
     """
 
     backend: Backend
@@ -60,29 +59,16 @@ class Member:
         self._patience = harness.patience
         self._subscription: Subscription
         self._leaving, self._left = anyio.Event(), anyio.Event()
-        self._scope = anyio.CancelScope()
-        self._expected: Exception | None = None
         self._killed = False
 
-    async def hold(
-        self,
-        subscribe: Callable[[Backend], AbstractAsyncContextManager[Subscription]],
-        *,
-        task_status: TaskStatus[None],
-    ) -> None:
+    async def hold(self, subscribe: Subscribe, *, task_status: TaskStatus[None]) -> None:
         """Be subscribed until `leave` is called: in a task of its own, so that members leave in any order."""
         try:
-            with self._scope:
-                async with (
-                    self._harness.connect() as self.backend,
-                    subscribe(self.backend) as self._subscription,
-                ):
-                    task_status.started()
-                    await self._leaving.wait()
-                    if self._expected is not None:
-                        raise self._expected  # noqa: TRY301 - to leave the contexts
-        except Exception as exc:
-            if not self._killed and (self._expected is None or _first(exc) is not self._expected):
+            async with self._harness.connect() as self.backend, subscribe(self.backend) as self._subscription:
+                task_status.started()
+                await self._leaving.wait()
+        except Exception:
+            if not self._killed:
                 raise
         finally:
             self._left.set()
@@ -92,10 +78,6 @@ class Member:
         deliveries = await self._subscription.receive(limit)
         expect(1 <= len(deliveries) <= limit, f"receive({limit}) returned {len(deliveries)} deliveries")
         return deliveries
-
-    async def receive_soon(self, limit: int = _MANY) -> Sequence[Delivery]:
-        """One receive within the time limit."""
-        return await within(self._patience, f"receive({limit}) returned nothing", self.receive(limit))
 
     async def take(self, wanted: int, limit: int = _MANY) -> list[Delivery]:
         """Receive exactly this many deliveries."""
@@ -153,12 +135,8 @@ class Member:
         lag = await within(self._patience, "lag() did not return", self._subscription.lag())
         expect_lag(when, lag, wanted)
 
-    async def leave(self, by: Literal["end", "exception", "cancellation"] = "end") -> None:
-        """Leave the group: by the end of the context, by an exception in it or by its cancellation."""
-        if by == "exception":
-            self._expected = RuntimeError("raised to leave a subscription")
-        if by == "cancellation":
-            self._scope.cancel()
+    async def leave(self) -> None:
+        """Leave the group, by the end of the context."""
         self._leaving.set()
         await within(self._patience, "a member did not leave", self._left.wait())
 
@@ -172,12 +150,7 @@ class Trial:
     """The run of one case.
 
     Attributes:
-        harness: The harness.
-        tasks: The task group of the members' tasks.
         backend: A connection that belongs to no member.
-        topic: The case's topic.
-        group: The case's consumer group.
-        members: The members and readers that have joined.
     """
 
     topic: str
@@ -204,15 +177,10 @@ class Trial:
     async def topics(self, size: int) -> list[str]:
         """New topics, created at once if the backend requires it."""
         names = [self.name("topic") for _ in range(size)]
-        for name in names:
-            await self.within(f"the topic {name} was not created", self._create(name))
+        if isinstance(self.backend, CreatesTopics):
+            topics = [NewTopic(name=name, partitions=_PARTITIONS) for name in names]
+            await self.within("create_topics() did not return", self.backend.create_topics(topics))
         return names
-
-    async def _create(self, name: str) -> None:
-        if self.harness.create_topic is not None:
-            await self.harness.create_topic(name)
-        elif isinstance(self.backend, CreatesTopics):
-            await self.backend.create_topics([NewTopic(name=name, partitions=_PARTITIONS)])
 
     def records(self, size: int, *, topic: str | None = None, keys: int = 5) -> list[Record]:
         """New records with unique ids and keys in rotation, for the case's topic if no other is given."""
@@ -259,9 +227,7 @@ class Trial:
         read = [topic or self.topic]
         return await self._subscribed(lambda backend: backend.subscribe(read, group=None, start=start))
 
-    async def _subscribed(
-        self, subscribe: Callable[[Backend], AbstractAsyncContextManager[Subscription]]
-    ) -> Member:
+    async def _subscribed(self, subscribe: Subscribe) -> Member:
         member = Member(self.harness)
         await self.within("subscribe() was not entered", self.tasks.start(member.hold, subscribe))
         self.members.append(member)

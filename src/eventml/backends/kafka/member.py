@@ -195,9 +195,11 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka has no
             self._consumer,
             self.assignment,
             self._committer,
-            on_fetched=self._changed.set,
+            on_fetched=self._progress,
             poll_interval=settings.max_poll_interval / 3,
         )
+        self.last_progress = time.monotonic()
+        """When it last received records, was assigned partitions, or had nothing to receive."""
 
     async def join(self, within: float) -> None:
         """Join the group, and wait for the first assignment, for so many seconds.
@@ -258,6 +260,11 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka has no
             await asyncio.wait([self._polling])
         await self._completer.close()
 
+    def fail(self, error: EventMLError) -> None:
+        """Make `receive` raise this error from now on."""
+        self._failure = self._failure or error
+        self._changed.set()
+
     # aiokafka's coordinator awaits these. Heartbeats go on during the first, and not during the second.
 
     async def on_partitions_revoked(self, revoked: Any) -> None:  # noqa: ARG002 - always all of them
@@ -290,7 +297,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka has no
         except CommitFailedError:
             return  # the next rebalance has begun
         except (*CLIENT_ERRORS, EventMLError) as exc:
-            self._fail(translate(exc, f"starting with the partitions of group {self._group}"))
+            self.fail(translate(exc, f"starting with the partitions of group {self._group}"))
             return
         self.assignment.resume(committed, ends)
         self._fetcher.reset()
@@ -299,7 +306,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka has no
             await self._committer.now(session / 4)
         else:
             self._committer.start()
-        self._changed.set()
+        self._progress()
         self._fetcher.wake()
 
     async def _committed(
@@ -321,14 +328,13 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka has no
                 await self._fetcher.fetch()
         except (*CLIENT_ERRORS, EventMLError) as exc:
             if not self._leaving:
-                self._fail(translate(exc, f"receiving for group {self._group}"))
+                self.fail(translate(exc, f"receiving for group {self._group}"))
         except Exception as exc:
-            self._fail(UnavailableError(f"the client of group {self._group} is broken: {exc!r}"))
+            self.fail(UnavailableError(f"the client of group {self._group} is broken: {exc!r}"))
             raise
 
-    def _fail(self, error: EventMLError) -> None:
-        """Make `receive` raise this error from now on."""
-        self._failure = self._failure or error
+    def _progress(self) -> None:
+        self.last_progress = time.monotonic()
         self._changed.set()
 
     def _raise_failure(self) -> None:

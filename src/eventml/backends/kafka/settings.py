@@ -59,6 +59,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         max_poll_interval: A member whose event loop is blocked for this long leaves its group. A slow
             handler does not count: polling goes on in the background.
         commit_interval: Least time between two commits, and so the longest time of work that a crash repeats.
+        stall_timeout: A client that receives nothing for this long, although records wait, is replaced.
     """
 
     security: Security | None = None
@@ -82,6 +83,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     drain: Annotated[float, Meta(ge=0)] = 10.0
     max_poll_interval: Seconds = 300.0
     commit_interval: Annotated[float, Meta(ge=0)] = 0.1
+    stall_timeout: Seconds = 60.0
 
     def __post_init__(self) -> None:
         if self.heartbeat_interval * 2 > self.session_timeout:

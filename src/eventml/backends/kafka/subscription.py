@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -84,6 +85,8 @@ class GroupSubscription:
         self._member: Member | None = None
         self._joining: asyncio.Task[Member] | None = None
         self._leaving: set[asyncio.Task[None]] = set()
+        self._watching: asyncio.Task[None] | None = None
+        self._receiving = False
 
     async def start(self) -> None:
         """Join the group.
@@ -93,15 +96,19 @@ class GroupSubscription:
             BackendError: the brokers refused.
         """
         self._member = await self._join()
+        self._watching = asyncio.create_task(self._replace_stalled())
 
     async def receive(self, limit: int) -> Sequence[Delivery]:
         """As `Subscription.receive`. After any error the next call joins the group again."""
+        self._receiving = True
         try:
             member = await self._joined()
             return await member.receive(limit)
         except EventMLError as exc:
             self._drop_member()
             raise _unavailable(exc) from exc
+        finally:
+            self._receiving = False
 
     async def complete(self, done: Sequence[Completion]) -> None:
         """As `Subscription.complete`. Deliveries of a former assignment are ignored."""
@@ -124,6 +131,8 @@ class GroupSubscription:
 
     async def close(self) -> None:
         """Give back what was not completed, and leave the group. Never raises."""
+        if self._watching is not None:
+            self._watching.cancel()
         self._drop_member()
         if self._joining is not None:
             self._joining.cancel()
@@ -159,6 +168,39 @@ class GroupSubscription:
         task = asyncio.create_task(member.leave())
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)
+
+    async def _replace_stalled(self) -> None:
+        """Fail a member that receives nothing although records wait, twice in a row: they may be new."""
+        suspected = 0.0
+        while True:
+            await asyncio.sleep(self._settings.stall_timeout / 4)
+            member = self._member
+            if member is None or not self._receiving:
+                continue
+            since = member.last_progress
+            if time.monotonic() - since < self._settings.stall_timeout:
+                continue
+            reason = await self._stall_reason(member.assignment)
+            if reason is None:
+                member.last_progress = time.monotonic()
+            elif suspected == since:
+                quiet = time.monotonic() - since
+                text = f"group {self.group}: nothing received for {quiet:.0f} s, but {reason}; reconnecting"
+                log.warning("%s", text)
+                member.fail(UnavailableError(text))
+            suspected = since
+
+    async def _stall_reason(self, assignment: Assignment) -> str | None:
+        """Why records should have been received, or None if there are none to receive."""
+        if not assignment.active:
+            return "a rebalance does not end"
+        try:
+            ends = await self._admin.offsets(tuple(assignment.states), "latest")
+        except EventMLError as exc:
+            return str(exc)
+        states = assignment.states
+        waiting = sum(max(end - states[p].position, 0) for p, end in ends.items() if p in states)
+        return f"{waiting} records wait" if waiting else None
 
 
 class Reader:

@@ -106,6 +106,7 @@ class AcksWhatItRefuses(Member):
 
 @breaks(
     "leaving_returns_deliveries",
+    "leaving_returns_deliveries_to_the_other_members",
     "nothing_is_lost_while_members_join_and_leave",
 )
 class ForgetsWhatIsGivenBack(Member):

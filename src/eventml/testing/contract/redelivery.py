@@ -36,6 +36,17 @@ async def leaving_returns_deliveries(trial: Trial) -> None:
 
 
 @case()
+async def leaving_returns_deliveries_to_the_other_members(trial: Trial) -> None:
+    """Unfinished deliveries of a member that leaves go to the members that stay."""
+    members = [await trial.join() for _ in range(2)]
+    records = await trial.published(40, keys=40)
+    goes, stays, _ = await trial.first_to_receive(members)
+    await goes.leave()
+    await stays.finish(await stays.take_all(record.id for record in records))
+    await stays.expect_lag("once all is finished", 0)
+
+
+@case()
 async def leaving_by_an_exception_returns_deliveries(trial: Trial) -> None:
     """A member that leaves by an exception or a cancellation returns its deliveries too."""
     records = await trial.published(10)

@@ -29,7 +29,7 @@ def test_target_without_a_bus_is_a_usage_error(
     result = invoke(*command, "app:buss")
     assert result.exit_code == 2
     [line] = result.stderr.splitlines()
-    assert line == "error: app:buss: the module has no attribute 'buss'; did you mean app:bus?"
+    assert line == "error: app:buss: the module has no Bus named 'buss'; did you mean app:bus?"
 
 
 @pytest.mark.parametrize(

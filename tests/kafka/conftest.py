@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -59,16 +60,18 @@ async def new_topic(
     return name
 
 
-async def everything(backend: KafkaBackend, topic: str, *, quiet: float = 1.0) -> list[Delivery]:
-    """The committed records of a topic, once none has come for `quiet` seconds."""
-    found: list[Delivery] = []
+async def everything(backend: KafkaBackend, topic: str, expected: int) -> list[Delivery]:
+    """The committed records of a topic: of as many ids as expected, or those of 60 s, and what comes after."""
+    found: dict[str, list[Delivery]] = {}
+    end = time.monotonic() + 60
     async with backend.subscribe([topic], group=None, start="earliest") as reader:
         while True:
             try:
-                async with asyncio.timeout(quiet):
-                    found += await reader.receive(1_000)
+                async with asyncio.timeout(1 if len(found) >= expected else end - time.monotonic()):
+                    for delivery in await reader.receive(1_000):
+                        found.setdefault(delivery.record.id, []).append(delivery)
             except TimeoutError:
-                return found
+                return [delivery for same_id in found.values() for delivery in same_id]
 
 
 async def lag(backend: KafkaBackend, topic: str, group: str) -> int:

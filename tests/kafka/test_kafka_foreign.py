@@ -48,7 +48,7 @@ async def test_a_record_without_headers_is_accepted(kafka_broker: KafkaCluster) 
     kcat(kafka_broker, "-P", "-t", topic, "-K", "\t", stdin='key-1\t{"ride_id": "r1"}\n')
     kcat(kafka_broker, "-P", "-t", topic, stdin='{"ride_id": "r2"}\n')
     async with connected(kafka_broker) as backend:
-        found = {d.record.value: d for d in await everything(backend, topic)}
+        found = {d.record.value: d for d in await everything(backend, topic, 2)}
     for value, key in [(b'{"ride_id": "r1"}', b"key-1"), (b'{"ride_id": "r2"}', None)]:
         delivery = found[value]
         generated_id = foreign_id(topic, delivery.partition, delivery.offset)
@@ -62,7 +62,7 @@ async def test_foreign_headers_are_kept_and_the_id_is_found_at_any_position(
     kcat(kafka_broker, "-P", "-t", topic, "-H", "ce_id=foreign", "-H", "note=x", "-H", "empty=", stdin="1")
     kcat(kafka_broker, "-P", "-t", topic, "-H", "note=x", "-H", "note=y", stdin="2")
     async with connected(kafka_broker) as backend:
-        first, second = await everything(backend, topic)
+        first, second = await everything(backend, topic, 2)
     assert (first.record.id, first.record.headers) == ("foreign", {"note": "x", "empty": ""})
     assert second.record.headers == {"note": "y"}
 
@@ -87,7 +87,7 @@ async def test_a_foreign_client_sends_a_key_to_the_same_partition(kafka_broker: 
     kcat(kafka_broker, "-P", "-t", topic, "-K", "\t", "-X", "partitioner=murmur2_random", stdin=message)
     async with connected(kafka_broker) as backend:
         await backend.publish([Record(topic, key.encode(), key.encode()) for key in keys])
-        found = await everything(backend, topic)
+        found = await everything(backend, topic, 2 * len(keys))
     assert len(found) == 2 * len(keys)
     for delivery in found:
         assert delivery.partition == key_hash(delivery.record.value) % 7
@@ -124,7 +124,7 @@ async def test_a_predictor_answers_kcat_and_malformed_bytes_become_dead_letters(
                 while worker.stats["duration"].completed < len(lines):
                     await asyncio.sleep(0.02)
             worker.stop()
-        dead = {d.record.value for d in await everything(backend, dead_letters)}
+        dead = {d.record.value for d in await everything(backend, dead_letters, 2)}
     answers = kcat(kafka_broker, "-C", "-t", to, "-o", "beginning", "-e").splitlines()
     assert sorted(answers) == ['{"ride_id":"r1","minutes":7.5}', '{"ride_id":"r2","minutes":7.5}']
     assert dead == {b"{malformed", b'{"ride_id": 5}'}

@@ -166,7 +166,7 @@ async def test_a_missing_permission_is_an_error_that_may_be_repeated(secure: Sec
                 received != "second"
             ):  # the first may come again: the commit of its completion was refused too
                 received = (await repeated(lambda: member.receive(1)))[0].record.id
-        assert [d.record.id for d in await everything(admin, to)] == ["output"]
+        assert [d.record.id for d in await everything(admin, to, 1)] == ["output"]
 
 
 async def repeated(act: Callable[[], Awaitable[Any]]) -> Any:

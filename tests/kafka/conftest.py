@@ -61,7 +61,7 @@ async def new_topic(
 
 
 async def everything(backend: KafkaBackend, topic: str, expected: int) -> list[Delivery]:
-    """The committed records of a topic: of as many ids as expected, or those of 60 s, and what comes after."""
+    """The committed records of a topic: as many ids as expected, or those of 60 s, and what comes after."""
     found: dict[str, list[Delivery]] = {}
     end = time.monotonic() + 60
     async with backend.subscribe([topic], group=None, start="earliest") as reader:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from eventml.deploy.batch.chunks import RowChunk, as_list
 from eventml.deploy.batch.row_decoding import RowDecoder
+from eventml.errors import DecodeError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,6 +81,13 @@ def test_exactly_the_rows_that_a_stream_refuses_are_refused(rows: list[dict[str,
     events, rejected = decode(RowDecoder(Event), _columns(rows), range(len(rows)))
     assert events == [event for event in expected if event is not None]
     assert rejected == [str(number) for number, event in enumerate(expected) if event is None]
+
+
+def test_an_invalid_row_among_built_events_is_a_decode_error() -> None:
+    columns = {"name": ["a"], "number": ["x"], "amount": [1.0], "flag": [True]}
+    chunk = RowChunk(position=None, ids=[1], columns=columns)
+    with pytest.raises(DecodeError, match="Expected `int`"):
+        RowDecoder(Event).events(chunk)
 
 
 @pytest.mark.parametrize(

@@ -69,9 +69,6 @@ EXTRAS: Final = set(_EXTRAS.split())
 
 MAX_FILES, MAX_LINES, MAX_FILE, MIN_FILE = 150, 24_000, 350, 40
 
-OWED: Final[dict[str, tuple[str, ...]]] = {"sizes": ("total",)}
-"""By check, prefixes of modules that do not pass it yet: the package is to shrink to these totals."""
-
 
 class Import(NamedTuple):
     """An import of one of our modules."""
@@ -126,12 +123,8 @@ IMPORTS: Final = {module: list(imports(module)) for module in MODULES}
 
 
 def report(check: str, offenders: Iterable[tuple[str, str]]) -> None:
-    """Fail with all offenders, each a module and a message, but those in `OWED`."""
-    lines = [
-        f"{module.replace('.', '/')}: {message}"
-        for module, message in sorted(offenders)
-        if not any(f"{module}.".startswith(f"{owed}.") for owed in OWED.get(check, ()))
-    ]
+    """Fail with all offenders, each a module and a message."""
+    lines = [f"{module.replace('.', '/')}: {message}" for module, message in sorted(offenders)]
     assert not lines, f"{check}:\n" + "\n".join(lines)
 
 

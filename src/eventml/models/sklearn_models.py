@@ -60,7 +60,7 @@ def read_skops(data: bytes, path: str, trusted: tuple[str, ...]) -> Any:
 
 
 def _contents(data: bytes) -> tuple[set[str], set[str]]:
-    """Reviewed names under a loader they were not reviewed for, and the versions of scikit-learn that saved.
+    """The reviewed names that a file loads in another way than reviewed, and its versions of scikit-learn.
 
     Both come from the file's table of contents; no object is created.
     """

@@ -24,6 +24,7 @@ decision trees for that reason; eventml accepts them, and `soundness.py` checks 
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -134,26 +135,28 @@ _SPARSE: Final = frozenset(
     for kind in ("array", "matrix")
 )
 
-LOADERS: Final[Mapping[str, frozenset[str]]] = {
-    # Created by `__new__`, then its attributes or its state are set.
-    **dict.fromkeys(_SKLEARN_OBJECTS | _SCIPY_OBJECTS, frozenset({"ObjectNode"})),
-    # Imported, and not called while loading.
-    **dict.fromkeys(FUNCTIONS, frozenset({"FunctionNode"})),
-    # A decision tree's arrays, with a constructor that skops fixes.
-    "sklearn.tree._tree.Tree": frozenset({"TreeNode"}),
-    # A dictionary with its keys as attributes.
-    "sklearn.utils._bunch.Bunch": frozenset({"DictNode"}),
-    # A named tuple.
-    "sklearn.impute._iterative._ImputerTriplet": frozenset({"TupleNode"}),
-    # Repeated splitters store the class of their splitter.
-    "sklearn.model_selection._split.KFold": frozenset({"ObjectNode", "TypeNode"}),
-    "sklearn.model_selection._split.StratifiedKFold": frozenset({"ObjectNode", "TypeNode"}),
-    # Read by numpy and scipy from their own formats, without pickles.
-    "numpy.dtype": frozenset({"DTypeNode"}),
-    **dict.fromkeys(_SPARSE, frozenset({"SparseMatrixNode"})),
-    # Classes of numbers, by which columns are selected.
-    **dict.fromkeys(_each("numpy", "floating generic inexact integer number"), frozenset({"TypeNode"})),
-    # Allowed around a listed function only: see `sklearn_models.py`.
-    "functools.partial": frozenset({"PartialNode"}),
-}
+LOADERS: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
+    {
+        # Created by `__new__`, then its attributes or its state are set.
+        **dict.fromkeys(_SKLEARN_OBJECTS | _SCIPY_OBJECTS, frozenset({"ObjectNode"})),
+        # Imported, and not called while loading.
+        **dict.fromkeys(FUNCTIONS, frozenset({"FunctionNode"})),
+        # A decision tree's arrays, with a constructor that skops fixes.
+        "sklearn.tree._tree.Tree": frozenset({"TreeNode"}),
+        # A dictionary with its keys as attributes.
+        "sklearn.utils._bunch.Bunch": frozenset({"DictNode"}),
+        # A named tuple.
+        "sklearn.impute._iterative._ImputerTriplet": frozenset({"TupleNode"}),
+        # Repeated splitters store the class of their splitter.
+        "sklearn.model_selection._split.KFold": frozenset({"ObjectNode", "TypeNode"}),
+        "sklearn.model_selection._split.StratifiedKFold": frozenset({"ObjectNode", "TypeNode"}),
+        # Read by numpy and scipy from their own formats, without pickles.
+        "numpy.dtype": frozenset({"DTypeNode"}),
+        **dict.fromkeys(_SPARSE, frozenset({"SparseMatrixNode"})),
+        # Classes of numbers, by which columns are selected.
+        **dict.fromkeys(_each("numpy", "floating generic inexact integer number"), frozenset({"TypeNode"})),
+        # Allowed around a listed function only: see `sklearn_models.py`.
+        "functools.partial": frozenset({"PartialNode"}),
+    }
+)
 """Every reviewed name, with the loaders of the skops format under which it is trusted."""

@@ -52,7 +52,7 @@ _REFUSED: Final = (
 def translate(exc: BaseException, action: str) -> EventMLError:
     """The error to raise in place of aiokafka's; one of eventml's own is returned unchanged.
 
-    The message says that it happened while `action`: "joining group g".
+    `action` is what failed, for the message: "joining group g".
     """
     if isinstance(exc, EventMLError):
         return exc

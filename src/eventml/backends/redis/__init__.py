@@ -33,7 +33,7 @@ try:
 except ImportError as exc:
     raise MissingExtraError("redis", "the backend redis://") from exc
 
-from eventml.backends.redis.cluster import check_outputs, find_server
+from eventml.backends.redis.cluster import check_outputs, find_server, same_slot_names
 from eventml.backends.redis.connection import pack
 from eventml.backends.redis.errors import check_replies
 from eventml.backends.redis.leases import dedupe_key, group_lag
@@ -118,7 +118,12 @@ class RedisBackend:
             UnsupportedError: on a cluster, where that set would be in another slot than its topic.
         """
         for topic in topics:
-            check_outputs(self._publisher.server, topic, [dedupe_key(topic, group)])
+            if self._publisher.server.slot(topic) != self._publisher.server.slot(dedupe_key(topic, group)):
+                tagged, _ = same_slot_names(topic, topic)
+                raise UnsupportedError(
+                    f"dedupe_window: the ids that group {group!r} records are in another slot of the cluster "
+                    f"than {topic!r}. Give the topic a hash tag, as in {tagged!r}"
+                )
         return Member(self._publisher, topics, group, window=window).joined(start)
 
     async def lag(self, topic: str, *, group: str) -> Mapping[int, int] | None:

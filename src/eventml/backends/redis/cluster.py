@@ -159,8 +159,7 @@ def check_outputs(server: Server, topic: str, outputs: Iterable[str]) -> None:
             first, second = same_slot_names(topic, output)
             raise UnsupportedError(
                 f"{topic!r} and {output!r} are in different slots of the cluster, so an input cannot be "
-                f"completed together with its output, or with the ids that dedupe_window records. Give them "
-                f"one hash tag, as in {first!r} and {second!r}"
+                f"completed together with its output. Give them one hash tag, as in {first!r} and {second!r}"
             )
 
 

@@ -167,7 +167,7 @@ class Connection(asyncio.BufferedProtocol):
 class Login:
     """Opens connections to any host as the user of an address, with its database and with or without TLS.
 
-    The errors for a wrong password name the setting that it stands in.
+    The error for a wrong password names the setting that holds it.
     """
 
     def __init__(self, address: Address, settings: Settings, *, setting: str = "backend.url") -> None:

@@ -155,6 +155,7 @@ class GroupReader(ReadAhead):
         self._arrived.set()
 
     async def _sweep(self) -> None:
+        """Claim what was given back, and every half lease what has expired; then delete idle consumers."""
         due = time.monotonic() - self._swept > self._settings.lease / 2
         if due:
             self._swept = time.monotonic()

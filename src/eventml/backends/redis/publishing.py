@@ -117,14 +117,16 @@ class Publisher:
         for position, record in enumerate(records):
             by_slot.setdefault(slots[record.topic], []).append(position)
         refused: dict[int, str] = {}
-        before = 0
+        written = 0
         for part in [part for slot in by_slot.values() for part in split_writes(records, slot)]:
             left, full = await self._write(records, part, refused, give_up)
             if full is not None:
-                if before + len(part) - len(left) == len(refused):
+                written += len(part) - len(left)
+                if written == len(refused):
                     raise FullError(str(full)) from full
-                raise full
-            before += len(part)
+                unwritten = f"{len(records) - written} of {len(records)} records were not written"
+                raise UnavailableError(f"{unwritten}: {full}") from full
+            written += len(part)
         if refused:
             position, reason = min(refused.items())
             raise PublishError(

@@ -87,7 +87,7 @@ def text(value: bytes) -> str:
 
 
 def defect(record: Record, largest: int) -> str | None:
-    """Why a server that accepts arguments of so many bytes cannot accept a record, or None if it can."""
+    """Why a server with a limit of `largest` bytes for an argument cannot accept a record; None if it can."""
     if max(len(record.value), len(record.key or b""), len(record.id)) > largest:
         return f"it is larger than the {largest} bytes that the server accepts (proto-max-bulk-len)"
     try:
@@ -160,7 +160,7 @@ def alike(record: Record, other: Record) -> bool:
 def decode_entries(topic: str, entries: Sequence[Entry], attempts: Sequence[int] = ()) -> list[Delivery]:
     """Decode entries, in their order. Those with the same `meta` share one mapping of headers.
 
-    `attempts` is how often each has been delivered, this time included; empty if that is once.
+    `attempts` is how often each has been delivered, this time included; empty if all are new.
     """
     made: list[Delivery] = []
     last_meta, headers = b"", NO_HEADERS

@@ -123,6 +123,7 @@ class FileTarget(Target):
                 self._part.write_table(_table_of(chunk, chunk.schema, self._state.run, self._schema))
             self._rejects.write(msgspec.json.Encoder().encode_lines(chunk.rejected))
             counts = self._state.checkpoint.counts.plus(chunk, written=len(chunk.ids))
+            # Ahead of the file until `_save_checkpoint`, the only place that saves it from here on.
             self._state.checkpoint = Checkpoint(chunk.position, counts)
             if time.monotonic() - self._last_checkpoint >= self._every:
                 self._save_checkpoint()

@@ -164,12 +164,19 @@ class RowDecoder:
         return DecodedChunk(normalize_ids(ids)[0], events, lambda event: row(kept[event]), rejected)
 
     def events(self, chunk: RowChunk) -> list[Any]:
-        """Build the events of a chunk of columns; an invalid row raises what msgspec raises for it."""
+        """Build the events of a chunk of columns.
+
+        Raises:
+            DecodeError: a row is invalid.
+        """
         columns, rows = self._as_lists(chunk.columns), len(chunk.ids)
-        if self._fields is not None and self._columnwise and columns.keys() <= self._fields.keys():
-            values = [self._column(field, columns, rows) for field in self._fields.values()]
-            return list(map(self._type, *values)) if values else [self._type() for _ in range(rows)]
-        return [self._convert(row) for row in split_rows(columns, rows)]
+        try:
+            if self._fields is not None and self._columnwise and columns.keys() <= self._fields.keys():
+                values = [self._column(field, columns, rows) for field in self._fields.values()]
+                return list(map(self._type, *values)) if values else [self._type() for _ in range(rows)]
+            return [self._convert(row) for row in split_rows(columns, rows)]
+        except _INVALID as exc:
+            raise DecodeError(str(exc)) from exc
 
     def _as_lists(self, columns: Mapping[str, Values]) -> dict[str, list[Any]]:
         """The columns as lists, with the values of cells whose type is not known."""

@@ -176,6 +176,7 @@ class SqlTarget(Target):
     def _read_checkpoint(self, connection: sa.Connection) -> Checkpoint:
         """The checkpoint of an unfinished run of this identity, else a new one."""
         table = self._checkpoints
+        # A finished run has the position null.
         unfinished = (table.c.run == self._key) & (table.c.position != "null")
         row = connection.execute(sa.select(table.c.position, table.c.counts).where(unfinished)).first()
         if row is None:

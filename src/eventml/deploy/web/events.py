@@ -67,7 +67,7 @@ class BrokerConnection:
 
     def __init__(self, bus: Bus, tasks: TaskGroup) -> None:
         self.bus = bus
-        self._tasks = tasks  # they keep the bus open: it outlives the request that opened it
+        self._tasks = tasks  # a task of these keeps the bus open after the request that opened it
         self._opened: asyncio.Future[None] | None = None
         settings = bus.settings.backend
         self._is_shared = config.find_backend(settings.scheme).capabilities(settings.options).shared

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from anyio.abc import ByteReceiveStream
 
-_MAX_LINE: Final = 1 << 22  # bytes: a longer line is split there, so that memory stays bounded
+_MAX_LINE: Final = 1 << 22  # bytes: a longer line of a log or a report is split, so that memory stays bounded
 _TEXT_FORMAT: Final = "%(asctime)s %(levelname)s %(message)s"
 _RATE_LIMIT: Final = 10.0  # seconds between two records of a kind
 _MAX_KINDS: Final = 1_000

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import sys
 import threading
 import time
 from contextlib import asynccontextmanager, contextmanager
@@ -146,7 +147,11 @@ def _server(answer: Callable[[str], tuple[HTTPStatus, bytes, str]], address: Hos
         address_family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
 
         def handle_error(self, request: Any, client_address: Any) -> None:
-            """Log nothing: the client has closed its connection, or was too slow."""
+            """Log the error, unless the client has closed its connection or was too slow."""
+            del request, client_address
+            error = sys.exception()
+            if not isinstance(error, ConnectionError | TimeoutError):
+                log.error("operations port: error in a connection", exc_info=error)
 
     return Server((address.host, address.port), RequestHandler)
 

@@ -75,4 +75,4 @@ class LagMonitor:
                     log.warning("the lag is unknown: %s: %s", type(exc).__name__, exc, exc_info=shown)
                 self.lags, self.connected, self._readable = {}, not unavailable, False
             await anyio.sleep(_LAG_INTERVAL)
-        self.lags = {}  # while the worker drains, the next process knows them
+        self.lags = {}  # a worker that drains reports none: the process that replaces it does

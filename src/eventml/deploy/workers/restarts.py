@@ -88,7 +88,7 @@ def replace_reason(worker: WorkerStatus, limits: HealthLimits) -> str | None:
 def crash_counts(report: WorkerReport, *, was_ready: bool, killed_from_outside: bool) -> bool:
     """Return whether a crash of a worker with this last report counts towards the crash-loop limit.
 
-    It was killed from outside if it got a SIGKILL that its supervisor did not send.
+    `killed_from_outside` means by a SIGKILL that its supervisor did not send.
     """
     idle = was_ready and not report.has_any("received")
     return not report.has_any("completed") and not (idle and killed_from_outside)

@@ -11,6 +11,9 @@ EXAMPLE ?= rides
 .PHONY: help demo test quick chaos check bench docs clean
 .DEFAULT_GOAL := help
 
+# Several test processes share the cores, and OpenMP threads that wait for one spin.
+test quick: export OMP_NUM_THREADS := 1
+
 help:
 	@echo "make demo    train two models on taxi trips, stream rides to three consumers, show it live"
 	@echo "             (EXAMPLE=churn or web_backend for the other examples)"

@@ -189,7 +189,7 @@ def show(title: str, figures: Sequence[dict[str, float]]) -> None:
         table.add_column(column, justify="left" if column == "case" else "right")
     for name in CASES:
         ratios = [generation[FULL] / generation[name] - 1 for generation in figures]
-        error = statistics.stdev(ratios) / math.sqrt(len(ratios))
+        error = statistics.stdev(ratios) / math.sqrt(len(ratios)) if len(ratios) > 1 else math.inf
         more = ("", "") if name == FULL else (f"{statistics.mean(ratios):+.1%}", f"{2 * error:.1%}")
         middle = statistics.median(generation[name] for generation in figures)
         table.add_row(name, f"{middle * 1e6:.3f}", *more)

@@ -18,10 +18,11 @@ import msgspec
 import numpy as np
 from rich.console import Console
 from rich.table import Table
-from sklearn.linear_model import LinearRegression
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+
+    from sklearn.linear_model import LinearRegression
 
 
 TREES: Final = int(os.environ.get("BENCHMARK_TREES", "100"))
@@ -76,6 +77,8 @@ def linear(batch: Sequence[RideStarted]) -> list[DurationPredicted]:
 
 @functools.cache
 def _linear() -> LinearRegression:
+    from sklearn.linear_model import LinearRegression  # noqa: PLC0415 - it takes seconds, and many do without
+
     return LinearRegression().fit(_features(rides(500)), np.arange(500.0))
 
 
@@ -103,6 +106,8 @@ def _cpu() -> str:
 def interleave(cases: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
     """Run each case once a round, in turn; a first round warms up and does not count.
 
+    With 0 rounds it counts nevertheless: that shows that the cases work, and little else.
+
     Returns:
         Each case's figures, one a round.
     """
@@ -111,7 +116,7 @@ def interleave(cases: Mapping[str, Callable[[], float]], rounds: int) -> dict[st
         for name, case in cases.items():
             gc.collect()
             figure = case()
-            if round_number:
+            if round_number or not rounds:
                 figures[name].append(figure)
     return figures
 

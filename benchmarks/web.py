@@ -177,7 +177,13 @@ def main() -> None:
                     for server, one in figures.items():
                         wrap, port = "rides" if server == "BentoML" else "", ports[model, server]
                         measure(
-                            one, folder / "rides", port, clients, chosen.seconds, wrap=wrap, counts=turn > 0
+                            one,
+                            folder / "rides",
+                            port,
+                            clients,
+                            chosen.seconds,
+                            wrap=wrap,
+                            counts=turn > 0 or not chosen.rounds,
                         )
                 show(f"{model}, {clients} clients", figures)
 

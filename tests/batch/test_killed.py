@@ -85,7 +85,7 @@ def _start(source: str, target: str, slow: float) -> subprocess.Popen[str]:
             "-m",
             "eventml",
             "score",
-            "scored_app:slow",
+            "killed_app:slow",
             "--from",
             source,
             "--to",

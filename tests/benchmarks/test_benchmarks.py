@@ -12,15 +12,16 @@ import pytest
 
 ROOT: Final = Path(__file__).parents[2]
 
+# With `--rounds 0` the first round is the only one; it warms up otherwise.
 SMALL: Final = {
-    "memory": "--events 2000 --rounds 1",
-    "redis": "--events 2000 --rounds 1 --seconds 0.2 --models no-op",
-    "kafka": "--events 2000 --rounds 1 --only no-op",
-    "web": "--seconds 0.2 --rounds 1 --clients 1 --models linear",
-    "batch": "--rows 2000 --forest-rows 500 --rounds 1 --only sqlite --models linear",
-    "frames": "--events 500 --rounds 1",
-    "failures": "--events 2000 --rounds 2 --processes 2",
-    "scaling": "--events 6000 --rounds 1 --workers 1",
+    "memory": "--events 2000 --rounds 0",
+    "redis": "--events 2000 --rounds 0 --seconds 0.2 --models no-op",
+    "kafka": "--events 2000 --rounds 0 --only no-op",
+    "web": "--seconds 0.2 --rounds 0 --clients 1 --models linear",
+    "batch": "--rows 2000 --forest-rows 500 --rounds 0 --only sqlite --models linear",
+    "frames": "--events 500 --rounds 0",
+    "failures": "--events 2000 --rounds 2 --processes 1",
+    "scaling": "--events 6000 --rounds 0 --workers 1",
 }
 HELPERS: Final = {"batch_app", "web_litserve", "web_load"}
 """Modules that a benchmark starts in a process of their own."""

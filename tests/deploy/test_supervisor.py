@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from tests.deploy.service import alive, command_line
 
 if TYPE_CHECKING:
+    import pytest
+
     from tests.deploy.conftest import Serve
     from tests.deploy.oracle import Oracle
     from tests.deploy.service import Service
@@ -36,12 +38,14 @@ def hang(service: Service, oracle: Oracle) -> None:
     service.until(lambda: service.metric("eventml_events_in_flight") == 1)
 
 
-def test_workers_share_the_events_and_stop_together(serve: Serve, oracle: Oracle) -> None:
+def test_workers_share_the_events_and_stop_together(
+    serve: Serve, oracle: Oracle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)  # `make test` sets it
     service = serve("--workers", "3", env={"MAX_BATCH": "8", "SLEEP": "0.02"})
     service.until_ready()
     workers = service.workers
-    if "OMP_NUM_THREADS" not in os.environ:
-        assert "OMP_NUM_THREADS=1" in environment(workers[0])
+    assert "OMP_NUM_THREADS=1" in environment(workers[0])
     oracle.publish(600)
     oracle.collect()
     oracle.check()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import re
+import shutil
 import urllib.request
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,8 @@ import pandas as pd
 import pytest
 import sqlalchemy as sa
 
+from examples.churn import demo, month, train
+from examples.churn.folder import ENVIRONMENT as CHURN_FOLDER
 from examples.churn.generator import customers
 from examples.rides.folder import ENVIRONMENT
 from examples.rides.generator import generate
@@ -64,15 +68,41 @@ def test_churn_demo_shows_a_month_without_an_alarm_and_one_with(tmp_path: Path) 
     assert ">Alarm<" in (reports / "2024-07.html").read_text()
 
 
-def test_churn_on_postgresql_and_again(tmp_path: Path, postgres_server: Any) -> None:
+@pytest.fixture(scope="module")
+def churn_training(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The churn example's folder with a trained model, to be copied."""
+    folder = tmp_path_factory.mktemp("churn")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(CHURN_FOLDER, str(folder))
+        assert train.main([]) == 0
+    return folder
+
+
+@pytest.fixture
+def churn_folder(tmp_path: Path, churn_training: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A current directory whose `build/churn` has the model: `month.main` runs here, in this process.
+
+    Only the `eventml score` that it starts is a process of its own.
+    """
+    shutil.copytree(churn_training, tmp_path / "build" / "churn")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    return tmp_path
+
+
+def test_churn_on_postgresql_and_again(
+    churn_folder: Path, postgres_server: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
     postgres_server.execute("CREATE DATABASE churn_months")
     database = postgres_server.url("churn_months")
     few = ["--size", "500", "--database", database]
-    first = run(["python", "-m", "examples.churn.demo", *few], tmp_path)
+    assert demo.main(few) == 0
+    first = "".join(capfd.readouterr())
     assert first.count("scored 500; set aside 0") == 2
     assert "ALARM likely churners in 2024-07" in first
-    again = run(["python", "-m", "examples.churn.month", "2024-07", "--price-rise", *few], tmp_path)
-    assert "ALARM likely churners in 2024-07" in again
+    assert month.main(["2024-07", "--price-rise", *few]) == 0
+    assert "ALARM likely churners in 2024-07" in capfd.readouterr().err
     ids = "SELECT COUNT(*), COUNT(DISTINCT id) FROM predictions"
     assert rows(database.replace("postgresql:", "postgresql+psycopg:"), ids) == [(1_000, 1_000)]
 
@@ -99,27 +129,33 @@ def test_churn_commands_in_their_order(tmp_path: Path) -> None:
     assert rows(database, months) == before
 
 
-def test_churn_month_pages_the_users_own_function(tmp_path: Path) -> None:
-    (tmp_path / "pager.py").write_text("def page(crossings): print('PAGED', *[c.what for c in crossings])\n")
-    run(["python", "-m", "examples.churn.train"], tmp_path)
-    month = ["python", "-m", "examples.churn.month", "2024-07", "--price-rise", "--size", "500"]
-    assert "PAGED likely churners" in run([*month, "--alarm", "pager:page"], tmp_path)
+def test_churn_month_pages_the_users_own_function(
+    churn_folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (churn_folder / "churn_pager.py").write_text(
+        "def page(crossings): print('PAGED', *[c.what for c in crossings])\n"
+    )
+    arguments = ["2024-07", "--price-rise", "--size", "500", "--alarm", "churn_pager:page"]
+    assert month.main(arguments) == 0
+    assert "PAGED likely churners" in capfd.readouterr().out
 
 
-def test_churn_row_that_cannot_be_read_costs_only_itself(tmp_path: Path) -> None:
+def test_churn_row_that_cannot_be_read_costs_only_itself(
+    churn_folder: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
     table = (
         pd.DataFrame(customers("2024-06", size=40)).drop(columns="churned").astype({"monthly_charge": object})
     )
     table.loc[7, "monthly_charge"] = "a lot"
-    table.to_csv(tmp_path / "june.csv", index=False)
-    run(["python", "-m", "examples.churn.train"], tmp_path)
-    month = ["python", "-m", "examples.churn.month", "2024-06", "--customers", "june.csv"]
-    said = run(month, tmp_path)
-    assert "column monthly_charge are no numbers" in said
-    assert "customers 40; scored 39; set aside 1" in said
+    table.to_csv("june.csv", index=False)
+    arguments = ["2024-06", "--customers", "june.csv"]
+    assert month.main(arguments) == 0
+    assert "column monthly_charge are no numbers" in caplog.text
+    assert "customers 40; scored 39; set aside 1" in capfd.readouterr().out
     table.loc[7, "monthly_charge"] = 38.5
-    table.to_csv(tmp_path / "june.csv", index=False)
-    assert "customers 40; scored 40; set aside 0" in run(month, tmp_path)
+    table.to_csv("june.csv", index=False)
+    assert month.main(arguments) == 0
+    assert "customers 40; scored 40; set aside 0" in capfd.readouterr().out
 
 
 # rides

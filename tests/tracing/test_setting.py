@@ -50,3 +50,38 @@ print(*(name for name in sys.modules if name.startswith(("opentelemetry", "event
 """
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603 - our own interpreter
     assert ran.stdout.split() == []
+
+
+def test_an_app_may_configure_it_in_a_lifespan() -> None:
+    code = """
+import anyio
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SimpleSpanProcessor
+from eventml import Bus
+
+bus = Bus("rides")
+
+@bus.lifespan
+async def traced():
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(ConsoleSpanExporter(formatter=lambda span: span.name)))
+    trace.set_tracer_provider(provider)
+    yield 1
+
+@bus.predictor("a", to="b")
+def double(n: int, traced: int) -> dict:
+    return {"n": 2 * n}
+
+async def main():
+    async with bus, bus.worker() as worker, anyio.create_task_group() as tasks:
+        tasks.start_soon(worker.run)
+        await worker.ready.wait()
+        await bus.publish("a", 1)
+        await worker.idle(0.05)
+        worker.stop()
+
+anyio.run(main)
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603 - our own interpreter
+    assert ran.stdout == "process a"

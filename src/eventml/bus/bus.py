@@ -12,7 +12,7 @@ from msgspec import structs
 
 from eventml import config
 from eventml.backends.base import Backend
-from eventml.bus.connection import Topic, connect
+from eventml.bus.connection import Topic, connect, tracer
 from eventml.bus.running import WebApplication, stop_on_signals, stop_when_idle
 from eventml.codec import Format
 from eventml.errors import ConfigError, MissingExtraError, NotOpenError, RegistrationError
@@ -249,7 +249,8 @@ class Bus:
             EventMLError: As for `loaded_handlers`.
         """
         async with self.loaded_handlers(only) as handlers:
-            drain, tracing = self.settings.drain, self.open_producer.tracing
+            # An app may configure OpenTelemetry in a lifespan, which is entered after the bus was opened.
+            drain, tracing = self.settings.drain, tracer(self.settings)
             yield Worker(self.backend, handlers, source=self.name, drain=drain, tracing=tracing)
 
     @asynccontextmanager
@@ -285,9 +286,12 @@ class Bus:
 
         Raises:
             MissingExtraError: The extra `web` is not installed.
+            ConfigError: eventml is not installed, but imported from its source folder.
         """
         # Deployments import the bus, so the bus finds this one by its entry point.
-        point, *_ = metadata.entry_points(group="eventml.deployments", name="web")
+        point = next(iter(metadata.entry_points(group="eventml.deployments", name="web")), None)
+        if point is None:
+            raise ConfigError("eventml runs from its source folder; install it: pip install 'eventml[web]'")
         try:
             deployment = point.load()
         except ModuleNotFoundError as exc:

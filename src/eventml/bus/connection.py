@@ -17,6 +17,8 @@ from eventml.runtime import find_tracing, output_event_type
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
+    from eventml.runtime import Tracing
+
 _SYSTEMS: Final = {"rediss": "redis", "unix": "redis"}
 """OpenTelemetry's name of the messaging system by URL scheme, if it is not the scheme itself."""
 
@@ -75,6 +77,16 @@ async def connect(
             id_fields={name: topic.id_field for name, topic in topics.items() if topic.id_field},
             formats={name: topic.codec for name, topic in topics.items()},
             output_types=output_types,
-            tracing=find_tracing(settings.tracing, _SYSTEMS.get(scheme, scheme)),
+            tracing=tracer(settings),
         )
         yield await stack.enter_async_context(producer.running())
+
+
+def tracer(settings: config.Settings) -> Tracing | None:
+    """The tracer for a backend with these settings; None if tracing is off.
+
+    Raises:
+        MissingExtraError: Tracing is on, and OpenTelemetry is not installed.
+    """
+    scheme = settings.backend.scheme
+    return find_tracing(settings.tracing, _SYSTEMS.get(scheme, scheme))

@@ -40,7 +40,7 @@ def print_errors(error: Exception) -> int:
     """Print the errors of eventml inside an error, a line each, and return the exit status of the command.
 
     Raises:
-        Exception: the error itself, with its traceback, if it is a bug, of eventml or of the app.
+        Exception: an error inside it that is a bug, of eventml or of the app, with its traceback.
     """
     errors = expected_errors(error)
     for message in dict.fromkeys(map(str, errors)):

@@ -30,8 +30,18 @@ _GROUP: Final = "eventml.backends"
 
 
 def _registered() -> dict[str, str]:
-    """The registered entry points by scheme."""
-    return {point.name.lower(): point.value for point in metadata.entry_points(group=_GROUP)}
+    """The registered entry points by scheme.
+
+    Raises:
+        ConfigError: Two packages register one scheme.
+    """
+    found: dict[str, str] = {}
+    for point in metadata.entry_points(group=_GROUP):
+        scheme = point.name.lower()
+        if found.setdefault(scheme, point.value) != point.value:
+            both = " and ".join(sorted({found[scheme], point.value}))
+            raise ConfigError(f"backend.url: {scheme}:// is registered twice, as {both}; uninstall one")
+    return found
 
 
 def find_backend(scheme: str) -> BackendModule:
@@ -40,7 +50,8 @@ def find_backend(scheme: str) -> BackendModule:
     Raises:
         UnknownBackendError: No backend is registered for it.
         MissingExtraError: The backend needs a package that is not installed.
-        ConfigError: The registered module cannot be imported.
+        ConfigError: The registered module cannot be imported, or is not a backend; or two packages register
+            one scheme.
     """
     known = _registered()
     if scheme not in known:
@@ -48,15 +59,18 @@ def find_backend(scheme: str) -> BackendModule:
             f"backend.url: no backend is registered for {scheme}://{did_you_mean(scheme, known)} "
             f"(registered: {', '.join(sorted(known)) or 'none; is eventml installed?'})"
         )
+    label = f"backend.url: the entry point {scheme} = {known[scheme]} in {_GROUP}"
     try:
         module = metadata.EntryPoint(scheme, known[scheme], _GROUP).load()
     except MissingExtraError:
         raise
     except Exception as exc:  # a third-party module can raise anything while it is imported
-        raise ConfigError(
-            f"backend.url: the entry point {scheme} = {known[scheme]} in {_GROUP} cannot be imported: "
-            f"{type(exc).__name__}: {exc}"
-        ) from exc
+        raise ConfigError(f"{label} cannot be imported: {type(exc).__name__}: {exc}") from exc
+    try:
+        structs.fields(module.Settings)
+        module.open  # noqa: B018 - whether it has one
+    except (AttributeError, TypeError, NameError) as exc:  # NameError: a type imported under TYPE_CHECKING
+        raise ConfigError(f"{label} is not a backend: {exc}") from exc
     return cast("BackendModule", module)
 
 

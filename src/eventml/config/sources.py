@@ -122,7 +122,9 @@ def _read_table(
                 yield Entry(URL, value, source)
             case ("backend", "url") if not isinstance(value, str):
                 yield entry.problem(f"expected a URL, got {entry.shown}")
-            case ("consumer" | "topic" as section, name, _) if isinstance(value, dict):
+            case ("consumer" | "topic" as section, name, _) if (
+                isinstance(value, dict) and key not in SECTIONS[section]
+            ):
                 yield entry.problem(f'unknown; a name with dots is quoted: [{section}."{name}.{key}"]')
             case (_,) if key in SECTIONS[""]:
                 yield entry
@@ -159,8 +161,10 @@ def read_environment(
         if len(matches) > 1:
             choice = " or ".join(dotted(path) for path in sorted(matches))
             found.append(f"{name}: ambiguous, it could set {choice}; set it in a file instead")
+        elif name.startswith(f"{PREFIX}TOPIC_"):
+            found.append(f"{name}: unknown, topics are configured in {_SETTINGS_FILE} only")
         elif not matches:
-            close = did_you_mean(name, [*paths, *NOT_SETTINGS], similar=_SIMILAR)
+            close = did_you_mean(name.upper(), [*paths, *NOT_SETTINGS], similar=_SIMILAR)
             found.append(f"{name}: unknown{close or _NO_SUCH_VARIABLE}")
         elif value:
             found.append(Entry(matches[0], value, name, text=True))

@@ -148,14 +148,14 @@ class DeadLetterDelivery(msgspec.Struct, frozen=True, rename="kebab"):
 
     delivery: Delivery
     topic: str
-    partition: str
-    offset: str
     group: str
     attempts: int
     first_failure: float
     last_failure: float
-    exception: str
-    message: str
+    partition: str = ""
+    offset: str = ""
+    exception: str = ""
+    message: str = ""
     traceback: str = ""
 
     @property

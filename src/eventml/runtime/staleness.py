@@ -51,8 +51,10 @@ class Staleness:
         if self._when_stale == "dead_letter":
             error = StaleError(f"{time.time() - delivery.timestamp:.3f} s old when its turn came")
             return self._next.dead_letters.write(delivery, error)
+        if not callable(self._when_stale):
+            return Completion(delivery)
         try:
-            output = self._when_stale(stale.event) if callable(self._when_stale) else None
+            output = self._when_stale(stale.event)
             if self._outputs is None:
                 return Completion(delivery)
             return self._outputs.completions([delivery], [output])[0]

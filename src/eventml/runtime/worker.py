@@ -72,7 +72,8 @@ async def load_handlers(
 ) -> list[LoadedHandler]:
     """Enter the lifespans that the handlers have parameters for, each once, and load the handlers' models.
 
-    The stack leaves the lifespans, the last one first. Each handler has an output format.
+    Closing `stack` leaves the lifespans, the last one first. `output_formats` are those of the handlers, in
+    their order.
 
     Raises:
         RegistrationError: a handler has a parameter that no lifespan is named like.

@@ -77,3 +77,20 @@ def test_a_module_that_cannot_be_imported_names_its_entry_point(registry: list[m
 def test_a_renamed_setting_goes_by_its_new_name() -> None:
     environ = {"EVENTML_BACKEND": "needy://h?api-key=k", "EVENTML_BACKEND_MAX_SIZE": "3"}
     assert "NeedySettings(api_key=***, max_size=3)" in repr(load(environ=environ).backend)
+
+
+@pytest.mark.parametrize("lacking", ["Settings", "open"])
+def test_a_module_that_is_not_a_backend_is_refused(lacking: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(sys.modules["fake_memory"], lacking)
+    with pytest.raises(
+        ConfigError, match=rf"entry point memory = fake_memory .* is not a backend: .*'{lacking}'"
+    ):
+        load(environ={})
+
+
+def test_two_packages_under_one_scheme_are_refused(registry: list[metadata.EntryPoint]) -> None:
+    register(registry, "redis", "fake_stream")  # the same once more, as an editable install may show it
+    assert find_backend("redis") is sys.modules["fake_stream"]
+    register(registry, "redis", "another.package")
+    with pytest.raises(ConfigError, match=r"registered twice, as another\.package and fake_stream"):
+        find_backend("redis")

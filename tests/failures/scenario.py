@@ -12,8 +12,8 @@ import msgspec
 
 from eventml import Bus, Record, config
 from eventml.backends.base import CreatesTopics, NewTopic
-from eventml.runtime.dead_letters import DeadLetterFilter, dead_letter_queues, dead_letter_topic
-from eventml.runtime.replay import replay_or_drop
+from eventml.runtime.dead_letters import dead_letter_queues, dead_letter_topic
+from eventml.runtime.replay import DeadLetterFilter, replay_or_drop
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Sequence

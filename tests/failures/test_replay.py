@@ -12,8 +12,8 @@ import pytest
 
 from eventml import Record, Reject
 from eventml.records import CONTENT_TYPE, FIELDS, MSGPACK
-from eventml.runtime.dead_letters import DeadLetterFilter, dead_letter_queues
-from eventml.runtime.replay import browse
+from eventml.runtime.dead_letters import dead_letter_queues
+from eventml.runtime.replay import DeadLetterFilter, browse
 from tests.failures.intercepting import InterceptingBackend
 from tests.failures.scenario import Duration, Ride, Scenario, publish, until
 

@@ -7,15 +7,13 @@ from typing import TYPE_CHECKING
 from hypothesis import given
 from hypothesis import strategies as st
 
+from eventml.backends.kafka.commit_metadata import MAX_METADATA, decode_metadata, encode_metadata
 from eventml.backends.kafka.partitions import (
-    MAX_METADATA,
     AttemptSteps,
     CommittedOffset,
     PartitionState,
     add_attempt,
     attempts_at,
-    decode_metadata,
-    encode_metadata,
     presume_attempt,
     steps_before,
 )

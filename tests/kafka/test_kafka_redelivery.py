@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from eventml.backends.kafka.assignment import Assignment, Chunk
-from eventml.backends.kafka.partitions import CommittedOffset, decode_metadata, encode_metadata
+from eventml.backends.kafka.commit_metadata import decode_metadata, encode_metadata
+from eventml.backends.kafka.partitions import CommittedOffset
 from eventml.records import Delivery, Record
 from eventml.runtime.calling import Item
 from eventml.runtime.poison import Part, PoisonDetector

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final, Self
-
-import anyio
 
 from eventml.backends.base import CreatesTopics, NewTopic
 from eventml.errors import BackendError, EventMLError, NotOpenError
 from eventml.producer.coalescing import Outcome
-from eventml.runtime import REPLY_RETENTION, backoff_delay, describe, reply_topic, request_id, task_group
+from eventml.runtime import REPLY_RETENTION, reply_topic, request_id, task_group, wait_for_broker
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -19,10 +16,7 @@ if TYPE_CHECKING:
     from eventml.backends.base import Backend, Subscription
     from eventml.records import Delivery, Record
 
-log = logging.getLogger("eventml")
-
 _MAX_REPLIES: Final = 1_000  # in one receive
-_MAX_BACKOFF: Final = 5.0  # seconds between two attempts to reach a broker
 
 
 class _ReplyReader:
@@ -40,9 +34,7 @@ class _ReplyReader:
                 deliveries = await replies.receive(_MAX_REPLIES)
             except BackendError as exc:
                 failures += 1
-                seconds = backoff_delay(failures, 0.1, _MAX_BACKOFF)
-                log.warning("%s: %s; reading replies again in %.2f s", self.topic, describe(exc), seconds)
-                await anyio.sleep(seconds)
+                await wait_for_broker(self.topic, failures, exc)
                 continue
             failures = 0
             for delivery in deliveries:

@@ -6,18 +6,18 @@ In reading order:
 - `pipeline.py` runs one handler, in three stages: receive, process, complete.
 - The steps from a batch to its completions: `dedupe.py`, `poison.py`, `staleness.py`, `retry.py`,
   `calling.py`, `outputs.py`.
-- `failures.py` classifies exceptions, `dead_letters.py` writes and reads dead letters, `replay.py` replays
-  them.
+- `failures.py` classifies exceptions, `backoff.py` waits between attempts, `dead_letters.py` writes and reads
+  dead letters, `replay.py` chooses and replays them.
 - `replies.py` answers requests; `stats.py` counts; `tracing.py` and `spans.py` record traces.
 
 The runtime may import `handlers`, `codec`, `models`, `frames`, `backends.base`, `records` and `errors`.
 """
 
+from eventml.runtime.backoff import wait_for_broker
 from eventml.runtime.calling import Caller, Item
 from eventml.runtime.dead_letters import (
     DLQ_PREFIX,
     DeadLetterDelivery,
-    DeadLetterFilter,
     DeadLetterQueue,
     dead_letter_queues,
     dead_letter_topic,
@@ -26,13 +26,11 @@ from eventml.runtime.dead_letters import (
 from eventml.runtime.failures import (
     CallResults,
     Failed,
-    backoff_delay,
     describe,
     task_group,
-    wait_for_broker,
 )
 from eventml.runtime.outputs import OutputChecks, Prediction, output_event_type
-from eventml.runtime.replay import DeadLetterAction, ReplayReport, browse, replay_or_drop
+from eventml.runtime.replay import DeadLetterAction, DeadLetterFilter, ReplayReport, browse, replay_or_drop
 from eventml.runtime.replies import REPLY_RETENTION, predictor_of, read_reply, reply_topic, request_id
 from eventml.runtime.retry import FailFast, Retry
 from eventml.runtime.stats import SECONDS_BUCKETS, SIZE_BUCKETS, Histogram, Stats
@@ -62,7 +60,6 @@ __all__ = [
     "Stats",
     "Tracing",
     "Worker",
-    "backoff_delay",
     "browse",
     "check_capabilities",
     "dead_letter_queues",

@@ -182,31 +182,6 @@ def read_dead_letter(delivery: Delivery) -> DeadLetterDelivery | None:
         return None
 
 
-class DeadLetterFilter(msgspec.Struct, frozen=True, kw_only=True):
-    """Chooses the dead letters that meet every condition that is set.
-
-    Attributes:
-        ids: The event has one of these ids.
-        exceptions: The last failure is of one of these classes, each by its name.
-        since: The last failure was at this time or later, in seconds since the epoch.
-        until: The last failure was before this time, in seconds since the epoch.
-    """
-
-    ids: frozenset[str] = frozenset()
-    exceptions: frozenset[str] = frozenset()
-    since: float | None = None
-    until: float | None = None
-
-    def matches(self, dead_letter: DeadLetterDelivery) -> bool:
-        """Whether a dead letter meets all conditions."""
-        return (
-            (not self.ids or dead_letter.id in self.ids)
-            and (not self.exceptions or dead_letter.exception in self.exceptions)
-            and (self.since is None or dead_letter.last_failure >= self.since)
-            and (self.until is None or dead_letter.last_failure < self.until)
-        )
-
-
 class DeadLetterQueue(msgspec.Struct, frozen=True):
     """The dead letters of one consumer group at one topic.
 

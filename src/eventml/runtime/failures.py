@@ -6,13 +6,11 @@ The decisions are pure: what is done about a failure is in `retry.py`.
 from __future__ import annotations
 
 import linecache
-import logging
 import math
 import time
 from collections.abc import Sequence
 from contextlib import asynccontextmanager
 from enum import Enum
-from random import random
 from traceback import walk_tb
 from typing import TYPE_CHECKING, Final
 
@@ -24,16 +22,13 @@ from eventml.errors import BackendError, DecodeError, HandlerTimeoutError, Rejec
 from eventml.handler_options import HandlerOptions
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator
 
     from anyio.abc import TaskGroup
-
-log = logging.getLogger("eventml")
 
 _INFRASTRUCTURE: Final = (ConnectionError, TimeoutError, MemoryError, BackendError)
 _MAX_DESCRIPTION: Final = 1_000  # characters
 _LIBRARIES: Final = {"eventml", "anyio", "asyncio", "trio", "outcome", "threading", "concurrent"}
-_MAX_BROKER_DELAY: Final = 5.0  # seconds between two attempts to reach a broker
 _MAX_FRAMES: Final = 6
 _MAX_SOURCE_LINE: Final = 120  # characters
 
@@ -87,22 +82,6 @@ def should_retry(error: Exception, attempts: int, options: HandlerOptions) -> bo
     return verdict is Verdict.INFRASTRUCTURE or (verdict is Verdict.EVENT and attempts <= options.retries)
 
 
-def backoff_delay(failures: int, first: float, longest: float, chance: Callable[[], float] = random) -> float:
-    """How long to wait before the next attempt, in seconds.
-
-    Exponential backoff with full jitter (M. Brooker, "Exponential Backoff And Jitter", 2015): every time up
-    to a ceiling is equally likely, so that many workers do not retry at once.
-
-    Args:
-        failures: Failures in a row, from 1.
-        first: The ceiling after the first failure, in seconds; it doubles with each further one.
-        longest: The highest ceiling, in seconds.
-        chance: Returns a number from 0 to 1.
-    """
-    ceiling = min(longest, first * 2.0 ** min(failures - 1, 60))
-    return ceiling * chance()
-
-
 class Bisection:
     """Which parts of a failed batch to call next, to find its bad events: a state machine.
 
@@ -140,13 +119,6 @@ class Bisection:
             return True
         self._open += [self._current[middle:], self._current[:middle]]
         return False
-
-
-async def wait_for_broker(name: str, failures: int, error: Exception) -> None:
-    """Log that the broker failed so many times in a row, and wait before the next attempt, 5 s at most."""
-    seconds = backoff_delay(failures, 0.1, _MAX_BROKER_DELAY)
-    log.warning("%s: %s; trying again in %.2f s", name, describe(error), seconds)
-    await anyio.sleep(seconds)
 
 
 def describe(error: BaseException) -> str:

@@ -21,9 +21,10 @@ from eventml.codec import Decoder
 from eventml.errors import BackendError, DecodeError, PublishError, TopicNotFoundError
 from eventml.handlers import Handler
 from eventml.records import REPLAY_GROUP
+from eventml.runtime.backoff import wait_for_broker
 from eventml.runtime.calling import Item
 from eventml.runtime.dedupe import Dedupe
-from eventml.runtime.failures import task_group, wait_for_broker
+from eventml.runtime.failures import task_group
 from eventml.runtime.poison import PoisonDetector, crash_loop_error
 from eventml.runtime.replies import Replies
 from eventml.runtime.retry import Retry

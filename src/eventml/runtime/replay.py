@@ -20,7 +20,7 @@ import msgspec
 from eventml.backends.base import Completion, Subscription
 from eventml.errors import PublishError
 from eventml.records import REPLAY_GROUP, Delivery, Record
-from eventml.runtime.dead_letters import DLQ_PREFIX, DeadLetterDelivery, DeadLetterFilter, read_dead_letter
+from eventml.runtime.dead_letters import DLQ_PREFIX, DeadLetterDelivery, read_dead_letter
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
@@ -37,6 +37,31 @@ _STEP: Final = 500  # dead letters that are received and completed at once
 _PATIENCE: Final = 5.0  # seconds
 _LAG_CHECK: Final = 0.5  # seconds between two checks whether any dead letter is left
 _MAX_GAPS: Final = 200  # of a partition
+
+
+class DeadLetterFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """Chooses the dead letters that meet every condition that is set.
+
+    Attributes:
+        ids: The event has one of these ids.
+        exceptions: The last failure is of one of these classes, each by its name.
+        since: The last failure was at this time or later, in seconds since the epoch.
+        until: The last failure was before this time, in seconds since the epoch.
+    """
+
+    ids: frozenset[str] = frozenset()
+    exceptions: frozenset[str] = frozenset()
+    since: float | None = None
+    until: float | None = None
+
+    def matches(self, dead_letter: DeadLetterDelivery) -> bool:
+        """Whether a dead letter meets all conditions."""
+        return (
+            (not self.ids or dead_letter.id in self.ids)
+            and (not self.exceptions or dead_letter.exception in self.exceptions)
+            and (self.since is None or dead_letter.last_failure >= self.since)
+            and (self.until is None or dead_letter.last_failure < self.until)
+        )
 
 
 class ReplayReport(msgspec.Struct):

@@ -18,6 +18,7 @@ import anyio
 from eventml.backends.base import Completion
 from eventml.errors import UnavailableError
 from eventml.handlers import Handler
+from eventml.runtime.backoff import backoff_delay
 from eventml.runtime.calling import Item
 from eventml.runtime.dead_letters import DeadLetterWriter
 from eventml.runtime.failures import (
@@ -25,7 +26,6 @@ from eventml.runtime.failures import (
     CallResults,
     Failed,
     Verdict,
-    backoff_delay,
     classify,
     describe,
     should_retry,

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventml.errors import DecodeError, HandlerTimeoutError, PublishError, Reject, UnavailableError
-from eventml.runtime.failures import Verdict, backoff_delay, classify, describe
+from eventml.runtime.backoff import backoff_delay
+from eventml.runtime.failures import Verdict, classify, describe
 
 seconds = st.floats(0, 1e6)
 

@@ -5,8 +5,9 @@ once, because only offsets are committed before which all records are completed;
 one key. With `delivery=exactly_once` one input gives one output, to readers of committed records. It does not
 promise more than the topics' own replication and retention, and it does not deduplicate.
 
-Reading order: `settings`, `errors`, `connection` (aiokafka's clients), `partitions`, `admin`, `wire`,
-`publishing`, `assignment`, `completion`, `commits`, `member`, `subscription`, and the backend here.
+Reading order: `settings`, `errors`, `connection` (aiokafka's clients), `partitions`, `commit_metadata`,
+`admin`, `wire`, `publishing`, `assignment`, `completion`, `commits`, `member`, `subscription`, and the
+backend here.
 The package imports `eventml.backends.base`, `eventml.records`, `eventml.errors` and aiokafka.
 """
 

@@ -16,6 +16,7 @@ from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.protocol.offset import OffsetRequest
 
 from eventml.backends.base import NewTopic
+from eventml.backends.kafka.commit_metadata import decode_metadata
 from eventml.backends.kafka.connection import ClientFactory
 from eventml.backends.kafka.errors import (
     CLIENT_ERRORS,
@@ -25,7 +26,7 @@ from eventml.backends.kafka.errors import (
     translate,
     translated,
 )
-from eventml.backends.kafka.partitions import CommittedOffset, decode_metadata
+from eventml.backends.kafka.partitions import CommittedOffset
 from eventml.errors import BackendError, ConfigError, EventMLError, UnavailableError
 
 if TYPE_CHECKING:

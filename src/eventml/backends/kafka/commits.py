@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Final
 from aiokafka.errors import CommitFailedError, IllegalStateError
 
 from eventml.backends.kafka.assignment import Assignment
+from eventml.backends.kafka.commit_metadata import encode_metadata
 from eventml.backends.kafka.completion import Completer
 from eventml.backends.kafka.errors import CLIENT_ERRORS, describe
-from eventml.backends.kafka.partitions import CommittedOffset, encode_metadata
+from eventml.backends.kafka.partitions import CommittedOffset
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

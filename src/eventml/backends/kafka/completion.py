@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from eventml.backends.base import Completion
 from eventml.backends.kafka.admin import AdminClient
 from eventml.backends.kafka.assignment import Assignment
+from eventml.backends.kafka.commit_metadata import MAX_METADATA, encode_metadata
 from eventml.backends.kafka.connection import ClientFactory, abort, stop
 from eventml.backends.kafka.errors import CLIENT_ERRORS, translate
-from eventml.backends.kafka.partitions import MAX_METADATA, CommittedOffset, encode_metadata
+from eventml.backends.kafka.partitions import CommittedOffset
 from eventml.backends.kafka.publishing import Publisher, Sender
 from eventml.backends.kafka.wire import PackedRecords
 from eventml.errors import EventMLError, PublishError, UnavailableError

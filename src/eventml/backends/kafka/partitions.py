@@ -17,7 +17,7 @@ from bisect import bisect_right
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
 Ranges = tuple[tuple[int, int], ...]
 """Ranges of offsets, rising: the first offset, and the one after the last."""
@@ -25,12 +25,7 @@ Ranges = tuple[tuple[int, int], ...]
 AttemptSteps = tuple[tuple[int, int], ...]
 """Up to this offset, delivered so often. Offsets rise, counts fall; after the last step the count is 0."""
 
-MAX_METADATA: Final = 4_000
-"""Characters of a commit's metadata: brokers take 4096 bytes by default (`offset.metadata.max.bytes`)."""
-
 _MAX_STEPS: Final = 32  # beyond these, counts of later offsets are dropped
-_PREFIX: Final = "eventml1:"
-_ACTIVE: Final = "w"
 
 
 class CommittedOffset(NamedTuple):
@@ -224,50 +219,3 @@ def _falling(steps: AttemptSteps) -> AttemptSteps:
             kept.pop()
         kept.append((end, count))
     return tuple(kept[:_MAX_STEPS])
-
-
-def encode_metadata(committed: CommittedOffset) -> tuple[str, bool]:
-    """The metadata of a commit: empty where the offset alone says the same.
-
-    Also whether there was room for all of `completed`; records that are left out may be repeated.
-    """
-    steps, last = [], committed.offset
-    for end, count in committed.attempts:
-        steps.append(f"{end - last:x}-{count:x}")
-        last = end
-    suffix = ""
-    if steps or committed.active:
-        suffix = f";{','.join(steps)};{_ACTIVE if committed.active else ''}"
-    room = MAX_METADATA - len(_PREFIX) - len(suffix)
-    text, last = "", committed.offset
-    for start, stop in committed.completed:
-        pair = f"{',' if text else ''}{start - last:x}-{stop - start:x}"
-        if len(text) + len(pair) > room:
-            return f"{_PREFIX}{text}{suffix}", False
-        text += pair
-        last = stop
-    return (f"{_PREFIX}{text}{suffix}" if text or suffix else ""), True
-
-
-def decode_metadata(offset: int, metadata: str | None) -> CommittedOffset:
-    """The commit with this offset and metadata. Metadata that eventml did not write is ignored."""
-    if not metadata or not metadata.startswith(_PREFIX):
-        return CommittedOffset(offset)
-    ranges, _, rest = metadata.removeprefix(_PREFIX).partition(";")
-    steps, _, active = rest.partition(";")
-    completed, last = [], offset
-    for skip, length in _pairs(ranges):
-        start = last + skip
-        last = start + length
-        completed.append((start, last))
-    attempts, last = [], offset
-    for length, count in _pairs(steps):
-        last += length
-        attempts.append((last, count))
-    return CommittedOffset(offset, tuple(completed), tuple(attempts), active == _ACTIVE)
-
-
-def _pairs(text: str) -> Iterator[tuple[int, int]]:
-    for pair in text.split(",") if text else ():
-        first, _, second = pair.partition("-")
-        yield int(first, 16), int(second, 16)

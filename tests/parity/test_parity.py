@@ -21,7 +21,13 @@ if TYPE_CHECKING:
 
     from tests.parity.predictions import Predictions
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(300),
+    # scikit-learn's `Parallel` empties the process's warning filters for a moment, and warns if it finds
+    # them empty, as happens where two threads predict at once. As an error it would fail a handler's call.
+    pytest.mark.filterwarnings("ignore:`sklearn.utils.parallel.delayed` should be used:UserWarning"),
+]
 
 Rides = list[dict[str, Any]]
 

@@ -76,9 +76,9 @@ async def test_slow_handler_is_not_called_for_every_event_of_a_bad_batch(scenari
 
 
 async def test_stale_events_are_dead_letters_by_default(scenario: Scenario) -> None:
-    @scenario.bus.predictor(scenario.topic, to=scenario.to, max_batch=1, max_age=0.05)
+    @scenario.bus.predictor(scenario.topic, to=scenario.to, max_batch=1, max_age=0.5)
     async def duration(ride: Ride) -> Duration:
-        await anyio.sleep(0.2 if ride.ride_id == 0 else 0)
+        await anyio.sleep(1 if ride.ride_id == 0 else 0)
         return Duration(ride.ride_id, ride.miles)
 
     await scenario.run(RIDES)
@@ -92,11 +92,11 @@ async def test_stale_events_are_answered_by_the_fallback(scenario: Scenario) -> 
         scenario.topic,
         to=scenario.to,
         max_batch=1,
-        max_age=0.05,
+        max_age=0.5,
         when_stale=lambda ride: Duration(ride.ride_id, -1.0),
     )
     async def duration(ride: Ride) -> Duration:
-        await anyio.sleep(0.2)
+        await anyio.sleep(1)
         return Duration(ride.ride_id, ride.miles)
 
     await scenario.run(RIDES)
@@ -105,9 +105,9 @@ async def test_stale_events_are_answered_by_the_fallback(scenario: Scenario) -> 
 
 
 async def test_stale_events_can_be_dropped_and_are_counted(scenario: Scenario) -> None:
-    @scenario.bus.predictor(scenario.topic, to=scenario.to, max_batch=1, max_age=0.05, when_stale="drop")
+    @scenario.bus.predictor(scenario.topic, to=scenario.to, max_batch=1, max_age=0.5, when_stale="drop")
     async def duration(ride: Ride) -> Duration:
-        await anyio.sleep(0.2)
+        await anyio.sleep(1)
         return Duration(ride.ride_id, ride.miles)
 
     await scenario.run(RIDES)

@@ -34,7 +34,7 @@ from examples.rides.generator import generate
 from examples.rides.trips import ride_events
 
 bus = Bus("parity")
-bus.topic("rides.started", event_type=RideStarted, id_field="ride_id")
+bus.topic("parity.rides", event_type=RideStarted, id_field="ride_id")
 
 FIELDS = {"duration": "minutes", "tip": "amount", "boosted": "minutes", "polars": "minutes", "arrow": "fare"}
 """Field of a prediction that holds the number; predictions of the others are bare numbers."""
@@ -47,7 +47,7 @@ class FarePredicted(msgspec.Struct):
 
 for predictor in ("duration", "tip"):
     bus.predictor(
-        "rides.started",
+        "parity.rides",
         to=f"parity.{predictor}",
         model=functools.partial(app.trained, predictor),
         name=predictor,
@@ -98,7 +98,7 @@ def forest_model() -> Any:
 
 
 @bus.predictor(
-    "rides.started",
+    "parity.rides",
     to="parity.boosted",
     model=boosted_model,
     event_type=RideStarted,
@@ -108,19 +108,19 @@ def boosted(rides: pd.DataFrame, model: Any) -> pd.DataFrame:
     return rides[["ride_id"]].assign(minutes=model.predict(rides))
 
 
-@bus.predictor("rides.started", to="parity.linear", model=linear_model, event_type=RideStarted)
+@bus.predictor("parity.rides", to="parity.linear", model=linear_model, event_type=RideStarted)
 def linear(rides: pd.DataFrame, model: Any) -> pd.Series:
     return pd.Series(in_blocks(model.predict, rides))
 
 
-@bus.predictor("rides.started", to="parity.polars", model=forest_model, event_type=RideStarted, name="polars")
+@bus.predictor("parity.rides", to="parity.polars", model=forest_model, event_type=RideStarted, name="polars")
 def of_polars(rides: pl.DataFrame, model: Any) -> list[DurationPredicted]:
     minutes = model.predict(rides.select(NUMBERS).to_numpy()).tolist()
     return [DurationPredicted(ride, value) for ride, value in zip(rides["ride_id"], minutes, strict=True)]
 
 
 @bus.predictor(
-    "rides.started", to="parity.arrow", event_type=RideStarted, output_type=FarePredicted, name="arrow"
+    "parity.rides", to="parity.arrow", event_type=RideStarted, output_type=FarePredicted, name="arrow"
 )
 def of_arrow(rides: pa.Table) -> pa.Table:
     fare = pc.add(2.5, pc.multiply(rides["trip_distance"], np.pi))

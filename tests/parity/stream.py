@@ -62,7 +62,7 @@ async def _predict(rides: Sequence[dict[str, Any]]) -> Predictions:
 
 
 async def _publish(rides: Sequence[dict[str, Any]]) -> None:
-    await bus.publish_many("rides.started", rides, key=lambda ride: str(ride["pickup_location_id"]))
+    await bus.publish_many("parity.rides", rides, key=lambda ride: str(ride["pickup_location_id"]))
 
 
 async def _until_all_are_read(worker: Worker, predicted: PredictionReader, rides: int) -> None:

@@ -143,7 +143,7 @@ async def test_on_a_cluster_the_topic_needs_a_hash_tag(cluster: Sequence[RedisSe
         await member.complete(deduplicated(taken, f"{topic}.answers"))
         assert sorted(await member.completed_before(taken)) == list(range(5))
     async with redis.open(cluster[1].url, SETTINGS) as backend:
-        with pytest.raises(UnsupportedError, match=r"dedupe_window .* hash tag, as in '{rides}.started'"):
+        with pytest.raises(UnsupportedError, match=r"dedupe_window: .* hash tag, as in '{rides}.started'"):
             async with backend.subscribe_deduplicated(
                 ["rides.started"], group="g", start="earliest", window=1
             ):

@@ -5,6 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 ARGS   ?=
 JOBS   ?= 3
+QUICK  := tests/unit tests/memory tests/contract/test_memory.py
 CHAOS_SECONDS ?= 60
 EXAMPLE ?= rides
 
@@ -18,7 +19,7 @@ help:
 	@echo "make demo    train two models on taxi trips, stream rides to three consumers, show it live"
 	@echo "             (EXAMPLE=churn or web_backend for the other examples)"
 	@echo "make test    all tests but the chaos tests; those that need a broker say so where there is none"
-	@echo "make quick   the tests that need no broker and take under a minute together"
+	@echo "make quick   the tests of single modules and of the in-memory backend, in about a minute"
 	@echo "make chaos   workers and brokers killed under load (CHAOS_SECONDS=60 for each)"
 	@echo "make check   ruff, mypy --strict, pyright on the public API, the layers"
 	@echo "make bench   the benchmarks (ARGS=memory, redis, kafka or web for one of them)"
@@ -41,7 +42,7 @@ test: $(VENV)/.installed
 	$(BIN)/python -m pytest -m "not chaos" -n $(JOBS) --dist loadgroup $(ARGS)
 
 quick: $(VENV)/.installed
-	$(BIN)/python -m pytest -m "not (redis or kafka or slow or chaos)" -n $(JOBS) --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest $(QUICK) -m "not (redis or kafka or slow or chaos)" -n $(JOBS) --dist loadgroup $(ARGS)
 
 chaos: $(VENV)/.installed
 	CHAOS_SECONDS=$(CHAOS_SECONDS) $(BIN)/python -m pytest -m chaos --timeout 600 $(ARGS)

@@ -66,10 +66,12 @@ def find_backend(scheme: str) -> BackendModule:
         raise
     except Exception as exc:  # a third-party module can raise anything while it is imported
         raise ConfigError(f"{label} cannot be imported: {type(exc).__name__}: {exc}") from exc
+    for name in ("Settings", "capabilities", "open"):
+        if not hasattr(module, name):
+            raise ConfigError(f"{label} is not a backend: it has no {name}")
     try:
         structs.fields(module.Settings)
-        module.open  # noqa: B018 - whether it has one
-    except (AttributeError, TypeError, NameError) as exc:  # NameError: a type imported under TYPE_CHECKING
+    except (TypeError, NameError) as exc:  # NameError: a type that is imported under TYPE_CHECKING
         raise ConfigError(f"{label} is not a backend: {exc}") from exc
     return cast("BackendModule", module)
 

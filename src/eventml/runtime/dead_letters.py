@@ -148,12 +148,12 @@ class DeadLetterDelivery(msgspec.Struct, frozen=True, rename="kebab"):
 
     delivery: Delivery
     topic: str
+    partition: str
+    offset: str
     group: str
     attempts: int
     first_failure: float
     last_failure: float
-    partition: str = ""
-    offset: str = ""
     exception: str = ""
     message: str = ""
     traceback: str = ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections import Counter
 from contextlib import AsyncExitStack, contextmanager, nullcontext
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Final, ParamSpec, Self, TypeVar
@@ -121,7 +122,7 @@ class TestBus:
         self._timeout = timeout
         self._raise_failures = raise_failures
         self._raised: list[tuple[str, Exception]] = []
-        self._reported: list[DeadLetter] = []  # those that have failed a call
+        self._reported: Counter[str] = Counter()  # dead letters of each handler that have failed a call
         self._hub: memory.Hub | None = None
         self._worker: Worker | None = None
 
@@ -241,8 +242,12 @@ class TestBus:
         return next(map(output_event_type, writers), Any)
 
     def _report(self) -> None:
-        found = self.dead_letters()
-        new = [one for one in found if one not in self._reported]
+        found: Counter[str] = Counter()
+        new = []
+        for one in self.dead_letters():
+            found[one.handler] += 1
+            if found[one.handler] > self._reported[one.handler]:
+                new.append(one)
         self._reported = found
         if new:
             raise AssertionError("\n".join(map(str, new))) from new[0].error

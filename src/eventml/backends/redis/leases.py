@@ -170,16 +170,16 @@ class Consumer:
         [reply] = await self._request(command, "looking for released entries")
         return bool(reply)
 
-    async def recover(self, limit: int) -> list[Delivery]:
+    async def recover(self, limit: int) -> tuple[list[Delivery], bool]:
         """Claim entries that are pending for this consumer but not leased: the reply to a read was lost.
 
-        No read and no claim may be under way meanwhile.
+        No read and no claim may be under way meanwhile. Returns whether there may be more, too.
         """
         count = len(self._renewed) + limit  # at least `limit` of so many entries are not leased
         command = pack("XPENDING", self.topic, self.group, "-", "+", count, self.name)
         [rows] = await self._request(command, "looking for deliveries whose reply was lost")
         found = [entry for entry in (row[0].decode() for row in rows) if entry not in self._renewed]
-        return await self._claim(found[:limit])
+        return await self._claim(found[:limit]), len(rows) == count
 
     async def give_back(self, untouched: Iterable[Delivery]) -> None:
         """Give all pending entries back to the group, and delete the consumer.

@@ -149,9 +149,12 @@ class GroupReader(ReadAhead):
     async def _recover(self) -> None:
         if self.pending is not None or self._claimed:
             return  # entries whose reply is under way would be taken for lost
+        more = False
         for consumer in self._consumers:
-            self._claimed += await consumer.recover(self._limit)
-        self._reply_lost = bool(self._claimed)  # then there may be more
+            deliveries, may_be_more = await consumer.recover(self._limit)
+            self._claimed += deliveries
+            more |= may_be_more
+        self._reply_lost = more
         self._arrived.set()
 
     async def _sweep(self) -> None:

@@ -18,6 +18,7 @@ from rich.text import Text
 from eventml.codec import Decoder
 from eventml.deploy.workers import LogRateLimit, start_service_logging, utc_timestamp
 from eventml.errors import AppNotFoundError, EventMLError
+from eventml.runtime import leaves
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -54,11 +55,11 @@ def expected_errors(error: BaseException) -> list[BaseException]:
     Raises:
         BaseException: one that is not eventml's.
     """
-    if isinstance(error, BaseExceptionGroup):
-        return [leaf for one in error.exceptions for leaf in expected_errors(one)]
-    if not isinstance(error, EventMLError | UsageError):
-        raise error
-    return [error]
+    errors = leaves(error)
+    for one in errors:
+        if not isinstance(one, EventMLError | UsageError):
+            raise one
+    return errors
 
 
 def print_message(text: str, label: str = "") -> None:

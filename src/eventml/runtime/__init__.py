@@ -27,6 +27,7 @@ from eventml.runtime.failures import (
     CallResults,
     Failed,
     describe,
+    leaves,
     task_group,
 )
 from eventml.runtime.outputs import OutputChecks, Prediction, output_event_type
@@ -66,6 +67,7 @@ __all__ = [
     "dead_letter_topic",
     "describe",
     "find_tracing",
+    "leaves",
     "load_handlers",
     "output_event_type",
     "predictor_of",

@@ -145,6 +145,13 @@ def _message(error: BaseException) -> str:
         return f"<str() of the exception failed: {type(exc).__name__}>"
 
 
+def leaves(error: BaseException) -> list[BaseException]:
+    """The errors inside an exception group, at any depth; of any other error, the error itself."""
+    if not isinstance(error, BaseExceptionGroup):
+        return [error]
+    return [leaf for one in error.exceptions for leaf in leaves(one)]
+
+
 def summarise_traceback(error: BaseException, size: int) -> str:
     """The frames from the handler's function down to the one that raised, outermost first.
 

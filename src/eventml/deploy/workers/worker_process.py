@@ -34,10 +34,10 @@ from eventml.deploy.workers.reports import (
     handler_reports,
 )
 from eventml.errors import EventMLError, UnavailableError
-from eventml.runtime import Worker, task_group, wait_for_broker
+from eventml.runtime import Worker, leaves, task_group, wait_for_broker
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
 
 log = logging.getLogger("eventml")
 
@@ -192,7 +192,7 @@ def main() -> None:
         finished = anyio.run(process.run, bus, backend_options=spec.loop_options)
     except Exception as exc:
         start_service_logging(spec.name, json=spec.json_logs)
-        errors = list(_leaves(exc))
+        errors = leaves(exc)
         reason = "; ".join(dict.fromkeys(f"{type(error).__name__}: {error}" for error in errors))
         expected = all(isinstance(error, EventMLError) for error in errors)
         log.exception("%s", reason, exc_info=None if expected else exc)
@@ -200,14 +200,6 @@ def main() -> None:
         finished = False
     force_exit_later(0 if finished else 1)
     sys.exit(0 if finished else 1)
-
-
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    if not isinstance(error, BaseExceptionGroup):
-        yield error
-        return
-    for inner in error.exceptions:
-        yield from _leaves(inner)
 
 
 def force_exit_later(code: int) -> threading.Timer:

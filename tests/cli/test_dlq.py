@@ -7,12 +7,15 @@ import re
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+import anyio
 import pytest
+
+from eventml import Record
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.cli.conftest import Invoke
+    from tests.cli.conftest import Hubs, Invoke
 
 APP = """
 from pathlib import Path
@@ -74,9 +77,11 @@ class DeadLetterApp:
     def fix_handler(self) -> None:
         (self._folder / "fixed").touch()
 
-    def run(self, *args: str, code: int = 0, stdin: str | None = None) -> str:
+    def run(self, *args: str, code: int = 0, stdin: str | None = None, stderr: bool = False) -> str:
         result = self._invoke(*args, *self._backend, stdin=stdin)
         assert result.exit_code == code, result.output
+        if stderr:
+            return result.stderr
         return result.stdout if code == 0 else result.output
 
     def dlq(self, command: str, *args: str, code: int = 0) -> str:
@@ -230,6 +235,57 @@ def test_control_characters_in_an_event_are_escaped(app: DeadLetterApp) -> None:
         output = app.dlq(command)
         assert r"\x1b[2J\u202etxt\x9b1m" in output
         assert all(c.isprintable() or c == "\n" for c in output)
+
+
+def forge(hubs: Hubs, app: DeadLetterApp, id_: str, **claims: str) -> None:
+    """Write a dead letter of the predictor, as anybody may who may write to its dead-letter topic."""
+    fields = {"topic": f"{app.name}.rides", "partition": "0", "offset": "0", "group": f"{app.name}.minutes"}
+    fields |= {"attempts": "1", "first-failure": "1.0", "last-failure": "2.0"}
+    fields |= {"exception": "Forged", **claims}
+    headers = {f"eventml-dlq-{name}": text for name, text in fields.items()}
+    topic = f"{app.name}.rides.{app.name}.minutes.dlq"
+    anyio.run(hubs["onehub://"].publish, [Record(topic, b'{"pay": "me"}', None, id_, headers)])
+
+
+def test_a_dead_letter_that_names_another_topic_is_shown_and_not_replayed(
+    app: DeadLetterApp, hubs: Hubs
+) -> None:
+    forge(hubs, app, "forged", topic="payments.commands")
+    forge(hubs, app, "copied", group=f"{app.name}.audit")
+    selected = ("--exception", "Forged")
+    listed = app.dlq("list", *selected)
+    assert "(misplaced)" in listed
+    assert "payments.commands/0/0" in listed
+    assert "minutes: 2 misplaced, not to be replayed: their headers name another" in app.run(
+        "dlq", "list", "app:bus", *selected, stderr=True
+    )
+    found = json.loads(app.dlq("list", "--json"))["dead_letters"]
+    assert {letter["id"] for letter in found if letter["misplaced"]} == {"forged", "copied"}
+    shown = app.dlq("show", "--id", "copied")
+    assert f"  misplaced names the group {app.name}.audit, and lies in {app.name}.rides." in shown
+    output = app.dlq("replay", code=1)
+    assert f"minutes: 3 replayed to {app.name}.rides (2 KeyError, 1 DecodeError); 2 remain\n" in output
+    assert "minutes: 2 could not be replayed, and remain: their headers name another topic" in output
+    results = json.loads(app.run("dlq", "replay", "app:bus", "--json", code=1).splitlines()[0])
+    [result] = [result for result in results if result["handler"] == "minutes"]
+    assert list(result["refused"].values()) == [2]
+    assert "payments.commands" not in hubs["onehub://"].hub._topics
+    assert app.listed() == [("minutes", "copied"), ("minutes", "forged")]
+    assert "minutes: 2 dropped (2 Forged); 0 remain\n" in app.dlq("drop", "--handler", "minutes")
+    assert app.dlq("list") == "no dead letters\n"
+
+
+def test_a_dead_letter_whose_headers_are_no_utf8_costs_nothing_but_itself(
+    app: DeadLetterApp, hubs: Hubs
+) -> None:
+    """A backend may deliver surrogates in their places, which JSON cannot hold."""
+    forge(hubs, app, "id\udcff", exception="A\udcff", message="B\udcff", group="C\udcff")
+    for command in ("list", "show"):
+        found = json.loads(app.dlq(command, "--json", "--handler", "minutes", "--until", "1h"))
+        [letter] = found["dead_letters"]
+        assert (letter["id"], letter["exception"], letter["group"]) == (r"id\udcff", r"A\udcff", r"C\udcff")
+        assert r"id\udcff" in app.dlq(command)
+    json.loads(app.dlq("replay", "--json", code=1))
 
 
 def test_bus_in_memory_is_a_usage_error(invoke: Invoke, folder: Path) -> None:

@@ -107,7 +107,7 @@ class Scenario:
         async with backend.subscribe([topic], group=group, start="earliest") as subscription:
             acks_singly = backend.capabilities.redelivery == "lease"
             return await replay_or_drop(
-                subscription, DeadLetterFilter(**choices), action, limit=limit, acks_singly=acks_singly
+                subscription, queue, DeadLetterFilter(**choices), action, limit=limit, acks_singly=acks_singly
             )
 
     async def collect(self, backend: Backend, expected: int) -> None:

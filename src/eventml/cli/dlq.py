@@ -27,6 +27,7 @@ from eventml.cli.output import (
 from eventml.errors import TopicNotFoundError
 from eventml.runtime import (
     DLQ_PREFIX,
+    MISPLACED,
     DeadLetterAction,
     DeadLetterDelivery,
     DeadLetterFilter,
@@ -145,6 +146,7 @@ def replay(selection: Selection, as_json: JsonOption = False) -> None:
 
     Each event goes to the topic that it came from, unchanged, and is handled when that handler runs. It is
     no longer a dead letter, unless it fails again. `list` with the same options shows which ones these are.
+    A dead letter that names another topic or group than the handler's is not replayed.
     """
     _replay_or_drop(selection, "replay", as_json=as_json)
 
@@ -194,31 +196,38 @@ async def _visit_queues(
 
 def _print(selection: Selection, *, in_full: bool, as_json: bool) -> None:
     """Print the selected dead letters, and their counts by handler and exception."""
-    found: list[tuple[str, DeadLetterDelivery]] = []
+    found: list[tuple[DeadLetterQueue, DeadLetterDelivery]] = []
 
     async def read_queue(queue: DeadLetterQueue, subscription: Subscription, limit: int | None) -> int:
         taken = [one async for one in browse(subscription, selection.matching, limit=limit)]
-        found.extend((", ".join(queue.handlers), dead_letter) for dead_letter in taken)
+        found.extend((queue, dead_letter) for dead_letter in taken)
         return len(taken)
 
     anyio.run(_visit_queues, selection, read_queue)
     counts: dict[str, Counter[str]] = {}
-    for handler, dead_letter in found:
-        counts.setdefault(handler, Counter())[dead_letter.exception] += 1
+    for queue, dead_letter in found:
+        counts.setdefault(_handler(queue), Counter())[dead_letter.exception] += 1
     if as_json:
-        dead_letters = [_to_json(handler, dead_letter, in_full=in_full) for handler, dead_letter in found]
+        dead_letters = [_to_json(queue, dead_letter, in_full=in_full) for queue, dead_letter in found]
         typer.echo(msgspec.json.encode({"dead_letters": dead_letters, "counts": counts}))
         return
     if in_full:
-        for handler, dead_letter in found:
-            typer.echo("\n".join(_lines(handler, dead_letter)))
+        for queue, dead_letter in found:
+            typer.echo("\n".join(_lines(queue, dead_letter)))
     elif found:
-        typer.echo(format_table(_COLUMNS, [_row(handler, dead_letter) for handler, dead_letter in found]))
+        typer.echo(format_table(_COLUMNS, [_row(queue, dead_letter) for queue, dead_letter in found]))
     for handler, of_handler in counts.items():
         noun = "dead letter" if of_handler.total() == 1 else "dead letters"
         typer.echo(f"{handler}: {of_handler.total()} {noun} ({_format_counts(of_handler)})")
     if not found:
         typer.echo("no dead letters")
+    misplaced = Counter(_handler(queue) for queue, dead_letter in found if not queue.owns(dead_letter))
+    for handler, count in misplaced.items():
+        print_message(f"{handler}: {count} misplaced, not to be replayed: {MISPLACED}", "warning")
+
+
+def _handler(queue: DeadLetterQueue) -> str:
+    return ", ".join(queue.handlers)
 
 
 def _replay_or_drop(selection: Selection, action: DeadLetterAction, *, as_json: bool) -> None:
@@ -227,7 +236,7 @@ def _replay_or_drop(selection: Selection, action: DeadLetterAction, *, as_json: 
     async def process_queue(queue: DeadLetterQueue, subscription: Subscription, limit: int | None) -> int:
         acks_singly = selection.bus.backend.capabilities.redelivery == "lease"
         report = await replay_or_drop(
-            subscription, selection.matching, action, limit=limit, acks_singly=acks_singly
+            subscription, queue, selection.matching, action, limit=limit, acks_singly=acks_singly
         )
         results.append((queue, report))
         return report.chosen.total()
@@ -236,7 +245,7 @@ def _replay_or_drop(selection: Selection, action: DeadLetterAction, *, as_json: 
     if as_json:
         counts = [
             {
-                "handler": ", ".join(queue.handlers),
+                "handler": _handler(queue),
                 "topic": queue.topic,
                 "action": action,
                 "done": report.chosen,
@@ -257,7 +266,7 @@ def _replay_or_drop(selection: Selection, action: DeadLetterAction, *, as_json: 
 
 
 def _print_report(queue: DeadLetterQueue, report: ReplayReport, action: DeadLetterAction) -> None:
-    handler, done = ", ".join(queue.handlers), "replayed" if action == "replay" else "dropped"
+    handler, done = _handler(queue), "replayed" if action == "replay" else "dropped"
     topic = f" to {queue.topic}" if action == "replay" else ""
     exceptions = f" ({_format_counts(report.chosen)})" if report.chosen else ""
     remaining = "" if report.left is None else f"; {report.left} remain"
@@ -272,17 +281,21 @@ def _format_counts(counts: Counter[str]) -> str:
     return ", ".join(f"{count} {_one_line(name)}" for name, count in counts.most_common())
 
 
-def _to_json(handler: str, dead_letter: DeadLetterDelivery, *, in_full: bool) -> dict[str, Any]:
+def _to_json(queue: DeadLetterQueue, dead_letter: DeadLetterDelivery, *, in_full: bool) -> dict[str, Any]:
     """Return the fields of a dead letter for the JSON output; times are seconds since the epoch."""
-    fields = {"handler": handler, "id": dead_letter.id, **msgspec.structs.asdict(dead_letter)}
+    id_ = dead_letter.id.encode(errors="backslashreplace").decode()  # some ids are no UTF-8
+    fields = {"handler": _handler(queue), "id": id_, **msgspec.structs.asdict(dead_letter)}
+    fields["misplaced"] = not queue.owns(dead_letter)
     delivery = fields.pop("delivery")
     return fields | {"record": msgspec.Raw(delivery_to_json(delivery).rstrip())} if in_full else fields
 
 
-def _row(handler: str, dead_letter: DeadLetterDelivery) -> list[str]:
+def _row(queue: DeadLetterQueue, dead_letter: DeadLetterDelivery) -> list[str]:
     reason = dead_letter.message.removeprefix(f"{dead_letter.exception}: ")
+    if not queue.owns(dead_letter):
+        reason = f"(misplaced) {reason}"
     cells = [
-        handler,
+        _handler(queue),
         dead_letter.id,
         dead_letter.exception,
         str(dead_letter.attempts),
@@ -293,7 +306,7 @@ def _row(handler: str, dead_letter: DeadLetterDelivery) -> list[str]:
     return list(map(_one_line, cells))
 
 
-def _lines(handler: str, dead_letter: DeadLetterDelivery) -> Iterator[str]:
+def _lines(queue: DeadLetterQueue, dead_letter: DeadLetterDelivery) -> Iterator[str]:
     """Yield the lines of a dead letter as `show` prints it."""
     record = msgspec.json.decode(delivery_to_json(dead_letter.delivery))
     first, last = (format_time(t) or "-" for t in (dead_letter.first_failure, dead_letter.last_failure))
@@ -301,13 +314,16 @@ def _lines(handler: str, dead_letter: DeadLetterDelivery) -> Iterator[str]:
     parts = {
         "failed": f"{last}, attempt {dead_letter.attempts}; first {first}",
         "from": f"{dead_letter.topic}, partition {dead_letter.partition}, offset {dead_letter.offset}",
+        "misplaced": ""
+        if queue.owns(dead_letter)
+        else _one_line(f"names the group {dead_letter.group}, and lies in {queue.dead_letter_topic}"),
         "key": "" if record["key"] is None else _format_value(record["key"]),
         "reason": _one_line(dead_letter.message),
         "traceback": dead_letter.traceback,
         "headers": "\n".join(_one_line(f"{name}: {text}") for name, text in headers),
         "value": _format_value(record["value"]),
     }
-    yield f"{handler}: {_one_line(dead_letter.id)}"
+    yield f"{_handler(queue)}: {_one_line(dead_letter.id)}"
     for label, text in parts.items():
         for number, line in enumerate(escape_unprintable(text, "\n\t").splitlines()):
             yield f"  {'' if number else label:9} {line}"

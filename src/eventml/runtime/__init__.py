@@ -17,6 +17,7 @@ from eventml.runtime.backoff import wait_for_broker
 from eventml.runtime.calling import Caller, Item
 from eventml.runtime.dead_letters import (
     DLQ_PREFIX,
+    MISPLACED,
     DeadLetterDelivery,
     DeadLetterQueue,
     dead_letter_queues,
@@ -40,6 +41,7 @@ from eventml.runtime.worker import LoadedHandler, Worker, check_capabilities, lo
 
 __all__ = [
     "DLQ_PREFIX",
+    "MISPLACED",
     "REPLY_RETENTION",
     "SECONDS_BUCKETS",
     "SIZE_BUCKETS",

@@ -28,6 +28,12 @@ log = logging.getLogger("eventml")
 DLQ_PREFIX: Final = "eventml-dlq-"
 """Prefix of the headers that say why a record is a dead letter."""
 
+MISPLACED: Final = (
+    "their headers name another topic or consumer group than the handler's: forged or copied by somebody who "
+    "may write to its dead-letter topic. `eventml dlq show` shows them, `eventml dlq drop` removes them"
+)
+"""Why a dead letter that its queue does not own is not replayed."""
+
 _MAX_TRACEBACK: Final = 1_000  # characters
 
 
@@ -82,7 +88,9 @@ class DeadLetterWriter:
         }
         if traceback := summarise_traceback(error, _MAX_TRACEBACK):
             reason["traceback"] = traceback
-        headers = {**record.headers, **{f"{DLQ_PREFIX}{name}": text for name, text in reason.items()}}
+        # A publisher's own headers of this prefix would be shown as the handler's failure.
+        headers = {name: text for name, text in record.headers.items() if not name.startswith(DLQ_PREFIX)}
+        headers |= {f"{DLQ_PREFIX}{name}": text for name, text in reason.items()}
         topic = dead_letter_topic(record.topic, self._group)
         self._uncounted += 1
         log.log(
@@ -132,6 +140,9 @@ def _printable(id_: str) -> str:
 class DeadLetterDelivery(msgspec.Struct, frozen=True, rename="kebab"):
     """A dead letter as it was received.
 
+    All of it but the delivery's topic is what its writer says: whoever may write to a dead-letter topic can
+    forge dead letters. `DeadLetterQueue.owns` tells whether it lies where it belongs.
+
     Attributes:
         delivery: The delivery of the dead letter. Its record's value, key and id are those of the event.
         topic: The topic that the event was received from.
@@ -170,9 +181,12 @@ class DeadLetterDelivery(msgspec.Struct, frozen=True, rename="kebab"):
 
 
 def read_dead_letter(delivery: Delivery) -> DeadLetterDelivery | None:
-    """Read a delivery of a dead-letter topic; None if its record is not a dead letter."""
+    """Read a delivery of a dead-letter topic; None if its record is not a dead letter.
+
+    Its texts can be encoded in UTF-8; a header that could not has escapes in their place.
+    """
     fields: dict[str, Any] = {
-        name.removeprefix(DLQ_PREFIX): text
+        name.removeprefix(DLQ_PREFIX): text.encode(errors="backslashreplace").decode()
         for name, text in delivery.record.headers.items()
         if name.startswith(DLQ_PREFIX)
     }
@@ -204,6 +218,14 @@ class DeadLetterQueue(msgspec.Struct, frozen=True):
     def replay_group(self) -> str:
         """The consumer group of those who replay and drop. A dead letter that it has completed is gone."""
         return f"{self.group}.replay"
+
+    def owns(self, dead_letter: DeadLetterDelivery) -> bool:
+        """Whether a dead letter names this topic and this group; else it is misplaced, and not replayed.
+
+        Both names are compared, not the topic that they add up to: `a.b` and `c` have the dead-letter topic
+        of `a` and `b.c`, so that a right to write to `a.b.*` would reach `a`.
+        """
+        return (dead_letter.topic, dead_letter.group) == (self.topic, self.group)
 
 
 def dead_letter_queues(handlers: Iterable[Handler]) -> list[DeadLetterQueue]:

@@ -5,6 +5,9 @@ names the group: the handlers of all other groups are not called for it. Those w
 group `<group>.replay` at the dead-letter topic, and complete the dead letter with the replayed record as its
 output. Where completion is atomic, a dead letter is replayed once, whatever crashes; elsewhere a crash may
 replay it again, with the same id.
+
+Records do not choose where they are published: the topic and the group are those of the handler whose dead
+letters are replayed, and a dead letter that names others is refused.
 """
 
 from __future__ import annotations
@@ -20,7 +23,13 @@ import msgspec
 from eventml.backends.base import Completion, Subscription
 from eventml.errors import PublishError
 from eventml.records import REPLAY_GROUP, Delivery, Record
-from eventml.runtime.dead_letters import DLQ_PREFIX, DeadLetterDelivery, read_dead_letter
+from eventml.runtime.dead_letters import (
+    DLQ_PREFIX,
+    MISPLACED,
+    DeadLetterDelivery,
+    DeadLetterQueue,
+    read_dead_letter,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
@@ -69,7 +78,8 @@ class ReplayReport(msgspec.Struct):
 
     Attributes:
         chosen: Dead letters that matched and were replayed or dropped, counted by exception.
-        refused: Dead letters that the broker refused to replay, counted by reason. They stay.
+        refused: Dead letters that matched and were not replayed, as they are misplaced or the broker refused
+            them, counted by reason. They stay.
         duplicates: Second dead letters of one event, which a crash can leave behind. They were dropped.
         left: How many dead letters are left; None if the backend cannot tell.
     """
@@ -99,6 +109,7 @@ async def browse(
 
 async def replay_or_drop(
     subscription: Subscription,
+    queue: DeadLetterQueue,
     chosen: DeadLetterFilter,
     action: DeadLetterAction,
     *,
@@ -108,10 +119,11 @@ async def replay_or_drop(
     """Replay or drop the dead letters that match, of those that are there now. The others stay.
 
     Dead letters of one key are replayed in their order. One that is replayed and fails again during the run
-    waits for the next run.
+    waits for the next run. Misplaced ones (`DeadLetterQueue.owns`) may be dropped, and are not replayed.
 
     Args:
         subscription: A member of the queue's `replay_group`.
+        queue: Where the dead letters are. It alone says to which topic and group they go back.
         chosen: Which dead letters.
         action: What to do with them.
         limit: The most dead letters.
@@ -124,7 +136,7 @@ async def replay_or_drop(
         UnavailableError: the broker cannot be reached. The dead letters of the last step may have been
             replayed, and may be replayed again where completion is not atomic.
     """
-    run = _Run(chosen, action, limit, keeps_offset=not acks_singly)
+    run = _Run(queue, chosen, action, limit, keeps_offset=not acks_singly)
     async for deliveries in _present(subscription, run.id):
         steps = run.decide(deliveries)
         refused: Mapping[int, str] = {}
@@ -183,17 +195,24 @@ class _Run:
     """The decisions of one run: pure state."""
 
     def __init__(
-        self, chosen: DeadLetterFilter, action: DeadLetterAction, limit: int | None, *, keeps_offset: bool
+        self,
+        queue: DeadLetterQueue,
+        chosen: DeadLetterFilter,
+        action: DeadLetterAction,
+        limit: int | None,
+        *,
+        keeps_offset: bool,
     ) -> None:
         self.id = secrets.token_hex(8)
         self.report = ReplayReport()
+        self._queue = queue
         self._chosen = chosen
         self._action = action
         self._left = math.inf if limit is None else limit
         self._keeps_offset = keeps_offset
         self._gaps: Counter[int] = Counter()  # by partition: how often a completed record follows an open one
         self._open: set[int] = set()  # partitions whose last record stays uncompleted
-        self._origins: set[str] = set()
+        self._origins: set[tuple[object, ...]] = set()
 
     @property
     def over(self) -> bool:
@@ -207,7 +226,7 @@ class _Run:
             if self.over:
                 break  # records behind the last one that matched leave no gap
             dead_letter = read_dead_letter(delivery)
-            if dead_letter is None or not self._chosen.matches(dead_letter):
+            if dead_letter is None or not self._takes(dead_letter):
                 if self._keeps_offset and self._gaps[delivery.partition] >= _MAX_GAPS:
                     headers = {**delivery.record.headers, _MOVED_BY: self.id}
                     moved = msgspec.structs.replace(delivery.record, headers=headers)
@@ -218,19 +237,31 @@ class _Run:
             if delivery.partition in self._open:
                 self._open.discard(delivery.partition)
                 self._gaps[delivery.partition] += 1
-            if dead_letter.origin in self._origins:
+            # The whole event counts: a forged dead letter of the same origin must not hide the real one.
+            record = delivery.record
+            origin = (dead_letter.origin, record.id, record.key, hash(record.value))
+            if origin in self._origins:
                 self.report.duplicates += 1
                 steps.append((None, Completion(delivery)))
                 continue
-            self._origins.add(dead_letter.origin)
+            self._origins.add(origin)
             self._left -= 1
             outputs = (self._replayed(dead_letter),) if self._action == "replay" else ()
             steps.append((dead_letter, Completion(delivery, outputs)))
         return steps
 
+    def _takes(self, dead_letter: DeadLetterDelivery) -> bool:
+        """Whether a dead letter is replayed or dropped; counts those that are chosen and misplaced."""
+        if not self._chosen.matches(dead_letter):
+            return False
+        if self._action == "drop" or self._queue.owns(dead_letter):
+            return True
+        self.report.refused[MISPLACED] += 1
+        return False
+
     def _replayed(self, dead_letter: DeadLetterDelivery) -> Record:
         """The record that goes back to the topic: the event as it was, for its group alone."""
         record = dead_letter.delivery.record
         headers = {name: text for name, text in record.headers.items() if not name.startswith(_REMOVED)}
-        headers |= {REPLAY_GROUP: dead_letter.group, REPLAY_RUN: self.id}
-        return Record(dead_letter.topic, record.value, record.key, record.id, headers)
+        headers |= {REPLAY_GROUP: self._queue.group, REPLAY_RUN: self.id}
+        return Record(self._queue.topic, record.value, record.key, record.id, headers)

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-import pytest
+import logging
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eventml import Bus
 from eventml.records import Delivery, Record
-from eventml.runtime.dead_letters import read_dead_letter
+from eventml.runtime.dead_letters import (
+    DeadLetterQueue,
+    DeadLetterWriter,
+    dead_letter_queues,
+    dead_letter_topic,
+    read_dead_letter,
+)
 
 HEADERS = {
     "eventml-dlq-topic": "rides.started",
@@ -34,3 +45,44 @@ def test_a_record_that_lacks_another_header_is_no_dead_letter(missing: str) -> N
     """Two without a partition and an offset would be taken for duplicates of one event."""
     headers = {name: text for name, text in HEADERS.items() if name != missing}
     assert read_dead_letter(delivery(headers)) is None
+
+
+NAMES = st.lists(st.sampled_from(["rides", "started", "dlq", "replay", ""]), min_size=1, max_size=4).map(
+    ".".join
+)
+
+
+@given(topic=NAMES, group=NAMES, named=NAMES, of=NAMES)
+def test_a_dead_letter_belongs_to_the_topic_and_group_that_it_names_and_to_no_others(
+    topic: str, group: str, named: str, of: str
+) -> None:
+    queue = DeadLetterQueue(("duration",), topic, group)
+    record = Record(queue.dead_letter_topic, b"1", None, "r-1", {**HEADERS, "eventml-dlq-topic": named})
+    headers = {**record.headers, "eventml-dlq-group": of}
+    found = read_dead_letter(Delivery(Record(record.topic, b"1", None, "r-1", headers), 0, 0, 0.0))
+    assert found is not None
+    assert queue.owns(found) is (named == topic and of == group)
+
+
+def test_names_that_add_up_to_one_dead_letter_topic_are_told_apart() -> None:
+    """Else a right to write to `rides.*` would reach `rides`."""
+    assert dead_letter_topic("rides", "started.g") == dead_letter_topic("rides.started", "g")
+    headers = {**HEADERS, "eventml-dlq-topic": "rides", "eventml-dlq-group": "started.g"}
+    found = read_dead_letter(delivery(headers))
+    assert found is not None
+    assert DeadLetterQueue((), "rides", "started.g").owns(found)
+    assert not DeadLetterQueue((), "rides.started", "g").owns(found)
+
+
+def test_a_written_dead_letter_belongs_to_its_handler_and_says_nothing_that_the_publisher_said() -> None:
+    bus = Bus("rides")
+    bus.consumer("rides.started", name="duration")(print)
+    [handler], [queue] = bus.handlers.values(), dead_letter_queues(bus.handlers.values())
+    forged = {**HEADERS, "eventml-dlq-topic": "payments", "eventml-dlq-traceback": "app:1 in payments"}
+    event = Delivery(Record("rides.started", b"1", None, "r-1", {**forged, "note": "x"}), 0, 3, 0.0)
+    writer = DeadLetterWriter(handler, log_level=logging.INFO, translate=lambda error: error)
+    [written] = writer.write(event, KeyError(9)).outputs
+    found = read_dead_letter(Delivery(written, 0, 0, 0.0))
+    assert found is not None
+    assert (queue.owns(found), found.origin, found.traceback) == (True, "rides.started/0/3", "")
+    assert written.headers["note"] == "x"

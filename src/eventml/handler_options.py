@@ -53,6 +53,10 @@ class HandlerOptions(msgspec.Struct, frozen=True, kw_only=True):
             group has completed; None turns this off. Dead letters do not count as completed. Refused on
             a backend that cannot record ids. Where ids are recorded by partition, a duplicate is
             recognised only if it has the same key.
+        skip_replayed: Skip an event whose header says that it is a dead letter, replayed for another group.
+            Whoever may write to the topic can set that header, and so hide an event from this group; each
+            one is counted and logged. False calls the handler for them too, also for those that it has
+            handled before.
         retry_on: Exceptions that mean a failing dependency (a database that is down) and not a bad event: the
             whole batch is retried until it succeeds. Timeouts, connection errors and MemoryError always
             count as such.
@@ -74,6 +78,7 @@ class HandlerOptions(msgspec.Struct, frozen=True, kw_only=True):
     max_age: PositiveSeconds | None = None
     when_stale: WhenStale | Callable[[Any], Any] = "dead_letter"
     dedupe_window: AtLeastOne | None = None
+    skip_replayed: bool = True
     retry_on: tuple[type[Exception], ...] = ()
 
     def __post_init__(self) -> None:
@@ -123,4 +128,5 @@ class HandlerArguments(TypedDict, total=False):
     max_age: float | None
     when_stale: WhenStale | Callable[[Any], Any]
     dedupe_window: int | None
+    skip_replayed: bool
     retry_on: Sequence[type[Exception]]

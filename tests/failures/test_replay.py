@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from typing import TYPE_CHECKING
@@ -11,8 +12,8 @@ import msgspec
 import pytest
 
 from eventml import Record, Reject
-from eventml.records import CONTENT_TYPE, FIELDS, MSGPACK
-from eventml.runtime.dead_letters import dead_letter_queues
+from eventml.records import CONTENT_TYPE, FIELDS, MSGPACK, REPLAY_GROUP
+from eventml.runtime.dead_letters import MISPLACED, dead_letter_queues
 from eventml.runtime.replay import DeadLetterFilter, browse
 from tests.failures.intercepting import InterceptingBackend
 from tests.failures.scenario import Duration, Ride, Scenario, publish, until
@@ -265,6 +266,86 @@ async def test_other_records_on_the_dead_letter_topic_stay(scenario: Scenario) -
             report = await scenario.replay(backend)
             assert report.chosen == {"Reject": 1}
             assert report.left in {2, None}
+
+
+def forged(scenario: Scenario, id_: str, **claims: str) -> Record:
+    """A dead letter of the first handler that somebody has written, with what it claims."""
+    [queue, *_] = dead_letter_queues(scenario.bus.handlers.values())
+    fields = {"topic": queue.topic, "partition": "0", "offset": "none", "group": queue.group, "attempts": "1"}
+    fields |= {"first-failure": "1.0", "last-failure": "1.0", "exception": "Forged", **claims}
+    headers = {f"eventml-dlq-{name}": text for name, text in fields.items()}
+    return Record(queue.dead_letter_topic, msgspec.json.encode(Ride(int(id_), 1.0)), None, id_, headers)
+
+
+async def test_a_dead_letter_that_names_another_topic_or_group_is_not_replayed(scenario: Scenario) -> None:
+    zones = Zones(missing={1})
+    zones.register(scenario)
+    first, _, rest = scenario.topic.partition(".")
+    [queue, other] = dead_letter_queues(scenario.bus.handlers.values())
+    with anyio.fail_after(60):
+        async with scenario.connect() as backend:
+            await publish(
+                backend,
+                [
+                    forged(scenario, "11", topic=scenario.to),
+                    forged(scenario, "12", group=other.group),
+                    forged(scenario, "13", topic=first, group=f"{rest}.{queue.group}"),  # the sum is right
+                ],
+            )
+            await handle(scenario, backend, [Ride(n, 1.0) for n in range(2)])
+            assert numbers(await dead_letters(scenario, backend)) == [1, 11, 12, 13], "they are shown"
+            zones.missing = set()
+            report = await scenario.replay(backend)
+            assert (report.chosen, report.refused) == ({"Reject": 1}, {MISPLACED: 3})
+            assert report.left in {3, None}
+            await handle_replayed(scenario, backend, 1)
+            await scenario.collect(backend, 2 + 4)
+            assert numbers(await dead_letters(scenario, backend)) == [11, 12, 13]
+            dropped = await scenario.replay(backend, action="drop", exceptions=frozenset({"Forged"}))
+            assert (dropped.chosen, dropped.refused) == ({"Forged": 3}, {})
+            assert await dead_letters(scenario, backend) == []
+    assert set(scenario.outputs) == {"0", "1"}
+
+
+async def test_a_forged_dead_letter_of_the_same_origin_does_not_hide_the_real_one(
+    scenario: Scenario,
+) -> None:
+    zones = Zones(missing=set())
+    zones.register(scenario)
+    with anyio.fail_after(60):
+        async with scenario.connect() as backend:
+            real = forged(scenario, "2", offset="7")
+            await publish(backend, [forged(scenario, "1", offset="7"), real, real])
+            report = await scenario.replay(backend)
+    assert (report.chosen.total(), report.duplicates) == (2, 1)
+
+
+async def test_an_event_that_claims_to_be_replayed_for_another_group_leaves_a_trace(
+    scenario: Scenario, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever may write to the topic can claim it, so it is counted and logged; or not skipped at all."""
+    called: list[int] = []
+    scenario.bus.consumer(scenario.topic, name="audit")(lambda ride: called.append(ride["ride_id"]))
+    called_for_all: list[int] = []
+    scenario.bus.consumer(scenario.topic, name="all", skip_replayed=False)(
+        lambda ride: called_for_all.append(ride["ride_id"])
+    )
+    hidden = [
+        msgspec.structs.replace(record, id=f"{record.id}\x1b[2J", headers={REPLAY_GROUP: "no\u202e group"})
+        for record in scenario.records([Ride(n, 1.0) for n in range(3)])
+    ]
+    caplog.set_level(logging.INFO, "eventml")
+    with anyio.fail_after(60):
+        async with scenario.connect() as backend, scenario.working(backend) as worker:
+            await publish(backend, [*hidden, *scenario.records([Ride(3, 1.0)])])
+            await until(lambda: all(stats.completed == 4 for stats in worker.stats.values()))
+    assert sorted(called_for_all) == [0, 1, 2, 3]
+    assert called == [3]
+    assert (worker.stats["audit"].skipped, worker.stats["all"].skipped) == (3, 0)
+    lines = [record.getMessage() for record in caplog.records if "skipped" in record.getMessage()]
+    assert lines
+    assert all(line.startswith("audit: ") and line.isprintable() for line in lines)
+    assert r"for 'no\u202e group'" in lines[0]
 
 
 class Crash(Exception):  # noqa: N818 - it stands for the death of a process

@@ -11,10 +11,12 @@ from redis.crc import key_slot
 
 import eventml
 from backends.process import free_ports, is_free
+from backends.redis import acl
 from eventml import config
 from eventml.backends import redis
 from eventml.errors import ConfigError, UnsupportedError
 from tests.redis import scene
+from tests.redis.users import set_user, url_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,6 +77,31 @@ async def test_topics_with_one_hash_tag_are_completed_in_one_step(cluster: Seque
             assert await member.lag() == 0
         assert await backend.lag(topic, group="group") == {0: 0}
     assert await everywhere(cluster, to) == scene.answered(records)
+
+
+async def test_the_users_of_the_template_need_no_more_rights_in_a_cluster(
+    cluster: Sequence[RedisServer],
+) -> None:
+    tag = f"{{{scene.new_topic()}}}"
+    topic, to = f"{tag}.started", f"{tag}.duration"
+    records = scene.new_records(topic, 20)
+    for server in cluster:
+        async with scene.asking(server.url) as client:
+            for user in acl.USERS:
+                await client.execute_command(*set_user(user, keys=(f"{tag}*",)))
+    producer, consumer, operator = (url_of(cluster[2].url, user) for user in acl.USERS)
+    async with (
+        redis.open(producer, SETTINGS) as publishing,
+        redis.open(consumer, SETTINGS) as backend,
+        backend.subscribe_deduplicated([topic], group="group", start="earliest", window=100) as member,
+        redis.open(operator, SETTINGS) as looking,
+    ):
+        await publishing.publish(records)
+        await member.complete(scene.answers(await scene.take(member, 20), to))
+        assert await looking.lag(topic, group="group") == {0: 0}
+        async with looking.subscribe([to], group="group.replay", start="earliest") as replaying:
+            await replaying.complete(scene.answers(await scene.take(replaying, 20), topic))
+    assert len(await everywhere(cluster, topic)) == 40
 
 
 async def test_topics_of_different_slots_are_refused(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from redis.crc import key_slot
 
 from eventml.backends import redis
-from eventml.backends.redis.cluster import Cluster, check_version, same_slot_names
+from eventml.backends.redis.cluster import Cluster, _server_for, check_version, same_slot_names
 from eventml.backends.redis.errors import DeniedError, ErrorReply, NoGroupError, NoMemoryError, error_for
 from eventml.backends.redis.settings import Address, parse_url
 from eventml.errors import BackendError, ConfigError, UnavailableError, UnsupportedError
@@ -127,3 +130,51 @@ def test_a_server_that_is_too_old_is_refused() -> None:
         check_version({"server": b"redis", "version": b"6.0.16"})
     for server, version in [(b"redis", b"6.2.0"), (b"redis", b"255.255.255"), (b"valkey", b"1.0")]:
         check_version({"server": server, "version": version})
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("url", "settings", "warnings"),
+    [
+        ("redis://:secret@localhost", redis.Settings(), []),
+        ("redis://:secret@127.0.0.2:1,[::1]:2", redis.Settings(cluster=True), []),
+        ("rediss://:secret@one", redis.Settings(), []),
+        ("unix://:secret@/one", redis.Settings(), []),
+        ("redis://one", redis.Settings(), ["events go to one:6379 unencrypted; use rediss://"]),
+        (
+            "redis://:secret@one:1",
+            redis.Settings(),
+            ["events and the password go to one:1 unencrypted; use rediss://"],
+        ),
+        (
+            "redis://:secret@one:1,localhost,two:2",
+            redis.Settings(cluster=True),
+            [f"events and the password go to {n} unencrypted; use rediss://" for n in ("one:1", "two:2")],
+        ),
+        (
+            "redis://:secret@one",
+            redis.Settings(sentinel="main", sentinel_password="secret"),  # noqa: S106 - no secret
+            ["names of servers and the password go to one:26379 unencrypted; use rediss://"],
+        ),
+    ],
+)
+async def test_plaintext_to_another_machine_is_logged_as_a_warning_once(
+    url: str,
+    settings: redis.Settings,
+    warnings: list[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also to each node of a cluster, and to Sentinels."""
+
+    async def refuse(*_: object, **__: object) -> None:
+        raise ConnectionRefusedError("no network in this test")
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "create_connection", refuse)
+    monkeypatch.setattr(asyncio.get_running_loop(), "create_unix_connection", refuse)
+    server = _server_for(url, settings)
+    with caplog.at_level(logging.WARNING, "eventml"):
+        for _ in range(2):
+            with pytest.raises(UnavailableError):
+                await server.connect(0)
+    assert [record.getMessage() for record in caplog.records] == warnings

@@ -11,9 +11,11 @@ import pytest
 import eventml
 from eventml import RequestTimeoutError
 from eventml.backends import redis
+from eventml.errors import BackendError, PublishError
 from eventml.runtime.dead_letters import dead_letter_topic
 from eventml.runtime.replies import reply_topic
 from tests.redis import scene
+from tests.redis.users import set_user, url_of
 
 if TYPE_CHECKING:
     from tests.brokers import StartRedis
@@ -82,3 +84,27 @@ async def test_a_worker_that_may_not_reply_continues(start_redis: StartRedis) ->
         assert await client.xlen(to) == 2
         assert await client.xlen(reply_topic(topic)) == 0
         assert worker.stats["double"].dead_letters == 0
+
+
+async def test_a_requester_and_a_worker_need_no_more_than_the_docs_say(start_redis: StartRedis) -> None:
+    """And such a requester may read and write nothing else."""
+    server = start_redis()
+    topic, to = scene.new_topic(), scene.new_topic()
+    bus, web = doubling(topic, to), eventml.Bus("web")
+    async with scene.asking(server.url) as client:
+        rights = ("+xread", "+xrevrange")
+        keys = (topic, reply_topic(topic))
+        await client.execute_command(*set_user("requester", *rights, like="producer", keys=keys))
+        await client.execute_command(*set_user("consumer", keys=(f"{topic}*", to)))
+        async with (
+            scene.working(bus, url_of(server.url, "consumer"), redis.Settings(retention=0.0)),
+            redis.open(url_of(server.url, "requester"), redis.Settings()) as backend,
+            web.open(backend),
+        ):
+            assert await web.request(topic, 1, timeout=scene.PATIENCE) == {"is": 2}
+            assert await client.ttl(reply_topic(topic)) > 0, "the worker trims the replies"
+            with pytest.raises(PublishError, match="does not allow this user"):
+                await backend.publish(scene.new_records(to, 1))
+            with pytest.raises(BackendError, match="does not allow this user"):
+                async with backend.subscribe([to], group=None, start="earliest") as reader:
+                    await reader.receive(1)

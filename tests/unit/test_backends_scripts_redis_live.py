@@ -159,7 +159,11 @@ REMOVE = [("XDEL", "rides", "0-1"), ("XGROUP", "DESTROY", "rides", "other"), ("D
 MAY = {
     "producer": [*HELLO, *PUBLISH, ("XINFO", "STREAM", "rides")],
     "consumer": [*HELLO, *PUBLISH, *READ, *INSPECT, *CLAIM, *CONSUME],
-    "operator": [*HELLO, *PUBLISH, *READ, *INSPECT, *CLAIM, ("CONFIG", "GET", "appendfsync"), *REMOVE],
+    "operator": [
+        *(*HELLO, *PUBLISH, *READ, *INSPECT, *CLAIM, *CONSUME),
+        ("CONFIG", "GET", "appendfsync"),
+        *REMOVE,
+    ],
 }
 NOBODY = [
     ("CONFIG", "SET", "appendonly", "no"),

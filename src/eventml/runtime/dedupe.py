@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from eventml.backends.base import Completion, DedupeSubscription
 from eventml.errors import BackendError
 from eventml.handlers import Handler
-from eventml.records import REPLAY_GROUP
+from eventml.records import REPLAY_GROUP, Delivery
 from eventml.runtime.backoff import wait_for_broker
 from eventml.runtime.calling import Item
 from eventml.runtime.stats import Stats
@@ -32,6 +32,7 @@ class Dedupe:
         self._subscription = subscription
         self._name = handler.name
         self._group = handler.options.group
+        self._skips_replayed = handler.options.skip_replayed
         self._stats = stats
         self._duplicates: dict[str, list[Item]] = {}  # by the id of an event in flight
         self.waiting = 0
@@ -51,8 +52,8 @@ class Dedupe:
                 failures += 1
                 await wait_for_broker(self._name, failures, exc)
             else:
-                # A replayed dead letter is called nevertheless: replaying it was asked for.
-                duplicates = {p for p in positions if REPLAY_GROUP not in first[p].delivery.record.headers}
+                # A dead letter replayed for this group is called nevertheless: replaying it was asked for.
+                duplicates = {p for p in positions if not self._replayed_here(first[p].delivery)}
                 self._stats.duplicates += len(duplicates)
                 to_call = [item for position, item in enumerate(first) if position not in duplicates]
                 return to_call, [Completion(first[position].delivery) for position in sorted(duplicates)]
@@ -61,12 +62,12 @@ class Dedupe:
     def hold_back(self, items: Sequence[Item]) -> list[Item]:
         """Keep the duplicates of events in flight, and return the others, which are in flight from now on.
 
-        A replayed dead letter is neither: it is called in any case.
+        A dead letter replayed for this group is neither: it is called in any case.
         """
         first = []
         for item in items:
             record = item.delivery.record
-            if REPLAY_GROUP in record.headers:
+            if REPLAY_GROUP in record.headers and self._replayed_here(item.delivery):
                 first.append(item)
             elif record.id in self._duplicates:
                 self._duplicates[record.id].append(item)
@@ -81,7 +82,7 @@ class Dedupe:
         released: list[Item] = []
         for completion in completed:
             record = completion.delivery.record
-            if REPLAY_GROUP not in record.headers:
+            if not self._replayed_here(completion.delivery):
                 released += self._duplicates.pop(record.id, ())
         self.waiting -= len(released)
         return released
@@ -90,13 +91,17 @@ class Dedupe:
         """The completions, each with its part in deduplication set.
 
         A dead letter records nothing, so that a corrected event with its id is accepted. A replayed dead
-        letter records its id in any case; one that was replayed for another group records nothing here.
+        letter records its id in any case; one that is skipped, as it was replayed for another group, none.
         """
         return list(map(self._mark, completions))
 
     def _mark(self, completion: Completion) -> Completion:
-        replayed_for = completion.delivery.record.headers.get(REPLAY_GROUP)
-        if completion.dead_letter or replayed_for not in (None, self._group):
+        here = self._replayed_here(completion.delivery)
+        skipped = self._skips_replayed and not here and REPLAY_GROUP in completion.delivery.record.headers
+        if completion.dead_letter or skipped:
             return completion
-        part: Literal["drop", "record"] = "drop" if replayed_for is None else "record"
+        part: Literal["drop", "record"] = "record" if here else "drop"
         return Completion(completion.delivery, completion.outputs, part)
+
+    def _replayed_here(self, delivery: Delivery) -> bool:
+        return delivery.record.headers.get(REPLAY_GROUP) == self._group

@@ -11,6 +11,7 @@ redelivered records, and skip the steps `screen` and `poison`.
 
 from __future__ import annotations
 
+import logging
 from operator import attrgetter
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+log = logging.getLogger("eventml")
+
+_SHOWN = 100  # characters of an id and of a header
 _outputs_of, _attempt_of = attrgetter("outputs"), attrgetter("attempt")
 
 
@@ -130,6 +134,7 @@ class Pipeline:
         self._subscription = subscription
         self._decoder = decoder
         self._group = handler.options.group
+        self._skips_replayed = handler.options.skip_replayed
         self._first = first
         self._retry = retry
         self._poison = PoisonDetector(handler.options.max_deliveries)
@@ -219,17 +224,30 @@ class Pipeline:
         """The events of a batch to call, and the completions of the other records.
 
         An undecodable record becomes a dead letter. A dead letter that was replayed for another group is
-        completed: this group has handled it.
+        completed, unless `skip_replayed` is off: this group has handled it. That is the word of whoever may
+        write to the topic, so every such record is counted, and each batch with any is logged.
         """
         events: list[Item] = []
         completions: list[Completion] = []
+        skipped: list[Item] = []
         for item in items:
-            if item.delivery.record.headers.get(REPLAY_GROUP, self._group) != self._group:
+            replayed_for = item.delivery.record.headers.get(REPLAY_GROUP, self._group)
+            if self._skips_replayed and replayed_for != self._group:
                 completions.append(Completion(item.delivery))
+                skipped.append(item)
             elif isinstance(item.event, DecodeError):
                 completions.append(self._retry.dead_letters.write(item.delivery, item.event))
             else:
                 events.append(item)
+        if skipped:
+            self._stats.skipped += len(skipped)
+            first = skipped[0].delivery.record
+            log.info(
+                "%s: %d records skipped: by their header %s they were replayed for another group; the first "
+                "is %r, for %r",
+                *(self._name, len(skipped), REPLAY_GROUP),
+                *(first.id[:_SHOWN], first.headers[REPLAY_GROUP][:_SHOWN]),
+            )
         return events, completions
 
     @property

@@ -55,6 +55,7 @@ class Stats:
         published: Outputs published, without dead letters.
         dead_letters: Events moved to the dead letters.
         duplicates: Events that were not called because their ids had been completed before (`dedupe_window`).
+        skipped: Events that were not called because by a header they were replayed for another group.
         stale: Events that were older than `max_age` when their turn came.
         retries: Calls that were made because the one before had failed.
         calls: Calls of the handler.
@@ -73,6 +74,7 @@ class Stats:
         self.published = 0
         self.dead_letters = 0
         self.duplicates = 0
+        self.skipped = 0
         self.stale = 0
         self.retries = 0
         self.calls = 0

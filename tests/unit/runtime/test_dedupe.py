@@ -34,9 +34,9 @@ class AllCompleted:
         return range(len(deliveries))
 
 
-def new_dedupe() -> Dedupe:
+def new_dedupe(*, skip_replayed: bool = True) -> Dedupe:
     bus = Bus("bus")
-    bus.consumer("t", name="handler", group="this group")(print)
+    bus.consumer("t", name="handler", group="this group", skip_replayed=skip_replayed)(print)
     subscription: Any = AllCompleted()
     return Dedupe(subscription, bus.handlers["handler"], Stats())
 
@@ -83,3 +83,11 @@ def test_what_a_completion_records() -> None:
         Completion(item(3, "d").delivery, (letter,), dead_letter=True),
     ]
     assert [one.dedupe for one in new_dedupe().mark(done)] == ["drop", "record", "off", "off"]
+
+
+@pytest.mark.anyio
+async def test_without_skip_replayed_an_event_that_was_replayed_for_another_group_is_like_any_other() -> None:
+    dedupe = new_dedupe(skip_replayed=False)
+    one = item(0, "a", {REPLAY_GROUP: "another group"})
+    assert await dedupe.remove_duplicates([one]) == ([], [Completion(one.delivery)])
+    assert [done.dedupe for done in dedupe.mark([Completion(one.delivery)])] == ["drop"]

@@ -8,6 +8,7 @@ connection: its replies are still read, and dropped.
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -22,13 +23,15 @@ from eventml.backends.redis.errors import (
     check_replies,
     error_for,
 )
-from eventml.backends.redis.settings import Address, Host, Settings, tls_context
+from eventml.backends.redis.settings import Address, Host, Settings, is_loopback, tls_context
 from eventml.errors import UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from typing_extensions import Buffer
+
+log = logging.getLogger("eventml.redis")
 
 _BUFFER: Final = 1 << 18  # bytes read at once; as many as asyncio's own transports read
 _INCOMPLETE: Final = object()
@@ -167,17 +170,24 @@ class Connection(asyncio.BufferedProtocol):
 class Login:
     """Opens connections to any host as the user of an address, with its database and with or without TLS.
 
-    The error for a wrong password names the setting that holds it.
+    The error for a wrong password names the setting that holds it; the warning that nothing is encrypted,
+    what the connections carry.
     """
 
-    def __init__(self, address: Address, settings: Settings, *, setting: str = "backend.url") -> None:
+    def __init__(
+        self, address: Address, settings: Settings, *, setting: str = "backend.url", carries: str = "events"
+    ) -> None:
         self._address = address
         self._settings = settings
         self._setting = setting
+        self._carries = carries
         self._tls = tls_context(settings) if address.tls else None
+        self._warned: set[Host] = set()
 
     async def connect(self, target: Host | str) -> Connection:
         """Connect to a host, or to the path of a Unix socket; see `Server.connect`."""
+        if not isinstance(target, str):
+            self._warn_of_plaintext(target)
         name = str(Address((), path=target) if isinstance(target, str) else Address((target,)))
         connection = Connection(name)
         loop = asyncio.get_running_loop()
@@ -226,6 +236,13 @@ class Login:
             raise problem
         last = f"; the last one that failed: {problem}" if problem else ""
         raise UnavailableError(f"{failure}{last}") from problem
+
+    def _warn_of_plaintext(self, host: Host) -> None:
+        """Warn, once for each host, that nothing is encrypted on the way to it."""
+        if self._tls is None and host not in self._warned and not is_loopback(host[0]):
+            self._warned.add(host)
+            secret = " and the password" if self._address.password else ""
+            log.warning("%s%s go to %s unencrypted; use rediss://", self._carries, secret, Address((host,)))
 
     async def _log_in(self, connection: Connection, name: str) -> None:
         user, password, db = self._address.username, self._address.password, self._address.db

@@ -21,6 +21,7 @@ _COUNTERS: Final = {
     "published": ("eventml_events_published_total", "Outputs published, without dead letters."),
     "dead_letters": ("eventml_dead_letters_total", "Events moved to the dead-letter topic."),
     "duplicates": ("eventml_events_duplicate_total", "Events dropped: their ids had been completed before."),
+    "skipped": ("eventml_events_skipped_total", "Events skipped: by a header, replayed for another group."),
     "stale": ("eventml_events_stale_total", "Events that were too old when their turn came."),
     "retries": ("eventml_retries_total", "Calls repeated because the call before had failed."),
     "calls": ("eventml_calls_total", "Calls of the handler."),

@@ -115,6 +115,37 @@ def permit(brokers: str, topic: str, *, allowed: bool) -> None:
         done.result(30)
 
 
+def grant(brokers: str, prefix: str, *rights: tuple[str, str, str]) -> None:
+    """Let the user do nothing with names of a prefix but this: a kind of resource, a prefix, an operation."""
+    client = admin.AdminClient({"bootstrap.servers": brokers})
+    earlier = admin.AclBindingFilter(
+        admin.ResourceType.ANY,
+        None,
+        admin.ResourcePatternType.ANY,
+        f"User:{USER}",
+        None,
+        admin.AclOperation.ANY,
+        admin.AclPermissionType.ANY,
+    )
+    for done in client.delete_acls([earlier]).values():
+        done.result(30)
+    closed = [(kind, prefix, "ALL", "nobody") for kind in ("TOPIC", "GROUP", "TRANSACTIONAL_ID")]
+    acls = [
+        admin.AclBinding(
+            getattr(admin.ResourceType, kind),
+            name,
+            admin.ResourcePatternType.PREFIXED,
+            f"User:{user}",
+            "*",
+            getattr(admin.AclOperation, operation),
+            admin.AclPermissionType.ALLOW,
+        )
+        for kind, name, operation, user in [*closed, *((*right, USER) for right in rights)]
+    ]
+    for done in client.create_acls(acls).values():
+        done.result(30)
+
+
 _ACL: Final = (
     "restype",
     "name",

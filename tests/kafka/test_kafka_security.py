@@ -12,15 +12,17 @@ from urllib.parse import quote
 
 import pytest
 
+import eventml
 from backends.process import NotInstalledError
 from eventml import config
 from eventml.backends import kafka
 from eventml.backends.base import Completion, NewTopic
 from eventml.errors import BackendError, ConfigError, PublishError, TopicNotFoundError, UnavailableError
-from eventml.records import Record
+from eventml.records import REPLY_TO, Record
+from eventml.runtime import DeadLetterFilter, dead_letter_queues, replay_or_drop, reply_topic
 from tests.brokers import without_broker
 from tests.kafka.conftest import everything
-from tests.kafka.secure import PASSWORD, USER, permit, secure_broker, token
+from tests.kafka.secure import PASSWORD, USER, grant, permit, secure_broker, token
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -167,6 +169,87 @@ async def test_a_missing_permission_is_an_error_that_may_be_repeated(secure: Sec
             ):  # the first may come again: the commit of its completion was refused too
                 received = (await repeated(lambda: member.receive(1)))[0].record.id
         assert [d.record.id for d in await everything(admin, to, 1)] == ["output"]
+
+
+@pytest.mark.parametrize("delivery", ["at_least_once", "exactly_once"])
+async def test_each_role_needs_no_more_rights_than_the_docs_say(secure: Secure, delivery: str) -> None:
+    """A publisher, a worker with a request and a dead letter, and an operator who replays that."""
+    query = f"security=sasl_plaintext&session_timeout=6&heartbeat_interval=0.5&delivery={delivery}"
+    login = f"kafka://{LOGIN}{secure.plain}?{query}"
+    name = f"rides-{token_hex(4)}"
+    bus, topic, to = eventml.Bus(name), f"{name}.started", f"{name}.duration"
+
+    @bus.predictor(topic, to=to, group=f"{name}.group", retries=0)
+    def double(numbers: list[int]) -> list[dict[str, int]]:
+        return [{"is": 18 // (9 - number)} for number in numbers]
+
+    [queue] = dead_letter_queues(bus.handlers.values())
+    letters, replies = queue.dead_letter_topic, reply_topic(topic)
+
+    async def may(*rights: tuple[str, str, str]) -> None:
+        await asyncio.to_thread(grant, secure.admin, name, *rights)
+
+    async with opened(f"kafka://{secure.admin}") as admin, asyncio.timeout(120):
+        await admin.create_topics([NewTopic(name=one, partitions=1) for one in (topic, to, letters, replies)])
+
+        await may(("TOPIC", topic, "WRITE"))
+        request = Record(topic, b"3", None, "request", {REPLY_TO: replies})
+        async with opened(login) as backend:
+            await repeated(lambda: backend.publish([request, Record(topic, b"9", None, "bad")]))
+            await denied(lambda: backend.publish([Record(to, b"1")]))
+            await denied(lambda: read_one(backend, topic))
+
+        transactions = ("TRANSACTIONAL_ID", f"{queue.group}.", "WRITE")
+        await may(
+            ("TOPIC", topic, "READ"),
+            *(("TOPIC", one, "WRITE") for one in (to, letters, replies)),
+            ("GROUP", queue.group, "READ"),
+            *([transactions] if delivery == "exactly_once" else []),
+        )
+        async with opened(login) as backend:
+            await repeated(lambda: backend.lag(topic, group=queue.group))
+            async with bus.open(backend), bus.worker() as worker, asyncio.TaskGroup() as tasks:
+                tasks.create_task(worker.run())
+                while worker.stats["double"].completed < 2:
+                    await asyncio.sleep(0.02)
+                worker.stop()
+            await denied(lambda: read_one(backend, to))
+        for one in (to, letters, replies):
+            assert len(await everything(admin, one, 1)) == 1
+
+        await may(
+            ("TOPIC", letters, "READ"),
+            ("TOPIC", topic, "WRITE"),
+            ("GROUP", queue.replay_group, "READ"),
+            ("GROUP", queue.group, "DESCRIBE"),
+            *([("TRANSACTIONAL_ID", f"{queue.replay_group}.", "WRITE")] if delivery == "exactly_once" else []),
+        )
+        async with opened(login) as backend:
+            assert await repeated(lambda: backend.lag(topic, group=queue.group)) == {0: 0}
+            assert await repeated(lambda: backend.lag(letters, group=queue.replay_group)) == {0: 1}
+            async with backend.subscribe([letters], group=queue.replay_group, start="earliest") as member:
+                chosen = DeadLetterFilter()
+                report = await replay_or_drop(member, queue, chosen, "replay", acks_singly=False)
+            assert report.chosen == {"ZeroDivisionError": 1}
+            await denied(lambda: read_one(backend, to))
+        assert [d.record.id for d in await everything(admin, topic, 3)] == ["request", "bad", "bad"]
+
+
+async def read_one(backend: KafkaBackend, topic: str) -> None:
+    async with backend.subscribe([topic], group=None, start="earliest") as reader:
+        await reader.receive(1)
+
+
+async def denied(act: Callable[[], Awaitable[Any]]) -> None:
+    """Repeat until the broker refuses, as it does once an earlier permission is withdrawn everywhere."""
+    async with asyncio.timeout(60):
+        while True:
+            try:
+                await act()
+            except BackendError as exc:
+                assert "kafka-acls" in str(exc)  # noqa: PT017 - a loop ends here
+                return
+            await asyncio.sleep(0.2)
 
 
 async def repeated(act: Callable[[], Awaitable[Any]]) -> Any:

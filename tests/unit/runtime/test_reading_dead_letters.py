@@ -84,5 +84,6 @@ def test_a_written_dead_letter_belongs_to_its_handler_and_says_nothing_that_the_
     [written] = writer.write(event, KeyError(9)).outputs
     found = read_dead_letter(Delivery(written, 0, 0, 0.0))
     assert found is not None
-    assert (queue.owns(found), found.origin, found.traceback) == (True, "rides.started/0/3", "")
+    assert (found.origin, found.traceback) == ("rides.started/0/3", "")
+    assert queue.owns(found)
     assert written.headers["note"] == "x"

@@ -2,7 +2,7 @@
 
 A thread of its own serves it, so that it answers even while the event loop is blocked. It reveals no secrets
 and changes nothing, but it is meant for operators: by default it listens on loopback only,
-and then answers to loopback names only.
+and answers to loopback names only.
 """
 
 from __future__ import annotations

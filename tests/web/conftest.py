@@ -100,7 +100,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.fixture(scope="module")
 def impatient_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One server with short time limits for connections, shared by the tests of a module."""
-    limits = {"RECEIVE_TIMEOUT": "0.5", "KEEP_ALIVE": "0.5", "MAX_BODY": "20000000"}
+    limits = {"RECEIVE_TIMEOUT": "0.5", "SEND_TIMEOUT": "0.5", "KEEP_ALIVE": "0.5", "MAX_BODY": "20000000"}
     with starting(tmp_path_factory.mktemp("impatient")) as start:
         yield start(env={f"EVENTML_WEB_{name}": value for name, value in limits.items()})
 

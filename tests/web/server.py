@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -49,6 +50,13 @@ class Server:
         """Return an HTTP client of the server."""
         return httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=30, verify=False, **options)  # noqa: S501 - no TLS here, and no CA bundle to load
 
+    @property
+    def peak_memory(self) -> int:
+        """The most memory that its process has had so far, in bytes."""
+        found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{self.process.pid}/status").read_text())
+        assert found is not None
+        return int(found[1]) * 1024
+
     def connect(self) -> socket.socket:
         """Return a bare connection to the server."""
         connection = socket.create_connection(("127.0.0.1", self.port), timeout=30)
@@ -61,6 +69,15 @@ def read_answer(connection: socket.socket) -> bytes:
     received = b""
     while part := connection.recv(65_536):
         received += part
+    return received
+
+
+def read_rest(connection: socket.socket) -> bytes:
+    """Return all bytes until the server closes or resets the connection."""
+    received = b""
+    with suppress(ConnectionError):
+        while part := connection.recv(65_536):
+            received += part
     return received
 
 

@@ -127,6 +127,25 @@ async def test_paths_and_methods_that_there_are_not(client: httpx.AsyncClient) -
     assert (await client.post("/predict/double/", json=event())).status_code == 200
 
 
+@pytest.mark.parametrize("path", ["/docs/", "/openapi.json/", "/metrics/", "//docs", "/predict", "/docs//"])
+async def test_no_answer_names_the_host_of_the_request(bus: Bus, path: str) -> None:
+    """As a redirection would, which sends a visitor to another site."""
+    application = bus.asgi(authenticate=False)
+    async with application.lifespan(), client_of(application) as client:
+        answer = await client.get(path, headers={"host": "evil.example"})
+    assert answer.status_code in (200, 404)
+    assert "evil" not in answer.text + str(answer.headers)
+
+
+@pytest.mark.parametrize("accept", ["application/openmetrics-text; version=1.0.0", "x", ""])
+async def test_metrics_are_in_the_text_format_whatever_is_accepted(
+    client: httpx.AsyncClient, accept: str
+) -> None:
+    answer = await client.get("/metrics", headers={"accept": accept})
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+
+
 async def test_the_page_loads_nothing_from_elsewhere(client: httpx.AsyncClient) -> None:
     answer = await client.get("/docs")
     assert answer.status_code == 200

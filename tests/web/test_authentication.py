@@ -8,6 +8,7 @@ import pytest
 
 from eventml.deploy.web import Authenticator
 from eventml.errors import ConfigError
+from tests.deploy.test_operations import LOOPBACK_NAMES, OTHER_NAMES
 from tests.web.conftest import TOKEN, client_of
 from tests.web.test_predict import event
 
@@ -27,6 +28,17 @@ pytestmark = pytest.mark.anyio
         (TOKEN, 401),
         ("Bearer", 401),
         ("Bearer \xe9", 401),
+        ("Bearer ", 401),
+        ("", 401),
+        (f"Bearer {TOKEN[:-1]}", 401),
+        (f"Bearer {TOKEN[1:]}", 401),
+        (f"Bearer {TOKEN.upper()}", 401),
+        (f"Bearer {TOKEN}\xa0", 401),
+        (f"Bearer {TOKEN} {TOKEN}", 401),
+        (f"Bearer {TOKEN}, Bearer {TOKEN}", 401),
+        (f"Bearer Bearer {TOKEN}", 401),
+        (f"Bearer\t{TOKEN}", 401),
+        (f'Bearer "{TOKEN}"', 401),
         (None, 401),
     ],
 )
@@ -51,6 +63,18 @@ async def test_requests_need_the_token(
             assert (await client.get(path, headers=headers)).status_code == 200
 
 
+@pytest.mark.parametrize("tokens", [("wrong", TOKEN), (TOKEN, "wrong"), (TOKEN, TOKEN)])
+async def test_several_tokens_are_refused(
+    bus: Bus, monkeypatch: pytest.MonkeyPatch, tokens: tuple[str, str]
+) -> None:
+    """A proxy in front may have checked another one of them."""
+    monkeypatch.setenv("EVENTML_TOKEN", TOKEN)
+    application = bus.asgi()
+    headers: Any = [("authorization", f"Bearer {token}") for token in tokens]
+    async with application.lifespan(), client_of(application) as client:
+        assert (await client.post("/predict/double", json=event(), headers=headers)).status_code == 401
+
+
 @pytest.mark.parametrize(
     ("url", "host", "status"),
     [
@@ -58,7 +82,9 @@ async def test_requests_need_the_token(
         ("http://[::1]:8000", None, 200),
         ("http://localhost:8000", None, 200),
         ("http://192.168.0.7:8000", None, 403),
-        ("http://127.0.0.1:8000", "rebound.example:8000", 403),
+        *(("http://127.0.0.1:8000", name, 200) for name in LOOPBACK_NAMES),
+        *(("http://127.0.0.1:8000", name, 403) for name in OTHER_NAMES),
+        *(("http://192.168.0.7:8000", name, 403) for name in LOOPBACK_NAMES),
     ],
 )
 async def test_without_a_token_only_this_machine_is_answered(
@@ -66,7 +92,9 @@ async def test_without_a_token_only_this_machine_is_answered(
 ) -> None:
     application = bus.asgi()
     async with application.lifespan(), client_of(application, url) as client:
-        answer = await client.post("/predict/double", json=event(), headers={"host": host} if host else {})
+        answer = await client.post(
+            "/predict/double", json=event(), headers={} if host is None else {"host": host}
+        )
         assert answer.status_code == status
         if status == 403:
             assert "EVENTML_TOKEN" in answer.json()["detail"]

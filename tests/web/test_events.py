@@ -60,6 +60,7 @@ async def test_a_list_with_a_bad_event_is_not_published(bus: Bus) -> None:
 
 
 async def test_events_without_an_id_get_one(bus: Bus) -> None:
+    bus.configure(config.load(environ={}, overrides={"web": {"extra_topics": ["doubles"]}}))
     async with publishing(bus) as (client, hub):
         doubled = {"name": "n", "twice": 2.0}
         made = [(await client.post("/events/doubles", json=doubled)).json()["id"] for _ in range(2)]
@@ -80,6 +81,55 @@ async def test_events_are_published_in_the_format_of_their_topic() -> None:
         assert (await client.post("/events/numbers", json=event("n"))).status_code == 202
         [record] = await published(hub, "numbers", 1)
         assert record.headers["content-type"] == "application/msgpack"
+
+
+def chained() -> Bus:
+    """A bus with a topic of each kind."""
+    bus = Bus("chained")
+    bus.topic("declared", event_type=Number)
+
+    @bus.predictor("numbers", to="doubles")
+    def double(numbers: list[Number]) -> list[float]:
+        return [2 * number.number for number in numbers]
+
+    @bus.consumer("doubles")
+    def look(doubles: list[float]) -> None:
+        """A handler that reads what another writes."""
+
+    @bus.consumer("numbers.chained.double.dlq")
+    def alarm(letters: list[Number]) -> None:
+        """A handler that reads dead letters."""
+
+    @bus.consumer("numbers.other.handler.dlq")
+    def alarm_of_others(letters: list[Number]) -> None:
+        """A handler that reads the dead letters of another bus."""
+
+    return bus
+
+
+TOPICS = [
+    *("numbers", "doubles", "declared", "unknown"),
+    *("numbers.chained.double.dlq", "numbers.other.handler.dlq", "doubles.chained.look.dlq"),
+]
+
+
+@pytest.mark.parametrize("topic", TOPICS)
+async def test_topics_are_those_that_handlers_read_and_none_writes(topic: str) -> None:
+    async with publishing(chained()) as (client, _):
+        answer = await client.post(f"/events/{topic}", json=event("n"))
+        assert answer.status_code == (202 if topic == "numbers" else 404)
+        assert ("web.extra_topics" in answer.text) == (topic != "numbers")
+
+
+@pytest.mark.parametrize("topic", TOPICS)
+async def test_a_setting_adds_topics(topic: str) -> None:
+    bus = chained()
+    bus.configure(config.load(environ={}, overrides={"web": {"extra_topics": [topic]}}))
+    async with publishing(bus) as (client, hub):
+        sent = 2.0 if topic == "doubles" else event("n")
+        assert (await client.post(f"/events/{topic}", json=sent)).status_code == 202
+        assert len(await published(hub, topic, 1)) == 1
+        assert (await client.post("/events/numbers", json=event("m"))).status_code == 202
 
 
 async def test_an_unknown_topic_is_answered_404(client: httpx.AsyncClient) -> None:

@@ -29,7 +29,7 @@ async def test_it_describes_the_types_of_events_and_predictions(client: httpx.As
     assert document["info"]["title"] == "doubling"
     assert set(document["paths"]) == {
         *("/predict/double", "/predict/double_one", "/predict/root"),
-        *("/events/numbers", "/events/doubles", "/events/roots"),
+        "/events/numbers",
     }
     assert document["paths"]["/predict/double"]["post"]["description"] == "Doubles numbers."
     number = document["components"]["schemas"]["Number"]

@@ -170,11 +170,14 @@ def test_bytes_that_are_not_http_are_answered_400(server: Server, junk: bytes) -
 def test_a_thousand_idle_connections(serve: Serve) -> None:
     """Others are answered meanwhile, and the idle ones are closed after a time."""
     server = serve(env={"EVENTML_WEB_RECEIVE_TIMEOUT": "3"})
+    post(server)
+    before = server.peak_memory
     idle = [server.connect() for _ in range(1_000)]
     try:
         with server.client() as client:
             for n in range(50):
                 assert client.post("/predict/double", json=event(str(n), n)).json()["input"] == str(n)
+        assert server.peak_memory - before < 32 * 1_048_576
         assert all(read_answer(one) == b"" for one in idle)
     finally:
         for one in idle:
@@ -228,7 +231,7 @@ def test_the_next_worker_takes_over_the_connections_of_a_crashed_one(serve: Serv
 
 
 def test_a_rolling_restart_loses_no_request_and_metrics_count_all_workers(serve: Serve) -> None:
-    server = serve("--workers", "2", "--operations", "0")
+    server = serve("--workers", "2", "--operations", "0", env={"http_proxy": "http://127.0.0.1:1"})
     server.process.until_ready()
     before = set(server.process.workers)
 

@@ -39,7 +39,20 @@ async def test_too_many_events(enter_app: EnterApp) -> None:
     assert (await client.post("/predict/double", json=[event()] * 3)).status_code == 200
 
 
-@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", None])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", None, ""),
+        *("text/plain; application/json", "text/plain, application/json", "application/json, text/plain"),
+        *(
+            "application/jsonp",
+            "application/json-seq",
+            "application/ld+json",
+            "text/json",
+            "application/json x",
+        ),
+    ],
+)
 async def test_other_content_types_are_refused(client: httpx.AsyncClient, kind: str | None) -> None:
     """A page of another site can make the browser of its visitor send these."""
     headers = {"content-type": kind} if kind else {}

@@ -49,7 +49,9 @@ class WebSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         max_waiting: Maximum number of events that wait for one predictor.
         timeout: Time limit for answering a request, in seconds.
         receive_timeout: Time limit for receiving a request's headers, and again for its body, in seconds.
+        send_timeout: Time limit for a client to read what it is sent, in seconds.
         keep_alive: How long a connection stays open without a request, in seconds.
+        extra_topics: Topics to which clients may publish, beside those that handlers read and none writes.
     """
 
     host: Text = "127.0.0.1"
@@ -60,7 +62,9 @@ class WebSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     max_waiting: AtLeastOne = 10_000
     timeout: PositiveSeconds = 30.0
     receive_timeout: PositiveSeconds = 10.0
+    send_timeout: PositiveSeconds = 30.0
     keep_alive: PositiveSeconds = 30.0
+    extra_topics: list[Text] = []
 
 
 class BackendSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

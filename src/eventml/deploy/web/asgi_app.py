@@ -15,7 +15,7 @@ from starlette.routing import Router
 
 from eventml.bus import Bus
 from eventml.deploy.web.authentication import Authenticator
-from eventml.deploy.web.events import BrokerConnection, EventsEndpoint, topic_types
+from eventml.deploy.web.events import BrokerConnection, EventsEndpoint, accepted_topics
 from eventml.deploy.web.http_messages import (
     Problem,
     encode,
@@ -142,7 +142,8 @@ class WebService:
             allowed = "POST" if path in self._endpoints else "GET, HEAD"
             return Problem(HTTPStatus.METHOD_NOT_ALLOWED, f"use {allowed}", headers={"allow": allowed})
         known = ", ".join(sorted(self._endpoints))
-        return Problem(HTTPStatus.NOT_FOUND, f"nothing is at {path}; there are: {known}, /docs")
+        advice = "; web.extra_topics allows further topics" if path.startswith("/events/") else ""
+        return Problem(HTTPStatus.NOT_FOUND, f"nothing is at {path}; there are: {known}, /docs{advice}")
 
     @asynccontextmanager
     async def lifespan(self, app: object = None) -> AsyncIterator[None]:
@@ -176,7 +177,7 @@ class WebService:
             async with task_group() as running:
                 running.start_soon(worker.run)
                 await worker.ready.wait()
-                topics = topic_types(bus)
+                topics = accepted_topics(bus)
                 connection = BrokerConnection(bus, background)
                 for topic, event_type in topics.items():
                     self._endpoints[f"/events/{topic}"] = EventsEndpoint(connection, topic, event_type)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hmac
-import ipaddress
 import os
-from functools import lru_cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, Self
 
 from eventml.deploy.web.http_messages import Problem
+from eventml.deploy.workers import is_loopback, is_loopback_name
 from eventml.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -43,8 +42,8 @@ class Authenticator:
         """Return whether a request carries the token, or needs none."""
         if self._token is None:
             return self._without_token or is_local(scope)
-        value = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
-        scheme, _, token = value.partition(b" ")
+        values = [value for name, value in scope["headers"] if name == b"authorization"]
+        scheme, _, token = (values[0] if len(values) == 1 else b"").partition(b" ")
         return hmac.compare_digest(token.strip(), self._token) and scheme.lower() == b"bearer"
 
     def check(self, scope: Scope) -> None:
@@ -85,19 +84,6 @@ def is_local(scope: Scope) -> bool:
     server = scope.get("server")
     if server is not None and not (server[0].startswith("/") or is_loopback(server[0])):
         return False
-    hosts = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
     return all(
-        is_loopback(host[1:].partition("]")[0] if host[:1] == "[" else host.partition(":")[0])
-        for host in hosts
+        is_loopback_name(value.decode("latin-1")) for name, value in scope["headers"] if name == b"host"
     )
-
-
-@lru_cache(maxsize=256)
-def is_loopback(host: str) -> bool:
-    """Return whether a host name or address is a loopback one."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -10,7 +10,7 @@ import asyncio
 import logging
 from contextlib import suppress
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 import msgspec
@@ -29,7 +29,7 @@ from eventml.deploy.web.http_messages import (
 )
 from eventml.deploy.web.request_backend import RequestEvent
 from eventml.errors import BackendError, EventMLError, FullError, NotOpenError, PublishError, UnavailableError
-from eventml.runtime import output_event_type
+from eventml.runtime import dead_letter_topic, output_event_type
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,10 +39,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("eventml")
 
+_DEAD_LETTERS: Final = dead_letter_topic("", "").removeprefix(".")  # how the name of each such topic ends
 
-def topic_types(bus: Bus) -> dict[str, Any]:
-    """Return the topics that the bus knows, and the type of the events of each; Any if it is unknown.
 
+def accepted_topics(bus: Bus) -> dict[str, Any]:
+    """Return the topics to which clients may publish, and the type of the events of each, or Any.
+
+    They are those that a handler reads and none writes, dead-letter topics excepted, and `web.extra_topics`.
     The type is that of the topic's description, else that of a handler that reads it, else that of a handler
     that writes it.
     """
@@ -59,7 +62,10 @@ def topic_types(bus: Bus) -> dict[str, Any]:
     for topic, event_type in found:
         if types.get(topic, Any) is Any:
             types[topic] = event_type
-    return types
+    written = {handler.to for handler in handlers}
+    accepted = {topic for topic in topics_read - written if not topic.endswith(_DEAD_LETTERS)}
+    accepted |= {*bus.settings.web.extra_topics}
+    return {topic: types.get(topic, Any) for topic in sorted(accepted)}
 
 
 class BrokerConnection:

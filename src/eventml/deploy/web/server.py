@@ -6,19 +6,19 @@ import asyncio
 import importlib.util
 import socket
 import time
-import urllib.request
-from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, nullcontext, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 import msgspec
-import uvicorn
 
 from eventml.bus import Bus
 from eventml.deploy.web.asgi_app import WebService
 from eventml.deploy.web.authentication import Authenticator
 from eventml.deploy.web.http_messages import send_problem, unavailable
+from eventml.deploy.web.http_server import BACKLOG, HttpServer
 from eventml.deploy.web.predict import served_predictors
 from eventml.deploy.workers import HostPort, ServicePlan, WorkerSpec, run_service
 from eventml.errors import ConfigError
@@ -30,10 +30,8 @@ if TYPE_CHECKING:
 
     from eventml.runtime import LoadedHandler, Stats
 
-_BACKLOG: Final = 2048  # connections
 _CHECK_INTERVAL: Final = 1.0  # seconds between two checks of the connections
 _POLL: Final = 0.01  # seconds
-_FIRST_REQUEST_TIMEOUT: Final = 0.5  # seconds, at the stop, for a connection that has sent no request yet
 _METRICS_TIMEOUT: Final = 5.0  # seconds for the supervisor to answer
 _TEXT: Final = "text/plain; charset=utf-8"
 
@@ -50,22 +48,7 @@ class WebWorker:
         self._application = application
         self._worker = application.worker
         self._listener = listener
-        self._server = _Server(
-            uvicorn.Config(
-                self._answer,
-                interface="asgi3",
-                http="httptools",
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                proxy_headers=False,
-                server_header=False,
-                backlog=_BACKLOG,
-                timeout_keep_alive=settings.web.keep_alive,  # type: ignore[arg-type] # seconds; a timer takes fractions
-                timeout_graceful_shutdown=settings.drain,  # type: ignore[arg-type] # the same
-            )
-        )
+        self._server = HttpServer(self._answer, keep_alive=settings.web.keep_alive, drain=settings.drain)
         self._cancelled = 0  # requests that `drain` was too short for
         self.handlers: Sequence[LoadedHandler] = application.worker.handlers
         self.stats: dict[str, Stats] = application.worker.stats
@@ -112,54 +95,21 @@ class WebWorker:
         self.ready.set()
 
     async def _close_idle_connections(self) -> None:
-        """Close connections on which no request arrives in time, or whose client does not read."""
-        timeout = self._application.bus.settings.web.receive_timeout
+        """Close connections on which no request arrives in time, or whose client does not read in time."""
+        web = self._application.bus.settings.web
         idle_since: dict[Any, float] = {}
+        blocked_since: dict[Any, float] = {}
         while True:
-            await anyio.sleep(min(_CHECK_INTERVAL, timeout / 2))
+            await anyio.sleep(min(_CHECK_INTERVAL, web.receive_timeout / 2, web.send_timeout / 2))
             now = time.monotonic()
             idle_since = {one: idle_since.get(one, now) for one in self._server.idle_connections()}
+            blocked_since = {one: blocked_since.get(one, now) for one in self._server.blocked_connections()}
             for connection, since in idle_since.items():
-                if now - since >= timeout:
-                    transport = connection.transport
-                    transport.abort() if transport.is_closing() else transport.close()
-
-
-class _Server(uvicorn.Server):
-    """uvicorn's server without signal handlers. All use of what uvicorn does not document is here.
-
-    pyproject.toml admits only the versions that it was tried with.
-    """
-
-    def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override] # it is a generator there
-        """Leave signals to the process."""
-        return nullcontext()
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop accepting connections, wait for the first request of those just accepted, and shut down.
-
-        Without the wait, a client that has connected and is sending its request would be disconnected.
-        """
-        for server in self.servers:
-            server.close()
-        connections: Any = self.server_state.connections
-        with anyio.move_on_after(_FIRST_REQUEST_TIMEOUT):
-            await asyncio.sleep(_POLL)
-            while any(one.cycle is None for one in connections):
-                if self.force_exit:
-                    break
-                await asyncio.sleep(_POLL)
-        await super().shutdown(sockets)
-
-    def idle_connections(self) -> list[Any]:
-        """Return connections that wait for a request to arrive, or are closing; not those kept alive."""
-        connections: Any = self.server_state.connections
-        return [
-            one
-            for one in connections
-            if one.transport.is_closing()
-            or (one.timeout_keep_alive_task is None and (one.cycle is None or one.cycle.response_complete))
-        ]
+                if now - since >= web.receive_timeout:
+                    connection.transport.close()
+            for connection, since in blocked_since.items():
+                if now - since >= web.send_timeout:
+                    connection.transport.abort()
 
 
 def listen(host: str, port: int, *, share: bool = False) -> socket.socket:
@@ -174,7 +124,7 @@ def listen(host: str, port: int, *, share: bool = False) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
         dualstack = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
         listener = socket.create_server(
-            (host, port), family=family, backlog=_BACKLOG, reuse_port=share, dualstack_ipv6=dualstack
+            (host, port), family=family, backlog=BACKLOG, reuse_port=share, dualstack_ipv6=dualstack
         )
     except OSError as exc:
         raise ConfigError(
@@ -248,12 +198,16 @@ def _supervisor_metrics(operations: str | None) -> tuple[int, bytes, str]:
     """Get `/metrics` from the operations port of the supervisor: status, body and content type."""
     if operations is None:
         return HTTPStatus.NOT_IMPLEMENTED, b"/metrics needs the operations port; see --operations\n", _TEXT
+    connection = HTTPConnection(operations, timeout=_METRICS_TIMEOUT)  # it knows no proxy
     try:
-        with urllib.request.urlopen(f"http://{operations}/metrics", timeout=_METRICS_TIMEOUT) as response:
-            return response.status, response.read(), response.headers.get("Content-Type", _TEXT)
-    except OSError as exc:
+        connection.request("GET", "/metrics")
+        response = connection.getresponse()
+        return response.status, response.read(), response.headers.get("Content-Type", _TEXT)
+    except (OSError, HTTPException) as exc:
         body = f"the operations port of the supervisor does not answer: {exc}\n".encode()
         return HTTPStatus.SERVICE_UNAVAILABLE, body, _TEXT
+    finally:
+        connection.close()
 
 
 def loop_options() -> dict[str, Any]:

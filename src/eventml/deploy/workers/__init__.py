@@ -10,6 +10,8 @@ from eventml.deploy.workers.logs import LogRateLimit, start_service_logging, utc
 from eventml.deploy.workers.operations import (
     HostPort,
     answer_operations,
+    is_loopback,
+    is_loopback_name,
     parse_host_port,
     serve_operations,
     watch_health,
@@ -29,6 +31,8 @@ __all__ = [
     "WorkerSpec",
     "answer_operations",
     "force_exit_later",
+    "is_loopback",
+    "is_loopback_name",
     "parse_host_port",
     "run_service",
     "serve_operations",

@@ -1,18 +1,23 @@
 """The operations port: `/livez`, `/readyz` and `/metrics` over HTTP, for probes and for Prometheus.
 
 A thread of its own serves it, so that it answers even while the event loop is blocked. It reveals no secrets
-and changes nothing, but it is meant for operators: by default it listens on loopback only.
+and changes nothing, but it is meant for operators: by default it listens on loopback only,
+and answers to loopback names only.
 """
 
 from __future__ import annotations
 
+import io
+import ipaddress
 import logging
 import os
+import re
 import socket
 import sys
 import threading
 import time
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import lru_cache
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Final
@@ -40,6 +45,10 @@ DEFAULT_PORT: Final = 9464
 _TEXT: Final = "text/plain; charset=utf-8"
 _MAX_PORT: Final = 65_535
 _TICK: Final = 0.5  # seconds between two proofs that the event loop runs
+_REQUEST_TIMEOUT: Final = 10.0  # seconds that a client may take to send its request
+_MAX_REQUEST: Final = 65_536  # bytes of a request
+_MAX_CONNECTIONS: Final = 100  # a thread each
+_AUTHORITY: Final = re.compile(r"\[([^\]]*)\](?::\d*)?|([^:]*)(?::\d*)?")
 
 
 class HostPort(msgspec.Struct, frozen=True):
@@ -63,6 +72,27 @@ def parse_host_port(text: str) -> HostPort:
     if not port.isdecimal() or int(port) > _MAX_PORT:
         raise ConfigError(f"--operations: {text!r} is not an address; write PORT or HOST:PORT")
     return HostPort(host.strip("[]") or LOOPBACK, int(port))
+
+
+@lru_cache(maxsize=256)
+def is_loopback(host: str) -> bool:
+    """Return whether a host name or address is a loopback one."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def is_loopback_name(header: str) -> bool:
+    """Return whether a header `host` names a loopback address.
+
+    A page of another site can have its own name resolved to a loopback address (DNS rebinding), but its
+    visitor's browser then sends that name in this header.
+    """
+    found = _AUTHORITY.fullmatch(header)
+    return found is not None and is_loopback((found[1] or found[2] or "").lower())
 
 
 def answer_operations(
@@ -106,7 +136,7 @@ def serve_status(
         ConfigError: the address is in use, or does not belong to this machine.
     """
     try:
-        server = _server(lambda path: answer_operations(path, status, max_lag), address)
+        server = _Server(lambda path: answer_operations(path, status, max_lag), address)
     except OSError as exc:
         raise ConfigError(
             f"operations port {address}: {exc.strerror or exc}; choose another with --operations "
@@ -122,38 +152,96 @@ def serve_status(
         server.server_close()
 
 
-def _server(answer: Callable[[str], tuple[HTTPStatus, bytes, str]], address: HostPort) -> ThreadingHTTPServer:
-    class RequestHandler(BaseHTTPRequestHandler):
-        timeout = 10  # seconds that a client may take to send its request
-        server_version = "eventml"
-        sys_version = ""
+class _RequestReader(io.RawIOBase):
+    """Reads one request from a socket, of limited size and within a limited time."""
 
-        def do_GET(self) -> None:
-            status, body, content_type = answer(self.path)
-            self.send_response(status)
-            self.send_header("Content-Type", content_type)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(body)
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._deadline = time.monotonic() + _REQUEST_TIMEOUT
+        self._size = 0
 
-        do_HEAD = do_GET  # noqa: N815 - as overridden
+    def readable(self) -> bool:
+        return True
 
-        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - as overridden
-            """Log nothing: a probe asks every few seconds."""
+    def readinto(self, buffer: Any) -> int:
+        """As `io.RawIOBase.readinto`.
 
-    class Server(ThreadingHTTPServer):
-        daemon_threads = True
-        address_family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+        Raises:
+            TimeoutError: the request has not arrived in time.
+            ConnectionError: it is too large, or the client has left.
+        """
+        remaining = self._deadline - time.monotonic()
+        if remaining <= 0:
+            raise TimeoutError
+        self._connection.settimeout(remaining)
+        received = self._connection.recv_into(buffer)
+        self._size += received
+        if self._size > _MAX_REQUEST:
+            raise ConnectionAbortedError
+        return received
 
-        def handle_error(self, request: Any, client_address: Any) -> None:
-            """Log the error, unless the client has closed its connection or was too slow."""
-            del request, client_address
-            error = sys.exception()
-            if not isinstance(error, ConnectionError | TimeoutError):
-                log.error("operations port: error in a connection", exc_info=error)
 
-    return Server((address.host, address.port), RequestHandler)
+class _RequestHandler(BaseHTTPRequestHandler):
+    server: _Server
+    server_version = "eventml"
+    sys_version = ""
+
+    def setup(self) -> None:
+        super().setup()
+        self.rfile = io.BufferedReader(_RequestReader(self.connection))
+
+    def do_GET(self) -> None:
+        status, body, content_type = self.server.answer(self.path, self.headers.get_all("host", []))
+        self.send_response(status)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    do_HEAD = do_GET  # noqa: N815 - as overridden
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - as overridden
+        """Log nothing: a probe asks every few seconds."""
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 1024
+
+    def __init__(self, answer: Callable[[str], tuple[HTTPStatus, bytes, str]], address: HostPort) -> None:
+        self.address_family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+        self._answer = answer
+        self._on_loopback = is_loopback(address.host)
+        self._connections: dict[socket.socket, None] = {}  # the oldest first
+        super().__init__((address.host, address.port), _RequestHandler)
+
+    def answer(self, path: str, hosts: list[str]) -> tuple[HTTPStatus, bytes, str]:
+        """Return the answer to a request for a path, with these headers `host`."""
+        if self._on_loopback and not all(map(is_loopback_name, hosts)):
+            return HTTPStatus.FORBIDDEN, b"this port answers to 127.0.0.1, localhost and [::1] only\n", _TEXT
+        return self._answer(path)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer in a thread. Of too many connections the oldest is closed: its client sends no request."""
+        self._connections[request] = None
+        if len(self._connections) > _MAX_CONNECTIONS:
+            oldest, *_ = self._connections
+            self._connections.pop(oldest, None)
+            with suppress(OSError):
+                oldest.shutdown(socket.SHUT_RDWR)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self._connections.pop(request, None)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Log the error, unless the client has closed its connection or was too slow."""
+        del request, client_address
+        error = sys.exception()
+        if not isinstance(error, ConnectionError | TimeoutError):
+            log.error("operations port: error in a connection", exc_info=error)
 
 
 @asynccontextmanager

@@ -71,9 +71,11 @@ def named_objects(names: Iterable[str]) -> tuple[Any, ...]:
 def misuses(one: Any, trusted: tuple[Any, ...]) -> Iterator[str]:
     """What an object of a model holds that it must not, in words.
 
-    Functions and types in `trusted` are accepted anywhere, and with arguments.
+    Functions in `trusted` are accepted anywhere and with arguments, and objects of types in it as they are.
     """
-    if isinstance(one, partial) and not _trusts(trusted, one) and not _is_array_check(one):
+    if _trusts(trusted, one):
+        return
+    if isinstance(one, partial) and not _is_array_check(one):
         yield f"it calls the function {_shown(one.func)} with arguments of its own"
     if _is_function(one, ()):
         return  # the object that holds it is checked

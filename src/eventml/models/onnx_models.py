@@ -20,19 +20,14 @@ _DTYPES: Final = {
 # Where the messages of ONNX's protobuf format hold tensors: fields by number, with the messages in them.
 _MESSAGES: Final[Mapping[str, Mapping[int, str]]] = {
     "ModelProto": {7: "GraphProto", 20: "TrainingInfoProto", 25: "FunctionProto"},
-    "TrainingInfoProto": {1: "GraphProto", 2: "GraphProto"},
+    "TrainingInfoProto": dict.fromkeys((1, 2), "GraphProto"),
     "FunctionProto": {7: "NodeProto", 11: "AttributeProto"},
     "GraphProto": {1: "NodeProto", 5: "TensorProto", 15: "SparseTensorProto"},
     "NodeProto": {5: "AttributeProto"},
-    "AttributeProto": {
-        5: "TensorProto",
-        6: "GraphProto",
-        10: "TensorProto",
-        11: "GraphProto",
-        22: "SparseTensorProto",
-        23: "SparseTensorProto",
-    },
-    "SparseTensorProto": {1: "TensorProto", 2: "TensorProto"},
+    "AttributeProto": dict.fromkeys((5, 10), "TensorProto")
+    | dict.fromkeys((6, 11), "GraphProto")
+    | dict.fromkeys((22, 23), "SparseTensorProto"),
+    "SparseTensorProto": dict.fromkeys((1, 2), "TensorProto"),
     "TensorProto": {},
 }
 _EXTERNAL_DATA: Final = 13

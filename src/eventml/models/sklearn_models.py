@@ -42,8 +42,8 @@ def read_skops(data: bytes, path: str, trusted: tuple[str, ...], *, pinned: bool
         named = skops.get_untrusted_types(data=data)
     except _TooLargeError as exc:
         raise ModelError(
-            f"{path} unpacks to more than {exc} and may be an attack on your memory. "
-            f"If you know who made the file, give its sha256: Artefact({path!r}, sha256='...')"
+            f"{path} has {len(data)} bytes and needs far more memory: {exc}. It may be an attack on your "
+            f"memory. If you know who made the file, give its sha256: Artefact({path!r}, sha256='...')"
         ) from exc
     except Exception as exc:  # a damaged or malicious file can raise anything
         raise ModelError(f"{path} is not a complete skops file: {type(exc).__name__}: {exc}") from exc
@@ -70,7 +70,7 @@ def read_skops(data: bytes, path: str, trusted: tuple[str, ...], *, pinned: bool
 
 
 class _TooLargeError(Exception):
-    """The limit that was exceeded, in words."""
+    """The file takes far more memory than its size."""
 
 
 def _unpacked_sizes(file: IO[bytes], limit: int) -> dict[str, int]:
@@ -85,16 +85,17 @@ def _unpacked_sizes(file: IO[bytes], limit: int) -> dict[str, int]:
             if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise ValueError(f"{member.filename} is compressed by another method than deflate")
             member.file_size = sys.maxsize  # reading would stop at the claimed size
-            inner = io.BytesIO()
             before = left
             with archive.open(member) as content:
+                # numpy opens what starts like this as an archive.
+                inner = io.BytesIO() if content.peek(2)[:2] == b"PK" else None
                 while piece := content.read(_MIB):
                     left -= len(piece)
                     if left < 0:
-                        raise _TooLargeError(f"{limit / _MIB:.0f} MiB")
-                    if piece.startswith(b"PK") or inner.tell():
+                        raise _TooLargeError("unpacked it is more than 64 MiB and 20 times as large")
+                    if inner is not None:
                         inner.write(piece)
-            if inner.tell():
+            if inner is not None:
                 left -= sum(_unpacked_sizes(inner, left).values())
             sizes[member.filename] = before - left
     return sizes
@@ -113,7 +114,7 @@ def _contents(data: bytes, *, pinned: bool) -> tuple[set[str], set[str]]:
     table_limit = max(8 * _MIB, 8 * len(data))
     sizes = {} if pinned else _unpacked_sizes(io.BytesIO(data), limit)
     if sizes.get("schema.json", 0) > table_limit:
-        raise _TooLargeError(f"{table_limit / _MIB:.0f} MiB of schema.json")
+        raise _TooLargeError("its schema.json is more than 8 MiB and 8 times as large")
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         schema = json.loads(archive.read("schema.json"), object_hook=_parts_with_one_id_are_equal())
     misplaced: set[str] = set()
@@ -130,7 +131,7 @@ def _contents(data: bytes, *, pinned: bool) -> tuple[set[str], set[str]]:
             case {"_sklearn_version": {"content": str(text)}}:
                 saved_with.add(str(json.loads(text)))
     if sum(sizes.get(member, 0) for _, member in members) > limit:
-        raise _TooLargeError(f"{limit / _MIB:.0f} MiB of arrays")
+        raise _TooLargeError("its arrays are more than 64 MiB and 20 times as large")
     return misplaced, saved_with
 
 

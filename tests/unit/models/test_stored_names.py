@@ -206,6 +206,20 @@ def test_a_listed_function_in_another_place_can_be_trusted_too(
     assert load(Artefact(path, trusted=(name,)), name="x").object.func is function
 
 
+class OwnTransformer(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+    """A transformer of the user's, with an attribute that means something else in scikit-learn."""
+
+    def __init__(self) -> None:
+        self.function = np.log1p
+        self.input = np.zeros(2)
+
+
+def test_an_object_of_a_type_that_is_trusted_by_name_is_not_checked(save: Callable[..., Path]) -> None:
+    path = save(make_pipeline(OwnTransformer()))
+    name = f"{OwnTransformer.__module__}.OwnTransformer"
+    assert load(Artefact(path, trusted=(name,)), name="x").object[0].function is np.log1p
+
+
 def test_settings_of_a_metric_are_kept(save: Callable[..., Path]) -> None:
     scorer = make_scorer(fbeta_score, beta=2, labels=[0, 1], average="macro")
     model = GridSearchCV(LogisticRegression(), {"C": [1.0]}, scoring=scorer, cv=2).fit(X, KIND)

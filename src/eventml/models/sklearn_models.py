@@ -87,14 +87,16 @@ def _unpacked_sizes(file: IO[bytes], limit: int) -> dict[str, int]:
             member.file_size = sys.maxsize  # reading would stop at the claimed size
             before = left
             with archive.open(member) as content:
+                piece = content.read(_MIB)
                 # numpy opens what starts like this as an archive.
-                inner = io.BytesIO() if content.peek(2)[:2] == b"PK" else None
-                while piece := content.read(_MIB):
+                inner = io.BytesIO() if piece.startswith(b"PK") else None
+                while piece:
                     left -= len(piece)
                     if left < 0:
                         raise _TooLargeError("unpacked it is more than 64 MiB and 20 times as large")
                     if inner is not None:
                         inner.write(piece)
+                    piece = content.read(_MIB)
             if inner is not None:
                 left -= sum(_unpacked_sizes(inner, left).values())
             sizes[member.filename] = before - left

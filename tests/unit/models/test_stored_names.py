@@ -46,7 +46,9 @@ def writes(path: Path, payload: bytes) -> Pipeline:
         [
             (
                 "path",
-                FunctionTransformer(np.sum, kw_args={"dtype": object, "initial": str(path), "where": False}),
+                FunctionTransformer(
+                    np.sum, kw_args={"dtype": "object", "initial": str(path), "where": False}
+                ),
             ),
             ("write", stacked(np.array([payload]), "tofile")),
         ]

@@ -197,13 +197,17 @@ def _as_reviewed(node: dict[str, Any], name: str) -> bool:
     match node:
         case {"__loader__": "PartialNode", "content": {"func": called}}:
             return called["__loader__"] == "FunctionNode" and _name(called) == ARRAY_CHECK
-        # skops calls the types of keys.
-        case {"__loader__": "DictNode", "key_types": keys}:
-            return keys["__loader__"] == "ListNode" and all(
-                key["__loader__"] == "TypeNode" and key["__module__"] in ("builtins", "numpy")
-                for key in keys["content"]
-            )
+        case {"__loader__": "DictNode", "key_types": keys} if not _are_plain(keys):
+            raise ValueError("it calls a function for the keys of a dictionary")
     return True
+
+
+def _are_plain(keys: dict[str, Any]) -> bool:
+    """Whether the types of a dictionary's keys are types of Python or numpy; skops calls them."""
+    return keys["__loader__"] == "ListNode" and all(
+        key["__loader__"] == "TypeNode" and key["__module__"] in ("builtins", "numpy")
+        for key in keys["content"]
+    )
 
 
 def read_pickle(data: bytes, path: str, *, allowed: bool) -> Any:

@@ -135,7 +135,7 @@ def _load_file(artefact: Artefact) -> Model:
             "If it was replaced on purpose, change sha256 in its Artefact"
         )
     if suffix == ".skops":
-        model = read_skops(data, str(path), artefact.trusted)
+        model = read_skops(data, str(path), artefact.trusted, pinned=artefact.sha256 is not None)
     elif suffix == ".onnx":
         model = read_onnx(data, str(path), keep_threads=artefact.keep_threads)
     else:

@@ -29,10 +29,12 @@ def reachable(root: Any) -> Iterator[Any]:
             continue
         seen[id(one)] = one
         yield one
-        waiting.extend(_parts(one))
+        waiting.extend(elements(one))
+        waiting.extend(attributes(one).values())
 
 
-def _parts(one: Any) -> list[Any]:
+def elements(one: Any) -> list[Any]:
+    """What a container, an object array, a partial function or a bound method holds; nothing for others."""
     # By `type`: `isinstance` asks the object, and a proxy returns the class it wraps, or raises.
     kind = type(one)
     parts: list[Any] = []
@@ -45,8 +47,9 @@ def _parts(one: Any) -> list[Any]:
     elif issubclass(kind, MethodType):
         parts.append(one.__self__)
     elif "numpy" in sys.modules and issubclass(kind, sys.modules["numpy"].ndarray) and one.dtype == object:
-        parts += one.ravel().tolist()
-    return [*parts, *attributes(one).values()]
+        # A masked array hides the masked elements.
+        parts += one.view(sys.modules["numpy"].ndarray).ravel().tolist()
+    return parts
 
 
 def attributes(one: Any) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from eventml.errors import ModelError
@@ -15,6 +15,25 @@ _DTYPES: Final = {
     "tensor(int64)": "int64",
     "tensor(string)": "str",
 }
+
+
+# Where the messages of ONNX's protobuf format hold tensors: fields by number, with the messages in them.
+_MESSAGES: Final[Mapping[str, Mapping[int, str]]] = {
+    "ModelProto": {7: "GraphProto", 20: "TrainingInfoProto", 25: "FunctionProto"},
+    "TrainingInfoProto": dict.fromkeys((1, 2), "GraphProto"),
+    "FunctionProto": {7: "NodeProto", 11: "AttributeProto"},
+    "GraphProto": {1: "NodeProto", 5: "TensorProto", 15: "SparseTensorProto"},
+    "NodeProto": {5: "AttributeProto"},
+    "AttributeProto": dict.fromkeys((5, 10), "TensorProto")
+    | dict.fromkeys((6, 11), "GraphProto")
+    | dict.fromkeys((22, 23), "SparseTensorProto"),
+    "SparseTensorProto": dict.fromkeys((1, 2), "TensorProto"),
+    "TensorProto": {},
+}
+_EXTERNAL_DATA: Final = 13
+_DATA_LOCATION: Final = 14  # 0 is the default: in the file
+_BYTES_OF: Final = {1: 8, 5: 4}  # wire types of fixed size
+_LENGTH_DELIMITED: Final = 2
 
 
 class OnnxModel:
@@ -56,10 +75,11 @@ class OnnxModel:
 def read_onnx(data: bytes, path: str, *, keep_threads: bool) -> OnnxModel:
     """Load an ONNX model on the CPU, with one thread unless it keeps its threads.
 
-    Weights in separate files are not found: save the model as one file.
+    A model with weights in separate files is refused: ONNX Runtime would read them from the working
+    directory, and the model's sha256 does not cover them.
 
     Raises:
-        ModelError: onnxruntime is not installed, or cannot load the file.
+        ModelError: onnxruntime is not installed, cannot load the file, or would read other files.
     """
     try:
         import onnxruntime  # noqa: PLC0415 - optional
@@ -68,11 +88,78 @@ def read_onnx(data: bytes, path: str, *, keep_threads: bool) -> OnnxModel:
             f"loading {path} needs onnxruntime, which is not installed: pip install onnxruntime"
         ) from exc
     options = onnxruntime.SessionOptions()
+    # By default the bytes decide the format, and in ONNX Runtime's own format nothing would be checked.
+    options.add_session_config_entry("session.load_model_format", "ONNX")
     if not keep_threads:
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
+    try:
+        external = _has_external_tensors(data)
+    except (ValueError, IndexError) as exc:
+        raise ModelError(f"{path} is not a complete ONNX model: {exc}") from exc
+    if external:
+        raise ModelError(
+            f"{path} has weights in separate files, which its sha256 does not cover. "
+            "Save the model as one file: onnx.save(onnx.load('model.onnx'), 'one.onnx')"
+        )
     try:
         session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as exc:
         raise ModelError(f"{path} is not a complete ONNX model: {type(exc).__name__}: {exc}") from exc
     return OnnxModel(session)
+
+
+def _has_external_tensors(data: bytes) -> bool:
+    """Whether a tensor anywhere in an ONNX model says that its data is outside of the file.
+
+    It walks the protobuf format itself, so that the package onnx is not needed.
+
+    Raises:
+        ValueError: The data is not a protobuf message.
+        IndexError: It ends in the middle of one.
+    """
+    waiting: list[tuple[str, memoryview]] = [("ModelProto", memoryview(data))]
+    while waiting:
+        kind, message = waiting.pop()
+        fields = _MESSAGES[kind]
+        for number, value in _fields(message):
+            if kind == "TensorProto" and (
+                number == _EXTERNAL_DATA or (number == _DATA_LOCATION and value != 0)
+            ):
+                return True
+            if number in fields and isinstance(value, memoryview):
+                waiting.append((fields[number], value))
+    return False
+
+
+def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+    """The fields of a protobuf message: number, and an int or the bytes."""
+    at = 0
+    while at < len(message):
+        tag, at = _varint(message, at)
+        if tag >> 32:
+            raise ValueError("a field has no valid number")
+        number, wire_type = tag >> 3, tag & 7
+        if wire_type == 0:
+            value, at = _varint(message, at)
+            yield number, value
+            continue
+        if wire_type == _LENGTH_DELIMITED:
+            size, at = _varint(message, at)
+        else:
+            size = _BYTES_OF.get(wire_type, -1)
+        if size < 0 or at + size > len(message):
+            raise ValueError(f"field {number} is damaged")
+        yield number, message[at : at + size]
+        at += size
+
+
+def _varint(message: memoryview, at: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = message[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:  # noqa: PLR2004 - the highest bit says that another byte follows
+            return value, at
+    raise ValueError("a number is too long")

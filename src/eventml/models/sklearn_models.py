@@ -8,22 +8,27 @@ import pickle
 import sys
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Final
 
 from eventml.errors import MissingExtraError, ModelError, UntrustedModelError
-from eventml.models.trusted import FUNCTIONS, LOADERS
+from eventml.models.trusted import ARRAY_CHECK, LOADERS, REVIEWED_LOADERS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+_MIB: Final = 1 << 20
 
 
-def read_skops(data: bytes, path: str, trusted: tuple[str, ...]) -> Any:
+def read_skops(data: bytes, path: str, trusted: tuple[str, ...], *, pinned: bool) -> Any:
     """Load the object in a skops file.
+
+    A file that is not `pinned` by a sha256 may unpack to 64 MiB or 20 times its size, whichever is more, and
+    its table of contents to 8 MiB or 8 times the file's size.
 
     Raises:
         UntrustedModelError: The file contains types that are neither on the reviewed list nor in `trusted`.
         MissingExtraError: skops or scikit-learn is not installed.
-        ModelError: The file is damaged, or scikit-learn could not have saved it.
+        ModelError: The file is damaged, too large unpacked, or scikit-learn could not have saved it.
     """
     try:
         import skops.io as skops  # noqa: PLC0415 - optional
@@ -33,8 +38,13 @@ def read_skops(data: bytes, path: str, trusted: tuple[str, ...]) -> Any:
         raise MissingExtraError("sklearn", f"loading {path}") from exc
 
     try:
-        misplaced, saved_with = _contents(data)
+        misplaced, saved_with = _contents(data, pinned=pinned)
         named = skops.get_untrusted_types(data=data)
+    except _TooLargeError as exc:
+        raise ModelError(
+            f"{path} has {len(data)} bytes and needs far more memory: {exc}. It may be an attack on your "
+            f"memory. If you know who made the file, give its sha256: Artefact({path!r}, sha256='...')"
+        ) from exc
     except Exception as exc:  # a damaged or malicious file can raise anything
         raise ModelError(f"{path} is not a complete skops file: {type(exc).__name__}: {exc}") from exc
     untrusted = {name for name in named if name not in LOADERS} | misplaced
@@ -48,7 +58,7 @@ def read_skops(data: bytes, path: str, trusted: tuple[str, ...]) -> Any:
 
     try:
         model = skops.loads(data, trusted=named)
-        fault = next(faults(model), None)
+        fault = next(faults(model, trusted), None)
     except Exception as exc:
         now = sys.modules["sklearn"].__version__
         saved = " and ".join(sorted(saved_with - {now}))
@@ -59,23 +69,104 @@ def read_skops(data: bytes, path: str, trusted: tuple[str, ...]) -> Any:
     return model
 
 
-def _contents(data: bytes) -> tuple[set[str], set[str]]:
-    """The reviewed names that a file loads in another way than reviewed, and its versions of scikit-learn.
+class _TooLargeError(Exception):
+    """The file takes far more memory than its size."""
+
+
+def _unpacked_sizes(file: IO[bytes], limit: int) -> dict[str, int]:
+    """The size of each member, including that of the archives in it (sparse matrices).
+
+    The sizes that an archive claims can be forged, so it is unpacked, in small pieces.
+    """
+    sizes: dict[str, int] = {}
+    left = limit
+    with zipfile.ZipFile(file) as archive:
+        for member in archive.infolist():
+            if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise ValueError(f"{member.filename} is compressed by another method than deflate")
+            member.file_size = sys.maxsize  # reading would stop at the claimed size
+            before = left
+            with archive.open(member) as content:
+                piece = content.read(_MIB)
+                # numpy opens what starts like this as an archive.
+                inner = io.BytesIO() if piece.startswith(b"PK") else None
+                while piece:
+                    left -= len(piece)
+                    if left < 0:
+                        raise _TooLargeError("unpacked it is more than 64 MiB and 20 times as large")
+                    if inner is not None:
+                        inner.write(piece)
+                    piece = content.read(_MIB)
+            if inner is not None:
+                left -= sum(_unpacked_sizes(inner, left).values())
+            sizes[member.filename] = before - left
+    return sizes
+
+
+def _contents(data: bytes, *, pinned: bool) -> tuple[set[str], set[str]]:
+    """The names that a file loads in another way than reviewed, and its versions of scikit-learn.
 
     Both come from the file's table of contents; no object is created.
+
+    Raises:
+        _TooLargeError: A file that is not pinned takes far more memory than its size.
+        Exception: Any exception, if the file is damaged.
     """
+    limit = max(64 * _MIB, 20 * len(data))
+    table_limit = max(8 * _MIB, 8 * len(data))
+    sizes = {} if pinned else _unpacked_sizes(io.BytesIO(data), limit)
+    if sizes.get("schema.json", 0) > table_limit:
+        raise _TooLargeError("its schema.json is more than 8 MiB and 8 times as large")
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        schema = json.loads(archive.read("schema.json"))
+        schema = json.loads(archive.read("schema.json"), object_hook=_parts_with_one_id_are_equal())
     misplaced: set[str] = set()
     saved_with: set[str] = set()
+    members: set[tuple[Any, str]] = set()
     for node in _nodes(schema):
         name = _name(node)
-        if name in LOADERS and (node["__loader__"] not in LOADERS[name] or not _calls_only_listed(node)):
+        if not _as_reviewed(node, name):
             misplaced.add(name)
+        if "file" in node:
+            # A member is read once for each object, and parts with one id are one object.
+            members.add((node.get("__id__", id(node)), node["file"]))
         match node.get("content"):
             case {"_sklearn_version": {"content": str(text)}}:
                 saved_with.add(str(json.loads(text)))
+    if sum(sizes.get(member, 0) for _, member in members) > limit:
+        raise _TooLargeError("its arrays are more than 64 MiB and 20 times as large")
     return misplaced, saved_with
+
+
+class _Part(dict[str, Any]):
+    """An object of the schema, and a digest of it without ids and names of members."""
+
+    digest: int
+
+
+def _parts_with_one_id_are_equal() -> Callable[[dict[str, Any]], _Part]:
+    """A hook for `json.loads` that raises ValueError if different parts have one id.
+
+    skops takes the first part with an id in the place of the others. It writes equal parts; in a forged
+    file the others could be empty, and a few kilobytes become an object of any size.
+    """
+    digests: dict[Any, int] = {}
+
+    def check(plain: dict[str, Any]) -> _Part:
+        part = _Part(plain)
+        part.digest = hash(
+            tuple((key, _digest(value)) for key, value in part.items() if key not in ("__id__", "file"))
+        )
+        if "__id__" in part and digests.setdefault(part["__id__"], part.digest) != part.digest:
+            raise ValueError(f"two different parts have the id {part['__id__']}")
+        return part
+
+    return check
+
+
+def _digest(value: Any) -> int:
+    if isinstance(value, _Part):
+        return value.digest
+    return hash(tuple(map(_digest, value)) if isinstance(value, list) else value)
 
 
 def _nodes(schema: Any) -> Iterator[dict[str, Any]]:
@@ -99,11 +190,24 @@ def _name(node: dict[str, Any]) -> str:
     return f"{node.get('__module__')}.{node.get('__class__')}"
 
 
-def _calls_only_listed(node: dict[str, Any]) -> bool:
-    if node["__loader__"] != "PartialNode":
-        return True
-    called = node["content"]["func"]
-    return called["__loader__"] == "FunctionNode" and _name(called) in FUNCTIONS
+def _as_reviewed(node: dict[str, Any], name: str) -> bool:
+    loader = node["__loader__"]
+    if loader not in LOADERS.get(name, REVIEWED_LOADERS):
+        return False
+    match node:
+        case {"__loader__": "PartialNode", "content": {"func": called}}:
+            return called["__loader__"] == "FunctionNode" and _name(called) == ARRAY_CHECK
+        case {"__loader__": "DictNode", "key_types": keys} if not _are_plain(keys):
+            raise ValueError("it calls a function for the keys of a dictionary")
+    return True
+
+
+def _are_plain(keys: dict[str, Any]) -> bool:
+    """Whether the types of a dictionary's keys are types of Python or numpy; skops calls them."""
+    return keys["__loader__"] == "ListNode" and all(
+        key["__loader__"] == "TypeNode" and key["__module__"] in ("builtins", "numpy")
+        for key in keys["content"]
+    )
 
 
 def read_pickle(data: bytes, path: str, *, allowed: bool) -> Any:

@@ -13,13 +13,13 @@ sha256.
 
 from __future__ import annotations
 
+import sys
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.interpolate import BSpline  # type: ignore[import-untyped]  # scipy has no types
 from scipy.sparse import sparray, spmatrix  # type: ignore[import-untyped]  # the same
-from sklearn.base import BaseEstimator
 from sklearn.ensemble import (
     GradientBoostingClassifier,
     GradientBoostingRegressor,
@@ -30,29 +30,38 @@ from sklearn.neighbors import BallTree, KDTree
 from sklearn.tree import BaseDecisionTree
 from sklearn.tree._tree import Tree
 
+from eventml.models.estimator_checks import misuses, named_objects
 from eventml.models.object_graph import attributes, reachable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 
-def faults(model: Any) -> Iterator[str]:
+def faults(model: Any, trusted: Iterable[str] = ()) -> Iterator[str]:
     """The faults in a model's structures, each in words.
+
+    Args:
+        model: The object that was loaded.
+        trusted: Full names of types and functions that may be anywhere in it.
 
     Raises:
         Exception: Any exception, if a structure has not even the type that a check expects.
     """
+    # What is not imported is not in the model.
+    accepted = named_objects(name for name in trusted if name.partition(".")[0] in sys.modules)
     for one in reachable(model):
+        for fault in misuses(one, accepted):
+            yield f"{type(one).__name__}: {fault}"
         for kind, check in _CHECKS:
             if isinstance(one, kind):
                 for fault in check(one):
                     yield f"{type(one).__name__}: {fault}"
 
 
-def _estimator(estimator: Any) -> Iterator[str]:
+def _hidden_methods(one: Any) -> Iterator[str]:
     """Methods hidden by attributes: the other checks rely on what the methods verify."""
-    kind: Any = type(estimator)
-    hidden = _methods(kind).intersection(attributes(estimator))
+    kind: Any = type(one)
+    hidden = _methods(kind).intersection(attributes(one)) if kind.__module__.startswith("sklearn.") else None
     if hidden:
         yield f"an attribute hides the method {', '.join(sorted(hidden))}"
 
@@ -193,7 +202,7 @@ def _spline(spline: Any) -> Iterator[str]:
 
 
 _CHECKS = (
-    (BaseEstimator, _estimator),
+    (object, _hidden_methods),
     (Tree, _tree),
     (BaseDecisionTree, _decision_tree),
     ((GradientBoostingClassifier, GradientBoostingRegressor), _boosting),

@@ -9,14 +9,16 @@ A name is on the list if the following holds, even in a file made by an attacker
 2. creating it runs no code that the file chooses: its constructor and `__setstate__` only store and
    convert their arguments. All other objects in the file have passed the same review, so the stored
    arguments are harmless too;
-3. a function only computes, with any object of the file as its argument (a `FunctionTransformer` can call
-   it so). None reads or writes files, looks up names, or evaluates text.
+3. a function only computes. None reads or writes files, looks up names, or evaluates text. It is accepted as
+   the value of one attribute only (see `PLACES`), so that scikit-learn decides how it is called;
+4. a popular model needs it: `tests/unit/models/test_trusted_list.py` trains one of each, and fails for a
+   name that none of them contains.
 
 A name is trusted only under the loaders with which skops writes it (see `LOADERS`): other loaders of skops
 call their objects, and what is harmless as an attribute may not be harmless to call.
 
-Left out on purpose: callables in general (`functools.partial` is allowed around a listed function only),
-distances and scorers that call a user's function, pandas, third-party packages.
+Left out on purpose: functions in general, numpy's reductions among them (`functools.partial` is allowed
+around `check_array` only), distances and scorers that call a user's function, pandas, third-party packages.
 
 The review does not say that scikit-learn's compiled code is safe with any numbers. skops leaves out
 decision trees for that reason; eventml accepts them, and `soundness.py` checks their structure.
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 
 
 def _each(module: str, names: str) -> frozenset[str]:
-    return frozenset(f"{module}.{name}" for name in names.split())
+    return frozenset(f"{module}.{name}".lstrip(".") for name in names.split())
 
 
 _SKLEARN_OBJECTS: Final = (
@@ -52,16 +54,13 @@ _SKLEARN_OBJECTS: Final = (
     | _each("sklearn.neighbors._ball_tree", "BallTree")
     | _each(
         "sklearn.metrics._dist_metrics",
-        "BrayCurtisDistance64 CanberraDistance64 ChebyshevDistance64 DiceDistance64 EuclideanDistance64 "
-        "HammingDistance64 HaversineDistance64 JaccardDistance64 MahalanobisDistance64 ManhattanDistance64 "
-        "MinkowskiDistance64 RogersTanimotoDistance64 RussellRaoDistance64 SEuclideanDistance64 "
-        "SokalMichenerDistance64 SokalSneathDistance64",
+        "CanberraDistance64 ChebyshevDistance64 EuclideanDistance64 HammingDistance64 HaversineDistance64 "
+        "MahalanobisDistance64 ManhattanDistance64 MinkowskiDistance64 SEuclideanDistance64",
     )
     # Gaussian processes: kernels keep hyperparameters, the private classifier a fitted kernel.
     | _each(
         "sklearn.gaussian_process.kernels",
-        "CompoundKernel ConstantKernel DotProduct ExpSineSquared Exponentiation Hyperparameter Matern "
-        "PairwiseKernel Product RBF RationalQuadratic Sum WhiteKernel",
+        "ConstantKernel DotProduct ExpSineSquared Matern Product RBF RationalQuadratic Sum WhiteKernel",
     )
     | _each("sklearn.gaussian_process._gpc", "_BinaryGaussianProcessClassifierLaplace")
     # Neural networks: the state of the optimiser.
@@ -72,75 +71,101 @@ _SKLEARN_OBJECTS: Final = (
     | _each("sklearn.cluster._bisect_k_means", "_BisectingTree")
     | _each("sklearn.compose._column_transformer", "make_column_selector _RemainderColsList")
     | _each("sklearn.utils._metadata_requests", "MetadataRequest MethodMetadataRequest")
-    # Experimental estimators of scikit-learn: skops trusts them only after they are enabled.
+    # An experimental estimator of scikit-learn: skops trusts it only after it is enabled.
     | _each("sklearn.impute._iterative", "IterativeImputer")
-    | _each("sklearn.model_selection._search_successive_halving", "HalvingGridSearchCV HalvingRandomSearchCV")
     # Searches: splitters and scorers. The function that a scorer names must be trusted itself.
     | _each(
         "sklearn.model_selection._split",
-        "GroupKFold GroupShuffleSplit KFold LeaveOneGroupOut LeaveOneOut LeavePGroupsOut LeavePOut "
-        "PredefinedSplit RepeatedKFold RepeatedStratifiedKFold ShuffleSplit StratifiedGroupKFold "
-        "StratifiedKFold StratifiedShuffleSplit TimeSeriesSplit _CVIterableWrapper",
+        "KFold RepeatedKFold RepeatedStratifiedKFold ShuffleSplit StratifiedKFold "
+        "StratifiedShuffleSplit TimeSeriesSplit",
     )
-    | _each(
-        "sklearn.metrics._scorer",
-        "_CurveScorer _MultimetricScorer _PassthroughScorer _PredictScorer _ProbaScorer _Scorer "
-        "_ThresholdScorer",
-    )
+    | _each("sklearn.metrics._scorer", "_CurveScorer _PassthroughScorer _Scorer")
 )
 
 _SCIPY_OBJECTS: Final = _each("scipy.interpolate._bsplines", "BSpline")  # in SplineTransformer
 
-FUNCTIONS: Final = (
-    # Histogram boosting with categories checks its input with it; it takes and returns an array.
-    _each("sklearn.utils.validation", "check_array")
-    # Scores for selecting columns.
-    | _each(
-        "sklearn.feature_selection._univariate_selection", "chi2 f_classif f_oneway f_regression r_regression"
-    )
-    | _each("sklearn.feature_selection._mutual_info", "mutual_info_classif mutual_info_regression")
-    # Pooling of column clusters, and the conversion of spline coefficients to arrays.
-    | _each("numpy", "amax amin max mean median min sum")
-    | _each("scipy._lib.array_api_compat.numpy._aliases", "asarray")
-    # One run of k-means, which BisectingKMeans stores for its next split.
-    | _each("sklearn.cluster._kmeans", "_kmeans_single_elkan _kmeans_single_lloyd")
-    # Metrics that scorers name: arithmetic on two arrays.
-    | _each(
+# Where a function may be, by class and attribute: nowhere else, and without arguments of the file's choice.
+_SCORES: Final = _each(
+    "sklearn.feature_selection._univariate_selection", "chi2 f_classif f_regression"
+) | _each("sklearn.feature_selection._mutual_info", "mutual_info_classif mutual_info_regression")
+
+_METRICS: Final = (
+    _each(
         "sklearn.metrics._classification",
-        "accuracy_score balanced_accuracy_score brier_score_loss cohen_kappa_score d2_brier_score "
-        "d2_log_loss_score f1_score fbeta_score jaccard_score log_loss matthews_corrcoef precision_score "
-        "recall_score",
+        "accuracy_score balanced_accuracy_score f1_score fbeta_score log_loss precision_score recall_score",
     )
-    | _each(
-        "sklearn.metrics._ranking", "average_precision_score ndcg_score roc_auc_score top_k_accuracy_score"
-    )
+    | _each("sklearn.metrics._ranking", "average_precision_score roc_auc_score")
     | _each(
         "sklearn.metrics._regression",
-        "d2_absolute_error_score d2_pinball_score d2_tweedie_score explained_variance_score max_error "
-        "mean_absolute_error mean_absolute_percentage_error mean_gamma_deviance mean_pinball_loss "
-        "mean_poisson_deviance mean_squared_error mean_squared_log_error mean_tweedie_deviance "
-        "median_absolute_error r2_score root_mean_squared_error root_mean_squared_log_error",
-    )
-    | _each("sklearn.metrics._scorer", "negative_likelihood_ratio positive_likelihood_ratio")
-    | _each(
-        "sklearn.metrics.cluster._supervised",
-        "adjusted_mutual_info_score adjusted_rand_score completeness_score fowlkes_mallows_score "
-        "homogeneity_score mutual_info_score normalized_mutual_info_score rand_score v_measure_score",
+        "mean_absolute_error mean_absolute_percentage_error mean_poisson_deviance mean_squared_error "
+        "mean_squared_log_error median_absolute_error r2_score root_mean_squared_error",
     )
 )
 
-_SPARSE: Final = frozenset(
-    f"scipy.sparse._{format_}.{format_}_{kind}"
-    for format_ in ("bsr", "coo", "csc", "csr", "dia")
-    for kind in ("array", "matrix")
+PLACES: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
+    {
+        # Called with the columns of a cluster, along their axis.
+        "FeatureAgglomeration.pooling_func": _each("numpy", "mean median"),
+        # Called in fit only.
+        **{
+            f"{selector}.score_func": _SCORES
+            for selector in (
+                "GenericUnivariateSelect",
+                "SelectFdr",
+                "SelectFpr",
+                "SelectFwe",
+                "SelectKBest",
+                "SelectPercentile",
+            )
+        },
+        # One run of k-means, which BisectingKMeans stores for its next split.
+        "BisectingKMeans._kmeans_single": _each(
+            "sklearn.cluster._kmeans", "_kmeans_single_elkan _kmeans_single_lloyd"
+        ),
+        # Conversion of coefficients to arrays.
+        "BSpline._asarray": _each("scipy._lib.array_api_compat.numpy._aliases", "asarray"),
+        # Splits of a search.
+        "RepeatedKFold.cv": _each("sklearn.model_selection._split", "KFold"),
+        "RepeatedStratifiedKFold.cv": _each("sklearn.model_selection._split", "StratifiedKFold"),
+        # Called by `score` of a search, with the target and predictions.
+        "_CurveScorer._score_func": _METRICS,
+        "_Scorer._score_func": _METRICS,
+    }
 )
+"""Functions and types, by the one attribute whose value each may be."""
+
+UFUNC_PLACES: Final = frozenset(
+    f"{kind}.{attribute}"
+    for kind in ("FunctionTransformer", "TransformedTargetRegressor")
+    for attribute in ("func", "inverse_func")
+)
+"""Where a ufunc of one argument may be: element-wise arithmetic, called with one array."""
+
+# Histogram boosting with categories checks its input with it. Allowed in a `functools.partial` only.
+ARRAY_CHECK: Final = "sklearn.utils.validation.check_array"
+
+_FUNCTIONS: Final = {ARRAY_CHECK}.union(*PLACES.values()) - _each(
+    "sklearn.model_selection._split", "KFold StratifiedKFold"
+)
+
+REVIEWED_LOADERS: Final = _each(
+    "",
+    "DTypeNode DictNode FunctionNode JsonNode ListNode LossNode MaskedArrayNode NdArrayNode ObjectNode "
+    "PartialNode RandomGeneratorNode RandomStateNode SliceNode SparseMatrixNode TreeNode TupleNode "
+    # By these skops loads what a user trusts by name, and nothing else.
+    "TypeNode ConstructorFromReduceNode MethodNode OperatorFuncNode",
+)
+"""The loaders by which a type may be loaded that skops itself trusts.
+
+Left out are bytes, `defaultdict`, which calls its factory, and references to other nodes.
+"""
 
 LOADERS: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
     {
         # Created by `__new__`, then its attributes or its state are set.
         **dict.fromkeys(_SKLEARN_OBJECTS | _SCIPY_OBJECTS, frozenset({"ObjectNode"})),
         # Imported, and not called while loading.
-        **dict.fromkeys(FUNCTIONS, frozenset({"FunctionNode"})),
+        **dict.fromkeys(_FUNCTIONS, frozenset({"FunctionNode"})),
         # A decision tree's arrays, with a constructor that skops fixes.
         "sklearn.tree._tree.Tree": frozenset({"TreeNode"}),
         # A dictionary with its keys as attributes.
@@ -152,10 +177,10 @@ LOADERS: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
         "sklearn.model_selection._split.StratifiedKFold": frozenset({"ObjectNode", "TypeNode"}),
         # Read by numpy and scipy from their own formats, without pickles.
         "numpy.dtype": frozenset({"DTypeNode"}),
-        **dict.fromkeys(_SPARSE, frozenset({"SparseMatrixNode"})),
-        # Classes of numbers, by which columns are selected.
-        **dict.fromkeys(_each("numpy", "floating generic inexact integer number"), frozenset({"TypeNode"})),
-        # Allowed around a listed function only: see `sklearn_models.py`.
+        **dict.fromkeys(_each("scipy.sparse._csr", "csr_array csr_matrix"), frozenset({"SparseMatrixNode"})),
+        # The class of all numbers, by which columns are selected.
+        "numpy.number": frozenset({"TypeNode"}),
+        # Allowed around `check_array` only: see `sklearn_models.py`.
         "functools.partial": frozenset({"PartialNode"}),
     }
 )

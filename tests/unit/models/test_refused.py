@@ -93,6 +93,16 @@ ATTACKS: dict[str, tuple[dict[str, Any], str]] = {
         ),
         "sklearn.linear_model._base.LinearRegression.fit",
     ),
+    "bytes": (named("builtins", "bytes", "BytesNode", file="schema.json"), "builtins.bytes"),
+    "a factory": (
+        named(
+            "collections",
+            "defaultdict",
+            "DefaultDictNode",
+            content={"main": NO_WORDS, "default_factory": named("builtins", "list", "TypeNode")},
+        ),
+        "collections.defaultdict",
+    ),
     "a call by name": (
         named("operator", "methodcaller", "OperatorFuncNode", attrs=sequence(text("system"))),
         "operator.methodcaller",
@@ -129,6 +139,27 @@ def test_a_forged_file_is_refused_by_name_before_anything_is_made(
 
     assert name in caught.value.types
     assert not (tmp_path / "CANARY").exists()
+
+
+@pytest.mark.parametrize("loader", ["FunctionNode", "TypeNode"])
+def test_a_function_that_is_called_for_a_key_is_refused(
+    loader: str, forge: Callable[..., Path], line: LinearRegression
+) -> None:
+    called = sequence(named("sklearn.metrics._regression", "r2_score", loader), kind="list")
+    node = named("builtins", "dict", "DictNode", content={"key": NOTHING}, key_types=called)
+    path = forge(line, lambda schema: schema["content"]["content"].update(more_=node))
+
+    with pytest.raises(ModelError, match=r"for the keys of a dictionary|r2_score"):
+        load(path, name="x")
+
+
+def test_a_part_with_the_id_of_another_is_refused(forge: Callable[..., Path], line: LinearRegression) -> None:
+    def change(schema: dict[str, Any]) -> None:
+        parts = schema["content"]["content"]
+        parts["intercept_"] = {**plain(0), "__id__": parts["coef_"]["__id__"]}
+
+    with pytest.raises(ModelError, match="two different parts have the id"):
+        load(forge(line, change), name="x")
 
 
 def test_the_attack_would_work_if_it_were_trusted(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_array  # type: ignore[import-untyped]  # scipy has no types
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.cluster import BisectingKMeans, FeatureAgglomeration
@@ -17,6 +18,7 @@ from sklearn.ensemble import (
     ExtraTreesClassifier,
     GradientBoostingClassifier,
     GradientBoostingRegressor,
+    HistGradientBoostingClassifier,
     HistGradientBoostingRegressor,
     IsolationForest,
     RandomForestClassifier,
@@ -26,12 +28,37 @@ from sklearn.ensemble import (
 from sklearn.experimental import enable_iterative_imputer  # noqa: F401 - importing it is what enables it
 from sklearn.feature_extraction import DictVectorizer
 from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.feature_selection import SelectKBest, f_regression
+from sklearn.feature_selection import (
+    SelectKBest,
+    chi2,
+    f_classif,
+    f_regression,
+    mutual_info_classif,
+    mutual_info_regression,
+)
 from sklearn.gaussian_process import GaussianProcessRegressor
-from sklearn.gaussian_process.kernels import ConstantKernel, Matern, RationalQuadratic, WhiteKernel
+from sklearn.gaussian_process.kernels import (
+    ConstantKernel,
+    DotProduct,
+    ExpSineSquared,
+    Matern,
+    RationalQuadratic,
+    WhiteKernel,
+)
 from sklearn.impute import IterativeImputer, SimpleImputer
 from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge, SGDClassifier, TweedieRegressor
-from sklearn.model_selection import GridSearchCV, RandomizedSearchCV, RepeatedKFold, ShuffleSplit
+from sklearn.metrics import fbeta_score, make_scorer
+from sklearn.model_selection import (
+    GridSearchCV,
+    KFold,
+    RandomizedSearchCV,
+    RepeatedKFold,
+    RepeatedStratifiedKFold,
+    ShuffleSplit,
+    StratifiedKFold,
+    StratifiedShuffleSplit,
+    TimeSeriesSplit,
+)
 from sklearn.multioutput import RegressorChain
 from sklearn.neighbors import KNeighborsRegressor
 from sklearn.neural_network import MLPRegressor
@@ -42,7 +69,7 @@ from sklearn.preprocessing import (
     StandardScaler,
 )
 from sklearn.svm import LinearSVC
-from sklearn.tree import DecisionTreeRegressor
+from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -101,6 +128,7 @@ SPECIAL: dict[str, tuple[Any, Any, Any]] = {
         )
         for loss in ("absolute_error", "gamma", "poisson", "quantile", "squared_error")
     },
+    "histogram boosting of two classes": (HistGradientBoostingClassifier(max_iter=5), X, KIND % 2),
     "histogram boosting of categories": (
         HistGradientBoostingRegressor(categorical_features=[0], max_iter=5),
         CODES,
@@ -128,11 +156,18 @@ SPECIAL: dict[str, tuple[Any, Any, Any]] = {
             ("kd_tree", "chebyshev", None),
             ("ball_tree", "manhattan", None),
             ("ball_tree", "canberra", None),
+            ("ball_tree", "hamming", None),
             ("ball_tree", "seuclidean", {"V": np.ones(4)}),
             ("ball_tree", "mahalanobis", {"VI": np.eye(4)}),
             ("ball_tree", "minkowski", {"w": np.ones(4)}),
         )
     },
+    "neighbours on the globe": (
+        KNeighborsRegressor(algorithm="ball_tree", metric="haversine"),
+        X[:, :2],
+        AMOUNT,
+    ),
+    "neighbours of sparse rows": (KNeighborsRegressor(algorithm="brute"), csr_array(X), AMOUNT),
     "the taxi exercise": (make_pipeline(DictVectorizer(), LinearRegression()), ROWS, AMOUNT),
     "dictionaries to a forest": (
         make_pipeline(DictVectorizer(), RandomForestRegressor(5)),
@@ -143,7 +178,18 @@ SPECIAL: dict[str, tuple[Any, Any, Any]] = {
     "imputed": (make_pipeline(SimpleImputer(add_indicator=True), Ridge()), HOLES, AMOUNT),
     "imputed by a model": (IterativeImputer(RandomForestRegressor(2), max_iter=2), HOLES, None),
     "splines": (make_pipeline(SplineTransformer(extrapolation="periodic"), Ridge()), X, AMOUNT),
-    "chosen columns": (make_pipeline(SelectKBest(f_regression, k=2), Ridge()), X, AMOUNT),
+    **{
+        f"columns chosen by {score.__name__}": (
+            make_pipeline(SelectKBest(score, k=2), DecisionTreeClassifier(max_depth=2)),
+            X,
+            KIND,
+        )
+        for score in (chi2, f_classif, mutual_info_classif)
+    },
+    **{
+        f"columns chosen by {score.__name__}": (make_pipeline(SelectKBest(score, k=2), Ridge()), X, AMOUNT)
+        for score in (f_regression, mutual_info_regression)
+    },
     "side by side": (
         FeatureUnion([("a", StandardScaler()), ("b", Pipeline([("c", PowerTransformer())]))]),
         X,
@@ -153,6 +199,11 @@ SPECIAL: dict[str, tuple[Any, Any, Any]] = {
         TransformedTargetRegressor(Ridge(), func=np.log1p, inverse_func=np.expm1),
         X,
         AMOUNT,
+    ),
+    "calibrated by temperature": (
+        CalibratedClassifierCV(LogisticRegression(), method="temperature"),
+        X,
+        KIND,
     ),
     "calibrated": (CalibratedClassifierCV(RandomForestClassifier(3), method="isotonic"), X, KIND),
     "stacked": (
@@ -168,18 +219,50 @@ SPECIAL: dict[str, tuple[Any, Any, Any]] = {
         X,
         np.column_stack([AMOUNT, AMOUNT]),
     ),
-    "search by score": (
-        GridSearchCV(RandomForestRegressor(2), {"max_depth": [1, 2]}, scoring="neg_root_mean_squared_error"),
-        X,
-        AMOUNT,
-    ),
-    "search by splits": (
-        RandomizedSearchCV(
-            Ridge(), {"alpha": [0.1, 1.0]}, n_iter=2, cv=RepeatedKFold(n_splits=2, n_repeats=1)
-        ),
-        X,
-        AMOUNT,
-    ),
+    **{
+        f"search by {score}": (GridSearchCV(Ridge(), {"alpha": [1.0]}, scoring=score, cv=2), X, AMOUNT)
+        for score in (
+            "r2",
+            "neg_mean_absolute_error",
+            "neg_mean_absolute_percentage_error",
+            "neg_mean_poisson_deviance",
+            "neg_mean_squared_error",
+            "neg_mean_squared_log_error",
+            "neg_median_absolute_error",
+            "neg_root_mean_squared_error",
+        )
+    },
+    **{
+        f"search by {score}": (
+            GridSearchCV(LogisticRegression(), {"C": [1.0]}, scoring=score, cv=2),
+            X,
+            KIND % 2,
+        )
+        for score in (
+            "average_precision",
+            "balanced_accuracy",
+            "f1",
+            "neg_log_loss",
+            "precision",
+            "recall",
+            make_scorer(fbeta_score, beta=2),
+        )
+    },
+    **{
+        f"search by {type(splits).__name__}": (
+            RandomizedSearchCV(LogisticRegression(), {"C": [0.1, 1.0]}, n_iter=2, cv=splits),
+            X,
+            KIND % 2,
+        )
+        for splits in (
+            KFold(2),
+            RepeatedKFold(n_splits=2, n_repeats=1),
+            RepeatedStratifiedKFold(n_splits=2, n_repeats=1),
+            StratifiedKFold(2),
+            StratifiedShuffleSplit(2),
+            TimeSeriesSplit(2),
+        )
+    },
     "search by two scores": (
         GridSearchCV(
             LogisticRegression(),
@@ -196,6 +279,11 @@ SPECIAL: dict[str, tuple[Any, Any, Any]] = {
             ConstantKernel() * Matern() + RationalQuadratic() + WhiteKernel(), optimizer=None
         ),
         X,
+        AMOUNT,
+    ),
+    "process with a period": (
+        GaussianProcessRegressor(DotProduct() + ExpSineSquared(), alpha=1.0, optimizer=None),
+        X[:, :1],
         AMOUNT,
     ),
     "network by descent": (MLPRegressor(max_iter=3, solver="sgd"), X, AMOUNT),

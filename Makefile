@@ -2,14 +2,14 @@
 PYTHON ?= python3.11
 VENV   := .venv
 BIN    := $(VENV)/bin
-PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
 ARGS   ?=
 JOBS   ?= 3
 QUICK  := tests/unit tests/memory tests/contract/test_memory.py
 CHAOS_SECONDS ?= 60
 EXAMPLE ?= rides
 
-.PHONY: help demo test quick chaos check bench docs clean
+.PHONY: help demo test quick chaos check bench docs lock clean
 .DEFAULT_GOAL := help
 
 # Several test processes share the cores, and OpenMP threads that wait for one spin.
@@ -24,15 +24,16 @@ help:
 	@echo "make check   ruff, mypy --strict, pyright on the public API, the layers"
 	@echo "make bench   the benchmarks (ARGS=memory, redis, kafka or web for one of them)"
 	@echo "make docs    the documentation as a site, links checked, in build/docs"
+	@echo "make lock    write requirements.lock anew (ARGS=--upgrade for newer versions)"
 	@echo "ARGS=... is passed on: make demo ARGS='--events 50000 --producers 4'"
 
-$(VENV)/.installed: pyproject.toml constraints.txt benchmarks/requirements.txt
+# pip installs a file only if its SHA-256 is in the lock. So are those of setuptools, which is in the image's lock and
+# builds what has no wheel for this machine, and the package.
+$(VENV)/.installed: pyproject.toml requirements.lock
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) --editable '.[dev]' --requirement benchmarks/requirements.txt
-	@touch $@
-
-$(VENV)/.docs: $(VENV)/.installed docs/requirements.txt
-	$(PIP) --requirement docs/requirements.txt
+	$(PIP) --require-hashes --requirement deployment/requirements.lock
+	$(PIP) --require-hashes --no-build-isolation --requirement requirements.lock
+	$(PIP) --no-build-isolation --editable .
 	@touch $@
 
 demo: $(VENV)/.installed
@@ -57,8 +58,18 @@ check: $(VENV)/.installed
 bench: $(VENV)/.installed
 	@for name in $(or $(ARGS),memory redis kafka); do $(BIN)/python -m benchmarks.$$name || exit 1; done
 
-docs: $(VENV)/.docs
+docs: $(VENV)/.installed
 	$(BIN)/mkdocs build --strict --site-dir build/docs
+
+# The versions in the locks are kept, unless ARGS says otherwise; the image's are those of the other lock.
+LOCK := build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+        --no-annotate pyproject.toml
+lock:
+	$(PYTHON) -m venv build/lock
+	build/lock/bin/pip install --quiet --disable-pip-version-check uv
+	$(LOCK) */requirements.txt --all-extras --output-file requirements.lock $(ARGS)
+	$(LOCK) deployment/requirements.txt --extra redis --extra kafka --extra sklearn --extra metrics \
+	  --constraint requirements.lock --output-file deployment/requirements.lock
 
 clean:
 	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -162,7 +162,7 @@ class KafkaCluster:
         """The cluster id, the same for the whole life of the folder."""
         kept = self.directory / "cluster.id"
         if not kept.exists():
-            self.directory.mkdir(parents=True, exist_ok=True)
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)  # the data is nobody else's
             kept.write_text(base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("="))
         return kept.read_text()
 

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 POM: Final = Path(__file__).with_name("pom.xml")
+CHECKSUMS: Final = Path(__file__).with_name("jars.sha256")
+"""SHA-256 of each jar of the version in `pom.xml`, as `sha256sum` prints it."""
+
 OLDEST_JAVA: Final = 17
 FETCH_TIMEOUT: Final = 900.0
 """Seconds for Maven to fetch some 45 MB."""
@@ -40,8 +43,9 @@ def cache() -> Path:
 
 
 def folder(version: str) -> Path:
-    """Where a version's jars are kept. Another pom is another folder."""
-    return cache() / f"kafka-{version}-{hashlib.sha256(POM.read_bytes()).hexdigest()[:8]}"
+    """Where a version's jars are kept. Another pom, or other checksums, are another folder."""
+    digest = hashlib.sha256(POM.read_bytes() + CHECKSUMS.read_bytes()).hexdigest()
+    return cache() / f"kafka-{version}-{digest[:8]}"
 
 
 def class_path(version: str) -> str:
@@ -50,7 +54,8 @@ def class_path(version: str) -> str:
     Processes that ask at once wait for the one that fetches.
 
     Raises:
-        NotInstalledError: Maven is not there, or could not fetch them.
+        NotInstalledError: Maven is not there, or could not fetch them; or those of the version in `pom.xml`
+            are not the ones in `CHECKSUMS`. Of other versions only Maven checks anything.
     """
     jars = folder(version)
     if not jars.is_dir():
@@ -69,6 +74,8 @@ def _fetch(version: str, jars: Path) -> None:
     part = Path(tempfile.mkdtemp(prefix=f"{jars.name}.", suffix=".part", dir=jars.parent))
     try:
         _copy_dependencies(maven, version, part)
+        if version == pinned_version():
+            _check(part)
         part.chmod(0o755)
         part.rename(jars)  # whole or not at all
     finally:
@@ -88,6 +95,16 @@ def _copy_dependencies(maven: str, version: str, into: Path) -> None:
     if done.returncode:
         said = "\n".join((done.stdout + done.stderr).strip().splitlines()[:5])
         raise NotInstalledError(f"Maven could not fetch Kafka {version}:\n{said}")
+
+
+def _check(folder: Path) -> None:
+    expected = {name: digest for digest, name in map(str.split, CHECKSUMS.read_text().splitlines())}
+    found = {jar.name: hashlib.sha256(jar.read_bytes()).hexdigest() for jar in folder.iterdir()}
+    if wrong := sorted(name for name, _ in expected.items() ^ found.items()):
+        raise NotInstalledError(
+            f"Maven fetched other files than {CHECKSUMS} lists: {', '.join(dict.fromkeys(wrong))}. If "
+            "pom.xml was changed, check them and list them anew with sha256sum; else trust none of them"
+        )
 
 
 @contextmanager

@@ -110,7 +110,7 @@ class RedisServer:
             raise StartError("this Redis server is running already")
         if self.socket is None:
             require_free(self.port)
-        self.directory.mkdir(parents=True, exist_ok=True)
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)  # the data is nobody else's
         config = self.directory / "redis.conf"
         config.write_text(render_config(self._overrides()))
         process = ServerProcess([str(self.executable), str(config)], log=self.log)
@@ -164,6 +164,7 @@ class RedisServer:
             overrides |= {"unixsocket": str(self.socket), "unixsocketperm": "700"}
         if self._passwords:
             users = self.directory / "users.acl"
+            users.unlink(missing_ok=True)  # it may have other permissions, or be a link
             users.touch(mode=0o600)
             users.write_text(acl.render(acl.TEMPLATE.read_text(), self._passwords))
             overrides["aclfile"] = str(users)

@@ -226,7 +226,7 @@ def test_a_second_run_on_the_same_file_is_refused(scored_now: ScoreNow) -> None:
     import fcntl  # noqa: PLC0415 - Windows has none
 
     write("rides.parquet", rides(3))
-    Path("out.parquet.eventml").mkdir()
+    Path("out.parquet.eventml").mkdir(mode=0o700)
     with Path("out.parquet.eventml/lock").open("wb") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         with pytest.raises(TargetError, match="another run is writing it"):

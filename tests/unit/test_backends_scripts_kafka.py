@@ -140,10 +140,22 @@ class TestKafkaJars:
             'for word; do case "$word" in -DoutputDirectory=*) touch "${word#*=}/kafka.jar";; esac; done',
         )
         with ThreadPoolExecutor(8) as askers:
-            paths = set(askers.map(jars.class_path, ["4.3.1"] * 8))
+            paths = set(askers.map(jars.class_path, ["4.0.2"] * 8))
         (path,) = paths
         assert [jar.name for jar in Path(path).parent.iterdir()] == ["kafka.jar"]
         assert (tmp_path / "calls").read_text() == "called\n"
+
+    def test_other_jars_than_those_listed_are_not_used(self, tmp_path: Path) -> None:
+        listed = [line.split()[1] for line in jars.CHECKSUMS.read_text().splitlines()]
+        assert f"kafka_2.13-{jars.pinned_version()}.jar" in listed
+        program(
+            tmp_path / "mvn",
+            'for word; do case "$word" in -DoutputDirectory=*) out=${word#*=};; esac; done\n'
+            f'touch "$out/extra.jar"; for name in {" ".join(listed)}; do touch "$out/$name"; done',
+        )
+        with pytest.raises(NotInstalledError, match=r"fetched other files than .*: .*extra\.jar, .*zstd-jni"):
+            jars.class_path(jars.pinned_version())
+        assert [kept.suffix for kept in jars.cache().iterdir()] == [".lock"]
 
     def test_a_fetch_that_fails_leaves_nothing_and_says_why(self, tmp_path: Path) -> None:
         program(tmp_path / "mvn", "echo '[ERROR] no route to the repository'; exit 1")

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends.process import NotInstalledError
+from backends.process import NotInstalledError, StartError
 from backends.redis import acl, server
 
 FOLDER = Path(server.__file__).parent
@@ -39,6 +39,24 @@ class TestRedisConfig:
         )
         assert redis.url == "redis://127.0.0.1:7000/0"
         assert redis.url_for("producer") == f"redis://producer:{'a%2Fb%40c' * 4}@127.0.0.1:7000/0"
+
+    def test_its_folder_and_its_users_are_nobody_else_s(self, tmp_path: Path) -> None:
+        other = tmp_path / "other"
+        other.touch()
+        folder = tmp_path / "data"
+        redis = server.RedisServer(
+            executable=Path("/bin/true"), directory=folder, passwords={"producer": PASSWORD}
+        )
+        with pytest.raises(StartError):
+            redis.start()
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        users = folder / "users.acl"
+        users.unlink()
+        users.symlink_to(other)
+        with pytest.raises(StartError):
+            redis.start()
+        assert stat.S_IMODE(users.lstat().st_mode) == 0o600
+        assert other.read_bytes() == b""
 
     def test_a_missing_server_says_what_to_install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("PATH", "")

@@ -74,6 +74,14 @@ def score(  # noqa: PLR0913 - a command's options
             help="Exit with status 0 if up to N rows are rejected; stop, with status 1, when there are more.",
         ),
     ] = None,
+    csv_formulas: Annotated[
+        bool,
+        typer.Option(
+            "--csv-formulas",
+            help="Write texts that begin with =, +, - or @ to a CSV as they are, though a spreadsheet runs "
+            "them; by default an apostrophe is put before them.",
+        ),
+    ] = False,
     cron: Annotated[
         str | None, typer.Option(metavar="EXPR", help="Run at each of these times, by the local clock.")
     ] = None,
@@ -97,6 +105,7 @@ def score(  # noqa: PLR0913 - a command's options
             chunk=chunk,
             checkpoint=checkpoint,
             max_rejects=max_rejects,
+            csv_formulas=csv_formulas,
         )
         times = None if cron is None else next_times(cron)
     except ConfigError as exc:

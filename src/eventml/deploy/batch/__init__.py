@@ -4,8 +4,9 @@ Read `job.py` first (the three stages of a run), then in the order of the stages
 - reading: `locations.py` (what `--from` and `--to` name), `chunks.py` (what passes between the stages),
   `file_source.py` with `csv_reader.py`, `sql_source.py`;
 - scoring: `row_decoding.py` (rows to events), `scoring.py` (calling the predictor), `output_columns.py`;
-- writing: `file_target.py` (with the checkpoints of a file), `sql_target.py` with `sql_tables.py` (its tables
-  and SQL types, and opening a database). `csv_reader.py` also reads for `eventml publish`.
+- writing: `file_target.py` (with the checkpoints of a file) in its `work_folder.py`, `sql_target.py` with
+  `sql_tables.py` (its tables and SQL types, and opening a database). `csv_reader.py` also reads for
+  `eventml publish`.
 
 It may import bus, runtime and what lies below them. Modules that need SQLAlchemy or
 pyarrow, which come with the extra `batch`, are imported by `job.py` when a source or target needs them.

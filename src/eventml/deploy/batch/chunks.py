@@ -241,23 +241,37 @@ def drop_known(chunk: RowChunk, known: Callable[[Values], set[Any]]) -> RowChunk
 
 
 def normalize_ids(ids: Values) -> tuple[Values, bool]:
-    """Return ids as integers or text, and whether one is missing; in that case as a list.
+    """Return ids as integers or text, and whether one is missing or not `is_storable`; then as a list.
 
     What is neither (a UUID, a time) becomes text. Where both occur, all become text.
     """
     if hasattr(ids, "null_count"):
         import pyarrow as pa  # noqa: PLC0415 - the column is pyarrow's, so it is installed
+        import pyarrow.compute as pc  # noqa: PLC0415 - as above
 
-        if not ids.null_count and (pa.types.is_string(ids.type) or pa.types.is_int64(ids.type)):
+        if not ids.null_count and pa.types.is_int64(ids.type):
             return ids, False
-        if not ids.null_count and pa.types.is_large_string(ids.type):  # pandas writes those
-            return ids.cast(pa.string()), False
+        if pa.types.is_large_string(ids.type):  # pandas writes those
+            ids = ids.cast(pa.string())
+        valid = not ids.null_count and pa.types.is_string(ids.type)
+        if valid and not pc.any(pc.match_substring(ids, "\x00")).as_py():
+            return ids, False
     values = as_list(ids)
     kinds = set(map(type, values))
-    if kinds <= {str} or kinds <= {int}:
-        return values, False
-    unchanged = kinds <= {int, type(None)}
-    return [one if one is None or unchanged else str(one) for one in values], type(None) in kinds
+    if kinds <= {str}:
+        return values, "\x00" in "".join(values)
+    if kinds <= {int}:
+        return values, not (is_storable(min(values)) and is_storable(max(values)))
+    if not kinds <= {int, type(None)}:
+        values = [one if one is None else str(one) for one in values]
+    return values, not all(map(is_storable, values))
+
+
+def is_storable(row_id: Any) -> bool:
+    """Whether every target can hold an id: an integer of 64 bits, or text without null characters."""
+    if isinstance(row_id, int):
+        return -(1 << 63) <= row_id < 1 << 63
+    return isinstance(row_id, str) and "\x00" not in row_id
 
 
 def as_list(column: Values) -> list[Any]:

@@ -7,11 +7,13 @@ after it are read on.
 from __future__ import annotations
 
 import csv
+import re
 from collections import deque
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
+from eventml.deploy.batch.output_columns import PREDICTION_COLUMNS
 from eventml.errors import SourceError
 
 if TYPE_CHECKING:
@@ -22,6 +24,15 @@ MAX_LINE_BYTES: Final = 16 << 20
 """The longest line, in bytes. A binary file without line ends is refused before it fills the memory."""
 
 BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
+
+FORMULA: Final = "[\\x00-\\x20']*[=+\\-@\\t\\r\\n\uff1d\uff0b\uff0d\uff20]"
+"""How a text begins that a spreadsheet may run, unless it is a `NUMBER`: a regular expression.
+
+The last four characters are the wide forms of =, +, - and @. Apostrophes may come first, so that a formula
+with one more is a formula too: the first apostrophe of a formula in a file is always one that was put there.
+"""
+
+NUMBER: Final = r"[+-]?[0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?"
 
 _BLOCK_BYTES: Final = 1 << 20
 _decode_number: Final = msgspec.json.Decoder(int | float).decode
@@ -109,6 +120,8 @@ class BadRow(NamedTuple):
 class CsvReader:
     """Reads CSV in UTF-8, with commas and a header. Blank lines are skipped.
 
+    In a file of predictions the apostrophe that `FileTarget` puts before a formula is removed.
+
     Args:
         lines: The lines to read.
         name: Name of the file, for messages.
@@ -129,6 +142,7 @@ class CsvReader:
         self._reader = csv.reader(text, strict=True)
         self.line = 0
         self.columns = self._read_header(name) if columns is None else columns
+        self._escaped = set(PREDICTION_COLUMNS) <= set(self.columns)
 
     def rows(self) -> Iterator[list[str] | BadRow]:
         """Read the cells of the rows one by one; no line behind the row that was returned is taken."""
@@ -151,7 +165,7 @@ class CsvReader:
                 yield BadRow(first, "not UTF-8", [ascii(cell) for cell in cells])
             else:
                 self.line = first
-                yield cells
+                yield list(map(_unescape_formula, cells)) if self._escaped else cells
 
     def _read_header(self, name: str) -> list[str]:
         problem, header = "", []
@@ -170,7 +184,16 @@ class CsvReader:
                 f"{name}: line {self._lines.number}: {problem}; a CSV file begins with a header that names "
                 "each column, no two alike"
             )
-        return header
+        return list(map(_unescape_formula, header)) if set(PREDICTION_COLUMNS) <= set(header) else header
+
+
+def is_formula(text: str) -> bool:
+    """Whether a spreadsheet may run the text: it begins with =, +, -, @ or the like, and is no number."""
+    return re.match(FORMULA, text) is not None and re.fullmatch(NUMBER, text) is None
+
+
+def _unescape_formula(text: str) -> str:
+    return text[1:] if text.startswith("'") and is_formula(text[1:]) else text
 
 
 def value_of_cell(cell: str) -> str | int | float | None:

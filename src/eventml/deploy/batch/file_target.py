@@ -3,18 +3,22 @@
 rides.csv.eventml/   lock  manifest.json  part-00000  rejects.jsonl   while the run is unfinished
 rides.csv            all predictions, once the whole source is scored
 
-Parts are Parquet, whatever the format of the file. The manifest is replaced in one step, and names the parts
-that are finished. Any other file in the folder was being written when the run was killed.
+Parts are Parquet, whatever the format of the file. The manifest is replaced in one step, and says how many
+parts are finished. Any other file in the folder was being written when the run was killed.
 """
 
 from __future__ import annotations
 
 import errno
+import logging
+import operator
 import os
-import shutil
+import re
+import stat
 import time
 from contextlib import closing, contextmanager, suppress
-from typing import TYPE_CHECKING, Any, BinaryIO, Final
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
 import pyarrow as pa
@@ -23,46 +27,48 @@ import pyarrow.parquet as pq
 from pyarrow.csv import CSVWriter
 
 from eventml.deploy.batch.chunks import Checkpoint, RowCounts, RunIdentity, ScoredChunk, Target, as_list
-from eventml.deploy.batch.csv_reader import CsvReader, TextLines
+from eventml.deploy.batch.csv_reader import FORMULA, NUMBER, CsvReader, TextLines
 from eventml.deploy.batch.locations import FileFormat, FileLocation
 from eventml.deploy.batch.output_columns import PREDICTION_COLUMNS, OutputSchema, Values, single_column
+from eventml.deploy.batch.work_folder import WorkFolder
 from eventml.errors import SourceError, TargetError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
+
+log = logging.getLogger("eventml")
 
 ROW_GROUP: Final = 1 << 16
 """Rows that are held in memory while the parts are joined."""
 
-_LOCK: Final = "lock"
 _MANIFEST: Final = "manifest.json"
+_REJECTS: Final = "rejects.jsonl"
+_OWN_NAMES: Final = re.compile(r"manifest\.json(\.new)?|part-[0-9]{5,}|rejects\.jsonl|unfinished|whole")
 _ERRORS: Final = (OSError, pa.ArrowException, OverflowError)
 _NO_SPACE: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class Manifest(msgspec.Struct, kw_only=True):
-    """The state of an unfinished run.
+    """The state of an unfinished run. It names no file, so that it can lead to none.
 
     Attributes:
         run: The run's identity.
         checkpoint: Where the source is read on, and the rows before it.
-        parts: The names of the finished parts, in order.
+        parts: Number of the finished parts.
         reject_bytes: Length of the file of rejected rows, in bytes.
     """
 
     run: RunIdentity
     checkpoint: Checkpoint = msgspec.field(default_factory=Checkpoint)
-    parts: list[str] = []
-    reject_bytes: int = 0
+    parts: Annotated[int, msgspec.Meta(ge=0)] = 0
+    reject_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: WorkFolder) -> None:
         """Replace the manifest on disk. It is durable when this returns."""
-        new = folder / f"{_MANIFEST}.new"
-        new.write_bytes(msgspec.json.encode(self))
-        _sync(new)
-        new.replace(folder / _MANIFEST)
-        _sync(folder)
+        with folder.open(f"{_MANIFEST}.new", "wb") as stream:
+            stream.write(msgspec.json.encode(self))
+            _sync(stream)
+        folder.rename(f"{_MANIFEST}.new", _MANIFEST)
 
 
 class FileTarget(Target):
@@ -74,24 +80,27 @@ class FileTarget(Target):
     Args:
         location: The file.
         every: Seconds between two checkpoints: the work that a kill costs.
+        formulas: Whether a CSV may have texts that a spreadsheet takes for formulas; otherwise an apostrophe
+            is put before them, which `CsvReader` removes.
 
     Raises:
-        TargetError: Another run is writing the file, its folder cannot be written to, or it exists and
-            holds something else than predictions.
+        TargetError: Another run is writing the file, its folder cannot be written to or is not as a run
+            makes it, or the file is a link, or exists and holds something else than predictions.
     """
 
-    def __init__(self, location: FileLocation, *, every: float) -> None:
+    def __init__(self, location: FileLocation, *, every: float, formulas: bool = False) -> None:
         self._path, self._format = location.path.absolute(), location.format
         self._every = every
-        self._folder = self._path.with_name(f"{self._path.name}.eventml")
-        self._rejects_path = self._path.with_name(f"{self._path.stem}.rejects.jsonl")
-        self.rejects = str(location.path.with_name(self._rejects_path.name))
+        self._writer = pq.ParquetWriter if location.format == "parquet" else _JsonLinesWriter
+        if location.format == "csv":
+            self._writer = CSVWriter if formulas else _CsvWriter
+        rejects = f"{self._path.stem}.rejects.jsonl"
+        self.rejects = str(location.path.with_name(rejects))
         with self._translate_errors():
             if not self._path.parent.is_dir():
                 raise TargetError(f"{location}: there is no folder {self._path.parent}")
             _check_replaceable(self._path, self._format)
-            self._folder.mkdir(exist_ok=True)
-            self._lock = _lock_folder(self._folder, location)
+            self._folder = WorkFolder(self._path.with_name(f"{self._path.name}.eventml"), _OWN_NAMES)
         self._schema: pa.Schema | None = None
         self._part: pq.ParquetWriter | None = None
         self._last_checkpoint = time.monotonic()
@@ -100,14 +109,15 @@ class FileTarget(Target):
         with self._translate_errors():
             found = _load_manifest(self._folder)
             if found is None or found.run != run:
-                self._clear_folder()
+                self._folder.clear()
                 found = Manifest(run=run)
                 found.save(self._folder)
             self._state = found
             self._output_schema = schema
             if found.parts:
-                self._schema = pq.read_schema(self._folder / found.parts[0])
-            self._rejects: BinaryIO = (self._folder / "rejects.jsonl").open("ab")
+                with self._folder.open(_part(0), "rb") as part:
+                    self._schema = pq.read_schema(part)
+            self._rejects = self._folder.open(_REJECTS, "ab")
             self._rejects.truncate(found.reject_bytes)
             self._rejects.seek(0, os.SEEK_END)  # `tell` stays where it was, and is what a checkpoint saves
         return found.checkpoint
@@ -119,7 +129,8 @@ class FileTarget(Target):
                     integers = set(map(type, as_list(chunk.ids[:1]))) == {int}
                     self._schema = arrow_schema(chunk.schema, integer_ids=integers)
                 if self._part is None:
-                    self._part = pq.ParquetWriter(self._folder / "unfinished", self._schema)
+                    self._part_stream = self._folder.open("unfinished", "wb")
+                    self._part = pq.ParquetWriter(self._part_stream, self._schema)
                 self._part.write_table(_table_of(chunk, chunk.schema, self._state.run, self._schema))
             self._rejects.write(msgspec.json.Encoder().encode_lines(chunk.rejected))
             counts = self._state.checkpoint.counts.plus(chunk, written=len(chunk.ids))
@@ -130,17 +141,16 @@ class FileTarget(Target):
         return counts
 
     def _save_checkpoint(self) -> None:
-        """Finish the current part, and put it into the manifest with the checkpoint behind it."""
+        """Finish the current part, and count it in the manifest with the checkpoint behind it."""
         state = self._state
         if self._part is not None:
             writer, self._part = self._part, None
-            writer.close()
-            name = f"part-{len(state.parts):05}"
-            _sync(self._folder / "unfinished")
-            (self._folder / "unfinished").replace(self._folder / name)
-            state.parts = [*state.parts, name]
-        self._rejects.flush()
-        _sync(self._folder / "rejects.jsonl")
+            with self._part_stream as stream:
+                writer.close()
+                _sync(stream)
+            self._folder.rename("unfinished", _part(state.parts))
+            state.parts += 1
+        _sync(self._rejects)
         state.reject_bytes = self._rejects.tell()
         state.save(self._folder)
         self._last_checkpoint = time.monotonic()
@@ -151,49 +161,43 @@ class FileTarget(Target):
 
     def finish(self) -> None:
         """Join the parts to the file."""
+        rejects = Path(self.rejects).name
         with self._translate_errors():
             self._save_checkpoint()
-            self._join().replace(self._path)
-            _sync(self._path.parent)
+            self._folder.move_out(self._join(), self._path.name)
             self._rejects.close()
             if self._state.reject_bytes:
-                (self._folder / "rejects.jsonl").replace(self._rejects_path)
+                self._folder.move_out(_REJECTS, rejects)
             else:
-                self._rejects_path.unlink(missing_ok=True)
-            self._clear_folder()
+                self._folder.delete_beside(rejects)
+            self._folder.clear()
 
-    def _join(self) -> Path:
-        """Write the parts to one file in the work folder, and return its path."""
-        parts = [self._folder / name for name in self._state.parts]
-        if self._format == "parquet" and len(parts) == 1:
-            return parts[0]
+    def _join(self) -> str:
+        """Write the parts to one file in the work folder, and return its name."""
+        if self._format == "parquet" and self._state.parts == 1:
+            return _part(0)
         if self._schema is None:
             self._schema = arrow_schema(self._output_schema or single_column("float"), integer_ids=False)
-        whole = self._folder / "whole"
-        with closing(_WRITERS[self._format](whole, self._schema)) as writer:
-            for part in parts:
-                with pq.ParquetFile(part, pre_buffer=False, buffer_size=1 << 20) as file:
-                    for batch in file.iter_batches(ROW_GROUP):
-                        writer.write_batch(batch)
-        _sync(whole)
-        return whole
-
-    def _clear_folder(self) -> None:
-        """Delete all files in the work folder but the lock."""
-        for path in self._folder.iterdir():
-            if path.name != _LOCK:
-                path.unlink()
+        with self._folder.open("whole", "wb") as whole:
+            with closing(self._writer(whole, self._schema)) as writer:
+                for number in range(self._state.parts):
+                    with (
+                        self._folder.open(_part(number), "rb") as part,
+                        pq.ParquetFile(part, pre_buffer=False, buffer_size=1 << 20) as file,
+                    ):
+                        for batch in file.iter_batches(ROW_GROUP):
+                            writer.write_batch(batch)
+            _sync(whole)
+        return "whole"
 
     def close(self) -> None:
         """Release the lock, and delete the work folder if there is nothing to resume."""
         if self._part is not None:
-            with suppress(*_ERRORS):  # the part is not in the manifest, and so is written again
+            with suppress(*_ERRORS), self._part_stream:  # not in the manifest, and so is written again
                 self._part.close()
         if hasattr(self, "_rejects"):
             self._rejects.close()
-        self._lock.close()
-        if _load_manifest(self._folder) is None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder.close(delete=_load_manifest(self._folder) is None)
 
     @contextmanager
     def _translate_errors(self) -> Iterator[None]:
@@ -207,38 +211,25 @@ class FileTarget(Target):
             raise TargetError(f"{self._path}: cannot be written: {reason}{advice}") from exc
 
 
-def _load_manifest(folder: Path) -> Manifest | None:
+def _part(number: int) -> str:
+    return f"part-{number:05}"
+
+
+def _load_manifest(folder: WorkFolder) -> Manifest | None:
     """Return the manifest of an earlier run; None if there is none, or it or a part cannot be read."""
+    names = folder.names()
     try:
-        found = msgspec.json.decode((folder / _MANIFEST).read_bytes(), type=Manifest)
+        with folder.open(_MANIFEST, "rb") as stream:
+            found = msgspec.json.decode(stream.read(), type=Manifest)
     except (FileNotFoundError, msgspec.DecodeError):
         return None
-    return found if all((folder / part).exists() for part in found.parts) else None
+    return found if all(_part(number) in names for number in range(found.parts)) else None
 
 
-def _lock_folder(folder: Path, target: object) -> BinaryIO:
-    """Lock the folder until the returned file is closed or the process ends. Windows has no such locks."""
-    stream = (folder / _LOCK).open("ab")
-    try:
-        import fcntl  # noqa: PLC0415 - not on Windows
-
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except ImportError:
-        pass
-    except BlockingIOError as exc:
-        stream.close()
-        raise TargetError(f"{target}: another run is writing it; wait for its end") from exc
-    return stream
-
-
-def _sync(path: Path) -> None:
-    """Flush a closed file, or the names in a folder, to the disk. Windows opens no folders."""
-    with suppress(PermissionError):
-        descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+def _sync(stream: IO[bytes]) -> None:
+    """Flush an open file to the disk."""
+    stream.flush()
+    os.fsync(stream.fileno())
 
 
 def arrow_schema(schema: OutputSchema, *, integer_ids: bool) -> pa.Schema:
@@ -274,27 +265,55 @@ def _array(column: Values, kind: pa.DataType) -> Any:
 
 
 class _JsonLinesWriter:
-    def __init__(self, path: Path, _schema: pa.Schema) -> None:
-        self._stream = path.open("wb")
+    def __init__(self, stream: IO[bytes], _schema: pa.Schema) -> None:
+        self._stream = stream
         self._encode = msgspec.json.Encoder().encode_lines
 
     def write_batch(self, batch: pa.RecordBatch) -> None:
         self._stream.write(self._encode(batch.to_pylist()))
 
     def close(self) -> None:
-        self._stream.close()
+        pass  # the stream is closed by its owner
 
 
-_WRITERS: Final[dict[FileFormat, Any]] = {
-    "parquet": pq.ParquetWriter,
-    "csv": CSVWriter,
-    "jsonl": _JsonLinesWriter,
-}
+class _CsvWriter:
+    """Writes CSV whose texts, names of columns included, a spreadsheet does not take for formulas."""
+
+    def __init__(self, stream: IO[bytes], schema: pa.Schema) -> None:
+        names = escape_formulas(pa.array(schema.names, pa.string())).to_pylist()
+        self._schema = pa.schema(list(zip(names, schema.types, strict=True)))
+        self._writer = CSVWriter(stream, self._schema)
+        self._escaped = False
+
+    def write_batch(self, batch: pa.RecordBatch) -> None:
+        columns = [escape_formulas(c) if pa.types.is_string(c.type) else c for c in batch.columns]
+        self._escaped |= any(map(operator.is_not, columns, batch.columns))
+        self._writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=self._schema))
+
+    def close(self) -> None:
+        self._writer.close()
+        if self._escaped:
+            log.warning(
+                "an apostrophe was put before the texts of the CSV that a spreadsheet would run (=, +, -, "
+                "@); --csv-formulas writes them as they are"
+            )
+
+
+def escape_formulas(texts: pa.Array) -> pa.Array:
+    """Put an apostrophe before the texts that `csv_reader.is_formula` names."""
+    formulas = pc.and_not(
+        pc.match_substring_regex(texts, f"^{FORMULA}"), pc.match_substring_regex(texts, f"^(?:{NUMBER})$")
+    )
+    if not pc.any(formulas).as_py():
+        return texts
+    return pc.if_else(formulas, pc.binary_join_element_wise("'", texts, ""), texts)
 
 
 def _check_replaceable(path: Path, form: FileFormat) -> None:
-    """Raise TargetError if the file exists and holds something else than predictions."""
+    """Raise TargetError if the file exists and is a link, or holds something else than predictions."""
     try:
+        if not stat.S_ISREG(path.lstat().st_mode):
+            raise TargetError(f"{path} is a link or no regular file: name the file itself, or another one")
         with path.open("rb") as stream:
             if form == "parquet":
                 names = pq.read_schema(stream).names

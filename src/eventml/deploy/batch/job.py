@@ -50,6 +50,7 @@ class ScorePlan(msgspec.Struct, frozen=True, kw_only=True):
         chunk: The most rows that are read, scored and written at once.
         checkpoint: Seconds between two checkpoints of a file target. A table has one for each chunk.
         max_rejects: Stop when more rows than this are rejected; None is no limit.
+        csv_formulas: Write texts that a spreadsheet takes for formulas to a CSV as they are.
     """
 
     predictor: str
@@ -59,6 +60,7 @@ class ScorePlan(msgspec.Struct, frozen=True, kw_only=True):
     chunk: int = DEFAULT_CHUNK
     checkpoint: float = DEFAULT_CHECKPOINT
     max_rejects: int | None = None
+    csv_formulas: bool = False
 
 
 class ScoreSummary(msgspec.Struct, kw_only=True):
@@ -140,7 +142,7 @@ async def score(
         from_text = isinstance(plan.source, FileLocation) and plan.source.format == "csv"
         decoder = RowDecoder(handler.event_type, id_column, frame=handler.frame, from_text=from_text)
         columns = [] if source.columns is None else decoder.columns_to_read(source.columns, plan.source)
-        target = await to_thread.run_sync(open_target, plan.target, plan.checkpoint)
+        target = await to_thread.run_sync(open_target, plan)
         stack.callback(target.close)
         [loaded] = await stack.enter_async_context(bus.loaded_handlers([plan.predictor]))
         scorer = Scorer(loaded, decoder)
@@ -187,15 +189,15 @@ def open_source(location: Location, id_column: str) -> Source:
     return kind(location.path, id_column)
 
 
-def open_target(location: Location, checkpoint: float) -> Target:
-    """Open the target of a job; `checkpoint` is the seconds between two checkpoints of a file."""
-    if isinstance(location, SqlLocation):
+def open_target(plan: ScorePlan) -> Target:
+    """Open the target of a job."""
+    if isinstance(plan.target, SqlLocation):
         from eventml.deploy.batch.sql_target import SqlTarget  # noqa: PLC0415 - as above
 
-        return SqlTarget(location)
+        return SqlTarget(plan.target)
     from eventml.deploy.batch.file_target import FileTarget  # noqa: PLC0415 - as above
 
-    return FileTarget(location, every=checkpoint)
+    return FileTarget(plan.target, every=plan.checkpoint, formulas=plan.csv_formulas)
 
 
 @dataclass

@@ -17,7 +17,14 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from eventml.codec import shorten
-from eventml.deploy.batch.chunks import MAX_ROW_TEXT, RejectedRow, RowChunk, as_list, normalize_ids
+from eventml.deploy.batch.chunks import (
+    MAX_ROW_TEXT,
+    RejectedRow,
+    RowChunk,
+    as_list,
+    is_storable,
+    normalize_ids,
+)
 from eventml.deploy.batch.csv_reader import value_of_cell
 from eventml.deploy.batch.output_columns import Values, column_kind
 from eventml.errors import DecodeError, SourceError
@@ -97,9 +104,9 @@ class RowDecoder:
         """Build the events of a chunk, and reject the rows that are none."""
         if chunk.lines is not None:
             return self._decode_lines(chunk, chunk.lines)
-        ids, one_missing = normalize_ids(chunk.ids)
+        ids, one_invalid = normalize_ids(chunk.ids)
         row = _row_of(chunk.columns)
-        if not one_missing:
+        if not one_invalid:
             with suppress(*_INVALID):  # a row is invalid: convert them one by one
                 events = self._cast_table(chunk.columns)
                 if events is None:
@@ -128,7 +135,8 @@ class RowDecoder:
 
         with suppress(*_INVALID):  # as above
             events, ids = list(map(self._decode_line, lines)), list(map(get_id, range(len(lines))))
-            if set(map(type, ids)) <= {str} or set(map(type, ids)) <= {int}:
+            same_type = set(map(type, ids)) <= {str} or set(map(type, ids)) <= {int}
+            if same_type and not normalize_ids(ids)[1]:
                 return DecodedChunk(ids, events, row, list(chunk.rejected))
         return self._decode_each(chunk, get_id, lambda number: self._decode_line(lines[number]), row)
 
@@ -152,6 +160,8 @@ class RowDecoder:
                 if row_id is None or isinstance(row_id, dict | list | bool):
                     shown, row_id = "null" if row_id is None else shorten(row_id), None
                     raise DecodeError(f"the row has no id: {self._id_column} is {shown}")
+                if isinstance(row_id, int | str) and not is_storable(row_id):
+                    raise DecodeError("the row's id has a null character, or is an integer of over 64 bits")
                 events.append(get_event(number))
             except _INVALID as exc:
                 place = chunk.labels[number] if chunk.labels else f"row {chunk.done - size + number + 1}"

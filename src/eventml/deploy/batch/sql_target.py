@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 import sqlalchemy as sa
 
-from eventml.deploy.batch.chunks import Checkpoint, RowCounts, RunIdentity, ScoredChunk, Target, as_list
+from eventml.deploy.batch.chunks import (
+    Checkpoint,
+    RowCounts,
+    RunIdentity,
+    ScoredChunk,
+    Target,
+    as_list,
+    is_storable,
+)
 from eventml.deploy.batch.locations import SqlLocation
 from eventml.deploy.batch.output_columns import OutputSchema, Values
 from eventml.deploy.batch.sql_tables import (
@@ -85,7 +93,7 @@ class SqlTarget(Target):
         table = self._table
         if not self._has_predictions or table is None:
             return set()
-        present = [one for one in as_list(ids) if one is not None]
+        present = list(filter(is_storable, as_list(ids)))
         stored = list(map(str, present)) if self._text_ids else present
         found: set[Any] = set()
         with self._transaction() as connection:
@@ -114,7 +122,7 @@ class SqlTarget(Target):
         run, suffix = self._run, self._run.id_suffix
         outputs = zip(chunk.schema, map(as_list, chunk.columns), strict=True)
         columns: dict[str, Any] = {
-            **{column.name: values for column, values in outputs},
+            **{c.name: _replace_nulls(values) if c.kind == "text" else values for c, values in outputs},
             "id": list(map(str, ids)) if self._text_ids else ids,
             "prediction_id": [f"{one}/{suffix}" for one in ids],
             "predictor": repeat(run.predictor, len(ids)),
@@ -128,8 +136,7 @@ class SqlTarget(Target):
         if not rows:
             return
         columns: dict[str, Any] = {
-            # PostgreSQL's text cannot hold null characters.
-            name: [getattr(row, name).replace("\x00", "\\u0000") for row in rows]
+            name: _replace_nulls([getattr(row, name) for row in rows])
             for name in ("id", "exception", "message", "row")
         }
         columns |= {
@@ -198,3 +205,8 @@ class SqlTarget(Target):
         of_run = table.c.run == self._key
         if connection.execute(table.update().where(of_run).values(values)).rowcount == 0:
             connection.execute(table.insert().values(run=self._key, **values))
+
+
+def _replace_nulls(values: list[Any]) -> list[Any]:
+    """Replace null characters in texts, which PostgreSQL cannot hold and SQLite's tools cut off."""
+    return [one.replace("\x00", "\\u0000") if isinstance(one, str) else one for one in values]

@@ -5,15 +5,22 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
 ARGS   ?=
 JOBS   ?= 3
-QUICK  := tests/unit tests/memory tests/contract/test_memory.py
+QUICK  := tests/memory tests/contract/test_memory.py tests/unit
+# Schemathesis is used as a library, and its plugin costs every test process two seconds. The files with
+# the slowest tests come first (tests/conftest.py), and not those with the most tests.
+PYTEST := $(BIN)/python -m pytest -p no:schemathesis
+SHARED := -n $(JOBS) --dist loadgroup --no-loadscope-reorder
 CHAOS_SECONDS ?= 60
 EXAMPLE ?= rides
 
 .PHONY: help demo test quick chaos check bench docs lock clean
 .DEFAULT_GOAL := help
 
-# Several test processes share the cores, and OpenMP threads that wait for one spin.
+# Several test processes share the cores, and OpenMP threads that wait for one spin. They start hundreds of
+# processes, each of which would compile the library where bytecode is not written.
 test quick: export OMP_NUM_THREADS := 1
+test quick chaos: export PYTHONDONTWRITEBYTECODE :=
+quick: export HYPOTHESIS_PROFILE := quick
 
 help:
 	@echo "make demo    train two models on taxi trips, stream rides to three consumers, show it live"
@@ -40,13 +47,13 @@ demo: $(VENV)/.installed
 	$(BIN)/python -m examples.$(EXAMPLE).demo $(ARGS)
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -m "not chaos" -n $(JOBS) --dist loadgroup $(ARGS)
+	$(PYTEST) -m "not chaos" $(SHARED) $(ARGS)
 
 quick: $(VENV)/.installed
-	$(BIN)/python -m pytest $(QUICK) -m "not (redis or kafka or slow or chaos)" -n $(JOBS) --dist loadgroup $(ARGS)
+	$(PYTEST) $(QUICK) -m "not (redis or kafka or slow or chaos)" $(SHARED) $(ARGS)
 
 chaos: $(VENV)/.installed
-	CHAOS_SECONDS=$(CHAOS_SECONDS) $(BIN)/python -m pytest -m chaos --timeout 600 $(ARGS)
+	CHAOS_SECONDS=$(CHAOS_SECONDS) $(PYTEST) -m chaos --timeout 600 $(ARGS)
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check .

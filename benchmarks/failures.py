@@ -1,6 +1,6 @@
 """The cost of failure handling when nothing fails: the complete runtime, and the runtime without it.
 
-    python -m benchmarks.failures [--events N] [--rounds N] [--processes N]
+    python -m benchmarks.failures [--events N] [--rounds N] [--processes N] [--models no-op linear]
 
 It runs in memory, where no broker hides the cost, and measures the CPU time of the only thread. Each case has
 a process of its own, as Python's interpreter adapts to the code it runs, and the processes take turns in many
@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     Case = Callable[[], AbstractContextManager[None]]
 
 BATCH = 1024
+MODELS = {"no-op": ("a predictor that costs nothing", no_op), "linear": ("a linear model", linear)}
 FULL = "as it is"
 _WARM_UP = 5  # rounds
 
@@ -203,9 +204,10 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=4 * BATCH)
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--processes", type=int, default=12)
+    parser.add_argument("--models", nargs="+", default=[*MODELS], choices=[*MODELS])
     chosen = parser.parse_args()
     print(machine("anyio", "msgspec"))
-    for what, handler in (("a predictor that costs nothing", no_op), ("a linear model", linear)):
+    for what, handler in (MODELS[name] for name in chosen.models):
         figures = [measure(handler, chosen.events, chosen.rounds) for _ in range(chosen.processes)]
         show(f"{chosen.events:,} rides, {what}", figures)
 

@@ -1,6 +1,6 @@
 """eventml over Kafka, against FastStream, a plain aiokafka loop, and librdkafka.
 
-    python benchmarks/kafka.py [--events N] [--rounds N] [--only MODEL] [--mock]
+    python benchmarks/kafka.py [--events N] [--rounds N] [--only MODEL] [--mock | --quick]
 
 Ride events of 250 bytes are fetched, decoded, predicted from, and committed once their results are
 produced, by one worker in one process, on a topic of 8 partitions. The cases take turns within one run,
@@ -56,9 +56,9 @@ def cases(brokers: str, events: int, predict: ways.Predict) -> dict[str, Callabl
 
 
 @contextmanager
-def real() -> Iterator[str]:
+def real(*, quick: bool) -> Iterator[str]:
     """Start a Kafka broker for this run."""
-    with KafkaCluster(settings={"group.initial.rebalance.delay.ms": "0"}) as cluster:
+    with KafkaCluster(quick=quick, settings={"group.initial.rebalance.delay.ms": "0"}) as cluster:
         yield cluster.bootstrap
 
 
@@ -96,7 +96,7 @@ def main() -> None:
     console = Console(width=110)
     console.print(machine("eventml", "aiokafka", "faststream", "confluent-kafka"), soft_wrap=True)
     events = options.events or (MOCK_KEEPS if options.mock else 200_000)
-    with mock() if options.mock else real() as brokers:
+    with mock() if options.mock else real(quick=options.quick) as brokers:
         if options.mock:
             console.print("librdkafka's mock broker")
         else:
@@ -119,6 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=5, help="that count; one more warms up (default: 5)")
     parser.add_argument("--only", choices=list(MODELS))
     parser.add_argument("--mock", action="store_true", help="librdkafka's mock broker, not a real one")
+    parser.add_argument("--quick", action="store_true", help="a broker that starts sooner and is slower")
     return parser
 
 

@@ -79,4 +79,5 @@ def anyio_backend() -> str:
 
 # A property's time says nothing here: the machine is busy with the other tests too.
 settings.register_profile("eventml", deadline=None, print_blob=True)
-settings.load_profile("eventml")
+settings.register_profile("quick", settings.get_profile("eventml"), max_examples=25)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "eventml"))

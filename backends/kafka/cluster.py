@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Final, Self
 
 from backends.kafka import probe
 from backends.kafka.jars import pinned_version
-from backends.kafka.node import KafkaNode
+from backends.kafka.node import LONG_LIVED, KafkaNode
 from backends.kafka.properties import Address, properties
+from backends.kafka.quick import quick_options
 from backends.process import LOOPBACK, POLL, StartError, free_ports
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ class KafkaCluster:
         directory: Folder of the data; by default a temporary folder, which `close()` removes.
         port: Port of the first node; the others follow. 0 for any free ports.
         version: Version of Apache Kafka, 4.0 or newer; by default the one in `pom.xml`.
-        quick: For tests: starts take less time; see `properties` and `KafkaNode`.
+        quick: For tests: starts take less time; see `properties` and `quick_options`. The first one makes
+            an archive of classes beside the jars.
         heap: Java heap of a node.
         settings: Broker properties that override the defaults, from the next start on.
 
@@ -62,9 +64,10 @@ class KafkaCluster:
         self._temporary = directory is None
         self.directory = (directory or Path(tempfile.mkdtemp(prefix="eventml-kafka-"))).resolve()
         try:
+            options = quick_options(self.version) if quick else LONG_LIVED
             self.nodes = tuple(
                 KafkaNode(
-                    a, self.directory / f"node-{a.node}", version=self.version, heap=heap, short_lived=quick
+                    a, self.directory / f"node-{a.node}", version=self.version, heap=heap, options=options
                 )
                 for a in self._addresses
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import functools
 import hashlib
 import os
 import re
@@ -59,7 +60,7 @@ def class_path(version: str) -> str:
     """
     jars = folder(version)
     if not jars.is_dir():
-        with _locked(jars.with_name(f"{jars.name}.lock")):
+        with locked(jars.with_name(f"{jars.name}.lock")):
             if not jars.is_dir():
                 _fetch(version, jars)
     return f"{jars}/*"
@@ -108,7 +109,8 @@ def _check(folder: Path) -> None:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
+    """Hold a file's lock, for which other processes wait."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel lets go of it when we end, however
@@ -125,10 +127,15 @@ def find_java() -> Path:
     found = str(Path(home) / "bin" / "java") if home else shutil.which("java")
     if found is None or not Path(found).exists():
         raise NotInstalledError(f"there is no Java: install version {OLDEST_JAVA} or newer, or set JAVA_HOME")
-    said = subprocess.run([found, "-version"], capture_output=True, text=True, check=False).stderr  # noqa: S603 - asks Java its version
-    if java_version(said) < OLDEST_JAVA:
+    if java_version(java_details(found)) < OLDEST_JAVA:
         raise NotInstalledError(f"{found} is older than Java {OLDEST_JAVA}, which Kafka needs")
     return Path(found)
+
+
+@functools.cache
+def java_details(java: str | Path) -> str:
+    """What `java -version` prints."""
+    return subprocess.run([java, "-version"], capture_output=True, text=True, check=False).stderr  # noqa: S603 - asks Java its version
 
 
 def java_version(said: str) -> int:

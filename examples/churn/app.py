@@ -9,7 +9,7 @@ from eventml import Artefact, Bus, Model
 from eventml.models import in_blocks, load
 from examples.churn.events import LIKELY, ChurnPredicted, Customer
 from examples.churn.folder import model_file
-from examples.churn.train import FEATURES, read_training
+from examples.churn.training import FEATURES, read_training
 
 bus = Bus("churn")
 bus.topic("customers", event_type=Customer, id_field="id")

@@ -18,7 +18,7 @@ from examples.churn.folder import database_url, report_file
 from examples.churn.generator import SIZE, customers
 from examples.churn.report import examine
 from examples.churn.store import Store
-from examples.churn.train import read_training
+from examples.churn.training import read_training
 from examples.monitoring.alarms import call_alarm, find_alarm
 from examples.monitoring.report import write
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from examples.churn.events import LIKELY
 from examples.churn.folder import profile_file
-from examples.churn.train import FEATURES, read_training
+from examples.churn.training import FEATURES, read_training
 from examples.monitoring import profiles
 from examples.monitoring.alarms import Share, drifted, jumped
 from examples.monitoring.drift import drifts

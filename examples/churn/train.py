@@ -25,6 +25,7 @@ from examples.churn.customers import NUMBERS, read
 from examples.churn.events import LIKELY
 from examples.churn.folder import folder, model_file, profile_file, training_file
 from examples.churn.generator import customers
+from examples.churn.training import FEATURES, NAMES, Training
 from examples.monitoring import profiles
 
 if TYPE_CHECKING:
@@ -33,32 +34,7 @@ if TYPE_CHECKING:
 MONTHS: Final = ("2024-01", "2024-02", "2024-03", "2024-04", "2024-05")
 """The generated months that are learnt from."""
 
-NAMES: Final = ["plan", "payment"]
-FEATURES: Final = [*NAMES, *NUMBERS]
 _FEWEST: Final = 100
-
-
-class Training(msgspec.Struct, frozen=True):
-    """How the model was trained, and its error on customers that it was not trained on.
-
-    Attributes:
-        trained_on: Description of the customers.
-        churned: The share of them that left.
-        auc: The area under the ROC curve, by five-fold cross-validation.
-        brier: The mean squared error of the probability, likewise.
-        baseline_brier: That of always saying `churned`.
-        likely: How many the model finds likely to leave, when each was not among those it learnt from.
-        version: The model's: a digest of what it learnt.
-    """
-
-    trained_on: str
-    customers: int
-    churned: float
-    auc: float
-    brier: float
-    baseline_brier: float
-    likely: int
-    version: str
 
 
 def train(table: Any, trained_on: str) -> Training:
@@ -101,18 +77,6 @@ def train(table: Any, trained_on: str) -> Training:
 def generated() -> Any:
     """Generate the customers of the months to train on."""
     return pd.concat([pd.DataFrame(customers(month)) for month in MONTHS], ignore_index=True)
-
-
-def read_training() -> Training:
-    """Return how the model in the folder was trained.
-
-    Raises:
-        ModelError: There is none.
-    """
-    try:
-        return msgspec.json.decode(training_file().read_bytes(), type=Training)
-    except (OSError, msgspec.DecodeError) as exc:
-        raise ModelError(f"{training_file()}: no model is here; run python -m examples.churn.train") from exc
 
 
 def _pipeline() -> Pipeline:

@@ -16,11 +16,11 @@ ROOT: Final = Path(__file__).parents[2]
 SMALL: Final = {
     "memory": "--events 2000 --rounds 0",
     "redis": "--events 2000 --rounds 0 --seconds 0.2 --models no-op",
-    "kafka": "--events 2000 --rounds 0 --only no-op",
+    "kafka": "--events 2000 --rounds 0 --only no-op --quick",
     "web": "--seconds 0.2 --rounds 0 --clients 1 --models linear",
     "batch": "--rows 2000 --forest-rows 500 --rounds 0 --only sqlite --models linear",
     "frames": "--events 500 --rounds 0",
-    "failures": "--events 2000 --rounds 2 --processes 1",
+    "failures": "--events 500 --rounds 2 --processes 1 --models no-op",
     "scaling": "--events 6000 --rounds 0 --workers 1",
 }
 HELPERS: Final = {"batch_app", "web_litserve", "web_load"}

@@ -22,6 +22,13 @@ pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 LEASE = 0.6
 SETTINGS = redis.Settings(lease=LEASE)
+MANY = {
+    "a_cancelled_receive_loses_nothing",
+    "an_idle_member_leaves_records_to_others",
+    "nothing_is_lost_while_members_join_and_leave",
+    "one_call_writes_many_records",
+}
+"""Cases of thousands of records, which take this server seconds each; test_redis.py has them, on Redis."""
 
 
 class Handler(TCPFakeRequestHandler):
@@ -77,6 +84,6 @@ def harness(url: str) -> contract.Harness:
     )
 
 
-@pytest.mark.parametrize("case", contract.CASES, ids=str)
+@pytest.mark.parametrize("case", [case for case in contract.CASES if case.name not in MANY], ids=str)
 async def test_redis_keeps_the_contract_on_fakeredis(case: contract.Case, harness: contract.Harness) -> None:
     await contract.check(case, harness)

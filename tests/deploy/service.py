@@ -98,7 +98,7 @@ class Service:
         deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline, self.text
-            time.sleep(0.02)
+            time.sleep(0.05)
 
     def until_logged(self, pattern: str, times: int = 1) -> None:
         """Wait until a pattern has been logged."""

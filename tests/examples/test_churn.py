@@ -23,6 +23,7 @@ from examples.churn.generator import customers
 from examples.churn.month import month_before
 from examples.churn.report import examine
 from examples.churn.store import Store, StoreError, row_id
+from examples.churn.training import FEATURES, Training, read_training
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def training(tmp_path_factory: pytest.TempPathFactory) -> Iterator[train.Training]:
+def training(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Training]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(ENVIRONMENT, str(tmp_path_factory.mktemp("churn")))
         yield train.train(train.generated(), "a test")
@@ -93,12 +94,12 @@ def test_month_before_is_the_one_that_ends_where_this_begins(day: date) -> None:
     assert (day.year * 12 + day.month) - (before.year * 12 + before.month) == 1
 
 
-def test_model_is_better_than_always_saying_the_share(training: train.Training) -> None:
+def test_model_is_better_than_always_saying_the_share(training: Training) -> None:
     assert training.brier < 0.9 * training.baseline_brier
     assert training.auc > 0.75
 
 
-def test_same_customers_give_the_same_version_and_others_another(training: train.Training) -> None:
+def test_same_customers_give_the_same_version_and_others_another(training: Training) -> None:
     assert train.train(train.generated(), "again").version == training.version
     try:
         assert train.train(train.generated()[:10_000], "fewer").version != training.version
@@ -115,12 +116,12 @@ def test_too_little_to_learn_from_is_an_error_that_says_how_much_there_is(table:
 
 
 @pytest.mark.anyio
-async def test_predictor_gives_what_the_pipeline_gives(training: train.Training) -> None:
+async def test_predictor_gives_what_the_pipeline_gives(training: Training) -> None:
     events = rows("2024-06", size=300)
     async with TestBus(bus, raise_failures=True) as t:
         await t.publish_many("customers", events)
         predicted, records = t.published("churn"), t.records("churn")
-    expected = trained().object.predict_proba(pd.DataFrame(events)[train.FEATURES])[:, 1]
+    expected = trained().object.predict_proba(pd.DataFrame(events)[FEATURES])[:, 1]
     assert [one.customer_id for one in predicted] == [event["customer_id"] for event in events]
     np.testing.assert_allclose([one.probability for one in predicted], expected, rtol=1e-12)
     assert all(one.likely is (one.probability >= LIKELY) for one in predicted)
@@ -211,7 +212,7 @@ def test_database_that_cannot_be_used_is_an_error_of_ours(tmp_path: Path) -> Non
 
 
 def test_report_without_a_single_prediction_is_an_error_that_says_where_to_look(
-    store: Store, training: train.Training
+    store: Store, training: Training
 ) -> None:
     store.put_customers("2024-06", customers("2024-06", size=10))
     with pytest.raises(StoreError, match="predictions_rejects"):
@@ -223,7 +224,7 @@ def scored(store: Store, month: str, version: str, likely: int, size: int = 1_00
     write_predictions(store, month, version, [0.9] * likely + [0.1] * (size - likely))
 
 
-def test_first_month_is_compared_with_the_training_sample(store: Store, training: train.Training) -> None:
+def test_first_month_is_compared_with_the_training_sample(store: Store, training: Training) -> None:
     likely = round(1_000 * training.likely / training.customers)
     scored(store, "2024-06", training.version, likely)
     assert examine(store, "2024-06", "2024-05").crossings == []
@@ -232,7 +233,7 @@ def test_first_month_is_compared_with_the_training_sample(store: Store, training
     assert "2024-06" in crossing.message
 
 
-def test_a_jump_is_judged_by_the_last_month_of_the_same_model(store: Store, training: train.Training) -> None:
+def test_a_jump_is_judged_by_the_last_month_of_the_same_model(store: Store, training: Training) -> None:
     scored(store, "2024-05", training.version, 50)
     scored(store, "2024-06", training.version, 300)
     scored(store, "2024-07", training.version, 310)
@@ -242,7 +243,7 @@ def test_a_jump_is_judged_by_the_last_month_of_the_same_model(store: Store, trai
     assert examine(store, "2024-07", "2024-06").crossings == []
 
 
-def test_report_says_how_the_month_before_turned_out(store: Store, training: train.Training) -> None:
+def test_report_says_how_the_month_before_turned_out(store: Store, training: Training) -> None:
     scored(store, "2024-06", training.version, 2, size=4)
     scored(store, "2024-07", training.version, 2, size=4)
     assert examine(store, "2024-07", "2024-06").truth is None
@@ -261,5 +262,5 @@ def test_folder_is_made_and_named_where_it_cannot_be(tmp_path: Path, monkeypatch
     with pytest.raises(ModelError, match="CHURN_FOLDER"):
         train.train(train.generated(), "a test")
     with pytest.raises(ModelError, match=r"examples\.churn\.train"):
-        train.read_training()
+        read_training()
     assert folder() == tmp_path / "file" / "churn"

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import re
 import shutil
 import urllib.request
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+from types import SimpleNamespace
+from typing import Any, TypeAlias
 
 import msgspec
 import pandas as pd
 import pytest
 import sqlalchemy as sa
+from typer.testing import CliRunner
 
+from eventml.cli.app import app as eventml
 from examples.churn import demo, month, train
 from examples.churn.folder import ENVIRONMENT as CHURN_FOLDER
 from examples.churn.generator import customers
@@ -23,10 +28,8 @@ from examples.rides.generator import generate
 from examples.rides.trips import ride_events
 from tests.examples.readme import ROOT, commands, run, running, with_backend
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 EXAMPLES = ["rides", "churn", "web_backend"]
+Run: TypeAlias = Callable[[list[str]], str]
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]  # each starts up to ten processes
 
@@ -38,6 +41,39 @@ def rows(database: str, query: str) -> list[Any]:
             return list(connection.execute(sa.text(query)))
     finally:
         engine.dispose()
+
+
+@pytest.fixture
+def run_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """Run a command in this process, in the test's folder; returns its output, and it must succeed.
+
+    A process of its own would import scikit-learn and pandas again, which takes seconds.
+    """
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def score(command: list[str], **_: Any) -> CompletedProcess[str]:
+        """As month.py starts it: `python -m eventml score ...`."""
+        assert command[1:4] == ["-m", "eventml", "score"]
+        return CompletedProcess(command, CliRunner().invoke(eventml, command[3:]).exit_code)
+
+    monkeypatch.setattr(month, "subprocess", SimpleNamespace(run=score))
+
+    def run(command: list[str]) -> str:
+        program, *args = command
+        if program == "eventml":
+            result = CliRunner().invoke(eventml, args, catch_exceptions=False)
+            assert result.exit_code == 0, result.output
+            return result.output
+        assert (program, args[0]) == ("python", "-m")
+        module = importlib.import_module(args[1])
+        assert 'if __name__ == "__main__":\n    sys.exit(main())\n' in Path(module.__file__ or "").read_text()
+        status = module.main(args[2:])
+        said = "".join(capfd.readouterr())
+        assert status == 0, said
+        return said
+
+    return run
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
@@ -79,15 +115,10 @@ def churn_training(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def churn_folder(tmp_path: Path, churn_training: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A current directory whose `build/churn` has the model: `month.main` runs here, in this process.
-
-    Only the `eventml score` that it starts is a process of its own.
-    """
+def churn_folder(tmp_path: Path, churn_training: Path, run_here: Run) -> Path:
+    """A current directory whose `build/churn` has the model; `month.main` scores in this process."""
+    del run_here
     shutil.copytree(churn_training, tmp_path / "build" / "churn")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
     return tmp_path
 
 
@@ -107,7 +138,7 @@ def test_churn_on_postgresql_and_again(
     assert rows(database.replace("postgresql:", "postgresql+psycopg:"), ids) == [(1_000, 1_000)]
 
 
-def test_churn_commands_in_their_order(tmp_path: Path) -> None:
+def test_churn_commands_in_their_order(tmp_path: Path, run_here: Run) -> None:
     pd.DataFrame(customers("2024-08")).drop(columns="churned").to_csv(tmp_path / "august.csv", index=False)
     pd.DataFrame(customers("2024-07"))[list(customers("2024-07"))].to_csv(tmp_path / "july.csv", index=False)
     package = tmp_path / "mycompany"
@@ -116,7 +147,7 @@ def test_churn_commands_in_their_order(tmp_path: Path) -> None:
         "def page(crossings): print('PAGED', *[c.message for c in crossings])\n"
     )
     for command in commands("churn", "python"):
-        said = run(command, tmp_path)
+        said = run_here(command)
     assert "known" in (tmp_path / "build" / "churn" / "reports" / "2024-08.html").read_text()
     assert "PAGED" not in said  # in August things were as ever
 
@@ -175,9 +206,12 @@ def rides_folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_rides_batch_commands_in_their_order(rides_folder: Path) -> None:
+def test_rides_batch_commands_in_their_order(
+    rides_folder: Path, run_here: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(ENVIRONMENT, "models")
     for command in commands("rides", "python", "-m", "examples.rides.train"):
-        run(command, rides_folder, **{ENVIRONMENT: "models"})
+        run_here(command)
     scoring = [
         *commands("rides", "python", "-m", "examples.rides.export"),
         *commands("rides", "eventml", "score"),
@@ -185,17 +219,17 @@ def test_rides_batch_commands_in_their_order(rides_folder: Path) -> None:
     ]
     assert len(scoring) == 3
     for command in scoring:
-        run(command, rides_folder, **{ENVIRONMENT: "models"})
+        run_here(command)
     page = (rides_folder / "build" / "rides" / "report.html").read_text()
     assert "Largest errors" in page
     assert ">20,000<" in page
 
 
-def test_rides_demo_commands(rides_folder: Path) -> None:
+def test_rides_demo_commands(rides_folder: Path, run_here: Run) -> None:
     demos = commands("rides", "python", "-m", "examples.rides.demo")
     assert len(demos) == 2
     for command in demos:
-        run(command, rides_folder)
+        run_here(command)
     assert (rides_folder / "build" / "rides" / "demo.html").exists()
 
 

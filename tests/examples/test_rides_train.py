@@ -201,11 +201,11 @@ def test_concurrent_processes_train_once(tmp_path: Path) -> None:
             stderr=subprocess.PIPE,
             text=True,
         )
-        for _ in range(3)
+        for _ in range(2)
     ]
     said = [process.communicate()[1] for process in started]
 
-    assert [process.returncode for process in started] == [0, 0, 0]
+    assert [process.returncode for process in started] == [0, 0]
     assert sum("training on" in err for err in said) == 1
     for target in TARGETS:
         assert skops.io.load(tmp_path / f"{target.name}.skops").coef_.size

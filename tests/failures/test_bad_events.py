@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import secrets
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -70,9 +71,32 @@ BAD_ANSWERS: list[Any] = [
 ]
 
 
+STYLES = ["batch", "batch coroutine", "single", "single coroutine"]
+
+
 @pytest.mark.parametrize(("answer", "says"), BAD_ANSWERS)
-@pytest.mark.parametrize("style", ["batch", "batch coroutine", "single", "single coroutine"])
+@pytest.mark.parametrize("style", STYLES)
 async def test_event_that_its_handler_cannot_answer_is_a_dead_letter_alone(
+    answer: Callable[[Ride], Any], says: str, style: str
+) -> None:
+    """Which answers are bad is decided before any backend is asked: in memory for all of them."""
+    await _check_that_it_is_a_dead_letter_alone(
+        Scenario(f"memory://{secrets.token_hex(4)}"), answer, says, style
+    )
+
+
+@pytest.mark.parametrize(
+    ("style", "answer", "says"),
+    [(style, *one.values) for style, one in zip(STYLES, BAD_ANSWERS, strict=False)],
+    ids=STYLES,
+)
+async def test_such_an_event_is_a_dead_letter_on_every_backend(
+    scenario: Scenario, answer: Callable[[Ride], Any], says: str, style: str
+) -> None:
+    await _check_that_it_is_a_dead_letter_alone(scenario, answer, says, style)
+
+
+async def _check_that_it_is_a_dead_letter_alone(
     scenario: Scenario, answer: Callable[[Ride], Any], says: str, style: str
 ) -> None:
     def one(ride: Ride) -> Any:

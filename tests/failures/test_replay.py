@@ -80,10 +80,10 @@ def numbers(found: Sequence[DeadLetterDelivery]) -> list[int]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("at_once", [False, True], ids=["one after the other", "both at once"])
-async def test_ten_thousand_replayed_twice_are_answered_once_by_the_group_that_failed_them(
+async def test_dead_letters_replayed_twice_are_answered_once_by_the_group_that_failed_them(
     scenario: Scenario, at_once: bool
 ) -> None:
-    count = 10_000
+    count = 10_000 if at_once else 2_000  # for several steps of the replay
     zones = Zones(missing=set(range(count)))
     zones.register(scenario)
     with anyio.fail_after(100):
@@ -188,7 +188,7 @@ async def test_only_chosen_dead_letters_are_replayed_and_the_others_stay(
     scenario: Scenario, key: bytes | None
 ) -> None:
     """Every other one. With one key, so in one partition, they leave more gaps than a backend can record."""
-    count = 5_000
+    count = 5_000 if key else 1_000
     zones = Zones(missing=set(range(count)))
     zones.register(scenario)
     odd = list(range(1, count, 2))

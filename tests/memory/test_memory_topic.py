@@ -159,5 +159,5 @@ class TopicMachine(RuleBasedStateMachine):
                 assert len(self.left[name]) < left, "what is left does not come"
 
 
-TopicMachine.TestCase.settings = settings(max_examples=300, stateful_step_count=30)
+TopicMachine.TestCase.settings = settings(max_examples=3 * settings().max_examples, stateful_step_count=30)
 TestTopic: Any = TopicMachine.TestCase

@@ -67,7 +67,7 @@ def test_predictions_differ_from_ride_to_ride(in_memory: Predictions) -> None:
 
 
 def test_predictions_do_not_depend_on_the_size_of_batches(in_memory: Predictions, rides: Rides) -> None:
-    some = rides[:1500]
+    some = rides[:500]
     ids = {ride["ride_id"] for ride in some}
     expected = {
         name: {ride: one for ride, one in predictions.items() if ride in ids}

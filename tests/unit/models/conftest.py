@@ -19,6 +19,21 @@ from eventml.models import load, single_threaded
 
 Schema = dict[str, Any]
 
+SLOW = (  # test files and tests that take seconds of processor time: `make quick` leaves them out
+    "test_skops_estimators.py",
+    "test_the_version_is_the_same_in_every_process",
+    "test_every_thread_that_asks_is_limited",
+    "test_a_pipeline_of_columns_gives_the_same_bits_in_blocks",
+    "test_a_pipeline_that_stays_sparse_gives_them_as_it_is",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the slow tests of this folder."""
+    for item in items:
+        if item.path.parent == Path(__file__).parent and any(name in item.nodeid for name in SLOW):
+            item.add_marker("slow")
+
 
 Save = Callable[..., Path]
 Forge = Callable[[Any, Callable[[Schema], object]], Path]

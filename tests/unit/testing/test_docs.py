@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 DOCS = Path(__file__).parents[3] / "docs"
 
 
@@ -28,6 +30,8 @@ def run(folder: Path, *options: str) -> str:
         "-q",
         "-p",
         "no:cacheprovider",
+        "-p",
+        "no:schemathesis",  # the page does not use it, and it takes two seconds to import
         "--rootdir",
         str(folder),
         *options,
@@ -37,12 +41,14 @@ def run(folder: Path, *options: str) -> str:
     return ran.stdout
 
 
+@pytest.mark.slow  # a pytest of its own
 def test_the_page_on_testing(tmp_path: Path) -> None:
     for name, code in blocks("testing.md").items():
         (tmp_path / name).write_text(code)
     assert "3 passed" in run(tmp_path)
 
 
+@pytest.mark.slow  # a pytest of its own
 def test_the_page_on_backends(tmp_path: Path) -> None:
     """Its pigeons are played by memory; a few cases show that its harness holds a backend to something."""
     files = blocks("writing-a-backend.md")

@@ -9,7 +9,7 @@ model needs them.
 """
 
 from eventml.models.blocks import in_blocks
-from eventml.models.loading import Artefact, Model, ModelSource, load
+from eventml.models.loading import Artefact, Model, ModelSource, load, replacement
 from eventml.models.threads import single_threaded
 
 __all__ = [
@@ -18,5 +18,6 @@ __all__ = [
     "ModelSource",
     "in_blocks",
     "load",
+    "replacement",
     "single_threaded",
 ]

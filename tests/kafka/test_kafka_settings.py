@@ -40,6 +40,13 @@ def test_a_url_without_brokers_or_with_more_is_refused(url: str) -> None:
         read_url(url)
 
 
+@pytest.mark.parametrize("url", ["kafka://user:secret", "kafka://:secret", "kafka://h:1,user:secret"])
+def test_a_url_without_its_host_does_not_show_the_password(url: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_url(url)
+    assert "secret" not in str(caught.value)
+
+
 def test_a_password_is_unescaped() -> None:
     address = read_url("kafka://al%2Fice:p%40ss%3Aword@one")
     assert (address.username, address.password) == ("al/ice", "p@ss:word")

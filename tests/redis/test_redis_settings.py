@@ -52,6 +52,34 @@ def test_wrong_urls_are_refused(url: str) -> None:
         parse_url(url)
 
 
+@pytest.mark.parametrize(
+    "url", ["redis://:secret", "redis://user:secret", "redis://h,u:secret", "redis://h/secret"]
+)
+def test_a_url_without_its_host_does_not_show_the_password(url: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_url(url)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.anyio
+async def test_a_server_that_does_not_know_the_login_does_not_make_it_visible() -> None:
+    secret = "zQ8kXw4vTn" * 20
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"SETNAME")
+        shown = f"`2`, `AUTH`, `user`, `{secret}`"[:128]  # a server shows so many bytes
+        writer.write(f"-ERR unknown command `HELLO`, with args beginning with: {shown}\r\n".encode())
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(ConfigError, match="unknown command `HELLO`") as caught:
+            async with redis.open(f"redis://user:{secret}@127.0.0.1:{port}", redis.Settings()):
+                pass
+    assert secret[:5] not in str(caught.value)
+
+
 @pytest.mark.anyio
 @pytest.mark.parametrize(
     ("url", "settings", "why"),

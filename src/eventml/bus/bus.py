@@ -18,7 +18,7 @@ from eventml.codec import Format
 from eventml.errors import ConfigError, MissingExtraError, NotOpenError, RegistrationError
 from eventml.handler_options import HandlerArguments
 from eventml.handlers import Handler, read_handler
-from eventml.models import ModelSource
+from eventml.models import ModelSource, replacement
 from eventml.producer import BlockingProducer, Producer
 from eventml.runtime import LoadedHandler, Worker, load_handlers, task_group
 
@@ -165,9 +165,17 @@ class Bus:
         )
 
     def configured_handler(self, name: str) -> Handler:
-        """A registered handler with its settings applied: `model`, and fields of `HandlerOptions`."""
+        """A registered handler with its settings applied: its model, and fields of `HandlerOptions`.
+
+        Raises:
+            ConfigError: There is a digest of a model file, and no setting that names the file.
+        """
         handler, options = self.handlers[name], dict(self.settings.consumer.get(name, {}))
-        model = options.pop("model", handler.model)
+        path, sha256, model = options.pop("model", None), options.pop("model_sha256", None), handler.model
+        if path is not None:
+            model = replacement(model, path, sha256)
+        elif sha256 is not None:
+            raise ConfigError(f"consumer.{name}.model_sha256: set model too, the file that has this sha256")
         return structs.replace(handler, model=model, options=structs.replace(handler.options, **options))
 
     def declared_topic(self, name: str) -> Topic:

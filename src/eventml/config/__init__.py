@@ -8,7 +8,7 @@ handles URLs, `${NAME}` and secrets. It may import handler_options, backends.bas
 from eventml.config.backends import find_backend
 from eventml.config.settings import BackendSettings, Settings, TopicSettings, WebSettings
 from eventml.config.sources import load
-from eventml.config.urls import InvalidValueError, expand_url, redact
+from eventml.config.urls import InvalidValueError, expand_url, redact, split_url, without_secrets
 
 __all__ = [
     "BackendSettings",
@@ -20,4 +20,6 @@ __all__ = [
     "find_backend",
     "load",
     "redact",
+    "split_url",
+    "without_secrets",
 ]

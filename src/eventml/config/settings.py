@@ -11,11 +11,13 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import Meta, inspect, structs
 
-from eventml.config.urls import HIDDEN, InvalidValueError, is_secret, redact
+from eventml.config.urls import HIDDEN, InvalidValueError, redact
 from eventml.handler_options import AtLeastOne, PositiveSeconds, Seconds, Text, configurable_options
 
 PREFIX: Final = "EVENTML_"  # of the environment variables that are settings
 URL: Final = ("backend", "url")  # path of the backend's URL
+
+SHA256: Final = "^[0-9a-fA-F]{64}$"
 
 _BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
 _MAX_SHOWN: Final = 80  # characters of a value in a message
@@ -68,7 +70,7 @@ class WebSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class BackendSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The chosen backend. Its repr hides the password; `url` itself contains it.
+    """The chosen backend. Its repr hides the password and all texts in options; `url` itself contains it.
 
     Attributes:
         url: The backend's URL without its query, which has become part of `options`.
@@ -91,11 +93,11 @@ class BackendSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         return [("url", redact(self.url)), ("options", self._safe_options())]
 
     def _safe_options(self) -> str:
-        def shown(name: str) -> str:
-            value = getattr(self.options, name)
-            return HIDDEN if is_secret(name) else repr(redact(value) if isinstance(value, str) else value)
+        def shown(field: structs.FieldInfo) -> str:
+            value = getattr(self.options, field.name)
+            return HIDDEN if value and _may_be_secret(field.type) else repr(value)
 
-        fields = ", ".join(f"{name}={shown(name)}" for name in self.options.__struct_fields__)
+        fields = ", ".join(f"{field.name}={shown(field)}" for field in structs.fields(self.options))
         return f"{type(self.options).__name__}({fields})"
 
 
@@ -105,7 +107,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     Attributes:
         backend: The backend.
         consumer: By handler name, for predictors and consumers: the options to replace in `HandlerOptions`,
-            and `model`, the path of a model to use in place of the decorator's.
+            `model`, the path of a model to use in place of the decorator's, and `model_sha256`, the digest
+            that this file must have.
         topic: By topic name.
         web: The web service.
         drain: How long a stopping worker has to finish what is in flight, in seconds.
@@ -125,7 +128,11 @@ def _types(struct: type[msgspec.Struct]) -> dict[str, Any]:
 
 
 SECTIONS: Final[Mapping[str, Mapping[str, Any]]] = {
-    "consumer": {**configurable_options(), "model": Text},
+    "consumer": {
+        **configurable_options(),
+        "model": Text,
+        "model_sha256": Annotated[str, Meta(pattern=SHA256)],
+    },
     "topic": _types(TopicSettings),
     "web": _types(WebSettings),
     "": {name: _types(Settings)[name] for name in ("drain", "tracing")},
@@ -142,7 +149,7 @@ class Entry(msgspec.Struct, frozen=True):
         value: Value in the source.
         source: Name of the file or variable, for messages.
         text: Whether the source has only text, which is converted to the field's type.
-        secret: Whether to hide the value in messages, whatever the setting's name.
+        secret: Whether to hide the value in messages, whatever the setting.
         expanded: Whether variables have been replaced already: a `${` in the value is literal.
     """
 
@@ -156,7 +163,7 @@ class Entry(msgspec.Struct, frozen=True):
     @property
     def shown(self) -> str:
         """The value as shown in a message, hidden if it is a secret."""
-        return HIDDEN if self.secret or is_secret(self.path[-1]) else show(self.value)
+        return HIDDEN if self.secret else show(self.value)
 
     def problem(self, reason: str) -> str:
         """One line of an error message: the path, the reason and the source."""
@@ -171,12 +178,14 @@ def convert(entry: Entry, name: str, types: Mapping[str, Any]) -> Any:
     """
     if name not in types:
         raise InvalidValueError(unknown(name, types))
-    detail, value = "", None
+    detail, value, nested = "", None, isinstance(entry.value, dict | list)
+    if entry.path[0] == "backend" and not nested and _may_be_secret(types[name]):
+        entry = structs.replace(entry, secret=True)
     try:
         value = msgspec.convert(entry.value, types[name], strict=not entry.text)
     except msgspec.ValidationError as exc:
-        # For a nested value msgspec's message says where in it the wrong part is.
-        if isinstance(entry.value, dict | list) and entry.shown != HIDDEN:
+        # For a nested value msgspec's message says where in it the wrong part is. "Invalid ..." shows it.
+        if nested and str(exc).startswith("Expected"):
             detail = f": {exc}"
     if value is None:
         raise InvalidValueError(f"expected {expected(types[name])}, got {entry.shown}{detail}")
@@ -218,6 +227,15 @@ def show(value: object) -> str:
     return str(value).lower()  # true and false, as in TOML
 
 
+def _may_be_secret(kind: Any) -> bool:
+    """Whether values of this type may be secrets: all but numbers, booleans and choices among words."""
+    info = kind if isinstance(kind, inspect.Type) else inspect.type_info(kind)
+    if isinstance(info, inspect.UnionType):
+        return any(map(_may_be_secret, info.types))
+    harmless = inspect.IntType | inspect.FloatType | inspect.BoolType | inspect.LiteralType | inspect.NoneType
+    return not isinstance(info, harmless)
+
+
 def expected(kind: Any) -> str:
     """The values that a type accepts beside None, in words: `int >= 1`."""
     info = kind if isinstance(kind, inspect.Type) else inspect.type_info(kind)
@@ -227,6 +245,8 @@ def expected(kind: Any) -> str:
             limits = " and ".join(f"{sign} {bound}" for sign, bound in bounds if bound is not None)
             return f"{'int' if isinstance(info, inspect.IntType) else 'float'} {limits}".strip()
         case inspect.StrType():
+            if info.pattern == SHA256:
+                return "64 hex digits"
             return "text, not empty" if info.min_length else "text"
         case inspect.LiteralType():
             return " or ".join(map(show, info.values))

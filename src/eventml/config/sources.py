@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -29,8 +30,11 @@ from eventml.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
 
-NOT_SETTINGS: Final = frozenset({"EVENTML_CACHE", "EVENTML_REQUIRE_BROKERS", "EVENTML_TOKEN"})
-"""Variables that are not settings: the examples' cache folder, the tests' need for brokers, the web token."""
+_FILE_VARIABLE: Final = "EVENTML_CONFIG"
+
+NOT_SETTINGS: Final = frozenset({_FILE_VARIABLE, "EVENTML_CACHE", "EVENTML_REQUIRE_BROKERS", "EVENTML_TOKEN"})
+"""Variables that are not settings: the file of settings, the examples' cache folder, the tests' need for
+brokers, the web token."""
 
 _SETTINGS_FILE: Final = "eventml.toml"
 _NO_SUCH_VARIABLE: Final = ", no setting has that name, or no app or file names its handler"
@@ -47,10 +51,10 @@ def load(
     """Read the settings from all sources. Each setting comes from the strongest source that gives it.
 
     From weak to strong: defaults in the code, `eventml.toml` of the current directory or its nearest parent
-    that has one, `EVENTML_*` variables, `overrides`. The query of the winning URL is as strong as the URL,
-    and stronger than options beside it. Every source is checked completely, so that a mistake in the file is
-    reported even if a variable overrides it. Only options of a backend that is not chosen are not checked
-    (see `config.backends`).
+    that has one (or the file that `EVENTML_CONFIG` names), `EVENTML_*` variables, `overrides`. The query of
+    the winning URL is as strong as the URL, and stronger than options beside it. Every source is checked
+    completely, so that a mistake in the file is reported even if a variable overrides it. Only options of a
+    backend that is not chosen are not checked (see `config.backends`).
 
     Args:
         environ: The environment; None means that of the process.
@@ -61,12 +65,13 @@ def load(
 
     Raises:
         ConfigError: A setting is unknown, has the wrong type or contradicts another. One line for each, which
-            starts with its path (or the variable's name) and ends with its source.
+            starts with its path (or the variable's name) and ends with its source. Or the file cannot be
+            read, or it was found by searching and other users can write it: see `refusal`.
         UnknownBackendError: No backend is registered for the URL's scheme.
         MissingExtraError: The backend needs a package that is not installed.
     """
     environ = os.environ if environ is None else environ
-    file, table = _read_file()
+    file, table = _read_file(environ.get(_FILE_VARIABLE))
     named = table["consumer"] if isinstance(table.get("consumer"), dict) else ()
     sources: list[list[Entry | str]] = [
         [Entry(URL, default_backend or "memory://", "the code")],
@@ -90,21 +95,52 @@ def load(
     return _settings(backend, values)
 
 
-def _read_file() -> tuple[str, dict[str, Any]]:
-    """Name and table of `eventml.toml`, in the current directory or its nearest parent that has one."""
+def _read_file(named: str | None) -> tuple[str, dict[str, Any]]:
+    """Name and table of the file that is named, or else of `eventml.toml` in the current directory or its
+    nearest parent that has one.
+    """
     current = Path.cwd()
-    for folder in (current, *current.parents):
-        path = folder / _SETTINGS_FILE
+    searched = [folder / _SETTINGS_FILE for folder in (current, *current.parents)]
+    for path in [Path(named)] if named else searched:
         try:
-            table = tomllib.loads(path.read_text("utf-8-sig"))
-        except (FileNotFoundError, NotADirectoryError):
+            if not named:
+                _check_owner(path, path.lstat())  # before opening: it may be a pipe, or another's link
+            with path.open("rb") as file:
+                if not named:
+                    _check_owner(path, os.fstat(file.fileno()))
+                table = tomllib.loads(file.read().decode("utf-8-sig"))
+        except (FileNotFoundError, NotADirectoryError) as exc:
+            if named:
+                raise ConfigError(f"{_FILE_VARIABLE}: there is no file {path}") from exc
             continue
         except OSError as exc:
             raise ConfigError(f"{path}: cannot be read: {exc.strerror}") from exc
         except ValueError as exc:  # of TOML, or of UTF-8
             raise ConfigError(f"{path}: not valid TOML: {exc}") from exc
-        return _SETTINGS_FILE if folder == current else str(path), table
+        return _SETTINGS_FILE if not named and path.parent == current else str(path), table
     return _SETTINGS_FILE, {}
+
+
+def _check_owner(path: Path, found: os.stat_result) -> None:
+    if hasattr(os, "geteuid") and (reason := refusal(found.st_mode, found.st_uid, os.geteuid())):
+        raise ConfigError(
+            f"{path}: {reason}, and a file of settings can replace models and send secrets to other hosts. "
+            f"If you trust it, set {_FILE_VARIABLE}={path}, or change it with chown or chmod o-w; if not, "
+            f"{_FILE_VARIABLE}={os.devnull} leaves it out"
+        )
+
+
+def refusal(mode: int, owner: int, user: int) -> str:
+    """Why a file that was found by searching is refused; empty if only the user or root can write it.
+
+    Members of the file's group count as the user: with the usual umask 002 every file is writable by its
+    group. The mode of a symbolic link means nothing, its owner does.
+    """
+    if owner not in (0, user):
+        return f"it belongs to the user id {owner}, and not to you ({user}) or root"
+    if mode & stat.S_IWOTH and not stat.S_ISLNK(mode):
+        return "every user can write it"
+    return ""
 
 
 def _read_table(

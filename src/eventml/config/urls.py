@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, Final
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote, unquote_plus, urlsplit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -12,8 +12,20 @@ if TYPE_CHECKING:
 HIDDEN: Final = "***"
 """Shown in place of a secret."""
 
-_SECRET: Final = ("password", "passwd", "passphrase", "secret", "token", "credential", "apikey")
-_SCHEME: Final = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://")
+_SHOWN: Final = frozenset(
+    ("application_name", "charset", "connect_timeout", "driver", "mode", "port", "sslmode", "timeout")
+)
+"""Parameters whose values are shown. A list of those to hide would never be complete."""
+
+_SCHEME: Final = re.compile(r"([a-zA-Z][a-zA-Z0-9+._-]*)://")
+_HOST: Final = r"(?:[\w.-]*|\[[0-9a-fA-F:.]+\])(?::\d{0,5})?"
+_SHOWABLE: Final = re.compile(
+    rf"(?:(?P<userinfo>[^/?#@]*)@)?(?P<location>{_HOST}(?:,{_HOST})*(?:/[^?#@;=]*)?)(?:\?(?P<query>[^#@]*))?"
+)
+_USER: Final = re.compile(r"[\w.+-]*")
+_VALUE: Final = re.compile(r"[\w.+/ -]*")  # of a parameter: no "=" or ";" that separates it from further ones
+_PART: Final = re.compile(r"[^:/?#@&=;,\s]+")
+_SHORT: Final = 6  # characters; a shorter part is hidden in other texts only where it is a word
 _VARIABLE: Final = re.compile(r"\$(\$?)\{([^{}]*)\}")
 _END_OF_AUTHORITY: Final = re.compile(r"[/?#]")
 
@@ -88,30 +100,39 @@ def _value(found: re.Match[str], environ: Mapping[str, str]) -> str:
         raise InvalidValueError(f"${{{name}}} is not set in the environment") from None
 
 
-def is_secret(name: str) -> bool:
-    """Whether a setting of that name holds a secret."""
-    plain = name.lower().replace("_", "").replace("-", "")
-    return any(word in plain for word in _SECRET)
-
-
 def redact(url: str) -> str:
-    """The URL without its password, and without the values of parameters with a secret's name.
+    """A URL or connection string for messages, logs and tables. Every other place shows none.
 
-    In doubt it hides more: if the password contains an unescaped `/`, `?` or `@`, everything between the
-    user name and the last `@` is hidden.
+    It shows the scheme, the user name before a password, the hosts, the path, and a few parameters that hold
+    no secrets. In doubt it shows the scheme only: if a part has characters that do not belong there, such as
+    an unescaped `/`, `?`, `#` or `@` in a password. Without a scheme, a text is shown if it has no `:`, `@`,
+    `=` or `;`. A secret in the place of a host, a path or a user name cannot be recognised.
     """
-    scheme, sep, rest = url.partition("://")
-    if not sep:
-        scheme, rest = "", url
-    userinfo, at, location = rest.rpartition("@")
-    user, colon, _ = userinfo.partition(":")
-    base, mark, query = f"{user}{colon and ':' + HIDDEN}{at}{location}".partition("?")
-    return f"{scheme}{sep}{base}{mark}{'&'.join(map(_redact_parameter, query.split('&')))}"
+    scheme = _SCHEME.match(url)
+    if scheme is None:
+        return HIDDEN if re.search("[:@=;]", url) else url
+    found = _SHOWABLE.fullmatch(url, scheme.end())
+    if found is None or re.search("[?#@;=]", unquote(found["location"])):
+        return scheme[0] + HIDDEN
+    user, colon, _ = (found["userinfo"] or "").partition(":")
+    shown_user = f"{user}:{HIDDEN}" if colon and _USER.fullmatch(user) else HIDDEN
+    parameters = [part for part in (found["query"] or "").split("&") if part]
+    shown = [part for part in parameters if _is_shown(*part.partition("="))]
+    query = "&".join(shown if len(shown) == len(parameters) else [*shown, HIDDEN])
+    at = "" if found["userinfo"] is None else f"{shown_user}@"
+    return f"{scheme[0]}{at}{found['location']}{query and '?'}{query}"
 
 
-def _redact_parameter(text: str) -> str:
-    name, equals, value = text.partition("=")
-    plain = unquote(value)
-    # The value may be a URL with a password or with secret parameters of its own.
-    nested = "@" in plain or ("=" in plain and is_secret(plain))
-    return f"{name}={HIDDEN}" if equals and (nested or is_secret(unquote(name))) else text
+def _is_shown(name: str, _: str, value: str) -> bool:
+    return name in _SHOWN and _VALUE.fullmatch(unquote_plus(value)) is not None
+
+
+def without_secrets(text: str, url: str) -> str:
+    """The text of a foreign message about a URL, without the parts of the URL that `redact` hides."""
+    shown = set(_PART.findall(redact(url)))
+    parts = {part for form in (url, unquote(url), unquote_plus(url)) for part in _PART.findall(form)} - shown
+    patterns = [
+        re.escape(part) if len(part) >= _SHORT else rf"(?<!\w){re.escape(part)}(?!\w)"
+        for part in sorted(parts, key=len, reverse=True)
+    ]
+    return re.sub("|".join(patterns), HIDDEN, text) if patterns else text

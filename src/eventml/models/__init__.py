@@ -10,7 +10,7 @@ model needs them.
 """
 
 from eventml.models.blocks import in_blocks
-from eventml.models.loading import Artefact, Model, ModelSource, load
+from eventml.models.loading import Artefact, Model, ModelSource, load, replacement
 from eventml.models.threads import single_threaded
 
 __all__ = [
@@ -19,5 +19,6 @@ __all__ = [
     "ModelSource",
     "in_blocks",
     "load",
+    "replacement",
     "single_threaded",
 ]

@@ -6,7 +6,9 @@ import hashlib
 import inspect
 import os
 import pickle
+import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -19,6 +21,9 @@ from eventml.models.threads import use_one_job
 
 _DIGITS: Final = 12  # of a version: 48 bits tell a team's models apart, and keep ids short
 _SUFFIXES: Final = (".skops", ".joblib", ".pkl", ".pickle", ".onnx")
+_BESIDE: Final = ".sha256"  # behind a model's path: the file with its digest
+_PIN: Final = re.compile(rb"\\?([0-9a-fA-F]{64})(?:[ \t][^\n]*)?\s*")  # a line of sha256sum, or its digits
+_PIN_SIZE: Final = 8192  # bytes to read; one line is shorter
 
 
 class Model(msgspec.Struct, frozen=True, eq=False):
@@ -38,6 +43,9 @@ class Model(msgspec.Struct, frozen=True, eq=False):
 
 class Artefact(msgspec.Struct, frozen=True):
     """A model file, and what may be trusted in it.
+
+    If there is a file `<path>.sha256`, as sha256sum writes it, the model must have that digest too. This does
+    not permit a pickle: who can replace the model can replace that file as well.
 
     Attributes:
         path: Path of the file. Its suffix decides the format: `.skops`, `.joblib`, `.pkl`, `.pickle`,
@@ -91,7 +99,7 @@ def load(source: ModelSource, *, name: str) -> Model:
 
     Raises:
         ModelNotFoundError: There is no file at the path.
-        ModelTamperedError: The file's sha256 differs from the artefact's.
+        ModelTamperedError: The file's sha256 differs from the artefact's, or from that in `<path>.sha256`.
         UntrustedModelError: Loading it would run code, or create types, that are not trusted.
         ModelError: The file cannot be read, is damaged, or the function failed.
         MissingExtraError: The format needs an extra that is not installed.
@@ -114,6 +122,44 @@ def load(source: ModelSource, *, name: str) -> Model:
     )
 
 
+def replacement(source: ModelSource | None, path: str, sha256: str | None = None) -> ModelSource:
+    """The source of a model file that a setting puts in the place of `source`.
+
+    Code that pins its model, or makes it itself, decides what runs, so the file needs a pin too: `sha256`, or
+    the file `<path>.sha256`. Without one `load` raises a ModelError. In the place of a file without a pin it
+    needs none.
+    """
+    if source is None or sha256 is not None:
+        return Artefact(path, sha256=sha256)
+    return partial(_load_replacement, source, path)
+
+
+def _load_replacement(source: ModelSource, path: str) -> Model:
+    replaced = Artefact(source) if isinstance(source, str | os.PathLike) else source
+    pinned = not isinstance(replaced, Artefact) or replaced.sha256 or _pin_beside(Path(replaced.path))
+    if pinned and _pin_beside(Path(path)) is None:
+        raise ModelError(
+            f"{path} replaces a model that the code pins or makes, so it needs a pin too: set model_sha256, "
+            f"or run sha256sum {path} > {path}.sha256 when you make the model"
+        )
+    return _load_file(Artefact(path))
+
+
+def _pin_beside(path: Path) -> str | None:
+    """The digest in the file `<path>.sha256`; None if there is no such file."""
+    beside = Path(f"{path}{_BESIDE}")
+    try:
+        with beside.open("rb") as file:
+            found = _PIN.fullmatch(file.read(_PIN_SIZE))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as exc:
+        raise ModelError(f"{beside} cannot be read: {exc}") from exc
+    if found is None:
+        raise ModelError(f"{beside}: expected one line, as sha256sum writes it: 64 hex digits and a name")
+    return found[1].decode()
+
+
 def _load_file(artefact: Artefact) -> Model:
     path = Path(artefact.path)
     suffix = path.suffix.lower()
@@ -129,11 +175,13 @@ def _load_file(artefact: Artefact) -> Model:
     except (OSError, ValueError) as exc:  # ValueError: a path with a null character
         raise ModelError(f"the model at {path} cannot be read: {exc}") from exc
     digest = hashlib.sha256(data).hexdigest()
-    if artefact.sha256 is not None and artefact.sha256.lower() != digest:
-        raise ModelTamperedError(
-            f"{path} is not the expected file: its sha256 is {digest}, not {artefact.sha256}. "
-            "If it was replaced on purpose, change sha256 in its Artefact"
-        )
+    given = "sha256 in its Artefact, or the setting model_sha256"
+    for pin, where in ((artefact.sha256, given), (_pin_beside(path), f"{path}{_BESIDE}")):
+        if pin is not None and pin.lower() != digest:
+            raise ModelTamperedError(
+                f"{path} is not the expected file: its sha256 is {digest}, not {pin}. "
+                f"If it was replaced on purpose, change {where}"
+            )
     if suffix == ".skops":
         model = read_skops(data, str(path), artefact.trusted, pinned=artefact.sha256 is not None)
     elif suffix == ".onnx":

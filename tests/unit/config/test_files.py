@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import stat
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from eventml.config import load
+from eventml.config.sources import refusal
 from eventml.errors import ConfigError
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Callable
 
 
 @pytest.fixture
@@ -68,3 +74,85 @@ def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "eventml.toml").mkdir()
     with pytest.raises(ConfigError, match=r"eventml\.toml: cannot be read: "):
         load(environ={})
+
+
+@pytest.fixture
+def give_away(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
+    """Give a file to another user; without the right to do that, become another user than its owner."""
+
+    def to_somebody_else(path: Path) -> None:
+        if os.geteuid() == 0:
+            os.chown(path, 12345, -1, follow_symlinks=False)
+        else:
+            monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+
+    return to_somebody_else
+
+
+@pytest.mark.parametrize("folder", [".", "../.."])
+def test_a_file_of_another_user_is_refused_and_named(
+    below: Path, folder: str, give_away: Callable[[Path], None]
+) -> None:
+    path = Path(os.path.abspath(below / folder)) / "eventml.toml"  # noqa: PTH100 - without symbolic links
+    path.write_text("backend = 'redis://evil.example/${HOME}'")
+    give_away(path)
+    with pytest.raises(ConfigError) as caught:
+        load(environ={"HOME": "private value"})
+    assert str(caught.value).startswith(f"{path}: it belongs to the user id ")
+    assert "private value" not in str(caught.value)
+    assert f"EVENTML_CONFIG={path}" in str(caught.value)
+
+
+def test_a_file_that_every_user_can_write_is_refused(below: Path) -> None:
+    path = below / "eventml.toml"
+    path.write_text("drain = 2")
+    path.chmod(0o666)
+    with pytest.raises(ConfigError, match="every user can write it"):
+        load(environ={})
+    path.chmod(0o664)  # as umask 002 makes it
+    assert load(environ={}).drain == 2
+
+
+def test_a_link_of_another_user_is_refused_whatever_it_points_to(
+    below: Path, give_away: Callable[[Path], None]
+) -> None:
+    (below / "mine.toml").write_text("drain = 2")
+    link = below / "eventml.toml"
+    link.symlink_to("mine.toml")
+    assert load(environ={}).drain == 2
+    give_away(link)
+    with pytest.raises(ConfigError, match="it belongs to the user id"):
+        load(environ={})
+
+
+def test_a_pipe_of_another_user_is_not_opened(below: Path, give_away: Callable[[Path], None]) -> None:
+    path = below / "eventml.toml"
+    os.mkfifo(path)
+    give_away(path)
+    with pytest.raises(ConfigError, match="it belongs to the user id"):  # opening it would wait for ever
+        load(environ={})
+
+
+def test_a_file_that_a_variable_names_is_read_whoever_owns_it(
+    below: Path, give_away: Callable[[Path], None]
+) -> None:
+    path = below / "theirs.toml"
+    path.write_text("drain = 7")
+    give_away(path)
+    assert load(environ={"EVENTML_CONFIG": str(path)}).drain == 7
+    assert load(environ={"EVENTML_CONFIG": "theirs.toml"}).drain == 7
+    assert load(environ={"EVENTML_CONFIG": os.devnull}).drain == 30  # the file of the parent is left out
+    with pytest.raises(ConfigError, match=r"EVENTML_CONFIG: there is no file nothing\.toml"):
+        load(environ={"EVENTML_CONFIG": "nothing.toml"})
+
+
+def test_an_empty_variable_names_no_file(below: Path) -> None:
+    assert below.parent.parent.joinpath("eventml.toml").exists()
+    assert load(environ={"EVENTML_CONFIG": ""}).drain == 1
+
+
+@given(owner=st.integers(0, 3), user=st.integers(0, 3), permissions=st.integers(0, 0o777))
+def test_only_what_the_user_or_root_alone_can_write_is_taken(owner: int, user: int, permissions: int) -> None:
+    taken = not refusal(stat.S_IFREG | permissions, owner, user)
+    assert taken == (owner in (0, user) and not permissions & 0o002)
+    assert (not refusal(stat.S_IFLNK | 0o777, owner, user)) == (owner in (0, user))

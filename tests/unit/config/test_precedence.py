@@ -19,6 +19,7 @@ WORDS: dict[str, list[Any]] = {
     "ordered": [True, False],
     "start": ["earliest", "latest"],
     "when_stale": ["drop", "dead_letter"],
+    "model_sha256": ["a" * 64, "b" * 64],
 }
 TEXTS = {"group", "model"}
 HANDLERS = ("duration", "tip_max")

@@ -46,6 +46,10 @@ def refusal(**sources: Any) -> list[str]:
             "consumer.duration.max_backoff: expected float >= 0, got nan",
         ),
         ("[consumer.duration]\nmodel = 3", "consumer.duration.model: expected text, not empty, got 3"),
+        (
+            '[consumer.duration]\nmodel_sha256 = "e3b0"',
+            'consumer.duration.model_sha256: expected 64 hex digits, got "e3b0"',
+        ),
         ('[consumer.duration]\ngroup = ""', 'consumer.duration.group: expected text, not empty, got ""'),
         (
             '[consumer.duration]\nstart = "begin"',

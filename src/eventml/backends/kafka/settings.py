@@ -189,7 +189,10 @@ def _broker(text: str) -> str:
     if not colon or port.endswith("]"):  # an IPv6 address in brackets contains colons
         return f"{text}:{PORT}"
     if not host or not port.isdecimal():
-        raise ConfigError(f"backend.url: {text} is not a broker's address; write host:port")
+        # Without its "@host" the URL has the password here, so the text is not shown.
+        raise ConfigError(
+            "backend.url: a broker's address is host:port, as in kafka://user:password@host:9092"
+        )
     return text
 
 

@@ -254,6 +254,9 @@ class Login:
         for what, reply in zip(("the user or the password", "the database"), replies, strict=False):
             if type(reply) is not ErrorReply:
                 continue
+            # A server that does not know HELLO repeats its arguments, or the first part of them.
+            text = str(reply).partition(", with args")[0]
+            reply = ErrorReply(text.replace(password, "***") if password else text)  # noqa: PLW2901 - for messages
             if reply.code == "NOAUTH":
                 raise DeniedError(f"{self._setting}: {name} requires a user and a password: {reply}")
             error = error_for(reply, f"{self._setting}: logging in to {name}")

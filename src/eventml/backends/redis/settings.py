@@ -105,12 +105,15 @@ def parse_url(url: str, *, db: int | None = None, sentinel: bool = False) -> Add
         return Address(hosts=(), path=unquote(path), db=db or 0, username=username, password=password)
     number = path.strip("/")
     if number and not number.isdecimal():
-        raise ConfigError(f"backend.url: the path is the number of a database, as in /0, and not /{number}")
+        raise ConfigError("backend.url: the path is the number of a database, as in redis://localhost/0")
     hosts = []
     for text in (found["hosts"] or "localhost").split(","):
         host = _HOST.fullmatch(text)
         if host is None:
-            raise ConfigError(f"backend.url: expected a host, or host:port, and not {text!r}")
+            # Without its "@host" the URL has the password here, so the text is not shown.
+            raise ConfigError(
+                "backend.url: expected hosts, or host:port, as in redis://user:password@host:6379"
+            )
         port = int(host["port"] or (_SENTINEL_PORT if sentinel else _PORT))
         hosts.append((unquote(host["v6"] or host["name"]), port))
     return Address(

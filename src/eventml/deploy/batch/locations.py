@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
 import msgspec
 
-from eventml.config import InvalidValueError, expand_url, redact
+from eventml.config import InvalidValueError, expand_url, redact, split_url
 from eventml.errors import ConfigError
 
 FileFormat = Literal["parquet", "csv", "jsonl"]
@@ -43,6 +44,19 @@ class SqlLocation(msgspec.Struct, frozen=True):
     def __repr__(self) -> str:
         return f"SqlLocation({str(self)!r})"
 
+    def fingerprint(self) -> str:
+        """The query, and a hash of the URL without its password if the text hides more of it than that.
+
+        What is hidden may decide which rows are read. The hash is slow because there may be secrets in it.
+        """
+        scheme, _, rest = self.url.partition("://")
+        userinfo, at, location = ("", "", rest) if rest.startswith("/") else rest.rpartition("@")
+        user, colon, _ = userinfo.partition(":")
+        url = f"{scheme}://{user}{colon and ':***'}{at}{location}"
+        if redact(self.url) == url:
+            return self.query
+        return f"{self.query} {hashlib.pbkdf2_hmac('sha256', url.encode(), b'eventml', 100_000).hex()}"
+
 
 class FileLocation(msgspec.Struct, frozen=True):
     """A file and its format."""
@@ -70,13 +84,15 @@ def parse_location(text: str, *, option: str, query: str = "") -> Location:
     if "://" in text:
         return _parse_database(text, option, query)
     if query:
-        raise ConfigError(f"{option} {text}: --query needs the URL of a database in {option}, not a file")
+        raise ConfigError(
+            f"{option} {redact(text)}: --query needs the URL of a database in {option}, no file"
+        )
     path = Path(text)
     form = FORMATS.get(path.suffix.lower())
     if form is None:
         raise ConfigError(
-            f"{option} {text}: expected a SQLAlchemy URL with #table, such as sqlite:///rides.db#rides, "
-            f"or a file whose name ends in {', '.join(FORMATS)}"
+            f"{option} {redact(text)}: expected a SQLAlchemy URL with #table, such as "
+            f"sqlite:///rides.db#rides, or a file whose name ends in {', '.join(FORMATS)}"
         )
     return FileLocation(path, form)
 
@@ -85,8 +101,12 @@ def _parse_database(text: str, option: str, query: str) -> SqlLocation:
     url, _, table = text.partition("#")
     try:
         url = expand_url(url, os.environ)
+        if not url.partition("://")[2].startswith("/"):  # a path may contain "@"
+            split_url(url)
+        if "@" in table:  # the "#" was part of a password
+            split_url(text)
     except InvalidValueError as exc:
-        raise ConfigError(f"{option} {redact(url)}: {exc}") from exc
+        raise ConfigError(f"{option} {redact(text)}: {exc}") from exc
     if table and query:
         raise ConfigError(f"{option} {redact(url)}: remove #{table} or --query: only one of them can be read")
     if not table and not query:

@@ -41,7 +41,7 @@ class SqlSource:
 
     def fingerprint(self) -> str:
         # An id keeps its meaning as a position, whatever else changes in the database.
-        return self._location.query
+        return self._location.fingerprint()
 
     def total(self) -> int | None:
         with translate_errors(self._location, SourceError), self._engine.connect() as connection:

@@ -16,6 +16,7 @@ from urllib.parse import quote
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
+from eventml.config import without_secrets
 from eventml.deploy.batch.locations import SqlLocation
 from eventml.deploy.batch.output_columns import PREDICTION_COLUMNS, OutputSchema
 from eventml.errors import ConfigError, JobError, SourceError, TargetError
@@ -47,7 +48,8 @@ def open_engine(location: SqlLocation, *, read_only: bool) -> sa.Engine:
             options["execution_options"] = {"postgresql_readonly": True}
         return sa.create_engine(url, **options)
     except (sa.exc.ArgumentError, ValueError) as exc:
-        raise ConfigError(f"{location}: SQLAlchemy cannot read this URL") from exc
+        # SQLAlchemy's message may show parts of the URL.
+        raise ConfigError(f"{location}: SQLAlchemy cannot read this URL ({type(exc).__name__})") from None
     except (sa.exc.NoSuchModuleError, ModuleNotFoundError) as exc:
         raise ConfigError(f"{location}: {exc}; install the database's driver") from exc
 
@@ -102,7 +104,10 @@ def translate_errors(location: SqlLocation, error: type[JobError]) -> Iterator[N
         original = getattr(exc, "orig", None) or exc
         reason = str(original).strip().partition("\n")[0] or type(original).__name__
         done = "read" if error is SourceError else "written"
-        raise error(f"{location}: cannot be {done}: {reason}{_advice(str(exc).lower())}") from exc
+        reason = without_secrets(reason, location.url)
+        # A traceback shows the cause's text.
+        cause = exc if without_secrets(str(exc), location.url) == str(exc) else None
+        raise error(f"{location}: cannot be {done}: {reason}{_advice(str(exc).lower())}") from cause
 
 
 def _advice(reason: str) -> str:

@@ -1,0 +1,153 @@
+"""The file with a model's sha256 beside it, and models that settings put in the place of the code's."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from eventml.errors import ModelError, ModelTamperedError, UntrustedModelError
+from eventml.models import Artefact, Model, load, replacement
+
+if TYPE_CHECKING:
+    from sklearn.linear_model import LinearRegression
+
+Save = Callable[..., Path]
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def pin(path: Path, text: str = "{}  {}\n", *, sha256: str = "") -> None:
+    beside = path.with_name(path.name + ".sha256")
+    beside.write_text(text.format(sha256 or digest(path), path.name))
+
+
+@pytest.mark.parametrize(
+    "text", ["{}  {}\n", "{} *{}\n", "{}", "{}\n", "{}\r\n", "\\{}  a\\nb.skops\n"], ids=repr
+)
+def test_the_file_beside_a_model_is_its_pin_as_sha256sum_writes_it(
+    text: str, save: Save, line: LinearRegression
+) -> None:
+    path = save(line)
+    pin(path, text)
+    assert load(path, name="x").version == digest(path)[:12]
+    pin(path, text, sha256=digest(path).upper())
+    assert load(str(path), name="x").version == digest(path)[:12]
+    pin(path, text, sha256="0" * 64)
+    with pytest.raises(ModelTamperedError, match=r"not 0{64}.*change .*model\.skops\.sha256$"):
+        load(path, name="x")
+
+
+def test_a_model_that_is_swapped_later_is_refused(save: Save, line: LinearRegression) -> None:
+    path = save(line)
+    pin(path)
+    load(path, name="x")
+    path.write_bytes(path.read_bytes() + b"\0")
+    with pytest.raises(ModelTamperedError):
+        load(path, name="x")
+
+
+def test_both_pins_are_checked(save: Save, line: LinearRegression) -> None:
+    path = save(line)
+    pin(path, sha256="0" * 64)
+    with pytest.raises(ModelTamperedError, match=r"change .*\.sha256$"):
+        load(Artefact(path, sha256=digest(path)), name="x")
+    pin(path)
+    with pytest.raises(ModelTamperedError, match="model_sha256"):
+        load(Artefact(path, sha256="0" * 64), name="x")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"e3b0  m.skops\n",
+        b"0" * 65,
+        b"0" * 64 + b"  a\n" + b"1" * 64 + b"  b\n",
+        b"\xff\xfe0\x000\x00",
+    ],
+)
+def test_a_damaged_pin_refuses_the_model(content: bytes, save: Save, line: LinearRegression) -> None:
+    path = save(line)
+    path.with_name("model.skops.sha256").write_bytes(content)
+    with pytest.raises(ModelError, match=r"model\.skops\.sha256: expected one line, as sha256sum writes it"):
+        load(path, name="x")
+
+
+def test_a_folder_in_the_place_of_the_pin_refuses_the_model(save: Save, line: LinearRegression) -> None:
+    path = save(line)
+    path.with_name("model.skops.sha256").mkdir()
+    with pytest.raises(ModelError, match=r"model\.skops\.sha256 cannot be read"):
+        load(path, name="x")
+
+
+def test_the_pin_beside_it_permits_no_pickle(tmp_path: Path, line: LinearRegression) -> None:
+    path = tmp_path / "model.pkl"
+    path.write_bytes(pickle.dumps(line))
+    pin(path)
+    for source in (path, Artefact(path, pickle=True), replacement(Artefact("a.pkl", pickle=True), str(path))):
+        with pytest.raises(UntrustedModelError, match="is a pickle"):
+            load(source, name="x")
+
+
+class TestReplacement:
+    """A model file that a setting puts in the place of the code's model."""
+
+    @pytest.fixture(params=["artefact", "file with a pin beside it", "function", "model"])
+    def pinned(self, request: pytest.FixtureRequest, save: Save, line: LinearRegression) -> Any:
+        """A source whose model the code decides."""
+        path = save(line, "pinned.skops")
+        if request.param == "file with a pin beside it":
+            pin(path)
+        return {
+            "artefact": Artefact(path, sha256=digest(path)),
+            "file with a pin beside it": str(path),
+            "function": lambda: Artefact(path, sha256=digest(path)),
+            "model": Model(line, "line", "v1"),
+        }[request.param]
+
+    def test_needs_a_pin_of_its_own(self, pinned: Any, save: Save, line: LinearRegression) -> None:
+        path = save(line, "other.skops")
+        with pytest.raises(ModelError, match=r"replaces a model.*model_sha256.*other\.skops\.sha256"):
+            load(replacement(pinned, str(path)), name="x")
+
+    def test_may_have_it_beside_it(self, pinned: Any, save: Save, line: LinearRegression) -> None:
+        path = save(line, "other.skops")
+        pin(path)
+        assert load(replacement(pinned, str(path)), name="x").version == digest(path)[:12]
+        pin(path, sha256="0" * 64)
+        with pytest.raises(ModelTamperedError):
+            load(replacement(pinned, str(path)), name="x")
+
+    def test_may_have_it_in_the_setting(self, pinned: Any, save: Save, line: LinearRegression) -> None:
+        path = save(line, "other.skops")
+        source = replacement(pinned, str(path), digest(path))
+        assert load(source, name="x").version == digest(path)[:12]
+        path.write_bytes(path.read_bytes() + b"\0")  # swapped before the worker is restarted
+        with pytest.raises(ModelTamperedError):
+            load(source, name="x")
+
+    def test_of_a_pickle_is_refused_with_either_pin(self, tmp_path: Path, line: LinearRegression) -> None:
+        path = tmp_path / "model.pkl"
+        path.write_bytes(pickle.dumps(line))
+        code = Artefact(path, pickle=True, sha256=digest(path))
+        assert load(code, name="x").name == "model"
+        with pytest.raises(UntrustedModelError, match="is a pickle"):
+            load(replacement(code, str(path), digest(path)), name="x")
+
+    @pytest.mark.parametrize("source", [None, "missing.skops", Artefact("missing.skops", trusted=("a.b",))])
+    def test_of_an_unpinned_file_needs_none(self, source: Any, save: Save, line: LinearRegression) -> None:
+        path = save(line, "other.skops")
+        assert load(replacement(source, str(path)), name="x").version == digest(path)[:12]
+
+    @pytest.mark.parametrize("path", [".", "/", "nothing.skops", "a\0b.skops", "x.csv"])
+    def test_by_what_is_no_model_is_a_model_error(self, path: str) -> None:
+        for source in ("missing.skops", lambda: 1):
+            with pytest.raises(ModelError):
+                load(replacement(source, path), name="x")

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import queue
 import secrets
+import threading
 from datetime import UTC, datetime
 from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
+from urllib.parse import urlsplit
 
 import flask
 import msgspec
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 _PAGE: Final = Path(__file__).with_name("page.html")
 _KEEP_ALIVE: Final = 15.0  # seconds; a proxy closes a connection on which nothing comes
 _LARGEST: Final = 10_000  # bytes of a request
+_STREAMS: Final = 50  # open at once: each holds one of the server's threads
 
 Zone = Annotated[int, msgspec.Meta(ge=1, le=265)]
 
@@ -43,16 +46,19 @@ class Booking(msgspec.Struct, forbid_unknown_fields=True):
     passenger_count: Annotated[int, msgspec.Meta(ge=1, le=6)] = 1
 
 
-def create_app(producer: BlockingProducer, board: Board) -> flask.Flask:
+def create_app(producer: BlockingProducer, board: Board, streams: int = _STREAMS) -> flask.Flask:
     """Create the Flask app.
 
     Args:
         producer: An open producer, shared by Flask's threads.
         board: The board that the predictions are added to.
+        streams: The most streams of `GET /events` that are open at once.
     """
     app = flask.Flask(__name__)
     app.config["MAX_CONTENT_LENGTH"] = _LARGEST
     suggestions = cycle(_suggestions())
+    free_streams = threading.BoundedSemaphore(streams)
+    app.before_request(_refuse_other_sites)
 
     @app.get("/")
     def page() -> flask.Response:
@@ -60,6 +66,8 @@ def create_app(producer: BlockingProducer, board: Board) -> flask.Flask:
 
     @app.post("/rides")
     def start_ride() -> tuple[dict[str, str], int]:
+        if flask.request.mimetype != "application/json":
+            flask.abort(415)
         booking = msgspec.json.decode(flask.request.get_data(), type=Booking)
         ride = RideStarted(
             ride_id=secrets.token_hex(4),
@@ -75,7 +83,10 @@ def create_app(producer: BlockingProducer, board: Board) -> flask.Flask:
 
     @app.get("/events")
     def events() -> flask.Response:
+        if not free_streams.acquire(blocking=False):
+            return flask.Response("retry: 10000\n\n", mimetype="text/event-stream")  # come again in 10 s
         stream = flask.Response(_server_sent(board), mimetype="text/event-stream")
+        stream.call_on_close(free_streams.release)
         stream.headers["Cache-Control"] = "no-cache"
         return stream
 
@@ -89,6 +100,17 @@ def create_app(producer: BlockingProducer, board: Board) -> flask.Flask:
         return {"error": "The ride could not be announced. Please try again."}, 503
 
     return app
+
+
+def _refuse_other_sites() -> None:
+    """Refuse what a page of another site makes a browser send; it may only link to the page."""
+    request = flask.request
+    site = request.headers.get("Sec-Fetch-Site")
+    if site is None:  # an older browser, or none
+        origin = request.headers.get("Origin")
+        site = "same-origin" if origin is None or urlsplit(origin).netloc == request.host else "cross-site"
+    if site not in {"same-origin", "none"} and request.path != "/":
+        flask.abort(403)
 
 
 def _server_sent(board: Board) -> Iterator[str]:

@@ -6,10 +6,10 @@ import argparse
 import signal
 import sys
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from anyio.from_thread import start_blocking_portal
-from werkzeug.serving import make_server
+from werkzeug.serving import WSGIRequestHandler, make_server
 
 from eventml.errors import EventMLError
 from examples.web_backend.app import create_app
@@ -19,9 +19,20 @@ from examples.web_backend.listening import bus, listening, predicting
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import flask
+    from werkzeug.serving import BaseWSGIServer
 
-def serve(backend: str | None, host: str, port: int) -> None:
-    """Serve until SIGTERM or an interrupt.
+HOST: Final = "127.0.0.1"
+
+
+class Connection(WSGIRequestHandler):
+    """Ends a connection whose client sends or reads nothing for so many seconds."""
+
+    timeout = 30
+
+
+def serve(backend: str | None, port: int) -> None:
+    """Serve until SIGTERM or an interrupt, for this machine only.
 
     In memory the predictors run in this process, beside the server; elsewhere in one of their own.
     """
@@ -36,10 +47,16 @@ def serve(backend: str | None, host: str, port: int) -> None:
             say("the predictors are another process: eventml run examples.rides.app:bus --backend URL")
         stack.enter_context(portal.wrap_async_context_manager(listening(board)))
         producer = stack.enter_context(bus.producer())
-        server = make_server(host, port, create_app(producer, board), threaded=True)
+        server = listen(create_app(producer, board), port)
         stack.callback(server.server_close)
-        say(f"open http://{host}:{server.server_port}")
+        say(f"open http://{HOST}:{server.server_port}")
         server.serve_forever()
+
+
+def listen(app: flask.Flask, port: int) -> BaseWSGIServer:
+    """Return a server of the app for this machine, under its own names only: it has no login."""
+    app.config["TRUSTED_HOSTS"] = [HOST, "localhost"]
+    return make_server(HOST, port, app, threaded=True, request_handler=Connection)
 
 
 def say(line: str) -> None:
@@ -50,19 +67,18 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run the command. Returns 0 if it was stopped, 2 if it could not run."""
     parser = argparse.ArgumentParser("python -m examples.web_backend.demo", description=__doc__)
     parser.add_argument("--backend", metavar="URL", help="memory://, redis://..., kafka://...")
-    parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000, help="0 takes a free one (8000)")
     options = parser.parse_args(args)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        serve(options.backend, options.host, options.port)
+        serve(options.backend, options.port)
     except KeyboardInterrupt:
         return 0
     except EventMLError as exc:
         say(f"error: {exc}")
         return 2
     except OSError as exc:
-        say(f"error: cannot listen on {options.host}:{options.port}: {exc.strerror}; choose another --port")
+        say(f"error: cannot listen on {HOST}:{options.port}: {exc.strerror}; choose another --port")
         return 2
     return 0
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import threading
+import time
 import urllib.error
 import urllib.request
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +23,10 @@ from eventml.models import Artefact, load
 from examples.rides.app import duration, tip
 from examples.rides.events import RideStarted
 from examples.rides.train import model_version
+from examples.web_backend import demo
 from examples.web_backend.app import create_app
 from examples.web_backend.board import Board
+from examples.web_backend.demo import Connection, listen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,7 +64,8 @@ def address(rides_models: Path) -> Iterator[str]:
 
 
 def post(url: str, body: bytes) -> tuple[int, Any]:
-    request = urllib.request.Request(f"{url}/rides", data=body, method="POST")  # noqa: S310 - ours
+    headers = {"Content-Type": "application/json"}
+    request = urllib.request.Request(f"{url}/rides", data=body, headers=headers)  # noqa: S310 - ours
     try:
         with urllib.request.urlopen(request, timeout=PATIENCE) as answer:  # noqa: S310 - ours
             return answer.status, json.load(answer)
@@ -120,10 +126,104 @@ def test_ride_that_the_broker_does_not_take_is_an_apology_without_details() -> N
             raise UnavailableError("redis://secret@host does not answer")
 
     client = create_app(Lost(), Board()).test_client()  # type: ignore[arg-type]  # it publishes, and that is all
-    answer = client.post("/rides", data=json.dumps(RIDE))
+    answer = client.post("/rides", json=RIDE)
     assert answer.status_code == 503
     assert "secret" not in answer.text
     assert "again" in answer.text
+
+
+class Taking:
+    """A producer that only counts."""
+
+    def __init__(self) -> None:
+        self.rides = 0
+
+    def publish(self, *_: Any, **__: Any) -> None:
+        self.rides += 1
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 202),
+        ({"Content-Type": "application/json; charset=utf-8", "Sec-Fetch-Site": "same-origin"}, 202),
+        ({"Origin": "http://localhost"}, 202),
+        ({"Sec-Fetch-Site": "same-origin", "Origin": "https://behind-a-proxy"}, 202),
+        ({"Content-Type": "text/plain"}, 415),
+        ({"Content-Type": "application/x-www-form-urlencoded"}, 415),
+        ({"Content-Type": "text/plain; application/json"}, 415),
+        ({"Content-Type": ""}, 415),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Sec-Fetch-Site": "same-site"}, 403),
+        ({"Origin": "https://evil.example"}, 403),
+        ({"Origin": "http://localhost.evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+    ],
+)
+def test_ride_that_another_site_makes_the_browser_send_is_refused(
+    headers: dict[str, str], status: int
+) -> None:
+    producer = Taking()
+    client = create_app(producer, Board()).test_client()  # type: ignore[arg-type]  # as above
+    headers = {"Content-Type": "application/json", **headers}
+    assert client.post("/rides", data=json.dumps(RIDE), headers=headers).status_code == status
+    assert producer.rides == (status == 202)
+    elsewhere = {"Sec-Fetch-Site": "cross-site"}
+    assert client.get("/events", headers=elsewhere).status_code == 403
+    assert client.get("/", headers=elsewhere).status_code == 200, "a link on another site opens the page"
+
+
+def test_streams_are_bounded_and_those_that_end_make_room() -> None:
+    client = create_app(Taking(), Board(), streams=2).test_client()  # type: ignore[arg-type]  # as above
+    with ExitStack() as stack:
+        open_streams = [stack.enter_context(closing(client.get("/events"))) for _ in range(2)]
+        assert [next(iter(stream.response)) for stream in open_streams] == [b"retry: 1000\n\n"] * 2
+        refused = client.get("/events")
+        assert refused.data == b"retry: 10000\n\n", "it ends at once, and the page comes again"
+        client.head("/events")
+        open_streams[0].close()
+        later = stack.enter_context(closing(client.get("/events")))
+        assert next(iter(later.response)) == b"retry: 1000\n\n"
+        assert client.get("/events").data == b"retry: 10000\n\n"
+
+
+def test_client_that_reads_nothing_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Connection, "timeout", 0.3)
+    board, large = Board(), {"ride_id": "a", "note": "x" * 1_000_000}
+    running = listen(create_app(Taking(), board, streams=1), 0)  # type: ignore[arg-type]  # as above
+    with ExitStack() as stack:
+        stack.callback(running.server_close)
+        thread = threading.Thread(target=running.serve_forever)
+        thread.start()
+        stack.callback(thread.join)
+        stack.callback(running.shutdown)
+        deaf = stack.enter_context(socket.create_connection(("127.0.0.1", running.server_port)))
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        deaf.sendall(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        deaf.recv(1)
+        deadline = time.monotonic() + PATIENCE
+        while free_stream(running.server_port) is False:
+            board.note(large)
+            assert time.monotonic() < deadline
+
+
+def free_stream(port: int) -> bool:
+    """Whether the server has room for another stream of events."""
+    url = f"http://127.0.0.1:{port}/events"
+    with urllib.request.urlopen(url, timeout=PATIENCE) as stream:
+        return bool(stream.readline() == b"retry: 1000\n")
+
+
+def test_only_this_machine_is_served_under_its_own_name(address: str) -> None:
+    port = int(address.rpartition(":")[2])
+    assert address == f"http://127.0.0.1:{port}"
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.2", port)).close()  # this machine too, by another address
+    with pytest.raises(SystemExit):
+        demo.main(["--host", "0.0.0.0"])  # noqa: S104 - it is refused
+    named = urllib.request.Request(address, headers={"Host": f"evil.example:{port}"})  # noqa: S310 - ours
+    with pytest.raises(urllib.error.HTTPError, match="400"):
+        urllib.request.urlopen(named, timeout=PATIENCE)  # noqa: S310 - ours
 
 
 def wait_for(browser: Any, what: str) -> Any:

@@ -9,11 +9,12 @@ command line that makes no sense: an unknown option, no such module, a bus that 
 
 from __future__ import annotations
 
-from eventml.deploy.workers import force_exit_later
+from eventml.deploy.workers import force_exit_later, make_errors_printable
 
 
 def main() -> None:
     """Run the command that the arguments name, and exit with its status even if a thread hangs."""
+    make_errors_printable()  # before typer is imported, which keeps the exception hook that it finds
     from eventml.cli.app import app  # noqa: PLC0415 - importing this package must not need typer
 
     try:

@@ -14,7 +14,14 @@ from eventml import config, models
 from eventml.backends.base import Capabilities, CreatesTopics
 from eventml.bus import Bus, import_bus, topics_of
 from eventml.cli.buses import NO_HANDLERS, BackendOption, BusArgument, backend_url, configure, find
-from eventml.cli.output import JsonOption, expected_errors, format_table, print_message
+from eventml.cli.output import (
+    JsonOption,
+    expected_errors,
+    format_table,
+    print_json,
+    print_message,
+    print_text,
+)
 from eventml.errors import ConfigError
 from eventml.handlers import Handler
 from eventml.runtime import check_capabilities, dead_letter_queues
@@ -76,7 +83,7 @@ def check(
     else:
         report = anyio.run(partial(check_bus, app, connect=connect))
     if as_json:
-        typer.echo(msgspec.json.encode(report))
+        print_json(report)
     else:
         _print_report(report)
     if report.problems:
@@ -175,13 +182,13 @@ def _load_model(handler: Handler, report: CheckReport) -> dict[str, str] | None:
 def _print_report(report: CheckReport) -> None:
     backend = f" on {report.backend}" if report.backend else ""
     drain = "" if report.drain is None else f"; events in flight have {report.drain:g} s to finish at the end"
-    typer.echo(f"{report.bus}{backend}{drain}")
+    print_text(f"{report.bus}{backend}{drain}")
     if report.guarantees is not None:
         for line in describe_guarantees(report.guarantees):
-            typer.echo(f"  {line}")
+            print_text(f"  {line}")
     if report.handlers:
         columns = ["handler", "reads", "writes", "group", "takes", "model"]
-        typer.echo(format_table(columns, list(map(_row, report.handlers))))
+        print_text(format_table(columns, list(map(_row, report.handlers))))
     for warning in report.warnings:
         print_message(warning, "warning")
     for problem in report.problems:

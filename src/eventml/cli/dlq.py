@@ -19,12 +19,14 @@ from eventml.cli.output import (
     JsonOption,
     UsageError,
     delivery_to_json,
-    escape_unprintable,
     format_table,
     format_time,
+    print_json,
     print_message,
+    print_text,
 )
 from eventml.errors import TopicNotFoundError
+from eventml.printable import printable, valid_unicode
 from eventml.runtime import (
     DLQ_PREFIX,
     MISPLACED,
@@ -209,18 +211,18 @@ def _print(selection: Selection, *, in_full: bool, as_json: bool) -> None:
         counts.setdefault(_handler(queue), Counter())[dead_letter.exception] += 1
     if as_json:
         dead_letters = [_to_json(queue, dead_letter, in_full=in_full) for queue, dead_letter in found]
-        typer.echo(msgspec.json.encode({"dead_letters": dead_letters, "counts": counts}))
+        print_json({"dead_letters": dead_letters, "counts": counts})
         return
     if in_full:
         for queue, dead_letter in found:
-            typer.echo("\n".join(_lines(queue, dead_letter)))
+            print_text("\n".join(_lines(queue, dead_letter)))
     elif found:
-        typer.echo(format_table(_COLUMNS, [_row(queue, dead_letter) for queue, dead_letter in found]))
+        print_text(format_table(_COLUMNS, [_row(queue, dead_letter) for queue, dead_letter in found]))
     for handler, of_handler in counts.items():
         noun = "dead letter" if of_handler.total() == 1 else "dead letters"
-        typer.echo(f"{handler}: {of_handler.total()} {noun} ({_format_counts(of_handler)})")
+        print_text(f"{handler}: {of_handler.total()} {noun} ({_format_counts(of_handler)})")
     if not found:
-        typer.echo("no dead letters")
+        print_text("no dead letters")
     misplaced = Counter(_handler(queue) for queue, dead_letter in found if not queue.owns(dead_letter))
     for handler, count in misplaced.items():
         print_message(f"{handler}: {count} misplaced, not to be replayed: {MISPLACED}", "warning")
@@ -255,12 +257,12 @@ def _replay_or_drop(selection: Selection, action: DeadLetterAction, *, as_json: 
             }
             for queue, report in results
         ]
-        typer.echo(msgspec.json.encode(counts))
+        print_json(counts)
     else:
         for queue, report in results:
             _print_report(queue, report, action)
         if not results:
-            typer.echo("no dead letters")
+            print_text("no dead letters")
     if any(report.refused for _, report in results):
         raise typer.Exit(1)
 
@@ -270,9 +272,9 @@ def _print_report(queue: DeadLetterQueue, report: ReplayReport, action: DeadLett
     topic = f" to {queue.topic}" if action == "replay" else ""
     exceptions = f" ({_format_counts(report.chosen)})" if report.chosen else ""
     remaining = "" if report.left is None else f"; {report.left} remain"
-    typer.echo(f"{handler}: {report.chosen.total()} {done}{topic}{exceptions}{remaining}")
+    print_text(f"{handler}: {report.chosen.total()} {done}{topic}{exceptions}{remaining}")
     if report.duplicates:
-        typer.echo(f"{handler}: {report.duplicates} duplicate dead letters, left by a crash, dropped")
+        print_text(f"{handler}: {report.duplicates} duplicate dead letters, left by a crash, dropped")
     for reason, count in report.refused.items():
         print_message(f"{handler}: {count} could not be {done}, and remain: {reason}", "error")
 
@@ -283,7 +285,7 @@ def _format_counts(counts: Counter[str]) -> str:
 
 def _to_json(queue: DeadLetterQueue, dead_letter: DeadLetterDelivery, *, in_full: bool) -> dict[str, Any]:
     """Return the fields of a dead letter for the JSON output; times are seconds since the epoch."""
-    id_ = dead_letter.id.encode(errors="backslashreplace").decode()  # some ids are no UTF-8
+    id_ = valid_unicode(dead_letter.id)
     fields = {"handler": _handler(queue), "id": id_, **msgspec.structs.asdict(dead_letter)}
     fields["misplaced"] = not queue.owns(dead_letter)
     delivery = fields.pop("delivery")
@@ -325,7 +327,7 @@ def _lines(queue: DeadLetterQueue, dead_letter: DeadLetterDelivery) -> Iterator[
     }
     yield f"{_handler(queue)}: {_one_line(dead_letter.id)}"
     for label, text in parts.items():
-        for number, line in enumerate(escape_unprintable(text, "\n\t").splitlines()):
+        for number, line in enumerate(printable(text, keep="\n\t").splitlines()):
             yield f"  {'' if number else label:9} {line}"
     yield ""
 
@@ -335,4 +337,4 @@ def _format_value(value: Any) -> str:
 
 
 def _one_line(text: str) -> str:
-    return escape_unprintable(" ".join(text.split()))
+    return printable(" ".join(text.split()))

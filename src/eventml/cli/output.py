@@ -16,8 +16,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.text import Text
 
 from eventml.codec import Decoder
-from eventml.deploy.workers import LogRateLimit, start_service_logging, utc_timestamp
+from eventml.deploy.workers import LogRateLimit, TextFormatter, start_service_logging, utc_timestamp
 from eventml.errors import AppNotFoundError, EventMLError
+from eventml.printable import printable, printable_json, printable_lines, valid_unicode
 from eventml.runtime import leaves
 
 if TYPE_CHECKING:
@@ -63,8 +64,9 @@ def expected_errors(error: BaseException) -> list[BaseException]:
 
 
 def print_message(text: str, label: str = "") -> None:
-    """Print a line to standard error, after a label such as "error" or "warning"."""
+    """Print a line to standard error, after a label such as "error" or "warning". More lines are indented."""
     style = {"error": "bold red", "warning": "yellow"}.get(label, "")
+    text = printable_lines(text)
     line = Text.assemble((f"{label}: ", style), text) if label else Text(text)
     stderr_console().print(line, soft_wrap=True, highlight=False)
 
@@ -82,6 +84,7 @@ def start_logging(*, json: bool = False) -> None:
     if logging.root.handlers:
         return
     handler = RichHandler(console=stderr_console(), show_path=False, highlighter=NullHighlighter())
+    handler.setFormatter(TextFormatter("%(message)s"))
     handler.addFilter(LogRateLimit())
     logging.root.addHandler(handler)
     logging.getLogger("eventml").setLevel(logging.INFO)
@@ -104,9 +107,19 @@ def progress_bar(unit: str, *, hidden: bool = False) -> Iterator[Callable[[float
         yield lambda total, done, count: bar.update(task, total=total, completed=done, count=count)
 
 
+def print_text(text: str) -> None:
+    """Print lines of text to standard output, made printable; text of strangers must be in one line each."""
+    typer.echo(printable(text, keep="\n\t"))
+
+
+def print_json(value: Any) -> None:
+    """Print a value to standard output as one line of JSON, exact and printable."""
+    typer.echo(printable_json(msgspec.json.encode(value)))
+
+
 def format_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a table as text: a line for each row, two spaces between columns, nothing cut or wrapped."""
-    lines = [columns, *rows]
+    lines = [columns, *(list(map(printable, row)) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
@@ -115,7 +128,7 @@ def format_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def delivery_to_json(delivery: Delivery) -> bytes:
-    """Return a delivery as one line of JSON: `{"topic", "key", "id", "time", "headers", "value"}`.
+    """Return a delivery as one printable line of JSON: `{"topic", "key", "id", "time", "headers", "value"}`.
 
     The value is decoded by its content type, as JSON if it has none. One that cannot be decoded is shown as
     text, and one that is not UTF-8 as `{"base64": "..."}`. A key is shown as text or base64. The time is
@@ -125,25 +138,17 @@ def delivery_to_json(delivery: Delivery) -> bytes:
     line = {
         "topic": record.topic,
         "key": None if record.key is None else _text_or_base64(record.key),
-        "id": _valid_unicode(record.id),
+        "id": valid_unicode(record.id),
         "time": format_time(delivery.timestamp),
-        "headers": {_valid_unicode(name): _valid_unicode(text) for name, text in record.headers.items()},
+        "headers": {valid_unicode(name): valid_unicode(text) for name, text in record.headers.items()},
     }
     [value] = _DECODER.decode([delivery])
     if not isinstance(value, Exception):
         try:
-            return msgspec.json.encode({**line, "value": value}) + b"\n"
+            return printable_json(msgspec.json.encode({**line, "value": value})) + b"\n"
         except (TypeError, ValueError, RecursionError):
             pass  # MessagePack can hold values that JSON cannot
-    return msgspec.json.encode({**line, "value": _text_or_base64(record.value)}) + b"\n"
-
-
-def escape_unprintable(text: str, keep: str = "") -> str:
-    """Return text with unprintable characters escaped: a producer's data must not control the terminal.
-
-    The characters in `keep`, such as a newline, stay as they are.
-    """
-    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)
+    return printable_json(msgspec.json.encode({**line, "value": _text_or_base64(record.value)})) + b"\n"
 
 
 def _text_or_base64(data: bytes) -> str | dict[str, bytes]:
@@ -159,8 +164,3 @@ def format_time(timestamp: float) -> str | None:
         return utc_timestamp(timestamp)
     except (ValueError, OverflowError, OSError):  # a producer may set any timestamp
         return None
-
-
-def _valid_unicode(text: str) -> str:
-    """Return text that JSON can hold: brokers may deliver headers that were not UTF-8, as surrogates."""
-    return text.encode(errors="backslashreplace").decode()

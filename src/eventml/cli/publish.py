@@ -14,7 +14,15 @@ import typer
 
 from eventml.bus import Bus
 from eventml.cli.buses import BackendOption, TopicArgument, bus_of_topic, open_shared
-from eventml.cli.output import INTERRUPTED, JsonOption, UsageError, print_message, progress_bar
+from eventml.cli.output import (
+    INTERRUPTED,
+    JsonOption,
+    UsageError,
+    print_json,
+    print_message,
+    print_text,
+    progress_bar,
+)
 from eventml.deploy.batch import BadRow, CsvReader, TextLines, value_of_cell
 from eventml.errors import PublishError, SourceError
 from eventml.producer import BlockingProducer, Producer
@@ -90,8 +98,10 @@ def publish(  # noqa: PLR0913 - each is an option of the command
             raise typer.Exit(INTERRUPTED) from None
         finally:
             skipped = f", {report.skipped} lines skipped" if report.skipped else ""
-            summary = f"{report.published} events published to {topic}{skipped}"
-            typer.echo(msgspec.json.encode(report) if as_json else summary)
+            if as_json:
+                print_json(report)
+            else:
+                print_text(f"{report.published} events published to {topic}{skipped}")
     if report.skipped:
         raise typer.Exit(1)
 

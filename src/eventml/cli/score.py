@@ -6,7 +6,6 @@ from datetime import datetime
 from typing import Annotated, Final
 
 import anyio
-import msgspec
 import typer
 
 from eventml.bus import Bus, import_predictor, stop_on_signals
@@ -16,6 +15,8 @@ from eventml.cli.output import (
     JsonOption,
     UsageError,
     print_errors,
+    print_json,
+    print_text,
     progress_bar,
     start_logging,
 )
@@ -197,7 +198,10 @@ class _Command:
                 stop=self._stop,
                 progress=lambda now: update(now.total, now.done, now.rows),
             )
-        typer.echo(msgspec.json.encode(summary) if self._as_json else describe(summary))
+        if self._as_json:
+            print_json(summary)
+        else:
+            print_text(describe(summary))
         if summary.state == "stopped":
             return INTERRUPTED
         return _REJECTS if summary.rejected and self._plan.max_rejects is None else 0

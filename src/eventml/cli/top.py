@@ -16,9 +16,10 @@ from rich.text import Text
 
 from eventml.bus import import_bus
 from eventml.cli.buses import BusArgument, find, seconds
-from eventml.cli.output import UsageError, format_table
+from eventml.cli.output import UsageError, format_table, print_text
 from eventml.deploy.workers import HostPort, parse_host_port
 from eventml.errors import MissingExtraError, UnavailableError
+from eventml.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -78,7 +79,7 @@ def top(
     before = _fetch(name, address)
     if once or not console.is_terminal:
         time.sleep(every)
-        typer.echo(render(name, address, before, _fetch(name, address)))
+        print_text(render(name, address, before, _fetch(name, address)))
         return
     view = "waiting for the first update"
     with Live(console=console, screen=True, auto_refresh=False) as live:
@@ -89,7 +90,7 @@ def top(
                 now = _fetch(name, address)
                 view, before = render(name, address, before, now), now
             except UnavailableError as exc:
-                problem = f"{exc}\n\n"
+                problem = f"{printable(str(exc))}\n\n"
             except KeyboardInterrupt:
                 return
             live.update(Text(f"{problem}{view}", no_wrap=True), refresh=True)

@@ -8,13 +8,12 @@ from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
 import anyio
-import msgspec
 import typer
 
 from eventml.backends.base import NewTopic
 from eventml.bus import Bus, create_topics, topics_of
 from eventml.cli.buses import BackendOption, BusArgument, backend_url, load_bus, open_shared
-from eventml.cli.output import JsonOption, format_table
+from eventml.cli.output import JsonOption, format_table, print_json, print_text
 
 app = typer.Typer(help="Create the topics of an app.", no_args_is_help=True)
 
@@ -50,14 +49,14 @@ def create(
     existed = [topic.name for topic in topics if created is not None and topic.name not in created]
     if as_json:
         found = {"backend": backend_url(app_bus), "created": sorted(created or ()), "existed": existed}
-        typer.echo(msgspec.json.encode(found))
+        print_json(found)
     elif created is None:
-        typer.echo(
+        print_text(
             f"{backend_url(app_bus)} needs no topics created: a topic exists once a record is published to it"
         )
     else:
         rows = [[topic.name, "existed" if topic.name in existed else "created"] for topic in topics]
-        typer.echo(format_table(["topic", "state"], rows))
+        print_text(format_table(["topic", "state"], rows))
 
 
 async def _create(bus: Bus, topics: Sequence[NewTopic]) -> Sequence[str] | None:
@@ -76,10 +75,10 @@ def lag(bus: BusArgument, backend: BackendOption = None, as_json: JsonOption = F
     groups = anyio.run(_read_lag, app_bus)
     if as_json:
         found = {"bus": app_bus.name, "backend": backend_url(app_bus), "groups": groups}
-        typer.echo(msgspec.json.encode(found))
+        print_json(found)
     else:
         rows = [row for group in groups for row in _rows(group)]
-        typer.echo(format_table(["handler", "group", "topic", "partition", "lag"], rows))
+        print_text(format_table(["handler", "group", "topic", "partition", "lag"], rows))
 
 
 async def _read_lag(bus: Bus) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ import msgspec
 from eventml.backends.base import Completion
 from eventml.errors import PublishError
 from eventml.handlers import Handler
+from eventml.printable import printable, valid_unicode
 from eventml.records import Delivery, Record
 from eventml.runtime.failures import describe, summarise_traceback
 from eventml.runtime.tracing import HandlerTracing
@@ -97,7 +98,7 @@ class DeadLetterWriter:
             self._log_level,
             "%s: %s moved to the dead letters in %s: %s",
             self._name,
-            _printable(record.id),
+            printable(record.id),
             topic,
             reason["message"],
         )
@@ -118,7 +119,7 @@ class DeadLetterWriter:
             "%s: the broker refuses the dead letter of %s: %s. The handler waits until it is accepted; check "
             "the topic %s and the right to write to it",
             self._name,
-            _printable(refused.delivery.record.id),
+            printable(refused.delivery.record.id),
             reason,
             refused.outputs[0].topic,
         )
@@ -131,10 +132,6 @@ class DeadLetterWriter:
         found = sum(completion.dead_letter for completion in completed)
         self._uncounted -= found
         return found
-
-
-def _printable(id_: str) -> str:
-    return id_ if id_.isprintable() else ascii(id_)
 
 
 class DeadLetterDelivery(msgspec.Struct, frozen=True, rename="kebab"):
@@ -186,7 +183,7 @@ def read_dead_letter(delivery: Delivery) -> DeadLetterDelivery | None:
     Its texts can be encoded in UTF-8; a header that could not has escapes in their place.
     """
     fields: dict[str, Any] = {
-        name.removeprefix(DLQ_PREFIX): text.encode(errors="backslashreplace").decode()
+        name.removeprefix(DLQ_PREFIX): valid_unicode(text)
         for name, text in delivery.record.headers.items()
         if name.startswith(DLQ_PREFIX)
     }

@@ -20,6 +20,7 @@ import msgspec
 from eventml.backends.base import Completion
 from eventml.errors import BackendError, DecodeError, HandlerTimeoutError, Reject, UnavailableError
 from eventml.handler_options import HandlerOptions
+from eventml.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -122,15 +123,12 @@ class Bisection:
 
 
 def describe(error: BaseException) -> str:
-    """An exception in one line, with its cause if it has one, cut to 1,000 characters.
-
-    The text can be encoded as UTF-8, whatever the exception contains.
-    """
+    """An exception in one line of printable text, with its cause if it has one, cut to 1,000 characters."""
     text = _type_and_message(error)
     cause = error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error.__cause__
     if cause is not None and (not _message(cause) or _message(cause) not in text):
         text = f"{text} (from {_type_and_message(cause)})"
-    return text[:_MAX_DESCRIPTION].encode(errors="backslashreplace").decode()
+    return printable(text[:_MAX_DESCRIPTION])[:_MAX_DESCRIPTION]
 
 
 def _type_and_message(error: BaseException) -> str:

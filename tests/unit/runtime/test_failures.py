@@ -69,3 +69,11 @@ def test_a_description_names_the_cause_unless_the_message_does() -> None:
     error.__cause__ = OSError("disk gone")
     assert describe(error) == "ValueError: bad ride: disk gone"
     assert describe(KeyError()) == "KeyError"
+
+
+def test_failure_is_described_in_one_printable_line_of_bounded_length() -> None:
+    hostile = "\x1b[2J\n\x9b\u202e\udc9b" * 1_000
+    text = describe(type("E\x1b[2J\n\x9b\u202e", (Exception,), {})(hostile))
+    assert text.startswith(r"E\x1b[2J\n\x9b\u202e: \x1b[2J\n\x9b\u202e\udc9b")
+    assert text.isprintable()
+    assert len(text) <= 1_000

@@ -32,6 +32,7 @@ from eventml.deploy.batch.locations import FileFormat, FileLocation
 from eventml.deploy.batch.output_columns import PREDICTION_COLUMNS, OutputSchema, Values, single_column
 from eventml.deploy.batch.work_folder import WorkFolder
 from eventml.errors import SourceError, TargetError
+from eventml.printable import printable_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -132,7 +133,8 @@ class FileTarget(Target):
                     self._part_stream = self._folder.open("unfinished", "wb")
                     self._part = pq.ParquetWriter(self._part_stream, self._schema)
                 self._part.write_table(_table_of(chunk, chunk.schema, self._state.run, self._schema))
-            self._rejects.write(msgspec.json.Encoder().encode_lines(chunk.rejected))
+            lines = (printable_json(msgspec.json.encode(row)) for row in chunk.rejected)
+            self._rejects.write(b"".join(line + b"\n" for line in lines))
             counts = self._state.checkpoint.counts.plus(chunk, written=len(chunk.ids))
             # Ahead of the file until `_save_checkpoint`, the only place that saves it from here on.
             self._state.checkpoint = Checkpoint(chunk.position, counts)

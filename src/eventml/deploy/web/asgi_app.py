@@ -27,6 +27,7 @@ from eventml.deploy.web.openapi import describe
 from eventml.deploy.web.predict import PredictEndpoint, served_predictors
 from eventml.deploy.web.request_backend import RequestBackend, RequestDecoder
 from eventml.deploy.workers import HealthLimits, answer_operations, watch_health
+from eventml.printable import printable
 from eventml.runtime import FailFast, Worker, find_tracing, load_handlers, task_group
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ class WebService:
             await self._serve(scope, receive, send)
         except Problem as problem:
             if problem.reason:
-                log.warning("%s: %s", scope["path"], problem.reason)
+                log.warning("%s: %s", printable(scope["path"]), printable(problem.reason))
             await send_problem(send, problem)
         except ClientDisconnect:
             pass

@@ -6,7 +6,13 @@ Read `service.py` first, then `supervisor.py` with `restarts.py`, its decisions,
 may import bus, runtime, models and config; it does not know the web service or batch jobs.
 """
 
-from eventml.deploy.workers.logs import LogRateLimit, start_service_logging, utc_timestamp
+from eventml.deploy.workers.logs import (
+    LogRateLimit,
+    TextFormatter,
+    make_errors_printable,
+    start_service_logging,
+    utc_timestamp,
+)
 from eventml.deploy.workers.operations import (
     HostPort,
     answer_operations,
@@ -28,11 +34,13 @@ __all__ = [
     "RunningWorker",
     "ServicePlan",
     "ServiceStatus",
+    "TextFormatter",
     "WorkerSpec",
     "answer_operations",
     "force_exit_later",
     "is_loopback",
     "is_loopback_name",
+    "make_errors_printable",
     "parse_host_port",
     "run_service",
     "serve_operations",

@@ -5,14 +5,20 @@ from __future__ import annotations
 import logging
 import sys
 import time
+import traceback
+import warnings
+from contextlib import suppress
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 import msgspec
 
+from eventml.printable import printable, printable_json, printable_lines, valid_unicode
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+    from types import TracebackType
 
     from anyio.abc import ByteReceiveStream
 
@@ -20,6 +26,7 @@ _MAX_LINE: Final = 1 << 22  # bytes: a longer line of a log or a report is split
 _TEXT_FORMAT: Final = "%(asctime)s %(levelname)s %(message)s"
 _RATE_LIMIT: Final = 10.0  # seconds between two records of a kind
 _MAX_KINDS: Final = 1_000
+_TAB: Final = "\t"
 
 
 def start_service_logging(name: str, *, json: bool, prefix: str = "") -> None:
@@ -32,10 +39,26 @@ def start_service_logging(name: str, *, json: bool, prefix: str = "") -> None:
     if logging.root.handlers:
         return
     handler = logging.StreamHandler()
-    handler.setFormatter(JsonFormatter(name) if json else logging.Formatter(prefix + _TEXT_FORMAT))
+    handler.setFormatter(JsonFormatter(name) if json else TextFormatter(prefix + _TEXT_FORMAT))
     handler.addFilter(LogRateLimit())
     logging.root.addHandler(handler)
     logging.getLogger("eventml").setLevel(logging.INFO)
+
+
+def make_errors_printable() -> None:
+    """Make printable what Python itself writes: warnings, tracebacks of bugs, a log that nobody started."""
+    original = warnings.formatwarning
+
+    def format_warning(*args: Any, **kwargs: Any) -> str:
+        return f"{printable_lines(original(*args, **kwargs))}\n"
+
+    def print_exception(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        _write(printable_lines("".join(traceback.format_exception(kind, error, trace))))
+
+    warnings.formatwarning = format_warning
+    sys.excepthook = print_exception
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(TextFormatter())
 
 
 def utc_timestamp(seconds: float) -> str:
@@ -43,8 +66,16 @@ def utc_timestamp(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+class TextFormatter(logging.Formatter):
+    """Formats a log record as printable text; only its first line, as of a traceback, is not indented."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the lines, without the last line end."""
+        return printable_lines(super().format(record))
+
+
 class JsonFormatter(logging.Formatter):
-    """Formats a log record as one JSON object: time, level, logger, worker, message, exception."""
+    """Formats a log record as one printable JSON object: time, level, logger, worker, message, exception."""
 
     def __init__(self, worker: str) -> None:
         super().__init__()
@@ -88,14 +119,16 @@ class LogRateLimit(logging.Filter):
 
 def prefix_printer(width: int) -> Callable[[str, str], None]:
     """Return a function that prints `worker-1 | 12:00:01 INFO ...`, with names padded to `width`."""
-    return lambda worker, line: _write(f"{worker:<{width}} | {line}")
+    return lambda worker, line: _write(f"{worker:<{width}} | {printable(line, keep=_TAB)}")
 
 
 def print_json(worker: str, line: str) -> None:
-    """Print a line as a JSON object: as it is, or wrapped in one if it is none (a print, a crash)."""
-    if not line.startswith("{"):
-        line = _json_line(time.time(), "INFO", "", worker, line)
-    _write(line)
+    """Print a line as a JSON object: the object it is, or one around it if it is none (a print, a crash)."""
+    with suppress(msgspec.DecodeError, RecursionError):
+        if line.startswith("{"):
+            _write(printable_json(msgspec.json.format(line.encode(), indent=-1)).decode())
+            return
+    _write(_json_line(time.time(), "INFO", "", worker, line))
 
 
 async def read_lines(stream: ByteReceiveStream) -> AsyncIterator[bytes]:
@@ -117,7 +150,8 @@ async def read_lines(stream: ByteReceiveStream) -> AsyncIterator[bytes]:
 
 def _json_line(seconds: float, level: str, logger: str, worker: str, message: str, **more: str) -> str:
     fields = {"time": utc_timestamp(seconds), "level": level, "logger": logger, "worker": worker}
-    return msgspec.json.encode({**fields, "message": message, **more}).decode()
+    texts = {name: valid_unicode(text) for name, text in {**fields, "message": message, **more}.items()}
+    return printable_json(msgspec.json.encode(texts)).decode()
 
 
 def _write(line: str) -> None:

@@ -31,6 +31,7 @@ from eventml.deploy.workers.readiness import LagMonitor, unready_reasons
 from eventml.deploy.workers.reports import RunningWorker, ServiceStatus, WorkerStatus, handler_reports
 from eventml.deploy.workers.restarts import HealthLimits, kill_reason
 from eventml.errors import ConfigError
+from eventml.printable import printable
 from eventml.runtime import task_group
 
 if TYPE_CHECKING:
@@ -113,14 +114,15 @@ def answer_operations(
             case "/metrics":
                 return HTTPStatus.OK, render_metrics(status()).encode(), METRICS_TYPE
     except Exception:
-        log.exception("operations port: error in the answer to %s", path)
+        log.exception("operations port: error in the answer to %s", printable(path))
         return HTTPStatus.INTERNAL_SERVER_ERROR, b"internal error; see the log of the service\n", _TEXT
     return HTTPStatus.NOT_FOUND, b"not found; there are /livez, /readyz and /metrics\n", _TEXT
 
 
 def _health_answer(problems: list[str]) -> tuple[HTTPStatus, bytes, str]:
     if problems:
-        return HTTPStatus.SERVICE_UNAVAILABLE, "".join(f"{line}\n" for line in problems).encode(), _TEXT
+        body = "".join(f"{printable(line)}\n" for line in problems)
+        return HTTPStatus.SERVICE_UNAVAILABLE, body.encode(), _TEXT
     return HTTPStatus.OK, b"ok\n", _TEXT
 
 

@@ -22,7 +22,7 @@ import anyio
 import msgspec
 
 from eventml.bus import Bus, import_bus, stop_on_signals, stop_when_idle
-from eventml.deploy.workers.logs import start_service_logging
+from eventml.deploy.workers.logs import make_errors_printable, start_service_logging
 from eventml.deploy.workers.readiness import LagMonitor
 from eventml.deploy.workers.reports import (
     REPORT_INTERVAL,
@@ -181,6 +181,7 @@ async def _stream_worker(bus: Bus, spec: WorkerSpec) -> AsyncIterator[Worker]:
 
 def main() -> None:
     """Read the spec from standard input and run the worker."""
+    make_errors_printable()
     channel = SupervisorChannel()
     spec = channel.spec
     process = WorkerProcess(channel)

@@ -1,0 +1,69 @@
+"""Text of strangers as a terminal or a log may show it: no character of it acts, forges a line or hides.
+
+Ids, headers, field names and messages of exceptions hold what somebody published. Whatever prints or logs
+them passes them through one of these functions. Unprintable are the Unicode categories
+
+    Cc      control characters: ESC and U+009B begin commands to the terminal, a newline begins a forged line
+    Cf      format characters: U+202E and its like reorder the text around them; others, the tags, are hidden
+    Cs      lone surrogates, which cannot be encoded
+    Co, Cn  private and unassigned characters: nobody can say what is shown
+    Zl, Zp  U+2028 and U+2029: line ends to many programs
+
+except the joiners U+200C and U+200D behind a character that is not ASCII: emoji and many scripts need them.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Final
+from unicodedata import category
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_JOINERS: Final = "\u200c\u200d"
+_INDENT: Final = "    "
+
+
+def printable(text: str, keep: str = "") -> str:
+    r"""Return text in one line, with unprintable characters as Python's escapes: `\n`, `\x1b`, `\u202e`.
+
+    The characters in `keep` stay as they are. A backslash is not escaped, so an escape may have been in the
+    text: where the exact text matters, print JSON.
+    """
+    return _escape(text, keep, lambda char: char.encode("unicode_escape").decode())
+
+
+def printable_lines(text: str) -> str:
+    """As `printable`, but keep tabs and newlines, and indent each line behind the first.
+
+    So none of them can be taken for another error or log record, all of which begin at the margin.
+    """
+    return printable(text.rstrip("\n"), keep="\n\t").replace("\n", f"\n{_INDENT}")
+
+
+def printable_json(encoded: bytes) -> bytes:
+    r"""Return JSON of the same value, with unprintable characters as JSON's escapes: `\u001b`, `\u202e`.
+
+    The JSON must have no line ends or tabs between its tokens.
+    """
+    text = encoded.decode()
+    return encoded if text.isprintable() else _escape(text, "", lambda char: json.dumps(char)[1:-1]).encode()
+
+
+def valid_unicode(text: str) -> str:
+    """Return text that JSON can hold: brokers may deliver headers that were not UTF-8, as lone surrogates."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def _escape(text: str, keep: str, escape: Callable[[str], str]) -> str:
+    if text.isprintable():  # as nearly all text is
+        return text
+    pairs = zip(f" {text}", text, strict=False)
+    return "".join(c if c in keep or _is_printable(c, before) else escape(c) for before, c in pairs)
+
+
+def _is_printable(char: str, before: str) -> bool:
+    if char in _JOINERS:
+        return not before.isascii() and before.isprintable()
+    return char.isprintable() or category(char) == "Zs"  # `isprintable` counts U+00A0 and U+3000 out

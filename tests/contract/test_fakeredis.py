@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 LEASE = 0.6
-SETTINGS = redis.Settings(lease=LEASE)
+SETTINGS = redis.Settings(lease=LEASE, max_bytes=100_000)
 
 
 class Handler(TCPFakeRequestHandler):

@@ -66,7 +66,11 @@ async def test_the_second_of_two_deliveries_with_one_id_publishes_nothing(
     ):
         await one.publish(records)
         mine = await scene.take(first, 50)
-        await one.publish(scene.new_records(topic, 50, start=50))  # the first reads these ahead, and no more
+        await one.publish(scene.new_records(topic, 1, start=50))
+        while (await client.xpending(topic, "group"))[
+            "pending"
+        ] < 51:  # the first reads it ahead, and no more
+            await anyio.sleep(0.01)
         await one.publish(records)
         twins = await scene.take(second, 50)
         assert {d.record.id for d in twins} == {record.id for record in records}
@@ -75,7 +79,7 @@ async def test_the_second_of_two_deliveries_with_one_id_publishes_nothing(
         await second.complete(deduplicated(twins, to))
         assert sorted(await second.completed_before(twins)) == list(range(50))
         assert await scene.ids(client, to) == scene.answered(records)
-        assert await second.lag() == 50
+        assert await second.lag() == 1
 
 
 async def test_repeating_after_a_lost_reply_duplicates_and_loses_nothing(redis_server: RedisServer) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -52,6 +52,10 @@ async def test_the_set_holds_no_more_than_the_window(redis_server: RedisServer) 
         assert await scene.ids(client, to) == scene.answered(records)
 
 
+async def pending(client: Any, topic: str, count: int) -> bool:
+    return bool((await client.xpending(topic, "group"))["pending"] == count)
+
+
 async def test_the_second_of_two_deliveries_with_one_id_publishes_nothing(
     redis_server: RedisServer,
 ) -> None:
@@ -67,10 +71,8 @@ async def test_the_second_of_two_deliveries_with_one_id_publishes_nothing(
         await one.publish(records)
         mine = await scene.take(first, 50)
         await one.publish(scene.new_records(topic, 1, start=50))
-        while (await client.xpending(topic, "group"))[
-            "pending"
-        ] < 51:  # the first reads it ahead, and no more
-            await anyio.sleep(0.01)
+        # The first member reads it ahead, and then no more.
+        await scene.until(lambda: pending(client, topic, 51), "nothing was read ahead")
         await one.publish(records)
         twins = await scene.take(second, 50)
         assert {d.record.id for d in twins} == {record.id for record in records}

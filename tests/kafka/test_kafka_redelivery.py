@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+import pytest
 from aiokafka import TopicPartition
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -237,3 +238,14 @@ def test_only_poison_events_are_condemned(poison: set[tuple[TopicPartition, int]
         assert deaths <= (MOST + 3) * len(deadly)
     assert set(worker.condemned) == deadly
     assert worker.finished == {(p.partition, n) for p in PARTITIONS for n in range(LENGTH)}
+
+
+@pytest.mark.parametrize("reachable", [True, False])
+def test_a_member_that_fails_while_its_worker_lives_counts_as_no_delivery(reachable: bool) -> None:
+    """However often its fetches fail: by default, the fifth death would make a dead letter."""
+    group = Rebalances()
+    group.begin()
+    for _ in range(8):
+        group.receive(0)
+        group.fail(0, reachable, PARTITIONS, 3)
+    assert {delivery.attempt for delivery in group.group.receive(group.members[0])} == {1}

@@ -100,7 +100,9 @@ async def test_large_entries_are_read_a_few_at_a_time(redis_server: RedisServer)
         await backend.publish(records)
         taken: list[Delivery] = []
         while len(taken) < len(records):
-            taken += await scene.receive(member, 1_000)
+            deliveries = await scene.receive(member, 1_000)
+            assert count_bytes(deliveries) <= MOST
+            taken += deliveries
             pending = (await client.xpending(topic, "group"))["pending"]
             assert (pending - len(taken)) * LARGE <= 2 * MOST, "it reads too far ahead"
     assert outcome(taken) == each(records)

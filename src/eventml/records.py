@@ -6,7 +6,7 @@ converts them.
 """
 
 # No `from __future__ import annotations` here: msgspec reads the annotations at run time.
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Final
 
@@ -86,3 +86,19 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
 def foreign_id(topic: str, partition: int, offset: int | str) -> str:
     """The id of a record that was published without one: the same at every delivery."""
     return f"{topic}/{partition}/{offset}"
+
+
+def count_bytes(deliveries: Iterable[Delivery]) -> int:
+    """The bytes of the values and keys of deliveries."""
+    return sum([len((record := delivery.record).value) + len(record.key or b"") for delivery in deliveries])
+
+
+def count_fitting(deliveries: Iterable[Delivery], max_bytes: float) -> int:
+    """How many of the first deliveries have so many bytes of values and keys together, at most."""
+    count, left = 0, max_bytes
+    for delivery in deliveries:
+        left -= len(delivery.record.value) + len(delivery.record.key or b"")
+        if left < 0:
+            break
+        count += 1
+    return count

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 from typing import TYPE_CHECKING, Self
 
 import anyio
 from anyio.lowlevel import checkpoint
 
-from eventml.backends.memory.hub import _Member
+from eventml.backends.memory.hub import _Member, _Reader
 from tests.contract.breaking import breaks
-from tests.contract.sound import Broker, Connection, Inner, Member, leave
+from tests.contract.sound import MAX_BYTES, Broker, Connection, Inner, Member, leave
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -73,6 +74,25 @@ class FetchesEverything(Member):
             self.fetched = (*await super().receive(1_000_000),)
         taken, self.fetched = self.fetched[:limit], self.fetched[limit:]
         return taken
+
+
+@breaks("a_receive_is_bounded_in_bytes")
+class BoundsRecordsOnly(Member):
+    async def receive(self, limit: int) -> Sequence[Delivery]:
+        deliveries = [*await super().receive(limit)]
+        if isinstance(self.inner, _Member | _Reader):
+            with self.broker.hub.lock:
+                deliveries += self.inner._take(limit - len(deliveries), math.inf)
+        return deliveries
+
+
+@breaks("a_receive_is_bounded_in_bytes")
+class NeverReadsLargeRecords(Member):
+    async def receive(self, limit: int) -> Sequence[Delivery]:
+        while True:
+            deliveries = await super().receive(limit)
+            if small := [d for d in deliveries if len(d.record.value) <= MAX_BYTES]:
+                return small
 
 
 # Groups

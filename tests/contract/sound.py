@@ -38,6 +38,7 @@ def leave(inner: Inner) -> None:
 
 LEASE = 0.05  # seconds
 LARGEST = 1_000_000  # bytes of a value
+MAX_BYTES = 100_000
 
 EVERYTHING = Capabilities(
     ordering="per_key",
@@ -47,6 +48,7 @@ EVERYTHING = Capabilities(
     counts_attempts=True,
     shared=True,
     deduplicates=True,
+    max_bytes=MAX_BYTES,
 )
 
 
@@ -54,7 +56,7 @@ class Broker:
     """What all connections share."""
 
     def __init__(self) -> None:
-        self.hub = memory.Hub()
+        self.hub = memory.Hub(memory.Settings(max_bytes=MAX_BYTES))
         self.topics: set[str] = set()
         self.connections = 0
         self.only: Connection | None = None

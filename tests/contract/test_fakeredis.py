@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 LEASE = 0.6
-SETTINGS = redis.Settings(lease=LEASE)
+SETTINGS = redis.Settings(lease=LEASE, max_bytes=100_000)
 MANY = {
     "a_cancelled_receive_loses_nothing",
     "an_idle_member_leaves_records_to_others",

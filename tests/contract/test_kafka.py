@@ -29,6 +29,7 @@ SETTINGS: Final = kafka.Settings(
     rebalance_timeout=8.0,
     drain=1.0,
     commit_interval=0.05,
+    max_bytes=100_000,
 )
 
 

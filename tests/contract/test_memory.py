@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", ["asyn
 @pytest.fixture
 def harness() -> contract.Harness:
     """A hub of this test's own, reached by its name as a bus reaches it."""
-    settings = memory.Settings()
+    settings = memory.Settings(max_bytes=100_000)
     url = f"memory://contract-{token_hex(4)}"
     return contract.Harness(
         connect=lambda: memory.open(url, settings),

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 
 LEASE = 0.6
-SETTINGS = redis.Settings(lease=LEASE, publish_timeout=1.0)
+SETTINGS = redis.Settings(lease=LEASE, publish_timeout=1.0, max_bytes=100_000)
 LARGEST = 1 << 20  # bytes of an argument: the least that a server can be told
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import anyio
 import pytest
 from aiokafka import TopicPartition
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from eventml.backends.kafka.assignment import Assignment, Chunk
 from eventml.backends.kafka.partitions import CommittedOffset, PartitionState
-from eventml.records import Delivery, Record
+from eventml.records import Delivery, Record, count_bytes
 
 ZERO, ONE = TopicPartition("t", 0), TopicPartition("t", 1)
 
@@ -158,3 +159,29 @@ async def test_it_waits_until_nothing_is_in_flight() -> None:
 
 async def _finish(assignment: Assignment, taken: list[Delivery]) -> None:
     assignment.complete(taken)
+
+
+@given(
+    sizes=st.lists(st.integers(0, 60), min_size=1, max_size=40),
+    chunk=st.integers(1, 10),
+    limit=st.integers(1, 10),
+)
+def test_what_is_taken_is_bounded_in_bytes(sizes: list[int], chunk: int, limit: int) -> None:
+    """A record larger than the bound is taken alone; it is full when as much is buffered."""
+    most = 50
+    assignment = Assignment(most)
+    partition = TopicPartition("t", 0)
+    assignment.resume({partition: CommittedOffset(0)}, {})
+    records = [Delivery(Record("t", bytes(size)), 0, n, 0.0) for n, size in enumerate(sizes)]
+    taken: list[Delivery] = []
+    while len(taken) < len(records):
+        start = assignment.fetched[partition]
+        while start < len(records) and not assignment.full(limit):
+            start = min(start + chunk, len(records))
+            assignment.put(Chunk(partition, records[assignment.fetched[partition] : start], start))
+        some = assignment.take(limit)
+        assert 1 <= len(some) <= limit
+        assert len(some) == 1 or count_bytes(some) <= most
+        taken += some
+    assert taken == records
+    assert not assignment.full(limit)

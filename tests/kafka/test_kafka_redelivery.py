@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+import pytest
 from aiokafka import TopicPartition
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from eventml.backends.kafka.assignment import Assignment, Chunk
+from eventml.backends.kafka.assignment import Assignment, Chunk, GivenBack
 from eventml.backends.kafka.commit_metadata import decode_metadata, encode_metadata
 from eventml.backends.kafka.partitions import CommittedOffset
 from eventml.records import Delivery, Record
@@ -119,14 +120,43 @@ class Rebalances(RuleBasedStateMachine):
         self.group.leave(self.members[who])
         self._replace(who, parts, share)
 
+    @rule(
+        who=st.integers(0, 1),
+        reachable=st.booleans(),
+        parts=st.permutations(PARTITIONS),
+        share=st.integers(0, 3),
+    )
+    def fail(self, who: int, reachable: bool, parts: list[TopicPartition], share: int) -> None:
+        """Its fetches failed, and another member of its process takes its place: that is no death.
+
+        If it could not commit any more, a member of another process would presume one.
+        """
+        failed = self.members[who]
+        failed.give_back()
+        failed.leave()
+        if reachable:
+            self.group.commit(failed)
+        else:
+            share = 0 if who else 3
+        given_back = failed.unfinished()
+        failed.end()
+        self._replace(who, parts, share, given_back)
+
     @rule(who=st.integers(0, 1), parts=st.permutations(PARTITIONS), share=st.integers(0, 3))
     def die(self, who: int, parts: list[TopicPartition], share: int) -> None:
         self.deaths += 1
         self._replace(who, parts, share)
 
-    def _replace(self, who: int, parts: list[TopicPartition], share: int) -> None:
+    def _replace(
+        self,
+        who: int,
+        parts: list[TopicPartition],
+        share: int,
+        former: GivenBack | None = None,
+    ) -> None:
         self.in_flight[who] = []
         self.members[who] = Assignment()
+        self.members[who].former = former or {}
         self.group.revoke(self.members[1 - who])
         self._share(parts, share)
 
@@ -208,3 +238,14 @@ def test_only_poison_events_are_condemned(poison: set[tuple[TopicPartition, int]
         assert deaths <= (MOST + 3) * len(deadly)
     assert set(worker.condemned) == deadly
     assert worker.finished == {(p.partition, n) for p in PARTITIONS for n in range(LENGTH)}
+
+
+@pytest.mark.parametrize("reachable", [True, False])
+def test_a_member_that_fails_while_its_worker_lives_counts_as_no_delivery(reachable: bool) -> None:
+    """However often its fetches fail: by default, the fifth death would make a dead letter."""
+    group = Rebalances()
+    group.begin()
+    for _ in range(8):
+        group.receive(0)
+        group.fail(0, reachable, PARTITIONS, 3)
+    assert {delivery.attempt for delivery in group.group.receive(group.members[0])} == {1}

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from aiokafka.errors import SaslAuthenticationFailed
 
+from eventml.backends.kafka.connection import ClientFactory
 from eventml.backends.kafka.settings import Settings, client_options, read_url
 from eventml.errors import ConfigError
 
@@ -162,3 +163,15 @@ def test_settings_that_contradict_each_other_are_refused(settings: dict[str, Any
         Settings(**settings)
     with pytest.raises(msgspec.ValidationError):
         msgspec.convert(settings, Settings)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("max_bytes", "partitions", "of_each"),
+    [(8_000_000, 4, 1 << 20), (8_000_000, 20, 400_000), (8_000_000, 10_000, 1 << 16)],
+)
+async def test_fetches_are_bounded_by_max_bytes(max_bytes: int, partitions: int, of_each: int) -> None:
+    consumer = ClientFactory("kafka://one", Settings(max_bytes=max_bytes)).consumer(None, partitions)
+    assert consumer._fetch_max_bytes == max_bytes
+    assert consumer._max_partition_fetch_bytes == of_each
+    await consumer.stop()

@@ -9,8 +9,14 @@ from aiokafka import TopicPartition
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventml.backends.kafka.wire import DeliveryDecoder, HeaderEncoder
-from eventml.records import NO_HEADERS
+from eventml.backends.kafka.wire import (
+    DeliveryDecoder,
+    HeaderEncoder,
+    Packer,
+    TopicPartitions,
+    key_hash,
+)
+from eventml.records import NO_HEADERS, Record
 
 names = st.text(st.characters(codec="utf-8"), min_size=1, max_size=8).filter(lambda name: name != "ce_id")
 values = st.binary(max_size=12)
@@ -68,3 +74,17 @@ def test_more_headers_than_are_cached_change_nothing() -> None:
     for number in range(3_000):
         headers = {"traceparent": f"00-{number}"}
         assert decoder.delivery(PARTITION, record(encoder.encode(headers))).record.headers == headers
+
+
+def test_large_headers_and_keys_stay_in_no_cache() -> None:
+    """Strangers choose how large they are."""
+    encoder, decoder, packer = HeaderEncoder(), DeliveryDecoder(), Packer(1_000_000)
+    topics = {"t": TopicPartitions(4, [0, 1, 2, 3])}
+    key_hash.cache_clear()
+    for number in range(20):
+        headers = {"traceparent": f"00-{number}" * 10_000}
+        assert decoder.delivery(PARTITION, record(encoder.encode(headers))).record.headers == headers
+        packer.partitions([Record("t", b"", b"%d" % number * 10_000)], [0], topics)
+    assert not decoder._decoded
+    assert not encoder._encoded
+    assert not key_hash.cache_info().currsize

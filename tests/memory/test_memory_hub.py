@@ -15,7 +15,7 @@ from anyio.lowlevel import checkpoint
 
 from eventml.backends import memory
 from eventml.backends.base import Completion
-from eventml.backends.memory import Hub
+from eventml.backends.memory import Hub, Settings
 from eventml.backends.memory.hub import Waiter
 from eventml.errors import FullError
 from eventml.records import Record
@@ -321,3 +321,20 @@ async def test_a_temporary_hub_is_forgotten() -> None:
         assert same is hub
     async with memory.open(url, settings) as other:
         assert other is not hub
+
+
+async def test_a_topic_is_bounded_in_bytes() -> None:
+    """A group that falls behind holds publishers back; without one the oldest records are dropped."""
+    hub = Hub(Settings(partitions=2, retention_bytes=10_000, publish_timeout=0.05))
+    for number in range(50):
+        await hub.publish([Record("free", bytes(1_000), None, f"{number}")])
+    kept = [d.record.id for p in hub.topic("free").partitions for d in p.log]
+    assert 5 <= len(kept) <= 10
+    assert "49" in kept
+    async with hub.subscribe(["read"], group="g", start="earliest") as member:
+        await hub.publish([Record("read", bytes(9_000), b"key", "1")])
+        await hub.publish([Record("read", bytes(9_000), b"key", "2")])
+        with pytest.raises(FullError, match=r"'g'.*retention_bytes"):
+            await hub.publish([Record("read", b"", None, "3")])
+        await member.complete([Completion(delivery) for delivery in await member.receive(10)])
+        await hub.publish([Record("read", b"", None, "3")])

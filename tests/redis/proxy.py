@@ -1,4 +1,4 @@
-"""A TCP proxy that can stop forwarding, close connections, or lose replies."""
+"""A TCP proxy that can stop or slow down forwarding, close connections, or lose replies."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ class Proxy:
         swallow: Whether the reply to a client's commands is to be lost: the server executes
             them, and then the connection breaks.
         swallowed: How many replies were lost.
+        bytes_per_second: How fast replies are forwarded; None is no limit.
     """
 
     def __init__(self, host: str, port: int) -> None:
@@ -32,6 +33,7 @@ class Proxy:
         self.url = ""
         self.swallow: Callable[[bytes], bool] = lambda _: False
         self.swallowed = 0
+        self.bytes_per_second: float | None = None
 
     async def start(self) -> None:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
@@ -109,6 +111,8 @@ class Proxy:
                         self.swallowed += 1
                         return
                     doomed.clear()
+                if self.bytes_per_second is not None:
+                    await asyncio.sleep(len(data) / self.bytes_per_second)
                 writer.write(data)
                 await writer.drain()
 

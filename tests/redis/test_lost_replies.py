@@ -75,6 +75,7 @@ async def test_after_xreadgroup(redis_server: RedisServer) -> None:
             with anyio.fail_after(3 * scene.PATIENCE):
                 while answered < len(records):
                     deliveries = await scene.receive(member, 5)
+                    assert {delivery.attempt for delivery in deliveries} == {1}, "no worker has died"
                     answered += len(deliveries)
                     await scene.complete(member, scene.answers(deliveries, to))
             assert await member.lag() == 0

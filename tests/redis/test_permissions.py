@@ -229,13 +229,14 @@ async def test_a_worker_waits_for_its_permission(redis_server: RedisServer) -> N
 
     bus.predictor(topic, to=to, group="group", name="double")(double)
     records = scene.new_records(topic, 20)
-    async with restricted(redis_server) as acl:
-        await acl.set("-evalsha")
+    async with restricted(redis_server) as acl, redis.open(redis_server.url, SETTINGS) as backend:
         async with scene.working(bus, acl.url, SETTINGS) as worker:
-            async with redis.open(redis_server.url, SETTINGS) as backend:
-                await backend.publish(records)
-            await scene.until(lambda: len(calls) == 20, "the handler was not called")
-            assert await acl.client.xlen(to) == 0
+            await backend.publish(records[:1])
+            await scene.until(lambda: worker.stats["double"].completed == 1, "not completed")
+            await acl.set("-evalsha")
+            await backend.publish(records[1:])
+            await scene.until(lambda: len(calls) > 1, "the handler was not called")
+            assert await acl.client.xlen(to) == 1
             await acl.set("+evalsha")
             await scene.until(lambda: worker.stats["double"].completed == 20, "not completed")
         assert worker.stats["double"].dead_letters == 0

@@ -14,7 +14,13 @@ import eventml
 from eventml.backends import redis
 from eventml.backends.redis.errors import ErrorReply
 from eventml.backends.redis.publishing import errors_of, pack_write, split_writes
-from eventml.backends.redis.wire import add_commands, decode_entries, decode_headers, encode_headers
+from eventml.backends.redis.wire import (
+    _encoded,
+    add_commands,
+    decode_entries,
+    decode_headers,
+    encode_headers,
+)
 from eventml.records import CONTENT_TYPE, FIELDS, Record, foreign_id
 from tests.redis import scene
 
@@ -128,6 +134,20 @@ def test_headers_are_shared_between_records() -> None:
     entries = [(b"%d-1" % n, [b"data", b"1", b"id", b"i", b"meta", meta]) for n in range(3)]
     first, second, third = decode_entries("t", entries)
     assert first.record.headers is second.record.headers is third.record.headers
+
+
+def test_large_headers_stay_in_no_cache() -> None:
+    """Strangers choose how large they are."""
+    decode_headers.cache_clear()
+    _encoded.clear()
+    for number in range(20):
+        headers = {"note": f"{number}" * 10_000}
+        add_commands([Record("t", b"", None, "1", headers)])
+        fields = [b"data", b"", b"id", b"1", b"meta", encode_headers(headers)]
+        [found] = decode_entries("t", [(b"1-0", fields)])
+        assert found.record.headers == headers
+    assert not decode_headers.cache_info().currsize
+    assert not _encoded
 
 
 def test_times_are_those_of_the_entries() -> None:

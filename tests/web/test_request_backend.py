@@ -130,3 +130,19 @@ async def test_events_of_a_cancelled_request_are_not_received() -> None:
 async def test_nothing_can_be_published() -> None:
     with pytest.raises(UnsupportedError):
         await RequestBackend(capacity=1).publish([Record("t", b"")])
+
+
+async def test_unfinished_requests_are_bounded_in_bytes() -> None:
+    """A request that is larger than the bound is accepted alone."""
+    queue = RequestQueue("topic", capacity=100, max_bytes=10)
+    first = submit(queue, b"12345678901234")
+    with pytest.raises(FullError, match=r"14 bytes.*10"):
+        submit(queue, b"1")
+    queue.cancel(first)
+    queue.cancel(first)
+    second = submit(queue, b"12345", b"6789")
+    with pytest.raises(FullError):
+        submit(queue, b"12")
+    await queue.complete([doubled(delivery) for delivery in await queue.receive(10)])
+    assert second.done.done()
+    submit(queue, b"1234567890")

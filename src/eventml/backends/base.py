@@ -7,7 +7,7 @@ the runtime. The contract suite (`eventml.testing.contract`) tests each promise 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Final, Literal, Protocol, runtime_checkable
 
 import msgspec
 
@@ -22,6 +22,9 @@ Start = Literal["earliest", "latest"]
 
 Dedupe = Literal["off", "drop", "record"]
 """How a completion takes part in deduplication; see `Completion`."""
+
+MAX_BYTES: Final = 8_000_000
+"""Default of the setting `max_bytes` of every backend; see `Capabilities`."""
 
 
 class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,6 +43,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
         shared: Several processes can share the work of one group.
         deduplicates: A group can record the ids that it has completed (`Deduplicates`), whichever of its
             members completed them.
+        max_bytes: The most bytes of values and keys that one `receive` returns; a larger record is returned
+            alone. What is read ahead is bounded likewise. None: a read is bounded in records only.
     """
 
     ordering: Literal["per_key", "single_member", "none"]
@@ -49,6 +54,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     counts_attempts: bool
     shared: bool
     deduplicates: bool = False
+    max_bytes: int | None = None
 
 
 class Completion(msgspec.Struct, frozen=True, gc=False):
@@ -73,7 +79,7 @@ class Subscription(Protocol):
     """One member of a consumer group, or a reader without a group."""
 
     async def receive(self, limit: int) -> Sequence[Delivery]:
-        """Wait for at least one delivery, and return all that are available, up to `limit`.
+        """Wait for at least one delivery, and return those available, up to `limit` and `max_bytes`.
 
         A subscription prefetches a bounded number of records: a caller that does not receive slows the
         broker down. One call at a time. It may be cancelled: a delivery that was about to be returned is

@@ -197,7 +197,10 @@ def _print_report(report: CheckReport) -> None:
 
 def describe_guarantees(capabilities: Capabilities) -> list[str]:
     """Return a line for each guarantee of a backend, or for its absence."""
-    return [_GUARANTEES[field] for field in msgspec.structs.asdict(capabilities).items()]
+    fields = msgspec.structs.asdict(capabilities)
+    max_bytes = fields.pop("max_bytes")
+    reads = f"reads: {max_bytes or 'any number of'} bytes at once; a larger event alone"
+    return [*(_GUARANTEES[field] for field in fields.items()), reads]
 
 
 def _row(handler: dict[str, Any]) -> list[str]:

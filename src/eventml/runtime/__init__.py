@@ -3,7 +3,8 @@
 In reading order:
 
 - `worker.py` loads the handlers' models and runs all handlers of a bus.
-- `pipeline.py` runs one handler, in three stages: receive, process, complete.
+- `pipeline.py` runs one handler, in three stages: receive, process, complete. `bytes_in_flight.py` bounds
+  what it holds.
 - The steps from a batch to its completions: `dedupe.py`, `poison.py`, `staleness.py`, `retry.py`,
   `calling.py`, `outputs.py`.
 - `failures.py` classifies exceptions, `backoff.py` waits between attempts, `dead_letters.py` writes and reads

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 import anyio
 
-from eventml.backends.base import Completion, DedupeSubscription, Subscription
+from eventml.backends.base import MAX_BYTES, Completion, DedupeSubscription, Subscription
 from eventml.codec import Decoder
 from eventml.errors import BackendError, DecodeError, PublishError, TopicNotFoundError
 from eventml.handlers import Handler
-from eventml.records import REPLAY_GROUP
+from eventml.records import REPLAY_GROUP, Delivery
 from eventml.runtime.backoff import wait_for_broker
+from eventml.runtime.bytes_in_flight import BytesInFlight
 from eventml.runtime.calling import Item
 from eventml.runtime.dedupe import Dedupe
 from eventml.runtime.failures import task_group
@@ -33,7 +34,7 @@ from eventml.runtime.staleness import Staleness
 from eventml.runtime.stats import Stats
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
@@ -54,9 +55,14 @@ class Intake(Generic[T]):
 
     Args:
         max_batch: The most items that `take` returns.
+        max_bytes: The most bytes of one read.
+
+    Attributes:
+        in_flight: What the handler holds in bytes, here and in the stages behind.
     """
 
-    def __init__(self, max_batch: int) -> None:
+    def __init__(self, max_batch: int, max_bytes: int = MAX_BYTES) -> None:
+        self.in_flight = BytesInFlight(max_bytes, max_batch)
         self._max_batch = max_batch
         self._items: list[T] = []
         self._to_screen = 0  # how many items there are up to the last one that was put with `screen`
@@ -82,8 +88,13 @@ class Intake(Generic[T]):
 
     async def room(self) -> None:
         """Wait until another batch may be received ahead of the one that waits."""
-        while len(self._items) > self._max_batch:
+        while len(self._items) > self._max_batch or self.in_flight.full:
             await self._change()
+
+    def completed(self, deliveries: Iterable[Delivery]) -> None:
+        """Deliveries are not in flight any more: there may be room."""
+        if self.in_flight.remove(deliveries):
+            self._notify()
 
     async def take(self) -> tuple[list[T], bool]:
         """Wait for an item, and take all that wait, up to the cap, in order. No items once drained.
@@ -113,6 +124,7 @@ class Pipeline:
     """Runs one handler over one subscription.
 
     Args:
+        max_bytes: The most bytes that one `receive` of the subscription returns.
         first: The first step of processing a batch: `retry`, or `Staleness` in front of it.
         retry: The last step, which calls the handler. It has the retry queue and writes the dead letters.
         replies: Replies to requests; None if the handler is a consumer.
@@ -127,6 +139,7 @@ class Pipeline:
         first: Staleness | Retry,
         retry: Retry,
         stats: Stats,
+        max_bytes: int,
         replies: Replies | None = None,
     ) -> None:
         self._name = handler.name
@@ -143,7 +156,7 @@ class Pipeline:
         if handler.options.dedupe_window is not None:
             self._dedupe = Dedupe(cast("DedupeSubscription", subscription), handler, stats)
         self._replies = replies
-        self._intake: Intake[Item] = Intake(self._max_batch)
+        self._intake: Intake[Item] = Intake(self._max_batch, max_bytes)
         self._uncompleted = 0  # batches that were processed and not completed
         self._all_completed: anyio.Event | None = None  # exists only while a task waits for it
 
@@ -181,6 +194,7 @@ class Pipeline:
             self._stats.arrived(len(deliveries))
             with self._stats.timed("decode"):
                 events, errors, all_headers = self._decoder.decode_batch(deliveries)
+            self._intake.in_flight.add(deliveries, all_headers)
             if self._replies is not None:
                 self._replies.expect(deliveries, all_headers)
             unusual = (
@@ -324,6 +338,7 @@ class Pipeline:
                 return
 
     def _count(self, completed: list[Completion]) -> None:
+        self._intake.completed(completion.delivery for completion in completed)
         outputs = sum(map(len, map(_outputs_of, completed)))
         dead_letters = self._retry.dead_letters.count(completed)
         self._stats.finished(completed, published=outputs - dead_letters, dead_letters=dead_letters)

@@ -17,6 +17,7 @@ from anyio import to_thread
 
 from eventml import models
 from eventml.backends.base import (
+    MAX_BYTES,
     Backend,
     Capabilities,
     ChecksOutputs,
@@ -253,6 +254,7 @@ class Worker:
             first=first,
             retry=retry,
             stats=stats,
+            max_bytes=self._backend.capabilities.max_bytes or MAX_BYTES,
             replies=replies,
         )
 

@@ -51,6 +51,7 @@ def capabilities(settings: Settings) -> Capabilities:
         durable=True,
         counts_attempts=True,
         shared=True,
+        max_bytes=settings.max_bytes,
     )
 
 
@@ -91,11 +92,11 @@ class KafkaBackend:
         partitions = await self._admin.require_topics(topics)
         subscription: GroupSubscription | Reader
         if group is None:
-            subscription = Reader(self._clients, self._publisher)
-            starting = subscription.start(partitions, start, self._admin, self._settings.publish_timeout)
+            subscription = Reader(self._clients, self._publisher, partitions, self._settings.max_bytes)
+            starting = subscription.start(start, self._admin, self._settings.publish_timeout)
         else:
             subscription = GroupSubscription(
-                lambda: self._new_member(list(topics), group, start),
+                lambda: self._new_member(partitions, group, start),
                 topics=partitions,
                 group=group,
                 admin=self._admin,
@@ -150,7 +151,7 @@ class KafkaBackend:
         await self._publisher.close()
         await self._admin.close()
 
-    def _new_member(self, topics: Sequence[str], group: str, start: Start) -> Member:
+    def _new_member(self, topics: Mapping[str, int], group: str, start: Start) -> Member:
         completer: AtLeastOnce | ExactlyOnce = AtLeastOnce(self._publisher)
         if self._settings.delivery == "exactly_once":
             timeout = self._settings.publish_timeout

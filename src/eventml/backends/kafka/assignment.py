@@ -14,23 +14,28 @@ other record is delivered.
 from __future__ import annotations
 
 from collections import deque
-from itertools import groupby
+from collections.abc import Mapping
+from itertools import chain, groupby, islice
 from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 import anyio
+from aiokafka import TopicPartition
 from msgspec.structs import replace
 
+from eventml.backends.base import MAX_BYTES
 from eventml.backends.kafka.partitions import CommittedOffset, PartitionState
-from eventml.records import Delivery
+from eventml.records import Delivery, count_bytes, count_fitting
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
-
-    from aiokafka import TopicPartition
+    from collections.abc import Iterable, Iterator, Sequence
 
 _OFFSET = attrgetter("offset")
 _PARTITION = attrgetter("record.topic", "partition")
+
+
+GivenBack = Mapping[TopicPartition, tuple[CommittedOffset, CommittedOffset]]
+"""What was last committed of each partition of a member that has failed, and what it had to commit then."""
 
 
 class Chunk(NamedTuple):
@@ -49,11 +54,18 @@ class Assignment:
         version: Changes when what was fetched before must not be used any more.
         states: The state of each partition.
         committed: What was last committed of each partition.
+        former: What a member that failed, of this process, gave back: its deliveries are not presumed to have
+            killed it.
         fetched: Where each partition's next fetch begins.
         buffered: How many deliveries can be taken.
+
+    Args:
+        max_bytes: The most bytes that `take` returns; a larger record is returned alone.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, max_bytes: int = MAX_BYTES) -> None:
+        self._max_bytes = max_bytes
+        self._buffered_bytes = 0
         self._chunks: deque[Chunk] = deque()
         self._recovering: deque[TopicPartition] = deque()
         self._idle = anyio.Event()
@@ -61,6 +73,7 @@ class Assignment:
         self.version = 0
         self.states: dict[TopicPartition, PartitionState] = {}
         self.committed: dict[TopicPartition, CommittedOffset] = {}
+        self.former: GivenBack = {}
         self.fetched: dict[TopicPartition, int] = {}
         self.buffered = 0
 
@@ -91,6 +104,10 @@ class Assignment:
         for state in self.states.values():
             state.leave()
 
+    def unfinished(self) -> GivenBack:
+        """What was last committed of each partition, and what is to be committed now."""
+        return {partition: (self.committed[partition], s.to_commit()) for partition, s in self.states.items()}
+
     def resume(
         self, committed: Mapping[TopicPartition, CommittedOffset], ends: Mapping[TopicPartition, int]
     ) -> None:
@@ -104,8 +121,10 @@ class Assignment:
             for partition, state in self.states.items()
             if partition in committed and committed[partition].same_completed(self.committed[partition])
         }
+        found = {p: meant for p, (last, meant) in self.former.items() if committed.get(p) == last}
+        self.former = {}
         self.states = {
-            partition: kept.get(partition) or PartitionState(at, ends.get(partition))
+            partition: kept.get(partition) or PartitionState(found.get(partition, at), ends.get(partition))
             for partition, at in committed.items()
         }
         self.committed = dict(committed)
@@ -181,12 +200,20 @@ class Assignment:
         if deliveries:
             self._chunks.append(Chunk(partition, deliveries, position))
             self.buffered += len(deliveries)
+            self._buffered_bytes += count_bytes(deliveries)
         elif not self.buffered:
             state.position = max(state.position, position)
+
+    def full(self, limit: int) -> bool:
+        """Whether as much is buffered as `take` returns with this limit."""
+        return self.buffered >= limit or self._buffered_bytes >= self._max_bytes
 
     def take(self, limit: int) -> list[Delivery]:
         """Deliver up to `limit` records."""
         taken: list[Delivery] = []
+        if self._buffered_bytes > self._max_bytes:
+            buffered = chain.from_iterable(chunk.deliveries for chunk in self._chunks)
+            limit = count_fitting(islice(buffered, limit), self._max_bytes) or 1
         while self._chunks and len(taken) < limit:
             partition, deliveries, position = self._chunks.popleft()
             room = limit - len(taken)
@@ -198,6 +225,7 @@ class Assignment:
             self.states[partition].deliver(map(_OFFSET, deliveries), position)
             taken += deliveries
         self.buffered -= len(taken)
+        self._buffered_bytes -= count_bytes(taken) if self.buffered else self._buffered_bytes
         return taken
 
     def positions_in_flight(self, deliveries: Iterable[Delivery]) -> list[int]:
@@ -235,7 +263,7 @@ class Assignment:
 
     def _drop_buffered(self) -> None:
         self._chunks.clear()
-        self.buffered = 0
+        self.buffered = self._buffered_bytes = 0
         self.fetched = {partition: state.position for partition, state in self.states.items()}
         self.version += 1
 

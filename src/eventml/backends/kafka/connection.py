@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("eventml")
 
+_FETCH = 1 << 20  # bytes of one partition in one fetch
+_LEAST_FETCH = 1 << 16  # with many partitions: smaller fetches than this are slow
 _GRACE = 5.0  # seconds that a client may take to stop in good order
 _CANCELS = 20  # a task of aiokafka may need several: each ends the one wait that it is in
 
@@ -83,8 +85,12 @@ class ClientFactory:
         _never_create_topics(producer.client)
         return producer
 
-    def consumer(self, group: str | None) -> AIOKafkaConsumer:
-        """A consumer that commits nothing by itself, not started. Without a group it joins none."""
+    def consumer(self, group: str | None, partitions: int) -> AIOKafkaConsumer:
+        """A consumer that commits nothing by itself, not started. Without a group it joins none.
+
+        What it fetches of up to so many partitions is bounded by `max_bytes`: aiokafka fetches the records of
+        one partition while those of others wait to be read. A broker returns a larger record nevertheless.
+        """
         settings = self._settings
         consumer = AIOKafkaConsumer(
             **self._options,
@@ -96,6 +102,8 @@ class ClientFactory:
             heartbeat_interval_ms=milliseconds(settings.heartbeat_interval),
             rebalance_timeout_ms=milliseconds(settings.rebalance_timeout),
             max_poll_interval_ms=milliseconds(settings.max_poll_interval),
+            fetch_max_bytes=settings.max_bytes,
+            max_partition_fetch_bytes=max(min(settings.max_bytes // partitions, _FETCH), _LEAST_FETCH),
             enable_auto_commit=False,
             # Only for an offset that retention has removed: `Member` sets where a group starts.
             auto_offset_reset="earliest",

@@ -23,7 +23,7 @@ from anyio.lowlevel import checkpoint_if_cancelled
 
 from eventml.backends.base import Completion, Start
 from eventml.backends.kafka.admin import AdminClient
-from eventml.backends.kafka.assignment import Assignment, Chunk
+from eventml.backends.kafka.assignment import Assignment, Chunk, GivenBack
 from eventml.backends.kafka.commits import Committer
 from eventml.backends.kafka.completion import Completer
 from eventml.backends.kafka.connection import ClientFactory, convert_fetched, stop
@@ -88,7 +88,7 @@ class Fetcher:
         """Fetch once, or wait until there is room."""
         self._room.clear()
         assignment = self._assignment
-        if not assignment.active or assignment.buffered >= self._limit or assignment.recovery_fetched:
+        if not assignment.active or assignment.full(self._limit) or assignment.recovery_fetched:
             await self._consumer.getmany(_NO_PARTITION)
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._poll_interval):
@@ -169,7 +169,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka has no
     def __init__(
         self,
         clients: ClientFactory,
-        topics: Sequence[str],
+        topics: Mapping[str, int],  # with the numbers of their partitions
         *,
         group: str,
         start: Start,
@@ -178,19 +178,21 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka has no
         settings: Settings,
     ) -> None:
         self._clients = clients
-        self._consumer = clients.consumer(group)
+        self._consumer = clients.consumer(group, sum(topics.values()))
         self._topics = topics
         self._group = group
         self._start = start
         self._admin = admin
         self._completer = completer
         self._settings = settings
-        self.assignment = Assignment()
+        self.assignment = Assignment(settings.max_bytes)
         self._committer = Committer(self._consumer, self.assignment, completer, settings.commit_interval)
         self._polling: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()  # there are deliveries, or a failure
         self._failure: EventMLError | None = None
         self._leaving = False
+        self.former: Member | None = None  # the one that failed and that this one replaces
+        self.given_back: GivenBack = {}
         self._fetcher = Fetcher(
             self._consumer,
             self.assignment,
@@ -250,9 +252,12 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka has no
     async def leave(self) -> None:
         """Commit what was completed, give back the rest, and leave the group. Never raises."""
         self._leaving = True
+        if self._failure is not None:
+            self.assignment.give_back()  # does not count as delivered: no worker has died
         self.assignment.leave()
         await self._committer.now()
         await self._committer.stop()
+        self.given_back = self.assignment.unfinished()
         await stop(self._consumer)
         self.assignment.end()
         if self._polling is not None:
@@ -299,6 +304,8 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka has no
         except (*CLIENT_ERRORS, EventMLError) as exc:
             self.fail(translate(exc, f"starting with the partitions of group {self._group}"))
             return
+        if self.former is not None:
+            self.assignment.former, self.former = self.former.given_back, None
         self.assignment.resume(committed, ends)
         self._fetcher.reset()
         # Both commit that this member is active. Transactions commit all that follows.

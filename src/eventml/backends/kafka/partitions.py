@@ -149,8 +149,8 @@ class PartitionState:
             self._phase = "returned"
 
     def leave(self) -> None:
-        """Deliver no more. What the next commit leaves unfinished counts as delivered."""
-        if self._phase != "new":
+        """Deliver no more. What the next commit leaves unfinished counts as delivered, unless given back."""
+        if self._phase == "delivering":
             self._phase = "left"
 
     def attempt(self, offset: int) -> int:

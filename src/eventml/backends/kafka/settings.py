@@ -13,6 +13,7 @@ from aiokafka.abc import AbstractTokenProvider
 from aiokafka.errors import SaslAuthenticationFailed
 from msgspec import Meta
 
+from eventml.backends.base import MAX_BYTES
 from eventml.errors import ConfigError
 
 log = logging.getLogger("eventml")
@@ -49,6 +50,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             `session_timeout` moves no partition. Has to differ between the processes of a group.
         publish_timeout: Longest time of a publish, retries included, before `UnavailableError`.
         request_timeout: Longest time that a broker may take for one response.
+        max_bytes: Bytes of records that one read returns at most; a larger record is read alone.
         max_request_size: Largest batch in bytes, and so the largest record; not above the topic's own
             `max.message.bytes`.
         compression: Compression of batches. All but gzip need aiokafka's extra of that name.
@@ -75,6 +77,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     group_instance_id: Text | None = None
     publish_timeout: Seconds = 30.0
     request_timeout: Seconds = 10.0
+    max_bytes: Bytes = MAX_BYTES
     max_request_size: Bytes = 1_048_576
     compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = "none"
     session_timeout: Seconds = 15.0

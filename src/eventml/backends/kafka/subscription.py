@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections import deque
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from aiokafka import TopicPartition
@@ -22,7 +23,7 @@ from eventml.backends.kafka.publishing import Publisher
 from eventml.backends.kafka.settings import Settings
 from eventml.backends.kafka.wire import DeliveryDecoder
 from eventml.errors import EventMLError, UnavailableError
-from eventml.records import Delivery
+from eventml.records import Delivery, count_fitting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -83,6 +84,7 @@ class GroupSubscription:
         self._admin = admin
         self._settings = settings
         self._member: Member | None = None
+        self._failed: Member | None = None
         self._joining: asyncio.Task[Member] | None = None
         self._leaving: set[asyncio.Task[None]] = set()
         self._watching: asyncio.Task[None] | None = None
@@ -152,6 +154,7 @@ class GroupSubscription:
 
     async def _join(self) -> Member:
         member = self._new_member()
+        member.former = self._failed
         try:
             await member.join(self._settings.rebalance_timeout + self._settings.session_timeout)
         except BaseException:
@@ -162,6 +165,7 @@ class GroupSubscription:
     def _drop_member(self) -> None:
         member, self._member = self._member, None
         if member is not None:
+            self._failed = member
             self._leave(member)
 
     def _leave(self, member: Member) -> None:
@@ -206,17 +210,21 @@ class GroupSubscription:
 class Reader:
     """Reads all partitions, from one end on, without a group and without commits; as `base.Subscription`."""
 
-    def __init__(self, clients: ClientFactory, publisher: Publisher) -> None:
+    def __init__(
+        self, clients: ClientFactory, publisher: Publisher, topics: Mapping[str, int], max_bytes: int
+    ) -> None:
         self._clients = clients
-        self._consumer = clients.consumer(None)
+        self._partitions = [TopicPartition(topic, p) for topic, count in topics.items() for p in range(count)]
+        self._consumer = clients.consumer(None, len(self._partitions))
         self._publisher = publisher
+        self._max_bytes = max_bytes
         self._decoder = DeliveryDecoder()
         self._deliveries: deque[Delivery] = deque()
         self._fetching: asyncio.Task[None] | None = None
 
-    async def start(self, topics: Mapping[str, int], start: Start, admin: AdminClient, within: float) -> None:
-        """Go to one end of every partition of these topics, within so many seconds."""
-        partitions = [TopicPartition(topic, p) for topic, count in topics.items() for p in range(count)]
+    async def start(self, start: Start, admin: AdminClient, within: float) -> None:
+        """Go to one end of every partition, within so many seconds."""
+        partitions = self._partitions
         self._consumer.assign(partitions)
         async with translated("starting to read", within):
             await self._clients.start(self._consumer)
@@ -233,7 +241,8 @@ class Reader:
             fetching, self._fetching = self._fetching, None
             fetching.result()
             await checkpoint_if_cancelled()
-        return [self._deliveries.popleft() for _ in range(min(limit, len(self._deliveries)))]
+        count = count_fitting(islice(self._deliveries, limit), self._max_bytes) or 1
+        return [self._deliveries.popleft() for _ in range(count)]
 
     async def complete(self, done: Sequence[Completion]) -> None:
         """Publish the outputs; there is nothing to ack."""

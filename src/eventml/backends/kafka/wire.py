@@ -29,6 +29,7 @@ _OVERHEAD: Final = 40  # bytes of a record at most, beside its key, value and he
 _HEADER_OVERHEAD: Final = 10  # bytes of a header at most, beside its name and value
 _CACHED_HEADERS: Final = 1_024
 _CACHED_KEYS: Final = 65_536
+_LARGEST_CACHED: Final = 4_096  # bytes of headers, or of a key: strangers choose how large theirs are
 _MASK: Final = 0xFFFFFFFF
 _WORDS: Final = [Struct(f"<{count}I") for count in range(17)]
 
@@ -47,7 +48,9 @@ class HeaderEncoder:
             if len(self._encoded) >= _CACHED_HEADERS:
                 self._encoded.clear()
             encoded = [(name, value.encode(errors="surrogateescape")) for name, value in headers.items()]
-            known = self._encoded[id(headers)] = (headers, encoded)
+            known = headers, encoded
+            if sum(len(value) for _, value in encoded) <= _LARGEST_CACHED:
+                self._encoded[id(headers)] = known
         return known[1]
 
 
@@ -98,7 +101,9 @@ class DeliveryDecoder:
         if known is None:
             if len(self._decoded) >= _CACHED_HEADERS:
                 self._decoded.clear()
-            known = self._decoded[raw] = {name: _text(value) for name, value in raw}
+            known = {name: _text(value) for name, value in raw}
+            if sum(len(value or b"") for _, value in raw) <= _LARGEST_CACHED:
+                self._decoded[raw] = known
         return known
 
 
@@ -207,7 +212,10 @@ class Packer:
                 keyless = writable[self._calls % len(writable)] if writable else self._calls % total
                 by_number = by_topic.setdefault(topic, {})
             key = record.key
-            number = keyless if key is None else key_hash(key) % total
+            if key is None:
+                number = keyless
+            else:
+                number = (key_hash if len(key) <= _LARGEST_CACHED else key_hash.__wrapped__)(key) % total
             if number in by_number:
                 by_number[number].append(position)
             else:

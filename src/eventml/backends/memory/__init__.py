@@ -15,22 +15,17 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-from eventml.backends.memory.hub import Hub, Settings
+from eventml.backends.memory.hub import Hub, Settings, capabilities
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from eventml.backends.base import Backend, Capabilities
+    from eventml.backends.base import Backend
 
 __all__ = ["Hub", "Settings", "capabilities", "open", "temporary"]
 
 _HUBS: Final[dict[str, Hub]] = {}
 # A hub lives as long as the process, so that closing the bus loses nothing that was published.
-
-
-def capabilities(_settings: Settings) -> Capabilities:
-    """The capabilities; they do not depend on the settings."""
-    return Hub.capabilities
 
 
 @asynccontextmanager

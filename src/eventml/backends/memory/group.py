@@ -5,8 +5,11 @@ Nothing here waits or locks: the hub does both.
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from typing import TYPE_CHECKING, TypeVar
+
+from eventml.records import count_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -41,13 +44,14 @@ class Group:
                 window.give_back()
         self._reassign()
 
-    def take(self, member: object, limit: int) -> list[Delivery]:
-        """Up to `limit` deliveries for a member, from its partitions in rotation."""
+    def take(self, member: object, limit: int, max_bytes: float = math.inf) -> list[Delivery]:
+        """Up to `limit` deliveries of so many bytes at most, from a member's partitions in rotation."""
         taken: list[Delivery] = []
         self._turn = (self._turn + 1) % len(self.windows)
         for window in (*self.windows[self._turn :], *self.windows[: self._turn]):
             if window.owner is member and window.next_owner is None:
-                taken += window.take(limit - len(taken))
+                room = max_bytes if max_bytes == math.inf else max_bytes - count_bytes(taken)
+                taken += window.take(limit - len(taken), room)
                 if len(taken) >= limit:
                     break
         return taken

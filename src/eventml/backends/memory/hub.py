@@ -18,10 +18,11 @@ import anyio
 import msgspec
 from anyio.lowlevel import checkpoint, current_token
 
-from eventml.backends.base import Capabilities
+from eventml.backends.base import MAX_BYTES, Capabilities
 from eventml.backends.memory.group import Group
 from eventml.backends.memory.topic import TopicState
 from eventml.errors import FullError
+from eventml.records import count_bytes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
@@ -43,11 +44,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         partitions: Partitions of each topic; a group's members share them.
         retention: Records that a topic keeps. Publishers wait while a group has not finished them; without
             a group the oldest are dropped.
+        retention_bytes: Bytes of values and keys that a topic keeps, likewise.
+        max_bytes: Bytes of values and keys that one read returns at most; a larger record is read alone.
         publish_timeout: Seconds that a publisher waits for room before `FullError`.
     """
 
     partitions: Annotated[int, msgspec.Meta(ge=1)] = 8
     retention: Annotated[int, msgspec.Meta(ge=1)] = 100_000
+    retention_bytes: Annotated[int, msgspec.Meta(ge=1)] = 1_000_000_000
+    max_bytes: Annotated[int, msgspec.Meta(ge=1)] = MAX_BYTES
     publish_timeout: Annotated[float, msgspec.Meta(gt=0)] = 30.0
 
 
@@ -74,10 +79,9 @@ def _wake(waiters: set[Waiter]) -> None:
         waiters.pop().wake()
 
 
-class Hub:
-    """A backend in this process. Every method may be called from any thread's event loop."""
-
-    capabilities = Capabilities(
+def capabilities(settings: Settings) -> Capabilities:
+    """Guarantees of the backend with these settings."""
+    return Capabilities(
         ordering="per_key",
         redelivery="leave",
         atomic_completion=True,
@@ -85,10 +89,16 @@ class Hub:
         counts_attempts=True,
         shared=False,
         deduplicates=True,
+        max_bytes=settings.max_bytes,
     )
+
+
+class Hub:
+    """A backend in this process. Every method may be called from any thread's event loop."""
 
     def __init__(self, settings: Settings | None = None) -> None:
         self._settings = settings or Settings()
+        self.capabilities = capabilities(self._settings)
         self.lock = threading.Lock()
         self._topics: dict[str, TopicState] = {}
         self._groups: dict[tuple[str, str], Group] = {}
@@ -136,7 +146,10 @@ class Hub:
     def topic(self, name: str) -> TopicState:
         """The topic of that name, created if it does not exist."""
         if name not in self._topics:
-            self._topics[name] = TopicState(name, self._settings.partitions, self._settings.retention)
+            settings = self._settings
+            self._topics[name] = TopicState(
+                name, settings.partitions, settings.retention, settings.retention_bytes
+            )
         return self._topics[name]
 
     def group(self, topic: str, name: str, start: Start) -> Group:
@@ -154,6 +167,15 @@ class Hub:
     def wake_receivers(self, topic: str) -> None:
         """Wake the receives that wait for a topic: there are new records, or partitions have other owners."""
         _wake(self._receivers[topic])
+
+    def read_whole(
+        self, topics: Iterable[str], limit: int, read: Callable[[int, float], list[Delivery]]
+    ) -> list[Delivery]:
+        """Read up to `limit` deliveries, of `max_bytes` at most; a larger one alone."""
+        max_bytes = self._settings.max_bytes
+        if limit * max(self.topic(name).largest for name in topics) <= max_bytes:
+            return read(limit, math.inf)
+        return read(limit, max_bytes) or read(1, math.inf)
 
     async def when_there_are_any(
         self, topics: Iterable[str], take: Callable[[], Sequence[Delivery]]
@@ -181,7 +203,8 @@ class Hub:
                 return False
             raise FullError(
                 f"topic {full.name!r} is full: group {full.slowest()!r} left {self._settings.retention} "
-                f"records unfinished for {timeout:g} s. Run that group's handler, or raise backend.retention."
+                f"records, or {self._settings.retention_bytes} bytes, unfinished for {timeout:g} s. Run that "
+                "group's handler, or raise backend.retention or backend.retention_bytes."
             )
 
         await self._when(attempt, [self.publishers], deadline)
@@ -222,12 +245,14 @@ class _Member:
                 hub.wake_receivers(name)  # of partitions that another member was to get
 
     async def receive(self, limit: int) -> Sequence[Delivery]:
-        return await self._hub.when_there_are_any(self._groups, lambda: self._take(limit))
+        hub, topics = self._hub, self._groups
+        return await hub.when_there_are_any(topics, lambda: hub.read_whole(topics, limit, self._take))
 
-    def _take(self, limit: int) -> list[Delivery]:
+    def _take(self, limit: int, max_bytes: float) -> list[Delivery]:
         taken: list[Delivery] = []
         for name, group in list(self._groups.items()):
-            taken += group.take(self, limit - len(taken))
+            room = max_bytes if max_bytes == math.inf else max_bytes - count_bytes(taken)
+            taken += group.take(self, limit - len(taken), room)
             if len(taken) >= limit:
                 self._groups[name] = self._groups.pop(name)  # the other topics come first next time
                 break
@@ -282,14 +307,16 @@ class _Reader:
             self._positions = {p: p.base if start == "earliest" else p.end for p in partitions}
 
     async def receive(self, limit: int) -> Sequence[Delivery]:
-        return await self._hub.when_there_are_any(self._topics, lambda: self._take(limit))
+        hub, topics = self._hub, self._topics
+        return await hub.when_there_are_any(topics, lambda: hub.read_whole(topics, limit, self._take))
 
-    def _take(self, limit: int) -> list[Delivery]:
+    def _take(self, limit: int, max_bytes: float) -> list[Delivery]:
         taken: list[Delivery] = []
         for partition in list(self._positions):
             # Put back behind the others, which come first if the limit is reached here.
             position = self._positions.pop(partition)
-            read = partition.read(position, limit - len(taken))
+            room = max_bytes if max_bytes == math.inf else max_bytes - count_bytes(taken)
+            read = partition.read(position, limit - len(taken), room)
             self._positions[partition] = max(position, partition.base) + len(read)
             taken += read
             if len(taken) >= limit:

@@ -5,6 +5,7 @@ Nothing here waits or locks: the hub does both.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter, defaultdict
 from itertools import chain
@@ -15,7 +16,7 @@ from zlib import crc32
 
 from msgspec.structs import replace
 
-from eventml.records import Delivery, Record, foreign_id
+from eventml.records import Delivery, Record, count_bytes, count_fitting, foreign_id
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,17 +28,27 @@ _ID_OF: Final = attrgetter("id")
 
 
 class TopicState:
-    """A topic: its partitions, and the bound on the records that it keeps."""
+    """A topic: its partitions, and the bounds on the records, and on their bytes, that it keeps.
 
-    def __init__(self, name: str, partitions: int, retention: int) -> None:
+    Attributes:
+        largest: The bytes of the largest record that it has ever had.
+    """
+
+    def __init__(self, name: str, partitions: int, retention: int, retention_bytes: float = math.inf) -> None:
         self.name = name
         self.partitions = [Partition(index) for index in range(partitions)]
+        self.largest = 0
         self._retention = retention
+        self._retention_bytes = retention_bytes
+        self._bytes = 0
         self._turn = 0
         self._latest = 0.0
 
     def append(self, records: Sequence[Record]) -> None:
         """Append records, each to the partition of its key."""
+        sizes = [len(record.value) + len(record.key or b"") for record in records]
+        self.largest = max(self.largest, max(sizes, default=0))
+        self._bytes += sum(sizes)
         # The records of a call that have no key go to one partition, those of the next call to the next.
         self._turn = (self._turn + 1) % len(self.partitions)
         # A clock that is set back must not change the order within a partition.
@@ -56,22 +67,24 @@ class TopicState:
     def has_room(self) -> bool:
         """Whether records may be appended. Drops finished records if the topic is full.
 
-        A write is accepted whole while the topic is below its bound, so the bound is exceeded by one write
+        A write is accepted whole while the topic is below its bounds, so a bound is exceeded by one write
         at most; otherwise a batch larger than the bound could never be written.
         """
-        size = sum(len(p.log) for p in self.partitions)
-        if size < self._retention:
-            return True
-        # A quarter at a time, because dropping from the front of a list costs its whole length. Every
-        # partition drops its part, so that a reader which is not far behind misses nothing.
-        finished = [(p, p.finished - p.base) for p in self.partitions]
-        total = sum(count for _, count in finished)
-        left = to_drop = min(size - self._retention * 3 // 4, total)
-        for partition, count in sorted(finished, key=itemgetter(1), reverse=True):
-            part = min(ceil(count * to_drop / max(total, 1)), left)
-            partition.drop(part)
-            left -= part
-        return size - to_drop < self._retention
+        while (
+            size := sum(len(p.log) for p in self.partitions)
+        ) >= self._retention or self._bytes >= self._retention_bytes:
+            # A quarter at a time, because dropping from the front of a list costs its whole length. Every
+            # partition drops its part, so that a reader which is not far behind misses nothing.
+            finished = [(p, p.finished - p.base) for p in self.partitions]
+            total = sum(count for _, count in finished)
+            if not total:
+                return False
+            left = to_drop = min(max(size - self._retention * 3 // 4, ceil(size / 4)), total)
+            for partition, count in sorted(finished, key=itemgetter(1), reverse=True):
+                part = min(ceil(count * to_drop / total), left)
+                self._bytes -= partition.drop(part)
+                left -= part
+        return True
 
     def slowest(self) -> str:
         """The name of the group with the largest lag."""
@@ -108,10 +121,11 @@ class Partition:
         self.windows[group] = Window(self, self.base if start == "earliest" else self.end)
         return self.windows[group]
 
-    def read(self, position: int, limit: int) -> list[Delivery]:
-        """Deliveries from an offset on; from the oldest one if that was dropped."""
+    def read(self, position: int, limit: int, max_bytes: float = math.inf) -> list[Delivery]:
+        """Deliveries from an offset on, of so many bytes at most; from the oldest one if that was dropped."""
         start = max(position - self.base, 0)
-        return self.log[start : start + limit]
+        found = self.log[start : start + limit]
+        return found if max_bytes == math.inf else found[: count_fitting(found, max_bytes)]
 
     def extend(self, records: Sequence[Record], now: float) -> None:
         """Append records with this timestamp, in seconds since the epoch."""
@@ -121,10 +135,12 @@ class Partition:
             deliveries = [d if d.record.id else _named(d) for d in deliveries]
         self.log += deliveries
 
-    def drop(self, count: int) -> None:
-        """Drop the oldest records."""
+    def drop(self, count: int) -> int:
+        """Drop the oldest records. Returns their bytes."""
+        dropped = count_bytes(self.log[:count])
         del self.log[:count]
         self.base += count
+        return dropped
 
 
 def _named(delivery: Delivery) -> Delivery:
@@ -157,14 +173,20 @@ class Window:
         self.in_flight: dict[Any, int] = {}
         self.returned: dict[Any, int] = {}
 
-    def take(self, limit: int) -> list[Delivery]:
-        """Up to `limit` deliveries, which are then in flight with the owner. Returned ones come first."""
+    def take(self, limit: int, max_bytes: float = math.inf) -> list[Delivery]:
+        """Up to `limit` deliveries, which are then in flight with the owner. Returned ones come first.
+
+        They are of so many bytes at most; none if the first one is larger.
+        """
         partition = self.partition
         taken = []
-        for offset in list(self.returned)[:limit] if self.returned else ():
-            attempt = self.in_flight[offset] = self.returned.pop(offset) + 1
-            taken.append(replace(partition.log[offset - partition.base], attempt=attempt))
-        fresh = partition.read(self.position, limit - len(taken))
+        if self.returned:
+            again = [partition.log[offset - partition.base] for offset in list(self.returned)[:limit]]
+            for delivery in again[: count_fitting(again, max_bytes)]:
+                attempt = self.in_flight[delivery.offset] = self.returned.pop(delivery.offset) + 1
+                taken.append(replace(delivery, attempt=attempt))
+            max_bytes = max_bytes - count_bytes(taken) if len(taken) == len(again) else -1
+        fresh = partition.read(self.position, limit - len(taken), max_bytes)
         if fresh:
             end = self.position + len(fresh)
             self.in_flight.update(dict.fromkeys(range(self.position, end), 1))

@@ -53,9 +53,18 @@ __all__ = ["RedisBackend", "Settings", "capabilities", "open"]
 _EXPIRE_AFTER: Final = 3_600  # seconds after the last `trim`
 
 
-def capabilities(settings: Settings) -> Capabilities:  # noqa: ARG001 - they are the same with all settings
+def capabilities(settings: Settings) -> Capabilities:
     """Guarantees of the backend with these settings."""
-    return RedisBackend.capabilities
+    return Capabilities(
+        ordering="single_member",
+        redelivery="lease",
+        atomic_completion=True,
+        durable=True,
+        counts_attempts=True,
+        shared=True,
+        deduplicates=True,
+        max_bytes=settings.max_bytes,
+    )
 
 
 @asynccontextmanager
@@ -84,18 +93,9 @@ async def open(url: str, settings: Settings) -> AsyncIterator[RedisBackend]:  # 
 class RedisBackend:
     """See `eventml.backends.base.Backend`. Made by `open`."""
 
-    capabilities: Final = Capabilities(
-        ordering="single_member",
-        redelivery="lease",
-        atomic_completion=True,
-        durable=True,
-        counts_attempts=True,
-        shared=True,
-        deduplicates=True,
-    )
-
     def __init__(self, publisher: Publisher) -> None:
         self._publisher = publisher
+        self.capabilities = capabilities(publisher.server.settings)
 
     async def publish(self, records: Sequence[Record]) -> None:
         """See `Backend.publish`. A call of up to 1,000 records to one slot is one transaction."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import socket
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -20,6 +21,7 @@ from eventml.backends.redis.errors import (
     ConnectionLostError,
     DeniedError,
     ErrorReply,
+    ReplyTooLongError,
     check_replies,
     error_for,
 )
@@ -55,11 +57,16 @@ def fields_of(reply: Sequence[Any]) -> dict[str, Any]:
 
 
 class _Request(msgspec.Struct):
-    """Commands that were sent, and the future of their replies."""
+    """Commands that were sent, and the future of their replies.
+
+    `longest` is the count of received bytes at which the connection is closed, if there is a limit.
+    """
 
     future: asyncio.Future[list[Any]]
     expected: int
-    deadline: asyncio.TimerHandle
+    timeout: float
+    longest: float
+    deadline: asyncio.TimerHandle | None = None
     replies: list[Any] = []
 
 
@@ -69,11 +76,14 @@ class Connection(asyncio.BufferedProtocol):
     Attributes:
         hello: The server's reply to HELLO: its name and version, and the number of this connection.
         writable: Set unless the send buffer is full: wait for it before `send`.
+        received: How many bytes have been received.
     """
 
     def __init__(self, name: str) -> None:
         self.hello: dict[str, Any] = {}
         self.writable = asyncio.Event()
+        self.received = 0
+        self._received_at = 0.0
         self._name = name
         self._loop = asyncio.get_running_loop()
         self._pending: deque[_Request] = deque()
@@ -90,11 +100,13 @@ class Connection(asyncio.BufferedProtocol):
         """Whether commands can be sent."""
         return self._transport is not None and not self._transport.is_closing()
 
-    def send(self, commands: bytes, expected: int, timeout: float) -> asyncio.Future[list[Any]]:
+    def send(
+        self, commands: bytes, expected: int, timeout: float, max_bytes: float = math.inf
+    ) -> asyncio.Future[list[Any]]:
         """Send packed commands, and return a future of that number of replies.
 
-        An error reply stands in its place among them. If they have not come after `timeout` seconds, the
-        connection is closed. Cancelling the future is harmless.
+        An error reply stands in its place among them. If nothing has been received for `timeout` seconds, or
+        more than `max_bytes` and not all of them, the connection is closed. Cancelling it is harmless.
 
         Raises:
             ConnectionLostError: the connection is closed and nothing was sent. The future raises it
@@ -103,8 +115,9 @@ class Connection(asyncio.BufferedProtocol):
         if self._transport is None or self._transport.is_closing():
             raise ConnectionLostError(f"the connection to {self._name} is closed", unsent=True)
         future: asyncio.Future[list[Any]] = self._loop.create_future()
-        deadline = self._loop.call_later(timeout, self._time_out, timeout)
-        self._pending.append(_Request(future, expected, deadline))
+        request = _Request(future, expected, timeout, self.received + max_bytes)
+        request.deadline = self._loop.call_later(timeout, self._check_deadline, request)
+        self._pending.append(request)
         self._transport.write(commands)
         return future
 
@@ -113,17 +126,21 @@ class Connection(asyncio.BufferedProtocol):
         if self._transport is not None:
             self._transport.abort()
 
-    def _time_out(self, timeout: float) -> None:
-        self._fail_pending(f"{self._name} has not answered for {timeout:g} s")
+    def _check_deadline(self, request: _Request) -> None:
+        left = self._received_at + request.timeout - self._loop.time()
+        if left > 0:  # replies are arriving, however slowly
+            request.deadline = self._loop.call_later(left, self._check_deadline, request)
+            return
+        self._fail_pending(f"{self._name} has not answered for {request.timeout:g} s")
         self.close()
 
-    def _fail_pending(self, reason: str) -> None:
+    def _fail_pending(self, reason: str, error: type[ConnectionLostError] = ConnectionLostError) -> None:
         while self._pending:
             request = self._pending.popleft()
-            request.deadline.cancel()
+            _stop(request.deadline)
             if not request.future.done():
                 # Each has an exception of its own: one object raised in many tasks shares a traceback.
-                request.future.set_exception(ConnectionLostError(reason))
+                request.future.set_exception(error(reason))
                 request.future.exception()  # marks it as retrieved, in case that nothing awaits the future
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -139,6 +156,8 @@ class Connection(asyncio.BufferedProtocol):
         """Parse the bytes received, and resolve the requests whose replies are complete."""
         parser = self._parser
         pending = self._pending
+        self.received += nbytes
+        self._received_at = self._loop.time()
         parser.feed(self._buffer, 0, nbytes)
         while (reply := parser.gets()) is not _INCOMPLETE:
             if not pending:  # a server that rejects a connection says why before it closes it
@@ -148,9 +167,12 @@ class Connection(asyncio.BufferedProtocol):
             request.replies.append(reply)
             if len(request.replies) == request.expected:
                 pending.popleft()
-                request.deadline.cancel()
+                _stop(request.deadline)
                 if not request.future.done():
                     request.future.set_result(request.replies)
+        if pending and self.received > pending[0].longest:
+            self._fail_pending(f"a reply of {self._name} is too long", ReplyTooLongError)
+            self.close()
 
     def pause_writing(self) -> None:
         """Let senders wait: the send buffer is full."""
@@ -165,6 +187,11 @@ class Connection(asyncio.BufferedProtocol):
         self.writable.set()
         reason = exc or "the server closed it"
         self._fail_pending(f"the connection to {self._name} was lost: {reason}{self._rejection}")
+
+
+def _stop(timer: asyncio.TimerHandle | None) -> None:
+    if timer is not None:
+        timer.cancel()
 
 
 class Login:

@@ -45,6 +45,10 @@ class ConnectionLostError(UnavailableError):
         super().__init__(message)
 
 
+class ReplyTooLongError(ConnectionLostError):
+    """The connection was closed because a reply was too long."""
+
+
 class NoMemoryError(UnavailableError):
     """The server has no memory left for what was to be added."""
 

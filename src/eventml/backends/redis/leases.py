@@ -28,6 +28,8 @@ RELEASED: Final = f"{CONSUMER_PREFIX}released"
 
 _COUNT: Final = Script("count")
 _RENEW: Final = Script("renew")
+_CLAIM: Final = Script("claim")
+_RELEASE: Final = Script("release")
 _LEAVE: Final = Script("leave")
 _IDLE: Final = Script("idle")
 _TRIM: Final = Script("trim")
@@ -37,6 +39,7 @@ _MAX_COUNTED: Final = 10_000
 
 _START: Final = "0-0"  # the cursor of XAUTOCLAIM, at the start and at the end
 _RENEW_AT_ONCE: Final = 200  # leases renewed by one call, which must not block the server for long
+_CLAIM_AT_ONCE: Final = 200  # entries that one call claims at most
 _TRIM_AT_ONCE: Final = 10_000  # entries removed by one call at most; takes some 2 ms
 _IDLE_LEASES: Final = 20  # lease periods after which an idle consumer with nothing pending is deleted
 
@@ -149,20 +152,18 @@ class Consumer:
         self.drop(lost)
         return lost
 
-    async def sweep(self, limit: int) -> list[Delivery]:
-        """Take the next step of a sweep: claim entries whose leases have expired."""
-        command = pack(
-            "XAUTOCLAIM", self.topic, self.group, self.name, int(self._lease * 1000),
-            self._cursor, "COUNT", limit, "JUSTID",
-        )  # fmt: skip
-        [reply] = await self._request(command, "claiming")
-        if len(reply) > 2:  # noqa: PLR2004 - from Redis 7.0 on, the entries that were trimmed stand third
-            self._report_trimmed(len(reply[2]))
-        entries = [entry.decode() for entry in reply[1]]
-        deliveries = await self._claim([entry for entry in entries if entry not in self._renewed])
-        self._cursor = reply[0].decode()
+    async def sweep(self, limit: int, max_bytes: int) -> list[Delivery]:
+        """Take the next step of a sweep: claim entries with expired leases, of so many bytes at most."""
+        lease, count = int(self._lease * 1000), min(limit, _CLAIM_AT_ONCE)
+        arguments = (self.name, RELEASED, lease, self._cursor, count, max_bytes)
+        cursor, claimed, trimmed = await self._run(_CLAIM, *arguments, action="claiming")
+        self._cursor = cursor.decode()
         self.sweeping = self._cursor != _START
-        return deliveries
+        self._report_trimmed(trimmed)
+        found = [(entry, fields, n) for entry, fields, n in claimed if entry.decode() not in self._renewed]
+        if found:
+            log.info("claimed %d deliveries of %s, whose leases had expired", len(found), self)
+        return self.take([(entry, fields) for entry, fields, _ in found], [n for _, _, n in found])
 
     async def anything_released(self) -> bool:
         """Whether a member has given back entries that have not been claimed yet."""
@@ -170,29 +171,22 @@ class Consumer:
         [reply] = await self._request(command, "looking for released entries")
         return bool(reply)
 
-    async def recover(self, limit: int) -> tuple[list[Delivery], bool]:
-        """Claim entries that are pending for this consumer but not leased: the reply to a read was lost.
+    async def release(self, untouched: Iterable[Delivery] = ()) -> None:
+        """Give back what no handler has received: for it, this delivery does not count as an attempt.
 
-        No read and no claim may be under way meanwhile. Returns whether there may be more, too.
+        These are the untouched deliveries, and entries that are pending for this consumer but not leased: the
+        reply to a read or a claim was lost. No read and no claim may be under way meanwhile.
         """
-        count = len(self._renewed) + limit  # at least `limit` of so many entries are not leased
-        command = pack("XPENDING", self.topic, self.group, "-", "+", count, self.name)
-        [rows] = await self._request(command, "looking for deliveries whose reply was lost")
-        found = [entry for entry in (row[0].decode() for row in rows) if entry not in self._renewed]
-        return await self._claim(found[:limit]), len(rows) == count
+        self.drop([delivery.offset for delivery in untouched if delivery.record.topic == self.topic])
+        self._report_trimmed(
+            await self._run(_RELEASE, self.name, RELEASED, *self._renewed, action="releasing")
+        )
+        self._cursor, self.sweeping = _START, True
 
     async def give_back(self, untouched: Iterable[Delivery]) -> None:
-        """Give all pending entries back to the group, and delete the consumer.
-
-        No handler has received the untouched ones: for them, this delivery does not count as an attempt.
-        """
-        attempts = [
-            value
-            for delivery in untouched
-            if delivery.record.topic == self.topic
-            for value in (delivery.offset, delivery.attempt - 1)
-        ]
-        await self._run(_LEAVE, self.name, RELEASED, *attempts, action="leaving")
+        """Give all pending entries back to the group, as `release` does, and delete the consumer."""
+        await self.release(untouched)
+        await self._run(_LEAVE, self.name, RELEASED, action="leaving")
 
     async def delete_idle_consumers(self) -> None:
         """Delete the consumers of members that have died, once they have had nothing pending for long."""
@@ -206,24 +200,6 @@ class Consumer:
         while removed >= _TRIM_AT_ONCE // 2:
             action = f"trimming {self.topic!r}"
             removed = await _TRIM.run(self.client, self.topic, bound, _TRIM_AT_ONCE, action=action)
-
-    async def _claim(self, entries: Sequence[str]) -> list[Delivery]:
-        """Claim entries with their fields, as another delivery, and lease them."""
-        if not entries:
-            return []
-        commands = [pack("XCLAIM", self.topic, self.group, self.name, 0, *entries)]
-        commands += [pack("XPENDING", self.topic, self.group, entry, entry, 1) for entry in entries]
-        claimed, *counts = await self._request(b"".join(commands), "claiming", len(commands))
-        attempts = {row[0]: row[3] for [row] in filter(None, counts)}
-        whole = [entry for entry in claimed if entry is not None and entry[1] is not None]
-        if missing := {entry.encode() for entry in entries} - {entry[0] for entry in whole}:
-            # Either completed meanwhile by their former member, or trimmed while they were pending.
-            commands = [pack("XRANGE", self.topic, entry, entry) for entry in missing]
-            commands.append(pack("XACK", self.topic, self.group, *missing))
-            *found, _ = await self._request(b"".join(commands), "claiming", len(commands))
-            self._report_trimmed(sum(not entry for entry in found))
-        log.info("claimed %d deliveries of %s, whose leases had expired", len(whole), self)
-        return self.take(whole, [attempts.get(entry[0], 1) for entry in whole])
 
     def _report_trimmed(self, trimmed: int) -> None:
         if trimmed:

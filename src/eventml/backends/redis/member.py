@@ -84,10 +84,11 @@ class GroupReader(ReadAhead):
 
     def take(self, limit: int) -> list[Delivery]:
         """Take the deliveries that are ready, up to a limit: first those that were claimed."""
+        if not self._claimed:
+            return super().take(limit)
         taken, self._claimed = self._claimed[:limit], self._claimed[limit:]
-        if taken:
-            self._upkeep_due.set()
-        return taken + super().take(limit - len(taken))
+        self._upkeep_due.set()
+        return taken
 
     async def read(self, limit: int) -> None:
         """Start a read, unless the upkeep has something to do before."""
@@ -138,24 +139,16 @@ class GroupReader(ReadAhead):
             if lost := await consumer.renew():
                 self._claimed = [delivery for delivery in self._claimed if delivery.offset not in lost]
                 self.ready = [delivery for delivery in self.ready if delivery.offset not in lost]
-        if self._reply_lost:
-            await self._recover()
-        else:
+        if not self._reply_lost:
+            await self._sweep()
+        elif self.pending is None:  # else entries whose reply is under way would be taken for lost
+            for consumer in self._consumers:
+                await consumer.release()
+            self._reply_lost, self._catching_up = False, True
             await self._sweep()
         if self._settings.retention is not None:
             for consumer in self._consumers:
                 await consumer.trim_finished(self._settings.retention)
-
-    async def _recover(self) -> None:
-        if self.pending is not None or self._claimed:
-            return  # entries whose reply is under way would be taken for lost
-        more = False
-        for consumer in self._consumers:
-            deliveries, may_be_more = await consumer.recover(self._limit)
-            self._claimed += deliveries
-            more |= may_be_more
-        self._reply_lost = more
-        self._arrived.set()
 
     async def _sweep(self) -> None:
         """Claim what was given back, and every half lease what has expired; then delete idle consumers."""
@@ -167,9 +160,10 @@ class GroupReader(ReadAhead):
                 consumer.sweeping = True
             while consumer.sweeping and not self._claimed:
                 try:
-                    self._claimed += await consumer.sweep(self._limit)
+                    self._claimed += await consumer.sweep(self._limit, self.size.max_bytes)
                 except BaseException:
                     self._reply_lost = True  # the server may have executed the claim
+                    self.size.failed(self._limit)
                     raise
         if self._claimed:
             self._arrived.set()

@@ -7,25 +7,71 @@ would know of it. A caller that stops waiting leaves the read under way, for the
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from eventml.backends.base import Completion, Start
-from eventml.backends.redis.connection import pack
-from eventml.backends.redis.errors import ConnectionLostError, ErrorReply, check_replies, error_for
+from eventml.backends.redis.connection import Connection, pack
+from eventml.backends.redis.errors import (
+    ConnectionLostError,
+    ErrorReply,
+    ReplyTooLongError,
+    check_replies,
+    error_for,
+)
 from eventml.backends.redis.publishing import Publisher
 from eventml.backends.redis.server import Client, Server
 from eventml.backends.redis.wire import decode_entries
 from eventml.errors import BackendError, EventMLError
-from eventml.records import Delivery
+from eventml.records import Delivery, count_fitting
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
 BLOCK: Final = 1_000  # milliseconds that the server holds a read open that finds no new entries
+
+_FIRST_COUNT: Final = 8  # entries that the first read asks for
+_LEAST_BYTES: Final = 256_000  # replies are not lost for their size below this
+_OVERSIZE: Final = 4  # times `max_bytes`: a longer reply is not read to its end
+
+R = TypeVar("R", bound="ReadAhead")
+
+
+class ReadSize:
+    """How much to read at once. A read is bounded in entries by the server, and in bytes by this estimate:
+    the entries of a read are as large as those of the read before it.
+
+    It starts small, and at most doubles from read to read. It shrinks when a reply is lost: a slow link, and
+    the server's client-output-buffer-limit, lose large ones.
+
+    Attributes:
+        max_bytes: How many bytes a reply should have now.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = self._most = max_bytes
+        self._count = _FIRST_COUNT
+
+    def count(self, limit: int) -> int:
+        """How many entries to ask for, of up to `limit`."""
+        return min(self._count, limit)
+
+    def succeeded(self, asked: int, entries: int, size: int) -> None:
+        """So many entries came of those that were asked for, in a reply of `size` bytes."""
+        if entries:
+            self.max_bytes = min(self.max_bytes + self.max_bytes // 50 + 1, self._most)
+            wanted = 2 * asked if entries >= asked else self._count
+            self._count = max(min(wanted, self.max_bytes * entries // size), 1)
+
+    def failed(self, asked: int) -> None:
+        """The reply with so many entries was lost."""
+        self.max_bytes = max(self.max_bytes // 4, min(_LEAST_BYTES, self._most))
+        self._count = max(min(self._count, asked) // 4, 1)
 
 
 class ReadAhead:
@@ -35,6 +81,7 @@ class ReadAhead:
     topic. `arrived` is set when entries have come, or a read has failed.
 
     Attributes:
+        size: How much to read at once.
         pending: The read that is under way.
         ready: Deliveries that have been read and not been taken.
     """
@@ -48,12 +95,16 @@ class ReadAhead:
         arrived: asyncio.Event,
     ) -> None:
         self.client = Client(server, slot)
+        self.size = ReadSize(server.settings.max_bytes)
         self.pending: asyncio.Future[list[Any]] | None = None
         self.ready: list[Delivery] = []
         self._command = command
         self._decode = decode
         self._arrived = arrived
         self._timeout = BLOCK / 1_000 + server.settings.timeout
+        self._slow = BLOCK / 1_000 + server.settings.lease / 4
+        self._max_bytes = server.settings.max_bytes
+        self._ready_bytes = 0  # of the reply that `ready` came in
         self._failure: BackendError | None = None
 
     def check(self) -> None:
@@ -63,7 +114,9 @@ class ReadAhead:
             raise failure
 
     def take(self, limit: int) -> list[Delivery]:
-        """Take the deliveries that are ready, up to a limit."""
+        """Take the deliveries that are ready, up to a limit and `max_bytes`."""
+        if self._ready_bytes > self._max_bytes:
+            limit = count_fitting(self.ready[:limit], self._max_bytes) or 1
         taken, self.ready = self.ready[:limit], self.ready[limit:]
         return taken
 
@@ -77,8 +130,10 @@ class ReadAhead:
         connection = self.client.connected
         if connection is None or self.pending is not None or self.ready or self._failure is not None:
             return
-        self.pending = connection.send(self._command(limit), 1, self._timeout)
-        self.pending.add_done_callback(self._finish)
+        count, begun = self.size.count(limit), time.monotonic()
+        longest = _OVERSIZE * self._max_bytes if count > 1 else math.inf
+        self.pending = connection.send(self._command(count), 1, self._timeout, longest)
+        self.pending.add_done_callback(partial(self._finish, connection, count, connection.received, begun))
 
     async def finish(self, other: Client) -> None:
         """Wait for the read that is under way; another client unblocks it, if the user may do that."""
@@ -89,12 +144,15 @@ class ReadAhead:
         if self.pending is not None:
             await asyncio.wait([self.pending])
 
-    def _finish(self, read: asyncio.Future[list[Any]]) -> None:
+    def _finish(
+        self, connection: Connection, asked: int, before: int, begun: float, read: asyncio.Future[list[Any]]
+    ) -> None:
         self.pending = None
         try:
             [reply] = read.result()
         except ConnectionLostError as exc:
             self._failure = exc
+            self.size.failed(asked)
         else:
             if type(reply) is ErrorReply:
                 self.client.check_server([reply])
@@ -102,22 +160,31 @@ class ReadAhead:
             else:
                 for topic, entries in reply or ():
                     self.ready += self._decode(topic.decode(), entries)
+                self._ready_bytes = connection.received - before
+                self.size.succeeded(asked, len(self.ready), self._ready_bytes)
+                if (
+                    self.ready and time.monotonic() - begun > self._slow
+                ):  # leases are renewed once the reply is there
+                    self.size.failed(asked)
         self._arrived.set()
 
 
-async def receive(sources: Sequence[ReadAhead], limit: int, arrived: asyncio.Event) -> Sequence[Delivery]:
-    """Wait for at least one delivery from any source, and take up to `limit`; see `Subscription.receive`."""
+async def receive(sources: list[R], limit: int, arrived: asyncio.Event) -> Sequence[Delivery]:
+    """Wait for at least one delivery from any source, and take up to `limit`; see `Subscription.receive`.
+
+    The source that they come from is the last one in the list then.
+    """
     while True:
         await checkpoint_if_cancelled()  # a caller that has been cancelled meanwhile takes nothing
         arrived.clear()
-        taken: list[Delivery] = []
-        for source in sources:
-            source.check()
-            taken += source.take(limit - len(taken))
-        if taken:
-            for source in sources:
-                source.read_ahead(limit)
-            return taken
+        for position, source in enumerate(sources):
+            with suppress(ReplyTooLongError):  # it is read again, in parts
+                source.check()
+            if taken := source.take(limit):
+                sources.append(sources.pop(position))
+                for other in sources:
+                    other.read_ahead(limit)
+                return taken
         for source in sources:
             await source.read(limit)
         await arrived.wait()

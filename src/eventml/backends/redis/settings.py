@@ -10,6 +10,7 @@ from urllib.parse import unquote
 import msgspec
 from msgspec import Meta
 
+from eventml.backends.base import MAX_BYTES
 from eventml.errors import ConfigError
 
 Seconds = Annotated[float, Meta(gt=0)]
@@ -33,6 +34,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             closed as broken.
         publish_timeout: How long `publish` retries where a retry cannot write a record twice: the server
             is out of reach, is loading, or has no memory left.
+        max_bytes: How many bytes of entries one read should return at most; a larger entry is read alone.
         retention: None keeps every entry. Otherwise entries are removed once all groups have
             acknowledged them and they are at least so many seconds old; 0 removes them at once. An entry
             that a group has not finished is never removed.
@@ -53,6 +55,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     lease: Seconds = 30.0
     timeout: Seconds = 5.0
     publish_timeout: Annotated[float, Meta(ge=0)] = 30.0
+    max_bytes: Annotated[int, Meta(ge=1)] = MAX_BYTES
     retention: Annotated[float, Meta(ge=0)] | None = None
     max_length: Annotated[int, Meta(ge=1)] | None = None
     db: Annotated[int, Meta(ge=0)] | None = None

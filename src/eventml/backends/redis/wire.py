@@ -36,6 +36,8 @@ _OTHERS: Final = "headers"
 _CACHED: Final = 256
 """Header mappings in a cache. A publisher has a handful, unless each event has headers of its own."""
 
+_LARGEST_CACHED: Final = 4_096  # bytes of headers: strangers choose how large theirs are
+
 _ID_NAME: Final = bulk(ID)
 _KEY_NAME: Final = bulk(KEY)
 
@@ -77,6 +79,10 @@ def decode_headers(meta: bytes) -> Mapping[str, str]:
     return MappingProxyType(headers)
 
 
+def _headers_of(meta: bytes) -> Mapping[str, str]:
+    return (decode_headers if len(meta) <= _LARGEST_CACHED else decode_headers.__wrapped__)(meta)
+
+
 def _header(value: Any) -> str:
     return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
@@ -107,7 +113,9 @@ def meta_of(headers: Mapping[str, str]) -> bytes:
     if found is None:
         if len(_encoded) >= _CACHED:
             _encoded.clear()
-        found = _encoded[id(headers)] = (headers, encode_headers(headers))
+        found = headers, encode_headers(headers)
+        if len(found[1]) <= _LARGEST_CACHED:
+            _encoded[id(headers)] = found
     return found[1]
 
 
@@ -178,7 +186,7 @@ def decode_entries(topic: str, entries: Sequence[Entry], attempts: Sequence[int]
         ):
             meta = fields[5]
             if meta != last_meta:
-                last_meta, headers = meta, decode_headers(meta)
+                last_meta, headers = meta, _headers_of(meta)
             key = fields[7] if len(fields) == 8 else None  # noqa: PLR2004 - the fields above
             id_ = fields[3].decode("utf-8", "backslashreplace")  # `text`, without a call
             record = Record(topic, fields[1], key, id_, headers)
@@ -198,7 +206,7 @@ def _decode_foreign(topic: str, fields: list[bytes]) -> Record:
     value, key = members.pop(DATA), members.pop(KEY, None)
     id_ = text(members.pop(ID, b""))
     meta = members.pop(META, b"")
-    headers = decode_headers(meta) if meta else NO_HEADERS
+    headers = _headers_of(meta) if meta else NO_HEADERS
     if members:
         headers = MappingProxyType({**headers, **{text(name): text(v) for name, v in members.items()}})
     return Record(topic, value, key, id_, headers)

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from eventml.backends.base import Completion, Start
 
 
+_MAX_BYTES: Final = 64_000_000
+
+
 class RequestEvent(NamedTuple):
     """One event of a request: its JSON, its id, and the decoded event, or why it cannot be decoded."""
 
@@ -52,21 +55,27 @@ class RequestDecoder(Decoder):
 class PendingRequest:
     """The events of a request that waits for its answer."""
 
-    __slots__ = ("completions", "done", "first", "unfinished")
+    __slots__ = ("completions", "done", "first", "size", "unfinished")
 
-    def __init__(self, events: int, first: int) -> None:
+    def __init__(self, events: int, first: int, size: int) -> None:
         self.completions: list[Completion | None] = [None] * events  # in their order
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.first = first  # offset of the first event; the others follow
+        self.size = size  # of all events, in bytes
         self.unfinished = events  # the number of them
 
 
 class RequestQueue:
-    """The events that wait for one predictor, up to a capacity: a subscription of the runtime."""
+    """The events that wait for one predictor, up to a capacity: a subscription of the runtime.
 
-    def __init__(self, topic: str, capacity: int) -> None:
+    The events of all unfinished requests have `max_bytes` at most, or are those of one request.
+    """
+
+    def __init__(self, topic: str, capacity: int, max_bytes: int = _MAX_BYTES) -> None:
         self._topic = topic
         self._capacity = capacity
+        self._max_bytes = max_bytes
+        self._bytes = 0
         self._waiting: deque[RequestDelivery] = deque()
         self._pending: dict[int, PendingRequest] = {}  # by the offset of each unfinished event
         self._next_offset = 0
@@ -83,8 +92,12 @@ class RequestQueue:
         waiting = len(self._waiting)
         if waiting + len(events) > self._capacity:
             raise FullError(f"{waiting} of at most {self._capacity} events wait already (web.max_waiting)")
+        size = sum(len(event.value) for event in events)
+        if self._bytes and self._bytes + size > self._max_bytes:
+            raise FullError(f"events of {self._bytes} bytes wait already, of at most {self._max_bytes}")
+        self._bytes += size
         now = time.time()
-        request = PendingRequest(len(events), self._next_offset)
+        request = PendingRequest(len(events), self._next_offset, size)
         for value, id_, event in events:
             record = Record(self._topic, value, None, id_, headers)
             self._waiting.append(RequestDelivery(record, 0, self._next_offset, now, 1, event))
@@ -95,6 +108,7 @@ class RequestQueue:
 
     def cancel(self, request: PendingRequest) -> None:
         """Drop a request that nobody waits for: its events that still wait are not handled."""
+        self._finish(request)
         for offset in range(request.first, request.first + len(request.completions)):
             self._pending.pop(offset, None)
 
@@ -118,11 +132,17 @@ class RequestQueue:
                 continue
             request.completions[offset - request.first] = completion
             request.unfinished -= 1
-            if not request.unfinished and not request.done.done():
-                request.done.set_result(None)
+            if not request.unfinished:
+                self._finish(request)
+                if not request.done.done():
+                    request.done.set_result(None)
 
     async def lag(self) -> int:
         return len(self._pending)
+
+    def _finish(self, request: PendingRequest) -> None:
+        self._bytes -= request.size
+        request.size = 0
 
 
 class RequestBackend:

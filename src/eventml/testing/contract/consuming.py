@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from random import Random
 from typing import TYPE_CHECKING
+from unittest import SkipTest
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -73,6 +74,25 @@ async def a_receive_takes_what_is_there(trial: Trial) -> None:
         if len(deliveries) >= len(records):
             break
     expect_each_once(deliveries, records)
+
+
+@case()
+async def a_receive_is_bounded_in_bytes(trial: Trial) -> None:
+    """`receive` returns at most `max_bytes` of values and keys, and a record that is larger alone.
+
+    This holds for members and for readers without a group.
+    """
+    most = trial.backend.capabilities.max_bytes
+    if most is None:
+        raise SkipTest("the backend bounds no read in bytes")
+    sizes = [most // 3, most // 3, most // 3, most, most // 3, most + 1, *[most // 3] * 6]
+    records = [
+        replace(record, value=bytes(size)) for record, size in zip(trial.records(12), sizes, strict=True)
+    ]
+    for record in records:
+        await trial.publish([record])
+    for reading in (await trial.join(), await trial.reader()):
+        expect_each_once(await reading.take(len(records)), records)  # Member.receive checks each
 
 
 @case()

@@ -11,7 +11,7 @@ from unittest import SkipTest
 import anyio
 
 from eventml.backends.base import Completion, CreatesTopics, Deduplicates, NewTopic
-from eventml.records import Delivery, Record
+from eventml.records import Delivery, Record, count_bytes
 from eventml.testing.contract.case import (
     Case,
     Harness,
@@ -49,7 +49,7 @@ def output_of(topic: str, source: Delivery | Record, by: str = "made") -> Record
 class Member:
     """A subscription on a connection of its own that can leave or be killed at any time.
 
-    Each call fails after the harness's patience. Each receive is checked against its limit.
+    Each call fails after the harness's patience. Each receive is checked against its limits.
     """
 
     backend: Backend
@@ -77,6 +77,9 @@ class Member:
         """One receive, without a time limit."""
         deliveries = await self._subscription.receive(limit)
         expect(1 <= len(deliveries) <= limit, f"receive({limit}) returned {len(deliveries)} deliveries")
+        most, size = self.backend.capabilities.max_bytes, count_bytes(deliveries)
+        if most is not None and len(deliveries) > 1:
+            expect(size <= most, f"receive() returned {len(deliveries)} deliveries of {size} bytes")
         return deliveries
 
     async def take(self, wanted: int, limit: int = _MANY) -> list[Delivery]:

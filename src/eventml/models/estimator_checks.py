@@ -139,18 +139,17 @@ def _is_function(value: Any, trusted: tuple[Any, ...]) -> bool:
 
 
 def _belongs(one: Any, name: str, function: Any) -> bool:
-    place = f"{type(one).__name__}.{name}"
     if isinstance(function, np.ufunc):
-        return place in UFUNC_PLACES and function.nin == 1
+        return name in UFUNC_PLACES and function.nin == 1
     if isinstance(function, partial):
-        return place == "FunctionTransformer.func"  # and its arguments are checked where it is met itself
+        return name == "func"  # and its arguments are checked where it is met itself
     # A few objects of scipy store a method of their own class.
-    return any(function is listed for listed in (*_functions(place), *vars(type(one)).values()))
+    return any(function is listed for listed in (*_functions(name), *vars(type(one)).values()))
 
 
 @cache
-def _functions(place: str) -> tuple[Any, ...]:
-    return named_objects(PLACES.get(place, ()))
+def _functions(name: str) -> tuple[Any, ...]:
+    return named_objects(PLACES.get(name, ()))
 
 
 def _is_array_check(function: partial[Any]) -> bool:

@@ -24,9 +24,11 @@ _MESSAGES: Final[Mapping[str, Mapping[int, str]]] = {
     "FunctionProto": {7: "NodeProto", 11: "AttributeProto"},
     "GraphProto": {1: "NodeProto", 5: "TensorProto", 15: "SparseTensorProto"},
     "NodeProto": {5: "AttributeProto"},
-    "AttributeProto": dict.fromkeys((5, 10), "TensorProto")
-    | dict.fromkeys((6, 11), "GraphProto")
-    | dict.fromkeys((22, 23), "SparseTensorProto"),
+    "AttributeProto": {
+        **dict.fromkeys((5, 10), "TensorProto"),
+        **dict.fromkeys((6, 11), "GraphProto"),
+        **dict.fromkeys((22, 23), "SparseTensorProto"),
+    },
     "SparseTensorProto": dict.fromkeys((1, 2), "TensorProto"),
     "TensorProto": {},
 }

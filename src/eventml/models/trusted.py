@@ -84,7 +84,6 @@ _SKLEARN_OBJECTS: Final = (
 
 _SCIPY_OBJECTS: Final = _each("scipy.interpolate._bsplines", "BSpline")  # in SplineTransformer
 
-# Where a function may be, by class and attribute: nowhere else, and without arguments of the file's choice.
 _SCORES: Final = _each(
     "sklearn.feature_selection._univariate_selection", "chi2 f_classif f_regression"
 ) | _each("sklearn.feature_selection._mutual_info", "mutual_info_classif mutual_info_regression")
@@ -104,49 +103,29 @@ _METRICS: Final = (
 
 PLACES: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
     {
-        # Called with the columns of a cluster, along their axis.
-        "FeatureAgglomeration.pooling_func": _each("numpy", "mean median"),
-        # Called in fit only.
-        **{
-            f"{selector}.score_func": _SCORES
-            for selector in (
-                "GenericUnivariateSelect",
-                "SelectFdr",
-                "SelectFpr",
-                "SelectFwe",
-                "SelectKBest",
-                "SelectPercentile",
-            )
-        },
+        # FeatureAgglomeration calls it with the columns of a cluster, along their axis.
+        "pooling_func": _each("numpy", "mean median"),
+        # Selectors of columns call it in `fit` only.
+        "score_func": _SCORES,
         # One run of k-means, which BisectingKMeans stores for its next split.
-        "BisectingKMeans._kmeans_single": _each(
-            "sklearn.cluster._kmeans", "_kmeans_single_elkan _kmeans_single_lloyd"
-        ),
-        # Conversion of coefficients to arrays.
-        "BSpline._asarray": _each("scipy._lib.array_api_compat.numpy._aliases", "asarray"),
-        # Splits of a search.
-        "RepeatedKFold.cv": _each("sklearn.model_selection._split", "KFold"),
-        "RepeatedStratifiedKFold.cv": _each("sklearn.model_selection._split", "StratifiedKFold"),
-        # Called by `score` of a search, with the target and predictions.
-        "_CurveScorer._score_func": _METRICS,
-        "_Scorer._score_func": _METRICS,
+        "_kmeans_single": _each("sklearn.cluster._kmeans", "_kmeans_single_elkan _kmeans_single_lloyd"),
+        # A BSpline's conversion of coefficients to arrays.
+        "_asarray": _each("scipy._lib.array_api_compat.numpy._aliases", "asarray"),
+        # Repeated splitters store the class of their splitter.
+        "cv": _each("sklearn.model_selection._split", "KFold StratifiedKFold"),
+        # Scorers call it in `score` of a search, with the target and predictions.
+        "_score_func": _METRICS,
     }
 )
-"""Functions and types, by the one attribute whose value each may be."""
+"""Functions and types, by the name of the one attribute whose value each may be."""
 
-UFUNC_PLACES: Final = frozenset(
-    f"{kind}.{attribute}"
-    for kind in ("FunctionTransformer", "TransformedTargetRegressor")
-    for attribute in ("func", "inverse_func")
-)
-"""Where a ufunc of one argument may be: element-wise arithmetic, called with one array."""
+UFUNC_PLACES: Final = frozenset({"func", "inverse_func"})
+"""Attributes that may be a ufunc of one argument: element-wise arithmetic, called with one array."""
 
 # Histogram boosting with categories checks its input with it. Allowed in a `functools.partial` only.
 ARRAY_CHECK: Final = "sklearn.utils.validation.check_array"
 
-_FUNCTIONS: Final = {ARRAY_CHECK}.union(*PLACES.values()) - _each(
-    "sklearn.model_selection._split", "KFold StratifiedKFold"
-)
+_FUNCTIONS: Final = {ARRAY_CHECK}.union(*PLACES.values()) - PLACES["cv"]
 
 REVIEWED_LOADERS: Final = _each(
     "",

@@ -112,6 +112,14 @@ async def test_a_setting_keeps_the_cells_as_they_are(caplog: pytest.LogCaptureFi
 
 
 @pytest.mark.anyio
+async def test_nothing_is_said_of_a_csv_without_formulas(caplog: pytest.LogCaptureFixture) -> None:
+    write("rows.parquet", [{"id": str(n), "text": text, "number": -1.0} for n, text in enumerate(NUMBERS)])
+    await scored("echo", "rows.parquet", "out.csv")
+    assert [row["text"] for row in cells_of("out.csv")] == NUMBERS
+    assert not caplog.text
+
+
+@pytest.mark.anyio
 async def test_the_name_of_a_column_is_no_formula_either() -> None:
     write("rows.parquet", [{"id": "a", "text": "", "number": 1.0}])
     await scored("keys", "rows.parquet", "out.csv")

@@ -288,8 +288,9 @@ class _CsvWriter:
         self._escaped = False
 
     def write_batch(self, batch: pa.RecordBatch) -> None:
-        columns = [escape_formulas(c) if pa.types.is_string(c.type) else c for c in batch.columns]
-        self._escaped |= any(map(operator.is_not, columns, batch.columns))
+        found = batch.columns
+        columns = [escape_formulas(c) if pa.types.is_string(c.type) else c for c in found]
+        self._escaped |= any(map(operator.is_not, columns, found))
         self._writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=self._schema))
 
     def close(self) -> None:
@@ -303,9 +304,9 @@ class _CsvWriter:
 
 def escape_formulas(texts: pa.Array) -> pa.Array:
     """Put an apostrophe before the texts that `csv_reader.is_formula` names."""
-    formulas = pc.and_not(
-        pc.match_substring_regex(texts, f"^{FORMULA}"), pc.match_substring_regex(texts, f"^(?:{NUMBER})$")
-    )
+    formulas = pc.match_substring_regex(texts, f"^{FORMULA}")
+    if pc.any(formulas).as_py():
+        formulas = pc.and_not(formulas, pc.match_substring_regex(texts, f"^(?:{NUMBER})$"))
     if not pc.any(formulas).as_py():
         return texts
     return pc.if_else(formulas, pc.binary_join_element_wise("'", texts, ""), texts)

@@ -77,7 +77,6 @@ def piped(estimator: Any) -> Any:
     return make_pipeline(columns, estimator)
 
 
-@functools.cache  # each deployment gets the same one
 def boosted_model() -> Any:
     with threadpool_limits(1):  # more threads of OpenMP stall on a busy machine
         return piped(HistGradientBoostingRegressor(max_iter=20, random_state=0)).fit(*training())
@@ -86,7 +85,6 @@ def boosted_model() -> Any:
 NUMBERS = ["pickup_location_id", "dropoff_location_id", "trip_distance"]
 
 
-@functools.cache  # each deployment gets the same one
 def linear_model() -> Any:
     """A model of many dense columns: without `in_blocks`, its last bits depend on the size of the batch."""
     columns = make_pipeline(SimpleImputer(), StandardScaler(), PolynomialFeatures(3))
@@ -94,7 +92,6 @@ def linear_model() -> Any:
     return make_pipeline(chosen, Ridge()).fit(*training())
 
 
-@functools.cache  # each deployment gets the same one
 def forest_model() -> Any:
     rides, minutes = training()
     return RandomForestRegressor(10, max_depth=8, random_state=0).fit(rides[NUMBERS].to_numpy(), minutes)

@@ -25,7 +25,7 @@ SOURCE: Final = Path(__file__).parents[2] / "src" / "eventml"
 
 BROKERS: Final = {"backends.memory", "backends.redis", "backends.kafka"}
 LAYERS: Final = [
-    {"errors"},
+    {"errors", "printable"},
     {"records"},
     {"backends.base", "codec", "models", "frames"},
     {"handler_options", *BROKERS},
@@ -67,7 +67,7 @@ pyarrow pandas polars typer rich pytest trio
 EXTRAS: Final = set(_EXTRAS.split())
 """Packages that `import eventml` must not load."""
 
-MAX_FILES, MAX_LINES, MAX_FILE, MIN_FILE = 150, 24_000, 350, 40
+MAX_FILES, MAX_LINES, MAX_FILE, MIN_FILE = 150, 25_400, 350, 40
 
 
 class Import(NamedTuple):

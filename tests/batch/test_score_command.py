@@ -31,6 +31,18 @@ def score(*args: str) -> Result:
     return CliRunner().invoke(app, ["score", *args], catch_exceptions=False)
 
 
+def test_no_secret_of_a_url_is_in_the_output_or_in_the_targets_tables() -> None:
+    write("sqlite:///rides.db#rides", rides(3))
+    source, target = "sqlite:///rides.db?passcode=zQ8kXw4v#rides", "sqlite:///out.db?sig=zQ8kXw4v#predictions"
+    for options in ([], ["--json"]):
+        result = score("scored_app:minutes", "--from", source, "--to", target, *options)
+        assert result.exit_code == 0, result.output
+        assert "sqlite:///rides.db?***#rides" in result.stdout
+        assert "zQ8kXw4v" not in result.output
+    assert b"sqlite:///rides.db?***#rides" in Path("out.db").read_bytes()
+    assert b"zQ8kXw4v" not in Path("out.db").read_bytes()
+
+
 def test_the_summary_is_a_line_of_text_or_json() -> None:
     write("rides.parquet", rides(10))
     result = score("scored_app:minutes", "--from", "rides.parquet", "--to", "out.csv")

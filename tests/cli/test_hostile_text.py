@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import re
 import socket
 import subprocess
@@ -13,6 +14,7 @@ from collections import Counter
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import anyio
 import msgspec
 import pytest
 from rich.console import Console
@@ -21,6 +23,7 @@ from eventml.cli import output
 from eventml.deploy.workers import HostPort
 from eventml.deploy.workers.logs import prefix_printer, print_json
 from eventml.printable import printable
+from eventml.records import Record
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -209,6 +212,34 @@ def test_message_on_a_terminal_is_text_without_markup(label: str, monkeypatch: p
     shown = console.file.getvalue()  # type: ignore[attr-defined] # a StringIO
     check(shown, terminal=True)
     assert "[red]markup[/red][link=https://evil]" in shown
+
+
+def test_log_on_a_terminal_is_text_without_markup(monkeypatch: pytest.MonkeyPatch) -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=500)
+    monkeypatch.setattr(output, "stderr_console", lambda: console)
+    monkeypatch.setattr(logging.root, "handlers", [])
+    monkeypatch.setattr(logging.getLogger("eventml"), "level", logging.INFO)  # and so it is set back
+    output.start_logging()
+    logging.getLogger("app").warning("%s", HOSTILE)
+    shown = console.file.getvalue()  # type: ignore[attr-defined] # a StringIO
+    check(shown, terminal=True)
+    assert "[red]markup[/red][link=https://evil]" in shown
+
+
+@pytest.mark.usefixtures("app")
+def test_dead_letter_whose_headers_are_not_utf_8_is_shown(invoke: Invoke, hubs: Hubs) -> None:
+    numbers = dict.fromkeys(("partition", "offset", "attempts", "first-failure", "last-failure"), "1")
+    texts = {"topic": "rides", "group": "hostile.fails", "exception": "E\udc9b", "message": "m\udc9b"}
+    headers = {f"eventml-dlq-{name}": text for name, text in {**numbers, **texts}.items()}
+    headers["x\udc9b"] = "\udc9b"
+    anyio.run(hubs["onehub://"].publish, [Record(DLQ, b"1", b"\xff", "i\udc9b", headers)])
+    for command in ("list", "show", "list --json", "show --json", "drop --all --json"):
+        result = invoke("dlq", *command.split(), "app:bus", "--backend", "onehub://")
+        assert result.exit_code == 0, result.output
+        check(result.stdout)
+        assert r"\udc9b" in result.stdout
+        if "--json" in command:
+            msgspec.json.decode(result.stdout)
 
 
 def run(folder: Path, code: str, *args: str, command: str = "run") -> subprocess.CompletedProcess[str]:

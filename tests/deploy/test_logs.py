@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventml.deploy.workers import logs
-from eventml.deploy.workers.logs import LogRateLimit
+from eventml.deploy.workers import answer_operations, logs
+from eventml.deploy.workers.logs import JsonFormatter, LogRateLimit
+from eventml.deploy.workers.reports import ServiceStatus
 
 if TYPE_CHECKING:
     from tests.deploy.conftest import Serve
@@ -53,6 +54,20 @@ def test_lines_of_other_kinds_are_written() -> None:
     for n in range(3_000):
         handler.handle(logging.LogRecord("other", logging.INFO, "", 0, f"line {n}", None, None))
     assert len(text.getvalue().splitlines()) == 3_000
+
+
+def test_json_line_holds_text_that_cannot_be_encoded() -> None:
+    line = JsonFormatter("w").format(
+        logging.LogRecord("app", logging.INFO, "", 0, "%s", ("\udc9b\x9b\u202e",), None)
+    )
+    assert line.isprintable()
+    assert json.loads(line)["message"] == "\\udc9b\x9b\u202e"
+
+
+def test_reason_on_the_operations_port_is_one_printable_line() -> None:
+    status = ServiceStatus(bus="b", workers=[], stuck="no event\nok\x1b[2J\u202e")
+    _, body, _ = answer_operations("/livez", lambda: status)
+    assert body == b"no event\\nok\\x1b[2J\\u202e\n"
 
 
 def test_a_stuck_call_is_killed_and_json_logs_are_json_to_the_last_line(serve: Serve, oracle: Oracle) -> None:

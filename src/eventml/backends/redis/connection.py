@@ -66,7 +66,7 @@ class _Request(msgspec.Struct):
     expected: int
     timeout: float
     longest: float
-    deadline: asyncio.TimerHandle | None = None
+    deadline: Any = None  # a TimerHandle, once it is sent
     replies: list[Any] = []
 
 
@@ -137,7 +137,7 @@ class Connection(asyncio.BufferedProtocol):
     def _fail_pending(self, reason: str, error: type[ConnectionLostError] = ConnectionLostError) -> None:
         while self._pending:
             request = self._pending.popleft()
-            _stop(request.deadline)
+            request.deadline.cancel()
             if not request.future.done():
                 # Each has an exception of its own: one object raised in many tasks shares a traceback.
                 request.future.set_exception(error(reason))
@@ -167,7 +167,7 @@ class Connection(asyncio.BufferedProtocol):
             request.replies.append(reply)
             if len(request.replies) == request.expected:
                 pending.popleft()
-                _stop(request.deadline)
+                request.deadline.cancel()
                 if not request.future.done():
                     request.future.set_result(request.replies)
         if pending and self.received > pending[0].longest:
@@ -187,11 +187,6 @@ class Connection(asyncio.BufferedProtocol):
         self.writable.set()
         reason = exc or "the server closed it"
         self._fail_pending(f"the connection to {self._name} was lost: {reason}{self._rejection}")
-
-
-def _stop(timer: asyncio.TimerHandle | None) -> None:
-    if timer is not None:
-        timer.cancel()
 
 
 class Login:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from msgspec.structs import replace
 
 from eventml.backends.base import Completion
 from eventml.backends.memory.hub import _Member
+from eventml.backends.memory.topic import Room
 from eventml.errors import PublishError
 from tests.contract.breaking import breaks
 from tests.contract.sound import Connection, Inner, Member
@@ -179,7 +181,7 @@ class TakesWhateverIsThere(Member):
             await checkpoint()
             with self.broker.hub.lock:
                 for window in self.windows():
-                    if taken := window.take(min(limit, 2)):
+                    if taken := window.take(Room(min(limit, 2), math.inf)):
                         return taken
             await anyio.sleep(0.001)
         return await super().receive(limit)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import secrets
 from typing import TYPE_CHECKING, Self
 
@@ -82,7 +81,7 @@ class BoundsRecordsOnly(Member):
         deliveries = [*await super().receive(limit)]
         if isinstance(self.inner, _Member | _Reader):
             with self.broker.hub.lock:
-                deliveries += self.inner._take(limit - len(deliveries), math.inf)
+                deliveries += self.inner._take(limit - len(deliveries))
         return deliveries
 
 

@@ -175,6 +175,26 @@ async def test_a_busy_topic_does_not_keep_a_member_from_the_others() -> None:
     assert received == {"busy", "quiet"}
 
 
+@pytest.mark.parametrize("group", ["g", None])
+async def test_a_record_larger_than_a_read_is_not_kept_waiting_by_others(group: str | None) -> None:
+    hub = memory.Hub(memory.Settings(partitions=2, max_bytes=100))
+    await hub.publish([Record("t", bytes(1_000), b"d", "large"), Record("t", b"1", b"d", "behind")])
+    received: list[str] = []
+    async with hub.subscribe(["t"], group=group, start="earliest") as member:
+        for turn in range(6):
+            await hub.publish([Record("t", b"1", b"a", f"{turn}")])
+            received += [delivery.record.id for delivery in await member.receive(10)]
+    assert {"large", "behind"} <= {*received}
+
+
+async def test_a_topic_of_large_records_does_not_keep_a_member_from_the_others() -> None:
+    hub = memory.Hub(memory.Settings(partitions=1, max_bytes=100))
+    await hub.publish([Record("busy", bytes(60), None, f"{n}") for n in range(10)] + records("quiet", 1))
+    async with hub.subscribe(["busy", "quiet"], group="g", start="earliest") as member:
+        received = {delivery.record.topic for _ in range(2) for delivery in await member.receive(5)}
+    assert received == {"busy", "quiet"}
+
+
 async def test_a_clock_that_is_set_back_changes_no_order(monkeypatch: pytest.MonkeyPatch) -> None:
     hub = memory.Hub(memory.Settings(partitions=1))
     for number, now in enumerate([3.0, 1.0, 2.0]):

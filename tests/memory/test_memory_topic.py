@@ -6,6 +6,7 @@ holders, finished is finished, and of each key one member at a time has what is 
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from hypothesis import settings
@@ -14,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from eventml.backends.base import Completion
 from eventml.backends.memory.group import Group
-from eventml.backends.memory.topic import TopicState
+from eventml.backends.memory.topic import Room, TopicState
 from eventml.records import Delivery, Record
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ class TopicMachine(RuleBasedStateMachine):
             assert self.groups[member.group].finish(done, member) == []
 
     def _take(self, member: Member, limit: int) -> None:
-        taken = self.groups[member.group].take(member, limit)
+        taken = self.groups[member.group].take(member, Room(limit, math.inf))
         assert len(taken) <= limit
         for delivery in taken:
             self._is_right(member, delivery)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from eventml.backends.memory.topic import Partition
+from eventml.backends.memory.topic import Partition, Room
 from eventml.records import Record
 
 OWNER, OTHER = object(), object()
@@ -37,7 +38,7 @@ class WindowMachine(RuleBasedStateMachine):
         end = min(self.position + limit - len(again), self.partition.end)
         expected = {offset: self.returned.pop(offset) + 1 for offset in again}
         expected |= dict.fromkeys(range(self.position, end), 1)
-        taken = self.window.take(limit)
+        taken = self.window.take(Room(limit, math.inf))
         assert [(d.offset, d.attempt) for d in taken] == list(expected.items()), "returned ones first, rising"
         self.in_flight |= expected
         self.position = end

@@ -108,6 +108,25 @@ async def test_large_entries_are_read_a_few_at_a_time(redis_server: RedisServer)
     assert outcome(taken) == each(records)
 
 
+async def test_several_topics_share_the_bound(redis_server: RedisServer) -> None:
+    """COUNT is for each topic of a read, so what comes is a multiple of it."""
+    topics = [scene.new_topic() for _ in range(12)]
+    records = [record for topic in topics for record in large_records(topic, 40)]
+    async with (
+        redis.open(redis_server.url, SETTINGS) as backend,
+        scene.asking(redis_server.url) as client,
+        backend.subscribe(topics, group="group", start="earliest") as member,
+    ):
+        await backend.publish(records)
+        taken: list[Delivery] = []
+        while len(taken) < len(records):
+            taken += await scene.receive(member, 1_000)
+            pending = [(await client.xpending(topic, "group"))["pending"] for topic in topics]
+            if len(taken) > len(records) // 2:  # it has seen by then how large they are
+                assert (sum(pending) - len(taken)) * LARGE <= 2 * MOST, "it reads too far ahead"
+    assert len(taken) == len(records)
+
+
 async def test_entries_that_are_suddenly_large(redis_server: RedisServer) -> None:
     """A reply that is far too long is not read to its end: its entries come in parts, and lose no attempt."""
     topic = scene.new_topic()

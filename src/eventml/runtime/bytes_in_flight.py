@@ -26,7 +26,7 @@ class BytesInFlight:
     def __init__(self, max_bytes: int, max_batch: int) -> None:
         self._max_bytes = max_bytes
         self._small = max_bytes // max_batch
-        self._sizes: dict[tuple[int, int | str], int] = {}
+        self._sizes: dict[tuple[str, int, int | str], int] = {}
 
     @property
     def full(self) -> bool:
@@ -41,15 +41,19 @@ class BytesInFlight:
         ]
         if any(_length(headers) > small for headers in all_headers):
             sizes = [(d, count_bytes([d]) + _length(d.record.headers)) for d in deliveries]
-        self._sizes |= {(d.partition, d.offset): size for d, size in sizes if size > small}
+        self._sizes |= {_place(d): size for d, size in sizes if size > small}
 
     def remove(self, deliveries: Iterable[Delivery]) -> bool:
         """These are completed. Returns whether there were large ones in flight."""
         if not self._sizes:
             return False
         for delivery in deliveries:
-            self._sizes.pop((delivery.partition, delivery.offset), None)
+            self._sizes.pop(_place(delivery), None)
         return True
+
+
+def _place(delivery: Delivery) -> tuple[str, int, int | str]:
+    return delivery.record.topic, delivery.partition, delivery.offset
 
 
 def _length(headers: Mapping[str, str]) -> int:

@@ -111,7 +111,7 @@ def test_it_is_full_when_two_reads_of_large_events_are_in_flight(
     sizes: list[int], max_batch: int, data: st.DataObject, anyio_backend: str
 ) -> None:
     held = BytesInFlight(MOST, max_batch)
-    deliveries = [Delivery(Record("t", bytes(size)), 0, n, 0.0) for n, size in enumerate(sizes)]
+    deliveries = [Delivery(Record(f"t{n % 3}", bytes(size)), 0, n // 3, 0.0) for n, size in enumerate(sizes)]
     in_flight: list[Delivery] = []
     for delivery in deliveries:
         held.add([delivery], [{}])

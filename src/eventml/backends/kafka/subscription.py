@@ -160,6 +160,7 @@ class GroupSubscription:
         except BaseException:
             self._leave(member)
             raise
+        self._failed = None
         return member
 
     def _drop_member(self) -> None:

@@ -5,17 +5,14 @@ Nothing here waits or locks: the hub does both.
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict
 from typing import TYPE_CHECKING, TypeVar
-
-from eventml.records import count_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from eventml.backends.base import Completion, Start
-    from eventml.backends.memory.topic import TopicState
+    from eventml.backends.memory.topic import Room, TopicState
     from eventml.records import Delivery
 
 M = TypeVar("M")
@@ -44,15 +41,14 @@ class Group:
                 window.give_back()
         self._reassign()
 
-    def take(self, member: object, limit: int, max_bytes: float = math.inf) -> list[Delivery]:
-        """Up to `limit` deliveries of so many bytes at most, from a member's partitions in rotation."""
+    def take(self, member: object, room: Room) -> list[Delivery]:
+        """Deliveries for a member, as there is room, from its partitions in rotation."""
         taken: list[Delivery] = []
         self._turn = (self._turn + 1) % len(self.windows)
         for window in (*self.windows[self._turn :], *self.windows[: self._turn]):
             if window.owner is member and window.next_owner is None:
-                room = max_bytes if max_bytes == math.inf else max_bytes - count_bytes(taken)
-                taken += window.take(limit - len(taken), room)
-                if len(taken) >= limit:
+                taken += window.take(room)
+                if room.full:
                     break
         return taken
 

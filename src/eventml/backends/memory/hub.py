@@ -20,9 +20,8 @@ from anyio.lowlevel import checkpoint, current_token
 
 from eventml.backends.base import MAX_BYTES, Capabilities
 from eventml.backends.memory.group import Group
-from eventml.backends.memory.topic import TopicState
+from eventml.backends.memory.topic import Room, TopicState
 from eventml.errors import FullError
-from eventml.records import count_bytes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
@@ -168,14 +167,11 @@ class Hub:
         """Wake the receives that wait for a topic: there are new records, or partitions have other owners."""
         _wake(self._receivers[topic])
 
-    def read_whole(
-        self, topics: Iterable[str], limit: int, read: Callable[[int, float], list[Delivery]]
-    ) -> list[Delivery]:
-        """Read up to `limit` deliveries, of `max_bytes` at most; a larger one alone."""
+    def room(self, topics: Iterable[str], limit: int) -> Room:
+        """The room of one read of these topics."""
         max_bytes = self._settings.max_bytes
-        if limit * max(self.topic(name).largest for name in topics) <= max_bytes:
-            return read(limit, math.inf)
-        return read(limit, max_bytes) or read(1, math.inf)
+        counted = limit * max(self.topic(name).largest for name in topics) > max_bytes
+        return Room(limit, max_bytes if counted else math.inf)
 
     async def when_there_are_any(
         self, topics: Iterable[str], take: Callable[[], Sequence[Delivery]]
@@ -245,15 +241,14 @@ class _Member:
                 hub.wake_receivers(name)  # of partitions that another member was to get
 
     async def receive(self, limit: int) -> Sequence[Delivery]:
-        hub, topics = self._hub, self._groups
-        return await hub.when_there_are_any(topics, lambda: hub.read_whole(topics, limit, self._take))
+        return await self._hub.when_there_are_any(self._groups, lambda: self._take(limit))
 
-    def _take(self, limit: int, max_bytes: float) -> list[Delivery]:
+    def _take(self, limit: int) -> list[Delivery]:
         taken: list[Delivery] = []
+        room = self._hub.room(self._groups, limit)
         for name, group in list(self._groups.items()):
-            room = max_bytes if max_bytes == math.inf else max_bytes - count_bytes(taken)
-            taken += group.take(self, limit - len(taken), room)
-            if len(taken) >= limit:
+            taken += group.take(self, room)
+            if room.full:
                 self._groups[name] = self._groups.pop(name)  # the other topics come first next time
                 break
         return taken
@@ -304,22 +299,23 @@ class _Reader:
         self._topics = topics
         with hub.lock:
             partitions = [partition for name in topics for partition in hub.topic(name).partitions]
+            self._turn = 0
             self._positions = {p: p.base if start == "earliest" else p.end for p in partitions}
 
     async def receive(self, limit: int) -> Sequence[Delivery]:
-        hub, topics = self._hub, self._topics
-        return await hub.when_there_are_any(topics, lambda: hub.read_whole(topics, limit, self._take))
+        return await self._hub.when_there_are_any(self._topics, lambda: self._take(limit))
 
-    def _take(self, limit: int, max_bytes: float) -> list[Delivery]:
+    def _take(self, limit: int) -> list[Delivery]:
         taken: list[Delivery] = []
-        for partition in list(self._positions):
-            # Put back behind the others, which come first if the limit is reached here.
-            position = self._positions.pop(partition)
-            room = max_bytes if max_bytes == math.inf else max_bytes - count_bytes(taken)
-            read = partition.read(position, limit - len(taken), room)
-            self._positions[partition] = max(position, partition.base) + len(read)
+        room = self._hub.room(self._topics, limit)
+        self._turn = (self._turn + 1) % len(self._positions)
+        partitions = list(self._positions)
+        for partition in (*partitions[self._turn :], *partitions[: self._turn]):
+            position = max(self._positions[partition], partition.base)
+            read = partition.read(position, room)
+            self._positions[partition] = position + len(read)
             taken += read
-            if len(taken) >= limit:
+            if room.full:
                 break
         return sorted(taken, key=_TIMESTAMP_OF)  # between partitions there is no order but by time
 

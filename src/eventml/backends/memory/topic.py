@@ -27,6 +27,32 @@ _KEY_OF: Final = attrgetter("key")
 _ID_OF: Final = attrgetter("id")
 
 
+class Room:
+    """What one read may still take: so many records, and so many bytes; its first record in any case.
+
+    Attributes:
+        limit: Number of records.
+        full: Whether something did not fit, or nothing more will.
+    """
+
+    def __init__(self, limit: int, max_bytes: float) -> None:
+        self.limit = limit
+        self.full = False
+        self._bytes = max_bytes
+        self._empty = True
+
+    def fill(self, deliveries: list[Delivery]) -> list[Delivery]:
+        """Take the first of up to `limit` deliveries, as many as there is room for."""
+        fitting = deliveries
+        if self._bytes != math.inf:
+            fitting = deliveries[: count_fitting(deliveries, self._bytes) or int(self._empty)]
+            self._bytes -= count_bytes(fitting)
+        self._empty = self._empty and not fitting
+        self.limit -= len(fitting)
+        self.full = self.limit <= 0 or len(fitting) < len(deliveries)
+        return fitting
+
+
 class TopicState:
     """A topic: its partitions, and the bounds on the records, and on their bytes, that it keeps.
 
@@ -121,11 +147,10 @@ class Partition:
         self.windows[group] = Window(self, self.base if start == "earliest" else self.end)
         return self.windows[group]
 
-    def read(self, position: int, limit: int, max_bytes: float = math.inf) -> list[Delivery]:
-        """Deliveries from an offset on, of so many bytes at most; from the oldest one if that was dropped."""
+    def read(self, position: int, room: Room) -> list[Delivery]:
+        """Deliveries from an offset on, as there is room; from the oldest one if that was dropped."""
         start = max(position - self.base, 0)
-        found = self.log[start : start + limit]
-        return found if max_bytes == math.inf else found[: count_fitting(found, max_bytes)]
+        return room.fill(self.log[start : start + room.limit])
 
     def extend(self, records: Sequence[Record], now: float) -> None:
         """Append records with this timestamp, in seconds since the epoch."""
@@ -173,20 +198,16 @@ class Window:
         self.in_flight: dict[Any, int] = {}
         self.returned: dict[Any, int] = {}
 
-    def take(self, limit: int, max_bytes: float = math.inf) -> list[Delivery]:
-        """Up to `limit` deliveries, which are then in flight with the owner. Returned ones come first.
-
-        They are of so many bytes at most; none if the first one is larger.
-        """
+    def take(self, room: Room) -> list[Delivery]:
+        """Deliveries, as there is room, which are then in flight with the owner. Returned ones come first."""
         partition = self.partition
         taken = []
         if self.returned:
-            again = [partition.log[offset - partition.base] for offset in list(self.returned)[:limit]]
-            for delivery in again[: count_fitting(again, max_bytes)]:
+            offsets = list(self.returned)[: room.limit]
+            for delivery in room.fill([partition.log[offset - partition.base] for offset in offsets]):
                 attempt = self.in_flight[delivery.offset] = self.returned.pop(delivery.offset) + 1
                 taken.append(replace(delivery, attempt=attempt))
-            max_bytes = max_bytes - count_bytes(taken) if len(taken) == len(again) else -1
-        fresh = partition.read(self.position, limit - len(taken), max_bytes)
+        fresh = [] if room.full else partition.read(self.position, room)
         if fresh:
             end = self.position + len(fresh)
             self.in_flight.update(dict.fromkeys(range(self.position, end), 1))

@@ -152,7 +152,8 @@ class GroupReader(ReadAhead):
 
     async def _sweep(self) -> None:
         """Claim what was given back, and every half lease what has expired; then delete idle consumers."""
-        due = time.monotonic() - self._swept > self._settings.lease / 2
+        # Entries whose reply takes longer than a lease to come are this member's own.
+        due = time.monotonic() - self._swept > self._settings.lease / 2 and not self.arriving
         if due:
             self._swept = time.monotonic()
         for consumer in self._consumers:

@@ -7,6 +7,7 @@ would know of it. A caller that stops waiting leaves the read under way, for the
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import time
 from contextlib import asynccontextmanager, suppress
@@ -32,6 +33,8 @@ from eventml.records import Delivery, count_fitting
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
+
+log = logging.getLogger("eventml")
 
 BLOCK: Final = 1_000  # milliseconds that the server holds a read open that finds no new entries
 
@@ -62,7 +65,7 @@ class ReadSize:
         return min(self._count, limit)
 
     def succeeded(self, asked: int, entries: int, size: int) -> None:
-        """So many entries came of those that were asked for, in a reply of `size` bytes."""
+        """So many entries came of those that were asked for of a topic, in a reply of `size` bytes."""
         if entries:
             self.max_bytes = min(self.max_bytes + self.max_bytes // 50 + 1, self._most)
             wanted = 2 * asked if entries >= asked else self._count
@@ -105,7 +108,14 @@ class ReadAhead:
         self._slow = BLOCK / 1_000 + server.settings.lease / 4
         self._max_bytes = server.settings.max_bytes
         self._ready_bytes = 0  # of the reply that `ready` came in
+        self._received = 0  # bytes that the connection had received when the read began
         self._failure: BackendError | None = None
+
+    @property
+    def arriving(self) -> bool:
+        """Whether the reply of the read that is under way has begun to come."""
+        connection = self.client.connected
+        return self.pending is not None and connection is not None and connection.received > self._received
 
     def check(self) -> None:
         """Raise the failure of the last read, once."""
@@ -131,9 +141,10 @@ class ReadAhead:
         if connection is None or self.pending is not None or self.ready or self._failure is not None:
             return
         count, begun = self.size.count(limit), time.monotonic()
+        self._received = connection.received
         longest = _OVERSIZE * self._max_bytes if count > 1 else math.inf
         self.pending = connection.send(self._command(count), 1, self._timeout, longest)
-        self.pending.add_done_callback(partial(self._finish, connection, count, connection.received, begun))
+        self.pending.add_done_callback(partial(self._finish, connection, count, begun))
 
     async def finish(self, other: Client) -> None:
         """Wait for the read that is under way; another client unblocks it, if the user may do that."""
@@ -145,7 +156,7 @@ class ReadAhead:
             await asyncio.wait([self.pending])
 
     def _finish(
-        self, connection: Connection, asked: int, before: int, begun: float, read: asyncio.Future[list[Any]]
+        self, connection: Connection, asked: int, begun: float, read: asyncio.Future[list[Any]]
     ) -> None:
         self.pending = None
         try:
@@ -160,11 +171,12 @@ class ReadAhead:
             else:
                 for topic, entries in reply or ():
                     self.ready += self._decode(topic.decode(), entries)
-                self._ready_bytes = connection.received - before
-                self.size.succeeded(asked, len(self.ready), self._ready_bytes)
-                if (
-                    self.ready and time.monotonic() - begun > self._slow
-                ):  # leases are renewed once the reply is there
+                self._ready_bytes = connection.received - self._received
+                # COUNT is for each topic, so the fullest one says what the next read may ask for.
+                fullest = max((len(entries) for _, entries in reply or ()), default=0)
+                self.size.succeeded(asked, fullest, self._ready_bytes)
+                # The leases of its entries are renewed only once a reply is there.
+                if self.ready and time.monotonic() - begun > self._slow:
                     self.size.failed(asked)
         self._arrived.set()
 
@@ -178,8 +190,10 @@ async def receive(sources: list[R], limit: int, arrived: asyncio.Event) -> Seque
         await checkpoint_if_cancelled()  # a caller that has been cancelled meanwhile takes nothing
         arrived.clear()
         for position, source in enumerate(sources):
-            with suppress(ReplyTooLongError):  # it is read again, in parts
+            try:
                 source.check()
+            except ReplyTooLongError as exc:
+                log.info("%s; it is read again, in parts", exc)
             if taken := source.take(limit):
                 sources.append(sources.pop(position))
                 for other in sources:

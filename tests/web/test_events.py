@@ -6,6 +6,7 @@ import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
 from eventml import Bus, UnavailableError, config
@@ -47,6 +48,16 @@ async def test_an_event_is_published_as_it_was_sent(bus: Bus) -> None:
         assert (answer.status_code, answer.json()) == (202, {"id": "n-1"})
         [record] = await published(hub, "numbers", 1)
         assert (record.id, record.key, record.value) == ("n-1", b"k", answer.request.content)
+
+
+async def test_bytes_that_are_no_text_are_refused_in_unknown_fields_too(bus: Bus) -> None:
+    async with publishing(bus) as (client, _):
+        body = msgspec.json.encode(event("n-1", more="X")).replace(b"X", b"\xff")
+        answer = await client.post(
+            "/events/numbers", content=body, headers={"content-type": "application/json"}
+        )
+        assert answer.status_code == 400
+        assert "UTF-8" in answer.json()["detail"]
 
 
 async def test_a_list_with_a_bad_event_is_not_published(bus: Bus) -> None:

@@ -132,6 +132,10 @@ async def read_events(
     event_id = header(scope, _ID)
     if not text:
         raise _malformed("it is empty; send an event, or a list of events")
+    try:
+        text.decode()  # msgspec does not look at the texts of fields that the type does not have
+    except UnicodeDecodeError as exc:
+        raise _malformed("it is not UTF-8") from exc
     if not text.startswith(b"["):
         return [decoder.decode(text, event_id)], False
     try:

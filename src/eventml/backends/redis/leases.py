@@ -26,13 +26,13 @@ CONSUMER_PREFIX: Final = "eventml:"
 RELEASED: Final = f"{CONSUMER_PREFIX}released"
 """The consumer that entries are pending for while they wait to be claimed after a member gave them back."""
 
-_COUNT: Final = Script("count")
+_COUNT_AFTER: Final = Script("count_after")
 _RENEW: Final = Script("renew")
 _CLAIM: Final = Script("claim")
 _RELEASE: Final = Script("release")
 _LEAVE: Final = Script("leave")
-_IDLE: Final = Script("idle")
-_TRIM: Final = Script("trim")
+_DELETE_IDLE: Final = Script("delete_idle_consumers")
+_TRIM_FINISHED: Final = Script("trim_finished")
 
 _MAX_COUNTED: Final = 10_000
 """Entries counted one by one where the server does not keep the count; if there are more, lag is unknown."""
@@ -65,7 +65,7 @@ async def group_lag(client: Client, topic: str, group: str) -> int | None:
     unread = info.get("lag")
     if unread is None:  # Redis before 7.0, or entries have been deleted from the middle
         last = info["last-delivered-id"]
-        unread = await _COUNT.run(client, topic, last, _MAX_COUNTED, action=f"counting {topic!r}")
+        unread = await _COUNT_AFTER.run(client, topic, last, _MAX_COUNTED, action=f"counting {topic!r}")
         if unread < 0:
             return None
     # Before Redis 7.2.6 unread entries that were trimmed still count. Then all that is left is unread.
@@ -191,7 +191,7 @@ class Consumer:
     async def delete_idle_consumers(self) -> None:
         """Delete the consumers of members that have died, once they have had nothing pending for long."""
         idle = int(_IDLE_LEASES * self._lease * 1000)
-        await self._run(_IDLE, CONSUMER_PREFIX, self.name, idle, action="deleting idle consumers")
+        await self._run(_DELETE_IDLE, CONSUMER_PREFIX, self.name, idle, action="deleting idle consumers")
 
     async def trim_finished(self, retention: float) -> None:
         """Remove entries that every group has finished and that are at least `retention` seconds old."""
@@ -199,7 +199,7 @@ class Consumer:
         removed = _TRIM_AT_ONCE
         while removed >= _TRIM_AT_ONCE // 2:
             action = f"trimming {self.topic!r}"
-            removed = await _TRIM.run(self.client, self.topic, bound, _TRIM_AT_ONCE, action=action)
+            removed = await _TRIM_FINISHED.run(self.client, self.topic, bound, _TRIM_AT_ONCE, action=action)
 
     def _report_trimmed(self, trimmed: int) -> None:
         if trimmed:

@@ -34,7 +34,7 @@ _WRITE_BYTES: Final = 4_000_000
 _FIRST_DELAY: Final = 0.05  # seconds between two attempts
 _LONGEST_DELAY: Final = 1.0
 
-_CAP: Final = Script("cap")
+_TRIM_TO_LENGTH: Final = Script("trim_to_length")
 _CUT_AT_ONCE: Final = 1_000  # entries removed by one call at most; the script looks at each
 _SLACK: Final = 100  # entries: as many as a node of a stream holds
 
@@ -153,7 +153,9 @@ class Publisher:
             try:
                 while removed >= _CUT_AT_ONCE:
                     arguments = (max_length, _CUT_AT_ONCE)
-                    removed, unread = await _CAP.run(client, topic, *arguments, action=f"cutting {topic!r}")
+                    removed, unread = await _TRIM_TO_LENGTH.run(
+                        client, topic, *arguments, action=f"cutting {topic!r}"
+                    )
                     if unread:
                         log.warning(
                             "backend.max_length removed %d entries of %r that a group had not read; the "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import time
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
@@ -61,6 +62,22 @@ def test_answers_that_nobody_reads_free_their_places(serve: Serve) -> None:
         server.process.until(lambda: post(server).status_code == 503)
         server.process.until(lambda: post(server).status_code == 200)
         assert len(read_rest(client)) < 20_000_000  # of an answer that holds the name three times
+
+
+def test_a_client_that_reads_slowly_gets_its_whole_answer(impatient_server: Server) -> None:
+    long = request("/predict/double", b'{"name":"%b","number":3}' % (b"n" * 8_000_000))
+    with impatient_server.connect() as client:
+        client.sendall(long)
+        received = client.recv(65_536)
+        for _ in range(15):  # for longer than `send_timeout`
+            time.sleep(0.1)
+            received += client.recv(MIB, socket.MSG_WAITALL)
+        client.settimeout(0.2)
+        with suppress(TimeoutError):
+            while part := client.recv(MIB):
+                received += part
+    head, _, body = received.partition(b"\r\n\r\n")
+    assert b"content-length: %d" % len(body) in head
 
 
 HUGE = b"x" * 70_000

@@ -228,9 +228,10 @@ def test_a_client_has_as_long_to_read_as_it_had_to_send(
     monkeypatch.setattr(operations, "render_metrics", lambda _: "x" * 32_000_000)
     with connect(port) as client:
         client.sendall(b"GET /metrics HTTP/1.1\r\n")
-        time.sleep(0.7)
-        client.sendall(b"\r\n")
-        time.sleep(0.6)
+        for part in (b"a: b\r\n", b"\r\n"):
+            time.sleep(0.4)
+            client.sendall(part)
+        time.sleep(0.8)
         received = 0
         while part := client.recv(1_048_576):
             received += len(part)

@@ -131,6 +131,8 @@ def listen(host: str, port: int, *, share: bool = False) -> socket.socket:
             f"web.host, web.port: {HostPort(host, port)}: {exc.strerror or exc}; choose "
             "another address with --host and --port"
         ) from exc
+    if hasattr(socket, "TCP_NOTSENT_LOWAT"):  # or the kernel would take megabytes before a reader is noticed
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 131_072)
     listener.setblocking(False)
     return listener
 

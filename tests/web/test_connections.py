@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import time
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
@@ -61,6 +62,22 @@ def test_answers_that_nobody_reads_free_their_places(serve: Serve) -> None:
         server.process.until(lambda: post(server).status_code == 503)
         server.process.until(lambda: post(server).status_code == 200)
         assert len(read_rest(client)) < 20_000_000  # of an answer that holds the name three times
+
+
+def test_a_client_that_reads_slowly_gets_its_whole_answer(impatient_server: Server) -> None:
+    body = b'{"name":"%b","number":3}' % (b"n" * 8_000_000)
+    with impatient_server.connect() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+        client.sendall(request("/predict/double", body, extra="connection: close\r\n"))
+        received = bytearray()
+        for _ in range(15):  # for longer than `send_timeout`
+            time.sleep(0.1)
+            received += client.recv(65_536, socket.MSG_WAITALL)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 * MIB)
+        while part := client.recv(MIB):
+            received += part
+    head, _, answer = received.partition(b"\r\n\r\n")
+    assert b"content-length: %d" % len(answer) in head
 
 
 HUGE = b"x" * 70_000

@@ -136,7 +136,7 @@ async def test_unfinished_requests_are_bounded_in_bytes() -> None:
     """A request that is larger than the bound is accepted alone."""
     queue = RequestQueue("topic", capacity=100, max_bytes=10)
     first = submit(queue, b"12345678901234")
-    with pytest.raises(FullError, match=r"14 bytes.*10"):
+    with pytest.raises(FullError, match=r"14 bytes.*10; send fewer or smaller"):
         submit(queue, b"1")
     queue.cancel(first)
     queue.cancel(first)

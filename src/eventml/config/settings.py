@@ -51,7 +51,7 @@ class WebSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         max_waiting: Maximum number of events that wait for one predictor.
         timeout: Time limit for answering a request, in seconds.
         receive_timeout: Time limit for receiving a request's headers, and again for its body, in seconds.
-        send_timeout: Time limit for a client to read what it is sent, in seconds.
+        send_timeout: How long a client may read nothing of what it is sent, in seconds.
         keep_alive: How long a connection stays open without a request, in seconds.
         extra_topics: Topics to which clients may publish, beside those that handlers read and none writes.
     """

@@ -59,13 +59,13 @@ def fields_of(reply: Sequence[Any]) -> dict[str, Any]:
 class _Request(msgspec.Struct):
     """Commands that were sent, and the future of their replies.
 
-    `longest` is the count of received bytes at which the connection is closed, if there is a limit.
+    `close_at` is the count of received bytes at which the connection is closed, if there is a limit.
     """
 
     future: asyncio.Future[list[Any]]
     expected: int
     timeout: float
-    longest: float
+    close_at: float
     deadline: Any = None  # a TimerHandle, once it is sent
     replies: list[Any] = []
 
@@ -170,7 +170,7 @@ class Connection(asyncio.BufferedProtocol):
                 request.deadline.cancel()
                 if not request.future.done():
                     request.future.set_result(request.replies)
-        if pending and self.received > pending[0].longest:
+        if pending and self.received > pending[0].close_at:
             self._fail_pending(f"a reply of {self._name} is too long", ReplyTooLongError)
             self.close()
 

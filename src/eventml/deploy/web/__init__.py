@@ -2,7 +2,7 @@
 
 Read `asgi_app.py` first: routes, admission and lifespan. `predict.py` and `events.py` are its two endpoints;
 `http_messages.py` reads their requests and writes their responses. `request_backend.py` passes events to the
-runtime. `server.py` runs the service on sockets, and `http_server.py` limits what a connection may hold;
+runtime. `server.py` runs the service on sockets, and `uvicorn_server.py` limits what a connection may hold;
 `authentication.py` and `openapi.py` stand alone.
 
 It may import bus, runtime, config and deploy.workers. It needs the extra `web`.

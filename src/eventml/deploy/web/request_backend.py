@@ -94,7 +94,10 @@ class RequestQueue:
             raise FullError(f"{waiting} of at most {self._capacity} events wait already (web.max_waiting)")
         size = sum(len(event.value) for event in events)
         if self._bytes and self._bytes + size > self._max_bytes:
-            raise FullError(f"events of {self._bytes} bytes wait already, of at most {self._max_bytes}")
+            raise FullError(
+                f"events of {self._bytes} bytes wait already, of at most {self._max_bytes}; "
+                "send fewer or smaller events at once, or run more workers"
+            )
         self._bytes += size
         now = time.time()
         request = PendingRequest(len(events), self._next_offset, size)

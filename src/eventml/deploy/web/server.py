@@ -18,8 +18,8 @@ from eventml.bus import Bus
 from eventml.deploy.web.asgi_app import WebService
 from eventml.deploy.web.authentication import Authenticator
 from eventml.deploy.web.http_messages import send_problem, unavailable
-from eventml.deploy.web.http_server import BACKLOG, HttpServer
 from eventml.deploy.web.predict import served_predictors
+from eventml.deploy.web.uvicorn_server import BACKLOG, HttpServer
 from eventml.deploy.workers import HostPort, ServicePlan, WorkerSpec, run_service
 from eventml.errors import ConfigError
 
@@ -95,20 +95,20 @@ class WebWorker:
         self.ready.set()
 
     async def _close_idle_connections(self) -> None:
-        """Close connections on which no request arrives in time, or whose client does not read in time."""
+        """Close connections on which no request arrives in time, or whose client reads nothing in time."""
         web = self._application.bus.settings.web
-        idle_since: dict[Any, float] = {}
-        blocked_since: dict[Any, float] = {}
+        since: dict[tuple[Any, int | None], float] = {}  # by connection, and if blocked: bytes to send
         while True:
             await anyio.sleep(min(_CHECK_INTERVAL, web.receive_timeout / 2, web.send_timeout / 2))
             now = time.monotonic()
-            idle_since = {one: idle_since.get(one, now) for one in self._server.idle_connections()}
-            blocked_since = {one: blocked_since.get(one, now) for one in self._server.blocked_connections()}
-            for connection, since in idle_since.items():
-                if now - since >= web.receive_timeout:
+            waiting: list[tuple[Any, int | None]] = [(one, None) for one in self._server.idle_connections()]
+            blocked = self._server.blocked_connections()
+            waiting += [(one, one.transport.get_write_buffer_size()) for one in blocked]
+            since = {one: since.get(one, now) for one in waiting}
+            for (connection, unsent), start in since.items():
+                if unsent is None and now - start >= web.receive_timeout:
                     connection.transport.close()
-            for connection, since in blocked_since.items():
-                if now - since >= web.send_timeout:
+                elif unsent is not None and now - start >= web.send_timeout:
                     connection.transport.abort()
 
 
@@ -131,6 +131,8 @@ def listen(host: str, port: int, *, share: bool = False) -> socket.socket:
             f"web.host, web.port: {HostPort(host, port)}: {exc.strerror or exc}; choose "
             "another address with --host and --port"
         ) from exc
+    if hasattr(socket, "TCP_NOTSENT_LOWAT"):  # or the kernel would take megabytes before a reader is noticed
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 131_072)
     listener.setblocking(False)
     return listener
 

@@ -46,8 +46,9 @@ DEFAULT_PORT: Final = 9464
 _TEXT: Final = "text/plain; charset=utf-8"
 _MAX_PORT: Final = 65_535
 _TICK: Final = 0.5  # seconds between two proofs that the event loop runs
-_REQUEST_TIMEOUT: Final = 10.0  # seconds that a client may take to send its request
-_MAX_REQUEST: Final = 65_536  # bytes of a request
+_TIMEOUT: Final = 10.0  # seconds that a client may take to send its request, and again to read the answer
+_MAX_HEAD: Final = 65_536  # bytes of the request line and the headers
+_HEAD_END: Final = re.compile(rb"\n\r?\n")
 _MAX_CONNECTIONS: Final = 100  # a thread each
 _AUTHORITY: Final = re.compile(r"\[([^\]]*)\](?::\d*)?|([^:]*)(?::\d*)?")
 
@@ -154,33 +155,25 @@ def serve_status(
         server.server_close()
 
 
-class _RequestReader(io.RawIOBase):
-    """Reads one request from a socket, of limited size and within a limited time."""
+def _read_head(connection: socket.socket) -> bytes:
+    """Read the request line and the headers from a socket; there may be less, or a part of what follows.
 
-    def __init__(self, connection: socket.socket) -> None:
-        self._connection = connection
-        self._deadline = time.monotonic() + _REQUEST_TIMEOUT
-        self._size = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        """As `io.RawIOBase.readinto`.
-
-        Raises:
-            TimeoutError: the request has not arrived in time.
-            ConnectionError: it is too large, or the client has left.
-        """
-        remaining = self._deadline - time.monotonic()
-        if remaining <= 0:
-            raise TimeoutError
-        self._connection.settimeout(remaining)
-        received = self._connection.recv_into(buffer)
-        self._size += received
-        if self._size > _MAX_REQUEST:
+    Raises:
+        TimeoutError: they have not arrived in time.
+        ConnectionError: they are too large, or the client has left.
+    """
+    deadline = time.monotonic() + _TIMEOUT
+    head = bytearray()
+    part = b" "
+    while part and not _HEAD_END.search(head, max(0, len(head) - len(part) - 2)):
+        if len(head) >= _MAX_HEAD:
             raise ConnectionAbortedError
-        return received
+        if (remaining := deadline - time.monotonic()) <= 0:
+            raise TimeoutError
+        connection.settimeout(remaining)
+        part = connection.recv(_MAX_HEAD - len(head))
+        head += part
+    return bytes(head)
 
 
 class _RequestHandler(BaseHTTPRequestHandler):
@@ -188,9 +181,10 @@ class _RequestHandler(BaseHTTPRequestHandler):
     server_version = "eventml"
     sys_version = ""
 
-    def setup(self) -> None:
-        super().setup()
-        self.rfile = io.BufferedReader(_RequestReader(self.connection))
+    def handle(self) -> None:
+        self.rfile = io.BytesIO(_read_head(self.connection))
+        self.connection.settimeout(_TIMEOUT)
+        super().handle()
 
     def do_GET(self) -> None:
         status, body, content_type = self.server.answer(self.path, self.headers.get_all("host", []))
@@ -228,7 +222,7 @@ class _Server(ThreadingHTTPServer):
         """Answer in a thread. Of too many connections the oldest is closed: its client sends no request."""
         self._connections[request] = None
         if len(self._connections) > _MAX_CONNECTIONS:
-            oldest, *_ = self._connections
+            oldest = next(iter(self._connections))
             self._connections.pop(oldest, None)
             with suppress(OSError):
                 oldest.shutdown(socket.SHUT_RDWR)

@@ -100,7 +100,6 @@ class _HttpProtocol(HttpToolsProtocol):
     """
 
     _unparsed = 0  # bytes received since the parser last gave away all that it holds
-    _headers_size = 0  # bytes of the current request's line and headers
     _refused = False
     _status = HTTPStatus.BAD_REQUEST
 
@@ -120,25 +119,14 @@ class _HttpProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         if len(self.pipeline) >= _MAX_PIPELINED:
             raise _RefusedError
-        self._headers_size = 0
         super().on_message_begin()
-
-    def on_url(self, url: bytes) -> None:
-        super().on_url(url)
-        self._count(len(url))
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        super().on_header(name, value)
-        self._count(len(name) + len(value) + 4)
-
-    def _count(self, size: int) -> None:
-        self._headers_size += size
-        if self._headers_size > _MAX_HEADERS_SIZE or len(self.headers) > _MAX_HEADERS:
-            self._status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
-            raise _RefusedError
 
     def on_headers_complete(self) -> None:
         self._unparsed = 0
+        size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+        if size > _MAX_HEADERS_SIZE or len(self.headers) > _MAX_HEADERS:
+            self._status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+            raise _RefusedError
         # The parser would take the body of a request to upgrade, which is not done, for the next request.
         if self.parser.should_upgrade() and any(name in _BODY_HEADERS for name, _ in self.headers):
             raise _RefusedError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import sqlite3
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from eventml.deploy.batch.chunks import RejectedRow
 from eventml.errors import ConfigError, JobError, SourceError, TargetError
 from tests.batch.conftest import SOURCES, locked, read, rides, write
 
@@ -193,6 +195,41 @@ def test_a_file_of_something_else_is_not_replaced(target: str, scored_now: Score
     with pytest.raises(TargetError, match=r"holds no predictions: it has the columns ride_id"):
         scored_now("minutes", write("rides.parquet", rides(3)), target)
     assert Path(target).read_bytes() == before
+
+
+@pytest.mark.parametrize("linked", [True, False])
+@pytest.mark.parametrize("source", ["out.jsonl", "out.rejects.jsonl", "out.jsonl.eventml/rejects.jsonl"])
+def test_a_run_that_would_replace_its_source_is_refused(
+    source: str, linked: bool, scored_now: ScoreNow
+) -> None:
+    path = Path(source)
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    fields = {"prediction_id", "predictor", "model", "model_version", *RejectedRow.__struct_fields__}
+    path.write_text(json.dumps(rides(1)[0] | dict.fromkeys(sorted(fields), "")))
+    before = path.read_bytes()
+    if linked:
+        source = "rides.jsonl"
+        Path(source).symlink_to(path)
+    with pytest.raises(TargetError, match=f"{path}: the run would replace its own source"):
+        scored_now("minutes", source, "out.jsonl")
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("rejected", [True, False])
+def test_a_rejects_file_of_something_else_is_not_replaced(rejected: bool, scored_now: ScoreNow) -> None:
+    rows = rides(3)
+    rows[0]["zone"] = 13 if rejected else 20
+    source = write("rides.parquet", rows)
+    path = Path("out.rejects.jsonl")
+    write(str(path), rides(1))
+    before = path.read_bytes()
+    with pytest.raises(TargetError, match=r"out\.rejects\.jsonl: the file exists and holds no rejects"):
+        scored_now("minutes", source, "out.csv")
+    assert path.read_bytes() == before
+    path.write_bytes(b"")
+    for _ in range(2):  # over an empty one, and over those of the run before
+        assert scored_now("minutes", source, "out.csv").rejected == rejected
+    assert path.exists() is rejected
 
 
 @pytest.mark.parametrize("which", ["rides", "out"])

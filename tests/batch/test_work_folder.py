@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pyarrow.parquet as pq
 import pytest
 
-from eventml.deploy.batch.chunks import Checkpoint, RunIdentity
+from eventml.deploy.batch.chunks import Checkpoint, RejectedRow, RunIdentity
 from eventml.deploy.batch.file_target import FileTarget
 from eventml.deploy.batch.locations import FORMATS, FileLocation
-from eventml.errors import ConfigError, TargetError
+from eventml.errors import TargetError
 from tests.batch.conftest import read, rides, write
 from tests.batch.test_file_target import FILES, RUN, chunk_of
 
@@ -59,15 +59,6 @@ def _another_user_s() -> None:
     os.chown(WORK, 12345, 12345)
 
 
-def _foreign_name() -> None:
-    WORK.mkdir(mode=0o700)
-    (WORK / "thesis.txt").write_bytes(b"")
-
-
-def _the_user_s_own_folder() -> None:
-    Path("private").rename(WORK)
-
-
 def _linked(name: str) -> None:
     WORK.mkdir(mode=0o700)
     (WORK / name).symlink_to(Path("private/letter.txt").absolute())
@@ -103,8 +94,6 @@ def _folder_inside() -> None:
             "it belongs to another user",
             marks=pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away"),
         ),
-        (_foreign_name, "it holds 'thesis.txt', which no run writes there"),
-        (_the_user_s_own_folder, "it holds 'letter.txt', which no run writes there"),
         (_linked_lock, "'lock' in it is a link or no file"),
         (_linked_rejects, "'rejects.jsonl' in it is a link or no file"),
         (_hard_linked_rejects, "'rejects.jsonl' in it is a link or no file"),
@@ -120,8 +109,42 @@ def test_a_folder_that_a_run_would_not_make_is_refused(
         target()
     assert reason in str(raised.value)
     assert {path: path.lstat().st_mtime_ns for path in sorted(Path().rglob("*"))} == before
-    moved = [WORK / path.name for path in private] if plant is _the_user_s_own_folder else private
-    assert [path.read_bytes() for path in moved] == [b"secret"] * 3
+    assert [path.read_bytes() for path in private] == [b"secret"] * 3
+
+
+@pytest.mark.parametrize("name", [".DS_Store", ".nfs000000000001", "Thumbs.db"])
+def test_files_of_other_names_stop_no_run_and_are_left_alone(name: str) -> None:
+    run = target()
+    run.begin(RUN, None)
+    run.write(chunk_of(1, [1]))
+    run.close()
+    (WORK / name).write_bytes(b"kept")
+    resumed = target()
+    assert resumed.begin(RUN, None).position == 1
+    resumed.finish()
+    resumed.close()
+    assert [path.name for path in WORK.iterdir()] == [name]
+    target().close()
+    assert (WORK / name).read_bytes() == b"kept"
+
+
+def test_a_file_system_that_keeps_no_permissions_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def mkdir(path: str, mode: int, *, dir_fd: int | None = None, make: Any = os.mkdir) -> None:
+        make(path, mode, dir_fd=dir_fd)
+        os.chmod(path, 0o710, dir_fd=dir_fd)  # noqa: S103 - as a share shows it
+
+    monkeypatch.setattr(os, "mkdir", mkdir)
+    with pytest.raises(TargetError, match="this file system keeps no permissions"):
+        target()
+    assert not WORK.exists()
+
+
+def test_closing_hides_no_error_of_the_run_behind_its_own() -> None:
+    run = target()
+    run.begin(RUN, None)
+    (WORK / "manifest.json").unlink()
+    (WORK / "manifest.json").mkdir()
+    run.close()
 
 
 def test_a_run_makes_a_folder_that_only_the_user_can_open() -> None:
@@ -191,13 +214,17 @@ def test_the_folder_above_may_be_exchanged_during_a_run(file: str, private: list
 
 
 @pytest.mark.parametrize("rejected", [True, False])
-def test_links_in_the_place_of_the_rejects_are_replaced_and_not_followed(
-    rejected: bool, private: list[Path], scored_now: ScoreNow
+def test_links_put_in_the_place_of_the_rejects_are_replaced_and_not_followed(
+    rejected: bool, private: list[Path]
 ) -> None:
+    run = target()
+    run.begin(RUN, None)
     Path("out.rejects.jsonl").symlink_to("private/letter.txt")
-    rows = rides(3)
-    rows[0]["zone"] = 13 if rejected else 20
-    scored_now("minutes", write("rides.parquet", rows), "out.parquet")
+    chunk = chunk_of(1, [1])
+    chunk.rejected = [RejectedRow("2", "ValueError", "no", "{}")] * rejected
+    run.write(chunk)
+    run.finish()
+    run.close()
     assert not Path("out.rejects.jsonl").is_symlink()
     assert len(read("out.parquet").rejects) == rejected
     assert private[2].read_bytes() == b"secret"
@@ -214,27 +241,3 @@ def test_a_target_that_is_a_link_or_a_pipe_is_refused(file: str, scored_now: Sco
     os.mkfifo(file)
     with pytest.raises(TargetError, match="is a link or no regular file"):
         scored_now("array", source, file)
-
-
-@pytest.mark.parametrize("suffix", ["", "-journal", "-wal", "-shm"])
-@pytest.mark.parametrize("linked", [True, False])
-def test_a_sqlite_file_in_a_folder_of_everybody_is_the_user_s_with_its_journals(
-    suffix: str, linked: bool, private: list[Path], scored_now: ScoreNow
-) -> None:
-    if not linked and os.geteuid() != 0:
-        pytest.skip("only root can give a file away")
-    source = write("rides.parquet", rides(3))
-    Path("shared").mkdir()
-    Path("shared").chmod(0o1777)
-    planted = Path(f"shared/out.db{suffix}")
-    if linked:
-        planted.symlink_to(private[2].absolute())
-    else:
-        planted.write_bytes(b"")
-        os.chown(planted, 12345, 12345)
-    with pytest.raises(ConfigError, match=f"out.db{suffix} in it is a link or another user's"):
-        scored_now("array", source, "sqlite:///shared/out.db#predictions")
-    assert private[2].read_bytes() == b"secret"
-    planted.unlink()
-    assert scored_now("array", source, "sqlite:///shared/out.db#predictions").written == 3
-    assert scored_now("array", source, "sqlite:///shared/out.db#predictions").duplicates == 3

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -66,7 +65,7 @@ def load(
     Raises:
         ConfigError: A setting is unknown, has the wrong type or contradicts another. One line for each, which
             starts with its path (or the variable's name) and ends with its source. Or the file cannot be
-            read, or it was found by searching and other users can write it: see `refusal`.
+            read, or it was found by searching and belongs to another user than this one and root.
         UnknownBackendError: No backend is registered for the URL's scheme.
         MissingExtraError: The backend needs a package that is not installed.
     """
@@ -104,10 +103,10 @@ def _read_file(named: str | None) -> tuple[str, dict[str, Any]]:
     for path in [Path(named)] if named else searched:
         try:
             if not named:
-                _check_owner(path, path.lstat())  # before opening: it may be a pipe, or another's link
+                _check_owner(path, path.lstat().st_uid)  # before opening: it may be a pipe, or another's link
             with path.open("rb") as file:
                 if not named:
-                    _check_owner(path, os.fstat(file.fileno()))
+                    _check_owner(path, os.fstat(file.fileno()).st_uid)
                 table = tomllib.loads(file.read().decode("utf-8-sig"))
         except (FileNotFoundError, NotADirectoryError) as exc:
             if named:
@@ -121,26 +120,14 @@ def _read_file(named: str | None) -> tuple[str, dict[str, Any]]:
     return _SETTINGS_FILE, {}
 
 
-def _check_owner(path: Path, found: os.stat_result) -> None:
-    if hasattr(os, "geteuid") and (reason := refusal(found.st_mode, found.st_uid, os.geteuid())):
-        raise ConfigError(
-            f"{path}: {reason}, and a file of settings can replace models and send secrets to other hosts. "
-            f"If you trust it, set {_FILE_VARIABLE}={path}, or change it with chown or chmod o-w; if not, "
-            f"{_FILE_VARIABLE}={os.devnull} leaves it out"
-        )
-
-
-def refusal(mode: int, owner: int, user: int) -> str:
-    """Why a file that was found by searching is refused; empty if only the user or root can write it.
-
-    Members of the file's group count as the user: with the usual umask 002 every file is writable by its
-    group. The mode of a symbolic link means nothing, its owner does.
-    """
+def _check_owner(path: Path, owner: int) -> None:
+    user = os.geteuid() if hasattr(os, "geteuid") else owner
     if owner not in (0, user):
-        return f"it belongs to the user id {owner}, and not to you ({user}) or root"
-    if mode & stat.S_IWOTH and not stat.S_ISLNK(mode):
-        return "every user can write it"
-    return ""
+        raise ConfigError(
+            f"{path}: it belongs to the user id {owner}, and not to you ({user}) or root, and a file of "
+            "settings can replace models and send secrets to other hosts. If you trust it, set "
+            f"{_FILE_VARIABLE}={path}; if not, {_FILE_VARIABLE}={os.devnull} leaves it out"
+        )
 
 
 def _read_table(

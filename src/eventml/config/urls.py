@@ -103,10 +103,10 @@ def _value(found: re.Match[str], environ: Mapping[str, str]) -> str:
 def redact(url: str) -> str:
     """A URL or connection string for messages, logs and tables. Every other place shows none.
 
-    It shows the scheme, the user name before a password, the hosts, the path, and a few parameters that hold
-    no secrets. In doubt it shows the scheme only: if a part has characters that do not belong there, such as
-    an unescaped `/`, `?`, `#` or `@` in a password. Without a scheme, a text is shown if it has no `:`, `@`,
-    `=` or `;`. A secret in the place of a host, a path or a user name cannot be recognised.
+    It shows the scheme, the user name before a password that is not empty, the hosts, the path, and a few
+    parameters that hold no secrets. In doubt it shows the scheme only: if a part has characters that do not
+    belong there, such as an unescaped `/`, `?`, `#` or `@` in a password. Without a scheme, a text is shown
+    if it has no `:`, `@`, `=` or `;`. A secret in the place of a host, a path or a user cannot be recognised.
     """
     scheme = _SCHEME.match(url)
     if scheme is None:
@@ -114,8 +114,8 @@ def redact(url: str) -> str:
     found = _SHOWABLE.fullmatch(url, scheme.end())
     if found is None or re.search("[?#@;=]", unquote(found["location"])):
         return scheme[0] + HIDDEN
-    user, colon, _ = (found["userinfo"] or "").partition(":")
-    shown_user = f"{user}:{HIDDEN}" if colon and _USER.fullmatch(user) else HIDDEN
+    user, _, password = (found["userinfo"] or "").partition(":")
+    shown_user = f"{user}:{HIDDEN}" if password and _USER.fullmatch(user) else HIDDEN
     parameters = [part for part in (found["query"] or "").split("&") if part]
     shown = [part for part in parameters if _is_shown(*part.partition("="))]
     query = "&".join(shown if len(shown) == len(parameters) else [*shown, HIDDEN])
@@ -128,9 +128,13 @@ def _is_shown(name: str, _: str, value: str) -> bool:
 
 
 def without_secrets(text: str, url: str) -> str:
-    """The text of a foreign message about a URL, without the parts of the URL that `redact` hides."""
+    """The text of a foreign message about a URL, without the parts of the URL that `redact` hides.
+
+    They are found as they are, percent-encoded, and as `repr` shows them.
+    """
     shown = set(_PART.findall(redact(url)))
     parts = {part for form in (url, unquote(url), unquote_plus(url)) for part in _PART.findall(form)} - shown
+    parts |= {form for part in parts for form in (quote(part, safe=""), repr(part)[1:-1])}
     patterns = [
         re.escape(part) if len(part) >= _SHORT else rf"(?<!\w){re.escape(part)}(?!\w)"
         for part in sorted(parts, key=len, reverse=True)

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import os
-import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from eventml.config import load
-from eventml.config.sources import refusal
 from eventml.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -103,13 +99,11 @@ def test_a_file_of_another_user_is_refused_and_named(
     assert f"EVENTML_CONFIG={path}" in str(caught.value)
 
 
-def test_a_file_that_every_user_can_write_is_refused(below: Path) -> None:
+def test_the_mode_of_a_file_is_not_checked(below: Path) -> None:
+    """Some mounts show every file as writable by everybody."""
     path = below / "eventml.toml"
     path.write_text("drain = 2")
-    path.chmod(0o666)
-    with pytest.raises(ConfigError, match="every user can write it"):
-        load(environ={})
-    path.chmod(0o664)  # as umask 002 makes it
+    path.chmod(0o777)
     assert load(environ={}).drain == 2
 
 
@@ -149,10 +143,3 @@ def test_a_file_that_a_variable_names_is_read_whoever_owns_it(
 def test_an_empty_variable_names_no_file(below: Path) -> None:
     assert below.parent.parent.joinpath("eventml.toml").exists()
     assert load(environ={"EVENTML_CONFIG": ""}).drain == 1
-
-
-@given(owner=st.integers(0, 3), user=st.integers(0, 3), permissions=st.integers(0, 0o777))
-def test_only_what_the_user_or_root_alone_can_write_is_taken(owner: int, user: int, permissions: int) -> None:
-    taken = not refusal(stat.S_IFREG | permissions, owner, user)
-    assert taken == (owner in (0, user) and not permissions & 0o002)
-    assert (not refusal(stat.S_IFLNK | 0o777, owner, user)) == (owner in (0, user))

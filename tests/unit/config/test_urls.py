@@ -100,6 +100,8 @@ def test_a_url_without_a_secret_is_shown_as_it_is(url: str) -> None:
         ("redis://u:pw@h", "redis://u:***@h"),
         ("redis://:pw@h", "redis://:***@h"),
         ("redis://pw@h", "redis://***@h"),
+        ("redis://token:@h", "redis://***@h"),
+        ("redis://?=:@host", "redis://***"),
         ("redis://u:p%23w@h:1/0", "redis://u:***@h:1/0"),
         ("postgresql://u:p#word@h/db", "postgresql://***"),
         ("redis://u:p/w@h", "redis://***"),
@@ -127,6 +129,11 @@ def test_a_drivers_message_keeps_what_is_no_secret() -> None:
         'connection to "127.0.0.1", port 5432 failed for scorer (***, ***=***, ***, "***")'
     )
     assert without_secrets(message, "sqlite:///x.db") == message
+
+
+@pytest.mark.parametrize("shown", [r"sword!\fish", "sword%21%5Cfish", r"sword!\\fish"])
+def test_a_drivers_message_shows_no_other_form_of_a_secret(shown: str) -> None:
+    assert without_secrets(f"no {shown} at h", r"redis://u:sword!\fish@h") == "no *** at h"
 
 
 @given(st.text(), st.text())

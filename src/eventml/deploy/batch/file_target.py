@@ -26,7 +26,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow.csv import CSVWriter
 
-from eventml.deploy.batch.chunks import Checkpoint, RowCounts, RunIdentity, ScoredChunk, Target, as_list
+from eventml.deploy.batch.chunks import (
+    Checkpoint,
+    RejectedRow,
+    RowCounts,
+    RunIdentity,
+    ScoredChunk,
+    Target,
+    as_list,
+)
 from eventml.deploy.batch.csv_reader import FORMULA, NUMBER, CsvReader, TextLines
 from eventml.deploy.batch.locations import FileFormat, FileLocation
 from eventml.deploy.batch.output_columns import PREDICTION_COLUMNS, OutputSchema, Values, single_column
@@ -35,7 +43,7 @@ from eventml.errors import SourceError, TargetError
 from eventml.printable import printable_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 log = logging.getLogger("eventml")
 
@@ -83,25 +91,32 @@ class FileTarget(Target):
         every: Seconds between two checkpoints: the work that a kill costs.
         formulas: Whether a CSV may have texts that a spreadsheet takes for formulas; otherwise an apostrophe
             is put before them, which `CsvReader` removes.
+        source: The file that is read, if it is one. It exists.
 
     Raises:
         TargetError: Another run is writing the file, its folder cannot be written to or is not as a run
-            makes it, or the file is a link, or exists and holds something else than predictions.
+            makes it, or the file or that of the rejects is a link, is the source, or holds something else.
     """
 
-    def __init__(self, location: FileLocation, *, every: float, formulas: bool = False) -> None:
+    def __init__(
+        self, location: FileLocation, *, every: float, formulas: bool = False, source: Path | None = None
+    ) -> None:
         self._path, self._format = location.path.absolute(), location.format
         self._every = every
-        self._writer = pq.ParquetWriter if location.format == "parquet" else _JsonLinesWriter
-        if location.format == "csv":
-            self._writer = CSVWriter if formulas else _CsvWriter
-        rejects = f"{self._path.stem}.rejects.jsonl"
-        self.rejects = str(location.path.with_name(rejects))
+        csv = CSVWriter if formulas else _CsvWriter
+        self._writer = {"parquet": pq.ParquetWriter, "csv": csv, "jsonl": _JsonLinesWriter}[self._format]
+        rejects = self._path.with_name(f"{self._path.stem}.rejects.jsonl")
+        self.rejects = str(location.path.with_name(rejects.name))
+        work = self._path.with_name(f"{self._path.name}.eventml")
         with self._translate_errors():
             if not self._path.parent.is_dir():
                 raise TargetError(f"{location}: there is no folder {self._path.parent}")
-            _check_replaceable(self._path, self._format)
-            self._folder = WorkFolder(self._path.with_name(f"{self._path.name}.eventml"), _OWN_NAMES)
+            for path in (self._path, rejects, work / _REJECTS):
+                if source is not None and path.exists() and path.samefile(source):
+                    raise TargetError(f"{path}: the run would replace its own source. Name another target")
+            _check_replaceable(self._path, self._format, PREDICTION_COLUMNS, "predictions")
+            _check_replaceable(rejects, "jsonl", RejectedRow.__struct_fields__, "rejects")
+            self._folder = WorkFolder(work, _OWN_NAMES)
         self._schema: pa.Schema | None = None
         self._part: pq.ParquetWriter | None = None
         self._last_checkpoint = time.monotonic()
@@ -183,10 +198,8 @@ class FileTarget(Target):
         with self._folder.open("whole", "wb") as whole:
             with closing(self._writer(whole, self._schema)) as writer:
                 for number in range(self._state.parts):
-                    with (
-                        self._folder.open(_part(number), "rb") as part,
-                        pq.ParquetFile(part, pre_buffer=False, buffer_size=1 << 20) as file,
-                    ):
+                    with self._folder.open(_part(number), "rb") as part:
+                        file = pq.ParquetFile(part, pre_buffer=False, buffer_size=1 << 20)
                         for batch in file.iter_batches(ROW_GROUP):
                             writer.write_batch(batch)
             _sync(whole)
@@ -197,9 +210,12 @@ class FileTarget(Target):
         if self._part is not None:
             with suppress(*_ERRORS), self._part_stream:  # not in the manifest, and so is written again
                 self._part.close()
-        if hasattr(self, "_rejects"):
-            self._rejects.close()
-        self._folder.close(delete=_load_manifest(self._folder) is None)
+        delete = False
+        with suppress(OSError):  # the error that ended the run is raised already
+            if hasattr(self, "_rejects"):
+                self._rejects.close()
+            delete = _load_manifest(self._folder) is None
+        self._folder.close(delete=delete)
 
     @contextmanager
     def _translate_errors(self) -> Iterator[None]:
@@ -269,10 +285,9 @@ def _array(column: Values, kind: pa.DataType) -> Any:
 class _JsonLinesWriter:
     def __init__(self, stream: IO[bytes], _schema: pa.Schema) -> None:
         self._stream = stream
-        self._encode = msgspec.json.Encoder().encode_lines
 
     def write_batch(self, batch: pa.RecordBatch) -> None:
-        self._stream.write(self._encode(batch.to_pylist()))
+        self._stream.write(msgspec.json.Encoder().encode_lines(batch.to_pylist()))
 
     def close(self) -> None:
         pass  # the stream is closed by its owner
@@ -312,8 +327,8 @@ def escape_formulas(texts: pa.Array) -> pa.Array:
     return pc.if_else(formulas, pc.binary_join_element_wise("'", texts, ""), texts)
 
 
-def _check_replaceable(path: Path, form: FileFormat) -> None:
-    """Raise TargetError if the file exists and is a link, or holds something else than predictions."""
+def _check_replaceable(path: Path, form: FileFormat, columns: Sequence[str], rows: str) -> None:
+    """Raise TargetError if the file exists and is a link, or holds rows without these columns."""
     try:
         if not stat.S_ISREG(path.lstat().st_mode):
             raise TargetError(f"{path} is a link or no regular file: name the file itself, or another one")
@@ -330,6 +345,6 @@ def _check_replaceable(path: Path, form: FileFormat) -> None:
         problem = str(exc)
     else:
         problem = f"it has the columns {', '.join(names)}"
-        if not names or set(PREDICTION_COLUMNS) <= set(names):
+        if not names or set(columns) <= set(names):
             return
-    raise TargetError(f"{path}: the file exists and holds no predictions: {problem}. Name another file")
+    raise TargetError(f"{path}: the file exists and holds no {rows}: {problem}. Name another target")

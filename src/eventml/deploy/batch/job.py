@@ -197,7 +197,8 @@ def open_target(plan: ScorePlan) -> Target:
         return SqlTarget(plan.target)
     from eventml.deploy.batch.file_target import FileTarget  # noqa: PLC0415 - as above
 
-    return FileTarget(plan.target, every=plan.checkpoint, formulas=plan.csv_formulas)
+    source = plan.source.path if isinstance(plan.source, FileLocation) else None
+    return FileTarget(plan.target, every=plan.checkpoint, formulas=plan.csv_formulas, source=source)
 
 
 @dataclass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
@@ -23,6 +24,9 @@ FORMATS: Final[dict[str, FileFormat]] = {
     ".json": "jsonl",
 }
 """The format of a file by its suffix."""
+
+
+_PASSWORD: Final = re.compile(r"(?<=://)([^/?#:@]*):[^/?#@]*(?=@)")
 
 
 class SqlLocation(msgspec.Struct, frozen=True):
@@ -45,16 +49,11 @@ class SqlLocation(msgspec.Struct, frozen=True):
         return f"SqlLocation({str(self)!r})"
 
     def fingerprint(self) -> str:
-        """The query, and a hash of the URL without its password if the text hides more of it than that.
+        """The query, and a hash of the URL without its password.
 
         What is hidden may decide which rows are read. The hash is slow because there may be secrets in it.
         """
-        scheme, _, rest = self.url.partition("://")
-        userinfo, at, location = ("", "", rest) if rest.startswith("/") else rest.rpartition("@")
-        user, colon, _ = userinfo.partition(":")
-        url = f"{scheme}://{user}{colon and ':***'}{at}{location}"
-        if redact(self.url) == url:
-            return self.query
+        url = _PASSWORD.sub(r"\1", self.url)
         return f"{self.query} {hashlib.pbkdf2_hmac('sha256', url.encode(), b'eventml', 100_000).hex()}"
 
 
@@ -90,8 +89,9 @@ def parse_location(text: str, *, option: str, query: str = "") -> Location:
     path = Path(text)
     form = FORMATS.get(path.suffix.lower())
     if form is None:
+        shown = redact(text) if "@" in text else text
         raise ConfigError(
-            f"{option} {redact(text)}: expected a SQLAlchemy URL with #table, such as "
+            f"{option} {shown}: expected a SQLAlchemy URL with #table, such as "
             f"sqlite:///rides.db#rides, or a file whose name ends in {', '.join(FORMATS)}"
         )
     return FileLocation(path, form)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
-import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
@@ -62,7 +60,6 @@ def _open_sqlite(url: sa.URL, location: SqlLocation, *, read_only: bool) -> sa.E
         raise SourceError(f"{location}: no such file (looked for {path})")
     if not read_only and not path.parent.is_dir():
         raise ConfigError(f"{location}: there is no folder {path.parent}")
-    _check_shared_folder(path, location)
     timeout = float(str(url.query.get("timeout", LOCK_TIMEOUT)))
     name = f"file:{quote(str(path))}?mode={'ro' if read_only else 'rwc'}"
 
@@ -74,21 +71,6 @@ def _open_sqlite(url: sa.URL, location: SqlLocation, *, read_only: bool) -> sa.E
     if not read_only:
         sa.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
     return engine
-
-
-def _check_shared_folder(path: Path, location: SqlLocation) -> None:
-    """Raise ConfigError if another user may have put the file, or one that SQLite keeps beside it, there."""
-    if os.name != "posix" or not path.parent.stat().st_mode & stat.S_IWOTH:
-        return
-    for suffix in ("", "-journal", "-wal", "-shm"):
-        found = path.with_name(path.name + suffix)
-        if not os.path.lexists(found):
-            continue
-        if found.is_symlink() or found.stat().st_uid not in {0, os.geteuid()}:
-            raise ConfigError(
-                f"{location}: everybody can write to {path.parent}, and {found.name} in it is a link or "
-                "another user's: SQLite would trust it. Name a file in a folder of your own"
-            )
 
 
 @contextmanager

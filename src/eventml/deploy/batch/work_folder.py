@@ -1,4 +1,4 @@
-"""The folder of an unfinished run: private, locked, and without names that others could have put there.
+"""The folder of an unfinished run: private and locked.
 
 The folder above it may be one that others write to, such as /tmp, where they can put a link or a folder of
 theirs in its place at any moment. So both folders are opened once and checked, and every name is then looked
@@ -32,11 +32,12 @@ class WorkFolder:
 
     Args:
         path: Its path. The folder above it exists; links in the path to that one are followed.
-        own_names: The names that files in it may have, beside the lock's.
+        own_names: The names of a run's files, beside the lock's. Files of other names are left alone.
 
     Raises:
         TargetError: Another run has locked it, or it exists and is not as it is created here: a link, a
-            folder of another user or with permissions for others, or with links or foreign names in it.
+            folder of another user or with permissions for others, or with links under a run's names. Or the
+            file system keeps no permissions.
         OSError: It cannot be created or opened.
     """
 
@@ -47,9 +48,12 @@ class WorkFolder:
         self._folder: int | None = None
         self._above = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY) if _POSIX else None
         try:
-            with suppress(FileExistsError):
+            try:
                 os.mkdir(self._beside(path.name), 0o700, dir_fd=self._above)
-            self._folder = self._open_checked()
+                made = True
+            except FileExistsError:
+                made = False
+            self._folder = self._open_checked(made=made)
             for name in [LOCK, *self.names()]:
                 with suppress(FileNotFoundError):  # no lock yet, or a run that holds it is at work
                     self._check_file(name)
@@ -68,9 +72,9 @@ class WorkFolder:
         return stream
 
     def names(self) -> set[str]:
-        """Return the names of the files, without the lock."""
+        """Return the names of the run's files, without the lock."""
         found = os.listdir(self.path if self._folder is None else self._folder)  # noqa: PTH208 - no path
-        return {*found} - {LOCK}
+        return set(filter(self._own_names.fullmatch, found))
 
     def rename(self, name: str, new: str) -> None:
         """Give a file that was synced another name in the folder. That is durable when this returns."""
@@ -89,13 +93,15 @@ class WorkFolder:
             os.unlink(self._beside(name), dir_fd=self._above)
 
     def clear(self) -> None:
-        """Delete all files but the lock."""
+        """Delete the run's files, but not the lock."""
         self._delete(self.names())
 
     def close(self, *, delete: bool) -> None:
-        """Release the lock; before that delete the folder with all files, if `delete` is true."""
+        """Release the lock; before that delete the run's files and the folder, if `delete` is true."""
         if delete:
-            with suppress(OSError):
+            with suppress(OSError):  # a file of another name keeps the folder
+                if not _POSIX:
+                    self._release()  # Windows deletes no open file
                 self._delete([*self.names(), LOCK])
                 os.rmdir(self._beside(self.path.name), dir_fd=self._above)
         self._release()
@@ -110,7 +116,7 @@ class WorkFolder:
         for name in names:
             os.unlink(self._inside(name), dir_fd=self._folder)
 
-    def _open_checked(self) -> int | None:
+    def _open_checked(self, *, made: bool) -> int | None:
         if not _POSIX:
             return None
         try:
@@ -123,14 +129,18 @@ class WorkFolder:
         if status.st_uid == os.geteuid() and not status.st_mode & 0o077:
             return found
         os.close(found)
+        if made:
+            with suppress(OSError):
+                os.rmdir(self._beside(self.path.name), dir_fd=self._above)
+            raise TargetError(
+                f"{self.path}: this file system keeps no permissions; write elsewhere, and copy the file"
+            )
         if status.st_uid != os.geteuid():
             raise self._refused("it belongs to another user")
         raise self._refused(f"its mode is {stat.S_IMODE(status.st_mode):04o} and not 0700")
 
     def _check_file(self, name: str) -> None:
         status = os.stat(self._inside(name), dir_fd=self._folder, follow_symlinks=False)
-        if name != LOCK and not self._own_names.fullmatch(name):
-            raise self._refused(f"it holds {name!r}, which no run writes there")
         if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
             raise self._refused(f"{name!r} in it is a link or no file")
 

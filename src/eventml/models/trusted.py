@@ -139,6 +139,16 @@ REVIEWED_LOADERS: Final = _each(
 Left out are bytes, `defaultdict`, which calls its factory, and references to other nodes.
 """
 
+PLAIN_DICTIONARIES: Final = _each("", "builtins.dict collections.OrderedDict")
+"""Types of dictionaries whose keys cannot become attributes."""
+
+TUPLE_STATES: Final = (
+    "sklearn.metrics._dist_metrics.",
+    "sklearn.neighbors._ball_tree.",
+    "sklearn.neighbors._kd_tree.",
+)
+"""The modules of compiled types whose state is a tuple."""
+
 LOADERS: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
     {
         # Created by `__new__`, then its attributes or its state are set.

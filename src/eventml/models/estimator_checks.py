@@ -125,8 +125,8 @@ def _misused_names(own: dict[str, Any], trusted: tuple[Any, ...]) -> Iterator[st
             yield f"its {arguments} are arguments for a function that is not trusted by name"
     if own.get("input", "content") != "content":
         yield f"input={own['input']!r} reads files that an event names; only input='content' is accepted"
-    if own.get("memory") is not None:
-        yield "its memory is a folder to read and write: save the model with memory=None"
+    if not isinstance(own.get("memory"), str | None) and not _trusts(trusted, own["memory"]):
+        yield "its memory is no folder"
 
 
 def _misused_texts(own: dict[str, Any], trusted: tuple[Any, ...]) -> Iterator[str]:

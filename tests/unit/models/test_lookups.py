@@ -31,7 +31,6 @@ REVIEWED = {
     "calibration.py::_fit_classifier_calibrator_pair": FIT,
     "calibration.py::_fit_calibrator": FIT,
     "calibration.py::_CalibratedClassifier.predict_proba": CONSTANT,
-    # `memory` is also refused when a file is loaded, in case a handler calls `fit`.
     "cluster/_agglomerative.py::AgglomerativeClustering._fit": FIT,
     "cluster/_optics.py::OPTICS.fit": FIT,
     "pipeline.py::Pipeline._fit": FIT,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -195,7 +196,9 @@ FORGED: dict[str, tuple[Callable[[], Any], str]] = {
         "holds the function numpy.log1p",
     ),
     "a function behind a mask": (
-        lambda: changed(line(), extra=np.ma.MaskedArray([np.log1p, None], [True, True], dtype=object)),
+        lambda: changed(
+            search(), cv_results_={"a": np.ma.MaskedArray([np.log1p, None], [True, True], dtype=object)}
+        ),
         "holds the function numpy.log1p",
     ),
     "a type that is called with an event": (
@@ -211,7 +214,7 @@ FORGED: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: changed(line(), coef_=np.array(["a", None], dtype=object)),
         "coef_ is an array of objects",
     ),
-    "a folder to write": (lambda: Pipeline([("line", line())], memory="cache"), "memory=None"),
+    "an object as memory": (lambda: Pipeline([("line", line())], memory=line()), "memory is no folder"),
     **{
         f"{kind.__name__} of a file": (
             partial(kind, input="filename"),
@@ -274,6 +277,18 @@ def test_settings_of_a_metric_are_kept(save: Callable[..., Path]) -> None:
     loaded = load(save(model), name="x").object
 
     assert loaded.score(X, KIND) == model.score(X, KIND)
+
+
+def test_a_pipeline_with_a_memory_loads(save: Callable[..., Path], tmp_path: Path) -> None:
+    cache = str(tmp_path / "cache")
+    model = Pipeline([("scale", StandardScaler()), ("line", Ridge())], memory=cache)
+    path = save(changed(model.fit(X, AMOUNT), memory=cache))
+    shutil.rmtree(cache)
+
+    loaded = load(path, name="x").object
+
+    np.testing.assert_allclose(loaded.predict(X), model.predict(X))
+    assert not (tmp_path / "cache").exists()  # only `fit` uses it
 
 
 def test_a_score_belongs_to_a_selector(save: Callable[..., Path]) -> None:

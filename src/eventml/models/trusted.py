@@ -76,8 +76,8 @@ _SKLEARN_OBJECTS: Final = (
     # Searches: splitters and scorers. The function that a scorer names must be trusted itself.
     | _each(
         "sklearn.model_selection._split",
-        "KFold RepeatedKFold RepeatedStratifiedKFold ShuffleSplit StratifiedKFold "
-        "StratifiedShuffleSplit TimeSeriesSplit",
+        "GroupKFold KFold PredefinedSplit RepeatedKFold RepeatedStratifiedKFold ShuffleSplit "
+        "StratifiedGroupKFold StratifiedKFold StratifiedShuffleSplit TimeSeriesSplit",
     )
     | _each("sklearn.metrics._scorer", "_CurveScorer _PassthroughScorer _Scorer")
 )
@@ -91,7 +91,8 @@ _SCORES: Final = _each(
 _METRICS: Final = (
     _each(
         "sklearn.metrics._classification",
-        "accuracy_score balanced_accuracy_score f1_score fbeta_score log_loss precision_score recall_score",
+        "accuracy_score balanced_accuracy_score brier_score_loss f1_score fbeta_score log_loss "
+        "matthews_corrcoef precision_score recall_score",
     )
     | _each("sklearn.metrics._ranking", "average_precision_score roc_auc_score")
     | _each(

@@ -14,7 +14,9 @@ method `tofile` writes a file. So they are accepted only where scikit-learn itse
 from __future__ import annotations
 
 import pkgutil
+import re
 from functools import cache, partial
+from string import Formatter
 from types import MethodType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -52,6 +54,8 @@ _OBJECT_ARRAYS: Final = _names(
     "bin_edges_ categories_ classes_ constant_ drop_idx_ estimators_ feature_names_in_ l1_ratio_ l1_ratios_ "
     "outlier_label_ statistics_ transduction_"
 )
+# A path to the coefficients of a part, such as `named_steps.line.coef_`.
+_IMPORTANCE: Final = re.compile(r"(?:[A-Za-z]\w*\.)*(?:coef_|feature_importances_)", re.ASCII)
 _VALUES: Final = (str, int, float, complex, bool, np.generic, type(None))
 # Types that make a number or a text of what they are called with.
 _PLAIN_TYPES: Final = (bool, int, float, str, np.bool_, np.number, np.str_)
@@ -87,7 +91,11 @@ def misuses(one: Any, trusted: tuple[Any, ...]) -> Iterator[str]:
     for name, value in own.items():
         if _is_function(value, trusted) and not _belongs(one, name, value):
             yield f"its {name} is the function {_shown(value)}, which is not trusted by name"
+    for name in own:
+        if str(name).startswith("__"):
+            yield f"an attribute has the special name {name}"
     yield from _misused_names(own, trusted)
+    yield from _misused_texts(own, trusted)
     yield from _misused_arrays(one, own)
 
 
@@ -117,10 +125,44 @@ def _misused_names(own: dict[str, Any], trusted: tuple[Any, ...]) -> Iterator[st
             yield f"its {arguments} are arguments for a function that is not trusted by name"
     if own.get("input", "content") != "content":
         yield f"input={own['input']!r} reads files that an event names; only input='content' is accepted"
-    if own.get("memory") is not None:
-        yield "its memory is a folder to read and write: save the model with memory=None"
-    if "__" in str(own.get("importance_getter")):
-        yield "its importance_getter names a private attribute"
+    if not isinstance(own.get("memory"), str | None) and not _trusts(trusted, own["memory"]):
+        yield "its memory is no folder"
+
+
+def _misused_texts(own: dict[str, Any], trusted: tuple[Any, ...]) -> Iterator[str]:
+    """Texts that scikit-learn follows from attribute to attribute, and what it formats with them."""
+    getter = own.get("importance_getter", "auto")
+    if not _is_importance(getter) and not _trusts(trusted, getter):
+        yield "its importance_getter leads to another attribute than coef_ and feature_importances_"
+    pattern = own.get("verbose_feature_names_out", True)
+    if not _is_pattern(pattern) and not _trusts(trusted, pattern):
+        yield "its verbose_feature_names_out has other fields than {transformer_name} and {feature_name}"
+    columns = own.get("feature_names_in_")
+    if columns is not None and not all(type(name) is str for name in np.asarray(columns).ravel().tolist()):
+        yield "its feature_names_in_ are not texts"
+    for attribute in own.keys() & _STEP_ATTRIBUTES:
+        if not all(type(step[0]) is str for step in own[attribute]):
+            yield f"its {attribute} have names that are not texts"
+
+
+def _is_importance(getter: Any) -> bool:
+    if type(getter) is not str:
+        return False
+    # An array's `ctypes` leads to functions that load programs.
+    return getter == "auto" or (bool(_IMPORTANCE.fullmatch(getter)) and "ctypes" not in getter.split("."))
+
+
+def _is_pattern(pattern: Any) -> bool:
+    if type(pattern) is not str:
+        return isinstance(pattern, bool | np.bool_)
+    try:
+        parsed = list(Formatter().parse(pattern))
+    except ValueError:
+        return False
+    return all(
+        field is None or (field in ("transformer_name", "feature_name") and not spec and conversion is None)
+        for _, field, spec, conversion in parsed
+    )
 
 
 def _trusts(trusted: tuple[Any, ...], value: Any) -> bool:

@@ -7,6 +7,7 @@ import inspect
 import os
 import pickle
 import re
+import stat
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ _DIGITS: Final = 12  # of a version: 48 bits tell a team's models apart, and kee
 _SUFFIXES: Final = (".skops", ".joblib", ".pkl", ".pickle", ".onnx")
 _BESIDE: Final = ".sha256"  # behind a model's path: the file with its digest
 _PIN: Final = re.compile(rb"\\?([0-9a-fA-F]{64})(?:[ \t][^\n]*)?\s*")  # a line of sha256sum, or its digits
+_NO_WAIT: Final = getattr(os, "O_NONBLOCK", 0)  # not on Windows
 _PIN_SIZE: Final = 8192  # bytes to read; one line is shorter
 
 
@@ -44,7 +46,8 @@ class Model(msgspec.Struct, frozen=True, eq=False):
 class Artefact(msgspec.Struct, frozen=True):
     """A model file, and what may be trusted in it.
 
-    If there is a file `<path>.sha256`, as sha256sum writes it, the model must have that digest too. This does
+    If there is a file `<path>.sha256`, as sha256sum writes it (also beside the file that a
+    link leads to), the model must have that digest too. This does
     not permit a pickle: who can replace the model can replace that file as well.
 
     Attributes:
@@ -136,8 +139,8 @@ def replacement(source: ModelSource | None, path: str, sha256: str | None = None
 
 def _load_replacement(source: ModelSource, path: str) -> Model:
     replaced = Artefact(source) if isinstance(source, str | os.PathLike) else source
-    pinned = not isinstance(replaced, Artefact) or replaced.sha256 or _pin_beside(Path(replaced.path))
-    if pinned and _pin_beside(Path(path)) is None:
+    pinned = not isinstance(replaced, Artefact) or replaced.sha256 or _pins_beside(Path(replaced.path))
+    if pinned and not _pins_beside(Path(path)):
         raise ModelError(
             f"{path} replaces a model that the code pins or makes, so it needs a pin too: set model_sha256, "
             f"or run sha256sum {path} > {path}.sha256 when you make the model"
@@ -145,19 +148,32 @@ def _load_replacement(source: ModelSource, path: str) -> Model:
     return _load_file(Artefact(path))
 
 
-def _pin_beside(path: Path) -> str | None:
-    """The digest in the file `<path>.sha256`; None if there is no such file."""
-    beside = Path(f"{path}{_BESIDE}")
-    try:
-        with beside.open("rb") as file:
-            found = _PIN.fullmatch(file.read(_PIN_SIZE))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, ValueError) as exc:
-        raise ModelError(f"{beside} cannot be read: {exc}") from exc
-    if found is None:
-        raise ModelError(f"{beside}: expected one line, as sha256sum writes it: 64 hex digits and a name")
-    return found[1].decode()
+def _pins_beside(path: Path) -> dict[str, str]:
+    """The digests in the files `<path>.sha256`, by path, also beside the file it is a link to.
+
+    Empty if there is no such file.
+    """
+    pins = {}
+    for place in dict.fromkeys((str(path), os.path.realpath(path))):
+        beside = f"{place}{_BESIDE}"
+        try:
+            found = _PIN.fullmatch(_read(beside, _PIN_SIZE))
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except (OSError, ValueError) as exc:
+            raise ModelError(f"{beside} cannot be read: {exc}") from exc
+        if found is None:
+            raise ModelError(f"{beside}: expected one line, as sha256sum writes it: 64 hex digits and a name")
+        pins[beside] = found[1].decode()
+    return pins
+
+
+def _read(path: str | Path, size: int = -1) -> bytes:
+    """What a file holds, up to `size` bytes. A pipe, which could block forever, is an OSError."""
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | _NO_WAIT)) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError("it is not a regular file")
+        return file.read(size)
 
 
 def _load_file(artefact: Artefact) -> Model:
@@ -169,14 +185,14 @@ def _load_file(artefact: Artefact) -> Model:
             f"known are {', '.join(_SUFFIXES)}"
         )
     try:
-        data = path.read_bytes()
+        data = _read(path)
     except FileNotFoundError as exc:
         raise ModelNotFoundError(f"there is no model at {path} (looked for {path.absolute()})") from exc
     except (OSError, ValueError) as exc:  # ValueError: a path with a null character
         raise ModelError(f"the model at {path} cannot be read: {exc}") from exc
     digest = hashlib.sha256(data).hexdigest()
     given = "sha256 in its Artefact, or the setting model_sha256"
-    for pin, where in ((artefact.sha256, given), (_pin_beside(path), f"{path}{_BESIDE}")):
+    for where, pin in {given: artefact.sha256, **_pins_beside(path)}.items():
         if pin is not None and pin.lower() != digest:
             raise ModelTamperedError(
                 f"{path} is not the expected file: its sha256 is {digest}, not {pin}. "

@@ -29,27 +29,31 @@ def reachable(root: Any) -> Iterator[Any]:
             continue
         seen[id(one)] = one
         yield one
-        waiting.extend(elements(one))
-        waiting.extend(attributes(one).values())
+        waiting.extend(parts(one))
+
+
+def parts(one: Any) -> list[Any]:
+    """What an object holds, as an element or an attribute."""
+    return [*elements(one), *attributes(one).values()]
 
 
 def elements(one: Any) -> list[Any]:
     """What a container, an object array, a partial function or a bound method holds; nothing for others."""
     # By `type`: `isinstance` asks the object, and a proxy returns the class it wraps, or raises.
     kind = type(one)
-    parts: list[Any] = []
+    held: list[Any] = []
     if issubclass(kind, dict):
-        parts += [*one.keys(), *one.values()]
+        held += [*one.keys(), *one.values()]
     elif issubclass(kind, list | tuple | set | frozenset):
-        parts += one
+        held += one
     elif issubclass(kind, partial):
-        parts += [one.func, *one.args, *one.keywords.values()]
+        held += [one.func, *one.args, *one.keywords.values()]
     elif issubclass(kind, MethodType):
-        parts.append(one.__self__)
+        held.append(one.__self__)
     elif "numpy" in sys.modules and issubclass(kind, sys.modules["numpy"].ndarray) and one.dtype == object:
         # A masked array hides the masked elements.
-        parts += one.view(sys.modules["numpy"].ndarray).ravel().tolist()
-    return parts
+        held += one.view(sys.modules["numpy"].ndarray).ravel().tolist()
+    return held
 
 
 def attributes(one: Any) -> dict[str, Any]:

@@ -11,19 +11,22 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
 
 from eventml.errors import MissingExtraError, ModelError, UntrustedModelError
-from eventml.models.trusted import ARRAY_CHECK, LOADERS, REVIEWED_LOADERS
+from eventml.models.trusted import ARRAY_CHECK, LOADERS, PLAIN_DICTIONARIES, REVIEWED_LOADERS, TUPLE_STATES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 _MIB: Final = 1 << 20
+_VALUES: Final = 2_000_000  # of a table of contents; a word of a vocabulary takes about 10
+_SEED: Final = frozenset({"entropy", "n_children_spawned", "pool_size", "spawn_key"})
+_POOL: Final = 64  # numpy's default is 4; the time to make one grows with its square
 
 
 def read_skops(data: bytes, path: str, trusted: tuple[str, ...], *, pinned: bool) -> Any:
     """Load the object in a skops file.
 
-    A file that is not `pinned` by a sha256 may unpack to 64 MiB or 20 times its size, whichever is more, and
-    its table of contents to 8 MiB or 8 times the file's size.
+    A file that is not `pinned` by a sha256 may unpack to 64 MiB or 40 times its size, whichever is more, and
+    its table of contents may have 2 million values or one for each byte of the file.
 
     Raises:
         UntrustedModelError: The file contains types that are neither on the reviewed list nor in `trusted`.
@@ -93,7 +96,7 @@ def _unpacked_sizes(file: IO[bytes], limit: int) -> dict[str, int]:
                 while piece:
                     left -= len(piece)
                     if left < 0:
-                        raise _TooLargeError("unpacked it is more than 64 MiB and 20 times as large")
+                        raise _TooLargeError("unpacked it is more than 64 MiB and 40 times as large")
                     if inner is not None:
                         inner.write(piece)
                     piece = content.read(_MIB)
@@ -112,13 +115,18 @@ def _contents(data: bytes, *, pinned: bool) -> tuple[set[str], set[str]]:
         _TooLargeError: A file that is not pinned takes far more memory than its size.
         Exception: Any exception, if the file is damaged.
     """
-    limit = max(64 * _MIB, 20 * len(data))
-    table_limit = max(8 * _MIB, 8 * len(data))
+    # An archive may begin behind other data: the file could be a program too.
+    if not data.startswith(b"PK\x03\x04"):
+        raise ValueError("it does not begin as a zip archive")
+    # A text model's schema.json becomes 30 times as small when it is compressed.
+    limit = max(64 * _MIB, 40 * len(data))
     sizes = {} if pinned else _unpacked_sizes(io.BytesIO(data), limit)
-    if sizes.get("schema.json", 0) > table_limit:
-        raise _TooLargeError("its schema.json is more than 8 MiB and 8 times as large")
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        schema = json.loads(archive.read("schema.json"), object_hook=_parts_with_one_id_are_equal())
+        table = archive.read("schema.json")
+    # A value takes 100 bytes of memory, and 2 of text.
+    if not pinned and sum(map(table.count, (b",", b"[", b"{"))) > max(_VALUES, len(data)):
+        raise _TooLargeError("its schema.json has more than 2 million values, more than the file has bytes")
+    schema = json.loads(table, object_hook=_parts_with_one_id_are_equal())
     misplaced: set[str] = set()
     saved_with: set[str] = set()
     members: set[tuple[Any, str]] = set()
@@ -133,12 +141,14 @@ def _contents(data: bytes, *, pinned: bool) -> tuple[set[str], set[str]]:
             case {"_sklearn_version": {"content": str(text)}}:
                 saved_with.add(str(json.loads(text)))
     if sum(sizes.get(member, 0) for _, member in members) > limit:
-        raise _TooLargeError("its arrays are more than 64 MiB and 20 times as large")
+        raise _TooLargeError("its arrays are more than 64 MiB and 40 times as large")
     return misplaced, saved_with
 
 
 class _Part(dict[str, Any]):
     """An object of the schema, and a digest of it without ids and names of members."""
+
+    __slots__ = ("digest",)
 
     digest: int
 
@@ -156,6 +166,9 @@ def _parts_with_one_id_are_equal() -> Callable[[dict[str, Any]], _Part]:
         part.digest = hash(
             tuple((key, _digest(value)) for key, value in part.items() if key not in ("__id__", "file"))
         )
+        if "__id__" in part and not (type(part["__id__"]) is int and part["__id__"] > 0):
+            # skops reads a part whose id is 0 or null again each time it is met.
+            raise ValueError(f"the id of a part is {part['__id__']!r}")
         if "__id__" in part and digests.setdefault(part["__id__"], part.digest) != part.digest:
             raise ValueError(f"two different parts have the id {part['__id__']}")
         return part
@@ -195,11 +208,50 @@ def _as_reviewed(node: dict[str, Any], name: str) -> bool:
     if loader not in LOADERS.get(name, REVIEWED_LOADERS):
         return False
     match node:
-        case {"__loader__": "PartialNode", "content": {"func": called}}:
-            return called["__loader__"] == "FunctionNode" and _name(called) == ARRAY_CHECK
+        case {"__loader__": "PartialNode", "content": {"func": called, "namespace": own}}:
+            plain = called["__loader__"] == "FunctionNode" and own["content"] in ("null", {})
+            return plain and _name(called) == ARRAY_CHECK
         case {"__loader__": "DictNode", "key_types": keys} if not _are_plain(keys):
-            raise ValueError("it calls a function for the keys of a dictionary")
+            kinds = ", ".join(sorted({_name(key) for key in keys["content"]}))
+            raise ValueError(f"it calls other types than text and numbers for keys of a dictionary: {kinds}")
+    match node:
+        case {"__loader__": "ObjectNode", "content": state}:
+            return _is_state(state, name)
+        case {"__loader__": "DictNode", "content": items} if name not in PLAIN_DICTIONARIES:
+            _refuse_special(items)
+        case {"__loader__": "RandomGeneratorNode", "content": {"seed_seq": seed}}:
+            _check_seed(seed)
     return True
+
+
+def _is_state(state: dict[str, Any], name: str) -> bool:
+    """Whether an object's state is what its type makes of it: attributes by name, or a compiled type's tuple.
+
+    Python types would take attributes from a value of JSON too, and from pairs.
+    """
+    match state:
+        case {"__loader__": "DictNode", "content": attributes}:
+            _refuse_special(attributes)
+            return True
+        case {"__loader__": "TupleNode"}:
+            return name.startswith(TUPLE_STATES)
+        case {"__loader__": "JsonNode", "content": "null"}:
+            return True
+    return False
+
+
+def _refuse_special(attributes: dict[str, Any]) -> None:
+    # Python and numpy read memory at the address in an attribute `__array_interface__`, for example.
+    if found := [name for name in attributes if name.startswith("__")]:
+        raise ValueError(f"an object has an attribute with a special name: {', '.join(found)}")
+
+
+def _check_seed(seed: dict[str, Any]) -> None:
+    parts = seed["content"]
+    size = parts.get("pool_size", {"__loader__": "JsonNode", "content": "4"})
+    known = seed["__loader__"] == "DictNode" and parts.keys() <= _SEED and size["__loader__"] == "JsonNode"
+    if not known or not 0 < int(size["content"]) <= _POOL:
+        raise ValueError("the seed of a random generator is not one that numpy makes")
 
 
 def _are_plain(keys: dict[str, Any]) -> bool:

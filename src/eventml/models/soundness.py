@@ -26,12 +26,14 @@ from sklearn.ensemble import (
     HistGradientBoostingClassifier,
     HistGradientBoostingRegressor,
 )
+from sklearn.ensemble._hist_gradient_boosting.predictor import TreePredictor
+from sklearn.model_selection._search import BaseSearchCV
 from sklearn.neighbors import BallTree, KDTree
 from sklearn.tree import BaseDecisionTree
 from sklearn.tree._tree import Tree
 
 from eventml.models.estimator_checks import misuses, named_objects
-from eventml.models.object_graph import attributes, reachable
+from eventml.models.object_graph import attributes, parts, reachable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -49,7 +51,14 @@ def faults(model: Any, trusted: Iterable[str] = ()) -> Iterator[str]:
     """
     # What is not imported is not in the model.
     accepted = named_objects(name for name in trusted if name.partition(".")[0] in sys.modules)
-    for one in reachable(model):
+    objects = list(reachable(model))
+    # A comparison with a masked number is neither true nor false, so it passes every check.
+    searches = [one for one in objects if issubclass(type(one), BaseSearchCV)]
+    results = {id(attributes(one).get("cv_results_")) for one in searches}
+    for one in objects:
+        plain = id(one) not in results and type(one) not in accepted
+        if plain and any(issubclass(type(part), np.ma.MaskedArray) for part in parts(one)):
+            yield f"{type(one).__name__}: it holds an array with a mask"
         for fault in misuses(one, accepted):
             yield f"{type(one).__name__}: {fault}"
         for kind, check in _CHECKS:
@@ -109,13 +118,21 @@ def _within(indices: Any, size: int) -> bool:
     return bool(((indices >= 0) & (indices < size)).all())
 
 
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int | np.integer)
+
+
+def _is_array(value: Any) -> bool:
+    return type(value) is np.ndarray
+
+
 def _decision_tree(estimator: Any) -> Iterator[str]:
     own = attributes(estimator)
     if "tree_" not in own:
         return
     if not isinstance(own["tree_"], Tree):
         yield "its tree has the wrong type"
-    elif own.get("n_features_in_") != own["tree_"].n_features:
+    elif not _is_int(own.get("n_features_in_")) or own["n_features_in_"] != own["tree_"].n_features:
         yield "it has another number of columns than its tree"
 
 
@@ -125,8 +142,11 @@ def _boosting(estimator: Any) -> Iterator[str]:
     if "estimators_" not in own:
         return
     stages = own["estimators_"]
+    if not _is_array(stages) or stages.ndim == 0:
+        yield "its trees are in no array"
+        return
     outputs = own.get("n_trees_per_iteration_", stages.shape[-1])
-    if stages.size == 0 or stages.shape != (len(stages), outputs):
+    if not _is_int(outputs) or stages.size == 0 or stages.shape != (len(stages), outputs):
         yield "its trees are not arranged by stage and output"
     trees = [attributes(one).get("tree_") for one in stages.ravel() if isinstance(one, BaseDecisionTree)]
     columns = {tree.n_features for tree in trees if tree is not None}
@@ -138,16 +158,23 @@ def _histogram_boosting(estimator: Any) -> Iterator[str]:
     own = attributes(estimator)
     if "_predictors" not in own:
         return
-    categorical = np.asarray(own["_bin_mapper"].is_categorical_, dtype=bool)
-    if categorical.shape != (own["n_features_in_"],):
+    columns, categorical = own["n_features_in_"], own["_bin_mapper"].is_categorical_
+    if not _is_array(categorical) or not _is_int(columns) or categorical.shape != (columns,):
         yield "its bins are for other columns than its own"
         return
-    for predictor in (one for stage in own["_predictors"] for one in stage):
-        yield from _histogram_tree(predictor, categorical)
+    stages = own["_predictors"]
+    if not all(type(one) is list for one in (stages, *stages)):
+        yield "its trees are not in lists"
+        return
+    for predictor in (one for stage in stages for one in stage):
+        yield from _histogram_tree(predictor, categorical.astype(bool))
 
 
 def _histogram_tree(predictor: Any, categorical: Any) -> Iterator[str]:
     nodes, bitsets = predictor.nodes, predictor.raw_left_cat_bitsets
+    if not isinstance(predictor, TreePredictor) or not _is_array(nodes) or not _is_array(bitsets):
+        yield "a tree is not made of arrays"
+        return
     parents = np.flatnonzero(nodes["is_leaf"] == 0)
     inner = nodes[parents]
     fault = _branching(parents, inner["left"], inner["right"], len(nodes))

@@ -76,8 +76,8 @@ _SKLEARN_OBJECTS: Final = (
     # Searches: splitters and scorers. The function that a scorer names must be trusted itself.
     | _each(
         "sklearn.model_selection._split",
-        "KFold RepeatedKFold RepeatedStratifiedKFold ShuffleSplit StratifiedKFold "
-        "StratifiedShuffleSplit TimeSeriesSplit",
+        "GroupKFold KFold PredefinedSplit RepeatedKFold RepeatedStratifiedKFold ShuffleSplit "
+        "StratifiedGroupKFold StratifiedKFold StratifiedShuffleSplit TimeSeriesSplit",
     )
     | _each("sklearn.metrics._scorer", "_CurveScorer _PassthroughScorer _Scorer")
 )
@@ -91,7 +91,8 @@ _SCORES: Final = _each(
 _METRICS: Final = (
     _each(
         "sklearn.metrics._classification",
-        "accuracy_score balanced_accuracy_score f1_score fbeta_score log_loss precision_score recall_score",
+        "accuracy_score balanced_accuracy_score brier_score_loss f1_score fbeta_score log_loss "
+        "matthews_corrcoef precision_score recall_score",
     )
     | _each("sklearn.metrics._ranking", "average_precision_score roc_auc_score")
     | _each(
@@ -138,6 +139,16 @@ REVIEWED_LOADERS: Final = _each(
 
 Left out are bytes, `defaultdict`, which calls its factory, and references to other nodes.
 """
+
+PLAIN_DICTIONARIES: Final = _each("", "builtins.dict collections.OrderedDict")
+"""Types of dictionaries whose keys cannot become attributes."""
+
+TUPLE_STATES: Final = (
+    "sklearn.metrics._dist_metrics.",
+    "sklearn.neighbors._ball_tree.",
+    "sklearn.neighbors._kd_tree.",
+)
+"""The modules of compiled types whose state is a tuple."""
 
 LOADERS: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
     {

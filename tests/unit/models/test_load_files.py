@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -107,15 +108,16 @@ def test_the_file_is_read_once(
     path = save(line)
     expected = digest(path)
     reads = []
-    real = Path.read_bytes
+    real = os.open
 
-    def once(self: Path) -> bytes:
-        data = real(self)
-        reads.append(self)
-        self.unlink()
-        return data
+    def once(name: str, *more: int) -> int:
+        descriptor = real(name, *more)
+        if Path(name) == path:
+            reads.append(path)
+            path.unlink()
+        return descriptor
 
-    monkeypatch.setattr(Path, "read_bytes", once)
+    monkeypatch.setattr(os, "open", once)
     model = load(Artefact(path, sha256=expected), name="x")
 
     assert model.version == expected[:12]

@@ -20,6 +20,8 @@ CHECKED = "the name and the estimator are checked when a file is loaded"
 CONSTANT = "the names are constants of scikit-learn; the estimator is checked where it is stored"
 FIT = "called by `fit` only"
 OWN = "the names are parameters or methods of a class, or names on scikit-learn's own list"
+PATTERN = "the pattern is checked when a file is loaded"
+FORMAT = "the pattern is a constant of scikit-learn"
 NO_MODEL = "not reached by a model's methods: building, plotting, representation"
 
 REVIEWED = {
@@ -29,11 +31,22 @@ REVIEWED = {
     "calibration.py::_fit_classifier_calibrator_pair": FIT,
     "calibration.py::_fit_calibrator": FIT,
     "calibration.py::_CalibratedClassifier.predict_proba": CONSTANT,
-    # `memory` is also refused when a file is loaded, in case a handler calls `fit`.
     "cluster/_agglomerative.py::AgglomerativeClustering._fit": FIT,
     "cluster/_optics.py::OPTICS.fit": FIT,
     "pipeline.py::Pipeline._fit": FIT,
     "utils/validation.py::check_memory": FIT,
+    "compose/_column_transformer.py::_feature_names_out_with_str_format": PATTERN,
+    "ensemble/_gb.py::VerboseReporter.update": FORMAT,
+    "feature_selection/_variance_threshold.py::VarianceThreshold.fit": FORMAT,
+    "metrics/_classification.py::_warn_prf": FORMAT,
+    "metrics/_classification.py::classification_report": FORMAT,
+    "multiclass.py::OneVsRestClassifier.partial_fit": FORMAT,
+    "neighbors/_nca.py::NeighborhoodComponentsAnalysis._loss_grad_lbfgs": FORMAT,
+    "preprocessing/_encoders.py::OneHotEncoder._set_drop_idx": FORMAT,
+    "preprocessing/_encoders.py::OneHotEncoder.inverse_transform": FORMAT,
+    "preprocessing/_encoders.py::OrdinalEncoder.inverse_transform": FORMAT,
+    "preprocessing/_function_transformer.py::FunctionTransformer.transform": FORMAT,
+    "utils/_metadata_requests.py::RequestMethod.__get__": FORMAT,
     "ensemble/_base.py::BaseEnsemble._make_estimator": FIT,
     "ensemble/_stacking.py::_BaseStacking._method_name": FIT,
     "ensemble/_stacking.py::_BaseStacking.fit": FIT,
@@ -93,6 +106,10 @@ LOOKUPS = frozenset(
         "getattr",
         "attrgetter",
         "methodcaller",
+        "format",
+        "format_map",
+        "Formatter",
+        "Template",
         "import_module",
         "__import__",
         "eval",
@@ -122,8 +139,10 @@ def lookups(source: str) -> set[str]:
         if isinstance(node, ast.Call):
             called = ast.unparse(node.func).rpartition(".")[2]
             name = node.args[1 if called == "getattr" else 0] if node.args else None
+            if called == "format":  # a text is followed from attribute to attribute by its own `format`
+                name = node.func.value if isinstance(node.func, ast.Attribute) else None
             if called in LOOKUPS and not (
-                called in ("getattr", "attrgetter") and isinstance(name, ast.Constant)
+                called in ("getattr", "attrgetter", "format") and isinstance(name, ast.Constant)
             ):
                 found.add(".".join(where))
         waiting.extend((child, where) for child in ast.iter_child_nodes(node))

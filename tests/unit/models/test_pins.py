@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -151,3 +152,26 @@ class TestReplacement:
         for source in ("missing.skops", lambda: 1):
             with pytest.raises(ModelError):
                 load(replacement(source, path), name="x")
+
+
+def test_a_link_does_not_hide_the_pin_of_its_file(save: Save, line: LinearRegression, tmp_path: Path) -> None:
+    path, link = save(line), tmp_path / "current.skops"
+    link.symlink_to(path)
+    pin(path)
+    assert load(link, name="x").version == digest(path)[:12]
+    with pytest.raises(ModelError, match="needs a pin too"):
+        load(replacement(link, str(save(line, "other.skops"))), name="x")
+    pin(path, sha256="0" * 64)
+    with pytest.raises(ModelTamperedError, match=r"change .*model\.skops\.sha256$"):
+        load(link, name="x")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+def test_a_pipe_is_refused_and_not_waited_for(save: Save, line: LinearRegression, tmp_path: Path) -> None:
+    path = save(line)
+    os.mkfifo(tmp_path / "pipe.skops")
+    with pytest.raises(ModelError, match="not a regular file"):
+        load(tmp_path / "pipe.skops", name="x")
+    os.mkfifo(f"{path}.sha256")
+    with pytest.raises(ModelError, match=r"sha256 cannot be read: .*not a regular file"):
+        load(path, name="x")

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import skops.io
+from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LinearRegression
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.tree import DecisionTreeRegressor
+from sklearn.utils import Bunch
 
 from eventml.errors import ModelError, UntrustedModelError
 from eventml.models import Artefact, load
@@ -160,6 +162,71 @@ def test_a_part_with_the_id_of_another_is_refused(forge: Callable[..., Path], li
 
     with pytest.raises(ModelError, match="two different parts have the id"):
         load(forge(line, change), name="x")
+
+
+ADDRESS = {"shape": (2,), "typestr": "<f8", "data": (0x4141414141410000, False), "version": 3}
+
+
+@pytest.mark.parametrize("name", ["__array_interface__", "__array_struct__", "__class__", "__any"])
+def test_an_attribute_with_a_special_name_is_refused_before_anything_is_made(
+    name: str, save: Callable[..., Path], line: LinearRegression
+) -> None:
+    part = StandardScaler()
+    part.__dict__[name] = ADDRESS
+    line.more = part
+
+    with pytest.raises(ModelError, match=f"special name: {name}"):
+        load(save(line), name="x")
+
+
+def test_a_bunch_has_no_special_names_either(save: Callable[..., Path], line: LinearRegression) -> None:
+    line.more = Bunch(__array_interface__=ADDRESS)
+    with pytest.raises(ModelError, match="special name"):
+        load(save(line), name="x")
+
+
+def test_a_vocabulary_may_have_any_word(save: Callable[..., Path]) -> None:
+    model = CountVectorizer().fit(["def __init__ self"])
+    assert "__init__" in load(save(model), name="x").object.vocabulary_
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {**plain(None), "content": '{"__array_interface__": {}}'},
+        sequence(sequence(text("__array_interface__"), NO_WORDS)),
+        sequence(sequence(text("__array_interface__"), NO_WORDS), kind="list"),
+    ],
+    ids=["json", "tuple", "list"],
+)
+def test_attributes_are_taken_from_a_dictionary_only(
+    state: dict[str, Any], forge: Callable[..., Path], line: LinearRegression
+) -> None:
+    part = named("sklearn.gaussian_process.kernels", "RBF", "ObjectNode", content=state)
+    path = forge(line, lambda schema: schema["content"]["content"].update(more=part))
+
+    with pytest.raises(UntrustedModelError, match=r"kernels\.RBF"):
+        load(path, name="x")
+
+
+@pytest.mark.parametrize("size", ["65", "0", '"4"'])
+def test_a_random_generator_is_one_that_numpy_makes(
+    size: str, forge: Callable[..., Path], line: LinearRegression
+) -> None:
+    def change(schema: dict[str, Any]) -> None:
+        seed = schema["content"]["content"]["random"]["content"]["seed_seq"]["content"]
+        seed["pool_size"] = {**plain(None), "content": size}
+
+    line.random = np.random.default_rng(1)
+    with pytest.raises(ModelError):
+        load(forge(line, change), name="x")
+
+
+def test_a_file_is_an_archive_from_its_first_byte(save: Callable[..., Path], line: LinearRegression) -> None:
+    path = save(line)
+    path.write_bytes(b"\x7fELF" + path.read_bytes())
+    with pytest.raises(ModelError, match="does not begin as a zip archive"):
+        load(path, name="x")
 
 
 def test_the_attack_would_work_if_it_were_trusted(

@@ -36,6 +36,7 @@ from sklearn.feature_selection import (
     mutual_info_classif,
     mutual_info_regression,
 )
+from sklearn.frozen import FrozenEstimator
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import (
     ConstantKernel,
@@ -50,11 +51,14 @@ from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge, SG
 from sklearn.metrics import fbeta_score, make_scorer
 from sklearn.model_selection import (
     GridSearchCV,
+    GroupKFold,
     KFold,
+    PredefinedSplit,
     RandomizedSearchCV,
     RepeatedKFold,
     RepeatedStratifiedKFold,
     ShuffleSplit,
+    StratifiedGroupKFold,
     StratifiedKFold,
     StratifiedShuffleSplit,
     TimeSeriesSplit,
@@ -82,9 +86,20 @@ BOTH = np.column_stack([KIND == 0, KIND == 1]).astype(int)
 HOLES = np.where(random.random(X.shape) < 0.1, np.nan, X)
 CODES = np.column_stack([np.arange(60) % 5, X[:, 1:]])
 ROWS = [{"pair": f"{i % 3}_{i % 5}", "distance": float(i)} for i in range(60)]
+GROUPS = np.arange(60) // 6
 TEXTS = [f"hello world {i}" for i in range(60)]
 
+
+def searched(splitter: Any, scoring: str, groups: Any = GROUPS) -> FrozenEstimator:
+    """A fitted search: its splitter needs groups."""
+    search = GridSearchCV(LogisticRegression(), {"C": [1.0]}, cv=splitter, scoring=scoring)
+    return FrozenEstimator(search.fit(X, KIND % 2, groups=groups))
+
+
 SPECIAL: dict[str, tuple[Any, Any, Any]] = {
+    "search by groups": (searched(GroupKFold(2), "matthews_corrcoef"), X, KIND % 2),
+    "search by groups and classes": (searched(StratifiedGroupKFold(2), "neg_brier_score"), X, KIND % 2),
+    "search by folds": (searched(PredefinedSplit(np.arange(60) // 6 % 2), "accuracy", None), X, KIND % 2),
     "forest of missing values": (RandomForestRegressor(5, oob_score=True), HOLES, AMOUNT),
     "forest of two outputs": (RandomForestClassifier(5, class_weight="balanced"), X, BOTH),
     "forest with jobs": (ExtraTreesClassifier(5, n_jobs=2), X, KIND),

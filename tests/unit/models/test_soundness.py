@@ -54,6 +54,30 @@ def put(field: str, place: int, value: int) -> Callable[[Any], None]:
     return change
 
 
+def masked(value: Any) -> Any:
+    return np.ma.MaskedArray(value, mask=np.ones(np.shape(value), dtype=bool))
+
+
+def test_masked_numbers_do_not_pass_the_checks(save: Callable[..., Path]) -> None:
+    """A comparison with them is neither true nor false."""
+    tree = grown()
+    tree.n_features_in_ = masked(np.array(1))
+    boosted = HistGradientBoostingRegressor(max_iter=1, max_leaf_nodes=4).fit(X, AMOUNT)
+    boosted._predictors[0][0].nodes = masked(boosted._predictors[0][0].nodes)
+    for model in (tree, boosted):
+        with pytest.raises(ModelError, match=r"malicious: .*(array with a mask|tree is not made of arrays)"):
+            load(save(model), name="x")
+
+
+@pytest.mark.parametrize("columns", [4.0, np.array(4), "4", None, [4]])
+def test_a_number_of_columns_is_an_integer(columns: Any) -> None:
+    tree = grown()
+    tree.n_features_in_ = columns
+    assert "another number of columns" in next(faults(tree))
+    tree.n_features_in_ = np.int64(4)
+    assert next(faults(tree), None) is None
+
+
 def without_outputs() -> Tree:
     _, _, state = grown().tree_.__reduce__()
     forged = Tree(4, np.array([0], dtype=np.intp), 1)

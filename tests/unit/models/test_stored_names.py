@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from sklearn.base import BaseEstimator
+from sklearn.compose import ColumnTransformer
 from sklearn.dummy import DummyRegressor
 from sklearn.ensemble import StackingRegressor, VotingRegressor
 from sklearn.feature_extraction import DictVectorizer
@@ -96,6 +98,26 @@ def search() -> GridSearchCV:
     return GridSearchCV(Ridge(), {"alpha": [1.0]}, scoring="r2", cv=2).fit(X, AMOUNT)
 
 
+def importance(path: str) -> SelectFromModel:
+    return changed(SelectFromModel(line(), prefit=True).fit(X), importance_getter=path)
+
+
+def columns(names: str) -> ColumnTransformer:
+    return ColumnTransformer([("all", StandardScaler(), [0, 1])], verbose_feature_names_out=names).fit(X)
+
+
+@pytest.mark.parametrize(
+    "path", ["auto", "coef_", "regressor_.coef_", "named_steps.line.feature_importances_"]
+)
+def test_the_path_of_an_importance_is_kept(path: str, save: Callable[..., Path]) -> None:
+    assert load(save(importance(path)), name="x").object.importance_getter == path
+
+
+@pytest.mark.parametrize("names", ["{transformer_name}__{feature_name}", "{{{feature_name}}}", "column"])
+def test_a_pattern_of_names_is_kept(names: str, save: Callable[..., Path]) -> None:
+    assert load(save(columns(names)), name="x").object.verbose_feature_names_out == names
+
+
 FORGED: dict[str, tuple[Callable[[], Any], str]] = {
     "a stacked method of another name": (
         lambda: stacked(Ridge().fit(X, AMOUNT), "set_params"),
@@ -120,11 +142,35 @@ FORGED: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: changed(search(), scorer_=make_scorer(r2_score, sample_weight=AMOUNT)),
         "arguments for a function",
     ),
-    "a private attribute's importance": (
-        lambda: changed(
-            SelectFromModel(line(), prefit=True).fit(X), importance_getter="predict.__func__.__globals__"
-        ),
-        "private attribute",
+    **{
+        f"importance at {path}": (partial(importance, path), "importance_getter leads to another attribute")
+        for path in (
+            "predict.__func__",
+            "coef_.ctypes._ctypes.coef_",
+            "_private.coef_",
+            "coef_.data",
+            "coef_\n",
+        )
+    },
+    **{
+        f"names as {text}": (partial(columns, text), "verbose_feature_names_out has other fields")
+        for text in (
+            "{feature_name.fit.__globals__}",
+            "{feature_name[0]}",
+            "{feature_name!r}",
+            "{feature_name:9999999999}",
+            "{feature_name:{transformer_name}}",
+            "{0}",
+            "{",
+        )
+    },
+    "objects for names": (
+        lambda: changed(line(), feature_names_in_=np.array([line(), "b", "c"], dtype=object)),
+        "feature_names_in_ are not texts",
+    ),
+    "an object for a step's name": (
+        lambda: changed(make_pipeline(line()), steps=[(line(), line())]),
+        "steps have names that are not texts",
     ),
     "arguments of a ufunc": (
         lambda: FunctionTransformer(np.log1p, kw_args={"where": False}),
@@ -150,7 +196,9 @@ FORGED: dict[str, tuple[Callable[[], Any], str]] = {
         "holds the function numpy.log1p",
     ),
     "a function behind a mask": (
-        lambda: changed(line(), extra=np.ma.MaskedArray([np.log1p, None], [True, True], dtype=object)),
+        lambda: changed(
+            search(), cv_results_={"a": np.ma.MaskedArray([np.log1p, None], [True, True], dtype=object)}
+        ),
         "holds the function numpy.log1p",
     ),
     "a type that is called with an event": (
@@ -166,7 +214,7 @@ FORGED: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: changed(line(), coef_=np.array(["a", None], dtype=object)),
         "coef_ is an array of objects",
     ),
-    "a folder to write": (lambda: Pipeline([("line", line())], memory="cache"), "memory=None"),
+    "an object as memory": (lambda: Pipeline([("line", line())], memory=line()), "memory is no folder"),
     **{
         f"{kind.__name__} of a file": (
             partial(kind, input="filename"),
@@ -231,10 +279,16 @@ def test_settings_of_a_metric_are_kept(save: Callable[..., Path]) -> None:
     assert loaded.score(X, KIND) == model.score(X, KIND)
 
 
-def test_a_memory_of_a_search_is_dropped_by_its_best_pipeline(save: Callable[..., Path]) -> None:
-    model = Pipeline([("scale", StandardScaler()), ("line", Ridge())], memory="cache")
-    model.set_params(memory=None).fit(X, AMOUNT)
-    assert isinstance(load(save(model), name="x").object, BaseEstimator)
+def test_a_pipeline_with_a_memory_loads(save: Callable[..., Path], tmp_path: Path) -> None:
+    cache = str(tmp_path / "cache")
+    model = Pipeline([("scale", StandardScaler()), ("line", Ridge())], memory=cache)
+    path = save(changed(model.fit(X, AMOUNT), memory=cache))
+    shutil.rmtree(cache)
+
+    loaded = load(path, name="x").object
+
+    np.testing.assert_allclose(loaded.predict(X), model.predict(X))
+    assert not (tmp_path / "cache").exists()  # only `fit` uses it
 
 
 def test_a_score_belongs_to_a_selector(save: Callable[..., Path]) -> None:

@@ -80,6 +80,5 @@ def _is_printable(char: str, before: Sequence[str]) -> bool:
     if char in _JOINERS or char in _SELECTORS:
         base = before[0] if char in _JOINERS and before[1] in _SELECTORS else before[1]
         return not base.isascii() and base.isprintable() and not _HIDDEN.match(base)
-    if _HIDDEN.match(char):
-        return False
-    return char.isprintable() or category(char) == "Zs"  # `isprintable` counts U+00A0 and U+3000 out
+    # `isprintable` counts U+00A0 and U+3000 out.
+    return not _HIDDEN.match(char) and (char.isprintable() or category(char) == "Zs")

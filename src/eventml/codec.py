@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 import msgspec
 
 from eventml.errors import DecodeError, OutputError
+from eventml.printable import cut
 from eventml.records import CONTENT_TYPE, FIELDS, JSON, MSGPACK, Delivery
 
 if TYPE_CHECKING:
@@ -96,11 +97,9 @@ class Decoder:
 
 
 def _decode_error(delivery: Delivery, exc: Exception) -> DecodeError:
-    value = delivery.record.value
-    shown = repr(value[:_MAX_SHOWN])[1:] + ("…" if len(value) > _MAX_SHOWN else "")
-    error = DecodeError(
-        f"record {delivery.record.id!r} of {delivery.record.topic!r}: {exc}; its value: {shown}"
-    )
+    record = delivery.record
+    shown = repr(record.value[:_MAX_SHOWN])[1:] + ("…" if len(record.value) > _MAX_SHOWN else "")
+    error = DecodeError(f"record {cut(record.id)!r} of {record.topic!r}: {exc}; its value: {shown}")
     error.__cause__ = exc
     return error
 
@@ -145,5 +144,4 @@ def to_builtin(value: Any) -> Any:
 
 def shorten(event: object) -> str:
     """The event as an error message shows it, cut to 200 characters."""
-    text = repr(event)
-    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
+    return cut(repr(event), _MAX_SHOWN)

@@ -9,19 +9,27 @@ them passes them through one of these functions. Unprintable are the Unicode cat
     Co, Cn  private and unassigned characters: nobody can say what is shown
     Zl, Zp  U+2028 and U+2029: line ends to many programs
 
-except the joiners U+200C and U+200D behind a character that is not ASCII: emoji and many scripts need them.
+    and the others of which nothing is shown (Default_Ignorable_Code_Point): fillers, variation selectors
+
+except the joiners U+200C, U+200D and the selectors U+FE0E, U+FE0F behind a character that is not ASCII: emoji
+and many scripts need them.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Final
 from unicodedata import category
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 _JOINERS: Final = "\u200c\u200d"
+_SELECTORS: Final = "\ufe0e\ufe0f"
+_HIDDEN: Final = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
 _INDENT: Final = "    "
 
 
@@ -48,7 +56,12 @@ def printable_json(encoded: bytes) -> bytes:
     The JSON must have no line ends or tabs between its tokens.
     """
     text = encoded.decode()
-    return encoded if text.isprintable() else _escape(text, "", lambda char: json.dumps(char)[1:-1]).encode()
+    return _escape(text, "", lambda char: json.dumps(char)[1:-1]).encode()
+
+
+def cut(text: str, limit: int = 100) -> str:
+    """Return the first characters of a text, and "…" if there are more."""
+    return text if len(text) <= limit else f"{text[:limit]}…"
 
 
 def valid_unicode(text: str) -> str:
@@ -57,13 +70,15 @@ def valid_unicode(text: str) -> str:
 
 
 def _escape(text: str, keep: str, escape: Callable[[str], str]) -> str:
-    if text.isprintable():  # as nearly all text is
+    if text.isprintable() and (text.isascii() or not _HIDDEN.search(text)):  # as nearly all text is
         return text
-    pairs = zip(f" {text}", text, strict=False)
-    return "".join(c if c in keep or _is_printable(c, before) else escape(c) for before, c in pairs)
+    triples = zip(f"  {text}", f" {text}", text, strict=False)
+    return "".join(c if c in keep or _is_printable(c, before) else escape(c) for *before, c in triples)
 
 
-def _is_printable(char: str, before: str) -> bool:
-    if char in _JOINERS:
-        return not before.isascii() and before.isprintable()
-    return char.isprintable() or category(char) == "Zs"  # `isprintable` counts U+00A0 and U+3000 out
+def _is_printable(char: str, before: Sequence[str]) -> bool:
+    if char in _JOINERS or char in _SELECTORS:
+        base = before[0] if char in _JOINERS and before[1] in _SELECTORS else before[1]
+        return not base.isascii() and base.isprintable() and not _HIDDEN.match(base)
+    # `isprintable` counts U+00A0 and U+3000 out.
+    return not _HIDDEN.match(char) and (char.isprintable() or category(char) == "Zs")

@@ -237,14 +237,14 @@ def test_control_characters_in_an_event_are_escaped(app: DeadLetterApp) -> None:
         assert all(c.isprintable() or c == "\n" for c in output)
 
 
-def forge(hubs: Hubs, app: DeadLetterApp, id_: str, **claims: str) -> None:
+def forge(hubs: Hubs, app: DeadLetterApp, id_: str, value: bytes = b'{"pay": "me"}', **claims: str) -> None:
     """Write a dead letter of the predictor, as anybody may who may write to its dead-letter topic."""
     fields = {"topic": f"{app.name}.rides", "partition": "0", "offset": "0", "group": f"{app.name}.minutes"}
     fields |= {"attempts": "1", "first-failure": "1.0", "last-failure": "2.0"}
     fields |= {"exception": "Forged", **claims}
     headers = {f"eventml-dlq-{name}": text for name, text in fields.items()}
     topic = f"{app.name}.rides.{app.name}.minutes.dlq"
-    anyio.run(hubs["onehub://"].publish, [Record(topic, b'{"pay": "me"}', None, id_, headers)])
+    anyio.run(hubs["onehub://"].publish, [Record(topic, value, None, id_, headers)])
 
 
 def test_a_dead_letter_that_names_another_topic_is_shown_and_not_replayed(
@@ -286,6 +286,36 @@ def test_a_dead_letter_whose_headers_are_no_utf8_costs_nothing_but_itself(
         assert (letter["id"], letter["exception"], letter["group"]) == (r"id\udcff", r"A\udcff", r"C\udcff")
         assert r"id\udcff" in app.dlq(command)
     json.loads(app.dlq("replay", "--json", code=1))
+
+
+def test_records_that_are_no_dead_letters_are_counted_and_can_be_dropped(
+    app: DeadLetterApp, hubs: Hubs
+) -> None:
+    forge(hubs, app, "junk", attempts="x")
+    told = "minutes: 1 records are no dead letters; `eventml dlq drop --all` removes them"
+    for command in ("list", "show", "replay"):
+        assert told in app.run("dlq", command, "app:bus", "--id", "b", stderr=True)
+    results = json.loads(app.dlq("replay", "--json"))
+    assert [result["unreadable"] for result in results if result["handler"] == "minutes"] == [1]
+    assert "minutes: 1 dropped (1 (no dead letter)); 0 remain\n" in app.dlq("drop", "--all")
+    assert told not in app.run("dlq", "list", "app:bus", stderr=True)
+
+
+def test_large_and_deep_dead_letters_are_shown_in_little_more_than_their_size(
+    app: DeadLetterApp, hubs: Hubs
+) -> None:
+    deep, large = b"[" * 200 + b"1" + b"]" * 200, b"[" + b"1," * 40_000 + b"1]"
+    quoted = json.dumps(["[" * 30, '\\"' + "{" * 30]).encode()
+    for value in (deep, large, quoted):
+        forge(hubs, app, "big", value, exception="E" * 2000, message="m" * 2000, topic="t\n  value     1")
+    shown = app.dlq("show", "--id", "big").splitlines()
+    values = [line.removeprefix("  value     ") for line in shown if line.startswith("  value ")]
+    assert values == [deep.decode(), large.decode(), "["], "only the last is not much larger indented"
+    assert shown.count("  from      t value 1, partition 0, offset 0") == 3
+    assert shown.count(f"  reason    {'m' * 1000}…") == 3
+    assert f"minutes: 3 dead letters (3 {'E' * 100}…)" in shown
+    [letter, *_] = json.loads(app.dlq("list", "--id", "big", "--json"))["dead_letters"]
+    assert letter["exception"] == f"{'E' * 1000}…"
 
 
 def test_bus_in_memory_is_a_usage_error(invoke: Invoke, folder: Path) -> None:

@@ -71,7 +71,8 @@ async def dead_letters(
     [queue, *_] = dead_letter_queues(scenario.bus.handlers.values())
     topic, group = queue.dead_letter_topic, queue.replay_group
     async with backend.subscribe([topic], group=group, start="earliest") as subscription:
-        return [letter async for letter in browse(subscription, wanted or DeadLetterFilter())]
+        found = [letter async for letter in browse(subscription, wanted or DeadLetterFilter())]
+        return [letter for letter in found if letter is not None]
 
 
 def numbers(found: Sequence[DeadLetterDelivery]) -> list[int]:
@@ -264,8 +265,15 @@ async def test_other_records_on_the_dead_letter_topic_stay(scenario: Scenario) -
             await handle(scenario, backend, [Ride(n, 1.0) for n in range(3)])
             assert numbers(await dead_letters(scenario, backend)) == [1]
             report = await scenario.replay(backend)
-            assert report.chosen == {"Reject": 1}
+            assert (report.chosen, report.unreadable) == ({"Reject": 1}, 2)
             assert report.left in {2, None}
+            for chosen in ({"ids": frozenset({"x"})}, {"limit": 5}):
+                report = await scenario.replay(backend, action="drop", **chosen)
+                assert (report.chosen, report.unreadable) == ({}, 2)
+            report = await scenario.replay(backend, action="drop")
+            assert (report.chosen, report.unreadable) == ({"(no dead letter)": 2}, 0)
+            assert report.left in {0, None}
+            assert (await scenario.replay(backend)).unreadable == 0
 
 
 def forged(scenario: Scenario, id_: str, **claims: str) -> Record:
@@ -315,9 +323,11 @@ async def test_a_forged_dead_letter_of_the_same_origin_does_not_hide_the_real_on
     with anyio.fail_after(60):
         async with scenario.connect() as backend:
             real = forged(scenario, "2", offset="7")
-            await publish(backend, [forged(scenario, "1", offset="7"), real, real])
+            other = msgspec.structs.replace(real, headers={**real.headers, CONTENT_TYPE: MSGPACK})
+            later = msgspec.structs.replace(real, headers={**real.headers, "eventml-dlq-last-failure": "2.0"})
+            await publish(backend, [forged(scenario, "1", offset="7"), other, real, later])
             report = await scenario.replay(backend)
-    assert (report.chosen.total(), report.duplicates) == (2, 1)
+    assert (report.chosen.total(), report.duplicates) == (3, 1)
 
 
 async def test_an_event_that_claims_to_be_replayed_for_another_group_leaves_a_trace(

@@ -19,10 +19,12 @@ HARMFUL = {
     *"\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069",  # reorder text
     *"\u2028\u2029",  # line ends to many programs
     *"\xad\u200b\u2060\ufeff\U000e0001\U000e0041\U000e007f",  # nothing is shown
+    *"\u034f\u115f\u1160\u17b4\u180b\u180f\u3164\ufe00\ufe0d\uffa0\U000e0100\U000e01ef",  # default ignorable
     *"\ud800\udc9b\udfff",  # cannot be encoded
     *"\ue000\U0010fffd\u0378\ufdd0\uffff",  # private, unassigned and never assigned
 }
 JOINERS = "\u200c\u200d"
+SELECTORS = "\ufe0e\ufe0f"
 READABLE = [
     "plain ASCII, [red]markup[/red] and C:\\new\\table",
     "čeština, ελληνικά, русский, עברית, العربية, ไทย, 日本語、漢字\u3000한국어",
@@ -31,13 +33,26 @@ READABLE = [
     "e\u0301 and Z\u0361a",
     "",
 ]
-TEXT = st.text(st.characters() | st.sampled_from(sorted(HARMFUL)) | st.sampled_from([*JOINERS, "a", "é"]))
+TEXT = st.text(
+    st.characters() | st.sampled_from(sorted(HARMFUL)) | st.sampled_from([*JOINERS, *SELECTORS, "a", "é"])
+)
+
+
+def hides(char: str) -> bool:
+    """Whether nothing is shown of a character, by its name."""
+    return bool(
+        re.search("VARIATION SELECTOR|HANGUL.* FILLER|GRAPHEME JOINER|VOWEL INHERENT", name(char, ""))
+    )
 
 
 def harmful(text: str, keep: str = "") -> set[str]:
     """The unprintable characters of a text, by a rule that is not that of the code."""
-    bad = {c for c in text if category(c) in {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}} - set(JOINERS)
-    hidden = set(re.findall(rf"(?:^|(?<=[\x00-\x7f]))[{JOINERS}]|(?<=[{JOINERS}])[{JOINERS}]", text))
+    bad = {c for c in text if category(c) in {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"} or hides(c)}
+    shown = rf"[^\x00-\x7f{JOINERS}{SELECTORS}]"
+    hidden = set(
+        re.findall(rf"(?<!{shown})[{SELECTORS}]|(?<!{shown})(?<!{shown}[{SELECTORS}])[{JOINERS}]", text)
+    )
+    bad -= {*JOINERS, *SELECTORS}
     return (bad | hidden) - set(keep)
 
 
@@ -86,3 +101,9 @@ def test_text_of_all_scripts_and_emoji_stays_readable(text: str) -> None:
 def test_a_joiner_that_joins_nothing_is_shown() -> None:
     assert printable("pay\u200dment") == r"pay\u200dment"
     assert printable("é\u200d\u200dé") == "é\u200d\\u200dé"
+
+
+def test_a_selector_stays_behind_a_character_that_it_can_select() -> None:
+    assert printable("❤\ufe0f\u200d🔥") == "❤\ufe0f\u200d🔥"
+    assert printable("pay\ufe0fment ❤\ufe0f\ufe0f") == "pay\\ufe0fment ❤\ufe0f\\ufe0f"
+    assert printable("\u3164\ufe0f") == r"\u3164\ufe0f"

@@ -26,7 +26,7 @@ from eventml.cli.output import (
     print_text,
 )
 from eventml.errors import TopicNotFoundError
-from eventml.printable import printable, valid_unicode
+from eventml.printable import cut, printable, valid_unicode
 from eventml.runtime import (
     DLQ_PREFIX,
     MISPLACED,
@@ -43,7 +43,8 @@ from eventml.runtime import (
 app = typer.Typer(help="List dead letters, replay them or drop them.", no_args_is_help=True)
 
 _COLUMNS: Final = ("handler", "id", "exception", "attempts", "failed", "from", "reason")
-_REASON_LENGTH: Final = 80  # characters of the reason in a table
+_UNREADABLE: Final = "records are no dead letters; `eventml dlq drop --all` removes them"
+_MAX_INDENTED: Final = 65_536  # bytes of JSON
 _AGE: Final = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
 _UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -198,34 +199,38 @@ async def _visit_queues(
 
 def _print(selection: Selection, *, in_full: bool, as_json: bool) -> None:
     """Print the selected dead letters, and their counts by handler and exception."""
-    found: list[tuple[DeadLetterQueue, DeadLetterDelivery]] = []
+    kept: list[Any] = []  # what is printed at the end: no records, which may be large
+    counts: dict[str, Counter[str]] = {}
+    warnings = Counter[tuple[str, str]]()
 
     async def read_queue(queue: DeadLetterQueue, subscription: Subscription, limit: int | None) -> int:
-        taken = [one async for one in browse(subscription, selection.matching, limit=limit)]
-        found.extend((queue, dead_letter) for dead_letter in taken)
-        return len(taken)
+        handler, taken = _handler(queue), 0
+        async for dead_letter in browse(subscription, selection.matching, limit=limit):
+            if dead_letter is None:
+                warnings[handler, _UNREADABLE] += 1
+                continue
+            taken += 1
+            counts.setdefault(handler, Counter())[dead_letter.exception] += 1
+            warnings[handler, f"misplaced, not to be replayed: {MISPLACED}"] += not queue.owns(dead_letter)
+            if as_json:
+                kept.append(_to_json(queue, dead_letter, in_full=in_full))
+            elif in_full:  # in a thread, as a pager may keep it waiting
+                await anyio.to_thread.run_sync(print_text, "\n".join(_lines(queue, dead_letter)))
+            else:
+                kept.append(_row(queue, dead_letter))
+        return taken
 
     anyio.run(_visit_queues, selection, read_queue)
-    counts: dict[str, Counter[str]] = {}
-    for queue, dead_letter in found:
-        counts.setdefault(_handler(queue), Counter())[dead_letter.exception] += 1
     if as_json:
-        dead_letters = [_to_json(queue, dead_letter, in_full=in_full) for queue, dead_letter in found]
-        print_json({"dead_letters": dead_letters, "counts": counts})
-        return
-    if in_full:
-        for queue, dead_letter in found:
-            print_text("\n".join(_lines(queue, dead_letter)))
-    elif found:
-        print_text(format_table(_COLUMNS, [_row(queue, dead_letter) for queue, dead_letter in found]))
-    for handler, of_handler in counts.items():
-        noun = "dead letter" if of_handler.total() == 1 else "dead letters"
-        print_text(f"{handler}: {of_handler.total()} {noun} ({_format_counts(of_handler)})")
-    if not found:
-        print_text("no dead letters")
-    misplaced = Counter(_handler(queue) for queue, dead_letter in found if not queue.owns(dead_letter))
-    for handler, count in misplaced.items():
-        print_message(f"{handler}: {count} misplaced, not to be replayed: {MISPLACED}", "warning")
+        print_json({"dead_letters": kept, "counts": counts})
+    else:
+        lines = [format_table(_COLUMNS, kept)] if kept else []
+        for handler, found in counts.items():
+            noun = "dead letter" if found.total() == 1 else "dead letters"
+            lines.append(f"{handler}: {found.total()} {noun} ({_format_counts(found)})")
+        print_text("\n".join(lines) or "no dead letters")
+    for (handler, text), count in (+warnings).items():
+        print_message(f"{handler}: {count} {text}", "warning")
 
 
 def _handler(queue: DeadLetterQueue) -> str:
@@ -253,6 +258,7 @@ def _replay_or_drop(selection: Selection, action: DeadLetterAction, *, as_json: 
                 "done": report.chosen,
                 "refused": report.refused,
                 "duplicates": report.duplicates,
+                "unreadable": report.unreadable,
                 "remaining": report.left,
             }
             for queue, report in results
@@ -275,57 +281,56 @@ def _print_report(queue: DeadLetterQueue, report: ReplayReport, action: DeadLett
     print_text(f"{handler}: {report.chosen.total()} {done}{topic}{exceptions}{remaining}")
     if report.duplicates:
         print_text(f"{handler}: {report.duplicates} duplicate dead letters, left by a crash, dropped")
+    if report.unreadable:
+        print_message(f"{handler}: {report.unreadable} {_UNREADABLE}", "warning")
     for reason, count in report.refused.items():
         print_message(f"{handler}: {count} could not be {done}, and remain: {reason}", "error")
 
 
 def _format_counts(counts: Counter[str]) -> str:
-    return ", ".join(f"{count} {_one_line(name)}" for name, count in counts.most_common())
+    return ", ".join(f"{count} {_one_line(cut(name))}" for name, count in counts.most_common())
 
 
-def _to_json(queue: DeadLetterQueue, dead_letter: DeadLetterDelivery, *, in_full: bool) -> dict[str, Any]:
+def _to_json(queue: DeadLetterQueue, letter: DeadLetterDelivery, *, in_full: bool) -> dict[str, Any]:
     """Return the fields of a dead letter for the JSON output; times are seconds since the epoch."""
-    id_ = valid_unicode(dead_letter.id)
-    fields = {"handler": _handler(queue), "id": id_, **msgspec.structs.asdict(dead_letter)}
-    fields["misplaced"] = not queue.owns(dead_letter)
+    fields = {"handler": _handler(queue), "id": valid_unicode(letter.id), **msgspec.structs.asdict(letter)}
+    fields["misplaced"] = not queue.owns(letter)
     delivery = fields.pop("delivery")
     return fields | {"record": msgspec.Raw(delivery_to_json(delivery).rstrip())} if in_full else fields
 
 
-def _row(queue: DeadLetterQueue, dead_letter: DeadLetterDelivery) -> list[str]:
-    reason = dead_letter.message.removeprefix(f"{dead_letter.exception}: ")
-    if not queue.owns(dead_letter):
-        reason = f"(misplaced) {reason}"
+def _row(queue: DeadLetterQueue, letter: DeadLetterDelivery) -> list[str]:
+    reason = letter.message.removeprefix(f"{letter.exception}: ")
+    mark = "" if queue.owns(letter) else "(misplaced) "
     cells = [
         _handler(queue),
-        dead_letter.id,
-        dead_letter.exception,
-        str(dead_letter.attempts),
-        format_time(dead_letter.last_failure) or "-",
-        dead_letter.origin,
-        reason if len(reason) <= _REASON_LENGTH else f"{reason[:_REASON_LENGTH]}…",
+        letter.id,
+        letter.exception,
+        str(letter.attempts),
+        format_time(letter.last_failure) or "-",
+        letter.origin,
+        cut(f"{mark}{reason}", 80),
     ]
-    return list(map(_one_line, cells))
+    return [_one_line(cut(cell)) for cell in cells]
 
 
-def _lines(queue: DeadLetterQueue, dead_letter: DeadLetterDelivery) -> Iterator[str]:
+def _lines(queue: DeadLetterQueue, letter: DeadLetterDelivery) -> Iterator[str]:
     """Yield the lines of a dead letter as `show` prints it."""
-    record = msgspec.json.decode(delivery_to_json(dead_letter.delivery))
-    first, last = (format_time(t) or "-" for t in (dead_letter.first_failure, dead_letter.last_failure))
+    record = msgspec.json.decode(delivery_to_json(letter.delivery))
+    first, last = (format_time(t) or "-" for t in (letter.first_failure, letter.last_failure))
     headers = [item for item in record["headers"].items() if not item[0].startswith(DLQ_PREFIX)]
+    misplaced = f"names the group {letter.group}, and lies in {queue.dead_letter_topic}"
     parts = {
-        "failed": f"{last}, attempt {dead_letter.attempts}; first {first}",
-        "from": f"{dead_letter.topic}, partition {dead_letter.partition}, offset {dead_letter.offset}",
-        "misplaced": ""
-        if queue.owns(dead_letter)
-        else _one_line(f"names the group {dead_letter.group}, and lies in {queue.dead_letter_topic}"),
+        "failed": f"{last}, attempt {letter.attempts}; first {first}",
+        "from": _one_line(f"{letter.topic}, partition {letter.partition}, offset {letter.offset}"),
+        "misplaced": "" if queue.owns(letter) else _one_line(misplaced),
         "key": "" if record["key"] is None else _format_value(record["key"]),
-        "reason": _one_line(dead_letter.message),
-        "traceback": dead_letter.traceback,
+        "reason": _one_line(letter.message),
+        "traceback": letter.traceback,
         "headers": "\n".join(_one_line(f"{name}: {text}") for name, text in headers),
         "value": _format_value(record["value"]),
     }
-    yield f"{_handler(queue)}: {_one_line(dead_letter.id)}"
+    yield f"{_handler(queue)}: {_one_line(letter.id)}"
     for label, text in parts.items():
         for number, line in enumerate(printable(text, keep="\n\t").splitlines()):
             yield f"  {'' if number else label:9} {line}"
@@ -333,7 +338,11 @@ def _lines(queue: DeadLetterQueue, dead_letter: DeadLetterDelivery) -> Iterator[
 
 
 def _format_value(value: Any) -> str:
-    return value if isinstance(value, str) else msgspec.json.format(msgspec.json.encode(value)).decode()
+    if isinstance(value, str):
+        return value
+    encoded = msgspec.json.encode(value)
+    indented = msgspec.json.format(encoded) if len(encoded) <= _MAX_INDENTED else encoded
+    return (indented if len(indented) <= _MAX_INDENTED else encoded).decode()
 
 
 def _one_line(text: str) -> str:

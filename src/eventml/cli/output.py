@@ -18,7 +18,7 @@ from rich.text import Text
 from eventml.codec import Decoder
 from eventml.deploy.workers import LogRateLimit, TextFormatter, start_service_logging, utc_timestamp
 from eventml.errors import AppNotFoundError, EventMLError
-from eventml.printable import printable, printable_json, printable_lines, valid_unicode
+from eventml.printable import cut, printable, printable_json, printable_lines, valid_unicode
 from eventml.runtime import leaves
 
 if TYPE_CHECKING:
@@ -118,8 +118,8 @@ def print_json(value: Any) -> None:
 
 
 def format_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table as text: a line for each row, two spaces between columns, nothing cut or wrapped."""
-    lines = [columns, *(list(map(printable, row)) for row in rows)]
+    """Return a table as text: a line for each row, two spaces between columns, long cells cut."""
+    lines = [columns, *([cut(printable(cut(cell))) for cell in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()

@@ -16,7 +16,7 @@ import msgspec
 from eventml.backends.base import Completion
 from eventml.errors import PublishError
 from eventml.handlers import Handler
-from eventml.printable import printable, valid_unicode
+from eventml.printable import cut, printable, valid_unicode
 from eventml.records import Delivery, Record
 from eventml.runtime.failures import describe, summarise_traceback
 from eventml.runtime.tracing import HandlerTracing
@@ -35,7 +35,7 @@ MISPLACED: Final = (
 )
 """Why a dead letter that its queue does not own is not replayed."""
 
-_MAX_TRACEBACK: Final = 1_000  # characters
+_MAX_REASON: Final = 1_000  # characters of the exception, the message and the traceback, each
 
 
 def dead_letter_topic(topic: str, group: str) -> str:
@@ -87,7 +87,7 @@ class DeadLetterWriter:
             "exception": type(error).__qualname__,
             "message": describe(error),
         }
-        if traceback := summarise_traceback(error, _MAX_TRACEBACK):
+        if traceback := summarise_traceback(error, _MAX_REASON):
             reason["traceback"] = traceback
         # A publisher's own headers of this prefix would be shown as the handler's failure.
         headers = {name: text for name, text in record.headers.items() if not name.startswith(DLQ_PREFIX)}
@@ -97,10 +97,7 @@ class DeadLetterWriter:
         log.log(
             self._log_level,
             "%s: %s moved to the dead letters in %s: %s",
-            self._name,
-            printable(record.id),
-            topic,
-            reason["message"],
+            *(self._name, printable(cut(record.id)), topic, reason["message"]),
         )
         if self._tracing is not None:
             self._tracing.dead_letter(record.headers, error, topic)
@@ -118,10 +115,7 @@ class DeadLetterWriter:
         log.error(
             "%s: the broker refuses the dead letter of %s: %s. The handler waits until it is accepted; check "
             "the topic %s and the right to write to it",
-            self._name,
-            printable(refused.delivery.record.id),
-            reason,
-            refused.outputs[0].topic,
+            *(self._name, printable(cut(refused.delivery.record.id)), reason, refused.outputs[0].topic),
         )
         return refused
 
@@ -180,13 +174,15 @@ class DeadLetterDelivery(msgspec.Struct, frozen=True, rename="kebab"):
 def read_dead_letter(delivery: Delivery) -> DeadLetterDelivery | None:
     """Read a delivery of a dead-letter topic; None if its record is not a dead letter.
 
-    Its texts can be encoded in UTF-8; a header that could not has escapes in their place.
+    Its texts can be encoded in UTF-8; a header that could not has escapes in their place. The exception, the
+    message and the traceback are cut to 1,000 characters, whatever the record holds.
     """
     fields: dict[str, Any] = {
         name.removeprefix(DLQ_PREFIX): valid_unicode(text)
         for name, text in delivery.record.headers.items()
         if name.startswith(DLQ_PREFIX)
     }
+    fields |= {n: cut(fields[n], _MAX_REASON) for n in ("exception", "message", "traceback") if n in fields}
     try:
         return msgspec.convert({**fields, "delivery": delivery}, DeadLetterDelivery, strict=False)
     except msgspec.ValidationError:

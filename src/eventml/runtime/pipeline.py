@@ -21,6 +21,7 @@ from eventml.backends.base import MAX_BYTES, Completion, DedupeSubscription, Sub
 from eventml.codec import Decoder
 from eventml.errors import BackendError, DecodeError, PublishError, TopicNotFoundError
 from eventml.handlers import Handler
+from eventml.printable import cut
 from eventml.records import REPLAY_GROUP, Delivery
 from eventml.runtime.backoff import wait_for_broker
 from eventml.runtime.bytes_in_flight import BytesInFlight
@@ -42,7 +43,6 @@ T = TypeVar("T")
 
 log = logging.getLogger("eventml")
 
-_SHOWN = 100  # characters of an id and of a header
 _outputs_of, _attempt_of = attrgetter("outputs"), attrgetter("attempt")
 
 
@@ -260,7 +260,7 @@ class Pipeline:
                 "%s: %d records skipped: by their header %s they were replayed for another group; the first "
                 "is %r, for %r",
                 *(self._name, len(skipped), REPLAY_GROUP),
-                *(first.id[:_SHOWN], first.headers[REPLAY_GROUP][:_SHOWN]),
+                *(cut(first.id), cut(first.headers[REPLAY_GROUP])),
             )
         return events, completions
 

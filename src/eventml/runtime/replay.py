@@ -81,28 +81,30 @@ class ReplayReport(msgspec.Struct):
         refused: Dead letters that matched and were not replayed, as they are misplaced or the broker refused
             them, counted by reason. They stay.
         duplicates: Second dead letters of one event, which a crash can leave behind. They were dropped.
+        unreadable: Records that are no dead letters, and stay. Those that were dropped are among the chosen.
         left: How many dead letters are left; None if the backend cannot tell.
     """
 
     chosen: Counter[str] = msgspec.field(default_factory=Counter)
     refused: Counter[str] = msgspec.field(default_factory=Counter)
     duplicates: int = 0
+    unreadable: int = 0
     left: int | None = None
 
 
 async def browse(
     subscription: Subscription, chosen: DeadLetterFilter, *, limit: int | None = None
-) -> AsyncIterator[DeadLetterDelivery]:
+) -> AsyncIterator[DeadLetterDelivery | None]:
     """The dead letters that match, of those that are there now. They go back when the subscription closes.
 
-    The subscription is a member of the queue's `replay_group`.
+    The subscription is a member of the queue's `replay_group`. A record that is no dead letter yields None.
     """
     found = 0
     async for deliveries in _present(subscription, None):
         for dead_letter in map(read_dead_letter, deliveries):
-            if dead_letter is not None and chosen.matches(dead_letter):
+            if dead_letter is None or chosen.matches(dead_letter):
                 yield dead_letter
-                found += 1
+                found += dead_letter is not None
                 if found == limit:
                     return
 
@@ -124,7 +126,7 @@ async def replay_or_drop(
     Args:
         subscription: A member of the queue's `replay_group`.
         queue: Where the dead letters are. It alone says to which topic and group they go back.
-        chosen: Which dead letters.
+        chosen: Which dead letters. To drop without a condition and a limit drops all other records too.
         action: What to do with them.
         limit: The most dead letters.
         acks_singly: Whether the backend acknowledges each record by itself, however many before it are not. A
@@ -209,10 +211,11 @@ class _Run:
         self._chosen = chosen
         self._action = action
         self._left = math.inf if limit is None else limit
+        self._drops_all = action == "drop" and limit is None and chosen == DeadLetterFilter()
         self._keeps_offset = keeps_offset
         self._gaps: Counter[int] = Counter()  # by partition: how often a completed record follows an open one
         self._open: set[int] = set()  # partitions whose last record stays uncompleted
-        self._origins: set[tuple[object, ...]] = set()
+        self._origins: set[int] = set()
 
     @property
     def over(self) -> bool:
@@ -220,13 +223,14 @@ class _Run:
         return self._left <= 0
 
     def decide(self, deliveries: Sequence[Delivery]) -> list[tuple[DeadLetterDelivery | None, Completion]]:
-        """The completions for a step, each with its dead letter; None if that is moved or is a duplicate."""
+        """The completions for a step, each with its dead letter; None for those that are not `chosen`."""
         steps: list[tuple[DeadLetterDelivery | None, Completion]] = []
         for delivery in deliveries:
             if self.over:
                 break  # records behind the last one that matched leave no gap
             dead_letter = read_dead_letter(delivery)
-            if dead_letter is None or not self._takes(dead_letter):
+            if not (self._drops_all if dead_letter is None else self._takes(dead_letter)):
+                self.report.unreadable += dead_letter is None
                 if self._keeps_offset and self._gaps[delivery.partition] >= _MAX_GAPS:
                     headers = {**delivery.record.headers, _MOVED_BY: self.id}
                     moved = msgspec.structs.replace(delivery.record, headers=headers)
@@ -237,16 +241,21 @@ class _Run:
             if delivery.partition in self._open:
                 self._open.discard(delivery.partition)
                 self._gaps[delivery.partition] += 1
+            if dead_letter is None:
+                self.report.chosen["(no dead letter)"] += 1
+                steps.append((None, Completion(delivery)))
+                continue
             # The whole event counts: a forged dead letter of the same origin must not hide the real one.
-            record = delivery.record
-            origin = (dead_letter.origin, record.id, record.key, hash(record.value))
+            replayed = self._replayed(dead_letter)
+            event = (replayed.id, replayed.key, replayed.value, frozenset(replayed.headers.items()))
+            origin = hash((dead_letter.origin, event))
             if origin in self._origins:
                 self.report.duplicates += 1
                 steps.append((None, Completion(delivery)))
                 continue
             self._origins.add(origin)
             self._left -= 1
-            outputs = (self._replayed(dead_letter),) if self._action == "replay" else ()
+            outputs = (replayed,) if self._action == "replay" else ()
             steps.append((dead_letter, Completion(delivery, outputs)))
         return steps
 

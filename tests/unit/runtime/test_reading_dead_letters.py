@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventml import Bus
+from eventml.codec import Decoder
 from eventml.records import Delivery, Record
 from eventml.runtime.dead_letters import (
     DeadLetterQueue,
@@ -72,6 +73,29 @@ def test_names_that_add_up_to_one_dead_letter_topic_are_told_apart() -> None:
     assert found is not None
     assert DeadLetterQueue((), "rides", "started.g").owns(found)
     assert not DeadLetterQueue((), "rides.started", "g").owns(found)
+
+
+def test_what_a_forged_dead_letter_says_is_cut() -> None:
+    said = {f"eventml-dlq-{name}": "x" * 3_000_000 for name in ("exception", "message", "traceback")}
+    found = read_dead_letter(delivery({**HEADERS, **said}))
+    assert found is not None
+    assert found.exception == found.message == found.traceback == f"{'x' * 1_000}…"
+
+
+def test_a_long_id_is_cut_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    bus = Bus("rides")
+    bus.consumer("rides.started", name="duration")(print)
+    [handler] = bus.handlers.values()
+    event = Delivery(Record("rides.started", b"{", None, "i" * 3_000_000, {}), 0, 3, 0.0)
+    [error] = Decoder(int).decode([event])
+    assert len(str(error)) < 300
+    writer = DeadLetterWriter(handler, log_level=logging.WARNING, translate=lambda error: error)
+    written = writer.write(event, error)
+    assert written.outputs[0].id == event.record.id, "the record keeps it"
+    assert writer.replace(written, "too large") is written
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == 2
+    assert all(f"{'i' * 100}…" in line and len(line) < 600 for line in lines)
 
 
 def test_a_written_dead_letter_belongs_to_its_handler_and_says_nothing_that_the_publisher_said() -> None:

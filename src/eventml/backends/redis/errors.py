@@ -85,7 +85,7 @@ def error_for(reply: ErrorReply, action: str) -> BackendError:
             "ACL SETUSER, or name another user in backend.url"
         )
     if "WRONGTYPE" in str(reply):
-        return BackendError(f"{action}: the key exists but is no stream; choose another topic, or delete it")
+        return BackendError(f"{action}: a key exists and is no stream or set of ids; delete or rename it")
     return BackendError(f"{action}: {reply}")
 
 

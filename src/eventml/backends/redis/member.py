@@ -239,7 +239,7 @@ class Member:
             position, reason = min(refused.items())
             raise PublishError(
                 f"{len(refused)} of {len(done)} completions were refused, the first for the output of "
-                f"{done[position].delivery.record.id!r}: {reason}",
+                f"{done[position].delivery.record.id!r:.100}: {reason}",
                 refused,
             )
 

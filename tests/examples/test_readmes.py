@@ -283,6 +283,9 @@ def test_web_backend_and_its_predictors_are_two_processes_on_redis(
     ):
         address = line.split()[1]
         booking = b'{"pickup_location_id": 1, "dropoff_location_id": 2, "trip_distance": 2.5}'
-        urllib.request.urlopen(f"{address}/rides", booking, timeout=20).close()  # noqa: S310 - ours
+        request = urllib.request.Request(  # noqa: S310 - ours
+            f"{address}/rides", booking, {"content-type": "application/json"}
+        )
+        urllib.request.urlopen(request, timeout=20).close()  # noqa: S310 - ours
         with urllib.request.urlopen(f"{address}/events", timeout=20) as events:  # noqa: S310 - ours
             assert next(event for event in events if b"minutes" in event and b"amount" in event)

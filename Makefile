@@ -36,7 +36,7 @@ help:
 
 # pip installs a file only if its SHA-256 is in the lock. So are those of setuptools, which is in the image's lock and
 # builds what has no wheel for this machine, and the package.
-$(VENV)/.installed: pyproject.toml requirements.lock
+$(VENV)/.installed: pyproject.toml requirements.lock deployment/requirements.lock
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) --require-hashes --requirement deployment/requirements.lock
 	$(PIP) --require-hashes --no-build-isolation --requirement requirements.lock

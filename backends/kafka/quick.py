@@ -21,7 +21,7 @@ _CLUSTER: Final = "AAAAAAAAAAAAAAAAAAAAAA"  # an id: the data of this cluster ar
 
 
 def quick_options(version: str) -> Sequence[str]:
-    """The options of a node that starts with a fifth of the processor time.
+    """The options of a node that starts with about half of the processor time.
 
     Java maps Kafka's classes from an archive instead of reading and verifying each. The first call for a
     version starts a node to make the archive; processes that ask at the same time wait for it. Where this

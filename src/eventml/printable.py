@@ -1,12 +1,12 @@
-"""Text of strangers as a terminal or a log may show it: no character of it acts, forges a line or hides.
+"""Makes untrusted text safe to print: escapes what controls a terminal, begins a line or is invisible.
 
-Ids, headers, field names and messages of exceptions hold what somebody published. Whatever prints or logs
-them passes them through one of these functions. Unprintable are the Unicode categories
+Publishers choose ids, headers and field names, and parts of the messages of exceptions. Code that prints or
+logs such text calls one of these functions. Unprintable are the Unicode categories
 
     Cc      control characters: ESC and U+009B begin commands to the terminal, a newline begins a forged line
     Cf      format characters: U+202E and its like reorder the text around them; others, the tags, are hidden
     Cs      lone surrogates, which cannot be encoded
-    Co, Cn  private and unassigned characters: nobody can say what is shown
+    Co, Cn  private and unassigned characters: what is shown depends on the font
     Zl, Zp  U+2028 and U+2029: line ends to many programs
 
     and the others of which nothing is shown (Default_Ignorable_Code_Point): fillers, variation selectors

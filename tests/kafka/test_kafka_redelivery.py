@@ -37,9 +37,12 @@ class Group:
         self.resume(assignment, partitions)
         return assignment
 
-    def resume(self, assignment: Assignment, partitions: Sequence[TopicPartition]) -> None:
+    def resume(
+        self, assignment: Assignment, partitions: Sequence[TopicPartition], former: GivenBack | None = None
+    ) -> None:
         committed = {p: self.committed[p] for p in partitions}
-        assignment.resume(committed, {p: LENGTH for p, at in committed.items() if at.attempts or at.active})
+        ends = {p: LENGTH for p, at in committed.items() if at.attempts or at.active}
+        assignment.resume(committed, ends, former)
         self.commit(assignment)
 
     def commit(self, assignment: Assignment) -> None:
@@ -156,13 +159,14 @@ class Rebalances(RuleBasedStateMachine):
     ) -> None:
         self.in_flight[who] = []
         self.members[who] = Assignment()
-        self.members[who].former = former or {}
         self.group.revoke(self.members[1 - who])
-        self._share(parts, share)
+        self._share(parts, share, {who: former})
 
-    def _share(self, parts: list[TopicPartition], share: int) -> None:
+    def _share(
+        self, parts: list[TopicPartition], share: int, former: dict[int, GivenBack | None] | None = None
+    ) -> None:
         for who, some in enumerate([parts[:share], parts[share:]]):
-            self.group.resume(self.members[who], some)
+            self.group.resume(self.members[who], some, (former or {}).get(who))
             mine = {p.partition for p in some}
             self.in_flight[who] = [d for d in self.in_flight[who] if d.partition in mine]
             assert self.members[who].in_flight == len(self.in_flight[who])

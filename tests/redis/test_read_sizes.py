@@ -158,6 +158,22 @@ async def test_a_slow_link(redis_server: RedisServer) -> None:
         assert outcome(await complete_all(member, len(records))) == each(records)
 
 
+async def test_a_reply_that_takes_longer_than_a_lease(redis_server: RedisServer) -> None:
+    """Its entries are this member's own: it does not claim them from itself."""
+    topic = scene.new_topic()
+    records = large_records(topic, 3, 450_000)
+    settings = redis.Settings(lease=0.5, max_bytes=MOST)
+    async with (
+        proxied(redis_server.url) as proxy,
+        redis.open(redis_server.url, settings) as direct,
+        redis.open(proxy.url, settings) as backend,
+        backend.subscribe([topic], group="group", start="earliest") as member,
+    ):
+        proxy.bytes_per_second = 450_000
+        await direct.publish(records)
+        assert outcome(await complete_all(member, len(records))) == each(records)
+
+
 async def test_a_servers_output_buffer_limit(start_redis: StartRedis) -> None:
     """The server closes connections that have much to receive. Everything comes in smaller parts, once."""
     server = start_redis()

@@ -168,21 +168,21 @@ def test_a_server_that_is_too_old_is_refused() -> None:
         ("redis://:secret@127.0.0.2:1,[::1]:2", redis.Settings(cluster=True), []),
         ("rediss://:secret@one", redis.Settings(), []),
         ("unix://:secret@/one", redis.Settings(), []),
-        ("redis://one", redis.Settings(), ["events go to one:6379 unencrypted; use rediss://"]),
+        ("redis://one", redis.Settings(), ["data go to one:6379 unencrypted; use rediss://"]),
         (
             "redis://:secret@one:1",
             redis.Settings(),
-            ["events and the password go to one:1 unencrypted; use rediss://"],
+            ["data and the password go to one:1 unencrypted; use rediss://"],
         ),
         (
             "redis://:secret@one:1,localhost,two:2",
             redis.Settings(cluster=True),
-            [f"events and the password go to {n} unencrypted; use rediss://" for n in ("one:1", "two:2")],
+            [f"data and the password go to {n} unencrypted; use rediss://" for n in ("one:1", "two:2")],
         ),
         (
             "redis://:secret@one",
             redis.Settings(sentinel="main", sentinel_password="secret"),  # noqa: S106 - no secret
-            ["names of servers and the password go to one:26379 unencrypted; use rediss://"],
+            ["data and the password go to one:26379 unencrypted; use rediss://"],
         ),
     ],
 )

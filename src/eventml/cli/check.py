@@ -199,7 +199,9 @@ def describe_guarantees(capabilities: Capabilities) -> list[str]:
     """Return a line for each guarantee of a backend, or for its absence."""
     fields = msgspec.structs.asdict(capabilities)
     max_bytes = fields.pop("max_bytes")
-    reads = f"reads: {max_bytes or 'any number of'} bytes at once; a larger event alone"
+    reads = "reads: bounded in events only"
+    if max_bytes is not None:
+        reads = f"reads: {max_bytes} bytes at once; a larger event alone"
     return [*(_GUARANTEES[field] for field in fields.items()), reads]
 
 

@@ -108,7 +108,7 @@ def progress_bar(unit: str, *, hidden: bool = False) -> Iterator[Callable[[float
 
 
 def print_text(text: str) -> None:
-    """Print lines of text to standard output, made printable; text of strangers must be in one line each."""
+    """Print lines of text to standard output, made printable; untrusted text must be in one line each."""
     typer.echo(printable(text, keep="\n\t"))
 
 

@@ -73,7 +73,7 @@ def named_objects(names: Iterable[str]) -> tuple[Any, ...]:
 
 
 def misuses(one: Any, trusted: tuple[Any, ...]) -> Iterator[str]:
-    """What an object of a model holds that it must not, in words.
+    """The faults of one object of a model, each in words: values that do not belong where they are.
 
     Functions in `trusted` are accepted anywhere and with arguments, and objects of types in it as they are.
     """

@@ -46,9 +46,9 @@ class Model(msgspec.Struct, frozen=True, eq=False):
 class Artefact(msgspec.Struct, frozen=True):
     """A model file, and what may be trusted in it.
 
-    If there is a file `<path>.sha256`, as sha256sum writes it (also beside the file that a
-    link leads to), the model must have that digest too. This does
-    not permit a pickle: who can replace the model can replace that file as well.
+    If there is a file `<path>.sha256`, as sha256sum writes it (also beside the file that a link leads to),
+    the model must have that digest too. It does not permit a pickle: whoever can replace the model can
+    replace that file as well.
 
     Attributes:
         path: Path of the file. Its suffix decides the format: `.skops`, `.joblib`, `.pkl`, `.pickle`,
@@ -169,7 +169,7 @@ def _pins_beside(path: Path) -> dict[str, str]:
 
 
 def _read(path: str | Path, size: int = -1) -> bytes:
-    """What a file holds, up to `size` bytes. A pipe, which could block forever, is an OSError."""
+    """The content of a file, up to `size` bytes. A pipe, which could block forever, is an OSError."""
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | _NO_WAIT)) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError("it is not a regular file")

@@ -33,12 +33,12 @@ def reachable(root: Any) -> Iterator[Any]:
 
 
 def parts(one: Any) -> list[Any]:
-    """What an object holds, as an element or an attribute."""
+    """The elements and the attributes of an object."""
     return [*elements(one), *attributes(one).values()]
 
 
 def elements(one: Any) -> list[Any]:
-    """What a container, an object array, a partial function or a bound method holds; nothing for others."""
+    """The elements of a container, an object array, a partial function or a bound method; none of others."""
     # By `type`: `isinstance` asks the object, and a proxy returns the class it wraps, or raises.
     kind = type(one)
     held: list[Any] = []

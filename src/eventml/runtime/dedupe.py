@@ -67,7 +67,7 @@ class Dedupe:
         first = []
         for item in items:
             record = item.delivery.record
-            if REPLAY_GROUP in record.headers and self._replayed_here(item.delivery):
+            if self._replayed_here(item.delivery):
                 first.append(item)
             elif record.id in self._duplicates:
                 self._duplicates[record.id].append(item)

@@ -238,8 +238,8 @@ class Pipeline:
         """The events of a batch to call, and the completions of the other records.
 
         An undecodable record becomes a dead letter. A dead letter that was replayed for another group is
-        completed, unless `skip_replayed` is off: this group has handled it. That is the word of whoever may
-        write to the topic, so every such record is counted, and each batch with any is logged.
+        completed, unless `skip_replayed` is off: this group has handled it. Every publisher of the topic can
+        set that header, so such records are counted, and each batch with any is logged.
         """
         events: list[Item] = []
         completions: list[Completion] = []

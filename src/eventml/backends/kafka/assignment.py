@@ -35,7 +35,7 @@ _PARTITION = attrgetter("record.topic", "partition")
 
 
 GivenBack = Mapping[TopicPartition, tuple[CommittedOffset, CommittedOffset]]
-"""What was last committed of each partition of a member that has failed, and what it had to commit then."""
+"""By partition of a member that failed: the offset it last committed, and the one it had yet to commit."""
 
 
 class Chunk(NamedTuple):
@@ -54,8 +54,6 @@ class Assignment:
         version: Changes when what was fetched before must not be used any more.
         states: The state of each partition.
         committed: What was last committed of each partition.
-        former: What a member that failed, of this process, gave back: its deliveries are not presumed to have
-            killed it.
         fetched: Where each partition's next fetch begins.
         buffered: How many deliveries can be taken.
 
@@ -73,7 +71,6 @@ class Assignment:
         self.version = 0
         self.states: dict[TopicPartition, PartitionState] = {}
         self.committed: dict[TopicPartition, CommittedOffset] = {}
-        self.former: GivenBack = {}
         self.fetched: dict[TopicPartition, int] = {}
         self.buffered = 0
 
@@ -105,11 +102,14 @@ class Assignment:
             state.leave()
 
     def unfinished(self) -> GivenBack:
-        """What was last committed of each partition, and what is to be committed now."""
+        """By partition: the offset that was last committed, and the one to commit now."""
         return {partition: (self.committed[partition], s.to_commit()) for partition, s in self.states.items()}
 
     def resume(
-        self, committed: Mapping[TopicPartition, CommittedOffset], ends: Mapping[TopicPartition, int]
+        self,
+        committed: Mapping[TopicPartition, CommittedOffset],
+        ends: Mapping[TopicPartition, int],
+        former: GivenBack | None = None,
     ) -> None:
         """Deliver from these partitions, from the committed offsets on.
 
@@ -121,8 +121,7 @@ class Assignment:
             for partition, state in self.states.items()
             if partition in committed and committed[partition].same_completed(self.committed[partition])
         }
-        found = {p: meant for p, (last, meant) in self.former.items() if committed.get(p) == last}
-        self.former = {}
+        found = {p: meant for p, (last, meant) in (former or {}).items() if committed.get(p) == last}
         self.states = {
             partition: kept.get(partition) or PartitionState(found.get(partition, at), ends.get(partition))
             for partition, at in committed.items()

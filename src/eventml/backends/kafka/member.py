@@ -304,9 +304,9 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka has no
         except (*CLIENT_ERRORS, EventMLError) as exc:
             self.fail(translate(exc, f"starting with the partitions of group {self._group}"))
             return
-        if self.former is not None:
-            self.assignment.former, self.former = self.former.given_back, None
-        self.assignment.resume(committed, ends)
+        former, self.former = self.former, None
+        # Events in flight when a member of this process failed are not presumed to have killed it.
+        self.assignment.resume(committed, ends, former.given_back if former else None)
         self._fetcher.reset()
         # Both commit that this member is active. Transactions commit all that follows.
         if self._completer.transactional:

@@ -1,7 +1,6 @@
 """The settings and the URL of a `kafka://` backend, and the options of aiokafka's clients made of them."""
 
 # No `from __future__ import annotations` here: msgspec reads the annotations at run time.
-import ipaddress
 import logging
 import ssl
 from pathlib import Path
@@ -13,7 +12,7 @@ from aiokafka.abc import AbstractTokenProvider
 from aiokafka.errors import SaslAuthenticationFailed
 from msgspec import Meta
 
-from eventml.backends.base import MAX_BYTES
+from eventml.backends.base import MAX_BYTES, is_loopback
 from eventml.errors import ConfigError
 
 log = logging.getLogger("eventml")
@@ -254,15 +253,8 @@ def _read(path: str | None, setting: str) -> str | None:
 
 
 def _warn_of_plaintext(security: str, mechanism: str, brokers: tuple[str, ...]) -> None:
-    remote = [broker for broker in brokers if not _is_loopback(broker.rpartition(":")[0])]
+    remote = [broker for broker in brokers if not is_loopback(broker.rpartition(":")[0].strip("[]"))]
     if remote and not security.endswith("ssl"):
         # SCRAM does not send the password.
         secret = {"PLAIN": " and the password", "OAUTHBEARER": " and the token"}.get(mechanism, "")
         log.warning("events%s go to %s unencrypted; set security=ssl or sasl_ssl", secret, ", ".join(remote))
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")

@@ -29,7 +29,7 @@ _OVERHEAD: Final = 40  # bytes of a record at most, beside its key, value and he
 _HEADER_OVERHEAD: Final = 10  # bytes of a header at most, beside its name and value
 _CACHED_HEADERS: Final = 1_024
 _CACHED_KEYS: Final = 65_536
-_LARGEST_CACHED: Final = 4_096  # bytes of headers, or of a key: strangers choose how large theirs are
+_LARGEST_CACHED: Final = 4_096  # bytes of headers, or of a key: publishers choose the size
 _MASK: Final = 0xFFFFFFFF
 _WORDS: Final = [Struct(f"<{count}I") for count in range(17)]
 

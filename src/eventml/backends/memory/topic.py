@@ -28,11 +28,11 @@ _ID_OF: Final = attrgetter("id")
 
 
 class Room:
-    """What one read may still take: so many records, and so many bytes; its first record in any case.
+    """The limits of one read, in records and in bytes. Its first record is taken whatever its size.
 
     Attributes:
-        limit: Number of records.
-        full: Whether something did not fit, or nothing more will.
+        limit: Number of records that it may still take.
+        full: Whether nothing more may be taken: a limit is reached, or a record did not fit.
     """
 
     def __init__(self, limit: int, max_bytes: float) -> None:

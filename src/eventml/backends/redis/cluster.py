@@ -89,9 +89,7 @@ class Sentinels(Server):
             address, db=0, username=settings.sentinel_username, password=settings.sentinel_password
         )
         hasty = msgspec.structs.replace(settings, timeout=_SENTINEL_TIMEOUT)
-        self._sentinel_login = Login(
-            user, hasty, setting="backend.sentinel_password", carries="names of servers"
-        )
+        self._sentinel_login = Login(user, hasty, setting="backend.sentinel_password")
 
     async def connect(self, slot: int) -> Connection:  # noqa: ARG002 - all topics are on one server
         """See `Server.connect`."""

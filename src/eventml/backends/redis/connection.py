@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import hiredis
 import msgspec
 
+from eventml.backends.base import is_loopback
 from eventml.backends.redis.errors import (
     ConnectionLostError,
     DeniedError,
@@ -25,7 +26,7 @@ from eventml.backends.redis.errors import (
     check_replies,
     error_for,
 )
-from eventml.backends.redis.settings import Address, Host, Settings, is_loopback, tls_context
+from eventml.backends.redis.settings import Address, Host, Settings, tls_context
 from eventml.errors import UnavailableError
 
 if TYPE_CHECKING:
@@ -192,17 +193,13 @@ class Connection(asyncio.BufferedProtocol):
 class Login:
     """Opens connections to any host as the user of an address, with its database and with or without TLS.
 
-    The error for a wrong password names the setting that holds it; the warning that nothing is encrypted,
-    what the connections carry.
+    The error for a wrong password names the setting that holds it.
     """
 
-    def __init__(
-        self, address: Address, settings: Settings, *, setting: str = "backend.url", carries: str = "events"
-    ) -> None:
+    def __init__(self, address: Address, settings: Settings, *, setting: str = "backend.url") -> None:
         self._address = address
         self._settings = settings
         self._setting = setting
-        self._carries = carries
         self._tls = tls_context(settings) if address.tls else None
         self._warned: set[Host] = set()
 
@@ -264,7 +261,7 @@ class Login:
         if self._tls is None and host not in self._warned and not is_loopback(host[0]):
             self._warned.add(host)
             secret = " and the password" if self._address.password else ""
-            log.warning("%s%s go to %s unencrypted; use rediss://", self._carries, secret, Address((host,)))
+            log.warning("data%s go to %s unencrypted; use rediss://", secret, Address((host,)))
 
     async def _log_in(self, connection: Connection, name: str) -> None:
         user, password, db = self._address.username, self._address.password, self._address.db

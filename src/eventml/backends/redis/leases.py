@@ -30,7 +30,6 @@ _COUNT_AFTER: Final = Script("count_after")
 _RENEW: Final = Script("renew")
 _CLAIM: Final = Script("claim")
 _RELEASE: Final = Script("release")
-_LEAVE: Final = Script("leave")
 _DELETE_IDLE: Final = Script("delete_idle_consumers")
 _TRIM_FINISHED: Final = Script("trim_finished")
 
@@ -171,22 +170,25 @@ class Consumer:
         [reply] = await self._request(command, "looking for released entries")
         return bool(reply)
 
-    async def release(self, untouched: Iterable[Delivery] = ()) -> None:
-        """Give back what no handler has received: for it, this delivery does not count as an attempt.
+    async def release(self) -> None:
+        """Give back entries that are pending for this consumer but not leased: the reply to a read was lost.
 
-        These are the untouched deliveries, and entries that are pending for this consumer but not leased: the
-        reply to a read or a claim was lost. No read and no claim may be under way meanwhile.
+        Their delivery does not count as an attempt. No read and no claim may be under way meanwhile.
         """
-        self.drop([delivery.offset for delivery in untouched if delivery.record.topic == self.topic])
-        self._report_trimmed(
-            await self._run(_RELEASE, self.name, RELEASED, *self._renewed, action="releasing")
-        )
+        await self._give_back(leaves=False)
         self._cursor, self.sweeping = _START, True
 
-    async def give_back(self, untouched: Iterable[Delivery]) -> None:
-        """Give all pending entries back to the group, as `release` does, and delete the consumer."""
-        await self.release(untouched)
-        await self._run(_LEAVE, self.name, RELEASED, action="leaving")
+    async def leave(self, untouched: Iterable[Delivery]) -> None:
+        """Give back all pending entries, and delete the consumer.
+
+        No handler has received the untouched ones: for them, this delivery does not count as an attempt.
+        """
+        self.drop([delivery.offset for delivery in untouched if delivery.record.topic == self.topic])
+        await self._give_back(leaves=True)
+
+    async def _give_back(self, *, leaves: bool) -> None:
+        arguments = (self.name, RELEASED, int(leaves), *self._renewed)
+        self._report_trimmed(await self._run(_RELEASE, *arguments, action="releasing"))
 
     async def delete_idle_consumers(self) -> None:
         """Delete the consumers of members that have died, once they have had nothing pending for long."""

@@ -152,8 +152,9 @@ class GroupReader(ReadAhead):
 
     async def _sweep(self) -> None:
         """Claim what was given back, and every half lease what has expired; then delete idle consumers."""
-        # Entries whose reply takes longer than a lease to come are this member's own.
-        due = time.monotonic() - self._swept > self._settings.lease / 2 and not self.arriving
+        half = self._settings.lease / 2
+        # Entries whose reply takes longer than a lease to arrive are this member's own.
+        due = time.monotonic() - self._swept > half and not self.arrives_slowly(half)
         if due:
             self._swept = time.monotonic()
         for consumer in self._consumers:
@@ -189,7 +190,7 @@ class GroupReader(ReadAhead):
         try:
             for consumer in self._consumers:
                 with suppress(NoGroupError):  # then nothing is pending any more
-                    await consumer.give_back(untouched)
+                    await consumer.leave(untouched)
         except EventMLError as exc:
             log.warning("deliveries of %s come again only when their leases have expired: %s", consumer, exc)
         self.client.close()

@@ -108,14 +108,17 @@ class ReadAhead:
         self._slow = BLOCK / 1_000 + server.settings.lease / 4
         self._max_bytes = server.settings.max_bytes
         self._ready_bytes = 0  # of the reply that `ready` came in
+        self._begun = 0.0
         self._received = 0  # bytes that the connection had received when the read began
         self._failure: BackendError | None = None
 
-    @property
-    def arriving(self) -> bool:
-        """Whether the reply of the read that is under way has begun to come."""
+    def arrives_slowly(self, seconds: float) -> bool:
+        """Whether the read under way began so long ago, and its reply has begun to arrive."""
         connection = self.client.connected
-        return self.pending is not None and connection is not None and connection.received > self._received
+        arriving = (
+            self.pending is not None and connection is not None and connection.received > self._received
+        )
+        return arriving and time.monotonic() - self._begun > seconds
 
     def check(self) -> None:
         """Raise the failure of the last read, once."""
@@ -140,11 +143,11 @@ class ReadAhead:
         connection = self.client.connected
         if connection is None or self.pending is not None or self.ready or self._failure is not None:
             return
-        count, begun = self.size.count(limit), time.monotonic()
-        self._received = connection.received
+        count = self.size.count(limit)
+        self._begun, self._received = time.monotonic(), connection.received
         longest = _OVERSIZE * self._max_bytes if count > 1 else math.inf
         self.pending = connection.send(self._command(count), 1, self._timeout, longest)
-        self.pending.add_done_callback(partial(self._finish, connection, count, begun))
+        self.pending.add_done_callback(partial(self._finish, connection, count))
 
     async def finish(self, other: Client) -> None:
         """Wait for the read that is under way; another client unblocks it, if the user may do that."""
@@ -155,9 +158,7 @@ class ReadAhead:
         if self.pending is not None:
             await asyncio.wait([self.pending])
 
-    def _finish(
-        self, connection: Connection, asked: int, begun: float, read: asyncio.Future[list[Any]]
-    ) -> None:
+    def _finish(self, connection: Connection, asked: int, read: asyncio.Future[list[Any]]) -> None:
         self.pending = None
         try:
             [reply] = read.result()
@@ -176,7 +177,7 @@ class ReadAhead:
                 fullest = max((len(entries) for _, entries in reply or ()), default=0)
                 self.size.succeeded(asked, fullest, self._ready_bytes)
                 # The leases of its entries are renewed only once a reply is there.
-                if self.ready and time.monotonic() - begun > self._slow:
+                if self.ready and time.monotonic() - self._begun > self._slow:
                     self.size.failed(asked)
         self._arrived.set()
 

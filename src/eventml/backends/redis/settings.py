@@ -1,7 +1,6 @@
 """The settings of `redis://`, and the address in its URL."""
 
 # No `from __future__ import annotations` here: msgspec reads the annotations at run time.
-import ipaddress
 import re
 import ssl
 from typing import Annotated, Final
@@ -126,14 +125,6 @@ def parse_url(url: str, *, db: int | None = None, sentinel: bool = False) -> Add
         password=password,
         tls=found["scheme"] == "rediss",
     )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host, by its name or address, is this machine."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
 
 
 def tls_context(settings: Settings) -> ssl.SSLContext:

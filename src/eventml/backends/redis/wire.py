@@ -36,7 +36,7 @@ _OTHERS: Final = "headers"
 _CACHED: Final = 256
 """Header mappings in a cache. A publisher has a handful, unless each event has headers of its own."""
 
-_LARGEST_CACHED: Final = 4_096  # bytes of headers: strangers choose how large theirs are
+_LARGEST_CACHED: Final = 4_096  # bytes of headers: publishers choose the size
 
 _ID_NAME: Final = bulk(ID)
 _KEY_NAME: Final = bulk(KEY)

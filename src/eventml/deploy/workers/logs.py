@@ -46,7 +46,7 @@ def start_service_logging(name: str, *, json: bool, prefix: str = "") -> None:
 
 
 def make_errors_printable() -> None:
-    """Make printable what Python itself writes: warnings, tracebacks of bugs, a log that nobody started."""
+    """Make the text that Python itself writes printable: warnings, tracebacks, logs without a handler."""
     original = warnings.formatwarning
 
     def format_warning(*args: Any, **kwargs: Any) -> str:

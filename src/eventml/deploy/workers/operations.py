@@ -1,14 +1,13 @@
 """The operations port: `/livez`, `/readyz` and `/metrics` over HTTP, for probes and for Prometheus.
 
 A thread of its own serves it, so that it answers even while the event loop is blocked. It reveals no secrets
-and changes nothing, but it is meant for operators: by default it listens on loopback only,
-and answers to loopback names only.
+and changes nothing, but it is meant for operators: by default it listens on loopback only, and answers to
+loopback names only.
 """
 
 from __future__ import annotations
 
 import io
-import ipaddress
 import logging
 import os
 import re
@@ -17,7 +16,6 @@ import sys
 import threading
 import time
 from contextlib import asynccontextmanager, contextmanager, suppress
-from functools import lru_cache
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Final
@@ -25,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 import anyio
 import msgspec
 
+from eventml.backends.base import is_loopback
 from eventml.deploy.workers.logs import LogRateLimit
 from eventml.deploy.workers.metrics import METRICS_TYPE, render_metrics
 from eventml.deploy.workers.readiness import LagMonitor, unready_reasons
@@ -74,17 +73,6 @@ def parse_host_port(text: str) -> HostPort:
     if not port.isdecimal() or int(port) > _MAX_PORT:
         raise ConfigError(f"--operations: {text!r} is not an address; write PORT or HOST:PORT")
     return HostPort(host.strip("[]") or LOOPBACK, int(port))
-
-
-@lru_cache(maxsize=256)
-def is_loopback(host: str) -> bool:
-    """Return whether a host name or address is a loopback one."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def is_loopback_name(header: str) -> bool:

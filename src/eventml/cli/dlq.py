@@ -204,7 +204,7 @@ def _print(selection: Selection, *, in_full: bool, as_json: bool) -> None:
     warnings = Counter[tuple[str, str]]()
 
     async def read_queue(queue: DeadLetterQueue, subscription: Subscription, limit: int | None) -> int:
-        handler, taken = _handler(queue), 0
+        handler, taken = queue.name, 0
         async for dead_letter in browse(subscription, selection.matching, limit=limit):
             if dead_letter is None:
                 warnings[handler, _UNREADABLE] += 1
@@ -233,10 +233,6 @@ def _print(selection: Selection, *, in_full: bool, as_json: bool) -> None:
         print_message(f"{handler}: {count} {text}", "warning")
 
 
-def _handler(queue: DeadLetterQueue) -> str:
-    return ", ".join(queue.handlers)
-
-
 def _replay_or_drop(selection: Selection, action: DeadLetterAction, *, as_json: bool) -> None:
     results: list[tuple[DeadLetterQueue, ReplayReport]] = []
 
@@ -252,7 +248,7 @@ def _replay_or_drop(selection: Selection, action: DeadLetterAction, *, as_json: 
     if as_json:
         counts = [
             {
-                "handler": _handler(queue),
+                "handler": queue.name,
                 "topic": queue.topic,
                 "action": action,
                 "done": report.chosen,
@@ -274,7 +270,7 @@ def _replay_or_drop(selection: Selection, action: DeadLetterAction, *, as_json: 
 
 
 def _print_report(queue: DeadLetterQueue, report: ReplayReport, action: DeadLetterAction) -> None:
-    handler, done = _handler(queue), "replayed" if action == "replay" else "dropped"
+    handler, done = queue.name, "replayed" if action == "replay" else "dropped"
     topic = f" to {queue.topic}" if action == "replay" else ""
     exceptions = f" ({_format_counts(report.chosen)})" if report.chosen else ""
     remaining = "" if report.left is None else f"; {report.left} remain"
@@ -291,46 +287,48 @@ def _format_counts(counts: Counter[str]) -> str:
     return ", ".join(f"{count} {_one_line(cut(name))}" for name, count in counts.most_common())
 
 
-def _to_json(queue: DeadLetterQueue, letter: DeadLetterDelivery, *, in_full: bool) -> dict[str, Any]:
+def _to_json(queue: DeadLetterQueue, dead_letter: DeadLetterDelivery, *, in_full: bool) -> dict[str, Any]:
     """Return the fields of a dead letter for the JSON output; times are seconds since the epoch."""
-    fields = {"handler": _handler(queue), "id": valid_unicode(letter.id), **msgspec.structs.asdict(letter)}
-    fields["misplaced"] = not queue.owns(letter)
+    fields: dict[str, Any] = {"handler": queue.name, "id": valid_unicode(dead_letter.id)}
+    fields |= {**msgspec.structs.asdict(dead_letter), "misplaced": not queue.owns(dead_letter)}
     delivery = fields.pop("delivery")
     return fields | {"record": msgspec.Raw(delivery_to_json(delivery).rstrip())} if in_full else fields
 
 
-def _row(queue: DeadLetterQueue, letter: DeadLetterDelivery) -> list[str]:
-    reason = letter.message.removeprefix(f"{letter.exception}: ")
-    mark = "" if queue.owns(letter) else "(misplaced) "
+def _row(queue: DeadLetterQueue, dead_letter: DeadLetterDelivery) -> list[str]:
+    reason = dead_letter.message.removeprefix(f"{dead_letter.exception}: ")
+    mark = "" if queue.owns(dead_letter) else "(misplaced) "
     cells = [
-        _handler(queue),
-        letter.id,
-        letter.exception,
-        str(letter.attempts),
-        format_time(letter.last_failure) or "-",
-        letter.origin,
+        queue.name,
+        dead_letter.id,
+        dead_letter.exception,
+        str(dead_letter.attempts),
+        format_time(dead_letter.last_failure) or "-",
+        dead_letter.origin,
         cut(f"{mark}{reason}", 80),
     ]
     return [_one_line(cut(cell)) for cell in cells]
 
 
-def _lines(queue: DeadLetterQueue, letter: DeadLetterDelivery) -> Iterator[str]:
+def _lines(queue: DeadLetterQueue, dead_letter: DeadLetterDelivery) -> Iterator[str]:
     """Yield the lines of a dead letter as `show` prints it."""
-    record = msgspec.json.decode(delivery_to_json(letter.delivery))
-    first, last = (format_time(t) or "-" for t in (letter.first_failure, letter.last_failure))
+    record = msgspec.json.decode(delivery_to_json(dead_letter.delivery))
+    first, last = (format_time(t) or "-" for t in (dead_letter.first_failure, dead_letter.last_failure))
     headers = [item for item in record["headers"].items() if not item[0].startswith(DLQ_PREFIX)]
-    misplaced = f"names the group {letter.group}, and lies in {queue.dead_letter_topic}"
+    misplaced = f"names the group {dead_letter.group}, and lies in {queue.dead_letter_topic}"
     parts = {
-        "failed": f"{last}, attempt {letter.attempts}; first {first}",
-        "from": _one_line(f"{letter.topic}, partition {letter.partition}, offset {letter.offset}"),
-        "misplaced": "" if queue.owns(letter) else _one_line(misplaced),
+        "failed": f"{last}, attempt {dead_letter.attempts}; first {first}",
+        "from": _one_line(
+            f"{dead_letter.topic}, partition {dead_letter.partition}, offset {dead_letter.offset}"
+        ),
+        "misplaced": "" if queue.owns(dead_letter) else _one_line(misplaced),
         "key": "" if record["key"] is None else _format_value(record["key"]),
-        "reason": _one_line(letter.message),
-        "traceback": letter.traceback,
+        "reason": _one_line(dead_letter.message),
+        "traceback": dead_letter.traceback,
         "headers": "\n".join(_one_line(f"{name}: {text}") for name, text in headers),
         "value": _format_value(record["value"]),
     }
-    yield f"{_handler(queue)}: {_one_line(letter.id)}"
+    yield f"{queue.name}: {_one_line(dead_letter.id)}"
     for label, text in parts.items():
         for number, line in enumerate(printable(text, keep="\n\t").splitlines()):
             yield f"  {'' if number else label:9} {line}"

@@ -212,6 +212,11 @@ class DeadLetterQueue(msgspec.Struct, frozen=True):
         """The consumer group of those who replay and drop. A dead letter that it has completed is gone."""
         return f"{self.group}.replay"
 
+    @property
+    def name(self) -> str:
+        """The names of its handlers, for output."""
+        return ", ".join(self.handlers)
+
     def owns(self, dead_letter: DeadLetterDelivery) -> bool:
         """Whether a dead letter names this topic and this group; else it is misplaced, and not replayed.
 

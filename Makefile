@@ -13,13 +13,13 @@ SHARED := -n $(JOBS) --dist loadgroup --no-loadscope-reorder
 CHAOS_SECONDS ?= 60
 EXAMPLE ?= rides
 
-.PHONY: help demo test quick chaos check bench docs lock clean
+.PHONY: help demo test quick chaos coverage check bench docs lock clean
 .DEFAULT_GOAL := help
 
 # Several test processes share the cores, and OpenMP threads that wait for one spin. They start hundreds of
 # processes, each of which would compile the library where bytecode is not written.
-test quick: export OMP_NUM_THREADS := 1
-test quick chaos: export PYTHONDONTWRITEBYTECODE :=
+test quick coverage: export OMP_NUM_THREADS := 1
+test quick chaos coverage: export PYTHONDONTWRITEBYTECODE :=
 quick: export HYPOTHESIS_PROFILE := quick
 
 help:
@@ -28,6 +28,7 @@ help:
 	@echo "make test    all tests but the chaos tests; those that need a broker say so where there is none"
 	@echo "make quick   the tests of single modules and of the in-memory backend, in about a minute"
 	@echo "make chaos   workers and brokers killed under load (CHAOS_SECONDS=60 for each)"
+	@echo "make coverage  what make test runs of src/eventml, by lines and branches"
 	@echo "make check   ruff, mypy --strict, pyright on the public API, the layers"
 	@echo "make bench   the benchmarks (ARGS=memory, redis, kafka or web for one of them)"
 	@echo "make docs    the documentation as a site, links checked, in build/docs"
@@ -55,6 +56,10 @@ quick: $(VENV)/.installed
 chaos: $(VENV)/.installed
 	CHAOS_SECONDS=$(CHAOS_SECONDS) $(PYTEST) -m chaos --timeout 600 $(ARGS)
 
+# Not part of CI, where it would take some minutes more: a number to look at, not one to reach.
+coverage: $(VENV)/.installed
+	$(PYTEST) -m "not chaos" $(SHARED) --cov --cov-report=term $(ARGS)
+
 check: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -79,4 +84,4 @@ lock:
 	  --constraint requirements.lock --output-file deployment/requirements.lock
 
 clean:
-	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis

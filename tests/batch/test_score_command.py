@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
@@ -109,6 +109,11 @@ def test_an_unknown_predictor_is_refused(predictor: str, reason: str) -> None:
             "--to sqlite:///x.db: no table is named: add #table to the URL",
         ),
         (["--from", "a.csv", "--to", "b.csv", "--cron", "x y"], "--cron 'x y': expected minute"),
+        (["--from", "a.csv", "--to", "b.csv", "--cron", "0 0 31 2 *"], "no such time is to come"),
+        (
+            ["--from", "a.csv", "--to", "b.csv", "--cron", "@daily", "--time-zone", "Mars"],
+            "the time zone 'Mars' is not known",
+        ),
     ],
 )
 def test_invalid_options_are_refused(options: list[str], reason: str) -> None:
@@ -130,13 +135,13 @@ def test_invalid_options_are_refused(options: list[str], reason: str) -> None:
 )
 def test_cron_by_the_local_clock(expression: str, seconds: float) -> None:
     noon = datetime(2024, 5, 1, 12, 0, tzinfo=ZoneInfo("Europe/Berlin"))
-    assert next_times(expression)(noon) - noon == timedelta(seconds=seconds)
+    assert next_times(expression, noon.tzinfo or UTC)(noon) - noon == timedelta(seconds=seconds)
 
 
-@pytest.mark.parametrize("expression", ["", "x y", "61 * * * *", "* * * *"])
+@pytest.mark.parametrize("expression", ["", "x y", "61 * * * *", "* * * *", "0 4 31 2 *"])
 def test_a_cron_expression_that_is_none(expression: str) -> None:
     with pytest.raises(ConfigError, match="--cron"):
-        next_times(expression)
+        next_times(expression, UTC)
 
 
 def test_a_failure_is_one_line_and_exit_status_1() -> None:

@@ -1,9 +1,12 @@
 """`eventml score`: scores the rows of a table or a file, once or by a schedule."""
 
 import logging
+import os
+from bisect import bisect_left
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from typing import Annotated, Final
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 import anyio
 import typer
@@ -27,6 +30,8 @@ from eventml.runtime import task_group
 log = logging.getLogger("eventml")
 
 _REJECTS: Final = 3
+_LOOK_AT_CLOCK: Final = 60.0  # seconds: a suspended machine, or a clock that was set, delays a run by no more
+_SMALL_STEP: Final = timedelta(hours=3)  # as cron: a clock set back by less repeats no run
 
 
 def score(  # noqa: PLR0913 - a command's options
@@ -84,7 +89,14 @@ def score(  # noqa: PLR0913 - a command's options
         ),
     ] = False,
     cron: Annotated[
-        str | None, typer.Option(metavar="EXPR", help="Run at each of these times, by the local clock.")
+        str | None, typer.Option(metavar="EXPR", help="Run at each of these times, until a signal.")
+    ] = None,
+    time_zone: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ZONE",
+            help="The zone of --cron, such as Europe/Berlin; by default that of TZ, or else the machine's.",
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -108,7 +120,7 @@ def score(  # noqa: PLR0913 - a command's options
             max_rejects=max_rejects,
             csv_formulas=csv_formulas,
         )
-        times = None if cron is None else next_times(cron)
+        times = None if cron is None else next_times(cron, find_zone(time_zone))
     except ConfigError as exc:
         raise UsageError(str(exc)) from exc
     configure(bus, None)
@@ -126,18 +138,50 @@ def _use_system_memory() -> None:
     pa.set_memory_pool(pa.system_memory_pool())
 
 
-def next_times(expression: str) -> Callable[[datetime], datetime]:
-    """Return the function that returns the first time of a cron expression after another time.
+def find_zone(name: str | None) -> tzinfo:
+    """Return the time zone of a name, with its changes of the clock; None is the machine's.
+
+    That is the zone that TZ names, else that of /etc/localtime, else UTC.
+
+    Raises:
+        ConfigError: There is no such zone, or the machine has no time zones.
+    """
+    name = name or os.environ.get("TZ", "").removeprefix(":")
+    try:
+        if not name:
+            with open("/etc/localtime", "rb") as file:  # noqa: PTH123 - from_file takes an open file
+                return ZoneInfo.from_file(file)
+        return UTC if name == "UTC" else ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as exc:
+        if not name:
+            return UTC
+        advice = "expected a name such as Europe/Berlin or UTC, in --time-zone or TZ"
+        if not available_timezones():
+            advice = "this machine has no time zones; install them: pip install tzdata"
+        raise ConfigError(f"the time zone {name!r} is not known: {advice}") from exc
+
+
+def utc_now() -> datetime:
+    """Return what the clock shows."""
+    return datetime.now(UTC)
+
+
+def next_times(expression: str, zone: tzinfo) -> Callable[[datetime], datetime]:
+    """Return the function that returns the first time of a cron expression in a zone after another time.
+
+    Where the zone's clock is changed, it does what cron does. An expression for all hours follows the clock:
+    a time that is skipped has no run, one that comes twice has two. Any other one has one run for each of its
+    times: a time that is skipped, just after the change; one that comes twice, the first time.
 
     The expression has five fields (minute, hour, day of month, month, day of week) and perhaps a sixth, the
     second; or it is `@daily` and the like.
 
     Raises:
-        ConfigError: The expression is invalid.
+        ConfigError: The expression is invalid, or has no time to come; the function raises it too.
         MissingExtraError: croniter is not installed.
     """
     try:
-        from croniter import croniter  # noqa: PLC0415 - it comes with an extra
+        from croniter import CroniterBadDateError, croniter  # noqa: PLC0415 - it comes with an extra
     except ImportError as exc:
         raise MissingExtraError("batch", "--cron") from exc
     if not croniter.is_valid(expression):
@@ -145,7 +189,43 @@ def next_times(expression: str) -> Callable[[datetime], datetime]:
             f"--cron {expression!r}: expected minute, hour, day of month, month and day of week, "
             "such as '30 4 * * mon-fri', or @daily"
         )
-    return lambda now: croniter(expression, now).get_next(datetime)
+    all_hours = croniter.expand(expression)[0][1] == ["*"]
+
+    def next_time(now: datetime) -> datetime:
+        # croniter repeats times where a zone's clock is changed, so it gets clocks that are not.
+        now = now.astimezone(UTC)  # two times of one zone are compared as if its clock were not changed
+        local = now.astimezone(zone)
+        try:
+            if not all_hours:
+                walls = croniter(expression, local.replace(tzinfo=None)).all_next(datetime)
+                return next(time for wall in walls if (time := _time_at(wall, zone)) > now)
+            fixed = timezone(local.utcoffset() or timedelta())
+            found = croniter(expression, local.astimezone(fixed)).get_next(datetime).astimezone(zone)
+            if found.utcoffset() == local.utcoffset():
+                return found
+            fixed = timezone(found.utcoffset())  # the clock is changed before that
+            times = croniter(expression, local.astimezone(fixed)).all_next(datetime)
+            return next(
+                local for time in times if (local := time.astimezone(zone)).utcoffset() == time.utcoffset()
+            )
+        except (CroniterBadDateError, StopIteration) as exc:
+            raise ConfigError(f"--cron {expression!r}: no such time is to come") from exc
+
+    next_time(datetime.now(UTC))
+    return next_time
+
+
+def _time_at(wall: datetime, zone: tzinfo) -> datetime:
+    """Return when a zone's clock first shows a time; if it skips the time, when it does so."""
+    late, early = (int(wall.replace(tzinfo=zone, fold=fold).timestamp()) for fold in (0, 1))
+
+    def offset(seconds: int) -> timedelta | None:
+        return datetime.fromtimestamp(seconds, zone).utcoffset()
+
+    if early < late:  # only where it is skipped: the offset before the change is less than the one after it
+        after = offset(late)
+        late = early + bisect_left(range(early, late), True, key=lambda seconds: offset(seconds) == after)
+    return datetime.fromtimestamp(late, zone)
 
 
 class _Command:
@@ -177,18 +257,27 @@ class _Command:
 
     async def _repeat(self, next_time: Callable[[datetime], datetime]) -> int:
         """Run at each time until a signal, even if a run fails. Times that pass during a run are skipped."""
-        while not self._stop.is_set():
-            now = datetime.now().astimezone()
-            time = next_time(now)
-            log.info("the next run is at %s", time.isoformat(sep=" ", timespec="seconds"))
-            with anyio.move_on_after((time - now).total_seconds()):
-                await self._stop.wait()
-                break
+        last = utc_now()
+        while True:
+            due = next_time(last)
+            log.info("the next run is at %s", due.isoformat(sep=" ", timespec="seconds"))
+            while (now := utc_now()) < due and last - now < _SMALL_STEP:
+                with anyio.move_on_after(min((due - now).total_seconds(), _LOOK_AT_CLOCK)):
+                    await self._stop.wait()
+                    return 0
+            if now < due:
+                log.warning("the clock was set back by more than %s: the schedule begins anew", _SMALL_STEP)
+                last = now
+                continue
             try:
                 await self._run()
             except Exception as exc:  # noqa: BLE001 - `print_errors` raises all others again
                 print_errors(exc)
-        return 0
+            if self._stop.is_set():
+                return 0
+            last = max(due, utc_now())
+            if next_time(due) <= last:
+                log.warning("the run took longer than until the next one, which is skipped")
 
     async def _run(self) -> int:
         with progress_bar("rows") as update:

@@ -5,7 +5,7 @@ Derived from EventMLError, each with the classes derived from it:
     ConfigError: UnknownBackendError, MissingExtraError, AppNotFoundError, UnsupportedError
     ModelError: ModelNotFoundError, ModelTamperedError, UntrustedModelError
     RequestError: PredictionError, RequestTimeoutError (also a TimeoutError)
-    JobError: SourceError, TargetError
+    JobError: SourceError, TargetError (JobRunningError)
     BackendError: UnavailableError, PublishError (FullError), TopicNotFoundError
     RegistrationError, NotOpenError, DecodeError, OutputError, HandlerTimeoutError, HandlerExitError,
     StaleError, CrashLoopError, Reject
@@ -153,6 +153,10 @@ class SourceError(JobError):
 
 class TargetError(JobError):
     """The target of a batch job cannot be written, or has other columns. The message names it."""
+
+
+class JobRunningError(TargetError):
+    """Another run of the job is under way and has its target locked; nothing was changed."""
 
 
 class BackendError(EventMLError):

@@ -93,8 +93,8 @@ def test_the_next_run_is_that_of_a_clock_that_is_watched_each_minute(
     begin = datetime.fromisoformat(day).replace(tzinfo=UTC) + start * MINUTE
     watched = [begin + n * MINUTE for n in range(-24 * 60, 2 * 24 * 60)]
     expected = [t for t in watch(watched, zone, minutes, hours) if t > begin]
-    in_cron = [",".join(map(str, sorted(numbers))) for numbers in (minutes, hours or [])]
-    next_time = next_times(f"{in_cron[0]} {in_cron[1] or '*'} * * *", zone)
+    in_cron = ",".join(map(str, minutes)), "*" if hours is None else ",".join(map(str, hours))
+    next_time = next_times(f"{in_cron[0]} {in_cron[1]} * * *", zone)
     found = [begin]
     for _ in expected:
         found.append(next_time(found[-1]).astimezone(UTC))

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from eventml.codec import Decoder
 from eventml.deploy.workers import LogRateLimit, TextFormatter, start_service_logging, utc_timestamp
-from eventml.errors import AppNotFoundError, EventMLError
+from eventml.errors import AppNotFoundError, EventMLError, JobRunningError
 from eventml.printable import cut, printable, printable_json, printable_lines, valid_unicode
 from eventml.runtime import leaves
 
@@ -30,6 +30,9 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object,
 
 INTERRUPTED: Final = 130
 """The exit status of a shell for a command that SIGINT has ended."""
+
+JOB_RUNNING: Final = 75
+"""The exit status of a command that may succeed later: EX_TEMPFAIL of sysexits.h."""
 
 _DECODER: Final = Decoder(Any)
 
@@ -47,6 +50,8 @@ def print_errors(error: Exception) -> int:
     errors = expected_errors(error)
     for message in dict.fromkeys(map(str, errors)):
         print_message(message, "error")
+    if any(isinstance(one, JobRunningError) for one in errors):
+        return JOB_RUNNING
     return 2 if all(isinstance(one, UsageError | AppNotFoundError) for one in errors) else 1
 
 

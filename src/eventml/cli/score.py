@@ -2,9 +2,8 @@
 
 import logging
 import os
-from bisect import bisect_left
-from collections.abc import Callable
-from datetime import UTC, datetime, timedelta, timezone, tzinfo
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Annotated, Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
@@ -139,9 +138,7 @@ def _use_system_memory() -> None:
 
 
 def find_zone(name: str | None) -> tzinfo:
-    """Return the time zone of a name, with its changes of the clock; None is the machine's.
-
-    That is the zone that TZ names, else that of /etc/localtime, else UTC.
+    """Return the time zone of a name; for None that of TZ, else that of /etc/localtime, else UTC.
 
     Raises:
         ConfigError: There is no such zone, or the machine has no time zones.
@@ -169,15 +166,14 @@ def utc_now() -> datetime:
 def next_times(expression: str, zone: tzinfo) -> Callable[[datetime], datetime]:
     """Return the function that returns the first time of a cron expression in a zone after another time.
 
-    Where the zone's clock is changed, it does what cron does. An expression for all hours follows the clock:
-    a time that is skipped has no run, one that comes twice has two. Any other one has one run for each of its
-    times: a time that is skipped, just after the change; one that comes twice, the first time.
+    Where the zone's clock is changed, it does what cron does. An expression for all hours follows the clock.
+    Any other one has a time that is skipped just after the change, and one that comes twice the first time.
 
     The expression has five fields (minute, hour, day of month, month, day of week) and perhaps a sixth, the
     second; or it is `@daily` and the like.
 
     Raises:
-        ConfigError: The expression is invalid, or has no time to come; the function raises it too.
+        ConfigError: The expression is invalid, or no such time is to come; the function raises it too.
         MissingExtraError: croniter is not installed.
     """
     try:
@@ -192,40 +188,15 @@ def next_times(expression: str, zone: tzinfo) -> Callable[[datetime], datetime]:
     all_hours = croniter.expand(expression)[0][1] == ["*"]
 
     def next_time(now: datetime) -> datetime:
-        # croniter repeats times where a zone's clock is changed, so it gets clocks that are not.
-        now = now.astimezone(UTC)  # two times of one zone are compared as if its clock were not changed
-        local = now.astimezone(zone)
+        # croniter repeats a time that comes twice, and its `fold` is 1 then; this was tried with version 7.
+        times: Iterator[datetime] = croniter(expression, now.astimezone(zone)).all_next(datetime)
         try:
-            if not all_hours:
-                walls = croniter(expression, local.replace(tzinfo=None)).all_next(datetime)
-                return next(time for wall in walls if (time := _time_at(wall, zone)) > now)
-            fixed = timezone(local.utcoffset() or timedelta())
-            found = croniter(expression, local.astimezone(fixed)).get_next(datetime).astimezone(zone)
-            if found.utcoffset() == local.utcoffset():
-                return found
-            fixed = timezone(found.utcoffset())  # the clock is changed before that
-            times = croniter(expression, local.astimezone(fixed)).all_next(datetime)
-            return next(
-                local for time in times if (local := time.astimezone(zone)).utcoffset() == time.utcoffset()
-            )
+            return next(time for time in times if all_hours or not time.fold)
         except (CroniterBadDateError, StopIteration) as exc:
             raise ConfigError(f"--cron {expression!r}: no such time is to come") from exc
 
     next_time(datetime.now(UTC))
     return next_time
-
-
-def _time_at(wall: datetime, zone: tzinfo) -> datetime:
-    """Return when a zone's clock first shows a time; if it skips the time, when it does so."""
-    late, early = (int(wall.replace(tzinfo=zone, fold=fold).timestamp()) for fold in (0, 1))
-
-    def offset(seconds: int) -> timedelta | None:
-        return datetime.fromtimestamp(seconds, zone).utcoffset()
-
-    if early < late:  # only where it is skipped: the offset before the change is less than the one after it
-        after = offset(late)
-        late = early + bisect_left(range(early, late), True, key=lambda seconds: offset(seconds) == after)
-    return datetime.fromtimestamp(late, zone)
 
 
 class _Command:

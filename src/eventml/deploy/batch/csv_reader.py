@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from io import BufferedIOBase
 
 MAX_LINE_BYTES: Final = 16 << 20
-"""The longest line, in bytes. A binary file without line ends is refused before it fills the memory."""
+"""The longest line, in bytes. A binary file without line ends is refused before it fills the memory.
+
+It is also the longest cell, in characters, whose text may have several lines.
+"""
 
 BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 
@@ -137,9 +140,10 @@ class CsvReader:
 
     def __init__(self, lines: TextLines, name: str, columns: list[str] | None = None) -> None:
         self._lines = lines
-        # The bytes that are not UTF-8 become surrogates, by which the row is rejected.
-        text = (line.decode(errors="surrogateescape") + "\n" for line in lines)
-        self._reader = csv.reader(text, strict=True)
+        self._quotes = 0  # in the lines of the row that is read
+        # The limit is the process's: it is only raised, so that no other reader of CSV gets a lower one.
+        csv.field_size_limit(max(MAX_LINE_BYTES, csv.field_size_limit()))
+        self._reader = csv.reader(self._text(), strict=True)
         self.line = 0
         self.columns = self._read_header(name) if columns is None else columns
         self._escaped = set(PREDICTION_COLUMNS) <= set(self.columns)
@@ -149,11 +153,14 @@ class CsvReader:
         width, lines, reader = len(self.columns), self._lines, self._reader
         while True:
             first = lines.number + 1
+            self._quotes = 0
             try:
                 cells = next(reader)
             except StopIteration:
                 return
             except csv.Error as exc:
+                if "field limit" in str(exc):
+                    self._skip_cell()
                 extent = f" (up to line {lines.number})" if lines.number > first else ""
                 yield BadRow(first, f"{exc}{extent}", [])
                 continue
@@ -166,6 +173,17 @@ class CsvReader:
             else:
                 self.line = first
                 yield list(map(_unescape_formula, cells)) if self._escaped else cells
+
+    def _text(self) -> Iterator[str]:
+        for line in self._lines:
+            self._quotes += line.count(b'"')
+            # The bytes that are not UTF-8 become surrogates, by which the row is rejected.
+            yield line.decode(errors="surrogateescape") + "\n"
+
+    def _skip_cell(self) -> None:
+        """Take the other lines of a row that has too long a cell: read as rows, they would be forged ones."""
+        while self._quotes % 2 and (line := next(self._lines, None)) is not None:
+            self._quotes += line.count(b'"')
 
     def _read_header(self, name: str) -> list[str]:
         problem, header = "", []

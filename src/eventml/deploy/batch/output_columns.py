@@ -27,7 +27,7 @@ from eventml.errors import OutputError
 from eventml.runtime import OutputChecks
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 Values: TypeAlias = Any
 """The values of one column, one for each row: a list, a pyarrow Array or ChunkedArray, or a numpy array."""
@@ -38,7 +38,10 @@ VALUE: Final = "value"
 """The column of a predictor that returns bare numbers or texts."""
 
 PREDICTION_COLUMNS: Final = ("id", "prediction_id", "predictor", "model", "model_version")
-"""The columns that every prediction has. A field of the output of such a name becomes `output_<name>`."""
+"""The columns that every prediction has. A field of the output of such a name becomes `output_<name>`.
+
+Here, and where two fields have one name, upper and lower case are the same, as in SQLite, DuckDB and Spark.
+"""
 
 _WIDE_TYPES: Final = {
     **dict.fromkeys(("float16", "float32", "float64"), "f8"),
@@ -75,7 +78,11 @@ def single_column(kind: ColumnKind) -> OutputSchema:
 
 
 def schema_of_type(output_type: Any) -> OutputSchema | None:
-    """Return the columns of an annotated output; None if the annotation does not tell."""
+    """Return the columns of an annotated output; None if the annotation does not tell.
+
+    Raises:
+        OutputError: Two fields would be columns of one name.
+    """
     if output_type in _KINDS:
         return single_column(_KINDS[output_type])
     try:
@@ -84,14 +91,14 @@ def schema_of_type(output_type: Any) -> OutputSchema | None:
         if not (is_dataclass(output_type) or is_typeddict(output_type)):
             return None
         fields = [(name, name, hint) for name, hint in get_type_hints(output_type).items()]
-    return tuple(OutputColumn(_column_name(shown), name, column_kind(kind)) for shown, name, kind in fields)
+    return _named((shown, name, column_kind(kind)) for shown, name, kind in fields)
 
 
 def schema_of_values(values: Sequence[Any]) -> OutputSchema:
     """Return the columns of outputs without an annotation, by the first one; none of them is None."""
     first = values[0]
     if isinstance(first, dict) and all(isinstance(name, str) for name in first):
-        return tuple(OutputColumn(_column_name(name), name, _kind_of([first[name]])) for name in first)
+        return _named((name, name, _kind_of([first[name]])) for name in first)
     found = schema_of_type(type(first))
     return found if found and found[0].source else single_column(_kind_of(values))
 
@@ -170,5 +177,15 @@ def _kind_of(values: Sequence[Any]) -> ColumnKind:
     return kinds.pop() if len(kinds) == 1 else "json"
 
 
-def _column_name(field: str) -> str:
-    return f"output_{field}" if field in PREDICTION_COLUMNS else field
+def _named(fields: Iterable[tuple[str, str, ColumnKind]]) -> OutputSchema:
+    """Columns of fields, which are given by their name in JSON, their source and their kind."""
+    columns: dict[str, OutputColumn] = {}
+    for field, source, kind in fields:
+        name = f"output_{field}" if field.lower() in PREDICTION_COLUMNS else field
+        other = columns.setdefault(name.lower(), column := OutputColumn(name, source, kind))
+        if other is not column:
+            raise OutputError(
+                f"the output's fields {other.source!r} and {source!r} would be columns of one name, "
+                f"{other.name} and {name}: databases do not tell upper from lower case. Rename one"
+            )
+    return tuple(columns.values())

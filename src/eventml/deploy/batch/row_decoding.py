@@ -238,6 +238,8 @@ def as_json_value(value: Any, expected: Any) -> Any:
         if column_kind(expected) == "int" and value == value.to_integral_value():
             return int(value)
         return str(value) if expected is str else value
+    if isinstance(value, str) and column_kind(expected) in ("int", "float"):
+        return value.strip()  # as `value_of_cell` does; a text that a source has as a text stays invalid
     if type(value) is int and value in (0, 1) and column_kind(expected) == "bool":
         return bool(value)
     return value if isinstance(value, bytes) else msgspec.to_builtins(value)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import closing
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
@@ -17,6 +18,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 
     from sqlalchemy.sql.expression import FromClause
+
+
+_END: Final = re.compile(r"\s*(?:;(?:\s|;|--[^\n'\"`$*]*(?:\n|$))*)?\Z")
+"""What ends a query and may not stand in a subquery: a semicolon, and comments of a line behind it.
+
+A comment with a quote may be the end of a text that the semicolon is in, so it is not taken for one.
+"""
 
 
 class SqlSource:
@@ -120,8 +128,8 @@ class SqlSource:
         """The table or the query, with its columns."""
         if self._location.query:
             # SQLAlchemy would take a colon in the user's SQL for a parameter.
-            query = self._location.query.strip().rstrip(";").replace(":", r"\:")
-            result = connection.execute(sa.text(f"SELECT * FROM ({query}\n) AS source_rows WHERE 1 = 0"))  # noqa: S608 - the user's own query, on a read-only connection
+            query = _END.sub("", self._location.query).replace(":", r"\:") + "\n"
+            result = connection.execute(sa.text(f"SELECT * FROM ({query}) AS source_rows WHERE 1 = 0"))  # noqa: S608 - the user's own query, on a read-only connection
             names = list(result.keys())
             result.close()
             columns: list[Any] = [sa.column(sa.quoted_name(name, quote=True)) for name in names]

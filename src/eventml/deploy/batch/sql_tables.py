@@ -109,6 +109,15 @@ def split_table_name(location: SqlLocation, dialect: str) -> tuple[str, str | No
     return (table, schema) if dot and dialect != "sqlite" else (location.table, None)
 
 
+def check_names(location: SqlLocation, dialect: sa.Dialect, names: Iterable[str]) -> None:
+    """Raise TargetError if a name is one that the database would cut, and find under another name."""
+    longest = dialect.max_identifier_length  # in bytes on PostgreSQL
+    if cut := [name for name in names if len(name.encode()) > longest]:
+        raise TargetError(
+            f"{location}: {cut[0]!r} is longer than the {longest} bytes of a name in this database"
+        )
+
+
 def predictions_table(
     metadata: sa.MetaData, table: str, schema_name: str | None, schema: OutputSchema, *, integer_ids: bool
 ) -> sa.Table:

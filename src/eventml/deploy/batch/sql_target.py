@@ -23,6 +23,7 @@ from eventml.deploy.batch.chunks import (
 from eventml.deploy.batch.locations import SqlLocation
 from eventml.deploy.batch.output_columns import OutputSchema, Values
 from eventml.deploy.batch.sql_tables import (
+    check_names,
     checkpoints_table,
     insert_new_rows,
     open_engine,
@@ -67,6 +68,9 @@ class SqlTarget(Target):
         """Create the tables of rejects and checkpoints, and return the checkpoint to resume at."""
         self._run = run
         self._key = hashlib.sha256(msgspec.json.encode([run, self._target])).hexdigest()
+        check_names(
+            self._location, self._engine.dialect, [self._rejects.name, *(c.name for c in schema or ())]
+        )
         with self._transaction() as connection:
             self._metadata.create_all(connection, [self._rejects, self._checkpoints])
             self._checkpoint = self._read_checkpoint(connection)
@@ -165,6 +169,7 @@ class SqlTarget(Target):
         table = predictions_table(
             self._metadata, self._name, self._schema_name, schema, integer_ids=integer_ids
         )
+        check_names(self._location, connection.dialect, table.columns.keys())
         found = reflect_predictions(connection, table, self._location)
         if found is not None:
             self._text_ids = not isinstance(found.c.id.type, sa.Integer)

@@ -12,9 +12,10 @@ import errno
 import os
 import stat
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import IO, TYPE_CHECKING, Final
 
-from eventml.errors import TargetError
+from eventml.errors import JobRunningError, TargetError
 
 if TYPE_CHECKING:
     import re
@@ -35,7 +36,8 @@ class WorkFolder:
         own_names: The names of a run's files, beside the lock's. Files of other names are left alone.
 
     Raises:
-        TargetError: Another run has locked it, or it exists and is not as it is created here: a link, a
+        JobRunningError: Another run has locked it.
+        TargetError: It exists and is not as it is created here: a link, a
             folder of another user or with permissions for others, or with links under a run's names. Or the
             file system keeps no permissions.
         OSError: It cannot be created or opened.
@@ -158,10 +160,19 @@ class WorkFolder:
 
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except ImportError:
-            pass
+            return stream
         except BlockingIOError as exc:
+            with stream, self.open(LOCK, "rb") as holder:
+                who = holder.read(100).decode(errors="replace")
+            raise JobRunningError(
+                f"{self.path.stem}: another run is writing it{who and f' ({who})'}"
+            ) from exc
+        if os.fstat(stream.fileno()).st_nlink == 0:
             stream.close()
-            raise TargetError(f"{self.path}: another run is writing it; wait for its end") from exc
+            raise JobRunningError(f"{self.path.stem}: another run has just finished it")
+        stream.truncate(0)
+        stream.write(f"process {os.getpid()}, since {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC".encode())
+        stream.flush()
         return stream
 
     def _release(self) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -54,11 +55,11 @@ def expected_errors(error: BaseException) -> list[BaseException]:
     """Return the errors of eventml inside an exception group, at any depth; task groups raise such groups.
 
     Raises:
-        BaseException: one that is not eventml's.
+        BaseException: one that is not eventml's, except that a disk is full, such as that of the output.
     """
     errors = leaves(error)
     for one in errors:
-        if not isinstance(one, EventMLError | UsageError):
+        if not isinstance(one, EventMLError | UsageError) and getattr(one, "errno", 0) != errno.ENOSPC:
             raise one
     return errors
 
@@ -68,7 +69,8 @@ def print_message(text: str, label: str = "") -> None:
     style = {"error": "bold red", "warning": "yellow"}.get(label, "")
     text = printable_lines(text)
     line = Text.assemble((f"{label}: ", style), text) if label else Text(text)
-    stderr_console().print(line, soft_wrap=True, highlight=False)
+    with suppress(OSError):  # nobody can read it
+        stderr_console().print(line, soft_wrap=True, highlight=False)
 
 
 @cache

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable
 from datetime import datetime
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import anyio
 import typer
@@ -156,10 +156,13 @@ class _Command:
         self._plan = plan
         self._as_json = as_json
         self._stop = anyio.Event()
+        self._loading = False  # the model
 
     def stop(self) -> None:
         log.info("stopping after the chunks in flight; a second signal abandons them")
         self._stop.set()
+        if self._loading:
+            self._scope.cancel()
 
     def abandon(self) -> None:
         log.warning("abandoning the chunks in flight")
@@ -191,13 +194,14 @@ class _Command:
         return 0
 
     async def _run(self) -> int:
+        self._loading = True
         with progress_bar("rows") as update:
-            summary = await batch.score(
-                self._bus,
-                self._plan,
-                stop=self._stop,
-                progress=lambda now: update(now.total, now.done, now.rows),
-            )
+
+            def progress(now: Any) -> None:
+                self._loading = False
+                update(now.total, now.done, now.rows)
+
+            summary = await batch.score(self._bus, self._plan, stop=self._stop, progress=progress)
         if self._as_json:
             print_json(summary)
         else:

@@ -1,4 +1,4 @@
-"""A CloudEvents client posted the key "Zürich", and its events went to another partition than those of others."""
+"""A client posted the CloudEvents key "Zürich", and its events went to another partition than others."""
 
 from __future__ import annotations
 

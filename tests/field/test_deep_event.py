@@ -62,7 +62,7 @@ async def test_the_service_answers_422_for_that_event_only(form: str) -> None:
         assert "prediction" in good
         assert "prediction" in other
         answer = await client.post(
-            "/predict/echo", content=DEEP, headers={"content-type": "application/json"}
+            "/predict/echo", content=b'{"of":%b}' % DEEP, headers={"content-type": "application/json"}
         )
         assert answer.status_code == 422
 

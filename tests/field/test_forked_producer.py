@@ -14,6 +14,7 @@ from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import httpx
 
 from eventml import Bus
 from eventml.backends.base import NewTopic
@@ -155,3 +156,50 @@ def test_a_program_that_never_closes_its_producer_ends(tmp_path: Path) -> None:
         timeout=60,
     )
     assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_a_request_in_a_child_is_answered(redis_server: RedisServer) -> None:
+    topic = f"forked-{token_hex(4)}"
+    bus = Bus("web", backend=redis_server.url)
+
+    @bus.predictor(topic, to=f"{topic}-doubled")
+    def double(ride: dict[str, int]) -> dict[str, int]:
+        return {"km": 2 * ride["km"]}
+
+    async def serve_and_fork() -> str:
+        async with bus.open(), bus.worker() as worker, anyio.create_task_group() as tasks:
+            tasks.start_soon(worker.run)
+            await worker.ready.wait()
+            with bus.producer() as producer:
+                answer = await anyio.to_thread.run_sync(
+                    in_child, lambda: producer.request(topic, {"km": 4}, timeout=20)
+                )
+            worker.stop()
+        return answer
+
+    assert asyncio.run(serve_and_fork()) == str({"km": 8})
+
+
+def test_an_app_made_before_the_fork_serves_in_each_child_with_ids_of_its_own() -> None:
+    bus = Bus("web")
+
+    @bus.predictor("rides", to="doubled")
+    def double(ride: dict[str, int]) -> dict[str, int]:
+        return {"km": 2 * ride["km"]}
+
+    application = bus.asgi()
+
+    async def ask() -> str:
+        transport = httpx.ASGITransport(application)
+        async with (
+            application.lifespan(),
+            httpx.AsyncClient(transport=transport, base_url="http://localhost") as client,
+        ):
+            answer = (await client.post("/predict/double", json={"km": 4})).json()
+            assert answer["prediction"] == {"km": 8}
+            return str(answer["input"])
+
+    first, second = (in_child(lambda: asyncio.run(ask())) for _ in range(2))
+    assert first.endswith("-1")
+    assert second.endswith("-1")
+    assert first != second

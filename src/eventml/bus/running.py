@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -17,11 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractAsyncContextManager
 
-W = TypeVar("W", bound="_Runs")
-
-
-class _Runs(Protocol):
-    async def run(self) -> bool: ...
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+_receiving = threading.Event()  # set while `stop_on_signals` has replaced the handlers of this process
 
 
 async def stop_on_signals(stop: Callable[[], object], abandon: Callable[[], object]) -> None:
@@ -31,25 +28,29 @@ async def stop_on_signals(stop: Callable[[], object], abandon: Callable[[], obje
     """
     if threading.current_thread() is not threading.main_thread():
         return
-    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        await anext(signals)
-        stop()
-        async for _ in signals:
-            abandon()
+    with anyio.open_signal_receiver(*_SIGNALS) as signals:
+        _receiving.set()
+        try:
+            await anext(signals)
+            stop()
+            async for _ in signals:
+                abandon()
+        finally:
+            _receiving.clear()
 
 
 async def run_until_signal(
-    opened: AbstractAsyncContextManager[W], stop: Callable[[W], object], abandon: Callable[[W], object]
+    opened: AbstractAsyncContextManager[Any], stop: Callable[[Any], object], abandon: Callable[[Any], object]
 ) -> bool:
     """Enter the context of a worker and run it, with `stop` and `abandon` as for `stop_on_signals`.
 
     A signal that comes before the context is entered, as while models load, cancels that. Returns what `run`
     of the worker returns: whether everything in flight was finished.
     """
-    running: list[W] = []
+    running: list[Any] = []
     finished = True
 
-    def call(method: Callable[[W], object]) -> None:
+    def call(method: Callable[[Any], object]) -> None:
         if running:
             method(running[0])
         else:
@@ -65,18 +66,29 @@ async def run_until_signal(
     return finished
 
 
-def _reset_signals() -> None:
-    """Leave signals to the parent, in a process forked from it, as a handler does with `multiprocessing`.
+# A handler may fork, as `multiprocessing` does. asyncio writes signals to a socket that both processes share,
+# so a SIGTERM for the child would stop the parent: the child gets the default handlers before any signal.
 
-    asyncio writes signals to a socket that both share: a SIGTERM for the child would stop the parent.
-    """
-    if signal.set_wakeup_fd(-1) != -1:
+
+def _mask_signals(how: int) -> None:
+    if _receiving.is_set():
+        signal.pthread_sigmask(how, _SIGNALS)
+
+
+def _reset_signals() -> None:
+    if _receiving.is_set():
+        signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_reset_signals)
+    os.register_at_fork(
+        before=lambda: _mask_signals(signal.SIG_BLOCK),
+        after_in_parent=lambda: _mask_signals(signal.SIG_UNBLOCK),
+        after_in_child=_reset_signals,
+    )
 
 
 async def stop_when_idle(worker: Worker, seconds: float) -> None:

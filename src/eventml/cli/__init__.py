@@ -9,6 +9,7 @@ command line that makes no sense: an unknown option, no such module, a bus that 
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -23,18 +24,21 @@ def main() -> None:
         _continue_in_child()
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:  # closed (`>&-`): the next file or socket would get its number
-            setattr(sys, name, open(os.devnull, mode))  # noqa: PTH123, SIM115 - until the process ends
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode, closefd=False))
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] # as standard error is
     make_errors_printable()  # before typer is imported, which keeps the exception hook that it finds
     from eventml.cli.app import app  # noqa: PLC0415 - importing this package must not need typer
 
     try:
-        for text in sys.argv:
-            if any("\ud800" <= char <= "\udfff" for char in text):
-                encoding = sys.getfilesystemencoding()
-                sys.stderr.write(f"error: {text!a} is not text in {encoding}, the encoding of the locale\n")
-                sys.exit(2)
+        if undecoded := [text for text in sys.argv if text.encode(errors="ignore").decode() != text]:
+            encoding = sys.getfilesystemencoding()
+            sys.stderr.write(f"error: {undecoded[0]!a} is not text in {encoding}, the locale's encoding\n")
+            sys.exit(2)
         app(prog_name="eventml")
+    except OSError as exc:
+        if exc.errno != errno.ENOSPC:
+            raise
+        sys.exit(f"error: {exc}")  # the disk of the output, perhaps
     except SystemExit as exc:
         force_exit_later(exc.code if isinstance(exc.code, int) else int(exc.code is not None))
         raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -55,11 +54,11 @@ def expected_errors(error: BaseException) -> list[BaseException]:
     """Return the errors of eventml inside an exception group, at any depth; task groups raise such groups.
 
     Raises:
-        BaseException: one that is not eventml's, except that a disk is full, such as that of the output.
+        BaseException: one that is not eventml's.
     """
     errors = leaves(error)
     for one in errors:
-        if not isinstance(one, EventMLError | UsageError) and getattr(one, "errno", 0) != errno.ENOSPC:
+        if not isinstance(one, EventMLError | UsageError):
             raise one
     return errors
 
@@ -69,7 +68,7 @@ def print_message(text: str, label: str = "") -> None:
     style = {"error": "bold red", "warning": "yellow"}.get(label, "")
     text = printable_lines(text)
     line = Text.assemble((f"{label}: ", style), text) if label else Text(text)
-    with suppress(OSError):  # nobody can read it
+    with suppress(OSError, SystemExit):  # nobody can read it; rich would exit with a status of its own
         stderr_console().print(line, soft_wrap=True, highlight=False)
 
 

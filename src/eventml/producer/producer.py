@@ -22,7 +22,7 @@ from eventml.errors import NotOpenError, OutputError, RequestTimeoutError, Unsup
 from eventml.producer.coalescing import RECORDS_PER_WRITE, Coalescer
 from eventml.producer.requests import Requester
 from eventml.records import Record
-from eventml.runtime import predictor_of, read_reply, reply_topic
+from eventml.runtime import predictor_of, read_reply, reply_topic, task_group
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
@@ -335,7 +335,7 @@ class BlockingProducer:
         ended = self._ended = Future[None]()
 
         async def serve() -> None:
-            async with BlockingPortal() as portal, self._connect() as producer:
+            async with task_group(), BlockingPortal() as portal, self._connect() as producer:
                 started.set_result((portal, producer))
                 await portal.sleep_until_stopped()
 

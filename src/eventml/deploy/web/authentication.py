@@ -44,8 +44,8 @@ class Authenticator:
             ConfigError: no client could send it.
         """
         token = os.environ.get(_VARIABLE, "").strip()
-        if not (token.isascii() and token.isprintable()):
-            raise ConfigError(f"{_VARIABLE}: a token is one line of printable ASCII; {_REMEDY}")
+        if not token.isprintable():
+            raise ConfigError(f"{_VARIABLE}: a token is one line of printable text; {_REMEDY}")
         return cls(token or None, without_token=without_token)
 
     def accepts(self, scope: Scope) -> bool:

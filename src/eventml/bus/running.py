@@ -61,7 +61,7 @@ async def run_until_signal(
         await checkpoint()  # signals are received from here on
         async with opened as worker:
             running.append(worker)
-            finished = await worker.run()
+            finished = bool(await worker.run())
         tasks.cancel_scope.cancel()
     return finished
 

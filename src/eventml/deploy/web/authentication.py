@@ -36,14 +36,12 @@ class Authenticator:
 
     @classmethod
     def from_environment(cls, *, without_token: bool = False) -> Self:
-        """Return an authenticator with the token in `EVENTML_TOKEN`, if that is set and not empty.
-
-        Space around the token, such as the line end of a file, is left out, as it is in a header.
+        """Return an authenticator with the token in `EVENTML_TOKEN`, if there is one beside blanks.
 
         Raises:
             ConfigError: no client could send it.
         """
-        token = os.environ.get(_VARIABLE, "").strip()
+        token = os.environ.get(_VARIABLE, "").strip()  # as a header; a file ends with a line end
         if not token.isprintable():
             raise ConfigError(f"{_VARIABLE}: a token is one line of printable text; {_REMEDY}")
         return cls(token or None, without_token=without_token)

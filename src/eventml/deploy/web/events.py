@@ -37,12 +37,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("eventml")
 
-_OWN: Final = (
-    "id",
-    "partitionkey",
-    "specversion",
-    "datacontenttype",
-)  # not headers, or those of the producer
+_OWN: Final = {"id", "partitionkey", "specversion", "datacontenttype"}  # the producer writes them
 _DEAD_LETTERS: Final = dead_letter_topic("", "").removeprefix(".")  # how the name of each such topic ends
 
 
@@ -168,7 +163,7 @@ class EventsEndpoint:
         try:
             async with asyncio.timeout(self._limits.timeout):
                 await self._connection.open()
-                options: Any = {"key": attributes.get("partitionkey"), "headers": headers}
+                options: Any = {"key": attributes.get("partitionkey") or None, "headers": headers}
                 calls = (bus.publish(topic, encoded(one.value), id=one.id, **options) for one in events)
                 results = await asyncio.gather(*calls, return_exceptions=True)
                 failed = [result for result in results if result is not None]

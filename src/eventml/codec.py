@@ -143,5 +143,8 @@ def to_builtin(value: Any) -> Any:
 
 
 def shorten(event: object) -> str:
-    """The event as an error message shows it, cut to 200 characters."""
-    return cut(repr(event), _MAX_SHOWN)
+    """The event as an error message shows it, cut to 200 characters; its type if `repr` fails."""
+    try:
+        return cut(repr(event), _MAX_SHOWN)
+    except Exception:  # noqa: BLE001 - nested too deep, or a class of the app's
+        return f"a {type(event).__name__}"

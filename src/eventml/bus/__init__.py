@@ -8,7 +8,7 @@ handlers, producer and runtime; deployments and the command line import it.
 from eventml.bus.app import create_topics, import_bus, import_predictor, topics_of
 from eventml.bus.bus import Bus
 from eventml.bus.connection import Topic
-from eventml.bus.running import WebApplication, stop_on_signals, stop_when_idle
+from eventml.bus.running import WebApplication, run_until_signal, stop_on_signals, stop_when_idle
 
 __all__ = [
     "Bus",
@@ -17,6 +17,7 @@ __all__ = [
     "create_topics",
     "import_bus",
     "import_predictor",
+    "run_until_signal",
     "stop_on_signals",
     "stop_when_idle",
     "topics_of",

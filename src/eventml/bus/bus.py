@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import wraps
 from importlib import metadata
@@ -13,7 +14,7 @@ from msgspec import structs
 from eventml import config
 from eventml.backends.base import Backend
 from eventml.bus.connection import Topic, connect, tracer
-from eventml.bus.running import WebApplication, stop_on_signals, stop_when_idle
+from eventml.bus.running import WebApplication, run_until_signal, stop_when_idle
 from eventml.codec import Format
 from eventml.errors import ConfigError, MissingExtraError, NotOpenError, RegistrationError
 from eventml.handler_options import HandlerArguments
@@ -196,7 +197,7 @@ class Bus:
             ConfigError: The settings are invalid.
             UnavailableError: The broker cannot be reached.
         """
-        if self._producer is not None:
+        if self._producer is not None and self._producer.pid == os.getpid():
             raise NotOpenError(f"bus {self.name!r} is open already; open it once, around all its uses")
         async with connect(self.name, self.settings, self.topics, self.handlers, backend) as producer:
             self._producer = producer
@@ -227,7 +228,7 @@ class Bus:
         """The connected backend.
 
         Raises:
-            NotOpenError: The bus is not open.
+            NotOpenError: The bus is not open, or was opened before this process was forked.
         """
         return self.open_producer.backend
 
@@ -236,10 +237,15 @@ class Bus:
         """The producer of the open bus.
 
         Raises:
-            NotOpenError: The bus is not open.
+            NotOpenError: The bus is not open, or was opened before this process was forked.
         """
         if self._producer is None:
             raise NotOpenError(f"bus {self.name!r} is not open; use it inside `async with bus:`")
+        if self._producer.pid != os.getpid():
+            raise NotOpenError(
+                f"bus {self.name!r} was opened before a fork, and its connection is that of the parent "
+                f"process ({self._producer.pid}); open it in this process too, with `async with bus:`"
+            )
         return self._producer
 
     # Running
@@ -312,8 +318,9 @@ class Bus:
     async def run(self, *, only: Sequence[str] = (), until_idle: float | None = None) -> bool:
         """Open the bus and run its handlers until SIGTERM or SIGINT, then finish what is in flight.
 
-        A second signal abandons what is in flight; its events are delivered again later. Signals are handled
-        only in the main thread; in another thread, cancel the call to stop it.
+        While models load, a signal ends the call at once. A second signal abandons what is in flight; its
+        events are delivered again later. Signals are handled only in the main thread; in another thread,
+        cancel the call to stop it.
 
         Args:
             only: Names of the handlers to run; by default all.
@@ -331,10 +338,13 @@ class Bus:
             BackendError: The broker cannot be reached at the start, or a topic does not exist. Later outages
                 are waited for.
         """
-        async with self.open(), self.worker(only) as worker, task_group() as tasks:
-            tasks.start_soon(stop_on_signals, worker.stop, worker.abandon)
-            if until_idle is not None:
-                tasks.start_soon(stop_when_idle, worker, until_idle)
-            finished = await worker.run()
-            tasks.cancel_scope.cancel()
-        return finished
+
+        @asynccontextmanager
+        async def opened() -> AsyncIterator[Worker]:
+            async with self.open(), self.worker(only) as worker, task_group() as tasks:
+                if until_idle is not None:
+                    tasks.start_soon(stop_when_idle, worker, until_idle)
+                yield worker
+                tasks.cancel_scope.cancel()
+
+        return await run_until_signal(opened(), Worker.stop, Worker.abandon)

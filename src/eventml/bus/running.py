@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
-from typing import TYPE_CHECKING, Any, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import anyio
+from anyio.lowlevel import checkpoint
 
-from eventml.runtime import Worker
+from eventml.runtime import Worker, task_group
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractAsyncContextManager
+
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+_receiving = threading.Event()  # set while `stop_on_signals` has replaced the handlers of this process
 
 
 async def stop_on_signals(stop: Callable[[], object], abandon: Callable[[], object]) -> None:
@@ -22,11 +28,67 @@ async def stop_on_signals(stop: Callable[[], object], abandon: Callable[[], obje
     """
     if threading.current_thread() is not threading.main_thread():
         return
-    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        await anext(signals)
-        stop()
-        async for _ in signals:
-            abandon()
+    with anyio.open_signal_receiver(*_SIGNALS) as signals:
+        _receiving.set()
+        try:
+            await anext(signals)
+            stop()
+            async for _ in signals:
+                abandon()
+        finally:
+            _receiving.clear()
+
+
+async def run_until_signal(
+    opened: AbstractAsyncContextManager[Any], stop: Callable[[Any], object], abandon: Callable[[Any], object]
+) -> bool:
+    """Enter the context of a worker and run it, with `stop` and `abandon` as for `stop_on_signals`.
+
+    A signal that comes before the context is entered, as while models load, cancels that. Returns what `run`
+    of the worker returns: whether everything in flight was finished.
+    """
+    running: list[Any] = []
+    finished = True
+
+    def call(method: Callable[[Any], object]) -> None:
+        if running:
+            method(running[0])
+        else:
+            tasks.cancel_scope.cancel()
+
+    async with task_group() as tasks:
+        tasks.start_soon(stop_on_signals, partial(call, stop), partial(call, abandon))
+        await checkpoint()  # signals are received from here on
+        async with opened as worker:
+            running.append(worker)
+            finished = bool(await worker.run())
+        tasks.cancel_scope.cancel()
+    return finished
+
+
+# A handler may fork, as `multiprocessing` does. asyncio writes signals to a socket that both processes share,
+# so a SIGTERM for the child would stop the parent: the child gets the default handlers before any signal.
+
+
+def _mask_signals(how: int) -> None:
+    if _receiving.is_set():
+        signal.pthread_sigmask(how, _SIGNALS)
+
+
+def _reset_signals() -> None:
+    if _receiving.is_set():
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=lambda: _mask_signals(signal.SIG_BLOCK),
+        after_in_parent=lambda: _mask_signals(signal.SIG_UNBLOCK),
+        after_in_child=_reset_signals,
+    )
 
 
 async def stop_when_idle(worker: Worker, seconds: float) -> None:

@@ -9,16 +9,66 @@ command line that makes no sense: an unknown option, no such module, a bus that 
 
 from __future__ import annotations
 
+import errno
+import os
+import signal
+import sys
+from contextlib import suppress
+
 from eventml.deploy.workers import force_exit_later, make_errors_printable
 
 
 def main() -> None:
     """Run the command that the arguments name, and exit with its status even if a thread hangs."""
+    if os.getpid() == 1:
+        _continue_in_child()
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # closed (`>&-`): the next file or socket would get its number
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode, closefd=False))
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] # as standard error is
     make_errors_printable()  # before typer is imported, which keeps the exception hook that it finds
     from eventml.cli.app import app  # noqa: PLC0415 - importing this package must not need typer
 
     try:
+        if undecoded := [text for text in sys.argv if text.encode(errors="ignore").decode() != text]:
+            encoding = sys.getfilesystemencoding()
+            sys.stderr.write(f"error: {undecoded[0]!a} is not text in {encoding}, the locale's encoding\n")
+            sys.exit(2)
         app(prog_name="eventml")
+    except OSError as exc:
+        if exc.errno != errno.ENOSPC:
+            raise
+        sys.exit(f"error: {exc}")  # the disk of the output, perhaps
     except SystemExit as exc:
         force_exit_later(exc.code if isinstance(exc.code, int) else int(exc.code is not None))
         raise
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except OSError:  # closed or full; Python would fail at exit to flush it again
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _continue_in_child() -> None:
+    """Return in a child, while process 1 of a container, as an init, forwards signals and reaps orphans.
+
+    The kernel gives process 1 all orphans, such as those of a killed worker. It can wait for them without
+    taking those of `subprocess` and asyncio only if it has no others. And the kernel drops signals that
+    process 1 does not handle, such as SIGTERM while the app is imported.
+    """
+    forwarded = {getattr(signal, f"SIG{name}") for name in ("TERM", "INT", "HUP", "QUIT", "USR1", "USR2")}
+    signal.pthread_sigmask(signal.SIG_BLOCK, {*forwarded, signal.SIGCHLD})
+    child = os.fork()
+    if not child:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {*forwarded, signal.SIGCHLD})
+        return
+    while True:
+        received = signal.sigwaitinfo({*forwarded, signal.SIGCHLD})
+        if received.si_signo in forwarded and received.si_code <= 0:  # a terminal signals the child itself
+            os.kill(child, received.si_signo)
+        with suppress(ChildProcessError):
+            while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+                if ended[0] == child:
+                    status = os.waitstatus_to_exitcode(ended[1])
+                    os._exit(status if status >= 0 else 128 - status)

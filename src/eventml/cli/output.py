@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -73,7 +73,8 @@ def print_message(text: str, label: str = "") -> None:
     style = {"error": "bold red", "warning": "yellow"}.get(label, "")
     text = printable_lines(text)
     line = Text.assemble((f"{label}: ", style), text) if label else Text(text)
-    stderr_console().print(line, soft_wrap=True, highlight=False)
+    with suppress(OSError, SystemExit):  # nobody can read it; rich would exit with a status of its own
+        stderr_console().print(line, soft_wrap=True, highlight=False)
 
 
 @cache

@@ -4,7 +4,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta, tzinfo
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 import anyio
@@ -207,10 +207,13 @@ class _Command:
         self._plan = plan
         self._as_json = as_json
         self._stop = anyio.Event()
+        self._loading = False  # the model
 
     def stop(self) -> None:
         log.info("stopping after the chunks in flight; a second signal abandons them")
         self._stop.set()
+        if self._loading:
+            self._scope.cancel()
 
     def abandon(self) -> None:
         log.warning("abandoning the chunks in flight")
@@ -251,13 +254,14 @@ class _Command:
                 log.warning("the run took longer than until the next one, which is skipped")
 
     async def _run(self) -> int:
+        self._loading = True
         with progress_bar("rows") as update:
-            summary = await batch.score(
-                self._bus,
-                self._plan,
-                stop=self._stop,
-                progress=lambda now: update(now.total, now.done, now.rows),
-            )
+
+            def progress(now: Any) -> None:
+                self._loading = False
+                update(now.total, now.done, now.rows)
+
+            summary = await batch.score(self._bus, self._plan, stop=self._stop, progress=progress)
         if self._as_json:
             print_json(summary)
         else:

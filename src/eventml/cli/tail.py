@@ -3,6 +3,7 @@
 import os
 import stat
 import sys
+from contextlib import suppress
 from typing import Annotated, Final
 
 import anyio
@@ -60,13 +61,12 @@ async def _print_records(subscription: Subscription, number: int | None) -> None
             await anyio.sleep(_RETRY_DELAY)
             continue
         printed += len(deliveries)
-        try:
+        with suppress(BrokenPipeError):
             for delivery in deliveries:
                 sys.stdout.buffer.write(delivery_to_json(delivery))
                 sys.stdout.buffer.flush()
-        except BrokenPipeError:
-            _discard_output()
-            return
+            continue
+        return
 
 
 async def _stop_when_pipe_closes(scope: anyio.CancelScope) -> None:
@@ -81,10 +81,4 @@ async def _stop_when_pipe_closes(scope: anyio.CancelScope) -> None:
         return
     if is_pipe:
         await anyio.wait_readable(output)
-        _discard_output()
         scope.cancel()
-
-
-def _discard_output() -> None:
-    """Redirect standard output to nowhere: Python would fail to flush it to a closed pipe at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -2,15 +2,15 @@
 
 # No `from __future__ import annotations` here: typer reads the annotations at run time.
 import logging
-from collections.abc import Callable, Mapping
-from contextlib import AbstractAsyncContextManager, nullcontext
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from threading import Timer
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import anyio
 import typer
 
-from eventml.bus import Bus, stop_on_signals
+from eventml.bus import Bus, run_until_signal
 from eventml.cli.buses import BackendOption, BusArgument, seconds
 from eventml.cli.output import start_logging
 from eventml.deploy.workers import (
@@ -22,7 +22,6 @@ from eventml.deploy.workers import (
     parse_host_port,
     serve_operations,
 )
-from eventml.runtime import task_group
 
 log = logging.getLogger("eventml")
 
@@ -99,12 +98,13 @@ def run_in_process(
     """
     start_logging(json=plan.json_logs)
 
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[_LoggedStop]:
+        async with open_worker(bus, plan) as worker, _operations(bus, worker, plan):
+            yield _LoggedStop(worker, in_flight, bus.settings.drain)
+
     async def run() -> tuple[bool, Timer]:
-        async with open_worker(bus, plan) as worker, _operations(bus, worker, plan), task_group() as tasks:
-            logged = _LoggedStop(worker, in_flight, bus.settings.drain)
-            tasks.start_soon(stop_on_signals, logged.stop, logged.abandon)
-            finished = await worker.run()
-            tasks.cancel_scope.cancel()
+        finished = await run_until_signal(opened(), _LoggedStop.stop, _LoggedStop.abandon)
         # Closing the event loop waits for its threads, and a handler that hangs holds one: leave without it.
         return finished, force_exit_later(0 if finished else 1)
 
@@ -120,11 +120,14 @@ def _operations(bus: Bus, worker: RunningWorker, plan: ServicePlan) -> AbstractA
 
 
 class _LoggedStop(NamedTuple):
-    """Stops or abandons a worker, and logs how much is in flight."""
+    """Runs a worker, stops or abandons it, and logs how much is in flight."""
 
     worker: RunningWorker
     in_flight: str
     drain: float
+
+    async def run(self) -> bool:
+        return await self.worker.run()
 
     def stop(self) -> None:
         log.info(

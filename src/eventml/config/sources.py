@@ -169,11 +169,13 @@ def read_environment(
 ) -> list[Entry | str]:
     """The entries of the environment, and a line for each problem with a variable's name.
 
-    Empty variables are ignored, and so are those of other handlers if not all handlers are `known`.
+    Empty variables are ignored, and so are those of other handlers if not all handlers are `known`. Line ends
+    behind a value, such as that of the file it came from, are left out.
     """
     paths = _paths_by_variable(handlers)
     found: list[Entry | str] = []
-    for name, value in sorted(environ.items()):
+    for name, text in sorted(environ.items()):
+        value = text.rstrip("\r\n")
         matches = paths.get(name, [])
         if not name.startswith(PREFIX) or name in NOT_SETTINGS:
             continue

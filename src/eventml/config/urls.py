@@ -95,7 +95,7 @@ def _value(found: re.Match[str], environ: Mapping[str, str]) -> str:
     if escaped:
         return f"${{{name}}}"
     try:
-        return environ[name]
+        return environ[name].rstrip("\r\n")  # of the file that a secret came from
     except KeyError:
         raise InvalidValueError(f"${{{name}}} is not set in the environment") from None
 

@@ -30,7 +30,7 @@ import msgspec
 from eventml import records
 from eventml.backends.base import Completion
 from eventml.codec import Encoder, shorten, to_builtin
-from eventml.errors import OutputError
+from eventml.errors import OutputError, Reject
 from eventml.frames import outputs_to_list
 from eventml.handlers import Handler
 from eventml.models import Model
@@ -187,14 +187,18 @@ class OutputChecks:
 
         Raises:
             OutputError: there is not one output for each event, or one is of a wrong type or not finite.
+            Reject: one is nested too deep, as a part of an event that it repeats.
         """
         values = outputs
         if not isinstance(outputs, list):
             values = outputs_to_list(outputs, self._output_type, check_index=self._takes_frames)
         self.check_length(values, inputs)
-        if _are_numbers(values):
-            return self._check_numbers(values)
-        return CheckedOutputs(values, are_numbers=False, complete=self._check_objects(values))
+        try:
+            if _are_numbers(values):
+                return self._check_numbers(values)
+            return CheckedOutputs(values, are_numbers=False, complete=self._check_objects(values))
+        except RecursionError:
+            raise Reject(f"{self._handler} returned an output that is nested too deep") from None
 
     def check_each(self, outputs: Sequence[Any]) -> list[Any]:
         """As `check`, for outputs of single events: the values, with `Failed` in the place of a bad one."""
@@ -256,11 +260,11 @@ class OutputChecks:
 def each_alone(outputs: Sequence[Any], convert: Callable[[slice], Sequence[T]]) -> list[T | Failed]:
     """Convert outputs of single events, so that a bad one fails alone.
 
-    All are converted at once if none has failed; one by one otherwise, or if `convert` raises OutputError.
+    All are converted at once if none has failed; one by one otherwise, or if `convert` refuses one.
     An output that is `Failed` stays so.
     """
     if Failed not in set(map(type, outputs)):
-        with suppress(OutputError):
+        with suppress(OutputError, Reject):
             return list(convert(slice(0, len(outputs))))
     results: list[T | Failed] = []
     for position, output in enumerate(outputs):
@@ -269,7 +273,7 @@ def each_alone(outputs: Sequence[Any], convert: Callable[[slice], Sequence[T]]) 
             continue
         try:
             results += convert(slice(position, position + 1))
-        except OutputError as exc:
+        except (OutputError, Reject) as exc:
             results.append(Failed(exc))
     return results
 
@@ -317,5 +321,5 @@ def _is_finite(value: Any) -> bool:
         return all(map(_is_finite, value))
     try:
         return _is_finite(msgspec.to_builtins(value, enc_hook=to_builtin))
-    except (TypeError, ValueError, RecursionError) as exc:
+    except (TypeError, ValueError) as exc:
         raise OutputError(f"cannot encode {shorten(value)}: {exc}") from exc

@@ -100,8 +100,10 @@ async def load_handlers(
         resources = {name: values[name] for name in handler.resource_names if name != "model"}
         model: Model | None = None
         if handler.model is not None:
-            # In a thread: loading a large model must not stop the heartbeats of handlers that run already.
-            model = await to_thread.run_sync(partial(models.load, handler.model, name=handler.name))
+            # In a thread: loading a large model must not stop the heartbeats of handlers that run already. It
+            # cannot be stopped, so a worker that is stopped meanwhile leaves it behind.
+            load = partial(models.load, handler.model, name=handler.name)
+            model = await to_thread.run_sync(load, abandon_on_cancel=True)
             resources["model"] = model.object
         loaded.append(LoadedHandler(handler, model, resources, output_format))
     return loaded

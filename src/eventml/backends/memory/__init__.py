@@ -11,6 +11,7 @@ and what each group has in flight) and `group.py` (members and their partitions)
 
 from __future__ import annotations
 
+import os
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
@@ -24,23 +25,24 @@ if TYPE_CHECKING:
 
 __all__ = ["Hub", "Settings", "capabilities", "open", "temporary"]
 
-_HUBS: Final[dict[str, Hub]] = {}
-# A hub lives as long as the process, so that closing the bus loses nothing that was published.
+_HUBS: Final[dict[tuple[int, str], Hub]] = {}
+# A hub lives as long as the process, so that closing the bus loses nothing that was published. A fork copies
+# it with locks that are held and members that are not there: a forked process has hubs of its own.
 
 
 @asynccontextmanager
 async def open(url: str, settings: Settings) -> AsyncIterator[Backend]:  # noqa: A001 - the seam's name for it
-    """The hub of that name (`memory://NAME`), shared by the whole process.
+    """The hub of that name (`memory://NAME`), shared by the whole process, but not with one forked from it.
 
     The settings of the first to open a name apply.
     """
-    yield _HUBS.setdefault(urlsplit(url).netloc, Hub(settings))
+    yield _HUBS.setdefault((os.getpid(), urlsplit(url).netloc), Hub(settings))
 
 
 @asynccontextmanager
 async def temporary(url: str, settings: Settings) -> AsyncIterator[Hub]:
     """A new hub that has this name while the context is entered; for tests."""
-    name = urlsplit(url).netloc
+    name = os.getpid(), urlsplit(url).netloc
     hub = _HUBS[name] = Hub(settings)
     try:
         yield hub

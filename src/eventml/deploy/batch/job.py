@@ -114,7 +114,7 @@ async def score(
         bus: The bus that the predictor is registered with. Its backend is not connected.
         plan: What to score.
         stop: An event that stops the run at the next checkpoint; the next run resumes there.
-        progress: Called after each chunk that was written.
+        progress: Called once the model is loaded, and after each chunk that was written.
 
     Raises:
         SourceError: The source cannot be read. What was finished before is kept, here and below.
@@ -229,6 +229,7 @@ class _Stages:
             tasks.start_soon(self._read, columns, checkpoint.position, send_rows)
             tasks.start_soon(self._score, rows, send_scored)
             if self.report is not None:
+                self.report(self._progress)
                 tasks.start_soon(self._count_rows)
             async for chunk in scored:
                 async with self._io:

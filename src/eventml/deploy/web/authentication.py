@@ -36,8 +36,15 @@ class Authenticator:
 
     @classmethod
     def from_environment(cls, *, without_token: bool = False) -> Self:
-        """Return an authenticator with the token in `EVENTML_TOKEN`, if that is set and not empty."""
-        return cls(os.environ.get(_VARIABLE) or None, without_token=without_token)
+        """Return an authenticator with the token in `EVENTML_TOKEN`, if there is one beside blanks.
+
+        Raises:
+            ConfigError: no client could send it.
+        """
+        token = os.environ.get(_VARIABLE, "").strip()  # as a header; a file ends with a line end
+        if not token.isprintable():
+            raise ConfigError(f"{_VARIABLE}: a token is one line of printable text; {_REMEDY}")
+        return cls(token or None, without_token=without_token)
 
     def accepts(self, scope: Scope) -> bool:
         """Return whether a request carries the token, or needs none."""

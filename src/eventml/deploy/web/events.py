@@ -18,11 +18,9 @@ import msgspec
 from eventml import config
 from eventml.bus import Bus
 from eventml.deploy.web.http_messages import (
-    PARTITION_KEY,
     EventDecoder,
     Problem,
     encode,
-    header,
     read_events,
     send_response,
     unavailable,
@@ -32,13 +30,14 @@ from eventml.errors import BackendError, EventMLError, FullError, NotOpenError, 
 from eventml.runtime import dead_letter_topic, output_event_type
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from anyio.abc import TaskGroup
     from starlette.types import Receive, Scope, Send
 
 log = logging.getLogger("eventml")
 
+_OWN: Final = {"id", "partitionkey", "specversion", "datacontenttype"}  # the producer writes them
 _DEAD_LETTERS: Final = dead_letter_topic("", "").removeprefix(".")  # how the name of each such topic ends
 
 
@@ -142,26 +141,30 @@ class EventsEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Publish the events of a request as they were sent, with fields that their type does not have.
 
+        They get the CloudEvents attributes of the request.
+
         Raises:
             Problem: an event does not fit the type, and none was published; or the broker did not take all,
                 or cannot be reached.
         """
         self._connection.check_shared()
-        events, is_list = await read_events(scope, receive, self._limits, self._decoder)
+        events, is_list, attributes = await read_events(scope, receive, self._limits, self._decoder)
         for event in events:
             if isinstance(event.event, Problem):
                 raise event.event
-        await self._publish(events, header(scope, PARTITION_KEY))
+        await self._publish(events, attributes)
         answers = [{"id": event.id} for event in events]
         await send_response(send, HTTPStatus.ACCEPTED, encode(answers if is_list else answers[0]))
 
-    async def _publish(self, events: Sequence[RequestEvent], key: str | None) -> None:
+    async def _publish(self, events: Sequence[RequestEvent], attributes: Mapping[str, str]) -> None:
         bus, topic = self._connection.bus, self._topic
+        headers = {f"ce_{name}": text for name, text in attributes.items() if name not in _OWN}
         encoded = msgspec.Raw if self._is_json else msgspec.json.decode
         try:
             async with asyncio.timeout(self._limits.timeout):
                 await self._connection.open()
-                calls = (bus.publish(topic, encoded(one.value), key=key, id=one.id) for one in events)
+                options: Any = {"key": attributes.get("partitionkey") or None, "headers": headers}
+                calls = (bus.publish(topic, encoded(one.value), id=one.id, **options) for one in events)
                 results = await asyncio.gather(*calls, return_exceptions=True)
                 failed = [result for result in results if result is not None]
         except TimeoutError:

@@ -7,11 +7,13 @@ others, and once to decode each event.
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 from contextlib import suppress
 from http import HTTPStatus
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import unquote
 
 import msgspec
 from starlette.requests import ClientDisconnect
@@ -26,14 +28,16 @@ if TYPE_CHECKING:
 
     from eventml.config import WebSettings
 
-PARTITION_KEY: Final = b"ce-partitionkey"
-_ID: Final = b"ce-id"  # both are headers of CloudEvents' HTTP binding
+_ATTRIBUTE: Final = b"ce-"  # how the header of an attribute begins in CloudEvents' HTTP binding
+_STRUCTURED: Final = "application/cloudevents+json"
+_QUOTED: Final = re.compile(r'"((?:[^"\\]|\\.)*)"')
 _TRACE_CONTEXT: Final = ("traceparent", "tracestate")
 _RETRY_AFTER: Final = {"retry-after": "1"}  # seconds: an overload ends within milliseconds, unless it lasts
 _BAD_JSON: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 encode: Final = msgspec.json.Encoder().encode
 _split = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 class ProblemDetails(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -118,26 +122,61 @@ def trace_context(scope: Scope) -> Mapping[str, str]:
     return {name: value for name, value in values.items() if value is not None}
 
 
+def _attribute(value: bytes) -> str:
+    """Decode the value of a CloudEvents attribute: percent-encoded, quoted, or as it is, UTF-8 or Latin-1."""
+    try:
+        text = value.decode().strip()
+    except UnicodeDecodeError:
+        text = value.decode("latin-1").strip()
+    if quoted := _QUOTED.fullmatch(text):
+        text = re.sub(r"\\(.)", r"\1", quoted[1])
+    return unquote(text, errors="strict")
+
+
+def _open_envelope(text: bytes) -> tuple[bytes, dict[str, str]]:
+    """Return the data and the attributes of a CloudEvent in structured mode."""
+    members = {name: bytes(value) for name, value in _members(text).items() if bytes(value) != b"null"}
+    data = members.pop("data", b"null")
+    return data, {
+        name: msgspec.json.decode(value, type=str) if value.startswith(b'"') else value.decode()
+        for name, value in members.items()
+    }
+
+
 async def read_events(
     scope: Scope, receive: Receive, limits: WebSettings, decoder: EventDecoder
-) -> tuple[list[RequestEvent], bool]:
-    """Read the body of a request. Returns its events, and whether they came as a list.
+) -> tuple[list[RequestEvent], bool, dict[str, str]]:
+    """Read a request. Returns its events, whether they came as a list, and its CloudEvents attributes.
 
     Raises:
         Problem: the content type is not JSON (415); the body or the list is too large (413) or comes too
-            slowly (408); the body is not JSON, or the header `ce-id` comes with a list (400).
+            slowly (408); the body is not JSON, an attribute is not UTF-8, or there is an id for a list (400).
         ClientDisconnect: the client has closed the connection (Starlette's error).
     """
     text = (await _receive_all(scope, receive, limits)).lstrip(b" \t\r\n")
-    event_id = header(scope, _ID)
+    try:
+        attributes = {
+            str(name[len(_ATTRIBUTE) :], "latin-1"): text_value
+            for name, value in scope["headers"]
+            if name.startswith(_ATTRIBUTE) and (text_value := _attribute(value))
+        }
+    except UnicodeDecodeError as exc:
+        raise Problem(HTTPStatus.BAD_REQUEST, "the percent-encoding of a header ce-... is not UTF-8") from exc
     if not text:
         raise _malformed("it is empty; send an event, or a list of events")
     try:
         text.decode()  # msgspec does not look at the texts of fields that the type does not have
     except UnicodeDecodeError as exc:
         raise _malformed("it is not UTF-8") from exc
+    if _media_type(scope) == _STRUCTURED:
+        try:
+            text, attributes = _open_envelope(text)
+        except _BAD_JSON as exc:
+            raise _malformed(exc) from exc
+        return [decoder.decode(text, attributes.get("id"))], False, attributes
+    event_id = attributes.get("id")
     if not text.startswith(b"["):
-        return [decoder.decode(text, event_id)], False
+        return [decoder.decode(text, event_id)], False, attributes
     try:
         values = _split(text)
     except _BAD_JSON as exc:
@@ -147,13 +186,17 @@ async def read_events(
         raise Problem(HTTPStatus.BAD_REQUEST, error)
     if len(values) > limits.max_events:
         raise _too_large(f"{len(values)} events; a request may hold {limits.max_events} (web.max_events)")
-    return [decoder.decode(bytes(value), index=index) for index, value in enumerate(values)], True
+    events = [decoder.decode(bytes(value), index=index) for index, value in enumerate(values)]
+    return events, True, attributes
+
+
+def _media_type(scope: Scope) -> str:
+    return (header(scope, b"content-type") or "").partition(";")[0].strip().lower()
 
 
 async def _receive_all(scope: Scope, receive: Receive, limits: WebSettings) -> bytes:
     # A page of another site can make its visitor's browser send text or a form here, but not JSON.
-    media_type = (header(scope, b"content-type") or "").partition(";")[0].strip().lower()
-    if media_type != "application/json":
+    if _media_type(scope) not in ("application/json", _STRUCTURED):
         raise Problem(
             HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "send JSON, with the header content-type: application/json"
         )

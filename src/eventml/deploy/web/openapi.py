@@ -27,7 +27,7 @@ _STRING: Final = {"type": "string"}
 _STRING_OR_NULL: Final = {"type": ["string", "null"]}
 _HEADERS: Final = {
     "ce-id": "Id of the event, if it is a single one.",
-    "ce-partitionkey": "Key of the events: events with the same key keep their order.",
+    "ce-partitionkey": "Key of the events, percent-encoded: events with the same key keep their order.",
 }
 
 

@@ -89,7 +89,7 @@ class PredictEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or raise a `Problem` if it has no answer."""
-        events, is_list = await read_events(scope, receive, self._limits, self._decoder)
+        events, is_list, _ = await read_events(scope, receive, self._limits, self._decoder)
         results = await self._predict(events, trace_context(scope) if self._traced else NO_HEADERS)
         if not is_list:
             [result] = results

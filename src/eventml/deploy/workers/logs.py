@@ -155,5 +155,6 @@ def _json_line(seconds: float, level: str, logger: str, worker: str, message: st
 
 
 def _write(line: str) -> None:
-    sys.stderr.write(f"{line}\n")  # in one call: other threads log too
-    sys.stderr.flush()
+    with suppress(OSError):  # its reader has gone, or the disk is full: a service goes on without its log
+        sys.stderr.write(f"{line}\n")  # in one call: other threads log too
+        sys.stderr.flush()

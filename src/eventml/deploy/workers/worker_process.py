@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 import anyio
 import msgspec
 
-from eventml.bus import Bus, import_bus, stop_on_signals, stop_when_idle
+from eventml.bus import Bus, import_bus, run_until_signal, stop_when_idle
 from eventml.deploy.workers.logs import make_errors_printable, start_service_logging
 from eventml.deploy.workers.readiness import LagMonitor
 from eventml.deploy.workers.reports import (
@@ -100,20 +100,27 @@ class WorkerProcess:
 
     async def run(self, bus: Bus) -> bool:
         """Connect, load the models and work until stopped. Returns whether all events were finished."""
+        try:
+            return await run_until_signal(self._opened(bus), lambda _: self.stop(), lambda _: self.abandon())
+        finally:
+            # The work is done: a later signal must not change the exit status.
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, signal.SIG_IGN)
+
+    @asynccontextmanager
+    async def _opened(self, bus: Bus) -> AsyncIterator[RunningWorker]:
         async with task_group() as tasks:
             tasks.start_soon(self._report_regularly)
             async with AsyncExitStack() as stack:
                 self._worker = await self._open_worker(stack, bus)
                 self._lag_monitor = LagMonitor(self._worker)
                 self._ready = self._worker.ready
-                tasks.start_soon(self._stop_on_signals)
                 tasks.start_soon(self._lag_monitor.run)
                 if self._spec.until_idle is not None and isinstance(self._worker, Worker):
                     tasks.start_soon(self._stop_when_idle, self._worker, self._spec.until_idle)
-                finished = await self._worker.run()
+                yield self._worker
                 self.report("draining")
             tasks.cancel_scope.cancel()
-        return finished
 
     def report(self, state: WorkerState, reason: str = "") -> None:
         """Report a new state to the supervisor."""
@@ -158,14 +165,6 @@ class WorkerProcess:
                 await wait_for_broker(self._spec.name, failures, exc)
                 self.report("starting", str(exc))
         raise AssertionError  # for the type checker: the loop has no end
-
-    async def _stop_on_signals(self) -> None:
-        try:
-            await stop_on_signals(self.stop, self.abandon)
-        finally:
-            # The work is done: a later signal must not change the exit status.
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, signal.SIG_IGN)
 
     async def _stop_when_idle(self, worker: Worker, seconds: float) -> None:
         await stop_when_idle(worker, seconds)

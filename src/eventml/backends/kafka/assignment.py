@@ -209,17 +209,13 @@ class Assignment:
         offset, state = self.fetched[partition], self.states[partition]
         if offset > end:
             self.restart(partition, CommittedOffset(start))
-            return (
-                f"the log ends at offset {end}, before {offset}: the topic was created again, or has lost an "
-                f"unknown number of records. It is read from its beginning, {start}"
-            )
+            why = "it was created again, or has lost an unknown number of records"
+            return f"it ends at {end}, before offset {offset}, and is read from its beginning: {why}"
         lost = state.unfinished(start) - state.unfinished(offset)
-        self.put(Chunk(partition, (), start))
         self.lost += lost
-        return (
-            f"{lost} records, offsets {offset} to {start - 1}, were removed before the group had read them: "
-            "it has lost them. Raise the topic's retention above the longest time that the group is behind"
-        )
+        self.put(Chunk(partition, (), start))
+        remedy = "Raise the topic's retention above the longest time that the group is behind"
+        return f"{lost} records, offsets {offset} to {start - 1}, were removed unread and are lost. {remedy}"
 
     def full(self, limit: int) -> bool:
         """Whether as much is buffered as `take` returns with this limit."""

@@ -34,11 +34,10 @@ _BACKOFF: Final = 0.5  # seconds
 def partitions_to_start(
     assigned: Collection[Partition], existing: Collection[Partition], committed: Collection[Partition]
 ) -> tuple[set[Partition], set[Partition]]:
-    """The partitions for which a member commits where to start: first new ones, then those of new topics.
+    """The partitions for which a member commits where to start: new ones, and those of topics new to it.
 
-    A partition is new, and starts at its beginning, if the group has committed for another of its topic. For
-    a topic that is new to the group, the member with partition 0 commits all partitions, in one request:
-    those that one member commits must not look new to another.
+    Of such a topic the member with partition 0 commits all, in one request: the others would take a commit of
+    some for a sign that the group had read the topic before, and that theirs were new.
     """
     read = {topic for topic, _ in committed}
     new = {p for p in assigned if p[0] in read and p not in committed}
@@ -55,10 +54,6 @@ async def ends_of_redelivered(
             return await admin.offsets(partitions, "latest")
     except (TimeoutError, EventMLError):  # a partition without a leader must not hold up the others
         return dict.fromkeys(partitions, sys.maxsize)
-
-
-def _encoded(offsets: Mapping[TopicPartition, CommittedOffset]) -> dict[TopicPartition, tuple[int, str]]:
-    return {partition: (at.offset, encode_metadata(at)[0]) for partition, at in offsets.items()}
 
 
 class Committer:
@@ -127,11 +122,10 @@ class Committer:
             new, first = partitions_to_start(assigned, existing, known)
             offsets = await admin.offsets(new, "earliest") | await admin.offsets(first, start)
             if offsets:
-                starts = {partition: CommittedOffset(offset) for partition, offset in offsets.items()}
-                await commit_any(self._consumer, _encoded(starts))
-                known |= starts
+                await commit_any(self._consumer, offsets)
             elif known.keys().isdisjoint(missing):
                 await asyncio.sleep(_BACKOFF)  # the member with partition 0 is about to commit
+            known |= {partition: CommittedOffset(offset) for partition, offset in offsets.items()}
             found |= {partition: known[partition] for partition in missing if partition in known}
         return found
 
@@ -154,5 +148,7 @@ class Committer:
         async with self._lock, self._completer.idle(self._assignment.states) as idle:
             offsets = {p: at for p, at in self._assignment.to_commit().items() if p in idle}
             if offsets:
-                await self._consumer.commit(_encoded(offsets))
+                await self._consumer.commit(
+                    {p: (o.offset, encode_metadata(o)[0]) for p, o in offsets.items()}
+                )
                 self._assignment.record_commit(offsets)

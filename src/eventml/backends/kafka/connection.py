@@ -234,9 +234,9 @@ def _retrieve_exception(task: asyncio.Future[Any]) -> None:
         log.debug("a client of Kafka ended with %r", exc)
 
 
-async def commit_any(consumer: AIOKafkaConsumer, offsets: Mapping[TopicPartition, tuple[int, str]]) -> None:
+async def commit_any(consumer: AIOKafkaConsumer, offsets: Mapping[TopicPartition, int]) -> None:
     """Commit as `AIOKafkaConsumer.commit` does, also for partitions that other members of the group have."""
-    found = {p: OffsetAndMetadata(offset, metadata) for p, (offset, metadata) in offsets.items()}
+    found = {partition: OffsetAndMetadata(offset, "") for partition, offset in offsets.items()}
     await consumer._coordinator.commit_offsets(None, found)
 
 

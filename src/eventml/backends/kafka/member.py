@@ -57,7 +57,6 @@ class Fetcher:
         assignment: Assignment,
         committer: Committer,
         *,
-        admin: AdminClient,
         group: str,
         on_fetched: Callable[[], None],
         poll_interval: float,
@@ -65,7 +64,6 @@ class Fetcher:
         self._consumer = consumer
         self._assignment = assignment
         self._committer = committer
-        self._admin = admin
         self._group = group
         self._on_fetched = on_fetched
         self._poll_interval = poll_interval
@@ -145,24 +143,20 @@ class Fetcher:
             if self._assignment.version != version:
                 return
             self._assignment.put(Chunk(partition, (), position))
-        await self._commit_soon()
+        if self._committer.running:
+            self._committer.wake()
+        else:  # completions are transactions
+            await self._committer.now()
 
     async def _skip_removed(self, partition: TopicPartition) -> None:
         version = self._assignment.version
-        [start] = (await self._admin.offsets([partition], "earliest")).values()
-        [end] = (await self._admin.offsets([partition], "latest")).values()
+        [start] = (await self._consumer.beginning_offsets([partition])).values()
+        [end] = (await self._consumer.end_offsets([partition])).values()
         if self._assignment.version == version:
             self._version = -1  # the consumer's position is out of range
             if not start <= self._assignment.fetched[partition] <= end:
                 happened = self._assignment.skip_removed(partition, start, end)
                 log.warning("group %s, topic %s, partition %d: %s", self._group, *partition, happened)
-            await self._commit_soon()
-
-    async def _commit_soon(self) -> None:
-        if self._committer.running:
-            self._committer.wake()
-        else:  # completions are transactions
-            await self._committer.now()
 
     def _seek(self) -> None:
         """Make the next fetch begin after the last one that was put into the assignment."""
@@ -205,7 +199,6 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka has no
             self._consumer,
             self.assignment,
             self._committer,
-            admin=admin,
             group=group,
             on_fetched=self._progress,
             poll_interval=settings.max_poll_interval / 3,

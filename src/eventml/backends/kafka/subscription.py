@@ -271,14 +271,14 @@ class Reader:
 
     async def _add_new_partitions(self) -> None:
         """Read partitions that the topics have got meanwhile, from their beginning."""
-        found = {t: self._consumer.partitions_for_topic(t) or () for t in self._topics}
-        if sum(map(len, found.values())) <= len(self._partitions):
-            return
-        positions = {p: await self._consumer.position(p) for p in self._partitions}
-        self._partitions = sorted({TopicPartition(t, p) for t in found for p in found[t]} | positions.keys())
-        self._consumer.assign(self._partitions)
-        for partition in self._partitions:
-            self._consumer.seek(partition, positions.get(partition, 0))
+        consumer, topics = self._consumer, self._topics
+        found = [TopicPartition(t, p) for t in topics for p in consumer.partitions_for_topic(t) or ()]
+        if len(found) > len(self._partitions):
+            positions = {partition: await consumer.position(partition) for partition in self._partitions}
+            self._partitions = sorted(positions.keys() | found)
+            consumer.assign(self._partitions)
+            for partition in self._partitions:
+                consumer.seek(partition, positions.get(partition, 0))
 
     async def _fetch(self, limit: int) -> None:
         try:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.abc import ConsumerRebalanceListener
-from aiokafka.errors import CommitFailedError, OffsetOutOfRangeError
+from aiokafka.errors import CommitFailedError, NoOffsetForPartitionError, OffsetOutOfRangeError
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from eventml.backends.base import Completion, Start
@@ -104,8 +104,10 @@ class Fetcher:
         only = () if recovering is None else (recovering,)
         try:
             fetched = await self._consumer.getmany(*only, timeout_ms=_POLL, max_records=self._limit)
+        except NoOffsetForPartitionError:
+            return  # a rebalance came between, and where the group starts is not committed yet
         except OffsetOutOfRangeError as exc:
-            await self._skip_removed(*exc.args[0])
+            await self._skip_removed(*exc.args[0], version)
             return
         if assignment.version != version:
             # A rebalance came between: the consumer's positions have moved past the records dropped here.
@@ -148,13 +150,12 @@ class Fetcher:
         else:  # completions are transactions
             await self._committer.now()
 
-    async def _skip_removed(self, partition: TopicPartition) -> None:
-        version = self._assignment.version
+    async def _skip_removed(self, partition: TopicPartition, version: int) -> None:
         [start] = (await self._consumer.beginning_offsets([partition])).values()
         [end] = (await self._consumer.end_offsets([partition])).values()
         if self._assignment.version == version:
             self._version = -1  # the consumer's position is out of range
-            if not start <= self._assignment.fetched[partition] <= end:
+            if not start <= self._assignment.fetched.get(partition, start) <= end:
                 happened = self._assignment.skip_removed(partition, start, end)
                 log.warning("group %s, topic %s, partition %d: %s", self._group, *partition, happened)
 

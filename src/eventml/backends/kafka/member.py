@@ -107,7 +107,8 @@ class Fetcher:
         except NoOffsetForPartitionError:
             return  # a rebalance came between, and where the group starts is not committed yet
         except OffsetOutOfRangeError as exc:
-            await self._skip_removed(*exc.args[0], version)
+            [partition] = exc.args[0]
+            await self._skip_removed(partition, version)
             return
         if assignment.version != version:
             # A rebalance came between: the consumer's positions have moved past the records dropped here.

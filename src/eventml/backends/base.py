@@ -130,6 +130,16 @@ class Subscription(Protocol):
         ...
 
 
+@runtime_checkable
+class CountsLost(Protocol):
+    """Implemented besides `Subscription` where records may be removed before a group has completed them."""
+
+    @property
+    def lost(self) -> int:
+        """How many this member found removed: at least so many. Each record counts with one member."""
+        ...
+
+
 class Backend(Protocol):
     """A connection to a broker, open from its creation."""
 

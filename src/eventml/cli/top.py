@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 Labels: TypeAlias = frozenset[tuple[str, str]]
 
 _TIMEOUT: Final = 5.0  # seconds for the operations port to answer
-_HANDLERS: Final = ("handler", "lag", "in flight", "in/s", "out/s", "dead", "retries", "batch", "p50", "p99")
+_HANDLERS: Final = (
+    *("handler", "lag", "in flight", "in/s", "out/s", "dead", "lost", "retries", "batch", "p50", "p99"),
+)
 _WORKERS: Final = ("worker", "state", "up", "restarts", "in flight", "oldest", "models")
 
 
@@ -168,6 +170,7 @@ def handler_row(before: Snapshot, now: Snapshot, name: str) -> list[str]:
         format_number(received / seconds),
         format_number(published / seconds),
         format_number(now.sum("eventml_dead_letters_total", handler=name)),
+        format_number(now.sum("eventml_records_lost_total", handler=name)),
         format_number(now.sum("eventml_retries_total", handler=name)),
         format_number(in_calls / calls if calls else None),
         format_seconds(quantile(latencies, 0.5)),

@@ -8,7 +8,7 @@ from collections import deque
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Literal
 
-from eventml.backends.base import Completion
+from eventml.backends.base import Completion, CountsLost
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -60,6 +60,7 @@ class Stats:
         retries: Calls that were made because the one before had failed.
         calls: Calls of the handler.
         abandoned: Calls that ran past their timeout in a thread that could not be stopped; see also `hung`.
+        subscription: Counts the records that were removed before the group had completed them, if it can.
         last_arrival: When a delivery was last received.
         last_progress: When the events in flight last made progress: a call or a completion began or ended, or
             a delivery arrived while none was in flight.
@@ -79,6 +80,7 @@ class Stats:
         self.retries = 0
         self.calls = 0
         self.abandoned = 0
+        self.subscription: CountsLost | None = None
         self.last_arrival = self.last_progress = time.monotonic()
         self.latency = Histogram(SECONDS_BUCKETS)
         self.batch = Histogram(SIZE_BUCKETS)
@@ -96,6 +98,11 @@ class Stats:
         """When each call was abandoned whose thread is still running."""
         self._abandoned = [(since, ended) for since, ended in self._abandoned if not ended.is_set()]
         return [since for since, _ in self._abandoned]
+
+    @property
+    def lost(self) -> int:
+        """Records that were removed before the group had completed them, as far as is known."""
+        return 0 if self.subscription is None else self.subscription.lost
 
     @property
     def in_flight(self) -> int:

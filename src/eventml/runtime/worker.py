@@ -21,6 +21,7 @@ from eventml.backends.base import (
     Backend,
     Capabilities,
     ChecksOutputs,
+    CountsLost,
     Deduplicates,
     Subscription,
 )
@@ -230,6 +231,8 @@ class Worker:
         tracing = None if self._tracing is None else self._tracing.handling(handler, model)
         subscription = await stack.enter_async_context(_subscription(self._backend, handler))
         self._subscriptions[handler.name] = subscription
+        if isinstance(subscription, CountsLost):
+            stats.subscription = subscription
         outputs = replies = None
         if handler.to is not None:
             outputs = Outputs(

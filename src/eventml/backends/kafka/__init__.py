@@ -123,9 +123,8 @@ class KafkaBackend:
             TopicNotFoundError: the topic is missing.
             UnavailableError: the brokers cannot be reached.
         """
-        partitions = await self._admin.require_topics([topic])
         here = [assignment for s in self._subscriptions if s.group == group for assignment in s.assignments]
-        found = await group_lag(self._admin, group, partitions, here)
+        found = await group_lag(self._admin, group, [topic], here)
         return None if found is None else {p.partition: lag for p, lag in found.items()}
 
     async def missing_topics(self, names: Sequence[str]) -> list[str]:

@@ -56,6 +56,7 @@ class Assignment:
         committed: What was last committed of each partition.
         fetched: Where each partition's next fetch begins.
         buffered: How many deliveries can be taken.
+        lost: How many offsets were removed from the logs before the group had read them.
 
     Args:
         max_bytes: The most bytes that `take` returns; a larger record is returned alone.
@@ -72,7 +73,7 @@ class Assignment:
         self.states: dict[TopicPartition, PartitionState] = {}
         self.committed: dict[TopicPartition, CommittedOffset] = {}
         self.fetched: dict[TopicPartition, int] = {}
-        self.buffered = 0
+        self.buffered = self.lost = 0
 
     # Rebalances
 
@@ -202,6 +203,19 @@ class Assignment:
             self._buffered_bytes += count_bytes(deliveries)
         elif not self.buffered:
             state.position = max(state.position, position)
+
+    def skip_removed(self, partition: TopicPartition, start: int, end: int) -> str:
+        """Go on where a log begins that does not have the offset to fetch next. Returns what has happened."""
+        offset, state = self.fetched[partition], self.states[partition]
+        if offset > end:
+            self.restart(partition, CommittedOffset(start))
+            why = "it was created again, or has lost an unknown number of records"
+            return f"it ends at {end}, before offset {offset}, and is read from its beginning: {why}"
+        lost = state.unfinished(start) - state.unfinished(offset)
+        self.lost += lost
+        self.put(Chunk(partition, (), start))
+        remedy = "Raise the topic's retention above the longest time that the group is behind"
+        return f"{lost} records, offsets {offset} to {start - 1}, were removed unread and are lost. {remedy}"
 
     def full(self, limit: int) -> bool:
         """Whether as much is buffered as `take` returns with this limit."""

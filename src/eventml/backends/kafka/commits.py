@@ -1,29 +1,59 @@
-"""When a member commits its offsets: in the background after the work, at once, and at the end."""
+"""When a member commits: where its group starts, in the background after the work, at once, at the end."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
+from aiokafka import TopicPartition
 from aiokafka.errors import CommitFailedError, IllegalStateError
 
+from eventml.backends.base import Start
+from eventml.backends.kafka.admin import AdminClient
 from eventml.backends.kafka.assignment import Assignment
 from eventml.backends.kafka.commit_metadata import encode_metadata
 from eventml.backends.kafka.completion import Completer
+from eventml.backends.kafka.connection import commit_any
 from eventml.backends.kafka.errors import CLIENT_ERRORS, describe
 from eventml.backends.kafka.partitions import CommittedOffset
+from eventml.backends.kafka.wire import Partition
+from eventml.errors import EventMLError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from aiokafka import TopicPartition
+    from collections.abc import Collection, Mapping
 
 log = logging.getLogger("eventml")
 
 _TIMEOUT: Final = 5.0  # seconds
 _BACKOFF: Final = 0.5  # seconds
+
+
+def partitions_to_start(
+    assigned: Collection[Partition], existing: Collection[Partition], committed: Collection[Partition]
+) -> tuple[set[Partition], set[Partition]]:
+    """The partitions for which a member commits where to start: new ones, and those of topics new to it.
+
+    Of such a topic the member with partition 0 commits all, in one request: the others would take a commit of
+    some for a sign that the group had read the topic before, and that theirs were new.
+    """
+    read = {topic for topic, _ in committed}
+    new = {p for p in assigned if p[0] in read and p not in committed}
+    return new, {p for p in existing if p[0] not in read and (p[0], 0) in assigned}
+
+
+async def ends_of_redelivered(
+    admin: AdminClient, committed: Mapping[TopicPartition, CommittedOffset], within: float
+) -> dict[TopicPartition, int]:
+    """Ends of the logs of those partitions whose records were delivered before and not completed."""
+    partitions = [partition for partition, at in committed.items() if at.attempts or at.active]
+    try:
+        async with asyncio.timeout(within):
+            return await admin.offsets(partitions, "latest")
+    except (TimeoutError, EventMLError):  # a partition without a leader must not hold up the others
+        return dict.fromkeys(partitions, sys.maxsize)
 
 
 class Committer:
@@ -80,9 +110,24 @@ class Committer:
             task.cancel()
             await asyncio.wait([task])
 
-    async def send(self, offsets: Mapping[TopicPartition, CommittedOffset]) -> None:
-        """Commit these offsets. Raises aiokafka's errors."""
-        await self._consumer.commit({p: (at.offset, encode_metadata(at)[0]) for p, at in offsets.items()})
+    async def resume(
+        self, admin: AdminClient, group: str, assigned: Collection[TopicPartition], start: Start
+    ) -> dict[TopicPartition, CommittedOffset]:
+        """The group's committed offsets. Where it starts is committed at once, and so holds from now on."""
+        found = await admin.committed(group, assigned)
+        while missing := [partition for partition in assigned if partition not in found]:
+            counts = await admin.require_topics({partition.topic for partition in missing})
+            existing = {TopicPartition(topic, p) for topic, count in counts.items() for p in range(count)}
+            known = await admin.committed(group, existing.union(assigned))
+            new, first = partitions_to_start(assigned, existing, known)
+            offsets = await admin.offsets(new, "earliest") | await admin.offsets(first, start)
+            if offsets:
+                await commit_any(self._consumer, offsets)
+            elif known.keys().isdisjoint(missing):
+                await asyncio.sleep(_BACKOFF)  # the member with partition 0 is about to commit
+            known |= {partition: CommittedOffset(offset) for partition, offset in offsets.items()}
+            found |= {partition: known[partition] for partition in missing if partition in known}
+        return found
 
     async def _run(self) -> None:
         while True:
@@ -103,5 +148,7 @@ class Committer:
         async with self._lock, self._completer.idle(self._assignment.states) as idle:
             offsets = {p: at for p, at in self._assignment.to_commit().items() if p in idle}
             if offsets:
-                await self.send(offsets)
+                await self._consumer.commit(
+                    {p: (o.offset, encode_metadata(o)[0]) for p, o in offsets.items()}
+                )
                 self._assignment.record_commit(offsets)

@@ -1,8 +1,8 @@
 """Create and stop aiokafka's clients, and do what aiokafka has no public way for.
 
 All uses of private members of aiokafka are in this file, which is why pyproject.toml bounds its version:
-clients that never create a topic, clients that can be stopped while no broker answers, and fetched records
-that become deliveries directly.
+clients that never create a topic, clients that can be stopped while no broker answers, commits of partitions
+that other members have, and fetched records that become deliveries directly.
 """
 
 # ruff: noqa: SLF001 - see above
@@ -19,13 +19,14 @@ from aiokafka import AIOKafkaClient, AIOKafkaConsumer, AIOKafkaProducer, TopicPa
 from aiokafka.conn import collect_hosts, create_conn
 from aiokafka.errors import KafkaConnectionError, KafkaError
 from aiokafka.protocol.metadata import MetadataRequest
+from aiokafka.structs import OffsetAndMetadata
 
 from eventml.backends.kafka.errors import CLIENT_ERRORS
 from eventml.backends.kafka.settings import Settings, client_options, milliseconds, read_url
 from eventml.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
 log = logging.getLogger("eventml")
 
@@ -105,8 +106,8 @@ class ClientFactory:
             fetch_max_bytes=settings.max_bytes,
             max_partition_fetch_bytes=max(min(settings.max_bytes // partitions, _FETCH), _LEAST_FETCH),
             enable_auto_commit=False,
-            # Only for an offset that retention has removed: `Member` sets where a group starts.
-            auto_offset_reset="earliest",
+            # `Member` sets where a group starts, and counts what was removed before the group had read it.
+            auto_offset_reset="none" if group else "earliest",
             isolation_level="read_committed",
         )
         _never_create_topics(consumer._client)
@@ -231,6 +232,12 @@ def _retrieve_exception(task: asyncio.Future[Any]) -> None:
     """Or asyncio logs that the exception was never retrieved."""
     if task.done() and not task.cancelled() and (exc := task.exception()) is not None:
         log.debug("a client of Kafka ended with %r", exc)
+
+
+async def commit_any(consumer: AIOKafkaConsumer, offsets: Mapping[TopicPartition, int]) -> None:
+    """Commit as `AIOKafkaConsumer.commit` does, also for partitions that other members of the group have."""
+    found = {partition: OffsetAndMetadata(offset, "") for partition, offset in offsets.items()}
+    await consumer._coordinator.commit_offsets(None, found)
 
 
 def convert_fetched(consumer: AIOKafkaConsumer, convert: Callable[[TopicPartition, Any], Any]) -> None:

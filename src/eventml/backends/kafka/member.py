@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
 import time
 from contextlib import suppress
 from operator import attrgetter
@@ -18,17 +17,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.abc import ConsumerRebalanceListener
-from aiokafka.errors import CommitFailedError
+from aiokafka.errors import CommitFailedError, NoOffsetForPartitionError, OffsetOutOfRangeError
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from eventml.backends.base import Completion, Start
 from eventml.backends.kafka.admin import AdminClient
 from eventml.backends.kafka.assignment import Assignment, Chunk, GivenBack
-from eventml.backends.kafka.commits import Committer
+from eventml.backends.kafka.commits import Committer, ends_of_redelivered
 from eventml.backends.kafka.completion import Completer
 from eventml.backends.kafka.connection import ClientFactory, convert_fetched, stop
 from eventml.backends.kafka.errors import CLIENT_ERRORS, translate, translated
-from eventml.backends.kafka.partitions import CommittedOffset
 from eventml.backends.kafka.settings import Settings
 from eventml.backends.kafka.wire import DeliveryDecoder
 from eventml.errors import EventMLError, UnavailableError
@@ -59,12 +57,14 @@ class Fetcher:
         assignment: Assignment,
         committer: Committer,
         *,
+        group: str,
         on_fetched: Callable[[], None],
         poll_interval: float,
     ) -> None:
         self._consumer = consumer
         self._assignment = assignment
         self._committer = committer
+        self._group = group
         self._on_fetched = on_fetched
         self._poll_interval = poll_interval
         self._decoder = DeliveryDecoder()
@@ -102,7 +102,14 @@ class Fetcher:
             self._seek()
         convert_fetched(self._consumer, self._decoder.delivery)
         only = () if recovering is None else (recovering,)
-        fetched = await self._consumer.getmany(*only, timeout_ms=_POLL, max_records=self._limit)
+        try:
+            fetched = await self._consumer.getmany(*only, timeout_ms=_POLL, max_records=self._limit)
+        except NoOffsetForPartitionError:
+            return  # a rebalance came between, and where the group starts is not committed yet
+        except OffsetOutOfRangeError as exc:
+            [partition] = exc.args[0]
+            await self._skip_removed(partition, version)
+            return
         if assignment.version != version:
             # A rebalance came between: the consumer's positions have moved past the records dropped here.
             self._version = -1
@@ -144,6 +151,15 @@ class Fetcher:
         else:  # completions are transactions
             await self._committer.now()
 
+    async def _skip_removed(self, partition: TopicPartition, version: int) -> None:
+        [start] = (await self._consumer.beginning_offsets([partition])).values()
+        [end] = (await self._consumer.end_offsets([partition])).values()
+        if self._assignment.version == version:
+            self._version = -1  # the consumer's position is out of range
+            if not start <= self._assignment.fetched.get(partition, start) <= end:
+                happened = self._assignment.skip_removed(partition, start, end)
+                log.warning("group %s, topic %s, partition %d: %s", self._group, *partition, happened)
+
     def _seek(self) -> None:
         """Make the next fetch begin after the last one that was put into the assignment."""
         self._version = self._assignment.version
@@ -151,20 +167,8 @@ class Fetcher:
             self._consumer.seek(partition, offset)
 
 
-async def ends_of_redelivered(
-    admin: AdminClient, committed: Mapping[TopicPartition, CommittedOffset], within: float
-) -> dict[TopicPartition, int]:
-    """Ends of the logs of those partitions whose records were delivered before and not completed."""
-    partitions = [partition for partition, at in committed.items() if at.attempts or at.active]
-    try:
-        async with asyncio.timeout(within):
-            return await admin.offsets(partitions, "latest")
-    except (TimeoutError, EventMLError):  # a partition without a leader must not hold up the others
-        return dict.fromkeys(partitions, sys.maxsize)
-
-
 class Member(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka has no types, and requires a subclass
-    """A member of a consumer group; `start` is for partitions of which the group has committed nothing."""
+    """A member of a consumer group; `start` is for topics of which the group has committed nothing."""
 
     def __init__(
         self,
@@ -197,6 +201,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka has no
             self._consumer,
             self.assignment,
             self._committer,
+            group=group,
             on_fetched=self._progress,
             poll_interval=settings.max_poll_interval / 3,
         )
@@ -297,7 +302,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka has no
         try:
             async with asyncio.timeout(session / 2):
                 await self._completer.begin(assigned)
-                committed = await self._committed(assigned)
+                committed = await self._committer.resume(self._admin, self._group, assigned, self._start)
             ends = await ends_of_redelivered(self._admin, committed, session / 4)
         except CommitFailedError:
             return  # the next rebalance has begun
@@ -315,19 +320,6 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka has no
             self._committer.start()
         self._progress()
         self._fetcher.wake()
-
-    async def _committed(
-        self, partitions: Collection[TopicPartition]
-    ) -> dict[TopicPartition, CommittedOffset]:
-        """The group's committed offsets. Where it starts is committed at once, and so holds from now on."""
-        committed = await self._admin.committed(self._group, partitions)
-        missing = [partition for partition in partitions if partition not in committed]
-        if missing:
-            offsets = await self._admin.offsets(missing, self._start)
-            started = {partition: CommittedOffset(offset) for partition, offset in offsets.items()}
-            await self._committer.send(started)
-            committed |= started
-        return committed
 
     async def _poll(self) -> None:
         try:

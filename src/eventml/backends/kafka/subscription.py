@@ -26,7 +26,7 @@ from eventml.errors import EventMLError, UnavailableError
 from eventml.records import Delivery, count_fitting
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 log = logging.getLogger("eventml")
 
@@ -34,7 +34,7 @@ _POLL = 500  # milliseconds that a reader's fetch waits for records
 
 
 async def group_lag(
-    admin: AdminClient, group: str, topics: Mapping[str, int], assignments: Sequence[Assignment]
+    admin: AdminClient, group: str, topics: Collection[str], assignments: Sequence[Assignment]
 ) -> dict[TopicPartition, int] | None:
     """How many offsets before the end of the log a group has not completed, by partition.
 
@@ -44,9 +44,11 @@ async def group_lag(
     group has committed nothing, or if a rebalance is under way.
 
     Raises:
+        TopicNotFoundError: a topic is missing.
         UnavailableError: no answer.
     """
-    partitions = [TopicPartition(topic, p) for topic, count in topics.items() for p in range(count)]
+    counts = await admin.require_topics(topics)  # a topic may have new partitions
+    partitions = [TopicPartition(topic, p) for topic, count in counts.items() for p in range(count)]
     ends = await admin.offsets(partitions, "latest")
     committed = await admin.committed(group, partitions)
     assigned = _states(assignments)
@@ -66,14 +68,14 @@ def _states(assignments: Iterable[Assignment]) -> dict[TopicPartition, Partition
 class GroupSubscription:
     """A member of a consumer group; as `eventml.backends.base.Subscription`.
 
-    `new_member` creates a member that has not joined. `topics` says how many partitions each topic has.
+    `new_member` creates a member that has not joined.
     """
 
     def __init__(
         self,
         new_member: Callable[[], Member],
         *,
-        topics: Mapping[str, int],
+        topics: Collection[str],
         group: str,
         admin: AdminClient,
         settings: Settings,
@@ -89,6 +91,7 @@ class GroupSubscription:
         self._leaving: set[asyncio.Task[None]] = set()
         self._watching: asyncio.Task[None] | None = None
         self._receiving = False
+        self._lost = 0  # of former members
 
     async def start(self) -> None:
         """Join the group.
@@ -125,6 +128,11 @@ class GroupSubscription:
             log.debug("lag of group %s: %s", self.group, exc)
             return None
         return None if lag is None else sum(lag.values())
+
+    @property
+    def lost(self) -> int:
+        """As `CountsLost.lost`: a number of offsets, markers of transactions among them."""
+        return self._lost + sum(assignment.lost for assignment in self.assignments)
 
     @property
     def assignments(self) -> list[Assignment]:
@@ -167,6 +175,7 @@ class GroupSubscription:
         member, self._member = self._member, None
         if member is not None:
             self._failed = member
+            self._lost += member.assignment.lost
             self._leave(member)
 
     def _leave(self, member: Member) -> None:
@@ -215,6 +224,7 @@ class Reader:
         self, clients: ClientFactory, publisher: Publisher, topics: Mapping[str, int], max_bytes: int
     ) -> None:
         self._clients = clients
+        self._topics = tuple(topics)
         self._partitions = [TopicPartition(topic, p) for topic, count in topics.items() for p in range(count)]
         self._consumer = clients.consumer(None, len(self._partitions))
         self._publisher = publisher
@@ -259,8 +269,20 @@ class Reader:
         if self._fetching is not None:
             await asyncio.wait([self._fetching])
 
+    async def _add_new_partitions(self) -> None:
+        """Read partitions that the topics have got meanwhile, from their beginning."""
+        consumer, topics = self._consumer, self._topics
+        found = [TopicPartition(t, p) for t in topics for p in consumer.partitions_for_topic(t) or ()]
+        if len(found) > len(self._partitions):
+            positions = {partition: await consumer.position(partition) for partition in self._partitions}
+            self._partitions = sorted(positions.keys() | found)
+            consumer.assign(self._partitions)
+            for partition in self._partitions:
+                consumer.seek(partition, positions.get(partition, 0))
+
     async def _fetch(self, limit: int) -> None:
         try:
+            await self._add_new_partitions()
             fetched = await self._consumer.getmany(timeout_ms=_POLL, max_records=limit)
         except CLIENT_ERRORS as exc:
             raise _unavailable(translate(exc, "reading")) from exc

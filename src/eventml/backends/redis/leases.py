@@ -27,6 +27,7 @@ RELEASED: Final = f"{CONSUMER_PREFIX}released"
 """The consumer that entries are pending for while they wait to be claimed after a member gave them back."""
 
 _COUNT_AFTER: Final = Script("count_after")
+_COUNT_LOST: Final = Script("count_lost")
 _RENEW: Final = Script("renew")
 _CLAIM: Final = Script("claim")
 _RELEASE: Final = Script("release")
@@ -79,6 +80,7 @@ class Consumer:
 
     Attributes:
         window: How many ids the group records at least; 0 if it does not deduplicate.
+        lost: How many entries this consumer found to be removed before the group had completed them.
         sweeping: Whether `sweep` has not reached the last entry. A new member begins with a sweep.
     """
 
@@ -95,6 +97,7 @@ class Consumer:
         self._renewed: dict[Offset, float] = {}  # when each entry was last renewed, on a monotonic clock
         self._cursor = _START
         self.sweeping = True
+        self.lost = 0
 
     def __str__(self) -> str:
         """The group and the topic, for messages."""
@@ -158,7 +161,7 @@ class Consumer:
         cursor, claimed, trimmed = await self._run(_CLAIM, *arguments, action="claiming")
         self._cursor = cursor.decode()
         self.sweeping = self._cursor != _START
-        self._report_trimmed(trimmed)
+        self._report_removed(trimmed)
         found = [(entry, fields, n) for entry, fields, n in claimed if entry.decode() not in self._renewed]
         if found:
             log.info("claimed %d deliveries of %s, whose leases had expired", len(found), self)
@@ -188,7 +191,7 @@ class Consumer:
 
     async def _give_back(self, *, leaves: bool) -> None:
         arguments = (self.name, RELEASED, int(leaves), *self._renewed)
-        self._report_trimmed(await self._run(_RELEASE, *arguments, action="releasing"))
+        self._report_removed(await self._run(_RELEASE, *arguments, action="releasing"))
 
     async def delete_idle_consumers(self) -> None:
         """Delete the consumers of members that have died, once they have had nothing pending for long."""
@@ -203,14 +206,20 @@ class Consumer:
             action = f"trimming {self.topic!r}"
             removed = await _TRIM_FINISHED.run(self.client, self.topic, bound, _TRIM_AT_ONCE, action=action)
 
-    def _report_trimmed(self, trimmed: int) -> None:
-        if trimmed:
+    async def count_lost(self) -> None:
+        """Count the entries that were removed unread since any member of the group looked."""
+        count, *between = await self._run(_COUNT_LOST, action="looking for removed entries")
+        if count:
+            last, first = (entry.decode() for entry in between)
+            self._report_removed(count, f"unread, between {last} and {first}")
+
+    def _report_removed(self, count: int, how: str = "while they were pending") -> None:
+        if count:
+            self.lost += count
             log.warning(
-                "%d entries of %r were removed from the topic before group %r had completed them; the group "
-                "has lost them",
-                trimmed,
-                self.topic,
-                self.group,
+                "%d entries of %r were removed from the topic (%s) before group %r had completed them; the "
+                "group has lost them. Raise the bound that removed them: a MAXLEN, backend.max_length",
+                *(count, self.topic, how, self.group),
             )
 
     async def _request(self, commands: bytes, action: str, expected: int = 1) -> list[Any]:

@@ -158,6 +158,7 @@ class GroupReader(ReadAhead):
         if due:
             self._swept = time.monotonic()
         for consumer in self._consumers:
+            await consumer.count_lost()
             if due or await consumer.anything_released():
                 consumer.sweeping = True
             while consumer.sweeping and not self._claimed:
@@ -251,6 +252,11 @@ class Member:
             ids = [deliveries[position].record.id for position in positions]
             found += compress(positions, await self._consumers[topic].completed_before(ids))
         return found
+
+    @property
+    def lost(self) -> int:
+        """See `CountsLost.lost`."""
+        return sum(consumer.lost for consumer in self._consumers.values())
 
     async def lag(self) -> int | None:
         """See `Subscription.lag`."""

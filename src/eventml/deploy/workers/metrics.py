@@ -23,6 +23,7 @@ _COUNTERS: Final = {
     "duplicates": ("eventml_events_duplicate_total", "Events dropped: their ids had been completed before."),
     "skipped": ("eventml_events_skipped_total", "Events skipped: by a header, replayed for another group."),
     "stale": ("eventml_events_stale_total", "Events that were too old when their turn came."),
+    "lost": ("eventml_records_lost_total", "Records removed before the group had completed them."),
     "retries": ("eventml_retries_total", "Calls repeated because the call before had failed."),
     "calls": ("eventml_calls_total", "Calls of the handler."),
     "abandoned": ("eventml_calls_abandoned_total", "Calls past their timeout that could not be stopped."),

@@ -208,6 +208,7 @@ def _handler_report(
     histograms: dict[str, Histogram] = {"latency": stats.latency, "batch": stats.batch}
     histograms |= {str(stage): histogram for stage, histogram in list(stats.stages.items())}
     counters = {name: [float(count)] for name, count in vars(stats).items() if isinstance(count, int)}
+    counters["lost"] = [float(stats.lost)]
     return HandlerReport(
         group=loaded.handler.options.group,
         totals=counters | {name: [*one.counts, one.sum] for name, one in histograms.items()},

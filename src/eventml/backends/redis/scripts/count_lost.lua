@@ -1,0 +1,49 @@
+-- Count the entries that were removed from a topic before a group had read them: each once, whichever member
+-- looks first. Of all entries ever added, those were removed that are neither read nor there to be read. From
+-- then on the group's ENTRIESREAD counts them as read, so that the next call does not count them again.
+--
+-- KEYS  the topic
+-- ARGV  the group
+--
+-- Returns how many, the last entry that the group has read, and the first one that there is. 0 also where the
+-- server does not say: before Redis 7.0, or if the user may not call XGROUP SETID.
+
+local topic = KEYS[1]
+
+local function named(info)
+  local fields = {}
+  for at = 1, #info, 2 do
+    fields[info[at]] = info[at + 1]
+  end
+  return fields
+end
+
+local group = nil
+for _, info in ipairs(redis.pcall('XINFO', 'GROUPS', topic)) do
+  local fields = named(info)
+  group = fields['name'] == ARGV[1] and fields or group
+end
+local length = group and redis.call('XLEN', topic)
+local read = group and group['entries-read']
+if not group or (read and group['lag'] == 0 and length > 0) then
+  return { 0 }
+end
+local stream = named(redis.call('XINFO', 'STREAM', topic))
+local added, last = stream['entries-added'], group['last-delivered-id']
+local unread = length
+if not added then
+  return { 0 }
+elseif last == stream['last-generated-id'] then
+  unread = 0
+elseif #redis.call('XRANGE', topic, '-', last, 'COUNT', 1) > 0 then
+  -- The beginning was read, so what was removed unread was removed from the middle.
+  unread = #redis.call('XRANGE', topic, '(' .. last, '+', 'COUNT', 1000)
+  if stream['max-deleted-entry-id'] == '0-0' or unread == 1000 then
+    return { 0 }
+  end
+end
+if read == added - unread or redis.pcall('XGROUP', 'SETID', topic, group['name'], last, 'ENTRIESREAD', added - unread).err then
+  return { 0 }
+end
+-- Without the group's count (its start was never read, say) this call only begins to count.
+return { read and math.max(added - unread - read, 0) or 0, last, (stream['first-entry'] or { 'the end' })[1] }

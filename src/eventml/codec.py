@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 import msgspec
 
 from eventml.errors import DecodeError, OutputError
+from eventml.event_types import Decode, json_decoder, msgpack_decoder, to_builtin, to_json
 from eventml.printable import cut
 from eventml.records import CONTENT_TYPE, FIELDS, JSON, MSGPACK, Delivery
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
 Format = Literal["json", "msgpack"]
 
@@ -46,16 +47,19 @@ class Decoder:
     event type does not have are ignored, so that producers may add some.
 
     Args:
-        event_type: Any type that msgspec decodes to: a Struct, a dataclass, a TypedDict, `dict`, `Any`.
+        event_type: A type that `check_event_type` accepts.
+        strict: Whether a value must have its field's type: `"1"` is no integer. Models of pydantic say so
+            themselves.
     """
 
-    def __init__(self, event_type: Any) -> None:
-        self._json: Callable[[bytes], Any] = msgspec.json.Decoder(event_type).decode
-        self._formats: dict[str, Callable[[bytes], Any]] = {
+    def __init__(self, event_type: Any, *, strict: bool = True) -> None:
+        self._json = json_decoder(event_type, strict=strict)
+        msgpack = msgpack_decoder(event_type, strict=strict)
+        self._formats: dict[str, Decode] = {
             JSON: self._json,
-            MSGPACK: msgspec.msgpack.Decoder(event_type).decode,
-            "application/x-msgpack": msgspec.msgpack.Decoder(event_type).decode,
-            FIELDS: msgspec.json.Decoder(event_type, strict=False).decode,
+            MSGPACK: msgpack,
+            "application/x-msgpack": msgpack,
+            FIELDS: json_decoder(event_type, strict=False),
         }
 
     def decode(self, deliveries: Sequence[Delivery]) -> list[Any]:
@@ -92,7 +96,7 @@ class Decoder:
                 events.append(_decode_error(delivery, exc))
         return DecodedBatch(events, errors, distinct)
 
-    def _decode_for(self, headers: Mapping[str, str]) -> Callable[[bytes], Any]:
+    def _decode_for(self, headers: Mapping[str, str]) -> Decode:
         return self._formats.get(headers.get(CONTENT_TYPE, JSON), self._json)
 
 
@@ -105,17 +109,17 @@ def _decode_error(delivery: Delivery, exc: Exception) -> DecodeError:
 
 
 class Encoder:
-    """Encodes events of the types that msgspec knows, and numpy's scalars and arrays, in one format.
+    """Encodes events, and numpy's scalars and arrays in them, in one format.
 
     Attributes:
         content_type: The content type of the format.
     """
 
     def __init__(self, format: Format = "json") -> None:  # noqa: A002 - the word for it
-        is_json = format == "json"
-        self.content_type = JSON if is_json else MSGPACK
-        encoder = msgspec.json.Encoder if is_json else msgspec.msgpack.Encoder
-        self._encode = encoder(enc_hook=to_builtin).encode
+        if format == "json":
+            self.content_type, self._encode = JSON, msgspec.json.Encoder(enc_hook=to_json).encode
+        else:
+            self.content_type, self._encode = MSGPACK, msgspec.msgpack.Encoder(enc_hook=to_builtin).encode
 
     def encode_all(self, events: Sequence[Any]) -> list[bytes]:
         """The bytes of a batch of events.
@@ -129,17 +133,6 @@ class Encoder:
         except _ENCODER_ERRORS as exc:
             raise OutputError(f"cannot encode {shorten(events[len(values)])}: {exc}") from exc
         return values
-
-
-def to_builtin(value: Any) -> Any:
-    """Convert a value of a type that msgspec does not know: numpy's scalars and arrays have `tolist`.
-
-    Raises:
-        TypeError: it has no form in JSON or MessagePack.
-    """
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    raise TypeError(f"{type(value).__name__} has no form in JSON or MessagePack")
 
 
 def shorten(event: object) -> str:

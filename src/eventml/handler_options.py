@@ -58,8 +58,8 @@ class HandlerOptions(msgspec.Struct, frozen=True, kw_only=True):
             one is counted and logged. False calls the handler for them too, also for those that it has
             handled before.
         retry_on: Exceptions that mean a failing dependency (a database that is down) and not a bad event: the
-            whole batch is retried until it succeeds. Timeouts, connection errors and MemoryError always
-            count as such.
+            whole batch is retried until it succeeds. Connection errors, timeouts, throttling and full disks
+            of well-known client libraries always count as such: see the list in docs/failures.md.
 
     Raises:
         ValueError: An option has the wrong type or is out of bounds; the message starts with its name.

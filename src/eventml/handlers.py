@@ -13,6 +13,7 @@ from typing import Any, Final, Union, get_args, get_origin, get_type_hints
 import msgspec
 
 from eventml.errors import RegistrationError
+from eventml.event_types import check_event_type
 from eventml.frames import FrameType, frame_type, library_of
 from eventml.handler_options import (
     DEFAULT_MAX_BATCH,
@@ -101,13 +102,21 @@ def read_handler(
         raise RegistrationError(
             f"{name}: a consumer has no output; make it a predictor, with to=..., or annotate it -> None"
         )
+    event_type = arguments.get("event_type", event_type)
+    output_type = arguments.get("output_type", _output_type(returned, batched=batched))
+    try:
+        check_event_type(event_type)
+        if to is not None and not hasattr(output_type, "tolist"):
+            check_event_type(output_type)
+    except TypeError as exc:
+        raise RegistrationError(f"{name}: {exc}") from exc
     return Handler(
         name=name,
         function=function,
         topic=topic,
         to=to,
-        event_type=arguments.get("event_type", event_type),
-        output_type=arguments.get("output_type", _output_type(returned, batched=batched)),
+        event_type=event_type,
+        output_type=output_type,
         batched=batched,
         frame=frame,
         is_async=inspect.iscoroutinefunction(inspect.unwrap(function)),

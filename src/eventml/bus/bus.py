@@ -13,7 +13,7 @@ from msgspec import structs
 
 from eventml import config
 from eventml.backends.base import Backend
-from eventml.bus.connection import Topic, connect, tracer
+from eventml.bus.connection import Topic, connect, handler_codecs, tracer
 from eventml.bus.running import WebApplication, run_until_signal, stop_when_idle
 from eventml.codec import Format
 from eventml.errors import ConfigError, MissingExtraError, NotOpenError, RegistrationError
@@ -122,10 +122,16 @@ class Bus:
         return function
 
     def topic(
-        self, name: str, *, event_type: Any = Any, id_field: str | None = None, codec: Format = "json"
+        self,
+        name: str,
+        *,
+        event_type: Any = Any,
+        id_field: str | None = None,
+        codec: Format = "json",
+        strict: bool = True,
     ) -> Topic:
-        """Declare a topic's event type, id field or format; see `Topic`. Other topics need no declaration."""
-        self.topics[name] = Topic(event_type=event_type, id_field=id_field, codec=codec)
+        """Declare a topic by the attributes of `Topic`. Others need no declaration."""
+        self.topics[name] = Topic(event_type=event_type, id_field=id_field, codec=codec, strict=strict)
         return self.topics[name]
 
     def _register(
@@ -283,7 +289,7 @@ class Bus:
             raise ConfigError(f"no handler is named {unknown[0]!r}; there are: {', '.join(self.handlers)}")
         handlers = [self.configured_handler(name) for name in only or self.handlers]
         async with AsyncExitStack() as stack:
-            codecs: list[Format] = [self.declared_topic(h.to).codec if h.to else "json" for h in handlers]
+            codecs = handler_codecs(handlers, self.topics)
             yield await load_handlers(stack, handlers, self.lifespans, codecs)
 
     def asgi(self, *, only: Sequence[str] = (), authenticate: bool = True) -> WebApplication:

@@ -9,13 +9,15 @@ import msgspec
 
 from eventml import config
 from eventml.backends.base import Backend
-from eventml.codec import Format
+from eventml.codec import Decoder, Format
+from eventml.errors import RegistrationError
+from eventml.event_types import check_event_type
 from eventml.handlers import Handler
 from eventml.producer import Producer
 from eventml.runtime import find_tracing, output_event_type
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
     from eventml.runtime import Tracing
 
@@ -30,11 +32,23 @@ class Topic(msgspec.Struct, frozen=True, kw_only=True):
         event_type: Type of its events, for consumers without a handler such as `eventml tail`.
         id_field: Field of an event that is its id.
         codec: Format that its events are encoded in. Decoding uses each record's own content type.
+        strict: Whether a value must have its field's type. If not, the text `"1"` fills an integer's field.
+            Models of pydantic say so themselves.
+
+    Raises:
+        RegistrationError: Events cannot have this type.
     """
 
     event_type: Any = Any
     id_field: str | None = None
     codec: Format = "json"
+    strict: bool = True
+
+    def __post_init__(self) -> None:
+        try:
+            check_event_type(self.event_type)
+        except TypeError as exc:
+            raise RegistrationError(str(exc)) from exc
 
 
 @asynccontextmanager
@@ -80,6 +94,18 @@ async def connect(
             tracing=tracer(settings),
         )
         yield await stack.enter_async_context(producer.running())
+
+
+def handler_codecs(handlers: Sequence[Handler], topics: Mapping[str, Topic]) -> list[tuple[Decoder, Format]]:
+    """The decoder of each handler's events and the format of its outputs."""
+    default = Topic()
+    return [
+        (
+            Decoder(handler.event_type, strict=topics.get(handler.topic, default).strict),
+            topics.get(handler.to or "", default).codec,
+        )
+        for handler in handlers
+    ]
 
 
 def tracer(settings: config.Settings) -> Tracing | None:

@@ -7,8 +7,8 @@ In reading order:
   what it holds.
 - The steps from a batch to its completions: `dedupe.py`, `poison.py`, `staleness.py`, `retry.py`,
   `calling.py`, `outputs.py`.
-- `failures.py` classifies exceptions, `backoff.py` waits between attempts, `dead_letters.py` writes and reads
-  dead letters, `replay.py` chooses and replays them.
+- `failures.py` classifies exceptions, `infrastructure.py` knows those of client libraries, `backoff.py` waits
+  between attempts, `dead_letters.py` writes and reads dead letters, `replay.py` chooses and replays them.
 - `replies.py` answers requests; `stats.py` counts; `tracing.py` and `spans.py` record traces.
 
 The runtime may import `handlers`, `codec`, `models`, `frames`, `backends.base`, `records` and `errors`.

@@ -18,16 +18,16 @@ import anyio
 import msgspec
 
 from eventml.backends.base import Completion
-from eventml.errors import BackendError, DecodeError, HandlerTimeoutError, Reject, UnavailableError
+from eventml.errors import DecodeError, HandlerTimeoutError, Reject, UnavailableError
 from eventml.handler_options import HandlerOptions
 from eventml.printable import printable
+from eventml.runtime.infrastructure import is_infrastructure
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from anyio.abc import TaskGroup
 
-_INFRASTRUCTURE: Final = (ConnectionError, TimeoutError, MemoryError, BackendError)
 _MAX_DESCRIPTION: Final = 1_000  # characters
 _LIBRARIES: Final = {"eventml", "anyio", "asyncio", "trio", "outcome", "threading", "concurrent"}
 _MAX_FRAMES: Final = 6
@@ -57,7 +57,7 @@ class Verdict(Enum):
 
 
 def classify(error: Exception, retry_on: tuple[type[Exception], ...] = ()) -> Verdict:
-    """Classify a failure by its type; the handler declares `retry_on` to be failures of the infrastructure.
+    """Classify a failure by its type; `retry_on` are failures of the infrastructure too.
 
     An exception group, as a handler's own task group raises it, has the verdict that all its exceptions have;
     if they differ, an event is at fault.
@@ -67,11 +67,11 @@ def classify(error: Exception, retry_on: tuple[type[Exception], ...] = ()) -> Ve
         return verdicts.pop() if len(verdicts) == 1 else Verdict.EVENT
     if isinstance(error, Reject | DecodeError):
         return Verdict.REJECTED
-    if isinstance(error, retry_on) or (
-        isinstance(error, _INFRASTRUCTURE) and not isinstance(error, HandlerTimeoutError)
-    ):
+    if isinstance(error, retry_on):
         return Verdict.INFRASTRUCTURE
-    return Verdict.EVENT
+    if isinstance(error, HandlerTimeoutError):
+        return Verdict.EVENT
+    return Verdict.INFRASTRUCTURE if is_infrastructure(error) else Verdict.EVENT
 
 
 def should_retry(error: Exception, attempts: int, options: HandlerOptions) -> bool:

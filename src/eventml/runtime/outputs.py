@@ -29,8 +29,9 @@ import msgspec
 
 from eventml import records
 from eventml.backends.base import Completion
-from eventml.codec import Encoder, shorten, to_builtin
+from eventml.codec import Encoder, shorten
 from eventml.errors import OutputError, Reject
+from eventml.event_types import to_builtin
 from eventml.frames import outputs_to_list
 from eventml.handlers import Handler
 from eventml.models import Model

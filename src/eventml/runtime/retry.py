@@ -28,8 +28,10 @@ from eventml.runtime.failures import (
     Verdict,
     classify,
     describe,
+    leaves,
     should_retry,
 )
+from eventml.runtime.infrastructure import retry_after
 from eventml.runtime.stats import Stats
 from eventml.runtime.tracing import HandlerTracing
 
@@ -106,7 +108,7 @@ class Retry:
                     raise
                 failures += 1
                 self._stats.retries += 1
-                seconds = self._delay(failures)
+                seconds = self._delay(failures, exc)
                 log.warning("%s: %s; retrying the batch in %.2f s", self._name, describe(exc), seconds)
                 await anyio.sleep(seconds)
 
@@ -166,7 +168,7 @@ class Retry:
         """Put an event that failed on its own into the retry queue, or move it to the dead letters."""
         if self._should_retry(error, attempts):
             failed = FailedItem(item, attempts, first_failure or time.time())
-            self.queue.put(failed, anyio.current_time() + self._delay(attempts))
+            self.queue.put(failed, anyio.current_time() + self._delay(attempts, error))
             return []
         return [self.dead_letters.write(item.delivery, error, attempts=attempts, first_failure=first_failure)]
 
@@ -194,8 +196,9 @@ class Retry:
         """The error that a dead letter reports."""
         return error
 
-    def _delay(self, failures: int) -> float:
-        return backoff_delay(failures, self._options.backoff, self._options.max_backoff)
+    def _delay(self, failures: int, error: Exception) -> float:
+        delay = backoff_delay(failures, self._options.backoff, self._options.max_backoff)
+        return max(delay, *map(retry_after, leaves(error)))
 
 
 class FailFast(Retry):

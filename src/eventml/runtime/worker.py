@@ -55,27 +55,27 @@ class LoadedHandler(msgspec.Struct, frozen=True):
         handler: The handler, with its final options.
         model: Its model, loaded; None if it has none.
         resources: Its arguments beside the events, by parameter name: the model and values of lifespans.
+        decoder: Decoder of its events.
         format: The format of its outputs.
-        decoder: Decoder of its events; None for one that decodes each record in the format that it names.
     """
 
     handler: Handler
     model: Model | None
     resources: Mapping[str, Any]
+    decoder: Decoder
     format: Format = "json"
-    decoder: Decoder | None = None
 
 
 async def load_handlers(
     stack: AsyncExitStack,
     handlers: Sequence[Handler],
     lifespans: Mapping[str, Callable[[], Any]],
-    output_formats: Sequence[Format],
+    codecs: Sequence[tuple[Decoder, Format]],
 ) -> list[LoadedHandler]:
     """Enter the lifespans that the handlers have parameters for, each once, and load the handlers' models.
 
-    Closing `stack` leaves the lifespans, the last one first. `output_formats` are those of the handlers, in
-    their order.
+    Closing `stack` leaves the lifespans, the last one first. `codecs` are the decoders of the handlers'
+    events and the formats of their outputs, in their order.
 
     Raises:
         RegistrationError: a handler has a parameter that no lifespan is named like.
@@ -97,7 +97,7 @@ async def load_handlers(
             else:
                 values[name] = await stack.enter_async_context(entered)
     loaded = []
-    for handler, output_format in zip(handlers, output_formats, strict=True):
+    for handler, (decoder, output_format) in zip(handlers, codecs, strict=True):
         resources = {name: values[name] for name in handler.resource_names if name != "model"}
         model: Model | None = None
         if handler.model is not None:
@@ -106,7 +106,7 @@ async def load_handlers(
             load = partial(models.load, handler.model, name=handler.name)
             model = await to_thread.run_sync(load, abandon_on_cancel=True)
             resources["model"] = model.object
-        loaded.append(LoadedHandler(handler, model, resources, output_format))
+        loaded.append(LoadedHandler(handler, model, resources, decoder, output_format))
     return loaded
 
 
@@ -255,7 +255,7 @@ class Worker:
         return Pipeline(
             handler,
             subscription,
-            decoder=loaded.decoder or Decoder(handler.event_type),
+            decoder=loaded.decoder,
             first=first,
             retry=retry,
             stats=stats,

@@ -140,7 +140,10 @@ async def score(
         source = await to_thread.run_sync(open_source, plan.source, id_column)
         stack.callback(source.close)
         from_text = isinstance(plan.source, FileLocation) and plan.source.format == "csv"
-        decoder = RowDecoder(handler.event_type, id_column, frame=handler.frame, from_text=from_text)
+        strict = bus.declared_topic(handler.topic).strict
+        decoder = RowDecoder(
+            handler.event_type, id_column, frame=handler.frame, from_text=from_text, strict=strict
+        )
         columns = [] if source.columns is None else decoder.columns_to_read(source.columns, plan.source)
         target = await to_thread.run_sync(open_target, plan)
         stack.callback(target.close)

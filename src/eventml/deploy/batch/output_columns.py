@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import types
-from dataclasses import is_dataclass
 from operator import attrgetter, itemgetter
 from typing import (
     TYPE_CHECKING,
@@ -16,14 +15,12 @@ from typing import (
     Union,
     get_args,
     get_origin,
-    get_type_hints,
-    is_typeddict,
 )
 
 import msgspec
 
-from eventml.codec import to_builtin
 from eventml.errors import OutputError
+from eventml.event_types import fields_of, to_builtin
 from eventml.runtime import OutputChecks
 
 if TYPE_CHECKING:
@@ -85,12 +82,9 @@ def schema_of_type(output_type: Any) -> OutputSchema | None:
     """
     if output_type in _KINDS:
         return single_column(_KINDS[output_type])
-    try:
-        fields = [(f.encode_name, f.name, f.type) for f in msgspec.structs.fields(output_type)]
-    except TypeError:
-        if not (is_dataclass(output_type) or is_typeddict(output_type)):
-            return None
-        fields = [(name, name, hint) for name, hint in get_type_hints(output_type).items()]
+    fields = fields_of(output_type)
+    if fields is None:
+        return None
     return _named((shown, name, column_kind(kind)) for shown, name, kind in fields)
 
 

@@ -28,6 +28,7 @@ from eventml.deploy.batch.chunks import (
 from eventml.deploy.batch.csv_reader import value_of_cell
 from eventml.deploy.batch.output_columns import Values, column_kind
 from eventml.errors import DecodeError, SourceError
+from eventml.event_types import convert, json_decoder
 from eventml.frames import FrameType, cast_table
 from eventml.runtime import describe
 
@@ -72,14 +73,16 @@ class RowDecoder:
         *,
         frame: FrameType | None = None,
         from_text: bool = False,
+        strict: bool = True,
     ) -> None:
         self._type = event_type
         self._id_column = id_column
         self._frame = frame
         self._from_text = from_text
+        self._strict = strict and not from_text
         self._fields = _fields(event_type)
         self._columnwise = self._fields is not None and _is_positional(event_type)
-        self._decode_line = msgspec.json.Decoder(event_type).decode
+        self._decode_line = json_decoder(event_type, strict=strict)
         only_id = msgspec.defstruct("OnlyId", [("id", Any)], rename={"id": id_column})
         self._decode_id: Callable[[bytes], Any] = msgspec.json.Decoder(only_id).decode
 
@@ -199,10 +202,10 @@ class RowDecoder:
 
     def _convert(self, row: Mapping[str, Any]) -> Any:
         try:
-            return msgspec.convert(row, self._type, strict=not self._from_text)
+            return convert(row, self._type, strict=self._strict)
         except msgspec.ValidationError:
             converted = {name: as_json_value(value, self._type_of(name)) for name, value in row.items()}
-            return msgspec.convert(converted, self._type, strict=not self._from_text)
+            return convert(converted, self._type, strict=self._strict)
 
     def _type_of(self, name: str) -> Any:
         """The type of a field; that of the event where its fields are not known."""
@@ -215,10 +218,10 @@ class RowDecoder:
             return [field.default_factory() for _ in range(rows)]
         values, expected = columns[field.encode_name], types.GenericAlias(list, (field.type,))
         try:
-            return msgspec.convert(values, expected, strict=not self._from_text)
+            return msgspec.convert(values, expected, strict=self._strict)
         except msgspec.ValidationError:
             converted = [as_json_value(value, field.type) for value in values]
-            return msgspec.convert(converted, expected, strict=not self._from_text)
+            return msgspec.convert(converted, expected, strict=self._strict)
 
 
 def split_rows(columns: Mapping[str, list[Any]], rows: int) -> list[dict[str, Any]]:

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
-from msgspec.structs import replace
 from starlette.requests import ClientDisconnect
 from starlette.routing import Router
 
 from eventml.bus import Bus
+from eventml.codec import Decoder, Format
 from eventml.deploy.web.authentication import Authenticator
 from eventml.deploy.web.events import BrokerConnection, EventsEndpoint, accepted_topics
 from eventml.deploy.web.http_messages import (
@@ -161,8 +161,8 @@ class WebService:
         bus, settings = self.bus, self.bus.settings
         async with AsyncExitStack() as stack:
             predictors = served_predictors(bus, self._only)
-            loaded = await load_handlers(stack, predictors, bus.lifespans, ["json"] * len(predictors))
-            loaded = [replace(one, decoder=RequestDecoder(Any)) for one in loaded]
+            codecs: list[tuple[Decoder, Format]] = [(RequestDecoder(Any), "json")] * len(predictors)
+            loaded = await load_handlers(stack, predictors, bus.lifespans, codecs)
             backend = RequestBackend(settings.web.max_waiting)
             tracing = find_tracing(settings.tracing, "http")
             worker = Worker(

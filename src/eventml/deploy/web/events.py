@@ -135,7 +135,7 @@ class EventsEndpoint:
         self._connection = connection
         self._topic = topic
         self._is_json = settings.codec == "json"
-        self._decoder = EventDecoder(event_type, settings.id_field)
+        self._decoder = EventDecoder(event_type, settings.id_field, strict=settings.strict)
         self._limits = connection.bus.settings.web
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

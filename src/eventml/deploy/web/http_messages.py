@@ -19,6 +19,7 @@ import msgspec
 from starlette.requests import ClientDisconnect
 
 from eventml.deploy.web.request_backend import RequestEvent
+from eventml.event_types import json_decoder
 from eventml.records import NO_HEADERS
 
 if TYPE_CHECKING:
@@ -235,8 +236,8 @@ def _malformed(error: object) -> Problem:
 class EventDecoder:
     """Decodes the events of a topic. Their ids are those in the id field, or new ones, as a producer's."""
 
-    def __init__(self, event_type: Any, id_field: str | None) -> None:
-        self._decode = msgspec.json.Decoder(event_type).decode
+    def __init__(self, event_type: Any, id_field: str | None, *, strict: bool = True) -> None:
+        self._decode = json_decoder(event_type, strict=strict)
         self._id_field = id_field
         is_struct = isinstance(event_type, type) and issubclass(event_type, msgspec.Struct)
         fields = msgspec.structs.fields(event_type) if is_struct else ()

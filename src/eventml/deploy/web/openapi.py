@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
-
 from eventml.deploy.web.http_messages import ProblemDetails
+from eventml.event_types import json_schemas
 from eventml.runtime import output_event_type
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from eventml.config import WebSettings
     from eventml.handlers import Handler
@@ -41,7 +39,7 @@ def describe(
     types = [ProblemDetails, *topics.values()]
     for handler in predictors:
         types += [handler.event_type, output_event_type(handler)]
-    schema_of, components = _schemas(types)
+    schema_of, components = json_schemas(types, _REFS)
     paths = {}
     for handler in predictors:
         paths[f"/predict/{handler.name}"] = _post(
@@ -71,19 +69,6 @@ def describe(
         document["components"] |= {"securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}}
         document["security"] = [{"token": []}]
     return document
-
-
-def _schemas(types: Iterable[Any]) -> tuple[Callable[[Any], Schema], Schema]:
-    """Return a function that gives the schema of a type, {} if it has none; and the components."""
-    found: list[Any] = []
-    for event_type in types:
-        with suppress(TypeError, RecursionError):  # raised for a type that JSON Schema cannot describe
-            msgspec.json.schema(event_type)
-            if event_type not in found:
-                found.append(event_type)
-    schemas, components = msgspec.json.schema_components(found, ref_template=_REFS)
-    known = list(zip(found, schemas, strict=True))
-    return lambda event_type: next((schema for one, schema in known if one == event_type), {}), components
 
 
 def _predictions(prediction: Schema) -> Responses:

@@ -81,7 +81,8 @@ class PredictEndpoint:
         handler, model = loaded.handler, loaded.model
         self._name = handler.name
         self._queue = queue
-        self._decoder = EventDecoder(handler.event_type, bus.declared_topic(handler.topic).id_field)
+        topic = bus.declared_topic(handler.topic)
+        self._decoder = EventDecoder(handler.event_type, topic.id_field, strict=topic.strict)
         self._limits = bus.settings.web
         self._traced = traced
         name, version = (None, None) if model is None else (model.name, model.version)

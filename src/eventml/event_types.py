@@ -1,0 +1,189 @@
+"""Types of events: which ones there are, their decoders and their JSON schemas.
+
+msgspec decodes its structs, dataclasses, attrs classes, TypedDicts, NamedTuples and what Python has built in.
+Models and dataclasses of pydantic validate themselves. Each event is validated once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, get_args, get_type_hints, is_typeddict
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+Decode = Callable[[bytes], Any]
+"""Decodes the bytes of one event; raises msgspec.DecodeError, and msgspec.ValidationError if they do not fit
+the type."""
+
+_POSSIBLE: Final = (
+    "a msgspec.Struct, a dataclass, an attrs class, a TypedDict, a NamedTuple, a pydantic model, dict or Any"
+)
+
+
+def check_event_type(event_type: Any) -> None:
+    """Check that events can have this type.
+
+    Raises:
+        TypeError: they cannot; the message names the class that has no form in JSON, and what can be one.
+    """
+    name = getattr(event_type, "__name__", event_type)
+    try:
+        if uses_pydantic(event_type):
+            json_decoder(event_type)
+            return
+        classes = list(_unknown_classes(msgspec.inspect.type_info(event_type), set()))
+        json_decoder(event_type)
+    except Exception as exc:  # a TypeError of msgspec, or whatever pydantic raises
+        raise TypeError(f"{name} cannot be the type of an event: {exc}") from exc
+    if not classes:
+        return
+    [unknown, *_] = classes
+    where = "it" if unknown is event_type else f"{unknown.__name__}, which it contains,"
+    hint = "; make the event a pydantic model too" if uses_pydantic(unknown) else f". It may be {_POSSIBLE}"
+    raise TypeError(f"{name} cannot be the type of an event: {where} has no form in JSON{hint}")
+
+
+def uses_pydantic(event_type: Any) -> bool:
+    """Whether it is a model or a dataclass of pydantic, or a union that has one."""
+    # An attribute of pydantic's, so that it need not be imported for users who do without it.
+    return hasattr(event_type, "__pydantic_validator__") or any(map(uses_pydantic, get_args(event_type)))
+
+
+def json_decoder(event_type: Any, *, strict: bool = True) -> Decode:
+    """The decoder of JSON.
+
+    Args:
+        event_type: Type of the events.
+        strict: Whether `"1"` is no integer. A model of pydantic says so itself.
+    """
+    if uses_pydantic(event_type):
+        return _validating(_adapter(event_type).validate_json)
+    return msgspec.json.Decoder(event_type, strict=strict).decode
+
+
+def msgpack_decoder(event_type: Any, *, strict: bool = True) -> Decode:
+    """The decoder of MessagePack; otherwise as `json_decoder`."""
+    if uses_pydantic(event_type):
+        decode, validate = msgspec.msgpack.Decoder().decode, _adapter(event_type).validate_python
+        return _validating(lambda value: validate(decode(value)))
+    return msgspec.msgpack.Decoder(event_type, strict=strict).decode
+
+
+def convert(value: Any, event_type: Any, *, strict: bool = True) -> Any:
+    """An event made of a dict of its fields, as a row of a table is.
+
+    Raises:
+        msgspec.ValidationError: it does not fit the type.
+    """
+    if uses_pydantic(event_type):
+        return _validating(_adapter(event_type).validate_python)(value)
+    return msgspec.convert(value, event_type, strict=strict)
+
+
+def fields_of(event_type: Any) -> list[tuple[str, str, Any]] | None:
+    """The fields of a type: name in JSON, name in Python, and type of each; None if it has none."""
+    if isinstance(event_type, type) and uses_pydantic(event_type):
+        found = getattr(event_type, "__pydantic_fields__", {})
+        return [(f.serialization_alias or f.alias or name, name, f.annotation) for name, f in found.items()]
+    if is_typeddict(event_type):
+        return [(name, name, hint) for name, hint in get_type_hints(event_type).items()]
+    try:
+        info = msgspec.inspect.type_info(event_type)
+    except TypeError:
+        return None
+    hints = get_type_hints(event_type) if hasattr(info, "fields") else {}
+    return [(f.encode_name, f.name, hints[f.name]) for f in getattr(info, "fields", ())] if hints else None
+
+
+def to_builtin(value: Any) -> Any:
+    """Convert a value of a type that msgspec does not know: numpy's scalars and arrays, pydantic's models.
+
+    Raises:
+        TypeError: it has no form in JSON or MessagePack.
+    """
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if uses_pydantic(type(value)):
+        return value.__pydantic_serializer__.to_python(value, by_alias=True)
+    raise TypeError(f"{type(value).__name__} has no form in JSON or MessagePack")
+
+
+def to_json(value: Any) -> Any:
+    """As `to_builtin`, for JSON: pydantic's models write it themselves."""
+    if uses_pydantic(type(value)):
+        return msgspec.Raw(value.__pydantic_serializer__.to_json(value, by_alias=True))
+    return to_builtin(value)
+
+
+def json_schemas(
+    types: Iterable[Any], ref_template: str
+) -> tuple[Callable[[Any], dict[str, Any]], dict[str, Any]]:
+    """The JSON schemas of types.
+
+    Args:
+        types: The types; those that JSON Schema cannot describe have the schema {}.
+        ref_template: Reference to a component, with `{name}` in it.
+
+    Returns:
+        A function from a type to its schema, and the components that the schemas refer to, by name.
+    """
+    found, schemas, components = list[Any](), list[dict[str, Any]](), dict[str, Any]()
+    native = list[Any]()
+    for event_type in types:
+        if event_type in found or event_type in native:
+            continue
+        try:
+            if not uses_pydantic(event_type):
+                msgspec.json.schema(event_type)
+                native.append(event_type)
+                continue
+            schema = _adapter(event_type).json_schema(ref_template=ref_template.replace("{name}", "{model}"))
+        except Exception:  # noqa: BLE001, S112 - TypeError, RecursionError, or whatever pydantic raises
+            continue
+        components |= schema.pop("$defs", {})
+        found.append(event_type)
+        schemas.append(schema)
+    known, defined = msgspec.json.schema_components(native, ref_template=ref_template)
+    pairs = [*zip(found, schemas, strict=True), *zip(native, known, strict=True)]
+    return lambda type_: next((schema for one, schema in pairs if one == type_), {}), components | defined
+
+
+def _adapter(event_type: Any) -> Any:
+    from pydantic import TypeAdapter  # noqa: PLC0415 - the type is pydantic's, so it is installed
+
+    return TypeAdapter(event_type)
+
+
+def _validating(validate: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Translate pydantic's errors: where the value is wrong and how, without the value."""
+    from pydantic import ValidationError  # noqa: PLC0415 - as above
+
+    def checked(value: Any) -> Any:
+        try:
+            return validate(value)
+        except ValidationError as exc:
+            errors = exc.errors(include_url=False, include_context=False, include_input=False)
+            first = errors[0]
+            more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+            if first["type"] == "json_invalid":
+                raise msgspec.DecodeError(first["msg"]) from exc
+            path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
+            raise msgspec.ValidationError(f"{first['msg']}{more} - at `${path}`") from exc
+
+    return checked
+
+
+def _unknown_classes(info: Any, seen: set[int]) -> Iterable[Any]:
+    """The classes that msgspec does not know, in what it says of a type."""
+    if isinstance(info, msgspec.inspect.CustomType):
+        yield info.cls
+    elif isinstance(info, tuple):
+        for one in info:
+            yield from _unknown_classes(one, seen)
+    elif isinstance(info, msgspec.Struct) and id(info) not in seen:
+        seen.add(id(info))
+        for name in info.__struct_fields__:
+            yield from _unknown_classes(getattr(info, name), seen)

@@ -1,0 +1,220 @@
+"""Which exceptions are failures of the infrastructure, as clients of databases and services report them.
+
+No client library is imported: an exception is recognised by the qualified names of its classes, the most
+specific one first, and by what these say of themselves (an HTTP status, an SQLSTATE, an error code).
+"""
+
+from __future__ import annotations
+
+import errno
+import sqlite3
+import time
+from collections.abc import Callable, Mapping
+from email.utils import parsedate_to_datetime
+from typing import Any, Final, NamedTuple
+
+from eventml.errors import BackendError
+
+MAX_RETRY_AFTER: Final = 600.0
+"""The longest that a `Retry-After` is followed, in seconds."""
+
+_BUILTIN: Final = (ConnectionError, TimeoutError, MemoryError, BackendError)
+_ERRNOS: Final = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE, errno.EMFILE, errno.ENFILE),
+    *(errno.ENOMEM, errno.ENOBUFS, errno.EBUSY, errno.EAGAIN, errno.ENETDOWN, errno.ENETUNREACH),
+    *(errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, errno.ENOTCONN),
+}
+_SQLSTATES: Final = ("08", "28", "53", "57", "58", "25006", "25P03", "40001", "40P01", "55P03")
+"""How the codes begin (PostgreSQL's documentation, appendix A): connections, logins, resources, shut-downs
+and timeouts, the system; a replica that does not write, serialization failures, deadlocks, locks."""
+_SQLITE_CODES: Final = {
+    *(sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_READONLY),
+    *(sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PROTOCOL),
+}
+_MYSQL_CODES: Final = {
+    *(0, 1021, 1037, 1038, 1040, 1041, 1042, 1043, 1045, 1047, 1053, 1077, 1078, 1079, 1080, 1184, 1203),
+    *(1205, 1213, 1226, 1290, 1836, *range(1152, 1162), *range(2000, 2056)),
+}
+"""MySQL's error reference: the server's shut-down, limits, locks and network, and the client's (2000 on)."""
+_GRPC_CODES: Final = {"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED"}
+_AWS_CODES: Final = {
+    *("Throttling", "ThrottlingException", "ThrottledException", "RequestThrottledException"),
+    *("RequestThrottled", "TooManyRequestsException", "ProvisionedThroughputExceededException"),
+    *("TransactionInProgressException", "RequestLimitExceeded", "BandwidthLimitExceeded"),
+    *("LimitExceededException", "SlowDown", "PriorRequestNotComplete", "EC2ThrottledException"),
+    *("RequestTimeout", "RequestTimeoutException"),
+}
+"""What botocore's own retries take for throttling, though the status is 400."""
+
+
+class _Answer(NamedTuple):
+    """The answer of an HTTP service that a client has raised as an exception."""
+
+    status: int
+    headers: Mapping[str, str]
+
+
+def is_infrastructure(error: BaseException) -> bool:
+    """Whether an exception says that a service is unavailable, busy or throttles, or this machine is full.
+
+    These are connections that fail, timeouts, full memories and disks, databases that are locked, and the
+    HTTP statuses 408, 429 and 5xx (but not 501 and 505). Everything else may be the event's fault: a 404, a
+    violated constraint.
+    """
+    if isinstance(error, _BUILTIN):
+        return True
+    if (answer := _answer(error)) is not None and _is_throttled_or_down(answer.status):
+        return True
+    if isinstance(error, OSError) and error.errno in _ERRNOS:
+        return True
+    for cls in type(error).__mro__:
+        if (decide := _FAMILIES.get(f"{cls.__module__}.{cls.__qualname__}")) is not None:
+            return decide(error)
+    return False
+
+
+def retry_after(error: BaseException) -> float:
+    """How many seconds a service wants to be left alone, by its header `Retry-After` (RFC 9110, 10.2.3).
+
+    0 if it does not say so, `MAX_RETRY_AFTER` at most.
+    """
+    answer = _answer(error)
+    text = (answer.headers.get("Retry-After") or answer.headers.get("retry-after")) if answer else None
+    if not text:
+        return 0.0
+    try:
+        seconds = (
+            float(text) if text.strip().isdecimal() else parsedate_to_datetime(text).timestamp() - time.time()
+        )
+    except (ValueError, OverflowError):
+        return 0.0
+    return min(max(seconds, 0.0), MAX_RETRY_AFTER)
+
+
+def _is_throttled_or_down(status: int) -> bool:
+    return status in {408, 429} or (status // 100 == 5 and status not in {501, 505})  # noqa: PLR2004 - of RFC 9110
+
+
+def _answer(error: Any) -> _Answer | None:
+    """The answer that an exception carries: as `response` in most clients, else as the exception itself."""
+    try:
+        response = getattr(error, "response", None)
+    except Exception:  # noqa: BLE001 - a property of a foreign exception may fail in any way
+        return None
+    if isinstance(response, Mapping):  # botocore
+        metadata = response.get("ResponseMetadata", {})
+        status, headers = metadata.get("HTTPStatusCode"), metadata.get("HTTPHeaders")
+    elif response is not None:  # httpx, requests, openai and other clients made from a specification
+        status, headers = getattr(response, "status_code", None), getattr(response, "headers", None)
+    elif any(f"{cls.__module__}.{cls.__qualname__}" in _ANSWERS for cls in type(error).__mro__):
+        status = getattr(error, "status", None) or getattr(error, "code", None)
+        headers = getattr(error, "headers", None)
+    else:
+        return None
+    return _Answer(status, headers or {}) if isinstance(status, int) else None
+
+
+def _always(_: Any) -> bool:
+    return True
+
+
+def _by_original(error: Any) -> bool:
+    """An exception around another one, which says what has happened."""
+    original = getattr(error, "orig", None) or getattr(error, "reason", None)
+    if getattr(error, "connection_invalidated", False) or isinstance(original, str | None):
+        return True
+    return isinstance(original, BaseException) and is_infrastructure(original)
+
+
+def _by_sqlstate(error: Any) -> bool:
+    code = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
+    return code is not None and code.startswith(_SQLSTATES)
+
+
+def _by_sqlstate_or_without(error: Any) -> bool:
+    """A connection that failed has no SQLSTATE, as it comes from the server."""
+    return (getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)) is None or _by_sqlstate(error)
+
+
+def _by_mysql_code(error: Any) -> bool:
+    code = getattr(error, "errno", None) or (error.args[0] if error.args else None)
+    return code in _MYSQL_CODES
+
+
+def _by_labels(error: Any) -> bool:
+    labels = ("RetryableWriteError", "TransientTransactionError")
+    return bool(error.timeout) or any(map(error.has_error_label, labels))
+
+
+def _by_aws_code(error: Any) -> bool:
+    return error.response.get("Error", {}).get("Code") in _AWS_CODES
+
+
+def _by_grpc_code(error: Any) -> bool:
+    return callable(getattr(error, "code", None)) and error.code().name in _GRPC_CODES
+
+
+_ANSWERS: Final = {"urllib.error.HTTPError", "aiohttp.client_exceptions.ClientResponseError"}
+
+_FAMILIES: Final[dict[str, Callable[[Any], bool]]] = {
+    "socket.gaierror": _always,
+    "ssl.SSLError": _always,
+    "urllib.error.HTTPError": lambda _: False,
+    "urllib.error.URLError": _by_original,
+    "http.client.IncompleteRead": _always,
+    "http.client.BadStatusLine": _always,
+    **{
+        f"{module}.{name}": _always
+        for module in ("httpx", "httpx2")
+        for name in ("TimeoutException", "NetworkError", "ProxyError", "RemoteProtocolError")
+    },
+    "requests.exceptions.ConnectionError": _always,
+    "requests.exceptions.Timeout": _always,
+    "requests.exceptions.ChunkedEncodingError": _always,
+    "requests.exceptions.RetryError": _always,
+    "urllib3.exceptions.MaxRetryError": _by_original,
+    "urllib3.exceptions.TimeoutError": _always,
+    "urllib3.exceptions.ProtocolError": _always,
+    "urllib3.exceptions.ProxyError": _always,
+    "urllib3.exceptions.SSLError": _always,
+    "urllib3.exceptions.ResponseError": _always,
+    "urllib3.exceptions.EmptyPoolError": _always,
+    "aiohttp.client_exceptions.ClientConnectionError": _always,
+    "aiohttp.client_exceptions.ClientPayloadError": _always,
+    "sqlalchemy.exc.DBAPIError": _by_original,
+    "sqlalchemy.exc.DisconnectionError": _always,
+    "sqlalchemy.exc.TimeoutError": _always,
+    "sqlite3.OperationalError": lambda error: getattr(error, "sqlite_errorcode", 0) & 0xFF in _SQLITE_CODES,
+    "psycopg.Error": _by_sqlstate,
+    "psycopg.OperationalError": _by_sqlstate_or_without,
+    "psycopg2.Error": _by_sqlstate,
+    "psycopg2.InterfaceError": _by_sqlstate_or_without,
+    "psycopg2.OperationalError": _by_sqlstate_or_without,
+    "asyncpg.exceptions._base.PostgresError": _by_sqlstate,
+    "asyncpg.exceptions._base.InterfaceError": lambda error: not isinstance(error, ValueError),
+    "pymysql.err.InterfaceError": _by_mysql_code,
+    "pymysql.err.InternalError": _by_mysql_code,
+    "pymysql.err.OperationalError": _by_mysql_code,
+    "MySQLdb.InterfaceError": _by_mysql_code,
+    "MySQLdb.OperationalError": _by_mysql_code,
+    "redis.exceptions.ConnectionError": _always,
+    "redis.exceptions.TimeoutError": _always,
+    "redis.exceptions.ReadOnlyError": _always,
+    "redis.exceptions.OutOfMemoryError": _always,
+    "redis.exceptions.TryAgainError": _always,
+    "redis.exceptions.ClusterDownError": _always,
+    "redis.exceptions.SlotNotCoveredError": _always,
+    "pymongo.errors.PyMongoError": _by_labels,
+    "pymongo.errors.ConnectionFailure": _always,
+    "pymongo.errors.ExecutionTimeout": _always,
+    "pymongo.errors.WTimeoutError": _always,
+    "botocore.exceptions.ConnectionError": _always,
+    "botocore.exceptions.HTTPClientError": _always,
+    "botocore.exceptions.ClientError": lambda error: (
+        error.response.get("Error", {}).get("Code") in _AWS_CODES
+    ),
+    "grpc.RpcError": lambda error: callable(getattr(error, "code", 0)) and error.code().name in _GRPC_CODES,
+    "openai.APIConnectionError": _always,
+}
+"""By the qualified name of a class: whether an exception of it, or of a class derived from it, is a failure
+of the infrastructure. An HTTP status is looked at before."""

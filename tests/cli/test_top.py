@@ -6,6 +6,7 @@ import math
 import re
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -58,6 +59,18 @@ def test_rates_are_those_between_two_snapshots() -> None:
     assert (name, lag, in_flight, received) == ("tip", "12", "7", "200")
     assert 100 < float(p50.removesuffix("ms")) < 250, "the hundred quick ones came before the first snapshot"
     assert worker_row(now, "worker-1") == ["worker-1", "ready", "0:00:00", "2", "7", "500ms", "tip abc"]
+
+
+def test_a_worker_is_shown_with_the_handlers_that_its_broker_refuses() -> None:
+    refused = status(100, [0.02])
+    [worker] = refused.workers
+    tip = worker.handlers["tip"]
+    worker.handlers = {
+        "tip": msgspec.structs.replace(tip, failing={"receive": (45.0, "NOPERM")}),
+        "fare": tip,
+    }
+    now = parse_metrics(render_metrics(refused), at=10.0)
+    assert worker_row(now, "worker-1")[1] == "ready, tip fails for 45.0s"
 
 
 def test_rates_of_a_restarted_service_are_not_negative() -> None:

@@ -92,6 +92,8 @@ class Subscription(Protocol):
     async def receive(self, limit: int) -> Sequence[Delivery]:
         """Wait for at least one delivery, and return those available, up to `limit` and `max_bytes`.
 
+        After a call that raised it also returns, with none, once the broker can be read again.
+
         A subscription prefetches a bounded number of records: a caller that does not receive slows the
         broker down. One call at a time. It may be cancelled: a delivery that was about to be returned is
         returned by the next call, or goes back to the group when the subscription closes.
@@ -100,6 +102,9 @@ class Subscription(Protocol):
             UnavailableError: the broker cannot be reached. The subscription stays usable: call again.
             BackendError: the broker refused, for a reason that somebody has to remove (a missing permission,
                 say). The subscription stays usable: call again later.
+            TopicNotFoundError: the topic was deleted, and no later call brings it back.
+            ConfigError: this process cannot read the records, and no later call can (`MissingExtraError`: the
+                codec of their compression is not installed).
         """
         ...
 

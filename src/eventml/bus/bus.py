@@ -341,8 +341,8 @@ class Bus:
             RegistrationError: A handler has a parameter that is neither `model` nor a lifespan's name.
             ModelError: A model cannot be loaded.
             UnsupportedError: A handler requires what the backend cannot provide.
-            BackendError: The broker cannot be reached at the start, or a topic does not exist. Later outages
-                are waited for.
+            BackendError: The broker cannot be reached at the start, a topic does not exist, or it is
+                unknown for 60 s whether events are left (`until_idle`). Other outages are waited for.
         """
 
         @asynccontextmanager

@@ -183,10 +183,14 @@ def worker_row(now: Snapshot, name: str) -> list[str]:
     states = now.label_values("eventml_worker_state", "state", worker=name)
     current = [s for s in states if now.sum("eventml_worker_state", worker=name, state=s)]
     connected = now.sum("eventml_worker_connected", worker=name)
+    state = "+".join(current) if connected else f"{'+'.join(current)}, no broker"
+    for handler in now.label_values("eventml_broker_failing_seconds", "handler", worker=name):
+        if (failing := now.sum("eventml_broker_failing_seconds", worker=name, handler=handler) or 0) >= 1:
+            state += f", {handler} fails for {format_seconds(failing)}"
     models = (dict(labels) for (metric, labels) in now.samples if metric == "eventml_model_info")
     return [
         name,
-        "+".join(current) if connected else f"{'+'.join(current)}, no broker",
+        state,
         str(timedelta(seconds=int(now.sum("eventml_worker_uptime_seconds", worker=name) or 0))),
         format_number(now.sum("eventml_worker_restarts_total", worker=name)),
         format_number(now.sum("eventml_events_in_flight", worker=name)),

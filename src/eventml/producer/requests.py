@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, Self
 from eventml.backends.base import CreatesTopics, NewTopic
 from eventml.errors import BackendError, EventMLError, NotOpenError
 from eventml.producer.coalescing import Outcome
-from eventml.runtime import REPLY_RETENTION, reply_topic, request_id, task_group, wait_for_broker
+from eventml.runtime import REPLY_RETENTION, BrokerRetry, reply_topic, request_id, task_group
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -28,15 +28,14 @@ class _ReplyReader:
         self.waiting: dict[str, Outcome[Delivery]] = {}  # by the request's id
 
     async def read(self, replies: Subscription) -> None:
-        failures = 0
+        retry = BrokerRetry(self.topic, "receive")
         while True:
             try:
                 deliveries = await replies.receive(_MAX_REPLIES)
             except BackendError as exc:
-                failures += 1
-                await wait_for_broker(self.topic, failures, exc)
+                await retry.wait(exc)
                 continue
-            failures = 0
+            retry.succeeded()
             for delivery in deliveries:
                 outcome = self.waiting.pop(request_id(delivery.record), None)
                 if outcome is not None:  # else too late, to another process's request, or a second reply

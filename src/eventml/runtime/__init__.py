@@ -14,7 +14,7 @@ In reading order:
 The runtime may import `handlers`, `codec`, `models`, `frames`, `backends.base`, `records` and `errors`.
 """
 
-from eventml.runtime.backoff import wait_for_broker
+from eventml.runtime.backoff import BrokerRetry
 from eventml.runtime.calling import Caller, Item
 from eventml.runtime.dead_letters import (
     DLQ_PREFIX,
@@ -46,6 +46,7 @@ __all__ = [
     "REPLY_RETENTION",
     "SECONDS_BUCKETS",
     "SIZE_BUCKETS",
+    "BrokerRetry",
     "CallResults",
     "Caller",
     "DeadLetterAction",
@@ -80,5 +81,4 @@ __all__ = [
     "reply_topic",
     "request_id",
     "task_group",
-    "wait_for_broker",
 ]

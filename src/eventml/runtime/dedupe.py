@@ -13,7 +13,7 @@ from eventml.backends.base import Completion, DedupeSubscription
 from eventml.errors import BackendError
 from eventml.handlers import Handler
 from eventml.records import REPLAY_GROUP, Delivery
-from eventml.runtime.backoff import wait_for_broker
+from eventml.runtime.backoff import BrokerRetry
 from eventml.runtime.calling import Item
 from eventml.runtime.stats import Stats
 
@@ -30,10 +30,10 @@ class Dedupe:
 
     def __init__(self, subscription: DedupeSubscription, handler: Handler, stats: Stats) -> None:
         self._subscription = subscription
-        self._name = handler.name
         self._group = handler.options.group
         self._skips_replayed = handler.options.skip_replayed
         self._stats = stats
+        self._asking = BrokerRetry(handler.name, "looking up ids", stats.failing)
         self._duplicates: dict[str, list[Item]] = {}  # by the id of an event in flight
         self.waiting = 0
 
@@ -44,14 +44,13 @@ class Dedupe:
         unavailable, this waits.
         """
         first = self.hold_back(items)
-        failures = 0
         while first:
             try:
                 positions = await self._subscription.completed_before([item.delivery for item in first])
             except BackendError as exc:
-                failures += 1
-                await wait_for_broker(self._name, failures, exc)
+                await self._asking.wait(exc)
             else:
+                self._asking.succeeded()
                 # A dead letter replayed for this group is called nevertheless: replaying it was asked for.
                 duplicates = {p for p in positions if not self._replayed_here(first[p].delivery)}
                 self._stats.duplicates += len(duplicates)

@@ -23,7 +23,7 @@ from eventml.errors import BackendError, DecodeError, PublishError, TopicNotFoun
 from eventml.handlers import Handler
 from eventml.printable import cut
 from eventml.records import REPLAY_GROUP, Delivery
-from eventml.runtime.backoff import wait_for_broker
+from eventml.runtime.backoff import BrokerRetry
 from eventml.runtime.bytes_in_flight import BytesInFlight
 from eventml.runtime.calling import Item
 from eventml.runtime.dedupe import Dedupe
@@ -156,6 +156,7 @@ class Pipeline:
         if handler.options.dedupe_window is not None:
             self._dedupe = Dedupe(cast("DedupeSubscription", subscription), handler, stats)
         self._replies = replies
+        self._completing = BrokerRetry(self._name, "complete", stats.failing)
         self._intake: Intake[Item] = Intake(self._max_batch, max_bytes)
         self._uncompleted = 0  # batches that were processed and not completed
         self._all_completed: anyio.Event | None = None  # exists only while a task waits for it
@@ -178,7 +179,7 @@ class Pipeline:
         self._intake.close()
 
     async def _receive_all(self) -> None:
-        failures = 0
+        retry = BrokerRetry(self._name, "receive", self._stats.failing)
         while True:
             await self._intake.room()
             try:
@@ -187,10 +188,11 @@ class Pipeline:
             except TopicNotFoundError:
                 raise  # it was deleted: waiting does not bring it back
             except BackendError as exc:
-                failures += 1
-                await wait_for_broker(self._name, failures, exc)
+                await retry.wait(exc)
                 continue
-            failures = 0
+            retry.succeeded()
+            if not deliveries:  # it says no more than that the broker can be read again
+                continue
             self._stats.arrived(len(deliveries))
             with self._stats.timed("decode"):
                 events, errors, all_headers = self._decoder.decode_batch(deliveries)
@@ -320,7 +322,6 @@ class Pipeline:
     async def _complete(self, batch: list[Completion]) -> None:
         """Complete a batch, however long the broker is unavailable: no completion is dropped."""
         complete = self._subscription.complete if self._replies is None else self._replies.complete
-        failures = 0
         while batch:
             try:
                 with self._stats.timed("complete"):
@@ -331,9 +332,9 @@ class Pipeline:
                     self._count([c for position, c in enumerate(batch) if position not in refused])
                     dead_letters = self._retry.dead_letters
                     batch = [dead_letters.replace(batch[p], reason) for p, reason in refused.items()]
-                failures += 1
-                await wait_for_broker(self._name, failures, exc)
+                await self._completing.wait(exc)
             else:
+                self._completing.succeeded()
                 self._count(batch)
                 return
 

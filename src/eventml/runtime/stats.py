@@ -8,6 +8,8 @@ from collections import deque
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Literal
 
+import msgspec
+
 from eventml.backends.base import Completion, CountsLost
 
 if TYPE_CHECKING:
@@ -46,6 +48,13 @@ class Histogram:
         self.sum += value * weight
 
 
+class BrokerFailure(msgspec.Struct, frozen=True):
+    """A step that fails at the broker: since when (monotonic clock), and its last error, in one line."""
+
+    since: float
+    error: str
+
+
 class Stats:
     """The counters of one handler since its worker started. Times are of the monotonic clock, in seconds.
 
@@ -66,6 +75,7 @@ class Stats:
             a delivery arrived while none was in flight.
         latency: Seconds from the broker's timestamp to the completion.
         batch: The sizes of the batches that the handler was called with.
+        failing: The steps whose last attempt at the broker failed, by name: `receive`, `complete`.
         stages: How long each stage takes for a batch, in seconds. `receive` includes the wait for deliveries.
     """
 
@@ -84,6 +94,7 @@ class Stats:
         self.last_arrival = self.last_progress = time.monotonic()
         self.latency = Histogram(SECONDS_BUCKETS)
         self.batch = Histogram(SIZE_BUCKETS)
+        self.failing: dict[str, BrokerFailure] = {}
         self.stages: dict[Stage, Histogram] = {}
         self._arrivals: deque[tuple[int, float]] = deque()
         self._abandoned: list[tuple[float, Event]] = []

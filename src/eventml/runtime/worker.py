@@ -26,12 +26,12 @@ from eventml.backends.base import (
     Subscription,
 )
 from eventml.codec import Decoder, Encoder, Format
-from eventml.errors import BackendError, RegistrationError, UnsupportedError
+from eventml.errors import BackendError, RegistrationError, UnavailableError, UnsupportedError
 from eventml.handlers import Handler
 from eventml.models import Model
 from eventml.runtime.calling import Caller, HandlerCall
 from eventml.runtime.dead_letters import dead_letter_topic
-from eventml.runtime.failures import task_group
+from eventml.runtime.failures import describe, task_group
 from eventml.runtime.outputs import Outputs
 from eventml.runtime.pipeline import Pipeline
 from eventml.runtime.replies import Replies
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("eventml")
 
 _IDLE_CHECK = 0.25  # seconds between two checks whether the worker is idle
+_IDLE_UNKNOWN = 60.0  # seconds; a rebalance of Kafka, during which a lag is unknown, takes 45 s by default
 
 
 class LoadedHandler(msgspec.Struct, frozen=True):
@@ -143,7 +144,6 @@ class Worker:
         self._failure_policy = failure_policy
         self._tracing = tracing
         self._subscriptions: dict[str, Subscription] = {}
-        self._with_lag: set[str] = set()  # the handlers whose lag the backend has reported
         self._stop = anyio.Event()
         self._work = anyio.CancelScope()
         self.handlers = handlers
@@ -192,15 +192,37 @@ class Worker:
     async def idle(self, seconds: float) -> None:
         """Return once nothing has arrived, and nothing was in flight or lagging, for this many seconds.
 
-        The lag is the group's, dead members' events included. While a broker that has reported it is
-        unavailable, this does not return; a backend that never reports it counts as having none.
+        The lag is the group's, dead members' events included. An unknown lag may be any.
+
+        Raises:
+            UnavailableError: whether events are left has been unknown for 60 s: the broker does not tell the
+                lag of a group, or a handler cannot receive or complete. Says which, and why.
         """
         await self.ready.wait()
-        start = time.monotonic()
+        known = start = time.monotonic()
         while True:
-            quiet = time.monotonic() - max((s.last_arrival for s in self.stats.values()), default=start)
-            if quiet >= seconds and not self.in_flight and await self._no_lag():
-                return
+            now = time.monotonic()
+            quiet = now - max((s.last_arrival for s in self.stats.values()), default=start)
+            unknown = [
+                f"{step} of {name} fails: {failure.error}"
+                for name, stats in self.stats.items()
+                for step, failure in stats.failing.items()
+            ]
+            if not unknown and quiet >= seconds and not self.in_flight:
+                try:
+                    lags = await self.lag()
+                except BackendError as exc:
+                    unknown = [f"no lag can be read: {describe(exc)}"]
+                else:
+                    if not any(lag != 0 for lag in lags.values()):
+                        return
+                    unknown = [f"the lag of {name} is unknown" for name, lag in lags.items() if lag is None]
+            if not unknown:
+                known = now
+            elif now - known > _IDLE_UNKNOWN:
+                raise UnavailableError(
+                    f"unknown for {now - known:.0f} s whether events are left: {'; '.join(unknown)}"
+                )
             await anyio.sleep(max(min(seconds - quiet, _IDLE_CHECK), 0.01))
 
     @property
@@ -215,14 +237,6 @@ class Worker:
             UnavailableError: the broker cannot be reached.
         """
         return {name: await subscription.lag() for name, subscription in self._subscriptions.items()}
-
-    async def _no_lag(self) -> bool:
-        try:
-            lags = await self.lag()
-        except BackendError:
-            return False
-        self._with_lag |= {name for name, lag in lags.items() if lag is not None}
-        return all(not lag and (lag == 0 or name not in self._with_lag) for name, lag in lags.items())
 
     async def _subscribe(self, stack: AsyncExitStack, loaded: LoadedHandler) -> Pipeline:
         handler, model, options = loaded.handler, loaded.model, loaded.handler.options

@@ -15,7 +15,7 @@ import random
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from aiokafka import AIOKafkaClient, AIOKafkaConsumer, AIOKafkaProducer, TopicPartition, codec
+from aiokafka import AIOKafkaClient, AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.conn import collect_hosts, create_conn
 from aiokafka.errors import KafkaConnectionError, KafkaError
 from aiokafka.protocol.metadata import MetadataRequest
@@ -23,7 +23,6 @@ from aiokafka.structs import OffsetAndMetadata
 
 from eventml.backends.kafka.errors import CLIENT_ERRORS
 from eventml.backends.kafka.settings import Settings, client_options, milliseconds, read_url
-from eventml.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -50,11 +49,6 @@ class ClientFactory:
         self.brokers = ", ".join(self._options["bootstrap_servers"])
         """Addresses of the brokers, for messages."""
         self._compression = None if settings.compression == "none" else settings.compression
-        if self._compression and not getattr(codec, f"has_{self._compression}")():
-            raise ConfigError(
-                f"backend.compression: {self._compression} is not installed: "
-                f"pip install 'aiokafka[{self._compression}]'"
-            )
 
     async def start(self, client: AIOKafkaProducer | AIOKafkaConsumer | AIOKafkaClient) -> None:
         """Start a client. May raise any error of aiokafka's, or wait for ever: set a deadline."""

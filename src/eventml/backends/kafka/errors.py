@@ -1,7 +1,8 @@
 """Translate aiokafka's exceptions into eventml's, at the edge.
 
-What a user has to do decides the class: wait (`UnavailableError`), or remove a reason that somebody has to
-look at, after which repeating the call is right (`BackendError`). A refused login is a `ConfigError` only
+What a user has to do decides the class: wait (`UnavailableError`), remove a reason that somebody has to look
+at, after which repeating the call is right (`BackendError`), or install what this process lacks
+(`MissingExtraError`): no repetition helps. A refused login is a `ConfigError` only
 while the backend connects for the first time; see `AdminClient.start`.
 """
 
@@ -14,7 +15,13 @@ from typing import TYPE_CHECKING, Final
 from aiokafka import errors as kafka
 from aiokafka.errors import ConsumerStoppedError, IllegalOperation, KafkaError
 
-from eventml.errors import BackendError, EventMLError, TopicNotFoundError, UnavailableError
+from eventml.errors import (
+    BackendError,
+    EventMLError,
+    MissingExtraError,
+    TopicNotFoundError,
+    UnavailableError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection
@@ -57,6 +64,8 @@ def translate(exc: BaseException, action: str) -> EventMLError:
     if isinstance(exc, EventMLError):
         return exc
     reason = describe(exc)
+    if isinstance(exc, kafka.UnsupportedCodecError):
+        return MissingExtraError("kafka", f"{action}: decompressing the records ({exc})")
     if isinstance(exc, LOGIN_ERRORS):
         return BackendError(f"the brokers refused the login while {action}: {reason}; renew the credentials")
     if isinstance(exc, AUTHORIZATION_ERRORS):

@@ -327,7 +327,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka has no
                 await self._fetcher.fetch()
         except (*CLIENT_ERRORS, EventMLError) as exc:
             if not self._leaving:
-                self.fail(translate(exc, f"receiving for group {self._group}"))
+                self.fail(translate(exc, f"receiving {', '.join(self._topics)} for group {self._group}"))
         except Exception as exc:
             self.fail(UnavailableError(f"the client of group {self._group} is broken: {exc!r}"))
             raise

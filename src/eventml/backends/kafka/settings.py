@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final, Literal, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 import msgspec
+from aiokafka import codec
 from aiokafka.abc import AbstractTokenProvider
 from aiokafka.errors import SaslAuthenticationFailed
 from msgspec import Meta
@@ -52,7 +53,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         max_bytes: Bytes of records that one read returns at most; a larger record is read alone.
         max_request_size: Largest batch in bytes, and so the largest record; not above the topic's own
             `max.message.bytes`.
-        compression: Compression of batches. All but gzip need aiokafka's extra of that name.
+        compression: Compression of batches. All but gzip need the package cramjam, which is in the extra.
         session_timeout: A member without a heartbeat for this long loses its partitions.
         heartbeat_interval: Time between two heartbeats, which also tell a member about a rebalance.
         rebalance_timeout: How long the group waits for a member to give up its partitions.
@@ -88,6 +89,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     stall_timeout: Seconds = 60.0
 
     def __post_init__(self) -> None:
+        if self.compression != "none" and not getattr(codec, f"has_{self.compression}")():
+            raise ValueError(
+                f"compression: {self.compression} needs the package cramjam, which is not installed: "
+                "pip install 'eventml[kafka]'"
+            )
         if self.heartbeat_interval * 2 > self.session_timeout:
             raise ValueError(
                 "heartbeat_interval: at most half of session_timeout, or one lost heartbeat ends a membership"

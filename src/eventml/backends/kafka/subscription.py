@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections import deque
 from itertools import islice
 from typing import TYPE_CHECKING
 
+import anyio
 from aiokafka import TopicPartition
 from anyio.lowlevel import checkpoint_if_cancelled
 
@@ -22,7 +24,7 @@ from eventml.backends.kafka.partitions import CommittedOffset, PartitionState
 from eventml.backends.kafka.publishing import Publisher
 from eventml.backends.kafka.settings import Settings
 from eventml.backends.kafka.wire import DeliveryDecoder
-from eventml.errors import EventMLError, UnavailableError
+from eventml.errors import EventMLError, MissingExtraError, UnavailableError
 from eventml.records import Delivery, count_fitting
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("eventml")
 
 _POLL = 500  # milliseconds that a reader's fetch waits for records
+_PROBATION = 2.0  # seconds: a member whose first fetches are refused has failed by then
 
 
 async def group_lag(
@@ -92,6 +95,7 @@ class GroupSubscription:
         self._watching: asyncio.Task[None] | None = None
         self._receiving = False
         self._lost = 0  # of former members
+        self._failing = False  # the last call of `receive` has raised
 
     async def start(self) -> None:
         """Join the group.
@@ -105,15 +109,19 @@ class GroupSubscription:
 
     async def receive(self, limit: int) -> Sequence[Delivery]:
         """As `Subscription.receive`. After any error the next call joins the group again."""
-        self._receiving = True
+        self._receiving, deliveries = True, list[Delivery]()
         try:
             member = await self._joined()
-            return await member.receive(limit)
+            with anyio.move_on_after(_PROBATION if self._failing else math.inf):
+                deliveries = await member.receive(limit)
+            self._failing = False
         except EventMLError as exc:
+            self._failing = True
             self._drop_member()
-            raise _unavailable(exc) from exc
+            raise _repeatable(exc) from exc
         finally:
             self._receiving = False
+        return deliveries
 
     async def complete(self, done: Sequence[Completion]) -> None:
         """As `Subscription.complete`. Deliveries of a former assignment are ignored."""
@@ -285,12 +293,12 @@ class Reader:
             await self._add_new_partitions()
             fetched = await self._consumer.getmany(timeout_ms=_POLL, max_records=limit)
         except CLIENT_ERRORS as exc:
-            raise _unavailable(translate(exc, "reading")) from exc
+            raise _repeatable(translate(exc, "reading")) from exc
         found = [d for p, records in fetched.items() for d in self._decoder.deliveries(p, records)]
         # Partitions have no common order but time.
         self._deliveries.extend(sorted(found, key=lambda delivery: delivery.timestamp))
 
 
-def _unavailable(error: EventMLError) -> UnavailableError:
-    """The only error that `receive` may raise: a missing permission may be granted while it is repeated."""
-    return error if isinstance(error, UnavailableError) else UnavailableError(str(error))
+def _repeatable(error: EventMLError) -> EventMLError:
+    """The error that `receive` raises. All pass, a missing permission too, but that of a missing codec."""
+    return error if isinstance(error, UnavailableError | MissingExtraError) else UnavailableError(str(error))

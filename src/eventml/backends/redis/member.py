@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import secrets
 import socket
 import time
@@ -209,6 +210,9 @@ class Member:
         self._publisher = publisher
         server = publisher.server
         lease = server.settings.lease
+        self._failing = False  # the last call of `receive` has raised
+        # In this time a connection, a login and a read have failed, if they fail.
+        self._probation = 3 * server.settings.timeout + BLOCK / 1_000
         # No other consumer has or ever had this name.
         name = f"{CONSUMER_PREFIX}{socket.gethostname()}:{getpid()}:{secrets.token_hex(4)}"
         self._consumers: dict[str, Consumer] = {}
@@ -223,7 +227,15 @@ class Member:
 
     async def receive(self, limit: int) -> Sequence[Delivery]:
         """See `Subscription.receive`."""
-        return await receive(self._readers, limit, self._arrived)
+        deliveries: Sequence[Delivery] = ()
+        try:
+            with anyio.move_on_after(self._probation if self._failing else math.inf):
+                deliveries = await receive(self._readers, limit, self._arrived)
+        except Exception:
+            self._failing = True
+            raise
+        self._failing = False
+        return deliveries
 
     async def complete(self, done: Sequence[Completion]) -> None:
         """See `Subscription.complete`."""

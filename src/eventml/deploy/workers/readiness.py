@@ -1,4 +1,4 @@
-"""Readiness of a service: its workers are ready and reach their broker, and no group has a high lag."""
+"""Readiness of a service: its workers are ready, reach their broker and are served by it; no lag is high."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ from typing import Final
 import anyio
 
 from eventml.deploy.workers.reports import RunningWorker, ServiceStatus
-from eventml.errors import UnavailableError
+from eventml.errors import EventMLError, UnavailableError
 
 log = logging.getLogger("eventml.lag")
+
+FAILING_AFTER: Final = 30.0
+"""Seconds for which a step of a handler may fail at the broker while the service is ready: a failover, of a
+Redis Sentinel or of the leader of a Kafka partition, takes less."""
 
 _LAG_INTERVAL: Final = 2.0  # seconds
 _LAG_TIMEOUT: Final = 10.0  # seconds
@@ -28,6 +32,13 @@ def unready_reasons(status: ServiceStatus, max_lag: int | None) -> list[str]:
             reasons.append(f"{worker.name} is {worker.state}{detail}")
         elif not worker.connected and worker.state == "ready":
             reasons.append(f"{worker.name} does not reach its broker")
+        if worker.state == "ready":
+            reasons += [
+                f"{worker.name}: {step} of {name} has failed for {seconds + worker.silence:.0f} s: {error}"
+                for name, handler in worker.handlers.items()
+                for step, (seconds, error) in handler.failing.items()
+                if seconds + worker.silence > FAILING_AFTER
+            ]
     if max_lag is not None:
         for name, lag in group_lags(status).items():
             if lag is None:
@@ -71,7 +82,7 @@ class LagMonitor:
             except Exception as exc:  # an error in counting must not stop the worker
                 unavailable = isinstance(exc, UnavailableError | TimeoutError)
                 if self._running and self._readable:
-                    shown = None if unavailable else exc
+                    shown = None if isinstance(exc, EventMLError | TimeoutError) else exc
                     log.warning("the lag is unknown: %s: %s", type(exc).__name__, exc, exc_info=shown)
                 self.lags, self.connected, self._readable = {}, not unavailable, False
             await anyio.sleep(_LAG_INTERVAL)

@@ -117,6 +117,7 @@ class HandlerReport(msgspec.Struct, frozen=True, kw_only=True):
         oldest: Seconds since the oldest event in flight arrived.
         hung: Calls past their timeout whose threads are still running.
         hung_for: Seconds since the first of those calls timed out.
+        failing: The steps that fail at the broker, as in `Stats`: seconds since when, and the last error.
         lag: Unfinished records of the group when last read; None if unknown.
         model: Name and version of its model.
     """
@@ -128,6 +129,7 @@ class HandlerReport(msgspec.Struct, frozen=True, kw_only=True):
     oldest: float = 0.0
     hung: int = 0
     hung_for: float = 0.0
+    failing: dict[str, tuple[float, str]] = {}
     lag: int | None = None
     model: tuple[str, str] | None = None
 
@@ -217,6 +219,7 @@ def _handler_report(
         oldest=0.0 if arrived is None else now - arrived,
         hung=len(hung),
         hung_for=now - min(hung, default=now),
+        failing={step: (now - one.since, one.error) for step, one in list(stats.failing.items())},
         lag=lags.get(name),
         model=None if loaded.model is None else (loaded.model.name, loaded.model.version),
     )

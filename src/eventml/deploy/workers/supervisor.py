@@ -165,6 +165,15 @@ class Supervisor:
                     worker.spec.until_idle is not None and not process.exit_status
                 ):
                     return
+                if (
+                    worker.spec.until_idle is not None
+                    and process.was_ready
+                    and process.report.state == "failed"
+                ):
+                    # A job ends with an error that will not pass; a service starts its worker again.
+                    self._failure = f"{process.name}: {process.end_reason()}"
+                    self.stop()
+                    return
                 killed = process.exit_status == -signal.SIGKILL and not process.killed_for
                 if crash_counts(process.report, was_ready=process.was_ready, killed_from_outside=killed):
                     crashes.append(time.monotonic())

@@ -15,7 +15,6 @@ import signal
 import sys
 import threading
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from itertools import count
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -34,7 +33,7 @@ from eventml.deploy.workers.reports import (
     handler_reports,
 )
 from eventml.errors import EventMLError, UnavailableError
-from eventml.runtime import Worker, leaves, task_group, wait_for_broker
+from eventml.runtime import BrokerRetry, Worker, leaves, task_group
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -157,14 +156,17 @@ class WorkerProcess:
         """Make the worker, and retry for as long as the broker is away: a restart would not bring it back."""
         named = self._spec.factory
         factory: WorkerFactory = pkgutil.resolve_name(named) if named else _stream_worker
-        for failures in count(1):
+        retry = BrokerRetry(self._spec.name, "connect")
+        while True:
             try:
-                return await stack.enter_async_context(factory(bus, self._spec))
+                worker = await stack.enter_async_context(factory(bus, self._spec))
             except UnavailableError as exc:
                 self.report("waiting", str(exc))
-                await wait_for_broker(self._spec.name, failures, exc)
+                await retry.wait(exc)
                 self.report("starting", str(exc))
-        raise AssertionError  # for the type checker: the loop has no end
+            else:
+                retry.succeeded()
+                return worker
 
     async def _stop_when_idle(self, worker: Worker, seconds: float) -> None:
         await stop_when_idle(worker, seconds)

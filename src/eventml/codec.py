@@ -12,7 +12,7 @@ import msgspec
 
 from eventml.errors import DecodeError, OutputError
 from eventml.printable import cut
-from eventml.records import CONTENT_TYPE, FIELDS, JSON, MSGPACK, Delivery
+from eventml.records import CONTENT_TYPE, FIELDS, JSON, MSGPACK, TOMBSTONE, Delivery
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -43,7 +43,8 @@ class Decoder:
     """Decodes values to one event type, in the format that each record's headers name.
 
     A record that names no known format is decoded as JSON: `kcat` and `redis-cli` name none. Fields that the
-    event type does not have are ignored, so that producers may add some.
+    event type does not have are ignored, so that producers may add some. A tombstone is decoded as JSON's
+    null is: to None, or, for an event type that has no None, to an error.
 
     Args:
         event_type: Any type that msgspec decodes to: a Struct, a dataclass, a TypedDict, `dict`, `Any`.
@@ -86,7 +87,8 @@ class Decoder:
                 distinct.append(headers)
                 decode = self._decode_for(headers)
             try:
-                events.append(decode(record.value))
+                value = record.value
+                events.append(self._json(b"null") if value is TOMBSTONE else decode(value))
             except _DECODER_ERRORS as exc:
                 errors += 1
                 events.append(_decode_error(delivery, exc))
@@ -99,6 +101,8 @@ class Decoder:
 def _decode_error(delivery: Delivery, exc: Exception) -> DecodeError:
     record = delivery.record
     shown = repr(record.value[:_MAX_SHOWN])[1:] + ("…" if len(record.value) > _MAX_SHOWN else "")
+    if record.value is TOMBSTONE:
+        shown = "none, it is a tombstone"
     error = DecodeError(f"record {cut(record.id)!r} of {record.topic!r}: {exc}; its value: {shown}")
     error.__cause__ = exc
     return error
@@ -109,6 +113,7 @@ class Encoder:
 
     Attributes:
         content_type: The content type of the format.
+        null: None in the format.
     """
 
     def __init__(self, format: Format = "json") -> None:  # noqa: A002 - the word for it
@@ -116,6 +121,7 @@ class Encoder:
         self.content_type = JSON if is_json else MSGPACK
         encoder = msgspec.json.Encoder if is_json else msgspec.msgpack.Encoder
         self._encode = encoder(enc_hook=to_builtin).encode
+        self.null = self._encode(None)
 
     def encode_all(self, events: Sequence[Any]) -> list[bytes]:
         """The bytes of a batch of events.

@@ -22,6 +22,7 @@ from eventml.backends.base import (
     Capabilities,
     ChecksOutputs,
     Deduplicates,
+    RefusesTopics,
     Subscription,
 )
 from eventml.codec import Decoder, Encoder, Format
@@ -147,12 +148,8 @@ class Worker:
         self.stats = {loaded.handler.name: Stats() for loaded in handlers}
         self.ready = anyio.Event()
         for loaded in handlers:
-            handler = loaded.handler
-            check_capabilities(handler, backend.capabilities)
-            if isinstance(backend, ChecksOutputs):
-                dead_letters = dead_letter_topic(handler.topic, handler.options.group)
-                outputs = [dead_letters] if handler.to is None else [handler.to, dead_letters]
-                backend.check_outputs(handler.topic, outputs)
+            check_capabilities(loaded.handler, backend.capabilities)
+        check_topics([loaded.handler for loaded in handlers], backend)
 
     def stop(self) -> None:
         """Stop receiving, finish the events in flight, and let `run` return."""
@@ -272,6 +269,28 @@ def _subscription(backend: Backend, handler: Handler) -> AbstractAsyncContextMan
     return cast("Deduplicates", backend).subscribe_deduplicated(
         topics, group=options.group, start=options.start, window=options.dedupe_window
     )
+
+
+def check_topics(handlers: Sequence[Handler], backend: object) -> None:
+    """Pass if a backend, or its module, can have the topics of all handlers, and complete their outputs.
+
+    Raises:
+        UnsupportedError: it cannot; the message says what to do.
+    """
+    uses: dict[str, str] = {}
+    for handler in handlers:
+        name, dead_letters = handler.name, dead_letter_topic(handler.topic, handler.options.group)
+        uses[dead_letters] = f"for the dead letters of {name} (consumer.{name}.group)"
+        if handler.to is not None:
+            uses[handler.to] = f"written by {name}"
+        uses[handler.topic] = f"read by {name}"
+        if isinstance(backend, ChecksOutputs):
+            outputs = [dead_letters] if handler.to is None else [handler.to, dead_letters]
+            backend.check_outputs(handler.topic, outputs)
+    refused = backend.refused_topics(uses) if isinstance(backend, RefusesTopics) else {}
+    if refused:
+        reasons = [f"topic {topic!r}, {uses[topic]}: {why}" for topic, why in refused.items()]
+        raise UnsupportedError("; ".join(reasons))
 
 
 def check_capabilities(handler: Handler, capabilities: Capabilities) -> None:

@@ -2,7 +2,7 @@
 
 All uses of private members of aiokafka are in this file, which is why pyproject.toml bounds its version:
 clients that never create a topic, clients that can be stopped while no broker answers, and fetched records
-that become deliveries directly.
+that become deliveries directly, even those that aiokafka cannot read.
 """
 
 # ruff: noqa: SLF001 - see above
@@ -12,20 +12,26 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections import OrderedDict
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from aiokafka import AIOKafkaClient, AIOKafkaConsumer, AIOKafkaProducer, TopicPartition, codec
 from aiokafka.conn import collect_hosts, create_conn
-from aiokafka.errors import KafkaConnectionError, KafkaError
+from aiokafka.errors import CorruptRecordException, KafkaConnectionError, KafkaError
+from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.protocol.metadata import MetadataRequest
+from aiokafka.record.default_records import _DefaultRecordBatchPy, _DefaultRecordPy
+from aiokafka.record.memory_records import _MemoryRecordsPy
+from aiokafka.record.util import decode_varint_py
 
 from eventml.backends.kafka.errors import CLIENT_ERRORS
 from eventml.backends.kafka.settings import Settings, client_options, milliseconds, read_url
+from eventml.backends.kafka.wire import DeliveryDecoder
 from eventml.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
 log = logging.getLogger("eventml")
 
@@ -88,6 +94,7 @@ class ClientFactory:
     def consumer(self, group: str | None, partitions: int) -> AIOKafkaConsumer:
         """A consumer that commits nothing by itself, not started. Without a group it joins none.
 
+        Its records are deliveries; one that cannot be read costs itself (`ReadableBatches`).
         What it fetches of up to so many partitions is bounded by `max_bytes`: aiokafka fetches the records of
         one partition while those of others wait to be read. A broker returns a larger record nevertheless.
         """
@@ -110,6 +117,7 @@ class ClientFactory:
             isolation_level="read_committed",
         )
         _never_create_topics(consumer._client)
+        _fetch_deliveries(consumer)
         return consumer
 
     async def _first_error(self) -> Exception | None:
@@ -233,13 +241,109 @@ def _retrieve_exception(task: asyncio.Future[Any]) -> None:
         log.debug("a client of Kafka ended with %r", exc)
 
 
-def convert_fetched(consumer: AIOKafkaConsumer, convert: Callable[[TopicPartition, Any], Any]) -> None:
-    """Make the consumer return `convert(partition, record)` in place of its ConsumerRecords.
+class _Fetched(OrderedDict[TopicPartition, Any]):
+    """What a consumer has fetched, in place of its fetcher's dict; `data` are the bytes that came last."""
 
-    It holds for what the consumer has fetched already: creating ConsumerRecords, which are then converted,
-    takes a third of a consumer's time. Records that it fetches later are still returned as ConsumerRecords.
-    """
-    for fetched in consumer._fetcher._records.values():
+    def __init__(self, fetched: OrderedDict[TopicPartition, Any]) -> None:
+        super().__init__(fetched)
+        self.data: dict[tuple[str, int], bytes] = {}
+        self._decoder = DeliveryDecoder()
+
+    def __setitem__(self, partition: TopicPartition, fetched: Any) -> None:
+        """Add what was fetched of a partition: records, or an error."""
         records = getattr(fetched, "_partition_records", None)
         if records is not None:
-            records._consumer_record = convert
+            # Creating ConsumerRecords, which are then converted, would take a third of a consumer's time.
+            records._consumer_record = self._decoder.delivery
+            records._records_iterator = _read(records, records._records_iterator, self.data.pop(partition))
+        super().__setitem__(partition, fetched)
+
+
+def _read(records: Any, iterator: Iterator[Any], data: bytes) -> Iterator[Any]:
+    """The records that `iterator` reads; from one on that it cannot read, as `ReadableBatches` does."""
+    try:
+        yield from iterator
+    except (ValueError, CorruptRecordException) as exc:
+        offset = records.next_fetch_offset
+        log.warning("%s/%d: aiokafka cannot read a record from offset %d on: %s", *records._tp, offset, exc)
+        records._records = ReadableBatches(data, offset)
+        yield from records._unpack_records()
+
+
+def _fetch_deliveries(consumer: AIOKafkaConsumer) -> None:
+    """Make the consumer return deliveries in place of its ConsumerRecords."""
+    send = consumer._client.send
+
+    async def fetch(node: int, request: Any, **options: Any) -> Any:
+        response = await send(node, request, **options)
+        if isinstance(request, FetchRequest):  # whose caller puts the records into `_records` without a wait
+            fetcher = consumer._fetcher
+            if not isinstance(fetcher._records, _Fetched):
+                fetcher._records = _Fetched(fetcher._records)
+            fetcher._records.data = {(topic, p[0]): p[-1] for topic, some in response.topics for p in some}
+        return response
+
+    consumer._client.send = fetch
+
+
+class ReadableBatches(_MemoryRecordsPy):  # type: ignore[misc] # aiokafka has no types
+    """The fetched batches from an offset on, of which a record that cannot be read costs only itself."""
+
+    def __init__(self, data: bytes, offset: int) -> None:
+        super().__init__(data)
+        while self.has_next() and _DefaultRecordBatchPy(self._next_slice).next_offset <= offset:
+            self._cache_next()
+
+    def next_batch(self) -> Any:
+        """The next batch."""
+        batch = _ReadableBatch(self._next_slice)
+        self._cache_next()
+        return batch
+
+
+class _ReadableBatch(_DefaultRecordBatchPy):  # type: ignore[misc] # aiokafka has no types
+    """A batch that escapes header names which are not UTF-8.
+
+    A malformed record has its bytes as its value, and so becomes a dead letter. If its length is wrong too,
+    these are all the rest of the batch.
+    """
+
+    _buffer: Any
+    _pos: Any
+    _next_record_index: Any
+
+    def __iter__(self) -> Any:
+        super().__iter__()
+        self._buffer = _EscapingBytes(self._buffer)
+        self._last = self.base_offset - 1  # the offset of the record before
+        return self
+
+    def __next__(self) -> Any:
+        left = self._num_records - self._next_record_index
+        if left <= 0:
+            raise StopIteration
+        start, end, record = self._pos, len(self._buffer), None
+        with suppress(CorruptRecordException):
+            record = super().__next__()
+        if record is None or not self._last < record.offset <= self.next_offset - left:
+            with suppress(ValueError, IndexError):
+                length, start = decode_varint_py(self._buffer, start)
+                end = start + length if 0 <= length < end - start else end
+            self._pos = end
+            self._next_record_index = self._num_records - (left - 1 if end < len(self._buffer) else 0)
+            moment, value = (self.first_timestamp, self.timestamp_type), bytes(self._buffer[start:end])
+            record = _DefaultRecordPy(self._last + 1, *moment, None, value, [])
+        self._last = record.offset
+        return record
+
+    def _read_msg(self) -> Any:
+        return super()._read_msg(decode_varint_py)  # the compiled one reads beyond the end
+
+
+class _EscapingBytes(bytearray):
+    def __getitem__(self, index: Any) -> Any:
+        found = super().__getitem__(index)
+        return _EscapingBytes(found) if isinstance(index, slice) else found
+
+    def decode(self, encoding: str = "utf-8", _: str = "") -> str:
+        return super().decode(encoding, "backslashreplace")

@@ -32,10 +32,8 @@ def test_check_names_the_setting_without_a_connection(
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(app, ["check", f"refused_{refused}:bus", "--backend", url])
     assert result.exit_code == refused, result.output
-    assert (
-        "'rides.team:v2.dlq', for the dead letters of audit (consumer.audit.group)" in result.output
-    ) is refused
-    assert ("'ride/minutes', written by minutes" in result.output) is refused
+    for problem in ("audit: its topic 'rides.team:v2.dlq' is", "minutes: its topic 'ride/minutes' is"):
+        assert (problem in result.output) is refused
 
 
 class KafkasNames(Hub):

@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import anyio
+import pytest
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
 from aiokafka.record.default_records import DefaultRecordBase, DefaultRecordBatchBuilder
 from aiokafka.record.util import calc_crc32c
-from hypothesis import given
-from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from eventml.backends.kafka.connection import ReadableBatches
 from eventml.bus import import_bus
 from eventml.cli.app import app
+from tests.kafka.conftest import new_topic
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-    import pytest
 
     from backends.kafka.cluster import KafkaCluster
 
@@ -90,44 +90,46 @@ def test_kafka_header_names_in_latin_1_cost_nothing(
             anyio.run(run)
 
 
-def batch(values: list[bytes]) -> bytearray:
+def batch(first: int, *values: bytes, damaged: bytes = b"", **damage: bytes) -> bytes:
     builder = DefaultRecordBatchBuilder(2, 0, 0, -1, -1, -1, 1 << 20)
     for offset, value in enumerate(values):
         builder.append(offset, 1_000, b"key", value, [("name", b"value"), ("null", None)])
-    return bytearray(builder.build())
-
-
-RECORDS = DefaultRecordBase.HEADER_STRUCT.size
-
-
-@given(st.data(), st.integers(1, 4))
-def test_a_damaged_record_costs_no_other_and_no_offset_is_given_twice(
-    data: st.DataObject, count: int
-) -> None:
-    raw = batch([b"value-%d" % n for n in range(count)])
-    position = data.draw(st.integers(RECORDS, len(raw) - 1))
-    raw[position] = data.draw(st.integers(0, 255))
+    raw = bytearray(builder.build())
+    if damaged:
+        at = raw.index(damaged)
+        raw[at:] = raw[at:].replace(damage["of"], damage["by"], 1)
+    struct.pack_into(">q", raw, 0, first)
     checked = bytes(raw[DefaultRecordBase.ATTRIBUTES_OFFSET :])
     struct.pack_into(">I", raw, DefaultRecordBase.CRC_OFFSET, calc_crc32c(checked))
-    batches = ReadableBatches(bytes(raw), 0)
-    found = list(batches.next_batch())
-    offsets = [record.offset for record in found]
-    assert offsets == sorted(set(offsets))
-    assert set(offsets) <= set(range(count))
-    assert not batches.has_next()
-    length = (len(raw) - RECORDS) // count  # the records are equally long
-    damaged = (position - RECORDS) // length
-    if (position - RECORDS) % length:  # the lengths are whole: all others are read
-        others = {record.offset: record.value for record in found if record.offset != damaged}
-        assert others == {n: b"value-%d" % n for n in range(count) if n != damaged}
+    return bytes(raw)
 
 
-def test_a_record_without_structure_is_its_bytes_and_those_before_the_offset_are_not_repeated() -> None:
-    raw = batch([b"one", b"two", b"six"])
-    raw[raw.index(b"two") + 4] = 0xFF  # the length of the first header's name
-    [*before, malformed, last] = ReadableBatches(bytes(raw) + bytes(batch([])), 0).next_batch()
-    assert [record.value for record in before] == [b"one"]
-    assert (malformed.offset, malformed.key) == (1, None)
-    assert b"two" in malformed.value
-    assert (last.offset, last.value) == (2, b"six")
-    assert not ReadableBatches(bytes(raw), 3).has_next()
+def test_the_record_alone_is_escaped_and_batches_before_it_are_not_read_again() -> None:
+    latin = batch(1, b"b", b"c", b"d", damaged=b"c", of=b"name", by=b"n\xe4me")
+    batches, found = ReadableBatches(batch(0, b"a") + latin + batch(4, b"e"), 2), []
+    while batches.has_next():
+        some = batches.next_batch()
+        assert some.validate_crc()
+        found += [(record.offset, record.value, record.headers) for record in some]
+    plain, escaped = ([(name, b"value"), ("null", None)] for name in ("name", r"n\xe4me"))
+    assert found == [(1, b"b", plain), (2, b"c", escaped), (3, b"d", plain), (4, b"e", plain)]
+
+
+LENGTHS = [(b"\x08name", b"\x07name"), (b"\x08name", b"\xffname"), (b"\x04\x08n", b"\x03\x08n")]
+
+
+@pytest.mark.parametrize(("of", "by"), LENGTHS)
+def test_the_broker_refuses_a_malformed_record(kafka_broker: KafkaCluster, of: bytes, by: bytes) -> None:
+    """So it cannot stop a partition, and nothing has to be done for it."""
+
+    async def publish() -> None:
+        topic = await new_topic(kafka_broker, 1)
+        async with AIOKafkaProducer(bootstrap_servers=kafka_broker.bootstrap) as producer:
+            sound = producer.create_batch()
+            sound.append(timestamp=None, key=b"key", value=b"value", headers=[])
+            malformed = batch(0, b"value", damaged=b"value", of=of, by=by)
+            sound._build = lambda: bytearray(malformed)
+            with pytest.raises(KafkaError):
+                await (await producer.send_batch(sound, topic, partition=0))
+
+    anyio.run(publish)

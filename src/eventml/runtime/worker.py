@@ -277,20 +277,16 @@ def check_topics(handlers: Sequence[Handler], backend: object) -> None:
     Raises:
         UnsupportedError: it cannot; the message says what to do.
     """
-    uses: dict[str, str] = {}
+    topics: dict[str, str] = {}
     for handler in handlers:
-        name, dead_letters = handler.name, dead_letter_topic(handler.topic, handler.options.group)
-        uses[dead_letters] = f"for the dead letters of {name} (consumer.{name}.group)"
-        if handler.to is not None:
-            uses[handler.to] = f"written by {name}"
-        uses[handler.topic] = f"read by {name}"
+        dead_letters = dead_letter_topic(handler.topic, handler.options.group)
+        outputs = [dead_letters] if handler.to is None else [handler.to, dead_letters]
+        topics |= dict.fromkeys([handler.topic, *outputs], handler.name)
         if isinstance(backend, ChecksOutputs):
-            outputs = [dead_letters] if handler.to is None else [handler.to, dead_letters]
             backend.check_outputs(handler.topic, outputs)
-    refused = backend.refused_topics(uses) if isinstance(backend, RefusesTopics) else {}
-    if refused:
-        reasons = [f"topic {topic!r}, {uses[topic]}: {why}" for topic, why in refused.items()]
-        raise UnsupportedError("; ".join(reasons))
+    if isinstance(backend, RefusesTopics) and (refused := backend.refused_topics(topics)):
+        reasons = [f"{topics[name]}: its topic {name!r} is refused: {why}" for name, why in refused.items()]
+        raise UnsupportedError("; ".join(reasons) + ". Dead letters are in <topic>.<consumer.NAME.group>.dlq")
 
 
 def check_capabilities(handler: Handler, capabilities: Capabilities) -> None:

@@ -21,9 +21,8 @@ from aiokafka.conn import collect_hosts, create_conn
 from aiokafka.errors import CorruptRecordException, KafkaConnectionError, KafkaError
 from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.protocol.metadata import MetadataRequest
-from aiokafka.record.default_records import _DefaultRecordBatchPy, _DefaultRecordPy
+from aiokafka.record.default_records import _DefaultRecordBatchPy
 from aiokafka.record.memory_records import _MemoryRecordsPy
-from aiokafka.record.util import decode_varint_py
 
 from eventml.backends.kafka.errors import CLIENT_ERRORS
 from eventml.backends.kafka.settings import Settings, client_options, milliseconds, read_url
@@ -94,7 +93,7 @@ class ClientFactory:
     def consumer(self, group: str | None, partitions: int) -> AIOKafkaConsumer:
         """A consumer that commits nothing by itself, not started. Without a group it joins none.
 
-        Its records are deliveries; one that cannot be read costs itself (`ReadableBatches`).
+        Its records are deliveries; header names that are not UTF-8 are escaped.
         What it fetches of up to so many partitions is bounded by `max_bytes`: aiokafka fetches the records of
         one partition while those of others wait to be read. A broker returns a larger record nevertheless.
         """
@@ -260,7 +259,7 @@ class _Fetched(OrderedDict[TopicPartition, Any]):
 
 
 def _read(records: Any, iterator: Iterator[Any], data: bytes) -> Iterator[Any]:
-    """The records that `iterator` reads; from one on that it cannot read, as `ReadableBatches` does."""
+    """The records that `iterator` reads; from one on that it cannot read, as `ReadableBatches` reads them."""
     try:
         yield from iterator
     except (ValueError, CorruptRecordException) as exc:
@@ -287,7 +286,10 @@ def _fetch_deliveries(consumer: AIOKafkaConsumer) -> None:
 
 
 class ReadableBatches(_MemoryRecordsPy):  # type: ignore[misc] # aiokafka has no types
-    """The fetched batches from an offset on, of which a record that cannot be read costs only itself."""
+    """The fetched batches from an offset on. Header names that are not UTF-8 are escaped.
+
+    No other fault of a record gets past Kafka's brokers: they check the structure of what is published.
+    """
 
     def __init__(self, data: bytes, offset: int) -> None:
         super().__init__(data)
@@ -296,51 +298,21 @@ class ReadableBatches(_MemoryRecordsPy):  # type: ignore[misc] # aiokafka has no
 
     def next_batch(self) -> Any:
         """The next batch."""
-        batch = _ReadableBatch(self._next_slice)
+        batch = _EscapingBatch(self._next_slice)
         self._cache_next()
         return batch
 
 
-class _ReadableBatch(_DefaultRecordBatchPy):  # type: ignore[misc] # aiokafka has no types
-    """A batch that escapes header names which are not UTF-8.
-
-    A malformed record has its bytes as its value, and so becomes a dead letter. If its length is wrong too,
-    these are all the rest of the batch.
-    """
-
-    _buffer: Any
-    _pos: Any
-    _next_record_index: Any
-
+class _EscapingBatch(_DefaultRecordBatchPy):  # type: ignore[misc] # aiokafka has no types
     def __iter__(self) -> Any:
         super().__iter__()
-        self._buffer = _EscapingBytes(self._buffer)
-        self._last = self.base_offset - 1  # the offset of the record before
+        self._buffer: Any = _EscapingBytes(self._buffer)
         return self
-
-    def __next__(self) -> Any:
-        left = self._num_records - self._next_record_index
-        if left <= 0:
-            raise StopIteration
-        start, end, record = self._pos, len(self._buffer), None
-        with suppress(CorruptRecordException):
-            record = super().__next__()
-        if record is None or not self._last < record.offset <= self.next_offset - left:
-            with suppress(ValueError, IndexError):
-                length, start = decode_varint_py(self._buffer, start)
-                end = start + length if 0 <= length < end - start else end
-            self._pos = end
-            self._next_record_index = self._num_records - (left - 1 if end < len(self._buffer) else 0)
-            moment, value = (self.first_timestamp, self.timestamp_type), bytes(self._buffer[start:end])
-            record = _DefaultRecordPy(self._last + 1, *moment, None, value, [])
-        self._last = record.offset
-        return record
-
-    def _read_msg(self) -> Any:
-        return super()._read_msg(decode_varint_py)  # the compiled one reads beyond the end
 
 
 class _EscapingBytes(bytearray):
+    """Its slices decode to text without an error."""
+
     def __getitem__(self, index: Any) -> Any:
         found = super().__getitem__(index)
         return _EscapingBytes(found) if isinstance(index, slice) else found

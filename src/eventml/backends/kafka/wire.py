@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from functools import lru_cache
 from struct import Struct
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 from eventml.records import NO_HEADERS, TOMBSTONE, Delivery, Record, foreign_id
 
@@ -34,14 +34,16 @@ _WORDS: Final = [Struct(f"<{count}I") for count in range(17)]
 
 
 class HeaderValues(str):
-    """The text of a header that is null, or of which there are several: they travel on with it.
-
-    Attributes:
-        values: All values of that name, in their order. The text is the last one.
-    """
+    """The last value of the headers of one name, as text. All values, nulls among them, travel with it."""
 
     __slots__ = ("values",)
     values: Sequence[bytes | None]
+
+    def __new__(cls, values: Sequence[bytes | None]) -> Self:
+        """The text of the last value."""
+        found = super().__new__(cls, _text(values[-1]))
+        found.values = values
+        return found
 
 
 class HeaderEncoder:
@@ -57,7 +59,11 @@ class HeaderEncoder:
         if known is None:
             if len(self._encoded) >= _CACHED_HEADERS:
                 self._encoded.clear()
-            encoded = [(name, raw) for name, value in headers.items() for raw in _raw_values(value)]
+            encoded = [
+                (name, raw)
+                for name, value in headers.items()
+                for raw in getattr(value, "values", None) or (value.encode(errors="surrogateescape"),)
+            ]
             known = headers, encoded
             if sum(len(value or b"") for _, value in encoded) <= _LARGEST_CACHED:
                 self._encoded[id(headers)] = known
@@ -73,10 +79,7 @@ class DeliveryDecoder:
         self._last: Mapping[str, str] = NO_HEADERS
 
     def delivery(self, partition: TopicPartition, record: Any) -> Delivery:
-        """The delivery of a record.
-
-        A record without an id gets the id `topic/partition/offset`.
-        """
+        """The delivery of a record. Without an id it gets the id `topic/partition/offset`."""
         topic, index = partition
         headers, offset, id_ = record.headers, record.offset, ""
         shared = NO_HEADERS
@@ -107,7 +110,12 @@ class DeliveryDecoder:
                 self._decoded.clear()
             known = {name: _text(value) for name, value in raw}
             if len(known) < len(raw) or None in dict(raw).values():
-                known = {name: _texts([value for other, value in raw if other == name]) for name in known}
+                values: dict[str, list[bytes | None]] = {name: [] for name in known}
+                for name, value in raw:
+                    values[name].append(value)
+                known |= {
+                    n: HeaderValues(some) for n, some in values.items() if len(some) > 1 or some[0] is None
+                }
             if sum(len(value or b"") for _, value in raw) <= _LARGEST_CACHED:
                 self._decoded[raw] = known
         return known
@@ -124,18 +132,6 @@ def _split_id(headers: Sequence[Header]) -> tuple[Sequence[Header], str]:
 def _text(value: bytes | None) -> str:
     """Bytes that are not UTF-8 survive the way back to bytes."""
     return "" if value is None else value.decode(errors="surrogateescape")
-
-
-def _texts(values: Sequence[bytes | None]) -> str:
-    if len(values) == 1 and values[0] is not None:
-        return _text(values[0])
-    found = HeaderValues(_text(values[-1]))
-    found.values = values
-    return found
-
-
-def _raw_values(text: str) -> Sequence[bytes | None]:
-    return text.values if isinstance(text, HeaderValues) else (text.encode(errors="surrogateescape"),)
 
 
 @lru_cache(_CACHED_KEYS)

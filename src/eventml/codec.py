@@ -13,7 +13,7 @@ import msgspec
 from eventml.errors import DecodeError, OutputError
 from eventml.event_types import Decode, json_decoder, msgpack_decoder, to_builtin, to_json
 from eventml.printable import cut
-from eventml.records import CONTENT_TYPE, FIELDS, JSON, MSGPACK, Delivery
+from eventml.records import CONTENT_TYPE, FIELDS, JSON, MSGPACK, TOMBSTONE, Delivery
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -44,7 +44,8 @@ class Decoder:
     """Decodes values to one event type, in the format that each record's headers name.
 
     A record that names no known format is decoded as JSON: `kcat` and `redis-cli` name none. Fields that the
-    event type does not have are ignored, so that producers may add some.
+    event type does not have are ignored, so that producers may add some. A tombstone is decoded as JSON's
+    null is: to None, or, for an event type that has no None, to an error.
 
     Args:
         event_type: A type that `check_event_type` accepts.
@@ -90,7 +91,8 @@ class Decoder:
                 distinct.append(headers)
                 decode = self._decode_for(headers)
             try:
-                events.append(decode(record.value))
+                value = record.value
+                events.append(self._json(b"null") if value is TOMBSTONE else decode(value))
             except _DECODER_ERRORS as exc:
                 errors += 1
                 events.append(_decode_error(delivery, exc))
@@ -103,6 +105,8 @@ class Decoder:
 def _decode_error(delivery: Delivery, exc: Exception) -> DecodeError:
     record = delivery.record
     shown = repr(record.value[:_MAX_SHOWN])[1:] + ("…" if len(record.value) > _MAX_SHOWN else "")
+    if record.value is TOMBSTONE:
+        shown = "none, it is a tombstone"
     error = DecodeError(f"record {cut(record.id)!r} of {record.topic!r}: {exc}; its value: {shown}")
     error.__cause__ = exc
     return error
@@ -113,6 +117,7 @@ class Encoder:
 
     Attributes:
         content_type: The content type of the format.
+        null: None in the format.
     """
 
     def __init__(self, format: Format = "json") -> None:  # noqa: A002 - the word for it
@@ -120,6 +125,7 @@ class Encoder:
             self.content_type, self._encode = JSON, msgspec.json.Encoder(enc_hook=to_json).encode
         else:
             self.content_type, self._encode = MSGPACK, msgspec.msgpack.Encoder(enc_hook=to_builtin).encode
+        self.null = self._encode(None)
 
     def encode_all(self, events: Sequence[Any]) -> list[bytes]:
         """The bytes of a batch of events.

@@ -57,6 +57,8 @@ class HandlerOptions(msgspec.Struct, frozen=True, kw_only=True):
             Whoever may write to the topic can set that header, and so hide an event from this group; each
             one is counted and logged. False calls the handler for them too, also for those that it has
             handled before.
+        skip_tombstones: Complete an event whose value is missing, empty or null without a call. Otherwise a
+            handler of `Event | None` gets None, and for others it is undecodable: a dead letter.
         retry_on: Exceptions that mean a failing dependency (a database that is down) and not a bad event: the
             whole batch is retried until it succeeds. Connection errors, timeouts, throttling and full disks
             of well-known client libraries always count as such: see the list in docs/failures.md.
@@ -79,6 +81,7 @@ class HandlerOptions(msgspec.Struct, frozen=True, kw_only=True):
     when_stale: WhenStale | Callable[[Any], Any] = "dead_letter"
     dedupe_window: AtLeastOne | None = None
     skip_replayed: bool = True
+    skip_tombstones: bool = False
     retry_on: tuple[type[Exception], ...] = ()
 
     def __post_init__(self) -> None:
@@ -129,4 +132,5 @@ class HandlerArguments(TypedDict, total=False):
     when_stale: WhenStale | Callable[[Any], Any]
     dedupe_window: int | None
     skip_replayed: bool
+    skip_tombstones: bool
     retry_on: Sequence[type[Exception]]

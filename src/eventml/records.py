@@ -44,12 +44,21 @@ converts them to the types of the event's fields."""
 NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 
 
+class _Tombstone(bytes):
+    """The type of `TOMBSTONE`."""
+
+
+TOMBSTONE: Final[bytes] = _Tombstone()
+"""Value of a record that has none, which says that there is no event of its key any more. It equals `b""`:
+compare with `is`. Only backends with `Capabilities.tombstones` deliver and take it."""
+
+
 class Record(msgspec.Struct, frozen=True, gc=False):
     """A record on a topic.
 
     Attributes:
         topic: The name of the topic.
-        value: The encoded event.
+        value: The encoded event, or `TOMBSTONE`.
         key: Records with the same key keep their order, where the backend keeps any.
         id: The producer's id of the event, unique in the topic if the producer keeps it so. Never empty in a
             delivery.

@@ -56,6 +56,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
             members completed them.
         max_bytes: The most bytes of values and keys that one `receive` returns; a larger record is returned
             alone. What is read ahead is bounded likewise. None: a read is bounded in records only.
+        tombstones: A record may have no value (`records.TOMBSTONE`). None is published to other backends.
     """
 
     ordering: Literal["per_key", "single_member", "none"]
@@ -66,6 +67,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     shared: bool
     deduplicates: bool = False
     max_bytes: int | None = None
+    tombstones: bool = False
 
 
 class Completion(msgspec.Struct, frozen=True, gc=False):
@@ -282,6 +284,15 @@ class ChecksOutputs(Protocol):
         Raises:
             UnsupportedError: they cannot be completed in one step, and the settings do not permit two.
         """
+        ...
+
+
+@runtime_checkable
+class RefusesTopics(Protocol):
+    """Implemented by a backend, and by its module, where some names cannot be those of topics."""
+
+    def refused_topics(self, names: Collection[str]) -> Mapping[str, str]:
+        """Why the broker would refuse to create some of these topics, by name; needs no connection."""
         ...
 
 

@@ -24,7 +24,7 @@ from eventml.cli.output import (
 )
 from eventml.errors import ConfigError
 from eventml.handlers import Handler
-from eventml.runtime import check_capabilities, dead_letter_queues
+from eventml.runtime import check_capabilities, check_topics, dead_letter_queues
 
 _GUARANTEES: Final[dict[tuple[str, object], str]] = {
     ("ordering", "per_key"): "order: the events of a key are handled in order",
@@ -42,6 +42,8 @@ _GUARANTEES: Final[dict[tuple[str, object], str]] = {
     ("counts_attempts", False): "attempts: not counted; an event that kills its worker comes again and again",
     ("shared", True): "processes: several workers share the events of a consumer group",
     ("shared", False): "processes: one; publishers and handlers run in the same process",
+    ("tombstones", True): "tombstones: a record may have no value",
+    ("tombstones", False): "tombstones: none; an event None is published as null",
     ("deduplicates", True): "deduplication: with dedupe_window, an event whose id was completed is dropped",
     ("deduplicates", False): "deduplication: none; an event that is published twice is handled twice",
 }
@@ -133,11 +135,14 @@ def _add_errors(report: CheckReport, prefix: str = "") -> Iterator[None]:
 
 async def _check_backend(bus: Bus, report: CheckReport, *, connect: bool) -> None:
     settings = bus.settings.backend
-    report.guarantees = config.find_backend(settings.scheme).capabilities(settings.options)
+    handlers, module = list(map(bus.configured_handler, bus.handlers)), config.find_backend(settings.scheme)
+    report.guarantees = module.capabilities(settings.options)
+    check_topics(handlers, module)
     if not connect:
         return
     async with bus.open():
         report.guarantees = bus.backend.capabilities
+        check_topics(handlers, bus.backend)
         if isinstance(bus.backend, CreatesTopics):
             missing = await bus.backend.missing_topics([topic.name for topic in topics_of(bus)])
             if missing:

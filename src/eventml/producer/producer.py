@@ -100,7 +100,9 @@ class Producer:
 
         Args:
             topic: Topic to publish to.
-            event: A msgspec Struct, dataclass, dict, or anything else that msgspec encodes.
+            event: A msgspec Struct, dataclass, dict, or anything else that msgspec encodes. None, with a key,
+                says that there is no event of the key any more: a tombstone where the backend has these
+                (`Capabilities.tombstones`), elsewhere `null`. A handler of `Event | None` gets None.
             key: Events with the same key keep their order, if the backend keeps an order per key.
             id: The event's id, unique within the topic.
             headers: Further CloudEvents attributes (such as `ce_subject`) or headers.
@@ -218,10 +220,13 @@ class Producer:
         ids: Iterable[str],
         headers: Mapping[str, str] | None = None,
     ) -> list[Record]:
-        headers = headers or self._headers(topic)
+        headers, encoder = headers or self._headers(topic), self._encoder(topic)
+        values = encoder.encode_all(events)
+        if self.backend.capabilities.tombstones and encoder.null in values:
+            values = [records.TOMBSTONE if value == encoder.null else value for value in values]
         return [
             Record(topic, value, key.encode() if isinstance(key, str) else key, id_, headers)
-            for value, key, id_ in zip(self._encoder(topic).encode_all(events), keys, ids, strict=False)
+            for value, key, id_ in zip(values, keys, ids, strict=False)
         ]
 
     def _encoder(self, topic: str) -> Encoder:

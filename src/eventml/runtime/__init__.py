@@ -38,7 +38,7 @@ from eventml.runtime.replies import REPLY_RETENTION, predictor_of, read_reply, r
 from eventml.runtime.retry import FailFast, Retry
 from eventml.runtime.stats import SECONDS_BUCKETS, SIZE_BUCKETS, Histogram, Stats
 from eventml.runtime.tracing import Tracing, find_tracing
-from eventml.runtime.worker import LoadedHandler, Worker, check_capabilities, load_handlers
+from eventml.runtime.worker import LoadedHandler, Worker, check_capabilities, check_topics, load_handlers
 
 __all__ = [
     "DLQ_PREFIX",
@@ -67,6 +67,7 @@ __all__ = [
     "Worker",
     "browse",
     "check_capabilities",
+    "check_topics",
     "dead_letter_queues",
     "dead_letter_topic",
     "describe",

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 from operator import attrgetter
-from typing import TYPE_CHECKING, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Final, Generic, TypeVar, cast
 
 import anyio
 
@@ -22,7 +22,7 @@ from eventml.codec import Decoder
 from eventml.errors import BackendError, DecodeError, PublishError, TopicNotFoundError
 from eventml.handlers import Handler
 from eventml.printable import cut
-from eventml.records import REPLAY_GROUP, Delivery
+from eventml.records import REPLAY_GROUP, TOMBSTONE, Delivery
 from eventml.runtime.backoff import BrokerRetry
 from eventml.runtime.bytes_in_flight import BytesInFlight
 from eventml.runtime.calling import Item
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 log = logging.getLogger("eventml")
+
+_NULLS: Final = (TOMBSTONE, b"null", b"\xc0")  # no value, JSON's null and MessagePack's
 
 _outputs_of, _attempt_of = attrgetter("outputs"), attrgetter("attempt")
 
@@ -148,6 +150,7 @@ class Pipeline:
         self._decoder = decoder
         self._group = handler.options.group
         self._skips_replayed = handler.options.skip_replayed
+        self._skips_tombstones = handler.options.skip_tombstones
         self._first = first
         self._retry = retry
         self._poison = PoisonDetector(handler.options.max_deliveries)
@@ -201,6 +204,7 @@ class Pipeline:
                 self._replies.expect(deliveries, all_headers)
             unusual = (
                 errors > 0
+                or self._skips_tombstones
                 or set(map(_attempt_of, deliveries)) != {1}
                 or any(REPLAY_GROUP in headers for headers in all_headers)
             )
@@ -251,6 +255,8 @@ class Pipeline:
             if self._skips_replayed and replayed_for != self._group:
                 completions.append(Completion(item.delivery))
                 skipped.append(item)
+            elif self._skips_tombstones and item.delivery.record.value in _NULLS:
+                completions.append(Completion(item.delivery))
             elif isinstance(item.event, DecodeError):
                 completions.append(self._retry.dead_letters.write(item.delivery, item.event))
             else:

@@ -23,6 +23,7 @@ from eventml.backends.base import (
     ChecksOutputs,
     CountsLost,
     Deduplicates,
+    RefusesTopics,
     Subscription,
 )
 from eventml.codec import Decoder, Encoder, Format
@@ -150,12 +151,8 @@ class Worker:
         self.stats = {loaded.handler.name: Stats() for loaded in handlers}
         self.ready = anyio.Event()
         for loaded in handlers:
-            handler = loaded.handler
-            check_capabilities(handler, backend.capabilities)
-            if isinstance(backend, ChecksOutputs):
-                dead_letters = dead_letter_topic(handler.topic, handler.options.group)
-                outputs = [dead_letters] if handler.to is None else [handler.to, dead_letters]
-                backend.check_outputs(handler.topic, outputs)
+            check_capabilities(loaded.handler, backend.capabilities)
+        check_topics([loaded.handler for loaded in handlers], backend)
 
     def stop(self) -> None:
         """Stop receiving, finish the events in flight, and let `run` return."""
@@ -291,6 +288,24 @@ def _subscription(backend: Backend, handler: Handler) -> AbstractAsyncContextMan
     return cast("Deduplicates", backend).subscribe_deduplicated(
         topics, group=options.group, start=options.start, window=options.dedupe_window
     )
+
+
+def check_topics(handlers: Sequence[Handler], backend: object) -> None:
+    """Pass if a backend, or its module, can have the topics of all handlers, and complete their outputs.
+
+    Raises:
+        UnsupportedError: it cannot; the message says what to do.
+    """
+    topics: dict[str, str] = {}
+    for handler in handlers:
+        dead_letters = dead_letter_topic(handler.topic, handler.options.group)
+        outputs = [dead_letters] if handler.to is None else [handler.to, dead_letters]
+        topics |= dict.fromkeys([handler.topic, *outputs], handler.name)
+        if isinstance(backend, ChecksOutputs):
+            backend.check_outputs(handler.topic, outputs)
+    if isinstance(backend, RefusesTopics) and (refused := backend.refused_topics(topics)):
+        reasons = [f"{topics[name]}: its topic {name!r} is refused: {why}" for name, why in refused.items()]
+        raise UnsupportedError("; ".join(reasons) + ". Dead letters are in <topic>.<consumer.NAME.group>.dlq")
 
 
 def check_capabilities(handler: Handler, capabilities: Capabilities) -> None:

@@ -18,6 +18,7 @@ from eventml.config.settings import SECTIONS, dotted, variable
 WORDS: dict[str, list[Any]] = {
     "ordered": [True, False],
     "skip_replayed": [True, False],
+    "skip_tombstones": [True, False],
     "start": ["earliest", "latest"],
     "when_stale": ["drop", "dead_letter"],
     "model_sha256": ["a" * 64, "b" * 64],

@@ -14,8 +14,9 @@ The package imports `eventml.backends.base`, `eventml.records`, `eventml.errors`
 from __future__ import annotations
 
 import asyncio
+import re
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import anyio
 
@@ -37,9 +38,11 @@ except ModuleNotFoundError as exc:
     raise MissingExtraError("kafka", "kafka://") from exc
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 
-__all__ = ["KafkaBackend", "Settings", "capabilities", "open"]
+__all__ = ["KafkaBackend", "Settings", "capabilities", "open", "refused_topics"]
+
+_TOPIC: Final = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 
 
 def capabilities(settings: Settings) -> Capabilities:
@@ -52,11 +55,27 @@ def capabilities(settings: Settings) -> Capabilities:
         counts_attempts=True,
         shared=True,
         max_bytes=settings.max_bytes,
+        tombstones=True,
     )
 
 
+def refused_topics(names: Collection[str]) -> dict[str, str]:
+    """As `RefusesTopics.refused_topics`."""
+    refused: dict[str, str] = {}
+    others: dict[str, str] = {}
+    for name in sorted(names):
+        other = others.setdefault(name.replace(".", "_"), name)
+        if not _TOPIC.fullmatch(name) or name in {".", ".."}:
+            refused[name] = "Kafka takes letters, digits, '.', '_' and '-', and 249 characters at most"
+        elif other != name:
+            refused[name] = f"Kafka has no two topics that differ in '.' and '_' only, as it and {other!r} do"
+    return refused
+
+
 class KafkaBackend:
-    """A connection to Kafka; as `eventml.backends.base.Backend`, with `CreatesTopics`."""
+    """A connection to Kafka; as `eventml.backends.base.Backend`, with `CreatesTopics` and `RefusesTopics`."""
+
+    refused_topics = staticmethod(refused_topics)
 
     def __init__(self, clients: ClientFactory, admin: AdminClient, settings: Settings) -> None:
         self._clients = clients

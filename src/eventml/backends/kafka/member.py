@@ -25,10 +25,9 @@ from eventml.backends.kafka.admin import AdminClient
 from eventml.backends.kafka.assignment import Assignment, Chunk, GivenBack
 from eventml.backends.kafka.commits import Committer, ends_of_redelivered
 from eventml.backends.kafka.completion import Completer
-from eventml.backends.kafka.connection import ClientFactory, convert_fetched, stop
+from eventml.backends.kafka.connection import ClientFactory, stop
 from eventml.backends.kafka.errors import CLIENT_ERRORS, translate, translated
 from eventml.backends.kafka.settings import Settings
-from eventml.backends.kafka.wire import DeliveryDecoder
 from eventml.errors import EventMLError, UnavailableError
 from eventml.records import Delivery
 
@@ -67,7 +66,6 @@ class Fetcher:
         self._group = group
         self._on_fetched = on_fetched
         self._poll_interval = poll_interval
-        self._decoder = DeliveryDecoder()
         self._room = asyncio.Event()
         self._limit = 0
         self._version = -1  # of the assignment that the consumer's positions fit
@@ -100,7 +98,6 @@ class Fetcher:
             return
         if version != self._version:
             self._seek()
-        convert_fetched(self._consumer, self._decoder.delivery)
         only = () if recovering is None else (recovering,)
         try:
             fetched = await self._consumer.getmany(*only, timeout_ms=_POLL, max_records=self._limit)
@@ -114,8 +111,7 @@ class Fetcher:
             # A rebalance came between: the consumer's positions have moved past the records dropped here.
             self._version = -1
             return
-        for partition, records in fetched.items():
-            deliveries = self._decoder.deliveries(partition, records)
+        for partition, deliveries in fetched.items():
             assignment.put(Chunk(partition, deliveries, int(deliveries[-1].offset) + 1))
         if fetched:
             self._progress_at = time.monotonic()

@@ -7,7 +7,7 @@ import logging
 import math
 import time
 from collections import deque
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 import anyio
@@ -23,7 +23,6 @@ from eventml.backends.kafka.member import Member
 from eventml.backends.kafka.partitions import CommittedOffset, PartitionState
 from eventml.backends.kafka.publishing import Publisher
 from eventml.backends.kafka.settings import Settings
-from eventml.backends.kafka.wire import DeliveryDecoder
 from eventml.errors import EventMLError, MissingExtraError, UnavailableError
 from eventml.records import Delivery, count_fitting
 
@@ -237,7 +236,6 @@ class Reader:
         self._consumer = clients.consumer(None, len(self._partitions))
         self._publisher = publisher
         self._max_bytes = max_bytes
-        self._decoder = DeliveryDecoder()
         self._deliveries: deque[Delivery] = deque()
         self._fetching: asyncio.Task[None] | None = None
 
@@ -294,9 +292,8 @@ class Reader:
             fetched = await self._consumer.getmany(timeout_ms=_POLL, max_records=limit)
         except CLIENT_ERRORS as exc:
             raise _repeatable(translate(exc, "reading")) from exc
-        found = [d for p, records in fetched.items() for d in self._decoder.deliveries(p, records)]
         # Partitions have no common order but time.
-        self._deliveries.extend(sorted(found, key=lambda delivery: delivery.timestamp))
+        self._deliveries.extend(sorted(chain(*fetched.values()), key=lambda delivery: delivery.timestamp))
 
 
 def _repeatable(error: EventMLError) -> EventMLError:

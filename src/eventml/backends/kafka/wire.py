@@ -9,17 +9,16 @@ from __future__ import annotations
 from collections import deque
 from functools import lru_cache
 from struct import Struct
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
-from eventml.records import NO_HEADERS, Delivery, Record, foreign_id
+from eventml.records import NO_HEADERS, TOMBSTONE, Delivery, Record, foreign_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from aiokafka import TopicPartition
 
-Header = tuple[str, bytes]
-RawHeader = tuple[str, bytes | None]
+Header = tuple[str, bytes | None]
 
 Partition = tuple[str, int]
 """A topic and the number of one of its partitions; equal to aiokafka's TopicPartition."""
@@ -32,6 +31,19 @@ _CACHED_KEYS: Final = 65_536
 _LARGEST_CACHED: Final = 4_096  # bytes of headers, or of a key: publishers choose the size
 _MASK: Final = 0xFFFFFFFF
 _WORDS: Final = [Struct(f"<{count}I") for count in range(17)]
+
+
+class HeaderValues(str):
+    """The last value of the headers of one name, as text. All values, nulls among them, travel with it."""
+
+    __slots__ = ("values",)
+    values: Sequence[bytes | None]
+
+    def __new__(cls, values: Sequence[bytes | None]) -> Self:
+        """The text of the last value."""
+        found = super().__new__(cls, _text(values[-1]))
+        found.values = values
+        return found
 
 
 class HeaderEncoder:
@@ -47,33 +59,27 @@ class HeaderEncoder:
         if known is None:
             if len(self._encoded) >= _CACHED_HEADERS:
                 self._encoded.clear()
-            encoded = [(name, value.encode(errors="surrogateescape")) for name, value in headers.items()]
+            encoded = [
+                (name, raw)
+                for name, value in headers.items()
+                for raw in getattr(value, "values", None) or (value.encode(errors="surrogateescape"),)
+            ]
             known = headers, encoded
-            if sum(len(value) for _, value in encoded) <= _LARGEST_CACHED:
+            if sum(len(value or b"") for _, value in encoded) <= _LARGEST_CACHED:
                 self._encoded[id(headers)] = known
         return known[1]
 
 
 class DeliveryDecoder:
-    """Makes deliveries of fetched records; records with equal headers share one mapping."""
+    """Makes deliveries of aiokafka's records; records with equal headers share one mapping."""
 
     def __init__(self) -> None:
-        self._decoded: dict[tuple[RawHeader, ...], Mapping[str, str]] = {}
-        self._last_raw: Sequence[RawHeader] = ()  # the headers of the record before
+        self._decoded: dict[tuple[Header, ...], Mapping[str, str]] = {}
+        self._last_raw: Sequence[Header] = ()  # the headers of the record before
         self._last: Mapping[str, str] = NO_HEADERS
 
-    def deliveries(self, partition: TopicPartition, fetched: Sequence[Any]) -> Sequence[Delivery]:
-        """The deliveries of one partition's records: aiokafka's, or what `convert_fetched` made of them."""
-        if isinstance(fetched[0], Delivery):
-            return fetched
-        return [self.delivery(partition, record) for record in fetched]
-
     def delivery(self, partition: TopicPartition, record: Any) -> Delivery:
-        """The delivery of a record.
-
-        A record without an id gets the id `topic/partition/offset`. A tombstone (a record without a value)
-        gets an empty value.
-        """
+        """The delivery of a record. Without an id it gets the id `topic/partition/offset`."""
         topic, index = partition
         headers, offset, id_ = record.headers, record.offset, ""
         shared = NO_HEADERS
@@ -86,14 +92,15 @@ class DeliveryDecoder:
             if headers != self._last_raw:
                 self._last, self._last_raw = self._headers(headers), headers
             shared = self._last
+        data = TOMBSTONE if record.value is None else record.value
         return Delivery(
-            Record(topic, record.value or b"", record.key, id_ or foreign_id(topic, index, offset), shared),
+            Record(topic, data, record.key, id_ or foreign_id(topic, index, offset), shared),
             index,
             offset,
             record.timestamp / 1000,
         )
 
-    def _headers(self, headers: Sequence[RawHeader]) -> Mapping[str, str]:
+    def _headers(self, headers: Sequence[Header]) -> Mapping[str, str]:
         if not headers:
             return NO_HEADERS
         raw = tuple(headers)
@@ -102,12 +109,19 @@ class DeliveryDecoder:
             if len(self._decoded) >= _CACHED_HEADERS:
                 self._decoded.clear()
             known = {name: _text(value) for name, value in raw}
+            if len(known) < len(raw) or None in dict(raw).values():
+                values: dict[str, list[bytes | None]] = {name: [] for name in known}
+                for name, value in raw:
+                    values[name].append(value)
+                known |= {
+                    n: HeaderValues(some) for n, some in values.items() if len(some) > 1 or some[0] is None
+                }
             if sum(len(value or b"") for _, value in raw) <= _LARGEST_CACHED:
                 self._decoded[raw] = known
         return known
 
 
-def _split_id(headers: Sequence[RawHeader]) -> tuple[Sequence[RawHeader], str]:
+def _split_id(headers: Sequence[Header]) -> tuple[Sequence[Header], str]:
     """The headers without the id, and the id, which may be at any position or missing."""
     for position, (name, value) in enumerate(headers):
         if name == ID:
@@ -241,7 +255,7 @@ class Packer:
             record = records[position]
             if record.headers is not shared:
                 shared, common = record.headers, encode(record.headers)
-            id_, key, value = record.id, record.key, record.value
+            id_, key, value = record.id, record.key, None if record.value is TOMBSTONE else record.value
             headers = [*common, (ID, id_.encode(errors="surrogateescape"))] if id_ else common
             if (
                 limit is not None
@@ -273,7 +287,7 @@ def _no_batch(**_: object) -> None:
     """`append` before there is a batch."""
 
 
-def _bound(key: bytes | None, value: bytes, headers: Sequence[Header]) -> int:
+def _bound(key: bytes | None, value: bytes | None, headers: Sequence[Header]) -> int:
     """Most bytes that a record takes in a batch."""
-    of_headers = sum(len(name) + len(text) + _HEADER_OVERHEAD for name, text in headers)
-    return len(value) + len(key or b"") + of_headers + _OVERHEAD
+    of_headers = sum(len(name) + len(text or b"") + _HEADER_OVERHEAD for name, text in headers)
+    return len(value or b"") + len(key or b"") + of_headers + _OVERHEAD

@@ -10,7 +10,7 @@ import anyio
 
 from eventml.backends.base import CreatesTopics, NewTopic
 from eventml.errors import TopicNotFoundError
-from eventml.records import Record, foreign_id
+from eventml.records import TOMBSTONE, Record, foreign_id
 from eventml.testing.contract.case import (
     case,
     expect,
@@ -45,6 +45,8 @@ async def a_record_arrives_as_it_was_published(trial: Trial) -> None:
         Record(topic, b"not json", None, "own headers", {**headers, "x-note": "ünï: ✓\n=", "empty": ""}),
         Record(topic, bytes(range(256)) * 2_000, b"key", "large", {"content-type": "image/x"}),
     ]
+    if trial.backend.capabilities.tombstones:
+        shapes.append(Record(topic, TOMBSTONE, b"key", "tombstone"))
     before = time.time()
     await trial.publish(shapes)
     after = time.time()
@@ -53,6 +55,7 @@ async def a_record_arrives_as_it_was_published(trial: Trial) -> None:
     for wanted in shapes:
         expect(wanted.id in came, f"the record with the id {wanted.id!r} did not arrive: {sorted(came)}")
         expect_same(came[wanted.id].record, wanted)
+        expect_equal("a tombstone", came[wanted.id].record.value is TOMBSTONE, wanted.value is TOMBSTONE)
         timestamp = came[wanted.id].timestamp
         in_time = before - _CLOCKS <= timestamp <= after + _CLOCKS
         expect(in_time, f"published at {before:.3f}, but its timestamp is {timestamp!r}")

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
 from heapq import heappop, heappush
 from itertools import count
-from typing import ClassVar, NamedTuple, cast
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, cast
 
 import anyio
 
-from eventml.backends.base import Completion
+from eventml.backends.base import Completion, Subscription
 from eventml.errors import UnavailableError
 from eventml.handlers import Handler
 from eventml.runtime.backoff import backoff_delay
@@ -30,13 +29,14 @@ from eventml.runtime.failures import (
     describe,
     should_retry,
 )
+from eventml.runtime.poison import Call, CountedCalls
 from eventml.runtime.stats import Stats
 from eventml.runtime.tracing import HandlerTracing
 
-log = logging.getLogger("eventml")
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
-Call = Callable[[Sequence[Item]], Awaitable[CallResults]]
-"""One call of the handler for a batch. It raises if the whole batch failed."""
+log = logging.getLogger("eventml")
 
 
 class Retry:
@@ -53,6 +53,7 @@ class Retry:
         log_level: The level of log lines about dead letters and bisected batches.
         dead_letters: Moves deliveries to the dead letters.
         queue: The events that wait for a retry, and those that their keys hold back.
+        calls: The calls of the handler, before which attempts at redelivered events are counted.
     """
 
     log_level: ClassVar[int] = logging.WARNING
@@ -64,9 +65,10 @@ class Retry:
         *,
         stats: Stats,
         ordered: bool,
+        subscription: Subscription | None = None,
         tracing: HandlerTracing | None = None,
     ) -> None:
-        self._call = call
+        self.calls = self._call = CountedCalls(call, subscription, handler.name)
         self._name = handler.name
         self._options = handler.options
         self._stats = stats
@@ -182,7 +184,12 @@ class Retry:
                 return []
         else:
             completions = [result]
-        return completions + await self.process(self.queue.release(failed.item))
+        released = self.queue.release(failed.item)
+        if any(item.delivery.attempt > 1 for item in released):  # then one of them may kill the worker
+            for item in released:
+                completions += await self.process([item])
+            return completions
+        return completions + await self.process(released)
 
     def _should_retry(self, error: Exception, attempts: int) -> bool:
         return should_retry(error, attempts, self._options)

@@ -26,7 +26,7 @@ from eventml.errors import EventMLError, UnavailableError
 from eventml.records import Delivery, count_fitting
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 log = logging.getLogger("eventml")
 
@@ -116,6 +116,10 @@ class GroupSubscription:
         """As `Subscription.complete`. Deliveries of a former assignment are ignored."""
         if self._member is not None:
             await self._member.complete(done)
+
+    async def begin(self, deliveries: Sequence[Delivery]) -> Collection[int]:
+        """As `CountsAttempts.begin`. Deliveries of a former assignment are lost."""
+        return range(len(deliveries)) if self._member is None else await self._member.begin(deliveries)
 
     async def lag(self) -> int | None:
         """As `Subscription.lag`. Other members' work counts as completed when it is committed."""

@@ -30,6 +30,7 @@ _COUNT_AFTER: Final = Script("count_after")
 _RENEW: Final = Script("renew")
 _CLAIM: Final = Script("claim")
 _RELEASE: Final = Script("release")
+_BEGIN: Final = Script("begin")
 _DELETE_IDLE: Final = Script("delete_idle_consumers")
 _TRIM_FINISHED: Final = Script("trim_finished")
 
@@ -93,6 +94,7 @@ class Consumer:
         self.dedupe_key = dedupe_key(topic, group)
         self._lease = lease
         self._renewed: dict[Offset, float] = {}  # when each entry was last renewed, on a monotonic clock
+        self._begun: dict[Offset, int] = {}  # the attempts that are counted of entries in a call
         self._cursor = _START
         self.sweeping = True
 
@@ -150,6 +152,25 @@ class Consumer:
             self._renewed.update({entry: now for entry in some if entry in self._renewed})
         self.drop(lost)
         return lost
+
+    async def begin(self, deliveries: Sequence[Delivery]) -> set[Offset]:
+        """As `CountsAttempts.begin`. Returns the entries that are not pending for this consumer any more."""
+        attempts = {delivery.offset: delivery.attempt for delivery in deliveries}
+        ended = {
+            entry: attempt
+            for entry, attempt in self._begun.items()
+            if entry in self._renewed and entry not in attempts
+        }
+        self._begun = ended | attempts  # also if the outcome remains unknown
+        counts = {**ended, **{entry: attempt + 1 for entry, attempt in attempts.items()}}
+        lost: set[Offset] = set()
+        if counts:
+            pairs = [value for pair in counts.items() for value in pair]
+            reply = await self._run(_BEGIN, self.name, *pairs, action="counting attempts")
+            lost = {entry.decode() for entry in reply}
+        self.drop(lost)
+        self._begun = {entry: attempt for entry, attempt in attempts.items() if entry not in lost}
+        return lost & attempts.keys()
 
     async def sweep(self, limit: int, max_bytes: int) -> list[Delivery]:
         """Take the next step of a sweep: claim entries with expired leases, of so many bytes at most."""

@@ -29,7 +29,14 @@ if TYPE_CHECKING:
 
     from anyio.abc import TaskGroup, TaskStatus
 
-    from eventml.backends.base import Backend, Dedupe, DedupeSubscription, Start, Subscription
+    from eventml.backends.base import (
+        Backend,
+        CountsAttempts,
+        Dedupe,
+        DedupeSubscription,
+        Start,
+        Subscription,
+    )
 
     Subscribe = Callable[[Backend], AbstractAsyncContextManager[Subscription]]
 
@@ -126,6 +133,12 @@ class Member:
         await self.complete(
             [Completion(d, [output_of(to, d, by)] if to is not None else (), dedupe) for d in deliveries]
         )
+
+    async def begin(self, deliveries: Sequence[Delivery]) -> list[str]:
+        """Count the attempts of deliveries, as before the call of a handler. Returns the ids of lost ones."""
+        work = cast("CountsAttempts", self._subscription).begin(deliveries)
+        lost = await within(self._patience, "begin() did not return", work)
+        return ids(deliveries[position] for position in sorted(lost))
 
     async def completed_before(self, deliveries: Sequence[Delivery]) -> list[str]:
         """The ids of the deliveries that the group has recorded as completed."""

@@ -322,7 +322,8 @@ class Pipeline:
         complete = self._subscription.complete if self._replies is None else self._replies.complete
         failures = 0
         lost, batch = self._retry.calls.split_lost(batch)
-        self._count(lost)
+        if lost:
+            self._count(lost)
         while batch:
             try:
                 with self._stats.timed("complete"):

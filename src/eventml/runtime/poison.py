@@ -21,6 +21,7 @@ from eventml.errors import BackendError, CrashLoopError
 from eventml.runtime.backoff import wait_for_broker
 from eventml.runtime.calling import Item
 from eventml.runtime.failures import CallResults
+from eventml.runtime.stats import Stats
 
 if TYPE_CHECKING:
     from eventml.records import Delivery
@@ -70,10 +71,11 @@ class CountedCalls:
         name: The handler's name, for messages.
     """
 
-    def __init__(self, call: Call, subscription: Subscription | None, name: str) -> None:
+    def __init__(self, call: Call, subscription: Subscription | None, name: str, stats: Stats) -> None:
         self._call = call
         self._subscription = subscription if isinstance(subscription, CountsAttempts) else None
         self._name = name
+        self._stats = stats
         self._begun = False  # an attempt is counted, perhaps of an event whose call has returned
         self._lost: dict[int, Delivery] = {}  # by its id(), as long as the delivery is kept here
 
@@ -98,7 +100,8 @@ class CountedCalls:
         failures = 0
         while True:
             try:
-                positions = await subscription.begin(redelivered)
+                with self._stats.timed("complete"):  # a wait for the broker is no stuck call
+                    positions = await subscription.begin(redelivered)
             except BackendError as exc:
                 failures += 1
                 await wait_for_broker(self._name, failures, exc)

@@ -68,7 +68,7 @@ class Retry:
         subscription: Subscription | None = None,
         tracing: HandlerTracing | None = None,
     ) -> None:
-        self.calls = self._call = CountedCalls(call, subscription, handler.name)
+        self.calls = self._call = CountedCalls(call, subscription, handler.name, stats)
         self._name = handler.name
         self._options = handler.options
         self._stats = stats
@@ -185,11 +185,11 @@ class Retry:
         else:
             completions = [result]
         released = self.queue.release(failed.item)
-        if any(item.delivery.attempt > 1 for item in released):  # then one of them may kill the worker
-            for item in released:
-                completions += await self.process([item])
-            return completions
-        return completions + await self.process(released)
+        # One of those that were delivered before may kill the worker.
+        singly = any(item.delivery.attempt > 1 for item in released)
+        for part in [[item] for item in released] if singly else [released]:
+            completions += await self.process(part)
+        return completions
 
     def _should_retry(self, error: Exception, attempts: int) -> bool:
         return should_retry(error, attempts, self._options)

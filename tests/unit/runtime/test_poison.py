@@ -16,6 +16,7 @@ from eventml.errors import UnavailableError
 from eventml.records import Delivery, Record
 from eventml.runtime.calling import Item
 from eventml.runtime.poison import SINGLE_FROM, CountedCalls, Part, crash_loop_error, split
+from eventml.runtime.stats import Stats
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -177,7 +178,9 @@ class Calls:
         self.made: list[tuple[list[int], dict[int, int]]] = []
         self.counted: dict[int, int] = {}
         self.subscription = Subscription(self.counted, lost)
-        self.counted_calls = CountedCalls(self.call, cast("backends.Subscription", self.subscription), "h")
+        self.counted_calls = CountedCalls(
+            self.call, cast("backends.Subscription", self.subscription), "h", Stats()
+        )
 
     async def call(self, items: Sequence[Item]) -> list[Completion]:
         self.made.append(([number(it) for it in items], dict(self.counted)))

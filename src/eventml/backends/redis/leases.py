@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
 from eventml.backends.base import Start
@@ -30,7 +31,6 @@ _COUNT_AFTER: Final = Script("count_after")
 _RENEW: Final = Script("renew")
 _CLAIM: Final = Script("claim")
 _RELEASE: Final = Script("release")
-_BEGIN: Final = Script("begin")
 _DELETE_IDLE: Final = Script("delete_idle_consumers")
 _TRIM_FINISHED: Final = Script("trim_finished")
 
@@ -147,7 +147,8 @@ class Consumer:
         lost: set[Offset] = set()
         for start in range(0, len(due), _RENEW_AT_ONCE):
             some = due[start : start + _RENEW_AT_ONCE]
-            reply = await self._run(_RENEW, self.name, *some, action="renewing leases")
+            pairs = chain.from_iterable((entry, "") for entry in some)
+            reply = await self._run(_RENEW, self.name, *pairs, action="renewing leases")
             lost |= {entry.decode() for entry in reply}
             self._renewed.update({entry: now for entry in some if entry in self._renewed})
         self.drop(lost)
@@ -156,17 +157,14 @@ class Consumer:
     async def begin(self, deliveries: Sequence[Delivery]) -> set[Offset]:
         """As `CountsAttempts.begin`. Returns the entries that are not pending for this consumer any more."""
         attempts = {delivery.offset: delivery.attempt for delivery in deliveries}
-        ended = {
-            entry: attempt
-            for entry, attempt in self._begun.items()
-            if entry in self._renewed and entry not in attempts
-        }
+        returned = (self._begun.keys() - attempts.keys()) & self._renewed.keys()
+        ended = {entry: self._begun[entry] for entry in returned}
         self._begun = ended | attempts  # also if the outcome remains unknown
-        counts = {**ended, **{entry: attempt + 1 for entry, attempt in attempts.items()}}
+        counts = ended | {entry: attempt + 1 for entry, attempt in attempts.items()}
         lost: set[Offset] = set()
         if counts:
-            pairs = [value for pair in counts.items() for value in pair]
-            reply = await self._run(_BEGIN, self.name, *pairs, action="counting attempts")
+            pairs = chain.from_iterable(counts.items())
+            reply = await self._run(_RENEW, self.name, *pairs, action="counting attempts")
             lost = {entry.decode() for entry in reply}
         self.drop(lost)
         self._begun = {entry: attempt for entry, attempt in attempts.items() if entry not in lost}

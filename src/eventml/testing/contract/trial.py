@@ -29,14 +29,7 @@ if TYPE_CHECKING:
 
     from anyio.abc import TaskGroup, TaskStatus
 
-    from eventml.backends.base import (
-        Backend,
-        CountsAttempts,
-        Dedupe,
-        DedupeSubscription,
-        Start,
-        Subscription,
-    )
+    from eventml.backends.base import Backend, Dedupe, DedupeSubscription, Start, Subscription
 
     Subscribe = Callable[[Backend], AbstractAsyncContextManager[Subscription]]
 
@@ -136,7 +129,7 @@ class Member:
 
     async def begin(self, deliveries: Sequence[Delivery]) -> list[str]:
         """Count the attempts of deliveries, as before the call of a handler. Returns the ids of lost ones."""
-        work = cast("CountsAttempts", self._subscription).begin(deliveries)
+        work = cast("Any", self._subscription).begin(deliveries)  # `CountsAttempts`
         lost = await within(self._patience, "begin() did not return", work)
         return ids(deliveries[position] for position in sorted(lost))
 

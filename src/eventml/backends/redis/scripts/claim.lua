@@ -2,7 +2,7 @@
 --
 -- The server counts the deliveries of an entry; eventml sets that count to the number of the attempt: 1 when it
 -- is read, 2 when it is claimed then, since its reader may have called a handler with it. From then on
--- `begin.lua` counts, and a claim leaves the count as it is. 0: given back, and no handler had received it.
+-- `Consumer.begin` counts, and a claim leaves the count as it is. 0: given back, and no handler had received it.
 --
 -- KEYS  the topic
 -- ARGV  group, consumer, the consumer that released entries are pending for, the lease in milliseconds, the

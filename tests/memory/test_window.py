@@ -27,6 +27,7 @@ class WindowMachine(RuleBasedStateMachine):
         self.position = 4
         self.in_flight: dict[int, int] = {}  # by offset: the number of the attempt
         self.returned: dict[int, int] = {}
+        self.called: set[int] = set()
 
     @rule(count=st.integers(0, 4))
     def append(self, count: int) -> None:
@@ -51,10 +52,19 @@ class WindowMachine(RuleBasedStateMachine):
         if held:
             del self.in_flight[offset]
 
+    @rule(data=st.data())
+    def call(self, data: st.DataObject) -> None:
+        again = [offset for offset, attempt in self.in_flight.items() if attempt > 1]
+        self.called = data.draw(st.sets(st.sampled_from(again))) if again else set()
+        self.window.called = set(self.called)
+
     @rule()
     def give_back(self) -> None:
         self.window.give_back()
-        self.returned |= self.in_flight
+        self.returned |= {
+            offset: attempt - (attempt > 1 and offset not in self.called)
+            for offset, attempt in self.in_flight.items()
+        }
         self.in_flight.clear()
 
     @invariant()

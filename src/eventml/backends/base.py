@@ -50,7 +50,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
             the subscription still owns the delivery: one input gives one output.
         durable: Published records outlive this process. Which failures of the server they survive depends on
             its configuration; the backend's page describes it.
-        counts_attempts: `Delivery.attempt` counts deliveries.
+        counts_attempts: `Delivery.attempt` counts attempts; subscriptions to groups are `CountsAttempts`.
         shared: Several processes can share the work of one group.
         deduplicates: A group can record the ids that it has completed (`Deduplicates`), whichever of its
             members completed them.
@@ -172,8 +172,9 @@ class Backend(Protocol):
     ) -> AbstractAsyncContextManager[Subscription]:
         """Join a group, or with `group=None` read without one, which changes nothing on the broker.
 
-        Once entered, the group exists: records published from then on reach it. Leaving returns unfinished
-        deliveries to the group, at once where the backend can.
+        Once entered, the group exists, and the start is fixed: with `latest`, records whose publish begins
+        from then on are received, and none whose publish returned before, by a reader too. Leaving returns
+        unfinished deliveries to the group, at once where the backend can.
 
         Raises:
             TopicNotFoundError: a topic does not exist, on a backend whose topics are created beforehand.
@@ -213,6 +214,27 @@ class DedupeSubscription(Subscription, Protocol):
 
         Raises:
             UnavailableError: the broker cannot be reached. The subscription stays usable: call again.
+        """
+        ...
+
+
+@runtime_checkable
+class CountsAttempts(Protocol):
+    """Implemented by subscriptions to groups besides `Subscription`, if `Capabilities.counts_attempts`."""
+
+    async def begin(self, deliveries: Sequence[Delivery]) -> Collection[int]:
+        """Count the attempts of redelivered records (`attempt` > 1) that a handler is called with next.
+
+        All other calls have returned: of records that were begun before and are not completed, the attempt
+        counts no more. The count is durable: if this process dies in the call, the next `attempt` of exactly
+        these is higher. Repeating the call changes nothing.
+
+        Returns the positions of deliveries that are not this subscription's any more, and of which nothing
+        was counted: they must neither be called nor completed.
+
+        Raises:
+            UnavailableError: the outcome is unknown. Repeating the call is right.
+            BackendError: the broker refused. Repeating the call later is right.
         """
         ...
 

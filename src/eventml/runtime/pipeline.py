@@ -28,7 +28,7 @@ from eventml.runtime.bytes_in_flight import BytesInFlight
 from eventml.runtime.calling import Item
 from eventml.runtime.dedupe import Dedupe
 from eventml.runtime.failures import task_group
-from eventml.runtime.poison import PoisonDetector, crash_loop_error
+from eventml.runtime.poison import crash_loop_error, split
 from eventml.runtime.replies import Replies
 from eventml.runtime.retry import Retry
 from eventml.runtime.staleness import Staleness
@@ -153,7 +153,7 @@ class Pipeline:
         self._skips_tombstones = handler.options.skip_tombstones
         self._first = first
         self._retry = retry
-        self._poison = PoisonDetector(handler.options.max_deliveries)
+        self._max_deliveries = handler.options.max_deliveries
         self._stats = stats
         self._dedupe: Dedupe | None = None
         if handler.options.dedupe_window is not None:
@@ -230,7 +230,7 @@ class Pipeline:
                     continue
                 items, done = self._screen(items)
                 await self._send(completions, done)
-                for part in self._poison.split(items):
+                for part in split(items, self._max_deliveries):
                     if part.poison:
                         write = self._retry.dead_letters.write
                         done = [write(item.delivery, crash_loop_error(item)) for item in part.items]
@@ -328,6 +328,9 @@ class Pipeline:
     async def _complete(self, batch: list[Completion]) -> None:
         """Complete a batch, however long the broker is unavailable: no completion is dropped."""
         complete = self._subscription.complete if self._replies is None else self._replies.complete
+        lost, batch = self._retry.calls.split_lost(batch)
+        if lost:
+            self._count(lost)
         while batch:
             try:
                 with self._stats.timed("complete"):

@@ -1,33 +1,36 @@
-"""Finding a poison event, which kills its worker (a segfault, out of memory): pure decisions.
+"""Finding a poison event, which kills its worker (a segfault, out of memory).
 
-A dead worker cannot report which event it was. So the events that it had in flight, once redelivered, are
-called in smaller and smaller batches, each completed before the next one is called. From the third delivery
-on they are called one at a time and in order, so that the first one that was left unfinished is the poison
-event. An event that has been delivered more than `max_deliveries` times, and is the first redelivered one
-that a new worker takes, is moved to the dead letters without a call.
+A dead worker cannot report which event it was. All first deliveries that it had received may have been in a
+call, so their next attempt is the second one: they are called in small parts. Before a call with redelivered
+events their attempt is counted durably, and what has returned from its call counts no more. So a death counts
+against the events of that one call only. From the third attempt on an event is called alone, and no other is
+taken for it. An event with `max_deliveries` attempts is moved to the dead letters without another call.
 
-Where several workers share the events of a dead one, the first event that one of them takes may be innocent:
-it was behind the poison event at every delivery and died with it. So at every other attempt events are called
-in reverse order, and those behind the poison event are finished. Simulated with 2 to 8 workers and one poison
-event, from four deliveries on: an innocent event is moved to the dead letters in one run of ten without this,
-and in fewer than one of a hundred with it. With three poison events it is one run of three without, and one
-of six with it.
+First deliveries, and so all events while no worker dies, cost nothing.
 """
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Sequence
 from itertools import groupby
 from math import isqrt
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from eventml.errors import CrashLoopError
+from eventml.backends.base import Completion, CountsAttempts, Subscription
+from eventml.errors import BackendError, CrashLoopError
+from eventml.runtime.backoff import BrokerRetry
 from eventml.runtime.calling import Item
+from eventml.runtime.failures import CallResults
+from eventml.runtime.stats import Stats
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Sequence
+    from eventml.records import Delivery
+
+Call = Callable[[Sequence[Item]], Awaitable[CallResults]]
+"""One call of the handler for a batch. It raises if the whole batch failed."""
 
 SINGLE_FROM: Final = 3
-"""From this delivery on, events are called one at a time."""
+"""From this attempt on, events are called one at a time."""
 
 
 class Part(NamedTuple):
@@ -44,50 +47,73 @@ class Part(NamedTuple):
     poison: bool = False
 
 
-class PoisonDetector:
-    """Decides how one worker calls redelivered events, from the start of the worker on.
+def split(items: Sequence[Item], max_deliveries: int) -> list[Part]:
+    """Split a batch into the parts to call, in its order: one part if no event was delivered before.
 
-    One worker moves at most one event to the dead letters: those after the first one may be innocent, though
-    delivered as often, as they may have been behind the poison event every time. A second poison event kills
-    the worker, and is the first one that the next worker takes.
+    `max_deliveries` is the number of attempts after which an event is a poison event, `SINGLE_FROM` at least.
+    """
+    parts: list[Part] = []
+    for attempt, run in groupby(items, key=lambda item: min(item.delivery.attempt, SINGLE_FROM)):
+        group = list(run)
+        size = len(group) if attempt == 1 else isqrt(len(group)) if attempt < SINGLE_FROM else 1
+        for start in range(0, len(group), size):
+            part = group[start : start + size]
+            poison = part[0].delivery.attempt > max_deliveries
+            parts.append(Part(part, complete_first=attempt > 1, poison=poison))
+    return parts
+
+
+class CountedCalls:
+    """Calls a handler of one subscription; the attempts of redelivered events are counted before.
 
     Args:
-        max_deliveries: How often an event may be delivered without being finished, `SINGLE_FROM` at least.
+        subscription: The handler's, or None if nothing is delivered again.
+        name: The handler's name, for messages.
     """
 
-    def __init__(self, max_deliveries: int) -> None:
-        self._max_deliveries = max_deliveries
-        self._first = True
+    def __init__(self, call: Call, subscription: Subscription | None, name: str, stats: Stats) -> None:
+        self._call = call
+        self._subscription = subscription if isinstance(subscription, CountsAttempts) else None
+        self._stats = stats
+        self._broker = BrokerRetry(name, "counting attempts", stats.failing)
+        self._begun = False  # an attempt is counted, perhaps of an event whose call has returned
+        self._lost: dict[int, Delivery] = {}  # by its id(), as long as the delivery is kept here
 
-    def split(self, items: Sequence[Item]) -> list[Part]:
-        """Split a batch into the parts to call: one part if no event was delivered before."""
-        parts: list[Part] = []
-        for attempt, run in groupby(items, key=lambda item: min(item.delivery.attempt, SINGLE_FROM)):
-            group = list(run)
-            if attempt == SINGLE_FROM:
-                group = self._ordered(group)
-            size = len(group) if attempt == 1 else isqrt(len(group)) if attempt < SINGLE_FROM else 1
-            for start in range(0, len(group), size):
-                part = group[start : start + size]
-                poison = attempt == SINGLE_FROM and self._is_poison(part[0])
-                parts.append(Part(part, complete_first=attempt > 1, poison=poison))
-        return parts
+    async def __call__(self, items: Sequence[Item]) -> CallResults:
+        """The results of a call. Those of events that another member has by now say nothing: `split_lost`."""
+        # First deliveries are never called together with others.
+        if self._subscription is None or (items[0].delivery.attempt == 1 and not self._begun):
+            return await self._call(items)
+        redelivered = [item.delivery for item in items if item.delivery.attempt > 1]
+        self._begun = True
+        lost = await self._begin(self._subscription, redelivered)
+        self._begun = len(lost) < len(redelivered)
+        self._lost |= lost
+        kept = [item for item in items if id(item.delivery) not in lost]
+        results = iter(await self._call(kept) if kept else ())
+        return [Completion(item.delivery) if id(item.delivery) in lost else next(results) for item in items]
 
-    def _ordered(self, items: list[Item]) -> list[Item]:
-        """In their order, or in reverse, in which events of one key still keep theirs."""
-        attempts_left = self._max_deliveries - items[0].delivery.attempt
-        # The last attempt is in order: the event that comes first in it is the first one of the next delivery
-        # too.
-        if attempts_left < 1 or attempts_left % 2 == 0:
-            return items
-        by_key: dict[Hashable, list[Item]] = {}
-        for position, item in enumerate(items):
-            by_key.setdefault(item.delivery.record.key or position, []).append(item)
-        return [item for same_key in reversed(by_key.values()) for item in same_key]
+    async def _begin(
+        self, subscription: CountsAttempts, redelivered: Sequence[Delivery]
+    ) -> dict[int, Delivery]:
+        """Count the attempts, however long the broker is unavailable. Returns the lost deliveries."""
+        while True:
+            try:
+                with self._stats.timed("complete"):  # a wait for the broker is no stuck call
+                    positions = await subscription.begin(redelivered)
+            except BackendError as exc:
+                await self._broker.wait(exc)
+            else:
+                self._broker.succeeded()
+                return {id(redelivered[position]): redelivered[position] for position in positions}
 
-    def _is_poison(self, item: Item) -> bool:
-        first, self._first = self._first, False
-        return first and item.delivery.attempt > self._max_deliveries
+    def split_lost(self, done: list[Completion]) -> tuple[list[Completion], list[Completion]]:
+        """The completions of deliveries that are this subscription's no more, and the others."""
+        if not self._lost:
+            return [], done
+        lost = [completion for completion in done if self._lost.pop(id(completion.delivery), None)]
+        gone = set(map(id, lost))
+        return lost, [completion for completion in done if id(completion) not in gone]
 
 
 def crash_loop_error(item: Item) -> CrashLoopError:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
 from heapq import heappop, heappush
 from itertools import count
-from typing import ClassVar, NamedTuple, cast
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, cast
 
 import anyio
 
-from eventml.backends.base import Completion
+from eventml.backends.base import Completion, Subscription
 from eventml.errors import UnavailableError
 from eventml.handlers import Handler
 from eventml.runtime.backoff import backoff_delay
@@ -32,13 +31,14 @@ from eventml.runtime.failures import (
     should_retry,
 )
 from eventml.runtime.infrastructure import retry_after
+from eventml.runtime.poison import Call, CountedCalls
 from eventml.runtime.stats import Stats
 from eventml.runtime.tracing import HandlerTracing
 
-log = logging.getLogger("eventml")
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
-Call = Callable[[Sequence[Item]], Awaitable[CallResults]]
-"""One call of the handler for a batch. It raises if the whole batch failed."""
+log = logging.getLogger("eventml")
 
 
 class Retry:
@@ -55,6 +55,7 @@ class Retry:
         log_level: The level of log lines about dead letters and bisected batches.
         dead_letters: Moves deliveries to the dead letters.
         queue: The events that wait for a retry, and those that their keys hold back.
+        calls: The calls of the handler, before which attempts at redelivered events are counted.
     """
 
     log_level: ClassVar[int] = logging.WARNING
@@ -66,9 +67,10 @@ class Retry:
         *,
         stats: Stats,
         ordered: bool,
+        subscription: Subscription | None = None,
         tracing: HandlerTracing | None = None,
     ) -> None:
-        self._call = call
+        self.calls = self._call = CountedCalls(call, subscription, handler.name, stats)
         self._name = handler.name
         self._options = handler.options
         self._stats = stats
@@ -184,7 +186,12 @@ class Retry:
                 return []
         else:
             completions = [result]
-        return completions + await self.process(self.queue.release(failed.item))
+        released = self.queue.release(failed.item)
+        # One of those that were delivered before may kill the worker.
+        singly = any(item.delivery.attempt > 1 for item in released)
+        for part in [[item] for item in released] if singly else [released]:
+            completions += await self.process(part)
+        return completions
 
     def _should_retry(self, error: Exception, attempts: int) -> bool:
         return should_retry(error, attempts, self._options)

@@ -259,7 +259,9 @@ class Worker:
             )
         caller = Caller(handler, loaded.resources, ordered=ordered, stats=stats)
         call = HandlerCall(handler, caller=caller, outputs=outputs, stats=stats, tracing=tracing)
-        retry = self._failure_policy(call, handler, stats=stats, ordered=ordered, tracing=tracing)
+        retry = self._failure_policy(
+            call, handler, subscription=subscription, stats=stats, ordered=ordered, tracing=tracing
+        )
         first: Staleness | Retry = retry
         if options.max_age is not None:
             first = Staleness(retry, handler, options.max_age, outputs=outputs, stats=stats)

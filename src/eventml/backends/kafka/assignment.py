@@ -5,10 +5,6 @@
 A rebalance takes all partitions away and assigns some: `suspend`, then `resume`. What is in flight of a
 partition that is assigned to the same member again stays in flight; what is in flight of the others is
 forgotten, and a late completion of it is ignored.
-
-Records that were delivered before and never completed may have killed their worker. So partitions that
-start with such records are recovered one after the other, always in the same order: until all are, no
-other record is delivered.
 """
 
 from __future__ import annotations
@@ -66,7 +62,6 @@ class Assignment:
         self._max_bytes = max_bytes
         self._buffered_bytes = 0
         self._chunks: deque[Chunk] = deque()
-        self._recovering: deque[TopicPartition] = deque()
         self._idle = anyio.Event()
         self.active = False
         self.version = 0
@@ -128,10 +123,8 @@ class Assignment:
             for partition, at in committed.items()
         }
         self.committed = dict(committed)
-        redelivered = {p for p, state in self.states.items() if state.position < state.redelivered_until}
-        self._recovering = deque(sorted(redelivered))
-        for partition, state in self.states.items():
-            if partition not in redelivered:
+        for state in self.states.values():
+            if not state.presumes:  # `start` begins those
                 state.begin()
         self._drop_buffered()
         self.active = True
@@ -143,7 +136,6 @@ class Assignment:
             self.states[partition] = PartitionState(committed)
             self.states[partition].begin()
             self.committed[partition] = committed
-            self.skip_recovery(partition)
             self._drop_buffered()
             self._check_idle()
 
@@ -152,32 +144,11 @@ class Assignment:
         self.resume({}, {})
         self.active = False
 
-    # Recovery of records that were delivered before
-
-    @property
-    def recovering(self) -> TopicPartition | None:
-        """The only partition to fetch and deliver now; None if there is none to recover."""
-        while self._recovering:
-            state = self.states[self._recovering[0]]
-            if not state.begun or state.position < state.redelivered_until:
-                return self._recovering[0]
-            self._recovering.popleft()
-        return None
-
-    def skip_recovery(self, partition: TopicPartition) -> None:
-        """Let the other partitions go on, although this one is not recovered."""
-        if partition in self._recovering:
-            self._recovering.remove(partition)
-
-    @property
-    def recovery_fetched(self) -> bool:
-        """Whether all that the partition in recovery has to redeliver is buffered."""
-        partition = self.recovering
-        return (
-            partition is not None
-            and self.buffered > 0
-            and self.fetched[partition] >= self.states[partition].redelivered_until
-        )
+    def start(self, presumed: int) -> None:
+        """Deliver of all partitions. A member that died may have had so many records of each in a call."""
+        for state in self.states.values():
+            if not state.begun:
+                state.begin(presumed)
 
     @property
     def redelivering(self) -> bool:
@@ -257,6 +228,20 @@ class Assignment:
             if state is not None:
                 state.complete(offsets)
         self._check_idle()
+
+    def begin(self, deliveries: Iterable[Delivery]) -> None:
+        """Record which redelivered records a handler is called with, and that all other calls returned."""
+        for state in self.states.values():
+            state.called = {}
+        for delivery in deliveries:
+            found = self.states.get((delivery.record.topic, delivery.partition))
+            if found is not None and delivery.offset in found.in_flight:
+                found.called[delivery.offset] = delivery.attempt
+
+    @property
+    def attempts_committed(self) -> bool:
+        """Whether the last commits say how many attempts there were."""
+        return all(at.attempts == self.committed[p].attempts for p, at in self.to_commit().items())
 
     @property
     def in_flight(self) -> int:

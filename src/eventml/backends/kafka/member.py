@@ -39,8 +39,7 @@ log = logging.getLogger("eventml")
 _DELIVERY: Final = attrgetter("delivery")
 _NO_PARTITION: Final = TopicPartition("", -1)  # to poll it keeps the membership, and returns nothing
 _POLL: Final = 200  # milliseconds that a fetch waits for records
-_PRESUMED_BATCHES: Final = 2  # what a member that died is presumed to have had in flight
-_PATIENCE: Final = 5.0  # seconds that other partitions wait for one in recovery that returns no records
+_PRESUMED_BATCHES: Final = 2  # of each partition: what a member that died may have called a handler with
 _COMMIT_BACKOFF: Final = 0.2  # seconds
 
 
@@ -69,38 +68,28 @@ class Fetcher:
         self._room = asyncio.Event()
         self._limit = 0
         self._version = -1  # of the assignment that the consumer's positions fit
-        self._recovering: TopicPartition | None = None  # whose recovery has begun
-        self._progress_at = 0.0
 
     def wake(self, limit: int | None = None) -> None:
         """Fetch on: there is room, from now on for up to `limit` deliveries."""
         self._limit = self._limit if limit is None else limit
         self._room.set()
 
-    def reset(self) -> None:
-        """Fetch for a new assignment."""
-        self._recovering = None
-        self._seek()
-
     async def fetch(self) -> None:
         """Fetch once, or wait until there is room."""
         self._room.clear()
         assignment = self._assignment
-        if not assignment.active or assignment.full(self._limit) or assignment.recovery_fetched:
+        if not assignment.active or assignment.full(self._limit):
             await self._consumer.getmany(_NO_PARTITION)
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._poll_interval):
                     await self._room.wait()
             return
-        version, recovering = assignment.version, assignment.recovering
-        if not await self._may_fetch(recovering):
-            await asyncio.sleep(_COMMIT_BACKOFF)
-            return
+        version = assignment.version
+        assignment.start(_PRESUMED_BATCHES * self._limit)
         if version != self._version:
-            self._seek()
-        only = () if recovering is None else (recovering,)
+            self.seek()
         try:
-            fetched = await self._consumer.getmany(*only, timeout_ms=_POLL, max_records=self._limit)
+            fetched = await self._consumer.getmany(timeout_ms=_POLL, max_records=self._limit)
         except NoOffsetForPartitionError:
             return  # a rebalance came between, and where the group starts is not committed yet
         except OffsetOutOfRangeError as exc:
@@ -114,25 +103,9 @@ class Fetcher:
         for partition, deliveries in fetched.items():
             assignment.put(Chunk(partition, deliveries, int(deliveries[-1].offset) + 1))
         if fetched:
-            self._progress_at = time.monotonic()
             self._on_fetched()
         else:
             await self._skip_markers()
-
-    async def _may_fetch(self, recovering: TopicPartition | None) -> bool:
-        """Begin the recovery of a partition, if there is one. False if that cannot be committed now."""
-        if recovering is None:
-            self._recovering = None
-        elif recovering != self._recovering:
-            # The next delivery of its records has to be committed before it happens.
-            self._assignment.states[recovering].begin(_PRESUMED_BATCHES * self._limit)
-            if not await self._committer.now():
-                return False
-            self._recovering, self._progress_at = recovering, time.monotonic()
-        elif time.monotonic() - self._progress_at > _PATIENCE:
-            log.debug("no records from %s, which is in recovery: the other partitions go on", recovering)
-            self._assignment.skip_recovery(recovering)
-        return True
 
     async def _skip_markers(self) -> None:
         """Skip the markers of transactions: where nothing is left to fetch, nothing else remains."""
@@ -156,7 +129,7 @@ class Fetcher:
                 happened = self._assignment.skip_removed(partition, start, end)
                 log.warning("group %s, topic %s, partition %d: %s", self._group, *partition, happened)
 
-    def _seek(self) -> None:
+    def seek(self) -> None:
         """Make the next fetch begin after the last one that was put into the assignment."""
         self._version = self._assignment.version
         for partition, offset in self._assignment.fetched.items():
@@ -250,6 +223,17 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka has no
             # If the next record kills this process, these must not be suspected.
             await self._committer.now()
 
+    async def begin(self, deliveries: Sequence[Delivery]) -> list[int]:
+        """As `CountsAttempts.begin`. Deliveries of a former assignment are lost."""
+        self.assignment.begin(deliveries)
+        while not self.assignment.attempts_committed:
+            if not await self._committer.now():
+                raise UnavailableError(f"the attempts of group {self._group} could not be committed")
+            if not self.assignment.attempts_committed:  # a transaction is under way
+                await asyncio.sleep(_COMMIT_BACKOFF)
+        kept = set(self.assignment.positions_in_flight(deliveries))
+        return [position for position in range(len(deliveries)) if position not in kept]
+
     async def leave(self) -> None:
         """Commit what was completed, give back the rest, and leave the group. Never raises."""
         self._leaving = True
@@ -308,7 +292,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka has no
         former, self.former = self.former, None
         # Events in flight when a member of this process failed are not presumed to have killed it.
         self.assignment.resume(committed, ends, former.given_back if former else None)
-        self._fetcher.reset()
+        self._fetcher.seek()
         # Both commit that this member is active. Transactions commit all that follows.
         if self._completer.transactional:
             await self._committer.now(session / 4)

@@ -1,14 +1,13 @@
 """The state of one partition: what is in flight, which offset is safe to commit, how often it was delivered.
 
 A group commits one offset per partition. eventml's commits say more in their metadata: what was completed
-beyond that offset, out of order, so that the next member need not repeat it; and how often the records
-after it were delivered without being completed, so that an event that kills its worker is found.
+beyond that offset, out of order, so that the next member need not repeat it; and how many attempts there were
+at the records after it, so that an event that kills its worker is found.
 
-Deliveries are counted in steps. A partition is delivered in the order of its offsets, so a record was never
-delivered more often than one before it: falling steps describe all of them. A member that leaves commits how
-far it came. A member that dies cannot; but it has committed that it is active, and so the first records
-after the committed offset are presumed to have been delivered once. They are redelivered after a commit
-that counts them, in small batches: further deaths are then counted, not presumed.
+Attempts are counted in steps. A member that leaves commits how far it came. A member that dies cannot; but it
+has committed that it is active, and so the first records after the committed offset are presumed to have been
+in a call once. They are redelivered, and from then on an attempt is committed before the call: further deaths
+are counted, not presumed.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ Ranges = tuple[tuple[int, int], ...]
 """Ranges of offsets, rising: the first offset, and the one after the last."""
 
 AttemptSteps = tuple[tuple[int, int], ...]
-"""Up to this offset, delivered so often. Offsets rise, counts fall; after the last step the count is 0."""
+"""Up to this offset, so many attempts, from 1. Offsets rise; after the last step the count is 0."""
 
 _MAX_STEPS: Final = 32  # beyond these, counts of later offsets are dropped
 
@@ -34,7 +33,7 @@ class CommittedOffset(NamedTuple):
     Attributes:
         offset: All records before it are completed.
         completed: Ranges of completed records beyond it.
-        attempts: How often the records from there on were delivered and not completed.
+        attempts: How many attempts there were at the records from there on.
         active: A member delivers records from there on, or died doing so: more may have been delivered.
     """
 
@@ -56,20 +55,26 @@ class PartitionState:
     before; without it earlier deliveries are not counted.
     """
 
-    __slots__ = ("_attempts", "_completed", "_end", "_phase", "_presume", "_starts", "in_flight", "position")
+    __slots__ = (
+        *("_attempts", "_completed", "_end", "_phase", "_presume", "_starts"),
+        *("called", "in_flight", "position"),
+    )
 
     def __init__(self, committed: CommittedOffset, end: int | None = None) -> None:
         self.position = committed.offset
         """The next offset to deliver."""
         self.in_flight: dict[int | str, None] = {}
         """Offsets that were delivered and are not completed, in rising order."""
+        self.called: dict[int | str, int] = {}
+        """The attempts of redelivered offsets that a handler is called with."""
         self._completed = committed.completed
         self._starts = [start for start, _ in committed.completed]
         self._end = end
         self._attempts = committed.attempts
         self._presume = committed.active
-        # What the next commit says of deliveries. new: what it found. delivering: one more, and active.
-        # returned: what it found, as nothing is delivered any more. left: one more for what was delivered.
+        # What the next commit says of attempts. new: what it found. delivering: also those at what is called,
+        # and active. returned: what it found, as nothing is delivered any more. left: also those at what is
+        # called, and one at least for what was delivered.
         self._phase: Literal["new", "delivering", "returned", "left"] = "new"
 
     def deliver(self, offsets: Iterable[int | str], position: int) -> None:
@@ -126,9 +131,14 @@ class PartitionState:
     def redelivered_until(self) -> int:
         """Records before this offset were delivered to an earlier member, or are presumed to have been."""
         end = 0 if self._end is None else self._end
-        if self._phase == "new" and self._presume:
+        if self.presumes:
             return end
         return min(self._attempts[-1][0], end) if self._attempts else 0
+
+    @property
+    def presumes(self) -> bool:
+        """Whether a member has died: `begin` has to be told how much of it may have been in a call."""
+        return self._phase == "new" and self._presume and self._end is not None and self.position < self._end
 
     def begin(self, presumed: int = 0) -> None:
         """Deliver from now on. A member that died may have had `presumed` offsets in flight."""
@@ -158,11 +168,17 @@ class PartitionState:
         return attempts_at(self._attempts, offset) + 1
 
     def _attempts_to_commit(self) -> AttemptSteps:
-        if self._phase == "delivering":
-            return tuple((end, count + 1) for end, count in self._attempts)
-        if self._phase == "left":
-            return add_attempt(self._attempts, self.position)
-        return self._attempts
+        steps, called = self._attempts, self.called
+        if self._phase not in {"delivering", "left"}:
+            return steps
+        if called and steps:
+            counts = (
+                (int(offset) + 1, called.get(offset) or attempts_at(steps, int(offset)))
+                for offset in self.in_flight
+                if int(offset) < steps[-1][0]
+            )
+            steps = _joined((*counts, *steps))
+        return presume_attempt(steps, self.position) if self._phase == "left" else steps
 
     def _completed_ahead(self) -> Ranges:
         return tuple(
@@ -198,19 +214,13 @@ def steps_before(steps: AttemptSteps, offset: int) -> AttemptSteps:
     return tuple(kept)
 
 
-def add_attempt(steps: AttemptSteps, offset: int) -> AttemptSteps:
-    """The steps with one more delivery of all records before an offset."""
-    more = ((end, count + 1) for end, count in steps_before(steps, offset))
-    return _falling((*more, (offset, 1), *steps))
-
-
 def presume_attempt(steps: AttemptSteps, offset: int) -> AttemptSteps:
-    """The steps with one delivery at least of all records before an offset."""
-    return _falling((*steps, (offset, 1)))
+    """The steps with one attempt at least at all records before an offset."""
+    return _joined((*steps, (offset, 1)))
 
 
-def _falling(steps: AttemptSteps) -> AttemptSteps:
-    """One step for each count, the last; none that reaches no further than one before it."""
+def _joined(steps: AttemptSteps) -> AttemptSteps:
+    """Steps without those that reach no further than one before; neighbours of one count are one step."""
     kept: list[tuple[int, int]] = []
     for end, count in steps:
         if kept and end <= kept[-1][0]:

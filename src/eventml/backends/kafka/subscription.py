@@ -127,6 +127,10 @@ class GroupSubscription:
         if self._member is not None:
             await self._member.complete(done)
 
+    async def begin(self, deliveries: Sequence[Delivery]) -> Collection[int]:
+        """As `CountsAttempts.begin`. Deliveries of a former assignment are lost."""
+        return range(len(deliveries)) if self._member is None else await self._member.begin(deliveries)
+
     async def lag(self) -> int | None:
         """As `Subscription.lag`. Other members' work counts as completed when it is committed."""
         try:

@@ -60,6 +60,17 @@ class Group:
         windows = self.windows
         return [c for c in done if windows[(d := c.delivery).partition].finish(d.offset, member)]
 
+    def begin(self, deliveries: Iterable[Delivery], member: object) -> None:
+        """Count the attempts of the member's deliveries among these, and of no others of its own."""
+        for index, window in enumerate(self.windows):
+            if window.owner is member:
+                window.called = {d.offset for d in deliveries if d.partition == index}
+
+    def has(self, delivery: Delivery, member: object) -> bool:
+        """Whether a delivery is in flight with a member."""
+        window = self.windows[delivery.partition]
+        return window.owner is member and delivery.offset in window.in_flight
+
     def deduplicate(self, accepted: Iterable[Completion], window: int) -> list[Completion]:
         """Record ids as `Completion.dedupe` says, and forget all but the last `window` ones.
 

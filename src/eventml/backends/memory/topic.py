@@ -188,6 +188,7 @@ class Window:
         position: The next offset that has not been delivered yet.
         in_flight: By offset, the number of the attempt.
         returned: By offset in rising order, the number of attempts, of what is to be delivered again.
+        called: Offsets of the redelivered records that a handler is called with.
     """
 
     def __init__(self, partition: Partition, position: int) -> None:
@@ -197,6 +198,7 @@ class Window:
         self.position = position
         self.in_flight: dict[Any, int] = {}
         self.returned: dict[Any, int] = {}
+        self.called: set[int | str] = set()
 
     def take(self, room: Room) -> list[Delivery]:
         """Deliveries, as there is room, which are then in flight with the owner. Returned ones come first."""
@@ -219,8 +221,9 @@ class Window:
         return self.owner is member and self.in_flight.pop(offset, None) is not None
 
     def give_back(self) -> None:
-        """Return all that is in flight, to be delivered again."""
-        self.returned = dict(sorted((self.returned | self.in_flight).items()))
+        """Return all that is in flight, to be delivered again. A call of a redelivered record counts."""
+        counts = {o: n if n == 1 or o in self.called else n - 1 for o, n in self.in_flight.items()}
+        self.returned = dict(sorted((self.returned | counts).items()))
         self.in_flight.clear()
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
 from eventml.backends.base import Start
@@ -95,6 +96,7 @@ class Consumer:
         self.dedupe_key = dedupe_key(topic, group)
         self._lease = lease
         self._renewed: dict[Offset, float] = {}  # when each entry was last renewed, on a monotonic clock
+        self._begun: dict[Offset, int] = {}  # the attempts that are counted of entries in a call
         self._cursor = _START
         self.sweeping = True
         self.lost = 0
@@ -148,11 +150,28 @@ class Consumer:
         lost: set[Offset] = set()
         for start in range(0, len(due), _RENEW_AT_ONCE):
             some = due[start : start + _RENEW_AT_ONCE]
-            reply = await self._run(_RENEW, self.name, *some, action="renewing leases")
+            pairs = chain.from_iterable((entry, "") for entry in some)
+            reply = await self._run(_RENEW, self.name, *pairs, action="renewing leases")
             lost |= {entry.decode() for entry in reply}
             self._renewed.update({entry: now for entry in some if entry in self._renewed})
         self.drop(lost)
         return lost
+
+    async def begin(self, deliveries: Sequence[Delivery]) -> set[Offset]:
+        """As `CountsAttempts.begin`. Returns the entries that are not pending for this consumer any more."""
+        attempts = {delivery.offset: delivery.attempt for delivery in deliveries}
+        returned = (self._begun.keys() - attempts.keys()) & self._renewed.keys()
+        ended = {entry: self._begun[entry] for entry in returned}
+        self._begun = ended | attempts  # also if the outcome remains unknown
+        counts = ended | {entry: attempt + 1 for entry, attempt in attempts.items()}
+        lost: set[Offset] = set()
+        if counts:
+            pairs = chain.from_iterable(counts.items())
+            reply = await self._run(_RENEW, self.name, *pairs, action="counting attempts")
+            lost = {entry.decode() for entry in reply}
+        self.drop(lost)
+        self._begun = {entry: attempt for entry, attempt in attempts.items() if entry not in lost}
+        return lost & attempts.keys()
 
     async def sweep(self, limit: int, max_bytes: int) -> list[Delivery]:
         """Take the next step of a sweep: claim entries with expired leases, of so many bytes at most."""

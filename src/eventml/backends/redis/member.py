@@ -257,6 +257,20 @@ class Member:
                 refused,
             )
 
+    async def begin(self, deliveries: Sequence[Delivery]) -> Collection[int]:
+        """See `CountsAttempts.begin`."""
+        lost: list[int] = []
+        by_topic = self._by_topic(deliveries, len(deliveries))
+        for topic, consumer in self._consumers.items():
+            positions = by_topic.get(topic, ())
+            some = [deliveries[position] for position in positions]
+            try:
+                gone = await consumer.begin(some)
+            except NoGroupError:  # then nothing is pending any more
+                gone = {delivery.offset for delivery in some}
+            lost += [position for position in positions if deliveries[position].offset in gone]
+        return lost
+
     async def completed_before(self, deliveries: Sequence[Delivery]) -> Collection[int]:
         """See `DedupeSubscription.completed_before`."""
         found: list[int] = []

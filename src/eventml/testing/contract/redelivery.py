@@ -101,6 +101,8 @@ async def deliveries_of_a_frozen_member_go_to_others(trial: Trial) -> None:
         expect_each_once(again, records)
         for delivery in again:
             await successor.finish([delivery], to, by="successor")
+    if trial.backend.capabilities.counts_attempts:
+        expect_equal("deliveries that are begun too late", await frozen.begin(taken), ids(taken))
     if trial.backend.capabilities.atomic_completion:
         for delivery in taken:
             await frozen.finish([delivery], to, by="late")
@@ -137,14 +139,28 @@ async def a_slow_member_keeps_its_deliveries(trial: Trial) -> None:
 
 @case()
 async def attempts_are_counted_as_declared(trial: Trial) -> None:
-    """`Delivery.attempt` counts the deliveries to the group where attempts are counted; else it is 1."""
-    await trial.published(3, keys=1)
-    for attempt in (1, 2, 3):
+    """If attempts are counted, a group's first delivery counts, and later those in a call; else all are 1."""
+    records = await trial.published(3, keys=1)
+    counts = trial.backend.capabilities.counts_attempts
+
+    async def take(member: Member, when: str, wanted: list[int]) -> list[Delivery]:
+        taken = sorted(await member.take(3), key=lambda delivery: delivery.record.value)
+        expect_equal(f"the attempts {when}", [d.attempt for d in taken], wanted if counts else [1] * 3)
+        return taken
+
+    calls: list[list[list[int]]] = [[], [], [[0], [1, 2]], [[0, 1], [2], [0]]]  # of each member, by position
+    for member_calls, wanted in zip(calls, ([1, 1, 1], [2, 2, 2], [2, 2, 2], [2, 3, 3]), strict=True):
         member = await trial.join()
-        wanted = attempt if trial.backend.capabilities.counts_attempts else 1
-        attempts = [d.attempt for d in await member.take(3)]
-        expect_equal(f"the attempts at delivery {attempt}", attempts, [wanted] * 3)
+        taken = await take(member, "of the next member", wanted)
+        for call in member_calls if counts else ():
+            await member.begin([taken[position] for position in call])
         await member.leave()
+    member = await trial.join()
+    taken = await take(member, "of the last member", [3, 3, 3])
+    await member.finish(taken[1:])
+    if counts:
+        lost = await member.begin(taken)
+        expect_equal("deliveries that are begun after they were finished", lost, [r.id for r in records[1:]])
     other = await trial.join(group=trial.name("group"))
     expect_equal("the attempts in another group", [d.attempt for d in await other.take(3)], [1, 1, 1])
 

@@ -127,6 +127,12 @@ class Member:
             [Completion(d, [output_of(to, d, by)] if to is not None else (), dedupe) for d in deliveries]
         )
 
+    async def begin(self, deliveries: Sequence[Delivery]) -> list[str]:
+        """Count the attempts of deliveries, as before the call of a handler. Returns the ids of lost ones."""
+        work = cast("Any", self._subscription).begin(deliveries)  # `CountsAttempts`
+        lost = await within(self._patience, "begin() did not return", work)
+        return ids(deliveries[position] for position in sorted(lost))
+
     async def completed_before(self, deliveries: Sequence[Delivery]) -> list[str]:
         """The ids of the deliveries that the group has recorded as completed."""
         asked = cast("DedupeSubscription", self._subscription).completed_before(deliveries)

@@ -1,5 +1,5 @@
 -- Give back entries that are pending for a consumer. Those that no handler has received are given back in any
--- case, and their delivery is no attempt; the others if the consumer leaves, which deletes it. XGROUP
+-- case, and a first delivery of them is no attempt; the others if the consumer leaves, which deletes it. XGROUP
 -- DELCONSUMER would drop pending entries, so the same step makes sure that there are none.
 --
 -- KEYS  the topic
@@ -20,7 +20,7 @@ while true do
   local pending = redis.call('XPENDING', topic, group, from, '+', 100, consumer)
   for _, entry in ipairs(pending) do
     if leaves or not received[entry[1]] then
-      local attempts = received[entry[1]] and entry[4] or math.max(entry[4] - 1, 0)
+      local attempts = (entry[4] == 1 and not received[entry[1]]) and 0 or entry[4]
       -- Idle since 1970, so that its lease has expired for every consumer.
       local claimed = redis.call(
         'XCLAIM', topic, group, released, 0, entry[1], 'TIME', 0, 'RETRYCOUNT', attempts, 'JUSTID'

@@ -267,8 +267,8 @@ def _table_of(
 ) -> pa.Table:
     """Some of a chunk's predictions as a table of these columns."""
     if {c.name for c in schema} | set(PREDICTION_COLUMNS) != set(columns.names):
-        there = ", ".join(columns.names)
-        raise TargetError(f"{run.predictor} returns other fields than {there}. Annotate its output's type")
+        found = f"{run.predictor} returns other fields than before: {', '.join(c.name for c in schema)}"
+        raise TargetError(f"{found}, not {', '.join(columns.names)}. Annotate its output's type")
     ids, kind = chunk.ids[start:stop], columns.field("id").type
     if getattr(ids, "type", None) != kind:
         ids = pa.array(map(str if kind == pa.string() else to_integer, as_list(ids)), kind)

@@ -39,6 +39,7 @@ def chunk_of(position: int, ids: list[Any], value: float = 1.0) -> ScoredChunk:
         duplicates=0,
         no_output=0,
         done=position,
+        row=str,
     )
 
 

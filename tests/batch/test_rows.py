@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventml.deploy.batch.chunks import RowChunk, as_list
+from eventml.deploy.batch.chunks import RowChunk
+from eventml.deploy.batch.output_columns import as_list
 from eventml.deploy.batch.row_decoding import RowDecoder
 from eventml.errors import DecodeError
 

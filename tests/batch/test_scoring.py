@@ -12,8 +12,7 @@ import pytest
 
 from eventml import Bus
 from eventml.deploy.batch import ScorePlan, parse_location, score
-from eventml.deploy.batch.chunks import as_list
-from eventml.deploy.batch.output_columns import check_outputs
+from eventml.deploy.batch.output_columns import as_list, check_outputs
 from eventml.errors import OutputError
 from eventml.handlers import read_handler
 from eventml.runtime import OutputChecks

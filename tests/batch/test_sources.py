@@ -7,9 +7,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from eventml.deploy.batch.chunks import as_list
 from eventml.deploy.batch.job import open_source
 from eventml.deploy.batch.locations import parse_location
+from eventml.deploy.batch.output_columns import as_list
 from tests.batch.conftest import SOURCES, rides, write
 
 

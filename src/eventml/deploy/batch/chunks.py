@@ -5,15 +5,19 @@ A column is a list, or a pyarrow array, which only a source that has pyarrow mak
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, TypeVar
 
 import msgspec
 
-from eventml.deploy.batch.output_columns import OutputSchema, Values
-from eventml.errors import SourceError
+from eventml.deploy.batch.output_columns import OutputSchema, Values, as_list, readable_values, take
+from eventml.errors import DecodeError, SourceError
+from eventml.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+
+Part = TypeVar("Part")
 
 Position: TypeAlias = Any
 """How far a source has been read: any value that JSON can hold. Only the source that made it reads it."""
@@ -77,6 +81,7 @@ class ScoredChunk(msgspec.Struct):
         rejected: The rows that could not be read, and those that failed.
         read: Rows in the chunk.
         no_output: Rows for which the predictor returned None.
+        row: Returns the source's row of one of the ids, by its number, as JSON.
     """
 
     position: Position
@@ -88,6 +93,22 @@ class ScoredChunk(msgspec.Struct):
     duplicates: int
     no_output: int
     done: int
+    row: Callable[[int], str]
+
+    def reject(self, errors: Mapping[int, Exception], exception: str) -> None:
+        """Move ids, by their numbers, to the rejected rows. The columns do not hold them, or are written."""
+        if not errors:
+            return
+        ids, row = as_list(self.ids), self.row
+        kept = [number for number in range(len(ids)) if number not in errors]
+        self.rejected = [
+            *self.rejected,
+            *(
+                RejectedRow(str(ids[number]), exception, printable(str(errors[number])), row(number))
+                for number in sorted(errors)
+            ),
+        ]
+        self.ids, self.row = take(ids, kept), lambda number: row(kept[number])
 
 
 class RowCounts(msgspec.Struct):
@@ -196,6 +217,8 @@ class Target(Protocol):
     def write(self, chunk: ScoredChunk) -> RowCounts:
         """Write the predictions, the rejected rows and the checkpoint, and return the counts so far.
 
+        A prediction that the target cannot hold is moved to the chunk's rejected rows.
+
         Raises:
             TargetError: Nothing of the chunk was written.
         """
@@ -253,17 +276,19 @@ def normalize_ids(ids: Values) -> tuple[Values, bool]:
             return ids, False
         if pa.types.is_large_string(ids.type):  # pandas writes those
             ids = ids.cast(pa.string())
-        valid = not ids.null_count and pa.types.is_string(ids.type)
-        if valid and not pc.any(pc.match_substring(ids, "\x00")).as_py():
-            return ids, False
-    values = as_list(ids)
+        if not ids.null_count and pa.types.is_string(ids.type):
+            with suppress(ValueError):  # texts that are not UTF-8
+                ids.validate(full=True)
+                if not pc.any(pc.match_substring(ids, "\x00")).as_py():
+                    return ids, False
+    values = readable_values(ids)
     kinds = set(map(type, values))
     if kinds <= {str}:
         return values, "\x00" in "".join(values)
     if kinds <= {int}:
         return values, not (is_storable(min(values)) and is_storable(max(values)))
     if not kinds <= {int, type(None)}:
-        values = [one if one is None else str(one) for one in values]
+        values = [None if one is None or isinstance(one, DecodeError) else str(one) for one in values]
     return values, not all(map(is_storable, values))
 
 
@@ -274,32 +299,38 @@ def is_storable(row_id: Any) -> bool:
     return isinstance(row_id, str) and "\x00" not in row_id
 
 
-def as_list(column: Values) -> list[Any]:
-    """Return a column's values as Python objects, none changed.
+def to_integer(row_id: int | str) -> int:
+    """Convert an id for a target whose ids are integers.
 
-    A time finer than a microsecond, which Python cannot hold, becomes the text that a stream would carry.
+    Raises:
+        ValueError: It is another text than the integer's: `007` is not 7.
     """
-    if isinstance(column, list):
-        return column
-    if not hasattr(column, "to_pylist"):
-        return list(column.tolist() if hasattr(column, "tolist") else column)
-    import pyarrow as pa  # noqa: PLC0415 - the column is pyarrow's, so it is installed
+    with suppress(ValueError):
+        found = int(row_id)
+        if str(found) == str(row_id):
+            return found
+    raise ValueError(f"the ids in the target are integers, and {row_id!r:.100} is not")
 
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    if pa.types.is_timestamp(column.type) and column.type.unit == "ns":
+
+def bisect_rows(
+    size: int, call: Callable[[int, int], Part], invalid: type[Exception] | tuple[type[Exception], ...]
+) -> tuple[list[Part], dict[int, Exception]]:
+    """Call for all rows, or for smaller ranges of them where an invalid row makes a call fail.
+
+    Returns:
+        The results of the calls, in the order of the rows, and the error of each row that fails alone.
+    """
+    parts: list[Part] = []
+    errors: dict[int, Exception] = {}
+    ranges = [(0, size)] if size else []
+    while ranges:
+        start, stop = ranges.pop()
         try:
-            column = column.cast(pa.timestamp("us", column.type.tz))
-        except pa.ArrowInvalid:
-            column = column.cast(pa.string())
-    values: list[Any] = column.to_pylist()
-    return values
-
-
-def take(column: Values, positions: Sequence[int]) -> Values:
-    """Return the values of a list or a pyarrow array at these positions."""
-    if isinstance(column, list):
-        return [column[position] for position in positions]
-    import pyarrow as pa  # noqa: PLC0415 - the column is pyarrow's, so it is installed
-
-    return column.take(pa.array(positions, pa.int64()))
+            parts.append(call(start, stop))
+        except invalid as exc:
+            middle = (start + stop) // 2
+            if middle == start:
+                errors[start] = exc
+            else:
+                ranges += [(middle, stop), (start, middle)]
+    return parts, errors

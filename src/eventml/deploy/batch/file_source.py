@@ -15,7 +15,7 @@ from eventml.deploy.batch.csv_reader import BadRow, CsvReader, TextLines
 from eventml.errors import SourceError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from io import BufferedReader
     from pathlib import Path
 
@@ -153,7 +153,7 @@ class ParquetSource(_File):
     def chunks(self, columns: Sequence[str], *, rows: int, after: int | None) -> Iterator[RowChunk]:
         done, skip = 0, after or 0
         names = list(dict.fromkeys([self._id, *columns]))
-        with self._translate_errors():
+        with self._translate_errors(lambda: f" behind row {done}"):
             # The pages of a chunk are few: threads would cost more memory than they save time.
             for batch in self._file.iter_batches(rows, columns=names, use_threads=False):
                 done += batch.num_rows
@@ -171,9 +171,9 @@ class ParquetSource(_File):
         self._file.close()
 
     @contextmanager
-    def _translate_errors(self) -> Iterator[None]:
+    def _translate_errors(self, place: Callable[[], str] = str) -> Iterator[None]:
         try:
             yield
         except (pa.ArrowException, OSError) as exc:
             reason = str(exc).partition("\n")[0]
-            raise SourceError(f"{self._path}: cannot be read as Parquet: {reason}") from exc
+            raise SourceError(f"{self._path}: cannot be read as Parquet{place()}: {reason}") from exc

@@ -17,8 +17,9 @@ import re
 import stat
 import time
 from contextlib import closing, contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Any, Final
+from typing import IO, TYPE_CHECKING, Annotated, Final
 
 import msgspec
 import pyarrow as pa
@@ -33,11 +34,12 @@ from eventml.deploy.batch.chunks import (
     RunIdentity,
     ScoredChunk,
     Target,
-    as_list,
+    bisect_rows,
+    to_integer,
 )
 from eventml.deploy.batch.csv_reader import FORMULA, NUMBER, CsvReader, TextLines
 from eventml.deploy.batch.locations import FileFormat, FileLocation
-from eventml.deploy.batch.output_columns import PREDICTION_COLUMNS, OutputSchema, Values, single_column
+from eventml.deploy.batch.output_columns import PREDICTION_COLUMNS, OutputSchema, as_list, single_column
 from eventml.deploy.batch.work_folder import WorkFolder
 from eventml.errors import SourceError, TargetError
 from eventml.printable import printable_json
@@ -47,8 +49,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("eventml")
 
-ROW_GROUP: Final = 1 << 16
-"""Rows that are held in memory while the parts are joined."""
+ROW_GROUP: Final = 1 << 16  # rows that are held in memory while the parts are joined
 
 _MANIFEST: Final = "manifest.json"
 _REJECTS: Final = "rejects.jsonl"
@@ -142,14 +143,17 @@ class FileTarget(Target):
         with self._translate_errors():
             if chunk.schema is not None and len(chunk.ids):
                 if self._schema is None:
-                    integers = set(map(type, as_list(chunk.ids[:1]))) == {int}
-                    self._schema = arrow_schema(chunk.schema, integer_ids=integers)
+                    self._schema = arrow_schema(chunk.schema, integer_ids=type(as_list(chunk.ids)[0]) is int)
                 if self._part is None:
                     self._part_stream = self._folder.open("unfinished", "wb")
                     self._part = pq.ParquetWriter(self._part_stream, self._schema)
-                self._part.write_table(_table_of(chunk, chunk.schema, self._state.run, self._schema))
-            lines = (printable_json(msgspec.json.encode(row)) for row in chunk.rejected)
-            self._rejects.write(b"".join(line + b"\n" for line in lines))
+                part_of = partial(_table_of, chunk, chunk.schema, self._state.run, self._schema)
+                tables, errors = bisect_rows(len(chunk.ids), part_of, (ValueError, TypeError, OverflowError))
+                for table in tables:
+                    self._part.write_table(table)
+                chunk.reject(errors, TargetError.__name__)
+            encoded = map(printable_json, map(msgspec.json.encode, chunk.rejected))
+            self._rejects.writelines(line + b"\n" for line in encoded)
             counts = self._state.checkpoint.counts.plus(chunk, written=len(chunk.ids))
             # Ahead of the file until `_save_checkpoint`, the only place that saves it from here on.
             self._state.checkpoint = Checkpoint(chunk.position, counts)
@@ -258,28 +262,23 @@ def arrow_schema(schema: OutputSchema, *, integer_ids: bool) -> pa.Schema:
     return pa.schema([("id", pa.int64() if integer_ids else pa.string()), *outputs, *common])
 
 
-def _table_of(chunk: ScoredChunk, schema: OutputSchema, run: RunIdentity, columns: pa.Schema) -> pa.Table:
-    """A chunk's predictions as a table of these columns."""
-    ids = _array(chunk.ids, columns.field("id").type)
-    arrays = {c.name: values for c, values in zip(schema, chunk.columns, strict=True)}
-    constants = {"predictor": run.predictor, "model": run.model, "model_version": run.model_version}
-    arrays |= {name: pa.repeat(pa.scalar(text), len(ids)) for name, text in constants.items()}
+def _table_of(
+    chunk: ScoredChunk, schema: OutputSchema, run: RunIdentity, columns: pa.Schema, start: int, stop: int
+) -> pa.Table:
+    """Some of a chunk's predictions as a table of these columns."""
+    if {c.name for c in schema} | set(PREDICTION_COLUMNS) != set(columns.names):
+        found = f"{run.predictor} returns other fields than before: {', '.join(c.name for c in schema)}"
+        raise TargetError(f"{found}, not {', '.join(columns.names)}. Annotate its output's type")
+    ids, kind = chunk.ids[start:stop], columns.field("id").type
+    if getattr(ids, "type", None) != kind:
+        ids = pa.array(map(str if kind == pa.string() else to_integer, as_list(ids)), kind)
     texts = pc.cast(ids, pa.string())
-    arrays |= {"id": ids, "prediction_id": pc.binary_join_element_wise(texts, pa.scalar(run.id_suffix), "/")}
-    if arrays.keys() != set(columns.names):
-        raise TargetError(
-            f"the predictor {run.predictor} returns other fields than before: {', '.join(arrays)}, not "
-            f"{', '.join(columns.names)}. Annotate its output's type"
-        )
-    return pa.Table.from_arrays([_array(arrays[f.name], f.type) for f in columns], schema=columns)
-
-
-def _array(column: Values, kind: pa.DataType) -> Any:
-    if isinstance(column, pa.Array | pa.ChunkedArray):
-        return column.cast(kind)
-    if kind == pa.string() and isinstance(column, list) and any(type(one) is int for one in column):
-        column = list(map(str, column))
-    return pa.array(column, kind)
+    arrays = {"id": ids, "prediction_id": pc.binary_join_element_wise(texts, pa.scalar(run.id_suffix), "/")}
+    for column, values in zip(schema, chunk.columns, strict=True):
+        arrays[column.name] = pa.array(values[start:stop], columns.field(column.name).type)
+    for name in PREDICTION_COLUMNS[2:]:
+        arrays[name] = pa.repeat(pa.scalar(getattr(run, name)), len(ids))
+    return pa.Table.from_arrays([arrays[name] for name in columns.names], schema=columns)
 
 
 class _JsonLinesWriter:

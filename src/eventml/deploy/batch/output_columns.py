@@ -19,7 +19,8 @@ from typing import (
 
 import msgspec
 
-from eventml.errors import OutputError
+from eventml.codec import shorten
+from eventml.errors import DecodeError, OutputError
 from eventml.event_types import fields_of, to_builtin
 from eventml.runtime import OutputChecks
 
@@ -88,13 +89,16 @@ def schema_of_type(output_type: Any) -> OutputSchema | None:
     return _named((shown, name, column_kind(kind)) for shown, name, kind in fields)
 
 
-def schema_of_values(values: Sequence[Any]) -> OutputSchema:
-    """Return the columns of outputs without an annotation, by the first one; none of them is None."""
-    first = values[0]
+def schema_of_outputs(outputs: Values) -> OutputSchema:
+    """Return the columns of outputs without an annotation, named by the first one; none of them is None."""
+    if not isinstance(outputs, list):
+        return single_column("float" if outputs.dtype.kind == "f" else "int")
+    first = outputs[0]
     if isinstance(first, dict) and all(isinstance(name, str) for name in first):
-        return _named((name, name, _kind_of([first[name]])) for name in first)
+        rows = [one for one in outputs if isinstance(one, dict)]
+        return _named((name, name, _kind_of([row.get(name) for row in rows])) for name in first)
     found = schema_of_type(type(first))
-    return found if found and found[0].source else single_column(_kind_of(values))
+    return found if found and found[0].source else single_column(_kind_of(outputs))
 
 
 def column_kind(annotation: Any) -> ColumnKind:
@@ -127,41 +131,53 @@ def check_outputs(checks: OutputChecks, outputs: Any, inputs: int) -> Values:
     return list(checks.check(outputs, inputs).values)
 
 
-def split_columns(outputs: Values, schema: OutputSchema | None) -> tuple[OutputSchema, list[Values]]:
-    """Return the columns of checked outputs and their values. There is an output, and none is None.
-
-    Without a schema the columns are derived from the outputs.
+def split_columns(outputs: Values, schema: OutputSchema) -> list[Values]:
+    """Return the values of checked outputs by column. There is an output, and none is None.
 
     Raises:
-        OutputError: An output lacks one of the columns.
+        OutputError: An output lacks one of the columns, or has a value of another kind there.
     """
     if not isinstance(outputs, list):
-        return schema or single_column("float" if outputs.dtype.kind == "f" else "int"), [outputs]
-    schema = schema_of_values(outputs) if schema is None else schema
+        return [outputs]
     get: Any = itemgetter if isinstance(outputs[0], dict) else attrgetter
     try:
-        return schema, [
+        return [
             column_values(list(map(get(c.source), outputs)) if c.source else outputs, c.kind) for c in schema
         ]
-    except (AttributeError, KeyError, TypeError, ValueError) as exc:
-        names = ", ".join(column.name for column in schema)
-        raise OutputError(f"not all outputs have the columns {names}: {exc}") from exc
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as exc:
+        columns = ", ".join(f"{column.name} ({column.kind})" for column in schema)
+        raise OutputError(f"the output does not have the columns {columns}: {exc!r:.500}") from exc
 
 
 def column_values(values: Sequence[Any], kind: ColumnKind) -> Sequence[Any]:
-    """Convert values to what a column of this kind holds, as a stream's JSON has them; None stays None."""
+    """Convert values to what a column of this kind holds, as a stream's JSON has them; None stays None.
+
+    Values in a column of texts that are none become JSON.
+
+    Raises:
+        ValueError: A value is no number or truth value where the column holds those.
+    """
     expected = {"int": int, "float": float, "bool": bool, "text": str}.get(kind)
     if expected is not None and set(map(type, values)) <= {expected, type(None)}:
         return values
     builtin = [
         value if value is None else msgspec.to_builtins(value, enc_hook=to_builtin) for value in values
     ]
-    if kind == "float":
-        return [float(value) if type(value) is int else value for value in builtin]
-    if kind == "json":
+    if kind in ("json", "text"):
         encode = msgspec.json.Encoder().encode
-        return [None if value is None else encode(value).decode() for value in builtin]
-    return builtin
+        texts = (type(None),) if kind == "json" else (type(None), str)
+        return [value if isinstance(value, texts) else encode(value).decode() for value in builtin]
+    return [value if value is None else _number(value, kind) for value in builtin]
+
+
+def _number(value: Any, kind: ColumnKind) -> Any:
+    if kind == "float" and type(value) in (int, float):
+        return float(value)
+    if kind == "int" and type(value) is float and value.is_integer():
+        return int(value)
+    if type(value) is not (int if kind == "int" else bool):
+        raise ValueError(f"{shorten(value)} is no {kind}")
+    return value
 
 
 def _kind_of(values: Sequence[Any]) -> ColumnKind:
@@ -183,3 +199,44 @@ def _named(fields: Iterable[tuple[str, str, ColumnKind]]) -> OutputSchema:
                 f"{other.name} and {name}: databases do not tell upper from lower case. Rename one"
             )
     return tuple(columns.values())
+
+
+def as_list(column: Values) -> list[Any]:
+    """Return a column's values as Python objects, none changed.
+
+    A time finer than a microsecond, which Python cannot hold, becomes the text that a stream would carry.
+    """
+    if isinstance(column, list):
+        return column
+    if not hasattr(column, "to_pylist"):
+        return list(column.tolist() if hasattr(column, "tolist") else column)
+    import pyarrow as pa  # noqa: PLC0415 - the column is pyarrow's, so it is installed
+
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if pa.types.is_timestamp(column.type) and column.type.unit == "ns":
+        try:
+            column = column.cast(pa.timestamp("us", column.type.tz))
+        except pa.ArrowInvalid:
+            column = column.cast(pa.string())
+    values: list[Any] = column.to_pylist()
+    return values
+
+
+def readable_values(column: Values) -> list[Any]:
+    """Return a column as `as_list` does, with a DecodeError in the place of each value it cannot convert."""
+    try:
+        return as_list(column)
+    except (ValueError, OverflowError) as exc:
+        if len(column) == 1:
+            return [DecodeError(f"a value cannot be read: {exc}")]
+        return [readable_values(column[number : number + 1])[0] for number in range(len(column))]
+
+
+def take(column: Values, positions: Sequence[int]) -> Values:
+    """Return the values of a list or a pyarrow array at these positions."""
+    if isinstance(column, list):
+        return [column[position] for position in positions]
+    import pyarrow as pa  # noqa: PLC0415 - the column is pyarrow's, so it is installed
+
+    return column.take(pa.array(positions, pa.int64()))

@@ -21,12 +21,11 @@ from eventml.deploy.batch.chunks import (
     MAX_ROW_TEXT,
     RejectedRow,
     RowChunk,
-    as_list,
     is_storable,
     normalize_ids,
 )
 from eventml.deploy.batch.csv_reader import value_of_cell
-from eventml.deploy.batch.output_columns import Values, column_kind
+from eventml.deploy.batch.output_columns import Values, as_list, column_kind, readable_values
 from eventml.errors import DecodeError, SourceError
 from eventml.event_types import convert, json_decoder
 from eventml.frames import FrameType, cast_table
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 _UNTYPED: Final = (Any, dict, dict[str, Any])
-_INVALID: Final = (msgspec.MsgspecError, DecodeError, ValueError, TypeError, RecursionError)
+_INVALID: Final = (msgspec.MsgspecError, DecodeError, ValueError, TypeError, OverflowError, RecursionError)
 
 
 class DecodedChunk(msgspec.Struct):
@@ -116,9 +115,12 @@ class RowDecoder:
                     events = self.events(chunk)
                 return DecodedChunk(ids, events, row, list(chunk.rejected))
         rows = split_rows(self._as_lists(chunk.columns), len(chunk.ids))
-        return self._decode_each(
-            chunk, as_list(ids).__getitem__, lambda number: self._convert(rows[number]), row
-        )
+
+        def get_event(number: int) -> Any:
+            cells = {name: self._as_json(name, [value])[0] for name, value in rows[number].items()}
+            return self._convert(cells)
+
+        return self._decode_each(chunk, as_list(ids).__getitem__, get_event, row)
 
     def _cast_table(self, columns: Mapping[str, Values]) -> Any:
         """The columns as a table for a handler of frames; None for other handlers, and for lists."""
@@ -182,8 +184,9 @@ class RowDecoder:
         Raises:
             DecodeError: a row is invalid.
         """
-        columns, rows = self._as_lists(chunk.columns), len(chunk.ids)
         try:
+            rows, lists = len(chunk.ids), self._as_lists(chunk.columns)
+            columns = {name: self._as_json(name, values) for name, values in lists.items()}
             if self._fields is not None and self._columnwise and columns.keys() <= self._fields.keys():
                 values = [self._column(field, columns, rows) for field in self._fields.values()]
                 return list(map(self._type, *values)) if values else [self._type() for _ in range(rows)]
@@ -193,12 +196,18 @@ class RowDecoder:
 
     def _as_lists(self, columns: Mapping[str, Values]) -> dict[str, list[Any]]:
         """The columns as lists, with the values of cells whose type is not known."""
-        lists = {name: as_list(column) for name, column in columns.items()}
+        lists = {name: readable_values(column) for name, column in columns.items()}
         if self._from_text:
             for name, cells in lists.items():
                 if self._type_of(name) in _UNTYPED:
                     lists[name] = [None if cell is None else value_of_cell(cell) for cell in cells]
         return lists
+
+    def _as_json(self, name: str, values: list[Any]) -> list[Any]:
+        """The values of a column without a type as those of JSON; those of any other column as they are."""
+        if self._from_text or self._type_of(name) not in _UNTYPED:
+            return values
+        return json_values(values)
 
     def _convert(self, row: Mapping[str, Any]) -> Any:
         try:
@@ -231,6 +240,32 @@ def split_rows(columns: Mapping[str, list[Any]], rows: int) -> list[dict[str, An
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
+def json_values(values: list[Any]) -> list[Any]:
+    """Convert values to those that a stream's JSON of them gives to a handler of untyped events.
+
+    Decimals are numbers there, and what JSON does not know is the text that Python shows.
+
+    Raises:
+        DecodeError: A value could not be read, or JSON cannot hold it.
+    """
+    finite = [None if isinstance(one, Decimal) and not one.is_finite() else one for one in values]
+    try:
+        found: list[Any] = _decode_json(_encode_json(finite))
+    except _INVALID as exc:
+        raise DecodeError(str(exc)) from exc
+    return found
+
+
+def _to_text(value: Any) -> str:
+    if isinstance(value, DecodeError):  # in the place of a value that could not be read
+        raise value
+    return str(value)
+
+
+_encode_json = msgspec.json.Encoder(enc_hook=_to_text, decimal_format="number").encode
+_decode_json = msgspec.json.Decoder().decode
+
+
 def as_json_value(value: Any, expected: Any) -> Any:
     """Convert a database's value to what a stream's JSON would hold for a field of the expected type.
 
@@ -245,7 +280,7 @@ def as_json_value(value: Any, expected: Any) -> Any:
         return value.strip()  # as `value_of_cell` does; a text that a source has as a text stays invalid
     if type(value) is int and value in (0, 1) and column_kind(expected) == "bool":
         return bool(value)
-    return value if isinstance(value, bytes) else msgspec.to_builtins(value)
+    return value if isinstance(value, bytes) else msgspec.to_builtins(value, enc_hook=_to_text)
 
 
 def _fields(event_type: Any) -> dict[str, msgspec.structs.FieldInfo] | None:
@@ -273,7 +308,7 @@ def _row_of(columns: Mapping[str, Values]) -> Callable[[int], str]:
     """The function that returns a row as JSON, shortened; what JSON cannot hold as Python shows it."""
 
     def row(number: int) -> str:
-        cells = {name: as_list(column[number : number + 1])[0] for name, column in columns.items()}
+        cells = {name: readable_values(column[number : number + 1])[0] for name, column in columns.items()}
         try:
             text = msgspec.json.encode(cells, enc_hook=repr)
         except (ValueError, TypeError, RecursionError):

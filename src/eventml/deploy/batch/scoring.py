@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import logging
 import time
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 from anyio import to_thread
 
 from eventml.backends.base import Completion
-from eventml.deploy.batch.chunks import RejectedRow, RowChunk, ScoredChunk, as_list, take
+from eventml.deploy.batch.chunks import RejectedRow, RowChunk, ScoredChunk, bisect_rows
 from eventml.deploy.batch.output_columns import (
     OutputSchema,
     Values,
+    as_list,
     check_outputs,
+    schema_of_outputs,
     schema_of_type,
     split_columns,
+    take,
 )
 from eventml.deploy.batch.row_decoding import DecodedChunk, RowDecoder
+from eventml.errors import OutputError
 from eventml.handler_options import DEFAULT_MAX_BATCH
 from eventml.records import Delivery, Record
 from eventml.runtime import (
@@ -91,7 +96,8 @@ class Scorer:
                 kept += range(start, stop)
         outputs = parts[0] if len(parts) == 1 else [value for part in parts for value in as_list(part)]
         ids = decoded.ids if len(kept) == size else take(decoded.ids, kept)
-        return await to_thread.run_sync(self._scored, chunk, ids, outputs, decoded.rejected)
+        row, rejected = decoded.row, decoded.rejected
+        return await to_thread.run_sync(self._scored, chunk, ids, outputs, rejected, lambda n: row(kept[n]))
 
     async def _call_once(self, decoded: DecodedChunk, start: int, stop: int) -> Values | None:
         """The outputs of one call for all rows; None if it fails, or the handler takes single events."""
@@ -151,17 +157,27 @@ class Scorer:
         return results
 
     def _scored(
-        self, chunk: RowChunk, ids: Values, outputs: Values, rejected: Sequence[RejectedRow]
+        self,
+        chunk: RowChunk,
+        ids: Values,
+        outputs: Values,
+        rejected: Sequence[RejectedRow],
+        row: Callable[[int], str],
     ) -> ScoredChunk:
         no_output = 0
+        present: Sequence[int] = range(len(outputs))
         if isinstance(outputs, list) and None in outputs:
             present = [number for number, output in enumerate(outputs) if output is not None]
             no_output = len(outputs) - len(present)
             ids, outputs = take(ids, present), take(outputs, present)
-        columns: list[Values] = []
-        if len(outputs):
-            self.schema, columns = split_columns(outputs, self.schema)
-        return ScoredChunk(
+        schema = self.schema
+        if schema is None and len(outputs):
+            self.schema = schema = schema_of_outputs(outputs)
+        parts, errors = bisect_rows(
+            len(outputs), lambda start, stop: split_columns(outputs[start:stop], schema or ()), OutputError
+        )
+        columns = parts[0] if len(parts) == 1 else [list(chain(*c)) for c in zip(*parts, strict=True)]
+        scored = ScoredChunk(
             position=chunk.position,
             ids=ids,
             columns=columns,
@@ -171,7 +187,10 @@ class Scorer:
             duplicates=chunk.duplicates,
             no_output=no_output,
             done=chunk.done,
+            row=lambda number: row(present[number]),
         )
+        scored.reject(errors, "OutputError")
+        return scored
 
 
 def _rejected(dead: Completion, row: Callable[[int], str]) -> RejectedRow:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sqlite3
 from contextlib import closing
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
@@ -12,7 +13,7 @@ import sqlalchemy as sa
 from eventml.deploy.batch.chunks import RowChunk, require_id_column
 from eventml.deploy.batch.locations import SqlLocation
 from eventml.deploy.batch.sql_tables import open_engine, split_table_name, translate_errors
-from eventml.errors import SourceError
+from eventml.errors import DecodeError, SourceError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -41,6 +42,8 @@ class SqlSource:
         self._location = location
         self._id = id_column
         self._engine = open_engine(location, read_only=True)
+        if self._engine.dialect.driver == "psycopg":
+            sa.event.listen(self._engine, "connect", _read_any_time)
         self._by_pages = self._engine.dialect.name == "sqlite"
         with translate_errors(location, SourceError), self._engine.connect() as connection:
             self._rows = self._selectable(connection)
@@ -82,7 +85,18 @@ class SqlSource:
         # All at once: a cursor that is open between two chunks would lock the file for those who write to it.
         def fetch(statement: sa.Select[Any]) -> Sequence[Sequence[Any]]:
             cursor: Any = connection.execute(statement).cursor
-            page: Sequence[Sequence[Any]] = cursor.fetchall()
+            try:
+                page: Sequence[Sequence[Any]] = cursor.fetchall()
+            except sqlite3.OperationalError as exc:
+                driver: Any = connection.connection.driver_connection
+                if "decode to UTF-8" not in str(exc) or driver.text_factory is not str:
+                    raise
+                driver.text_factory = _text_or_error  # slower, so only from here on
+                return fetch(statement)
+            if page and isinstance(page[-1][0], DecodeError):
+                raise SourceError(
+                    f"{self._location}: {self._id} of a row is no text to go on from: {page[-1][0]}"
+                )
             return page
 
         while page := fetch(self._select(names, after).limit(rows)):
@@ -156,6 +170,36 @@ def _type_to_read(declared: Any) -> Any:
     """The type to read a column by. Numbers are left as the driver has them: their type may round them."""
     converted = (sa.DateTime, sa.Date, sa.Time, sa.Boolean, sa.Uuid, sa.JSON)
     return declared if isinstance(declared, converted) else sa.types.NullType()
+
+
+def _read_any_time(connection: Any, _record: Any) -> None:
+    """Read times that Python cannot hold as their text: `infinity`, years before Christ or above 9999."""
+    from psycopg import Error, adapt  # noqa: PLC0415 - installed if this is its connection
+
+    def loader(exact: Any) -> type[adapt.Loader]:
+        class AnyTime(adapt.Loader):
+            def __init__(self, oid: int, context: Any = None) -> None:
+                super().__init__(oid, context)
+                self._load = exact(oid, context).load
+
+            def load(self, data: Any) -> Any:
+                try:
+                    return self._load(data)
+                except (Error, ValueError, OverflowError):
+                    return bytes(data).decode()
+
+        return AnyTime
+
+    for name in ("date", "timestamp", "timestamptz", "time", "timetz", "interval"):
+        oid = connection.adapters.types[name].oid
+        connection.adapters.register_loader(oid, loader(connection.adapters.get_loader(oid, 0)))
+
+
+def _text_or_error(text: bytes) -> str | DecodeError:
+    try:
+        return text.decode()
+    except UnicodeDecodeError as exc:
+        return DecodeError(f"{text!r:.200} is no UTF-8: {exc.reason}")
 
 
 def _converter(process: Callable[[Any], Any] | None) -> Callable[[list[Any]], list[Any]]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from itertools import repeat
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -17,14 +16,18 @@ from eventml.deploy.batch.chunks import (
     RunIdentity,
     ScoredChunk,
     Target,
-    as_list,
+    bisect_rows,
     is_storable,
 )
 from eventml.deploy.batch.locations import SqlLocation
-from eventml.deploy.batch.output_columns import OutputSchema, Values
+from eventml.deploy.batch.output_columns import OutputSchema, Values, as_list
 from eventml.deploy.batch.sql_tables import (
+    KEY,
+    Columns,
+    InvalidRowError,
     check_names,
     checkpoints_table,
+    find_ids,
     insert_new_rows,
     open_engine,
     predictions_table,
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _IDS_IN_QUERY: Final = 500
+_MAX_REJECT_ID: Final = 600  # characters: PostgreSQL's index holds 2.7 kB
 
 
 class SqlTarget(Target):
@@ -58,7 +62,6 @@ class SqlTarget(Target):
         self._rejects = rejects_table(self._metadata, self._name, self._schema_name)
         self._checkpoints = checkpoints_table(self._metadata, self._schema_name)
         self._table: sa.Table | None = None
-        self._text_ids = False
         self._has_predictions = False  # of this predictor and model version, when the run began
         self._connection: sa.Connection | None = None
         self._target = str(location)
@@ -98,58 +101,86 @@ class SqlTarget(Target):
         if not self._has_predictions or table is None:
             return set()
         present = list(filter(is_storable, as_list(ids)))
-        stored = list(map(str, present)) if self._text_ids else present
-        found: set[Any] = set()
-        with self._transaction() as connection:
-            for start in range(0, len(stored), _IDS_IN_QUERY):
-                among = table.c.id.in_(stored[start : start + _IDS_IN_QUERY])
-                found |= set(connection.scalars(sa.select(table.c.id).where(self._of_this_run(table), among)))
-        return {one for one, as_stored in zip(present, stored, strict=True) if as_stored in found}
+        found: set[str] = set()
+        for start in range(0, len(present), _IDS_IN_QUERY):
+            among = present[start : start + _IDS_IN_QUERY]
+            # An id that cannot be in the table: the rows are scored, and inserted if they are new.
+            with suppress(InvalidRowError), self._transaction() as connection:
+                found |= set(map(str, find_ids(connection, table, self._of_this_run(table), among)))
+        return {one for one in present if str(one) in found}
 
     def write(self, chunk: ScoredChunk) -> RowCounts:
-        with self._transaction() as connection:
-            new = self._insert_predictions(connection, chunk)
-            self._insert_rejects(connection, chunk)
-            checkpoint = Checkpoint(chunk.position, self._checkpoint.counts.plus(chunk, written=new))
-            self._write_checkpoint(connection, checkpoint)
+        if self._table is None and chunk.schema is not None and len(chunk.ids):
+            integers = all(type(one) is int for one in as_list(chunk.ids))
+            with self._transaction() as connection:
+                self._open_table(connection, chunk.schema, integer_ids=integers)
+        try:
+            with self._transaction() as connection:
+                new = self._insert(connection, chunk, 0, len(chunk.ids))
+                checkpoint = self._store(connection, chunk, new)
+        except InvalidRowError:
+            checkpoint = self._write_valid_rows(chunk)
         self._checkpoint = checkpoint
         return checkpoint.counts
 
-    def _insert_predictions(self, connection: sa.Connection, chunk: ScoredChunk) -> int:
-        if chunk.schema is None or not len(chunk.ids):
-            return 0
-        ids = as_list(chunk.ids)
+    def _write_valid_rows(self, chunk: ScoredChunk) -> Checkpoint:
+        """Write as `write` does, with savepoints, and reject the rows that the table cannot hold."""
+        with self._transaction() as connection:
+            if connection.dialect.name == "postgresql":
+                # Each savepoint has to find its own errors: none may be left for the commit.
+                connection.exec_driver_sql("SET CONSTRAINTS ALL IMMEDIATE")
+
+            def insert(start: int, stop: int) -> int:
+                with translate_errors(self._location, TargetError), connection.begin_nested():
+                    return self._insert(connection, chunk, start, stop)
+
+            inserted, errors = bisect_rows(len(chunk.ids), insert, InvalidRowError)
+            chunk.reject(errors, TargetError.__name__)
+            return self._store(connection, chunk, sum(inserted))
+
+    def _store(self, connection: sa.Connection, chunk: ScoredChunk, written: int) -> Checkpoint:
+        self._insert_rejects(connection, chunk)
+        checkpoint = Checkpoint(chunk.position, self._checkpoint.counts.plus(chunk, written=written))
+        self._write_checkpoint(connection, checkpoint)
+        return checkpoint
+
+    def _insert(self, connection: sa.Connection, chunk: ScoredChunk, start: int, stop: int) -> int:
+        """Insert the predictions of some of the chunk's ids, and return how many are new."""
+        ids = as_list(chunk.ids[start:stop])
         table = self._table
-        if table is None:
-            integers = all(type(one) is int for one in ids)
-            table = self._open_table(connection, chunk.schema, integer_ids=integers)
+        if chunk.schema is None or table is None or not ids:
+            return 0
         run, suffix = self._run, self._run.id_suffix
-        outputs = zip(chunk.schema, map(as_list, chunk.columns), strict=True)
-        columns: dict[str, Any] = {
-            **{c.name: _replace_nulls(values) if c.kind == "text" else values for c, values in outputs},
-            "id": list(map(str, ids)) if self._text_ids else ids,
-            "prediction_id": [f"{one}/{suffix}" for one in ids],
-            "predictor": repeat(run.predictor, len(ids)),
-            "model": repeat(run.model, len(ids)),
-            "model_version": repeat(run.model_version, len(ids)),
+        outputs = zip(chunk.schema, (as_list(column[start:stop]) for column in chunk.columns), strict=True)
+        columns: Columns = {
+            **{
+                c.name: (c.kind, _replace_nulls(values) if c.kind == "text" else values)
+                for c, values in outputs
+            },
+            "id": ("int" if type(ids[0]) is int else "text", ids),
+            "prediction_id": ("text", [f"{one}/{suffix}" for one in ids]),
+            "predictor": ("text", [run.predictor] * len(ids)),
+            "model": ("text", [run.model] * len(ids)),
+            "model_version": ("text", [run.model_version] * len(ids)),
         }
-        return insert_new_rows(connection, table, columns)
+        return insert_new_rows(connection, table, KEY, columns)
 
     def _insert_rejects(self, connection: sa.Connection, chunk: ScoredChunk) -> None:
         rows = {row.id: row for row in chunk.rejected}.values()
         if not rows:
             return
-        columns: dict[str, Any] = {
-            name: _replace_nulls([getattr(row, name) for row in rows])
-            for name in ("id", "exception", "message", "row")
+        columns: Columns = {
+            **{
+                name: ("text", _replace_nulls([getattr(row, name) for row in rows]))
+                for name in ("exception", "message", "row")
+            },
+            "id": ("text", _replace_nulls([row.id[:_MAX_REJECT_ID] for row in rows])),
+            "attempts": ("int", [row.attempts for row in rows]),
+            "predictor": ("text", [self._run.predictor] * len(rows)),
+            "model_version": ("text", [self._run.model_version] * len(rows)),
+            "run": ("text", [self._key] * len(rows)),
         }
-        columns |= {
-            "attempts": [row.attempts for row in rows],
-            "predictor": repeat(self._run.predictor, len(rows)),
-            "model_version": repeat(self._run.model_version, len(rows)),
-            "run": repeat(self._key, len(rows)),
-        }
-        insert_new_rows(connection, self._rejects, columns)
+        insert_new_rows(connection, self._rejects, ("run", "id"), columns)
 
     def pause(self) -> None:
         pass  # each chunk is stored with its checkpoint
@@ -164,22 +195,19 @@ class SqlTarget(Target):
             self._connection.close()
         self._engine.dispose()
 
-    def _open_table(self, connection: sa.Connection, schema: OutputSchema, *, integer_ids: bool) -> sa.Table:
-        """The table of predictions, checked if it exists, else created with such ids."""
+    def _open_table(self, connection: sa.Connection, schema: OutputSchema, *, integer_ids: bool) -> None:
+        """Check the table of predictions if it exists, else create it with such ids."""
         table = predictions_table(
             self._metadata, self._name, self._schema_name, schema, integer_ids=integer_ids
         )
         check_names(self._location, connection.dialect, table.columns.keys())
         found = reflect_predictions(connection, table, self._location)
         if found is not None:
-            self._text_ids = not isinstance(found.c.id.type, sa.Integer)
-            row = sa.select(sa.literal(1)).where(self._of_this_run(table)).limit(1)
+            row = sa.select(sa.literal(1)).where(self._of_this_run(found)).limit(1)
             self._has_predictions = connection.scalar(row) is not None
         else:
             table.create(connection)
-            self._text_ids = not integer_ids
-        self._table = table
-        return table
+        self._table = table if found is None else found
 
     def _of_this_run(self, table: sa.Table) -> sa.ColumnElement[bool]:
         run = self._run

@@ -48,7 +48,8 @@ class Verdict(NamedTuple):
         stored_twice: Copies too many in the topic, by event.
         invented: Events that appeared though they were never published, or their publish was refused.
         unhandled: Events with an output that were in no call of the handler.
-        reordered: Pairs of events of one key: the first came after the second, and should not have.
+        reordered: Kind of operation, and two events of one key: the first came after the second, and should
+            not have.
         dead: Events with a dead letter.
     """
 
@@ -57,7 +58,7 @@ class Verdict(NamedTuple):
     stored_twice: dict[str, int]
     invented: list[str]
     unhandled: list[str]
-    reordered: list[tuple[str, str]]
+    reordered: list[tuple[Kind, str, str]]
     dead: list[str]
 
     def __str__(self) -> str:
@@ -89,7 +90,8 @@ def check(history: Iterable[Operation], *, ordered: bool) -> Verdict:
     if ordered:
         places = _places(of["store"] or [op for op in of["publish"] if op.outcome == "ok"])
         calls = sorted(of["handle"], key=lambda op: op.invoked)
-        reordered += _out_of_order(calls, places) + _out_of_order(of["complete"], places)
+        reordered += _out_of_order("handle", calls, places)
+        reordered += _out_of_order("complete", of["complete"], places)
     return Verdict(
         lost=[id_ for id_ in dict.fromkeys(expected) if id_ not in outputs and id_ not in dead],
         # An output of an event that was not stored is invented, not repeated.
@@ -104,7 +106,7 @@ def check(history: Iterable[Operation], *, ordered: bool) -> Verdict:
 
 def _stored_out_of_order(
     publishes: Sequence[Operation], stores: Sequence[Operation]
-) -> list[tuple[str, str]]:
+) -> list[tuple[Kind, str, str]]:
     """Find events that were stored after others of their key, and were published before them.
 
     An event was published before another if it was earlier in the same call that succeeded, or if its call
@@ -113,7 +115,7 @@ def _stored_out_of_order(
     calls = {op.id: (op, position) for position, op in enumerate(publishes)}
     latest: dict[tuple[str, int], tuple[Operation, int]] = {}  # by key and partition: published last, so far
     seen: set[str] = set()
-    wrong = []
+    wrong: list[tuple[Kind, str, str]] = []
     for store in stores:
         if store.id in seen or store.id not in calls:
             continue
@@ -124,7 +126,7 @@ def _stored_out_of_order(
         if this.ended is not None and position < place:
             same_call = this.invoked == before.invoked and before.ended is not None
             if same_call or this.ended <= before.invoked:
-                wrong.append((this.id, before.id))
+                wrong.append(("store", this.id, before.id))
         if position >= place:
             latest[group] = this, position
     return wrong
@@ -139,17 +141,17 @@ def _places(operations: Iterable[Operation]) -> Mapping[str, tuple[tuple[str, in
 
 
 def _out_of_order(
-    operations: Iterable[Operation], places: Mapping[str, tuple[tuple[str, int], int]]
-) -> list[tuple[str, str]]:
+    kind: Kind, operations: Iterable[Operation], places: Mapping[str, tuple[tuple[str, int], int]]
+) -> list[tuple[Kind, str, str]]:
     """Find events whose first operation came after the first one of an event behind them."""
     latest: dict[tuple[str, int], tuple[int, str]] = {}
-    wrong = []
+    wrong: list[tuple[Kind, str, str]] = []
     for id_ in dict.fromkeys(op.id for op in operations):
         if id_ not in places:
             continue
         group, place = places[id_]
         before = latest.get(group, (-1, ""))
         if place < before[0]:
-            wrong.append((id_, before[1]))
+            wrong.append((kind, id_, before[1]))
         latest[group] = max(before, (place, id_))
     return wrong

@@ -1,7 +1,7 @@
 """An hour of load, with a web service and batch jobs beside, while everything fails: `make soak`.
 
 Nothing may be lost, repeated (but on Kafka at least once) or reordered (on Kafka), and memory, file handles
-and threads stay where they are. A seed repeats the choice and the length of the faults: SOAK_SEED=... make soak.
+and threads stay where they are. A seed repeats the choice and the length of the faults (SOAK_SEED).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from threading import Event
 from typing import TYPE_CHECKING, NamedTuple
 
 import httpx
+import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -130,6 +131,7 @@ def soak(title: str, scene: Scene, folder: Path, name: str) -> None:  # noqa: PL
                 lane.result()
             time.sleep(1)  # events after the last fault
         history = traffic.history()
+        (folder / "history.jsonl").write_bytes(b"\n".join(map(msgspec.json.encode, history)))
         verdict = check(history, ordered=scene.ordered)
         after = {role: usage(pid) for role, pid in watched.items()}
         allowed = 0 if scene.exact else IN_FLIGHT * sum(fault.workers for fault, _, _ in applied)

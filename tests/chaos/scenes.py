@@ -12,7 +12,7 @@ from backends.kafka.cluster import KafkaCluster
 from backends.process import LOOPBACK, NotInstalledError, free_ports
 from backends.redis.server import RedisServer
 from tests.brokers import without_broker
-from tests.chaos.conftest import KAFKA, NOTICES_SOON, REDIS
+from tests.chaos.conftest import NOTICES_SOON, REDIS
 from tests.chaos.faults import CONSUMER, PASSWORD, Fault, Kafka, Network, mounted, redis_faults
 from tests.kafka.secure import USER
 
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from backends.kafka.node import KafkaNode
+
+KAFKA = "session_timeout=6&heartbeat_interval=0.5&rebalance_timeout=12&drain=3&request_timeout=5"
+"""Shorter than the defaults, and long enough for three nodes and their clients on two cores."""
 
 SCRAM = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
 
@@ -36,6 +39,7 @@ class Scene(NamedTuple):
         ordered: Whether order per key is promised.
         exact: Whether one output for one input is promised.
         pauses: Shortest and longest time between two faults of the broker, in seconds.
+        stopped: Shortest and longest time that a worker is stopped; the longest is past its lease or session.
     """
 
     url: str
@@ -44,6 +48,7 @@ class Scene(NamedTuple):
     ordered: bool
     exact: bool
     pauses: tuple[float, float]
+    stopped: tuple[float, float]
 
 
 @contextmanager
@@ -67,6 +72,7 @@ def redis_scene(folder: Path) -> Iterator[Scene]:
             ordered=False,
             exact=True,
             pauses=(1, 4),
+            stopped=(1, 6),
         )
 
 
@@ -98,7 +104,7 @@ def kafka_scene(folder: Path, delivery: str) -> Iterator[Scene]:
         kafka = Kafka(cluster, network, disk)
         kafka.add_user()
         proxies = ",".join(f"{LOOPBACK}:{port}" for port in network.ports)
-        login = f"security=sasl_plaintext&sasl_mechanism=SCRAM-SHA-256&delivery={delivery}&request_timeout=5"
+        login = f"security=sasl_plaintext&sasl_mechanism=SCRAM-SHA-256&delivery={delivery}"
         yield Scene(
             url=f"kafka://{USER}:{PASSWORD}@{proxies}?{login}&{KAFKA}",
             direct=f"{cluster.url}?{KAFKA}",
@@ -106,6 +112,7 @@ def kafka_scene(folder: Path, delivery: str) -> Iterator[Scene]:
             ordered=True,
             exact=delivery == "exactly_once",
             pauses=(3, 8),
+            stopped=(2, 12),
         )
 
 

@@ -104,7 +104,7 @@ def soak(title: str, scene: Scene, folder: Path, name: str) -> None:  # noqa: PL
     try:
         service.until_ready()
         web.process.until_ready()
-        workers = Workers(service, random.Random(SEED), (1, 6))
+        workers = Workers(service, random.Random(SEED), scene.stopped)
         watched = {"worker": workers.eldest, "supervisor": service.pid, "web": web.process.pid}
         of_workers = [*workers.faults, *clock.faults(), kill_of(web)]
         of_broker = scene.faults(traffic.topic, random.Random(SEED + 1))

@@ -220,13 +220,13 @@ def redis_faults(
 
     def rules(*changed: str) -> Callable[[], None]:
         def apply() -> None:
-            client.execute_command("ACL", "SETUSER", "consumer", *changed)
+            client.execute_command("ACL", "SETUSER", "consumer", *changed)  # type: ignore[no-untyped-call]
             network.each(Proxy.cut)  # a server asks for the password when a client connects
 
         return apply
 
-    def config(**values: str) -> Callable[[], None]:
-        return lambda: [client.config_set(name, value) for name, value in values.items()] and None
+    def memory(maxmemory: str) -> Callable[[], object]:
+        return lambda: client.config_set("maxmemory", maxmemory)
 
     def start() -> None:
         if not server.running:
@@ -249,12 +249,12 @@ def redis_faults(
         Fault("broker killed", server.kill, start, (0.5, 3)),
         Fault("broker stopped", server.stop, start, (0.5, 3)),
         Fault("broker frozen", _signal(server, signal.SIGSTOP), _signal(server, signal.SIGCONT), (1, 6)),
-        Fault("memory full", config(maxmemory="1"), config(maxmemory="1gb"), (1, 5)),
+        Fault("memory full", memory("1"), memory("1gb"), (1, 5)),
         Fault("password changed", rules("resetpass", ">another"), restored, (1, 6)),
         Fault("right to write revoked", rules("-xadd"), restored, (1, 6)),
         Fault("all rights revoked", rules("-@all"), restored, (1, 6)),
         Fault("scripts flushed", client.script_flush),
-        Fault("clients killed", lambda: client.execute_command("CLIENT", "KILL", "TYPE", "normal")),
+        Fault("clients killed", lambda: client.client_kill_filter(_type="normal", skipme=True)),
     ]
     return [*faults, Fault("disk full", fill, empty, (2, 5))] if disk is not None else faults
 

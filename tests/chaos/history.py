@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 Kind = Literal["publish", "store", "handle", "complete", "dead_letter"]
+Outcome = Literal["ok", "fail", "unknown"]
 
 
 class Operation(NamedTuple):
@@ -35,7 +36,7 @@ class Operation(NamedTuple):
     key: str = ""
     invoked: float = 0.0
     ended: float | None = None
-    outcome: Literal["ok", "fail", "unknown"] = "ok"
+    outcome: Outcome = "ok"
     partition: int = 0
 
 

@@ -135,11 +135,12 @@ def soak(title: str, scene: Scene, folder: Path, name: str) -> None:  # noqa: PL
         verdict = check(history, ordered=scene.ordered)
         after = {role: usage(pid) for role, pid in watched.items()}
         allowed = 0 if scene.exact else IN_FLIGHT * sum(fault.workers for fault, _, _ in applied)
-        facts = {
+        repeated = sum(verdict.repeated.values())
+        facts: dict[str, object] = {
             "published": traffic.published,
             **Counter(f"publish {op.outcome}" for op in history if op.kind == "publish"),
             "lost": len(verdict.lost),
-            "repeated": sum(verdict.repeated.values()),
+            "repeated": repeated,
             "reordered": len(verdict.reordered) if scene.ordered else "not promised",
             "dead letters": len(verdict.dead),
             **beside,
@@ -147,7 +148,7 @@ def soak(title: str, scene: Scene, folder: Path, name: str) -> None:  # noqa: PL
         }
         report(title, facts, applied, traffic.recoveries([one.ended for one in applied]), before, after)
         log = service.text
-        faults = verdict._replace(repeated={} if facts["repeated"] <= allowed else verdict.repeated)
+        faults = verdict._replace(repeated={} if repeated <= allowed else verdict.repeated)
         assert str(faults) == "valid"
         for role, early in before.items():
             late = after[role]

@@ -36,7 +36,7 @@ class Call(NamedTuple):
     """A call of `publish`: numbers from `first` on, and those that were refused."""
 
     first: int
-    count: int
+    size: int
     invoked: float
     ended: float | None
     refused: Collection[int]
@@ -127,7 +127,7 @@ class Traffic(Oracle):
                 "fail" if n in call.refused else "unknown" if call.ended is None else "ok",
             )
             for call in self.calls
-            for n in range(call.first, call.first + call.count)
+            for n in range(call.first, call.first + call.size)
         ]
         sure = {op.id for op in history if op.outcome == "ok"}
         async with self.connect() as backend:
@@ -187,7 +187,7 @@ class Traffic(Oracle):
         calls = [call for call in self.calls if call.ended is not None]
         latest, slowest = 0.0, []
         for call in calls:
-            times = [handled.get(n, 0.0) for n in range(call.first, call.first + call.count)]
+            times = [handled.get(n, 0.0) for n in range(call.first, call.first + call.size)]
             latest = max(latest, *times)
             slowest.append(latest)
         published = [call.ended for call in calls if call.ended is not None]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.chaos.history import Kind, Operation, Verdict, check
+from tests.chaos.history import Kind, Operation, Outcome, Verdict, check
 
 SOUND = check([], ordered=True)
 
@@ -36,7 +36,7 @@ def with_publish(history: list[Operation], id_: str, **changes: Any) -> list[Ope
     return [op._replace(**changes) if (op.kind, op.id) == ("publish", id_) else op for op in history]
 
 
-UNKNOWN = {"outcome": "unknown", "ended": None}
+UNKNOWN: dict[str, Any] = {"outcome": "unknown", "ended": None}
 ABC = sound("a", "b", "c")
 
 GOOD = {
@@ -154,9 +154,8 @@ def sound_histories(draw: st.DrawFn) -> list[Operation]:
     """Calls of a publisher, and a broker and workers without faults that deliver some events twice."""
     chance = draw(st.randoms(use_true_random=False))
     publishes: list[Operation] = []
-    sizes = draw(
-        st.lists(st.tuples(st.integers(1, 4), st.sampled_from(["ok", "fail", "unknown"])), min_size=1)
-    )
+    outcomes: list[Outcome] = ["ok", "fail", "unknown"]
+    sizes = draw(st.lists(st.tuples(st.integers(1, 4), st.sampled_from(outcomes)), min_size=1))
     for call, (size, outcome) in enumerate(sizes):
         for _ in range(size):
             n = len(publishes)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
 import logging
 import time
 from collections import deque
 from itertools import islice
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from aiokafka import TopicPartition
@@ -264,9 +266,9 @@ class Reader:
             fetched = await self._consumer.getmany(timeout_ms=_POLL, max_records=limit)
         except CLIENT_ERRORS as exc:
             raise _unavailable(translate(exc, "reading")) from exc
-        found = [d for p, records in fetched.items() for d in self._decoder.deliveries(p, records)]
-        # Partitions have no common order but time.
-        self._deliveries.extend(sorted(found, key=lambda delivery: delivery.timestamp))
+        found = [self._decoder.deliveries(partition, records) for partition, records in fetched.items()]
+        # Partitions have no common order but time. Each keeps its own: a publisher's clock may jump back.
+        self._deliveries.extend(heapq.merge(*found, key=attrgetter("timestamp")))
 
 
 def _unavailable(error: EventMLError) -> UnavailableError:

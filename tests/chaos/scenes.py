@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from backends.kafka.node import KafkaNode
 
-KAFKA = "session_timeout=6&heartbeat_interval=0.5&rebalance_timeout=12&drain=3&request_timeout=5"
+KAFKA = "session_timeout=10&heartbeat_interval=1&rebalance_timeout=30&drain=3"
 """Shorter than the defaults, and long enough for three nodes and their clients on two cores."""
 
 SCRAM = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
@@ -112,7 +112,7 @@ def kafka_scene(folder: Path, delivery: str) -> Iterator[Scene]:
             ordered=True,
             exact=delivery == "exactly_once",
             pauses=(3, 8),
-            stopped=(2, 12),
+            stopped=(2, 15),
         )
 
 

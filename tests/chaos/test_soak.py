@@ -102,8 +102,9 @@ def soak(title: str, scene: Scene, folder: Path, name: str) -> None:  # noqa: PL
     service = Service(folder / "service.log", *options, app="journal:bus", env=env, apps=apps)
     web = Server(folder / "web.log", "--workers", "2", "--operations", "0", app="doubling:bus", env={})
     try:
-        service.until_ready()
-        web.process.until_ready()
+        for process in (service, web.process):
+            process.until_logged("operations port: ")
+            process.until(lambda process=process: process.get("/readyz")[0] == 200, 180)
         workers = Workers(service, random.Random(SEED), scene.stopped)
         watched = {"worker": workers.eldest, "supervisor": service.pid, "web": web.process.pid}
         of_workers = [*workers.faults, *clock.faults(), kill_of(web)]

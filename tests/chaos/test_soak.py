@@ -14,6 +14,7 @@ import sys
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, NamedTuple
@@ -70,6 +71,10 @@ def usage(pid: int) -> Usage:
     )
 
 
+def is_ready(service: Service) -> bool:
+    return service.get("/readyz")[0] == 200
+
+
 @pytest.mark.redis
 def test_redis(tmp_path: Path, name: str) -> None:
     with redis_scene(tmp_path / "redis") as scene:
@@ -104,7 +109,7 @@ def soak(title: str, scene: Scene, folder: Path, name: str) -> None:  # noqa: PL
     try:
         for process in (service, web.process):
             process.until_logged("operations port: ")
-            process.until(lambda process=process: process.get("/readyz")[0] == 200, 180)
+            process.until(partial(is_ready, process), 180)
         workers = Workers(service, random.Random(SEED), scene.stopped)
         watched = {"worker": workers.eldest, "supervisor": service.pid, "web": web.process.pid}
         of_workers = [*workers.faults, *clock.faults(), kill_of(web)]

@@ -130,6 +130,7 @@ def soak(title: str, scene: Scene, folder: Path, name: str) -> None:  # noqa: PL
                 ]
                 end = time.monotonic() + SOAK_SECONDS
                 while time.monotonic() < end and not any(lane.done() for lane in lanes):
+                    assert alive(service.pid), service.text[-4000:]
                     time.sleep(0.2)
             finally:
                 stop.set()

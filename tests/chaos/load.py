@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from eventml.errors import BackendError
+from tests.chaos.history import Operation, check
 from tests.deploy.oracle import Oracle
 
 if TYPE_CHECKING:
@@ -72,6 +73,12 @@ class Load(Oracle):
                     self.uncertain |= set(numbers)
                 await anyio.sleep(0.02)
 
+    def _history(self) -> Iterator[Operation]:
+        for n in range(self.published):
+            yield Operation("publish", str(n), outcome="unknown" if n in self.uncertain else "ok")
+        for id_, answers in self.answers.items():
+            yield from [Operation("complete", id_)] * len(answers)
+
     def result(self, storm: str, **more: object) -> dict[str, object]:
         """Collect the answers and return counts and latencies.
 
@@ -81,12 +88,14 @@ class Load(Oracle):
         waits = sorted(
             self.answered[str(n)] - sent for n, sent in self.sent.items() if str(n) in self.answered
         )
+        verdict = check(self._history(), ordered=False)  # every number has a key of its own
+        assert verdict.invented == []
         result = {
             "storm": storm,
             "published": self.published,
             "uncertain": len(self.uncertain),
-            "lost": len(set(self.lost) - self.uncertain),
-            "repeated": sum(self.repeated.values()),
+            "lost": len(verdict.lost),
+            "repeated": sum(verdict.repeated.values()),
             "p50_s": round(waits[len(waits) // 2], 3),
             "p99_s": round(waits[len(waits) * 99 // 100], 3),
             "longest_s": round(waits[-1], 3),

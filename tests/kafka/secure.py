@@ -84,11 +84,12 @@ def secure_broker(files: Path) -> Iterator[Secure]:
         yield Secure(plain, tls, sasl_tls, files, open_listener)
 
 
-def add_scram_user(brokers: str) -> None:
+def add_scram_user(brokers: str, password: str = PASSWORD) -> None:
+    """Add the user, or change the password."""
     client = admin.AdminClient({"bootstrap.servers": brokers})
     for mechanism in (admin.ScramMechanism.SCRAM_SHA_256, admin.ScramMechanism.SCRAM_SHA_512):
         info = admin.ScramCredentialInfo(mechanism, 4096)
-        user = admin.UserScramCredentialUpsertion(USER, info, PASSWORD.encode())
+        user = admin.UserScramCredentialUpsertion(USER, info, password.encode())
         for done in client.alter_user_scram_credentials([user]).values():
             done.result(30)
 

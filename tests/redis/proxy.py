@@ -56,11 +56,19 @@ class Proxy:
     @asynccontextmanager
     async def silence(self) -> AsyncIterator[None]:
         """Forward nothing in either direction; connections stay open."""
-        self._flowing.clear()
+        self.hold()
         try:
             yield
         finally:
-            self._flowing.set()
+            self.flow()
+
+    def hold(self) -> None:
+        """Forward nothing until `flow`."""
+        self._flowing.clear()
+
+    def flow(self) -> None:
+        """Forward what was held, and what comes."""
+        self._flowing.set()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
 import logging
 import math
 import time
 from collections import deque
-from itertools import chain, islice
+from itertools import islice
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 import anyio
@@ -296,8 +298,8 @@ class Reader:
             fetched = await self._consumer.getmany(timeout_ms=_POLL, max_records=limit)
         except CLIENT_ERRORS as exc:
             raise _repeatable(translate(exc, "reading")) from exc
-        # Partitions have no common order but time.
-        self._deliveries.extend(sorted(chain(*fetched.values()), key=lambda delivery: delivery.timestamp))
+        # Partitions have no common order but time. Each keeps its own: a publisher's clock may jump back.
+        self._deliveries.extend(heapq.merge(*fetched.values(), key=attrgetter("timestamp")))
 
 
 def _repeatable(error: EventMLError) -> EventMLError:

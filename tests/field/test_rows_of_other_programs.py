@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from eventml.cli.app import app
 from eventml.cli.publish import read_csv, read_json_lines
 from eventml.deploy.batch import TextLines
-from eventml.deploy.batch.output_columns import schema_of_type, schema_of_values
+from eventml.deploy.batch.output_columns import schema_of_outputs, schema_of_type
 from eventml.errors import JobRunningError, OutputError, TargetError
 from tests.databases import PostgresServer
 
@@ -165,7 +165,7 @@ def test_a_field_whose_new_name_is_taken() -> None:
     with pytest.raises(OutputError, match=reason):
         schema_of_type(taken)
     with pytest.raises(OutputError, match=reason):
-        schema_of_values([{"model": "", "output_model": ""}])
+        schema_of_outputs([{"model": "", "output_model": ""}])
 
 
 QUERIES = [

@@ -231,20 +231,12 @@ class Bus:
 
     @property
     def backend(self) -> Backend:
-        """The connected backend.
-
-        Raises:
-            NotOpenError: The bus is not open, or was opened before this process was forked.
-        """
+        """The connected backend. Raises NotOpenError as `open_producer` does."""
         return self.open_producer.backend
 
     @property
     def open_producer(self) -> Producer:
-        """The producer of the open bus.
-
-        Raises:
-            NotOpenError: The bus is not open, or was opened before this process was forked.
-        """
+        """The producer of the open bus. Raises NotOpenError if it is not open in this process."""
         if self._producer is None:
             raise NotOpenError(f"bus {self.name!r} is not open; use it inside `async with bus:`")
         if self._producer.pid != os.getpid():
@@ -288,8 +280,8 @@ class Bus:
         if unknown := [name for name in only if name not in self.handlers]:
             raise ConfigError(f"no handler is named {unknown[0]!r}; there are: {', '.join(self.handlers)}")
         handlers = [self.configured_handler(name) for name in only or self.handlers]
+        codecs = handler_codecs(handlers, self.topics)
         async with AsyncExitStack() as stack:
-            codecs = handler_codecs(handlers, self.topics)
             yield await load_handlers(stack, handlers, self.lifespans, codecs)
 
     def asgi(self, *, only: Sequence[str] = (), authenticate: bool = True) -> WebApplication:

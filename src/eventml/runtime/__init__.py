@@ -3,7 +3,7 @@
 In reading order:
 
 - `worker.py` loads the handlers' models and runs all handlers of a bus.
-- `pipeline.py` runs one handler, in three stages: receive, process, complete. `bytes_in_flight.py` bounds
+- `pipeline.py` runs one handler, in three stages: receive, process, complete. `intake.py` bounds
   what it holds.
 - The steps from a batch to its completions: `dedupe.py`, `poison.py`, `staleness.py`, `retry.py`,
   `calling.py`, `outputs.py`.

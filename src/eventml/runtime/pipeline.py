@@ -13,21 +13,21 @@ from __future__ import annotations
 
 import logging
 from operator import attrgetter
-from typing import TYPE_CHECKING, Final, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Final, cast
 
 import anyio
 
-from eventml.backends.base import MAX_BYTES, Completion, DedupeSubscription, Subscription
+from eventml.backends.base import Completion, DedupeSubscription, Subscription
 from eventml.codec import Decoder
 from eventml.errors import BackendError, DecodeError, PublishError, TopicNotFoundError
 from eventml.handlers import Handler
 from eventml.printable import cut
-from eventml.records import REPLAY_GROUP, TOMBSTONE, Delivery
+from eventml.records import REPLAY_GROUP, TOMBSTONE
 from eventml.runtime.backoff import BrokerRetry
-from eventml.runtime.bytes_in_flight import BytesInFlight
 from eventml.runtime.calling import Item
 from eventml.runtime.dedupe import Dedupe
 from eventml.runtime.failures import task_group
+from eventml.runtime.intake import Intake
 from eventml.runtime.poison import crash_loop_error, split
 from eventml.runtime.replies import Replies
 from eventml.runtime.retry import Retry
@@ -35,91 +35,15 @@ from eventml.runtime.staleness import Staleness
 from eventml.runtime.stats import Stats
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
-
-T = TypeVar("T")
 
 log = logging.getLogger("eventml")
 
 _NULLS: Final = (TOMBSTONE, b"null", b"\xc0")  # no value, JSON's null and MessagePack's
 
 _outputs_of, _attempt_of = attrgetter("outputs"), attrgetter("attempt")
-
-
-class Intake(Generic[T]):
-    """The buffer between the receiving and the processing stage, where natural batching happens.
-
-    The handler takes all that waits when it is free. There is no timer, so an idle stream adds no latency;
-    under load batches grow by themselves, up to the cap. The buffer holds two batches at most: this bounds
-    memory and slows the receive down to the handler's pace.
-
-    Args:
-        max_batch: The most items that `take` returns.
-        max_bytes: The most bytes of one read.
-
-    Attributes:
-        in_flight: What the handler holds in bytes, here and in the stages behind.
-    """
-
-    def __init__(self, max_batch: int, max_bytes: int = MAX_BYTES) -> None:
-        self.in_flight = BytesInFlight(max_bytes, max_batch)
-        self._max_batch = max_batch
-        self._items: list[T] = []
-        self._to_screen = 0  # how many items there are up to the last one that was put with `screen`
-        self._closed = False
-        self._changed: anyio.Event | None = None  # exists only while a task waits for it
-
-    @property
-    def drained(self) -> bool:
-        """Whether the intake is closed and empty."""
-        return self._closed and not self._items
-
-    def put(self, items: Sequence[T], *, screen: bool = False) -> None:
-        """Add items at the end; with `screen`, a batch that contains any of them has to be screened."""
-        self._items += items
-        if screen:
-            self._to_screen = len(self._items)
-        self._notify()
-
-    def close(self) -> None:
-        """No more items will come: `take` returns those that are left, then empty batches."""
-        self._closed = True
-        self._notify()
-
-    async def room(self) -> None:
-        """Wait until another batch may be received ahead of the one that waits."""
-        while len(self._items) > self._max_batch or self.in_flight.full:
-            await self._change()
-
-    def completed(self, deliveries: Iterable[Delivery]) -> None:
-        """Deliveries are not in flight any more: there may be room."""
-        if self.in_flight.remove(deliveries):
-            self._notify()
-
-    async def take(self) -> tuple[list[T], bool]:
-        """Wait for an item, and take all that wait, up to the cap, in order. No items once drained.
-
-        It also returns whether the batch has to be screened. If it is cancelled, it has taken nothing.
-        """
-        while not self._items and not self._closed:
-            await self._change()
-        batch, screen = self._items[: self._max_batch], self._to_screen > 0
-        del self._items[: self._max_batch]
-        self._to_screen = max(self._to_screen - len(batch), 0)
-        self._notify()
-        return batch, screen
-
-    async def _change(self) -> None:
-        if self._changed is None:
-            self._changed = anyio.Event()
-        await self._changed.wait()
-
-    def _notify(self) -> None:
-        changed, self._changed = self._changed, None
-        if changed is not None:
-            changed.set()
 
 
 class Pipeline:

@@ -306,8 +306,8 @@ def _insert_postgresql(
         array = sa.bindparam(f"c{number}", list(values), type_=postgresql.ARRAY(wire))
         cells.append(_as_column(sa.func.unnest(array), wire, table.c[name].type))
     insert = postgresql.insert(table).from_select(list(wires), sa.select(*cells), include_defaults=False)
-    statement = insert.on_conflict_do_nothing(index_elements=key)
-    return connection.execute(statement, execution_options={"preserve_rowcount": True}).rowcount
+    insert = insert.on_conflict_do_nothing(index_elements=key)
+    return connection.execute(insert, execution_options={"preserve_rowcount": True}).rowcount
 
 
 def _as_column(value: sa.ColumnElement[Any], wire: Any, type_: Any) -> sa.ColumnElement[Any]:
@@ -325,10 +325,8 @@ def _insert_portable(
 ) -> int:
     """Read which keys are there, and insert the others; the unique key refuses what another run inserts."""
     new = {tuple(row[name] for name in key): row for row in reversed(rows)}
-    existing = sa.select(*(table.c[name] for name in key)).where(
-        table.c.id.in_({row["id"] for row in rows}),
-        *(table.c[name] == rows[0][name] for name in key if name != "id"),
-    )
+    same = [table.c[name] == rows[0][name] for name in key if name != "id"]
+    existing = sa.select(*map(table.c.get, key)).where(table.c.id.in_({row["id"] for row in rows}), *same)
     for found in connection.execute(existing).all():
         new.pop(tuple(found), None)
     if new:
@@ -343,7 +341,7 @@ def find_ids(
     column: Any = table.c.id
     if connection.dialect.name == "postgresql":
         wire = postgresql.ARRAY(sa.Text)
-        array: Any = sa.bindparam("ids", list(map(str, ids)), type_=wire)
+        array = sa.bindparam("ids", list(map(str, ids)), type_=wire)
         text = isinstance(column.type, sa.String) and not isinstance(column.type, sa.Enum)
         among = column == sa.any_(sa.cast(array, wire if text else postgresql.ARRAY(column.type)))
     else:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import eventml
 from eventml.backends.memory import Hub, Settings
 from eventml.records import Delivery, Record
-from eventml.runtime.bytes_in_flight import BytesInFlight
+from eventml.runtime.intake import BytesInFlight
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

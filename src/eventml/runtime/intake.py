@@ -1,0 +1,140 @@
+"""The buffer before the call of a handler, where batches form, and what the handler holds in bytes.
+
+A batch, what waits behind it, what is being completed, and what waits for a retry are each bounded by
+`max_batch` events. For events of up to `max_bytes / max_batch` bytes that bounds the bytes, too. So only
+larger events are counted one by one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+import anyio
+
+from eventml.backends.base import MAX_BYTES
+from eventml.records import Delivery, count_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+
+T = TypeVar("T")
+
+
+class BytesInFlight:
+    """The bytes of the large events that one handler has received and not completed.
+
+    Args:
+        max_bytes: The most bytes that one read returns, as the backend promises.
+        max_batch: The most events of one call.
+    """
+
+    def __init__(self, max_bytes: int, max_batch: int) -> None:
+        self._max_bytes = max_bytes
+        self._small = max_bytes // max_batch
+        self._sizes: dict[tuple[str, int, int | str], int] = {}
+
+    @property
+    def full(self) -> bool:
+        """Whether as many bytes are in flight as two reads return: one is processed, and one waits."""
+        return bool(self._sizes) and sum(self._sizes.values()) >= 2 * self._max_bytes
+
+    def add(self, deliveries: Sequence[Delivery], all_headers: Sequence[Mapping[str, str]]) -> None:
+        """Count received deliveries; their headers are as in a `DecodedBatch`."""
+        small = self._small
+        sizes = [
+            (d, size) for d in deliveries if (size := len((r := d.record).value) + len(r.key or b"")) > small
+        ]
+        if any(_length(headers) > small for headers in all_headers):
+            sizes = [(d, count_bytes([d]) + _length(d.record.headers)) for d in deliveries]
+        self._sizes |= {_place(d): size for d, size in sizes if size > small}
+
+    def remove(self, deliveries: Iterable[Delivery]) -> bool:
+        """These are completed. Returns whether there were large ones in flight."""
+        if not self._sizes:
+            return False
+        for delivery in deliveries:
+            self._sizes.pop(_place(delivery), None)
+        return True
+
+
+def _place(delivery: Delivery) -> tuple[str, int, int | str]:
+    return delivery.record.topic, delivery.partition, delivery.offset
+
+
+def _length(headers: Mapping[str, str]) -> int:
+    return sum(map(len, headers.values()))
+
+
+class Intake(Generic[T]):
+    """The buffer between the receiving and the processing stage, where natural batching happens.
+
+    The handler takes all that waits when it is free. There is no timer, so an idle stream adds no latency;
+    under load batches grow by themselves, up to the cap. The buffer holds two batches at most: this bounds
+    memory and slows the receive down to the handler's pace.
+
+    Args:
+        max_batch: The most items that `take` returns.
+        max_bytes: The most bytes of one read.
+
+    Attributes:
+        in_flight: What the handler holds in bytes, here and in the stages behind.
+    """
+
+    def __init__(self, max_batch: int, max_bytes: int = MAX_BYTES) -> None:
+        self.in_flight = BytesInFlight(max_bytes, max_batch)
+        self._max_batch = max_batch
+        self._items: list[T] = []
+        self._to_screen = 0  # how many items there are up to the last one that was put with `screen`
+        self._closed = False
+        self._changed: anyio.Event | None = None  # exists only while a task waits for it
+
+    @property
+    def drained(self) -> bool:
+        """Whether the intake is closed and empty."""
+        return self._closed and not self._items
+
+    def put(self, items: Sequence[T], *, screen: bool = False) -> None:
+        """Add items at the end; with `screen`, a batch that contains any of them has to be screened."""
+        self._items += items
+        if screen:
+            self._to_screen = len(self._items)
+        self._notify()
+
+    def close(self) -> None:
+        """No more items will come: `take` returns those that are left, then empty batches."""
+        self._closed = True
+        self._notify()
+
+    async def room(self) -> None:
+        """Wait until another batch may be received ahead of the one that waits."""
+        while len(self._items) > self._max_batch or self.in_flight.full:
+            await self._change()
+
+    def completed(self, deliveries: Iterable[Delivery]) -> None:
+        """Deliveries are not in flight any more: there may be room."""
+        if self.in_flight.remove(deliveries):
+            self._notify()
+
+    async def take(self) -> tuple[list[T], bool]:
+        """Wait for an item, and take all that wait, up to the cap, in order. No items once drained.
+
+        It also returns whether the batch has to be screened. If it is cancelled, it has taken nothing.
+        """
+        while not self._items and not self._closed:
+            await self._change()
+        batch, screen = self._items[: self._max_batch], self._to_screen > 0
+        del self._items[: self._max_batch]
+        self._to_screen = max(self._to_screen - len(batch), 0)
+        self._notify()
+        return batch, screen
+
+    async def _change(self) -> None:
+        if self._changed is None:
+            self._changed = anyio.Event()
+        await self._changed.wait()
+
+    def _notify(self) -> None:
+        changed, self._changed = self._changed, None
+        if changed is not None:
+            changed.set()

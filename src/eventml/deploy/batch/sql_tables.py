@@ -326,7 +326,9 @@ def _insert_portable(
     """Read which keys are there, and insert the others; the unique key refuses what another run inserts."""
     new = {tuple(row[name] for name in key): row for row in reversed(rows)}
     same = [table.c[name] == rows[0][name] for name in key if name != "id"]
-    existing = sa.select(*map(table.c.get, key)).where(table.c.id.in_({row["id"] for row in rows}), *same)
+    existing = sa.select(*(table.c[name] for name in key)).where(
+        table.c.id.in_({row["id"] for row in rows}), *same
+    )
     for found in connection.execute(existing).all():
         new.pop(tuple(found), None)
     if new:

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 Format = Literal["json", "msgpack"]
 
-_DECODER_ERRORS: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _ENCODER_ERRORS: Final = (TypeError, ValueError, RecursionError, OverflowError)
 _MAX_SHOWN: Final = 200  # bytes of a value, or characters of an event, in an error message
 
@@ -75,7 +74,7 @@ class Decoder:
         headers = deliveries[0].record.headers
         values = [record.value for d in deliveries if (record := d.record).headers is headers]
         if len(values) == len(deliveries):
-            with suppress(*_DECODER_ERRORS):
+            with suppress(Exception):
                 return DecodedBatch(list(map(self._decode_for(headers), values)), 0, (headers,))
         return self._decode_each(deliveries)
 
@@ -93,7 +92,7 @@ class Decoder:
             try:
                 value = record.value
                 events.append(self._json(b"null") if value is TOMBSTONE else decode(value))
-            except _DECODER_ERRORS as exc:
+            except Exception as exc:  # noqa: BLE001 - validators of the event's class may raise anything
                 errors += 1
                 events.append(_decode_error(delivery, exc))
         return DecodedBatch(events, errors, distinct)

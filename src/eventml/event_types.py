@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, Final, get_args, get_type_hints, is_typed
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 Decode = Callable[[bytes], Any]
-"""Decodes the bytes of one event; raises msgspec.DecodeError, and msgspec.ValidationError if they do not fit
-the type."""
+"""Decodes the bytes of one event. Raises msgspec.DecodeError, msgspec.ValidationError if they do not fit the
+type, and whatever a validator or `__post_init__` of the type raises."""
 
 _POSSIBLE: Final = (
     "a msgspec.Struct, a dataclass, an attrs class, a TypedDict, a NamedTuple, a pydantic model, dict or Any"
@@ -34,16 +34,36 @@ def check_event_type(event_type: Any) -> None:
         if uses_pydantic(event_type):
             json_decoder(event_type)
             return
-        classes = list(_unknown_classes(msgspec.inspect.type_info(event_type), set()))
+        unknown = next(_unknown_classes(msgspec.inspect.type_info(event_type), set()), None)
         json_decoder(event_type)
     except Exception as exc:  # a TypeError of msgspec, or whatever pydantic raises
         raise TypeError(f"{name} cannot be the type of an event: {exc}") from exc
-    if not classes:
+    if unknown is not None:
+        hint = (
+            "; make the event a pydantic model too" if uses_pydantic(unknown) else f". It may be {_POSSIBLE}"
+        )
+        raise _no_form(event_type, unknown, hint)
+
+
+def check_output_type(output_type: Any) -> None:
+    """Check that outputs can have this type: what `check_event_type` accepts, and whatever can be encoded.
+
+    Raises:
+        TypeError: as `check_event_type`.
+    """
+    try:
+        classes = list(_unknown_classes(msgspec.inspect.type_info(output_type), set()))
+    except Exception:  # noqa: BLE001 - a type that msgspec cannot describe may have values that it can encode
         return
-    [unknown, *_] = classes
+    for unknown in classes:
+        if unknown is not object and not hasattr(unknown, "tolist") and not uses_pydantic(unknown):
+            raise _no_form(output_type, unknown, f". It may be {_POSSIBLE}")
+
+
+def _no_form(event_type: Any, unknown: Any, hint: str) -> TypeError:
+    name = getattr(event_type, "__name__", event_type)
     where = "it" if unknown is event_type else f"{unknown.__name__}, which it contains,"
-    hint = "; make the event a pydantic model too" if uses_pydantic(unknown) else f". It may be {_POSSIBLE}"
-    raise TypeError(f"{name} cannot be the type of an event: {where} has no form in JSON{hint}")
+    return TypeError(f"{name} cannot be the type of an event: {where} has no form in JSON{hint}")
 
 
 def uses_pydantic(event_type: Any) -> bool:
@@ -176,7 +196,7 @@ def _validating(validate: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return checked
 
 
-def _unknown_classes(info: Any, seen: set[int]) -> Iterable[Any]:
+def _unknown_classes(info: Any, seen: set[int]) -> Iterator[Any]:
     """The classes that msgspec does not know, in what it says of a type."""
     if isinstance(info, msgspec.inspect.CustomType):
         yield info.cls

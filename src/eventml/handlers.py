@@ -13,7 +13,7 @@ from typing import Any, Final, Union, get_args, get_origin, get_type_hints
 import msgspec
 
 from eventml.errors import RegistrationError
-from eventml.event_types import check_event_type
+from eventml.event_types import check_event_type, check_output_type
 from eventml.frames import FrameType, frame_type, library_of
 from eventml.handler_options import (
     DEFAULT_MAX_BATCH,
@@ -106,8 +106,7 @@ def read_handler(
     output_type = arguments.get("output_type", _output_type(returned, batched=batched))
     try:
         check_event_type(event_type)
-        if to is not None and not hasattr(output_type, "tolist"):
-            check_event_type(output_type)
+        check_output_type(output_type)
     except TypeError as exc:
         raise RegistrationError(f"{name}: {exc}") from exc
     return Handler(

@@ -14,7 +14,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
+from urllib.request import urlopen
 
+import anyio
 import asyncpg
 import botocore.exceptions
 import psycopg
@@ -244,6 +246,12 @@ def test_errors_of_the_system(error: Exception, verdict: Verdict) -> None:
     assert classify(error) is verdict
 
 
+def with_response(response: Any) -> Exception:
+    error = Exception()
+    error.response = response  # type: ignore[attr-defined]  # as the libraries do
+    return error
+
+
 class StrangeError(Exception):
     """An exception whose attributes fail."""
 
@@ -252,5 +260,53 @@ class StrangeError(Exception):
         raise RuntimeError("not sent")
 
 
-def test_an_exception_whose_attributes_fail_is_the_event_s_fault() -> None:
-    assert classify(StrangeError()) is Verdict.EVENT
+class GrpcError(Exception):
+    """As a stub of a test raises it."""
+
+    def code(self) -> None:
+        return None
+
+
+GrpcError.__module__, GrpcError.__qualname__ = "grpc", "RpcError"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        StrangeError(),
+        GrpcError(),
+        with_response(SimpleNamespace(status_code=404, headers={"Retry-After": 5})),
+        with_response(SimpleNamespace(status_code=404, headers=["Retry-After"])),
+        with_response({"ResponseMetadata": None}),
+        pymysql.err.OperationalError(["2013"], "gone"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_exception_with_unexpected_attributes_is_the_event_s_fault(error: Exception) -> None:
+    assert classify(error) is Verdict.EVENT
+    assert retry_after(error) == 0.0
+
+
+def test_a_header_that_is_no_text_is_left_out() -> None:
+    error = with_response(SimpleNamespace(status_code=503, headers={"Retry-After": 5}))
+    assert classify(error) is Verdict.INFRASTRUCTURE
+    assert retry_after(error) == 0.0
+
+
+@pytest.mark.parametrize("url", ["foo://127.0.0.1", "http:///rides"])
+def test_an_address_that_the_event_has_wrong_is_its_fault(url: str) -> None:
+    assert classify(raised_by(lambda: urlopen(url))) is Verdict.EVENT  # noqa: S310 - no request is made
+
+
+@pytest.mark.anyio
+async def test_a_retry_after_of_an_answer_that_is_no_outage_is_not_waited_for(service: Service) -> None:
+    scenario = Scenario(f"memory://{secrets.token_hex(4)}")
+
+    @scenario.bus.predictor(scenario.topic, to=scenario.to, retries=1, backoff=0.001, max_backoff=0.001)
+    def duration(ride: Ride) -> Duration:
+        CALLS["httpx_status"](service, "404/later")
+        raise AssertionError
+
+    with anyio.fail_after(5):
+        await scenario.run([Ride(0, 1.0)])
+    scenario.check(answered=set(), dead_letters={0})

@@ -19,6 +19,7 @@ import anyio
 import attrs
 import httpx
 import msgspec
+import numpy as np
 import pydantic
 import pydantic.dataclasses
 import pytest
@@ -332,8 +333,72 @@ def test_what_cannot_be_an_event_is_refused_when_it_is_registered(event_type: An
         bus.consumer("rides", event_type=event_type)(lambda ride: None)
     with pytest.raises(RegistrationError, match=re.escape(message)):
         bus.topic("rides", event_type=event_type)
-    with pytest.raises(RegistrationError, match=re.escape(message)):
-        bus.predictor("rides", to="rides.doubled", output_type=event_type)(lambda ride: ride)
+
+
+@pytest.mark.parametrize("output_type", [Plain, Holder, list[Plain]])
+def test_what_cannot_be_an_output_is_refused_too(output_type: Any) -> None:
+    with pytest.raises(RegistrationError, match="has no form in JSON"):
+        Bus("rides").predictor("rides", to="rides.doubled", output_type=output_type)(lambda ride: ride)
+
+
+class SetRide(msgspec.Struct):
+    ride_id: str
+    miles: float
+    tags: set[Any] = msgspec.field(default_factory=set)
+
+
+@dataclasses.dataclass
+class StrictRide:
+    ride_id: str
+    miles: float
+
+    def __post_init__(self) -> None:
+        _ = {"r-1": 1}[self.ride_id]
+
+
+class ValidatedRide(pydantic.BaseModel):
+    ride_id: str
+    miles: float
+
+    @pydantic.field_validator("ride_id")
+    @classmethod
+    def known(cls, ride_id: str) -> str:
+        _ = {"r-1": 1}[ride_id]
+        return ride_id
+
+
+@pytest.mark.parametrize("ride_type", [SetRide, StrictRide, ValidatedRide])
+async def test_an_error_that_is_no_validation_error_costs_its_event(ride_type: Any) -> None:
+    bad = b'{"ride_id": "r-9", "miles": 1.0, "tags": [[1]]}'
+    outputs, letters = await on_a_stream(app(ride_type), [GOOD, bad, GOOD])
+    assert [output["miles"] for output in outputs] == [3.0, 3.0]
+    assert len(letters) == 1
+    good, problem = await over_http(app(ride_type), [GOOD, bad])
+    assert (good["prediction"]["miles"], problem["status"]) == (3.0, 422)
+
+
+class NumpyRide(msgspec.Struct):
+    ride_id: str
+    miles: np.float64
+    steps: np.ndarray[Any, Any]
+
+
+@pytest.mark.parametrize(
+    "output_type", [NumpyRide, dict[str, np.float64], object, HolderOfModel, np.float64, np.ndarray]
+)
+def test_outputs_may_hold_whatever_is_encoded(output_type: Any) -> None:
+    Bus("rides").predictor("rides", to="rides.doubled", output_type=output_type)(lambda ride: ride)
+
+
+async def test_numbers_of_numpy_in_an_output() -> None:
+    bus = Bus("rides")
+
+    @bus.predictor("rides.started", to="rides.doubled")
+    def double(ride: StructRide) -> NumpyRide:
+        return NumpyRide(ride.ride_id, np.float64(2 * ride.miles), np.array([1, 2]))
+
+    [output], _ = await on_a_stream(bus, [GOOD])
+    assert output == {"ride_id": "r-1", "miles": 3.0, "steps": [1, 2]}
 
 
 class Colour(enum.Enum):

@@ -15,8 +15,8 @@ from typing import Any, Final, NamedTuple
 
 from eventml.errors import BackendError
 
-MAX_RETRY_AFTER: Final = 600.0
-"""The longest that a `Retry-After` is followed, in seconds."""
+MAX_RETRY_AFTER: Final = 120.0
+"""The longest wait for a `Retry-After`, in seconds: a supervisor takes a much longer one for a stuck call."""
 
 _BUILTIN: Final = (ConnectionError, TimeoutError, MemoryError, BackendError)
 _ERRNOS: Final = {
@@ -47,8 +47,8 @@ _AWS_CODES: Final = {
 """What botocore's own retries take for throttling, though the status is 400."""
 
 
-class _Answer(NamedTuple):
-    """The answer of an HTTP service that a client has raised as an exception."""
+class _Response(NamedTuple):
+    """The response of an HTTP service that a client has raised as an exception."""
 
     status: int
     headers: Mapping[str, str]
@@ -63,30 +63,33 @@ def is_infrastructure(error: BaseException) -> bool:
     """
     if isinstance(error, _BUILTIN):
         return True
-    if (answer := _answer(error)) is not None and _is_throttled_or_down(answer.status):
-        return True
-    if isinstance(error, OSError) and error.errno in _ERRNOS:
-        return True
-    for cls in type(error).__mro__:
-        if (decide := _FAMILIES.get(f"{cls.__module__}.{cls.__qualname__}")) is not None:
-            return decide(error)
+    try:
+        response = _response_of(error)
+        if response is not None and _is_throttled_or_down(response.status):
+            return True
+        if isinstance(error, OSError) and error.errno in _ERRNOS:
+            return True
+        for cls in type(error).__mro__:  # the first known one decides, the most specific
+            if (decide := _FAMILIES.get(f"{cls.__module__}.{cls.__qualname__}")) is not None:
+                return decide(error)
+    except Exception:  # noqa: BLE001 - attributes of a foreign exception may be missing, or fail in any way
+        return False
     return False
 
 
 def retry_after(error: BaseException) -> float:
-    """How many seconds a service wants to be left alone, by its header `Retry-After` (RFC 9110, 10.2.3).
+    """For how many seconds a service asks its clients to wait: its header `Retry-After` (RFC 9110, 10.2.3).
 
     0 if it does not say so, `MAX_RETRY_AFTER` at most.
     """
-    answer = _answer(error)
-    text = (answer.headers.get("Retry-After") or answer.headers.get("retry-after")) if answer else None
-    if not text:
-        return 0.0
     try:
-        seconds = (
-            float(text) if text.strip().isdecimal() else parsedate_to_datetime(text).timestamp() - time.time()
-        )
-    except (ValueError, OverflowError):
+        headers = getattr(_response_of(error), "headers", {})
+        text = headers.get("Retry-After") or headers.get("retry-after") or "0"
+        if text.strip().isdecimal():
+            seconds = float(text)
+        else:
+            seconds = parsedate_to_datetime(text).timestamp() - time.time()
+    except Exception:  # noqa: BLE001 - as above
         return 0.0
     return min(max(seconds, 0.0), MAX_RETRY_AFTER)
 
@@ -95,23 +98,20 @@ def _is_throttled_or_down(status: int) -> bool:
     return status in {408, 429} or (status // 100 == 5 and status not in {501, 505})  # noqa: PLR2004 - of RFC 9110
 
 
-def _answer(error: Any) -> _Answer | None:
-    """The answer that an exception carries: as `response` in most clients, else as the exception itself."""
-    try:
-        response = getattr(error, "response", None)
-    except Exception:  # noqa: BLE001 - a property of a foreign exception may fail in any way
-        return None
+def _response_of(error: Any) -> _Response | None:
+    """The response that an exception carries: as `response` in most clients, else as the exception itself."""
+    response = getattr(error, "response", None)
     if isinstance(response, Mapping):  # botocore
         metadata = response.get("ResponseMetadata", {})
         status, headers = metadata.get("HTTPStatusCode"), metadata.get("HTTPHeaders")
     elif response is not None:  # httpx, requests, openai and other clients made from a specification
         status, headers = getattr(response, "status_code", None), getattr(response, "headers", None)
-    elif any(f"{cls.__module__}.{cls.__qualname__}" in _ANSWERS for cls in type(error).__mro__):
+    elif any(f"{cls.__module__}.{cls.__qualname__}" in _RESPONSES for cls in type(error).__mro__):
         status = getattr(error, "status", None) or getattr(error, "code", None)
         headers = getattr(error, "headers", None)
     else:
         return None
-    return _Answer(status, headers or {}) if isinstance(status, int) else None
+    return _Response(status, headers or {}) if isinstance(status, int) else None
 
 
 def _always(_: Any) -> bool:
@@ -121,7 +121,7 @@ def _always(_: Any) -> bool:
 def _by_original(error: Any) -> bool:
     """An exception around another one, which says what has happened."""
     original = getattr(error, "orig", None) or getattr(error, "reason", None)
-    if getattr(error, "connection_invalidated", False) or isinstance(original, str | None):
+    if getattr(error, "connection_invalidated", False):
         return True
     return isinstance(original, BaseException) and is_infrastructure(original)
 
@@ -154,7 +154,7 @@ def _by_grpc_code(error: Any) -> bool:
     return callable(getattr(error, "code", None)) and error.code().name in _GRPC_CODES
 
 
-_ANSWERS: Final = {"urllib.error.HTTPError", "aiohttp.client_exceptions.ClientResponseError"}
+_RESPONSES: Final = {"urllib.error.HTTPError", "aiohttp.client_exceptions.ClientResponseError"}
 
 _FAMILIES: Final[dict[str, Callable[[Any], bool]]] = {
     "socket.gaierror": _always,
@@ -210,10 +210,8 @@ _FAMILIES: Final[dict[str, Callable[[Any], bool]]] = {
     "pymongo.errors.WTimeoutError": _always,
     "botocore.exceptions.ConnectionError": _always,
     "botocore.exceptions.HTTPClientError": _always,
-    "botocore.exceptions.ClientError": lambda error: (
-        error.response.get("Error", {}).get("Code") in _AWS_CODES
-    ),
-    "grpc.RpcError": lambda error: callable(getattr(error, "code", 0)) and error.code().name in _GRPC_CODES,
+    "botocore.exceptions.ClientError": _by_aws_code,
+    "grpc.RpcError": _by_grpc_code,
     "openai.APIConnectionError": _always,
 }
 """By the qualified name of a class: whether an exception of it, or of a class derived from it, is a failure

@@ -205,7 +205,9 @@ class Retry:
 
     def _delay(self, failures: int, error: Exception) -> float:
         delay = backoff_delay(failures, self._options.backoff, self._options.max_backoff)
-        return max(delay, *map(retry_after, leaves(error)))
+        if self._is_infrastructure(error):
+            delay = max(delay, *map(retry_after, leaves(error)))
+        return delay
 
 
 class FailFast(Retry):

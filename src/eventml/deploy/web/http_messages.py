@@ -21,6 +21,7 @@ from starlette.requests import ClientDisconnect
 from eventml.deploy.web.request_backend import RequestEvent
 from eventml.event_types import json_decoder
 from eventml.records import NO_HEADERS
+from eventml.runtime import describe
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -260,6 +261,10 @@ class EventDecoder:
             return RequestEvent(value, event_id or self._id_of(_untyped(value)), problem)
         except _BAD_JSON as exc:
             return RequestEvent(value, event_id or self._id_of(None), _malformed(exc))
+        except Exception as exc:  # noqa: BLE001 - validators of the event's class may raise anything
+            detail = f"the event is invalid: {describe(exc)}"
+            problem = Problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail, path="$", index=index)
+            return RequestEvent(value, event_id or self._id_of(_untyped(value)), problem)
         return RequestEvent(value, event_id or self._id_of(event), event)
 
     def _id_of(self, event: Any) -> str:

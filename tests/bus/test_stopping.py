@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 import anyio
 import msgspec
@@ -10,6 +14,10 @@ import pytest
 
 from eventml import Bus, config
 from eventml.backends.memory import Hub
+from eventml.bus import run_until_signal
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])]
 
@@ -110,3 +118,33 @@ async def test_run_until_idle_returns_after_chained_handlers_are_done() -> None:
     with anyio.fail_after(20):
         assert await bus.run(until_idle=0.1)
     assert sorted(seen) == list(range(50))
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+async def test_a_second_signal_ends_a_worker_that_hangs_while_it_closes(signals: int) -> None:
+    closing = anyio.Event()
+
+    class Service:
+        async def run(self) -> bool:
+            return True
+
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[Service]:
+        yield Service()
+        closing.set()
+        await (anyio.sleep_forever() if signals == 2 else anyio.sleep(0.2))
+
+    async def kill() -> None:
+        await closing.wait()
+        for _ in range(signals):
+            os.kill(os.getpid(), signal.SIGTERM)
+            await anyio.sleep(0.05)
+
+    got: list[str] = []
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(kill)
+            assert await run_until_signal(
+                opened(), lambda _: got.append("stop"), lambda _: got.append("abandon")
+            )
+    assert got == ["stop"]

@@ -318,7 +318,7 @@ class Bus:
 
         While models load, a signal ends the call at once. A second signal abandons what is in flight; its
         events are delivered again later. Signals are handled only in the main thread; in another thread,
-        cancel the call to stop it.
+        cancel the call to stop it. Handlers of your own for these signals are not restored.
 
         Args:
             only: Names of the handlers to run; by default all.

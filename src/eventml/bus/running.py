@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import anyio
@@ -44,26 +43,26 @@ async def run_until_signal(
 ) -> bool:
     """Enter the context of a worker and run it, with `stop` and `abandon` as for `stop_on_signals`.
 
-    A signal that comes before the context is entered, as while models load, cancels that. Returns what `run`
-    of the worker returns: whether everything in flight was finished.
+    A signal before the context is entered, as while models load, cancels that; so does a second one while it
+    is left. Returns what `run` of the worker returns: whether everything in flight was finished.
     """
-    running: list[Any] = []
-    finished = True
+    worker: Any = None
+    finished = ended = False
 
-    def call(method: Callable[[Any], object]) -> None:
-        if running:
-            method(running[0])
-        else:
-            tasks.cancel_scope.cancel()
+    def first() -> None:
+        tasks.cancel_scope.cancel() if worker is None else stop(worker)
+
+    def further() -> None:
+        tasks.cancel_scope.cancel() if worker is None or ended else abandon(worker)
 
     async with task_group() as tasks:
-        tasks.start_soon(stop_on_signals, partial(call, stop), partial(call, abandon))
+        tasks.start_soon(stop_on_signals, first, further)
         await checkpoint()  # signals are received from here on
         async with opened as worker:
-            running.append(worker)
             finished = bool(await worker.run())
+            ended = True
         tasks.cancel_scope.cancel()
-    return finished
+    return finished or worker is None
 
 
 # A handler may fork, as `multiprocessing` does. asyncio writes signals to a socket that both processes share,

@@ -13,7 +13,6 @@ import errno
 import os
 import signal
 import sys
-from contextlib import suppress
 
 from eventml.deploy.workers import force_exit_later, make_errors_printable
 
@@ -53,22 +52,21 @@ def main() -> None:
 def _continue_in_child() -> None:
     """Return in a child, while process 1 of a container, as an init, forwards signals and reaps orphans.
 
-    The kernel gives process 1 all orphans, such as those of a killed worker. It can wait for them without
-    taking those of `subprocess` and asyncio only if it has no others. And the kernel drops signals that
-    process 1 does not handle, such as SIGTERM while the app is imported.
+    The kernel gives it all orphans, such as those of a killed worker, and it can wait for them without taking
+    the children of `subprocess` and asyncio only if it runs nothing else. And the kernel drops the signals
+    that process 1 does not handle, such as SIGTERM while the app is imported.
     """
-    forwarded = {getattr(signal, f"SIG{name}") for name in ("TERM", "INT", "HUP", "QUIT", "USR1", "USR2")}
-    signal.pthread_sigmask(signal.SIG_BLOCK, {*forwarded, signal.SIGCHLD})
+    names = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGCHLD")
+    received = {getattr(signal, name) for name in names}
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # if it was inherited as ignored, no child could be awaited
+    signal.pthread_sigmask(signal.SIG_BLOCK, received)
     child = os.fork()
-    if not child:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {*forwarded, signal.SIGCHLD})
-        return
-    while True:
-        received = signal.sigwaitinfo({*forwarded, signal.SIGCHLD})
-        if received.si_signo in forwarded and received.si_code <= 0:  # a terminal signals the child itself
-            os.kill(child, received.si_signo)
-        with suppress(ChildProcessError):
-            while (ended := os.waitpid(-1, os.WNOHANG))[0]:
-                if ended[0] == child:
-                    status = os.waitstatus_to_exitcode(ended[1])
-                    os._exit(status if status >= 0 else 128 - status)
+    while child:
+        found = signal.sigwaitinfo(received)
+        if found.si_signo != signal.SIGCHLD and found.si_code <= 0:  # a terminal signals the child itself
+            os.kill(child, found.si_signo)
+        while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+            if ended[0] == child:
+                status = os.waitstatus_to_exitcode(ended[1])
+                os._exit(status if status >= 0 else 128 - status)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, received)

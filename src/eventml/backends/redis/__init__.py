@@ -33,7 +33,9 @@ try:
 except ImportError as exc:
     raise MissingExtraError("redis", "the backend redis://") from exc
 
-from eventml.backends.redis.cluster import check_outputs, find_server, same_slot_names
+# By another name: `check_topics` would take this module for one that implements `ChecksOutputs`.
+from eventml.backends.redis.cluster import check_outputs as _check_slots
+from eventml.backends.redis.cluster import find_server, same_slot_names
 from eventml.backends.redis.connection import pack
 from eventml.backends.redis.errors import check_replies
 from eventml.backends.redis.leases import dedupe_key, group_lag
@@ -143,4 +145,4 @@ class RedisBackend:
         Raises:
             UnsupportedError: on a cluster, where the outputs are in another slot; says what to do.
         """
-        check_outputs(self._publisher.server, topic, outputs)
+        _check_slots(self._publisher.server, topic, outputs)

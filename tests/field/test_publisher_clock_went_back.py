@@ -34,7 +34,11 @@ async def read(partitions: Sequence[Sequence[float]]) -> Sequence[Delivery]:
     async def getmany(**_: Any) -> dict[TopicPartition, list[Delivery]]:
         return fetched
 
-    clients: Any = SimpleNamespace(consumer=lambda *_: SimpleNamespace(getmany=getmany))
+    def partitions_for_topic(_: str) -> set[int]:
+        return set(range(len(partitions)))
+
+    consumer = SimpleNamespace(getmany=getmany, partitions_for_topic=partitions_for_topic)
+    clients: Any = SimpleNamespace(consumer=lambda *_: consumer)
     publisher: Any = None
     return await Reader(clients, publisher, {"t": len(partitions)}, 1_000).receive(1_000)
 

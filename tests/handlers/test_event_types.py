@@ -368,13 +368,18 @@ class ValidatedRide(pydantic.BaseModel):
 
 
 @pytest.mark.parametrize("ride_type", [SetRide, StrictRide, ValidatedRide])
-async def test_an_error_that_is_no_validation_error_costs_its_event(ride_type: Any) -> None:
+async def test_an_error_that_is_no_validation_error_costs_its_event(
+    ride_type: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bad = b'{"ride_id": "r-9", "miles": 1.0, "tags": [[1]]}'
     outputs, letters = await on_a_stream(app(ride_type), [GOOD, bad, GOOD])
     assert [output["miles"] for output in outputs] == [3.0, 3.0]
     assert len(letters) == 1
     good, problem = await over_http(app(ride_type), [GOOD, bad])
     assert (good["prediction"]["miles"], problem["status"]) == (3.0, 422)
+    monkeypatch.chdir(tmp_path)
+    await anyio.Path("rides.jsonl").write_bytes(GOOD + b"\n" + bad + b"\n")
+    assert len(await as_a_job(app(ride_type), "rides.jsonl")) == 1
 
 
 class NumpyRide(msgspec.Struct):

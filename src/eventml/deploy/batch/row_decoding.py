@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 _UNTYPED: Final = (Any, dict, dict[str, Any])
-_INVALID: Final = (msgspec.MsgspecError, DecodeError, ValueError, TypeError, OverflowError, RecursionError)
 
 
 class DecodedChunk(msgspec.Struct):
@@ -109,7 +108,7 @@ class RowDecoder:
         ids, one_invalid = normalize_ids(chunk.ids)
         row = _row_of(chunk.columns)
         if not one_invalid:
-            with suppress(*_INVALID):  # a row is invalid: convert them one by one
+            with suppress(Exception):  # a row is invalid: convert them one by one
                 events = self._cast_table(chunk.columns)
                 if events is None:
                     events = self.events(chunk)
@@ -138,7 +137,7 @@ class RowDecoder:
         def row(number: int) -> str:
             return lines[number].rstrip().decode(errors="backslashreplace")[:MAX_ROW_TEXT]
 
-        with suppress(*_INVALID):  # as above
+        with suppress(Exception):  # as above
             events, ids = list(map(self._decode_line, lines)), list(map(get_id, range(len(lines))))
             same_type = set(map(type, ids)) <= {str} or set(map(type, ids)) <= {int}
             if same_type and not normalize_ids(ids)[1]:
@@ -162,21 +161,26 @@ class RowDecoder:
             row_id = None
             try:
                 row_id = get_id(number)
-                if row_id is None or isinstance(row_id, dict | list | bool):
-                    shown, row_id = "null" if row_id is None else shorten(row_id), None
-                    raise DecodeError(f"the row has no id: {self._id_column} is {shown}")
-                if isinstance(row_id, int | str) and not is_storable(row_id):
-                    raise DecodeError("the row's id has a null character, or is an integer of over 64 bits")
+                self._check_id(row_id)
                 events.append(get_event(number))
-            except _INVALID as exc:
+            except Exception as exc:  # noqa: BLE001 - validators of the event's class may raise anything
                 place = chunk.labels[number] if chunk.labels else f"row {chunk.done - size + number + 1}"
-                shown = place if row_id is None else str(row_id)
-                reason = describe(DecodeError(str(exc))).removeprefix("DecodeError: ")
+                shown = place if row_id is None or isinstance(row_id, dict | list | bool) else str(row_id)
+                text = str(exc) if isinstance(exc, DecodeError | ValueError) else describe(exc)
+                reason = describe(DecodeError(text)).removeprefix("DecodeError: ")
                 rejected.append(RejectedRow(shown, "DecodeError", reason, row(number)))
             else:
                 ids.append(row_id)
                 kept.append(number)
         return DecodedChunk(normalize_ids(ids)[0], events, lambda event: row(kept[event]), rejected)
+
+    def _check_id(self, row_id: Any) -> None:
+        if row_id is None or isinstance(row_id, dict | list | bool):
+            raise DecodeError(
+                f"the row has no id: {self._id_column} is {'null' if row_id is None else shorten(row_id)}"
+            )
+        if isinstance(row_id, int | str) and not is_storable(row_id):
+            raise DecodeError("the row's id has a null character, or is an integer of over 64 bits")
 
     def events(self, chunk: RowChunk) -> list[Any]:
         """Build the events of a chunk of columns.
@@ -191,7 +195,7 @@ class RowDecoder:
                 values = [self._column(field, columns, rows) for field in self._fields.values()]
                 return list(map(self._type, *values)) if values else [self._type() for _ in range(rows)]
             return [self._convert(row) for row in split_rows(columns, rows)]
-        except _INVALID as exc:
+        except Exception as exc:
             raise DecodeError(str(exc)) from exc
 
     def _as_lists(self, columns: Mapping[str, Values]) -> dict[str, list[Any]]:
@@ -251,7 +255,7 @@ def json_values(values: list[Any]) -> list[Any]:
     finite = [None if isinstance(one, Decimal) and not one.is_finite() else one for one in values]
     try:
         found: list[Any] = _decode_json(_encode_json(finite))
-    except _INVALID as exc:
+    except Exception as exc:
         raise DecodeError(str(exc)) from exc
     return found
 

@@ -36,11 +36,8 @@ if not added then
 elseif last == stream['last-generated-id'] then
   unread = 0
 elseif #redis.call('XRANGE', topic, '-', last, 'COUNT', 1) > 0 then
-  -- The beginning was read, so what was removed unread was removed from the middle.
-  unread = #redis.call('XRANGE', topic, '(' .. last, '+', 'COUNT', 1000)
-  if stream['max-deleted-entry-id'] == '0-0' or unread == 1000 then
-    return { 0 }
-  end
+  -- The beginning was read. Whether entries were deleted behind it could be known only by copying all unread ones.
+  return { 0 }
 end
 if read == added - unread or redis.pcall('XGROUP', 'SETID', topic, group['name'], last, 'ENTRIESREAD', added - unread).err then
   return { 0 }

@@ -72,13 +72,20 @@ class NoRetry:
         stats: Stats,  # noqa: ARG002 - as `Retry`
         ordered: bool,
         tracing: HandlerTracing | None = None,  # noqa: ARG002 - as `Retry`
+        subscription: Subscription | None = None,  # noqa: ARG002 - as `Retry`
     ) -> None:
         self.process = call
+        self.calls = NoCounting()
         self.queue = RetryQueue(ordered=ordered)
         self.dead_letters = NoDeadLetters(handler, log_level=logging.WARNING, translate=lambda error: error)
 
     async def process_due(self) -> list[Completion]:
         return []
+
+
+class NoCounting:
+    def split_lost(self, done: list[Completion]) -> tuple[list[Completion], list[Completion]]:
+        return [], done
 
 
 class NoDeadLetters(DeadLetterWriter):
@@ -89,7 +96,7 @@ class NoDeadLetters(DeadLetterWriter):
 class TrustingDecoder:
     """Decodes JSON, and nothing else."""
 
-    def __init__(self, event_type: Any) -> None:
+    def __init__(self, event_type: Any, *, strict: bool = True) -> None:  # noqa: ARG002 - as `Decoder`
         self._decode = msgspec.json.Decoder(event_type).decode
 
     def decode_batch(self, deliveries: Sequence[Delivery]) -> DecodedBatch:
@@ -114,7 +121,7 @@ def without_retry() -> Iterator[None]:
 def without_retry_and_checks() -> Iterator[None]:
     with (
         without_retry(),
-        patch.object(worker, "Decoder", TrustingDecoder),
+        patch.object(connection, "Decoder", TrustingDecoder),
         patch.object(worker, "Outputs", TrustingOutputs),
     ):
         yield
@@ -172,6 +179,7 @@ def measure(handler: Callable[..., Any], events: int, rounds: int) -> dict[str, 
             requests[name], remote = spawn.Pipe()
             process = spawn.Process(target=serve, args=(name, handler, events, remote))
             process.start()
+            remote.close()  # so that `recv` fails if the process ends
             stack.callback(process.join)
             stack.callback(requests[name].send, False)
         for number in range(-_WARM_UP, rounds):

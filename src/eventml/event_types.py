@@ -126,6 +126,8 @@ def to_builtin(value: Any) -> Any:
     """
     if hasattr(value, "tolist"):
         return value.tolist()
+    if isinstance(value, str):  # a class of its own, as the text of a header may be
+        return str(value)
     if uses_pydantic(type(value)):
         return value.__pydantic_serializer__.to_python(value, by_alias=True)
     raise TypeError(f"{type(value).__name__} has no form in JSON or MessagePack")

@@ -93,6 +93,12 @@ class CountedCalls:
         results = iter(await self._call(kept) if kept else ())
         return [Completion(item.delivery) if id(item.delivery) in lost else next(results) for item in items]
 
+    async def end(self) -> None:
+        """Count the attempts of the last call no more: it has returned, and the next one may be far off."""
+        if self._subscription is not None and self._begun:
+            await self._begin(self._subscription, ())
+            self._begun = False
+
     async def _begin(
         self, subscription: CountsAttempts, redelivered: Sequence[Delivery]
     ) -> dict[int, Delivery]:

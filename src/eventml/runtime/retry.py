@@ -81,6 +81,12 @@ class Retry:
 
     async def process(self, items: Sequence[Item]) -> list[Completion]:
         """Completions of a batch, in the order of its events, without those that now wait for a retry."""
+        completions = await self._process(items)
+        if self.queue:
+            await self.calls.end()
+        return completions
+
+    async def _process(self, items: Sequence[Item]) -> list[Completion]:
         items = self.queue.admit(items)
         if not items:
             return []
@@ -112,6 +118,7 @@ class Retry:
                 self._stats.retries += 1
                 seconds = self._delay(failures, exc)
                 log.warning("%s: %s; retrying the batch in %.2f s", self._name, describe(exc), seconds)
+                await self.calls.end()
                 await anyio.sleep(seconds)
 
     def _finish(self, items: Sequence[Item], results: CallResults) -> list[Completion]:

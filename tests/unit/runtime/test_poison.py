@@ -234,3 +234,15 @@ async def test_while_the_broker_is_away_nothing_is_called(monkeypatch: pytest.Mo
     assert waits == ["counting attempts"] * 3
     assert calls.stats.failing == {}
     assert calls.made == [([1], {1: 2})]
+
+
+@pytest.mark.anyio
+async def test_what_has_returned_from_its_call_counts_no_more() -> None:
+    calls = Calls()
+    await calls.counted_calls([item(1, 2)])
+    assert calls.counted == {1: 2}
+    await calls.counted_calls.end()
+    assert calls.counted == {}
+    calls.subscription.failures = 1
+    await calls.counted_calls.end()
+    assert calls.subscription.failures == 1, "nothing is asked of the broker twice"

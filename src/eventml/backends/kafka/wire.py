@@ -45,6 +45,9 @@ class HeaderValues(str):
         found.values = values
         return found
 
+    def __reduce__(self) -> tuple[type[Self], tuple[Sequence[bytes | None]]]:
+        return type(self), (self.values,)
+
 
 class HeaderEncoder:
     """Encodes headers, once for each mapping that records share."""

@@ -225,6 +225,7 @@ class Window:
         counts = {o: n if n == 1 or o in self.called else n - 1 for o, n in self.in_flight.items()}
         self.returned = dict(sorted((self.returned | counts).items()))
         self.in_flight.clear()
+        self.called.clear()
 
     @property
     def safe(self) -> int:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from http import HTTPStatus
-from itertools import count
-from typing import TYPE_CHECKING, Any, Final
+from itertools import count, islice
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import unquote
 
 import msgspec
@@ -23,17 +23,20 @@ from eventml.event_types import json_decoder
 from eventml.records import NO_HEADERS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from starlette.types import Receive, Scope, Send
 
     from eventml.config import WebSettings
+
+T = TypeVar("T")
 
 _ATTRIBUTE: Final = b"ce-"  # how the header of an attribute begins in CloudEvents' HTTP binding
 _STRUCTURED: Final = "application/cloudevents+json"
 _QUOTED: Final = re.compile(r'"((?:[^"\\]|\\.)*)"')
 _TRACE_CONTEXT: Final = ("traceparent", "tracestate")
 _RETRY_AFTER: Final = {"retry-after": "1"}  # seconds: an overload ends within milliseconds, unless it lasts
+_STEP: Final = 20  # events: less than a millisecond
 _BAD_JSON: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 encode: Final = msgspec.json.Encoder().encode
@@ -179,7 +182,7 @@ async def read_events(
     if not text.startswith(b"["):
         return [decoder.decode(text, event_id)], False, attributes
     try:
-        values = _split(text)
+        [values] = await decoder.in_turns(_split, [text])
     except _BAD_JSON as exc:
         raise _malformed(exc) from exc
     if event_id is not None:
@@ -187,7 +190,8 @@ async def read_events(
         raise Problem(HTTPStatus.BAD_REQUEST, error)
     if len(values) > limits.max_events:
         raise _too_large(f"{len(values)} events; a request may hold {limits.max_events} (web.max_events)")
-    events = [decoder.decode(bytes(value), index=index) for index, value in enumerate(values)]
+    async with decoder.long_lists if len(values) > _STEP else nullcontext():
+        events = await decoder.in_turns(decoder.decode_item, values, range(len(values)))
     return events, True, attributes
 
 
@@ -244,6 +248,25 @@ class EventDecoder:
         self._id_key = next((field.encode_name for field in fields if field.name == id_field), id_field)
         self._prefix = secrets.token_hex(6)
         self._numbers = count(1)
+        self._turn = asyncio.Lock()
+        self.long_lists = asyncio.Semaphore(8)  # decoded at once: problems are larger than their events
+
+    async def in_turns(self, function: Callable[..., T], *columns: Any) -> list[T]:
+        """As `list(map(...))`, in steps of some items: an event that comes alone waits for one step.
+
+        Lists take turns: a turn of the event loop has one step of one of them.
+        """
+        results: list[T] = []
+        calls, total = map(function, *columns), len(columns[0])
+        while len(results) < total:
+            async with self._turn:
+                results += islice(calls, _STEP)
+                await asyncio.sleep(0)
+        return results
+
+    def decode_item(self, value: msgspec.Raw, index: int) -> RequestEvent:
+        """Decode an event of a list, as `decode`."""
+        return self.decode(bytes(value), index=index)
 
     def decode(self, value: bytes, event_id: str | None = None, index: int | None = None) -> RequestEvent:
         """Decode an event of a request; its event is a `Problem` if it is not JSON or does not fit the type.
@@ -257,7 +280,8 @@ class EventDecoder:
             detail, _, path = str(exc).partition(" - at `")
             status = HTTPStatus.UNPROCESSABLE_ENTITY
             problem = Problem(status, detail, path=path.rstrip("`") or "$", index=index)
-            return RequestEvent(value, event_id or self._id_of(_untyped(value)), problem)
+            named = event_id is None and self._id_field is not None
+            return RequestEvent(value, event_id or self._id_of(_untyped(value) if named else None), problem)
         except _BAD_JSON as exc:
             return RequestEvent(value, event_id or self._id_of(None), _malformed(exc))
         return RequestEvent(value, event_id or self._id_of(event), event)

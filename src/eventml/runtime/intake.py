@@ -51,9 +51,8 @@ class BytesInFlight:
             if (size := len((r := d.record).value) + len(r.key or b"") + len(r.id)) > small
         ]
         if sum(map(_length, all_headers)) > small * len(deliveries):
-            sharing = Counter(id(d.record.headers) for d in deliveries)
-            lengths = [_length(d.record.headers) // sharing[id(d.record.headers)] for d in deliveries]
-            sizes = [(d, count_bytes([d]) + length) for d, length in zip(deliveries, lengths, strict=True)]
+            n = Counter(id(d.record.headers) for d in deliveries)
+            sizes = [(d, count_bytes([d]) + _length(h := d.record.headers) // n[id(h)]) for d in deliveries]
         self._sizes |= {_place(d): size for d, size in sizes if size > small}
 
     def remove(self, deliveries: Iterable[Delivery]) -> bool:

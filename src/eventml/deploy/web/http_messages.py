@@ -11,7 +11,7 @@ import re
 import secrets
 from contextlib import nullcontext, suppress
 from http import HTTPStatus
-from itertools import count, islice
+from itertools import count, islice, repeat
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import unquote
 
@@ -23,7 +23,7 @@ from eventml.event_types import json_decoder
 from eventml.records import NO_HEADERS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from starlette.types import Receive, Scope, Send
 
@@ -33,6 +33,9 @@ T = TypeVar("T")
 
 _ATTRIBUTE: Final = b"ce-"  # how the header of an attribute begins in CloudEvents' HTTP binding
 _STRUCTURED: Final = "application/cloudevents+json"
+_NAME: Final = re.compile(r"[a-z0-9]+")
+_MOST: Final = 100  # attributes in a body: as many as the server takes headers
+_MOST_BYTES: Final = 65_536
 _QUOTED: Final = re.compile(r'"((?:[^"\\]|\\.)*)"')
 _TRACE_CONTEXT: Final = ("traceparent", "tracestate")
 _RETRY_AFTER: Final = {"retry-after": "1"}  # seconds: an overload ends within milliseconds, unless it lasts
@@ -139,12 +142,23 @@ def _attribute(value: bytes) -> str:
 
 def _open_envelope(text: bytes) -> tuple[bytes, dict[str, str]]:
     """Return the data and the attributes of a CloudEvent in structured mode."""
-    members = {name: bytes(value) for name, value in _members(text).items() if bytes(value) != b"null"}
+    members = {name: bytes(value) for name, value in _members(text).items()}
     data = members.pop("data", b"null")
+    if len(members) > _MOST or sum(map(len, (*members, *members.values()))) > _MOST_BYTES:
+        error = f"the attributes are too large; an event may have {_MOST}, of {_MOST_BYTES} bytes together"
+        raise Problem(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, error)
+    _check_names(members)
     return data, {
-        name: msgspec.json.decode(value, type=str) if value.startswith(b'"') else value.decode()
+        name: value.decode() if value[0] in b"-0123456789tf" else msgspec.json.decode(value, type=str)
         for name, value in members.items()
+        if value != b"null"
     }
+
+
+def _check_names(attributes: Iterable[str]) -> None:
+    if wrong := [name for name in attributes if not _NAME.fullmatch(name)]:
+        error = f"{wrong[0][:40]!r} is no name of a CloudEvents attribute: they consist of a-z and 0-9"
+        raise Problem(HTTPStatus.BAD_REQUEST, error)
 
 
 async def read_events(
@@ -154,7 +168,8 @@ async def read_events(
 
     Raises:
         Problem: the content type is not JSON (415); the body or the list is too large (413) or comes too
-            slowly (408); the body is not JSON, an attribute is not UTF-8, or there is an id for a list (400).
+            slowly (408); the body is not JSON, an attribute has a wrong name or
+            is not UTF-8, or there is an id for a list (400); the attributes in a body are too large (431).
         ClientDisconnect: the client has closed the connection (Starlette's error).
     """
     text = (await _receive_all(scope, receive, limits)).lstrip(b" \t\r\n")
@@ -166,6 +181,7 @@ async def read_events(
         }
     except UnicodeDecodeError as exc:
         raise Problem(HTTPStatus.BAD_REQUEST, "the percent-encoding of a header ce-... is not UTF-8") from exc
+    _check_names(attributes)
     if not text:
         raise _malformed("it is empty; send an event, or a list of events")
     try:
@@ -191,7 +207,7 @@ async def read_events(
     if len(values) > limits.max_events:
         raise _too_large(f"{len(values)} events; a request may hold {limits.max_events} (web.max_events)")
     async with decoder.long_lists if len(values) > _STEP else nullcontext():
-        events = await decoder.in_turns(decoder.decode_item, values, range(len(values)))
+        events = await decoder.in_turns(decoder.decode, map(bytes, values), repeat(None), range(len(values)))
     return events, True, attributes
 
 
@@ -257,16 +273,12 @@ class EventDecoder:
         Lists take turns: a turn of the event loop has one step of one of them.
         """
         results: list[T] = []
-        calls, total = map(function, *columns), len(columns[0])
+        calls, total = map(function, *columns), len(columns[-1])
         while len(results) < total:
             async with self._turn:
                 results += islice(calls, _STEP)
                 await asyncio.sleep(0)
         return results
-
-    def decode_item(self, value: msgspec.Raw, index: int) -> RequestEvent:
-        """Decode an event of a list, as `decode`."""
-        return self.decode(bytes(value), index=index)
 
     def decode(self, value: bytes, event_id: str | None = None, index: int | None = None) -> RequestEvent:
         """Decode an event of a request; its event is a `Problem` if it is not JSON or does not fit the type.

@@ -268,10 +268,7 @@ class EventDecoder:
         self.long_lists = asyncio.Semaphore(8)  # decoded at once: problems are larger than their events
 
     async def in_turns(self, function: Callable[..., T], *columns: Any) -> list[T]:
-        """As `list(map(...))`, in steps of some items: an event that comes alone waits for one step.
-
-        Lists take turns: a turn of the event loop has one step of one of them.
-        """
+        """As `list(map(...))`, in steps: a turn of the event loop has one, whatever the number of lists."""
         results: list[T] = []
         calls, total = map(function, *columns), len(columns[-1])
         while len(results) < total:

@@ -100,15 +100,16 @@ def foreign_id(topic: str, partition: int, offset: int | str) -> str:
 
 
 def count_bytes(deliveries: Iterable[Delivery]) -> int:
-    """The bytes of the values and keys of deliveries."""
-    return sum([len((record := delivery.record).value) + len(record.key or b"") for delivery in deliveries])
+    """The bytes of the values, keys and ids of deliveries."""
+    return sum([len((r := delivery.record).value) + len(r.key or b"") + len(r.id) for delivery in deliveries])
 
 
 def count_fitting(deliveries: Iterable[Delivery], max_bytes: float) -> int:
-    """How many of the first deliveries have so many bytes of values and keys together, at most."""
+    """How many of the first deliveries have so many bytes of values, keys and ids together, at most."""
     count, left = 0, max_bytes
     for delivery in deliveries:
-        left -= len(delivery.record.value) + len(delivery.record.key or b"")
+        record = delivery.record
+        left -= len(record.value) + len(record.key or b"") + len(record.id)
         if left < 0:
             break
         count += 1

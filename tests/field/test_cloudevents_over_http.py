@@ -147,3 +147,45 @@ async def test_a_structured_event_without_data_does_not_fit_its_type() -> None:
     async with serving() as (client, _):
         answer = await client.post("/events/rides", content='{"id": "1"}', headers=STRUCTURED)
     assert answer.status_code == 422
+
+
+@pytest.mark.parametrize(
+    "name", ["", "a\r\nb", "CE_ID", "eventml-reply-to", "data_base64", "\u00e9", "\u0661", "a\n"]
+)
+async def test_names_that_are_none_of_an_attribute_are_refused(name: str) -> None:
+    """They would be headers of the record, or keys beside it."""
+    async with serving() as (client, _):
+        body = msgspec.json.encode({**ENVELOPE, name: "x"})
+        answer = await client.post("/events/rides", content=body, headers=STRUCTURED)
+        assert (answer.status_code, "a-z and 0-9" in answer.json()["detail"]) == (400, True)
+
+
+@pytest.mark.parametrize("name", [b"ce-", b"ce-eventml-replay-group", b"ce-a_b"])
+async def test_headers_that_are_no_attribute_are_refused(name: bytes) -> None:
+    async with serving() as (client, _):
+        for path in ("/events/rides", "/predict/duration"):
+            answer = await client.post(path, json={"km": 3}, headers=[*JSON, (name, b"x")])
+            assert (answer.status_code, "a-z and 0-9" in answer.json()["detail"]) == (400, True)
+
+
+@pytest.mark.parametrize("value", [{"a": 1}, [1]])
+async def test_an_attribute_is_a_plain_value(value: Any) -> None:
+    async with serving() as (client, _):
+        body = msgspec.json.encode({**ENVELOPE, "partitionkey": value})
+        answer = await client.post("/events/rides", content=body, headers=STRUCTURED)
+    assert answer.status_code == 400
+    assert "Expected `str`" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [{f"a{n}": 1 for n in range(101)}, {"a": "x" * 66_000}, {"id": "x" * 66_000}, {"a" * 66_000: 1}],
+    ids=["many", "value", "id", "name"],
+)
+async def test_attributes_in_a_body_are_limited_as_headers_are(attributes: dict[str, Any]) -> None:
+    async with serving() as (client, _):
+        body = msgspec.json.encode({"data": {"km": 3}, **attributes})
+        answer = await client.post("/events/rides", content=body, headers=STRUCTURED)
+        assert answer.status_code == 431
+        large = msgspec.json.encode({**ENVELOPE, "data": {"km": 3, "note": "x" * 66_000}})
+        assert (await client.post("/predict/duration", content=large, headers=STRUCTURED)).status_code == 200

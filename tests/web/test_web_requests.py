@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from eventml.deploy.web.http_messages import EventDecoder
 from tests.web.conftest import until_in_flight
 from tests.web.test_predict import JSON, event
 
@@ -112,3 +113,37 @@ async def test_health_is_answered_while_the_service_is_full(enter_app: EnterApp)
     await until_in_flight(client, 1)
     assert [(await client.get(path)).status_code for path in ("/livez", "/readyz")] == [200, 200]
     assert (await slow).status_code == 200
+
+
+async def test_a_list_of_bad_events_lets_others_run(client: httpx.AsyncClient) -> None:
+    """It does not take the event loop for all its events."""
+    turns, answered = 0, asyncio.Event()
+
+    async def others() -> None:
+        nonlocal turns
+        while not answered.is_set():
+            turns += 1
+            await asyncio.sleep(0)
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(others())
+        answer = await client.post("/predict/double", json=[1] * 1_000)
+        answered.set()
+    assert answer.status_code == 207
+    assert turns >= 100  # 50 steps to decode it, and 50 to encode its answer
+
+
+async def test_lists_take_turns() -> None:
+    """However many lists are decoded at once, a turn of the event loop works on some events of one."""
+    decoder, steps = EventDecoder(int, None), 0
+
+    def step(number: int) -> None:
+        nonlocal steps
+        steps += 1
+
+    lists = [asyncio.create_task(decoder.in_turns(step, range(200))) for _ in range(50)]
+    while not all(one.done() for one in lists):
+        before = steps
+        await asyncio.sleep(0)
+        assert steps - before <= 20
+    assert steps == 50 * 200

@@ -7,7 +7,8 @@ larger events are counted one by one.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Generic, TypeVar
+from collections import Counter
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 import anyio
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
+
+_HEADER: Final = 150  # bytes of memory that a header needs besides its characters
 
 
 class BytesInFlight:
@@ -43,10 +46,13 @@ class BytesInFlight:
         """Count received deliveries; their headers are as in a `DecodedBatch`."""
         small = self._small
         sizes = [
-            (d, size) for d in deliveries if (size := len((r := d.record).value) + len(r.key or b"")) > small
+            (d, size)
+            for d in deliveries
+            if (size := len((r := d.record).value) + len(r.key or b"") + len(r.id)) > small
         ]
-        if any(_length(headers) > small for headers in all_headers):
-            sizes = [(d, count_bytes([d]) + _length(d.record.headers)) for d in deliveries]
+        if sum(map(_length, all_headers)) > small * len(deliveries):
+            n = Counter(id(d.record.headers) for d in deliveries)
+            sizes = [(d, count_bytes([d]) + _length(h := d.record.headers) // n[id(h)]) for d in deliveries]
         self._sizes |= {_place(d): size for d, size in sizes if size > small}
 
     def remove(self, deliveries: Iterable[Delivery]) -> bool:
@@ -63,7 +69,7 @@ def _place(delivery: Delivery) -> tuple[str, int, int | str]:
 
 
 def _length(headers: Mapping[str, str]) -> int:
-    return sum(map(len, headers.values()))
+    return sum(map(len, headers)) + sum(map(len, headers.values())) + _HEADER * len(headers)
 
 
 class Intake(Generic[T]):

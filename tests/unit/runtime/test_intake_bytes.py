@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import asynccontextmanager
 from secrets import token_hex
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
@@ -122,4 +122,31 @@ def test_it_is_full_when_two_reads_of_large_events_are_in_flight(
         large = [len(d.record.value) for d in in_flight if len(d.record.value) > MOST // max_batch]
         assert held.full == (sum(large) >= 2 * MOST)
     held.remove(in_flight)
+    assert not held.full
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"id": "x" * MOST},
+        {"headers": {"x" * MOST: ""}},
+        {"headers": {f"a{n}": "" for n in range(MOST // 100)}},
+    ],
+    ids=["id", "name", "many"],
+)
+def test_ids_and_the_names_and_number_of_headers_count(fields: dict[str, Any], anyio_backend: str) -> None:
+    held = BytesInFlight(MOST, 4)
+    for n in range(2):
+        record = Record("t", b"1", **{"headers": {}, **fields})
+        held.add([Delivery(record, 0, n, 0.0)], [record.headers])
+    assert held.full
+
+
+def test_headers_that_records_share_count_once(anyio_backend: str) -> None:
+    held, shared = BytesInFlight(MOST, 4), {"note": "x" * 2 * MOST}
+    held.add([Delivery(Record("t", b"1", headers=shared), 0, n, 0.0) for n in range(4)], [shared])
+    assert held.full
+    held = BytesInFlight(MOST, 4)
+    shared = {"note": "x" * MOST}
+    held.add([Delivery(Record("t", b"1", headers=shared), 0, n, 0.0) for n in range(4)], [shared])
     assert not held.full

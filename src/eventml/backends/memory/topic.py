@@ -72,7 +72,7 @@ class TopicState:
 
     def append(self, records: Sequence[Record]) -> None:
         """Append records, each to the partition of its key."""
-        sizes = [len(record.value) + len(record.key or b"") for record in records]
+        sizes = [_size(record) for record in records]
         self.largest = max(self.largest, max(sizes, default=0))
         self._bytes += sum(sizes)
         # The records of a call that have no key go to one partition, those of the next call to the next.
@@ -162,10 +162,15 @@ class Partition:
 
     def drop(self, count: int) -> int:
         """Drop the oldest records. Returns their bytes."""
-        dropped = count_bytes(self.log[:count])
+        dropped = sum(_size(delivery.record) for delivery in self.log[:count])
         del self.log[:count]
         self.base += count
         return dropped
+
+
+def _size(record: Record) -> int:
+    """Without its id, which a record may get later."""
+    return len(record.value) + len(record.key or b"")
 
 
 def _named(delivery: Delivery) -> Delivery:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from http import HTTPStatus
-from itertools import count
-from typing import TYPE_CHECKING, Any, Final
+from itertools import count, islice, repeat
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import unquote
 
 import msgspec
@@ -24,17 +24,23 @@ from eventml.records import NO_HEADERS
 from eventml.runtime import describe
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from starlette.types import Receive, Scope, Send
 
     from eventml.config import WebSettings
 
+T = TypeVar("T")
+
 _ATTRIBUTE: Final = b"ce-"  # how the header of an attribute begins in CloudEvents' HTTP binding
 _STRUCTURED: Final = "application/cloudevents+json"
+_NAME: Final = re.compile(r"[a-z0-9]+")
+_MOST: Final = 100  # attributes in a body: as many as the server takes headers
+_MOST_BYTES: Final = 65_536
 _QUOTED: Final = re.compile(r'"((?:[^"\\]|\\.)*)"')
 _TRACE_CONTEXT: Final = ("traceparent", "tracestate")
 _RETRY_AFTER: Final = {"retry-after": "1"}  # seconds: an overload ends within milliseconds, unless it lasts
+_STEP: Final = 20  # events: less than a millisecond
 _BAD_JSON: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 encode: Final = msgspec.json.Encoder().encode
@@ -137,12 +143,23 @@ def _attribute(value: bytes) -> str:
 
 def _open_envelope(text: bytes) -> tuple[bytes, dict[str, str]]:
     """Return the data and the attributes of a CloudEvent in structured mode."""
-    members = {name: bytes(value) for name, value in _members(text).items() if bytes(value) != b"null"}
+    members = {name: bytes(value) for name, value in _members(text).items()}
     data = members.pop("data", b"null")
+    if len(members) > _MOST or sum(map(len, (*members, *members.values()))) > _MOST_BYTES:
+        error = f"the attributes are too large; an event may have {_MOST}, of {_MOST_BYTES} bytes together"
+        raise Problem(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, error)
+    _check_names(members)
     return data, {
-        name: msgspec.json.decode(value, type=str) if value.startswith(b'"') else value.decode()
+        name: value.decode() if value[0] in b"-0123456789tf" else msgspec.json.decode(value, type=str)
         for name, value in members.items()
+        if value != b"null"
     }
+
+
+def _check_names(attributes: Iterable[str]) -> None:
+    if wrong := [name for name in attributes if not _NAME.fullmatch(name)]:
+        error = f"{wrong[0][:40]!r} is no name of a CloudEvents attribute: they consist of a-z and 0-9"
+        raise Problem(HTTPStatus.BAD_REQUEST, error)
 
 
 async def read_events(
@@ -152,7 +169,8 @@ async def read_events(
 
     Raises:
         Problem: the content type is not JSON (415); the body or the list is too large (413) or comes too
-            slowly (408); the body is not JSON, an attribute is not UTF-8, or there is an id for a list (400).
+            slowly (408); the body is not JSON, an attribute has a wrong name or
+            is not UTF-8, or there is an id for a list (400); the attributes in a body are too large (431).
         ClientDisconnect: the client has closed the connection (Starlette's error).
     """
     text = (await _receive_all(scope, receive, limits)).lstrip(b" \t\r\n")
@@ -164,6 +182,7 @@ async def read_events(
         }
     except UnicodeDecodeError as exc:
         raise Problem(HTTPStatus.BAD_REQUEST, "the percent-encoding of a header ce-... is not UTF-8") from exc
+    _check_names(attributes)
     if not text:
         raise _malformed("it is empty; send an event, or a list of events")
     try:
@@ -180,7 +199,7 @@ async def read_events(
     if not text.startswith(b"["):
         return [decoder.decode(text, event_id)], False, attributes
     try:
-        values = _split(text)
+        [values] = await decoder.in_turns(_split, [text])
     except _BAD_JSON as exc:
         raise _malformed(exc) from exc
     if event_id is not None:
@@ -188,7 +207,8 @@ async def read_events(
         raise Problem(HTTPStatus.BAD_REQUEST, error)
     if len(values) > limits.max_events:
         raise _too_large(f"{len(values)} events; a request may hold {limits.max_events} (web.max_events)")
-    events = [decoder.decode(bytes(value), index=index) for index, value in enumerate(values)]
+    async with decoder.long_lists if len(values) > _STEP else nullcontext():
+        events = await decoder.in_turns(decoder.decode, map(bytes, values), repeat(None), range(len(values)))
     return events, True, attributes
 
 
@@ -245,6 +265,18 @@ class EventDecoder:
         self._id_key = next((field.encode_name for field in fields if field.name == id_field), id_field)
         self._prefix = secrets.token_hex(6)
         self._numbers = count(1)
+        self._turn = asyncio.Lock()
+        self.long_lists = asyncio.Semaphore(8)  # decoded at once: problems are larger than their events
+
+    async def in_turns(self, function: Callable[..., T], *columns: Any) -> list[T]:
+        """As `list(map(...))`, in steps: a turn of the event loop has one, whatever the number of lists."""
+        results: list[T] = []
+        calls, total = map(function, *columns), len(columns[-1])
+        while len(results) < total:
+            async with self._turn:
+                results += islice(calls, _STEP)
+                await asyncio.sleep(0)
+        return results
 
     def decode(self, value: bytes, event_id: str | None = None, index: int | None = None) -> RequestEvent:
         """Decode an event of a request; its event is a `Problem` if it is not JSON or does not fit the type.
@@ -258,7 +290,8 @@ class EventDecoder:
             detail, _, path = str(exc).partition(" - at `")
             status = HTTPStatus.UNPROCESSABLE_ENTITY
             problem = Problem(status, detail, path=path.rstrip("`") or "$", index=index)
-            return RequestEvent(value, event_id or self._id_of(_untyped(value)), problem)
+            named = event_id is None and self._id_field is not None
+            return RequestEvent(value, event_id or self._id_of(_untyped(value) if named else None), problem)
         except _BAD_JSON as exc:
             return RequestEvent(value, event_id or self._id_of(None), _malformed(exc))
         except Exception as exc:  # noqa: BLE001 - validators of the event's class may raise anything

@@ -105,12 +105,7 @@ class PredictEndpoint:
         if at_fault:
             counts = len(at_fault), len(events)
             log.warning("%s: no prediction for %d of %d events: %s", self._name, *counts, at_fault[0].reason)
-        parts = [
-            b'{"input":%b,"error":%b}' % (encode(event.id), encode(result.details))
-            if isinstance(result, Problem)
-            else result
-            for event, result in zip(events, results, strict=True)
-        ]
+        parts = await self._decoder.in_turns(_encode_item, events, results)
         status = HTTPStatus.MULTI_STATUS if problems else HTTPStatus.OK
         await send_response(send, status, b"[%b]" % b",".join(parts))
 
@@ -151,6 +146,12 @@ class PredictEndpoint:
         [record] = completion.outputs
         ids = encode(record.id), encode(event_id)
         return b'{"id":%b,"input":%b%b%b}' % (*ids, self._model_fields, record.value)
+
+
+def _encode_item(event: RequestEvent, result: bytes | Problem) -> bytes:
+    if isinstance(result, Problem):
+        return b'{"input":%b,"error":%b}' % (encode(event.id), encode(result.details))
+    return result
 
 
 def _handler_failure(dead_letter: Record) -> Problem:

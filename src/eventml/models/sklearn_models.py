@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import pickle
 import sys
 import zipfile
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 _MIB: Final = 1 << 20
+_UNBOUNDED: Final = frozenset({"numpy.bytes_", "numpy.void"})  # of a number n they make n bytes
+_SCALAR: Final = 1024  # bytes of a member for one number, whose header takes 128
 _VALUES: Final = 2_000_000  # of a table of contents; a word of a vocabulary takes about 10
 _SEED: Final = frozenset({"entropy", "n_children_spawned", "pool_size", "spawn_key"})
 _POOL: Final = 64  # numpy's default is 4; the time to make one grows with its square
@@ -91,6 +94,7 @@ def _unpacked_sizes(file: IO[bytes], limit: int) -> dict[str, int]:
             before = left
             with archive.open(member) as content:
                 piece = content.read(_MIB)
+                _check_width(piece)
                 # numpy opens what starts like this as an archive.
                 inner = io.BytesIO() if piece.startswith(b"PK") else None
                 while piece:
@@ -104,6 +108,19 @@ def _unpacked_sizes(file: IO[bytes], limit: int) -> dict[str, int]:
                 left -= sum(_unpacked_sizes(inner, left).values())
             sizes[member.filename] = before - left
     return sizes
+
+
+def _check_width(start: bytes) -> None:
+    """Raise ValueError for an array whose elements take no bytes: a header can claim any number of them."""
+    if not start.startswith(b"\x93NUMPY"):
+        return
+    from numpy.lib import format as npy  # noqa: PLC0415 - optional
+
+    file = io.BytesIO(start)
+    read = npy.read_array_header_1_0 if npy.read_magic(file) == (1, 0) else npy.read_array_header_2_0
+    shape, _, dtype = read(file)
+    if dtype.itemsize == 0 and math.prod(shape) > 1:
+        raise ValueError("an array has elements of no size")
 
 
 def _contents(data: bytes, *, pinned: bool) -> tuple[set[str], set[str]]:
@@ -132,7 +149,8 @@ def _contents(data: bytes, *, pinned: bool) -> tuple[set[str], set[str]]:
     members: set[tuple[Any, str]] = set()
     for node in _nodes(schema):
         name = _name(node)
-        if not _as_reviewed(node, name):
+        scalar = node["__loader__"] == "NdArrayNode" and name not in ("numpy.ndarray", "numpy.str_")
+        if not _as_reviewed(node, name) or (scalar and sizes.get(node.get("file", ""), 0) > _SCALAR):
             misplaced.add(name)
         if "file" in node:
             # A member is read once for each object, and parts with one id are one object.
@@ -205,7 +223,7 @@ def _name(node: dict[str, Any]) -> str:
 
 def _as_reviewed(node: dict[str, Any], name: str) -> bool:
     loader = node["__loader__"]
-    if loader not in LOADERS.get(name, REVIEWED_LOADERS):
+    if loader not in LOADERS.get(name, REVIEWED_LOADERS) or name in _UNBOUNDED:
         return False
     match node:
         case {"__loader__": "PartialNode", "content": {"func": called, "namespace": own}}:

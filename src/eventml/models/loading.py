@@ -201,7 +201,9 @@ def _load_file(artefact: Artefact) -> Model:
     if suffix == ".skops":
         model = read_skops(data, str(path), artefact.trusted, pinned=artefact.sha256 is not None)
     elif suffix == ".onnx":
-        model = read_onnx(data, str(path), keep_threads=artefact.keep_threads)
+        model = read_onnx(
+            data, str(path), keep_threads=artefact.keep_threads, pinned=artefact.sha256 is not None
+        )
     else:
         model = read_pickle(data, str(path), allowed=artefact.pickle and artefact.sha256 is not None)
     if not artefact.keep_threads:

@@ -217,7 +217,7 @@ def test_compressed_models_load(save: Callable[..., Path], line: LinearRegressio
 def npy(kind: str, shape: tuple[int, ...], content: bytes = b"") -> bytes:
     file = io.BytesIO()
     header = {"descr": kind, "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(file, header)  # type: ignore[arg-type]
+    np.lib.format.write_array_header_1_0(file, header)
     return file.getvalue() + content
 
 

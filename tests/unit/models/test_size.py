@@ -20,6 +20,7 @@ from sklearn.pipeline import make_pipeline
 
 from eventml.errors import ModelError, UntrustedModelError
 from eventml.models import Artefact, load, sklearn_models
+from eventml.models.soundness import faults
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -117,7 +118,7 @@ def no_id(entries: dict[str, bytes], name: str) -> bytes:
 
 BOMBS = {
     large_array: "unpacked it is more than 64 MiB",
-    large_table: "schema.json has more than 2 million values",
+    large_table: "schema.json has more than 1 million values",
     not_even_named: "unpacked it is more than 64 MiB",
     claims_less: "unpacked it is more than 64 MiB",
     archive_in_archive: "unpacked it is more than 64 MiB",
@@ -263,3 +264,31 @@ def test_elements_take_room(kind: Any, save: Callable[..., Path], line: LinearRe
 def test_no_elements_need_no_room(save: Callable[..., Path], line: LinearRegression) -> None:
     line.more = [np.dtype("U"), np.ndarray(0, "U"), np.zeros((0, 4))]
     assert load(save(line), name="x").object.more[0] == np.dtype("U")
+
+
+@pytest.mark.parametrize("escape", [r"\u007b", r"\u007B", "{"])
+def test_escaped_values_count_too(
+    escape: str, save: Callable[..., Path], line: LinearRegression, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sklearn_models, "_VALUES", 2000)
+    line.more = "here"
+    path = save(line)
+    entries = members(path)
+    inner = ":".join([f'{escape}\\"\\"'] * 2000)  # objects in objects need no commas
+    entries["schema.json"] = entries["schema.json"].replace(b'\\"here\\"', inner.encode())
+    path.write_bytes(packed(entries))
+    assert path.stat().st_size < 2000
+    with pytest.raises(ModelError, match="values, more than the file has bytes"):
+        load(path, name="x")
+
+
+@pytest.mark.parametrize(("name", "width"), [("feature_names_in_", 1), ("steps", 2)])
+def test_arrays_of_small_numbers_become_no_lists(name: str, width: int, line: LinearRegression) -> None:
+    setattr(line, name, np.ones((MIB, width), dtype=np.int8))
+    tracemalloc.start()
+    try:
+        assert any(name in fault for fault in faults(line))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < MIB

@@ -139,9 +139,9 @@ def _misused_texts(own: dict[str, Any], trusted: tuple[Any, ...]) -> Iterator[st
     pattern = own.get("verbose_feature_names_out", True)
     if not _is_pattern(pattern) and not _trusts(trusted, pattern):
         yield "its verbose_feature_names_out has other fields than {transformer_name} and {feature_name}"
-    columns = own.get("feature_names_in_", ())
-    # An array of a few bytes per element is not made a list.
-    if np.asarray(columns).dtype.kind != "U" and not all(type(name) is str for name in _flat(columns)):
+    columns = own.get("feature_names_in_")
+    known = columns is None or np.asarray(columns).dtype.kind == "U"
+    if not known and not all(type(name) is str for name in _flat(columns)):
         yield "its feature_names_in_ are not texts"
     for attribute in own.keys() & _STEP_ATTRIBUTES:
         if not all(type(step[0]) is str for step in own[attribute]):

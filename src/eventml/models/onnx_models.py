@@ -82,8 +82,7 @@ def read_onnx(data: bytes, path: str, *, keep_threads: bool, pinned: bool) -> On
     tensors are refused and nothing is computed while loading: both make gigabytes of a few bytes.
 
     Raises:
-        ModelError: onnxruntime is not installed, cannot load the file, or would read other files, or a file
-            that is not pinned has sparse tensors.
+        ModelError: onnxruntime is not installed, cannot load the file, or must not.
     """
     try:
         import onnxruntime  # noqa: PLC0415 - optional
@@ -110,15 +109,12 @@ def read_onnx(data: bytes, path: str, *, keep_threads: bool, pinned: bool) -> On
         )
     if "sparse" in special and not pinned:
         raise ModelError(
-            f"{path} has sparse tensors, which may take far more memory than its size. "
-            f"If you know who made the file, give its sha256: Artefact({path!r}, sha256='...')"
+            f"{path} has sparse tensors, which may fill the memory. Pin it: Artefact(..., sha256=)"
         )
     try:
+        off = [] if pinned else ["ConstantFolding"]
         session = onnxruntime.InferenceSession(
-            data,
-            options,
-            providers=["CPUExecutionProvider"],
-            disabled_optimizers=[] if pinned else ["ConstantFolding"],
+            data, options, ["CPUExecutionProvider"], disabled_optimizers=off
         )
     except Exception as exc:
         raise ModelError(f"{path} is not a complete ONNX model: {type(exc).__name__}: {exc}") from exc

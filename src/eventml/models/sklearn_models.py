@@ -19,21 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 _MIB: Final = 1 << 20
-_UNBOUNDED: Final = frozenset({"numpy.bytes_", "numpy.void"})  # of a number n they make n bytes
 _SCALAR: Final = 1024  # bytes of a member for one number, whose header takes 128
 _VALUES: Final = 1_000_000  # of a table of contents; a word of a vocabulary takes about 10, and 0.2 ms
 # The text of a value of JSON is JSON in a text, where each can be escaped.
-_VALUE_MARKS: Final = (
-    b",",
-    b"[",
-    b"{",
-    rb"\u002c",
-    rb"\u002C",
-    rb"\u005b",
-    rb"\u005B",
-    rb"\u007b",
-    rb"\u007B",
-)
+_VALUE_MARKS: Final = rb", [ { \u002c \u002C \u005b \u005B \u007b \u007B".split()
 _SEED: Final = frozenset({"entropy", "n_children_spawned", "pool_size", "spawn_key"})
 _POOL: Final = 64  # numpy's default is 4; the time to make one grows with its square
 
@@ -107,7 +96,8 @@ def _unpacked_sizes(file: IO[bytes], limit: int) -> dict[str, int]:
             before = left
             with archive.open(member) as content:
                 piece = content.read(_MIB)
-                _check_width(piece)
+                if piece.startswith(b"\x93NUMPY"):
+                    _check_width(io.BytesIO(piece))
                 # numpy opens what starts like this as an archive.
                 inner = io.BytesIO() if piece.startswith(b"PK") else None
                 while piece:
@@ -123,13 +113,10 @@ def _unpacked_sizes(file: IO[bytes], limit: int) -> dict[str, int]:
     return sizes
 
 
-def _check_width(start: bytes) -> None:
+def _check_width(file: IO[bytes]) -> None:
     """Raise ValueError for an array whose elements take no bytes: a header can claim any number of them."""
-    if not start.startswith(b"\x93NUMPY"):
-        return
     from numpy.lib import format as npy  # noqa: PLC0415 - optional
 
-    file = io.BytesIO(start)
     read = npy.read_array_header_1_0 if npy.read_magic(file) == (1, 0) else npy.read_array_header_2_0
     shape, _, dtype = read(file)
     if dtype.itemsize == 0 and math.prod(shape) > 1:
@@ -239,8 +226,8 @@ def _name(node: dict[str, Any]) -> str:
 
 def _as_reviewed(node: dict[str, Any], name: str) -> bool:
     loader = node["__loader__"]
-    if loader not in LOADERS.get(name, REVIEWED_LOADERS) or name in _UNBOUNDED:
-        return False
+    if loader not in LOADERS.get(name, REVIEWED_LOADERS) or name in ("numpy.bytes_", "numpy.void"):
+        return False  # of a number n these two make n bytes
     match node:
         case {"__loader__": "PartialNode", "content": {"func": called, "namespace": own}}:
             plain = called["__loader__"] == "FunctionNode" and own["content"] in ("null", {})

@@ -38,8 +38,6 @@ from eventml.models.object_graph import attributes, parts, reachable
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-_COLUMNS = 1 << 24  # of a sparse matrix: others take memory for each column when scikit-learn converts it
-
 
 def faults(model: Any, trusted: Iterable[str] = ()) -> Iterator[str]:
     """The faults in a model's structures, each in words.
@@ -63,8 +61,8 @@ def faults(model: Any, trusted: Iterable[str] = ()) -> Iterator[str]:
             yield f"{type(one).__name__}: it holds an array with a mask"
         # Rows of CSR take room in the file; those of other types, whatever the file claims, in memory only.
         sparse = issubclass(type(one), sparray | spmatrix) and type(one) not in accepted
-        if sparse and (type(one) not in (csr_array, csr_matrix) or one.shape[-1] > _COLUMNS):
-            yield f"{type(one).__name__}: it is no CSR matrix of at most {_COLUMNS} columns"
+        if sparse and (type(one) not in (csr_array, csr_matrix) or one.shape[-1] > 1 << 24):
+            yield f"{type(one).__name__}: it is no CSR matrix of at most 2**24 columns"
         for fault in misuses(one, accepted):
             yield f"{type(one).__name__}: {fault}"
         if type(one) in PLAIN:
@@ -230,8 +228,7 @@ def _sparse(matrix: Any) -> Iterator[str]:
 
 
 def _random(source: Any) -> Iterator[str]:
-    generator = isinstance(source, np.random.Generator)
-    state = source.bit_generator.state if generator else source.get_state(legacy=False)
+    state = source.bit_generator.state if hasattr(source, "bit_generator") else source.get_state(legacy=False)
     if not 0 <= state["state"].get("pos", 0) <= 624 or not 0 <= state.get("buffer_pos", 0) <= 4:  # noqa: PLR2004
         yield "its next number is outside of its memory"
 

@@ -107,7 +107,7 @@ def read_onnx(data: bytes, path: str, *, keep_threads: bool, pinned: bool) -> On
             f"{path} has weights in separate files, which its sha256 does not cover. "
             "Save the model as one file: onnx.save(onnx.load('model.onnx'), 'one.onnx')"
         )
-    if "sparse" in special and not pinned:
+    if "SparseTensorProto" in special and not pinned:
         raise ModelError(
             f"{path} has sparse tensors, which may fill the memory. Pin it: Artefact(..., sha256=)"
         )
@@ -122,7 +122,7 @@ def read_onnx(data: bytes, path: str, *, keep_threads: bool, pinned: bool) -> On
 
 
 def _special_tensors(data: bytes) -> set[str]:
-    """Whether tensors anywhere in an ONNX model are "external", with their data outside of it, or "sparse".
+    """The messages in an ONNX model, and "external" if a tensor says that its data is outside of the file.
 
     It walks the protobuf format itself, so that the package onnx is not needed.
 
@@ -135,8 +135,7 @@ def _special_tensors(data: bytes) -> set[str]:
     while waiting:
         kind, message = waiting.pop()
         fields = _MESSAGES[kind]
-        if kind == "SparseTensorProto":
-            found.add("sparse")
+        found.add(kind)
         for number, value in _fields(message):
             if kind == "TensorProto" and (
                 number == _EXTERNAL_DATA or (number == _DATA_LOCATION and value != 0)

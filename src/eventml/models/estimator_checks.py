@@ -57,6 +57,7 @@ _OBJECT_ARRAYS: Final = _names(
 # A path to the coefficients of a part, such as `named_steps.line.coef_`.
 _IMPORTANCE: Final = re.compile(r"(?:[A-Za-z]\w*\.)*(?:coef_|feature_importances_)", re.ASCII)
 _VALUES: Final = (str, int, float, complex, bool, np.generic, type(None))
+PLAIN: Final = (dict, list, tuple)
 # Types that make a number or a text of what they are called with.
 _PLAIN_TYPES: Final = (bool, int, float, str, np.bool_, np.number, np.str_)
 
@@ -86,12 +87,13 @@ def misuses(one: Any, trusted: tuple[Any, ...]) -> Iterator[str]:
     for value in elements(one):
         if _is_function(value, trusted):
             yield f"it holds the function {_shown(value)}, which is not trusted by name"
+    if type(one) in PLAIN:
+        return  # it has no attributes; a file may hold a million
     # numpy sets the attributes of an array itself.
     own = {} if isinstance(one, np.ndarray) else attributes(one)
     for name, value in own.items():
         if _is_function(value, trusted) and not _belongs(one, name, value):
             yield f"its {name} is the function {_shown(value)}, which is not trusted by name"
-    for name in own:
         if str(name).startswith("__"):
             yield f"an attribute has the special name {name}"
     yield from _misused_names(own, trusted)
@@ -115,7 +117,7 @@ def _misused_names(own: dict[str, Any], trusted: tuple[Any, ...]) -> Iterator[st
         if not all(_is_method_name(part) for part in _flat(own[name])):
             yield f"its {name} names another method than {', '.join(sorted(METHODS))}"
     for name in own.keys() & (_ESTIMATOR_ATTRIBUTES | _STEP_ATTRIBUTES):
-        parts = [step[1] for step in own[name]] if name in _STEP_ATTRIBUTES else _flat(own[name])
+        parts = (step[1] for step in own[name]) if name in _STEP_ATTRIBUTES else _flat(own[name])
         if not all(_is_estimator(part, trusted) for part in parts):
             yield f"its {name} holds what is no estimator"
     for function, arguments in _ARGUMENTS:
@@ -138,7 +140,8 @@ def _misused_texts(own: dict[str, Any], trusted: tuple[Any, ...]) -> Iterator[st
     if not _is_pattern(pattern) and not _trusts(trusted, pattern):
         yield "its verbose_feature_names_out has other fields than {transformer_name} and {feature_name}"
     columns = own.get("feature_names_in_")
-    if columns is not None and not all(type(name) is str for name in np.asarray(columns).ravel().tolist()):
+    known = columns is None or np.asarray(columns).dtype.kind == "U"
+    if not known and not all(type(name) is str for name in _flat(columns)):
         yield "its feature_names_in_ are not texts"
     for attribute in own.keys() & _STEP_ATTRIBUTES:
         if not all(type(step[0]) is str for step in own[attribute]):

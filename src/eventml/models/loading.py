@@ -198,12 +198,13 @@ def _load_file(artefact: Artefact) -> Model:
                 f"{path} is not the expected file: its sha256 is {digest}, not {pin}. "
                 f"If it was replaced on purpose, change {where}"
             )
+    pinned = artefact.sha256 is not None
     if suffix == ".skops":
-        model = read_skops(data, str(path), artefact.trusted, pinned=artefact.sha256 is not None)
+        model = read_skops(data, str(path), artefact.trusted, pinned=pinned)
     elif suffix == ".onnx":
-        model = read_onnx(data, str(path), keep_threads=artefact.keep_threads)
+        model = read_onnx(data, str(path), keep_threads=artefact.keep_threads, pinned=pinned)
     else:
-        model = read_pickle(data, str(path), allowed=artefact.pickle and artefact.sha256 is not None)
+        model = read_pickle(data, str(path), allowed=artefact.pickle and pinned)
     if not artefact.keep_threads:
         use_one_job(model)
     return Model(

@@ -74,14 +74,15 @@ class OnnxModel:
         return predicted.reshape(-1) if predicted.shape[1:] == (1,) else predicted
 
 
-def read_onnx(data: bytes, path: str, *, keep_threads: bool) -> OnnxModel:
+def read_onnx(data: bytes, path: str, *, keep_threads: bool, pinned: bool) -> OnnxModel:
     """Load an ONNX model on the CPU, with one thread unless it keeps its threads.
 
     A model with weights in separate files is refused: ONNX Runtime would read them from the working
-    directory, and the model's sha256 does not cover them.
+    directory, and the model's sha256 does not cover them. Of a file that is not `pinned` by a sha256, sparse
+    tensors are refused and nothing is computed while loading: both make gigabytes of a few bytes.
 
     Raises:
-        ModelError: onnxruntime is not installed, cannot load the file, or would read other files.
+        ModelError: onnxruntime is not installed, cannot load the file, or must not.
     """
     try:
         import onnxruntime  # noqa: PLC0415 - optional
@@ -95,24 +96,33 @@ def read_onnx(data: bytes, path: str, *, keep_threads: bool) -> OnnxModel:
     if not keep_threads:
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
+    if not pinned:
+        options.log_severity_level = 4  # it writes the file's names to stderr as they are; errors are raised
     try:
-        external = _has_external_tensors(data)
+        special = _special_tensors(data)
     except (ValueError, IndexError) as exc:
         raise ModelError(f"{path} is not a complete ONNX model: {exc}") from exc
-    if external:
+    if "external" in special:
         raise ModelError(
             f"{path} has weights in separate files, which its sha256 does not cover. "
             "Save the model as one file: onnx.save(onnx.load('model.onnx'), 'one.onnx')"
         )
+    if "SparseTensorProto" in special and not pinned:
+        raise ModelError(
+            f"{path} has sparse tensors, which may fill the memory. Pin it: Artefact(..., sha256=)"
+        )
     try:
-        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        off = [] if pinned else ["ConstantFolding"]
+        session = onnxruntime.InferenceSession(
+            data, options, ["CPUExecutionProvider"], disabled_optimizers=off
+        )
     except Exception as exc:
         raise ModelError(f"{path} is not a complete ONNX model: {type(exc).__name__}: {exc}") from exc
     return OnnxModel(session)
 
 
-def _has_external_tensors(data: bytes) -> bool:
-    """Whether a tensor anywhere in an ONNX model says that its data is outside of the file.
+def _special_tensors(data: bytes) -> set[str]:
+    """The messages in an ONNX model, and "external" if a tensor says that its data is outside of the file.
 
     It walks the protobuf format itself, so that the package onnx is not needed.
 
@@ -120,18 +130,20 @@ def _has_external_tensors(data: bytes) -> bool:
         ValueError: The data is not a protobuf message.
         IndexError: It ends in the middle of one.
     """
+    found: set[str] = set()
     waiting: list[tuple[str, memoryview]] = [("ModelProto", memoryview(data))]
     while waiting:
         kind, message = waiting.pop()
         fields = _MESSAGES[kind]
+        found.add(kind)
         for number, value in _fields(message):
             if kind == "TensorProto" and (
                 number == _EXTERNAL_DATA or (number == _DATA_LOCATION and value != 0)
             ):
-                return True
+                found.add("external")
             if number in fields and isinstance(value, memoryview):
                 waiting.append((fields[number], value))
-    return False
+    return found
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import pickle
+import re
 import sys
 import zipfile
 from pathlib import Path
@@ -17,7 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 _MIB: Final = 1 << 20
-_VALUES: Final = 2_000_000  # of a table of contents; a word of a vocabulary takes about 10
+_SCALAR: Final = 1024  # bytes of a member for one number, whose header takes 128
+_VALUES: Final = 1_000_000  # of a table of contents; a word of a vocabulary takes about 10, and 0.2 ms
+# The text of a value of JSON is JSON in a text, where each can be escaped.
+_VALUE_MARKS: Final = rb", [ { \u002c \u002C \u005b \u005B \u007b \u007B".split()
 _SEED: Final = frozenset({"entropy", "n_children_spawned", "pool_size", "spawn_key"})
 _POOL: Final = 64  # numpy's default is 4; the time to make one grows with its square
 
@@ -26,7 +31,7 @@ def read_skops(data: bytes, path: str, trusted: tuple[str, ...], *, pinned: bool
     """Load the object in a skops file.
 
     A file that is not `pinned` by a sha256 may unpack to 64 MiB or 40 times its size, whichever is more, and
-    its table of contents may have 2 million values or one for each byte of the file.
+    its table of contents may have 1 million values or one for each byte of the file.
 
     Raises:
         UntrustedModelError: The file contains types that are neither on the reviewed list nor in `trusted`.
@@ -91,6 +96,8 @@ def _unpacked_sizes(file: IO[bytes], limit: int) -> dict[str, int]:
             before = left
             with archive.open(member) as content:
                 piece = content.read(_MIB)
+                if piece.startswith(b"\x93NUMPY"):
+                    _check_width(io.BytesIO(piece))
                 # numpy opens what starts like this as an archive.
                 inner = io.BytesIO() if piece.startswith(b"PK") else None
                 while piece:
@@ -104,6 +111,16 @@ def _unpacked_sizes(file: IO[bytes], limit: int) -> dict[str, int]:
                 left -= sum(_unpacked_sizes(inner, left).values())
             sizes[member.filename] = before - left
     return sizes
+
+
+def _check_width(file: IO[bytes]) -> None:
+    """Raise ValueError for an array whose elements take no bytes: a header can claim any number of them."""
+    from numpy.lib import format as npy  # noqa: PLC0415 - optional
+
+    read = npy.read_array_header_1_0 if npy.read_magic(file) == (1, 0) else npy.read_array_header_2_0
+    shape, _, dtype = read(file)
+    if dtype.itemsize == 0 and math.prod(shape) > 1:
+        raise ValueError("an array has elements of no size")
 
 
 def _contents(data: bytes, *, pinned: bool) -> tuple[set[str], set[str]]:
@@ -124,22 +141,26 @@ def _contents(data: bytes, *, pinned: bool) -> tuple[set[str], set[str]]:
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         table = archive.read("schema.json")
     # A value takes 100 bytes of memory, and 2 of text.
-    if not pinned and sum(map(table.count, (b",", b"[", b"{"))) > max(_VALUES, len(data)):
-        raise _TooLargeError("its schema.json has more than 2 million values, more than the file has bytes")
+    if not pinned and sum(map(table.count, _VALUE_MARKS)) > max(_VALUES, len(data)):
+        raise _TooLargeError("its schema.json has more than 1 million values, more than the file has bytes")
     schema = json.loads(table, object_hook=_parts_with_one_id_are_equal())
     misplaced: set[str] = set()
     saved_with: set[str] = set()
     members: set[tuple[Any, str]] = set()
     for node in _nodes(schema):
         name = _name(node)
-        if not _as_reviewed(node, name):
+        scalar = node["__loader__"] == "NdArrayNode" and name not in ("numpy.ndarray", "numpy.str_")
+        if not _as_reviewed(node, name) or (scalar and sizes.get(node.get("file", ""), 0) > _SCALAR):
             misplaced.add(name)
         if "file" in node:
             # A member is read once for each object, and parts with one id are one object.
             members.add((node.get("__id__", id(node)), node["file"]))
-        match node.get("content"):
-            case {"_sklearn_version": {"content": str(text)}}:
-                saved_with.add(str(json.loads(text)))
+        match node:
+            case {"__loader__": "ObjectNode", "content": {"content": {"_sklearn_version": version}}}:
+                said = json.loads(version["content"]) if version["__loader__"] == "JsonNode" else None
+                if not re.fullmatch(r"[a-zA-Z0-9_.+-]{1,40}", str(said)):  # a warning writes it to stderr
+                    raise ValueError("its version of scikit-learn is not a version")
+                saved_with.add(str(said))
     if sum(sizes.get(member, 0) for _, member in members) > limit:
         raise _TooLargeError("its arrays are more than 64 MiB and 40 times as large")
     return misplaced, saved_with
@@ -205,8 +226,8 @@ def _name(node: dict[str, Any]) -> str:
 
 def _as_reviewed(node: dict[str, Any], name: str) -> bool:
     loader = node["__loader__"]
-    if loader not in LOADERS.get(name, REVIEWED_LOADERS):
-        return False
+    if loader not in LOADERS.get(name, REVIEWED_LOADERS) or name in ("numpy.bytes_", "numpy.void"):
+        return False  # of a number n these two make n bytes
     match node:
         case {"__loader__": "PartialNode", "content": {"func": called, "namespace": own}}:
             plain = called["__loader__"] == "FunctionNode" and own["content"] in ("null", {})

@@ -4,7 +4,7 @@ scikit-learn's compiled code follows a tree's indices without bounds checks: a f
 the last node, or a feature beyond the last column, makes it read or write memory out of bounds at the
 first prediction, or loop forever. skops refuses trees altogether for that reason. These checks accept only
 trees that scikit-learn could have grown, and check the other structures of indices in the same way:
-neighbour trees, sparse matrices and splines.
+neighbour trees, sparse matrices, random generators and splines.
 
 They do not prove that compiled code is safe with any file: other numbers of an estimator (of a support
 vector machine, of a boosting model's initial estimator) are not checked. Pin a file from outside by its
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.interpolate import BSpline  # type: ignore[import-untyped]  # scipy has no types
-from scipy.sparse import sparray, spmatrix  # type: ignore[import-untyped]  # the same
+from scipy.sparse import csr_array, csr_matrix, sparray, spmatrix  # type: ignore[import-untyped]  # the same
 from sklearn.ensemble import (
     GradientBoostingClassifier,
     GradientBoostingRegressor,
@@ -32,7 +32,7 @@ from sklearn.neighbors import BallTree, KDTree
 from sklearn.tree import BaseDecisionTree
 from sklearn.tree._tree import Tree
 
-from eventml.models.estimator_checks import misuses, named_objects
+from eventml.models.estimator_checks import PLAIN, misuses, named_objects
 from eventml.models.object_graph import attributes, parts, reachable
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def faults(model: Any, trusted: Iterable[str] = ()) -> Iterator[str]:
     """
     # What is not imported is not in the model.
     accepted = named_objects(name for name in trusted if name.partition(".")[0] in sys.modules)
-    objects = list(reachable(model))
+    objects = [one for one in reachable(model) if not issubclass(type(one), np.number)]
     # A comparison with a masked number is neither true nor false, so it passes every check.
     searches = [one for one in objects if issubclass(type(one), BaseSearchCV)]
     results = {id(attributes(one).get("cv_results_")) for one in searches}
@@ -59,8 +59,14 @@ def faults(model: Any, trusted: Iterable[str] = ()) -> Iterator[str]:
         plain = id(one) not in results and type(one) not in accepted
         if plain and any(issubclass(type(part), np.ma.MaskedArray) for part in parts(one)):
             yield f"{type(one).__name__}: it holds an array with a mask"
+        # Rows of CSR take room in the file; those of other types, whatever the file claims, in memory only.
+        sparse = issubclass(type(one), sparray | spmatrix) and type(one) not in accepted
+        if sparse and (type(one) not in (csr_array, csr_matrix) or one.shape[-1] > 1 << 24):
+            yield f"{type(one).__name__}: it is no CSR matrix of at most 2**24 columns"
         for fault in misuses(one, accepted):
             yield f"{type(one).__name__}: {fault}"
+        if type(one) in PLAIN:
+            continue
         for kind, check in _CHECKS:
             if isinstance(one, kind):
                 for fault in check(one):
@@ -221,6 +227,12 @@ def _sparse(matrix: Any) -> Iterator[str]:
     yield from ()
 
 
+def _random(source: Any) -> Iterator[str]:
+    state = source.bit_generator.state if hasattr(source, "bit_generator") else source.get_state(legacy=False)
+    if not 0 <= state["state"].get("pos", 0) <= 624 or not 0 <= state.get("buffer_pos", 0) <= 4:  # noqa: PLR2004
+        yield "its next number is outside of its memory"
+
+
 def _spline(spline: Any) -> Iterator[str]:
     # The constructor, which loading does not call, makes the checks.
     own = attributes(spline)
@@ -236,5 +248,6 @@ _CHECKS = (
     ((HistGradientBoostingClassifier, HistGradientBoostingRegressor), _histogram_boosting),
     ((BallTree, KDTree), _neighbours),
     ((sparray, spmatrix), _sparse),
+    ((np.random.Generator, np.random.RandomState), _random),
     (BSpline, _spline),
 )

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,12 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventml.errors import ModelError
-from eventml.models import load
-from eventml.models.onnx_models import _MESSAGES, _has_external_tensors
+from eventml.models import Artefact, load
+from eventml.models.onnx_models import _MESSAGES, _special_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 pytest.importorskip("onnxruntime")
 onnx: Any = pytest.importorskip("onnx")
@@ -178,7 +180,7 @@ def test_every_field_of_the_format_that_leads_to_a_tensor_is_walked() -> None:
 @given(st.binary(max_size=60))
 def test_any_bytes_are_walked_or_refused(data: bytes) -> None:
     with contextlib.suppress(ValueError, IndexError):
-        assert _has_external_tensors(data) in (True, False)
+        assert _special_tensors(data) <= {"external", *_MESSAGES}
 
 
 def test_a_model_in_another_format_is_refused(tmp_path: Path) -> None:
@@ -187,3 +189,55 @@ def test_a_model_in_another_format_is_refused(tmp_path: Path) -> None:
     path.write_bytes(b"\x0a\x02ORTMORTM")
     with pytest.raises(ModelError, match="not a complete ONNX model"):
         load(path, name="x")
+
+
+def sparse_attribute(weights: Any) -> Any:
+    indices = helper.make_tensor("i", onnx.TensorProto.INT64, [4], [0, 1, 2, 3])
+    values = helper.make_sparse_tensor(weights, indices, [4])
+    return model(
+        helper.make_node("Constant", [], ["w"], sparse_value=values),
+        helper.make_node("Add", ["x", "w"], ["y"]),
+    )
+
+
+@pytest.mark.parametrize("place", [sparse, sparse_attribute])
+def test_sparse_weights_need_a_pin(place: Callable[[Any], Any], tmp_path: Path) -> None:
+    """ONNX Runtime makes them dense while it loads them: a few bytes can become gigabytes."""
+    path = tmp_path / "model.onnx"
+    path.write_bytes(place(tensor()).SerializeToString())
+    with pytest.raises(ModelError, match=r"sparse tensors.*sha256="):
+        load(path, name="x")
+
+    pinned = Artefact(path, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+    assert load(pinned, name="x").object.predict(np.ones((1, 4))).shape == (1, 4)
+
+
+def resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads the memory in use from /proc")
+def test_nothing_is_computed_while_loading(tmp_path: Path) -> None:
+    """A node that makes a large constant of a number takes its memory when it is used, not at the start."""
+    made = model(
+        helper.make_node("Constant", [], ["n"], value_ints=[2_000_000, 4]),  # 32 MB
+        helper.make_node("ConstantOfShape", ["n"], ["c"]),
+        helper.make_node("Add", ["x", "c"], ["y"]),
+    )
+    path = tmp_path / "model.onnx"
+    path.write_bytes(add(tensor()).SerializeToString())
+    load(path, name="x")
+    path.write_bytes(made.SerializeToString())
+    before = resident()
+    loaded = load(path, name="x")
+    assert resident() - before < 16_000_000
+    assert loaded.object.session.get_inputs()[0].name == "x"
+
+
+def test_names_in_the_file_are_not_written_to_a_terminal(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(model(initializers=(tensor("unused\x1b[31m"),)).SerializeToString())
+    load(path, name="x").object.predict(np.ones((1, 4)))
+    assert capfd.readouterr().err == ""

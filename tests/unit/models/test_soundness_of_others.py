@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from scipy.sparse import csr_matrix  # type: ignore[import-untyped]  # scipy has no types
+from scipy.sparse import csc_matrix, csr_matrix  # type: ignore[import-untyped]  # scipy has no types
 from sklearn.neighbors import BallTree, KDTree, KNeighborsRegressor
 from sklearn.preprocessing import SplineTransformer
 
-from eventml.errors import ModelError
-from eventml.models import load
+from eventml.errors import ModelError, UntrustedModelError
+from eventml.models import Artefact, load
 from eventml.models.soundness import faults
 
 if TYPE_CHECKING:
@@ -122,3 +122,57 @@ def test_a_spline_without_its_coefficients_is_refused(save: Callable[..., Path])
 
     with pytest.raises(ModelError, match="inconsistent"):
         load(save(model), name="x")
+
+
+@pytest.mark.parametrize("claimed", ["csr_matrix", "csc_matrix"])
+def test_a_sparse_matrix_in_another_format_than_csr_is_refused_unless_trusted(
+    claimed: str, forge: Callable[..., Path], line: Any
+) -> None:
+    """Its rows take no room in the file, and memory once scikit-learn converts it."""
+    module = f"scipy.sparse._{claimed[:3]}"
+
+    def change(schema: Any) -> None:
+        schema["content"]["content"]["coef_"].update(__class__=claimed, __module__=module)
+
+    line.coef_ = csc_matrix((1000, 1))
+    path = forge(line, change)
+    with pytest.raises((ModelError, UntrustedModelError), match=r"no CSR matrix|csc_matrix"):
+        load(path, name="x")
+
+    trusted = Artefact(path, trusted=(f"{module}.{claimed}", "scipy.sparse._csc.csc_matrix"))
+    assert load(trusted, name="x").object.coef_.shape == (1000, 1)
+
+
+def test_a_sparse_matrix_has_not_more_columns_than_memory(save: Callable[..., Path], line: Any) -> None:
+    line.coef_ = csr_matrix((1, 2**24))
+    assert load(save(line), name="x").object.coef_.shape == (1, 2**24)
+    line.coef_ = csr_matrix((1, 2**24 + 1))
+    with pytest.raises(ModelError, match="no CSR matrix of at most"):
+        load(save(line), name="x")
+
+
+def sources() -> list[tuple[Any, str]]:
+    kinds = [(np.random.RandomState(0), "pos"), (np.random.Generator(np.random.MT19937(0)), "pos")]
+    return [*kinds, (np.random.Generator(np.random.Philox(0)), "buffer_pos")]
+
+
+@pytest.mark.parametrize("position", [-1, 625])
+@pytest.mark.parametrize(("source", "field"), sources())
+def test_a_random_generator_whose_next_number_is_nowhere_is_refused(
+    source: Any, field: str, position: int, forge: Callable[..., Path], line: Any
+) -> None:
+    def change(schema: Any) -> None:
+        state = schema["content"]["content"]["random"]["content"]
+        state = state.get("bit_generator", state)["content"]
+        state = state if field in state else state.get("content", state)
+        number = (state if field in state else state["state"]["content"])[field]
+        number["content"] = str(position)
+        number.pop("__id__", None)  # equal numbers share it
+
+    line.random = source
+    source.standard_normal()  # so that it is in the middle of its numbers
+    assert (
+        load(forge(line, lambda _: None), name="x").object.random.random() == copy.deepcopy(source).random()
+    )
+    with pytest.raises(ModelError, match="next number is outside"):
+        load(forge(line, change), name="x")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import pickle
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -88,3 +89,18 @@ def test_a_failure_says_that_the_version_may_be_why(
     path = saved_long_ago(lambda: forge(forest, break_the_scaler))
     with pytest.raises(ModelError, match=OLD):
         load(Artefact(path, trusted=("sklearn.linear_model._base.LinearModel",)), name="x")
+
+
+@pytest.mark.parametrize("said", ["1.0\x1b[31m", "1.0\nERROR all is lost", "1" * 41, ["\x1b[31m"]])
+def test_what_is_no_version_never_reaches_a_terminal(
+    said: Any, forest: Any, forge: Callable[..., Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    def change(schema: dict[str, Any]) -> None:
+        version = schema["content"]["content"]["_sklearn_version"]
+        version["content"] = json.dumps(said)
+        version.pop("__id__", None)  # the pipeline's parts share it
+
+    with pytest.raises(ModelError, match="not a version") as caught:
+        load(forge(forest, change), name="x")
+    assert str(caught.value).isprintable()
+    assert capfd.readouterr().err == ""

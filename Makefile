@@ -50,10 +50,10 @@ demo: $(VENV)/.installed
 	$(BIN)/python -m examples.$(EXAMPLE).demo $(ARGS)
 
 test: $(VENV)/.installed
-	$(PYTEST) -m "not chaos" $(SHARED) $(ARGS)
+	$(PYTEST) -m "not (chaos or soak)" $(SHARED) $(ARGS)
 
 quick: $(VENV)/.installed
-	$(PYTEST) $(QUICK) -m "not (redis or kafka or slow or chaos)" $(SHARED) $(ARGS)
+	$(PYTEST) $(QUICK) -m "not (redis or kafka or slow or chaos or soak)" $(SHARED) $(ARGS)
 
 chaos: $(VENV)/.installed
 	CHAOS_SECONDS=$(CHAOS_SECONDS) $(PYTEST) -m chaos --timeout 600 $(ARGS)
@@ -64,7 +64,7 @@ soak: $(VENV)/.installed
 
 # Not part of CI, where it would take some minutes more: a number to look at, not one to reach.
 coverage: $(VENV)/.installed
-	$(PYTEST) -m "not chaos" $(SHARED) --cov --cov-report=term $(ARGS)
+	$(PYTEST) -m "not (chaos or soak)" $(SHARED) --cov --cov-report=term $(ARGS)
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check .

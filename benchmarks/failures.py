@@ -36,6 +36,7 @@ from rich.table import Table
 import eventml
 from benchmarks.measuring import DurationPredicted, RideStarted, linear, machine, no_op, rides
 from eventml.backends.memory import Hub, Settings
+from eventml.bus import connection
 from eventml.codec import DecodedBatch
 from eventml.runtime import Stats, worker
 from eventml.runtime.dead_letters import DeadLetterWriter
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from multiprocessing.connection import Connection
 
-    from eventml.backends.base import Completion
+    from eventml.backends.base import Completion, Subscription
     from eventml.handlers import Handler
     from eventml.records import Delivery
     from eventml.runtime.poison import Call

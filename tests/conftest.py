@@ -29,7 +29,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
     """
     for item in items:
         if (ROOT / "tests" / "chaos") in item.path.parents:
-            item.add_marker("chaos")
+            item.add_marker("soak" if item.path.name == "test_soak.py" else "chaos")
         three_nodes = "kafka_cluster" in getattr(item, "fixturenames", ())
         item.add_marker(pytest.mark.xdist_group("kafka-cluster" if three_nodes else str(item.path)))
     yield  # pytest deselects by marker in here

@@ -200,19 +200,18 @@ def reflect_predictions(connection: sa.Connection, table: sa.Table, location: Sq
     if missing:
         raise TargetError(
             f"{location}: the table exists and has no column {', '.join(map(repr, missing))}; it has: "
-            f"{', '.join(sorted(found.columns.keys()))}. Add them, or name a table that does not exist: it "
-            "will be created"
+            f"{', '.join(sorted(found.columns.keys()))}. Add them, or name a table to be created"
         )
     dialect = connection.dialect.name
     for column in found.columns:
         ours = getattr(table.columns.get(column.name), "type", None)
         given = column.nullable or column.server_default or column.identity or column.computed
         problem = ""
-        # SQLite numbers the rows of an integer primary key by itself.
-        if ours is None and not (given or (dialect == "sqlite" and column.primary_key)):
+        given = given or (dialect == "sqlite" and column.primary_key)  # SQLite numbers such rows by itself
+        if ours is None and not given:
             problem = "is NOT NULL without a default, and no field of a prediction"
-        fractions = isinstance(ours, sa.Double | sa.Boolean) and dialect == "postgresql"
-        if fractions and isinstance(column.type, sa.Integer):
+        integers = isinstance(column.type, sa.Integer) and dialect == "postgresql"
+        if integers and isinstance(ours, sa.Double | sa.Boolean):
             problem = f"holds integers, and the predictor's values are {ours!r}"
         if problem:
             raise TargetError(f"{location}: the column {column.name!r} of the table {problem}. Change it")

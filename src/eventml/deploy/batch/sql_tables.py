@@ -205,8 +205,8 @@ def reflect_predictions(connection: sa.Connection, table: sa.Table, location: Sq
     dialect = connection.dialect.name
     for column in found.columns:
         ours = getattr(table.columns.get(column.name), "type", None)
-        given = column.nullable or column.server_default or column.identity or column.computed
         problem = ""
+        given: object = column.nullable or column.server_default or column.identity or column.computed
         given = given or (dialect == "sqlite" and column.primary_key)  # SQLite numbers such rows by itself
         if ours is None and not given:
             problem = "is NOT NULL without a default, and no field of a prediction"

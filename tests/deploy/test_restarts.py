@@ -13,9 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventml import records
+from eventml.backends.redis.errors import DeniedError
 from eventml.deploy.workers import restarts, supervisor
 from eventml.deploy.workers.reports import HandlerReport, Totals, WorkerReport, WorkerSpec
-from eventml.deploy.workers.restarts import crash_counts, restart_delay
+from eventml.deploy.workers.restarts import crash_counts, failure_cause, restart_delay
+from eventml.errors import ConfigError, UnavailableError
 from tests.deploy.service import APPS
 
 if TYPE_CHECKING:
@@ -45,6 +47,29 @@ def test_each_counted_crash_doubles_the_delay_up_to_its_limit(monkeypatch: pytes
     assert [restart_delay([0.0] * n, 1) for n in range(6)] == [0.25, 0.25, 0.5, 1.0, 2.0, None]
     monkeypatch.setattr(restarts, "MAX_CRASHES", 50)
     assert [restart_delay([0.0] * n, 1) for n in (6, 7, 49)] == [8.0, 10.0, 10.0]
+
+
+def test_the_delay_doubles_with_each_failure_of_the_broker_too() -> None:
+    assert [restart_delay([], 1, n) for n in (0, 1, 2, 3, 7, 999)] == [0.25, 0.25, 0.5, 1.0, 10.0, 10.0]
+
+
+@pytest.mark.parametrize(
+    ("errors", "first", "later"),
+    [
+        ([UnavailableError("loading")], False, False),
+        ([DeniedError("no right")], True, False),
+        ([DeniedError("no right"), UnavailableError("loading")], True, False),
+        ([DeniedError("no right"), KeyError()], True, True),
+        ([ConfigError("no such topic")], True, True),
+    ],
+)
+def test_what_the_broker_refuses_counts_only_for_a_worker_that_was_never_ready(
+    errors: list[Exception], first: bool, later: bool
+) -> None:
+    report = WorkerReport(state="failed", cause=failure_cause(errors))
+    for before, counts in ((False, first), (True, later)):
+        found = crash_counts(report, was_ready=False, killed_from_outside=False, ready_before=before)
+        assert found == counts
 
 
 @given(completed=st.integers(0, 2), received=st.integers(0, 2), ready=st.booleans(), killed=st.booleans())

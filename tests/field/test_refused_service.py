@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -73,6 +75,22 @@ def test_the_supervisor_says_which_workers_cannot_read_until_they_can(
         assert users.PASSWORD not in body + running.text
         assert running.stop() == 0
         assert len([line for line in running.text.splitlines() if "receive fails" in line]) == 2
+
+
+def test_workers_that_restart_while_they_have_no_rights_do_not_stop_the_service(
+    admin: Any, redis_server: RedisServer, tmp_path: Path
+) -> None:
+    admin.execute_command("ACL", "SETUSER", "refused", "+xreadgroup")
+    with service(tmp_path, redis_server, "--workers", "1") as running:
+        running.until(lambda: running.get("/readyz") == (200, "ok\n"))
+        admin.execute_command("ACL", "SETUSER", "refused", "-xgroup", "-xreadgroup")
+        os.kill(running.workers[0], signal.SIGKILL)
+        running.until(lambda: running.text.count("; restarting in") > 5)  # a crash loop would be 5
+        code, body = running.get("/readyz")
+        assert (code, "NOPERM" in body) == (503, True)
+        admin.execute_command("ACL", "SETUSER", "refused", "+xgroup", "+xreadgroup")
+        running.until(lambda: running.get("/readyz") == (200, "ok\n"))
+        assert running.stop() == 0
 
 
 def test_a_job_that_may_not_read_ends_with_an_error(

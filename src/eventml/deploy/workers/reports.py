@@ -134,17 +134,23 @@ class HandlerReport(msgspec.Struct, frozen=True, kw_only=True):
     model: tuple[str, str] | None = None
 
 
+FailureCause = Literal["", "unavailable", "refused"]
+
+
 class WorkerReport(msgspec.Struct, kw_only=True):
     """State of a worker.
 
     Attributes:
         reason: Why it failed, or the error that it got from the broker it waits for.
+        cause: What made it fail: the broker could not be reached or was not ready (`unavailable`), refused
+            something (`refused`), or something else.
         connected: Whether it reaches its broker.
         handlers: Its handlers by name, once it is ready.
     """
 
     state: WorkerState
     reason: str = ""
+    cause: FailureCause = ""
     connected: bool = True
     handlers: dict[str, HandlerReport] = {}
 

@@ -8,6 +8,10 @@ A crash counts towards the crash-loop limit if the worker had completed nothing 
 start, or the first event that it receives kills it. It does not count if the worker was ready, had received
 nothing, and was killed from outside; a worker may be idle for seconds while its group rebalances.
 
+Nor does it count if the broker could not be reached, or was not ready, or refused something to a worker
+that had been ready before: a right that was taken away, or a password that was changed, may come back. At
+the first start the same is a wrong setting, and stops the service.
+
 A worker that had completed something is restarted, however often that happens: a poison event is found by
 redelivery (`max_deliveries`), which takes as many crashes, and must not stop the service.
 """
@@ -18,7 +22,8 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from eventml.deploy.workers.reports import WorkerReport, WorkerStatus
+from eventml.deploy.workers.reports import FailureCause, WorkerReport, WorkerStatus
+from eventml.errors import BackendError, UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -85,21 +90,34 @@ def replace_reason(worker: WorkerStatus, limits: HealthLimits) -> str | None:
     return None
 
 
-def crash_counts(report: WorkerReport, *, was_ready: bool, killed_from_outside: bool) -> bool:
+def failure_cause(errors: Sequence[BaseException]) -> FailureCause:
+    """Return the cause that a worker reports when it ends with these errors."""
+    if all(isinstance(error, UnavailableError) for error in errors):
+        return "unavailable"
+    return "refused" if all(isinstance(error, BackendError) for error in errors) else ""
+
+
+def crash_counts(
+    report: WorkerReport, *, was_ready: bool, killed_from_outside: bool, ready_before: bool = False
+) -> bool:
     """Return whether a crash of a worker with this last report counts towards the crash-loop limit.
 
-    `killed_from_outside` means by a SIGKILL that its supervisor did not send.
+    `killed_from_outside` means by a SIGKILL that its supervisor did not send; `ready_before` that this
+    process of the worker, or one before it, was ready.
     """
+    if report.cause == "unavailable" or (report.cause == "refused" and ready_before):
+        return False
     idle = was_ready and not report.has_any("received")
     return not report.has_any("completed") and not (idle and killed_from_outside)
 
 
-def restart_delay(crashes: Sequence[float], now: float) -> float | None:
+def restart_delay(crashes: Sequence[float], now: float, not_counted: int = 0) -> float | None:
     """Return how many seconds to wait before a restart; None in a crash loop, where a restart is useless.
 
-    The delay doubles with each counted crash in the last minute. All times are of one clock.
+    The delay doubles with each counted crash in the last minute, and with each of those in a row that the
+    broker caused (`not_counted`). All times are of one clock.
     """
     recent = sum(now - crash < CRASH_WINDOW for crash in crashes)
     if recent >= MAX_CRASHES:
         return None
-    return min(_FIRST_DELAY * 2.0 ** max(recent - 1, 0), _MAX_DELAY)
+    return min(_FIRST_DELAY * 2.0 ** min(max(recent - 1, not_counted - 1, 0), 10), _MAX_DELAY)

@@ -157,6 +157,7 @@ class Supervisor:
 
     async def _keep_running(self, worker: SupervisedWorker) -> None:
         crashes: deque[float] = deque(maxlen=MAX_CRASHES)  # times of those that count
+        ready_before, not_counted = False, 0
         process = await self._start(worker, None)
         while True:
             await process.ended.wait()
@@ -175,9 +176,16 @@ class Supervisor:
                     self.stop()
                     return
                 killed = process.exit_status == -signal.SIGKILL and not process.killed_for
-                if crash_counts(process.report, was_ready=process.was_ready, killed_from_outside=killed):
+                ready_before = ready_before or process.was_ready
+                not_counted = 0 if process.was_ready else not_counted + bool(process.report.cause)
+                if crash_counts(
+                    process.report,
+                    was_ready=process.was_ready,
+                    killed_from_outside=killed,
+                    ready_before=ready_before,
+                ):
                     crashes.append(time.monotonic())
-                await self._wait_before_restart(process, crashes)
+                await self._wait_before_restart(process, crashes, not_counted)
                 if self._stopping.is_set():
                     return
                 if worker.process is process:
@@ -186,8 +194,10 @@ class Supervisor:
                 log.warning("%s ended: %s; its new process is starting", process.name, process.end_reason())
             process = await self._start(worker, process)
 
-    async def _wait_before_restart(self, process: WorkerHandle, crashes: Sequence[float]) -> None:
-        delay = restart_delay(crashes, time.monotonic())
+    async def _wait_before_restart(
+        self, process: WorkerHandle, crashes: Sequence[float], not_counted: int
+    ) -> None:
+        delay = restart_delay(crashes, time.monotonic(), not_counted)
         if delay is None:
             self._failure = (
                 f"{process.name} ended {MAX_CRASHES} times within {CRASH_WINDOW:g} s "

@@ -25,6 +25,7 @@ from eventml.deploy.workers.logs import make_errors_printable, start_service_log
 from eventml.deploy.workers.readiness import LagMonitor
 from eventml.deploy.workers.reports import (
     REPORT_INTERVAL,
+    FailureCause,
     RunningWorker,
     WorkerFactory,
     WorkerReport,
@@ -32,6 +33,7 @@ from eventml.deploy.workers.reports import (
     WorkerState,
     handler_reports,
 )
+from eventml.deploy.workers.restarts import failure_cause
 from eventml.errors import EventMLError, UnavailableError
 from eventml.runtime import BrokerRetry, Worker, leaves, task_group
 
@@ -121,9 +123,9 @@ class WorkerProcess:
                 self.report("draining")
             tasks.cancel_scope.cancel()
 
-    def report(self, state: WorkerState, reason: str = "") -> None:
+    def report(self, state: WorkerState, reason: str = "", cause: FailureCause = "") -> None:
         """Report a new state to the supervisor."""
-        self._report = WorkerReport(state=state, reason=reason)
+        self._report = WorkerReport(state=state, reason=reason, cause=cause)
         self._send()
 
     def stop(self) -> None:
@@ -198,7 +200,7 @@ def main() -> None:
         reason = "; ".join(dict.fromkeys(f"{type(error).__name__}: {error}" for error in errors))
         expected = all(isinstance(error, EventMLError) for error in errors)
         log.exception("%s", reason, exc_info=None if expected else exc)
-        process.report("failed", reason)
+        process.report("failed", reason, failure_cause(errors))
         finished = False
     force_exit_later(0 if finished else 1)
     sys.exit(0 if finished else 1)

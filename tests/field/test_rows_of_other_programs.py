@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from eventml.cli.app import app
 from eventml.cli.publish import read_csv, read_json_lines
-from eventml.deploy.batch import TextLines
+from eventml.deploy.batch import TextLines, csv_reader
 from eventml.deploy.batch.output_columns import schema_of_outputs, schema_of_type
 from eventml.errors import JobRunningError, OutputError, TargetError
 from tests.databases import PostgresServer
@@ -116,6 +116,20 @@ def test_a_csv_is_written_and_read_with_its_line_ends() -> None:
     assert score("echo", "notes.csv", "out.csv").exit_code == 0
     assert score("echo", "out.csv", "again.jsonl").exit_code == 0
     assert [row["text"] for row in rows_of("again.jsonl")] == TEXTS
+
+
+def test_a_row_of_many_lines_is_bounded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A quote that is open at each line's end makes one row of a whole file."""
+    monkeypatch.setattr(csv_reader, "MAX_LINE_BYTES", 1_000)
+    lines = ['"ab', *['","ab'] * 500, '"', "r-1,1.5", "r-2,2.5"]
+    path = tmp_path / "rides.csv"
+    path.write_text("\n".join(["ride_id,distance", *lines]) + "\n")
+    with path.open("rb") as stream:
+        reader = csv_reader.CsvReader(csv_reader.TextLines(stream, "rides.csv"), "rides.csv")
+        first, *others = list(reader.rows())
+    assert isinstance(first, csv_reader.BadRow)
+    assert "the row is longer than" in first.reason
+    assert others == [["r-1", "1.5"], ["r-2", "2.5"]]
 
 
 def test_the_lines_of_a_cell_that_is_too_long_are_no_rows(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 MAX_LINE_BYTES: Final = 16 << 20
 """The longest line, in bytes. A binary file without line ends is refused before it fills the memory.
 
-It is also the longest cell, in characters, whose text may have several lines.
+It is also the longest cell, in characters, and the longest row, whose texts may have several lines.
 """
 
 BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
@@ -140,7 +140,7 @@ class CsvReader:
 
     def __init__(self, lines: TextLines, name: str, columns: list[str] | None = None) -> None:
         self._lines = lines
-        self._quotes = 0  # in the lines of the row that is read
+        self._quotes = self._size = 0  # quotes and bytes in the lines of the row that is read
         # The limit is the process's: it is only raised, so that no other reader of CSV gets a lower one.
         csv.field_size_limit(max(MAX_LINE_BYTES, csv.field_size_limit()))
         self._reader = csv.reader(self._text(), strict=True)
@@ -153,14 +153,15 @@ class CsvReader:
         width, lines, reader = len(self.columns), self._lines, self._reader
         while True:
             first = lines.number + 1
-            self._quotes = 0
+            self._quotes = self._size = 0
             try:
                 cells = next(reader)
             except StopIteration:
                 return
             except csv.Error as exc:
-                if "field limit" in str(exc):
+                if self._size > MAX_LINE_BYTES or "field limit" in str(exc):
                     self._skip_cell()
+                    reader = csv.reader(self._text(), strict=True)
                 extent = f" (up to line {lines.number})" if lines.number > first else ""
                 yield BadRow(first, f"{exc}{extent}", [])
                 continue
@@ -177,6 +178,9 @@ class CsvReader:
     def _text(self) -> Iterator[str]:
         for line in self._lines:
             self._quotes += line.count(b'"')
+            self._size += len(line)
+            if self._size > MAX_LINE_BYTES:
+                raise csv.Error(f"the row is longer than {MAX_LINE_BYTES >> 20} MiB")
             # The bytes that are not UTF-8 become surrogates, by which the row is rejected.
             yield line.decode(errors="surrogateescape") + "\n"
 

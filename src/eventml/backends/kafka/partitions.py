@@ -137,7 +137,7 @@ class PartitionState:
 
     @property
     def presumes(self) -> bool:
-        """Whether a member has died: `begin` has to be told how much of it may have been in a call."""
+        """Whether a member has died: `begin` needs to know how many records may have been in a call."""
         return self._phase == "new" and self._presume and self._end is not None and self.position < self._end
 
     def begin(self, presumed: int = 0) -> None:

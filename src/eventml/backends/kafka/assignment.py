@@ -115,7 +115,7 @@ class Assignment:
         kept = {
             partition: state
             for partition, state in self.states.items()
-            if partition in committed and committed[partition].same_completed(self.committed[partition])
+            if committed.get(partition) == self.committed[partition]
         }
         found = {p: meant for p, (last, meant) in (former or {}).items() if committed.get(p) == last}
         self.states = {
@@ -240,8 +240,11 @@ class Assignment:
 
     @property
     def attempts_committed(self) -> bool:
-        """Whether the last commits say how many attempts there were."""
-        return all(at.attempts == self.committed[p].attempts for p, at in self.to_commit().items())
+        """Whether the last commits say how many attempts there were. None do so during a rebalance."""
+        return all(
+            (state.counts or not state.called) and state.to_commit().attempts == self.committed[p].attempts
+            for p, state in self.states.items()
+        )
 
     @property
     def in_flight(self) -> int:

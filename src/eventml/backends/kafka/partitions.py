@@ -153,6 +153,11 @@ class PartitionState:
         """Whether records are delivered."""
         return self._phase == "delivering"
 
+    @property
+    def counts(self) -> bool:
+        """Whether the next commit counts the attempts at what is called."""
+        return self._phase in {"delivering", "left"}
+
     def give_back(self) -> None:
         """Deliver no more. What the next commit leaves unfinished does not count as delivered."""
         if self._phase == "delivering":
@@ -169,7 +174,7 @@ class PartitionState:
 
     def _attempts_to_commit(self) -> AttemptSteps:
         steps, called = self._attempts, self.called
-        if self._phase not in {"delivering", "left"}:
+        if not self.counts:
             return steps
         if called and steps:
             counts = (

@@ -19,7 +19,7 @@ log = logging.getLogger("eventml")
 
 _FIRST_BROKER_DELAY: Final = 0.1  # seconds
 _MAX_BROKER_DELAY: Final = 5.0  # seconds
-_RELAPSE: Final = 10.0  # seconds after a success in which a failure continues the outage before it
+_SAME_OUTAGE: Final = 10.0  # seconds after a success in which a failure continues the outage before it
 
 
 def backoff_delay(failures: int, first: float, longest: float, chance: Callable[[], float] = random) -> float:
@@ -45,9 +45,9 @@ class BrokerRetry:
     shorter than 10 s is a part of it: one partition may fail while others do not.
 
     Args:
-        name: Who makes the attempts, for the log: a handler, a worker.
+        name: The handler or worker, for the log.
         step: The step, for the log.
-        failing: Has the failure of the step while the last attempt failed; see `Stats.failing`.
+        failing: While the last attempt failed, the failure is kept here by the step; see `Stats.failing`.
     """
 
     def __init__(self, name: str, step: str, failing: dict[str, BrokerFailure] | None = None) -> None:
@@ -56,13 +56,13 @@ class BrokerRetry:
         self._failing: dict[str, BrokerFailure] = {} if failing is None else failing
         self._failures = 0  # in a row
         self._since = 0.0  # when the outage began
-        self._ended = -_RELAPSE  # when the last attempt succeeded that followed a failure
+        self._ended = -_SAME_OUTAGE  # when the last attempt succeeded that followed a failure
         self._logged: set[type[Exception]] = set()  # during the outage
 
     async def wait(self, error: Exception) -> None:
         """Note that an attempt has failed, and wait before the next one, 5 s at most."""
         now = time.monotonic()
-        if not self._failures and now - self._ended > _RELAPSE:
+        if not self._failures and now - self._ended > _SAME_OUTAGE:
             self._since = now
             self._logged.clear()
         self._failures += 1

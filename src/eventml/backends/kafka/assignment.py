@@ -124,8 +124,8 @@ class Assignment:
         }
         self.committed = dict(committed)
         for state in self.states.values():
-            if not state.presumes:  # `start` begins those
-                state.begin()
+            if not state.presumes:  # `Assignment.start` does that
+                state.start()
         self._drop_buffered()
         self.active = True
         self._check_idle()
@@ -134,7 +134,7 @@ class Assignment:
         """Forget what is in flight of a partition: another member has committed for it."""
         if partition in self.states:
             self.states[partition] = PartitionState(committed)
-            self.states[partition].begin()
+            self.states[partition].start()
             self.committed[partition] = committed
             self._drop_buffered()
             self._check_idle()
@@ -147,8 +147,7 @@ class Assignment:
     def start(self, presumed: int) -> None:
         """Deliver of all partitions. A member that died may have had so many records of each in a call."""
         for state in self.states.values():
-            if not state.begun:
-                state.begin(presumed)
+            state.start(presumed)
 
     @property
     def redelivering(self) -> bool:

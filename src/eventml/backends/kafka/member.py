@@ -283,7 +283,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka has no
         session = self._settings.session_timeout
         try:
             async with asyncio.timeout(session / 2):
-                await self._completer.begin(assigned)
+                await self._completer.open(assigned)
                 committed = await self._committer.resume(self._admin, self._group, assigned, self._start)
             ends = await ends_of_redelivered(self._admin, committed, session / 4)
         except CommitFailedError:

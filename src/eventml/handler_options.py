@@ -44,8 +44,8 @@ class HandlerOptions(msgspec.Struct, frozen=True, kw_only=True):
         max_backoff: Largest value of that upper bound, in seconds.
         bisect_for: Time limit for finding the bad events of a failed batch, in seconds, on top of the calls
             that one bad event takes. Events not cleared by then become dead letters, to be replayed.
-        max_deliveries: How many workers may die with an event in the handler's call before it becomes a dead
-            letter as a poison event. Needs a backend that counts deliveries.
+        max_deliveries: How many attempts at an event may end with the death of its worker before it becomes
+            a dead letter as a poison event. Needs a backend that counts attempts.
         max_age: Maximum age of an event when it is handled, in seconds, or None for no limit.
         when_stale: What happens to an older event: `dead_letter`, `drop`, or a function that takes the event
             and returns the output in place of the handler.

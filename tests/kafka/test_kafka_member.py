@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
 import pytest
@@ -12,12 +13,18 @@ from aiokafka.errors import CommitFailedError, RequestTimedOutError
 from eventml.backends.kafka.assignment import Assignment, Chunk
 from eventml.backends.kafka.commits import Committer
 from eventml.backends.kafka.completion import AtLeastOnce
+from eventml.backends.kafka.member import Member
 from eventml.backends.kafka.partitions import CommittedOffset
 from eventml.backends.kafka.publishing import Publisher
+from eventml.backends.kafka.settings import Settings
+from eventml.errors import UnavailableError
 from eventml.records import Delivery, Record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from eventml.backends.kafka.admin import AdminClient
+    from eventml.backends.kafka.connection import ClientFactory
 
 pytestmark = pytest.mark.anyio
 
@@ -53,6 +60,27 @@ def committer_of(broker: Broker, assignment: Assignment) -> Committer:
     committer = Committer(broker, assignment, AtLeastOnce(cast("Publisher", None)), 0)
     committer.start()
     return committer
+
+
+def member_of(broker: Broker) -> Member:
+    """A member that has five records in flight, which were delivered before, and is in a rebalance."""
+    clients = SimpleNamespace(consumer=lambda *_: broker)
+    completer = AtLeastOnce(cast("Publisher", None))
+    member = Member(
+        cast("ClientFactory", clients),
+        {"t": 1},
+        group="g",
+        start="earliest",
+        admin=cast("AdminClient", None),
+        completer=completer,
+        settings=Settings(),
+    )
+    member.assignment.resume({ZERO: CommittedOffset(0, attempts=((5, 1),))}, {ZERO: 5})
+    member.assignment.put(Chunk(ZERO, assignment_of(5)[1], 5))
+    member.assignment.take(5)
+    member.assignment.suspend()
+    member.assignment.give_back()
+    return member
 
 
 async def until(broker: Broker, offset: int) -> None:
@@ -131,3 +159,24 @@ async def test_stopping_does_not_wait_for_a_broker_that_is_away() -> None:
     async with asyncio.timeout(5):
         await commits.stop(0.01)
     assert broker.commits == []
+
+
+async def test_an_attempt_that_begins_in_a_rebalance_is_counted_when_it_has_ended() -> None:
+    broker = Broker()
+    member = member_of(broker)
+    taken = Delivery(Record("t", b""), 0, 0, 0.0, attempt=2)
+    beginning = asyncio.create_task(member.begin([taken]))
+    await asyncio.sleep(0.01)
+    assert not beginning.done()
+    member.assignment.resume({ZERO: member.assignment.committed[ZERO]}, {ZERO: 5})
+    async with asyncio.timeout(5):
+        assert await beginning == []
+    assert member.assignment.committed[ZERO].attempts == ((1, 2), (5, 1))
+
+
+async def test_a_member_that_failed_in_a_rebalance_begins_nothing() -> None:
+    """Its successor could not receive, as long as this waited."""
+    member = member_of(Broker())
+    member.fail(UnavailableError("no brokers"))
+    async with asyncio.timeout(5):
+        assert await member.begin([Delivery(Record("t", b""), 0, 0, 0.0, attempt=2)]) == [0]

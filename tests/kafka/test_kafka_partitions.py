@@ -157,7 +157,7 @@ def test_exactly_what_a_handler_is_called_with_has_one_attempt_more(
 ) -> None:
     state = PartitionState(CommittedOffset(0, (), steps), end=61)
     counts = {offset: attempts_at(steps, offset) for offset in log}
-    state.begin()
+    state.start()
     state.deliver([offset for offset in log if offset < upto], upto)
     for called, completed in calls:
         state.called = {n: state.attempt(n) for n in called if n in state.in_flight and counts[n]}

@@ -263,6 +263,41 @@ def test_only_poison_events_are_condemned(poison: set[tuple[TopicPartition, int]
     assert worker.finished == {(p.partition, n) for p in PARTITIONS for n in range(LENGTH)}
 
 
+@pytest.mark.parametrize("redelivered", [True, False])
+def test_a_death_counts_at_a_member_that_still_had_the_records_in_flight(redelivered: bool) -> None:
+    """It took too long to complete them: the group gave them to another one, and then back to it."""
+    group, [partition, *_] = Group(), PARTITIONS
+    if redelivered:
+        first = group.join(partition)
+        group.receive(first)
+        group.leave(first)
+    slow = group.join(partition)
+    group.receive(slow)
+    group.revoke(slow)
+    dying = group.join(partition)
+    if redelivered:
+        dying.begin(group.receive(dying)[:1])
+        group.commit(dying)
+    group.resume(slow, [partition])
+    assert [d.attempt for d in group.receive(slow)] == [3 if redelivered else 2, *[2] * (LIMIT - 1)]
+
+
+def test_no_attempt_is_counted_until_a_rebalance_ends() -> None:
+    group, [partition, *_] = Group(), PARTITIONS
+    first = group.join(partition)
+    group.receive(first)
+    group.leave(first)
+    member = group.join(partition)
+    taken = group.receive(member)
+    group.revoke(member)
+    member.begin(taken[:1])
+    group.commit(member)
+    assert not member.attempts_committed
+    group.resume(member, [partition])
+    assert member.attempts_committed
+    assert [d.attempt for d in group.receive(group.join(partition))] == [3, *[2] * (LIMIT - 1)]
+
+
 @pytest.mark.parametrize("reachable", [True, False])
 def test_a_member_that_fails_while_its_worker_lives_counts_as_no_delivery(reachable: bool) -> None:
     """However often its fetches fail: by default, the fifth death would make a dead letter."""

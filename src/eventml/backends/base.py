@@ -94,7 +94,8 @@ class Subscription(Protocol):
     async def receive(self, limit: int) -> Sequence[Delivery]:
         """Wait for at least one delivery, and return those available, up to `limit` and `max_bytes`.
 
-        After a call that raised it also returns, with none, once the broker can be read again.
+        If the call before raised, it returns with none once the broker can be read again: so an outage is
+        seen to end on a topic without new records.
 
         A subscription prefetches a bounded number of records: a caller that does not receive slows the
         broker down. One call at a time. It may be cancelled: a delivery that was about to be returned is
@@ -132,7 +133,8 @@ class Subscription(Protocol):
         """The number of records that the group has not finished, those in flight included.
 
         None means "unknown"; a number is exact, or an upper bound where the backend's page says so; zero is
-        exact. It counts the whole group, dead members included.
+        exact. It counts the whole group, dead members included. Where it stays unknown, a worker that is to
+        stop when idle (`--until-idle`) ends with an error after 60 s.
         """
         ...
 

@@ -47,7 +47,7 @@ class BrokerRetry:
     Args:
         name: Name of the handler or the worker, for the log.
         step: The step, for the log.
-        failing: Has the failure of the step while the last attempt failed; see `Stats.failing`.
+        failing: While the last attempt failed, the failure is kept here by the step; see `Stats.failing`.
     """
 
     def __init__(self, name: str, step: str, failing: dict[str, BrokerFailure] | None = None) -> None:

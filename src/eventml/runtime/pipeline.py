@@ -118,7 +118,7 @@ class Pipeline:
                 await retry.wait(exc)
                 continue
             retry.succeeded()
-            if not deliveries:  # after an error: the broker can be read again
+            if not deliveries:  # after an outage: the broker can be read again
                 continue
             self._stats.arrived(len(deliveries))
             with self._stats.timed("decode"):

@@ -75,7 +75,8 @@ class Stats:
             a delivery arrived while none was in flight.
         latency: Seconds from the broker's timestamp to the completion.
         batch: The sizes of the batches that the handler was called with.
-        failing: The steps whose last attempt at the broker failed, by name: `receive`, `complete` and others.
+        failing: The steps whose last attempt at the broker failed, by name: `receive`, `complete`,
+            `counting attempts`, `looking up ids`.
         stages: How long each stage takes for a batch, in seconds. `receive` includes the wait for deliveries.
     """
 

@@ -115,7 +115,7 @@ class Assignment:
         kept = {
             partition: state
             for partition, state in self.states.items()
-            if partition in committed and committed[partition].same_completed(self.committed[partition])
+            if committed.get(partition) == self.committed[partition]
         }
         found = {p: meant for p, (last, meant) in (former or {}).items() if committed.get(p) == last}
         self.states = {
@@ -124,8 +124,8 @@ class Assignment:
         }
         self.committed = dict(committed)
         for state in self.states.values():
-            if not state.presumes:  # `start` begins those
-                state.begin()
+            if not state.presumes:  # `Assignment.start` does that
+                state.start()
         self._drop_buffered()
         self.active = True
         self._check_idle()
@@ -134,7 +134,7 @@ class Assignment:
         """Forget what is in flight of a partition: another member has committed for it."""
         if partition in self.states:
             self.states[partition] = PartitionState(committed)
-            self.states[partition].begin()
+            self.states[partition].start()
             self.committed[partition] = committed
             self._drop_buffered()
             self._check_idle()
@@ -147,8 +147,7 @@ class Assignment:
     def start(self, presumed: int) -> None:
         """Deliver of all partitions. A member that died may have had so many records of each in a call."""
         for state in self.states.values():
-            if not state.begun:
-                state.begin(presumed)
+            state.start(presumed)
 
     @property
     def redelivering(self) -> bool:
@@ -240,8 +239,11 @@ class Assignment:
 
     @property
     def attempts_committed(self) -> bool:
-        """Whether the last commits say how many attempts there were."""
-        return all(at.attempts == self.committed[p].attempts for p, at in self.to_commit().items())
+        """Whether the last commits say how many attempts there were. None do so during a rebalance."""
+        return all(
+            (state.counts or not state.called) and state.to_commit().attempts == self.committed[p].attempts
+            for p, state in self.states.items()
+        )
 
     @property
     def in_flight(self) -> int:

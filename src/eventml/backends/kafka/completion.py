@@ -49,8 +49,8 @@ class AtLeastOnce:
     def __init__(self, publisher: Publisher) -> None:
         self._publisher = publisher
 
-    async def begin(self, partitions: Collection[TopicPartition]) -> None:
-        """As `ExactlyOnce.begin`: there is nothing to prepare."""
+    async def open(self, partitions: Collection[TopicPartition]) -> None:
+        """As `ExactlyOnce.open`: there is nothing to prepare."""
 
     async def complete(
         self, assignment: Assignment, done: Sequence[Completion], positions: Sequence[int]
@@ -103,7 +103,7 @@ class ExactlyOnce:
         self._client = client
         self._partitions: dict[TopicPartition, PartitionTransactions] = {}
 
-    async def begin(self, partitions: Collection[TopicPartition]) -> None:
+    async def open(self, partitions: Collection[TopicPartition]) -> None:
         """Fence the members that had these partitions before. Nothing of them has been fetched yet.
 
         The producers of partitions that this member had before are kept. If another member has fenced one of

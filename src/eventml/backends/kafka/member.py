@@ -227,9 +227,11 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka has no
         """As `CountsAttempts.begin`. Deliveries of a former assignment are lost."""
         self.assignment.begin(deliveries)
         while not self.assignment.attempts_committed:
+            if self._failure is not None:  # no rebalance ends: the next member delivers them again
+                return list(range(len(deliveries)))
             if not await self._committer.now():
                 raise UnavailableError(f"the attempts of group {self._group} could not be committed")
-            if not self.assignment.attempts_committed:  # a transaction is under way
+            if not self.assignment.attempts_committed:  # a transaction or a rebalance is under way
                 await asyncio.sleep(_COMMIT_BACKOFF)
         kept = set(self.assignment.positions_in_flight(deliveries))
         return [position for position in range(len(deliveries)) if position not in kept]
@@ -281,7 +283,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka has no
         session = self._settings.session_timeout
         try:
             async with asyncio.timeout(session / 2):
-                await self._completer.begin(assigned)
+                await self._completer.open(assigned)
                 committed = await self._committer.resume(self._admin, self._group, assigned, self._start)
             ends = await ends_of_redelivered(self._admin, committed, session / 4)
         except CommitFailedError:

@@ -137,11 +137,11 @@ class PartitionState:
 
     @property
     def presumes(self) -> bool:
-        """Whether a member has died: `begin` needs to know how many records may have been in a call."""
+        """Whether a member has died here. `start` is told how many records it may have had in a call."""
         return self._phase == "new" and self._presume and self._end is not None and self.position < self._end
 
-    def begin(self, presumed: int = 0) -> None:
-        """Deliver from now on. A member that died may have had `presumed` offsets in flight."""
+    def start(self, presumed: int = 0) -> None:
+        """Deliver from now on. A member that died may have had `presumed` offsets in a call."""
         if self._phase == "new":
             if self._presume:
                 self._attempts = presume_attempt(self._attempts, self.position + presumed)
@@ -149,9 +149,9 @@ class PartitionState:
         self._phase = "delivering"
 
     @property
-    def begun(self) -> bool:
-        """Whether records are delivered."""
-        return self._phase == "delivering"
+    def counts(self) -> bool:
+        """Whether the next commit counts the attempts at what is called."""
+        return self._phase in {"delivering", "left"}
 
     def give_back(self) -> None:
         """Deliver no more. What the next commit leaves unfinished does not count as delivered."""
@@ -164,12 +164,12 @@ class PartitionState:
             self._phase = "left"
 
     def attempt(self, offset: int) -> int:
-        """The number of a record's delivery: 1 if it was never delivered before."""
+        """The number of the attempt at a record that is delivered now: 1 if there was none before."""
         return attempts_at(self._attempts, offset) + 1
 
     def _attempts_to_commit(self) -> AttemptSteps:
         steps, called = self._attempts, self.called
-        if self._phase not in {"delivering", "left"}:
+        if not self.counts:
             return steps
         if called and steps:
             counts = (
@@ -200,7 +200,7 @@ def _normalized(offset: int, completed: Ranges) -> tuple[int, Ranges]:
 
 
 def attempts_at(steps: AttemptSteps, offset: int) -> int:
-    """How often an offset was delivered."""
+    """How many attempts there were at an offset."""
     return next((count for end, count in steps if offset < end), 0)
 
 

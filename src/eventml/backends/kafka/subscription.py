@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("eventml")
 
 _POLL = 500  # milliseconds that a reader's fetch waits for records
-_FAILS_WITHIN = 2.0  # seconds: a member whose first fetches are refused has failed by then
+_READABLE_AFTER = 2.0  # seconds: a member whose first fetches are refused has failed by then
 
 
 async def group_lag(
@@ -113,7 +113,7 @@ class GroupSubscription:
         self._receiving, deliveries = True, list[Delivery]()
         try:
             member = await self._joined()
-            with anyio.move_on_after(_FAILS_WITHIN if self._failing else math.inf):
+            with anyio.move_on_after(_READABLE_AFTER if self._failing else math.inf):
                 deliveries = await member.receive(limit)
             self._failing = False
         except EventMLError as exc:

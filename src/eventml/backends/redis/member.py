@@ -212,7 +212,7 @@ class Member:
         lease = server.settings.lease
         self._failing = False  # the last call of `receive` has raised
         # In this time a connection, a login and a read have failed, if they fail.
-        self._probation = 3 * server.settings.timeout + BLOCK / 1_000
+        self._readable_after = 3 * server.settings.timeout + BLOCK / 1_000
         # No other consumer has or ever had this name.
         name = f"{CONSUMER_PREFIX}{socket.gethostname()}:{getpid()}:{secrets.token_hex(4)}"
         self._consumers: dict[str, Consumer] = {}
@@ -229,7 +229,7 @@ class Member:
         """See `Subscription.receive`."""
         deliveries: Sequence[Delivery] = ()
         try:
-            with anyio.move_on_after(self._probation if self._failing else math.inf):
+            with anyio.move_on_after(self._readable_after if self._failing else math.inf):
                 deliveries = await receive(self._readers, limit, self._arrived)
         except Exception:
             self._failing = True

@@ -6,7 +6,8 @@ Derived from EventMLError, each with the classes derived from it:
     ModelError: ModelNotFoundError, ModelTamperedError, UntrustedModelError
     RequestError: PredictionError, RequestTimeoutError (also a TimeoutError)
     JobError: SourceError, TargetError (JobRunningError)
-    BackendError: UnavailableError, PublishError (FullError), TopicNotFoundError
+    BackendError: UnavailableError, PublishError (FullError), TopicNotFoundError,
+        LoginError (also a ConfigError)
     RegistrationError, NotOpenError, DecodeError, OutputError, HandlerTimeoutError, HandlerExitError,
     StaleError, CrashLoopError, Reject
 
@@ -165,6 +166,13 @@ class BackendError(EventMLError):
 
 class UnavailableError(BackendError):
     """The broker cannot be reached, or did not answer in time. Retrying later may succeed."""
+
+
+class LoginError(ConfigError, BackendError):
+    """The broker refuses the user or the password as the backend opens.
+
+    A wrong setting at the first start; where the same login was accepted before, it may be again.
+    """
 
 
 class PublishError(BackendError):

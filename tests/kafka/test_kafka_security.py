@@ -17,7 +17,14 @@ from backends.process import NotInstalledError
 from eventml import config
 from eventml.backends import kafka
 from eventml.backends.base import Completion, NewTopic
-from eventml.errors import BackendError, ConfigError, PublishError, TopicNotFoundError, UnavailableError
+from eventml.errors import (
+    BackendError,
+    ConfigError,
+    LoginError,
+    PublishError,
+    TopicNotFoundError,
+    UnavailableError,
+)
 from eventml.records import REPLY_TO, Record
 from eventml.runtime import DeadLetterFilter, dead_letter_queues, replay_or_drop, reply_topic
 from tests.brokers import without_broker
@@ -121,7 +128,7 @@ async def test_a_refused_login_is_reported_without_the_password(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     query = f"security=sasl_plaintext&sasl_mechanism={mechanism}"
-    with pytest.raises(ConfigError, match="refused the login") as error:
+    with pytest.raises(LoginError, match="refused the login") as error:
         await works(f"kafka://{USER}:wrong-secret@{secure.plain}?{query}")
     shown = "".join([str(error.value), str(error.value.__cause__), caplog.text])
     assert "wrong-secret" not in shown

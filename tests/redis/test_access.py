@@ -12,7 +12,7 @@ import pytest
 
 from backends.process import StartError, free_ports
 from eventml.backends import redis
-from eventml.errors import BackendError, ConfigError, UnavailableError
+from eventml.errors import BackendError, LoginError, UnavailableError
 from tests.redis import scene
 
 if TYPE_CHECKING:
@@ -57,11 +57,11 @@ async def _shorter(client: Any, topic: str) -> bool:
 
 async def test_a_missing_or_wrong_password_is_named_without_showing_it(start_redis: StartRedis) -> None:
     server = start_redis(passwords=PASSWORDS)
-    with pytest.raises(ConfigError, match="requires a user and a password"):
+    with pytest.raises(LoginError, match="requires a user and a password"):
         async with redis.open(server.url, redis.Settings()):
             pass
     wrong = server.url_for("producer").replace("producer-password", "wrong-password")
-    with pytest.raises(ConfigError, match="refuses the user or the password") as caught:
+    with pytest.raises(LoginError, match="refuses the user or the password") as caught:
         async with redis.open(wrong, redis.Settings()):
             pass
     assert "wrong-password" not in str(caught.value)

@@ -10,7 +10,7 @@ import pytest
 import eventml
 from eventml.backends import redis
 from eventml.backends.base import Completion
-from eventml.errors import BackendError, ConfigError, PublishError, UnavailableError
+from eventml.errors import BackendError, LoginError, PublishError, UnavailableError
 from tests.redis import scene
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ async def test_a_password_that_was_changed(redis_server: RedisServer) -> None:
         with pytest.raises(PublishError, match="WRONGPASS") as caught:
             await publish(backend, scene.new_records(topic, 2, start=5))
         assert set(caught.value.failed) == {0, 1}
-        with pytest.raises(ConfigError, match=r"backend\.url: .*refuses the user or the password"):
+        with pytest.raises(LoginError, match=r"backend\.url: .*refuses the user or the password"):
             async with redis.open(acl.url, SETTINGS):
                 pass
         await acl.set("resetpass", ">secret")

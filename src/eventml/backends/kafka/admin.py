@@ -27,7 +27,7 @@ from eventml.backends.kafka.errors import (
     translated,
 )
 from eventml.backends.kafka.partitions import CommittedOffset
-from eventml.errors import BackendError, ConfigError, EventMLError, UnavailableError
+from eventml.errors import BackendError, EventMLError, LoginError, UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Sequence
@@ -60,13 +60,13 @@ class AdminClient:
 
         Raises:
             UnavailableError: no broker answers.
-            ConfigError: the brokers refused the login.
+            LoginError: the brokers refused the login.
         """
         async with translated(f"connecting to {self._clients.brokers}", self._timeout):
             try:
                 await self._clients.start(self._client)
             except LOGIN_ERRORS as exc:
-                raise ConfigError(f"backend.url: the brokers refused the login: {describe(exc)}") from exc
+                raise LoginError(f"backend.url: the brokers refused the login: {describe(exc)}") from exc
 
     async def close(self) -> None:
         """Disconnect."""

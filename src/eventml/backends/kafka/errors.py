@@ -2,8 +2,8 @@
 
 What a user has to do decides the class: wait (`UnavailableError`), remove a reason that somebody has to look
 at, after which repeating the call is right (`BackendError`), or install what this process lacks
-(`MissingExtraError`): no repetition helps. A refused login is a `ConfigError` only
-while the backend connects for the first time; see `AdminClient.start`.
+(`MissingExtraError`): no repetition helps. A refused login is a `LoginError` while
+the backend connects for the first time; see `AdminClient.start`.
 """
 
 from __future__ import annotations

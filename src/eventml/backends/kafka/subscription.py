@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("eventml")
 
+_JOIN_BACKOFF = 0.5  # seconds
 _POLL = 500  # milliseconds that a reader's fetch waits for records
 _READABLE_AFTER = 2.0  # seconds: a member whose first fetches are refused has failed by then
 
@@ -89,6 +90,7 @@ class GroupSubscription:
         self.group = group
         self._admin = admin
         self._settings = settings
+        self._join_timeout = settings.rebalance_timeout + settings.session_timeout
         self._member: Member | None = None
         self._failed: Member | None = None
         self._joining: asyncio.Task[Member] | None = None
@@ -99,13 +101,21 @@ class GroupSubscription:
         self._failing = False  # the last call of `receive` has raised
 
     async def start(self) -> None:
-        """Join the group.
+        """Join the group. A rebalance that is slow fails a member, and is joined again by another.
 
         Raises:
-            UnavailableError: the brokers cannot be reached.
+            UnavailableError: this has failed for as long as one rebalance may take.
             BackendError: the brokers refused.
         """
-        self._member = await self._join()
+        deadline = time.monotonic() + self._join_timeout
+        while self._member is None:
+            try:
+                self._member = await self._join()
+            except UnavailableError as exc:
+                if time.monotonic() > deadline:
+                    raise
+                log.warning("joining again: %s", exc)
+                await asyncio.sleep(_JOIN_BACKOFF)
         self._watching = asyncio.create_task(self._replace_stalled())
 
     async def receive(self, limit: int) -> Sequence[Delivery]:
@@ -177,7 +187,7 @@ class GroupSubscription:
         member = self._new_member()
         member.former = self._failed
         try:
-            await member.join(self._settings.rebalance_timeout + self._settings.session_timeout)
+            await member.join(self._join_timeout)
         except BaseException:
             self._leave(member)
             raise

@@ -15,7 +15,7 @@ from eventml.backends.redis.connection import Connection, Login, pack
 from eventml.backends.redis.errors import DeniedError
 from eventml.backends.redis.server import Server
 from eventml.backends.redis.settings import Address, Host, Settings, parse_url
-from eventml.errors import BackendError, ConfigError, UnavailableError, UnsupportedError
+from eventml.errors import BackendError, ConfigError, LoginError, UnavailableError, UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -30,14 +30,14 @@ async def find_server(url: str, settings: Settings) -> Server:
     """Connect once, and check that the server is one that eventml supports.
 
     Raises:
-        ConfigError: the URL or a setting is wrong, the server refuses the user, or is too old.
+        ConfigError: the URL or a setting is wrong, the server refuses the user (LoginError), or is too old.
         UnavailableError: the server cannot be reached.
     """
     server = _server_for(url, settings)
     try:
         connection = await server.connect(0)
     except DeniedError as exc:
-        raise ConfigError(str(exc)) from exc
+        raise LoginError(str(exc)) from exc
     try:
         check_version(connection.hello)
         [limit] = await connection.send(pack("CONFIG", "GET", "proto-max-bulk-len"), 1, settings.timeout)

@@ -17,7 +17,7 @@ from eventml.backends.redis.errors import DeniedError
 from eventml.deploy.workers import restarts, supervisor
 from eventml.deploy.workers.reports import HandlerReport, Totals, WorkerReport, WorkerSpec
 from eventml.deploy.workers.restarts import crash_counts, failure_cause, restart_delay
-from eventml.errors import ConfigError, UnavailableError
+from eventml.errors import ConfigError, LoginError, TopicNotFoundError, UnavailableError
 from tests.deploy.service import APPS
 
 if TYPE_CHECKING:
@@ -60,7 +60,9 @@ def test_the_delay_doubles_with_each_failure_of_the_broker_too() -> None:
         ([DeniedError("no right")], True, False),
         ([DeniedError("no right"), UnavailableError("loading")], True, False),
         ([DeniedError("no right"), KeyError()], True, True),
-        ([ConfigError("no such topic")], True, True),
+        ([LoginError("wrong password")], True, False),
+        ([TopicNotFoundError("deleted")], True, True),
+        ([ConfigError("no such setting")], True, True),
     ],
 )
 def test_what_the_broker_refuses_counts_only_for_a_worker_that_was_never_ready(

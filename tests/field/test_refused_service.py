@@ -101,3 +101,19 @@ def test_a_job_that_may_not_read_ends_with_an_error(
         assert running.wait() == 1
         assert "whether events are left: receive of read fails: DeniedError" in running.text
         assert "restarting" not in running.text
+
+
+def test_workers_that_restart_while_the_password_is_another_do_not_stop_the_service(
+    admin: Any, redis_server: RedisServer, tmp_path: Path
+) -> None:
+    admin.execute_command("ACL", "SETUSER", "refused", "+xreadgroup")
+    with service(tmp_path, redis_server, "--workers", "1") as running:
+        running.until(lambda: running.get("/readyz") == (200, "ok\n"))
+        admin.execute_command("ACL", "SETUSER", "refused", "resetpass", ">another")
+        os.kill(running.workers[0], signal.SIGKILL)
+        running.until(lambda: running.text.count("; restarting in") > 5)  # a crash loop would be 5
+        running.until(lambda: "WRONGPASS" in running.get("/readyz")[1])
+        admin.execute_command("ACL", "SETUSER", "refused", "resetpass", f">{users.PASSWORD}")
+        running.until(lambda: running.get("/readyz") == (200, "ok\n"))
+        assert users.PASSWORD not in running.text
+        assert running.stop() == 0

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from eventml.deploy.workers.reports import FailureCause, WorkerReport, WorkerStatus
-from eventml.errors import BackendError, UnavailableError
+from eventml.errors import BackendError, TopicNotFoundError, UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -94,7 +94,9 @@ def failure_cause(errors: Sequence[BaseException]) -> FailureCause:
     """Return the cause that a worker reports when it ends with these errors."""
     if all(isinstance(error, UnavailableError) for error in errors):
         return "unavailable"
-    return "refused" if all(isinstance(error, BackendError) for error in errors) else ""
+    if any(isinstance(error, TopicNotFoundError) or not isinstance(error, BackendError) for error in errors):
+        return ""
+    return "refused"
 
 
 def crash_counts(

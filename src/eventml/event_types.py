@@ -7,6 +7,7 @@ Models and dataclasses of pydantic validate themselves. Each event is validated 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, get_args, get_type_hints, is_typeddict
 
 import msgspec
@@ -173,6 +174,7 @@ def json_schemas(
     return lambda type_: next((schema for one, schema in pairs if one == type_), {}), components | defined
 
 
+@lru_cache(maxsize=256)  # it takes milliseconds to make, and `convert` needs it for each row
 def _adapter(event_type: Any) -> Any:
     from pydantic import TypeAdapter  # noqa: PLC0415 - the type is pydantic's, so it is installed
 

@@ -77,7 +77,7 @@ class Scoreboard:
 async def collecting(bus: Bus, scoreboard: Scoreboard) -> AsyncIterator[None]:
     """Add the predictions and dead letters published from now on to the scoreboard."""
     handlers = [bus.configured_handler(target.name) for target in TARGETS]
-    topics = [handler.to for handler in handlers if handler.to]
+    topics = [topic for handler in handlers for topic in handler.outputs]
     topics += [dead_letter_topic(handler.topic, handler.options.group) for handler in handlers]
     async with bus.backend.subscribe(topics, group=None, start="latest") as subscription:
 

@@ -20,7 +20,7 @@ from eventml.errors import (
 )
 from eventml.models import Artefact, Model
 from eventml.producer import BlockingProducer
-from eventml.records import Delivery, Record
+from eventml.records import Delivery, Output, Record
 from eventml.runtime import Prediction
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "Model",
     "ModelError",
     "NotOpenError",
+    "Output",
     "OutputError",
     "Prediction",
     "PredictionError",

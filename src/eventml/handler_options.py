@@ -18,6 +18,8 @@ Seconds = Annotated[float, Meta(ge=0)]
 PositiveSeconds = Annotated[float, Meta(gt=0)]
 WhenStale = Literal["dead_letter", "drop"]
 
+_RESERVED: Final = ("ce_specversion", "ce_type", "ce_source", "ce_id", "ce_predictor", "content-type")
+
 DEFAULT_MAX_BATCH: Final = 1024
 """Default `max_batch` of a handler of batches: a forest is twice as fast at 1,024 rows as at 256."""
 
@@ -59,6 +61,8 @@ class HandlerOptions(msgspec.Struct, frozen=True, kw_only=True):
             handled before.
         skip_tombstones: Complete an event whose value is missing, empty or null without a call. Otherwise a
             handler of `Event | None` gets None, and for others it is undecodable: a dead letter.
+        carry: Names of headers that outputs get from their input. The trace context (`traceparent`) goes to
+            them by itself, if tracing is on.
         retry_on: Exceptions that mean a failing dependency (a database that is down) and not a bad event: the
             whole batch is retried until it succeeds. Connection errors, timeouts, throttling and full disks
             of well-known client libraries always count as such: see the list in docs/failures.md.
@@ -82,6 +86,7 @@ class HandlerOptions(msgspec.Struct, frozen=True, kw_only=True):
     dedupe_window: AtLeastOne | None = None
     skip_replayed: bool = True
     skip_tombstones: bool = False
+    carry: tuple[Text, ...] = ()
     retry_on: tuple[type[Exception], ...] = ()
 
     def __post_init__(self) -> None:
@@ -96,6 +101,13 @@ class HandlerOptions(msgspec.Struct, frozen=True, kw_only=True):
                 raise ValueError(
                     f"{name}: {str(exc).replace('Expected', 'expected')}, not {value!r}"
                 ) from None
+        if reserved := list(filter(is_reserved, self.carry)):
+            raise ValueError(f"carry: the library writes the header {reserved[0]!r} itself; leave it out")
+
+
+def is_reserved(header: str) -> bool:
+    """Whether the library writes a header of this name itself."""
+    return header in _RESERVED or header.startswith(("ce_model", "eventml-"))
 
 
 @cache
@@ -133,4 +145,5 @@ class HandlerArguments(TypedDict, total=False):
     dedupe_window: int | None
     skip_replayed: bool
     skip_tombstones: bool
+    carry: Sequence[str]
     retry_on: Sequence[type[Exception]]

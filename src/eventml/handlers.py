@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import inspect
 import types
-from collections.abc import Callable, Sequence
-from typing import Any, Final, Union, get_args, get_origin, get_type_hints
+from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
+from operator import or_
+from typing import Any, Final, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 import msgspec
 
-from eventml.errors import RegistrationError
-from eventml.event_types import check_event_type, check_output_type
+from eventml.errors import RegistrationError, Reject
+from eventml.event_types import check_event_type, check_output_type, fields_of
 from eventml.frames import FrameType, frame_type, library_of
 from eventml.handler_options import (
     DEFAULT_MAX_BATCH,
@@ -22,6 +24,10 @@ from eventml.handler_options import (
     HandlerOptions,
 )
 from eventml.models import ModelSource
+from eventml.records import Delivery, Output, Record
+
+To = str | Mapping[str, type]
+"""The topic of a predictor's outputs; or several, each with the type of the outputs that go there."""
 
 _NOT_OPTIONS: Final = ("name", "event_type", "output_type")
 _VARIADIC: Final = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -34,28 +40,32 @@ class Handler(msgspec.Struct, frozen=True, kw_only=True):
         name: The function's name, or the `name` given to the decorator.
         function: The function itself, unchanged.
         topic: Topic to read from.
-        to: Topic of its outputs; None for a consumer.
+        outputs: The topics of its outputs, with the type of those of each; empty for a consumer.
         event_type: Type of one event.
-        output_type: Type of one output, as annotated or given.
+        output_type: Type of one output, as annotated or given; a union if there are several topics.
+        several: Whether an event has a list of outputs. None: its values decide, as nothing is annotated.
         batched: Whether it takes a list of events or a frame, rather than one event.
         frame: Library and columns of the frame that it takes; None for a handler of events.
         is_async: Whether it is a coroutine function, awaited rather than run in a thread.
         model: Source of its model, or None if it takes no model.
         resource_names: Names of its parameters after the events: `model`, and names of lifespans.
+        metadata: Name of its parameter that gets the delivery of the event, or those of the events; or None.
         options: How it is run.
     """
 
     name: str
     function: Callable[..., Any]
     topic: str
-    to: str | None
+    outputs: Mapping[str, Any]
     event_type: Any
     output_type: Any
+    several: bool | None
     batched: bool
     frame: FrameType | None = None
     is_async: bool
     model: ModelSource | None
     resource_names: tuple[str, ...]
+    metadata: str | None
     options: HandlerOptions
 
     @property
@@ -70,7 +80,7 @@ def read_handler(
     bus: str,
     *,
     topic: str,
-    to: str | None = None,
+    to: To | None = None,
     model: ModelSource | None = None,
     arguments: HandlerArguments,
 ) -> Handler:
@@ -93,7 +103,10 @@ def read_handler(
     first = hints.get(parameters[0].name, Any)
     frame = _frame_type(name, first, arguments)
     batched, event_type = (True, Any) if frame is not None else _event_type(first)
-    resource_names = tuple(p.name for p in parameters[1:] if p.default is p.empty or p.name == "model")
+    metadata = _metadata(name, [(p.name, hints.get(p.name)) for p in parameters], batched=batched)
+    resource_names = tuple(
+        p.name for p in parameters[1:] if p.name != metadata and (p.default is p.empty or p.name == "model")
+    )
     returned = hints.get("return", Any)
     _check_model(name, model, resource_names)
     if to is None and "output_type" in arguments:
@@ -103,24 +116,36 @@ def read_handler(
             f"{name}: a consumer has no output; make it a predictor, with to=..., or annotate it -> None"
         )
     event_type = arguments.get("event_type", event_type)
-    output_type = arguments.get("output_type", _output_type(returned, batched=batched))
+    several, kinds = _output_kinds(returned, batched=batched)
+    output_type = arguments.get("output_type", kinds[0] if len(kinds) == 1 else Any)
+    outputs: dict[str, Any] = {}
+    if isinstance(to, str) and to:
+        outputs = {to: output_type}
+    elif to is not None:
+        outputs = _typed_topics(name, to, kinds)
+        if "output_type" in arguments:
+            raise RegistrationError(f"{name}: to=... has the types of the outputs; remove output_type=...")
+        output_type = reduce(or_, outputs.values())
     try:
         check_event_type(event_type)
-        check_output_type(output_type)
+        for type_ in outputs.values():
+            check_output_type(type_)
     except TypeError as exc:
         raise RegistrationError(f"{name}: {exc}") from exc
     return Handler(
         name=name,
         function=function,
         topic=topic,
-        to=to,
+        outputs=outputs,
         event_type=event_type,
         output_type=output_type,
+        several=several,
         batched=batched,
         frame=frame,
         is_async=inspect.iscoroutinefunction(inspect.unwrap(function)),
         model=model,
         resource_names=resource_names,
+        metadata=metadata,
         options=_options(name, f"{bus}.{name}", arguments),
     )
 
@@ -140,7 +165,7 @@ def _check_model(name: str, model: ModelSource | None, resource_names: tuple[str
 def _options(name: str, group: str, arguments: HandlerArguments) -> HandlerOptions:
     options: dict[str, Any] = {k: v for k, v in arguments.items() if k not in _NOT_OPTIONS}
     options.setdefault("group", group)
-    options["retry_on"] = tuple(arguments.get("retry_on", ()))
+    options |= {name: tuple(arguments.get(name, ())) for name in ("retry_on", "carry")}  # type: ignore[arg-type]
     try:
         return HandlerOptions(**options)
     except (TypeError, ValueError) as exc:
@@ -182,13 +207,70 @@ def _event_type(annotation: Any) -> tuple[bool, Any]:
     return False, annotation
 
 
-def _output_type(returned: Any, *, batched: bool) -> Any:
-    """The type of one output without None: A for `list[A | None]` and `A | None`."""
+def _metadata(name: str, parameters: Sequence[tuple[str, Any]], *, batched: bool) -> str | None:
+    """The name of the parameter annotated `Delivery`, or `list[Delivery]` for a handler of batches."""
+    found = None
+    for position, (parameter, annotation) in enumerate(parameters):
+        is_list, type_ = _event_type(annotation)
+        if type_ not in (Delivery, Record):
+            continue
+        expected = "list[Delivery]" if batched else "Delivery"
+        if position == 0:
+            raise RegistrationError(
+                f"{name}: the first parameter, {parameter!r}, takes the event; for its record's id, key and "
+                f"headers add a parameter after it: delivery: {expected}"
+            )
+        if type_ is Record or is_list is not batched or found is not None:
+            raise RegistrationError(
+                f"{name}: its parameter {parameter!r} cannot be filled; one parameter may be annotated "
+                f"{expected}: id, key, headers, topic, partition, offset, timestamp and attempt of its record"
+            )
+        found = parameter
+    return found
+
+
+def _output_kinds(returned: Any, *, batched: bool) -> tuple[bool | None, list[Any]]:
+    """Whether an event has a list of outputs, and the types of one output: A for `list[A | None]`."""
     if batched:
         if get_origin(returned) not in (list, Sequence):
-            return Any  # an array, a frame, or no annotation
+            return None, []  # an array, a frame, or no annotation
         returned = get_args(returned)[0]
-    if get_origin(returned) in (Union, types.UnionType):
-        kinds = [kind for kind in get_args(returned) if kind is not type(None)]
-        return kinds[0] if len(kinds) == 1 else Any
-    return returned
+    kinds = _members(returned)
+    if len(kinds) == 1 and get_origin(kinds[0]) is list and not _are_numbers(get_args(kinds[0])[0]):
+        kinds = _members(get_args(kinds[0])[0])
+        return True, [] if Output in kinds else kinds
+    if Any in kinds:
+        return None, []
+    return False, [] if Output in kinds else kinds
+
+
+def _members(type_: Any) -> list[Any]:
+    """The members of a union, or the type itself, without those that are no output: None and `Reject`."""
+    members = get_args(type_) if get_origin(type_) in (Union, types.UnionType) else (type_,)
+    return [member for member in members if member not in (type(None), None, Reject)]
+
+
+def _are_numbers(type_: Any) -> bool:
+    """Whether a list of these is one output, a row of numbers."""
+    return set(_members(type_)) <= {bool, int, float} or get_origin(type_) is list or hasattr(type_, "tolist")
+
+
+def _typed_topics(name: str, to: object, kinds: Sequence[Any]) -> dict[str, Any]:
+    if not isinstance(to, Mapping) or not to or not all(isinstance(t, str) and t for t in to):
+        raise RegistrationError(
+            f"{name}: to={to!r} is not possible; it is the name of a topic, or for several topics a dict of "
+            'them with the types of their outputs: to={"rides.duration": DurationPredicted, "audit": Audit}'
+        )
+    for topic, type_ in to.items():
+        if not isinstance(type_, type) or is_typeddict(type_) or fields_of(type_) is None:
+            raise RegistrationError(
+                f"{name}: to={{{topic!r}: {type_!r}}} is not possible: outputs are told apart by class, "
+                "and have fields (a msgspec.Struct, a dataclass, a pydantic model)"
+            )
+    for kind in kinds:
+        if not (isinstance(kind, type) and issubclass(kind, tuple(to.values()))):
+            raise RegistrationError(
+                f"{name}: it may return a {getattr(kind, '__name__', kind)}, for which to=... has no topic; "
+                f"it has {', '.join(f'{topic!r} for {type_.__name__}' for topic, type_ in to.items())}"
+            )
+    return dict(to)

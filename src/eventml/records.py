@@ -8,7 +8,7 @@ converts them.
 # No `from __future__ import annotations` here: msgspec reads the annotations at run time.
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -92,6 +92,42 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
     offset: int | str
     timestamp: float
     attempt: int = 1
+
+    @property
+    def topic(self) -> str:
+        """The record's topic."""
+        return self.record.topic
+
+    @property
+    def id(self) -> str:
+        """The event's id."""
+        return self.record.id
+
+    @property
+    def key(self) -> bytes | None:
+        """The event's key; None if it has none."""
+        return self.record.key
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The record's headers, CloudEvents attributes among them."""
+        return self.record.headers
+
+
+class Output(msgspec.Struct, frozen=True):
+    """What a predictor may return in the place of an output, to say more than its value.
+
+    Attributes:
+        value: The output.
+        key: Key of its record; by default that of its input, whose order it then keeps.
+        headers: Headers added to its record. Those that the library writes cannot be replaced.
+        topic: One of the predictor's topics; by default the one that has the value's type.
+    """
+
+    value: Any
+    key: str | bytes | None = None
+    headers: Mapping[str, str] = NO_HEADERS
+    topic: str | None = None
 
 
 def foreign_id(topic: str, partition: int, offset: int | str) -> str:

@@ -19,10 +19,9 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-from eventml import Bus
+from eventml import Bus, Prediction
 from eventml.errors import MissingExtraError, OutputError, RegistrationError
 from eventml.frames import columns as frame_columns
-from eventml.runtime.outputs import Prediction
 from eventml.testing import TestBus
 
 pytestmark = pytest.mark.anyio

@@ -35,7 +35,7 @@ async def _predict(rides: Sequence[dict[str, Any]]) -> Predictions:
     predicted = PredictionReader()
     async with bus:
         await create_topics(bus)
-        topics = [handler.to for handler in bus.handlers.values() if handler.to]
+        topics = [topic for handler in bus.handlers.values() for topic in handler.outputs]
         async with (
             bus.backend.subscribe(topics, group=None, start="latest") as reader,
             bus.worker() as worker,

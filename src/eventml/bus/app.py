@@ -26,9 +26,7 @@ def topics_of(bus: Bus, *, partitions: int | None = None, replication: int | Non
     """
     names = {*bus.topics, *bus.settings.topic}
     for handler in map(bus.configured_handler, bus.handlers):
-        names |= {handler.topic, dead_letter_topic(handler.topic, handler.options.group)}
-        if handler.to is not None:
-            names.add(handler.to)
+        names |= {handler.topic, *handler.outputs, dead_letter_topic(handler.topic, handler.options.group)}
     topics = []
     for name in sorted(names):
         settings = bus.settings.topic.get(name, TopicSettings())
@@ -104,7 +102,7 @@ def import_predictor(target: str) -> tuple[Bus, str]:
         raise AppNotFoundError(
             f"{target}: the function is registered more than once, as {names}; use one of these names instead"
         )
-    predictors = [handler.name for _, handler in handlers if handler.to is not None]
+    predictors = [handler.name for _, handler in handlers if handler.outputs]
     raise AppNotFoundError(
         f"{target}: no predictor of that name is registered with a bus of the module"
         f"{_suggestion(module, name, predictors, 'predictors')}"

@@ -18,7 +18,7 @@ from eventml.bus.running import WebApplication, run_until_signal, stop_when_idle
 from eventml.codec import Format
 from eventml.errors import ConfigError, MissingExtraError, NotOpenError, RegistrationError
 from eventml.handler_options import HandlerArguments
-from eventml.handlers import Handler, read_handler
+from eventml.handlers import Handler, To, read_handler
 from eventml.models import ModelSource, replacement
 from eventml.producer import BlockingProducer, Producer
 from eventml.runtime import LoadedHandler, Worker, load_handlers, task_group
@@ -71,22 +71,25 @@ class Bus:
     # Registering
 
     def predictor(
-        self, topic: str, *, to: str, model: ModelSource | None = None, **arguments: Unpack[HandlerArguments]
+        self, topic: str, *, to: To, model: ModelSource | None = None, **arguments: Unpack[HandlerArguments]
     ) -> Callable[[F], F]:
         """Register a function that makes a prediction for each event of `topic`, and publish it to `to`.
 
         The annotation of the function's first parameter decides how it is called: `list[Event]` with a batch,
         `Event` with one event, and `pandas.DataFrame`, `polars.DataFrame` or `pyarrow.Table` with a batch as
         columns, those of `event_type`. A coroutine function is awaited, a plain function runs in a thread. It
-        returns one output for each input, in their order, with None for "no output"; or an array of numbers,
-        which become `Prediction`s; or a frame, whose rows become outputs of `output_type`. A parameter named
-        `model` gets the model, one with a lifespan's name that lifespan's value.
+        returns one output for each input, in their order; or an array of numbers, which become `Prediction`s;
+        or a frame, whose rows become outputs of `output_type`. In the place of an output there may be None
+        for "no output", a list of outputs, an `Output` with a key, headers or a topic of its own, or a
+        `Reject`. A parameter named `model` gets the model, one with a lifespan's name that lifespan's value,
+        and one annotated `Delivery` (`list[Delivery]` for batches) the event's id, key, headers and so on.
 
         The decorator returns the function unchanged.
 
         Args:
             topic: Topic to read from.
-            to: Topic to publish the outputs to.
+            to: Topic to publish the outputs to. Or several, each with the class of the outputs that go there:
+                `to={"rides.duration": DurationPredicted, "rides.audit": Audit}`.
             model: A path, `Artefact` or `Model`, or a function that returns one; loaded once per worker.
             arguments: The fields of `HandlerOptions`, and `name`, `event_type` and `output_type`.
 
@@ -135,7 +138,7 @@ class Bus:
         return self.topics[name]
 
     def _register(
-        self, topic: str, to: str | None, model: ModelSource | None, arguments: HandlerArguments
+        self, topic: str, to: To | None, model: ModelSource | None, arguments: HandlerArguments
     ) -> Callable[[F], F]:
         def register(function: F) -> F:
             handler = read_handler(function, self.name, topic=topic, to=to, model=model, arguments=arguments)

@@ -14,7 +14,7 @@ from eventml.errors import RegistrationError
 from eventml.event_types import check_event_type
 from eventml.handlers import Handler
 from eventml.producer import Producer
-from eventml.runtime import find_tracing, output_event_type
+from eventml.runtime import answer_type, find_tracing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
@@ -75,10 +75,11 @@ async def connect(
     """
     output_types = {}
     for handler in handlers.values():
-        if handler.to is not None:
-            declared = topics.get(handler.to, Topic()).event_type
-            output_type = output_event_type(handler) if declared is Any else declared
-            output_types[handler.topic, handler.name] = output_type
+        declared = {topics.get(topic, Topic()).event_type for topic in handler.outputs}
+        if len(declared) == 1 and not handler.several and Any not in declared:
+            output_types[handler.topic, handler.name] = declared.pop()
+        elif handler.outputs:
+            output_types[handler.topic, handler.name] = answer_type(handler)
     async with AsyncExitStack() as stack:
         scheme = settings.backend.scheme
         if backend is None:
@@ -96,13 +97,15 @@ async def connect(
         yield await stack.enter_async_context(producer.running())
 
 
-def handler_codecs(handlers: Sequence[Handler], topics: Mapping[str, Topic]) -> list[tuple[Decoder, Format]]:
-    """The decoder of each handler's events and the format of its outputs."""
+def handler_codecs(
+    handlers: Sequence[Handler], topics: Mapping[str, Topic]
+) -> list[tuple[Decoder, dict[str, Format]]]:
+    """The decoder of each handler's events and the formats of its outputs, by topic."""
     default = Topic()
     return [
         (
             Decoder(handler.event_type, strict=topics.get(handler.topic, default).strict),
-            topics.get(handler.to or "", default).codec,
+            {topic: topics.get(topic, default).codec for topic in handler.outputs},
         )
         for handler in handlers
     ]

@@ -161,7 +161,7 @@ def _describe_handler(handler: Handler) -> dict[str, Any]:
     return {
         "name": handler.name,
         "reads": handler.topic,
-        "writes": handler.to,
+        "writes": list(handler.outputs),
         "group": options.group,
         "start": options.start,
         "batched": handler.batched,

@@ -80,7 +80,7 @@ async def _log_handlers(bus: Bus, worker: Worker) -> None:
             "%s: %s%s, group %s%s",
             handler.name,
             handler.topic,
-            f" -> {handler.to}" if handler.to else "",
+            f" -> {', '.join(handler.outputs)}" if handler.outputs else "",
             handler.options.group,
             f", model {model.name} {model.version}" if model else "",
         )

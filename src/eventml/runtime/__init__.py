@@ -32,7 +32,8 @@ from eventml.runtime.failures import (
     leaves,
     task_group,
 )
-from eventml.runtime.outputs import OutputChecks, Prediction, output_event_type
+from eventml.runtime.output_checks import OutputChecks, Prediction
+from eventml.runtime.outputs import answer_type, output_event_types, outputs_as_json
 from eventml.runtime.replay import DeadLetterAction, DeadLetterFilter, ReplayReport, browse, replay_or_drop
 from eventml.runtime.replies import REPLY_RETENTION, predictor_of, read_reply, reply_topic, request_id
 from eventml.runtime.retry import FailFast, Retry
@@ -65,6 +66,7 @@ __all__ = [
     "Stats",
     "Tracing",
     "Worker",
+    "answer_type",
     "browse",
     "check_capabilities",
     "check_topics",
@@ -74,7 +76,8 @@ __all__ = [
     "find_tracing",
     "leaves",
     "load_handlers",
-    "output_event_type",
+    "output_event_types",
+    "outputs_as_json",
     "predictor_of",
     "read_dead_letter",
     "read_reply",

@@ -1,71 +1,42 @@
-"""Outputs of a handler: they are checked, and become records that name their input, predictor and model.
-
-JSON has no NaN, so a NaN would arrive as null, unnoticed; and a list that is one short, zipped with its
-inputs, would give every event its neighbour's prediction. Streams, web services and batch jobs all check
-here.
-"""
+"""Outputs of a handler become records that name their input, predictor and model."""
 
 from __future__ import annotations
 
-import math
-from contextlib import suppress
-from functools import lru_cache
-from itertools import repeat
-from operator import attrgetter
+from functools import cache, reduce
+from itertools import islice
+from operator import or_
 from types import MappingProxyType
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    Final,
-    NamedTuple,
-    TypeVar,
-    get_args,
-    get_origin,
-    get_type_hints,
-    is_typeddict,
-)
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, get_origin, get_type_hints
 
 import msgspec
 
 from eventml import records
 from eventml.backends.base import Completion
-from eventml.codec import Encoder, shorten
+from eventml.codec import Encoder, Format
 from eventml.errors import OutputError, Reject
-from eventml.event_types import to_builtin
-from eventml.frames import outputs_to_list
+from eventml.handler_options import is_reserved
 from eventml.handlers import Handler
 from eventml.models import Model
-from eventml.records import Delivery, Record
+from eventml.records import Delivery, Output, Record
 from eventml.runtime.failures import CallResults, Failed
+from eventml.runtime.output_checks import OutputChecks, Prediction, each_alone
 from eventml.runtime.tracing import HandlerTracing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-T = TypeVar("T")
-
-_PLAIN: Final = {str, int, bool, bytes, float, type(None)}
-
-
-class Prediction(msgspec.Struct, frozen=True):
-    """The event that a predictor publishes for a bare number, or for a row of an array of numbers.
-
-    Attributes:
-        input: The id of the event that was predicted from.
-        value: The number; or the row of numbers, if the array has two dimensions.
-    """
-
-    input: str
-    value: Any
+_NOT_PLAIN: Final = {Output, Reject, list}
 
 
 class Outputs:
     """Makes completions of one predictor's outputs.
 
     An output has its input's key, so that its order per key is kept, and the id
-    `<input id>/<predictor>@<model version>`, which is the same if the event is handled again.
+    `<input id>/<predictor>@<model version>`, which is the same if the event is handled again. The outputs of
+    a list are numbered: `/1`, `/2` and so on behind that.
 
     Args:
+        formats: The formats of its topics, by topic.
         model: The predictor's model, if it has one.
         source: The bus's name: the outputs' `ce_source`.
         tracing: Gives the outputs their trace context; None if tracing is off.
@@ -77,30 +48,41 @@ class Outputs:
     def __init__(
         self,
         handler: Handler,
-        topic: str,
+        formats: Mapping[str, Format],
         *,
         model: Model | None,
         source: str,
-        encoder: Encoder,
         tracing: HandlerTracing | None = None,
     ) -> None:
-        self._topic = topic
-        self._encoder = encoder
+        self._name = handler.name
+        self._types = handler.outputs
+        self._several = handler.several
+        self._carry = handler.options.carry
         self._checks = OutputChecks(handler)
-        headers = output_headers(handler, topic, source, encoder.content_type)
-        if model is not None:
-            headers |= {records.MODEL: model.name, records.MODEL_VERSION: model.version}
-        self._headers = MappingProxyType(headers)
+        self._encoders = {topic: Encoder(formats.get(topic, "json")) for topic in handler.outputs}
+        self._headers = {
+            topic: MappingProxyType(output_headers(handler, topic, source, encoder.content_type, model))
+            for topic, encoder in self._encoders.items()
+        }
         self._tracing = tracing
         self.suffix = handler.name if model is None else f"{handler.name}@{model.version}"
+        [self._topic, *others] = handler.outputs
+        self._is_plain = handler.several is not True and not others
+        self._topic_of: Callable[[Any], str] = cache(self._find_topic)
 
-    def completions(self, deliveries: Sequence[Delivery], outputs: Any) -> list[Completion]:
+    def completions(self, deliveries: Sequence[Delivery], outputs: Any) -> CallResults:
         """The completions of a batch, in its order; without an output where the handler returned None.
+
+        In the place of an event that the handler rejected there is `Failed`.
 
         Raises:
             OutputError: the outputs do not fit the inputs, or cannot be encoded.
         """
-        values, are_numbers, complete = self._checks.check(outputs, len(deliveries))
+        returned = self._checks.as_list(outputs)
+        self._checks.check_length(returned, len(deliveries))
+        if not self._are_plain(returned):
+            return self._all_completions(deliveries, returned)
+        values, are_numbers, complete = self._checks.check_values(returned)
         if are_numbers:
             values = [
                 None if value is None else Prediction(delivery.record.id, value)
@@ -125,202 +107,153 @@ class Outputs:
         Raises:
             OutputError: an output cannot be encoded.
         """
-        topic, suffix, headers = self._topic, self.suffix, self._headers
-        values = self._encoder.encode_all(outputs)
-        all_headers: Iterable[Mapping[str, str]] = repeat(headers, len(deliveries))
+        encoded = self._encode(self._topic, deliveries, outputs)
+        return [Completion(d, (record,)) for d, record in zip(deliveries, encoded, strict=True)]
+
+    def _encode(self, topic: str, deliveries: Sequence[Delivery], outputs: Sequence[Any]) -> list[Record]:
+        """The records of checked outputs to one topic, one for each delivery."""
+        suffix, headers = self.suffix, self._headers[topic]
+        values = self._encoders[topic].encode_all(outputs)
+        all_headers: Iterable[Mapping[str, str]] = [headers] * len(deliveries)
         if self._tracing is not None:
             all_headers = self._tracing.output_headers(headers, [d.record.headers for d in deliveries])
+        if self._carry:
+            all_headers = [
+                {**own, **{name: h[name] for name in self._carry if name in (h := d.record.headers)}}
+                for d, own in zip(deliveries, all_headers, strict=True)
+            ]
         return [
-            Completion(d, (Record(topic, value, d.record.key, f"{d.record.id}/{suffix}", own_headers),))
-            for d, value, own_headers in zip(deliveries, values, all_headers, strict=True)
+            Record(topic, value, d.record.key, f"{d.record.id}/{suffix}", own)
+            for d, value, own in zip(deliveries, values, all_headers, strict=True)
         ]
 
+    # Several outputs for an event, several topics, a key and headers of its own, or a Reject
 
-def output_headers(handler: Handler, topic: str, source: str, content_type: str) -> dict[str, str]:
+    def _are_plain(self, values: Sequence[Any]) -> bool:
+        """Whether each value is one output, for the predictor's only topic."""
+        if not self._is_plain:
+            return False
+        kinds = _NOT_PLAIN.intersection(map(type, values))
+        return not kinds or (kinds == {list} and not any(map(self._is_several, values)))
+
+    def _is_several(self, value: Any) -> bool:
+        """Whether a value is a list of outputs. A list of numbers is one, a row, if no annotation says so."""
+        if not isinstance(value, list) or self._several is not None:
+            return isinstance(value, list) and self._several is True
+        return not value or not all(isinstance(v, int | float | list) or hasattr(v, "tolist") for v in value)
+
+    def _all_completions(self, deliveries: Sequence[Delivery], values: Sequence[Any]) -> CallResults:
+        made = [self._parts(delivery, value) for delivery, value in zip(deliveries, values, strict=True)]
+        encoded = iter(self._encode_parts([part for parts in made for part in parts]))
+        return [
+            Failed(value) if isinstance(value, Reject) else Completion(d, tuple(islice(encoded, len(parts))))
+            for d, value, parts in zip(deliveries, values, made, strict=True)
+        ]
+
+    def _parts(self, delivery: Delivery, value: Any) -> list[_Part]:
+        if value is None or isinstance(value, Reject):
+            return []
+        if self._is_several(value):
+            outputs = [output for output in value if output is not None]
+            return [_Part(delivery, _as_output(o), f"/{n}") for n, o in enumerate(outputs, 1)]
+        if self._several:
+            raise OutputError(f"{self._name}: an event's outputs are a {type(value).__name__}, not a list")
+        return [_Part(delivery, _as_output(value), "")]
+
+    def _encode_parts(self, parts: Sequence[_Part]) -> list[Record]:
+        values, are_numbers, _ = self._checks.check_values([part.output.value for part in parts])
+        topics = [part.output.topic or self._topic_of(type(part.output.value)) for part in parts]
+        encoded: dict[int, Record] = {}
+        for topic in dict.fromkeys(topics):
+            places = [place for place, other in enumerate(topics) if other == topic]
+            if are_numbers:
+                outputs = [Prediction(parts[place].delivery.record.id, values[place]) for place in places]
+            else:
+                outputs = [values[place] for place in places]
+            made = self._encode(topic, [parts[place].delivery for place in places], outputs)
+            encoded |= {p: self._with_own(record, parts[p]) for p, record in zip(places, made, strict=True)}
+        return [encoded[place] for place in range(len(parts))]
+
+    def _with_own(self, record: Record, part: _Part) -> Record:
+        """A record with the key and the headers that the handler gave."""
+        _, output, end = part
+        key = output.key.encode() if isinstance(output.key, str) else output.key
+        for name in output.headers:
+            if is_reserved(name):
+                raise OutputError(f"{self._name}: an output's header {name!r} is written by the library")
+        headers = {**record.headers, **output.headers} if output.headers else record.headers
+        return Record(
+            record.topic, record.value, record.key if key is None else key, record.id + end, headers
+        )
+
+    def _find_topic(self, type_: Any) -> str:
+        """The topic of the outputs of a type, where they do not name one."""
+        if len(self._types) == 1:
+            return self._topic
+        found = [topic for topic, expected in self._types.items() if issubclass(type_, expected)]
+        if len(found) == 1:
+            return found[0]
+        shown = ", ".join(f"{topic!r} for {expected.__name__}" for topic, expected in self._types.items())
+        raise OutputError(
+            f"{self._name}: {'several topics are' if found else 'no topic is'} for an output of type "
+            f"{type_.__name__}; to=... has {shown}; return Output(value, topic=...), or change to=..."
+        )
+
+
+class _Part(NamedTuple):
+    """One of the outputs for a delivery, and the end of its id."""
+
+    delivery: Delivery
+    output: Output
+    end: str
+
+
+def _as_output(value: Any) -> Output:
+    return value if isinstance(value, Output) else Output(value)
+
+
+def output_headers(
+    handler: Handler, topic: str, source: str, content_type: str, model: Model | None = None
+) -> dict[str, str]:
     """Headers of the records that a predictor publishes to a topic."""
-    return {
+    headers = {
         records.SPEC_VERSION: "1.0",
         records.TYPE: topic,
         records.SOURCE: source,
         records.CONTENT_TYPE: content_type,
         records.PREDICTOR: handler.name,
     }
+    if model is not None:
+        headers |= {records.MODEL: model.name, records.MODEL_VERSION: model.version}
+    return headers
 
 
-def output_event_type(handler: Handler) -> Any:
-    """The type of the events that a predictor publishes: `Prediction` if it returns numbers."""
-    type_ = handler.output_type
+def outputs_as_json(outputs: Sequence[Record]) -> bytes:
+    """The values of several outputs, as a list in JSON."""
+    values = [
+        msgspec.msgpack.decode(record.value)
+        if record.headers[records.CONTENT_TYPE] == records.MSGPACK
+        else msgspec.Raw(record.value)
+        for record in outputs
+    ]
+    return msgspec.json.encode(values)
+
+
+def output_event_types(handler: Handler) -> dict[str, Any]:
+    """The type of the events that a predictor publishes, by topic: `Prediction` if it returns numbers."""
+    return {topic: _event_type(handler, type_) for topic, type_ in handler.outputs.items()}
+
+
+def answer_type(handler: Handler) -> Any:
+    """The type of what a predictor answers for one event: of its outputs, or a list of them."""
+    types = set(output_event_types(handler).values())
+    type_: Any = reduce(or_, types) if Any not in types else Any
+    return list[type_] if handler.several else type_
+
+
+def _event_type(handler: Handler, type_: Any) -> Any:
     if type_ is Any:
         type_ = get_type_hints(handler.function).get("return", Any)
         return Prediction if hasattr(type_, "tolist") or hasattr(type_, "to_list") else Any
     numbers = type_ in (bool, int, float) or get_origin(type_) is list or hasattr(type_, "tolist")
     return Prediction if numbers else type_
-
-
-class CheckedOutputs(NamedTuple):
-    """The outputs of one call that passed the checks.
-
-    Attributes:
-        values: One for each event, in their order; None if an event has no output.
-        are_numbers: Whether the values are plain numbers, or rows of them, and not objects with fields.
-        complete: Whether no value is None.
-    """
-
-    values: Sequence[Any]
-    are_numbers: bool
-    complete: bool
-
-
-class OutputChecks:
-    """The checks of one handler's outputs."""
-
-    def __init__(self, handler: Handler) -> None:
-        self._handler = handler.name
-        self._output_type = handler.output_type
-        self._takes_frames = handler.frame is not None
-        type_: Any = handler.output_type
-        # `isinstance` works neither with `Any`, which is a class, nor with a TypedDict.
-        has_instances = isinstance(type_, type) and type_ is not Any and not is_typeddict(type_)
-        self._expected: Any = type_ if has_instances else object
-
-    def check(self, outputs: Any, inputs: int) -> CheckedOutputs:
-        """Check the outputs for a batch of so many inputs: a list, an array, a Series, a frame or a table.
-
-        Raises:
-            OutputError: there is not one output for each event, or one is of a wrong type or not finite.
-            Reject: one is nested too deep, as a part of an event that it repeats.
-        """
-        values = outputs
-        if not isinstance(outputs, list):
-            values = outputs_to_list(outputs, self._output_type, check_index=self._takes_frames)
-        self.check_length(values, inputs)
-        try:
-            if _are_numbers(values):
-                return self._check_numbers(values)
-            return CheckedOutputs(values, are_numbers=False, complete=self._check_objects(values))
-        except RecursionError:
-            raise Reject(f"{self._handler} returned an output that is nested too deep") from None
-
-    def check_each(self, outputs: Sequence[Any]) -> list[Any]:
-        """As `check`, for outputs of single events: the values, with `Failed` in the place of a bad one."""
-        return each_alone(outputs, lambda part: self.check(outputs[part], len(outputs[part])).values)
-
-    def check_length(self, outputs: Any, inputs: int) -> None:
-        """Raise OutputError unless there is an output for every event."""
-        if len(outputs) != inputs:
-            raise OutputError(
-                f"{self._handler} returned {len(outputs)} outputs for {inputs} events; return one for each, "
-                "in their order, and None in the place of one that has no output"
-            )
-
-    def _check_numbers(self, outputs: Sequence[Any]) -> CheckedOutputs:
-        if issubclass(self._expected, msgspec.Struct) and self._expected is not Prediction:
-            raise OutputError(
-                f"{self._handler} returned numbers where its annotation says {self._expected.__name__}"
-            )
-        values = [value.tolist() if hasattr(value, "tolist") else value for value in outputs]
-        if all_finite(values):
-            return CheckedOutputs(values, are_numbers=True, complete=True)  # None is not a number
-        for position, value in enumerate(values):
-            if isinstance(value, str | bytes | dict) or not _is_finite(value):
-                raise OutputError(
-                    f"{self._handler}: output {position} is not a finite number: {shorten(value)}"
-                )
-        return CheckedOutputs(values, are_numbers=True, complete=None not in values)
-
-    def _check_objects(self, outputs: Sequence[Any]) -> bool:
-        """Check objects, type by type. Returns whether none is None."""
-        types: set[Any] = set(map(type, outputs))
-        for type_ in types - {type(None)}:
-            if not issubclass(type_, self._expected):
-                raise OutputError(
-                    f"{self._handler} returned a {type_.__name__} where its annotation says "
-                    f"{self._expected.__name__}"
-                )
-            same = outputs if len(types) == 1 else [output for output in outputs if type(output) is type_]
-            fields = _float_fields(type_)
-            if fields is None:
-                for output in same:
-                    if not _is_finite(output):
-                        raise OutputError(f"{self._handler}: not a finite number in {shorten(output)}")
-            else:
-                self._check_fields(same, fields)
-        return type(None) not in types
-
-    def _check_fields(self, outputs: Sequence[Any], fields: list[str]) -> None:
-        for field in fields:
-            get = attrgetter(field)
-            if all_finite(map(get, outputs)):
-                continue
-            for output in outputs:
-                number = get(output)
-                if number is not None and not all_finite((number,)):
-                    raise OutputError(f"{self._handler}: {field} is not a finite number in {shorten(output)}")
-
-
-def each_alone(outputs: Sequence[Any], convert: Callable[[slice], Sequence[T]]) -> list[T | Failed]:
-    """Convert outputs of single events, so that a bad one fails alone.
-
-    All are converted at once if none has failed; one by one otherwise, or if `convert` refuses one.
-    An output that is `Failed` stays so.
-    """
-    if Failed not in set(map(type, outputs)):
-        with suppress(OutputError, Reject):
-            return list(convert(slice(0, len(outputs))))
-    results: list[T | Failed] = []
-    for position, output in enumerate(outputs):
-        if isinstance(output, Failed):
-            results.append(output)
-            continue
-        try:
-            results += convert(slice(position, position + 1))
-        except (OutputError, Reject) as exc:
-            results.append(Failed(exc))
-    return results
-
-
-def all_finite(numbers: Iterable[Any]) -> bool:
-    """Whether all are finite numbers. For numbers near the largest float the answer may be False."""
-    try:
-        # A sum of numbers is finite only if each of them is; it is the cheapest check of them all.
-        return math.isfinite(sum(numbers))
-    except (TypeError, OverflowError):
-        return False
-
-
-def _are_numbers(outputs: Sequence[Any]) -> bool:
-    first = next((output for output in outputs if output is not None), None)
-    return isinstance(first, int | float | list) or hasattr(first, "tolist")
-
-
-@lru_cache(maxsize=256)
-def _float_fields(type_: type) -> list[str] | None:
-    """The fields of a struct that hold floats, if all its fields hold plain values; None if not."""
-    try:
-        fields = msgspec.structs.fields(type_)
-    except TypeError:
-        return None
-    types = {field.encode_name: set(get_args(field.type)) or {field.type} for field in fields}
-    if not all(kinds <= _PLAIN for kinds in types.values()):
-        return None
-    return [field.name for field in fields if float in types[field.encode_name]]
-
-
-def _is_finite(value: Any) -> bool:
-    """Whether every float in a value of any shape is finite.
-
-    Raises:
-        OutputError: the value contains an object that cannot be encoded.
-    """
-    if isinstance(value, float):
-        return math.isfinite(value)
-    if value is None or isinstance(value, str | int | bytes):
-        return True
-    if isinstance(value, dict):
-        return all(map(_is_finite, value.values()))
-    if isinstance(value, list | tuple | set | frozenset):
-        return all(map(_is_finite, value))
-    try:
-        return _is_finite(msgspec.to_builtins(value, enc_hook=to_builtin))
-    except (TypeError, ValueError) as exc:
-        raise OutputError(f"cannot encode {shorten(value)}: {exc}") from exc

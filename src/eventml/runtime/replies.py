@@ -30,7 +30,7 @@ from eventml.handlers import Handler
 from eventml.records import REPLAY_GROUP, REPLY_FROM, REPLY_TO, Delivery, Record
 from eventml.runtime.dead_letters import DLQ_PREFIX
 from eventml.runtime.failures import describe
-from eventml.runtime.outputs import output_headers
+from eventml.runtime.outputs import output_headers, outputs_as_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -94,6 +94,7 @@ class Replies:
         self._topic = reply_topic(handler.topic)
         self._predictor = handler.name
         self._suffix = suffix
+        self._several = handler.several
         headers = output_headers(handler, self._topic, source, records.JSON)
         self._no_output_headers = MappingProxyType({**headers, records.REPLY: records.NO_OUTPUT})
         self._failed_headers = MappingProxyType({**headers, records.REPLY: records.FAILED})
@@ -161,17 +162,26 @@ class Replies:
             return None
         if request.headers.get(REPLY_FROM, self._predictor) != self._predictor:
             return None
-        if not completion.outputs:
+        if not completion.outputs and not self._several:
             return self._without_output(request, b"null", self._no_output_headers)
-        output = completion.outputs[0]
         if not completion.dead_letter:
-            return Record(self._topic, output.value, output.key, output.id, output.headers)
+            return self._with_outputs(request, completion.outputs)
+        output = completion.outputs[0]
         failure = FailureReply(
             exception=output.headers[f"{DLQ_PREFIX}exception"],
             message=output.headers[f"{DLQ_PREFIX}message"],
             dead_letters=output.topic,
         )
         return self._without_output(request, msgspec.json.encode(failure), self._failed_headers)
+
+    def _with_outputs(self, request: Record, outputs: Sequence[Record]) -> Record:
+        if len(outputs) == 1 and not self._several:
+            [output] = outputs
+            return Record(self._topic, output.value, output.key, output.id, output.headers)
+        headers = outputs[0].headers if outputs else self._no_output_headers
+        headers = {name: text for name, text in headers.items() if name != records.REPLY}
+        headers[records.CONTENT_TYPE] = records.JSON
+        return self._without_output(request, outputs_as_json(outputs), headers)
 
     def _without_output(self, request: Record, value: bytes, headers: Mapping[str, str]) -> Record:
         return Record(self._topic, value, request.key, f"{request.id}/{self._suffix}", headers)

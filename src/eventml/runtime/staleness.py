@@ -9,6 +9,7 @@ from eventml.backends.base import Completion
 from eventml.errors import StaleError
 from eventml.handlers import Handler
 from eventml.runtime.calling import Item
+from eventml.runtime.failures import Failed
 from eventml.runtime.outputs import Outputs
 from eventml.runtime.retry import Retry
 from eventml.runtime.stats import Stats
@@ -57,7 +58,12 @@ class Staleness:
             output = self._when_stale(stale.event)
             if self._outputs is None:
                 return Completion(delivery)
-            return self._outputs.completions([delivery], [output])[0]
+            [result] = self._outputs.completions([delivery], [output])
+            return (
+                self._next.dead_letters.write(delivery, result.error)
+                if isinstance(result, Failed)
+                else result
+            )
         except Exception as exc:  # noqa: BLE001 - a fallback may raise anything
             return self._next.dead_letters.write(delivery, exc)
 

@@ -26,7 +26,7 @@ from eventml.backends.base import (
     RefusesTopics,
     Subscription,
 )
-from eventml.codec import Decoder, Encoder, Format
+from eventml.codec import Decoder, Format
 from eventml.errors import BackendError, RegistrationError, UnavailableError, UnsupportedError
 from eventml.handlers import Handler
 from eventml.models import Model
@@ -58,21 +58,21 @@ class LoadedHandler(msgspec.Struct, frozen=True):
         model: Its model, loaded; None if it has none.
         resources: Its arguments beside the events, by parameter name: the model and values of lifespans.
         decoder: Decoder of its events.
-        format: The format of its outputs.
+        formats: The formats of its outputs, by topic.
     """
 
     handler: Handler
     model: Model | None
     resources: Mapping[str, Any]
     decoder: Decoder
-    format: Format = "json"
+    formats: Mapping[str, Format] = {}
 
 
 async def load_handlers(
     stack: AsyncExitStack,
     handlers: Sequence[Handler],
     lifespans: Mapping[str, Callable[[], Any]],
-    codecs: Sequence[tuple[Decoder, Format]],
+    codecs: Sequence[tuple[Decoder, Mapping[str, Format]]],
 ) -> list[LoadedHandler]:
     """Enter the lifespans that the handlers have parameters for, each once, and load the handlers' models.
 
@@ -99,7 +99,7 @@ async def load_handlers(
             else:
                 values[name] = await stack.enter_async_context(entered)
     loaded = []
-    for handler, (decoder, output_format) in zip(handlers, codecs, strict=True):
+    for handler, (decoder, formats) in zip(handlers, codecs, strict=True):
         resources = {name: values[name] for name in handler.resource_names if name != "model"}
         model: Model | None = None
         if handler.model is not None:
@@ -108,7 +108,7 @@ async def load_handlers(
             load = partial(models.load, handler.model, name=handler.name)
             model = await to_thread.run_sync(load, abandon_on_cancel=True)
             resources["model"] = model.object
-        loaded.append(LoadedHandler(handler, model, resources, decoder, output_format))
+        loaded.append(LoadedHandler(handler, model, resources, decoder, formats))
     return loaded
 
 
@@ -245,15 +245,8 @@ class Worker:
         if isinstance(subscription, CountsLost):
             stats.subscription = subscription
         outputs = replies = None
-        if handler.to is not None:
-            outputs = Outputs(
-                handler,
-                handler.to,
-                model=model,
-                source=self._source,
-                encoder=Encoder(loaded.format),
-                tracing=tracing,
-            )
+        if handler.outputs:
+            outputs = Outputs(handler, loaded.formats, model=model, source=self._source, tracing=tracing)
             replies = Replies(
                 subscription, self._backend, handler, suffix=outputs.suffix, source=self._source
             )
@@ -301,7 +294,7 @@ def check_topics(handlers: Sequence[Handler], backend: object) -> None:
     topics: dict[str, str] = {}
     for handler in handlers:
         dead_letters = dead_letter_topic(handler.topic, handler.options.group)
-        outputs = [dead_letters] if handler.to is None else [handler.to, dead_letters]
+        outputs = [*handler.outputs, dead_letters]
         topics |= dict.fromkeys([handler.topic, *outputs], handler.name)
         if isinstance(backend, ChecksOutputs):
             backend.check_outputs(handler.topic, outputs)

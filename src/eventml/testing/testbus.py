@@ -19,7 +19,7 @@ from eventml.codec import Decoder
 from eventml.errors import ConfigError, NotOpenError
 from eventml.models import Artefact, Model
 from eventml.records import Record
-from eventml.runtime import dead_letter_topic, describe, output_event_type, read_dead_letter, task_group
+from eventml.runtime import dead_letter_topic, describe, output_event_types, read_dead_letter, task_group
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
@@ -238,8 +238,8 @@ class TestBus:
         said = self._bus.topics.get(topic)
         if said is not None and said.event_type is not Any:
             return said.event_type
-        writers = (handler for handler in self._bus.handlers.values() if handler.to == topic)
-        return next(map(output_event_type, writers), Any)
+        written = [output_event_types(h) for h in self._bus.handlers.values() if topic in h.outputs]
+        return written[0][topic] if written else Any
 
     def _report(self) -> None:
         found: Counter[str] = Counter()

@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventml import Bus, Reject
-from eventml.codec import Encoder
 from eventml.records import Delivery, Record
 from eventml.runtime import FailFast, Retry
 from eventml.runtime.calling import Caller, HandlerCall, Item
@@ -80,7 +79,7 @@ class Run:
         call = HandlerCall(
             handler,
             caller=Caller(handler, {}, ordered=ordered, stats=stats),
-            outputs=Outputs(handler, "u", model=None, source="rides", encoder=Encoder()),
+            outputs=Outputs(handler, {}, model=None, source="rides"),
             stats=stats,
         )
         self.retry = failure_policy(call, handler, stats=stats, ordered=ordered)

@@ -128,7 +128,7 @@ async def score(
         raise MissingExtraError("batch", "scoring tables and files")
     started = time.monotonic()
     handler = bus.configured_handler(plan.predictor)
-    if handler.to is None:
+    if not handler.outputs:
         raise ConfigError(f"{plan.predictor} is a consumer: it has no outputs that could be written")
     id_column = plan.id_column or bus.declared_topic(handler.topic).id_field
     if id_column is None:

@@ -13,7 +13,6 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Router
 
 from eventml.bus import Bus
-from eventml.codec import Decoder, Format
 from eventml.deploy.web.authentication import Authenticator
 from eventml.deploy.web.events import BrokerConnection, EventsEndpoint, accepted_topics
 from eventml.deploy.web.http_messages import (
@@ -161,8 +160,10 @@ class WebService:
         bus, settings = self.bus, self.bus.settings
         async with AsyncExitStack() as stack:
             predictors = served_predictors(bus, self._only)
-            codecs: list[tuple[Decoder, Format]] = [(RequestDecoder(Any), "json")] * len(predictors)
-            loaded = await load_handlers(stack, predictors, bus.lifespans, codecs)
+            # Answers are JSON, whatever the formats of the topics.
+            loaded = await load_handlers(
+                stack, predictors, bus.lifespans, [(RequestDecoder(Any), {})] * len(predictors)
+            )
             backend = RequestBackend(settings.web.max_waiting)
             tracing = find_tracing(settings.tracing, "http")
             worker = Worker(

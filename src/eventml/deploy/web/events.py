@@ -27,7 +27,7 @@ from eventml.deploy.web.http_messages import (
 )
 from eventml.deploy.web.request_backend import RequestEvent
 from eventml.errors import BackendError, EventMLError, FullError, NotOpenError, PublishError, UnavailableError
-from eventml.runtime import dead_letter_topic, output_event_type
+from eventml.runtime import dead_letter_topic, output_event_types
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -53,15 +53,16 @@ def accepted_topics(bus: Bus) -> dict[str, Any]:
     found += [(handler.topic, handler.event_type) for handler in handlers]
     topics_read = {handler.topic for handler in handlers}
     found += [
-        (handler.to, output_event_type(handler))
+        (topic, type_)
         for handler in handlers
-        if handler.to is not None and handler.to not in topics_read
+        for topic, type_ in output_event_types(handler).items()
+        if topic not in topics_read
     ]
     types: dict[str, Any] = {}
     for topic, event_type in found:
         if types.get(topic, Any) is Any:
             types[topic] = event_type
-    written = {handler.to for handler in handlers}
+    written = {topic for handler in handlers for topic in handler.outputs}
     accepted = {topic for topic in topics_read - written if not topic.endswith(_DEAD_LETTERS)}
     accepted |= {*bus.settings.web.extra_topics}
     return {topic: types.get(topic, Any) for topic in sorted(accepted)}

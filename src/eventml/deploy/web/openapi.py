@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from eventml.deploy.web.http_messages import ProblemDetails
 from eventml.event_types import json_schemas
-from eventml.runtime import output_event_type
+from eventml.runtime import answer_type
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -38,7 +38,7 @@ def describe(
     """
     types = [ProblemDetails, *topics.values()]
     for handler in predictors:
-        types += [handler.event_type, output_event_type(handler)]
+        types += [handler.event_type, answer_type(handler)]
     schema_of, components = json_schemas(types, _REFS)
     paths = {}
     for handler in predictors:
@@ -48,7 +48,7 @@ def describe(
             (handler.function.__doc__ or "").strip(),
             ["ce-id"],
             _one_or_list(schema_of(handler.event_type), limits.max_events),
-            _predictions(schema_of(output_event_type(handler))),
+            _predictions(schema_of(answer_type(handler))),
         )
     for topic, event_type in topics.items():
         paths[f"/events/{topic}"] = _post(

@@ -22,7 +22,7 @@ from eventml.deploy.web.http_messages import (
 from eventml.deploy.web.request_backend import RequestEvent, RequestQueue
 from eventml.errors import ConfigError, FullError
 from eventml.records import NO_HEADERS
-from eventml.runtime import DLQ_PREFIX, LoadedHandler
+from eventml.runtime import DLQ_PREFIX, LoadedHandler, outputs_as_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -47,7 +47,7 @@ def served_predictors(bus: Bus, only: Sequence[str] = ()) -> list[Handler]:
         ConfigError: `only` names something else than a predictor, or the bus has no predictors.
     """
     predictors = {
-        name: bus.configured_handler(name) for name, handler in bus.handlers.items() if handler.to is not None
+        name: bus.configured_handler(name) for name, handler in bus.handlers.items() if handler.outputs
     }
     unknown = [name for name in only if name not in predictors]
     if unknown or not predictors:
@@ -81,6 +81,8 @@ class PredictEndpoint:
         handler, model = loaded.handler, loaded.model
         self._name = handler.name
         self._queue = queue
+        self._several = handler.several
+        self._suffix = handler.name if model is None else f"{handler.name}@{model.version}"
         topic = bus.declared_topic(handler.topic)
         self._decoder = EventDecoder(handler.event_type, topic.id_field, strict=topic.strict)
         self._limits = bus.settings.web
@@ -141,11 +143,15 @@ class PredictEndpoint:
     def _result(self, completion: Completion, event_id: str) -> bytes | Problem:
         if completion.dead_letter:
             return _handler_failure(completion.outputs[0])
-        if not completion.outputs:
+        outputs = completion.outputs
+        if self._several:
+            ids = encode(f"{event_id}/{self._suffix}"), encode(event_id)
+            return b'{"id":%b,"input":%b%b%b}' % (*ids, self._model_fields, outputs_as_json(outputs))
+        if not outputs:
             return b'{"id":null,"input":%b%bnull}' % (encode(event_id), self._model_fields)
-        [record] = completion.outputs
-        ids = encode(record.id), encode(event_id)
-        return b'{"id":%b,"input":%b%b%b}' % (*ids, self._model_fields, record.value)
+        ids = encode(outputs[0].id), encode(event_id)
+        value = outputs[0].value if len(outputs) == 1 else outputs_as_json(outputs)
+        return b'{"id":%b,"input":%b%b%b}' % (*ids, self._model_fields, value)
 
 
 def _encode_item(event: RequestEvent, result: bytes | Problem) -> bytes:

@@ -78,7 +78,9 @@ class NoRetry:
         self.process = call
         self.calls = NoCounting()
         self.queue = RetryQueue(ordered=ordered)
-        self.dead_letters = NoDeadLetters(handler, log_level=logging.WARNING, translate=lambda error: error)
+        self.dead_letters = NoDeadLetters(handler, translate=lambda error: error)
+
+    log_level = logging.WARNING
 
     async def process_due(self) -> list[Completion]:
         return []

@@ -8,8 +8,8 @@ Derived from EventMLError, each with the classes derived from it:
     JobError: SourceError, TargetError (JobRunningError)
     BackendError: UnavailableError, PublishError (FullError), TopicNotFoundError,
         LoginError (also a ConfigError)
-    RegistrationError, NotOpenError, DecodeError, OutputError, HandlerTimeoutError, HandlerExitError,
-    StaleError, CrashLoopError, Reject
+    RegistrationError, NotOpenError, BrakeError, DecodeError, OutputError, HandlerTimeoutError,
+    HandlerExitError, StaleError, CrashLoopError, Reject
 
 Exceptions of other libraries (redis-py, aiokafka, OSError) are translated where they occur; the
 original is the `__cause__`. No message contains a secret: URLs are shown without their password.
@@ -104,6 +104,10 @@ class HandlerTimeoutError(EventMLError):
 
 class HandlerExitError(EventMLError):
     """A handler raised SystemExit, or a cancellation that the runtime had not requested."""
+
+
+class BrakeError(EventMLError):
+    """A handler has stopped, as most of its events fail, while its worker was to run until it is idle."""
 
 
 class StaleError(EventMLError):

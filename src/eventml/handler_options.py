@@ -27,6 +27,9 @@ DEFAULT_MAX_BATCH_SINGLE: Final = 64
 """Default `max_batch` of a handler of single events. Only the cost of completing is shared by the batch, and
 a worker that stops waits for all of it."""
 
+DEFAULT_CONCURRENCY: Final = 64
+"""Default `concurrency` of a coroutine function of single events."""
+
 
 class HandlerOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How a handler is run: keyword arguments of the decorators, and settings in `[consumer.<handler>]`.
@@ -35,9 +38,11 @@ class HandlerOptions(msgspec.Struct, frozen=True, kw_only=True):
         group: Consumer group, by default `<bus>.<handler>`: every handler then gets every event.
         max_batch: Maximum number of events in one call. By default 1,024 for a handler of batches and 64 for
             one of single events; a batch job then calls a handler of batches with whole chunks.
+        concurrency: How many calls a handler of single events makes at once: by default 64 if it is a
+            coroutine function, else 1, and as many threads as this. Events of one key are handled one after
+            the other where the backend keeps their order, unless `ordered` is False.
         ordered: True requires order per key; a backend that cannot keep it is refused at start-up. False
-            gives order up: a coroutine of single events then handles a batch concurrently. None takes
-            what the backend offers.
+            gives order up. None takes what the backend offers.
         timeout: Time limit of one call in seconds, or None for no limit.
         start: Where a group that has never read the topic begins.
         retries: How often a failed event is retried before it becomes a dead letter.
@@ -48,6 +53,9 @@ class HandlerOptions(msgspec.Struct, frozen=True, kw_only=True):
             that one bad event takes. Events not cleared by then become dead letters, to be replayed.
         max_deliveries: How many attempts at an event may end with the death of its worker before it becomes
             a dead letter as a poison event. Needs a backend that counts attempts.
+        brake_window: The handler stops if more than half of its last so many events failed and would become
+            dead letters; it tries some of them again, with backoff, until most pass. 0 turns this off. Events
+            that it rejects, stale and poison events do not count.
         max_age: Maximum age of an event when it is handled, in seconds, or None for no limit.
         when_stale: What happens to an older event: `dead_letter`, `drop`, or a function that takes the event
             and returns the output in place of the handler.
@@ -73,6 +81,7 @@ class HandlerOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     group: Text
     max_batch: AtLeastOne | None = None
+    concurrency: AtLeastOne | None = None
     ordered: bool | None = None
     timeout: PositiveSeconds | None = None
     start: Start = "earliest"
@@ -81,6 +90,7 @@ class HandlerOptions(msgspec.Struct, frozen=True, kw_only=True):
     max_backoff: Seconds = 30.0
     bisect_for: Seconds = 60.0
     max_deliveries: Annotated[int, Meta(ge=3)] = 5
+    brake_window: Count = 200
     max_age: PositiveSeconds | None = None
     when_stale: WhenStale | Callable[[Any], Any] = "dead_letter"
     dedupe_window: AtLeastOne | None = None
@@ -132,6 +142,7 @@ class HandlerArguments(TypedDict, total=False):
     output_type: Any
     group: str
     max_batch: int | None
+    concurrency: int | None
     ordered: bool | None
     timeout: float | None
     start: Start
@@ -140,6 +151,7 @@ class HandlerArguments(TypedDict, total=False):
     max_backoff: float
     bisect_for: float
     max_deliveries: int
+    brake_window: int
     max_age: float | None
     when_stale: WhenStale | Callable[[Any], Any]
     dedupe_window: int | None

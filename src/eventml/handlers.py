@@ -18,6 +18,7 @@ from eventml.errors import RegistrationError, Reject
 from eventml.event_types import check_event_type, check_output_type, fields_of
 from eventml.frames import FrameType, frame_type, library_of
 from eventml.handler_options import (
+    DEFAULT_CONCURRENCY,
     DEFAULT_MAX_BATCH,
     DEFAULT_MAX_BATCH_SINGLE,
     HandlerArguments,
@@ -74,6 +75,12 @@ class Handler(msgspec.Struct, frozen=True, kw_only=True):
         default = DEFAULT_MAX_BATCH if self.batched else DEFAULT_MAX_BATCH_SINGLE
         return self.options.max_batch or default
 
+    @property
+    def concurrency(self) -> int:
+        """How many calls are made at once: the option if it is set, else the default."""
+        default = DEFAULT_CONCURRENCY if self.is_async and not self.batched else 1
+        return self.options.concurrency or default
+
 
 def read_handler(
     function: Callable[..., Any],
@@ -109,23 +116,14 @@ def read_handler(
     )
     returned = hints.get("return", Any)
     _check_model(name, model, resource_names)
-    if to is None and "output_type" in arguments:
-        raise RegistrationError(f"{name}: a consumer has no output; remove output_type=..., or add to=...")
-    if to is None and returned not in (Any, None, type(None)):
+    if batched and (arguments.get("concurrency") or 1) > 1:
         raise RegistrationError(
-            f"{name}: a consumer has no output; make it a predictor, with to=..., or annotate it -> None"
+            f"{name}: concurrency is for handlers of single events, and this one takes batches, which are "
+            "called one at a time; run more workers (eventml run --workers N)"
         )
     event_type = arguments.get("event_type", event_type)
     several, kinds = _output_kinds(returned, batched=batched)
-    output_type = arguments.get("output_type", kinds[0] if len(kinds) == 1 else Any)
-    outputs: dict[str, Any] = {}
-    if isinstance(to, str) and to:
-        outputs = {to: output_type}
-    elif to is not None:
-        outputs = _typed_topics(name, to, kinds)
-        if "output_type" in arguments:
-            raise RegistrationError(f"{name}: to=... has the types of the outputs; remove output_type=...")
-        output_type = reduce(or_, outputs.values())
+    outputs = _outputs(name, to, returned, kinds, arguments)
     try:
         check_event_type(event_type)
         for type_ in outputs.values():
@@ -138,7 +136,7 @@ def read_handler(
         topic=topic,
         outputs=outputs,
         event_type=event_type,
-        output_type=output_type,
+        output_type=reduce(or_, outputs.values()) if outputs else Any,
         several=several,
         batched=batched,
         frame=frame,
@@ -253,6 +251,27 @@ def _members(type_: Any) -> list[Any]:
 def _are_numbers(type_: Any) -> bool:
     """Whether a list of these is one output, a row of numbers."""
     return set(_members(type_)) <= {bool, int, float} or get_origin(type_) is list or hasattr(type_, "tolist")
+
+
+def _outputs(
+    name: str, to: object, returned: Any, kinds: Sequence[Any], arguments: HandlerArguments
+) -> dict[str, Any]:
+    """The topics of the outputs, with the types of those of each."""
+    if to is None:
+        if "output_type" in arguments:
+            raise RegistrationError(
+                f"{name}: a consumer has no output; remove output_type=..., or add to=..."
+            )
+        if returned not in (Any, None, type(None)):
+            raise RegistrationError(
+                f"{name}: a consumer has no output; make it a predictor, with to=..., or annotate it -> None"
+            )
+        return {}
+    if isinstance(to, str) and to:
+        return {to: arguments.get("output_type", kinds[0] if len(kinds) == 1 else Any)}
+    if "output_type" in arguments:
+        raise RegistrationError(f"{name}: to=... has the types of the outputs; remove output_type=...")
+    return _typed_topics(name, to, kinds)
 
 
 def _typed_topics(name: str, to: object, kinds: Sequence[Any]) -> dict[str, Any]:

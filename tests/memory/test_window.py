@@ -66,6 +66,7 @@ class WindowMachine(RuleBasedStateMachine):
             for offset, attempt in self.in_flight.items()
         }
         self.in_flight.clear()
+        self.called = set()  # they are in no call any more
 
     @invariant()
     def nothing_unfinished_lies_below_the_safe_offset(self) -> None:

@@ -33,7 +33,7 @@ from eventml.runtime.failures import (
     task_group,
 )
 from eventml.runtime.output_checks import OutputChecks, Prediction
-from eventml.runtime.outputs import answer_type, output_event_types, outputs_as_json
+from eventml.runtime.outputs import answer_type, output_event_types, outputs_as_json, plain_outputs
 from eventml.runtime.replay import DeadLetterAction, DeadLetterFilter, ReplayReport, browse, replay_or_drop
 from eventml.runtime.replies import REPLY_RETENTION, predictor_of, read_reply, reply_topic, request_id
 from eventml.runtime.retry import FailFast, Retry
@@ -78,6 +78,7 @@ __all__ = [
     "load_handlers",
     "output_event_types",
     "outputs_as_json",
+    "plain_outputs",
     "predictor_of",
     "read_dead_letter",
     "read_reply",

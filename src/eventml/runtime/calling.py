@@ -4,8 +4,8 @@
 jobs make too.
 
 A plain function runs in a thread, so that the event loop never waits for a model: heartbeats, lease renewals
-and drains go on meanwhile. One call at a time: threads inside a model slow a stream down, and more workers
-help it.
+and drains go on meanwhile. One call of it at a time, unless `concurrency` is set: threads inside a model slow
+a stream down, and more workers help it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 import msgspec
-from anyio import CapacityLimiter, to_thread
+from anyio import CapacityLimiter, Semaphore, to_thread
 
 from eventml.backends.base import Completion
 from eventml.errors import HandlerExitError, HandlerTimeoutError
@@ -117,11 +117,16 @@ class Caller:
         function = partial(handler.function, **resources) if resources else handler.function
         if handler.frame is not None:
             function = _with_frames(handler.frame, function, is_async=handler.is_async)
+        if handler.metadata is not None:
+            function = partial(_with_deliveries, function, handler.metadata)
         self._function = function
         self._limits_threads = handler.model is not None and not getattr(handler.model, "keep_threads", False)
-        self._limiter = CapacityLimiter(1)
+        self._threads = CapacityLimiter(handler.concurrency)
+        self._free = Semaphore(handler.concurrency, fast_acquire=True)
         self._ordered = ordered
-        self._concurrent = handler.is_async and handler.options.ordered is False
+        self._all_in_a_thread = (
+            not handler.is_async and handler.options.timeout is None and handler.concurrency == 1
+        )
 
     async def call(self, items: Sequence[Item]) -> Any:
         """The outputs for a batch.
@@ -134,73 +139,74 @@ class Caller:
             HandlerTimeoutError: a handler of batches ran past its timeout.
             HandlerExitError: a handler of batches raised an exception that would have ended the worker.
         """
-        events = [item.event for item in items]
         if self._handler.batched:
-            return await self.call_whole(events)
-        if self._concurrent:
-            return await self._call_concurrently(events)
-        keys = [item.delivery.record.key if self._ordered else None for item in items]
-        if self._handler.is_async or self._handler.options.timeout is not None:
-            return await self._call_in_turn(events, keys)
-        return await self._in_thread(partial(self._call_here, keys), events)
+            return await self.call_whole([item.event for item in items], [item.delivery for item in items])
+        if len(items) == 1 and not self._all_in_a_thread:
+            return [await self._attempt(items[0])]
+        keys = [item.delivery.record.key or None if self._ordered else None for item in items]
+        if self._all_in_a_thread:
+            return await self._in_thread(partial(self._call_here, keys), items)
+        outputs: list[Any] = [None] * len(items)
+
+        async def call_in_turn(positions: Sequence[int]) -> None:
+            failed: Any = None
+            for position in positions:
+                outputs[position] = NOT_CALLED if failed else await self._attempt(items[position])
+                failed = failed or self._holds_back(outputs[position])
+
+        by_key: dict[object, list[int]] = {}
+        for position, key in enumerate(keys):
+            by_key.setdefault(position if key is None else key, []).append(position)
+        async with task_group() as tasks:
+            for positions in by_key.values():
+                tasks.start_soon(call_in_turn, positions)
+        return outputs
 
     # Single events
 
-    async def _call_in_turn(self, events: Sequence[Any], keys: Sequence[bytes | None]) -> list[Any]:
-        outputs: list[Any] = []
-        held_back: set[bytes | None] = set()
-        for event, key in zip(events, keys, strict=True):
-            outputs.append(NOT_CALLED if key in held_back else await self._attempt(event))
-            if isinstance(outputs[-1], Failed):
-                self._hold_back(key, outputs[-1], held_back)
-        return outputs
-
-    def _call_here(self, keys: Sequence[bytes | None], events: Sequence[Any]) -> list[Any]:
-        """As `_call_in_turn`, in this thread: an await for each event would cost as much as most calls."""
+    def _call_here(self, keys: Sequence[bytes | None], items: Sequence[Item]) -> list[Any]:
+        """Call for each event in this thread: an await for each event would cost as much as most calls."""
         function, outputs = self._function, list[Any]()
+        with_delivery = self._handler.metadata is not None
         held_back: set[bytes | None] = set()
-        for event, key in zip(events, keys, strict=True):
+        for item, key in zip(items, keys, strict=True):
             try:
-                outputs.append(NOT_CALLED if key in held_back else function(event))
+                if key in held_back:
+                    outputs.append(NOT_CALLED)
+                else:
+                    outputs.append(function((item.event, item.delivery) if with_delivery else item.event))
             except Exception as exc:  # noqa: BLE001 - a handler may raise anything
                 outputs.append(Failed(exc))
-                self._hold_back(key, outputs[-1], held_back)
+                if key and self._holds_back(outputs[-1]):
+                    held_back.add(key)
         return outputs
 
-    def _hold_back(self, key: bytes | None, failed: Failed, held_back: set[bytes | None]) -> None:
-        """Hold back the key of an event that has failed and will be tried again."""
-        if key and should_retry(failed.error, 1, self._handler.options):
-            held_back.add(key)
+    def _holds_back(self, output: Any) -> bool:
+        """Whether an event has failed and will be tried again, so that those of its key wait."""
+        return isinstance(output, Failed) and should_retry(output.error, 1, self._handler.options)
 
-    async def _call_concurrently(self, events: Sequence[Any]) -> list[Any]:
-        outputs: list[Any] = [None] * len(events)
-
-        async def attempt(position: int, event: Any) -> None:
-            outputs[position] = await self._attempt(event)
-
-        async with task_group() as tasks:
-            for position, event in enumerate(events):
-                tasks.start_soon(attempt, position, event)
-        return outputs
-
-    async def _attempt(self, event: Any) -> Any:
-        try:
-            return await self.call_whole(event)
-        except Exception as exc:  # noqa: BLE001 - a handler may raise anything
-            return Failed(exc)
+    async def _attempt(self, item: Item) -> Any:
+        async with self._free:
+            try:
+                return await self.call_whole(item.event, item.delivery)
+            except Exception as exc:  # noqa: BLE001 - a handler may raise anything
+                return Failed(exc)
 
     # One call
 
-    async def call_whole(self, argument: Any) -> Any:
+    async def call_whole(self, argument: Any, deliveries: Delivery | Sequence[Delivery]) -> Any:
         """Call the handler's function once, within its timeout.
 
         Args:
             argument: A single event, a list of events, or, for a function of frames, a table that
                 `frames.cast_table` has made, or some of its rows.
+            deliveries: The delivery of the event, or those of the events.
 
         Raises:
             Exception: as `call` does.
         """
+        if self._handler.metadata is not None:
+            argument = argument, deliveries
         seconds = self._handler.options.timeout
         if seconds is None:
             return await self._call_function(self._function, argument)
@@ -211,7 +217,7 @@ class Caller:
         if not self._handler.is_async:
             # The abandoned thread keeps its place in the limiter until it ends, if it ever does: use another
             # limiter.
-            self._limiter = CapacityLimiter(1)
+            self._threads = CapacityLimiter(self._handler.concurrency)
             self._stats.abandon_thread(ended)
             log.error(
                 "%s: a call ran past its timeout of %g s; its thread cannot be stopped and was replaced by "
@@ -234,7 +240,7 @@ class Caller:
     async def _in_thread(self, function: Any, argument: Any) -> Any:
         if self._limits_threads:
             function = partial(_single_threaded, function)
-        call = to_thread.run_sync(function, argument, abandon_on_cancel=True, limiter=self._limiter)
+        call = to_thread.run_sync(function, argument, abandon_on_cancel=True, limiter=self._threads)
         return await self._survive(call)
 
     async def _survive(self, call: Awaitable[Any]) -> Any:
@@ -256,13 +262,19 @@ def _with_frames(frame: FrameType, function: Callable[..., Any], *, is_async: bo
     def frame_of(events: Any) -> Any:
         return framer.from_events(events) if isinstance(events, list) else framer.from_table(events)
 
-    async def call_async(events: Any) -> Any:
-        return await function(await to_thread.run_sync(frame_of, events))
+    async def call_async(events: Any, **deliveries: Any) -> Any:
+        return await function(await to_thread.run_sync(frame_of, events), **deliveries)
 
-    def call(events: Any) -> Any:
-        return function(frame_of(events))
+    def call(events: Any, **deliveries: Any) -> Any:
+        return function(frame_of(events), **deliveries)
 
     return call_async if is_async else call
+
+
+def _with_deliveries(function: Callable[..., Any], name: str, argument: tuple[Any, Any]) -> Any:
+    """Call a function with events, or an event, and with their deliveries by name."""
+    events, deliveries = argument
+    return function(events, **{name: deliveries})
 
 
 def _single_threaded(function: Any, argument: Any) -> Any:

@@ -44,10 +44,9 @@ def dead_letter_topic(topic: str, group: str) -> str:
 
 
 class DeadLetterWriter:
-    """Moves deliveries of one handler to its dead letters, each with a log line and a span.
+    """Moves deliveries of one handler to its dead letters, each with a span.
 
     Args:
-        log_level: The level of the log lines.
         translate: Returns the error to report for the one that happened.
         tracing: Records the dead letters; None if tracing is off.
     """
@@ -56,7 +55,6 @@ class DeadLetterWriter:
         self,
         handler: Handler,
         *,
-        log_level: int,
         translate: Callable[[Exception], Exception],
         tracing: HandlerTracing | None = None,
     ) -> None:
@@ -64,7 +62,6 @@ class DeadLetterWriter:
         self._group = handler.options.group
         self._tracing = tracing
         self._uncounted = 0
-        self._log_level = log_level
         self._translate = translate
 
     def write(
@@ -94,11 +91,6 @@ class DeadLetterWriter:
         headers |= {f"{DLQ_PREFIX}{name}": text for name, text in reason.items()}
         topic = dead_letter_topic(record.topic, self._group)
         self._uncounted += 1
-        log.log(
-            self._log_level,
-            "%s: %s moved to the dead letters in %s: %s",
-            *(self._name, printable(cut(record.id)), topic, reason["message"]),
-        )
         if self._tracing is not None:
             self._tracing.dead_letter(record.headers, error, topic)
         dead_letter = Record(topic, record.value, record.key, record.id, headers)

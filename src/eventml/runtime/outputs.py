@@ -200,6 +200,21 @@ class Outputs:
         )
 
 
+def plain_outputs(handler: Handler, outputs: Sequence[Any]) -> list[Any]:
+    """The values of outputs where there are no topics and keys; with `Failed` for an event that is rejected.
+
+    Raises:
+        OutputError: an event has a list of outputs.
+    """
+    values = []
+    for output in outputs:
+        value = output.value if isinstance(output, Output) else output
+        if isinstance(value, list) and value and not isinstance(value[0], int | float | list):
+            raise OutputError(f"{handler.name} returned several outputs for an event, where one is written")
+        values.append(Failed(value) if isinstance(value, Reject) else value)
+    return values
+
+
 class _Part(NamedTuple):
     """One of the outputs for a delivery, and the end of its id."""
 

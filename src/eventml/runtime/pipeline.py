@@ -12,8 +12,9 @@ redelivered records, and skip the steps `screen` and `poison`.
 from __future__ import annotations
 
 import logging
+from functools import partial
 from operator import attrgetter
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 import anyio
 
@@ -22,16 +23,18 @@ from eventml.codec import Decoder
 from eventml.errors import BackendError, DecodeError, PublishError, TopicNotFoundError
 from eventml.handlers import Handler
 from eventml.printable import cut
-from eventml.records import REPLAY_GROUP, TOMBSTONE
+from eventml.records import REPLAY_GROUP, TOMBSTONE, Delivery
 from eventml.runtime.backoff import BrokerRetry
+from eventml.runtime.brake import Brake
 from eventml.runtime.calling import Item
+from eventml.runtime.concurrency import ConcurrentCalls
 from eventml.runtime.dedupe import Dedupe
+from eventml.runtime.failure_log import FailureLog
 from eventml.runtime.failures import task_group
 from eventml.runtime.intake import Intake
 from eventml.runtime.poison import crash_loop_error, split
 from eventml.runtime.replies import Replies
-from eventml.runtime.retry import Retry
-from eventml.runtime.staleness import Staleness
+from eventml.runtime.retry import Retry, Step
 from eventml.runtime.stats import Stats
 
 if TYPE_CHECKING:
@@ -46,13 +49,25 @@ _NULLS: Final = (TOMBSTONE, b"null", b"\xc0")  # no value, JSON's null and Messa
 _outputs_of, _attempt_of = attrgetter("outputs"), attrgetter("attempt")
 
 
+class Steps(NamedTuple):
+    """The steps of processing a batch.
+
+    Attributes:
+        first: The first step: `retry`, or one in front of it.
+        retry: The last step, which calls the handler. It has the retry queue and writes the dead letters.
+        concurrent: The step that makes concurrent calls; None if a batch is called for as one.
+    """
+
+    first: Step
+    retry: Retry
+    concurrent: ConcurrentCalls | None = None
+
+
 class Pipeline:
     """Runs one handler over one subscription.
 
     Args:
         max_bytes: The most bytes that one `receive` of the subscription returns.
-        first: The first step of processing a batch: `retry`, or `Staleness` in front of it.
-        retry: The last step, which calls the handler. It has the retry queue and writes the dead letters.
         replies: Replies to requests; None if the handler is a consumer.
     """
 
@@ -62,8 +77,7 @@ class Pipeline:
         subscription: Subscription,
         *,
         decoder: Decoder,
-        first: Staleness | Retry,
-        retry: Retry,
+        steps: Steps,
         stats: Stats,
         max_bytes: int,
         replies: Replies | None = None,
@@ -75,14 +89,16 @@ class Pipeline:
         self._group = handler.options.group
         self._skips_replayed = handler.options.skip_replayed
         self._skips_tombstones = handler.options.skip_tombstones
-        self._first = first
-        self._retry = retry
+        self._first, self._retry, self._concurrent = steps
         self._max_deliveries = handler.options.max_deliveries
         self._stats = stats
         self._dedupe: Dedupe | None = None
         if handler.options.dedupe_window is not None:
             self._dedupe = Dedupe(cast("DedupeSubscription", subscription), handler, stats)
         self._replies = replies
+        self._brake = Brake(handler, stats, self._call_again)
+        self._failures = FailureLog(self._name, self._retry.log_level)
+        self._stop = anyio.Event()
         self._completing = BrokerRetry(self._name, "complete", stats.failing)
         self._intake: Intake[Item] = Intake(self._max_batch, max_bytes)
         self._uncompleted = 0  # batches that were processed and not completed
@@ -90,11 +106,14 @@ class Pipeline:
 
     async def run(self, stop: anyio.Event) -> None:
         """Work until `stop` is set, then finish the events in flight and return."""
-        send, receive = anyio.create_memory_object_stream[list[Completion]](max_buffer_size=1)
+        self._stop = stop
+        size = self._max_batch if self._concurrent else 1
+        send, receive = anyio.create_memory_object_stream[list[Completion]](max_buffer_size=size)
         async with task_group() as stages:
             stages.start_soon(self._receive_until, stop)
             stages.start_soon(self._process_all, send)
             stages.start_soon(self._complete_all, receive)
+        self._failures.flush()
 
     # The first stage: receive and decode
 
@@ -137,12 +156,16 @@ class Pipeline:
     # The second stage: process
 
     async def _process_all(self, completions: MemoryObjectSendStream[list[Completion]]) -> None:
-        async with completions:
+        async with completions, task_group() as tasks:
+            if self._concurrent is not None:
+                self._concurrent.start(tasks, partial(self._send, completions))
             while True:
                 items: Sequence[Item]
                 items, screen = await self._next_batch()
                 if not items and self._intake.drained and not self._waiting:
                     return
+                if self._stats.braked and self._stop.is_set():
+                    return  # its events in flight go back to the group
                 await self._send(completions, await self._retry.process_due())
                 if self._dedupe is not None and items:
                     items, duplicates = await self._dedupe.remove_duplicates(items)
@@ -152,17 +175,23 @@ class Pipeline:
                 if not screen:
                     await self._send(completions, await self._first.process(items))
                     continue
-                items, done = self._screen(items)
-                await self._send(completions, done)
-                for part in split(items, self._max_deliveries):
-                    if part.poison:
-                        write = self._retry.dead_letters.write
-                        done = [write(item.delivery, crash_loop_error(item)) for item in part.items]
-                    else:
-                        done = await self._first.process(part.items)
-                    await self._send(completions, done)
-                    while part.complete_first and self._uncompleted:
-                        await self._until_all_completed()
+                await self._process_unusual(completions, items)
+
+    async def _process_unusual(
+        self, completions: MemoryObjectSendStream[list[Completion]], items: Sequence[Item]
+    ) -> None:
+        """Process a batch with undecodable, replayed or redelivered records."""
+        items, done = self._screen(items)
+        await self._send(completions, done)
+        for part in split(items, self._max_deliveries):
+            if part.poison:
+                write = self._retry.dead_letters.write
+                done = [write(item.delivery, crash_loop_error(item)) for item in part.items]
+            else:
+                done = await self._first.process(part.items)
+            await self._send(completions, done)
+            while part.complete_first and self._unfinished:
+                await self._until_all_completed()
 
     def _screen(self, items: Sequence[Item]) -> tuple[list[Item], list[Completion]]:
         """The events of a batch to call, and the completions of the other records.
@@ -209,7 +238,7 @@ class Pipeline:
         """
         full = self._waiting >= self._max_batch
         duplicates_wait = self._dedupe is not None and self._dedupe.waiting
-        if duplicates_wait and self._uncompleted and (full or self._intake.drained):
+        if duplicates_wait and self._unfinished and (full or self._intake.drained):
             await self._until_all_completed()
             return [], False
         if self._retry.queue.next_due is None:
@@ -223,11 +252,32 @@ class Pipeline:
     async def _send(
         self, completions: MemoryObjectSendStream[list[Completion]], batch: list[Completion]
     ) -> None:
-        if batch:
-            self._uncompleted += 1
-            await completions.send(batch)
+        """Have completions made, but those that the brake keeps back."""
+        while batch:
+            batch, kept = self._brake.split(batch)
+            if batch:
+                self._uncompleted += 1
+                self._failures.add(batch)
+                await completions.send(batch)
+            batch = await self._brake.until_released(kept, self._stop) if kept else []
+
+    async def _call_again(self, deliveries: Sequence[Delivery]) -> list[Completion]:
+        """The completions of deliveries that were called before."""
+        items, completions = self._screen(
+            list(map(Item, deliveries, self._decoder.decode_batch(deliveries).events))
+        )
+        return completions + (await self._retry.process_all(items) if items else [])
+
+    @property
+    def _unfinished(self) -> int:
+        """How many batches are processed, or were and are not completed; of concurrent calls each counts."""
+        return self._uncompleted + (0 if self._concurrent is None else self._concurrent.in_process)
 
     async def _until_all_completed(self) -> None:
+        if self._concurrent is not None:
+            await self._concurrent.finished()
+            if not self._uncompleted:
+                return
         if self._all_completed is None:
             self._all_completed = anyio.Event()
         await self._all_completed.wait()
@@ -236,7 +286,11 @@ class Pipeline:
 
     async def _complete_all(self, completions: MemoryObjectReceiveStream[list[Completion]]) -> None:
         async with completions:
-            async for batch in completions:
+            async for first in completions:
+                batch, batches = first, 1
+                while self._concurrent is not None and completions.statistics().current_buffer_used:
+                    batch = batch + completions.receive_nowait()
+                    batches += 1
                 if self._dedupe is None:
                     await self._complete(batch)
                 else:
@@ -244,7 +298,7 @@ class Pipeline:
                     # A duplicate is looked up again, as the event that it waited for is now completed.
                     if released := self._dedupe.release(batch):
                         self._intake.put(released, screen=True)
-                self._uncompleted -= 1
+                self._uncompleted -= batches
                 if not self._uncompleted and self._all_completed is not None:
                     self._all_completed.set()
                     self._all_completed = None

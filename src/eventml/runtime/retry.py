@@ -10,7 +10,7 @@ import logging
 import time
 from heapq import heappop, heappush
 from itertools import count
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, cast
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, cast
 
 import anyio
 
@@ -20,6 +20,7 @@ from eventml.handlers import Handler
 from eventml.runtime.backoff import backoff_delay
 from eventml.runtime.calling import Item
 from eventml.runtime.dead_letters import DeadLetterWriter
+from eventml.runtime.failure_log import cause_of_error
 from eventml.runtime.failures import (
     Bisection,
     CallResults,
@@ -39,6 +40,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 log = logging.getLogger("eventml")
+
+
+class Step(Protocol):
+    """A step of processing a batch."""
+
+    async def process(self, items: Sequence[Item]) -> list[Completion]:
+        """The completions that are there by now, in the order of the events."""
 
 
 class Retry:
@@ -74,9 +82,7 @@ class Retry:
         self._name = handler.name
         self._options = handler.options
         self._stats = stats
-        self.dead_letters = DeadLetterWriter(
-            handler, log_level=self.log_level, translate=self._as_reported, tracing=tracing
-        )
+        self.dead_letters = DeadLetterWriter(handler, translate=self._as_reported, tracing=tracing)
         self.queue = RetryQueue(ordered=ordered)
 
     async def process(self, items: Sequence[Item]) -> list[Completion]:
@@ -97,6 +103,34 @@ class Retry:
                 return await self._bisect(items, exc)
             return [completion for item in items for completion in self._fail(item, exc)]
         return self._finish(items, results)
+
+    async def process_alone(self, item: Item) -> Completion:
+        """The completion of one event, which is called until that succeeds or is given up, whatever waits."""
+        attempts, first_failure = 0, time.time()
+        while True:
+            try:
+                [result] = await self._call([item])
+            except Exception as exc:  # noqa: BLE001 - a handler may raise anything
+                result = Failed(exc)
+            if not isinstance(result, Failed):
+                return result
+            attempts += 1
+            first_failure = time.time() if attempts == 1 else first_failure
+            if not self._should_retry(result.error, attempts):
+                return self.dead_letters.write(
+                    item.delivery, result.error, attempts=attempts, first_failure=first_failure
+                )
+            self._stats.retries += 1
+            await anyio.sleep(self._delay(attempts, result.error))
+
+    async def process_all(self, items: Sequence[Item]) -> list[Completion]:
+        """As `process`, and of those that wait for a retry, too: waits until none does."""
+        completions = await self.process(items)
+        while (due := self.queue.next_due) is not None:
+            await anyio.sleep(max(due - anyio.current_time(), 0))
+            completions += await self.process_due()
+        await self.calls.end()
+        return completions
 
     async def process_due(self) -> list[Completion]:
         """Completions of the events whose retry is due, and of those that their keys held back."""
@@ -137,7 +171,7 @@ class Retry:
 
     async def _bisect(self, items: Sequence[Item], error: Exception) -> list[Completion]:
         text = "%s: a batch of %d failed (%s); bisecting it"
-        log.log(self.log_level, text, self._name, len(items), describe(error))
+        log.log(self.log_level, text, self._name, len(items), cause_of_error(error))
         bisection = Bisection(len(items), self._options.bisect_for)
         completions: list[Completion] = []
         rest = dict(enumerate(items))
@@ -207,7 +241,6 @@ class Retry:
         return classify(error, self._options.retry_on) is Verdict.INFRASTRUCTURE
 
     def _as_reported(self, error: Exception) -> Exception:
-        """The error that a dead letter reports."""
         return error
 
     def _delay(self, failures: int, error: Exception) -> float:

@@ -9,9 +9,10 @@ from eventml.backends.base import Completion
 from eventml.errors import StaleError
 from eventml.handlers import Handler
 from eventml.runtime.calling import Item
+from eventml.runtime.dead_letters import DeadLetterWriter
 from eventml.runtime.failures import Failed
 from eventml.runtime.outputs import Outputs
-from eventml.runtime.retry import Retry
+from eventml.runtime.retry import Step
 from eventml.runtime.stats import Stats
 
 if TYPE_CHECKING:
@@ -27,17 +28,19 @@ class Staleness:
 
     def __init__(
         self,
-        next_step: Retry,
+        next_step: Step,
         handler: Handler,
         max_age: float,
         *,
         outputs: Outputs | None,
+        dead_letters: DeadLetterWriter,
         stats: Stats,
     ) -> None:
         self._next = next_step
         self._max_age = max_age
         self._when_stale = handler.options.when_stale
         self._outputs = outputs
+        self._dead_letters = dead_letters
         self._stats = stats
 
     async def process(self, items: Sequence[Item]) -> list[Completion]:
@@ -51,7 +54,7 @@ class Staleness:
         delivery = stale.delivery
         if self._when_stale == "dead_letter":
             error = StaleError(f"{time.time() - delivery.timestamp:.3f} s old when its turn came")
-            return self._next.dead_letters.write(delivery, error)
+            return self._dead_letters.write(delivery, error)
         if not callable(self._when_stale):
             return Completion(delivery)
         try:
@@ -59,13 +62,9 @@ class Staleness:
             if self._outputs is None:
                 return Completion(delivery)
             [result] = self._outputs.completions([delivery], [output])
-            return (
-                self._next.dead_letters.write(delivery, result.error)
-                if isinstance(result, Failed)
-                else result
-            )
         except Exception as exc:  # noqa: BLE001 - a fallback may raise anything
-            return self._next.dead_letters.write(delivery, exc)
+            result = Failed(exc)
+        return self._dead_letters.write(delivery, result.error) if isinstance(result, Failed) else result
 
 
 def split_stale(items: Sequence[Item], max_age: float, now: float) -> tuple[list[Item], list[Item]]:

@@ -18,6 +18,7 @@ from eventml.runtime.dead_letters import (
     dead_letter_topic,
     read_dead_letter,
 )
+from eventml.runtime.failure_log import FailureLog
 
 HEADERS = {
     "eventml-dlq-topic": "rides.started",
@@ -89,8 +90,9 @@ def test_a_long_id_is_cut_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
     event = Delivery(Record("rides.started", b"{", None, "i" * 3_000_000, {}), 0, 3, 0.0)
     [error] = Decoder(int).decode([event])
     assert len(str(error)) < 300
-    writer = DeadLetterWriter(handler, log_level=logging.WARNING, translate=lambda error: error)
+    writer = DeadLetterWriter(handler, translate=lambda error: error)
     written = writer.write(event, error)
+    FailureLog("duration", logging.WARNING).add([written])
     assert written.outputs[0].id == event.record.id, "the record keeps it"
     assert writer.replace(written, "too large") is written
     lines = [record.getMessage() for record in caplog.records]
@@ -104,7 +106,7 @@ def test_a_written_dead_letter_belongs_to_its_handler_and_says_nothing_that_the_
     [handler], [queue] = bus.handlers.values(), dead_letter_queues(bus.handlers.values())
     forged = {**HEADERS, "eventml-dlq-topic": "payments", "eventml-dlq-traceback": "app:1 in payments"}
     event = Delivery(Record("rides.started", b"1", None, "r-1", {**forged, "note": "x"}), 0, 3, 0.0)
-    writer = DeadLetterWriter(handler, log_level=logging.INFO, translate=lambda error: error)
+    writer = DeadLetterWriter(handler, translate=lambda error: error)
     [written] = writer.write(event, KeyError(9)).outputs
     found = read_dead_letter(Delivery(written, 0, 0, 0.0))
     assert found is not None

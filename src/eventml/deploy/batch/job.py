@@ -130,6 +130,11 @@ async def score(
     handler = bus.configured_handler(plan.predictor)
     if not handler.outputs:
         raise ConfigError(f"{plan.predictor} is a consumer: it has no outputs that could be written")
+    if handler.several:
+        raise ConfigError(
+            f"{plan.predictor} returns a list of outputs for each event, and a job writes one prediction for "
+            "each row; write a predictor that returns one, which may have a field that is a list"
+        )
     id_column = plan.id_column or bus.declared_topic(handler.topic).id_field
     if id_column is None:
         raise ConfigError(

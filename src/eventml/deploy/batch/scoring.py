@@ -23,9 +23,9 @@ from eventml.deploy.batch.output_columns import (
     take,
 )
 from eventml.deploy.batch.row_decoding import DecodedChunk, RowDecoder
-from eventml.errors import OutputError
+from eventml.errors import OutputError, Reject
 from eventml.handler_options import DEFAULT_MAX_BATCH
-from eventml.records import Delivery, Record
+from eventml.records import Delivery, Output, Record
 from eventml.runtime import (
     DLQ_PREFIX,
     Caller,
@@ -37,6 +37,7 @@ from eventml.runtime import (
     Retry,
     Stats,
     describe,
+    plain_outputs,
 )
 
 if TYPE_CHECKING:
@@ -84,28 +85,36 @@ class Scorer:
         most = max(size, 1) if whole else self._handler.max_batch
         for start in range(0, size, most):
             stop = min(start + most, size)
-            outputs = await self._call_once(decoded, start, stop)
-            if outputs is None:
+            called = await self._call_once(decoded, start, stop)
+            if called is None:
                 if not isinstance(decoded.events, list):
                     decoded.events = self._decoder.events(chunk)
                 by_event = await self._call_with_retries(decoded, start, stop)
                 parts.append(list(by_event.values()))
                 kept += by_event
             else:
-                parts.append(outputs)
-                kept += range(start, stop)
+                parts.append(called[0])
+                kept += called[1]
         outputs = parts[0] if len(parts) == 1 else [value for part in parts for value in as_list(part)]
         ids = decoded.ids if len(kept) == size else take(decoded.ids, kept)
         row, rejected = decoded.row, decoded.rejected
         return await to_thread.run_sync(self._scored, chunk, ids, outputs, rejected, lambda n: row(kept[n]))
 
-    async def _call_once(self, decoded: DecodedChunk, start: int, stop: int) -> Values | None:
-        """The outputs of one call for all rows; None if it fails, or the handler takes single events."""
+    async def _call_once(
+        self, decoded: DecodedChunk, start: int, stop: int
+    ) -> tuple[Values, Sequence[int]] | None:
+        """The outputs of one call for all rows, and the numbers of the rows that it did not reject.
+
+        None if it fails, or the handler takes single events.
+        """
         if not self._handler.batched:
             return None
         try:
-            outputs = await self._caller.call_whole(decoded.events[start:stop])
-            return check_outputs(self._checks, outputs, stop - start)
+            deliveries = self._deliveries(decoded, start, stop) if self._handler.metadata else ()
+            outputs = await self._caller.call_whole(decoded.events[start:stop], deliveries)
+            if isinstance(outputs, list) and not {Output, Reject}.isdisjoint(map(type, outputs)):
+                return self._without_rejected(decoded, start, stop, outputs)
+            return check_outputs(self._checks, outputs, stop - start), range(start, stop)
         except Exception as exc:  # noqa: BLE001 - a handler may raise anything
             now = time.monotonic()
             if now >= self._next_warning:
@@ -118,16 +127,22 @@ class Scorer:
                 )
             return None
 
+    def _without_rejected(
+        self, decoded: DecodedChunk, start: int, stop: int, outputs: Sequence[Any]
+    ) -> tuple[Values, Sequence[int]]:
+        values = plain_outputs(self._handler, outputs)
+        kept = [number for number, value in enumerate(values, start) if not isinstance(value, Failed)]
+        self._checks.check_length(values, stop - start)
+        checked = self._checks.check([values[number - start] for number in kept], len(kept))
+        write = self._retry.dead_letters.write
+        for delivery, value in zip(self._deliveries(decoded, start, stop), values, strict=True):
+            if isinstance(value, Failed):
+                decoded.rejected.append(_rejected(write(delivery, value.error), decoded.row))
+        return list(checked.values), kept
+
     async def _call_with_retries(self, decoded: DecodedChunk, start: int, stop: int) -> dict[int, Any]:
         """The outputs by event number, in order. Rows that the retry policy gives up are rejected."""
-        now = time.time()
-        topic = self._handler.topic
-        ids = as_list(decoded.ids[start:stop])
-        numbered = enumerate(zip(ids, decoded.events[start:stop], strict=True), start)
-        items = [
-            Item(Delivery(Record(topic, b"", id=str(row_id)), 0, number, now), event)
-            for number, (row_id, event) in numbered
-        ]
+        items = list(map(Item, self._deliveries(decoded, start, stop), decoded.events[start:stop]))
         self._outputs_by_event = {}
         completions: list[Completion] = []
         step = min(self._handler.max_batch, DEFAULT_MAX_BATCH) if self._handler.batched else DEFAULT_MAX_BATCH
@@ -140,13 +155,22 @@ class Scorer:
         decoded.rejected += [_rejected(c, decoded.row) for c in dead.values()]
         return {n: self._outputs_by_event[n] for n in range(start, stop) if n not in dead}
 
+    def _deliveries(self, decoded: DecodedChunk, start: int, stop: int) -> list[Delivery]:
+        """The deliveries of rows: with the row's id, and its number as offset."""
+        now, topic = time.time(), self._handler.topic
+        return [
+            Delivery(Record(topic, b"", id=str(row_id)), 0, number, now)
+            for number, row_id in enumerate(as_list(decoded.ids[start:stop]), start)
+        ]
+
     async def _call(self, items: Sequence[Item]) -> CallResults:
         """Call the handler for the retry policy, and keep the outputs by the events' numbers."""
         outputs: Any = await self._caller.call(items)
-        if self._handler.batched:
+        if self._handler.batched and not isinstance(outputs, list):
             checked = self._checks.check(outputs, len(items)).values
         else:
-            checked = self._checks.check_each(outputs)
+            self._checks.check_length(outputs, len(items))
+            checked = self._checks.check_each(plain_outputs(self._handler, outputs))
         results: list[Completion | Failed] = []
         for item, output in zip(items, checked, strict=True):
             if isinstance(output, Failed):

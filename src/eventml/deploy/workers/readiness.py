@@ -32,6 +32,11 @@ def unready_reasons(status: ServiceStatus, max_lag: int | None) -> list[str]:
             reasons.append(f"{worker.name} is {worker.state}{detail}")
         elif not worker.connected and worker.state == "ready":
             reasons.append(f"{worker.name} does not reach its broker")
+        reasons += [
+            f"{worker.name}: {name} has stopped: {handler.braked}"
+            for name, handler in worker.handlers.items()
+            if handler.braked
+        ]
         if worker.state == "ready":
             reasons += [
                 f"{worker.name}: {step} of {name} has failed for {seconds + worker.silence:.0f} s: {error}"

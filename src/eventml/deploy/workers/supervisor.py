@@ -86,6 +86,7 @@ class Supervisor:
         self._moving = threading.Lock()  # no total may fall while a process moves from `_live` to `_ended`
         self._stopping = anyio.Event()
         self._failure = ""  # why the service cannot go on
+        self._failure_status = 1
         self._all_finished = True
         self._restart_requested = anyio.Event()
         self._rolling_restarts = 0
@@ -118,7 +119,8 @@ class Supervisor:
         """Run until stopped, until a worker is in a crash loop, or until all workers have stopped when idle.
 
         Returns:
-            The exit status: 0 if everything in flight was finished, 1 if not or after a crash loop.
+            The exit status: 0 if everything in flight was finished, 1 if not or after a crash loop; that of a
+            worker that ends with an error although it was to stop when idle.
         """
         self._operations = operations
         async with anyio.create_task_group() as self._tasks:
@@ -134,7 +136,7 @@ class Supervisor:
             self._tasks.cancel_scope.cancel()
         if self._failure:
             log.error("%s", self._failure)
-        return 1 if self._failure or not self._all_finished else 0
+        return self._failure_status if self._failure else int(not self._all_finished)
 
     def stop(self) -> None:
         if self._stopping.is_set():
@@ -173,6 +175,7 @@ class Supervisor:
                 ):
                     # A job ends with an error that will not pass; a service starts its worker again.
                     self._failure = f"{process.name}: {process.end_reason()}"
+                    self._failure_status = process.exit_status or 1
                     self.stop()
                     return
                 killed = process.exit_status == -signal.SIGKILL and not process.killed_for

@@ -24,6 +24,7 @@ from eventml.bus import Bus, import_bus, run_until_signal, stop_when_idle
 from eventml.deploy.workers.logs import make_errors_printable, start_service_logging
 from eventml.deploy.workers.readiness import LagMonitor
 from eventml.deploy.workers.reports import (
+    BRAKED,
     REPORT_INTERVAL,
     FailureCause,
     RunningWorker,
@@ -34,7 +35,7 @@ from eventml.deploy.workers.reports import (
     handler_reports,
 )
 from eventml.deploy.workers.restarts import failure_cause
-from eventml.errors import EventMLError, UnavailableError
+from eventml.errors import BrakeError, EventMLError, UnavailableError
 from eventml.runtime import BrokerRetry, Worker, leaves, task_group
 
 if TYPE_CHECKING:
@@ -193,7 +194,7 @@ def main() -> None:
         bus = import_bus(spec.bus)
         start_service_logging(spec.name, json=spec.json_logs)
         bus.configure(bus.read_settings({"backend": spec.backend} if spec.backend else {}))
-        finished = anyio.run(process.run, bus, backend_options=spec.loop_options)
+        status = 0 if anyio.run(process.run, bus, backend_options=spec.loop_options) else 1
     except Exception as exc:
         start_service_logging(spec.name, json=spec.json_logs)
         errors = leaves(exc)
@@ -201,9 +202,9 @@ def main() -> None:
         expected = all(isinstance(error, EventMLError) for error in errors)
         log.exception("%s", reason, exc_info=None if expected else exc)
         process.report("failed", reason, failure_cause(errors))
-        finished = False
-    force_exit_later(0 if finished else 1)
-    sys.exit(0 if finished else 1)
+        status = BRAKED if any(isinstance(error, BrakeError) for error in errors) else 1
+    force_exit_later(status)
+    sys.exit(status)
 
 
 def force_exit_later(code: int) -> threading.Timer:

@@ -30,7 +30,8 @@ def cause_of(headers: Mapping[str, str]) -> str:
     """
     exception = headers.get("eventml-dlq-exception", "")
     if exception == "DecodeError":
-        return _QUOTED.sub("'…'", headers.get("eventml-dlq-message", exception))
+        reason = headers.get("eventml-dlq-message", "").partition("; its value: ")[0].partition(": ")[2]
+        return _QUOTED.sub("'…'", f"{exception}: {reason.partition(': ')[2] or reason}")
     place = headers.get("eventml-dlq-traceback", "").rpartition("\n")[2].partition(": ")[0]
     return f"{exception} at {place}" if place else exception
 

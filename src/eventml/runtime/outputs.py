@@ -165,6 +165,10 @@ class Outputs:
         topics = [part.output.topic or self._topic_of(type(part.output.value)) for part in parts]
         encoded: dict[int, Record] = {}
         for topic in dict.fromkeys(topics):
+            if topic not in self._encoders:
+                raise OutputError(
+                    f"{self._name}: an output is for the topic {topic!r}, which is not in its to=..."
+                )
             places = [place for place, other in enumerate(topics) if other == topic]
             if are_numbers:
                 outputs = [Prediction(parts[place].delivery.record.id, values[place]) for place in places]

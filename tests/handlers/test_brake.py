@@ -1,0 +1,186 @@
+"""A handler of which most events fail stops: a mistake costs few dead letters, and nothing is lost."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import anyio
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eventml.errors import BrakeError, Reject
+from eventml.runtime.brake import FailureWindow
+from eventml.runtime.failure_log import cause_of
+from tests.failures.scenario import publish, until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+    from typing import Any
+
+    from tests.failures.scenario import Scenario
+
+pytestmark = pytest.mark.anyio
+
+EVENTS = 2_000
+
+
+class Ride(msgspec.Struct):
+    number: int
+
+
+@given(size=st.integers(1, 12), events=st.lists(st.booleans(), max_size=60))
+def test_the_window_counts_the_last_events(size: int, events: list[bool]) -> None:
+    window = FailureWindow(size)
+    for end, failed in enumerate(events, 1):
+        if failed:
+            assert window.failed() is (2 * sum(events[max(end - size, 0) : end]) > size)
+        else:
+            window.succeeded(1)
+
+
+async def test_a_wrong_schema_costs_few_dead_letters(
+    scenario: Scenario, caplog: pytest.LogCaptureFixture
+) -> None:
+    scenario.bus.predictor(scenario.topic, to=scenario.to, name="double")(double)
+    records = scenario.records([b'{"number": "Anna Smith"}'] * EVENTS)
+    with anyio.fail_after(120):
+        async with scenario.connect() as backend:
+            finished: list[bool] = []
+            async with scenario.bus.open(backend), scenario.bus.worker() as worker:
+                async with anyio.create_task_group() as tasks:
+
+                    async def run() -> None:
+                        finished.append(await worker.run())
+
+                    tasks.start_soon(run)
+                    await worker.ready.wait()
+                    await publish(backend, records)
+                    with pytest.raises(BrakeError, match="double has stopped: more than half of"):
+                        await worker.idle(0.1)
+                    worker.stop()
+                stats = worker.stats["double"]
+            assert finished == [False]
+            assert 100 <= stats.dead_letters <= 200
+            lines = [record.getMessage() for record in caplog.records if record.name == "eventml"]
+            assert sum("double has stopped" in line for line in lines) == 1
+            assert sum("moved to the dead letters" in line for line in lines) <= 3
+            assert not any("Anna" in line for line in lines), "what is in an event stays in its dead letter"
+            # Nothing is lost: those that were in flight go back, and what comes after them waits.
+            scenario.bus.configure(
+                scenario.bus.read_settings(
+                    {"backend": scenario.url, "consumer": {"double": {"brake_window": 0}}}
+                )
+            )
+            async with scenario.working(backend) as worker:
+                await until(lambda: worker.stats["double"].dead_letters == EVENTS - stats.dead_letters)
+            await scenario.collect(backend, EVENTS)
+    scenario.check(answered=set(), dead_letters=set(range(EVENTS)))
+
+
+def double(ride: Ride) -> Ride:
+    return Ride(2 * ride.number)
+
+
+class Broken:
+    """A handler that fails until it is mended."""
+
+    def __init__(self) -> None:
+        self.mended = False
+
+    def each(self, ride: Ride) -> Ride:
+        if not self.mended:
+            raise ValueError("no such column")
+        return ride
+
+    async def at_once(self, ride: Ride) -> Ride:
+        return self.each(ride)
+
+    def batch(self, rides: list[Ride]) -> list[Ride]:
+        return list(map(self.each, rides))
+
+
+@pytest.mark.parametrize("form", ["each", "at_once", "batch"])
+async def test_it_goes_on_once_events_pass(
+    form: str, scenario: Scenario, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken = Broken()
+    caplog.set_level(logging.WARNING, "eventml")
+    register: Callable[..., Any] = scenario.bus.predictor(
+        scenario.topic, to=scenario.to, name="copy", retries=0, backoff=0.01, max_backoff=0.1
+    )
+    register(getattr(broken, form))
+    with anyio.fail_after(120):
+        async with scenario.connect() as backend:
+            async with scenario.working(backend) as worker:
+                stats = worker.stats["copy"]
+                await publish(backend, scenario.records(map(Ride, range(EVENTS))))
+                await until(lambda: bool(stats.braked))
+                lost = stats.dead_letters
+                broken.mended = True
+                await until(lambda: stats.completed == EVENTS)
+                assert (stats.braked, stats.dead_letters) == ("", lost)
+            await scenario.collect(backend, EVENTS)
+    assert len(scenario.outputs) + len(scenario.dead_letters) == EVENTS
+    lines = [record.getMessage() for record in caplog.records if record.name == "eventml"]
+    assert [sum(text in line for line in lines) for text in ("has stopped", "goes on")] == [1, 1]
+
+
+async def test_rejects_do_not_stop_a_handler(scenario: Scenario) -> None:
+    @scenario.bus.predictor(scenario.topic, to=scenario.to)
+    def choose(rides: list[Ride]) -> list[Ride | Reject]:
+        return [ride if ride.number % 10 == 0 else Reject("not a tenth") for ride in rides]
+
+    await scenario.run(list(map(Ride, range(EVENTS))))
+    scenario.check(answered=set(range(0, EVENTS, 10)), dead_letters={n for n in range(EVENTS) if n % 10})
+
+
+def test_a_cause_has_no_values_of_the_event() -> None:
+    message = (
+        "DecodeError: record 'r-1' of 'rides': Invalid enum value 'Anna' - at `$.name`; its value: {\"Anna\"}"
+    )
+    headers = {"eventml-dlq-exception": "DecodeError", "eventml-dlq-message": message}
+    assert cause_of(headers) == "DecodeError: Invalid enum value '…' - at `$.name`"
+    headers = {
+        "eventml-dlq-exception": "ValueError",
+        "eventml-dlq-message": "ValueError: Anna",
+        "eventml-dlq-traceback": "app:3 in predict: look_up(ride)\nrides.names:12 in look_up: raise Error(name)",
+    }
+    assert cause_of(headers) == "ValueError at rides.names:12 in look_up"
+
+
+APP = """
+from eventml import Bus
+
+bus = Bus("rides")
+
+@bus.consumer("rides.started")
+def watch(ride: int) -> None:
+    pass
+"""
+
+
+@pytest.mark.parametrize("workers", [[], ["--workers", "1", "--operations", "0"]])
+def test_run_until_idle_ends_with_a_status_of_its_own(
+    workers: list[str], redis_server: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "app.py").write_text(APP.replace('Bus("rides")', f'Bus("rides{len(workers)}")'))
+    (tmp_path / "rides.jsonl").write_text('"one"\n' * 300)
+    env = {**os.environ, "EVENTML_BACKEND": redis_server.url}
+
+    def eventml(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(  # noqa: S603 - our own command
+            [sys.executable, "-m", "eventml", *arguments],
+            cwd=tmp_path, env=env, text=True, capture_output=True, timeout=60, check=False,
+        )  # fmt: skip
+
+    published = eventml("publish", "rides.started", "rides.jsonl")
+    assert published.returncode == 0, published.stderr
+    run = eventml("run", "app:bus", "--until-idle", "0.5", *workers)
+    assert (run.returncode, "watch has stopped: more than half" in run.stderr) == (65, True), run.stderr

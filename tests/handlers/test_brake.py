@@ -150,7 +150,7 @@ def test_a_cause_has_no_values_of_the_event() -> None:
     headers = {
         "eventml-dlq-exception": "ValueError",
         "eventml-dlq-message": "ValueError: Anna",
-        "eventml-dlq-traceback": "app:3 in predict: look_up(ride)\nrides.names:12 in look_up: raise Error(name)",
+        "eventml-dlq-traceback": "app:3 in predict: look_up(ride)\nrides.names:12 in look_up: raise E(n)",
     }
     assert cause_of(headers) == "ValueError at rides.names:12 in look_up"
 

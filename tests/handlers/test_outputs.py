@@ -143,8 +143,9 @@ FORMS: list[Callable[..., Any]] = [plain, in_turn, batches, batches_of_outputs, 
 def app(function: Callable[..., Any]) -> Bus:
     bus = Bus("rides")
     bus.topic("rides", id_field="number")
+    register: Callable[..., Any] = bus.predictor
     event_type = {"event_type": Ride} if function is frames else {}
-    bus.predictor("rides", to="scored", name="score", retries=0, **event_type)(function)  # type: ignore[call-overload,misc]
+    register("rides", to="scored", name="score", retries=0, **event_type)(function)
     bus.configure(config.load(environ={}, overrides={}))
     return bus
 

@@ -242,6 +242,12 @@ def _output_kinds(returned: Any, *, batched: bool) -> tuple[bool | None, list[An
     return False, [] if Output in kinds else kinds
 
 
+def _leaves(type_: Any) -> list[Any]:
+    """The classes in an annotation."""
+    parts = get_args(type_)
+    return [leaf for part in parts for leaf in _leaves(part)] if parts else [type_]
+
+
 def _members(type_: Any) -> list[Any]:
     """The members of a union, or the type itself, without those that are no output: None and `Reject`."""
     members = get_args(type_) if get_origin(type_) in (Union, types.UnionType) else (type_,)
@@ -262,7 +268,7 @@ def _outputs(
             raise RegistrationError(
                 f"{name}: a consumer has no output; remove output_type=..., or add to=..."
             )
-        if returned not in (Any, None, type(None)):
+        if returned not in (Any, None, type(None)) and (kinds or Reject not in _leaves(returned)):
             raise RegistrationError(
                 f"{name}: a consumer has no output; make it a predictor, with to=..., or annotate it -> None"
             )

@@ -273,6 +273,24 @@ async def test_an_output_that_does_not_fit_costs_its_event() -> None:
     assert "'ce_type' is written by the library" in reasons[2]
 
 
+async def test_a_consumer_rejects_rows_too() -> None:
+    bus, seen = Bus("rides"), list[int]()
+
+    @bus.consumer("rides")
+    def batches_of_rides(rides: list[Ride]) -> list[Reject | None]:
+        seen.extend(ride.number for ride in rides)
+        return [None if ride.number else Reject("zero") for ride in rides]
+
+    @bus.consumer("rides")
+    async def one_ride(ride: Ride) -> Reject | None:
+        return None if ride.number else Reject("zero")
+
+    async with TestBus(bus) as test:
+        await test.publish_many("rides", [Ride(1), Ride(0), Ride(2)])
+        assert [letter.handler for letter in test.dead_letters()] == ["batches_of_rides", "one_ride"]
+    assert seen == [1, 0, 2], "nobody was called again"
+
+
 class Typed(TypedDict):
     number: int
 

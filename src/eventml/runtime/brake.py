@@ -33,6 +33,10 @@ _INTENDED: Final = {"Reject", "StaleError", "CrashLoopError"}
 _TRIAL: Final = 16  # events
 
 
+class StoppedError(Exception):
+    """A handler is stopped while its events wait for most of them to pass."""
+
+
 class FailureWindow:
     """Whether most of the last events of a handler failed. One of size 0 never says so."""
 
@@ -104,7 +108,10 @@ class Brake:
     async def until_released(self, kept: Sequence[Completion], stop: anyio.Event) -> list[Completion]:
         """The completions of events whose dead letters were kept back, once most events pass.
 
-        Events are tried in their order, so that the order of each key is kept. None if it is stopped first.
+        Events are tried in their order, so that the order of each key is kept.
+
+        Raises:
+            StoppedError: `stop` was set before.
         """
         waiting = [completion.delivery for completion in kept]
         finished: list[Completion] = []
@@ -119,7 +126,7 @@ class Brake:
                 ):
                     await stop.wait()
                 if stop.is_set():
-                    return []
+                    raise StoppedError
                 tried = waiting[:_TRIAL]
                 done = await self._call_again(tried)
                 failed = list(filter(_is_failure, done))

@@ -21,7 +21,7 @@ import msgspec
 from anyio import CapacityLimiter, Semaphore, to_thread
 
 from eventml.backends.base import Completion
-from eventml.errors import HandlerExitError, HandlerTimeoutError
+from eventml.errors import HandlerExitError, HandlerTimeoutError, Reject
 from eventml.frames import FrameBuilder, FrameType
 from eventml.handlers import Handler
 from eventml.models import single_threaded
@@ -91,10 +91,14 @@ class HandlerCall:
                 if self._batched:
                     return self._outputs.completions(deliveries, outputs)
                 return self._outputs.completions_each(deliveries, outputs)
-        if self._batched:
+        if self._batched and not (isinstance(outputs, list) and Reject in set(map(type, outputs))):
             return [Completion(delivery) for delivery in deliveries]
         return [
-            output if isinstance(output, Failed) else Completion(delivery)
+            Failed(output)
+            if isinstance(output, Reject)
+            else output
+            if isinstance(output, Failed)
+            else Completion(delivery)
             for delivery, output in zip(deliveries, outputs, strict=True)
         ]
 

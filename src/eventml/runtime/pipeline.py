@@ -25,7 +25,7 @@ from eventml.handlers import Handler
 from eventml.printable import cut
 from eventml.records import REPLAY_GROUP, TOMBSTONE, Delivery
 from eventml.runtime.backoff import BrokerRetry
-from eventml.runtime.brake import Brake
+from eventml.runtime.brake import Brake, StoppedError
 from eventml.runtime.calling import Item
 from eventml.runtime.concurrency import ConcurrentCalls
 from eventml.runtime.dedupe import Dedupe
@@ -156,26 +156,31 @@ class Pipeline:
     # The second stage: process
 
     async def _process_all(self, completions: MemoryObjectSendStream[list[Completion]]) -> None:
-        async with completions, task_group() as tasks:
-            if self._concurrent is not None:
-                self._concurrent.start(tasks, partial(self._send, completions))
-            while True:
-                items: Sequence[Item]
-                items, screen = await self._next_batch()
-                if not items and self._intake.drained and not self._waiting:
-                    return
-                if self._stats.braked and self._stop.is_set():
-                    return  # its events in flight go back to the group
-                await self._send(completions, await self._retry.process_due())
-                if self._dedupe is not None and items:
-                    items, duplicates = await self._dedupe.remove_duplicates(items)
-                    await self._send(completions, duplicates)
-                if not items:
-                    continue
-                if not screen:
-                    await self._send(completions, await self._first.process(items))
-                    continue
-                await self._process_unusual(completions, items)
+        async with completions:
+            try:
+                async with task_group() as tasks:
+                    if self._concurrent is not None:
+                        self._concurrent.start(tasks, partial(self._send, completions))
+                    await self._process_until_drained(completions)
+            except* StoppedError:
+                pass  # its events in flight go back to the group
+
+    async def _process_until_drained(self, completions: MemoryObjectSendStream[list[Completion]]) -> None:
+        while True:
+            items: Sequence[Item]
+            items, screen = await self._next_batch()
+            if not items and self._intake.drained and not self._waiting:
+                return
+            await self._send(completions, await self._retry.process_due())
+            if self._dedupe is not None and items:
+                items, duplicates = await self._dedupe.remove_duplicates(items)
+                await self._send(completions, duplicates)
+            if not items:
+                continue
+            if not screen:
+                await self._send(completions, await self._first.process(items))
+                continue
+            await self._process_unusual(completions, items)
 
     async def _process_unusual(
         self, completions: MemoryObjectSendStream[list[Completion]], items: Sequence[Item]
@@ -252,7 +257,11 @@ class Pipeline:
     async def _send(
         self, completions: MemoryObjectSendStream[list[Completion]], batch: list[Completion]
     ) -> None:
-        """Have completions made, but those that the brake keeps back."""
+        """Have deliveries completed, but those that the brake keeps back: these once it is released.
+
+        Raises:
+            StoppedError: the handler was stopped before that.
+        """
         while batch:
             batch, kept = self._brake.split(batch)
             if batch:

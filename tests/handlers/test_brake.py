@@ -122,7 +122,6 @@ async def test_it_goes_on_once_events_pass(
                 stats = worker.stats["copy"]
                 await publish(backend, scenario.records(map(Ride, range(EVENTS))))
                 await until(lambda: bool(stats.braked))
-                lost = stats.dead_letters
                 broken.mended = True
                 await until(lambda: stats.completed == EVENTS)
                 assert (stats.braked, stats.dead_letters <= 200) == ("", True)

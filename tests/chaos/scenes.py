@@ -39,6 +39,8 @@ class Scene(NamedTuple):
         ordered: Whether order per key is promised.
         exact: Whether one output for one input is promised.
         pauses: Shortest and longest time between two faults of the broker, in seconds.
+        worker_pauses: The same of the workers. A Kafka group that has no time between two rebalances does not
+            work, and would show no recovery.
         stopped: Shortest and longest time that a worker is stopped; the longest is past its lease or session.
     """
 
@@ -48,6 +50,7 @@ class Scene(NamedTuple):
     ordered: bool
     exact: bool
     pauses: tuple[float, float]
+    worker_pauses: tuple[float, float]
     stopped: tuple[float, float]
 
 
@@ -72,6 +75,7 @@ def redis_scene(folder: Path) -> Iterator[Scene]:
             ordered=False,
             exact=True,
             pauses=(1, 4),
+            worker_pauses=(1, 4),
             stopped=(1, 6),
         )
 
@@ -112,6 +116,7 @@ def kafka_scene(folder: Path, delivery: str) -> Iterator[Scene]:
             ordered=True,
             exact=delivery == "exactly_once",
             pauses=(3, 8),
+            worker_pauses=(8, 20),
             stopped=(2, 15),
         )
 

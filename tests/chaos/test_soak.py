@@ -123,7 +123,9 @@ def soak(title: str, scene: Scene, folder: Path, name: str) -> None:  # noqa: PL
                     return
                 before = {role: usage(pid) for role, pid in watched.items()}
                 lanes = [
-                    pool.submit(fail, plan(of_workers, random.Random(SEED + 2), (1, 4)), stop, applied),
+                    pool.submit(
+                        fail, plan(of_workers, random.Random(SEED + 2), scene.worker_pauses), stop, applied
+                    ),
                     pool.submit(fail, plan(of_broker, random.Random(SEED + 3), scene.pauses), stop, applied),
                     pool.submit(ask, web, stop, beside),
                     pool.submit(score, folder / "batch", stop, beside),

@@ -178,7 +178,11 @@ class Traffic(Oracle):
                 yield what, at, numbers
 
     def recoveries(self, ends: Collection[float]) -> list[float]:
-        """For the end of each fault, the seconds until all that had been published before it was handled."""
+        """For the end of each fault, the seconds until work went on.
+
+        It went on when all that had been published before the end, and the first publish that succeeded
+        after it, was handled.
+        """
         handled: dict[int, float] = {}
         for what, at, numbers in self.journal():
             if what == "ok":
@@ -191,6 +195,5 @@ class Traffic(Oracle):
             latest = max(latest, *times)
             slowest.append(latest)
         published = [call.ended for call in calls if call.ended is not None]
-        return [
-            max(slowest[at - 1] - end, 0.0) if (at := bisect_right(published, end)) else 0.0 for end in ends
-        ]
+        last = [min(bisect_right(published, end), len(published) - 1) for end in ends]
+        return [max(slowest[call] - end, 0.0) for call, end in zip(last, ends, strict=True)]

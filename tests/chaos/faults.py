@@ -33,6 +33,8 @@ PASSWORD = "of-the-soak"  # noqa: S105 - of servers that live for minutes, on lo
 CONSUMER = ["on", f">{PASSWORD}", *set_user("consumer")[6:]]
 """Rules of the user of the Redis server, with the rights that the documentation gives to a consumer."""
 
+REWRITING = ("in_progress", "scheduled")
+
 
 class Fault(NamedTuple):
     """Something that fails.
@@ -43,6 +45,7 @@ class Fault(NamedTuple):
         undo: Ends it. Also called if `apply` failed.
         seconds: Shortest and longest time between the two.
         workers: How many workers may repeat what they have in flight.
+        settle: Waits, after its end, until another fault may begin.
     """
 
     name: str
@@ -50,6 +53,7 @@ class Fault(NamedTuple):
     undo: Callable[[], object] = lambda: None
     seconds: tuple[float, float] = (0.0, 0.0)
     workers: int = 3
+    settle: Callable[[], object] = lambda: None
 
 
 class Step(NamedTuple):
@@ -241,8 +245,13 @@ def redis_faults(
         if disk is not None:
             disk.empty()
             start()
-            _until(lambda: client.info("persistence")["aof_last_write_status"] == "ok")
+            until(lambda: client.info("persistence")["aof_last_write_status"] == "ok")
             client.config_set("appendfsync", "always")
+
+    def rewrite() -> None:
+        """Replace the AOF: a write that a full disk has cut short once left one that 7.0.15 did not load."""
+        until(client.bgrewriteaof)
+        until(lambda: not any(client.info("persistence")[f"aof_rewrite_{state}"] for state in REWRITING))
 
     restored = rules("reset", *CONSUMER)
     faults = [
@@ -256,14 +265,17 @@ def redis_faults(
         Fault("scripts flushed", client.script_flush),
         Fault("clients killed", lambda: client.client_kill_filter(_type="normal", skipme=True)),
     ]
-    return [*faults, Fault("disk full", fill, empty, (2, 5))] if disk is not None else faults
+    if disk is not None:
+        faults.append(Fault("disk full", fill, empty, (2, 5), settle=rewrite))
+    return faults
 
 
 def _signal(server: RedisServer, number: signal.Signals) -> Callable[[], None]:
     return lambda: server.process.send(number)
 
 
-def _until(condition: Callable[[], object], seconds: float = 60.0) -> None:
+def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
+    """Wait until a condition of a broker is true."""
     deadline = time.monotonic() + seconds
     while True:
         with suppress(Exception):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -26,6 +27,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.chaos.conftest import BATCH, IN_FLIGHT, SECONDS, WORKERS
+from tests.chaos.failover import sentinel_scene
 from tests.chaos.faults import Clock, Fault, Workers, plan
 from tests.chaos.history import check
 from tests.chaos.scenes import kafka_scene, redis_scene
@@ -79,6 +81,12 @@ def is_ready(service: Service) -> bool:
 def test_redis(tmp_path: Path, name: str) -> None:
     with redis_scene(tmp_path / "redis") as scene:
         soak("Redis", scene, tmp_path, name)
+
+
+@pytest.mark.redis
+def test_sentinel(tmp_path: Path, name: str) -> None:
+    with sentinel_scene(tmp_path / "redis") as scene:
+        soak("Redis with a Sentinel", scene, tmp_path, name)
 
 
 @pytest.mark.kafka
@@ -159,6 +167,8 @@ def soak(title: str, scene: Scene, folder: Path, name: str) -> None:  # noqa: PL
         log = service.text
         faults = verdict._replace(repeated={} if repeated <= allowed else verdict.repeated)
         assert str(faults) == "valid"
+        assert not verdict.dead, "no handler fails here, and no event kills a worker"
+        assert not re.findall(r".*(?:has lost them|are lost).*", log), "nothing was lost"
         for role, early in before.items():
             late = after[role]
             assert late.memory <= early.memory + 24, (role, early, late)
@@ -194,6 +204,7 @@ def fail(steps: Iterator[Step], stop: Event, applied: list[Applied]) -> None:
         finally:
             fault.undo()
         applied.append(Applied(fault, began, time.monotonic()))
+        fault.settle()
 
 
 def ask(web: Server, stop: Event, beside: Counter[str]) -> None:

@@ -17,23 +17,15 @@ from confluent_kafka import admin
 from backends.process import StartError
 from tests.kafka import secure
 from tests.redis.proxy import Proxy
-from tests.redis.users import set_user
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Callable, Iterator, Sequence
 
-    import redis
-
     from backends.kafka.cluster import KafkaCluster
-    from backends.redis.server import RedisServer
     from tests.deploy.service import Service
 
 PASSWORD = "of-the-soak"  # noqa: S105 - of servers that live for minutes, on loopback
-CONSUMER = ["on", f">{PASSWORD}", *set_user("consumer")[6:]]
-"""Rules of the user of the Redis server, with the rights that the documentation gives to a consumer."""
-
-REWRITING = ("in_progress", "scheduled")
 
 
 class Fault(NamedTuple):
@@ -215,63 +207,6 @@ def mounted(folder: Path, size: str = "512m") -> Iterator[Disk | None]:
         yield Disk(folder)
     finally:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)  # noqa: S603, S607 - ours
-
-
-def redis_faults(
-    server: RedisServer, network: Network, disk: Disk | None, client: redis.Redis
-) -> list[Fault]:
-    """The faults of one Redis server, whose administrator `client` is."""
-
-    def rules(*changed: str) -> Callable[[], None]:
-        def apply() -> None:
-            client.execute_command("ACL", "SETUSER", "consumer", *changed)  # type: ignore[no-untyped-call]
-            network.each(Proxy.cut)  # a server asks for the password when a client connects
-
-        return apply
-
-    def memory(maxmemory: str) -> Callable[[], object]:
-        return lambda: client.config_set("maxmemory", maxmemory)
-
-    def start() -> None:
-        if not server.running:
-            server.start()
-
-    def fill() -> None:
-        if disk is not None:
-            client.config_set("appendfsync", "everysec")  # with `always` it would end itself
-            disk.fill()
-
-    def empty() -> None:
-        if disk is not None:
-            disk.empty()
-            start()
-            until(lambda: client.info("persistence")["aof_last_write_status"] == "ok")
-            client.config_set("appendfsync", "always")
-
-    def rewrite() -> None:
-        """Replace the AOF: a write that a full disk has cut short once left one that 7.0.15 did not load."""
-        until(client.bgrewriteaof)
-        until(lambda: not any(client.info("persistence")[f"aof_rewrite_{state}"] for state in REWRITING))
-
-    restored = rules("reset", *CONSUMER)
-    faults = [
-        Fault("broker killed", server.kill, start, (0.5, 3)),
-        Fault("broker stopped", server.stop, start, (0.5, 3)),
-        Fault("broker frozen", _signal(server, signal.SIGSTOP), _signal(server, signal.SIGCONT), (1, 6)),
-        Fault("memory full", memory("1"), memory("1gb"), (1, 5)),
-        Fault("password changed", rules("resetpass", ">another"), restored, (1, 6)),
-        Fault("right to write revoked", rules("-xadd"), restored, (1, 6)),
-        Fault("all rights revoked", rules("-@all"), restored, (1, 6)),
-        Fault("scripts flushed", client.script_flush),
-        Fault("clients killed", lambda: client.client_kill_filter(_type="normal", skipme=True)),
-    ]
-    if disk is not None:
-        faults.append(Fault("disk full", fill, empty, (2, 5), settle=rewrite))
-    return faults
-
-
-def _signal(server: RedisServer, number: signal.Signals) -> Callable[[], None]:
-    return lambda: server.process.send(number)
 
 
 def until(condition: Callable[[], object], seconds: float = 60.0) -> None:

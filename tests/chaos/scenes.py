@@ -13,7 +13,8 @@ from backends.process import LOOPBACK, NotInstalledError, free_ports
 from backends.redis.server import RedisServer
 from tests.brokers import without_broker
 from tests.chaos.conftest import NOTICES_SOON, REDIS
-from tests.chaos.faults import CONSUMER, PASSWORD, Fault, Kafka, Network, mounted, redis_faults
+from tests.chaos.faults import PASSWORD, Fault, Kafka, Network, mounted
+from tests.chaos.redis_faults import CONSUMER, redis_faults
 from tests.kafka.secure import USER
 
 if TYPE_CHECKING:

@@ -236,7 +236,7 @@ def score(folder: Path, stop: Event, beside: Counter[str]) -> None:
         "distance": [n / 10 for n in range(ROWS)],
     }
     pq.write_table(pa.table(rides), folder / "rides.parquet")
-    while not stop.wait(15):
+    while not stop.wait(min(15, SOAK_SECONDS / 10)):
         target = folder / f"out-{beside['batch jobs']}.parquet"
         if _score(folder, target, kill_after=chance.uniform(1, 6)):
             beside["batch jobs killed"] += 1

@@ -48,6 +48,7 @@ def sentinel_scene(folder: Path) -> Iterator[Scene]:
             faults=lambda _topic, _chance: pair.faults(),
             ordered=False,
             exact=True,
+            rate=200,
             pauses=(1, 4),
             worker_pauses=(1, 4),
             stopped=(1, 6),

@@ -39,6 +39,7 @@ class Scene(NamedTuple):
         faults: Those of the broker and the network, given the name of the topic.
         ordered: Whether order per key is promised.
         exact: Whether one output for one input is promised.
+        rate: Events a second, so many that the workers keep up, all faults included, on two cores.
         pauses: Shortest and longest time between two faults of the broker, in seconds.
         worker_pauses: The same of the workers. A Kafka group that has no time between two rebalances does not
             work, and would show no recovery.
@@ -50,6 +51,7 @@ class Scene(NamedTuple):
     faults: Callable[[str, random.Random], list[Fault]]
     ordered: bool
     exact: bool
+    rate: int
     pauses: tuple[float, float]
     worker_pauses: tuple[float, float]
     stopped: tuple[float, float]
@@ -75,6 +77,7 @@ def redis_scene(folder: Path) -> Iterator[Scene]:
             faults=lambda _topic, _chance: [*redis_faults(server, network, disk, client), *network.faults()],
             ordered=False,
             exact=True,
+            rate=200,
             pauses=(1, 4),
             worker_pauses=(1, 4),
             stopped=(1, 6),
@@ -116,6 +119,7 @@ def kafka_scene(folder: Path, delivery: str) -> Iterator[Scene]:
             faults=lambda topic, chance: [*kafka.faults(topic, chance), *network.faults()],
             ordered=True,
             exact=delivery == "exactly_once",
+            rate=50 if delivery == "exactly_once" else 100,
             pauses=(3, 8),
             worker_pauses=(8, 20),
             stopped=(2, 15),

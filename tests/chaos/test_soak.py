@@ -101,7 +101,7 @@ def soak(title: str, scene: Scene, folder: Path, name: str) -> None:  # noqa: PL
     journal = folder / "journal"
     journal.mkdir()
     clock = Clock(folder)
-    traffic = Traffic(scene.url, scene.direct, name, journal)
+    traffic = Traffic(scene.url, scene.direct, name, journal, scene.rate)
     traffic.create()
     env = {
         "APP": name,

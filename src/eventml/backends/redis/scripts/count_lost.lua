@@ -4,10 +4,10 @@
 --
 -- The AOF and the replicas are told which entries a group has read, but not how many. After a restart or a
 -- failover that number would be too low, and what was read would count as removed. So they are told at each call
--- that it is unknown, and counting begins again there.
+-- after which the group has read on that it is unknown, and counting begins again there.
 --
 -- KEYS  the topic
--- ARGV  the group
+-- ARGV  the group, and the last entry that it had read at the last call of this member
 --
 -- Returns how many, the last entry that the group has read, and the first one that there is. 0 also where the
 -- server does not say: before Redis 7.0, or if the user may not call XGROUP SETID.
@@ -40,7 +40,10 @@ elseif last == stream['last-generated-id'] then
 elseif #redis.call('XRANGE', topic, '-', last, 'COUNT', 1) == 0 then
   known = added - stream['length']
 end -- else the beginning was read. Whether entries were deleted behind it could be known only by copying all.
-if not known or redis.pcall('XGROUP', 'SETID', topic, group['name'], last).err then
+if not known or (known == read and last == ARGV[2]) then
+  return { 0 }
+end
+if redis.pcall('XGROUP', 'SETID', topic, group['name'], last).err then
   return { 0 }
 end
 redis.set_repl(redis.REPL_NONE)

@@ -11,7 +11,7 @@ QUICK  := tests/memory tests/contract/test_memory.py tests/unit
 PYTEST := $(BIN)/python -m pytest -p no:schemathesis
 SHARED := -n $(JOBS) --dist loadgroup --no-loadscope-reorder
 CHAOS_SECONDS ?= 60
-SOAK_SECONDS ?= 1200
+SOAK_SECONDS ?= 900
 EXAMPLE ?= rides
 
 .PHONY: help demo test quick chaos soak coverage check bench docs lock clean
@@ -29,7 +29,7 @@ help:
 	@echo "make test    all tests but the chaos tests; those that need a broker say so where there is none"
 	@echo "make quick   the tests of single modules and of the in-memory backend, in about a minute"
 	@echo "make chaos   workers and brokers killed under load (CHAOS_SECONDS=60 for each)"
-	@echo "make soak    an hour of load while everything fails (SOAK_SECONDS=1200 for each of three; SOAK_SEED=...)"
+	@echo "make soak    an hour of load while everything fails (SOAK_SECONDS=900 for each of four; SOAK_SEED=...)"
 	@echo "make coverage  what make test runs of src/eventml, by lines and branches"
 	@echo "make check   ruff, mypy --strict, pyright on the public API, the layers"
 	@echo "make bench   the benchmarks (ARGS=memory, redis, kafka or web for one of them)"
@@ -58,7 +58,7 @@ quick: $(VENV)/.installed
 chaos: $(VENV)/.installed
 	CHAOS_SECONDS=$(CHAOS_SECONDS) $(PYTEST) -m chaos --timeout 600 $(ARGS)
 
-# ARGS="-k redis" for one of them.
+# ARGS="-k test_redis", test_sentinel, at_least_once or exactly_once for one of them.
 soak: $(VENV)/.installed
 	SOAK_SECONDS=$(SOAK_SECONDS) $(PYTEST) tests/chaos/test_soak.py -s $(ARGS)
 

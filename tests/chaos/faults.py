@@ -17,21 +17,15 @@ from confluent_kafka import admin
 from backends.process import StartError
 from tests.kafka import secure
 from tests.redis.proxy import Proxy
-from tests.redis.users import set_user
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Callable, Iterator, Sequence
 
-    import redis
-
     from backends.kafka.cluster import KafkaCluster
-    from backends.redis.server import RedisServer
     from tests.deploy.service import Service
 
 PASSWORD = "of-the-soak"  # noqa: S105 - of servers that live for minutes, on loopback
-CONSUMER = ["on", f">{PASSWORD}", *set_user("consumer")[6:]]
-"""Rules of the user of the Redis server, with the rights that the documentation gives to a consumer."""
 
 
 class Fault(NamedTuple):
@@ -43,6 +37,7 @@ class Fault(NamedTuple):
         undo: Ends it. Also called if `apply` failed.
         seconds: Shortest and longest time between the two.
         workers: How many workers may repeat what they have in flight.
+        settle: Waits, after its end, until another fault may begin.
     """
 
     name: str
@@ -50,6 +45,7 @@ class Fault(NamedTuple):
     undo: Callable[[], object] = lambda: None
     seconds: tuple[float, float] = (0.0, 0.0)
     workers: int = 3
+    settle: Callable[[], object] = lambda: None
 
 
 class Step(NamedTuple):
@@ -213,57 +209,8 @@ def mounted(folder: Path, size: str = "512m") -> Iterator[Disk | None]:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)  # noqa: S603, S607 - ours
 
 
-def redis_faults(
-    server: RedisServer, network: Network, disk: Disk | None, client: redis.Redis
-) -> list[Fault]:
-    """The faults of one Redis server, whose administrator `client` is."""
-
-    def rules(*changed: str) -> Callable[[], None]:
-        def apply() -> None:
-            client.execute_command("ACL", "SETUSER", "consumer", *changed)  # type: ignore[no-untyped-call]
-            network.each(Proxy.cut)  # a server asks for the password when a client connects
-
-        return apply
-
-    def memory(maxmemory: str) -> Callable[[], object]:
-        return lambda: client.config_set("maxmemory", maxmemory)
-
-    def start() -> None:
-        if not server.running:
-            server.start()
-
-    def fill() -> None:
-        if disk is not None:
-            client.config_set("appendfsync", "everysec")  # with `always` it would end itself
-            disk.fill()
-
-    def empty() -> None:
-        if disk is not None:
-            disk.empty()
-            start()
-            _until(lambda: client.info("persistence")["aof_last_write_status"] == "ok")
-            client.config_set("appendfsync", "always")
-
-    restored = rules("reset", *CONSUMER)
-    faults = [
-        Fault("broker killed", server.kill, start, (0.5, 3)),
-        Fault("broker stopped", server.stop, start, (0.5, 3)),
-        Fault("broker frozen", _signal(server, signal.SIGSTOP), _signal(server, signal.SIGCONT), (1, 6)),
-        Fault("memory full", memory("1"), memory("1gb"), (1, 5)),
-        Fault("password changed", rules("resetpass", ">another"), restored, (1, 6)),
-        Fault("right to write revoked", rules("-xadd"), restored, (1, 6)),
-        Fault("all rights revoked", rules("-@all"), restored, (1, 6)),
-        Fault("scripts flushed", client.script_flush),
-        Fault("clients killed", lambda: client.client_kill_filter(_type="normal", skipme=True)),
-    ]
-    return [*faults, Fault("disk full", fill, empty, (2, 5))] if disk is not None else faults
-
-
-def _signal(server: RedisServer, number: signal.Signals) -> Callable[[], None]:
-    return lambda: server.process.send(number)
-
-
-def _until(condition: Callable[[], object], seconds: float = 60.0) -> None:
+def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
+    """Wait until a condition of a broker is true."""
     deadline = time.monotonic() + seconds
     while True:
         with suppress(Exception):

@@ -13,7 +13,8 @@ from backends.process import LOOPBACK, NotInstalledError, free_ports
 from backends.redis.server import RedisServer
 from tests.brokers import without_broker
 from tests.chaos.conftest import NOTICES_SOON, REDIS
-from tests.chaos.faults import CONSUMER, PASSWORD, Fault, Kafka, Network, mounted, redis_faults
+from tests.chaos.faults import PASSWORD, Fault, Kafka, Network, mounted
+from tests.chaos.redis_faults import CONSUMER, redis_faults
 from tests.kafka.secure import USER
 
 if TYPE_CHECKING:
@@ -38,7 +39,10 @@ class Scene(NamedTuple):
         faults: Those of the broker and the network, given the name of the topic.
         ordered: Whether order per key is promised.
         exact: Whether one output for one input is promised.
+        rate: Events a second, so many that the workers keep up, all faults included, on two cores.
         pauses: Shortest and longest time between two faults of the broker, in seconds.
+        worker_pauses: The same of the workers. A Kafka group that has no time between two rebalances does not
+            work, and would show no recovery.
         stopped: Shortest and longest time that a worker is stopped; the longest is past its lease or session.
     """
 
@@ -47,7 +51,9 @@ class Scene(NamedTuple):
     faults: Callable[[str, random.Random], list[Fault]]
     ordered: bool
     exact: bool
+    rate: int
     pauses: tuple[float, float]
+    worker_pauses: tuple[float, float]
     stopped: tuple[float, float]
 
 
@@ -71,7 +77,9 @@ def redis_scene(folder: Path) -> Iterator[Scene]:
             faults=lambda _topic, _chance: [*redis_faults(server, network, disk, client), *network.faults()],
             ordered=False,
             exact=True,
+            rate=200,
             pauses=(1, 4),
+            worker_pauses=(1, 4),
             stopped=(1, 6),
         )
 
@@ -111,7 +119,9 @@ def kafka_scene(folder: Path, delivery: str) -> Iterator[Scene]:
             faults=lambda topic, chance: [*kafka.faults(topic, chance), *network.faults()],
             ordered=True,
             exact=delivery == "exactly_once",
+            rate=50 if delivery == "exactly_once" else 100,
             pauses=(3, 8),
+            worker_pauses=(8, 20),
             stopped=(2, 15),
         )
 

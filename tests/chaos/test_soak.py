@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -26,6 +27,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.chaos.conftest import BATCH, IN_FLIGHT, SECONDS, WORKERS
+from tests.chaos.failover import sentinel_scene
 from tests.chaos.faults import Clock, Fault, Workers, plan
 from tests.chaos.history import check
 from tests.chaos.scenes import kafka_scene, redis_scene
@@ -81,6 +83,12 @@ def test_redis(tmp_path: Path, name: str) -> None:
         soak("Redis", scene, tmp_path, name)
 
 
+@pytest.mark.redis
+def test_sentinel(tmp_path: Path, name: str) -> None:
+    with sentinel_scene(tmp_path / "redis") as scene:
+        soak("Redis with a Sentinel", scene, tmp_path, name)
+
+
 @pytest.mark.kafka
 @pytest.mark.parametrize("delivery", ["at_least_once", "exactly_once"])
 def test_kafka(tmp_path: Path, name: str, delivery: str) -> None:
@@ -93,7 +101,7 @@ def soak(title: str, scene: Scene, folder: Path, name: str) -> None:  # noqa: PL
     journal = folder / "journal"
     journal.mkdir()
     clock = Clock(folder)
-    traffic = Traffic(scene.url, scene.direct, name, journal)
+    traffic = Traffic(scene.url, scene.direct, name, journal, scene.rate)
     traffic.create()
     env = {
         "APP": name,
@@ -123,7 +131,9 @@ def soak(title: str, scene: Scene, folder: Path, name: str) -> None:  # noqa: PL
                     return
                 before = {role: usage(pid) for role, pid in watched.items()}
                 lanes = [
-                    pool.submit(fail, plan(of_workers, random.Random(SEED + 2), (1, 4)), stop, applied),
+                    pool.submit(
+                        fail, plan(of_workers, random.Random(SEED + 2), scene.worker_pauses), stop, applied
+                    ),
                     pool.submit(fail, plan(of_broker, random.Random(SEED + 3), scene.pauses), stop, applied),
                     pool.submit(ask, web, stop, beside),
                     pool.submit(score, folder / "batch", stop, beside),
@@ -157,6 +167,8 @@ def soak(title: str, scene: Scene, folder: Path, name: str) -> None:  # noqa: PL
         log = service.text
         faults = verdict._replace(repeated={} if repeated <= allowed else verdict.repeated)
         assert str(faults) == "valid"
+        assert not verdict.dead, "no handler fails here, and no event kills a worker"
+        assert not re.findall(r".*(?:has lost them|are lost).*", log), "nothing was lost"
         for role, early in before.items():
             late = after[role]
             assert late.memory <= early.memory + 24, (role, early, late)
@@ -192,6 +204,7 @@ def fail(steps: Iterator[Step], stop: Event, applied: list[Applied]) -> None:
         finally:
             fault.undo()
         applied.append(Applied(fault, began, time.monotonic()))
+        fault.settle()
 
 
 def ask(web: Server, stop: Event, beside: Counter[str]) -> None:
@@ -223,7 +236,7 @@ def score(folder: Path, stop: Event, beside: Counter[str]) -> None:
         "distance": [n / 10 for n in range(ROWS)],
     }
     pq.write_table(pa.table(rides), folder / "rides.parquet")
-    while not stop.wait(15):
+    while not stop.wait(min(15, SOAK_SECONDS / 10)):
         target = folder / f"out-{beside['batch jobs']}.parquet"
         if _score(folder, target, kill_after=chance.uniform(1, 6)):
             beside["batch jobs killed"] += 1

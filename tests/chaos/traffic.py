@@ -23,13 +23,11 @@ if TYPE_CHECKING:
 
     from eventml.backends.base import Backend
 
-RATE = 200
-"""Events a second."""
 KEYS = 40
 QUIET = 3.0
 """Seconds without a record after which a topic has been read to its end."""
 PATIENCE = 90.0
-"""Seconds after the last fault in which every event must be completed."""
+"""Seconds without a completion after which what is not completed is lost."""
 
 
 class Call(NamedTuple):
@@ -50,10 +48,12 @@ class Traffic(Oracle):
         direct: URL that always works once all faults have ended.
         name: Name of the app.
         journal: Folder where the handlers write what they are called with.
+        rate: Events a second.
     """
 
-    def __init__(self, url: str, direct: str, name: str, journal: Path) -> None:
+    def __init__(self, url: str, direct: str, name: str, journal: Path, rate: int) -> None:
         super().__init__(direct, name)
+        self._rate = rate
         self._faulty = Oracle(url, name)
         self._group = f"{name}.answer"
         self._journal = journal
@@ -86,9 +86,9 @@ class Traffic(Oracle):
         begun = time.monotonic()
         async with self._faulty.connect() as backend:
             while not stop.is_set():
-                due = int((time.monotonic() - begun) * RATE) - self.published
+                due = int((time.monotonic() - begun) * self._rate) - self.published
                 if due > 0:
-                    await self._call(backend, self.next_records(min(due, RATE)))
+                    await self._call(backend, self.next_records(min(due, self._rate)))
                 await anyio.sleep(0.05)
 
     def next_records(self, count: int, **fields: object) -> list[Record]:
@@ -131,9 +131,7 @@ class Traffic(Oracle):
         ]
         sure = {op.id for op in history if op.outcome == "ok"}
         async with self.connect() as backend:
-            with anyio.move_on_after(PATIENCE):  # what is missing then is lost
-                while sum((await backend.lag(self.topic, group=self._group) or {0: 1}).values()):
-                    await anyio.sleep(0.5)
+            await self._completed(backend)
             stored = await self._read(backend, self.topic, "store", sure)
             expected = {op.id for op in stored}
             history += stored
@@ -145,6 +143,18 @@ class Traffic(Oracle):
             if what == "invoked":
                 history += [Operation("handle", str(n), f"k{n % KEYS}", invoked) for n in numbers]
         return history
+
+    async def _completed(self, backend: Backend) -> None:
+        """Wait until every event is completed, or nothing more is."""
+        least, give_up = math.inf, time.monotonic() + PATIENCE
+        while time.monotonic() < give_up:
+            lags = await backend.lag(self.topic, group=self._group)
+            lag = math.inf if lags is None else sum(lags.values())
+            if lag < least:
+                least, give_up = lag, time.monotonic() + PATIENCE
+            if not lag:
+                return
+            await anyio.sleep(0.5)
 
     async def _read(
         self, backend: Backend, topic: str, kind: Kind, expected: Collection[str]
@@ -178,7 +188,11 @@ class Traffic(Oracle):
                 yield what, at, numbers
 
     def recoveries(self, ends: Collection[float]) -> list[float]:
-        """For the end of each fault, the seconds until all that had been published before it was handled."""
+        """For the end of each fault, the seconds until work went on.
+
+        It went on when all that had been published before the end, and the first publish that succeeded
+        after it, was handled.
+        """
         handled: dict[int, float] = {}
         for what, at, numbers in self.journal():
             if what == "ok":
@@ -191,6 +205,5 @@ class Traffic(Oracle):
             latest = max(latest, *times)
             slowest.append(latest)
         published = [call.ended for call in calls if call.ended is not None]
-        return [
-            max(slowest[at - 1] - end, 0.0) if (at := bisect_right(published, end)) else 0.0 for end in ends
-        ]
+        last = [min(bisect_right(published, end), len(published) - 1) for end in ends]
+        return [max(slowest[call] - end, 0.0) for call, end in zip(last, ends, strict=True)]

@@ -23,6 +23,7 @@ from tests.redis import scene
 if TYPE_CHECKING:
     from backends.kafka.cluster import KafkaCluster
     from backends.redis.server import RedisServer
+    from tests.brokers import StartRedis
 
 pytestmark = pytest.mark.anyio
 
@@ -168,6 +169,54 @@ async def test_redis_counts_nothing_where_nothing_is_lost(
                 await client.xtrim(topic, maxlen=0, approximate=False)
                 assert lost(member) == 0
     assert warnings(caplog) == []
+
+
+@pytest.mark.parametrize("rewritten", [False, True])
+async def test_redis_counts_nothing_after_a_restart(
+    start_redis: StartRedis, rewritten: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The server does not write down how many entries a group has read, and starts with what it knew once."""
+    server = start_redis(appendfsync="always")
+    topic, settings = scene.new_topic(), redis.Settings(lease=0.6)
+    async with (
+        redis.open(server.url, settings) as backend,
+        backend.subscribe([topic], group="g", start="earliest") as member,
+        scene.asking(server.url) as client,
+    ):
+        await backend.publish(scene.new_records(topic, 40))
+        await member.complete([Completion(one) for one in await scene.take(member, 40)])
+        await scene.until(lambda: counted(client, topic, 40), "the group's count has not begun")
+        if rewritten:
+            await client.bgrewriteaof()
+            await scene.until(lambda: is_rewritten(client), "the AOF was not rewritten")
+        before = await looked(client)
+        await backend.publish(scene.new_records(topic, 60, start=40))
+        await member.complete([Completion(one) for one in await scene.take(member, 60)])
+        if rewritten:  # else the server has written down from the beginning that it does not know
+            await scene.until(lambda: looked(client, before), "no member has looked again")
+        server.kill()
+    server.start()
+    async with redis.open(server.url, settings) as backend, scene.asking(server.url) as client:
+        async with backend.subscribe([topic], group="g", start="earliest") as member:
+            await scene.until(lambda: counted(client, topic, 100), "the group's count has not begun again")
+            assert await member.lag() == 0
+            assert lost(member) == 0
+        await backend.publish(scene.new_records(topic, 5, start=100))
+        await client.xtrim(topic, maxlen=0, approximate=False)
+        async with backend.subscribe([topic], group="g", start="earliest") as member:
+            await scene.until(lambda: is_lost(member, 5), "the trimmed entries were not counted")
+    assert len(warnings(caplog)) == 1
+
+
+async def is_rewritten(client: Any) -> bool:
+    found = await client.info("persistence")
+    return not found["aof_rewrite_in_progress"] and not found["aof_rewrite_scheduled"]
+
+
+async def looked(client: Any, before: int = -2) -> int:
+    """How many commands have set a count, two at a time; 0 if none have since there were `before`."""
+    calls = int((await client.info("commandstats"))["cmdstat_xgroup|setid"]["calls"])
+    return calls if calls >= before + 2 else 0
 
 
 async def counted(client: Any, topic: str, count: int) -> bool:

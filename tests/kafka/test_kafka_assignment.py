@@ -35,6 +35,7 @@ class Rebalances(RuleBasedStateMachine):
         self.broker = {ZERO: CommittedOffset(0), ONE: CommittedOffset(0)}
         self.finished: dict[TopicPartition, set[int]] = {ZERO: set(), ONE: set()}
         self.in_flight: list[Delivery] = []
+        self.dropped: list[Delivery] = []  # in flight when their partition was taken away, or read again
         self.assignment.resume(self.broker, {})
 
     @rule(partition=st.sampled_from([ZERO, ONE]), count=st.integers(1, 5))
@@ -60,7 +61,17 @@ class Rebalances(RuleBasedStateMachine):
             self.assignment.complete(some)
             for done in held:
                 self.finished[TopicPartition("t", done.partition)].add(int(done.offset))
-            self.in_flight = [d for d in self.in_flight if d not in some]
+            self.in_flight = [d for d in self.in_flight if all(d is not done for done in some)]
+
+    @rule()
+    def finish_dropped(self) -> None:
+        """A handler ends with what is in flight no more, or again as another delivery."""
+        before = self.assignment.in_flight
+        self.assignment.begin(self.dropped)
+        self.assignment.complete(self.dropped)
+        assert not self.assignment.positions_in_flight(self.dropped)
+        assert self.assignment.in_flight == before
+        assert not any(state.called for state in self.assignment.states.values())
 
     @rule()
     def commit(self) -> None:
@@ -68,28 +79,37 @@ class Rebalances(RuleBasedStateMachine):
         self.broker |= offsets
         self.assignment.record_commit(offsets)
 
-    @rule(kept=st.sampled_from([(ZERO, ONE), (ZERO,), (ONE,), ()]))
-    def rebalance(self, kept: tuple[TopicPartition, ...]) -> None:
+    @rule(kept=st.sampled_from([(ZERO, ONE), (ZERO,), (ONE,), ()]), answered=st.booleans())
+    def rebalance(self, kept: tuple[TopicPartition, ...], answered: bool) -> None:
+        """The member commits, and may not hear that it has; it is assigned these partitions."""
         self.assignment.suspend()
         assert not self.assignment.take(10)
-        self.commit()
+        offsets = self.assignment.to_commit()
+        self.broker |= offsets
+        if answered:
+            self.assignment.record_commit(offsets)
         self.assignment.resume({partition: self.broker[partition] for partition in kept}, {})
-        self.in_flight = [d for d in self.in_flight if TopicPartition("t", d.partition) in kept]
+        self.drop({ZERO, ONE}.difference(kept) if answered else {*{ZERO, ONE}.difference(kept), *offsets})
         assert self.assignment.in_flight == len(self.in_flight), "what is assigned again stays in flight"
+
+    def drop(self, partitions: set[TopicPartition]) -> None:
+        gone = {partition.partition for partition in partitions}
+        self.dropped += [d for d in self.in_flight if d.partition in gone]
+        self.in_flight = [d for d in self.in_flight if d.partition not in gone]
 
     @rule(partition=st.sampled_from([ZERO, ONE]))
     def another_member_commits(self, partition: TopicPartition) -> None:
         """Another member has committed for a partition."""
         self.commit()
         other, offset = PartitionState(self.broker[partition]), self.broker[partition].offset
-        other.deliver([offset], offset + 1)
+        other.deliver({offset: None}, offset + 1)
         other.complete([offset])
         moved = other.to_commit()
         self.finished[partition].add(offset)
         self.broker[partition] = moved
         self.assignment.restart(partition, moved)
         if partition in self.assignment.states:
-            self.in_flight = [d for d in self.in_flight if d.partition != partition.partition]
+            self.drop({partition})
 
     @invariant()
     def no_commit_passes_an_unfinished_record(self) -> None:
@@ -119,6 +139,21 @@ def test_what_is_in_flight_of_a_partition_that_moves_is_forgotten() -> None:
     assignment.complete(taken)
     assert not assignment.positions_in_flight(taken)
     assert assignment.to_commit() == {ONE: CommittedOffset(0, active=True)}
+
+
+def test_a_late_completion_does_not_complete_what_was_delivered_again() -> None:
+    """A commit whose answer was lost makes a member begin again with a partition that it keeps."""
+    assignment = Assignment()
+    assignment.resume({ZERO: CommittedOffset(0)}, {})
+    fetch(assignment, ZERO, 3)
+    former = assignment.take(3)
+    assignment.suspend()
+    assignment.resume({ZERO: CommittedOffset(0, active=True)}, {})
+    fetch(assignment, ZERO, 3)
+    again = assignment.take(3)
+    assert not assignment.positions_in_flight(former)
+    assignment.complete(former[1:])  # else the second output would come before the first
+    assert assignment.positions_in_flight(again) == [0, 1, 2]
 
 
 def test_a_rebalance_changes_the_version() -> None:

@@ -62,8 +62,8 @@ def committer_of(broker: Broker, assignment: Assignment) -> Committer:
     return committer
 
 
-def member_of(broker: Broker) -> Member:
-    """A member that has five records in flight, which were delivered before, and is in a rebalance."""
+def member_of(broker: Broker) -> tuple[Member, list[Delivery]]:
+    """A member in a rebalance, and the five records it has in flight, which were delivered before."""
     clients = SimpleNamespace(consumer=lambda *_: broker)
     completer = AtLeastOnce(cast("Publisher", None))
     member = Member(
@@ -77,10 +77,10 @@ def member_of(broker: Broker) -> Member:
     )
     member.assignment.resume({ZERO: CommittedOffset(0, attempts=((5, 1),))}, {ZERO: 5})
     member.assignment.put(Chunk(ZERO, assignment_of(5)[1], 5))
-    member.assignment.take(5)
+    taken = member.assignment.take(5)
     member.assignment.suspend()
     member.assignment.give_back()
-    return member
+    return member, taken
 
 
 async def until(broker: Broker, offset: int) -> None:
@@ -163,9 +163,8 @@ async def test_stopping_does_not_wait_for_a_broker_that_is_away() -> None:
 
 async def test_an_attempt_that_begins_in_a_rebalance_is_counted_when_it_has_ended() -> None:
     broker = Broker()
-    member = member_of(broker)
-    taken = Delivery(Record("t", b""), 0, 0, 0.0, attempt=2)
-    beginning = asyncio.create_task(member.begin([taken]))
+    member, taken = member_of(broker)
+    beginning = asyncio.create_task(member.begin(taken[:1]))
     await asyncio.sleep(0.01)
     assert not beginning.done()
     member.assignment.resume({ZERO: member.assignment.committed[ZERO]}, {ZERO: 5})
@@ -176,7 +175,7 @@ async def test_an_attempt_that_begins_in_a_rebalance_is_counted_when_it_has_ende
 
 async def test_a_member_that_failed_in_a_rebalance_begins_nothing() -> None:
     """Its successor could not receive, as long as this waited."""
-    member = member_of(Broker())
+    member, taken = member_of(Broker())
     member.fail(UnavailableError("no brokers"))
     async with asyncio.timeout(5):
-        assert await member.begin([Delivery(Record("t", b""), 0, 0, 0.0, attempt=2)]) == [0]
+        assert await member.begin(taken[:1]) == [0]

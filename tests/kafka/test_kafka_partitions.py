@@ -30,7 +30,7 @@ START = CommittedOffset(0)
 
 def delivered(offsets: Iterable[int], position: int, committed: CommittedOffset = START) -> PartitionState:
     state = PartitionState(committed)
-    state.deliver([o for o in offsets if not state.completed_earlier(o)], position)
+    state.deliver(dict.fromkeys(o for o in offsets if not state.completed_earlier(o)), position)
     return state
 
 
@@ -158,7 +158,7 @@ def test_exactly_what_a_handler_is_called_with_has_one_attempt_more(
     state = PartitionState(CommittedOffset(0, (), steps), end=61)
     counts = {offset: attempts_at(steps, offset) for offset in log}
     state.start()
-    state.deliver([offset for offset in log if offset < upto], upto)
+    state.deliver(dict.fromkeys(offset for offset in log if offset < upto), upto)
     for called, completed in calls:
         state.called = {n: state.attempt(n) for n in called if n in state.in_flight and counts[n]}
         state.complete(completed)

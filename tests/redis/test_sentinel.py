@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import anyio
@@ -10,39 +9,19 @@ import pytest
 from redis.exceptions import RedisError
 
 import eventml
-from backends.process import ServerProcess, free_ports
 from eventml.backends import redis
 from eventml.errors import UnavailableError
 from tests.redis import scene
+from tests.redis.sentinel import sentinel
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
-    from backends.redis.server import RedisServer
     from tests.brokers import StartRedis
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 
 SETTINGS = redis.Settings(sentinel="main", lease=1.0, timeout=1.0, publish_timeout=scene.PATIENCE)
-
-
-@contextmanager
-def sentinel(master: RedisServer, folder: Path) -> Iterator[str]:
-    """One Sentinel that watches a master and decides alone. Its address."""
-    port = next(free_ports())
-    config = folder / "sentinel.conf"
-    config.write_text(
-        f"bind 127.0.0.1\nport {port}\ndir {folder}\n"
-        f"sentinel monitor main 127.0.0.1 {master.port} 1\n"
-        "sentinel down-after-milliseconds main 500\n"
-        "sentinel failover-timeout main 3000\n"
-    )
-    process = ServerProcess([str(master.executable), str(config), "--sentinel"], log=folder / "sentinel.log")
-    try:
-        yield f"127.0.0.1:{port}"
-    finally:
-        process.kill()
 
 
 async def _knows_a_replica(address: str) -> bool:

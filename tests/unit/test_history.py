@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.chaos.history import Kind, Operation, Outcome, Verdict, check
+from tests.chaos.traffic import Call, Traffic
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SOUND = check([], ordered=True)
 
@@ -203,3 +208,18 @@ def test_a_history_with_a_fault_does_not_pass(history: list[Operation], data: st
         del broken["unhandled"]  # without any call, calls were not observed
     fault = data.draw(st.sampled_from(sorted(broken)))
     assert fault in faults(check(broken[fault], ordered=True))
+
+
+def test_a_fault_has_recovered_when_what_was_published_around_its_end_is_handled(tmp_path: Path) -> None:
+    traffic = Traffic("memory://", "memory://", "app", tmp_path, rate=1)
+    traffic.calls = [Call(n, 1, invoked=10.0 * n, ended=10.0 * n + 1, refused=()) for n in range(4)]
+    traffic.calls.insert(1, Call(99, 1, invoked=2.0, ended=None, refused=()))  # it may not be in the topic
+    handled = [
+        ("ok", 4.0, [0]),
+        ("invoked", 12.0, [1]),
+        ("ok", 13.0, [1]),
+        ("ok", 60.0, [2]),
+        ("ok", 50.0, [2]),
+    ]
+    (tmp_path / "1.jsonl").write_bytes(b"\n".join(map(msgspec.json.encode, [*handled, ("ok", 32.0, [3])])))
+    assert traffic.recoveries([0.5, 3.0, 13.5, 25.0, 70.0]) == [3.5, 10.0, 36.5, 25.0, 0.0]

@@ -205,27 +205,33 @@ class Assignment:
                 self._chunks.appendleft(rest)
                 position = int(rest.deliveries[0].offset)
                 deliveries = deliveries[:room]
-            self.states[partition].deliver(map(_OFFSET, deliveries), position)
+            self.states[partition].deliver(
+                dict(zip(map(_OFFSET, deliveries), deliveries, strict=True)), position
+            )
             taken += deliveries
         self.buffered -= len(taken)
         self._buffered_bytes -= count_bytes(taken) if self.buffered else self._buffered_bytes
         return taken
 
     def positions_in_flight(self, deliveries: Iterable[Delivery]) -> list[int]:
-        """The positions of those deliveries that are in flight."""
+        """The positions of those deliveries that are in flight, and were not delivered again since."""
         found: list[int] = []
         start = 0
-        for state, offsets in self._runs(deliveries):
+        for state, run in self._runs(deliveries):
             if state is not None:
-                found += [n for n, offset in enumerate(offsets, start) if offset in state.in_flight]
-            start += len(offsets)
+                in_flight = state.in_flight.get
+                found += [
+                    n for n, delivery in enumerate(run, start) if in_flight(delivery.offset) is delivery
+                ]
+            start += len(run)
         return found
 
     def complete(self, deliveries: Iterable[Delivery]) -> None:
         """Record deliveries as completed; those that are not in flight are ignored."""
-        for state, offsets in self._runs(deliveries):
+        for state, run in self._runs(deliveries):
             if state is not None:
-                state.complete(offsets)
+                in_flight = state.in_flight.get
+                state.complete([d.offset for d in run if in_flight(d.offset) is d])
         self._check_idle()
 
     def begin(self, deliveries: Iterable[Delivery]) -> None:
@@ -234,7 +240,7 @@ class Assignment:
             state.called = {}
         for delivery in deliveries:
             found = self.states.get((delivery.record.topic, delivery.partition))
-            if found is not None and delivery.offset in found.in_flight:
+            if found is not None and found.in_flight.get(delivery.offset) is delivery:
                 found.called[delivery.offset] = delivery.attempt
 
     @property
@@ -271,10 +277,8 @@ class Assignment:
         if not self.in_flight:
             self._idle.set()
 
-    def _runs(
-        self, deliveries: Iterable[Delivery]
-    ) -> Iterator[tuple[PartitionState | None, list[int | str]]]:
-        """Runs of one partition: its state (None if it is not assigned here), and the offsets."""
+    def _runs(self, deliveries: Iterable[Delivery]) -> Iterator[tuple[PartitionState | None, list[Delivery]]]:
+        """Runs of one partition: its state (None if it is not assigned here), and the deliveries."""
         for (topic, number), run in groupby(deliveries, key=_PARTITION):
             # A TopicPartition is a tuple, and equal to this one.
-            yield self.states.get((topic, number)), list(map(_OFFSET, run))
+            yield self.states.get((topic, number)), list(run)

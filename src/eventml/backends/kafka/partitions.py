@@ -16,7 +16,7 @@ from bisect import bisect_right
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 Ranges = tuple[tuple[int, int], ...]
 """Ranges of offsets, rising: the first offset, and the one after the last."""
@@ -63,8 +63,9 @@ class PartitionState:
     def __init__(self, committed: CommittedOffset, end: int | None = None) -> None:
         self.position = committed.offset
         """The next offset to deliver."""
-        self.in_flight: dict[int | str, None] = {}
-        """Offsets that were delivered and are not completed, in rising order."""
+        self.in_flight: dict[int | str, object] = {}
+        """What was delivered and is not completed, by offset, in rising order. What is delivered again
+        is another delivery, which a late completion of the former one must not complete."""
         self.called: dict[int | str, int] = {}
         """The attempts of redelivered offsets that a handler is called with."""
         self._completed = committed.completed
@@ -77,9 +78,9 @@ class PartitionState:
         # called, and one at least for what was delivered.
         self._phase: Literal["new", "delivering", "returned", "left"] = "new"
 
-    def deliver(self, offsets: Iterable[int | str], position: int) -> None:
-        """Record that these are in flight, and that `position` is the next offset to deliver."""
-        self.in_flight.update(dict.fromkeys(offsets))
+    def deliver(self, deliveries: Mapping[int | str, object], position: int) -> None:
+        """Record that these are in flight, by offset; `position` is the next offset to deliver."""
+        self.in_flight.update(deliveries)
         self.position = position
 
     def complete(self, offsets: Iterable[int | str]) -> None:

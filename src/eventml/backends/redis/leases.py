@@ -98,6 +98,7 @@ class Consumer:
         self._renewed: dict[Offset, float] = {}  # when each entry was last renewed, on a monotonic clock
         self._begun: dict[Offset, int] = {}  # the attempts that are counted of entries in a call
         self._cursor = _START
+        self._read_until = ""  # the last entry that the group had read when losses were last counted
         self.sweeping = True
         self.lost = 0
 
@@ -227,10 +228,10 @@ class Consumer:
 
     async def count_lost(self) -> None:
         """Count the entries that were removed unread since any member of the group looked."""
-        count, *between = await self._run(_COUNT_LOST, action="looking for removed entries")
-        if count:
-            last, first = (entry.decode() for entry in between)
-            self._report_removed(count, f"unread, between {last} and {first}")
+        count, *between = await self._run(_COUNT_LOST, self._read_until, action="looking for removed entries")
+        if between:
+            self._read_until, first = (entry.decode() for entry in between)
+            self._report_removed(count, f"unread, between {self._read_until} and {first}")
 
     def _report_removed(self, count: int, how: str = "while they were pending") -> None:
         if count:

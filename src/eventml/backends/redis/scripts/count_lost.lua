@@ -2,8 +2,12 @@
 -- looks first. Of all entries ever added, those were removed that are neither read nor there to be read. From
 -- then on the group's ENTRIESREAD counts them as read, so that the next call does not count them again.
 --
+-- The AOF and the replicas are told which entries a group has read, but not how many. After a restart or a
+-- failover that number would be too low, and what was read would count as removed. So they are told at each call
+-- after which the group has read on that it is unknown, and counting begins again there.
+--
 -- KEYS  the topic
--- ARGV  the group
+-- ARGV  the group, and the last entry that it had read at the last call of this member
 --
 -- Returns how many, the last entry that the group has read, and the first one that there is. 0 also where the
 -- server does not say: before Redis 7.0, or if the user may not call XGROUP SETID.
@@ -23,24 +27,26 @@ for _, info in ipairs(redis.pcall('XINFO', 'GROUPS', topic)) do
   local fields = named(info)
   group = fields['name'] == ARGV[1] and fields or group
 end
-local length = group and redis.call('XLEN', topic)
-local read = group and group['entries-read']
-if not group or (read and group['lag'] == 0 and length > 0) then
+if not group then
   return { 0 }
 end
 local stream = named(redis.call('XINFO', 'STREAM', topic))
-local added, last = stream['entries-added'], group['last-delivered-id']
-local unread = length
+local added, read, last = stream['entries-added'], group['entries-read'], group['last-delivered-id']
+local known = read
 if not added then
   return { 0 }
 elseif last == stream['last-generated-id'] then
-  unread = 0
-elseif #redis.call('XRANGE', topic, '-', last, 'COUNT', 1) > 0 then
-  -- The beginning was read. Whether entries were deleted behind it could be known only by copying all unread ones.
+  known = added
+elseif #redis.call('XRANGE', topic, '-', last, 'COUNT', 1) == 0 then
+  known = added - stream['length']
+end -- else the beginning was read. Whether entries were deleted behind it could be known only by copying all.
+if not known or (known == read and last == ARGV[2]) then
   return { 0 }
 end
-if read == added - unread or redis.pcall('XGROUP', 'SETID', topic, group['name'], last, 'ENTRIESREAD', added - unread).err then
+if redis.pcall('XGROUP', 'SETID', topic, group['name'], last).err then
   return { 0 }
 end
+redis.set_repl(redis.REPL_NONE)
+redis.call('XGROUP', 'SETID', topic, group['name'], last, 'ENTRIESREAD', known)
 -- Without the group's count (its start was never read, say) this call only begins to count.
-return { read and math.max(added - unread - read, 0) or 0, last, (stream['first-entry'] or { 'the end' })[1] }
+return { read and math.max(known - read, 0) or 0, last, (stream['first-entry'] or { 'the end' })[1] }

@@ -1,0 +1,108 @@
+"""A Redis master and its replica, watched by a Sentinel: the master dies, again and again.
+
+Replication is asynchronous: an acknowledged write may die with the master, which is documented. So that
+nothing may be lost here, a master dies when its replica has all that it has acknowledged.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import redis
+
+from backends.process import LOOPBACK, NotInstalledError
+from backends.redis.server import RedisServer
+from tests.brokers import without_broker
+from tests.chaos.conftest import REDIS
+from tests.chaos.faults import Fault, until
+from tests.chaos.scenes import Scene
+from tests.redis.sentinel import sentinel
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@contextmanager
+def sentinel_scene(folder: Path) -> Iterator[Scene]:
+    """Two Redis servers and a Sentinel; clients ask it for the master."""
+    with ExitStack() as stack:
+        servers = []
+        for name in ("one", "two"):
+            settings = {"repl-diskless-sync-delay": "0"}  # else a replica waits 5 s for its data
+            try:
+                server = RedisServer(directory=folder / name, appendfsync="always", settings=settings)
+            except NotInstalledError as exc:
+                without_broker(str(exc))
+            stack.callback(server.kill)
+            server.start()
+            servers.append(server)
+        address = stack.enter_context(sentinel(servers[0], folder, failover_timeout=1000))
+        pair = Pair(servers, int(address.rpartition(":")[2]))
+        pair.replicate()
+        url = f"redis://{address}/0?sentinel=main&{REDIS}"
+        yield Scene(
+            url=url,
+            direct=url,
+            faults=lambda _topic, _chance: pair.faults(),
+            ordered=False,
+            exact=True,
+            rate=200,
+            pauses=(1, 4),
+            worker_pauses=(1, 4),
+            stopped=(1, 6),
+        )
+
+
+class Pair:
+    """Two servers, the master first, and the port of their Sentinel."""
+
+    def __init__(self, servers: list[RedisServer], port: int) -> None:
+        self._servers = servers
+        self._port = port
+
+    def faults(self) -> list[Fault]:
+        return [
+            Fault("master killed, failover", self.kill_master, settle=self.replicate),
+            Fault("clients of the master killed", self._kill_clients),
+            Fault("memory of the master full", self._memory("1"), self._memory("1gb"), (1, 4)),
+        ]
+
+    def kill_master(self) -> None:
+        """Kill the master when its replica has all; the replica is the master next."""
+        master, replica = self._servers
+        with _client(master.port) as client, _client(replica.port) as other:
+            client.client_pause(60_000, all=False)  # writes wait, and fail with the master
+            written = client.info("replication")["master_repl_offset"]
+            until(lambda: other.info("replication")["slave_repl_offset"] >= written)
+            master.kill()
+        self._servers.reverse()
+
+    def replicate(self) -> None:
+        """Wait for the master, make the other server its replica, and wait until it could take over."""
+        master, replica = self._servers
+        with _client(master.port) as client:
+            until(lambda: client.info("replication")["role"] == "master")
+        if not replica.running:
+            replica.start()
+        with _client(replica.port) as client:
+            client.replicaof(LOOPBACK, master.port)
+            until(lambda: client.info("replication")["master_link_status"] == "up")
+        with _client(self._port) as client:
+            until(lambda: [one["flags"] for one in client.sentinel_slaves("main")] == ["slave"])
+
+    def _kill_clients(self) -> None:
+        with _client(self._servers[0].port) as client:
+            client.client_kill_filter(_type="normal", skipme=True)
+
+    def _memory(self, maxmemory: str) -> Any:
+        def change() -> None:
+            with _client(self._servers[0].port) as client:
+                client.config_set("maxmemory", maxmemory)
+
+        return change
+
+
+def _client(port: int) -> Any:
+    return redis.Redis(port=port, decode_responses=True)

@@ -20,7 +20,7 @@ def test_the_decorators_arguments_are_the_handler_options() -> None:
     for name in ("name", "event_type", "output_type"):
         del arguments[name]
     assert arguments.keys() == options.keys()
-    for name in arguments.keys() - {"retry_on"}:  # a sequence there, a tuple here
+    for name in arguments.keys() - {"retry_on", "carry"}:  # sequences there, tuples here
         assert arguments[name] == options[name], name
 
 

@@ -79,10 +79,9 @@ class Bus:
         `Event` with one event, and `pandas.DataFrame`, `polars.DataFrame` or `pyarrow.Table` with a batch as
         columns, those of `event_type`. A coroutine function is awaited, a plain function runs in a thread. It
         returns one output for each input, in their order; or an array of numbers, which become `Prediction`s;
-        or a frame, whose rows become outputs of `output_type`. In the place of an output there may be None
-        for "no output", a list of outputs, an `Output` with a key, headers or a topic of its own, or a
-        `Reject`. A parameter named `model` gets the model, one with a lifespan's name that lifespan's value,
-        and one annotated `Delivery` (`list[Delivery]` for batches) the event's id, key, headers and so on.
+        or a frame, whose rows become outputs of `output_type`. An output may be None for "no output", a list
+        of outputs, an `Output` or a `Reject`. A parameter named `model` gets the model, one with the name of
+        a lifespan its value, and one annotated `Delivery` (or `list[Delivery]`) the id, headers and so on.
 
         The decorator returns the function unchanged.
 

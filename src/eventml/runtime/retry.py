@@ -47,6 +47,7 @@ class Step(Protocol):
 
     async def process(self, items: Sequence[Item]) -> list[Completion]:
         """The completions that are there by now, in the order of the events."""
+        ...
 
 
 class Retry:

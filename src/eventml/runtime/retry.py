@@ -171,8 +171,10 @@ class Retry:
         return completions
 
     async def _bisect(self, items: Sequence[Item], error: Exception) -> list[Completion]:
+        # A handler that is stopped has said why, and its trials would say it again.
+        level = logging.DEBUG if self._stats.braked else self.log_level
         text = "%s: a batch of %d failed (%s); bisecting it"
-        log.log(self.log_level, text, self._name, len(items), cause_of_error(error))
+        log.log(level, text, self._name, len(items), cause_of_error(error))
         bisection = Bisection(len(items), self._options.bisect_for)
         completions: list[Completion] = []
         rest = dict(enumerate(items))
@@ -195,14 +197,11 @@ class Retry:
                 elif self.queue.holds_back(item):
                     self.queue.admit([rest.pop(position)])
         else:
-            if rest:
+            if rest and not self._stats.braked:
                 log.error(
-                    "%s: bisecting took more than %g s (consumer.%s.bisect_for); %d events are moved to the "
-                    "dead letters without having been called alone",
-                    self._name,
-                    self._options.bisect_for,
-                    self._name,
-                    len(rest),
+                    "%s: bisecting took more than %g s (consumer.%s.bisect_for); %d events have failed without "
+                    "having been called alone",
+                    *(self._name, self._options.bisect_for, self._name, len(rest)),
                 )
         return completions + [self.dead_letters.write(item.delivery, error) for item in rest.values()]
 

@@ -60,7 +60,7 @@ async def test_slow_handler_is_not_called_for_every_event_of_a_bad_batch(scenari
     calls = 0
 
     @scenario.bus.predictor(
-        scenario.topic, to=scenario.to, retries=0, bisect_for=0.2, max_batch=256, brake_window=0
+        scenario.topic, to=scenario.to, retries=0, bisect_for=0.2, max_batch=256, breaker_window=0
     )
     def duration(rides: list[Ride]) -> list[Duration]:
         nonlocal calls

@@ -18,7 +18,6 @@ from eventml.handlers import Handler
 from eventml.runtime.backoff import backoff_delay
 from eventml.runtime.calling import Item
 from eventml.runtime.dead_letters import DeadLetterWriter
-from eventml.runtime.failure_log import cause_of_error
 from eventml.runtime.failures import (
     Bisection,
     CallResults,
@@ -26,6 +25,7 @@ from eventml.runtime.failures import (
     Verdict,
     classify,
     describe,
+    failure_cause,
     leaves,
     should_retry,
 )
@@ -36,7 +36,7 @@ from eventml.runtime.stats import Stats
 from eventml.runtime.tracing import HandlerTracing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
 log = logging.getLogger("eventml")
 
@@ -104,35 +104,33 @@ class Retry:
             return [completion for item in items for completion in self._fail(item, exc)]
         return self._finish(items, results)
 
-    async def process_alone(
-        self, item: Item, turns: anyio.Semaphore, instead: Callable[[Item], Completion | None] | None
-    ) -> Completion:
-        """The completion of one event, which is called until that succeeds or is given up, whatever waits.
+    async def attempt(self, item: Item) -> Completion | Failed:
+        """The result of one call for one event."""
+        try:
+            [result] = await self._call([item])
+        except Exception as exc:  # noqa: BLE001 - a handler may raise anything
+            return Failed(exc)
+        return result
 
-        Args:
-            item: The event.
-            turns: Entered for each call.
-            instead: The completion of an event that shall not be called when its turn has come.
+    async def settle(self, item: Item, error: Exception) -> Completion:
+        """The completion of an event that has failed: it is called until that succeeds or is given up.
+
+        No other event waits for it in the queue.
         """
-        attempts, first_failure = 0, time.time()
-        while True:
-            async with turns:
-                if instead is not None and not attempts and (completion := instead(item)) is not None:
-                    return completion
-                try:
-                    [result] = await self._call([item])
-                except Exception as exc:  # noqa: BLE001 - a handler may raise anything
-                    result = Failed(exc)
+        attempts, first_failure = 1, time.time()
+        while self._should_retry(error, attempts):
+            self._stats.retries += 1
+            await anyio.sleep(self._delay(attempts, error))
+            result = await self.attempt(item)
             if not isinstance(result, Failed):
                 return result
-            attempts += 1
-            first_failure = time.time() if attempts == 1 else first_failure
-            if not self._should_retry(result.error, attempts):
-                return self.dead_letters.write(
-                    item.delivery, result.error, attempts=attempts, first_failure=first_failure
-                )
-            self._stats.retries += 1
-            await anyio.sleep(self._delay(attempts, result.error))
+            attempts, error = attempts + 1, result.error
+        return self.dead_letters.write(item.delivery, error, attempts=attempts, first_failure=first_failure)
+
+    async def process_alone(self, item: Item) -> Completion:
+        """The completion of one event, whatever waits in the queue."""
+        result = await self.attempt(item)
+        return await self.settle(item, result.error) if isinstance(result, Failed) else result
 
     async def process_all(self, items: Sequence[Item]) -> list[Completion]:
         """As `process`, and of those that wait for a retry, too: waits until none does."""
@@ -182,9 +180,9 @@ class Retry:
 
     async def _bisect(self, items: Sequence[Item], error: Exception) -> list[Completion]:
         # A handler that is stopped has said why, and its trials would say it again.
-        level = logging.DEBUG if self._stats.braked else self.log_level
+        level = logging.DEBUG if self._stats.breaker_open else self.log_level
         text = "%s: a batch of %d failed (%s); bisecting it"
-        log.log(level, text, self._name, len(items), cause_of_error(error))
+        log.log(level, text, self._name, len(items), failure_cause(error))
         bisection = Bisection(len(items), self._options.bisect_for)
         completions: list[Completion] = []
         rest = dict(enumerate(items))
@@ -207,7 +205,7 @@ class Retry:
                 elif self.queue.holds_back(item):
                     self.queue.admit([rest.pop(position)])
         else:
-            if rest and not self._stats.braked:
+            if rest and not self._stats.breaker_open:
                 log.error(
                     "%s: bisecting took more than %g s (consumer.%s.bisect_for); %d events have failed "
                     "without having been called alone",
@@ -227,10 +225,7 @@ class Retry:
 
     async def _try_again(self, failed: FailedItem) -> list[Completion]:
         self._stats.retries += 1
-        try:
-            [result] = await self._call([failed.item])
-        except Exception as exc:  # noqa: BLE001 - a handler may raise anything
-            result = Failed(exc)
+        result = await self.attempt(failed.item)
         if isinstance(result, Failed):
             completions = self._fail(failed.item, result.error, failed.attempts + 1, failed.first_failure)
             if not completions:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import anyio
 import msgspec
@@ -14,15 +15,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventml.errors import BrakeError, Reject
-from eventml.runtime.brake import FailureWindow
-from eventml.runtime.failure_log import cause_of
+from eventml import Delivery, Record
+from eventml.codec import Decoder
+from eventml.errors import CircuitBreakerError, Reject
+from eventml.runtime.circuit_breaker import FailureWindow
+from eventml.runtime.failures import failure_cause
 from tests.failures.scenario import publish, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-    from typing import Any
 
     from tests.failures.scenario import Scenario
 
@@ -62,7 +64,7 @@ async def test_a_wrong_schema_costs_few_dead_letters(
                     tasks.start_soon(run)
                     await worker.ready.wait()
                     await publish(backend, records)
-                    with pytest.raises(BrakeError, match="double has stopped: more than half of"):
+                    with pytest.raises(CircuitBreakerError, match="double has stopped: more than half of"):
                         await worker.idle(0.1)
                     worker.stop()
                 stats = worker.stats["double"]
@@ -75,7 +77,7 @@ async def test_a_wrong_schema_costs_few_dead_letters(
             # Nothing is lost: those that were in flight go back, and what comes after them waits.
             scenario.bus.configure(
                 scenario.bus.read_settings(
-                    {"backend": scenario.url, "consumer": {"double": {"brake_window": 0}}}
+                    {"backend": scenario.url, "consumer": {"double": {"breaker_window": 0}}}
                 )
             )
             async with scenario.working(backend) as worker:
@@ -121,10 +123,10 @@ async def test_it_goes_on_once_events_pass(
             async with scenario.working(backend) as worker:
                 stats = worker.stats["copy"]
                 await publish(backend, scenario.records(map(Ride, range(EVENTS))))
-                await until(lambda: bool(stats.braked))
+                await until(lambda: bool(stats.breaker_open))
                 broken.mended = True
                 await until(lambda: stats.completed == EVENTS)
-                assert (stats.braked, stats.dead_letters <= 200) == ("", True)
+                assert (stats.breaker_open, stats.dead_letters <= 200) == ("", True)
             await scenario.collect(backend, EVENTS)
     assert len(scenario.outputs) + len(scenario.dead_letters) == EVENTS
     lines = [record.getMessage() for record in caplog.records if record.name == "eventml"]
@@ -140,18 +142,29 @@ async def test_rejects_do_not_stop_a_handler(scenario: Scenario) -> None:
     scenario.check(answered=set(range(0, EVENTS, 10)), dead_letters={n for n in range(EVENTS) if n % 10})
 
 
-def test_a_cause_has_no_values_of_the_event() -> None:
-    message = (
-        "DecodeError: record 'r-1' of 'rides': Invalid enum value 'Anna' - at `$.name`; its value: {\"Anna\"}"
-    )
-    headers = {"eventml-dlq-exception": "DecodeError", "eventml-dlq-message": message}
-    assert cause_of(headers) == "DecodeError: Invalid enum value '…' - at `$.name`"
-    headers = {
-        "eventml-dlq-exception": "ValueError",
-        "eventml-dlq-message": "ValueError: Anna",
-        "eventml-dlq-traceback": "app:3 in predict: look_up(ride)\nrides.names:12 in look_up: raise E(n)",
-    }
-    assert cause_of(headers) == "ValueError at rides.names:12 in look_up"
+@pytest.mark.parametrize(
+    ("type_", "value", "cause"),
+    [
+        (Ride, b'{"number": "Anna"}', "DecodeError: Expected `int`, got `str` at `$.number`"),
+        (Ride, b"{}", "DecodeError: Object missing required field `number`"),
+        (Ride, b'{"number": An', "DecodeError: JSON is malformed"),
+        (Literal["Bob", "Cid"], b"\"it's Anna's\"", "DecodeError"),
+        (dict[str, int], b'{"Anna": null}', "DecodeError: Expected `int`, got `null` at `$`"),
+    ],
+)
+def test_the_cause_of_an_undecodable_event_has_none_of_its_values(
+    type_: Any, value: bytes, cause: str
+) -> None:
+    [error] = Decoder(type_).decode([Delivery(Record("rides", value, id="Anna"), 0, 0, 0.0)])
+    assert failure_cause(error) == cause
+
+
+def test_the_cause_of_a_failure_is_where_it_was_raised() -> None:
+    try:
+        Broken().each(Ride(1))
+    except ValueError as exc:
+        cause = failure_cause(exc)
+    assert re.fullmatch(r"ValueError at tests\.handlers\.test_circuit_breaker:\d+ in each", cause)
 
 
 APP = """

@@ -196,3 +196,115 @@ def test_run_until_idle_ends_with_a_status_of_its_own(
     assert published.returncode == 0, published.stderr
     run = eventml("run", "app:bus", "--until-idle", "0.5", *workers)
     assert (run.returncode, "watch has stopped: more than half" in run.stderr) == (65, True), run.stderr
+
+
+@pytest.mark.parametrize("form", ["each", "at_once", "batch"])
+async def test_few_that_pass_do_not_close_it(form: str, scenario: Scenario) -> None:
+    """15% pass. Each trial of few events could be one of those."""
+
+    class Mostly(Broken):
+        def each(self, ride: Ride) -> Ride:
+            self.mended = ride.number % 20 < 3
+            return super().each(ride)
+
+    options: dict[str, Any] = {"retries": 0, "backoff": 0.001, "max_backoff": 0.01}
+    scenario.bus.predictor(scenario.topic, to=scenario.to, name="most", **options)(getattr(Mostly(), form))
+    with anyio.fail_after(60):
+        async with scenario.connect() as backend, scenario.bus.open(backend), scenario.bus.worker() as worker:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(worker.run)
+                await worker.ready.wait()
+                await publish(backend, scenario.records(map(Ride, range(EVENTS))))
+                stats = worker.stats["most"]
+                await until(lambda: bool(stats.breaker_open))
+                calls = stats.calls
+                await until(lambda: stats.calls > calls + 300)
+                worker.stop()
+            assert stats.dead_letters <= 200
+            await scenario.collect(backend, stats.dead_letters)
+
+
+@pytest.mark.parametrize("form", ["each", "at_once", "batch"])
+async def test_order_per_key_is_kept(form: str, scenario: Scenario) -> None:
+    if scenario.url.startswith("redis"):
+        pytest.skip("Redis keeps no order per key by default")
+    broken = Broken()
+
+    class Partly(Broken):
+        def each(self, ride: Ride) -> Ride:
+            self.mended = broken.mended or ride.number % 4 == 0
+            return super().each(ride)
+
+    options: dict[str, Any] = {"retries": 0, "backoff": 0.001, "max_backoff": 0.01, "breaker_window": 20}
+    scenario.bus.predictor(scenario.topic, to=scenario.to, name="part", **options)(getattr(Partly(), form))
+    rides = list(map(Ride, range(400)))
+    with anyio.fail_after(60):
+        async with scenario.connect() as backend:
+            async with scenario.working(backend) as worker:
+                stats = worker.stats["part"]
+                keys = [b"ab"[n % 2 : n % 2 + 1] for n in range(400)]
+                await publish(backend, scenario.records(rides, keys=keys))
+                await until(lambda: bool(stats.breaker_open))
+                calls = stats.calls
+                await until(lambda: stats.calls > calls + 3)
+                broken.mended = True
+                await until(lambda: stats.completed == 400)
+            await scenario.collect(backend, 400)
+    for parity in range(2):
+        found = [int(number) for number in scenario.outputs if int(number) % 2 == parity]
+        assert found == sorted(found)
+    assert len(scenario.outputs) + len(scenario.dead_letters) == 400
+
+
+async def test_a_stop_lets_healthy_calls_finish(scenario: Scenario) -> None:
+    begun: list[int] = []
+
+    @scenario.bus.predictor(scenario.topic, to=scenario.to, retries=0, breaker_window=20)
+    async def copy(ride: Ride) -> Ride:
+        if ride.number >= 20:
+            raise ValueError("no such column")
+        begun.append(ride.number)
+        await anyio.sleep(0.5)
+        return ride
+
+    with anyio.fail_after(60):
+        async with scenario.connect() as backend, scenario.bus.open(backend), scenario.bus.worker() as worker:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(worker.run)
+                await worker.ready.wait()
+                stats = worker.stats["copy"]
+                await publish(backend, scenario.records(map(Ride, range(60))))
+                await until(lambda: bool(stats.breaker_open) and len(begun) == 20)
+                worker.stop()
+            assert (stats.published, sorted(begun)) == (20, list(range(20)))
+
+
+class NoZone(Reject):
+    """A reason of the app's own."""
+
+
+@pytest.mark.parametrize("returned", [True, False])
+async def test_a_reason_of_the_apps_own_is_a_reject(returned: bool, scenario: Scenario) -> None:
+    def check(rides: list[Ride]) -> list[Reject | None]:
+        return [NoZone("x") for _ in rides]
+
+    def check_one(ride: Ride) -> None:
+        raise NoZone("x")
+
+    scenario.bus.consumer(scenario.topic, name="check")(check if returned else check_one)
+    await scenario.run(list(map(Ride, range(300))))
+    scenario.check(answered=set(), dead_letters=set(range(300)))
+
+
+async def test_what_is_left_is_logged_when_a_worker_is_abandoned(
+    scenario: Scenario, caplog: pytest.LogCaptureFixture
+) -> None:
+    scenario.bus.predictor(scenario.topic, to=scenario.to, name="copy", retries=0)(Broken().each)
+    with anyio.fail_after(60):
+        async with scenario.connect() as backend, scenario.working(backend) as worker:
+            stats = worker.stats["copy"]
+            await publish(backend, scenario.records(map(Ride, range(EVENTS))))
+            await until(lambda: bool(stats.breaker_open) and stats.dead_letters == 100)
+            worker.abandon()
+    found = [re.search(r": (\d+) events? moved", record.message) for record in caplog.records]
+    assert sum(int(one[1]) for one in found if one) == 100

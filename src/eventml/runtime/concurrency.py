@@ -19,7 +19,6 @@ from eventml.runtime.calling import Item
 from eventml.runtime.circuit_breaker import StoppedError
 from eventml.runtime.failures import Failed
 from eventml.runtime.retry import Retry
-from eventml.runtime.staleness import Staleness
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -42,17 +41,13 @@ class ConcurrentCalls:
 
     Args:
         ordered: Whether the events of one key are handled one after the other.
-        staleness: Completes the events that are stale when their turn comes; None if none are.
 
     Attributes:
         in_process: How many events it has taken and not yet sent on.
     """
 
-    def __init__(
-        self, retry: Retry, handler: Handler, *, ordered: bool, staleness: Staleness | None = None
-    ) -> None:
+    def __init__(self, retry: Retry, handler: Handler, *, ordered: bool) -> None:
         self._retry = retry
-        self._staleness = staleness
         self._ordered = ordered
         self._concurrency = handler.concurrency
         # Events that wait for a retry, or behind one of their key, make room for as many others.
@@ -81,7 +76,10 @@ class ConcurrentCalls:
         if items[0].delivery.attempt > 1:
             return await self._process_redelivered(items)
         for item in items:
-            await self._room.acquire()
+            try:
+                self._room.acquire_nowait()  # `acquire` asks all cancel scopes, which costs as much as a call
+            except anyio.WouldBlock:
+                await self._room.acquire()
             self.in_process += 1
             key = item.delivery.record.key or None if self._ordered else None
             if key is not None and key in self._behind:
@@ -105,10 +103,7 @@ class ConcurrentCalls:
 
     async def _process_redelivered(self, items: Sequence[Item]) -> list[Completion]:
         await self.finished()
-        completions: list[Completion] = []
-        if self._staleness is not None:
-            items, completions = self._staleness.split(items)
-        return completions + await self._retry.process_all(items) if items else completions
+        return await self._retry.process_all(items)
 
     def _make_ready(self, key: bytes | None, item: Item) -> None:
         self._ready.append(_Keyed(key, item))
@@ -129,8 +124,7 @@ class ConcurrentCalls:
         while self._ready:
             key, item = self._ready.popleft()
             self._start_task()
-            stale = None if self._staleness is None else self._staleness.complete(item)
-            result = stale or await self._retry.attempt(item)
+            result = await self._retry.first_attempt(item)
             if isinstance(result, Failed):
                 assert self._tasks is not None, "not started"  # noqa: S101 - for the type checker
                 self._tasks.start_soon(self._try_again, key, item, result.error)

@@ -25,7 +25,7 @@ from eventml.printable import printable
 from eventml.runtime.infrastructure import is_infrastructure
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterable
 
     from anyio.abc import TaskGroup
 
@@ -53,6 +53,11 @@ NOT_CALLED: Final = Failed(UnavailableError("not called, as an earlier event of 
 
 CallResults = Sequence[Completion | Failed]
 """The results of one call of the handler for a batch, one for each event, in their order."""
+
+
+def contains_rejects(outputs: Iterable[object]) -> bool:
+    """Whether one of a handler's outputs is a `Reject`. It looks at each type once, as most have one."""
+    return any(issubclass(type_, Reject) for type_ in set(map(type, outputs)))
 
 
 class Verdict(Enum):

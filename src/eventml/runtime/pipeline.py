@@ -15,13 +15,13 @@ import logging
 from contextlib import suppress
 from functools import partial
 from operator import attrgetter
-from typing import TYPE_CHECKING, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Final, cast
 
 import anyio
 
 from eventml.backends.base import Completion, DedupeSubscription, Subscription
 from eventml.codec import Decoder
-from eventml.errors import BackendError, DecodeError, PublishError, TopicNotFoundError
+from eventml.errors import BackendError, DecodeError, HandlerExitError, PublishError, TopicNotFoundError
 from eventml.handlers import Handler
 from eventml.printable import cut
 from eventml.records import REPLAY_GROUP, TOMBSTONE, Delivery
@@ -35,7 +35,7 @@ from eventml.runtime.failures import task_group
 from eventml.runtime.intake import Intake
 from eventml.runtime.poison import crash_loop_error, split
 from eventml.runtime.replies import Replies
-from eventml.runtime.retry import Retry, Step
+from eventml.runtime.retry import Retry
 from eventml.runtime.stats import Stats
 
 if TYPE_CHECKING:
@@ -50,26 +50,13 @@ _NULLS: Final = (TOMBSTONE, b"null", b"\xc0")  # no value, JSON's null and Messa
 _outputs_of, _attempt_of = attrgetter("outputs"), attrgetter("attempt")
 
 
-class Steps(NamedTuple):
-    """The steps of processing a batch.
-
-    Attributes:
-        first: The first step: `retry`, or one in front of it.
-        retry: The last step, which calls the handler. It has the retry queue and writes the dead letters.
-        concurrent: The step that makes concurrent calls; None if a batch is called for as one.
-    """
-
-    first: Step
-    retry: Retry
-    concurrent: ConcurrentCalls | None = None
-
-
 class Pipeline:
     """Runs one handler over one subscription.
 
     Args:
+        retry: Calls the handler. It has the retry queue and writes the dead letters.
+        concurrent: Makes concurrent calls by `retry`; None if a batch is called for as one.
         max_bytes: The most bytes that one `receive` of the subscription returns.
-        ordered: Whether order per key is kept.
         replies: Replies to requests; None if the handler is a consumer.
     """
 
@@ -79,10 +66,10 @@ class Pipeline:
         subscription: Subscription,
         *,
         decoder: Decoder,
-        steps: Steps,
+        retry: Retry,
+        concurrent: ConcurrentCalls | None,
         stats: Stats,
         max_bytes: int,
-        ordered: bool,
         replies: Replies | None = None,
     ) -> None:
         self._name = handler.name
@@ -92,7 +79,9 @@ class Pipeline:
         self._group = handler.options.group
         self._skips_replayed = handler.options.skip_replayed
         self._skips_tombstones = handler.options.skip_tombstones
-        self._first, self._retry, self._concurrent = steps
+        self._retry = retry
+        self._concurrent = concurrent
+        self._first = retry if concurrent is None else concurrent
         self._max_deliveries = handler.options.max_deliveries
         self._stats = stats
         self._dedupe: Dedupe | None = None
@@ -100,7 +89,7 @@ class Pipeline:
             self._dedupe = Dedupe(cast("DedupeSubscription", subscription), handler, stats)
         self._replies = replies
         self._breaker = CircuitBreaker(
-            handler, stats, self._call_again, dead_letters=self._retry.dead_letters, ordered=ordered
+            handler, stats, self._call_again, dead_letters=retry.dead_letters, ordered=retry.ordered
         )
         self._failures = FailureLog(self._name, self._retry.log_level)
         self._stop = anyio.Event()
@@ -123,6 +112,8 @@ class Pipeline:
                 tasks.cancel_scope.cancel()
         finally:
             self._failures.flush()
+        if not stop.is_set():
+            raise HandlerExitError(f"{self._name} cancelled the task that had called it, and so its worker")
 
     # The first stage: receive and decode
 
@@ -231,7 +222,7 @@ class Pipeline:
         if skipped:
             self._stats.skipped += len(skipped)
             first = skipped[0].delivery.record
-            text = "%s: %d records skipped: replayed for another group, says their header %s; first: %r, for %r"
+            text = "%s: %d records skipped: replayed for another group, by their header %s; first: %r for %r"
             names = cut(first.id), cut(first.headers[REPLAY_GROUP])
             log.info(text, self._name, len(skipped), REPLAY_GROUP, *names)
         return events, completions

@@ -7,8 +7,9 @@ events of a failed batch by bisecting it. Events that are tried again wait in th
 from __future__ import annotations
 
 import logging
+import math
 import time
-from typing import TYPE_CHECKING, ClassVar, Protocol, cast
+from typing import TYPE_CHECKING, ClassVar, Final, cast
 
 import anyio
 
@@ -32,6 +33,7 @@ from eventml.runtime.failures import (
 from eventml.runtime.infrastructure import retry_after
 from eventml.runtime.poison import Call, CountedCalls
 from eventml.runtime.retry_queue import FailedItem, RetryQueue
+from eventml.runtime.staleness import Staleness
 from eventml.runtime.stats import Stats
 from eventml.runtime.tracing import HandlerTracing
 
@@ -40,13 +42,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("eventml")
 
-
-class Step(Protocol):
-    """A step of processing a batch."""
-
-    async def process(self, items: Sequence[Item]) -> list[Completion]:
-        """The completions that are there by now, in the order of the events."""
-        ...
+_OUTAGE_INTERVAL: Final = 30.0  # seconds between two log lines about what a handler needs and is down
 
 
 class Retry:
@@ -60,9 +56,11 @@ class Retry:
     The policy is in the handler's options.
 
     Attributes:
+        ordered: Whether order per key is kept.
         log_level: The level of log lines about dead letters and bisected batches.
         dead_letters: Moves deliveries to the dead letters.
         queue: The events that wait for a retry, and those that their keys hold back.
+        staleness: Completes the events that are stale when their turn comes; None if none are.
         calls: The calls of the handler, before which attempts at redelivered events are counted.
     """
 
@@ -82,8 +80,11 @@ class Retry:
         self._name = handler.name
         self._options = handler.options
         self._stats = stats
+        self._outage_logged = -math.inf
+        self.ordered = ordered
         self.dead_letters = DeadLetterWriter(handler, translate=self._as_reported, tracing=tracing)
         self.queue = RetryQueue(ordered=ordered)
+        self.staleness: Staleness | None = None
 
     async def process(self, items: Sequence[Item]) -> list[Completion]:
         """Completions of a batch, in the order of its events, without those that now wait for a retry."""
@@ -94,15 +95,18 @@ class Retry:
 
     async def _process(self, items: Sequence[Item]) -> list[Completion]:
         items = self.queue.admit(items)
+        stale: list[Completion] = []
+        if self.staleness is not None:
+            items, stale = self.staleness.split(items)
         if not items:
-            return []
+            return stale
         try:
             results = await self._call_until_available(items)
         except Exception as exc:  # noqa: BLE001 - a handler may raise anything
             if len(items) > 1 and not self._is_infrastructure(exc):
-                return await self._bisect(items, exc)
-            return [completion for item in items for completion in self._fail(item, exc)]
-        return self._finish(items, results)
+                return stale + await self._bisect(items, exc)
+            return stale + [completion for item in items for completion in self._fail(item, exc)]
+        return stale + self._finish(items, results)
 
     async def attempt(self, item: Item) -> Completion | Failed:
         """The result of one call for one event."""
@@ -120,7 +124,9 @@ class Retry:
         attempts, first_failure = 1, time.time()
         while self._should_retry(error, attempts):
             self._stats.retries += 1
-            await anyio.sleep(self._delay(attempts, error))
+            seconds = self._delay(attempts, error)
+            self._log_outage(error, seconds)
+            await anyio.sleep(seconds)
             result = await self.attempt(item)
             if not isinstance(result, Failed):
                 return result
@@ -129,8 +135,13 @@ class Retry:
 
     async def process_alone(self, item: Item) -> Completion:
         """The completion of one event, whatever waits in the queue."""
-        result = await self.attempt(item)
+        result = await self.first_attempt(item)
         return await self.settle(item, result.error) if isinstance(result, Failed) else result
+
+    async def first_attempt(self, item: Item) -> Completion | Failed:
+        """As `attempt`, unless the event is stale."""
+        stale = None if self.staleness is None else self.staleness.complete(item)
+        return stale or await self.attempt(item)
 
     async def process_all(self, items: Sequence[Item]) -> list[Completion]:
         """As `process`, and of those that wait for a retry, too: waits until none does."""
@@ -160,7 +171,7 @@ class Retry:
                 failures += 1
                 self._stats.retries += 1
                 seconds = self._delay(failures, exc)
-                log.warning("%s: %s; retrying the batch in %.2f s", self._name, describe(exc), seconds)
+                self._log_outage(exc, seconds)
                 await self.calls.end()
                 await anyio.sleep(seconds)
 
@@ -218,8 +229,10 @@ class Retry:
     ) -> list[Completion]:
         """Put an event that failed on its own into the retry queue, or move it to the dead letters."""
         if self._should_retry(error, attempts):
+            seconds = self._delay(attempts, error)
+            self._log_outage(error, seconds)
             failed = FailedItem(item, attempts, first_failure or time.time())
-            self.queue.put(failed, anyio.current_time() + self._delay(attempts, error))
+            self.queue.put(failed, anyio.current_time() + seconds)
             return []
         return [self.dead_letters.write(item.delivery, error, attempts=attempts, first_failure=first_failure)]
 
@@ -241,6 +254,13 @@ class Retry:
 
     def _should_retry(self, error: Exception, attempts: int) -> bool:
         return should_retry(error, attempts, self._options)
+
+    def _log_outage(self, error: Exception, seconds: float) -> None:
+        """Log that a service is down, once in a while: its events are tried again as long as it is."""
+        now = time.monotonic()
+        if now >= self._outage_logged + _OUTAGE_INTERVAL and self._is_infrastructure(error):
+            self._outage_logged = now
+            log.warning("%s: %s; trying again, first in %.2f s", self._name, describe(error), seconds)
 
     def _is_infrastructure(self, error: Exception) -> bool:
         return classify(error, self._options.retry_on) is Verdict.INFRASTRUCTURE

@@ -41,10 +41,10 @@ from eventml.runtime.concurrency import ConcurrentCalls
 from eventml.runtime.dead_letters import dead_letter_topic
 from eventml.runtime.failures import describe, task_group
 from eventml.runtime.outputs import Outputs
-from eventml.runtime.pipeline import Pipeline, Steps
+from eventml.runtime.pipeline import Pipeline
 from eventml.runtime.replies import Replies
-from eventml.runtime.retry import Retry, Step
-from eventml.runtime.staleness import FreshOnly, Staleness
+from eventml.runtime.retry import Retry
+from eventml.runtime.staleness import Staleness
 from eventml.runtime.stats import Stats
 from eventml.runtime.tracing import Tracing
 
@@ -265,24 +265,21 @@ class Worker:
         retry = self._failure_policy(
             call, handler, subscription=subscription, stats=stats, ordered=ordered, tracing=tracing
         )
-        staleness = None
         if options.max_age is not None:
-            dead_letters = retry.dead_letters
-            staleness = Staleness(
-                handler, options.max_age, outputs=outputs, dead_letters=dead_letters, stats=stats
+            retry.staleness = Staleness(
+                handler, options.max_age, outputs=outputs, dead_letters=retry.dead_letters, stats=stats
             )
-        first: Step = retry if staleness is None else FreshOnly(retry, staleness)
         concurrent = None
         if not handler.batched and (handler.is_async or handler.concurrency > 1):
-            first = concurrent = ConcurrentCalls(retry, handler, ordered=ordered, staleness=staleness)
+            concurrent = ConcurrentCalls(retry, handler, ordered=ordered)
         return Pipeline(
             handler,
             subscription,
             decoder=loaded.decoder,
-            steps=Steps(first, retry, concurrent),
+            retry=retry,
+            concurrent=concurrent,
             stats=stats,
             max_bytes=self._backend.capabilities.max_bytes or MAX_BYTES,
-            ordered=ordered,
             replies=replies,
         )
 

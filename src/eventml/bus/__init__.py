@@ -6,7 +6,7 @@ them. It may import config, handlers, producer and runtime; deployments and the 
 """
 
 from eventml.bus.app import create_topics, import_bus, import_predictor, topics_of
-from eventml.bus.asyncapi import asyncapi
+from eventml.bus.asyncapi import asyncapi_document
 from eventml.bus.bus import Bus
 from eventml.bus.connection import Topic
 from eventml.bus.running import WebApplication, run_until_signal, stop_on_signals, stop_when_idle
@@ -15,7 +15,7 @@ __all__ = [
     "Bus",
     "Topic",
     "WebApplication",
-    "asyncapi",
+    "asyncapi_document",
     "create_topics",
     "import_bus",
     "import_predictor",

@@ -20,7 +20,7 @@ class _Operation(NamedTuple):
     group: str | None = None  # of one that receives
 
 
-def asyncapi(bus: Bus) -> dict[str, Any]:
+def asyncapi_document(bus: Bus) -> dict[str, Any]:
     """Return the AsyncAPI 3.0 document of a bus. Dead-letter topics and topics of replies are not in it.
 
     What a handler reads is an operation that receives, each topic of its outputs one that sends. A declared

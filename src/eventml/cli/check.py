@@ -16,7 +16,7 @@ import typer
 
 from eventml import config, models
 from eventml.backends.base import Capabilities, CreatesTopics
-from eventml.bus import Bus, asyncapi, import_bus, topics_of
+from eventml.bus import Bus, asyncapi_document, import_bus, topics_of
 from eventml.cli.buses import NO_HANDLERS, BackendOption, BusArgument, backend_url, configure, find, load_bus
 from eventml.cli.compatibility import breaking_changes
 from eventml.cli.output import (
@@ -109,7 +109,7 @@ def check(
 
 def _changes_since(against: Path, bus: Bus) -> list[str]:
     try:
-        return breaking_changes(msgspec.json.decode(against.read_bytes()), asyncapi(bus))
+        return breaking_changes(msgspec.json.decode(against.read_bytes()), asyncapi_document(bus))
     except (ValueError, KeyError, TypeError, AttributeError) as exc:
         raise UsageError(f"--against: {against} was not written by eventml schema: {exc!r}") from exc
 
@@ -119,7 +119,7 @@ def schema(bus: BusArgument, backend: BackendOption = None) -> None:
 
     It has the bindings of the configured backend, which is not connected. Models are not loaded.
     """
-    document = msgspec.json.encode(asyncapi(load_bus(bus, backend)))
+    document = msgspec.json.encode(asyncapi_document(load_bus(bus, backend)))
     for line in msgspec.json.format(document, indent=2).splitlines():
         typer.echo(printable_json(line))
 

@@ -59,9 +59,8 @@ def _inline(document: dict[str, Any], value: Any, within: tuple[str, ...] = ()) 
         return [_inline(document, one, within) for one in value]
     if not isinstance(value, dict) or value.get("$ref") in within:
         return value
-    if "$ref" in value:
-        found = reduce(getitem, value["$ref"].split("/")[1:], document)
-        return _inline(document, found, (*within, value["$ref"]))
+    if isinstance(ref := value.get("$ref"), str):  # and not a field of that name
+        return _inline(document, reduce(getitem, ref.split("/")[1:], document), (*within, ref))
     return {name: _inline(document, one, within) for name, one in value.items()}
 
 
@@ -78,7 +77,7 @@ def _misfits(written: Any, read: Any, path: str, misses_all: bool = False) -> li
         same = [one for one in fitting if one.get("title") == form.get("title")]  # their misfits say most
         tried = [list(_misfits_of_form(form, one, path, misses_all)) for one in same or fitting]
         if tried:
-            found += min(tried, key=len)
+            found = found + min(tried, key=len)
     return found
 
 

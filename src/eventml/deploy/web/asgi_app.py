@@ -12,7 +12,7 @@ import anyio
 from starlette.requests import ClientDisconnect
 from starlette.routing import Router
 
-from eventml.bus import Bus, asyncapi
+from eventml.bus import Bus, asyncapi_document
 from eventml.deploy.web.authentication import Authenticator
 from eventml.deploy.web.events import BrokerConnection, EventsEndpoint, accepted_topics
 from eventml.deploy.web.http_messages import (
@@ -192,7 +192,7 @@ class WebService:
                     self._endpoints[f"/predict/{one.handler.name}"] = endpoint
                 token = self._authenticator.requires_token
                 self._openapi = describe(bus.name, predictors, topics, settings.web, token=token)
-                self._asyncapi = asyncapi(bus)
+                self._asyncapi = asyncapi_document(bus)
                 self.worker = worker
                 try:
                     yield

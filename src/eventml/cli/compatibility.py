@@ -126,4 +126,5 @@ def _values(form: Any) -> list[Any] | None:
 
 
 def _show(types: set[str]) -> str:
-    return "anything" if types == _ALL else " or ".join(sorted(types)) or "nothing"
+    shown = types - {"integer"} if "number" in types else types
+    return "anything" if types == _ALL else " or ".join(sorted(shown)) or "nothing"

@@ -81,7 +81,7 @@ def registered(name: str = "rides") -> Bus:
         return Scored(ride_id=ride.ride_id, miles=None)
 
     @bus.predictor("rides.started", to="rides.number")
-    def number(rides: list[Ride]) -> np.ndarray:  # type: ignore[type-arg]
+    def number(rides: list[Ride]) -> np.ndarray:
         return np.ones(len(rides))
 
     @bus.consumer("rides.started")

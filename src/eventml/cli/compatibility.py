@@ -70,8 +70,10 @@ def _misfits(written: Any, read: Any, path: str, misses_all: bool = False) -> li
     `misses_all` says whether readers miss a field that they do not require too.
     """
     forms, known, found = _forms(written), _forms(read), list[str]()
-    if extra := _types(*forms) - (taken := _types(*known)):
-        found.append(f"{path}: it may be {_show(extra)} and readers take {_show(taken)}")
+    types, taken = _types(*forms), _types(*known)
+    if types - taken:
+        may = _show(types if types == _ALL else types - taken)
+        found.append(f"{path}: it may be {may} and readers take {_show(taken)}")
     for form in forms:
         fitting = [one for one in known if _types(form) & _types(one)]
         same = [one for one in fitting if one.get("title") == form.get("title")]  # their misfits say most
@@ -86,7 +88,7 @@ def _misfits_of_form(written: Any, read: Any, path: str, misses_all: bool) -> It
     if values and (extra := [v for v in _values(written) or ["another value"] if v not in values]):
         yield f"{path}: it may be {extra} and readers take {values}"
     fields, known = written.get("properties", {}), read.get("properties", {})
-    for name in known:
+    for name in dict.fromkeys((*known, *required)):
         if name in required and name not in written.get("required", ()):
             yield f"{path}.{name}: events {'may ' * (name in fields)}lack it and readers require it"
         elif misses_all and name not in fields:

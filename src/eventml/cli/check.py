@@ -30,7 +30,6 @@ from eventml.cli.output import (
 )
 from eventml.errors import ConfigError
 from eventml.handlers import Handler
-from eventml.printable import printable_json
 from eventml.runtime import check_capabilities, check_topics, dead_letter_queues
 
 _GUARANTEES: Final[dict[tuple[str, object], str]] = {
@@ -119,9 +118,7 @@ def schema(bus: BusArgument, backend: BackendOption = None) -> None:
 
     It has the bindings of the configured backend, which is not connected. Models are not loaded.
     """
-    document = msgspec.json.encode(asyncapi_document(load_bus(bus, backend)))
-    for line in msgspec.json.format(document, indent=2).splitlines():
-        typer.echo(printable_json(line))
+    print_json(asyncapi_document(load_bus(bus, backend)), indented=True)
 
 
 async def check_bus(bus: Bus, *, connect: bool) -> CheckReport:

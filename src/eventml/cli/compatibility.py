@@ -97,9 +97,8 @@ def _misfits_of_form(written: Any, read: Any, path: str, misses_all: bool) -> It
         taken = known.get(name, read.get("additionalProperties", True))
         yield from _misfits(schema, taken, f"{path}.{name}", misses_all)
     for keyword in _INNER.keys() & read.keys():
-        yield from _misfits(
-            written.get(keyword, not fields), read[keyword], path + _INNER[keyword], misses_all
-        )
+        inner = written.get(keyword, not fields)
+        yield from _misfits(inner, read[keyword], path + _INNER[keyword], misses_all)
     for keyword in sorted(read.keys() - _COMPARED - _ANNOTATIONS):
         if read[keyword] != written.get(keyword):
             yield f"{path}: {keyword} is {written.get(keyword)} and that of readers is {read[keyword]}"

@@ -58,3 +58,38 @@ def test_module_that_fails_shows_its_traceback_without_frames_of_eventml(
     assert "importing.py" not in result.stderr
     assert "importlib" not in result.stderr
     assert result.stderr.splitlines()[-1] == "error: importing the module 'app' failed"
+
+
+FACTORY = """
+import eventml
+
+def make_bus():
+    bus = eventml.Bus("made")
+    bus.consumer("numbers", name="count")(print)
+    return bus
+
+def fails():
+    return 1 / 0
+"""
+
+
+def test_every_command_takes_a_bus_that_a_function_makes(invoke: Invoke, folder: Path) -> None:
+    (folder / "app.py").write_text(FACTORY)
+    for command in (
+        ("check",),
+        ("lag",),
+        ("dlq", "list"),
+        ("topics", "create"),
+        ("run", "--until-idle", "0"),
+    ):
+        result = invoke(*command, "app:make_bus()", "--backend", "onehub://")
+        assert result.exit_code == 0, result.output
+
+
+def test_a_function_that_fails_shows_its_traceback(invoke: Invoke, folder: Path) -> None:
+    (folder / "app.py").write_text(FACTORY)
+    result = invoke("check", "app:fails()")
+    assert result.exit_code == 1
+    assert "return 1 / 0" in result.stderr
+    last = result.stderr.splitlines()[-1]
+    assert last == "error: importing the module 'app', or calling 'fails()', failed"

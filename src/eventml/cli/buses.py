@@ -25,7 +25,8 @@ BusArgument = Annotated[
     str,
     typer.Argument(
         metavar="MODULE:BUS",
-        help="Module of the app and the name of the bus in it, such as examples.rides.app:bus.",
+        help="Module of the app and the name of the bus in it, such as examples.rides.app:bus; or of a "
+        "function that returns the bus, such as 'shop.app:make_bus()'.",
     ),
 ]
 TopicArgument = Annotated[str, typer.Argument(metavar="TOPIC", help="Name of the topic.")]
@@ -129,7 +130,9 @@ def find(load: Callable[[str], T], target: str) -> T:
         while trace is not None and _package(trace) in {"eventml", "importlib"}:
             trace = trace.tb_next  # the traceback begins in the app
         print_message("".join(traceback.format_exception(type(exc), exc, trace)))
-        print_message(f"importing the module {target.partition(':')[0]!r} failed", "error")
+        module, _, name = target.partition(":")
+        called = f", or calling {name!r}," if "()" in name else ""
+        print_message(f"importing the module {module!r}{called} failed", "error")
         raise typer.Exit(1) from None
 
 

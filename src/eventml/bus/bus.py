@@ -88,6 +88,7 @@ class Bus(Router):
             overrides=overrides,
             default_backend=self._default_backend,
             known_handlers=tuple(self.handlers),
+            bus=self.name,
         )
 
     def configured_handler(self, name: str) -> Handler:

@@ -9,7 +9,7 @@ import pytest
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.cli.conftest import Invoke
+    from tests.cli.conftest import Hubs, Invoke
 
 APP = """
 import eventml
@@ -93,3 +93,33 @@ def test_a_function_that_fails_shows_its_traceback(invoke: Invoke, folder: Path)
     assert "return 1 / 0" in result.stderr
     last = result.stderr.splitlines()[-1]
     assert last == "error: importing the module 'app', or calling 'fails()', failed"
+
+
+SETTINGS = """
+backend = "onehub://"
+[profile.prod]
+backend = "onehub://prod"
+"""
+
+
+def test_a_file_and_a_profile_are_chosen_on_the_command_line(
+    invoke: Invoke, folder: Path, hubs: Hubs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "app.py").write_text(FACTORY)
+    (folder / "shop.toml").write_text(SETTINGS)
+    monkeypatch.setenv("EVENTML_CONFIG", "nosuch.toml")
+    monkeypatch.setenv("EVENTML_PROFILE", "nosuch")
+    chosen = ("--config", "shop.toml", "--profile", "prod")
+    for command in (("lag", "app:make_bus()"), ("dlq", "list", "app:make_bus()"), ("publish", "t")):
+        result = invoke(*command, *chosen, stdin="a\n1\n")
+        assert result.exit_code == 0, result.output
+    assert set(hubs) == {"onehub://prod"}
+    result = invoke("lag", "app:make_bus()", "--config", "shop.toml", "--profile", "dev")
+    assert result.exit_code == 1
+    assert result.stderr == "error: EVENTML_PROFILE: no profile 'dev' in shop.toml, which has: prod\n"
+
+
+def test_a_file_that_does_not_exist_is_refused(invoke: Invoke) -> None:
+    result = invoke("tail", "t", "--config", "nosuch.toml")
+    assert result.exit_code == 2
+    assert "nosuch.toml" in result.stderr

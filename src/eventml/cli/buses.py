@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import os
 import traceback
 from contextlib import asynccontextmanager
 from functools import wraps
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import typer
@@ -16,7 +18,7 @@ from eventml.cli.output import UsageError, print_message
 from eventml.errors import AppNotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
     from types import TracebackType
 
 T = TypeVar("T")
@@ -37,6 +39,16 @@ BackendOption = Annotated[
         metavar="URL",
         help="URL of the backend, such as redis://localhost:6379. Overrides all configuration.",
     ),
+]
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", metavar="FILE", exists=True, dir_okay=False, help="Read this file, not eventml.toml."
+    ),
+]
+ProfileOption = Annotated[
+    str | None,
+    typer.Option("--profile", metavar="NAME", help="Use the tables [profile.NAME] of the file of settings."),
 ]
 
 NO_HANDLERS: Final = "the bus has no handlers; import the modules that define them in its module"
@@ -60,12 +72,37 @@ def with_options(options: Callable[..., Any]) -> Callable[[Callable[..., None]],
             command(options(**{name: arguments.pop(name) for name in shared}), **arguments)
 
         _, *own = inspect.signature(command).parameters.values()
-        parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*shared.values(), *own)]
-        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined] # what typer reads
-        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-        return run
+        return _with_parameters(run, [*shared.values(), *own])
 
     return decorate
+
+
+def reads_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """Add `--config` and `--profile` to a command. They set the variables, which worker processes inherit."""
+
+    def set_variables(config_file: ConfigOption = None, profile: ProfileOption = None) -> None:
+        for name, value in ((config.FILE_VARIABLE, config_file), (config.PROFILE_VARIABLE, profile)):
+            if value is not None:
+                os.environ[name] = str(value)
+
+    added = inspect.signature(set_variables, eval_str=True).parameters
+
+    @wraps(command)
+    def run(**arguments: Any) -> None:
+        set_variables(**{name: arguments.pop(name) for name in added})
+        command(**arguments)
+
+    return _with_parameters(run, [*inspect.signature(command).parameters.values(), *added.values()])
+
+
+def _with_parameters(
+    run: Callable[..., None], parameters: Sequence[inspect.Parameter]
+) -> Callable[..., None]:
+    """The function, with these parameters for typer to read."""
+    named = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
+    run.__signature__ = inspect.Signature(named)  # type: ignore[attr-defined] # what typer reads
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in named}
+    return run
 
 
 def load_bus(target: str, backend: str | None, overrides: Mapping[str, Any] | None = None) -> Bus:

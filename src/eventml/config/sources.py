@@ -93,9 +93,8 @@ def load(
     profile = environ.get(PROFILE_VARIABLE, "")
     if profile and ("profile", profile) not in tables:
         profiles = dict.fromkeys(path[1] for path in tables if "profile" in path[:1])
-        problems.append(
-            f"{PROFILE_VARIABLE}: no profile {profile!r} in {file}: {', '.join(profiles) or 'none'}"
-        )
+        there_are = ", ".join(profiles) or "none"
+        problems.append(f"{PROFILE_VARIABLE}: no profile {profile!r} in {file}, which has: {there_are}")
     layers = ((), ("profile", profile), ("bus", bus), ("profile", profile, "bus", bus))
     general, of_profile, of_bus, of_both = [tables.pop(layer, []) for layer in layers]
     named = table["consumer"] if isinstance(table.get("consumer"), dict) else ()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import typer
+from msgspec import structs
 
 from eventml import config
 from eventml.bus import Bus, import_bus
@@ -112,10 +113,14 @@ def load_bus(target: str, backend: str | None, overrides: Mapping[str, Any] | No
     return bus
 
 
-def bus_of_topic(topic: str, backend: str | None, id_field: str | None = None) -> Bus:
-    """Make a bus without an app, to publish to one topic or to read it. Raises what `configure` raises."""
-    bus = Bus("cli")
-    bus.topic(topic, id_field=id_field)
+def bus_of_topic(topic: str, backend: str | None, id_field: str | None = None, target: str = "") -> Bus:
+    """Make a bus without an app, to publish to one topic or to read it; or import the one at `target`.
+
+    `id_field` replaces the one that the topic is declared with. Raises what `find` and `configure` raise.
+    """
+    bus = find(import_bus, target) if target else Bus("cli")
+    declared = bus.declared_topic(topic)
+    bus.topics[topic] = structs.replace(declared, id_field=id_field or declared.id_field)
     configure(bus, backend)
     return bus
 

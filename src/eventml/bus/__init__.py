@@ -9,9 +9,10 @@ from eventml.bus.app import create_topics, import_bus, import_predictor, topics_
 from eventml.bus.bus import Bus
 from eventml.bus.connection import Topic
 from eventml.bus.router import Router
-from eventml.bus.running import WebApplication, run_until_signal, stop_on_signals, stop_when_idle
+from eventml.bus.running import Background, WebApplication, run_until_signal, stop_on_signals, stop_when_idle
 
 __all__ = [
+    "Background",
     "Bus",
     "Router",
     "Topic",

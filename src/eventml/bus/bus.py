@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from functools import wraps
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
@@ -14,7 +14,7 @@ from eventml import config
 from eventml.backends.base import Backend
 from eventml.bus.connection import Topic, connect, handler_codecs, tracer
 from eventml.bus.router import Router
-from eventml.bus.running import WebApplication, run_until_signal, stop_when_idle
+from eventml.bus.running import Background, WebApplication, run_until_signal, stop_when_idle
 from eventml.errors import ConfigError, MissingExtraError, NotOpenError, RegistrationError
 from eventml.handlers import Handler
 from eventml.models import replacement
@@ -64,6 +64,7 @@ class Bus(Router):
         self._default_backend = backend
         self._settings: config.Settings | None = None
         self._producer: Producer | None = None
+        self._background: Background | None = None
 
     # Configuration
 
@@ -266,3 +267,34 @@ class Bus(Router):
                 tasks.cancel_scope.cancel()
 
         return await run_until_signal(opened(), Worker.stop, Worker.abandon)
+
+    async def run_in_background(self, *, only: Sequence[str] = ()) -> Background:
+        """Run the handlers in a task of the running event loop, as in a notebook, until `stop` of the result.
+
+        Returns when they have subscribed. The bus is open then, to publish and to request. If it runs in the
+        background already, as when a cell of a notebook is run again, it is stopped and started anew, with
+        the handlers that are registered now. Needs asyncio. Signals are left to the program.
+
+        Args:
+            only: Names of the handlers to run; by default all.
+
+        Raises:
+            EventMLError: As for `run`.
+        """
+
+        @asynccontextmanager
+        async def running() -> AsyncIterator[None]:
+            async with self.open(), self.worker(only) as worker, task_group() as tasks:
+                tasks.start_soon(worker.run)
+                await worker.ready.wait()
+                yield
+                worker.stop()
+
+        return await self._hold_in_background(running())
+
+    async def _hold_in_background(self, opened: AbstractAsyncContextManager[object]) -> Background:
+        if self._background is not None:
+            with suppress(Exception):  # it has been logged
+                await self._background.stop()
+        self._background = Background(opened)
+        return await self._background.start()

@@ -7,7 +7,7 @@ import os
 import traceback
 from contextlib import asynccontextmanager
 from functools import wraps
-from pathlib import Path
+from pathlib import Path  # noqa: TC003 - typer reads the annotations
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import typer
@@ -41,16 +41,6 @@ BackendOption = Annotated[
         help="URL of the backend, such as redis://localhost:6379. Overrides all configuration.",
     ),
 ]
-ConfigOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--config", metavar="FILE", exists=True, dir_okay=False, help="Read this file, not eventml.toml."
-    ),
-]
-ProfileOption = Annotated[
-    str | None,
-    typer.Option("--profile", metavar="NAME", help="Use the tables [profile.NAME] of the file of settings."),
-]
 
 NO_HANDLERS: Final = "the bus has no handlers; import the modules that define them in its module"
 
@@ -80,20 +70,34 @@ def with_options(options: Callable[..., Any]) -> Callable[[Callable[..., None]],
 
 def reads_settings(command: Callable[..., None]) -> Callable[..., None]:
     """Add `--config` and `--profile` to a command. They set the variables, which worker processes inherit."""
-
-    def set_variables(config_file: ConfigOption = None, profile: ProfileOption = None) -> None:
-        for name, value in ((config.FILE_VARIABLE, config_file), (config.PROFILE_VARIABLE, profile)):
-            if value is not None:
-                os.environ[name] = str(value)
-
-    added = inspect.signature(set_variables, eval_str=True).parameters
+    added = inspect.signature(_set_variables, eval_str=True).parameters
 
     @wraps(command)
     def run(**arguments: Any) -> None:
-        set_variables(**{name: arguments.pop(name) for name in added})
+        _set_variables(**{name: arguments.pop(name) for name in added})
         command(**arguments)
 
     return _with_parameters(run, [*inspect.signature(command).parameters.values(), *added.values()])
+
+
+def _set_variables(
+    config_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            metavar="FILE",
+            exists=True,
+            dir_okay=False,
+            help="The file of settings; else eventml.toml.",
+        ),
+    ] = None,
+    profile: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The profile: tables [profile.NAME] of the file.")
+    ] = None,
+) -> None:
+    for name, value in ((config.FILE_VARIABLE, config_file), (config.PROFILE_VARIABLE, profile)):
+        if value is not None:
+            os.environ[name] = str(value)
 
 
 def _with_parameters(

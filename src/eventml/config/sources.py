@@ -90,23 +90,24 @@ def load(
     environ = os.environ if environ is None else environ
     file, table = _read_file(environ.get(FILE_VARIABLE))
     tables, problems = dict(_read_tables(table, file, known_handlers, bus)), list[str]()
-    profile = environ.get(PROFILE_VARIABLE, "")
+    profile = environ.get(PROFILE_VARIABLE) or None
     if profile and ("profile", profile) not in tables:
         profiles = dict.fromkeys(path[1] for path in tables if "profile" in path[:1])
         there_are = ", ".join(profiles) or "none"
         problems.append(f"{PROFILE_VARIABLE}: no profile {profile!r} in {file}, which has: {there_are}")
-    layers = ((), ("profile", profile), ("bus", bus), ("profile", profile, "bus", bus))
+    layers: Any = ((), ("profile", profile), ("bus", bus), ("profile", profile, "bus", bus))
     general, of_profile, of_bus, of_both = [tables.pop(layer, []) for layer in layers]
+    variables = dict(_variables(environ))
     named = table["consumer"] if isinstance(table.get("consumer"), dict) else ()
     sources: list[list[Entry | str]] = [
         [one for others in tables.values() for one in others],  # checked, and left out
         [Entry(URL, default_backend or "memory://", "the code")],
         general,
         of_profile,
-        read_environment(environ, {*known_handlers, *named}, known=bool(known_handlers)),
+        read_environment(variables, {*known_handlers, *named}, known=bool(known_handlers)),
         of_bus,
         of_both,
-        [*_read_bus_variables(environ, bus)],
+        [*_read_bus_variables(variables, bus)],
         [*_read_table(overrides or {}, "the command line", known_handlers)],
     ]
     problems += [one for source in sources for one in source if isinstance(one, str)]
@@ -259,10 +260,10 @@ def read_environment(
     return found
 
 
-def _read_bus_variables(environ: Mapping[str, str], bus: str) -> Iterator[Entry]:
+def _read_bus_variables(variables: Mapping[str, str], bus: str) -> Iterator[Entry]:
     """The entries of `EVENTML_BUS_<BUS>_BACKEND` and `EVENTML_BUS_<BUS>_BACKEND_<OPTION>`."""
     prefix = variable(("bus", bus, "backend"))
-    for name, value in _variables(environ):
+    for name, value in variables.items():
         if value and f"{name}_".startswith(f"{prefix}_"):
             option = name.removeprefix(prefix).removeprefix("_").lower()
             yield Entry(("backend", option or "url"), value, name, text=True)

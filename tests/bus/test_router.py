@@ -133,7 +133,18 @@ def test_two_lifespans_of_one_name_are_refused_and_the_same_one_is_not() -> None
         bus.lifespan(_named("_database", other, "elsewhere"))
 
 
-def test_a_topic_declared_twice_is_refused_if_the_declarations_differ() -> None:
+def test_a_topic_is_declared_anew_by_the_router_that_declares_it() -> None:
+    bus, router = Bus("rides"), Router()
+    bus.include(router)
+    for codec in ("json", "msgpack"):
+        router.topic("t", codec=codec)
+    assert bus.topics["t"].codec == "msgpack"
+    late = Bus("late")
+    late.include(router)
+    assert late.topics["t"].codec == "msgpack"
+
+
+def test_a_topic_declared_differently_by_two_routers_is_refused() -> None:
     bus, first, second = Bus("rides"), Router(), Router()
     bus.topic("t", event_type=Ride)
     first.topic("t", event_type=Ride)

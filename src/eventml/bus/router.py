@@ -44,6 +44,7 @@ class Router:
         self.lifespans: dict[str, Callable[[], Any]] = {}
         self._steps: list[Callable[[Router], None]] = []  # what was registered, for those that include this
         self._parents: list[Router] = []
+        self._declarers: dict[str, Router] = {}  # of the topics
 
     def predictor(
         self, topic: str, *, to: To, model: ModelSource | None = None, **arguments: Unpack[HandlerArguments]
@@ -109,13 +110,13 @@ class Router:
         codec: Format = "json",
         strict: bool = True,
     ) -> Topic:
-        """Declare a topic by the attributes of `Topic`. Others need no declaration.
+        """Declare a topic by the attributes of `Topic`; the last declaration counts. Others need none.
 
         Raises:
-            RegistrationError: The topic is declared already, and differently; or events cannot have the type.
+            RegistrationError: Another router declares the topic differently; or events cannot have the type.
         """
         topic = Topic(event_type=event_type, id_field=id_field, codec=codec, strict=strict)
-        self._register(partial(Router._add_topic, name=name, topic=topic))
+        self._register(partial(Router._add_topic, name=name, topic=topic, declarer=self))
         return topic
 
     def include(self, router: Router) -> None:
@@ -168,11 +169,11 @@ class Router:
             )
         self.lifespans[name] = entered
 
-    def _add_topic(self, name: str, topic: Topic) -> None:
+    def _add_topic(self, name: str, topic: Topic, declarer: Router) -> None:
         known = self.topics.get(name, topic)
-        if known != topic and not hasattr(sys, "ps1"):
+        if known != topic and self._declarers.get(name) is not declarer:
             raise RegistrationError(f"the topic {name!r} is declared twice, as {known} and as {topic}")
-        self.topics[name] = topic
+        self.topics[name], self._declarers[name] = topic, declarer
 
 
 def _is_defined_again(known: Any, function: Any) -> bool:

@@ -44,6 +44,8 @@ _GUARANTEES: Final[dict[tuple[str, object], str]] = {
     ("shared", False): "processes: one; publishers and handlers run in the same process",
     ("tombstones", True): "tombstones: a record may have no value",
     ("tombstones", False): "tombstones: none; an event None is published as null",
+    ("start_at_time", True): "start: at an end of a topic, or at a time",
+    ("start_at_time", False): "start: at an end of a topic only",
     ("deduplicates", True): "deduplication: with dedupe_window, an event whose id was completed is dropped",
     ("deduplicates", False): "deduplication: none; an event that is published twice is handled twice",
 }

@@ -56,6 +56,7 @@ def capabilities(settings: Settings) -> Capabilities:
         shared=True,
         max_bytes=settings.max_bytes,
         tombstones=True,
+        start_at_time=True,
     )
 
 
@@ -111,8 +112,10 @@ class KafkaBackend:
         partitions = await self._admin.require_topics(topics)
         subscription: GroupSubscription | Reader
         if group is None:
-            subscription = Reader(self._clients, self._publisher, partitions, self._settings.max_bytes)
-            starting = subscription.start(start, self._admin, self._settings.publish_timeout)
+            subscription = Reader(
+                self._clients, self._admin, self._publisher, partitions, self._settings.max_bytes
+            )
+            starting = subscription.start(start, self._settings.publish_timeout)
         else:
             subscription = GroupSubscription(
                 lambda: self._new_member(partitions, group, start),

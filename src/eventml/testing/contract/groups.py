@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+import anyio
+
 from eventml.testing.contract.case import (
     case,
     expect,
@@ -17,6 +19,8 @@ from eventml.testing.contract.loops import MemberLoops
 
 if TYPE_CHECKING:
     from eventml.testing.contract.trial import Trial
+
+_TICK = 0.01  # seconds between records that have timestamps of their own: brokers keep milliseconds
 
 
 @case()
@@ -71,6 +75,61 @@ async def a_subscription_starts_as_configured(trial: Trial) -> None:
         expect_each_once(await member.take(10), new)
         await member.expect_nothing("the rest was published before it joined")
     expect_each_once(await earliest.take(20), [*old, *new])
+
+
+@case(start_at_time=True)
+async def a_subscription_starts_at_a_time(trial: Trial) -> None:
+    """A new group or reader that starts at a time gets the records with this timestamp and all later ones.
+
+    A time after the last record is the end of the topic. A group that exists goes on where it was.
+    """
+    old = await trial.published(10)
+    await anyio.sleep(_TICK)
+    new = await trial.published(10)
+    taken = await (await trial.reader()).take(20)
+    times = [delivery.timestamp for delivery in taken if delivery.record in new]
+    await anyio.sleep(_TICK)
+    ends = [await trial.join(start=max(times) + _TICK / 2), await trial.reader(start=max(times) + _TICK / 2)]
+    for member in (
+        await trial.join(group=trial.name("group"), start=min(times)),
+        await trial.reader(start=min(times)),
+    ):
+        expect_each_once(await member.take(10), new)
+        await member.expect_nothing("the rest is older than the time at which it starts")
+    last = await trial.published(10)
+    for member in ends:
+        expect_each_once(await member.take(10), last)
+        await member.expect_nothing("the rest is older than the time at which it starts")
+    await ends[0].leave()
+    await (await trial.join(start=min(times))).take(10)
+    expect_each_once(await (await trial.reader(start=0.0)).take(30), [*old, *new, *last])
+
+
+@case(start_at_time=True)
+async def a_reader_stops_at_an_end(trial: Trial) -> None:
+    """`Bounded.stop_at`: a reader gets what is before the end, and then no deliveries, without waiting."""
+    old = await trial.published(10)
+    await anyio.sleep(_TICK)
+    new = await trial.published(10)
+    readers = [await trial.reader() for _ in range(3)]
+    first = await readers[0].take(5)
+    await readers[0].stop_at("latest")
+    await trial.published(10)
+    rest = await readers[0].take(15, 10)
+    expect_each_once([*first, *rest], [*old, *new])
+    await readers[1].stop_at(min(d.timestamp for d in (*first, *rest) if d.record in new))
+    expect_each_once(await readers[1].take(10), old)
+    await readers[2].stop_at("earliest")
+    [empty, to] = await trial.topics(2)
+    member = await trial.join()
+    await member.finish(await member.take(10), to)  # a transaction may leave a marker behind its outputs
+    for topic in (empty, to):
+        readers.append(await trial.reader(topic))
+        await readers[-1].stop_at("latest")
+    await readers[-1].take(10)
+    for reader in readers:
+        await reader.expect_end("all before the end was delivered")
+        await reader.expect_end("it has said so before")
 
 
 @case()

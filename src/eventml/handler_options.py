@@ -2,7 +2,10 @@
 
 # No `from __future__ import annotations` here: msgspec evaluates the annotations, so the linter must not
 # move their imports into a type-checking block.
+import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import datetime, timedelta
 from functools import cache
 from typing import Annotated, Any, Final, Literal, TypedDict
 
@@ -17,6 +20,10 @@ AtLeastOne = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(ge=0)]
 PositiveSeconds = Annotated[float, Meta(gt=0)]
 WhenStale = Literal["dead_letter", "drop"]
+StartOption = Literal["earliest", "latest"] | datetime | timedelta
+
+START_TEXTS: Final = '"earliest", "latest", a time or a duration'
+"""What `read_start` takes, in words."""
 
 _RESERVED: Final = ("ce_specversion", "ce_type", "ce_source", "ce_id", "ce_predictor", "content-type")
 
@@ -44,7 +51,8 @@ class HandlerOptions(msgspec.Struct, frozen=True, kw_only=True):
         ordered: True requires order per key; a backend that cannot keep it is refused at start-up. False
             gives order up. None takes what the backend offers.
         timeout: Time limit of one call in seconds, or None for no limit.
-        start: Where a group that has never read the topic begins.
+        start: Where a group that has never read the topic begins: at an end, at a time (a datetime with its
+            zone, in the past), or so long before it subscribes (a timedelta).
         retries: How often a failed event is retried before it becomes a dead letter.
         backoff: Upper bound of the first wait before a retry, in seconds. It doubles with each retry; the
             wait is random below it (full jitter).
@@ -84,7 +92,7 @@ class HandlerOptions(msgspec.Struct, frozen=True, kw_only=True):
     concurrency: AtLeastOne | None = None
     ordered: bool | None = None
     timeout: PositiveSeconds | None = None
-    start: Start = "earliest"
+    start: StartOption = "earliest"
     retries: Count = 2
     backoff: Seconds = 0.1
     max_backoff: Seconds = 30.0
@@ -106,13 +114,60 @@ class HandlerOptions(msgspec.Struct, frozen=True, kw_only=True):
             if name == "when_stale" and callable(value):
                 continue
             try:
-                msgspec.convert(value, kind)
-            except msgspec.ValidationError as exc:
+                if name == "start":
+                    structs.force_setattr(self, name, read_start(value))
+                else:
+                    msgspec.convert(value, kind)
+            except ValueError as exc:
                 raise ValueError(
                     f"{name}: {str(exc).replace('Expected', 'expected')}, not {value!r}"
                 ) from None
         if reserved := list(filter(is_reserved, self.carry)):
             raise ValueError(f"carry: the library writes the header {reserved[0]!r} itself; leave it out")
+
+
+def read_start(value: object) -> StartOption:
+    """The option `start`, from Python or from settings, where times and durations are texts in ISO 8601.
+
+    Raises:
+        ValueError: It is something else, or as for `start_at`.
+    """
+    found: Any = value
+    if isinstance(value, str) and value not in ("earliest", "latest"):
+        with suppress(ValueError):
+            found = msgspec.convert(value, timedelta)
+        with suppress(ValueError):
+            found = datetime.fromisoformat(value)
+    if found in ("earliest", "latest") or isinstance(found, datetime | timedelta):
+        start_at(found)
+        return found  # type: ignore[no-any-return] # the line above has looked
+    raise ValueError(f"Expected {START_TEXTS}, such as 2026-01-05T08:00:00Z or PT1H")
+
+
+def start_at(start: StartOption) -> Start:
+    """Where a subscription that begins now starts, as a backend takes it.
+
+    Raises:
+        ValueError: The time is in the future, or as for `seconds_at`.
+    """
+    if isinstance(start, str):
+        return start
+    if (at := seconds_at(start)) > time.time():
+        raise ValueError("Expected a time that has passed")
+    return at
+
+
+def seconds_at(when: datetime | timedelta) -> float:
+    """A time, or how long ago it was, in seconds since the epoch.
+
+    Raises:
+        ValueError: It is a datetime without a zone.
+    """
+    if isinstance(when, timedelta):
+        return time.time() - when.total_seconds()
+    if when.tzinfo is None:
+        raise ValueError("Expected a time with its zone, such as 2026-01-05T08:00:00Z")
+    return when.timestamp()
 
 
 def is_reserved(header: str) -> bool:
@@ -145,7 +200,7 @@ class HandlerArguments(TypedDict, total=False):
     concurrency: int | None
     ordered: bool | None
     timeout: float | None
-    start: Start
+    start: StartOption
     retries: int
     backoff: float
     max_backoff: float

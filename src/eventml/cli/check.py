@@ -165,7 +165,7 @@ def _describe_handler(handler: Handler) -> dict[str, Any]:
         "reads": handler.topic,
         "writes": list(handler.outputs),
         "group": options.group,
-        "start": options.start,
+        "start": msgspec.to_builtins(options.start),
         "batched": handler.batched,
         "frame": handler.frame.library if handler.frame is not None else None,
         "max_batch": handler.max_batch,

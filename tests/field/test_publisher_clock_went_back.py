@@ -39,8 +39,8 @@ async def read(partitions: Sequence[Sequence[float]]) -> Sequence[Delivery]:
 
     consumer = SimpleNamespace(getmany=getmany, partitions_for_topic=partitions_for_topic)
     clients: Any = SimpleNamespace(consumer=lambda *_: consumer)
-    unused: Any = None
-    return await Reader(clients, unused, unused, {"t": len(partitions)}, 1_000).receive(1_000)
+    publisher: Any = None
+    return await Reader(clients, publisher, {"t": len(partitions)}, 1_000).receive(1_000)
 
 
 async def test_events_of_a_partition_stay_in_their_order() -> None:

@@ -158,8 +158,8 @@ class Bounded(Protocol):
     async def stop_at(self, end: Start) -> None:
         """Deliver only what is before the place where another reader with `start=end` would start now.
 
-        It may be called once, between two calls of `receive`. From then on `receive` returns none once it has
-        returned all of these that still exist.
+        It may be called once, between two calls of `receive`. From then on `receive` returns none once, and
+        only once, it has returned all of these that still exist.
 
         Raises:
             UnavailableError: the broker cannot be reached. Repeating the call is right.

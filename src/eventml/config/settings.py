@@ -11,17 +11,9 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import Meta, inspect, structs
 
+from eventml import handler_options
 from eventml.config.urls import HIDDEN, InvalidValueError, redact
-from eventml.handler_options import (
-    START_TEXTS,
-    AtLeastOne,
-    PositiveSeconds,
-    Seconds,
-    StartOption,
-    Text,
-    configurable_options,
-    read_start,
-)
+from eventml.handler_options import AtLeastOne, PositiveSeconds, Seconds, Text, configurable_options
 
 PREFIX: Final = "EVENTML_"  # of the environment variables that are settings
 URL: Final = ("backend", "url")  # path of the backend's URL
@@ -191,14 +183,8 @@ def convert(entry: Entry, name: str, types: Mapping[str, Any]) -> Any:
     if entry.path[0] == "backend" and not nested and _may_be_secret(types[name]):
         entry = structs.replace(entry, secret=True)
     try:
-        if types[name] == StartOption:
-            value = read_start(entry.value)
-        else:
-            value = msgspec.convert(entry.value, types[name], strict=not entry.text)
+        value = handler_options.convert_option(entry.value, types[name], strict=not entry.text)
     except ValueError as exc:
-        if types[name] == StartOption:
-            wanted = str(exc).replace("Expected", "expected")
-            raise InvalidValueError(f"{wanted}, got {entry.shown}") from None
         # For a nested value msgspec's message says where in it the wrong part is. "Invalid ..." shows it.
         if nested and str(exc).startswith("Expected"):
             detail = f": {exc}"
@@ -253,8 +239,8 @@ def _may_be_secret(kind: Any) -> bool:
 
 def expected(kind: Any) -> str:
     """The values that a type accepts beside None, in words: `int >= 1`."""
-    if kind == StartOption:
-        return START_TEXTS
+    if kind == handler_options.StartOption:
+        return handler_options.START_TEXTS
     info = kind if isinstance(kind, inspect.Type) else inspect.type_info(kind)
     match info:
         case inspect.IntType() | inspect.FloatType():

@@ -112,10 +112,8 @@ class KafkaBackend:
         partitions = await self._admin.require_topics(topics)
         subscription: GroupSubscription | Reader
         if group is None:
-            subscription = Reader(
-                self._clients, self._admin, self._publisher, partitions, self._settings.max_bytes
-            )
-            starting = subscription.start(start, self._settings.publish_timeout)
+            subscription = Reader(self._clients, self._publisher, partitions, self._settings.max_bytes)
+            starting = subscription.start(start, self._admin, self._settings.publish_timeout)
         else:
             subscription = GroupSubscription(
                 lambda: self._new_member(partitions, group, start),

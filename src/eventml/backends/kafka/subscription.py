@@ -244,18 +244,12 @@ class Reader:
     """Reads all partitions, from one end on, without a group and without commits; as `base.Subscription`."""
 
     def __init__(
-        self,
-        clients: ClientFactory,
-        admin: AdminClient,
-        publisher: Publisher,
-        topics: Mapping[str, int],
-        max_bytes: int,
+        self, clients: ClientFactory, publisher: Publisher, topics: Mapping[str, int], max_bytes: int
     ) -> None:
         self._clients = clients
         self._topics = tuple(topics)
         self._partitions = [TopicPartition(topic, p) for topic, count in topics.items() for p in range(count)]
         self._consumer = clients.consumer(None, len(self._partitions))
-        self._admin = admin
         self._publisher = publisher
         self._max_bytes = max_bytes
         self._deliveries: deque[Delivery] = deque()
@@ -263,13 +257,13 @@ class Reader:
         self._ends: dict[TopicPartition, int] | None = None
         self._over = False
 
-    async def start(self, start: Start, within: float) -> None:
+    async def start(self, start: Start, admin: AdminClient, within: float) -> None:
         """Go to one end of every partition, within so many seconds."""
-        partitions = self._partitions
+        self._admin, partitions = admin, self._partitions
         self._consumer.assign(partitions)
         async with translated("starting to read", within):
             await self._clients.start(self._consumer)
-        for partition, offset in (await self._admin.offsets(partitions, start)).items():
+        for partition, offset in (await admin.offsets(partitions, start)).items():
             self._consumer.seek(partition, offset)
 
     async def receive(self, limit: int) -> Sequence[Delivery]:

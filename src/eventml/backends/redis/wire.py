@@ -44,16 +44,14 @@ _LARGEST_CACHED: Final = 4_096  # bytes of headers: publishers choose the size
 _ID_NAME: Final = bulk(ID)
 _KEY_NAME: Final = bulk(KEY)
 
-FIRST: Final = "0-0"
-"""An id before that of any entry."""
-
+FIRST: Final = "0-0"  # an id before that of any entry
 _LAST_OF_MILLISECOND: Final = (1 << 64) - 1  # the largest sequence number of an id
 
 _FIELD_HEADERS: Final = MappingProxyType({records.CONTENT_TYPE: records.FIELDS})
 
 
 def id_before(start: Start) -> str:
-    """The largest id that an entry before this start may have; "$", for the last entry, if it is `latest`."""
+    """The largest id that an entry before this start may have; "$", for that of the last, for `latest`."""
     if isinstance(start, str):
         return FIRST if start == "earliest" else "$"
     milliseconds = ceil(round(start * 1000, 3))  # rounded, so that a delivery's timestamp is its own start

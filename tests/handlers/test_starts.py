@@ -17,9 +17,12 @@ from eventml.config import load
 from eventml.errors import UnsupportedError
 from eventml.handler_options import HandlerOptions, start_at
 from eventml.runtime import check_capabilities
+from tests.failures.scenario import until
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from tests.failures.scenario import Scenario
 
 MORNING = datetime(2026, 1, 5, 8, tzinfo=UTC)
 REFUSED: tuple[Any, ...] = (
@@ -91,21 +94,46 @@ def test_a_backend_that_cannot_start_at_a_time_refuses_the_handler() -> None:
 
 
 @pytest.mark.anyio
-async def test_an_age_counts_from_when_the_group_is_created_and_only_then() -> None:
-    bus, seen = Bus("app", backend="memory://ages"), list[int]()
+async def test_an_age_counts_from_when_the_group_is_created_and_only_then(scenario: Scenario) -> None:
+    bus, seen = scenario.bus, list[int]()
 
-    @bus.consumer("numbers", start=timedelta(seconds=0.2))
+    @bus.consumer(scenario.topic, start=timedelta(seconds=0.5))
     def see(number: int) -> None:
         seen.append(number)
 
-    async with bus:
-        await bus.publish("numbers", 1)
-        await anyio.sleep(0.3)
-        await bus.publish("numbers", 2)
-    await bus.run(until_idle=0.0)
-    assert seen == [2]
-    async with bus:
-        await bus.publish("numbers", 3)
-    await anyio.sleep(0.3)
-    await bus.run(until_idle=0.0)
+    @bus.consumer(scenario.topic, start=datetime.now(UTC) - timedelta(hours=1))
+    def all_of_them(number: int) -> None: ...
+
+    async with scenario.connect() as backend:
+        async with bus.open(backend):
+            await bus.publish(scenario.topic, 1)
+            await anyio.sleep(0.7)
+            await bus.publish(scenario.topic, 2)
+        async with scenario.working(backend) as worker:
+            await until(lambda: worker.stats["all_of_them"].completed == 2 and len(seen) == 1)
+        async with bus.open(backend):
+            await bus.publish(scenario.topic, 3)
+        await anyio.sleep(0.7)
+        async with scenario.working(backend) as worker:
+            await until(lambda: worker.stats["all_of_them"].completed == 1 and len(seen) == 2)
     assert seen == [2, 3]
+
+
+@pytest.mark.anyio
+async def test_a_topic_is_read_from_a_time_to_its_end(scenario: Scenario) -> None:
+    bus = scenario.bus
+    async with scenario.connect() as backend, bus.open(backend):
+        await bus.publish_many(scenario.topic, range(700))
+        await anyio.sleep(0.01)
+        middle = datetime.now(UTC)
+        await bus.publish_many(scenario.topic, range(700, 800))
+        with anyio.fail_after(30):
+            for limits, wanted in (
+                ({"until": "end"}, range(800)),
+                ({"start": middle, "until": "end"}, range(700, 800)),
+                ({"until": middle}, range(700)),
+                ({"start": "latest", "until": "end"}, range(0)),
+            ):
+                found = [delivery.event async for delivery in bus.read(scenario.topic, **limits)]
+                assert sorted(found) == [*wanted]
+        assert [delivery async for delivery in bus.read(scenario.to, until="end")] == []

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from eventml.records import Delivery, Record
 
 Start = Literal["earliest", "latest"] | float
-"""Where a new group, or a reader, starts: at an end of the topic, or at a time that has passed, in seconds
-since the epoch (`Capabilities.start_at_time`): in each partition with the first record whose timestamp is not
-before it, or at the end if there is none. An existing group continues where it stopped."""
+"""Where a new group or a reader starts: at an end, or at a past time in seconds since the epoch, in each
+partition with the first record whose timestamp is not before it; a backend may round it down to milliseconds.
+At the end if there is none (`Capabilities.start_at_time`). An existing group continues where it stopped."""
 
 Dedupe = Literal["off", "drop", "record"]
 """How a completion takes part in deduplication; see `Completion`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from math import ceil
+from math import floor
 from typing import TYPE_CHECKING, Any, Final
 
 from aiokafka import TopicPartition
@@ -169,7 +169,7 @@ class AdminClient:
             return {}
         # Asked for first, so that nothing is skipped which arrives meanwhile.
         ends = {} if isinstance(at, str) else await self.offsets(partitions, "latest")
-        moment = _TIMESTAMPS[at] if isinstance(at, str) else max(ceil(round(at * 1000, 3)), 0)
+        moment = _TIMESTAMPS[at] if isinstance(at, str) else max(floor(round(at * 1000, 3)), 0)
 
         async def ask(leader: int, some: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
             topics = [(t, [(p, moment) for p in found]) for t, found in _by_topic(some).items()]

@@ -14,7 +14,7 @@ itself, field by field, in text. All other fields become headers.
 from __future__ import annotations
 
 from functools import lru_cache
-from math import ceil
+from math import floor
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -54,7 +54,7 @@ def id_before(start: Start) -> str:
     """The largest id that an entry before this start may have; "$", for that of the last, for `latest`."""
     if isinstance(start, str):
         return FIRST if start == "earliest" else "$"
-    milliseconds = ceil(round(start * 1000, 3))  # rounded, so that a delivery's timestamp is its own start
+    milliseconds = floor(round(start * 1000, 3))  # rounded, so that a delivery's timestamp is its own start
     return f"{milliseconds - 1}-{_LAST_OF_MILLISECOND}" if milliseconds > 0 else FIRST
 
 

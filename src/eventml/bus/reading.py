@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from contextlib import aclosing
@@ -15,15 +14,13 @@ from eventml.codec import Decoder
 from eventml.errors import DecodeError, UnavailableError, UnsupportedError
 from eventml.handler_options import StartOption, seconds_at, start_at
 from eventml.records import Delivery
+from eventml.runtime import BrokerRetry
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
     from datetime import datetime, timedelta
 
-log = logging.getLogger("eventml")
-
 _LIMIT: Final = 500  # deliveries that are received and decoded at once
-_RETRY_DELAY: Final = 1.0  # seconds
 
 
 class ReadDelivery(Delivery, frozen=True, kw_only=True):
@@ -70,6 +67,7 @@ async def read(  # noqa: D417 - a method of Bus
         ValueError: A time has no zone, or `start` is in the future.
         UnsupportedError: The backend can neither start at a time nor tell where a topic ends.
         TopicNotFoundError: The topic does not exist, on a backend whose topics are created beforehand.
+        BackendError: The broker refuses, or it cannot be reached when the read begins.
     """
     backend: Backend = self.backend
     declared = self.declared_topic(topic)
@@ -82,14 +80,17 @@ async def read(  # noqa: D417 - a method of Bus
             "from 'earliest' or 'latest' without an end, and stop when you have enough"
         )
     subscribed = backend.subscribe([topic], group=None, start=first)
-    async with subscribed as subscription, aclosing(_receive_until(subscription, end)) as batches:
+    async with subscribed as subscription, aclosing(_receive_until(topic, subscription, end)) as batches:
         async for deliveries in batches:
             for d, event in zip(deliveries, decoder.decode(deliveries), strict=True):
                 yield ReadDelivery(d.record, d.partition, d.offset, d.timestamp, d.attempt, decoded=event)
 
 
-async def _receive_until(subscription: Any, end: Start) -> AsyncGenerator[Sequence[Delivery], None]:
+async def _receive_until(
+    topic: str, subscription: Any, end: Start
+) -> AsyncGenerator[Sequence[Delivery], None]:
     """Deliveries of a subscription, which is `Bounded` if there is an end, up to the end."""
+    attempts = BrokerRetry(f"bus.read({topic!r})", "receive")
     until, stopped = math.inf if isinstance(end, str) else end, False
     while True:
         deliveries: Sequence[Delivery] = ()
@@ -100,9 +101,9 @@ async def _receive_until(subscription: Any, end: Start) -> AsyncGenerator[Sequen
             with anyio.move_on_after(math.inf if stopped else until - time.time()):
                 deliveries = await subscription.receive(_LIMIT)
         except UnavailableError as exc:
-            log.warning("%s; reading goes on when that has passed", exc)
-            await anyio.sleep(_RETRY_DELAY)
+            await attempts.wait(exc)
             continue
+        attempts.succeeded()
         if stopped and not deliveries:
             return
         yield [delivery for delivery in deliveries if delivery.timestamp < until]

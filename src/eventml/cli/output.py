@@ -16,8 +16,14 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.text import Text
 
 from eventml.codec import Decoder
-from eventml.deploy.workers import BRAKED, LogRateLimit, TextFormatter, start_service_logging, utc_timestamp
-from eventml.errors import AppNotFoundError, BrakeError, EventMLError, JobRunningError
+from eventml.deploy.workers import (
+    BREAKER_OPEN,
+    LogRateLimit,
+    TextFormatter,
+    start_service_logging,
+    utc_timestamp,
+)
+from eventml.errors import AppNotFoundError, CircuitBreakerError, EventMLError, JobRunningError
 from eventml.printable import cut, printable, printable_json, printable_lines, valid_unicode
 from eventml.runtime import leaves
 
@@ -52,8 +58,8 @@ def print_errors(error: Exception) -> int:
         print_message(message, "error")
     if any(isinstance(one, JobRunningError) for one in errors):
         return JOB_RUNNING
-    if any(isinstance(one, BrakeError) for one in errors):
-        return BRAKED
+    if any(isinstance(one, CircuitBreakerError) for one in errors):
+        return BREAKER_OPEN
     return 2 if all(isinstance(one, UsageError | AppNotFoundError) for one in errors) else 1
 
 

@@ -184,6 +184,7 @@ async def abort(client: AIOKafkaProducer | AIOKafkaConsumer) -> None:
     if isinstance(client, AIOKafkaProducer):
         await _disconnect(client.client, [client._sender.sender_task])
         _fail_batches(client._message_accumulator)
+        _fail_transaction(client._txn_manager)
         return
     coordinator, fetcher = client._coordinator, client._fetcher
     names = ("_coordination_task", "_heartbeat_task", "_commit_refresh_task", "_reset_committed_task")
@@ -202,6 +203,12 @@ def _fail_batches(batches: Any) -> None:
         batch.future.add_done_callback(_retrieve_exception)
         batch._drain_waiter.add_done_callback(_retrieve_exception)
     batches.fail_all(KafkaConnectionError("the client was aborted"))
+
+
+def _fail_transaction(transaction: Any) -> None:
+    if transaction._transaction_waiter is not None:  # or what waits for its end would do so for ever
+        transaction.fatal_error(KafkaConnectionError("the client was aborted"))
+        transaction._transaction_waiter.add_done_callback(_retrieve_exception)
 
 
 async def _disconnect(client: AIOKafkaClient, tasks: Sequence[asyncio.Task[Any] | None]) -> None:

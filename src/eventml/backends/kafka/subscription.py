@@ -55,7 +55,7 @@ async def group_lag(
     counts = await admin.require_topics(topics)  # a topic may have new partitions
     partitions = [TopicPartition(topic, p) for topic, count in counts.items() for p in range(count)]
     ends = await admin.offsets(partitions, "latest")
-    committed = await admin.committed(group, partitions)
+    committed = await admin.committed(group, partitions, stable=False)
     assigned = _states(assignments)
     if not committed and not assigned:
         return None

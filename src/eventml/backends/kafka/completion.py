@@ -66,7 +66,7 @@ class AtLeastOnce:
         _raise_refused(failed)
 
     async def commit(self, consumer: Any, assignment: Assignment) -> None:
-        """Commit what has changed since the last commit, as the group's member. May raise aiokafka's errors."""
+        """Commit what has changed since the last commit, as a member. May raise aiokafka's errors."""
         if offsets := assignment.to_commit():
             await consumer.commit({p: (o.offset, encode_metadata(o)[0]) for p, o in offsets.items()})
             assignment.record_commit(offsets)
@@ -88,9 +88,9 @@ class ExactlyOnce:
     async def open(self, partitions: Collection[TopicPartition]) -> AsyncIterator[None]:
         """Fence the members that had these partitions before. No transaction begins until this is left.
 
-        So the caller finds what all earlier transactions committed, and none ends after that. The producers of
-        partitions that this member had before are kept, if no transaction is under way or of unknown outcome.
-        If another member has fenced one of them meanwhile, its next transaction fails and finds that out.
+        So the caller finds what all earlier transactions committed, and none ends after that. The producers
+        of partitions that this member had before are kept, if no transaction is under way or of unknown
+        outcome. If another member has fenced one meanwhile, its next transaction fails and finds that out.
 
         Raises:
             UnavailableError: the brokers cannot be reached.

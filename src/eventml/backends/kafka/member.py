@@ -233,8 +233,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka has no
                 raise UnavailableError(f"the attempts of group {self._group} could not be committed")
             if not self.assignment.attempts_committed:  # a transaction or a rebalance is under way
                 await asyncio.sleep(_COMMIT_BACKOFF)
-        kept = set(self.assignment.positions_in_flight(deliveries))
-        return [position for position in range(len(deliveries)) if position not in kept]
+        return self.assignment.positions_lost(deliveries)
 
     async def leave(self) -> None:
         """Commit what was completed, give back the rest, and leave the group. Never raises."""

@@ -6,7 +6,7 @@ end, and, from a group coordinator that has just been started, what was committe
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from aiokafka.errors import BrokerResponseError
 from aiokafka.protocol import types
@@ -69,7 +69,7 @@ class OffsetFetchRequest(Request[_Request]):  # type: ignore[misc]
 
     def __init__(self, group: str, partitions: Mapping[str, Sequence[int]], *, stable: bool) -> None:
         self._group = group
-        self._topics = [(topic, sorted(some), {}) for topic, some in partitions.items()]
+        self._topics: list[Any] = [(topic, sorted(some), {}) for topic, some in partitions.items()]
         self._stable = stable
 
     def build(self, request_struct_class: type[_Request]) -> _Request:

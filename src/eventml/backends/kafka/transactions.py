@@ -47,10 +47,10 @@ class TransactionalClient(NamedTuple):
 
 
 class _Transaction(NamedTuple):
-    """A transaction that may have been committed: the offset that it commits, and what it completes."""
+    """A transaction that may have been committed: what it completes, and the offset that it commits."""
 
-    committed: CommittedOffset
     deliveries: Sequence[Delivery]
+    committed: CommittedOffset
 
 
 class PartitionTransactions:
@@ -146,9 +146,12 @@ class PartitionTransactions:
         found = (await self._client.admin.committed(group, [partition], stable=True)).get(partition)
         if found is None:
             raise UnavailableError(f"group {group} has no committed offset of {partition} any more")
+        known = assignment.committed.get(partition)
         if unknown is not None and found.same_completed(unknown.committed):
-            self._record(assignment, unknown)
-        elif (known := assignment.committed.get(partition)) is None or not found.same_completed(known):
+            self._record(assignment, unknown.deliveries, found)
+        elif known is not None and found.same_completed(known):
+            self._record(assignment, (), found)
+        else:
             log.warning("group %s: another member has committed for %s; it is restarted", group, partition)
             assignment.restart(partition, found)
         self._unknown = None
@@ -168,10 +171,10 @@ class PartitionTransactions:
         state = assignment.states.get(self._partition)
         if state is None:  # a rebalance has taken the partition away meanwhile
             return {}
-        transaction = _Transaction(state.to_commit(also), deliveries)
+        transaction = _Transaction(deliveries, state.to_commit(also))
         self._unknown = transaction
         if await self._run(producer, packed, transaction.committed):
-            self._record(assignment, transaction)
+            self._record(assignment, *transaction)
             self._unknown = None
         else:
             await self._discard()  # `_resolve` finds out that nothing was done
@@ -209,9 +212,11 @@ class PartitionTransactions:
             raise
         return True
 
-    def _record(self, assignment: Assignment, transaction: _Transaction) -> None:
-        assignment.complete(transaction.deliveries)
-        assignment.record_commit({self._partition: transaction.committed})
+    def _record(
+        self, assignment: Assignment, deliveries: Sequence[Delivery], committed: CommittedOffset
+    ) -> None:
+        assignment.complete(deliveries)
+        assignment.record_commit({self._partition: committed})
 
     async def _discard(self) -> None:
         producer, self._producer = self._producer, None

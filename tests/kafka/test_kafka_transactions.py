@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections import Counter
 from contextlib import AsyncExitStack
 from secrets import token_hex
@@ -10,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.errors import KafkaConnectionError
 
+from eventml.backends.kafka.connection import abort
 from eventml.backends.kafka.partitions import CommittedOffset
 from tests.kafka.conftest import (
     complete,
@@ -49,6 +52,33 @@ async def test_an_offset_is_stable_once_its_transaction_has_ended(kafka_broker: 
             await producer.commit_transaction()
             async with asyncio.timeout(10):
                 assert await asking == {one: CommittedOffset(offset)}
+
+
+@pytest.mark.parametrize("step", ["send_offsets_to_transaction", "commit_transaction"])
+async def test_a_transaction_fails_at_once_when_its_producer_is_aborted(
+    kafka_broker: KafkaCluster, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, step: str
+) -> None:
+    topic, group = await new_topic(kafka_broker, 1), token_hex(4)
+    producer: Any = AIOKafkaProducer(bootstrap_servers=kafka_broker.bootstrap, transactional_id=token_hex(4))
+    await producer.start()
+    await producer.begin_transaction()
+    offsets = {TopicPartition(topic, 0): (1, "")}
+    await producer.send_offsets_to_transaction(offsets, group)
+
+    async def hang(*_: Any, **__: Any) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(producer.client, "send", hang)
+    arguments = () if step == "commit_transaction" else (offsets, group)
+    waiting = asyncio.create_task(getattr(producer, step)(*arguments))
+    await asyncio.sleep(0.1)
+    await abort(producer)
+    async with asyncio.timeout(5):
+        with pytest.raises(KafkaConnectionError, match="aborted"):
+            await waiting
+    del producer, waiting
+    gc.collect()
+    assert "never retrieved" not in caplog.text
 
 
 @pytest.mark.parametrize("ends", ["before the answer is lost", "after the rebalance", "never"])

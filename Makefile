@@ -32,7 +32,7 @@ help:
 	@echo "make soak    an hour of load while everything fails (SOAK_SECONDS=900 for each of four; SOAK_SEED=...)"
 	@echo "make coverage  what make test runs of src/eventml, by lines and branches"
 	@echo "make check   ruff, mypy --strict, pyright on the public API, the layers"
-	@echo "make bench   the benchmarks (ARGS=memory, redis, kafka or web for one of them)"
+	@echo "make bench   the benchmarks (ARGS=memory, redis, kafka, handlers or web for one of them)"
 	@echo "make docs    the documentation as a site, links checked, in build/docs"
 	@echo "make lock    write requirements.lock anew (ARGS=--upgrade for newer versions)"
 	@echo "ARGS=... is passed on: make demo ARGS='--events 50000 --producers 4'"

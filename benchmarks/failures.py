@@ -41,7 +41,7 @@ from eventml.codec import DecodedBatch
 from eventml.runtime import Stats, worker
 from eventml.runtime.dead_letters import DeadLetterWriter
 from eventml.runtime.outputs import Outputs
-from eventml.runtime.retry import RetryQueue
+from eventml.runtime.retry_queue import RetryQueue
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -30,6 +30,8 @@ a worker that stops waits for all of it."""
 DEFAULT_CONCURRENCY: Final = 64
 """Default `concurrency` of a coroutine function of single events."""
 
+_CODE_ONLY: Final = {"retry_on", "carry"}  # options that configuration cannot set
+
 
 class HandlerOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How a handler is run: keyword arguments of the decorators, and settings in `[consumer.<handler>]`.
@@ -123,7 +125,9 @@ def is_reserved(header: str) -> bool:
 @cache
 def configurable_options() -> dict[str, Any]:
     """The handler options that configuration can set, by name, with their types."""
-    kinds = {field.name: field.type for field in structs.fields(HandlerOptions) if field.name != "retry_on"}
+    kinds = {
+        field.name: field.type for field in structs.fields(HandlerOptions) if field.name not in _CODE_ONLY
+    }
     return kinds | {"when_stale": WhenStale}
 
 

@@ -20,13 +20,19 @@ SMALL: Final = {
     "web": "--seconds 0.2 --rounds 0 --clients 1 --models linear",
     "batch": "--rows 2000 --forest-rows 500 --rounds 0 --only sqlite --models linear",
     "frames": "--events 500 --rounds 0",
+    "handlers": "--events 1000 --calls 200 --rounds 0",
     "failures": "--events 500 --rounds 2 --processes 1 --models no-op",
     "scaling": "--events 6000 --rounds 0 --workers 1",
 }
 HELPERS: Final = {"batch_app", "web_litserve", "web_load"}
 """Modules that a benchmark starts in a process of their own."""
 
-BROKERS: Final = {"redis": "redis_server", "scaling": "redis_server", "kafka": "kafka_broker"}
+BROKERS: Final = {
+    "redis": "redis_server",
+    "scaling": "redis_server",
+    "handlers": "redis_server",
+    "kafka": "kafka_broker",
+}
 
 
 def is_benchmark(module: Path) -> bool:

@@ -72,7 +72,7 @@ def test_report_as_json(invoke: Invoke) -> None:
     assert double == {
         "name": "double",
         "reads": "numbers",
-        "writes": "doubles",
+        "writes": ["doubles"],
         "group": "app.double",
         "start": "earliest",
         "batched": True,
@@ -82,7 +82,7 @@ def test_report_as_json(invoke: Invoke) -> None:
         "timeout": None,
         "model": {"name": "twice", "version": "v7"},
     }
-    assert (show["writes"], show["model"], show["timeout"], show["start"]) == (None, None, 2.0, "latest")
+    assert (show["writes"], show["model"], show["timeout"], show["start"]) == ([], None, 2.0, "latest")
 
 
 def test_report_as_a_table(invoke: Invoke) -> None:

@@ -80,7 +80,9 @@ class Fuzz:
         self._failed = bytearray(events)
         self._sums = array("Q", bytes(8 * events))
         self._altered = 0
-        scenario.bus.predictor(scenario.topic, to=scenario.to, name="duration")(self._duration)
+        scenario.bus.predictor(scenario.topic, to=scenario.to, name="duration", brake_window=0)(
+            self._duration
+        )
 
     async def run(self) -> None:
         with anyio.fail_after(110):

@@ -59,7 +59,9 @@ async def test_coroutine_past_its_timeout_leaves_no_thread(scenario: Scenario) -
 async def test_slow_handler_is_not_called_for_every_event_of_a_bad_batch(scenario: Scenario) -> None:
     calls = 0
 
-    @scenario.bus.predictor(scenario.topic, to=scenario.to, retries=0, bisect_for=0.2, max_batch=256)
+    @scenario.bus.predictor(
+        scenario.topic, to=scenario.to, retries=0, bisect_for=0.2, max_batch=256, brake_window=0
+    )
     def duration(rides: list[Ride]) -> list[Duration]:
         nonlocal calls
         calls += 1
@@ -76,7 +78,7 @@ async def test_slow_handler_is_not_called_for_every_event_of_a_bad_batch(scenari
 
 
 async def test_stale_events_are_dead_letters_by_default(scenario: Scenario) -> None:
-    @scenario.bus.predictor(scenario.topic, to=scenario.to, max_batch=1, max_age=0.5)
+    @scenario.bus.predictor(scenario.topic, to=scenario.to, max_batch=1, concurrency=1, max_age=0.5)
     async def duration(ride: Ride) -> Duration:
         await anyio.sleep(1 if ride.ride_id == 0 else 0)
         return Duration(ride.ride_id, ride.miles)
@@ -92,6 +94,7 @@ async def test_stale_events_are_answered_by_the_fallback(scenario: Scenario) -> 
         scenario.topic,
         to=scenario.to,
         max_batch=1,
+        concurrency=1,
         max_age=0.5,
         when_stale=lambda ride: Duration(ride.ride_id, -1.0),
     )
@@ -105,7 +108,9 @@ async def test_stale_events_are_answered_by_the_fallback(scenario: Scenario) -> 
 
 
 async def test_stale_events_can_be_dropped_and_are_counted(scenario: Scenario) -> None:
-    @scenario.bus.predictor(scenario.topic, to=scenario.to, max_batch=1, max_age=0.5, when_stale="drop")
+    @scenario.bus.predictor(
+        scenario.topic, to=scenario.to, max_batch=1, concurrency=1, max_age=0.5, when_stale="drop"
+    )
     async def duration(ride: Ride) -> Duration:
         await anyio.sleep(1)
         return Duration(ride.ride_id, ride.miles)

@@ -215,7 +215,7 @@ def _row(handler: dict[str, Any]) -> list[str]:
     return [
         handler["name"],
         f"{handler['reads']} ({handler['start']})",
-        handler["writes"] or "-",
+        " ".join(handler["writes"]) or "-",
         handler["group"],
         f"{batches} of up to {handler['max_batch']}" if handler["batched"] else "single events",
         " ".join(handler["model"].values()) if handler["model"] else "-",

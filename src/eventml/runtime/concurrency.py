@@ -15,6 +15,7 @@ from eventml.backends.base import Completion
 from eventml.handlers import Handler
 from eventml.runtime.calling import Item
 from eventml.runtime.retry import Retry
+from eventml.runtime.staleness import Staleness
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -27,13 +28,18 @@ class ConcurrentCalls:
 
     Args:
         ordered: Whether the events of one key are handled one after the other.
+        staleness: Completes the events that are stale when their turn comes; None if none are.
 
     Attributes:
         in_process: How many events it has taken and not yet sent on.
     """
 
-    def __init__(self, retry: Retry, handler: Handler, *, ordered: bool) -> None:
+    def __init__(
+        self, retry: Retry, handler: Handler, *, ordered: bool, staleness: Staleness | None = None
+    ) -> None:
         self._retry = retry
+        self._staleness = staleness
+        self._turns = anyio.Semaphore(handler.concurrency, fast_acquire=True)
         self._ordered = ordered
         # Events that wait for a retry, or behind one of their key, make room for as many others.
         self._places = anyio.Semaphore(2 * max(handler.concurrency, handler.max_batch), fast_acquire=True)
@@ -76,13 +82,17 @@ class ConcurrentCalls:
 
     async def _process_redelivered(self, items: Sequence[Item]) -> list[Completion]:
         await self.finished()
-        return await self._retry.process_all(items)
+        completions: list[Completion] = []
+        if self._staleness is not None:
+            items, completions = self._staleness.split(items)
+        return completions + await self._retry.process_all(items) if items else completions
 
     async def _handle(self, key: bytes | None, item: Item) -> None:
         """Handle an event, and those that come behind it with its key."""
         assert self._send is not None, "not started"  # noqa: S101 - for the type checker
+        instead = None if self._staleness is None else self._staleness.complete
         while True:
-            await self._send([await self._retry.process_alone(item)])
+            await self._send([await self._retry.process_alone(item, self._turns, instead)])
             self._places.release()
             self.in_process -= 1
             if not self.in_process and self._empty is not None:

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from heapq import heappop, heappush
-from itertools import count
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, ClassVar, Protocol, cast
 
 import anyio
 
@@ -33,11 +31,12 @@ from eventml.runtime.failures import (
 )
 from eventml.runtime.infrastructure import retry_after
 from eventml.runtime.poison import Call, CountedCalls
+from eventml.runtime.retry_queue import FailedItem, RetryQueue
 from eventml.runtime.stats import Stats
 from eventml.runtime.tracing import HandlerTracing
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 log = logging.getLogger("eventml")
 
@@ -105,14 +104,25 @@ class Retry:
             return [completion for item in items for completion in self._fail(item, exc)]
         return self._finish(items, results)
 
-    async def process_alone(self, item: Item) -> Completion:
-        """The completion of one event, which is called until that succeeds or is given up, whatever waits."""
+    async def process_alone(
+        self, item: Item, turns: anyio.Semaphore, instead: Callable[[Item], Completion | None] | None
+    ) -> Completion:
+        """The completion of one event, which is called until that succeeds or is given up, whatever waits.
+
+        Args:
+            item: The event.
+            turns: Entered for each call.
+            instead: The completion of an event that shall not be called when its turn has come.
+        """
         attempts, first_failure = 0, time.time()
         while True:
-            try:
-                [result] = await self._call([item])
-            except Exception as exc:  # noqa: BLE001 - a handler may raise anything
-                result = Failed(exc)
+            async with turns:
+                if instead is not None and not attempts and (completion := instead(item)) is not None:
+                    return completion
+                try:
+                    [result] = await self._call([item])
+                except Exception as exc:  # noqa: BLE001 - a handler may raise anything
+                    result = Failed(exc)
             if not isinstance(result, Failed):
                 return result
             attempts += 1
@@ -171,8 +181,10 @@ class Retry:
         return completions
 
     async def _bisect(self, items: Sequence[Item], error: Exception) -> list[Completion]:
+        # A handler that is stopped has said why, and its trials would say it again.
+        level = logging.DEBUG if self._stats.braked else self.log_level
         text = "%s: a batch of %d failed (%s); bisecting it"
-        log.log(self.log_level, text, self._name, len(items), cause_of_error(error))
+        log.log(level, text, self._name, len(items), cause_of_error(error))
         bisection = Bisection(len(items), self._options.bisect_for)
         completions: list[Completion] = []
         rest = dict(enumerate(items))
@@ -195,14 +207,11 @@ class Retry:
                 elif self.queue.holds_back(item):
                     self.queue.admit([rest.pop(position)])
         else:
-            if rest:
+            if rest and not self._stats.braked:
                 log.error(
-                    "%s: bisecting took more than %g s (consumer.%s.bisect_for); %d events are moved to the "
-                    "dead letters without having been called alone",
-                    self._name,
-                    self._options.bisect_for,
-                    self._name,
-                    len(rest),
+                    "%s: bisecting took more than %g s (consumer.%s.bisect_for); %d events have failed "
+                    "without having been called alone",
+                    *(self._name, self._options.bisect_for, self._name, len(rest)),
                 )
         return completions + [self.dead_letters.write(item.delivery, error) for item in rest.values()]
 
@@ -277,74 +286,3 @@ class FailFast(Retry):
         unavailable = UnavailableError("a service that the handler needs is unavailable")
         unavailable.__cause__ = error
         return unavailable
-
-
-class FailedItem(NamedTuple):
-    """An event that has failed `attempts` times, first at `first_failure` (seconds since the epoch)."""
-
-    item: Item
-    attempts: int
-    first_failure: float
-
-
-class RetryQueue:
-    """The events of one handler that wait to be called: pure state.
-
-    A retry must not hold up the stream. Where order per key is kept, it holds up its own key only.
-
-    Args:
-        ordered: Whether a failed event holds back the later events of its key.
-    """
-
-    def __init__(self, *, ordered: bool) -> None:
-        self._ordered = ordered
-        self._heap: list[tuple[float, int, FailedItem]] = []
-        self._numbers = count()  # events that are due at the same time leave in the order of their arrival
-        self._held_back: dict[bytes | None, list[Item]] = {}
-
-    def __len__(self) -> int:
-        """How many events wait, the ones that are held back included."""
-        return len(self._heap) + sum(map(len, self._held_back.values()))
-
-    def put(self, failed: FailedItem, due: float) -> None:
-        """Keep an event until `due`, and hold its key back until `release`."""
-        heappush(self._heap, (due, next(self._numbers), failed))
-        key = self._key(failed.item)
-        if key is not None:
-            self._held_back.setdefault(key, [])
-
-    def admit(self, items: Sequence[Item]) -> Sequence[Item]:
-        """The events that may be called now; the queue keeps those whose key is held back."""
-        if not self._held_back:
-            return items
-        admitted = []
-        for item in items:
-            if self.holds_back(item):
-                self._held_back[item.delivery.record.key].append(item)
-            else:
-                admitted.append(item)
-        return admitted
-
-    def holds_back(self, item: Item) -> bool:
-        """Whether an event has to wait, because an earlier one of its key is tried again."""
-        return item.delivery.record.key in self._held_back
-
-    def take_due(self, now: float) -> FailedItem | None:
-        """Take an event that is due; None if there is none. Its key stays held back until `release`."""
-        if not self._heap or self._heap[0][0] > now:
-            return None
-        return heappop(self._heap)[2]
-
-    def release(self, item: Item) -> list[Item]:
-        """A taken event is finished: return the events that its key held back, in order."""
-        key = self._key(item)
-        return [] if key is None else self._held_back.pop(key, [])
-
-    @property
-    def next_due(self) -> float | None:
-        """When the next event is due, by the clock of `put`; None if the queue is empty."""
-        return self._heap[0][0] if self._heap else None
-
-    def _key(self, item: Item) -> bytes | None:
-        """The key that an event holds back; None if it holds back none."""
-        return (item.delivery.record.key or None) if self._ordered else None

@@ -20,15 +20,17 @@ if TYPE_CHECKING:
 
 
 class Staleness:
-    """The step in front of the call that keeps stale events from it.
+    """Completes stale events without a call.
 
     A stale event becomes a dead letter, is dropped, or is answered by a fallback (`when_stale`), whose
     output becomes a completion by `outputs`; a consumer has none.
+
+    Args:
+        max_age: Seconds since the broker's timestamp.
     """
 
     def __init__(
         self,
-        next_step: Step,
         handler: Handler,
         max_age: float,
         *,
@@ -36,19 +38,22 @@ class Staleness:
         dead_letters: DeadLetterWriter,
         stats: Stats,
     ) -> None:
-        self._next = next_step
         self._max_age = max_age
         self._when_stale = handler.options.when_stale
         self._outputs = outputs
         self._dead_letters = dead_letters
         self._stats = stats
 
-    async def process(self, items: Sequence[Item]) -> list[Completion]:
-        """Completions of the stale events, then those of the others."""
+    def split(self, items: Sequence[Item]) -> tuple[Sequence[Item], list[Completion]]:
+        """The fresh events, and the completions of the stale ones."""
         fresh, stale = split_stale(items, self._max_age, time.time())
         self._stats.stale += len(stale)
-        completions = [self._complete(item) for item in stale]
-        return completions + await self._next.process(fresh) if fresh else completions
+        return fresh, [self._complete(item) for item in stale]
+
+    def complete(self, item: Item) -> Completion | None:
+        """The completion of an event if it is stale."""
+        _, completions = self.split([item])
+        return completions[0] if completions else None
 
     def _complete(self, stale: Item) -> Completion:
         delivery = stale.delivery
@@ -65,6 +70,19 @@ class Staleness:
         except Exception as exc:  # noqa: BLE001 - a fallback may raise anything
             result = Failed(exc)
         return self._dead_letters.write(delivery, result.error) if isinstance(result, Failed) else result
+
+
+class FreshOnly:
+    """The step in front of another that keeps stale events from it."""
+
+    def __init__(self, next_step: Step, staleness: Staleness) -> None:
+        self._next = next_step
+        self._staleness = staleness
+
+    async def process(self, items: Sequence[Item]) -> list[Completion]:
+        """Completions of the stale events, then those of the others."""
+        fresh, completions = self._staleness.split(items)
+        return completions + await self._next.process(fresh) if fresh else completions
 
 
 def split_stale(items: Sequence[Item], max_age: float, now: float) -> tuple[list[Item], list[Item]]:

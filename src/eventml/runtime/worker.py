@@ -38,7 +38,7 @@ from eventml.runtime.outputs import Outputs
 from eventml.runtime.pipeline import Pipeline, Steps
 from eventml.runtime.replies import Replies
 from eventml.runtime.retry import Retry, Step
-from eventml.runtime.staleness import Staleness
+from eventml.runtime.staleness import FreshOnly, Staleness
 from eventml.runtime.stats import Stats
 from eventml.runtime.tracing import Tracing
 
@@ -259,19 +259,16 @@ class Worker:
         retry = self._failure_policy(
             call, handler, subscription=subscription, stats=stats, ordered=ordered, tracing=tracing
         )
-        first: Step = retry
+        staleness = None
+        if options.max_age is not None:
+            dead_letters = retry.dead_letters
+            staleness = Staleness(
+                handler, options.max_age, outputs=outputs, dead_letters=dead_letters, stats=stats
+            )
+        first: Step = retry if staleness is None else FreshOnly(retry, staleness)
         concurrent = None
         if not handler.batched and (handler.is_async or handler.concurrency > 1):
-            first = concurrent = ConcurrentCalls(retry, handler, ordered=ordered)
-        if options.max_age is not None:
-            first = Staleness(
-                first,
-                handler,
-                options.max_age,
-                outputs=outputs,
-                dead_letters=retry.dead_letters,
-                stats=stats,
-            )
+            first = concurrent = ConcurrentCalls(retry, handler, ordered=ordered, staleness=staleness)
         return Pipeline(
             handler,
             subscription,

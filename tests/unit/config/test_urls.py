@@ -143,6 +143,7 @@ def test_a_password_from_a_variable_reaches_the_backend_escaped(password: str, v
         "redis://${USER}:${PW}@${HOST}/0?name=${V}&b=c", environ | {"USER": "u", "HOST": "h:1,i:2"}
     )
     _, base, query = split_url(url)
+    password, value = password.rstrip("\r\n"), value.rstrip("\r\n")
     assert base == f"redis://u:{quote(password, safe='')}@h:1,i:2/0"
     assert query == [("name", value), ("b", "c")]
 

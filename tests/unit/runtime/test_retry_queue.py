@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from eventml.records import Delivery, Record
 from eventml.runtime.calling import Item
-from eventml.runtime.retry import FailedItem, RetryQueue
+from eventml.runtime.retry_queue import FailedItem, RetryQueue
 
 KEYS = st.sampled_from([None, b"", b"a", b"b", b"c"])
 

@@ -46,7 +46,9 @@ end
 if redis.pcall('XGROUP', 'SETID', topic, group['name'], last).err then
   return { 0 }
 end
-redis.set_repl(redis.REPL_NONE)
+if redis.set_repl then -- not all servers that speak the protocol have it, nor replicas
+  redis.set_repl(redis.REPL_NONE)
+end
 redis.call('XGROUP', 'SETID', topic, group['name'], last, 'ENTRIESREAD', known)
 -- Without the group's count (its start was never read, say) this call only begins to count.
 return { read and math.max(known - read, 0) or 0, last, (stream['first-entry'] or { 'the end' })[1] }

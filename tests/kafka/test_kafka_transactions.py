@@ -92,7 +92,8 @@ async def test_what_a_transaction_completes_over_a_rebalance_is_completed_once(
     async def commit_late(producer: AIOKafkaProducer) -> None:
         nonlocal held
         if held >= 2:
-            return await commit_transaction(producer)
+            await commit_transaction(producer)
+            return
         held += 1
         if ends == "before the answer is lost":
             await commit_transaction(producer)

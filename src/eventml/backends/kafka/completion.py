@@ -103,8 +103,8 @@ class ExactlyOnce:
         async with AsyncExitStack() as locked:
             for one in self._partitions.values():
                 await locked.enter_async_context(one.lock)
-            await asyncio.gather(*(one.close() for one in gone))
-            await _some_at_once([one.fence for one in new.values()])
+            fencing = _some_at_once([one.fence for one in new.values()])
+            await asyncio.gather(fencing, *(one.close() for one in gone))
             yield
 
     async def complete(

@@ -68,8 +68,8 @@ class PartitionTransactions:
 
     @property
     def idle(self) -> bool:
-        """Whether no transaction is under way, and the outcome of the last one is known."""
-        return self._unknown is None and not self.lock.locked()
+        """Whether it is connected, no transaction is under way, and the outcome of the last one is known."""
+        return self._producer is not None and self._unknown is None and not self.lock.locked()
 
     async def fence(self) -> None:
         """Start a producer: no other can commit for this partition from now on, until it fences this one.

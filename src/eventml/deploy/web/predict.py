@@ -64,7 +64,7 @@ def _for_requests(handler: Handler, limit: float) -> Handler:
         handler.options,
         group=handler.name,
         retries=0,
-        brake_window=0,  # each client has its own events
+        breaker_window=0,  # each client has its own events
         timeout=timeout,
         bisect_for=min(handler.options.bisect_for, limit),
         dedupe_window=None,  # a client that repeats a request gets an answer again

@@ -8,7 +8,7 @@ from __future__ import annotations
 import linecache
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import asynccontextmanager
 from enum import Enum
 from traceback import walk_tb
@@ -46,6 +46,11 @@ NOT_CALLED: Final = Failed(UnavailableError("not called, as an earlier event of 
 
 CallResults = Sequence[Completion | Failed]
 """The results of one call of the handler for a batch, one for each event, in their order."""
+
+
+def contains_rejects(outputs: Iterable[object]) -> bool:
+    """Whether one of a handler's outputs is a `Reject`. Each type is looked at once."""
+    return any(issubclass(type_, Reject) for type_ in set(map(type, outputs)))
 
 
 class Verdict(Enum):

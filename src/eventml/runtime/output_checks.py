@@ -63,7 +63,8 @@ class OutputChecks:
         self._handler = handler.name
         self._output_type = handler.output_type
         self._takes_frames = handler.frame is not None
-        self._may_be_lists = is_list_type(handler.output_type)
+        type_ = handler.output_type
+        self._lists_objects = is_list_type(type_) and not {bool, int, float} & set(get_args(type_))
         types: tuple[Any, ...] = tuple(handler.outputs.values())
         # `isinstance` works neither with `Any`, which is a class, nor with a TypedDict.
         has_instances = all(isinstance(t, type) and t is not Any and not is_typeddict(t) for t in types)
@@ -119,7 +120,7 @@ class OutputChecks:
         for position, value in enumerate(values):
             if isinstance(value, list) and all_finite(value):
                 continue
-            if not self._may_be_lists and _has_objects(value):
+            if not self._lists_objects and _has_objects(value):
                 raise OutputError(
                     f"{self._handler}: output {position} has an object where the first one is a number or a "
                     f"list of numbers: {shorten(value)}; for several outputs annotate a list of their type"

@@ -8,7 +8,7 @@ Derived from EventMLError, each with the classes derived from it:
     JobError: SourceError, TargetError (JobRunningError)
     BackendError: UnavailableError, PublishError (FullError), TopicNotFoundError,
         LoginError (also a ConfigError)
-    RegistrationError, NotOpenError, BrakeError, DecodeError, OutputError, HandlerTimeoutError,
+    RegistrationError, NotOpenError, CircuitBreakerError, DecodeError, OutputError, HandlerTimeoutError,
     HandlerExitError, StaleError, CrashLoopError, Reject
 
 Exceptions of other libraries (redis-py, aiokafka, OSError) are translated where they occur; the
@@ -106,7 +106,7 @@ class HandlerExitError(EventMLError):
     """A handler raised SystemExit, or a cancellation that the runtime had not requested."""
 
 
-class BrakeError(EventMLError):
+class CircuitBreakerError(EventMLError):
     """A handler has stopped, as most of its events fail, while its worker was to run until it is idle."""
 
 

@@ -55,7 +55,7 @@ class HandlerOptions(msgspec.Struct, frozen=True, kw_only=True):
             that one bad event takes. Events not cleared by then become dead letters, to be replayed.
         max_deliveries: How many attempts at an event may end with the death of its worker before it becomes
             a dead letter as a poison event. Needs a backend that counts attempts.
-        brake_window: The handler stops if more than half of its last so many events failed and would become
+        breaker_window: The handler stops if more than half of its last so many events failed and would become
             dead letters; it tries some of them again, with backoff, until most pass. 0 turns this off. Events
             that it rejects, stale and poison events do not count.
         max_age: Maximum age of an event when it is handled, in seconds, or None for no limit.
@@ -92,7 +92,7 @@ class HandlerOptions(msgspec.Struct, frozen=True, kw_only=True):
     max_backoff: Seconds = 30.0
     bisect_for: Seconds = 60.0
     max_deliveries: Annotated[int, Meta(ge=3)] = 5
-    brake_window: Count = 200
+    breaker_window: Count = 200
     max_age: PositiveSeconds | None = None
     when_stale: WhenStale | Callable[[Any], Any] = "dead_letter"
     dedupe_window: AtLeastOne | None = None
@@ -155,7 +155,7 @@ class HandlerArguments(TypedDict, total=False):
     max_backoff: float
     bisect_for: float
     max_deliveries: int
-    brake_window: int
+    breaker_window: int
     max_age: float | None
     when_stale: WhenStale | Callable[[Any], Any]
     dedupe_window: int | None

@@ -101,7 +101,8 @@ def read_handler(
         MissingExtraError: The handler takes frames, and pyarrow is not installed.
     """
     name = arguments.get("name") or str(getattr(function, "__name__", type(function).__name__))
-    if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
+    wrapped = inspect.unwrap(function)
+    if any(inspect.isasyncgenfunction(f) or inspect.isgeneratorfunction(f) for f in (function, wrapped)):
         raise RegistrationError(f"{name}: a handler must return its outputs, not yield them")
     parameters = [p for p in inspect.signature(function).parameters.values() if p.kind not in _VARIADIC]
     if not parameters:
@@ -142,7 +143,7 @@ def read_handler(
         several=several,
         batched=batched,
         frame=frame,
-        is_async=inspect.iscoroutinefunction(inspect.unwrap(function)),
+        is_async=inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(wrapped),
         model=model,
         resource_names=resource_names,
         metadata=metadata,

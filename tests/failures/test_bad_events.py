@@ -161,7 +161,7 @@ async def test_nan_in_an_array_of_numbers_costs_its_own_event(scenario: Scenario
 async def test_bad_events_among_256_are_found_with_few_calls(scenario: Scenario, bad: set[int]) -> None:
     calls: list[int] = []
 
-    @scenario.bus.predictor(scenario.topic, to=scenario.to, max_batch=256, retries=0, brake_window=0)
+    @scenario.bus.predictor(scenario.topic, to=scenario.to, max_batch=256, retries=0, breaker_window=0)
     def duration(rides: list[Ride]) -> list[Duration]:
         calls.append(len(rides))
         if bad & {ride.ride_id for ride in rides}:

@@ -80,7 +80,7 @@ class Fuzz:
         self._failed = bytearray(events)
         self._sums = array("Q", bytes(8 * events))
         self._altered = 0
-        scenario.bus.predictor(scenario.topic, to=scenario.to, name="duration", brake_window=0)(
+        scenario.bus.predictor(scenario.topic, to=scenario.to, name="duration", breaker_window=0)(
             self._duration
         )
 

@@ -38,7 +38,7 @@ class Zones:
     def register(self, scenario: Scenario) -> None:
         """A predictor that fails on rides whose zone is missing, and a consumer that never fails."""
 
-        @scenario.bus.predictor(scenario.topic, to=scenario.to, retries=0, brake_window=0)
+        @scenario.bus.predictor(scenario.topic, to=scenario.to, retries=0, breaker_window=0)
         def duration(ride: Ride) -> Duration:
             if ride.ride_id in self.missing:
                 self.failed[ride.ride_id] += 1
@@ -236,7 +236,7 @@ async def test_dead_letters_of_a_key_are_replayed_in_order(scenario: Scenario) -
     called: dict[bytes, list[int]] = {b"even": [], b"odd": []}
     broken = True
 
-    @scenario.bus.predictor(scenario.topic, to=scenario.to, retries=0, brake_window=0)
+    @scenario.bus.predictor(scenario.topic, to=scenario.to, retries=0, breaker_window=0)
     async def duration(ride: Ride) -> Duration:
         if broken:
             raise Reject("not yet")

@@ -8,6 +8,7 @@ from functools import partial
 import anyio
 import pytest
 
+from eventml.runtime import retry
 from tests.failures.intercepting import InterceptingBackend
 from tests.failures.scenario import Duration, Ride, Scenario
 
@@ -60,7 +61,7 @@ async def test_slow_handler_is_not_called_for_every_event_of_a_bad_batch(scenari
     calls = 0
 
     @scenario.bus.predictor(
-        scenario.topic, to=scenario.to, retries=0, bisect_for=0.2, max_batch=256, brake_window=0
+        scenario.topic, to=scenario.to, retries=0, bisect_for=0.2, max_batch=256, breaker_window=0
     )
     def duration(rides: list[Ride]) -> list[Duration]:
         nonlocal calls
@@ -119,3 +120,29 @@ async def test_stale_events_can_be_dropped_and_are_counted(scenario: Scenario) -
     assert scenario.dead_letters == {}
     assert len(scenario.outputs) == 12 - scenario.stats.stale > 0
     assert scenario.stats.stale > 0
+
+
+@pytest.mark.parametrize("single", [True, False])
+async def test_an_event_that_waited_behind_a_retry_may_be_stale(
+    scenario: Scenario, monkeypatch: pytest.MonkeyPatch, single: bool
+) -> None:
+    if scenario.url.startswith("redis"):
+        pytest.skip("Redis keeps no order per key by default, so none waits")
+    monkeypatch.setattr(retry, "backoff_delay", lambda *_: 0.8)
+    called: list[int] = []
+
+    def one(ride: Ride) -> Duration:
+        called.append(ride.ride_id)
+        if called == [0]:
+            raise ValueError("once more")
+        return Duration(ride.ride_id, ride.miles)
+
+    async def one_coroutine(ride: Ride) -> Duration:
+        return one(ride)
+
+    handler = one_coroutine if single else one
+    scenario.bus.predictor(scenario.topic, to=scenario.to, name="duration", max_age=0.5)(handler)
+    await scenario.run(RIDES[:2], keys=[b"k", b"k"])
+    assert called == [0, 0]
+    scenario.check(answered={0}, dead_letters={1})
+    assert "old when its turn came" in scenario.reason(1)

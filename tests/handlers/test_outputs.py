@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -334,3 +335,79 @@ def test_what_is_refused_at_registration(
     bus = Bus("rides")
     with pytest.raises(RegistrationError, match=message):
         (bus.predictor if "to" in arguments else bus.consumer)("rides", **arguments)(function)
+
+
+def unfinished_coroutine(ride: Ride) -> Any:
+    async def work() -> None:
+        pass
+
+    return work()
+
+
+def unfinished_generator(rides: list[Ride]) -> Any:
+    return (ride for ride in rides)
+
+
+def one_reject(rides: list[Ride]) -> Any:
+    return Reject("all of them")
+
+
+def tuple_of_rejects(rides: list[Ride]) -> Any:
+    return tuple(Reject("each") for _ in rides)
+
+
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")
+@pytest.mark.parametrize(
+    "function", [unfinished_coroutine, unfinished_generator, one_reject, tuple_of_rejects]
+)
+async def test_a_consumer_that_did_not_do_its_work_has_not_handled_its_event(function: Any) -> None:
+    bus = Bus("rides")
+    bus.consumer("rides.started", name="store", retries=0)(function)
+    async with TestBus(bus) as test:
+        await test.publish_many("rides.started", map(Ride, range(5)))
+        assert len(test.dead_letters("store")) == 5
+
+
+async def test_a_coroutine_around_a_plain_function_is_awaited() -> None:
+    stored: list[int] = []
+    bus = Bus("rides")
+
+    def plain(ride: Ride) -> None:
+        stored.append(ride.number)
+
+    @bus.consumer("rides.started")
+    @wraps(plain)
+    async def store(*args: Any) -> None:
+        plain(*args)
+
+    async with TestBus(bus) as test:
+        await test.publish_many("rides.started", map(Ride, range(5)))
+    assert stored == list(range(5))
+
+
+class PanicError(BaseException):
+    """What an extension in Rust raises."""
+
+
+def panics(ride: Ride) -> None:
+    if ride.number == 3:
+        raise PanicError("a bug")
+
+
+async def panics_in_a_group(ride: Ride) -> None:
+    if ride.number == 3:
+        raise BaseExceptionGroup("", [SystemExit(1)])
+
+
+def panics_in_a_batch(rides: list[Ride]) -> None:
+    list(map(panics, rides))
+
+
+@pytest.mark.parametrize("function", [panics, panics_in_a_group, panics_in_a_batch])
+async def test_an_exception_of_any_kind_costs_its_event(function: Any) -> None:
+    bus = Bus("rides")
+    bus.consumer("rides.started", name="store", retries=0)(function)
+    async with TestBus(bus) as test:
+        await test.publish_many("rides.started", map(Ride, range(5)))
+        [letter] = test.dead_letters("store")
+    assert (msgspec.json.decode(letter.record.value), letter.exception) == ({"number": 3}, "HandlerExitError")

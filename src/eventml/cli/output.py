@@ -16,8 +16,14 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.text import Text
 
 from eventml.codec import Decoder
-from eventml.deploy.workers import BRAKED, LogRateLimit, TextFormatter, start_service_logging, utc_timestamp
-from eventml.errors import AppNotFoundError, BrakeError, EventMLError, JobRunningError
+from eventml.deploy.workers import (
+    BREAKER_OPEN,
+    LogRateLimit,
+    TextFormatter,
+    start_service_logging,
+    utc_timestamp,
+)
+from eventml.errors import AppNotFoundError, CircuitBreakerError, EventMLError, JobRunningError
 from eventml.printable import cut, printable, printable_json, printable_lines, valid_unicode
 from eventml.runtime import leaves
 
@@ -52,8 +58,8 @@ def print_errors(error: Exception) -> int:
         print_message(message, "error")
     if any(isinstance(one, JobRunningError) for one in errors):
         return JOB_RUNNING
-    if any(isinstance(one, BrakeError) for one in errors):
-        return BRAKED
+    if any(isinstance(one, CircuitBreakerError) for one in errors):
+        return BREAKER_OPEN
     return 2 if all(isinstance(one, UsageError | AppNotFoundError) for one in errors) else 1
 
 
@@ -120,9 +126,11 @@ def print_text(text: str) -> None:
     typer.echo(printable(text, keep="\n\t"))
 
 
-def print_json(value: Any) -> None:
-    """Print a value to standard output as one line of JSON, exact and printable."""
-    typer.echo(printable_json(msgspec.json.encode(value)))
+def print_json(value: Any, *, indented: bool = False) -> None:
+    """Print a value to standard output as JSON, exact and printable: in one line, or in indented ones."""
+    encoded = msgspec.json.encode(value)
+    for line in msgspec.json.format(encoded, indent=2).splitlines() if indented else [encoded]:
+        typer.echo(printable_json(line))
 
 
 def format_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

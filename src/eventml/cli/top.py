@@ -187,8 +187,8 @@ def worker_row(now: Snapshot, name: str) -> list[str]:
     for handler in now.label_values("eventml_broker_failing_seconds", "handler", worker=name):
         if (failing := now.sum("eventml_broker_failing_seconds", worker=name, handler=handler) or 0) >= 1:
             state += f", {handler} fails for {format_seconds(failing)}"
-    for handler in now.label_values("eventml_handler_stopped", "handler", worker=name):
-        if now.sum("eventml_handler_stopped", worker=name, handler=handler):
+    for handler in now.label_values("eventml_handler_breaker_open", "handler", worker=name):
+        if now.sum("eventml_handler_breaker_open", worker=name, handler=handler):
             state += f", {handler} has stopped: most of its events fail"
     models = (dict(labels) for (metric, labels) in now.samples if metric == "eventml_model_info")
     return [

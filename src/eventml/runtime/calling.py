@@ -14,19 +14,27 @@ import asyncio
 import logging
 from functools import partial
 from threading import Event
-from typing import TYPE_CHECKING, Any
+from types import AsyncGeneratorType, CoroutineType, GeneratorType
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 import msgspec
-from anyio import CapacityLimiter, Semaphore, to_thread
+from anyio import CapacityLimiter, Semaphore, WouldBlock, to_thread
 
 from eventml.backends.base import Completion
-from eventml.errors import HandlerExitError, HandlerTimeoutError, Reject
+from eventml.errors import HandlerExitError, HandlerTimeoutError, OutputError, Reject
 from eventml.frames import FrameBuilder, FrameType
 from eventml.handlers import Handler
 from eventml.models import single_threaded
 from eventml.records import Delivery
-from eventml.runtime.failures import NOT_CALLED, CallResults, Failed, should_retry, task_group
+from eventml.runtime.failures import (
+    NOT_CALLED,
+    CallResults,
+    Failed,
+    contains_rejects,
+    should_retry,
+    task_group,
+)
 from eventml.runtime.outputs import Outputs
 from eventml.runtime.stats import Stats
 from eventml.runtime.tracing import HandlerTracing
@@ -35,6 +43,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 log = logging.getLogger("eventml")
+
+_UNFINISHED: Final = (AsyncGeneratorType, CoroutineType, GeneratorType)
 
 
 class Item(msgspec.Struct, frozen=True, gc=False):
@@ -59,6 +69,7 @@ class HandlerCall:
         stats: Stats,
         tracing: HandlerTracing | None = None,
     ) -> None:
+        self._name = handler.name
         self._batched = handler.batched
         self._caller = caller
         self._outputs = outputs
@@ -91,16 +102,29 @@ class HandlerCall:
                 if self._batched:
                     return self._outputs.completions(deliveries, outputs)
                 return self._outputs.completions_each(deliveries, outputs)
-        if self._batched and not (isinstance(outputs, list) and Reject in set(map(type, outputs))):
-            return [Completion(delivery) for delivery in deliveries]
-        return [
-            Failed(output)
-            if isinstance(output, Reject)
-            else output
-            if isinstance(output, Failed)
-            else Completion(delivery)
-            for delivery, output in zip(deliveries, outputs, strict=True)
-        ]
+        if self._batched:
+            return self._consumed_batch(deliveries, outputs)
+        return [self._consumed(d, output) for d, output in zip(deliveries, outputs, strict=True)]
+
+    def _consumed_batch(self, deliveries: Sequence[Delivery], outputs: Any) -> CallResults:
+        if isinstance(outputs, list | tuple) and contains_rejects(outputs):
+            if len(outputs) == len(deliveries):
+                return [self._consumed(d, output) for d, output in zip(deliveries, outputs, strict=True)]
+            raise OutputError(f"{self._name} returned {len(outputs)} values for {len(deliveries)} events")
+        if isinstance(outputs, Reject):
+            raise OutputError(f"{self._name} returned a Reject; return a list, with one for each bad event")
+        return [self._consumed(delivery, outputs) for delivery in deliveries]
+
+    def _consumed(self, delivery: Delivery, output: Any) -> Completion | Failed:
+        """The result of an event of a consumer, which has no output but may reject it."""
+        if output is None:
+            return Completion(delivery)
+        if isinstance(output, Reject):
+            return Failed(output)
+        if isinstance(output, _UNFINISHED):
+            kind = type(output).__name__
+            return Failed(OutputError(f"{self._name} returned a {kind}, which nobody runs; use async def"))
+        return output if isinstance(output, Failed) else Completion(delivery)
 
 
 class Caller:
@@ -179,8 +203,8 @@ class Caller:
                     outputs.append(NOT_CALLED)
                 else:
                     outputs.append(function((item.event, item.delivery) if with_delivery else item.event))
-            except Exception as exc:  # noqa: BLE001 - a handler may raise anything
-                outputs.append(Failed(exc))
+            except BaseException as exc:  # noqa: BLE001 - a handler may raise anything, and may exit
+                outputs.append(Failed(exc if isinstance(exc, Exception) else self._exit_error(exc)))
                 if key and self._holds_back(outputs[-1]):
                     held_back.add(key)
         return outputs
@@ -190,11 +214,16 @@ class Caller:
         return isinstance(output, Failed) and should_retry(output.error, 1, self._handler.options)
 
     async def _attempt(self, item: Item) -> Any:
-        async with self._free:
-            try:
-                return await self.call_whole(item.event, item.delivery)
-            except Exception as exc:  # noqa: BLE001 - a handler may raise anything
-                return Failed(exc)
+        try:
+            self._free.acquire_nowait()  # `acquire` asks all cancel scopes, which costs as much as a call
+        except WouldBlock:
+            await self._free.acquire()
+        try:
+            return await self.call_whole(item.event, item.delivery)
+        except Exception as exc:  # noqa: BLE001 - a handler may raise anything
+            return Failed(exc)
+        finally:
+            self._free.release()
 
     # One call
 
@@ -251,12 +280,16 @@ class Caller:
         """The result of a call; an exception that would end the worker becomes a HandlerExitError."""
         try:
             return await call
-        except (SystemExit, anyio.get_cancelled_exc_class()) as exc:
-            if _is_cancellation_from_outside(exc):
+        except Exception:
+            raise
+        except BaseException as exc:
+            if _is_from_outside(exc):
                 raise
-            raise HandlerExitError(
-                f"{self._handler.name} raised {type(exc).__name__}, which would have ended its worker"
-            ) from exc
+            raise self._exit_error(exc) from exc
+
+    def _exit_error(self, error: BaseException) -> HandlerExitError:
+        name = type(error).__name__
+        return HandlerExitError(f"{self._handler.name} raised {name}, which would have ended its worker")
 
 
 def _with_frames(frame: FrameType, function: Callable[..., Any], *, is_async: bool) -> Callable[[Any], Any]:
@@ -295,9 +328,10 @@ def _set_at_end(ended: Event, function: Any, argument: Any) -> Any:
         ended.set()
 
 
-def _is_cancellation_from_outside(exception: BaseException) -> bool:
-    """Whether the worker was cancelled, and not something that the handler had awaited."""
+def _is_from_outside(exception: BaseException) -> bool:
+    """Whether the worker is to end, and the handler did not raise this by itself."""
     if isinstance(exception, asyncio.CancelledError):
         task = asyncio.current_task()
         return task is None or task.cancelling() > 0
-    return not isinstance(exception, SystemExit)  # trio's cancellation cannot be raised by a handler
+    # Trio's cancellation cannot be raised by a handler.
+    return isinstance(exception, KeyboardInterrupt | GeneratorExit | anyio.get_cancelled_exc_class())

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from eventml.backends.base import Completion
-from eventml.errors import PublishError
+from eventml.errors import CrashLoopError, PublishError, Reject, StaleError
 from eventml.handlers import Handler
 from eventml.printable import cut, printable, valid_unicode
 from eventml.records import Delivery, Record
-from eventml.runtime.failures import describe, summarise_traceback
+from eventml.runtime.failures import describe, failure_cause, leaves, summarise_traceback
 from eventml.runtime.tracing import HandlerTracing
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ MISPLACED: Final = (
 )
 """Why a dead letter that its queue does not own is not replayed."""
 
+_INTENDED: Final = (Reject, StaleError, CrashLoopError)
+
 _MAX_REASON: Final = 1_000  # characters of the exception, the message and the traceback, each
 
 
@@ -43,12 +45,30 @@ def dead_letter_topic(topic: str, group: str) -> str:
     return f"{topic}.{group}.dlq"
 
 
+class DeadLetterCompletion(Completion, frozen=True, gc=False):
+    """The completion of a delivery that is moved to the dead letters.
+
+    Attributes:
+        cause: Why it failed, without values of the event; see `failure_cause`.
+        intended: Whether the dead letter tells nothing of the handler: it rejected the event, the event came
+            too late, or the event kills its worker.
+        time: When it was written, by `time.monotonic`.
+    """
+
+    cause: str = ""
+    intended: bool = False
+    time: float = 0.0
+
+
 class DeadLetterWriter:
     """Moves deliveries of one handler to its dead letters, each with a span.
 
     Args:
         translate: Returns the error to report for the one that happened.
         tracing: Records the dead letters; None if tracing is off.
+
+    Attributes:
+        uncounted: How many were written and neither counted nor kept back.
     """
 
     def __init__(
@@ -61,12 +81,12 @@ class DeadLetterWriter:
         self._name = handler.name
         self._group = handler.options.group
         self._tracing = tracing
-        self._uncounted = 0
+        self.uncounted = 0
         self._translate = translate
 
     def write(
         self, delivery: Delivery, error: Exception, *, attempts: int = 1, first_failure: float | None = None
-    ) -> Completion:
+    ) -> DeadLetterCompletion:
         """The completion that moves a delivery to the dead letters after so many attempts.
 
         `first_failure` is in seconds since the epoch; None if the event has failed once, now.
@@ -90,11 +110,18 @@ class DeadLetterWriter:
         headers = {name: text for name, text in record.headers.items() if not name.startswith(DLQ_PREFIX)}
         headers |= {f"{DLQ_PREFIX}{name}": text for name, text in reason.items()}
         topic = dead_letter_topic(record.topic, self._group)
-        self._uncounted += 1
+        self.uncounted += 1
         if self._tracing is not None:
             self._tracing.dead_letter(record.headers, error, topic)
         dead_letter = Record(topic, record.value, record.key, record.id, headers)
-        return Completion(delivery, (dead_letter,), dead_letter=True)
+        return DeadLetterCompletion(
+            delivery,
+            (dead_letter,),
+            dead_letter=True,
+            cause=failure_cause(error),
+            intended=all(isinstance(one, _INTENDED) for one in leaves(error)),
+            time=time.monotonic(),
+        )
 
     def replace(self, refused: Completion, reason: str) -> Completion:
         """The completion in place of one that the broker refuses (because it is too large, for example).
@@ -113,10 +140,10 @@ class DeadLetterWriter:
 
     def count(self, completed: Sequence[Completion]) -> int:
         """How many of these completions are dead letters. Free while all that were written are counted."""
-        if not self._uncounted:
+        if not self.uncounted:
             return 0
         found = sum(completion.dead_letter for completion in completed)
-        self._uncounted -= found
+        self.uncounted -= found
         return found
 
 

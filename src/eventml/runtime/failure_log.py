@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
-import re
 import time
 from typing import TYPE_CHECKING, Final
 
+import anyio
+
 from eventml.printable import cut, printable
-from eventml.runtime.failures import summarise_traceback
+from eventml.runtime.dead_letters import DeadLetterCompletion
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from eventml.backends.base import Completion
 
@@ -19,27 +20,6 @@ log = logging.getLogger("eventml")
 
 _INTERVAL: Final = 30.0  # seconds between two lines of one cause
 _MOST: Final = 100  # causes
-_QUOTED: Final = re.compile(r"'[^']*'")  # msgspec quotes values so, and names and types with backticks
-
-
-def cause_of(headers: Mapping[str, str]) -> str:
-    """Why an event failed, from the headers of its dead letter, without values of the event.
-
-    That is the exception's class and where it was raised, or what was wrong where in a record's value. The
-    messages of other exceptions may hold anything.
-    """
-    exception = headers.get("eventml-dlq-exception", "")
-    if exception == "DecodeError":
-        reason = headers.get("eventml-dlq-message", "").partition("; its value: ")[0].partition(": ")[2]
-        return _QUOTED.sub("'…'", f"{exception}: {reason.partition(': ')[2] or reason}")
-    place = headers.get("eventml-dlq-traceback", "").rpartition("\n")[2].partition(": ")[0]
-    return f"{exception} at {place}" if place else exception
-
-
-def cause_of_error(error: BaseException) -> str:
-    """As `cause_of`, for an exception."""
-    where = {"eventml-dlq-traceback": summarise_traceback(error, 1000)}
-    return cause_of({"eventml-dlq-exception": type(error).__qualname__, **where})
 
 
 class FailureLog:
@@ -49,23 +29,29 @@ class FailureLog:
         self._name = name
         self._level = level
         self._counts: dict[tuple[str, str], tuple[int, str]] = {}  # by topic and cause: not yet logged
-        self._next: dict[tuple[str, str], float] = {}
+        self._next: dict[tuple[str, str], float] = {}  # when each one is logged again
 
     def add(self, completed: Sequence[Completion]) -> None:
         """Count the dead letters among completions, and log what is due."""
         for completion in completed:
-            if not completion.dead_letter:
+            if not isinstance(completion, DeadLetterCompletion):
                 continue
             [letter] = completion.outputs[:1]
-            key = letter.topic, cause_of(letter.headers)
+            key = letter.topic, completion.cause
+            if key not in self._next and len(self._next) >= _MOST:
+                key = letter.topic, "other causes"
             count, first = self._counts.get(key, (0, letter.id))
             self._counts[key] = count + 1, first
         now = time.monotonic()
         for key in [key for key in self._counts if now >= self._next.get(key, 0.0)]:
             self._log(key)
             self._next[key] = now + _INTERVAL
-        while len(self._next) > _MOST:
-            del self._next[next(iter(self._next))]
+
+    async def run(self) -> None:
+        """Log what is due from time to time, also if no more events come."""
+        while True:
+            await anyio.sleep(_INTERVAL)
+            self.add(())
 
     def flush(self) -> None:
         """Log what is left."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import linecache
 import math
+import re
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import asynccontextmanager
@@ -24,7 +25,7 @@ from eventml.printable import printable
 from eventml.runtime.infrastructure import is_infrastructure
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterable
 
     from anyio.abc import TaskGroup
 
@@ -32,6 +33,12 @@ _MAX_DESCRIPTION: Final = 1_000  # characters
 _LIBRARIES: Final = {"eventml", "anyio", "asyncio", "trio", "outcome", "threading", "concurrent"}
 _MAX_FRAMES: Final = 6
 _MAX_SOURCE_LINE: Final = 120  # characters
+_VALIDATION: Final = re.compile(
+    r"(Expected `[^`]*`(?:, got `[^`]*`)?|Object missing required field `[^`]*`|Input data was truncated|"
+    r"(?:JSON|MessagePack data) is malformed|Input should be [a-z ]+|Field required)"
+    r"(?:.* at `(\$(?:\.\w+)?))?"
+)
+"""What msgspec and pydantic say of a type, and the first field of the path. Others may hold values."""
 
 
 class Failed(msgspec.Struct, frozen=True):
@@ -49,7 +56,7 @@ CallResults = Sequence[Completion | Failed]
 
 
 def contains_rejects(outputs: Iterable[object]) -> bool:
-    """Whether one of a handler's outputs is a `Reject`. Each type is looked at once."""
+    """Whether one of a handler's outputs is a `Reject`. It looks at each type once, as most have one."""
     return any(issubclass(type_, Reject) for type_ in set(map(type, outputs)))
 
 
@@ -146,6 +153,20 @@ def _message(error: BaseException) -> str:
         return str(error)
     except Exception as exc:  # noqa: BLE001 - a handler's own exception may fail in any way
         return f"<str() of the exception failed: {type(exc).__name__}>"
+
+
+def failure_cause(error: BaseException) -> str:
+    """Why an event failed, in one line for logs, which never has a value of the event.
+
+    That is the class of the exception and where it was raised, or how an undecodable value fails its type.
+    """
+    name = type(error).__qualname__
+    if isinstance(error, DecodeError):
+        found = _VALIDATION.match(_message(error.__cause__)) if error.__cause__ is not None else None
+        where = "" if found is None or found[2] is None else f" at `{found[2]}`"
+        return f"{name}: {found[1].strip()}{where}" if found is not None else name
+    place = summarise_traceback(error, _MAX_DESCRIPTION).rpartition("\n")[2].partition(": ")[0]
+    return f"{name} at {place}" if place else name
 
 
 def leaves(error: BaseException) -> list[BaseException]:

@@ -4,29 +4,30 @@
                       (≤ 2 batches)         around the call                   (outputs and acks)
 
 While the model computes batch N, batch N+1 is received and decoded, and batch N-1 completed. Each stage is
-first in, first out, so order is kept; each buffer is bounded, so a slow handler slows the receive and memory
-stays flat. Each step is a class of its own file. Most batches have neither undecodable nor replayed nor
-redelivered records, and skip the steps `screen` and `poison`.
+first in, first out, so order is kept; of concurrent calls only that of each key. Each buffer is bounded, so a
+slow handler slows the receive and memory stays flat. Each step is a class of its own file. Most batches have
+neither undecodable nor replayed nor redelivered records, and skip the steps `screen` and `poison`.
 """
 
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from functools import partial
 from operator import attrgetter
-from typing import TYPE_CHECKING, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Final, cast
 
 import anyio
 
 from eventml.backends.base import Completion, DedupeSubscription, Subscription
 from eventml.codec import Decoder
-from eventml.errors import BackendError, DecodeError, PublishError, TopicNotFoundError
+from eventml.errors import BackendError, DecodeError, HandlerExitError, PublishError, TopicNotFoundError
 from eventml.handlers import Handler
 from eventml.printable import cut
 from eventml.records import REPLAY_GROUP, TOMBSTONE, Delivery
 from eventml.runtime.backoff import BrokerRetry
-from eventml.runtime.brake import Brake, StoppedError
 from eventml.runtime.calling import Item
+from eventml.runtime.circuit_breaker import CircuitBreaker, StoppedError
 from eventml.runtime.concurrency import ConcurrentCalls
 from eventml.runtime.dedupe import Dedupe
 from eventml.runtime.failure_log import FailureLog
@@ -34,7 +35,7 @@ from eventml.runtime.failures import task_group
 from eventml.runtime.intake import Intake
 from eventml.runtime.poison import crash_loop_error, split
 from eventml.runtime.replies import Replies
-from eventml.runtime.retry import Retry, Step
+from eventml.runtime.retry import Retry
 from eventml.runtime.stats import Stats
 
 if TYPE_CHECKING:
@@ -49,24 +50,12 @@ _NULLS: Final = (TOMBSTONE, b"null", b"\xc0")  # no value, JSON's null and Messa
 _outputs_of, _attempt_of = attrgetter("outputs"), attrgetter("attempt")
 
 
-class Steps(NamedTuple):
-    """The steps of processing a batch.
-
-    Attributes:
-        first: The first step: `retry`, or one in front of it.
-        retry: The last step, which calls the handler. It has the retry queue and writes the dead letters.
-        concurrent: The step that makes concurrent calls; None if a batch is called for as one.
-    """
-
-    first: Step
-    retry: Retry
-    concurrent: ConcurrentCalls | None = None
-
-
 class Pipeline:
     """Runs one handler over one subscription.
 
     Args:
+        retry: Calls the handler. It has the retry queue and writes the dead letters.
+        concurrent: Makes concurrent calls by `retry`; None if a batch is called for as one.
         max_bytes: The most bytes that one `receive` of the subscription returns.
         replies: Replies to requests; None if the handler is a consumer.
     """
@@ -77,7 +66,8 @@ class Pipeline:
         subscription: Subscription,
         *,
         decoder: Decoder,
-        steps: Steps,
+        retry: Retry,
+        concurrent: ConcurrentCalls | None,
         stats: Stats,
         max_bytes: int,
         replies: Replies | None = None,
@@ -89,14 +79,18 @@ class Pipeline:
         self._group = handler.options.group
         self._skips_replayed = handler.options.skip_replayed
         self._skips_tombstones = handler.options.skip_tombstones
-        self._first, self._retry, self._concurrent = steps
+        self._retry = retry
+        self._concurrent = concurrent
+        self._first = retry if concurrent is None else concurrent
         self._max_deliveries = handler.options.max_deliveries
         self._stats = stats
         self._dedupe: Dedupe | None = None
         if handler.options.dedupe_window is not None:
             self._dedupe = Dedupe(cast("DedupeSubscription", subscription), handler, stats)
         self._replies = replies
-        self._brake = Brake(handler, stats, self._call_again)
+        self._breaker = CircuitBreaker(
+            handler, stats, self._call_again, dead_letters=retry.dead_letters, ordered=retry.ordered
+        )
         self._failures = FailureLog(self._name, self._retry.log_level)
         self._stop = anyio.Event()
         self._completing = BrokerRetry(self._name, "complete", stats.failing)
@@ -107,13 +101,19 @@ class Pipeline:
     async def run(self, stop: anyio.Event) -> None:
         """Work until `stop` is set, then finish the events in flight and return."""
         self._stop = stop
-        size = self._max_batch if self._concurrent else 1
-        send, receive = anyio.create_memory_object_stream[list[Completion]](max_buffer_size=size)
-        async with task_group() as stages:
-            stages.start_soon(self._receive_until, stop)
-            stages.start_soon(self._process_all, send)
-            stages.start_soon(self._complete_all, receive)
-        self._failures.flush()
+        send, receive = anyio.create_memory_object_stream[list[Completion]](max_buffer_size=1)
+        try:
+            async with task_group() as tasks:
+                tasks.start_soon(self._failures.run)
+                async with task_group() as stages:
+                    stages.start_soon(self._receive_until, stop)
+                    stages.start_soon(self._process_all, send)
+                    stages.start_soon(self._complete_all, receive)
+                tasks.cancel_scope.cancel()
+        finally:
+            self._failures.flush()
+        if not stop.is_set():
+            raise HandlerExitError(f"{self._name} cancelled the task that had called it, and so its worker")
 
     # The first stage: receive and decode
 
@@ -156,14 +156,14 @@ class Pipeline:
     # The second stage: process
 
     async def _process_all(self, completions: MemoryObjectSendStream[list[Completion]]) -> None:
-        async with completions:
-            try:
-                async with task_group() as tasks:
-                    if self._concurrent is not None:
-                        self._concurrent.start(tasks, partial(self._send, completions))
-                    await self._process_until_drained(completions)
-            except* StoppedError:
-                pass  # its events in flight go back to the group
+        async with completions, task_group() as tasks:
+            if self._concurrent is not None:
+                self._concurrent.start(tasks, partial(self._send, completions))
+            with suppress(StoppedError):  # the events that are kept back return to the group
+                await self._process_until_drained(completions)
+            if self._concurrent is not None:
+                await self._concurrent.finished()
+            tasks.cancel_scope.cancel()
 
     async def _process_until_drained(self, completions: MemoryObjectSendStream[list[Completion]]) -> None:
         while True:
@@ -191,7 +191,7 @@ class Pipeline:
         for part in split(items, self._max_deliveries):
             if part.poison:
                 write = self._retry.dead_letters.write
-                done = [write(item.delivery, crash_loop_error(item)) for item in part.items]
+                done = list[Completion](write(item.delivery, crash_loop_error(item)) for item in part.items)
             else:
                 done = await self._first.process(part.items)
             await self._send(completions, done)
@@ -222,12 +222,9 @@ class Pipeline:
         if skipped:
             self._stats.skipped += len(skipped)
             first = skipped[0].delivery.record
-            log.info(
-                "%s: %d records skipped: by their header %s they were replayed for another group; the first "
-                "is %r, for %r",
-                *(self._name, len(skipped), REPLAY_GROUP),
-                *(cut(first.id), cut(first.headers[REPLAY_GROUP])),
-            )
+            text = "%s: %d records skipped: replayed for another group, by their header %s; first: %r for %r"
+            names = cut(first.id), cut(first.headers[REPLAY_GROUP])
+            log.info(text, self._name, len(skipped), REPLAY_GROUP, *names)
         return events, completions
 
     @property
@@ -257,25 +254,32 @@ class Pipeline:
     async def _send(
         self, completions: MemoryObjectSendStream[list[Completion]], batch: list[Completion]
     ) -> None:
-        """Have deliveries completed, but those that the brake keeps back: these once it is released.
+        """Have deliveries completed, but those that the circuit breaker keeps back: these once it closes.
 
         Raises:
-            StoppedError: the handler was stopped before that.
+            StoppedError: the worker was stopped before that.
         """
         while batch:
-            batch, kept = self._brake.split(batch)
+            kept: list[Completion] = []
+            if self._retry.dead_letters.uncounted:
+                batch, kept = self._breaker.split(batch)
+                self._failures.add(batch)
+            else:
+                self._breaker.succeeded(len(batch))
             if batch:
                 self._uncompleted += 1
-                self._failures.add(batch)
                 await completions.send(batch)
-            batch = await self._brake.until_released(kept, self._stop) if kept else []
+            batch = await self._breaker.until_closed(kept, self._stop) if kept else []
 
     async def _call_again(self, deliveries: Sequence[Delivery]) -> list[Completion]:
         """The completions of deliveries that were called before."""
-        items, completions = self._screen(
-            list(map(Item, deliveries, self._decoder.decode_batch(deliveries).events))
-        )
-        return completions + (await self._retry.process_all(items) if items else [])
+        events = self._decoder.decode_batch(deliveries).events
+        items, completions = self._screen(list(map(Item, deliveries, events)))
+        if self._concurrent is not None:
+            return completions + await self._concurrent.call_again(items)
+        for part in split(items, self._max_deliveries):
+            completions += await self._retry.process_all(part.items)
+        return completions
 
     @property
     def _unfinished(self) -> int:
@@ -295,11 +299,7 @@ class Pipeline:
 
     async def _complete_all(self, completions: MemoryObjectReceiveStream[list[Completion]]) -> None:
         async with completions:
-            async for first in completions:
-                batch, batches = first, 1
-                while self._concurrent is not None and completions.statistics().current_buffer_used:
-                    batch = batch + completions.receive_nowait()
-                    batches += 1
+            async for batch in completions:
                 if self._dedupe is None:
                     await self._complete(batch)
                 else:
@@ -307,7 +307,7 @@ class Pipeline:
                     # A duplicate is looked up again, as the event that it waited for is now completed.
                     if released := self._dedupe.release(batch):
                         self._intake.put(released, screen=True)
-                self._uncompleted -= batches
+                self._uncompleted -= 1
                 if not self._uncompleted and self._all_completed is not None:
                     self._all_completed.set()
                     self._all_completed = None

@@ -7,8 +7,9 @@ events of a failed batch by bisecting it. Events that are tried again wait in th
 from __future__ import annotations
 
 import logging
+import math
 import time
-from typing import TYPE_CHECKING, ClassVar, Protocol, cast
+from typing import TYPE_CHECKING, ClassVar, Final, cast
 
 import anyio
 
@@ -18,7 +19,6 @@ from eventml.handlers import Handler
 from eventml.runtime.backoff import backoff_delay
 from eventml.runtime.calling import Item
 from eventml.runtime.dead_letters import DeadLetterWriter
-from eventml.runtime.failure_log import cause_of_error
 from eventml.runtime.failures import (
     Bisection,
     CallResults,
@@ -26,27 +26,23 @@ from eventml.runtime.failures import (
     Verdict,
     classify,
     describe,
+    failure_cause,
     leaves,
     should_retry,
 )
 from eventml.runtime.infrastructure import retry_after
 from eventml.runtime.poison import Call, CountedCalls
 from eventml.runtime.retry_queue import FailedItem, RetryQueue
+from eventml.runtime.staleness import Staleness
 from eventml.runtime.stats import Stats
 from eventml.runtime.tracing import HandlerTracing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
 log = logging.getLogger("eventml")
 
-
-class Step(Protocol):
-    """A step of processing a batch."""
-
-    async def process(self, items: Sequence[Item]) -> list[Completion]:
-        """The completions that are there by now, in the order of the events."""
-        ...
+_OUTAGE_INTERVAL: Final = 30.0  # seconds between two log lines about what a handler needs and is down
 
 
 class Retry:
@@ -60,9 +56,11 @@ class Retry:
     The policy is in the handler's options.
 
     Attributes:
+        ordered: Whether order per key is kept.
         log_level: The level of log lines about dead letters and bisected batches.
         dead_letters: Moves deliveries to the dead letters.
         queue: The events that wait for a retry, and those that their keys hold back.
+        staleness: Completes the events that are stale when their turn comes; None if none are.
         calls: The calls of the handler, before which attempts at redelivered events are counted.
     """
 
@@ -82,8 +80,11 @@ class Retry:
         self._name = handler.name
         self._options = handler.options
         self._stats = stats
+        self._outage_logged = -math.inf
+        self.ordered = ordered
         self.dead_letters = DeadLetterWriter(handler, translate=self._as_reported, tracing=tracing)
         self.queue = RetryQueue(ordered=ordered)
+        self.staleness: Staleness | None = None
 
     async def process(self, items: Sequence[Item]) -> list[Completion]:
         """Completions of a batch, in the order of its events, without those that now wait for a retry."""
@@ -94,45 +95,53 @@ class Retry:
 
     async def _process(self, items: Sequence[Item]) -> list[Completion]:
         items = self.queue.admit(items)
+        stale: list[Completion] = []
+        if self.staleness is not None:
+            items, stale = self.staleness.split(items)
         if not items:
-            return []
+            return stale
         try:
             results = await self._call_until_available(items)
         except Exception as exc:  # noqa: BLE001 - a handler may raise anything
             if len(items) > 1 and not self._is_infrastructure(exc):
-                return await self._bisect(items, exc)
-            return [completion for item in items for completion in self._fail(item, exc)]
-        return self._finish(items, results)
+                return stale + await self._bisect(items, exc)
+            return stale + [completion for item in items for completion in self._fail(item, exc)]
+        return stale + self._finish(items, results)
 
-    async def process_alone(
-        self, item: Item, turns: anyio.Semaphore, instead: Callable[[Item], Completion | None] | None
-    ) -> Completion:
-        """The completion of one event, which is called until that succeeds or is given up, whatever waits.
+    async def attempt(self, item: Item) -> Completion | Failed:
+        """The result of one call for one event."""
+        try:
+            [result] = await self._call([item])
+        except Exception as exc:  # noqa: BLE001 - a handler may raise anything
+            return Failed(exc)
+        return result
 
-        Args:
-            item: The event.
-            turns: Entered for each call.
-            instead: The completion of an event that shall not be called when its turn has come.
+    async def settle(self, item: Item, error: Exception) -> Completion:
+        """The completion of an event that has failed: it is called until that succeeds or is given up.
+
+        No other event waits for it in the queue.
         """
-        attempts, first_failure = 0, time.time()
-        while True:
-            async with turns:
-                if instead is not None and not attempts and (completion := instead(item)) is not None:
-                    return completion
-                try:
-                    [result] = await self._call([item])
-                except Exception as exc:  # noqa: BLE001 - a handler may raise anything
-                    result = Failed(exc)
+        attempts, first_failure = 1, time.time()
+        while self._should_retry(error, attempts):
+            self._stats.retries += 1
+            seconds = self._delay(attempts, error)
+            self._log_outage(error, seconds)
+            await anyio.sleep(seconds)
+            result = await self.attempt(item)
             if not isinstance(result, Failed):
                 return result
-            attempts += 1
-            first_failure = time.time() if attempts == 1 else first_failure
-            if not self._should_retry(result.error, attempts):
-                return self.dead_letters.write(
-                    item.delivery, result.error, attempts=attempts, first_failure=first_failure
-                )
-            self._stats.retries += 1
-            await anyio.sleep(self._delay(attempts, result.error))
+            attempts, error = attempts + 1, result.error
+        return self.dead_letters.write(item.delivery, error, attempts=attempts, first_failure=first_failure)
+
+    async def process_alone(self, item: Item) -> Completion:
+        """The completion of one event, whatever waits in the queue."""
+        result = await self.first_attempt(item)
+        return await self.settle(item, result.error) if isinstance(result, Failed) else result
+
+    async def first_attempt(self, item: Item) -> Completion | Failed:
+        """As `attempt`, unless the event is stale."""
+        stale = None if self.staleness is None else self.staleness.complete(item)
+        return stale or await self.attempt(item)
 
     async def process_all(self, items: Sequence[Item]) -> list[Completion]:
         """As `process`, and of those that wait for a retry, too: waits until none does."""
@@ -162,7 +171,7 @@ class Retry:
                 failures += 1
                 self._stats.retries += 1
                 seconds = self._delay(failures, exc)
-                log.warning("%s: %s; retrying the batch in %.2f s", self._name, describe(exc), seconds)
+                self._log_outage(exc, seconds)
                 await self.calls.end()
                 await anyio.sleep(seconds)
 
@@ -182,9 +191,9 @@ class Retry:
 
     async def _bisect(self, items: Sequence[Item], error: Exception) -> list[Completion]:
         # A handler that is stopped has said why, and its trials would say it again.
-        level = logging.DEBUG if self._stats.braked else self.log_level
+        level = logging.DEBUG if self._stats.breaker_open else self.log_level
         text = "%s: a batch of %d failed (%s); bisecting it"
-        log.log(level, text, self._name, len(items), cause_of_error(error))
+        log.log(level, text, self._name, len(items), failure_cause(error))
         bisection = Bisection(len(items), self._options.bisect_for)
         completions: list[Completion] = []
         rest = dict(enumerate(items))
@@ -207,7 +216,7 @@ class Retry:
                 elif self.queue.holds_back(item):
                     self.queue.admit([rest.pop(position)])
         else:
-            if rest and not self._stats.braked:
+            if rest and not self._stats.breaker_open:
                 log.error(
                     "%s: bisecting took more than %g s (consumer.%s.bisect_for); %d events have failed "
                     "without having been called alone",
@@ -220,17 +229,16 @@ class Retry:
     ) -> list[Completion]:
         """Put an event that failed on its own into the retry queue, or move it to the dead letters."""
         if self._should_retry(error, attempts):
+            seconds = self._delay(attempts, error)
+            self._log_outage(error, seconds)
             failed = FailedItem(item, attempts, first_failure or time.time())
-            self.queue.put(failed, anyio.current_time() + self._delay(attempts, error))
+            self.queue.put(failed, anyio.current_time() + seconds)
             return []
         return [self.dead_letters.write(item.delivery, error, attempts=attempts, first_failure=first_failure)]
 
     async def _try_again(self, failed: FailedItem) -> list[Completion]:
         self._stats.retries += 1
-        try:
-            [result] = await self._call([failed.item])
-        except Exception as exc:  # noqa: BLE001 - a handler may raise anything
-            result = Failed(exc)
+        result = await self.attempt(failed.item)
         if isinstance(result, Failed):
             completions = self._fail(failed.item, result.error, failed.attempts + 1, failed.first_failure)
             if not completions:
@@ -246,6 +254,13 @@ class Retry:
 
     def _should_retry(self, error: Exception, attempts: int) -> bool:
         return should_retry(error, attempts, self._options)
+
+    def _log_outage(self, error: Exception, seconds: float) -> None:
+        """Log that a service is down, once in a while: its events are tried again as long as it is."""
+        now = time.monotonic()
+        if now >= self._outage_logged + _OUTAGE_INTERVAL and self._is_infrastructure(error):
+            self._outage_logged = now
+            log.warning("%s: %s; trying again, first in %.2f s", self._name, describe(error), seconds)
 
     def _is_infrastructure(self, error: Exception) -> bool:
         return classify(error, self._options.retry_on) is Verdict.INFRASTRUCTURE

@@ -12,7 +12,6 @@ from eventml.runtime.calling import Item
 from eventml.runtime.dead_letters import DeadLetterWriter
 from eventml.runtime.failures import Failed
 from eventml.runtime.outputs import Outputs
-from eventml.runtime.retry import Step
 from eventml.runtime.stats import Stats
 
 if TYPE_CHECKING:
@@ -70,19 +69,6 @@ class Staleness:
         except Exception as exc:  # noqa: BLE001 - a fallback may raise anything
             result = Failed(exc)
         return self._dead_letters.write(delivery, result.error) if isinstance(result, Failed) else result
-
-
-class FreshOnly:
-    """The step in front of another that keeps stale events from it."""
-
-    def __init__(self, next_step: Step, staleness: Staleness) -> None:
-        self._next = next_step
-        self._staleness = staleness
-
-    async def process(self, items: Sequence[Item]) -> list[Completion]:
-        """Completions of the stale events, then those of the others."""
-        fresh, completions = self._staleness.split(items)
-        return completions + await self._next.process(fresh) if fresh else completions
 
 
 def split_stale(items: Sequence[Item], max_age: float, now: float) -> tuple[list[Item], list[Item]]:

@@ -77,7 +77,7 @@ class Stats:
         batch: The sizes of the batches that the handler was called with.
         failing: The steps whose last attempt at the broker failed, by name: `receive`, `complete`,
             `counting attempts`, `looking up ids`.
-        braked: Why the handler has stopped taking events; empty if it has not. See `brake_window`.
+        breaker_open: Why the handler has stopped taking events; empty if it has not. See `breaker_window`.
         stages: How long each stage takes for a batch, in seconds. `receive` includes the wait for deliveries.
     """
 
@@ -97,7 +97,7 @@ class Stats:
         self.latency = Histogram(SECONDS_BUCKETS)
         self.batch = Histogram(SIZE_BUCKETS)
         self.failing: dict[str, BrokerFailure] = {}
-        self.braked = ""
+        self.breaker_open = ""
         self.stages: dict[Stage, Histogram] = {}
         self._arrivals: deque[tuple[int, float]] = deque()
         self._abandoned: list[tuple[float, Event]] = []

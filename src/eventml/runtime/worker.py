@@ -27,7 +27,13 @@ from eventml.backends.base import (
     Subscription,
 )
 from eventml.codec import Decoder, Format
-from eventml.errors import BackendError, BrakeError, RegistrationError, UnavailableError, UnsupportedError
+from eventml.errors import (
+    BackendError,
+    CircuitBreakerError,
+    RegistrationError,
+    UnavailableError,
+    UnsupportedError,
+)
 from eventml.handlers import Handler
 from eventml.models import Model
 from eventml.runtime.calling import Caller, HandlerCall
@@ -35,10 +41,10 @@ from eventml.runtime.concurrency import ConcurrentCalls
 from eventml.runtime.dead_letters import dead_letter_topic
 from eventml.runtime.failures import describe, task_group
 from eventml.runtime.outputs import Outputs
-from eventml.runtime.pipeline import Pipeline, Steps
+from eventml.runtime.pipeline import Pipeline
 from eventml.runtime.replies import Replies
-from eventml.runtime.retry import Retry, Step
-from eventml.runtime.staleness import FreshOnly, Staleness
+from eventml.runtime.retry import Retry
+from eventml.runtime.staleness import Staleness
 from eventml.runtime.stats import Stats
 from eventml.runtime.tracing import Tracing
 
@@ -185,7 +191,7 @@ class Worker:
                 self.in_flight,
                 self._drain,
             )
-        return not (work.cancelled_caught or any(stats.braked for stats in self.stats.values()))
+        return not (work.cancelled_caught or any(stats.breaker_open for stats in self.stats.values()))
 
     async def idle(self, seconds: float) -> None:
         """Return once nothing has arrived, and nothing was in flight or lagging, for this many seconds.
@@ -193,15 +199,15 @@ class Worker:
         The lag is the group's, dead members' events included. An unknown lag may be any.
 
         Raises:
-            BrakeError: a handler has stopped, as most of its events fail.
+            CircuitBreakerError: a handler has stopped, as most of its events fail.
             UnavailableError: whether events are left has been unknown for 60 s: the broker does not tell the
                 lag of a group, or a handler cannot receive or complete. Says which, and why.
         """
         await self.ready.wait()
         known = start = time.monotonic()
         while True:
-            if braked := [f"{name} has stopped: {s.braked}" for name, s in self.stats.items() if s.braked]:
-                raise BrakeError("; ".join(braked))
+            if stopped := {name: s.breaker_open for name, s in self.stats.items() if s.breaker_open}:
+                raise CircuitBreakerError("; ".join(f"{n} has stopped: {why}" for n, why in stopped.items()))
             now = time.monotonic()
             quiet = now - max((s.last_arrival for s in self.stats.values()), default=start)
             unknown = [
@@ -259,21 +265,19 @@ class Worker:
         retry = self._failure_policy(
             call, handler, subscription=subscription, stats=stats, ordered=ordered, tracing=tracing
         )
-        staleness = None
         if options.max_age is not None:
-            dead_letters = retry.dead_letters
-            staleness = Staleness(
-                handler, options.max_age, outputs=outputs, dead_letters=dead_letters, stats=stats
+            retry.staleness = Staleness(
+                handler, options.max_age, outputs=outputs, dead_letters=retry.dead_letters, stats=stats
             )
-        first: Step = retry if staleness is None else FreshOnly(retry, staleness)
         concurrent = None
         if not handler.batched and (handler.is_async or handler.concurrency > 1):
-            first = concurrent = ConcurrentCalls(retry, handler, ordered=ordered, staleness=staleness)
+            concurrent = ConcurrentCalls(retry, handler, ordered=ordered)
         return Pipeline(
             handler,
             subscription,
             decoder=loaded.decoder,
-            steps=Steps(first, retry, concurrent),
+            retry=retry,
+            concurrent=concurrent,
             stats=stats,
             max_bytes=self._backend.capabilities.max_bytes or MAX_BYTES,
             replies=replies,

@@ -64,7 +64,7 @@ def _for_requests(handler: Handler, limit: float) -> Handler:
         handler.options,
         group=handler.name,
         retries=0,
-        brake_window=0,  # each client has its own events
+        breaker_window=0,  # each client has its own events
         timeout=timeout,
         bisect_for=min(handler.options.bisect_for, limit),
         dedupe_window=None,  # a client that repeats a request gets an answer again
@@ -93,9 +93,9 @@ class PredictEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or raise a `Problem` if it has no answer."""
-        events, answer_is_list, _ = await read_events(scope, receive, self._limits, self._decoder)
+        events, is_list, _ = await read_events(scope, receive, self._limits, self._decoder)
         results = await self._predict(events, trace_context(scope) if self._traced else NO_HEADERS)
-        if not answer_is_list:
+        if not is_list:
             [result] = results
             if isinstance(result, Problem):
                 raise result

@@ -21,13 +21,13 @@ from eventml.deploy.workers.operations import (
     serve_operations,
     watch_health,
 )
-from eventml.deploy.workers.reports import BRAKED, RunningWorker, ServiceStatus, WorkerSpec
+from eventml.deploy.workers.reports import BREAKER_OPEN, RunningWorker, ServiceStatus, WorkerSpec
 from eventml.deploy.workers.restarts import HealthLimits
 from eventml.deploy.workers.service import ServicePlan, run_service
 from eventml.deploy.workers.worker_process import force_exit_later
 
 __all__ = [
-    "BRAKED",
+    "BREAKER_OPEN",
     "HealthLimits",
     "HostPort",
     "LogRateLimit",

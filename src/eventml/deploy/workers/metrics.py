@@ -44,7 +44,7 @@ _METRICS: Final = {
     "eventml_rolling_restarts_total": "counter Completed rolling restarts of all workers.",
     "eventml_events_in_flight": "gauge Events received and not completed.",
     "eventml_oldest_in_flight_seconds": "gauge Time since the oldest event in flight arrived.",
-    "eventml_handler_stopped": "gauge 1 if the handler has stopped, as most of its events fail.",
+    "eventml_handler_breaker_open": "gauge 1 if the handler has stopped, as most of its events fail.",
     "eventml_broker_failing_seconds": "gauge For how long a step of the handler has failed at the broker.",
     "eventml_model_info": "gauge Processes of the worker that have loaded this model.",
 }
@@ -134,7 +134,7 @@ def _add_workers(samples: Samples, status: ServiceStatus) -> None:
             reports = [process.handlers[handler] for process in processes if handler in process.handlers]
             samples.add("eventml_events_in_flight", sum(one.in_flight for one in reports), **labels)
             samples.add("eventml_oldest_in_flight_seconds", max(one.oldest for one in reports), **labels)
-            samples.add("eventml_handler_stopped", any(one.braked for one in reports), **labels)
+            samples.add("eventml_handler_breaker_open", any(one.breaker_open for one in reports), **labels)
             failing = max((s for one in reports for s, _ in one.failing.values()), default=0.0)
             samples.add("eventml_broker_failing_seconds", failing, **labels)
             loaded = Counter(report.model for report in reports if report.model is not None)

@@ -33,9 +33,9 @@ def unready_reasons(status: ServiceStatus, max_lag: int | None) -> list[str]:
         elif not worker.connected and worker.state == "ready":
             reasons.append(f"{worker.name} does not reach its broker")
         reasons += [
-            f"{worker.name}: {name} has stopped: {handler.braked}"
+            f"{worker.name}: {name} has stopped: {handler.breaker_open}"
             for name, handler in worker.handlers.items()
-            if handler.braked
+            if handler.breaker_open
         ]
         if worker.state == "ready":
             reasons += [

@@ -19,7 +19,7 @@ from eventml.runtime import Histogram, LoadedHandler, Stats
 
 REPORT_INTERVAL: Final = 0.5  # seconds
 
-BRAKED: Final = 65
+BREAKER_OPEN: Final = 65
 """Exit status of a process that was to run until idle and has a handler of which most events fail: EX_DATAERR
 of sysexits.h."""
 
@@ -122,7 +122,7 @@ class HandlerReport(msgspec.Struct, frozen=True, kw_only=True):
         hung: Calls past their timeout whose threads are still running.
         hung_for: Seconds since the first of those calls timed out.
         failing: The steps that fail at the broker, as in `Stats`: seconds since when, and the last error.
-        braked: Why it has stopped taking events, as in `Stats`.
+        breaker_open: Why it has stopped taking events, as in `Stats`.
         lag: Unfinished records of the group when last read; None if unknown.
         model: Name and version of its model.
     """
@@ -135,7 +135,7 @@ class HandlerReport(msgspec.Struct, frozen=True, kw_only=True):
     hung: int = 0
     hung_for: float = 0.0
     failing: dict[str, tuple[float, str]] = {}
-    braked: str = ""
+    breaker_open: str = ""
     lag: int | None = None
     model: tuple[str, str] | None = None
 
@@ -231,7 +231,7 @@ def _handler_report(
         oldest=0.0 if arrived is None else now - arrived,
         hung=len(hung),
         hung_for=now - min(hung, default=now),
-        braked=stats.braked,
+        breaker_open=stats.breaker_open,
         failing={step: (now - one.since, one.error) for step, one in list(stats.failing.items())},
         lag=lags.get(name),
         model=None if loaded.model is None else (loaded.model.name, loaded.model.version),

@@ -24,7 +24,7 @@ from eventml.bus import Bus, import_bus, run_until_signal, stop_when_idle
 from eventml.deploy.workers.logs import make_errors_printable, start_service_logging
 from eventml.deploy.workers.readiness import LagMonitor
 from eventml.deploy.workers.reports import (
-    BRAKED,
+    BREAKER_OPEN,
     REPORT_INTERVAL,
     FailureCause,
     RunningWorker,
@@ -35,7 +35,7 @@ from eventml.deploy.workers.reports import (
     handler_reports,
 )
 from eventml.deploy.workers.restarts import failure_cause
-from eventml.errors import BrakeError, EventMLError, UnavailableError
+from eventml.errors import CircuitBreakerError, EventMLError, UnavailableError
 from eventml.runtime import BrokerRetry, Worker, leaves, task_group
 
 if TYPE_CHECKING:
@@ -202,7 +202,7 @@ def main() -> None:
         expected = all(isinstance(error, EventMLError) for error in errors)
         log.exception("%s", reason, exc_info=None if expected else exc)
         process.report("failed", reason, failure_cause(errors))
-        status = BRAKED if any(isinstance(error, BrakeError) for error in errors) else 1
+        status = BREAKER_OPEN if any(isinstance(error, CircuitBreakerError) for error in errors) else 1
     force_exit_later(status)
     sys.exit(status)
 

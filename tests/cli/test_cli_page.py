@@ -23,7 +23,7 @@ EXAMPLES: Final = [
     for block in re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
     for line in block.splitlines()
 ]
-EVERYWHERE: Final = {"--backend", "--json", "--help"}
+EVERYWHERE: Final = {"--backend", "--json", "--help", "--config", "--profile"}
 """Options that the page describes once, for every command."""
 
 APP: Final = """

@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any, Final, Literal
+from math import floor
+from typing import TYPE_CHECKING, Any, Final
 
 from aiokafka import TopicPartition
 from aiokafka import errors as kafka
 from aiokafka.client import CoordinationType
 from aiokafka.protocol.admin import CreateTopicsRequest, DescribeConfigsRequest
-from aiokafka.protocol.commit import OffsetFetchRequest
 from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.protocol.offset import OffsetRequest
 
-from eventml.backends.base import NewTopic
+from eventml.backends.base import NewTopic, Start
 from eventml.backends.kafka.commit_metadata import decode_metadata
 from eventml.backends.kafka.connection import ClientFactory
 from eventml.backends.kafka.errors import (
@@ -26,6 +26,7 @@ from eventml.backends.kafka.errors import (
     translate,
     translated,
 )
+from eventml.backends.kafka.offset_fetch import OffsetFetchRequest, UnstableOffsetError
 from eventml.backends.kafka.partitions import CommittedOffset
 from eventml.errors import BackendError, EventMLError, LoginError, UnavailableError
 
@@ -159,15 +160,19 @@ class AdminClient:
 
     # Offsets
 
-    async def offsets(
-        self, partitions: Collection[TopicPartition], at: Literal["earliest", "latest"]
-    ) -> dict[TopicPartition, int]:
-        """Each partition's first offset, or the one after its last. Open transactions are not counted."""
+    async def offsets(self, partitions: Collection[TopicPartition], at: Start) -> dict[TopicPartition, int]:
+        """Each partition's first offset, the one after its last, or the first of a time on, else the latter.
+
+        Open transactions are not counted.
+        """
         if not partitions:
             return {}
+        # Asked for first, so that nothing is skipped which arrives meanwhile.
+        ends = {} if isinstance(at, str) else await self.offsets(partitions, "latest")
+        moment = _TIMESTAMPS[at] if isinstance(at, str) else max(floor(round(at * 1000, 3)), 0)
 
         async def ask(leader: int, some: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
-            topics = [(t, [(p, _TIMESTAMPS[at]) for p in found]) for t, found in _by_topic(some).items()]
+            topics = [(t, [(p, moment) for p in found]) for t, found in _by_topic(some).items()]
             answer = await self._client.send(leader, OffsetRequest(-1, _READ_COMMITTED, topics))
             offsets = {}
             for topic, of_topic in answer.topics:
@@ -182,21 +187,25 @@ class AdminClient:
             return {partition: offset for answer in answers for partition, offset in answer.items()}
 
         found: dict[TopicPartition, int] = await self._repeat(ask_leaders, "asking for offsets")
-        return found
+        return {partition: ends[partition] if offset < 0 else offset for partition, offset in found.items()}
 
     async def committed(
-        self, group: str, partitions: Collection[TopicPartition]
+        self, group: str, partitions: Collection[TopicPartition], *, stable: bool
     ) -> dict[TopicPartition, CommittedOffset]:
-        """A group's committed offsets; partitions without one are left out."""
-        topics = [(topic, sorted(found)) for topic, found in _by_topic(partitions).items()]
+        """A group's committed offsets; partitions without one are left out.
+
+        If `stable`, it waits for the end of transactions that commit some, and after a broker's failure
+        until all that was committed before is found. Otherwise the offsets may be older ones.
+        """
+        topics = _by_topic(partitions)
 
         async def ask(_: int) -> dict[TopicPartition, CommittedOffset]:
             coordinator = await self._client.coordinator_lookup(CoordinationType.GROUP, group)
-            answer = await self._client.send(coordinator, OffsetFetchRequest(group, topics))
+            answer = await self._client.send(coordinator, OffsetFetchRequest(group, topics, stable=stable))
             _check(answer.error_code)
             committed = {}
-            for topic, of_topic in answer.topics:
-                for partition, offset, metadata, error in of_topic:
+            for topic, of_topic, _tags in answer.topics:
+                for partition, offset, _epoch, metadata, error, _tags in of_topic:
                     _check(error)
                     if offset >= 0:
                         committed[TopicPartition(topic, partition)] = decode_metadata(offset, metadata)
@@ -262,6 +271,6 @@ def _by_topic(partitions: Collection[TopicPartition]) -> dict[str, list[int]]:
 
 
 def _check(code: int, *args: str) -> None:
-    error = kafka.for_code(code)
+    error = UnstableOffsetError if code == UnstableOffsetError.errno else kafka.for_code(code)
     if error is not kafka.NoError:
         raise error(*args)

@@ -10,7 +10,7 @@ from unittest import SkipTest
 
 import anyio
 
-from eventml.backends.base import Completion, CreatesTopics, Deduplicates, NewTopic
+from eventml.backends.base import Completion, CreatesTopics, Deduplicates, LosesDeliveries, NewTopic
 from eventml.records import Delivery, Record, count_bytes
 from eventml.testing.contract.case import (
     Case,
@@ -102,6 +102,15 @@ class Member:
         expect(not missing, f"{len(missing)} deliveries did not come within {self._patience:g} s")
         return taken
 
+    async def stop_at(self, end: Start) -> None:
+        """Set the end of a reader, which is `Bounded`."""
+        await within(self._patience, "stop_at() did not return", cast("Any", self._subscription).stop_at(end))
+
+    async def expect_end(self, why: str) -> None:
+        """Fail unless a reader says that it has ended."""
+        came = await within(self._patience, f"{why}, but receive() waits", self._subscription.receive(_MANY))
+        expect(not came, f"{why}, but these were delivered: {', '.join(ids(came))}")
+
     async def expect_nothing(self, why: str) -> None:
         """Fail if anything is delivered within the harness's quiet time."""
         came: Sequence[Delivery] = ()
@@ -132,6 +141,13 @@ class Member:
         work = cast("Any", self._subscription).begin(deliveries)  # `CountsAttempts`
         lost = await within(self._patience, "begin() did not return", work)
         return ids(deliveries[position] for position in sorted(lost))
+
+    def knows_lost(self, deliveries: Sequence[Delivery]) -> list[str] | None:
+        """The ids of those that the subscription knows to be another's; None if it loses none."""
+        subscription = self._subscription
+        if not isinstance(subscription, LosesDeliveries):
+            return None
+        return ids(deliveries[position] for position in sorted(subscription.lost_deliveries(deliveries)))
 
     async def completed_before(self, deliveries: Sequence[Delivery]) -> list[str]:
         """The ids of the deliveries that the group has recorded as completed."""

@@ -9,8 +9,6 @@ from functools import wraps
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar, Unpack
 
-from msgspec import structs
-
 from eventml import config
 from eventml.backends.base import Backend
 from eventml.bus.connection import Topic, connect, handler_codecs, tracer
@@ -18,10 +16,11 @@ from eventml.bus.running import WebApplication, run_until_signal, stop_when_idle
 from eventml.codec import Format
 from eventml.errors import ConfigError, MissingExtraError, NotOpenError, RegistrationError
 from eventml.handler_options import HandlerArguments
-from eventml.handlers import Handler, To, read_handler
+from eventml.handlers import Handler, To, configured, read_handler
 from eventml.models import ModelSource, replacement
 from eventml.producer import BlockingProducer, Producer
 from eventml.runtime import LoadedHandler, Worker, load_handlers, task_group
+from eventml.signatures import function_name
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
@@ -114,7 +113,7 @@ class Bus:
         Raises:
             RegistrationError: The function is not a generator function.
         """
-        name = function.__name__
+        name = function_name(function)
         if inspect.isasyncgenfunction(function):
             self.lifespans[name] = asynccontextmanager(function)
         elif inspect.isgeneratorfunction(function):
@@ -177,7 +176,7 @@ class Bus:
         """A registered handler with its settings applied: its model, and fields of `HandlerOptions`.
 
         Raises:
-            ConfigError: There is a digest of a model file, and no setting that names the file.
+            ConfigError: An option does not suit the handler; or there is a digest of a model and no file.
         """
         handler, options = self.handlers[name], dict(self.settings.consumer.get(name, {}))
         path, sha256, model = options.pop("model", None), options.pop("model_sha256", None), handler.model
@@ -185,7 +184,7 @@ class Bus:
             model = replacement(model, path, sha256)
         elif sha256 is not None:
             raise ConfigError(f"consumer.{name}.model_sha256: set model too, the file that has this sha256")
-        return structs.replace(handler, model=model, options=structs.replace(handler.options, **options))
+        return configured(handler, model, options)
 
     def declared_topic(self, name: str) -> Topic:
         """A topic as it is declared, or with the defaults."""

@@ -80,10 +80,9 @@ def check(
     app = find(import_bus, bus)
     try:
         configure(app, backend)
+        report = anyio.run(partial(check_bus, app, connect=connect))
     except ConfigError as exc:
         report = CheckReport(bus=app.name, problems=str(exc).splitlines())
-    else:
-        report = anyio.run(partial(check_bus, app, connect=connect))
     if as_json:
         print_json(report)
     else:

@@ -1,6 +1,6 @@
 """Deploy machine-learning models on event streams: one predictor, any backend."""
 
-from eventml.bus import Bus
+from eventml.bus import Bus, Router
 from eventml.errors import (
     BackendError,
     ConfigError,
@@ -46,5 +46,6 @@ __all__ = [
     "Reject",
     "RequestError",
     "RequestTimeoutError",
+    "Router",
     "UnavailableError",
 ]

@@ -19,6 +19,7 @@ from eventml.runtime.calling import Caller, Item
 from eventml.runtime.dead_letters import (
     DLQ_PREFIX,
     MISPLACED,
+    DeadLetterCompletion,
     DeadLetterDelivery,
     DeadLetterQueue,
     dead_letter_queues,
@@ -51,6 +52,7 @@ __all__ = [
     "CallResults",
     "Caller",
     "DeadLetterAction",
+    "DeadLetterCompletion",
     "DeadLetterDelivery",
     "DeadLetterFilter",
     "DeadLetterQueue",

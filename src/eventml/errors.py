@@ -119,10 +119,11 @@ class CrashLoopError(EventMLError):
 
 
 class Reject(EventMLError):  # noqa: N818 - handlers raise it on purpose: `raise Reject("no zone")`
-    """Raise this in a handler to make an event a dead letter at once, without retries.
+    """The handler rejects an event, which becomes a dead letter at once, without retries.
 
-    A handler of single events rejects its event. A handler of batches says that its batch contains
-    such an event; bisecting the batch then finds it.
+    A handler of single events raises or returns it. A handler of batches returns it in the place of the
+    event's output. If it raises it, it says that its batch contains such an event; bisecting the batch then
+    finds it.
     """
 
 

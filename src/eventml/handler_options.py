@@ -2,6 +2,7 @@
 
 # No `from __future__ import annotations` here: msgspec evaluates the annotations, so the linter must not
 # move their imports into a type-checking block.
+import inspect
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -13,6 +14,7 @@ import msgspec
 from msgspec import Meta, structs
 
 from eventml.backends.base import Start
+from eventml.signatures import functions_of
 
 Text = Annotated[str, Meta(min_length=1)]
 Count = Annotated[int, Meta(ge=0)]
@@ -47,8 +49,8 @@ class HandlerOptions(msgspec.Struct, frozen=True, kw_only=True):
         max_batch: Maximum number of events in one call. By default 1,024 for a handler of batches and 64 for
             one of single events; a batch job then calls a handler of batches with whole chunks.
         concurrency: How many calls a handler of single events makes at once: by default 64 if it is a
-            coroutine function, else 1, and as many threads as this. Events of one key are handled one after
-            the other where the backend keeps their order, unless `ordered` is False.
+            coroutine function, else 1. A plain function runs in that many threads. Events of one key are
+            handled one after the other where the backend keeps their order, unless `ordered` is False.
         ordered: True requires order per key; a backend that cannot keep it is refused at start-up. False
             gives order up. None takes what the backend offers.
         timeout: Time limit of one call in seconds, or None for no limit.
@@ -113,6 +115,7 @@ class HandlerOptions(msgspec.Struct, frozen=True, kw_only=True):
         for name, kind in configurable_options().items():
             value = getattr(self, name)
             if name == "when_stale" and callable(value):
+                _check_fallback(value)
                 continue
             try:
                 structs.force_setattr(self, name, convert_option(value, kind))
@@ -120,6 +123,14 @@ class HandlerOptions(msgspec.Struct, frozen=True, kw_only=True):
                 raise ValueError(
                     f"{name}: {str(exc).replace('Expected', 'expected')}, not {value!r}"
                 ) from None
+        if not isinstance(self.carry, tuple) or not all(isinstance(n, str) and n for n in self.carry):
+            raise ValueError(
+                f'carry: expected a list of names of headers, as ["x-correlation-id"], not {self.carry!r}'
+            )
+        if not isinstance(self.retry_on, tuple) or not all(map(_is_exception_class, self.retry_on)):
+            raise ValueError(
+                f"retry_on: expected a list of exception classes, as [DriverError], not {self.retry_on!r}"
+            )
         if reserved := list(filter(is_reserved, self.carry)):
             raise ValueError(f"carry: the library writes the header {reserved[0]!r} itself; leave it out")
 
@@ -160,6 +171,29 @@ def seconds_at(when: object) -> float:
 def is_reserved(header: str) -> bool:
     """Whether the library writes a header of this name itself."""
     return header in _RESERVED or header.startswith(("ce_model", "eventml-"))
+
+
+def _is_exception_class(value: object) -> bool:
+    return isinstance(value, type) and issubclass(value, Exception)
+
+
+def _check_fallback(function: Callable[..., Any]) -> None:
+    """Raises ValueError if a `when_stale` cannot be called with an event, or does not return its result."""
+    for called in functions_of(function):
+        if inspect.iscoroutinefunction(called):
+            raise ValueError("when_stale: a plain function is expected, and this is a coroutine function")
+        if inspect.isgeneratorfunction(called) or inspect.isasyncgenfunction(called):
+            raise ValueError("when_stale: the function must return its output, not yield it")
+    try:
+        signature = inspect.signature(function)
+    except ValueError:
+        return  # a builtin may have none
+    try:
+        signature.bind(None)
+    except TypeError as exc:
+        raise ValueError(
+            f"when_stale: expected a function that takes one argument, the event, not {function!r}: {exc}"
+        ) from None
 
 
 @cache

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import inspect
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import reduce
 from operator import or_
-from typing import Any, Final, Union, get_args, get_origin, get_type_hints, is_typeddict
+from typing import Any, Final, Union, get_args, get_origin, is_typeddict
 
 import msgspec
+from msgspec import structs
 
-from eventml.errors import RegistrationError, Reject
+from eventml.errors import ConfigError, RegistrationError, Reject
 from eventml.event_types import check_event_type, check_output_type, fields_of, is_list_type
 from eventml.frames import FrameType, frame_type, library_of
 from eventml.handler_options import (
@@ -26,12 +27,12 @@ from eventml.handler_options import (
 )
 from eventml.models import ModelSource
 from eventml.records import Delivery, Output, Record
+from eventml.signatures import check_call, function_name, functions_of, parameters_of, type_hints
 
 To = str | Mapping[str, type]
 """The topic of a predictor's outputs; or several, each with the type of the outputs that go there."""
 
 _NOT_OPTIONS: Final = ("name", "event_type", "output_type")
-_VARIADIC: Final = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 class Handler(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,6 +53,9 @@ class Handler(msgspec.Struct, frozen=True, kw_only=True):
         resource_names: Names of its parameters after the events: `model`, and names of lifespans.
         metadata: Name of its parameter that gets the delivery of the event, or those of the events; or None.
         options: How it is run.
+
+    Raises:
+        ValueError: An option does not suit this handler; the message starts with the option's name.
     """
 
     name: str
@@ -68,6 +72,14 @@ class Handler(msgspec.Struct, frozen=True, kw_only=True):
     resource_names: tuple[str, ...]
     metadata: str | None
     options: HandlerOptions
+
+    def __post_init__(self) -> None:
+        """Check the options that not every handler may have, from the code and from settings."""
+        if self.batched and (self.options.concurrency or 1) > 1:
+            raise ValueError(
+                "concurrency: it is for handlers of single events, and this one takes batches, which are "
+                "called one at a time; run more workers (eventml run --workers N)"
+            )
 
     @property
     def max_batch(self) -> int:
@@ -100,14 +112,12 @@ def read_handler(
             it.
         MissingExtraError: The handler takes frames, and pyarrow is not installed.
     """
-    name = arguments.get("name") or str(getattr(function, "__name__", type(function).__name__))
-    wrapped = inspect.unwrap(function)
-    if any(inspect.isasyncgenfunction(f) or inspect.isgeneratorfunction(f) for f in (function, wrapped)):
+    called, wrapped = functions_of(function)
+    name = arguments.get("name") or function_name(function)
+    if any(inspect.isasyncgenfunction(f) or inspect.isgeneratorfunction(f) for f in (called, wrapped)):
         raise RegistrationError(f"{name}: a handler must return its outputs, not yield them")
-    parameters = [p for p in inspect.signature(function).parameters.values() if p.kind not in _VARIADIC]
-    if not parameters:
-        raise RegistrationError(f"{name}: a handler's first parameter takes the event, or the list of events")
-    hints = _type_hints(name, function)
+    parameters = parameters_of(name, function)
+    hints = type_hints(name, called)
     first = hints.get(parameters[0].name, Any)
     frame = _frame_type(name, first, arguments)
     batched, event_type = (True, Any) if frame is not None else _event_type(first)
@@ -115,13 +125,9 @@ def read_handler(
     resource_names = tuple(
         p.name for p in parameters[1:] if p.name != metadata and (p.default is p.empty or p.name == "model")
     )
+    check_call(name, function, [*resource_names, *([metadata] if metadata else [])])
     returned = hints.get("return", Any)
     _check_model(name, model, resource_names)
-    if batched and (arguments.get("concurrency") or 1) > 1:
-        raise RegistrationError(
-            f"{name}: concurrency is for handlers of single events, and this one takes batches, which are "
-            "called one at a time; run more workers (eventml run --workers N)"
-        )
     event_type = arguments.get("event_type", event_type)
     several, kinds = _output_kinds(returned, batched=batched)
     if is_list_type(arguments.get("output_type")):
@@ -131,24 +137,36 @@ def read_handler(
         check_event_type(event_type)
         for type_ in outputs.values():
             check_output_type(type_)
-    except TypeError as exc:
+        return Handler(
+            name=name,
+            function=function,
+            topic=topic,
+            outputs=outputs,
+            event_type=event_type,
+            output_type=reduce(or_, outputs.values()) if outputs else Any,
+            several=several,
+            batched=batched,
+            frame=frame,
+            is_async=inspect.iscoroutinefunction(called) or inspect.iscoroutinefunction(wrapped),
+            model=model,
+            resource_names=resource_names,
+            metadata=metadata,
+            options=_options(name, f"{bus}.{name}", arguments),
+        )
+    except (TypeError, ValueError) as exc:
         raise RegistrationError(f"{name}: {exc}") from exc
-    return Handler(
-        name=name,
-        function=function,
-        topic=topic,
-        outputs=outputs,
-        event_type=event_type,
-        output_type=reduce(or_, outputs.values()) if outputs else Any,
-        several=several,
-        batched=batched,
-        frame=frame,
-        is_async=inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(wrapped),
-        model=model,
-        resource_names=resource_names,
-        metadata=metadata,
-        options=_options(name, f"{bus}.{name}", arguments),
-    )
+
+
+def configured(handler: Handler, model: ModelSource | None, options: Mapping[str, Any]) -> Handler:
+    """A handler with another model, and with these options replaced.
+
+    Raises:
+        ConfigError: An option does not suit the handler; the message starts with its path in the settings.
+    """
+    try:
+        return structs.replace(handler, model=model, options=structs.replace(handler.options, **options))
+    except ValueError as exc:
+        raise ConfigError(f"consumer.{handler.name}.{exc}") from exc
 
 
 def _check_model(name: str, model: ModelSource | None, resource_names: tuple[str, ...]) -> None:
@@ -166,21 +184,13 @@ def _check_model(name: str, model: ModelSource | None, resource_names: tuple[str
 def _options(name: str, group: str, arguments: HandlerArguments) -> HandlerOptions:
     options: dict[str, Any] = {k: v for k, v in arguments.items() if k not in _NOT_OPTIONS}
     options.setdefault("group", group)
-    options |= {name: tuple(arguments.get(name, ())) for name in ("retry_on", "carry")}  # type: ignore[arg-type]
+    for option in ("retry_on", "carry"):
+        if isinstance(given := options.get(option), Collection) and not isinstance(given, str | bytes):
+            options[option] = tuple(given)
     try:
         return HandlerOptions(**options)
     except (TypeError, ValueError) as exc:
         raise RegistrationError(f"{name}: {exc}") from exc
-
-
-def _type_hints(name: str, function: Callable[..., Any]) -> dict[str, Any]:
-    try:
-        return get_type_hints(function)
-    except NameError as exc:
-        raise RegistrationError(
-            f"{name}: its annotations cannot be read ({exc}); import the event's type where the "
-            "function is defined, not under TYPE_CHECKING"
-        ) from exc
 
 
 def _frame_type(name: str, annotation: Any, arguments: HandlerArguments) -> FrameType | None:
@@ -212,7 +222,8 @@ def _metadata(name: str, parameters: Sequence[tuple[str, Any]], *, batched: bool
     """The name of the parameter annotated `Delivery`, or `list[Delivery]` for a handler of batches."""
     found = None
     for position, (parameter, annotation) in enumerate(parameters):
-        is_list, type_ = _event_type(annotation)
+        members = _members(annotation)  # `Delivery | None`, for calls in tests, gets the delivery too
+        is_list, type_ = _event_type(members[0] if len(members) == 1 else annotation)
         if type_ not in (Delivery, Record):
             continue
         expected = "list[Delivery]" if batched else "Delivery"

@@ -144,6 +144,14 @@ def test_every_problem_of_the_configuration_is_listed(invoke: Invoke, folder: Pa
     assert result.stderr.splitlines() == [f"error: {problem}" for problem in found["problems"]]
 
 
+def test_an_option_that_does_not_suit_its_handler_is_a_problem(invoke: Invoke, folder: Path) -> None:
+    (folder / "eventml.toml").write_text("[consumer.double]\nconcurrency = 8")
+    done = invoke("check", "app:bus", "--json")
+    assert done.exit_code == 1
+    [problem] = json.loads(done.stdout)["problems"]
+    assert problem.startswith("consumer.double.concurrency: it is for handlers of single events")
+
+
 def test_missing_model_is_a_problem_and_the_check_continues(invoke: Invoke, app: Path) -> None:
     app.write_text(APP.replace("model=twice", 'model="nosuch.skops"'))
     found = checked(invoke, code=1)

@@ -326,7 +326,7 @@ def batch(rides: list[Ride]) -> list[Scored]: ...  # type: ignore[empty-body]
         (single, {"to": {"a": Scored}, "output_type": Scored}, "remove output_type"),
         (single, {"to": "a", "carry": ["ce_id"]}, "carry: the library writes the header 'ce_id' itself"),
         (single, {"to": "a", "concurrency": 0}, "concurrency: expected `int` >= 1"),
-        (batch, {"to": "a", "concurrency": 2}, "concurrency is for handlers of single events"),
+        (batch, {"to": "a", "concurrency": 2}, "concurrency: it is for handlers of single events"),
     ],
 )
 def test_what_is_refused_at_registration(

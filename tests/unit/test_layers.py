@@ -26,7 +26,7 @@ SOURCE: Final = Path(__file__).parents[2] / "src" / "eventml"
 BROKERS: Final = {"backends.memory", "backends.redis", "backends.kafka"}
 LAYERS: Final = [
     {"errors", "printable", "loopback"},
-    {"records", "event_types"},
+    {"records", "event_types", "signatures"},
     {"backends.base", "codec", "models", "frames"},
     {"handler_options", *BROKERS},
     {"handlers"},

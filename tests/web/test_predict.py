@@ -72,6 +72,15 @@ async def test_a_bad_event_in_a_list_fails_alone(client: httpx.AsyncClient, pred
     assert "secret" not in answer.text
 
 
+@pytest.mark.parametrize("predictor", PREDICTORS)
+async def test_a_class_of_rejects_is_a_reject_and_its_cause_is_not_told(
+    client: httpx.AsyncClient, predictor: str
+) -> None:
+    answer = await client.post(f"/predict/{predictor}", json=event(do="no zone"))
+    assert (answer.status_code, answer.json()["detail"]) == (422, "no such zone")
+    assert "secret" not in answer.text
+
+
 async def test_the_problem_of_an_event_names_the_field_at_fault(client: httpx.AsyncClient) -> None:
     answer = await client.post("/predict/double", json={"name": "n", "number": "3"})
     assert answer.status_code == 422
@@ -85,7 +94,8 @@ async def test_the_problem_of_an_event_names_the_field_at_fault(client: httpx.As
 
 
 @pytest.mark.parametrize(
-    ("do", "status"), [("reject", 422), ("fail", 500), ("nan", 500), ("away", 503), ("none", 200)]
+    ("do", "status"),
+    [("reject", 422), ("fail", 500), ("false", 500), ("nan", 500), ("away", 503), ("none", 200)],
 )
 @pytest.mark.parametrize("predictor", PREDICTORS)
 async def test_each_failure_has_its_status(

@@ -8,8 +8,6 @@ from functools import wraps
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 
-from msgspec import structs
-
 from eventml import config
 from eventml.backends.base import Backend
 from eventml.bus.connection import Topic, connect, handler_codecs, tracer
@@ -17,7 +15,7 @@ from eventml.bus.reading import read
 from eventml.bus.router import Router
 from eventml.bus.running import Background, WebApplication, run_until_signal, stop_when_idle
 from eventml.errors import ConfigError, MissingExtraError, NotOpenError, RegistrationError
-from eventml.handlers import Handler
+from eventml.handlers import Handler, configured
 from eventml.models import replacement
 from eventml.producer import BlockingProducer, Producer
 from eventml.runtime import LoadedHandler, Worker, load_handlers, task_group
@@ -97,7 +95,7 @@ class Bus(Router):
         """A registered handler with its settings applied: its model, and fields of `HandlerOptions`.
 
         Raises:
-            ConfigError: There is a digest of a model file, and no setting that names the file.
+            ConfigError: An option does not suit the handler; or there is a digest of a model and no file.
         """
         handler, options = self.handlers[name], dict(self.settings.consumer.get(name, {}))
         path, sha256, model = options.pop("model", None), options.pop("model_sha256", None), handler.model
@@ -105,7 +103,7 @@ class Bus(Router):
             model = replacement(model, path, sha256)
         elif sha256 is not None:
             raise ConfigError(f"consumer.{name}.model_sha256: set model too, the file that has this sha256")
-        return structs.replace(handler, model=model, options=structs.replace(handler.options, **options))
+        return configured(handler, model, options)
 
     def declared_topic(self, name: str) -> Topic:
         """A topic as it is declared, or with the defaults."""

@@ -14,6 +14,7 @@ from eventml.errors import RegistrationError
 from eventml.handler_options import HandlerArguments
 from eventml.handlers import Handler, To, read_handler
 from eventml.models import ModelSource
+from eventml.signatures import function_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -91,7 +92,7 @@ class Router:
         Raises:
             RegistrationError: The function is not a generator function, or another one has its name.
         """
-        name = function.__name__
+        name = function_name(function)
         if inspect.isasyncgenfunction(function):
             entered: Callable[[], Any] = asynccontextmanager(function)
         elif inspect.isgeneratorfunction(function):

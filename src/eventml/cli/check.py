@@ -95,10 +95,10 @@ def check(
     app = find(import_bus, bus)
     try:
         configure(app, backend)
+        report = anyio.run(partial(check_bus, app, connect=connect))
     except ConfigError as exc:
         report = CheckReport(bus=app.name, problems=str(exc).splitlines())
     else:
-        report = anyio.run(partial(check_bus, app, connect=connect))
         report.problems += _changes_since(against, app) if against is not None else []
     if as_json:
         print_json(report)

@@ -5,8 +5,10 @@ In reading order:
 - `worker.py` loads the handlers' models and runs all handlers of a bus.
 - `pipeline.py` runs one handler, in three stages: receive, process, complete. `intake.py` bounds
   what it holds.
-- The steps from a batch to its completions: `dedupe.py`, `poison.py`, `staleness.py`, `retry.py`,
-  `calling.py`, `outputs.py`.
+- The steps from a batch to its completions: `dedupe.py`, `poison.py`, `staleness.py`, `concurrency.py` (calls
+  for many single events at once), `retry.py` with `retry_queue.py`, `calling.py`, `output_checks.py`,
+  `outputs.py`.
+- `circuit_breaker.py` stops a handler while most of its events fail; `failure_log.py` logs causes.
 - `failures.py` classifies exceptions, `infrastructure.py` knows those of client libraries, `backoff.py` waits
   between attempts, `dead_letters.py` writes and reads dead letters, `replay.py` chooses and replays them.
 - `replies.py` answers requests; `stats.py` counts; `tracing.py` and `spans.py` record traces.
@@ -19,6 +21,7 @@ from eventml.runtime.calling import Caller, Item
 from eventml.runtime.dead_letters import (
     DLQ_PREFIX,
     MISPLACED,
+    DeadLetterCompletion,
     DeadLetterDelivery,
     DeadLetterQueue,
     dead_letter_queues,
@@ -59,6 +62,7 @@ __all__ = [
     "CallResults",
     "Caller",
     "DeadLetterAction",
+    "DeadLetterCompletion",
     "DeadLetterDelivery",
     "DeadLetterFilter",
     "DeadLetterQueue",

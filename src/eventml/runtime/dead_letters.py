@@ -18,7 +18,7 @@ from eventml.errors import CrashLoopError, PublishError, Reject, StaleError
 from eventml.handlers import Handler
 from eventml.printable import cut, printable, valid_unicode
 from eventml.records import Delivery, Record
-from eventml.runtime.failures import describe, failure_cause, leaves, summarise_traceback
+from eventml.runtime.failures import describe, failure_cause, leaves, own_message, summarise_traceback
 from eventml.runtime.tracing import HandlerTracing
 
 if TYPE_CHECKING:
@@ -52,11 +52,15 @@ class DeadLetterCompletion(Completion, frozen=True, gc=False):
         cause: Why it failed, without values of the event; see `failure_cause`.
         intended: Whether the dead letter tells nothing of the handler: it rejected the event, the event came
             too late, or the event kills its worker.
+        error_type: The class of the failure; of a group of intended ones, that of the first.
+        message: The failure's own message, without that of its cause, in one line.
         time: When it was written, by `time.monotonic`.
     """
 
     cause: str = ""
     intended: bool = False
+    error_type: type[BaseException] = Exception
+    message: str = ""
     time: float = 0.0
 
 
@@ -114,12 +118,17 @@ class DeadLetterWriter:
         if self._tracing is not None:
             self._tracing.dead_letter(record.headers, error, topic)
         dead_letter = Record(topic, record.value, record.key, record.id, headers)
+        causes = leaves(error)
+        intended = all(isinstance(one, _INTENDED) for one in causes)
+        shown = causes[0] if intended else error
         return DeadLetterCompletion(
             delivery,
             (dead_letter,),
             dead_letter=True,
             cause=failure_cause(error),
-            intended=all(isinstance(one, _INTENDED) for one in leaves(error)),
+            intended=intended,
+            error_type=type(shown),
+            message=printable(cut(own_message(shown), _MAX_REASON)),
             time=time.monotonic(),
         )
 

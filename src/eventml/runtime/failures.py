@@ -138,17 +138,18 @@ def describe(error: BaseException) -> str:
     """An exception in one line of printable text, with its cause if it has one, cut to 1,000 characters."""
     text = _type_and_message(error)
     cause = error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error.__cause__
-    if cause is not None and (not _message(cause) or _message(cause) not in text):
+    if cause is not None and (not own_message(cause) or own_message(cause) not in text):
         text = f"{text} (from {_type_and_message(cause)})"
     return printable(text[:_MAX_DESCRIPTION])[:_MAX_DESCRIPTION]
 
 
 def _type_and_message(error: BaseException) -> str:
-    message = _message(error)
+    message = own_message(error)
     return f"{type(error).__name__}: {message}" if message else type(error).__name__
 
 
-def _message(error: BaseException) -> str:
+def own_message(error: BaseException) -> str:
+    """What an exception says, without its class and its cause, as it is."""
     try:
         return str(error)
     except Exception as exc:  # noqa: BLE001 - a handler's own exception may fail in any way
@@ -162,7 +163,7 @@ def failure_cause(error: BaseException) -> str:
     """
     name = type(error).__qualname__
     if isinstance(error, DecodeError):
-        found = _VALIDATION.match(_message(error.__cause__)) if error.__cause__ is not None else None
+        found = _VALIDATION.match(own_message(error.__cause__)) if error.__cause__ is not None else None
         where = "" if found is None or found[2] is None else f" at `{found[2]}`"
         return f"{name}: {found[1].strip()}{where}" if found is not None else name
     place = summarise_traceback(error, _MAX_DESCRIPTION).rpartition("\n")[2].partition(": ")[0]

@@ -23,6 +23,14 @@ class Doubled(msgspec.Struct):
     twice: float
 
 
+class NoZoneError(Reject):
+    """Why the doubling app rejects an event."""
+
+
+class StaleError(Exception):
+    """A failure that has the name of one of eventml's."""
+
+
 def model() -> Model:
     time.sleep(float(os.environ.get("BOOT", "0")))
     return Model(object="model", name="doubler", version="1")
@@ -34,6 +42,10 @@ def doubled(number: Number) -> Doubled | None:
             raise ValueError("a secret of the handler's")
         case "reject":
             raise Reject("no such ride")
+        case "no zone":
+            raise NoZoneError("no such zone") from KeyError("a secret cause")
+        case "false":
+            raise StaleError("a secret class of the handler's")
         case "away":
             raise ConnectionError("a secret host")
         case "sleep":

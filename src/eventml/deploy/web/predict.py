@@ -20,9 +20,16 @@ from eventml.deploy.web.http_messages import (
     unavailable,
 )
 from eventml.deploy.web.request_backend import RequestEvent, RequestQueue
-from eventml.errors import ConfigError, FullError
+from eventml.errors import ConfigError, FullError, HandlerTimeoutError, Reject, StaleError, UnavailableError
 from eventml.records import NO_HEADERS
-from eventml.runtime import DLQ_PREFIX, LoadedHandler, answer_is_list, output_suffix, outputs_as_json
+from eventml.runtime import (
+    DLQ_PREFIX,
+    DeadLetterCompletion,
+    LoadedHandler,
+    answer_is_list,
+    output_suffix,
+    outputs_as_json,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -31,7 +38,6 @@ if TYPE_CHECKING:
 
     from eventml.backends.base import Completion
     from eventml.handlers import Handler
-    from eventml.records import Record
 
 log = logging.getLogger("eventml")
 
@@ -142,8 +148,8 @@ class PredictEndpoint:
         return request.completions  # type: ignore[return-value] # there is one for each event now
 
     def _result(self, completion: Completion, event_id: str) -> bytes | Problem:
-        if completion.dead_letter:
-            return _handler_failure(completion.outputs[0])
+        if isinstance(completion, DeadLetterCompletion):
+            return _handler_failure(completion)
         outputs, id_ = completion.outputs, f"{event_id}/{self._suffix}"
         if not outputs and not self._several:
             return b'{"id":null,"input":%b%bnull}' % (encode(event_id), self._model_fields)
@@ -158,22 +164,20 @@ def _encode_item(event: RequestEvent, result: bytes | Problem) -> bytes:
     return result
 
 
-def _handler_failure(dead_letter: Record) -> Problem:
+def _handler_failure(dead_letter: DeadLetterCompletion) -> Problem:
     """Return the problem that a dead letter stands for.
 
-    The message of a `Reject` is meant for the client. Messages of all other exceptions go to the log only:
-    they may contain anything.
+    The message of a `Reject` is meant for the client. Those of its cause and of all other exceptions go to
+    the log only: they may contain anything.
     """
-    exception = dead_letter.headers[f"{DLQ_PREFIX}exception"]
-    message = dead_letter.headers.get(f"{DLQ_PREFIX}message", "")
-    reason = message or exception
-    match exception:
-        case "Reject":
-            return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, message.removeprefix("Reject").lstrip(": "))
-        case "UnavailableError":
-            return unavailable("a service that the predictor needs is out of reach", reason)
-        case "StaleError":
-            return unavailable("the event is older than max_age allows", reason)
-        case "HandlerTimeoutError":
-            return Problem(HTTPStatus.GATEWAY_TIMEOUT, "the predictor exceeded its time limit", reason=reason)
+    error, headers = dead_letter.error_type, dead_letter.outputs[0].headers
+    reason = headers[f"{DLQ_PREFIX}message"]
+    if issubclass(error, Reject):
+        return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, dead_letter.message)
+    if issubclass(error, UnavailableError):
+        return unavailable("a service that the predictor needs is out of reach", reason)
+    if issubclass(error, StaleError):
+        return unavailable("the event is older than max_age allows", reason)
+    if issubclass(error, HandlerTimeoutError):
+        return Problem(HTTPStatus.GATEWAY_TIMEOUT, "the predictor exceeded its time limit", reason=reason)
     return Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "the predictor failed; see its log", reason=reason)

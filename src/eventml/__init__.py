@@ -1,6 +1,6 @@
 """Deploy machine-learning models on event streams: one predictor, any backend."""
 
-from eventml.bus import Bus, ReadDelivery
+from eventml.bus import Bus, ReadDelivery, Router
 from eventml.errors import (
     BackendError,
     ConfigError,
@@ -47,5 +47,6 @@ __all__ = [
     "Reject",
     "RequestError",
     "RequestTimeoutError",
+    "Router",
     "UnavailableError",
 ]

@@ -43,12 +43,32 @@ def tip(ride: int) -> int:
     return ride
 """
 
+FACTORY = """
+import eventml
+import app
+
+router = eventml.Router()
+
+@router.predictor("numbers", to="thirds")
+def third(number: int) -> float:
+    return number / 3
+
+def make_bus(name="made"):
+    bus = eventml.Bus(name)
+    bus.include(router)
+    return bus
+
+def make_other():
+    return 7
+"""
+
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A current directory with two apps and a package."""
     (tmp_path / "app.py").write_text(APP)
     (tmp_path / "two_buses.py").write_text(TWO_BUSES)
+    (tmp_path / "factory.py").write_text(FACTORY)
     (tmp_path / "package").mkdir()
     (tmp_path / "package" / "app.py").write_text("")
     monkeypatch.chdir(tmp_path)
@@ -63,6 +83,20 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def test_bus_is_imported_from_the_current_directory() -> None:
     assert import_bus("app:bus").name == "app"
     assert import_bus("two_buses:watch").name == "watch"
+
+
+def test_an_app_factory_is_called() -> None:
+    bus = import_bus("factory:make_bus()")
+    assert (bus.name, list(bus.handlers)) == ("made", ["third"])
+    assert import_bus("factory:make_bus()") is not bus
+
+
+def test_predictor_of_a_bus_in_another_module_is_named_with_its_bus() -> None:
+    bus, name = import_predictor("factory:make_bus():third")
+    assert (bus.name, name) == ("made", "third")
+    assert import_predictor("app:bus:half")[1] == "half"
+    with pytest.raises(AppNotFoundError, match=r"with this bus .* mean factory:make_bus\(\):third\?"):
+        import_predictor("factory:make_bus():thrid")
 
 
 def test_current_directory_is_before_other_directories(
@@ -88,6 +122,9 @@ def test_current_directory_is_before_other_directories(
         ("package.app:bus", "package.app:bus: the module has no Bus named 'bus'; it has no buses"),
         ("app", "'app': expected MODULE:BUS, such as"),
         (":bus", "':bus': expected MODULE:BUS"),
+        ("app:bus()", "app:bus(): the module has no Bus named 'bus()'; did you mean app:bus?"),
+        ("factory:make_bus", "if it returns one when it is called, write factory:make_bus()"),
+        ("factory:make_other()", "factory:make_other() returned a int, not a Bus"),
         ("package/app.py:bus", "expected the name of a module, not the path of a file: package.app:bus"),
         ("./app.py:bus", "expected the name of a module, not the path of a file: app:bus"),
     ],

@@ -57,6 +57,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     monkeypatch.chdir(work)
     yield work
+    for name in ("EVENTML_CONFIG", "EVENTML_PROFILE"):
+        os.environ.pop(name, None)  # a command sets them for its process, and this one runs many
     for name in set(sys.modules) - before:
         # A module that this test wrote must not be imported by the next one.
         if str(tmp_path) in str(getattr(sys.modules[name], "__file__", "")) or name == "one_hub":

@@ -9,7 +9,7 @@ import pytest
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.cli.conftest import Invoke
+    from tests.cli.conftest import Hubs, Invoke
 
 APP = """
 import eventml
@@ -58,3 +58,68 @@ def test_module_that_fails_shows_its_traceback_without_frames_of_eventml(
     assert "importing.py" not in result.stderr
     assert "importlib" not in result.stderr
     assert result.stderr.splitlines()[-1] == "error: importing the module 'app' failed"
+
+
+FACTORY = """
+import eventml
+
+def make_bus():
+    bus = eventml.Bus("made")
+    bus.consumer("numbers", name="count")(print)
+    return bus
+
+def fails():
+    return 1 / 0
+"""
+
+
+def test_every_command_takes_a_bus_that_a_function_makes(invoke: Invoke, folder: Path) -> None:
+    (folder / "app.py").write_text(FACTORY)
+    for command in (
+        ("check",),
+        ("lag",),
+        ("dlq", "list"),
+        ("topics", "create"),
+        ("run", "--until-idle", "0"),
+    ):
+        result = invoke(*command, "app:make_bus()", "--backend", "onehub://")
+        assert result.exit_code == 0, result.output
+
+
+def test_a_function_that_fails_shows_its_traceback(invoke: Invoke, folder: Path) -> None:
+    (folder / "app.py").write_text(FACTORY)
+    result = invoke("check", "app:fails()")
+    assert result.exit_code == 1
+    assert "return 1 / 0" in result.stderr
+    last = result.stderr.splitlines()[-1]
+    assert last == "error: importing the module 'app', or calling 'fails()', failed"
+
+
+SETTINGS = """
+backend = "onehub://"
+[profile.prod]
+backend = "onehub://prod"
+"""
+
+
+def test_a_file_and_a_profile_are_chosen_on_the_command_line(
+    invoke: Invoke, folder: Path, hubs: Hubs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "app.py").write_text(FACTORY)
+    (folder / "shop.toml").write_text(SETTINGS)
+    monkeypatch.setenv("EVENTML_CONFIG", "nosuch.toml")
+    monkeypatch.setenv("EVENTML_PROFILE", "nosuch")
+    chosen = ("--config", "shop.toml", "--profile", "prod")
+    for command in (("lag", "app:make_bus()"), ("dlq", "list", "app:make_bus()"), ("publish", "t")):
+        result = invoke(*command, *chosen, stdin="a\n1\n")
+        assert result.exit_code == 0, result.output
+    assert set(hubs) == {"onehub://prod"}
+    result = invoke("lag", "app:make_bus()", "--config", "shop.toml", "--profile", "dev")
+    assert result.exit_code == 1
+    assert result.stderr == "error: EVENTML_PROFILE: no profile 'dev' in shop.toml, which has: prod\n"
+
+
+def test_a_file_that_does_not_exist_is_refused(invoke: Invoke) -> None:
+    result = invoke("tail", "t", "--config", "nosuch.toml")
+    assert result.exit_code == 2
+    assert "nosuch.toml" in result.stderr

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 PAGE: Final = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
 SECTIONS: Final = dict(re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", PAGE, re.DOTALL | re.MULTILINE))
 EXAMPLES: Final = [
-    line.split(" | jq")[0].partition("eventml ")[2]
+    re.split(r" \| jq| > ", line)[0].partition("eventml ")[2]
     for block in re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
     for line in block.splitlines()
 ]
-EVERYWHERE: Final = {"--backend", "--json", "--help"}
+EVERYWHERE: Final = {"--backend", "--json", "--help", "--config", "--profile"}
 """Options that the page describes once, for every command."""
 
 APP: Final = """
@@ -83,7 +83,8 @@ def test_section_describes_the_options_of_its_command(name: str) -> None:
 
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_options_of_every_example_are_valid(example: str, folder: Path) -> None:
-    (folder / "trips.csv").touch()  # a file is opened when its argument is read
+    for file in ("trips.csv", "rides.json"):
+        (folder / file).touch()  # a file is opened when its argument is read
     name, *args = shlex.split(example)
     [command, *others] = commands()[name]
     if others or command.name == "create":
@@ -96,6 +97,7 @@ def test_examples_run(invoke: Invoke, folder: Path) -> None:
     (folder / "rides.py").write_text(APP)
     rows = "".join(f"r-{number},{number}\n" for number in range(20))
     (folder / "trips.csv").write_text(f"ride_id,pickup_location_id\n{rows}")
+    (folder / "rides.json").write_text(invoke("schema", "rides:bus").stdout)
     examples = [example for example in EXAMPLES if not example.startswith(("serve", "run"))]
     first = ["publish rides.started trips.csv", "run rides:bus --until-idle 0"]
     for example in [*first, *examples]:

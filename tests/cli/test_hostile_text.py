@@ -266,7 +266,7 @@ def test_log_shows_hostile_text_printable(folder: Path, form: str, workers: tupl
         assert HOSTILE in [record["message"] for record in records if record["logger"] == "app"]
         assert len(records) == len(done.stderr.splitlines()) or not workers
     else:
-        assert f"unknown field `{SHOWN}" in done.stderr
+        assert "unknown field" not in done.stderr, "its name is the event's"
         assert f"    ValueError: {SHOWN}" in done.stderr, "a traceback keeps its lines, indented"
         begins = re.compile(r"(supervisor \| |worker-1   \| )?(20|    |\S+app.py:|\\x1b)")
         assert all(map(begins.match, done.stderr.splitlines()))

@@ -57,6 +57,21 @@ def test_workers_share_the_events_and_stop_together(
         assert re.search(rf"^{name}   \| .* INFO ready: answer$", service.text, re.MULTILINE)
 
 
+def test_workers_call_the_app_factory_and_use_the_profile(
+    serve: Serve, oracle: Oracle, url: str, tmp_path: Path
+) -> None:
+    """The options of the command reach the workers' processes."""
+    file = tmp_path / "service.toml"
+    file.write_text(f'backend = "redis://127.0.0.1:1"\n[profile.test]\nbackend = "{url}"\n')
+    options = ("--workers", "2", "--config", str(file), "--profile", "test")
+    service = serve(*options, app="plain:make_bus()", env={"EVENTML_BACKEND": ""})
+    service.until_ready()
+    oracle.publish(100)
+    oracle.collect()
+    oracle.check()
+    assert service.stop() == 0
+
+
 def test_a_number_of_workers_for_each_handler(serve: Serve, oracle: Oracle) -> None:
     service = serve("--workers", "answer=2,echo=1", env={"SECOND": "1", "OMP_NUM_THREADS": "3"})
     service.until_ready()

@@ -70,6 +70,9 @@ class Rebalances(RuleBasedStateMachine):
         self.assignment.begin(self.dropped)
         self.assignment.complete(self.dropped)
         assert not self.assignment.positions_in_flight(self.dropped)
+        lost = [*self.dropped, *self.in_flight]
+        assert self.assignment.positions_lost(lost) == list(range(len(self.dropped)))
+        assert self.assignment.forgot == bool(self.dropped)
         assert self.assignment.in_flight == before
         assert not any(state.called for state in self.assignment.states.values())
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from eventml.backends.base import Completion
+from eventml.backends.base import Completion, LosesDeliveries
 from eventml.errors import PublishError, TopicNotFoundError, UnavailableError
 from eventml.records import Record
 from tests.kafka.conftest import (
@@ -189,7 +189,9 @@ async def test_a_late_completion_of_a_former_assignment_is_ignored(kafka_broker:
                 again = await receive(other, 1)
                 moved = [d for d in taken if d.partition == again[0].partition]
                 again += await receive(other, len(moved) - 1)
+                assert isinstance(slow, LosesDeliveries)
                 await settled(slow, 1)  # until it has seen the rebalance it may publish what it has in flight
+                assert [taken[p] for p in slow.lost_deliveries(taken)] == moved
                 await slow.complete(outputs(moved, to))
                 assert await lag(backend, topic, group) == 40
                 assert await everything(backend, to, 0) == []

@@ -16,6 +16,7 @@ import pytest
 
 import eventml
 from eventml.backends import redis
+from eventml.backends.base import LosesDeliveries
 from eventml.backends.redis.leases import CONSUMER_PREFIX
 from tests.redis import scene
 from tests.redis.proxy import proxied
@@ -136,6 +137,10 @@ async def test_a_renewal_does_not_claim_entries_back(
         assert before.isdisjoint(after)
         await anyio.sleep(2 * LEASE)  # renewals on both sides
         assert await owners() == after
+        assert isinstance(stalled, LosesDeliveries)
+        assert isinstance(successor, LosesDeliveries)
+        assert stalled.lost_deliveries(taken) == list(range(10)), "none of them is to be called"
+        assert successor.lost_deliveries(claimed) == ()
         await stalled.complete(scene.answers(taken[:5], to))
         await successor.complete(scene.answers(claimed, to))
         assert await scene.ids(client, to) == scene.answered(records)

@@ -127,6 +127,17 @@ async def test_paths_and_methods_that_there_are_not(client: httpx.AsyncClient) -
     assert (await client.post("/predict/double/", json=event())).status_code == 200
 
 
+async def test_it_serves_the_asyncapi_document_of_the_whole_bus(client: httpx.AsyncClient) -> None:
+    answer = await client.get("/asyncapi.json")
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "application/json")
+    document = answer.json()
+    assert document["asyncapi"] == "3.0.0"
+    assert {"receive_double", "send_double_doubles", "receive_look"} <= set(document["operations"])
+    assert document["components"]["schemas"]["Number"]["required"] == ["name", "number"]
+    refused = await client.post("/asyncapi.json", json={})
+    assert (refused.status_code, refused.headers["allow"]) == (405, "GET, HEAD")
+
+
 @pytest.mark.parametrize("path", ["/docs/", "/openapi.json/", "/metrics/", "//docs", "/predict", "/docs//"])
 async def test_no_answer_names_the_host_of_the_request(bus: Bus, path: str) -> None:
     """As a redirection would, which sends a visitor to another site."""

@@ -52,6 +52,7 @@ async def test_requests_need_the_token(
         answers = [
             await client.post("/predict/double", json=event(), headers=headers),
             await client.get("/openapi.json", headers=headers),
+            await client.get("/asyncapi.json", headers=headers),
             await client.get("/metrics", headers=headers),
         ]
         assert {answer.status_code for answer in answers} == {status}

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, Literal, Protocol, runtime_checkable
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from eventml.records import Delivery, Record
@@ -257,6 +257,18 @@ class CountsAttempts(Protocol):
 
 
 @runtime_checkable
+class LosesDeliveries(Protocol):
+    """Implemented besides `Subscription` where another member may get what is in flight with this one."""
+
+    def lost_deliveries(self, deliveries: Iterable[Delivery]) -> Collection[int]:
+        """The positions of those known to be another's: they must neither be called nor completed.
+
+        It is called before each call of a handler, asks no broker, and costs nothing until some were lost.
+        """
+        ...
+
+
+@runtime_checkable
 class Deduplicates(Protocol):
     """Implemented besides `Backend` where `Capabilities.deduplicates` is true."""
 
@@ -270,9 +282,7 @@ class Deduplicates(Protocol):
         is recorded after the outputs are published, and the outputs of a duplicate may have gone out before
         the first was recorded. Recorded ids are kept where the records are, for as long as the group.
 
-        Raises:
-            TopicNotFoundError: a topic does not exist, on a backend whose topics are created beforehand.
-            UnsupportedError: ids cannot be recorded for these topics; says what to do.
+        Raises as `subscribe` does, and UnsupportedError where ids cannot be recorded for these topics.
         """
         ...
 

@@ -58,26 +58,37 @@ async def create_topics(bus: Bus, topics: Sequence[NewTopic] | None = None) -> S
 def import_bus(target: str) -> Bus:
     """Import the bus at `MODULE:BUS`, such as `examples.rides.app:bus`.
 
-    The current directory comes first on the path, as with `python -m`.
+    With parentheses, as in `shop.app:make_bus()`, the attribute is an app factory: a function that is called
+    without arguments and returns the bus. The current directory comes first on the path, as with `python -m`.
 
     Raises:
         AppNotFoundError: no such module, no such attribute, or the attribute is not a Bus.
-        Exception: whatever the module raises while it is imported.
+        Exception: whatever the module raises while it is imported, or the factory.
     """
     module, name = _import_module(target, "MODULE:BUS, such as examples.rides.app:bus")
-    found = getattr(module, name, None)
-    if isinstance(found, Bus):
+    attribute = name.removesuffix("()")
+    found = getattr(module, attribute, None)
+    if attribute != name and callable(found):
+        if isinstance(made := found(), Bus):
+            return made
+        raise AppNotFoundError(f"{target} returned a {type(made).__name__}, not a Bus")
+    if attribute == name and isinstance(found, Bus):
         return found
-    buses = [attribute for attribute, value in vars(module).items() if isinstance(value, Bus)]
+    if callable(found):
+        raise AppNotFoundError(
+            f"{target} is not a Bus; if it returns one when it is called, write {target}()"
+        )
+    buses = [key for key, value in vars(module).items() if isinstance(value, Bus)]
     raise AppNotFoundError(
-        f"{target}: the module has no Bus named {name!r}{_suggestion(module, name, buses, 'buses')}"
+        f"{target}: the module has no Bus named {name!r}{_suggestion(module.__name__, name, buses, 'buses')}"
     )
 
 
 def import_predictor(target: str) -> tuple[Bus, str]:
     """Import the predictor at `MODULE:PREDICTOR`, such as `examples.rides.app:duration`.
 
-    PREDICTOR is the function, or the name of the handler where that differs.
+    PREDICTOR is the function, or the name of the handler where that differs. Where the module has no bus that
+    it is registered with, `MODULE:BUS:PREDICTOR` names one, as `import_bus` does.
 
     Returns:
         The bus that the predictor is registered with, and the name of its handler.
@@ -87,7 +98,9 @@ def import_predictor(target: str) -> tuple[Bus, str]:
         Exception: whatever the module raises while it is imported.
     """
     module, name = _import_module(target, "MODULE:PREDICTOR, such as examples.rides.app:duration")
-    buses = list({id(value): value for value in vars(module).values() if isinstance(value, Bus)}.values())
+    bus_name, _, name = name.rpartition(":")
+    named = [import_bus(f"{module.__name__}:{bus_name}")] if bus_name else vars(module).values()
+    buses = list({id(value): value for value in named if isinstance(value, Bus)}.values())
     handlers = [(bus, handler) for bus in buses for handler in bus.handlers.values()]
     function = getattr(module, name, None)
     found = [
@@ -104,8 +117,8 @@ def import_predictor(target: str) -> tuple[Bus, str]:
         )
     predictors = [handler.name for _, handler in handlers if handler.outputs]
     raise AppNotFoundError(
-        f"{target}: no predictor of that name is registered with a bus of the module"
-        f"{_suggestion(module, name, predictors, 'predictors')}"
+        f"{target}: no predictor of that name is registered with {'this' if bus_name else 'a'} bus of the "
+        f"module{_suggestion(target.rpartition(':')[0], name, predictors, 'predictors')}"
     )
 
 
@@ -134,10 +147,10 @@ def _import_module(target: str, expected: str) -> tuple[ModuleType, str]:
         ) from exc
 
 
-def _suggestion(module: ModuleType, name: str, known: Iterable[str], plural: str) -> str:
+def _suggestion(parent: str, name: str, known: Iterable[str], plural: str) -> str:
     """The end of an error message that names the attribute that was probably meant."""
     names = list(known)
     close = names if len(names) == 1 else difflib.get_close_matches(name, names, n=1)
     if close:
-        return f"; did you mean {module.__name__}:{close[0]}?"
+        return f"; did you mean {parent}:{close[0]}?"
     return f"; its {plural} are: {', '.join(names)}" if names else f"; it has no {plural}"

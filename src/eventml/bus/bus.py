@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 import os
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from functools import wraps
 from importlib import metadata
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 
 from msgspec import structs
 
@@ -15,12 +14,11 @@ from eventml import config
 from eventml.backends.base import Backend
 from eventml.bus.connection import Topic, connect, handler_codecs, tracer
 from eventml.bus.reading import read
-from eventml.bus.running import WebApplication, run_until_signal, stop_when_idle
-from eventml.codec import Format
+from eventml.bus.router import Router
+from eventml.bus.running import Background, WebApplication, run_until_signal, stop_when_idle
 from eventml.errors import ConfigError, MissingExtraError, NotOpenError, RegistrationError
-from eventml.handler_options import HandlerArguments
-from eventml.handlers import Handler, To, read_handler
-from eventml.models import ModelSource, replacement
+from eventml.handlers import Handler
+from eventml.models import replacement
 from eventml.producer import BlockingProducer, Producer
 from eventml.runtime import LoadedHandler, Worker, load_handlers, task_group
 
@@ -28,8 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
     from types import TracebackType
 
-F = TypeVar("F", bound="Callable[..., Any]")
-L = TypeVar("L", bound="Callable[[], Any]")
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -47,107 +43,29 @@ def _on_producer(
     return call
 
 
-class Bus:
+class Bus(Router):
     """Topics, handlers and a producer, on the backend that configuration chooses.
 
     Args:
         name: Name of the app: the source of its events, and the prefix of its consumer groups.
         backend: URL of the backend if configuration names none; by default `memory://`.
 
-    Attributes:
-        handlers: The registered handlers by name, as in the code.
-        topics: The declared topics by name, as in the code.
-        lifespans: The registered lifespans by name, as functions that return a context manager.
+    Handlers, lifespans and topics are registered by the methods of `Router`, and here under `handlers`,
+    `lifespans` and `topics`.
+
+    Raises:
+        RegistrationError: The name is empty.
     """
 
     def __init__(self, name: str, *, backend: str | None = None) -> None:
+        super().__init__()
+        if not name:
+            raise RegistrationError("a bus needs a name, which is the prefix of its consumer groups")
         self.name = name
-        self.handlers: dict[str, Handler] = {}
-        self.topics: dict[str, Topic] = {}
-        self.lifespans: dict[str, Callable[[], Any]] = {}
         self._default_backend = backend
         self._settings: config.Settings | None = None
         self._producer: Producer | None = None
-
-    # Registering
-
-    def predictor(
-        self, topic: str, *, to: To, model: ModelSource | None = None, **arguments: Unpack[HandlerArguments]
-    ) -> Callable[[F], F]:
-        """Register a function that makes a prediction for each event of `topic`, and publish it to `to`.
-
-        The annotation of the function's first parameter decides how it is called: `list[Event]` with a batch,
-        `Event` with one event, and `pandas.DataFrame`, `polars.DataFrame` or `pyarrow.Table` with a batch as
-        columns, those of `event_type`. A coroutine function is awaited, a plain function runs in a thread. It
-        returns one output for each input, in their order; or an array of numbers, which become `Prediction`s;
-        or a frame, whose rows become outputs of `output_type`. An output may be None for "no output", a list
-        of outputs, an `Output` or a `Reject`. A parameter named `model` gets the model, one with the name of
-        a lifespan its value, and one annotated `Delivery` (or `list[Delivery]`) the id, headers and so on.
-
-        The decorator returns the function unchanged.
-
-        Args:
-            topic: Topic to read from.
-            to: Topic to publish the outputs to. Or several, each with the class of the outputs that go there:
-                `to={"rides.duration": DurationPredicted, "rides.audit": Audit}`.
-            model: A path, `Artefact` or `Model`, or a function that returns one; loaded once per worker.
-            arguments: The fields of `HandlerOptions`, and `name`, `event_type` and `output_type`.
-
-        Raises:
-            RegistrationError: The signature and the arguments do not fit together, or the name is taken.
-            MissingExtraError: The function takes frames, and pyarrow is not installed.
-        """
-        return self._register(topic, to, model, arguments)
-
-    def consumer(
-        self, topic: str, *, model: ModelSource | None = None, **arguments: Unpack[HandlerArguments]
-    ) -> Callable[[F], F]:
-        """Register a function that reads `topic` and has no outputs. Otherwise as `predictor`."""
-        return self._register(topic, None, model, arguments)
-
-    def lifespan(self, function: L) -> L:
-        """Register a resource that handlers need while they run, such as a database connection.
-
-        The function is a generator, plain or async, that yields the resource once and releases it
-        afterwards. A handler gets the value by a parameter with the function's name. The lifespan is entered
-        once per worker, before the first event. The decorator returns the function unchanged.
-
-        Raises:
-            RegistrationError: The function is not a generator function.
-        """
-        name = function.__name__
-        if inspect.isasyncgenfunction(function):
-            self.lifespans[name] = asynccontextmanager(function)
-        elif inspect.isgeneratorfunction(function):
-            self.lifespans[name] = contextmanager(function)
-        else:
-            raise RegistrationError(f"{name}: a lifespan yields once, the value that handlers get")
-        return function
-
-    def topic(
-        self,
-        name: str,
-        *,
-        event_type: Any = Any,
-        id_field: str | None = None,
-        codec: Format = "json",
-        strict: bool = True,
-    ) -> Topic:
-        """Declare a topic by the attributes of `Topic`. Others need no declaration."""
-        self.topics[name] = Topic(event_type=event_type, id_field=id_field, codec=codec, strict=strict)
-        return self.topics[name]
-
-    def _register(
-        self, topic: str, to: To | None, model: ModelSource | None, arguments: HandlerArguments
-    ) -> Callable[[F], F]:
-        def register(function: F) -> F:
-            handler = read_handler(function, self.name, topic=topic, to=to, model=model, arguments=arguments)
-            if handler.name in self.handlers:
-                raise RegistrationError(f"{handler.name}: two handlers have this name; pass name=... to one")
-            self.handlers[handler.name] = handler
-            return function
-
-        return register
+        self._background: Background | None = None
 
     # Configuration
 
@@ -172,6 +90,7 @@ class Bus:
             overrides=overrides,
             default_backend=self._default_backend,
             known_handlers=tuple(self.handlers),
+            bus=self.name,
         )
 
     def configured_handler(self, name: str) -> Handler:
@@ -348,3 +267,34 @@ class Bus:
                 tasks.cancel_scope.cancel()
 
         return await run_until_signal(opened(), Worker.stop, Worker.abandon)
+
+    async def run_in_background(self, *, only: Sequence[str] = ()) -> Background:
+        """Run the handlers in a task of the running event loop, as in a notebook, until `stop` of the result.
+
+        Returns when they have subscribed. The bus is open then, to publish and to request. If it runs in the
+        background already, as when a cell of a notebook is run again, it is stopped and started anew, with
+        the handlers that are registered now. Needs asyncio. Signals are left to the program.
+
+        Args:
+            only: Names of the handlers to run; by default all.
+
+        Raises:
+            EventMLError: As for `run`.
+        """
+
+        @asynccontextmanager
+        async def running() -> AsyncIterator[None]:
+            async with self.open(), self.worker(only) as worker, task_group() as tasks:
+                tasks.start_soon(worker.run)
+                await worker.ready.wait()
+                yield
+                worker.stop()
+
+        return await self._hold_in_background(running())
+
+    async def _hold_in_background(self, opened: AbstractAsyncContextManager[object]) -> Background:
+        if self._background is not None:
+            with suppress(Exception):  # it has been logged
+                await self._background.stop()
+        self._background = Background(opened)
+        return await self._background.start()

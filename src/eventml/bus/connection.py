@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from eventml.runtime import Tracing
 
-_SYSTEMS: Final = {"rediss": "redis", "unix": "redis"}
+SYSTEMS: Final = {"rediss": "redis", "unix": "redis"}
 """OpenTelemetry's name of the messaging system by URL scheme, if it is not the scheme itself."""
 
 
@@ -118,4 +118,4 @@ def tracer(settings: config.Settings) -> Tracing | None:
         MissingExtraError: Tracing is on, and OpenTelemetry is not installed.
     """
     scheme = settings.backend.scheme
-    return find_tracing(settings.tracing, _SYSTEMS.get(scheme, scheme))
+    return find_tracing(settings.tracing, SYSTEMS.get(scheme, scheme))

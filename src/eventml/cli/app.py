@@ -8,6 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from eventml.cli import check, dlq, publish, run, score, serve, tail, top, topics
+from eventml.cli.buses import reads_settings
 from eventml.cli.output import print_errors
 
 
@@ -35,7 +36,10 @@ app.command()(publish.publish)
 app.command()(score.score)
 app.command()(tail.tail)
 app.command()(check.check)
+app.command()(check.schema)
 app.command()(topics.lag)
+for command in (*app.registered_commands, *topics.app.registered_commands, *dlq.app.registered_commands):
+    command.callback = command.callback and reads_settings(command.callback)
 app.command()(top.top)
 app.add_typer(topics.app, name="topics")
 app.add_typer(dlq.app, name="dlq")

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
 import traceback
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from functools import wraps
+from pathlib import Path  # noqa: TC003 - typer reads the annotations
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import typer
+from msgspec import structs
 
 from eventml import config
 from eventml.bus import Bus, import_bus
@@ -18,7 +21,7 @@ from eventml.cli.output import UsageError, print_message
 from eventml.errors import AppNotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
     from types import TracebackType
 
 T = TypeVar("T")
@@ -27,7 +30,8 @@ BusArgument = Annotated[
     str,
     typer.Argument(
         metavar="MODULE:BUS",
-        help="Module of the app and the name of the bus in it, such as examples.rides.app:bus.",
+        help="Module of the app and the name of the bus in it, such as examples.rides.app:bus; or of a "
+        "function that returns the bus, such as 'shop.app:make_bus()'.",
     ),
 ]
 TopicArgument = Annotated[str, typer.Argument(metavar="TOPIC", help="Name of the topic.")]
@@ -81,12 +85,51 @@ def with_options(options: Callable[..., Any]) -> Callable[[Callable[..., None]],
             command(options(**{name: arguments.pop(name) for name in shared}), **arguments)
 
         _, *own = inspect.signature(command).parameters.values()
-        parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*shared.values(), *own)]
-        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined] # what typer reads
-        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-        return run
+        return _with_parameters(run, [*shared.values(), *own])
 
     return decorate
+
+
+def reads_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """Add `--config` and `--profile` to a command. They set the variables, which worker processes inherit."""
+    added = inspect.signature(_set_variables, eval_str=True).parameters
+
+    @wraps(command)
+    def run(**arguments: Any) -> None:
+        _set_variables(**{name: arguments.pop(name) for name in added})
+        command(**arguments)
+
+    return _with_parameters(run, [*inspect.signature(command).parameters.values(), *added.values()])
+
+
+def _set_variables(
+    config_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            metavar="FILE",
+            exists=True,
+            dir_okay=False,
+            help="The file of settings; else eventml.toml.",
+        ),
+    ] = None,
+    profile: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The profile: tables [profile.NAME] of the file.")
+    ] = None,
+) -> None:
+    for name, value in ((config.FILE_VARIABLE, config_file), (config.PROFILE_VARIABLE, profile)):
+        if value is not None:
+            os.environ[name] = str(value)
+
+
+def _with_parameters(
+    run: Callable[..., None], parameters: Sequence[inspect.Parameter]
+) -> Callable[..., None]:
+    """The function, with these parameters for typer to read."""
+    named = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
+    run.__signature__ = inspect.Signature(named)  # type: ignore[attr-defined] # what typer reads
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in named}
+    return run
 
 
 def load_bus(target: str, backend: str | None, overrides: Mapping[str, Any] | None = None) -> Bus:
@@ -96,10 +139,14 @@ def load_bus(target: str, backend: str | None, overrides: Mapping[str, Any] | No
     return bus
 
 
-def bus_of_topic(topic: str, backend: str | None, id_field: str | None = None) -> Bus:
-    """Make a bus without an app, to publish to one topic or to read it. Raises what `configure` raises."""
-    bus = Bus("cli")
-    bus.topic(topic, id_field=id_field)
+def bus_of_topic(topic: str, backend: str | None, id_field: str | None = None, target: str = "") -> Bus:
+    """Make a bus without an app, to publish to one topic or to read it; or import the one at `target`.
+
+    `id_field` replaces the one that the topic is declared with. Raises what `find` and `configure` raise.
+    """
+    bus = find(import_bus, target) if target else Bus("cli")
+    declared = bus.declared_topic(topic)
+    bus.topics[topic] = structs.replace(declared, id_field=id_field or declared.id_field)
     configure(bus, backend)
     return bus
 
@@ -151,7 +198,9 @@ def find(load: Callable[[str], T], target: str) -> T:
         while trace is not None and _package(trace) in {"eventml", "importlib"}:
             trace = trace.tb_next  # the traceback begins in the app
         print_message("".join(traceback.format_exception(type(exc), exc, trace)))
-        print_message(f"importing the module {target.partition(':')[0]!r} failed", "error")
+        module, _, name = target.partition(":")
+        called = f", or calling {name!r}," if "()" in name else ""
+        print_message(f"importing the module {module!r}{called} failed", "error")
         raise typer.Exit(1) from None
 
 

@@ -1,9 +1,13 @@
-"""`eventml check`: what a bus would run, on which backend, and everything that would keep it from running."""
+"""`eventml check`: what a bus would run, on which backend, and everything that would keep it from running.
+
+`eventml schema`, in this module too, prints the document that `check --against` compares with.
+"""
 
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any, Final
 
 import anyio
@@ -12,10 +16,12 @@ import typer
 
 from eventml import config, models
 from eventml.backends.base import Capabilities, CreatesTopics
-from eventml.bus import Bus, import_bus, topics_of
-from eventml.cli.buses import NO_HANDLERS, BackendOption, BusArgument, backend_url, configure, find
+from eventml.bus import Bus, asyncapi_document, import_bus, topics_of
+from eventml.cli.buses import NO_HANDLERS, BackendOption, BusArgument, backend_url, configure, find, load_bus
+from eventml.cli.compatibility import breaking_changes
 from eventml.cli.output import (
     JsonOption,
+    UsageError,
     expected_errors,
     format_table,
     print_json,
@@ -70,12 +76,19 @@ def check(
     connect: Annotated[
         bool, typer.Option("--connect", help="Connect to the backend too, and check that the topics exist.")
     ] = False,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", exists=True, dir_okay=False, help="Output of an earlier eventml schema."
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Check a bus before it is run.
 
     Shows its handlers, its backend and the guarantees of the backend, and lists every problem that would
-    keep it from running. The exit status is 1 if there is any.
+    keep it from running; with `--against`, also each change of its events that breaks readers. The exit
+    status is 1 if there is any.
 
     Models are loaded. Lifespans are not entered, and no consumer group is joined.
     """
@@ -86,12 +99,28 @@ def check(
         report = CheckReport(bus=app.name, problems=str(exc).splitlines())
     else:
         report = anyio.run(partial(check_bus, app, connect=connect))
+        report.problems += _changes_since(against, app) if against is not None else []
     if as_json:
         print_json(report)
     else:
         _print_report(report)
     if report.problems:
         raise typer.Exit(1)
+
+
+def _changes_since(against: Path, bus: Bus) -> list[str]:
+    try:
+        return breaking_changes(msgspec.json.decode(against.read_bytes()), asyncapi_document(bus))
+    except (ValueError, KeyError, TypeError, AttributeError) as exc:
+        raise UsageError(f"--against: {against} was not written by eventml schema: {exc!r}") from exc
+
+
+def schema(bus: BusArgument, backend: BackendOption = None) -> None:
+    """Print what a bus reads and writes, as an AsyncAPI document with the JSON schemas of its events.
+
+    It has the bindings of the configured backend, which is not connected. Models are not loaded.
+    """
+    print_json(asyncapi_document(load_bus(bus, backend)), indented=True)
 
 
 async def check_bus(bus: Bus, *, connect: bool) -> CheckReport:

@@ -126,9 +126,11 @@ def print_text(text: str) -> None:
     typer.echo(printable(text, keep="\n\t"))
 
 
-def print_json(value: Any) -> None:
-    """Print a value to standard output as one line of JSON, exact and printable."""
-    typer.echo(printable_json(msgspec.json.encode(value)))
+def print_json(value: Any, *, indented: bool = False) -> None:
+    """Print a value to standard output as JSON, exact and printable: in one line, or in indented ones."""
+    encoded = msgspec.json.encode(value)
+    for line in msgspec.json.format(encoded, indent=2).splitlines() if indented else [encoded]:
+        typer.echo(printable_json(line))
 
 
 def format_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

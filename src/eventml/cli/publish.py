@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterable, Itera
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
-from types import FrameType
+from types import FrameType, NoneType
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import msgspec
@@ -23,8 +23,9 @@ from eventml.cli.output import (
     print_text,
     progress_bar,
 )
-from eventml.deploy.batch import BadRow, CsvReader, TextLines, value_of_cell
+from eventml.deploy.batch import BadRow, CsvReader, RowDecoder, TextLines, value_of_cell
 from eventml.errors import PublishError, SourceError
+from eventml.event_types import json_decoder
 from eventml.producer import BlockingProducer, Producer
 
 FileFormat = Literal["csv", "jsonl"]
@@ -45,6 +46,14 @@ def publish(  # noqa: PLR0913 - each is an option of the command
     id_field: Annotated[
         str | None, typer.Option("--id", metavar="FIELD", help="The field that is the event's id.")
     ] = None,
+    app: Annotated[
+        str,
+        typer.Option(
+            "--for",
+            metavar="MODULE:BUS",
+            help="Publish what this bus declares the topic's events to be: their type, id and format.",
+        ),
+    ] = "",
     rate: Annotated[
         float | None, typer.Option(metavar="N", min=0.001, help="Publish at most N events a second.")
     ] = None,
@@ -67,8 +76,9 @@ def publish(  # noqa: PLR0913 - each is an option of the command
     In a CSV a blank cell is null, a number (as JSON writes it) a number, and all else text. A line that is
     no valid event is reported by its number and skipped; the exit status is 1 then.
     """
-    bus = bus_of_topic(topic, backend, id_field)
-    needed = {name for name in (key, id_field) if name}
+    bus = bus_of_topic(topic, backend, id_field, app)
+    declared = bus.declared_topic(topic)
+    needed = {name for name in (key, declared.id_field) if name}
     report = PublishReport(topic)
     name = str(getattr(file, "name", "<stdin>"))
     size = Path(name).stat().st_size if Path(name).is_file() else None
@@ -79,7 +89,10 @@ def publish(  # noqa: PLR0913 - each is an option of the command
         lines = TextLines(file, name)
         try:
             form = form or detect_format(Path(name).suffix, lines)
-            rows = read_csv(lines, name, text or ()) if form == "csv" else read_json_lines(lines)
+            if form == "csv":
+                rows = read_csv(lines, name, text or (), declared.event_type)
+            else:
+                rows = read_json_lines(lines, json_decoder(declared.event_type, strict=declared.strict))
             next_write = time.monotonic()
             for batch in gather_batches(
                 require_fields(rows, needed),
@@ -121,13 +134,16 @@ def detect_format(suffix: str, lines: TextLines) -> FileFormat:
     return "jsonl" if first.startswith((b"{", b"[")) else "csv"
 
 
-def read_csv(lines: TextLines, name: str, text_columns: Collection[str] = ()) -> Iterator[EventRow | BadRow]:
-    """Read each row of a CSV as an object whose fields have the header's names.
+def read_csv(
+    lines: TextLines, name: str, text_columns: Collection[str] = (), event_type: Any = Any
+) -> Iterator[EventRow | BadRow]:
+    """Read each row of a CSV as an event, or as an object whose fields have the header's names.
 
-    The cells of `text_columns` are text; the others are converted by `value_of_cell`.
+    The cells of `text_columns` are text; the others are converted to the types of the event's fields, or, if
+    these are not known, by `value_of_cell`.
 
     Raises:
-        SourceError: The header cannot be used, or lacks a text column.
+        SourceError: The header cannot be used, or lacks a text column or one that the event needs.
     """
     reader = CsvReader(lines, name)
     columns = reader.columns
@@ -135,36 +151,54 @@ def read_csv(lines: TextLines, name: str, text_columns: Collection[str] = ()) ->
     if columns and unknown:
         raise SourceError(f"{name}: no column is named {unknown[0]!r}; there are: {', '.join(columns)}")
     is_text = [column in text_columns for column in columns]
+    decoder = RowDecoder(event_type, from_text=True)
+    chosen = decoder.columns_to_read(columns, name) if columns else []
     for row in reader.rows():
         if isinstance(row, BadRow):
             yield row
+        elif event_type is not Any:
+            cells = {
+                column: cell if cell.strip() else None for column, cell in zip(columns, row, strict=True)
+            }
+            try:
+                yield EventRow(reader.line, decoder.event({column: cells[column] for column in chosen}))
+            except Exception as exc:  # noqa: BLE001 - validators of the event's class may raise anything
+                yield BadRow(reader.line, str(exc), row)
         else:
             values = [cell if t else value_of_cell(cell) for cell, t in zip(row, is_text, strict=True)]
             yield EventRow(reader.line, dict(zip(columns, values, strict=True)))
 
 
-def read_json_lines(lines: TextLines) -> Iterator[EventRow | BadRow]:
+def read_json_lines(
+    lines: TextLines, decode: Callable[[bytes], Any] = msgspec.json.decode
+) -> Iterator[EventRow | BadRow]:
     """Read each line as an event. Blank lines are skipped."""
     for line in lines:
         if not line.strip():
             continue
         try:
-            yield EventRow(lines.number, msgspec.json.decode(line))
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+            yield EventRow(lines.number, decode(line))
+        except Exception as exc:  # noqa: BLE001 - validators of the event's class may raise anything
             yield BadRow(lines.number, str(exc), [])
 
 
 def require_fields(rows: Iterable[EventRow | BadRow], needed: Collection[str]) -> Iterator[EventRow | BadRow]:
-    """Replace events by a bad row if a needed field (the key, the id) holds neither text nor a number."""
+    """Replace events by a bad row if a needed field (the key, the id) holds no text, number or the like."""
     for row in rows:
-        if isinstance(row, EventRow):
-            fields = row.event if isinstance(row.event, dict) else {}
-            # The type itself: a bool is an int, and no key.
-            missing = [name for name in needed if type(fields.get(name)) not in {str, int, float}]
-            if missing:
-                yield BadRow(row.line, f"no text or number in the field {missing[0]!r}", [])
-                continue
-        yield row
+        missing = [
+            name
+            for name in needed
+            if isinstance(row, EventRow)
+            and isinstance(field_of(row.event, name), NoneType | bool | list | dict)
+        ]
+        yield BadRow(row.line, f"no text or number in the field {missing[0]!r}", []) if missing else row
+
+
+def field_of(event: Any, name: str) -> Any:
+    """Return a field of an event, an object in JSON or of a class; None if there is no such field."""
+    if isinstance(event, dict):
+        return event.get(name)
+    return None if isinstance(event, str | list | int | float) else getattr(event, name, None)
 
 
 def batch_size(rate: float | None) -> int:
@@ -220,7 +254,7 @@ def publish_batch(
             producer.publish_many(
                 report.topic,
                 [row.event for row in batch],
-                key=None if key is None else lambda event: str(event[key]),
+                key=None if key is None else lambda event: str(field_of(event, key)),
             )
         except PublishError as exc:
             if not exc.failed:

@@ -38,7 +38,8 @@ def score(  # noqa: PLR0913 - a command's options
         str,
         typer.Argument(
             metavar="MODULE:PREDICTOR",
-            help="The module and the name of a predictor in it, such as examples.rides.app:duration.",
+            help="The module and the name of a predictor in it, such as examples.rides.app:duration; or "
+            "MODULE:BUS:PREDICTOR if it is registered with a bus of another module.",
         ),
     ],
     *,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -27,13 +29,24 @@ from eventml.config.urls import InvalidValueError
 from eventml.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
-_FILE_VARIABLE: Final = "EVENTML_CONFIG"
+log = logging.getLogger("eventml")
 
-NOT_SETTINGS: Final = frozenset({_FILE_VARIABLE, "EVENTML_CACHE", "EVENTML_REQUIRE_BROKERS", "EVENTML_TOKEN"})
-"""Variables that are not settings: the file of settings, the examples' cache folder, the tests' need for
-brokers, the web token."""
+FILE_VARIABLE: Final = "EVENTML_CONFIG"
+PROFILE_VARIABLE: Final = "EVENTML_PROFILE"
+
+NOT_SETTINGS: Final = frozenset(
+    {FILE_VARIABLE, PROFILE_VARIABLE, "EVENTML_CACHE", "EVENTML_REQUIRE_BROKERS", "EVENTML_TOKEN"}
+)
+"""Variables that are not settings: the file of settings, the profile in it, the examples' cache folder, the
+tests' need for brokers, the web token."""
+
+_OVERLAYS: Final = ("profile", "bus")  # tables that lie over the others; the second may be in the first
+_OF_ONE_BUS: Final = re.compile(rf"{PREFIX}BUS_\w+?_BACKEND(_\w+)?")
+_OF_SERVICE: Final = re.compile(
+    rf"{PREFIX}(\w+_)?(SERVICE_(HOST|PORT(_\w+)?)|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
+)
 
 _SETTINGS_FILE: Final = "eventml.toml"
 _NO_SUCH_VARIABLE: Final = ", no setting has that name, or no app or file names its handler"
@@ -46,14 +59,17 @@ def load(
     overrides: Mapping[str, object] | None = None,
     default_backend: str | None = None,
     known_handlers: Collection[str] = (),
+    bus: str = "",
 ) -> Settings:
     """Read the settings from all sources. Each setting comes from the strongest source that gives it.
 
     From weak to strong: defaults in the code, `eventml.toml` of the current directory or its nearest parent
-    that has one (or the file that `EVENTML_CONFIG` names), `EVENTML_*` variables, `overrides`. The query of
-    the winning URL is as strong as the URL, and stronger than options beside it. Every source is checked
-    completely, so that a mistake in the file is reported even if a variable overrides it. Only options of a
-    backend that is not chosen are not checked (see `config.backends`).
+    that has one (or the file that `EVENTML_CONFIG` names), its tables of the profile in `EVENTML_PROFILE`,
+    `EVENTML_*` variables; then what is for this bus alone: tables of the file, those in the profile, and
+    `EVENTML_BUS_<BUS>_BACKEND`; `overrides`. The query of the winning URL is as strong as the URL, and
+    stronger than options beside it. Every source is checked completely, so that a mistake in the file is
+    reported even if a variable overrides it. Only options of a backend that is not chosen are not checked
+    (see `config.backends`).
 
     Args:
         environ: The environment; None means that of the process.
@@ -61,37 +77,82 @@ def load(
         default_backend: URL given in the code, in place of `memory://`.
         known_handlers: Names of the registered handlers; settings for others are refused. Empty means
             unknown.
+        bus: Name of the bus.
 
     Raises:
         ConfigError: A setting is unknown, has the wrong type or contradicts another. One line for each, which
-            starts with its path (or the variable's name) and ends with its source. Or the file cannot be
-            read, or it was found by searching and belongs to another user than this one and root.
+            starts with its path (or the variable's name) and ends with its source. Or the file has no such
+            profile, cannot be read, or was found by searching and belongs to another user than this one and
+            root.
         UnknownBackendError: No backend is registered for the URL's scheme.
         MissingExtraError: The backend needs a package that is not installed.
     """
     environ = os.environ if environ is None else environ
-    file, table = _read_file(environ.get(_FILE_VARIABLE))
+    file, table = _read_file(environ.get(FILE_VARIABLE))
+    tables, problems = dict(_read_tables(table, file, known_handlers, bus)), list[str]()
+    profile = environ.get(PROFILE_VARIABLE) or None
+    if profile and ("profile", profile) not in tables:
+        profiles = dict.fromkeys(path[1] for path in tables if "profile" in path[:1])
+        there_are = ", ".join(profiles) or "none"
+        problems.append(f"{PROFILE_VARIABLE}: no profile {profile!r} in {file}, which has: {there_are}")
+    layers: Any = ((), ("profile", profile), ("bus", bus), ("profile", profile, "bus", bus))
+    general, of_profile, of_bus, of_both = [tables.pop(layer, []) for layer in layers]
+    variables = dict(_variables(environ))
     named = table["consumer"] if isinstance(table.get("consumer"), dict) else ()
     sources: list[list[Entry | str]] = [
+        [one for others in tables.values() for one in others],  # checked, and left out
         [Entry(URL, default_backend or "memory://", "the code")],
-        [*_read_table(table, file, known_handlers)],
-        read_environment(environ, {*known_handlers, *named}, known=bool(known_handlers)),
+        general,
+        of_profile,
+        read_environment(variables, {*known_handlers, *named}, known=bool(known_handlers)),
+        of_bus,
+        of_both,
+        [*_read_bus_variables(variables, bus)],
         [*_read_table(overrides or {}, "the command line", known_handlers)],
     ]
-    problems = [one for source in sources for one in source if isinstance(one, str)]
-    entries = [[one for one in source if isinstance(one, Entry)] for source in sources]
+    problems += [one for source in sources for one in source if isinstance(one, str)]
+    unused, *entries = [[one for one in source if isinstance(one, Entry)] for source in sources]
     values: dict[tuple[str, ...], Any] = {}
-    for entry in (entry for source in entries for entry in source if entry.path[0] != "backend"):
-        *parents, name = entry.path
-        try:
-            values[entry.path] = convert(entry, name, SECTIONS[parents[0] if parents else ""])
-        except InvalidValueError as exc:
-            problems.append(entry.problem(str(exc)))
+    for source in (unused, *entries):
+        for entry in (entry for entry in source if entry.path[0] != "backend"):
+            *parents, name = entry.path
+            try:
+                value = convert(entry, name, SECTIONS[parents[0] if parents else ""])
+            except InvalidValueError as exc:
+                problems.append(entry.problem(str(exc)))
+            else:
+                values |= {} if source is unused else {entry.path: value}
     options = [[entry for entry in source if entry.path[0] == "backend"] for source in entries]
     backend = choose_backend(options, environ, problems)
     if backend is None or problems:
         raise ConfigError("\n".join(problems))
     return _settings(backend, values)
+
+
+def _read_tables(
+    table: Mapping[str, Any],
+    file: str,
+    handlers: Collection[str],
+    bus: str,
+    kinds: Sequence[str] = _OVERLAYS,
+    path: tuple[str, ...] = (),
+) -> Iterator[tuple[tuple[str, ...], list[Entry | str]]]:
+    """The entries of a file, and the problems with it, by the table that they are in.
+
+    The tables are `()`, for all, and those that lie over it: `("profile", "prod")`, `("bus", "rides")` and
+    `("profile", "prod", "bus", "rides")`. The handlers of other buses are not known.
+    """
+    rest, problems = dict(table), list[Entry | str]()
+    for position, kind in enumerate(kinds):
+        overlays = rest.pop(kind, {})
+        if not isinstance(overlays, dict) or not all(isinstance(one, dict) for one in overlays.values()):
+            problems.append(Entry((*path, kind), {}, file).problem(f"expected tables [{kind}.<name>]"))
+            continue
+        for name, inner in overlays.items():
+            known = handlers if kind == "profile" or name == bus else ()
+            yield from _read_tables(inner, file, known, bus, kinds[position + 1 :], (*path, kind, name))
+    source = f"{file}, [{dotted(path)}]" if path else file
+    yield path, [*problems, *_read_table(rest, source, handlers)]
 
 
 def _read_file(named: str | None) -> tuple[str, dict[str, Any]]:
@@ -110,7 +171,7 @@ def _read_file(named: str | None) -> tuple[str, dict[str, Any]]:
                 table = tomllib.loads(file.read().decode("utf-8-sig"))
         except (FileNotFoundError, NotADirectoryError) as exc:
             if named:
-                raise ConfigError(f"{_FILE_VARIABLE}: there is no file {path}") from exc
+                raise ConfigError(f"{FILE_VARIABLE}: there is no file {path}") from exc
             continue
         except OSError as exc:
             raise ConfigError(f"{path}: cannot be read: {exc.strerror}") from exc
@@ -126,7 +187,7 @@ def _check_owner(path: Path, owner: int) -> None:
         raise ConfigError(
             f"{path}: it belongs to the user id {owner}, and not to you ({user}) or root, and a file of "
             "settings can replace models and send secrets to other hosts. If you trust it, set "
-            f"{_FILE_VARIABLE}={path}; if not, {_FILE_VARIABLE}={os.devnull} leaves it out"
+            f"{FILE_VARIABLE}={path}; if not, {FILE_VARIABLE}={os.devnull} leaves it out"
         )
 
 
@@ -154,7 +215,7 @@ def _read_table(
             case ("backend" | "web", _) | ("consumer" | "topic", _, _):
                 yield entry
             case (_,) if key not in Settings.__struct_fields__:
-                yield entry.problem(unknown(key, Settings.__struct_fields__))
+                yield entry.problem(unknown(key, {*Settings.__struct_fields__, *_OVERLAYS} - {key}))
             case ("consumer", _) if handlers and key not in handlers:
                 yield entry.problem(unknown(key, handlers))
             case _ if isinstance(value, dict):
@@ -174,10 +235,9 @@ def read_environment(
     """
     paths = _paths_by_variable(handlers)
     found: list[Entry | str] = []
-    for name, text in sorted(environ.items()):
-        value = text.rstrip("\r\n")
+    for name, value in _variables(environ):
         matches = paths.get(name, [])
-        if not name.startswith(PREFIX) or name in NOT_SETTINGS:
+        if _OF_ONE_BUS.fullmatch(name):
             continue
         if not known and not matches and name.startswith(f"{PREFIX}CONSUMER_"):
             continue
@@ -188,12 +248,42 @@ def read_environment(
             found.append(f"{name}: ambiguous, it could set {choice}; set it in a file instead")
         elif name.startswith(f"{PREFIX}TOPIC_"):
             found.append(f"{name}: unknown, topics are configured in {_SETTINGS_FILE} only")
+        elif name.startswith(f"{PREFIX}BUS_"):
+            found.append(
+                f"{name}: unknown, of one bus a variable sets the backend: {PREFIX}BUS_<NAME>_BACKEND"
+            )
         elif not matches:
             close = did_you_mean(name.upper(), [*paths, *NOT_SETTINGS], similar=_SIMILAR)
             found.append(f"{name}: unknown{close or _NO_SUCH_VARIABLE}")
         elif value:
             found.append(Entry(matches[0], value, name, text=True))
     return found
+
+
+def _read_bus_variables(variables: Mapping[str, str], bus: str) -> Iterator[Entry]:
+    """The entries of `EVENTML_BUS_<BUS>_BACKEND` and `EVENTML_BUS_<BUS>_BACKEND_<OPTION>`."""
+    prefix = variable(("bus", bus, "backend"))
+    for name, value in variables.items():
+        if value and f"{name}_".startswith(f"{prefix}_"):
+            option = name.removeprefix(prefix).removeprefix("_").lower()
+            yield Entry(("backend", option or "url"), value, name, text=True)
+
+
+def _variables(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """The variables that are settings, or should be, and their values without line ends.
+
+    Kubernetes sets variables for each Service: for one named `eventml-web` it sets `EVENTML_WEB_PORT` to
+    `tcp://10.0.0.1:80`, `EVENTML_WEB_SERVICE_HOST` and more. They are left out.
+    """
+    for name, text in sorted(environ.items()):
+        value = text.rstrip("\r\n")
+        if not name.startswith(PREFIX) or name in NOT_SETTINGS:
+            continue
+        is_url = re.match("(tcp|udp|sctp)://", value) is not None
+        if _OF_SERVICE.fullmatch(name) or (name.endswith("_PORT") and is_url):
+            log.debug("%s is ignored: Kubernetes sets it for a Service", name)
+        else:
+            yield name, value
 
 
 def _paths_by_variable(handlers: Collection[str]) -> dict[str, list[tuple[str, ...]]]:

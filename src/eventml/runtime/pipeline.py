@@ -191,7 +191,7 @@ class Pipeline:
         for part in split(items, self._max_deliveries):
             if part.poison:
                 write = self._retry.dead_letters.write
-                done = [write(item.delivery, crash_loop_error(item)) for item in part.items]
+                done = list[Completion](write(item.delivery, crash_loop_error(item)) for item in part.items)
             else:
                 done = await self._first.process(part.items)
             await self._send(completions, done)

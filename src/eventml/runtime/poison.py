@@ -7,6 +7,9 @@ against the events of that one call only. From the third attempt on an event is 
 taken for it. An event with `max_deliveries` attempts is moved to the dead letters without another call.
 
 First deliveries, and so all events while no worker dies, cost nothing.
+
+No event is called that another member has got by now. First deliveries are no exception: where those in front
+of them are lost, they would be handled before them.
 """
 
 from __future__ import annotations
@@ -14,9 +17,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import groupby
 from math import isqrt
+from operator import attrgetter
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from eventml.backends.base import Completion, CountsAttempts, Subscription
+from eventml.backends.base import Completion, CountsAttempts, LosesDeliveries, Subscription
 from eventml.errors import BackendError, CrashLoopError
 from eventml.runtime.backoff import BrokerRetry
 from eventml.runtime.calling import Item
@@ -31,6 +35,8 @@ Call = Callable[[Sequence[Item]], Awaitable[CallResults]]
 
 SINGLE_FROM: Final = 3
 """From this attempt on, events are called one at a time."""
+
+_DELIVERY: Final = attrgetter("delivery")
 
 
 class Part(NamedTuple):
@@ -64,7 +70,7 @@ def split(items: Sequence[Item], max_deliveries: int) -> list[Part]:
 
 
 class CountedCalls:
-    """Calls a handler of one subscription; the attempts of redelivered events are counted before.
+    """Calls a handler with what is its subscription's; attempts of redelivered events are counted before.
 
     Args:
         subscription: The handler's, or None if nothing is delivered again.
@@ -74,6 +80,7 @@ class CountedCalls:
     def __init__(self, call: Call, subscription: Subscription | None, name: str, stats: Stats) -> None:
         self._call = call
         self._subscription = subscription if isinstance(subscription, CountsAttempts) else None
+        self._losing = subscription if isinstance(subscription, LosesDeliveries) else None
         self._stats = stats
         self._broker = BrokerRetry(name, "counting attempts", stats.failing)
         self._begun = False  # an attempt is counted, perhaps of an event whose call has returned
@@ -82,16 +89,22 @@ class CountedCalls:
     async def __call__(self, items: Sequence[Item]) -> CallResults:
         """The results of a call. Those of events that another member has by now say nothing: `split_lost`."""
         # First deliveries are never called together with others.
-        if self._subscription is None or (items[0].delivery.attempt == 1 and not self._begun):
+        if self._subscription is not None and (self._begun or items[0].delivery.attempt > 1):
+            redelivered = [item.delivery for item in items if item.delivery.attempt > 1]
+            self._begun = True
+            lost = await self._begin(self._subscription, redelivered)
+            self._begun = len(lost) < len(redelivered)
+            self._lost |= lost
+        if self._losing is not None:
+            for position in self._losing.lost_deliveries(map(_DELIVERY, items)):
+                self._lost[id(items[position].delivery)] = items[position].delivery
+        if not self._lost:
             return await self._call(items)
-        redelivered = [item.delivery for item in items if item.delivery.attempt > 1]
-        self._begun = True
-        lost = await self._begin(self._subscription, redelivered)
-        self._begun = len(lost) < len(redelivered)
-        self._lost |= lost
-        kept = [item for item in items if id(item.delivery) not in lost]
+        are_lost = [id(item.delivery) in self._lost for item in items]
+        kept = [item for item, is_lost in zip(items, are_lost, strict=True) if not is_lost]
         results = iter(await self._call(kept) if kept else ())
-        return [Completion(item.delivery) if id(item.delivery) in lost else next(results) for item in items]
+        both = zip(items, are_lost, strict=True)
+        return [Completion(item.delivery) if is_lost else next(results) for item, is_lost in both]
 
     async def end(self) -> None:
         """Count the attempts of the last call no more: it has returned, and the next one may be far off."""

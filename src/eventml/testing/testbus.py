@@ -151,6 +151,18 @@ class TestBus:
             self._worker = None
         return await self._stack.__aexit__(kind, error, trace)
 
+    async def start(self) -> Self:
+        """Open it until `stop`, as over several cells of a notebook; `async with` does both.
+
+        Whatever ran on the bus in the background is stopped first. It needs asyncio.
+        """
+        self._background = await self._bus._hold_in_background(self)  # noqa: SLF001 - a bus has one at a time
+        return self
+
+    async def stop(self) -> None:
+        """Finish what is in flight, close it, and restore the bus."""
+        await self._background.stop()
+
     # Publishing
 
     publish = _settled(Bus.publish)
@@ -273,16 +285,18 @@ class TestBus:
             self._models, (n for n, h in handlers.items() if h.model is not None), "handler with a model"
         )
         self._check(self._lifespans, lifespans, "lifespan")
+        stand_ins = {name: self._stand_in(handler) for name, handler in handlers.items()}
         try:
             backend = config.BackendSettings(url=url, options=_SETTINGS)
             bus.configure(config.Settings(backend=backend, drain=self._timeout))
-            bus.handlers.update({name: self._stand_in(handler) for name, handler in handlers.items()})
+            bus.handlers.update(stand_ins)
             bus.lifespans.update(
                 {name: partial(nullcontext, value) for name, value in self._lifespans.items()}
             )
             yield
         finally:
-            bus.handlers.update(handlers)
+            # But for those that a notebook has defined again in the meantime.
+            bus.handlers |= {n: h for n, h in handlers.items() if bus.handlers[n] is stand_ins[n]}
             bus.lifespans.update(lifespans)
             bus._settings = settings  # noqa: SLF001 - as above
 

@@ -82,3 +82,8 @@ if os.environ.get("SECOND"):
         if number.do == "block":
             time.sleep(1000)  # noqa: ASYNC251 - blocking the event loop is the point
         return Answer(number.number, os.getpid())
+
+
+def make_bus() -> Bus:
+    """Return the bus, as an app factory."""
+    return bus

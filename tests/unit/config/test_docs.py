@@ -48,8 +48,9 @@ def test_the_defaults_are_the_codes() -> None:
 
 @pytest.mark.parametrize("example", re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL))
 def test_the_examples_load(example: str, tmp_path: Path) -> None:
-    (tmp_path / "eventml.toml").write_text(example)
-    load(environ={"REDIS_PASSWORD": "p@ss"})
+    (tmp_path / "eventml.toml").write_text(example.replace("kafka://", "redis://"))
+    load(environ={"REDIS_PASSWORD": "p@ss", "EVENTML_PROFILE": "prod" if "[profile.prod]" in example else ""})
+    load(environ={"REDIS_PASSWORD": "p@ss"}, bus="audit")
 
 
 def test_the_messages_are_as_shown(tmp_path: Path) -> None:
@@ -58,6 +59,22 @@ def test_the_messages_are_as_shown(tmp_path: Path) -> None:
     with pytest.raises(Exception, match=r"max_bacth") as caught:
         load(environ={"EVENTML_CONSUMER_DURATION_TIMEOUT": "0"})
     assert str(caught.value) == shown[0]
+    (tmp_path / "eventml.toml").write_text("[profile.prod]")
+    with pytest.raises(Exception, match="no profile") as caught:
+        load(environ={"EVENTML_PROFILE": "prd"})
+    assert [str(caught.value)] == shown[1:]
+
+
+def test_the_buses_of_the_example_have_the_backends_that_the_page_says(tmp_path: Path) -> None:
+    [example] = [toml for toml in re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL) if "[bus.audit]" in toml]
+    (tmp_path / "eventml.toml").write_text(example.replace("kafka://", "rediss://"))
+    for environ, backends in (
+        ({}, ["redis", "rediss"]),
+        ({"EVENTML_BACKEND": "memory://"}, ["memory", "rediss"]),
+        ({"EVENTML_BUS_AUDIT_BACKEND": "memory://"}, ["redis", "memory"]),
+    ):
+        found = [load(environ=environ, bus=bus).backend.scheme for bus in ("rides", "audit")]
+        assert found == backends
 
 
 def test_the_variables_that_are_no_settings_are_listed() -> None:

@@ -86,7 +86,7 @@ def test_an_empty_variable_is_ignored() -> None:
 
 def test_variables_that_are_read_elsewhere_are_left_alone(tmp_path: Path) -> None:
     others = {"EVENTMLX": "1", "PATH": "/bin"}
-    (tmp_path / "x").write_text("")  # EVENTML_CONFIG names a file
+    (tmp_path / "x").write_text("[profile.x]")  # EVENTML_CONFIG names a file, EVENTML_PROFILE a profile in it
     assert load(environ=dict.fromkeys(NOT_SETTINGS, "x") | others) == load(environ={})
 
 

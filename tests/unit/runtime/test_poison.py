@@ -19,7 +19,7 @@ from eventml.runtime.poison import SINGLE_FROM, CountedCalls, Part, crash_loop_e
 from eventml.runtime.stats import Stats
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from eventml.backends import base as backends
 
@@ -168,6 +168,9 @@ class Subscription:
             raise UnavailableError("away")
         self.counted.clear()
         self.counted.update({int(d.offset): d.attempt for d in deliveries if int(d.offset) not in self.lost})
+        return self.lost_deliveries(deliveries)
+
+    def lost_deliveries(self, deliveries: Iterable[Delivery]) -> list[int]:
         return [position for position, d in enumerate(deliveries) if int(d.offset) in self.lost]
 
 
@@ -217,6 +220,19 @@ async def test_events_that_another_member_has_are_neither_called_nor_completed()
     alone = await calls.counted_calls([items[1]])
     assert calls.counted_calls.split_lost(list(cast("list[Completion]", alone)))[1] == []
     assert len(calls.made) == 1
+
+
+@pytest.mark.anyio
+async def test_first_deliveries_behind_those_that_another_member_has_are_not_called_either() -> None:
+    """Or later events of a key would be handled here before the other member handles earlier ones."""
+    calls = Calls(lost={1, 2, 3, 4})
+    done: list[Completion] = []
+    for items in ([item(1, 2), item(2, 2)], [item(3), item(4), item(5)], [item(6)]):
+        done += cast("list[Completion]", await calls.counted_calls(items))
+    assert [numbers for numbers, _ in calls.made] == [[5], [6]]
+    lost, kept = calls.counted_calls.split_lost(done)
+    assert [c.delivery.offset for c in lost] == [1, 2, 3, 4]
+    assert [(c.delivery.offset, len(c.outputs)) for c in kept] == [(5, 1), (6, 1)]
 
 
 @pytest.mark.anyio

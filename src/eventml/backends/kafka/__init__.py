@@ -6,8 +6,8 @@ one key. With `delivery=exactly_once` one input gives one output, to readers of 
 promise more than the topics' own replication and retention, and it does not deduplicate.
 
 Reading order: `settings`, `errors`, `connection` (aiokafka's clients), `partitions`, `commit_metadata`,
-`admin`, `wire`, `publishing`, `assignment`, `completion`, `commits`, `member`, `subscription`, and the
-backend here.
+`offset_fetch`, `admin`, `wire`, `publishing`, `assignment`, `transactions`, `completion`, `commits`,
+`member`, `subscription`, and the backend here.
 The package imports `eventml.backends.base`, `eventml.records`, `eventml.errors` and aiokafka.
 """
 
@@ -26,12 +26,13 @@ from eventml.records import Record
 
 try:
     from eventml.backends.kafka.admin import AdminClient
-    from eventml.backends.kafka.completion import AtLeastOnce, ExactlyOnce, TransactionalClient
+    from eventml.backends.kafka.completion import AtLeastOnce, ExactlyOnce
     from eventml.backends.kafka.connection import ClientFactory
     from eventml.backends.kafka.member import Member
     from eventml.backends.kafka.publishing import Publisher, Sender
     from eventml.backends.kafka.settings import Settings
     from eventml.backends.kafka.subscription import GroupSubscription, Reader, group_lag
+    from eventml.backends.kafka.transactions import TransactionalClient
 except ModuleNotFoundError as exc:
     if (exc.name or "").partition(".")[0] != "aiokafka":
         raise

@@ -12,7 +12,6 @@ from aiokafka import TopicPartition
 from aiokafka import errors as kafka
 from aiokafka.client import CoordinationType
 from aiokafka.protocol.admin import CreateTopicsRequest, DescribeConfigsRequest
-from aiokafka.protocol.commit import OffsetFetchRequest
 from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.protocol.offset import OffsetRequest
 
@@ -27,6 +26,7 @@ from eventml.backends.kafka.errors import (
     translate,
     translated,
 )
+from eventml.backends.kafka.offset_fetch import OffsetFetchRequest, UnstableOffsetError
 from eventml.backends.kafka.partitions import CommittedOffset
 from eventml.errors import BackendError, EventMLError, LoginError, UnavailableError
 
@@ -190,18 +190,22 @@ class AdminClient:
         return {partition: ends[partition] if offset < 0 else offset for partition, offset in found.items()}
 
     async def committed(
-        self, group: str, partitions: Collection[TopicPartition]
+        self, group: str, partitions: Collection[TopicPartition], *, stable: bool
     ) -> dict[TopicPartition, CommittedOffset]:
-        """A group's committed offsets; partitions without one are left out."""
-        topics = [(topic, sorted(found)) for topic, found in _by_topic(partitions).items()]
+        """A group's committed offsets; partitions without one are left out.
+
+        If `stable`, it waits for the end of transactions that commit some, and after a broker's failure
+        until all that was committed before is found. Otherwise the offsets may be older ones.
+        """
+        topics = _by_topic(partitions)
 
         async def ask(_: int) -> dict[TopicPartition, CommittedOffset]:
             coordinator = await self._client.coordinator_lookup(CoordinationType.GROUP, group)
-            answer = await self._client.send(coordinator, OffsetFetchRequest(group, topics))
+            answer = await self._client.send(coordinator, OffsetFetchRequest(group, topics, stable=stable))
             _check(answer.error_code)
             committed = {}
-            for topic, of_topic in answer.topics:
-                for partition, offset, metadata, error in of_topic:
+            for topic, of_topic, _tags in answer.topics:
+                for partition, offset, _epoch, metadata, error, _tags in of_topic:
                     _check(error)
                     if offset >= 0:
                         committed[TopicPartition(topic, partition)] = decode_metadata(offset, metadata)
@@ -267,6 +271,6 @@ def _by_topic(partitions: Collection[TopicPartition]) -> dict[str, list[int]]:
 
 
 def _check(code: int, *args: str) -> None:
-    error = kafka.for_code(code)
+    error = UnstableOffsetError if code == UnstableOffsetError.errno else kafka.for_code(code)
     if error is not kafka.NoError:
         raise error(*args)

@@ -53,6 +53,7 @@ class Assignment:
         fetched: Where each partition's next fetch begins.
         buffered: How many deliveries can be taken.
         lost: How many offsets were removed from the logs before the group had read them.
+        forgot: Whether it has ever forgotten what was in flight.
 
     Args:
         max_bytes: The most bytes that `take` returns; a larger record is returned alone.
@@ -69,6 +70,7 @@ class Assignment:
         self.committed: dict[TopicPartition, CommittedOffset] = {}
         self.fetched: dict[TopicPartition, int] = {}
         self.buffered = self.lost = 0
+        self.forgot = False
 
     # Rebalances
 
@@ -117,6 +119,7 @@ class Assignment:
             for partition, state in self.states.items()
             if committed.get(partition) == self.committed[partition]
         }
+        self.forgot |= any(state.in_flight for p, state in self.states.items() if p not in kept)
         found = {p: meant for p, (last, meant) in (former or {}).items() if committed.get(p) == last}
         self.states = {
             partition: kept.get(partition) or PartitionState(found.get(partition, at), ends.get(partition))
@@ -133,6 +136,7 @@ class Assignment:
     def restart(self, partition: TopicPartition, committed: CommittedOffset) -> None:
         """Forget what is in flight of a partition: another member has committed for it."""
         if partition in self.states:
+            self.forgot |= bool(self.states[partition].in_flight)
             self.states[partition] = PartitionState(committed)
             self.states[partition].start()
             self.committed[partition] = committed
@@ -225,6 +229,12 @@ class Assignment:
                 ]
             start += len(run)
         return found
+
+    def positions_lost(self, deliveries: Iterable[Delivery]) -> list[int]:
+        """The positions of those that are not in flight any more, or are delivered again."""
+        some = list(deliveries)
+        kept = set(self.positions_in_flight(some))
+        return [position for position in range(len(some)) if position not in kept]
 
     def complete(self, deliveries: Iterable[Delivery]) -> None:
         """Record deliveries as completed; those that are not in flight are ignored."""

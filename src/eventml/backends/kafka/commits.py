@@ -14,7 +14,6 @@ from aiokafka.errors import CommitFailedError, IllegalStateError
 from eventml.backends.base import Start
 from eventml.backends.kafka.admin import AdminClient
 from eventml.backends.kafka.assignment import Assignment
-from eventml.backends.kafka.commit_metadata import encode_metadata
 from eventml.backends.kafka.completion import Completer
 from eventml.backends.kafka.connection import commit_any
 from eventml.backends.kafka.errors import CLIENT_ERRORS, describe
@@ -60,7 +59,7 @@ class Committer:
     """Commits what was completed: one commit at a time, each of all that has changed since the last.
 
     In the background a commit follows the work, or the commit before it by at least `interval` seconds: there
-    is no timer. What `completer` is committing itself is left out.
+    is no timer.
     """
 
     def __init__(self, consumer: Any, assignment: Assignment, completer: Completer, interval: float) -> None:
@@ -93,7 +92,7 @@ class Committer:
                 await self._commit_changes()
         except (CommitFailedError, IllegalStateError):
             return False
-        except CLIENT_ERRORS as exc:
+        except (*CLIENT_ERRORS, EventMLError) as exc:
             log.warning(
                 "could not commit offsets: %s; what was completed since may be repeated", describe(exc)
             )
@@ -114,11 +113,11 @@ class Committer:
         self, admin: AdminClient, group: str, assigned: Collection[TopicPartition], start: Start
     ) -> dict[TopicPartition, CommittedOffset]:
         """The group's committed offsets. Where it starts is committed at once, and so holds from now on."""
-        found = await admin.committed(group, assigned)
+        found = await admin.committed(group, assigned, stable=True)
         while missing := [partition for partition in assigned if partition not in found]:
             counts = await admin.require_topics({partition.topic for partition in missing})
             existing = {TopicPartition(topic, p) for topic, count in counts.items() for p in range(count)}
-            known = await admin.committed(group, existing.union(assigned))
+            known = await admin.committed(group, existing.union(assigned), stable=False)
             new, first = partitions_to_start(assigned, existing, known)
             offsets = await admin.offsets(new, "earliest") | await admin.offsets(first, start)
             if offsets:
@@ -145,10 +144,5 @@ class Committer:
             await asyncio.sleep(self._interval)
 
     async def _commit_changes(self) -> None:
-        async with self._lock, self._completer.idle(self._assignment.states) as idle:
-            offsets = {p: at for p, at in self._assignment.to_commit().items() if p in idle}
-            if offsets:
-                await self._consumer.commit(
-                    {p: (o.offset, encode_metadata(o)[0]) for p, o in offsets.items()}
-                )
-                self._assignment.record_commit(offsets)
+        async with self._lock:
+            await self._completer.commit(self._consumer, self._assignment)

@@ -1,44 +1,32 @@
 """Complete deliveries: publish their outputs and ack them, at least once or exactly once.
 
 At least once, outputs are published first, and `commits` commits the offsets later. Exactly once, both are
-one transaction. There is one transactional producer for each input partition, whose
-transactional id names the group and the partition: the member that gets the partition next fences the
-one before it. What that one left open is aborted, and what it tries later is refused. aiokafka speaks the
-first version of the protocol (before KIP-447), in which this id is the only fence.
-
-After an unknown outcome the producer is discarded. A fresh one ends the open transaction, and then the
-committed offset says whether the transaction was committed: there is no other way to find out.
+one transaction (`transactions`), and so is every commit: the request of a plain one may be delayed, and would
+take the group back behind transactions that have ended meanwhile.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from operator import attrgetter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from eventml.backends.base import Completion
-from eventml.backends.kafka.admin import AdminClient
 from eventml.backends.kafka.assignment import Assignment
-from eventml.backends.kafka.commit_metadata import MAX_METADATA, encode_metadata
-from eventml.backends.kafka.connection import ClientFactory, abort, stop
-from eventml.backends.kafka.errors import CLIENT_ERRORS, translate
-from eventml.backends.kafka.partitions import CommittedOffset
-from eventml.backends.kafka.publishing import Publisher, Sender
-from eventml.backends.kafka.wire import PackedRecords
-from eventml.errors import EventMLError, PublishError, UnavailableError
-from eventml.records import Delivery
+from eventml.backends.kafka.commit_metadata import encode_metadata
+from eventml.backends.kafka.publishing import Publisher
+from eventml.backends.kafka.transactions import PartitionTransactions, TransactionalClient
+from eventml.errors import PublishError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 
-    from aiokafka import AIOKafkaProducer, TopicPartition
-
-log = logging.getLogger("eventml")
+    from aiokafka import TopicPartition
 
 _DELIVERY = attrgetter("delivery")
-_MAX_CONNECTING = 16  # producers that connect at the same time
+_MAX_AT_ONCE: Final = 16  # producers that connect, or commit, at the same time
 
 
 class AtLeastOnce:
@@ -49,8 +37,10 @@ class AtLeastOnce:
     def __init__(self, publisher: Publisher) -> None:
         self._publisher = publisher
 
-    async def open(self, partitions: Collection[TopicPartition]) -> None:
+    @asynccontextmanager
+    async def open(self, partitions: Collection[TopicPartition]) -> AsyncIterator[None]:  # noqa: ARG002
         """As `ExactlyOnce.open`: there is nothing to prepare."""
+        yield
 
     async def complete(
         self, assignment: Assignment, done: Sequence[Completion], positions: Sequence[int]
@@ -75,23 +65,14 @@ class AtLeastOnce:
         assignment.complete(map(_DELIVERY, chosen))
         _raise_refused(failed)
 
-    @asynccontextmanager
-    async def idle(self, partitions: Collection[TopicPartition]) -> AsyncIterator[Collection[TopicPartition]]:
-        """As `ExactlyOnce.idle`: all partitions, since this commits nothing."""
-        yield partitions
+    async def commit(self, consumer: Any, assignment: Assignment) -> None:
+        """Commit what has changed since the last commit, as a member. May raise aiokafka's errors."""
+        if offsets := assignment.to_commit():
+            await consumer.commit({p: (o.offset, encode_metadata(o)[0]) for p, o in offsets.items()})
+            assignment.record_commit(offsets)
 
     async def close(self) -> None:
         """As `ExactlyOnce.close`: the publisher is shared, and stays open."""
-
-
-class TransactionalClient(NamedTuple):
-    """Clients and sender for transactions; `timeout` is the longest time of one, in seconds."""
-
-    clients: ClientFactory
-    sender: Sender
-    admin: AdminClient
-    group: str
-    timeout: float
 
 
 class ExactlyOnce:
@@ -103,27 +84,28 @@ class ExactlyOnce:
         self._client = client
         self._partitions: dict[TopicPartition, PartitionTransactions] = {}
 
-    async def open(self, partitions: Collection[TopicPartition]) -> None:
-        """Fence the members that had these partitions before. Nothing of them has been fetched yet.
+    @asynccontextmanager
+    async def open(self, partitions: Collection[TopicPartition]) -> AsyncIterator[None]:
+        """Fence the members that had these partitions before. No transaction begins until this is left.
 
-        The producers of partitions that this member had before are kept. If another member has fenced one of
-        them meanwhile, its next transaction fails and finds that out.
+        So the caller finds what all earlier transactions committed, and none ends after that. The producers
+        of partitions that this member had before are kept, if no transaction is under way or of unknown
+        outcome. If another member has fenced one meanwhile, its next transaction fails and finds that out.
 
         Raises:
             UnavailableError: the brokers cannot be reached.
             BackendError: the user may not use the transactional id.
         """
-        gone = [one for p, one in self._partitions.items() if p not in partitions]
-        new = {p: PartitionTransactions(self._client, p) for p in partitions if p not in self._partitions}
-        self._partitions = {p: one for p, one in self._partitions.items() if p in partitions} | new
-        await asyncio.gather(*(one.close() for one in gone))
-        connecting = asyncio.Semaphore(_MAX_CONNECTING)
-
-        async def fence(one: PartitionTransactions) -> None:
-            async with connecting:
-                await one.fence()
-
-        await asyncio.gather(*map(fence, new.values()))
+        kept = {p: one for p, one in self._partitions.items() if p in partitions and one.idle}
+        new = {p: PartitionTransactions(self._client, p) for p in partitions if p not in kept}
+        gone = [one for p, one in self._partitions.items() if p not in kept]
+        self._partitions = kept | new
+        async with AsyncExitStack() as locked:
+            for one in self._partitions.values():
+                await locked.enter_async_context(one.lock)
+            fencing = _some_at_once([one.fence for one in new.values()])
+            await asyncio.gather(fencing, *(one.close() for one in gone))
+            yield
 
     async def complete(
         self, assignment: Assignment, done: Sequence[Completion], positions: Sequence[int]
@@ -149,193 +131,35 @@ class ExactlyOnce:
             failed |= outcome
         _raise_refused(failed)
 
-    @asynccontextmanager
-    async def idle(self, partitions: Collection[TopicPartition]) -> AsyncIterator[Collection[TopicPartition]]:
-        """Those without a transaction under way or of unknown outcome. None begins until this is left."""
-        async with AsyncExitStack() as stack:
-            idle = []
-            for partition in partitions:
-                one = self._partitions.get(partition)
-                if one is not None and one.idle:
-                    await stack.enter_async_context(one.lock)
-                    idle.append(partition)
-            yield idle
+    async def commit(self, _: Any, assignment: Assignment) -> None:
+        """Commit what has changed since the last commit. A transaction under way commits it itself.
+
+        Raises:
+            UnavailableError: the outcome is unknown.
+            BackendError: the user has no permission.
+        """
+        changed = [one for p in assignment.to_commit() if (one := self._partitions.get(p)) is not None]
+        await _some_at_once([partial(one.commit, assignment) for one in changed if not one.lock.locked()])
 
     async def close(self) -> None:
         """Disconnect. The next owner of a partition aborts a transaction that is open. Never raises."""
         await asyncio.gather(*(one.close() for one in self._partitions.values()))
 
 
+async def _some_at_once(actions: Iterable[Callable[[], Awaitable[None]]]) -> None:
+    """Do all of these; raises the first error, once all have ended."""
+    at_once = asyncio.Semaphore(_MAX_AT_ONCE)
+
+    async def do(action: Callable[[], Awaitable[None]]) -> None:
+        async with at_once:
+            await action()
+
+    for outcome in await asyncio.gather(*map(do, actions), return_exceptions=True):
+        if outcome is not None:
+            raise outcome
+
+
 Completer = AtLeastOnce | ExactlyOnce
-
-
-class _Transaction(NamedTuple):
-    """A transaction that may have been committed: the offset that it commits, and what it completes."""
-
-    committed: CommittedOffset
-    deliveries: Sequence[Delivery]
-
-
-class PartitionTransactions:
-    """The transactions of one input partition, one after the other."""
-
-    def __init__(self, client: TransactionalClient, partition: TopicPartition) -> None:
-        self._client = client
-        self._partition = partition
-        self._producer: AIOKafkaProducer | None = None
-        self._unknown: _Transaction | None = None  # its outcome is not known
-        self._aborting: set[asyncio.Task[None]] = set()
-        self.lock = asyncio.Lock()
-        """Held while an offset of the partition is committed."""
-
-    @property
-    def idle(self) -> bool:
-        """Whether no transaction is under way, and the outcome of the last one is known."""
-        return self._unknown is None and not self.lock.locked()
-
-    async def fence(self) -> None:
-        """Start a producer: no other can commit for this partition from now on, until it fences this one.
-
-        Raises:
-            UnavailableError: the brokers cannot be reached.
-            BackendError: the user may not use the transactional id.
-        """
-        await self._discard()
-        topic, number = self._partition
-        transactional_id = f"{self._client.group}.{topic}.{number}"
-        producer = self._client.clients.producer(transactional_id=transactional_id)
-        self._producer = producer
-        try:
-            await self._client.clients.start(producer)
-        except BaseException as exc:
-            await self._discard()
-            if isinstance(exc, CLIENT_ERRORS):
-                raise translate(exc, f"starting the transactional producer {transactional_id}") from exc
-            raise
-
-    async def complete(self, assignment: Assignment, done: Mapping[int, Completion]) -> dict[int, str]:
-        """Publish and ack these completions. Returns the positions of those refused, and why.
-
-        Raises:
-            TopicNotFoundError: the topic of an output is missing.
-            PublishError: a broker refused a batch for a reason that is not its size.
-            BackendError: the user has no permission.
-            UnavailableError: the outcome is unknown; repeat the call.
-        """
-        failed: dict[int, str] = {}
-        try:
-            async with self.lock, asyncio.timeout(self._client.timeout):
-                while todo := _in_flight(assignment, done, failed):
-                    await self._resolve(assignment)
-                    if todo := _in_flight(assignment, done, failed):
-                        failed |= await self._complete_once(assignment, todo)
-        except TimeoutError as exc:
-            raise UnavailableError(
-                f"a transaction of group {self._client.group} did not end within {self._client.timeout:g} s "
-                "(backend.publish_timeout)"
-            ) from exc
-        return failed
-
-    async def close(self) -> None:
-        """Disconnect. Never raises."""
-        producer, self._producer = self._producer, None
-        if producer is not None:
-            await (abort(producer) if self.lock.locked() else stop(producer))
-        if self._aborting:
-            await asyncio.wait(self._aborting)
-
-    async def _resolve(self, assignment: Assignment) -> None:
-        """Find out whether the last transaction was committed, if that is not known."""
-        if self._producer is not None and self._unknown is None:
-            return
-        unknown, partition, group = self._unknown, self._partition, self._client.group
-        await self.fence()
-        found = (await self._client.admin.committed(group, [partition])).get(partition)
-        if found is None:
-            raise UnavailableError(f"group {group} has no committed offset of {partition} any more")
-        if unknown is not None and found.same_completed(unknown.committed):
-            self._record(assignment, unknown)
-        elif (known := assignment.committed.get(partition)) is None or not found.same_completed(known):
-            log.warning("group %s: another member has committed for %s; it is restarted", group, partition)
-            assignment.restart(partition, found)
-        self._unknown = None
-
-    async def _complete_once(self, assignment: Assignment, todo: Mapping[int, Completion]) -> dict[int, str]:
-        """Run one transaction. Returns completions to leave out; if there are any, nothing was done."""
-        producer, sender = self._producer, self._client.sender
-        if producer is None:
-            raise UnavailableError(f"group {self._client.group}: the member is leaving; repeat the call")
-        owners = [position for position, completion in todo.items() for _ in completion.outputs]
-        records = [record for completion in todo.values() for record in completion.outputs]
-        packed = await sender.pack(producer, records, range(len(records)), all_topics=True)
-        if packed.refused:
-            return {owners[n]: why for n, why in packed.refused.items()}
-        deliveries = [completion.delivery for completion in todo.values()]
-        also = frozenset(delivery.offset for delivery in deliveries)
-        state = assignment.states.get(self._partition)
-        if state is None:  # a rebalance has taken the partition away meanwhile
-            return {}
-        transaction = _Transaction(state.to_commit(also), deliveries)
-        self._unknown = transaction
-        if await self._run(producer, packed, transaction.committed):
-            self._record(assignment, transaction)
-            self._unknown = None
-        else:
-            await self._discard()  # `_resolve` finds out that nothing was done
-        return {}
-
-    async def _run(
-        self, producer: AIOKafkaProducer, packed: PackedRecords, committed: CommittedOffset
-    ) -> bool:
-        """Run a transaction. False if a batch was refused in a way that another try may avoid."""
-        group = self._client.group
-        metadata, complete = encode_metadata(committed)
-        if not complete:
-            raise UnavailableError(
-                f"group {group}: more is completed out of order than a commit's metadata can describe "
-                f"({MAX_METADATA} characters); repeat the call once earlier records are completed"
-            )
-        try:
-            await producer.begin_transaction()
-            if await self._client.sender.send(producer, packed):
-                return False
-            offsets = {self._partition: (committed.offset, metadata)}
-            await producer.send_offsets_to_transaction(offsets, group)
-            await producer.commit_transaction()
-        except EventMLError:
-            await self._discard()
-            raise
-        except (*CLIENT_ERRORS, AssertionError) as exc:  # aiokafka asserts the states of a transaction
-            await self._discard()
-            raise translate(exc, f"running a transaction of group {group}") from exc
-        except BaseException:  # cancelled: there is no time to wait for the abort
-            self._producer = None
-            aborting = asyncio.create_task(abort(producer))
-            self._aborting.add(aborting)
-            aborting.add_done_callback(self._aborting.discard)
-            raise
-        return True
-
-    def _record(self, assignment: Assignment, transaction: _Transaction) -> None:
-        assignment.complete(transaction.deliveries)
-        assignment.record_commit({self._partition: transaction.committed})
-
-    async def _discard(self) -> None:
-        producer, self._producer = self._producer, None
-        if producer is not None:
-            await abort(producer)
-
-
-def _in_flight(
-    assignment: Assignment, done: Mapping[int, Completion], failed: Mapping[int, str]
-) -> dict[int, Completion]:
-    """The completions that are still in flight and not refused, each delivery once."""
-    positions = [position for position in done if position not in failed]
-    found: dict[int | str, tuple[int, Completion]] = {}
-    for n in assignment.positions_in_flight(done[position].delivery for position in positions):
-        completion = done[positions[n]]
-        found.setdefault(completion.delivery.offset, (positions[n], completion))
-    return dict(found.values())
 
 
 def _raise_refused(failed: dict[int, str]) -> None:

@@ -182,8 +182,13 @@ async def abort(client: AIOKafkaProducer | AIOKafkaConsumer) -> None:
     """Stop a client at once: it sends nothing more, and its requests fail. Never raises."""
     client._closed = True  # or it warns, when it is deleted, that it was not closed
     if isinstance(client, AIOKafkaProducer):
+        _retrieve_of_transaction(client._txn_manager)
         await _disconnect(client.client, [client._sender.sender_task])
         _fail_batches(client._message_accumulator)
+        if client._txn_manager._transaction_waiter is not None and not client._txn_manager.is_fatal_error():
+            # Or what waits for the end of the transaction would do so for ever.
+            client._txn_manager.fatal_error(KafkaConnectionError("the client was aborted"))
+        _retrieve_of_transaction(client._txn_manager)
         return
     coordinator, fetcher = client._coordinator, client._fetcher
     names = ("_coordination_task", "_heartbeat_task", "_commit_refresh_task", "_reset_committed_task")
@@ -202,6 +207,13 @@ def _fail_batches(batches: Any) -> None:
         batch.future.add_done_callback(_retrieve_exception)
         batch._drain_waiter.add_done_callback(_retrieve_exception)
     batches.fail_all(KafkaConnectionError("the client was aborted"))
+
+
+def _retrieve_of_transaction(transaction: Any) -> None:
+    offsets = [future for _, _, future in transaction._pending_txn_offsets]
+    for future in (transaction._transaction_waiter, *offsets):
+        if future is not None:
+            future.add_done_callback(_retrieve_exception)
 
 
 async def _disconnect(client: AIOKafkaClient, tasks: Sequence[asyncio.Task[Any] | None]) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
@@ -233,8 +233,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka has no
                 raise UnavailableError(f"the attempts of group {self._group} could not be committed")
             if not self.assignment.attempts_committed:  # a transaction or a rebalance is under way
                 await asyncio.sleep(_COMMIT_BACKOFF)
-        kept = set(self.assignment.positions_in_flight(deliveries))
-        return [position for position in range(len(deliveries)) if position not in kept]
+        return self.assignment.positions_lost(deliveries)
 
     async def leave(self) -> None:
         """Commit what was completed, give back the rest, and leave the group. Never raises."""
@@ -282,18 +281,19 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka has no
         """Go on where the group has committed."""
         session = self._settings.session_timeout
         try:
-            async with asyncio.timeout(session / 2):
-                await self._completer.open(assigned)
-                committed = await self._committer.resume(self._admin, self._group, assigned, self._start)
-            ends = await ends_of_redelivered(self._admin, committed, session / 4)
+            async with AsyncExitStack() as opened:
+                async with asyncio.timeout(session / 2):
+                    await opened.enter_async_context(self._completer.open(assigned))
+                    committed = await self._committer.resume(self._admin, self._group, assigned, self._start)
+                ends = await ends_of_redelivered(self._admin, committed, session / 4)
+                former, self.former = self.former, None
+                # Events in flight when a member of this process failed are not presumed to have killed it.
+                self.assignment.resume(committed, ends, former.given_back if former else None)
         except CommitFailedError:
             return  # the next rebalance has begun
         except (*CLIENT_ERRORS, EventMLError) as exc:
             self.fail(translate(exc, f"starting with the partitions of group {self._group}"))
             return
-        former, self.former = self.former, None
-        # Events in flight when a member of this process failed are not presumed to have killed it.
-        self.assignment.resume(committed, ends, former.given_back if former else None)
         self._fetcher.seek()
         # Both commit that this member is active. Transactions commit all that follows.
         if self._completer.transactional:

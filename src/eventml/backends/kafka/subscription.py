@@ -55,7 +55,7 @@ async def group_lag(
     counts = await admin.require_topics(topics)  # a topic may have new partitions
     partitions = [TopicPartition(topic, p) for topic, count in counts.items() for p in range(count)]
     ends = await admin.offsets(partitions, "latest")
-    committed = await admin.committed(group, partitions)
+    committed = await admin.committed(group, partitions, stable=False)
     assigned = _states(assignments)
     if not committed and not assigned:
         return None
@@ -99,6 +99,7 @@ class GroupSubscription:
         self._receiving = False
         self._lost = 0  # of former members
         self._failing = False  # the last call of `receive` has raised
+        self._replaced = False  # there was another member before
 
     async def start(self) -> None:
         """Join the group. A rebalance that is slow fails a member, and is joined again by another.
@@ -142,6 +143,14 @@ class GroupSubscription:
     async def begin(self, deliveries: Sequence[Delivery]) -> Collection[int]:
         """As `CountsAttempts.begin`. Deliveries of a former assignment are lost."""
         return range(len(deliveries)) if self._member is None else await self._member.begin(deliveries)
+
+    def lost_deliveries(self, deliveries: Iterable[Delivery]) -> Collection[int]:
+        """As `LosesDeliveries.lost_deliveries`. Those of a former member are lost."""
+        member = self._member
+        if member is None:
+            return range(sum(1 for _ in deliveries))
+        any_lost = self._replaced or member.assignment.forgot
+        return member.assignment.positions_lost(deliveries) if any_lost else ()
 
     async def lag(self) -> int | None:
         """As `Subscription.lag`. Other members' work counts as completed when it is committed."""
@@ -197,7 +206,7 @@ class GroupSubscription:
     def _drop_member(self) -> None:
         member, self._member = self._member, None
         if member is not None:
-            self._failed = member
+            self._failed, self._replaced = member, True
             self._lost += member.assignment.lost
             self._leave(member)
 

@@ -15,7 +15,7 @@ from eventml.backends.redis.wire import decode_entries, id_before
 from eventml.records import Delivery
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from eventml.backends.redis.wire import Entry
 
@@ -82,6 +82,7 @@ class Consumer:
     Attributes:
         window: How many ids the group records at least; 0 if it does not deduplicate.
         lost: How many entries this consumer found to be removed before the group had completed them.
+        lost_leases: Whether another consumer has ever claimed a delivery of this one.
         sweeping: Whether `sweep` has not reached the last entry. A new member begins with a sweep.
     """
 
@@ -101,6 +102,7 @@ class Consumer:
         self._read_until = ""  # the last entry that the group had read when losses were last counted
         self.sweeping = True
         self.lost = 0
+        self.lost_leases = False
 
     def __str__(self) -> str:
         """The group and the topic, for messages."""
@@ -138,10 +140,18 @@ class Consumer:
         self._renewed.update(dict.fromkeys([delivery.offset for delivery in deliveries], time.monotonic()))
         return deliveries
 
+    def has_lease(self, entry: Offset) -> bool:
+        """Whether an entry is leased, as far as this consumer knows."""
+        return entry in self._renewed
+
     def drop(self, entries: Iterable[Offset]) -> None:
         """Forget leases of entries that are completed, or that another member has claimed."""
         for entry in entries:
             self._renewed.pop(entry, None)
+
+    def _drop_lost(self, entries: Collection[Offset]) -> None:
+        self.drop(entries)
+        self.lost_leases |= bool(entries)
 
     async def renew(self) -> set[Offset]:
         """Renew the leases that are due. Returns the entries that another consumer has claimed meanwhile."""
@@ -154,7 +164,7 @@ class Consumer:
             reply = await self._run(_RENEW, self.name, *pairs, action="renewing leases")
             lost |= {entry.decode() for entry in reply}
             self._renewed.update({entry: now for entry in some if entry in self._renewed})
-        self.drop(lost)
+        self._drop_lost(lost)
         return lost
 
     async def begin(self, deliveries: Sequence[Delivery]) -> set[Offset]:
@@ -169,7 +179,7 @@ class Consumer:
             pairs = chain.from_iterable(counts.items())
             reply = await self._run(_RENEW, self.name, *pairs, action="counting attempts")
             lost = {entry.decode() for entry in reply}
-        self.drop(lost)
+        self._drop_lost(lost)
         self._begun = {entry: attempt for entry, attempt in attempts.items() if entry not in lost}
         return lost & attempts.keys()
 

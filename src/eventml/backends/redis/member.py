@@ -271,6 +271,14 @@ class Member:
             lost += [position for position in positions if deliveries[position].offset in gone]
         return lost
 
+    def lost_deliveries(self, deliveries: Iterable[Delivery]) -> Collection[int]:
+        """See `LosesDeliveries.lost_deliveries`."""
+        consumers = self._consumers
+        if not any(consumer.lost_leases for consumer in consumers.values()):
+            return ()
+        leased = (consumers[d.record.topic].has_lease(d.offset) for d in deliveries)
+        return [position for position, is_leased in enumerate(leased) if not is_leased]
+
     async def completed_before(self, deliveries: Sequence[Delivery]) -> Collection[int]:
         """See `DedupeSubscription.completed_before`."""
         found: list[int] = []

@@ -6,7 +6,7 @@ Read `job.py` first (the three stages of a run), then in the order of the stages
 - scoring: `row_decoding.py` (rows to events), `scoring.py` (calling the predictor), `output_columns.py`;
 - writing: `file_target.py` (with the checkpoints of a file) in its `work_folder.py`, `sql_target.py` with
   `sql_tables.py` (its tables and SQL types, and opening a database). `csv_reader.py` also reads for
-  `eventml publish`.
+  `eventml publish`, and `row_decoding.py` decodes for it.
 
 It may import bus, runtime and what lies below them. Modules that need SQLAlchemy or
 pyarrow, which come with the extra `batch`, are imported by `job.py` when a source or target needs them.
@@ -21,12 +21,14 @@ from eventml.deploy.batch.job import (
     score,
 )
 from eventml.deploy.batch.locations import parse_location
+from eventml.deploy.batch.row_decoding import RowDecoder
 
 __all__ = [
     "DEFAULT_CHECKPOINT",
     "DEFAULT_CHUNK",
     "BadRow",
     "CsvReader",
+    "RowDecoder",
     "ScorePlan",
     "ScoreSummary",
     "TextLines",

@@ -116,8 +116,7 @@ class RowDecoder:
         rows = split_rows(self._as_lists(chunk.columns), len(chunk.ids))
 
         def get_event(number: int) -> Any:
-            cells = {name: self._as_json(name, [value])[0] for name, value in rows[number].items()}
-            return self._convert(cells)
+            return self._event(rows[number])
 
         return self._decode_each(chunk, as_list(ids).__getitem__, get_event, row)
 
@@ -197,6 +196,14 @@ class RowDecoder:
             return [self._convert(row) for row in split_rows(columns, rows)]
         except Exception as exc:
             raise DecodeError(str(exc)) from exc
+
+    def event(self, row: Mapping[str, Any]) -> Any:
+        """Build the event of one row. Raises what validators of the event's class raise."""
+        lists = self._as_lists({name: [value] for name, value in row.items()})
+        return self._event({name: values[0] for name, values in lists.items()})
+
+    def _event(self, row: Mapping[str, Any]) -> Any:
+        return self._convert({name: self._as_json(name, [value])[0] for name, value in row.items()})
 
     def _as_lists(self, columns: Mapping[str, Values]) -> dict[str, list[Any]]:
         """The columns as lists, with the values of cells whose type is not known."""

@@ -12,7 +12,7 @@ import anyio
 from starlette.requests import ClientDisconnect
 from starlette.routing import Router
 
-from eventml.bus import Bus
+from eventml.bus import Bus, asyncapi_document
 from eventml.deploy.web.authentication import Authenticator
 from eventml.deploy.web.events import BrokerConnection, EventsEndpoint, accepted_topics
 from eventml.deploy.web.http_messages import (
@@ -43,7 +43,7 @@ _PAGE_POLICY: Final = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-_GET: Final = ("/docs", "/openapi.json", "/metrics", "/livez", "/readyz")
+_GET: Final = ("/docs", "/openapi.json", "/asyncapi.json", "/metrics", "/livez", "/readyz")
 
 
 def application(bus: Bus, *, only: Sequence[str], authenticate: bool) -> WebService:
@@ -84,6 +84,7 @@ class WebService:
         self._endpoints: dict[str, ASGIApp] = {}
         self._status: Callable[[], ServiceStatus]
         self._openapi: dict[str, Any]
+        self._asyncapi: dict[str, Any]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or handle the lifespan messages of a server."""
@@ -133,6 +134,8 @@ class WebService:
             if self._metrics is None:
                 return answer_operations(path, self._status)
             return await anyio.to_thread.run_sync(self._metrics)
+        if path == "/asyncapi.json":
+            return HTTPStatus.OK, encode(self._asyncapi), "application/json"
         root = scope.get("root_path")  # where the app around has mounted this one
         document = {**self._openapi, "servers": [{"url": root}]} if root else self._openapi
         return HTTPStatus.OK, encode(document), "application/json"
@@ -189,6 +192,7 @@ class WebService:
                     self._endpoints[f"/predict/{one.handler.name}"] = endpoint
                 token = self._authenticator.requires_token
                 self._openapi = describe(bus.name, predictors, topics, settings.web, token=token)
+                self._asyncapi = asyncapi_document(bus)
                 self.worker = worker
                 try:
                     yield

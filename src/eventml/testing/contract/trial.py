@@ -10,7 +10,7 @@ from unittest import SkipTest
 
 import anyio
 
-from eventml.backends.base import Completion, CreatesTopics, Deduplicates, NewTopic
+from eventml.backends.base import Completion, CreatesTopics, Deduplicates, LosesDeliveries, NewTopic
 from eventml.records import Delivery, Record, count_bytes
 from eventml.testing.contract.case import (
     Case,
@@ -141,6 +141,13 @@ class Member:
         work = cast("Any", self._subscription).begin(deliveries)  # `CountsAttempts`
         lost = await within(self._patience, "begin() did not return", work)
         return ids(deliveries[position] for position in sorted(lost))
+
+    def knows_lost(self, deliveries: Sequence[Delivery]) -> list[str] | None:
+        """The ids of those that the subscription knows to be another's; None if it loses none."""
+        subscription = self._subscription
+        if not isinstance(subscription, LosesDeliveries):
+            return None
+        return ids(deliveries[position] for position in sorted(subscription.lost_deliveries(deliveries)))
 
     async def completed_before(self, deliveries: Sequence[Delivery]) -> list[str]:
         """The ids of the deliveries that the group has recorded as completed."""

@@ -1,0 +1,190 @@
+"""The class `Router`: registers handlers, lifespans and topics."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack
+
+from eventml.bus.connection import Topic
+from eventml.codec import Format
+from eventml.errors import RegistrationError
+from eventml.handler_options import HandlerArguments
+from eventml.handlers import Handler, To, read_handler
+from eventml.models import ModelSource
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+F = TypeVar("F", bound="Callable[..., Any]")
+L = TypeVar("L", bound="Callable[[], Any]")
+
+
+class Router:
+    """Handlers, lifespans and topics of one module of an app, for a bus to include.
+
+    A bus is a router that has a name and a backend. Modules with handlers import a router of their own, and
+    the module of the bus imports them: `bus.include(rides.router)`. A router may be included by several buses
+    and by other routers. What is registered with it later is registered with them too.
+
+    Attributes:
+        handlers: The registered handlers by name, as in the code. Their default groups begin with the name of
+            the bus, which a router does not have.
+        topics: The declared topics by name, as in the code.
+        lifespans: The registered lifespans by name, as functions that return a context manager.
+    """
+
+    name: str = ""
+
+    def __init__(self) -> None:
+        self.handlers: dict[str, Handler] = {}
+        self.topics: dict[str, Topic] = {}
+        self.lifespans: dict[str, Callable[[], Any]] = {}
+        self._steps: list[Callable[[Router], None]] = []  # what was registered, for those that include this
+        self._parents: list[Router] = []
+        self._declarers: dict[str, Router] = {}  # of the topics
+
+    def predictor(
+        self, topic: str, *, to: To, model: ModelSource | None = None, **arguments: Unpack[HandlerArguments]
+    ) -> Callable[[F], F]:
+        """Register a function that makes a prediction for each event of `topic`, and publish it to `to`.
+
+        The annotation of the function's first parameter decides how it is called: `list[Event]` with a batch,
+        `Event` with one event, and `pandas.DataFrame`, `polars.DataFrame` or `pyarrow.Table` with a batch as
+        columns, those of `event_type`. A coroutine function is awaited, a plain function runs in a thread. It
+        returns one output for each input, in their order; or an array of numbers, which become `Prediction`s;
+        or a frame, whose rows become outputs of `output_type`. An output may be None for "no output", a list
+        of outputs, an `Output` or a `Reject`. A parameter named `model` gets the model, one with the name of
+        a lifespan its value, and one annotated `Delivery` (or `list[Delivery]`) the id, headers and so on.
+
+        The decorator returns the function unchanged. In an interactive session, a function of the same name
+        that is defined again, as by a cell of a notebook, replaces the handler; otherwise names are unique.
+
+        Args:
+            topic: Topic to read from.
+            to: Topic to publish the outputs to. Or several, each with the class of the outputs that go there:
+                `to={"rides.duration": DurationPredicted, "rides.audit": Audit}`.
+            model: A path, `Artefact` or `Model`, or a function that returns one; loaded once per worker.
+            arguments: The fields of `HandlerOptions`, and `name`, `event_type` and `output_type`.
+
+        Raises:
+            RegistrationError: The signature and the arguments do not fit together, or the name is taken.
+            MissingExtraError: The function takes frames, and pyarrow is not installed.
+        """
+        return self._decorator(topic, to, model, arguments)
+
+    def consumer(
+        self, topic: str, *, model: ModelSource | None = None, **arguments: Unpack[HandlerArguments]
+    ) -> Callable[[F], F]:
+        """Register a function that reads `topic` and has no outputs. Otherwise as `predictor`."""
+        return self._decorator(topic, None, model, arguments)
+
+    def lifespan(self, function: L) -> L:
+        """Register a resource that handlers need while they run, such as a database connection.
+
+        The function is a generator, plain or async, that yields the resource once and releases it
+        afterwards. A handler gets the value by a parameter with the function's name. The lifespan is entered
+        once per worker, before the first event. The decorator returns the function unchanged.
+
+        Raises:
+            RegistrationError: The function is not a generator function, or another one has its name.
+        """
+        name = function.__name__
+        if inspect.isasyncgenfunction(function):
+            entered: Callable[[], Any] = asynccontextmanager(function)
+        elif inspect.isgeneratorfunction(function):
+            entered = contextmanager(function)
+        else:
+            raise RegistrationError(f"{name}: a lifespan yields once, the value that handlers get")
+        self._register(partial(Router._add_lifespan, name=name, entered=entered))
+        return function
+
+    def topic(
+        self,
+        name: str,
+        *,
+        event_type: Any = Any,
+        id_field: str | None = None,
+        codec: Format = "json",
+        strict: bool = True,
+    ) -> Topic:
+        """Declare a topic by the attributes of `Topic`; the last declaration counts. Others need none.
+
+        Raises:
+            RegistrationError: Another router declares the topic differently; or events cannot have the type.
+        """
+        topic = Topic(event_type=event_type, id_field=id_field, codec=codec, strict=strict)
+        self._register(partial(Router._add_topic, name=name, topic=topic, declarer=self))
+        return topic
+
+    def include(self, router: Router) -> None:
+        """Register all that is registered with a router, now and later. A second time changes nothing.
+
+        Raises:
+            RegistrationError: A name is taken by another handler or lifespan, or a topic is declared
+                differently; or `router` is a bus.
+        """
+        if router.name or router is self:
+            other = f"the bus {router.name!r}" if router.name else "itself"
+            raise RegistrationError(f"a router or a bus includes a Router, not {other}")
+        if self in router._parents:
+            return
+        for step in tuple(router._steps):
+            self._register(step)
+        router._parents.append(self)
+
+    def _decorator(
+        self, topic: str, to: To | None, model: ModelSource | None, arguments: HandlerArguments
+    ) -> Callable[[F], F]:
+        def register(function: F) -> F:
+            read = partial(read_handler, function, topic=topic, to=to, model=model, arguments=arguments)
+            self._register(partial(Router._add_handler, read=read))
+            return function
+
+        return register
+
+    def _register(self, step: Callable[[Router], None]) -> None:
+        step(self)
+        self._steps.append(step)
+        for parent in self._parents:
+            parent._register(step)  # noqa: SLF001 - of the same class
+
+    def _add_handler(self, read: Callable[[str], Handler]) -> None:
+        handler = read(self.name)
+        known = self.handlers.get(handler.name)
+        if known is not None and not _is_defined_again(known.function, handler.function):
+            raise RegistrationError(
+                f"{handler.name}: two handlers have this name, {_place(known.function)} and "
+                f"{_place(handler.function)}; pass name=... to one"
+            )
+        self.handlers[handler.name] = handler
+
+    def _add_lifespan(self, name: str, entered: Any) -> None:
+        known, function = getattr(self.lifespans.get(name), "__wrapped__", None), entered.__wrapped__
+        if known not in (None, function) and not _is_defined_again(known, function):
+            raise RegistrationError(
+                f"{name}: two lifespans have this name, {_place(known)} and {_place(function)}; rename one"
+            )
+        self.lifespans[name] = entered
+
+    def _add_topic(self, name: str, topic: Topic, declarer: Router) -> None:
+        known = self.topics.get(name, topic)
+        if known != topic and self._declarers.get(name) is not declarer:
+            raise RegistrationError(f"the topic {name!r} is declared twice, as {known} and as {topic}")
+        self.topics[name], self._declarers[name] = topic, declarer
+
+
+def _is_defined_again(known: Any, function: Any) -> bool:
+    """Whether a function of an interactive session was defined again, as by running a cell again.
+
+    Python, IPython and Jupyter set `sys.ps1` for a session, whose own module is `__main__`. A module that the
+    session imports may not define two functions of a name.
+    """
+    return hasattr(sys, "ps1") and _place(known) == _place(function) and function.__module__ == "__main__"
+
+
+def _place(function: Any) -> str:
+    named = function if hasattr(function, "__qualname__") else type(function)
+    return f"{function.__module__}.{named.__qualname__}"

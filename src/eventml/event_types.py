@@ -6,9 +6,9 @@ Models and dataclasses of pydantic validate themselves. Each event is validated 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final, get_args, get_type_hints, is_typeddict
+from typing import TYPE_CHECKING, Any, Final, get_args, get_origin, get_type_hints, is_typeddict
 
 import msgspec
 
@@ -117,6 +117,11 @@ def fields_of(event_type: Any) -> list[tuple[str, str, Any]] | None:
         return None
     hints = get_type_hints(event_type) if hasattr(info, "fields") else {}
     return [(f.encode_name, f.name, hints[f.name]) for f in getattr(info, "fields", ())] if hints else None
+
+
+def is_list_type(type_: Any) -> bool:
+    """Whether it is `list`, `list[...]` or `Sequence[...]`."""
+    return type_ is list or get_origin(type_) in (list, Sequence)
 
 
 def to_builtin(value: Any) -> Any:

@@ -15,7 +15,7 @@ from typing import Any, Final, Union, get_args, get_origin, get_type_hints, is_t
 import msgspec
 
 from eventml.errors import RegistrationError, Reject
-from eventml.event_types import check_event_type, check_output_type, fields_of
+from eventml.event_types import check_event_type, check_output_type, fields_of, is_list_type
 from eventml.frames import FrameType, frame_type, library_of
 from eventml.handler_options import (
     DEFAULT_CONCURRENCY,
@@ -124,6 +124,8 @@ def read_handler(
         )
     event_type = arguments.get("event_type", event_type)
     several, kinds = _output_kinds(returned, batched=batched)
+    if is_list_type(arguments.get("output_type")):
+        several = False  # the list is one output
     outputs = _outputs(name, to, returned, kinds, arguments)
     try:
         check_event_type(event_type)
@@ -229,18 +231,24 @@ def _metadata(name: str, parameters: Sequence[tuple[str, Any]], *, batched: bool
 
 
 def _output_kinds(returned: Any, *, batched: bool) -> tuple[bool | None, list[Any]]:
-    """Whether an event has a list of outputs, and the types of one output: A for `list[A | None]`."""
+    """Whether an event has a list of outputs, and the types of one output: A for `list[A | None]`.
+
+    None if the annotation does not say: an array, a frame, a list beside something else, or no annotation.
+    """
     if batched:
         if get_origin(returned) not in (list, Sequence):
-            return None, []  # an array, a frame, or no annotation
+            return None, []
         returned = get_args(returned)[0]
-    kinds = _members(returned)
-    if len(kinds) == 1 and get_origin(kinds[0]) is list and not _are_numbers(get_args(kinds[0])[0]):
-        kinds = _members(get_args(kinds[0])[0])
-        return True, [] if Output in kinds else kinds
-    if Any in kinds:
+    kinds, several = _members(returned), False
+    if any(map(is_list_type, kinds)):
+        parts = get_args(kinds[0])
+        several = bool(parts) and not _are_numbers(parts[0])
+        if len(kinds) > 1 or not (several or get_origin(kinds[0]) is list):
+            return None, []
+        kinds = _members(parts[0]) if several else kinds
+    elif Any in kinds:
         return None, []
-    return False, [] if Output in kinds else kinds
+    return several, [] if Output in kinds else kinds
 
 
 def _leaves(type_: Any) -> list[Any]:

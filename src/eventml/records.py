@@ -27,10 +27,11 @@ REPLY_FROM: Final = "eventml-reply-from"
 """Header of a request: the name of the only predictor that shall reply. Without it all do."""
 
 REPLY: Final = "eventml-reply"
-"""Header of a reply that has no output: NO_OUTPUT or FAILED. A reply without it is the output."""
+"""Header of a reply that is not one output: NO_OUTPUT, FAILED, or SEVERAL for a list of outputs."""
 
 NO_OUTPUT: Final = "none"
 FAILED: Final = "error"
+SEVERAL: Final = "list"
 
 REPLAY_GROUP: Final = "eventml-replay-group"
 """Header of a replayed dead letter: the only consumer group whose handlers are called for it."""
@@ -118,10 +119,12 @@ class Output(msgspec.Struct, frozen=True):
     """What a predictor may return in the place of an output, to say more than its value.
 
     Attributes:
-        value: The output.
-        key: Key of its record; by default that of its input, whose order it then keeps.
-        headers: Headers added to its record. Those that the library writes cannot be replaced.
+        value: The output; None for no output.
+        key: Key of its record, text or bytes; by default that of its input, whose order it then keeps.
+        headers: Headers added to its record, texts by name. Those that the library writes cannot be replaced.
         topic: One of the predictor's topics; by default the one that has the value's type.
+
+    Anything else in them fails the event, with an `OutputError`.
     """
 
     value: Any

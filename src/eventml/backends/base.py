@@ -7,8 +7,6 @@ the runtime. The contract suite (`eventml.testing.contract`) tests each promise 
 
 from __future__ import annotations
 
-import ipaddress
-from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Literal, Protocol, runtime_checkable
 
 import msgspec
@@ -29,15 +27,6 @@ Dedupe = Literal["off", "drop", "record"]
 
 MAX_BYTES: Final = 8_000_000
 """Default of the setting `max_bytes` of every backend; see `Capabilities`."""
-
-
-@lru_cache(maxsize=256)
-def is_loopback(host: str) -> bool:
-    """Whether a host name or address is this machine. A backend warns if it sends plaintext to another."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 class Capabilities(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,7 +14,7 @@ from eventml.errors import RegistrationError
 from eventml.event_types import check_event_type
 from eventml.handlers import Handler
 from eventml.producer import Producer
-from eventml.runtime import answer_type, find_tracing
+from eventml.runtime import find_tracing, output_event_types
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
@@ -73,13 +73,13 @@ async def connect(
         UnavailableError: The broker cannot be reached.
         MissingExtraError: Tracing is on, and OpenTelemetry is not installed.
     """
-    output_types = {}
-    for handler in handlers.values():
-        declared = {topics.get(topic, Topic()).event_type for topic in handler.outputs}
-        if len(declared) == 1 and not handler.several and Any not in declared:
-            output_types[handler.topic, handler.name] = declared.pop()
-        elif handler.outputs:
-            output_types[handler.topic, handler.name] = answer_type(handler)
+    declared = {name: topic.event_type for name, topic in topics.items() if topic.event_type is not Any}
+    output_types = {
+        (handler.topic, handler.name): {
+            topic: declared.get(topic, type_) for topic, type_ in output_event_types(handler).items()
+        }
+        for handler in handlers.values()
+    }
     async with AsyncExitStack() as stack:
         scheme = settings.backend.scheme
         if backend is None:

@@ -46,7 +46,7 @@ class Producer:
         source: Name of the bus, sent as the source of its events.
         id_fields: By topic, the field of an event that is its id.
         formats: By topic, the format that its events are encoded in; JSON for other topics.
-        output_types: By topic and predictor, the output type of the predictor, for the replies to requests.
+        output_types: By topic and predictor, the types of its outputs by topic, for replies to requests.
 
     Attributes:
         backend: The connected backend.
@@ -61,7 +61,7 @@ class Producer:
         source: str,
         id_fields: Mapping[str, str],
         formats: Mapping[str, Format],
-        output_types: Mapping[tuple[str, str], Any],
+        output_types: Mapping[tuple[str, str], Mapping[str, Any]],
         tracing: Tracing | None,
     ) -> None:
         self.backend = backend
@@ -193,9 +193,8 @@ class Producer:
                 request = _with(request, sending.headers)
             with anyio.move_on_after(timeout):
                 reply = await self._requester.request(request, self._coalescer.publish)
-                if output_type is None:
-                    output_type = self._output_types.get((topic, predictor_of(reply.record)), Any)
-                return read_reply(reply, output_type)
+                types = self._output_types.get((topic, predictor_of(reply.record)), {})
+                return read_reply(reply, output_type, types)
             reader = f"predictor {predictor!r}" if predictor else "a predictor"
             raise RequestTimeoutError(
                 f"no reply to request {request.id} on {topic!r} within {timeout:g} s. Check that a worker of "

@@ -33,7 +33,15 @@ from eventml.runtime.failures import (
     task_group,
 )
 from eventml.runtime.output_checks import OutputChecks, Prediction
-from eventml.runtime.outputs import answer_type, output_event_types, outputs_as_json, plain_outputs
+from eventml.runtime.outputs import (
+    answer_is_list,
+    answer_type,
+    are_values,
+    output_event_types,
+    output_suffix,
+    outputs_as_json,
+    plain_outputs,
+)
 from eventml.runtime.replay import DeadLetterAction, DeadLetterFilter, ReplayReport, browse, replay_or_drop
 from eventml.runtime.replies import REPLY_RETENTION, predictor_of, read_reply, reply_topic, request_id
 from eventml.runtime.retry import FailFast, Retry
@@ -66,7 +74,9 @@ __all__ = [
     "Stats",
     "Tracing",
     "Worker",
+    "answer_is_list",
     "answer_type",
+    "are_values",
     "browse",
     "check_capabilities",
     "check_topics",
@@ -77,6 +87,7 @@ __all__ = [
     "leaves",
     "load_handlers",
     "output_event_types",
+    "output_suffix",
     "outputs_as_json",
     "plain_outputs",
     "predictor_of",

@@ -9,7 +9,7 @@ import linecache
 import math
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import asynccontextmanager
 from enum import Enum
 from traceback import walk_tb

@@ -17,7 +17,7 @@ import msgspec
 
 from eventml.codec import shorten
 from eventml.errors import OutputError, Reject
-from eventml.event_types import to_builtin
+from eventml.event_types import fields_of, is_list_type, to_builtin
 from eventml.frames import outputs_to_list
 from eventml.handlers import Handler
 from eventml.runtime.failures import Failed
@@ -63,6 +63,8 @@ class OutputChecks:
         self._handler = handler.name
         self._output_type = handler.output_type
         self._takes_frames = handler.frame is not None
+        type_ = handler.output_type
+        self._lists_objects = is_list_type(type_) and not {bool, int, float} & set(get_args(type_))
         types: tuple[Any, ...] = tuple(handler.outputs.values())
         # `isinstance` works neither with `Any`, which is a class, nor with a TypedDict.
         has_instances = all(isinstance(t, type) and t is not Any and not is_typeddict(t) for t in types)
@@ -116,6 +118,13 @@ class OutputChecks:
         if all_finite(values):
             return CheckedOutputs(values, are_numbers=True, complete=True)  # None is not a number
         for position, value in enumerate(values):
+            if isinstance(value, list) and all_finite(value):
+                continue
+            if not self._lists_objects and _has_objects(value):
+                raise OutputError(
+                    f"{self._handler}: output {position} has an object where the first one is a number or a "
+                    f"list of numbers: {shorten(value)}; for several outputs annotate a list of their type"
+                )
             if isinstance(value, str | bytes | dict) or not _is_finite(value):
                 raise OutputError(
                     f"{self._handler}: output {position} is not a finite number: {shorten(value)}"
@@ -184,6 +193,19 @@ def all_finite(numbers: Iterable[Any]) -> bool:
 def _are_numbers(outputs: Sequence[Any]) -> bool:
     first = next((output for output in outputs if output is not None), None)
     return isinstance(first, int | float | list) or hasattr(first, "tolist")
+
+
+def _has_objects(value: Any) -> bool:
+    """Whether it is an object with fields, or a list in which there are some."""
+    if isinstance(value, list):
+        return not _PLAIN.issuperset(map(type, value)) and any(map(_has_objects, value))
+    type_: Any = type(value)
+    return _is_object_type(type_)
+
+
+@lru_cache(maxsize=256)
+def _is_object_type(type_: Any) -> bool:
+    return issubclass(type_, dict) or fields_of(type_) is not None
 
 
 @lru_cache(maxsize=256)

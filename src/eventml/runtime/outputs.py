@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache, reduce
 from itertools import islice
 from operator import or_
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, NamedTuple, get_type_hints
 
 import msgspec
 
 from eventml import records
 from eventml.backends.base import Completion
-from eventml.codec import Encoder, Format
+from eventml.codec import Encoder, Format, shorten
 from eventml.errors import OutputError, Reject
+from eventml.event_types import check_event_type, is_list_type
 from eventml.handler_options import is_reserved
 from eventml.handlers import Handler
 from eventml.models import Model
@@ -23,9 +25,7 @@ from eventml.runtime.output_checks import OutputChecks, Prediction, each_alone
 from eventml.runtime.tracing import HandlerTracing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
-
-_NOT_PLAIN: Final = {Output, Reject, list}
+    from collections.abc import Callable, Collection, Sequence
 
 
 class Outputs:
@@ -54,9 +54,9 @@ class Outputs:
         source: str,
         tracing: HandlerTracing | None = None,
     ) -> None:
+        self._handler = handler
         self._name = handler.name
         self._types = handler.outputs
-        self._several = handler.several
         self._carry = handler.options.carry
         self._checks = OutputChecks(handler)
         self._encoders = {topic: Encoder(formats.get(topic, "json")) for topic in handler.outputs}
@@ -65,7 +65,7 @@ class Outputs:
             for topic, encoder in self._encoders.items()
         }
         self._tracing = tracing
-        self.suffix = handler.name if model is None else f"{handler.name}@{model.version}"
+        self.suffix = output_suffix(handler, model)
         [self._topic, *others] = handler.outputs
         self._is_plain = handler.several is not True and not others
         self._topic_of: Callable[[Any], str] = cache(self._find_topic)
@@ -80,7 +80,8 @@ class Outputs:
         """
         returned = self._checks.as_list(outputs)
         self._checks.check_length(returned, len(deliveries))
-        if not self._are_plain(returned):
+        # Each row of an array or a frame is one output.
+        if not self._is_plain or not are_values(self._handler, returned, rows=returned is not outputs):
             return self._all_completions(deliveries, returned)
         values, are_numbers, complete = self._checks.check_values(returned)
         if are_numbers:
@@ -114,33 +115,28 @@ class Outputs:
         """The records of checked outputs to one topic, one for each delivery."""
         suffix, headers = self.suffix, self._headers[topic]
         values = self._encoders[topic].encode_all(outputs)
-        all_headers: Iterable[Mapping[str, str]] = [headers] * len(deliveries)
+        all_headers: Sequence[Mapping[str, str]] = [headers] * len(deliveries)
         if self._tracing is not None:
             all_headers = self._tracing.output_headers(headers, [d.record.headers for d in deliveries])
         if self._carry:
-            all_headers = [
-                {**own, **{name: h[name] for name in self._carry if name in (h := d.record.headers)}}
-                for d, own in zip(deliveries, all_headers, strict=True)
-            ]
+            all_headers = self._with_carried(all_headers, [d.record.headers for d in deliveries])
         return [
             Record(topic, value, d.record.key, f"{d.record.id}/{suffix}", own)
             for d, value, own in zip(deliveries, values, all_headers, strict=True)
         ]
 
+    def _with_carried(
+        self, all_headers: Sequence[Mapping[str, str]], inputs: Sequence[Mapping[str, str]]
+    ) -> list[Mapping[str, str]]:
+        """Headers with those of the inputs that are carried. Inputs that share a mapping share the result."""
+        made: dict[int, Mapping[str, str]] = {}
+        for own, found in zip(all_headers, inputs, strict=True):
+            if id(found) not in made:
+                carried = {name: found[name] for name in self._carry if name in found}
+                made[id(found)] = MappingProxyType({**carried, **own}) if carried else own
+        return [made[id(found)] for found in inputs]
+
     # Several outputs for an event, several topics, a key and headers of its own, or a Reject
-
-    def _are_plain(self, values: Sequence[Any]) -> bool:
-        """Whether each value is one output, for the predictor's only topic."""
-        if not self._is_plain:
-            return False
-        kinds = _NOT_PLAIN.intersection(map(type, values))
-        return not kinds or (kinds == {list} and not any(map(self._is_several, values)))
-
-    def _is_several(self, value: Any) -> bool:
-        """Whether a value is a list of outputs. A list of numbers is one, a row, if no annotation says so."""
-        if not isinstance(value, list) or self._several is not None:
-            return isinstance(value, list) and self._several is True
-        return not value or not all(isinstance(v, int | float | list) or hasattr(v, "tolist") for v in value)
 
     def _all_completions(self, deliveries: Sequence[Delivery], values: Sequence[Any]) -> CallResults:
         made = [self._parts(delivery, value) for delivery, value in zip(deliveries, values, strict=True)]
@@ -151,24 +147,15 @@ class Outputs:
         ]
 
     def _parts(self, delivery: Delivery, value: Any) -> list[_Part]:
-        if value is None or isinstance(value, Reject):
-            return []
-        if self._is_several(value):
-            outputs = [output for output in value if output is not None]
-            return [_Part(delivery, _as_output(o), f"/{n}") for n, o in enumerate(outputs, 1)]
-        if self._several:
-            raise OutputError(f"{self._name}: an event's outputs are a {type(value).__name__}, not a list")
-        return [_Part(delivery, _as_output(value), "")]
+        outputs = [] if isinstance(value, Reject) else _outputs_of(self._handler, value)
+        numbered = is_several(self._handler, value)
+        return [_Part(delivery, o, f"/{n}" if numbered else "") for n, o in enumerate(outputs, 1)]
 
     def _encode_parts(self, parts: Sequence[_Part]) -> list[Record]:
         values, are_numbers, _ = self._checks.check_values([part.output.value for part in parts])
         topics = [part.output.topic or self._topic_of(type(part.output.value)) for part in parts]
         encoded: dict[int, Record] = {}
         for topic in dict.fromkeys(topics):
-            if topic not in self._encoders:
-                raise OutputError(
-                    f"{self._name}: an output is for the topic {topic!r}, which is not in its to=..."
-                )
             places = [place for place, other in enumerate(topics) if other == topic]
             if are_numbers:
                 outputs = [Prediction(parts[place].delivery.record.id, values[place]) for place in places]
@@ -182,19 +169,17 @@ class Outputs:
         """A record with the key and the headers that the handler gave."""
         _, output, end = part
         key = output.key.encode() if isinstance(output.key, str) else output.key
-        for name in output.headers:
-            if is_reserved(name):
-                raise OutputError(f"{self._name}: an output's header {name!r} is written by the library")
         headers = {**record.headers, **output.headers} if output.headers else record.headers
         return Record(
             record.topic, record.value, record.key if key is None else key, record.id + end, headers
         )
 
     def _find_topic(self, type_: Any) -> str:
-        """The topic of the outputs of a type, where they do not name one."""
+        """The topic of the outputs of a type, where they do not name one: that of the nearest class."""
         if len(self._types) == 1:
             return self._topic
-        found = [topic for topic, expected in self._types.items() if issubclass(type_, expected)]
+        nearest = next((class_ for class_ in type_.__mro__ if class_ in self._types.values()), None)
+        found = [topic for topic, expected in self._types.items() if expected is nearest]
         if len(found) == 1:
             return found[0]
         shown = ", ".join(f"{topic!r} for {expected.__name__}" for topic, expected in self._types.items())
@@ -204,19 +189,84 @@ class Outputs:
         )
 
 
+def is_several(handler: Handler, value: Any) -> bool:
+    """Whether what a handler returned for an event is a list of outputs, not one output.
+
+    If no annotation says so, a list is one unless it is a row of numbers.
+    """
+    if handler.several is not None:
+        return handler.several and isinstance(value, list | tuple)
+    if not isinstance(value, list):
+        return False
+    return not value or not all(isinstance(v, (int, float, list)) or hasattr(v, "tolist") for v in value)
+
+
+def are_values(handler: Handler, outputs: Sequence[Any], *, rows: bool = False) -> bool:
+    """Whether what a handler returned for each event is a value: no list of outputs, `Output` or `Reject`.
+
+    `rows` says that the values are the rows of an array or a frame, which are no lists of outputs.
+    """
+    kinds = set(map(type, outputs))
+    if any(issubclass(kind, (Output, Reject)) for kind in kinds):
+        return False
+    if rows or handler.several is False or not any(issubclass(kind, list) for kind in kinds):
+        return True
+    return not any(is_several(handler, value) for value in outputs)
+
+
 def plain_outputs(handler: Handler, outputs: Sequence[Any]) -> list[Any]:
-    """The values of outputs where there are no topics and keys; with `Failed` for an event that is rejected.
+    """The values of outputs where there are no topics and keys, one for each event; None for no output.
+
+    In the place of an event that was rejected, or has an output that is not possible, there is `Failed`.
+    """
+    if are_values(handler, outputs):
+        return list(outputs)
+    return each_alone(outputs, lambda part: [_plain_output(handler, output) for output in outputs[part]])
+
+
+def _plain_output(handler: Handler, value: Any) -> Any:
+    if isinstance(value, Reject):
+        raise value
+    outputs = _outputs_of(handler, value)
+    if outputs and is_several(handler, value):
+        raise OutputError(f"{handler.name} returned a list of outputs for an event, where one is written")
+    return outputs[0].value if outputs else None
+
+
+def _outputs_of(handler: Handler, value: Any) -> list[Output]:
+    """The outputs in what a handler returned for an event, without those that are None.
 
     Raises:
-        OutputError: an event has a list of outputs.
+        OutputError: one is not possible, or there is no list of them where the annotation says so.
     """
-    values = []
-    for output in outputs:
-        value = output.value if isinstance(output, Output) else output
-        if isinstance(value, list) and value and not isinstance(value[0], int | float | list):
-            raise OutputError(f"{handler.name} returned several outputs for an event, where one is written")
-        values.append(Failed(value) if isinstance(value, Reject) else value)
-    return values
+    some = value if is_several(handler, value) else [value]
+    if handler.several and some is not value and value is not None:
+        raise OutputError(f"{handler.name}: an event's outputs are a {type(value).__name__}, not a list")
+    outputs = [_checked(handler, one) if isinstance(one, Output) else Output(one) for one in some]
+    return [output for output in outputs if output.value is not None]
+
+
+def _checked(handler: Handler, output: Output) -> Output:
+    key, headers, topic = output.key, output.headers, output.topic
+    if not (key is None or isinstance(key, bytes) or _is_text(key)):
+        raise OutputError(f"{handler.name}: an output's key is text or bytes, not {shorten(key)}")
+    # Bytes of an input's header that are not UTF-8 are escaped.
+    if not isinstance(headers, Mapping) or not all(
+        _is_text(text, "surrogateescape") for pair in headers.items() for text in pair
+    ):
+        raise OutputError(f"{handler.name}: an output's headers are texts by name, not {shorten(headers)}")
+    if reserved := list(filter(is_reserved, headers)):
+        raise OutputError(f"{handler.name}: an output's header {reserved[0]!r} is written by the library")
+    if topic is not None and topic not in list(handler.outputs):
+        raise OutputError(f"{handler.name}: an output is for the topic {topic!r}, which is not in its to=...")
+    return output
+
+
+def _is_text(value: Any, errors: str = "strict") -> bool:
+    try:
+        return isinstance(value, str) and value.encode(errors=errors) is not None
+    except UnicodeEncodeError:
+        return False
 
 
 class _Part(NamedTuple):
@@ -227,8 +277,9 @@ class _Part(NamedTuple):
     end: str
 
 
-def _as_output(value: Any) -> Output:
-    return value if isinstance(value, Output) else Output(value)
+def output_suffix(handler: Handler, model: Model | None) -> str:
+    """The end of the ids of a predictor's outputs: `<predictor>@<model version>`, or the predictor's name."""
+    return handler.name if model is None else f"{handler.name}@{model.version}"
 
 
 def output_headers(
@@ -245,6 +296,11 @@ def output_headers(
     if model is not None:
         headers |= {records.MODEL: model.name, records.MODEL_VERSION: model.version}
     return headers
+
+
+def answer_is_list(outputs: Sequence[Record], single_id: str) -> bool:
+    """Whether the outputs of one event are a list; if not, there is one, and it has the id given."""
+    return len(outputs) != 1 or outputs[0].id != single_id
 
 
 def outputs_as_json(outputs: Sequence[Record]) -> bytes:
@@ -265,14 +321,23 @@ def output_event_types(handler: Handler) -> dict[str, Any]:
 
 def answer_type(handler: Handler) -> Any:
     """The type of what a predictor answers for one event: of its outputs, or a list of them."""
-    types = set(output_event_types(handler).values())
-    type_: Any = reduce(or_, types) if Any not in types else Any
+    type_: Any = union_of(set(output_event_types(handler).values()))
     return list[type_] if handler.several else type_
+
+
+def union_of(types: Collection[Any]) -> Any:
+    """The type that values of these types are decoded to; Any if their union cannot be told apart."""
+    type_ = reduce(or_, types) if types and Any not in types else Any
+    try:
+        check_event_type(type_)
+    except TypeError:
+        return Any
+    return type_
 
 
 def _event_type(handler: Handler, type_: Any) -> Any:
     if type_ is Any:
         type_ = get_type_hints(handler.function).get("return", Any)
         return Prediction if hasattr(type_, "tolist") or hasattr(type_, "to_list") else Any
-    numbers = type_ in (bool, int, float) or get_origin(type_) is list or hasattr(type_, "tolist")
+    numbers = type_ in (bool, int, float) or is_list_type(type_) or hasattr(type_, "tolist")
     return Prediction if numbers else type_

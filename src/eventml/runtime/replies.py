@@ -30,7 +30,7 @@ from eventml.handlers import Handler
 from eventml.records import REPLAY_GROUP, REPLY_FROM, REPLY_TO, Delivery, Record
 from eventml.runtime.dead_letters import DLQ_PREFIX
 from eventml.runtime.failures import describe
-from eventml.runtime.outputs import output_headers, outputs_as_json
+from eventml.runtime.outputs import answer_is_list, output_headers, outputs_as_json, union_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -175,12 +175,16 @@ class Replies:
         return self._without_output(request, msgspec.json.encode(failure), self._failed_headers)
 
     def _with_outputs(self, request: Record, outputs: Sequence[Record]) -> Record:
-        if len(outputs) == 1 and not self._several:
+        if not answer_is_list(outputs, f"{request.id}/{self._suffix}"):
             [output] = outputs
             return Record(self._topic, output.value, output.key, output.id, output.headers)
-        headers = outputs[0].headers if outputs else self._no_output_headers
-        headers = {name: text for name, text in headers.items() if name != records.REPLY}
-        headers[records.CONTENT_TYPE] = records.JSON
+        topics = {output.topic for output in outputs}
+        headers = {
+            **(outputs[0].headers if outputs else self._no_output_headers),
+            records.CONTENT_TYPE: records.JSON,
+            records.REPLY: records.SEVERAL,
+            records.TYPE: topics.pop() if len(topics) == 1 else self._topic,
+        }
         return self._without_output(request, outputs_as_json(outputs), headers)
 
     def _without_output(self, request: Record, value: bytes, headers: Mapping[str, str]) -> Record:
@@ -206,8 +210,10 @@ def predictor_of(reply: Record) -> str:
     return reply.headers.get(records.PREDICTOR, "")
 
 
-def read_reply(reply: Delivery, output_type: Any) -> Any:
-    """The output in a reply, decoded to a type; None if the predictor returned None.
+def read_reply(reply: Delivery, output_type: Any, types: Mapping[str, Any]) -> Any:
+    """The output in a reply, or the list of them; None if the predictor returned None.
+
+    It is decoded to `output_type`; if that is None, to the type of the output's topic, if `types` has it.
 
     Raises:
         PredictionError: the predictor failed.
@@ -216,6 +222,10 @@ def read_reply(reply: Delivery, output_type: Any) -> Any:
     kind = reply.record.headers.get(records.REPLY)
     if kind == records.NO_OUTPUT:
         return None
+    if output_type is None:
+        topic = reply.record.headers.get(records.TYPE, "")
+        output_type = types[topic] if topic in types else union_of(types.values())
+        output_type = list[output_type] if kind == records.SEVERAL else output_type
     [value] = Decoder(FailureReply if kind == records.FAILED else output_type).decode([reply])
     if isinstance(value, DecodeError):
         raise value

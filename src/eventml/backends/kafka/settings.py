@@ -13,8 +13,9 @@ from aiokafka.abc import AbstractTokenProvider
 from aiokafka.errors import SaslAuthenticationFailed
 from msgspec import Meta
 
-from eventml.backends.base import MAX_BYTES, is_loopback
+from eventml.backends.base import MAX_BYTES
 from eventml.errors import ConfigError
+from eventml.loopback import is_loopback
 
 log = logging.getLogger("eventml")
 

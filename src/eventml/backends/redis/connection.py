@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import hiredis
 import msgspec
 
-from eventml.backends.base import is_loopback
 from eventml.backends.redis.errors import (
     ConnectionLostError,
     DeniedError,
@@ -28,6 +27,7 @@ from eventml.backends.redis.errors import (
 )
 from eventml.backends.redis.settings import Address, Host, Settings, tls_context
 from eventml.errors import UnavailableError
+from eventml.loopback import is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -130,6 +130,11 @@ async def score(
     handler = bus.configured_handler(plan.predictor)
     if not handler.outputs:
         raise ConfigError(f"{plan.predictor} is a consumer: it has no outputs that could be written")
+    if len(handler.outputs) > 1:
+        raise ConfigError(
+            f"{plan.predictor} has several topics, and a job writes one table or file; write a predictor "
+            f"with one of them: {', '.join(handler.outputs)}"
+        )
     if handler.several:
         raise ConfigError(
             f"{plan.predictor} returns a list of outputs for each event, and a job writes one prediction for "

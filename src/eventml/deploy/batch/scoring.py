@@ -23,9 +23,9 @@ from eventml.deploy.batch.output_columns import (
     take,
 )
 from eventml.deploy.batch.row_decoding import DecodedChunk, RowDecoder
-from eventml.errors import OutputError, Reject
+from eventml.errors import OutputError
 from eventml.handler_options import DEFAULT_MAX_BATCH
-from eventml.records import Delivery, Output, Record
+from eventml.records import Delivery, Record
 from eventml.runtime import (
     DLQ_PREFIX,
     Caller,
@@ -36,6 +36,7 @@ from eventml.runtime import (
     OutputChecks,
     Retry,
     Stats,
+    are_values,
     describe,
     plain_outputs,
 )
@@ -112,7 +113,7 @@ class Scorer:
         try:
             deliveries = self._deliveries(decoded, start, stop) if self._handler.metadata else ()
             outputs = await self._caller.call_whole(decoded.events[start:stop], deliveries)
-            if isinstance(outputs, list) and not {Output, Reject}.isdisjoint(map(type, outputs)):
+            if isinstance(outputs, list) and not are_values(self._handler, outputs):
                 return self._without_rejected(decoded, start, stop, outputs)
             return check_outputs(self._checks, outputs, stop - start), range(start, stop)
         except Exception as exc:  # noqa: BLE001 - a handler may raise anything

@@ -7,10 +7,9 @@ import os
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, Self
 
-from eventml.backends.base import is_loopback
 from eventml.deploy.web.http_messages import Problem
-from eventml.deploy.workers import is_loopback_name
 from eventml.errors import ConfigError
+from eventml.loopback import is_loopback, is_loopback_name
 
 if TYPE_CHECKING:
     from starlette.types import Scope

@@ -22,7 +22,7 @@ from eventml.deploy.web.http_messages import (
 from eventml.deploy.web.request_backend import RequestEvent, RequestQueue
 from eventml.errors import ConfigError, FullError
 from eventml.records import NO_HEADERS
-from eventml.runtime import DLQ_PREFIX, LoadedHandler, outputs_as_json
+from eventml.runtime import DLQ_PREFIX, LoadedHandler, answer_is_list, output_suffix, outputs_as_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -83,7 +83,7 @@ class PredictEndpoint:
         self._name = handler.name
         self._queue = queue
         self._several = handler.several
-        self._suffix = handler.name if model is None else f"{handler.name}@{model.version}"
+        self._suffix = output_suffix(handler, model)
         topic = bus.declared_topic(handler.topic)
         self._decoder = EventDecoder(handler.event_type, topic.id_field, strict=topic.strict)
         self._limits = bus.settings.web
@@ -144,14 +144,11 @@ class PredictEndpoint:
     def _result(self, completion: Completion, event_id: str) -> bytes | Problem:
         if completion.dead_letter:
             return _handler_failure(completion.outputs[0])
-        outputs = completion.outputs
-        if self._several:
-            ids = encode(f"{event_id}/{self._suffix}"), encode(event_id)
-            return b'{"id":%b,"input":%b%b%b}' % (*ids, self._model_fields, outputs_as_json(outputs))
-        if not outputs:
+        outputs, id_ = completion.outputs, f"{event_id}/{self._suffix}"
+        if not outputs and not self._several:
             return b'{"id":null,"input":%b%bnull}' % (encode(event_id), self._model_fields)
-        ids = encode(outputs[0].id), encode(event_id)
-        value = outputs[0].value if len(outputs) == 1 else outputs_as_json(outputs)
+        ids = encode(id_), encode(event_id)
+        value = outputs_as_json(outputs) if answer_is_list(outputs, id_) else outputs[0].value
         return b'{"id":%b,"input":%b%b%b}' % (*ids, self._model_fields, value)
 
 

@@ -16,7 +16,6 @@ from eventml.deploy.workers.logs import (
 from eventml.deploy.workers.operations import (
     HostPort,
     answer_operations,
-    is_loopback_name,
     parse_host_port,
     serve_operations,
     watch_health,
@@ -38,7 +37,6 @@ __all__ = [
     "WorkerSpec",
     "answer_operations",
     "force_exit_later",
-    "is_loopback_name",
     "make_errors_printable",
     "parse_host_port",
     "run_service",

@@ -23,13 +23,13 @@ from typing import TYPE_CHECKING, Any, Final
 import anyio
 import msgspec
 
-from eventml.backends.base import is_loopback
 from eventml.deploy.workers.logs import LogRateLimit
 from eventml.deploy.workers.metrics import METRICS_TYPE, render_metrics
 from eventml.deploy.workers.readiness import LagMonitor, unready_reasons
 from eventml.deploy.workers.reports import RunningWorker, ServiceStatus, WorkerStatus, handler_reports
 from eventml.deploy.workers.restarts import HealthLimits, kill_reason
 from eventml.errors import ConfigError
+from eventml.loopback import is_loopback, is_loopback_name
 from eventml.printable import printable
 from eventml.runtime import task_group
 
@@ -49,7 +49,6 @@ _TIMEOUT: Final = 10.0  # seconds that a client may take to send its request, an
 _MAX_HEAD: Final = 65_536  # bytes of the request line and the headers
 _HEAD_END: Final = re.compile(rb"\n\r?\n")
 _MAX_CONNECTIONS: Final = 100  # a thread each
-_AUTHORITY: Final = re.compile(r"\[([^\]]*)\](?::\d*)?|([^:]*)(?::\d*)?")
 
 
 class HostPort(msgspec.Struct, frozen=True):
@@ -73,16 +72,6 @@ def parse_host_port(text: str) -> HostPort:
     if not port.isdecimal() or int(port) > _MAX_PORT:
         raise ConfigError(f"--operations: {text!r} is not an address; write PORT or HOST:PORT")
     return HostPort(host.strip("[]") or LOOPBACK, int(port))
-
-
-def is_loopback_name(header: str) -> bool:
-    """Return whether a header `host` names a loopback address.
-
-    A page of another site can have its own name resolved to a loopback address (DNS rebinding), but its
-    visitor's browser then sends that name in this header.
-    """
-    found = _AUTHORITY.fullmatch(header)
-    return found is not None and is_loopback((found[1] or found[2] or "").lower())
 
 
 def answer_operations(

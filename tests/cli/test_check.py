@@ -214,6 +214,16 @@ def test_unknown_backend_is_a_problem_and_its_password_is_hidden(invoke: Invoke)
     assert "secret" not in json.dumps(found)
 
 
+def test_a_start_at_a_time_is_shown_as_settings_say_it(invoke: Invoke, app: Path) -> None:
+    app.write_text(
+        "import datetime, eventml\nbus = eventml.Bus('app')\n"
+        "@bus.consumer('numbers', start=datetime.timedelta(hours=1))\ndef show(number: int) -> None: ..."
+    )
+    [handler] = checked(invoke)["handlers"]
+    assert handler["start"] == "PT3600S"
+    assert "numbers (PT3600S)" in invoke("check", "app:bus").stdout
+
+
 def test_every_guarantee_has_a_description() -> None:
     hints = get_type_hints(Capabilities)
     for name, kind in hints.items():

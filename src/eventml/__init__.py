@@ -1,6 +1,6 @@
 """Deploy machine-learning models on event streams: one predictor, any backend."""
 
-from eventml.bus import Bus, Router
+from eventml.bus import Bus, ReadDelivery, Router
 from eventml.errors import (
     BackendError,
     ConfigError,
@@ -41,6 +41,7 @@ __all__ = [
     "Prediction",
     "PredictionError",
     "PublishError",
+    "ReadDelivery",
     "Record",
     "RegistrationError",
     "Reject",

@@ -2,7 +2,10 @@
 
 # No `from __future__ import annotations` here: msgspec evaluates the annotations, so the linter must not
 # move their imports into a type-checking block.
+import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import datetime, timedelta
 from functools import cache
 from typing import Annotated, Any, Final, Literal, TypedDict
 
@@ -17,6 +20,9 @@ AtLeastOne = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(ge=0)]
 PositiveSeconds = Annotated[float, Meta(gt=0)]
 WhenStale = Literal["dead_letter", "drop"]
+StartOption = Literal["earliest", "latest"] | datetime | timedelta
+
+START_TEXTS: Final = '"earliest", "latest", a past time with its zone (2026-01-05T08:00:00Z) or an age (PT1H)'
 
 _RESERVED: Final = ("ce_specversion", "ce_type", "ce_source", "ce_id", "ce_predictor", "content-type")
 
@@ -46,7 +52,8 @@ class HandlerOptions(msgspec.Struct, frozen=True, kw_only=True):
         ordered: True requires order per key; a backend that cannot keep it is refused at start-up. False
             gives order up. None takes what the backend offers.
         timeout: Time limit of one call in seconds, or None for no limit.
-        start: Where a group that has never read the topic begins.
+        start: Where a group that has never read the topic begins: at an end, at a time (a datetime with its
+            zone, in the past), or so long before it subscribes (a timedelta).
         retries: How often a failed event is retried before it becomes a dead letter.
         backoff: Upper bound of the first wait before a retry, in seconds. It doubles with each retry; the
             wait is random below it (full jitter).
@@ -86,7 +93,7 @@ class HandlerOptions(msgspec.Struct, frozen=True, kw_only=True):
     concurrency: AtLeastOne | None = None
     ordered: bool | None = None
     timeout: PositiveSeconds | None = None
-    start: Start = "earliest"
+    start: StartOption = "earliest"
     retries: Count = 2
     backoff: Seconds = 0.1
     max_backoff: Seconds = 30.0
@@ -108,13 +115,46 @@ class HandlerOptions(msgspec.Struct, frozen=True, kw_only=True):
             if name == "when_stale" and callable(value):
                 continue
             try:
-                msgspec.convert(value, kind)
-            except msgspec.ValidationError as exc:
+                structs.force_setattr(self, name, convert_option(value, kind))
+            except ValueError as exc:
                 raise ValueError(
                     f"{name}: {str(exc).replace('Expected', 'expected')}, not {value!r}"
                 ) from None
         if reserved := list(filter(is_reserved, self.carry)):
             raise ValueError(f"carry: the library writes the header {reserved[0]!r} itself; leave it out")
+
+
+def convert_option(value: Any, kind: Any, *, strict: bool = True) -> Any:
+    """An option as its type. A `StartOption` may be text, in ISO 8601. Raises ValueError."""
+    if kind != StartOption:
+        return msgspec.convert(value, kind, strict=strict)
+    found = value
+    if isinstance(value, str):
+        with suppress(ValueError):
+            found = msgspec.convert(value, timedelta)
+        with suppress(ValueError):
+            found = datetime.fromisoformat(value)
+    start_at(found)
+    return found
+
+
+def start_at(start: StartOption) -> Start:
+    """Where a subscription that begins now starts, as a backend takes it. Raises ValueError."""
+    if isinstance(start, str) and start in ("earliest", "latest"):
+        return start
+    with suppress(ValueError):
+        if (at := seconds_at(start)) <= time.time():
+            return at
+    raise ValueError(f"Expected {START_TEXTS}")
+
+
+def seconds_at(when: object) -> float:
+    """A datetime, or as long ago as a timedelta, in seconds since the epoch. ValueError without a zone."""
+    if isinstance(when, timedelta):
+        return time.time() - when.total_seconds()
+    if isinstance(when, datetime) and when.tzinfo is not None:
+        return when.timestamp()
+    raise ValueError("Expected a datetime with its zone, such as 2026-01-05T08:00:00Z, or a timedelta")
 
 
 def is_reserved(header: str) -> bool:
@@ -149,7 +189,7 @@ class HandlerArguments(TypedDict, total=False):
     concurrency: int | None
     ordered: bool | None
     timeout: float | None
-    start: Start
+    start: StartOption
     retries: int
     backoff: float
     max_backoff: float

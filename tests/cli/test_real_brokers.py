@@ -72,6 +72,8 @@ def test_publish_run_lag_and_tail(name: str) -> None:
     lines = eventml("tail", f"{name}.minutes", "--from", "earliest", "-n", "50").splitlines()
     found = {line["value"]["ride"]: (line["id"], line["value"]["minutes"]) for line in map(json.loads, lines)}
     assert found == {f"r{n}": (f"r{n}/minutes", 3.0 * n) for n in range(50)}
+    assert len(eventml("tail", f"{name}.minutes", "--from", "1h", "--until-end").splitlines()) == 50
+    assert eventml("tail", f"{name}.minutes", "--until", "1h") == ""
     [letter] = eventml(
         "tail", f"{name}.rides.{name}.minutes.dlq", "--from", "earliest", "-n", "1"
     ).splitlines()

@@ -28,11 +28,50 @@ def test_it_stops_after_n_records_and_joins_no_group(invoke: Invoke, hubs: Hubs)
     assert hubs["onehub://"].groups == [None]
 
 
-@pytest.mark.parametrize(("args", "expected"), [(("-n", "0"), "-n"), (("--from", "yesterday"), "--from")])
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        (("-n", "0"), "-n"),
+        (("--from", "yesterday"), "--from"),
+        (("--from", "2099-01-01"), "--from"),
+        (("--from", "999999999999d"), "--from"),
+        (("--until", "soon"), "--until"),
+        (("--until", "latest"), "--until"),
+    ],
+)
 def test_invalid_options_are_usage_errors(invoke: Invoke, args: tuple[str, str], expected: str) -> None:
     result = invoke("tail", "numbers", *args)
     assert result.exit_code == 2
     assert expected in result.output
+
+
+def test_two_ends_are_a_usage_error(invoke: Invoke) -> None:
+    result = invoke("tail", "numbers", "--until", "2h", "--until-end")
+    assert result.exit_code == 2
+    assert "--until and --until-end" in result.output
+
+
+def test_it_ends_where_the_topic_ends(invoke: Invoke) -> None:
+    """It begins with the oldest record then, if nothing else is said."""
+    assert invoke("tail", "empty", "--until-end", "-n", "3", "--backend", FIVE).stdout == ""
+    assert len(invoke("tail", "numbers", "--until-end", "--backend", FIVE).stdout.splitlines()) == 10
+    latest = invoke("tail", "numbers", "--from", "latest", "--until-end", "--backend", FIVE)
+    assert (latest.exit_code, latest.stdout) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("limits", "count"),
+    [
+        (("--from", "1h", "--until-end"), 5),
+        (("--from", "2026-01-05T08:00", "--until-end"), 5),
+        (("--from", "2026-01-05T08:00+01:00", "--until", "1h"), 0),
+        (("--until", "0s"), 5),
+        (("--until", "2026-01-05"), 0),
+    ],
+)
+def test_it_prints_what_is_between_two_times(invoke: Invoke, limits: tuple[str, ...], count: int) -> None:
+    result = invoke("tail", "numbers", *limits, "--backend", FIVE)
+    assert (result.exit_code, len(result.stdout.splitlines())) == (0, count)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

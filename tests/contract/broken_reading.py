@@ -130,6 +130,38 @@ class AlwaysBeginsAtTheFirst(Connection):
         return super().join(topics, group, "earliest")
 
 
+@breaks("a_subscription_starts_at_a_time")
+class TakesATimeForAnEnd(Connection):
+    def join(self, topics: Sequence[str], group: str | None, start: Start) -> Inner:
+        return super().join(topics, group, start if isinstance(start, str) else "latest")
+
+
+@breaks("a_subscription_starts_at_a_time")
+class StartsAfterTheRecordOfThatTime(Connection):
+    def join(self, topics: Sequence[str], group: str | None, start: Start) -> Inner:
+        return super().join(topics, group, start if isinstance(start, str) else start + 0.001)
+
+
+@breaks("a_reader_stops_at_an_end")
+class NeverStops(Member):
+    async def stop_at(self, end: Start) -> None:
+        del end
+
+
+@breaks("a_reader_stops_at_an_end")
+class StopsAtTheLatestEnd(Member):
+    async def stop_at(self, end: Start) -> None:
+        await super().stop_at("latest" if isinstance(end, float) else end)
+
+
+@breaks("a_reader_stops_at_an_end")
+class WaitsAtItsEnd(Member):
+    async def receive(self, limit: int) -> Sequence[Delivery]:
+        if not (deliveries := await super().receive(limit)):
+            await anyio.sleep_forever()
+        return deliveries
+
+
 @breaks("a_subscription_starts_as_configured", "a_group_goes_on_where_it_left_off")
 class JoinsAtItsFirstReceive(Connection):
     def join(self, topics: Sequence[str], group: str | None, start: Start) -> Inner:

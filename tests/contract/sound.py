@@ -49,6 +49,7 @@ EVERYTHING = Capabilities(
     shared=True,
     deduplicates=True,
     max_bytes=MAX_BYTES,
+    start_at_time=True,
 )
 
 
@@ -82,6 +83,11 @@ class Member:
         await self.inner.complete([c for position, c in enumerate(done) if position not in refused])
         if refused:
             raise PublishError("some outputs are too large", refused)
+
+    async def stop_at(self, end: Start) -> None:
+        if not isinstance(self.inner, _Reader):
+            raise NotImplementedError("a group has no end")
+        await self.inner.stop_at(end)
 
     async def begin(self, deliveries: Sequence[Delivery]) -> Collection[int]:
         if not isinstance(self.inner, _Member):

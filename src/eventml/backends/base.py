@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 
     from eventml.records import Delivery, Record
 
-Start = Literal["earliest", "latest"]
-"""Where a new group starts reading a topic. An existing group continues where it stopped."""
+Start = Literal["earliest", "latest"] | float
+"""Where a new group or a reader starts: at an end, or at a past time in seconds since the epoch, in each
+partition with the first record whose timestamp is not before it; a backend may round it down to milliseconds.
+At the end if there is none (`Capabilities.start_at_time`). An existing group continues where it stopped."""
 
 Dedupe = Literal["off", "drop", "record"]
 """How a completion takes part in deduplication; see `Completion`."""
@@ -57,6 +59,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
         max_bytes: The most bytes of values and keys that one `receive` returns; a larger record is returned
             alone. What is read ahead is bounded likewise. None: a read is bounded in records only.
         tombstones: A record may have no value (`records.TOMBSTONE`). None is published to other backends.
+        start_at_time: `Start` may be a time, and readers without a group are `Bounded`.
     """
 
     ordering: Literal["per_key", "single_member", "none"]
@@ -68,6 +71,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     deduplicates: bool = False
     max_bytes: int | None = None
     tombstones: bool = False
+    start_at_time: bool = False
 
 
 class Completion(msgspec.Struct, frozen=True, gc=False):
@@ -127,7 +131,6 @@ class Subscription(Protocol):
             BackendError: the broker refused them all, for a reason that somebody has to remove (a missing
                 permission, say); none is acked. Repeating the call later is right.
         """
-        ...
 
     async def lag(self) -> int | None:
         """The number of records that the group has not finished, those in flight included.
@@ -136,7 +139,6 @@ class Subscription(Protocol):
         exact. It counts the whole group, dead members included. Where it stays unknown, a worker that is to
         stop when idle (`--until-idle`) ends with an error after 60 s.
         """
-        ...
 
 
 @runtime_checkable
@@ -147,6 +149,21 @@ class CountsLost(Protocol):
     def lost(self) -> int:
         """How many this member found removed: at least so many. Each record counts with one member."""
         ...
+
+
+@runtime_checkable
+class Bounded(Protocol):
+    """Implemented by readers without a group besides `Subscription`, if `Capabilities.start_at_time`."""
+
+    async def stop_at(self, end: Start) -> None:
+        """Deliver only what is before the place where another reader with `start=end` would start now.
+
+        It may be called once, between two calls of `receive`. From then on `receive` returns none once, and
+        only once, it has returned all of these that still exist.
+
+        Raises:
+            UnavailableError: the broker cannot be reached. Repeating the call is right.
+        """
 
 
 class Backend(Protocol):
@@ -167,7 +184,6 @@ class Backend(Protocol):
             FullError: the topic stayed full; nothing was written.
             UnavailableError: the broker cannot be reached or did not answer; some may have been written.
         """
-        ...
 
     def subscribe(
         self, topics: Sequence[str], *, group: str | None, start: Start
@@ -188,7 +204,6 @@ class Backend(Protocol):
 
         None if the group does not exist yet, or if the backend does not know.
         """
-        ...
 
 
 class NewTopic(msgspec.Struct, frozen=True, kw_only=True):
@@ -297,11 +312,8 @@ class TrimsTopics(Protocol):
     async def trim(self, topic: str, *, older_than: float) -> None:
         """Remove the records of a topic that are older than this many seconds, read or not.
 
-        Raises:
-            BackendError: the broker refused.
-            UnavailableError: the broker cannot be reached or did not answer.
+        Raises what `CreatesTopics.create_topics` raises.
         """
-        ...
 
 
 @runtime_checkable
@@ -314,7 +326,6 @@ class ChecksOutputs(Protocol):
         Raises:
             UnsupportedError: they cannot be completed in one step, and the settings do not permit two.
         """
-        ...
 
 
 @runtime_checkable

@@ -13,6 +13,7 @@ from msgspec import structs
 from eventml import config
 from eventml.backends.base import Backend
 from eventml.bus.connection import Topic, connect, handler_codecs, tracer
+from eventml.bus.reading import read
 from eventml.bus.router import Router
 from eventml.bus.running import Background, WebApplication, run_until_signal, stop_when_idle
 from eventml.errors import ConfigError, MissingExtraError, NotOpenError, RegistrationError
@@ -145,6 +146,7 @@ class Bus(Router):
     publish = _on_producer(Producer.publish)
     publish_many = _on_producer(Producer.publish_many)
     request = _on_producer(Producer.request)
+    read = read
 
     def producer(self) -> BlockingProducer:
         """A producer for blocking code, with a connection of its own. Use it with `with`."""
@@ -250,9 +252,7 @@ class Bus(Router):
 
         Raises:
             NotOpenError: The bus is open already.
-            ConfigError: A setting is invalid, or a name in `only` is not a handler's.
-            RegistrationError: A handler has a parameter that is neither `model` nor a lifespan's name.
-            ModelError: A model cannot be loaded.
+            EventMLError: As for `loaded_handlers`.
             UnsupportedError: A handler requires what the backend cannot provide.
             BackendError: The broker cannot be reached at the start, a topic does not exist, or it is
                 unknown for 60 s whether events are left (`until_idle`). Other outages are waited for.

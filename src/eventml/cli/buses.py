@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 import traceback
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from functools import wraps
 from pathlib import Path  # noqa: TC003 - typer reads the annotations
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
@@ -42,12 +44,32 @@ BackendOption = Annotated[
     ),
 ]
 
+_AGE: Final = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
+_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
 NO_HANDLERS: Final = "the bus has no handlers; import the modules that define them in its module"
 
 
 def seconds(minimum: float, text: str) -> Any:
     """Return an option that takes a time in seconds, for `Annotated`."""
     return typer.Option(metavar="SECONDS", min=minimum, help=text)
+
+
+def parse_time(text: str) -> datetime | timedelta:
+    """Return an age such as 90s, 15m, 2h or 3d, or a time in ISO 8601, which is UTC if it has no offset.
+
+    Raises:
+        typer.BadParameter: the text is neither.
+    """
+    try:
+        if age := _AGE.fullmatch(text):
+            return timedelta(**{_UNITS[age[2]]: float(age[1])})
+        parsed = datetime.fromisoformat(text)
+    except (ValueError, OverflowError) as exc:
+        raise typer.BadParameter(
+            f"{text!r} is neither an age, such as 90s, 15m, 2h or 3d, nor a time, such as 2024-06-01T12:30"
+        ) from exc
+    return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
 
 
 def with_options(options: Callable[..., Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:

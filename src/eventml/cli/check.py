@@ -50,6 +50,8 @@ _GUARANTEES: Final[dict[tuple[str, object], str]] = {
     ("shared", False): "processes: one; publishers and handlers run in the same process",
     ("tombstones", True): "tombstones: a record may have no value",
     ("tombstones", False): "tombstones: none; an event None is published as null",
+    ("start_at_time", True): "start: at an end of a topic, or at a time",
+    ("start_at_time", False): "start: at an end of a topic only",
     ("deduplicates", True): "deduplication: with dedupe_window, an event whose id was completed is dropped",
     ("deduplicates", False): "deduplication: none; an event that is published twice is handled twice",
 }
@@ -192,7 +194,7 @@ def _describe_handler(handler: Handler) -> dict[str, Any]:
         "reads": handler.topic,
         "writes": list(handler.outputs),
         "group": options.group,
-        "start": options.start,
+        "start": msgspec.to_builtins(options.start),
         "batched": handler.batched,
         "frame": handler.frame.library if handler.frame is not None else None,
         "max_batch": handler.max_batch,

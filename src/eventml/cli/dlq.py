@@ -1,11 +1,8 @@
 """`eventml dlq`: list and show dead letters, replay them, or drop them."""
 
 # No `from __future__ import annotations` here: typer reads the annotations at run time.
-import re
-import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
-from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
 import anyio
@@ -14,7 +11,7 @@ import typer
 
 from eventml.backends.base import Subscription
 from eventml.bus import Bus
-from eventml.cli.buses import BackendOption, BusArgument, load_bus, open_shared, with_options
+from eventml.cli.buses import BackendOption, BusArgument, load_bus, open_shared, parse_time, with_options
 from eventml.cli.output import (
     JsonOption,
     UsageError,
@@ -26,6 +23,7 @@ from eventml.cli.output import (
     print_text,
 )
 from eventml.errors import TopicNotFoundError
+from eventml.handler_options import seconds_at
 from eventml.printable import cut, printable, valid_unicode
 from eventml.runtime import (
     DLQ_PREFIX,
@@ -45,8 +43,6 @@ app = typer.Typer(help="List dead letters, replay them or drop them.", no_args_i
 _COLUMNS: Final = ("handler", "id", "exception", "attempts", "failed", "from", "reason")
 _UNREADABLE: Final = "records are no dead letters; `eventml dlq drop --all` removes them"
 _MAX_INDENTED: Final = 65_536  # bytes of JSON
-_AGE: Final = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
-_UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 class Selection(msgspec.Struct, frozen=True):
@@ -98,8 +94,8 @@ def select(
     matching = DeadLetterFilter(
         ids=frozenset(event or ()),
         exceptions=frozenset(exception or ()),
-        since=None if since is None else _parse_time(since),
-        until=None if until is None else _parse_time(until),
+        since=None if since is None else seconds_at(parse_time(since)),
+        until=None if until is None else seconds_at(parse_time(until)),
     )
     app = load_bus(bus, backend)
     if unknown := [name for name in handler or () if name not in app.handlers]:
@@ -107,19 +103,6 @@ def select(
     queues = dead_letter_queues(map(app.configured_handler, handler or app.handlers))
     everything = not (handler or number or matching != DeadLetterFilter())
     return Selection(app, queues, matching, number, everything)
-
-
-def _parse_time(text: str) -> float:
-    """Return seconds since the epoch for an age or a time in ISO 8601, UTC if it has no offset."""
-    if age := _AGE.fullmatch(text):
-        return time.time() - float(age[1]) * _UNITS[age[2]]
-    try:
-        parsed = datetime.fromisoformat(text)
-    except ValueError as exc:
-        raise typer.BadParameter(
-            f"{text!r} is neither an age, such as 90s, 15m, 2h or 3d, nor a time, such as 2024-06-01T12:30"
-        ) from exc
-    return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()
 
 
 @app.command("list")

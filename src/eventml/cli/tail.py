@@ -3,29 +3,48 @@
 import os
 import stat
 import sys
-from contextlib import suppress
-from typing import Annotated, Final
+from contextlib import aclosing, suppress
+from typing import Annotated, Any
 
 import anyio
 import typer
 
-from eventml.backends.base import Start, Subscription
 from eventml.bus import Bus, stop_on_signals
-from eventml.cli.buses import BackendOption, TopicArgument, bus_of_topic, open_shared
-from eventml.cli.output import delivery_to_json, print_message
-from eventml.errors import UnavailableError
+from eventml.cli.buses import BackendOption, TopicArgument, bus_of_topic, open_shared, parse_time
+from eventml.cli.output import UsageError, delivery_to_json
+from eventml.handler_options import start_at
 from eventml.runtime import task_group
 
-_MAX_RECEIVE: Final = 500  # records
-_RETRY_DELAY: Final = 1.0  # seconds
+
+def _parse_start(text: str) -> Any:
+    if text in ("earliest", "latest"):
+        return text
+    try:
+        start_at(start := parse_time(text))
+    except ValueError as exc:
+        raise typer.BadParameter(f"{text!r} is in the future") from exc
+    return start
 
 
 def tail(
     topic: TopicArgument,
     start: Annotated[
-        Start,
-        typer.Option("--from", help="Begin with the oldest record, or with those published from now on."),
-    ] = "latest",
+        Any,
+        typer.Option(
+            "--from",
+            metavar="TIME",
+            parser=_parse_start,
+            help="Begin with the oldest record (earliest), with those from now on (latest), or at a time: an "
+            "age such as 90s, 15m, 2h or 3d, or a time in UTC such as 2026-01-05T08:00. The default is "
+            "latest, with an end earliest.",
+        ),
+    ] = None,
+    until: Annotated[
+        Any, typer.Option(metavar="TIME", parser=parse_time, help="Stop before the records of this time.")
+    ] = None,
+    until_end: Annotated[
+        bool, typer.Option("--until-end", help="Stop where the topic ends when the command begins.")
+    ] = False,
     number: Annotated[
         int | None, typer.Option("-n", metavar="N", min=1, help="Stop after N records.")
     ] = None,
@@ -33,40 +52,31 @@ def tail(
 ) -> None:
     """Print the records of a topic as JSON lines.
 
-    Each record is printed as it arrives, until SIGINT or SIGTERM. The command joins no consumer group. A
-    value that is not JSON is printed as text, or as {"base64": "..."} if it is not text.
+    Each record is printed as it arrives, until the end, SIGINT or SIGTERM. The command joins no consumer
+    group. A value that is not JSON is printed as text, or as {"base64": "..."} if it is not text.
     """
-    bus = bus_of_topic(topic, backend)
-    anyio.run(print_topic, bus, topic, start, number)
+    if until_end and until is not None:
+        raise UsageError("--until and --until-end: there can be one end; leave one of them out")
+    end = "end" if until_end else until
+    start = start or ("latest" if end is None else "earliest")
+    anyio.run(print_topic, bus_of_topic(topic, backend), topic, start, number, end)
 
 
-async def print_topic(bus: Bus, topic: str, start: Start, number: int | None) -> None:
-    """Print records of a topic until a signal stops it, standard output is closed or `number` are printed."""
+async def print_topic(bus: Bus, topic: str, start: Any, number: int | None, until: Any = None) -> None:
+    """Print records as `Bus.read` gives them, up to `number`, until a signal or standard output is closed."""
+    printed = 0
     async with task_group() as tasks:
         tasks.start_soon(stop_on_signals, tasks.cancel_scope.cancel, tasks.cancel_scope.cancel)
         tasks.start_soon(_stop_when_pipe_closes, tasks.cancel_scope)
-        async with open_shared(bus), bus.backend.subscribe([topic], group=None, start=start) as subscription:
-            await _print_records(subscription, number)
+        async with open_shared(bus), aclosing(bus.read(topic, start=start, until=until)) as deliveries:
+            with suppress(BrokenPipeError):
+                async for delivery in deliveries:
+                    sys.stdout.buffer.write(delivery_to_json(delivery))
+                    sys.stdout.buffer.flush()
+                    printed += 1
+                    if printed == number:
+                        break
         tasks.cancel_scope.cancel()
-
-
-async def _print_records(subscription: Subscription, number: int | None) -> None:
-    printed = 0
-    while number is None or printed < number:
-        limit = _MAX_RECEIVE if number is None else min(number - printed, _MAX_RECEIVE)
-        try:
-            deliveries = await subscription.receive(limit)
-        except UnavailableError as exc:
-            print_message(str(exc), "warning")
-            await anyio.sleep(_RETRY_DELAY)
-            continue
-        printed += len(deliveries)
-        with suppress(BrokenPipeError):
-            for delivery in deliveries:
-                sys.stdout.buffer.write(delivery_to_json(delivery))
-                sys.stdout.buffer.flush()
-            continue
-        return
 
 
 async def _stop_when_pipe_closes(scope: anyio.CancelScope) -> None:

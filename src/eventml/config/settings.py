@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import Meta, inspect, structs
 
+from eventml import handler_options
 from eventml.config.urls import HIDDEN, InvalidValueError, redact
 from eventml.handler_options import AtLeastOne, PositiveSeconds, Seconds, Text, configurable_options
 
@@ -182,8 +183,8 @@ def convert(entry: Entry, name: str, types: Mapping[str, Any]) -> Any:
     if entry.path[0] == "backend" and not nested and _may_be_secret(types[name]):
         entry = structs.replace(entry, secret=True)
     try:
-        value = msgspec.convert(entry.value, types[name], strict=not entry.text)
-    except msgspec.ValidationError as exc:
+        value = handler_options.convert_option(entry.value, types[name], strict=not entry.text)
+    except ValueError as exc:
         # For a nested value msgspec's message says where in it the wrong part is. "Invalid ..." shows it.
         if nested and str(exc).startswith("Expected"):
             detail = f": {exc}"
@@ -238,6 +239,8 @@ def _may_be_secret(kind: Any) -> bool:
 
 def expected(kind: Any) -> str:
     """The values that a type accepts beside None, in words: `int >= 1`."""
+    if kind == handler_options.StartOption:
+        return handler_options.START_TEXTS
     info = kind if isinstance(kind, inspect.Type) else inspect.type_info(kind)
     match info:
         case inspect.IntType() | inspect.FloatType():
@@ -245,9 +248,8 @@ def expected(kind: Any) -> str:
             limits = " and ".join(f"{sign} {bound}" for sign, bound in bounds if bound is not None)
             return f"{'int' if isinstance(info, inspect.IntType) else 'float'} {limits}".strip()
         case inspect.StrType():
-            if info.pattern == SHA256:
-                return "64 hex digits"
-            return "text, not empty" if info.min_length else "text"
+            plain = "text, not empty" if info.min_length else "text"
+            return "64 hex digits" if info.pattern == SHA256 else plain
         case inspect.LiteralType():
             return " or ".join(map(show, info.values))
         case inspect.UnionType():

@@ -34,6 +34,7 @@ from eventml.errors import (
     UnavailableError,
     UnsupportedError,
 )
+from eventml.handler_options import start_at
 from eventml.handlers import Handler
 from eventml.models import Model
 from eventml.runtime.calling import Caller, HandlerCall
@@ -290,12 +291,12 @@ class Worker:
 
 
 def _subscription(backend: Backend, handler: Handler) -> AbstractAsyncContextManager[Subscription]:
-    options, topics = handler.options, [handler.topic]
+    options, topics, start = handler.options, [handler.topic], start_at(handler.options.start)
     if options.dedupe_window is None:
-        return backend.subscribe(topics, group=options.group, start=options.start)
+        return backend.subscribe(topics, group=options.group, start=start)
     # `check_capabilities` has made sure that the backend deduplicates.
     return cast("Deduplicates", backend).subscribe_deduplicated(
-        topics, group=options.group, start=options.start, window=options.dedupe_window
+        topics, group=options.group, start=start, window=options.dedupe_window
     )
 
 
@@ -333,6 +334,11 @@ def check_capabilities(handler: Handler, capabilities: Capabilities) -> None:
             f"consumer.{handler.name}.ordered: this backend {kept}. Choose a backend that keeps order per "
             "key (kafka://, or memory:// in one process), set the backend up for a single consumer where "
             "its page says how, or drop ordered=True"
+        )
+    if not isinstance(handler.options.start, str) and not capabilities.start_at_time:
+        raise UnsupportedError(
+            f"consumer.{handler.name}.start: this backend cannot start at a time. Choose one that can "
+            '(redis://, kafka://, memory://), or "earliest" or "latest"'
         )
     if handler.options.dedupe_window is not None and not capabilities.deduplicates:
         raise UnsupportedError(

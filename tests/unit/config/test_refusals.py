@@ -8,6 +8,7 @@ import pytest
 
 from eventml.config import load
 from eventml.errors import ConfigError
+from eventml.handler_options import START_TEXTS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,9 +52,19 @@ def refusal(**sources: Any) -> list[str]:
             'consumer.duration.model_sha256: expected 64 hex digits, got "e3b0"',
         ),
         ('[consumer.duration]\ngroup = ""', 'consumer.duration.group: expected text, not empty, got ""'),
-        (
-            '[consumer.duration]\nstart = "begin"',
-            'consumer.duration.start: expected "earliest" or "latest", got "begin"',
+        *(
+            (
+                f"[consumer.duration]\nstart = {start}",
+                f"consumer.duration.start: expected {START_TEXTS}, got {shown}",
+            )
+            for start, shown in {
+                '"begin"': '"begin"',
+                '"2026-01-05"': '"2026-01-05"',
+                '"-PT1H"': '"-PT1H"',
+                "2026-01-05T08:00:00": "2026-01-05 08:00:00",
+                "2099-01-05T08:00:00Z": "2099-01-05 08:00:00+00:00",
+                "3600": "3600",
+            }.items()
         ),
         ("[consumer]\nduration = 3", "consumer.duration: expected a table, got 3"),
         ("consumer = []", "consumer: expected a table, got an array"),

@@ -57,6 +57,7 @@ def capabilities(settings: Settings) -> Capabilities:
         shared=True,
         max_bytes=settings.max_bytes,
         tombstones=True,
+        start_at_time=True,
     )
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any, Final, Literal
+from math import floor
+from typing import TYPE_CHECKING, Any, Final
 
 from aiokafka import TopicPartition
 from aiokafka import errors as kafka
@@ -14,7 +15,7 @@ from aiokafka.protocol.admin import CreateTopicsRequest, DescribeConfigsRequest
 from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.protocol.offset import OffsetRequest
 
-from eventml.backends.base import NewTopic
+from eventml.backends.base import NewTopic, Start
 from eventml.backends.kafka.commit_metadata import decode_metadata
 from eventml.backends.kafka.connection import ClientFactory
 from eventml.backends.kafka.errors import (
@@ -159,15 +160,19 @@ class AdminClient:
 
     # Offsets
 
-    async def offsets(
-        self, partitions: Collection[TopicPartition], at: Literal["earliest", "latest"]
-    ) -> dict[TopicPartition, int]:
-        """Each partition's first offset, or the one after its last. Open transactions are not counted."""
+    async def offsets(self, partitions: Collection[TopicPartition], at: Start) -> dict[TopicPartition, int]:
+        """Each partition's first offset, the one after its last, or the first of a time on, else the latter.
+
+        Open transactions are not counted.
+        """
         if not partitions:
             return {}
+        # Asked for first, so that nothing is skipped which arrives meanwhile.
+        ends = {} if isinstance(at, str) else await self.offsets(partitions, "latest")
+        moment = _TIMESTAMPS[at] if isinstance(at, str) else max(floor(round(at * 1000, 3)), 0)
 
         async def ask(leader: int, some: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
-            topics = [(t, [(p, _TIMESTAMPS[at]) for p in found]) for t, found in _by_topic(some).items()]
+            topics = [(t, [(p, moment) for p in found]) for t, found in _by_topic(some).items()]
             answer = await self._client.send(leader, OffsetRequest(-1, _READ_COMMITTED, topics))
             offsets = {}
             for topic, of_topic in answer.topics:
@@ -182,7 +187,7 @@ class AdminClient:
             return {partition: offset for answer in answers for partition, offset in answer.items()}
 
         found: dict[TopicPartition, int] = await self._repeat(ask_leaders, "asking for offsets")
-        return found
+        return {partition: ends[partition] if offset < 0 else offset for partition, offset in found.items()}
 
     async def committed(
         self, group: str, partitions: Collection[TopicPartition], *, stable: bool

@@ -263,10 +263,12 @@ class Reader:
         self._max_bytes = max_bytes
         self._deliveries: deque[Delivery] = deque()
         self._fetching: asyncio.Task[None] | None = None
+        self._ends: dict[TopicPartition, int] | None = None
+        self._over = False
 
     async def start(self, start: Start, admin: AdminClient, within: float) -> None:
         """Go to one end of every partition, within so many seconds."""
-        partitions = self._partitions
+        self._admin, partitions = admin, self._partitions
         self._consumer.assign(partitions)
         async with translated("starting to read", within):
             await self._clients.start(self._consumer)
@@ -274,8 +276,10 @@ class Reader:
             self._consumer.seek(partition, offset)
 
     async def receive(self, limit: int) -> Sequence[Delivery]:
-        """As `Subscription.receive`."""
+        """As `Subscription.receive`, and `Bounded`."""
         while not self._deliveries:
+            if self._over:
+                return ()
             if self._fetching is None:
                 self._fetching = asyncio.create_task(self._fetch(limit))
             # A fetch that is cancelled would break aiokafka's count of those under way.
@@ -285,6 +289,11 @@ class Reader:
             await checkpoint_if_cancelled()
         count = count_fitting(islice(self._deliveries, limit), self._max_bytes) or 1
         return [self._deliveries.popleft() for _ in range(count)]
+
+    async def stop_at(self, end: Start) -> None:
+        """As `Bounded.stop_at`. Partitions that the topics get later are not read."""
+        self._ends = await self._admin.offsets(self._partitions, end)
+        self._deliveries = deque(self._before_end(self._deliveries))
 
     async def complete(self, done: Sequence[Completion]) -> None:
         """Publish the outputs; there is nothing to ack."""
@@ -311,14 +320,29 @@ class Reader:
             for partition in self._partitions:
                 consumer.seek(partition, positions.get(partition, 0))
 
+    async def _ended(self, ends: Mapping[TopicPartition, int]) -> bool:
+        done = [p for p, end in ends.items() if await self._consumer.position(p) >= end]
+        self._consumer.pause(*done)
+        return len(done) == len(ends)
+
+    def _before_end(self, deliveries: Iterable[Delivery]) -> Iterable[Delivery]:
+        ends = self._ends
+        if ends is None:
+            return deliveries
+        return (d for d in deliveries if int(d.offset) < ends.get((d.record.topic, d.partition), 0))
+
     async def _fetch(self, limit: int) -> None:
         try:
             await self._add_new_partitions()
+            self._over = self._ends is not None and await self._ended(self._ends)
+            if self._over:
+                return
             fetched = await self._consumer.getmany(timeout_ms=_POLL, max_records=limit)
         except CLIENT_ERRORS as exc:
             raise _repeatable(translate(exc, "reading")) from exc
         # Partitions have no common order but time. Each keeps its own: a publisher's clock may jump back.
-        self._deliveries.extend(heapq.merge(*fetched.values(), key=attrgetter("timestamp")))
+        merged = heapq.merge(*fetched.values(), key=attrgetter("timestamp"))
+        self._deliveries.extend(self._before_end(merged))
 
 
 def _repeatable(error: EventMLError) -> EventMLError:

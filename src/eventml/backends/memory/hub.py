@@ -20,7 +20,7 @@ from anyio.lowlevel import checkpoint, current_token
 
 from eventml.backends.base import MAX_BYTES, Capabilities
 from eventml.backends.memory.group import Group
-from eventml.backends.memory.topic import Room, TopicState
+from eventml.backends.memory.topic import Room, TopicState, by_topic
 from eventml.errors import FullError
 
 if TYPE_CHECKING:
@@ -89,6 +89,7 @@ def capabilities(settings: Settings) -> Capabilities:
         shared=False,
         deduplicates=True,
         max_bytes=settings.max_bytes,
+        start_at_time=True,
     )
 
 
@@ -173,10 +174,8 @@ class Hub:
         counted = limit * max(self.topic(name).largest for name in topics) > max_bytes
         return Room(limit, max_bytes if counted else math.inf)
 
-    async def when_there_are_any(
-        self, topics: Iterable[str], take: Callable[[], Sequence[Delivery]]
-    ) -> Sequence[Delivery]:
-        """Wait until `take` returns deliveries of the topics, and return them."""
+    async def when_there_are_any(self, topics: Iterable[str], take: Callable[[], Sequence[T]]) -> Sequence[T]:
+        """Wait until `take` returns any of the topics' deliveries, and return what it returns."""
         with self.lock:
             waiting = [self._receivers[name] for name in topics]
         return await self._when(take, waiting, math.inf)
@@ -307,10 +306,22 @@ class _Reader:
         with hub.lock:
             partitions = [partition for name in topics for partition in hub.topic(name).partitions]
             self._turn = 0
-            self._positions = {p: p.base if start == "earliest" else p.end for p in partitions}
+            self._positions = {partition: partition.offset_of(start) for partition in partitions}
+            self._ends = dict.fromkeys(partitions, math.inf)
+
+    async def stop_at(self, end: Start) -> None:
+        await checkpoint()
+        with self._hub.lock:
+            self._ends = {partition: partition.offset_of(end) for partition in self._positions}
 
     async def receive(self, limit: int) -> Sequence[Delivery]:
-        return await self._hub.when_there_are_any(self._topics, lambda: self._take(limit))
+        def take() -> list[Sequence[Delivery]]:
+            taken = self._take(limit)
+            ended = all(max(self._positions[p], p.base) >= end for p, end in self._ends.items())
+            return [taken] if taken or ended else []
+
+        [taken] = await self._hub.when_there_are_any(self._topics, take)
+        return taken
 
     def _take(self, limit: int) -> list[Delivery]:
         taken: list[Delivery] = []
@@ -319,7 +330,7 @@ class _Reader:
         partitions = list(self._positions)
         for partition in (*partitions[self._turn :], *partitions[: self._turn]):
             position = max(self._positions[partition], partition.base)
-            read = partition.read(position, room)
+            read = partition.read(position, room, self._ends[partition])
             self._positions[partition] = position + len(read)
             taken += read
             if room.full:
@@ -331,11 +342,3 @@ class _Reader:
 
     async def lag(self) -> int | None:
         return None
-
-
-def by_topic(items: Sequence[T], topic_of: Callable[[T], str]) -> Iterable[tuple[str, Sequence[T]]]:
-    """Split by topic, in order. The usual case of one topic makes no copy."""
-    topics = set(map(topic_of, items))
-    if len(topics) == 1:
-        return [(topics.pop(), items)]
-    return [(topic, [item for item in items if topic_of(item) == topic]) for topic in sorted(topics)]

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import math
 import time
+from bisect import bisect_left
 from collections import Counter, defaultdict
 from itertools import chain
 from math import ceil
 from operator import attrgetter, itemgetter
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from zlib import crc32
 
 from msgspec.structs import replace
@@ -19,12 +20,15 @@ from msgspec.structs import replace
 from eventml.records import Delivery, Record, count_bytes, count_fitting, foreign_id
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from eventml.backends.base import Start
 
+T = TypeVar("T")
+
 _KEY_OF: Final = attrgetter("key")
 _ID_OF: Final = attrgetter("id")
+_TIMESTAMP_OF: Final = attrgetter("timestamp")
 
 
 class Room:
@@ -144,13 +148,20 @@ class Partition:
 
     def window(self, group: str, start: Start) -> Window:
         """The window of a new group."""
-        self.windows[group] = Window(self, self.base if start == "earliest" else self.end)
+        self.windows[group] = Window(self, self.offset_of(start))
         return self.windows[group]
 
-    def read(self, position: int, room: Room) -> list[Delivery]:
-        """Deliveries from an offset on, as there is room; from the oldest one if that was dropped."""
+    def offset_of(self, start: Start) -> int:
+        """The offset of the first record that a group with this start gets."""
+        if isinstance(start, str):
+            return self.base if start == "earliest" else self.end
+        return self.base + bisect_left(self.log, start, key=_TIMESTAMP_OF)
+
+    def read(self, position: int, room: Room, end: float = math.inf) -> list[Delivery]:
+        """Deliveries from an offset on and before another, as there is room; those not dropped."""
         start = max(position - self.base, 0)
-        return room.fill(self.log[start : start + room.limit])
+        stop = min(start + room.limit, max(end - self.base, 0))
+        return room.fill(self.log[start : int(stop)])
 
     def extend(self, records: Sequence[Record], now: float) -> None:
         """Append records with this timestamp, in seconds since the epoch."""
@@ -166,6 +177,14 @@ class Partition:
         del self.log[:count]
         self.base += count
         return dropped
+
+
+def by_topic(items: Sequence[T], topic_of: Callable[[T], str]) -> Iterable[tuple[str, Sequence[T]]]:
+    """Split by topic, in order. The usual case of one topic makes no copy."""
+    topics = set(map(topic_of, items))
+    if len(topics) == 1:
+        return [(topics.pop(), items)]
+    return [(topic, [item for item in items if topic_of(item) == topic]) for topic in sorted(topics)]
 
 
 def _size(record: Record) -> int:

@@ -66,6 +66,7 @@ def capabilities(settings: Settings) -> Capabilities:
         shared=True,
         deduplicates=True,
         max_bytes=settings.max_bytes,
+        start_at_time=True,
     )
 
 

@@ -11,7 +11,7 @@ from eventml.backends.base import Start
 from eventml.backends.redis.connection import fields_of, pack
 from eventml.backends.redis.errors import ErrorReply, check_replies
 from eventml.backends.redis.server import Client, Script
-from eventml.backends.redis.wire import decode_entries
+from eventml.backends.redis.wire import decode_entries, id_before
 from eventml.records import Delivery
 
 if TYPE_CHECKING:
@@ -113,8 +113,7 @@ class Consumer:
 
         Any number of members may do so at once.
         """
-        first = "0" if start == "earliest" else "$"
-        command = pack("XGROUP", "CREATE", self.topic, self.group, first, "MKSTREAM")
+        command = pack("XGROUP", "CREATE", self.topic, self.group, id_before(start), "MKSTREAM")
         [reply] = await self.client.request(command)
         if type(reply) is ErrorReply and "BUSYGROUP" in str(reply):
             return False

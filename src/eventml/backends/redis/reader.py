@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from eventml.backends.base import Completion, Start
@@ -27,7 +28,7 @@ from eventml.backends.redis.errors import (
 )
 from eventml.backends.redis.publishing import Publisher
 from eventml.backends.redis.server import Client, Server
-from eventml.backends.redis.wire import decode_entries
+from eventml.backends.redis.wire import FIRST, decode_entries, id_before, ordered
 from eventml.errors import BackendError, EventMLError
 from eventml.records import Delivery, count_fitting
 
@@ -211,15 +212,28 @@ class Reader:
     def __init__(self, publisher: Publisher, topics: Sequence[str]) -> None:
         self._arrived = asyncio.Event()
         self._publisher = publisher
-        self._positions = dict.fromkeys(topics, "0-0")
+        self._positions = dict.fromkeys(topics, FIRST)
+        self._ends: dict[str, str] = {}  # ids of the last entries to deliver; empty if there is no end
         self._reads = [
             ReadAhead(publisher.server, slot, partial(self._command, some), self._decode, self._arrived)
             for slot, some in publisher.server.by_slot(topics).items()
         ]
 
     async def receive(self, limit: int) -> Sequence[Delivery]:
-        """See `Subscription.receive`."""
-        return await receive(self._reads, limit, self._arrived)
+        """See `Subscription.receive`, and `Bounded`."""
+        while not self._ended():
+            with anyio.move_on_after(BLOCK / 1_000 if self._ends else math.inf):
+                return await receive(self._reads, limit, self._arrived)
+            # An entry at an end may have been removed.
+            self._ends = {topic: await self._last(topic, end) for topic, end in self._ends.items()}
+        return ()
+
+    async def stop_at(self, end: Start) -> None:
+        """See `Bounded.stop_at`."""
+        last = "+" if end == "latest" else id_before(end)
+        self._ends = {topic: await self._last(topic, last) for topic in self._positions}
+        for read in self._reads:
+            read.ready = self._before_end(read.ready)
 
     async def complete(self, done: Sequence[Completion]) -> None:
         """Publish the outputs; without a group there is nothing to acknowledge."""
@@ -233,7 +247,23 @@ class Reader:
     def _decode(self, topic: str, entries: list[Any]) -> list[Delivery]:
         deliveries = decode_entries(topic, entries)
         self._positions[topic] = str(deliveries[-1].offset)
-        return deliveries
+        return self._before_end(deliveries)
+
+    def _before_end(self, deliveries: list[Delivery]) -> list[Delivery]:
+        ends = {topic: ordered(end) for topic, end in self._ends.items()}
+        return [d for d in deliveries if ordered(d.offset) <= ends[d.record.topic]] if ends else deliveries
+
+    def _ended(self) -> bool:
+        if not self._ends or any(read.ready for read in self._reads):
+            return False
+        return all(ordered(self._positions[topic]) >= ordered(end) for topic, end in self._ends.items())
+
+    async def _last(self, topic: str, end: str) -> str:
+        """The id of the last entry up to the end."""
+        command = pack("XREVRANGE", topic, end, "-", "COUNT", 1)
+        replies = await self._publisher.client(topic).request(command)
+        [last] = check_replies(replies, f"reading {topic}")
+        return str(last[0][0].decode()) if last else FIRST
 
     def _command(self, topics: Sequence[str], limit: int) -> bytes:
         positions = [self._positions[topic] for topic in topics]
@@ -243,13 +273,9 @@ class Reader:
     async def started(self, start: Start) -> AsyncIterator[Reader]:
         """Start reading; at the end, close the connections."""
         try:
-            for topic in self._positions if start == "latest" else ():
-                # What is published from now on will be read.
-                command = pack("XREVRANGE", topic, "+", "-", "COUNT", 1)
-                replies = await self._publisher.client(topic).request(command)
-                [last] = check_replies(replies, f"reading {topic}")
-                if last:
-                    self._positions[topic] = last[0][0].decode()
+            for topic in self._positions:
+                latest = start == "latest"  # what is published from now on will be read
+                self._positions[topic] = await self._last(topic, "+") if latest else id_before(start)
             yield self
         finally:
             for read in self._reads:

@@ -14,6 +14,7 @@ itself, field by field, in text. All other fields become headers.
 from __future__ import annotations
 
 from functools import lru_cache
+from math import floor
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -25,6 +26,8 @@ from eventml.records import NO_HEADERS, Delivery, Record, foreign_id
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from eventml.backends.base import Start
 
     Entry = tuple[bytes, list[bytes]]
 
@@ -41,7 +44,24 @@ _LARGEST_CACHED: Final = 4_096  # bytes of headers: publishers choose the size
 _ID_NAME: Final = bulk(ID)
 _KEY_NAME: Final = bulk(KEY)
 
+FIRST: Final = "0-0"  # an id before that of any entry
+_LAST_OF_MILLISECOND: Final = (1 << 64) - 1  # the largest sequence number of an id
+
 _FIELD_HEADERS: Final = MappingProxyType({records.CONTENT_TYPE: records.FIELDS})
+
+
+def id_before(start: Start) -> str:
+    """The largest id that an entry before this start may have; "$", for that of the last, for `latest`."""
+    if isinstance(start, str):
+        return FIRST if start == "earliest" else "$"
+    milliseconds = floor(round(start * 1000, 3))  # rounded, so that a delivery's timestamp is its own start
+    return f"{milliseconds - 1}-{_LAST_OF_MILLISECOND}" if milliseconds > 0 else FIRST
+
+
+def ordered(id_: int | str) -> tuple[int, int]:
+    """The id of an entry as a tuple, which has the order of the entries."""
+    milliseconds, _, sequence = str(id_).partition("-")
+    return int(milliseconds), int(sequence)
 
 
 def encode_headers(headers: Mapping[str, str]) -> bytes:

@@ -158,6 +158,7 @@ class RequestBackend:
         durable=False,
         counts_attempts=False,
         shared=False,
+        start_at_time=True,  # of what comes, all is new
     )
 
     def __init__(self, capacity: int) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+import anyio
+
 from eventml.testing.contract.case import (
     case,
     expect,
@@ -17,6 +19,8 @@ from eventml.testing.contract.loops import MemberLoops
 
 if TYPE_CHECKING:
     from eventml.testing.contract.trial import Trial
+
+_TICK = 0.01  # seconds between records that have timestamps of their own: brokers keep milliseconds
 
 
 @case()
@@ -71,6 +75,48 @@ async def a_subscription_starts_as_configured(trial: Trial) -> None:
         expect_each_once(await member.take(10), new)
         await member.expect_nothing("the rest was published before it joined")
     expect_each_once(await earliest.take(20), [*old, *new])
+
+
+@case(start_at_time=True)
+async def a_subscription_starts_at_a_time(trial: Trial) -> None:
+    """A new group or reader that starts at a time gets the records with this timestamp, and later ones."""
+    await trial.published(10)
+    await anyio.sleep(_TICK)
+    records = await trial.published(10)
+    taken = await (await trial.reader()).take(20)
+    times = [delivery.timestamp for delivery in taken if delivery.record in records]
+    await anyio.sleep(_TICK)
+    members = {}
+    for start, some in ((min(times), records), (max(times) + _TICK / 2, [])):
+        members[await trial.join(group=trial.name("group"), start=start)] = some
+        members[await trial.reader(start=start)] = some
+    later = await trial.published(10)
+    for member, some in members.items():
+        expect_each_once(await member.take(len(some) + 10), [*some, *later])
+        await member.expect_nothing("the rest is older than the time at which it starts")
+
+
+@case(start_at_time=True)
+async def a_reader_stops_at_an_end(trial: Trial) -> None:
+    """`Bounded.stop_at`: a reader gets what is before the end, and then no deliveries, without waiting."""
+    old = await trial.published(10)
+    await anyio.sleep(_TICK)
+    [empty, to], new = await trial.topics(2), await trial.published(10)
+    member = await trial.join()
+    taken = await member.take(20)
+    await member.finish(taken, to)  # a transaction may leave a marker behind its outputs
+    time = min(delivery.timestamp for delivery in taken if delivery.record in new)
+    readers = [await trial.reader(topic) for topic in (trial.topic, trial.topic, to, empty)]
+    first = await readers[0].take(5)
+    for reader in readers:
+        await reader.stop_at(time if reader is readers[1] else "latest")
+    await trial.published(10)
+    expect_each_once([*first, *await readers[0].take(15, 10)], [*old, *new])
+    expect_each_once(await readers[1].take(10), old)
+    await readers[2].take(20)
+    for reader in readers:
+        await reader.expect_end("all before the end was delivered")
+        await reader.expect_end("it has said so before")
 
 
 @case()

@@ -102,6 +102,15 @@ class Member:
         expect(not missing, f"{len(missing)} deliveries did not come within {self._patience:g} s")
         return taken
 
+    async def stop_at(self, end: Start) -> None:
+        """Set the end of a reader, which is `Bounded`."""
+        await within(self._patience, "stop_at() did not return", cast("Any", self._subscription).stop_at(end))
+
+    async def expect_end(self, why: str) -> None:
+        """Fail unless a reader says that it has ended."""
+        came = await within(self._patience, f"{why}, but receive() waits", self._subscription.receive(_MANY))
+        expect(not came, f"{why}, but these were delivered: {', '.join(ids(came))}")
+
     async def expect_nothing(self, why: str) -> None:
         """Fail if anything is delivered within the harness's quiet time."""
         came: Sequence[Delivery] = ()

@@ -37,6 +37,21 @@ async def test_it_describes_the_types_of_events_and_predictions(client: httpx.As
     assert number["properties"]["number"] == {"type": "number"}
 
 
+async def test_a_partial_is_described_by_its_function(bus: Bus) -> None:
+    def scaled(factor: float, number: float) -> float:
+        """Scales numbers."""
+        return factor * number
+
+    bus.predictor("floats", to="scaled")(partial(scaled, 2.0))
+    try:
+        application = bus.asgi(only=["scaled"])
+        async with application.lifespan(), client_of(application) as client:
+            document = (await client.get("/openapi.json")).json()
+    finally:
+        del bus.handlers["scaled"]
+    assert document["paths"]["/predict/scaled"]["post"]["description"] == "Scales numbers."
+
+
 EXAMPLES = 25
 PATHS = ["/predict/double", "/predict/double_one", "/predict/root", "/events/numbers"]
 CHECKS = [

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from eventml.deploy.web.http_messages import ProblemDetails
 from eventml.event_types import json_schemas
 from eventml.runtime import answer_type
+from eventml.signatures import functions_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -45,7 +46,7 @@ def describe(
         paths[f"/predict/{handler.name}"] = _post(
             f"predict_{handler.name}",
             f"Predictions of {handler.name}",
-            (handler.function.__doc__ or "").strip(),
+            (functions_of(handler.function)[0].__doc__ or "").strip(),  # not that of `partial`
             ["ce-id"],
             _one_or_list(schema_of(handler.event_type), limits.max_events),
             _predictions(schema_of(answer_type(handler))),

@@ -76,7 +76,7 @@ def inputs(count: int, headers: dict[str, str] | None = None) -> list[Delivery]:
 
 
 def answered(deliveries: Sequence[Delivery]) -> list[Completion]:
-    return [Completion(d, (Record("out", b"1", None, f"{d.record.id}/p"),)) for d in deliveries]
+    return [Completion(d, (Record("out", b"1", None, f"{d.record.id}/p@1"),)) for d in deliveries]
 
 
 def replying(subscription: Refusing, deliveries: Sequence[Delivery]) -> Replies:
@@ -91,7 +91,7 @@ def replying(subscription: Refusing, deliveries: Sequence[Delivery]) -> Replies:
 async def test_every_request_is_answered() -> None:
     subscription, deliveries = Refusing(), inputs(3)
     await replying(subscription, deliveries).complete(answered(deliveries))
-    assert subscription.replied() == ["0/p", "1/p", "2/p"]
+    assert subscription.replied() == ["0/p@1", "1/p@1", "2/p@1"]
 
 
 async def refused_inputs(replies: Replies, done: Sequence[Completion]) -> set[str]:
@@ -126,7 +126,7 @@ async def test_while_no_request_is_in_flight_completions_are_passed_on_unchanged
     both = [answered(requests), answered(others)]
     for done in both:
         await worker.complete(done)
-    assert subscription.replied() == ["0/p", "1/p"]
+    assert subscription.replied() == ["0/p@1", "1/p@1"]
     assert subscription.done[2:] == both[1]
     assert subscription.done[2] is both[1][0]
 
@@ -147,7 +147,7 @@ async def test_an_unavailable_broker_is_reported_to_the_caller_who_completes_aga
         await worker.complete(answered(deliveries))
     subscription._replies = None
     await worker.complete(answered(deliveries))
-    assert subscription.replied() == ["0/p"]
+    assert subscription.replied() == ["0/p@1"]
 
 
 IDS = st.frozensets(st.sampled_from("01234"))

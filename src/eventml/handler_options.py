@@ -3,18 +3,15 @@
 # No `from __future__ import annotations` here: msgspec evaluates the annotations, so the linter must not
 # move their imports into a type-checking block.
 import inspect
-import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from datetime import datetime, timedelta
 from functools import cache
 from typing import Annotated, Any, Final, Literal, TypedDict
 
 import msgspec
 from msgspec import Meta, structs
 
-from eventml.backends.base import Start
 from eventml.signatures import functions_of
+from eventml.times import StartOption, parse_start
 
 Text = Annotated[str, Meta(min_length=1)]
 Count = Annotated[int, Meta(ge=0)]
@@ -22,9 +19,6 @@ AtLeastOne = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(ge=0)]
 PositiveSeconds = Annotated[float, Meta(gt=0)]
 WhenStale = Literal["dead_letter", "drop"]
-StartOption = Literal["earliest", "latest"] | datetime | timedelta
-
-START_TEXTS: Final = '"earliest", "latest", a past time with its zone (2026-01-05T08:00:00Z) or an age (PT1H)'
 
 _RESERVED: Final = ("ce_specversion", "ce_type", "ce_source", "ce_id", "ce_predictor", "content-type")
 
@@ -136,36 +130,10 @@ class HandlerOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def convert_option(value: Any, kind: Any, *, strict: bool = True) -> Any:
-    """An option as its type. A `StartOption` may be text, in ISO 8601. Raises ValueError."""
-    if kind != StartOption:
-        return msgspec.convert(value, kind, strict=strict)
-    found = value
-    if isinstance(value, str):
-        with suppress(ValueError):
-            found = msgspec.convert(value, timedelta)
-        with suppress(ValueError):
-            found = datetime.fromisoformat(value)
-    start_at(found)
-    return found
-
-
-def start_at(start: StartOption) -> Start:
-    """Where a subscription that begins now starts, as a backend takes it. Raises ValueError."""
-    if isinstance(start, str) and start in ("earliest", "latest"):
-        return start
-    with suppress(ValueError):
-        if (at := seconds_at(start)) <= time.time():
-            return at
-    raise ValueError(f"Expected {START_TEXTS}")
-
-
-def seconds_at(when: object) -> float:
-    """A datetime, or as long ago as a timedelta, in seconds since the epoch. ValueError without a zone."""
-    if isinstance(when, timedelta):
-        return time.time() - when.total_seconds()
-    if isinstance(when, datetime) and when.tzinfo is not None:
-        return when.timestamp()
-    raise ValueError("Expected a datetime with its zone, such as 2026-01-05T08:00:00Z, or a timedelta")
+    """An option as its type. A `StartOption` may be text, as `parse_time` reads it. Raises ValueError."""
+    if kind == StartOption:
+        return parse_start(value)
+    return msgspec.convert(value, kind, strict=strict)
 
 
 def is_reserved(header: str) -> bool:

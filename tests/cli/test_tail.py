@@ -14,6 +14,8 @@ from eventml.cli.tail import print_topic
 from eventml.records import Record
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.cli.conftest import Hubs, Invoke, Start
 
 FIVE = "onehub://?records=5"
@@ -63,15 +65,24 @@ def test_it_ends_where_the_topic_ends(invoke: Invoke) -> None:
     ("limits", "count"),
     [
         (("--from", "1h", "--until-end"), 5),
+        (("--from", "PT1H", "--until-end"), 5),
+        (("--from", "0s", "--until-end"), 0),
         (("--from", "2026-01-05T08:00", "--until-end"), 5),
         (("--from", "2026-01-05T08:00+01:00", "--until", "1h"), 0),
         (("--until", "0s"), 5),
+        (("--until", "PT1H"), 0),
         (("--until", "2026-01-05"), 0),
     ],
 )
 def test_it_prints_what_is_between_two_times(invoke: Invoke, limits: tuple[str, ...], count: int) -> None:
     result = invoke("tail", "numbers", *limits, "--backend", FIVE)
     assert (result.exit_code, len(result.stdout.splitlines())) == (0, count)
+
+
+def test_a_table_of_a_bus_named_cli_does_not_configure_it(invoke: Invoke, folder: Path, hubs: Hubs) -> None:
+    (folder / "eventml.toml").write_text(f'backend = "{FIVE}"\n[bus.cli]\nbackend = "onehub://app"')
+    assert len(invoke("tail", "numbers", "--until-end").stdout.splitlines()) == 5
+    assert set(hubs) == {"onehub://"}
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -15,8 +15,9 @@ from eventml import Bus, RegistrationError
 from eventml.backends import memory
 from eventml.config import load
 from eventml.errors import UnsupportedError
-from eventml.handler_options import HandlerOptions, start_at
+from eventml.handler_options import HandlerOptions
 from eventml.runtime import check_capabilities
+from eventml.times import start_at
 from tests.failures.scenario import until
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 MORNING = datetime(2026, 1, 5, 8, tzinfo=UTC)
 REFUSED: tuple[Any, ...] = (
     "yesterday",
-    "1h",
+    "1 hour",
     datetime(2026, 1, 5),  # noqa: DTZ001 - refused for that
     "2026-01-05T08:00",
     datetime(2099, 1, 1, tzinfo=UTC),
@@ -56,9 +57,13 @@ def test_no_start_is_refused_at_registration(start: Any) -> None:
         ("2026-01-05T08:00+00:00", MORNING),
         ("PT1H30M", timedelta(minutes=90)),
         ("P1D", timedelta(days=1)),
+        ("90s", timedelta(seconds=90)),
+        ("1.5h", timedelta(minutes=90)),
     ],
 )
-def test_settings_say_it_in_iso_8601(tmp_path: Path, monkeypatch: Any, text: str, start: Any) -> None:
+def test_settings_say_it_as_the_command_line_does(
+    tmp_path: Path, monkeypatch: Any, text: str, start: Any
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "eventml.toml").write_text(f'[consumer.a]\nstart = "{text}"')
     found = load(environ={"EVENTML_CONSUMER_B_START": text}, known_handlers=("a", "b"))

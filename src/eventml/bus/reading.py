@@ -12,9 +12,9 @@ import anyio
 from eventml.backends.base import Backend, Start
 from eventml.codec import Decoder
 from eventml.errors import DecodeError, UnavailableError, UnsupportedError
-from eventml.handler_options import StartOption, seconds_at, start_at
 from eventml.records import Delivery
 from eventml.runtime import BrokerRetry
+from eventml.times import StartOption, end_at, start_at
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
@@ -72,8 +72,7 @@ async def read(  # noqa: D417 - a method of Bus
     backend: Backend = self.backend
     declared = self.declared_topic(topic)
     decoder = Decoder(declared.event_type, strict=declared.strict)
-    first = start_at(start)
-    end: Start = "latest" if until == "end" else math.inf if until is None else seconds_at(until)
+    first, end = start_at(start), end_at(until)
     if not backend.capabilities.start_at_time and not (isinstance(first, str) and until is None):
         raise UnsupportedError(
             f"reading {topic!r}: this backend can neither start at a time nor tell where a topic ends. Read "

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import inspect
 import os
-import re
 import traceback
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, tzinfo
 from functools import wraps
 from pathlib import Path  # noqa: TC003 - typer reads the annotations
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
@@ -44,9 +43,6 @@ BackendOption = Annotated[
     ),
 ]
 
-_AGE: Final = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
-_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-
 NO_HANDLERS: Final = "the bus has no handlers; import the modules that define them in its module"
 
 
@@ -55,21 +51,16 @@ def seconds(minimum: float, text: str) -> Any:
     return typer.Option(metavar="SECONDS", min=minimum, help=text)
 
 
-def parse_time(text: str) -> datetime | timedelta:
-    """Return an age such as 90s, 15m, 2h or 3d, or a time in ISO 8601, which is UTC if it has no offset.
+def parse_in_utc(parse: Callable[[str, tzinfo], Any]) -> Callable[[str], Any]:
+    """Return a parser for typer of one that reads times: a time without an offset is in UTC."""
 
-    Raises:
-        typer.BadParameter: the text is neither.
-    """
-    try:
-        if age := _AGE.fullmatch(text):
-            return timedelta(**{_UNITS[age[2]]: float(age[1])})
-        parsed = datetime.fromisoformat(text)
-    except (ValueError, OverflowError) as exc:
-        raise typer.BadParameter(
-            f"{text!r} is neither an age, such as 90s, 15m, 2h or 3d, nor a time, such as 2024-06-01T12:30"
-        ) from exc
-    return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
+    def parse_option(text: str) -> Any:
+        try:
+            return parse(text, UTC)
+        except ValueError as exc:
+            raise typer.BadParameter(f"{text!r}: {exc}") from exc
+
+    return parse_option
 
 
 def with_options(options: Callable[..., Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -147,7 +138,10 @@ def bus_of_topic(topic: str, backend: str | None, id_field: str | None = None, t
     bus = find(import_bus, target) if target else Bus("cli")
     declared = bus.declared_topic(topic)
     bus.topics[topic] = structs.replace(declared, id_field=id_field or declared.id_field)
-    configure(bus, backend)
+    if target:
+        configure(bus, backend)
+    else:  # the settings of no bus: a table [bus.cli] is that of an app of this name
+        bus.configure(config.load(overrides={"backend": backend} if backend else {}))
     return bus
 
 

@@ -11,7 +11,7 @@ import typer
 
 from eventml.backends.base import Subscription
 from eventml.bus import Bus
-from eventml.cli.buses import BackendOption, BusArgument, load_bus, open_shared, parse_time, with_options
+from eventml.cli.buses import BackendOption, BusArgument, load_bus, open_shared, parse_in_utc, with_options
 from eventml.cli.output import (
     JsonOption,
     UsageError,
@@ -23,7 +23,6 @@ from eventml.cli.output import (
     print_text,
 )
 from eventml.errors import TopicNotFoundError
-from eventml.handler_options import seconds_at
 from eventml.printable import cut, printable, valid_unicode
 from eventml.runtime import (
     DLQ_PREFIX,
@@ -37,6 +36,7 @@ from eventml.runtime import (
     dead_letter_queues,
     replay_or_drop,
 )
+from eventml.times import parse_time, seconds_at
 
 app = typer.Typer(help="List dead letters, replay them or drop them.", no_args_is_help=True)
 
@@ -70,15 +70,21 @@ def select(
         typer.Option("--id", metavar="ID", help="Select by the id of the event. Repeat it for more."),
     ] = None,
     since: Annotated[
-        str | None,
+        Any,
         typer.Option(
             metavar="TIME",
+            parser=parse_in_utc(parse_time),
             help="Select those that failed last at this time or later: an age such as 90s, 15m, 2h or 3d, "
             "or a time in UTC such as 2024-06-01T12:30.",
         ),
     ] = None,
     until: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Select those that failed last before this time.")
+        Any,
+        typer.Option(
+            metavar="TIME",
+            parser=parse_in_utc(parse_time),
+            help="Select those that failed last before this time.",
+        ),
     ] = None,
     number: Annotated[
         int | None, typer.Option("-n", metavar="N", min=1, help="Select at most N dead letters.")
@@ -89,13 +95,12 @@ def select(
 
     Raises:
         UsageError: the bus has no such handler.
-        typer.BadParameter: a time is not valid.
     """
     matching = DeadLetterFilter(
         ids=frozenset(event or ()),
         exceptions=frozenset(exception or ()),
-        since=None if since is None else seconds_at(parse_time(since)),
-        until=None if until is None else seconds_at(parse_time(until)),
+        since=None if since is None else seconds_at(since),
+        until=None if until is None else seconds_at(until),
     )
     app = load_bus(bus, backend)
     if unknown := [name for name in handler or () if name not in app.handlers]:

@@ -10,20 +10,10 @@ import anyio
 import typer
 
 from eventml.bus import Bus, stop_on_signals
-from eventml.cli.buses import BackendOption, TopicArgument, bus_of_topic, open_shared, parse_time
+from eventml.cli.buses import BackendOption, TopicArgument, bus_of_topic, open_shared, parse_in_utc
 from eventml.cli.output import UsageError, delivery_to_json
-from eventml.handler_options import start_at
 from eventml.runtime import task_group
-
-
-def _parse_start(text: str) -> Any:
-    if text in ("earliest", "latest"):
-        return text
-    try:
-        start_at(start := parse_time(text))
-    except ValueError as exc:
-        raise typer.BadParameter(f"{text!r} is in the future") from exc
-    return start
+from eventml.times import parse_start, parse_time
 
 
 def tail(
@@ -33,14 +23,17 @@ def tail(
         typer.Option(
             "--from",
             metavar="TIME",
-            parser=_parse_start,
+            parser=parse_in_utc(parse_start),
             help="Begin with the oldest record (earliest), with those from now on (latest), or at a time: an "
             "age such as 90s, 15m, 2h or 3d, or a time in UTC such as 2026-01-05T08:00. The default is "
             "latest, with an end earliest.",
         ),
     ] = None,
     until: Annotated[
-        Any, typer.Option(metavar="TIME", parser=parse_time, help="Stop before the records of this time.")
+        Any,
+        typer.Option(
+            metavar="TIME", parser=parse_in_utc(parse_time), help="Stop before the records of this time."
+        ),
     ] = None,
     until_end: Annotated[
         bool, typer.Option("--until-end", help="Stop where the topic ends when the command begins.")
@@ -58,7 +51,8 @@ def tail(
     if until_end and until is not None:
         raise UsageError("--until and --until-end: there can be one end; leave one of them out")
     end = "end" if until_end else until
-    start = start or ("latest" if end is None else "earliest")
+    if start is None:
+        start = "latest" if end is None else "earliest"
     anyio.run(print_topic, bus_of_topic(topic, backend), topic, start, number, end)
 
 

@@ -14,6 +14,7 @@ from msgspec import Meta, inspect, structs
 from eventml import handler_options
 from eventml.config.urls import HIDDEN, InvalidValueError, redact
 from eventml.handler_options import AtLeastOne, PositiveSeconds, Seconds, Text, configurable_options
+from eventml.times import START_TEXTS, StartOption
 
 PREFIX: Final = "EVENTML_"  # of the environment variables that are settings
 URL: Final = ("backend", "url")  # path of the backend's URL
@@ -239,8 +240,8 @@ def _may_be_secret(kind: Any) -> bool:
 
 def expected(kind: Any) -> str:
     """The values that a type accepts beside None, in words: `int >= 1`."""
-    if kind == handler_options.StartOption:
-        return handler_options.START_TEXTS
+    if kind == StartOption:
+        return START_TEXTS
     info = kind if isinstance(kind, inspect.Type) else inspect.type_info(kind)
     match info:
         case inspect.IntType() | inspect.FloatType():

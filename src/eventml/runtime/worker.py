@@ -34,7 +34,6 @@ from eventml.errors import (
     UnavailableError,
     UnsupportedError,
 )
-from eventml.handler_options import start_at
 from eventml.handlers import Handler
 from eventml.models import Model
 from eventml.runtime.calling import Caller, HandlerCall
@@ -48,6 +47,7 @@ from eventml.runtime.retry import Retry
 from eventml.runtime.staleness import Staleness
 from eventml.runtime.stats import Stats
 from eventml.runtime.tracing import Tracing
+from eventml.times import start_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -8,7 +8,7 @@ import pytest
 
 from eventml.config import load
 from eventml.errors import ConfigError
-from eventml.handler_options import START_TEXTS
+from eventml.times import START_TEXTS
 
 if TYPE_CHECKING:
     from pathlib import Path

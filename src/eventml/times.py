@@ -73,6 +73,4 @@ def seconds_at(when: object) -> float:
         return time.time() - when.total_seconds()
     if isinstance(when, datetime) and when.tzinfo is not None:
         return when.timestamp()
-    raise ValueError(
-        f'Expected "end", a datetime with its zone (2026-01-05T08:00:00Z) or an age, not {when!r}'
-    )
+    raise ValueError(f'Expected "end", a datetime with its zone (2026-01-05T08:00Z) or an age, not {when!r}')

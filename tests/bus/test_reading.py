@@ -159,7 +159,6 @@ class FailingReader:
         return call
 
 
-@pytest.mark.anyio
 async def test_the_word_for_the_end_is_named(bus: Bus) -> None:
     with pytest.raises(ValueError, match='Expected "end", a datetime'):
         await events(bus, until="latest")

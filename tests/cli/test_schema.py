@@ -14,6 +14,7 @@ import pytest
 
 from eventml import Bus, config
 from eventml.bus import asyncapi_document
+from eventml.cli import check
 from eventml.testing import TestBus
 
 if TYPE_CHECKING:
@@ -254,6 +255,27 @@ def test_check_against_an_earlier_document(invoke: Invoke, folder: Path) -> None
         "written to rides.duration: $.minutes: it may be null and readers take number; "  # noqa: ISC004
         "go on writing what its readers take, or write the new form to another topic",
     ]
+
+
+def test_another_codec_breaks_readers(invoke: Invoke, folder: Path) -> None:
+    old = APP.replace('model="no.skops"', "").replace(", model)", ")")
+    (folder / "app.py").write_text(old)
+    (folder / "old.json").write_text(invoke("schema", "app:bus").stdout)
+    packed = "".join(f'bus.topic("rides.{name}", codec="msgpack")\n' for name in ("started", "duration"))
+    (folder / "new.py").write_text(old + packed)
+    changed = invoke("check", "new:bus", "--against", "old.json", "--json")
+    [problem] = json.loads(changed.stdout)["problems"]  # what is read may be of either format
+    assert "rides.duration: it is application/msgpack and readers take application/json; go on" in problem
+
+
+def test_an_error_of_the_app_is_not_one_of_the_file(
+    invoke: Invoke, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "app.py").write_text(APP.replace('model="no.skops"', "").replace(", model)", ")"))
+    (folder / "old.json").write_text("{}")
+    monkeypatch.setattr(check, "asyncapi_document", lambda _: {}["our own"])
+    with pytest.raises(KeyError, match="our own"):
+        invoke("check", "app:bus", "--against", "old.json")
 
 
 @pytest.mark.parametrize(

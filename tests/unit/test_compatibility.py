@@ -21,7 +21,10 @@ def document(action: str, *payloads: Any, schemas: Schema | None = None) -> Sche
         "channels": {
             "rides": {
                 "address": "rides",
-                "messages": {str(number): {"payload": one} for number, one in enumerate(payloads)},
+                "messages": {
+                    str(number): {"contentType": "application/json", "payload": one}
+                    for number, one in enumerate(payloads)
+                },
             }
         },
         "operations": {
@@ -36,7 +39,7 @@ def document(action: str, *payloads: Any, schemas: Schema | None = None) -> Sche
     }
 
 
-def misfits(action: str, old: Any, new: Any) -> list[str]:
+def differences(action: str, old: Any, new: Any) -> list[str]:
     """The path and the reason of each line."""
     lines = breaking_changes(document(action, old), document(action, new))
     start = f"{'written to' if action == 'send' else 'read from'} rides: "
@@ -131,8 +134,8 @@ CHANGES: list[tuple[Any, Any, list[str], list[str]]] = [
 
 @pytest.mark.parametrize(("old", "new", "for_readers", "for_the_bus"), CHANGES)
 def test_changes(old: Any, new: Any, for_readers: list[str], for_the_bus: list[str]) -> None:
-    assert misfits("send", old, new) == for_readers
-    assert misfits("receive", old, new) == for_the_bus
+    assert differences("send", old, new) == for_readers
+    assert differences("receive", old, new) == for_the_bus
 
 
 def test_references_lead_into_the_own_document() -> None:
@@ -261,7 +264,7 @@ def closed(schema: Any) -> Any:
 def test_where_nothing_breaks_each_old_event_fits(data: st.DataObject) -> None:
     old = data.draw(SCHEMAS)
     new = data.draw(st.composite(changed)(old))
-    if misfits("receive", old, new):
+    if differences("receive", old, new):
         return
     writes, takes = jsonschema_rs.Draft7Validator(closed(old)), jsonschema_rs.Draft7Validator(new)
     for _ in range(5):
@@ -272,5 +275,5 @@ def test_where_nothing_breaks_each_old_event_fits(data: st.DataObject) -> None:
 
 @given(SCHEMAS)
 def test_a_schema_breaks_no_reader_of_itself(schema: Any) -> None:
-    assert misfits("receive", schema, schema) == []
-    assert misfits("send", schema, msgspec.json.decode(msgspec.json.encode(schema))) == []
+    assert differences("receive", schema, schema) == []
+    assert differences("send", schema, msgspec.json.decode(msgspec.json.encode(schema))) == []

@@ -109,8 +109,9 @@ def check(
 
 
 def _changes_since(against: Path, bus: Bus) -> list[str]:
+    document = asyncapi_document(bus)  # its errors are none of the file
     try:
-        return breaking_changes(msgspec.json.decode(against.read_bytes()), asyncapi_document(bus))
+        return breaking_changes(msgspec.json.decode(against.read_bytes()), document)
     except (ValueError, KeyError, TypeError, AttributeError) as exc:
         raise UsageError(f"--against: {against} was not written by eventml schema: {exc!r}") from exc
 

@@ -7,6 +7,7 @@ readers know the old one; on one that it receives from, events of the old schema
 from __future__ import annotations
 
 from functools import reduce
+from itertools import chain
 from operator import getitem
 from typing import TYPE_CHECKING, Any, Final
 
@@ -31,25 +32,28 @@ def breaking_changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     Raises:
         AttributeError, KeyError, TypeError: one is no document like those of `eventml schema`.
     """
-    lines, after = list[str](), _payloads(new)
-    for (action, topic), known in _payloads(old).items():
-        schemas = after.get((action, topic), [])
+    lines, after = list[str](), _messages(new)
+    for (action, topic), before in _messages(old).items():
+        messages, known = after.get((action, topic), []), [schema for _, schema in before]
         if action == "receive":  # what it reads fits what each of the old handlers took
-            found = [min([_misfits(one, schema, "$") for one in known], key=len) for schema in schemas]
-            lines += [f"read from {topic}: {misfit}; {_RECEIVE}" for misfits in found for misfit in misfits]
+            tried = [[_incompatibilities(one, schema, "$") for one in known] for _, schema in messages]
+            found = [min(one, key=len) for one in tried]
+            lines += [f"read from {topic}: {one}; {_RECEIVE}" for one in chain(*found)]
             continue
-        found = [_misfits(schema, {"anyOf": known}, "$", misses_all=True) for schema in schemas]
-        found += [] if schemas else [["nothing is written any more"]]
-        lines += [f"written to {topic}: {misfit}; {_SEND}" for misfits in found for misfit in misfits]
+        found = [_incompatibilities(schema, {"anyOf": known}, "$", misses_all=True) for _, schema in messages]
+        types = [content_type for content_type, _ in before]
+        found += [[f"it is {one} and readers take {types[0]}"] for one, _ in messages if one not in types]
+        found += [] if messages else [["nothing is written any more"]]
+        lines += [f"written to {topic}: {one}; {_SEND}" for one in chain(*found)]
     return list(dict.fromkeys(lines))
 
 
-def _payloads(document: dict[str, Any]) -> dict[tuple[str, str], list[Any]]:
-    """The schemas of what is sent to each topic, and of what is received from it."""
-    found: dict[tuple[str, str], list[Any]] = {}
+def _messages(document: dict[str, Any]) -> dict[tuple[str, str], list[tuple[str, Any]]]:
+    """The content types and schemas of what is sent to each topic, and of what is received from it."""
+    found: dict[tuple[str, str], list[tuple[str, Any]]] = {}
     for operation in _inline(document, document["operations"]).values():
-        payloads = found.setdefault((operation["action"], operation["channel"]["address"]), [])
-        payloads += [message["payload"] for message in operation["messages"]]
+        messages = found.setdefault((operation["action"], operation["channel"]["address"]), [])
+        messages += [(message["contentType"], message["payload"]) for message in operation["messages"]]
     return found
 
 
@@ -64,26 +68,27 @@ def _inline(document: dict[str, Any], value: Any, within: tuple[str, ...] = ()) 
     return {name: _inline(document, one, within) for name, one in value.items()}
 
 
-def _misfits(written: Any, read: Any, path: str, misses_all: bool = False) -> list[str]:
+def _incompatibilities(written: Any, read: Any, path: str, misses_all: bool = False) -> list[str]:
     """The paths at which a value of one schema may not fit the other, and why.
 
     `misses_all` says whether readers miss a field that they do not require too.
     """
-    forms, known, found = _forms(written), _forms(read), list[str]()
-    types, taken = _types(*forms), _types(*known)
+    alternatives, known, found = _alternatives(written), _alternatives(read), list[str]()
+    types, taken = _types(*alternatives), _types(*known)
     if types - taken:
         may = _show(types if types == _ALL else types - taken)
         found.append(f"{path}: it may be {may} and readers take {_show(taken)}")
-    for form in forms:
-        fitting = [one for one in known if _types(form) & _types(one)]
-        same = [one for one in fitting if one.get("title") == form.get("title")]  # their misfits say most
-        tried = [list(_misfits_of_form(form, one, path, misses_all)) for one in same or fitting]
+    for one in alternatives:
+        fitting = [other for other in known if _types(one) & _types(other)]
+        # The differences from an alternative of the same title say most.
+        same = [other for other in fitting if other.get("title") == one.get("title")]
+        tried = [list(_compare_alternative(one, other, path, misses_all)) for other in same or fitting]
         if tried:
             found = found + min(tried, key=len)
     return found
 
 
-def _misfits_of_form(written: Any, read: Any, path: str, misses_all: bool) -> Iterator[str]:
+def _compare_alternative(written: Any, read: Any, path: str, misses_all: bool) -> Iterator[str]:
     values, required = _values(read), read.get("required", ())
     if values and (extra := [v for v in _values(written) or ["another value"] if v not in values]):
         yield f"{path}: it may be {extra} and readers take {values}"
@@ -95,35 +100,35 @@ def _misfits_of_form(written: Any, read: Any, path: str, misses_all: bool) -> It
             yield f"{path}.{name}: events lack it and readers may use it"
     for name, schema in fields.items():
         taken = known.get(name, read.get("additionalProperties", True))
-        yield from _misfits(schema, taken, f"{path}.{name}", misses_all)
+        yield from _incompatibilities(schema, taken, f"{path}.{name}", misses_all)
     for keyword in _INNER.keys() & read.keys():
         inner = written.get(keyword, not fields)
-        yield from _misfits(inner, read[keyword], path + _INNER[keyword], misses_all)
+        yield from _incompatibilities(inner, read[keyword], path + _INNER[keyword], misses_all)
     for keyword in sorted(read.keys() - _COMPARED - _ANNOTATIONS):
         if read[keyword] != written.get(keyword):
             yield f"{path}: {keyword} is {written.get(keyword)} and that of readers is {read[keyword]}"
 
 
-def _forms(schema: Any) -> list[Any]:
+def _alternatives(schema: Any) -> list[Any]:
     """The alternatives of a schema; for the schemas of a tuple's items, those of each."""
     if isinstance(schema, bool):
         return [{}] if schema else []
     parts = schema if isinstance(schema, list) else schema.get("anyOf") or schema.get("oneOf")
-    return [form for part in parts for form in _forms(part)] if parts else [schema]
+    return [one for part in parts for one in _alternatives(part)] if parts else [schema]
 
 
-def _types(*forms: Any) -> set[str]:
+def _types(*alternatives: Any) -> set[str]:
     found: set[str] = set()
-    for form in forms:
-        values, named = _values(form), form.get("type", [])
+    for alternative in alternatives:
+        values, named = _values(alternative), alternative.get("type", [])
         found |= {named} if isinstance(named, str) else set(named)
         if not named:
             found |= _ALL if values is None else {_TYPES.get(type(value), "object") for value in values}
     return found | {"integer"} if "number" in found else found
 
 
-def _values(form: Any) -> list[Any] | None:
-    return [form["const"]] if "const" in form else form.get("enum")
+def _values(schema: Any) -> list[Any] | None:
+    return [schema["const"]] if "const" in schema else schema.get("enum")
 
 
 def _show(types: set[str]) -> str:

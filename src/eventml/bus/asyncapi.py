@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from importlib.metadata import version
 from typing import Any, NamedTuple
 
 from eventml.bus.bus import Bus
@@ -25,7 +24,8 @@ def asyncapi_document(bus: Bus) -> dict[str, Any]:
 
     What a handler reads is an operation that receives, each topic of its outputs one that sends. A declared
     topic that no handler reads or writes is one that the app itself publishes to. The bindings are those of
-    the configured backend: Kafka's have fields, Redis's have none by their specification.
+    the configured backend: Kafka's have fields, Redis's have none by their specification. The order of
+    registration and the version of eventml make no difference.
 
     Raises:
         ConfigError: a setting is invalid.
@@ -42,7 +42,7 @@ def asyncapi_document(bus: Bus) -> dict[str, Any]:
         title = payload.get("$ref", payload.get("title", "event")).rpartition("/")[2]
         at, name, operation = map(_key, (one.topic, title, one.name))
         while channels.setdefault(at, channel)["address"] != one.topic:
-            at += "_"  # the key of another topic, such as a_b for a.b
+            at += "_"  # the key of another topic, such as a_b for a/b
         while channels[at]["messages"].setdefault(name, message) != message:
             name += "_"  # another class of this name
         while operation in operations:
@@ -55,7 +55,7 @@ def asyncapi_document(bus: Bus) -> dict[str, Any]:
         }
     return {
         "asyncapi": "3.0.0",
-        "info": {"title": bus.name, "version": version("eventml"), "description": "Written by eventml."},
+        "info": {"title": bus.name, "version": "1.0.0", "description": "Written by eventml."},
         "defaultContentType": JSON,
         "channels": channels,
         "operations": operations,
@@ -72,13 +72,14 @@ def _operations(bus: Bus) -> list[_Operation]:
         found += [_Operation(f"send_{name}_{topic}", topic, event_type) for topic, event_type in outputs]
     topics = {one.topic for one in found}
     found += [_Operation(f"send_{topic}", topic, Any) for topic in bus.topics if topic not in topics]
+    found.sort(key=lambda one: (one.name, one.topic))
     declared = {topic: bus.declared_topic(topic).event_type for topic in {*topics, *bus.topics}}
     return [one._replace(event_type=declared[one.topic]) if one.event_type is Any else one for one in found]
 
 
 def _key(name: str) -> str:
-    """Return a key of characters that generators of code take."""
-    return re.sub(r"[^A-Za-z0-9_-]", "_", name)
+    """Return a key of the characters that AsyncAPI has in keys: a topic of Kafka is its own key."""
+    return re.sub(r"[^A-Za-z0-9._-]", "_", name)
 
 
 def _bindings(protocol: str, **fields: Any) -> dict[str, Any]:

@@ -97,6 +97,7 @@ if hasattr(os, "register_at_fork"):
 async def stop_when_idle(worker: Worker, seconds: float) -> None:
     """Stop the worker when it has been idle for this long, in seconds; see `Worker.idle`."""
     await worker.idle(seconds)
+    log.info("idle for %g s: stopping", seconds)
     worker.stop()
 
 

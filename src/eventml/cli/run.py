@@ -59,17 +59,12 @@ async def _open_worker(bus: Bus, plan: ServicePlan) -> AsyncIterator[Worker]:
     async with bus.open(), bus.worker(plan.only) as worker, task_group() as tasks:
         tasks.start_soon(_log_handlers, bus, worker)
         if plan.until_idle is not None:
-            tasks.start_soon(_stop_when_idle, worker, plan.until_idle)
+            tasks.start_soon(stop_when_idle, worker, plan.until_idle)
         try:
             yield worker
         finally:
             tasks.cancel_scope.cancel()
             _log_counts(worker)
-
-
-async def _stop_when_idle(worker: Worker, seconds: float) -> None:
-    await stop_when_idle(worker, seconds)
-    log.info("idle for %g s: stopping", seconds)
 
 
 async def _log_handlers(bus: Bus, worker: Worker) -> None:

@@ -174,7 +174,6 @@ class WorkerProcess:
     async def _stop_when_idle(self, worker: Worker, seconds: float) -> None:
         await stop_when_idle(worker, seconds)
         self._lag_monitor.stop()
-        log.info("idle for %g s: stopping", seconds)
 
 
 @asynccontextmanager

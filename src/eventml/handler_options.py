@@ -2,7 +2,6 @@
 
 # No `from __future__ import annotations` here: msgspec evaluates the annotations, so the linter must not
 # move their imports into a type-checking block.
-import inspect
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Annotated, Any, Final, Literal, TypedDict
@@ -10,7 +9,6 @@ from typing import Annotated, Any, Final, Literal, TypedDict
 import msgspec
 from msgspec import Meta, structs
 
-from eventml.signatures import functions_of
 from eventml.times import StartOption, parse_start
 
 Text = Annotated[str, Meta(min_length=1)]
@@ -109,7 +107,6 @@ class HandlerOptions(msgspec.Struct, frozen=True, kw_only=True):
         for name, kind in configurable_options().items():
             value = getattr(self, name)
             if name == "when_stale" and callable(value):
-                _check_fallback(value)
                 continue
             try:
                 structs.force_setattr(self, name, convert_option(value, kind))
@@ -143,25 +140,6 @@ def is_reserved(header: str) -> bool:
 
 def _is_exception_class(value: object) -> bool:
     return isinstance(value, type) and issubclass(value, Exception)
-
-
-def _check_fallback(function: Callable[..., Any]) -> None:
-    """Raises ValueError if a `when_stale` cannot be called with an event, or does not return its result."""
-    for called in functions_of(function):
-        if inspect.iscoroutinefunction(called):
-            raise ValueError("when_stale: a plain function is expected, and this is a coroutine function")
-        if inspect.isgeneratorfunction(called) or inspect.isasyncgenfunction(called):
-            raise ValueError("when_stale: the function must return its output, not yield it")
-    try:
-        signature = inspect.signature(function)
-    except ValueError:
-        return  # a builtin may have none
-    try:
-        signature.bind(None)
-    except TypeError as exc:
-        raise ValueError(
-            f"when_stale: expected a function that takes one argument, the event, not {function!r}: {exc}"
-        ) from None
 
 
 @cache

@@ -114,8 +114,6 @@ def read_handler(
     """
     called, wrapped = functions_of(function)
     name = arguments.get("name") or function_name(function)
-    if any(inspect.isasyncgenfunction(f) or inspect.isgeneratorfunction(f) for f in (called, wrapped)):
-        raise RegistrationError(f"{name}: a handler must return its outputs, not yield them")
     parameters = parameters_of(name, function)
     hints = type_hints(name, called)
     first = hints.get(parameters[0].name, Any)
@@ -184,6 +182,10 @@ def _check_model(name: str, model: ModelSource | None, resource_names: tuple[str
 def _options(name: str, group: str, arguments: HandlerArguments) -> HandlerOptions:
     options: dict[str, Any] = {k: v for k, v in arguments.items() if k not in _NOT_OPTIONS}
     options.setdefault("group", group)
+    if callable(fallback := options.get("when_stale")):
+        check_call(f"{name}: when_stale", fallback)
+        if any(map(inspect.iscoroutinefunction, functions_of(fallback))):
+            raise RegistrationError(f"{name}: when_stale: it is a coroutine function; give a plain function")
     for option in ("retry_on", "carry"):
         if isinstance(given := options.get(option), Collection) and not isinstance(given, str | bytes):
             options[option] = tuple(given)

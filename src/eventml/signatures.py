@@ -51,10 +51,18 @@ def parameters_of(name: str, function: Callable[..., Any]) -> list[inspect.Param
     return parameters
 
 
-def check_call(name: str, function: Callable[..., Any], by_name: Collection[str]) -> None:
-    """Raise RegistrationError unless a function takes the event by position, and these arguments by name."""
+def check_call(name: str, function: Callable[..., Any], by_name: Collection[str] = ()) -> None:
+    """Check that a function returns, and takes the event by position and these arguments by name.
+
+    Raises:
+        RegistrationError: It yields, or cannot be called so.
+    """
+    if any(inspect.isasyncgenfunction(f) or inspect.isgeneratorfunction(f) for f in functions_of(function)):
+        raise RegistrationError(f"{name}: the function must return its outputs, not yield them")
     try:
         inspect.signature(function).bind(None, **dict.fromkeys(by_name))
+    except ValueError:
+        return  # a builtin may have no signature
     except TypeError as exc:
         others = f", and {' and '.join(by_name)} by name" if by_name else ""
         raise RegistrationError(

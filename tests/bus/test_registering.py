@@ -135,23 +135,26 @@ def _unreadable(ride: "list[Ride") -> None: ...  # type: ignore  # noqa: F722, P
             id="retry_on an instance",
         ),
         pytest.param(
-            _plain, {"when_stale": asyncio.sleep}, "a plain function is expected", id="coroutine when_stale"
+            _plain, {"when_stale": asyncio.sleep}, "give a plain function", id="coroutine when_stale"
         ),
         pytest.param(
             _plain,
             {"when_stale": partial(asyncio.sleep, 1)},
-            "a plain function is",
+            "give a plain function",
             id="partial of a coroutine",
         ),
-        pytest.param(_plain, {"when_stale": _yields}, "not yield it", id="generator when_stale"),
+        pytest.param(_plain, {"when_stale": _yields}, "not yield them", id="generator when_stale"),
         pytest.param(
             _plain,
             {"when_stale": lambda: None},
-            "takes one argument, the event",
+            "when_stale: it cannot be called with the event by position",
             id="when_stale of no argument",
         ),
         pytest.param(
-            _plain, {"when_stale": _two}, "takes one argument, the event", id="when_stale of two arguments"
+            _plain,
+            {"when_stale": _two},
+            "when_stale: it cannot be called with the event by position",
+            id="when_stale of two arguments",
         ),
         pytest.param(_positional, {"model": "m"}, r"others behind any /", id="positional-only model"),
         pytest.param(_delivery_by_position, {}, r"others behind any /", id="positional-only delivery"),

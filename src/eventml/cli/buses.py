@@ -18,6 +18,7 @@ from eventml import config
 from eventml.bus import Bus, import_bus
 from eventml.cli.output import UsageError, print_message
 from eventml.errors import AppNotFoundError
+from eventml.times import parse_time
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -51,16 +52,16 @@ def seconds(minimum: float, text: str) -> Any:
     return typer.Option(metavar="SECONDS", min=minimum, help=text)
 
 
-def parse_in_utc(parse: Callable[[str, tzinfo], Any]) -> Callable[[str], Any]:
-    """Return a parser for typer of one that reads times: a time without an offset is in UTC."""
+def time_option(text: str, *names: str, parse: Callable[[str, tzinfo], Any] = parse_time) -> Any:
+    """Return an option that takes a time, in UTC if it has no offset, for `Annotated`."""
 
-    def parse_option(text: str) -> Any:
+    def parse_in_utc(value: str) -> Any:
         try:
-            return parse(text, UTC)
+            return parse(value, UTC)
         except ValueError as exc:
-            raise typer.BadParameter(f"{text!r}: {exc}") from exc
+            raise typer.BadParameter(str(exc)) from exc
 
-    return parse_option
+    return typer.Option(*names, metavar="TIME", parser=parse_in_utc, help=text)
 
 
 def with_options(options: Callable[..., Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:

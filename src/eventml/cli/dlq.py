@@ -11,7 +11,7 @@ import typer
 
 from eventml.backends.base import Subscription
 from eventml.bus import Bus
-from eventml.cli.buses import BackendOption, BusArgument, load_bus, open_shared, parse_in_utc, with_options
+from eventml.cli.buses import BackendOption, BusArgument, load_bus, open_shared, time_option, with_options
 from eventml.cli.output import (
     JsonOption,
     UsageError,
@@ -36,7 +36,7 @@ from eventml.runtime import (
     dead_letter_queues,
     replay_or_drop,
 )
-from eventml.times import parse_time, seconds_at
+from eventml.times import seconds_at
 
 app = typer.Typer(help="List dead letters, replay them or drop them.", no_args_is_help=True)
 
@@ -71,21 +71,12 @@ def select(
     ] = None,
     since: Annotated[
         Any,
-        typer.Option(
-            metavar="TIME",
-            parser=parse_in_utc(parse_time),
-            help="Select those that failed last at this time or later: an age such as 90s, 15m, 2h or 3d, "
-            "or a time in UTC such as 2024-06-01T12:30.",
+        time_option(
+            "Select those that failed last at this time or later: an age such as 90s, 15m, 2h or 3d, or a "
+            "time in UTC such as 2024-06-01T12:30."
         ),
     ] = None,
-    until: Annotated[
-        Any,
-        typer.Option(
-            metavar="TIME",
-            parser=parse_in_utc(parse_time),
-            help="Select those that failed last before this time.",
-        ),
-    ] = None,
+    until: Annotated[Any, time_option("Select those that failed last before this time.")] = None,
     number: Annotated[
         int | None, typer.Option("-n", metavar="N", min=1, help="Select at most N dead letters.")
     ] = None,

@@ -10,31 +10,25 @@ import anyio
 import typer
 
 from eventml.bus import Bus, stop_on_signals
-from eventml.cli.buses import BackendOption, TopicArgument, bus_of_topic, open_shared, parse_in_utc
+from eventml.cli.buses import BackendOption, TopicArgument, bus_of_topic, open_shared, time_option
 from eventml.cli.output import UsageError, delivery_to_json
 from eventml.runtime import task_group
-from eventml.times import parse_start, parse_time
+from eventml.times import parse_start
 
 
 def tail(
     topic: TopicArgument,
     start: Annotated[
         Any,
-        typer.Option(
+        time_option(
+            "Begin with the oldest record (earliest), with those from now on (latest), or at a time: an age "
+            "such as 90s, 15m, 2h or 3d, or a time in UTC such as 2026-01-05T08:00. The default is latest, "
+            "with an end earliest.",
             "--from",
-            metavar="TIME",
-            parser=parse_in_utc(parse_start),
-            help="Begin with the oldest record (earliest), with those from now on (latest), or at a time: an "
-            "age such as 90s, 15m, 2h or 3d, or a time in UTC such as 2026-01-05T08:00. The default is "
-            "latest, with an end earliest.",
+            parse=parse_start,
         ),
     ] = None,
-    until: Annotated[
-        Any,
-        typer.Option(
-            metavar="TIME", parser=parse_in_utc(parse_time), help="Stop before the records of this time."
-        ),
-    ] = None,
+    until: Annotated[Any, time_option("Stop before the records of this time.")] = None,
     until_end: Annotated[
         bool, typer.Option("--until-end", help="Stop where the topic ends when the command begins.")
     ] = False,
@@ -51,8 +45,8 @@ def tail(
     if until_end and until is not None:
         raise UsageError("--until and --until-end: there can be one end; leave one of them out")
     end = "end" if until_end else until
-    if start is None:
-        start = "latest" if end is None else "earliest"
+    default = "latest" if end is None else "earliest"
+    start = default if start is None else start
     anyio.run(print_topic, bus_of_topic(topic, backend), topic, start, number, end)
 
 

@@ -32,6 +32,16 @@ class Trip:
     trip: uuid.UUID
     zone: int
 
+class Camel(msgspec.Struct, rename="camel"):
+    ride_id: str
+    start_zone: int
+
+class Aliased(pydantic.BaseModel):
+    ride_id: str = pydantic.Field(alias="rideId")
+    start_zone: int = pydantic.Field(alias="startZone")
+
+bus.topic("camels", event_type=Camel, id_field="ride_id")
+bus.topic("aliased", event_type=Aliased, id_field="ride_id")
 bus.topic("rides", event_type=Ride, id_field="ride_id")
 bus.topic("lax", event_type=Ride, id_field="ride_id", strict=False)
 bus.topic("models", event_type=Model, id_field="ride_id")
@@ -120,3 +130,21 @@ def test_a_topic_without_a_type_takes_rows_as_they_are(invoke: Invoke) -> None:
     other = invoke("publish", "untyped", *FOR, "--id", "zone", stdin='{"zone": 8}\n')
     assert other.exit_code == 0
     assert {record["id"] for record in records(invoke, "untyped", 2)} == {"r1", "8"}
+
+
+@pytest.mark.parametrize("topic", ["camels", "aliased", "untyped"])
+def test_fields_have_their_names_in_the_events(invoke: Invoke, topic: str) -> None:
+    row = '{"rideId": "r1", "startZone": 7}\n'
+    for options in (FOR, FOR[2:]):
+        result = invoke("publish", topic, *options, "--key", "startZone", "--id", "rideId", stdin=row)
+        assert (result.exit_code, result.stderr) == (0, "")
+    found = {(record["id"], record["key"]) for record in records(invoke, topic, 2)}
+    assert found == {("r1", "7")}
+
+
+def test_columns_of_text_are_refused_where_the_type_decides(invoke: Invoke) -> None:
+    refused = invoke("publish", "rides", *FOR, "--text", "ride_id", stdin="ride_id,zone\n1,2\n")
+    assert refused.exit_code == 2
+    assert "--text and --for" in refused.stderr
+    taken = invoke("publish", "untyped", *FOR, "--text", "ride_id", stdin="ride_id,zone\n1,2\n")
+    assert taken.exit_code == 0

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import anyio
 import pytest
 
-from eventml.cli.buses import bus_of_topic
+from eventml.cli.buses import bus_without_app
 from eventml.cli.tail import print_topic
 from eventml.records import Record
 
@@ -100,7 +100,7 @@ def test_each_record_is_printed_at_once_and_a_signal_stops_it(start: Start, numb
 async def test_it_prints_records_published_from_now_on(
     hubs: Hubs, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    bus = bus_of_topic("numbers", FIVE)
+    bus = bus_without_app(FIVE)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(print_topic, bus, "numbers", "latest", 2)
         await anyio.wait_all_tasks_blocked()

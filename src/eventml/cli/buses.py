@@ -12,7 +12,6 @@ from pathlib import Path  # noqa: TC003 - typer reads the annotations
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import typer
-from msgspec import structs
 
 from eventml import config
 from eventml.bus import Bus, import_bus
@@ -131,18 +130,11 @@ def load_bus(target: str, backend: str | None, overrides: Mapping[str, Any] | No
     return bus
 
 
-def bus_of_topic(topic: str, backend: str | None, id_field: str | None = None, target: str = "") -> Bus:
-    """Make a bus without an app, to publish to one topic or to read it; or import the one at `target`.
-
-    `id_field` replaces the one that the topic is declared with. Raises what `find` and `configure` raise.
-    """
-    bus = find(import_bus, target) if target else Bus("cli")
-    declared = bus.declared_topic(topic)
-    bus.topics[topic] = structs.replace(declared, id_field=id_field or declared.id_field)
-    if target:
-        configure(bus, backend)
-    else:  # the settings of no bus: a table [bus.cli] is that of an app of this name
-        bus.configure(config.load(overrides={"backend": backend} if backend else {}))
+def bus_without_app(backend: str | None) -> Bus:
+    """Make a bus to publish to any topic, or to read it. Raises ConfigError as `configure` does."""
+    bus = Bus("cli")
+    # A table [bus.cli] is for an app of this name.
+    bus.configure(config.load(overrides={"backend": backend} if backend else {}))
     return bus
 
 

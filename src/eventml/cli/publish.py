@@ -11,9 +11,10 @@ from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import msgspec
 import typer
+from msgspec import structs
 
 from eventml.bus import Bus
-from eventml.cli.buses import BackendOption, TopicArgument, bus_of_topic, open_shared
+from eventml.cli.buses import BackendOption, TopicArgument, bus_without_app, load_bus, open_shared
 from eventml.cli.output import (
     INTERRUPTED,
     JsonOption,
@@ -25,7 +26,7 @@ from eventml.cli.output import (
 )
 from eventml.deploy.batch import BadRow, CsvReader, RowDecoder, TextLines, value_of_cell
 from eventml.errors import PublishError, SourceError
-from eventml.event_types import json_decoder
+from eventml.event_types import fields_of, json_decoder
 from eventml.producer import BlockingProducer, Producer
 
 FileFormat = Literal["csv", "jsonl"]
@@ -76,9 +77,16 @@ def publish(  # noqa: PLR0913 - each is an option of the command
     In a CSV a blank cell is null, a number (as JSON writes it) a number, and all else text. A line that is
     no valid event is reported by its number and skipped; the exit status is 1 then.
     """
-    bus = bus_of_topic(topic, backend, id_field, app)
+    bus = load_bus(app, backend) if app else bus_without_app(backend)
     declared = bus.declared_topic(topic)
-    needed = {name for name in (key, declared.id_field) if name}
+    if text and declared.event_type is not Any:
+        raise UsageError(
+            "--text and --for: the type of the events says which cells are text; omit --text"
+        )
+    python_names = {in_json: name for in_json, name, _ in fields_of(declared.event_type) or ()}
+    key, id_field = (python_names.get(name or "", name) for name in (key, id_field))
+    bus.topics[topic] = structs.replace(declared, id_field=id_field or declared.id_field)
+    needed = {name for name in (key, bus.topics[topic].id_field) if name}
     report = PublishReport(topic)
     name = str(getattr(file, "name", "<stdin>"))
     size = Path(name).stat().st_size if Path(name).is_file() else None

@@ -10,7 +10,7 @@ import anyio
 import typer
 
 from eventml.bus import Bus, stop_on_signals
-from eventml.cli.buses import BackendOption, TopicArgument, bus_of_topic, open_shared, time_option
+from eventml.cli.buses import BackendOption, TopicArgument, bus_without_app, open_shared, time_option
 from eventml.cli.output import UsageError, delivery_to_json
 from eventml.runtime import task_group
 from eventml.times import parse_start
@@ -47,7 +47,7 @@ def tail(
     end = "end" if until_end else until
     default = "latest" if end is None else "earliest"
     start = default if start is None else start
-    anyio.run(print_topic, bus_of_topic(topic, backend), topic, start, number, end)
+    anyio.run(print_topic, bus_without_app(backend), topic, start, number, end)
 
 
 async def print_topic(bus: Bus, topic: str, start: Any, number: int | None, until: Any = None) -> None:

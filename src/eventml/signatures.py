@@ -52,11 +52,7 @@ def parameters_of(name: str, function: Callable[..., Any]) -> list[inspect.Param
 
 
 def check_call(name: str, function: Callable[..., Any], by_name: Collection[str] = ()) -> None:
-    """Check that a function returns, and takes the event by position and these arguments by name.
-
-    Raises:
-        RegistrationError: It yields, or cannot be called so.
-    """
+    """Raise RegistrationError unless a function takes the event by position, these by name, and returns."""
     if any(inspect.isasyncgenfunction(f) or inspect.isgeneratorfunction(f) for f in functions_of(function)):
         raise RegistrationError(f"{name}: the function must return its outputs, not yield them")
     try:

@@ -59,6 +59,8 @@ def test_no_start_is_refused_at_registration(start: Any) -> None:
         ("P1D", timedelta(days=1)),
         ("90s", timedelta(seconds=90)),
         ("1.5h", timedelta(minutes=90)),
+        ("1h30m", timedelta(minutes=90)),
+        ("2d", timedelta(days=2)),
     ],
 )
 def test_settings_say_it_as_the_command_line_does(

@@ -24,8 +24,7 @@ def asyncapi_document(bus: Bus) -> dict[str, Any]:
 
     What a handler reads is an operation that receives, each topic of its outputs one that sends. A declared
     topic that no handler reads or writes is one that the app itself publishes to. The bindings are those of
-    the configured backend: Kafka's have fields, Redis's have none by their specification. The order of
-    registration and the version of eventml make no difference.
+    the configured backend; Redis's have no fields. The order of registration makes no difference.
 
     Raises:
         ConfigError: a setting is invalid.

@@ -80,9 +80,7 @@ def publish(  # noqa: PLR0913 - each is an option of the command
     bus = load_bus(app, backend) if app else bus_without_app(backend)
     declared = bus.declared_topic(topic)
     if text and declared.event_type is not Any:
-        raise UsageError(
-            "--text and --for: the type of the events says which cells are text; omit --text"
-        )
+        raise UsageError("--text and --for: the type of the events says which cells are text; omit --text")
     python_names = {in_json: name for in_json, name, _ in fields_of(declared.event_type) or ()}
     key, id_field = (python_names.get(name or "", name) for name in (key, id_field))
     bus.topics[topic] = structs.replace(declared, id_field=id_field or declared.id_field)

@@ -45,8 +45,7 @@ def tail(
     if until_end and until is not None:
         raise UsageError("--until and --until-end: there can be one end; leave one of them out")
     end = "end" if until_end else until
-    default = "latest" if end is None else "earliest"
-    start = default if start is None else start
+    start = ("latest" if end is None else "earliest") if start is None else start
     anyio.run(print_topic, bus_without_app(backend), topic, start, number, end)
 
 

@@ -318,6 +318,7 @@ class _Reader:
         def take() -> list[Sequence[Delivery]]:
             taken = self._take(limit)
             ended = all(max(self._positions[p], p.base) >= end for p, end in self._ends.items())
+            # In a list, as an empty result means "wait on": `[[]]` says that the reader has ended.
             return [taken] if taken or ended else []
 
         [taken] = await self._hub.when_there_are_any(self._topics, take)

@@ -269,12 +269,11 @@ class _Member:
                 self._hub.wake_receivers(name)
         _wake(self._hub.publishers)
 
-    async def begin(self, deliveries: Sequence[Delivery]) -> Collection[int]:
+    async def begin(self, deliveries: Sequence[Delivery]) -> None:
         await checkpoint()
         with self._hub.lock:
             for name, group in self._groups.items():
                 group.begin([d for d in deliveries if d.record.topic == name], self)
-            return [p for p, d in enumerate(deliveries) if not self._groups[d.record.topic].has(d, self)]
 
     async def completed_before(self, deliveries: Sequence[Delivery]) -> Collection[int]:
         await checkpoint()

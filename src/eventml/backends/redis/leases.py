@@ -168,8 +168,8 @@ class Consumer:
             self._renewed.update({entry: now for entry in some if entry in self._renewed})
         self._drop_lost(lost)
 
-    async def begin(self, deliveries: Sequence[Delivery]) -> set[Offset]:
-        """As `CountsAttempts.begin`. Returns the entries that are not pending for this consumer any more."""
+    async def begin(self, deliveries: Sequence[Delivery]) -> None:
+        """As `CountsAttempts.begin`. Entries that are not pending for this consumer are forgotten."""
         attempts = {delivery.offset: delivery.attempt for delivery in deliveries}
         returned = (self._begun.keys() - attempts.keys()) & self._renewed.keys()
         ended = {entry: self._begun[entry] for entry in returned}
@@ -185,7 +185,6 @@ class Consumer:
                 lost = {*self._renewed, *attempts}
         self._drop_lost(lost)
         self._begun = {entry: attempt for entry, attempt in attempts.items() if entry not in lost}
-        return lost & attempts.keys()
 
     async def sweep(self, limit: int, max_bytes: int) -> list[Delivery]:
         """Take the next step of a sweep: claim entries with expired leases, of so many bytes at most."""

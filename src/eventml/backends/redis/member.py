@@ -261,15 +261,11 @@ class Member:
                 refused,
             )
 
-    async def begin(self, deliveries: Sequence[Delivery]) -> Collection[int]:
+    async def begin(self, deliveries: Sequence[Delivery]) -> None:
         """See `CountsAttempts.begin`."""
-        lost: list[int] = []
         by_topic = self._by_topic(deliveries, len(deliveries))
         for topic, consumer in self._consumers.items():
-            positions = by_topic.get(topic, ())
-            gone = await consumer.begin([deliveries[position] for position in positions])
-            lost += [position for position in positions if deliveries[position].offset in gone]
-        return lost
+            await consumer.begin([deliveries[position] for position in by_topic.get(topic, ())])
 
     def lost_deliveries(self, deliveries: Iterable[Delivery]) -> Collection[int]:
         """See `LosesDeliveries.lost_deliveries`."""

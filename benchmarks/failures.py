@@ -76,6 +76,7 @@ class NoRetry:
         subscription: Subscription | None = None,  # noqa: ARG002 - as `Retry`
     ) -> None:
         self.process = call
+        self.ordered = ordered
         self.calls = NoCounting()
         self.queue = RetryQueue(ordered=ordered)
         self.dead_letters = NoDeadLetters(handler, translate=lambda error: error)

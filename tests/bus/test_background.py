@@ -173,3 +173,41 @@ async def test_a_handler_defined_again_while_a_test_bus_is_open_stays(
     monkeypatch.undo()
     with pytest.raises(RegistrationError):
         bus.consumer("c")(handler)
+
+
+async def test_an_interrupted_start_or_stop_does_not_keep_the_bus_from_starting(bus: Bus) -> None:
+    entered = asyncio.Event()
+
+    @bus.lifespan
+    async def slow() -> AsyncIterator[int]:
+        entered.set()
+        await asyncio.sleep(0.2)
+        yield 1
+        await asyncio.sleep(0.2)
+
+    @bus.consumer("numbers")
+    async def use(event: dict[str, int], slow: int) -> None:
+        pass
+
+    start = asyncio.create_task(bus.run_in_background())
+    await entered.wait()
+    start.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await start
+    running = await cell(bus.run_in_background())
+    stop = asyncio.create_task(running.stop())
+    await asyncio.sleep(0.05)
+    stop.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await stop
+    again = await cell(bus.run_in_background())
+    await bus.publish("numbers", {"n": 1})
+    await again.stop()
+
+
+def test_the_bus_runs_again_in_another_loop(bus: Bus) -> None:
+    async def start() -> None:
+        await bus.run_in_background()
+
+    asyncio.run(start())
+    asyncio.run(start())

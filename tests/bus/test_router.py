@@ -99,6 +99,36 @@ def test_a_router_may_be_included_by_several_buses_and_by_routers() -> None:
     assert groups == ["first.duration", "second.duration"]
 
 
+def test_a_router_that_two_others_include_is_registered_once() -> None:
+    inner, first, second, bus = _router(), Router(), Router(), Bus("rides")
+    bus.include(first)
+    for outer in (first, second):
+        outer.include(inner)
+    bus.include(second)
+    inner.consumer("t", name="late")(lambda event: None)
+    assert list(bus.handlers) == ["duration", "late"]
+
+
+def test_an_include_that_failed_fails_again_for_the_same_reason() -> None:
+    inner, outer, bus = _router(), Router(), Bus("rides")
+    inner.consumer("t", name="tip")(lambda event: None)
+    bus.consumer("t", name="tip")(lambda event: None)
+    bus.include(outer)
+    for including, included in ((bus, inner), (outer, inner)):
+        for _ in range(2):
+            with pytest.raises(RegistrationError, match="tip: two handlers have this name"):
+                including.include(included)
+
+
+def test_routers_do_not_include_each_other() -> None:
+    first, second, third = _router(), Router(), Router()
+    second.include(first)
+    third.include(second)
+    with pytest.raises(RegistrationError, match="not itself or one that includes it"):
+        first.include(third)
+    assert third.handlers.keys() == {"duration"}
+
+
 def test_what_is_registered_after_the_router_was_included_is_not_lost() -> None:
     inner, outer, bus = Router(), Router(), Bus("rides")
     bus.include(outer)
@@ -133,15 +163,27 @@ def test_two_lifespans_of_one_name_are_refused_and_the_same_one_is_not() -> None
         bus.lifespan(_named("_database", other, "elsewhere"))
 
 
-def test_a_topic_is_declared_anew_by_the_router_that_declares_it() -> None:
-    bus, router = Bus("rides"), Router()
-    bus.include(router)
-    for codec in ("json", "msgpack"):
-        router.topic("t", codec=codec)
-    assert bus.topics["t"].codec == "msgpack"
-    late = Bus("late")
-    late.include(router)
-    assert late.topics["t"].codec == "msgpack"
+@pytest.mark.parametrize(
+    ("function", "missing"),
+    [(lambda database: (yield database), "database"), (lambda *, url: (yield url), "url")],
+)
+def test_a_lifespan_with_parameters_is_refused(function: Any, missing: str) -> None:
+    router = Router()
+    with pytest.raises(
+        RegistrationError, match=rf"^opened: a lifespan gets no arguments: .*'{missing}'; give"
+    ):
+        router.lifespan(_named("opened", function))
+    assert router.lifespans == {}
+    router.lifespan(_named("opened", lambda url="redis://": (yield url)))
+
+
+def test_a_topic_declared_again_is_the_same_or_refused() -> None:
+    router = Router()
+    for _ in range(2):
+        router.topic("t", event_type=Ride, codec="msgpack")
+    with pytest.raises(RegistrationError, match=r"the topic .t. is declared twice, .*; keep one"):
+        router.topic("t", event_type=Ride)
+    assert router.topics["t"].codec == "msgpack"
 
 
 def test_a_topic_declared_differently_by_two_routers_is_refused() -> None:
@@ -181,9 +223,10 @@ def test_a_function_defined_again_in_a_session_replaces_its_handler() -> None:
     late.include(router)
     assert late.handlers["duration"].topic == "b"
 
-    for _ in range(2):
+    for declaring in (router, Router(), router):  # the cell that makes the router is run again too
         kind = msgspec.defstruct("Ride", ["ride_id"])
-        bus.topic("a", event_type=kind)
+        bus.include(declaring)
+        declaring.topic("a", event_type=kind)
         bus.lifespan(_named("database", lambda: (yield 1)))
     assert bus.topics["a"].event_type is kind
 

@@ -18,7 +18,7 @@ from tests.contract.breaking import breaks
 from tests.contract.sound import Connection, Inner, Member
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 
     from eventml.backends.base import Start
     from eventml.records import Delivery
@@ -74,6 +74,13 @@ class PublishesWhatIsNotItsOwn(Member):
     async def complete(self, done: Sequence[Completion]) -> None:
         await self.broker.hub.publish([record for completion in done for record in completion.outputs])
         await super().complete([replace(completion, outputs=()) for completion in done])
+
+
+@breaks("deliveries_of_a_frozen_member_go_to_others")
+class KeepsWhatAnotherHas(Member):
+    def lost_deliveries(self, deliveries: Iterable[Delivery]) -> Collection[int]:
+        del deliveries
+        return ()
 
 
 @breaks("nothing_is_lost_while_members_join_and_leave")

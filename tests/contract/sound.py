@@ -18,7 +18,7 @@ from eventml.records import Record
 from eventml.testing import contract
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+    from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from eventml.backends.base import Backend, Completion, NewTopic, Start
@@ -89,10 +89,20 @@ class Member:
             raise NotImplementedError("a group has no end")
         await self.inner.stop_at(end)
 
-    async def begin(self, deliveries: Sequence[Delivery]) -> Collection[int]:
+    async def begin(self, deliveries: Sequence[Delivery]) -> None:
         if not isinstance(self.inner, _Member):
             raise NotImplementedError("nobody counts for a reader")
-        return await self.inner.begin(deliveries)
+        await self.inner.begin(deliveries)
+
+    def lost_deliveries(self, deliveries: Iterable[Delivery]) -> Collection[int]:
+        if not isinstance(self.inner, _Member):
+            raise NotImplementedError("a reader loses nothing")
+        groups, lost = self.inner._groups, list[int]()
+        for position, delivery in enumerate(deliveries):
+            window = groups[delivery.record.topic].windows[delivery.partition]
+            if window.owner is not self.inner or delivery.offset not in window.in_flight:
+                lost.append(position)
+        return lost
 
     async def completed_before(self, deliveries: Sequence[Delivery]) -> Collection[int]:
         if not isinstance(self.inner, _Member):

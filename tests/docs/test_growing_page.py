@@ -59,3 +59,17 @@ def test_the_error_of_the_page(folder: Path) -> None:
     [shown] = re.findall(r"```text\n(.*?)\n```", PAGE)
     done = run(folder, "-c", "import rides.other")
     assert done.stderr.splitlines()[-1] == f"eventml.errors.RegistrationError: {shown}"
+
+
+def test_two_buses_in_a_process(folder: Path) -> None:
+    done = run(
+        folder, "-m", "pytest", "-q", "-p", "no:schemathesis", "-o", "asyncio_mode=auto", "test_two.py"
+    )
+    assert done.returncode == 0, done.stdout
+    (folder / "main.py").write_text(
+        "import asyncio\nfrom rides.two import bus\n"
+        "async def main():\n    async with await bus.run_in_background():\n"
+        "        await bus.publish('rides.started', {}, id='r-2')\n        await asyncio.sleep(0.5)\n"
+        "asyncio.run(main())\n"
+    )
+    assert run(folder, "main.py").stdout == "noted r-2\n"

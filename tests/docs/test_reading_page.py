@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+import secrets
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from eventml import DecodeError, Record
+from eventml import DecodeError, Record, config
 from eventml.testing import TestBus
 
 PAGE = Path(__file__).parents[2] / "docs" / "reading.md"
@@ -44,6 +45,7 @@ async def test_the_read_of_the_page_in_a_test_bus(page: dict[str, Any]) -> None:
 
 @pytest.mark.anyio
 async def test_the_function_of_the_page_returns_what_was_published(page: dict[str, Any]) -> None:
+    page["bus"].configure(config.load(environ={}, overrides={"backend": f"memory://{secrets.token_hex(4)}"}))
     async with page["bus"].open():
         await page["bus"].publish("rides.started", page["RideStarted"]("r-1", 2.5))
     assert await page["miles_of_the_last_hour"]() == 2.5

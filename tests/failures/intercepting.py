@@ -5,8 +5,10 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, cast
 
+from eventml.backends.base import LosesDeliveries
+
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 
     from eventml.backends.base import (
         Backend,
@@ -71,8 +73,11 @@ class _Subscription:
         else:
             await self._complete(self._inner, done)
 
-    async def begin(self, deliveries: Sequence[Delivery]) -> Collection[int]:
-        return await cast("CountsAttempts", self._inner).begin(deliveries)
+    async def begin(self, deliveries: Sequence[Delivery]) -> None:
+        await cast("CountsAttempts", self._inner).begin(deliveries)
+
+    def lost_deliveries(self, deliveries: Iterable[Delivery]) -> Collection[int]:
+        return self._inner.lost_deliveries(deliveries) if isinstance(self._inner, LosesDeliveries) else ()
 
     async def lag(self) -> int | None:
         return await self._inner.lag()

@@ -68,7 +68,9 @@ class DriverError(Exception):
         pytest.param(ExceptionGroup("two queries", [ConnectionError(), TimeoutError()]), id="group"),
     ],
 )
-async def test_single_events_wait_for_the_database_too(scenario: Scenario, error: Exception) -> None:
+async def test_single_events_wait_for_the_database_too(
+    scenario: Scenario, error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
     database = Database(0.5, error)
 
     @scenario.bus.predictor(
@@ -79,6 +81,8 @@ async def test_single_events_wait_for_the_database_too(scenario: Scenario, error
 
     await scenario.run(RIDES)
     scenario.check(answered=set(range(40)), dead_letters=set())
+    lines = [record.getMessage() for record in caplog.records if record.name == "eventml"]
+    assert [sum(text in line for line in lines) for text in ("trying again", "succeed again")] == [1, 1]
 
 
 class DeadLettersRefused:

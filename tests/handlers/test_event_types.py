@@ -87,10 +87,10 @@ TYPES = [
 OBJECTS = [type_ for type_ in TYPES if type_ is not NamedTupleRide]  # that one is a list in JSON
 
 
-def app(ride_type: Any, *, strict: bool = True) -> Bus:
+def app(ride_type: Any, *, strict: bool = True, codec: Literal["json", "msgpack"] = "json") -> Bus:
     """A bus with a predictor whose events and outputs have this type."""
     bus = Bus("rides")
-    bus.topic("rides.started", event_type=ride_type, id_field="ride_id", strict=strict)
+    bus.topic("rides.started", event_type=ride_type, id_field="ride_id", strict=strict, codec=codec)
 
     def double(rides: Any) -> Any:
         assert {type(ride) for ride in rides} == {dict if is_typeddict(ride_type) else ride_type}
@@ -179,9 +179,7 @@ async def test_a_named_tuple_is_a_list_in_json() -> None:
 @pytest.mark.parametrize("ride_type", TYPES)
 @pytest.mark.parametrize("codec", ["json", "msgpack"])
 async def test_published_and_decoded_again(ride_type: Any, codec: Literal["json", "msgpack"]) -> None:
-    bus = app(ride_type)
-    bus.topic("rides.started", event_type=ride_type, codec=codec)
-    async with TestBus(bus) as test:
+    async with TestBus(app(ride_type, codec=codec)) as test:
         await test.publish("rides.started", ride_type(ride_id="r-1", miles=1.5))
         assert test.published("rides.doubled") == [ride_type(ride_id="r-1", miles=3.0)]
 

@@ -98,12 +98,11 @@ class Member:
         self.assignment.complete(completion.delivery for completion in kept)
         self.done.clear()
 
-    async def begin(self, deliveries: Sequence[Delivery]) -> Collection[int]:
+    async def begin(self, deliveries: Sequence[Delivery]) -> None:
         if self.group.owner is not self:
             self.notice()  # its commit is refused until then
         self.assignment.begin(deliveries)
         self.commit()
-        return self.assignment.positions_lost(deliveries)
 
     def lost_deliveries(self, deliveries: Iterable[Delivery]) -> Collection[int]:
         return self.assignment.positions_lost(deliveries) if self.assignment.forgot else ()

@@ -21,6 +21,7 @@ class Proxy:
             them, and then the connection breaks.
         swallowed: How many replies were lost.
         bytes_per_second: How fast replies are forwarded; None is no limit.
+        connecting: Seconds that pass before anything of a new connection is forwarded.
     """
 
     def __init__(self, host: str, port: int) -> None:
@@ -34,6 +35,7 @@ class Proxy:
         self.swallow: Callable[[bytes], bool] = lambda _: False
         self.swallowed = 0
         self.bytes_per_second: float | None = None
+        self.connecting = 0.0
 
     async def start(self) -> None:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
@@ -77,6 +79,7 @@ class Proxy:
         task.add_done_callback(self._tasks.discard)
         try:
             with suppress(OSError):
+                await asyncio.sleep(self.connecting)
                 upstream_reader, upstream_writer = await asyncio.open_connection(*self._upstream)
                 await self._join(_Line(reader, writer), _Line(upstream_reader, upstream_writer))
         finally:

@@ -135,6 +135,33 @@ async def test_flushed_while_deliveries_are_in_flight(start_redis: StartRedis) -
         assert await scene.ids(client, to) == scene.answered(records)
 
 
+@pytest.mark.parametrize("found", ["when attempts are counted", "by the upkeep"])
+async def test_flushed_before_the_calls(start_redis: StartRedis, found: str) -> None:
+    """No handler is called with deliveries of a group that is gone, first deliveries included."""
+    server = start_redis()
+    topic = scene.new_topic()
+    async with (
+        redis.open(server.url, redis.Settings(lease=600.0)) as backend,
+        scene.asking(server.url) as client,
+    ):
+        await backend.publish(scene.new_records(topic, 5))
+        async with backend.subscribe([topic], group="group", start="earliest") as former:
+            await scene.take(former, 5)
+        async with backend.subscribe([topic], group="group", start="earliest") as subscription:
+            member: Any = subscription
+            taken = await scene.take(member, 5)
+            await backend.publish(scene.new_records(topic, 5, start=5))
+            taken += await scene.take(member, 5)
+            assert [d.attempt for d in taken] == [2] * 5 + [1] * 5
+            assert member.lost_deliveries(taken) == ()
+            await client.flushall()
+            if found == "by the upkeep":
+                await scene.until(lambda: member.lost_deliveries(taken), "they count as its own")
+            else:
+                await member.begin(taken[:2])
+            assert member.lost_deliveries(taken) == list(range(10))
+
+
 async def test_scripts_that_were_flushed(start_redis: StartRedis) -> None:
     server = start_redis()
     topic, to = scene.new_topic(), scene.new_topic()

@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventml.backends import redis
+from eventml.backends.redis.reader import BLOCK
 from eventml.backends.redis.wire import id_before, ordered
 from tests.redis import scene
+from tests.redis.proxy import proxied
 
 if TYPE_CHECKING:
     from backends.redis.server import RedisServer
@@ -49,6 +51,25 @@ async def test_a_reader_ends_where_the_last_entries_were_removed(
         with anyio.fail_after(5):
             found = [d.record.id for d in await reader.receive(100)] if left else []
             assert found == [f"r{number}" for number in range(left)]
+            assert not await reader.receive(100)
+
+
+@pytest.mark.anyio
+@pytest.mark.redis
+async def test_a_reader_with_an_end_may_take_long_to_connect(redis_server: RedisServer) -> None:
+    """Longer than a read waits for new records, and less than `timeout`."""
+    topic = scene.new_topic()
+    async with (
+        proxied(redis_server.url) as proxy,
+        redis.open(proxy.url, redis.Settings()) as backend,
+        backend.subscribe([topic], group=None, start="earliest") as reader,
+    ):
+        await backend.publish(scene.new_records(topic, 3))
+        bounded: Any = reader
+        await bounded.stop_at("latest")
+        proxy.connecting = 1.3 * BLOCK / 1_000
+        with anyio.fail_after(10):
+            assert [d.record.id for d in await reader.receive(100)] == ["r0", "r1", "r2"]
             assert not await reader.receive(100)
 
 

@@ -228,15 +228,15 @@ class DedupeSubscription(Subscription, Protocol):
 class CountsAttempts(Protocol):
     """Implemented by subscriptions to groups besides `Subscription`, if `Capabilities.counts_attempts`."""
 
-    async def begin(self, deliveries: Sequence[Delivery]) -> Collection[int]:
+    async def begin(self, deliveries: Sequence[Delivery]) -> None:
         """Count the attempts of redelivered records (`attempt` > 1) that a handler is called with next.
 
         All other calls have returned: of records that were begun before and are not completed, the attempt
         counts no more. The count is durable: if this process dies in the call, the next `attempt` of exactly
         these is higher. Repeating the call changes nothing.
 
-        Returns the positions of deliveries that are not this subscription's any more, and of which nothing
-        was counted: they must neither be called nor completed.
+        Of deliveries that are another member's by now nothing is counted; `LosesDeliveries` names them from
+        then on.
 
         Raises:
             UnavailableError: the outcome is unknown. Repeating the call is right.
@@ -252,7 +252,8 @@ class LosesDeliveries(Protocol):
     def lost_deliveries(self, deliveries: Iterable[Delivery]) -> Collection[int]:
         """The positions of those known to be another's: they must neither be called nor completed.
 
-        It is called before each call of a handler, asks no broker, and costs nothing until some were lost.
+        It is called before each call of a handler, after `CountsAttempts.begin`. It asks no broker, and costs
+        nothing until some were lost.
         """
         ...
 

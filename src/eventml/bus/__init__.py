@@ -8,11 +8,12 @@ runtime; deployments and the command line import it.
 
 from eventml.bus.app import create_topics, import_bus, import_predictor, topics_of
 from eventml.bus.asyncapi import asyncapi_document
+from eventml.bus.background import Background
 from eventml.bus.bus import Bus
 from eventml.bus.connection import Topic
 from eventml.bus.reading import ReadDelivery
 from eventml.bus.router import Router
-from eventml.bus.running import Background, WebApplication, run_until_signal, stop_on_signals, stop_when_idle
+from eventml.bus.running import WebApplication, run_until_signal, stop_on_signals, stop_when_idle
 
 __all__ = [
     "Background",

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 
 from eventml import config
 from eventml.backends.base import Backend
+from eventml.bus.background import Background
 from eventml.bus.connection import Topic, connect, handler_codecs, tracer
 from eventml.bus.reading import read
 from eventml.bus.router import Router
-from eventml.bus.running import Background, WebApplication, run_until_signal, stop_when_idle
+from eventml.bus.running import WebApplication, run_until_signal, stop_when_idle
 from eventml.errors import ConfigError, MissingExtraError, NotOpenError, RegistrationError
 from eventml.handlers import Handler, configured
 from eventml.models import replacement
@@ -288,9 +289,9 @@ class Bus(Router):
                 yield
                 worker.stop()
 
-        return await self._hold_in_background(running())
+        return await self._start_background(running())
 
-    async def _hold_in_background(self, opened: AbstractAsyncContextManager[object]) -> Background:
+    async def _start_background(self, opened: AbstractAsyncContextManager[object]) -> Background:
         if self._background is not None:
             with suppress(Exception):  # it has been logged
                 await self._background.stop()

@@ -43,9 +43,8 @@ class Router:
         self.handlers: dict[str, Handler] = {}
         self.topics: dict[str, Topic] = {}
         self.lifespans: dict[str, Callable[[], Any]] = {}
-        self._steps: list[Callable[[Router], None]] = []  # what was registered, for those that include this
+        self._registrations: list[Callable[[Router], None]] = []  # for those that include this
         self._parents: list[Router] = []
-        self._declarers: dict[str, Router] = {}  # of the topics
 
     def predictor(
         self, topic: str, *, to: To, model: ModelSource | None = None, **arguments: Unpack[HandlerArguments]
@@ -90,7 +89,8 @@ class Router:
         once per worker, before the first event. The decorator returns the function unchanged.
 
         Raises:
-            RegistrationError: The function is not a generator function, or another one has its name.
+            RegistrationError: The function is not a generator function, has a parameter without a default,
+                or another one has its name.
         """
         name = function_name(function)
         if inspect.isasyncgenfunction(function):
@@ -99,6 +99,11 @@ class Router:
             entered = contextmanager(function)
         else:
             raise RegistrationError(f"{name}: a lifespan yields once, the value that handlers get")
+        try:
+            inspect.signature(function).bind()
+        except TypeError as exc:
+            advice = "give the parameter a default, or make the value in the function"
+            raise RegistrationError(f"{name}: a lifespan gets no arguments: {exc}; {advice}") from None
         self._register(partial(Router._add_lifespan, name=name, entered=entered))
         return function
 
@@ -111,13 +116,15 @@ class Router:
         codec: Format = "json",
         strict: bool = True,
     ) -> Topic:
-        """Declare a topic by the attributes of `Topic`; the last declaration counts. Others need none.
+        """Declare a topic by the attributes of `Topic`. Others need none.
+
+        It may be declared again with the same attributes, and in an interactive session with others.
 
         Raises:
-            RegistrationError: Another router declares the topic differently; or events cannot have the type.
+            RegistrationError: The topic is declared differently; or events cannot have the type.
         """
         topic = Topic(event_type=event_type, id_field=id_field, codec=codec, strict=strict)
-        self._register(partial(Router._add_topic, name=name, topic=topic, declarer=self))
+        self._register(partial(Router._add_topic, name=name, topic=topic))
         return topic
 
     def include(self, router: Router) -> None:
@@ -125,16 +132,18 @@ class Router:
 
         Raises:
             RegistrationError: A name is taken by another handler or lifespan, or a topic is declared
-                differently; or `router` is a bus.
+                differently; or `router` is a bus, or includes this one.
         """
-        if router.name or router is self:
-            other = f"the bus {router.name!r}" if router.name else "itself"
+        if router.name or self._is_part_of(router):
+            other = f"the bus {router.name!r}" if router.name else "itself or one that includes it"
             raise RegistrationError(f"a router or a bus includes a Router, not {other}")
-        if self in router._parents:
-            return
-        for step in tuple(router._steps):
-            self._register(step)
-        router._parents.append(self)
+        for registration in router._registrations:
+            self._register(registration)
+        if self not in router._parents:
+            router._parents.append(self)
+
+    def _is_part_of(self, router: Router) -> bool:
+        return router is self or any(one._is_part_of(router) for one in self._parents)  # noqa: SLF001 - as above
 
     def _decorator(
         self, topic: str, to: To | None, model: ModelSource | None, arguments: HandlerArguments
@@ -146,11 +155,12 @@ class Router:
 
         return register
 
-    def _register(self, step: Callable[[Router], None]) -> None:
-        step(self)
-        self._steps.append(step)
+    def _register(self, registration: Callable[[Router], None]) -> None:
+        if registration not in self._registrations:  # it comes again by a second router that includes it
+            registration(self)
+            self._registrations.append(registration)
         for parent in self._parents:
-            parent._register(step)  # noqa: SLF001 - of the same class
+            parent._register(registration)  # noqa: SLF001 - of the same class
 
     def _add_handler(self, read: Callable[[str], Handler]) -> None:
         handler = read(self.name)
@@ -170,11 +180,13 @@ class Router:
             )
         self.lifespans[name] = entered
 
-    def _add_topic(self, name: str, topic: Topic, declarer: Router) -> None:
-        known = self.topics.get(name, topic)
-        if known != topic and self._declarers.get(name) is not declarer:
-            raise RegistrationError(f"the topic {name!r} is declared twice, as {known} and as {topic}")
-        self.topics[name], self._declarers[name] = topic, declarer
+    def _add_topic(self, name: str, topic: Topic) -> None:
+        known = self.topics.setdefault(name, topic)
+        if known != topic and not hasattr(sys, "ps1"):  # the class of a cell that is run again is another one
+            raise RegistrationError(
+                f"the topic {name!r} is declared twice, as {known} and as {topic}; keep one"
+            )
+        self.topics[name] = topic
 
 
 def _is_defined_again(known: Any, function: Any) -> bool:

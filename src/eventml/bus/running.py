@@ -1,13 +1,11 @@
-"""How a bus runs: until a signal, until it is idle, or in a background task; the type of its ASGI app."""
+"""How a bus runs: until a signal, or until it is idle; the type of its ASGI app."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import os
 import signal
 import threading
-from typing import TYPE_CHECKING, Any, Final, Protocol, Self
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -17,8 +15,6 @@ from eventml.runtime import Worker, task_group
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractAsyncContextManager
-
-log = logging.getLogger("eventml")
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 _receiving = threading.Event()  # set while `stop_on_signals` has replaced the handlers of this process
@@ -99,54 +95,6 @@ async def stop_when_idle(worker: Worker, seconds: float) -> None:
     await worker.idle(seconds)
     log.info("idle for %g s: stopping", seconds)
     worker.stop()
-
-
-class Background:
-    """A bus that stays open, and runs its handlers, in a task of its own; `Bus.run_in_background` returns it.
-
-    In a notebook every cell is a task, and a bus cannot be opened by one task and closed by another. As an
-    async context manager, it stops at the end of the block. It needs asyncio.
-    """
-
-    def __init__(self, opened: AbstractAsyncContextManager[object]) -> None:
-        self._opened = opened
-        self._stopping = asyncio.Event()
-
-    async def start(self) -> Self:
-        """Enter the context in a task. Raises what that raises."""
-        self._entered = asyncio.get_running_loop().create_future()
-        self._task = asyncio.create_task(self._hold())
-        try:
-            await asyncio.wait([self._task, self._entered], return_when=asyncio.FIRST_COMPLETED)
-        except asyncio.CancelledError:
-            self._task.cancel()
-            raise
-        if self._task.done():
-            await self.stop()
-        return self
-
-    async def stop(self) -> None:
-        """Finish what is in flight, and close the bus. Raises what has ended it before."""
-        self._stopping.set()
-        if (error := await self._task) is not None:
-            raise error
-
-    async def _hold(self) -> Exception | None:
-        try:
-            async with self._opened:
-                self._entered.set_result(None)
-                await self._stopping.wait()
-        except Exception as exc:
-            if self._entered.done():
-                log.exception("the handlers no longer run in the background")
-            return exc
-        return None
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.stop()
 
 
 class WebApplication(Protocol):

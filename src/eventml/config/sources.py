@@ -6,6 +6,8 @@ import logging
 import os
 import re
 import tomllib
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -42,8 +44,7 @@ NOT_SETTINGS: Final = frozenset(
 """Variables that are not settings: the file of settings, the profile in it, the examples' cache folder, the
 tests' need for brokers, the web token."""
 
-_OVERLAYS: Final = ("profile", "bus")  # tables that lie over the others; the second may be in the first
-_OF_ONE_BUS: Final = re.compile(rf"{PREFIX}BUS_\w+?_BACKEND(_\w+)?")
+_TABLES: Final = ("profile", "bus")  # [profile.<name>] and [bus.<name>]; the second may be in the first
 _OF_SERVICE: Final = re.compile(
     rf"{PREFIX}(\w+_)?(SERVICE_(HOST|PORT(_\w+)?)|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
 )
@@ -65,18 +66,18 @@ def load(
 
     From weak to strong: defaults in the code, `eventml.toml` of the current directory or its nearest parent
     that has one (or the file that `EVENTML_CONFIG` names), its tables of the profile in `EVENTML_PROFILE`,
-    `EVENTML_*` variables; then what is for this bus alone: tables of the file, those in the profile, and
-    `EVENTML_BUS_<BUS>_BACKEND`; `overrides`. The query of the winning URL is as strong as the URL, and
-    stronger than options beside it. Every source is checked completely, so that a mistake in the file is
-    reported even if a variable overrides it. Only options of a backend that is not chosen are not checked
-    (see `config.backends`).
+    its tables of this bus, those in the profile; `EVENTML_*` variables, of which those of the backend are
+    weaker than a table of this bus that has a URL; `overrides`. The query of the winning URL is as strong as
+    the URL, and stronger than options beside it. Every source is checked completely, so that a mistake in the
+    file is reported even if a variable overrides it. Only options of a backend that is not chosen are not
+    checked (see `config.backends`).
 
     Args:
         environ: The environment; None means that of the process.
         overrides: Settings from the command line, with the same structure as the file.
         default_backend: URL given in the code, in place of `memory://`.
-        known_handlers: Names of the registered handlers; settings for others are refused. Empty means
-            unknown.
+        known_handlers: Names of the registered handlers; settings for others are refused, but for
+            variables of those that the file names for other buses. Empty means unknown.
         bus: Name of the bus.
 
     Raises:
@@ -95,19 +96,20 @@ def load(
         profiles = dict.fromkeys(path[1] for path in tables if "profile" in path[:1])
         there_are = ", ".join(profiles) or "none"
         problems.append(f"{PROFILE_VARIABLE}: no profile {profile!r} in {file}, which has: {there_are}")
-    layers: Any = ((), ("profile", profile), ("bus", bus), ("profile", profile, "bus", bus))
-    general, of_profile, of_bus, of_both = [tables.pop(layer, []) for layer in layers]
-    variables = dict(_variables(environ))
-    named = table["consumer"] if isinstance(table.get("consumer"), dict) else ()
+    consumers: list[Any] = [reduce(getitem, path, table).get("consumer") for path in tables]
+    named = {name for handlers in consumers if isinstance(handlers, dict) for name in handlers}
+    others = {("consumer", name) for name in named.difference(known_handlers) if known_handlers}
+    chosen: Any = ((), ("profile", profile), ("bus", bus), ("profile", profile, "bus", bus))
+    used = [tables.pop(path, []) for path in chosen]
+    variables = read_environment(environ, {*known_handlers, *named}, known=bool(known_handlers))
+    of_backend = [one for one in variables if isinstance(one, Entry) and one.path[0] == "backend"]
+    with_url = [any(isinstance(one, Entry) and one.path == URL for one in own) for own in used[2:]]
+    used.insert([*with_url, True].index(True) + 2, [*of_backend])  # below the first of the bus with a URL
     sources: list[list[Entry | str]] = [
-        [one for others in tables.values() for one in others],  # checked, and left out
+        [one for unchosen in tables.values() for one in unchosen],  # checked, and left out
         [Entry(URL, default_backend or "memory://", "the code")],
-        general,
-        of_profile,
-        read_environment(variables, {*known_handlers, *named}, known=bool(known_handlers)),
-        of_bus,
-        of_both,
-        [*_read_bus_variables(variables, bus)],
+        *used,
+        [one for one in variables if one not in of_backend],
         [*_read_table(overrides or {}, "the command line", known_handlers)],
     ]
     problems += [one for source in sources for one in source if isinstance(one, str)]
@@ -121,7 +123,7 @@ def load(
             except InvalidValueError as exc:
                 problems.append(entry.problem(str(exc)))
             else:
-                values |= {} if source is unused else {entry.path: value}
+                values |= {} if source is unused or entry.path[:2] in others else {entry.path: value}
     options = [[entry for entry in source if entry.path[0] == "backend"] for source in entries]
     backend = choose_backend(options, environ, problems)
     if backend is None or problems:
@@ -134,23 +136,23 @@ def _read_tables(
     file: str,
     handlers: Collection[str],
     bus: str,
-    kinds: Sequence[str] = _OVERLAYS,
+    keys: Sequence[str] = _TABLES,
     path: tuple[str, ...] = (),
 ) -> Iterator[tuple[tuple[str, ...], list[Entry | str]]]:
     """The entries of a file, and the problems with it, by the table that they are in.
 
-    The tables are `()`, for all, and those that lie over it: `("profile", "prod")`, `("bus", "rides")` and
+    The tables are `()`, for all, and those that are stronger: `("profile", "prod")`, `("bus", "rides")` and
     `("profile", "prod", "bus", "rides")`. The handlers of other buses are not known.
     """
     rest, problems = dict(table), list[Entry | str]()
-    for position, kind in enumerate(kinds):
-        overlays = rest.pop(kind, {})
-        if not isinstance(overlays, dict) or not all(isinstance(one, dict) for one in overlays.values()):
-            problems.append(Entry((*path, kind), {}, file).problem(f"expected tables [{kind}.<name>]"))
+    for position, key in enumerate(keys):
+        tables = rest.pop(key, {})
+        if not isinstance(tables, dict) or not all(isinstance(one, dict) for one in tables.values()):
+            problems.append(Entry((*path, key), {}, file).problem(f"expected tables [{key}.<name>]"))
             continue
-        for name, inner in overlays.items():
-            known = handlers if kind == "profile" or name == bus else ()
-            yield from _read_tables(inner, file, known, bus, kinds[position + 1 :], (*path, kind, name))
+        for name, inner in tables.items():
+            known = handlers if key == "profile" or name == bus else ()
+            yield from _read_tables(inner, file, known, bus, keys[position + 1 :], (*path, key, name))
     source = f"{file}, [{dotted(path)}]" if path else file
     yield path, [*problems, *_read_table(rest, source, handlers)]
 
@@ -215,7 +217,7 @@ def _read_table(
             case ("backend" | "web", _) | ("consumer" | "topic", _, _):
                 yield entry
             case (_,) if key not in Settings.__struct_fields__:
-                yield entry.problem(unknown(key, {*Settings.__struct_fields__, *_OVERLAYS} - {key}))
+                yield entry.problem(unknown(key, {*Settings.__struct_fields__, *_TABLES} - {key}))
             case ("consumer", _) if handlers and key not in handlers:
                 yield entry.problem(unknown(key, handlers))
             case _ if isinstance(value, dict):
@@ -237,8 +239,6 @@ def read_environment(
     found: list[Entry | str] = []
     for name, value in _variables(environ):
         matches = paths.get(name, [])
-        if _OF_ONE_BUS.fullmatch(name):
-            continue
         if not known and not matches and name.startswith(f"{PREFIX}CONSUMER_"):
             continue
         if not matches and name.startswith(f"{PREFIX}BACKEND_"):
@@ -246,27 +246,14 @@ def read_environment(
         if len(matches) > 1:
             choice = " or ".join(dotted(path) for path in sorted(matches))
             found.append(f"{name}: ambiguous, it could set {choice}; set it in a file instead")
-        elif name.startswith(f"{PREFIX}TOPIC_"):
-            found.append(f"{name}: unknown, topics are configured in {_SETTINGS_FILE} only")
-        elif name.startswith(f"{PREFIX}BUS_"):
-            found.append(
-                f"{name}: unknown, of one bus a variable sets the backend: {PREFIX}BUS_<NAME>_BACKEND"
-            )
+        elif name.startswith((f"{PREFIX}TOPIC_", f"{PREFIX}BUS_")):
+            found.append(f"{name}: unknown, topics and single buses are configured in {_SETTINGS_FILE} only")
         elif not matches:
             close = did_you_mean(name.upper(), [*paths, *NOT_SETTINGS], similar=_SIMILAR)
             found.append(f"{name}: unknown{close or _NO_SUCH_VARIABLE}")
         elif value:
             found.append(Entry(matches[0], value, name, text=True))
     return found
-
-
-def _read_bus_variables(variables: Mapping[str, str], bus: str) -> Iterator[Entry]:
-    """The entries of `EVENTML_BUS_<BUS>_BACKEND` and `EVENTML_BUS_<BUS>_BACKEND_<OPTION>`."""
-    prefix = variable(("bus", bus, "backend"))
-    for name, value in variables.items():
-        if value and f"{name}_".startswith(f"{prefix}_"):
-            option = name.removeprefix(prefix).removeprefix("_").lower()
-            yield Entry(("backend", option or "url"), value, name, text=True)
 
 
 def _variables(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:

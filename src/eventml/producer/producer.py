@@ -115,7 +115,14 @@ class Producer:
             added = {**(sending.headers if sending else {}), **(headers or {})}
             await self._coalescer.publish(_with(record, added) if added else record)
 
-    async def publish_many(self, topic: str, events: Iterable[Any], *, key: KeyOf | None = None) -> int:
+    async def publish_many(
+        self,
+        topic: str,
+        events: Iterable[Any],
+        *,
+        key: KeyOf | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> int:
         """Publish many events in few writes, in their order.
 
         The events are taken from the iterable as they are written, so a full topic holds an endless
@@ -125,6 +132,7 @@ class Producer:
             topic: Topic to publish to.
             events: The events, as for `publish`.
             key: A function that returns an event's key.
+            headers: As for `publish`, for all of them.
 
         Returns:
             The number of events published.
@@ -137,9 +145,8 @@ class Producer:
         """
         with self._sending("publish", topic) as sending:
             published, stream = 0, iter(events)
-            shared = self._headers(topic)
-            if sending:
-                shared = MappingProxyType({**shared, **sending.headers})
+            added = {**(sending.headers if sending else {}), **(headers or {})}
+            shared = MappingProxyType({**self._headers(topic), **added}) if added else self._headers(topic)
             while chunk := list(islice(stream, RECORDS_PER_WRITE)):
                 keys = repeat(None) if key is None else map(key, chunk)
                 await self.backend.publish(self._records(topic, chunk, keys, self._ids(topic, chunk), shared))

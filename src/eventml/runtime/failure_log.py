@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("eventml")
 
 _INTERVAL: Final = 30.0  # seconds between two lines of one cause
+_TICK: Final = 5.0  # seconds between two looks at what is due
 _MOST: Final = 100  # causes
 
 
@@ -50,7 +51,7 @@ class FailureLog:
     async def run(self) -> None:
         """Log what is due from time to time, also if no more events come."""
         while True:
-            await anyio.sleep(_INTERVAL)
+            await anyio.sleep(_TICK)
             self.add(())
 
     def flush(self) -> None:

@@ -35,7 +35,7 @@ _MAX_FRAMES: Final = 6
 _MAX_SOURCE_LINE: Final = 120  # characters
 _VALIDATION: Final = re.compile(
     r"(Expected `[^`]*`(?:, got `[^`]*`)?|Object missing required field `[^`]*`|Input data was truncated|"
-    r"(?:JSON|MessagePack data) is malformed|Input should be [a-z ]+|Field required)"
+    r"(?:JSON|MessagePack data) is malformed|Input should be [a-z ]+[-\d.]*|Field required)"
     r"(?:.* at `(\$(?:\.\w+)?))?"
 )
 """What msgspec and pydantic say of a type, and the first field of the path. Others may hold values."""

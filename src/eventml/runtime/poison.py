@@ -91,10 +91,7 @@ class CountedCalls:
         # First deliveries are never called together with others.
         if self._subscription is not None and (self._begun or items[0].delivery.attempt > 1):
             redelivered = [item.delivery for item in items if item.delivery.attempt > 1]
-            self._begun = True
-            lost = await self._begin(self._subscription, redelivered)
-            self._begun = len(lost) < len(redelivered)
-            self._lost |= lost
+            await self._begin(self._subscription, redelivered)
         if self._losing is not None:
             for position in self._losing.lost_deliveries(map(_DELIVERY, items)):
                 self._lost[id(items[position].delivery)] = items[position].delivery
@@ -110,21 +107,20 @@ class CountedCalls:
         """Count the attempts of the last call no more: it has returned, and the next one may be far off."""
         if self._subscription is not None and self._begun:
             await self._begin(self._subscription, ())
-            self._begun = False
 
-    async def _begin(
-        self, subscription: CountsAttempts, redelivered: Sequence[Delivery]
-    ) -> dict[int, Delivery]:
-        """Count the attempts, however long the broker is unavailable. Returns the lost deliveries."""
+    async def _begin(self, subscription: CountsAttempts, redelivered: Sequence[Delivery]) -> None:
+        """Count the attempts, however long the broker is unavailable."""
+        self._begun = True
         while True:
             try:
                 with self._stats.timed("complete"):  # a wait for the broker is no stuck call
-                    positions = await subscription.begin(redelivered)
+                    await subscription.begin(redelivered)
             except BackendError as exc:
                 await self._broker.wait(exc)
             else:
                 self._broker.succeeded()
-                return {id(redelivered[position]): redelivered[position] for position in positions}
+                self._begun = bool(redelivered)
+                return
 
     def split_lost(self, done: list[Completion]) -> tuple[list[Completion], list[Completion]]:
         """The completions of deliveries that are this subscription's no more, and the others."""

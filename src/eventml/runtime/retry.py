@@ -114,6 +114,8 @@ class Retry:
             [result] = await self._call([item])
         except Exception as exc:  # noqa: BLE001 - a handler may raise anything
             return Failed(exc)
+        if not isinstance(result, Failed):
+            self._outage_ended()
         return result
 
     async def settle(self, item: Item, error: Exception) -> Completion:
@@ -177,6 +179,7 @@ class Retry:
 
     def _finish(self, items: Sequence[Item], results: CallResults) -> list[Completion]:
         if Failed not in set(map(type, results)):
+            self._outage_ended()
             return cast("list[Completion]", results)
         completions: list[Completion] = []
         for item, result in zip(items, results, strict=True):
@@ -256,11 +259,16 @@ class Retry:
         return should_retry(error, attempts, self._options)
 
     def _log_outage(self, error: Exception, seconds: float) -> None:
-        """Log that a service is down, once in a while: its events are tried again as long as it is."""
+        """Log once in a while that what the handler needs is down: its events are tried until it is back."""
         now = time.monotonic()
         if now >= self._outage_logged + _OUTAGE_INTERVAL and self._is_infrastructure(error):
             self._outage_logged = now
             log.warning("%s: %s; trying again, first in %.2f s", self._name, describe(error), seconds)
+
+    def _outage_ended(self) -> None:
+        if self._outage_logged != -math.inf:
+            self._outage_logged = -math.inf
+            log.warning("%s: calls succeed again", self._name)
 
     def _is_infrastructure(self, error: Exception) -> bool:
         return classify(error, self._options.retry_on) is Verdict.INFRASTRUCTURE

@@ -156,7 +156,7 @@ class TestBus:
 
         Whatever ran on the bus in the background is stopped first. It needs asyncio.
         """
-        self._background = await self._bus._hold_in_background(self)  # noqa: SLF001 - a bus has one at a time
+        self._background = await self._bus._start_background(self)  # noqa: SLF001 - a bus has one at a time
         return self
 
     async def stop(self) -> None:

@@ -71,7 +71,6 @@ def test_the_buses_of_the_example_have_the_backends_that_the_page_says(tmp_path:
     for environ, backends in (
         ({}, ["redis", "rediss"]),
         ({"EVENTML_BACKEND": "memory://"}, ["memory", "rediss"]),
-        ({"EVENTML_BUS_AUDIT_BACKEND": "memory://"}, ["redis", "memory"]),
     ):
         found = [load(environ=environ, bus=bus).backend.scheme for bus in ("rides", "audit")]
         assert found == backends

@@ -72,15 +72,65 @@ def test_an_unknown_profile_lists_those_that_there_are(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("_file")
 def test_a_buss_own_backend_is_stronger_than_that_of_all_buses() -> None:
-    environ = {"EVENTML_BACKEND": "redis://v"}
+    environ = {"EVENTML_BACKEND": "redis://v", "EVENTML_BACKEND_LEASE": "5"}
     assert url(load(environ=environ, bus="rides")) == "redis://v"
-    assert url(load(environ=environ, bus="audit")) == "redis://audit"
-    own = environ | {"EVENTML_BUS_AUDIT_BACKEND": "redis://own", "EVENTML_BUS_AUDIT_BACKEND_LEASE": "5"}
-    settings = load(environ=own, bus="audit")
-    assert url(settings) == "redis://own"
+    settings = load(environ=environ, bus="audit")
+    assert url(settings) == "redis://audit"
     assert "lease=5.0" in repr(settings.backend.options)
-    assert url(load(environ=own, bus="rides")) == "redis://v"
-    assert url(load(environ=own, bus="audit", overrides={"backend": "memory://"})) == "memory://"
+    settings = load(environ=environ | {"EVENTML_PROFILE": "prod"}, bus="audit")
+    assert "lease=4.0" in repr(settings.backend.options)
+    assert url(load(environ=environ, bus="audit", overrides={"backend": "memory://"})) == "memory://"
+
+
+def test_options_of_a_bus_belong_to_the_backend_that_the_file_names(tmp_path: Path) -> None:
+    """As those of all buses do: `EVENTML_BACKEND=memory://` for one run leaves them out."""
+    file = tmp_path / "eventml.toml"
+    file.write_text(
+        "backend = 'redis://all'\n[bus.a.backend]\nlease = 30\n[profile.p.bus.a.backend]\nblock = 7"
+    )
+    environ = {"EVENTML_PROFILE": "p"}
+    assert "lease=30.0, block=7" in repr(load(environ=environ, bus="a").backend)
+    moved = environ | {"EVENTML_BACKEND": "memory://", "EVENTML_BACKEND_PARTITIONS": "3"}
+    assert "partitions=3" in repr(load(environ=moved, bus="a").backend)
+    assert "lease=30.0, block=7" in repr(
+        load(environ=environ | {"EVENTML_BACKEND": "rediss://v"}, bus="a").backend
+    )
+    file.write_text(f"{file.read_text()}\nurl = 'redis://own'")
+    settings = load(environ=moved, bus="a")
+    assert url(settings) == "redis://own"
+    assert "lease=30.0, block=7" in repr(settings.backend)
+    file.write_text("[bus.a.backend]\nlease = 30")
+    assert "lease=30.0" in repr(load(environ={"EVENTML_BACKEND": "redis://v"}, bus="a").backend)
+
+
+def test_the_backend_of_a_bus_may_be_a_variable(tmp_path: Path) -> None:
+    (tmp_path / "eventml.toml").write_text("[bus.audit]\nbackend = '${AUDIT_URL}'")
+    environ = {"AUDIT_URL": "redis://:p@h?lease=5", "EVENTML_BACKEND": "memory://"}
+    settings = load(environ=environ, bus="audit")
+    assert (url(settings), url(load(environ=environ, bus="rides"))) == ("redis://:p@h", "memory://")
+    assert "lease=5.0" in repr(settings.backend.options)
+    assert url(load(environ={}, bus="rides")) == "memory://"
+    with pytest.raises(ConfigError, match=r"\$\{AUDIT_URL\} is not set .*\[bus\.audit\]"):
+        load(environ={}, bus="audit")
+
+
+def test_a_variable_of_a_handler_is_for_the_buses_that_have_it(tmp_path: Path) -> None:
+    (tmp_path / "eventml.toml").write_text(
+        "[bus.tips]\nweb.port = 1\n[bus.tips.consumer.tip]\nmax_batch = 7\nretries = 1\n"
+        "[profile.x.bus.tips.consumer.late]\n"
+    )
+    environ = {
+        "EVENTML_CONSUMER_TIP_MAX_BATCH": "5",
+        "EVENTML_CONSUMER_LATE_MAX_BATCH": "6",
+        "EVENTML_WEB_PORT": "2",
+    }
+    tips = load(environ=environ, bus="tips", known_handlers=["tip", "late"])
+    assert tips.consumer == {"tip": {"max_batch": 5, "retries": 1}, "late": {"max_batch": 6}}
+    assert tips.web.port == 2
+    rides = load(environ=environ, bus="rides", known_handlers=["duration"])
+    assert (rides.consumer, rides.web.port) == ({}, 2)
+    with pytest.raises(ConfigError, match="EVENTML_CONSUMER_TOP_MAX_BATCH: unknown, did you mean"):
+        load(environ={"EVENTML_CONSUMER_TOP_MAX_BATCH": "5"}, bus="rides", known_handlers=["duration"])
 
 
 @pytest.mark.usefixtures("_file")
@@ -91,18 +141,11 @@ def test_a_bus_may_have_settings_in_a_profile() -> None:
     assert settings.consumer["write"] == {"retries": 7}
 
 
-def test_a_variable_of_a_bus_has_the_buss_name_in_upper_case_without_dots_and_dashes() -> None:
-    environ = {"EVENTML_BUS_RIDES_OF_2024_BACKEND": "redis://own"}
-    assert url(load(environ=environ, bus="rides.of-2024")) == "redis://own"
-    assert url(load(environ=environ, bus="rides.of")) == "memory://"
-    assert url(load(environ=environ)) == "memory://"
-
-
-def test_two_buses_of_a_process_have_a_backend_each(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_buses_of_a_process_have_a_backend_each(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     rides, audit = Bus("rides"), Bus("audit", backend="redis://code")
     assert (url(rides.settings), url(audit.settings)) == ("memory://", "redis://code")
     monkeypatch.setenv("EVENTML_BACKEND", "redis://v")
-    monkeypatch.setenv("EVENTML_BUS_AUDIT_BACKEND", "redis://own")
+    (tmp_path / "eventml.toml").write_text("[bus.audit]\nbackend = 'redis://own'")
     assert (url(rides.read_settings()), url(audit.read_settings())) == ("redis://v", "redis://own")
 
 
@@ -133,11 +176,12 @@ def test_every_table_is_checked_also_where_it_is_not_used(tmp_path: Path, toml: 
     assert str(caught.value) == message
 
 
-def test_a_variable_of_a_bus_sets_the_backend_only() -> None:
+def test_a_bus_has_no_variables() -> None:
     with pytest.raises(ConfigError) as caught:
-        load(environ={"EVENTML_BUS_RIDES_DRAIN": "3"}, bus="rides")
-    assert str(caught.value).startswith("EVENTML_BUS_RIDES_DRAIN: unknown, ")
-    assert "EVENTML_BUS_<NAME>_BACKEND" in str(caught.value)
+        load(environ={"EVENTML_BUS_RIDES_BACKEND": "memory://"}, bus="rides")
+    assert str(caught.value) == (
+        "EVENTML_BUS_RIDES_BACKEND: unknown, topics and single buses are configured in eventml.toml only"
+    )
 
 
 def services(prefix: str) -> dict[str, str]:

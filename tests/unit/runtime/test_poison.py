@@ -162,13 +162,12 @@ class Subscription:
         self.lost = lost
         self.failures = 0
 
-    async def begin(self, deliveries: Sequence[Delivery]) -> list[int]:
+    async def begin(self, deliveries: Sequence[Delivery]) -> None:
         if self.failures:
             self.failures -= 1
             raise UnavailableError("away")
         self.counted.clear()
         self.counted.update({int(d.offset): d.attempt for d in deliveries if int(d.offset) not in self.lost})
-        return self.lost_deliveries(deliveries)
 
     def lost_deliveries(self, deliveries: Iterable[Delivery]) -> list[int]:
         return [position for position, d in enumerate(deliveries) if int(d.offset) in self.lost]

@@ -223,17 +223,21 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka has no
             # If the next record kills this process, these must not be suspected.
             await self._committer.now()
 
-    async def begin(self, deliveries: Sequence[Delivery]) -> list[int]:
-        """As `CountsAttempts.begin`. Deliveries of a former assignment are lost."""
+    async def begin(self, deliveries: Sequence[Delivery]) -> None:
+        """As `CountsAttempts.begin`. A member that has failed counts nothing."""
         self.assignment.begin(deliveries)
         while not self.assignment.attempts_committed:
-            if self._failure is not None:  # no rebalance ends: the next member delivers them again
-                return list(range(len(deliveries)))
+            if self.failed:  # no rebalance ends
+                return
             if not await self._committer.now():
                 raise UnavailableError(f"the attempts of group {self._group} could not be committed")
             if not self.assignment.attempts_committed:  # a transaction or a rebalance is under way
                 await asyncio.sleep(_COMMIT_BACKOFF)
-        return self.assignment.positions_lost(deliveries)
+
+    @property
+    def failed(self) -> bool:
+        """Whether another member has to replace this one, which delivers again what is in flight here."""
+        return self._failure is not None
 
     async def leave(self) -> None:
         """Commit what was completed, give back the rest, and leave the group. Never raises."""

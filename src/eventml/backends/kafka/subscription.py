@@ -140,17 +140,17 @@ class GroupSubscription:
         if self._member is not None:
             await self._member.complete(done)
 
-    async def begin(self, deliveries: Sequence[Delivery]) -> Collection[int]:
-        """As `CountsAttempts.begin`. Deliveries of a former assignment are lost."""
-        return range(len(deliveries)) if self._member is None else await self._member.begin(deliveries)
+    async def begin(self, deliveries: Sequence[Delivery]) -> None:
+        """As `CountsAttempts.begin`."""
+        if self._member is not None:
+            await self._member.begin(deliveries)
 
     def lost_deliveries(self, deliveries: Iterable[Delivery]) -> Collection[int]:
-        """As `LosesDeliveries.lost_deliveries`. Those of a former member are lost."""
-        member = self._member
-        if member is None:
+        """As `LosesDeliveries.lost_deliveries`. Those of a member that has failed are lost."""
+        if self._member is None or self._member.failed:
             return range(sum(1 for _ in deliveries))
-        any_lost = self._replaced or member.assignment.forgot
-        return member.assignment.positions_lost(deliveries) if any_lost else ()
+        assignment = self._member.assignment
+        return assignment.positions_lost(deliveries) if self._replaced or assignment.forgot else ()
 
     async def lag(self) -> int | None:
         """As `Subscription.lag`. Other members' work counts as completed when it is committed."""

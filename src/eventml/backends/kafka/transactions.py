@@ -171,9 +171,16 @@ class PartitionTransactions:
         state = assignment.states.get(self._partition)
         if state is None:  # a rebalance has taken the partition away meanwhile
             return {}
-        transaction = _Transaction(deliveries, state.to_commit(also))
+        committed = state.to_commit(also)
+        metadata, complete = encode_metadata(committed)
+        if not complete:
+            raise UnavailableError(
+                f"group {self._client.group}: more is completed out of order than a commit's metadata can "
+                f"describe ({MAX_METADATA} characters); repeat the call once earlier records are completed"
+            )
+        transaction = _Transaction(deliveries, committed)
         self._unknown = transaction
-        if await self._run(producer, packed, transaction.committed):
+        if await self._run(producer, packed, {self._partition: (committed.offset, metadata)}):
             self._record(assignment, *transaction)
             self._unknown = None
         else:
@@ -181,21 +188,17 @@ class PartitionTransactions:
         return {}
 
     async def _run(
-        self, producer: AIOKafkaProducer, packed: PackedRecords, committed: CommittedOffset
+        self,
+        producer: AIOKafkaProducer,
+        packed: PackedRecords,
+        offsets: Mapping[TopicPartition, tuple[int, str]],
     ) -> bool:
         """Run a transaction. False if a batch was refused in a way that another try may avoid."""
         group = self._client.group
-        metadata, complete = encode_metadata(committed)
-        if not complete:
-            raise UnavailableError(
-                f"group {group}: more is completed out of order than a commit's metadata can describe "
-                f"({MAX_METADATA} characters); repeat the call once earlier records are completed"
-            )
         try:
             await producer.begin_transaction()
             if await self._client.sender.send(producer, packed):
                 return False
-            offsets = {self._partition: (committed.offset, metadata)}
             await producer.send_offsets_to_transaction(offsets, group)
             await producer.commit_transaction()
         except EventMLError:

@@ -66,11 +66,6 @@ class Group:
             if window.owner is member:
                 window.called = {d.offset for d in deliveries if d.partition == index}
 
-    def has(self, delivery: Delivery, member: object) -> bool:
-        """Whether a delivery is in flight with a member."""
-        window = self.windows[delivery.partition]
-        return window.owner is member and delivery.offset in window.in_flight
-
     def deduplicate(self, accepted: Iterable[Completion], window: int) -> list[Completion]:
         """Record ids as `Completion.dedupe` says, and forget all but the last `window` ones.
 

@@ -269,12 +269,11 @@ class _Member:
                 self._hub.wake_receivers(name)
         _wake(self._hub.publishers)
 
-    async def begin(self, deliveries: Sequence[Delivery]) -> Collection[int]:
+    async def begin(self, deliveries: Sequence[Delivery]) -> None:
         await checkpoint()
         with self._hub.lock:
             for name, group in self._groups.items():
                 group.begin([d for d in deliveries if d.record.topic == name], self)
-            return [p for p, d in enumerate(deliveries) if not self._groups[d.record.topic].has(d, self)]
 
     async def completed_before(self, deliveries: Sequence[Delivery]) -> Collection[int]:
         await checkpoint()
@@ -318,6 +317,7 @@ class _Reader:
         def take() -> list[Sequence[Delivery]]:
             taken = self._take(limit)
             ended = all(max(self._positions[p], p.base) >= end for p, end in self._ends.items())
+            # In a list, as an empty result means "wait on": `[[]]` says that the reader has ended.
             return [taken] if taken or ended else []
 
         [taken] = await self._hub.when_there_are_any(self._topics, take)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from eventml.backends.base import Start
 from eventml.backends.redis.connection import fields_of, pack
-from eventml.backends.redis.errors import ErrorReply, check_replies
+from eventml.backends.redis.errors import ErrorReply, NoGroupError, check_replies
 from eventml.backends.redis.server import Client, Script
 from eventml.backends.redis.wire import decode_entries, id_before
 from eventml.records import Delivery
@@ -82,7 +82,7 @@ class Consumer:
     Attributes:
         window: How many ids the group records at least; 0 if it does not deduplicate.
         lost: How many entries this consumer found to be removed before the group had completed them.
-        lost_leases: Whether another consumer has ever claimed a delivery of this one.
+        lost_leases: Whether a delivery of this consumer was ever claimed by another, or went with its group.
         sweeping: Whether `sweep` has not reached the last entry. A new member begins with a sweep.
     """
 
@@ -122,7 +122,9 @@ class Consumer:
 
     async def recreate_group(self) -> None:
         """Create a group that does not exist any more, from the topic's beginning: nothing is missed."""
+        leased = set(self._renewed)  # before the group is there again, and may deliver to this consumer
         if await self.create_group("earliest"):
+            self._drop_lost(leased)
             log.warning(
                 "%s did not exist any more (FLUSHALL, or a failover to a replica that lagged) and was "
                 "created again from the topic's beginning",
@@ -153,8 +155,8 @@ class Consumer:
         self.drop(entries)
         self.lost_leases |= bool(entries)
 
-    async def renew(self) -> set[Offset]:
-        """Renew the leases that are due. Returns the entries that another consumer has claimed meanwhile."""
+    async def renew(self) -> None:
+        """Renew the leases that are due, and forget those that another consumer has claimed meanwhile."""
         now = time.monotonic()
         due = [entry for entry, renewed in self._renewed.items() if renewed < now - self._lease / 6]
         lost: set[Offset] = set()
@@ -165,10 +167,9 @@ class Consumer:
             lost |= {entry.decode() for entry in reply}
             self._renewed.update({entry: now for entry in some if entry in self._renewed})
         self._drop_lost(lost)
-        return lost
 
-    async def begin(self, deliveries: Sequence[Delivery]) -> set[Offset]:
-        """As `CountsAttempts.begin`. Returns the entries that are not pending for this consumer any more."""
+    async def begin(self, deliveries: Sequence[Delivery]) -> None:
+        """As `CountsAttempts.begin`. Entries that are not pending for this consumer are forgotten."""
         attempts = {delivery.offset: delivery.attempt for delivery in deliveries}
         returned = (self._begun.keys() - attempts.keys()) & self._renewed.keys()
         ended = {entry: self._begun[entry] for entry in returned}
@@ -177,11 +178,13 @@ class Consumer:
         lost: set[Offset] = set()
         if counts:
             pairs = chain.from_iterable(counts.items())
-            reply = await self._run(_RENEW, self.name, *pairs, action="counting attempts")
-            lost = {entry.decode() for entry in reply}
+            try:
+                reply = await self._run(_RENEW, self.name, *pairs, action="counting attempts")
+                lost = {entry.decode() for entry in reply}
+            except NoGroupError:  # then nothing is pending any more, first deliveries neither
+                lost = {*self._renewed, *attempts}
         self._drop_lost(lost)
         self._begun = {entry: attempt for entry, attempt in attempts.items() if entry not in lost}
-        return lost & attempts.keys()
 
     async def sweep(self, limit: int, max_bytes: int) -> list[Delivery]:
         """Take the next step of a sweep: claim entries with expired leases, of so many bytes at most."""

@@ -54,6 +54,7 @@ class GroupReader(ReadAhead):
             arrived,
         )
         self._settings = server.settings
+        self._by_topic = consumers
         self._consumers = consumers.values()
         self._client = consumer.client
         self._claimed: list[Delivery] = []
@@ -137,9 +138,9 @@ class GroupReader(ReadAhead):
             self._group_gone = False
             self._arrived.set()
         for consumer in self._consumers:
-            if lost := await consumer.renew():
-                self._claimed = [delivery for delivery in self._claimed if delivery.offset not in lost]
-                self.ready = [delivery for delivery in self.ready if delivery.offset not in lost]
+            await consumer.renew()
+        if any(consumer.lost_leases for consumer in self._consumers):
+            self._claimed, self.ready = self._leased(self._claimed), self._leased(self.ready)
         if not self._reply_lost:
             await self._sweep()
         elif self.pending is None:  # else entries whose reply is under way would be taken for lost
@@ -150,6 +151,9 @@ class GroupReader(ReadAhead):
         if self._settings.retention is not None:
             for consumer in self._consumers:
                 await consumer.trim_finished(self._settings.retention)
+
+    def _leased(self, deliveries: list[Delivery]) -> list[Delivery]:
+        return [d for d in deliveries if self._by_topic[d.record.topic].has_lease(d.offset)]
 
     async def _sweep(self) -> None:
         """Claim what was given back, and every half lease what has expired; then delete idle consumers."""
@@ -257,19 +261,11 @@ class Member:
                 refused,
             )
 
-    async def begin(self, deliveries: Sequence[Delivery]) -> Collection[int]:
+    async def begin(self, deliveries: Sequence[Delivery]) -> None:
         """See `CountsAttempts.begin`."""
-        lost: list[int] = []
         by_topic = self._by_topic(deliveries, len(deliveries))
         for topic, consumer in self._consumers.items():
-            positions = by_topic.get(topic, ())
-            some = [deliveries[position] for position in positions]
-            try:
-                gone = await consumer.begin(some)
-            except NoGroupError:  # then nothing is pending any more
-                gone = {delivery.offset for delivery in some}
-            lost += [position for position in positions if deliveries[position].offset in gone]
-        return lost
+            await consumer.begin([deliveries[position] for position in by_topic.get(topic, ())])
 
     def lost_deliveries(self, deliveries: Iterable[Delivery]) -> Collection[int]:
         """See `LosesDeliveries.lost_deliveries`."""

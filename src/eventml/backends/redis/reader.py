@@ -222,6 +222,9 @@ class Reader:
     async def receive(self, limit: int) -> Sequence[Delivery]:
         """See `Subscription.receive`, and `Bounded`."""
         while not self._ended():
+            if self._ends:  # connecting may take longer than the wait below, and has a limit of its own
+                for read in self._reads:
+                    await read.client.connection()
             with anyio.move_on_after(BLOCK / 1_000 if self._ends else math.inf):
                 return await receive(self._reads, limit, self._arrived)
             # An entry at an end may have been removed.

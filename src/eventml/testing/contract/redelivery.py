@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import anyio
 from anyio.lowlevel import checkpoint
 
-from eventml.testing.contract.case import case, expect, expect_each_once, expect_equal, expect_in_order, ids
+from eventml.testing.contract.case import case, expect_each_once, expect_equal, expect_in_order, ids
 from eventml.testing.contract.loops import MemberLoops
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ async def deliveries_of_a_frozen_member_go_to_others(trial: Trial) -> None:
     """Deliveries that a frozen member holds past their lease go to another member.
 
     Where completion is atomic, a member that lost its lease publishes no outputs for deliveries that
-    another has finished.
+    another has finished. Where attempts are counted, it learns by then that they are another's.
     """
     trial.given("lease")
     [to] = await trial.topics(1)
@@ -102,8 +102,8 @@ async def deliveries_of_a_frozen_member_go_to_others(trial: Trial) -> None:
         for delivery in again:
             await successor.finish([delivery], to, by="successor")
     if trial.backend.capabilities.counts_attempts:
-        expect_equal("deliveries that are begun too late", await frozen.begin(taken), ids(taken))
-        expect(frozen.knows_lost(taken) in (None, ids(taken)), "not all that were begun too late are lost")
+        await frozen.begin(taken)
+        expect_equal("what is lost, once it was begun too late", frozen.knows_lost(taken), ids(taken))
     if trial.backend.capabilities.atomic_completion:
         for delivery in taken:
             await frozen.finish([delivery], to, by="late")
@@ -141,7 +141,7 @@ async def a_slow_member_keeps_its_deliveries(trial: Trial) -> None:
 @case()
 async def attempts_are_counted_as_declared(trial: Trial) -> None:
     """If attempts are counted, a group's first delivery counts, and later those in a call; else all are 1."""
-    records = await trial.published(3, keys=1)
+    await trial.published(3, keys=1)
     counts = trial.backend.capabilities.counts_attempts
 
     async def take(member: Member, when: str, wanted: list[int]) -> list[Delivery]:
@@ -159,11 +159,7 @@ async def attempts_are_counted_as_declared(trial: Trial) -> None:
             await member.begin([taken[position] for position in call])
         await member.leave()
     member = await trial.join()
-    taken = await take(member, "of the last member", [3, 3, 3])
-    await member.finish(taken[1:])
-    if counts:
-        lost = await member.begin(taken)
-        expect_equal("deliveries that are begun after they were finished", lost, [r.id for r in records[1:]])
+    await take(member, "of the last member", [3, 3, 3])
     other = await trial.join(group=trial.name("group"))
     expect_equal("the attempts in another group", [d.attempt for d in await other.take(3)], [1, 1, 1])
 

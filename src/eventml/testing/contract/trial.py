@@ -136,11 +136,10 @@ class Member:
             [Completion(d, [output_of(to, d, by)] if to is not None else (), dedupe) for d in deliveries]
         )
 
-    async def begin(self, deliveries: Sequence[Delivery]) -> list[str]:
-        """Count the attempts of deliveries, as before the call of a handler. Returns the ids of lost ones."""
+    async def begin(self, deliveries: Sequence[Delivery]) -> None:
+        """Count the attempts of deliveries, as before the call of a handler."""
         work = cast("Any", self._subscription).begin(deliveries)  # `CountsAttempts`
-        lost = await within(self._patience, "begin() did not return", work)
-        return ids(deliveries[position] for position in sorted(lost))
+        await within(self._patience, "begin() did not return", work)
 
     def knows_lost(self, deliveries: Sequence[Delivery]) -> list[str] | None:
         """The ids of those that the subscription knows to be another's; None if it loses none."""

@@ -44,9 +44,9 @@ def parse_start(start: Any, zone: tzinfo | None = None) -> StartOption:
     return found  # type: ignore[no-any-return] # `start_at` has checked it
 
 
-def start_at(start: object) -> Literal["earliest", "latest"] | float:
+def start_at(start: StartOption) -> Literal["earliest", "latest"] | float:
     """Where a subscription that begins now starts, as a backend takes it; ValueError if it cannot."""
-    if start == "earliest" or start == "latest":  # noqa: PLR1714 - type checkers follow this form
+    if isinstance(start, str) and start in ("earliest", "latest"):
         return start
     with suppress(ValueError):
         if (at := seconds_at(start)) <= time.time():

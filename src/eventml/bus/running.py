@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
@@ -15,6 +16,8 @@ from eventml.runtime import Worker, task_group
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractAsyncContextManager
+
+log = logging.getLogger("eventml")
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 _receiving = threading.Event()  # set while `stop_on_signals` has replaced the handlers of this process

@@ -97,11 +97,7 @@ def _set_variables(
     config_file: Annotated[
         Path | None,
         typer.Option(
-            "--config",
-            metavar="FILE",
-            exists=True,
-            dir_okay=False,
-            help="The file of settings; else eventml.toml.",
+            "--config", metavar="FILE", exists=True, dir_okay=False, help="Settings; else eventml.toml."
         ),
     ] = None,
     profile: Annotated[
@@ -119,7 +115,6 @@ def _with_parameters(
     """The function, with these parameters for typer to read."""
     named = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
     run.__signature__ = inspect.Signature(named)  # type: ignore[attr-defined] # what typer reads
-    run.__annotations__ = {parameter.name: parameter.annotation for parameter in named}
     return run
 
 
@@ -131,9 +126,8 @@ def load_bus(target: str, backend: str | None, overrides: Mapping[str, Any] | No
 
 
 def bus_without_app(backend: str | None) -> Bus:
-    """Make a bus to publish to any topic, or to read it. Raises ConfigError as `configure` does."""
+    """Make a bus for any topic, with settings for no bus, not those in [bus.cli]. Raises ConfigError."""
     bus = Bus("cli")
-    # A table [bus.cli] is for an app of this name.
     bus.configure(config.load(overrides={"backend": backend} if backend else {}))
     return bus
 

@@ -25,5 +25,10 @@ sed -e '/^#/d' -e '/^$/d' \
   -e "s/@PRODUCER@/$producer/" -e "s/@CONSUMER@/$consumer/" -e "s/@OPERATOR@/$operator/" \
   "$config/users.acl" >"$data/users.acl"
 
+# A crash may have cut a transaction short. Redis would leave its beginning in the file, and the next writes behind it.
+for manifest in "$data"/appendonlydir/*.manifest; do
+  [ ! -f "$manifest" ] || echo y | redis-check-aof --fix "$manifest" >/dev/null || true
+done
+
 # Inside a container loopback would be closed to everyone: the published port is what is on loopback.
 exec redis-server "$config/redis.conf" --dir "$data" --aclfile "$data/users.acl" --bind '*' '-::*' "$@"

@@ -78,6 +78,27 @@ class TestServer:
         assert running.url == before[0]
         assert running.process.pid != before[1]
 
+    def test_a_transaction_that_a_crash_cut_short_is_removed(
+        self, start_redis: StartRedis, connect: Callable[[str], Client]
+    ) -> None:
+        """Redis leaves its beginning in the file, and what is written later would belong to it."""
+        running = start_redis()
+        connect(running.url).set("before", "1")
+        running.kill()
+        [file] = running.directory.glob("appendonlydir/*.incr.aof")
+        with file.open("ab") as log:
+            log.write(b"*1\r\n$5\r\nMULTI\r\n*3\r\n$3\r\nSET\r\n$3\r\ncut\r\n$1\r\n1\r\n*3\r\n$3\r\nSE")
+        running.start()
+        client = connect(running.url)
+        client.set("after", "1")
+        with client.pipeline(transaction=True) as both:
+            both.set("in a transaction", "1")
+            both.set("and more", "1")
+            both.execute()
+        running.kill()
+        running.start()
+        assert sorted(connect(running.url).keys()) == ["after", "and more", "before", "in a transaction"]
+
     def test_starts_after_it_was_killed_from_outside(self, start_redis: StartRedis) -> None:
         running = start_redis()
         running.process.send(signal.SIGKILL)

@@ -29,16 +29,19 @@ _MAX_KINDS: Final = 1_000
 _TAB: Final = "\t"
 
 
-def start_service_logging(name: str, *, json: bool, prefix: str = "") -> None:
+def start_service_logging(
+    name: str, *, json: bool, prefix: str = "", handler: logging.Handler | None = None
+) -> None:
     """Send the log to standard error: eventml's own lines from INFO, those of other libraries from WARNING.
 
     Does nothing if the app has configured logging while it was imported.
 
-    `name` is that of the process in JSON objects, and `prefix` the text in front of other lines.
+    `name` is that of the process in JSON objects, and `prefix` the text in front of other lines. `handler`
+    writes the lines; by default to standard error.
     """
     if logging.root.handlers:
         return
-    handler = logging.StreamHandler()
+    handler = handler or logging.StreamHandler()
     handler.setFormatter(JsonFormatter(name) if json else TextFormatter(prefix + _TEXT_FORMAT))
     handler.addFilter(LogRateLimit())
     logging.root.addHandler(handler)
@@ -67,7 +70,15 @@ def utc_timestamp(seconds: float) -> str:
 
 
 class TextFormatter(logging.Formatter):
-    """Formats a log record as printable text; only its first line, as of a traceback, is not indented."""
+    """Formats a log record as printable text; only its first line, as of a traceback, is not indented.
+
+    Times are as in JSON logs: UTC, and independent of the locale.
+    """
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802 - as overridden
+        """Return the time of a record."""
+        del datefmt
+        return utc_timestamp(record.created)
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the lines, without the last line end."""
@@ -118,7 +129,7 @@ class LogRateLimit(logging.Filter):
 
 
 def prefix_printer(width: int) -> Callable[[str, str], None]:
-    """Return a function that prints `worker-1 | 12:00:01 INFO ...`, with names padded to `width`."""
+    """Return a function that prints `worker-1 | ` and a line, with names padded to `width`."""
     return lambda worker, line: _write(f"{worker:<{width}} | {printable(line, keep=_TAB)}")
 
 

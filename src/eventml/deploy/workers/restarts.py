@@ -12,6 +12,10 @@ Nor does it count if the broker could not be reached, or was not ready, or refus
 that had been ready before: a right that was taken away, or a password that was changed, may come back. At
 the first start the same is a wrong setting, and stops the service.
 
+What no restart can mend, such as a model file that is not there or an impossible setting, ends the service at
+once if the worker has never been ready. A worker that had been ready is restarted as after any other crash:
+somebody may be replacing the file.
+
 A worker that had completed something is restarted, however often that happens: a poison event is found by
 redelivery (`max_deliveries`), which takes as many crashes, and must not stop the service.
 """
@@ -23,7 +27,17 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from eventml.deploy.workers.reports import FailureCause, WorkerReport, WorkerStatus
-from eventml.errors import BackendError, TopicNotFoundError, UnavailableError
+from eventml.errors import (
+    BackendError,
+    ConfigError,
+    ModelError,
+    ModelNotFoundError,
+    ModelTamperedError,
+    RegistrationError,
+    TopicNotFoundError,
+    UnavailableError,
+    UntrustedModelError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,6 +46,11 @@ MAX_CRASHES: Final = 5  # counted ones of one worker within the window that stop
 CRASH_WINDOW: Final = 60.0  # seconds for which a crash is remembered
 _FIRST_DELAY: Final = 0.25  # seconds before the first restart
 _MAX_DELAY: Final = 10.0  # seconds
+_FAULTY_APP: Final = (
+    *(ConfigError, RegistrationError, ImportError, SyntaxError),
+    *(ModelNotFoundError, ModelTamperedError, UntrustedModelError),
+)
+_FAULTY_MODEL: Final = (FileNotFoundError, ImportError)  # causes of a ModelError of a function
 
 
 class HealthLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,9 +113,17 @@ def failure_cause(errors: Sequence[BaseException]) -> FailureCause:
     """Return the cause that a worker reports when it ends with these errors."""
     if all(isinstance(error, UnavailableError) for error in errors):
         return "unavailable"
+    if any(_is_permanent(error) for error in errors):
+        return "permanent"
     if any(isinstance(error, TopicNotFoundError) or not isinstance(error, BackendError) for error in errors):
         return ""
     return "refused"
+
+
+def _is_permanent(error: BaseException) -> bool:
+    if isinstance(error, ModelError) and isinstance(error.__cause__, _FAULTY_MODEL):
+        return True
+    return isinstance(error, _FAULTY_APP) and not isinstance(error, BackendError)
 
 
 def crash_counts(

@@ -89,7 +89,7 @@ def stderr_console() -> Console:
 def start_logging(*, json: bool = False) -> None:
     """Log to standard error as `start_service_logging` does, in colours if it is a terminal."""
     terminal = not json and stderr_console().is_terminal
-    start_service_logging("worker", json=json, handler=_TerminalHandler() if terminal else None)
+    start_service_logging("worker", json=json, to=_TerminalHandler() if terminal else None)
 
 
 class _TerminalHandler(logging.Handler):

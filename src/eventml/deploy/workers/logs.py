@@ -30,18 +30,18 @@ _TAB: Final = "\t"
 
 
 def start_service_logging(
-    name: str, *, json: bool, prefix: str = "", handler: logging.Handler | None = None
+    name: str, *, json: bool, prefix: str = "", to: logging.Handler | None = None
 ) -> None:
     """Send the log to standard error: eventml's own lines from INFO, those of other libraries from WARNING.
 
     Does nothing if the app has configured logging while it was imported.
 
-    `name` is that of the process in JSON objects, and `prefix` the text in front of other lines. `handler`
-    writes the lines; by default to standard error.
+    `name` is that of the process in JSON objects, and `prefix` the text in front of other lines. `to`
+    writes the lines in the place of a handler of standard error.
     """
     if logging.root.handlers:
         return
-    handler = handler or logging.StreamHandler()
+    handler = to or logging.StreamHandler()
     handler.setFormatter(JsonFormatter(name) if json else TextFormatter(prefix + _TEXT_FORMAT))
     handler.addFilter(LogRateLimit())
     logging.root.addHandler(handler)
@@ -70,15 +70,11 @@ def utc_timestamp(seconds: float) -> str:
 
 
 class TextFormatter(logging.Formatter):
-    """Formats a log record as printable text; only its first line, as of a traceback, is not indented.
+    """Formats a log record as printable text; only its first line, as of a traceback, is not indented."""
 
-    Times are as in JSON logs: UTC, and independent of the locale.
-    """
-
-    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802 - as overridden
-        """Return the time of a record."""
-        del datefmt
-        return utc_timestamp(record.created)
+    converter = staticmethod(time.gmtime)  # times are those of `utc_timestamp`
+    default_time_format = "%Y-%m-%dT%H:%M:%S"
+    default_msec_format = "%s.%03dZ"
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the lines, without the last line end."""

@@ -12,9 +12,8 @@ Nor does it count if the broker could not be reached, or was not ready, or refus
 that had been ready before: a right that was taken away, or a password that was changed, may come back. At
 the first start the same is a wrong setting, and stops the service.
 
-What no restart can mend, such as a model file that is not there or an impossible setting, ends the service at
-once if the worker has never been ready. A worker that had been ready is restarted as after any other crash:
-somebody may be replacing the file.
+What no restart mends, such as a model file that is not there or an impossible setting, ends the service at
+once, unless the worker had been ready before: somebody may be replacing the file.
 
 A worker that had completed something is restarted, however often that happens: a poison event is found by
 redelivery (`max_deliveries`), which takes as many crashes, and must not stop the service.
@@ -31,12 +30,9 @@ from eventml.errors import (
     BackendError,
     ConfigError,
     ModelError,
-    ModelNotFoundError,
-    ModelTamperedError,
     RegistrationError,
     TopicNotFoundError,
     UnavailableError,
-    UntrustedModelError,
 )
 
 if TYPE_CHECKING:
@@ -46,11 +42,6 @@ MAX_CRASHES: Final = 5  # counted ones of one worker within the window that stop
 CRASH_WINDOW: Final = 60.0  # seconds for which a crash is remembered
 _FIRST_DELAY: Final = 0.25  # seconds before the first restart
 _MAX_DELAY: Final = 10.0  # seconds
-_FAULTY_APP: Final = (
-    *(ConfigError, RegistrationError, ImportError, SyntaxError),
-    *(ModelNotFoundError, ModelTamperedError, UntrustedModelError),
-)
-_FAULTY_MODEL: Final = (FileNotFoundError, ImportError)  # causes of a ModelError of a function
 
 
 class HealthLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -121,9 +112,10 @@ def failure_cause(errors: Sequence[BaseException]) -> FailureCause:
 
 
 def _is_permanent(error: BaseException) -> bool:
-    if isinstance(error, ModelError) and isinstance(error.__cause__, _FAULTY_MODEL):
-        return True
-    return isinstance(error, _FAULTY_APP) and not isinstance(error, BackendError)
+    if isinstance(error, ModelError):  # a function that loads one may also fail because a server is away
+        return type(error) is not ModelError or isinstance(error.__cause__, FileNotFoundError | ImportError)
+    faulty_app = isinstance(error, ConfigError | RegistrationError | ImportError | SyntaxError)
+    return faulty_app and not isinstance(error, BackendError)
 
 
 def crash_counts(

@@ -51,7 +51,7 @@ class MissingExtraError(ConfigError):
 
 
 class AppNotFoundError(ConfigError):
-    """`MODULE:NAME` names no module, bus or predictor. The message says what to write instead."""
+    """`MODULE:NAME`, or `only`, names no module, bus or handler. The message says what to write instead."""
 
 
 class UnsupportedError(ConfigError):

@@ -214,8 +214,8 @@ def test_dropped_dead_letters_are_gone_and_the_others_remain(app: DeadLetterApp)
     ("args", "message"),
     [
         (
-            ("list", "--handler", "durations"),
-            "no handler is named 'durations'; the handlers are: minutes, audit",
+            ("list", "--handler", "minute"),
+            "no handler is named 'minute'; there are: minutes, audit; did you mean minutes?",
         ),
         (("list", "--since", "yesterday"), "is neither an age"),
         (("replay", "-n", "0"), "-n"),

@@ -9,6 +9,7 @@ import anyio
 import msgspec
 import typer
 
+from eventml import config
 from eventml.backends.base import Subscription
 from eventml.bus import Bus
 from eventml.cli.buses import BackendOption, BusArgument, load_bus, open_shared, time_option, with_options
@@ -85,7 +86,7 @@ def select(
     """Return the selection that the options describe; every command of this module takes them.
 
     Raises:
-        UsageError: the bus has no such handler.
+        AppNotFoundError: the bus has no such handler.
     """
     matching = DeadLetterFilter(
         ids=frozenset(event or ()),
@@ -94,8 +95,7 @@ def select(
         until=None if until is None else seconds_at(until),
     )
     app = load_bus(bus, backend)
-    if unknown := [name for name in handler or () if name not in app.handlers]:
-        raise UsageError(f"no handler is named {unknown[0]!r}; the handlers are: {', '.join(app.handlers)}")
+    config.check_known(handler or (), app.handlers)
     queues = dead_letter_queues(map(app.configured_handler, handler or app.handlers))
     everything = not (handler or number or matching != DeadLetterFilter())
     return Selection(app, queues, matching, number, everything)

@@ -13,6 +13,7 @@ from msgspec import Meta, inspect, structs
 
 from eventml import handler_options
 from eventml.config.urls import HIDDEN, InvalidValueError, redact
+from eventml.errors import AppNotFoundError
 from eventml.handler_options import AtLeastOne, PositiveSeconds, Seconds, Text, configurable_options
 from eventml.times import START_TEXTS, StartOption
 
@@ -217,6 +218,19 @@ def did_you_mean(name: str, known: Iterable[str], *, similar: float = 0.6) -> st
     """The end of a message that suggests the most similar known name; empty if none is similar enough."""
     close = difflib.get_close_matches(name, sorted(known), n=1, cutoff=similar)
     return f", did you mean {close[0]}?" if close else ""
+
+
+def check_known(named: Iterable[str], known: Iterable[str], kind: str = "handler") -> None:
+    """Refuse names of handlers that are unknown.
+
+    Raises:
+        AppNotFoundError: The first of them; the message has the known ones, and the most similar.
+    """
+    names = list(known)
+    if unknown_names := [name for name in named if name not in names]:
+        close = did_you_mean(unknown_names[0], names).replace(",", ";", 1)
+        listed = ", ".join(names) or "none"
+        raise AppNotFoundError(f"no {kind} is named {unknown_names[0]!r}; there are: {listed}{close}")
 
 
 def show(value: object) -> str:

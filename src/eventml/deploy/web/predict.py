@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
+from eventml import config
 from eventml.bus import Bus
 from eventml.deploy.web.http_messages import (
     EventDecoder,
@@ -50,15 +51,14 @@ def served_predictors(bus: Bus, only: Sequence[str] = ()) -> list[Handler]:
     a thread for each event.
 
     Raises:
-        ConfigError: `only` names something else than a predictor, or the bus has no predictors.
+        ConfigError: The bus has no predictors, or (`AppNotFoundError`) `only` names something else than one.
     """
     predictors = {
         name: bus.configured_handler(name) for name, handler in bus.handlers.items() if handler.outputs
     }
-    unknown = [name for name in only if name not in predictors]
-    if unknown or not predictors:
-        error = f"no predictor is named {unknown[0]!r}" if unknown else f"bus {bus.name!r} has no predictor"
-        raise ConfigError(f"{error}; there are: {', '.join(predictors) or 'none'}")
+    config.check_known(only, predictors, "predictor")
+    if not predictors:
+        raise ConfigError(f"bus {bus.name!r} has no predictor")
     return [_for_requests(predictors[name], bus.settings.web.timeout) for name in only or predictors]
 
 

@@ -117,9 +117,10 @@ def _changes_since(against: Path, bus: Bus) -> list[str]:
 
 
 def schema(bus: BusArgument, backend: BackendOption = None) -> None:
-    """Print what a bus reads and writes, as an AsyncAPI document with the JSON schemas of its events.
+    """Print what a bus reads and writes, as an AsyncAPI document.
 
-    It has the bindings of the configured backend, which is not connected. Models are not loaded.
+    It has the JSON schemas of the events, and the bindings of the configured backend, which is not
+    connected. Models are not loaded.
     """
     print_json(asyncapi_document(load_bus(bus, backend)), indented=True)
 

@@ -177,7 +177,7 @@ async def _visit_queues(
 
 
 def _print(selection: Selection, *, in_full: bool, as_json: bool) -> None:
-    """Print the selected dead letters, and their counts by handler and exception."""
+    """Print the selected dead letters, and their counts; a list counts those beyond the limit too."""
     kept: list[Any] = []  # what is printed at the end: no records, which may be large
     counts: dict[str, Counter[str]] = {}
     warnings = Counter[tuple[str, str]]()
@@ -191,6 +191,8 @@ def _print(selection: Selection, *, in_full: bool, as_json: bool) -> None:
             taken += 1
             counts.setdefault(handler, Counter())[dead_letter.exception] += 1
             warnings[handler, f"misplaced, not to be replayed: {MISPLACED}"] += not queue.owns(dead_letter)
+            if selection.limit is not None and _total(counts) > selection.limit:
+                continue
             if as_json:
                 kept.append(_to_json(queue, dead_letter, in_full=in_full))
             elif in_full:  # in a thread, as a pager may keep it waiting
@@ -199,14 +201,15 @@ def _print(selection: Selection, *, in_full: bool, as_json: bool) -> None:
                 kept.append(_row(queue, dead_letter))
         return taken
 
-    anyio.run(_visit_queues, selection, read_queue)
+    visited = selection if in_full else msgspec.structs.replace(selection, limit=None)
+    anyio.run(_visit_queues, visited, read_queue)
     if as_json:
         print_json({"dead_letters": kept, "counts": counts})
     else:
         lines = [format_table(_COLUMNS, kept)] if kept else []
-        for handler, found in counts.items():
-            noun = "dead letter" if found.total() == 1 else "dead letters"
-            lines.append(f"{handler}: {found.total()} {noun} ({_format_counts(found)})")
+        lines += _count_lines(counts)
+        if kept and len(kept) < _total(counts):
+            lines.append(f"{len(kept)} of these {_total(counts)} are listed (-n {selection.limit})")
         print_text("\n".join(lines) or "no dead letters")
     for (handler, text), count in (+warnings).items():
         print_message(f"{handler}: {count} {text}", "warning")
@@ -260,6 +263,16 @@ def _print_report(queue: DeadLetterQueue, report: ReplayReport, action: DeadLett
         print_message(f"{handler}: {report.unreadable} {_UNREADABLE}", "warning")
     for reason, count in report.refused.items():
         print_message(f"{handler}: {count} could not be {done}, and remain: {reason}", "error")
+
+
+def _total(counts: dict[str, Counter[str]]) -> int:
+    return sum(found.total() for found in counts.values())
+
+
+def _count_lines(counts: dict[str, Counter[str]]) -> Iterator[str]:
+    for handler, found in counts.items():
+        noun = "dead letter" if found.total() == 1 else "dead letters"
+        yield f"{handler}: {found.total()} {noun} ({_format_counts(found)})"
 
 
 def _format_counts(counts: Counter[str]) -> str:

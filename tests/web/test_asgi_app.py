@@ -125,7 +125,9 @@ async def test_metrics_are_those_of_a_stream(client: httpx.AsyncClient) -> None:
     await client.post("/predict/double", json=[event(str(n)) for n in range(7)] + [event(do="reject")])
     text = (await client.get("/metrics")).text
     assert 'eventml_events_completed_total{group="double",handler="double"} 8.0' in text
-    assert 'eventml_dead_letters_total{group="double",handler="double"} 1.0' in text
+    assert 'eventml_events_failed_total{group="double",handler="double"} 1.0' in text
+    assert 'eventml_events_published_total{group="double",handler="double"} 7.0' in text
+    assert 'eventml_dead_letters_total{group="double",handler="double"} 0.0' in text, "there is no such topic"
     assert 'eventml_latency_seconds_count{group="double",handler="double"} 8.0' in text
 
 

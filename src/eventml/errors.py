@@ -136,7 +136,8 @@ class PredictionError(RequestError):
 
     Attributes:
         exception: Class name of the failure.
-        reason: The failure's message, in one line.
+        reason: In one line, the class and message of a `Reject`, or how the event fails its type. Of every
+            other failure it is the class only: its message may hold the event, and is in the dead letter.
     """
 
     def __init__(self, message: str, *, exception: str = "", reason: str = "") -> None:

@@ -59,8 +59,6 @@ _GUARANTEES: Final[dict[tuple[str, object], str]] = {
 
 
 _BRIEFLY: Final[dict[tuple[str, object], str]] = {
-    ("redelivery", "lease"): "at least once",
-    ("redelivery", "leave"): "at least once",
     ("ordering", "per_key"): "in order by key",
     ("ordering", "single_member"): "in order with one member only",
     ("ordering", "none"): "no order",
@@ -69,7 +67,7 @@ _BRIEFLY: Final[dict[tuple[str, object], str]] = {
     ("durable", True): "durable",
     ("durable", False): "not durable",
 }
-"""The guarantees that most apps depend on, in few words: for a line of all of them."""
+"""The guarantees that most apps depend on, in few words: behind "at least once"."""
 
 
 class CheckReport(msgspec.Struct, kw_only=True):
@@ -96,9 +94,7 @@ def check(
             metavar="FILE", exists=True, dir_okay=False, help="Output of an earlier eventml schema."
         ),
     ] = None,
-    verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Describe every guarantee of the backend.")
-    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Describe each guarantee.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Check a bus before it is run.
@@ -240,8 +236,8 @@ def _print_report(report: CheckReport, *, verbose: bool) -> None:
     print_text(f"{report.bus}{backend}{drain}")
     if report.guarantees is not None:
         given = msgspec.structs.asdict(report.guarantees)
-        brief = ", ".join(text for (name, value), text in _BRIEFLY.items() if given[name] == value)
-        lines = describe_guarantees(report.guarantees) if verbose else [f"{brief} (see -v)"]
+        brief = ["at least once", *(text for (name, value), text in _BRIEFLY.items() if given[name] == value)]
+        lines = describe_guarantees(report.guarantees) if verbose else [f"{', '.join(brief)} (see -v)"]
         print_text("\n".join(f"  {line}" for line in lines))
     if report.handlers:
         columns = ["handler", "reads", "writes", "group", "takes", "model"]

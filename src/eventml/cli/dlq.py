@@ -191,7 +191,7 @@ def _print(selection: Selection, *, in_full: bool, as_json: bool) -> None:
             taken += 1
             counts.setdefault(handler, Counter())[dead_letter.exception] += 1
             warnings[handler, f"misplaced, not to be replayed: {MISPLACED}"] += not queue.owns(dead_letter)
-            if selection.limit is not None and _total(counts) > selection.limit:
+            if len(kept) == selection.limit:
                 continue
             if as_json:
                 kept.append(_to_json(queue, dead_letter, in_full=in_full))
@@ -208,8 +208,8 @@ def _print(selection: Selection, *, in_full: bool, as_json: bool) -> None:
     else:
         lines = [format_table(_COLUMNS, kept)] if kept else []
         lines += _count_lines(counts)
-        if kept and len(kept) < _total(counts):
-            lines.append(f"{len(kept)} of these {_total(counts)} are listed (-n {selection.limit})")
+        if 0 < len(kept) < (total := sum(map(Counter.total, counts.values()))):
+            lines.append(f"{len(kept)} of these {total} are listed (-n {selection.limit})")
         print_text("\n".join(lines) or "no dead letters")
     for (handler, text), count in (+warnings).items():
         print_message(f"{handler}: {count} {text}", "warning")
@@ -263,10 +263,6 @@ def _print_report(queue: DeadLetterQueue, report: ReplayReport, action: DeadLett
         print_message(f"{handler}: {report.unreadable} {_UNREADABLE}", "warning")
     for reason, count in report.refused.items():
         print_message(f"{handler}: {count} could not be {done}, and remain: {reason}", "error")
-
-
-def _total(counts: dict[str, Counter[str]]) -> int:
-    return sum(found.total() for found in counts.values())
 
 
 def _count_lines(counts: dict[str, Counter[str]]) -> Iterator[str]:

@@ -134,10 +134,7 @@ def print_json(value: Any, *, indented: bool = False) -> None:
 
 
 def format_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, whole: bool = False) -> str:
-    """Return a table as text: a line for each row, two spaces between columns.
-
-    Long cells are cut, unless `whole` is set: for names that the app chose.
-    """
+    """Return a table as text, a line for each row. Long cells are cut unless they are to be `whole`."""
     shown = printable if whole else lambda cell: cut(printable(cut(cell)))
     lines = [columns, *(list(map(shown, row)) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]

@@ -80,11 +80,8 @@ def lag(bus: BusArgument, backend: BackendOption = None, as_json: JsonOption = F
         rows = [row for group in groups for row in _rows(group)]
         print_text(format_table(["handler", "group", "topic", "partition", "lag"], rows, whole=True))
     if unknown := ", ".join(group["handler"] for group in groups if group["lag"] is None):
-        print_message(
-            f"the lag of {unknown} is unknown: a group does not exist before its handler first runs, or the "
-            "broker cannot tell",
-            "note",
-        )
+        why = "a group does not exist before its handler first runs, or the broker cannot tell"
+        print_message(f"the lag of {unknown} is unknown: {why}", "note")
 
 
 async def _read_lag(bus: Bus) -> list[dict[str, Any]]:
@@ -107,7 +104,6 @@ async def _read_lag(bus: Bus) -> list[dict[str, Any]]:
 
 
 def _rows(group: dict[str, Any]) -> Iterator[list[str]]:
-    """A row for each partition if there are several, and one for all of them."""
     partitions = group["partitions"] or {}
     counts = {**(partitions if len(partitions) > 1 else {}), "all": group["lag"]}
     for partition, count in counts.items():

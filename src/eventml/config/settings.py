@@ -5,7 +5,7 @@ import difflib
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -220,17 +220,13 @@ def did_you_mean(name: str, known: Iterable[str], *, similar: float = 0.6) -> st
     return f", did you mean {close[0]}?" if close else ""
 
 
-def check_known(named: Iterable[str], known: Iterable[str], kind: str = "handler") -> None:
-    """Refuse names of handlers that are unknown.
-
-    Raises:
-        AppNotFoundError: The first of them; the message has the known ones, and the most similar.
-    """
-    names = list(known)
-    if unknown_names := [name for name in named if name not in names]:
-        close = did_you_mean(unknown_names[0], names).replace(",", ";", 1)
-        listed = ", ".join(names) or "none"
-        raise AppNotFoundError(f"no {kind} is named {unknown_names[0]!r}; there are: {listed}{close}")
+def check_known(named: Iterable[str], known: Collection[str], kind: str = "handler") -> None:
+    """Refuse a name that is none of the known ones. Raises AppNotFoundError, with the most similar one."""
+    for name in named:
+        if name not in known:
+            close = did_you_mean(name, known).replace(",", ";", 1)
+            listed = ", ".join(known) or "none"
+            raise AppNotFoundError(f"no {kind} is named {name!r}; there are: {listed}{close}")
 
 
 def show(value: object) -> str:

@@ -51,7 +51,7 @@ class MissingExtraError(ConfigError):
 
 
 class AppNotFoundError(ConfigError):
-    """`MODULE:NAME` names no module, bus or predictor. The message says what to write instead."""
+    """`MODULE:NAME`, or `only`, names no module, bus or handler. The message says what to write instead."""
 
 
 class UnsupportedError(ConfigError):
@@ -136,7 +136,8 @@ class PredictionError(RequestError):
 
     Attributes:
         exception: Class name of the failure.
-        reason: The failure's message, in one line.
+        reason: In one line, the class and message of a `Reject`, or how the event fails its type. Of every
+            other failure it is the class only: its message may hold the event, and is in the dead letter.
     """
 
     def __init__(self, message: str, *, exception: str = "", reason: str = "") -> None:

@@ -175,8 +175,57 @@ def json_schemas(
         found.append(event_type)
         schemas.append(schema)
     known, defined = msgspec.json.schema_components(native, ref_template=ref_template)
+    named = set[str]()
+    for info, schema in zip(msgspec.inspect.multi_type_info(native), known, strict=True):
+        _add_formats(info, schema, defined, named)
     pairs = [*zip(found, schemas, strict=True), *zip(native, known, strict=True)]
     return lambda type_: next((schema for one, schema in pairs if one == type_), {}), components | defined
+
+
+def _add_formats(info: Any, schema: dict[str, Any], components: dict[str, Any], done: set[str]) -> None:
+    """Add the formats of times with or without an offset, which msgspec leaves out: clients go by them."""
+    info = _unannotated(info)
+    if "$ref" in schema:
+        name = schema["$ref"].rpartition("/")[2]
+        if name in done:
+            return
+        done.add(name)
+        schema = components[name]
+    if isinstance(info, msgspec.inspect.DateTimeType | msgspec.inspect.TimeType):
+        is_time = isinstance(info, msgspec.inspect.TimeType)
+        if info.tz is None:
+            schema.setdefault("format", "time" if is_time else "date-time")
+        elif not info.tz and not is_time:  # JSON Schema has no name for it
+            schema.setdefault("examples", ["2024-01-31T08:30:00"])
+    for part, part_schema in _parts(info, schema):
+        _add_formats(part, part_schema, components, done)
+
+
+def _parts(info: Any, schema: dict[str, Any]) -> Iterable[tuple[Any, dict[str, Any]]]:
+    """The types that a type consists of, with their schemas."""
+    if isinstance(info, msgspec.inspect.UnionType):  # in the schema, structs and None come last
+        options = [one for option in schema["anyOf"] for one in option.get("anyOf", [option])]
+        return zip(sorted(info.types, key=_place_in_union), options, strict=False)
+    if "properties" in schema:
+        return [(field.type, schema["properties"][field.encode_name]) for field in info.fields]
+    if "prefixItems" in schema:  # a tag is the first of them
+        types = getattr(info, "item_types", None) or [field.type for field in info.fields]
+        return zip(reversed(types), reversed(schema["prefixItems"]), strict=False)
+    if isinstance(schema.get("items"), dict):
+        return [(info.item_type, schema["items"])]
+    if isinstance(schema.get("additionalProperties"), dict):
+        return [(info.value_type, schema["additionalProperties"])]
+    return ()
+
+
+def _unannotated(info: Any) -> Any:
+    return _unannotated(info.type) if isinstance(info, msgspec.inspect.Metadata) else info
+
+
+def _place_in_union(info: Any) -> int:
+    one = _unannotated(info)
+    is_object = isinstance(one, msgspec.inspect.StructType) and not one.array_like
+    return 2 if isinstance(one, msgspec.inspect.NoneType) else int(is_object)
 
 
 @lru_cache(maxsize=256)  # it takes milliseconds to make, and `convert` needs it for each row

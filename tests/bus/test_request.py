@@ -140,6 +140,36 @@ async def test_a_failure_has_a_reason_and_fails_its_own_request_only(scenario: S
     assert undecodable.value.exception == "DecodeError"
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_the_reason_of_a_failure_has_no_values_of_the_event() -> None:
+    """The requester may be an API that shows it to its own clients."""
+    bus = Bus("rides")
+
+    @bus.predictor("rides.started", to="rides.duration")
+    def duration(ride: Ride) -> Duration:
+        if ride.miles < 0:
+            raise Reject("no such ride") from KeyError(f"{ride}")
+        raise ValueError(f"cannot handle {ride}")
+
+    found = {}
+    async with TestBus(bus) as t:
+        for event in (
+            {"ride_id": 4711, "miles": 1.5},
+            {"ride_id": 4711, "miles": -1.5},
+            {"ride_id": "r-4711"},
+        ):
+            with pytest.raises(PredictionError) as failed:
+                await bus.request("rides.started", event)
+            assert "4711" not in str(failed.value)
+            found[failed.value.exception] = failed.value.reason
+        assert "4711" in t.dead_letters()[0].reason, "who may read the dead letters sees it there"
+    assert found == {
+        "ValueError": "ValueError",
+        "Reject": "Reject: no such ride",
+        "DecodeError": "DecodeError: Expected `int`, got `str` at `$.ride_id`",
+    }
+
+
 async def test_a_late_reply_is_dropped(scenario: Scenario) -> None:
     async with scenario.connect() as backend, requester(scenario) as web:
         # No worker is running yet, but the requester reads the replies already.

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import importlib
 import os
+import pty
+import re
 import subprocess
 import sys
-from contextlib import ExitStack
+import termios
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
@@ -16,7 +19,7 @@ from typer.testing import CliRunner
 from eventml.cli.app import app
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from typer.testing import Result
 
@@ -99,3 +102,28 @@ def start() -> Iterator[Start]:
             return process
 
         yield popen
+
+
+@pytest.fixture
+def on_terminal() -> Callable[..., str]:
+    """Run a command on a terminal 80 columns wide; return what it shows there, without colours."""
+
+    def run(*args: str) -> str:
+        reading, writing = pty.openpty()
+        termios.tcsetwinsize(writing, (40, 80))
+        environment = {**os.environ, "TERM": "xterm"}
+        for name in ("COLUMNS", "LINES", "NO_COLOR"):
+            environment.pop(name, None)
+        command = [sys.executable, "-m", "eventml", *args]
+        process = subprocess.Popen(  # noqa: S603 - our own command
+            command, stdin=writing, stdout=writing, stderr=writing, env=environment
+        )
+        os.close(writing)
+        shown = b""
+        with os.fdopen(reading, "rb", buffering=0) as terminal, suppress(OSError):  # EIO: it has ended
+            while found := terminal.read(65_536):
+                shown += found
+        process.wait(timeout=60)
+        return re.sub(r"\x1b\[[?\d;]*[a-zA-Z]", "", shown.decode())
+
+    return run

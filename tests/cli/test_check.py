@@ -88,8 +88,10 @@ def test_report_as_json(invoke: Invoke) -> None:
 def test_report_as_a_table(invoke: Invoke) -> None:
     result = invoke("check", "app:bus")
     assert result.exit_code == 0
-    assert "app on memory://; events in flight have 30 s" in result.stdout
-    assert "order: the events of a key are handled in order" in result.stdout
+    header, brief, columns, *_ = result.stdout.splitlines()
+    assert header.startswith("app on memory://; events in flight have 30 s")
+    assert brief == "  at least once, in order by key, outputs once, not durable (see -v)"
+    assert columns.split() == ["handler", "reads", "writes", "group", "takes", "model"]
     [double] = [line for line in result.stdout.splitlines() if line.startswith("double")]
     assert re.split("  +", double) == [
         "double",
@@ -100,6 +102,32 @@ def test_report_as_a_table(invoke: Invoke) -> None:
         "twice v7",
     ]
     assert result.stderr == "warning: double: a little old\n"
+
+
+def test_every_guarantee_is_described_where_that_is_wanted(invoke: Invoke) -> None:
+    shown = invoke("check", "app:bus", "-v").stdout
+    assert "order: the events of a key are handled in order" in shown
+    assert "attempts: counted" in shown
+    assert "(see -v)" not in shown
+
+
+def test_what_is_wrong_comes_last(invoke: Invoke, app: Path, folder: Path) -> None:
+    app.write_text(APP.replace("model=twice", 'model="nosuch.skops"'))
+    *_, last = invoke("check", "app:bus").output.splitlines()
+    assert last.startswith("error: double: there is no model at nosuch.skops")
+    sound = APP.replace("model=twice, ", "").replace("model, database", "database")
+    (folder / "sound.py").write_text(sound)
+    *_, last = invoke("check", "sound:bus").output.splitlines()
+    assert last == "no problems"
+
+
+def test_names_are_never_cut(invoke: Invoke, app: Path) -> None:
+    topic = "rides." + "started" * 30
+    app.write_text(APP.replace('"doubles"', f'"{topic}"'))
+    shown = invoke("check", "app:bus").stdout
+    assert f"{topic} (latest)" in shown
+    assert "\N{HORIZONTAL ELLIPSIS}" not in shown
+    assert f" {topic} " in invoke("lag", "app:bus", "--backend", "onehub://").stdout
 
 
 FRAMES = """

@@ -176,6 +176,19 @@ def test_options_select_dead_letters(
 def test_n_limits_the_number(app: DeadLetterApp) -> None:
     assert len(app.listed("-n", "2")) == 2
     assert len(app.listed("-n", "100")) == 4
+    assert sorted(app.dlq("list", "-n", "4").splitlines()) == sorted(app.dlq("list").splitlines())
+    first, *others = app.dlq("list", "-n", "1").splitlines()[1:]
+    assert first.startswith("minutes ")
+    assert others == [
+        "minutes: 3 dead letters (2 KeyError, 1 DecodeError)",
+        "audit: 1 dead letter (1 DecodeError)",
+        "1 of these 4 are listed (-n 1)",
+    ], "all are counted"
+    assert json.loads(app.dlq("list", "-n", "1", "--json"))["counts"]["minutes"] == {
+        "KeyError": 2,
+        "DecodeError": 1,
+    }
+    assert "minutes: 1 dead letter " in app.dlq("show", "-n", "1")
     results = json.loads(app.dlq("replay", "-n", "1", "--json"))
     assert sum(sum(result["done"].values()) for result in results) == 1
     assert len(app.listed()) == 3
@@ -214,8 +227,8 @@ def test_dropped_dead_letters_are_gone_and_the_others_remain(app: DeadLetterApp)
     ("args", "message"),
     [
         (
-            ("list", "--handler", "durations"),
-            "no handler is named 'durations'; the handlers are: minutes, audit",
+            ("list", "--handler", "minute"),
+            "no handler is named 'minute'; there are: minutes, audit; did you mean minutes?",
         ),
         (("list", "--since", "yesterday"), "is neither an age"),
         (("replay", "-n", "0"), "-n"),

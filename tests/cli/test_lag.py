@@ -72,7 +72,33 @@ def test_lag_as_a_table(invoke: Invoke) -> None:
     assert lines[0] == ["handler", "group", "topic", "partition", "lag"]
     assert sum(int(line[4]) for line in lines if line[0] == "double" and line[3] != "all") == 2
     assert ["double", "app.double", "numbers", "all", "2"] in lines
-    assert lines[-1] == ["show", "app.show", "doubles", "-", "unknown"]
+    assert lines[-1] == ["show", "app.show", "doubles", "all", "unknown"]
+
+
+@pytest.mark.parametrize("form", [(), ("--json",)])
+def test_it_says_why_a_lag_is_unknown(invoke: Invoke, form: tuple[str, ...]) -> None:
+    fill(invoke)
+    said = invoke("lag", "app:bus", *form).stderr
+    assert said.startswith(
+        "note: the lag of show is unknown: a group does not exist before its handler first runs"
+    )
+    assert said.count("\n") == 1
+
+
+def test_a_topic_of_one_partition_has_one_row(
+    invoke: Invoke, hubs: Hubs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(invoke)
+
+    async def lag(topic: str, *, group: str) -> dict[int, int]:
+        return {0: 7}
+
+    monkeypatch.setattr(hubs["onehub://"], "lag", lag)
+    _, *lines = [line.split() for line in invoke("lag", "app:bus").stdout.splitlines()]
+    assert lines == [
+        ["double", "app.double", "numbers", "all", "7"],
+        ["show", "app.show", "doubles", "all", "7"],
+    ]
 
 
 def test_bus_in_memory_is_a_usage_error(invoke: Invoke) -> None:

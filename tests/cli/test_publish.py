@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -296,9 +297,11 @@ def test_the_progress_bar_is_drawn_on_a_terminal_only(folder: Path) -> None:
             stderr=writing,
             check=True,
             timeout=60,
-            stdout=subprocess.PIPE,
+            stdout=writing,
             env={**os.environ, "TERM": "xterm"},
         )
         drawn = os.read(terminal.fileno(), 65_536)
         os.close(writing)
     assert b"100 events" in drawn
+    *_, last = re.sub(rb"\x1b\[[?\d;]*[a-zA-Z]", b"", drawn).splitlines()
+    assert last == b"100 events published to t", "a line of its own, below the bar"

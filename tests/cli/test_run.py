@@ -173,7 +173,6 @@ def test_backend_of_the_command_line_is_used_and_its_password_hidden(invoke: Inv
 @pytest.mark.parametrize(
     ("handlers", "args", "reason"),
     [
-        (COUNTING, ("--only", "nobody"), "no handler is named 'nobody'; there are: double, show"),
         (
             COUNTING.replace("to=", 'model="nosuch.skops", to=').replace("numbers)", "numbers, model)"),
             (),
@@ -201,6 +200,32 @@ def test_bus_that_cannot_run_is_an_error_without_traceback(
     assert result.stderr.startswith("error: ")
     assert reason in result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("args", "refused"),
+    [
+        (
+            ("run", "--only", "doubel"),
+            "there are: double, show; did you mean double?",
+        ),
+        (("run", "--only", "doubel", "--workers", "2"), "did you mean double?"),
+        (("run", "--workers", "doubel=2"), "did you mean double?"),
+        (
+            ("serve", "--only", "doubel"),
+            "there are: double; did you mean double?",
+        ),
+        (("run", "--only", "nobody"), "no handler is named 'nobody'; there are: double, show\n"),
+    ],
+)
+def test_an_unknown_handler_is_a_usage_error_with_a_suggestion(
+    invoke: Invoke, folder: Path, args: tuple[str, ...], refused: str
+) -> None:
+    write(folder, COUNTING)
+    command, *options = args
+    result = invoke(command, "app:bus", *options, "--backend", "onehub://")
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert refused in result.stderr
 
 
 def test_invalid_setting_is_an_error_without_traceback(invoke: Invoke, folder: Path) -> None:

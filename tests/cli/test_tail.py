@@ -95,6 +95,25 @@ def test_each_record_is_printed_at_once_and_a_signal_stops_it(start: Start, numb
     assert (process.returncode, errors) == (0, "")
 
 
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("missing",), "the topic missing is empty, or does not exist yet; waiting for its first record\n"),
+        (("missing", "--from", "1h", "-n", "3"), "the topic missing is empty, or does not exist yet"),
+        (
+            ("numbers", "-n", "3"),
+            "waiting for new records of numbers; --from earliest prints the older ones\n",
+        ),
+    ],
+)
+def test_it_says_that_it_waits(start: Start, args: tuple[str, ...], said: str) -> None:
+    process = start("tail", *args, "--backend", FIVE)
+    assert process.stderr is not None
+    assert process.stderr.readline().startswith(said)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=30) == ("", "")
+
+
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_it_prints_records_published_from_now_on(

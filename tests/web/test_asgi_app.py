@@ -36,6 +36,18 @@ async def test_an_app_that_mounts_it_enters_its_lifespan(bus: Bus) -> None:
         assert (await client.get("/ml/openapi.json")).json()["servers"] == [{"url": "/ml"}]
 
 
+async def test_its_root_leads_to_the_page(bus: Bus) -> None:
+    predictions = bus.asgi()
+    app = Starlette(routes=[Mount("/ml", predictions)], lifespan=predictions.lifespan)
+    async with app.router.lifespan_context(app):
+        for application, root in ((app, "/ml/"), (predictions, "/")):
+            async with client_of(application) as client:
+                answer = await client.get(root, headers={"host": "localhost"})
+                assert (answer.status_code, answer.headers["location"]) == (307, f"{root}docs")
+                followed = await client.get(root, follow_redirects=True)
+                assert followed.headers["content-type"].startswith("text/html")
+
+
 async def test_a_server_enters_its_lifespan(bus: Bus) -> None:
     """As uvicorn does for `bus.asgi()` itself."""
     application = bus.asgi()
@@ -113,7 +125,9 @@ async def test_metrics_are_those_of_a_stream(client: httpx.AsyncClient) -> None:
     await client.post("/predict/double", json=[event(str(n)) for n in range(7)] + [event(do="reject")])
     text = (await client.get("/metrics")).text
     assert 'eventml_events_completed_total{group="double",handler="double"} 8.0' in text
-    assert 'eventml_dead_letters_total{group="double",handler="double"} 1.0' in text
+    assert 'eventml_events_failed_total{group="double",handler="double"} 1.0' in text
+    assert 'eventml_events_published_total{group="double",handler="double"} 7.0' in text
+    assert 'eventml_dead_letters_total{group="double",handler="double"} 0.0' in text, "there is no such topic"
     assert 'eventml_latency_seconds_count{group="double",handler="double"} 8.0' in text
 
 
@@ -123,6 +137,12 @@ async def test_paths_and_methods_that_there_are_not(client: httpx.AsyncClient) -
     assert "/predict/double, /predict/double_one, /predict/root" in answer.json()["detail"]
     wrong = await client.get("/predict/double")
     assert (wrong.status_code, wrong.headers["allow"]) == (405, "POST")
+    assert wrong.headers["content-type"] == "application/problem+json"
+    assert wrong.json() == {"status": 405, "title": "Method Not Allowed", "detail": "use POST"}
+    for path in ("/", "/docs", "/livez", "/metrics"):
+        wrong = await client.put(path)
+        assert (wrong.status_code, wrong.headers["allow"]) == (405, "GET, HEAD")
+        assert wrong.headers["content-type"] == "application/problem+json"
     assert (await client.get("/nothing")).status_code == 404
     assert (await client.post("/predict/double/", json=event())).status_code == 200
 
@@ -144,7 +164,8 @@ async def test_no_answer_names_the_host_of_the_request(bus: Bus, path: str) -> N
     application = bus.asgi(authenticate=False)
     async with application.lifespan(), client_of(application) as client:
         answer = await client.get(path, headers={"host": "evil.example"})
-    assert answer.status_code in (200, 404)
+    assert answer.status_code in (200, 307, 404)  # for "//docs", the client asks another host for its root
+    assert answer.headers.get("location", "/docs") == "/docs"
     assert "evil" not in answer.text + str(answer.headers)
 
 

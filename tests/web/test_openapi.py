@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis.specs.openapi import checks
 
 from eventml.backends.memory import Hub
+from tests.web.apps import times
 from tests.web.conftest import client_of
 
 if TYPE_CHECKING:
@@ -35,6 +36,24 @@ async def test_it_describes_the_types_of_events_and_predictions(client: httpx.As
     number = document["components"]["schemas"]["Number"]
     assert number["required"] == ["name", "number"]
     assert number["properties"]["number"] == {"type": "number"}
+
+
+async def test_times_have_a_format() -> None:
+    application = times.bus.asgi()
+    async with application.lifespan(), client_of(application) as client:
+        document = (await client.get("/openapi.json")).json()
+    schemas = document["components"]["schemas"]
+    time = {"type": "string", "format": "date-time"}
+    ride, trip = schemas["Ride"]["properties"], document["paths"]["/predict/trip"]["post"]["requestBody"]
+    trip = trip["content"]["application/json"]["schema"]["anyOf"][0]["properties"]
+    for properties in (ride, trip, schemas["Stop"]["properties"]):
+        for name in properties.keys() & {"pickup", "aware", "at"}:
+            assert properties[name].items() >= time.items()
+    assert ride["dropoff"]["anyOf"][0] == trip["dropoff"]["anyOf"][0] == time
+    assert ride["by_name"]["additionalProperties"] == trip["stops"]["items"] == time
+    assert ride["pair"]["prefixItems"][1] == schemas["Start"]["prefixItems"][1] == time
+    assert (ride["clock"]["format"], trip["clock"]["format"]) == ("time", "time")
+    assert "format" not in ride["naive"], "a time that may have no offset is no date-time of JSON Schema"
 
 
 async def test_a_partial_is_described_by_its_function(bus: Bus) -> None:

@@ -55,3 +55,19 @@ def test_the_page_calls_the_service(serve: Serve, browser: Any) -> None:
     assert answer.text.startswith("200")
     severe = [line for line in browser.get_log("browser") if "401" not in line["message"]]
     assert not severe
+
+
+@pytest.mark.parametrize("predictor", ["ride", "trip", "moment", "thing"])
+def test_the_example_of_each_type_is_answered(serve: Serve, browser: Any, predictor: str) -> None:
+    """The first thing that a visitor does is to send it."""
+    server = serve(app="times:bus")
+    browser.get(f"http://127.0.0.1:{server.port}/")
+    wait = WebDriverWait(browser, WAIT)
+    wait.until(lambda page: page.find_elements(By.TAG_NAME, "section"))
+    [section] = [
+        one for one in browser.find_elements(By.TAG_NAME, "section") if f"/predict/{predictor}" in one.text
+    ]
+    section.find_element(By.TAG_NAME, "button").click()
+    answer = section.find_element(By.TAG_NAME, "pre")
+    wait.until(lambda _: len(answer.text) > len("…"))
+    assert answer.text.startswith("200"), section.text

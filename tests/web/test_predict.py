@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -110,11 +111,42 @@ async def test_each_failure_has_its_status(
         assert (answer.json()["id"], answer.json()["prediction"]) == (None, None)
 
 
-async def test_the_exception_of_a_handler_is_logged(
-    client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+def logged(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name == "eventml"]
+
+
+@pytest.mark.parametrize("predictor", PREDICTORS)
+async def test_a_failure_is_logged_with_its_id_and_the_handlers_frames_and_no_values(
+    client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture, predictor: str
 ) -> None:
-    await client.post("/predict/double", json=event(do="fail"))
-    assert "a secret of the handler's" in caplog.text
+    for number in range(5):
+        await client.post(f"/predict/{predictor}", json=event(f"r-{number}", 4711.25, do="fail"))
+    await client.post(f"/predict/{predictor}", json=event(do="reject"))
+    [line] = logged(caplog)
+    assert line.startswith(f"{predictor}: 1 event failed: ValueError at tests.web.apps.doubling:")
+    assert "; the first is r-0 (" in line
+    assert re.search(rf" in {predictor}: return .* > .*doubling:\d+ in doubled: raise ValueError\(", line)
+    assert "4711" not in line
+    assert "\n" not in line
+
+
+async def test_failures_of_one_cause_are_counted_in_the_log(
+    enter_app: EnterApp, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("eventml.runtime.failure_log._INTERVAL", 2.0)
+    client = await enter_app()
+    for number in range(5):
+        await client.post("/predict/double", json=event(f"r-{number}", do="away"))
+    await asyncio.sleep(2.1)
+    await client.post("/predict/double", json=event("r-5", do="away"))
+    first, second = logged(caplog)
+    assert first.startswith(
+        "double: 1 event failed: UnavailableError from ConnectionError at tests.web.apps.doubling:"
+    )
+    assert second.startswith(
+        "double: 5 events failed: UnavailableError from ConnectionError at tests.web.apps.doubling:"
+    )
+    assert "; the first is r-1 (" in second
 
 
 async def test_infrastructure_errors_are_not_retried(client: httpx.AsyncClient) -> None:

@@ -222,7 +222,7 @@ def test_a_port_that_is_in_use(serve: Serve, server: Server) -> None:
 
 def test_an_unknown_predictor_is_refused_before_the_server_listens(serve: Serve) -> None:
     server = serve("--only", "look")
-    assert server.process.wait() == 1
+    assert server.process.wait() == 2
     assert "no predictor is named 'look'; there are: double, double_one, root" in server.text
 
 

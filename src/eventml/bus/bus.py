@@ -195,12 +195,11 @@ class Bus(Router):
             only: Names of the handlers; by default all.
 
         Raises:
-            ConfigError: A name in `only` is not a handler's.
+            AppNotFoundError: A name in `only` is not a handler's.
             ModelError: A model cannot be loaded.
             RegistrationError: A handler has a parameter that is neither `model` nor a lifespan's name.
         """
-        if unknown := [name for name in only if name not in self.handlers]:
-            raise ConfigError(f"no handler is named {unknown[0]!r}; there are: {', '.join(self.handlers)}")
+        config.check_known(only, self.handlers)
         handlers = [self.configured_handler(name) for name in only or self.handlers]
         codecs = handler_codecs(handlers, self.topics)
         async with AsyncExitStack() as stack:

@@ -25,9 +25,8 @@ app = typer.Typer(
     name="eventml",
     help="Deploy machine-learning models on event streams.",
     no_args_is_help=True,
-    add_completion=False,
-    # Help and errors are plain text where no terminal shows them.
-    rich_markup_mode="rich" if sys.stdout.isatty() and sys.stderr.isatty() else None,
+    # Help and errors are plain text where no terminal shows them. Mode "rich" would drop text in brackets.
+    rich_markup_mode="markdown" if sys.stdout.isatty() and sys.stderr.isatty() else None,
     pretty_exceptions_enable=False,
 )
 app.command()(run.run)
@@ -40,7 +39,7 @@ app.command()(check.schema)
 app.command()(topics.lag)
 for command in (*app.registered_commands, *topics.app.registered_commands, *dlq.app.registered_commands):
     command.callback = command.callback and reads_settings(command.callback)
-app.command()(top.top)
+app.command(short_help="Show a running service live.")(top.top)
 app.add_typer(topics.app, name="topics")
 app.add_typer(dlq.app, name="dlq")
 

@@ -58,6 +58,18 @@ _GUARANTEES: Final[dict[tuple[str, object], str]] = {
 """Meaning of each value of a field of `Capabilities`."""
 
 
+_BRIEFLY: Final[dict[tuple[str, object], str]] = {
+    ("ordering", "per_key"): "in order by key",
+    ("ordering", "single_member"): "in order with one member only",
+    ("ordering", "none"): "no order",
+    ("atomic_completion", True): "outputs once",
+    ("atomic_completion", False): "outputs may repeat",
+    ("durable", True): "durable",
+    ("durable", False): "not durable",
+}
+"""The guarantees that most apps depend on, in few words: behind "at least once"."""
+
+
 class CheckReport(msgspec.Struct, kw_only=True):
     """Result of `eventml check`. The bus can run if there are no problems."""
 
@@ -82,13 +94,14 @@ def check(
             metavar="FILE", exists=True, dir_okay=False, help="Output of an earlier eventml schema."
         ),
     ] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Describe each guarantee.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Check a bus before it is run.
 
-    Shows its handlers, its backend and the guarantees of the backend, and lists every problem that would
-    keep it from running; with `--against`, also each change of its events that breaks readers. The exit
-    status is 1 if there is any.
+    Shows its handlers, its backend and the guarantees of the backend, and lists, last, every problem that
+    would keep it from running; with `--against`, also each change of its events that breaks readers. The
+    exit status is 1 if there is any.
 
     Models are loaded. Lifespans are not entered, and no consumer group is joined.
     """
@@ -103,7 +116,7 @@ def check(
     if as_json:
         print_json(report)
     else:
-        _print_report(report)
+        _print_report(report, verbose=verbose)
     if report.problems:
         raise typer.Exit(1)
 
@@ -117,9 +130,10 @@ def _changes_since(against: Path, bus: Bus) -> list[str]:
 
 
 def schema(bus: BusArgument, backend: BackendOption = None) -> None:
-    """Print what a bus reads and writes, as an AsyncAPI document with the JSON schemas of its events.
+    """Print what a bus reads and writes, as an AsyncAPI document.
 
-    It has the bindings of the configured backend, which is not connected. Models are not loaded.
+    It has the JSON schemas of the events, and the bindings of the configured backend, which is not
+    connected. Models are not loaded.
     """
     print_json(asyncapi_document(load_bus(bus, backend)), indented=True)
 
@@ -216,16 +230,20 @@ def _load_model(handler: Handler, report: CheckReport) -> dict[str, str] | None:
     return {"name": model.name, "version": model.version}
 
 
-def _print_report(report: CheckReport) -> None:
+def _print_report(report: CheckReport, *, verbose: bool) -> None:
     backend = f" on {report.backend}" if report.backend else ""
     drain = "" if report.drain is None else f"; events in flight have {report.drain:g} s to finish at the end"
     print_text(f"{report.bus}{backend}{drain}")
     if report.guarantees is not None:
-        for line in describe_guarantees(report.guarantees):
-            print_text(f"  {line}")
+        given = msgspec.structs.asdict(report.guarantees)
+        brief = ["at least once", *(text for (name, value), text in _BRIEFLY.items() if given[name] == value)]
+        lines = describe_guarantees(report.guarantees) if verbose else [f"{', '.join(brief)} (see -v)"]
+        print_text("\n".join(f"  {line}" for line in lines))
     if report.handlers:
         columns = ["handler", "reads", "writes", "group", "takes", "model"]
-        print_text(format_table(columns, list(map(_row, report.handlers))))
+        print_text(format_table(columns, list(map(_row, report.handlers)), whole=True))
+    if not (report.warnings or report.problems):
+        print_text("no problems")
     for warning in report.warnings:
         print_message(warning, "warning")
     for problem in report.problems:

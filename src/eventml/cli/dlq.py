@@ -9,6 +9,7 @@ import anyio
 import msgspec
 import typer
 
+from eventml import config
 from eventml.backends.base import Subscription
 from eventml.bus import Bus
 from eventml.cli.buses import BackendOption, BusArgument, load_bus, open_shared, time_option, with_options
@@ -85,7 +86,7 @@ def select(
     """Return the selection that the options describe; every command of this module takes them.
 
     Raises:
-        UsageError: the bus has no such handler.
+        AppNotFoundError: the bus has no such handler.
     """
     matching = DeadLetterFilter(
         ids=frozenset(event or ()),
@@ -94,8 +95,7 @@ def select(
         until=None if until is None else seconds_at(until),
     )
     app = load_bus(bus, backend)
-    if unknown := [name for name in handler or () if name not in app.handlers]:
-        raise UsageError(f"no handler is named {unknown[0]!r}; the handlers are: {', '.join(app.handlers)}")
+    config.check_known(handler or (), app.handlers)
     queues = dead_letter_queues(map(app.configured_handler, handler or app.handlers))
     everything = not (handler or number or matching != DeadLetterFilter())
     return Selection(app, queues, matching, number, everything)
@@ -177,7 +177,7 @@ async def _visit_queues(
 
 
 def _print(selection: Selection, *, in_full: bool, as_json: bool) -> None:
-    """Print the selected dead letters, and their counts by handler and exception."""
+    """Print the selected dead letters, and their counts; a list counts those beyond the limit too."""
     kept: list[Any] = []  # what is printed at the end: no records, which may be large
     counts: dict[str, Counter[str]] = {}
     warnings = Counter[tuple[str, str]]()
@@ -191,6 +191,8 @@ def _print(selection: Selection, *, in_full: bool, as_json: bool) -> None:
             taken += 1
             counts.setdefault(handler, Counter())[dead_letter.exception] += 1
             warnings[handler, f"misplaced, not to be replayed: {MISPLACED}"] += not queue.owns(dead_letter)
+            if len(kept) == selection.limit:
+                continue
             if as_json:
                 kept.append(_to_json(queue, dead_letter, in_full=in_full))
             elif in_full:  # in a thread, as a pager may keep it waiting
@@ -199,14 +201,15 @@ def _print(selection: Selection, *, in_full: bool, as_json: bool) -> None:
                 kept.append(_row(queue, dead_letter))
         return taken
 
-    anyio.run(_visit_queues, selection, read_queue)
+    visited = selection if in_full else msgspec.structs.replace(selection, limit=None)
+    anyio.run(_visit_queues, visited, read_queue)
     if as_json:
         print_json({"dead_letters": kept, "counts": counts})
     else:
         lines = [format_table(_COLUMNS, kept)] if kept else []
-        for handler, found in counts.items():
-            noun = "dead letter" if found.total() == 1 else "dead letters"
-            lines.append(f"{handler}: {found.total()} {noun} ({_format_counts(found)})")
+        lines += _count_lines(counts)
+        if 0 < len(kept) < (total := sum(map(Counter.total, counts.values()))):
+            lines.append(f"{len(kept)} of these {total} are listed (-n {selection.limit})")
         print_text("\n".join(lines) or "no dead letters")
     for (handler, text), count in (+warnings).items():
         print_message(f"{handler}: {count} {text}", "warning")
@@ -260,6 +263,12 @@ def _print_report(queue: DeadLetterQueue, report: ReplayReport, action: DeadLett
         print_message(f"{handler}: {report.unreadable} {_UNREADABLE}", "warning")
     for reason, count in report.refused.items():
         print_message(f"{handler}: {count} could not be {done}, and remain: {reason}", "error")
+
+
+def _count_lines(counts: dict[str, Counter[str]]) -> Iterator[str]:
+    for handler, found in counts.items():
+        noun = "dead letter" if found.total() == 1 else "dead letters"
+        yield f"{handler}: {found.total()} {noun} ({_format_counts(found)})"
 
 
 def _format_counts(counts: Counter[str]) -> str:

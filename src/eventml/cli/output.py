@@ -131,9 +131,10 @@ def print_json(value: Any, *, indented: bool = False) -> None:
         typer.echo(printable_json(line))
 
 
-def format_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table as text: a line for each row, two spaces between columns, long cells cut."""
-    lines = [columns, *([cut(printable(cut(cell))) for cell in row] for row in rows)]
+def format_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, whole: bool = False) -> str:
+    """Return a table as text, a line for each row. Long cells are cut unless they are to be `whole`."""
+    shown = printable if whole else lambda cell: cut(printable(cut(cell)))
+    lines = [columns, *(list(map(shown, row)) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()

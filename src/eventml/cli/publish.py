@@ -88,10 +88,7 @@ def publish(  # noqa: PLR0913 - each is an option of the command
     report = PublishReport(topic)
     name = str(getattr(file, "name", "<stdin>"))
     size = Path(name).stat().st_size if Path(name).is_file() else None
-    with (
-        progress_bar("events", hidden=file.isatty()) as update,
-        BlockingProducer(partial(_producer_of, bus)) as producer,
-    ):
+    with BlockingProducer(partial(_producer_of, bus)) as producer:
         lines = TextLines(file, name)
         try:
             form = form or detect_format(Path(name).suffix, lines)
@@ -99,23 +96,25 @@ def publish(  # noqa: PLR0913 - each is an option of the command
                 rows = read_csv(lines, name, text or (), declared.event_type)
             else:
                 rows = read_json_lines(lines, json_decoder(declared.event_type, strict=declared.strict))
-            next_write = time.monotonic()
-            for batch in gather_batches(
+            batches = gather_batches(
                 require_fields(rows, needed),
                 batch_size(rate),
                 available=lambda: lines.available,
                 skip=report.skip,
-            ):
-                if rate is not None:
-                    time.sleep(max(next_write - time.monotonic(), 0))
-                    next_write = time.monotonic() + len(batch) / rate
-                publish_batch(producer, batch, report, key)
-                update(size, lines.bytes_read, report.published)
+            )
+            next_write = time.monotonic()
+            with progress_bar("events", hidden=file.isatty()) as update:
+                for batch in batches:
+                    if rate is not None:
+                        time.sleep(max(next_write - time.monotonic(), 0))
+                        next_write = time.monotonic() + len(batch) / rate
+                    publish_batch(producer, batch, report, key)
+                    update(size, lines.bytes_read, report.published)
         except SourceError as exc:
             raise UsageError(str(exc)) from exc
         except KeyboardInterrupt:
             raise typer.Exit(INTERRUPTED) from None
-        finally:
+        finally:  # below the bar, which takes standard output too while it is drawn
             skipped = f", {report.skipped} lines skipped" if report.skipped else ""
             if as_json:
                 print_json(report)

@@ -39,7 +39,7 @@ def score(  # noqa: PLR0913 - a command's options
         typer.Argument(
             metavar="MODULE:PREDICTOR",
             help="The module and the name of a predictor in it, such as examples.rides.app:duration; or "
-            "MODULE:BUS:PREDICTOR if it is registered with a bus of another module.",
+            "with its bus, such as shop.app:orders:price, if that bus is in another module.",
         ),
     ],
     *,
@@ -100,7 +100,7 @@ def score(  # noqa: PLR0913 - a command's options
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Score the rows of a table or a file, and write the predictions to another one.
+    """Score a table or a file, and write the predictions to another.
 
     A run that was cut short is resumed at its last checkpoint, and no prediction is written twice. SIGTERM
     and SIGINT stop the run at the next checkpoint.

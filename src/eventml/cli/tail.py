@@ -4,16 +4,19 @@ import os
 import stat
 import sys
 from contextlib import aclosing, suppress
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import anyio
 import typer
 
 from eventml.bus import Bus, stop_on_signals
 from eventml.cli.buses import BackendOption, TopicArgument, bus_without_app, open_shared, time_option
-from eventml.cli.output import UsageError, delivery_to_json
+from eventml.cli.output import UsageError, delivery_to_json, print_message
+from eventml.errors import UnsupportedError
 from eventml.runtime import task_group
 from eventml.times import parse_start
+
+_SILENCE: Final = 1.0  # seconds without a record until the command says what it waits for
 
 
 def tail(
@@ -51,19 +54,36 @@ def tail(
 
 async def print_topic(bus: Bus, topic: str, start: Any, number: int | None, until: Any = None) -> None:
     """Print records as `Bus.read` gives them, up to `number`, until a signal or standard output is closed."""
-    printed = 0
+    printed, silent = 0, anyio.CancelScope()
     async with task_group() as tasks:
         tasks.start_soon(stop_on_signals, tasks.cancel_scope.cancel, tasks.cancel_scope.cancel)
         tasks.start_soon(_stop_when_pipe_closes, tasks.cancel_scope)
         async with open_shared(bus), aclosing(bus.read(topic, start=start, until=until)) as deliveries:
+            if until != "end":
+                tasks.start_soon(_say_that_it_waits, bus, topic, start, silent)
             with suppress(BrokenPipeError):
                 async for delivery in deliveries:
+                    silent.cancel()
                     sys.stdout.buffer.write(delivery_to_json(delivery))
                     sys.stdout.buffer.flush()
                     printed += 1
                     if printed == number:
                         break
         tasks.cancel_scope.cancel()
+
+
+async def _say_that_it_waits(bus: Bus, topic: str, start: Any, silent: anyio.CancelScope) -> None:
+    """Say on standard error what is waited for, unless a record has come: the name may be misspelt."""
+    with silent, suppress(UnsupportedError):  # a backend may not know where a topic ends
+        await anyio.sleep(_SILENCE)
+        async with aclosing(bus.read(topic, until="end")) as records:
+            async for _ in records:
+                if start != "earliest":  # else it is about to be printed
+                    print_message(
+                        f"waiting for new records of {topic}; --from earliest prints the older ones"
+                    )
+                return
+        print_message(f"the topic {topic} is empty, or does not exist yet; waiting for its first record")
 
 
 async def _stop_when_pipe_closes(scope: anyio.CancelScope) -> None:

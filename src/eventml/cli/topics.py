@@ -13,7 +13,7 @@ import typer
 from eventml.backends.base import NewTopic
 from eventml.bus import Bus, create_topics, topics_of
 from eventml.cli.buses import BackendOption, BusArgument, backend_url, load_bus, open_shared
-from eventml.cli.output import JsonOption, format_table, print_json, print_text
+from eventml.cli.output import JsonOption, format_table, print_json, print_message, print_text
 
 app = typer.Typer(help="Create the topics of an app.", no_args_is_help=True)
 
@@ -56,7 +56,7 @@ def create(
         )
     else:
         rows = [[topic.name, "existed" if topic.name in existed else "created"] for topic in topics]
-        print_text(format_table(["topic", "state"], rows))
+        print_text(format_table(["topic", "state"], rows, whole=True))
 
 
 async def _create(bus: Bus, topics: Sequence[NewTopic]) -> Sequence[str] | None:
@@ -68,8 +68,8 @@ async def _create(bus: Bus, topics: Sequence[NewTopic]) -> Sequence[str] | None:
 def lag(bus: BusArgument, backend: BackendOption = None, as_json: JsonOption = False) -> None:
     """Show the lag of each consumer group.
 
-    The lag is the number of events that the group has not completed, those in flight included, by partition.
-    The command joins no group and changes nothing.
+    The lag is the number of events that the group has not completed, those in flight included: in all, and
+    by partition if there are several. The command joins no group and changes nothing.
     """
     app_bus = load_bus(bus, backend)
     groups = anyio.run(_read_lag, app_bus)
@@ -78,7 +78,10 @@ def lag(bus: BusArgument, backend: BackendOption = None, as_json: JsonOption = F
         print_json(found)
     else:
         rows = [row for group in groups for row in _rows(group)]
-        print_text(format_table(["handler", "group", "topic", "partition", "lag"], rows))
+        print_text(format_table(["handler", "group", "topic", "partition", "lag"], rows, whole=True))
+    if unknown := ", ".join(group["handler"] for group in groups if group["lag"] is None):
+        why = "a group does not exist before its handler first runs, or the broker cannot tell"
+        print_message(f"the lag of {unknown} is unknown: {why}", "note")
 
 
 async def _read_lag(bus: Bus) -> list[dict[str, Any]]:
@@ -101,6 +104,13 @@ async def _read_lag(bus: Bus) -> list[dict[str, Any]]:
 
 
 def _rows(group: dict[str, Any]) -> Iterator[list[str]]:
-    counts = {"-": "unknown"} if group["lag"] is None else {**group["partitions"], "all": group["lag"]}
+    partitions = group["partitions"] or {}
+    counts = {**(partitions if len(partitions) > 1 else {}), "all": group["lag"]}
     for partition, count in counts.items():
-        yield [group["handler"], group["group"], group["topic"], str(partition), str(count)]
+        yield [
+            group["handler"],
+            group["group"],
+            group["topic"],
+            str(partition),
+            "unknown" if count is None else str(count),
+        ]

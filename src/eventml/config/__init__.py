@@ -6,7 +6,7 @@ profiles, the variables and the command line, merged). `backends.py` chooses the
 """
 
 from eventml.config.backends import find_backend
-from eventml.config.settings import BackendSettings, Settings, TopicSettings, WebSettings
+from eventml.config.settings import BackendSettings, Settings, TopicSettings, WebSettings, check_known
 from eventml.config.sources import FILE_VARIABLE, PROFILE_VARIABLE, load
 from eventml.config.urls import InvalidValueError, expand_url, redact, split_url, without_secrets
 
@@ -18,6 +18,7 @@ __all__ = [
     "Settings",
     "TopicSettings",
     "WebSettings",
+    "check_known",
     "expand_url",
     "find_backend",
     "load",

@@ -5,7 +5,7 @@ import difflib
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -13,6 +13,7 @@ from msgspec import Meta, inspect, structs
 
 from eventml import handler_options
 from eventml.config.urls import HIDDEN, InvalidValueError, redact
+from eventml.errors import AppNotFoundError
 from eventml.handler_options import AtLeastOne, PositiveSeconds, Seconds, Text, configurable_options
 from eventml.times import START_TEXTS, StartOption
 
@@ -217,6 +218,15 @@ def did_you_mean(name: str, known: Iterable[str], *, similar: float = 0.6) -> st
     """The end of a message that suggests the most similar known name; empty if none is similar enough."""
     close = difflib.get_close_matches(name, sorted(known), n=1, cutoff=similar)
     return f", did you mean {close[0]}?" if close else ""
+
+
+def check_known(named: Iterable[str], known: Collection[str], kind: str = "handler") -> None:
+    """Refuse a name that is none of the known ones. Raises AppNotFoundError, with the most similar one."""
+    for name in named:
+        if name not in known:
+            close = did_you_mean(name, known).replace(",", ";", 1)
+            listed = ", ".join(known) or "none"
+            raise AppNotFoundError(f"no {kind} is named {name!r}; there are: {listed}{close}")
 
 
 def show(value: object) -> str:

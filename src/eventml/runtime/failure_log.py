@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Final
 
 import anyio
 
+from eventml.errors import Reject
 from eventml.printable import cut, printable
-from eventml.runtime.dead_letters import DeadLetterCompletion
+from eventml.records import Record
+from eventml.runtime.dead_letters import DLQ_PREFIX, DeadLetterCompletion
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,11 +26,17 @@ _MOST: Final = 100  # causes
 
 
 class FailureLog:
-    """The lines about one handler's dead letters: at once for a new cause, then a count every 30 s."""
+    """The lines about one handler's dead letters: at once for a new cause, then a count every 30 s.
 
-    def __init__(self, name: str, level: int) -> None:
+    Args:
+        dead_letters: Whether they are published. If not, callers get the failures: those that rejected an
+            event are left out, and a line holds what a dead letter would tell, the traceback.
+    """
+
+    def __init__(self, name: str, level: int, *, dead_letters: bool = True) -> None:
         self._name = name
         self._level = level
+        self._dead_letters = dead_letters
         self._counts: dict[tuple[str, str], tuple[int, str]] = {}  # by topic and cause: not yet logged
         self._next: dict[tuple[str, str], float] = {}  # when each one is logged again
 
@@ -37,11 +45,13 @@ class FailureLog:
         for completion in completed:
             if not isinstance(completion, DeadLetterCompletion):
                 continue
+            if not self._dead_letters and issubclass(completion.error_type, Reject):
+                continue
             [letter] = completion.outputs[:1]
             key = letter.topic, completion.cause
             if key not in self._next and len(self._next) >= _MOST:
                 key = letter.topic, "other causes"
-            count, first = self._counts.get(key, (0, letter.id))
+            count, first = self._counts.get(key) or (0, self._first(letter))
             self._counts[key] = count + 1, first
         now = time.monotonic()
         for key in [key for key in self._counts if now >= self._next.get(key, 0.0)]:
@@ -59,11 +69,18 @@ class FailureLog:
         for key in list(self._counts):
             self._log(key)
 
+    def _first(self, letter: Record) -> str:
+        frames = "" if self._dead_letters else letter.headers.get(f"{DLQ_PREFIX}traceback", "")
+        return printable(
+            f"{cut(letter.id)} ({' > '.join(frames.splitlines())})" if frames else cut(letter.id)
+        )
+
     def _log(self, key: tuple[str, str]) -> None:
         count, first = self._counts.pop(key)
         topic, cause = key
+        what = f"moved to the dead letters in {topic}" if self._dead_letters else "failed"
         log.log(
             self._level,
-            "%s: %d event%s moved to the dead letters in %s: %s; the first is %s",
-            *(self._name, count, "" if count == 1 else "s", topic, printable(cause), printable(cut(first))),
+            "%s: %d event%s %s: %s; the first is %s",
+            *(self._name, count, "" if count == 1 else "s", what, printable(cause), first),
         )

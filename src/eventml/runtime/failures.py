@@ -162,6 +162,8 @@ def failure_cause(error: BaseException) -> str:
     That is the class of the exception and where it was raised, or how an undecodable value fails its type.
     """
     name = type(error).__qualname__
+    if isinstance(error, UnavailableError) and error.__cause__ is not None:
+        name = f"{name} from {type(error.__cause__).__qualname__}"
     if isinstance(error, DecodeError):
         found = _VALIDATION.match(own_message(error.__cause__)) if error.__cause__ is not None else None
         where = "" if found is None or found[2] is None else f" at `{found[2]}`"

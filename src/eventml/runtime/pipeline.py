@@ -91,7 +91,8 @@ class Pipeline:
         self._breaker = CircuitBreaker(
             handler, stats, self._call_again, dead_letters=retry.dead_letters, ordered=retry.ordered
         )
-        self._failures = FailureLog(self._name, self._retry.log_level)
+        level = retry.log_level if retry.keeps_dead_letters else logging.WARNING
+        self._failures = FailureLog(self._name, level, dead_letters=retry.keeps_dead_letters)
         self._stop = anyio.Event()
         self._completing = BrokerRetry(self._name, "complete", stats.failing)
         self._intake: Intake[Item] = Intake(self._max_batch, max_bytes)
@@ -337,5 +338,7 @@ class Pipeline:
     def _count(self, completed: list[Completion]) -> None:
         self._intake.completed(completion.delivery for completion in completed)
         outputs = sum(map(len, map(_outputs_of, completed)))
-        dead_letters = self._retry.dead_letters.count(completed)
-        self._stats.finished(completed, published=outputs - dead_letters, dead_letters=dead_letters)
+        failed = self._retry.dead_letters.count(completed)
+        dead_letters = failed if self._retry.keeps_dead_letters else 0
+        self._stats.finished(completed, published=outputs - failed, dead_letters=dead_letters)
+        self._stats.failed += failed - dead_letters

@@ -28,7 +28,7 @@ from eventml.errors import (
 )
 from eventml.handlers import Handler
 from eventml.records import REPLAY_GROUP, REPLY_FROM, REPLY_TO, Delivery, Record
-from eventml.runtime.dead_letters import DLQ_PREFIX
+from eventml.runtime.dead_letters import DLQ_PREFIX, DeadLetterCompletion
 from eventml.runtime.failures import describe
 from eventml.runtime.outputs import answer_is_list, output_headers, outputs_as_json, union_of
 
@@ -62,7 +62,8 @@ class FailureReply(msgspec.Struct, frozen=True):
 
     Attributes:
         exception: The class of the failure, by its name.
-        message: The failure in one line.
+        message: The failure in one line, without values of the event; only what a handler rejects an event
+            with is told as it is.
         dead_letters: The topic of the dead letter.
     """
 
@@ -167,11 +168,14 @@ class Replies:
         if not completion.dead_letter:
             return self._with_outputs(request, completion.outputs)
         output = completion.outputs[0]
-        failure = FailureReply(
-            exception=output.headers[f"{DLQ_PREFIX}exception"],
-            message=output.headers[f"{DLQ_PREFIX}message"],
-            dead_letters=output.topic,
-        )
+        exception = message = output.headers[f"{DLQ_PREFIX}exception"]
+        # The requester may show it to anybody. Other messages may hold the event, or whatever a library says.
+        if isinstance(completion, DeadLetterCompletion):
+            if completion.intended and completion.message:
+                message = f"{exception}: {completion.message}"
+            elif issubclass(completion.error_type, DecodeError):
+                message = completion.cause  # how it fails its type
+        failure = FailureReply(exception=exception, message=message, dead_letters=output.topic)
         return self._without_output(request, msgspec.json.encode(failure), self._failed_headers)
 
     def _with_outputs(self, request: Record, outputs: Sequence[Record]) -> Record:

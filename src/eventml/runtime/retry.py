@@ -58,6 +58,7 @@ class Retry:
     Attributes:
         ordered: Whether order per key is kept.
         log_level: The level of log lines about dead letters and bisected batches.
+        keeps_dead_letters: Whether the dead letters are published; if not, the caller gets the failure.
         dead_letters: Moves deliveries to the dead letters.
         queue: The events that wait for a retry, and those that their keys hold back.
         staleness: Completes the events that are stale when their turn comes; None if none are.
@@ -65,6 +66,7 @@ class Retry:
     """
 
     log_level: ClassVar[int] = logging.WARNING
+    keeps_dead_letters: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -284,17 +286,16 @@ class Retry:
 
 
 class FailFast(Retry):
-    """Moves failed events to the dead letters at once, without a retry, as callers wait for their answers.
+    """Gives failures back at once, without a retry, as callers wait for their answers.
 
     - The infrastructure fails: the whole batch fails with UnavailableError, and the caller may try again.
     - Another failure of a batch: it is bisected, so that the other events of the batch are answered.
-
-    The caller reports the failure, so it is logged for debugging only.
 
     Its queue is always empty.
     """
 
     log_level = logging.DEBUG
+    keeps_dead_letters = False
 
     async def _call_until_available(self, items: Sequence[Item]) -> CallResults:
         return await self._call(items)
@@ -308,4 +309,4 @@ class FailFast(Retry):
             return error
         unavailable = UnavailableError("a service that the handler needs is unavailable")
         unavailable.__cause__ = error
-        return unavailable
+        return unavailable.with_traceback(error.__traceback__)

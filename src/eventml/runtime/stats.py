@@ -63,6 +63,7 @@ class Stats:
         completed: Deliveries completed: with an output, without one, or as a dead letter.
         published: Outputs published, without dead letters.
         dead_letters: Events moved to the dead letters.
+        failed: Events that were answered with a failure, rejections included, and are no dead letters.
         duplicates: Events that were not called because their ids had been completed before (`dedupe_window`).
         skipped: Events that were not called because by a header they were replayed for another group.
         stale: Events that were older than `max_age` when their turn came.
@@ -86,6 +87,7 @@ class Stats:
         self.completed = 0
         self.published = 0
         self.dead_letters = 0
+        self.failed = 0
         self.duplicates = 0
         self.skipped = 0
         self.stale = 0

@@ -39,7 +39,7 @@ def model() -> Model:
 def doubled(number: Number) -> Doubled | None:
     match number.do:
         case "fail":
-            raise ValueError("a secret of the handler's")
+            raise ValueError(f"a secret of the handler's: {number}")
         case "reject":
             raise Reject("no such ride")
         case "no zone":

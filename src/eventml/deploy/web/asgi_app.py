@@ -43,7 +43,7 @@ _PAGE_POLICY: Final = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-_GET: Final = ("/docs", "/openapi.json", "/asyncapi.json", "/metrics", "/livez", "/readyz")
+_GET: Final = ("", "/docs", "/openapi.json", "/asyncapi.json", "/metrics", "/livez", "/readyz")
 
 
 def application(bus: Bus, *, only: Sequence[str], authenticate: bool) -> WebService:
@@ -105,6 +105,10 @@ class WebService:
             raise unavailable("the service has not been started: the app around it must enter its lifespan")
         path = scope["path"].removeprefix(scope.get("root_path", "")).removesuffix("/")
         if scope["method"] in ("GET", "HEAD") and path in _GET:
+            if not path:
+                to = {"location": f"{scope.get('root_path', '')}/docs"}
+                await send_response(send, HTTPStatus.TEMPORARY_REDIRECT, b"see /docs\n", "text/plain", to)
+                return
             answer = await self._get(path, scope)
             await send_response(send, *answer, {"content-security-policy": _PAGE_POLICY})
             return

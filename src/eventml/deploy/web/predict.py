@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from msgspec.structs import replace
 
+from eventml import config
 from eventml.bus import Bus
 from eventml.deploy.web.http_messages import (
     EventDecoder,
@@ -23,7 +23,6 @@ from eventml.deploy.web.request_backend import RequestEvent, RequestQueue
 from eventml.errors import ConfigError, FullError, HandlerTimeoutError, Reject, StaleError, UnavailableError
 from eventml.records import NO_HEADERS
 from eventml.runtime import (
-    DLQ_PREFIX,
     DeadLetterCompletion,
     LoadedHandler,
     answer_is_list,
@@ -39,7 +38,7 @@ if TYPE_CHECKING:
     from eventml.backends.base import Completion
     from eventml.handlers import Handler
 
-log = logging.getLogger("eventml")
+_SERVICE_AT_FAULT: Final = 500  # the first of these statuses
 
 
 def served_predictors(bus: Bus, only: Sequence[str] = ()) -> list[Handler]:
@@ -50,15 +49,14 @@ def served_predictors(bus: Bus, only: Sequence[str] = ()) -> list[Handler]:
     a thread for each event.
 
     Raises:
-        ConfigError: `only` names something else than a predictor, or the bus has no predictors.
+        ConfigError: The bus has no predictors, or (`AppNotFoundError`) `only` names something else than one.
     """
     predictors = {
         name: bus.configured_handler(name) for name, handler in bus.handlers.items() if handler.outputs
     }
-    unknown = [name for name in only if name not in predictors]
-    if unknown or not predictors:
-        error = f"no predictor is named {unknown[0]!r}" if unknown else f"bus {bus.name!r} has no predictor"
-        raise ConfigError(f"{error}; there are: {', '.join(predictors) or 'none'}")
+    config.check_known(only, predictors, "predictor")
+    if not predictors:
+        raise ConfigError(f"bus {bus.name!r} has no predictor")
     return [_for_requests(predictors[name], bus.settings.web.timeout) for name in only or predictors]
 
 
@@ -86,7 +84,6 @@ class PredictEndpoint:
 
     def __init__(self, bus: Bus, loaded: LoadedHandler, queue: RequestQueue, *, traced: bool) -> None:
         handler, model = loaded.handler, loaded.model
-        self._name = handler.name
         self._queue = queue
         self._several = handler.several
         self._suffix = output_suffix(handler, model)
@@ -108,12 +105,9 @@ class PredictEndpoint:
             await send_response(send, HTTPStatus.OK, result)
             return
         problems = [result for result in results if isinstance(result, Problem)]
-        at_fault = [problem for problem in problems if problem.reason]  # those that are the service's fault
-        if at_fault and len(at_fault) == len(events) and len({one.details.status for one in at_fault}) == 1:
-            raise at_fault[0]
-        if at_fault:
-            counts = len(at_fault), len(events)
-            log.warning("%s: no prediction for %d of %d events: %s", self._name, *counts, at_fault[0].reason)
+        statuses = {problem.details.status for problem in problems}
+        if len(problems) == len(events) and len(statuses) == 1 and min(statuses) >= _SERVICE_AT_FAULT:
+            raise problems[0]
         parts = await self._decoder.in_turns(_encode_item, events, results)
         status = HTTPStatus.MULTI_STATUS if problems else HTTPStatus.OK
         await send_response(send, status, b"[%b]" % b",".join(parts))
@@ -167,17 +161,16 @@ def _encode_item(event: RequestEvent, result: bytes | Problem) -> bytes:
 def _handler_failure(dead_letter: DeadLetterCompletion) -> Problem:
     """Return the problem that a dead letter stands for.
 
-    The message of a `Reject` is meant for the client. Those of its cause and of all other exceptions go to
-    the log only: they may contain anything.
+    The message of a `Reject` is meant for the client. Those of its cause and of all other exceptions are
+    told to nobody, as they may contain anything; the runtime has logged the class and the traceback.
     """
-    error, headers = dead_letter.error_type, dead_letter.outputs[0].headers
-    reason = headers[f"{DLQ_PREFIX}message"]
+    error = dead_letter.error_type
     if issubclass(error, Reject):
         return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, dead_letter.message)
     if issubclass(error, UnavailableError):
-        return unavailable("a service that the predictor needs is out of reach", reason)
+        return unavailable("a service that the predictor needs is out of reach")
     if issubclass(error, StaleError):
-        return unavailable("the event is older than max_age allows", reason)
+        return unavailable("the event is older than max_age allows")
     if issubclass(error, HandlerTimeoutError):
-        return Problem(HTTPStatus.GATEWAY_TIMEOUT, "the predictor exceeded its time limit", reason=reason)
-    return Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "the predictor failed; see its log", reason=reason)
+        return Problem(HTTPStatus.GATEWAY_TIMEOUT, "the predictor exceeded its time limit")
+    return Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "the predictor failed; see its log")

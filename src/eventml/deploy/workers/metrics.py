@@ -20,6 +20,7 @@ _COUNTERS: Final = {
     "completed": ("eventml_events_completed_total", "Deliveries completed, whatever the result."),
     "published": ("eventml_events_published_total", "Outputs published, without dead letters."),
     "dead_letters": ("eventml_dead_letters_total", "Events moved to the dead-letter topic."),
+    "failed": ("eventml_events_failed_total", "Events of web requests that were answered with an error."),
     "duplicates": ("eventml_events_duplicate_total", "Events dropped: their ids had been completed before."),
     "skipped": ("eventml_events_skipped_total", "Events skipped: by a header, replayed for another group."),
     "stale": ("eventml_events_stale_total", "Events that were too old when their turn came."),

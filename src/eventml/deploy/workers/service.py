@@ -89,10 +89,10 @@ def assign_handlers(workers: str, only: Sequence[str], known: Collection[str]) -
         known: Handlers of the bus.
 
     Raises:
-        ConfigError: `workers` has neither form, or a handler is unknown.
+        ConfigError: `workers` has neither form, or (`AppNotFoundError`) a handler is unknown.
     """
     if "=" not in workers:
-        _check_known(only, known)
+        config.check_known(only, known)
         return {f"worker-{n}": tuple(only) for n in range(1, _count(workers, workers) + 1)}
     if only:
         raise ConfigError(f"--workers {workers} names the handlers to run, as --only does; leave --only out")
@@ -102,7 +102,7 @@ def assign_handlers(workers: str, only: Sequence[str], known: Collection[str]) -
         if handler in counts:
             raise ConfigError(f"--workers {workers}: {handler} is named twice")
         counts[handler] = _count(count, workers)
-    _check_known(counts, known)
+    config.check_known(counts, known)
     return {f"{handler}-{n}": (handler,) for handler, count in counts.items() for n in range(1, count + 1)}
 
 
@@ -118,12 +118,6 @@ def _count(text: str, workers: str) -> int:
             "each handler: --workers duration=3,tip=1"
         )
     return int(text)
-
-
-def _check_known(named: Collection[str], known: Collection[str]) -> None:
-    unknown = [name for name in named if name not in known]
-    if unknown:
-        raise ConfigError(f"no handler is named {unknown[0]!r}; there are: {', '.join(known)}")
 
 
 def _open_operations_port(stack: ExitStack, supervisor: Supervisor, plan: ServicePlan) -> HostPort | None:

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 Labels: TypeAlias = frozenset[tuple[str, str]]
 
 _TIMEOUT: Final = 5.0  # seconds for the operations port to answer
-_REASONS: Final = 5  # lines that say why a service is not ready
 _HANDLERS: Final = (
     *("handler", "lag", "in flight", "in/s", "out/s", "dead", "lost", "retries", "batch", "p50", "p99"),
     *("call", "complete", "stale", "duplicate", "skipped"),
@@ -47,7 +46,7 @@ class Snapshot(msgspec.Struct, frozen=True):
 
     at: float  # seconds, of a monotonic clock
     samples: Mapping[tuple[str, Labels], float]  # by name and labels
-    unready: Sequence[str] = ()  # why the service is not ready, in its own words
+    unready: Sequence[str] = ()  # why the service is not ready: the first lines of its own answer
 
     def since(self, before: Snapshot) -> Snapshot:
         """Return the increase of each counter; its value if it was reset. A histogram is reset as a whole."""
@@ -122,7 +121,7 @@ def _fetch(bus: str, address: HostPort) -> Snapshot:
     try:
         connection.request("GET", "/readyz")
         answer = connection.getresponse()
-        reasons = answer.read().decode(errors="replace").splitlines()
+        reasons = answer.read().decode(errors="replace").splitlines()[:5]
         connection.request("GET", "/metrics", headers={"Accept": "text/plain"})
         body = connection.getresponse().read().decode(errors="replace")
     except (OSError, http.client.HTTPException) as exc:
@@ -160,17 +159,11 @@ def parse_metrics(text: str, at: float) -> Snapshot:
 
 
 def render(bus: str, address: HostPort, before: Snapshot, now: Snapshot, width: int | None = None) -> str:
-    """Return what is shown for two snapshots: lines about the service, its handlers and its workers.
-
-    What is wider than `width` characters leaves out its least important columns; None stands for any width.
-    """
+    """Return what is shown for two snapshots: the service, handlers and workers, in columns that fit `width`."""
     handlers = now.label_values("eventml_events_received_total", "handler")
     workers = now.label_values("eventml_worker_state", "worker")
-    ready = sum(
-        bool(now.sum("eventml_worker_state", worker=name, state="ready"))
-        and bool(now.sum("eventml_worker_connected", worker=name))
-        for name in workers
-    )
+    connected = [name for name in workers if now.sum("eventml_worker_connected", worker=name)]
+    ready = sum(bool(now.sum("eventml_worker_state", worker=name, state="ready")) for name in connected)
     rolling = now.sum("eventml_rolling_restarts_total") or 0
     title = f"{bus} at {address}: {ready} of {len(workers)} workers ready, {rolling:.0f} rolling restarts"
     explained = (
@@ -179,9 +172,7 @@ def render(bus: str, address: HostPort, before: Snapshot, now: Snapshot, width: 
     )
     return "\n\n".join(
         [
-            "\n".join(
-                [title, *(f"not ready: {printable(cut(reason))}" for reason in now.unready[:_REASONS])]
-            ),
+            "\n".join([title, *(f"not ready: {printable(cut(reason))}" for reason in now.unready)]),
             _fitting_table(_HANDLERS, [handler_row(before, now, name) for name in handlers], width),
             explained,
             _fitting_table(_WORKERS, [worker_row(now, name) for name in workers], width),

@@ -173,8 +173,9 @@ class Supervisor:
                 useless = process.report.cause == "permanent" and not ready_before
                 if process.report.state == "failed" and (job_failed or useless):
                     # A job ends with an error; a service starts its worker again, unless that is useless.
-                    what = " cannot start" if useless else ""
-                    self._failure = f"{process.name}{what}: {process.end_reason()}"
+                    self._failure = (
+                        f"{process.name}{' cannot start' if useless else ''}: {process.end_reason()}"
+                    )
                     self._failure_status = process.exit_status or 1
                     self.stop()
                     return

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from tests.cli.conftest import Hubs, Invoke
 
-FORGED = "2026-01-01 00:00:00,000 ERROR forged"
+FORGED = "2026-01-01T00:00:00.000Z ERROR forged"
 HOSTILE = (
     f"\x1b[2J\x9b1m\u202e\n{FORGED}\r\u2028\x07\x7f\u200e\u2069\U000e0041[red]markup[/red][link=https://evil]"
 )

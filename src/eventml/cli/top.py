@@ -159,7 +159,7 @@ def parse_metrics(text: str, at: float) -> Snapshot:
 
 
 def render(bus: str, address: HostPort, before: Snapshot, now: Snapshot, width: int | None = None) -> str:
-    """Return what is shown for two snapshots: the service, handlers and workers, in columns that fit `width`."""
+    """Return what is shown for two snapshots: the service, handlers and workers, in columns that fit."""
     handlers = now.label_values("eventml_events_received_total", "handler")
     workers = now.label_values("eventml_worker_state", "worker")
     connected = [name for name in workers if now.sum("eventml_worker_connected", worker=name)]

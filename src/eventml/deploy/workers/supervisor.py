@@ -173,9 +173,8 @@ class Supervisor:
                 useless = process.report.cause == "permanent" and not ready_before
                 if process.report.state == "failed" and (job_failed or useless):
                     # A job ends with an error; a service starts its worker again, unless that is useless.
-                    self._failure = (
-                        f"{process.name}{' cannot start' if useless else ''}: {process.end_reason()}"
-                    )
+                    what = f"{process.name} cannot start" if useless else process.name
+                    self._failure = f"{what}: {process.end_reason()}"
                     self._failure_status = process.exit_status or 1
                     self.stop()
                     return

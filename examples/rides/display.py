@@ -16,14 +16,18 @@ _COLUMNS = ("consumer", "in", "out", "dead letters", "events/s", "lag", "p50", "
 
 
 class LiveTable:
-    """The live table: a row for each consumer, with rates since the last update."""
+    """The live table: a row for each consumer, with rates since the last update, or of the whole run."""
 
     def __init__(self, stats: Mapping[str, Stats]) -> None:
         self._stats = stats
-        self._before = {name: (time.monotonic(), 0) for name in stats}
+        self._start = time.monotonic()
+        self._before = dict.fromkeys(stats, (self._start, 0))
 
-    def render(self, lag: Mapping[str, int | None]) -> Table:
-        """Return the table of the current counts, with the lag of each consumer."""
+    def render(self, lag: Mapping[str, int | None], *, whole_run: bool = False) -> Table:
+        """Return the table of the current counts, with the lag of each consumer.
+
+        Rates are those since the last call; with `whole_run` those from the start to the last completion.
+        """
         table = Table(title="rides", title_justify="left")
         for column in _COLUMNS:
             table.add_column(column, justify="left" if column == "consumer" else "right")
@@ -33,12 +37,15 @@ class LiveTable:
                 f"{stats.received:,}",
                 f"{stats.published:,}",
                 f"{stats.dead_letters:,}",
-                f"{self._rate(name, stats.completed):,.0f}",
+                f"{self._total_rate(stats) if whole_run else self._rate(name, stats.completed):,.0f}",
                 "?" if lag.get(name) is None else f"{lag[name]:,}",
                 _milliseconds(quantile(stats.latency, 0.5)),
                 _milliseconds(quantile(stats.latency, 0.99)),
             )
         return table
+
+    def _total_rate(self, stats: Stats) -> float:
+        return stats.completed / max(stats.last_progress - self._start, 1e-9)
 
     def _rate(self, name: str, completed: int) -> float:
         then, before = self._before[name]

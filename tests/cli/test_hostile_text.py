@@ -174,7 +174,7 @@ def answering(body: bytes) -> Iterator[HostPort]:
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve() -> None:
-            for _ in range(2):
+            for _ in range(4):
                 connection, _ = server.accept()
                 with connection:
                     connection.recv(65_536)
@@ -185,7 +185,9 @@ def answering(body: bytes) -> Iterator[HostPort]:
         yield HostPort("127.0.0.1", server.getsockname()[1])
 
 
-@pytest.mark.parametrize(("prefix", "code"), [(b"HTTP/1.0 200 OK\r\n\r\n", 0), (b"", 1)])
+@pytest.mark.parametrize(
+    ("prefix", "code"), [(b"HTTP/1.0 200 OK\r\n\r\n", 0), (b"HTTP/1.0 503 No\r\n\r\n", 0), (b"", 1)]
+)
 def test_top_shows_a_hostile_service_printable(
     invoke: Invoke, folder: Path, prefix: bytes, code: int
 ) -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import logging
+import os
+import pty
 import re
 import signal
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
-    import subprocess
     from pathlib import Path
 
     from tests.cli.conftest import Invoke, Start
@@ -229,6 +233,55 @@ def test_invalid_setting_is_an_error_without_traceback(invoke: Invoke, folder: P
     result = invoke("run", "app:bus")
     assert result.exit_code == 1
     assert result.stderr.startswith("error: consumer.double.max_bacth: unknown, did you mean max_batch?")
+
+
+MODELS = {
+    "a file": 'model = "nowhere.skops"',
+    "a function": 'def model():\n    return open("nowhere.bin")',
+}
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+@pytest.mark.parametrize("workers", [(), ("--workers", "1", "--operations", "off")], ids=["one", "workers"])
+def test_a_model_that_is_not_there_ends_a_service_at_once(
+    start: Start, folder: Path, workers: tuple[str, ...], model: str
+) -> None:
+    write(folder, f'{model}\n@bus.consumer("n", model=model)\ndef use(n: int, model) -> None: ...\n')
+    process = start("run", "app:bus", *workers)
+    _, log = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "nowhere." in log.splitlines()[-1]
+    assert "Traceback" not in log
+    assert "restarting" not in log
+
+
+OTHER = """
+def model():
+    import logging
+    logging.getLogger("aiokafka").warning("of another library")
+    return 1
+
+@bus.consumer("n", model=model)
+def use(n: int, model) -> None: ...
+"""
+
+
+@pytest.mark.parametrize("workers", [(), ("--workers", "1", "--operations", "off")], ids=["one", "workers"])
+@pytest.mark.parametrize("terminal", [True, False], ids=["terminal", "pipe"])
+def test_all_lines_of_the_log_have_one_format(folder: Path, workers: tuple[str, ...], terminal: bool) -> None:
+    write(folder, OTHER)
+    reading, writing = pty.openpty() if terminal else os.pipe()
+    command = [sys.executable, "-m", "eventml", "run", "app:bus", "--until-idle", "0", *workers]
+    with os.fdopen(reading, "rb", buffering=0) as log:
+        env = {**os.environ, "TERM": "xterm", "TZ": "America/New_York"}
+        subprocess.run(command, stderr=writing, env=env, check=True, timeout=60)  # noqa: S603 - ours
+        lines = re.sub(r"\x1b\[[0-9;]*m", "", os.read(log.fileno(), 65_536).decode()).splitlines()
+        os.close(writing)
+    time = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
+    assert [line for line in lines if not re.match(rf"([\w-]+ +\| )?{time} (INFO|WARNING) \S", line)] == []
+    [other] = [line for line in lines if "of another library" in line]
+    [written] = re.findall(time, other)
+    assert abs(datetime.fromisoformat(written) - datetime.now(UTC)) < timedelta(minutes=2), "UTC"
 
 
 def test_logging_configured_by_the_app_is_kept(start: Start, folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -13,9 +14,11 @@ from hypothesis import strategies as st
 
 from eventml.cli.top import (
     Snapshot,
+    format_bound,
     handler_row,
     parse_metrics,
     quantile,
+    render,
     worker_row,
 )
 from eventml.deploy.workers.metrics import render_metrics
@@ -25,9 +28,10 @@ from eventml.runtime.stats import SECONDS_BUCKETS, SIZE_BUCKETS, Histogram
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from tests.cli.conftest import Invoke
+
+ROOT = Path(__file__).parents[2]
 
 
 def status(completed: int, waits: list[float]) -> ServiceStatus:
@@ -55,9 +59,9 @@ def status(completed: int, waits: list[float]) -> ServiceStatus:
 def test_rates_are_those_between_two_snapshots() -> None:
     before = parse_metrics(render_metrics(status(100, [0.02] * 100)), at=10.0)
     now = parse_metrics(render_metrics(status(500, [0.02] * 100 + [0.2] * 400)), at=12.0)
-    name, lag, in_flight, received, *_, p50, _p99 = handler_row(before, now, "tip")
+    name, lag, in_flight, received, *_, p50, p99 = handler_row(before, now, "tip")[:11]
     assert (name, lag, in_flight, received) == ("tip", "12", "7", "200")
-    assert 100 < float(p50.removesuffix("ms")) < 250, "the hundred quick ones came before the first snapshot"
+    assert (p50, p99) == ("≤250ms", "≤250ms"), "the hundred quick ones came before the first snapshot"
     assert worker_row(now, "worker-1") == ["worker-1", "ready", "0:00:00", "2", "7", "500ms", "tip abc"]
 
 
@@ -78,21 +82,20 @@ def test_rates_of_a_restarted_service_are_not_negative() -> None:
     now = parse_metrics(render_metrics(status(30, [0.02] * 30)), at=11.0)
     row = handler_row(before, now, "tip")
     assert row[3] == "30"
-    assert row[-1] != "-"
+    assert row[10] == "≤25ms"
 
 
-@given(st.lists(st.floats(0, 400), min_size=1), st.floats(0, 1))
-def test_quantile_is_in_the_bucket_of_its_value(values: list[float], share: float) -> None:
+@given(st.lists(st.floats(0, 400), min_size=1), st.sampled_from([0.0, 0.01, 0.5, 0.75, 0.99, 1.0]))
+def test_a_quantile_is_shown_as_the_bound_of_its_bucket(values: list[float], share: float) -> None:
     bounds = [*SECONDS_BUCKETS, math.inf]
     buckets = {bound: float(sum(value <= bound for value in values)) for bound in bounds}
-    found = quantile(buckets, share)
-    assert found is not None
     exact = sorted(values)[max(math.ceil(share * len(values)) - 1, 0)]
-    above = next(bound for bound in bounds if exact <= bound)
-    below = max([0.0, *(bound for bound in SECONDS_BUCKETS if bound < exact)])
-    assert found <= above
-    if share * len(values) >= 1:
-        assert found >= below - 1e-9
+    assert quantile(buckets, share) == next(bound for bound in bounds if exact <= bound)
+
+
+def test_a_bound_says_on_which_side_of_it_the_latency_is() -> None:
+    shown = [format_bound(bound) for bound in (0.025, 10.0, math.inf, None)]
+    assert shown == ["≤25ms", "≤10.0s", ">300s", "-"]
 
 
 def test_empty_histogram_has_no_quantile() -> None:
@@ -116,6 +119,39 @@ def test_view_shows_handlers_and_workers(invoke: Invoke, service: str) -> None:
     assert f"rides at {service}: 1 of 1 workers ready" in result.stdout
     assert re.search(r"^tip +12 +7 +0 +0 ", result.stdout, re.MULTILINE)
     assert re.search(r"^worker-1 +ready .* 2 +7 +500ms +tip abc", result.stdout, re.MULTILINE)
+
+
+def test_a_service_whose_broker_is_gone_is_not_ready(folder: Path, invoke: Invoke, service: str) -> None:
+    del service  # it has written the app
+    gone = status(100, [0.02])
+    gone.workers[0].connected = False
+    with serve_status(lambda: gone, HostPort("127.0.0.1", 0)) as address:
+        result = invoke("top", "app:bus", "--once", "--at", str(address), "--every", "0.2")
+    title, reason, *_, worker = result.stdout.splitlines()
+    assert f"rides at {address}: 0 of 1 workers ready" in title
+    assert reason == "not ready: worker-1 does not reach its broker"
+    assert "ready, no broker" in worker
+
+
+@pytest.mark.parametrize("width", [60, 80, 160])
+def test_a_terminal_is_used_to_its_width(width: int) -> None:
+    before, busy = status(100, [0.02] * 100), status(1_234_500, [0.2] * 1_000_000)
+    now = parse_metrics(render_metrics(busy), at=12.0)
+    view = render("rides", HostPort(), parse_metrics(render_metrics(before), at=10.0), now, width)
+    _, handlers, counted, workers = view.split("\n\n")
+    assert max(map(len, [*handlers.splitlines(), *workers.splitlines()])) <= width
+    assert {"handler", "lag", "dead", "lost", "p50", "p99"} <= set(handlers.split())
+    assert {"skipped", "complete"} <= set(handlers.split()) or width < 160
+    assert "since the start: dead, lost, retries" in counted
+    assert "in the last 2.0 s: in/s" in counted
+
+
+def test_the_example_in_the_docs_has_the_columns_of_today() -> None:
+    shown = (ROOT / "docs" / "deployment" / "top.txt").read_text()
+    view = render("rides", HostPort(), now := parse_metrics(render_metrics(status(1, [0.1])), at=1.0), now)
+    headers = [line for line in view.splitlines() if line.startswith(("handler ", "worker "))]
+    found = [line for line in shown.splitlines() if line.startswith(("handler ", "worker "))]
+    assert [line.split() for line in found] == [line.split() for line in headers]
 
 
 def test_service_of_another_bus_is_a_usage_error(invoke: Invoke, service: str) -> None:

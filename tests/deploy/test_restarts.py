@@ -17,7 +17,15 @@ from eventml.backends.redis.errors import DeniedError
 from eventml.deploy.workers import restarts, supervisor
 from eventml.deploy.workers.reports import HandlerReport, Totals, WorkerReport, WorkerSpec
 from eventml.deploy.workers.restarts import crash_counts, failure_cause, restart_delay
-from eventml.errors import ConfigError, LoginError, TopicNotFoundError, UnavailableError
+from eventml.errors import (
+    ConfigError,
+    LoginError,
+    ModelError,
+    ModelNotFoundError,
+    RegistrationError,
+    TopicNotFoundError,
+    UnavailableError,
+)
 from tests.deploy.service import APPS
 
 if TYPE_CHECKING:
@@ -63,6 +71,7 @@ def test_the_delay_doubles_with_each_failure_of_the_broker_too() -> None:
         ([LoginError("wrong password")], True, False),
         ([TopicNotFoundError("deleted")], True, True),
         ([ConfigError("no such setting")], True, True),
+        ([ModelNotFoundError("no model")], True, True),
     ],
 )
 def test_what_the_broker_refuses_counts_only_for_a_worker_that_was_never_ready(
@@ -72,6 +81,31 @@ def test_what_the_broker_refuses_counts_only_for_a_worker_that_was_never_ready(
     for before, counts in ((False, first), (True, later)):
         found = crash_counts(report, was_ready=False, killed_from_outside=False, ready_before=before)
         assert found == counts
+
+
+def failed_function(cause: Exception) -> ModelError:
+    error = ModelError("model 'tip': load failed")
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "permanent"),
+    [
+        (ModelNotFoundError("nowhere.skops"), True),
+        (failed_function(FileNotFoundError("nowhere")), True),
+        (failed_function(TimeoutError("a registry of models is away")), False),
+        (ModelError("half of the file has been copied"), False),
+        (ConfigError("no such setting"), True),
+        (RegistrationError("no such parameter"), True),
+        (ModuleNotFoundError("no such module"), True),
+        (LoginError("the broker is told of a new password later"), False),
+        (TopicNotFoundError("it is created later"), False),
+        (KeyError("whatever the app raises"), False),
+    ],
+)
+def test_only_what_no_restart_mends_is_permanent(error: Exception, permanent: bool) -> None:
+    assert (failure_cause([error]) == "permanent") == permanent
 
 
 @given(completed=st.integers(0, 2), received=st.integers(0, 2), ready=st.booleans(), killed=st.booleans())
@@ -89,18 +123,21 @@ def test_a_crash_without_work_counts_unless_an_idle_worker_was_killed(
 @pytest.mark.parametrize(
     ("env", "reason"),
     [
-        ({"MODEL": "nowhere.skops"}, "ModelNotFoundError: there is no model at nowhere.skops"),
+        ({"MODEL": "damaged.skops"}, "ModelError: damaged.skops is not a complete skops file"),
         ({"BOOT_ABORTS": "1"}, "killed by SIGABRT"),
     ],
 )
 def test_a_worker_that_cannot_start_stops_the_service(
     env: dict[str, str],
     reason: str,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level("INFO", "eventml")
-    monkeypatch.chdir(APPS)
+    (tmp_path / "damaged.skops").write_bytes(b"half of it has been copied")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(APPS), prepend=os.pathsep)
     for name, value in {"APP": "t", "EVENTML_BACKEND": "memory://", **env}.items():
         monkeypatch.setenv(name, value)
     for module in (restarts, supervisor):

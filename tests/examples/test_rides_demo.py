@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import msgspec
 import pytest
+from rich.console import Console
 
 from eventml.bus import create_topics
 from examples.rides import demo
@@ -49,6 +50,32 @@ def test_json_output(capsys: pytest.CaptureFixture[str]) -> None:
         assert model["rmse"] < model["baseline_rmse"]
 
 
+@pytest.mark.parametrize("rate", ["400", "2000"])
+def test_a_paced_demo_ends_with_the_rates_of_the_whole_run(
+    rate: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo, "console", Console(stderr=True, width=120))
+    assert demo.main(["--events", str(RIDES), "--rate", rate, "--producers", "2"]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.strip() for line in lines].count("error on trips not trained on (RMSE)") == 1, (
+        "a line of its own"
+    )
+    [duration] = [line.split("│") for line in lines if line.startswith("│ duration │") and "ms" in line]
+    _, _, received, published, dead_letters, per_second, lag, p50, _, _ = map(str.strip, duration)
+    assert (received, published, dead_letters, lag) == ("400", "400", "0", "0")
+    assert 0 < float(per_second.replace(",", "")) < 1.5 * float(rate)
+    assert float(p50.removesuffix(" ms")) < 500, "a ride does not wait for those before it"
+    assert f"published at {float(rate):,.0f} a second" in lines[-1]
+
+
+@pytest.mark.parametrize("rate", ["-3", "nan", "inf", "fast"])
+def test_an_impossible_rate_is_a_usage_error(rate: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        demo.main([f"--rate={rate}"])
+    assert caught.value.code == 2
+    assert f"{rate} is not a number of rides a second" in capsys.readouterr().err
+
+
 def test_impossible_rides_are_streamed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     past, live = tmp_path / "past.csv", tmp_path / "live.csv"
     header = "lpep_pickup_datetime,lpep_dropoff_datetime,PULocationID,DOLocationID,trip_distance,"
@@ -86,7 +113,7 @@ def in_memory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scoreboard]:
 
 def predicted_on(url: str) -> Scoreboard:
     bus.configure(bus.read_settings({"backend": url}))
-    options = argparse.Namespace(json=True, rate=None, producers=2)
+    options = argparse.Namespace(json=True, rate=0, producers=2)
     _, scoreboard = anyio.run(demo.stream, bus, generate(RIDES, part="live"), options)
     return scoreboard
 

@@ -10,19 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import msgspec
 import typer
 from rich.console import Console
-from rich.highlighter import NullHighlighter
-from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
 from eventml.codec import Decoder
-from eventml.deploy.workers import (
-    BREAKER_OPEN,
-    LogRateLimit,
-    TextFormatter,
-    start_service_logging,
-    utc_timestamp,
-)
+from eventml.deploy.workers import BREAKER_OPEN, start_service_logging, utc_timestamp
 from eventml.errors import AppNotFoundError, CircuitBreakerError, EventMLError, JobRunningError
 from eventml.printable import cut, printable, printable_json, printable_lines, valid_unicode
 from eventml.runtime import leaves
@@ -40,6 +32,7 @@ INTERRUPTED: Final = 130
 JOB_RUNNING: Final = 75
 """The exit status of a command that may succeed later: EX_TEMPFAIL of sysexits.h."""
 
+_STYLES: Final = {"error": "bold red", "warning": "yellow"}
 _DECODER: Final = Decoder(Any)
 
 
@@ -78,9 +71,11 @@ def expected_errors(error: BaseException) -> list[BaseException]:
 
 def print_message(text: str, label: str = "") -> None:
     """Print a line to standard error, after a label such as "error" or "warning". More lines are indented."""
-    style = {"error": "bold red", "warning": "yellow"}.get(label, "")
     text = printable_lines(text)
-    line = Text.assemble((f"{label}: ", style), text) if label else Text(text)
+    _print_line(Text.assemble((f"{label}: ", _STYLES.get(label, "")), text) if label else Text(text))
+
+
+def _print_line(line: Text) -> None:
     with suppress(OSError, SystemExit):  # nobody can read it; rich would exit with a status of its own
         stderr_console().print(line, soft_wrap=True, highlight=False)
 
@@ -93,15 +88,18 @@ def stderr_console() -> Console:
 
 def start_logging(*, json: bool = False) -> None:
     """Log to standard error as `start_service_logging` does, in colours if it is a terminal."""
-    if json or not stderr_console().is_terminal:
-        start_service_logging("worker", json=json)
-    if logging.root.handlers:
-        return
-    handler = RichHandler(console=stderr_console(), show_path=False, highlighter=NullHighlighter())
-    handler.setFormatter(TextFormatter("%(message)s"))
-    handler.addFilter(LogRateLimit())
-    logging.root.addHandler(handler)
-    logging.getLogger("eventml").setLevel(logging.INFO)
+    terminal = not json and stderr_console().is_terminal
+    start_service_logging("worker", json=json, to=_TerminalHandler() if terminal else None)
+
+
+class _TerminalHandler(logging.Handler):
+    """Writes log lines above a progress bar, warnings and errors in colour."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            _print_line(Text(self.format(record), _STYLES.get(record.levelname.lower(), "")))
+        except Exception:  # noqa: BLE001 - a log call must not raise: its text and arguments may not fit
+            self.handleError(record)
 
 
 @contextmanager

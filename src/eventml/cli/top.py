@@ -6,6 +6,8 @@ import http.client
 import math
 import time
 from datetime import timedelta
+from http import HTTPStatus
+from itertools import compress
 from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
 
 import msgspec
@@ -19,18 +21,24 @@ from eventml.cli.buses import BusArgument, find, seconds
 from eventml.cli.output import UsageError, format_table, print_text
 from eventml.deploy.workers import HostPort, parse_host_port
 from eventml.errors import MissingExtraError, UnavailableError
-from eventml.printable import printable
+from eventml.printable import cut, printable
+from eventml.runtime import SECONDS_BUCKETS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 Labels: TypeAlias = frozenset[tuple[str, str]]
 
 _TIMEOUT: Final = 5.0  # seconds for the operations port to answer
 _HANDLERS: Final = (
     *("handler", "lag", "in flight", "in/s", "out/s", "dead", "lost", "retries", "batch", "p50", "p99"),
+    *("call", "complete", "stale", "duplicate", "skipped"),
 )
 _WORKERS: Final = ("worker", "state", "up", "restarts", "in flight", "oldest", "models")
+_LEAST_IMPORTANT: Final = (  # a narrow terminal leaves them out, in this order
+    *("skipped", "duplicate", "stale", "complete", "call", "batch", "oldest", "retries"),
+    *("in flight", "out/s", "models", "up", "restarts"),
+)
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -38,6 +46,7 @@ class Snapshot(msgspec.Struct, frozen=True):
 
     at: float  # seconds, of a monotonic clock
     samples: Mapping[tuple[str, Labels], float]  # by name and labels
+    unready: Sequence[str] = ()  # why the service is not ready: the first lines of its own answer
 
     def since(self, before: Snapshot) -> Snapshot:
         """Return the increase of each counter; its value if it was reset. A histogram is reset as a whole."""
@@ -52,6 +61,11 @@ class Snapshot(msgspec.Struct, frozen=True):
             value for (metric, has), value in self.samples.items() if metric == name and labels.items() <= has
         ]
         return sum(values) if values else None
+
+    def mean(self, histogram: str, **labels: str) -> float | None:
+        """Return the mean of the values of a histogram that have these labels; None if there are none."""
+        count = self.sum(f"{histogram}_count", **labels)
+        return (self.sum(f"{histogram}_sum", **labels) or 0) / count if count else None
 
     def label_values(self, name: str, label: str, **labels: str) -> list[str]:
         """Return the values of a label in the samples of a metric that have these labels, sorted."""
@@ -75,13 +89,14 @@ def top(
 ) -> None:
     """Show a running service live: its workers, lag, rates and latencies.
 
-    Rates and latencies are those since the last update. Ctrl-C exits.
+    Rates and latencies are those since the last update, and a latency is at most what is shown. Ctrl-C exits.
     """
     name, address, console = find(import_bus, bus).name, parse_host_port(at), Console()
     before = _fetch(name, address)
     if once or not console.is_terminal:
         time.sleep(every)
-        print_text(render(name, address, before, _fetch(name, address)))
+        width = console.width if console.is_terminal else None
+        print_text(render(name, address, before, _fetch(name, address), width))
         return
     view = "waiting for the first update"
     with Live(console=console, screen=True, auto_refresh=False) as live:
@@ -90,18 +105,23 @@ def top(
             try:
                 time.sleep(every)
                 now = _fetch(name, address)
-                view, before = render(name, address, before, now), now
+                view, before = render(name, address, before, now, console.width), now
             except UnavailableError as exc:
                 problem = f"{printable(str(exc))}\n\n"
             except KeyboardInterrupt:
                 return
-            live.update(Text(f"{problem}{view}", no_wrap=True), refresh=True)
+            shown = Text(f"{problem}{view}", no_wrap=True)
+            shown.highlight_regex(r"(?m)^not ready: .*$", "bold red")
+            live.update(shown, refresh=True)
 
 
 def _fetch(bus: str, address: HostPort) -> Snapshot:
     """Fetch the metrics of the service of a bus; refuse any port that is not its own."""
     connection = http.client.HTTPConnection(address.host, address.port, timeout=_TIMEOUT)
     try:
+        connection.request("GET", "/readyz")
+        answer = connection.getresponse()
+        reasons = answer.read().decode(errors="replace").splitlines()[:5]
         connection.request("GET", "/metrics", headers={"Accept": "text/plain"})
         body = connection.getresponse().read().decode(errors="replace")
     except (OSError, http.client.HTTPException) as exc:
@@ -120,7 +140,7 @@ def _fetch(bus: str, address: HostPort) -> Snapshot:
         ) from exc
     if found != bus:
         raise UsageError(f"{address} belongs to the bus {found!r}, not {bus!r}; name another port with --at")
-    return snapshot
+    return msgspec.structs.replace(snapshot, unready=[] if answer.status == HTTPStatus.OK else reasons)
 
 
 def parse_metrics(text: str, at: float) -> Snapshot:
@@ -138,19 +158,36 @@ def parse_metrics(text: str, at: float) -> Snapshot:
     return Snapshot(at, {(sample.name, frozenset(sample.labels.items())): sample.value for sample in samples})
 
 
-def render(bus: str, address: HostPort, before: Snapshot, now: Snapshot) -> str:
-    """Return what is shown for two snapshots: a line about the service, its handlers and its workers."""
+def render(bus: str, address: HostPort, before: Snapshot, now: Snapshot, width: int | None = None) -> str:
+    """Return what is shown for two snapshots: the service, handlers and workers, in columns that fit `width`."""
     handlers = now.label_values("eventml_events_received_total", "handler")
     workers = now.label_values("eventml_worker_state", "worker")
-    ready = sum(bool(now.sum("eventml_worker_state", worker=name, state="ready")) for name in workers)
+    connected = [name for name in workers if now.sum("eventml_worker_connected", worker=name)]
+    ready = sum(bool(now.sum("eventml_worker_state", worker=name, state="ready")) for name in connected)
     rolling = now.sum("eventml_rolling_restarts_total") or 0
+    title = f"{bus} at {address}: {ready} of {len(workers)} workers ready, {rolling:.0f} rolling restarts"
+    explained = (
+        "since the start: dead, lost, retries (dead letters replayed since are counted)\n"
+        f"in the last {now.at - before.at:.1f} s: in/s, out/s, batch; half of the latencies ≤ p50, 99% ≤ p99"
+    )
     return "\n\n".join(
         [
-            f"{bus} at {address}: {ready} of {len(workers)} workers ready, {rolling:.0f} rolling restarts",
-            format_table(_HANDLERS, [handler_row(before, now, name) for name in handlers]),
-            format_table(_WORKERS, [worker_row(now, name) for name in workers]),
+            "\n".join([title, *(f"not ready: {printable(cut(reason))}" for reason in now.unready)]),
+            _fitting_table(_HANDLERS, [handler_row(before, now, name) for name in handlers], width),
+            explained,
+            _fitting_table(_WORKERS, [worker_row(now, name) for name in workers], width),
         ]
     )
+
+
+def _fitting_table(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int | None) -> str:
+    for name in ("", *_LEAST_IMPORTANT):
+        kept = [column != name for column in columns]
+        columns, *rows = [list(compress(line, kept)) for line in (columns, *rows)]
+        table = format_table(columns, rows)
+        if width is None or max(map(len, table.splitlines())) <= width:
+            break
+    return table
 
 
 def handler_row(before: Snapshot, now: Snapshot, name: str) -> list[str]:
@@ -158,11 +195,10 @@ def handler_row(before: Snapshot, now: Snapshot, name: str) -> list[str]:
     rise, seconds = now.since(before), max(now.at - before.at, 1e-9)
     received = rise.sum("eventml_events_received_total", handler=name) or 0
     published = rise.sum("eventml_events_published_total", handler=name) or 0
-    calls = rise.sum("eventml_batch_size_count", handler=name) or 0
-    in_calls = rise.sum("eventml_batch_size_sum", handler=name) or 0
     bucket = "eventml_latency_seconds_bucket"
     bounds = rise.label_values(bucket, "le", handler=name)
     latencies = {float(bound): rise.sum(bucket, handler=name, le=bound) or 0 for bound in bounds}
+    rare = ("eventml_events_stale_total", "eventml_events_duplicate_total", "eventml_events_skipped_total")
     return [
         name,
         format_number(now.sum("eventml_lag", handler=name)),
@@ -172,9 +208,12 @@ def handler_row(before: Snapshot, now: Snapshot, name: str) -> list[str]:
         format_number(now.sum("eventml_dead_letters_total", handler=name)),
         format_number(now.sum("eventml_records_lost_total", handler=name)),
         format_number(now.sum("eventml_retries_total", handler=name)),
-        format_number(in_calls / calls if calls else None),
-        format_seconds(quantile(latencies, 0.5)),
-        format_seconds(quantile(latencies, 0.99)),
+        format_number(rise.mean("eventml_batch_size", handler=name)),
+        format_bound(quantile(latencies, 0.5)),
+        format_bound(quantile(latencies, 0.99)),
+        format_seconds(rise.mean("eventml_stage_seconds", handler=name, stage="call")),
+        format_seconds(rise.mean("eventml_stage_seconds", handler=name, stage="complete")),
+        *(format_number(now.sum(metric, handler=name)) for metric in rare),
     ]
 
 
@@ -203,20 +242,21 @@ def worker_row(now: Snapshot, name: str) -> list[str]:
 
 
 def quantile(buckets: Mapping[float, float], q: float) -> float | None:
-    """Return a quantile of a histogram, interpolated in its bucket as Prometheus' `histogram_quantile` does.
+    """Return the upper bound of the bucket of a quantile: all that a histogram says about it for certain.
 
     `buckets` are cumulative counts by upper bound, and `q` is from 0 to 1. The quantile of an empty histogram
-    is None, and one above the highest finite bound is that bound.
+    is None.
     """
-    ordered = sorted(buckets.items())
-    if not ordered or ordered[-1][1] <= 0:
-        return None
-    rank, low, below = q * ordered[-1][1], 0.0, 0.0
-    for bound, count in ordered:
-        if count >= rank and count > below:
-            return low if math.isinf(bound) else low + (bound - low) * (rank - below) / (count - below)
-        low, below = bound, count
-    return low
+    highest = max(buckets.values(), default=0)
+    found = (bound for bound, count in sorted(buckets.items()) if count and count >= q * highest)
+    return next(found, None)
+
+
+def format_bound(seconds: float | None) -> str:
+    """Return the bound of a quantile: "≤25ms", or ">300s" if it is above the highest finite bound."""
+    if seconds is None:
+        return "-"
+    return f"≤{format_seconds(seconds)}" if math.isfinite(seconds) else f">{SECONDS_BUCKETS[-1]:g}s"
 
 
 def format_number(number: float | None) -> str:

@@ -7,8 +7,6 @@ may import bus, runtime, models and config; it does not know the web service or 
 """
 
 from eventml.deploy.workers.logs import (
-    LogRateLimit,
-    TextFormatter,
     make_errors_printable,
     start_service_logging,
     utc_timestamp,
@@ -29,11 +27,9 @@ __all__ = [
     "BREAKER_OPEN",
     "HealthLimits",
     "HostPort",
-    "LogRateLimit",
     "RunningWorker",
     "ServicePlan",
     "ServiceStatus",
-    "TextFormatter",
     "WorkerSpec",
     "answer_operations",
     "force_exit_later",

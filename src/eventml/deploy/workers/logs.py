@@ -29,16 +29,19 @@ _MAX_KINDS: Final = 1_000
 _TAB: Final = "\t"
 
 
-def start_service_logging(name: str, *, json: bool, prefix: str = "") -> None:
+def start_service_logging(
+    name: str, *, json: bool, prefix: str = "", to: logging.Handler | None = None
+) -> None:
     """Send the log to standard error: eventml's own lines from INFO, those of other libraries from WARNING.
 
     Does nothing if the app has configured logging while it was imported.
 
-    `name` is that of the process in JSON objects, and `prefix` the text in front of other lines.
+    `name` is that of the process in JSON objects, and `prefix` the text in front of other lines. `to`
+    writes the lines in the place of a handler of standard error.
     """
     if logging.root.handlers:
         return
-    handler = logging.StreamHandler()
+    handler = to or logging.StreamHandler()
     handler.setFormatter(JsonFormatter(name) if json else TextFormatter(prefix + _TEXT_FORMAT))
     handler.addFilter(LogRateLimit())
     logging.root.addHandler(handler)
@@ -68,6 +71,10 @@ def utc_timestamp(seconds: float) -> str:
 
 class TextFormatter(logging.Formatter):
     """Formats a log record as printable text; only its first line, as of a traceback, is not indented."""
+
+    converter = staticmethod(time.gmtime)  # times are those of `utc_timestamp`
+    default_time_format = "%Y-%m-%dT%H:%M:%S"
+    default_msec_format = "%s.%03dZ"
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the lines, without the last line end."""
@@ -118,7 +125,7 @@ class LogRateLimit(logging.Filter):
 
 
 def prefix_printer(width: int) -> Callable[[str, str], None]:
-    """Return a function that prints `worker-1 | 12:00:01 INFO ...`, with names padded to `width`."""
+    """Return a function that prints `worker-1 | ` and a line, with names padded to `width`."""
     return lambda worker, line: _write(f"{worker:<{width}} | {printable(line, keep=_TAB)}")
 
 

@@ -140,7 +140,7 @@ class HandlerReport(msgspec.Struct, frozen=True, kw_only=True):
     model: tuple[str, str] | None = None
 
 
-FailureCause = Literal["", "unavailable", "refused"]
+FailureCause = Literal["", "unavailable", "refused", "permanent"]
 
 
 class WorkerReport(msgspec.Struct, kw_only=True):
@@ -149,7 +149,7 @@ class WorkerReport(msgspec.Struct, kw_only=True):
     Attributes:
         reason: Why it failed, or the error that it got from the broker it waits for.
         cause: What made it fail: the broker could not be reached or was not ready (`unavailable`), refused
-            something (`refused`), or something else.
+            something (`refused`), something that no restart mends (`permanent`), or anything else.
         connected: Whether it reaches its broker.
         handlers: Its handlers by name, once it is ready.
     """

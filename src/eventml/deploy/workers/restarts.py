@@ -12,6 +12,9 @@ Nor does it count if the broker could not be reached, or was not ready, or refus
 that had been ready before: a right that was taken away, or a password that was changed, may come back. At
 the first start the same is a wrong setting, and stops the service.
 
+What no restart mends, such as a model file that is not there or an impossible setting, ends the service at
+once, unless the worker had been ready before: somebody may be replacing the file.
+
 A worker that had completed something is restarted, however often that happens: a poison event is found by
 redelivery (`max_deliveries`), which takes as many crashes, and must not stop the service.
 """
@@ -23,7 +26,14 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from eventml.deploy.workers.reports import FailureCause, WorkerReport, WorkerStatus
-from eventml.errors import BackendError, TopicNotFoundError, UnavailableError
+from eventml.errors import (
+    BackendError,
+    ConfigError,
+    ModelError,
+    RegistrationError,
+    TopicNotFoundError,
+    UnavailableError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -94,9 +104,18 @@ def failure_cause(errors: Sequence[BaseException]) -> FailureCause:
     """Return the cause that a worker reports when it ends with these errors."""
     if all(isinstance(error, UnavailableError) for error in errors):
         return "unavailable"
+    if any(_is_permanent(error) for error in errors):
+        return "permanent"
     if any(isinstance(error, TopicNotFoundError) or not isinstance(error, BackendError) for error in errors):
         return ""
     return "refused"
+
+
+def _is_permanent(error: BaseException) -> bool:
+    if isinstance(error, ModelError):  # a function that loads one may also fail because a server is away
+        return type(error) is not ModelError or isinstance(error.__cause__, FileNotFoundError | ImportError)
+    faulty_app = isinstance(error, ConfigError | RegistrationError | ImportError | SyntaxError)
+    return faulty_app and not isinstance(error, BackendError)
 
 
 def crash_counts(

@@ -120,7 +120,7 @@ class Supervisor:
 
         Returns:
             The exit status: 0 if everything in flight was finished, 1 if not or after a crash loop; that of a
-            worker that ends with an error although it was to stop when idle.
+            worker that ends with an error although it was to stop when idle, or that can never start.
         """
         self._operations = operations
         async with anyio.create_task_group() as self._tasks:
@@ -168,18 +168,18 @@ class Supervisor:
                     worker.spec.until_idle is not None and not process.exit_status
                 ):
                     return
-                if (
-                    worker.spec.until_idle is not None
-                    and process.was_ready
-                    and process.report.state == "failed"
-                ):
-                    # A job ends with an error that will not pass; a service starts its worker again.
-                    self._failure = f"{process.name}: {process.end_reason()}"
+                ready_before = ready_before or process.was_ready
+                job_failed = worker.spec.until_idle is not None and process.was_ready
+                useless = process.report.cause == "permanent" and not ready_before
+                if process.report.state == "failed" and (job_failed or useless):
+                    # A job ends with an error; a service starts its worker again, unless that is useless.
+                    self._failure = (
+                        f"{process.name}{' cannot start' if useless else ''}: {process.end_reason()}"
+                    )
                     self._failure_status = process.exit_status or 1
                     self.stop()
                     return
                 killed = process.exit_status == -signal.SIGKILL and not process.killed_for
-                ready_before = ready_before or process.was_ready
                 not_counted = 0 if process.was_ready else not_counted + bool(process.report.cause)
                 if crash_counts(
                     process.report,

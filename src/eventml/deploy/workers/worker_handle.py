@@ -78,7 +78,8 @@ class WorkerHandle:
 
     def has_finished(self) -> bool:
         """Return whether the ended process had finished its events; one that was never ready had none."""
-        return self.exit_status == 0 or (self.exit_status == -signal.SIGTERM and not self.was_ready)
+        stopped = self.exit_status == -signal.SIGTERM or self.report.state == "failed"
+        return self.exit_status == 0 or (stopped and not self.was_ready)
 
     def stop(self) -> None:
         """Ask the worker to finish the events in flight and to end. A second call abandons them."""

@@ -12,7 +12,7 @@ import typer
 from eventml.bus import Bus, stop_on_signals
 from eventml.cli.buses import BackendOption, TopicArgument, bus_without_app, open_shared, time_option
 from eventml.cli.output import UsageError, delivery_to_json, print_message
-from eventml.errors import UnsupportedError
+from eventml.errors import EventMLError
 from eventml.runtime import task_group
 from eventml.times import parse_start
 
@@ -74,7 +74,7 @@ async def print_topic(bus: Bus, topic: str, start: Any, number: int | None, unti
 
 async def _say_that_it_waits(bus: Bus, topic: str, start: Any, silent: anyio.CancelScope) -> None:
     """Say on standard error what is waited for, unless a record has come: the name may be misspelt."""
-    with silent, suppress(UnsupportedError):  # a backend may not know where a topic ends
+    with silent, suppress(EventMLError):  # a backend may not tell, or not this user, where a topic ends
         await anyio.sleep(_SILENCE)
         async with aclosing(bus.read(topic, until="end")) as records:
             async for _ in records:

@@ -38,21 +38,20 @@ from benchmarks.measuring import DurationPredicted, RideStarted, linear, machine
 from eventml.backends.memory import Hub, Settings
 from eventml.bus import connection
 from eventml.codec import DecodedBatch
-from eventml.runtime import Stats, worker
+from eventml.runtime import worker
 from eventml.runtime.dead_letters import DeadLetterWriter
 from eventml.runtime.outputs import Outputs
-from eventml.runtime.retry_queue import RetryQueue
+from eventml.runtime.retry import Retry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from contextlib import AbstractContextManager
     from multiprocessing.connection import Connection
 
-    from eventml.backends.base import Completion, Subscription
+    from eventml.backends.base import Completion
     from eventml.handlers import Handler
     from eventml.records import Delivery
     from eventml.runtime.poison import Call
-    from eventml.runtime.tracing import HandlerTracing
 
     Case = Callable[[], AbstractContextManager[None]]
 
@@ -62,26 +61,14 @@ FULL = "as it is"
 _WARM_UP = 5  # rounds
 
 
-class NoRetry:
+class NoRetry(Retry):
     """In the place of `Retry`: calls the handler, and never retries nor writes dead letters."""
 
-    def __init__(
-        self,
-        call: Call,
-        handler: Handler,
-        *,
-        stats: Stats,  # noqa: ARG002 - as `Retry`
-        ordered: bool,
-        tracing: HandlerTracing | None = None,  # noqa: ARG002 - as `Retry`
-        subscription: Subscription | None = None,  # noqa: ARG002 - as `Retry`
-    ) -> None:
-        self.process = call
-        self.ordered = ordered
-        self.calls = NoCounting()
-        self.queue = RetryQueue(ordered=ordered)
+    def __init__(self, call: Call, handler: Handler, **arguments: Any) -> None:
+        super().__init__(call, handler, **arguments)
+        self.process = call  # type: ignore[method-assign,assignment]  # the call itself, and nothing around it
+        self.calls = NoCounting()  # type: ignore[assignment]  # what a pipeline needs of it
         self.dead_letters = NoDeadLetters(handler, translate=lambda error: error)
-
-    log_level = logging.WARNING
 
     async def process_due(self) -> list[Completion]:
         return []

@@ -235,8 +235,9 @@ def test_only_this_machine_is_served_under_its_own_name(address: str) -> None:
     with pytest.raises(SystemExit):
         demo.main(["--host", "0.0.0.0"])  # noqa: S104 - it is refused
     named = urllib.request.Request(address, headers={"Host": f"evil.example:{port}"})  # noqa: S310 - ours
-    with pytest.raises(urllib.error.HTTPError, match="400"):
+    with pytest.raises(urllib.error.HTTPError, match="400") as refused:
         urllib.request.urlopen(named, timeout=PATIENCE)  # noqa: S310 - ours
+    refused.value.close()
 
 
 def wait_for(browser: Any, what: str) -> Any:

@@ -9,6 +9,7 @@ import asyncio
 import sqlite3
 from functools import cache
 from typing import TYPE_CHECKING, Any
+from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import aiohttp
@@ -224,7 +225,11 @@ def urllib_down(service: Service) -> None:
 
 
 def urllib_status(service: Service, status: int | str = 503) -> None:
-    urlopen(f"{service.url}/{status}")  # noqa: S310 - our own server
+    try:
+        urlopen(f"{service.url}/{status}").close()  # noqa: S310 - our own server
+    except HTTPError as exc:
+        exc.close()  # it is an open answer
+        raise
 
 
 def urllib3_down(service: Service) -> None:

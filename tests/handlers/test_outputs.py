@@ -337,11 +337,15 @@ def test_what_is_refused_at_registration(
         (bus.predictor if "to" in arguments else bus.consumer)("rides", **arguments)(function)
 
 
+unfinished: list[Any] = []
+
+
 def unfinished_coroutine(ride: Ride) -> Any:
     async def work() -> None:
         pass
 
-    return work()
+    unfinished.append(work())
+    return unfinished[-1]
 
 
 def unfinished_generator(rides: list[Ride]) -> Any:
@@ -356,7 +360,6 @@ def tuple_of_rejects(rides: list[Ride]) -> Any:
     return tuple(Reject("each") for _ in rides)
 
 
-@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")
 @pytest.mark.parametrize(
     "function", [unfinished_coroutine, unfinished_generator, one_reject, tuple_of_rejects]
 )
@@ -366,6 +369,8 @@ async def test_a_consumer_that_did_not_do_its_work_has_not_handled_its_event(fun
     async with TestBus(bus) as test:
         await test.publish_many("rides.started", map(Ride, range(5)))
         assert len(test.dead_letters("store")) == 5
+    while unfinished:
+        unfinished.pop().close()
 
 
 async def test_a_coroutine_around_a_plain_function_is_awaited() -> None:

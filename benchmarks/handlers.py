@@ -17,19 +17,16 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import anyio
 from faststream.redis import RedisBroker, StreamSub
 from redis.asyncio import Redis
 
-import eventml
 from backends.redis.server import RedisServer
 from benchmarks import redis_cases as ways
 from benchmarks.measuring import interleave, machine, no_op, report, rides
-from eventml.backends import redis as backend
 from eventml.backends.redis.wire import encode_headers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from benchmarks.measuring import RideStarted
 
@@ -44,32 +41,6 @@ async def wait_and_predict(ride: ways.Ride, *, wait: float) -> ways.Duration:
 
 def in_batches(batch: list[ways.Ride]) -> list[ways.Duration]:
     return [ways.Duration(ride_id=ride.ride_id, minutes=ride.trip_distance) for ride in batch]
-
-
-def with_eventml(url: str, events: Sequence[RideStarted], handler: Callable[..., Any]) -> float:
-    """Events a second; those of single events with the default of 64 calls at once."""
-    ways.fill(url, events)
-    bus = eventml.Bus("benchmark")
-    bus.predictor(ways.SOURCE, to=ways.TARGET, group=ways.GROUP, name="duration")(handler)
-
-    async def main() -> float:
-        async with (
-            backend.open(url, backend.Settings()) as broker,
-            bus.open(broker),
-            bus.worker() as worker,
-            anyio.create_task_group() as tasks,
-        ):
-            start = time.perf_counter()
-            tasks.start_soon(worker.run)
-            while worker.stats["duration"].completed < len(events):
-                await anyio.sleep(0.002)
-            seconds = time.perf_counter() - start
-            worker.stop()
-        return len(events) / seconds
-
-    rate = asyncio.run(main())
-    ways.drained(url, len(events))
-    return rate
 
 
 def with_loop(url: str, events: Sequence[RideStarted], wait: float) -> float:
@@ -135,7 +106,7 @@ def compare_pydantic(url: str, events: Sequence[RideStarted], rounds: int) -> No
     few, some = events[: len(events) // 20], events[: len(events) // 4]
     figures = interleave(
         {
-            EVENTML: lambda: with_eventml(url, events, in_batches),
+            EVENTML: lambda: ways.with_handler(url, events, in_batches),
             "eventml, msgspec's structs": lambda: ways.with_eventml(url, events, no_op),
             "FastStream, one by one": lambda: ways.with_faststream(url, few, no_op, ways.one_by_one),
             "FastStream, batches and a pipeline": lambda: ways.with_faststream(
@@ -153,7 +124,7 @@ def compare_waiting(url: str, events: Sequence[RideStarted], rounds: int, wait: 
 
     figures = interleave(
         {
-            EVENTML: lambda: with_eventml(url, events, duration),
+            EVENTML: lambda: ways.with_handler(url, events, duration),
             f"FastStream, max_workers={CALLS}": lambda: ways.with_faststream(
                 url, events, no_op, partial(workers, wait=wait)
             ),

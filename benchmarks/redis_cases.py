@@ -78,9 +78,14 @@ def drained(url: str, count: int) -> None:
 
 
 def with_eventml(url: str, events: Sequence[RideStarted], predict: Predict) -> float:
+    return with_handler(url, events, typed(predict), max_batch=BATCH)
+
+
+def with_handler(url: str, events: Sequence[RideStarted], handler: Any, **options: Any) -> float:
+    """Events a second through a handler of any kind, with its default options but these."""
     fill(url, events)
     bus = eventml.Bus("benchmark")
-    bus.predictor(SOURCE, to=TARGET, group=GROUP, name="duration", max_batch=BATCH)(typed(predict))
+    bus.predictor(SOURCE, to=TARGET, group=GROUP, name="duration", **options)(handler)
 
     async def main() -> float:
         async with (

@@ -126,6 +126,7 @@ class CircuitBreaker:
             key = completion.delivery.record.key
             if self._ordered and key in keys:
                 kept.append(completion)
+                self._dead_letters.uncounted -= completion.dead_letter
             elif not _is_failure(completion):
                 self._window.succeeded(1)
                 passed.append(completion)

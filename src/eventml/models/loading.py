@@ -9,7 +9,7 @@ import pickle
 import re
 import stat
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -123,6 +123,34 @@ def load(source: ModelSource, *, name: str) -> Model:
         f"model {name!r}: a model is a path, an Artefact, a Model or a function that returns one, "
         f"not {type(source).__name__}; pass an object by a function: model=lambda: the_object"
     )
+
+
+def current_version(source: ModelSource) -> str | None:
+    """The version that the model at a source has now, without loading it; None if it cannot change.
+
+    A pinned file cannot, nor one whose `version` the code gives, nor what a function makes. It reads a file
+    only if the file has changed.
+
+    Raises:
+        ModelNotFoundError: There is no file at the path.
+        ModelError: The file cannot be read.
+    """
+    artefact = Artefact(source) if isinstance(source, str | os.PathLike) else source
+    if not isinstance(artefact, Artefact) or artefact.sha256 is not None or artefact.version is not None:
+        return None
+    path = os.fspath(artefact.path)
+    try:
+        found = os.stat(path)  # noqa: PTH116 - with its type, as `_read` takes it
+        return _digest(path, found.st_ino, found.st_size, found.st_mtime_ns)[:_DIGITS]
+    except FileNotFoundError as exc:
+        raise ModelNotFoundError(f"there is no model at {path} any more") from exc
+    except (OSError, ValueError) as exc:
+        raise ModelError(f"the model at {path} cannot be read: {exc}") from exc
+
+
+@lru_cache(maxsize=64)
+def _digest(path: str, *_found: int) -> str:
+    return hashlib.sha256(_read(path)).hexdigest()
 
 
 def replacement(source: ModelSource | None, path: str, sha256: str | None = None) -> ModelSource:

@@ -9,7 +9,7 @@ import pickle
 import re
 import stat
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -135,6 +135,8 @@ def current_version(source: ModelSource) -> str | None:
         ModelNotFoundError: There is no file at the path.
         ModelError: The file cannot be read.
     """
+    if isinstance(source, _Replacement):
+        source = source.path
     artefact = Artefact(source) if isinstance(source, str | os.PathLike) else source
     if not isinstance(artefact, Artefact) or artefact.sha256 is not None or artefact.version is not None:
         return None
@@ -162,18 +164,24 @@ def replacement(source: ModelSource | None, path: str, sha256: str | None = None
     """
     if source is None or sha256 is not None:
         return Artefact(path, sha256=sha256)
-    return partial(_load_replacement, source, path)
+    return _Replacement(source, path)
 
 
-def _load_replacement(source: ModelSource, path: str) -> Model:
-    replaced = Artefact(source) if isinstance(source, str | os.PathLike) else source
-    pinned = not isinstance(replaced, Artefact) or replaced.sha256 or _pins_beside(Path(replaced.path))
-    if pinned and not _pins_beside(Path(path)):
-        raise ModelError(
-            f"{path} replaces a model that the code pins or makes, so it needs a pin too: set model_sha256, "
-            f"or run sha256sum {path} > {path}.sha256 when you make the model"
-        )
-    return _load_file(Artefact(path))
+class _Replacement(msgspec.Struct, frozen=True):
+    """Loads the model at a path in the place of a source's, which says whether the file needs a pin."""
+
+    source: ModelSource
+    path: str
+
+    def __call__(self) -> Model:
+        replaced = Artefact(self.source) if isinstance(self.source, str | os.PathLike) else self.source
+        pinned = not isinstance(replaced, Artefact) or replaced.sha256 or _pins_beside(Path(replaced.path))
+        if pinned and not _pins_beside(Path(self.path)):
+            raise ModelError(
+                f"{self.path} replaces a model that the code pins or makes, so it needs a pin too: set "
+                f"model_sha256, or run sha256sum {self.path} > {self.path}.sha256 when you make the model"
+            )
+        return _load_file(Artefact(self.path))
 
 
 def _pins_beside(path: Path) -> dict[str, str]:

@@ -13,7 +13,7 @@ from eventml import models
 from eventml.codec import Decoder, Format
 from eventml.errors import RegistrationError
 from eventml.handlers import Handler
-from eventml.models import Model, ModelSource
+from eventml.models import Model
 from eventml.runtime.golden_rows import check_golden_rows
 
 if TYPE_CHECKING:
@@ -82,18 +82,8 @@ async def load_handlers(
     for handler, (decoder, formats) in zip(handlers, codecs, strict=True):
         own = {name: values[name] for name in handler.resource_names if name != "model"}
         model = None if handler.model is None else await load_model(handler, own)
-        if handler.model is not None and handler.options.model_poll is not None:
-            _check_it_can_change(handler, handler.model)
         loaded.append(LoadedHandler(handler, model, own, decoder, formats))
     return loaded
-
-
-def _check_it_can_change(handler: Handler, source: ModelSource) -> None:
-    if models.current_version(source) is None:
-        raise RegistrationError(
-            f"{handler.name}: model_poll: its model is pinned, or made by a function, and cannot change "
-            "while the worker runs; omit model_poll, or name a file without a pin, or a name in a registry"
-        )
 
 
 async def load_model(handler: Handler, lifespans: Mapping[str, Any]) -> Model:
@@ -104,10 +94,16 @@ async def load_model(handler: Handler, lifespans: Mapping[str, Any]) -> Model:
 
     Raises:
         ModelError: it cannot be loaded, or fails a golden row.
+        RegistrationError: it is to be followed (`model_poll`), and cannot change.
     """
     assert handler.model is not None  # noqa: S101 - for the type checker
     load = partial(models.load, handler.model, name=handler.name)
     model = await to_thread.run_sync(load, abandon_on_cancel=True)
+    if handler.options.model_poll is not None and models.current_version(handler.model) is None:
+        raise RegistrationError(
+            f"{handler.name}: model_poll: its model is pinned, or made by a function, and cannot change "
+            "while the worker runs; omit model_poll, or name a file without a pin, or a name in a registry"
+        )
     if handler.options.golden is not None:
         await check_golden_rows(handler, model, resources(model, lifespans))
     return model

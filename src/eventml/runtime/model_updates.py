@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import anyio
 from anyio import to_thread
 
-from eventml.errors import EventMLError
+from eventml.errors import EventMLError, ModelTamperedError
 from eventml.models import Model, ModelSource, current_version
 from eventml.runtime.failures import describe
 from eventml.runtime.loaded_handlers import LoadedHandler, load_model
@@ -56,7 +56,9 @@ class ModelUpdates:
             elif version != self._refused:
                 self._take_over(await load_model(self._loaded.handler, self._loaded.lifespans))
         except Exception as exc:  # noqa: BLE001 - a library raises anything for a file; the old version goes on
-            self._refuse(version, describe(exc) if isinstance(exc, EventMLError) else repr(exc))
+            # A file may be replaced before the file with its digest is.
+            final = None if isinstance(exc, ModelTamperedError) else version
+            self._refuse(final, str(exc) if isinstance(exc, EventMLError) else describe(exc))
 
     def _take_over(self, new: Model) -> None:
         old = self._model
@@ -66,7 +68,7 @@ class ModelUpdates:
         self._accept()
 
     def _refuse(self, version: str | None, reason: str) -> None:
-        """Record why there is no new version; `version` is None if that cannot be told, and is not final."""
+        """Record why there is no new version. `version` is None if it may still be used as it is."""
         self._refused = version
         if reason != self._stats.model_refused:
             self._stats.model_refused = reason

@@ -75,7 +75,9 @@ def test_no_page_loads_anything_from_elsewhere(site: Path, pages: dict[Path, Pag
     for style in [*site.rglob("*.css"), *site.rglob("*.svg")]:
         assert not re.findall(r"(?:url\(|@import )\s*['\"]?(?:https?:)?//", style.read_text("utf-8")), style
     # The theme's script would load these from a CDN or ask GitHub, where a page has an element for it.
-    assert not {"mermaid", "arithmatex", "md-source"} & set().union(*(page.classes for page in pages.values()))
+    assert not {"mermaid", "arithmatex", "md-source"} & set().union(
+        *(page.classes for page in pages.values())
+    )
 
 
 def test_every_link_and_every_picture_leads_somewhere(site: Path, pages: dict[Path, Page]) -> None:
@@ -97,7 +99,9 @@ def test_every_page_is_in_the_navigation_once() -> None:
     def files(entry: Any) -> list[str]:
         if isinstance(entry, str):
             return [entry]
-        return [file for inner in (entry.values() if isinstance(entry, dict) else entry) for file in files(inner)]
+        return [
+            file for inner in (entry.values() if isinstance(entry, dict) else entry) for file in files(inner)
+        ]
 
     text = re.sub(r"!!python/name:\S+", "", (ROOT / "mkdocs.yml").read_text("utf-8"))
     listed = files(yaml.safe_load(text)["nav"])
@@ -111,9 +115,14 @@ def test_the_reference_has_every_public_name(site: Path, pages: dict[Path, Page]
         anchors = pages[site / "reference" / page / "index.html"].anchors
         assert {f"{module.__name__}.{name}" for name in module.__all__} <= anchors
     anchors = pages[site / "reference" / "backends-base" / "index.html"].anchors
-    assert {f"eventml.backends.base.{name}" for name in ("Backend", "Subscription", "Capabilities")} <= anchors
+    assert {
+        f"eventml.backends.base.{name}" for name in ("Backend", "Subscription", "Capabilities")
+    } <= anchors
 
 
 def test_the_site_can_be_searched_and_has_a_dark_theme(site: Path) -> None:
-    assert "Natural batching" in (site / "search.json").read_text("utf-8") or (site / "search.json").stat().st_size
+    assert (
+        "Natural batching" in (site / "search.json").read_text("utf-8")
+        or (site / "search.json").stat().st_size
+    )
     assert 'data-md-color-scheme="slate"' in (site / "index.html").read_text("utf-8")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,9 +99,12 @@ def test_the_loop_of_redis_py_predicts(redis_server: RedisServer) -> None:
 
 
 def test_the_defaults_of_faststream_are_as_the_page_says() -> None:
-    pytest.importorskip("faststream.redis")
-    from importlib.metadata import version  # noqa: PLC0415 - as above
+    pytest.importorskip("faststream.kafka")
+    from faststream.kafka import KafkaBroker  # noqa: PLC0415 - after the check
+    from faststream.redis import RedisBroker, StreamSub  # noqa: PLC0415 - as above
 
     text = (PAGES / "faststream.md").read_text("utf-8")
     assert f"FastStream {version('faststream')}." in text, "read its release notes, and the page again"
-    assert "`ACK_FIRST`" in text
+    assert KafkaBroker().subscriber("topic").ack_policy.name == "ACK_FIRST"
+    stream = StreamSub("stream", group="group", consumer="worker-1")
+    assert RedisBroker().subscriber(stream=stream).ack_policy.name == "REJECT_ON_ERROR"  # which does not ack

@@ -44,7 +44,9 @@ def test_what_contributing_names_exists() -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", text):
         assert (ROOT / target).exists(), target
     examples = {"deploy/workers/metrics.py"}  # below src/eventml, which the same line names
-    for path in set(re.findall(r"`((?:src|docs|tests|deploy|backends|benchmarks|\.ci|\.github)/[\w./-]*)`", text)):
+    for path in set(
+        re.findall(r"`((?:src|docs|tests|deploy|backends|benchmarks|\.ci|\.github)/[\w./-]*)`", text)
+    ):
         assert (ROOT / path).exists() or path in examples, path
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
     assert set(re.findall(r"`make ([a-z]+)", text)) <= targets
@@ -54,6 +56,10 @@ def test_pre_commit_runs_what_make_check_runs() -> None:
     hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text("utf-8"))["repos"][0]["hooks"]
     makefile = (ROOT / "Makefile").read_text("utf-8")
     for hook in hooks:
-        words = [word for word in hook["entry"].split() if word not in {"--force-exclude", "-p", "no:cacheprovider"}]
+        words = [
+            word
+            for word in hook["entry"].split()
+            if word not in {"--force-exclude", "-p", "no:cacheprovider"}
+        ]
         command = " ".join(words).replace(".venv/bin/", "$(BIN)/")
         assert command.removesuffix(" check").removesuffix(" format") in makefile, hook["id"]

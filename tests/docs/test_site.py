@@ -6,16 +6,27 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import partial
 from html.parser import HTMLParser
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from threading import Thread
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
 import yaml
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import WebDriverWait
 
 import eventml
 import eventml.testing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[2]
 LOADED = {"img": "src", "script": "src", "iframe": "src", "source": "src", "video": "src", "object": "data"}
@@ -120,9 +131,61 @@ def test_the_reference_has_every_public_name(site: Path, pages: dict[Path, Page]
     } <= anchors
 
 
-def test_the_site_can_be_searched_and_has_a_dark_theme(site: Path) -> None:
-    assert (
-        "Natural batching" in (site / "search.json").read_text("utf-8")
-        or (site / "search.json").stat().st_size
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Any]:
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if chromium is None or driver is None:
+        pytest.skip("needs chromium and chromedriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", f"--user-data-dir={tmp_path}"):
+        options.add_argument(flag)
+    with webdriver.Chrome(options=options, service=Service(driver)) as opened:
+        yield opened
+
+
+@pytest.fixture
+def address(site: Path) -> Iterator[str]:
+    """Where the site is served."""
+    handler = partial(QuietHandler, directory=str(site))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    """Serves files and logs nothing."""
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name of the base class
+        """Log nothing."""
+
+
+def test_the_site_is_searched_in_a_dark_theme_without_a_request_to_elsewhere(
+    address: str, browser: Any
+) -> None:
+    dark = {"name": "prefers-color-scheme", "value": "dark"}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [dark]})
+    browser.get(f"{address}/coming-from/loop/")
+    wait = WebDriverWait(browser, 30)
+    wait.until(
+        lambda page: page.find_element(By.TAG_NAME, "body").get_attribute("data-md-color-scheme") == "slate"
     )
-    assert 'data-md-color-scheme="slate"' in (site / "index.html").read_text("utf-8")
+    browser.find_element(By.TAG_NAME, "body").send_keys("/")
+    wait.until(lambda page: page.switch_to.active_element.tag_name != "body")
+    browser.switch_to.active_element.send_keys("bisecting")
+    requested = []
+
+    def found(page: Any) -> bool:
+        """The first result is opened by Enter, once there is one."""
+        requested.extend(
+            page.execute_script("return performance.getEntriesByType('resource').map(e => e.name)")
+        )
+        page.switch_to.active_element.send_keys(Keys.ENTER)
+        return "bisecting" in page.current_url
+
+    wait.until(found)
+    assert requested
+    assert all(url.startswith(address) for url in requested)

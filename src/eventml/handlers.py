@@ -80,6 +80,9 @@ class Handler(msgspec.Struct, frozen=True, kw_only=True):
                 "concurrency: it is for handlers of single events, and this one takes batches, which are "
                 "called one at a time; run more workers (eventml run --workers N)"
             )
+        for option in ("model_poll", "golden"):
+            if getattr(self.options, option) is not None and (self.model is None or not self.outputs):
+                raise ValueError(f"{option}: it is for predictors with a model; omit it")
 
     @property
     def max_batch(self) -> int:

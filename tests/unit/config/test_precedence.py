@@ -23,7 +23,7 @@ WORDS: dict[str, list[Any]] = {
     "when_stale": ["drop", "dead_letter"],
     "model_sha256": ["a" * 64, "b" * 64],
 }
-TEXTS = {"group", "model"}
+TEXTS = {"group", "model", "golden"}
 HANDLERS = ("duration", "tip_max")
 PATHS = (
     [("drain",), ("web", "port"), ("web", "timeout"), ("backend", "lease"), ("backend", "block")]

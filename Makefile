@@ -99,4 +99,4 @@ lock:
 	  --constraint requirements.lock --output-file deployment/requirements.lock
 
 clean:
-	rm -rf $(VENV) build .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist .cache .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -36,9 +36,12 @@ from eventml.runtime.failures import (
     leaves,
     task_group,
 )
+from eventml.runtime.golden_rows import read_golden_rows
+from eventml.runtime.handler_call import CallSteps, HandlerCall
 from eventml.runtime.loaded_handlers import LoadedHandler, load_handlers, load_model
 from eventml.runtime.output_checks import OutputChecks, Prediction
 from eventml.runtime.outputs import (
+    Outputs,
     answer_is_list,
     answer_type,
     are_values,
@@ -61,6 +64,7 @@ __all__ = [
     "SIZE_BUCKETS",
     "BrokerRetry",
     "CallResults",
+    "CallSteps",
     "Caller",
     "DeadLetterAction",
     "DeadLetterCompletion",
@@ -69,10 +73,12 @@ __all__ = [
     "DeadLetterQueue",
     "FailFast",
     "Failed",
+    "HandlerCall",
     "Histogram",
     "Item",
     "LoadedHandler",
     "OutputChecks",
+    "Outputs",
     "Prediction",
     "ReplayReport",
     "Retry",
@@ -97,6 +103,7 @@ __all__ = [
     "plain_outputs",
     "predictor_of",
     "read_dead_letter",
+    "read_golden_rows",
     "read_reply",
     "replay_or_drop",
     "reply_topic",

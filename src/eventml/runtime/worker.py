@@ -188,7 +188,7 @@ class Worker:
         steps = self._steps(loaded, caller, loaded.model)
         call = HandlerCall(handler, steps, stats)
         replies = None
-        if steps.outputs is not None:
+        if steps.outputs is not None and not handler.champion:
             replies = Replies(subscription, self._backend, handler, call=call, source=self._source)
         if options.model_poll is not None:
 

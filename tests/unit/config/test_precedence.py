@@ -27,7 +27,12 @@ TEXTS = {"group", "model", "golden"}
 HANDLERS = ("duration", "tip_max")
 PATHS = (
     [("drain",), ("web", "port"), ("web", "timeout"), ("backend", "lease"), ("backend", "block")]
-    + [("consumer", name, field) for name in HANDLERS for field in SECTIONS["consumer"]]
+    + [
+        ("consumer", name, field)
+        for name in HANDLERS
+        for field in SECTIONS["consumer"]
+        if field != "challenger"
+    ]
     + [("topic", "rides.started", field) for field in TopicSettings.__struct_fields__]
 )
 FILE, ENVIRONMENT, OVERRIDE = range(3)

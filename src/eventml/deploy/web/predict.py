@@ -51,7 +51,9 @@ def served_predictors(bus: Bus, only: Sequence[str] = ()) -> list[Handler]:
         ConfigError: The bus has no predictors, or (`AppNotFoundError`) `only` names something else than one.
     """
     predictors = {
-        name: bus.configured_handler(name) for name, handler in bus.handlers.items() if handler.outputs
+        name: bus.configured_handler(name)
+        for name, handler in bus.handlers.items()
+        if handler.outputs and not handler.champion
     }
     config.check_known(only, predictors, "predictor")
     if not predictors:

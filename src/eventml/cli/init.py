@@ -60,7 +60,7 @@ def write_project(folder: Path, name: str, deployments: Sequence[str] = ()) -> N
         raise UsageError(f"{folder} exists: nothing is overwritten; choose another name")
     check_name(name)
     if unknown := set(deployments) - set(DEPLOYMENTS):
-        raise UsageError(f"--with {sorted(unknown)[0]}: unknown; there are {' and '.join(DEPLOYMENTS)}")
+        raise UsageError(f"--with {min(unknown)}: unknown; there are {' and '.join(DEPLOYMENTS)}")
     values = {
         "name": name,
         "slug": name.replace("_", "-"),

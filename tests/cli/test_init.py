@@ -145,7 +145,7 @@ def test_the_project_trains_tests_checks_and_runs(project: Path, monkeypatch: py
     assert "3 passed" in tool(project, sys.executable, "-m", "pytest", "-q", "-p", "no:schemathesis")
     eventml = (sys.executable, "-m", "eventml")
     monkeypatch.setenv("BACKEND_URL", "redis://:secret@redis.example:6379/0")
-    for profile, url in (((), "memory://"), (("--profile", "prod"), "redis://redis.example:6379/0")):
+    for profile, url in (((), "memory://"), (("--profile", "prod"), "redis://:***@redis.example:6379/0")):
         checked = tool(project, *eventml, "check", "ride_times.app:bus", *profile)
         assert url in checked
         assert "no problems" in checked

@@ -16,6 +16,7 @@ import yaml
 if TYPE_CHECKING:
     from tests.cli.conftest import Invoke
 
+REPOSITORY = Path(__file__).parents[2]
 PODS = {"run.yaml": "Deployment", "serve.yaml": "Deployment", "score.yaml": "CronJob"}
 
 
@@ -159,8 +160,9 @@ def test_the_project_trains_tests_checks_and_runs(project: Path, monkeypatch: py
 # The deployment files
 
 
-def test_hadolint_finds_nothing_in_the_dockerfile(project: Path) -> None:
-    assert tool(project, program("hadolint"), "Dockerfile") == ""
+@pytest.mark.parametrize("file", ["Dockerfile", str(REPOSITORY / "deployment" / "Dockerfile")])
+def test_hadolint_finds_nothing_in_a_dockerfile(file: str, project: Path) -> None:
+    assert tool(project, program("hadolint"), file) == ""
 
 
 def test_the_image_takes_what_the_project_has(project: Path) -> None:
@@ -171,10 +173,13 @@ def test_the_image_takes_what_the_project_has(project: Path) -> None:
         assert (project / name).exists() or name == "models"  # which train.py makes
 
 
-def test_the_compose_file_is_valid(project: Path) -> None:
+def test_compose_files_are_valid(project: Path) -> None:
     compose_spec = pytest.importorskip("compose_spec")
+    ours = [REPOSITORY / "deployment" / "compose.kafka.yaml", REPOSITORY / "backends" / "compose.yaml"]
+    for file in (project / "compose.yaml", *ours):
+        [compose] = documents(file)
+        compose_spec.PyCompose.from_json(json.dumps(compose))  # refuses unknown fields
     [compose] = documents(project / "compose.yaml")
-    compose_spec.PyCompose.from_json(json.dumps(compose))
     assert {"run", "serve", "score", "redis"} == set(compose["services"])
 
 

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
+from eventml.deploy.batch.locations import SqlLocation, parse_location
+
 if TYPE_CHECKING:
     from tests.cli.conftest import Invoke
 
@@ -230,6 +232,19 @@ def test_a_pod_ignores_service_links_and_runs_the_app(file: str, project: Path, 
     assert target.startswith("ride_times.app:")
     options = {word for word in container["args"] if word.startswith("--")}
     assert options <= set(re.findall(r"--[a-z-]+", invoke(command, "--help").output))
+
+
+def test_the_batch_job_has_the_variables_of_its_locations(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [container] = pod(project / "kubernetes" / "score.yaml")["containers"]
+    for variable in container["env"]:
+        monkeypatch.setenv(variable["name"], "p@ss")
+    arguments = dict(zip(container["args"][2::2], container["args"][3::2], strict=True))
+    for option in ("--from", "--to"):
+        location = parse_location(arguments[option], option=option)
+        assert isinstance(location, SqlLocation)
+        assert "p%40ss" in location.url
 
 
 @pytest.mark.parametrize("file", ["run.yaml", "serve.yaml"])

@@ -111,6 +111,9 @@ async def showing(bus: str, status: Status, console: Console) -> AsyncIterator[N
             tasks.start_soon(keep_showing)
             yield
             tasks.cancel_scope.cancel()
+        with anyio.move_on_after(3):  # the lag that is shown is read once in a while
+            while snapshot(status).sum("eventml_lag"):  # noqa: ASYNC110 - polling
+                await anyio.sleep(0.1)
         show(start)
 
 

@@ -52,7 +52,7 @@ def demo(
         words = [str(word) for option in options.items() for word in option]
         # The settings of the user's own apps are left out. A list of processes does not show this one.
         environment = {name: text for name, text in os.environ.items() if not name.startswith("EVENTML_")}
-        environment["EVENTML_BACKEND"] = url
+        environment |= {"EVENTML_BACKEND": url, "TMPDIR": folder}
         command = [sys.executable, "-m", "examples.rides.demo", *words]
         ended = subprocess.run(command, cwd=folder, env=environment, check=False)  # noqa: S603 - the example
     raise typer.Exit(ended.returncode)

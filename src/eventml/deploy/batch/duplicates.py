@@ -1,0 +1,79 @@
+"""Rows that have the id of an earlier row: they are rejected, and the first row of an id is scored."""
+
+from __future__ import annotations
+
+from array import array
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import msgspec
+from anyio import from_thread
+
+from eventml.deploy.batch.chunks import DUPLICATE_ID, RejectedRow, RowChunk, Source
+from eventml.deploy.batch.row_decoding import RowDecoder, row_texts
+from eventml.errors import SourceError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+
+def find_duplicates(source: Source, decoder: RowDecoder, rows: int) -> dict[str, str]:
+    """Return the rows of a file that have the id of an earlier row, with that row, both by their labels.
+
+    The file's ids are read once, and again if two of their hashes are equal. This runs in a worker thread of
+    anyio, and ends early if the task that waits for it is cancelled.
+    """
+    import pyarrow as pa  # noqa: PLC0415 - it comes with an extra, and is installed if a job runs
+    import pyarrow.compute as pc  # noqa: PLC0415 - as above
+
+    hashes = array("q")
+    for chunk in _chunks(source, rows):
+        hashes.extend(hash(one) for one in decoder.ids(chunk) if one is not None)
+    ordered = pa.Array.from_buffers(pa.int64(), len(hashes), [None, pa.py_buffer(hashes)]).sort()
+    repeated = set(ordered[1:].filter(pc.equal(ordered[1:], ordered[:-1])).to_pylist())
+    labels: dict[str, list[str]] = {}
+    for chunk in _chunks(source, rows) if repeated else ():
+        for number, one in enumerate(decoder.ids(chunk)):
+            if one is not None and hash(one) in repeated:
+                labels.setdefault(one, []).append(chunk.label(number))
+    return {label: first for first, *others in labels.values() for label in others}
+
+
+def _chunks(source: Source, rows: int) -> Iterator[RowChunk]:
+    """The chunks up to the first that cannot be read: the run ends there too, after the rows before it."""
+    with suppress(SourceError):
+        for chunk in source.chunks([], rows=rows, after=None):
+            from_thread.check_cancelled()
+            yield chunk
+
+
+class DuplicateFilter:
+    """Rejects the rows that have the id of an earlier row.
+
+    Args:
+        found: What `find_duplicates` has found; None if the rows come in the order of their ids.
+    """
+
+    def __init__(self, decoder: RowDecoder, found: Mapping[str, str] | None) -> None:
+        self._ids = decoder.ids
+        self._found = found
+        self._last: str | None = None
+
+    def __call__(self, chunk: RowChunk) -> RowChunk:
+        """Return the chunk with those rows among the rejected ones."""
+        if self._found == {}:
+            return chunk
+        ids, row, rejected, rest = self._ids(chunk), row_texts(chunk), [*chunk.rejected], []
+        for number, one in enumerate(ids):
+            if self._found is None:
+                earlier = "the row before" if one is not None and one == self._last else None
+                self._last = one
+            else:
+                earlier = self._found.get(chunk.label(number))
+            if earlier is None:
+                rest.append(number)
+            else:
+                reason = f"{chunk.label(number)} has the id of {earlier}; only the first of them is scored"
+                rejected.append(RejectedRow(str(one), DUPLICATE_ID, reason, row(number)))
+        whole = len(rest) == len(ids)
+        return chunk if whole else msgspec.structs.replace(chunk.take(rest), rejected=rejected)

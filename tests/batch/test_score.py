@@ -75,20 +75,6 @@ async def test_a_table_has_the_predictions_of_each_model_version(
     assert len({(row["id"], row["model_version"]) for row in read(target).rows}) == 200
 
 
-@pytest.mark.parametrize("source", ["rides.parquet", "rides.jsonl", "rides.csv"])
-async def test_of_two_rows_with_one_id_a_table_has_the_first(source: str, scored: Score) -> None:
-    target = "sqlite:///out.db#predictions"
-    rows = rides(100)
-    write(
-        source, [*rows, {**rows[3], "distance": 1000.0}, *rides(10, first=200), {**rows[50], "distance": 0.0}]
-    )
-    summary = await scored("array", source, target, chunk=7)
-    assert (summary.read, summary.written, summary.unchanged) == (112, 110, 2)
-    found = {row["id"]: row["value"] for row in read(target).rows}
-    assert found[rows[3]["ride_id"]] == rows[3]["distance"] * 2.1
-    assert len(read(target).rows) == 110
-
-
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("source", SOURCES)
 async def test_a_bad_row_is_rejected_and_costs_only_itself(source: str, target: str, scored: Score) -> None:

@@ -284,15 +284,15 @@ class _Command:
 
 def describe(summary: batch.ScoreSummary, *, only_new: bool = False) -> str:
     """Return the summary of a run as a line of text."""
-    parts = (
-        (summary.written - summary.changed, "new"),
-        (summary.changed, "changed"),
-        (summary.unchanged, "kept" if only_new else "unchanged"),
-    )
-    of = ", ".join(f"{count:,} {what}" for count, what in parts if count)
+    written = f"{summary.written:,} predictions written to"
+    if summary.changed or summary.unchanged:
+        kept = f"{summary.unchanged:,} {'kept' if only_new else 'unchanged'}"
+        written = (
+            f"{summary.written - summary.changed:,} new predictions, {summary.changed:,} changed, {kept} in"
+        )
     duplicates = f" ({summary.duplicates:,} with the id of an earlier row)" if summary.duplicates else ""
     counts = [
-        f"{summary.written:,} predictions written to {summary.target}" + (of and f" ({of})"),
+        f"{written} {summary.target}",
         summary.no_output and f"{summary.no_output:,} without an output",
         summary.rejected and f"{summary.rejected:,} rejected{duplicates}: see {summary.rejects}",
         summary.resumed and f"{summary.resumed:,} of the rows were finished by an earlier run",

@@ -90,12 +90,14 @@ def test_the_summary_of_another_run_says_what_has_changed() -> None:
     assert f"; 0 new predictions, 0 changed, 13 unchanged in {table} (" in score(*job, "--overwrite").stdout
 
 
-def test_rows_with_an_id_of_an_earlier_row_are_told_by_their_numbers() -> None:
+def test_rows_with_an_id_of_an_earlier_row_are_told_by_their_numbers(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     rows = rides(10)
     write("rides.csv", [*rows, rows[2]])
     result = score("scored_app:minutes", "--from", "rides.csv", "--to", "out.csv")
     assert result.exit_code == 3
-    assert "rides.csv: line 12 has the id of line 4, and is rejected" in result.stderr
+    assert "rides.csv: line 12 has the id of line 4, and is rejected" in caplog.text
     assert "; 1 rejected (1 with the id of an earlier row): see out.rejects.jsonl (" in result.stdout
 
 

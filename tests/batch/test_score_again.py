@@ -313,3 +313,14 @@ def test_the_rate_leaves_out_the_loading_of_the_model(scored_now: ScoreNow) -> N
     assert 0 <= summary.load_seconds < summary.seconds
     scoring = summary.seconds - summary.load_seconds
     assert summary.rows_per_second == pytest.approx(1000 / scoring, rel=0.002 / scoring + 0.01)
+
+
+def test_new_rows_alone_of_json_lines_leave_what_is_there(scored_now: ScoreNow) -> None:
+    rows = rides(3)
+    scored_now("minutes", write("rides.jsonl", rows), TABLE)
+    changed = [{**rows[0], "distance": 100.0}, {**rows[1], "zone": NO_OUTPUT}, rows[2], *rides(1, first=9)]
+    again = scored_now("minutes", write("rides.jsonl", changed), TABLE, only_new=True)
+    assert (counts(again), again.no_output) == ((1, 0, 2), 1)
+    assert {row["id"]: row["minutes"] for row in read(TABLE).rows} == {
+        row["ride_id"]: row["distance"] * 2.1 for row in [*rows, *rides(1, first=9)]
+    }

@@ -202,18 +202,12 @@ def require_fields(rows: Iterable[EventRow | BadRow], needed: Collection[str]) -
 
 
 def check_first_rows(rows: Iterator[EventRow | BadRow], name: str) -> Iterator[EventRow | BadRow]:
-    """Read the first rows, and return all of them.
-
-    Raises:
-        SourceError: None of them is a valid event: the rows are not what the topic takes.
-    """
+    """Return the rows. Raises SourceError if none of the first ones is a valid event."""
     first = list(islice(rows, _CHECKED))
-    bad = [row for row in first if isinstance(row, BadRow)]
+    bad = [f"line {row.line}: {row.reason}" for row in first if isinstance(row, BadRow)]
     if bad and len(bad) == len(first):
-        raise SourceError(
-            f"{name}: none of the first {len(bad):,} rows is a valid event, and nothing was published; "
-            f"line {bad[0].line}: {bad[0].reason}"
-        )
+        count = f"none of the first {len(bad):,} rows is a valid event"
+        raise SourceError(f"{name}: {count}, and nothing was published; {bad[0]}")
     return chain(first, rows)
 
 

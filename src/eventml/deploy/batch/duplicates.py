@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 def find_duplicates(source: Source, decoder: RowDecoder, rows: int) -> dict[str, str]:
     """Return the rows of a file that have the id of an earlier row, with that row, both by their labels.
 
-    The file's ids are read once, and again if two of their hashes are equal. This runs in a worker thread of
-    anyio, and ends early if the task that waits for it is cancelled.
+    The ids are read once, and again if two of their hashes are equal. It runs in a worker thread of anyio.
     """
     import pyarrow as pa  # noqa: PLC0415 - it comes with an extra, and is installed if a job runs
     import pyarrow.compute as pc  # noqa: PLC0415 - as above
@@ -48,11 +47,7 @@ def _chunks(source: Source, rows: int) -> Iterator[RowChunk]:
 
 
 class DuplicateFilter:
-    """Rejects the rows that have the id of an earlier row.
-
-    Args:
-        found: What `find_duplicates` has found; None if the rows come in the order of their ids.
-    """
+    """Rejects the rows that `find_duplicates` has found; with None, those that have the id of the row before."""
 
     def __init__(self, decoder: RowDecoder, found: Mapping[str, str] | None) -> None:
         self._ids = decoder.ids
@@ -60,7 +55,6 @@ class DuplicateFilter:
         self._last: str | None = None
 
     def __call__(self, chunk: RowChunk) -> RowChunk:
-        """Return the chunk with those rows among the rejected ones."""
         if self._found == {}:
             return chunk
         ids, row, rejected, rest = self._ids(chunk), row_texts(chunk), [*chunk.rejected], []

@@ -144,7 +144,7 @@ class SqlTarget(Target):
             return self._store(connection, chunk, *map(sum, zip((0, 0), *written, strict=True)))
 
     def _store(self, connection: sa.Connection, chunk: ScoredChunk, new: int, changed: int) -> Checkpoint:
-        for table, earlier in self._earlier(as_list(chunk.no_output)):
+        for table, earlier in () if self._run.only_new else self._earlier(as_list(chunk.no_output)):
             translated = translate_errors(self._location, TargetError)
             with suppress(InvalidRowError), translated, connection.begin_nested():  # as in `known`
                 connection.execute(sa.delete(table).where(earlier))
@@ -227,7 +227,7 @@ class SqlTarget(Target):
         table = self._checkpoints
         # A finished run has the position null.
         unfinished = (table.c.run == self._key) & (table.c.position != "null")
-        unfinished &= table.c.updated >= _to_text(datetime.fromtimestamp(since, UTC))
+        unfinished &= table.c.updated >= datetime.fromtimestamp(since, UTC).isoformat(timespec="seconds")
         row = connection.execute(sa.select(table.c.position, table.c.counts).where(unfinished)).first()
         if row is None:
             return Checkpoint()
@@ -243,15 +243,11 @@ class SqlTarget(Target):
             "source": run.source,
             "position": msgspec.json.encode(checkpoint.position).decode(),
             "counts": msgspec.json.encode(checkpoint.counts).decode(),
-            "updated": _to_text(datetime.now(UTC)),
+            "updated": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         of_run = table.c.run == self._key
         if connection.execute(table.update().where(of_run).values(values)).rowcount == 0:
             connection.execute(table.insert().values(run=self._key, **values))
-
-
-def _to_text(time: datetime) -> str:
-    return time.isoformat(timespec="seconds")
 
 
 def _replace_nulls(values: list[Any]) -> list[Any]:

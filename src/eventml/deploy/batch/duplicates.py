@@ -47,7 +47,7 @@ def _chunks(source: Source, rows: int) -> Iterator[RowChunk]:
 
 
 class DuplicateFilter:
-    """Rejects the rows that `find_duplicates` has found; with None, those that have the id of the row before."""
+    """Rejects the rows that `find_duplicates` has found; for None, those with the id of the row before."""
 
     def __init__(self, decoder: RowDecoder, found: Mapping[str, str] | None) -> None:
         self._ids = decoder.ids

@@ -3,7 +3,7 @@
 Read `job.py` first (the three stages of a run), then in the order of the stages:
 - reading: `locations.py` (what `--from` and `--to` name), `chunks.py` (what passes between the stages),
   `file_source.py` with `csv_reader.py`, `sql_source.py`;
-- scoring: `row_decoding.py` (rows to events), `duplicates.py`, `scoring.py` (calling the predictor),
+- scoring: `row_decoding.py` (rows to events), `row_filters.py`, `scoring.py` (calling the predictor),
   `output_columns.py`;
 - writing: `file_target.py` (with the checkpoints of a file) in its `work_folder.py`, `sql_target.py` with
   `sql_tables.py` (its tables, and opening a database) and `sql_rows.py`. `csv_reader.py` also reads for

@@ -273,21 +273,6 @@ def require_id_column(source: object, columns: Sequence[str], id_column: str) ->
         )
 
 
-def drop_known(chunk: RowChunk, known: Callable[[Values], set[Any]]) -> RowChunk:
-    """Return the chunk without the rows that the target knows.
-
-    The ids of JSON lines are not known before they are decoded, so nothing is dropped there.
-    """
-    if chunk.lines is not None or not len(chunk.ids):
-        return chunk
-    ids = normalize_ids(chunk.ids)[0]
-    there = known(ids)
-    if not there:
-        return chunk
-    left = [number for number, one in enumerate(as_list(ids)) if one not in there]
-    return msgspec.structs.replace(chunk.take(left), known=len(ids) - len(left))
-
-
 def normalize_ids(ids: Values) -> tuple[Values, bool]:
     """Return ids as integers or text, and whether one is missing or not `is_storable`; then as a list.
 

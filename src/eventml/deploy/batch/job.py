@@ -23,11 +23,10 @@ from eventml.deploy.batch.chunks import (
     ScoredChunk,
     Source,
     Target,
-    drop_known,
 )
-from eventml.deploy.batch.duplicates import DuplicateFilter, find_duplicates
 from eventml.deploy.batch.locations import FileLocation, Location, SqlLocation
 from eventml.deploy.batch.row_decoding import RowDecoder
+from eventml.deploy.batch.row_filters import DuplicateFilter, drop_known, find_duplicates
 from eventml.deploy.batch.scoring import Scorer
 from eventml.errors import ConfigError, JobError, MissingExtraError
 from eventml.runtime import task_group

@@ -1,20 +1,21 @@
-"""Rows that have the id of an earlier row: they are rejected, and the first row of an id is scored."""
+"""Rows that are not scored: those with the id of an earlier row, and those whose prediction is to be kept."""
 
 from __future__ import annotations
 
 from array import array
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from anyio import from_thread
 
-from eventml.deploy.batch.chunks import DUPLICATE_ID, RejectedRow, RowChunk, Source
+from eventml.deploy.batch.chunks import DUPLICATE_ID, RejectedRow, RowChunk, Source, normalize_ids
+from eventml.deploy.batch.output_columns import Values, as_list
 from eventml.deploy.batch.row_decoding import RowDecoder, row_texts
 from eventml.errors import SourceError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 
 def find_duplicates(source: Source, decoder: RowDecoder, rows: int) -> dict[str, str]:
@@ -71,3 +72,18 @@ class DuplicateFilter:
                 rejected.append(RejectedRow(str(one), DUPLICATE_ID, reason, row(number)))
         whole = len(rest) == len(ids)
         return chunk if whole else msgspec.structs.replace(chunk.take(rest), rejected=rejected)
+
+
+def drop_known(chunk: RowChunk, known: Callable[[Values], set[Any]]) -> RowChunk:
+    """Return the chunk without the rows that the target knows.
+
+    The ids of JSON lines are not known before they are decoded, so nothing is dropped there.
+    """
+    if chunk.lines is not None or not len(chunk.ids):
+        return chunk
+    ids = normalize_ids(chunk.ids)[0]
+    there = known(ids)
+    if not there:
+        return chunk
+    left = [number for number, one in enumerate(as_list(ids)) if one not in there]
+    return msgspec.structs.replace(chunk.take(left), known=len(ids) - len(left))

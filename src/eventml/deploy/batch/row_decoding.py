@@ -175,7 +175,10 @@ class RowDecoder:
     def ids(self, chunk: RowChunk) -> list[str | None]:
         """Return the ids of a chunk's rows as text, None where one is missing or cannot be read."""
         if chunk.lines is None:
-            return [None if one is None else str(one) for one in as_list(normalize_ids(chunk.ids)[0])]
+            found = as_list(normalize_ids(chunk.ids)[0])
+            if set(map(type, found)) <= {str}:
+                return found
+            return [None if one is None else str(one) for one in found]
         ids: list[str | None] = [None] * len(chunk.lines)
         for number, line in enumerate(chunk.lines):
             with suppress(Exception):  # the line is rejected when it is decoded

@@ -28,7 +28,7 @@ def find_duplicates(source: Source, decoder: RowDecoder, rows: int) -> dict[str,
 
     hashes = array("q")
     for chunk in _chunks(source, rows):
-        hashes.extend(hash(one) for one in decoder.ids(chunk) if one is not None)
+        hashes.extend(map(hash, decoder.ids(chunk)))
     ordered = pa.Array.from_buffers(pa.int64(), len(hashes), [None, pa.py_buffer(hashes)]).sort()
     repeated = set(ordered[1:].filter(pc.equal(ordered[1:], ordered[:-1])).to_pylist())
     labels: dict[str, list[str]] = {}

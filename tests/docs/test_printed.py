@@ -41,9 +41,9 @@ BLOCKS: Final = {name_of(page): blocks_of(page) for page in PAGES}
 KINDS: Final = {"python", "shell", "toml", "json", "text"}
 
 
-def marks(blocks: list[Block]) -> list[pytest.MarkDecorator]:
+def marks(page: str) -> list[pytest.MarkDecorator]:
     """The brokers that the commands of a page need."""
-    text = "\n".join(block.text for block in blocks if block.kind == "shell")
+    text = "\n".join(block.text for block in BLOCKS[page] if block.kind == "shell")
     needs = {"redis": "localhost:6379", "kafka": "localhost:9092"}
     return [pytest.mark.slow, *(getattr(pytest.mark, name) for name, host in needs.items() if host in text)]
 
@@ -81,7 +81,7 @@ class Reader:
                 self.before = file.read_text()
             elif file.is_file():
                 (self.folder / file.name).write_text(self.addresses(file.read_text()))
-        if (self.folder / "prepare.py").exists():
+        if (context / "prepare.py").exists():
             self.run("python prepare.py")
 
     def follow(self, blocks: list[Block]) -> None:
@@ -228,21 +228,25 @@ def start_redis_once(start_redis: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    "page", [pytest.param(page, marks=marks(blocks)) for page, blocks in BLOCKS.items() if blocks]
+    "page", [pytest.param(page, marks=marks(page)) for page, blocks in BLOCKS.items() if blocks]
 )
 @pytest.mark.timeout(600)
 def test_a_page_runs_as_it_is_printed(
     page: str, tmp_path: Path, programs: Path, addresses: Callable[[str], str]
 ) -> None:
-    blocks = BLOCKS[page]
-    printed = "\n".join(block.text for block in blocks)
+    own = CONTEXTS / page.replace("/", "-").removesuffix(".md")
     with following(page, tmp_path, programs, addresses) as reader:
-        if "rides:" in printed and not any(block.file == "rides.py" for block in blocks):
+        if known_app(page) or (own / "before.py").exists():
             reader.take(CONTEXTS / "rides")
-        own = CONTEXTS / page.replace("/", "-").removesuffix(".md")
         if own.is_dir():
             reader.take(own)
-        reader.follow(blocks)
+        reader.follow(BLOCKS[page])
+
+
+def known_app(page: str) -> bool:
+    """Whether a page prints commands for `rides:bus` and takes that app as known."""
+    commands = "".join(block.text for block in BLOCKS[page] if block.kind == "shell")
+    return "rides:" in commands and not any(block.file == "rides.py" for block in BLOCKS[page])
 
 
 @pytest.mark.parametrize("page", BLOCKS)

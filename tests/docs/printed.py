@@ -1,8 +1,8 @@
 """What README and the pages of docs/ print: their blocks, and how each is run as it is printed.
 
-A block of Python whose first line is `# name.py` is that file (`# name.py, continued` is more of it); the other
-blocks of Python on a page are one session. A block of shell is a list of commands. TOML and JSON are parsed. A
-block without a language is shell if its first word is a program, and otherwise a picture or a message.
+A block of Python whose first line is `# name.py` is that file (`# name.py, continued` is more of it); the
+other blocks of Python on a page are one session. A block of shell is a list of commands. TOML and JSON are
+parsed. A block without a language is shell if its first word is a program, and otherwise a picture or output.
 """
 
 from __future__ import annotations
@@ -17,9 +17,6 @@ PAGES: Final = sorted(
     [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")], key=lambda page: page.relative_to(ROOT).as_posix()
 )
 
-PROGRAMS: Final = frozenset(
-    "cat cd curl docker echo eventml journalctl kcat kubectl make pip python redis-cli systemctl tail".split()
-)
 NOT_HERE: Final = {
     "docker": "needs a Docker daemon and images from a registry",
     "journalctl": "needs systemd",
@@ -29,6 +26,8 @@ NOT_HERE: Final = {
     "systemctl": "needs systemd",
 }
 """Programs that these tests do not run, and why."""
+PROGRAMS: Final = {"cat", "curl", "echo", "eventml", "kcat", "python", "redis-cli", "tail", *NOT_HERE}
+"""Programs that a block without a language may begin with."""
 
 _FENCE: Final = re.compile(r"^( *)```([\w-]*)[^\n]*\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 _FILE: Final = re.compile(r"# ([\w./-]+\.(?:py|toml))(, continued)?\b.*\n")

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 SESSION: Final = Path(__file__).with_name("session.py")
 LIMIT: Final = 60.0  # seconds for one command
 BLOCKS: Final = {name_of(page): blocks_of(page) for page in PAGES}
-KINDS: Final = {"python", "shell", "toml", "json", "text"}
+KINDS: Final = {"python", "shell", "toml", "json", "text", "mermaid"}
 
 
 def marks(page: str) -> list[pytest.MarkDecorator]:
@@ -168,7 +168,7 @@ class Reader:
         """Stop what still runs; none of it may have failed."""
         ended = [(command, self.stop(process), log) for command, process, log in self.running]
         for command, status, log in ended:
-            stopped = status == 0 or status == -signal.SIGTERM
+            stopped = status in (0, -signal.SIGTERM)  # the shell of a pipeline ends by it
             assert stopped, f"{self.page}: `{command}` ended with {status}:\n{log.read_text()}"
 
 
@@ -177,11 +177,12 @@ def reason(page: str, text: str) -> str | None:
     for (one, part), why in NOT_RUN.items():
         if one == page and part in text:
             return why
-    if "\n" not in text and (why := NOT_HERE.get(program_of(text))):
-        return why
-    if "\n" not in text and shutil.which(program_of(text)) is None and program_of(text) in {"jq", "kcat"}:
-        return f"needs {program_of(text)}"
-    return None
+    if "\n" in text:
+        return None
+    if (program := program_of(text)) in NOT_HERE:
+        return NOT_HERE[program]
+    missing = {"jq", "kcat", "redis-cli"} & set(re.findall(r"[\w-]+", text))
+    return next((f"needs {one}" for one in missing if shutil.which(one) is None), None)
 
 
 @contextmanager

@@ -27,7 +27,7 @@ def build_wheel(folder: Path) -> Path:
 
 
 def install_beside(wheel: Path, folder: Path) -> Path:
-    """Install a wheel without its dependencies, which are those of this environment. Returns the folder of programs."""
+    """Install a wheel beside the packages of this environment, and return the folder of its programs."""
     venv.create(folder, symlinks=True)
     programs = folder / "bin"
     _pip("--python", str(programs / "python"), "install", "--no-deps", "--no-index", str(wheel))

@@ -1,5 +1,9 @@
-from rides import DurationPredicted, RideStarted, bus
+from rides import DurationPredicted, RideStarted
 from sklearn.linear_model import LinearRegression
+
+from eventml import Bus
+
+bus = Bus("rides")
 
 
 def trips() -> tuple[list[list[float]], list[float]]:

@@ -44,8 +44,23 @@ KINDS: Final = {"python", "shell", "toml", "json", "text", "mermaid"}
 def marks(page: str) -> list[pytest.MarkDecorator]:
     """The brokers that the commands of a page need."""
     text = "\n".join(block.text for block in BLOCKS[page] if block.kind == "shell")
-    needs = {"redis": "localhost:6379", "kafka": "localhost:9092"}
-    return [pytest.mark.slow, *(getattr(pytest.mark, name) for name, host in needs.items() if host in text)]
+    needs = {
+        "redis": "localhost:6379" in text or bool(contexts(page)),
+        "kafka": "localhost:9092" in text,
+    }
+    return [pytest.mark.slow, *(getattr(pytest.mark, name) for name, needed in needs.items() if needed)]
+
+
+def contexts(page: str) -> list[Path]:
+    """The folders with what a page takes as known.
+
+    They are `rides/`, if it prints commands for `rides:bus` or begins with names of that app, and its own.
+    """
+    commands = "".join(block.text for block in BLOCKS[page] if block.kind == "shell")
+    own = CONTEXTS / page.replace("/", "-").removesuffix(".md")
+    named = "rides:" in commands and not any(block.file == "rides.py" for block in BLOCKS[page])
+    found = {CONTEXTS / "rides": named or (own / "before.py").exists(), own: own.is_dir()}
+    return [folder for folder, taken in found.items() if taken]
 
 
 @pytest.fixture(scope="module")
@@ -235,19 +250,10 @@ def start_redis_once(start_redis: Any) -> Any:
 def test_a_page_runs_as_it_is_printed(
     page: str, tmp_path: Path, programs: Path, addresses: Callable[[str], str]
 ) -> None:
-    own = CONTEXTS / page.replace("/", "-").removesuffix(".md")
     with following(page, tmp_path, programs, addresses) as reader:
-        if known_app(page) or (own / "before.py").exists():
-            reader.take(CONTEXTS / "rides")
-        if own.is_dir():
-            reader.take(own)
+        for context in contexts(page):
+            reader.take(context)
         reader.follow(BLOCKS[page])
-
-
-def known_app(page: str) -> bool:
-    """Whether a page prints commands for `rides:bus` and takes that app as known."""
-    commands = "".join(block.text for block in BLOCKS[page] if block.kind == "shell")
-    return "rides:" in commands and not any(block.file == "rides.py" for block in BLOCKS[page])
 
 
 @pytest.mark.parametrize("page", BLOCKS)

@@ -41,11 +41,13 @@ class Minutes(msgspec.Struct):
 
 bus.topic("rides.started", event_type=Ride, id_field="ride_id")
 
-@bus.predictor("rides.started", to="rides.duration", retries=0)
-def duration(ride: Ride) -> Minutes:
+@bus.predictor("rides.started", to="rides.duration", retries=0, model=lambda: 14.0)
+def duration(ride: Ride, model) -> Minutes:
     if ride.ride_id == "r-17":
         raise KeyError(ride.pickup_location_id)
-    return Minutes(ride.ride_id, 14.0)
+    return Minutes(ride.ride_id, model)
+
+bus.challenger("duration", "gbm", model=lambda: 15.0)
 
 @bus.predictor("rides.started", to="rides.tip")
 def tip(ride: Ride) -> float:

@@ -35,7 +35,7 @@ LAYERS: Final = [
     {"bus"},
     {"eventml", "testing"},
     {"deploy", "deploy.workers"},
-    {"deploy.web", "deploy.batch"},
+    {"deploy.web", "deploy.batch", "deploy.comparison"},
     {"cli"},
     {"__main__"},
 ]
@@ -50,6 +50,7 @@ FACES: Final = {
     "eventml.bus",
     "eventml.config",
     "eventml.deploy.batch",
+    "eventml.deploy.comparison",
     "eventml.deploy.web",
     "eventml.deploy.workers",
     "eventml.frames",

@@ -17,8 +17,6 @@ async function load(token) {
   });
 }
 
-form.addEventListener("submit", (event) => {
-  event.preventDefault();
-  load(form.querySelector("input").value);
-});
+document.documentElement.classList.toggle("dark-mode", matchMedia("(prefers-color-scheme: dark)").matches);
+form.onsubmit = (event) => { event.preventDefault(); load(form.querySelector("input").value); };
 load();

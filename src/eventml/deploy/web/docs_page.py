@@ -27,7 +27,6 @@ _FILES: Final = {
     "/docs/swagger-ui-bundle.js": ("swagger_ui/swagger-ui-bundle.js", _JAVASCRIPT),
     "/docs/swagger-ui.css": ("swagger_ui/swagger-ui.css", "text/css; charset=utf-8"),
 }
-
 PATHS: Final = ("", *_FILES)
 
 # Swagger UI sets styles on its elements, and its icons are data URLs.
@@ -48,8 +47,7 @@ async def send_page(path: str, scope: Scope, send: Send) -> None:
         return
     name, content_type = _FILES[path]
     headers = {"content-security-policy": POLICY, "vary": "accept-encoding"}
-    compress = "gzip" in (header(scope, b"accept-encoding") or "")
-    if compress:
+    if compress := "gzip" in (header(scope, b"accept-encoding") or ""):
         headers["content-encoding"] = "gzip"
     body = await anyio.to_thread.run_sync(_read, name, compress)
     await send_response(send, HTTPStatus.OK, body, content_type, headers)

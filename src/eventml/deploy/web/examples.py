@@ -48,10 +48,8 @@ def example_of(schema: Any, components: Schema, depth: int = 0) -> Any:
         case "object":
             return {name: part(one) for name, one in schema.get("properties", {}).items()}
         case "array":
-            some = (
-                [schema["items"]] * _length(schema) if schema.get("items") and depth < _DEEPEST_ITEMS else []
-            )
-            return [part(one) for one in schema.get("prefixItems", some)]
+            items = [schema.get("items")] * _length(schema) if depth < _DEEPEST_ITEMS else []
+            return [part(one) for one in schema.get("prefixItems", items)]
         case type_:
             make = _SCALARS.get(str(type_))
             return make(schema) if make else None
@@ -65,8 +63,7 @@ def _number(schema: Schema) -> float:
     least, most = schema.get("minimum", -math.inf), schema.get("maximum", math.inf)
     above, below = schema.get("exclusiveMinimum", -math.inf), schema.get("exclusiveMaximum", math.inf)
     step = schema.get("multipleOf", 0)
-    candidates = (1, least, most, step, above + 1, below - 1, (above + below) / 2)
-    for number in candidates:
+    for number in (1, least, most, step, above + 1, below - 1, (above + below) / 2):
         fits = least <= number <= most and above < number < below and math.isfinite(number)
         if fits and not (step and number % step):
             return float(number)

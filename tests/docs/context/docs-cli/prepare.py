@@ -1,4 +1,4 @@
-"""Leave a dead letter on the stream, and the contract of the app in a file."""
+"""Leave a dead letter on Redis, the topics on Kafka, and the contract of the app in a file."""
 
 import subprocess
 
@@ -16,3 +16,6 @@ async def fail() -> None:
 anyio.run(fail)
 with open("rides.json", "w") as file:
     subprocess.run(["eventml", "schema", "rides:bus"], stdout=file, check=True)
+subprocess.run(
+    ["eventml", "topics", "create", "rides:bus", "--backend", "kafka://localhost:9092"], check=True
+)

@@ -48,15 +48,12 @@ def example_of(schema: Any, components: Schema, depth: int = 0) -> Any:
         case "object":
             return {name: part(one) for name, one in schema.get("properties", {}).items()}
         case "array":
-            items = [schema.get("items")] * _length(schema) if depth < _DEEPEST_ITEMS else []
+            length = max(schema.get("minItems", 0), min(1, schema.get("maxItems", 1)))
+            items = [schema.get("items")] * length if depth < _DEEPEST_ITEMS else []
             return [part(one) for one in schema.get("prefixItems", items)]
         case type_:
             make = _SCALARS.get(str(type_))
             return make(schema) if make else None
-
-
-def _length(schema: Schema) -> int:
-    return max(int(schema.get("minItems", 0)), min(1, int(schema.get("maxItems", 1))))
 
 
 def _number(schema: Schema) -> float:

@@ -29,7 +29,7 @@ NOT_HERE: Final = {
 PROGRAMS: Final = {"cat", "curl", "echo", "eventml", "kcat", "python", "redis-cli", "tail", *NOT_HERE}
 """Programs that a block without a language may begin with."""
 
-_FENCE: Final = re.compile(r"^( *)```([\w-]*)[^\n]*\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
+_FENCE: Final = re.compile(r"^( *)```([\w-]*)([^\n]*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 _FILE: Final = re.compile(r"# ([\w./-]+\.(?:py|toml))(, continued)?\b.*\n")
 
 
@@ -42,6 +42,7 @@ class Block(NamedTuple):
         text: What is printed.
         file: Name of the file that it is, if it says so.
         continued: Whether it is more of that file.
+        alone: Whether it has a title, and so is an example by itself, which the page's own test runs.
     """
 
     place: str
@@ -49,6 +50,7 @@ class Block(NamedTuple):
     text: str
     file: str | None
     continued: bool
+    alone: bool
 
 
 def name_of(page: Path) -> str:
@@ -61,12 +63,12 @@ def blocks_of(page: Path) -> list[Block]:
     source = page.read_text("utf-8")
     found = []
     for match in _FENCE.finditer(source):
-        indent, language, text = match.groups()
+        indent, language, options, text = match.groups()
         text = re.sub(rf"^{indent}", "", text, flags=re.MULTILINE)
         place = f"{name_of(page)}:{source.count(chr(10), 0, match.start()) + 1}"
         named = _FILE.match(text)
         file, continued = (named[1], bool(named[2])) if named else (None, False)
-        found.append(Block(place, _kind(language, text), text, file, continued))
+        found.append(Block(place, _kind(language, text), text, file, continued, "title=" in options))
     return found
 
 

@@ -43,7 +43,8 @@ KINDS: Final = {"python", "shell", "toml", "json", "text", "mermaid"}
 
 def marks(page: str) -> list[pytest.MarkDecorator]:
     """The brokers that the commands of a page need."""
-    text = "\n".join(block.text for block in BLOCKS[page] if block.kind == "shell")
+    run = [block for block in BLOCKS[page] if block.kind in ("python", "shell") and not block.alone]
+    text = "\n".join(block.text for block in run)
     needs = {
         "redis": "localhost:6379" in text or bool(contexts(page)),
         "kafka": "localhost:9092" in text,
@@ -104,8 +105,8 @@ class Reader:
         for block in blocks:
             if block.file:
                 self.write(block)
-            elif block.kind == "python" and reason(self.page, block.text) is None:
-                self.session.append((block.place, block.text))
+            elif block.kind == "python" and not block.alone and reason(self.page, block.text) is None:
+                self.session.append((block.place, self.addresses(block.text)))
             elif block.kind == "shell":
                 self.run_session()
                 for command in commands_of(block):

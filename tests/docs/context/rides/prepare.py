@@ -15,7 +15,8 @@ for name in ("duration", "duration-2"):
 rides = pd.DataFrame(
     [{"ride_id": f"r-{n}", "trip_distance": n / 2, "pickup_location_id": 100 + n % 3} for n in range(1, 13)]
 )
-rides.to_csv("trips.csv", index=False)
+for name in ("rides.csv", "trips.csv"):
+    rides.to_csv(name, index=False)
 rides.to_json("rides.jsonl", orient="records", lines=True)
 rides.to_parquet("trips.parquet")
 for name in ("rides.db", "trips.db"):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
+from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -24,6 +26,16 @@ if TYPE_CHECKING:
     from tests.web.conftest import Serve
 
 WAIT = 20
+SWAGGER_UI = {  # SHA-256 of the files of swagger-ui-dist 5.35.0, as npm has them
+    "swagger-ui-bundle.js": "e6a898692f2d768e807c3ba4626068a69a2c5dd960dd6c76f3e4d3a3de180af2",
+    "swagger-ui.css": "5ed08757e53da3e026d6cbecc61fe5d43585c9560b302d534ad56692519a273d",
+}
+
+
+@pytest.mark.parametrize("name", SWAGGER_UI)
+def test_the_files_of_swagger_ui_are_unchanged(name: str) -> None:
+    file = files("eventml.deploy.web") / "swagger_ui" / name
+    assert hashlib.sha256(file.read_bytes()).hexdigest() == SWAGGER_UI[name]
 
 
 @pytest.fixture

@@ -112,6 +112,7 @@ def _post(
     return {
         "post": {
             "operationId": name,
+            "tags": ["predictions" if name.startswith("predict_") else "events"],
             "summary": summary,
             "description": description,
             "parameters": [

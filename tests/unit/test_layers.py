@@ -35,7 +35,7 @@ LAYERS: Final = [
     {"bus"},
     {"eventml", "testing"},
     {"deploy", "deploy.workers"},
-    {"deploy.web", "deploy.batch", "deploy.comparison"},
+    {"deploy.web", "deploy.batch", "deploy.comparison", "deploy.doctor"},
     {"cli"},
     {"__main__"},
 ]
@@ -51,6 +51,7 @@ FACES: Final = {
     "eventml.config",
     "eventml.deploy.batch",
     "eventml.deploy.comparison",
+    "eventml.deploy.doctor",
     "eventml.deploy.web",
     "eventml.deploy.workers",
     "eventml.frames",

@@ -36,6 +36,7 @@ from eventml.runtime.failures import (
     leaves,
     task_group,
 )
+from eventml.runtime.golden_rows import read_golden_rows
 from eventml.runtime.handler_call import CallSteps, HandlerCall
 from eventml.runtime.loaded_handlers import LoadedHandler, load_handlers, load_model
 from eventml.runtime.output_checks import OutputChecks, Prediction
@@ -102,6 +103,7 @@ __all__ = [
     "plain_outputs",
     "predictor_of",
     "read_dead_letter",
+    "read_golden_rows",
     "read_reply",
     "replay_or_drop",
     "reply_topic",

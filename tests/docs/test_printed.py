@@ -233,7 +233,7 @@ def addresses(request: pytest.FixtureRequest) -> Callable[[str], str]:
         if "localhost:9092" in text:
             text = text.replace("localhost:9092", request.getfixturevalue("kafka_broker").bootstrap)
         text = re.sub(r"(eventml serve [\w.]+:\w+)(?!.*--port)", r"\1 --port 8000", text)
-        return re.sub(r"(localhost:|--port |--operations )(\d{4})\b", free, text)
+        return re.sub(r"(localhost:|--port |--operations (?:[\d.]+:)?)(\d{4})\b", free, text)
 
     return replace
 

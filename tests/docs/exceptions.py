@@ -5,6 +5,11 @@ from __future__ import annotations
 from typing import Final
 
 NOT_RUN: Final[dict[tuple[str, str], str]] = {
+    ("docs/cli.md", "eventml demo"): "takes minutes; tests/cli runs it with few rides",
+    (
+        "docs/cli.md",
+        "eventml init shop --with",
+    ): "the other way to write a project that is there; tests/cli runs it",
     (
         "docs/deployment/batch.md",
         "postgresql://",

@@ -26,7 +26,7 @@ NOT_HERE: Final = {
     "systemctl": "needs systemd",
 }
 """Programs that these tests do not run, and why."""
-PROGRAMS: Final = {"cat", "curl", "echo", "eventml", "kcat", "python", "redis-cli", "tail", *NOT_HERE}
+PROGRAMS: Final = {"cat", "cd", "curl", "echo", "eventml", "kcat", "python", "redis-cli", "tail", *NOT_HERE}
 """Programs that a block without a language may begin with."""
 
 _FENCE: Final = re.compile(r"^( *)```([\w-]*)([^\n]*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)

@@ -109,9 +109,13 @@ class Reader:
                 self.session.append((block.place, self.addresses(block.text)))
             elif block.kind == "shell":
                 self.run_session()
+                start = self.folder
                 for command in commands_of(block):
-                    if reason(self.page, command) is None:
+                    if program_of(command) == "cd":
+                        self.folder /= command.split()[1]
+                    elif reason(self.page, command) is None:
                         self.run(self.addresses(command))
+                self.folder = start
         self.run_session()
         tests = {block.file for block in blocks if block.file and Path(block.file).name.startswith("test_")}
         if tests := {name for name in tests if reason(self.page, name) is None}:

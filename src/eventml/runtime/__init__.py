@@ -10,7 +10,8 @@ In reading order:
   `outputs.py`.
 - `circuit_breaker.py` stops a handler while most of its events fail; `failure_log.py` logs causes.
 - `failures.py` classifies exceptions, `infrastructure.py` knows those of client libraries, `backoff.py` waits
-  between attempts, `dead_letters.py` writes and reads dead letters, `replay.py` chooses and replays them.
+  between attempts, `outages.py` logs what fails at the broker, `dead_letters.py` writes and reads
+  dead letters, `replay.py` chooses and replays them.
 - `replies.py` answers requests; `stats.py` counts; `tracing.py` and `spans.py` record traces.
 
 The runtime may import `handlers`, `codec`, `models`, `frames`, `backends.base`, `records` and `errors`.
@@ -35,6 +36,7 @@ from eventml.runtime.failures import (
     leaves,
     task_group,
 )
+from eventml.runtime.outages import OutageLog
 from eventml.runtime.output_checks import OutputChecks, Prediction
 from eventml.runtime.outputs import (
     answer_is_list,
@@ -71,6 +73,7 @@ __all__ = [
     "Histogram",
     "Item",
     "LoadedHandler",
+    "OutageLog",
     "OutputChecks",
     "Prediction",
     "ReplayReport",

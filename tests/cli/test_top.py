@@ -165,7 +165,7 @@ def test_a_terminal_is_used_to_its_width(width: int) -> None:
 
 
 def test_the_example_in_the_docs_has_the_columns_of_today() -> None:
-    shown = (ROOT / "docs" / "deployment" / "top.txt").read_text()
+    shown = (ROOT / "docs" / "captures" / "top-160.txt").read_text()
     view = render("rides", HostPort(), now := parse_metrics(render_metrics(status(1, [0.1])), at=1.0), now)
     headers = [line for line in view.splitlines() if line.startswith(("handler ", "worker "))]
     found = [line for line in shown.splitlines() if line.startswith(("handler ", "worker "))]

@@ -17,7 +17,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from eventml.bus import Bus, asyncapi_document
-from eventml.cli.buses import BusArgument, load_bus
+from eventml.cli.buses import BackendOption, BusArgument, load_bus
 from eventml.cli.output import JsonOption, print_json, print_styled, print_text
 from eventml.printable import printable
 from eventml.runtime import dead_letter_queues
@@ -45,6 +45,7 @@ class Node(msgspec.Struct):
 
 def graph(
     bus: BusArgument,
+    backend: BackendOption = None,
     form: Annotated[Literal["text", "mermaid", "svg"], typer.Option("--format", help="The format.")] = "text",
     as_json: JsonOption = False,
 ) -> None:
@@ -53,7 +54,7 @@ def graph(
     A topic has the type of its events, a predictor its model. What no handler writes comes from producers.
     Nothing is connected, and no model is loaded.
     """
-    app = load_bus(bus, None)
+    app = load_bus(bus, backend)
     nodes = topology(app)
     if as_json:
         print_json({"bus": app.name, "nodes": nodes})

@@ -9,7 +9,7 @@ import pickle
 import re
 import stat
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -125,6 +125,36 @@ def load(source: ModelSource, *, name: str) -> Model:
     )
 
 
+def current_version(source: ModelSource) -> str | None:
+    """The version that the model at a source has now, without loading it; None if it cannot change.
+
+    A pinned file cannot, nor one whose `version` the code gives, nor what a function makes. It reads a file
+    only if the file has changed.
+
+    Raises:
+        ModelNotFoundError: There is no file at the path.
+        ModelError: The file cannot be read.
+    """
+    if isinstance(source, _Replacement):
+        source = source.path
+    artefact = Artefact(source) if isinstance(source, str | os.PathLike) else source
+    if not isinstance(artefact, Artefact) or artefact.sha256 is not None or artefact.version is not None:
+        return None
+    path = os.fspath(artefact.path)
+    try:
+        found = os.stat(path)  # noqa: PTH116 - with its type, as `_read` takes it
+        return _digest(path, found.st_ino, found.st_size, found.st_mtime_ns)[:_DIGITS]
+    except FileNotFoundError as exc:
+        raise ModelNotFoundError(f"there is no model at {path} any more") from exc
+    except (OSError, ValueError) as exc:
+        raise ModelError(f"the model at {path} cannot be read: {exc}") from exc
+
+
+@lru_cache(maxsize=64)
+def _digest(path: str, *_found: int) -> str:
+    return hashlib.sha256(_read(path)).hexdigest()
+
+
 def replacement(source: ModelSource | None, path: str, sha256: str | None = None) -> ModelSource:
     """The source of a model file that a setting puts in the place of `source`.
 
@@ -134,18 +164,24 @@ def replacement(source: ModelSource | None, path: str, sha256: str | None = None
     """
     if source is None or sha256 is not None:
         return Artefact(path, sha256=sha256)
-    return partial(_load_replacement, source, path)
+    return _Replacement(source, path)
 
 
-def _load_replacement(source: ModelSource, path: str) -> Model:
-    replaced = Artefact(source) if isinstance(source, str | os.PathLike) else source
-    pinned = not isinstance(replaced, Artefact) or replaced.sha256 or _pins_beside(Path(replaced.path))
-    if pinned and not _pins_beside(Path(path)):
-        raise ModelError(
-            f"{path} replaces a model that the code pins or makes, so it needs a pin too: set model_sha256, "
-            f"or run sha256sum {path} > {path}.sha256 when you make the model"
-        )
-    return _load_file(Artefact(path))
+class _Replacement(msgspec.Struct, frozen=True):
+    """Loads the model at a path in the place of a source's, which says whether the file needs a pin."""
+
+    source: ModelSource
+    path: str
+
+    def __call__(self) -> Model:
+        replaced = Artefact(self.source) if isinstance(self.source, str | os.PathLike) else self.source
+        pinned = not isinstance(replaced, Artefact) or replaced.sha256 or _pins_beside(Path(replaced.path))
+        if pinned and not _pins_beside(Path(self.path)):
+            raise ModelError(
+                f"{self.path} replaces a model that the code pins or makes, so it needs a pin too: set "
+                f"model_sha256, or run sha256sum {self.path} > {self.path}.sha256 when you make the model"
+            )
+        return _load_file(Artefact(self.path))
 
 
 def _pins_beside(path: Path) -> dict[str, str]:

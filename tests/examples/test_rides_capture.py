@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 CAPTURES = ROOT / "docs" / "captures"
 NAMES = [*BEFORE, *RUNNING, *AFTER]
-TABLES = ["check", "lag", "top", "topics-create", "dlq-list", "dlq-list-single", "graph", "help"]
+TABLES = ["check", "lag", "top", "dlq-list", "dlq-list-single", "graph", "help"]
 IDENTIFIERS = {
     "check": ["rides.started", "rides.duration", "rides.tip", "rides.alarm"],
     "lag": ["rides.duration", "rides.tip", "rides.alarm"],
@@ -29,7 +29,7 @@ IDENTIFIERS = {
 
 def table_of(folder: Path, name: str, columns: int) -> list[str]:
     shown = (folder / f"{name}-{columns}.txt").read_text().splitlines()
-    return [line for line in shown if not line.startswith(("$ ", "eventml dlq replay", "redis://"))]
+    return [line for line in shown if not line.startswith(("$ ", "eventml dlq replay", "rides on "))]
 
 
 @pytest.mark.parametrize("columns", [80, 160])
@@ -38,7 +38,7 @@ def test_a_table_fits_its_terminal(name: str, columns: int) -> None:
     lines = table_of(CAPTURES, name, columns)
     assert max(map(len, lines)) <= columns
     assert all(text in "\n".join(lines) for text in IDENTIFIERS.get(name, ()))
-    assert "…" not in "".join(lines)
+    assert "…" not in "".join(lines) or "reason" in lines[0], "a reason may be cut, and nothing else"
 
 
 def test_wide_terminals_show_more() -> None:

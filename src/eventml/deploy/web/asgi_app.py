@@ -181,7 +181,7 @@ class WebService:
                 running.start_soon(worker.run)
                 await worker.ready.wait()
                 topics = accepted_topics(bus)
-                connection = BrokerConnection(bus, background)
+                connection = BrokerConnection(bus, background, worker.outages)
                 for topic, event_type in topics.items():
                     self._endpoints[f"/events/{topic}"] = EventsEndpoint(connection, topic, event_type)
                 for one in loaded:

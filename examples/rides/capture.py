@@ -33,6 +33,9 @@ BUS: Final = "examples.rides.app:bus"
 EVENTML: Final = (sys.executable, "-m", "eventml")
 BEFORE: Final = {  # captures by name, before the service is started
     "help": "--help",
+    "init": "init shop_COLUMNS",
+    "demo": "demo --rides 6000",
+    "doctor": "doctor examples.rides.app:duration --rows few.jsonl",
     "check": f"check {BUS}",
     "check-verbose": f"check {BUS} --verbose",
     "schema": f"schema {BUS}",
@@ -46,6 +49,8 @@ RUNNING: Final = {
     "top": f"top {BUS} --at PORT --once",
     "lag": f"lag {BUS}",
     "tail": "tail rides.duration --from earliest -n 3",
+    "compare": "compare examples.rides.app:duration",
+    "replay": "replay examples.rides.app:duration --from 30s",
 }
 AFTER: Final = {
     "publish": "publish rides.started few.jsonl --id ride_id",

@@ -116,6 +116,23 @@ def test_replay_predicts_old_events_with_another_model_and_publishes_nothing(
     assert not invoke("tail", "sums.challenger.two", "--backend", "onehub://", "--until-end").stdout
 
 
+def test_replay_with_another_model_does_not_test_the_golden_rows_of_the_first(
+    invoke: Invoke, hubs: Hubs, versions: dict[str, str], folder: Path
+) -> None:
+    del hubs
+    golden = {**EVENTS[1], "prediction": {"total": 2.0}}
+    (folder / "golden.jsonl").write_text(json.dumps(golden))
+    with (folder / "eventml.toml").open("a") as settings:
+        settings.write('[consumer.add]\ngolden = "golden.jsonl"\n')
+    answer(invoke, only="add")
+    report = found(invoke, "replay", "app:add", "--model", "two.skops")
+    assert [m["versions"] for m in report["models"]] == [{versions["one"]: 99}, {versions["two"]: 99}]
+
+
+def test_the_help_shows_the_age_of_the_first_event(invoke: Invoke) -> None:
+    assert "[default: 1d]" in " ".join(invoke("compare", "--help").output.split())
+
+
 def test_replay_publishes_where_it_is_told_to(invoke: Invoke, hubs: Hubs, versions: dict[str, str]) -> None:
     del hubs
     answer(invoke, only="add")

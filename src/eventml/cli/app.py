@@ -44,23 +44,24 @@ app = typer.Typer(
     rich_markup_mode="markdown" if sys.stdout.isatty() and sys.stderr.isatty() else None,
     pretty_exceptions_enable=False,
 )
+app.command(short_help="Write a project that runs at once.")(init.init)
+app.command(short_help="Watch a service that loses a worker and gets bad events.")(demo.demo)
 app.command()(run.run)
 app.command()(serve.serve)
 app.command()(publish.publish)
 app.command()(score.score)
-app.command()(doctor.doctor)
-app.command()(compare.compare)
-app.command()(compare.replay)
+app.command(short_help="Measure what a predictor costs, and say how to run it.")(doctor.doctor)
+app.command(short_help="Compare what a predictor and its challenger answered.")(compare.compare)
+app.command(short_help="Predict old events again, and compare the answers.")(compare.replay)
 app.command()(tail.tail)
 app.command()(check.check)
 app.command()(check.schema)
 app.command()(graph.graph)
 app.command()(topics.lag)
 for command in (*app.registered_commands, *topics.app.registered_commands, *dlq.app.registered_commands):
-    command.callback = command.callback and reads_settings(command.callback)
+    if command.callback not in (None, init.init, demo.demo):  # these two read no settings
+        command.callback = reads_settings(command.callback)
 app.command(short_help="Show a running service live.")(top.top)
-app.command(short_help="Write a project that runs at once.")(init.init)
-app.command(short_help="Watch a service that loses a worker and gets bad events.")(demo.demo)
 app.add_typer(topics.app, name="topics")
 app.add_typer(dlq.app, name="dlq")
 

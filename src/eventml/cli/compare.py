@@ -1,7 +1,6 @@
 """`eventml compare` and `eventml replay`: how the predictions of two models for the same events differ."""
 
 from collections.abc import Sequence
-from datetime import timedelta
 from operator import attrgetter
 from pathlib import Path
 from statistics import median
@@ -36,7 +35,7 @@ HtmlOption = Annotated[
     Path | None, typer.Option(metavar="FILE", dir_okay=False, help="Write the report as an HTML page too.")
 ]
 
-_A_DAY: Final = timedelta(days=1)
+_A_DAY: Final = "1d"  # text, which the help shows; the option parses it
 
 
 def compare(
@@ -98,7 +97,7 @@ def replay(  # noqa: PLR0913 - each is an option of the command
     By default the events of the last day. They are read without a consumer group.
     """
     bus, handler = _load(predictor, backend)
-    again = configured(handler, replacement(handler.model, model), {}) if model else handler
+    again = configured(handler, replacement(handler.model, model), {"golden": None}) if model else handler
 
     async def run() -> tuple[Events, Answers, Answers]:
         async with open_shared(bus):

@@ -110,7 +110,7 @@ def select(
     return Selection(app, queues, matching, number, everything, [bus, *options])
 
 
-@app.command("list")
+@app.command("list", short_help="Count dead letters by handler and exception.")
 @with_options(select)
 def list_dead_letters(selection: Selection, as_json: JsonOption = False) -> None:
     """Count dead letters by handler and exception, and print the commands that replay them.

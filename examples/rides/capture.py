@@ -34,7 +34,6 @@ EVENTML: Final = (sys.executable, "-m", "eventml")
 BEFORE: Final = {  # captures by name, before the service is started
     "help": "--help",
     "init": "init shop_COLUMNS",
-    "demo": "demo --rides 6000",
     "doctor": "doctor examples.rides.app:duration --rows few.jsonl",
     "check": f"check {BUS}",
     "check-verbose": f"check {BUS} --verbose",
@@ -49,7 +48,6 @@ RUNNING: Final = {
     "top": f"top {BUS} --at PORT --once",
     "lag": f"lag {BUS}",
     "tail": "tail rides.duration --from earliest -n 3",
-    "compare": "compare examples.rides.app:duration",
     "replay": "replay examples.rides.app:duration --from 30s",
 }
 AFTER: Final = {
@@ -126,7 +124,7 @@ def main() -> None:
     """Run the service and the commands, and write the files."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--to", type=Path, default=ROOT / "docs", help="folder to write to (default: docs)")
-    parser.add_argument("--events", type=int, default=90_000, help="rides to publish (default: 90000)")
+    parser.add_argument("--events", type=int, default=180_000, help="rides to publish (default: 180000)")
     parser.add_argument("--only", metavar="NAME,...", help="names of captures to write (default: all)")
     options = parser.parse_args()
     captures = options.to / "captures"

@@ -32,7 +32,7 @@ def test_decorator_returns_the_function_unchanged(bus: Bus) -> None:
 
 def test_a_declared_topic_is_not_the_name_of_a_topic(bus: Bus) -> None:
     started: Any = bus.topic("rides.started", event_type=Ride)
-    with pytest.raises(RegistrationError, match="report: the topic to read from is given by its name, not by a Topic"):
+    with pytest.raises(RegistrationError, match=r"report: .* by its name, not by a Topic"):
 
         @bus.consumer(started)
         def report(ride: Ride) -> None: ...

@@ -129,6 +129,14 @@ def test_replay_with_another_model_does_not_test_the_golden_rows_of_the_first(
     assert [m["versions"] for m in report["models"]] == [{versions["one"]: 99}, {versions["two"]: 99}]
 
 
+def test_a_time_without_events_is_named(invoke: Invoke, hubs: Hubs, versions: dict[str, str]) -> None:
+    del hubs, versions
+    answer(invoke)
+    result = invoke("compare", "app:add", "--until", "2020-01-01")
+    assert "there are no events of this time; --from 3d begins earlier" in result.stderr
+    assert result.exit_code == 0
+
+
 def test_the_help_shows_the_age_of_the_first_event(invoke: Invoke) -> None:
     assert "[default: 1d]" in " ".join(invoke("compare", "--help").output.split())
 

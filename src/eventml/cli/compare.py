@@ -12,7 +12,7 @@ import typer
 from eventml import config
 from eventml.bus import Bus, import_predictor
 from eventml.cli.buses import BackendOption, configure, find, open_shared, time_option
-from eventml.cli.output import JsonOption, UsageError, print_json, print_text, progress_bar
+from eventml.cli.output import JsonOption, UsageError, print_json, print_message, print_text, progress_bar
 from eventml.cli.tables import print_table
 from eventml.deploy import comparison as comparing
 from eventml.deploy.comparison import Answers, Comparison, Events
@@ -127,6 +127,8 @@ def _print(
 ) -> None:
     comparison = comparing.compare(first.fields, second.fields, events.fields)
     tables = _tables(events, first, second, comparison)
+    if not events.deliveries:
+        print_message("there are no events of this time; --from 3d begins earlier, and --until ends later")
     if html is not None:
         html.write_text(comparing.html_report(title, tables, comparison), encoding="utf-8")
     if as_json:

@@ -85,8 +85,8 @@ def publish(  # noqa: PLR0913 - each is an option of the command
     if app and topic not in bus.topics:
         known = ", ".join(sorted(bus.topics)) or "none"
         raise UsageError(
-            f"--for {app}: the bus declares these topics: {known}, and not {topic!r}. Declare it in the app by "
-            f"bus.topic({topic!r}, event_type=...), or omit --for to publish without a check"
+            f"--for {app}: the bus declares these topics: {known}, and not {topic!r}. Declare it in the app "
+            f"by bus.topic({topic!r}, event_type=...), or omit --for to publish without a check"
         )
     declared = bus.declared_topic(topic)
     if text and declared.event_type is not Any:

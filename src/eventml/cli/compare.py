@@ -1,6 +1,7 @@
 """`eventml compare` and `eventml replay`: how the predictions of two models for the same events differ."""
 
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from operator import attrgetter
 from pathlib import Path
 from statistics import median
@@ -61,6 +62,7 @@ def compare(
         known = ", ".join(name.rpartition(".")[2] for name in names) or "none"
         raise UsageError(f"{champion.name} has these challengers: {known}; name one by --with")
     other = bus.configured_handler(full or names[0])
+    start = _fixed(start)
 
     async def run() -> tuple[Events, Answers, Answers]:
         async with open_shared(bus):
@@ -97,6 +99,7 @@ def replay(  # noqa: PLR0913 - each is an option of the command
     By default the events of the last day. They are read without a consumer group.
     """
     bus, handler = _load(predictor, backend)
+    start = _fixed(start)
     again = configured(handler, replacement(handler.model, model), {"golden": None}) if model else handler
 
     async def run() -> tuple[Events, Answers, Answers]:
@@ -113,6 +116,11 @@ def replay(  # noqa: PLR0913 - each is an option of the command
     if to is not None:
         comparing.write_pairs(to, events, first, second)
     _print(f"{handler.name} then and now", events, first, second, html=html, as_json=as_json)
+
+
+def _fixed(start: Any) -> Any:
+    """A start as a time: reads that follow one another begin at the same one."""
+    return datetime.now(UTC) - start if isinstance(start, timedelta) else start
 
 
 def _load(predictor: str, backend: str | None) -> tuple[Bus, Handler]:
@@ -170,7 +178,9 @@ def _tables(
     numbers = attrgetter("mean", "absolute", "p50", "p90", "p99", "largest")
     fields = [[one.field, f"{one.equal:.1%}", *map(_number, numbers(one))] for one in comparison.fields]
     features = [
-        [one.feature, one.values, f"{one.events:,}", _number(one.absolute)] for one in comparison.features
+        [one.feature, one.values, f"{one.events:,}", _number(one.absolute)]
+        for one in comparison.features
+        if one.absolute
     ]
     worst = [
         [i, _number(first.fields[i][comparison.compared]), _number(second.fields[i][comparison.compared])]

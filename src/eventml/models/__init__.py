@@ -1,24 +1,37 @@
 """Models: load a model file safely, version it, and keep it to one thread.
 
-Read `loading.py` first: `load` makes a `Model` of whatever a handler's `model=` names. `sklearn_models.py`
-reads skops files and pickles, with `trusted.py` (the reviewed list of types that a skops file may contain),
-`soundness.py` (structural checks of what was loaded) and `estimator_checks.py` (where functions and names of
-methods may be); `onnx_models.py` reads ONNX files. `threads.py`
-limits models to one thread, `object_graph.py` lists the objects inside a model, and `blocks.py` predicts in
-blocks of one size. It may import errors only. scikit-learn, skops, numpy and onnxruntime are imported when a
-model needs them.
+Read `artefacts.py` first (`Artefact`, `Model`), then `loading.py`: `load` makes a `Model` of whatever a handler's
+`model=` names, and `resolve` says cheaply whether it is still the same. `formats.py` finds the format of a file,
+`registries.py` what a reference such as `s3://...` names, and its copy in the cache.
+
+Formats: `sklearn_models.py` reads skops files and pickles, with `trusted.py` (the reviewed list of types that a
+skops file may contain), `soundness.py` (structural checks of what was loaded) and `estimator_checks.py` (where
+functions and names of methods may be); `onnx_models.py`, `boosting.py` (XGBoost, LightGBM, CatBoost) and
+`torch_models.py`. Registries: `mlflow_registry.py`, `hub_registry.py`, `remote_files.py`.
+
+`threads.py` limits models to one thread, `object_graph.py` lists the objects inside a model, and `blocks.py` predicts
+in blocks of one size. It may import errors and `loopback` only. The libraries of models are imported when a model
+needs them.
 """
 
+from eventml.models.artefacts import Artefact, Model, ModelSource
 from eventml.models.blocks import in_blocks
-from eventml.models.loading import Artefact, Model, ModelSource, load, replacement
+from eventml.models.formats import ModelFile, ModelFormat
+from eventml.models.loading import load, replacement, resolve
+from eventml.models.registries import ModelRegistry, Resolved
 from eventml.models.threads import single_threaded
 
 __all__ = [
     "Artefact",
     "Model",
+    "ModelFile",
+    "ModelFormat",
+    "ModelRegistry",
     "ModelSource",
+    "Resolved",
     "in_blocks",
     "load",
     "replacement",
+    "resolve",
     "single_threaded",
 ]

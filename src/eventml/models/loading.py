@@ -1,4 +1,4 @@
-"""`Artefact` and `Model`, and loading a model from a path, an `Artefact` or a function."""
+"""Loading a model from a file, a registry or a function, and finding out cheaply whether another is there."""
 
 from __future__ import annotations
 
@@ -8,88 +8,34 @@ import os
 import pickle
 import re
 import stat
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+from msgspec import structs
 
 from eventml.errors import EventMLError, ModelError, ModelNotFoundError, ModelTamperedError
-from eventml.models.onnx_models import read_onnx
-from eventml.models.sklearn_models import read_pickle, read_skops
+from eventml.models.artefacts import Artefact, Model, ModelSource
+from eventml.models.formats import ModelFile, format_name, read_model
+from eventml.models.registries import fetched, registry_of, resolve_reference
 from eventml.models.threads import use_one_job
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 _DIGITS: Final = 12  # of a version: 48 bits tell a team's models apart, and keep ids short
-_SUFFIXES: Final = (".skops", ".joblib", ".pkl", ".pickle", ".onnx")
 _BESIDE: Final = ".sha256"  # behind a model's path: the file with its digest
 _PIN: Final = re.compile(rb"\\?([0-9a-fA-F]{64})(?:[ \t][^\n]*)?\s*")  # a line of sha256sum, or its digits
 _NO_WAIT: Final = getattr(os, "O_NONBLOCK", 0)  # not on Windows
 _PIN_SIZE: Final = 8192  # bytes to read; one line is shorter
 
 
-class Model(msgspec.Struct, frozen=True, eq=False):
-    """A loaded model.
-
-    Attributes:
-        object: The model itself: the object in the file, or the one that the function returned.
-        name: Sent with every prediction, in the header `ce_model`.
-        version: Sent in the header `ce_modelversion`, and part of a prediction's id: two models that
-            predict differently need different versions, or their predictions look like duplicates.
-    """
-
-    object: Any
-    name: str
-    version: str
-
-
-class Artefact(msgspec.Struct, frozen=True):
-    """A model file, and what may be trusted in it.
-
-    If there is a file `<path>.sha256`, as sha256sum writes it (also beside the file that a link leads to),
-    the model must have that digest too. It does not permit a pickle: whoever can replace the model can
-    replace that file as well.
-
-    Attributes:
-        path: Path of the file. Its suffix decides the format: `.skops`, `.joblib`, `.pkl`, `.pickle`,
-            `.onnx`.
-        name: Name of the model, or None for the file's name without its suffix.
-        version: Version of the model, or None for the first 12 hex digits of the file's sha256.
-        trusted: Full names of types and functions that may be loaded from a skops file, in addition
-            to eventml's reviewed list. The author of the file chooses the arguments that they are called
-            with: trust only what is harmless with any arguments.
-        sha256: The file's expected digest, 64 hex digits, checked for every format.
-        pickle: Whether to load a pickle. Loading runs any code in the file, so `sha256` is required too.
-        keep_threads: Whether to keep `n_jobs` and ONNX Runtime's threads. By default a model is limited
-            to one thread, because more make a stream slower; see `docs/models.md`.
-
-    Raises:
-        ModelError: `trusted` is a str and not a tuple.
-    """
-
-    path: str | os.PathLike[str]
-    name: str | None = None
-    version: str | None = None
-    trusted: tuple[str, ...] = ()
-    sha256: str | None = None
-    pickle: bool = False
-    keep_threads: bool = False
-
-    def __post_init__(self) -> None:
-        """Refuse a str as `trusted`, which would trust its single letters."""
-        if isinstance(self.trusted, str):
-            raise ModelError(f"Artefact.trusted is a tuple of names: write trusted=({self.trusted!r},)")
-
-
-ModelSource: TypeAlias = str | os.PathLike[str] | Artefact | Model | Callable[[], Any]
-"""Types that a handler's `model=` accepts: see `load`."""
-
-
 def load(source: ModelSource, *, name: str) -> Model:
     """Load a model. It blocks, for a large model for long: call it in a thread.
 
     A path is loaded according to its suffix, and only types on eventml's reviewed list are trusted; an
-    `Artefact` can say more. A `Model` is returned as it is. A function is called without arguments: if it
+    `Artefact` can say more. A reference to a registry is resolved and downloaded first, unless the cache has
+    what it names now. A `Model` is returned as it is. A function is called without arguments: if it
     returns a `Model`, that is kept; a path or an `Artefact` is loaded; any other object becomes the model,
     limited to one thread, with a version computed from its pickled state ("unversioned" if it cannot be
     pickled: return a `Model` with a version of your own then).
@@ -113,10 +59,12 @@ def load(source: ModelSource, *, name: str) -> Model:
     """
     if isinstance(source, Model):
         return source
+    if isinstance(source, _Replacement):
+        source = source()
     if isinstance(source, str | os.PathLike):
-        return _load_file(Artefact(source))
+        source = Artefact(source)
     if isinstance(source, Artefact):
-        return _load_file(source)
+        return _load_artefact(source)
     if callable(source):
         return _load_from_function(source, name)
     raise ModelError(
@@ -125,27 +73,65 @@ def load(source: ModelSource, *, name: str) -> Model:
     )
 
 
+def resolve(source: ModelSource) -> str:
+    """The revision of the model that a source names now. While it is equal, `load` gives the same model.
+
+    It downloads and loads nothing: of a file it reads the time, the size and the inode, and a registry gets one
+    small request, or none if the reference names a version itself. It blocks: call it in a thread.
+
+    Returns:
+        Text to compare with `Model.revision`; "" for a `Model` and a function, which are never asked again.
+
+    Raises:
+        ModelNotFoundError: There is no such model.
+        ModelError: The registry cannot be reached, or the reference is wrong.
+        MissingExtraError: The registry needs an extra that is not installed.
+    """
+    if isinstance(source, _Replacement):
+        source = source()
+    if isinstance(source, str | os.PathLike):
+        source = Artefact(source)
+    if not isinstance(source, Artefact):
+        return ""
+    registry = registry_of(source)
+    return _identity(source) if registry is None else resolve_reference(registry, source).revision
+
+
 def replacement(source: ModelSource | None, path: str, sha256: str | None = None) -> ModelSource:
-    """The source of a model file that a setting puts in the place of `source`.
+    """The source of a model that a setting puts in the place of `source`.
 
     Code that pins its model, or makes it itself, decides what runs, so the file needs a pin too: `sha256`, or
     the file `<path>.sha256`. Without one `load` raises a ModelError. In the place of a file without a pin it
-    needs none.
+    needs none. It is a pickle only if the code's model may be one, and `sha256` is given.
     """
-    if source is None or sha256 is not None:
-        return Artefact(path, sha256=sha256)
-    return partial(_load_replacement, source, path)
+    code = Artefact(source) if isinstance(source, str | os.PathLike) else source
+    kept = code if isinstance(code, Artefact) else Artefact(path)
+    artefact = Artefact(
+        path,
+        sha256=sha256,
+        pickle=kept.pickle and sha256 is not None,
+        keep_threads=kept.keep_threads,
+        options=kept.options,
+    )
+    return artefact if code is None or sha256 is not None else _Replacement(artefact, code)
 
 
-def _load_replacement(source: ModelSource, path: str) -> Model:
-    replaced = Artefact(source) if isinstance(source, str | os.PathLike) else source
-    pinned = not isinstance(replaced, Artefact) or replaced.sha256 or _pins_beside(Path(replaced.path))
-    if pinned and not _pins_beside(Path(path)):
-        raise ModelError(
-            f"{path} replaces a model that the code pins or makes, so it needs a pin too: set model_sha256, "
-            f"or run sha256sum {path} > {path}.sha256 when you make the model"
-        )
-    return _load_file(Artefact(path))
+class _Replacement(msgspec.Struct, frozen=True):
+    """A model without a digest in the place of the code's."""
+
+    artefact: Artefact
+    code: Artefact | Model | Callable[[], Any]
+
+    def __call__(self) -> Artefact:
+        path = self.artefact.path
+        replaced = self.code
+        pinned = not isinstance(replaced, Artefact) or replaced.sha256 or _pins_beside(Path(replaced.path))
+        if pinned and not _pins_beside(Path(path)):
+            raise ModelError(
+                f"{path} replaces a model that the code pins or makes, so it needs a pin too: set model_sha256, "
+                f"or run sha256sum {path} > {path}.sha256 when you make the model"
+            )
+        return self.artefact
 
 
 def _pins_beside(path: Path) -> dict[str, str]:
@@ -176,41 +162,75 @@ def _read(path: str | Path, size: int = -1) -> bytes:
         return file.read(size)
 
 
-def _load_file(artefact: Artefact) -> Model:
+def _identity(artefact: Artefact) -> str:
+    """What changes when a file, or a file in a folder, is replaced or written."""
     path = Path(artefact.path)
-    suffix = path.suffix.lower()
-    if suffix not in _SUFFIXES:
-        raise ModelError(
-            f"{path}: {path.suffix or 'a file without suffix'} is not a known model format; "
-            f"known are {', '.join(_SUFFIXES)}"
-        )
     try:
-        data = _read(path)
+        found = [(str(file), file.stat()) for file in _files(path)]
     except FileNotFoundError as exc:
         raise ModelNotFoundError(f"there is no model at {path} (looked for {path.absolute()})") from exc
     except (OSError, ValueError) as exc:  # ValueError: a path with a null character
         raise ModelError(f"the model at {path} cannot be read: {exc}") from exc
-    digest = hashlib.sha256(data).hexdigest()
+    state = [(name, file.st_mtime_ns, file.st_size, file.st_ino) for name, file in found]
+    return hashlib.sha256(repr(state).encode()).hexdigest()
+
+
+def _files(path: Path) -> list[Path]:
+    """The file, or the files of the folder, in the order of their names' bytes."""
+    if not path.is_dir():
+        return [path]
+    files = [file for file in path.rglob("*") if not file.is_dir()]
+    return sorted(files, key=lambda file: os.fsencode(file.relative_to(path).as_posix()))
+
+
+def _content(path: Path) -> tuple[bytes, str]:
+    """A file's content and its sha256; of a folder nothing, and that of the output of sha256sum for its files."""
+    if not path.is_dir():
+        data = _read(path)
+        return data, hashlib.sha256(data).hexdigest()
+    lines = hashlib.sha256()
+    for file in _files(path):
+        digest = hashlib.sha256(_read(file)).hexdigest()
+        lines.update(os.fsencode(f"{digest}  {file.relative_to(path).as_posix()}\n"))
+    return b"", lines.hexdigest()
+
+
+def _load_artefact(artefact: Artefact) -> Model:
+    registry = registry_of(artefact)
+    if registry is None:
+        path = Path(artefact.path)
+        return _load_file(path, artefact, path.stem, _identity, beside=True)
+    resolved = resolve_reference(registry, artefact)
+    path = fetched(registry, artefact, resolved.revision)
+    return _load_file(path, artefact, resolved.name, lambda _: resolved.revision, beside=False)
+
+
+def _load_file(
+    path: Path, artefact: Artefact, name: str, revision: Callable[[Artefact], str], *, beside: bool
+) -> Model:
+    kind = format_name(path, artefact)
+    revised = revision(artefact)  # before it is read: a later change is another revision
+    try:
+        data, digest = _content(path)
+    except (OSError, ValueError) as exc:  # ValueError: a path with a null character
+        raise ModelError(f"the model at {path} cannot be read: {exc}") from exc
     given = "sha256 in its Artefact, or the setting model_sha256"
-    for where, pin in {given: artefact.sha256, **_pins_beside(path)}.items():
+    pins = {given: artefact.sha256, **(_pins_beside(path) if beside else {})}
+    for where, pin in pins.items():
         if pin is not None and pin.lower() != digest:
             raise ModelTamperedError(
                 f"{path} is not the expected file: its sha256 is {digest}, not {pin}. "
                 f"If it was replaced on purpose, change {where}"
             )
-    pinned = artefact.sha256 is not None
-    if suffix == ".skops":
-        model = read_skops(data, str(path), artefact.trusted, pinned=pinned)
-    elif suffix == ".onnx":
-        model = read_onnx(data, str(path), keep_threads=artefact.keep_threads, pinned=pinned)
-    else:
-        model = read_pickle(data, str(path), allowed=artefact.pickle and pinned)
+    may_unpickle = artefact.pickle and any(pins.values())
+    model = read_model(ModelFile(path=path, data=data, artefact=artefact, may_unpickle=may_unpickle), kind)
     if not artefact.keep_threads:
         use_one_job(model)
     return Model(
         object=model,
-        name=path.stem if artefact.name is None else artefact.name,
+        name=name if artefact.name is None else artefact.name,
         version=digest[:_DIGITS] if artefact.version is None else artefact.version,
+        revision=revised,
     )
 
 
@@ -227,8 +247,10 @@ def _load_from_function(function: Callable[[], Any], name: str) -> Model:
         raise ModelError(f"model {name!r}: {shown} is async; use a plain function, which runs in a thread")
     if made is None:
         raise ModelError(f"model {name!r}: {shown} returned None; it must return the model")
-    if isinstance(made, Model | Artefact | str | os.PathLike):
-        return load(made, name=name)
+    if isinstance(made, Model):
+        return made
+    if isinstance(made, Artefact | str | os.PathLike):
+        return structs.replace(load(made, name=name), revision="")
     use_one_job(made)
     return Model(object=made, name=name, version=_version_of(made))
 

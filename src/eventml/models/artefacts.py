@@ -1,4 +1,4 @@
-"""`Model` and `Artefact`: a loaded model, and what a handler's `model=` says of one that is not loaded yet."""
+"""`Model` and `Artefact`: a loaded model, and what a handler's `model=` says of one that is not loaded."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Boosted trees in the formats of XGBoost, LightGBM and CatBoost. The files are data: loading one runs no code in it.
+"""Boosted trees: XGBoost, LightGBM and CatBoost. Their files are data: loading one runs no code in it.
 
-Their readers are not written for damaged files, and may end the process: what can be seen to be cut off is
-refused first.
+The libraries' readers are not written for damaged files, and may end the process; what can be seen
+to be cut off is refused first.
 """
 
 from __future__ import annotations
@@ -11,31 +11,25 @@ from typing import Any, Final
 
 from eventml.models.formats import ModelFile, import_extra
 
-_WRAPPERS: Final = {"regressor": "XGBRegressor", "classifier": "XGBClassifier", "ranker": "XGBRanker"}
+_ESTIMATORS: Final = {"regressor": "XGBRegressor", "classifier": "XGBClassifier", "ranker": "XGBRanker"}
 
 
 def read_xgboost(file: ModelFile, /) -> Any:
-    """Load a model of XGBoost, `.ubj` or `.json`.
-
-    Returns:
-        An estimator if the file was saved by one (`XGBRegressor.save_model`), else a `Booster`, whose
-        `inplace_predict` takes arrays.
-    """
+    """Load a model of XGBoost: as the estimator that saved it, or as the `Booster` that a Booster saved."""
     xgboost = import_extra("xgboost", "xgboost", f"loading {file.path}")
     if not (file.data.startswith(b"{") and file.data.rstrip().endswith(b"}")):
         raise ValueError("it is cut off, or no model of XGBoost")
-    booster = xgboost.Booster()
-    booster.load_model(bytearray(file.data))
-    kind = json.loads(booster.attr("scikit_learn") or "{}").get("_estimator_type")
-    if kind not in _WRAPPERS:
-        return booster
-    estimator = getattr(xgboost, _WRAPPERS[kind])()
-    estimator.load_model(bytearray(file.data))
-    return estimator
+    model = xgboost.Booster()
+    model.load_model(bytearray(file.data))
+    kind = json.loads(model.attr("scikit_learn") or "{}").get("_estimator_type")
+    if kind in _ESTIMATORS:
+        model = getattr(xgboost, _ESTIMATORS[kind])()
+        model.load_model(bytearray(file.data))
+    return model
 
 
 def read_lightgbm(file: ModelFile, /) -> Any:
-    """Load a model of LightGBM, `.txt`, as a `lightgbm.Booster`."""
+    """Load a model of LightGBM as a `lightgbm.Booster`, whatever saved it."""
     lightgbm = import_extra("lightgbm", "lightgbm", f"loading {file.path}")
     if not (file.data.startswith(b"tree\n") and b"\nend of trees\n" in file.data):
         raise ValueError("it is cut off, or no model of LightGBM")
@@ -43,11 +37,7 @@ def read_lightgbm(file: ModelFile, /) -> Any:
 
 
 def read_catboost(file: ModelFile, /) -> Any:
-    """Load a model of CatBoost, `.cbm`: a classifier if it knows classes, else a regressor."""
+    """Load a model of CatBoost: as a classifier if it knows classes, else as a regressor."""
     catboost = import_extra("catboost", "catboost", f"loading {file.path}")
-    model = catboost.CatBoostClassifier()
-    model.load_model(blob=file.data)
-    if not len(model.classes_):
-        model = catboost.CatBoostRegressor()
-        model.load_model(blob=file.data)
-    return model
+    model = catboost.CatBoostClassifier().load_model(blob=file.data)
+    return model if len(model.classes_) else catboost.CatBoostRegressor().load_model(blob=file.data)

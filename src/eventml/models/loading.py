@@ -8,16 +8,16 @@ import os
 import pickle
 import re
 import stat
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
 from msgspec import structs
 
 from eventml.errors import EventMLError, ModelError, ModelNotFoundError, ModelTamperedError
 from eventml.models.artefacts import Artefact, Model, ModelSource
 from eventml.models.formats import ModelFile, format_name, read_model
-from eventml.models.registries import fetched, registry_of, resolve_reference
+from eventml.models.registries import fetched, registry_of, translated
 from eventml.models.threads import use_one_job
 
 if TYPE_CHECKING:
@@ -59,12 +59,8 @@ def load(source: ModelSource, *, name: str) -> Model:
     """
     if isinstance(source, Model):
         return source
-    if isinstance(source, _Replacement):
-        source = source()
-    if isinstance(source, str | os.PathLike):
-        source = Artefact(source)
-    if isinstance(source, Artefact):
-        return _load_artefact(source)
+    if (artefact := _artefact(source)) is not None:
+        return _load_artefact(artefact)
     if callable(source):
         return _load_from_function(source, name)
     raise ModelError(
@@ -76,25 +72,29 @@ def load(source: ModelSource, *, name: str) -> Model:
 def resolve(source: ModelSource) -> str:
     """The revision of the model that a source names now. While it is equal, `load` gives the same model.
 
-    It downloads and loads nothing: of a file it reads the time, the size and the inode, and a registry gets one
-    small request, or none if the reference names a version itself. It blocks: call it in a thread.
+    Nothing is downloaded or loaded: of a file it reads time, size and inode, and a registry gets a small
+    request, or none if the reference names a version. It blocks, and raises what `load` does: see there.
 
     Returns:
-        Text to compare with `Model.revision`; "" for a `Model` and a function, which are never asked again.
-
-    Raises:
-        ModelNotFoundError: There is no such model.
-        ModelError: The registry cannot be reached, or the reference is wrong.
-        MissingExtraError: The registry needs an extra that is not installed.
+        Text to compare with `Model.revision`; "" for a `Model` and a function, which have none.
     """
-    if isinstance(source, _Replacement):
+    artefact = _artefact(source)
+    if artefact is None:
+        return ""
+    registry = registry_of(artefact)
+    if registry is None:
+        return _identity(Path(artefact.path))
+    with translated(artefact):
+        return registry.resolve(str(artefact.path)).revision
+
+
+def _artefact(source: ModelSource) -> Artefact | None:
+    """The artefact of a source, if it is none that the application makes itself."""
+    if isinstance(source, partial) and source.func is _replacing:
         source = source()
     if isinstance(source, str | os.PathLike):
         source = Artefact(source)
-    if not isinstance(source, Artefact):
-        return ""
-    registry = registry_of(source)
-    return _identity(source) if registry is None else resolve_reference(registry, source).revision
+    return source if isinstance(source, Artefact) else None
 
 
 def replacement(source: ModelSource | None, path: str, sha256: str | None = None) -> ModelSource:
@@ -102,36 +102,23 @@ def replacement(source: ModelSource | None, path: str, sha256: str | None = None
 
     Code that pins its model, or makes it itself, decides what runs, so the file needs a pin too: `sha256`, or
     the file `<path>.sha256`. Without one `load` raises a ModelError. In the place of a file without a pin it
-    needs none. It is a pickle only if the code's model may be one, and `sha256` is given.
+    needs none. It may be a pickle only if the code's model may be one, and with `sha256`.
     """
-    code = Artefact(source) if isinstance(source, str | os.PathLike) else source
-    kept = code if isinstance(code, Artefact) else Artefact(path)
-    artefact = Artefact(
-        path,
-        sha256=sha256,
-        pickle=kept.pickle and sha256 is not None,
-        keep_threads=kept.keep_threads,
-        options=kept.options,
-    )
-    return artefact if code is None or sha256 is not None else _Replacement(artefact, code)
+    code = _artefact(source) if source is not None else None
+    artefact = structs.replace(code or Artefact(path), path=path, sha256=sha256, name=None, version=None)
+    pickled = artefact.pickle and sha256 is not None
+    artefact = structs.replace(artefact, trusted=(), pickle=pickled, format=None)
+    return artefact if source is None or sha256 is not None else partial(_replacing, code, artefact)
 
 
-class _Replacement(msgspec.Struct, frozen=True):
-    """A model without a digest in the place of the code's."""
-
-    artefact: Artefact
-    code: Artefact | Model | Callable[[], Any]
-
-    def __call__(self) -> Artefact:
-        path = self.artefact.path
-        replaced = self.code
-        pinned = not isinstance(replaced, Artefact) or replaced.sha256 or _pins_beside(Path(replaced.path))
-        if pinned and not _pins_beside(Path(path)):
-            raise ModelError(
-                f"{path} replaces a model that the code pins or makes, so it needs a pin too: set model_sha256, "
-                f"or run sha256sum {path} > {path}.sha256 when you make the model"
-            )
-        return self.artefact
+def _replacing(code: Artefact | None, artefact: Artefact) -> Artefact:
+    path = artefact.path
+    if (code is None or code.sha256 or _pins_beside(Path(code.path))) and not _pins_beside(Path(path)):
+        raise ModelError(
+            f"{path} replaces a model that the code pins or makes, so it needs a pin too: set model_sha256, "
+            f"or run sha256sum {path} > {path}.sha256 when you make the model"
+        )
+    return artefact
 
 
 def _pins_beside(path: Path) -> dict[str, str]:
@@ -140,7 +127,8 @@ def _pins_beside(path: Path) -> dict[str, str]:
     Empty if there is no such file.
     """
     pins = {}
-    for place in dict.fromkeys((str(path), os.path.realpath(path))):
+    real = str(path) if "\0" in str(path) else os.path.realpath(path)  # refused below
+    for place in dict.fromkeys((str(path), real)):
         beside = f"{place}{_BESIDE}"
         try:
             found = _PIN.fullmatch(_read(beside, _PIN_SIZE))
@@ -162,9 +150,8 @@ def _read(path: str | Path, size: int = -1) -> bytes:
         return file.read(size)
 
 
-def _identity(artefact: Artefact) -> str:
-    """What changes when a file, or a file in a folder, is replaced or written."""
-    path = Path(artefact.path)
+def _identity(path: Path) -> str:
+    """What changes when a file, or a file in a folder, is written or replaced."""
     try:
         found = [(str(file), file.stat()) for file in _files(path)]
     except FileNotFoundError as exc:
@@ -176,46 +163,35 @@ def _identity(artefact: Artefact) -> str:
 
 
 def _files(path: Path) -> list[Path]:
-    """The file, or the files of the folder, in the order of their names' bytes."""
-    if not path.is_dir():
-        return [path]
-    files = [file for file in path.rglob("*") if not file.is_dir()]
-    return sorted(files, key=lambda file: os.fsencode(file.relative_to(path).as_posix()))
+    """The file; of a folder its files in the order of their names' bytes."""
+    files = [file for file in path.rglob("*") if not file.is_dir()] if path.is_dir() else [path]
+    return sorted(files, key=lambda file: os.fsencode(file.relative_to(path)))
 
 
 def _content(path: Path) -> tuple[bytes, str]:
-    """A file's content and its sha256; of a folder nothing, and that of the output of sha256sum for its files."""
+    """A file's content and sha256; of a folder nothing, and that of what sha256sum prints for its files."""
     if not path.is_dir():
         data = _read(path)
         return data, hashlib.sha256(data).hexdigest()
-    lines = hashlib.sha256()
-    for file in _files(path):
-        digest = hashlib.sha256(_read(file)).hexdigest()
-        lines.update(os.fsencode(f"{digest}  {file.relative_to(path).as_posix()}\n"))
-    return b"", lines.hexdigest()
+    digests = [(hashlib.sha256(_read(file)).hexdigest(), file.relative_to(path)) for file in _files(path)]
+    return b"", hashlib.sha256(b"".join(os.fsencode(f"{d}  {file}\n") for d, file in digests)).hexdigest()
 
 
 def _load_artefact(artefact: Artefact) -> Model:
-    registry = registry_of(artefact)
-    if registry is None:
-        path = Path(artefact.path)
-        return _load_file(path, artefact, path.stem, _identity, beside=True)
-    resolved = resolve_reference(registry, artefact)
-    path = fetched(registry, artefact, resolved.revision)
-    return _load_file(path, artefact, resolved.name, lambda _: resolved.revision, beside=False)
-
-
-def _load_file(
-    path: Path, artefact: Artefact, name: str, revision: Callable[[Artefact], str], *, beside: bool
-) -> Model:
+    registry, path = registry_of(artefact), Path(artefact.path)
+    if registry is not None:
+        with translated(artefact):
+            revision, name = registry.resolve(str(artefact.path))
+            path = fetched(registry, artefact, revision)
     kind = format_name(path, artefact)
-    revised = revision(artefact)  # before it is read: a later change is another revision
+    if registry is None:
+        revision, name = _identity(path), path.stem  # before it is read: a later change is another revision
     try:
         data, digest = _content(path)
     except (OSError, ValueError) as exc:  # ValueError: a path with a null character
         raise ModelError(f"the model at {path} cannot be read: {exc}") from exc
     given = "sha256 in its Artefact, or the setting model_sha256"
-    pins = {given: artefact.sha256, **(_pins_beside(path) if beside else {})}
+    pins = {given: artefact.sha256, **({} if registry else _pins_beside(path))}
     for where, pin in pins.items():
         if pin is not None and pin.lower() != digest:
             raise ModelTamperedError(
@@ -230,7 +206,7 @@ def _load_file(
         object=model,
         name=name if artefact.name is None else artefact.name,
         version=digest[:_DIGITS] if artefact.version is None else artefact.version,
-        revision=revised,
+        revision=revision,
     )
 
 

@@ -1,12 +1,15 @@
 """Models in MLflow's registry, `mlflow:models:/NAME@ALIAS` or `/VERSION`, and folders that MLflow has saved.
 
 MLflow's own settings say where the registry is (`MLFLOW_TRACKING_URI`). Of a folder only the model's file is
-loaded, with the format's own checks: MLflow itself would unpickle most of them.
+loaded, with the checks of its format: MLflow itself would unpickle most of them.
 """
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, Final
+
+from msgspec import structs
 
 from eventml.errors import ModelError
 from eventml.models.formats import ModelFile, import_extra, read_model
@@ -15,70 +18,50 @@ from eventml.models.registries import Resolved
 if TYPE_CHECKING:
     from pathlib import Path
 
-_FLAVORS: Final = {
-    "xgboost": ("data", "ubj"),
-    "lightgbm": ("data", "txt"),
-    "catboost": ("data", "cbm"),
-    "onnx": ("data", "onnx"),
-    "sklearn": ("pickled_model", "pickle"),
-}
-"""By flavor: the field that names the model's file, and the format of the file."""
+_REFERENCE: Final = re.compile(r"mlflow:models:/([^/@]+)(?:/(\d+)|@([^/@]+))")
+_FILES: Final = {"xgboost": "ubj", "lightgbm": "txt", "catboost": "cbm", "onnx": "onnx", "sklearn": "pickle"}
+"""Formats of models' files by MLflow's flavor."""
 
 
-def _name_and_version(reference: str) -> tuple[str, str, str]:
-    """Split a reference into name, alias and version, of which one is empty."""
-    uri = reference.removeprefix("mlflow:models:/")
-    if uri != reference:
-        name, _, alias = uri.partition("@")
-        if alias:
-            return name, alias, ""
-        name, _, version = uri.rpartition("/")
-        if name and version.isdecimal():
-            return name, "", version
+def _parts(reference: str) -> tuple[str, str | None, str]:
+    if found := _REFERENCE.fullmatch(reference):
+        return found[1], found[2], found[3]
     raise ModelError(f"{reference}: write mlflow:models:/NAME@ALIAS or mlflow:models:/NAME/VERSION")
 
 
 def resolve(reference: str) -> Resolved:
-    """Find the version that an alias names. A version is its own, and no server is asked."""
-    name, alias, version = _name_and_version(reference)
-    if version:
-        return Resolved(version, name)
-    mlflow = import_extra("mlflow", "mlflow", f"loading {reference}")
-    try:
-        found = mlflow.MlflowClient().get_model_version_by_alias(name, alias)
-    except mlflow.exceptions.MlflowException as exc:
-        if exc.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):  # no model, no alias
-            raise FileNotFoundError(str(exc)) from exc
-        raise
-    return Resolved(str(found.version), name)
+    """Find the version that an alias names. For a version no server is asked."""
+    name, version, alias = _parts(reference)
+    if version is None:
+        mlflow = import_extra("mlflow", "mlflow", f"loading {reference}")
+        try:
+            version = str(mlflow.MlflowClient().get_model_version_by_alias(name, alias).version)
+        except mlflow.exceptions.MlflowException as exc:
+            if exc.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):  # no model, no alias
+                raise FileNotFoundError(str(exc)) from exc
+            raise
+    return Resolved(version, name)
 
 
 def fetch(reference: str, revision: str, folder: Path) -> None:
     """Download the folder of a version."""
-    name, *_ = _name_and_version(reference)
     artifacts = import_extra("mlflow.artifacts", "mlflow", f"loading {reference}")
     folder.mkdir()
-    artifacts.download_artifacts(artifact_uri=f"models:/{name}/{revision}", dst_path=str(folder))
-    # It names the version, so that the same model registered twice would have two digests.
+    uri = f"models:/{_parts(reference)[0]}/{revision}"
+    artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder))
+    # It names the version, with which a model that is registered again would get another digest.
     (folder / "registered_model_meta").unlink(missing_ok=True)
 
 
-def read_mlflow(file: ModelFile, /, **options: Any) -> Any:
-    """Load the model's file in a folder that MLflow has saved; `options` are those of the file's format."""
+def read_mlflow(file: ModelFile, /, **_: Any) -> Any:
+    """Load the model's file in a folder that MLflow has saved. The options are those of the file's format."""
     models = import_extra("mlflow.models", "mlflow", f"loading {file.path}")
     flavors = models.Model.load(str(file.path)).flavors
-    flavor = next((flavor for flavor in _FLAVORS if flavor in flavors), None)
-    if flavor is None:
-        raise ModelError(f"{file.path} has the flavors {', '.join(flavors)}; known are {', '.join(_FLAVORS)}")
-    field, name = _FLAVORS[flavor]
-    inner = file.path / flavors[flavor][field]
+    if not (flavor := next((flavor for flavor in _FILES if flavor in flavors), "")):
+        raise ModelError(f"{file.path} has the flavors {', '.join(flavors)}; known are {', '.join(_FILES)}")
+    fields = flavors[flavor]
+    inner = file.path / fields["pickled_model" if flavor == "sklearn" else "data"]
     if not inner.resolve().is_relative_to(file.path.resolve()):
         raise ModelError(f"{file.path} names a file outside of it, which its digest does not cover: {inner}")
-    if flavors[flavor].get("serialization_format") == "skops":
-        name = "skops"
-    return read_model(
-        ModelFile(
-            path=inner, data=inner.read_bytes(), artefact=file.artefact, may_unpickle=file.may_unpickle
-        ),
-        name,
-    )
+    name = "skops" if fields.get("serialization_format") == "skops" else _FILES[flavor]
+    return read_model(structs.replace(file, path=inner, data=inner.read_bytes()), name)

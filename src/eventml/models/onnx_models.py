@@ -88,12 +88,12 @@ def read_onnx(file: ModelFile, /, *, providers: Sequence[str] = ("CPUExecutionPr
         MissingExtraError: onnxruntime is not installed.
         ModelError: It cannot load the file, or must not, or lacks a provider.
     """
-    data, path, pinned = file.data, file.path, file.pinned
+    data, path, pinned = file.data, file.path, file.artefact.sha256 is not None
     onnxruntime = import_extra("onnxruntime", "onnx", f"loading {path}")
     if absent := set(providers).difference(available := onnxruntime.get_available_providers()):
         raise ModelError(
-            f"{path}: this build of ONNX Runtime lacks {', '.join(sorted(absent))} (it has {', '.join(available)}); "
-            "install the build for your hardware, such as onnxruntime-gpu"
+            f"{path}: this build of ONNX Runtime lacks {', '.join(sorted(absent))} (it has "
+            f"{', '.join(available)}); install the build for your hardware, such as onnxruntime-gpu"
         )
     options = onnxruntime.SessionOptions()
     # By default the bytes decide the format, and in ONNX Runtime's own format nothing would be checked.

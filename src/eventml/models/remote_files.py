@@ -1,6 +1,6 @@
-"""Models at `https://`, `s3://` and `gs://`, read by fsspec: a file, or with a slash at the end a folder.
+"""Models at `https://`, `s3://`, `gs://` and `hf:` (Hugging Face's hub), read by fsspec: files, and folders.
 
-fsspec's and the stores' own settings have the credentials (`AWS_PROFILE`, `GOOGLE_APPLICATION_CREDENTIALS`).
+The stores' own settings have addresses and credentials (`AWS_PROFILE`, `HF_TOKEN`).
 """
 
 from __future__ import annotations
@@ -17,54 +17,49 @@ from eventml.models.registries import Resolved
 if TYPE_CHECKING:
     from pathlib import Path
 
-_MARKS: Final = ("ETag", "etag", "generation", "Content-MD5", "Last-Modified")
-"""What changes when a file's content does, best first: the stores' names in the properties of a file."""
+_MARKS: Final = ("ETag", "etag", "blob_id", "generation", "Last-Modified")
+"""Properties of files that change with the content, by their names in the stores."""
+_NOT_LOADED: Final = (".bin", ".h5", ".msgpack", ".ot", ".ckpt", ".py")  # pickles and code, in folders
 
 
-def _listed(reference: str) -> tuple[Any, dict[str, dict[str, Any]]]:
-    """The file system, and the properties of each file by its path in the model's folder."""
-    scheme = reference.partition(":")[0]
+def _found(reference: str) -> tuple[Any, dict[str, dict[str, Any]], str]:
+    """The file system, the properties of each file by its path in the model's folder, and their digest."""
+    scheme, _, rest = reference.partition(":")
     extra = "https" if scheme == "http" else scheme
     fsspec = import_extra("fsspec", extra, f"loading models from {scheme}")
     try:
-        store, path = fsspec.core.url_to_fs(reference, use_listings_cache=False)
+        store, path = fsspec.core.url_to_fs(f"{scheme}://{rest.removeprefix('//')}", use_listings_cache=False)
     except ImportError as exc:  # fsspec is there, and the package for the scheme is not
         raise MissingExtraError(extra, f"loading models from {scheme}") from exc
     store.invalidate_cache()
-    if not reference.endswith("/"):
-        return store, {PurePosixPath(urlsplit(reference).path).name: store.info(path)}
-    inside = len(path.rstrip("/")) + 1
-    found = {name[inside:]: info for name, info in store.find(path, detail=True).items()}
-    if not found:
-        raise FileNotFoundError(reference)
-    return store, found
-
-
-def _revision(found: dict[str, dict[str, Any]]) -> str:
-    marks = hashlib.sha256()
-    for path, info in sorted(found.items()):
-        mark = next((str(info[key]) for key in _MARKS if info.get(key)), None)
-        if mark is None:
+    found = {PurePosixPath(urlsplit(reference).path).name: store.info(path)}
+    if "directory" in (info["type"] for info in found.values()):
+        root = len(path.rstrip("/")) + 1
+        files = store.find(path, detail=True)
+        found = {name[root:]: info for name, info in files.items() if not name.endswith(_NOT_LOADED)}
+    digest = hashlib.sha256()
+    for name, info in sorted(found.items()):
+        if not (mark := next((info[key] for key in _MARKS if info.get(key)), None)):
             raise ModelError(
                 "the server sends neither an ETag nor a date, which tell a model's versions apart"
             )
-        marks.update(f"{path}\n{mark}\n{info.get('size')}\n".encode())
-    return marks.hexdigest()
+        digest.update(f"{name}\n{mark}\n{info.get('size')}\n".encode())
+    return store, found, digest.hexdigest()
 
 
 def resolve(reference: str) -> Resolved:
     """Ask for the properties of the file, or of each file of the folder."""
-    return Resolved(_revision(_listed(reference)[1]), PurePosixPath(urlsplit(reference).path).stem)
+    return Resolved(_found(reference)[2], PurePosixPath(urlsplit(reference).path).stem)
 
 
 def fetch(reference: str, revision: str, folder: Path) -> None:
     """Download the file, or the files of the folder."""
-    store, found = _listed(reference)
-    for path, info in found.items():
-        if ".." in PurePosixPath(path).parts:
+    store, found, before = _found(reference)
+    for name, info in found.items():
+        if ".." in PurePosixPath(name).parts:
             raise ValueError("the name of a file leads out of the folder")
-        target = folder / path
+        target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         store.get_file(info["name"], str(target))
-    if not revision == _revision(found) == _revision(_listed(reference)[1]):
+    if not revision == before == _found(reference)[2]:
         raise ModelError("the model changed while it was downloaded; load it again")

@@ -17,19 +17,25 @@ def read_safetensors(file: ModelFile, /, *, factory: Callable[[], Any], device: 
     weights = import_extra("safetensors.torch", "torch", f"loading {file.path}").load(file.data)
     module = factory()
     module.load_state_dict(weights)
-    return module.to(device).eval().requires_grad_(requires_grad=False)
+    return _frozen(module.to(device).eval())
 
 
 def read_torchscript(file: ModelFile, /, *, device: str = "cpu") -> Any:
     """Load a module of TorchScript, a program that may call any of PyTorch's operations."""
     torch = _torch_for_programs(file)
-    return torch.jit.load(io.BytesIO(file.data), device).eval().requires_grad_(requires_grad=False)
+    return _frozen(torch.jit.load(io.BytesIO(file.data), device).eval())
 
 
 def read_exported(file: ModelFile, /, *, device: str = "cpu") -> Any:
     """Load the module in a program of `torch.export`, which may contain pickles."""
     torch = _torch_for_programs(file)
-    return torch.export.load(io.BytesIO(file.data)).module().to(device).requires_grad_(requires_grad=False)
+    return _frozen(torch.export.load(io.BytesIO(file.data)).module().to(device))
+
+
+def _frozen(module: Any) -> Any:
+    for weights in module.parameters():
+        weights.requires_grad_(requires_grad=False)  # calls then record nothing for training
+    return module
 
 
 def _torch_for_programs(file: ModelFile) -> Any:
@@ -45,7 +51,10 @@ def _torch_for_programs(file: ModelFile) -> Any:
 def read_pipeline(file: ModelFile, /, *, task: str, device: str = "cpu") -> Any:
     """Load a pipeline from a folder, without the hub. Code in it, and weights in pickles, are refused."""
     transformers = import_extra("transformers", "transformers", f"loading {file.path}")
-    safe = {"use_safetensors": True, "local_files_only": True}
     return transformers.pipeline(
-        task, model=str(file.path), device=device, trust_remote_code=False, model_kwargs=safe
+        task,
+        model=str(file.path),
+        device=device,
+        trust_remote_code=False,
+        model_kwargs={"use_safetensors": True},
     )

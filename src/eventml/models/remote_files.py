@@ -32,7 +32,12 @@ def _found(reference: str) -> tuple[Any, dict[str, dict[str, Any]], str]:
     except ImportError as exc:  # fsspec is there, and the package for the scheme is not
         raise MissingExtraError(extra, f"loading models from {scheme}") from exc
     store.invalidate_cache()
-    found = {PurePosixPath(urlsplit(reference).path).name: store.info(path)}
+    try:
+        found = {PurePosixPath(urlsplit(reference).path).name: store.info(path)}
+    except FileNotFoundError as exc:
+        if extra == "https" and exc.__cause__ and getattr(exc.__cause__, "status", 0) not in (404, 410):
+            raise exc.__cause__ from None  # the client says so of a server that is away too
+        raise
     if "directory" in (info["type"] for info in found.values()):
         root = len(path.rstrip("/")) + 1
         files = store.find(path, detail=True)

@@ -20,7 +20,6 @@ from eventml.testing import TestBus
 from tests.unit.models.format_cases import CASES, ROWS, Case
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from eventml.models import Artefact
@@ -41,7 +40,7 @@ class Saved(msgspec.Struct):
 
 
 @pytest.fixture(scope="module", params=CASES)
-def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Saved]:
+def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Saved:
     case = CASES[request.param]
     for module in case.needs:
         pytest.importorskip(
@@ -50,7 +49,7 @@ def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the libraries that save
         artefact, own = case.save(tmp_path_factory.mktemp("saved"))
-    yield Saved(case, artefact, [float(value).hex() for value in own])
+    return Saved(case, artefact, [float(value).hex() for value in own])
 
 
 @pytest.fixture

@@ -1,8 +1,9 @@
-"""Formats: found by suffix, content or name; options, trust, one thread, and what happens without their library."""
+"""Formats: found by suffix, content or name; their options, trust and threads; without their library."""
 
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from importlib import metadata
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from eventml import Bus
+from eventml.cli.check import check_bus
 from eventml.errors import MissingExtraError, ModelError, UntrustedModelError
 from eventml.models import Artefact, ModelFile, formats, load
 from tests.unit.models.format_cases import CASES, ROWS, TARGET, TORCH, digest
@@ -53,6 +56,28 @@ def test_a_library_that_is_not_installed_is_named_with_its_extra(
     source = Artefact(path, sha256=digest(path), options=options)
     with pytest.raises(MissingExtraError, match=rf"loading .*pip install 'eventml\[{extra}\]'"):
         load(source, name="x")
+
+
+@pytest.mark.anyio
+async def test_check_reports_what_a_model_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "lightgbm", None)
+    (tmp_path / "model.txt").write_bytes(b"tree")
+    bus = Bus("rides")
+    for name, file in {
+        "lacking": "model.txt",
+        "unknown": "model.h5",
+        "elsewhere": "ftp://host/m.txt",
+    }.items():
+
+        @bus.predictor("rides", to=name, model=str(tmp_path / file) if "//" not in file else file, name=name)
+        def predict(rides: list[int], model: Any) -> list[int]:
+            return rides
+
+    report = await check_bus(bus, connect=False)
+    assert len(report.problems) == 3
+    assert re.search(r"lacking: loading .*pip install 'eventml\[lightgbm\]'", report.problems[0])
+    assert re.search(r"unknown: .*\.h5 is not a known model format", report.problems[1])
+    assert re.search(r"elsewhere: ftp://host/m\.txt: ftp is no known registry", report.problems[2])
 
 
 def test_every_extra_that_an_error_names_exists() -> None:
@@ -175,13 +200,10 @@ def test_weights_that_do_not_fit_the_factory_s_module_are_refused(tmp_path: Path
 def test_a_pipeline_with_weights_in_a_pickle_is_refused(tmp_path: Path) -> None:
     for module in (*TORCH, "transformers"):
         pytest.importorskip(module, reason=f"{module} is not installed: pipelines are not tested")
-    import torch
-
     artefact, _ = saved("transformers", tmp_path)
     weights = tmp_path / "sentiment" / "model.safetensors"
-    torch.save(
-        __import__("safetensors.torch").torch.load_file(weights), weights.with_name("pytorch_model.bin")
-    )
+    state = sys.modules["safetensors.torch"].load_file(weights)
+    sys.modules["torch"].save(state, weights.with_name("pytorch_model.bin"))
     weights.unlink()
     with pytest.raises(ModelError, match="cannot be loaded as transformers"):
         load(artefact, name="x")
@@ -256,6 +278,6 @@ def test_two_packages_that_register_one_suffix_are_refused(
 ) -> None:
     for _ in registered(monkeypatch, "npy", id, id):
         with pytest.raises(
-            ModelError, match="npy is registered twice.* theirs0:read and theirs1:read; uninstall one"
+            ModelError, match=r"npy is registered twice.* theirs0:read and theirs1:read; uninstall one"
         ):
             load(tmp_path / "model.npy", name="x")

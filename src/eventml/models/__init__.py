@@ -1,17 +1,13 @@
 """Models: load a model file safely, version it, and keep it to one thread.
 
-Read `artefacts.py` first (`Artefact`, `Model`), then `loading.py`: `load` makes a `Model` of whatever a
-handler's `model=` names, and `resolve` tells cheaply whether it is still the same. `formats.py` finds the
-format of a file, `registries.py` the model that a reference such as `s3://...` names.
-
-Formats: `sklearn_models.py` reads skops files and pickles, with `trusted.py` (the reviewed list of types that
-a skops file may contain), `soundness.py` (structural checks of what was loaded) and `estimator_checks.py`
-(where functions and names of methods may be); `onnx_models.py`; `boosting.py` (XGBoost, LightGBM, CatBoost);
-`torch_models.py`. Registries: `mlflow_registry.py` and `remote_files.py`.
-
-`threads.py` limits models to one thread, `object_graph.py` lists the objects inside a model, and `blocks.py`
-predicts in blocks of one size. It may import `errors` and `loopback`. A model's library is imported when a
-model needs it.
+Read `artefacts.py` first, then `loading.py`: `load` makes a `Model` of whatever a handler's `model=` names, and
+`resolve` tells cheaply whether it is still the same. `formats.py` finds the format of a file, `registries.py`
+what a reference such as `s3://...` names. Formats: `sklearn_models.py`, with `trusted.py` (the reviewed list
+of types in skops files), `soundness.py` (structural checks of what was loaded) and `estimator_checks.py`
+(where functions and names of methods may be); `onnx_models.py`, `boosting.py`, `torch_models.py`. Registries:
+`mlflow_registry.py`, `remote_files.py`. `threads.py` limits models to one thread, `object_graph.py` lists the
+objects inside a model, and `blocks.py` predicts in blocks of one size. It may import `errors` and `loopback`.
+A model's library is imported when a model needs it.
 """
 
 from eventml.models.artefacts import Artefact, Model, ModelSource

@@ -19,8 +19,7 @@ class Model(msgspec.Struct, frozen=True, eq=False):
         name: Sent with every prediction, in the header `ce_model`.
         version: Sent in the header `ce_modelversion`, and part of a prediction's id: two models that
             predict differently need different versions, or their predictions look like duplicates.
-        revision: What `resolve` returned for its source when it was loaded; "" if it was not loaded from a
-            file or a registry.
+        revision: What `resolve` returned for its source when it was loaded; "" for other models.
     """
 
     object: Any
@@ -45,7 +44,7 @@ class Artefact(msgspec.Struct, frozen=True):
             with: trust only what is harmless with any arguments.
         sha256: The expected digest, 64 hex digits, checked for every format.
         pickle: Whether to load a pickle. Loading runs any code in the file, so it needs a pin too: `sha256`,
-            or a file `<path>.sha256`, which protects from nobody who can write both files.
+            or a file `<path>.sha256`.
         keep_threads: Whether to keep `n_jobs` and the threads of the model's library. By default a model is
             limited to one thread, because more make a stream slower; see `docs/models.md`.
         format: A format by its name, in the place of the suffix: `ubj` for a file `model.xgb`.

@@ -18,10 +18,7 @@ from eventml.errors import EventMLError, MissingExtraError, ModelError
 from eventml.models.artefacts import Artefact
 
 _GROUP: Final = "eventml.model_formats"
-_FOLDERS: Final = {
-    "MLmodel": "mlflow",
-    "config.json": "transformers",
-}  # formats of folders, by a file in them
+_FOLDERS: Final = {"MLmodel": "mlflow", "config.json": "transformers"}  # by a file in the folder
 
 
 class ModelFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,16 +72,12 @@ def format_name(path: Path, artefact: Artefact) -> str:
     if artefact.format is None and path.is_dir():
         if found := [name for file, name in _FOLDERS.items() if (path / file).is_file()]:
             return found[0]
-        raise ModelError(
-            f"the model at {path} cannot be read: a folder with neither {' nor '.join(_FOLDERS)}"
-        )
+        raise ModelError(f"the model at {path} cannot be read: there is no {' or '.join(_FOLDERS)} in it")
     name = path.suffix.lower()[1:] if artefact.format is None else artefact.format
     if name not in registered(_GROUP):
         shown = artefact.format or path.suffix or "a file without suffix"
         known = ", ".join(sorted(registered(_GROUP)))
-        raise ModelError(
-            f"{path}: {shown} is not a known model format; Artefact(format=) names one of {known}"
-        )
+        raise ModelError(f"{path}: {shown} is not a known model format; format= names one of {known}")
     return name
 
 
@@ -96,7 +89,5 @@ def read_model(file: ModelFile, name: str) -> Any:
     except EventMLError:
         raise
     except Exception as exc:
-        given = f" with options={options!r}" if options or isinstance(exc, TypeError) else ""
-        raise ModelError(
-            f"{file.path} cannot be loaded as {name}{given}: {type(exc).__name__}: {exc}"
-        ) from exc
+        given = f"{name} with options={options!r}" if options or isinstance(exc, TypeError) else name
+        raise ModelError(f"{file.path} cannot be loaded as {given}: {type(exc).__name__}: {exc}") from exc

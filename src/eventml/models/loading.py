@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import structs
 
-from eventml.errors import EventMLError, ModelError, ModelNotFoundError, ModelTamperedError
+from eventml.errors import EventMLError, ModelError, ModelTamperedError
 from eventml.models.artefacts import Artefact, Model, ModelSource
 from eventml.models.formats import ModelFile, format_name, read_model
-from eventml.models.registries import fetched, registry_of, translated
+from eventml.models.registries import fetched, registry_of, shown, translated
 from eventml.models.threads import use_one_job
 
 if TYPE_CHECKING:
@@ -81,11 +81,9 @@ def resolve(source: ModelSource) -> str:
     artefact = _artefact(source)
     if artefact is None:
         return ""
-    registry = registry_of(artefact)
-    if registry is None:
-        return _identity(Path(artefact.path))
+    registry, path = registry_of(artefact), artefact.path
     with translated(artefact):
-        return registry.resolve(str(artefact.path)).revision
+        return _identity(Path(path)) if registry is None else registry.resolve(str(path)).revision
 
 
 def _artefact(source: ModelSource) -> Artefact | None:
@@ -112,8 +110,9 @@ def replacement(source: ModelSource | None, path: str, sha256: str | None = None
 
 
 def _replacing(code: Artefact | None, artefact: Artefact) -> Artefact:
-    path = artefact.path
-    if (code is None or code.sha256 or _pins_beside(Path(code.path))) and not _pins_beside(Path(path)):
+    pinned = code is None or code.sha256 or _pins_beside(Path(code.path))
+    if pinned and not _pins_beside(Path(artefact.path)):
+        path = shown(artefact)
         raise ModelError(
             f"{path} replaces a model that the code pins or makes, so it needs a pin too: set model_sha256, "
             f"or run sha256sum {path} > {path}.sha256 when you make the model"
@@ -152,13 +151,8 @@ def _read(path: str | Path, size: int = -1) -> bytes:
 
 def _identity(path: Path) -> str:
     """What changes when a file, or a file in a folder, is written or replaced."""
-    try:
-        found = [(str(file), file.stat()) for file in _files(path)]
-    except FileNotFoundError as exc:
-        raise ModelNotFoundError(f"there is no model at {path} (looked for {path.absolute()})") from exc
-    except (OSError, ValueError) as exc:  # ValueError: a path with a null character
-        raise ModelError(f"the model at {path} cannot be read: {exc}") from exc
-    state = [(name, file.st_mtime_ns, file.st_size, file.st_ino) for name, file in found]
+    stats = [(str(file), file.stat()) for file in _files(path)]
+    state = [(name, stat.st_mtime_ns, stat.st_size, stat.st_ino) for name, stat in stats]
     return hashlib.sha256(repr(state).encode()).hexdigest()
 
 
@@ -179,17 +173,18 @@ def _content(path: Path) -> tuple[bytes, str]:
 
 def _load_artefact(artefact: Artefact) -> Model:
     registry, path = registry_of(artefact), Path(artefact.path)
-    if registry is not None:
-        with translated(artefact):
+    with translated(artefact):
+        if registry is None:
+            kind = format_name(path, artefact)
+            revision, name = (
+                _identity(path),
+                path.stem,
+            )  # before it is read: a later change is another revision
+        else:
             revision, name = registry.resolve(str(artefact.path))
             path = fetched(registry, artefact, revision)
-    kind = format_name(path, artefact)
-    if registry is None:
-        revision, name = _identity(path), path.stem  # before it is read: a later change is another revision
-    try:
+            kind = format_name(path, artefact)
         data, digest = _content(path)
-    except (OSError, ValueError) as exc:  # ValueError: a path with a null character
-        raise ModelError(f"the model at {path} cannot be read: {exc}") from exc
     given = "sha256 in its Artefact, or the setting model_sha256"
     pins = {given: artefact.sha256, **({} if registry else _pins_beside(path))}
     for where, pin in pins.items():

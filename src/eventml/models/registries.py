@@ -13,10 +13,9 @@ import tempfile
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, cast
-from urllib.parse import urlsplit
 
 from eventml.errors import EventMLError, ModelError, ModelNotFoundError, UntrustedModelError
-from eventml.loopback import is_loopback
+from eventml.loopback import is_loopback_name
 from eventml.models.artefacts import Artefact
 from eventml.models.formats import registered
 
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 
 _GROUP: Final = "eventml.model_registries"
 _SCHEME: Final = re.compile(r"([a-z][a-z0-9+.-]+):(.+)", re.DOTALL)  # two letters: `C:` is a drive
+_URL: Final = re.compile(r"([a-z0-9+.-]+://)(?:[^/?#]*@)?(([^/?#]*)[^?#]*)(?s:.*)")
 
 
 class Resolved(NamedTuple):
@@ -35,7 +35,7 @@ class Resolved(NamedTuple):
 
 
 class ModelRegistry(Protocol):
-    """A registry's module. Its functions may raise anything: FileNotFoundError if a model is not there."""
+    """A registry's module. It may raise any exception, and FileNotFoundError if a model is not there."""
 
     def resolve(self, reference: str) -> Resolved:
         """Find what a reference names now, by a small request or none, and download nothing."""
@@ -53,17 +53,16 @@ def registry_of(artefact: Artefact) -> ModelRegistry | None:
     if found[1] not in registries:
         known = ", ".join(sorted(registries))
         raise ModelError(f"{shown(artefact)}: {found[1]} is no known registry; known are {known}")
-    if found[1] == "http" and not (artefact.sha256 or is_loopback(urlsplit(found[0]).hostname or "")):
-        raise UntrustedModelError(
-            f"{shown(artefact)}: anyone on the way could replace it: use https, or give its sha256"
-        )
+    url = _URL.fullmatch(found[0])
+    if url and url[1] == "http://" and not (artefact.sha256 or is_loopback_name(url[3])):
+        raise UntrustedModelError(f"{shown(artefact)}: without encryption it needs a sha256; or use https")
     return cast("ModelRegistry", registries[found[1]].load())
 
 
 def shown(artefact: Artefact) -> str:
     """The path of an artefact for a message: a URL without user, password and query, which may be secret."""
-    scheme, slashes, rest = str(artefact.path).partition("://")
-    return scheme + slashes + rest.partition("?")[0].rpartition("@" if scheme.startswith("http") else "\0")[2]
+    url = _URL.fullmatch(str(artefact.path))
+    return url[1] + url[2] if url else str(artefact.path)
 
 
 def fetched(registry: ModelRegistry, artefact: Artefact, revision: str) -> Path:
@@ -83,16 +82,16 @@ def fetched(registry: ModelRegistry, artefact: Artefact, revision: str) -> Path:
 
 @contextmanager
 def translated(artefact: Artefact) -> Iterator[None]:
-    """Raise a registry's exceptions as ours, without the secrets that a URL may have."""
+    """Raise what a registry or the file system raises as ours, without the secrets that a URL may have."""
     try:
         yield
     except EventMLError:
         raise
     except FileNotFoundError as exc:
-        raise ModelNotFoundError(f"there is no model at {shown(artefact)}") from exc
+        place = "" if _SCHEME.match(str(artefact.path)) else f" (looked for {Path(artefact.path).absolute()})"
+        raise ModelNotFoundError(f"there is no model at {shown(artefact)}{place}") from exc
     except Exception as exc:  # noqa: BLE001 - clients raise whatever they like
-        plain = shown(artefact) == str(artefact.path)
-        why = f": {exc}" if plain else ""  # a client's message may repeat the whole URL
-        raise ModelError(f"the model at {shown(artefact)} cannot be had: {type(exc).__name__}{why}") from (
-            exc if plain else None
-        )
+        if shown(artefact) == str(artefact.path):
+            raise ModelError(f"the model at {artefact.path} cannot be read: {exc}") from exc
+        # A client's message may repeat the whole URL.
+        raise ModelError(f"the model at {shown(artefact)} cannot be read: {type(exc).__name__}") from None

@@ -45,16 +45,15 @@ def _found(reference: str) -> tuple[Any, dict[str, dict[str, Any]], str]:
     digest = hashlib.sha256()
     for name, info in sorted(found.items()):
         if not (mark := next((info[key] for key in _MARKS if info.get(key)), None)):
-            raise ModelError(
-                "the server sends neither an ETag nor a date, which tell a model's versions apart"
-            )
+            raise ModelError("the server sends neither an ETag nor a date to tell versions apart")
         digest.update(f"{name}\n{mark}\n{info.get('size')}\n".encode())
     return store, found, digest.hexdigest()
 
 
 def resolve(reference: str) -> Resolved:
     """Ask for the properties of the file, or of each file of the folder."""
-    return Resolved(_found(reference)[2], PurePosixPath(urlsplit(reference).path).stem)
+    name = PurePosixPath(urlsplit(reference).path).name.partition("@")[0]  # `hf:team/rides@v1.2`
+    return Resolved(_found(reference)[2], PurePosixPath(name).stem)
 
 
 def fetch(reference: str, revision: str, folder: Path) -> None:

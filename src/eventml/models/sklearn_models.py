@@ -39,12 +39,8 @@ def read_skops(file: ModelFile, /) -> Any:
         MissingExtraError: skops or scikit-learn is not installed.
         ModelError: The file is damaged, too large unpacked, or scikit-learn could not have saved it.
     """
-    data, path, trusted, pinned = (
-        file.data,
-        str(file.path),
-        file.artefact.trusted,
-        file.artefact.sha256 is not None,
-    )
+    data, path, trusted = file.data, str(file.path), file.artefact.trusted
+    pinned = file.artefact.sha256 is not None
     try:
         import skops.io as skops  # noqa: PLC0415 - optional
 

@@ -57,7 +57,7 @@ def use_one_job(model: Any) -> None:
             elif attributes(one).get("n_jobs") is not None:
                 one.n_jobs = None
         elif "xgboost.Booster" in kinds:
-            one.set_param({"nthread": 1})
+            one.set_param("nthread", 1)
         elif "lightgbm.Booster" in kinds:
             one.predict = partial(one.predict, num_threads=1)
         elif "catboost.CatBoost" in kinds:

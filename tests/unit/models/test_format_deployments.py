@@ -81,7 +81,7 @@ async def on_a_stream(bus: Bus, folder: Path) -> list[str]:
 
 async def as_a_web_service(bus: Bus, folder: Path) -> list[str]:
     server = uvicorn.Server(uvicorn.Config(bus.asgi(), host="127.0.0.1", port=0, log_level="warning"))
-    found = {}
+    found: dict[str, dict[str, float]] = {}
     async with anyio.create_task_group() as serving:
         serving.start_soon(server.serve)
         while not server.started:

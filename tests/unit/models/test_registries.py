@@ -145,7 +145,7 @@ class TestHttps:
         site.files["/m.skops"], code = path.read_bytes(), Artefact("a.skops", sha256="0" * 64)
         for ask in (resolve, slope):
             with pytest.raises(ModelError, match="set model_sha256"):
-                ask(replacement(code, f"{site.url}/m.skops"))  # type: ignore[operator]
+                ask(replacement(code, f"{site.url}/m.skops"))  # type: ignore[arg-type]
         source = replacement(code, f"{site.url}/m.skops", digest(path))
         assert load(source, name="x").revision == resolve(source)
 
@@ -158,7 +158,7 @@ class TestHttps:
     def test_a_server_that_is_away_is_an_error_without_secrets(self, site: Site) -> None:
         reference = "http://127.0.0.1:1/m.skops?token=secret"
         with pytest.raises(
-            ModelError, match=r"the model at http://127\.0\.0\.1:1/m\.skops cannot be had"
+            ModelError, match=r"the model at http://127\.0\.0\.1:1/m\.skops cannot be read"
         ) as caught:
             resolve(reference)
         assert "secret" not in str(caught.value)
@@ -191,7 +191,7 @@ class TestHttps:
 
     def test_another_machine_without_encryption_needs_a_pin(self) -> None:
         for ask in (resolve, slope):
-            with pytest.raises(UntrustedModelError, match=r"use https, or give its sha256"):
+            with pytest.raises(UntrustedModelError, match=r"it needs a sha256; or use https"):
                 ask("http://models.example/m.skops")
 
     def test_several_processes_may_load_at_once(self, site: Site, tmp_path: Path, cache: Path) -> None:
@@ -211,7 +211,7 @@ class TestHttps:
         site.files["/m.skops"] = model_file(3, folder=tmp_path).read_bytes()
         (tmp_path / "file").touch()
         monkeypatch.setenv("EVENTML_CACHE", str(tmp_path / "file"))
-        with pytest.raises(ModelError, match=r"m\.skops cannot be had: NotADirectoryError.*file/models"):
+        with pytest.raises(ModelError, match=r"m\.skops cannot be read: .*file/models"):
             load(f"{site.url}/m.skops", name="x")
 
 
@@ -331,6 +331,12 @@ class TestHub:
         model = load("hf:team/rides", name="x")
         assert (model.name, model.version) == ("rides", load(folder, name="x").version)
         assert not [request for request in hub.requests if request.endswith("resolve/main/pytorch_model.bin")]
+
+    def test_a_revision_can_be_named(self, hub: Site, tmp_path: Path) -> None:
+        hub.files["duration.skops"] = model_file(1.0, folder=tmp_path).read_bytes()
+        assert slope("hf:team/rides@v1.2/duration.skops") == 1.0
+        assert "GET /api/models/team/rides/revision/v1.2" in hub.requests
+        assert load("hf:team/rides@v1.2", name="x").name == "rides"
 
     def test_what_is_not_there_is_said(self, hub: Site) -> None:
         for reference in ("hf:team/rides/gone.skops", "hf:nobody/nothing/m.skops"):

@@ -1,6 +1,6 @@
 """Models: load a model file safely, version it, and keep it to one thread.
 
-Read `artefacts.py` first, then `loading.py`: `load` makes a `Model` of whatever a handler's `model=` names, and
+Read `artefacts.py` first, then `loading.py`: `load` makes a `Model` of what a handler's `model=` names, and
 `resolve` tells cheaply whether it is still the same. `formats.py` finds the format of a file, `registries.py`
 what a reference such as `s3://...` names. Formats: `sklearn_models.py`, with `trusted.py` (the reviewed list
 of types in skops files), `soundness.py` (structural checks of what was loaded) and `estimator_checks.py`

@@ -90,7 +90,7 @@ def translated(artefact: Artefact) -> Iterator[None]:
     except FileNotFoundError as exc:
         place = "" if _SCHEME.match(str(artefact.path)) else f" (looked for {Path(artefact.path).absolute()})"
         raise ModelNotFoundError(f"there is no model at {shown(artefact)}{place}") from exc
-    except Exception as exc:  # noqa: BLE001 - clients raise whatever they like
+    except Exception as exc:
         if shown(artefact) == str(artefact.path):
             raise ModelError(f"the model at {artefact.path} cannot be read: {exc}") from exc
         # A client's message may repeat the whole URL.

@@ -14,7 +14,7 @@ CHAOS_SECONDS ?= 60
 SOAK_SECONDS ?= 900
 EXAMPLE ?= rides
 
-.PHONY: help demo test quick chaos soak coverage check bench docs lock clean
+.PHONY: help demo test quick pythons chaos soak coverage check bench docs release lock clean
 .DEFAULT_GOAL := help
 
 # Several test processes share the cores, and OpenMP threads that wait for one spin. They start hundreds of
@@ -28,12 +28,14 @@ help:
 	@echo "             (EXAMPLE=churn or web_backend for the other examples)"
 	@echo "make test    all tests but the chaos tests; those that need a broker say so where there is none"
 	@echo "make quick   the tests of single modules and of the in-memory backend, in about a minute"
+	@echo "make pythons  make quick on Python 3.11 to 3.14, as far as they are installed (PYTHONS='3.12 3.13')"
 	@echo "make chaos   workers and brokers killed under load (CHAOS_SECONDS=60 for each)"
 	@echo "make soak    an hour of load while everything fails (SOAK_SECONDS=900 for each of four; SOAK_SEED=...)"
 	@echo "make coverage  what make test runs of src/eventml, by lines and branches"
 	@echo "make check   ruff, mypy --strict, pyright on the public API, the layers"
 	@echo "make bench   the benchmarks (ARGS=memory, redis, kafka, handlers or web for one of them)"
 	@echo "make docs    the documentation as a site, links checked, in build/docs"
+	@echo "make release  the distribution, built, checked and tried in an empty environment; nothing is uploaded"
 	@echo "make lock    write requirements.lock anew (ARGS=--upgrade for newer versions)"
 	@echo "ARGS=... is passed on: make demo ARGS='--events 50000 --producers 4'"
 
@@ -77,7 +79,14 @@ bench: $(VENV)/.installed
 	@for name in $(or $(ARGS),memory redis kafka); do $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 docs: $(VENV)/.installed
-	$(BIN)/mkdocs build --strict --site-dir build/docs
+	$(BIN)/zensical build --strict --clean
+
+# Versions: PYTHONS="3.12 3.13".
+pythons:
+	.ci/pythons
+
+release: $(VENV)/.installed
+	PYTHON=$(BIN)/python .ci/release
 
 # The versions in the locks are kept, unless ARGS says otherwise; the image's are those of the other lock.
 LOCK := build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
@@ -90,4 +99,4 @@ lock:
 	  --constraint requirements.lock --output-file deployment/requirements.lock
 
 clean:
-	rm -rf $(VENV) build .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist .cache .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -72,6 +72,13 @@ class HandlerOptions(msgspec.Struct, frozen=True, kw_only=True):
             handled before.
         skip_tombstones: Complete an event whose value is missing, empty or null without a call. Otherwise a
             handler of `Event | None` gets None, and for others it is undecodable: a dead letter.
+        model_poll: Look for a new version of the model every so many seconds, and use it from the next batch
+            on if it passes its checks; None keeps the version that was loaded at the start. Needs a file
+            without a pin, or a name in a registry.
+        golden: Path of a file with golden rows, which a version of the model must predict before it is used:
+            Parquet, or a JSON object in each line, with the fields of an event, and `prediction` if one was
+            recorded.
+        golden_tolerance: How far a number may be from the recorded one.
         carry: Names of headers that outputs get from their input. The trace context (`traceparent`) goes to
             them by itself, if tracing is on.
         retry_on: Exceptions that mean a failing dependency (a database that is down) and not a bad event: the
@@ -99,6 +106,9 @@ class HandlerOptions(msgspec.Struct, frozen=True, kw_only=True):
     dedupe_window: AtLeastOne | None = None
     skip_replayed: bool = True
     skip_tombstones: bool = False
+    model_poll: PositiveSeconds | None = None
+    golden: Text | None = None
+    golden_tolerance: Annotated[float, Meta(ge=0)] = 0.0
     carry: tuple[Text, ...] = ()
     retry_on: tuple[type[Exception], ...] = ()
 
@@ -181,5 +191,8 @@ class HandlerArguments(TypedDict, total=False):
     dedupe_window: int | None
     skip_replayed: bool
     skip_tombstones: bool
+    model_poll: float | None
+    golden: str | None
+    golden_tolerance: float
     carry: Sequence[str]
     retry_on: Sequence[type[Exception]]

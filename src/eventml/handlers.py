@@ -53,6 +53,7 @@ class Handler(msgspec.Struct, frozen=True, kw_only=True):
         resource_names: Names of its parameters after the events: `model`, and names of lifespans.
         metadata: Name of its parameter that gets the delivery of the event, or those of the events; or None.
         options: How it is run.
+        champion: Name of the predictor that this one is a challenger of; empty if it is none.
 
     Raises:
         ValueError: An option does not suit this handler; the message starts with the option's name.
@@ -72,6 +73,7 @@ class Handler(msgspec.Struct, frozen=True, kw_only=True):
     resource_names: tuple[str, ...]
     metadata: str | None
     options: HandlerOptions
+    champion: str = ""
 
     def __post_init__(self) -> None:
         """Check the options that not every handler may have, from the code and from settings."""
@@ -80,6 +82,9 @@ class Handler(msgspec.Struct, frozen=True, kw_only=True):
                 "concurrency: it is for handlers of single events, and this one takes batches, which are "
                 "called one at a time; run more workers (eventml run --workers N)"
             )
+        for option in ("model_poll", "golden"):
+            if getattr(self.options, option) is not None and (self.model is None or not self.outputs):
+                raise ValueError(f"{option}: it is for predictors with a model; omit it")
 
     @property
     def max_batch(self) -> int:

@@ -41,11 +41,13 @@ class Minutes(msgspec.Struct):
 
 bus.topic("rides.started", event_type=Ride, id_field="ride_id")
 
-@bus.predictor("rides.started", to="rides.duration", retries=0)
-def duration(ride: Ride) -> Minutes:
+@bus.predictor("rides.started", to="rides.duration", retries=0, model=lambda: 14.0)
+def duration(ride: Ride, model) -> Minutes:
     if ride.ride_id == "r-17":
         raise KeyError(ride.pickup_location_id)
-    return Minutes(ride.ride_id, 14.0)
+    return Minutes(ride.ride_id, model)
+
+bus.challenger("duration", "gbm", model=lambda: 15.0)
 
 @bus.predictor("rides.started", to="rides.tip")
 def tip(ride: Ride) -> float:
@@ -83,7 +85,7 @@ def test_section_describes_the_options_of_its_command(name: str) -> None:
 
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_options_of_every_example_are_valid(example: str, folder: Path) -> None:
-    for file in ("trips.csv", "rides.json"):
+    for file in ("trips.csv", "rides.json", "rides.jsonl"):
         (folder / file).touch()  # a file is opened when its argument is read
     name, *args = shlex.split(example)
     [command, *others] = commands()[name]
@@ -97,6 +99,7 @@ def test_examples_run(invoke: Invoke, folder: Path) -> None:
     (folder / "rides.py").write_text(APP)
     rows = "".join(f"r-{number},{number}\n" for number in range(20))
     (folder / "trips.csv").write_text(f"ride_id,pickup_location_id\n{rows}")
+    (folder / "rides.jsonl").write_text('{"ride_id": "r-1", "pickup_location_id": 1}')
     (folder / "rides.json").write_text(invoke("schema", "rides:bus").stdout)
     examples = [example for example in EXAMPLES if not example.startswith(("serve", "run"))]
     first = ["publish rides.started trips.csv", "run rides:bus --until-idle 0"]

@@ -74,6 +74,11 @@ def test_publish_run_lag_and_tail(name: str) -> None:
     assert found == {f"r{n}": (f"r{n}/minutes", 3.0 * n) for n in range(50)}
     assert len(eventml("tail", f"{name}.minutes", "--from", "1h", "--until-end").splitlines()) == 50
     assert eventml("tail", f"{name}.minutes", "--until", "1h") == ""
+    report = json.loads(eventml("replay", "app:minutes", "--json"))
+    [then, now] = report["models"]
+    assert (report["events"], then["answered"], now["answered"]) == (51, 50, 50)
+    assert (then["dead_letters"], now["dead_letters"]) == (1, 1)
+    assert all(field["equal"] == 1.0 for field in report["comparison"]["fields"])
     [letter] = eventml(
         "tail", f"{name}.rides.{name}.minutes.dlq", "--from", "earliest", "-n", "1"
     ).splitlines()
@@ -124,3 +129,6 @@ def test_topics_on_kafka_must_be_created_first(
     assert (group["lag"], group["partitions"]) == (0, {"0": 0, "1": 0})
     lines = eventml("tail", f"{name}.minutes", "--from", "earliest", "-n", "50").splitlines()
     assert {json.loads(line)["id"] for line in lines} == {f"r{n}/minutes" for n in range(50)}
+    report = json.loads(eventml("replay", "app:minutes", "--json"))
+    assert (report["events"], report["comparison"]["pairs"]) == (50, 50)
+    assert all(field["equal"] == 1.0 for field in report["comparison"]["fields"])

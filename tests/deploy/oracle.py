@@ -27,6 +27,7 @@ class Oracle:
     Args:
         url: URL of the backend.
         name: Name of the app: its topics are `<name>.numbers` and `<name>.answers`.
+        handler: Name of the predictor.
 
     Attributes:
         published: How many numbers have been published; they are 0, 1, 2 ... and also their ids.
@@ -34,8 +35,9 @@ class Oracle:
         answered: Time of the first answer, by the id of its input, in seconds since the epoch.
     """
 
-    def __init__(self, url: str, name: str) -> None:
+    def __init__(self, url: str, name: str, handler: str = "answer") -> None:
         self._url = url
+        self._handler = handler
         self.topic, self.to = f"{name}.numbers", f"{name}.answers"
         self.published = 0
         self._lock = threading.Lock()
@@ -60,7 +62,8 @@ class Oracle:
     async def create_topics(self, backend: Backend) -> None:
         """Create the topics, on backends that need it."""
         if isinstance(backend, CreatesTopics):
-            topics = [f"{self.topic}.{self.topic.removesuffix('.numbers')}.answer.dlq", self.topic, self.to]
+            name = self.topic.removesuffix(".numbers")
+            topics = [f"{self.topic}.{name}.{self._handler}.dlq", self.topic, self.to]
             await backend.create_topics([NewTopic(name=name, partitions=PARTITIONS) for name in topics])
 
     def next_records(self, count: int, **fields: Any) -> list[Record]:

@@ -18,14 +18,19 @@ FAILOVER_TIMEOUT = 3000
 
 
 @contextmanager
-def sentinel(master: RedisServer, folder: Path, failover_timeout: int = FAILOVER_TIMEOUT) -> Iterator[str]:
-    """One Sentinel that watches a master, named `main`, and decides alone. Its address."""
+def sentinel(
+    master: RedisServer, folder: Path, failover_timeout: int = FAILOVER_TIMEOUT, down_after: int = 500
+) -> Iterator[str]:
+    """One Sentinel that watches a master, named `main`, and decides alone. Its address.
+
+    It replaces a master that has not answered for `down_after` milliseconds.
+    """
     port = next(free_ports())
     config = folder / "sentinel.conf"
     config.write_text(
         f"bind {LOOPBACK}\nport {port}\ndir {folder}\n"
         f"sentinel monitor main {LOOPBACK} {master.port} 1\n"
-        "sentinel down-after-milliseconds main 500\n"
+        f"sentinel down-after-milliseconds main {down_after}\n"
         f"sentinel failover-timeout main {failover_timeout}\n"
     )
     process = ServerProcess([str(master.executable), str(config), "--sentinel"], log=folder / "sentinel.log")

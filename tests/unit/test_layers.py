@@ -35,7 +35,7 @@ LAYERS: Final = [
     {"bus"},
     {"eventml", "testing"},
     {"deploy", "deploy.workers"},
-    {"deploy.web", "deploy.batch"},
+    {"deploy.web", "deploy.batch", "deploy.comparison", "deploy.doctor"},
     {"cli"},
     {"__main__"},
 ]
@@ -50,6 +50,8 @@ FACES: Final = {
     "eventml.bus",
     "eventml.config",
     "eventml.deploy.batch",
+    "eventml.deploy.comparison",
+    "eventml.deploy.doctor",
     "eventml.deploy.web",
     "eventml.deploy.workers",
     "eventml.frames",

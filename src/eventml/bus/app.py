@@ -106,7 +106,11 @@ def import_predictor(target: str) -> tuple[Bus, str]:
     found = [
         (bus, handler.name)
         for bus, handler in handlers
-        if (handler.function is function if callable(function) else handler.name == name)
+        if (
+            handler.function is function and not handler.champion
+            if callable(function)
+            else handler.name == name
+        )
     ]
     if len(found) == 1:
         return found[0]

@@ -6,7 +6,7 @@ import os
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from functools import wraps
 from importlib import metadata
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, Self, TypeVar
 
 from eventml import config
 from eventml.backends.base import Backend
@@ -24,6 +24,9 @@ from eventml.runtime import LoadedHandler, Worker, load_handlers, task_group
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
     from types import TracebackType
+
+_OF_CHAMPION: Final = {"challenger", "model", "model_sha256", "group", "golden"}
+"""Settings of a predictor that its challengers do not share."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -72,12 +75,18 @@ class Bus(Router):
     def settings(self) -> config.Settings:
         """The settings, read from all sources at the first use; see `read_settings`."""
         if self._settings is None:
-            self._settings = self.read_settings()
+            self.configure(self.read_settings())
+            assert self._settings is not None  # noqa: S101 - for the type checker
         return self._settings
 
     def configure(self, settings: config.Settings) -> None:
         """Replace all settings, before the bus is opened."""
         self._settings = settings
+        for champion, options in settings.consumer.items():
+            for name, given in options.get("challenger", {}).items():
+                if champion in self.handlers:
+                    source = replacement(self.handlers[champion].model, given.model, given.model_sha256)
+                    self.challenger(champion, name, model=source)
 
     def read_settings(self, overrides: Mapping[str, Any] | None = None) -> config.Settings:
         """Read the settings from all sources, without keeping them. `overrides` is the strongest source.
@@ -99,6 +108,10 @@ class Bus(Router):
             ConfigError: An option does not suit the handler; or there is a digest of a model and no file.
         """
         handler, options = self.handlers[name], dict(self.settings.consumer.get(name, {}))
+        options.pop("challenger", None)
+        if handler.champion:
+            of_champion = self.settings.consumer.get(handler.champion, {})
+            options = {k: v for k, v in of_champion.items() if k not in _OF_CHAMPION} | options
         path, sha256, model = options.pop("model", None), options.pop("model_sha256", None), handler.model
         if path is not None:
             model = replacement(model, path, sha256)
@@ -199,6 +212,7 @@ class Bus(Router):
             ModelError: A model cannot be loaded.
             RegistrationError: A handler has a parameter that is neither `model` nor a lifespan's name.
         """
+        _ = self.settings  # which may add challengers
         config.check_known(only, self.handlers)
         handlers = [self.configured_handler(name) for name in only or self.handlers]
         codecs = handler_codecs(handlers, self.topics)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
+
+from msgspec import structs
 
 from eventml.bus.connection import Topic
 from eventml.codec import Format
@@ -74,6 +77,23 @@ class Router:
             MissingExtraError: The function takes frames, and pyarrow is not installed.
         """
         return self._decorator(topic, to, model, arguments)
+
+    def challenger(self, champion: str, name: str, *, model: ModelSource) -> None:
+        """Register a second model beside a predictor, which sees the same events and answers beside it.
+
+        Its predictions go to `<to>.challenger.<name>`, and it reads in a group of its own, so that it never
+        delays the predictor's events. It answers no requests. Configuration can add one too:
+        `[consumer.<predictor>.challenger.<name>]`.
+
+        Args:
+            champion: Name of the predictor, which is registered before.
+            name: Name of the challenger: it becomes the predictor `<champion>.challenger.<name>`.
+            model: As for `predictor`.
+
+        Raises:
+            RegistrationError: There is no such predictor, or it can have no challenger.
+        """
+        self._register(partial(Router._add_challenger, champion=champion, name=name, model=model))
 
     def consumer(
         self, topic: str, *, model: ModelSource | None = None, **arguments: Unpack[HandlerArguments]
@@ -172,6 +192,14 @@ class Router:
             )
         self.handlers[handler.name] = handler
 
+    def _add_challenger(self, champion: str, name: str, model: ModelSource) -> None:
+        if champion not in self.handlers:
+            raise RegistrationError(
+                f"challenger {name!r}: no predictor is named {champion!r}; register it before"
+            )
+        handler = _challenger_of(self.handlers[champion], name, model)
+        self.handlers[handler.name] = handler
+
     def _add_lifespan(self, name: str, entered: Any) -> None:
         known, function = getattr(self.lifespans.get(name), "__wrapped__", None), entered.__wrapped__
         if known not in (None, function) and not _is_defined_again(known, function):
@@ -201,3 +229,32 @@ def _is_defined_again(known: Any, function: Any) -> bool:
 def _place(function: Any) -> str:
     named = function if hasattr(function, "__qualname__") else type(function)
     return f"{function.__module__}.{named.__qualname__}"
+
+
+def _challenger_of(champion: Handler, name: str, model: ModelSource) -> Handler:
+    """A predictor beside another one: the same function and events, with another model.
+
+    It has a consumer group and an output topic of its own, those of its champion with `.challenger.<name>`
+    behind.
+
+    Raises:
+        RegistrationError: The handler has no model, or not one topic for its outputs; or the name is no name.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+        raise RegistrationError(
+            f"{champion.name}: a challenger's name has letters, digits, - and _, not {name!r}"
+        )
+    if champion.model is None or len(champion.outputs) != 1 or champion.champion:
+        raise RegistrationError(
+            f"{champion.name} can have no challenger {name!r}: it needs a model and one topic for its outputs"
+        )
+    [(topic, type_)] = champion.outputs.items()
+    behind = f".challenger.{name}"
+    return structs.replace(
+        champion,
+        name=champion.name + behind,
+        champion=champion.name,
+        outputs={topic + behind: type_},
+        model=model,
+        options=structs.replace(champion.options, group=champion.options.group + behind, golden=None),
+    )

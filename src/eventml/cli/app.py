@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from eventml.cli import check, dlq, publish, run, score, serve, tail, top, topics
+from eventml.cli import check, compare, dlq, doctor, publish, run, score, serve, tail, top, topics
 from eventml.cli.buses import reads_settings
 from eventml.cli.output import print_errors
 
@@ -33,6 +33,9 @@ app.command()(run.run)
 app.command()(serve.serve)
 app.command()(publish.publish)
 app.command()(score.score)
+app.command()(doctor.doctor)
+app.command()(compare.compare)
+app.command()(compare.replay)
 app.command()(tail.tail)
 app.command()(check.check)
 app.command()(check.schema)

@@ -13,8 +13,9 @@ from typing import Annotated, Any, Final
 import anyio
 import msgspec
 import typer
+from msgspec.structs import replace
 
-from eventml import config, models
+from eventml import config
 from eventml.backends.base import Capabilities, CreatesTopics
 from eventml.bus import Bus, asyncapi_document, import_bus, topics_of
 from eventml.cli.buses import NO_HANDLERS, BackendOption, BusArgument, backend_url, configure, find, load_bus
@@ -30,7 +31,7 @@ from eventml.cli.output import (
 )
 from eventml.errors import ConfigError
 from eventml.handlers import Handler
-from eventml.runtime import check_capabilities, check_topics, dead_letter_queues
+from eventml.runtime import check_capabilities, check_topics, dead_letter_queues, load_model
 
 _GUARANTEES: Final[dict[tuple[str, object], str]] = {
     ("ordering", "per_key"): "order: the events of a key are handled in order",
@@ -103,7 +104,7 @@ def check(
     would keep it from running; with `--against`, also each change of its events that breaks readers. The
     exit status is 1 if there is any.
 
-    Models are loaded. Lifespans are not entered, and no consumer group is joined.
+    Models are loaded, and predict their golden rows. Lifespans are not entered, and no group is joined.
     """
     app = find(import_bus, bus)
     try:
@@ -150,7 +151,7 @@ async def check_bus(bus: Bus, *, connect: bool) -> CheckReport:
         checked = _describe_handler(handler)
         report.handlers.append(checked)
         with _add_errors(report, f"{handler.name}: "):
-            checked["model"] = _load_model(handler, report)
+            checked["model"] = await _load_model(handler, report)
         if report.guarantees is not None:
             with _add_errors(report):
                 check_capabilities(handler, report.guarantees)
@@ -219,12 +220,14 @@ def _describe_handler(handler: Handler) -> dict[str, Any]:
     }
 
 
-def _load_model(handler: Handler, report: CheckReport) -> dict[str, str] | None:
+async def _load_model(handler: Handler, report: CheckReport) -> dict[str, str] | None:
     if handler.model is None:
         return None
+    if set(handler.resource_names) != {"model"}:  # it cannot be called: lifespans are not entered
+        handler = replace(handler, options=replace(handler.options, golden=None))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        model = models.load(handler.model, name=handler.name)
+        model = await load_model(handler, {})
     messages = [one.message for one in caught if issubclass(one.category, UserWarning)]
     report.warnings += [f"{handler.name}: {message}" for message in messages]
     return {"name": model.name, "version": model.version}

@@ -72,6 +72,18 @@ class WebSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     extra_topics: list[Text] = []
 
 
+class ChallengerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The settings in `[consumer.<predictor>.challenger.<name>]`.
+
+    Attributes:
+        model: Path of the challenger's model.
+        model_sha256: Digest that this file must have.
+    """
+
+    model: Text
+    model_sha256: Annotated[str, Meta(pattern=SHA256)] | None = None
+
+
 class BackendSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The chosen backend. Its repr hides the password and all texts in options; `url` itself contains it.
 
@@ -110,8 +122,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     Attributes:
         backend: The backend.
         consumer: By handler name, for predictors and consumers: the options to replace in `HandlerOptions`,
-            `model`, the path of a model to use in place of the decorator's, and `model_sha256`, the digest
-            that this file must have.
+            `model`, the path of a model to use in place of the decorator's, `model_sha256`, the digest that
+            this file must have, and `challenger`, models that predict beside it, by name.
         topic: By topic name.
         web: The web service.
         drain: How long a stopping worker has to finish what is in flight, in seconds.
@@ -135,6 +147,7 @@ SECTIONS: Final[Mapping[str, Mapping[str, Any]]] = {
         **configurable_options(),
         "model": Text,
         "model_sha256": Annotated[str, Meta(pattern=SHA256)],
+        "challenger": dict[Text, ChallengerSettings],
     },
     "topic": _types(TopicSettings),
     "web": _types(WebSettings),
@@ -188,7 +201,7 @@ def convert(entry: Entry, name: str, types: Mapping[str, Any]) -> Any:
         value = handler_options.convert_option(entry.value, types[name], strict=not entry.text)
     except ValueError as exc:
         # For a nested value msgspec's message says where in it the wrong part is. "Invalid ..." shows it.
-        if nested and str(exc).startswith("Expected"):
+        if nested and str(exc).startswith(("Expected", "Object")):
             detail = f": {exc}"
     if value is None:
         raise InvalidValueError(f"expected {expected(types[name])}, got {entry.shown}{detail}")

@@ -1,7 +1,7 @@
 """Models: load a model file safely, version it, and keep it to one thread.
 
 Read `artefacts.py` first, then `loading.py`: `load` makes a `Model` of what a handler's `model=` names, and
-`resolve` tells cheaply whether it is still the same. `formats.py` finds the format of a file, `registries.py`
+`current_version` tells cheaply whether it has changed. `formats.py` finds the format of a file, `registries.py`
 what a reference such as `s3://...` names. Formats: `sklearn_models.py`, with `trusted.py` (the reviewed list
 of types in skops files), `soundness.py` (structural checks of what was loaded) and `estimator_checks.py`
 (where functions and names of methods may be); `onnx_models.py`, `boosting.py`, `torch_models.py`. Registries:
@@ -13,7 +13,7 @@ A model's library is imported when a model needs it.
 from eventml.models.artefacts import Artefact, Model, ModelSource
 from eventml.models.blocks import in_blocks
 from eventml.models.formats import ModelFile, ModelFormat
-from eventml.models.loading import load, replacement, resolve
+from eventml.models.loading import current_version, load, replacement
 from eventml.models.registries import ModelRegistry, Resolved
 from eventml.models.threads import single_threaded
 
@@ -25,9 +25,9 @@ __all__ = [
     "ModelRegistry",
     "ModelSource",
     "Resolved",
+    "current_version",
     "in_blocks",
     "load",
     "replacement",
-    "resolve",
     "single_threaded",
 ]

@@ -19,13 +19,11 @@ class Model(msgspec.Struct, frozen=True, eq=False):
         name: Sent with every prediction, in the header `ce_model`.
         version: Sent in the header `ce_modelversion`, and part of a prediction's id: two models that
             predict differently need different versions, or their predictions look like duplicates.
-        revision: What `resolve` returned for its source when it was loaded; "" for other models.
     """
 
     object: Any
     name: str
     version: str
-    revision: str = ""
 
 
 class Artefact(msgspec.Struct, frozen=True):

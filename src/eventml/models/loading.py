@@ -8,7 +8,7 @@ import os
 import pickle
 import re
 import stat
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,7 +17,7 @@ from msgspec import structs
 from eventml.errors import EventMLError, ModelError, ModelTamperedError
 from eventml.models.artefacts import Artefact, Model, ModelSource
 from eventml.models.formats import ModelFile, format_name, read_model
-from eventml.models.registries import fetched, registry_of, shown, translated
+from eventml.models.registries import ModelRegistry, fetched, registry_of, shown, translated
 from eventml.models.threads import use_one_job
 
 if TYPE_CHECKING:
@@ -69,21 +69,43 @@ def load(source: ModelSource, *, name: str) -> Model:
     )
 
 
-def resolve(source: ModelSource) -> str:
-    """The revision of the model that a source names now. While it is equal, `load` gives the same model.
+def current_version(source: ModelSource) -> str | None:
+    """The version that the model at a source has now, without loading it; None if it cannot change.
 
-    Nothing is downloaded or loaded: of a file it reads time, size and inode, and a registry gets a small
-    request, or none if the reference names a version. It blocks, and raises what `load` does: see there.
+    A pinned model cannot, nor one whose `version` the code gives, nor what a function makes. It reads a file
+    only if the file has changed. A registry gets one small request, or none if the reference names a version;
+    what it names is downloaded if it is not in the cache. It blocks.
 
-    Returns:
-        Text to compare with `Model.revision`; "" for a `Model` and a function, which have none.
+    Raises:
+        ModelNotFoundError: There is no such model.
+        ModelError: The file cannot be read, or the registry cannot be reached.
+        MissingExtraError: The registry needs an extra that is not installed.
     """
     artefact = _artefact(source)
-    if artefact is None:
-        return ""
-    registry, path = registry_of(artefact), artefact.path
+    if artefact is None or artefact.sha256 is not None or artefact.version is not None:
+        return None
     with translated(artefact):
-        return _identity(Path(path)) if registry is None else registry.resolve(str(path)).revision
+        path, _ = _located(artefact, registry_of(artefact))
+        return _digest(path, _state(path))[:_DIGITS]
+
+
+@lru_cache(maxsize=64)
+def _digest(path: Path, _state: object) -> str:
+    return _content(path)[1]
+
+
+def _state(path: Path) -> tuple[object, ...]:
+    """What changes when a file, or a file in a folder, is written or replaced."""
+    stats = [(file, file.stat()) for file in _files(path)]
+    return tuple((file, stat.st_ino, stat.st_size, stat.st_mtime_ns) for file, stat in stats)
+
+
+def _located(artefact: Artefact, registry: ModelRegistry | None) -> tuple[Path, str]:
+    """The path of a model, in the cache if it is in a registry, and its name."""
+    if registry is None:
+        return Path(artefact.path), Path(artefact.path).stem
+    revision, name = registry.resolve(str(artefact.path))
+    return fetched(registry, artefact, revision), name
 
 
 def _artefact(source: ModelSource) -> Artefact | None:
@@ -149,13 +171,6 @@ def _read(path: str | Path, size: int = -1) -> bytes:
         return file.read(size)
 
 
-def _identity(path: Path) -> str:
-    """What changes when a file, or a file in a folder, is written or replaced."""
-    stats = [(str(file), file.stat()) for file in _files(path)]
-    state = [(name, stat.st_mtime_ns, stat.st_size, stat.st_ino) for name, stat in stats]
-    return hashlib.sha256(repr(state).encode()).hexdigest()
-
-
 def _files(path: Path) -> list[Path]:
     """The file; of a folder its files in the order of their names' bytes."""
     files = [file for file in path.rglob("*") if not file.is_dir()] if path.is_dir() else [path]
@@ -172,19 +187,12 @@ def _content(path: Path) -> tuple[bytes, str]:
 
 
 def _load_artefact(artefact: Artefact) -> Model:
-    registry, path = registry_of(artefact), Path(artefact.path)
+    registry = registry_of(artefact)
+    kind = format_name(Path(artefact.path), artefact) if registry is None else None  # before it is looked for
     with translated(artefact):
-        if registry is None:
-            kind = format_name(path, artefact)
-            revision, name = (
-                _identity(path),
-                path.stem,
-            )  # before it is read: a later change is another revision
-        else:
-            revision, name = registry.resolve(str(artefact.path))
-            path = fetched(registry, artefact, revision)
-            kind = format_name(path, artefact)
+        path, name = _located(artefact, registry)
         data, digest = _content(path)
+    kind = kind or format_name(path, artefact)
     given = "sha256 in its Artefact, or the setting model_sha256"
     pins = {given: artefact.sha256, **({} if registry else _pins_beside(path))}
     for where, pin in pins.items():
@@ -201,7 +209,6 @@ def _load_artefact(artefact: Artefact) -> Model:
         object=model,
         name=name if artefact.name is None else artefact.name,
         version=digest[:_DIGITS] if artefact.version is None else artefact.version,
-        revision=revision,
     )
 
 
@@ -218,10 +225,8 @@ def _load_from_function(function: Callable[[], Any], name: str) -> Model:
         raise ModelError(f"model {name!r}: {shown} is async; use a plain function, which runs in a thread")
     if made is None:
         raise ModelError(f"model {name!r}: {shown} returned None; it must return the model")
-    if isinstance(made, Model):
-        return made
-    if isinstance(made, Artefact | str | os.PathLike):
-        return structs.replace(load(made, name=name), revision="")
+    if isinstance(made, Model | Artefact | str | os.PathLike):
+        return load(made, name=name)
     use_one_job(made)
     return Model(object=made, name=name, version=_version_of(made))
 

@@ -2,12 +2,13 @@
 
 In reading order:
 
-- `worker.py` loads the handlers' models and runs all handlers of a bus.
+- `loaded_handlers.py` loads the handlers' models and enters their lifespans; `golden_rows.py` checks a model
+  before it is used. `worker.py` runs all handlers of a bus. `model_updates.py` finds new versions of a model.
 - `pipeline.py` runs one handler, in three stages: receive, process, complete. `intake.py` bounds
   what it holds.
 - The steps from a batch to its completions: `dedupe.py`, `poison.py`, `staleness.py`, `concurrency.py` (calls
-  for many single events at once), `retry.py` with `retry_queue.py`, `calling.py`, `output_checks.py`,
-  `outputs.py`.
+  for many single events at once), `retry.py` with `retry_queue.py`, `handler_call.py` with `calling.py`,
+  `output_checks.py` and `outputs.py`.
 - `circuit_breaker.py` stops a handler while most of its events fail; `failure_log.py` logs causes.
 - `failures.py` classifies exceptions, `infrastructure.py` knows those of client libraries, `backoff.py` waits
   between attempts, `dead_letters.py` writes and reads dead letters, `replay.py` chooses and replays them.
@@ -35,13 +36,16 @@ from eventml.runtime.failures import (
     leaves,
     task_group,
 )
+from eventml.runtime.golden_rows import read_golden_rows
+from eventml.runtime.handler_call import CallSteps, HandlerCall
+from eventml.runtime.loaded_handlers import LoadedHandler, load_handlers, load_model
 from eventml.runtime.output_checks import OutputChecks, Prediction
 from eventml.runtime.outputs import (
+    Outputs,
     answer_is_list,
     answer_type,
     are_values,
     output_event_types,
-    output_suffix,
     outputs_as_json,
     plain_outputs,
 )
@@ -50,7 +54,7 @@ from eventml.runtime.replies import REPLY_RETENTION, predictor_of, read_reply, r
 from eventml.runtime.retry import FailFast, Retry
 from eventml.runtime.stats import SECONDS_BUCKETS, SIZE_BUCKETS, Histogram, Stats
 from eventml.runtime.tracing import Tracing, find_tracing
-from eventml.runtime.worker import LoadedHandler, Worker, check_capabilities, check_topics, load_handlers
+from eventml.runtime.worker import Worker, check_capabilities, check_topics
 
 __all__ = [
     "DLQ_PREFIX",
@@ -60,6 +64,7 @@ __all__ = [
     "SIZE_BUCKETS",
     "BrokerRetry",
     "CallResults",
+    "CallSteps",
     "Caller",
     "DeadLetterAction",
     "DeadLetterCompletion",
@@ -68,10 +73,12 @@ __all__ = [
     "DeadLetterQueue",
     "FailFast",
     "Failed",
+    "HandlerCall",
     "Histogram",
     "Item",
     "LoadedHandler",
     "OutputChecks",
+    "Outputs",
     "Prediction",
     "ReplayReport",
     "Retry",
@@ -90,12 +97,13 @@ __all__ = [
     "find_tracing",
     "leaves",
     "load_handlers",
+    "load_model",
     "output_event_types",
-    "output_suffix",
     "outputs_as_json",
     "plain_outputs",
     "predictor_of",
     "read_dead_letter",
+    "read_golden_rows",
     "read_reply",
     "replay_or_drop",
     "reply_topic",

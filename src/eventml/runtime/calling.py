@@ -1,7 +1,6 @@
 """Calling a handler: batches or single events, awaited or in a thread, within its timeout.
 
-`HandlerCall` calls, checks and encodes, once for a batch of a stream. `Caller` is the call alone, which batch
-jobs make too.
+`Caller` is the call alone, which batch jobs make too; for a stream `handler_call.py` checks and encodes too.
 
 A plain function runs in a thread, so that the event loop never waits for a model: heartbeats, lease renewals
 and drains go on meanwhile. One call of it at a time, unless `concurrency` is set: threads inside a model slow
@@ -12,39 +11,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from copy import copy
 from functools import partial
 from threading import Event
-from types import AsyncGeneratorType, CoroutineType, GeneratorType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import msgspec
 from anyio import CapacityLimiter, Semaphore, WouldBlock, to_thread
 
-from eventml.backends.base import Completion
-from eventml.errors import HandlerExitError, HandlerTimeoutError, OutputError, Reject
+from eventml.errors import HandlerExitError, HandlerTimeoutError
 from eventml.frames import FrameBuilder, FrameType
 from eventml.handlers import Handler
 from eventml.models import single_threaded
 from eventml.records import Delivery
-from eventml.runtime.failures import (
-    NOT_CALLED,
-    CallResults,
-    Failed,
-    contains_rejects,
-    should_retry,
-    task_group,
-)
-from eventml.runtime.outputs import Outputs
+from eventml.runtime.failures import NOT_CALLED, Failed, should_retry, task_group
 from eventml.runtime.stats import Stats
-from eventml.runtime.tracing import HandlerTracing
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 log = logging.getLogger("eventml")
-
-_UNFINISHED: Final = (AsyncGeneratorType, CoroutineType, GeneratorType)
 
 
 class Item(msgspec.Struct, frozen=True, gc=False):
@@ -52,79 +39,6 @@ class Item(msgspec.Struct, frozen=True, gc=False):
 
     delivery: Delivery
     event: Any
-
-
-class HandlerCall:
-    """Calls a handler once for a batch, from its events to its results, in a span if tracing is on.
-
-    A consumer has no `outputs`.
-    """
-
-    def __init__(
-        self,
-        handler: Handler,
-        *,
-        caller: Caller,
-        outputs: Outputs | None,
-        stats: Stats,
-        tracing: HandlerTracing | None = None,
-    ) -> None:
-        self._name = handler.name
-        self._batched = handler.batched
-        self._caller = caller
-        self._outputs = outputs
-        self._stats = stats
-        self._tracing = tracing
-
-    async def __call__(self, items: Sequence[Item]) -> CallResults:
-        """Call, check and encode.
-
-        Raises:
-            Exception: the whole batch failed: whatever the handler raised, or an OutputError.
-        """
-        if self._tracing is None:
-            return await self._call(items)
-        with self._tracing.processing([item.delivery.record.headers for item in items]) as record_error:
-            results = await self._call(items)
-            for result in results:
-                if isinstance(result, Failed) and result is not NOT_CALLED:
-                    record_error(result.error)
-            return results
-
-    async def _call(self, items: Sequence[Item]) -> CallResults:
-        self._stats.calls += 1
-        self._stats.batch.add(len(items))
-        with self._stats.timed("call"):
-            outputs: Any = await self._caller.call(items)
-        deliveries = [item.delivery for item in items]
-        if self._outputs is not None:
-            with self._stats.timed("encode"):
-                if self._batched:
-                    return self._outputs.completions(deliveries, outputs)
-                return self._outputs.completions_each(deliveries, outputs)
-        if self._batched:
-            return self._consumed_batch(deliveries, outputs)
-        return [self._consumed(d, output) for d, output in zip(deliveries, outputs, strict=True)]
-
-    def _consumed_batch(self, deliveries: Sequence[Delivery], outputs: Any) -> CallResults:
-        if isinstance(outputs, list | tuple) and contains_rejects(outputs):
-            if len(outputs) == len(deliveries):
-                return [self._consumed(d, output) for d, output in zip(deliveries, outputs, strict=True)]
-            raise OutputError(f"{self._name} returned {len(outputs)} values for {len(deliveries)} events")
-        if isinstance(outputs, Reject):
-            raise OutputError(f"{self._name} returned a Reject; return a list, with one for each bad event")
-        return [self._consumed(delivery, outputs) for delivery in deliveries]
-
-    def _consumed(self, delivery: Delivery, output: Any) -> Completion | Failed:
-        """The result of an event of a consumer, which has no output but may reject it."""
-        if output is None:
-            return Completion(delivery)
-        if isinstance(output, Reject):
-            return Failed(output)
-        if isinstance(output, _UNFINISHED):
-            kind = type(output).__name__
-            return Failed(OutputError(f"{self._name} returned a {kind}, which nobody runs; use async def"))
-        return output if isinstance(output, Failed) else Completion(delivery)
 
 
 class Caller:
@@ -142,12 +56,7 @@ class Caller:
     ) -> None:
         self._handler = handler
         self._stats = stats
-        function = partial(handler.function, **resources) if resources else handler.function
-        if handler.frame is not None:
-            function = _with_frames(handler.frame, function, is_async=handler.is_async)
-        if handler.metadata is not None:
-            function = partial(_with_deliveries, function, handler.metadata)
-        self._function = function
+        self._function = _prepared(handler, resources)
         self._limits_threads = handler.model is not None and not getattr(handler.model, "keep_threads", False)
         self._threads = CapacityLimiter(handler.concurrency)
         self._free = Semaphore(handler.concurrency, fast_acquire=True)
@@ -155,6 +64,12 @@ class Caller:
         self._all_in_a_thread = (
             not handler.is_async and handler.options.timeout is None and handler.concurrency == 1
         )
+
+    def with_resources(self, resources: Mapping[str, Any]) -> Caller:
+        """A caller with other resources. Both together make no more calls in threads than one."""
+        other = copy(self)
+        other._function = _prepared(self._handler, resources)  # noqa: SLF001 - of the same class
+        return other
 
     async def call(self, items: Sequence[Item]) -> Any:
         """The outputs for a batch.
@@ -290,6 +205,16 @@ class Caller:
     def _exit_error(self, error: BaseException) -> HandlerExitError:
         name = type(error).__name__
         return HandlerExitError(f"{self._handler.name} raised {name}, which would have ended its worker")
+
+
+def _prepared(handler: Handler, resources: Mapping[str, Any]) -> Callable[..., Any]:
+    """The function to call with events: with its resources, and frames and deliveries if it takes them."""
+    function = partial(handler.function, **resources) if resources else handler.function
+    if handler.frame is not None:
+        function = _with_frames(handler.frame, function, is_async=handler.is_async)
+    if handler.metadata is not None:
+        function = partial(_with_deliveries, function, handler.metadata)
+    return function
 
 
 def _with_frames(frame: FrameType, function: Callable[..., Any], *, is_async: bool) -> Callable[[Any], Any]:

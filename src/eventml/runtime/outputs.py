@@ -298,9 +298,13 @@ def output_headers(
     return headers
 
 
-def answer_is_list(outputs: Sequence[Record], single_id: str) -> bool:
-    """Whether the outputs of one event are a list; if not, there is one, and it has the id given."""
-    return len(outputs) != 1 or outputs[0].id != single_id
+def answer_is_list(outputs: Sequence[Record], input_id: str) -> bool:
+    """Whether the outputs of one event are a list; if not, there is one, whose id has no number behind it."""
+    if len(outputs) != 1:
+        return True
+    headers = outputs[0].headers
+    version = f"@{headers[records.MODEL_VERSION]}" if records.MODEL_VERSION in headers else ""
+    return outputs[0].id != f"{input_id}/{headers.get(records.PREDICTOR)}{version}"
 
 
 def outputs_as_json(outputs: Sequence[Record]) -> bytes:

@@ -30,6 +30,7 @@ from eventml.handlers import Handler
 from eventml.records import REPLAY_GROUP, REPLY_FROM, REPLY_TO, Delivery, Record
 from eventml.runtime.dead_letters import DLQ_PREFIX, DeadLetterCompletion
 from eventml.runtime.failures import describe
+from eventml.runtime.handler_call import HandlerCall
 from eventml.runtime.outputs import answer_is_list, output_headers, outputs_as_json, union_of
 
 if TYPE_CHECKING:
@@ -83,18 +84,24 @@ class Replies:
 
     Args:
         backend: Trims the reply topic, if its topics do not trim themselves.
-        suffix: The end of the replies' ids, as in `Outputs`.
+        call: Calls the handler; the ids of replies without an output end as those of its outputs do.
         source: The replies' `ce_source`.
     """
 
     def __init__(
-        self, subscription: Subscription, backend: Backend, handler: Handler, *, suffix: str, source: str
+        self,
+        subscription: Subscription,
+        backend: Backend,
+        handler: Handler,
+        *,
+        call: HandlerCall,
+        source: str,
     ) -> None:
         self._subscription = subscription
         self._trimmer = backend if isinstance(backend, TrimsTopics) else None
         self._topic = reply_topic(handler.topic)
         self._predictor = handler.name
-        self._suffix = suffix
+        self._call = call
         self._several = handler.several
         headers = output_headers(handler, self._topic, source, records.JSON)
         self._no_output_headers = MappingProxyType({**headers, records.REPLY: records.NO_OUTPUT})
@@ -179,7 +186,7 @@ class Replies:
         return self._without_output(request, msgspec.json.encode(failure), self._failed_headers)
 
     def _with_outputs(self, request: Record, outputs: Sequence[Record]) -> Record:
-        if not answer_is_list(outputs, f"{request.id}/{self._suffix}"):
+        if not answer_is_list(outputs, request.id):
             [output] = outputs
             return Record(self._topic, output.value, output.key, output.id, output.headers)
         topics = {output.topic for output in outputs}
@@ -192,7 +199,8 @@ class Replies:
         return self._without_output(request, outputs_as_json(outputs), headers)
 
     def _without_output(self, request: Record, value: bytes, headers: Mapping[str, str]) -> Record:
-        return Record(self._topic, value, request.key, f"{request.id}/{self._suffix}", headers)
+        suffix = self._predictor if self._call.outputs is None else self._call.outputs.suffix
+        return Record(self._topic, value, request.key, f"{request.id}/{suffix}", headers)
 
     async def _trim(self) -> None:
         if self._trimmer is None or time.monotonic() < self._trimmed + _TRIM_INTERVAL:

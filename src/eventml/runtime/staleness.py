@@ -11,7 +11,7 @@ from eventml.handlers import Handler
 from eventml.runtime.calling import Item
 from eventml.runtime.dead_letters import DeadLetterWriter
 from eventml.runtime.failures import Failed
-from eventml.runtime.outputs import Outputs
+from eventml.runtime.handler_call import HandlerCall
 from eventml.runtime.stats import Stats
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ class Staleness:
     """Completes stale events without a call.
 
     A stale event becomes a dead letter, is dropped, or is answered by a fallback (`when_stale`), whose
-    output becomes a completion by `outputs`; a consumer has none.
+    output becomes a completion by the outputs of `call`; a consumer has none.
 
     Args:
         max_age: Seconds since the broker's timestamp.
@@ -33,13 +33,13 @@ class Staleness:
         handler: Handler,
         max_age: float,
         *,
-        outputs: Outputs | None,
+        call: HandlerCall,
         dead_letters: DeadLetterWriter,
         stats: Stats,
     ) -> None:
         self._max_age = max_age
         self._when_stale = handler.options.when_stale
-        self._outputs = outputs
+        self._call = call
         self._dead_letters = dead_letters
         self._stats = stats
 
@@ -63,9 +63,9 @@ class Staleness:
             return Completion(delivery)
         try:
             output = self._when_stale(stale.event)
-            if self._outputs is None:
+            if self._call.outputs is None:
                 return Completion(delivery)
-            [result] = self._outputs.completions([delivery], [output])
+            [result] = self._call.outputs.completions([delivery], [output])
         except Exception as exc:  # noqa: BLE001 - a fallback may raise anything
             result = Failed(exc)
         return self._dead_letters.write(delivery, result.error) if isinstance(result, Failed) else result

@@ -79,6 +79,9 @@ class Stats:
         failing: The steps whose last attempt at the broker failed, by name: `receive`, `complete`,
             `counting attempts`, `looking up ids`.
         breaker_open: Why the handler has stopped taking events; empty if it has not. See `breaker_window`.
+        model_updates: How often a new version of the model has taken over.
+        models_refused: New versions of the model that could not be loaded, or failed their checks.
+        model_refused: Why the newest version of the model is not used; empty if it is.
         stages: How long each stage takes for a batch, in seconds. `receive` includes the wait for deliveries.
     """
 
@@ -100,6 +103,9 @@ class Stats:
         self.batch = Histogram(SIZE_BUCKETS)
         self.failing: dict[str, BrokerFailure] = {}
         self.breaker_open = ""
+        self.model_updates = 0
+        self.models_refused = 0
+        self.model_refused = ""
         self.stages: dict[Stage, Histogram] = {}
         self._arrivals: deque[tuple[int, float]] = deque()
         self._abandoned: list[tuple[float, Event]] = []

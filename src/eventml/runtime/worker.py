@@ -1,21 +1,14 @@
-"""The worker: all handlers of a bus, run in this process from start-up to drain.
-
-Before it runs, `load_handlers` loads the handlers' models and enters their lifespans.
-"""
+"""The worker: all handlers of a bus, run in this process from start-up to drain."""
 
 from __future__ import annotations
 
 import logging
 import time
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack
-from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from typing import TYPE_CHECKING, cast
 
 import anyio
-import msgspec
-from anyio import to_thread
 
-from eventml import models
 from eventml.backends.base import (
     MAX_BYTES,
     Backend,
@@ -26,20 +19,16 @@ from eventml.backends.base import (
     RefusesTopics,
     Subscription,
 )
-from eventml.codec import Decoder, Format
-from eventml.errors import (
-    BackendError,
-    CircuitBreakerError,
-    RegistrationError,
-    UnavailableError,
-    UnsupportedError,
-)
+from eventml.errors import BackendError, CircuitBreakerError, UnavailableError, UnsupportedError
 from eventml.handlers import Handler
 from eventml.models import Model
-from eventml.runtime.calling import Caller, HandlerCall
+from eventml.runtime.calling import Caller
 from eventml.runtime.concurrency import ConcurrentCalls
 from eventml.runtime.dead_letters import dead_letter_topic
 from eventml.runtime.failures import describe, task_group
+from eventml.runtime.handler_call import CallSteps, HandlerCall
+from eventml.runtime.loaded_handlers import LoadedHandler, resources
+from eventml.runtime.model_updates import ModelUpdates
 from eventml.runtime.outputs import Outputs
 from eventml.runtime.pipeline import Pipeline
 from eventml.runtime.replies import Replies
@@ -50,74 +39,12 @@ from eventml.runtime.tracing import Tracing
 from eventml.times import start_at
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Sequence
 
 log = logging.getLogger("eventml")
 
 _IDLE_CHECK = 0.25  # seconds between two checks whether the worker is idle
 _IDLE_UNKNOWN = 60.0  # seconds; a rebalance of Kafka, during which a lag is unknown, takes 45 s by default
-
-
-class LoadedHandler(msgspec.Struct, frozen=True):
-    """A handler that is ready to run.
-
-    Attributes:
-        handler: The handler, with its final options.
-        model: Its model, loaded; None if it has none.
-        resources: Its arguments beside the events, by parameter name: the model and values of lifespans.
-        decoder: Decoder of its events.
-        formats: The formats of its outputs, by topic.
-    """
-
-    handler: Handler
-    model: Model | None
-    resources: Mapping[str, Any]
-    decoder: Decoder
-    formats: Mapping[str, Format] = {}
-
-
-async def load_handlers(
-    stack: AsyncExitStack,
-    handlers: Sequence[Handler],
-    lifespans: Mapping[str, Callable[[], Any]],
-    codecs: Sequence[tuple[Decoder, Mapping[str, Format]]],
-) -> list[LoadedHandler]:
-    """Enter the lifespans that the handlers have parameters for, each once, and load the handlers' models.
-
-    Closing `stack` leaves the lifespans, the last one first. `codecs` are the decoders of the handlers'
-    events and the formats of their outputs, in their order.
-
-    Raises:
-        RegistrationError: a handler has a parameter that no lifespan is named like.
-        ModelError: a model cannot be loaded.
-    """
-    values: dict[str, Any] = {}
-    for handler in handlers:
-        for name in handler.resource_names:
-            if name == "model" or name in values:
-                continue
-            if name not in lifespans:
-                raise RegistrationError(
-                    f"{handler.name}: its parameter {name!r} has no value; define a lifespan of that name "
-                    "with @bus.lifespan, or give the parameter a default"
-                )
-            entered = lifespans[name]()
-            if isinstance(entered, AbstractContextManager):
-                values[name] = stack.enter_context(entered)
-            else:
-                values[name] = await stack.enter_async_context(entered)
-    loaded = []
-    for handler, (decoder, formats) in zip(handlers, codecs, strict=True):
-        resources = {name: values[name] for name in handler.resource_names if name != "model"}
-        model: Model | None = None
-        if handler.model is not None:
-            # In a thread: loading a large model must not stop the heartbeats of handlers that run already. It
-            # cannot be stopped, so a worker that is stopped meanwhile leaves it behind.
-            load = partial(models.load, handler.model, name=handler.name)
-            model = await to_thread.run_sync(load, abandon_on_cancel=True)
-            resources["model"] = model.object
-        loaded.append(LoadedHandler(handler, model, resources, decoder, formats))
-    return loaded
 
 
 class Worker:
@@ -153,6 +80,7 @@ class Worker:
         self._failure_policy = failure_policy
         self._tracing = tracing
         self._subscriptions: dict[str, Subscription] = {}
+        self._updates: list[tuple[ModelUpdates, float]] = []  # and the seconds between two of their checks
         self._stop = anyio.Event()
         self._work = anyio.CancelScope()
         self.handlers = handlers
@@ -182,6 +110,8 @@ class Worker:
             with self._work as work:
                 async with task_group() as tasks:
                     tasks.start_soon(self._cancel_at_deadline)
+                    for updates, seconds in self._updates:
+                        tasks.start_soon(updates.run, seconds)
                     async with task_group() as running:
                         for pipeline in pipelines:
                             running.start_soon(pipeline.run, self._stop)
@@ -247,28 +177,33 @@ class Worker:
         return {name: await subscription.lag() for name, subscription in self._subscriptions.items()}
 
     async def _subscribe(self, stack: AsyncExitStack, loaded: LoadedHandler) -> Pipeline:
-        handler, model, options = loaded.handler, loaded.model, loaded.handler.options
+        handler, options = loaded.handler, loaded.handler.options
         stats = self.stats[handler.name]
         ordered = options.ordered is not False and self._backend.capabilities.ordering != "none"
-        tracing = None if self._tracing is None else self._tracing.handling(handler, model)
         subscription = await stack.enter_async_context(_subscription(self._backend, handler))
         self._subscriptions[handler.name] = subscription
         if isinstance(subscription, CountsLost):
             stats.subscription = subscription
-        outputs = replies = None
-        if handler.outputs:
-            outputs = Outputs(handler, loaded.formats, model=model, source=self._source, tracing=tracing)
-            replies = Replies(
-                subscription, self._backend, handler, suffix=outputs.suffix, source=self._source
-            )
         caller = Caller(handler, loaded.resources, ordered=ordered, stats=stats)
-        call = HandlerCall(handler, caller=caller, outputs=outputs, stats=stats, tracing=tracing)
+        steps = self._steps(loaded, caller, loaded.model)
+        call = HandlerCall(handler, steps, stats)
+        replies = None
+        if steps.outputs is not None and not handler.champion:
+            replies = Replies(subscription, self._backend, handler, call=call, source=self._source)
+        if options.model_poll is not None:
+
+            def use(model: Model) -> None:
+                loaded.model = model
+                updated = caller.with_resources(resources(model, loaded.lifespans))
+                call.replace(self._steps(loaded, updated, model))
+
+            self._updates.append((ModelUpdates(loaded, stats, use), options.model_poll))
         retry = self._failure_policy(
-            call, handler, subscription=subscription, stats=stats, ordered=ordered, tracing=tracing
+            call, handler, subscription=subscription, stats=stats, ordered=ordered, tracing=steps.tracing
         )
         if options.max_age is not None:
             retry.staleness = Staleness(
-                handler, options.max_age, outputs=outputs, dead_letters=retry.dead_letters, stats=stats
+                handler, options.max_age, call=call, dead_letters=retry.dead_letters, stats=stats
             )
         concurrent = None
         if not handler.batched and (handler.is_async or handler.concurrency > 1):
@@ -283,6 +218,14 @@ class Worker:
             max_bytes=self._backend.capabilities.max_bytes or MAX_BYTES,
             replies=replies,
         )
+
+    def _steps(self, loaded: LoadedHandler, caller: Caller, model: Model | None) -> CallSteps:
+        handler = loaded.handler
+        tracing = None if self._tracing is None else self._tracing.handling(handler, model)
+        if not handler.outputs:
+            return CallSteps(caller, None, tracing)
+        outputs = Outputs(handler, loaded.formats, model=model, source=self._source, tracing=tracing)
+        return CallSteps(caller, outputs, tracing)
 
     async def _cancel_at_deadline(self) -> None:
         await self._stop.wait()

@@ -23,11 +23,16 @@ WORDS: dict[str, list[Any]] = {
     "when_stale": ["drop", "dead_letter"],
     "model_sha256": ["a" * 64, "b" * 64],
 }
-TEXTS = {"group", "model"}
+TEXTS = {"group", "model", "golden"}
 HANDLERS = ("duration", "tip_max")
 PATHS = (
     [("drain",), ("web", "port"), ("web", "timeout"), ("backend", "lease"), ("backend", "block")]
-    + [("consumer", name, field) for name in HANDLERS for field in SECTIONS["consumer"]]
+    + [
+        ("consumer", name, field)
+        for name in HANDLERS
+        for field in SECTIONS["consumer"]
+        if field != "challenger"
+    ]
     + [("topic", "rides.started", field) for field in TopicSettings.__struct_fields__]
 )
 FILE, ENVIRONMENT, OVERRIDE = range(3)

@@ -23,7 +23,7 @@ from eventml.errors import (
     ModelTamperedError,
     UntrustedModelError,
 )
-from eventml.models import Artefact, load, replacement, resolve
+from eventml.models import Artefact, current_version, load, replacement
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -116,20 +116,18 @@ class TestHttps:
         reference = f"{site.url}/models/duration.skops"
         first, second = (model_file(n, folder=tmp_path / str(n)).read_bytes() for n in (1, 2))
         site.files["/models/duration.skops"] = first
-        before = resolve(reference)
-        assert not cache.exists(), "resolving downloads nothing"
         model = load(reference, name="x")
         assert (model.name, model.version) == ("duration", hashlib.sha256(first).hexdigest()[:12])
-        assert model.revision == before == resolve(reference)
+        assert current_version(reference) == model.version
         site.requests.clear()
         assert slope(reference) == 1.0
         assert not [request for request in site.requests if request.startswith("GET")]
         site.files["/models/duration.skops"] = second
-        assert resolve(reference) != before
+        assert current_version(reference) == hashlib.sha256(second).hexdigest()[:12]
         assert slope(reference) == 2.0
         site.files["/models/duration.skops"] = first  # back to the old one
         site.requests.clear()
-        assert resolve(reference) == before
+        assert current_version(reference) == model.version
         assert slope(reference) == 1.0
         assert not [request for request in site.requests if request.startswith("GET")]
 
@@ -143,15 +141,16 @@ class TestHttps:
     def test_a_model_in_the_place_of_a_pinned_one_needs_its_sha256(self, site: Site, tmp_path: Path) -> None:
         path = model_file(1, folder=tmp_path)
         site.files["/m.skops"], code = path.read_bytes(), Artefact("a.skops", sha256="0" * 64)
-        for ask in (resolve, slope):
+        for ask in (current_version, slope):
             with pytest.raises(ModelError, match="set model_sha256"):
                 ask(replacement(code, f"{site.url}/m.skops"))  # type: ignore[arg-type]
         source = replacement(code, f"{site.url}/m.skops", digest(path))
-        assert load(source, name="x").revision == resolve(source)
+        assert load(source, name="x").version == digest(path)[:12]
+        assert current_version(source) is None
 
     def test_a_missing_model_is_named_without_its_secrets(self, site: Site) -> None:
         reference = f"{site.url}/gone.skops?token=secret".replace("//", "//user:secret@")
-        for ask in (resolve, slope):
+        for ask in (current_version, slope):
             with pytest.raises(ModelNotFoundError, match=r"no model at http://127\.0\.0\.1:\d+/gone\.skops$"):
                 ask(reference)
 
@@ -160,7 +159,7 @@ class TestHttps:
         with pytest.raises(
             ModelError, match=r"the model at http://127\.0\.0\.1:1/m\.skops cannot be read"
         ) as caught:
-            resolve(reference)
+            current_version(reference)
         assert "secret" not in str(caught.value)
         assert caught.value.__cause__ is None
 
@@ -190,7 +189,7 @@ class TestHttps:
             assert slope(f"{site.url}/m.skops") == 2.0
 
     def test_another_machine_without_encryption_needs_a_pin(self) -> None:
-        for ask in (resolve, slope):
+        for ask in (current_version, slope):
             with pytest.raises(UntrustedModelError, match=r"it needs a sha256; or use https"):
                 ask("http://models.example/m.skops")
 
@@ -244,7 +243,7 @@ class TestS3:
             bucket(Key="rides/duration.skops", Body=path.read_bytes())
             model = load(reference, name="x")
             assert (model.name, model.version) == ("duration", digest(path)[:12])
-            assert model.revision == resolve(reference)
+            assert model.version == current_version(reference)
             assert slope(reference) == value
 
     def test_a_folder_is_loaded_as_a_whole(self, bucket: Any, tmp_path: Path) -> None:
@@ -320,7 +319,7 @@ class TestHub:
             hub.files["duration.skops"] = path.read_bytes()
             model = load("hf:team/rides/duration.skops", name="x")
             assert (model.name, model.version) == ("duration", digest(path)[:12])
-            assert model.revision == resolve("hf:team/rides/duration.skops")
+            assert model.version == current_version("hf:team/rides/duration.skops")
             assert slope("hf://team/rides/duration.skops") == value
 
     def test_a_repository_is_loaded_as_a_folder_without_its_pickles(self, hub: Site, tmp_path: Path) -> None:
@@ -421,7 +420,7 @@ class TestMlflow:
         for n in (1, 2, 1):
             tracking.set_registered_model_alias("rides-duration", "champion", versions[n])
             model = load(reference, name="x")
-            assert (model.revision, resolve(reference)) == (versions[n], versions[n])
+            assert current_version(reference) == model.version
             assert (model.name, model.version) == ("rides-duration", load(folders[n], name="x").version)
             assert slope(reference) == slope(f"mlflow:models:/rides-duration/{n}") == n
 
@@ -431,14 +430,14 @@ class TestMlflow:
         log(mlflow_folder(1.0, tmp_path / "v1"), tracking, os.environ["MLFLOW_TRACKING_URI"], "tip")
         assert slope("mlflow:models:/tip/1") == 1.0
         start(sys.modules["mlflow"], "http://127.0.0.1:1")
-        assert resolve("mlflow:models:/tip/1") == "1"
+        assert current_version("mlflow:models:/tip/1") is not None
         assert slope("mlflow:models:/tip/1") == 1.0
 
 
 @pytest.mark.parametrize("reference", ["mlflow:models:/a", "mlflow:models:/a/Production", "mlflow:runs:/1/a"])
 def test_another_form_of_mlflow_s_references_is_refused(reference: str) -> None:
     with pytest.raises(ModelError, match="write mlflow:models:/NAME@ALIAS or mlflow:models:/NAME/VERSION"):
-        resolve(reference)
+        current_version(reference)
 
 
 def test_a_pickle_of_mlflow_needs_what_every_pickle_needs(tmp_path: Path) -> None:
@@ -497,24 +496,8 @@ class TestReferences:
         self, reference: str, module: str, extra: str
     ) -> None:
         code = (
-            f"import sys; sys.modules[{module!r}] = None; from eventml.models import resolve; "
-            f"resolve({reference!r})"
+            f"import sys; sys.modules[{module!r}] = None; from eventml.models import current_version; "
+            f"current_version({reference!r})"
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)  # noqa: S603 - our own
         assert f"pip install 'eventml[{extra}]'" in done.stderr
-
-    def test_the_revision_of_a_file_changes_when_it_is_replaced_or_written(self, tmp_path: Path) -> None:
-        path = model_file(1, folder=tmp_path)
-        before = resolve(path)
-        assert before == resolve(str(path)) == resolve(Artefact(path)) == load(path, name="x").revision
-        model_file(2, "new.skops", folder=tmp_path).rename(path)
-        replaced = resolve(path)
-        assert replaced != before
-        os.utime(path, ns=(1, 1))
-        assert resolve(path) not in (before, replaced)
-        with pytest.raises(ModelNotFoundError):
-            resolve(tmp_path / "gone.skops")
-
-    def test_a_function_s_model_has_none(self, tmp_path: Path) -> None:
-        path = model_file(1, folder=tmp_path)
-        assert resolve(lambda: path) == load(lambda: path, name="x").revision == ""

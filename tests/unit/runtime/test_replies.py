@@ -12,8 +12,13 @@ from eventml import Bus
 from eventml.backends.base import Completion
 from eventml.backends.memory import Hub
 from eventml.errors import BackendError, EventMLError, PublishError, UnavailableError
+from eventml.models import Model
 from eventml.records import REPLAY_GROUP, REPLY_FROM, REPLY_TO, Delivery, Record
+from eventml.runtime.calling import Caller
+from eventml.runtime.handler_call import CallSteps, HandlerCall
+from eventml.runtime.outputs import Outputs
 from eventml.runtime.replies import Replies
+from eventml.runtime.stats import Stats
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -76,14 +81,20 @@ def inputs(count: int, headers: dict[str, str] | None = None) -> list[Delivery]:
 
 
 def answered(deliveries: Sequence[Delivery]) -> list[Completion]:
-    return [Completion(d, (Record("out", b"1", None, f"{d.record.id}/p@1"),)) for d in deliveries]
+    headers = {"ce_predictor": "p", "ce_modelversion": "1"}
+    return [Completion(d, (Record("out", b"1", None, f"{d.record.id}/p@1", headers),)) for d in deliveries]
 
 
 def replying(subscription: Refusing, deliveries: Sequence[Delivery]) -> Replies:
     """The replies of the predictor `p`, which has received these deliveries."""
     bus = Bus("bus")
     bus.predictor("rides", to="out", name="p")(lambda ride: ride)
-    replies = Replies(subscription, Hub(), bus.handlers["p"], suffix="p@1", source="bus")
+    handler, stats = bus.handlers["p"], Stats()
+    steps = CallSteps(
+        Caller(handler, {}, ordered=False, stats=stats),
+        Outputs(handler, {}, model=Model(None, "m", "1"), source="bus"),
+    )
+    replies = Replies(subscription, Hub(), handler, call=HandlerCall(handler, steps, stats), source="bus")
     replies.expect(deliveries, [delivery.record.headers for delivery in deliveries])
     return replies
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from eventml import Bus, Reject
 from eventml.records import Delivery, Record
 from eventml.runtime import FailFast, Retry
-from eventml.runtime.calling import Caller, HandlerCall, Item
+from eventml.runtime.calling import Caller, Item
+from eventml.runtime.handler_call import CallSteps, HandlerCall
 from eventml.runtime.outputs import Outputs
 from eventml.runtime.stats import Stats
 
@@ -76,12 +77,9 @@ class Run:
         register(self._handle_all if batched else self._handle)
         handler = bus.handlers["handle"]
         stats = Stats()
-        call = HandlerCall(
-            handler,
-            caller=Caller(handler, {}, ordered=ordered, stats=stats),
-            outputs=Outputs(handler, {}, model=None, source="rides"),
-            stats=stats,
-        )
+        caller = Caller(handler, {}, ordered=ordered, stats=stats)
+        outputs = Outputs(handler, {}, model=None, source="rides")
+        call = HandlerCall(handler, CallSteps(caller, outputs), stats)
         self.retry = failure_policy(call, handler, stats=stats, ordered=ordered)
         self.completions: list[Completion] = []
 

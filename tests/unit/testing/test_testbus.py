@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from anyio import to_thread
 
-from eventml import Bus, ConfigError, DecodeError, Model, ModelError, Prediction, Record, Reject
+from eventml import Bus, ConfigError, DecodeError, Model, ModelError, Prediction, Record, Reject, config
 from eventml.errors import NotOpenError
 from eventml.testing import TestBus
 
@@ -164,8 +164,8 @@ async def test_configuration_does_not_reach_it(tmp_path: Path, monkeypatch: pyte
 async def test_the_bus_is_afterwards_as_it_was() -> None:
     bus = make_bus()
     bus.lifespan(database)
-    handlers, settings = dict(bus.handlers), object()
-    bus.configure(settings)  # type: ignore[arg-type]  # only its identity matters here
+    handlers, settings = dict(bus.handlers), config.load(environ={})
+    bus.configure(settings)
     with pytest.raises(RuntimeError, match="on purpose"):
         async with TestBus(bus, lifespans={"database": 1}):
             raise RuntimeError("on purpose")

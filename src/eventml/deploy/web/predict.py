@@ -21,12 +21,11 @@ from eventml.deploy.web.http_messages import (
 )
 from eventml.deploy.web.request_backend import RequestEvent, RequestQueue
 from eventml.errors import ConfigError, FullError, HandlerTimeoutError, Reject, StaleError, UnavailableError
-from eventml.records import NO_HEADERS
+from eventml.records import MODEL, MODEL_VERSION, NO_HEADERS
 from eventml.runtime import (
     DeadLetterCompletion,
     LoadedHandler,
     answer_is_list,
-    output_suffix,
     outputs_as_json,
 )
 
@@ -52,7 +51,9 @@ def served_predictors(bus: Bus, only: Sequence[str] = ()) -> list[Handler]:
         ConfigError: The bus has no predictors, or (`AppNotFoundError`) `only` names something else than one.
     """
     predictors = {
-        name: bus.configured_handler(name) for name, handler in bus.handlers.items() if handler.outputs
+        name: bus.configured_handler(name)
+        for name, handler in bus.handlers.items()
+        if handler.outputs and not handler.champion
     }
     config.check_known(only, predictors, "predictor")
     if not predictors:
@@ -83,16 +84,14 @@ class PredictEndpoint:
     """
 
     def __init__(self, bus: Bus, loaded: LoadedHandler, queue: RequestQueue, *, traced: bool) -> None:
-        handler, model = loaded.handler, loaded.model
+        handler = loaded.handler
+        self._loaded = loaded
         self._queue = queue
         self._several = handler.several
-        self._suffix = output_suffix(handler, model)
         topic = bus.declared_topic(handler.topic)
         self._decoder = EventDecoder(handler.event_type, topic.id_field, strict=topic.strict)
         self._limits = bus.settings.web
         self._traced = traced
-        name, version = (None, None) if model is None else (model.name, model.version)
-        self._model_fields = b',"model":%b,"version":%b,"prediction":' % (encode(name), encode(version))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or raise a `Problem` if it has no answer."""
@@ -144,12 +143,16 @@ class PredictEndpoint:
     def _result(self, completion: Completion, event_id: str) -> bytes | Problem:
         if isinstance(completion, DeadLetterCompletion):
             return _handler_failure(completion)
-        outputs, id_ = completion.outputs, f"{event_id}/{self._suffix}"
-        if not outputs and not self._several:
-            return b'{"id":null,"input":%b%bnull}' % (encode(event_id), self._model_fields)
-        ids = encode(id_), encode(event_id)
-        value = outputs_as_json(outputs) if answer_is_list(outputs, id_) else outputs[0].value
-        return b'{"id":%b,"input":%b%b%b}' % (*ids, self._model_fields, value)
+        outputs, model, id_ = completion.outputs, self._loaded.model, None
+        name, version = (None, None) if model is None else (model.name, model.version)
+        if outputs:  # they name the version that made them
+            name, version = map(outputs[0].headers.get, (MODEL, MODEL_VERSION))
+        value = b"null"
+        if outputs or self._several:
+            id_ = f"{event_id}/{self._loaded.handler.name}" + ("" if version is None else f"@{version}")
+            value = outputs_as_json(outputs) if answer_is_list(outputs, event_id) else outputs[0].value
+        fields = map(encode, (id_, event_id, name, version))
+        return b'{"id":%b,"input":%b,"model":%b,"version":%b,"prediction":%b}' % (*fields, value)
 
 
 def _encode_item(event: RequestEvent, result: bytes | Problem) -> bytes:

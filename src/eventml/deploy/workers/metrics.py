@@ -27,6 +27,8 @@ _COUNTERS: Final = {
     "lost": ("eventml_records_lost_total", "Records removed before the group had completed them."),
     "retries": ("eventml_retries_total", "Calls repeated because the call before had failed."),
     "calls": ("eventml_calls_total", "Calls of the handler."),
+    "model_updates": ("eventml_model_updates_total", "New versions of the model that took over."),
+    "models_refused": ("eventml_models_refused_total", "New versions of the model that were refused."),
     "abandoned": ("eventml_calls_abandoned_total", "Calls past their timeout that could not be stopped."),
 }
 """Name and description of the metric of each counter."""

@@ -25,7 +25,7 @@ import msgspec
 
 from eventml.deploy.workers.logs import LogRateLimit
 from eventml.deploy.workers.metrics import METRICS_TYPE, render_metrics
-from eventml.deploy.workers.readiness import LagMonitor, unready_reasons
+from eventml.deploy.workers.readiness import LagMonitor, refused_models, unready_reasons
 from eventml.deploy.workers.reports import RunningWorker, ServiceStatus, WorkerStatus, handler_reports
 from eventml.deploy.workers.restarts import HealthLimits, kill_reason
 from eventml.errors import ConfigError
@@ -88,7 +88,8 @@ def answer_operations(
                 stuck = status().stuck
                 return _health_answer([stuck] if stuck else [])
             case "/readyz":
-                return _health_answer(unready_reasons(status(), max_lag))
+                now = status()
+                return _health_answer(unready_reasons(now, max_lag), refused_models(now))
             case "/metrics":
                 return HTTPStatus.OK, render_metrics(status()).encode(), METRICS_TYPE
     except Exception:
@@ -97,11 +98,9 @@ def answer_operations(
     return HTTPStatus.NOT_FOUND, b"not found; there are /livez, /readyz and /metrics\n", _TEXT
 
 
-def _health_answer(problems: list[str]) -> tuple[HTTPStatus, bytes, str]:
-    if problems:
-        body = "".join(f"{printable(line)}\n" for line in problems)
-        return HTTPStatus.SERVICE_UNAVAILABLE, body.encode(), _TEXT
-    return HTTPStatus.OK, b"ok\n", _TEXT
+def _health_answer(problems: list[str], details: list[str] | None = None) -> tuple[HTTPStatus, bytes, str]:
+    body = "".join(f"{printable(line)}\n" for line in [*(problems or ["ok"]), *(details or [])])
+    return HTTPStatus.SERVICE_UNAVAILABLE if problems else HTTPStatus.OK, body.encode(), _TEXT
 
 
 @contextmanager

@@ -53,6 +53,16 @@ def unready_reasons(status: ServiceStatus, max_lag: int | None) -> list[str]:
     return reasons
 
 
+def refused_models(status: ServiceStatus) -> list[str]:
+    """List the newer versions of models that are not used. The service is ready with those that it has."""
+    return [
+        f"{worker.name}: {name} goes on with model {' '.join(handler.model or ())}: {handler.model_refused}"
+        for worker in status.workers
+        for name, handler in worker.handlers.items()
+        if handler.model_refused
+    ]
+
+
 def group_lags(status: ServiceStatus) -> dict[str, int | None]:
     """Lag of each handler's group, as reported by the first worker that knows it; None if none does."""
     lags: dict[str, int | None] = {}

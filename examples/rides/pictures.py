@@ -1,0 +1,120 @@
+"""Makes the pictures of the docs: a recording of `eventml top`, and the page of the web service in a browser.
+
+Run it as `python -m examples.rides.pictures` after a change of what they show. It needs redis-server,
+chromium and chromedriver, on PATH. It takes a minute.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from urllib.request import urlopen
+
+from PIL import Image
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.support.ui import WebDriverWait
+
+from backends.process import free_ports
+from backends.redis.server import RedisServer
+from examples.rides.capture import BUS, EVENTML, PORT, is_ready, until
+from examples.rides.recording import Frame, record, render, text
+
+IMAGES = Path(__file__).parents[2] / "docs" / "images"
+COLUMNS, LINES = 100, 22
+AT_FIRST, AT_LAST = 4, 5
+"""Seconds with all workers ready, before one is killed and after another has taken its place."""
+WIDTHS = {1280: 900, 390: 844}
+"""Widths of the browser and the heights that go with them."""
+COLOURS = 64  # of a picture; a page has few
+
+
+def record_top(env: dict[str, str], folder: Path) -> None:
+    """Record a service of four workers, of which one is killed."""
+    rides = folder / "rides.jsonl"
+    export = [sys.executable, "-m", "examples.rides.export", str(rides), "--events", "90000"]
+    subprocess.run(export, env=env, check=True)  # noqa: S603 - ours
+    workers = ("--workers", "duration=2,tip=1,alarm=1", "--operations", PORT)
+    publish = [*EVENTML, "publish", "rides.started", str(rides), "--rate", "1500"]
+    top = [*EVENTML, "top", BUS, "--at", PORT]
+    quiet = subprocess.DEVNULL
+    with subprocess.Popen([*EVENTML, "run", BUS, *workers], env=env, stderr=quiet) as service:  # noqa: S603 - ours
+        until(is_ready)
+
+        killed = False
+
+        def over(frames: list[Frame]) -> bool:
+            nonlocal killed
+            complete = ["4 of 4 workers ready" in text(frame) for frame in frames]
+            if not killed and sum(complete) == AT_FIRST:
+                children = Path(f"/proc/{service.pid}/task/{service.pid}/children").read_text().split()
+                os.kill(int(children[0]), signal.SIGKILL)
+                killed = True
+            return complete[-AT_LAST:] == [True] * AT_LAST and not all(complete[AT_FIRST:])
+
+        with subprocess.Popen(publish, env=env, stderr=quiet, stdout=quiet) as publisher:  # noqa: S603 - ours
+            frames = record(top, env, size=(COLUMNS, LINES), over=over)
+            publisher.terminate()
+        service.terminate()
+    (IMAGES / "top.svg").write_text(render(frames, COLUMNS, "eventml top: one of four workers is killed"))
+
+
+def photograph_page(env: dict[str, str], folder: Path) -> None:
+    """Take pictures of the page of the web service, in two widths and two themes."""
+    port = next(free_ports())
+    options = webdriver.ChromeOptions()
+    for flag in (
+        "--headless=new",
+        "--no-sandbox",
+        "--hide-scrollbars",
+        f"--user-data-dir={folder / 'chromium'}",
+    ):
+        options.add_argument(flag)
+    options.binary_location = shutil.which("chromium") or ""
+    serve = [*EVENTML, "serve", BUS, "--port", str(port)]
+    with (
+        subprocess.Popen(serve, env=env, stderr=subprocess.DEVNULL) as service,  # noqa: S603 - ours
+        webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver"))) as browser,
+    ):
+        url = f"http://127.0.0.1:{port}"
+        until(lambda: answers(f"{url}/readyz"))
+        for width, height in WIDTHS.items():
+            for theme in ("light", "dark"):
+                feature = {"name": "prefers-color-scheme", "value": theme}
+                browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+                size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+                browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+                browser.get(f"{url}/docs")
+                WebDriverWait(browser, 20).until(lambda page: "/predict/duration" in page.page_source)
+                picture = Image.open(io.BytesIO(browser.get_screenshot_as_png())).convert("RGB")
+                picture.quantize(COLOURS).save(IMAGES / f"web-docs-{width}-{theme}.png", optimize=True)
+        service.terminate()
+
+
+def answers(url: str) -> bool:
+    """Return whether a URL answers with status 200."""
+    try:
+        with urlopen(url) as answer:  # noqa: S310 - ours
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+def main() -> None:
+    """Make all pictures."""
+    IMAGES.mkdir(exist_ok=True)
+    with RedisServer() as server, tempfile.TemporaryDirectory() as folder:
+        env = {**os.environ, "EVENTML_BACKEND": server.url, "RIDES_MODELS": str(Path(folder, "models"))}
+        subprocess.run([sys.executable, "-m", "examples.rides.train"], env=env, check=True)
+        record_top(env, Path(folder))
+        photograph_page(env, Path(folder))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,197 @@
+"""`eventml compare` and `eventml replay`: how the predictions of two models for the same events differ."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from operator import attrgetter
+from pathlib import Path
+from statistics import median
+from typing import Annotated, Any, Final
+
+import anyio
+import typer
+
+from eventml import config
+from eventml.bus import Bus, import_predictor
+from eventml.cli.buses import BackendOption, configure, find, open_shared, time_option
+from eventml.cli.output import JsonOption, UsageError, format_table, print_json, print_text, progress_bar
+from eventml.deploy import comparison as comparing
+from eventml.deploy.comparison import Answers, Comparison, Events
+from eventml.handlers import Handler, configured
+from eventml.models import replacement
+from eventml.times import parse_start
+
+PredictorArgument = Annotated[
+    str,
+    typer.Argument(metavar="MODULE:PREDICTOR", help="Module of the app and the name of the predictor in it."),
+]
+FromOption = Annotated[
+    Any,
+    time_option("Begin with the events of this time, or age: 2h, 3d.", "--from", parse=parse_start),
+]
+UntilOption = Annotated[
+    Any, time_option("Stop before the events of this time; else at the end of the topic.")
+]
+HtmlOption = Annotated[
+    Path | None, typer.Option(metavar="FILE", dir_okay=False, help="Write the report as an HTML page too.")
+]
+
+_A_DAY: Final = timedelta(days=1)
+
+
+def compare(
+    predictor: PredictorArgument,
+    *,
+    challenger: Annotated[
+        str, typer.Option("--with", metavar="NAME", help="The challenger; may be left out if there is one.")
+    ] = "",
+    start: FromOption = _A_DAY,
+    until: UntilOption = None,
+    html: HtmlOption = None,
+    backend: BackendOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare what a predictor and its challenger answered, event by event.
+
+    By default the events of the last day. Topics are read without a consumer group.
+    """
+    bus, champion = _load(predictor, backend)
+    names = [name for name, handler in bus.handlers.items() if handler.champion == champion.name]
+    full = f"{champion.name}.challenger.{challenger}" if challenger else ""
+    if not names or (full and full not in names) or (not full and len(names) > 1):
+        known = ", ".join(name.rpartition(".")[2] for name in names) or "none"
+        raise UsageError(f"{champion.name} has these challengers: {known}; name one by --with")
+    other = bus.configured_handler(full or names[0])
+
+    async def run() -> tuple[Events, Answers, Answers]:
+        async with open_shared(bus):
+            events = await comparing.read_events(bus, champion, start=start, until=until or "end")
+            first = await comparing.read_answers(bus, champion, events, start=start)
+            return events, first, await comparing.read_answers(bus, other, events, start=start)
+
+    events, first, second = anyio.run(run)
+    _print(f"{champion.name} and {other.name}", events, first, second, html=html, as_json=as_json)
+
+
+def replay(  # noqa: PLR0913 - each is an option of the command
+    predictor: PredictorArgument,
+    *,
+    start: FromOption = _A_DAY,
+    until: UntilOption = None,
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="The model to predict with; else the predictor's."),
+    ] = None,
+    to: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.parquet", dir_okay=False, help="Write each event and both predictions."),
+    ] = None,
+    publish: Annotated[
+        str, typer.Option(metavar="TOPIC", help="Publish the new predictions there. By default nothing is.")
+    ] = "",
+    html: HtmlOption = None,
+    backend: BackendOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Predict events that are still in their topic again, and compare with what was answered then.
+
+    By default the events of the last day. They are read without a consumer group.
+    """
+    bus, handler = _load(predictor, backend)
+    again = configured(handler, replacement(handler.model, model), {}) if model else handler
+
+    async def run() -> tuple[Events, Answers, Answers]:
+        async with open_shared(bus):
+            events = await comparing.read_events(bus, handler, start=start, until=until or "end")
+            total = len(events.deliveries)
+            with progress_bar("events", hidden=as_json) as update:
+                second = await comparing.predict_again(
+                    bus, again, events, publish_to=publish, progress=lambda done: update(total, done, done)
+                )
+            return events, await comparing.read_answers(bus, handler, events, start=start), second
+
+    events, first, second = anyio.run(run)
+    if to is not None:
+        comparing.write_pairs(to, events, first, second)
+    _print(f"{handler.name} then and now", events, first, second, html=html, as_json=as_json)
+
+
+def _load(predictor: str, backend: str | None) -> tuple[Bus, Handler]:
+    bus, name = find(import_predictor, predictor)
+    configure(bus, backend)
+    config.check_known([name], bus.handlers)
+    return bus, comparing.single_output(bus.configured_handler(name))
+
+
+def _print(
+    title: str, events: Events, first: Answers, second: Answers, *, html: Path | None, as_json: bool
+) -> None:
+    comparison = comparing.compare(first.fields, second.fields, events.fields)
+    tables = _tables(events, first, second, comparison)
+    if html is not None:
+        html.write_text(comparing.html_report(title, tables, comparison), encoding="utf-8")
+    if as_json:
+        models = [_model(one, events) for one in (first, second)]
+        print_json({"events": len(events.deliveries), "models": models, "comparison": comparison})
+        return
+    for name, columns, rows in tables:
+        if rows:
+            print_text(f"{name}\n{format_table(columns, rows)}\n")
+
+
+def _model(answers: Answers, events: Events) -> dict[str, Any]:
+    seconds = comparing.latencies(answers, events)
+    return {
+        "predictor": answers.name,
+        "versions": answers.versions,
+        "answered": len(answers.fields),
+        "dead_letters": answers.dead_letters,
+        "median_latency": median(seconds) if seconds else None,
+    }
+
+
+def _tables(
+    events: Events, first: Answers, second: Answers, comparison: Comparison
+) -> list[tuple[str, Sequence[str], Sequence[Sequence[str]]]]:
+    models = [_model(one, events) for one in (first, second)]
+    rows = [
+        [
+            one["predictor"],
+            " ".join(version or "-" for version in one["versions"]),
+            f"{one['answered']:,}",
+            f"{one['dead_letters']:,}",
+            "-" if one["median_latency"] is None else f"{1000 * one['median_latency']:.1f} ms",
+        ]
+        for one in models
+    ]
+    numbers = attrgetter("mean", "absolute", "p50", "p90", "p99", "largest")
+    fields = [[one.field, f"{one.equal:.1%}", *map(_number, numbers(one))] for one in comparison.fields]
+    features = [
+        [one.feature, one.values, f"{one.events:,}", _number(one.absolute)] for one in comparison.features
+    ]
+    worst = [
+        [i, _number(first.fields[i][comparison.compared]), _number(second.fields[i][comparison.compared])]
+        for i in comparison.worst
+    ]
+    only = f"{comparison.only_first:,} only by the first, {comparison.only_second:,} only by the second"
+    return [
+        (
+            f"{len(events.deliveries):,} events, {comparison.pairs:,} answered by both, {only}",
+            ["predictor", "model versions", "answered", "dead letters", "median latency"],
+            rows,
+        ),
+        (
+            "Differences, second minus first",
+            ["field", "equal", "mean", "mean absolute", "p50", "p90", "p99", "largest"],
+            fields,
+        ),
+        (
+            f"Where {comparison.compared} differs most",
+            ["feature", "values", "events", "mean absolute"],
+            features,
+        ),
+        (f"The largest differences of {comparison.compared}", ["event", "first", "second"], worst),
+    ]
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"

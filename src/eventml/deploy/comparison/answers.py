@@ -1,0 +1,168 @@
+"""What a model answered: read from its topic, or predicted again from the events of the input topic."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack, suppress
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from msgspec.structs import replace
+
+from eventml.bus import Bus
+from eventml.codec import Decoder
+from eventml.errors import DecodeError, TopicNotFoundError, UnsupportedError
+from eventml.handlers import Handler
+from eventml.records import MODEL_VERSION, Delivery
+from eventml.runtime import (
+    Caller,
+    CallSteps,
+    DeadLetterCompletion,
+    HandlerCall,
+    Item,
+    Outputs,
+    Retry,
+    Stats,
+    dead_letter_topic,
+    load_handlers,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+_BATCH: Final = 4096  # events predicted again in one call; a limit of the handler is kept
+
+Fields = dict[str, Any]
+"""The fields of an event or of a prediction, as JSON has them; those of a bare value are `value` alone."""
+
+
+class Events(msgspec.Struct):
+    """Events of a topic, by id; of those with the same id the first.
+
+    Attributes:
+        deliveries: As they were received.
+        fields: Their fields.
+    """
+
+    deliveries: dict[str, Delivery] = {}
+    fields: dict[str, Fields] = {}
+
+
+class Answers(msgspec.Struct):
+    """What one model answered.
+
+    Attributes:
+        name: The predictor's name.
+        fields: The fields of its predictions, by the id of the event.
+        timestamps: When each was published, in seconds since the epoch; of predictions made again none.
+        versions: The versions of its model, each with the number of its predictions.
+        dead_letters: Events that it failed.
+    """
+
+    name: str
+    fields: dict[str, Fields] = {}
+    timestamps: dict[str, float] = {}
+    versions: dict[str, int] = {}
+    dead_letters: int = 0
+
+    def add(self, input_id: str, fields: Fields, version: str) -> None:
+        """Add a prediction, in the place of an earlier one for the same event."""
+        self.fields[input_id] = fields
+        self.versions[version] = self.versions.get(version, 0) + 1
+
+
+async def read_events(bus: Bus, handler: Handler, *, start: Any, until: Any) -> Events:
+    """Read the events of a predictor's topic between two times. The arguments are those of `Bus.read`."""
+    events = Events()
+    async for delivery in bus.read(handler.topic, start=start, until=until):
+        if delivery.id not in events.deliveries and not isinstance(delivery.decoded, DecodeError):
+            events.deliveries[delivery.id] = Delivery(
+                delivery.record, delivery.partition, delivery.offset, delivery.timestamp
+            )
+            events.fields[delivery.id] = _fields(delivery.decoded)
+    return events
+
+
+async def read_answers(bus: Bus, handler: Handler, events: Events, *, start: Any) -> Answers:
+    """Read what a predictor answered to these events, from its topic and its dead letters."""
+    answers = Answers(handler.name)
+    [topic] = handler.outputs
+    mark = f"/{handler.name}"
+    async for delivery in bus.read(topic, start=start, until="end"):
+        input_id, found, behind = delivery.id.rpartition(mark)
+        if not found or (behind and behind[0] != "@") or isinstance(delivery.decoded, DecodeError):
+            continue  # another publisher's
+        if input_id in events.deliveries:
+            answers.add(input_id, _fields(delivery.decoded), delivery.headers.get(MODEL_VERSION, ""))
+            answers.timestamps[input_id] = delivery.timestamp
+    letters = dead_letter_topic(handler.topic, handler.options.group)
+    with suppress(TopicNotFoundError):  # nothing has failed
+        async for delivery in bus.read(letters, start=start, until="end"):
+            answers.dead_letters += delivery.id in events.deliveries
+    return answers
+
+
+async def predict_again(
+    bus: Bus, handler: Handler, events: Events, *, publish_to: str = "", progress: Callable[[int], None]
+) -> Answers:
+    """Predict events again, a batch at a time, and publish the predictions to a topic if one is given.
+
+    `progress` is called with the number of events after each batch.
+
+    Raises:
+        ModelError: The model cannot be loaded.
+        BackendError: The predictions cannot be published.
+    """
+    answers = Answers(handler.name)
+    declared = bus.declared_topic(handler.topic)
+    decoder = Decoder(handler.event_type, strict=declared.strict)
+    async with AsyncExitStack() as stack:
+        [loaded] = await load_handlers(stack, [handler], bus.lifespans, [(decoder, {})])
+        stats = Stats()
+        outputs = Outputs(handler, {}, model=loaded.model, source=bus.name)
+        caller = Caller(handler, loaded.resources, ordered=False, stats=stats)
+        retry = Retry(
+            HandlerCall(handler, CallSteps(caller, outputs), stats), handler, stats=stats, ordered=False
+        )
+        version = "" if loaded.model is None else loaded.model.version
+        size = handler.options.max_batch or _BATCH
+        deliveries = list(events.deliveries.values())
+        for first in range(0, len(deliveries), size):
+            batch = deliveries[first : first + size]
+            items = list(map(Item, batch, decoder.decode(batch)))
+            valid = [item for item in items if not isinstance(item.event, DecodeError)]
+            completions = await retry.process_all(valid) if valid else []
+            answered = [one for one in completions if not isinstance(one, DeadLetterCompletion)]
+            answers.dead_letters += len(items) - len(answered)
+            made = [(one.delivery.id, record) for one in answered for record in one.outputs]
+            for input_id, record in made:
+                answers.add(input_id, _fields(msgspec.json.decode(record.value)), version)
+            if publish_to:
+                await bus.backend.publish([replace(record, topic=publish_to) for _, record in made])
+            progress(first + len(batch))
+    return answers
+
+
+def single_output(handler: Handler) -> Handler:
+    """A predictor that has one prediction for each event, and so can be compared.
+
+    Raises:
+        UnsupportedError: It has several outputs, or none.
+    """
+    if len(handler.outputs) != 1 or handler.several:
+        raise UnsupportedError(f"{handler.name} cannot be compared: it has not one prediction for each event")
+    return handler
+
+
+def latencies(answers: Answers, events: Events) -> Sequence[float]:
+    """Seconds from each event to its prediction, by the broker's timestamps."""
+    found = answers.timestamps.items()
+    return [max(time - events.deliveries[input_id].timestamp, 0.0) for input_id, time in found]
+
+
+def _fields(value: Any) -> Fields:
+    built = msgspec.to_builtins(value)
+    if isinstance(built, dict):
+        if built.keys() == {"input", "value"}:  # a `Prediction`
+            return {"value": built["value"]}
+        return built
+    return {"value": built}

@@ -1,0 +1,84 @@
+"""A comparison as an HTML page, and its pairs as a Parquet file."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from eventml.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from eventml.deploy.comparison.answers import Answers, Events
+    from eventml.deploy.comparison.differences import Comparison
+
+Table = tuple[str, "Sequence[str]", "Sequence[Sequence[str]]"]
+"""The title of a table, its columns and its rows."""
+
+_STYLE = """
+:root { color-scheme: light dark; font: 15px/1.5 system-ui, sans-serif; }
+body { max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
+table { border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: auto; }
+th, td { padding: .3rem .8rem; text-align: right; border-bottom: 1px solid #8884; }
+th:first-child, td:first-child { text-align: left; }
+svg { width: 100%; height: 10rem; fill: #3b82f6; }
+"""
+
+
+def html_report(title: str, tables: Sequence[Table], comparison: Comparison) -> str:
+    """Return a page with tables and a histogram of the differences. It loads nothing from elsewhere."""
+    parts = [f"<h1>{escape(title)}</h1>"]
+    for name, columns, rows in tables:
+        head = "".join(f"<th>{escape(column)}</th>" for column in columns)
+        body = "".join(
+            "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>\n" for row in rows
+        )
+        parts.append(f"<h2>{escape(name)}</h2>\n<table><tr>{head}</tr>\n{body}</table>")
+    if comparison.histogram:
+        parts.append(f"<h2>Absolute difference of {escape(comparison.compared)}</h2>\n{_svg(comparison)}")
+    return (
+        f'<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>{escape(title)}</title>\n'
+        f'<meta name="viewport" content="width=device-width">\n<style>{_STYLE}</style>\n'
+        + "\n".join(parts)
+        + "\n</html>\n"
+    )
+
+
+def _svg(comparison: Comparison) -> str:
+    highest = max(count for _, count in comparison.histogram)
+    bars = "".join(
+        f'<rect x="{5 * number}" y="{100 - 100 * count / highest:.2f}" width="4.5" '
+        f'height="{100 * count / highest:.2f}"><title>up to {bound:.4g}: {count}</title></rect>'
+        for number, (bound, count) in enumerate(comparison.histogram)
+    )
+    label = 'preserveAspectRatio="none" role="img" aria-label="histogram"'
+    return f'<svg viewBox="0 0 100 100" {label}>{bars}</svg>'
+
+
+def write_pairs(path: Path, events: Events, first: Answers, second: Answers) -> int:
+    """Write a row for each event that both have answered: its id, its fields, and both predictions.
+
+    The predictions are in the columns `old_<field>` and `new_<field>`. Returns the number of rows.
+
+    Raises:
+        MissingExtraError: pyarrow is not installed.
+    """
+    try:
+        import pyarrow as pa  # noqa: PLC0415 - optional
+        from pyarrow import parquet  # noqa: PLC0415
+    except ImportError as exc:
+        raise MissingExtraError("batch", f"writing {path}") from exc
+    rows: list[dict[str, Any]] = [
+        {
+            "id": input_id,
+            **events.fields[input_id],
+            **{f"old_{name}": value for name, value in first.fields[input_id].items()},
+            **{f"new_{name}": value for name, value in second.fields[input_id].items()},
+        }
+        for input_id in first.fields
+        if input_id in second.fields
+    ]
+    parquet.write_table(pa.Table.from_pylist(rows), path)
+    return len(rows)

@@ -1,0 +1,138 @@
+"""Golden rows: events, some with recorded predictions, that a model must answer before it is used."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from anyio import to_thread
+
+from eventml import records
+from eventml.codec import Decoder
+from eventml.errors import DecodeError, MissingExtraError, ModelError
+from eventml.event_types import fields_of
+from eventml.handlers import Handler
+from eventml.records import Delivery, Record
+from eventml.runtime.calling import Caller, Item
+from eventml.runtime.failures import Failed, describe
+from eventml.runtime.handler_call import CallSteps, HandlerCall
+from eventml.runtime.outputs import Outputs, outputs_as_json
+from eventml.runtime.stats import Stats
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from eventml.models import Model
+
+PREDICTION: Final = "prediction"
+"""The column of the recorded predictions."""
+
+
+async def check_golden_rows(handler: Handler, model: Model, resources: Mapping[str, Any]) -> None:
+    """Pass if a model's predictions for the handler's golden rows are valid, and near the recorded ones.
+
+    They are made as those of a stream are, in one batch, and so must be finite and of the right type. Numbers
+    may differ from the recorded ones by `golden_tolerance` at most; all else must be equal.
+
+    Raises:
+        ModelError: they are not, or the rows cannot be read. The message names the row.
+    """
+    path = str(handler.options.golden)
+    items, recorded = await to_thread.run_sync(read_golden_rows, path, handler)
+    stats = Stats()
+    caller = Caller(handler, resources, ordered=False, stats=stats)
+    outputs = Outputs(handler, {}, model=model, source="golden")
+    refused = f"model {model.name} {model.version} fails the golden rows in {path}"
+    try:
+        results = await HandlerCall(handler, CallSteps(caller, outputs), stats)(items)
+    except Exception as exc:
+        raise ModelError(f"{refused}: {describe(exc)}") from exc
+    for number, (result, expected) in enumerate(zip(results, recorded, strict=True), 1):
+        if isinstance(result, Failed):
+            raise ModelError(f"{refused}: row {number}: {describe(result.error)}") from result.error
+        if expected is None:
+            continue
+        predicted = _value(result.outputs)
+        if not is_near(predicted, expected, handler.options.golden_tolerance):
+            raise ModelError(
+                f"{refused}: row {number}: it predicts {_shown(predicted)}, and {_shown(expected)} is "
+                f"recorded (golden_tolerance is {handler.options.golden_tolerance:g})"
+            )
+
+
+def read_golden_rows(path: str, handler: Handler) -> tuple[list[Item], list[Any]]:
+    """The events of a file, decoded as those of a stream, and the prediction recorded for each, or None.
+
+    The file is Parquet, or has a JSON object in each line. A field `prediction` is the recorded one, unless
+    the event itself has such a field.
+
+    Raises:
+        ModelError: it cannot be read, is empty, or a row is no event.
+        MissingExtraError: it is Parquet, and pyarrow is not installed.
+    """
+    try:
+        rows = _read_parquet(path) if path.endswith(".parquet") else _read_json_lines(path)
+    except MissingExtraError:
+        raise
+    except Exception as exc:  # pyarrow and msgspec have exceptions of their own
+        raise ModelError(f"the golden rows in {path} cannot be read: {exc}") from exc
+    if not rows:
+        raise ModelError(f"there are no golden rows in {path}; record at least one")
+    own = {in_json for in_json, *_ in fields_of(handler.event_type) or ()}
+    recorded = [None if PREDICTION in own else row.pop(PREDICTION, None) for row in rows]
+    headers, now = {records.CONTENT_TYPE: records.JSON}, time.time()
+    deliveries = [
+        Delivery(Record(handler.topic, msgspec.json.encode(row), None, f"golden/{n}", headers), 0, n, now)
+        for n, row in enumerate(rows, 1)
+    ]
+    events = Decoder(handler.event_type, strict=False).decode(deliveries)
+    for number, event in enumerate(events, 1):
+        if isinstance(event, DecodeError):
+            raise ModelError(f"{path}: row {number} is no event of {handler.name}: {event}")
+    return list(map(Item, deliveries, events)), recorded
+
+
+def is_near(predicted: Any, expected: Any, tolerance: float) -> bool:
+    """Whether a prediction is near the recorded one. Of an object the recorded fields are compared."""
+    if isinstance(expected, dict):
+        return isinstance(predicted, dict) and all(
+            name in predicted and is_near(predicted[name], value, tolerance)
+            for name, value in expected.items()
+        )
+    if isinstance(expected, list):
+        same_length = isinstance(predicted, list) and len(predicted) == len(expected)
+        return same_length and all(is_near(p, e, tolerance) for p, e in zip(predicted, expected, strict=True))
+    if isinstance(expected, bool) or not isinstance(expected, int | float):
+        return bool(predicted == expected)
+    is_number = isinstance(predicted, int | float) and not isinstance(predicted, bool)
+    return is_number and math.isclose(predicted, expected, rel_tol=0.0, abs_tol=tolerance)
+
+
+def _value(outputs: Sequence[Record]) -> Any:
+    """What a handler predicted for an event, as JSON has it: a bare number is not wrapped in an object."""
+    if len(outputs) != 1:
+        return msgspec.json.decode(outputs_as_json(outputs))
+    value = msgspec.json.decode(outputs[0].value)
+    return value["value"] if isinstance(value, dict) and value.keys() == {"input", "value"} else value
+
+
+def _shown(value: Any) -> str:
+    text = msgspec.json.encode(value).decode()
+    return text if len(text) <= 80 else text[:80] + "…"  # noqa: PLR2004 - fits a line of a log
+
+
+def _read_json_lines(path: str) -> list[dict[str, Any]]:
+    lines = Path(path).read_bytes().splitlines()
+    return [msgspec.json.decode(line, type=dict[str, Any]) for line in lines if line.strip()]
+
+
+def _read_parquet(path: str) -> list[dict[str, Any]]:
+    try:
+        from pyarrow import parquet  # noqa: PLC0415 - optional
+    except ImportError as exc:
+        raise MissingExtraError("batch", f"reading {path}") from exc
+    rows: list[dict[str, Any]] = parquet.read_table(path).to_pylist()
+    return rows

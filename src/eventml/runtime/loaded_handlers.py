@@ -1,0 +1,109 @@
+"""Handlers that are ready to run: models loaded and checked, lifespans entered."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, AsyncExitStack
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from anyio import to_thread
+
+from eventml import models
+from eventml.codec import Decoder, Format
+from eventml.errors import RegistrationError
+from eventml.handlers import Handler
+from eventml.models import Model
+from eventml.runtime.golden_rows import check_golden_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+
+class LoadedHandler(msgspec.Struct):
+    """A handler that is ready to run. Its worker sets `model` when a new version takes over.
+
+    Attributes:
+        handler: The handler, with its final options.
+        model: Its model, loaded; None if it has none.
+        lifespans: The values of the lifespans that it has parameters for, by parameter name.
+        decoder: Decoder of its events.
+        formats: The formats of its outputs, by topic.
+    """
+
+    handler: Handler
+    model: Model | None
+    lifespans: Mapping[str, Any]
+    decoder: Decoder
+    formats: Mapping[str, Format] = {}
+
+    @property
+    def resources(self) -> dict[str, Any]:
+        """The handler's arguments beside the events, by parameter name."""
+        return resources(self.model, self.lifespans)
+
+
+def resources(model: Model | None, lifespans: Mapping[str, Any]) -> dict[str, Any]:
+    """A handler's arguments beside the events, by parameter name: its model, and values of lifespans."""
+    return dict(lifespans) if model is None else {**lifespans, "model": model.object}
+
+
+async def load_handlers(
+    stack: AsyncExitStack,
+    handlers: Sequence[Handler],
+    lifespans: Mapping[str, Callable[[], Any]],
+    codecs: Sequence[tuple[Decoder, Mapping[str, Format]]],
+) -> list[LoadedHandler]:
+    """Enter the lifespans that the handlers have parameters for, each once, and load the handlers' models.
+
+    Closing `stack` leaves the lifespans, the last one first. `codecs` are the decoders of the handlers'
+    events and the formats of their outputs, in their order.
+
+    Raises:
+        RegistrationError: a handler has a parameter that no lifespan is named like.
+        ModelError: a model cannot be loaded, or fails its golden rows.
+    """
+    values: dict[str, Any] = {}
+    for handler in handlers:
+        for name in handler.resource_names:
+            if name == "model" or name in values:
+                continue
+            if name not in lifespans:
+                raise RegistrationError(
+                    f"{handler.name}: its parameter {name!r} has no value; define a lifespan of that name "
+                    "with @bus.lifespan, or give the parameter a default"
+                )
+            entered = lifespans[name]()
+            if isinstance(entered, AbstractContextManager):
+                values[name] = stack.enter_context(entered)
+            else:
+                values[name] = await stack.enter_async_context(entered)
+    loaded = []
+    for handler, (decoder, formats) in zip(handlers, codecs, strict=True):
+        own = {name: values[name] for name in handler.resource_names if name != "model"}
+        model = None if handler.model is None else await load_model(handler, own)
+        loaded.append(LoadedHandler(handler, model, own, decoder, formats))
+    return loaded
+
+
+async def load_model(handler: Handler, lifespans: Mapping[str, Any]) -> Model:
+    """Load the model of a handler, and check it on the handler's golden rows.
+
+    In a thread: loading a large model must not stop the heartbeats of handlers that run already. It cannot be
+    stopped, so a worker that is stopped meanwhile leaves it behind.
+
+    Raises:
+        ModelError: it cannot be loaded, or fails a golden row.
+        RegistrationError: it is to be followed (`model_poll`), and cannot change.
+    """
+    assert handler.model is not None  # noqa: S101 - for the type checker
+    load = partial(models.load, handler.model, name=handler.name)
+    model = await to_thread.run_sync(load, abandon_on_cancel=True)
+    if handler.options.model_poll is not None and models.current_version(handler.model) is None:
+        raise RegistrationError(
+            f"{handler.name}: model_poll: its model is pinned, or made by a function, and cannot change "
+            "while the worker runs; omit model_poll, or name a file without a pin, or a name in a registry"
+        )
+    if handler.options.golden is not None:
+        await check_golden_rows(handler, model, resources(model, lifespans))
+    return model

@@ -1,0 +1,157 @@
+"""`eventml compare` and `eventml replay`: a challenger, or a new model, against what was answered."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from tests.model_updates.conftest import ModelFile
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.cli.conftest import Hubs, Invoke
+
+APP = """
+import eventml
+import msgspec
+
+bus = eventml.Bus("app", backend="onehub://")
+
+
+class Number(msgspec.Struct):
+    x: float
+    kind: str
+
+
+class Sum(msgspec.Struct):
+    total: float
+    kind: str
+
+
+@bus.predictor("numbers", to="sums", model="one.skops")
+def add(numbers: list[Number], model) -> list[Sum]:
+    if any(number.x == 13 for number in numbers):
+        raise ValueError("13")
+    totals = model.predict([[number.x] for number in numbers])
+    return [Sum(float(t), n.kind) for n, t in zip(numbers, totals)]
+
+
+@bus.predictor("numbers", to="many")
+def several(number: Number) -> list[Sum]:
+    return []
+"""
+
+EVENTS = [{"x": float(n), "kind": "even" if n % 2 == 0 else "odd"} for n in range(100)]
+
+
+@pytest.fixture
+def versions(folder: Path) -> dict[str, str]:
+    """An app whose predictor adds 1, and a model `two.skops` that adds 2.5: their versions."""
+    (folder / "app.py").write_text(APP)
+    (folder / "eventml.toml").write_text('[consumer.add.challenger.two]\nmodel = "two.skops"\n')
+    return {
+        "one": ModelFile(folder / "one.skops").replace(1.0),
+        "two": ModelFile(folder / "two.skops").replace(2.5),
+    }
+
+
+def answer(invoke: Invoke, *, only: str = "add,add.challenger.two") -> None:
+    lines = "\n".join(map(json.dumps, EVENTS))
+    published = invoke("publish", "numbers", "--format", "jsonl", "--backend", "onehub://", stdin=lines)
+    assert published.exit_code == 0, published.output
+    names = [option for name in only.split(",") for option in ("--only", name)]
+    result = invoke("run", "app:bus", *names, "--until-idle", "0.1")
+    assert result.exit_code == 0, result.output
+
+
+def found(invoke: Invoke, *args: str) -> dict[str, Any]:
+    result = invoke(*args, "--json")
+    assert result.exit_code == 0, result.output
+    parsed: dict[str, Any] = json.loads(result.stdout)
+    return parsed
+
+
+def test_a_champion_and_its_challenger_are_paired_by_event(
+    invoke: Invoke, hubs: Hubs, versions: dict[str, str], folder: Path
+) -> None:
+    del hubs
+    answer(invoke)
+    report = found(invoke, "compare", "app:add", "--html", "report.html")
+    assert report["events"] == 100
+    assert [(m["predictor"], m["versions"], m["dead_letters"]) for m in report["models"]] == [
+        ("add", {versions["one"]: 99}, 1),
+        ("add.challenger.two", {versions["two"]: 99}, 1),
+    ]
+    comparison = report["comparison"]
+    assert (comparison["pairs"], comparison["only_first"], comparison["only_second"]) == (99, 0, 0)
+    total, kind = comparison["fields"]
+    assert (total["field"], total["equal"], kind["field"], kind["equal"]) == ("total", 0.0, "kind", 1.0)
+    assert {total[name] for name in ("mean", "absolute", "p50", "p99", "largest")} == {1.5}
+    groups = {(one["feature"], one["values"]): one["events"] for one in comparison["features"]}
+    assert groups["kind", "even"] == 50
+    assert groups["kind", "odd"] == 49
+    page = (folder / "report.html").read_text()
+    assert "add.challenger.two" in page
+    assert "<script" not in page
+    text = invoke("compare", "app:add").output
+    assert "100 events, 99 answered by both" in text
+
+
+def test_replay_predicts_old_events_with_another_model_and_publishes_nothing(
+    invoke: Invoke, hubs: Hubs, versions: dict[str, str], folder: Path
+) -> None:
+    answer(invoke, only="add")
+    report = found(invoke, "replay", "app:add", "--model", "two.skops", "--to", "diff.parquet")
+    assert [m["versions"] for m in report["models"]] == [{versions["one"]: 99}, {versions["two"]: 99}]
+    assert report["comparison"]["fields"][0]["mean"] == 1.5
+    rows = pq.read_table(folder / "diff.parquet").to_pylist()
+    assert len(rows) == 99
+    assert all(row["new_total"] - row["old_total"] == 1.5 for row in rows)
+    assert {row["x"] for row in rows} == {event["x"] for event in EVENTS} - {13.0}
+    del hubs
+    assert not invoke("tail", "sums.challenger.two", "--backend", "onehub://", "--until-end").stdout
+
+
+def test_replay_publishes_where_it_is_told_to(invoke: Invoke, hubs: Hubs, versions: dict[str, str]) -> None:
+    del hubs
+    answer(invoke, only="add")
+    result = invoke("replay", "app:add", "--model", "two.skops", "--publish", "sums.new")
+    assert result.exit_code == 0, result.output
+    tail = invoke("tail", "sums.new", "--backend", "onehub://", "--until-end").stdout.splitlines()
+    assert len(tail) == 99
+    assert json.loads(tail[0])["headers"]["ce_modelversion"] == versions["two"]
+
+
+def test_hostile_names_do_no_harm_in_the_page(
+    invoke: Invoke, hubs: Hubs, versions: dict[str, str], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del hubs, versions
+    hostile = "<script>alert(1)</script>"
+    monkeypatch.setattr("tests.cli.test_compare.EVENTS", [{"x": 1.0, "kind": hostile}] * 40)
+    answer(invoke)
+    assert invoke("compare", "app:add", "--html", "report.html").exit_code == 0
+    page = (folder / "report.html").read_text()
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("compare", "app:add", "--with", "three"), "add has these challengers: two; name one by --with"),
+        (("compare", "app:several"), "several cannot be compared"),
+        (("replay", "app:nothing"), "no predictor of that name"),
+        (("replay", "app:add", "--model", "three.skops"), "there is no model at three.skops"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(
+    invoke: Invoke, hubs: Hubs, versions: dict[str, str], args: tuple[str, ...], message: str
+) -> None:
+    del hubs, versions
+    result = invoke(*args)
+    assert result.exit_code in (1, 2)
+    assert message in " ".join(result.output.split())

@@ -1,7 +1,7 @@
 """Models: load a model file safely, version it, and keep it to one thread.
 
 Read `artefacts.py` first, then `loading.py`: `load` makes a `Model` of what a handler's `model=` names, and
-`current_version` tells cheaply whether it has changed. `formats.py` finds the format of a file, `registries.py`
+`current_version` says whether it has changed. `formats.py` finds the format of a file, `registries.py`
 what a reference such as `s3://...` names. Formats: `sklearn_models.py`, with `trusted.py` (the reviewed list
 of types in skops files), `soundness.py` (structural checks of what was loaded) and `estimator_checks.py`
 (where functions and names of methods may be); `onnx_models.py`, `boosting.py`, `torch_models.py`. Registries:

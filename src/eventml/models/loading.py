@@ -74,12 +74,7 @@ def current_version(source: ModelSource) -> str | None:
 
     A pinned model cannot, nor one whose `version` the code gives, nor what a function makes. It reads a file
     only if the file has changed. A registry gets one small request, or none if the reference names a version;
-    what it names is downloaded if it is not in the cache. It blocks.
-
-    Raises:
-        ModelNotFoundError: There is no such model.
-        ModelError: The file cannot be read, or the registry cannot be reached.
-        MissingExtraError: The registry needs an extra that is not installed.
+    what it names is downloaded if it is not in the cache. It blocks, and raises errors as `load` does.
     """
     artefact = _artefact(source)
     if artefact is None or artefact.sha256 is not None or artefact.version is not None:
@@ -143,10 +138,7 @@ def _replacing(code: Artefact | None, artefact: Artefact) -> Artefact:
 
 
 def _pins_beside(path: Path) -> dict[str, str]:
-    """The digests in the files `<path>.sha256`, by path, also beside the file it is a link to.
-
-    Empty if there is no such file.
-    """
+    """The digests in the files `<path>.sha256`, if any, by path; also beside the file it is a link to."""
     pins = {}
     real = str(path) if "\0" in str(path) else os.path.realpath(path)  # refused below
     for place in dict.fromkeys((str(path), real)):

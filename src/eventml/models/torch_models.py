@@ -41,9 +41,8 @@ def _frozen(module: Any) -> Any:
 def _torch_for_programs(file: ModelFile) -> Any:
     if file.artefact.sha256 is None:
         raise UntrustedModelError(
-            f"{file.path} is a program of PyTorch, and loading it runs code in it. If you know who made the "
-            "file and noted its sha256 then, give it: "
-            f"Artefact({str(file.path)!r}, sha256='<its 64 hex digits>')"
+            f"{file.path} is a program of PyTorch, and loading it runs code in it. If you know who made it "
+            f"and noted its sha256, give it: Artefact({str(file.path)!r}, sha256='<its 64 hex digits>')"
         )
     return import_extra("torch", "torch", f"loading {file.path}")
 

@@ -24,6 +24,7 @@ from eventml.errors import (
     UntrustedModelError,
 )
 from eventml.models import Artefact, current_version, load, replacement
+from tests.model_updates.test_model_updates import adding, running
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -501,3 +502,19 @@ class TestReferences:
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)  # noqa: S603 - our own
         assert f"pip install 'eventml[{extra}]'" in done.stderr
+
+
+@pytest.mark.anyio
+async def test_a_running_worker_follows_what_a_reference_names(site: Site, tmp_path: Path) -> None:
+    site.files["/duration.skops"] = model_file(1, folder=tmp_path).read_bytes()
+    bus = adding(f"{site.url}/duration.skops")  # type: ignore[arg-type]
+    async with running(bus) as worker:
+        old = await worker.answer(1.0)
+        site.files.clear()
+        await worker.until(lambda: "no model at http" in worker.stats.model_refused)
+        assert await worker.answer(1.0) == old
+        site.files["/duration.skops"] = model_file(2, folder=tmp_path).read_bytes()
+        await worker.until(lambda: worker.stats.model_updates)
+        total, version = await worker.answer(1.0)
+    assert (round(old[0], 6), round(total, 6)) == (1.0, 2.0)
+    assert version == digest(tmp_path / "duration.skops")[:12]

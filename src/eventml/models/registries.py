@@ -39,6 +39,7 @@ class ModelRegistry(Protocol):
 
     def resolve(self, reference: str) -> Resolved:
         """Find what a reference names now, by a small request or none, and download nothing."""
+        ...
 
     def fetch(self, reference: str, revision: str, folder: Path) -> None:
         """Download a revision to an empty folder: one file, or the files of a folder."""

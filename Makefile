@@ -25,7 +25,8 @@ quick: export HYPOTHESIS_PROFILE := quick
 
 help:
 	@echo "make demo    train two models on taxi trips, stream rides to three consumers, show it live"
-	@echo "             (EXAMPLE=churn or web_backend for the other examples)"
+	@echo "             (EXAMPLE=churn or web_backend for the other examples; ARGS='--workers 2 --bad 200"
+	@echo "             --backend redis://...' kills a worker and sends bad rides, as eventml demo does)"
 	@echo "make test    all tests but the chaos tests; those that need a broker say so where there is none"
 	@echo "make quick   the tests of single modules and of the in-memory backend, in about a minute"
 	@echo "make pythons  make quick on Python 3.11 to 3.14, as far as they are installed (PYTHONS='3.12 3.13')"

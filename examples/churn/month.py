@@ -1,6 +1,6 @@
 """Processes one month: customers, predictions, report and alarm: `python -m examples.churn.month --help`.
 
-A month can be run again, after a failure for example: no prediction is written twice.
+A month can be run again, after a failure or with corrected customers: each has one prediction, the last one.
 """
 
 from __future__ import annotations

@@ -13,21 +13,22 @@ import os
 import sys
 import tempfile
 import time
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio
 import msgspec
 from rich.console import Console
-from rich.live import Live
+from rich.table import Table
 
 from eventml.bus import create_topics
+from eventml.cli.top import quantile
 from eventml.errors import EventMLError, MissingExtraError
-from examples.rides.display import LiveTable, quantile, summary
 from examples.rides.folder import ENVIRONMENT
 from examples.rides.generator import generate
 from examples.rides.scoreboard import Scoreboard, collecting
+from examples.rides.service import kill_worker, running, showing, snapshot
 from examples.rides.targets import TARGETS
 from examples.rides.tlc import read
 from examples.rides.train import GENERATED, train
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from eventml import Bus
-    from eventml.runtime import Worker
+    from eventml.cli.top import Snapshot
     from examples.rides.train import Report
     from examples.rides.trips import Trips
 
@@ -46,7 +47,9 @@ _SHARE = 0.8  # share of the trips of a single file to train on
 _RATE = 10_000.0  # rides a second; the three predictors keep up with it on a laptop
 _CHUNK = 256
 _PAUSE = 0.05  # seconds between two publications at a low rate
-_IDLE = 0.5  # seconds
+_INTERRUPTED = 130  # the exit status of a shell for a command that SIGINT has ended
+_PATIENCE = 60.0  # seconds without a result after which rides count as lost
+_TARGET = "examples.rides.app:bus"
 
 console = Console(stderr=True)
 
@@ -77,77 +80,80 @@ async def produce(bus: Bus, events: Sequence[Any], rate: float) -> None:
         )
 
 
-async def stream(bus: Bus, live: Trips, options: argparse.Namespace) -> tuple[dict[str, Any], Scoreboard]:
-    """Run the bus over the trips. Returns the counts and speeds, and the predictions."""
+async def stream(
+    bus: Bus, live: Trips, options: argparse.Namespace
+) -> tuple[dict[str, Any] | None, Scoreboard]:
+    """Run the bus over the trips. Returns the counts and speeds, None after a signal, and the predictions."""
     scoreboard = Scoreboard(live)
     events = list(ride_events(live))
+    if options.bad:
+        for event in events[len(events) // 2 :: options.bad]:
+            event["trip_distance"] = None
+    result = None
     async with bus:
         await create_topics(bus)  # does nothing on a backend that needs no topics created
-        return await run(bus, scoreboard, events, options), scoreboard
+        async with (
+            collecting(bus, scoreboard),
+            running(bus, _TARGET, options.backend, options.workers, _print_line) as status,
+            nullcontext() if options.json else showing(bus.name, status, console),
+        ):
+            start = time.monotonic()
+            third, half = len(events) // 3, len(events) // 2
+            await publish(bus, events[:third], options)
+            if options.workers:
+                killed = kill_worker(status())
+                none = "the app runs in this process: no worker can be killed. On Redis or Kafka one can"
+                console.print(f"killed {killed} without notice" if killed else none)
+            await publish(bus, events[third:half], options)
+            if options.bad:
+                console.print(f"from now on one ride in {options.bad} has no distance")
+            await publish(bus, events[half:], options)
+            await all_collected(scoreboard)
+            result = measured(snapshot(status), len(events), scoreboard.changed - start)
+    return result, scoreboard
 
 
-async def run(
-    bus: Bus, scoreboard: Scoreboard, events: Sequence[Any], options: argparse.Namespace
-) -> dict[str, Any]:
-    """Publish and handle the events on an open bus, and collect the predictions."""
-    async with (
-        collecting(bus, scoreboard),
-        bus.worker() as worker,
-        anyio.create_task_group() as tasks,
-        anyio.create_task_group() as running,
-    ):
-        running.start_soon(worker.run)
-        await worker.ready.wait()
-        if not options.json:
-            tasks.start_soon(show, worker)
-        start = time.monotonic()
-        async with anyio.create_task_group() as producers:
-            for number in range(options.producers):
-                share = events[number :: options.producers]
-                producers.start_soon(produce, bus, share, options.rate / options.producers)
-        await worker.idle(_IDLE)
-        await all_collected(worker, scoreboard)
-        tasks.cancel_scope.cancel()
-        worker.stop()
-    return measured(worker, len(events), start)
+async def publish(bus: Bus, events: Sequence[Any], options: argparse.Namespace) -> None:
+    """Publish rides with several producers."""
+    async with anyio.create_task_group() as producers:
+        for number in range(options.producers):
+            share = events[number :: options.producers]
+            producers.start_soon(produce, bus, share, options.rate / options.producers)
 
 
-async def all_collected(worker: Worker, scoreboard: Scoreboard) -> None:
-    """Wait until the scoreboard has every published prediction, for ten seconds at most."""
-    wanted = {target.name: worker.stats[target.name].completed for target in TARGETS}
-    with anyio.move_on_after(10):
-        while any(scoreboard.answered(name) < count for name, count in wanted.items()):  # noqa: ASYNC110 - polling
-            await anyio.sleep(0.02)
+async def all_collected(scoreboard: Scoreboard) -> None:
+    """Wait until every ride has its results, or none has come for a minute."""
+    while scoreboard.missing and time.monotonic() - scoreboard.changed < _PATIENCE:  # noqa: ASYNC110 - polling
+        await anyio.sleep(0.05)
 
 
-async def show(worker: Worker) -> None:
-    """Update the live table until cancelled; then print one of the whole run."""
-    table = LiveTable(worker.stats)
-    try:
-        with Live(table.render({}), console=console, auto_refresh=False, transient=True) as live:
-            while True:
-                await anyio.sleep(0.25)
-                live.update(table.render(await worker.lag()), refresh=True)
-    finally:
-        console.print(table.render(dict.fromkeys(worker.stats, 0), whole_run=True))
-
-
-def measured(worker: Worker, events: int, start: float) -> dict[str, Any]:
-    """Return counts, speed and latencies by consumer."""
-    seconds = max(max(stats.last_progress for stats in worker.stats.values()) - start, 1e-9)
-    consumers = {
-        name: {
-            "received": stats.received,
-            "published": stats.published,
-            "dead_letters": stats.dead_letters,
-            "events_per_second": round(stats.completed / seconds, 1),
-            "p50_ms": _milliseconds(quantile(stats.latency, 0.5)),
-            "p99_ms": _milliseconds(quantile(stats.latency, 0.99)),
-        }
-        for name, stats in worker.stats.items()
+def measured(metrics: Snapshot, events: int, seconds: float) -> dict[str, Any]:
+    """Return counts, speed and latencies by consumer, and the versions of the models."""
+    names = metrics.label_values("eventml_events_received_total", "handler")
+    models = (dict(labels) for metric, labels in metrics.samples if metric == "eventml_model_info")
+    return {
+        "events": events,
+        "seconds": round(seconds, 3),
+        "consumers": {name: _consumer(metrics, name, seconds) for name in names},
+        "versions": {model["handler"]: model["version"] for model in models},
     }
-    versions = {loaded.handler.name: loaded.model.version for loaded in worker.handlers if loaded.model}
-    return {"events": events, "seconds": round(seconds, 3), "consumers": consumers, "versions": versions}
+
+
+def _consumer(metrics: Snapshot, name: str, seconds: float) -> dict[str, Any]:
+    def count(metric: str) -> int:
+        return int(metrics.sum(metric, handler=name) or 0)
+
+    bucket = "eventml_latency_seconds_bucket"
+    bounds = metrics.label_values(bucket, "le", handler=name)
+    latencies = {float(bound): metrics.sum(bucket, handler=name, le=bound) or 0 for bound in bounds}
+    return {
+        "received": count("eventml_events_received_total"),
+        "published": count("eventml_events_published_total"),
+        "dead_letters": count("eventml_dead_letters_total"),
+        "events_per_second": round(count("eventml_events_completed_total") / max(seconds, 1e-9), 1),
+        "p50_ms": _milliseconds(quantile(latencies, 0.5)),
+        "p99_ms": _milliseconds(quantile(latencies, 0.99)),
+    }
 
 
 def scored(
@@ -161,8 +167,13 @@ def scored(
     }
 
 
+def _print_line(worker: str, line: str) -> None:
+    console.print(f"{worker} | {line}", markup=False, highlight=False, soft_wrap=True)
+
+
 def _milliseconds(seconds: float | None) -> float | None:
-    return None if seconds is None else round(seconds * 1000, 2)
+    """The bound of a latency; None if there is none, or the latency is above the highest."""
+    return None if seconds is None or math.isinf(seconds) else round(seconds * 1000, 2)
 
 
 def _rate(text: str) -> float:
@@ -194,6 +205,15 @@ def _options(args: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--producers", type=int, default=1, help="number of concurrent producers (default: 1)"
     )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="run the app in N processes, and kill one of them; on Redis or Kafka (default: in this process)",
+    )
+    parser.add_argument(
+        "--bad", type=int, metavar="N", help="in the second half, publish one ride in N without a distance"
+    )
     parser.add_argument("--backend", metavar="URL", help="backend: memory://, redis://..., kafka://...")
     parser.add_argument("--seed", type=int, default=0, help="seed of the generated trips")
     parser.add_argument("--json", action="store_true", help="print only one JSON object")
@@ -213,7 +233,10 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run the command. Returns 0 if every ride has a result, 1 if one has none, 2 if it cannot run."""
     options = _options(args)
     try:
-        with tempfile.TemporaryDirectory(prefix="rides-") as folder, _models_in(folder), _quiet():
+        quiet = (
+            nullcontext() if options.workers else _quiet()
+        )  # the log of workers is a part of what is shown
+        with tempfile.TemporaryDirectory(prefix="rides-") as folder, _models_in(folder), quiet:
             return _demo(options, Path(folder))
     except EventMLError as exc:
         console.print(f"error: {exc}", markup=False)
@@ -256,24 +279,33 @@ def _demo(options: argparse.Namespace, folder: Path) -> int:
     overrides = {"backend": options.backend} if options.backend else None
     bus.configure(bus.read_settings(overrides))
     result, scoreboard = anyio.run(stream, bus, live, options)
+    if result is None:
+        return _INTERRUPTED
     result["models"] = scored(scoreboard, reports, result.pop("versions"))
-    missing = [name for name in scoreboard.predictions if scoreboard.answered(name) < result["events"]]
     if options.json:
         print(msgspec.json.encode(result).decode())
     else:
-        console.print(summary(result))
+        console.print(summary(result["models"]))
         pace = f"at {options.rate:,.10g} a second" if options.rate else "as fast as the bus accepted them"
-        console.print(f"{result['events']:,} rides in {result['seconds']:.2f} s, published {pace}")
+        console.print(f"published {pace}, and handled in {result['seconds']:.2f} s")
         for line in _reasons(scoreboard):
-            console.print(line, markup=False)
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
     if options.report:
         _report(live, scoreboard, options)
-    for name in missing:
-        console.print(
-            f"error: {name} has predictions or dead letters for {scoreboard.answered(name)} of "
-            f"{result['events']} rides"
-        )
-    return 1 if missing else 0
+    lost, dead_letters = scoreboard.missing, sum(map(len, scoreboard.dead_letters.values()))
+    end = f"{result['events']:,} rides, {lost:,} lost, {dead_letters:,} dead letters"
+    print(end, file=sys.stderr if options.json else sys.stdout)
+    return int(lost > 0)
+
+
+def summary(models: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Return a table with each model's error, and that of the baseline that always predicts the mean."""
+    table = Table(title="error on trips not trained on (RMSE)", title_justify="left")
+    for column in ("model", "version", "error", "baseline"):
+        table.add_column(column, justify="left" if column in ("model", "version") else "right")
+    for name, model in models.items():
+        table.add_row(name, model["version"], f"{model['rmse']:.2f}", f"{model['baseline_rmse']:.2f}")
+    return table
 
 
 def _report(live: Trips, scoreboard: Scoreboard, options: argparse.Namespace) -> None:
@@ -288,7 +320,7 @@ def _report(live: Trips, scoreboard: Scoreboard, options: argparse.Namespace) ->
 
 def _reasons(scoreboard: Scoreboard) -> Iterator[str]:
     for name, dead_letters in scoreboard.dead_letters.items():
-        for ride, reason in list(dead_letters.items())[:3]:
+        for ride, reason in list(dead_letters.items())[:1]:
             yield f"{name} moved {ride} to the dead letters: {reason}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,7 @@ class Scoreboard:
         records: Number of records by predictor: higher than that of predictions if one was repeated.
         dead_letters: Reason of each dead letter, by predictor and ride id.
         ids: Record id of each prediction, by predictor and ride id.
+        changed: When the last one was added, on the monotonic clock.
     """
 
     def __init__(self, trips: Trips) -> None:
@@ -43,9 +45,11 @@ class Scoreboard:
         self.ids: dict[str, dict[str, str]] = {name: {} for name in names}
         self.records: Counter[str] = Counter()
         self.dead_letters: dict[str, dict[str, str]] = {name: {} for name in names}
+        self.changed = time.monotonic()
 
     def add(self, record: Record) -> None:
         """Add a prediction or a dead letter; those of other runs on the same topics are ignored."""
+        self.changed = time.monotonic()
         if record.topic in _FIELDS:
             name, field = record.topic.removeprefix("rides."), _FIELDS[record.topic]
             event: dict[str, Any] = msgspec.json.decode(record.value)
@@ -60,6 +64,11 @@ class Scoreboard:
     def answered(self, name: str) -> int:
         """Return the number of rides that have a prediction or a dead letter of this predictor."""
         return len(self.predictions[name].keys() | self.dead_letters[name].keys())
+
+    @property
+    def missing(self) -> int:
+        """The number of rides that have neither a prediction nor a dead letter of one of the predictors."""
+        return len(self._rides) - min(self.answered(name) for name in self.predictions)
 
     def score(self, target: Target, mean: float) -> dict[str, float] | None:
         """Return the RMSE of a model and that of always predicting `mean`; None if no true value is known."""

@@ -117,7 +117,12 @@ def test_a_line_without_an_end_is_refused_before_it_fills_the_memory(monkeypatch
         ("٣", "٣"),
         ("nan", "nan"),
         ("Infinity", "Infinity"),
-        ("true", "true"),
+        ("true", True),
+        ("True", True),
+        (" FALSE ", False),
+        ("yes", "yes"),
+        ("NO", "NO"),
+        ("t", "t"),
         (" as it is ", " as it is "),
         ("2019-01-15 03:36:12", "2019-01-15 03:36:12"),
     ],
@@ -211,3 +216,12 @@ def test_an_empty_file_has_no_columns_and_no_rows() -> None:
 def test_a_header_that_cannot_be_used_is_refused(data: bytes, reason: str) -> None:
     with pytest.raises(SourceError, match=rf"rides\.csv: line 1: .*{reason}.*begins with a header"):
         CsvReader(lines_of(data), "rides.csv")
+
+
+def test_the_index_that_pandas_writes_is_no_column() -> None:
+    lines = lines_of(b",a,b\n0,1,x\n1,2\n")
+    reader = CsvReader(lines, "rides.csv")
+    assert (reader.columns, reader.header) == (["a", "b"], ["", "a", "b"])
+    assert list(reader.rows()) == [["1", "x"], BadRow(3, "2 fields under a header of 3", ["1", "2"])]
+    later = CsvReader(lines_of(b"2,3,y\n"), "rides.csv", reader.header)
+    assert list(later.rows()) == [["3", "y"]]

@@ -36,8 +36,8 @@ def chunk_of(position: int, ids: list[Any], value: float = 1.0) -> ScoredChunk:
         schema=single_column("float"),
         rejected=[],
         read=len(ids),
-        duplicates=0,
-        no_output=0,
+        known=0,
+        no_output=[],
         done=position,
         row=str,
     )
@@ -82,7 +82,7 @@ async def test_a_finished_run_replaces_the_file_of_an_earlier_one(
     assert len(read(file).rejects) == 1
     monkeypatch.setenv("MODEL_VERSION", "v2")
     again = await scored("minutes", write("rides.parquet", rides(50)), file, chunk=30)
-    assert (again.written, again.duplicates, again.resumed) == (50, 0, 0)
+    assert (again.written, again.unchanged, again.resumed) == (50, 0, 0)
     found = read(file)
     assert found.ids == [row["ride_id"] for row in rides(50)]
     assert {row["model_version"] for row in found.rows} == {"v2"}

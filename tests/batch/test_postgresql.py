@@ -53,7 +53,7 @@ async def test_each_row_is_written_once(postgres_url: str, target: str, scored: 
     first = await scored("minutes", source, target, chunk=64)
     again = await scored("minutes", source, target, chunk=64)
     assert (first.written, first.rejected) == (999, 1)
-    assert (again.written, again.duplicates) == ((0, 999) if "://" in target else (999, 0))
+    assert (again.written, again.unchanged) == ((0, 999) if "://" in target else (999, 0))
     found = read(target)
     assert {row["id"]: row["minutes"] for row in found.rows} == {
         row["ride_id"]: row["distance"] * 2.1 for row in rows if row["zone"] != 13

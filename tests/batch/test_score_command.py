@@ -55,6 +55,7 @@ def test_the_summary_is_a_line_of_text_or_json() -> None:
     )
     assert summary.pop("seconds") > 0
     assert summary.pop("rows_per_second") > 0
+    assert summary.pop("load_seconds") >= 0
     assert summary == {
         "predictor": "minutes",
         "model": "doubling",
@@ -64,12 +65,47 @@ def test_the_summary_is_a_line_of_text_or_json() -> None:
         "state": "finished",
         "read": 10,
         "written": 10,
-        "duplicates": 0,
+        "changed": 0,
+        "unchanged": 0,
         "no_output": 0,
         "rejected": 0,
+        "duplicates": 0,
         "resumed": 0,
         "rejects": None,
     }
+
+
+def test_the_summary_of_another_run_says_what_has_changed() -> None:
+    rows = rides(10)
+    job = ["scored_app:minutes", "--from", "rides.parquet", "--to", "sqlite:///out.db#predictions"]
+    write("rides.parquet", rows)
+    first = score(*job).stdout
+    assert "; 10 predictions written to sqlite:///out.db#predictions (" in first
+    assert " s of them to load the model, " in first
+    rows[3]["distance"] = rows[4]["distance"] = 100.0
+    write("rides.parquet", [*rows, *rides(3, first=50)])
+    table = "sqlite:///out.db#predictions"
+    assert f"; 3 new predictions, 0 changed, 10 kept in {table} (" in score(*job, "--only-new").stdout
+    assert f"; 0 new predictions, 2 changed, 11 unchanged in {table} (" in score(*job).stdout
+    assert f"; 0 new predictions, 0 changed, 13 unchanged in {table} (" in score(*job, "--overwrite").stdout
+
+
+def test_rows_with_an_id_of_an_earlier_row_are_told_by_their_numbers(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    rows = rides(10)
+    write("rides.csv", [*rows, rows[2]])
+    result = score("scored_app:minutes", "--from", "rides.csv", "--to", "out.csv")
+    assert result.exit_code == 3
+    assert "rides.csv: line 12 has the id of line 4, and is rejected" in caplog.text
+    assert "; 1 rejected (1 with the id of an earlier row): see out.rejects.jsonl (" in result.stdout
+
+
+def test_new_rows_alone_are_refused_for_a_file() -> None:
+    write("rides.csv", rides(1))
+    result = score("scored_app:minutes", "--from", "rides.csv", "--to", "out.csv", "--only-new")
+    assert result.exit_code == 2
+    assert "--only-new: out.csv is a file, and each run replaces it" in result.stderr
 
 
 def test_rejects_have_their_own_exit_status() -> None:
@@ -205,7 +241,7 @@ def test_a_second_signal_abandons_a_hung_model(start: object) -> None:
     assert not Path("out.csv").exists()
 
 
-def test_a_repeated_job_scores_new_rows(start: object) -> None:
+def test_a_repeated_job_scores_what_is_new_or_has_changed(start: object) -> None:
     write("sqlite:///rides.db#rides", rides(10))
     job = [
         "scored_app:minutes",
@@ -219,11 +255,14 @@ def test_a_repeated_job_scores_new_rows(start: object) -> None:
     ]
     process = start(*job)  # type: ignore[operator]  # as above
     assert json.loads(process.stdout.readline())["written"] == 10
-    write("sqlite:///rides.db#rides", rides(15))
-    found = 0
-    while not found:
-        found = json.loads(process.stdout.readline())["written"]
-    assert found == 5
+    rows = rides(15)
+    rows[3]["distance"] = 100.0
+    write("sqlite:///later.db#rides", rows)
+    Path("later.db").replace("rides.db")
+    summary = {"written": 0}
+    while not summary["written"]:
+        summary = json.loads(process.stdout.readline())
+    assert (summary["written"], summary["changed"], summary["unchanged"]) == (6, 1, 9)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=30)
     assert process.returncode == 0

@@ -101,7 +101,7 @@ def test_examples_run(invoke: Invoke, folder: Path) -> None:
     (folder / "trips.csv").write_text(f"ride_id,pickup_location_id\n{rows}")
     (folder / "rides.jsonl").write_text('{"ride_id": "r-1", "pickup_location_id": 1}')
     (folder / "rides.json").write_text(invoke("schema", "rides:bus").stdout)
-    examples = [example for example in EXAMPLES if not example.startswith(("serve", "run"))]
+    examples = [example for example in EXAMPLES if not example.startswith(("serve", "run", "init", "demo"))]
     first = ["publish rides.started trips.csv", "run rides:bus --until-idle 0"]
     for example in [*first, *examples]:
         args = shlex.split(re.sub(r" --backend \S+", "", example))

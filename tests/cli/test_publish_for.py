@@ -148,3 +148,33 @@ def test_columns_of_text_are_refused_where_the_type_decides(invoke: Invoke) -> N
     assert "--text and --for" in refused.stderr
     taken = invoke("publish", "untyped", *FOR, "--text", "ride_id", stdin="ride_id,zone\n1,2\n")
     assert taken.exit_code == 0
+
+
+def test_a_frame_of_pandas_is_published_with_its_truth_values(invoke: Invoke, folder: Path) -> None:
+    import pandas as pd  # noqa: PLC0415 - this test alone needs it
+
+    (folder / "app.py").write_text(
+        APP + 'class Flag(msgspec.Struct):\n    k: str\n    flag: bool\nbus.topic("flags", event_type=Flag)\n'
+    )
+    pd.DataFrame({"k": ["a", "b"], "flag": [True, False]}).to_csv(folder / "flags.csv")
+    for options in (FOR, FOR[2:]):
+        result = invoke("publish", "flags", "flags.csv", *options)
+        assert (result.exit_code, result.stderr) == (0, "")
+    found = [record["value"] for record in records(invoke, "flags", 4)]
+    assert found == [{"k": "a", "flag": True}, {"k": "b", "flag": False}] * 2
+
+
+def test_a_file_of_other_rows_is_refused_before_anything_is_published(invoke: Invoke, folder: Path) -> None:
+    (folder / "rides.csv").write_text("ride_id,zone\n" + "r,north\n" * 1_000 + "r,7\n")
+    refused = invoke("publish", "rides", "rides.csv", *FOR)
+    assert refused.exit_code == 2
+    assert refused.stdout == "0 events published to rides\n"
+    [line] = refused.stderr.splitlines()
+    assert line.startswith(
+        "error: rides.csv: none of the first 1,000 rows is a valid event, and nothing was published; line 2: "
+    )
+    (folder / "rides.csv").write_text("ride_id,zone\n" + "r,north\n" * 999 + "r,7\nr,south\n")
+    taken = invoke("publish", "rides", "rides.csv", *FOR)
+    assert (taken.exit_code, taken.stdout) == (1, "1 events published to rides, 1000 lines skipped\n")
+    piped = invoke("publish", "rides", *FOR, stdin="ride_id,zone\nr,north\n")
+    assert (piped.exit_code, piped.stdout) == (1, "0 events published to rides, 1 lines skipped\n")

@@ -13,17 +13,18 @@ import pytest
 from rich.console import Console
 
 from eventml.bus import create_topics
+from eventml.records import Record
 from examples.rides import demo
 from examples.rides.app import bus
 from examples.rides.folder import ENVIRONMENT
 from examples.rides.generator import generate
+from examples.rides.scoreboard import Scoreboard
 from examples.rides.train import train
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from examples.rides.scoreboard import Scoreboard
 
 RIDES = 400
 
@@ -56,16 +57,54 @@ def test_a_paced_demo_ends_with_the_rates_of_the_whole_run(
 ) -> None:
     monkeypatch.setattr(demo, "console", Console(stderr=True, width=120))
     assert demo.main(["--events", str(RIDES), "--rate", rate, "--producers", "2"]) == 0
-    lines = capsys.readouterr().err.splitlines()
+    shown = capsys.readouterr()
+    lines = shown.err.splitlines()
     assert [line.strip() for line in lines].count("error on trips not trained on (RMSE)") == 1, (
         "a line of its own"
     )
-    [duration] = [line.split("│") for line in lines if line.startswith("│ duration │") and "ms" in line]
-    _, _, received, published, dead_letters, per_second, lag, p50, _, _ = map(str.strip, duration)
-    assert (received, published, dead_letters, lag) == ("400", "400", "0", "0")
-    assert 0 < float(per_second.replace(",", "")) < 1.5 * float(rate)
-    assert float(p50.removesuffix(" ms")) < 500, "a ride does not wait for those before it"
+    [duration] = [line.split() for line in lines if line.startswith("duration ") and "ms" in line]
+    _, lag, in_flight, received, published, dead_letters, *_ = duration
+    assert (lag, in_flight, dead_letters) == ("0", "0", "0")
+    assert 0 < float(received.replace(",", "")) < 1.5 * float(rate)
+    assert received == published
     assert f"published at {float(rate):,.0f} a second" in lines[-1]
+    assert shown.out == "400 rides, 0 lost, 0 dead letters\n"
+
+
+def test_bad_rides_become_dead_letters_of_both_predictors(capsys: pytest.CaptureFixture[str]) -> None:
+    options = [
+        "--events",
+        str(RIDES),
+        "--rate",
+        "0",
+        "--bad",
+        "50",
+        "--workers",
+        "2",
+        "--backend",
+        "memory://",
+    ]
+    assert demo.main(options) == 0
+    shown = capsys.readouterr()
+    assert shown.out == "400 rides, 0 lost, 8 dead letters\n"
+    assert "no worker can be killed" in shown.err.replace("\n", " ")
+    assert "Expected `float`, got `null` - at `$.trip_distance`" in shown.err
+
+
+def test_lost_rides_are_counted() -> None:
+    rides = generate(3, part="live")
+    scoreboard = Scoreboard(rides)
+    first, second, _ = rides.ride_ids()
+    assert scoreboard.missing == 3
+    for topic, name, number in (("rides.duration", "duration", "minutes"), ("rides.tip", "tip", "amount")):
+        value = msgspec.json.encode({"ride_id": first, number: 1.0})
+        scoreboard.add(Record(topic, value, id=f"{first}/{name}@1"))
+    assert scoreboard.missing == 2
+    scoreboard.add(Record("rides.duration", b'{"ride_id":"%s","minutes":1}' % second.encode(), id="x"))
+    assert scoreboard.missing == 2, "the tip is missing"
+    dead = {"eventml-dlq-group": "rides.tip", "eventml-dlq-message": "bad"}
+    scoreboard.add(Record("rides.started.rides.tip.dlq", b"", id=second, headers=dead))
+    assert scoreboard.missing == 1
 
 
 @pytest.mark.parametrize("rate", ["-3", "nan", "inf", "fast"])
@@ -113,7 +152,7 @@ def in_memory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scoreboard]:
 
 def predicted_on(url: str) -> Scoreboard:
     bus.configure(bus.read_settings({"backend": url}))
-    options = argparse.Namespace(json=True, rate=0, producers=2)
+    options = argparse.Namespace(json=True, rate=0, producers=2, bad=None, workers=None, backend=None)
     _, scoreboard = anyio.run(demo.stream, bus, generate(RIDES, part="live"), options)
     return scoreboard
 

@@ -127,7 +127,7 @@ async def test_ids_of_any_type_are_scored_once_and_resumed(postgres: Database, k
         first = await postgres.score(f"{postgres.url}#events", double, chunk=1)
         again = await postgres.score(f"{postgres.url}#events", double, chunk=1)
         assert (first.written, first.rejected) == (2, 0)
-        assert (again.written, again.duplicates, again.rejected) == (0, 2, 0)
+        assert (again.written, again.unchanged, again.rejected) == (0, 2, 0)
         found = postgres.run("SELECT value FROM answers")
         assert [row[0] for row in found] == [0.5, 0.5]
         postgres.run("DROP TABLE answers")
@@ -145,7 +145,7 @@ async def test_values_are_written_in_the_types_of_the_columns(postgres: Database
     _write("events.jsonl", lines)
     summary = await postgres.score("events.jsonl", answer)
     assert (summary.written, summary.rejected) == (2, 0)
-    assert (await postgres.score("events.jsonl", answer)).duplicates == 2
+    assert (await postgres.score("events.jsonl", answer)).unchanged == 2
     [row] = postgres.run(
         'SELECT whole::float8, part::text::float8, flag::text, text::text, "when"::text, raw::text, '
         "parts::text FROM answers ORDER BY id LIMIT 1"
@@ -186,9 +186,9 @@ async def test_a_text_among_integer_ids_is_one_reject(database: Database, create
     ids = [1, 7, "007", "x", 9, "10"]
     _write("events.jsonl", [msgspec.json.encode({"id": one}) for one in ids])
     summary = await database.score("events.jsonl", double)
-    assert (summary.written, summary.rejected, summary.duplicates) == (4, 2, 0)
+    assert (summary.written, summary.rejected, summary.unchanged) == (4, 2, 0)
     again = await database.score("events.jsonl", double)
-    assert (again.written, again.rejected, again.duplicates) == (0, 2, 4)
+    assert (again.written, again.rejected, again.unchanged) == (0, 2, 4)
     assert [row[0] for row in database.run("SELECT id FROM answers ORDER BY id")] == [1, 7, 9, 10]
     rejects = database.run("SELECT id, message FROM answers_rejects ORDER BY id")
     assert [row[0] for row in rejects] == ["007", "x"]
@@ -204,7 +204,7 @@ async def test_sqlite_s_own_types_are_kept() -> None:
     )
     _write("events.jsonl", [b'{"id":1}', b'{"id":2}', b'{"id":"a"}'])
     assert (await database.score("events.jsonl", answer)).written == 3
-    assert (await database.score("events.jsonl", answer)).duplicates == 3
+    assert (await database.score("events.jsonl", answer)).unchanged == 3
     rows = database.run('SELECT id, whole, part, flag, text, "when", raw, parts, note FROM answers')
     database.close()
     assert [row[0] for row in rows] == ["1", "2", "a"]

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from eventml.cli import check, compare, dlq, doctor, publish, run, score, serve, tail, top, topics
+from eventml.cli import check, compare, demo, dlq, doctor, init, publish, run, score, serve, tail, top, topics
 from eventml.cli.buses import reads_settings
 from eventml.cli.output import print_errors
 
@@ -43,6 +43,8 @@ app.command()(topics.lag)
 for command in (*app.registered_commands, *topics.app.registered_commands, *dlq.app.registered_commands):
     command.callback = command.callback and reads_settings(command.callback)
 app.command(short_help="Show a running service live.")(top.top)
+app.command(short_help="Write a project that runs at once.")(init.init)
+app.command(short_help="Watch a service that loses a worker and gets bad events.")(demo.demo)
 app.add_typer(topics.app, name="topics")
 app.add_typer(dlq.app, name="dlq")
 

@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from types import FrameType, NoneType
 from typing import Annotated, Any, Final, Literal, NamedTuple
@@ -24,7 +25,7 @@ from eventml.cli.output import (
     print_text,
     progress_bar,
 )
-from eventml.deploy.batch import BadRow, CsvReader, RowDecoder, TextLines, value_of_cell
+from eventml.deploy.batch import BadRow, CsvReader, RowDecoder, TextLines
 from eventml.errors import PublishError, SourceError
 from eventml.event_types import fields_of, json_decoder
 from eventml.producer import BlockingProducer, Producer
@@ -32,6 +33,7 @@ from eventml.producer import BlockingProducer, Producer
 FileFormat = Literal["csv", "jsonl"]
 
 _BATCH: Final = 1_000  # events in one write at most; `publish_many` would split a larger batch
+_CHECKED: Final = 1_000  # rows of a file that are read before anything is published
 _BATCH_SECONDS: Final = 0.05  # between two writes if a rate is set
 
 
@@ -74,8 +76,10 @@ def publish(  # noqa: PLR0913 - each is an option of the command
 ) -> None:
     """Publish the rows of a file or a pipe as events.
 
-    In a CSV a blank cell is null, a number (as JSON writes it) a number, and all else text. A line that is
-    no valid event is reported by its number and skipped; the exit status is 1 then.
+    In a CSV a blank cell is null, a number (as JSON writes it) a number, true or false a truth value, and all
+    else text; with --for the type of the events decides. A line that is no valid event is reported by its
+    number and skipped; the exit status is 1 then. If none of a file's first 1,000 rows is a valid event,
+    nothing is published, and the status is 2.
     """
     bus = load_bus(app, backend) if app else bus_without_app(backend)
     declared = bus.declared_topic(topic)
@@ -96,8 +100,9 @@ def publish(  # noqa: PLR0913 - each is an option of the command
                 rows = read_csv(lines, name, text or (), declared.event_type)
             else:
                 rows = read_json_lines(lines, json_decoder(declared.event_type, strict=declared.strict))
+            rows = require_fields(rows, needed)
             batches = gather_batches(
-                require_fields(rows, needed),
+                rows if size is None else check_first_rows(rows, name),
                 batch_size(rate),
                 available=lambda: lines.available,
                 skip=report.skip,
@@ -155,23 +160,20 @@ def read_csv(
     unknown = [column for column in text_columns if column not in columns]
     if columns and unknown:
         raise SourceError(f"{name}: no column is named {unknown[0]!r}; there are: {', '.join(columns)}")
-    is_text = [column in text_columns for column in columns]
     decoder = RowDecoder(event_type, from_text=True)
     chosen = decoder.columns_to_read(columns, name) if columns else []
     for row in reader.rows():
         if isinstance(row, BadRow):
             yield row
-        elif event_type is not Any:
-            cells = {
-                column: cell if cell.strip() else None for column, cell in zip(columns, row, strict=True)
-            }
-            try:
-                yield EventRow(reader.line, decoder.event({column: cells[column] for column in chosen}))
-            except Exception as exc:  # noqa: BLE001 - validators of the event's class may raise anything
-                yield BadRow(reader.line, str(exc), row)
+            continue
+        cells = dict(zip(columns, row, strict=True))
+        try:
+            event = decoder.event({column: cells[column] for column in chosen})
+        except Exception as exc:  # noqa: BLE001 - validators of the event's class may raise anything
+            yield BadRow(reader.line, str(exc), row)
         else:
-            values = [cell if t else value_of_cell(cell) for cell, t in zip(row, is_text, strict=True)]
-            yield EventRow(reader.line, dict(zip(columns, values, strict=True)))
+            texts = {column: cells[column] for column in text_columns}
+            yield EventRow(reader.line, {**event, **texts} if texts else event)
 
 
 def read_json_lines(
@@ -197,6 +199,16 @@ def require_fields(rows: Iterable[EventRow | BadRow], needed: Collection[str]) -
             and isinstance(field_of(row.event, name), NoneType | bool | list | dict)
         ]
         yield BadRow(row.line, f"no text or number in the field {missing[0]!r}", []) if missing else row
+
+
+def check_first_rows(rows: Iterator[EventRow | BadRow], name: str) -> Iterator[EventRow | BadRow]:
+    """Return the rows. Raises SourceError if none of the first ones is a valid event."""
+    first = list(islice(rows, _CHECKED))
+    bad = [f"line {row.line}: {row.reason}" for row in first if isinstance(row, BadRow)]
+    if bad and len(bad) == len(first):
+        count = f"none of the first {len(bad):,} rows is a valid event"
+        raise SourceError(f"{name}: {count}, and nothing was published; {bad[0]}")
+    return chain(first, rows)
 
 
 def field_of(event: Any, name: str) -> Any:

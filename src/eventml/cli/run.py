@@ -12,6 +12,7 @@ from msgspec import structs
 from eventml.bus import Bus, stop_when_idle
 from eventml.cli.buses import NO_HANDLERS, backend_url, load_bus, seconds, with_options
 from eventml.cli.output import UsageError
+from eventml.cli.reload import OPTION, run_reloading
 from eventml.cli.workers import run_in_process, service_plan
 from eventml.deploy.workers import ServicePlan, run_service
 from eventml.runtime import Worker, task_group
@@ -39,6 +40,10 @@ def run(
         int | None,
         typer.Option(metavar="EVENTS", min=0, help="Report not ready while the lag of a group is higher."),
     ] = None,
+    reload: Annotated[
+        bool,
+        typer.Option(OPTION, help="For development: start anew when a file of the app or its model changes."),
+    ] = False,
 ) -> None:
     """Run the handlers of a bus.
 
@@ -48,6 +53,8 @@ def run(
     bus = load_bus(plan.bus, plan.backend)
     if not bus.handlers:
         raise UsageError(NO_HANDLERS)
+    if reload:
+        raise typer.Exit(run_reloading(bus))
     plan = structs.replace(plan, workers=workers or "1", until_idle=until_idle, max_lag=max_lag)
     if workers is not None:
         raise typer.Exit(anyio.run(run_service, bus, plan))

@@ -88,6 +88,14 @@ def score(  # noqa: PLR0913 - a command's options
             "them; by default an apostrophe is put before them.",
         ),
     ] = False,
+    only_new: Annotated[
+        bool,
+        typer.Option(
+            "--only-new/--overwrite",
+            help="Score only the rows that have no prediction in the table; or all, and replace the "
+            "predictions that have changed.",
+        ),
+    ] = False,
     cron: Annotated[
         str | None, typer.Option(metavar="EXPR", help="Run at each of these times, until a signal.")
     ] = None,
@@ -102,6 +110,7 @@ def score(  # noqa: PLR0913 - a command's options
 ) -> None:
     """Score a table or a file, and write the predictions to another.
 
+    All rows are scored, and a table's predictions that have changed are replaced, unless --only-new is set.
     A run that was cut short is resumed at its last checkpoint, and no prediction is written twice. SIGTERM
     and SIGINT stop the run at the next checkpoint.
 
@@ -119,6 +128,7 @@ def score(  # noqa: PLR0913 - a command's options
             checkpoint=checkpoint,
             max_rejects=max_rejects,
             csv_formulas=csv_formulas,
+            only_new=only_new,
         )
         times = None if cron is None else next_times(cron, find_zone(time_zone))
     except ConfigError as exc:
@@ -266,24 +276,31 @@ class _Command:
         if self._as_json:
             print_json(summary)
         else:
-            print_text(describe(summary))
+            print_text(describe(summary, only_new=self._plan.only_new))
         if summary.state == "stopped":
             return INTERRUPTED
         return _REJECTS if summary.rejected and self._plan.max_rejects is None else 0
 
 
-def describe(summary: batch.ScoreSummary) -> str:
+def describe(summary: batch.ScoreSummary, *, only_new: bool = False) -> str:
     """Return the summary of a run as a line of text."""
+    written = f"{summary.written:,} predictions written to"
+    if summary.changed or summary.unchanged:
+        kept = f"{summary.unchanged:,} {'kept' if only_new else 'unchanged'}"
+        written = (
+            f"{summary.written - summary.changed:,} new predictions, {summary.changed:,} changed, {kept} in"
+        )
+    duplicates = f" ({summary.duplicates:,} with the id of an earlier row)" if summary.duplicates else ""
     counts = [
-        f"{summary.written:,} predictions written to {summary.target}",
-        summary.duplicates and f"{summary.duplicates:,} rows already had one",
+        f"{written} {summary.target}",
         summary.no_output and f"{summary.no_output:,} without an output",
-        summary.rejected and f"{summary.rejected:,} rejected: see {summary.rejects}",
+        summary.rejected and f"{summary.rejected:,} rejected{duplicates}: see {summary.rejects}",
         summary.resumed and f"{summary.resumed:,} of the rows were finished by an earlier run",
     ]
     state = "" if summary.state == "finished" else "stopped: "
     model = f", model {summary.model} {summary.model_version}" if summary.model else ""
-    speed = f"({summary.seconds:g} s, {summary.rows_per_second:,.0f} rows/s)"
+    load = f"{summary.load_seconds:g} s of them to load the model, " if summary.model else ""
+    speed = f"({summary.seconds:g} s, {load}{summary.rows_per_second:,.0f} rows/s)"
     return (
         f"{state}{summary.predictor}{model}: {summary.read:,} rows of {summary.source}; "
         f"{'; '.join(text for text in counts if text)} {speed}"

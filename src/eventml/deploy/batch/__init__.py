@@ -3,16 +3,17 @@
 Read `job.py` first (the three stages of a run), then in the order of the stages:
 - reading: `locations.py` (what `--from` and `--to` name), `chunks.py` (what passes between the stages),
   `file_source.py` with `csv_reader.py`, `sql_source.py`;
-- scoring: `row_decoding.py` (rows to events), `scoring.py` (calling the predictor), `output_columns.py`;
+- scoring: `row_decoding.py` (rows to events), `row_filters.py`, `scoring.py` (calling the predictor),
+  `output_columns.py`;
 - writing: `file_target.py` (with the checkpoints of a file) in its `work_folder.py`, `sql_target.py` with
-  `sql_tables.py` (its tables and SQL types, and opening a database). `csv_reader.py` also reads for
+  `sql_tables.py` (its tables, and opening a database) and `sql_rows.py`. `csv_reader.py` also reads for
   `eventml publish`, and `row_decoding.py` decodes for it.
 
 It may import bus, runtime and what lies below them. Modules that need SQLAlchemy or
 pyarrow, which come with the extra `batch`, are imported by `job.py` when a source or target needs them.
 """
 
-from eventml.deploy.batch.csv_reader import BadRow, CsvReader, TextLines, value_of_cell
+from eventml.deploy.batch.csv_reader import BadRow, CsvReader, TextLines
 from eventml.deploy.batch.job import (
     DEFAULT_CHECKPOINT,
     DEFAULT_CHUNK,
@@ -34,5 +35,4 @@ __all__ = [
     "TextLines",
     "parse_location",
     "score",
-    "value_of_cell",
 ]

@@ -5,6 +5,7 @@ A column is a list, or a pyarrow array, which only a source that has pyarrow mak
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, TypeVar
 
@@ -22,6 +23,9 @@ Part = TypeVar("Part")
 Position: TypeAlias = Any
 """How far a source has been read: any value that JSON can hold. Only the source that made it reads it."""
 
+
+DUPLICATE_ID: Final = "DuplicateIdError"
+"""The exception of a row that is rejected because an earlier row of the source has its id."""
 
 MAX_ROW_TEXT: Final = 100_000
 """Characters of a row that are kept when it is rejected."""
@@ -54,7 +58,7 @@ class RowChunk(msgspec.Struct):
         rejected: Rows that could not be read; they are in neither ids nor lines.
         done: How much of the source lies before `position`, in the unit of `Source.total`.
         labels: The rows' locations in the source, such as `line 17`.
-        duplicates: Rows that were dropped because the target has their prediction.
+        known: Rows that were dropped because the target has their prediction.
     """
 
     position: Position
@@ -64,23 +68,37 @@ class RowChunk(msgspec.Struct):
     rejected: Sequence[RejectedRow] = ()
     done: int = 0
     labels: Sequence[str] | None = None
-    duplicates: int = 0
+    known: int = 0
 
     def __len__(self) -> int:
         return len(self.ids if self.lines is None else self.lines) + len(self.rejected)
+
+    def label(self, number: int) -> str:
+        """Return the location of a row that could be read, by its number in the chunk."""
+        return self.labels[number] if self.labels else f"row {self.done - len(self.ids) + number + 1}"
+
+    def take(self, numbers: Sequence[int]) -> RowChunk:
+        """Return the chunk with these of the rows that could be read."""
+        return msgspec.structs.replace(
+            self,
+            ids=take(self.ids, numbers) if self.lines is None else (),
+            columns={name: take(column, numbers) for name, column in self.columns.items()},
+            lines=None if self.lines is None else take(self.lines, numbers),
+            labels=list(map(self.label, numbers)),
+        )
 
 
 class ScoredChunk(msgspec.Struct):
     """The predictions for a chunk of rows, as columns.
 
     Attributes:
-        position, duplicates, done: As in the `RowChunk`.
+        position, known, done: As in the `RowChunk`.
         ids: The ids of the rows that have a prediction.
         columns: The predictions' values, in the order of the schema's columns.
         schema: The columns; None while nothing was predicted.
         rejected: The rows that could not be read, and those that failed.
         read: Rows in the chunk.
-        no_output: Rows for which the predictor returned None.
+        no_output: The ids of the rows for which the predictor returned None.
         row: Returns the source's row of one of the ids, by its number, as JSON.
     """
 
@@ -90,8 +108,8 @@ class ScoredChunk(msgspec.Struct):
     schema: OutputSchema | None
     rejected: Sequence[RejectedRow]
     read: int
-    duplicates: int
-    no_output: int
+    known: int
+    no_output: Values
     done: int
     row: Callable[[int], str]
 
@@ -115,27 +133,33 @@ class RowCounts(msgspec.Struct):
     """Rows by their result, those of the earlier runs that this run resumes included.
 
     Attributes:
-        read: Rows read: the sum of the four below.
-        written: Predictions that were added to the target.
-        duplicates: Rows whose prediction, by the same predictor and model version, the target had already.
+        read: Rows read: the sum of `written`, `unchanged`, `no_output` and `rejected`.
+        written: Predictions that were added to the target, or replaced in it.
+        changed: Those of them that replaced one of the same predictor and model version.
+        unchanged: Rows whose prediction the target has already; without `only_new` it is the same.
         no_output: Rows for which the predictor returned None.
         rejected: Rows that failed.
+        duplicates: Those of them that have the id of an earlier row.
     """
 
     read: int = 0
     written: int = 0
-    duplicates: int = 0
+    changed: int = 0
+    unchanged: int = 0
     no_output: int = 0
     rejected: int = 0
+    duplicates: int = 0
 
-    def plus(self, chunk: ScoredChunk, *, written: int) -> RowCounts:
-        """Return the counts with a chunk added, of whose predictions so many were new."""
+    def plus(self, chunk: ScoredChunk, *, new: int, changed: int = 0) -> RowCounts:
+        """Return the counts with a chunk added, of whose predictions so many were new and so many changed."""
         return RowCounts(
             read=self.read + chunk.read,
-            written=self.written + written,
-            duplicates=self.duplicates + chunk.duplicates + len(chunk.ids) - written,
-            no_output=self.no_output + chunk.no_output,
+            written=self.written + new + changed,
+            changed=self.changed + changed,
+            unchanged=self.unchanged + chunk.known + len(chunk.ids) - new - changed,
+            no_output=self.no_output + len(chunk.no_output),
             rejected=self.rejected + len(chunk.rejected),
+            duplicates=self.duplicates + sum(row.exception == DUPLICATE_ID for row in chunk.rejected),
         )
 
 
@@ -151,6 +175,7 @@ class RunIdentity(msgspec.Struct, frozen=True):
     source: str
     fingerprint: str
     id_column: str
+    only_new: bool = False
 
     @property
     def id_suffix(self) -> str:
@@ -164,10 +189,12 @@ class Checkpoint(msgspec.Struct):
     Attributes:
         position: The source's position behind the last row that is finished; None at the beginning.
         counts: The rows before it.
+        saved: When it was made, in seconds since the epoch.
     """
 
     position: Position | None = None
     counts: RowCounts = msgspec.field(default_factory=RowCounts)
+    saved: float = msgspec.field(default_factory=time.time)
 
 
 class Source(Protocol):
@@ -202,20 +229,24 @@ class Target(Protocol):
     rejects: str
     """Where the rejected rows are written, without passwords."""
 
-    def begin(self, run: RunIdentity, schema: OutputSchema | None) -> Checkpoint:
-        """Prepare to write, and return the checkpoint of an unfinished run of this identity, else a new one.
+    def begin(self, run: RunIdentity, schema: OutputSchema | None, since: float = 0) -> Checkpoint:
+        """Prepare to write, and return the last checkpoint of an unfinished run of this identity.
+
+        If there is none, or it was saved before `since` (seconds since the epoch), a new one is returned.
 
         Raises:
             TargetError: The target cannot be written, or has other columns.
         """
 
     def known(self, ids: Values) -> set[Any]:
-        """Return those of the ids whose prediction the target has, or fewer, so that they are not scored."""
+        """Return those of the ids whose prediction is to be kept, or fewer, so that they are not scored."""
         del ids
         return set()
 
     def write(self, chunk: ScoredChunk) -> RowCounts:
         """Write the predictions, the rejected rows and the checkpoint, and return the counts so far.
+
+        A prediction replaces an earlier one of the same id, predictor and model version.
 
         A prediction that the target cannot hold is moved to the chunk's rejected rows.
 
@@ -240,27 +271,6 @@ def require_id_column(source: object, columns: Sequence[str], id_column: str) ->
             f"{source} has no column {id_column!r} to take the ids from; there are: {', '.join(columns)}. "
             "Choose one with --id"
         )
-
-
-def drop_known(chunk: RowChunk, known: Callable[[Values], set[Any]]) -> RowChunk:
-    """Return the chunk without the rows that the target knows.
-
-    The ids of JSON lines are not known before they are decoded, so nothing is dropped there.
-    """
-    if chunk.lines is not None or not len(chunk.ids):
-        return chunk
-    ids = normalize_ids(chunk.ids)[0]
-    there = known(ids)
-    if not there:
-        return chunk
-    left = [number for number, one in enumerate(as_list(ids)) if one not in there]
-    return msgspec.structs.replace(
-        chunk,
-        ids=take(chunk.ids, left),
-        columns={name: take(column, left) for name, column in chunk.columns.items()},
-        labels=None if chunk.labels is None else take(chunk.labels, left),
-        duplicates=len(ids) - len(left),
-    )
 
 
 def normalize_ids(ids: Values) -> tuple[Values, bool]:

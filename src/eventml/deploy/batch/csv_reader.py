@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
-from eventml.deploy.batch.output_columns import PREDICTION_COLUMNS
+from eventml.deploy.batch.output_columns import PREDICTION_COLUMNS, ColumnKind
 from eventml.errors import SourceError
 
 if TYPE_CHECKING:
@@ -36,6 +36,11 @@ with one more is a formula too: the first apostrophe of a formula in a file is a
 """
 
 NUMBER: Final = r"[+-]?[0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?"
+
+_BOOLS: Final = {
+    **dict.fromkeys(("true", "t", "yes", "y", "on", "1", "1.0"), True),
+    **dict.fromkeys(("false", "f", "no", "n", "off", "0", "0.0"), False),
+}
 
 _BLOCK_BYTES: Final = 1 << 20
 _decode_number: Final = msgspec.json.Decoder(int | float).decode
@@ -123,34 +128,38 @@ class BadRow(NamedTuple):
 class CsvReader:
     """Reads CSV in UTF-8, with commas and a header. Blank lines are skipped.
 
+    A first column without a name, such as the index in what pandas writes, is left out.
     In a file of predictions the apostrophe that `FileTarget` puts before a formula is removed.
 
     Args:
         lines: The lines to read.
         name: Name of the file, for messages.
-        columns: The header's names where `lines` begins behind the header; None reads them.
+        header: The header's cells where `lines` begins behind the header; None reads them.
 
     Attributes:
-        columns: The header's names; empty if there is no line at all.
+        header: The header's cells; empty if there is no line at all.
+        columns: The columns' names.
         line: Number of the first line of the row that was returned last.
 
     Raises:
         SourceError: The header cannot be used.
     """
 
-    def __init__(self, lines: TextLines, name: str, columns: list[str] | None = None) -> None:
+    def __init__(self, lines: TextLines, name: str, header: list[str] | None = None) -> None:
         self._lines = lines
         self._quotes = self._size = 0  # quotes and bytes in the lines of the row that is read
         # The limit is the process's: it is only raised, so that no other reader of CSV gets a lower one.
         csv.field_size_limit(max(MAX_LINE_BYTES, csv.field_size_limit()))
         self._reader = csv.reader(self._text(), strict=True)
         self.line = 0
-        self.columns = self._read_header(name) if columns is None else columns
+        self.header = self._read_header(name) if header is None else header
+        self._first = int(self.header[:1] == [""])  # the first column with a name
+        self.columns = self.header[self._first :]
         self._escaped = set(PREDICTION_COLUMNS) <= set(self.columns)
 
     def rows(self) -> Iterator[list[str] | BadRow]:
         """Read the cells of the rows one by one; no line behind the row that was returned is taken."""
-        width, lines, reader = len(self.columns), self._lines, self._reader
+        width, lines, reader = len(self.header), self._lines, self._reader
         while True:
             first = lines.number + 1
             self._quotes = self._size = 0
@@ -173,6 +182,7 @@ class CsvReader:
                 yield BadRow(first, "not UTF-8", [ascii(cell) for cell in cells])
             else:
                 self.line = first
+                cells = cells[self._first :]
                 yield list(map(_unescape_formula, cells)) if self._escaped else cells
 
     def _text(self) -> Iterator[str]:
@@ -197,7 +207,7 @@ class CsvReader:
             problem = str(exc)
         if not _is_utf8("".join(header)):
             problem = "the header is not UTF-8"
-        elif "" in header:
+        elif "" in header[1:] or header == [""]:
             problem = "the header has a column without a name"
         elif len(set(header)) < len(header):
             problem = "the header has two columns of one name"
@@ -221,19 +231,27 @@ def _unescape_formula(text: str) -> str:
 def value_of_cell(cell: str) -> str | int | float | None:
     """Return the value of a cell whose type is not known.
 
-    A blank cell is None, a number as JSON writes it a number, all else text. So `007`, `+1`, `1,5` and
-    `nan` are text, and so is a number that does not fit into 64 bits.
+    A blank cell is None, a number as JSON writes it a number, `true` or `false` in any case a truth value,
+    all else text. So `007`, `+1`, `1,5`, `nan` and `yes` are text, and so is a number that does not fit into
+    64 bits. Blanks around a number or a truth value are ignored.
     """
     number = cell.strip()
     if not number:
         return None
     if number[0] not in "-0123456789":
-        return cell
+        return {"true": True, "false": False}.get(number.lower(), cell)
     try:
         value = _decode_number(number)
     except msgspec.DecodeError:
         return cell
     return value if isinstance(value, float) or -(1 << 63) <= value < 1 << 64 else cell
+
+
+def value_of_kind(cell: str, kind: ColumnKind) -> str | int | float | None:
+    """Return the value of a cell for a field of a kind; the cell itself if it is no such value."""
+    if kind == "bool":
+        return _BOOLS.get(cell.strip().lower(), cell)
+    return value_of_cell(cell) if kind in ("int", "float") else cell
 
 
 def _is_utf8(text: str) -> bool:

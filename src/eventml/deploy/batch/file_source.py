@@ -90,7 +90,8 @@ class CsvSource(_File):
     def __init__(self, path: Path, id_column: str) -> None:
         super().__init__(path)
         with self._lines(None) as lines:
-            self.columns = CsvReader(lines, str(path)).columns
+            reader = CsvReader(lines, str(path))
+            self.columns, self._header = reader.columns, reader.header
             self._first_row = [lines.offset, lines.number]
         if not self.columns:
             raise SourceError(f"{path}: the file is empty; a CSV file begins with a header")
@@ -100,7 +101,7 @@ class CsvSource(_File):
     def chunks(self, columns: Sequence[str], *, rows: int, after: Sequence[int] | None) -> Iterator[RowChunk]:
         places = [self.columns.index(name) for name in (self._id, *columns)]
         with self._lines(after or self._first_row) as lines:
-            reader = CsvReader(lines, str(self._path), self.columns)
+            reader = CsvReader(lines, str(self._path), self._header)
             found = reader.rows()
             while True:
                 good: list[list[str]] = []

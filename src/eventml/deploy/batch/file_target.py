@@ -122,10 +122,10 @@ class FileTarget(Target):
         self._part: pq.ParquetWriter | None = None
         self._last_checkpoint = time.monotonic()
 
-    def begin(self, run: RunIdentity, schema: OutputSchema | None) -> Checkpoint:
+    def begin(self, run: RunIdentity, schema: OutputSchema | None, since: float = 0) -> Checkpoint:
         with self._translate_errors():
             found = _load_manifest(self._folder)
-            if found is None or found.run != run:
+            if found is None or found.run != run or found.checkpoint.saved < since:
                 self._folder.clear()
                 found = Manifest(run=run)
                 found.save(self._folder)
@@ -154,7 +154,7 @@ class FileTarget(Target):
                 chunk.reject(errors, TargetError.__name__)
             encoded = map(printable_json, map(msgspec.json.encode, chunk.rejected))
             self._rejects.writelines(line + b"\n" for line in encoded)
-            counts = self._state.checkpoint.counts.plus(chunk, written=len(chunk.ids))
+            counts = self._state.checkpoint.counts.plus(chunk, new=len(chunk.ids))
             # Ahead of the file until `_save_checkpoint`, the only place that saves it from here on.
             self._state.checkpoint = Checkpoint(chunk.position, counts)
             if time.monotonic() - self._last_checkpoint >= self._every:

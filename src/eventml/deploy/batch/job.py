@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from contextlib import AsyncExitStack, closing
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Literal
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import anyio
 import msgspec
@@ -21,10 +23,10 @@ from eventml.deploy.batch.chunks import (
     ScoredChunk,
     Source,
     Target,
-    drop_known,
 )
 from eventml.deploy.batch.locations import FileLocation, Location, SqlLocation
 from eventml.deploy.batch.row_decoding import RowDecoder
+from eventml.deploy.batch.row_filters import DuplicateFilter, drop_known, find_duplicates
 from eventml.deploy.batch.scoring import Scorer
 from eventml.errors import ConfigError, JobError, MissingExtraError
 from eventml.runtime import task_group
@@ -34,11 +36,16 @@ if TYPE_CHECKING:
 
     from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
+log = logging.getLogger("eventml")
+
 DEFAULT_CHUNK = 32_768
 """Rows in a chunk: the cost of a call is shared by them, and at most three chunks are in memory."""
 
 DEFAULT_CHECKPOINT = 5.0
 """Seconds between two checkpoints of a file target."""
+
+RESUME_WITHIN: Final = 12 * 3600.0
+"""Seconds for which an unfinished run from a table is resumed: the rows before its checkpoint may change."""
 
 
 class ScorePlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,6 +58,10 @@ class ScorePlan(msgspec.Struct, frozen=True, kw_only=True):
         checkpoint: Seconds between two checkpoints of a file target. A table has one for each chunk.
         max_rejects: Stop when more rows than this are rejected; None is no limit.
         csv_formulas: Write texts that a spreadsheet takes for formulas to a CSV as they are.
+        only_new: Do not score the rows whose prediction the table has, by this predictor and model version.
+
+    Raises:
+        ConfigError: `only_new` is set, and the target is a file.
     """
 
     predictor: str
@@ -61,13 +72,20 @@ class ScorePlan(msgspec.Struct, frozen=True, kw_only=True):
     checkpoint: float = DEFAULT_CHECKPOINT
     max_rejects: int | None = None
     csv_formulas: bool = False
+    only_new: bool = False
+
+    def __post_init__(self) -> None:
+        if self.only_new and isinstance(self.target, FileLocation):
+            raise ConfigError(
+                f"--only-new: {self.target} is a file, and each run replaces it; name a table in --to"
+            )
 
 
-class ScoreSummary(msgspec.Struct, kw_only=True):
+class ScoreSummary(RowCounts, kw_only=True):
     """The result of a run, for people and, as JSON, for schedulers.
 
-    The counts of rows are those of `RowCounts`. They include the rows of the earlier runs that this run
-    resumes: `resumed` of them.
+    The counts of rows include those of the earlier runs that this run resumes: `resumed` of them. `seconds`
+    is the time of the whole run; `rows_per_second` leaves out `load_seconds`, that of loading the model.
     """
 
     predictor: str
@@ -76,14 +94,10 @@ class ScoreSummary(msgspec.Struct, kw_only=True):
     source: str
     target: str
     state: Literal["finished", "stopped"]
-    read: int
-    written: int
-    duplicates: int
-    no_output: int
-    rejected: int
     resumed: int
     rejects: str | None
     seconds: float
+    load_seconds: float
     rows_per_second: float
 
 
@@ -157,6 +171,13 @@ async def score(
         columns = [] if source.columns is None else decoder.columns_to_read(source.columns, plan.source)
         target = await to_thread.run_sync(open_target, plan)
         stack.callback(target.close)
+        in_table = isinstance(plan.source, SqlLocation)
+        duplicates = None  # a table is read in the order of the ids
+        if not in_table:
+            duplicates = await to_thread.run_sync(find_duplicates, source, decoder, plan.chunk)
+        for label, first in islice((duplicates or {}).items(), 3):
+            log.warning("%s: %s has the id of %s, and is rejected", plan.source, label, first)
+        begin_load = time.monotonic()
         [loaded] = await stack.enter_async_context(bus.loaded_handlers([plan.predictor]))
         scorer = Scorer(loaded, decoder)
         run = RunIdentity(
@@ -166,10 +187,15 @@ async def score(
             source=str(plan.source),
             fingerprint=source.fingerprint(),
             id_column=id_column,
+            only_new=plan.only_new,
         )
-        checkpoint = await to_thread.run_sync(target.begin, run, scorer.schema)
+        load_seconds = time.monotonic() - begin_load
+        # A file that has changed has another fingerprint. Of a table's rows it is not known.
+        since = time.time() - RESUME_WITHIN if in_table else 0
+        checkpoint = await to_thread.run_sync(target.begin, run, scorer.schema, since)
         resumed = checkpoint.counts.read
-        stages = _Stages(plan, source, target, scorer, stop or anyio.Event(), progress)
+        unique = DuplicateFilter(decoder, duplicates)
+        stages = _Stages(plan, source, target, scorer, unique, stop or anyio.Event(), progress)
         counts = await stages.run(columns, checkpoint)
     seconds = time.monotonic() - started
     return ScoreSummary(
@@ -183,7 +209,8 @@ async def score(
         resumed=resumed,
         rejects=target.rejects if counts.rejected else None,
         seconds=round(seconds, 3),
-        rows_per_second=round((counts.read - resumed) / seconds, 1),
+        load_seconds=round(load_seconds, 3),
+        rows_per_second=round((counts.read - resumed) / (seconds - load_seconds), 1),
     )
 
 
@@ -222,6 +249,7 @@ class _Stages:
     source: Source
     target: Target
     scorer: Scorer
+    unique: Callable[[RowChunk], RowChunk]
     stop: anyio.Event
     report: Callable[[ScoreProgress], None] | None
     stopped: bool = False
@@ -260,7 +288,7 @@ class _Stages:
 
     async def _read(self, columns: list[str], after: Any, send: MemoryObjectSendStream[RowChunk]) -> None:
         chunks: Any = self.source.chunks(columns, rows=self.plan.chunk, after=after)
-        new_rows = (drop_known(chunk, self.target.known) for chunk in chunks)
+        new_rows = (drop_known(self.unique(chunk), self.target.known) for chunk in chunks)
         async with send:
             with closing(chunks):
                 while not self.stop.is_set():

@@ -24,10 +24,10 @@ from eventml.deploy.batch.chunks import (
     is_storable,
     normalize_ids,
 )
-from eventml.deploy.batch.csv_reader import value_of_cell
+from eventml.deploy.batch.csv_reader import value_of_cell, value_of_kind
 from eventml.deploy.batch.output_columns import Values, as_list, column_kind, readable_values
 from eventml.errors import DecodeError, SourceError
-from eventml.event_types import convert, json_decoder
+from eventml.event_types import convert, fields_of, json_decoder
 from eventml.frames import FrameType, cast_table
 from eventml.runtime import describe
 
@@ -60,8 +60,8 @@ class RowDecoder:
         event_type: The type of one event: a Struct, a dataclass, a TypedDict, `dict`, `Any`.
         id_column: The field of a JSON line that is its id.
         frame: The frame that the handler takes; None for a handler of events.
-        from_text: Whether the values are the cells of a CSV: each is converted to its field's type, or
-            where that is not known as `csv_reader.value_of_cell` says.
+        from_text: Whether the values are the cells of a CSV: each is converted to its field's type, also as
+            `csv_reader.value_of_kind` says, or where that is not known as `csv_reader.value_of_cell` says.
     """
 
     def __init__(
@@ -79,6 +79,7 @@ class RowDecoder:
         self._from_text = from_text
         self._strict = strict and not from_text
         self._fields = _fields(event_type)
+        self._types = {name: type_ for name, _, type_ in fields_of(event_type) or ()}
         self._columnwise = self._fields is not None and _is_positional(event_type)
         self._decode_line = json_decoder(event_type, strict=strict)
         only_id = msgspec.defstruct("OnlyId", [("id", Any)], rename={"id": id_column})
@@ -106,7 +107,7 @@ class RowDecoder:
         if chunk.lines is not None:
             return self._decode_lines(chunk, chunk.lines)
         ids, one_invalid = normalize_ids(chunk.ids)
-        row = _row_of(chunk.columns)
+        row = row_texts(chunk)
         if not one_invalid:
             with suppress(Exception):  # a row is invalid: convert them one by one
                 events = self._cast_table(chunk.columns)
@@ -133,9 +134,7 @@ class RowDecoder:
         def get_id(number: int) -> Any:
             return self._decode_id(lines[number]).id
 
-        def row(number: int) -> str:
-            return lines[number].rstrip().decode(errors="backslashreplace")[:MAX_ROW_TEXT]
-
+        row = row_texts(chunk)
         with suppress(Exception):  # as above
             events, ids = list(map(self._decode_line, lines)), list(map(get_id, range(len(lines))))
             same_type = set(map(type, ids)) <= {str} or set(map(type, ids)) <= {int}
@@ -163,8 +162,8 @@ class RowDecoder:
                 self._check_id(row_id)
                 events.append(get_event(number))
             except Exception as exc:  # noqa: BLE001 - validators of the event's class may raise anything
-                place = chunk.labels[number] if chunk.labels else f"row {chunk.done - size + number + 1}"
-                shown = place if row_id is None or isinstance(row_id, dict | list | bool) else str(row_id)
+                unknown = row_id is None or isinstance(row_id, dict | list | bool)
+                shown = chunk.label(number) if unknown else str(row_id)
                 text = str(exc) if isinstance(exc, DecodeError | ValueError) else describe(exc)
                 reason = describe(DecodeError(text)).removeprefix("DecodeError: ")
                 rejected.append(RejectedRow(shown, "DecodeError", reason, row(number)))
@@ -172,6 +171,19 @@ class RowDecoder:
                 ids.append(row_id)
                 kept.append(number)
         return DecodedChunk(normalize_ids(ids)[0], events, lambda event: row(kept[event]), rejected)
+
+    def ids(self, chunk: RowChunk) -> list[str | None]:
+        """Return the ids of a chunk's rows as text, None where one is missing or cannot be read."""
+        if chunk.lines is None:
+            found = as_list(normalize_ids(chunk.ids)[0])
+            if set(map(type, found)) <= {str}:
+                return found
+            return [None if one is None else str(one) for one in found]
+        ids: list[str | None] = [None] * len(chunk.lines)
+        for number, line in enumerate(chunk.lines):
+            with suppress(Exception):  # the line is rejected when it is decoded
+                ids[number] = str(self._decode_id(line).id)
+        return ids
 
     def _check_id(self, row_id: Any) -> None:
         if row_id is None or isinstance(row_id, dict | list | bool):
@@ -197,9 +209,9 @@ class RowDecoder:
         except Exception as exc:
             raise DecodeError(str(exc)) from exc
 
-    def event(self, row: Mapping[str, Any]) -> Any:
-        """Build the event of one row. Raises what validators of the event's class raise."""
-        lists = self._as_lists({name: [value] for name, value in row.items()})
+    def event(self, row: Mapping[str, str]) -> Any:
+        """Build the event of the cells of a CSV's row. Raises what validators of the event's class raise."""
+        lists = self._as_lists({name: [cell if cell.strip() else None] for name, cell in row.items()})
         return self._event({name: values[0] for name, values in lists.items()})
 
     def _event(self, row: Mapping[str, Any]) -> Any:
@@ -224,12 +236,17 @@ class RowDecoder:
         try:
             return convert(row, self._type, strict=self._strict)
         except msgspec.ValidationError:
-            converted = {name: as_json_value(value, self._type_of(name)) for name, value in row.items()}
+            converted = {name: self._loosely(value, self._type_of(name)) for name, value in row.items()}
             return convert(converted, self._type, strict=self._strict)
+
+    def _loosely(self, value: Any, expected: Any) -> Any:
+        if self._from_text and isinstance(value, str):
+            return value_of_kind(value, column_kind(expected))
+        return as_json_value(value, expected)
 
     def _type_of(self, name: str) -> Any:
         """The type of a field; that of the event where its fields are not known."""
-        return self._fields[name].type if self._fields and name in self._fields else self._type
+        return self._types.get(name, self._type)
 
     def _column(self, field: msgspec.structs.FieldInfo, columns: Mapping[str, list[Any]], rows: int) -> Any:
         if field.encode_name not in columns:
@@ -240,7 +257,7 @@ class RowDecoder:
         try:
             return msgspec.convert(values, expected, strict=self._strict)
         except msgspec.ValidationError:
-            converted = [as_json_value(value, field.type) for value in values]
+            converted = [self._loosely(value, field.type) for value in values]
             return msgspec.convert(converted, expected, strict=self._strict)
 
 
@@ -287,8 +304,6 @@ def as_json_value(value: Any, expected: Any) -> Any:
         if column_kind(expected) == "int" and value == value.to_integral_value():
             return int(value)
         return str(value) if expected is str else value
-    if isinstance(value, str) and column_kind(expected) in ("int", "float"):
-        return value.strip()  # as `value_of_cell` does; a text that a source has as a text stays invalid
     if type(value) is int and value in (0, 1) and column_kind(expected) == "bool":
         return bool(value)
     return value if isinstance(value, bytes) else msgspec.to_builtins(value, enc_hook=_to_text)
@@ -315,10 +330,13 @@ def _is_positional(event_type: Any) -> bool:
     )
 
 
-def _row_of(columns: Mapping[str, Values]) -> Callable[[int], str]:
+def row_texts(chunk: RowChunk) -> Callable[[int], str]:
     """The function that returns a row as JSON, shortened; what JSON cannot hold as Python shows it."""
+    columns, lines = chunk.columns, chunk.lines
 
     def row(number: int) -> str:
+        if lines is not None:
+            return lines[number].rstrip().decode(errors="backslashreplace")[:MAX_ROW_TEXT]
         cells = {name: readable_values(column[number : number + 1])[0] for name, column in columns.items()}
         try:
             text = msgspec.json.encode(cells, enc_hook=repr)

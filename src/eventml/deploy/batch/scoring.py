@@ -189,11 +189,11 @@ class Scorer:
         rejected: Sequence[RejectedRow],
         row: Callable[[int], str],
     ) -> ScoredChunk:
-        no_output = 0
+        no_output: Values = []
         present: Sequence[int] = range(len(outputs))
         if isinstance(outputs, list) and None in outputs:
             present = [number for number, output in enumerate(outputs) if output is not None]
-            no_output = len(outputs) - len(present)
+            no_output = take(ids, [number for number, output in enumerate(outputs) if output is None])
             ids, outputs = take(ids, present), take(outputs, present)
         schema = self.schema
         if schema is None and len(outputs):
@@ -208,8 +208,8 @@ class Scorer:
             columns=columns,
             schema=self.schema,
             rejected=rejected,
-            read=len(chunk) + chunk.duplicates,
-            duplicates=chunk.duplicates,
+            read=len(chunk) + chunk.known,
+            known=chunk.known,
             no_output=no_output,
             done=chunk.done,
             row=lambda number: row(present[number]),

@@ -99,7 +99,10 @@ class SqlSource:
                 )
             return page
 
-        while page := fetch(self._select(names, after).limit(rows)):
+        while page := fetch(self._select(names, after).limit(rows + 1)):
+            # The rows of one id stay in one page, as the next one begins behind the id.
+            whole = len(page) <= rows or page[0][0] == page[-1][0]
+            page = page if whole else [row for row in page if row[0] != page[-1][0]]
             yield page
             after = page[-1][0]
         page = fetch(self._select(names, None, without_id=True))

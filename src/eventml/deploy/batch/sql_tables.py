@@ -1,27 +1,22 @@
-"""Databases: opening them, and the tables of a target: their columns' SQL types, keys and rows."""
+"""Databases: opening them, and the tables of a target: their columns' SQL types and keys."""
 
 from __future__ import annotations
 
-import base64
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
-from functools import cache, partial
-from itertools import chain
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
-import msgspec
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from eventml.config import without_secrets
-from eventml.deploy.batch.chunks import to_integer
 from eventml.deploy.batch.locations import SqlLocation
-from eventml.deploy.batch.output_columns import PREDICTION_COLUMNS, ColumnKind, OutputSchema
+from eventml.deploy.batch.output_columns import PREDICTION_COLUMNS, OutputSchema
 from eventml.errors import ConfigError, JobError, SourceError, TargetError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 LOCK_TIMEOUT: Final = 30.0
 """Seconds to wait for another process that has locked a SQLite file; `?timeout=` in the URL replaces it."""
@@ -32,8 +27,6 @@ KEY: Final = ("id", "predictor", "model_version")
 _REFUSED: Final = {"54000", "P0001"}  # PostgreSQL's index row too large, and what a trigger raises
 
 _INVALID: Final = (ValueError, OverflowError)  # values that cannot be converted here or by a driver
-
-_SQLITE_BATCH: Final = 32  # rows in one statement, which saves a third of the time
 
 
 def open_engine(location: SqlLocation, *, read_only: bool) -> sa.Engine:
@@ -224,127 +217,3 @@ def reflect_predictions(connection: sa.Connection, table: sa.Table, location: Sq
             "Add one, or name a table that does not exist: it will be created"
         )
     return found
-
-
-Columns: TypeAlias = Mapping[str, tuple[ColumnKind, Iterable[Any]]]
-"""Values by column, with their kind."""
-
-
-def insert_new_rows(connection: sa.Connection, table: sa.Table, key: Sequence[str], columns: Columns) -> int:
-    """Insert the rows whose key is not in the table, in the current transaction, and return how many.
-
-    Values are converted to the types of the table's columns.
-
-    Raises:
-        ValueError: A value has no such form.
-    """
-    dialect = connection.dialect.name
-    there = [column for column in table.columns if column.name in columns]
-    wires = {c.name: _to_wire(c.type, *columns[c.name], dialect) for c in there}
-    if dialect == "postgresql":
-        return _insert_postgresql(connection, table, key, wires)
-    rows = list(zip(*(values for _, values in wires.values()), strict=True))
-    if dialect == "sqlite":
-        return _insert_sqlite(connection, table, key, tuple(wires), rows)
-    return _insert_portable(connection, table, key, [dict(zip(wires, row, strict=True)) for row in rows])
-
-
-def _to_wire(type_: Any, kind: ColumnKind, values: Iterable[Any], dialect: str) -> tuple[Any, Iterable[Any]]:
-    """The SQL type to send values in, and the values as it has them."""
-    wire: Any = sa.Text
-    convert: Callable[[Any], Any]
-    if isinstance(type_, sa.Integer) and kind == "int":
-        return sa.BigInteger, values
-    if isinstance(type_, sa.Integer) and kind == "text":
-        wire, convert = sa.BigInteger, to_integer
-    elif isinstance(type_, sa.LargeBinary) and kind == "text":
-        wire, convert = sa.LargeBinary, lambda text: base64.b64decode(text, validate=True)
-    elif isinstance(type_, sa.JSON) and kind != "json":
-        convert = lambda value: msgspec.json.encode(value).decode()  # noqa: E731
-    elif isinstance(type_, sa.DateTime) and kind == "text" and dialect != "sqlite":
-        convert = partial(_moment, zone=type_.timezone)
-    else:
-        wires: dict[str, Any] = {"int": sa.Numeric, "float": sa.Double, "bool": sa.Boolean}
-        return wires.get(kind, sa.Text), values
-    return wire, [value if value is None else convert(value) for value in values]
-
-
-def _moment(text: str, *, zone: bool) -> str:
-    """A time for a column with or without a time zone: what has no zone is UTC."""
-    found = datetime.fromisoformat(text)
-    found = found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
-    return (found if zone else found.replace(tzinfo=None)).isoformat()
-
-
-def _insert_sqlite(
-    connection: sa.Connection, table: sa.Table, key: Sequence[str], names: tuple[str, ...], rows: list[Any]
-) -> int:
-    whole = len(rows) - len(rows) % _SQLITE_BATCH
-    driver: Any = connection.connection.driver_connection
-    before = driver.total_changes
-    for size, start, stop in ((_SQLITE_BATCH, 0, whole), (1, whole, len(rows))):
-        flat = [tuple(chain.from_iterable(rows[n : n + size])) for n in range(start, stop, size)]
-        if flat:
-            connection.exec_driver_sql(_sqlite_statement(table, tuple(key), names, size), flat)
-    return int(driver.total_changes - before)
-
-
-@cache
-def _sqlite_statement(table: sa.Table, key: tuple[str, ...], names: tuple[str, ...], rows: int) -> str:
-    values = [dict.fromkeys(names)] * rows
-    insert = sqlite.insert(table).values(values).on_conflict_do_nothing(index_elements=key)
-    return str(insert.compile(dialect=sqlite.dialect()))
-
-
-def _insert_postgresql(
-    connection: sa.Connection, table: sa.Table, key: Sequence[str], wires: Mapping[str, Any]
-) -> int:
-    """Insert by one statement whose parameters are whole columns."""
-    cells = []
-    for number, (name, (wire, values)) in enumerate(wires.items()):
-        array = sa.bindparam(f"c{number}", list(values), type_=postgresql.ARRAY(wire))
-        cells.append(_as_column(sa.func.unnest(array), wire, table.c[name].type))
-    insert = postgresql.insert(table).from_select(list(wires), sa.select(*cells), include_defaults=False)
-    insert = insert.on_conflict_do_nothing(index_elements=key)
-    return connection.execute(insert, execution_options={"preserve_rowcount": True}).rowcount
-
-
-def _as_column(value: sa.ColumnElement[Any], wire: Any, type_: Any) -> sa.ColumnElement[Any]:
-    """A value in the type of its column; a cast of a text to `varchar(n)` would cut it off."""
-    if isinstance(type_, sa.String) and not isinstance(type_, sa.Enum):
-        return sa.cast(value, sa.Text)
-    same = {sa.Double: sa.Float, sa.Boolean: sa.Boolean, sa.Text: sa.types.NullType}
-    if wire in (sa.BigInteger, sa.LargeBinary) or isinstance(type_, same.get(wire, ())):
-        return value
-    return sa.cast(sa.cast(value, sa.Text), type_)
-
-
-def _insert_portable(
-    connection: sa.Connection, table: sa.Table, key: Sequence[str], rows: list[dict[str, Any]]
-) -> int:
-    """Read which keys are there, and insert the others; the unique key refuses what another run inserts."""
-    new = {tuple(row[name] for name in key): row for row in reversed(rows)}
-    same = [table.c[name] == rows[0][name] for name in key if name != "id"]
-    existing = sa.select(*(table.c[name] for name in key)).where(
-        table.c.id.in_({row["id"] for row in rows}), *same
-    )
-    for found in connection.execute(existing).all():
-        new.pop(tuple(found), None)
-    if new:
-        connection.execute(sa.insert(table), list(new.values()))
-    return len(new)
-
-
-def find_ids(
-    connection: sa.Connection, table: sa.Table, where: sa.ColumnElement[bool], ids: Sequence[int | str]
-) -> Iterable[Any]:
-    """Return those of the ids that the table has in such rows, as the driver gives them."""
-    column: Any = table.c.id
-    if connection.dialect.name == "postgresql":
-        wire = postgresql.ARRAY(sa.Text)
-        array = sa.bindparam("ids", list(map(str, ids)), type_=wire)
-        text = isinstance(column.type, sa.String) and not isinstance(column.type, sa.Enum)
-        among = column == sa.any_(sa.cast(array, wire if text else postgresql.ARRAY(column.type)))
-    else:
-        among = sa.type_coerce(column, sa.types.NullType).in_(ids)
-    return connection.scalars(sa.select(column).where(where, among)).all()

@@ -21,14 +21,12 @@ from eventml.deploy.batch.chunks import (
 )
 from eventml.deploy.batch.locations import SqlLocation
 from eventml.deploy.batch.output_columns import OutputSchema, Values, as_list
+from eventml.deploy.batch.sql_rows import Columns, has_id, write_rows
 from eventml.deploy.batch.sql_tables import (
     KEY,
-    Columns,
     InvalidRowError,
     check_names,
     checkpoints_table,
-    find_ids,
-    insert_new_rows,
     open_engine,
     predictions_table,
     reflect_predictions,
@@ -67,7 +65,7 @@ class SqlTarget(Target):
         self._target = str(location)
         self.rejects = f"{location}_rejects"
 
-    def begin(self, run: RunIdentity, schema: OutputSchema | None) -> Checkpoint:
+    def begin(self, run: RunIdentity, schema: OutputSchema | None, since: float = 0) -> Checkpoint:
         """Create the tables of rejects and checkpoints, and return the checkpoint to resume at."""
         self._run = run
         self._key = hashlib.sha256(msgspec.json.encode([run, self._target])).hexdigest()
@@ -76,7 +74,7 @@ class SqlTarget(Target):
         )
         with self._transaction() as connection:
             self._metadata.create_all(connection, [self._rejects, self._checkpoints])
-            self._checkpoint = self._read_checkpoint(connection)
+            self._checkpoint = self._read_checkpoint(connection, since)
             if self._checkpoint.position is None:
                 connection.execute(self._rejects.delete().where(self._rejects.c.run == self._key))
                 self._write_checkpoint(connection, self._checkpoint)
@@ -96,18 +94,25 @@ class SqlTarget(Target):
                 yield self._connection
 
     def known(self, ids: Values) -> set[Any]:
-        """Return those of the ids whose prediction was in the table when the run began, or is now."""
-        table = self._table
-        if not self._has_predictions or table is None:
+        """For a run of new rows: those of the ids whose prediction was there when it began, or is now."""
+        if not self._run.only_new:
             return set()
         present = list(filter(is_storable, as_list(ids)))
         found: set[str] = set()
-        for start in range(0, len(present), _IDS_IN_QUERY):
-            among = present[start : start + _IDS_IN_QUERY]
+        for table, earlier in self._earlier(present):
             # An id that cannot be in the table: the rows are scored, and inserted if they are new.
             with suppress(InvalidRowError), self._transaction() as connection:
-                found |= set(map(str, find_ids(connection, table, self._of_this_run(table), among)))
+                found |= set(map(str, connection.scalars(sa.select(table.c.id).where(earlier))))
         return {one for one in present if str(one) in found}
+
+    def _earlier(self, ids: list[Any]) -> Iterator[tuple[sa.Table, sa.ColumnElement[bool]]]:
+        """The table, and conditions for its predictions of some ids, if it had any before the run."""
+        table = self._table
+        if table is None or not self._has_predictions:
+            return
+        for start in range(0, len(ids), _IDS_IN_QUERY):
+            among = has_id(table, self._engine.dialect.name, ids[start : start + _IDS_IN_QUERY])
+            yield table, self._of_this_run(table) & among
 
     def write(self, chunk: ScoredChunk) -> RowCounts:
         if self._table is None and chunk.schema is not None and len(chunk.ids):
@@ -116,8 +121,8 @@ class SqlTarget(Target):
                 self._open_table(connection, chunk.schema, integer_ids=integers)
         try:
             with self._transaction() as connection:
-                new = self._insert(connection, chunk, 0, len(chunk.ids))
-                checkpoint = self._store(connection, chunk, new)
+                counts = self._write(connection, chunk, 0, len(chunk.ids))
+                checkpoint = self._store(connection, chunk, *counts)
         except InvalidRowError:
             checkpoint = self._write_valid_rows(chunk)
         self._checkpoint = checkpoint
@@ -130,26 +135,30 @@ class SqlTarget(Target):
                 # Each savepoint has to find its own errors: none may be left for the commit.
                 connection.exec_driver_sql("SET CONSTRAINTS ALL IMMEDIATE")
 
-            def insert(start: int, stop: int) -> int:
+            def write(start: int, stop: int) -> tuple[int, int]:
                 with translate_errors(self._location, TargetError), connection.begin_nested():
-                    return self._insert(connection, chunk, start, stop)
+                    return self._write(connection, chunk, start, stop)
 
-            inserted, errors = bisect_rows(len(chunk.ids), insert, InvalidRowError)
+            written, errors = bisect_rows(len(chunk.ids), write, InvalidRowError)
             chunk.reject(errors, TargetError.__name__)
-            return self._store(connection, chunk, sum(inserted))
+            return self._store(connection, chunk, *map(sum, zip((0, 0), *written, strict=True)))
 
-    def _store(self, connection: sa.Connection, chunk: ScoredChunk, written: int) -> Checkpoint:
+    def _store(self, connection: sa.Connection, chunk: ScoredChunk, new: int, changed: int) -> Checkpoint:
+        for table, earlier in () if self._run.only_new else self._earlier(as_list(chunk.no_output)):
+            translated = translate_errors(self._location, TargetError)
+            with suppress(InvalidRowError), translated, connection.begin_nested():  # as in `known`
+                connection.execute(sa.delete(table).where(earlier))
         self._insert_rejects(connection, chunk)
-        checkpoint = Checkpoint(chunk.position, self._checkpoint.counts.plus(chunk, written=written))
+        checkpoint = Checkpoint(chunk.position, self._checkpoint.counts.plus(chunk, new=new, changed=changed))
         self._write_checkpoint(connection, checkpoint)
         return checkpoint
 
-    def _insert(self, connection: sa.Connection, chunk: ScoredChunk, start: int, stop: int) -> int:
-        """Insert the predictions of some of the chunk's ids, and return how many are new."""
+    def _write(self, connection: sa.Connection, chunk: ScoredChunk, start: int, stop: int) -> tuple[int, int]:
+        """Write the predictions of some of the chunk's ids; return how many are new, and how many changed."""
         ids = as_list(chunk.ids[start:stop])
         table = self._table
         if chunk.schema is None or table is None or not ids:
-            return 0
+            return 0, 0
         run, suffix = self._run, self._run.id_suffix
         outputs = zip(chunk.schema, (as_list(column[start:stop]) for column in chunk.columns), strict=True)
         columns: Columns = {
@@ -163,7 +172,7 @@ class SqlTarget(Target):
             "model": ("text", [run.model] * len(ids)),
             "model_version": ("text", [run.model_version] * len(ids)),
         }
-        return insert_new_rows(connection, table, KEY, columns)
+        return write_rows(connection, table, KEY, columns, replace=not run.only_new)
 
     def _insert_rejects(self, connection: sa.Connection, chunk: ScoredChunk) -> None:
         rows = {row.id: row for row in chunk.rejected}.values()
@@ -180,7 +189,7 @@ class SqlTarget(Target):
             "model_version": ("text", [self._run.model_version] * len(rows)),
             "run": ("text", [self._key] * len(rows)),
         }
-        insert_new_rows(connection, self._rejects, ("run", "id"), columns)
+        write_rows(connection, self._rejects, ("run", "id"), columns, replace=False)
 
     def pause(self) -> None:
         pass  # each chunk is stored with its checkpoint
@@ -213,11 +222,12 @@ class SqlTarget(Target):
         run = self._run
         return (table.c.predictor == run.predictor) & (table.c.model_version == run.model_version)
 
-    def _read_checkpoint(self, connection: sa.Connection) -> Checkpoint:
-        """The checkpoint of an unfinished run of this identity, else a new one."""
+    def _read_checkpoint(self, connection: sa.Connection, since: float) -> Checkpoint:
+        """The checkpoint that an unfinished run of this identity saved since then, else a new one."""
         table = self._checkpoints
         # A finished run has the position null.
         unfinished = (table.c.run == self._key) & (table.c.position != "null")
+        unfinished &= table.c.updated >= datetime.fromtimestamp(since, UTC).isoformat(timespec="seconds")
         row = connection.execute(sa.select(table.c.position, table.c.counts).where(unfinished)).first()
         if row is None:
             return Checkpoint()

@@ -16,11 +16,13 @@ from eventml.deploy.workers.operations import (
     answer_operations,
     parse_host_port,
     serve_operations,
+    serve_status,
     watch_health,
 )
 from eventml.deploy.workers.reports import BREAKER_OPEN, RunningWorker, ServiceStatus, WorkerSpec
 from eventml.deploy.workers.restarts import HealthLimits
 from eventml.deploy.workers.service import ServicePlan, run_service
+from eventml.deploy.workers.supervisor import Supervisor
 from eventml.deploy.workers.worker_process import force_exit_later
 
 __all__ = [
@@ -30,6 +32,7 @@ __all__ = [
     "RunningWorker",
     "ServicePlan",
     "ServiceStatus",
+    "Supervisor",
     "WorkerSpec",
     "answer_operations",
     "force_exit_later",
@@ -37,6 +40,7 @@ __all__ = [
     "parse_host_port",
     "run_service",
     "serve_operations",
+    "serve_status",
     "start_service_logging",
     "utc_timestamp",
     "watch_health",

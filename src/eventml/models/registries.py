@@ -10,7 +10,7 @@ import hashlib
 import os
 import re
 import tempfile
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, cast
 
@@ -75,8 +75,11 @@ def fetched(registry: ModelRegistry, artefact: Artefact, revision: str) -> Path:
         place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with tempfile.TemporaryDirectory(dir=place.parent, ignore_cleanup_errors=True) as own:
             registry.fetch(str(artefact.path), revision, Path(own, key))
-            with suppress(FileExistsError):
+            try:
                 Path(own, key).rename(place)  # whole or not at all
+            except OSError:
+                if not place.exists():  # else another process was first
+                    raise
     files = [path for path in place.rglob("*") if path.is_file()]
     return files[0] if len(files) == 1 else place
 

@@ -23,7 +23,7 @@ from eventml.errors import (
     ModelTamperedError,
     UntrustedModelError,
 )
-from eventml.models import Artefact, current_version, load, replacement
+from eventml.models import Artefact, current_version, load, remote_files, replacement
 from tests.model_updates.test_model_updates import adding, running
 
 if TYPE_CHECKING:
@@ -193,6 +193,21 @@ class TestHttps:
         for ask in (current_version, slope):
             with pytest.raises(UntrustedModelError, match=r"it needs a sha256; or use https"):
                 ask("http://models.example/m.skops")
+
+    def test_another_process_may_download_it_meanwhile(
+        self, site: Site, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        reference, fetch = f"{site.url}/m.skops", remote_files.fetch
+        site.files["/m.skops"] = model_file(3, folder=tmp_path).read_bytes()
+
+        def after_another(*args: Any) -> None:
+            monkeypatch.setattr(remote_files, "fetch", fetch)
+            assert slope(reference) == 3.0
+            fetch(*args)
+
+        monkeypatch.setattr(remote_files, "fetch", after_another)
+        assert slope(reference) == 3.0
+        assert len(list(cache.iterdir())) == 1
 
     def test_several_processes_may_load_at_once(self, site: Site, tmp_path: Path, cache: Path) -> None:
         site.files["/m.skops"] = model_file(3, folder=tmp_path).read_bytes()

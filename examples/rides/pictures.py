@@ -23,7 +23,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from backends.process import free_ports
 from backends.redis.server import RedisServer
-from examples.rides.capture import BUS, EVENTML, PORT, is_ready, until
+from examples.rides.capture import BUS, EVENTML, is_ready, until
 from examples.rides.recording import Frame, record, render, text
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
@@ -40,12 +40,13 @@ def record_top(env: dict[str, str], folder: Path) -> None:
     rides = folder / "rides.jsonl"
     export = [sys.executable, "-m", "examples.rides.export", str(rides), "--events", "90000"]
     subprocess.run(export, env=env, check=True)  # noqa: S603 - ours
-    workers = ("--workers", "duration=2,tip=1,alarm=1", "--operations", PORT)
+    port = str(next(free_ports()))
+    workers = ("--workers", "duration=2,tip=1,alarm=1", "--operations", port)
     publish = [*EVENTML, "publish", "rides.started", str(rides), "--rate", "1500"]
-    top = [*EVENTML, "top", BUS, "--at", PORT]
+    top = [*EVENTML, "top", BUS, "--at", port]
     quiet = subprocess.DEVNULL
     with subprocess.Popen([*EVENTML, "run", BUS, *workers], env=env, stderr=quiet) as service:  # noqa: S603 - ours
-        until(is_ready)
+        until(lambda: is_ready(port))
 
         killed = False
 

@@ -132,7 +132,9 @@ async def test_an_outage_is_waited_for_and_logged_once(caplog: pytest.LogCapture
         with caplog.at_level(logging.WARNING, "eventml"):
             assert await events(bus, until="end") == [0, 1, 2]
     [message] = caplog.messages
-    assert message.startswith("bus.read('numbers'): receive fails and is repeated until it succeeds: ")
+    assert message.startswith(
+        "reaching the broker fails and is repeated until it succeeds: bus.read('numbers'): "
+    )
 
 
 class Failing(Hub):

@@ -106,14 +106,15 @@ def start() -> Iterator[Start]:
 
 @pytest.fixture
 def on_terminal() -> Callable[..., str]:
-    """Run a command on a terminal 80 columns wide; return what it shows there, without colours."""
+    """Run a command on a terminal; return what it shows there, without colours unless `raw`."""
 
-    def run(*args: str) -> str:
+    def run(*args: str, columns: int = 80, raw: bool = False, **env: str) -> str:
         reading, writing = pty.openpty()
-        termios.tcsetwinsize(writing, (40, 80))
+        termios.tcsetwinsize(writing, (40, columns))
         environment = {**os.environ, "TERM": "xterm"}
         for name in ("COLUMNS", "LINES", "NO_COLOR"):
             environment.pop(name, None)
+        environment |= env
         command = [sys.executable, "-m", "eventml", *args]
         process = subprocess.Popen(  # noqa: S603 - our own command
             command, stdin=writing, stdout=writing, stderr=writing, env=environment
@@ -124,6 +125,6 @@ def on_terminal() -> Callable[..., str]:
             while found := terminal.read(65_536):
                 shown += found
         process.wait(timeout=60)
-        return re.sub(r"\x1b\[[?\d;]*[a-zA-Z]", "", shown.decode())
+        return shown.decode() if raw else re.sub(r"\x1b\[[?\d;]*[a-zA-Z]", "", shown.decode())
 
     return run

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -106,24 +107,47 @@ def app(invoke: Invoke, folder: Path) -> DeadLetterApp:
 ALL = [("audit", "c"), ("minutes", "b"), ("minutes", "c"), ("minutes", "d")]
 
 
-def test_list_counts_dead_letters_and_changes_nothing(app: DeadLetterApp) -> None:
+def test_list_counts_causes_with_the_commands_that_replay_them(app: DeadLetterApp) -> None:
     first = app.dlq("list")
-    assert sorted(app.dlq("list").splitlines()) == sorted(first.splitlines())
-    assert "minutes: 3 dead letters (2 KeyError, 1 DecodeError)\n" in first
-    assert "audit: 1 dead letter (1 DecodeError)\n" in first
-    rows = [re.split(r"  +", line) for line in first.splitlines()]
-    assert rows[0] == ["handler", "id", "exception", "attempts", "failed", "from", "reason"]
-    [row] = [row for row in rows if row[:2] == ["minutes", "b"]]
-    assert row[2:4] == ["KeyError", "1"]
-    assert row[5].startswith(f"{app.name}.rides/")
-    assert row[6] == "9"
+    assert sorted(app.dlq("list").splitlines()) == sorted(first.splitlines()), "it changes nothing"
+    head, *rows, _, _, _, _ = [re.split(r"  +", line) for line in first.splitlines()]
+    assert head == ["handler", "exception", "count", "last failed", "last reason"]
+    assert rows[0][:3] == ["minutes", "KeyError", "2"], "the largest is the first"
+    assert rows[0][4] == "9"
+    assert sorted(row[:3] for row in rows[1:]) == [
+        ["audit", "DecodeError", "1"],
+        ["minutes", "DecodeError", "1"],
+    ]
+    command = "eventml dlq replay app:bus --handler minutes --exception KeyError --backend onehub://"
+    assert first.splitlines()[4:6] == ["", command]
     assert app.listed() == ALL
+
+
+def test_the_command_of_a_cause_replays_what_it_counts(app: DeadLetterApp) -> None:
+    selected = ("--since", "2020-01-01", "--until", "2100-01-01", "--exception", "KeyError")
+    [cause] = json.loads(app.dlq("list", "--json", *selected))["causes"]
+    assert cause["replay"] in app.dlq("list", *selected)
+    _, *command = shlex.split(cause["replay"])
+    assert "2020-01-01T00:00:00.000Z" in command
+    assert "2 replayed" in app.run(*command[:-2])
+    assert app.listed() == [("audit", "c"), ("minutes", "c")]
+
+
+def test_a_dead_letter_is_a_row_where_a_number_or_an_id_is_given(app: DeadLetterApp) -> None:
+    head, row, count = app.dlq("list", "--id", "b").splitlines()
+    assert re.split(r"  +", head) == ["handler", "exception", "attempts", "failed", "from", "reason", "id"]
+    cells = re.split(r"  +", row)
+    assert (cells[:2], cells[5:]) == (["minutes", "KeyError"], ["9", "b"])
+    assert cells[4].startswith(f"{app.name}.rides/")
+    assert count == "1 of 1 dead letters"
 
 
 def test_list_as_json_has_every_field(app: DeadLetterApp) -> None:
     found = json.loads(app.dlq("list", "--json", "--id", "b"))
     [letter] = found["dead_letters"]
-    assert found["counts"] == {"minutes": {"KeyError": 1}}
+    [cause] = found["causes"]
+    replay = "eventml dlq replay app:bus --handler minutes --exception KeyError --id b --backend onehub://"
+    assert (cause["count"], cause["last_reason"], cause["replay"]) == (1, "9", replay)
     expected: dict[str, Any] = {
         "handler": "minutes",
         "id": "b",
@@ -176,19 +200,13 @@ def test_options_select_dead_letters(
 def test_n_limits_the_number(app: DeadLetterApp) -> None:
     assert len(app.listed("-n", "2")) == 2
     assert len(app.listed("-n", "100")) == 4
-    assert sorted(app.dlq("list", "-n", "4").splitlines()) == sorted(app.dlq("list").splitlines())
-    first, *others = app.dlq("list", "-n", "1").splitlines()[1:]
+    assert len(app.dlq("list", "-n", "4").splitlines()) == 6
+    _, first, count = app.dlq("list", "-n", "1").splitlines()
     assert first.startswith("minutes ")
-    assert others == [
-        "minutes: 3 dead letters (2 KeyError, 1 DecodeError)",
-        "audit: 1 dead letter (1 DecodeError)",
-        "1 of these 4 are listed (-n 1)",
-    ], "all are counted"
-    assert json.loads(app.dlq("list", "-n", "1", "--json"))["counts"]["minutes"] == {
-        "KeyError": 2,
-        "DecodeError": 1,
-    }
-    assert "minutes: 1 dead letter " in app.dlq("show", "-n", "1")
+    assert count == "1 of 4 dead letters", "all are counted"
+    causes = json.loads(app.dlq("list", "-n", "1", "--json"))["causes"]
+    assert sum(cause["count"] for cause in causes) == 4
+    assert len(re.findall("^  failed ", app.dlq("show", "-n", "1"), re.MULTILINE)) == 1
     results = json.loads(app.dlq("replay", "-n", "1", "--json"))
     assert sum(sum(result["done"].values()) for result in results) == 1
     assert len(app.listed()) == 3
@@ -244,8 +262,8 @@ def test_control_characters_in_an_event_are_escaped(app: DeadLetterApp) -> None:
     row = json.dumps({"ride_id": hostile, "zone": hostile})
     app.run("publish", topic, "--id", "ride_id", stdin=row + "\n")
     app.run_handlers()
-    for command in ("list", "show"):
-        output = app.dlq(command)
+    for command in (("list", "-n", "9"), ("show",)):
+        output = app.dlq(*command)
         assert r"\x1b[2J\u202etxt\x9b1m" in output
         assert all(c.isprintable() or c == "\n" for c in output)
 
@@ -266,7 +284,8 @@ def test_a_dead_letter_that_names_another_topic_is_shown_and_not_replayed(
     forge(hubs, app, "forged", topic="payments.commands")
     forge(hubs, app, "copied", group=f"{app.name}.audit")
     selected = ("--exception", "Forged")
-    listed = app.dlq("list", *selected)
+    assert "(misplaced)" in app.dlq("list", *selected)
+    listed = app.dlq("list", *selected, "-n", "9")
     assert "(misplaced)" in listed
     assert "payments.commands/0/0" in listed
     assert "minutes: 2 misplaced, not to be replayed: their headers name another" in app.run(
@@ -297,7 +316,7 @@ def test_a_dead_letter_whose_headers_are_no_utf8_costs_nothing_but_itself(
         found = json.loads(app.dlq(command, "--json", "--handler", "minutes", "--until", "1h"))
         [letter] = found["dead_letters"]
         assert (letter["id"], letter["exception"], letter["group"]) == (r"id\udcff", r"A\udcff", r"C\udcff")
-        assert r"id\udcff" in app.dlq(command)
+        assert r"id\udcff" in app.dlq(command, "-n", "9")
     json.loads(app.dlq("replay", "--json", code=1))
 
 
@@ -326,7 +345,6 @@ def test_large_and_deep_dead_letters_are_shown_in_little_more_than_their_size(
     assert values == [deep.decode(), large.decode(), "["], "only the last is not much larger indented"
     assert shown.count("  from      t value 1, partition 0, offset 0") == 3
     assert shown.count(f"  reason    {'m' * 1000}…") == 3
-    assert f"minutes: 3 dead letters (3 {'E' * 100}…)" in shown
     [letter, *_] = json.loads(app.dlq("list", "--id", "big", "--json"))["dead_letters"]
     assert letter["exception"] == f"{'E' * 1000}…"
 
@@ -339,7 +357,7 @@ def test_bus_in_memory_is_a_usage_error(invoke: Invoke, folder: Path) -> None:
 def test_bus_without_dead_letters(invoke: Invoke, folder: Path) -> None:
     app = DeadLetterApp(invoke, folder, "onehub://")
     assert app.dlq("list") == "no dead letters\n"
-    assert json.loads(app.dlq("list", "--json")) == {"dead_letters": [], "counts": {}}
+    assert json.loads(app.dlq("list", "--json")) == {"dead_letters": [], "causes": []}
 
 
 @pytest.mark.parametrize("broker", ["redis", "kafka"])

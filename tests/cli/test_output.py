@@ -1,4 +1,4 @@
-"""Output of commands: tables, and deliveries as JSON lines whatever they hold."""
+"""Output of commands: deliveries as JSON lines whatever they hold."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventml.cli.output import delivery_to_json, format_table
+from eventml.cli.output import delivery_to_json
 from eventml.records import CONTENT_TYPE, JSON, MSGPACK, Delivery, Record
 
 HEADERS = st.dictionaries(st.text(max_size=5), st.text(st.characters(), max_size=5))
@@ -97,18 +97,3 @@ def test_time_is_utc_to_the_millisecond(milliseconds: int) -> None:
 @pytest.mark.parametrize("timestamp", [float("nan"), float("inf"), 1e18])
 def test_time_outside_the_calendar_is_null(timestamp: float) -> None:
     assert to_json(b"1", timestamp=timestamp)["time"] is None
-
-
-def test_table_is_aligned() -> None:
-    assert format_table(["a", "name"], [["long" * 20, "x"], ["b", ""]]).splitlines() == [
-        f"a{' ' * 81}name",
-        f"{'long' * 20}  x",
-        "b",
-    ]
-
-
-@pytest.mark.parametrize("char", ["A", "\x1b", "\u3164"])
-def test_a_cell_of_a_stranger_does_not_widen_the_table(char: str) -> None:
-    first, *others = format_table(["id", "name"], [[char * 3_000_000, "x"], *[["b", "y"]] * 60]).splitlines()
-    assert max(map(len, [first, *others])) == 100 + len("…  name")
-    assert others[0].endswith("…  x")

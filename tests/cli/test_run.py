@@ -258,7 +258,7 @@ def test_a_model_that_is_not_there_ends_a_service_at_once(
 OTHER = """
 def model():
     import logging
-    logging.getLogger("aiokafka").warning("of another library")
+    logging.getLogger("sqlalchemy").warning("of another library")
     return 1
 
 @bus.consumer("n", model=model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from pathlib import Path
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from eventml.cli.top import (
     Snapshot,
     format_bound,
+    format_row,
     handler_row,
     parse_metrics,
     quantile,
@@ -59,10 +61,18 @@ def status(completed: int, waits: list[float]) -> ServiceStatus:
 def test_rates_are_those_between_two_snapshots() -> None:
     before = parse_metrics(render_metrics(status(100, [0.02] * 100)), at=10.0)
     now = parse_metrics(render_metrics(status(500, [0.02] * 100 + [0.2] * 400)), at=12.0)
-    name, lag, in_flight, received, *_, p50, p99 = handler_row(before, now, "tip")[:11]
+    name, lag, in_flight, received, *_, p50, p99 = format_row(handler_row(before, now, "tip"))[:11]
     assert (name, lag, in_flight, received) == ("tip", "12", "7", "200")
     assert (p50, p99) == ("≤250ms", "≤250ms"), "the hundred quick ones came before the first snapshot"
-    assert worker_row(now, "worker-1") == ["worker-1", "ready", "0:00:00", "2", "7", "500ms", "tip abc"]
+    assert format_row(worker_row(now, "worker-1")) == [
+        "worker-1",
+        "ready",
+        "0:00:00",
+        "2",
+        "7",
+        "500ms",
+        "tip abc",
+    ]
 
 
 def test_a_worker_is_shown_with_the_handlers_that_its_broker_refuses() -> None:
@@ -74,13 +84,13 @@ def test_a_worker_is_shown_with_the_handlers_that_its_broker_refuses() -> None:
         "fare": tip,
     }
     now = parse_metrics(render_metrics(refused), at=10.0)
-    assert worker_row(now, "worker-1")[1] == "ready, tip fails for 45.0s"
+    assert format_row(worker_row(now, "worker-1"))[1] == "ready, tip fails for 45.0s"
 
 
 def test_rates_of_a_restarted_service_are_not_negative() -> None:
     before = parse_metrics(render_metrics(status(500, [0.02] * 500)), at=10.0)
     now = parse_metrics(render_metrics(status(30, [0.02] * 30)), at=11.0)
-    row = handler_row(before, now, "tip")
+    row = format_row(handler_row(before, now, "tip"))
     assert row[3] == "30"
     assert row[10] == "≤25ms"
 
@@ -121,6 +131,14 @@ def test_view_shows_handlers_and_workers(invoke: Invoke, service: str) -> None:
     assert re.search(r"^worker-1 +ready .* 2 +7 +500ms +tip abc", result.stdout, re.MULTILINE)
 
 
+def test_json_has_the_numbers(invoke: Invoke, service: str) -> None:
+    found = json.loads(invoke("top", "app:bus", "--json", "--at", service, "--every", "0.2").stdout)
+    assert (found["bus"], found["unready"]) == ("rides", [])
+    [handler], [worker] = found["handlers"], found["workers"]
+    assert (handler["handler"], handler["lag"], handler["in/s"], handler["p50"]) == ("tip", 12, 0, None)
+    assert (worker["state"], worker["oldest"], worker["models"]) == ("ready", 0.5, ["tip abc"])
+
+
 def test_a_service_whose_broker_is_gone_is_not_ready(folder: Path, invoke: Invoke, service: str) -> None:
     del service  # it has written the app
     gone = status(100, [0.02])
@@ -147,7 +165,7 @@ def test_a_terminal_is_used_to_its_width(width: int) -> None:
 
 
 def test_the_example_in_the_docs_has_the_columns_of_today() -> None:
-    shown = (ROOT / "docs" / "deployment" / "top.txt").read_text()
+    shown = (ROOT / "docs" / "captures" / "top-160.txt").read_text()
     view = render("rides", HostPort(), now := parse_metrics(render_metrics(status(1, [0.1])), at=1.0), now)
     headers = [line for line in view.splitlines() if line.startswith(("handler ", "worker "))]
     found = [line for line in shown.splitlines() if line.startswith(("handler ", "worker "))]

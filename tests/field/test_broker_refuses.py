@@ -19,6 +19,7 @@ from eventml.deploy.workers.reports import HandlerReport, ServiceStatus, WorkerS
 from eventml.errors import BackendError, UnavailableError
 from eventml.runtime import worker as running
 from eventml.runtime.backoff import BrokerRetry
+from eventml.runtime.stats import Stats
 from tests.redis import scene
 
 if TYPE_CHECKING:
@@ -140,13 +141,13 @@ async def test_readiness_names_the_step_and_the_reason_and_comes_back(
 async def test_a_step_that_fails_every_other_time_is_one_outage(caplog: pytest.LogCaptureFixture) -> None:
     """One partition of a topic cannot be read, and another can."""
     caplog.set_level(logging.INFO)
-    failing: dict[str, Any] = {}
-    retry, since = BrokerRetry("double", "receive", failing), set()
+    stats = Stats()
+    retry, since = BrokerRetry("double", "receive", stats), set()
     for _ in range(4):
-        await retry.wait(UnavailableError("a bad partition"))
-        since.add(failing["receive"].since)
+        await retry.wait(BackendError("a bad partition"))
+        since.add(stats.failing["receive"].since)
         retry.succeeded()
-        assert not failing
+        assert not stats.failing
     assert len(since) == 1
     assert len(about(caplog, "receive")) == 2
 

@@ -14,7 +14,6 @@ import pytest
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
-import eventml.deploy.web
 from tests.web.conftest import client_of, until_in_flight
 from tests.web.test_predict import event
 
@@ -178,13 +177,33 @@ async def test_metrics_are_in_the_text_format_whatever_is_accepted(
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
 
 
-async def test_the_page_loads_nothing_from_elsewhere(client: httpx.AsyncClient) -> None:
+async def test_the_page_loads_its_own_files_only(client: httpx.AsyncClient) -> None:
     answer = await client.get("/docs")
     assert answer.status_code == 200
-    assert "default-src 'none'" in answer.headers["content-security-policy"]
-    page = Path(str(eventml.deploy.web.__file__)).with_name("page.html").read_text("utf-8")
-    assert answer.text == page
-    assert not re.findall(r"(?:src|href)=|https?://", page)
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'none'; script-src 'self';" in policy
+    assert not re.findall("[a-z]+:/|unsafe-eval", policy)
+    linked = re.findall(r"(?:src|href)=\"([^\"]*)\"", answer.text)
+    assert len(linked) == 4
+    for link in linked:
+        if link != "data:,":
+            file = await client.get(f"/{link}")
+            assert (file.status_code, file.headers["content-security-policy"]) == (200, policy)
+            assert file.headers["content-type"].startswith("text/")
+    assert (await client.get("/docs/LICENSE")).status_code == 404
+
+
+async def test_the_files_of_the_page_are_compressed_for_who_accepts_it(client: httpx.AsyncClient) -> None:
+    path = "/docs/swagger-ui-bundle.js"
+    small, large = [await client.get(path, headers={"accept-encoding": one}) for one in ("gzip", "identity")]
+    assert small.content == large.content
+    assert int(small.headers["content-length"]) < int(large.headers["content-length"]) / 3
+
+
+async def test_an_answer_says_how_long_its_prediction_took(client: httpx.AsyncClient) -> None:
+    for body in (event(), [event(), event("fail")]):
+        answer = await client.post("/predict/double", json=body)
+        assert re.fullmatch(r"predict;dur=\d+\.\d", answer.headers["server-timing"])
 
 
 WITHOUT_EXTRA = """

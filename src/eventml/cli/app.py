@@ -7,7 +7,22 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from eventml.cli import check, compare, demo, dlq, doctor, init, publish, run, score, serve, tail, top, topics
+from eventml.cli import (
+    check,
+    compare,
+    demo,
+    dlq,
+    doctor,
+    graph,
+    init,
+    publish,
+    run,
+    score,
+    serve,
+    tail,
+    top,
+    topics,
+)
 from eventml.cli.buses import reads_settings
 from eventml.cli.output import print_errors
 
@@ -39,6 +54,7 @@ app.command()(compare.replay)
 app.command()(tail.tail)
 app.command()(check.check)
 app.command()(check.schema)
+app.command()(graph.graph)
 app.command()(topics.lag)
 for command in (*app.registered_commands, *topics.app.registered_commands, *dlq.app.registered_commands):
     command.callback = command.callback and reads_settings(command.callback)

@@ -24,11 +24,11 @@ from eventml.cli.output import (
     JsonOption,
     UsageError,
     expected_errors,
-    format_table,
     print_json,
     print_message,
     print_text,
 )
+from eventml.cli.tables import print_table
 from eventml.errors import ConfigError
 from eventml.handlers import Handler
 from eventml.runtime import check_capabilities, check_topics, dead_letter_queues, load_model
@@ -244,7 +244,7 @@ def _print_report(report: CheckReport, *, verbose: bool) -> None:
         print_text("\n".join(f"  {line}" for line in lines))
     if report.handlers:
         columns = ["handler", "reads", "writes", "group", "takes", "model"]
-        print_text(format_table(columns, list(map(_row, report.handlers)), whole=True))
+        print_table(columns, list(map(_row, report.handlers)), ["takes", "group", "writes"])
     if not (report.warnings or report.problems):
         print_text("no problems")
     for warning in report.warnings:

@@ -13,7 +13,8 @@ import typer
 from eventml import config
 from eventml.bus import Bus, import_predictor
 from eventml.cli.buses import BackendOption, configure, find, open_shared, time_option
-from eventml.cli.output import JsonOption, UsageError, format_table, print_json, print_text, progress_bar
+from eventml.cli.output import JsonOption, UsageError, print_json, print_text, progress_bar
+from eventml.cli.tables import print_table
 from eventml.deploy import comparison as comparing
 from eventml.deploy.comparison import Answers, Comparison, Events
 from eventml.handlers import Handler, configured
@@ -135,7 +136,9 @@ def _print(
         return
     for name, columns, rows in tables:
         if rows:
-            print_text(f"{name}\n{format_table(columns, rows)}\n")
+            print_text(name)
+            print_table(columns, rows)
+            print_text("")
 
 
 def _model(answers: Answers, events: Events) -> dict[str, Any]:

@@ -1,8 +1,10 @@
 """`eventml dlq`: list and show dead letters, replay them, or drop them."""
 
 # No `from __future__ import annotations` here: typer reads the annotations at run time.
+import shlex
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
+from os import environ
 from typing import Annotated, Any, Final
 
 import anyio
@@ -17,12 +19,12 @@ from eventml.cli.output import (
     JsonOption,
     UsageError,
     delivery_to_json,
-    format_table,
     format_time,
     print_json,
     print_message,
     print_text,
 )
+from eventml.cli.tables import print_table
 from eventml.errors import TopicNotFoundError
 from eventml.printable import cut, printable, valid_unicode
 from eventml.runtime import (
@@ -41,7 +43,8 @@ from eventml.times import seconds_at
 
 app = typer.Typer(help="List dead letters, replay them or drop them.", no_args_is_help=True)
 
-_COLUMNS: Final = ("handler", "id", "exception", "attempts", "failed", "from", "reason")
+_COLUMNS: Final = ("handler", "exception", "attempts", "failed", "from", "reason", "id")
+_CAUSE: Final = ("handler", "exception", "count", "last failed", "last reason")
 _UNREADABLE: Final = "records are no dead letters; `eventml dlq drop --all` removes them"
 _MAX_INDENTED: Final = 65_536  # bytes of JSON
 
@@ -54,6 +57,7 @@ class Selection(msgspec.Struct, frozen=True):
     matching: DeadLetterFilter
     limit: int | None
     everything: bool
+    options: list[str]  # those that a command for some of them repeats
 
 
 def select(
@@ -85,8 +89,7 @@ def select(
 ) -> Selection:
     """Return the selection that the options describe; every command of this module takes them.
 
-    Raises:
-        AppNotFoundError: the bus has no such handler.
+    Raises AppNotFoundError: the bus has no such handler.
     """
     matching = DeadLetterFilter(
         ids=frozenset(event or ()),
@@ -98,17 +101,42 @@ def select(
     config.check_known(handler or (), app.handlers)
     queues = dead_letter_queues(map(app.configured_handler, handler or app.handlers))
     everything = not (handler or number or matching != DeadLetterFilter())
-    return Selection(app, queues, matching, number, everything)
+    times = [None if at is None else format_time(at) for at in (matching.since, matching.until)]
+    given = [*(("--id", one) for one in event or ()), *zip(("--since", "--until"), times, strict=True)]
+    variables = {"--config": config.FILE_VARIABLE, "--profile": config.PROFILE_VARIABLE}
+    given += [(name, environ.get(variable)) for name, variable in variables.items()]
+    given += [("--backend", backend and config.redact(backend))]
+    options = [text for option in given if option[1] for text in option if text]
+    return Selection(app, queues, matching, number, everything, [bus, *options])
 
 
 @app.command("list")
 @with_options(select)
 def list_dead_letters(selection: Selection, as_json: JsonOption = False) -> None:
-    """List dead letters, and count them by handler and exception.
+    """Count dead letters by handler and exception, and print the commands that replay them.
 
-    Those that were replayed or dropped are not listed. The command changes nothing.
+    With -n or --id each is listed. Those replayed or dropped before are not. The command changes nothing.
     """
-    _print(selection, in_full=False, as_json=as_json)
+    singly = bool(selection.limit or selection.matching.ids)
+    causes, found = dict[tuple[str, str], dict[str, Any]](), list[Any]()  # no records, which may be large
+
+    async def visit(queue: DeadLetterQueue, one: DeadLetterDelivery) -> None:
+        _count(causes.setdefault((queue.name, one.exception), {}), selection, queue, one)
+        if (singly or as_json) and len(found) != selection.limit:
+            found.append(_to_json(queue, one) if as_json else _row(queue, one))
+
+    _browse(msgspec.structs.replace(selection, limit=None), visit)  # those beyond the limit are counted
+    if as_json:
+        print_json({"dead_letters": found, "causes": [*causes.values()]})
+    elif found:
+        print_table(_COLUMNS, found, ["from", "attempts", "reason", "failed"])
+        print_text(f"{len(found)} of {sum(cause['count'] for cause in causes.values())} dead letters")
+    elif causes:
+        largest = sorted(causes.values(), key=lambda cause: -cause["count"])
+        print_table(_CAUSE, [[*map(str, cause.values())][:-1] for cause in largest], _CAUSE[-1:2:-1])
+        print_text("\n".join(["", *(printable(cause["replay"]) for cause in largest)]))
+    else:
+        print_text("no dead letters")
 
 
 @app.command("show")
@@ -118,7 +146,18 @@ def show(selection: Selection, as_json: JsonOption = False) -> None:
 
     That is the event, why it failed, and where it came from. The command changes nothing.
     """
-    _print(selection, in_full=True, as_json=as_json)
+    found = list[Any]()
+
+    async def visit(queue: DeadLetterQueue, one: DeadLetterDelivery) -> None:
+        found.append(_to_json(queue, one, in_full=True) if as_json else None)
+        if not as_json:  # in a thread, as a pager may keep it waiting
+            await anyio.to_thread.run_sync(print_text, "\n".join(_lines(queue, one)))
+
+    _browse(selection, visit)
+    if as_json:
+        print_json({"dead_letters": found})
+    elif not found:
+        print_text("no dead letters")
 
 
 @app.command("replay")
@@ -176,41 +215,24 @@ async def _visit_queues(
             limit = None if limit is None else limit - taken
 
 
-def _print(selection: Selection, *, in_full: bool, as_json: bool) -> None:
-    """Print the selected dead letters, and their counts; a list counts those beyond the limit too."""
-    kept: list[Any] = []  # what is printed at the end: no records, which may be large
-    counts: dict[str, Counter[str]] = {}
+def _browse(
+    selection: Selection, visit: Callable[[DeadLetterQueue, DeadLetterDelivery], Awaitable[None]]
+) -> None:
+    """Visit each selected dead letter; warn of records that are none, and of misplaced ones."""
     warnings = Counter[tuple[str, str]]()
 
     async def read_queue(queue: DeadLetterQueue, subscription: Subscription, limit: int | None) -> int:
-        handler, taken = queue.name, 0
+        taken = 0
         async for dead_letter in browse(subscription, selection.matching, limit=limit):
             if dead_letter is None:
-                warnings[handler, _UNREADABLE] += 1
+                warnings[queue.name, _UNREADABLE] += 1
                 continue
             taken += 1
-            counts.setdefault(handler, Counter())[dead_letter.exception] += 1
-            warnings[handler, f"misplaced, not to be replayed: {MISPLACED}"] += not queue.owns(dead_letter)
-            if len(kept) == selection.limit:
-                continue
-            if as_json:
-                kept.append(_to_json(queue, dead_letter, in_full=in_full))
-            elif in_full:  # in a thread, as a pager may keep it waiting
-                await anyio.to_thread.run_sync(print_text, "\n".join(_lines(queue, dead_letter)))
-            else:
-                kept.append(_row(queue, dead_letter))
+            warnings[queue.name, f"misplaced, not to be replayed: {MISPLACED}"] += not queue.owns(dead_letter)
+            await visit(queue, dead_letter)
         return taken
 
-    visited = selection if in_full else msgspec.structs.replace(selection, limit=None)
-    anyio.run(_visit_queues, visited, read_queue)
-    if as_json:
-        print_json({"dead_letters": kept, "counts": counts})
-    else:
-        lines = [format_table(_COLUMNS, kept)] if kept else []
-        lines += _count_lines(counts)
-        if 0 < len(kept) < (total := sum(map(Counter.total, counts.values()))):
-            lines.append(f"{len(kept)} of these {total} are listed (-n {selection.limit})")
-        print_text("\n".join(lines) or "no dead letters")
+    anyio.run(_visit_queues, selection, read_queue)
     for (handler, text), count in (+warnings).items():
         print_message(f"{handler}: {count} {text}", "warning")
 
@@ -229,16 +251,7 @@ def _replay_or_drop(selection: Selection, action: DeadLetterAction, *, as_json: 
     anyio.run(_visit_queues, selection, process_queue)
     if as_json:
         counts = [
-            {
-                "handler": queue.name,
-                "topic": queue.topic,
-                "action": action,
-                "done": report.chosen,
-                "refused": report.refused,
-                "duplicates": report.duplicates,
-                "unreadable": report.unreadable,
-                "remaining": report.left,
-            }
+            {"handler": queue.name, "topic": queue.topic, "action": action, **msgspec.to_builtins(report)}
             for queue, report in results
         ]
         print_json(counts)
@@ -265,17 +278,23 @@ def _print_report(queue: DeadLetterQueue, report: ReplayReport, action: DeadLett
         print_message(f"{handler}: {count} could not be {done}, and remain: {reason}", "error")
 
 
-def _count_lines(counts: dict[str, Counter[str]]) -> Iterator[str]:
-    for handler, found in counts.items():
-        noun = "dead letter" if found.total() == 1 else "dead letters"
-        yield f"{handler}: {found.total()} {noun} ({_format_counts(found)})"
+def _count(cause: dict[str, Any], chosen: Selection, queue: DeadLetterQueue, one: DeadLetterDelivery) -> None:
+    """Count a dead letter in its cause: those of a handler with an exception, which a command replays."""
+    failed, (bus, *options) = format_time(one.last_failure) or "-", chosen.options
+    command = ["dlq", "replay", bus, "--handler", queue.handlers[0], "--exception", one.exception, *options]
+    cause |= {"handler": queue.name, "exception": one.exception, "count": cause.get("count", 0) + 1}
+    if failed >= cause.get("last_failed", "-"):
+        cause |= {"last_failed": failed, "last_reason": _reason(queue, one)}
+    cause["replay"] = f"eventml {shlex.join(command)}"
 
 
 def _format_counts(counts: Counter[str]) -> str:
     return ", ".join(f"{count} {_one_line(cut(name))}" for name, count in counts.most_common())
 
 
-def _to_json(queue: DeadLetterQueue, dead_letter: DeadLetterDelivery, *, in_full: bool) -> dict[str, Any]:
+def _to_json(
+    queue: DeadLetterQueue, dead_letter: DeadLetterDelivery, *, in_full: bool = False
+) -> dict[str, Any]:
     """Return the fields of a dead letter for the JSON output; times are seconds since the epoch."""
     fields: dict[str, Any] = {"handler": queue.name, "id": valid_unicode(dead_letter.id)}
     fields |= {**msgspec.structs.asdict(dead_letter), "misplaced": not queue.owns(dead_letter)}
@@ -284,18 +303,14 @@ def _to_json(queue: DeadLetterQueue, dead_letter: DeadLetterDelivery, *, in_full
 
 
 def _row(queue: DeadLetterQueue, dead_letter: DeadLetterDelivery) -> list[str]:
+    failed, reason = format_time(dead_letter.last_failure) or "-", _reason(queue, dead_letter)
+    what, attempts = cut(dead_letter.exception), str(dead_letter.attempts)
+    return [queue.name, what, attempts, failed, cut(dead_letter.origin, 300), reason, dead_letter.id]
+
+
+def _reason(queue: DeadLetterQueue, dead_letter: DeadLetterDelivery) -> str:
     reason = dead_letter.message.removeprefix(f"{dead_letter.exception}: ")
-    mark = "" if queue.owns(dead_letter) else "(misplaced) "
-    cells = [
-        queue.name,
-        dead_letter.id,
-        dead_letter.exception,
-        str(dead_letter.attempts),
-        format_time(dead_letter.last_failure) or "-",
-        dead_letter.origin,
-        cut(f"{mark}{reason}", 80),
-    ]
-    return [_one_line(cut(cell)) for cell in cells]
+    return _one_line(cut(reason if queue.owns(dead_letter) else f"(misplaced) {reason}", 80))
 
 
 def _lines(queue: DeadLetterQueue, dead_letter: DeadLetterDelivery) -> Iterator[str]:

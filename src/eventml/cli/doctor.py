@@ -7,7 +7,8 @@ import typer
 
 from eventml.bus import import_predictor
 from eventml.cli.buses import BackendOption, configure, find
-from eventml.cli.output import JsonOption, UsageError, format_table, print_json, print_message, print_text
+from eventml.cli.output import JsonOption, UsageError, print_json, print_message, print_text
+from eventml.cli.tables import format_table
 from eventml.deploy.doctor import Advice, Examination, advise, examine
 
 _BAR = 30  # characters of the longest bar
@@ -71,11 +72,12 @@ def _report(found: Examination, advice: Advice) -> str:
             ]
         )
     columns = ["batch", "a call", "an event", "events/s", "time for an event"]
+    table = "\n".join(format_table(columns, rows))
     workers = "" if advice.workers is None else f"\nworkers     {advice.workers}"
     return (
         f"{found.predictor}, model {' '.join(found.model)}: loaded in {found.load_seconds:.2f} s, "
         f"{found.load_memory / 2**20:.0f} MiB; batches took {found.peak_memory / 2**20:.0f} MiB more\n"
-        f"{format_table(columns, rows)}\n\n"
+        f"{table}\n\n"
         f"max_batch   {advice.max_batch}\n"
         f"timeout     {advice.timeout:g}\n"
         f"events/s    {advice.rate:,.0f} for one worker, without the cost of a broker{workers}\n"

@@ -1,4 +1,4 @@
-"""Output of the commands: tables, records as JSON, errors with an exit status, progress bars and the log."""
+"""Output of the commands: text, records as JSON, errors with an exit status, progress bars and the log."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
 import typer
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
 from eventml.codec import Decoder
 from eventml.deploy.workers import BREAKER_OPEN, start_service_logging, utc_timestamp
 from eventml.errors import AppNotFoundError, CircuitBreakerError, EventMLError, JobRunningError
-from eventml.printable import cut, printable, printable_json, printable_lines, valid_unicode
+from eventml.printable import printable, printable_json, printable_lines, valid_unicode
 from eventml.runtime import leaves
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
     from eventml.records import Delivery
 
@@ -124,22 +124,16 @@ def print_text(text: str) -> None:
     typer.echo(printable(text, keep="\n\t"))
 
 
+def print_styled(*lines: RenderableType) -> None:
+    """Print printable text to standard output, in its styles if that is a terminal. Lines are not wrapped."""
+    Console().print(*lines, sep="\n", soft_wrap=True)
+
+
 def print_json(value: Any, *, indented: bool = False) -> None:
     """Print a value to standard output as JSON, exact and printable: in one line, or in indented ones."""
     encoded = msgspec.json.encode(value)
     for line in msgspec.json.format(encoded, indent=2).splitlines() if indented else [encoded]:
         typer.echo(printable_json(line))
-
-
-def format_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, whole: bool = False) -> str:
-    """Return a table as text, a line for each row. Long cells are cut unless they are to be `whole`."""
-    shown = printable if whole else lambda cell: cut(printable(cut(cell)))
-    lines = [columns, *(list(map(shown, row)) for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )
 
 
 def delivery_to_json(delivery: Delivery) -> bytes:

@@ -7,8 +7,7 @@ import math
 import time
 from datetime import timedelta
 from http import HTTPStatus
-from itertools import compress
-from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
 import msgspec
 import typer
@@ -18,23 +17,19 @@ from rich.text import Text
 
 from eventml.bus import import_bus
 from eventml.cli.buses import BusArgument, find, seconds
-from eventml.cli.output import UsageError, format_table, print_text
+from eventml.cli.output import JsonOption, UsageError, print_json, print_text
+from eventml.cli.tables import format_table
 from eventml.deploy.workers import HostPort, parse_host_port
 from eventml.errors import MissingExtraError, UnavailableError
 from eventml.printable import cut, printable
 from eventml.runtime import SECONDS_BUCKETS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 Labels: TypeAlias = frozenset[tuple[str, str]]
 
 _TIMEOUT: Final = 5.0  # seconds for the operations port to answer
-_HANDLERS: Final = (
-    *("handler", "lag", "in flight", "in/s", "out/s", "dead", "lost", "retries", "batch", "p50", "p99"),
-    *("call", "complete", "stale", "duplicate", "skipped"),
-)
-_WORKERS: Final = ("worker", "state", "up", "restarts", "in flight", "oldest", "models")
 _LEAST_IMPORTANT: Final = (  # a narrow terminal leaves them out, in this order
     *("skipped", "duplicate", "stale", "complete", "call", "batch", "oldest", "retries"),
     *("in flight", "out/s", "models", "up", "restarts"),
@@ -86,13 +81,22 @@ def top(
     ] = str(HostPort()),
     every: Annotated[float, seconds(0.2, "Time between two updates.")] = 1.0,
     once: Annotated[bool, typer.Option("--once", help="Print one update and exit.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Show a running service live: its workers, lag, rates and latencies.
 
     Rates and latencies are those since the last update, and a latency is at most what is shown. Ctrl-C exits.
+    With `--json`, one update is printed: numbers by column, times in seconds.
     """
     name, address, console = find(import_bus, bus).name, parse_host_port(at), Console()
     before = _fetch(name, address)
+    if as_json:
+        time.sleep(every)
+        now = _fetch(name, address)
+        handlers, workers = rows(before, now)
+        found = {"bus": name, "unready": now.unready, "handlers": handlers, "workers": workers}
+        print_json(found)
+        return
     if once or not console.is_terminal:
         time.sleep(every)
         width = console.width if console.is_terminal else None
@@ -160,69 +164,67 @@ def parse_metrics(text: str, at: float) -> Snapshot:
 
 def render(bus: str, address: HostPort, before: Snapshot, now: Snapshot, width: int | None = None) -> str:
     """Return what is shown for two snapshots: the service, handlers and workers, in columns that fit."""
-    handlers = now.label_values("eventml_events_received_total", "handler")
-    workers = now.label_values("eventml_worker_state", "worker")
-    connected = [name for name in workers if now.sum("eventml_worker_connected", worker=name)]
-    ready = sum(bool(now.sum("eventml_worker_state", worker=name, state="ready")) for name in connected)
+    handlers, workers = rows(before, now)
+    ready = sum(row["state"].startswith("ready") and "no broker" not in row["state"] for row in workers)
     rolling = now.sum("eventml_rolling_restarts_total") or 0
     title = f"{bus} at {address}: {ready} of {len(workers)} workers ready, {rolling:.0f} rolling restarts"
     explained = (
         "since the start: dead, lost, retries (dead letters replayed since are counted)\n"
         f"in the last {now.at - before.at:.1f} s: in/s, out/s, batch; half of the latencies ≤ p50, 99% ≤ p99"
     )
-    return "\n\n".join(
-        [
-            "\n".join([title, *(f"not ready: {printable(cut(reason))}" for reason in now.unready)]),
-            _fitting_table(_HANDLERS, [handler_row(before, now, name) for name in handlers], width),
-            explained,
-            _fitting_table(_WORKERS, [worker_row(now, name) for name in workers], width),
-        ]
-    )
+    tables = [
+        "\n".join(format_table([*found[0]], list(map(format_row, found)), _LEAST_IMPORTANT, width))
+        for found in (handlers, workers)
+        if found
+    ]
+    reasons = [f"not ready: {printable(cut(reason))}" for reason in now.unready]
+    return "\n\n".join(["\n".join([title, *reasons]), *tables[:1], explained, *tables[1:]])
 
 
-def _fitting_table(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int | None) -> str:
-    for name in ("", *_LEAST_IMPORTANT):
-        kept = [column != name for column in columns]
-        columns, *rows = [list(compress(line, kept)) for line in (columns, *rows)]
-        table = format_table(columns, rows)
-        if width is None or max(map(len, table.splitlines())) <= width:
-            break
-    return table
+def rows(before: Snapshot, now: Snapshot) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the rows of the handlers and those of the workers: values by column."""
+    handlers = now.label_values("eventml_events_received_total", "handler")
+    workers = now.label_values("eventml_worker_state", "worker")
+    return [handler_row(before, now, name) for name in handlers], [worker_row(now, name) for name in workers]
 
 
-def handler_row(before: Snapshot, now: Snapshot, name: str) -> list[str]:
+def format_row(row: Mapping[str, Any]) -> list[str]:
+    """Return the cells of a row."""
+    return [_FORMATS.get(column, format_number)(value) for column, value in row.items()]
+
+
+def handler_row(before: Snapshot, now: Snapshot, name: str) -> dict[str, Any]:
     """Return the numbers of a handler; rates and latencies are those of the time between two snapshots."""
     rise, seconds = now.since(before), max(now.at - before.at, 1e-9)
-    received = rise.sum("eventml_events_received_total", handler=name) or 0
-    published = rise.sum("eventml_events_published_total", handler=name) or 0
     bucket = "eventml_latency_seconds_bucket"
     bounds = rise.label_values(bucket, "le", handler=name)
     latencies = {float(bound): rise.sum(bucket, handler=name, le=bound) or 0 for bound in bounds}
-    rare = ("eventml_events_stale_total", "eventml_events_duplicate_total", "eventml_events_skipped_total")
-    return [
-        name,
-        format_number(now.sum("eventml_lag", handler=name)),
-        format_number(now.sum("eventml_events_in_flight", handler=name)),
-        format_number(received / seconds),
-        format_number(published / seconds),
-        format_number(now.sum("eventml_dead_letters_total", handler=name)),
-        format_number(now.sum("eventml_records_lost_total", handler=name)),
-        format_number(now.sum("eventml_retries_total", handler=name)),
-        format_number(rise.mean("eventml_batch_size", handler=name)),
-        format_bound(quantile(latencies, 0.5)),
-        format_bound(quantile(latencies, 0.99)),
-        format_seconds(rise.mean("eventml_stage_seconds", handler=name, stage="call")),
-        format_seconds(rise.mean("eventml_stage_seconds", handler=name, stage="complete")),
-        *(format_number(now.sum(metric, handler=name)) for metric in rare),
-    ]
+    return {
+        "handler": name,
+        "lag": now.sum("eventml_lag", handler=name),
+        "in flight": now.sum("eventml_events_in_flight", handler=name),
+        "in/s": (rise.sum("eventml_events_received_total", handler=name) or 0) / seconds,
+        "out/s": (rise.sum("eventml_events_published_total", handler=name) or 0) / seconds,
+        "dead": now.sum("eventml_dead_letters_total", handler=name),
+        "lost": now.sum("eventml_records_lost_total", handler=name),
+        "retries": now.sum("eventml_retries_total", handler=name),
+        "batch": rise.mean("eventml_batch_size", handler=name),
+        "p50": quantile(latencies, 0.5),
+        "p99": quantile(latencies, 0.99),
+        "call": rise.mean("eventml_stage_seconds", handler=name, stage="call"),
+        "complete": rise.mean("eventml_stage_seconds", handler=name, stage="complete"),
+        "stale": now.sum("eventml_events_stale_total", handler=name),
+        "duplicate": now.sum("eventml_events_duplicate_total", handler=name),
+        "skipped": now.sum("eventml_events_skipped_total", handler=name),
+    }
 
 
-def worker_row(now: Snapshot, name: str) -> list[str]:
+def worker_row(now: Snapshot, name: str) -> dict[str, Any]:
     """Return the state and the numbers of a worker."""
     states = now.label_values("eventml_worker_state", "state", worker=name)
-    current = [s for s in states if now.sum("eventml_worker_state", worker=name, state=s)]
-    connected = now.sum("eventml_worker_connected", worker=name)
-    state = "+".join(current) if connected else f"{'+'.join(current)}, no broker"
+    state = "+".join(s for s in states if now.sum("eventml_worker_state", worker=name, state=s))
+    if not now.sum("eventml_worker_connected", worker=name):
+        state += ", no broker"
     for handler in now.label_values("eventml_broker_failing_seconds", "handler", worker=name):
         if (failing := now.sum("eventml_broker_failing_seconds", worker=name, handler=handler) or 0) >= 1:
             state += f", {handler} fails for {format_seconds(failing)}"
@@ -230,15 +232,15 @@ def worker_row(now: Snapshot, name: str) -> list[str]:
         if now.sum("eventml_handler_breaker_open", worker=name, handler=handler):
             state += f", {handler} has stopped: most of its events fail"
     models = (dict(labels) for (metric, labels) in now.samples if metric == "eventml_model_info")
-    return [
-        name,
-        state,
-        str(timedelta(seconds=int(now.sum("eventml_worker_uptime_seconds", worker=name) or 0))),
-        format_number(now.sum("eventml_worker_restarts_total", worker=name)),
-        format_number(now.sum("eventml_events_in_flight", worker=name)),
-        format_seconds(now.sum("eventml_oldest_in_flight_seconds", worker=name)),
-        ", ".join(sorted(f"{m['handler']} {m['version']}" for m in models if m["worker"] == name)),
-    ]
+    return {
+        "worker": name,
+        "state": state,
+        "up": now.sum("eventml_worker_uptime_seconds", worker=name),
+        "restarts": now.sum("eventml_worker_restarts_total", worker=name),
+        "in flight": now.sum("eventml_events_in_flight", worker=name),
+        "oldest": now.sum("eventml_oldest_in_flight_seconds", worker=name),
+        "models": sorted(f"{m['handler']} {m['version']}" for m in models if m["worker"] == name),
+    }
 
 
 def quantile(buckets: Mapping[float, float], q: float) -> float | None:
@@ -269,3 +271,12 @@ def format_seconds(seconds: float | None) -> str:
     if seconds is None:
         return "-"
     return f"{seconds:,.1f}s" if seconds >= 1 else f"{round(seconds * 1000, 2):.3g}ms"
+
+
+_FORMATS: Final[dict[str, Callable[[Any], str]]] = {
+    **dict.fromkeys(("handler", "worker", "state"), str),
+    **dict.fromkeys(("p50", "p99"), format_bound),
+    **dict.fromkeys(("call", "complete", "oldest"), format_seconds),
+    "up": lambda seconds: str(timedelta(seconds=int(seconds or 0))),
+    "models": ", ".join,
+}

@@ -13,7 +13,8 @@ import typer
 from eventml.backends.base import NewTopic
 from eventml.bus import Bus, create_topics, topics_of
 from eventml.cli.buses import BackendOption, BusArgument, backend_url, load_bus, open_shared
-from eventml.cli.output import JsonOption, format_table, print_json, print_message, print_text
+from eventml.cli.output import JsonOption, print_json, print_message, print_text
+from eventml.cli.tables import print_table
 
 app = typer.Typer(help="Create the topics of an app.", no_args_is_help=True)
 
@@ -56,7 +57,7 @@ def create(
         )
     else:
         rows = [[topic.name, "existed" if topic.name in existed else "created"] for topic in topics]
-        print_text(format_table(["topic", "state"], rows, whole=True))
+        print_table(["topic", "state"], rows)
 
 
 async def _create(bus: Bus, topics: Sequence[NewTopic]) -> Sequence[str] | None:
@@ -78,7 +79,7 @@ def lag(bus: BusArgument, backend: BackendOption = None, as_json: JsonOption = F
         print_json(found)
     else:
         rows = [row for group in groups for row in _rows(group)]
-        print_text(format_table(["handler", "group", "topic", "partition", "lag"], rows, whole=True))
+        print_table(["handler", "group", "topic", "partition", "lag"], rows, ["group", "topic"])
     if unknown := ", ".join(group["handler"] for group in groups if group["lag"] is None):
         why = "a group does not exist before its handler first runs, or the broker cannot tell"
         print_message(f"the lag of {unknown} is unknown: {why}", "note")

@@ -3,7 +3,7 @@
 # No `from __future__ import annotations` here: typer reads the annotations at run time.
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from threading import Timer
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
@@ -21,6 +21,7 @@ from eventml.deploy.workers import (
     force_exit_later,
     parse_host_port,
     serve_operations,
+    watch_health,
 )
 
 log = logging.getLogger("eventml")
@@ -115,7 +116,7 @@ def run_in_process(
 
 def _operations(bus: Bus, worker: RunningWorker, plan: ServicePlan) -> AbstractAsyncContextManager[object]:
     if not isinstance(plan.operations, HostPort):
-        return nullcontext()
+        return watch_health(bus.name, worker, plan.limits)  # for the log of outages
     return serve_operations(bus.name, worker, plan.operations, max_lag=plan.max_lag, limits=plan.limits)
 
 

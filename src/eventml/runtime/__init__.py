@@ -11,7 +11,8 @@ In reading order:
   `output_checks.py` and `outputs.py`.
 - `circuit_breaker.py` stops a handler while most of its events fail; `failure_log.py` logs causes.
 - `failures.py` classifies exceptions, `infrastructure.py` knows those of client libraries, `backoff.py` waits
-  between attempts, `dead_letters.py` writes and reads dead letters, `replay.py` chooses and replays them.
+  between attempts, `outages.py` logs what fails at the broker, `dead_letters.py` writes and reads
+  dead letters, `replay.py` chooses and replays them.
 - `replies.py` answers requests; `stats.py` counts; `tracing.py` and `spans.py` record traces.
 
 The runtime may import `handlers`, `codec`, `models`, `frames`, `backends.base`, `records` and `errors`.
@@ -39,6 +40,7 @@ from eventml.runtime.failures import (
 from eventml.runtime.golden_rows import read_golden_rows
 from eventml.runtime.handler_call import CallSteps, HandlerCall
 from eventml.runtime.loaded_handlers import LoadedHandler, load_handlers, load_model
+from eventml.runtime.outages import OutageLog
 from eventml.runtime.output_checks import OutputChecks, Prediction
 from eventml.runtime.outputs import (
     Outputs,
@@ -77,6 +79,7 @@ __all__ = [
     "Histogram",
     "Item",
     "LoadedHandler",
+    "OutageLog",
     "OutputChecks",
     "Outputs",
     "Prediction",

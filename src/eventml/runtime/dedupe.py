@@ -33,7 +33,7 @@ class Dedupe:
         self._group = handler.options.group
         self._skips_replayed = handler.options.skip_replayed
         self._stats = stats
-        self._asking = BrokerRetry(handler.name, "looking up ids", stats.failing)
+        self._asking = BrokerRetry(handler.name, "looking up ids", stats)
         self._duplicates: dict[str, list[Item]] = {}  # by the id of an event in flight
         self.waiting = 0
 

@@ -94,7 +94,7 @@ class Pipeline:
         level = retry.log_level if retry.keeps_dead_letters else logging.WARNING
         self._failures = FailureLog(self._name, level, dead_letters=retry.keeps_dead_letters)
         self._stop = anyio.Event()
-        self._completing = BrokerRetry(self._name, "complete", stats.failing)
+        self._completing = BrokerRetry(self._name, "complete", stats)
         self._intake: Intake[Item] = Intake(self._max_batch, max_bytes)
         self._uncompleted = 0  # batches that were processed and not completed
         self._all_completed: anyio.Event | None = None  # exists only while a task waits for it
@@ -126,7 +126,7 @@ class Pipeline:
         self._intake.close()
 
     async def _receive_all(self) -> None:
-        retry = BrokerRetry(self._name, "receive", self._stats.failing)
+        retry = BrokerRetry(self._name, "receive", self._stats)
         while True:
             await self._intake.room()
             try:

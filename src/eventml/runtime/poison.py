@@ -82,7 +82,7 @@ class CountedCalls:
         self._subscription = subscription if isinstance(subscription, CountsAttempts) else None
         self._losing = subscription if isinstance(subscription, LosesDeliveries) else None
         self._stats = stats
-        self._broker = BrokerRetry(name, "counting attempts", stats.failing)
+        self._broker = BrokerRetry(name, "counting attempts", stats)
         self._begun = False  # an attempt is counted, perhaps of an event whose call has returned
         self._lost: dict[int, Delivery] = {}  # by its id(), as long as the delivery is kept here
 

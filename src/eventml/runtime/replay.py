@@ -74,7 +74,7 @@ class DeadLetterFilter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReplayReport(msgspec.Struct):
-    """The outcome of a run.
+    """The outcome of a run. In JSON, `chosen` is `done`, and `left` is `remaining`.
 
     Attributes:
         chosen: Dead letters that matched and were replayed or dropped, counted by exception.
@@ -85,11 +85,11 @@ class ReplayReport(msgspec.Struct):
         left: How many dead letters are left; None if the backend cannot tell.
     """
 
-    chosen: Counter[str] = msgspec.field(default_factory=Counter)
+    chosen: Counter[str] = msgspec.field(default_factory=Counter, name="done")
     refused: Counter[str] = msgspec.field(default_factory=Counter)
     duplicates: int = 0
     unreadable: int = 0
-    left: int | None = None
+    left: int | None = msgspec.field(default=None, name="remaining")
 
 
 async def browse(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, Literal
 import msgspec
 
 from eventml.backends.base import Completion, CountsLost
+from eventml.runtime.outages import OutageLog
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -78,6 +79,7 @@ class Stats:
         batch: The sizes of the batches that the handler was called with.
         failing: The steps whose last attempt at the broker failed, by name: `receive`, `complete`,
             `counting attempts`, `looking up ids`.
+        outages: Logs the steps that fail, for all handlers of a worker.
         breaker_open: Why the handler has stopped taking events; empty if it has not. See `breaker_window`.
         model_updates: How often a new version of the model has taken over.
         models_refused: New versions of the model that could not be loaded, or failed their checks.
@@ -85,7 +87,7 @@ class Stats:
         stages: How long each stage takes for a batch, in seconds. `receive` includes the wait for deliveries.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, outages: OutageLog | None = None) -> None:
         self.received = 0
         self.completed = 0
         self.published = 0
@@ -102,6 +104,7 @@ class Stats:
         self.latency = Histogram(SECONDS_BUCKETS)
         self.batch = Histogram(SIZE_BUCKETS)
         self.failing: dict[str, BrokerFailure] = {}
+        self.outages = outages or OutageLog()
         self.breaker_open = ""
         self.model_updates = 0
         self.models_refused = 0

@@ -29,6 +29,7 @@ from eventml.runtime.failures import describe, task_group
 from eventml.runtime.handler_call import CallSteps, HandlerCall
 from eventml.runtime.loaded_handlers import LoadedHandler, resources
 from eventml.runtime.model_updates import ModelUpdates
+from eventml.runtime.outages import OutageLog
 from eventml.runtime.outputs import Outputs
 from eventml.runtime.pipeline import Pipeline
 from eventml.runtime.replies import Replies
@@ -57,7 +58,7 @@ class Worker:
         tracing: Records what the handlers do; None if tracing is off.
 
     Attributes:
-        stats: The counters of each handler, by name.
+        stats, outages: The counters of each handler, by name; what fails at the broker, for the log.
         ready: Set once every handler has subscribed: records published from then on reach it.
 
     Raises:
@@ -84,8 +85,8 @@ class Worker:
         self._stop = anyio.Event()
         self._work = anyio.CancelScope()
         self.handlers = handlers
-        self.stats = {loaded.handler.name: Stats() for loaded in handlers}
-        self.ready = anyio.Event()
+        self.outages, self.ready = OutageLog(), anyio.Event()
+        self.stats = {loaded.handler.name: Stats(self.outages) for loaded in handlers}
         for loaded in handlers:
             check_capabilities(loaded.handler, backend.capabilities)
         check_topics([loaded.handler for loaded in handlers], backend)

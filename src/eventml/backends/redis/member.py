@@ -234,7 +234,7 @@ class Member:
         deliveries: Sequence[Delivery] = ()
         try:
             with anyio.move_on_after(self._readable_after if self._failing else math.inf):
-                deliveries = await receive(self._readers, limit, self._arrived)
+                deliveries = await receive(self._readers, limit, self._arrived, until_read=self._failing)
         except Exception:
             self._failing = True
             raise

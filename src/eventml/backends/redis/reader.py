@@ -88,6 +88,7 @@ class ReadAhead:
         size: How much to read at once.
         pending: The read that is under way.
         ready: Deliveries that have been read and not been taken.
+        reads: How many reads have succeeded.
     """
 
     def __init__(
@@ -102,6 +103,7 @@ class ReadAhead:
         self.size = ReadSize(server.settings.max_bytes)
         self.pending: asyncio.Future[list[Any]] | None = None
         self.ready: list[Delivery] = []
+        self.reads = 0
         self._command = command
         self._decode = decode
         self._arrived = arrived
@@ -171,6 +173,7 @@ class ReadAhead:
                 self.client.check_server([reply])
                 self._failure = error_for(reply, "reading")
             else:
+                self.reads += 1
                 for topic, entries in reply or ():
                     self.ready += self._decode(topic.decode(), entries)
                 self._ready_bytes = connection.received - self._received
@@ -183,11 +186,15 @@ class ReadAhead:
         self._arrived.set()
 
 
-async def receive(sources: list[R], limit: int, arrived: asyncio.Event) -> Sequence[Delivery]:
+async def receive(
+    sources: list[R], limit: int, arrived: asyncio.Event, *, until_read: bool = False
+) -> Sequence[Delivery]:
     """Wait for at least one delivery from any source, and take up to `limit`; see `Subscription.receive`.
 
-    The source that they come from is the last one in the list then.
+    The source that they come from is the last one in the list then. With `until_read` it takes none once all
+    sources have been read.
     """
+    reads = [source.reads for source in sources]
     while True:
         await checkpoint_if_cancelled()  # a caller that has been cancelled meanwhile takes nothing
         arrived.clear()
@@ -201,6 +208,8 @@ async def receive(sources: list[R], limit: int, arrived: asyncio.Event) -> Seque
                 for other in sources:
                     other.read_ahead(limit)
                 return taken
+        if until_read and all(source.reads > before for source, before in zip(sources, reads, strict=True)):
+            return ()
         for source in sources:
             await source.read(limit)
         await arrived.wait()

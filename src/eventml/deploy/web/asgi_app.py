@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from contextlib import AsyncExitStack, asynccontextmanager
 from http import HTTPStatus
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
@@ -14,6 +13,7 @@ from starlette.routing import Router
 
 from eventml.bus import Bus, asyncapi_document
 from eventml.deploy.web.authentication import Authenticator
+from eventml.deploy.web.docs_page import PATHS, POLICY, send_page
 from eventml.deploy.web.events import BrokerConnection, EventsEndpoint, accepted_topics
 from eventml.deploy.web.http_messages import (
     Problem,
@@ -38,12 +38,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("eventml")
 
-_PAGE: Final = Path(__file__).with_name("page.html")
-_PAGE_POLICY: Final = (
-    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
-_GET: Final = ("", "/docs", "/openapi.json", "/asyncapi.json", "/metrics", "/livez", "/readyz")
+_GET: Final = (*PATHS, "/openapi.json", "/asyncapi.json", "/metrics", "/livez", "/readyz")
 
 
 def application(bus: Bus, *, only: Sequence[str], authenticate: bool) -> WebService:
@@ -105,12 +100,13 @@ class WebService:
             raise unavailable("the service has not been started: the app around it must enter its lifespan")
         path = scope["path"].removeprefix(scope.get("root_path", "")).removesuffix("/")
         if scope["method"] in ("GET", "HEAD") and path in _GET:
-            if not path:
-                to = {"location": f"{scope.get('root_path', '')}/docs"}
-                await send_response(send, HTTPStatus.TEMPORARY_REDIRECT, b"see /docs\n", "text/plain", to)
+            if (
+                path in PATHS
+            ):  # they need no token: they hold no data, and the page sends it with its requests
+                await send_page(path, scope, send)
                 return
             answer = await self._get(path, scope)
-            await send_response(send, *answer, {"content-security-policy": _PAGE_POLICY})
+            await send_response(send, *answer, {"content-security-policy": POLICY})
             return
         self._authenticator.check(scope)
         if scope["method"] != "POST" or path not in self._endpoints:
@@ -125,9 +121,7 @@ class WebService:
             self.in_flight -= 1
 
     async def _get(self, path: str, scope: Scope) -> tuple[int, bytes, str]:
-        """Return the status, body and content type of a path in `_GET`."""
-        if path == "/docs":  # it needs no token: it holds no data, and sends the token with its own requests
-            return HTTPStatus.OK, _PAGE.read_bytes(), "text/html; charset=utf-8"
+        """Return the status, body and content type of a path in `_GET` that is not of the page."""
         if path in ("/livez", "/readyz"):
             status, body, content_type = answer_operations(path, self._status)
             if status != HTTPStatus.OK and not self._authenticator.accepts(scope):
@@ -187,7 +181,7 @@ class WebService:
                 running.start_soon(worker.run)
                 await worker.ready.wait()
                 topics = accepted_topics(bus)
-                connection = BrokerConnection(bus, background)
+                connection = BrokerConnection(bus, background, worker.outages)
                 for topic, event_type in topics.items():
                     self._endpoints[f"/events/{topic}"] = EventsEndpoint(connection, topic, event_type)
                 for one in loaded:

@@ -27,7 +27,7 @@ from eventml.deploy.web.http_messages import (
 )
 from eventml.deploy.web.request_backend import RequestEvent
 from eventml.errors import BackendError, EventMLError, FullError, NotOpenError, PublishError, UnavailableError
-from eventml.runtime import dead_letter_topic, output_event_types
+from eventml.runtime import OutageLog, dead_letter_topic, output_event_types
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -71,8 +71,9 @@ def accepted_topics(bus: Bus) -> dict[str, Any]:
 class BrokerConnection:
     """Opens a bus when an event is to be published. A bus that is open already is used as it is."""
 
-    def __init__(self, bus: Bus, tasks: TaskGroup) -> None:
+    def __init__(self, bus: Bus, tasks: TaskGroup, outages: OutageLog) -> None:
         self.bus = bus
+        self.outages = outages
         self._tasks = tasks  # a task of these keeps the bus open after the request that opened it
         self._opened: asyncio.Future[None] | None = None
         settings = bus.settings.backend
@@ -172,7 +173,9 @@ class EventsEndpoint:
             failed = [UnavailableError(f"no answer from the broker within {self._limits.timeout:g} s")]
         except BackendError as exc:
             failed = [exc]
+        step = f"publish to {topic}"
         if not failed:
+            self._connection.outages.succeeds(step)
             return
         error = failed[0]
         some = f" ({len(failed)} of {len(events)} events may be missing)" if len(events) > 1 else ""
@@ -181,5 +184,6 @@ class EventsEndpoint:
             raise Problem(status, detail, reason=str(error)) from error
         if isinstance(error, BackendError):
             detail = f"the broker is out of reach or full{some}"
-            raise unavailable(detail, str(error), advice="try again with the same ids") from error
+            self._connection.outages.fails(step, error)
+            raise unavailable(detail, advice="try again with the same ids") from error
         raise error

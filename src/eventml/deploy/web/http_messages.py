@@ -91,9 +91,9 @@ class Problem(Exception):  # noqa: N818 - a response to the client, not an error
         super().__init__(detail)
 
 
-def unavailable(detail: str, reason: str = "", *, advice: str = "try again") -> Problem:
+def unavailable(detail: str, *, advice: str = "try again") -> Problem:
     """Return a 503 problem, which asks the client to try again."""
-    return Problem(HTTPStatus.SERVICE_UNAVAILABLE, f"{detail}; {advice}", headers=_RETRY_AFTER, reason=reason)
+    return Problem(HTTPStatus.SERVICE_UNAVAILABLE, f"{detail}; {advice}", headers=_RETRY_AFTER)
 
 
 async def send_response(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
 
+from eventml.deploy.web.examples import example_of
 from eventml.deploy.web.http_messages import ProblemDetails
 from eventml.event_types import json_schemas
 from eventml.runtime import answer_type
@@ -48,7 +49,7 @@ def describe(
             f"Predictions of {handler.name}",
             (functions_of(handler.function)[0].__doc__ or "").strip(),  # not that of `partial`
             ["ce-id"],
-            _one_or_list(schema_of(handler.event_type), limits.max_events),
+            _events(schema_of(handler.event_type), components, limits),
             _predictions(schema_of(answer_type(handler))),
         )
     for topic, event_type in topics.items():
@@ -57,7 +58,7 @@ def describe(
             f"Publish to {topic}",
             "The broker has the events once this is answered. A list is published if all fit.",
             ["ce-id", "ce-partitionkey"],
-            _one_or_list(schema_of(event_type), limits.max_events),
+            _events(schema_of(event_type), components, limits),
             {"202": ("Published.", _one_or_list(_object(id=_STRING)))},
         )
     document: Schema = {
@@ -72,6 +73,10 @@ def describe(
     return document
 
 
+def _events(event: Schema, components: Schema, limits: WebSettings) -> Schema:
+    return {"schema": _one_or_list(event, limits.max_events), "example": example_of(event, components)}
+
+
 def _predictions(prediction: Schema) -> Responses:
     answer = _object(
         id={**_STRING_OR_NULL, "description": "Id of the prediction, the same as on a stream."},
@@ -84,9 +89,10 @@ def _predictions(prediction: Schema) -> Responses:
         },
     )
     failed = _object(input=_STRING, error=_PROBLEM)
+    every = "The prediction of each event, in their order. `server-timing` has the milliseconds that it took."
     some = "For a list: predictions of some events, and the problems of the others in their places."
     return {
-        "200": ("The prediction of each event, in their order.", _one_or_list(answer)),
+        "200": (every, _one_or_list(answer)),
         "207": (some, {"type": "array", "items": {"anyOf": [answer, failed]}}),
     }
 
@@ -106,13 +112,14 @@ def _post(
     return {
         "post": {
             "operationId": name,
+            "tags": ["predictions" if name.startswith("predict_") else "events"],
             "summary": summary,
             "description": description,
             "parameters": [
                 {"name": header, "in": "header", "description": _HEADERS[header], "schema": _STRING}
                 for header in headers
             ],
-            "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
+            "requestBody": {"required": True, "content": {"application/json": body}},
             "responses": described,
         }
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
@@ -96,12 +97,14 @@ class PredictEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or raise a `Problem` if it has no answer."""
         events, is_list, _ = await read_events(scope, receive, self._limits, self._decoder)
+        start = time.perf_counter()
         results = await self._predict(events, trace_context(scope) if self._traced else NO_HEADERS)
+        took = {"server-timing": f"predict;dur={(time.perf_counter() - start) * 1e3:.1f}"}
         if not is_list:
             [result] = results
             if isinstance(result, Problem):
                 raise result
-            await send_response(send, HTTPStatus.OK, result)
+            await send_response(send, HTTPStatus.OK, result, headers=took)
             return
         problems = [result for result in results if isinstance(result, Problem)]
         statuses = {problem.details.status for problem in problems}
@@ -109,7 +112,7 @@ class PredictEndpoint:
             raise problems[0]
         parts = await self._decoder.in_turns(_encode_item, events, results)
         status = HTTPStatus.MULTI_STATUS if problems else HTTPStatus.OK
-        await send_response(send, status, b"[%b]" % b",".join(parts))
+        await send_response(send, status, b"[%b]" % b",".join(parts), headers=took)
 
     async def _predict(
         self, events: Sequence[RequestEvent], headers: Mapping[str, str]

@@ -52,6 +52,7 @@ class WebWorker:
         self._cancelled = 0  # requests that `drain` was too short for
         self.handlers: Sequence[LoadedHandler] = application.worker.handlers
         self.stats: dict[str, Stats] = application.worker.stats
+        self.outages = application.worker.outages
         self.ready = anyio.Event()
 
     @property

@@ -37,7 +37,8 @@ def start_service_logging(
     Does nothing if the app has configured logging while it was imported.
 
     `name` is that of the process in JSON objects, and `prefix` the text in front of other lines. `to`
-    writes the lines in the place of a handler of standard error.
+    writes the lines in the place of a handler of standard error. Lines of aiokafka, which repeats the errors
+    that eventml handles, are left out unless the app has set the level of its logger.
     """
     if logging.root.handlers:
         return
@@ -46,6 +47,8 @@ def start_service_logging(
     handler.addFilter(LogRateLimit())
     logging.root.addHandler(handler)
     logging.getLogger("eventml").setLevel(logging.INFO)
+    if (client := logging.getLogger("aiokafka")).level == logging.NOTSET:
+        client.setLevel(logging.CRITICAL)  # it repeats what `OutageLog` logs once
 
 
 def make_errors_printable() -> None:
@@ -98,8 +101,8 @@ class JsonFormatter(logging.Formatter):
 class LogRateLimit(logging.Filter):
     """Lets one log record of a kind pass in ten seconds, and adds how many it suppressed before.
 
-    Records are of one kind if logger, level and message template are the same. aiokafka, for example, logs
-    thousands of times a second that a broker is away.
+    Records are of one kind if logger, level and message template are the same. A client
+    may log thousands of times a second that its server is away.
     """
 
     def __init__(self, *, exempt: str | None = "eventml") -> None:

@@ -16,6 +16,7 @@ FAILING_AFTER: Final = 30.0
 """Seconds for which a step of a handler may fail at the broker while the service is ready: a failover, of a
 Redis Sentinel or of the leader of a Kafka partition, takes less."""
 
+_LAG: Final = "reading the lag"  # a step, for the log of outages
 _LAG_INTERVAL: Final = 2.0  # seconds
 _LAG_TIMEOUT: Final = 10.0  # seconds
 
@@ -94,10 +95,15 @@ class LagMonitor:
                 with anyio.fail_after(_LAG_TIMEOUT):
                     self.lags = await self._worker.lag()
                 self.connected = self._readable = True
+                self._worker.outages.succeeds(_LAG)
             except Exception as exc:  # an error in counting must not stop the worker
-                unavailable = isinstance(exc, UnavailableError | TimeoutError)
-                if self._running and self._readable:
-                    shown = None if isinstance(exc, EventMLError | TimeoutError) else exc
+                if isinstance(exc, TimeoutError):
+                    exc = UnavailableError(f"no answer within {_LAG_TIMEOUT:g} s")
+                unavailable = isinstance(exc, UnavailableError)
+                if unavailable:
+                    self._worker.outages.fails(_LAG, exc)
+                elif self._running and self._readable:
+                    shown = None if isinstance(exc, EventMLError) else exc
                     log.warning("the lag is unknown: %s: %s", type(exc).__name__, exc, exc_info=shown)
                 self.lags, self.connected, self._readable = {}, not unavailable, False
             await anyio.sleep(_LAG_INTERVAL)

@@ -15,7 +15,7 @@ import anyio
 import msgspec
 
 from eventml.bus import Bus
-from eventml.runtime import Histogram, LoadedHandler, Stats
+from eventml.runtime import Histogram, LoadedHandler, OutageLog, Stats
 
 REPORT_INTERVAL: Final = 0.5  # seconds
 
@@ -74,6 +74,7 @@ class RunningWorker(Protocol):
 
     handlers: Sequence[LoadedHandler]
     stats: dict[str, Stats]  # by the names of the handlers
+    outages: OutageLog
     ready: anyio.Event  # set once the worker receives events or requests
 
     @property
@@ -153,6 +154,7 @@ class WorkerReport(msgspec.Struct, kw_only=True):
         cause: What made it fail: the broker could not be reached or was not ready (`unavailable`), refused
             something (`refused`), something that no restart mends (`permanent`), or anything else.
         connected: Whether it reaches its broker.
+        outages: What fails at the broker, as in `OutageLog.current`.
         handlers: Its handlers by name, once it is ready.
     """
 
@@ -160,6 +162,7 @@ class WorkerReport(msgspec.Struct, kw_only=True):
     reason: str = ""
     cause: FailureCause = ""
     connected: bool = True
+    outages: Mapping[str, str] = {}
     handlers: dict[str, HandlerReport] = {}
 
     def has_any(self, counter: str) -> bool:

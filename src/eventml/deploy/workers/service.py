@@ -138,9 +138,8 @@ async def _check_backend(bus: Bus, assigned: Mapping[str, Sequence[str]]) -> Non
     try:
         async with bus.open():
             capabilities = bus.backend.capabilities
-    except UnavailableError as exc:  # a backend within this process is never unavailable
-        log.warning("%s; the workers are started and wait for it", exc)
-        return
+    except UnavailableError:  # a backend within this process is never unavailable
+        return  # the workers wait for it
     url = config.redact(bus.settings.backend.url)
     if len(assigned) > 1 and not capabilities.shared:
         raise UnsupportedError(

@@ -33,6 +33,7 @@ from eventml.deploy.workers.restarts import (
     restart_delay,
 )
 from eventml.deploy.workers.worker_handle import WorkerHandle, start_worker
+from eventml.runtime import OutageLog
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -126,7 +127,7 @@ class Supervisor:
         async with anyio.create_task_group() as self._tasks:
             self._tasks.start_soon(stop_on_signals, self.stop, self.abandon)
             self._tasks.start_soon(self._handle_sighup)
-            self._tasks.start_soon(self._kill_dead_workers)
+            self._tasks.start_soon(self._check_workers)
             self._tasks.start_soon(self._replace_workers)
             async with anyio.create_task_group() as running:
                 for worker in self._workers:
@@ -239,12 +240,16 @@ class Supervisor:
 
     # Health checks
 
-    async def _kill_dead_workers(self) -> None:
+    async def _check_workers(self) -> None:
+        outages = OutageLog()
         while True:
             self._last_check = before = time.monotonic()
             await anyio.sleep(_CHECK_INTERVAL)
             if time.monotonic() - before > _CHECK_INTERVAL + _LATE:
                 continue  # the supervisor was suspended: first read what the workers reported meanwhile
+            reports = [worker.process.report for worker in self._workers if worker.process is not None]
+            if not self._stopping.is_set():
+                outages.update({what: error for one in reports for what, error in one.outages.items()})
             for process in self._live:
                 reason = kill_reason(process.status(), self._limits)
                 if reason is not None and not process.killed_for and not process.stop_requested:

@@ -36,7 +36,7 @@ from eventml.deploy.workers.reports import (
 )
 from eventml.deploy.workers.restarts import failure_cause
 from eventml.errors import CircuitBreakerError, EventMLError, UnavailableError
-from eventml.runtime import BrokerRetry, Worker, leaves, task_group
+from eventml.runtime import BrokerRetry, OutageLog, Stats, Worker, leaves, task_group
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -98,6 +98,7 @@ class WorkerProcess:
         self._report = WorkerReport(state="starting")
         self._worker: RunningWorker
         self._lag_monitor: LagMonitor
+        self._outages = OutageLog()  # that of the worker, once there is one
         self._ready = anyio.Event()  # that of the worker, once there is one
 
     async def run(self, bus: Bus) -> bool:
@@ -116,7 +117,7 @@ class WorkerProcess:
             async with AsyncExitStack() as stack:
                 self._worker = await self._open_worker(stack, bus)
                 self._lag_monitor = LagMonitor(self._worker)
-                self._ready = self._worker.ready
+                self._ready, self._outages = self._worker.ready, self._worker.outages
                 tasks.start_soon(self._lag_monitor.run)
                 if self._spec.until_idle is not None and isinstance(self._worker, Worker):
                     tasks.start_soon(self._stop_when_idle, self._worker, self._spec.until_idle)
@@ -141,6 +142,7 @@ class WorkerProcess:
 
     def _send(self) -> None:
         report = self._report
+        report.outages = self._outages.current
         if self._ready.is_set():
             if report.state == "starting":
                 report.state, report.reason = "ready", ""
@@ -159,7 +161,7 @@ class WorkerProcess:
         """Make the worker, and retry for as long as the broker is away: a restart would not bring it back."""
         named = self._spec.factory
         factory: WorkerFactory = pkgutil.resolve_name(named) if named else _stream_worker
-        retry = BrokerRetry(self._spec.name, "connect")
+        retry = BrokerRetry(self._spec.name, "connect", Stats(self._outages))
         while True:
             try:
                 worker = await stack.enter_async_context(factory(bus, self._spec))
@@ -192,6 +194,7 @@ def main() -> None:
     try:
         bus = import_bus(spec.bus)
         start_service_logging(spec.name, json=spec.json_logs)
+        logging.getLogger("eventml.outages").setLevel(logging.CRITICAL)  # the supervisor logs them, once
         bus.configure(bus.read_settings({"backend": spec.backend} if spec.backend else {}))
         status = 0 if anyio.run(process.run, bus, backend_options=spec.loop_options) else 1
     except Exception as exc:

@@ -1,0 +1,62 @@
+"""Log of outages of the broker: a line when one begins and a line when it ends, whatever it stops."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from typing import TYPE_CHECKING, Final
+
+from eventml.errors import UnavailableError
+from eventml.runtime.failures import describe
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+log = logging.getLogger("eventml.outages")
+
+SAME_OUTAGE: Final = 10.0
+"""Seconds after an outage in which a failure continues it: one partition may fail while others do not."""
+
+_BROKER: Final = "reaching the broker"  # fails for all steps at once; a step that is refused fails alone
+
+
+class OutageLog:
+    """The steps of a worker that fail at the broker, such as `duration: receive`, and the log of them.
+
+    While the broker cannot be reached, all steps that fail are one outage. A step that the broker refuses is
+    one of its own. A supervisor logs those of its workers as one, by `update`.
+
+    Attributes:
+        current: What fails at the moment, with the first error: reaching the broker, or steps.
+    """
+
+    def __init__(self) -> None:
+        self.current: Mapping[str, str] = {}
+        self._steps: dict[str, tuple[str, str]] = {}  # those that fail: what is out, and the error
+        self._since: dict[str, float] = {}
+        self._ended: dict[str, float] = {}
+
+    def fails(self, step: str, error: Exception) -> None:
+        """Note that the last attempt of a step has failed."""
+        what = _BROKER if isinstance(error, UnavailableError) else step
+        if self._steps.get(step, ("",))[0] != what:
+            self._steps[step] = what, f"{step}: {describe(error)}" if what is _BROKER else describe(error)
+            self.update(dict(reversed(self._steps.values())))
+
+    def succeeds(self, step: str) -> None:
+        """Note that the last attempt of a step has succeeded."""
+        if self._steps.pop(step, None):
+            self.update(dict(reversed(self._steps.values())))
+
+    def update(self, current: Mapping[str, str]) -> None:
+        """Set what fails at the moment, with an error; log what is new, and what has ended."""
+        now, before, self.current = time.monotonic(), self.current, dict(current)
+        for what in current.keys() - before.keys():
+            if now - self._ended.get(what, -math.inf) > SAME_OUTAGE:
+                self._since[what] = now
+                log.warning("%s fails and is repeated until it succeeds: %s", what, current[what])
+        for what in before.keys() - current.keys():
+            level = logging.INFO if self._ended.get(what, -math.inf) < self._since[what] else logging.DEBUG
+            self._ended[what] = now
+            log.log(level, "%s succeeds again, after %.1f s", what, now - self._since[what])

@@ -1,0 +1,1 @@
+"""The page takes the app of its clients as known."""

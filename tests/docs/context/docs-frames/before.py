@@ -1,0 +1,1 @@
+from rides import DurationPredicted

@@ -99,8 +99,8 @@ class Pair:
     def replicate(self) -> None:
         """Wait for the master, make the other server its replica, and wait until it could take over.
 
-        The Sentinel must have seen the new master before the old one comes back, or it would make the new one a
-        replica of the old one.
+        The Sentinel must have seen the new master before the old one comes back, or it would make the new
+        one a replica of the old one.
         """
         master, replica = self._servers
         with _client(master.port) as client:

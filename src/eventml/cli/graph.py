@@ -92,7 +92,7 @@ def _model_name(model: Any) -> str:
     if (path := path_of(model)) is not None:
         return Path(path).name
     function = getattr(model, "func", model)  # of a partial
-    name: str = getattr(function, "__name__", None) or getattr(model, "name", type(model).__name__)
+    name = str(getattr(function, "__name__", "") or getattr(model, "name", type(model).__name__))
     return f"{name}({', '.join(map(repr, model.args))})" if function is not model else name
 
 

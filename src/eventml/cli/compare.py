@@ -117,11 +117,11 @@ def _print(
     title: str, events: Events, first: Answers, second: Answers, *, html: Path | None, as_json: bool
 ) -> None:
     comparison = comparing.compare(first.fields, second.fields, events.fields)
-    tables = _tables(events, first, second, comparison)
+    models = [_model(one, events) for one in (first, second)]
+    tables = _tables(models, events, first, second, comparison)
     if html is not None:
         html.write_text(comparing.html_report(title, tables, comparison), encoding="utf-8")
     if as_json:
-        models = [_model(one, events) for one in (first, second)]
         print_json({"events": len(events.deliveries), "models": models, "comparison": comparison})
         return
     for name, columns, rows in tables:
@@ -143,9 +143,8 @@ def _model(answers: Answers, events: Events) -> dict[str, Any]:
 
 
 def _tables(
-    events: Events, first: Answers, second: Answers, comparison: Comparison
+    models: list[dict[str, Any]], events: Events, first: Answers, second: Answers, comparison: Comparison
 ) -> list[tuple[str, Sequence[str], Sequence[Sequence[str]]]]:
-    models = [_model(one, events) for one in (first, second)]
     rows = [
         [
             one["predictor"],

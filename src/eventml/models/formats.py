@@ -1,7 +1,7 @@
 """The formats of model files: what a format is, and how that of a file is found.
 
 A format is a function, named in the entry point group `eventml.model_formats` by the suffix of its
-files without the dot. Ours are registered in the way a third party's are.
+files without the dot. eventml's own are registered like those of other packages.
 """
 
 from __future__ import annotations

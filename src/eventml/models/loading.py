@@ -112,6 +112,17 @@ def _artefact(source: ModelSource) -> Artefact | None:
     return source if isinstance(source, Artefact) else None
 
 
+def path_of(source: ModelSource) -> str | os.PathLike[str] | None:
+    """The path, or the reference to a registry, that a source names; None if the application makes the model.
+
+    Nothing is read, and no pin is looked for.
+    """
+    if isinstance(source, partial) and source.func is _replacing:
+        source = source.args[1]
+    path = source.path if isinstance(source, Artefact) else source
+    return path if isinstance(path, str | os.PathLike) else None
+
+
 def replacement(source: ModelSource | None, path: str, sha256: str | None = None) -> ModelSource:
     """The source of a model that a setting puts in the place of `source`.
 

@@ -1,7 +1,8 @@
 """Models in registries: which revision a reference names now, and a copy of it in the cache.
 
 A registry is a module, named in the entry point group `eventml.model_registries` by the scheme of its
-references (`s3` of `s3://models/duration.skops`). Ours are registered in the way a third party's are.
+references (`s3` of `s3://models/duration.skops`). eventml's own are registered like those of other
+packages.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ def fetched(registry: ModelRegistry, artefact: Artefact, revision: str) -> Path:
 
 @contextmanager
 def translated(artefact: Artefact) -> Iterator[None]:
-    """Raise what a registry or the file system raises as ours, without the secrets that a URL may have."""
+    """Translate errors of a registry or the file system to eventml's, without the secrets of a URL."""
     try:
         yield
     except EventMLError:

@@ -36,7 +36,6 @@ BEFORE: Final = {  # captures by name, before the service is started
     "init": "init shop_COLUMNS",
     "doctor": "doctor examples.rides.app:duration --rows few.jsonl",
     "check": f"check {BUS}",
-    "check-verbose": f"check {BUS} --verbose",
     "schema": f"schema {BUS}",
     "graph": f"graph {BUS}",
     "graph-mermaid": f"graph {BUS} --format mermaid",

@@ -169,6 +169,7 @@ def test_tables_of_differences_are_left_out_if_there_are_none(
     shown = invoke("replay", "app:add").output
     assert "Differences, second minus first" in shown
     assert "differs most" not in shown
+    assert "largest differences" not in shown
 
 
 def test_the_help_shows_the_age_of_the_first_event(invoke: Invoke) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import urllib.request
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import anyio
 import msgspec
@@ -50,18 +50,6 @@ def test_web_service_gives_the_predictions_of_the_stream(
         with urllib.request.urlopen(request, timeout=20) as answer:  # noqa: S310 - ours
             served = {one["id"]: one["prediction"]["minutes"] for one in json.load(answer)}
     assert served == streamed
-
-
-def test_the_first_send_of_the_page_is_answered(browser: Any, rides_models: Path, tmp_path: Path) -> None:
-    command = ["eventml", "serve", "examples.rides.app:bus", "--port", "0"]
-    with running(command, tmp_path, "serving on", **{ENVIRONMENT: str(rides_models)}) as line:
-        [address] = re.findall(r"serving on (http://[\d.:]+)", line)
-        browser.get(address)
-        browser.implicitly_wait(20)
-        browser.find_element("css selector", "section button").click()
-        shown = browser.find_element("xpath", "//section/pre[contains(text(), 'prediction')]").text
-        browser.implicitly_wait(0)
-    assert shown.startswith("200"), shown
 
 
 def test_batch_job_gives_the_predictions_of_the_stream(

@@ -95,7 +95,7 @@ LOCK := build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 
 lock:
 	$(PYTHON) -m venv build/lock
 	build/lock/bin/pip install --quiet --disable-pip-version-check uv
-	$(LOCK) */requirements.txt --all-extras --output-file requirements.lock $(ARGS)
+	$(LOCK) */requirements.txt --extra dev --output-file requirements.lock $(ARGS)
 	$(LOCK) deployment/requirements.txt --extra redis --extra kafka --extra sklearn --extra metrics \
 	  --constraint requirements.lock --output-file deployment/requirements.lock
 

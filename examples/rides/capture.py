@@ -34,7 +34,6 @@ EVENTML: Final = (sys.executable, "-m", "eventml")
 BEFORE: Final = {  # captures by name, before the service is started
     "help": "--help",
     "check": f"check {BUS}",
-    "check-verbose": f"check {BUS} --verbose",
     "schema": f"schema {BUS}",
     "graph": f"graph {BUS}",
     "graph-mermaid": f"graph {BUS} --format mermaid",

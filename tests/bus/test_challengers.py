@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -37,7 +38,7 @@ class Adding:
 
 
 def adding(name: str = "sums") -> Bus:
-    bus = Bus(name)
+    bus = Bus(name, backend=f"memory://{token_hex(4)}")
 
     @bus.predictor("numbers", to="sums", model=Model(Adding(1.0), "adding", "1"), max_batch=7)
     def add(numbers: list[Number], model: Any) -> list[Sum]:

@@ -43,7 +43,7 @@ def sentinel_scene(folder: Path) -> Iterator[Scene]:
             servers.append(server)
         # A master that is alive must not be replaced, or what it has acknowledged may be lost: a busy machine
         # may keep it from answering for half a second.
-        address = stack.enter_context(sentinel(servers[0], folder, failover_timeout=1000, down_after=3000))
+        address = stack.enter_context(sentinel(servers[0], folder, failover_timeout=2000, down_after=3000))
         pair = Pair(servers, int(address.rpartition(":")[2]))
         pair.replicate()
         url = f"redis://{address}/0?sentinel=main&{REDIS}"
@@ -97,10 +97,16 @@ class Pair:
                 time.sleep(1)  # until the replica, whose disk may be busy, has caught up
 
     def replicate(self) -> None:
-        """Wait for the master, make the other server its replica, and wait until it could take over."""
+        """Wait for the master, make the other server its replica, and wait until it could take over.
+
+        The Sentinel must have seen the new master before the old one comes back, or it would make the new
+        one a replica of the old one.
+        """
         master, replica = self._servers
         with _client(master.port) as client:
             until(lambda: client.info("replication")["role"] == "master")
+        with _client(self._port) as client:
+            until(lambda: client.sentinel_get_master_addr_by_name("main") == (LOOPBACK, master.port))
         if not replica.running:
             replica.start()
         with _client(replica.port) as client:

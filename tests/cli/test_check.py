@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any
 
-import msgspec
 import pytest
-
-from eventml.backends.base import Capabilities
-from eventml.cli.check import describe_guarantees
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,15 +34,6 @@ def double(numbers: list[int], model, database) -> list[int]: ...
 @bus.consumer("doubles", timeout=2.0, start="latest")
 def show(double: int) -> None: ...
 """
-
-BEST = Capabilities(
-    ordering="per_key",
-    redelivery="lease",
-    atomic_completion=True,
-    durable=True,
-    counts_attempts=True,
-    shared=True,
-)
 
 
 @pytest.fixture(autouse=True)
@@ -90,7 +77,7 @@ def test_report_as_a_table(invoke: Invoke) -> None:
     assert result.exit_code == 0
     header, brief, columns, *_ = result.stdout.splitlines()
     assert header.startswith("app on memory://; events in flight have 30 s")
-    assert brief == "  at least once, in order by key, outputs once, not durable (see -v)"
+    assert brief == "  at least once, in order by key, outputs once, not durable"
     assert columns.split() == ["handler", "reads", "writes", "group", "takes", "model"]
     [double] = [line for line in result.stdout.splitlines() if line.startswith("double")]
     assert re.split("  +", double) == [
@@ -102,13 +89,6 @@ def test_report_as_a_table(invoke: Invoke) -> None:
         "twice v7",
     ]
     assert result.stderr == "warning: double: a little old\n"
-
-
-def test_every_guarantee_is_described_where_that_is_wanted(invoke: Invoke) -> None:
-    shown = invoke("check", "app:bus", "-v").stdout
-    assert "order: the events of a key are handled in order" in shown
-    assert "attempts: counted" in shown
-    assert "(see -v)" not in shown
 
 
 def test_what_is_wrong_comes_last(invoke: Invoke, app: Path, folder: Path) -> None:
@@ -250,13 +230,3 @@ def test_a_start_at_a_time_is_shown_as_settings_say_it(invoke: Invoke, app: Path
     [handler] = checked(invoke)["handlers"]
     assert handler["start"] == "PT3600S"
     assert "numbers (PT3600S)" in invoke("check", "app:bus").stdout
-
-
-def test_every_guarantee_has_a_description() -> None:
-    hints = get_type_hints(Capabilities)
-    for name, kind in hints.items():
-        values = get_args(kind) or (True, False)
-        lines = {
-            tuple(describe_guarantees(msgspec.structs.replace(BEST, **{name: value}))) for value in values
-        }
-        assert len(lines) == len(values), name

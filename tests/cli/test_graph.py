@@ -84,6 +84,11 @@ def test_json_has_topics_with_types_handlers_with_models_and_dead_letters(
     assert found[dead] == Node("dead letters", "orders.shop.score.dlq")
 
 
+def test_a_model_of_the_settings_has_its_name(invoke: Invoke, folder: Path) -> None:
+    (folder / "eventml.toml").write_text('[consumer.score]\nmodel = "models/better.skops"')
+    assert nodes(invoke, folder)["handler score"].detail == "model better.skops"
+
+
 def test_text_draws_each_node_once(invoke: Invoke, folder: Path) -> None:
     found = nodes(invoke, folder)
     shown = invoke("graph", "app:bus").stdout

@@ -163,6 +163,10 @@ def test_the_models_that_are_watched(folder: Path) -> None:
     bus = import_bus("app:bus")
     bus.configure(bus.read_settings())
     assert {str(path) for path in model_files(bus)} == {str(folder / "models/a.skops"), "/elsewhere/c.onnx"}
+    settings = {"consumer": {"by_path": {"model": "models/b.skops"}, "by_function": {"model": "/d.onnx"}}}
+    bus.configure(bus.read_settings(settings))
+    files = {str(folder / "models/b.skops"), "/elsewhere/c.onnx", "/d.onnx"}
+    assert {str(path) for path in model_files(bus)} == files
 
 
 def test_without_watchfiles_the_remedy_is_named(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from contextlib import AsyncExitStack, asynccontextmanager
+from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -35,7 +36,7 @@ class Sum(msgspec.Struct):
 
 
 def adding(path: Path, **options: Any) -> Bus:
-    bus = Bus("sums")
+    bus = Bus("sums", backend=f"memory://{token_hex(4)}")  # that no other test has filled
 
     @bus.predictor("numbers", to="sums", model=str(path), model_poll=POLL, **options)
     def add(numbers: list[Number], model: Any) -> list[Sum]:

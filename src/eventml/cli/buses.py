@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 import typer
 
 from eventml import config
-from eventml.bus import Bus, import_bus
+from eventml.bus import Bus, import_bus, import_predictor
 from eventml.cli.output import UsageError, print_message
 from eventml.errors import AppNotFoundError
 from eventml.times import parse_time
@@ -22,6 +22,8 @@ from eventml.times import parse_time
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
     from types import TracebackType
+
+    from eventml.handlers import Handler
 
 T = TypeVar("T")
 
@@ -31,6 +33,14 @@ BusArgument = Annotated[
         metavar="MODULE:BUS",
         help="Module of the app and the name of the bus in it, such as examples.rides.app:bus; or of a "
         "function that returns the bus, such as 'shop.app:make_bus()'.",
+    ),
+]
+PredictorArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODULE:PREDICTOR",
+        help="Module of the app and the name of a predictor in it, such as examples.rides.app:duration; or "
+        "with its bus, such as shop.app:orders:price, if that bus is in another module.",
     ),
 ]
 TopicArgument = Annotated[str, typer.Argument(metavar="TOPIC", help="Name of the topic.")]
@@ -123,6 +133,13 @@ def load_bus(target: str, backend: str | None, overrides: Mapping[str, Any] | No
     bus = find(import_bus, target)
     configure(bus, backend, overrides)
     return bus
+
+
+def load_predictor(target: str, backend: str | None = None) -> tuple[Bus, Handler]:
+    """Import the predictor at `MODULE:PREDICTOR`, and configure its bus, as `load_bus` does."""
+    bus, name = find(import_predictor, target)
+    configure(bus, backend)
+    return bus, bus.configured_handler(name)
 
 
 def bus_without_app(backend: str | None) -> Bus:

@@ -34,32 +34,6 @@ from eventml.handlers import Handler
 from eventml.runtime import check_capabilities, check_topics, dead_letter_queues, load_model
 
 _GUARANTEES: Final[dict[tuple[str, object], str]] = {
-    ("ordering", "per_key"): "order: the events of a key are handled in order",
-    ("ordering", "single_member"): "order: only while a consumer group has one member; several keep no order",
-    ("ordering", "none"): "order: none",
-    ("redelivery", "lease"): "delivery: at least once; events in flight go to another worker when theirs "
-    "dies or its lease expires",
-    ("redelivery", "leave"): "delivery: at least once; events in flight go to another worker when theirs "
-    "leaves its group or dies",
-    ("atomic_completion", True): "outputs: one for each input, even if it is delivered again",
-    ("atomic_completion", False): "outputs: repeated, with the same ids, for an input delivered again",
-    ("durable", True): "durability: published events outlive this process",
-    ("durable", False): "durability: none; published events are lost when this process ends",
-    ("counts_attempts", True): "attempts: counted; an event that kills its worker becomes a dead letter",
-    ("counts_attempts", False): "attempts: not counted; an event that kills its worker comes again and again",
-    ("shared", True): "processes: several workers share the events of a consumer group",
-    ("shared", False): "processes: one; publishers and handlers run in the same process",
-    ("tombstones", True): "tombstones: a record may have no value",
-    ("tombstones", False): "tombstones: none; an event None is published as null",
-    ("start_at_time", True): "start: at an end of a topic, or at a time",
-    ("start_at_time", False): "start: at an end of a topic only",
-    ("deduplicates", True): "deduplication: with dedupe_window, an event whose id was completed is dropped",
-    ("deduplicates", False): "deduplication: none; an event that is published twice is handled twice",
-}
-"""Meaning of each value of a field of `Capabilities`."""
-
-
-_BRIEFLY: Final[dict[tuple[str, object], str]] = {
     ("ordering", "per_key"): "in order by key",
     ("ordering", "single_member"): "in order with one member only",
     ("ordering", "none"): "no order",
@@ -68,7 +42,7 @@ _BRIEFLY: Final[dict[tuple[str, object], str]] = {
     ("durable", True): "durable",
     ("durable", False): "not durable",
 }
-"""The guarantees that most apps depend on, in few words: behind "at least once"."""
+"""Texts of the guarantees that most apps depend on. `--json` has all fields of `Capabilities`."""
 
 
 class CheckReport(msgspec.Struct, kw_only=True):
@@ -95,7 +69,6 @@ def check(
             metavar="FILE", exists=True, dir_okay=False, help="Output of an earlier eventml schema."
         ),
     ] = None,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Describe each guarantee.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Check a bus before it is run.
@@ -117,7 +90,7 @@ def check(
     if as_json:
         print_json(report)
     else:
-        _print_report(report, verbose=verbose)
+        _print_report(report)
     if report.problems:
         raise typer.Exit(1)
 
@@ -233,15 +206,14 @@ async def _load_model(handler: Handler, report: CheckReport) -> dict[str, str] |
     return {"name": model.name, "version": model.version}
 
 
-def _print_report(report: CheckReport, *, verbose: bool) -> None:
+def _print_report(report: CheckReport) -> None:
     backend = f" on {report.backend}" if report.backend else ""
     drain = "" if report.drain is None else f"; events in flight have {report.drain:g} s to finish at the end"
     print_text(f"{report.bus}{backend}{drain}")
     if report.guarantees is not None:
         given = msgspec.structs.asdict(report.guarantees)
-        brief = ["at least once", *(text for (name, value), text in _BRIEFLY.items() if given[name] == value)]
-        lines = describe_guarantees(report.guarantees) if verbose else [f"{', '.join(brief)} (see -v)"]
-        print_text("\n".join(f"  {line}" for line in lines))
+        texts = (text for (name, value), text in _GUARANTEES.items() if given[name] == value)
+        print_text(f"  {', '.join(['at least once', *texts])}")
     if report.handlers:
         columns = ["handler", "reads", "writes", "group", "takes", "model"]
         print_table(columns, list(map(_row, report.handlers)), ["takes", "group", "writes"])
@@ -251,16 +223,6 @@ def _print_report(report: CheckReport, *, verbose: bool) -> None:
         print_message(warning, "warning")
     for problem in report.problems:
         print_message(problem, "error")
-
-
-def describe_guarantees(capabilities: Capabilities) -> list[str]:
-    """Return a line for each guarantee of a backend, or for its absence."""
-    fields = msgspec.structs.asdict(capabilities)
-    max_bytes = fields.pop("max_bytes")
-    reads = "reads: bounded in events only"
-    if max_bytes is not None:
-        reads = f"reads: {max_bytes} bytes at once; a larger event alone"
-    return [*(_GUARANTEES[field] for field in fields.items()), reads]
 
 
 def _row(handler: dict[str, Any]) -> list[str]:

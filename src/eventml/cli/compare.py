@@ -10,21 +10,15 @@ from typing import Annotated, Any, Final
 import anyio
 import typer
 
-from eventml import config
-from eventml.bus import Bus, import_predictor
-from eventml.cli.buses import BackendOption, configure, find, open_shared, time_option
+from eventml.cli.buses import BackendOption, PredictorArgument, load_predictor, open_shared, time_option
 from eventml.cli.output import JsonOption, UsageError, print_json, print_text, progress_bar
 from eventml.cli.tables import print_table
 from eventml.deploy import comparison as comparing
 from eventml.deploy.comparison import Answers, Comparison, Events
-from eventml.handlers import Handler, configured
+from eventml.handlers import configured
 from eventml.models import replacement
 from eventml.times import parse_start
 
-PredictorArgument = Annotated[
-    str,
-    typer.Argument(metavar="MODULE:PREDICTOR", help="Module of the app and the name of the predictor in it."),
-]
 FromOption = Annotated[
     Any,
     time_option("Begin with the events of this time, or age: 2h, 3d.", "--from", parse=parse_start),
@@ -51,11 +45,12 @@ def compare(
     backend: BackendOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare what a predictor and its challenger answered, event by event.
+    """Compare the predictions of a predictor and its challenger.
 
-    By default the events of the last day. Topics are read without a consumer group.
+    They are paired by event, by default for the events of the last day. No consumer group is joined.
     """
-    bus, champion = _load(predictor, backend)
+    bus, champion = load_predictor(predictor, backend)
+    comparing.check_single_output(champion)
     names = [name for name, handler in bus.handlers.items() if handler.champion == champion.name]
     full = f"{champion.name}.challenger.{challenger}" if challenger else ""
     if not names or (full and full not in names) or (not full and len(names) > 1):
@@ -87,17 +82,19 @@ def replay(  # noqa: PLR0913 - each is an option of the command
         typer.Option(metavar="FILE.parquet", dir_okay=False, help="Write each event and both predictions."),
     ] = None,
     publish: Annotated[
-        str, typer.Option(metavar="TOPIC", help="Publish the new predictions there. By default nothing is.")
+        str,
+        typer.Option(metavar="TOPIC", help="Publish the new predictions to this topic; by default nowhere."),
     ] = "",
     html: HtmlOption = None,
     backend: BackendOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Predict events that are still in their topic again, and compare with what was answered then.
+    """Predict past events again, and compare the predictions.
 
-    By default the events of the last day. They are read without a consumer group.
+    The events must still be in their topic; by default those of the last day. No consumer group is joined.
     """
-    bus, handler = _load(predictor, backend)
+    bus, handler = load_predictor(predictor, backend)
+    comparing.check_single_output(handler)
     again = configured(handler, replacement(handler.model, model), {}) if model else handler
 
     async def run() -> tuple[Events, Answers, Answers]:
@@ -116,22 +113,15 @@ def replay(  # noqa: PLR0913 - each is an option of the command
     _print(f"{handler.name} then and now", events, first, second, html=html, as_json=as_json)
 
 
-def _load(predictor: str, backend: str | None) -> tuple[Bus, Handler]:
-    bus, name = find(import_predictor, predictor)
-    configure(bus, backend)
-    config.check_known([name], bus.handlers)
-    return bus, comparing.single_output(bus.configured_handler(name))
-
-
 def _print(
     title: str, events: Events, first: Answers, second: Answers, *, html: Path | None, as_json: bool
 ) -> None:
     comparison = comparing.compare(first.fields, second.fields, events.fields)
-    tables = _tables(events, first, second, comparison)
+    models = [_model(one, events) for one in (first, second)]
+    tables = _tables(models, events, first, second, comparison)
     if html is not None:
         html.write_text(comparing.html_report(title, tables, comparison), encoding="utf-8")
     if as_json:
-        models = [_model(one, events) for one in (first, second)]
         print_json({"events": len(events.deliveries), "models": models, "comparison": comparison})
         return
     for name, columns, rows in tables:
@@ -153,9 +143,8 @@ def _model(answers: Answers, events: Events) -> dict[str, Any]:
 
 
 def _tables(
-    events: Events, first: Answers, second: Answers, comparison: Comparison
+    models: list[dict[str, Any]], events: Events, first: Answers, second: Answers, comparison: Comparison
 ) -> list[tuple[str, Sequence[str], Sequence[Sequence[str]]]]:
-    models = [_model(one, events) for one in (first, second)]
     rows = [
         [
             one["predictor"],

@@ -113,9 +113,9 @@ def select(
 @app.command("list")
 @with_options(select)
 def list_dead_letters(selection: Selection, as_json: JsonOption = False) -> None:
-    """Count dead letters by handler and exception, and print the commands that replay them.
+    """Count dead letters by handler and exception.
 
-    With -n or --id each is listed. Those replayed or dropped before are not. The command changes nothing.
+    It prints the commands that replay them. With -n or --id each is listed. The command changes nothing.
     """
     singly = bool(selection.limit or selection.matching.ids)
     causes, found = dict[tuple[str, str], dict[str, Any]](), list[Any]()  # no records, which may be large

@@ -5,8 +5,7 @@ from typing import Annotated, Any
 import anyio
 import typer
 
-from eventml.bus import import_predictor
-from eventml.cli.buses import BackendOption, configure, find
+from eventml.cli.buses import BackendOption, PredictorArgument, load_predictor
 from eventml.cli.output import JsonOption, UsageError, print_json, print_message, print_text
 from eventml.cli.tables import format_table
 from eventml.deploy.doctor import Advice, Examination, advise, examine
@@ -15,10 +14,7 @@ _BAR = 30  # characters of the longest bar
 
 
 def doctor(
-    predictor: Annotated[
-        str,
-        typer.Argument(metavar="MODULE:PREDICTOR", help="Module of the app, and the predictor in it."),
-    ],
+    predictor: PredictorArgument,
     *,
     rows: Annotated[
         str,
@@ -31,17 +27,17 @@ def doctor(
     backend: BackendOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure what a predictor costs, for each size of batch, and say how to run it.
+    """Measure what a predictor costs, and say how to run it.
 
     It loads the model and calls the predictor with the example events, repeated to fill batches of up to its
     max_batch. Nothing is published, and no broker is needed.
     """
-    bus, name = find(import_predictor, predictor)
-    configure(bus, backend)
-    handler = bus.configured_handler(name)
+    bus, handler = load_predictor(predictor, backend)
     rows = rows or handler.options.golden or ""
     if not rows:
-        raise UsageError(f"{name} has no golden rows; give example events: --rows FILE.parquet or FILE.jsonl")
+        raise UsageError(
+            f"{handler.name} has no golden rows; give example events: --rows FILE.parquet or FILE.jsonl"
+        )
 
     def progress(step: str) -> None:
         if not as_json:

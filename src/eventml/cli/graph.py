@@ -19,6 +19,7 @@ from rich.tree import Tree
 from eventml.bus import Bus, asyncapi_document
 from eventml.cli.buses import BackendOption, BusArgument, load_bus
 from eventml.cli.output import JsonOption, print_json, print_styled, print_text
+from eventml.models import path_of
 from eventml.printable import printable
 from eventml.runtime import dead_letter_queues
 
@@ -30,16 +31,16 @@ _SVG: Final = Path(__file__).with_name("graph.svg")
 
 
 class Node(msgspec.Struct):
-    """A topic, a handler, or those who publish what no handler writes."""
+    """A topic, a handler, or the producers outside the bus."""
 
     kind: Literal["producers", "topic", "predictor", "consumer", "dead letters"]
     name: str
     detail: str = ""  # the type of a topic's events, or a handler's model
-    to: list[str] = []  # what it publishes to, or what reads it: keys of nodes
+    to: list[str] = []  # keys: the topics that a handler writes, the readers of a topic
 
     @property
     def lines(self) -> list[str]:
-        """What is shown of it."""
+        """The label: the name, and the detail if there is one."""
         return [printable(text) for text in (self.name, self.detail) if text]
 
 
@@ -51,7 +52,7 @@ def graph(
 ) -> None:
     """Draw the topology of a bus: its topics and handlers.
 
-    A topic has the type of its events, a predictor its model. What no handler writes comes from producers.
+    A topic has the type of its events, a predictor its model. A topic that no handler writes has `producers`.
     Nothing is connected, and no model is loaded.
     """
     app = load_bus(bus, backend)
@@ -88,13 +89,15 @@ def topology(bus: Bus) -> dict[str, Node]:
 
 
 def _model_name(model: Any) -> str:
+    if (path := path_of(model)) is not None:
+        return Path(path).name
     function = getattr(model, "func", model)  # of a partial
-    name = getattr(function, "__name__", None) or Path(str(getattr(model, "path", model))).name
+    name = str(getattr(function, "__name__", "") or getattr(model, "name", type(model).__name__))
     return f"{name}({', '.join(map(repr, model.args))})" if function is not model else name
 
 
 def draw_tree(name: str, nodes: Mapping[str, Node]) -> Tree:
-    """Return a tree for a terminal. What is in it already is not drawn again."""
+    """Return a tree for a terminal. Below a node that occurs again nothing is repeated."""
     root, drawn = Tree(Text(printable(name))), set[str]()
 
     def add(tree: Tree, key: str) -> None:
@@ -108,7 +111,7 @@ def draw_tree(name: str, nodes: Mapping[str, Node]) -> Tree:
             add(branch, target)
 
     for key in nodes:
-        if key not in drawn:  # not reached from the ones before, as a circle of handlers is not
+        if key not in drawn:  # not reached yet: only a cycle of handlers
             add(root, key)
     return root
 
@@ -125,7 +128,7 @@ def draw_mermaid(nodes: Mapping[str, Node]) -> str:
 
 
 def layers(nodes: Mapping[str, Node]) -> list[list[str]]:
-    """Return the keys of each layer: behind all that lead to it, but for an edge of each circle."""
+    """Return the keys of each layer. A node is behind its predecessors; one edge of each cycle is ignored."""
     before = {key: {one for one, node in nodes.items() if key in node.to} for key in nodes}
     found = dict[str, int]()
     while not found:
@@ -138,7 +141,7 @@ def layers(nodes: Mapping[str, Node]) -> list[list[str]]:
 
 
 def draw_svg(title: str, nodes: Mapping[str, Node]) -> str:
-    """Return an image: layers from left to right, each in the order of what leads to it."""
+    """Return an image: layers from left to right, the nodes of each in the order of their predecessors."""
     heights, columns = {key: len(node.lines) * _LINE + _PAD for key, node in nodes.items()}, layers(nodes)
     height = max(sum(heights[key] + _PAD for key in column) for column in columns) + _PAD
     boxes, drawn, x = dict[str, tuple[float, float, float]](), list[str](), float(_PAD)  # x, middle, width

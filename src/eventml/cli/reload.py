@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from eventml.cli.output import start_logging
 from eventml.errors import MissingExtraError
-from eventml.models import Artefact
+from eventml.models import path_of
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -86,8 +86,8 @@ def run_reloading(bus: Bus) -> int:
 def model_files(bus: Bus) -> set[Path]:
     """Return the files of the models of a configured bus; none for a model that a function loads."""
     models = [bus.configured_handler(name).model for name in bus.handlers]
-    paths = [model.path if isinstance(model, Artefact) else model for model in models]
-    return {Path(path).absolute() for path in paths if isinstance(path, str | os.PathLike)}
+    paths = [path_of(model) for model in models if model is not None]
+    return {Path(path).absolute() for path in paths if path is not None}
 
 
 def _start() -> subprocess.Popen[bytes]:

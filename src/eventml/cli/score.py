@@ -11,7 +11,7 @@ import anyio
 import typer
 
 from eventml.bus import Bus, import_predictor, stop_on_signals
-from eventml.cli.buses import configure, find, seconds
+from eventml.cli.buses import PredictorArgument, configure, find, seconds
 from eventml.cli.output import (
     INTERRUPTED,
     JsonOption,
@@ -34,14 +34,7 @@ _SMALL_STEP: Final = timedelta(hours=3)  # as cron: a clock set back by less rep
 
 
 def score(  # noqa: PLR0913 - a command's options
-    predictor: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODULE:PREDICTOR",
-            help="The module and the name of a predictor in it, such as examples.rides.app:duration; or "
-            "with its bus, such as shop.app:orders:price, if that bus is in another module.",
-        ),
-    ],
+    predictor: PredictorArgument,
     *,
     source: Annotated[
         str,

@@ -1,4 +1,4 @@
-"""Tables of the commands: columns that fit the terminal, or all of them where there is none."""
+"""Tables of the commands: on a terminal the columns that fit, in a pipe or a file all of them."""
 
 from __future__ import annotations
 

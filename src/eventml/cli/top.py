@@ -85,7 +85,7 @@ def top(
 ) -> None:
     """Show a running service live: its workers, lag, rates and latencies.
 
-    Rates and latencies are those since the last update, and a latency is at most what is shown. Ctrl-C exits.
+    Rates and latencies count since the last update, and latencies are upper bounds. Ctrl-C exits.
     With `--json`, one update is printed: numbers by column, times in seconds.
     """
     name, address, console = find(import_bus, bus).name, parse_host_port(at), Console()

@@ -1,25 +1,34 @@
 """Models: load a model file safely, version it, and keep it to one thread.
 
-Read `loading.py` first: `load` makes a `Model` of whatever a handler's `model=` names. `sklearn_models.py`
-reads skops files and pickles, with `trusted.py` (the reviewed list of types that a skops file may contain),
-`soundness.py` (structural checks of what was loaded) and `estimator_checks.py` (where functions and names of
-methods may be); `onnx_models.py` reads ONNX files. `threads.py`
-limits models to one thread, `object_graph.py` lists the objects inside a model, and `blocks.py` predicts in
-blocks of one size. It may import errors only. scikit-learn, skops, numpy and onnxruntime are imported when a
-model needs them.
+Read `artefacts.py` first, then `loading.py`: `load` makes a `Model` of what a handler's `model=` names, and
+`current_version` says whether it has changed. `formats.py` finds the format of a file, `registries.py`
+what a reference such as `s3://...` names. Formats: `sklearn_models.py`, with `trusted.py` (the reviewed list
+of types in skops files), `soundness.py` (structural checks of what was loaded) and `estimator_checks.py`
+(where functions and names of methods may be); `onnx_models.py`, `boosting.py`, `torch_models.py`. Registries:
+`mlflow_registry.py`, `remote_files.py`. `threads.py` limits models to one thread, `object_graph.py` lists the
+objects inside a model, and `blocks.py` predicts in blocks of one size. It may import `errors` and `loopback`.
+A model's library is imported when a model needs it.
 """
 
+from eventml.models.artefacts import Artefact, Model, ModelSource
 from eventml.models.blocks import in_blocks
-from eventml.models.loading import Artefact, Model, ModelSource, current_version, load, replacement
+from eventml.models.formats import ModelFile, ModelFormat
+from eventml.models.loading import current_version, load, path_of, replacement
+from eventml.models.registries import ModelRegistry, Resolved
 from eventml.models.threads import single_threaded
 
 __all__ = [
     "Artefact",
     "Model",
+    "ModelFile",
+    "ModelFormat",
+    "ModelRegistry",
     "ModelSource",
+    "Resolved",
     "current_version",
     "in_blocks",
     "load",
+    "path_of",
     "replacement",
     "single_threaded",
 ]

@@ -1,4 +1,4 @@
-"""`Artefact` and `Model`, and loading a model from a path, an `Artefact` or a function."""
+"""Loading a model from a file, a registry or a function, and finding out cheaply whether another is there."""
 
 from __future__ import annotations
 
@@ -8,88 +8,34 @@ import os
 import pickle
 import re
 import stat
-from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
+from msgspec import structs
 
-from eventml.errors import EventMLError, ModelError, ModelNotFoundError, ModelTamperedError
-from eventml.models.onnx_models import read_onnx
-from eventml.models.sklearn_models import read_pickle, read_skops
+from eventml.errors import EventMLError, ModelError, ModelTamperedError
+from eventml.models.artefacts import Artefact, Model, ModelSource
+from eventml.models.formats import ModelFile, format_name, read_model
+from eventml.models.registries import ModelRegistry, fetched, registry_of, shown, translated
 from eventml.models.threads import use_one_job
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 _DIGITS: Final = 12  # of a version: 48 bits tell a team's models apart, and keep ids short
-_SUFFIXES: Final = (".skops", ".joblib", ".pkl", ".pickle", ".onnx")
 _BESIDE: Final = ".sha256"  # behind a model's path: the file with its digest
 _PIN: Final = re.compile(rb"\\?([0-9a-fA-F]{64})(?:[ \t][^\n]*)?\s*")  # a line of sha256sum, or its digits
 _NO_WAIT: Final = getattr(os, "O_NONBLOCK", 0)  # not on Windows
 _PIN_SIZE: Final = 8192  # bytes to read; one line is shorter
 
 
-class Model(msgspec.Struct, frozen=True, eq=False):
-    """A loaded model.
-
-    Attributes:
-        object: The model itself: the object in the file, or the one that the function returned.
-        name: Sent with every prediction, in the header `ce_model`.
-        version: Sent in the header `ce_modelversion`, and part of a prediction's id: two models that
-            predict differently need different versions, or their predictions look like duplicates.
-    """
-
-    object: Any
-    name: str
-    version: str
-
-
-class Artefact(msgspec.Struct, frozen=True):
-    """A model file, and what may be trusted in it.
-
-    If there is a file `<path>.sha256`, as sha256sum writes it (also beside the file that a link leads to),
-    the model must have that digest too. It does not permit a pickle: whoever can replace the model can
-    replace that file as well.
-
-    Attributes:
-        path: Path of the file. Its suffix decides the format: `.skops`, `.joblib`, `.pkl`, `.pickle`,
-            `.onnx`.
-        name: Name of the model, or None for the file's name without its suffix.
-        version: Version of the model, or None for the first 12 hex digits of the file's sha256.
-        trusted: Full names of types and functions that may be loaded from a skops file, in addition
-            to eventml's reviewed list. The author of the file chooses the arguments that they are called
-            with: trust only what is harmless with any arguments.
-        sha256: The file's expected digest, 64 hex digits, checked for every format.
-        pickle: Whether to load a pickle. Loading runs any code in the file, so `sha256` is required too.
-        keep_threads: Whether to keep `n_jobs` and ONNX Runtime's threads. By default a model is limited
-            to one thread, because more make a stream slower; see `docs/models.md`.
-
-    Raises:
-        ModelError: `trusted` is a str and not a tuple.
-    """
-
-    path: str | os.PathLike[str]
-    name: str | None = None
-    version: str | None = None
-    trusted: tuple[str, ...] = ()
-    sha256: str | None = None
-    pickle: bool = False
-    keep_threads: bool = False
-
-    def __post_init__(self) -> None:
-        """Refuse a str as `trusted`, which would trust its single letters."""
-        if isinstance(self.trusted, str):
-            raise ModelError(f"Artefact.trusted is a tuple of names: write trusted=({self.trusted!r},)")
-
-
-ModelSource: TypeAlias = str | os.PathLike[str] | Artefact | Model | Callable[[], Any]
-"""Types that a handler's `model=` accepts: see `load`."""
-
-
 def load(source: ModelSource, *, name: str) -> Model:
     """Load a model. It blocks, for a large model for long: call it in a thread.
 
     A path is loaded according to its suffix, and only types on eventml's reviewed list are trusted; an
-    `Artefact` can say more. A `Model` is returned as it is. A function is called without arguments: if it
+    `Artefact` can say more. A reference to a registry is resolved and downloaded first, unless the cache has
+    what it names now. A `Model` is returned as it is. A function is called without arguments: if it
     returns a `Model`, that is kept; a path or an `Artefact` is loaded; any other object becomes the model,
     limited to one thread, with a version computed from its pickled state ("unversioned" if it cannot be
     pickled: return a `Model` with a version of your own then).
@@ -113,10 +59,8 @@ def load(source: ModelSource, *, name: str) -> Model:
     """
     if isinstance(source, Model):
         return source
-    if isinstance(source, str | os.PathLike):
-        return _load_file(Artefact(source))
-    if isinstance(source, Artefact):
-        return _load_file(source)
+    if (artefact := _artefact(source)) is not None:
+        return _load_artefact(artefact)
     if callable(source):
         return _load_from_function(source, name)
     raise ModelError(
@@ -128,69 +72,87 @@ def load(source: ModelSource, *, name: str) -> Model:
 def current_version(source: ModelSource) -> str | None:
     """The version that the model at a source has now, without loading it; None if it cannot change.
 
-    A pinned file cannot, nor one whose `version` the code gives, nor what a function makes. It reads a file
-    only if the file has changed.
-
-    Raises:
-        ModelNotFoundError: There is no file at the path.
-        ModelError: The file cannot be read.
+    A pinned model cannot, nor one whose `version` the code gives, nor what a function makes. It reads a file
+    only if the file has changed. A registry gets one small request, or none if the reference names a version;
+    what it names is downloaded if it is not in the cache. It blocks, and raises errors as `load` does.
     """
-    if isinstance(source, _Replacement):
-        source = source.path
-    artefact = Artefact(source) if isinstance(source, str | os.PathLike) else source
-    if not isinstance(artefact, Artefact) or artefact.sha256 is not None or artefact.version is not None:
+    artefact = _artefact(source)
+    if artefact is None or artefact.sha256 is not None or artefact.version is not None:
         return None
-    path = os.fspath(artefact.path)
-    try:
-        found = os.stat(path)  # noqa: PTH116 - with its type, as `_read` takes it
-        return _digest(path, found.st_ino, found.st_size, found.st_mtime_ns)[:_DIGITS]
-    except FileNotFoundError as exc:
-        raise ModelNotFoundError(f"there is no model at {path} any more") from exc
-    except (OSError, ValueError) as exc:
-        raise ModelError(f"the model at {path} cannot be read: {exc}") from exc
+    with translated(artefact):
+        path, _ = _located(artefact, registry_of(artefact))
+        return _digest(path, _state(path))[:_DIGITS]
 
 
 @lru_cache(maxsize=64)
-def _digest(path: str, *_found: int) -> str:
-    return hashlib.sha256(_read(path)).hexdigest()
+def _digest(path: Path, _state: object) -> str:
+    return _content(path)[1]
+
+
+def _state(path: Path) -> tuple[object, ...]:
+    """What changes when a file, or a file in a folder, is written or replaced."""
+    stats = [(file, file.stat()) for file in _files(path)]
+    return tuple((file, stat.st_ino, stat.st_size, stat.st_mtime_ns) for file, stat in stats)
+
+
+def _located(artefact: Artefact, registry: ModelRegistry | None) -> tuple[Path, str]:
+    """The path of a model, in the cache if it is in a registry, and its name."""
+    if registry is None:
+        return Path(artefact.path), Path(artefact.path).stem
+    revision, name = registry.resolve(str(artefact.path))
+    return fetched(registry, artefact, revision), name
+
+
+def _artefact(source: ModelSource) -> Artefact | None:
+    """The artefact of a source, if it is none that the application makes itself."""
+    if isinstance(source, partial) and source.func is _replacing:
+        source = source()
+    if isinstance(source, str | os.PathLike):
+        source = Artefact(source)
+    return source if isinstance(source, Artefact) else None
+
+
+def path_of(source: ModelSource) -> str | os.PathLike[str] | None:
+    """The path, or the reference to a registry, that a source names; None if the application makes the model.
+
+    Nothing is read, and no pin is looked for.
+    """
+    if isinstance(source, partial) and source.func is _replacing:
+        source = source.args[1]
+    path = source.path if isinstance(source, Artefact) else source
+    return path if isinstance(path, str | os.PathLike) else None
 
 
 def replacement(source: ModelSource | None, path: str, sha256: str | None = None) -> ModelSource:
-    """The source of a model file that a setting puts in the place of `source`.
+    """The source of a model that a setting puts in the place of `source`.
 
     Code that pins its model, or makes it itself, decides what runs, so the file needs a pin too: `sha256`, or
     the file `<path>.sha256`. Without one `load` raises a ModelError. In the place of a file without a pin it
-    needs none.
+    needs none. It may be a pickle only if the code's model may be one, and with `sha256`.
     """
-    if source is None or sha256 is not None:
-        return Artefact(path, sha256=sha256)
-    return _Replacement(source, path)
+    code = _artefact(source) if source is not None else None
+    artefact = structs.replace(code or Artefact(path), path=path, sha256=sha256, name=None, version=None)
+    pickled = artefact.pickle and sha256 is not None
+    artefact = structs.replace(artefact, trusted=(), pickle=pickled, format=None)
+    return artefact if source is None or sha256 is not None else partial(_replacing, code, artefact)
 
 
-class _Replacement(msgspec.Struct, frozen=True):
-    """Loads the model at a path in the place of a source's, which says whether the file needs a pin."""
-
-    source: ModelSource
-    path: str
-
-    def __call__(self) -> Model:
-        replaced = Artefact(self.source) if isinstance(self.source, str | os.PathLike) else self.source
-        pinned = not isinstance(replaced, Artefact) or replaced.sha256 or _pins_beside(Path(replaced.path))
-        if pinned and not _pins_beside(Path(self.path)):
-            raise ModelError(
-                f"{self.path} replaces a model that the code pins or makes, so it needs a pin too: set "
-                f"model_sha256, or run sha256sum {self.path} > {self.path}.sha256 when you make the model"
-            )
-        return _load_file(Artefact(self.path))
+def _replacing(code: Artefact | None, artefact: Artefact) -> Artefact:
+    pinned = code is None or code.sha256 or _pins_beside(Path(code.path))
+    if pinned and not _pins_beside(Path(artefact.path)):
+        path = shown(artefact)
+        raise ModelError(
+            f"{path} replaces a model that the code pins or makes, so it needs a pin too: set model_sha256, "
+            f"or run sha256sum {path} > {path}.sha256 when you make the model"
+        )
+    return artefact
 
 
 def _pins_beside(path: Path) -> dict[str, str]:
-    """The digests in the files `<path>.sha256`, by path, also beside the file it is a link to.
-
-    Empty if there is no such file.
-    """
+    """The digests in the files `<path>.sha256`, if any, by path; also beside the file it is a link to."""
     pins = {}
-    for place in dict.fromkeys((str(path), os.path.realpath(path))):
+    real = str(path) if "\0" in str(path) else os.path.realpath(path)  # refused below
+    for place in dict.fromkeys((str(path), real)):
         beside = f"{place}{_BESIDE}"
         try:
             found = _PIN.fullmatch(_read(beside, _PIN_SIZE))
@@ -212,40 +174,43 @@ def _read(path: str | Path, size: int = -1) -> bytes:
         return file.read(size)
 
 
-def _load_file(artefact: Artefact) -> Model:
-    path = Path(artefact.path)
-    suffix = path.suffix.lower()
-    if suffix not in _SUFFIXES:
-        raise ModelError(
-            f"{path}: {path.suffix or 'a file without suffix'} is not a known model format; "
-            f"known are {', '.join(_SUFFIXES)}"
-        )
-    try:
+def _files(path: Path) -> list[Path]:
+    """The file; of a folder its files in the order of their names' bytes."""
+    files = [file for file in path.rglob("*") if not file.is_dir()] if path.is_dir() else [path]
+    return sorted(files, key=lambda file: os.fsencode(file.relative_to(path)))
+
+
+def _content(path: Path) -> tuple[bytes, str]:
+    """A file's content and sha256; of a folder nothing, and that of what sha256sum prints for its files."""
+    if not path.is_dir():
         data = _read(path)
-    except FileNotFoundError as exc:
-        raise ModelNotFoundError(f"there is no model at {path} (looked for {path.absolute()})") from exc
-    except (OSError, ValueError) as exc:  # ValueError: a path with a null character
-        raise ModelError(f"the model at {path} cannot be read: {exc}") from exc
-    digest = hashlib.sha256(data).hexdigest()
+        return data, hashlib.sha256(data).hexdigest()
+    digests = [(hashlib.sha256(_read(file)).hexdigest(), file.relative_to(path)) for file in _files(path)]
+    return b"", hashlib.sha256(b"".join(os.fsencode(f"{d}  {file}\n") for d, file in digests)).hexdigest()
+
+
+def _load_artefact(artefact: Artefact) -> Model:
+    registry = registry_of(artefact)
+    kind = format_name(Path(artefact.path), artefact) if registry is None else None  # before it is looked for
+    with translated(artefact):
+        path, name = _located(artefact, registry)
+        data, digest = _content(path)
+    kind = kind or format_name(path, artefact)
     given = "sha256 in its Artefact, or the setting model_sha256"
-    for where, pin in {given: artefact.sha256, **_pins_beside(path)}.items():
+    pins = {given: artefact.sha256, **({} if registry else _pins_beside(path))}
+    for where, pin in pins.items():
         if pin is not None and pin.lower() != digest:
             raise ModelTamperedError(
                 f"{path} is not the expected file: its sha256 is {digest}, not {pin}. "
                 f"If it was replaced on purpose, change {where}"
             )
-    pinned = artefact.sha256 is not None
-    if suffix == ".skops":
-        model = read_skops(data, str(path), artefact.trusted, pinned=pinned)
-    elif suffix == ".onnx":
-        model = read_onnx(data, str(path), keep_threads=artefact.keep_threads, pinned=pinned)
-    else:
-        model = read_pickle(data, str(path), allowed=artefact.pickle and pinned)
+    may_unpickle = artefact.pickle and any(pins.values())
+    model = read_model(ModelFile(path=path, data=data, artefact=artefact, may_unpickle=may_unpickle), kind)
     if not artefact.keep_threads:
         use_one_job(model)
     return Model(
         object=model,
-        name=path.stem if artefact.name is None else artefact.name,
+        name=name if artefact.name is None else artefact.name,
         version=digest[:_DIGITS] if artefact.version is None else artefact.version,
     )
 

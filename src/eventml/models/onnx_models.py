@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from eventml.errors import ModelError
+from eventml.models.formats import ModelFile, import_extra
 
 _DTYPES: Final = {
     "tensor(bool)": "bool",
@@ -74,26 +75,30 @@ class OnnxModel:
         return predicted.reshape(-1) if predicted.shape[1:] == (1,) else predicted
 
 
-def read_onnx(data: bytes, path: str, *, keep_threads: bool, pinned: bool) -> OnnxModel:
-    """Load an ONNX model on the CPU, with one thread unless it keeps its threads.
+def read_onnx(file: ModelFile, /, *, providers: Sequence[str] = ("CPUExecutionProvider",)) -> OnnxModel:
+    """Load an ONNX model, with one thread unless it keeps its threads.
+
+    `providers` are ONNX Runtime's execution providers, the preferred first.
 
     A model with weights in separate files is refused: ONNX Runtime would read them from the working
-    directory, and the model's sha256 does not cover them. Of a file that is not `pinned` by a sha256, sparse
+    directory, and the model's sha256 does not cover them. Of a file that is not pinned by a sha256, sparse
     tensors are refused and nothing is computed while loading: both make gigabytes of a few bytes.
 
     Raises:
-        ModelError: onnxruntime is not installed, cannot load the file, or must not.
+        MissingExtraError: onnxruntime is not installed.
+        ModelError: It cannot load the file, or must not, or lacks a provider.
     """
-    try:
-        import onnxruntime  # noqa: PLC0415 - optional
-    except ImportError as exc:
+    data, path, pinned = file.data, file.path, file.artefact.sha256 is not None
+    onnxruntime = import_extra("onnxruntime", "onnx", f"loading {path}")
+    if absent := set(providers).difference(available := onnxruntime.get_available_providers()):
         raise ModelError(
-            f"loading {path} needs onnxruntime, which is not installed: pip install onnxruntime"
-        ) from exc
+            f"{path}: this build of ONNX Runtime lacks {', '.join(sorted(absent))} (it has "
+            f"{', '.join(available)}); install the build for your hardware, such as onnxruntime-gpu"
+        )
     options = onnxruntime.SessionOptions()
     # By default the bytes decide the format, and in ONNX Runtime's own format nothing would be checked.
     options.add_session_config_entry("session.load_model_format", "ONNX")
-    if not keep_threads:
+    if not file.artefact.keep_threads:
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
     if not pinned:
@@ -113,9 +118,7 @@ def read_onnx(data: bytes, path: str, *, keep_threads: bool, pinned: bool) -> On
         )
     try:
         off = [] if pinned else ["ConstantFolding"]
-        session = onnxruntime.InferenceSession(
-            data, options, ["CPUExecutionProvider"], disabled_optimizers=off
-        )
+        session = onnxruntime.InferenceSession(data, options, list(providers), disabled_optimizers=off)
     except Exception as exc:
         raise ModelError(f"{path} is not a complete ONNX model: {type(exc).__name__}: {exc}") from exc
     return OnnxModel(session)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
 
 from eventml.errors import MissingExtraError, ModelError, UntrustedModelError
+from eventml.models.formats import ModelFile
 from eventml.models.trusted import ARRAY_CHECK, LOADERS, PLAIN_DICTIONARIES, REVIEWED_LOADERS, TUPLE_STATES
 
 if TYPE_CHECKING:
@@ -27,10 +28,10 @@ _SEED: Final = frozenset({"entropy", "n_children_spawned", "pool_size", "spawn_k
 _POOL: Final = 64  # numpy's default is 4; the time to make one grows with its square
 
 
-def read_skops(data: bytes, path: str, trusted: tuple[str, ...], *, pinned: bool) -> Any:
+def read_skops(file: ModelFile, /) -> Any:
     """Load the object in a skops file.
 
-    A file that is not `pinned` by a sha256 may unpack to 64 MiB or 40 times its size, whichever is more, and
+    A file that is not pinned by a sha256 may unpack to 64 MiB or 40 times its size, whichever is more, and
     its table of contents may have 1 million values or one for each byte of the file.
 
     Raises:
@@ -38,6 +39,8 @@ def read_skops(data: bytes, path: str, trusted: tuple[str, ...], *, pinned: bool
         MissingExtraError: skops or scikit-learn is not installed.
         ModelError: The file is damaged, too large unpacked, or scikit-learn could not have saved it.
     """
+    data, path, trusted = file.data, str(file.path), file.artefact.trusted
+    pinned = file.artefact.sha256 is not None
     try:
         import skops.io as skops  # noqa: PLC0415 - optional
 
@@ -283,15 +286,16 @@ def _are_plain(keys: dict[str, Any]) -> bool:
     )
 
 
-def read_pickle(data: bytes, path: str, *, allowed: bool) -> Any:
+def read_pickle(file: ModelFile, /) -> Any:
     """Load the object in a pickle, plain or joblib's, whose sha256 has been checked. It runs the code in it.
 
     Raises:
-        UntrustedModelError: It is not `allowed`: the artefact lacks `pickle=True` or a `sha256`.
+        UntrustedModelError: The artefact lacks `pickle=True`, or the file has no pin.
         MissingExtraError: The file is a `.joblib` file, and joblib is not installed.
         ModelError: The pickle cannot be loaded in this environment.
     """
-    if not allowed:
+    data, path = file.data, str(file.path)
+    if not file.may_unpickle:
         raise UntrustedModelError(
             f"{path} is a pickle, and loading a pickle runs any code in it. "
             "Save the model with skops. Or, if you know who made this file and noted its sha256 then, "

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import sys
 import threading
-from typing import Any
+from functools import partial
+from typing import Any, Final
 
 from eventml.models.object_graph import attributes, reachable
 
+_CATBOOST: Final = frozenset({"predict", "predict_proba", "predict_log_proba"})
 _limited = threading.local()
 
 
@@ -41,14 +43,25 @@ def single_threaded() -> None:
 
 
 def use_one_job(model: Any) -> None:
-    """Set `n_jobs=None` on every scikit-learn estimator inside `model`, in place.
+    """Limit `model`, and the models inside it, to one thread, in place.
 
-    The estimators are found by walking the object, because `get_params` returns the unfitted template of an
-    ensemble and not its fitted estimators.
+    They are found by walking the object, because `get_params` returns the unfitted template of an
+    ensemble and not its fitted estimators. PyTorch has one limit for the process.
     """
-    base = sys.modules.get("sklearn.base")
-    if base is None:
-        return
     for one in reachable(model):
-        if issubclass(type(one), base.BaseEstimator) and attributes(one).get("n_jobs") is not None:
-            one.n_jobs = None
+        kinds = {f"{kind.__module__.partition('.')[0]}.{kind.__name__}" for kind in type(one).__mro__}
+        if "sklearn.BaseEstimator" in kinds:
+            # None is one job in scikit-learn, and all cores elsewhere.
+            if kinds & {"xgboost.XGBModel", "lightgbm.LGBMModel"}:
+                one.n_jobs = 1
+            elif attributes(one).get("n_jobs") is not None:
+                one.n_jobs = None
+        elif "xgboost.Booster" in kinds:
+            one.set_param("nthread", 1)
+        elif "lightgbm.Booster" in kinds:
+            one.predict = partial(one.predict, num_threads=1)
+        elif "catboost.CatBoost" in kinds:
+            for method in _CATBOOST & set(dir(one)):
+                setattr(one, method, partial(getattr(one, method), thread_count=1))
+        elif "torch.Module" in kinds:
+            sys.modules["torch"].set_num_threads(1)

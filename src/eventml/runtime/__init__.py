@@ -38,12 +38,11 @@ from eventml.runtime.failures import (
     task_group,
 )
 from eventml.runtime.golden_rows import read_golden_rows
-from eventml.runtime.handler_call import CallSteps, HandlerCall
+from eventml.runtime.handler_call import HandlerCall, call_without_stream
 from eventml.runtime.loaded_handlers import LoadedHandler, load_handlers, load_model
 from eventml.runtime.outages import OutageLog
-from eventml.runtime.output_checks import OutputChecks, Prediction
+from eventml.runtime.output_checks import OutputChecks, Prediction, bare_prediction
 from eventml.runtime.outputs import (
-    Outputs,
     answer_is_list,
     answer_type,
     are_values,
@@ -66,7 +65,6 @@ __all__ = [
     "SIZE_BUCKETS",
     "BrokerRetry",
     "CallResults",
-    "CallSteps",
     "Caller",
     "DeadLetterAction",
     "DeadLetterCompletion",
@@ -81,7 +79,6 @@ __all__ = [
     "LoadedHandler",
     "OutageLog",
     "OutputChecks",
-    "Outputs",
     "Prediction",
     "ReplayReport",
     "Retry",
@@ -91,7 +88,9 @@ __all__ = [
     "answer_is_list",
     "answer_type",
     "are_values",
+    "bare_prediction",
     "browse",
+    "call_without_stream",
     "check_capabilities",
     "check_topics",
     "dead_letter_queues",

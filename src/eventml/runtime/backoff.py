@@ -36,7 +36,7 @@ def backoff_delay(failures: int, first: float, longest: float, chance: Callable[
 
 
 class BrokerRetry:
-    """The attempts of one step at the broker, such as `receive`, of which each that fails is repeated.
+    """Repeats one step at the broker, such as `receive`, until it succeeds.
 
     `OutageLog` logs what fails. A success shorter than 10 s does not end a failure.
 

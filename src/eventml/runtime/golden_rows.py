@@ -16,10 +16,11 @@ from eventml.errors import DecodeError, MissingExtraError, ModelError
 from eventml.event_types import fields_of
 from eventml.handlers import Handler
 from eventml.records import Delivery, Record
-from eventml.runtime.calling import Caller, Item
+from eventml.runtime.calling import Item
 from eventml.runtime.failures import Failed, describe
-from eventml.runtime.handler_call import CallSteps, HandlerCall
-from eventml.runtime.outputs import Outputs, outputs_as_json
+from eventml.runtime.handler_call import call_without_stream
+from eventml.runtime.output_checks import bare_prediction
+from eventml.runtime.outputs import outputs_as_json
 from eventml.runtime.stats import Stats
 
 if TYPE_CHECKING:
@@ -32,22 +33,20 @@ PREDICTION: Final = "prediction"
 
 
 async def check_golden_rows(handler: Handler, model: Model, resources: Mapping[str, Any]) -> None:
-    """Pass if a model's predictions for the handler's golden rows are valid, and near the recorded ones.
+    """Check that a model's predictions for the handler's golden rows are valid, and near the recorded ones.
 
-    They are made as those of a stream are, in one batch, and so must be finite and of the right type. Numbers
-    may differ from the recorded ones by `golden_tolerance` at most; all else must be equal.
+    The rows are predicted in one batch, as on a stream: predictions must be finite and of the right type.
+    Numbers may differ from the recorded ones by `golden_tolerance` at most; all else must be equal.
 
     Raises:
-        ModelError: they are not, or the rows cannot be read. The message names the row.
+        ModelError: a prediction is not, and the message names its row; or the rows cannot be read.
     """
     path = str(handler.options.golden)
     items, recorded = await to_thread.run_sync(read_golden_rows, path, handler)
-    stats = Stats()
-    caller = Caller(handler, resources, ordered=False, stats=stats)
-    outputs = Outputs(handler, {}, model=model, source="golden")
+    call = call_without_stream(handler, model, resources, source="golden", stats=Stats())
     refused = f"model {model.name} {model.version} fails the golden rows in {path}"
     try:
-        results = await HandlerCall(handler, CallSteps(caller, outputs), stats)(items)
+        results = await call(items)
     except Exception as exc:
         raise ModelError(f"{refused}: {describe(exc)}") from exc
     for number, (result, expected) in enumerate(zip(results, recorded, strict=True), 1):
@@ -112,11 +111,10 @@ def is_near(predicted: Any, expected: Any, tolerance: float) -> bool:
 
 
 def _value(outputs: Sequence[Record]) -> Any:
-    """What a handler predicted for an event, as JSON has it: a bare number is not wrapped in an object."""
+    """The prediction for an event as JSON has it, or a list of several; a number without its object."""
     if len(outputs) != 1:
         return msgspec.json.decode(outputs_as_json(outputs))
-    value = msgspec.json.decode(outputs[0].value)
-    return value["value"] if isinstance(value, dict) and value.keys() == {"input", "value"} else value
+    return bare_prediction(msgspec.json.decode(outputs[0].value))
 
 
 def _shown(value: Any) -> str:

@@ -20,7 +20,9 @@ from eventml.runtime.stats import Stats
 from eventml.runtime.tracing import HandlerTracing
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+
+    from eventml.models import Model
 
 _UNFINISHED: Final = (AsyncGeneratorType, CoroutineType, GeneratorType)
 
@@ -101,3 +103,11 @@ class HandlerCall:
             kind = type(output).__name__
             return Failed(OutputError(f"{self._name} returned a {kind}, which nobody runs; use async def"))
         return output if isinstance(output, Failed) else Completion(delivery)
+
+
+def call_without_stream(
+    handler: Handler, model: Model | None, resources: Mapping[str, Any], *, source: str, stats: Stats
+) -> HandlerCall:
+    """A predictor's call for events that come from no subscription. Their order by key is not kept."""
+    caller = Caller(handler, resources, ordered=False, stats=stats)
+    return HandlerCall(handler, CallSteps(caller, Outputs(handler, {}, model=model, source=source)), stats)

@@ -1,4 +1,4 @@
-"""Log of outages of the broker: a line when one begins and a line when it ends, whatever it stops."""
+"""Log of outages of the broker: a line when one begins and a line when it ends, for all steps together."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class OutageLog:
     one of its own. A supervisor logs those of its workers as one, by `update`.
 
     Attributes:
-        current: What fails at the moment, with the first error: reaching the broker, or steps.
+        current: The failures of the moment, each with its first error: "reaching the broker", or steps.
     """
 
     def __init__(self) -> None:
         self.current: Mapping[str, str] = {}
-        self._steps: dict[str, tuple[str, str]] = {}  # those that fail: what is out, and the error
+        self._steps: dict[str, tuple[str, str]] = {}  # failing steps: `_BROKER` or the step, and the error
         self._since: dict[str, float] = {}
         self._ended: dict[str, float] = {}
         self._logged: set[str] = set()  # what is out by the log
@@ -54,7 +54,7 @@ class OutageLog:
             self.update(dict(reversed(self._steps.values())))
 
     def update(self, current: Mapping[str, str]) -> None:
-        """Set what fails at the moment, with an error; log what is new, and what has ended."""
+        """Set the failures of the moment, each with an error. Log each that begins and each that ends."""
         now, before, self.current = time.monotonic(), self.current, dict(current)
         for what in current:
             if what not in before:

@@ -42,6 +42,12 @@ class Prediction(msgspec.Struct, frozen=True):
     value: Any
 
 
+def bare_prediction(value: Any) -> Any:
+    """Return the number of a `Prediction` in JSON, and any other output as it is."""
+    fields = Prediction.__struct_fields__
+    return value["value"] if isinstance(value, dict) and tuple(value) == fields else value
+
+
 class CheckedOutputs(NamedTuple):
     """The outputs of one call that passed the checks.
 

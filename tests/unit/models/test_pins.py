@@ -88,13 +88,22 @@ def test_a_folder_in_the_place_of_the_pin_refuses_the_model(save: Save, line: Li
         load(path, name="x")
 
 
-def test_the_pin_beside_it_permits_no_pickle(tmp_path: Path, line: LinearRegression) -> None:
-    path = tmp_path / "model.pkl"
+def test_the_pin_beside_a_pickle_permits_it_only_if_the_code_does(
+    tmp_path: Path, line: LinearRegression
+) -> None:
+    path = tmp_path / "model.joblib"
     path.write_bytes(pickle.dumps(line))
+    code = Artefact(path, pickle=True)
+    with pytest.raises(UntrustedModelError, match="is a pickle"):
+        load(code, name="x")
     pin(path)
-    for source in (path, Artefact(path, pickle=True), replacement(Artefact("a.pkl", pickle=True), str(path))):
+    assert load(code, name="x").version == digest(path)[:12]
+    for source in (path, Artefact(path), replacement(code, str(path)), replacement(None, str(path))):
         with pytest.raises(UntrustedModelError, match="is a pickle"):
             load(source, name="x")
+    pin(path, sha256="0" * 64)
+    with pytest.raises(ModelTamperedError):
+        load(code, name="x")
 
 
 class TestReplacement:
@@ -134,13 +143,24 @@ class TestReplacement:
         with pytest.raises(ModelTamperedError):
             load(source, name="x")
 
-    def test_of_a_pickle_is_refused_with_either_pin(self, tmp_path: Path, line: LinearRegression) -> None:
+    def test_of_a_pickle_needs_its_sha256_and_code_that_loads_pickles(
+        self, tmp_path: Path, line: LinearRegression
+    ) -> None:
         path = tmp_path / "model.pkl"
         path.write_bytes(pickle.dumps(line))
-        code = Artefact(path, pickle=True, sha256=digest(path))
-        assert load(code, name="x").name == "model"
-        with pytest.raises(UntrustedModelError, match="is a pickle"):
-            load(replacement(code, str(path), digest(path)), name="x")
+        code = Artefact("pinned.pkl", pickle=True, sha256="0" * 64)
+        assert load(replacement(code, str(path), digest(path)), name="x").name == "model"
+        pin(path)
+        for source in (replacement(code, str(path)), replacement("a.pkl", str(path), digest(path))):
+            with pytest.raises(UntrustedModelError, match="is a pickle"):
+                load(source, name="x")
+
+    def test_keeps_how_the_code_loads_a_model_and_not_what_it_trusts(self) -> None:
+        code = Artefact(
+            "a.onnx", "a", "1", ("x.y",), "0" * 64, keep_threads=True, format="onnx", options={"k": 1}
+        )
+        expected = Artefact("b.onnx", sha256="1" * 64, keep_threads=True, options={"k": 1})
+        assert replacement(code, "b.onnx", "1" * 64) == expected
 
     @pytest.mark.parametrize("source", [None, "missing.skops", Artefact("missing.skops", trusted=("a.b",))])
     def test_of_an_unpinned_file_needs_none(self, source: Any, save: Save, line: LinearRegression) -> None:

@@ -46,7 +46,7 @@ CASES = {
 SAID = {
     "skops": "MissingExtraError: loading .*tip.skops needs .*pip install 'eventml\\[sklearn\\]'",
     "joblib": "MissingExtraError: loading .*tip.joblib needs .*pip install 'eventml\\[sklearn\\]'",
-    "onnx": "ModelError: loading .*tip.onnx needs onnxruntime.*pip install onnxruntime",
+    "onnx": r"MissingExtraError: loading .*tip.onnx needs .*pip install 'eventml\[onnx\]'",
     "pickle": r"\[1\]",
     "factory": "True",
     "threads": "None",

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def find_duplicates(source: Source, decoder: RowDecoder, rows: int) -> dict[str, str]:
-    """Return the rows of a file that have the id of an earlier row, with that row, both by their labels.
+    """Return, by label, each row of a file that has the id of an earlier row, and the label of that row.
 
     The ids are read once, and again if two of their hashes are equal. It runs in a worker thread of anyio.
     """

@@ -48,7 +48,7 @@ def write_rows(
 
 
 def _to_wire(type_: Any, kind: ColumnKind, values: Iterable[Any], dialect: str) -> tuple[Any, Iterable[Any]]:
-    """The SQL type to send values in, and the values as it has them."""
+    """The SQL type to send values in, and the values converted to it."""
     wire: Any = sa.Text
     convert: Callable[[Any], Any]
     if isinstance(type_, sa.Integer) and kind == "int":
@@ -68,7 +68,7 @@ def _to_wire(type_: Any, kind: ColumnKind, values: Iterable[Any], dialect: str) 
 
 
 def _moment(text: str, *, zone: bool) -> str:
-    """A time for a column with or without a time zone: what has no zone is UTC."""
+    """A time for a column with or without a time zone. A time without a zone is taken as UTC."""
     found = datetime.fromisoformat(text)
     found = found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
     return (found if zone else found.replace(tzinfo=None)).isoformat()

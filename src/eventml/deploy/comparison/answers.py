@@ -1,4 +1,4 @@
-"""What a model answered: read from its topic, or predicted again from the events of the input topic."""
+"""The predictions of a model: read from its topic, or made again from the events of the input topic."""
 
 from __future__ import annotations
 
@@ -14,14 +14,12 @@ from eventml.errors import DecodeError, TopicNotFoundError, UnsupportedError
 from eventml.handlers import Handler
 from eventml.records import MODEL_VERSION, Delivery
 from eventml.runtime import (
-    Caller,
-    CallSteps,
     DeadLetterCompletion,
-    HandlerCall,
     Item,
-    Outputs,
     Retry,
     Stats,
+    bare_prediction,
+    call_without_stream,
     dead_letter_topic,
     load_handlers,
 )
@@ -48,14 +46,14 @@ class Events(msgspec.Struct):
 
 
 class Answers(msgspec.Struct):
-    """What one model answered.
+    """The predictions of one model.
 
     Attributes:
         name: The predictor's name.
         fields: The fields of its predictions, by the id of the event.
-        timestamps: When each was published, in seconds since the epoch; of predictions made again none.
+        timestamps: When each was published, in seconds since the epoch; empty for predictions made again.
         versions: The versions of its model, each with the number of its predictions.
-        dead_letters: Events that it failed.
+        dead_letters: Number of the events that became dead letters.
     """
 
     name: str
@@ -83,20 +81,20 @@ async def read_events(bus: Bus, handler: Handler, *, start: Any, until: Any) -> 
 
 
 async def read_answers(bus: Bus, handler: Handler, events: Events, *, start: Any) -> Answers:
-    """Read what a predictor answered to these events, from its topic and its dead letters."""
+    """Read the predictions for these events from the predictor's topic, and count their dead letters."""
     answers = Answers(handler.name)
     [topic] = handler.outputs
     mark = f"/{handler.name}"
     async for delivery in bus.read(topic, start=start, until="end"):
         input_id, found, behind = delivery.id.rpartition(mark)
         if not found or (behind and behind[0] != "@") or isinstance(delivery.decoded, DecodeError):
-            continue  # another publisher's
+            continue  # of another publisher
         if input_id in events.deliveries:
             answers.add(input_id, _fields(delivery.decoded), delivery.headers.get(MODEL_VERSION, ""))
             answers.timestamps[input_id] = delivery.timestamp
-    letters = dead_letter_topic(handler.topic, handler.options.group)
+    failed = dead_letter_topic(handler.topic, handler.options.group)
     with suppress(TopicNotFoundError):  # nothing has failed
-        async for delivery in bus.read(letters, start=start, until="end"):
+        async for delivery in bus.read(failed, start=start, until="end"):
             answers.dead_letters += delivery.id in events.deliveries
     return answers
 
@@ -118,11 +116,8 @@ async def predict_again(
     async with AsyncExitStack() as stack:
         [loaded] = await load_handlers(stack, [handler], bus.lifespans, [(decoder, {})])
         stats = Stats()
-        outputs = Outputs(handler, {}, model=loaded.model, source=bus.name)
-        caller = Caller(handler, loaded.resources, ordered=False, stats=stats)
-        retry = Retry(
-            HandlerCall(handler, CallSteps(caller, outputs), stats), handler, stats=stats, ordered=False
-        )
+        call = call_without_stream(handler, loaded.model, loaded.resources, source=bus.name, stats=stats)
+        retry = Retry(call, handler, stats=stats, ordered=False)
         version = "" if loaded.model is None else loaded.model.version
         size = handler.options.max_batch or _BATCH
         deliveries = list(events.deliveries.values())
@@ -142,15 +137,14 @@ async def predict_again(
     return answers
 
 
-def single_output(handler: Handler) -> Handler:
-    """A predictor that has one prediction for each event, and so can be compared.
+def check_single_output(handler: Handler) -> None:
+    """Check that a predictor has one prediction for each event: others cannot be compared.
 
     Raises:
         UnsupportedError: It has several outputs, or none.
     """
     if len(handler.outputs) != 1 or handler.several:
         raise UnsupportedError(f"{handler.name} cannot be compared: it has not one prediction for each event")
-    return handler
 
 
 def latencies(answers: Answers, events: Events) -> Sequence[float]:
@@ -160,9 +154,5 @@ def latencies(answers: Answers, events: Events) -> Sequence[float]:
 
 
 def _fields(value: Any) -> Fields:
-    built = msgspec.to_builtins(value)
-    if isinstance(built, dict):
-        if built.keys() == {"input", "value"}:  # a `Prediction`
-            return {"value": built["value"]}
-        return built
-    return {"value": built}
+    built = bare_prediction(msgspec.to_builtins(value))
+    return built if isinstance(built, dict) else {"value": built}

@@ -1,4 +1,4 @@
-"""How to run a predictor, decided from what was measured of it."""
+"""Advice on running a predictor, decided from its measurements."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Advice(msgspec.Struct, frozen=True):
         max_batch: Events in a call.
         timeout: Time limit of a call, in seconds.
         rate: Events a second to expect of one worker, without the cost of a broker.
-        workers: How many workers carry the rate that was asked for; None if none was.
-        warnings: What is known to hurt, and what to do.
+        workers: Number of workers for the wanted rate; None without one.
+        warnings: Known problems, each with its remedy.
     """
 
     max_batch: int

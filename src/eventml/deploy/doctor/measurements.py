@@ -21,14 +21,12 @@ from eventml.bus import Bus
 from eventml.codec import Decoder
 from eventml.handlers import Handler
 from eventml.runtime import (
-    Caller,
-    CallSteps,
     HandlerCall,
     Item,
     LoadedHandler,
-    Outputs,
     Stats,
     Worker,
+    call_without_stream,
     load_handlers,
     read_golden_rows,
     task_group,
@@ -45,7 +43,7 @@ _MOST: Final = 50_000  # ... and the most events; the topic holds twice as many
 
 
 class BatchCost(msgspec.Struct, frozen=True):
-    """What calls with batches of one size cost.
+    """The cost of calls with batches of one size.
 
     Attributes:
         size: Events in a batch.
@@ -64,7 +62,7 @@ class BatchCost(msgspec.Struct, frozen=True):
 
 
 class Examination(msgspec.Struct, frozen=True):
-    """What was measured of a predictor.
+    """The measurements of a predictor.
 
     Attributes:
         predictor: Its name.
@@ -76,7 +74,7 @@ class Examination(msgspec.Struct, frozen=True):
         cores: CPU time of a call of the largest batch over its time: above 1 it uses several threads.
         lock: Share of the time of such a call in which other threads of the process could not run.
         streamed: Events a second of one worker on the in-memory backend.
-        warnings: What was warned of while the model was loaded.
+        warnings: Warnings that were issued while the model was loaded.
     """
 
     predictor: str
@@ -108,10 +106,7 @@ async def examine(bus: Bus, handler: Handler, rows: str, progress: Callable[[str
             [loaded] = await load_handlers(stack, [handler], bus.lifespans, [(decoder, {})])
         load_seconds, load_memory = time.perf_counter() - begun, _memory() - memory
         items, _ = await to_thread.run_sync(read_golden_rows, rows, handler)
-        stats = Stats()
-        caller = Caller(handler, loaded.resources, ordered=False, stats=stats)
-        outputs = Outputs(handler, {}, model=loaded.model, source=bus.name)
-        call = HandlerCall(handler, CallSteps(caller, outputs), stats)
+        call = call_without_stream(handler, loaded.model, loaded.resources, source=bus.name, stats=Stats())
         alone = [await _values(call, [item]) for item in items]
         memory, batches = _memory(), []
         for size in _sizes(handler.max_batch):
@@ -126,9 +121,9 @@ async def examine(bus: Bus, handler: Handler, rows: str, progress: Callable[[str
         progress("running a worker")
         streamed = await _streamed(bus, loaded, batch, batches[-1].rate)
         model = ("", "") if loaded.model is None else (loaded.model.name, loaded.model.version)
-        told = list(dict.fromkeys(str(one.message) for one in caught))
+        issued = list(dict.fromkeys(str(one.message) for one in caught))
         return Examination(
-            *(handler.name, model, load_seconds, load_memory, batches, peak, cores, lock, streamed, told)
+            *(handler.name, model, load_seconds, load_memory, batches, peak, cores, lock, streamed, issued)
         )
 
 

@@ -100,9 +100,7 @@ class WebService:
             raise unavailable("the service has not been started: the app around it must enter its lifespan")
         path = scope["path"].removeprefix(scope.get("root_path", "")).removesuffix("/")
         if scope["method"] in ("GET", "HEAD") and path in _GET:
-            if (
-                path in PATHS
-            ):  # they need no token: they hold no data, and the page sends it with its requests
+            if path in PATHS:  # without a token: the page has no data, and sends the token with its requests
                 await send_page(path, scope, send)
                 return
             answer = await self._get(path, scope)

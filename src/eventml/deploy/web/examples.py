@@ -1,4 +1,4 @@
-"""An example of an event, made from its JSON schema: what the page at `/docs` fills in."""
+"""An example of an event, made from its JSON schema, for the page at `/docs`."""
 
 from __future__ import annotations
 

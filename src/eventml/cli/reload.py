@@ -53,7 +53,6 @@ def run_reloading(bus: Bus) -> int:
             process.send_signal(number)  # the second one abandons the events in flight
         stop.set()
 
-    process = _start()
     for name in ("SIGTERM", "SIGINT", "SIGHUP"):  # the last one as a terminal closes; Windows has none
         if found := getattr(signal, name, None):
             signal.signal(found, handle)
@@ -61,7 +60,7 @@ def run_reloading(bus: Bus) -> int:
     def is_of_the_app(change: object, path: str) -> bool:
         return Path(path) in models or (path.endswith(_SOURCES) and ignored(change, path))  # type: ignore[arg-type]
 
-    ended = False
+    process, ended = _start(), False
     try:
         for changes in watch(
             *folders,

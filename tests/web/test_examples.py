@@ -36,7 +36,7 @@ def test_a_number_is_within_its_limits(limits: list[float], open_: bool) -> None
     assert least < number < most or (not open_ and number in (least, most))
 
 
-@given(st.integers(-(1 << 63) + 1, (1 << 63) - 2))
+@given(st.integers(-(1 << 62), 1 << 62))
 def test_an_integer_is_exact(limit: int) -> None:
     assert example(Annotated[int, msgspec.Meta(gt=limit, lt=limit + 2)]) == limit + 1
     assert example(Annotated[int, msgspec.Meta(ge=limit, le=limit)]) == limit

@@ -33,6 +33,8 @@ BUS: Final = "examples.rides.app:bus"
 EVENTML: Final = (sys.executable, "-m", "eventml")
 BEFORE: Final = {  # captures by name, before the service is started
     "help": "--help",
+    "init": "init shop_COLUMNS",
+    "doctor": "doctor examples.rides.app:duration --rows few.jsonl",
     "check": f"check {BUS}",
     "schema": f"schema {BUS}",
     "graph": f"graph {BUS}",
@@ -45,6 +47,7 @@ RUNNING: Final = {
     "top": f"top {BUS} --at PORT --once",
     "lag": f"lag {BUS}",
     "tail": "tail rides.duration --from earliest -n 3",
+    "replay": "replay examples.rides.app:duration --from 30s",
 }
 AFTER: Final = {
     "publish": "publish rides.started few.jsonl --id ride_id",
@@ -120,7 +123,7 @@ def main() -> None:
     """Run the service and the commands, and write the files."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--to", type=Path, default=ROOT / "docs", help="folder to write to (default: docs)")
-    parser.add_argument("--events", type=int, default=90_000, help="rides to publish (default: 90000)")
+    parser.add_argument("--events", type=int, default=180_000, help="rides to publish (default: 180000)")
     parser.add_argument("--only", metavar="NAME,...", help="names of captures to write (default: all)")
     options = parser.parse_args()
     captures = options.to / "captures"

@@ -119,6 +119,7 @@ def read_handler(
     """
     called, wrapped = functions_of(function)
     name = arguments.get("name") or function_name(function)
+    _check_topic(name, topic)
     parameters = parameters_of(name, function)
     hints = type_hints(name, called)
     first = hints.get(parameters[0].name, Any)
@@ -170,6 +171,14 @@ def configured(handler: Handler, model: ModelSource | None, options: Mapping[str
         return structs.replace(handler, model=model, options=structs.replace(handler.options, **options))
     except ValueError as exc:
         raise ConfigError(f"consumer.{handler.name}.{exc}") from exc
+
+
+def _check_topic(name: str, topic: object) -> None:
+    if not isinstance(topic, str):  # as what `bus.topic()` returns, which does not know its name
+        raise RegistrationError(
+            f"{name}: the topic to read from is given by its name, not by a {type(topic).__name__}; "
+            'give the decorator a text such as "rides.started"'
+        )
 
 
 def _check_model(name: str, model: ModelSource | None, resource_names: tuple[str, ...]) -> None:

@@ -30,6 +30,14 @@ def test_decorator_returns_the_function_unchanged(bus: Bus) -> None:
     assert bus.predictor("rides.started", to="rides.duration")(duration) is duration
 
 
+def test_a_declared_topic_is_not_the_name_of_a_topic(bus: Bus) -> None:
+    started: Any = bus.topic("rides.started", event_type=Ride)
+    with pytest.raises(RegistrationError, match=r"report: .* by its name, not by a Topic"):
+
+        @bus.consumer(started)
+        def report(ride: Ride) -> None: ...
+
+
 def test_annotations_choose_batches_or_single_events_and_threads_or_coroutines(bus: Bus) -> None:
     @bus.consumer("t")
     def batch(rides: list[Ride]) -> None: ...

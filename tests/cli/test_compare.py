@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 import pytest
 
+from eventml import Bus
 from tests.model_updates.conftest import ModelFile
 
 if TYPE_CHECKING:
@@ -114,6 +116,64 @@ def test_replay_predicts_old_events_with_another_model_and_publishes_nothing(
     assert {row["x"] for row in rows} == {event["x"] for event in EVENTS} - {13.0}
     del hubs
     assert not invoke("tail", "sums.challenger.two", "--backend", "onehub://", "--until-end").stdout
+
+
+def test_replay_with_another_model_does_not_test_the_golden_rows_of_the_first(
+    invoke: Invoke, hubs: Hubs, versions: dict[str, str], folder: Path
+) -> None:
+    del hubs
+    golden = {**EVENTS[1], "prediction": {"total": 2.0}}
+    (folder / "golden.jsonl").write_text(json.dumps(golden))
+    with (folder / "eventml.toml").open("a") as settings:
+        settings.write('[consumer.add]\ngolden = "golden.jsonl"\n')
+    answer(invoke, only="add")
+    report = found(invoke, "replay", "app:add", "--model", "two.skops")
+    assert [m["versions"] for m in report["models"]] == [{versions["one"]: 99}, {versions["two"]: 99}]
+
+
+def test_a_time_without_events_is_named(invoke: Invoke, hubs: Hubs, versions: dict[str, str]) -> None:
+    del hubs, versions
+    answer(invoke)
+    result = invoke("compare", "app:add", "--until", "2020-01-01")
+    assert "there are no events of this time; --from 3d begins earlier" in result.stderr
+    assert result.exit_code == 0
+
+
+def test_answers_are_read_from_the_time_of_the_first_event(
+    invoke: Invoke, hubs: Hubs, versions: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An age is taken once: else those to the oldest events are missed, as reads follow one another."""
+    del hubs, versions
+    answer(invoke)
+    starts: list[Any] = []
+    read = Bus.read
+
+    def noted(bus: Bus, topic: str, *, start: Any, until: Any) -> Any:
+        starts.append(start)
+        return read(bus, topic, start=start, until=until)
+
+    monkeypatch.setattr(Bus, "read", noted)
+    for command in (("compare", "app:add"), ("replay", "app:add", "--model", "two.skops")):
+        starts.clear()
+        assert invoke(*command, "--from", "2h").exit_code == 0
+        assert len(starts) > 2
+        assert len(set(starts)) == 1
+        assert isinstance(starts[0], datetime)
+
+
+def test_tables_of_differences_are_left_out_if_there_are_none(
+    invoke: Invoke, hubs: Hubs, versions: dict[str, str]
+) -> None:
+    del hubs, versions
+    answer(invoke, only="add")
+    shown = invoke("replay", "app:add").output
+    assert "Differences, second minus first" in shown
+    assert "differs most" not in shown
+    assert "largest differences" not in shown
+
+
+def test_the_help_shows_the_age_of_the_first_event(invoke: Invoke) -> None:
+    assert "[default: 1d]" in " ".join(invoke("compare", "--help").output.split())
 
 
 def test_replay_publishes_where_it_is_told_to(invoke: Invoke, hubs: Hubs, versions: dict[str, str]) -> None:

@@ -162,7 +162,7 @@ def test_the_source_is_formatted_and_typed(project: Path) -> None:
 
 @pytest.mark.slow
 def test_the_project_trains_tests_checks_and_runs(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "models/duration.skops: error" in tool(project, sys.executable, "train.py")
+    assert "models/duration.skops: RMSE" in tool(project, sys.executable, "train.py")
     assert "3 passed" in tool(project, sys.executable, "-m", "pytest", "-q", "-p", "no:schemathesis")
     eventml = (sys.executable, "-m", "eventml")
     monkeypatch.setenv("BACKEND_URL", "redis://:secret@redis.example:6379/0")

@@ -178,3 +178,10 @@ def test_a_file_of_other_rows_is_refused_before_anything_is_published(invoke: In
     assert (taken.exit_code, taken.stdout) == (1, "1 events published to rides, 1000 lines skipped\n")
     piped = invoke("publish", "rides", *FOR, stdin="ride_id,zone\nr,north\n")
     assert (piped.exit_code, piped.stdout) == (1, "0 events published to rides, 1 lines skipped\n")
+
+
+def test_a_topic_that_the_bus_does_not_declare_is_refused(invoke: Invoke) -> None:
+    result = invoke("publish", "ridse", *FOR, stdin=RIDE)
+    assert result.exit_code == 2
+    assert "the bus declares these topics: aliased, camels, lax" in result.output
+    assert "bus.topic('ridse', event_type=...)" in result.output

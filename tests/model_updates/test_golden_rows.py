@@ -81,6 +81,14 @@ async def test_a_model_that_fails_does_not_start(model_file: ModelFile, tmp_path
     assert [problem for problem in report.problems if "golden" in problem]
 
 
+async def test_a_number_recorded_for_an_object_is_refused_with_what_to_record(
+    model_file: ModelFile, tmp_path: Path
+) -> None:
+    golden = lines(tmp_path / "golden.jsonl", {"x": 1.0, "prediction": 2.0})
+    with pytest.raises(ModelError, match=r"2\.0 is recorded \(record an object that has some of these"):
+        await version(adding(model_file.path, golden=golden))
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -44,6 +44,8 @@ app = typer.Typer(
     rich_markup_mode="markdown" if sys.stdout.isatty() and sys.stderr.isatty() else None,
     pretty_exceptions_enable=False,
 )
+app.command(short_help="Write a project that runs at once.")(init.init)
+app.command(short_help="Watch a service that loses a worker and gets bad events.")(demo.demo)
 app.command()(run.run)
 app.command()(serve.serve)
 app.command()(publish.publish)
@@ -57,10 +59,9 @@ app.command()(check.schema)
 app.command()(graph.graph)
 app.command()(topics.lag)
 for command in (*app.registered_commands, *topics.app.registered_commands, *dlq.app.registered_commands):
-    command.callback = command.callback and reads_settings(command.callback)
+    if command.callback not in (None, init.init, demo.demo):  # these two read no settings
+        command.callback = reads_settings(command.callback)
 app.command(short_help="Show a running service live.")(top.top)
-app.command(short_help="Write a project that runs at once.")(init.init)
-app.command(short_help="Watch a service that loses a worker and gets bad events.")(demo.demo)
 app.add_typer(topics.app, name="topics")
 app.add_typer(dlq.app, name="dlq")
 

@@ -1,7 +1,7 @@
 """`eventml compare` and `eventml replay`: how the predictions of two models for the same events differ."""
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from operator import attrgetter
 from pathlib import Path
 from statistics import median
@@ -11,7 +11,7 @@ import anyio
 import typer
 
 from eventml.cli.buses import BackendOption, PredictorArgument, load_predictor, open_shared, time_option
-from eventml.cli.output import JsonOption, UsageError, print_json, print_text, progress_bar
+from eventml.cli.output import JsonOption, UsageError, print_json, print_message, print_text, progress_bar
 from eventml.cli.tables import print_table
 from eventml.deploy import comparison as comparing
 from eventml.deploy.comparison import Answers, Comparison, Events
@@ -30,7 +30,7 @@ HtmlOption = Annotated[
     Path | None, typer.Option(metavar="FILE", dir_okay=False, help="Write the report as an HTML page too.")
 ]
 
-_A_DAY: Final = timedelta(days=1)
+_A_DAY: Final = "1d"  # text, which the help shows; the option parses it
 
 
 def compare(
@@ -57,6 +57,7 @@ def compare(
         known = ", ".join(name.rpartition(".")[2] for name in names) or "none"
         raise UsageError(f"{champion.name} has these challengers: {known}; name one by --with")
     other = bus.configured_handler(full or names[0])
+    start = _fixed(start)
 
     async def run() -> tuple[Events, Answers, Answers]:
         async with open_shared(bus):
@@ -95,7 +96,8 @@ def replay(  # noqa: PLR0913 - each is an option of the command
     """
     bus, handler = load_predictor(predictor, backend)
     comparing.check_single_output(handler)
-    again = configured(handler, replacement(handler.model, model), {}) if model else handler
+    start = _fixed(start)
+    again = configured(handler, replacement(handler.model, model), {"golden": None}) if model else handler
 
     async def run() -> tuple[Events, Answers, Answers]:
         async with open_shared(bus):
@@ -113,12 +115,19 @@ def replay(  # noqa: PLR0913 - each is an option of the command
     _print(f"{handler.name} then and now", events, first, second, html=html, as_json=as_json)
 
 
+def _fixed(start: Any) -> Any:
+    """A start as a time: reads that follow one another begin at the same one."""
+    return datetime.now(UTC) - start if isinstance(start, timedelta) else start
+
+
 def _print(
     title: str, events: Events, first: Answers, second: Answers, *, html: Path | None, as_json: bool
 ) -> None:
     comparison = comparing.compare(first.fields, second.fields, events.fields)
     models = [_model(one, events) for one in (first, second)]
     tables = _tables(models, events, first, second, comparison)
+    if not events.deliveries:
+        print_message("there are no events of this time; --from 3d begins earlier, and --until ends later")
     if html is not None:
         html.write_text(comparing.html_report(title, tables, comparison), encoding="utf-8")
     if as_json:
@@ -158,11 +167,14 @@ def _tables(
     numbers = attrgetter("mean", "absolute", "p50", "p90", "p99", "largest")
     fields = [[one.field, f"{one.equal:.1%}", *map(_number, numbers(one))] for one in comparison.fields]
     features = [
-        [one.feature, one.values, f"{one.events:,}", _number(one.absolute)] for one in comparison.features
+        [one.feature, one.values, f"{one.events:,}", _number(one.absolute)]
+        for one in comparison.features
+        if one.absolute
     ]
     worst = [
         [i, _number(first.fields[i][comparison.compared]), _number(second.fields[i][comparison.compared])]
         for i in comparison.worst
+        if first.fields[i][comparison.compared] != second.fields[i][comparison.compared]
     ]
     only = f"{comparison.only_first:,} only by the first, {comparison.only_second:,} only by the second"
     return [

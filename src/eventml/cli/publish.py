@@ -82,6 +82,12 @@ def publish(  # noqa: PLR0913 - each is an option of the command
     nothing is published, and the status is 2.
     """
     bus = load_bus(app, backend) if app else bus_without_app(backend)
+    if app and topic not in bus.topics:
+        known = ", ".join(sorted(bus.topics)) or "none"
+        raise UsageError(
+            f"--for {app}: the bus declares these topics: {known}, and not {topic!r}. Declare it in the app "
+            f"by bus.topic({topic!r}, event_type=...), or omit --for to publish without a check"
+        )
     declared = bus.declared_topic(topic)
     if text and declared.event_type is not Any:
         raise UsageError("--text and --for: the type of the events says which cells are text; omit --text")

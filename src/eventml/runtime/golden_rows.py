@@ -56,9 +56,12 @@ async def check_golden_rows(handler: Handler, model: Model, resources: Mapping[s
             continue
         predicted = _value(result.outputs)
         if not is_near(predicted, expected, handler.options.golden_tolerance):
+            tolerance = f"golden_tolerance is {handler.options.golden_tolerance:g}"
+            if isinstance(predicted, dict) and not isinstance(expected, dict):
+                tolerance = "record an object that has some of these fields"
             raise ModelError(
                 f"{refused}: row {number}: it predicts {_shown(predicted)}, and {_shown(expected)} is "
-                f"recorded (golden_tolerance is {handler.options.golden_tolerance:g})"
+                f"recorded ({tolerance})"
             )
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -14,6 +17,10 @@ import sqlalchemy as sa
 
 from eventml import Bus
 from eventml.deploy.batch import ScorePlan, parse_location, score
+from eventml.deploy.batch.chunks import Checkpoint, RunIdentity
+from eventml.deploy.batch.locations import SqlLocation
+from eventml.deploy.batch.output_columns import single_column
+from eventml.deploy.batch.sql_target import SqlTarget
 from eventml.errors import SourceError, TargetError
 from tests.batch.conftest import read, rides, write
 from tests.databases import PASSWORD
@@ -60,6 +67,24 @@ async def test_each_row_is_written_once(postgres_url: str, target: str, scored: 
     }
     assert [row["id"] for row in found.rejects] == [rows[7]["ride_id"]]
     assert PASSWORD not in f"{first}{again}"
+
+
+async def test_runs_that_begin_at_once_create_the_tables_once(postgres_url: str) -> None:
+    location = parse_location(f"{postgres_url}#predictions", option="--to")
+    assert isinstance(location, SqlLocation)
+    run = RunIdentity("minutes", "doubling", "v1", "rides.csv", "", "ride_id")
+    targets = [SqlTarget(location) for _ in range(8)]
+    at_once = threading.Barrier(len(targets))
+
+    def begin(target: SqlTarget) -> Checkpoint:
+        at_once.wait(30)
+        return target.begin(run, single_column("float"))
+
+    with ExitStack() as stack:
+        for target in targets:
+            stack.callback(target.close)
+        threads = stack.enter_context(ThreadPoolExecutor(len(targets)))
+        assert [one.position for one in threads.map(begin, targets)] == [None] * len(targets)
 
 
 async def test_every_kind_of_predictor_writes_to_it(postgres_url: str, scored: Score) -> None:

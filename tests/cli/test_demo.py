@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -14,7 +17,7 @@ from tests.brokers import without_broker
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.cli.conftest import Invoke
+    from tests.cli.conftest import Invoke, Start
 
 
 def demo(*options: str) -> tuple[str, str]:
@@ -37,6 +40,36 @@ def test_a_worker_is_killed_and_no_ride_is_lost(monkeypatch: pytest.MonkeyPatch,
     assert "worker-1 ended: killed by SIGKILL" in shown
     assert "from now on one ride in 200 has no distance" in shown
     assert list(folder.iterdir()) == []
+
+
+@pytest.mark.redis
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_leaves_no_redis_and_no_folder(
+    number: signal.Signals, start: Start, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if shutil.which("redis-server") is None:
+        without_broker("there is no redis-server on PATH")
+    monkeypatch.setenv("TMPDIR", str(folder))
+    process = start("demo", "--rate", "100")
+    assert process.stderr is not None
+    assert "training" in process.stderr.readline()
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(next(folder.glob("eventml-*/redis.sock"))))
+        process.send_signal(number)
+        assert client.recv(1) == b"", "the server has ended"
+    assert process.wait(30) == 128 + number
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_redis_that_does_not_start_is_not_waited_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = folder / "redis-server"
+    program.write_text("#!/bin/sh\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
+    counted, shown = demo("--rides", "100", "--rate", "1000")
+    assert counted.startswith("100 rides, 0 lost")
+    assert "running in memory instead" in shown
 
 
 @pytest.mark.slow

@@ -77,6 +77,8 @@ def pod(file: Path) -> dict[str, Any]:
         ("class", "'class' is a word or a module of Python already"),
         ("json", "'json' is a word or a module of Python already"),
         ("numpy", "'numpy' is a word or a module of Python already"),
+        ("models", "or a file of the project"),  # git would ignore the package
+        ("kubernetes", "or a file of the project"),
     ],
 )
 def test_a_name_that_is_no_package_of_its_own_is_refused(
@@ -95,6 +97,22 @@ def test_nothing_is_overwritten(invoke: Invoke, folder: Path) -> None:
     assert refused.exit_code == 2
     assert "rides exists: nothing is overwritten; choose another name" in refused.stderr
     assert [file.read_text() for file in (folder / "rides").iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize("name", ["sklearn", "pytest"])
+def test_a_module_that_the_project_needs_is_no_name(
+    name: str, invoke: Invoke, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)  # as in `uvx eventml init`
+    assert invoke("init", name).exit_code == 2
+    assert not (folder / name).exists()
+
+
+def test_a_folder_that_cannot_be_made_is_named(invoke: Invoke, folder: Path) -> None:
+    (folder / "rides").symlink_to(folder / "nowhere")
+    refused = invoke("init", "rides")
+    assert refused.exit_code == 2
+    assert "error: rides cannot be written: File exists" in refused.stderr
 
 
 def test_an_unknown_deployment_is_refused(invoke: Invoke, folder: Path) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import signal
 import sys
 from typing import IO, TYPE_CHECKING
+from unittest import mock
 
 import pytest
 
 from eventml.bus import import_bus
-from eventml.cli.reload import model_files
+from eventml.cli.reload import model_files, run_reloading
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,6 +31,23 @@ async def announce():
 
 @bus.consumer("numbers")
 def one(n: int, announce) -> None: ...
+"""
+BUSY = """
+import anyio
+import eventml
+
+bus = eventml.Bus("app")
+
+@bus.lifespan
+async def publisher():
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(bus.publish, "numbers", 1)
+        yield
+
+@bus.consumer("numbers")
+async def one(n: int, publisher) -> None:
+    print("busy", flush=True)
+    await anyio.sleep_forever()
 """
 MODELS = """
 import eventml
@@ -80,6 +98,47 @@ def test_changes_of_source_and_mistakes_in_it(folder: Path, start: Start) -> Non
     assert process.stdout.read() == "left\n"
     assert "changed: app.py; starting anew" in process.stderr.read()
     assert process.wait(30) == 0
+
+
+def test_a_terminal_that_closes_ends_the_app_too(folder: Path, start: Start) -> None:
+    pytest.importorskip("watchfiles")
+    (folder / "models").mkdir()
+    (folder / "models" / "m.skops").write_text("1")
+    (folder / "app.py").write_text(APP)
+    process = start("run", "app:bus", "--reload")
+    assert process.stdout is not None
+    assert process.stdout.readline() == "VERSION 1\n"
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(30) == 0
+    assert process.stdout.read() == "left\n"
+
+
+def test_a_second_signal_abandons_the_events_in_flight(folder: Path, start: Start) -> None:
+    pytest.importorskip("watchfiles")
+    (folder / "app.py").write_text(BUSY)
+    process = start("run", "app:bus", "--reload")
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert process.stdout.readline() == "busy\n"
+    process.send_signal(signal.SIGINT)
+    until("a second signal abandons", process.stderr)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 1
+    assert "abandon" in process.stderr.read()
+
+
+def test_the_app_ends_where_files_cannot_be_watched(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    watchfiles = pytest.importorskip("watchfiles")
+    (folder / "app.py").write_text(MODELS)
+    app = mock.Mock(wait=lambda: 0)
+    monkeypatch.setattr("subprocess.Popen", lambda *_, **__: app)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    monkeypatch.setattr(watchfiles, "watch", mock.Mock(side_effect=OSError("watch limit reached")))
+    bus = import_bus("app:bus")
+    bus.configure(bus.read_settings())
+    with pytest.raises(OSError, match="watch limit"):
+        run_reloading(bus)
+    assert app.terminate.called
 
 
 def test_a_new_model_starts_the_app_anew(folder: Path, start: Start) -> None:

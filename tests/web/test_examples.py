@@ -36,6 +36,12 @@ def test_a_number_is_within_its_limits(limits: list[float], open_: bool) -> None
     assert least < number < most or (not open_ and number in (least, most))
 
 
+@given(st.integers(-(1 << 62), 1 << 62))
+def test_an_integer_is_exact(limit: int) -> None:
+    assert example(Annotated[int, msgspec.Meta(gt=limit, lt=limit + 2)]) == limit + 1
+    assert example(Annotated[int, msgspec.Meta(ge=limit, le=limit)]) == limit
+
+
 @given(least=st.integers(0, 12), more=st.integers(0, 5))
 def test_a_text_and_a_list_have_a_length_within_their_limits(least: int, more: int) -> None:
     limits = msgspec.Meta(min_length=least, max_length=least + more)

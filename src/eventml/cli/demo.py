@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -11,21 +12,25 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from eventml.cli.buses import BackendOption
+from eventml.cli.output import print_message
 from eventml.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from types import FrameType
 
 _PACKAGE: Final = Path(__file__).parents[1]
 _NEEDED: Final = {
     "skops": "sklearn",
     "prometheus_client": "metrics",
 }  # modules, and the extras that they are in
+_PATIENCE: Final = 10.0  # seconds for redis-server to open its socket
+_SIGNALS: Final = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
 
 
 def demo(
@@ -43,6 +48,9 @@ def demo(
     for module, extra in _NEEDED.items():
         if find_spec(module) is None:
             raise MissingExtraError(extra, "`eventml demo`")
+    for name in _SIGNALS:
+        if number := getattr(signal, name, None):
+            signal.signal(number, _exit)
     with TemporaryDirectory(prefix="eventml-") as folder, _broker(backend, Path(folder)) as url:
         found = [
             place / "examples" for place in (_PACKAGE, _PACKAGE.parents[1]) if (place / "examples").is_dir()
@@ -54,8 +62,28 @@ def demo(
         environment = {name: text for name, text in os.environ.items() if not name.startswith("EVENTML_")}
         environment |= {"EVENTML_BACKEND": url, "TMPDIR": folder}
         command = [sys.executable, "-m", "examples.rides.demo", *words]
-        ended = subprocess.run(command, cwd=folder, env=environment, check=False)  # noqa: S603 - the example
-    raise typer.Exit(ended.returncode)
+        with _process(command, cwd=folder, env=environment) as example:
+            status = example.wait()
+    raise typer.Exit(status)
+
+
+def _exit(number: int, _frame: FrameType | None) -> None:
+    """End the command after a signal: what it has started ends too, and its folder is deleted."""
+    for name in _SIGNALS:  # a second one must not interrupt that
+        if other := getattr(signal, name, None):
+            signal.signal(other, lambda *_: None)  # not SIG_IGN, which a new process would inherit
+    raise SystemExit(128 + number)
+
+
+@contextmanager
+def _process(command: list[str], **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a process. It is terminated if it still runs at the end of the block."""
+    process = subprocess.Popen(command, **options)  # noqa: S603 - the example, or redis-server
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait()
 
 
 @contextmanager
@@ -66,11 +94,12 @@ def _broker(backend: str | None, folder: Path) -> Iterator[str]:
         yield backend or "memory://"
         return
     command = [program, "--port", "0", "--unixsocket", str(socket), "--dir", str(folder), "--save", ""]
-    redis = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)  # noqa: S603
-    try:
-        while redis.poll() is None and not socket.exists():
+    with _process(command, stdout=subprocess.DEVNULL, start_new_session=True) as redis:
+        patience = time.monotonic() + _PATIENCE
+        while redis.poll() is None and not socket.exists() and time.monotonic() < patience:
             time.sleep(0.02)
-        yield f"unix://{socket}?lease=5"  # after so many seconds the events of the killed worker are claimed
-    finally:
-        redis.terminate()
-        redis.wait()
+        if socket.exists():
+            yield f"unix://{socket}?lease=5"  # seconds after which events of the killed worker are claimed
+            return
+    print_message(f"{program} opens no socket at {socket}; running in memory instead", "warning")
+    yield "memory://"

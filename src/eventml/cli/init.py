@@ -25,6 +25,21 @@ DEPLOYMENTS: Final = ("docker", "kubernetes")
 
 _NAME: Final = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 _MAX_NAME: Final = 40  # a label of Kubernetes has 63 characters, and a suffix follows the name
+_FILES: Final = {"data", "docker", "kubernetes", "models", "simulate", "tests", "train", "wheels"}
+"""Names of the project's own files and folders: git ignores some of them, and images lack some."""
+
+_NEEDED: Final = {
+    "pandas",
+    "prometheus_client",
+    "pytest",
+    "redis",
+    "skops",
+    "sklearn",
+    "starlette",
+    "uvicorn",
+}
+"""Modules that the project installs. This Python may have none of them."""
+
 _SUFFIX: Final = ".tmpl"
 _README_PART: Final = "README.part"
 
@@ -54,7 +69,8 @@ def write_project(folder: Path, name: str, deployments: Sequence[str] = ()) -> N
     """Write the project `name` to a folder, which must not exist.
 
     Raises:
-        UsageError: the name cannot be that of a package, a deployment is unknown, or the folder exists.
+        UsageError: the name cannot be that of a package, a deployment is unknown, or the folder exists
+            or cannot be written.
     """
     if folder.exists():
         raise UsageError(f"{folder} exists: nothing is overwritten; choose another name")
@@ -73,24 +89,31 @@ def write_project(folder: Path, name: str, deployments: Sequence[str] = ()) -> N
         for path, text in _templates(files("eventml") / "templates" / part):
             rendered[path.replace("NAME", name)] = Template(text).substitute(values)
         values["deploying"] += rendered.pop(_README_PART, "")
-    for path, text in rendered.items():
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_text(text, encoding="utf-8")
+    try:
+        folder.mkdir()
+        for path, text in rendered.items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_text(text, encoding="utf-8")
+    except OSError as exc:
+        raise UsageError(f"{folder} cannot be written: {exc.strerror}") from exc
 
 
 def check_name(name: str) -> None:
     """Check that a project may have this name.
 
     Raises:
-        UsageError: it is no name of a package, or a module of this name would be hidden by the package.
+        UsageError: it is no name of a package; or the package would hide a module of this name, or be in a
+            folder that is something else in the project.
     """
     if not _NAME.fullmatch(name) or len(name) > _MAX_NAME:
         raise UsageError(
             f"{name!r} cannot name a Python package: use lower-case letters, digits and single underscores, "
             f"beginning with a letter, {_MAX_NAME} characters at most, as in ride_times"
         )
-    if keyword.iskeyword(name) or importlib.util.find_spec(name) is not None:
-        raise UsageError(f"{name!r} is a word or a module of Python already: choose another name")
+    if keyword.iskeyword(name) or name in _FILES | _NEEDED or importlib.util.find_spec(name) is not None:
+        raise UsageError(
+            f"{name!r} is a word or a module of Python already, or a file of the project: choose another name"
+        )
 
 
 def _templates(folder: Traversable, parents: str = "") -> Iterator[tuple[str, str]]:

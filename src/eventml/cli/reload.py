@@ -16,6 +16,8 @@ from eventml.errors import MissingExtraError
 from eventml.models import path_of
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from eventml.bus import Bus
 
 log = logging.getLogger("eventml")
@@ -45,29 +47,39 @@ def run_reloading(bus: Bus) -> int:
     models = model_files(bus)
     folders = {Path.cwd(), *(model.parent for model in models if model.parent.is_dir())}
     ignored, stop = DefaultFilter(), threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        if stop.is_set():
+            process.send_signal(number)  # the second one abandons the events in flight
+        stop.set()
+
+    for name in ("SIGTERM", "SIGINT", "SIGHUP"):  # the last one as a terminal closes; Windows has none
+        if found := getattr(signal, name, None):
+            signal.signal(found, handle)
 
     def is_of_the_app(change: object, path: str) -> bool:
         return Path(path) in models or (path.endswith(_SOURCES) and ignored(change, path))  # type: ignore[arg-type]
 
     process, ended = _start(), False
-    for changes in watch(
-        *folders,
-        watch_filter=is_of_the_app,
-        stop_event=stop,
-        rust_timeout=_POLL,
-        yield_on_timeout=True,
-    ):
-        if changes:
-            files = sorted({os.path.relpath(path) for _, path in changes})
-            log.info("changed: %s; starting anew", ", ".join(files))
-            _end(process)
-            process, ended = _start(), False
-        elif not ended and process.poll() is not None:
-            ended = True
-            log.warning("ended with status %d; the next change starts it anew", process.returncode)
-    return _end(process)
+    try:
+        for changes in watch(
+            *folders,
+            watch_filter=is_of_the_app,
+            stop_event=stop,
+            rust_timeout=_POLL,
+            yield_on_timeout=True,
+        ):
+            if changes:
+                files = sorted({os.path.relpath(path) for _, path in changes})
+                log.info("changed: %s; starting anew", ", ".join(files))
+                _end(process)
+                process, ended = _start(), False
+            elif not ended and process.poll() is not None:
+                ended = True
+                log.warning("ended with status %d; the next change starts it anew", process.returncode)
+    finally:  # also if the files cannot be watched
+        status = _end(process)
+    return status
 
 
 def model_files(bus: Bus) -> set[Path]:

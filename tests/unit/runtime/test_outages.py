@@ -85,6 +85,25 @@ def test_failures_soon_after_an_outage_belong_to_it(clock: Clock, pauses: list[f
     ]
 
 
+@pytest.mark.parametrize("supervised", [False, True])
+def test_an_outage_that_goes_on_after_a_success_is_logged(clock: Clock, supervised: bool) -> None:
+    clock.now, clock.lines = clock.now + 1000, []
+    log, service = OutageLog(), OutageLog()
+    for attempt in range(30):
+        clock.now += 4
+        error = None if attempt in (1, 29) else ERRORS[0]
+        if supervised:
+            with mock.patch.object(outages, "log"):
+                note(log, STEPS[0], error)
+            service.update(log.current)
+        else:
+            note(log, STEPS[0], error)
+    assert [line.partition(" fails")[0].partition(", after")[0] for line in clock.lines] == [
+        "reaching the broker",
+        "reaching the broker succeeds again",
+    ] * 2
+
+
 def test_a_supervisor_logs_the_outage_of_all_its_workers_as_one(clock: Clock) -> None:
     clock.now, clock.lines = clock.now + 1000, []
     workers, service = [OutageLog(), OutageLog()], OutageLog()

@@ -73,6 +73,7 @@ class SqlTarget(Target):
             self._location, self._engine.dialect, [self._rejects.name, *(c.name for c in schema or ())]
         )
         with self._transaction() as connection:
+            _lock_creation(connection)
             self._metadata.create_all(connection, [self._rejects, self._checkpoints])
             self._checkpoint = self._read_checkpoint(connection, since)
             if self._checkpoint.position is None:
@@ -206,6 +207,7 @@ class SqlTarget(Target):
 
     def _open_table(self, connection: sa.Connection, schema: OutputSchema, *, integer_ids: bool) -> None:
         """Check the table of predictions if it exists, else create it with such ids."""
+        _lock_creation(connection)
         table = predictions_table(
             self._metadata, self._name, self._schema_name, schema, integer_ids=integer_ids
         )
@@ -248,6 +250,16 @@ class SqlTarget(Target):
         of_run = table.c.run == self._key
         if connection.execute(table.update().where(of_run).values(values)).rowcount == 0:
             connection.execute(table.insert().values(run=self._key, **values))
+
+
+def _lock_creation(connection: sa.Connection) -> None:
+    """Let other runs wait until this transaction ends before they create tables, or write a first checkpoint.
+
+    PostgreSQL looks for a table before another run's is committed, and fails to create it then. SQLite has a
+    lock for the whole file.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql("SELECT pg_advisory_xact_lock(hashtext('eventml_score'))")
 
 
 def _replace_nulls(values: list[Any]) -> list[Any]:

@@ -63,8 +63,8 @@ def _number(schema: Schema) -> float:
     for number in (1, least, most, step, above + 1, below - 1, (above + below) / 2):
         fits = least <= number <= most and above < number < below and math.isfinite(number)
         if fits and not (step and number % step):
-            return float(number)
-    return 1.0
+            return number
+    return 1
 
 
 def _text(schema: Schema) -> str:
@@ -74,7 +74,7 @@ def _text(schema: Schema) -> str:
 
 _SCALARS: Final[dict[str, Callable[[Schema], Any]]] = {
     "integer": lambda schema: int(_number(schema)),
-    "number": _number,
+    "number": lambda schema: float(_number(schema)),
     "boolean": lambda _: False,
     "string": _text,
 }

@@ -177,6 +177,8 @@ async def test_what_pandas_writes_is_read_as_it_was() -> None:
         Trip("r-3", True, 3, np.nextafter(1, 2).item(), datetime(2026, 1, 6), False, 'say "x"'),  # noqa: DTZ001
     ]
     assert published(text, Trip) == expected
+    midnight = frame.assign(at=pd.Timestamp(2026, 1, 5)).to_csv()  # pandas writes dates
+    assert [trip.at.hour for trip in published(midnight, Trip)] == [0, 0, 0]
     assert await scored(text, Trip, events_at_once=2) == expected
     untyped = published(frame[["ride_id", "shared", "distance"]].to_csv(), Any)
     assert untyped == frame[["ride_id", "shared", "distance"]].to_dict("records")

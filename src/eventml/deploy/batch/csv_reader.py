@@ -9,11 +9,13 @@ from __future__ import annotations
 import csv
 import re
 from collections import deque
-from typing import TYPE_CHECKING, Final, NamedTuple
+from datetime import date, datetime
+from types import UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple, Union, get_args, get_origin
 
 import msgspec
 
-from eventml.deploy.batch.output_columns import PREDICTION_COLUMNS, ColumnKind
+from eventml.deploy.batch.output_columns import PREDICTION_COLUMNS, column_kind
 from eventml.errors import SourceError
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ with one more is a formula too: the first apostrophe of a formula in a file is a
 
 NUMBER: Final = r"[+-]?[0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?"
 
+_DATE: Final = re.compile(r"\d{4}-\d\d-\d\d")
 _BOOLS: Final = {
     **dict.fromkeys(("true", "t", "yes", "y", "on", "1", "1.0"), True),
     **dict.fromkeys(("false", "f", "no", "n", "off", "0", "0.0"), False),
@@ -247,11 +250,20 @@ def value_of_cell(cell: str) -> str | int | float | None:
     return value if isinstance(value, float) or -(1 << 63) <= value < 1 << 64 else cell
 
 
-def value_of_kind(cell: str, kind: ColumnKind) -> str | int | float | None:
-    """Return the value of a cell for a field of a kind; the cell itself if it is no such value."""
+def value_of_type(cell: str, annotation: Any) -> str | int | float | None:
+    """Return the value of a cell for a field of a type; the cell itself if it is no such value."""
+    if _DATE.fullmatch(cell.strip()) and takes_datetime(annotation):
+        return f"{cell.strip()}T00:00:00"  # pandas writes times that are all midnight as dates
+    kind = column_kind(annotation)
     if kind == "bool":
         return _BOOLS.get(cell.strip().lower(), cell)
     return value_of_cell(cell) if kind in ("int", "float") else cell
+
+
+def takes_datetime(annotation: Any) -> bool:
+    """Return whether a field takes a `datetime`, and not a `date` too."""
+    members = get_args(annotation) if get_origin(annotation) in (Annotated, Union, UnionType) else ()
+    return annotation is datetime or (date not in members and any(map(takes_datetime, members)))
 
 
 def _is_utf8(text: str) -> bool:

@@ -24,7 +24,7 @@ from eventml.deploy.batch.chunks import (
     is_storable,
     normalize_ids,
 )
-from eventml.deploy.batch.csv_reader import value_of_cell, value_of_kind
+from eventml.deploy.batch.csv_reader import value_of_cell, value_of_type
 from eventml.deploy.batch.output_columns import Values, as_list, column_kind, readable_values
 from eventml.errors import DecodeError, SourceError
 from eventml.event_types import convert, fields_of, json_decoder
@@ -61,7 +61,7 @@ class RowDecoder:
         id_column: The field of a JSON line that is its id.
         frame: The frame that the handler takes; None for a handler of events.
         from_text: Whether the values are the cells of a CSV: each is converted to its field's type, also as
-            `csv_reader.value_of_kind` says, or where that is not known as `csv_reader.value_of_cell` says.
+            `csv_reader.value_of_type` says, or where that is not known as `csv_reader.value_of_cell` says.
     """
 
     def __init__(
@@ -241,7 +241,7 @@ class RowDecoder:
 
     def _loosely(self, value: Any, expected: Any) -> Any:
         if self._from_text and isinstance(value, str):
-            return value_of_kind(value, column_kind(expected))
+            return value_of_type(value, expected)
         return as_json_value(value, expected)
 
     def _type_of(self, name: str) -> Any:

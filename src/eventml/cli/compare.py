@@ -1,7 +1,8 @@
 """`eventml compare` and `eventml replay`: how the predictions of two models for the same events differ."""
 
+import os
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from operator import attrgetter
 from pathlib import Path
 from statistics import median
@@ -55,6 +56,8 @@ def compare(
 
     By default the events of the last day. Topics are read without a consumer group.
     """
+    start, until = _window(start, until)
+    _check_writable(html)
     bus, champion = _load(predictor, backend)
     names = [name for name, handler in bus.handlers.items() if handler.champion == champion.name]
     full = f"{champion.name}.challenger.{challenger}" if challenger else ""
@@ -97,6 +100,8 @@ def replay(  # noqa: PLR0913 - each is an option of the command
 
     By default the events of the last day. They are read without a consumer group.
     """
+    start, until = _window(start, until)
+    _check_writable(html, to)
     bus, handler = _load(predictor, backend)
     again = configured(handler, replacement(handler.model, model), {}) if model else handler
 
@@ -116,6 +121,21 @@ def replay(  # noqa: PLR0913 - each is an option of the command
     _print(f"{handler.name} then and now", events, first, second, html=html, as_json=as_json)
 
 
+def _window(start: Any, until: Any) -> tuple[Any, Any]:
+    """The two ends as times: ages are those at the start of the command, which reads several topics."""
+    first, end = (datetime.now(UTC) - one if isinstance(one, timedelta) else one for one in (start, until))
+    if isinstance(first, datetime) and end is not None and end <= first:
+        raise UsageError(f"--until {end:%Y-%m-%dT%H:%M:%SZ} is not after --from {first:%Y-%m-%dT%H:%M:%SZ}")
+    return first, end
+
+
+def _check_writable(*paths: Path | None) -> None:
+    """Refuse files that cannot be written before the work, and not after it."""
+    for path in paths:
+        if path is not None and not os.access(path if path.exists() else path.parent, os.W_OK):
+            raise UsageError(f"{path} cannot be written; name a file in a folder that exists")
+
+
 def _load(predictor: str, backend: str | None) -> tuple[Bus, Handler]:
     bus, name = find(import_predictor, predictor)
     configure(bus, backend)
@@ -129,7 +149,8 @@ def _print(
     comparison = comparing.compare(first.fields, second.fields, events.fields)
     tables = _tables(events, first, second, comparison)
     if html is not None:
-        html.write_text(comparing.html_report(title, tables, comparison), encoding="utf-8")
+        page = comparing.html_report(title, tables, comparison)
+        html.write_text(page, encoding="utf-8", errors="replace")
     if as_json:
         models = [_model(one, events) for one in (first, second)]
         print_json({"events": len(events.deliveries), "models": models, "comparison": comparison})
@@ -147,7 +168,7 @@ def _model(answers: Answers, events: Events) -> dict[str, Any]:
         "predictor": answers.name,
         "versions": answers.versions,
         "answered": len(answers.fields),
-        "dead_letters": answers.dead_letters,
+        "dead_letters": len(answers.failed),
         "median_latency": median(seconds) if seconds else None,
     }
 

@@ -124,8 +124,15 @@ def test_its_diff_equals_one_that_pandas_makes(invoke: Invoke, folder: Path) -> 
 
 def test_awkward_fields_of_events_are_written(invoke: Invoke, folder: Path) -> None:
     """Fields that the first event lacks, that are named like a column, or hold values of several types."""
-    more = [{"extra": 1.5}, {"id": "own"}, {"old_total": 3}, {"odd": "text"}, {"odd": 5}, {"odd": {}}]
-    publish(invoke, [{"x": float(n), **fields} for n, fields in enumerate([{}, *more])], "numbers")
+    more: list[dict[str, Any]] = [
+        {"extra": 1.5},
+        {"id": "own"},
+        {"old_total": 3},
+        {"odd": "text"},
+        {"odd": 5},
+        {"odd": {}},
+    ]
+    publish(invoke, [{"x": float(n), **fields} for n, fields in enumerate([{}, *more])])
     run(invoke)
     report(invoke, "app:add", "--to", "diff.parquet")
     rows = {row["x"]: row for row in pq.read_table(folder / "diff.parquet").to_pylist()}

@@ -191,6 +191,10 @@ class Router:
                 f"{_place(handler.function)}; pass name=... to one"
             )
         self.handlers[handler.name] = handler
+        for one in list(self.handlers.values()):  # its challengers call the function that is defined now
+            if one.champion == handler.name and one.model is not None:
+                challenger = _challenger_of(handler, one.name.rpartition(".")[2], one.model)
+                self.handlers[challenger.name] = challenger
 
     def _add_challenger(self, champion: str, name: str, model: ModelSource) -> None:
         if champion not in self.handlers:

@@ -10,13 +10,22 @@ model needs them.
 """
 
 from eventml.models.blocks import in_blocks
-from eventml.models.loading import Artefact, Model, ModelSource, current_version, load, replacement
+from eventml.models.loading import (
+    Artefact,
+    Model,
+    ModelSource,
+    can_change,
+    current_version,
+    load,
+    replacement,
+)
 from eventml.models.threads import single_threaded
 
 __all__ = [
     "Artefact",
     "Model",
     "ModelSource",
+    "can_change",
     "current_version",
     "in_blocks",
     "load",

@@ -135,19 +135,32 @@ def current_version(source: ModelSource) -> str | None:
         ModelNotFoundError: There is no file at the path.
         ModelError: The file cannot be read.
     """
+    artefact = _unpinned(source)
+    if artefact is None:
+        return None
+    path = os.fspath(artefact.path)
+    try:
+        found = os.stat(path)  # noqa: PTH116 - with its type, as `_read` takes it
+        return _digest(path, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)[:_DIGITS]
+    except FileNotFoundError as exc:
+        raise ModelNotFoundError(f"there is no model at {path} any more") from exc
+    except (OSError, ValueError) as exc:
+        raise ModelError(f"the model at {path} cannot be read: {exc}") from exc
+
+
+def can_change(source: ModelSource) -> bool:
+    """Whether the model at a source can have another version later: see `current_version`."""
+    return _unpinned(source) is not None
+
+
+def _unpinned(source: ModelSource) -> Artefact | None:
+    """The file of a source that can change, or None."""
     if isinstance(source, _Replacement):
         source = source.path
     artefact = Artefact(source) if isinstance(source, str | os.PathLike) else source
     if not isinstance(artefact, Artefact) or artefact.sha256 is not None or artefact.version is not None:
         return None
-    path = os.fspath(artefact.path)
-    try:
-        found = os.stat(path)  # noqa: PTH116 - with its type, as `_read` takes it
-        return _digest(path, found.st_ino, found.st_size, found.st_mtime_ns)[:_DIGITS]
-    except FileNotFoundError as exc:
-        raise ModelNotFoundError(f"there is no model at {path} any more") from exc
-    except (OSError, ValueError) as exc:
-        raise ModelError(f"the model at {path} cannot be read: {exc}") from exc
+    return artefact
 
 
 @lru_cache(maxsize=64)

@@ -48,6 +48,10 @@ class Events(msgspec.Struct):
     deliveries: dict[str, Delivery] = {}
     fields: dict[str, Fields] = {}
 
+    def __repr__(self) -> str:
+        """Short, because asyncio makes the repr of what a task returns."""
+        return f"Events({len(self.deliveries)})"
+
 
 class Answers(msgspec.Struct):
     """What one model answered.
@@ -65,6 +69,10 @@ class Answers(msgspec.Struct):
     timestamps: dict[str, float] = {}
     version_of: dict[str, str] = {}
     failed: set[str] = set()
+
+    def __repr__(self) -> str:
+        """Short, as that of `Events`."""
+        return f"Answers({self.name!r}, {len(self.fields)})"
 
     def add(self, input_id: str, fields: Fields, version: str) -> None:
         """Add a prediction, in the place of an earlier one for the same event."""
@@ -174,7 +182,8 @@ def latencies(answers: Answers, events: Events) -> Sequence[float]:
 
 
 def _fields(value: Any) -> Fields:
-    built = msgspec.to_builtins(value, enc_hook=to_builtin)
+    # What JSON gives is builtin already, and a copy would take as long as decoding it.
+    built = value if type(value) is dict else msgspec.to_builtins(value, enc_hook=to_builtin)
     if isinstance(built, dict):
         if built.keys() == {"input", "value"}:  # a `Prediction`
             return {"value": built["value"]}

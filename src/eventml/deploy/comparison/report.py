@@ -94,5 +94,7 @@ def _column(values: Sequence[Any]) -> Any:
         if pa.types.is_nested(column.type):  # one of no fields cannot be written
             parquet.write_table(pa.table({"tried": column[:1]}), pa.BufferOutputStream())
     except (ValueError, OverflowError, NotImplementedError, TypeError):
-        return pa.array([None if value is None else json.dumps(value) for value in values], pa.string())
+        return pa.array(
+            [None if value is None else json.dumps(value, default=str) for value in values], pa.string()
+        )
     return column

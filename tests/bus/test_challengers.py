@@ -188,3 +188,33 @@ def test_a_champion_that_a_notebook_defines_again_is_that_of_its_challengers(
     bus.challenger("add", "ten", model=model)
     again = define()
     assert bus.handlers["add.challenger.ten"].function is again
+
+
+def test_a_name_that_is_taken_is_refused_but_in_a_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
+    bus = adding()
+    model = Model(Adding(10.0), "adding", "2")
+    bus.challenger("add", "ten", model=model)
+    with pytest.raises(RegistrationError, match="two handlers have this name"):
+        bus.challenger("add", "ten", model=model)
+    monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
+    other = Model(Adding(11.0), "adding", "3")
+    bus.challenger("add", "ten", model=other)
+    assert bus.handlers["add.challenger.ten"].model is other
+
+
+def test_settings_replace_a_challenger_of_the_code_and_reach_predictors_registered_later(
+    tmp_path: Path,
+) -> None:
+    path = str(tmp_path / "ten.skops")
+    settings = {"add": {"challenger": {"ten": {"model": path}}}}
+    bus = adding()
+    bus.challenger("add", "ten", model=Model(Adding(10.0), "adding", "2"))
+    for _ in range(2):
+        bus.configure(config.load(environ={}, overrides={"consumer": settings}, known_handlers=["add"]))
+    assert not isinstance(bus.configured_handler("add.challenger.ten").model, Model)
+
+    late = Bus("sums")
+    late.configure(config.load(environ={}, overrides={"consumer": settings}))
+    late.handlers |= adding().handlers  # as a cell of a notebook does
+    assert late.settings.consumer
+    assert "add.challenger.ten" in late.handlers

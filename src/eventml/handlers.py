@@ -82,6 +82,8 @@ class Handler(msgspec.Struct, frozen=True, kw_only=True):
                 "concurrency: it is for handlers of single events, and this one takes batches, which are "
                 "called one at a time; run more workers (eventml run --workers N)"
             )
+        if self.model is not None and "model" not in self.resource_names:
+            raise ValueError("model: its function has no parameter named 'model', which takes it")
         for option in ("model_poll", "golden"):
             if getattr(self.options, option) is not None and (self.model is None or not self.outputs):
                 raise ValueError(f"{option}: it is for predictors with a model; omit it")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
@@ -150,3 +151,71 @@ def test_a_mistake_in_the_settings_names_its_place() -> None:
     overrides = {"consumer": {"add": {"challenger": {"ten": {"modle": "x"}}}}}
     with pytest.raises(ConfigError, match=r"^consumer\.add\.challenger: .*modle"):
         config.load(environ={}, overrides=overrides, known_handlers=["add"])
+
+
+async def test_a_pinned_challenger_runs_beside_a_champion_whose_model_is_followed(tmp_path: Path) -> None:
+    file = ModelFile(tmp_path / "one.skops")
+    version = file.replace(1.0)
+    bus = Bus("pinned")
+
+    @bus.predictor("pinned.numbers", to="pinned.sums", model=str(file.path), model_poll=0.01)
+    def add(numbers: list[Number], model: Any) -> list[Sum]:
+        return [Sum(float(total)) for total in model.predict([[number.x] for number in numbers])]
+
+    bus.challenger("add", "ten", model=Model(Adding(10.0), "adding", "2"))
+    async with bus:
+        await bus.publish("pinned.numbers", Number(1.0), id="n")
+    await bus.run(until_idle=0.05)
+    async with bus:
+        assert await answers(bus, "pinned.sums") == [(f"n/add@{version}", 2.0)]
+        assert await answers(bus, "pinned.sums.challenger.ten") == [("n/add.challenger.ten@2", 11.0)]
+
+
+def test_a_champion_that_a_notebook_defines_again_is_that_of_its_challengers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
+    bus = Bus("sums")
+    model = Model(Adding(10.0), "adding", "2")
+
+    def define() -> Any:
+        def add(numbers: list[Number], model: Any) -> list[Sum]:
+            raise NotImplementedError
+
+        add.__module__ = "__main__"
+        return bus.predictor("numbers", to="sums", model=model)(add)
+
+    define()
+    bus.challenger("add", "ten", model=model)
+    again = define()
+    assert bus.handlers["add.challenger.ten"].function is again
+
+
+def test_a_name_that_is_taken_is_refused_but_in_a_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
+    bus = adding()
+    model = Model(Adding(10.0), "adding", "2")
+    bus.challenger("add", "ten", model=model)
+    with pytest.raises(RegistrationError, match="two handlers have this name"):
+        bus.challenger("add", "ten", model=model)
+    monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
+    other = Model(Adding(11.0), "adding", "3")
+    bus.challenger("add", "ten", model=other)
+    assert bus.handlers["add.challenger.ten"].model is other
+
+
+def test_settings_replace_a_challenger_of_the_code_and_reach_predictors_registered_later(
+    tmp_path: Path,
+) -> None:
+    path = str(tmp_path / "ten.skops")
+    settings = {"add": {"challenger": {"ten": {"model": path}}}}
+    bus = adding()
+    bus.challenger("add", "ten", model=Model(Adding(10.0), "adding", "2"))
+    for _ in range(2):
+        bus.configure(config.load(environ={}, overrides={"consumer": settings}, known_handlers=["add"]))
+    assert not isinstance(bus.configured_handler("add.challenger.ten").model, Model)
+
+    late = Bus("sums")
+    late.configure(config.load(environ={}, overrides={"consumer": settings}))
+    late.handlers |= adding().handlers  # as a cell of a notebook does
+    assert late.settings.consumer
+    assert "add.challenger.ten" in late.handlers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import decimal
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -159,3 +160,94 @@ def test_golden_rows_are_for_predictors_with_a_model() -> None:
         @bus.predictor("numbers", to="sums", golden="rows.parquet")
         def add(numbers: list[Number]) -> list[Sum]:
             raise NotImplementedError
+
+
+async def test_they_are_predicted_in_batches_of_the_handler(tmp_path: Path) -> None:
+    golden = lines(tmp_path / "golden.jsonl", *({"x": float(n), "prediction": float(n)} for n in range(10)))
+    sizes: list[int] = []
+    bus = Bus("sums")
+
+    @bus.predictor("numbers", to="same", model=Model(None, "m", "1"), golden=golden, max_batch=4)
+    def same(numbers: list[Number], model: Any) -> list[float]:
+        del model
+        sizes.append(len(numbers))
+        return [number.x for number in numbers]
+
+    assert await version(bus) == "1"
+    assert sizes == [4, 4, 2]
+
+
+async def test_a_list_of_one_output_is_recorded_as_a_list(tmp_path: Path) -> None:
+    golden = lines(tmp_path / "golden.jsonl", {"x": 1.0, "prediction": [{"total": 1.0}]})
+    bus = Bus("sums")
+
+    @bus.predictor("numbers", to="sums", model=Model(None, "m", "1"), golden=golden)
+    def lists(number: Number, model: Any) -> list[Sum]:
+        del model
+        return [Sum(number.x)]
+
+    assert await version(bus) == "1"
+
+
+class Timestamped(msgspec.Struct):
+    at: dt.datetime
+    price: float
+
+
+class Tomorrow(msgspec.Struct):
+    at: dt.datetime
+    price: float
+
+
+async def test_parquet_may_have_nanoseconds_and_decimals(tmp_path: Path) -> None:
+    golden = tmp_path / "golden.parquet"
+    at, price = dt.datetime(2026, 1, 1, tzinfo=dt.UTC), decimal.Decimal("1.25")
+    times = pa.timestamp("ns", "UTC")
+    predicted = pa.struct([("at", times), ("price", pa.decimal128(9, 2))])
+    rows = [{"at": at, "price": price, "prediction": {"at": at + dt.timedelta(1), "price": price}}]
+    schema = pa.schema([("at", times), ("price", pa.decimal128(9, 2)), ("prediction", predicted)])
+    parquet.write_table(pa.Table.from_pylist(rows, schema), golden)
+    bus = Bus("days")
+
+    @bus.predictor("times", to="tomorrow", model=Model(None, "m", "1"), golden=str(golden))
+    def tomorrow(event: Timestamped, model: Any) -> Tomorrow:
+        del model
+        return Tomorrow(event.at + dt.timedelta(1), event.price)
+
+    assert await version(bus) == "1"
+
+
+async def test_a_version_is_tried_again_with_other_golden_rows(model_file: ModelFile, tmp_path: Path) -> None:
+    golden = tmp_path / "golden.jsonl"
+    lines(golden, {"x": 1.0, "prediction": {"total": 2.0}})
+    async with running(adding(model_file.path, golden=str(golden))) as run:
+        second = model_file.replace(10.0)
+        await run.until(lambda: run.stats.models_refused == 1)
+        new = tmp_path / "new.jsonl"
+        lines(new, {"x": 1.0, "prediction": {"total": 11.0}})
+        await to_thread.run_sync(new.replace, golden)
+        await run.until(lambda: run.stats.model_updates == 1)
+        assert await run.answer(1.0) == (11.0, second)
+        assert run.stats.model_refused == ""
+
+
+async def test_a_version_is_tried_again_after_an_outage(model_file: ModelFile, tmp_path: Path) -> None:
+    """The handler needs a service that is down while the golden rows are predicted."""
+    golden = lines(tmp_path / "golden.jsonl", {"x": -1.0})
+    down: list[bool] = []
+    bus = Bus("sums")
+
+    @bus.predictor("numbers", to="sums", model=str(model_file.path), model_poll=0.01, golden=golden)
+    def add(numbers: list[Number], model: Any) -> list[Sum]:
+        if down and numbers[0].x == -1.0:
+            raise ConnectionError("the service is down")
+        return [Sum(float(total)) for total in model.predict([[number.x] for number in numbers])]
+
+    async with running(bus) as run:
+        down.append(True)
+        second = model_file.replace(10.0)
+        await run.until(lambda: "the service is down" in run.stats.model_refused)
+        down.clear()
+        await run.until(lambda: run.stats.model_updates == 1)
+        assert await run.answer(1.0) == (11.0, second)
+        assert run.stats.models_refused == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 from contextlib import AsyncExitStack, asynccontextmanager
 from secrets import token_hex
@@ -12,7 +13,7 @@ import anyio
 import msgspec
 import pytest
 
-from eventml import Bus, Delivery, RegistrationError, config
+from eventml import Bus, Delivery, RegistrationError, config, models
 from eventml.models import Artefact, Model
 
 if TYPE_CHECKING:
@@ -222,3 +223,85 @@ def test_a_handler_without_a_model_is_refused() -> None:
         @bus.predictor("numbers", to="sums", model_poll=1.0)
         def add(numbers: list[Number]) -> list[Sum]:
             raise NotImplementedError
+
+
+async def test_a_version_that_was_replaced_while_it_was_loaded_is_not_refused_for_it(
+    model_file: ModelFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second version gives way to a broken file while it is loaded, and comes back."""
+    loading, go_on = threading.Event(), threading.Event()
+    load = models.load
+
+    def slow_load(source: Any, *, name: str) -> Model:
+        loading.set()
+        assert go_on.wait(30)
+        return load(source, name=name)
+
+    async with running(adding(model_file.path)) as run:
+        monkeypatch.setattr(models, "load", slow_load)
+        second = model_file.replace(10.0)
+        data = model_file.path.read_bytes()
+        await run.until(loading.is_set)
+        model_file.replace_by(b"half a mod", 0.0)
+        go_on.set()
+        await run.until(lambda: "is not a complete skops file" in run.stats.model_refused)
+        model_file.replace_by(data, 10.0)
+        await run.until(lambda: run.stats.model_updates == 1)
+        assert await run.answer(1.0) == (11.0, second)
+
+
+async def test_a_file_that_is_put_back_while_it_is_loaded_is_no_update(
+    model_file: ModelFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [first] = model_file.adds
+    loading, loaded = threading.Event(), threading.Event()
+    load, data = models.load, model_file.path.read_bytes()
+
+    def load_the_first(source: Any, *, name: str) -> Model:
+        loading.set()
+        model_file.replace_by(data, 1.0)
+        model = load(source, name=name)
+        loaded.set()
+        return model
+
+    async with running(adding(model_file.path)) as run:
+        monkeypatch.setattr(models, "load", load_the_first)
+        model_file.replace(10.0)
+        await run.until(loaded.is_set)
+        third = b"half a mod"
+        model_file.replace_by(third, 0.0)
+        monkeypatch.setattr(models, "load", load)
+        await run.until(lambda: run.stats.models_refused == 1)
+        assert run.stats.model_updates == 0
+        assert (await run.answer(1.0))[1] == first
+
+
+async def test_a_file_that_exits_while_it_is_loaded_does_not_end_the_worker(
+    model_file: ModelFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A trusted class may run code of its own, which may call sys.exit."""
+    [first] = model_file.adds
+
+    def exits(source: Any, *, name: str) -> Model:
+        del source, name
+        raise SystemExit("a model that exits")
+
+    async with running(adding(model_file.path)) as run:
+        monkeypatch.setattr(models, "load", exits)
+        model_file.replace(10.0)
+        await run.until(lambda: run.stats.models_refused == 1)
+        assert "a model that exits" in run.stats.model_refused
+        assert await run.answer(1.0) == (2.0, first)
+
+
+async def test_a_file_that_is_overwritten_with_the_old_times_is_found(
+    model_file: ModelFile,
+) -> None:
+    """As by `rsync --inplace --times` of a build whose files all have one time."""
+    found, old = model_file.path.stat(), model_file.path.read_bytes()
+    before = models.current_version(model_file.path)
+    while models.current_version(model_file.path) == before:  # the clock of the file system has its steps
+        model_file.path.write_bytes(old[:-1] + bytes([old[-1] ^ 1]))
+        os.utime(model_file.path, ns=(found.st_atime_ns, found.st_mtime_ns))
+        await anyio.sleep(POLL)
+    assert model_file.path.stat().st_mtime_ns == found.st_mtime_ns

@@ -61,3 +61,33 @@ def test_predictions_without_numbers_are_compared_by_equality() -> None:
     [field] = result.fields
     assert field.equal == pytest.approx(2 / 3)
     assert (field.absolute, result.compared, result.histogram) == (None, "", ())
+
+
+def test_a_missing_number_leaves_the_others_compared() -> None:
+    first: dict[str, dict[str, Any]] = {"a": {"v": 1.0}, "b": {"v": None}, "c": {"v": 3.0}}
+    second: dict[str, dict[str, Any]] = {"a": {"v": 2.0}, "b": {"v": 2.0}, "c": {}}
+    result = compare(first, second, {})
+    [field] = result.fields
+    assert (field.mean, field.absolute, field.largest, field.equal) == (1.0, 1.0, 1.0, 0.0)
+    assert (result.compared, result.worst) == ("v", ["a"])
+
+
+def test_groups_of_large_numbers_are_told_apart_whatever_else_the_feature_holds() -> None:
+    """Times in seconds differ in their seventh digit; a text, a huge number and None are beside them."""
+    odd = {"text": "unknown", "huge": 10**400, "none": None, "nan": float("nan")}
+    values: dict[str, Any] = {str(n): 1_767_225_600 + n for n in range(200)} | odd
+    events = {i: {"at": value} for i, value in values.items()}
+    first = {i: {"v": 0.0} for i in events}
+    second = {i: {"v": 1.0 if i in odd or int(i) < 160 else 9.0} for i in events}
+    groups = compare(first, second, events).features
+    assert [one.events for one in groups] == [40] * 5
+    assert groups[0].absolute == 9.0
+    assert {one.absolute for one in groups[1:]} == {1.0}
+    assert len({one.values for one in groups}) == 5
+
+
+def test_long_values_of_a_feature_are_cut() -> None:
+    events = {str(n): {"text": "x" * 10_000} for n in range(30)}
+    predictions = {i: {"v": 0.0} for i in events}
+    [group] = compare(predictions, predictions, events).features
+    assert len(group.values) < 100

@@ -101,6 +101,8 @@ def import_predictor(target: str) -> tuple[Bus, str]:
     bus_name, _, name = name.rpartition(":")
     named = [import_bus(f"{module.__name__}:{bus_name}")] if bus_name else vars(module).values()
     buses = list({id(value): value for value in named if isinstance(value, Bus)}.values())
+    if ".challenger." in name:  # the settings may add it
+        _ = [bus.settings for bus in buses]
     handlers = [(bus, handler) for bus in buses for handler in bus.handlers.values()]
     function = getattr(module, name, None)
     found = [

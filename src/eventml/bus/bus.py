@@ -77,14 +77,24 @@ class Bus(Router):
         if self._settings is None:
             self.configure(self.read_settings())
             assert self._settings is not None  # noqa: S101 - for the type checker
+        self._add_challengers(self._settings)  # of predictors that were registered since
         return self._settings
 
     def configure(self, settings: config.Settings) -> None:
         """Replace all settings, before the bus is opened."""
         self._settings = settings
         for champion, options in settings.consumer.items():
+            for name in options.get("challenger", {}):
+                known = self.handlers.get(f"{champion}.challenger.{name}")
+                if known is not None and known.champion:
+                    del self.handlers[known.name]  # that of the code, or of earlier settings
+        self._add_challengers(settings)
+
+    def _add_challengers(self, settings: config.Settings) -> None:
+        """Register the challengers that settings name, where they are not registered yet."""
+        for champion, options in settings.consumer.items():
             for name, given in options.get("challenger", {}).items():
-                if champion in self.handlers:
+                if champion in self.handlers and f"{champion}.challenger.{name}" not in self.handlers:
                     source = replacement(self.handlers[champion].model, given.model, given.model_sha256)
                     self.challenger(champion, name, model=source)
 

@@ -91,7 +91,7 @@ class Router:
             model: As for `predictor`.
 
         Raises:
-            RegistrationError: There is no such predictor, or it can have no challenger.
+            RegistrationError: There is no such predictor, it can have no challenger, or the name is taken.
         """
         self._register(partial(Router._add_challenger, champion=champion, name=name, model=model))
 
@@ -191,6 +191,10 @@ class Router:
                 f"{_place(handler.function)}; pass name=... to one"
             )
         self.handlers[handler.name] = handler
+        for one in list(self.handlers.values()):  # its challengers call the function that is defined now
+            if one.champion == handler.name and one.model is not None:
+                challenger = _challenger_of(handler, one.name.rpartition(".")[2], one.model)
+                self.handlers[challenger.name] = challenger
 
     def _add_challenger(self, champion: str, name: str, model: ModelSource) -> None:
         if champion not in self.handlers:
@@ -198,6 +202,11 @@ class Router:
                 f"challenger {name!r}: no predictor is named {champion!r}; register it before"
             )
         handler = _challenger_of(self.handlers[champion], name, model)
+        known = self.handlers.get(handler.name)
+        if known is not None and not (known.champion and hasattr(sys, "ps1")):  # a cell may be run again
+            raise RegistrationError(
+                f"{handler.name}: two handlers have this name; give the challenger another"
+            )
         self.handlers[handler.name] = handler
 
     def _add_lifespan(self, name: str, entered: Any) -> None:

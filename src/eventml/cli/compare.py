@@ -1,5 +1,6 @@
 """`eventml compare` and `eventml replay`: how the predictions of two models for the same events differ."""
 
+import os
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
@@ -49,6 +50,8 @@ def compare(
 
     They are paired by event, by default for the events of the last day. No consumer group is joined.
     """
+    start, until = _window(start, until)
+    _check_writable(html)
     bus, champion = load_predictor(predictor, backend)
     comparing.check_single_output(champion)
     names = [name for name, handler in bus.handlers.items() if handler.champion == champion.name]
@@ -57,7 +60,6 @@ def compare(
         known = ", ".join(name.rpartition(".")[2] for name in names) or "none"
         raise UsageError(f"{champion.name} has these challengers: {known}; name one by --with")
     other = bus.configured_handler(full or names[0])
-    start = _fixed(start)
 
     async def run() -> tuple[Events, Answers, Answers]:
         async with open_shared(bus):
@@ -94,9 +96,10 @@ def replay(  # noqa: PLR0913 - each is an option of the command
 
     The events must still be in their topic; by default those of the last day. No consumer group is joined.
     """
+    start, until = _window(start, until)
+    _check_writable(html, to)
     bus, handler = load_predictor(predictor, backend)
     comparing.check_single_output(handler)
-    start = _fixed(start)
     again = configured(handler, replacement(handler.model, model), {"golden": None}) if model else handler
 
     async def run() -> tuple[Events, Answers, Answers]:
@@ -115,9 +118,19 @@ def replay(  # noqa: PLR0913 - each is an option of the command
     _print(f"{handler.name} then and now", events, first, second, html=html, as_json=as_json)
 
 
-def _fixed(start: Any) -> Any:
-    """A start as a time: reads that follow one another begin at the same one."""
-    return datetime.now(UTC) - start if isinstance(start, timedelta) else start
+def _window(start: Any, until: Any) -> tuple[Any, Any]:
+    """The two ends as times: ages are those at the start of the command, which reads several topics."""
+    first, end = (datetime.now(UTC) - one if isinstance(one, timedelta) else one for one in (start, until))
+    if isinstance(first, datetime) and end is not None and end <= first:
+        raise UsageError(f"--until {end:%Y-%m-%dT%H:%M:%SZ} is not after --from {first:%Y-%m-%dT%H:%M:%SZ}")
+    return first, end
+
+
+def _check_writable(*paths: Path | None) -> None:
+    """Refuse files that cannot be written before the work, and not after it."""
+    for path in paths:
+        if path is not None and not os.access(path if path.exists() else path.parent, os.W_OK):
+            raise UsageError(f"{path} cannot be written; name a file in a folder that exists")
 
 
 def _print(
@@ -129,7 +142,8 @@ def _print(
     if not events.deliveries:
         print_message("there are no events of this time; --from 3d begins earlier, and --until ends later")
     if html is not None:
-        html.write_text(comparing.html_report(title, tables, comparison), encoding="utf-8")
+        page = comparing.html_report(title, tables, comparison)
+        html.write_text(page, encoding="utf-8", errors="replace")
     if as_json:
         print_json({"events": len(events.deliveries), "models": models, "comparison": comparison})
         return
@@ -146,7 +160,7 @@ def _model(answers: Answers, events: Events) -> dict[str, Any]:
         "predictor": answers.name,
         "versions": answers.versions,
         "answered": len(answers.fields),
-        "dead_letters": answers.dead_letters,
+        "dead_letters": len(answers.failed),
         "median_latency": median(seconds) if seconds else None,
     }
 

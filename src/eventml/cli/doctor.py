@@ -63,7 +63,7 @@ def _report(found: Examination, advice: Advice) -> str:
                 f"{one.size:,}",
                 f"{1000 * one.seconds:.2f} ms",
                 f"{1e6 * each:,.1f} µs",
-                f"{one.rate:,.0f}",
+                _rate(one.rate),
                 "█" * max(round(_BAR * each / slowest), 1),
             ]
         )
@@ -76,5 +76,9 @@ def _report(found: Examination, advice: Advice) -> str:
         f"{table}\n\n"
         f"max_batch   {advice.max_batch}\n"
         f"timeout     {advice.timeout:g}\n"
-        f"events/s    {advice.rate:,.0f} for one worker, without the cost of a broker{workers}\n"
+        f"events/s    {_rate(advice.rate)} for one worker, without the cost of a broker{workers}\n"
     )
+
+
+def _rate(rate: float) -> str:
+    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"  # noqa: PLR2004 - two digits

@@ -76,12 +76,25 @@ def current_version(source: ModelSource) -> str | None:
     only if the file has changed. A registry gets one small request, or none if the reference names a version;
     what it names is downloaded if it is not in the cache. It blocks, and raises errors as `load` does.
     """
-    artefact = _artefact(source)
-    if artefact is None or artefact.sha256 is not None or artefact.version is not None:
+    artefact = _unpinned(source)
+    if artefact is None:
         return None
     with translated(artefact):
         path, _ = _located(artefact, registry_of(artefact))
         return _digest(path, _state(path))[:_DIGITS]
+
+
+def can_change(source: ModelSource) -> bool:
+    """Whether the model at a source can have another version later: see `current_version`."""
+    return _unpinned(source) is not None
+
+
+def _unpinned(source: ModelSource) -> Artefact | None:
+    """The file or reference of a source that can change, or None."""
+    artefact = _artefact(source)
+    if artefact is None or artefact.sha256 is not None or artefact.version is not None:
+        return None
+    return artefact
 
 
 @lru_cache(maxsize=64)
@@ -92,7 +105,7 @@ def _digest(path: Path, _state: object) -> str:
 def _state(path: Path) -> tuple[object, ...]:
     """What changes when a file, or a file in a folder, is written or replaced."""
     stats = [(file, file.stat()) for file in _files(path)]
-    return tuple((file, stat.st_ino, stat.st_size, stat.st_mtime_ns) for file, stat in stats)
+    return tuple((f, one.st_ino, one.st_size, one.st_mtime_ns, one.st_ctime_ns) for f, one in stats)
 
 
 def _located(artefact: Artefact, registry: ModelRegistry | None) -> tuple[Path, str]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,12 +22,13 @@ from eventml.runtime.calling import Item
 from eventml.runtime.failures import Failed, describe
 from eventml.runtime.handler_call import call_without_stream
 from eventml.runtime.output_checks import bare_prediction
-from eventml.runtime.outputs import outputs_as_json
+from eventml.runtime.outputs import answer_is_list, outputs_as_json
 from eventml.runtime.stats import Stats
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
+    from eventml.backends.base import Completion
     from eventml.models import Model
 
 PREDICTION: Final = "prediction"
@@ -35,8 +38,9 @@ PREDICTION: Final = "prediction"
 async def check_golden_rows(handler: Handler, model: Model, resources: Mapping[str, Any]) -> None:
     """Check that a model's predictions for the handler's golden rows are valid, and near the recorded ones.
 
-    The rows are predicted in one batch, as on a stream: predictions must be finite and of the right type.
-    Numbers may differ from the recorded ones by `golden_tolerance` at most; all else must be equal.
+    The rows are predicted as on a stream, in batches of `max_batch` at most: predictions must be finite and
+    of the right type. Numbers may differ from the recorded ones by `golden_tolerance` at most; all else must
+    be equal.
 
     Raises:
         ModelError: a prediction is not, and the message names its row; or the rows cannot be read.
@@ -45,8 +49,10 @@ async def check_golden_rows(handler: Handler, model: Model, resources: Mapping[s
     items, recorded = await to_thread.run_sync(read_golden_rows, path, handler)
     call = call_without_stream(handler, model, resources, source="golden", stats=Stats())
     refused = f"model {model.name} {model.version} fails the golden rows in {path}"
+    results: list[Any] = []
     try:
-        results = await call(items)
+        while len(results) < len(items):
+            results += await call(items[len(results) : len(results) + handler.max_batch])
     except Exception as exc:
         raise ModelError(f"{refused}: {describe(exc)}") from exc
     for number, (result, expected) in enumerate(zip(results, recorded, strict=True), 1):
@@ -54,7 +60,7 @@ async def check_golden_rows(handler: Handler, model: Model, resources: Mapping[s
             raise ModelError(f"{refused}: row {number}: {describe(result.error)}") from result.error
         if expected is None:
             continue
-        predicted = _value(result.outputs)
+        predicted = _value(result)
         if not is_near(predicted, expected, handler.options.golden_tolerance):
             tolerance = f"golden_tolerance is {handler.options.golden_tolerance:g}"
             if isinstance(predicted, dict) and not isinstance(expected, dict):
@@ -84,11 +90,16 @@ def read_golden_rows(path: str, handler: Handler) -> tuple[list[Item], list[Any]
     if not rows:
         raise ModelError(f"there are no golden rows in {path}; record at least one")
     own = {in_json for in_json, *_ in fields_of(handler.event_type) or ()}
-    recorded = [None if PREDICTION in own else row.pop(PREDICTION, None) for row in rows]
+    found = [None if PREDICTION in own else row.pop(PREDICTION, None) for row in rows]
+    try:
+        recorded = [msgspec.to_builtins(one, builtin_types=(Decimal,), enc_hook=_of_pandas) for one in found]
+        values = [msgspec.json.encode(row, enc_hook=_of_pandas) for row in rows]
+    except TypeError as exc:
+        raise ModelError(f"the golden rows in {path} cannot be read: {exc}") from exc
     headers, now = {records.CONTENT_TYPE: records.JSON}, time.time()
     deliveries = [
-        Delivery(Record(handler.topic, msgspec.json.encode(row), None, f"golden/{n}", headers), 0, n, now)
-        for n, row in enumerate(rows, 1)
+        Delivery(Record(handler.topic, value, None, f"golden/{n}", headers), 0, n, now)
+        for n, value in enumerate(values, 1)
     ]
     events = Decoder(handler.event_type, strict=False).decode(deliveries)
     for number, event in enumerate(events, 1):
@@ -99,6 +110,8 @@ def read_golden_rows(path: str, handler: Handler) -> tuple[list[Item], list[Any]
 
 def is_near(predicted: Any, expected: Any, tolerance: float) -> bool:
     """Whether a prediction is near the recorded one. Of an object the recorded fields are compared."""
+    if isinstance(expected, Decimal):  # of a Parquet file; JSON has a number for it, or text
+        return predicted == str(expected) or is_near(predicted, float(expected), tolerance)
     if isinstance(expected, dict):
         return isinstance(predicted, dict) and all(
             name in predicted and is_near(predicted[name], value, tolerance)
@@ -113,15 +126,18 @@ def is_near(predicted: Any, expected: Any, tolerance: float) -> bool:
     return is_number and math.isclose(predicted, expected, rel_tol=0.0, abs_tol=tolerance)
 
 
-def _value(outputs: Sequence[Record]) -> Any:
+def _value(completion: Completion) -> Any:
     """The prediction for an event as JSON has it, or a list of several; a number without its object."""
-    if len(outputs) != 1:
+    outputs = completion.outputs
+    if answer_is_list(outputs, completion.delivery.record.id):
         return msgspec.json.decode(outputs_as_json(outputs))
     return bare_prediction(msgspec.json.decode(outputs[0].value))
 
 
 def _shown(value: Any) -> str:
-    text = msgspec.json.encode(value).decode()
+    text = json.dumps(
+        value, default=str, ensure_ascii=False, separators=(",", ":")
+    )  # not as msgspec, which has null for NaN
     return text if len(text) <= 80 else text[:80] + "…"  # noqa: PLR2004 - fits a line of a log
 
 
@@ -137,3 +153,11 @@ def _read_parquet(path: str) -> list[dict[str, Any]]:
         raise MissingExtraError("batch", f"reading {path}") from exc
     rows: list[dict[str, Any]] = parquet.read_table(path).to_pylist()
     return rows
+
+
+def _of_pandas(value: Any) -> Any:
+    """A time or an age of pandas, which pyarrow makes of nanoseconds, as one of Python."""
+    for method in ("to_pydatetime", "to_pytimedelta"):
+        if hasattr(value, method):
+            return getattr(value.floor("us"), method)()
+    raise TypeError(f"{type(value).__name__} has no form in JSON")

@@ -99,7 +99,11 @@ async def load_model(handler: Handler, lifespans: Mapping[str, Any]) -> Model:
     assert handler.model is not None  # noqa: S101 - for the type checker
     load = partial(models.load, handler.model, name=handler.name)
     model = await to_thread.run_sync(load, abandon_on_cancel=True)
-    if handler.options.model_poll is not None and models.current_version(handler.model) is None:
+    if (
+        handler.options.model_poll is not None
+        and not handler.champion
+        and not models.can_change(handler.model)
+    ):
         raise RegistrationError(
             f"{handler.name}: model_poll: its model is pinned, or made by a function, and cannot change "
             "while the worker runs; omit model_poll, or name a file without a pin, or a name in a registry"

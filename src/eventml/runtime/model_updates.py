@@ -7,6 +7,9 @@ fails is refused: the handler goes on with the version that it has.
 from __future__ import annotations
 
 import logging
+import os
+from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
@@ -15,6 +18,7 @@ from anyio import to_thread
 from eventml.errors import EventMLError, ModelTamperedError
 from eventml.models import Model, ModelSource, current_version
 from eventml.runtime.failures import describe
+from eventml.runtime.infrastructure import is_infrastructure
 from eventml.runtime.loaded_handlers import LoadedHandler, load_model
 from eventml.runtime.stats import Stats
 
@@ -22,6 +26,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 log = logging.getLogger("eventml")
+
+
+_Found = tuple[str | None, tuple[int, ...]]
+"""The version of a model, and what tells its golden rows from others."""
 
 
 class ModelUpdates:
@@ -38,7 +46,7 @@ class ModelUpdates:
         self._source: ModelSource = loaded.handler.model
         self._stats = stats
         self._use = use
-        self._refused: str | None = None  # the version, so that it is not loaded at each poll
+        self._refused: _Found | None = None  # so that it is not loaded at each poll
 
     async def run(self, seconds: float) -> None:
         """Look for a new version every so many seconds, until cancelled."""
@@ -50,15 +58,31 @@ class ModelUpdates:
         """Look for a new version once, and use it if it passes its checks."""
         version = None
         try:
-            version = await to_thread.run_sync(current_version, self._source, abandon_on_cancel=True)
-            if version == self._model.version:
+            version = await self._find()
+            if version[0] == self._model.version:
                 self._accept()
             elif version != self._refused:
-                self._take_over(await load_model(self._loaded.handler, self._loaded.lifespans))
-        except Exception as exc:  # noqa: BLE001 - a library raises anything for a file; the old version goes on
-            # A file may be replaced before the file with its digest is.
-            final = None if isinstance(exc, ModelTamperedError) else version
+                new = await load_model(self._loaded.handler, self._loaded.lifespans)
+                if new.version != self._model.version:  # the file may have been put back meanwhile
+                    self._take_over(new)
+        except (Exception, SystemExit) as exc:  # noqa: BLE001 - libraries raise anything for a file
+            final = version if version is not None and await self._is_final(version, exc) else None
             self._refuse(final, str(exc) if isinstance(exc, EventMLError) else describe(exc))
+
+    async def _find(self) -> _Found:
+        """The version that the model has now, and which golden rows there are."""
+        golden = self._loaded.handler.options.golden
+        find = partial(_found, self._source, golden)
+        return await to_thread.run_sync(find, abandon_on_cancel=True)
+
+    async def _is_final(self, version: _Found, error: BaseException) -> bool:
+        """Whether a version need not be tried again: the error is its own, and the file is still that one."""
+        # A file may be replaced before the file with its digest is.
+        if isinstance(error, ModelTamperedError) or _is_passing(error):
+            return False
+        with suppress(Exception):
+            return await self._find() == version
+        return False
 
     def _take_over(self, new: Model) -> None:
         old = self._model
@@ -67,7 +91,7 @@ class ModelUpdates:
         log.warning("%s: model %s: version %s replaces %s", self._name, new.name, new.version, old.version)
         self._accept()
 
-    def _refuse(self, version: str | None, reason: str) -> None:
+    def _refuse(self, version: _Found | None, reason: str) -> None:
         """Record why there is no new version. `version` is None if it may still be used as it is."""
         self._refused = version
         if reason != self._stats.model_refused:
@@ -82,3 +106,24 @@ class ModelUpdates:
     def _model(self) -> Model:
         assert self._loaded.model is not None  # noqa: S101 - for the type checker
         return self._loaded.model
+
+
+def _found(source: ModelSource, golden: str | None) -> _Found:
+    version = current_version(source)
+    with suppress(OSError):
+        if golden is not None:
+            rows = os.stat(golden)  # noqa: PTH116 - as models are
+            return version, (rows.st_ino, rows.st_size, rows.st_mtime_ns)
+    return version, ()
+
+
+def _is_passing(error: BaseException | None) -> bool:
+    """Whether a service that the handler needs was unavailable when the model was loaded or checked.
+
+    Memory that does not suffice is the model's fault: loading it again and again could end the worker.
+    """
+    while error is not None:
+        if is_infrastructure(error) and not isinstance(error, MemoryError):
+            return True
+        error = error.__cause__
+    return False

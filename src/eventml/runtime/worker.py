@@ -21,7 +21,7 @@ from eventml.backends.base import (
 )
 from eventml.errors import BackendError, CircuitBreakerError, UnavailableError, UnsupportedError
 from eventml.handlers import Handler
-from eventml.models import Model
+from eventml.models import Model, can_change
 from eventml.runtime.calling import Caller
 from eventml.runtime.concurrency import ConcurrentCalls
 from eventml.runtime.dead_letters import dead_letter_topic
@@ -191,7 +191,7 @@ class Worker:
         replies = None
         if steps.outputs is not None and not handler.champion:
             replies = Replies(subscription, self._backend, handler, call=call, source=self._source)
-        if options.model_poll is not None:
+        if options.model_poll is not None and handler.model is not None and can_change(handler.model):
 
             def use(model: Model) -> None:
                 loaded.model = model

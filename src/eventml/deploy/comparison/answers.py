@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING, Any, Final
 
@@ -11,6 +12,7 @@ from msgspec.structs import replace
 from eventml.bus import Bus
 from eventml.codec import Decoder
 from eventml.errors import DecodeError, TopicNotFoundError, UnsupportedError
+from eventml.event_types import to_builtin
 from eventml.handlers import Handler
 from eventml.records import MODEL_VERSION, Delivery
 from eventml.runtime import (
@@ -44,6 +46,10 @@ class Events(msgspec.Struct):
     deliveries: dict[str, Delivery] = {}
     fields: dict[str, Fields] = {}
 
+    def __repr__(self) -> str:
+        """Short, because asyncio makes the repr of what a task returns."""
+        return f"Events({len(self.deliveries)})"
+
 
 class Answers(msgspec.Struct):
     """The predictions of one model.
@@ -52,20 +58,29 @@ class Answers(msgspec.Struct):
         name: The predictor's name.
         fields: The fields of its predictions, by the id of the event.
         timestamps: When each was published, in seconds since the epoch; empty for predictions made again.
-        versions: The versions of its model, each with the number of its predictions.
-        dead_letters: Number of the events that became dead letters.
+        version_of: The version of the model that made each prediction, by the id of the event.
+        failed: Ids of the events that became dead letters, and have no prediction since.
     """
 
     name: str
     fields: dict[str, Fields] = {}
     timestamps: dict[str, float] = {}
-    versions: dict[str, int] = {}
-    dead_letters: int = 0
+    version_of: dict[str, str] = {}
+    failed: set[str] = set()
+
+    def __repr__(self) -> str:
+        """Short, as that of `Events`."""
+        return f"Answers({self.name!r}, {len(self.fields)})"
 
     def add(self, input_id: str, fields: Fields, version: str) -> None:
         """Add a prediction, in the place of an earlier one for the same event."""
         self.fields[input_id] = fields
-        self.versions[version] = self.versions.get(version, 0) + 1
+        self.version_of[input_id] = version
+
+    @property
+    def versions(self) -> dict[str, int]:
+        """The versions of its model, each with the number of its predictions."""
+        return dict(Counter(self.version_of.values()))
 
 
 async def read_events(bus: Bus, handler: Handler, *, start: Any, until: Any) -> Events:
@@ -95,7 +110,8 @@ async def read_answers(bus: Bus, handler: Handler, events: Events, *, start: Any
     failed = dead_letter_topic(handler.topic, handler.options.group)
     with suppress(TopicNotFoundError):  # nothing has failed
         async for delivery in bus.read(failed, start=start, until="end"):
-            answers.dead_letters += delivery.id in events.deliveries
+            if delivery.id in events.deliveries and delivery.id not in answers.fields:
+                answers.failed.add(delivery.id)  # one with a prediction has been replayed
     return answers
 
 
@@ -104,12 +120,18 @@ async def predict_again(
 ) -> Answers:
     """Predict events again, a batch at a time, and publish the predictions to a topic if one is given.
 
-    `progress` is called with the number of events after each batch.
+    `progress` is called with the number of events after each batch. The model is not checked on golden rows,
+    whose recorded predictions are those of another one.
 
     Raises:
         ModelError: The model cannot be loaded.
+        UnsupportedError: They would be published as events of the predictor.
         BackendError: The predictions cannot be published.
     """
+    if publish_to == handler.topic:
+        raise UnsupportedError(f"{publish_to} has the events of {handler.name}: publish to another topic")
+    options = replace(handler.options, golden=None, model_poll=None)
+    handler = replace(handler, options=options)
     answers = Answers(handler.name)
     declared = bus.declared_topic(handler.topic)
     decoder = Decoder(handler.event_type, strict=declared.strict)
@@ -127,7 +149,7 @@ async def predict_again(
             valid = [item for item in items if not isinstance(item.event, DecodeError)]
             completions = await retry.process_all(valid) if valid else []
             answered = [one for one in completions if not isinstance(one, DeadLetterCompletion)]
-            answers.dead_letters += len(items) - len(answered)
+            answers.failed |= {one.id for one in batch} - {one.delivery.id for one in answered}
             made = [(one.delivery.id, record) for one in answered for record in one.outputs]
             for input_id, record in made:
                 answers.add(input_id, _fields(msgspec.json.decode(record.value)), version)
@@ -154,5 +176,7 @@ def latencies(answers: Answers, events: Events) -> Sequence[float]:
 
 
 def _fields(value: Any) -> Fields:
-    built = bare_prediction(msgspec.to_builtins(value))
+    # What JSON gives is builtin already, and a copy would take as long as decoding it.
+    built = value if type(value) is dict else msgspec.to_builtins(value, enc_hook=to_builtin)
+    built = bare_prediction(built)
     return built if isinstance(built, dict) else {"value": built}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_right
 from collections import defaultdict
 from statistics import fmean, quantiles
@@ -17,6 +16,8 @@ _BINS: Final = 5  # of a feature that is a number, with as many events in each
 _VALUES: Final = 20  # of another feature, the most frequent ones
 _LEAST: Final = 20  # events in a group of a feature; fewer say nothing
 _SHOWN: Final = 15  # groups of features, and pairs
+_LONGEST: Final = 60  # characters of a value of a feature
+_TOO_LARGE: Final = 1e300  # for a number: differences and their sums are finite. NaN is not below it either
 
 
 class FieldDifference(msgspec.Struct, frozen=True):
@@ -25,7 +26,8 @@ class FieldDifference(msgspec.Struct, frozen=True):
     Attributes:
         field: Name of the field.
         equal: Share of the pairs in which it is equal.
-        mean: Mean of the second model's values minus the first's; None if the field is no number.
+        mean: Mean of the second model's values minus the first's, of the pairs in which both are numbers.
+            None if there is none, or if a value is neither a number nor None.
         absolute: Mean of the absolute differences; None likewise.
         p50, p90, p99, largest: Quantiles of the absolute differences, and the largest one.
     """
@@ -96,7 +98,9 @@ def compare(
     counts = len(paired), len(first) - len(paired), len(second) - len(paired)
     if not compared:
         return Comparison(*counts, fields)
-    sizes = {i: _distance(*pair) for i, pair in zip(paired, columns[compared], strict=True)}
+    sizes = {
+        i: _distance(*pair) for i, pair in zip(paired, columns[compared], strict=True) if _are_numbers(pair)
+    }
     features = [one for name in _features(events, paired) for one in _groups(name, events, sizes)]
     return Comparison(
         *counts,
@@ -110,11 +114,12 @@ def compare(
 
 def _field_difference(name: str, pairs: Sequence[tuple[Any, Any]]) -> FieldDifference:
     equal = fmean(one == other for one, other in pairs)
-    if not all(_is_number(value) for pair in pairs for value in pair):
+    numbers = [pair for pair in pairs if _are_numbers(pair)]
+    if not numbers or not all(value is None or _is_number(value) for pair in pairs for value in pair):
         return FieldDifference(name, equal)
-    sizes = sorted(_distance(*pair) for pair in pairs)
+    sizes = sorted(_distance(*pair) for pair in numbers)
     cuts = quantiles(sizes, n=100, method="inclusive") if len(sizes) > 1 else sizes * 99
-    mean = fmean(other - one for one, other in pairs)
+    mean = fmean(other - one for one, other in numbers)
     return FieldDifference(name, equal, mean, fmean(sizes), cuts[49], cuts[89], cuts[98], sizes[-1])
 
 
@@ -122,8 +127,12 @@ def _distance(one: Any, other: Any) -> float:
     return abs(float(other) - float(one))
 
 
+def _are_numbers(pair: tuple[Any, Any]) -> bool:
+    return _is_number(pair[0]) and _is_number(pair[1])
+
+
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _TOO_LARGE
 
 
 def _features(events: Mapping[str, Mapping[str, Any]], ids: Sequence[str]) -> list[str]:
@@ -134,21 +143,23 @@ def _groups(
     name: str, events: Mapping[str, Mapping[str, Any]], sizes: Mapping[str, float]
 ) -> Iterator[FeatureDifference]:
     values = {i: value for i in sizes if (value := events.get(i, {}).get(name)) is not None}
-    grouped: dict[str, list[float]] = defaultdict(list)
-    if all(map(_is_number, values.values())) and len(set(values.values())) > _VALUES:
-        cuts = quantiles(values.values(), n=_BINS, method="inclusive")
-        bounds = [min(values.values()), *cuts, max(values.values())]
-        for input_id, value in values.items():
-            at = bisect_right(cuts, value)
-            grouped[f"{bounds[at]:g} … {bounds[at + 1]:g}"].append(sizes[input_id])
+    numbers = {i: value for i, value in values.items() if _is_number(value)}
+    grouped: dict[Any, list[float]] = defaultdict(list)  # by the number of a bin, or by the value as text
+    bounds: list[float] = []
+    if len(set(numbers.values())) > _VALUES:
+        cuts = quantiles(numbers.values(), n=_BINS, method="inclusive")
+        bounds = [min(numbers.values()), *cuts, max(numbers.values())]
+        for input_id, value in numbers.items():
+            grouped[bisect_right(cuts, value)].append(sizes[input_id])
     else:
         for input_id, value in values.items():
             grouped[str(value)].append(sizes[input_id])
-        frequent = sorted(grouped, key=lambda text: -len(grouped[text]))[:_VALUES]
-        grouped = defaultdict(list, {text: grouped[text] for text in frequent})
-    for text, found in grouped.items():
+    for key in sorted(grouped, key=lambda key: -len(grouped[key]))[:_VALUES]:
+        found = grouped[key]
+        text = f"{bounds[key]:.10g} … {bounds[key + 1]:.10g}" if bounds else key
         if len(found) >= _LEAST:
-            yield FeatureDifference(name, text, len(found), fmean(found))
+            shown = text if len(text) <= _LONGEST else text[:_LONGEST] + "…"
+            yield FeatureDifference(name, shown, len(found), fmean(found))
 
 
 def _histogram(sizes: Sequence[float]) -> list[tuple[float, int]]:

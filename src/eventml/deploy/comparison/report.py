@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +61,8 @@ def _svg(comparison: Comparison) -> str:
 def write_pairs(path: Path, events: Events, first: Answers, second: Answers) -> int:
     """Write a row for each event that both have answered: its id, its fields, and both predictions.
 
-    The predictions are in the columns `old_<field>` and `new_<field>`. Returns the number of rows.
+    The predictions are in the columns `old_<field>` and `new_<field>`. A field of the event that is named
+    like another column is in `event_<field>`. Returns the number of rows.
 
     Raises:
         MissingExtraError: pyarrow is not installed.
@@ -70,15 +72,29 @@ def write_pairs(path: Path, events: Events, first: Answers, second: Answers) -> 
         from pyarrow import parquet  # noqa: PLC0415
     except ImportError as exc:
         raise MissingExtraError("batch", f"writing {path}") from exc
-    rows: list[dict[str, Any]] = [
-        {
-            "id": input_id,
-            **events.fields[input_id],
-            **{f"old_{name}": value for name, value in first.fields[input_id].items()},
-            **{f"new_{name}": value for name, value in second.fields[input_id].items()},
-        }
-        for input_id in first.fields
-        if input_id in second.fields
-    ]
-    parquet.write_table(pa.Table.from_pylist(rows), path)
-    return len(rows)
+    ids = [input_id for input_id in first.fields if input_id in second.fields]
+    columns: dict[str, list[Any]] = {"id": ids}
+    for prefix, fields in (("old_", first.fields), ("new_", second.fields), ("", events.fields)):
+        for name in dict.fromkeys(name for input_id in ids for name in fields[input_id]):
+            column = f"{prefix}{name}" if f"{prefix}{name}" not in columns else f"event_{name}"
+            columns[column] = [fields[input_id].get(name) for input_id in ids]
+    for name in [name for name in columns if name.startswith(("old_", "new_"))]:
+        columns[name] = columns.pop(name)  # behind the event's fields
+    parquet.write_table(pa.table({name: _column(values) for name, values in columns.items()}), path)
+    return len(ids)
+
+
+def _column(values: Sequence[Any]) -> Any:
+    """Values as a column of Parquet; as text in JSON if they have no type in common that Parquet has."""
+    import pyarrow as pa  # noqa: PLC0415 - optional
+    from pyarrow import parquet  # noqa: PLC0415
+
+    try:
+        column = pa.array(values)
+        if pa.types.is_nested(column.type):  # one of no fields cannot be written
+            parquet.write_table(pa.table({"tried": column[:1]}), pa.BufferOutputStream())
+    except (ValueError, OverflowError, NotImplementedError, TypeError):
+        return pa.array(
+            [None if value is None else json.dumps(value, default=str) for value in values], pa.string()
+        )
+    return column

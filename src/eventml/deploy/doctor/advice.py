@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 _NEAR: Final = 0.95  # of the best rate: a larger batch gains nothing
 _LONGEST: Final = 1.0  # seconds of one call, so that a stop and a new version do not wait longer
+_SLOW: Final = 1.5  # times a call with one event, if that takes longer
 _TIMEOUT: Final = 20  # times the time of the largest call
 _LEAST_TIMEOUT: Final = 5.0  # seconds
 _SEVERAL_CORES: Final = 1.3
@@ -40,10 +41,11 @@ class Advice(msgspec.Struct, frozen=True):
 def advise(examination: Examination, wanted: float | None = None) -> Advice:
     """Advise on a predictor; `wanted` is a rate to carry, in events a second."""
     batches = examination.batches
-    short = [one for one in batches if one.seconds <= _LONGEST] or batches[:1]
+    longest = max(_LONGEST, _SLOW * batches[0].seconds)
+    short = [one for one in batches if one.seconds <= longest]
     best = max(one.rate for one in short)
     chosen = next(one for one in short if one.rate >= _NEAR * best)
-    rate = min(examination.streamed, best)
+    rate = best if examination.streamed is None else min(examination.streamed, best)
     return Advice(
         max_batch=chosen.size,
         timeout=round(max(_TIMEOUT * chosen.seconds, _LEAST_TIMEOUT), 1),
@@ -55,12 +57,12 @@ def advise(examination: Examination, wanted: float | None = None) -> Advice:
 
 def _warnings(examination: Examination) -> list[str]:
     found = []
-    if examination.cores > _SEVERAL_CORES:
+    if examination.cores is not None and examination.cores > _SEVERAL_CORES:
         found.append(
             f"a call uses {examination.cores:.1f} cores: threads inside a model slow a stream down; drop "
             "keep_threads, set n_jobs=None, and run more workers"
         )
-    if examination.lock > _LOCKED:
+    if examination.lock is not None and examination.lock > _LOCKED:
         found.append(
             f"a call keeps other threads from running for {examination.lock:.0%} of its time: it holds the "
             "interpreter lock, so concurrency in one process gains little; run more workers"

@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack
 from itertools import cycle, islice
 from statistics import median
 from typing import TYPE_CHECKING, Any, Final
+from uuid import uuid4
 
 import msgspec
 from anyio import to_thread
@@ -19,14 +20,17 @@ from msgspec.structs import replace
 from eventml import config
 from eventml.bus import Bus
 from eventml.codec import Decoder
+from eventml.errors import ModelError, UnsupportedError
 from eventml.handlers import Handler
 from eventml.runtime import (
+    Failed,
     HandlerCall,
     Item,
     LoadedHandler,
     Stats,
     Worker,
     call_without_stream,
+    describe,
     load_handlers,
     read_golden_rows,
     task_group,
@@ -35,8 +39,10 @@ from eventml.runtime import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-_LEAST_CALLS: Final = 3
-_SECONDS: Final = 0.2  # for each size of batch, if more calls fit into it
+_LEAST_CALLS: Final = 3  # for each size of batch, ...
+_SECONDS: Final = 0.2  # ... and more if they fit into it, ...
+_ENOUGH: Final = 1.0  # ... and fewer if they take longer than this
+_BUDGET: Final = 30.0  # seconds for all; a slow predictor is not measured with large batches
 _SWITCH: Final = 0.001  # seconds; how long the counting thread sleeps
 _STREAMED: Final = 2.0  # seconds of events to run through a worker, ...
 _MOST: Final = 50_000  # ... and the most events; the topic holds twice as many
@@ -71,10 +77,11 @@ class Examination(msgspec.Struct, frozen=True):
         load_memory: Memory that loading took, in bytes.
         batches: By size, rising.
         peak_memory: Memory that the calls took, in bytes.
-        cores: CPU time of a call of the largest batch over its time: above 1 it uses several threads.
-        lock: Share of the time of such a call in which other threads of the process could not run.
-        streamed: Events a second of one worker on the in-memory backend.
-        warnings: Warnings that were issued while the model was loaded.
+        cores: CPU time of a call of the largest batch over its time: above 1 it uses several threads. None if
+            a call takes too long to be measured again.
+        lock: Share of the time of such a call in which other threads of the process could not run; or None.
+        streamed: Events a second of one worker on the in-memory backend; or None.
+        warnings: Warnings that were issued while the model was loaded, and of sizes that were not measured.
     """
 
     predictor: str
@@ -83,20 +90,24 @@ class Examination(msgspec.Struct, frozen=True):
     load_memory: int
     batches: Sequence[BatchCost]
     peak_memory: int
-    cores: float
-    lock: float
-    streamed: float
+    cores: float | None
+    lock: float | None
+    streamed: float | None
     warnings: Sequence[str] = ()
 
 
 async def examine(bus: Bus, handler: Handler, rows: str, progress: Callable[[str], None]) -> Examination:
     """Measure a predictor on example rows, which are repeated to fill the batches.
 
-    It takes some seconds, and memory for the largest batch. Nothing is published.
+    It takes up to about 30 seconds after loading, if not a single call takes longer, and memory for the
+    largest batch. Nothing is published.
 
     Raises:
+        UnsupportedError: The handler is a consumer.
         ModelError: The model cannot be loaded; the rows cannot be read; or a call with them fails.
     """
+    if not handler.outputs:
+        raise UnsupportedError(f"{handler.name} is a consumer; the doctor examines predictors")
     decoder = Decoder(handler.event_type, strict=False)
     async with AsyncExitStack() as stack:
         progress("loading the model")
@@ -107,39 +118,73 @@ async def examine(bus: Bus, handler: Handler, rows: str, progress: Callable[[str
         load_seconds, load_memory = time.perf_counter() - begun, _memory() - memory
         items, _ = await to_thread.run_sync(read_golden_rows, rows, handler)
         call = call_without_stream(handler, loaded.model, loaded.resources, source=bus.name, stats=Stats())
-        alone = [await _values(call, [item]) for item in items]
-        memory, batches = _memory(), []
-        for size in _sizes(handler.max_batch):
-            progress(f"calling it with {size:,} events")
-            batch = list(islice(cycle(items), size))
-            expected = islice(cycle(alone), size)
-            same = await _values(call, batch) == [value for [value] in expected]
-            batches.append(BatchCost(size, await _seconds(call, batch), same))
-        peak = _memory() - memory
-        progress("watching its threads")
-        cores, lock = await _threads(call, batch)
-        progress("running a worker")
-        streamed = await _streamed(bus, loaded, batch, batches[-1].rate)
-        model = ("", "") if loaded.model is None else (loaded.model.name, loaded.model.version)
+        begun, memory = time.perf_counter(), _memory()
+        batches, alone = await _batches(call, handler, items, progress)
+        peak, last = _memory() - memory, batches[-1]
         issued = list(dict.fromkeys(str(one.message) for one in caught))
+        if last.size < handler.max_batch:
+            took = f"a call with {last.size:,} events takes {last.seconds:.1f} s"
+            issued.append(f"{took}: larger batches were not measured")
+        cores = lock = streamed = None
+        if time.perf_counter() - begun + 2 * last.seconds < _BUDGET:
+            batch = list(islice(cycle(items[:alone]), last.size))
+            progress("watching its threads")
+            cores, lock = await _threads(call, batch)
+            progress("running a worker")
+            streamed = await _streamed(bus, loaded, batch, last.rate)
+        model = ("", "") if loaded.model is None else (loaded.model.name, loaded.model.version)
         return Examination(
             *(handler.name, model, load_seconds, load_memory, batches, peak, cores, lock, streamed, issued)
         )
+
+
+async def _batches(
+    call: HandlerCall, handler: Handler, items: Sequence[Item], progress: Callable[[str], None]
+) -> tuple[list[BatchCost], int]:
+    """The cost of each size of batch that there is time for, and the number of rows that were used."""
+    begun = time.perf_counter()
+    alone: list[Any] = []
+    while len(alone) < len(items) and (not alone or time.perf_counter() - begun < _ENOUGH):
+        alone += await _values(call, handler, [items[len(alone)]])
+    single = (time.perf_counter() - begun) / len(alone)
+    if 3 * single > _BUDGET:
+        return [BatchCost(1, single, same_bits=True)], len(alone)
+    found: list[BatchCost] = []
+    for size in _sizes(handler.max_batch):
+        # The next call may take twice as long as the last, and there are two more calls with its batch.
+        if found and time.perf_counter() - begun + 6 * found[-1].seconds > _BUDGET:
+            break
+        progress(f"calling it with {size:,} events")
+        batch = list(islice(cycle(items[: len(alone)]), size))
+        first = time.perf_counter()
+        same = await _values(call, handler, batch) == list(islice(cycle(alone), size))
+        found.append(BatchCost(size, await _seconds(call, batch, time.perf_counter() - first), same))
+    return found, len(alone)
 
 
 def _sizes(largest: int) -> list[int]:
     return [*(2**power for power in range(largest.bit_length()) if 2**power < largest), largest]
 
 
-async def _values(call: HandlerCall, items: Sequence[Item]) -> list[Any]:
-    """The predictions for a batch, as they would be published; of one that failed the failure."""
-    results = await call(items)
-    return [[o.value for o in one.outputs] if hasattr(one, "outputs") else str(one) for one in results]
+async def _values(call: HandlerCall, handler: Handler, items: Sequence[Item]) -> list[Any]:
+    """The predictions for a batch, as they would be published."""
+    failed = f"{handler.name} fails with {len(items):,} of the example events, which may be repeated"
+    try:
+        results = await call(items)
+    except Exception as exc:
+        raise ModelError(f"{failed}: {describe(exc)}") from exc
+    for one in results:
+        if isinstance(one, Failed):
+            raise ModelError(f"{failed}: {describe(one.error)}") from one.error
+    return [[output.value for output in one.outputs] for one in results if not isinstance(one, Failed)]
 
 
-async def _seconds(call: HandlerCall, batch: Sequence[Item]) -> float:
+async def _seconds(call: HandlerCall, batch: Sequence[Item], first: float) -> float:
+    """The median time of a call. A first one, which may have warmed up, counts only if it took long."""
+    if first > _ENOUGH:
+        return first
     times: list[float] = []
-    while len(times) < _LEAST_CALLS or sum(times) < _SECONDS:
+    while sum(times) < _ENOUGH and (len(times) < _LEAST_CALLS or sum(times) < _SECONDS):
         begun = time.perf_counter()
         await call(batch)
         times.append(time.perf_counter() - begun)
@@ -162,7 +207,7 @@ async def _threads(call: HandlerCall, batch: Sequence[Item]) -> tuple[float, flo
     thread.start()
     try:
         time.sleep(0.2)  # noqa: ASYNC251 - nothing else runs
-        free = ticks(0.2)
+        free = max(ticks(0.2), 1.0)
         counted[0], cpu, begun = 0, time.process_time(), time.perf_counter()
         while time.perf_counter() - begun < _SECONDS:
             await call(batch)
@@ -179,11 +224,17 @@ async def _streamed(bus: Bus, loaded: LoadedHandler, batch: Sequence[Item], rate
     records = [item.delivery.record for item in batch]
     copies = max(min(int(rate * _STREAMED), _MOST) // len(records), 1)
     plain = replace(
-        loaded.handler.options, start="earliest", dedupe_window=None, max_age=None, model_poll=None
+        loaded.handler.options,
+        max_batch=len(batch),
+        start="earliest",
+        dedupe_window=None,
+        max_age=None,
+        model_poll=None,
     )
     loaded.handler = replace(loaded.handler, options=plain)
     memory = config.find_backend("memory")
-    async with memory.open("memory://doctor", memory.Settings()) as backend:
+    # Of its own, because the backends in memory with one URL share their records.
+    async with memory.open(f"memory://doctor-{uuid4()}", memory.Settings()) as backend:
         for _ in range(copies):
             await backend.publish(records)
         worker = Worker(backend, [loaded], source=bus.name, drain=5.0)

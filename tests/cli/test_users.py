@@ -90,7 +90,8 @@ def test_each_command_passes_as_the_user_that_the_docs_name(
     run(operator, "topics", "create", "app:bus")
     assert re.search(r"all +0$", run(operator, "lag", "app:bus"), re.MULTILINE)
     assert '"ride_id":"a"' in run(operator, "tail", "rides.duration", "--from", "earliest", "-n", "1")
-    assert "2 dead letters" in run(operator, "dlq", "list", "app:bus")
+    listed = run(operator, "dlq", "list", "app:bus")
+    assert set(re.findall(r"^duration +(\w+) +1 ", listed, re.MULTILINE)) == {"DecodeError", "KeyError"}
     assert "KeyError: 9" in run(operator, "dlq", "show", "app:bus", "--id", "b")
     assert "1 dropped" in run(operator, "dlq", "drop", "app:bus", "--exception", "DecodeError")
     assert "1 replayed" in run(operator, "dlq", "replay", "app:bus")

@@ -39,5 +39,8 @@ def read_lightgbm(file: ModelFile, /) -> Any:
 def read_catboost(file: ModelFile, /) -> Any:
     """Load a model of CatBoost: as a classifier if it knows classes, else as a regressor."""
     catboost = import_extra("catboost", "catboost", f"loading {file.path}")
+    # The length of the trees follows the first four bytes. The library reads that far, whatever is there.
+    if not file.data.startswith(b"CBM1") or len(file.data) < 8 + int.from_bytes(file.data[4:8], "little"):
+        raise ValueError("it is cut off, or no model of CatBoost")
     model = catboost.CatBoostClassifier().load_model(blob=file.data)
     return model if len(model.classes_) else catboost.CatBoostRegressor().load_model(blob=file.data)

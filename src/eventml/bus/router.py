@@ -247,7 +247,8 @@ def _challenger_of(champion: Handler, name: str, model: ModelSource) -> Handler:
     behind.
 
     Raises:
-        RegistrationError: The handler has no model, or not one topic for its outputs; or the name is no name.
+        RegistrationError: The handler has no model, or not one topic for its outputs; or the name has other
+            characters than letters, digits, - and _.
     """
     if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
         raise RegistrationError(

@@ -29,8 +29,8 @@ class FailureLog:
     """The lines about one handler's dead letters: at once for a new cause, then a count every 30 s.
 
     Args:
-        dead_letters: Whether they are published. If not, callers get the failures: those that rejected an
-            event are left out, and a line holds what a dead letter would tell, the traceback.
+        dead_letters: Whether they are published. If not, callers get the failures: then a line holds the
+            traceback, which no dead letter has, and rejected events are not logged.
     """
 
     def __init__(self, name: str, level: int, *, dead_letters: bool = True) -> None:

@@ -29,7 +29,7 @@ log = logging.getLogger("eventml")
 
 
 _Found = tuple[str | None, tuple[int, ...]]
-"""The version of a model, and what tells its golden rows from others."""
+"""The version of a model; and the inode, size and time of the file with its golden rows."""
 
 
 class ModelUpdates:

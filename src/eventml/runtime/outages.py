@@ -39,7 +39,7 @@ class OutageLog:
         self._steps: dict[str, tuple[str, str]] = {}  # failing steps: `_BROKER` or the step, and the error
         self._since: dict[str, float] = {}
         self._ended: dict[str, float] = {}
-        self._logged: set[str] = set()  # what is out by the log
+        self._logged: set[str] = set()  # failures whose beginning has been logged
 
     def fails(self, step: str, error: Exception) -> None:
         """Note that the last attempt of a step has failed."""

@@ -58,7 +58,7 @@ class Worker:
         tracing: Records what the handlers do; None if tracing is off.
 
     Attributes:
-        stats, outages: The counters of each handler, by name; what fails at the broker, for the log.
+        stats, outages: The counters of each handler, by name; the log of the broker's outages.
         ready: Set once every handler has subscribed: records published from then on reach it.
 
     Raises:

@@ -1,0 +1,222 @@
+"""The pages of dead letters: by cause, one in full, and replaying or dropping after a dry run."""
+
+from __future__ import annotations
+
+import base64
+import logging
+import threading
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from eventml.deploy.console.dead_letters import (
+    Cause,
+    find_dead_letter,
+    read_causes,
+    replay_or_drop_all,
+)
+from eventml.deploy.console.html import Html, count, html, lines, table
+from eventml.deploy.console.records import dead_letter_parts, format_time, one_line
+from eventml.printable import cut, printable
+from eventml.runtime import MISPLACED, DeadLetterFilter, DeadLetterQueue, dead_letter_queues
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from eventml.bus import Bus
+    from eventml.deploy.console.broker import Broker
+    from eventml.runtime import DeadLetterAction
+
+log = logging.getLogger("eventml.console")
+
+_ACTIONS: Final[dict[str, DeadLetterAction]] = {"replay": "replay", "drop": "drop"}
+_DONE: Final = {"replay": "replayed", "drop": "dropped"}
+
+
+class Choice(msgspec.Struct, frozen=True):
+    """Which dead letters: all, those of a cause, or those of one event.
+
+    Attributes:
+        queue: Name of the queue; None for all.
+        exception: Name of the exception; None for all.
+        id: Id of the event; None for all.
+    """
+
+    queue: str | None = None
+    exception: str | None = None
+    id: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Choice:
+        """Parse what `str` returns. Raises ValueError if it is something else."""
+        return msgspec.json.decode(base64.urlsafe_b64decode(text.encode()), type=cls)
+
+    def __str__(self) -> str:
+        """Return a text that forms and links carry whole, whatever a name has in it."""
+        return base64.urlsafe_b64encode(msgspec.json.encode(self)).decode()
+
+    @property
+    def filter(self) -> DeadLetterFilter:
+        """The filter within the queues."""
+        return DeadLetterFilter(
+            ids=frozenset() if self.id is None else frozenset({self.id}),
+            exceptions=frozenset() if self.exception is None else frozenset({self.exception}),
+        )
+
+    @property
+    def words(self) -> str:
+        """The choice in words, behind a number of dead letters."""
+        words = ["of all handlers" if self.queue is None else f"of {self.queue}"]
+        words += [f"with {self.exception or 'no exception'}"] if self.exception is not None else []
+        words += [f"of the event {self.id}"] if self.id is not None else []
+        return printable(cut(" ".join(words), 200))
+
+
+class DeadLetterPages:
+    """The dead letters of a bus, for those who may see them. One page at a time holds them."""
+
+    def __init__(self, bus: Bus, broker: Broker) -> None:
+        self._queues = dead_letter_queues(map(bus.configured_handler, bus.handlers))
+        self._hidden = bus.settings.console.hidden_headers
+        self._broker = broker
+        self._lock = threading.Lock()
+
+    def _call(self, function: Any, *args: Any) -> Any:
+        with self._lock:
+            return self._broker.call(function, *args)
+
+    def _chosen(self, choice: Choice) -> list[DeadLetterQueue]:
+        return [queue for queue in self._queues if choice.queue in (None, queue.name)]
+
+    def overview(self) -> Html:
+        """Return the dead letters by cause, with the actions."""
+        found = self._call(read_causes, self._queues, DeadLetterFilter())
+        notes = [
+            html(
+                "<p>{queue}: {n} records are no dead letters. Dropping all removes them.</p>",
+                queue=queue,
+                n=n,
+            )
+            for queue, n in found.unreadable.items()
+        ]
+        if not found.causes:
+            return html("<section><p>There are no dead letters.</p>{notes}</section>", notes=notes)
+        columns = ("handler", "exception", "dead letters", "first", "last", "last reason", "actions")
+        whole = html(
+            "<div>{total} dead letters. {actions}</div>", total=found.total, actions=_actions(Choice())
+        )
+        rows = [_row(cause) for cause in found.causes]
+        return html(
+            "<section>{whole}{notes}{table}</section>",
+            whole=whole,
+            notes=notes,
+            table=table("Dead letters by cause", columns, rows, text=len(columns)),
+        )
+
+    def one(self, choice: Choice) -> Html:
+        """Return one dead letter in full, with the actions for it and for its cause."""
+        for queue in self._chosen(choice):
+            found = self._call(find_dead_letter, queue, choice.filter)
+            if found is None:
+                continue
+            parts = dead_letter_parts(queue, found, self._hidden)
+            shown = [
+                html("<dt>{label}</dt><dd><pre>{text}</pre></dd>", label=label, text=lines(text))
+                for label, text in parts.items()
+                if text
+            ]
+            this = Choice(queue.name, found.exception, found.id)
+            return html(
+                "<section><h2>{queue}: {id}</h2><div>This one: {one}</div>"
+                "<div>All of this cause: {cause}</div><dl>{shown}</dl></section>",
+                queue=queue.name,
+                id=cut(one_line(found.id), 100),
+                one=_actions(this),
+                cause=_actions(Choice(queue.name, found.exception)),
+                shown=shown,
+            )
+        return Html('<section><p role="status">It is no dead letter any more.</p></section>')
+
+    def act(self, form: Mapping[str, str], who: str) -> Html:
+        """Replay or drop the dead letters of a form; without its confirmation, only count them.
+
+        Raises:
+            ValueError: the form is not one of these pages.
+        """
+        action, choice = _ACTIONS.get(form.get("action", "")), Choice.parse(form.get("choice", ""))
+        if action is None:
+            raise ValueError("no such action")
+        queues = self._chosen(choice)
+        if form.get("confirmed") != "yes":
+            return self._dry_run(action, choice, queues)
+        reports = self._call(replay_or_drop_all, queues, choice.filter, action)
+        done, results = 0, []
+        for queue, report in reports:
+            done += report.chosen.total()
+            results.append(f"{queue.name}: {count(report.chosen.total())} {_DONE[action]}")
+            if report.duplicates:
+                results.append(
+                    f"{queue.name}: {count(report.duplicates)} duplicates, left by a crash, dropped"
+                )
+            results += [f"{queue.name}: {count(n)} remain: {why}" for why, n in report.refused.items()]
+            if report.left is not None:
+                results.append(f"{queue.name}: {count(report.left)} dead letters are left")
+        log.info("%s %s %d dead letters %s", printable(who), _DONE[action], done, choice.words)
+        return html(
+            '<section><h2>{n} dead letters {done}</h2><ul role="status">{results}</ul>'
+            '<p><a href="dead-letters">Back to the dead letters</a></p></section>',
+            n=f"{done:,}",
+            done=_DONE[action],
+            results=[html("<li>{text}</li>", text=text) for text in results],
+        )
+
+    def _dry_run(self, action: DeadLetterAction, choice: Choice, queues: Sequence[DeadLetterQueue]) -> Html:
+        found = self._call(read_causes, queues, choice.filter)
+        misplaced = sum(cause.misplaced for cause in found.causes) if action == "replay" else 0
+        number = found.total - misplaced
+        note = html("<p>{n} are not replayed: {why}.</p>", n=misplaced, why=MISPLACED) if misplaced else ""
+        explained = (
+            "Each event goes back to the handler that failed it, and to no other."
+            if action == "replay"
+            else "They are no longer listed, and cannot be replayed."
+        )
+        return html(
+            '<section><h2>Dry run</h2><p role="status">This would {action} <b>{n}</b> dead letters {words}. '
+            '{explained}</p>{note}{form}<p><a href="dead-letters">Cancel</a></p></section>',
+            action=action,
+            n=f"{number:,}",
+            words=choice.words,
+            explained=explained,
+            note=note,
+            form=_form(action, choice, f"{action.capitalize()} {number:,}", confirmed=True) if number else "",
+        )
+
+
+def _row(cause: Cause) -> Sequence[object]:
+    this = Choice(cause.queue, cause.exception)
+    shown = html(
+        '<a href="dead-letters?one={one}">Show one</a> ', one=Choice(cause.queue, cause.exception, cause.id)
+    )
+    return (
+        cause.queue,
+        cut(cause.exception, 100),
+        f"{cause.count:,}",
+        format_time(cause.first) or "-",
+        format_time(cause.last) or "-",
+        cut(one_line(cause.reason.removeprefix(f"{cause.exception}: ")), 120),
+        html("{shown}{actions}", shown=shown, actions=_actions(this)),
+    )
+
+
+def _actions(choice: Choice) -> Html:
+    return html("{forms}", forms=[_form(name, choice, f"{name.capitalize()} …") for name in _ACTIONS])
+
+
+def _form(action: str, choice: Choice, text: str, *, confirmed: bool = False) -> Html:
+    hidden = {"action": action, "choice": str(choice), **({"confirmed": "yes"} if confirmed else {})}
+    fields = [html('<input type="hidden" name="{n}" value="{v}">', n=n, v=v) for n, v in hidden.items()]
+    return html(
+        '<form method="post" action="dead-letters" class="inline">{fields}<button>{text}</button></form> ',
+        fields=fields,
+        text=text,
+    )

@@ -21,8 +21,6 @@ log = logging.getLogger("eventml.console")
 
 INTERVAL: Final = 2.0  # seconds between two snapshots
 _COUNT_INTERVAL: Final = 10.0  # seconds between two counts of dead letters
-_LOOKED: Final = 30.0  # seconds for which dead letters are counted after somebody has looked
-_STILL: Final = 0.1  # seconds between two snapshots, at the least
 
 
 class Tick:
@@ -73,7 +71,7 @@ class Collector:
         self.history = history
         self._count = count
         self._counted: Mapping[str, int] = {}
-        self._looked = -_LOOKED
+        self._looked = threading.Event()  # somebody has looked since dead letters were last counted
         self._changed = threading.Condition()
         self._stopped = threading.Event()
         first = Snapshot(time.monotonic(), ServiceStatus(bus="", workers=[]))
@@ -85,14 +83,14 @@ class Collector:
         self.collect()
         threads = [threading.Thread(target=self._repeat, args=(self.collect, INTERVAL), daemon=True)]
         if self._count is not None:
-            counting = (self._count_dead_letters, _COUNT_INTERVAL)
-            threads.append(threading.Thread(target=self._repeat, args=counting, daemon=True))
+            threads.append(threading.Thread(target=self._keep_counting, daemon=True))
         for thread in threads:
             thread.start()
         try:
             yield
         finally:
             self._stopped.set()
+            self._looked.set()
             with self._changed:
                 self._changed.notify_all()
             for thread in threads:
@@ -100,44 +98,34 @@ class Collector:
 
     def status(self) -> ServiceStatus:
         """Return the current status, with why it is not ready and the dead letters that are left."""
-        self.look()
+        self._looked.set()
         return self._current()
 
     def _current(self) -> ServiceStatus:
         now = self._status()
-        left, unready = (
-            {**now.dead_letters, **self._counted},
-            now.unready or unready_reasons(now, self._max_lag),
-        )
+        unready = now.unready or unready_reasons(now, self._max_lag)
+        left = {**now.dead_letters, **self._counted}
         return msgspec.structs.replace(now, dead_letters=left, unready=unready)
-
-    def look(self) -> None:
-        """Say that somebody looks at the numbers."""
-        self._looked = time.monotonic()
 
     def tick(self) -> Tick:
         """Return the newest snapshot."""
-        self.look()
+        self._looked.set()
         return self._tick
 
     def next_tick(self, number: int) -> Tick | None:
         """Wait for a snapshot newer than the one of that number; None once the console is closed."""
-        self.look()
         with self._changed:
             self._changed.wait_for(lambda: self._tick.number > number or self._stopped.is_set())
+            self._looked.set()
             return None if self._stopped.is_set() else self._tick
 
     def collect(self) -> None:
-        """Take a snapshot now. Two at nearly the same time are one."""
-        now = Snapshot(time.monotonic(), self._current())
+        """Take a snapshot now. One thread calls this."""
+        now, epoch, last = Snapshot(time.monotonic(), self._current()), time.time(), self._tick
+        self.history.add(now, epoch)
         with self._changed:
-            last = self._tick
-            if last.number and now.at - last.now.at < _STILL:
-                return
-            before = last.now if last.number else now
-            self._tick = Tick(last.number + 1, before, now, time.time())
+            self._tick = Tick(last.number + 1, last.now if last.number else now, now, epoch)
             self._changed.notify_all()
-        self.history.add(now, self._tick.epoch)
 
     def columns(self, tick: Tick, span: str) -> bytes:
         """Return the history of a span up to a snapshot, as JSON for charts."""
@@ -161,9 +149,11 @@ class Collector:
                 log.debug("dead letters cannot be counted: %s", exc)
                 self._counted = {}
 
-    def _count_dead_letters(self) -> None:
-        if time.monotonic() - self._looked < _LOOKED:
+    def _keep_counting(self) -> None:
+        while self._looked.wait() and not self._stopped.is_set():
+            self._looked.clear()
             self.count_now()
+            self._stopped.wait(_COUNT_INTERVAL)
 
     def _repeat(self, step: Callable[[], None], interval: float) -> None:
         while not self._stopped.wait(interval):

@@ -101,7 +101,7 @@ class DeadLetterPages:
         ]
         if not found.causes:
             return html("<section><p>There are no dead letters.</p>{notes}</section>", notes=notes)
-        columns = ("handler", "exception", "dead letters", "first", "last", "last reason", "actions")
+        columns = ("handler", "exception", "dead letters", "actions", "last", "last reason", "first")
         whole = html(
             "<div>{total} dead letters. {actions}</div>", total=found.total, actions=_actions(Choice())
         )
@@ -201,10 +201,10 @@ def _row(cause: Cause) -> Sequence[object]:
         cause.queue,
         cut(cause.exception, 100),
         f"{cause.count:,}",
-        format_time(cause.first) or "-",
-        format_time(cause.last) or "-",
-        cut(one_line(cause.reason.removeprefix(f"{cause.exception}: ")), 120),
         html("{shown}{actions}", shown=shown, actions=_actions(this)),
+        html("<time>{at}</time>", at=format_time(cause.last) or "-"),
+        cut(one_line(cause.reason.removeprefix(f"{cause.exception}: ")), 120),
+        html("<time>{at}</time>", at=format_time(cause.first) or "-"),
     )
 
 

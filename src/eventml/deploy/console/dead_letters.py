@@ -92,7 +92,10 @@ async def count_left(backend: Backend, queues: Sequence[DeadLetterQueue]) -> dic
     """Return how many dead letters are left, by handler; those of queues that can tell."""
     found: dict[str, int] = {}
     for queue in queues:
-        lag = await backend.lag(queue.dead_letter_topic, group=queue.replay_group)
+        try:
+            lag = await backend.lag(queue.dead_letter_topic, group=queue.replay_group)
+        except TopicNotFoundError:
+            lag = {}  # no dead letter was ever written
         left = await visit_queue(backend, queue, _lag) if lag is None else sum(lag.values())
         found |= dict.fromkeys(queue.handlers, left or 0)
     return found

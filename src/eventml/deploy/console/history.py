@@ -32,6 +32,7 @@ FIELDS: Final = ("received", "published", "p50", "p99", "lag", "batch")
 """Numbers of a point, of each handler."""
 
 _MARKS: Final = 200
+_EARLY: Final = 1.0  # seconds by which a snapshot may come early and still end a step
 
 
 class Point(msgspec.Struct, frozen=True):
@@ -80,7 +81,7 @@ class History:
             self._last["newest"] = now
             for span, (step, _) in SPANS.items():
                 before = self._last.setdefault(span, now)
-                if now.at - before.at < step * 0.9:  # a snapshot that comes a little early ends the step too
+                if now.at - before.at < step - _EARLY:
                     continue
                 self._last[span] = now
                 point = Point(epoch, {one.handler: _values(one) for one in handler_numbers(before, now)})

@@ -91,7 +91,7 @@ class Overview:
         ready = sum(one.ready for one in workers)
         reasons = [html("<li>{reason}</li>", reason=reason) for reason in status.unready[:_REASONS]]
         return html(
-            '<p class="state {kind}"><b>{ready} of {all} workers ready</b> on {backend}; {restarts} restarts'
+            '<p class="state {kind}"><b>{ready} of {all} workers ready</b> on {backend}; restarts: {restarts}'
             "</p>{reasons}",
             kind="bad" if reasons or ready < len(workers) else "good",
             ready=ready,

@@ -259,7 +259,7 @@ class Console:
             except (ValueError, TypeError) as exc:
                 answer = _problem(exc)
             else:
-                version = loaded_models(self._collector.tick().now.status).get(name)
+                version = loaded_models(self._collector.status()).get(name)
                 answer = html(
                     "{answer}<p>model {version}</p><h3>The same with curl</h3><pre>{curl}</pre>",
                     answer=ask(lambda: self._ask(handler, event)),
@@ -285,8 +285,9 @@ class Console:
             return self._broker.request(handler.topic, decoded, handler.name, min(limit, 10.0))
         connection = HTTPConnection(self._web, timeout=limit)
         try:
-            token = {"authorization": f"Bearer {os.environ.get('EVENTML_TOKEN', '').strip()}"}
-            connection.request("POST", f"/predict/{handler.name}", event, token)
+            token = f"Bearer {os.environ.get('EVENTML_TOKEN', '').strip()}"
+            headers = {"authorization": token, "content-type": "application/json"}
+            connection.request("POST", f"/predict/{handler.name}", event, headers)
             return msgspec.json.decode(connection.getresponse().read())
         except (OSError, HTTPException) as exc:
             raise UnavailableError(f"the web service does not answer at {self._web}: {exc}") from exc

@@ -146,8 +146,8 @@ def _line(a: tuple[float, float, float], b: tuple[float, float, float], rate: fl
         x2=x2 - 2,
         y2=b[1],
         width=(width := min(1.2 + 2.2 * math.log10(1 + (rate or 0)), _WIDEST)),
-        x=round((x1 + x2) / 2),
-        y=round((a[1] + b[1]) / 2 - width / 2 - 4),
+        x=round(x1 + 0.7 * (x2 - x1)),  # where a curve is nearly as high as its end
+        y=round(b[1] - width / 2 - 5),
         idle="" if rate else " idle",
         rate="" if rate is None else f"{count(rate)}/s",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 import time
 from typing import TYPE_CHECKING, Any, Final
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from eventml.bus import Bus
     from eventml.handlers import Handler
 
-Ask = "Callable[[Handler, bytes], tuple[Any, str]]"
 _FIELD: Final = "field."  # how the names of the form's fields begin
 _STEPS: Final = {"integer": "1", "number": "any"}
 
@@ -82,7 +82,7 @@ class Form:
         text = form.get(f"{_FIELD}{name}", given if isinstance(given, str) else json.dumps(given))
         kind = schema.get("type", "")
         attributes: Html | str = ""
-        if kind in _STEPS:
+        if kind in _STEPS and _is_number(text):  # else the browser would show an empty field
             attributes = html(' type="number" step="{step}"', step=_STEPS[kind])
         return html(
             '<label>{name} <input name="{field}" value="{text}"{attributes}></label>',
@@ -93,11 +93,18 @@ class Form:
         )
 
 
+def _is_number(text: str) -> bool:
+    try:
+        return not math.isnan(float(text))
+    except ValueError:
+        return False
+
+
 def curl(handler: Handler, event: bytes, address: str | None) -> str:
     """Return the command that sends an event to the predictor of a web service."""
     url = f"http://{address or '127.0.0.1:8000'}/predict/{handler.name}"
-    data = shlex.quote(event.decode())
-    return f'curl -H "authorization: Bearer $EVENTML_TOKEN" -d {data} {shlex.quote(url)}'
+    data = f"-H content-type:application/json -d {shlex.quote(event.decode())}"
+    return f'curl -H "authorization: Bearer $EVENTML_TOKEN" {data} {shlex.quote(url)}'
 
 
 def ask(send: Callable[[], Any]) -> Html:

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import pty
 import re
+import subprocess
+import sys
+import termios
+import time
 from pathlib import Path
+from select import select
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -28,7 +35,7 @@ from eventml.deploy.workers.reports import HandlerReport, ServiceStatus, WorkerS
 from eventml.runtime.stats import SECONDS_BUCKETS, SIZE_BUCKETS, Histogram
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from tests.cli.conftest import Invoke
 
@@ -219,3 +226,67 @@ def test_a_sparkline_has_a_full_bar_for_the_highest_rate() -> None:
     assert sparkline([0, 50, 100]) == "▁▅█"
     assert sparkline([0, 0]) == "▁▁"
     assert sparkline([]) == ""
+
+
+class OnTerminal:
+    """A command that runs on a terminal, and what that shows."""
+
+    def __init__(self, *args: str) -> None:
+        self._terminal, writing = pty.openpty()
+        termios.tcsetwinsize(writing, (40, 160))
+        command, env = [sys.executable, "-m", "eventml", *args], {**os.environ, "TERM": "xterm"}
+        self.process = subprocess.Popen(command, stdin=writing, stdout=writing, stderr=writing, env=env)  # noqa: S603
+        os.close(writing)
+        self.shown = ""
+
+    def send(self, keys: str) -> None:
+        """Press keys."""
+        self.shown = ""
+        os.write(self._terminal, keys.encode())
+
+    def until(self, text: str) -> None:
+        """Wait until a text has been shown since the last key."""
+        deadline = time.monotonic() + 30
+        while text not in self.shown:
+            assert select([self._terminal], [], [], deadline - time.monotonic())[0], self.shown
+            self.shown += os.read(self._terminal, 65_536).decode(errors="replace")
+
+
+@pytest.fixture
+def on_terminal() -> Iterator[Callable[..., OnTerminal]]:
+    started: list[OnTerminal] = []
+
+    def start(*args: str) -> OnTerminal:
+        started.append(OnTerminal(*args))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.process.kill()
+        one.process.wait(timeout=10)
+
+
+def test_keys_on_a_terminal(service: str, on_terminal: Callable[..., OnTerminal]) -> None:
+    top = on_terminal("top", "app:bus", "--at", service, "--every", "0.2")
+    top.until("q: quit")
+    top.send("?")
+    top.until("neither replayed")
+    top.send("d")
+    top.until("dead letters left: ?")
+    top.send("?d")
+    top.until("q: quit")
+    top.send("q")
+    assert top.process.wait(timeout=30) == 0
+
+
+def test_a_service_that_ends_is_red_and_the_last_numbers_stay(
+    folder: Path, on_terminal: Callable[..., OnTerminal]
+) -> None:
+    (folder / "app.py").write_text('import eventml\nbus = eventml.Bus("rides")\n')
+    pages = open_console(Bus("rides"))
+    with serve_status(lambda: status(100, [0.02]), HostPort(port=0), open_pages=pages) as address:
+        top = on_terminal("top", "app:bus", "--at", str(address), "--every", "0.2")
+        top.until("1 of 1 workers ready")
+    top.shown = ""
+    top.until("\x1b[1;31mnot ready: no service answers at")
+    top.until("worker-1")

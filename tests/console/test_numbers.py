@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 from eventml import Bus
 from eventml.deploy.console import Collector, History, Snapshot, handler_numbers, remote_status
 from eventml.deploy.console.history import FIELDS, SPANS, HistoryFile, Point, series
-from eventml.deploy.console.html import html as make_html
-from eventml.deploy.console.html import page
+from eventml.deploy.console.html import page, part, table
 from eventml.deploy.console.numbers import changes, increase, merged
 from eventml.deploy.console.site import open_console
 from eventml.deploy.workers import HandlerReport, HostPort, ServiceStatus, WorkerStatus, serve_status
@@ -149,17 +148,22 @@ class Texts(html.parser.HTMLParser):
 
 @given(st.text())
 def test_no_text_becomes_html(text: str) -> None:
-    parsed = Texts(make_html('<p title="{text}">{text}{list}</p>', text=text, list=[text]))
-    [(tag, attributes)] = parsed.found
-    assert (tag, [*attributes]) == ("p", ["title"])
-    assert parsed.texts == (attributes["title"] or "") * 2
-    assert "\n" not in parsed.texts
+    parsed = Texts(part("input", name=text, field=text, text=text, mode=""))
+    label, (tag, attributes) = parsed.found
+    assert (label, tag, [*attributes]) == (("label", {}), "input", ["name", "value"])
+    assert attributes["name"] == attributes["value"] == parsed.texts.rstrip("\n")[:-1]
+
+
+@given(st.text())
+def test_no_cell_breaks_a_table(text: str) -> None:
+    shown, ours = Texts(table("t", [text], [(text, text)])), Texts(table("t", ["a"], [("b", "c")]))
+    assert shown.found == ours.found
 
 
 @given(st.text())
 def test_no_name_of_a_bus_breaks_a_page(name: str) -> None:
-    shown = page(name, name, "./", make_html("<p>{name}</p>", name=name)).decode()
-    ours = page("b", "b", "./", make_html("<p>{name}</p>", name="b")).decode()
+    shown = page(name, name, "./", part("item", text=name)).decode()
+    ours = page("b", "b", "./", part("item", text="b")).decode()
     assert Texts(shown).found == Texts(ours).found
 
 

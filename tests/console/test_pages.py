@@ -165,6 +165,7 @@ def test_a_predictor_is_tried_with_the_fields_of_its_events(serve: Serve, page: 
     assert '"risk": 2.5' in page.text
     assert "model v1" in page.text
     assert "/predict/risk" in page.text
+    assert "Ada at 127.0.0.1 tried a predictor: risk" in service.text
     assert page.driver.find_element(By.NAME, "field.amount").get_attribute("value") == "250"
     page.driver.execute_script("document.getElementsByName('field.amount')[0].type = 'text'")
     amount = page.driver.find_element(By.NAME, "field.amount")
@@ -301,3 +302,25 @@ def test_all_of_it_is_below_200_kb(serve: Serve, page: Page) -> None:
     assert sum(len(one.read_bytes()) for one in ASSETS.iterdir() if one.is_file()) < 200_000
     loaded = page.driver.execute_script("return performance.getEntriesByType('resource').map(e => e.name)")
     assert all(url.startswith(page.base) for url in loaded), "something comes from elsewhere"
+
+
+def test_a_backend_in_the_process_is_reached_where_it_is_open(serve: Serve, page: Page) -> None:
+    service = serve(url="memory://")
+    page.open(service, "dead-letters")
+    page.log_in()
+    assert "There are no dead letters" in page.text
+    page.open(service, "try")
+    page.click("Send")
+    assert '"risk": 0.01' in page.text
+
+
+def test_a_web_service_of_several_workers_has_a_console(serve: Serve, page: Page, free_port: int) -> None:
+    service = serve("--port", str(free_port), "--workers", "2", command="serve")
+    service.until_ready()
+    page.open(service)
+    page.until_shown("2 of 2 workers ready")
+    page.open(service, "try")
+    page.log_in()
+    page.open(service, "try")
+    page.click("Send")
+    assert '"version": "v1"' in page.text, page.text

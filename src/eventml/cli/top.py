@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections import deque
@@ -130,7 +131,11 @@ def _keys() -> Iterator[Callable[[float], str | None]]:
         return
     try:
         tty.setcbreak(terminal)
-        yield lambda wait: sys.stdin.read(1) if select([terminal], [], [], max(wait, 0))[0] else None
+        yield lambda wait: (  # not of `sys.stdin`, which would keep a second key
+            os.read(terminal, 1).decode(errors="replace")
+            if select([terminal], [], [], max(wait, 0))[0]
+            else None
+        )
     finally:
         termios.tcsetattr(terminal, termios.TCSADRAIN, before)
 

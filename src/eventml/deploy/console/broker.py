@@ -12,7 +12,7 @@ import msgspec
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from eventml import config
-from eventml.deploy.console.html import Html, html, lines
+from eventml.deploy.console.html import Html, lines, part
 from eventml.deploy.console.records import delivery_to_json, format_time, format_value, one_line
 from eventml.errors import UnavailableError, UnsupportedError
 from eventml.printable import cut
@@ -135,11 +135,11 @@ class Broker:
                     arrived.append(found.get())
             except queue.Empty:
                 arrived = []
-            for part in arrived:
-                if isinstance(part, Exception):
-                    yield _message([], 0, cut(str(part), 300) or type(part).__name__)
+            for one in arrived:
+                if isinstance(one, Exception):
+                    yield _message([], 0, cut(str(one), 300) or type(one).__name__)
                     return
-                for delivery in part:
+                for delivery in one:
                     encoded = delivery_to_json(delivery, hidden)
                     if text and text not in encoded.decode().lower():
                         continue
@@ -165,8 +165,8 @@ def _record(delivery: Delivery, encoded: bytes) -> Html:
     """A record: one line, and behind it all of it."""
     record = msgspec.json.decode(encoded)
     value = format_value(record["value"])
-    return html(
-        "<details><summary><time>{at}</time> <b>{key}</b> {start}</summary><pre>{all}</pre></details>",
+    return part(
+        "record",
         at=format_time(delivery.timestamp) or "-",
         key="" if record["key"] is None else cut(format_value(record["key"]), 40),
         start=cut(one_line(value), 120),

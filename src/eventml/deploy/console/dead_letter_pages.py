@@ -15,7 +15,7 @@ from eventml.deploy.console.dead_letters import (
     read_causes,
     replay_or_drop_all,
 )
-from eventml.deploy.console.html import Html, count, html, lines, table
+from eventml.deploy.console.html import Html, count, lines, part, table
 from eventml.deploy.console.records import dead_letter_parts, format_time, one_line
 from eventml.printable import cut, printable
 from eventml.runtime import MISPLACED, DeadLetterFilter, DeadLetterQueue, dead_letter_queues
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("eventml.console")
 
 _ACTIONS: Final[dict[str, DeadLetterAction]] = {"replay": "replay", "drop": "drop"}
+_COLUMNS: Final = ("handler", "exception", "dead letters", "actions", "last", "last reason", "first")
 _DONE: Final = {"replay": "replayed", "drop": "dropped"}
 
 
@@ -91,27 +92,11 @@ class DeadLetterPages:
     def overview(self) -> Html:
         """Return the dead letters by cause, with the actions."""
         found = self._call(read_causes, self._queues, DeadLetterFilter())
-        notes = [
-            html(
-                "<p>{queue}: {n} records are no dead letters. Dropping all removes them.</p>",
-                queue=queue,
-                n=n,
-            )
-            for queue, n in found.unreadable.items()
-        ]
+        notes = [part("unreadable", queue=queue, n=n) for queue, n in found.unreadable.items()]
         if not found.causes:
-            return html("<section><p>There are no dead letters.</p>{notes}</section>", notes=notes)
-        columns = ("handler", "exception", "dead letters", "actions", "last", "last reason", "first")
-        whole = html(
-            "<div>{total} dead letters. {actions}</div>", total=found.total, actions=_actions(Choice())
-        )
-        rows = [_row(cause) for cause in found.causes]
-        return html(
-            "<section>{whole}{notes}{table}</section>",
-            whole=whole,
-            notes=notes,
-            table=table("Dead letters by cause", columns, rows, text=len(columns)),
-        )
+            return part("no-causes", notes=notes)
+        causes = table("Dead letters by cause", _COLUMNS, map(_row, found.causes), text=len(_COLUMNS))
+        return part("causes", total=found.total, actions=_actions(Choice()), notes=notes, table=causes)
 
     def one(self, choice: Choice) -> Html:
         """Return one dead letter in full, with the actions for it and for its cause."""
@@ -119,23 +104,16 @@ class DeadLetterPages:
             found = self._call(find_dead_letter, queue, choice.filter)
             if found is None:
                 continue
-            parts = dead_letter_parts(queue, found, self._hidden)
-            shown = [
-                html("<dt>{label}</dt><dd><pre>{text}</pre></dd>", label=label, text=lines(text))
-                for label, text in parts.items()
-                if text
-            ]
-            this = Choice(queue.name, found.exception, found.id)
-            return html(
-                "<section><h2>{queue}: {id}</h2><div>This one: {one}</div>"
-                "<div>All of this cause: {cause}</div><dl>{shown}</dl></section>",
+            parts = dead_letter_parts(queue, found, self._hidden).items()
+            return part(
+                "dead-letter",
                 queue=queue.name,
                 id=cut(one_line(found.id), 100),
-                one=_actions(this),
+                one=_actions(Choice(queue.name, found.exception, found.id)),
                 cause=_actions(Choice(queue.name, found.exception)),
-                shown=shown,
+                shown=[part("field", label=label, text=lines(text)) for label, text in parts if text],
             )
-        return Html('<section><p role="status">It is no dead letter any more.</p></section>')
+        return part("no-dead-letter")
 
     def act(self, form: Mapping[str, str], who: str) -> Html:
         """Replay or drop the dead letters of a form; without its confirmation, only count them.
@@ -162,61 +140,34 @@ class DeadLetterPages:
             if report.left is not None:
                 results.append(f"{queue.name}: {count(report.left)} dead letters are left")
         log.info("%s %s %d dead letters %s", printable(who), _DONE[action], done, choice.words)
-        return html(
-            '<section><h2>{n} dead letters {done}</h2><ul role="status">{results}</ul>'
-            '<p><a href="dead-letters">Back to the dead letters</a></p></section>',
-            n=f"{done:,}",
-            done=_DONE[action],
-            results=[html("<li>{text}</li>", text=text) for text in results],
-        )
+        items = [part("item", text=text) for text in results]
+        return part("done", n=f"{done:,}", done=_DONE[action], results=items)
 
     def _dry_run(self, action: DeadLetterAction, choice: Choice, queues: Sequence[DeadLetterQueue]) -> Html:
         found = self._call(read_causes, queues, choice.filter)
         misplaced = sum(cause.misplaced for cause in found.causes) if action == "replay" else 0
-        number = found.total - misplaced
-        note = html("<p>{n} are not replayed: {why}.</p>", n=misplaced, why=MISPLACED) if misplaced else ""
-        explained = (
-            "Each event goes back to the handler that failed it, and to no other."
-            if action == "replay"
-            else "They are no longer listed, and cannot be replayed."
-        )
-        return html(
-            '<section><h2>Dry run</h2><p role="status">This would {action} <b>{n}</b> dead letters {words}. '
-            '{explained}</p>{note}{form}<p><a href="dead-letters">Cancel</a></p></section>',
-            action=action,
-            n=f"{number:,}",
-            words=choice.words,
-            explained=explained,
-            note=note,
-            form=_form(action, choice, f"{action.capitalize()} {number:,}", confirmed=True) if number else "",
-        )
+        number = f"{found.total - misplaced:,}"
+        note = part("misplaced", n=misplaced, why=MISPLACED) if misplaced else ""
+        form = _form(action, choice, f"{action.capitalize()} {number}", "yes") if number != "0" else ""
+        return part(f"dry-{action}", n=number, words=choice.words, note=note, form=form)
 
 
 def _row(cause: Cause) -> Sequence[object]:
-    this = Choice(cause.queue, cause.exception)
-    shown = html(
-        '<a href="dead-letters?one={one}">Show one</a> ', one=Choice(cause.queue, cause.exception, cause.id)
-    )
+    whole, one = Choice(cause.queue, cause.exception), Choice(cause.queue, cause.exception, cause.id)
     return (
         cause.queue,
         cut(cause.exception, 100),
         f"{cause.count:,}",
-        html("{shown}{actions}", shown=shown, actions=_actions(this)),
-        html("<time>{at}</time>", at=format_time(cause.last) or "-"),
+        part("cause-actions", one=one, actions=_actions(whole)),
+        part("time", at=format_time(cause.last) or "-"),
         cut(one_line(cause.reason.removeprefix(f"{cause.exception}: ")), 120),
-        html("<time>{at}</time>", at=format_time(cause.first) or "-"),
+        part("time", at=format_time(cause.first) or "-"),
     )
 
 
-def _actions(choice: Choice) -> Html:
-    return html("{forms}", forms=[_form(name, choice, f"{name.capitalize()} …") for name in _ACTIONS])
+def _actions(choice: Choice) -> list[Html]:
+    return [_form(name, choice, f"{name.capitalize()} …") for name in _ACTIONS]
 
 
-def _form(action: str, choice: Choice, text: str, *, confirmed: bool = False) -> Html:
-    hidden = {"action": action, "choice": str(choice), **({"confirmed": "yes"} if confirmed else {})}
-    fields = [html('<input type="hidden" name="{n}" value="{v}">', n=n, v=v) for n, v in hidden.items()]
-    return html(
-        '<form method="post" action="dead-letters" class="inline">{fields}<button>{text}</button></form> ',
-        fields=fields,
-        text=text,
-    )
+def _form(action: str, choice: Choice, text: str, confirmed: str = "") -> Html:
+    return part("action", action=action, choice=choice, confirmed=confirmed, text=text)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from html import escape
+from itertools import count as naturals
 from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any, Final
@@ -17,6 +19,12 @@ if TYPE_CHECKING:
 FOLDER: Final = Path(__file__).parent / "assets"
 
 _PAGE: Final = Template((FOLDER / "page.html").read_text(encoding="utf-8"))
+_PARTS: Final = {
+    name: text.strip()
+    for name, text in re.findall(
+        r"<!-- (.+) -->\n((?:(?!<!-- ).*\n)*)", (FOLDER / "parts.html").read_text(encoding="utf-8")
+    )
+}
 _NAVIGATION: Final = {
     "./": "Overview",
     "dead-letters": "Dead letters",
@@ -32,13 +40,13 @@ class Html(str):
     __slots__ = ()
 
 
-def html(template: str, **values: object) -> Html:
-    """Return HTML with values in the places that a template names, as `str.format` does.
+def part(name: str, /, **values: object) -> Html:
+    """Return a part of `assets/parts.html` with values in its places.
 
     A value that is neither `Html` nor a number is escaped, for a text or an attribute in double quotes; of a
     list each item.
     """
-    return Html(template.format(**{name: _safe(value) for name, value in values.items()}))
+    return Html(_PARTS[name].format(**{name: _safe(value) for name, value in values.items()}))
 
 
 def _safe(value: object, keep: str = "") -> Any:
@@ -57,12 +65,7 @@ def lines(text: str) -> Html:
 def page(bus: str, title: str, here: str, content: Html) -> bytes:
     """Return a whole page of a bus; `here` is its path among those of the navigation."""
     links = [
-        html(
-            '<a href="{path}"{current}>{name}</a>',
-            path=path,
-            name=name,
-            current=Html(' aria-current="page"') if path == here else "",
-        )
+        part("link", path=path, name=name, current=Html(' aria-current="page"') if path == here else "")
         for path, name in _NAVIGATION.items()
     ]
     values = {"title": _safe(title), "bus": _safe(bus), "links": _safe(links), "content": content}
@@ -71,29 +74,17 @@ def page(bus: str, title: str, here: str, content: Html) -> bytes:
 
 def table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[object]], text: int = 1) -> Html:
     """Return a table whose first cells are headers of their rows; the columns from `text` on are numbers."""
-    right = Html(' class="number"')
 
-    def cell(tag: str, n: int, content: object) -> Html:
-        return html(
-            "<{tag}{kind}>{content}</", tag=Html(tag), kind=right if n >= text else "", content=content
-        )
+    def cells(tag: str, start: int, contents: Iterable[object]) -> Html:
+        kinds = (Html(' class="number"') if n >= text else "" for n in naturals(start))
+        made = (part("cell", kind=kind, content=one) for kind, one in zip(kinds, contents, strict=False))
+        return Html("".join(f"<{tag}{one}</{tag[:2]}>" for one in made))
 
-    head = [html("{cell}th>", cell=cell('th scope="col"', n, name)) for n, name in enumerate(columns)]
-    body = []
-    for first, *others in rows:
-        cells = [
-            html("<td{right}>{cell}</td>", right=Html(' class="number"') if n >= text - 1 else "", cell=cell)
-            for n, cell in enumerate(others)
-        ]
-        body.append(html('<tr><th scope="row">{first}</th>{cells}</tr>', first=first, cells=cells))
-    return html(
-        '<div class="wide" role="region" aria-label="{caption}" tabindex="0"><table>'
-        "<caption>{caption}</caption>"
-        "<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>",
-        caption=caption,
-        head=head,
-        body=body,
-    )
+    body = [
+        Html(f"<tr>{cells('th scope=row', 0, [first])}{cells('td', 1, others)}</tr>")
+        for first, *others in rows
+    ]
+    return part("table", caption=caption, head=cells("th scope=col", 0, columns), body=body)
 
 
 def count(number: float | None) -> str:

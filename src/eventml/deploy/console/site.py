@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from contextlib import ExitStack, contextmanager
 from http import HTTPStatus
@@ -9,7 +10,7 @@ from http.client import HTTPConnection, HTTPException
 from mimetypes import guess_type
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, quote, urlsplit
 
 import msgspec
 
@@ -19,7 +20,7 @@ from eventml.deploy.console.collector import Collector
 from eventml.deploy.console.dead_letter_pages import Choice, DeadLetterPages
 from eventml.deploy.console.dead_letters import count_left
 from eventml.deploy.console.history import SPANS, History, HistoryFile
-from eventml.deploy.console.html import FOLDER, Html, html, page
+from eventml.deploy.console.html import FOLDER, Html, page, part
 from eventml.deploy.console.numbers import loaded_models
 from eventml.deploy.console.overview import Overview
 from eventml.deploy.console.sessions import Session, Sessions
@@ -27,6 +28,7 @@ from eventml.deploy.console.topology import topology
 from eventml.deploy.console.try_it import Form, ask, curl
 from eventml.deploy.workers import Pages, Request, Response, ServiceStatus
 from eventml.errors import EventMLError, UnavailableError
+from eventml.printable import printable
 from eventml.runtime import dead_letter_queues
 
 if TYPE_CHECKING:
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
     from eventml.bus import Bus
     from eventml.deploy.workers import OpenPages
     from eventml.handlers import Handler
+
+log = logging.getLogger("eventml.console")
 
 _ASSETS: Final = ("console.js", "console.css", "uPlot.iife.min.js", "uPlot.min.css")
 _HTML: Final = "text/html; charset=utf-8"
@@ -51,21 +55,6 @@ _HEADERS: Final = {
     "cache-control": "no-store",
 }
 _PRIVATE: Final = {"/dead-letters": "Dead letters", "/tail": "Live tail", "/try": "Try it"}
-_NO_TOKEN: Final = Html(
-    "<section><h2>Off</h2><p>Records are shown, and changed, only with the token of the service, and it has "
-    "none. Set the environment variable <code>EVENTML_TOKEN</code> of the service to a secret, and restart "
-    "it.</p></section>"
-)
-_PUBLISHED: Final = Html(
-    "<p>The event is published like any other: all handlers of the topic see it, and its prediction goes to "
-    "the topic of the output.</p>"
-)
-_LOG_IN: Final = Html(
-    '<section><h2>Token</h2><form method="post" action="log-in"><label>Token of the service (EVENTML_TOKEN) '
-    '<input type="password" name="token" required autocomplete="current-password"></label> '
-    '<label>Your name, for the log <input name="name" autocomplete="name"></label> '
-    "<button>Continue</button></form></section>"
-)
 
 
 def open_console(bus: Bus, worker: BlockingPortal | None = None, web: str | None = None) -> OpenPages:
@@ -146,92 +135,72 @@ class Console:
             tick = newer
             yield self._overview.message(tick)
 
-    def _private(self, path: str, query: Mapping[str, str], request: Request) -> Response:
+    def _private(
+        self, path: str, query: Mapping[str, str], request: Request, form: Mapping[str, str] | None = None
+    ) -> Response:
         session = self._sessions.find(request)
         if session is None:
             return self._refuse(path)
         try:
-            match path:
-                case "/dead-letters" if "one" in query:
-                    content = self._dead_letters.one(Choice.parse(query["one"]))
-                case "/dead-letters":
-                    content = self._dead_letters.overview()
-                case "/tail":
-                    content = self._tail(query)
-                case _:
-                    content = self._try({}, query)
+            content = self._content(path, query, form, session)
         except (EventMLError, ValueError) as exc:
             content = _problem(exc)
-        return self._show(path, content, session)
+        return self._show(path, part("both", one=content, other=part("log-out", who=session.who)))
+
+    def _content(
+        self, path: str, query: Mapping[str, str], form: Mapping[str, str] | None, session: Session
+    ) -> Html:
+        match path:
+            case "/dead-letters" if form is not None:
+                content = self._dead_letters.act(form, session.who)
+                if form.get("confirmed"):
+                    self._collector.count_now()
+                return content
+            case "/dead-letters" if "one" in query:
+                return self._dead_letters.one(Choice.parse(query["one"]))
+            case "/dead-letters":
+                return self._dead_letters.overview()
+            case "/tail":
+                return self._tail(query)
+            case _:
+                if form:
+                    log.info(
+                        "%s tried a predictor: %s",
+                        printable(session.who),
+                        printable(form.get("predictor", "")),
+                    )
+                return self._try(form or {}, form or query)
 
     def _post(self, path: str, form: Mapping[str, str], request: Request) -> Response | None:
         if path == "/log-in":
             cookie = self._sessions.open(form.get("token", ""), form.get("name", ""), request)
-            if cookie is None:
-                return self._refuse("/dead-letters", "This is not the token of the service.")
-            return Response(
-                b"",
-                HTTPStatus.SEE_OTHER,
-                _HTML,
-                {**_HEADERS, "location": "dead-letters", "set-cookie": cookie},
+            return (
+                self._refuse("/dead-letters", wrong=True)
+                if cookie is None
+                else _redirect("dead-letters", cookie)
             )
         if path == "/log-out":
             return _redirect("./", self._sessions.close(request))
-        if path not in _PRIVATE:
-            return None
-        session = self._sessions.find(request)
-        if session is None:
-            return self._refuse(path)
-        try:
-            if path == "/dead-letters":
-                content = self._dead_letters.act(form, session.who)
-                if form.get("confirmed"):
-                    self._collector.count_now()
-            else:
-                content = self._try(form, form)
-        except (EventMLError, ValueError) as exc:
-            content = _problem(exc)
-        return self._show(path, content, session)
+        return self._private(path, {}, request, form) if path in _PRIVATE else None
 
-    def _refuse(self, path: str, problem: str = "") -> Response:
+    def _refuse(self, path: str, *, wrong: bool = False) -> Response:
         if not self._sessions.enabled:
-            content, status = _NO_TOKEN, HTTPStatus.FORBIDDEN
-        else:
-            wrong = html('<p class="bad" role="alert">{problem}</p>', problem=problem) if problem else ""
-            content, status = html("{wrong}{form}", wrong=wrong, form=_LOG_IN), HTTPStatus.UNAUTHORIZED
-        return _page(page(self._bus.name, _PRIVATE[path], path[1:], content), status)
+            return self._show(path, part("no-token"), HTTPStatus.FORBIDDEN)
+        content = part("log-in", problem=part("wrong") if wrong else "")
+        return self._show(path, content, HTTPStatus.UNAUTHORIZED)
 
-    def _show(self, path: str, content: Html, session: Session) -> Response:
-        footer = html(
-            '<form method="post" action="log-out"><p>{who} <button>Log out</button></p></form>',
-            who=session.who,
-        )
-        whole = html("{content}{footer}", content=content, footer=footer)
-        return _page(page(self._bus.name, _PRIVATE[path], path[1:], whole))
+    def _show(self, path: str, content: Html, status: HTTPStatus = HTTPStatus.OK) -> Response:
+        return _page(page(self._bus.name, _PRIVATE[path], path[1:], content), status)
 
     # Live tail
 
     def _topics(self) -> list[str]:
-        kinds = ("topic", "dead letters")
-        return [node.name for node in self._nodes.values() if node.kind in kinds]
+        return [node.name for node in self._nodes.values() if node.kind in ("topic", "dead letters")]
 
     def _tail(self, query: Mapping[str, str]) -> Html:
-        options = [
-            html(
-                "<option{selected}>{topic}</option>",
-                topic=topic,
-                selected=Html(" selected") if topic == query.get("topic") else "",
-            )
-            for topic in self._topics()
-        ]
-        return html(
-            '<section data-tail><h2>Live tail</h2><form><label>Topic <select name="topic">{options}</select>'
-            '</label> <label>With the text <input name="text" value="{text}"></label> <button>Show</button> '
-            '<button type="button" id="pause" aria-pressed="false">Pause</button></form>'
-            '<p id="tail-state" role="status"></p><div id="records"></div></section>',
-            options=options,
-            text=query.get("text", ""),
-        )
+        chosen, selected = query.get("topic"), Html(" selected")
+        options = [part("option", name=t, selected=selected if t == chosen else "") for t in self._topics()]
+        return part("tail", options=options, text=query.get("text", ""))
 
     def _tail_records(self, query: Mapping[str, str]) -> Response:
         topic = query.get("topic", "")
@@ -248,35 +217,21 @@ class Console:
     def _try(self, form: Mapping[str, str], query: Mapping[str, str]) -> Html:
         names = [name for name, one in self._bus.handlers.items() if one.outputs and not one.champion]
         if not names:
-            return Html("<section><p>The bus has no predictor.</p></section>")
-        name = query.get("predictor", "")
-        name = name if name in names else names[0]
+            return part("no-predictor")
+        name = query["predictor"] if query.get("predictor") in names else names[0]
         handler = self._bus.configured_handler(name)
-        fields, answer = Form(self._bus, handler), Html("")
+        fields, answer = Form(handler), Html("")
         if form:
             try:
                 event = fields.event(form)
             except (ValueError, TypeError) as exc:
                 answer = _problem(exc)
             else:
-                version = loaded_models(self._collector.status()).get(name)
-                answer = html(
-                    "{answer}<p>model {version}</p><h3>The same with curl</h3><pre>{curl}</pre>",
-                    answer=ask(lambda: self._ask(handler, event)),
-                    version=version or "-",
-                    curl=curl(handler, event, self._web),
-                )
-        links = [html('<a href="try?predictor={name}">{name}</a> ', name=one) for one in names]
-        return html(
-            '<section><h2>{name}</h2><p>{links}</p>{note}<form method="post" action="try" class="fields">'
-            '<input type="hidden" name="predictor" value="{name}">{fields}'
-            "<button>Send</button></form>{answer}</section>",
-            name=name,
-            links=links,
-            note="" if self._web else _PUBLISHED,
-            fields=fields.render(form),
-            answer=answer,
-        )
+                version = loaded_models(self._collector.status()).get(name, "-")
+                answer = ask(lambda: self._ask(handler, event), version, curl(handler, event, self._web))
+        links = [part("link", path=f"try?predictor={quote(one)}", name=one, current="") for one in names]
+        note = "" if self._web else part("published")
+        return part("try", name=name, links=links, note=note, fields=fields.render(form), answer=answer)
 
     def _ask(self, handler: Handler, event: bytes) -> Any:
         limit = self._bus.settings.web.timeout
@@ -296,7 +251,7 @@ class Console:
 
 
 def _problem(error: Exception) -> Html:
-    return html('<section><p class="bad" role="alert">{error}</p></section>', error=str(error) or "not valid")
+    return part("problem", error=str(error) or "not valid")
 
 
 def _page(body: bytes, status: HTTPStatus = HTTPStatus.OK) -> Response:

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from eventml.bus import Bus, asyncapi_document
-from eventml.deploy.console.html import Html, count, html
+from eventml.deploy.console.html import Html, count, part
 from eventml.deploy.console.numbers import HandlerNumbers
 from eventml.models import path_of
 from eventml.printable import cut, printable
@@ -24,6 +24,9 @@ _PAD: Final = 12
 _BELOW: Final = 34  # below a node, for its dead letters
 _LONGEST: Final = 30  # characters of a label
 _WIDEST: Final = 12.0  # pixels of a line
+
+_Box = tuple[float, float, float]
+"""Left, middle and width of a node."""
 
 
 class Node(msgspec.Struct):
@@ -92,89 +95,56 @@ def draw_topology(nodes: Mapping[str, Node], handlers: Sequence[HandlerNumbers])
     numbers = {f"handler {one.handler}": one for one in handlers}
     shown = {key: node for key, node in nodes.items() if key.startswith(("topic ", "handler "))}
     shown = {
-        key: msgspec.structs.replace(node, to=[to for to in node.to if to in shown])
+        key: Node(node.kind, node.name, node.detail, [to for to in node.to if to in shown])
         for key, node in shown.items()
     }
     columns = layers(shown)
     height = max(len(column) for column in columns) * (_HEIGHT + _BELOW) + _PAD
-    boxes, x = dict[str, tuple[float, float, float]](), float(_PAD)  # left, middle, width
+    boxes, x = dict[str, _Box](), float(_PAD)
     for column in columns:
-        width = max(len(_label(shown[key])) for key in column) * _CHAR + 2 * _PAD
+        width = max(len(_label(shown[key].name)) for key in column) * _CHAR + 2 * _PAD
         y = (height - len(column) * (_HEIGHT + _BELOW)) / 2
-        for key in sorted(
-            column, key=lambda key: fmean([boxes[b][1] for b in boxes if key in shown[b].to] or [0])
-        ):
+        before = {key: [boxes[one][1] for one in boxes if key in shown[one].to] or [0.0] for key in column}
+        for key in sorted(column, key=lambda key, before=before: fmean(before[key])):  # type: ignore[misc]
             boxes[key] = x, y + _HEIGHT / 2, width
             y += _HEIGHT + _BELOW
         x += width + _GAP
-    lines = [_line(boxes[key], boxes[to], _rate(key, to, numbers)) for key in boxes for to in shown[key].to]
+    flows = [_flow(boxes[key], boxes[to], _rate(key, to, numbers)) for key in boxes for to in shown[key].to]
     drawn = [_node(key, shown[key], box, numbers.get(key)) for key, box in boxes.items()]
-    return html(
-        '<svg width="{w}" height="{h}" viewBox="0 0 {w} {h}" role="img" aria-label="Topology: {label}">'
-        '<defs><marker id="arrow" viewBox="0 0 8 8" refX="7" refY="4" markerUnits="userSpaceOnUse" '
-        'markerWidth="9" markerHeight="9" orient="auto"><path d="M0,0L8,4L0,8z"/></marker></defs>'
-        "{parts}</svg>",
-        w=round(x - _GAP + _PAD),
-        h=height,
-        label="; ".join(
-            f"{n.name} to {', '.join(t.partition(' ')[2] for t in n.to)}" for n in shown.values() if n.to
-        ),
-        parts=[*lines, *drawn],
-    )
+    label = [
+        f"{one.name} to {', '.join(shown[to].name for to in one.to)}" for one in shown.values() if one.to
+    ]
+    return part("drawing", w=round(x - _GAP + _PAD), h=height, label="; ".join(label), parts=[*flows, *drawn])
 
 
-def _label(node: Node) -> str:
-    return cut(printable(node.name), _LONGEST)
+def _label(text: str) -> str:
+    return cut(printable(text), _LONGEST)
 
 
 def _rate(key: str, to: str, numbers: Mapping[str, HandlerNumbers]) -> float | None:
-    """The rate of a line: of a handler what it reads, and what it writes if it writes one topic."""
+    """The rate of a line: what a handler reads, or the sum of what it writes."""
     reader, writer = numbers.get(to), numbers.get(key)
     return reader.received if reader else writer.published if writer else None
 
 
-def _line(a: tuple[float, float, float], b: tuple[float, float, float], rate: float | None) -> Html:
-    x1, x2, half = a[0] + a[2], b[0], abs(b[0] - a[0] - a[2]) / 2
-    return html(
-        '<path class="flow{idle}" d="M{x1:.0f} {y1:.0f}C{a:.0f} {y1:.0f} {b:.0f} {y2:.0f} '
-        '{x2:.0f} {y2:.0f}" stroke-width="{width:.1f}" marker-end="url(#arrow)"/>'
-        '<text class="rate" x="{x}" y="{y}">{rate}</text>',
-        x1=x1,
-        y1=a[1],
-        a=x1 + half,
-        b=x2 - half,
-        x2=x2 - 2,
-        y2=b[1],
-        width=(width := min(1.2 + 2.2 * math.log10(1 + (rate or 0)), _WIDEST)),
-        x=round(x1 + 0.7 * (x2 - x1)),  # where a curve is nearly as high as its end
-        y=round(b[1] - width / 2 - 5),
-        idle="" if rate else " idle",
-        rate="" if rate is None else f"{count(rate)}/s",
-    )
+def _flow(start: _Box, end: _Box, rate: float | None) -> Html:
+    x1, x2 = start[0] + start[2], end[0]
+    half, width = abs(x2 - x1) / 2, min(1.2 + 2.2 * math.log10(1 + (rate or 0)), _WIDEST)
+    ends = {"x1": x1, "y1": start[1], "a": x1 + half, "b": x2 - half, "x2": x2 - 2, "y2": end[1]}
+    label = {"x": x1 + 0.7 * (x2 - x1), "y": end[1] - width / 2 - 5}  # where a curve is as high as its end
+    shown = "" if rate is None else f"{count(rate)}/s"
+    return part("flow", **ends, **label, width=width, idle="" if rate else " idle", rate=shown)
 
 
-def _node(key: str, node: Node, box: tuple[float, float, float], numbers: HandlerNumbers | None) -> Html:
+def _node(key: str, node: Node, box: _Box, numbers: HandlerNumbers | None) -> Html:
     x, middle, width = box
     detail, dead = node.detail, ""
     if numbers is not None:
         detail = f"lag {count(numbers.lag)}"
-        unknown = f"{count(numbers.dead)} failed" if numbers.dead else ""
-        dead = (
-            unknown if numbers.left is None else f"{count(numbers.left)} dead letters" if numbers.left else ""
-        )
-    hanging = '<path class="dead" d="M16 44v12h10"/><text class="dead" x="30" y="60">{dead}</text>'
-    return html(
-        '<g transform="translate({x:.0f} {y:.0f})"><g class="{kind}"><title>{name}</title>'
-        '<rect width="{w:.0f}" height="44" rx="{rx}"/><text x="{mid:.0f}" y="19">{label}</text>'
-        '<text class="detail" x="{mid:.0f}" y="35">{detail}</text></g>{dead}</g>',
-        x=x,
-        y=middle - _HEIGHT / 2,
-        w=width,
-        mid=width / 2,
-        rx=18 if key.startswith("topic") else 6,
-        kind=node.kind,
-        name=node.name,
-        label=_label(node),
-        detail=cut(printable(detail), _LONGEST),
-        dead=html(hanging, dead=dead) if dead else "",
-    )
+        known = f"{count(numbers.left)} dead letters" if numbers.left else ""
+        since = f"{count(numbers.dead)} failed" if numbers.dead else ""
+        dead = since if numbers.left is None else known
+    at = {"x": x, "y": middle - _HEIGHT / 2, "w": width, "mid": width / 2}
+    texts = {"kind": node.kind, "name": node.name, "label": _label(node.name), "detail": _label(detail)}
+    hanging = part("dead", text=dead) if dead else ""
+    return part("node", **at, **texts, rx=18 if key.startswith("topic") else 6, dead=hanging)

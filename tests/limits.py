@@ -10,19 +10,35 @@ from __future__ import annotations
 
 import faulthandler
 import os
+import subprocess
 import sys
+import threading
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 GRACE: Final = 60.0
 """Seconds between the limit of a phase and the end of the process, and for the end of the process itself."""
 
 _SETTINGS: Final = pytest.StashKey[Any]()
 _STDERR: Final = pytest.StashKey[int]()
+
+
+@contextmanager
+def started(command: Sequence[str], *, limit: float = 100.0, **options: Any) -> Iterator[Any]:
+    """Start a command; it is killed at the end, and after `limit` seconds, so that no read waits longer."""
+    with subprocess.Popen(command, **options) as process:  # noqa: S603 - the test's own command
+        timer = threading.Timer(limit, process.kill)
+        timer.start()
+        try:
+            yield process
+        finally:
+            timer.cancel()
+            process.kill()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -171,8 +171,10 @@ class Reader:
         self.running.append((command, process, log))
         said = {"serve": "serving on http", "run": " INFO "}
         word = re.search(r"eventml (run|serve)\b", command)
+        deadline = time.monotonic() + LIMIT
         while word and said[word[1]] not in log.read_text():
             assert process.poll() is None, f"{self.page}: `{command}` ended:\n{log.read_text()}"
+            assert time.monotonic() < deadline, f"{self.page}: `{command}` is not ready:\n{log.read_text()}"
             time.sleep(0.05)
 
     def stop(self, process: subprocess.Popen[bytes]) -> int:

@@ -15,6 +15,7 @@ import redis
 from backends.process import ServerProcess, StartError, free_ports
 from backends.redis import acl, server
 from tests.brokers import bundled_redis, needs_redis, program
+from tests.limits import started
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -253,7 +254,7 @@ class TestScripts:
     ) -> None:
         del redis_server  # that there is a Redis to run
         command = [sys.executable, str(FOLDER / "start.py"), "--port", "0", "--dir", str(tmp_path)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as script:  # noqa: S603 - ours
+        with started(command, stdout=subprocess.PIPE, text=True) as script:
             assert script.stdout
             client = connect(script.stdout.readline().strip())
             pid = client.info("server")["process_id"]

@@ -48,6 +48,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def without_broker(reason: str) -> NoReturn:
     """End the test that cannot have its broker: skipped, or failed where brokers are required."""
+    __tracebackhide__ = True  # the summary names the line of the test
     if REQUIRED:
         pytest.fail(f"a broker is required here, but {reason}", pytrace=False)
     pytest.skip(reason)
@@ -55,6 +56,7 @@ def without_broker(reason: str) -> NoReturn:
 
 def needs_redis(server: RedisServer, version: str, what: str) -> None:
     """End a test whose server is older than `version`, as without a broker; `what` the test needs it for."""
+    __tracebackhide__ = True
     with Redis.from_url(server.url, decode_responses=True) as client:
         found = client.info("server")["redis_version"]
     if _numbers(found) < _numbers(version):
@@ -75,6 +77,7 @@ def program(*names: str, package: str) -> str:
         names: Names of the program.
         package: What to install for it on Debian.
     """
+    __tracebackhide__ = True
     found = next(filter(None, map(shutil.which, names)), None)
     if found is None:
         without_broker(f"{names[0]} is not installed (Debian: {package})")

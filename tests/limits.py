@@ -3,7 +3,7 @@
 pytest-timeout limits a test once. A failure ends its timer, so the teardown after it and each further run of
 the test (`--reruns`) could wait for ever. Here setup, call and teardown get the limit each, in every run. A
 phase that goes on after its limit (the error was caught, or a process or a thread is waited for on the way
-out) ends the whole process, with the stacks of all threads; under `pytest -n` that fails this test alone.
+out) ends the whole process, with the stacks of all threads; under `pytest -n` the run ends and names it.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -78,11 +79,14 @@ def test_a_test_that_hangs_is_ended(code: str, ended_by: str, tmp_path: Path) ->
     assert ended_by in done.stdout + done.stderr
 
 
-def test_a_process_that_is_ended_fails_one_test_alone(tmp_path: Path) -> None:
-    """Under `pytest -n` the tests after it are run, and the one that hangs is named."""
-    done = run_tests(f"{CAUGHT}\n\ndef test_after_it():\n    pass\n", tmp_path, "-n", "1")
-    assert "test_hanging.py::test_goes_on" in done.stdout
-    assert "1 failed, 1 passed" in done.stdout
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_a_run_whose_process_is_ended_ends_too(processes: str, tmp_path: Path) -> None:
+    """With the options of the Makefile, which name the test."""
+    [line] = re.findall(r"^SHARED := (.*)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    (tmp_path / "test_other.py").write_text("def test_something_else():\n    pass\n")
+    done = run_tests(CAUGHT, tmp_path, *line.replace("$(JOBS)", processes).split(), "--reruns", "1")
+    assert "crashed while running 'test_hanging.py::test_goes_on'" in done.stdout
+    assert done.returncode == 1
 
 
 def run_tests(code: str, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:

@@ -9,7 +9,10 @@ QUICK  := tests/memory tests/contract/test_memory.py tests/unit
 # Schemathesis is used as a library, and its plugin costs every test process two seconds. The files with
 # the slowest tests come first (tests/conftest.py), and not those with the most tests.
 PYTEST := $(BIN)/python -m pytest -p no:schemathesis
-SHARED := -n $(JOBS) --dist loadgroup --no-loadscope-reorder
+# A worker process that ends, or hangs in a library's own code for longer than any test's limit, ends the run: with a
+# replaced worker, pytest-xdist sometimes waits for ever.
+SHARED := -n $(JOBS) --dist loadgroup --no-loadscope-reorder --max-worker-restart 0 \
+          -o faulthandler_timeout=1000 -o faulthandler_exit_on_timeout=true
 CHAOS_SECONDS ?= 60
 SOAK_SECONDS ?= 900
 EXAMPLE ?= rides

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import pytest_timeout
 from hypothesis import settings
 
 if TYPE_CHECKING:
@@ -46,6 +47,18 @@ _NEEDS = ("kafka", "redis", "slow")
 def _rank(item: pytest.Item) -> int:
     """Rank of a test by its slowest need."""
     return next((rank for rank, need in enumerate(_NEEDS) if item.get_closest_marker(need)), len(_NEEDS))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Give the second run of a failed test a time limit of its own.
+
+    pytest-timeout sets one timer for all runs of a test. If the first run ends by that timer, nothing would
+    end the second.
+    """
+    if getattr(item, "execution_count", 1) > 1:
+        pytest_timeout.pytest_timeout_cancel_timer(item)
+        pytest_timeout.pytest_timeout_set_timer(item, pytest_timeout._get_item_settings(item))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import secrets
-import shutil
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -15,6 +14,7 @@ import pytest
 from backends.process import free_ports
 from eventml import Record, config
 from eventml.backends.base import CreatesTopics, NewTopic
+from tests.brokers import browser_programs
 from tests.deploy.service import Service
 
 selenium = pytest.importorskip("selenium.webdriver")
@@ -100,10 +100,7 @@ class Page:
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    driver = shutil.which("chromedriver")
-    if chromium is None or driver is None:
-        pytest.skip("needs chromium and chromedriver")
+    chromium, driver = browser_programs()
     options = selenium.ChromeOptions()
     options.binary_location = chromium
     for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):

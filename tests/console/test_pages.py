@@ -5,16 +5,18 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+from contextlib import ExitStack
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.request import Request, urlopen
 
 import axe_core_python
 import pytest
 from selenium.webdriver.common.by import By
 
 from eventml import Record
-from tests.console.conftest import console_of, dead_letters, publish
+from tests.console.conftest import TOKEN, console_of, dead_letters, publish
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,6 +42,21 @@ HOSTILE = (
         "utf-16"
     ),
 )
+
+
+@pytest.mark.parametrize(("url", "options"), [(None, ("--workers", "1")), (None, ()), ("memory://", ())])
+def test_open_pages_do_not_delay_the_end_of_the_service(
+    serve: Serve, name: str, url: str | None, options: tuple[str, ...]
+) -> None:
+    service = serve(*options, url=url)
+    service.until_ready()
+    token = {"authorization": f"Bearer {TOKEN}"}
+    with ExitStack() as stack:
+        for path in ("live", f"tail-records?topic={name}.orders"):
+            request = Request(f"http://{console_of(service)}/{path}", headers=token)
+            answer = stack.enter_context(urlopen(request, timeout=30))  # noqa: S310 - http
+            assert answer.readline().startswith(b"data: ")
+        assert service.stop(20) == 0, "exit status"
 
 
 @pytest.mark.parametrize("name", UPLOT)

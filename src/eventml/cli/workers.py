@@ -135,6 +135,7 @@ async def _operations(
             open_pages=pages,
         ):
             yield
+            await portal.stop(cancel_remaining=True)  # what pages still read
 
 
 class _LoggedStop(NamedTuple):

@@ -56,9 +56,12 @@ class Broker:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Answer calls while the context is entered."""
+        """Answer calls while the context is entered. Leaving it cancels those in progress."""
         with start_blocking_portal() as self._own:
-            yield
+            try:
+                yield
+            finally:
+                self._own.call(self._own.stop, True)
 
     def call(self, function: Callable[..., Awaitable[T]], *args: Any, seconds: float = _TIMEOUT) -> T:
         """Call a function with a connected backend and these arguments, in an event loop.

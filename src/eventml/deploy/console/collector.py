@@ -81,11 +81,8 @@ class Collector:
     def running(self) -> Iterator[None]:
         """Collect while the context is entered."""
         self.collect()
-        threads = [threading.Thread(target=self._repeat, args=(self.collect, INTERVAL), daemon=True)]
-        if self._count is not None:
-            threads.append(threading.Thread(target=self._keep_counting, daemon=True))
-        for thread in threads:
-            thread.start()
+        for repeat in (self._keep_collecting, self._keep_counting):
+            threading.Thread(target=repeat, name="console", daemon=True).start()
         try:
             yield
         finally:
@@ -93,8 +90,6 @@ class Collector:
             self._looked.set()
             with self._changed:
                 self._changed.notify_all()
-            for thread in threads:
-                thread.join(timeout=1)
 
     def status(self) -> ServiceStatus:
         """Return the current status, with why it is not ready and the dead letters that are left."""
@@ -155,9 +150,9 @@ class Collector:
             self.count_now()
             self._stopped.wait(_COUNT_INTERVAL)
 
-    def _repeat(self, step: Callable[[], None], interval: float) -> None:
-        while not self._stopped.wait(interval):
+    def _keep_collecting(self) -> None:
+        while not self._stopped.wait(INTERVAL):
             try:
-                step()
+                self.collect()
             except Exception:
                 log.exception("the console cannot collect the numbers of the service")

@@ -74,8 +74,8 @@ def open_console(bus: Bus, worker: BlockingPortal | None = None, web: str | None
         collector = Collector(status, max_lag, history, lambda: broker.call(count_left, queues))
         token = os.environ.get("EVENTML_TOKEN", "").strip()
         with ExitStack() as stack:
-            stack.enter_context(broker.running())
             stack.enter_context(collector.running())
+            stack.enter_context(broker.running())
             yield Console(bus, collector, broker, Sessions(token), web).answer
 
     return opened

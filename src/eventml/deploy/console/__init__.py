@@ -2,7 +2,7 @@
 
 - `numbers.py`: the numbers of a service, from two statuses; `remote.py` fetches those of another process.
 - `collector.py` takes them once per interval, `history.py` keeps them.
-- `records.py`, `dead_letters.py`, `topology.py`: records, dead letters and the graph of a bus, for the pages
+- `records.py`, `dead_letters.py`, `bus_graph.py`: records, dead letters and the graph of a bus, for the pages
   and for the commands.
 - `site.py` answers requests for pages: `overview.py`, `dead_letter_pages.py`, `try_it.py`, made with
   `html.py`. `sessions.py` says who may see records, `broker.py` reads them.
@@ -12,6 +12,7 @@
 It may import bus, runtime, config and `deploy.workers`.
 """
 
+from eventml.deploy.console.bus_graph import Node, layers, topology
 from eventml.deploy.console.collector import Collector
 from eventml.deploy.console.dead_letters import visit_queue
 from eventml.deploy.console.history import History
@@ -27,7 +28,6 @@ from eventml.deploy.console.numbers import (
 from eventml.deploy.console.records import dead_letter_parts, delivery_to_json, format_time, one_line
 from eventml.deploy.console.remote import fetch_status, remote_status
 from eventml.deploy.console.site import open_console
-from eventml.deploy.console.topology import Node, layers, topology
 
 __all__ = [
     "Collector",

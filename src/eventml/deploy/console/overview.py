@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from eventml.deploy.console.bus_graph import Node, draw_topology
 from eventml.deploy.console.html import Html, count, duration, page, part, size, table
 from eventml.deploy.console.numbers import STAGES, HandlerNumbers, format_bound, loaded_models, worker_numbers
 from eventml.deploy.console.records import format_time
-from eventml.deploy.console.topology import Node, draw_topology
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

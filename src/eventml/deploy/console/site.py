@@ -16,6 +16,7 @@ import msgspec
 
 from eventml import config
 from eventml.deploy.console.broker import MAX_TAILS, Broker
+from eventml.deploy.console.bus_graph import topology
 from eventml.deploy.console.collector import Collector
 from eventml.deploy.console.dead_letter_pages import Choice, DeadLetterPages
 from eventml.deploy.console.dead_letters import count_left
@@ -24,7 +25,6 @@ from eventml.deploy.console.html import FOLDER, Html, page, part
 from eventml.deploy.console.numbers import loaded_models
 from eventml.deploy.console.overview import Overview
 from eventml.deploy.console.sessions import Session, Sessions
-from eventml.deploy.console.topology import topology
 from eventml.deploy.console.try_it import Form, ask, curl
 from eventml.deploy.workers import Pages, Request, Response, ServiceStatus
 from eventml.errors import EventMLError, UnavailableError
@@ -263,5 +263,5 @@ def _redirect(to: str, cookie: str) -> Response:
 
 
 def _asset(name: str) -> Response:
-    kind = guess_type(name)[0] or "text/plain"
-    return Response((FOLDER / name).read_bytes(), content_type=f"{kind}; charset=utf-8", headers=_HEADERS)
+    kind, headers = guess_type(name)[0], {**_HEADERS, "cache-control": "max-age=600"}
+    return Response((FOLDER / name).read_bytes(), content_type=f"{kind}; charset=utf-8", headers=headers)

@@ -131,7 +131,10 @@ def _flow(start: _Box, end: _Box, rate: float | None) -> Html:
     x1, x2 = start[0] + start[2], end[0]
     half, width = abs(x2 - x1) / 2, min(1.2 + 2.2 * math.log10(1 + (rate or 0)), _WIDEST)
     ends = {"x1": x1, "y1": start[1], "a": x1 + half, "b": x2 - half, "x2": x2 - 2, "y2": end[1]}
-    label = {"x": x1 + 0.7 * (x2 - x1), "y": end[1] - width / 2 - 5}  # where a curve is as high as its end
+    aside = (
+        width / 2 + 13 if start[1] < end[1] else -width / 2 - 5
+    )  # of a curve that comes from above or below
+    label = {"x": x1 + 0.7 * (x2 - x1), "y": end[1] + aside}
     shown = "" if rate is None else f"{count(rate)}/s"
     return part("flow", **ends, **label, width=width, idle="" if rate else " idle", rate=shown)
 

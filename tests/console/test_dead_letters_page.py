@@ -31,11 +31,13 @@ def at_cause(exception: str) -> str:
     return f"//tr[td[normalize-space()='{exception}']]"
 
 
+@pytest.mark.parametrize("broker", ["redis_server", "kafka_broker"])
 def test_ten_thousand_of_five_causes_are_replayed_with_exact_counts(
-    serve: Serve, page: Page, name: str, redis_server: Any
+    serve: Serve, page: Page, name: str, broker: str, request: pytest.FixtureRequest
 ) -> None:
-    publish(redis_server.url, dead_letters(name, 10_000, FIVE))
-    service = serve("--workers", "1")
+    url = request.getfixturevalue(broker).url
+    publish(url, dead_letters(name, 10_000, FIVE))
+    service = serve("--workers", "1", url=url)
     service.until_ready()
     page.open(service, "dead-letters")
     page.log_in()
@@ -66,7 +68,7 @@ def test_ten_thousand_of_five_causes_are_replayed_with_exact_counts(
     assert "There are no dead letters" in page.text
 
     service.until(lambda: service.metric("eventml_events_published_total", handler="risk") == 8000)
-    predicted = [record.id for record in read(redis_server.url, f"{name}.risks")]
+    predicted = [record.id for record in read(url, f"{name}.risks")]
     expected = {f"o{number}" for number in range(10_000) if FIVE[number % 5] != "Reject"}
     assert len(predicted) == 8000
     assert {one.partition("/")[0] for one in predicted} == expected

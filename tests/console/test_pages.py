@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import signal
 from contextlib import ExitStack
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from backends.redis.server import RedisServer
     from tests.console.conftest import Page, Serve
+    from tests.deploy.service import Service
 
 ASSETS = files("eventml.deploy.console") / "assets"
 AXE = (Path(str(axe_core_python.__file__)).parent / "axe.min.js").read_text(encoding="utf-8")
@@ -95,6 +97,17 @@ def test_the_numbers_of_the_overview_are_live(
     assert not page.problems()
 
 
+def marked(page: Page) -> bool:
+    """Whether a chart has a line in the colour of what has happened, from its top to its bottom."""
+    red = (
+        "const c = document.querySelector('#chart-lag canvas'), "
+        "d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data; let n = 0; "
+        "for (let i = 0; i < d.length; i += 4) "
+        "n += d[i] > 150 && d[i + 1] < 80 && d[i + 2] < 80 && d[i + 3] > 200; return n"
+    )
+    return int(page.driver.execute_script(red)) > 40
+
+
 def test_a_killed_worker_is_seen_at_once_and_remembered(serve: Serve, page: Page) -> None:
     service = serve("--workers", "2")
     service.until_ready()
@@ -103,6 +116,7 @@ def test_a_killed_worker_is_seen_at_once_and_remembered(serve: Serve, page: Page
     os.kill(service.workers[0], signal.SIGKILL)
     page.until_shown(r"worker-\d restarted")
     page.until_shown("2 of 2 workers ready on .*; restarts: 1")
+    assert marked(page), "no line in the chart"
 
 
 def test_a_broker_that_is_gone_is_seen_and_its_return_too(
@@ -125,6 +139,21 @@ def test_a_broker_that_is_gone_is_seen_and_its_return_too(
     page.until_shown("1 of 1 workers ready")
 
 
+def test_what_has_happened_is_remembered_in_a_file(serve: Serve, tmp_path: Path) -> None:
+    env = {"EVENTML_CONSOLE_HISTORY": str(tmp_path / "history.sqlite")}
+
+    def happened(service: Service) -> list[str]:
+        service.until_ready()
+        service.until(lambda: json.loads(service.get("/history?span=24h")[1])["marks"])
+        return [mark["text"] for mark in json.loads(service.get("/history?span=24h")[1])["marks"]]
+
+    first = serve("--workers", "1", env=env)
+    assert happened(first) == ["worker-1 is ready"]
+    assert first.stop() == 0
+    second = serve("--workers", "1", env=env)
+    second.until(lambda: happened(second)[:1] == ["worker-1 is ready"] and len(happened(second)) > 1)
+
+
 def test_a_page_whose_service_has_ended_says_so(serve: Serve, page: Page) -> None:
     service = serve()
     page.open(service)
@@ -133,11 +162,13 @@ def test_a_page_whose_service_has_ended_says_so(serve: Serve, page: Page) -> Non
     page.until_shown("The service does not answer: these numbers are old")
 
 
+@pytest.mark.parametrize("broker", ["redis_server", "kafka_broker"])
 def test_records_that_arrive_are_shown_filtered_and_paused(
-    serve: Serve, page: Page, name: str, redis_server: Any
+    serve: Serve, page: Page, name: str, broker: str, request: pytest.FixtureRequest
 ) -> None:
-    publish(redis_server.url, orders(name, 1))
-    service = serve()
+    url = request.getfixturevalue(broker).url
+    publish(url, orders(name, 1))
+    service = serve(url=url)
     page.open(service, "tail")
     page.log_in()
     page.open(service, f"tail?topic={name}.orders&text=O7%22")
@@ -151,7 +182,7 @@ def test_records_that_arrive_are_shown_filtered_and_paused(
         return [one.get_attribute("textContent") for one in found]
 
     def arrive() -> bool:
-        publish(redis_server.url, [*orders(name, 5), secret])
+        publish(url, [*orders(name, 5), secret])
         return bool(tailed())
 
     page.until(arrive)
@@ -161,7 +192,7 @@ def test_records_that_arrive_are_shown_filtered_and_paused(
     page.click("Pause")
     page.until_shown("Paused after")
     before = len(tailed())
-    publish(redis_server.url, [secret] * 5)
+    publish(url, [secret] * 5)
     assert len(tailed()) == before
     page.click("Go on")
     page.until_shown("Waiting|records")

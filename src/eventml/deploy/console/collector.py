@@ -126,11 +126,8 @@ class Collector:
         """Return the history of a span up to a snapshot, as JSON for charts."""
 
         def make() -> bytes:
-            step, length = SPANS[span]
-            points = self.history.points(span, tick.epoch)
-            marks = self.history.marks(span, tick.epoch)
-            found = {**series(points, step), "marks": marks, "from": tick.epoch - length, "to": tick.epoch}
-            return msgspec.json.encode(found)
+            points, marks = self.history.points(span, tick.epoch), self.history.marks(span, tick.epoch)
+            return msgspec.json.encode({**series(points, SPANS[span][0]), "marks": marks})
 
         encoded: bytes = tick.once(("columns", span), make)
         return encoded

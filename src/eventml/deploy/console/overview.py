@@ -47,8 +47,9 @@ class Overview:
         """Return the parts and the newest point as a server-sent event."""
 
         def make() -> bytes:
-            newest = self._collector.history.points("5m", tick.epoch)[-1:]
-            data = {"fragments": self.fragments(tick), "point": newest[0] if newest else None}
+            history = self._collector.history
+            newest, marks = history.points("5m", tick.epoch)[-1:], history.marks("5m", tick.epoch)
+            data = {"fragments": self.fragments(tick), "point": [*newest, None][0], "marks": marks}
             return b"data: %b\n\n" % msgspec.json.encode(data, enc_hook=str)
 
         encoded: bytes = tick.once("message", make)

@@ -64,11 +64,12 @@ class Charts {
   }
 
   /** Add the newest point; the longer spans are read again when their step is over. */
-  add(point) {
+  add(point, marks) {
     if (this.span !== "5m") {
       if (Date.now() - this.changed > STEPS[this.span] * 1000) this.load(this.span);
       return;
     }
+    this.data.marks = marks;
     const { at, handlers } = this.data;
     if (!point || point.at <= (at[at.length - 1] || 0)) return;
     const names = new Set([...Object.keys(handlers), ...Object.keys(point.values)]);
@@ -166,9 +167,9 @@ if (box) {
   const charts = new Charts(box);
   charts.load("5m");
   find("span").addEventListener("change", (event) => charts.load(event.target.value));
-  listen("live", ({ fragments, point }) => {
+  listen("live", ({ fragments, point, marks }) => {
     replace(fragments);
-    charts.add(point);
+    charts.add(point, marks);
   });
 }
 

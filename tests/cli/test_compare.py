@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from eventml import Bus
+from eventml.bus import read_batches
 from tests.model_updates.conftest import ModelFile
 
 if TYPE_CHECKING:
@@ -146,19 +147,19 @@ def test_answers_are_read_from_the_time_of_the_first_event(
     del hubs, versions
     answer(invoke)
     starts: list[Any] = []
-    read = Bus.read
 
     def noted(bus: Bus, topic: str, *, start: Any, until: Any) -> Any:
         starts.append(start)
-        return read(bus, topic, start=start, until=until)
+        return read_batches(bus, topic, start=start, until=until)
 
-    monkeypatch.setattr(Bus, "read", noted)
+    monkeypatch.setattr("eventml.deploy.comparison.answers.read_batches", noted)
     for command in (("compare", "app:add"), ("replay", "app:add", "--model", "two.skops")):
         starts.clear()
         assert invoke(*command, "--from", "2h").exit_code == 0
         assert len(starts) > 2
-        assert len(set(starts)) == 1
-        assert isinstance(starts[0], datetime)
+        first = min(starts)
+        assert starts.count(first) >= len(starts) - 1  # replay reads the last answers once more
+        assert isinstance(first, datetime)
 
 
 def test_tables_of_differences_are_left_out_if_there_are_none(

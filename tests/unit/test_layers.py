@@ -35,7 +35,8 @@ LAYERS: Final = [
     {"bus"},
     {"eventml", "testing"},
     {"deploy", "deploy.workers"},
-    {"deploy.web", "deploy.batch", "deploy.comparison", "deploy.doctor"},
+    {"deploy.web", "deploy.batch", "deploy.doctor"},
+    {"deploy.comparison"},
     {"cli"},
     {"__main__"},
 ]

@@ -12,12 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 import msgspec
 import typer
 from rich.console import Console
-from rich.live import Live
-from rich.text import Text
 
 from eventml.bus import import_bus
 from eventml.cli.buses import BusArgument, find, seconds
-from eventml.cli.output import JsonOption, UsageError, print_json, print_text
+from eventml.cli.output import JsonOption, UsageError, print_json, print_text, redraw
 from eventml.cli.tables import format_table
 from eventml.deploy.workers import HostPort, parse_host_port
 from eventml.errors import MissingExtraError, UnavailableError
@@ -90,33 +88,29 @@ def top(
     """
     name, address, console = find(import_bus, bus).name, parse_host_port(at), Console()
     before = _fetch(name, address)
+    time.sleep(every)
     if as_json:
-        time.sleep(every)
         now = _fetch(name, address)
         handlers, workers = rows(before, now)
         found = {"bus": name, "unready": now.unready, "handlers": handlers, "workers": workers}
         print_json(found)
         return
     if once or not console.is_terminal:
-        time.sleep(every)
         width = console.width if console.is_terminal else None
         print_text(render(name, address, before, _fetch(name, address), width))
         return
-    view = "waiting for the first update"
-    with Live(console=console, screen=True, auto_refresh=False) as live:
-        while True:
-            problem = ""
-            try:
-                time.sleep(every)
-                now = _fetch(name, address)
-                view, before = render(name, address, before, now, console.width), now
-            except UnavailableError as exc:
-                problem = f"{printable(str(exc))}\n\n"
-            except KeyboardInterrupt:
-                return
-            shown = Text(f"{problem}{view}", no_wrap=True)
-            shown.highlight_regex(r"(?m)^not ready: .*$", "bold red")
-            live.update(shown, refresh=True)
+    view = ""
+
+    def update(width: int) -> str:
+        nonlocal before, view
+        try:
+            now = _fetch(name, address)
+        except UnavailableError as exc:
+            return f"{printable(str(exc))}\n\n{view}"
+        view, before = render(name, address, before, now, width), now
+        return view
+
+    redraw(update, every)
 
 
 def _fetch(bus: str, address: HostPort) -> Snapshot:

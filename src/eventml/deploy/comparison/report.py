@@ -1,100 +1,157 @@
-"""A comparison as an HTML page, and its pairs as a Parquet file."""
+"""A comparison as tables and as an HTML page, and its pairs as a Parquet file."""
 
 from __future__ import annotations
 
-import json
-from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from eventml.errors import MissingExtraError
+import msgspec
+import pyarrow as pa
+from pyarrow import parquet
+
+from eventml.deploy.comparison.differences import Comparison, compare, pair
+from eventml.deploy.comparison.rows import FIELD, as_json, fields_of_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from eventml.deploy.comparison.answers import Answers, Events
-    from eventml.deploy.comparison.differences import Comparison
+    from eventml.deploy.comparison.answers import Answers
+
+OLD: Final = "old_"
+"""Before the names of columns of pairs that hold fields of the predictions made then."""
+
+_NEW: Final = "new_"
+_OF_EVENT: Final = "event_"  # before fields of the event that are named like other columns
+_BAR: Final = 40  # characters of the longest one of a histogram
 
 Table = tuple[str, "Sequence[str]", "Sequence[Sequence[str]]"]
 """The title of a table, its columns and its rows."""
 
-_STYLE = """
-:root { color-scheme: light dark; font: 15px/1.5 system-ui, sans-serif; }
-body { max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
-table { border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: auto; }
-th, td { padding: .3rem .8rem; text-align: right; border-bottom: 1px solid #8884; }
-th:first-child, td:first-child { text-align: left; }
-svg { width: 100%; height: 10rem; fill: #3b82f6; }
-"""
+
+class ModelReport(msgspec.Struct, frozen=True):
+    """The predictions of one model in numbers; `median_latency` is in seconds."""
+
+    predictor: str
+    versions: dict[str, int]
+    answered: int
+    dead_letters: int
+    median_latency: float | None
 
 
-def html_report(title: str, tables: Sequence[Table], comparison: Comparison) -> str:
-    """Return a page with tables and a histogram of the differences. It loads nothing from elsewhere."""
-    parts = [f"<h1>{escape(title)}</h1>"]
-    for name, columns, rows in tables:
-        head = "".join(f"<th>{escape(column)}</th>" for column in columns)
-        body = "".join(
-            "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>\n" for row in rows
-        )
-        parts.append(f"<h2>{escape(name)}</h2>\n<table><tr>{head}</tr>\n{body}</table>")
-    if comparison.histogram:
-        parts.append(f"<h2>Absolute difference of {escape(comparison.compared)}</h2>\n{_svg(comparison)}")
-    return (
-        f'<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>{escape(title)}</title>\n'
-        f'<meta name="viewport" content="width=device-width">\n<style>{_STYLE}</style>\n'
-        + "\n".join(parts)
-        + "\n</html>\n"
-    )
+class Report(msgspec.Struct, frozen=True):
+    """A comparison of two models, and how many events they were asked for."""
+
+    events: int
+    models: tuple[ModelReport, ModelReport]
+    comparison: Comparison
+
+    def tables(self) -> list[Table]:
+        """The report as tables, without those that would be empty."""
+        found = self.comparison
+        only = f"{found.only_first:,} only by the first, {found.only_second:,} only by the second"
+        models = [
+            [
+                one.predictor,
+                " ".join(version or "-" for version in one.versions),
+                f"{one.answered:,}",
+                f"{one.dead_letters:,}",
+                "-" if one.median_latency is None else f"{1000 * one.median_latency:.1f} ms",
+            ]
+            for one in self.models
+        ]
+        names = ["mean", "absolute", "p50", "p90", "p99", "largest"]
+        fields = [
+            [one.field, f"{one.equal:.1%}", *(_number(getattr(one, name)) for name in names)]
+            for one in found.fields
+        ]
+        features = [
+            [one.feature, one.values, f"{one.events:,}", _number(one.absolute)]
+            for one in found.features
+            if one.absolute
+        ]
+        worst = [
+            [one.event, _number(one.first), _number(one.second)]
+            for one in found.worst
+            if one.first != one.second
+        ]
+        most = max((count for _, count in found.histogram), default=0)
+        histogram = [
+            [_number(bound), f"{count:,}", "█" * -(-count * _BAR // most)]
+            for bound, count in found.histogram
+            if worst
+        ]
+        tables: list[Table] = [
+            (
+                f"{self.events:,} events, {found.pairs:,} answered by both, {only}",
+                ["predictor", "model versions", "answered", "dead letters", "median latency"],
+                models,
+            ),
+            (
+                "Differences, second minus first",
+                ["field", "equal", "mean", "mean absolute", *names[2:]],
+                fields,
+            ),
+            (
+                f"Where {found.compared} differs most",
+                ["feature", "values", "events", "mean absolute"],
+                features,
+            ),
+            (f"The largest differences of {found.compared}", ["event", "first", "second"], worst),
+            (f"Absolute differences of {found.compared}", ["up to", "events", ""], histogram),
+        ]
+        return [table for table in tables if table[2]]
 
 
-def _svg(comparison: Comparison) -> str:
-    highest = max(count for _, count in comparison.histogram)
-    bars = "".join(
-        f'<rect x="{5 * number}" y="{100 - 100 * count / highest:.2f}" width="4.5" '
-        f'height="{100 * count / highest:.2f}"><title>up to {bound:.4g}: {count}</title></rect>'
-        for number, (bound, count) in enumerate(comparison.histogram)
-    )
-    label = 'preserveAspectRatio="none" role="img" aria-label="histogram"'
-    return f'<svg viewBox="0 0 100 100" {label}>{bars}</svg>'
+def report_of(events: pa.Table, first: Answers, second: Answers) -> Report:
+    """Compare the predictions of two models for some events."""
+    models = [
+        ModelReport(one.name, one.versions(), len(one.rows), one.failed, one.median_latency(events))
+        for one in (first, second)
+    ]
+    return Report(len(events), (models[0], models[1]), compare(events, first.rows, second.rows))
 
 
-def write_pairs(path: Path, events: Events, first: Answers, second: Answers) -> int:
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
+def write_pairs(path: Path, events: pa.Table, first: pa.Table, second: pa.Table) -> int:
     """Write a row for each event that both have answered: its id, its fields, and both predictions.
 
     The predictions are in the columns `old_<field>` and `new_<field>`. A field of the event that is named
     like another column is in `event_<field>`. Returns the number of rows.
-
-    Raises:
-        MissingExtraError: pyarrow is not installed.
     """
-    try:
-        import pyarrow as pa  # noqa: PLC0415 - optional
-        from pyarrow import parquet  # noqa: PLC0415
-    except ImportError as exc:
-        raise MissingExtraError("batch", f"writing {path}") from exc
-    ids = [input_id for input_id in first.fields if input_id in second.fields]
-    columns: dict[str, list[Any]] = {"id": ids}
-    for prefix, fields in (("old_", first.fields), ("new_", second.fields), ("", events.fields)):
-        for name in dict.fromkeys(name for input_id in ids for name in fields[input_id]):
-            column = f"{prefix}{name}" if f"{prefix}{name}" not in columns else f"event_{name}"
-            columns[column] = [fields[input_id].get(name) for input_id in ids]
-    for name in [name for name in columns if name.startswith(("old_", "new_"))]:
-        columns[name] = columns.pop(name)  # behind the event's fields
-    parquet.write_table(pa.table({name: _column(values) for name, values in columns.items()}), path)
-    return len(ids)
+    events, first, second = pair(events, first, second)
+    columns = {"id": first["id"]}
+    for name in fields_of_rows(events):
+        reserved = name == "id" or name.startswith((OLD, _NEW))
+        columns[_OF_EVENT + name if reserved else name] = _writable(events[FIELD + name])
+    for prefix, rows in ((OLD, first), (_NEW, second)):
+        columns |= {prefix + name: _writable(rows[FIELD + name]) for name in fields_of_rows(rows)}
+    parquet.write_table(pa.table(columns), path)
+    return len(first)
 
 
-def _column(values: Sequence[Any]) -> Any:
-    """Values as a column of Parquet; as text in JSON if they have no type in common that Parquet has."""
-    import pyarrow as pa  # noqa: PLC0415 - optional
-    from pyarrow import parquet  # noqa: PLC0415
+def fields_of_pairs(columns: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """The columns of a file of pairs that hold fields of the event, and of the old predictions, by field."""
+    events, old = {}, {}
+    for column in columns:
+        name = column.removeprefix(_OF_EVENT)
+        if name == "id" or name.startswith((OLD, _NEW)):
+            if name != column:
+                events[name] = column
+            elif name.startswith(OLD):
+                old[name.removeprefix(OLD)] = column
+        else:
+            events[column] = column
+    return events, old
 
-    try:
-        column = pa.array(values)
-        if pa.types.is_nested(column.type):  # one of no fields cannot be written
+
+def _writable(column: Any) -> Any:
+    """The column; as JSON text if Parquet cannot hold it, such as objects without fields."""
+    if pa.types.is_nested(column.type):
+        try:
             parquet.write_table(pa.table({"tried": column[:1]}), pa.BufferOutputStream())
-    except (ValueError, OverflowError, NotImplementedError, TypeError):
-        return pa.array(
-            [None if value is None else json.dumps(value, default=str) for value in values], pa.string()
-        )
+        except (NotImplementedError, ValueError):
+            return as_json(column.to_pylist())
     return column

@@ -141,7 +141,7 @@ def test_awkward_fields_of_events_are_written(invoke: Invoke, folder: Path) -> N
     assert rows[2.0]["event_id"] == "own"
     assert rows[2.0]["id"] != "own"
     assert (rows[3.0]["old_total"], rows[3.0]["event_old_total"]) == (4.0, 3)
-    assert [rows[x]["odd"] for x in (0.0, 4.0, 5.0, 6.0)] == [None, '"text"', "5", "{}"]
+    assert [rows[x]["odd"] for x in (0.0, 4.0, 5.0, 6.0)] == [None, "text", "5", "{}"]
 
 
 def test_without_a_pair_the_file_has_no_rows(invoke: Invoke, folder: Path) -> None:

@@ -3,6 +3,7 @@
 import gc
 import os
 import sys
+import time
 from datetime import UTC, datetime, timedelta
 from io import StringIO
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import anyio
 import typer
+from msgspec import structs
 from rich.console import Console
 from rich.text import Text
 
@@ -31,9 +33,9 @@ from eventml.cli.output import (
     redraw,
 )
 from eventml.cli.tables import format_table
-from eventml.errors import MissingExtraError
-from eventml.handlers import configured
-from eventml.models import replacement
+from eventml.errors import UnsupportedError
+from eventml.handlers import Handler, configured
+from eventml.models import import_extra, replacement
 from eventml.times import parse_start
 
 if TYPE_CHECKING:
@@ -76,7 +78,7 @@ def compare(
     _check_writable(html)
     comparing = _import_comparison("eventml compare")
     bus, champion = load_predictor(predictor, backend)
-    comparing.check_single_output(champion)
+    _check_single_output(champion)
     names = [name for name, handler in bus.handlers.items() if handler.champion == champion.name]
     full = f"{champion.name}.challenger.{challenger}" if challenger else ""
     if not names or (full and full not in names) or (not full and len(names) > 1):
@@ -97,7 +99,8 @@ def compare(
     if watch is not None and sys.stdout.isatty() and not as_json:
         redraw(lambda width: f"{title}\n\n{_as_text(anyio.run(run), width)}", watch)
     else:
-        _print(title, anyio.run(run), html=html, as_json=as_json)
+        started = time.monotonic()
+        _print(title, anyio.run(run), started, html=html, as_json=as_json)
 
 
 def replay(  # noqa: PLR0913 - as above
@@ -141,7 +144,7 @@ def replay(  # noqa: PLR0913 - as above
         raise UsageError("--events takes all events of the file: leave --until and --publish out")
     comparing = _import_comparison("eventml replay")
     bus, handler = load_predictor(predictor, backend)
-    comparing.check_single_output(handler)
+    _check_single_output(handler)
     again = configured(handler, replacement(handler.model, model), {}) if model else handler
 
     async def run(progress: Any) -> Any:
@@ -153,21 +156,23 @@ def replay(  # noqa: PLR0913 - as above
                 bus, handler, again, start=start, until=end, publish_to=publish, progress=progress
             )
 
+    started = time.monotonic()
     with progress_bar("events", hidden=as_json) as update:
         past, first, second = anyio.run(run, lambda done: update(None, done, done))
     if to is not None:
         comparing.write_pairs(to, past, first.rows, second.rows)
     report = comparing.report_of(past, first, second)
-    _print(f"{handler.name} then and now", report, html=html, as_json=as_json)
+    _print(f"{handler.name} then and now", report, started, html=html, as_json=as_json)
 
 
 def _import_comparison(command: str) -> Any:
-    try:
-        from eventml.deploy import comparison  # noqa: PLC0415 - pyarrow is optional
-    except ImportError as exc:
-        raise MissingExtraError("batch", f"`{command}`") from exc
     gc.set_threshold(100_000)  # looking for circles among a batch's objects took a third of the time
-    return comparison
+    return import_extra("eventml.deploy.comparison", "batch", command)
+
+
+def _check_single_output(handler: Handler) -> None:
+    if len(handler.outputs) != 1 or handler.several:
+        raise UnsupportedError(f"{handler.name} cannot be compared: it has not one prediction for each event")
 
 
 def _window(start: Any, until: Any) -> tuple[Any, Any]:
@@ -185,7 +190,7 @@ def _check_writable(*paths: Path | None) -> None:
             raise UsageError(f"{path} cannot be written; name a file in a folder that exists")
 
 
-def _print(title: str, report: "Report", *, html: Path | None, as_json: bool) -> None:
+def _print(title: str, report: "Report", started: float, *, html: Path | None, as_json: bool) -> None:
     if not report.events:
         print_message("there are no events of this time; --from 3d begins earlier, and --until ends later")
     if html is not None:
@@ -193,7 +198,7 @@ def _print(title: str, report: "Report", *, html: Path | None, as_json: bool) ->
         page.print(Text(f"{title}\n\n{_as_text(report)}"), soft_wrap=True)
         html.write_text(page.export_html(), encoding="utf-8", errors="replace")
     if as_json:
-        print_json(report)
+        print_json({**structs.asdict(report), "seconds": round(time.monotonic() - started, 3)})
     else:
         print_text(_as_text(report, Console().width if sys.stdout.isatty() else None))
 

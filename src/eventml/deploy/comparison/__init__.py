@@ -6,7 +6,7 @@ topics), `replaying.py` (past events predicted again), `differences.py` (two set
 deploy/batch, bus, runtime and what these import.
 """
 
-from eventml.deploy.comparison.answers import Answers, check_single_output, read_answers, read_events
+from eventml.deploy.comparison.answers import Answers, read_answers, read_events
 from eventml.deploy.comparison.differences import Comparison, compare
 from eventml.deploy.comparison.replaying import replay, replay_file
 from eventml.deploy.comparison.report import Report, report_of, write_pairs
@@ -15,7 +15,6 @@ __all__ = [
     "Answers",
     "Comparison",
     "Report",
-    "check_single_output",
     "compare",
     "read_answers",
     "read_events",

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from eventml.bus import Bus, read_batches
-from eventml.deploy.comparison.rows import Rows, first_of_each_id, last_of_each_id, with_ids_of
-from eventml.errors import DecodeError, TopicNotFoundError, UnsupportedError
+from eventml.deploy.comparison.rows import Rows, one_of_each_id, with_ids_of
+from eventml.errors import DecodeError, TopicNotFoundError
 from eventml.handlers import Handler
 from eventml.records import MODEL_VERSION
 from eventml.runtime import Item, dead_letter_topic
@@ -38,37 +38,16 @@ class Answers(msgspec.Struct):
 
     def versions(self) -> dict[str, int]:
         """The versions of its model, each with the number of its predictions."""
-        counts = pc.value_counts(self.rows["version"].cast(pa.string())).to_pylist()
-        return {one["values"]: one["counts"] for one in counts if one["values"] is not None}
+        counts = pc.value_counts(self.rows["version"].drop_null()).to_pylist()
+        return {one["values"]: one["counts"] for one in counts}
 
     def median_latency(self, events: pa.Table) -> float | None:
         """Seconds from an event to its prediction, by the broker's timestamps; None if they were not read."""
-        if "timestamp" not in self.rows.column_names or not len(self.rows):
+        if "timestamp" not in self.rows.column_names:
             return None
         published = events["timestamp"].take(pc.index_in(self.rows["id"], value_set=events["id"]))
-        seconds = pc.max_element_wise(pc.subtract(self.rows["timestamp"], published), 0.0)
-        return float(pc.quantile(seconds)[0].as_py())
-
-
-async def read_events(bus: Bus, handler: Handler, *, start: Any, until: Any) -> pa.Table:
-    """Read the events of a predictor's topic between two times. The arguments are those of `Bus.read`."""
-    rows = event_rows()
-    async with aclosing(event_batches(bus, handler, rows, start=start, until=until)) as batches:
-        async for _ in batches:
-            pass
-    return first_of_each_id(rows.table())
-
-
-async def read_answers(bus: Bus, handler: Handler, events: pa.Table, *, start: Any) -> Answers:
-    """Read the predictions for these events from the predictor's topic, and count their dead letters."""
-    rows = answer_rows()
-    await read_predictions(bus, handler, rows, start=start)
-    return await answers_of(bus, handler, events, rows, start=start)
-
-
-def event_rows() -> Rows:
-    """No rows of events: their `id`, the broker's `timestamp`, and the fields."""
-    return Rows(id=pa.string(), timestamp=pa.float64())
+        [median] = pc.quantile(pc.subtract(self.rows["timestamp"], published)).to_pylist()
+        return None if median is None else max(median, 0.0)
 
 
 def answer_rows() -> Rows:
@@ -76,52 +55,59 @@ def answer_rows() -> Rows:
     return Rows(id=pa.string(), version=pa.string())
 
 
-async def event_batches(
-    bus: Bus, handler: Handler, rows: Rows, *, start: Any, until: Any
-) -> AsyncGenerator[list[Item], None]:
-    """Read events as `read_events` does, and add them to rows. Records that are no events are left out."""
-    async for items in _batches(bus, handler.topic, start, until):
-        deliveries = [item.delivery for item in items]
-        rows.add(
-            [item.event for item in items],
-            id=[one.record.id for one in deliveries],
-            timestamp=[one.timestamp for one in deliveries],
-        )
-        yield items
+async def read_events(bus: Bus, handler: Handler, *, start: Any, until: Any) -> pa.Table:
+    """Read the events of a predictor's topic between two times. The arguments are those of `Bus.read`."""
+    rows = Rows(id=pa.string(), timestamp=pa.float64())
+    async for items in batches_of(bus, handler.topic, start, until):
+        add_events(rows, items)
+    return one_of_each_id(rows.table(), "first")
 
 
-async def read_predictions(bus: Bus, handler: Handler, rows: Rows, *, start: Any) -> None:
+def add_events(rows: Rows, items: list[Item]) -> None:
+    """Add events to rows: their `id`, the broker's `timestamp`, and the fields."""
+    deliveries = [item.delivery for item in items]
+    ids, times = [one.record.id for one in deliveries], [one.timestamp for one in deliveries]
+    rows.add([item.event for item in items], id=ids, timestamp=times)
+
+
+async def read_answers(bus: Bus, handler: Handler, events: pa.Table, *, start: Any) -> Answers:
+    """Read the predictions for these events from the predictor's topic, and count their dead letters."""
+    rows = answer_rows()
+    await read_predictions(bus, handler, rows, start)
+    return await answers_of(bus, handler, events, rows, start)
+
+
+async def read_predictions(bus: Bus, handler: Handler, rows: Rows, start: Any) -> None:
     """Read the predictions of a predictor from its topic, up to its end, and add them to rows."""
     [topic] = handler.outputs
     mark = f"/{handler.name}"
-    async for items in _batches(bus, topic, start, "end"):
+    async for items in batches_of(bus, topic, start, "end"):
         found = [(item, *item.delivery.record.id.rpartition(mark)) for item in items]
         # Others are of another publisher.
         own = [(item, i) for item, i, mark, behind in found if mark and (not behind or behind[0] == "@")]
-        records = [item.delivery.record for item, _ in own]
         rows.add(
             [item.event for item, _ in own],
             id=[input_id for _, input_id in own],
-            version=[record.headers.get(MODEL_VERSION, "") for record in records],
+            version=[item.delivery.record.headers.get(MODEL_VERSION, "") for item, _ in own],
             timestamp=[item.delivery.timestamp for item, _ in own],
         )
 
 
-async def answers_of(bus: Bus, handler: Handler, events: pa.Table, rows: Rows, *, start: Any) -> Answers:
+async def answers_of(bus: Bus, handler: Handler, events: pa.Table, rows: Rows, start: Any) -> Answers:
     """The predictions for these events among those that were read, and how many events have failed."""
-    answered = last_of_each_id(with_ids_of(rows.table(), events))
+    answered = one_of_each_id(with_ids_of(rows.table(), events), "last")
     failed: set[str] = set()
     with suppress(TopicNotFoundError):  # nothing has failed
         topic = dead_letter_topic(handler.topic, handler.options.group)
-        async for items in _batches(bus, topic, start, "end"):
+        async for items in batches_of(bus, topic, start, "end"):
             failed.update(item.delivery.record.id for item in items)
     ids = pa.array(failed, pa.string())
     # One with a prediction has been replayed.
     lost = pc.and_not(pc.is_in(ids, value_set=events["id"]), pc.is_in(ids, value_set=answered["id"]))
-    return Answers(handler.name, answered, pc.sum(lost.cast(pa.int64())).as_py() or 0)
+    return Answers(handler.name, answered, lost.true_count)
 
 
-async def _batches(bus: Bus, topic: str, start: Any, until: Any) -> AsyncGenerator[list[Item], None]:
+async def batches_of(bus: Bus, topic: str, start: Any, until: Any) -> AsyncGenerator[list[Item], None]:
     """The deliveries of a topic with their events, in batches, without those that cannot be decoded."""
     items: list[Item] = []
     async with aclosing(read_batches(bus, topic, start=start, until=until)) as batches:
@@ -131,13 +117,3 @@ async def _batches(bus: Bus, topic: str, start: Any, until: Any) -> AsyncGenerat
                 yield [item for item in items if not isinstance(item.event, DecodeError)]
                 items = []
     yield [item for item in items if not isinstance(item.event, DecodeError)]
-
-
-def check_single_output(handler: Handler) -> None:
-    """Check that a predictor has one prediction for each event: others cannot be compared.
-
-    Raises:
-        UnsupportedError: It has several outputs, or none.
-    """
-    if len(handler.outputs) != 1 or handler.several:
-        raise UnsupportedError(f"{handler.name} cannot be compared: it has not one prediction for each event")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -16,21 +17,16 @@ if TYPE_CHECKING:
 _BINS: Final = 5  # of a feature that is a number, with as many events in each
 _VALUES: Final = 20  # of another feature, the most frequent ones
 _LEAST: Final = 20  # events in a group of a feature; fewer say nothing
-_SHOWN: Final = 15  # groups of features, and pairs
+_SHOWN: Final = 15  # groups of features, and events
 _LONGEST: Final = 60  # characters of a value of a feature
 _BUCKETS: Final = 20  # of the histogram
 
 
 class FieldDifference(msgspec.Struct, frozen=True):
-    """How one field of the predictions differs.
+    """How one field of the predictions differs: the share of equal ones, and, of numbers, second minus first.
 
-    Attributes:
-        field: Name of the field.
-        equal: Share of the pairs in which it is equal.
-        mean: Mean of the second model's values minus the first's, of the pairs in which both are numbers.
-            None if there is none, or if a value is neither a number nor None.
-        absolute: Mean of the absolute differences; None likewise.
-        p50, p90, p99, largest: Quantiles of the absolute differences, and the largest one.
+    `absolute`, the quantiles and `largest` are of absolute differences. All are None if no pair has numbers,
+    or a value is neither a number nor None.
     """
 
     field: str
@@ -44,14 +40,7 @@ class FieldDifference(msgspec.Struct, frozen=True):
 
 
 class FeatureDifference(msgspec.Struct, frozen=True):
-    """How far the predictions differ for the events of one group of a feature's values.
-
-    Attributes:
-        feature: Name of the event's field.
-        values: Its values in the group: one value, or `from … to`.
-        events: Number of events in the group.
-        absolute: Mean of the absolute differences of the compared field.
-    """
+    """The mean absolute difference for events of one value of a feature, or of values `from … to`."""
 
     feature: str
     values: str
@@ -60,7 +49,7 @@ class FeatureDifference(msgspec.Struct, frozen=True):
 
 
 class LargeDifference(msgspec.Struct, frozen=True):
-    """An event for which the predictions differ much: its id, and both values of the compared field."""
+    """An event for which the predictions differ much: its id, and both predictions."""
 
     event: str
     first: float
@@ -101,34 +90,34 @@ def compare(events: pa.Table, first: pa.Table, second: pa.Table) -> Comparison:
     answered = len(first), len(second)
     events, first, second = pair(events, first, second)
     counts = len(first), answered[0] - len(first), answered[1] - len(first)
-    names = [name for name in fields_of_rows(first) if len(first)]
-    distances = {name: _distances(first[FIELD + name], _field(second, name)) for name in names}
-    fields = [_field_difference(name, first, second, distances[name]) for name in names]
+    names = fields_of_rows(first) if len(first) else []
+    missing = pa.chunked_array([pa.nulls(len(first))])
+    columns = {
+        name: (first[FIELD + name], second[FIELD + name] if name in fields_of_rows(second) else missing)
+        for name in names
+    }
+    distances = {name: _distances(*pair) for name, pair in columns.items()}
+    fields = [_field_difference(name, *columns[name], distances[name]) for name in names]
     compared = next((one.field for one in fields if one.absolute is not None), "")
     if not compared:
         return Comparison(*counts, fields)
     known = pc.is_valid(distances[compared])
-    ids, sizes = first["id"].filter(known), pc.abs(distances[compared].filter(known))
-    pairs = [column.filter(known) for column in (first[FIELD + compared], second[FIELD + compared])]
+    sizes = pc.abs(distances[compared].filter(known))
     features = [
         group
         for name in fields_of_rows(events)
         for group in _groups(name, events[FIELD + name].filter(known), sizes)
     ]
     largest = pc.select_k_unstable(sizes, _SHOWN, sort_keys=[("", "descending")])
-    rows = zip(*(column.take(largest).to_pylist() for column in (ids, *pairs)), strict=True)
+    worst = [column.filter(known).take(largest).to_pylist() for column in (first["id"], *columns[compared])]
     return Comparison(
         *counts,
         fields,
         compared,
         sorted(features, key=lambda one: -one.absolute)[:_SHOWN],
-        [LargeDifference(*row) for row in rows],
+        list(map(LargeDifference, *worst)),
         _histogram(sizes),
     )
-
-
-def _field(rows: pa.Table, name: str) -> Any:
-    return rows[FIELD + name] if name in fields_of_rows(rows) else pa.chunked_array([pa.nulls(len(rows))])
 
 
 def _is_number(column: Any) -> bool:
@@ -146,36 +135,30 @@ def _distances(one: Any, other: Any) -> Any:
     return distances if finite else None
 
 
-def _field_difference(name: str, first: pa.Table, second: pa.Table, distances: Any) -> FieldDifference:
-    equal = _share_of_equal(first[FIELD + name], _field(second, name))
-    if distances is None:
-        return FieldDifference(name, equal)
-    sizes = pc.abs(distances)
-    quantiles = pc.quantile(sizes, [0.5, 0.9, 0.99, 1.0]).to_pylist()
-    return FieldDifference(name, equal, pc.mean(distances).as_py(), pc.mean(sizes).as_py(), *quantiles)
-
-
-def _share_of_equal(one: Any, other: Any) -> float:
+def _field_difference(name: str, one: Any, other: Any, distances: Any) -> FieldDifference:
     try:
         equal = pc.fill_null(pc.equal(one, other), fill_value=False)
-    except (pa.ArrowNotImplementedError, pa.ArrowInvalid, pa.ArrowTypeError):  # nested, or of several types
+    except (NotImplementedError, ValueError, TypeError):  # Arrow's, for objects and lists, and for two types
         pairs = zip(one.to_pylist(), other.to_pylist(), strict=True)
         equal = pa.array([a == b and a is not None for a, b in pairs])
-    missing = pc.and_(pc.is_null(one), pc.is_null(other))
-    return float(pc.mean(pc.or_(equal, missing).cast(pa.int8())).as_py())
+    equal = pc.or_(equal, pc.and_(pc.is_null(one), pc.is_null(other)))
+    share = pc.mean(equal.cast(pa.int8())).as_py()
+    if distances is None:
+        return FieldDifference(name, share)
+    sizes = pc.abs(distances)
+    quantiles = pc.quantile(sizes, [0.5, 0.9, 0.99, 1.0]).to_pylist()
+    return FieldDifference(name, share, pc.mean(distances).as_py(), pc.mean(sizes).as_py(), *quantiles)
 
 
 def _groups(name: str, values: Any, sizes: Any) -> Iterator[FeatureDifference]:
     if pa.types.is_nested(values.type):
         values = array_of([None if value is None else str(value) for value in values.to_pylist()])
     bounds: list[float] = []
-    keys = values
     if _is_number(values) and pc.count_distinct(values).as_py() > _VALUES:
         bounds = pc.quantile(values, [number / _BINS for number in range(_BINS + 1)]).to_pylist()
-        keys = pc.add(0, pc.greater_equal(values, bounds[1]).cast(pa.int8()))
-        for bound in bounds[2:-1]:
-            keys = pc.add(keys, pc.greater_equal(values, bound).cast(pa.int8()))
-    counted = pa.table({"key": keys, "size": sizes}).group_by("key")
+        above = [pc.greater_equal(values, bound).cast(pa.int8()) for bound in bounds[1:-1]]
+        values = reduce(pc.add, above)
+    counted = pa.table({"key": values, "size": sizes}).group_by("key")
     found = counted.aggregate([("size", "count"), ("size", "mean")]).filter(pc.field("size_count") >= _LEAST)
     for group in found.sort_by([("size_count", "descending")]).slice(0, _VALUES + 1).to_pylist():
         if (key := group["key"]) is not None:

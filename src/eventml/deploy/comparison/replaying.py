@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
@@ -18,14 +17,14 @@ from eventml.codec import Decoder
 from eventml.deploy.batch import DEFAULT_CHUNK, FileLocation, RowDecoder, Scorer, open_source
 from eventml.deploy.comparison.answers import (
     Answers,
+    add_events,
     answer_rows,
     answers_of,
-    event_batches,
-    event_rows,
+    batches_of,
     read_predictions,
 )
 from eventml.deploy.comparison.report import OLD, fields_of_pairs
-from eventml.deploy.comparison.rows import FIELD, Rows, array_of, first_of_each_id, last_of_each_id
+from eventml.deploy.comparison.rows import FIELD, Rows, array_of, one_of_each_id
 from eventml.errors import ConfigError, DecodeError, UnsupportedError
 from eventml.handlers import Handler
 from eventml.runtime import (
@@ -44,7 +43,6 @@ if TYPE_CHECKING:
 
     from anyio.streams.memory import MemoryObjectSendStream
 
-_CALL: Final = 8192  # events predicted again in one call; a limit of the handler is kept
 _CLOCKS_DIFFER: Final = timedelta(minutes=1)  # at most, this machine's and the broker's
 
 
@@ -74,28 +72,48 @@ async def replay(
     if publish_to == handler.topic:
         raise UnsupportedError(f"{publish_to} has the events of {handler.name}: publish to another topic")
     begun = datetime.now(UTC) - _CLOCKS_DIFFER
-    events, old, new, failed, done = event_rows(), answer_rows(), answer_rows(), set[str](), 0
+    events, old, new = Rows(id=pa.string(), timestamp=pa.float64()), answer_rows(), answer_rows()
+    failed, done, stats = set[str](), 0, Stats()
 
     async def read(send: MemoryObjectSendStream[list[Item]]) -> None:
-        found = event_batches(bus, handler, events, start=start, until=until)
-        async with send, aclosing(found):
+        async with send, aclosing(batches_of(bus, handler.topic, start, until)) as found:
             async for items in found:
+                add_events(events, items)
                 await send.send(items)
 
+    async def add_predictions(items: list[Item]) -> None:
+        completions = await retry.process_all(items)
+        failed.update(one.delivery.id for one in completions if one.dead_letter)
+        answered = [one for one in completions if one.outputs and not one.dead_letter]
+        records = [one.outputs[0] for one in answered]
+        values = msgspec.json.decode(b"[" + b",".join([record.value for record in records]) + b"]")
+        ids = [one.delivery.record.id for one in answered]
+        new.add(values, id=ids, version=[_version(loaded)] * len(ids))
+        if publish_to:
+            await bus.backend.publish([replace(record, topic=publish_to) for record in records])
+
     async with _loaded(bus, again) as loaded:
-        predict = _Prediction(bus, loaded, publish_to, new, failed)
+        call = call_without_stream(again, loaded.model, loaded.resources, source=bus.name, stats=stats)
+        retry = Retry(call, again, stats=stats, ordered=False)
         send, batches = anyio.create_memory_object_stream[list[Item]](1)
         async with batches, task_group() as tasks:
             tasks.start_soon(read, send)
-            tasks.start_soon(partial(read_predictions, bus, handler, old, start=start))
+            tasks.start_soon(read_predictions, bus, handler, old, start)
             async for items in batches:
-                await predict(items)
                 done += len(items)
+                if bus.declared_topic(handler.topic).event_type is not handler.event_type:
+                    deliveries = [item.delivery for item in items]
+                    items = list(map(Item, deliveries, loaded.decoder.decode(deliveries)))  # noqa: PLW2901
+                    failed.update(one.delivery.id for one in items if isinstance(one.event, DecodeError))
+                    items = [item for item in items if not isinstance(item.event, DecodeError)]  # noqa: PLW2901
+                size = handler.options.max_batch or max(len(items), 1)
+                for first in range(0, len(items), size):
+                    await add_predictions(items[first : first + size])
                 progress(done)
-    await read_predictions(bus, handler, old, start=begun)  # those that were published meanwhile
-    past = first_of_each_id(events.table())
-    first = await answers_of(bus, handler, past, old, start=start)
-    return past, first, Answers(handler.name, last_of_each_id(new.table()), len(failed))
+    await read_predictions(bus, handler, old, begun)  # those that were published meanwhile
+    past = one_of_each_id(events.table(), "first")
+    then = await answers_of(bus, handler, past, old, start)
+    return past, then, Answers(handler.name, one_of_each_id(new.table(), "last"), len(failed))
 
 
 async def replay_file(
@@ -121,7 +139,6 @@ async def replay_file(
     columns = [fields[name] for name in names] + list(old.values())
     chunks = source.chunks(columns, rows=DEFAULT_CHUNK, after=None)
     async with _loaded(bus, handler) as loaded:
-        version = "" if loaded.model is None else loaded.model.version
         scorer = Scorer(loaded, decoder)
         while (chunk := await to_thread.run_sync(next, chunks, None)) is not None:
             of_event = {name: chunk.columns[fields[name]] for name in names}
@@ -134,7 +151,7 @@ async def replay_file(
                 FIELD + column.field: _of_json(values) if column.kind == "json" else values
                 for column, values in zip(scored.schema or (), scored.columns, strict=True)
             }
-            second.add_columns({"id": scored.ids, "version": [version] * len(scored.ids), **made})
+            second.add_columns({"id": scored.ids, "version": [_version(loaded)] * len(scored.ids), **made})
             failed += len(scored.rejected)
             progress(chunk.done)
     then, now = Answers(handler.name, first.table()), Answers(handler.name, second.table(), failed)
@@ -150,46 +167,9 @@ async def _loaded(bus: Bus, handler: Handler) -> AsyncIterator[LoadedHandler]:
         yield loaded
 
 
+def _version(loaded: LoadedHandler) -> str:
+    return "" if loaded.model is None else loaded.model.version
+
+
 def _of_json(texts: Sequence[str | None]) -> pa.Array:
     return array_of([None if text is None else msgspec.json.decode(text) for text in texts])
-
-
-class _Prediction:
-    """Predicts batches as on a stream, and adds the predictions to rows, and the ids of events that fail."""
-
-    def __init__(
-        self, bus: Bus, loaded: LoadedHandler, publish_to: str, rows: Rows, failed: set[str]
-    ) -> None:
-        handler, stats = loaded.handler, Stats()
-        call = call_without_stream(handler, loaded.model, loaded.resources, source=bus.name, stats=stats)
-        self._retry = Retry(call, handler, stats=stats, ordered=False)
-        self._version = "" if loaded.model is None else loaded.model.version
-        self._most = handler.options.max_batch or _CALL
-        # The events of a topic that is declared with the handler's type are decoded once.
-        declared = bus.declared_topic(handler.topic).event_type
-        self._decoder = None if declared is handler.event_type else loaded.decoder
-        self._bus = bus
-        self._publish_to = publish_to
-        self._rows = rows
-        self._failed = failed
-
-    async def __call__(self, items: list[Item]) -> None:
-        if self._decoder is not None:
-            deliveries = [item.delivery for item in items]
-            items = list(map(Item, deliveries, self._decoder.decode(deliveries)))
-        valid = [item for item in items if not isinstance(item.event, DecodeError)]
-        self._failed.update(item.delivery.id for item in items if isinstance(item.event, DecodeError))
-        for first in range(0, len(valid), self._most):
-            completions = await self._retry.process_all(valid[first : first + self._most])
-            self._failed.update(one.delivery.id for one in completions if one.dead_letter)
-            answered = [one for one in completions if one.outputs and not one.dead_letter]
-            records = [one.outputs[0] for one in answered]
-            self._rows.add(
-                msgspec.json.decode(b"[" + b",".join([record.value for record in records]) + b"]"),
-                id=[one.delivery.record.id for one in answered],
-                version=[self._version] * len(records),
-            )
-            if self._publish_to:
-                await self._bus.backend.publish(
-                    [replace(record, topic=self._publish_to) for record in records]
-                )

@@ -9,7 +9,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from eventml.deploy.comparison.differences import Comparison, compare, pair
-from eventml.deploy.comparison.rows import FIELD, as_json, fields_of_rows
+from eventml.deploy.comparison.rows import FIELD, as_text, fields_of_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,6 +37,12 @@ class ModelReport(msgspec.Struct, frozen=True):
     dead_letters: int
     median_latency: float | None
 
+    def cells(self) -> list[str]:
+        """The numbers as text."""
+        versions = " ".join(version or "-" for version in self.versions)
+        latency = "-" if self.median_latency is None else f"{1000 * self.median_latency:.1f} ms"
+        return [self.predictor, versions, f"{self.answered:,}", f"{self.dead_letters:,}", latency]
+
 
 class Report(msgspec.Struct, frozen=True):
     """A comparison of two models, and how many events they were asked for."""
@@ -47,59 +53,34 @@ class Report(msgspec.Struct, frozen=True):
 
     def tables(self) -> list[Table]:
         """The report as tables, without those that would be empty."""
-        found = self.comparison
+        found, number = self.comparison, _number
         only = f"{found.only_first:,} only by the first, {found.only_second:,} only by the second"
-        models = [
-            [
-                one.predictor,
-                " ".join(version or "-" for version in one.versions),
-                f"{one.answered:,}",
-                f"{one.dead_letters:,}",
-                "-" if one.median_latency is None else f"{1000 * one.median_latency:.1f} ms",
-            ]
-            for one in self.models
-        ]
+        title = f"{self.events:,} events, {found.pairs:,} answered by both, {only}"
         names = ["mean", "absolute", "p50", "p90", "p99", "largest"]
-        fields = [
-            [one.field, f"{one.equal:.1%}", *(_number(getattr(one, name)) for name in names)]
-            for one in found.fields
+        worst = [one for one in found.worst if one.first != one.second]
+        most = max((count for _, count in found.histogram), default=0) if worst else 0
+        columns = {
+            title: ["predictor", "model versions", "answered", "dead letters", "median latency"],
+            "Differences, second minus first": ["field", "equal", "mean", "mean absolute", *names[2:]],
+            f"Where {found.compared} differs most": ["feature", "values", "events", "mean absolute"],
+            f"The largest differences of {found.compared}": ["event", "first", "second"],
+            f"Absolute differences of {found.compared}": ["up to", "events", ""],
+        }
+        rows: list[list[list[str]]] = [
+            [one.cells() for one in self.models],
+            [
+                [f.field, f"{f.equal:.1%}", *(number(getattr(f, name)) for name in names)]
+                for f in found.fields
+            ],
+            [
+                [f.feature, f.values, f"{f.events:,}", number(f.absolute)]
+                for f in found.features
+                if f.absolute
+            ],
+            [[one.event, number(one.first), number(one.second)] for one in worst],
+            [[number(bound), f"{n:,}", "█" * -(-n * _BAR // most)] for bound, n in found.histogram if most],
         ]
-        features = [
-            [one.feature, one.values, f"{one.events:,}", _number(one.absolute)]
-            for one in found.features
-            if one.absolute
-        ]
-        worst = [
-            [one.event, _number(one.first), _number(one.second)]
-            for one in found.worst
-            if one.first != one.second
-        ]
-        most = max((count for _, count in found.histogram), default=0)
-        histogram = [
-            [_number(bound), f"{count:,}", "█" * -(-count * _BAR // most)]
-            for bound, count in found.histogram
-            if worst
-        ]
-        tables: list[Table] = [
-            (
-                f"{self.events:,} events, {found.pairs:,} answered by both, {only}",
-                ["predictor", "model versions", "answered", "dead letters", "median latency"],
-                models,
-            ),
-            (
-                "Differences, second minus first",
-                ["field", "equal", "mean", "mean absolute", *names[2:]],
-                fields,
-            ),
-            (
-                f"Where {found.compared} differs most",
-                ["feature", "values", "events", "mean absolute"],
-                features,
-            ),
-            (f"The largest differences of {found.compared}", ["event", "first", "second"], worst),
-            (f"Absolute differences of {found.compared}", ["up to", "events", ""], histogram),
-        ]
-        return [table for table in tables if table[2]]
+        return [(name, columns[name], cells) for name, cells in zip(columns, rows, strict=True) if cells]
 
 
 def report_of(events: pa.Table, first: Answers, second: Answers) -> Report:
@@ -153,5 +134,5 @@ def _writable(column: Any) -> Any:
         try:
             parquet.write_table(pa.table({"tried": column[:1]}), pa.BufferOutputStream())
         except (NotImplementedError, ValueError):
-            return as_json(column.to_pylist())
+            return as_text(column.to_pylist())
     return column

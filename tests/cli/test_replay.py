@@ -122,6 +122,29 @@ def test_its_diff_equals_one_that_pandas_makes(invoke: Invoke, folder: Path) -> 
     assert field["largest"] == differences.abs().max()
 
 
+def test_a_file_of_pairs_is_predicted_again_without_a_broker(
+    invoke: Invoke, folder: Path, versions: dict[str, str]
+) -> None:
+    publish(invoke, [{"x": n * 0.37, "kind": f"k{n % 7}", "id": "own"} for n in range(50)] + [{"x": 7.0}])
+    run(invoke)
+    from_topic = report(invoke, "app:add", "--model", "two.skops", "--to", "pairs.parquet")
+    app = (folder / "app.py").read_text()
+    (folder / "app.py").write_text(app.replace("onehub://", "redis://127.0.0.1:1"))
+    again = ("app:add", "--model", "two.skops", "--events", "pairs.parquet", "--to", "again.parquet")
+    from_file = report(invoke, *again)
+    assert from_file["comparison"] | {"features": ..., "worst": ...} == from_topic["comparison"] | {
+        "features": ...,
+        "worst": ...,
+    }
+    assert [one["versions"] for one in from_file["models"]] == [{}, {versions["two"]: 50}]
+    files = [pq.read_table(folder / name).to_pylist() for name in ("pairs.parquet", "again.parquet")]
+    columns = ["id", "x", "kind", "old_total", "new_total"]
+    assert [[{name: row[name] for name in columns} for row in rows] for rows in files] == [
+        [{name: row[name] for name in columns} for row in files[0]]
+    ] * 2
+    (folder / "app.py").write_text(app)
+
+
 def test_awkward_fields_of_events_are_written(invoke: Invoke, folder: Path) -> None:
     """Fields that the first event lacks, that are named like a column, or hold values of several types."""
     more: list[dict[str, Any]] = [
@@ -204,6 +227,8 @@ def test_an_age_is_that_at_the_start_of_the_command(invoke: Invoke, monkeypatch:
     ("args", "message"),
     [
         (("app:add", "--from", "1h", "--until", "2h"), "is not after --from"),
+        (("app:add", "--events", "app.py", "--publish", "new"), "leave --until and --publish out"),
+        (("app:add", "--events", "app.py"), "app.py: cannot be read as Parquet"),
         (("app:add", "--publish", "numbers"), "numbers has the events of add: publish to another topic"),
         (("app:add", "--to", "none/diff.parquet"), "none/diff.parquet cannot be written"),
         (("app:add", "--html", "none/page.html"), "none/page.html cannot be written"),

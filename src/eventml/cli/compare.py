@@ -2,7 +2,6 @@
 
 import gc
 import os
-import sys
 import time
 from datetime import UTC, datetime, timedelta
 from io import StringIO
@@ -26,6 +25,7 @@ from eventml.cli.buses import (
 from eventml.cli.output import (
     JsonOption,
     UsageError,
+    is_terminal,
     print_json,
     print_message,
     print_text,
@@ -96,7 +96,7 @@ def compare(
             return found
 
     title = f"{champion.name} and {other.name}"
-    if watch is not None and sys.stdout.isatty() and not as_json:
+    if watch is not None and is_terminal() and not as_json:
         redraw(lambda width: f"{title}\n\n{_as_text(anyio.run(run), width)}", watch)
     else:
         started = time.monotonic()
@@ -200,7 +200,7 @@ def _print(title: str, report: "Report", started: float, *, html: Path | None, a
     if as_json:
         print_json({**structs.asdict(report), "seconds": round(time.monotonic() - started, 3)})
     else:
-        print_text(_as_text(report, Console().width if sys.stdout.isatty() else None))
+        print_text(_as_text(report, Console().width if is_terminal() else None))
 
 
 def _as_text(report: "Report", width: int | None = None) -> str:

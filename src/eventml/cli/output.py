@@ -131,6 +131,11 @@ def print_styled(*lines: RenderableType) -> None:
     Console().print(*lines, sep="\n", soft_wrap=True)
 
 
+def is_terminal() -> bool:
+    """Whether standard output is a terminal."""
+    return Console().is_terminal
+
+
 def redraw(render: Callable[[int], str], every: float) -> None:
     """Show text on the whole terminal, rendered for its width every so many seconds, until SIGINT."""
     console = Console()

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _BINS: Final = 5  # of a feature that is a number, with as many events in each
 _VALUES: Final = 20  # of another feature, the most frequent ones
 _LEAST: Final = 20  # events in a group of a feature; fewer say nothing
+_SAMPLE: Final = 1_000  # of a feature; texts of which no two are equal have no groups
 _SHOWN: Final = 15  # groups of features, and events
 _LONGEST: Final = 60  # characters of a value of a feature
 _BUCKETS: Final = 20  # of the histogram
@@ -154,7 +155,10 @@ def _groups(name: str, values: Any, sizes: Any) -> Iterator[FeatureDifference]:
     if pa.types.is_nested(values.type):
         values = array_of([None if value is None else str(value) for value in values.to_pylist()])
     bounds: list[float] = []
-    if _is_number(values) and pc.count_distinct(values).as_py() > _VALUES:
+    some = pc.count_distinct(values.slice(0, _SAMPLE)).as_py()
+    if not _is_number(values) and some == _SAMPLE:
+        return  # names of single events
+    if _is_number(values) and (some > _VALUES or pc.count_distinct(values).as_py() > _VALUES):
         bounds = pc.quantile(values, [number / _BINS for number in range(_BINS + 1)]).to_pylist()
         above = [pc.greater_equal(values, bound).cast(pa.int8()) for bound in bounds[1:-1]]
         values = reduce(pc.add, above)

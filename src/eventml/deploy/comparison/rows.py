@@ -89,13 +89,17 @@ def fields_of_rows(rows: pa.Table) -> list[str]:
 
 def one_of_each_id(rows: pa.Table, which: Literal["first", "last"]) -> pa.Table:
     """The rows without those that have the id of another one before, or behind."""
+    if pc.count_distinct(rows["id"]).as_py() == len(rows):
+        return rows
     places = pa.table({"id": rows["id"], "at": range(len(rows))}).group_by("id")
     [kept] = places.aggregate([("at", "min" if which == "first" else "max")]).drop("id").columns
-    return rows if len(kept) == len(rows) else rows.take(kept.sort())
+    return rows.take(kept.sort())
 
 
 def with_ids_of(rows: pa.Table, other: pa.Table) -> pa.Table:
     """The rows whose ids another table has."""
+    if rows["id"].equals(other["id"]):
+        return rows
     kept = pc.is_in(rows["id"], value_set=other["id"])
     return rows if pc.all(kept).as_py() else rows.filter(kept)
 

@@ -36,19 +36,6 @@ class Answers(msgspec.Struct):
     rows: pa.Table
     failed: int = 0
 
-    def versions(self) -> dict[str, int]:
-        """The versions of its model, each with the number of its predictions."""
-        counts = pc.value_counts(self.rows["version"].drop_null()).to_pylist()
-        return {one["values"]: one["counts"] for one in counts}
-
-    def median_latency(self, events: pa.Table) -> float | None:
-        """Seconds from an event to its prediction, by the broker's timestamps; None if they were not read."""
-        if "timestamp" not in self.rows.column_names:
-            return None
-        published = events["timestamp"].take(pc.index_in(self.rows["id"], value_set=events["id"]))
-        [median] = pc.quantile(pc.subtract(self.rows["timestamp"], published)).to_pylist()
-        return None if median is None else max(median, 0.0)
-
 
 def answer_rows() -> Rows:
     """No rows of predictions; see `Answers.rows`."""

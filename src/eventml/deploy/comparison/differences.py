@@ -20,7 +20,6 @@ _LEAST: Final = 20  # events in a group of a feature; fewer say nothing
 _SAMPLE: Final = 1_000  # of a feature; texts of which no two are equal have no groups
 _SHOWN: Final = 15  # groups of features, and events
 _LONGEST: Final = 60  # characters of a value of a feature
-_BUCKETS: Final = 20  # of the histogram
 
 
 class FieldDifference(msgspec.Struct, frozen=True):
@@ -67,7 +66,6 @@ class Comparison(msgspec.Struct, frozen=True):
         compared: The field that the rest is about: the first that is a number; "" if none is.
         features: Groups of features, the largest difference first.
         worst: The largest differences, the largest first.
-        histogram: Upper bounds of the absolute differences, with the number of pairs up to each.
     """
 
     pairs: int
@@ -77,7 +75,6 @@ class Comparison(msgspec.Struct, frozen=True):
     compared: str = ""
     features: Sequence[FeatureDifference] = ()
     worst: Sequence[LargeDifference] = ()
-    histogram: Sequence[tuple[float, int]] = ()
 
 
 def pair(events: pa.Table, first: pa.Table, second: pa.Table) -> tuple[pa.Table, pa.Table, pa.Table]:
@@ -117,7 +114,6 @@ def compare(events: pa.Table, first: pa.Table, second: pa.Table) -> Comparison:
         compared,
         sorted(features, key=lambda one: -one.absolute)[:_SHOWN],
         list(map(LargeDifference, *worst)),
-        _histogram(sizes),
     )
 
 
@@ -130,7 +126,7 @@ def _distances(one: Any, other: Any) -> Any:
     """The second value minus the first, null where one is missing; None if they are no numbers."""
     if not (_is_number(one) and _is_number(other)):
         return None
-    distances = pc.subtract(other.cast(pa.float64()), one.cast(pa.float64()))
+    distances = pc.subtract(*(column.cast(pa.float64(), safe=False) for column in (other, one)))
     # Those of the largest numbers have no difference that is finite, and so none in JSON.
     finite = len(distances) > distances.null_count and pc.is_finite(pc.sum(pc.abs(distances))).as_py()
     return distances if finite else None
@@ -169,12 +165,3 @@ def _groups(name: str, values: Any, sizes: Any) -> Iterator[FeatureDifference]:
             text = f"{bounds[key]:.10g} … {bounds[key + 1]:.10g}" if bounds else str(key)
             shown = text if len(text) <= _LONGEST else text[:_LONGEST] + "…"
             yield FeatureDifference(name, shown, group["size_count"], group["size_mean"])
-
-
-def _histogram(sizes: Any) -> list[tuple[float, int]]:
-    """Buckets of one width, from 0 to the 99th percentile; what is above is in the last one."""
-    top, most = pc.quantile(sizes, [0.99, 1.0]).to_pylist()
-    width = (top or most or 1.0) / _BUCKETS or 1.0  # the smallest numbers have no twentieth
-    places = pc.min_element_wise(pc.floor(pc.divide(sizes, width)), _BUCKETS - 1).cast(pa.int64())
-    counts = {one["values"]: one["counts"] for one in pc.value_counts(places).to_pylist()}
-    return [(width * (place + 1), counts.get(place, 0)) for place in range(_BUCKETS)]

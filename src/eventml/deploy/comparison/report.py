@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyarrow import parquet
 
 from eventml.deploy.comparison.differences import Comparison, compare, pair
@@ -22,14 +23,17 @@ OLD: Final = "old_"
 
 _NEW: Final = "new_"
 _OF_EVENT: Final = "event_"  # before fields of the event that are named like other columns
-_BAR: Final = 40  # characters of the longest one of a histogram
 
 Table = tuple[str, "Sequence[str]", "Sequence[Sequence[str]]"]
 """The title of a table, its columns and its rows."""
 
 
 class ModelReport(msgspec.Struct, frozen=True):
-    """The predictions of one model in numbers; `median_latency` is in seconds."""
+    """The predictions of one model in numbers.
+
+    `versions` has the number of predictions by version of the model. `median_latency` is in seconds from an
+    event to its prediction, by the broker's timestamps; None if they were not read.
+    """
 
     predictor: str
     versions: dict[str, int]
@@ -58,13 +62,11 @@ class Report(msgspec.Struct, frozen=True):
         title = f"{self.events:,} events, {found.pairs:,} answered by both, {only}"
         names = ["mean", "absolute", "p50", "p90", "p99", "largest"]
         worst = [one for one in found.worst if one.first != one.second]
-        most = max((count for _, count in found.histogram), default=0) if worst else 0
         columns = {
             title: ["predictor", "model versions", "answered", "dead letters", "median latency"],
             "Differences, second minus first": ["field", "equal", "mean", "mean absolute", *names[2:]],
             f"Where {found.compared} differs most": ["feature", "values", "events", "mean absolute"],
             f"The largest differences of {found.compared}": ["event", "first", "second"],
-            f"Absolute differences of {found.compared}": ["up to", "events", ""],
         }
         rows: list[list[list[str]]] = [
             [one.cells() for one in self.models],
@@ -78,18 +80,25 @@ class Report(msgspec.Struct, frozen=True):
                 if f.absolute
             ],
             [[one.event, number(one.first), number(one.second)] for one in worst],
-            [[number(bound), f"{n:,}", "█" * -(-n * _BAR // most)] for bound, n in found.histogram if most],
         ]
         return [(name, columns[name], cells) for name, cells in zip(columns, rows, strict=True) if cells]
 
 
 def report_of(events: pa.Table, first: Answers, second: Answers) -> Report:
     """Compare the predictions of two models for some events."""
-    models = [
-        ModelReport(one.name, one.versions(), len(one.rows), one.failed, one.median_latency(events))
-        for one in (first, second)
-    ]
-    return Report(len(events), (models[0], models[1]), compare(events, first.rows, second.rows))
+    models = _model(events, first), _model(events, second)
+    return Report(len(events), models, compare(events, first.rows, second.rows))
+
+
+def _model(events: pa.Table, answers: Answers) -> ModelReport:
+    rows, median = answers.rows, None
+    counts = pc.value_counts(rows["version"].drop_null()).to_pylist()
+    if "timestamp" in rows.column_names:
+        published = events["timestamp"].take(pc.index_in(rows["id"], value_set=events["id"]))
+        [median] = pc.quantile(pc.subtract(rows["timestamp"], published)).to_pylist()
+    latency = None if median is None else max(median, 0.0)  # clocks may have been set back
+    versions = {one["values"]: one["counts"] for one in counts}
+    return ModelReport(answers.name, versions, len(rows), answers.failed, latency)
 
 
 def _number(value: float | None) -> str:

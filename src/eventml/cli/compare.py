@@ -112,7 +112,6 @@ def replay(  # noqa: PLR0913 - as above
         Path | None,
         typer.Option(
             metavar="FILE.parquet",
-            exists=True,
             dir_okay=False,
             help="Take the events, and the predictions made then, from a file that --to has written.",
         ),

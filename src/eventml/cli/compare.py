@@ -32,7 +32,7 @@ from eventml.cli.output import (
     progress_bar,
     redraw,
 )
-from eventml.cli.tables import format_table
+from eventml.cli.tables import format_table, print_table
 from eventml.errors import UnsupportedError
 from eventml.handlers import Handler, configured
 from eventml.models import import_extra, replacement
@@ -198,8 +198,11 @@ def _print(title: str, report: "Report", started: float, *, html: Path | None, a
         html.write_text(page.export_html(), encoding="utf-8", errors="replace")
     if as_json:
         print_json({**structs.asdict(report), "seconds": round(time.monotonic() - started, 3)})
-    else:
-        print_text(_as_text(report, Console().width if is_terminal() else None))
+        return
+    for name, columns, rows in report.tables():
+        print_text(name)
+        print_table(columns, rows)
+        print_text("")
 
 
 def _as_text(report: "Report", width: int | None = None) -> str:

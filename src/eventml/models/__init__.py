@@ -12,7 +12,7 @@ A model's library is imported when a model needs it.
 
 from eventml.models.artefacts import Artefact, Model, ModelSource
 from eventml.models.blocks import in_blocks
-from eventml.models.formats import ModelFile, ModelFormat
+from eventml.models.formats import ModelFile, ModelFormat, import_extra
 from eventml.models.loading import can_change, current_version, load, path_of, replacement
 from eventml.models.registries import ModelRegistry, Resolved
 from eventml.models.threads import single_threaded
@@ -27,6 +27,7 @@ __all__ = [
     "Resolved",
     "can_change",
     "current_version",
+    "import_extra",
     "in_blocks",
     "load",
     "path_of",

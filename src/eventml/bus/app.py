@@ -6,27 +6,34 @@ import difflib
 import importlib
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from eventml.backends.base import CreatesTopics, NewTopic
 from eventml.bus.bus import Bus
 from eventml.config import TopicSettings
 from eventml.errors import AppNotFoundError
-from eventml.runtime import dead_letter_topic
+from eventml.runtime import canary_topic, dead_letter_topic
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from types import ModuleType
 
+_TEN_YEARS: Final = 315_360_000.0  # seconds
+
 
 def topics_of(bus: Bus, *, partitions: int | None = None, replication: int | None = None) -> list[NewTopic]:
     """All topics that a bus declares, configures, reads or writes, dead-letter topics included, by name.
 
+    The topic of a canary is kept for ten years: it says whether the canary was rolled back.
+
     `partitions` and `replication` replace the settings of all topics.
     """
-    names = {*bus.topics, *bus.settings.topic}
+    names, of_canaries = {*bus.topics, *bus.settings.topic}, set[str]()
     for handler in map(bus.configured_handler, bus.handlers):
         names |= {handler.topic, *handler.outputs, dead_letter_topic(handler.topic, handler.options.group)}
+        if handler.canary is not None:
+            of_canaries.add(canary_topic(handler))
+            names |= {canary_topic(handler), handler.canary.truth or handler.topic}
     topics = []
     for name in sorted(names):
         settings = bus.settings.topic.get(name, TopicSettings())
@@ -35,7 +42,7 @@ def topics_of(bus: Bus, *, partitions: int | None = None, replication: int | Non
                 name=name,
                 partitions=settings.partitions if partitions is None else partitions,
                 replication=settings.replication if replication is None else replication,
-                retention=settings.retention,
+                retention=settings.retention or (_TEN_YEARS if name in of_canaries else None),
             )
         )
     return topics

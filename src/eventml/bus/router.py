@@ -9,12 +9,13 @@ from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
+import msgspec
 from msgspec import structs
 
 from eventml.bus.connection import Topic
 from eventml.codec import Format
 from eventml.errors import RegistrationError
-from eventml.handler_options import HandlerArguments
+from eventml.handler_options import Canary, CanaryArguments, HandlerArguments
 from eventml.handlers import Handler, To, read_handler
 from eventml.models import ModelSource
 from eventml.signatures import function_name
@@ -94,6 +95,28 @@ class Router:
             RegistrationError: There is no such predictor, it can have no challenger, or the name is taken.
         """
         self._register(partial(Router._add_challenger, champion=champion, name=name, model=model))
+
+    def canary(self, predictor: str, *, model: ModelSource, **options: Unpack[CanaryArguments]) -> None:
+        """Register a second model that answers for a share of a predictor's keys, on streams.
+
+        They are always the same keys; an event without a key is chosen by its id. The function, the topics
+        and the group are the predictor's. For these events both models are called and compared, and what the
+        canary fails the predictor's model answers. Configuration can add one too, or replace this one:
+        `[consumer.<predictor>.canary]`.
+
+        Args:
+            predictor: Name of the predictor, which is registered before.
+            model: As for `predictor`. It is loaded once, and not followed (`model_poll`).
+            options: The fields of `Canary`.
+
+        Raises:
+            RegistrationError: There is no such predictor, it can have no canary, or an option is not valid.
+        """
+        try:
+            canary = msgspec.convert({**options, "model": model}, Canary)
+        except ValueError as exc:
+            raise RegistrationError(f"{predictor}: canary: {exc}") from exc
+        self._register(partial(Router._add_canary, predictor=predictor, canary=canary))
 
     def consumer(
         self, topic: str, *, model: ModelSource | None = None, **arguments: Unpack[HandlerArguments]
@@ -190,6 +213,8 @@ class Router:
                 f"{handler.name}: two handlers have this name, {_place(known.function)} and "
                 f"{_place(handler.function)}; pass name=... to one"
             )
+        if known is not None and known.canary is not None:
+            handler = structs.replace(handler, canary=known.canary)
         self.handlers[handler.name] = handler
         for one in list(self.handlers.values()):  # its challengers call the function that is defined now
             if one.champion == handler.name and one.model is not None:
@@ -208,6 +233,14 @@ class Router:
                 f"{handler.name}: two handlers have this name; give the challenger another"
             )
         self.handlers[handler.name] = handler
+
+    def _add_canary(self, predictor: str, canary: Canary) -> None:
+        if predictor not in self.handlers:
+            raise RegistrationError(f"canary: no predictor is named {predictor!r}; register it before")
+        try:
+            self.handlers[predictor] = structs.replace(self.handlers[predictor], canary=canary)
+        except ValueError as exc:
+            raise RegistrationError(f"{predictor}: {exc}") from exc
 
     def _add_lifespan(self, name: str, entered: Any) -> None:
         known, function = getattr(self.lifespans.get(name), "__wrapped__", None), entered.__wrapped__
@@ -264,6 +297,7 @@ def _challenger_of(champion: Handler, name: str, model: ModelSource) -> Handler:
         champion,
         name=champion.name + behind,
         champion=champion.name,
+        canary=None,
         outputs={topic + behind: type_},
         model=model,
         options=structs.replace(champion.options, group=champion.options.group + behind, golden=None),

@@ -192,16 +192,6 @@ def configurable_options() -> dict[str, Any]:
     return kinds | {"when_stale": WhenStale}
 
 
-class CanaryArguments(TypedDict, total=False):
-    """Keyword arguments of `Bus.canary`: see `Canary`."""
-
-    share: float
-    on_worse: Literal["rollback", "alert"]
-    truth: str | None
-    error: str
-    error_tolerance: float
-
-
 class HandlerArguments(TypedDict, total=False):
     """Keyword arguments of `Bus.predictor` and `Bus.consumer`: see `HandlerOptions`, and these three.
 

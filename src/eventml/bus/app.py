@@ -18,21 +18,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from types import ModuleType
 
-_TEN_YEARS: Final = 315_360_000.0  # seconds
+_TEN_YEARS: Final = 315_360_000.0  # seconds: what was agreed on about a canary holds for as long
 
 
 def topics_of(bus: Bus, *, partitions: int | None = None, replication: int | None = None) -> list[NewTopic]:
     """All topics that a bus declares, configures, reads or writes, dead-letter topics included, by name.
 
-    The topic of a canary is kept for ten years: it says whether the canary was rolled back.
-
     `partitions` and `replication` replace the settings of all topics.
     """
-    names, of_canaries = {*bus.topics, *bus.settings.topic}, set[str]()
+    names = {*bus.topics, *bus.settings.topic}
     for handler in map(bus.configured_handler, bus.handlers):
         names |= {handler.topic, *handler.outputs, dead_letter_topic(handler.topic, handler.options.group)}
         if handler.canary is not None:
-            of_canaries.add(canary_topic(handler))
             names |= {canary_topic(handler), handler.canary.truth or handler.topic}
     topics = []
     for name in sorted(names):
@@ -42,7 +39,7 @@ def topics_of(bus: Bus, *, partitions: int | None = None, replication: int | Non
                 name=name,
                 partitions=settings.partitions if partitions is None else partitions,
                 replication=settings.replication if replication is None else replication,
-                retention=settings.retention or (_TEN_YEARS if name in of_canaries else None),
+                retention=settings.retention or (_TEN_YEARS if name.endswith(".canary") else None),
             )
         )
     return topics

@@ -15,13 +15,13 @@ from msgspec import structs
 from eventml.bus.connection import Topic
 from eventml.codec import Format
 from eventml.errors import RegistrationError
-from eventml.handler_options import Canary, CanaryArguments, HandlerArguments
+from eventml.handler_options import Canary, HandlerArguments
 from eventml.handlers import Handler, To, read_handler
 from eventml.models import ModelSource
 from eventml.signatures import function_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 F = TypeVar("F", bound="Callable[..., Any]")
 L = TypeVar("L", bound="Callable[[], Any]")
@@ -96,13 +96,12 @@ class Router:
         """
         self._register(partial(Router._add_challenger, champion=champion, name=name, model=model))
 
-    def canary(self, predictor: str, *, model: ModelSource, **options: Unpack[CanaryArguments]) -> None:
+    def canary(self, predictor: str, *, model: ModelSource, **options: Any) -> None:
         """Register a second model that answers for a share of a predictor's keys, on streams.
 
-        They are always the same keys; an event without a key is chosen by its id. The function, the topics
-        and the group are the predictor's. For these events both models are called and compared, and what the
-        canary fails the predictor's model answers. Configuration can add one too, or replace this one:
-        `[consumer.<predictor>.canary]`.
+        They are always the same keys; an event without one is chosen by its id. For these events both models
+        are called and compared, and what the canary fails the predictor's model answers. Configuration can
+        add one too, or replace this one: `[consumer.<predictor>.canary]`.
 
         Args:
             predictor: Name of the predictor, which is registered before.
@@ -112,11 +111,8 @@ class Router:
         Raises:
             RegistrationError: There is no such predictor, it can have no canary, or an option is not valid.
         """
-        try:
-            canary = msgspec.convert({**options, "model": model}, Canary)
-        except ValueError as exc:
-            raise RegistrationError(f"{predictor}: canary: {exc}") from exc
-        self._register(partial(Router._add_canary, predictor=predictor, canary=canary))
+        given = {**options, "model": model}
+        self._register(partial(Router._add_canary, predictor=predictor, options=given))
 
     def consumer(
         self, topic: str, *, model: ModelSource | None = None, **arguments: Unpack[HandlerArguments]
@@ -234,13 +230,15 @@ class Router:
             )
         self.handlers[handler.name] = handler
 
-    def _add_canary(self, predictor: str, canary: Canary) -> None:
+    def _add_canary(self, predictor: str, options: Mapping[str, Any]) -> None:
         if predictor not in self.handlers:
             raise RegistrationError(f"canary: no predictor is named {predictor!r}; register it before")
         try:
+            canary = msgspec.convert(options, Canary)
             self.handlers[predictor] = structs.replace(self.handlers[predictor], canary=canary)
         except ValueError as exc:
-            raise RegistrationError(f"{predictor}: {exc}") from exc
+            why = str(exc).removeprefix("canary: ")
+            raise RegistrationError(f"{predictor}: canary: {why}") from exc
 
     def _add_lifespan(self, name: str, entered: Any) -> None:
         known, function = getattr(self.lifespans.get(name), "__wrapped__", None), entered.__wrapped__

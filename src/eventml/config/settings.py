@@ -14,14 +14,7 @@ from msgspec import Meta, inspect, structs
 from eventml import handler_options
 from eventml.config.urls import HIDDEN, InvalidValueError, redact
 from eventml.errors import AppNotFoundError
-from eventml.handler_options import (
-    AtLeastOne,
-    Canary,
-    PositiveSeconds,
-    Seconds,
-    Text,
-    configurable_options,
-)
+from eventml.handler_options import AtLeastOne, Canary, PositiveSeconds, Seconds, Text, configurable_options
 from eventml.times import START_TEXTS, StartOption
 
 PREFIX: Final = "EVENTML_"  # of the environment variables that are settings

@@ -118,18 +118,16 @@ async def load_model(handler: Handler, lifespans: Mapping[str, Any]) -> Model:
 
 
 async def load_canary(handler: Handler, model: Model | None, lifespans: Mapping[str, Any]) -> Model | None:
-    """Load the model of a handler's canary, as `load_model` does; None if it has none.
+    """Load the model of a handler's canary, as `load_model` does, without golden rows: they are of `model`.
 
-    None also, with a warning, if it is the version of `model`, the handler's: that name in a registry may
-    have been moved to it. It is not checked on golden rows, whose recorded predictions are those of `model`.
+    None if there is none, or, with a warning, if it has the version of `model`: an alias may be moved to it.
     """
     if handler.canary is None or model is None:
         return None
     options = structs.replace(handler.options, golden=None, model_poll=None)
     other = structs.replace(handler, model=handler.canary.model, canary=None, options=options)
     canary = await load_model(other, lifespans)
-    if canary.version == model.version:
-        text = f"{handler.name}: its canary is not used: it has the version of its model, {model.version}"
-        warnings.warn(text, stacklevel=2)
-        return None
-    return canary
+    if canary.version != model.version:
+        return canary
+    warnings.warn(f"its canary is not used: it is version {model.version}, as its model is", stacklevel=2)
+    return None

@@ -2,8 +2,8 @@
 
 A mixture sequential probability ratio test (H. Robbins, "Statistical methods related to the law of the
 iterated logarithm", 1970), normalised by the observed squares (V. de la Peña, "A general class of exponential
-inequalities for martingales and ratios", 1999). For x that is symmetric around zero, or ±1 with a mean of
-zero or less, exp(λ Σx - λ² Σx²/2) is a supermartingale for each λ > 0, and so is its mean over half-normal λ. By
+inequalities for martingales and ratios", 1999). For x that is symmetric around zero, or ±1 with a mean of at
+most zero, exp(λ Σx - λ² Σx²/2) is a supermartingale for each λ > 0, and so is its mean over half-normal λ. By
 Ville's inequality it ever reaches 1/p with a probability of p at most. For other x with a mean of zero that
 is so for many observations, approximately (S. Howard and others, "Time-uniform, nonparametric, nonasymptotic
 confidence sequences", 2021). The unit of x is not known, so the mean is over several scales of λ.
@@ -32,7 +32,7 @@ class Sums(NamedTuple):
     def observe(self, value: float) -> Sums:
         """The sums with one more observation."""
         value = max(min(value, _LARGEST), -_LARGEST)
-        return self.plus(Sums(1, value, value * value))
+        return self if math.isnan(value) else self.plus(Sums(1, value, value * value))
 
 
 def log_evidence(sums: Sums) -> float:

@@ -205,16 +205,15 @@ class Worker:
                 call.replace(self._steps(loaded, updated, model))
 
             self._updates.append((ModelUpdates(loaded, stats, use), options.model_poll))
-        answers: Call = call
+        calls: Call = call
         if loaded.canary is not None:
-            control = CanaryControl(self._backend, handler, loaded.canary.version, stats)
+            self._canaries.append(control := CanaryControl(self._backend, handler, loaded.canary, stats))
             await stack.enter_async_context(control.joined())
-            self._canaries.append(control)
             other = caller.with_resources(resources(loaded.canary, loaded.lifespans))
             canary = HandlerCall(handler, self._steps(loaded, other, loaded.canary), stats)
-            answers = CanaryCall(call, canary, control.trial, stats, control.keep)
+            calls = CanaryCall(call, canary, control, stats)
         retry = self._failure_policy(
-            answers, handler, subscription=subscription, stats=stats, ordered=ordered, tracing=steps.tracing
+            calls, handler, subscription=subscription, stats=stats, ordered=ordered, tracing=steps.tracing
         )
         if options.max_age is not None:
             retry.staleness = Staleness(

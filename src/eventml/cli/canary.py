@@ -1,4 +1,4 @@
-"""`eventml canary`: the share of a canary while it runs, and whether it is worse than the predictor's model."""
+"""`eventml canary`: the share of a canary while it runs, and whether it is worse than the model."""
 
 from secrets import token_hex
 from typing import Annotated

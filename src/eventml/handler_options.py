@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, Literal, TypedDict
 import msgspec
 from msgspec import Meta, structs
 
-from eventml.models import ModelSource
+from eventml.models import ModelSource, path_of
 from eventml.times import StartOption, parse_start
 
 Text = Annotated[str, Meta(min_length=1)]
@@ -161,7 +161,8 @@ class Canary(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         """Raise ValueError if a predictor with this model and these outputs cannot have it."""
         if model is None or not outputs:
             raise ValueError("canary: it is for predictors with a model; omit it")
-        if (getattr(self.model, "version", None) or self.model) == (getattr(model, "version", None) or model):
+        one, other = (path_of(of) or getattr(of, "version", of) for of in (self.model, model))
+        if str(one) == str(other):
             raise ValueError("canary: its model is that of the predictor; name another one, or omit it")
         if self.truth is not None and (len(outputs) != 1 or several):
             raise ValueError("canary: truth needs one prediction for each event; omit truth")

@@ -169,16 +169,16 @@ def read_handler(
 
 
 def configured(
-    handler: Handler, model: ModelSource | None, options: Mapping[str, Any], canary: Canary | None = None
+    handler: Handler, model: ModelSource | None, options: Mapping[str, Any], **others: Any
 ) -> Handler:
-    """A handler with another model, and with these options, and its canary if one is given, replaced.
+    """A handler with another model, and with these options, and other attributes, replaced.
 
     Raises:
         ConfigError: An option does not suit the handler; the message starts with its path in the settings.
     """
     try:
-        made = structs.replace(handler.options, **options)
-        return structs.replace(handler, model=model, options=made, canary=canary or handler.canary)
+        replaced = structs.replace(handler.options, **options)
+        return structs.replace(handler, model=model, options=replaced, **others)
     except ValueError as exc:
         raise ConfigError(f"consumer.{handler.name}.{exc}") from exc
 

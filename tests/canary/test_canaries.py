@@ -13,7 +13,7 @@ import anyio
 import msgspec
 import pytest
 
-from eventml import Bus, ConfigError, Model, Record, RegistrationError, config
+from eventml import Artefact, Bus, ConfigError, Model, Record, RegistrationError, config
 from eventml.bus import topics_of
 from eventml.runtime import CanaryRecord, canary_message
 from eventml.runtime.canary_trial import is_in_share
@@ -197,7 +197,13 @@ async def test_a_truth_that_cannot_be_used_costs_itself_only(caplog: pytest.LogC
     async with running(bus) as worker:
         await handled(bus, worker, range(400))
         for key in range(400):
-            bad = [{"value": "many"}, {}, {"value": None}, {"value": "nan"}, {"total": key + 1.0}]
+            bad: list[dict[str, Any]] = [
+                {"value": "many"},
+                {},
+                {"value": None},
+                {"value": "nan"},
+                {"total": 1.0},
+            ]
             await bus.publish("truths", bad[key % 5] | {"id": f"i{key}"})
         for key in range(400, 600):
             await handled(bus, worker, range(key, key + 1))
@@ -320,9 +326,12 @@ def test_a_mistake_in_the_settings_names_its_place(given: dict[str, Any], reason
 
 
 def test_settings_that_name_the_predictors_own_model_are_refused(tmp_path: Path) -> None:
-    bus = adding(model=str(tmp_path / "one.skops"))
-    bus.configure(settings(model=str(tmp_path / "one.skops"), model_sha256="a" * 64))
-    assert bus.configured_handler("add").canary is not None  # another pin: the file may have changed
+    path = str(tmp_path / "one.skops")
+    for model in (path, tmp_path / "one.skops", Artefact(path)):
+        bus = adding(model=model)
+        bus.configure(settings(model=path))
+        with pytest.raises(ConfigError, match=r"consumer\.add\.canary: its model is that of the predictor"):
+            bus.configured_handler("add")
     bus = Bus("sums")
 
     @bus.consumer("sums")

@@ -195,7 +195,7 @@ def test_the_share_is_set_on_all_workers(service: Service, url: str, name: str) 
     env = {**os.environ, "APP": name, "EVENTML_BACKEND": url}
 
     def canary(*options: str) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(eventml(env, "canary", "canary_app:answer", "--json", *options))
+        found: dict[str, Any] = json.loads(eventml(env, "canary", "canary_app:answer", *options))
         return found
 
     oracle = Oracle(url, name)

@@ -125,13 +125,14 @@ class Bus(Router):
             of_champion = self.settings.consumer.get(handler.champion, {})
             options = {k: v for k, v in of_champion.items() if k not in _OF_CHAMPION} | options
         path, sha256, model = options.pop("model", None), options.pop("model_sha256", None), handler.model
-        if (canary := options.pop("canary", None)) is not None:
-            canary = replace(canary, model=replacement(model, canary.model, canary.model_sha256))
+        canary = handler.canary
+        if (given := options.pop("canary", None)) is not None:
+            canary = replace(given, model=replacement(model, given.model, given.model_sha256))
         if path is not None:
             model = replacement(model, path, sha256)
         elif sha256 is not None:
             raise ConfigError(f"consumer.{name}.model_sha256: set model too, the file that has this sha256")
-        return configured(handler, model, options, canary)
+        return configured(handler, model, options, canary=canary)
 
     def declared_topic(self, name: str) -> Topic:
         """A topic as it is declared, or with the defaults."""

@@ -100,19 +100,14 @@ class Router:
         """Register a second model that answers for a share of a predictor's keys, on streams.
 
         They are always the same keys; an event without one is chosen by its id. For these events both models
-        are called and compared, and what the canary fails the predictor's model answers. Configuration can
-        add one too, or replace this one: `[consumer.<predictor>.canary]`.
-
-        Args:
-            predictor: Name of the predictor, which is registered before.
-            model: As for `predictor`. It is loaded once, and not followed (`model_poll`).
-            options: The fields of `Canary`.
+        are called and compared, and what the canary fails the predictor's model answers. The options are the
+        fields of `Canary`. Configuration can add one too, or replace it: `[consumer.<predictor>.canary]`.
 
         Raises:
             RegistrationError: There is no such predictor, it can have no canary, or an option is not valid.
         """
-        given = {**options, "model": model}
-        self._register(partial(Router._add_canary, predictor=predictor, options=given))
+        options["model"] = model
+        self._register(partial(Router._add_canary, predictor=predictor, options=options))
 
     def consumer(
         self, topic: str, *, model: ModelSource | None = None, **arguments: Unpack[HandlerArguments]

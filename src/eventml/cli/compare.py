@@ -100,7 +100,7 @@ def replay(  # noqa: PLR0913 - each is an option of the command
     _check_writable(html, to)
     bus, handler = load_predictor(predictor, backend)
     comparing.check_single_output(handler)
-    again = configured(handler, replacement(handler.model, model), {}) if model else handler
+    again = configured(handler, replacement(handler.model, model), {}, canary=None) if model else handler
 
     async def run() -> tuple[Events, Answers, Answers]:
         async with open_shared(bus):

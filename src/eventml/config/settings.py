@@ -24,7 +24,7 @@ SHA256: Final = "^[0-9a-fA-F]{64}$"
 
 _BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
 _MAX_SHOWN: Final = 80  # characters of a value in a message
-_WORDS: Final = {"bool": "true or false", "list": "an array", "dict": "a table"}
+_WORDS: Final = {"bool": "true or false", "list": "an array", "dict": "a table", "struct": "a table"}
 _BOUNDS: Final = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
 
 

@@ -145,6 +145,7 @@ class Canary(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         share: Share of the keys whose events it answers, until `eventml canary` sets another one.
         on_worse: What happens once it is found to be worse than the predictor's model: `rollback` makes its
             share 0 on all workers; `alert` only says so, in the log and in `/readyz`.
+        max_slowdown: Most of its calls may take so many times as long as the model's, and a millisecond more.
         truth: Topic of the true values; None if errors are not compared.
         error: Field of a prediction with the number that is compared with the true value.
         error_tolerance: The mean of its errors may be larger than the model's by this part of it.
@@ -153,6 +154,7 @@ class Canary(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     model: Any
     share: Annotated[float, Meta(ge=0, le=1)] = 0.1
     on_worse: Literal["rollback", "alert"] = "rollback"
+    max_slowdown: Annotated[float, Meta(ge=1)] = 2.0
     truth: Text | None = None
     error: Text = "value"
     error_tolerance: Seconds = 0.05

@@ -19,7 +19,6 @@ from eventml.runtime.stats import Stats
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_SLOWDOWN: Final = 2.0
 _SECONDS: Final = 0.001  # a smaller difference between two calls says nothing
 
 
@@ -57,7 +56,7 @@ class CanaryCall:
         if canary_failed != failed:
             self._control.observe("failures", 1.0 if canary_failed > failed else -1.0)
         elif not failed:
-            slow = canary_seconds > _SLOWDOWN * seconds + _SECONDS
+            slow = canary_seconds > self._control.options.max_slowdown * seconds + _SECONDS
             self._control.observe("seconds", 1.0 if slow else -1.0)
         if error is not None and canary_failed:
             raise error  # so that the bad event is found

@@ -46,11 +46,11 @@ def canary_message(topic: str, record: CanaryRecord) -> Record:
 
 
 class CanaryControl:
-    """Keeps the trial of a predictor's canary in step with the other workers; `trial` is that trial."""
+    """Keeps `trial`, that of a predictor's canary, in step with the other workers."""
 
     def __init__(self, backend: Backend, handler: Handler, canary: Model, stats: Stats) -> None:
         assert handler.canary is not None  # noqa: S101 - for the type checker
-        self._backend, self._name, self._stats, self._options = backend, handler.name, stats, handler.canary
+        self._backend, self._name, self._stats, self.options = backend, handler.name, stats, handler.canary
         self._topic = canary_topic(handler)
         self._version, self._worker = canary.version, token_hex(6)
         start = CanaryRecord(version=canary.version, share=handler.canary.share)
@@ -72,8 +72,8 @@ class CanaryControl:
         async with AsyncExitStack() as stack:
             reader = self._backend.subscribe([self._topic], group=None, start="earliest")
             self._records = await stack.enter_async_context(reader)
-            if self._options.truth is not None:
-                reader = self._backend.subscribe([self._options.truth], group=None, start="latest")
+            if self.options.truth is not None:
+                reader = self._backend.subscribe([self.options.truth], group=None, start="latest")
                 self._truths = await stack.enter_async_context(reader)
             await self._report()
             while not await self._read_records():
@@ -87,7 +87,7 @@ class CanaryControl:
         async with task_group() as tasks:
             tasks.start_soon(self._repeat, "reading about the canary", self._read_records)
             tasks.start_soon(self._repeat, "reporting about the canary", self._report, _INTERVAL)
-            if self._options.truth is not None:
+            if self.options.truth is not None:
                 tasks.start_soon(self._repeat, "reading true values", self._read_truths)
 
     async def _repeat(self, name: str, step: Callable[[], Awaitable[object]], interval: float = 0.0) -> None:
@@ -134,7 +134,7 @@ class CanaryControl:
 
     def keep(self, model: CallResults, canary: CallResults) -> None:
         """Keep the predictions of both models for the same events, until their true values are known."""
-        for pair in zip(model, canary, strict=True) if self._options.truth is not None else ():
+        for pair in zip(model, canary, strict=True) if self.options.truth is not None else ():
             found = [one.outputs[0] for one in pair if isinstance(one, Completion) and one.outputs]
             if len(found) == len(pair):
                 self._waiting[found[0].id.partition(self._behind)[0]] = found
@@ -155,10 +155,10 @@ class CanaryControl:
                     log.log(level, "%s: a true value cannot be used: %r", self._name, exc)
                     self._unusable = True
                 else:
-                    self.observe("errors", canary - (1.0 + self._options.error_tolerance) * model)
+                    self.observe("errors", canary - (1.0 + self.options.error_tolerance) * model)
 
     def _error(self, prediction: Record, truth: Mapping[str, Any]) -> float:
         packed = prediction.headers[records.CONTENT_TYPE] == records.MSGPACK
         fields = (msgspec.msgpack if packed else msgspec.json).decode(prediction.value)
-        name = self._options.error
+        name = self.options.error
         return abs(float(fields[name]) - float(truth[name] if name in truth else truth["value"]))

@@ -23,8 +23,8 @@ FALSE_ALARMS: Final = 0.01
 
 _TESTS: Final[dict[Observation, tuple[int, str]]] = {
     "failures": (1, "it fails for events that the model answers"),
-    "seconds": (20, "it takes more than twice the model's time"),
-    "errors": (100, "its errors are larger than the model's"),
+    "seconds": (20, "its calls take longer than max_slowdown allows"),
+    "errors": (100, "its errors are larger than error_tolerance allows"),
 }
 """How many observations a verdict needs, and its text. The first calls are slow, and errors may be skewed."""
 

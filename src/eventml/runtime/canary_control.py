@@ -150,9 +150,15 @@ class CanaryControl:
             if (pair := self._waiting.pop(input_id, None)) is not None:
                 try:
                     model, canary = (self._error(prediction, fields) for prediction in pair)
-                except (TypeError, ValueError, LookupError) as exc:
-                    level = logging.DEBUG if self._unusable else logging.WARNING
-                    log.log(level, "%s: a true value cannot be used: %r", self._name, exc)
+                except (ArithmeticError, LookupError, TypeError, ValueError):
+                    text = "%s: there are true values that cannot be used: predictions need a number in the "
+                    text += "field %r, and true values in that or in 'value'"
+                    log.log(
+                        logging.DEBUG if self._unusable else logging.WARNING,
+                        text,
+                        self._name,
+                        self.options.error,
+                    )
                     self._unusable = True
                 else:
                     self.observe("errors", canary - (1.0 + self.options.error_tolerance) * model)

@@ -9,10 +9,11 @@ is so for many observations, approximately (S. Howard and others, "Time-uniform,
 confidence sequences", 2021). The unit of x is not known, so the mean is over several scales of λ.
 """
 
-from __future__ import annotations
-
+# No `from __future__ import annotations` here: msgspec reads the annotations at run time.
 import math
-from typing import Final, NamedTuple
+from typing import Annotated, Final, NamedTuple
+
+from msgspec import Meta
 
 _SCALES: Final = tuple(10.0**power for power in range(-6, 18, 2))  # of the sum of the squares
 _LARGEST: Final = 1e100  # observations are cut to it: the sums of their squares are finite
@@ -21,15 +22,15 @@ _LARGEST: Final = 1e100  # observations are cut to it: the sums of their squares
 class Sums(NamedTuple):
     """The number of the observations, their sum and that of their squares: all that the test needs."""
 
-    number: int = 0
+    number: Annotated[int, Meta(ge=0)] = 0
     total: float = 0.0
-    squares: float = 0.0
+    squares: Annotated[float, Meta(ge=0, le=1e250)] = 0.0
 
-    def plus(self, other: Sums) -> Sums:
+    def plus(self, other: "Sums") -> "Sums":
         """The sums of both, such as those of two workers."""
         return Sums(self.number + other.number, self.total + other.total, self.squares + other.squares)
 
-    def observe(self, value: float) -> Sums:
+    def observe(self, value: float) -> "Sums":
         """The sums with one more observation."""
         value = max(min(value, _LARGEST), -_LARGEST)
         return self if math.isnan(value) else self.plus(Sums(1, value, value * value))

@@ -48,9 +48,9 @@ class CanaryCall:
         return [next(both if is_chosen else others) for is_chosen in chosen]
 
     async def _call_both(self, items: Sequence[Item]) -> CallResults:
-        self._turn = -self._turn  # the second call may find things in caches
-        outcomes = [await _timed(call, items) for call in [self._call, self._canary][:: self._turn]]
-        (model, error, seconds), (canary, _, canary_seconds) = outcomes[:: self._turn]
+        turn = self._turn = -self._turn  # the second call may find things in caches
+        outcomes = [await _timed(call, items) for call in [self._call, self._canary][::turn]]
+        (model, error, seconds), (canary, _, canary_seconds) = outcomes[::turn]
         failed = sum(isinstance(one, Failed) for one in model)
         canary_failed = sum(isinstance(one, Failed) for one in canary)
         if canary_failed != failed:

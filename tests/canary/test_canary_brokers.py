@@ -180,8 +180,6 @@ def name() -> str:
 
 @pytest.fixture
 def service(url: str, name: str, tmp_path: Path) -> Iterator[Service]:
-    if url.startswith("memory"):
-        pytest.skip("another process cannot reach it")
     options = ("--workers", "2", "--operations", "0")
     variables = {"APP": name, "EVENTML_BACKEND": url}
     eventml({**os.environ, **variables}, "topics", "create", "canary_app:bus")
@@ -191,6 +189,7 @@ def service(url: str, name: str, tmp_path: Path) -> Iterator[Service]:
     service.kill()
 
 
+@pytest.mark.parametrize("url", ["redis", "kafka"], indirect=True)
 def test_the_share_is_set_on_all_workers(service: Service, url: str, name: str) -> None:
     env = {**os.environ, "APP": name, "EVENTML_BACKEND": url}
 

@@ -25,9 +25,4 @@ def answer(numbers: list[Number], model: Any) -> list[Sum]:
     return [Sum(number.number, number.number + model) for number in numbers]
 
 
-@bus.predictor(f"{NAME}.numbers", to=f"{NAME}.others", model=Model(1, "adding", "one"))
-def plain(number: Number, model: Any) -> Sum | None:
-    return None
-
-
 bus.canary("answer", model=Model(10, "adding", "ten"), share=0.0)

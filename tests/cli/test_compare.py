@@ -169,16 +169,23 @@ def test_a_terminal_is_redrawn_until_sigint(
     del hubs, versions
     answer(invoke)
     shown: list[str] = []
+    starts: set[datetime] = set()
 
     def draw_twice(render: Callable[[int], str], every: float) -> None:
         assert every == 5.0
         shown.extend([render(100), render(100)])
 
+    def noted(bus: Bus, topic: str, *, start: Any, until: Any) -> Any:
+        starts.add(start)
+        return read_batches(bus, topic, start=start, until=until)
+
     with monkeypatch.context() as patched:
         patched.setattr("eventml.cli.compare.redraw", draw_twice)
+        patched.setattr("eventml.deploy.comparison.answers.read_batches", noted)
         patched.setattr("eventml.cli.compare.is_terminal", lambda: True)
         assert invoke("compare", "app:add", "--watch", "5").exit_code == 0
     assert ["100 events, 99 answered by both" in one for one in shown] == [True, True]
+    assert len(starts) == 2  # the events of the last day, each time
     assert "100 events, 99 answered by both" in invoke("compare", "app:add", "--watch", "5").output
 
 
@@ -226,6 +233,8 @@ def test_hostile_names_do_no_harm_in_the_page(
         (("compare", "app:add", "--with", "three"), "add has these challengers: two; name one by --with"),
         (("compare", "app:several"), "several cannot be compared"),
         (("replay", "app:nothing"), "no predictor of that name"),
+        (("replay", "app:add", "--publish", "numbers"), "add reads or writes numbers: publish to another"),
+        (("replay", "app:add", "--publish", "sums"), "add reads or writes sums: publish to another topic"),
         (("replay", "app:add", "--model", "three.skops"), "there is no model at three.skops"),
     ],
 )

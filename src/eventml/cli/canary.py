@@ -34,9 +34,11 @@ def canary(
         async with open_shared(bus):
             read = Decoder(CanaryRecord).decode([one async for one in bus.read(topic, until="end")])
             records = [record for record in read if isinstance(record, CanaryRecord)]
-            if not records:
-                raise UsageError(f"no worker has run with the canary of {handler.name}; start one first")
-            version = records[-1].version
+            # The last reports of an older version come from workers that a rolling restart stops.
+            started = [record.version for record in records if record.worker and not record.sums]
+            if not started:
+                raise UsageError(f"no worker has started with the canary of {handler.name}; start one first")
+            version = started[-1]
             if share is not None:
                 records.append(CanaryRecord(version=version, trial=token_hex(6), share=share))
                 await bus.backend.publish([canary_message(topic, records[-1])])

@@ -39,7 +39,7 @@ class CanaryRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
         trial: Random name of the trial; that of the configured share is "".
         share: The share with which this trial begins.
         worker: Random name of a worker.
-        sums: All that it has observed in the trial; above zero is worse. Empty when the worker starts.
+        sums: All that it has observed in the trial; above zero is worse. Empty at the worker's start.
     """
 
     version: str

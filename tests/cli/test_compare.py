@@ -233,8 +233,6 @@ def test_hostile_names_do_no_harm_in_the_page(
         (("compare", "app:add", "--with", "three"), "add has these challengers: two; name one by --with"),
         (("compare", "app:several"), "several cannot be compared"),
         (("replay", "app:nothing"), "no predictor of that name"),
-        (("replay", "app:add", "--publish", "numbers"), "add reads or writes numbers: publish to another"),
-        (("replay", "app:add", "--publish", "sums"), "add reads or writes sums: publish to another topic"),
         (("replay", "app:add", "--model", "three.skops"), "there is no model at three.skops"),
     ],
 )

@@ -115,9 +115,9 @@ class CanaryControl:
         if (share, worse) != self._shown:
             self._shown = share, worse
             self._stats.canary_worse = f"its canary {self._version} is worse: {worse}" if worse else ""
-            text, behind = "%s: its canary %s answers for %g of the keys%s", f"; it is worse: {worse}"
-            level = logging.WARNING if worse else logging.INFO
-            log.log(level, text, self._name, self._version, share, behind if worse else "")
+            level, why = (logging.WARNING, f"; it is worse: {worse}") if worse else (logging.INFO, "")
+            text = "%s: its canary %s answers for %g of the keys%s"
+            log.log(level, text, self._name, self._version, share, why)
         return any(record.worker == self._worker for record in found)
 
     def observe(self, name: Observation, value: float) -> None:
@@ -145,7 +145,9 @@ class CanaryControl:
 
     def keep(self, model: CallResults, canary: CallResults) -> None:
         """Keep the predictions of both models for the same events, until their true values are known."""
-        for pair in zip(model, canary, strict=True) if self.options.truth is not None else ():
+        if self.options.truth is None:
+            return
+        for pair in zip(model, canary, strict=True):
             found = [one for one in pair if isinstance(one, Completion) and one.outputs]
             if len(found) == len(pair):
                 first, second = (self._number(_fields(one.outputs[0])) for one in found)
@@ -158,8 +160,8 @@ class CanaryControl:
         deliveries = await self._truths.receive(_LIMIT)
         for delivery, truth in zip(deliveries, Decoder(Any).decode(deliveries), strict=True):
             fields = truth if isinstance(truth, dict) else {"value": truth}
-            of = str(fields.get("id", delivery.record.id))
-            ids = of, of.rpartition(f"/{self._name}@")[0]  # it may be that of the prediction
+            truth_id = str(fields.get("id", delivery.record.id))
+            ids = truth_id, truth_id.rpartition(f"/{self._name}@")[0]  # it may be that of the prediction
             if pair := next((self._waiting.pop(one) for one in ids if one in self._waiting), None):
                 model, canary = (abs(one - self._number(fields, "value")) for one in pair)
                 difference = canary - (1.0 + self.options.error_tolerance) * model

@@ -52,8 +52,7 @@ class CanaryCall:
         outcomes = [await _timed(call, items) for call in [self._call, self._canary][::turn]]
         (model, error, seconds), (canary, _, canary_seconds) = outcomes[::turn]
         failed = sum(isinstance(one, Failed) for one in model)
-        causes = [one.error for one in canary if isinstance(one, Failed)]
-        canary_failed = len(causes)
+        canary_failed = sum(isinstance(one, Failed) for one in canary)
         if canary_failed != failed:
             self._control.observe("failures", 1.0 if canary_failed > failed else -1.0)
         elif not failed:
@@ -61,10 +60,14 @@ class CanaryCall:
             self._control.observe("seconds", 1.0 if slow else -1.0)
         if error is not None and canary_failed:
             raise error  # so that the bad event is found
-        if canary_failed > failed:
-            self._control.failed(causes[0])
         self._control.keep(model, canary)
-        return [one if isinstance(other, Failed) else other for one, other in zip(model, canary, strict=True)]
+        results = list(canary)
+        for position, (one, other) in enumerate(zip(model, canary, strict=True)):
+            if isinstance(other, Failed):
+                results[position] = one
+                if not isinstance(one, Failed):
+                    self._control.failed(other.error)
+        return results
 
 
 async def _timed(call: HandlerCall, items: Sequence[Item]) -> tuple[CallResults, Exception | None, float]:

@@ -107,11 +107,11 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4g}"
 
 
-def write_pairs(path: Path, events: pa.Table, first: pa.Table, second: pa.Table) -> int:
+def write_pairs(path: Path, events: pa.Table, first: pa.Table, second: pa.Table) -> None:
     """Write a row for each event that both have answered: its id, its fields, and both predictions.
 
     The predictions are in the columns `old_<field>` and `new_<field>`. A field of the event that is named
-    like another column is in `event_<field>`. Returns the number of rows.
+    like another column is in `event_<field>`.
     """
     events, first, second = pair(events, first, second)
     columns = {"id": first["id"]}
@@ -123,7 +123,6 @@ def write_pairs(path: Path, events: pa.Table, first: pa.Table, second: pa.Table)
     # Dictionaries of numbers and ids take most of the time, and no less room.
     texts = [name for name, column in columns.items() if pa.types.is_string(column.type) and name != "id"]
     parquet.write_table(pa.table(columns), path, use_dictionary=texts)
-    return len(first)
 
 
 def fields_of_pairs(columns: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 from anyio import to_thread
+from msgspec.structs import replace
 
 from eventml import models
 from eventml.codec import Decoder, Format
@@ -109,5 +110,6 @@ async def load_model(handler: Handler, lifespans: Mapping[str, Any]) -> Model:
             "while the worker runs; omit model_poll, or name a file without a pin, or a name in a registry"
         )
     if handler.options.golden is not None:
-        await check_golden_rows(handler, model, resources(model, lifespans))
-    return model
+        checked = model if model.compared is None else replace(model, object=model.compared)
+        await check_golden_rows(handler, model, resources(checked, lifespans))
+    return model if model.compared is None else replace(model, compared=None)  # the original is not kept

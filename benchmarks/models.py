@@ -5,7 +5,7 @@
 
 First rows a second of the model alone, in calls of 1, 64 and 1024 rows. Then the same model on a stream of
 Redis, by one worker, against FastStream, and against BentoML with 64 clients over HTTP; PYTHON is the
-interpreter of an environment that has BentoML. Then latencies of events on Redis with three workers, quiet and
+interpreter of an environment that has BentoML. Then latencies of events with three workers, quiet and
 while the file of the last model is replaced N times in S seconds, in turn. `--swaps 0` leaves this out.
 """
 
@@ -21,10 +21,12 @@ import threading
 import time
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from http import HTTPStatus
 from itertools import cycle
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
+from urllib.request import urlopen
 
 import skops.io
 from rich.console import Console
@@ -92,7 +94,24 @@ def bentoml(python: str, model: str, folder: Path, seconds: float) -> Iterator[C
     file, port = folder / "rides", free_port()
     file.write_bytes(b"\n".join(map(ways.encode, rides(8 * CLIENTS))))
     with serving(commands(None, python, port)["BentoML"], port, model, folder):
+        until_ready(f"http://127.0.0.1:{port}/readyz")
         yield lambda: load(file, port, CLIENTS, seconds, "rides")[0]
+
+
+def until_ready(url: str) -> None:
+    """Wait until BentoML's worker answers; its port is open before."""
+    deadline = time.monotonic() + 60
+    while not is_ready(url):
+        assert time.monotonic() < deadline, f"{url} does not come up"
+        time.sleep(0.1)
+
+
+def is_ready(url: str) -> bool:
+    try:
+        with urlopen(url, timeout=5) as answer:  # noqa: S310 - this machine's
+            return bool(answer.status == HTTPStatus.OK)
+    except OSError:
+        return False
 
 
 @contextmanager

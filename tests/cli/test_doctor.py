@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
+import skops.io
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.compose import TransformedTargetRegressor
+from sklearn.linear_model import LinearRegression
 
 from eventml.deploy.doctor import BatchCost, Examination, advise, measurements
 from tests.model_updates.conftest import ModelFile
@@ -85,6 +89,24 @@ def test_its_report_names_what_to_set(invoke: Invoke) -> None:
     output = invoke("doctor", "app:add", "--rows", "rows.jsonl").output
     for text in ("add, model one ", "max_batch ", "timeout ", "for one worker, without the cost of a broker"):
         assert text in output
+
+
+def test_it_says_what_compiling_the_model_would_bring(invoke: Invoke) -> None:
+    pytest.importorskip("skl2onnx")
+    found = json.loads(invoke("doctor", "app:add", "--rows", "rows.jsonl", "--json").stdout)["examination"]
+    assert list(found["compiled"]["seconds"]) == ["1", "24"]
+    assert 0.0 <= found["compiled"]["difference"] < 1e-9
+    output = " ".join(invoke("doctor", "app:add", "--rows", "rows.jsonl").output.split())
+    assert "compiled an event of a batch of 1: " in output
+    assert 'Artefact(..., compile="onnx")' in output
+
+
+def test_it_says_why_a_model_cannot_be_compiled(invoke: Invoke, folder: Path) -> None:
+    pytest.importorskip("skl2onnx")
+    model = TransformedTargetRegressor(LinearRegression(), func=np.log1p, inverse_func=np.expm1)
+    skops.io.dump(model.fit([[0.0], [9.0]], [0.0, 9.0]), folder / "one.skops")
+    output = invoke("doctor", "app:add", "--rows", "rows.jsonl").output
+    assert "compiled    no: one cannot be compiled: " in output
 
 
 def test_without_rows_it_says_how_to_give_them(invoke: Invoke) -> None:

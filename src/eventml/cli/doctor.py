@@ -77,7 +77,23 @@ def _report(found: Examination, advice: Advice) -> str:
         f"max_batch   {advice.max_batch}\n"
         f"timeout     {advice.timeout:g}\n"
         f"events/s    {_rate(advice.rate)} for one worker, without the cost of a broker{workers}\n"
+        f"{_compiled(found)}"
     )
+
+
+def _compiled(found: Examination) -> str:
+    compiled, times = found.compiled, {one.size: one.seconds for one in found.batches}
+    if compiled is None:
+        return ""
+    if compiled.refused:
+        return f"compiled    no: {compiled.refused}\n"
+    gains = [
+        f"{size:,}: {1e6 * times[size] / size:,.1f} → {1e6 * seconds / size:,.1f} µs"
+        for size, seconds in compiled.seconds.items()
+        if size in times
+    ]
+    texts = f"an event of a batch of {', '.join(gains)}; largest difference {compiled.difference:.1g}"
+    return f'compiled    {texts} (Artefact(..., compile="onnx"))\n'
 
 
 def _rate(rate: float) -> str:

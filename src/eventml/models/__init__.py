@@ -14,7 +14,15 @@ A model's library is imported when a model needs it.
 from eventml.models.artefacts import Artefact, Model, ModelSource
 from eventml.models.blocks import in_blocks
 from eventml.models.formats import ModelFile, ModelFormat
-from eventml.models.loading import can_change, current_version, load, path_of, replacement, with_compiler
+from eventml.models.loading import (
+    can_change,
+    compiled_copy,
+    current_version,
+    load,
+    path_of,
+    replacement,
+    with_compiler,
+)
 from eventml.models.registries import ModelRegistry, Resolved
 from eventml.models.threads import single_threaded
 
@@ -27,6 +35,7 @@ __all__ = [
     "ModelSource",
     "Resolved",
     "can_change",
+    "compiled_copy",
     "current_version",
     "in_blocks",
     "load",

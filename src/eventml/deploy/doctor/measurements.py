@@ -20,8 +20,9 @@ from msgspec.structs import replace
 from eventml import config
 from eventml.bus import Bus
 from eventml.codec import Decoder
-from eventml.errors import ModelError, UnsupportedError
+from eventml.errors import MissingExtraError, ModelError, UnsupportedError
 from eventml.handlers import Handler
+from eventml.models import compiled_copy
 from eventml.runtime import (
     Failed,
     HandlerCall,
@@ -67,6 +68,20 @@ class BatchCost(msgspec.Struct, frozen=True):
         return self.size / self.seconds
 
 
+class Compiled(msgspec.Struct, frozen=True):
+    """The measurements of a predictor with its model compiled.
+
+    Attributes:
+        seconds: Median time of a call, by the size of its batch: 1, 64 and the largest that was measured.
+        difference: The largest difference from the original's predictions, on rows that are generated.
+        refused: Why the model cannot be compiled; empty if it can.
+    """
+
+    seconds: dict[int, float] = {}
+    difference: float = 0.0
+    refused: str = ""
+
+
 class Examination(msgspec.Struct, frozen=True):
     """The measurements of a predictor.
 
@@ -81,6 +96,8 @@ class Examination(msgspec.Struct, frozen=True):
             a call takes too long to be measured again.
         lock: Share of the time of such a call in which other threads of the process could not run; or None.
         streamed: Events a second of one worker on the in-memory backend; or None.
+        compiled: What compiling the model would bring; None if it is none of scikit-learn, or skl2onnx is not
+            installed, or there is no time.
         warnings: Warnings that were issued while the model was loaded, and of sizes that were not measured.
     """
 
@@ -93,6 +110,7 @@ class Examination(msgspec.Struct, frozen=True):
     cores: float | None
     lock: float | None
     streamed: float | None
+    compiled: Compiled | None = None
     warnings: Sequence[str] = ()
 
 
@@ -125,16 +143,20 @@ async def examine(bus: Bus, handler: Handler, rows: str, progress: Callable[[str
         if last.size < handler.max_batch:
             took = f"a call with {last.size:,} events takes {last.seconds:.1f} s"
             issued.append(f"{took}: larger batches were not measured")
-        cores = lock = streamed = None
+        cores = lock = streamed = compiled = None
         if time.perf_counter() - begun + 2 * last.seconds < _BUDGET:
             batch = list(islice(cycle(items[:alone]), last.size))
             progress("watching its threads")
             cores, lock = await _threads(call, batch)
+            progress("compiling the model")
+            compiled = await _compiled(bus, loaded, batch, [one.size for one in batches])
             progress("running a worker")
             streamed = await _streamed(bus, loaded, batch, last.rate)
         model = ("", "") if loaded.model is None else (loaded.model.name, loaded.model.version)
         return Examination(
-            *(handler.name, model, load_seconds, load_memory, batches, peak, cores, lock, streamed, issued)
+            *(handler.name, model, load_seconds, load_memory, batches, peak, cores, lock, streamed),
+            compiled,
+            issued,
         )
 
 
@@ -189,6 +211,29 @@ async def _seconds(call: HandlerCall, batch: Sequence[Item], first: float) -> fl
         await call(batch)
         times.append(time.perf_counter() - begun)
     return median(times)
+
+
+async def _compiled(
+    bus: Bus, loaded: LoadedHandler, batch: Sequence[Item], sizes: Sequence[int]
+) -> Compiled | None:
+    model, handler = loaded.model, loaded.handler
+    if model is None or "sklearn" not in {
+        kind.__module__.partition(".")[0] for kind in type(model.object).__mro__
+    }:
+        return None
+    try:
+        fast = await to_thread.run_sync(compiled_copy, model)
+        given = {**loaded.lifespans, "model": fast.object}
+        call = call_without_stream(handler, fast, given, source=bus.name, stats=Stats())
+        seconds = {}
+        for size in dict.fromkeys((1, min(64, sizes[-1]), sizes[-1])):
+            await _values(call, handler, batch[:size])
+            seconds[size] = await _seconds(call, batch[:size], 0.0)
+    except MissingExtraError:
+        return None
+    except ModelError as exc:
+        return Compiled(refused=str(exc))
+    return Compiled(seconds, fast.object.difference)
 
 
 async def _threads(call: HandlerCall, batch: Sequence[Item]) -> tuple[float, float]:

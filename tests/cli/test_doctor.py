@@ -80,14 +80,14 @@ def test_it_measures_each_size_of_batch(invoke: Invoke, version: str) -> None:
     assert (found["predictor"], found["model"]) == ("add", ["one", version])
     assert [one["size"] for one in found["batches"]] == [1, 2, 4, 8, 16, 24]
     assert all(one["same_bits"] and one["seconds"] > 0 for one in found["batches"])
-    assert found["streamed"] > 0
+    assert found["overhead"] > 0
     assert advice["max_batch"] in {1, 2, 4, 8, 16, 24}
     assert advice["workers"] == max(-int(-1e9 // advice["rate"]), 1)
 
 
 def test_its_report_names_what_to_set(invoke: Invoke) -> None:
     output = invoke("doctor", "app:add", "--rows", "rows.jsonl").output
-    for text in ("add, model one ", "max_batch ", "timeout ", "for one worker, without the cost of a broker"):
+    for text in ("add, model one ", "max_batch ", "timeout ", "for one worker on Redis"):
         assert text in output
 
 
@@ -136,7 +136,7 @@ def test_of_a_predictor_slower_than_that_one_call_is_measured(
     result = invoke("doctor", "app:slow", "--rows", "rows.jsonl", "--json")
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)["examination"]
-    assert [found[name] for name in ("cores", "lock", "streamed")] == [None] * 3
+    assert [found[name] for name in ("cores", "lock", "overhead")] == [None] * 3
     assert " for one worker" in invoke("doctor", "app:slow", "--rows", "rows.jsonl").output
 
 
@@ -170,7 +170,7 @@ def test_batches_are_advised_though_each_call_is_slow() -> None:
 def examination(batches: list[BatchCost], **values: Any) -> Examination:
     plain: dict[str, Any] = {
         "predictor": "p", "model": ("m", "1"), "load_seconds": 0.0, "load_memory": 0,
-        "peak_memory": 0, "cores": 1.0, "lock": 0.0, "streamed": 1e9,
+        "peak_memory": 0, "cores": 1.0, "lock": 0.0, "overhead": 0.0,
     }  # fmt: skip
     return Examination(batches=batches, **{**plain, **values})
 

@@ -76,7 +76,7 @@ def _report(found: Examination, advice: Advice) -> str:
         f"{table}\n\n"
         f"max_batch   {advice.max_batch}\n"
         f"timeout     {advice.timeout:g}\n"
-        f"events/s    {_rate(advice.rate)} for one worker, without the cost of a broker{workers}\n"
+        f"events/s    {_rate(advice.rate)} for one worker on Redis, with a core and a half{workers}\n"
         f"{_compiled(found)}"
     )
 

@@ -522,7 +522,7 @@ class TestReferences:
 @pytest.mark.anyio
 async def test_a_running_worker_follows_what_a_reference_names(site: Site, tmp_path: Path) -> None:
     site.files["/duration.skops"] = model_file(1, folder=tmp_path).read_bytes()
-    bus = adding(f"{site.url}/duration.skops")  # type: ignore[arg-type]
+    bus = adding(f"{site.url}/duration.skops")
     async with running(bus) as worker:
         old = await worker.answer(1.0)
         site.files.clear()

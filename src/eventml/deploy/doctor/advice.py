@@ -16,6 +16,7 @@ _LONGEST: Final = 1.0  # seconds of one call, so that a stop and a new version d
 _SLOW: Final = 1.5  # times a call with one event, if that takes longer
 _TIMEOUT: Final = 20  # times the time of the largest call
 _LEAST_TIMEOUT: Final = 5.0  # seconds
+_BROKER: Final = 2.0  # times what an event costs in memory: on Redis
 _SEVERAL_CORES: Final = 1.3
 _LOCKED: Final = 0.5
 
@@ -26,7 +27,7 @@ class Advice(msgspec.Struct, frozen=True):
     Attributes:
         max_batch: Events in a call.
         timeout: Time limit of a call, in seconds.
-        rate: Events a second to expect of one worker, without the cost of a broker.
+        rate: Events a second to expect of one worker on Redis, with a core and a half of its own.
         workers: Number of workers for the wanted rate; None without one.
         warnings: Known problems, each with its remedy.
     """
@@ -45,7 +46,7 @@ def advise(examination: Examination, wanted: float | None = None) -> Advice:
     short = [one for one in batches if one.seconds <= longest]
     best = max(one.rate for one in short)
     chosen = next(one for one in short if one.rate >= _NEAR * best)
-    rate = best if examination.streamed is None else min(examination.streamed, best)
+    rate = _rate(examination, best)
     return Advice(
         max_batch=chosen.size,
         timeout=round(max(_TIMEOUT * chosen.seconds, _LEAST_TIMEOUT), 1),
@@ -53,6 +54,13 @@ def advise(examination: Examination, wanted: float | None = None) -> Advice:
         workers=None if wanted is None else max(-int(-wanted // rate), 1),
         warnings=[*_warnings(examination), *examination.warnings],
     )
+
+
+def _rate(examination: Examination, best: float) -> float:
+    """The rate of a worker, whose calls and other work overlap but for what keeps the interpreter lock."""
+    if examination.overhead is None or examination.lock is None:
+        return best
+    return 1 / max(1 / best, _BROKER * examination.overhead + examination.lock / best)
 
 
 def _warnings(examination: Examination) -> list[str]:

@@ -95,7 +95,7 @@ class Examination(msgspec.Struct, frozen=True):
         cores: CPU time of a call of the largest batch over its time: above 1 it uses several threads. None if
             a call takes too long to be measured again.
         lock: Share of the time of such a call in which other threads of the process could not run; or None.
-        streamed: Events a second of one worker on the in-memory backend; or None.
+        overhead: CPU seconds for an event of a worker on the in-memory backend, without the call; or None.
         compiled: What compiling the model would bring; None if it is none of scikit-learn, or skl2onnx is not
             installed, or there is no time.
         warnings: Warnings that were issued while the model was loaded, and of sizes that were not measured.
@@ -109,7 +109,7 @@ class Examination(msgspec.Struct, frozen=True):
     peak_memory: int
     cores: float | None
     lock: float | None
-    streamed: float | None
+    overhead: float | None
     compiled: Compiled | None = None
     warnings: Sequence[str] = ()
 
@@ -143,7 +143,7 @@ async def examine(bus: Bus, handler: Handler, rows: str, progress: Callable[[str
         if last.size < handler.max_batch:
             took = f"a call with {last.size:,} events takes {last.seconds:.1f} s"
             issued.append(f"{took}: larger batches were not measured")
-        cores = lock = streamed = compiled = None
+        cores = lock = overhead = compiled = None
         if time.perf_counter() - begun + 2 * last.seconds < _BUDGET:
             batch = list(islice(cycle(items[:alone]), last.size))
             progress("watching its threads")
@@ -151,10 +151,11 @@ async def examine(bus: Bus, handler: Handler, rows: str, progress: Callable[[str
             progress("compiling the model")
             compiled = await _compiled(bus, loaded, batch, [one.size for one in batches])
             progress("running a worker")
-            streamed = await _streamed(bus, loaded, batch, last.rate)
+            used = await _streamed(bus, loaded, batch, last.rate)
+            overhead = max(used - cores / last.rate, 0.0)
         model = ("", "") if loaded.model is None else (loaded.model.name, loaded.model.version)
         return Examination(
-            *(handler.name, model, load_seconds, load_memory, batches, peak, cores, lock, streamed),
+            *(handler.name, model, load_seconds, load_memory, batches, peak, cores, lock, overhead),
             compiled,
             issued,
         )
@@ -265,7 +266,7 @@ async def _threads(call: HandlerCall, batch: Sequence[Item]) -> tuple[float, flo
 
 
 async def _streamed(bus: Bus, loaded: LoadedHandler, batch: Sequence[Item], rate: float) -> float:
-    """Events a second of a worker on a backend in memory, whose topic is filled before it starts."""
+    """CPU seconds for an event of a worker on a backend in memory, whose topic is filled before it starts."""
     records = [item.delivery.record for item in batch]
     copies = max(min(int(rate * _STREAMED), _MOST) // len(records), 1)
     plain = replace(
@@ -283,13 +284,13 @@ async def _streamed(bus: Bus, loaded: LoadedHandler, batch: Sequence[Item], rate
         for _ in range(copies):
             await backend.publish(records)
         worker = Worker(backend, [loaded], source=bus.name, drain=5.0)
-        begun = time.monotonic()
+        begun = time.process_time()
         async with task_group() as tasks:
             tasks.start_soon(worker.run)
             await worker.idle(0.05)
-            ended = worker.stats[loaded.handler.name].last_progress
+            used = time.process_time() - begun
             worker.stop()
-    return copies * len(records) / (ended - begun)
+    return used / (copies * len(records))
 
 
 def _memory() -> int:

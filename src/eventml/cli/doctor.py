@@ -72,7 +72,7 @@ def _report(found: Examination, advice: Advice) -> str:
     workers = "" if advice.workers is None else f"\nworkers     {advice.workers}"
     return (
         f"{found.predictor}, model {' '.join(found.model)}: loaded in {found.load_seconds:.2f} s, "
-        f"{found.load_memory / 2**20:.0f} MiB; batches took {found.peak_memory / 2**20:.0f} MiB more\n"
+        f"{found.load_memory / 2**20:.0f} MiB\n"
         f"{table}\n\n"
         f"max_batch   {advice.max_batch}\n"
         f"timeout     {advice.timeout:g}\n"
@@ -82,17 +82,14 @@ def _report(found: Examination, advice: Advice) -> str:
 
 
 def _compiled(found: Examination) -> str:
-    compiled, times = found.compiled, {one.size: one.seconds for one in found.batches}
-    if compiled is None:
+    if found.compiled is None:
         return ""
-    if compiled.refused:
-        return f"compiled    no: {compiled.refused}\n"
+    times = {one.size: one.seconds for one in found.batches}
     gains = [
-        f"{size:,}: {1e6 * times[size] / size:,.1f} → {1e6 * seconds / size:,.1f} µs"
-        for size, seconds in compiled.seconds.items()
-        if size in times
+        f"{size:,}: {1e6 * times.get(size, 0) / size:,.1f} → {1e6 * seconds / size:,.1f} µs"
+        for size, seconds in found.compiled.seconds.items()
     ]
-    texts = f"an event of a batch of {', '.join(gains)}; largest difference {compiled.difference:.1g}"
+    texts = f"{', '.join(gains)} an event; largest difference {found.compiled.difference:.1g}"
     return f'compiled    {texts} (Artefact(..., compile="onnx"))\n'
 
 

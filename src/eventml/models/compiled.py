@@ -34,9 +34,8 @@ _converting = Lock()
 class CompiledModel:
     """A compiled model, with what the original has of these methods and attributes.
 
-    `predict`, `predict_proba`, `classes_`, `n_features_in_`, `feature_names_in_`. They take the matrices and
-    data frames that the original takes. NaN and infinity are a ValueError, unless the original takes them and
-    the compiled model predicts the same for them.
+    `predict`, `predict_proba`, `classes_`, `n_features_in_`, `feature_names_in_`. NaN and infinity are a
+    ValueError, unless the original takes them and the compiled model predicts the same for them.
 
     Attributes:
         difference: The largest difference from the original on generated rows; see `differences`.
@@ -112,17 +111,20 @@ def compiled(original: Any, file: ModelFile, tolerance: float) -> CompiledModel:
     """
     to_onnx = import_extra("skl2onnx", "compile", f"compiling {file.path}").to_onnx
     last = copy(original.steps[-1][1] if isinstance(original, Pipeline) else original)
-    columns = getattr(last, "n_features_in_", None)
-    if not isinstance(last, BaseEstimator) or not hasattr(last, "predict") or columns is None:
-        kind = type(last).__name__
-        raise ModelError(f"{file.path}: compile takes fitted predictors of scikit-learn, not {kind}; omit it")
-    if columns > _MOST_COLUMNS:
-        raise ModelError(f"{file.path}: compile takes up to {_MOST_COLUMNS} columns, not {columns}; omit it")
+    columns = getattr(last, "n_features_in_", 0)
+    if (
+        not isinstance(last, BaseEstimator)
+        or not hasattr(last, "predict")
+        or not 0 < columns <= _MOST_COLUMNS
+    ):
+        raise ModelError(
+            f"{file.path}: compile takes fitted predictors of scikit-learn with up to {_MOST_COLUMNS} "
+            f"columns, not {type(last).__name__} with {columns}; omit compile"
+        )
     vars(last).pop("feature_names_in_", None)  # the rows are arrays here, of which scikit-learn would warn
-    thresholds = _thresholds(last, columns)
-    rows = _generated(thresholds)
-    # ONNX compares in trees with float32, as scikit-learn's forests do.
-    dtype = "float32" if any(map(len, thresholds)) else "float64"
+    trees = [one for one in reachable(last) if type(one).__name__ in ("Tree", "TreePredictor")]
+    rows = _generated(trees, columns)
+    dtype = "float32" if trees else "float64"  # ONNX Runtime has trees of float32 only
     try:
         data = _converted(to_onnx, last, rows[:1].astype(dtype))
         session = read_onnx(structs.replace(file, data=data)).session
@@ -133,10 +135,13 @@ def compiled(original: Any, file: ModelFile, tolerance: float) -> CompiledModel:
         reason = f"{type(exc).__name__}: {str(exc).partition(chr(10))[0][:_SHOWN]}"
         raise ModelError(f"{file.path} cannot be compiled: {reason}; omit compile") from exc
     found.difference = _refuse_if_different(last, found, rows, tolerance, f"generated for {file.path}")
-    found.takes = {
-        name: _agree(last, found, rows, value, tolerance)
-        for name, value in (("NaN", np.nan), ("infinity", np.inf))
-    }
+    at = np.arange(_ROWS)
+    for name, value in (("NaN", np.nan), ("infinity", np.inf)):
+        rows[at, at % columns] = value
+        try:
+            found.takes[name] = bool(differences(last, found, rows)[0].max() <= tolerance)
+        except ValueError:  # the original refuses it
+            found.takes[name] = False
     if isinstance(original, Pipeline) and len(original.steps) > 1:
         found.first_steps = original[:-1]
     _describe(found, original)
@@ -172,32 +177,21 @@ def _converted(to_onnx: Any, model: Any, row: Any) -> bytes:
     return bytes(onnx.SerializeToString())
 
 
-def _thresholds(model: Any, columns: int) -> list[Any]:
-    """By column, where the trees of the model split it."""
-    found: list[list[Any]] = [[np.empty(0)] for _ in range(columns)]
-    for one in reachable(model):
-        if type(one).__name__ == "Tree" and one.n_features == columns:
-            features, values = one.feature, one.threshold
-        elif type(one).__name__ == "TreePredictor":
-            nodes = one.nodes[one.nodes["is_leaf"] == 0]
-            features, values = nodes["feature_idx"], nodes["num_threshold"]
-        else:
-            continue
-        for column in range(columns):
-            found[column].append(values[features == column])
-    return [np.unique(np.concatenate(one)) for one in found]
-
-
-def _generated(thresholds: Sequence[Any]) -> Any:
+def _generated(trees: Sequence[Any], columns: int) -> Any:
+    """Rows around the thresholds of trees, the same at each call."""
     random = np.random.default_rng(0)
-    rows = random.normal(0.0, 10.0 ** random.integers(-1, 3, (_ROWS, 1)), (_ROWS, len(thresholds)))
-    for column, values in enumerate(thresholds):
-        values = values[np.isfinite(values)]  # noqa: PLW2901 - histogram boosting has infinite ones
+    rows = random.normal(0.0, 10.0 ** random.integers(-1, 3, (_ROWS, 1)), (_ROWS, columns))
+    splits = [(one.feature, one.threshold) for one in trees if getattr(one, "n_features", 0) == columns]
+    nodes = [one.nodes[one.nodes["is_leaf"] == 0] for one in trees if hasattr(one, "nodes")]
+    splits += [(one["feature_idx"], one["num_threshold"]) for one in nodes]
+    for column in range(columns if splits else 0):
+        values = np.concatenate([values[features == column] for features, values in splits])
+        values = np.unique(values[np.isfinite(values)])  # histogram boosting has infinite ones
         if len(values):
-            near = np.concatenate([values, values * (1 + 1e-6), values * (1 - 1e-6)])
-            near = np.concatenate([near, np.floor(values), np.ceil(values)])
+            near = (values, values * (1 + 1e-6), values * (1 - 1e-6), np.floor(values), np.ceil(values))
             between = random.uniform(values.min() - 1.0, values.max() + 1.0, _ROWS)
-            rows[:, column] = np.where(random.random(_ROWS) < 0.5, random.choice(near, _ROWS), between)  # noqa: PLR2004
+            at_random = random.choice(np.concatenate(near), _ROWS)
+            rows[:, column] = np.where(random.integers(0, 2, _ROWS), at_random, between)
     return rows
 
 
@@ -240,14 +234,3 @@ def _refuse_if_different(original: Any, found: Any, rows: Any, tolerance: float,
             f"The row: {str(np.asarray(rows)[worst].tolist())[:_SHOWN]}"
         )
     return float(apart[worst])
-
-
-def _agree(original: Any, found: Any, rows: Any, value: float, tolerance: float) -> bool:
-    """Whether both predict the same for rows with a special value in one column each."""
-    rows = rows.copy()
-    at = np.arange(len(rows))
-    rows[at, at % rows.shape[1]] = value
-    try:
-        return bool(differences(original, found, rows)[0].max() <= tolerance)
-    except ValueError:
-        return False

@@ -56,6 +56,7 @@ MODELS = {
     "forest of two": RandomForestRegressor(3, random_state=0).fit(X, np.c_[AMOUNT, X[:, 2]]),
     "boosting": GradientBoostingRegressor(n_estimators=9).fit(X, AMOUNT),
     "histogram boosting": HistGradientBoostingRegressor(max_iter=9).fit(GAPS, AMOUNT),
+    "forest without a split": RandomForestRegressor(2).fit(X, np.ones(300)),
     "line": LinearRegression().fit(X, AMOUNT),
     "vote": VotingRegressor([("a", LinearRegression()), ("b", RandomForestRegressor(2))]).fit(X, AMOUNT),
     "pipeline": make_pipeline(StandardScaler(), RandomForestRegressor(4, random_state=0)).fit(X, AMOUNT),
@@ -158,7 +159,7 @@ def test_what_skl2onnx_cannot_convert_is_refused(tmp_path: Path) -> None:
 
 def test_other_models_and_compilers_are_refused(tmp_path: Path) -> None:
     skops.io.dump({"a": 1}, tmp_path / "model.skops")
-    with pytest.raises(ModelError, match="fitted predictors of scikit-learn, not dict"):
+    with pytest.raises(ModelError, match="with up to 4096 columns, not dict"):
         load(compiling(tmp_path), name="x")
     with pytest.raises(ModelError, match='"onnx" or None'):
         Artefact("model.skops", compile="treelite")  # type: ignore[arg-type]  # what is tested

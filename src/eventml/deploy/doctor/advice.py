@@ -16,7 +16,7 @@ _LONGEST: Final = 1.0  # seconds of one call, so that a stop and a new version d
 _SLOW: Final = 1.5  # times a call with one event, if that takes longer
 _TIMEOUT: Final = 20  # times the time of the largest call
 _LEAST_TIMEOUT: Final = 5.0  # seconds
-_BROKER: Final = 2.0  # times what an event costs in memory: on Redis
+_TURNS: Final = 1000.0  # of a loop in Python, as long as a worker takes for an event on Redis beside the call
 _SEVERAL_CORES: Final = 1.3
 _LOCKED: Final = 0.5
 
@@ -57,10 +57,10 @@ def advise(examination: Examination, wanted: float | None = None) -> Advice:
 
 
 def _rate(examination: Examination, best: float) -> float:
-    """The rate of a worker, whose calls and other work overlap but for what keeps the interpreter lock."""
-    if examination.overhead is None or examination.lock is None:
-        return best
-    return 1 / max(1 / best, _BROKER * examination.overhead + examination.lock / best)
+    """The rate of a worker. Its calls and its other work overlap, but for what keeps the interpreter lock."""
+    call = 1 / best
+    lock = 1.0 if examination.lock is None else examination.lock
+    return 1 / max(call, _TURNS * examination.turn + lock * call)
 
 
 def _warnings(examination: Examination) -> list[str]:

@@ -46,7 +46,7 @@ def advise(examination: Examination, wanted: float | None = None) -> Advice:
     short = [one for one in batches if one.seconds <= longest]
     best = max(one.rate for one in short)
     chosen = next(one for one in short if one.rate >= _NEAR * best)
-    rate = _rate(examination, best)
+    rate = _rate(examination, chosen.rate)
     return Advice(
         max_batch=chosen.size,
         timeout=round(max(_TIMEOUT * chosen.seconds, _LEAST_TIMEOUT), 1),
@@ -56,9 +56,9 @@ def advise(examination: Examination, wanted: float | None = None) -> Advice:
     )
 
 
-def _rate(examination: Examination, best: float) -> float:
+def _rate(examination: Examination, called: float) -> float:
     """The rate of a worker. Its calls and its other work overlap, but for what keeps the interpreter lock."""
-    call = 1 / best
+    call = 1 / called
     lock = 1.0 if examination.lock is None else examination.lock
     return 1 / max(call, _TURNS * examination.turn + lock * call)
 

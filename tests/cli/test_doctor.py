@@ -192,6 +192,18 @@ def test_the_advice_is_a_size_near_the_best_rate(batches: list[BatchCost], wante
 
 
 @pytest.mark.parametrize(
+    ("cores", "lock", "seconds"),
+    [(1.0, 0.0, 30e-6), (1.0, 0.5, 30e-6), (1.0, 0.9, 37e-6), (0.3, 0.0, 40e-6), (None, None, 40e-6)],
+)
+def test_calls_overlap_with_the_broker_if_a_core_is_free(
+    cores: float | None, lock: float | None, seconds: float
+) -> None:
+    """A call takes 30 µs an event, and the broker 10 µs."""
+    found = examination([BatchCost(1000, 0.03, same_bits=True)], turn=1e-8, cores=cores, lock=lock)
+    assert advise(found).rate == pytest.approx(1 / seconds)
+
+
+@pytest.mark.parametrize(
     ("values", "warning"),
     [
         ({"cores": 1.9}, "a call uses 1.9 cores"),

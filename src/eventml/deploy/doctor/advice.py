@@ -17,6 +17,7 @@ _SLOW: Final = 1.5  # times a call with one event, if that takes longer
 _TIMEOUT: Final = 20  # times the time of the largest call
 _LEAST_TIMEOUT: Final = 5.0  # seconds
 _TURNS: Final = 1000.0  # of a loop in Python, as long as a worker takes for an event on Redis beside the call
+_OWN_CORE: Final = 0.8  # of a core for a call; less says that the machine is busy, or the call waits
 _SEVERAL_CORES: Final = 1.3
 _LOCKED: Final = 0.5
 
@@ -57,10 +58,11 @@ def advise(examination: Examination, wanted: float | None = None) -> Advice:
 
 
 def _rate(examination: Examination, called: float) -> float:
-    """The rate of a worker. Its calls and its other work overlap, but for what keeps the interpreter lock."""
-    call = 1 / called
-    lock = 1.0 if examination.lock is None else examination.lock
-    return 1 / max(call, _TURNS * examination.turn + lock * call)
+    """The rate of a worker. Calls overlap with its other work if a core is free and the lock is not kept."""
+    call, serial = 1 / called, 1.0
+    if examination.lock is not None and examination.cores is not None and examination.cores >= _OWN_CORE:
+        serial = examination.lock
+    return 1 / max(call, _TURNS * examination.turn + serial * call)
 
 
 def _warnings(examination: Examination) -> list[str]:

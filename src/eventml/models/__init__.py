@@ -13,7 +13,7 @@ A model's library is imported when a model needs it.
 
 from eventml.models.artefacts import Artefact, Model, ModelSource
 from eventml.models.blocks import in_blocks
-from eventml.models.formats import ModelFile, ModelFormat
+from eventml.models.formats import ModelFile, ModelFormat, import_extra
 from eventml.models.loading import (
     can_change,
     compiled_copy,
@@ -37,6 +37,7 @@ __all__ = [
     "can_change",
     "compiled_copy",
     "current_version",
+    "import_extra",
     "in_blocks",
     "load",
     "path_of",

@@ -5,8 +5,8 @@ Read `artefacts.py` first, then `loading.py`: `load` makes a `Model` of what a h
 what a reference such as `s3://...` names. Formats: `sklearn_models.py`, with `trusted.py` (the reviewed list
 of types in skops files), `soundness.py` (structural checks of what was loaded) and `estimator_checks.py`
 (where functions and names of methods may be); `onnx_models.py`, `boosting.py`, `torch_models.py`. Registries:
-`mlflow_registry.py`, `remote_files.py`. `compiled.py` compiles what a format has
-loaded. `threads.py` limits models to one thread, `object_graph.py` lists the
+`mlflow_registry.py`, `remote_files.py`. `compiled.py` compiles what a format has loaded. `threads.py` limits
+models to one thread, `object_graph.py` lists the
 objects inside a model, and `blocks.py` predicts in blocks of one size. It may import `errors` and `loopback`.
 A model's library is imported when a model needs it.
 """

@@ -14,7 +14,6 @@ from unittest import mock
 
 import numpy as np
 from msgspec import structs
-from sklearn.base import BaseEstimator
 from sklearn.pipeline import Pipeline
 
 from eventml.errors import ModelError
@@ -112,11 +111,7 @@ def compiled(original: Any, file: ModelFile, tolerance: float) -> CompiledModel:
     to_onnx = import_extra("skl2onnx", "compile", f"compiling {file.path}").to_onnx
     last = copy(original.steps[-1][1] if isinstance(original, Pipeline) else original)
     columns = getattr(last, "n_features_in_", 0)
-    if (
-        not isinstance(last, BaseEstimator)
-        or not hasattr(last, "predict")
-        or not 0 < columns <= _MOST_COLUMNS
-    ):
+    if not hasattr(last, "predict") or not 0 < columns <= _MOST_COLUMNS:
         raise ModelError(
             f"{file.path}: compile takes fitted predictors of scikit-learn with up to {_MOST_COLUMNS} "
             f"columns, not {type(last).__name__} with {columns}; omit compile"

@@ -35,11 +35,11 @@ from eventml.deploy.batch.chunks import (
     ScoredChunk,
     Target,
     bisect_rows,
-    to_integer,
 )
 from eventml.deploy.batch.csv_reader import FORMULA, NUMBER, CsvReader, TextLines
 from eventml.deploy.batch.locations import FileFormat, FileLocation
 from eventml.deploy.batch.output_columns import PREDICTION_COLUMNS, OutputSchema, as_list, single_column
+from eventml.deploy.batch.prediction_tables import arrow_schema, table_of
 from eventml.deploy.batch.work_folder import WorkFolder
 from eventml.errors import SourceError, TargetError
 from eventml.printable import printable_json
@@ -147,7 +147,7 @@ class FileTarget(Target):
                 if self._part is None:
                     self._part_stream = self._folder.open("unfinished", "wb")
                     self._part = pq.ParquetWriter(self._part_stream, self._schema)
-                part_of = partial(_table_of, chunk, chunk.schema, self._state.run, self._schema)
+                part_of = partial(table_of, chunk, chunk.schema, self._state.run, self._schema)
                 tables, errors = bisect_rows(len(chunk.ids), part_of, (ValueError, TypeError, OverflowError))
                 for table in tables:
                     self._part.write_table(table)
@@ -252,33 +252,6 @@ def _sync(stream: IO[bytes]) -> None:
     """Flush an open file to the disk."""
     stream.flush()
     os.fsync(stream.fileno())
-
-
-def arrow_schema(schema: OutputSchema, *, integer_ids: bool) -> pa.Schema:
-    """Return the columns of a file of predictions."""
-    kinds = {"int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
-    outputs = [(column.name, kinds.get(column.kind, pa.string())) for column in schema]
-    common = [(name, pa.string()) for name in PREDICTION_COLUMNS[1:]]
-    return pa.schema([("id", pa.int64() if integer_ids else pa.string()), *outputs, *common])
-
-
-def _table_of(
-    chunk: ScoredChunk, schema: OutputSchema, run: RunIdentity, columns: pa.Schema, start: int, stop: int
-) -> pa.Table:
-    """Some of a chunk's predictions as a table of these columns."""
-    if {c.name for c in schema} | set(PREDICTION_COLUMNS) != set(columns.names):
-        found = f"{run.predictor} returns other fields than before: {', '.join(c.name for c in schema)}"
-        raise TargetError(f"{found}, not {', '.join(columns.names)}. Annotate its output's type")
-    ids, kind = chunk.ids[start:stop], columns.field("id").type
-    if getattr(ids, "type", None) != kind:
-        ids = pa.array(map(str if kind == pa.string() else to_integer, as_list(ids)), kind)
-    texts = pc.cast(ids, pa.string())
-    arrays = {"id": ids, "prediction_id": pc.binary_join_element_wise(texts, pa.scalar(run.id_suffix), "/")}
-    for column, values in zip(schema, chunk.columns, strict=True):
-        arrays[column.name] = pa.array(values[start:stop], columns.field(column.name).type)
-    for name in PREDICTION_COLUMNS[2:]:
-        arrays[name] = pa.repeat(pa.scalar(getattr(run, name)), len(ids))
-    return pa.Table.from_arrays([arrays[name] for name in columns.names], schema=columns)
 
 
 class _JsonLinesWriter:

@@ -19,7 +19,6 @@ from eventml.deploy.batch.chunks import (
     Checkpoint,
     RowChunk,
     RowCounts,
-    RunIdentity,
     ScoredChunk,
     Source,
     Target,
@@ -27,7 +26,7 @@ from eventml.deploy.batch.chunks import (
 from eventml.deploy.batch.locations import FileLocation, Location, SqlLocation
 from eventml.deploy.batch.row_decoding import RowDecoder
 from eventml.deploy.batch.row_filters import DuplicateFilter, drop_known, find_duplicates
-from eventml.deploy.batch.scoring import Scorer
+from eventml.deploy.batch.scoring import Scorer, run_identity, scorable
 from eventml.errors import ConfigError, JobError, MissingExtraError
 from eventml.runtime import task_group
 
@@ -141,25 +140,7 @@ async def score(
     if find_spec("sqlalchemy") is None or find_spec("pyarrow") is None:
         raise MissingExtraError("batch", "scoring tables and files")
     started = time.monotonic()
-    handler = bus.configured_handler(plan.predictor)
-    if not handler.outputs:
-        raise ConfigError(f"{plan.predictor} is a consumer: it has no outputs that could be written")
-    if len(handler.outputs) > 1:
-        raise ConfigError(
-            f"{plan.predictor} has several topics, and a job writes one table or file; write a predictor "
-            f"with one of them: {', '.join(handler.outputs)}"
-        )
-    if handler.several:
-        raise ConfigError(
-            f"{plan.predictor} returns a list of outputs for each event, and a job writes one prediction for "
-            "each row; write a predictor that returns one, which may have a field that is a list"
-        )
-    id_column = plan.id_column or bus.declared_topic(handler.topic).id_field
-    if id_column is None:
-        raise ConfigError(
-            "the column of the rows' ids is not known. Name it with --id, or give the topic "
-            f"{handler.topic!r} an id_field"
-        )
+    handler, id_column = scorable(bus, plan.predictor, plan.id_column)
     async with AsyncExitStack() as stack:
         source = await to_thread.run_sync(open_source, plan.source, id_column)
         stack.callback(source.close)
@@ -180,15 +161,7 @@ async def score(
         begin_load = time.monotonic()
         [loaded] = await stack.enter_async_context(bus.loaded_handlers([plan.predictor]))
         scorer = Scorer(loaded, decoder)
-        run = RunIdentity(
-            predictor=plan.predictor,
-            model=loaded.model.name if loaded.model else "",
-            model_version=loaded.model.version if loaded.model else "",
-            source=str(plan.source),
-            fingerprint=source.fingerprint(),
-            id_column=id_column,
-            only_new=plan.only_new,
-        )
+        run = run_identity(loaded, str(plan.source), source.fingerprint(), id_column, only_new=plan.only_new)
         load_seconds = time.monotonic() - begin_load
         # A file that has changed has another fingerprint. Of a table's rows it is not known.
         since = time.time() - RESUME_WITHIN if in_table else 0

@@ -6,6 +6,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
 import pyarrow.dataset as pads
 import pytest
 
@@ -48,6 +49,18 @@ def test_duckdb(expected: list[Row]) -> None:
         connection.register("scored", scored)  # which is read on the other cursor meanwhile
         connection.sql("CREATE TABLE predictions AS SELECT * FROM scored")
         check(connection.sql("SELECT * FROM predictions").arrow().read_all().to_pylist(), expected)
+
+
+def test_delta(expected: list[Row]) -> None:
+    deltalake = pytest.importorskip("deltalake")
+    deltalake.write_deltalake("rides", pa.Table.from_pylist(ROWS))
+    rows = deltalake.DeltaTable("rides").to_pyarrow_dataset()
+    for _ in range(2):
+        scored = scorer("scored_app:minutes")(rows.scanner().to_reader())
+        deltalake.write_deltalake("scored", scored, mode="overwrite")
+    table = deltalake.DeltaTable("scored")
+    assert table.version() == 1  # one commit for each run
+    check(table.to_pyarrow_table().to_pylist(), expected)
 
 
 def test_polars(expected: list[Row]) -> None:

@@ -41,7 +41,8 @@ def score(  # noqa: PLR0913 - a command's options
         typer.Option(
             "--from",
             metavar="SOURCE",
-            help="What to score: URL#table, with a SQLAlchemy URL, or a .parquet, .csv or .jsonl file.",
+            help="What to score: URL#table, with a SQLAlchemy URL; a .parquet, .csv or .jsonl file, or a "
+            "folder of Parquet files, also at s3://, gs://, az:// or https://.",
         ),
     ],
     target: Annotated[
@@ -89,6 +90,14 @@ def score(  # noqa: PLR0913 - a command's options
             "predictions that have changed.",
         ),
     ] = False,
+    partition_by: Annotated[
+        str,
+        typer.Option(
+            metavar="COLUMNS",
+            help="Divide a folder of Parquet files by these columns of the predictions, separated by commas. "
+            "A run replaces the partitions that it has rows of.",
+        ),
+    ] = "",
     cron: Annotated[
         str | None, typer.Option(metavar="EXPR", help="Run at each of these times, until a signal.")
     ] = None,
@@ -122,6 +131,7 @@ def score(  # noqa: PLR0913 - a command's options
             max_rejects=max_rejects,
             csv_formulas=csv_formulas,
             only_new=only_new,
+            partition_by=tuple(partition_by.split(",")) if partition_by else (),
         )
         times = None if cron is None else next_times(cron, find_zone(time_zone))
     except ConfigError as exc:

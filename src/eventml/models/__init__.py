@@ -13,8 +13,9 @@ A model's library is imported when a model needs it.
 from eventml.models.artefacts import Artefact, Model, ModelSource
 from eventml.models.blocks import in_blocks
 from eventml.models.formats import ModelFile, ModelFormat
-from eventml.models.loading import can_change, current_version, load, path_of, replacement
-from eventml.models.registries import ModelRegistry, Resolved
+from eventml.models.loading import can_change, current_version, load, path_of, replacement, state_of
+from eventml.models.registries import ModelRegistry, Resolved, cache_folder
+from eventml.models.remote_files import open_store, revision_of
 from eventml.models.threads import single_threaded
 
 __all__ = [
@@ -25,11 +26,15 @@ __all__ = [
     "ModelRegistry",
     "ModelSource",
     "Resolved",
+    "cache_folder",
     "can_change",
     "current_version",
     "in_blocks",
     "load",
+    "open_store",
     "path_of",
     "replacement",
+    "revision_of",
     "single_threaded",
+    "state_of",
 ]

@@ -57,10 +57,11 @@ class ScorePlan(msgspec.Struct, frozen=True, kw_only=True):
         checkpoint: Seconds between two checkpoints of a file target. A table has one for each chunk.
         max_rejects: Stop when more rows than this are rejected; None is no limit.
         csv_formulas: Write texts that a spreadsheet takes for formulas to a CSV as they are.
+        partition_by: The columns of predictions by whose values a folder of Parquet files is divided.
         only_new: Do not score the rows whose prediction the table has, by this predictor and model version.
 
     Raises:
-        ConfigError: `only_new` is set, and the target is a file.
+        ConfigError: `only_new` is set and the target is a file, or `partition_by` and it has no partitions.
     """
 
     predictor: str
@@ -72,11 +73,16 @@ class ScorePlan(msgspec.Struct, frozen=True, kw_only=True):
     max_rejects: int | None = None
     csv_formulas: bool = False
     only_new: bool = False
+    partition_by: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.only_new and isinstance(self.target, FileLocation):
             raise ConfigError(
                 f"--only-new: {self.target} is a file, and each run replaces it; name a table in --to"
+            )
+        if self.partition_by and getattr(self.target, "format", "") != "dataset":
+            raise ConfigError(
+                f"--partition-by: {self.target} is no folder of Parquet files, whose name ends in /"
             )
 
 
@@ -194,12 +200,13 @@ def open_source(location: Location, id_column: str) -> Source:
         from eventml.deploy.batch.sql_source import SqlSource  # noqa: PLC0415
 
         return SqlSource(location, id_column)
-    from eventml.deploy.batch import file_source  # noqa: PLC0415
+    from eventml.deploy.batch import datasets, file_source  # noqa: PLC0415
 
     if location.format == "jsonl":
-        return file_source.JsonLinesSource(location.path)
-    kind = file_source.CsvSource if location.format == "csv" else file_source.ParquetSource
-    return kind(location.path, id_column)
+        return file_source.JsonLinesSource(location)
+    if location.format == "csv":
+        return file_source.CsvSource(location, id_column)
+    return datasets.DatasetSource(location, id_column)
 
 
 def open_target(plan: ScorePlan) -> Target:
@@ -210,8 +217,13 @@ def open_target(plan: ScorePlan) -> Target:
         return SqlTarget(plan.target)
     from eventml.deploy.batch.file_target import FileTarget  # noqa: PLC0415 - as above
 
-    source = plan.source.path if isinstance(plan.source, FileLocation) else None
-    return FileTarget(plan.target, every=plan.checkpoint, formulas=plan.csv_formulas, source=source)
+    return FileTarget(
+        plan.target,
+        every=plan.checkpoint,
+        formulas=plan.csv_formulas,
+        source=plan.source if isinstance(plan.source, FileLocation) else None,
+        partition_by=plan.partition_by,
+    )
 
 
 @dataclass

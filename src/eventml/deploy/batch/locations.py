@@ -7,13 +7,16 @@ import os
 import re
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
+from urllib.parse import urlsplit
 
 import msgspec
 
 from eventml.config import InvalidValueError, expand_url, redact, split_url
 from eventml.errors import ConfigError
+from eventml.models import cache_folder
 
-FileFormat = Literal["parquet", "csv", "jsonl"]
+FileFormat = Literal["parquet", "csv", "jsonl", "dataset"]
+"""`dataset` is a folder of Parquet files."""
 
 FORMATS: Final[dict[str, FileFormat]] = {
     ".parquet": "parquet",
@@ -25,6 +28,9 @@ FORMATS: Final[dict[str, FileFormat]] = {
 }
 """The format of a file by its suffix."""
 
+
+STORES: Final = frozenset(("s3", "gs", "az", "https", "http"))
+"""The schemes of URLs that fsspec reads, and but for the last two writes."""
 
 _PASSWORD: Final = re.compile(r"(?<=://)([^/?#:@]*):[^/?#@]*(?=@)")
 
@@ -58,20 +64,34 @@ class SqlLocation(msgspec.Struct, frozen=True):
 
 
 class FileLocation(msgspec.Struct, frozen=True):
-    """A file and its format."""
+    """A file, or a folder of files, and its format. As text it shows no password.
+
+    Attributes:
+        path: Its path; that of a URL is on this machine, where a target is prepared.
+        url: Its URL in a store, with the password; empty for a path.
+    """
 
     path: Path
     format: FileFormat
+    url: str = ""
 
     def __str__(self) -> str:
-        return str(self.path)
+        return redact(self.url) if self.url else str(self.path)
+
+    def rejects(self) -> FileLocation:
+        """Return the location of the file of rejected rows, beside it."""
+        name = f"{self.path.stem}.rejects.jsonl"
+        url, query = self.url.partition("?")[::2]
+        above = url.rstrip("/").rpartition("/")[0]
+        url = f"{above}/{name}{query and '?'}{query}" if url else ""
+        return FileLocation(self.path.with_name(name), "jsonl", url)
 
 
 Location: TypeAlias = SqlLocation | FileLocation
 
 
 def parse_location(text: str, *, option: str, query: str = "") -> Location:
-    """Parse the value of `--from` or `--to`: `URL#table`, a URL and a query, or a path.
+    """Parse the value of `--from` or `--to`: `URL#table`, a URL and a query, a file, or a folder.
 
     `${NAME}` in a URL is replaced by the environment variable, so that no password has to be written.
 
@@ -80,21 +100,39 @@ def parse_location(text: str, *, option: str, query: str = "") -> Location:
     Raises:
         ConfigError: The text is none of these, or does not fit to the query.
     """
-    if "://" in text:
+    in_store = "://" in text and text.partition("://")[0] in STORES
+    if "://" in text and not in_store:
         return _parse_database(text, option, query)
     if query:
         raise ConfigError(
             f"{option} {redact(text)}: --query needs the URL of a database in {option}, no file"
         )
-    path = Path(text)
+    url = _expanded(text, option) if in_store else ""
+    path = Path(urlsplit(url).path.lstrip("/") or "store") if url else Path(text)
     form = FORMATS.get(path.suffix.lower())
+    if text.endswith("/") or (not url and path.is_dir()):
+        form = "dataset"
+    if url:
+        path = cache_folder() / "score" / hashlib.sha256(url.encode()).hexdigest()[:32] / path.name
     if form is None:
         shown = redact(text) if "@" in text else text
         raise ConfigError(
             f"{option} {shown}: expected a SQLAlchemy URL with #table, such as "
-            f"sqlite:///rides.db#rides, or a file whose name ends in {', '.join(FORMATS)}"
+            f"sqlite:///rides.db#rides, a file whose name ends in {', '.join(FORMATS)}, or a folder of "
+            "Parquet files, whose name ends in /"
         )
-    return FileLocation(path, form)
+    if option == "--to" and url.startswith("http"):
+        raise ConfigError(
+            f"{option} {redact(url)}: a web server is read only; write to s3://, gs:// or az://"
+        )
+    return FileLocation(path, form, url)
+
+
+def _expanded(url: str, option: str) -> str:
+    try:
+        return expand_url(url, os.environ)
+    except InvalidValueError as exc:
+        raise ConfigError(f"{option} {redact(url)}: {exc}") from exc
 
 
 def _parse_database(text: str, option: str, query: str) -> SqlLocation:

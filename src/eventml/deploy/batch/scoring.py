@@ -242,7 +242,7 @@ def scorable(bus: Bus, name: str, id_column: str | None) -> tuple[Handler, str]:
     id_column = id_column or bus.declared_topic(handler.topic).id_field
     if id_column is None:
         raise ConfigError(
-            "the column of the rows' ids is not known. Name it with --id (in Python `id_column`), or give "
+            "the column of the rows' ids is not known. Name it with --id, or in Python id_column, or give "
             f"the topic {handler.topic!r} an id_field"
         )
     return handler, id_column

@@ -2,7 +2,7 @@
 
     python -m benchmarks.engines FOLDER [--rows 10000000] [--kills 5] [--engines none,ray,spark,dask]
 
-It needs `pip install 'ray[data]' pyspark 'dask[dataframe]'`, and Java 17 for Spark. Each engine has two workers.
+It needs `pip install 'ray[data]' pyspark 'dask[dataframe]'`, and Java 17 for Spark. Each has two workers.
 Memory is the highest sum of the proportional set sizes (PSS) of the process and all its children.
 """
 
@@ -49,7 +49,7 @@ def score_with_ray(source: str, target: str) -> None:
     environment = {"env_vars": {"PYTHONPATH": str(ROOT)}}
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env=environment)
     scored = ray.data.read_parquet(source).map_batches(
-        scorer(PREDICTOR), batch_format="pyarrow", batch_size=32_768
+        scorer(PREDICTOR, output=float), batch_format="pyarrow", batch_size=32_768
     )
     scored.write_parquet(target, mode="overwrite")
     Path(target, "_SUCCESS").touch()
@@ -64,7 +64,7 @@ def score_with_spark(source: str, target: str) -> None:
     builder = SparkSession.builder.master("local[2]").config("spark.ui.enabled", "false")
     builder = builder.config("spark.sql.execution.arrow.maxRecordsPerBatch", "32768")
     spark = builder.config("spark.driver.bindAddress", "127.0.0.1").getOrCreate()
-    score = scorer(PREDICTOR)
+    score = scorer(PREDICTOR, output=float)
     scored = spark.read.parquet(source).mapInArrow(score, from_arrow_schema(score.schema))
     scored.write.mode("overwrite").parquet(target)
 
@@ -77,7 +77,9 @@ def score_with_dask(source: str, target: str) -> None:
 
     with dask.config.set(scheduler="processes", num_workers=2):
         rows = dd.read_parquet(source, dtype_backend="pyarrow", split_row_groups=True)
-        rows.map_partitions(scorer(PREDICTOR)).to_parquet(target, write_index=False, overwrite=True)
+        rows.map_partitions(scorer(PREDICTOR, output=float)).to_parquet(
+            target, write_index=False, overwrite=True
+        )
     Path(target, "_SUCCESS").touch()
 
 
@@ -130,7 +132,7 @@ def run(
     environment |= {"OMP_NUM_THREADS": "1", "SPARK_LOCAL_IP": "127.0.0.1", "PYTHONWARNINGS": "ignore"}
     code = f"from benchmarks.engines import ENGINES; ENGINES[{engine!r}]({str(source)!r}, {str(target)!r})"
     main = f"if __name__ == '__main__':\n    {code}\n"  # Dask's workers import the program
-    program = target.parent / f"{engine}.py"
+    program = target.parent / f"run_{engine}.py"
     program.write_text(main)
     started, peak = time.monotonic(), 0.0
     with Path(target.parent, f"{engine}.log").open("ab") as log:
@@ -198,8 +200,8 @@ def main() -> None:
         spent = [run(engine, source, target, chance.uniform(0, seconds))[0] for _ in range(options.kills)]
         last, _, _ = run(engine, source, target)
         print(
-            f"{engine}: killed after {', '.join(f'{one:.0f}' for one in spent)} s, then {last:.1f} s: every row "
-            f"once, as without kills: {predictions(target).equals(found)}",
+            f"{engine}: killed after {', '.join(f'{one:.0f}' for one in spent)} s, then {last:.1f} s: every "
+            f"row once, as without kills: {predictions(target).equals(found)}",
             flush=True,
         )
 

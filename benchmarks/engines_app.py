@@ -26,17 +26,12 @@ class Linear:
         return np.asarray(rows @ self.weights + 3.7)
 
 
-class Minutes(msgspec.Struct, frozen=True):
-    minutes: float
-
-
 bus.topic("rides.started", event_type=Ride, id_field="ride_id")
 
 
 @bus.predictor(
     "rides.started", to="rides.duration", model=lambda: Model(Linear(), "linear", "v1"), event_type=Ride
 )
-def duration(rides: pa.Table, model: Linear) -> list[Minutes]:
+def duration(rides: pa.Table, model: Linear) -> np.ndarray:
     names = ("distance", "hour", "passengers", "fare")
-    minutes = model.predict(np.column_stack([rides[name].to_numpy() for name in names]))
-    return list(map(Minutes, minutes.tolist()))
+    return model.predict(np.column_stack([rides[name].to_numpy() for name in names]))

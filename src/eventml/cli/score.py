@@ -54,6 +54,12 @@ def score(  # noqa: PLR0913 - a command's options
             metavar="SQL", help="Score the rows of this query; --from is a URL without a table then."
         ),
     ] = "",
+    parameters: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--param", metavar="NAME=VALUE", help="A value for :NAME in --query; the option may be repeated."
+        ),
+    ] = None,
     id_column: Annotated[
         str | None,
         typer.Option(
@@ -123,7 +129,7 @@ def score(  # noqa: PLR0913 - a command's options
     try:
         plan = batch.ScorePlan(
             predictor=name,
-            source=batch.parse_location(source, option="--from", query=query),
+            source=batch.parse_location(source, option="--from", query=query, parameters=parameters or ()),
             target=batch.parse_location(target, option="--to"),
             id_column=id_column,
             chunk=chunk,

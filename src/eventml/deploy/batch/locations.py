@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 from pathlib import Path
-from typing import Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 from urllib.parse import urlsplit
 
 import msgspec
@@ -14,6 +14,9 @@ import msgspec
 from eventml.config import InvalidValueError, expand_url, redact, split_url
 from eventml.errors import ConfigError
 from eventml.models import cache_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 FileFormat = Literal["parquet", "csv", "jsonl", "dataset"]
 """`dataset` is a folder of Parquet files."""
@@ -42,11 +45,13 @@ class SqlLocation(msgspec.Struct, frozen=True):
         url: SQLAlchemy's URL, with the password.
         table: The table's name, or `schema.table`; empty for a query.
         query: The SQL to read from; empty for a table.
+        parameters: The values of `:name` in the query, by name.
     """
 
     url: str
     table: str = ""
     query: str = ""
+    parameters: tuple[tuple[str, str], ...] = ()
 
     def __str__(self) -> str:
         return redact(self.url) + (f"#{self.table}" if self.table else " (a query)")
@@ -60,7 +65,8 @@ class SqlLocation(msgspec.Struct, frozen=True):
         What is hidden may decide which rows are read. The hash is slow because there may be secrets in it.
         """
         url = _PASSWORD.sub(r"\1", self.url)
-        return f"{self.query} {hashlib.pbkdf2_hmac('sha256', url.encode(), b'eventml', 100_000).hex()}"
+        query = f"{self.query} {self.parameters}" if self.parameters else self.query
+        return f"{query} {hashlib.pbkdf2_hmac('sha256', url.encode(), b'eventml', 100_000).hex()}"
 
 
 class FileLocation(msgspec.Struct, frozen=True):
@@ -90,22 +96,23 @@ class FileLocation(msgspec.Struct, frozen=True):
 Location: TypeAlias = SqlLocation | FileLocation
 
 
-def parse_location(text: str, *, option: str, query: str = "") -> Location:
+def parse_location(text: str, *, option: str, query: str = "", parameters: Sequence[str] = ()) -> Location:
     """Parse the value of `--from` or `--to`: `URL#table`, a URL and a query, a file, or a folder.
 
     `${NAME}` in a URL is replaced by the environment variable, so that no password has to be written.
 
-    Messages name the option; `query` is the value of `--query`.
+    Messages name the option; `query` is the value of `--query`, and `parameters` are those of `--param`.
 
     Raises:
         ConfigError: The text is none of these, or does not fit to the query.
     """
     in_store = "://" in text and text.partition("://")[0] in STORES
     if "://" in text and not in_store:
-        return _parse_database(text, option, query)
-    if query:
+        return _parse_database(text, option, query, parameters)
+    if query or parameters:
+        given = "--query" if query else "--param"
         raise ConfigError(
-            f"{option} {redact(text)}: --query needs the URL of a database in {option}, no file"
+            f"{option} {redact(text)}: {given} needs the URL of a database in {option}, no file"
         )
     url = _expanded(text, option) if in_store else ""
     path = Path(urlsplit(url).path.lstrip("/") or "store") if url else Path(text)
@@ -135,7 +142,7 @@ def _expanded(url: str, option: str) -> str:
         raise ConfigError(f"{option} {redact(url)}: {exc}") from exc
 
 
-def _parse_database(text: str, option: str, query: str) -> SqlLocation:
+def _parse_database(text: str, option: str, query: str, parameters: Sequence[str]) -> SqlLocation:
     url, _, table = text.partition("#")
     try:
         url = expand_url(url, os.environ)
@@ -150,4 +157,8 @@ def _parse_database(text: str, option: str, query: str) -> SqlLocation:
     if not table and not query:
         alternative = "" if option == "--to" else ", or a query with --query"
         raise ConfigError(f"{option} {redact(url)}: no table is named: add #table to the URL{alternative}")
-    return SqlLocation(url, table, query)
+    values = {name: value for name, _, value in (one.partition("=") for one in parameters)}
+    for one, name in zip(parameters, values, strict=True):
+        if "=" not in one or re.search(rf"(?<!:):{re.escape(name)}\b", query) is None:
+            raise ConfigError(f"--param {one.partition('=')[0]}: expected NAME=VALUE, with :NAME in --query")
+    return SqlLocation(url, table, query, tuple(values.items()))

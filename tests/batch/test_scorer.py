@@ -31,11 +31,13 @@ TABLE = pa.Table.from_pylist([*ROWS, {**ROWS[0], "ride_id": None}])
 KINDS: dict[str, tuple[Callable[[pa.Table], Any], Callable[[Any], pa.Table]]] = {
     "table": (lambda table: table, lambda found: found),
     "record batch": (
-        lambda table: table.combine_chunks().to_batches()[0],
+        lambda table: pa.RecordBatch.from_pylist(table.to_pylist(), table.schema),
         lambda found: pa.Table.from_batches([found]),
     ),
     "iterator of record batches": (
-        lambda table: iter(table.to_batches(max_chunksize=7)),
+        lambda table: iter(
+            table.to_batches(max_chunksize=7) or [pa.RecordBatch.from_pylist([], table.schema)]
+        ),
         pa.Table.from_batches,
     ),
     "record batch reader": (
@@ -142,6 +144,16 @@ def test_threads_take_turns_and_get_their_own_rows() -> None:
     with ThreadPoolExecutor(4) as threads:
         found = list(threads.map(score, parts))
     assert [one["id"].to_pylist() for one in found] == [one["ride_id"].to_pylist() for one in parts]
+
+
+@pytest.mark.parametrize("zone", [15, None], ids=["without outputs", "empty"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_batch_without_predictions_has_the_columns(kind: str, zone: int | None) -> None:
+    make, back = KINDS[kind]
+    table = pa.Table.from_pylist([{**row, "zone": zone} for row in rides(5 if zone else 0)], TABLE.schema)
+    found = back(scorer("scored_app:minutes")(make(table if zone else TABLE.slice(0, 0).combine_chunks())))
+    assert found.num_rows == 0
+    assert found.column_names == scorer("scored_app:minutes").schema.names
 
 
 def test_a_column_that_is_missing_is_named() -> None:

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-import kubernetes_validate
+import kubernetes_validate  # type: ignore[import-untyped]
 import pyarrow.dataset as pads
 import pytest
 import yaml

@@ -2,11 +2,11 @@
 
 Read `job.py` first (the three stages of a run), then in the order of the stages:
 - reading: `locations.py` (what `--from` and `--to` name), `chunks.py` (what passes between the stages),
-  `file_source.py` with `csv_reader.py`, `sql_source.py`;
+  `datasets.py` (Parquet), `file_source.py` with `csv_reader.py`, `sql_source.py`; `stores.py` opens files;
 - scoring: `row_decoding.py` (rows to events), `row_filters.py`, `scoring.py` (calling the predictor),
   `output_columns.py`;
-- writing: `file_target.py` (with the checkpoints of a file) in its `work_folder.py`, `sql_target.py` with
-  `sql_tables.py` (its tables, and opening a database) and `sql_rows.py`. `csv_reader.py` also reads for
+- writing: `file_target.py` (with the checkpoints of a file) in its `work_folder.py`, after `replaceable.py`;
+  `sql_target.py` with `sql_tables.py` (its tables, and opening a database) and `sql_rows.py`. `csv_reader.py` also reads for
   `eventml publish`, and `row_decoding.py` decodes for it;
 - on other engines: `arrow_scorer.py`, the scoring alone. `prediction_tables.py` has the Arrow tables of both.
 

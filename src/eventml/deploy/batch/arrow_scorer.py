@@ -70,7 +70,8 @@ class ArrowScorer:
                 f"{self._name}: the columns of its output are not known before it is called. Annotate its "
                 "output, such as -> list[float], or name the type: scorer(..., output=float)"
             )
-        self.schema = _schema(self._name, self._outputs, self._integer_ids())
+        types = {name: type_ for name, _, type_ in fields_of(self._handler.event_type) or ()}
+        self.schema = _schema(self._name, self._outputs, integer_ids=types.get(self._id) is int)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ArrowScorer, self._arguments
@@ -94,9 +95,9 @@ class ArrowScorer:
         if isinstance(data, pa.Table):
             return self._score(data)
         if isinstance(data, pa.RecordBatch):
-            return _one_batch(self._score(pa.Table.from_batches([data])))
+            return self._score_batch(data)
         if isinstance(data, Iterator) and not hasattr(data, "__arrow_c_stream__"):
-            return (_one_batch(self._score(pa.Table.from_batches([batch]))) for batch in data)
+            return map(self._score_batch, data)
         if library == "pandas":
             import pandas as pd  # noqa: PLC0415 - it is installed: the rows are pandas's
 
@@ -107,12 +108,13 @@ class ArrowScorer:
 
             return pl.from_arrow(self._score(pa.table(data)))
         reader = pa.RecordBatchReader.from_stream(data)
-        batches = (_one_batch(self._score(pa.Table.from_batches([batch]))) for batch in reader)
-        return pa.RecordBatchReader.from_batches(self.schema, batches)
+        return pa.RecordBatchReader.from_batches(self.schema, map(self._score_batch, reader))
 
-    def _integer_ids(self) -> bool:
-        fields = fields_of(self._handler.event_type) or ()
-        return any(type_ is int for name, _, type_ in fields if name == self._id)
+    def _score_batch(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        import pyarrow as pa  # noqa: PLC0415 - as above
+
+        batches = self._score(pa.Table.from_batches([batch])).combine_chunks().to_batches()
+        return batches[0] if batches else pa.RecordBatch.from_pylist([], self.schema)
 
     def _score(self, rows: pa.Table) -> pa.Table:
         import pyarrow as pa  # noqa: PLC0415 - as above
@@ -176,7 +178,7 @@ class ArrowScorer:
         return started.result()
 
 
-def _schema(name: str, outputs: OutputSchema, integer_ids: bool) -> pa.Schema:
+def _schema(name: str, outputs: OutputSchema, *, integer_ids: bool) -> pa.Schema:
     import pyarrow as pa  # noqa: PLC0415 - as above
 
     from eventml.deploy.batch.prediction_tables import arrow_schema  # noqa: PLC0415 - it needs pyarrow
@@ -187,7 +189,3 @@ def _schema(name: str, outputs: OutputSchema, integer_ids: bool) -> pa.Schema:
     kinds = {"attempts": pa.int64()}
     error = pa.struct([(field, kinds.get(field, pa.string())) for field in RejectedRow.__struct_fields__])
     return found.append(pa.field(REJECTED, error))
-
-
-def _one_batch(table: pa.Table) -> pa.RecordBatch:
-    return table.combine_chunks().to_batches()[0]

@@ -6,9 +6,9 @@ Read `job.py` first (the three stages of a run), then in the order of the stages
 - scoring: `row_decoding.py` (rows to events), `row_filters.py`, `scoring.py` (calling the predictor),
   `output_columns.py`;
 - writing: `file_target.py` (with the checkpoints of a file) in its `work_folder.py`, after `replaceable.py`;
-  `sql_target.py` with `sql_tables.py` (its tables, and opening a database) and `sql_rows.py`. `csv_reader.py` also reads for
-  `eventml publish`, and `row_decoding.py` decodes for it;
-- on other engines: `arrow_scorer.py`, the scoring alone. `prediction_tables.py` has the Arrow tables of both.
+  `sql_target.py` with `sql_tables.py` (its tables, and opening a database) and `sql_rows.py`. `csv_reader.py`
+  also reads for `eventml publish`, and `row_decoding.py` decodes for it;
+- on other engines: `arrow_scorer.py`, the scoring alone; `prediction_tables.py` has the tables of both.
 
 It may import bus, runtime and what lies below them. Modules that need SQLAlchemy or
 pyarrow, which come with the extra `batch`, are imported by `job.py` when a source or target needs them.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # for backends/, examples/ and tests.brokers, which are not installed
 
-pytest_plugins = ["tests.brokers", "tests.databases"]
+pytest_plugins = ["tests.brokers", "tests.databases", "tests.limits"]
 
 
 @pytest.hookimpl(wrapper=True)

@@ -23,6 +23,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from redis import Redis
+
 from backends.process import NotInstalledError, free_ports
 from backends.redis.server import RedisServer
 from tests.docs import wheel
@@ -204,7 +206,8 @@ def project(hour: Hour, redis: str) -> None:
         hour.run("python simulate.py")
     if redis:
         with hour.step("project: on Redis"):
-            hour.run("redis-cli -u $URL FLUSHALL", URL=redis)
+            with Redis.from_url(redis) as client:
+                client.flushall()
             stream(hour, f"{PROJECT}.app:bus", "rides.duration", redis, "data/rides.csv")
     with hour.step("project: web service"):
         serve(hour, f"{PROJECT}.app:bus", None)

@@ -59,12 +59,12 @@ def _score_with_kills(
         time.sleep(chance.uniform(0, longest))  # during a read, a call, a write, or at the end
         process.kill()
         Path("loaded").unlink(missing_ok=True)
-        _, errors = process.communicate()
+        _, errors = process.communicate(timeout=60)
         assert process.returncode in {-9, 0}, errors
         killed += 1
         rows_at_kill.append(_progress(target))
     process = _start(source, target, 0)
-    output, errors = process.communicate()
+    output, errors = process.communicate(timeout=600)
     assert process.returncode == 0, errors
     summary = json.loads(output)
     print(f"rows at the checkpoint after each kill: {rows_at_kill}; the last run: {summary}")  # noqa: T201 - as above

@@ -217,7 +217,7 @@ def start() -> Iterator[object]:
     yield run
     for process in started:
         process.kill()
-        process.communicate()
+        process.communicate(timeout=30)
 
 
 @pytest.mark.parametrize("target", ["out.parquet", "sqlite:///out.db#predictions"])

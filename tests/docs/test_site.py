@@ -24,6 +24,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 import eventml
 import eventml.testing
+from tests.brokers import browser_programs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -133,9 +134,7 @@ def test_the_reference_has_every_public_name(site: Path, pages: dict[Path, Page]
 
 @pytest.fixture
 def browser(tmp_path: Path) -> Iterator[Any]:
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if chromium is None or driver is None:
-        pytest.skip("needs chromium and chromedriver")
+    chromium, driver = browser_programs()
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
     for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", f"--user-data-dir={tmp_path}"):

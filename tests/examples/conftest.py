@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,13 +10,12 @@ import pytest
 from examples.rides.folder import ENVIRONMENT
 from examples.rides.generator import generate
 from examples.rides.train import train
-from tests.brokers import without_broker
+from tests.brokers import browser_programs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-_CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 _FLAGS = (
     "--headless",
     "--no-sandbox",
@@ -36,10 +34,7 @@ def _chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     webdriver = pytest.importorskip("selenium.webdriver")
     from selenium.webdriver.chrome.service import Service  # noqa: PLC0415 - see the line above
 
-    browser = next(filter(None, map(shutil.which, _CHROMIUM)), None)
-    driver = shutil.which("chromedriver")
-    if browser is None or driver is None:
-        without_broker("Chromium and chromedriver are not installed (Debian: chromium, chromium-driver)")
+    browser, driver = browser_programs()
     options = webdriver.ChromeOptions()
     options.binary_location = browser
     for flag in (*_FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tests.limits import started
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -59,13 +61,8 @@ def run(command: list[str], folder: Path, **environment: str) -> str:
 @contextmanager
 def running(command: list[str], folder: Path, until: str, **environment: str) -> Iterator[str]:
     """Run a service and give the first line of its log that contains `until`; it must stop with status 0."""
-    with subprocess.Popen(  # noqa: S603 - ours
-        _translated(command),
-        cwd=folder,
-        env=_environment(folder, environment),
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
+    options = {"cwd": folder, "env": _environment(folder, environment), "text": True}
+    with started(_translated(command), stderr=subprocess.PIPE, limit=3 * TIMEOUT, **options) as process:
         assert process.stderr is not None
         lines = []
         for line in process.stderr:

@@ -203,7 +203,7 @@ def test_concurrent_processes_train_once(tmp_path: Path) -> None:
         )
         for _ in range(2)
     ]
-    said = [process.communicate()[1] for process in started]
+    said = [process.communicate(timeout=100)[1] for process in started]
 
     assert [process.returncode for process in started] == [0, 0]
     assert sum("training on" in err for err in said) == 1

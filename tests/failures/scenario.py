@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from eventml.runtime.stats import Stats
     from eventml.runtime.worker import Worker
 
+PATIENCE = 90.0  # seconds that a step may take; only a failing test waits so long
+
 
 class Ride(msgspec.Struct):
     ride_id: int
@@ -116,8 +118,9 @@ class Scenario:
         async with backend.subscribe(
             [self.to, *self.dead_letter_topics], group=None, start="earliest"
         ) as reader:
-            while found < expected:
-                found += self._add(await reader.receive(1000))
+            with anyio.fail_after(PATIENCE):
+                while found < expected:
+                    found += self._add(await reader.receive(1000))
             # A replay may have moved dead letters to the end of their topic, so there can be more.
             silence = False
             while not silence:
@@ -178,8 +181,9 @@ async def publish(backend: Backend, records: Sequence[Record], size: int = 1000)
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    while not holds():
-        await anyio.sleep(0.01)
+    with anyio.fail_after(PATIENCE):
+        while not holds():
+            await anyio.sleep(0.01)
 
 
 async def create_topics(backend: Backend, names: Sequence[str]) -> None:

@@ -34,7 +34,7 @@ def run_forked(url: str, topic: str, forks: int) -> dict[str, int]:
     """Run the program, whose processes write nothing to standard error; how many events each published."""
     command = [sys.executable, "-W", "error", "-W", "default:This process:DeprecationWarning", str(PROGRAM)]
     result = subprocess.run(  # noqa: S603 - our own program
-        [*command, url, topic, str(forks)], capture_output=True, text=True, check=False
+        [*command, url, topic, str(forks)], capture_output=True, text=True, timeout=100, check=False
     )
     assert (result.returncode, result.stderr) == (0, "")
     published: dict[str, int] = json.loads(result.stdout)
@@ -89,9 +89,13 @@ def in_child(function: Callable[[], Any]) -> str:
 
     process = context.Process(target=run)
     process.start()
-    assert receiver.poll(30), "the child hangs"
-    answer: str = receiver.recv()
-    process.join()
+    try:
+        assert receiver.poll(30), "the child hangs"
+        answer: str = receiver.recv()
+        process.join(30)
+        assert process.exitcode == 0, "the child does not end"
+    finally:
+        process.kill()  # this process would wait for it at its own end
     return answer
 
 

@@ -13,6 +13,7 @@ import anyio
 import pytest
 
 from tests.failures.scenario import Ride, Scenario, publish
+from tests.limits import started
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,13 +57,9 @@ def worker(scenario: Scenario, event: int, *options: str) -> Iterator[subprocess
         "KILLED_BUS": scenario.bus.name,
         "KILLED_IN": str(event),
     }
-    with subprocess.Popen(  # noqa: S603 - a command of this test
-        [*command, "--backend", scenario.url], cwd=ROOT, env=environment, stdout=subprocess.PIPE
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
+    command += ["--backend", scenario.url]
+    with started(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE) as process:
+        yield process
 
 
 def kill_a_worker(scenario: Scenario, event: int) -> None:

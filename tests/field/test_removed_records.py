@@ -17,6 +17,7 @@ from confluent_kafka.admin import AdminClient
 from eventml.backends import redis
 from eventml.backends.base import Completion, CountsLost
 from eventml.records import Record
+from tests.brokers import needs_redis
 from tests.kafka.conftest import connected, new_topic, receive
 from tests.redis import scene
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from tests.brokers import StartRedis
 
 pytestmark = pytest.mark.anyio
+
+COUNTING = ("7.0", "counting what a group has not read")
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -102,6 +105,7 @@ async def test_kafka_where_the_log_ends_before_the_groups_offset(
 async def test_redis_counts_what_was_trimmed_unread(
     redis_server: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
+    needs_redis(redis_server, *COUNTING)
     topic = scene.new_topic()
     async with (
         redis.open(redis_server.url, redis.Settings()) as backend,
@@ -134,6 +138,7 @@ async def test_redis_counts_what_was_trimmed_unread(
 
 
 async def test_redis_counts_unread_entries_that_were_deleted(redis_server: RedisServer) -> None:
+    needs_redis(redis_server, *COUNTING)
     topic = scene.new_topic()
     async with (
         redis.open(redis_server.url, redis.Settings()) as backend,
@@ -177,6 +182,7 @@ async def test_redis_counts_nothing_after_a_restart(
 ) -> None:
     """The server does not write down how many entries a group has read, and starts with what it knew once."""
     server = start_redis(appendfsync="always")
+    needs_redis(server, *COUNTING)
     topic, settings = scene.new_topic(), redis.Settings(lease=0.6)
     async with (
         redis.open(server.url, settings) as backend,

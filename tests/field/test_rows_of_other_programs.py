@@ -21,7 +21,6 @@ from eventml.cli.publish import read_csv, read_json_lines
 from eventml.deploy.batch import TextLines, csv_reader
 from eventml.deploy.batch.output_columns import schema_of_outputs, schema_of_type
 from eventml.errors import JobRunningError, OutputError, TargetError
-from tests.databases import PostgresServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -193,12 +192,6 @@ QUERIES = [
 ]
 
 
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[PostgresServer]:
-    with PostgresServer() as server:
-        yield server
-
-
 def fill(url: str) -> None:
     engine = sa.create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
     with engine.begin() as connection:
@@ -216,21 +209,21 @@ def test_a_query_with_comments_semicolons_and_signs(query: str) -> None:
     assert [row["text"][:3] for row in rows_of("out.jsonl")] == ["a:x", "b:x"]
 
 
-def test_the_same_queries_on_postgresql(postgres: PostgresServer) -> None:
-    fill(postgres.url())
+def test_the_same_queries_on_postgresql(postgres_url: str) -> None:
+    fill(postgres_url)
     for query in [*QUERIES, "SELECT id::int, text::text FROM notes -- end"]:
-        result = score("echo", postgres.url(), "out.jsonl", "--query", query)
+        result = score("echo", postgres_url, "out.jsonl", "--query", query)
         assert result.exit_code == 0, result.output
         assert [row["text"][:3] for row in rows_of("out.jsonl")] == ["a:x", "b:x"]
 
 
-def test_names_that_postgresql_would_cut(postgres: PostgresServer) -> None:
+def test_names_that_postgresql_would_cut(postgres_url: str) -> None:
     write_csv((1, "one", 1))
     for predictor, table in (("long", "short"), ("echo", "t" * 60), ("echo", "é" * 30)):
-        refused = score(predictor, "notes.csv", f"{postgres.url()}#{table}")
+        refused = score(predictor, "notes.csv", f"{postgres_url}#{table}")
         assert refused.exit_code == 1
         assert "is longer than the 63 bytes of a name" in refused.stderr
-    engine = sa.create_engine(postgres.url().replace("postgresql:", "postgresql+psycopg:"))
+    engine = sa.create_engine(postgres_url.replace("postgresql:", "postgresql+psycopg:"))
     assert not [name for name in sa.inspect(engine).get_table_names() if name.startswith(("t", "é"))]
     engine.dispose()
 

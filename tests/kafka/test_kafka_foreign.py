@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 import subprocess
 from secrets import token_hex
 from typing import TYPE_CHECKING, Final
@@ -16,17 +15,16 @@ import pytest
 import eventml
 from eventml.backends.kafka.wire import key_hash
 from eventml.records import Record, foreign_id
+from tests.brokers import program
 from tests.kafka.conftest import connected, everything, new_topic
 
 if TYPE_CHECKING:
     from backends.kafka.cluster import KafkaCluster
 
-KCAT: Final = shutil.which("kcat")
 
 pytestmark = [
     pytest.mark.anyio,
     pytest.mark.kafka,
-    pytest.mark.skipif(KCAT is None, reason="kcat is not installed"),
 ]
 
 HEADERS: Final = {
@@ -38,7 +36,7 @@ HEADERS: Final = {
 
 
 def kcat(cluster: KafkaCluster, *arguments: str, stdin: str = "") -> str:
-    argv = [str(KCAT), "-q", "-b", cluster.bootstrap, *arguments]
+    argv = [program("kcat", package="kcat"), "-q", "-b", cluster.bootstrap, *arguments]
     done = subprocess.run(argv, input=stdin, capture_output=True, text=True, timeout=30, check=True)  # noqa: S603 - found on PATH
     return done.stdout
 

@@ -17,6 +17,7 @@ from aiokafka.errors import UnknownTopicOrPartitionError
 from backends.kafka import cluster, probe
 from backends.kafka.quick import quick_options
 from backends.process import StartError
+from tests.limits import started
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
@@ -129,7 +130,7 @@ class TestOneNode:
     ) -> None:
         del kafka_broker  # that there is a Kafka to run
         command = [sys.executable, str(START), "--quick", "--port", "0", "--dir", str(tmp_path)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as script:  # noqa: S603 - ours
+        with started(command, stdout=subprocess.PIPE, text=True) as script:
             assert script.stdout
             port = int(script.stdout.readline().rpartition(":")[2])
             assert probe.ask(port).nodes == {1: port}

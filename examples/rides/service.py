@@ -13,14 +13,15 @@ import anyio
 from rich.live import Live
 from rich.text import Text
 
-from eventml.cli.top import Snapshot, parse_metrics, render
+from eventml.cli.top import render
+from eventml.deploy.console import Snapshot
 from eventml.deploy.workers import (
     HealthLimits,
     HostPort,
     ServiceStatus,
     Supervisor,
     WorkerSpec,
-    answer_operations,
+    group_lags,
     serve_status,
     watch_health,
 )
@@ -112,14 +113,14 @@ async def showing(bus: str, status: Status, console: Console) -> AsyncIterator[N
             yield
             tasks.cancel_scope.cancel()
         with anyio.move_on_after(3):  # the lag that is shown is read once in a while
-            while snapshot(status).sum("eventml_lag"):  # noqa: ASYNC110 - polling
+            while any(group_lags(status()).values()):  # noqa: ASYNC110 - polling
                 await anyio.sleep(0.1)
         show(start)
 
 
 def snapshot(status: Status) -> Snapshot:
-    """Return the metrics of a service now. Of worker processes they are half a second old at most."""
-    return parse_metrics(answer_operations("/metrics", status)[1].decode(), time.monotonic())
+    """Return the status of a service now. That of worker processes is half a second old at most."""
+    return Snapshot(time.monotonic(), status())
 
 
 def kill_worker(status: ServiceStatus) -> str | None:

@@ -79,7 +79,7 @@ def test_in_memory_it_says_that_no_worker_can_be_killed(
     assert "no worker can be killed" in shown
 
 
-@pytest.mark.parametrize(("module", "extra"), [("skops", "sklearn"), ("prometheus_client", "metrics")])
+@pytest.mark.parametrize(("module", "extra"), [("skops", "sklearn")])
 def test_a_missing_extra_is_named(
     module: str, extra: str, invoke: Invoke, monkeypatch: pytest.MonkeyPatch
 ) -> None:

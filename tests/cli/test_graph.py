@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from eventml.cli.graph import Node, draw_mermaid, draw_svg, draw_tree, layers, topology
+from eventml.cli.graph import draw_mermaid, draw_svg, draw_tree
+from eventml.deploy.console import Node, layers, topology
 from examples.rides.app import bus as rides
 
 if TYPE_CHECKING:

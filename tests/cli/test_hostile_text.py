@@ -186,19 +186,18 @@ def answering(body: bytes) -> Iterator[HostPort]:
 
 
 @pytest.mark.parametrize(
-    ("prefix", "code"), [(b"HTTP/1.0 200 OK\r\n\r\n", 0), (b"HTTP/1.0 503 No\r\n\r\n", 0), (b"", 1)]
+    ("prefix", "code"), [(b"HTTP/1.0 200 OK\r\n\r\n", 0), (b"HTTP/1.0 503 No\r\n\r\n", 2), (b"", 1)]
 )
 def test_top_shows_a_hostile_service_printable(
     invoke: Invoke, folder: Path, prefix: bytes, code: int
 ) -> None:
     (folder / "app.py").write_text(APP)
-    label = HOSTILE.replace("\n", "\\n").replace("\r", "")
-    metrics = (
-        'eventml_info{bus="hostile"} 1\n'
-        f'eventml_events_received_total{{handler="h{label}"}} 1\n'
-        f'eventml_worker_state{{worker="w{label}",state="{label}"}} 1\n'
-    )
-    body = prefix + (metrics if prefix else HOSTILE.replace("\n", "")).encode()
+    label = HOSTILE.replace("\x9b", "")
+    handler = {"group": label, "totals": {"received": [1]}, "model": [label, label]}
+    worker = {"name": label, "pid": 1, "state": "ready", "handlers": {f"h{label}": handler}}
+    status = {"bus": "hostile", "workers": [worker], "unready": [label], "stuck": label}
+    text = msgspec.json.encode(status) if code == 0 else label.replace("\n", "").encode()
+    body = prefix + text
     with answering(body) as address:
         result = invoke("top", "app:bus", "--once", "--every", "0.2", "--at", str(address))
     assert result.exit_code == code, result.output

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventml.cli.output import delivery_to_json
+from eventml.deploy.console import delivery_to_json
 from eventml.records import CONTENT_TYPE, JSON, MSGPACK, Delivery, Record
 
 HEADERS = st.dictionaries(st.text(max_size=5), st.text(st.characters(), max_size=5))

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import pty
 import re
+import subprocess
+import sys
+import termios
+import time
 from pathlib import Path
+from select import select
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -13,27 +20,40 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventml.cli.top import (
+from eventml import Bus
+from eventml.cli.top import format_row, render, sparkline
+from eventml.deploy.console import (
     Snapshot,
     format_bound,
-    format_row,
-    handler_row,
-    parse_metrics,
+    handler_numbers,
+    open_console,
     quantile,
-    render,
-    worker_row,
+    worker_numbers,
 )
-from eventml.deploy.workers.metrics import render_metrics
-from eventml.deploy.workers.operations import HostPort, serve_status
+from eventml.deploy.workers import HostPort, serve_status
 from eventml.deploy.workers.reports import HandlerReport, ServiceStatus, WorkerStatus
 from eventml.runtime.stats import SECONDS_BUCKETS, SIZE_BUCKETS, Histogram
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from tests.cli.conftest import Invoke
 
 ROOT = Path(__file__).parents[2]
+COLUMNS = ("handler", "lag", "in flight", "in/s", "p50", "p99")
+WORKER = ("worker", "state", "up", "restarts", "in flight", "oldest", "models")
+
+
+def handler_cells(before: Snapshot, now: Snapshot) -> list[str]:
+    """The cells of the only handler."""
+    [numbers] = handler_numbers(before, now)
+    return format_row(msgspec.to_builtins(numbers), COLUMNS)
+
+
+def worker_cells(now: Snapshot) -> list[str]:
+    """The cells of the only worker."""
+    [numbers] = worker_numbers(now.status)
+    return format_row(msgspec.to_builtins(numbers), WORKER)
 
 
 def status(completed: int, waits: list[float]) -> ServiceStatus:
@@ -59,12 +79,12 @@ def status(completed: int, waits: list[float]) -> ServiceStatus:
 
 
 def test_rates_are_those_between_two_snapshots() -> None:
-    before = parse_metrics(render_metrics(status(100, [0.02] * 100)), at=10.0)
-    now = parse_metrics(render_metrics(status(500, [0.02] * 100 + [0.2] * 400)), at=12.0)
-    name, lag, in_flight, received, *_, p50, p99 = format_row(handler_row(before, now, "tip"))[:11]
+    before = Snapshot(10.0, status(100, [0.02] * 100))
+    now = Snapshot(12.0, status(500, [0.02] * 100 + [0.2] * 400))
+    name, lag, in_flight, received, p50, p99 = handler_cells(before, now)
     assert (name, lag, in_flight, received) == ("tip", "12", "7", "200")
     assert (p50, p99) == ("≤250ms", "≤250ms"), "the hundred quick ones came before the first snapshot"
-    assert format_row(worker_row(now, "worker-1")) == [
+    assert worker_cells(now) == [
         "worker-1",
         "ready",
         "0:00:00",
@@ -83,24 +103,24 @@ def test_a_worker_is_shown_with_the_handlers_that_its_broker_refuses() -> None:
         "tip": msgspec.structs.replace(tip, failing={"receive": (45.0, "NOPERM")}),
         "fare": tip,
     }
-    now = parse_metrics(render_metrics(refused), at=10.0)
-    assert format_row(worker_row(now, "worker-1"))[1] == "ready, tip fails for 45.0s"
+    now = Snapshot(10.0, refused)
+    assert worker_cells(now)[1] == "ready, tip fails for 45.0s"
 
 
 def test_rates_of_a_restarted_service_are_not_negative() -> None:
-    before = parse_metrics(render_metrics(status(500, [0.02] * 500)), at=10.0)
-    now = parse_metrics(render_metrics(status(30, [0.02] * 30)), at=11.0)
-    row = format_row(handler_row(before, now, "tip"))
-    assert row[3] == "30"
-    assert row[10] == "≤25ms"
+    before = Snapshot(10.0, status(500, [0.02] * 500))
+    now = Snapshot(11.0, status(30, [0.02] * 30))
+    assert handler_cells(before, now)[3:] == ["30", "≤25ms", "≤25ms"]
 
 
 @given(st.lists(st.floats(0, 400), min_size=1), st.sampled_from([0.0, 0.01, 0.5, 0.75, 0.99, 1.0]))
 def test_a_quantile_is_shown_as_the_bound_of_its_bucket(values: list[float], share: float) -> None:
-    bounds = [*SECONDS_BUCKETS, math.inf]
-    buckets = {bound: float(sum(value <= bound for value in values)) for bound in bounds}
+    histogram = Histogram(SECONDS_BUCKETS)
+    for value in values:
+        histogram.add(value)
     exact = sorted(values)[max(math.ceil(share * len(values)) - 1, 0)]
-    assert quantile(buckets, share) == next(bound for bound in bounds if exact <= bound)
+    found = quantile([*histogram.counts, histogram.sum], share)
+    assert found == next(bound for bound in [*SECONDS_BUCKETS, math.inf] if exact <= bound)
 
 
 def test_a_bound_says_on_which_side_of_it_the_latency_is() -> None:
@@ -109,8 +129,8 @@ def test_a_bound_says_on_which_side_of_it_the_latency_is() -> None:
 
 
 def test_empty_histogram_has_no_quantile() -> None:
-    assert quantile({}, 0.5) is None
-    assert quantile({1.0: 0.0, math.inf: 0.0}, 0.5) is None
+    assert quantile([], 0.5) is None
+    assert quantile([0.0] * (len(SECONDS_BUCKETS) + 2), 0.5) is None
 
 
 @pytest.fixture
@@ -119,7 +139,8 @@ def service(folder: Path) -> Iterator[str]:
     (folder / "app.py").write_text(
         'import eventml\nbus = eventml.Bus("rides")\nother = eventml.Bus("other")\n'
     )
-    with serve_status(lambda: status(100, [0.02] * 100), HostPort("127.0.0.1", 0)) as address:
+    pages = open_console(Bus("rides"))
+    with serve_status(lambda: status(100, [0.02] * 100), HostPort(port=0), open_pages=pages) as address:
         yield str(address)
 
 
@@ -127,8 +148,8 @@ def test_view_shows_handlers_and_workers(invoke: Invoke, service: str) -> None:
     result = invoke("top", "app:bus", "--once", "--at", service, "--every", "0.2")
     assert result.exit_code == 0, result.output
     assert f"rides at {service}: 1 of 1 workers ready" in result.stdout
-    assert re.search(r"^tip +12 +7 +0 +0 ", result.stdout, re.MULTILINE)
-    assert re.search(r"^worker-1 +ready .* 2 +7 +500ms +tip abc", result.stdout, re.MULTILINE)
+    assert re.search(r"^tip +12 +7 +0 +0 +0 +\? ", result.stdout, re.MULTILINE)
+    assert re.search(r"^worker-1 +ready .* 2 +7 +500ms +\? +tip abc", result.stdout, re.MULTILINE)
 
 
 def test_json_has_the_numbers(invoke: Invoke, service: str) -> None:
@@ -143,7 +164,7 @@ def test_a_service_whose_broker_is_gone_is_not_ready(folder: Path, invoke: Invok
     del service  # it has written the app
     gone = status(100, [0.02])
     gone.workers[0].connected = False
-    with serve_status(lambda: gone, HostPort("127.0.0.1", 0)) as address:
+    with serve_status(lambda: gone, HostPort(port=0), open_pages=open_console(Bus("rides"))) as address:
         result = invoke("top", "app:bus", "--once", "--at", str(address), "--every", "0.2")
     title, reason, *_, worker = result.stdout.splitlines()
     assert f"rides at {address}: 0 of 1 workers ready" in title
@@ -154,8 +175,8 @@ def test_a_service_whose_broker_is_gone_is_not_ready(folder: Path, invoke: Invok
 @pytest.mark.parametrize("width", [60, 80, 160])
 def test_a_terminal_is_used_to_its_width(width: int) -> None:
     before, busy = status(100, [0.02] * 100), status(1_234_500, [0.2] * 1_000_000)
-    now = parse_metrics(render_metrics(busy), at=12.0)
-    view = render("rides", HostPort(), parse_metrics(render_metrics(before), at=10.0), now, width)
+    now = Snapshot(12.0, busy)
+    view = render("rides", HostPort(), Snapshot(10.0, before), now, width)
     _, handlers, counted, workers = view.split("\n\n")
     assert max(map(len, [*handlers.splitlines(), *workers.splitlines()])) <= width
     assert {"handler", "lag", "dead", "lost", "p50", "p99"} <= set(handlers.split())
@@ -166,7 +187,7 @@ def test_a_terminal_is_used_to_its_width(width: int) -> None:
 
 def test_the_example_in_the_docs_has_the_columns_of_today() -> None:
     shown = (ROOT / "docs" / "captures" / "top-160.txt").read_text()
-    view = render("rides", HostPort(), now := parse_metrics(render_metrics(status(1, [0.1])), at=1.0), now)
+    view = render("rides", HostPort(), now := Snapshot(1.0, status(1, [0.1])), now)
     headers = [line for line in view.splitlines() if line.startswith(("handler ", "worker "))]
     found = [line for line in shown.splitlines() if line.startswith(("handler ", "worker "))]
     assert [line.split() for line in found] == [line.split() for line in headers]
@@ -185,13 +206,87 @@ def test_service_that_does_not_answer_is_an_error(invoke: Invoke, folder: Path) 
     assert "no service answers at 127.0.0.1:1" in result.stderr
 
 
-def test_a_worker_that_restarts_resets_its_own_counters_only() -> None:
-    def snapshot(at: float, first: int, second: int) -> Snapshot:
-        buckets = [
-            f'x_bucket{{worker="{w}",le="{le}"}} {n}' for w, n in ((1, first), (2, second)) for le in (1, 2)
-        ]
-        return parse_metrics("\n".join(buckets), at=at)
+def test_what_is_not_known_is_a_question_mark() -> None:
+    unknown = status(100, [0.02])
+    [worker] = unknown.workers
+    worker.handlers["tip"] = msgspec.structs.replace(worker.handlers["tip"], lag=None)
+    now = Snapshot(10.0, unknown)
+    [numbers] = handler_numbers(now, now)
+    shown = format_row(msgspec.to_builtins(numbers), ("lag", "left", "in/s", "p50"))
+    assert shown == ["?", "?", "?", "-"]
 
-    increase = snapshot(2.0, 5, 130).since(snapshot(1.0, 100, 100))
-    assert increase.sum("x_bucket", worker="1", le="2") == 5
-    assert increase.sum("x_bucket", worker="2", le="2") == 30
+
+def test_dead_letters_that_are_left_are_shown() -> None:
+    counted = msgspec.structs.replace(status(100, [0.02]), dead_letters={"tip": 12})
+    [numbers] = handler_numbers(now := Snapshot(10.0, counted), now)
+    assert numbers.left == 12
+
+
+def test_a_sparkline_has_a_full_bar_for_the_highest_rate() -> None:
+    assert sparkline([0, 50, 100]) == "▁▅█"
+    assert sparkline([0, 0]) == "▁▁"
+    assert sparkline([]) == ""
+
+
+class OnTerminal:
+    """A command that runs on a terminal, and what that shows."""
+
+    def __init__(self, *args: str) -> None:
+        self._terminal, writing = pty.openpty()
+        termios.tcsetwinsize(writing, (40, 160))
+        command, env = [sys.executable, "-m", "eventml", *args], {**os.environ, "TERM": "xterm"}
+        self.process = subprocess.Popen(command, stdin=writing, stdout=writing, stderr=writing, env=env)  # noqa: S603
+        os.close(writing)
+        self.shown = ""
+
+    def send(self, keys: str) -> None:
+        """Press keys."""
+        self.shown = ""
+        os.write(self._terminal, keys.encode())
+
+    def until(self, text: str) -> None:
+        """Wait until a text has been shown since the last key."""
+        deadline = time.monotonic() + 30
+        while text not in self.shown:
+            assert select([self._terminal], [], [], deadline - time.monotonic())[0], self.shown
+            self.shown += os.read(self._terminal, 65_536).decode(errors="replace")
+
+
+@pytest.fixture
+def on_terminal() -> Iterator[Callable[..., OnTerminal]]:
+    started: list[OnTerminal] = []
+
+    def start(*args: str) -> OnTerminal:
+        started.append(OnTerminal(*args))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.process.kill()
+        one.process.wait(timeout=10)
+
+
+def test_keys_on_a_terminal(service: str, on_terminal: Callable[..., OnTerminal]) -> None:
+    top = on_terminal("top", "app:bus", "--at", service, "--every", "0.2")
+    top.until("q: quit")
+    top.send("?")
+    top.until("neither replayed")
+    top.send("d")
+    top.until("dead letters left: ?")
+    top.send("?d")
+    top.until("q: quit")
+    top.send("q")
+    assert top.process.wait(timeout=30) == 0
+
+
+def test_a_service_that_ends_is_red_and_the_last_numbers_stay(
+    folder: Path, on_terminal: Callable[..., OnTerminal]
+) -> None:
+    (folder / "app.py").write_text('import eventml\nbus = eventml.Bus("rides")\n')
+    pages = open_console(Bus("rides"))
+    with serve_status(lambda: status(100, [0.02]), HostPort(port=0), open_pages=pages) as address:
+        top = on_terminal("top", "app:bus", "--at", str(address), "--every", "0.2")
+        top.until("1 of 1 workers ready")
+    top.shown = ""
+    top.until("\x1b[1;31mnot ready: no service answers at")
+    top.until("worker-1")

@@ -35,7 +35,7 @@ def test_each_option_sets_the_limit_of_its_name(
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.chdir(tmp_path)
     plans: list[Any] = []
-    monkeypatch.setattr("anyio.run", lambda _run, _bus, plan: plans.append(plan))
+    monkeypatch.setattr("anyio.run", lambda _run, _bus, plan, _pages: plans.append(plan))
     args = [str(part) for option in options.items() for part in option]
     result = CliRunner().invoke(app, [command, "limited:bus", "--workers", "2", *args])
     sys.modules.pop("limited", None)

@@ -17,14 +17,10 @@ from typing import TYPE_CHECKING
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from eventml.deploy.workers import operations
+from eventml.deploy.workers import http_server, operations
+from eventml.deploy.workers.http_server import HostPort, parse_host_port
 from eventml.deploy.workers.logs import LogRateLimit
-from eventml.deploy.workers.operations import (
-    HostPort,
-    answer_operations,
-    parse_host_port,
-    serve_status,
-)
+from eventml.deploy.workers.operations import answer_operations, serve_status
 from eventml.deploy.workers.reports import ServiceStatus, WorkerStatus
 from eventml.errors import ConfigError
 
@@ -213,7 +209,7 @@ def test_headers_are_limited(port: HostPort, parts: list[bytes]) -> None:
 def test_a_client_that_sends_a_little_again_and_again_is_disconnected(
     port: HostPort, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(operations, "_TIMEOUT", 0.3)
+    monkeypatch.setattr(http_server, "_TIMEOUT", 0.3)
     with connect(port) as client, pytest.raises(ConnectionError):  # noqa: PT012 - whichever part is refused
         client.sendall(b"GET /livez HTTP/1.1\r\nhost: ")
         for _ in range(600):
@@ -224,7 +220,7 @@ def test_a_client_that_sends_a_little_again_and_again_is_disconnected(
 def test_a_client_has_as_long_to_read_as_it_had_to_send(
     port: HostPort, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(operations, "_TIMEOUT", 1.0)
+    monkeypatch.setattr(http_server, "_TIMEOUT", 1.0)
     monkeypatch.setattr(operations, "render_metrics", lambda _: "x" * 32_000_000)
     with connect(port) as client:
         client.sendall(b"GET /metrics HTTP/1.1\r\n")

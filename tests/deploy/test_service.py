@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventml.deploy.workers.operations import DEFAULT_PORT, LOOPBACK
+from eventml.deploy.workers.http_server import DEFAULT_PORT, LOOPBACK
 from eventml.deploy.workers.service import assign_handlers, runners
 from eventml.errors import ConfigError
 from tests.deploy.service import Service

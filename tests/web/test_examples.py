@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventml.deploy.web.examples import example_of
+from eventml.event_examples import example_of
 from eventml.event_types import json_decoder, json_schemas
 from tests.web.apps import times
 

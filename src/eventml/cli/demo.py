@@ -25,10 +25,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
 _PACKAGE: Final = Path(__file__).parents[1]
-_NEEDED: Final = {
-    "skops": "sklearn",
-    "prometheus_client": "metrics",
-}  # modules, and the extras that they are in
+_NEEDED: Final = {"skops": "sklearn"}  # modules, and the extras that they are in
 _PATIENCE: Final = 10.0  # seconds for redis-server to open its socket
 _SIGNALS: Final = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
 

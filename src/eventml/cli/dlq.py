@@ -4,6 +4,7 @@
 import shlex
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from os import environ
 from typing import Annotated, Any, Final
 
@@ -18,17 +19,14 @@ from eventml.cli.buses import BackendOption, BusArgument, load_bus, open_shared,
 from eventml.cli.output import (
     JsonOption,
     UsageError,
-    delivery_to_json,
-    format_time,
     print_json,
     print_message,
     print_text,
 )
 from eventml.cli.tables import print_table
-from eventml.errors import TopicNotFoundError
+from eventml.deploy.console import dead_letter_parts, delivery_to_json, format_time, one_line, visit_queue
 from eventml.printable import cut, printable, valid_unicode
 from eventml.runtime import (
-    DLQ_PREFIX,
     MISPLACED,
     DeadLetterAction,
     DeadLetterDelivery,
@@ -46,7 +44,6 @@ app = typer.Typer(help="List dead letters, replay them or drop them.", no_args_i
 _COLUMNS: Final = ("handler", "exception", "attempts", "failed", "from", "reason", "id")
 _CAUSE: Final = ("handler", "exception", "count", "last failed", "last reason")
 _UNREADABLE: Final = "records are no dead letters; `eventml dlq drop --all` removes them"
-_MAX_INDENTED: Final = 65_536  # bytes of JSON
 
 
 class Selection(msgspec.Struct, frozen=True):
@@ -189,29 +186,18 @@ def drop(
     _replay_or_drop(selection, "drop", as_json=as_json)
 
 
-async def _visit_queues(
-    selection: Selection, visit: Callable[[DeadLetterQueue, Subscription, int | None], Awaitable[int]]
-) -> None:
+async def _visit_queues(selection: Selection, visit: Callable[..., Awaitable[int]]) -> None:
     """Open the bus, and visit each selected queue that may hold dead letters, one after the other.
 
-    `visit` is called with the queue, a subscription to its topic and the number of dead letters to take at
-    most. It returns how many it took.
+    `visit` is called with the queue, a subscription to its topic and `limit`, the number of dead letters to
+    take at most. It returns how many it took.
     """
     limit = selection.limit
     async with open_shared(selection.bus) as bus:
         for queue in selection.queues:
             if limit == 0:
                 return
-            try:
-                lag = await bus.backend.lag(queue.dead_letter_topic, group=queue.replay_group)
-                if lag is not None and not sum(lag.values()):
-                    continue
-                async with bus.backend.subscribe(
-                    [queue.dead_letter_topic], group=queue.replay_group, start="earliest"
-                ) as subscription:
-                    taken = await visit(queue, subscription, limit)
-            except TopicNotFoundError:
-                continue  # no dead letter was ever written
+            taken = await visit_queue(bus.backend, queue, partial(visit, queue, limit=limit)) or 0
             limit = None if limit is None else limit - taken
 
 
@@ -289,7 +275,7 @@ def _count(cause: dict[str, Any], chosen: Selection, queue: DeadLetterQueue, one
 
 
 def _format_counts(counts: Counter[str]) -> str:
-    return ", ".join(f"{count} {_one_line(cut(name))}" for name, count in counts.most_common())
+    return ", ".join(f"{count} {one_line(cut(name))}" for name, count in counts.most_common())
 
 
 def _to_json(
@@ -310,41 +296,13 @@ def _row(queue: DeadLetterQueue, dead_letter: DeadLetterDelivery) -> list[str]:
 
 def _reason(queue: DeadLetterQueue, dead_letter: DeadLetterDelivery) -> str:
     reason = dead_letter.message.removeprefix(f"{dead_letter.exception}: ")
-    return _one_line(cut(reason if queue.owns(dead_letter) else f"(misplaced) {reason}", 80))
+    return one_line(cut(reason if queue.owns(dead_letter) else f"(misplaced) {reason}", 80))
 
 
 def _lines(queue: DeadLetterQueue, dead_letter: DeadLetterDelivery) -> Iterator[str]:
     """Yield the lines of a dead letter as `show` prints it."""
-    record = msgspec.json.decode(delivery_to_json(dead_letter.delivery))
-    first, last = (format_time(t) or "-" for t in (dead_letter.first_failure, dead_letter.last_failure))
-    headers = [item for item in record["headers"].items() if not item[0].startswith(DLQ_PREFIX)]
-    misplaced = f"names the group {dead_letter.group}, and lies in {queue.dead_letter_topic}"
-    parts = {
-        "failed": f"{last}, attempt {dead_letter.attempts}; first {first}",
-        "from": _one_line(
-            f"{dead_letter.topic}, partition {dead_letter.partition}, offset {dead_letter.offset}"
-        ),
-        "misplaced": "" if queue.owns(dead_letter) else _one_line(misplaced),
-        "key": "" if record["key"] is None else _format_value(record["key"]),
-        "reason": _one_line(dead_letter.message),
-        "traceback": dead_letter.traceback,
-        "headers": "\n".join(_one_line(f"{name}: {text}") for name, text in headers),
-        "value": _format_value(record["value"]),
-    }
-    yield f"{queue.name}: {_one_line(dead_letter.id)}"
-    for label, text in parts.items():
-        for number, line in enumerate(printable(text, keep="\n\t").splitlines()):
+    yield f"{queue.name}: {one_line(dead_letter.id)}"
+    for label, text in dead_letter_parts(queue, dead_letter).items():
+        for number, line in enumerate(text.splitlines()):
             yield f"  {'' if number else label:9} {line}"
     yield ""
-
-
-def _format_value(value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    encoded = msgspec.json.encode(value)
-    indented = msgspec.json.format(encoded) if len(encoded) <= _MAX_INDENTED else encoded
-    return (indented if len(indented) <= _MAX_INDENTED else encoded).decode()
-
-
-def _one_line(text: str) -> str:
-    return printable(" ".join(text.split()))

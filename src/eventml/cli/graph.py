@@ -2,46 +2,28 @@
 
 # No `from __future__ import annotations` here: typer reads the annotations at run time.
 from collections.abc import Mapping
-from graphlib import CycleError, TopologicalSorter
 from html import escape
 from pathlib import Path
 from re import sub
 from statistics import fmean
 from string import Template
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
-import msgspec
 import typer
 from rich.cells import cell_len
 from rich.text import Text
 from rich.tree import Tree
 
-from eventml.bus import Bus, asyncapi_document
 from eventml.cli.buses import BackendOption, BusArgument, load_bus
 from eventml.cli.output import JsonOption, print_json, print_styled, print_text
-from eventml.models import path_of
+from eventml.deploy.console import Node, layers, topology
 from eventml.printable import printable
-from eventml.runtime import dead_letter_queues
 
 _CHAR: Final = 7.3  # pixels, of 12 px monospace
 _LINE: Final = 17
 _GAP: Final = 46  # between layers
 _PAD: Final = 12  # within a node, and between two
 _SVG: Final = Path(__file__).with_name("graph.svg")
-
-
-class Node(msgspec.Struct):
-    """A topic, a handler, or the producers outside the bus."""
-
-    kind: Literal["producers", "topic", "predictor", "consumer", "dead letters"]
-    name: str
-    detail: str = ""  # the type of a topic's events, or a handler's model
-    to: list[str] = []  # keys: the topics that a handler writes, the readers of a topic
-
-    @property
-    def lines(self) -> list[str]:
-        """The label: the name, and the detail if there is one."""
-        return [printable(text) for text in (self.name, self.detail) if text]
 
 
 def graph(
@@ -63,37 +45,6 @@ def graph(
         print_styled(draw_tree(app.name, nodes))
     else:
         print_text(draw_mermaid(nodes) if form == "mermaid" else draw_svg(app.name, nodes))
-
-
-def topology(bus: Bus) -> dict[str, Node]:
-    """Return the nodes of a bus by key, producers first. Topics of replies are not among them."""
-    nodes = {"producers": Node("producers", "producers")}
-    for channel in asyncapi_document(bus)["channels"].values():
-        types = ", ".join(one for one in channel["messages"] if one != "event")
-        nodes[f"topic {channel['address']}"] = Node("topic", channel["address"], types)
-    handlers = [bus.configured_handler(name) for name in bus.handlers]
-    for one in handlers:
-        to = [f"topic {topic}" for topic in one.outputs]
-        model = "" if one.model is None else f"model {_model_name(one.model)}"
-        nodes[f"handler {one.name}"] = Node("predictor" if to else "consumer", one.name, model, to)
-        nodes[f"topic {one.topic}"].to.append(f"handler {one.name}")
-    for queue in dead_letter_queues(handlers):
-        nodes[key := f"dead letters {queue.dead_letter_topic}"] = Node(
-            "dead letters", queue.dead_letter_topic
-        )
-        for name in queue.handlers:
-            nodes[f"handler {name}"].to.append(key)
-    written = {key for node in nodes.values() for key in node.to}
-    nodes["producers"].to = [key for key in nodes if key.startswith("topic") and key not in written]
-    return nodes
-
-
-def _model_name(model: Any) -> str:
-    if (path := path_of(model)) is not None:
-        return Path(path).name
-    function = getattr(model, "func", model)  # of a partial
-    name = str(getattr(function, "__name__", "") or getattr(model, "name", type(model).__name__))
-    return f"{name}({', '.join(map(repr, model.args))})" if function is not model else name
 
 
 def draw_tree(name: str, nodes: Mapping[str, Node]) -> Tree:
@@ -125,19 +76,6 @@ def draw_mermaid(nodes: Mapping[str, Node]) -> str:
         lines.append(f'  {ids[key]}{left}"{label}"{right}')
         lines += [f"  {ids[key]} {'-.->' if to.startswith('dead') else '-->'} {ids[to]}" for to in node.to]
     return "\n".join(lines)
-
-
-def layers(nodes: Mapping[str, Node]) -> list[list[str]]:
-    """Return the keys of each layer. A node is behind its predecessors; one edge of each cycle is ignored."""
-    before = {key: {one for one, node in nodes.items() if key in node.to} for key in nodes}
-    found = dict[str, int]()
-    while not found:
-        try:
-            for key in TopologicalSorter(before).static_order():
-                found[key] = max((found[one] + 1 for one in before[key]), default=0)
-        except CycleError as exc:
-            before[exc.args[1][1]].remove(exc.args[1][0])
-    return [[key for key in nodes if found[key] == n] for n in range(max(found.values()) + 1)]
 
 
 def draw_svg(title: str, nodes: Mapping[str, Node]) -> str:

@@ -1,8 +1,9 @@
-"""Output of the commands: text, records as JSON, errors with an exit status, progress bars and the log."""
+"""Output of the commands: text, JSON, errors with an exit status, progress bars and the log."""
 
 from __future__ import annotations
 
 import logging
+import time
 from contextlib import contextmanager, suppress
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -10,19 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import msgspec
 import typer
 from rich.console import Console, RenderableType
+from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
-from eventml.codec import Decoder
-from eventml.deploy.workers import BREAKER_OPEN, start_service_logging, utc_timestamp
+from eventml.deploy.workers import BREAKER_OPEN, start_service_logging
 from eventml.errors import AppNotFoundError, CircuitBreakerError, EventMLError, JobRunningError
-from eventml.printable import printable, printable_json, printable_lines, valid_unicode
+from eventml.printable import printable, printable_json, printable_lines
 from eventml.runtime import leaves
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-    from eventml.records import Delivery
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object, to be read by a program.")]
 
@@ -33,7 +32,6 @@ JOB_RUNNING: Final = 75
 """The exit status of a command that may succeed later: EX_TEMPFAIL of sysexits.h."""
 
 _STYLES: Final = {"error": "bold red", "warning": "yellow"}
-_DECODER: Final = Decoder(Any)
 
 
 class UsageError(Exception):
@@ -129,47 +127,24 @@ def print_styled(*lines: RenderableType) -> None:
     Console().print(*lines, sep="\n", soft_wrap=True)
 
 
+def is_terminal() -> bool:
+    """Whether standard output is a terminal."""
+    return Console().is_terminal
+
+
+def redraw(render: Callable[[int], str], every: float) -> None:
+    """Show text on the whole terminal, rendered for its width every so many seconds, until SIGINT."""
+    console = Console()
+    with Live(console=console, screen=True, auto_refresh=False) as live, suppress(KeyboardInterrupt):
+        while True:
+            text = Text(render(console.width), no_wrap=True)
+            text.highlight_regex(r"(?m)^not ready: .*$", "bold red")
+            live.update(text, refresh=True)
+            time.sleep(every)
+
+
 def print_json(value: Any, *, indented: bool = False) -> None:
     """Print a value to standard output as JSON, exact and printable: in one line, or in indented ones."""
     encoded = msgspec.json.encode(value)
     for line in msgspec.json.format(encoded, indent=2).splitlines() if indented else [encoded]:
         typer.echo(printable_json(line))
-
-
-def delivery_to_json(delivery: Delivery) -> bytes:
-    """Return a delivery as one printable line of JSON: `{"topic", "key", "id", "time", "headers", "value"}`.
-
-    The value is decoded by its content type, as JSON if it has none. One that cannot be decoded is shown as
-    text, and one that is not UTF-8 as `{"base64": "..."}`. A key is shown as text or base64. The time is
-    UTC, or null if the timestamp is outside the calendar.
-    """
-    record = delivery.record
-    line = {
-        "topic": record.topic,
-        "key": None if record.key is None else _text_or_base64(record.key),
-        "id": valid_unicode(record.id),
-        "time": format_time(delivery.timestamp),
-        "headers": {valid_unicode(name): valid_unicode(text) for name, text in record.headers.items()},
-    }
-    [value] = _DECODER.decode([delivery])
-    if not isinstance(value, Exception):
-        try:
-            return printable_json(msgspec.json.encode({**line, "value": value})) + b"\n"
-        except (TypeError, ValueError, RecursionError):
-            pass  # MessagePack can hold values that JSON cannot
-    return printable_json(msgspec.json.encode({**line, "value": _text_or_base64(record.value)})) + b"\n"
-
-
-def _text_or_base64(data: bytes) -> str | dict[str, bytes]:
-    try:
-        return data.decode()
-    except UnicodeDecodeError:
-        return {"base64": data}  # msgspec writes bytes as base64
-
-
-def format_time(timestamp: float) -> str | None:
-    """Return seconds since the epoch as a time in UTC (ISO 8601), or None if it is outside the calendar."""
-    try:
-        return utc_timestamp(timestamp)
-    except (ValueError, OverflowError, OSError):  # a producer may set any timestamp
-        return None

@@ -14,6 +14,7 @@ from eventml.cli.buses import NO_HANDLERS, backend_url, load_bus, seconds, with_
 from eventml.cli.output import UsageError
 from eventml.cli.reload import OPTION, run_reloading
 from eventml.cli.workers import run_in_process, service_plan
+from eventml.deploy.console import open_console
 from eventml.deploy.workers import ServicePlan, run_service
 from eventml.runtime import Worker, task_group
 
@@ -57,7 +58,7 @@ def run(
         raise typer.Exit(run_reloading(bus))
     plan = structs.replace(plan, workers=workers or "1", until_idle=until_idle, max_lag=max_lag)
     if workers is not None:
-        raise typer.Exit(anyio.run(run_service, bus, plan))
+        raise typer.Exit(anyio.run(run_service, bus, plan, open_console(bus)))
     run_in_process(_open_worker, bus, plan, in_flight="events")
 
 

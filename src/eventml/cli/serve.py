@@ -12,6 +12,7 @@ from msgspec import structs
 from eventml.bus import Bus
 from eventml.cli.buses import load_bus, with_options
 from eventml.cli.workers import run_in_process, service_plan
+from eventml.deploy.console import open_console
 from eventml.deploy.workers import HostPort, ServicePlan
 from eventml.runtime import task_group
 
@@ -54,9 +55,12 @@ def serve(
     bus = load_bus(plan.bus, plan.backend, {"web": options})
     web.Authenticator.from_environment(without_token=without_token).check_host(bus.settings.web.host)
     plan = structs.replace(plan, workers=str(workers or 1), without_token=without_token)
+    address = str(HostPort(bus.settings.web.host, bus.settings.web.port))
     if workers is not None:
-        raise typer.Exit(anyio.run(web.run_web_service, bus, plan))
-    run_in_process(_open_worker, bus, plan, in_flight="requests", loop_options=web.loop_options())
+        raise typer.Exit(anyio.run(web.run_web_service, bus, plan, open_console(bus, web=address)))
+    run_in_process(
+        _open_worker, bus, plan, in_flight="requests", loop_options=web.loop_options(), web=address
+    )
 
 
 @asynccontextmanager

@@ -18,7 +18,7 @@ from eventml.printable import printable
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_NUMBER: Final = re.compile(r"[≤>]?[\d,.]+(ms|s)?|-|unknown")
+_NUMBER: Final = re.compile(r"[≤>]?[\d,.]+(ms|s|MB)?|-|\?|unknown")
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], least: Sequence[str] = ()) -> None:

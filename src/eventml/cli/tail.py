@@ -11,7 +11,8 @@ import typer
 
 from eventml.bus import Bus, stop_on_signals
 from eventml.cli.buses import BackendOption, TopicArgument, bus_without_app, open_shared, time_option
-from eventml.cli.output import UsageError, delivery_to_json, print_message
+from eventml.cli.output import UsageError, print_message
+from eventml.deploy.console import delivery_to_json
 from eventml.errors import EventMLError
 from eventml.runtime import task_group
 from eventml.times import parse_start

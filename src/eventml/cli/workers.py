@@ -9,10 +9,12 @@ from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import anyio
 import typer
+from anyio.from_thread import BlockingPortal
 
 from eventml.bus import Bus, run_until_signal
 from eventml.cli.buses import BackendOption, BusArgument, seconds
 from eventml.cli.output import start_logging
+from eventml.deploy.console import open_console
 from eventml.deploy.workers import (
     HealthLimits,
     HostPort,
@@ -91,17 +93,19 @@ def run_in_process(
     *,
     in_flight: str,
     loop_options: Mapping[str, Any] | None = None,
+    web: str | None = None,
 ) -> None:
     """Run one worker in this process until a signal stops it, with the operations port if the plan has one.
 
     `in_flight` names what the worker completes when it is stopped, for the log: "events", "requests".
-    `loop_options` are backend options of `anyio.run`. The exit status is 1 if something was left unfinished.
+    `loop_options` are backend options of `anyio.run`, `web` the address of the web service if it is one. The
+    exit status is 1 if something was left unfinished.
     """
     start_logging(json=plan.json_logs)
 
     @asynccontextmanager
     async def opened() -> AsyncIterator[_LoggedStop]:
-        async with open_worker(bus, plan) as worker, _operations(bus, worker, plan):
+        async with open_worker(bus, plan) as worker, _operations(bus, worker, plan, web):
             yield _LoggedStop(worker, in_flight, bus.settings.drain)
 
     async def run() -> tuple[bool, Timer]:
@@ -114,10 +118,24 @@ def run_in_process(
     raise typer.Exit(0 if finished else 1)
 
 
-def _operations(bus: Bus, worker: RunningWorker, plan: ServicePlan) -> AbstractAsyncContextManager[object]:
+@asynccontextmanager
+async def _operations(
+    bus: Bus, worker: RunningWorker, plan: ServicePlan, web: str | None
+) -> AsyncIterator[None]:
     if not isinstance(plan.operations, HostPort):
-        return watch_health(bus.name, worker, plan.limits)  # for the log of outages
-    return serve_operations(bus.name, worker, plan.operations, max_lag=plan.max_lag, limits=plan.limits)
+        async with watch_health(bus.name, worker, plan.limits):  # for the log of outages
+            yield
+        return
+    async with BlockingPortal() as portal:
+        pages = open_console(bus, portal if web is None else None, web)
+        async with serve_operations(
+            *(bus.name, worker, plan.operations),
+            max_lag=plan.max_lag,
+            limits=plan.limits,
+            open_pages=pages,
+        ):
+            yield
+            await portal.stop(cancel_remaining=True)  # what pages still read
 
 
 class _LoggedStop(NamedTuple):

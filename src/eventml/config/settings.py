@@ -72,6 +72,20 @@ class WebSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     extra_topics: list[Text] = []
 
 
+class ConsoleSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The settings in `[console]`, of the pages on the operations port.
+
+    Attributes:
+        history: SQLite file that keeps the history of the numbers over restarts.
+        hidden_headers: Names of headers whose values are not shown; `*` stands for any text.
+    """
+
+    history: Text | None = None
+    hidden_headers: list[Text] = msgspec.field(
+        default_factory=lambda: ["*authorization*", "*cookie*", "*password*", "*secret*", "*token*"]
+    )
+
+
 class ChallengerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The settings in `[consumer.<predictor>.challenger.<name>]`.
 
@@ -126,6 +140,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             this file must have, and `challenger`, models that predict beside it, by name.
         topic: By topic name.
         web: The web service.
+        console: The pages on the operations port.
         drain: How long a stopping worker has to finish what is in flight, in seconds.
         tracing: Whether to trace with OpenTelemetry. None means: if the app has configured OpenTelemetry.
     """
@@ -134,6 +149,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     consumer: dict[str, dict[str, Any]] = {}
     topic: dict[str, TopicSettings] = {}
     web: WebSettings = WebSettings()
+    console: ConsoleSettings = ConsoleSettings()
     drain: Seconds = 30.0
     tracing: bool | None = None
 
@@ -151,6 +167,7 @@ SECTIONS: Final[Mapping[str, Mapping[str, Any]]] = {
     },
     "topic": _types(TopicSettings),
     "web": _types(WebSettings),
+    "console": _types(ConsoleSettings),
     "": {name: _types(Settings)[name] for name in ("drain", "tracing")},
 }
 """The settings of each section but `[backend]`, with their types. `consumer` and `topic` are by name, and ""

@@ -17,6 +17,7 @@ from eventml.config.settings import (
     SECTIONS,
     URL,
     BackendSettings,
+    ConsoleSettings,
     Entry,
     Settings,
     TopicSettings,
@@ -214,7 +215,7 @@ def _read_table(
                 yield entry.problem(f'unknown; a name with dots is quoted: [{section}."{name}.{key}"]')
             case (_,) if key in SECTIONS[""]:
                 yield entry
-            case ("backend" | "web", _) | ("consumer" | "topic", _, _):
+            case ("backend" | "console" | "web", _) | ("consumer" | "topic", _, _):
                 yield entry
             case (_,) if key not in Settings.__struct_fields__:
                 yield entry.problem(unknown(key, {*Settings.__struct_fields__, *_TABLES} - {key}))
@@ -277,7 +278,7 @@ def _paths_by_variable(handlers: Collection[str]) -> dict[str, list[tuple[str, .
     """The settings that each variable may set, but for options of the backend."""
     paths = [
         *((name,) for name in SECTIONS[""]),
-        *(("web", field) for field in SECTIONS["web"]),
+        *((section, field) for section in ("console", "web") for field in SECTIONS[section]),
         *(("consumer", name, field) for name in handlers for field in SECTIONS["consumer"]),
     ]
     found: dict[str, list[tuple[str, ...]]] = {f"{PREFIX}BACKEND": [URL]}
@@ -287,11 +288,12 @@ def _paths_by_variable(handlers: Collection[str]) -> dict[str, list[tuple[str, .
 
 
 def _settings(backend: BackendSettings, values: Mapping[tuple[str, ...], Any]) -> Settings:
-    tables: dict[str, Any] = {"consumer": {}, "topic": {}, "web": {}}
+    tables: dict[str, Any] = {"consumer": {}, "topic": {}, "web": {}, "console": {}}
     for (*parents, name), value in values.items():
         table = tables
         for parent in parents:
             table = table.setdefault(parent, {})
         table[name] = value
     topics = {name: TopicSettings(**fields) for name, fields in tables["topic"].items()}
-    return Settings(backend=backend, **(tables | {"topic": topics, "web": WebSettings(**tables["web"])}))
+    console, web = ConsoleSettings(**tables["console"]), WebSettings(**tables["web"])
+    return Settings(backend=backend, **(tables | {"topic": topics, "console": console, "web": web}))

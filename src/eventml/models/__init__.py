@@ -12,7 +12,7 @@ A model's library is imported when a model needs it.
 
 from eventml.models.artefacts import Artefact, Model, ModelSource
 from eventml.models.blocks import in_blocks
-from eventml.models.formats import ModelFile, ModelFormat
+from eventml.models.formats import ModelFile, ModelFormat, import_extra
 from eventml.models.loading import can_change, current_version, load, path_of, replacement, state_of
 from eventml.models.registries import ModelRegistry, Resolved, cache_folder
 from eventml.models.remote_files import open_store, revision_of
@@ -29,6 +29,7 @@ __all__ = [
     "cache_folder",
     "can_change",
     "current_version",
+    "import_extra",
     "in_blocks",
     "load",
     "open_store",

@@ -41,7 +41,7 @@ from eventml.runtime.golden_rows import read_golden_rows
 from eventml.runtime.handler_call import HandlerCall, call_without_stream
 from eventml.runtime.loaded_handlers import LoadedHandler, load_handlers, load_model
 from eventml.runtime.outages import OutageLog
-from eventml.runtime.output_checks import OutputChecks, Prediction, bare_prediction
+from eventml.runtime.output_checks import OutputChecks, Prediction
 from eventml.runtime.outputs import (
     answer_is_list,
     answer_type,
@@ -88,7 +88,6 @@ __all__ = [
     "answer_is_list",
     "answer_type",
     "are_values",
-    "bare_prediction",
     "browse",
     "call_without_stream",
     "check_capabilities",

@@ -21,10 +21,12 @@ from eventml.deploy.batch.job import (
     DEFAULT_CHUNK,
     ScorePlan,
     ScoreSummary,
+    open_source,
     score,
 )
-from eventml.deploy.batch.locations import parse_location
+from eventml.deploy.batch.locations import FileLocation, parse_location
 from eventml.deploy.batch.row_decoding import RowDecoder
+from eventml.deploy.batch.scoring import Scorer
 
 __all__ = [
     "DEFAULT_CHECKPOINT",
@@ -32,10 +34,13 @@ __all__ = [
     "ArrowScorer",
     "BadRow",
     "CsvReader",
+    "FileLocation",
     "RowDecoder",
     "ScorePlan",
     "ScoreSummary",
+    "Scorer",
     "TextLines",
+    "open_source",
     "parse_location",
     "score",
 ]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
 
-from eventml.deploy.web.examples import example_of
 from eventml.deploy.web.http_messages import ProblemDetails
+from eventml.event_examples import example_of
 from eventml.event_types import json_schemas
 from eventml.runtime import answer_type
 from eventml.signatures import functions_of

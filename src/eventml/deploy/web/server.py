@@ -20,7 +20,7 @@ from eventml.deploy.web.authentication import Authenticator
 from eventml.deploy.web.http_messages import send_problem, unavailable
 from eventml.deploy.web.predict import served_predictors
 from eventml.deploy.web.uvicorn_server import BACKLOG, HttpServer
-from eventml.deploy.workers import HostPort, ServicePlan, WorkerSpec, run_service
+from eventml.deploy.workers import HostPort, OpenPages, ServicePlan, WorkerSpec, run_service
 from eventml.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -158,8 +158,10 @@ async def web_worker(application: WebService, listener: socket.socket) -> AsyncI
         yield WebWorker(application, listener)
 
 
-async def run_web_service(bus: Bus, plan: ServicePlan) -> int:
+async def run_web_service(bus: Bus, plan: ServicePlan, open_pages: OpenPages | None = None) -> int:
     """Run the web service in several workers under a supervisor, and return the exit status.
+
+    `open_pages` opens the pages of its operations port, if it has any.
 
     Each worker has a listening socket of its own, which outlives its processes: the next one takes it over.
 
@@ -179,7 +181,7 @@ async def run_web_service(bus: Bus, plan: ServicePlan) -> int:
             loop_options=loop_options(),
             listeners=listeners,
         )
-        return await run_service(bus, plan)
+        return await run_service(bus, plan, open_pages)
 
 
 @asynccontextmanager

@@ -7,7 +7,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Final, get_args
 
 from eventml.deploy.workers.readiness import group_lags
-from eventml.deploy.workers.reports import ServiceStatus, WorkerState, add_totals
+from eventml.deploy.workers.reports import ServiceStatus, WorkerState, handler_totals
 from eventml.runtime import SECONDS_BUCKETS, SIZE_BUCKETS
 
 if TYPE_CHECKING:
@@ -104,14 +104,10 @@ def render_metrics(status: ServiceStatus) -> str:
 
 
 def _add_handlers(samples: Samples, status: ServiceStatus) -> None:
-    totals, groups = dict(status.ended), dict.fromkeys(status.ended, "")
-    for worker in status.workers:
-        for name, handler in worker.handlers.items():
-            totals[name] = add_totals(totals.get(name, {}), handler.totals)
-            groups[name] = handler.group
+    groups = {name: one.group for worker in status.workers for name, one in worker.handlers.items()}
     lags = group_lags(status)
-    for name, total in sorted(totals.items()):
-        labels = {"handler": name, "group": groups[name]}
+    for name, total in sorted(handler_totals(status).items()):
+        labels = {"handler": name, "group": groups.get(name, "")}
         for counter, (metric, _) in _COUNTERS.items():
             samples.add(metric, total.get(counter, [0])[0], **labels)
         samples.add_histogram("eventml_latency_seconds", total.get("latency", ()), SECONDS_BUCKETS, **labels)

@@ -6,9 +6,11 @@ Counters are totals since the start of the worker.
 """
 
 # No `from __future__ import annotations` here: msgspec reads the annotations at run time.
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
 import anyio
@@ -182,6 +184,7 @@ class WorkerStatus(WorkerReport, kw_only=True):
         unchanged: Seconds since the first report of its state, or since its start.
         silence: Seconds since the last report.
         restarts: How many times the worker has been restarted after a crash.
+        memory: Resident memory of the process in bytes; None if the system does not tell.
     """
 
     name: str
@@ -190,6 +193,7 @@ class WorkerStatus(WorkerReport, kw_only=True):
     unchanged: float = 0.0
     silence: float = 0.0
     restarts: int = 0
+    memory: int | None = None
 
 
 class ServiceStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -200,6 +204,9 @@ class ServiceStatus(msgspec.Struct, frozen=True, kw_only=True):
         ended: Summed totals of the processes that have ended, by handler.
         stuck: Why the service is not alive; empty while it is.
         rolling_restarts: How many it has completed.
+        dead_letters: By handler, the dead letters of its group that are left: neither replayed nor dropped.
+            A handler is missing while that is unknown; the console counts them.
+        unready: Why the service is not ready, for those who read the status from afar.
     """
 
     bus: str
@@ -208,6 +215,26 @@ class ServiceStatus(msgspec.Struct, frozen=True, kw_only=True):
     stopping: bool = False
     stuck: str = ""
     rolling_restarts: int = 0
+    dead_letters: Mapping[str, int] = {}
+    unready: Sequence[str] = ()
+
+
+def handler_totals(status: ServiceStatus) -> dict[str, Totals]:
+    """Return the totals of each handler, of all processes of a service, those that have ended included."""
+    totals = dict(status.ended)
+    for worker in status.workers:
+        for name, handler in worker.handlers.items():
+            totals[name] = add_totals(totals.get(name, {}), handler.totals)
+    return totals
+
+
+def resident_memory(pid: int) -> int | None:
+    """Return the resident memory of a process in bytes; None without `/proc`, or if it has ended."""
+    try:
+        pages = Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]
+    except (OSError, IndexError):
+        return None
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
 def handler_reports(worker: RunningWorker, lags: Mapping[str, int | None]) -> dict[str, HandlerReport]:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from eventml import config
 from eventml.bus import Bus
+from eventml.deploy.workers.http_server import HostPort
 from eventml.deploy.workers.logs import prefix_printer, print_json, start_service_logging
-from eventml.deploy.workers.operations import HostPort, serve_status
+from eventml.deploy.workers.operations import OpenPages, serve_status
 from eventml.deploy.workers.reports import WorkerOptions, WorkerSpec
 from eventml.deploy.workers.restarts import HealthLimits
 from eventml.deploy.workers.supervisor import Supervisor
@@ -45,8 +46,10 @@ class ServicePlan(WorkerOptions, frozen=True, kw_only=True):
     listeners: Sequence[socket.socket] = ()
 
 
-async def run_service(bus: Bus, plan: ServicePlan) -> int:
+async def run_service(bus: Bus, plan: ServicePlan, open_pages: OpenPages | None = None) -> int:
     """Run a service until it is stopped. Returns the exit status; see `Supervisor.run`.
+
+    `open_pages` opens the pages of its operations port, if it has any.
 
     Raises:
         ConfigError: the plan does not fit the bus.
@@ -75,7 +78,7 @@ async def run_service(bus: Bus, plan: ServicePlan) -> int:
         limits=plan.limits,
     )
     with ExitStack() as stack:
-        address = _open_operations_port(stack, supervisor, plan)
+        address = _open_operations_port(stack, supervisor, plan, open_pages)
         return await supervisor.run(None if address is None else str(address))
 
 
@@ -120,13 +123,15 @@ def _count(text: str, workers: str) -> int:
     return int(text)
 
 
-def _open_operations_port(stack: ExitStack, supervisor: Supervisor, plan: ServicePlan) -> HostPort | None:
+def _open_operations_port(
+    stack: ExitStack, supervisor: Supervisor, plan: ServicePlan, open_pages: OpenPages | None
+) -> HostPort | None:
     """Open the port: the address that was given, or the default one unless it is in use."""
     if plan.operations == "":
         return None
     address = plan.operations if isinstance(plan.operations, HostPort) else HostPort()
     try:
-        return stack.enter_context(serve_status(supervisor.status, address, plan.max_lag))
+        return stack.enter_context(serve_status(supervisor.status, address, plan.max_lag, open_pages))
     except ConfigError as exc:
         if plan.operations is not None:
             raise

@@ -14,7 +14,7 @@ import anyio
 import msgspec
 
 from eventml.deploy.workers.logs import read_lines
-from eventml.deploy.workers.reports import WorkerReport, WorkerSpec, WorkerStatus
+from eventml.deploy.workers.reports import WorkerReport, WorkerSpec, WorkerStatus, resident_memory
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -60,6 +60,7 @@ class WorkerHandle:
             unchanged=now - self._changed,
             silence=now - self._reported,
             restarts=restarts,
+            memory=resident_memory(self.pid),
             **msgspec.structs.asdict(self.report),
         )
 

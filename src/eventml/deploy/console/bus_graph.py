@@ -1,0 +1,153 @@
+"""The topology of a bus: its topics and handlers as a graph, and its drawing with the rates of now."""
+
+# No `from __future__ import annotations` here: msgspec reads the annotations at run time.
+import math
+from collections.abc import Mapping, Sequence
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Final, Literal
+
+import msgspec
+
+from eventml.bus import Bus, asyncapi_document
+from eventml.deploy.console.html import Html, count, part
+from eventml.deploy.console.numbers import HandlerNumbers
+from eventml.models import path_of
+from eventml.printable import cut, printable
+from eventml.runtime import dead_letter_queues
+
+_CHAR: Final = 7.5  # pixels, of the labels
+_HEIGHT: Final = 44  # of a node
+_GAP: Final = 110  # between layers, for the rates
+_PAD: Final = 12
+_BELOW: Final = 34  # below a node, for its dead letters
+_LONGEST: Final = 30  # characters of a label
+_WIDEST: Final = 12.0  # pixels of a line
+
+_Box = tuple[float, float, float]
+"""Left, middle and width of a node."""
+
+
+class Node(msgspec.Struct):
+    """A topic, a handler, or the producers outside the bus."""
+
+    kind: Literal["producers", "topic", "predictor", "consumer", "dead letters"]
+    name: str
+    detail: str = ""  # the type of a topic's events, or a handler's model
+    to: list[str] = []  # keys: the topics that a handler writes, the readers of a topic
+
+    @property
+    def lines(self) -> list[str]:
+        """The label: the name, and the detail if there is one."""
+        return [printable(text) for text in (self.name, self.detail) if text]
+
+
+def topology(bus: Bus) -> dict[str, Node]:
+    """Return the nodes of a bus by key, producers first. Topics of replies are not among them."""
+    nodes = {"producers": Node("producers", "producers")}
+    for channel in asyncapi_document(bus)["channels"].values():
+        types = ", ".join(one for one in channel["messages"] if one != "event")
+        nodes[f"topic {channel['address']}"] = Node("topic", channel["address"], types)
+    handlers = [bus.configured_handler(name) for name in bus.handlers]
+    for one in handlers:
+        to = [f"topic {topic}" for topic in one.outputs]
+        model = "" if one.model is None else f"model {_model_name(one.model)}"
+        nodes[f"handler {one.name}"] = Node("predictor" if to else "consumer", one.name, model, to)
+        nodes[f"topic {one.topic}"].to.append(f"handler {one.name}")
+    for queue in dead_letter_queues(handlers):
+        nodes[key := f"dead letters {queue.dead_letter_topic}"] = Node(
+            "dead letters", queue.dead_letter_topic
+        )
+        for name in queue.handlers:
+            nodes[f"handler {name}"].to.append(key)
+    written = {key for node in nodes.values() for key in node.to}
+    nodes["producers"].to = [key for key in nodes if key.startswith("topic") and key not in written]
+    return nodes
+
+
+def _model_name(model: Any) -> str:
+    if (path := path_of(model)) is not None:
+        return Path(path).name
+    function = getattr(model, "func", model)  # of a partial
+    name = str(getattr(function, "__name__", "") or getattr(model, "name", type(model).__name__))
+    return f"{name}({', '.join(map(repr, model.args))})" if function is not model else name
+
+
+def layers(nodes: Mapping[str, Node]) -> list[list[str]]:
+    """Return the keys of each layer. A node is behind its predecessors; one edge of each cycle is ignored."""
+    before = {key: {one for one, node in nodes.items() if key in node.to} for key in nodes}
+    found = dict[str, int]()
+    while not found:
+        try:
+            for key in TopologicalSorter(before).static_order():
+                found[key] = max((found[one] + 1 for one in before[key]), default=0)
+        except CycleError as exc:
+            before[exc.args[1][1]].remove(exc.args[1][0])
+    return [[key for key in nodes if found[key] == n] for n in range(max(found.values()) + 1)]
+
+
+def draw_topology(nodes: Mapping[str, Node], handlers: Sequence[HandlerNumbers]) -> Html:
+    """Return an SVG of topics and handlers: lines are as wide as their rate, dead letters hang below.
+
+    The width grows with the logarithm of the rate, so that a rate of one and one of ten thousand can be seen.
+    """
+    numbers = {f"handler {one.handler}": one for one in handlers}
+    shown = {key: node for key, node in nodes.items() if key.startswith(("topic ", "handler "))}
+    shown = {
+        key: Node(node.kind, node.name, node.detail, [to for to in node.to if to in shown])
+        for key, node in shown.items()
+    }
+    columns = layers(shown)
+    height = max(len(column) for column in columns) * (_HEIGHT + _BELOW) + _PAD
+    boxes, x = dict[str, _Box](), float(_PAD)
+    for column in columns:
+        width = max(len(_label(shown[key].name)) for key in column) * _CHAR + 2 * _PAD
+        y = (height - len(column) * (_HEIGHT + _BELOW)) / 2
+        before = {key: [boxes[one][1] for one in boxes if key in shown[one].to] or [0.0] for key in column}
+        for key in sorted(column, key=lambda key, before=before: fmean(before[key])):  # type: ignore[misc]
+            boxes[key] = x, y + _HEIGHT / 2, width
+            y += _HEIGHT + _BELOW
+        x += width + _GAP
+    flows = [_flow(boxes[key], boxes[to], _rate(key, to, numbers)) for key in boxes for to in shown[key].to]
+    drawn = [_node(key, shown[key], box, numbers.get(key)) for key, box in boxes.items()]
+    label = [
+        f"{one.name} to {', '.join(shown[to].name for to in one.to)}" for one in shown.values() if one.to
+    ]
+    return part("drawing", w=round(x - _GAP + _PAD), h=height, label="; ".join(label), parts=[*flows, *drawn])
+
+
+def _label(text: str) -> str:
+    return cut(printable(text), _LONGEST)
+
+
+def _rate(key: str, to: str, numbers: Mapping[str, HandlerNumbers]) -> float | None:
+    """The rate of a line: what a handler reads, or the sum of what it writes."""
+    reader, writer = numbers.get(to), numbers.get(key)
+    return reader.received if reader else writer.published if writer else None
+
+
+def _flow(start: _Box, end: _Box, rate: float | None) -> Html:
+    x1, x2 = start[0] + start[2], end[0]
+    half, width = abs(x2 - x1) / 2, min(1.2 + 2.2 * math.log10(1 + (rate or 0)), _WIDEST)
+    ends = {"x1": x1, "y1": start[1], "a": x1 + half, "b": x2 - half, "x2": x2 - 2, "y2": end[1]}
+    aside = (
+        width / 2 + 13 if start[1] < end[1] else -width / 2 - 5
+    )  # of a curve that comes from above or below
+    label = {"x": x1 + 0.7 * (x2 - x1), "y": end[1] + aside}
+    shown = "" if rate is None else f"{count(rate)}/s"
+    return part("flow", **ends, **label, width=width, idle="" if rate else " idle", rate=shown)
+
+
+def _node(key: str, node: Node, box: _Box, numbers: HandlerNumbers | None) -> Html:
+    x, middle, width = box
+    detail, dead = node.detail, ""
+    if numbers is not None:
+        detail = f"lag {count(numbers.lag)}"
+        known = f"{count(numbers.left)} dead letters" if numbers.left else ""
+        since = f"{count(numbers.dead)} failed" if numbers.dead else ""
+        dead = since if numbers.left is None else known
+    at = {"x": x, "y": middle - _HEIGHT / 2, "w": width, "mid": width / 2}
+    texts = {"kind": node.kind, "name": node.name, "label": _label(node.name), "detail": _label(detail)}
+    hanging = part("dead", text=dead) if dead else ""
+    return part("node", **at, **texts, rx=18 if key.startswith("topic") else 6, dead=hanging)

@@ -1,0 +1,155 @@
+"""The collector of a console: takes the numbers of a service once per interval, whoever looks at them."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from eventml.deploy.console.history import SPANS, History, series
+from eventml.deploy.console.numbers import HandlerNumbers, Snapshot, handler_numbers
+from eventml.deploy.workers import ServiceStatus, unready_reasons
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+log = logging.getLogger("eventml.console")
+
+INTERVAL: Final = 2.0  # seconds between two snapshots
+_COUNT_INTERVAL: Final = 10.0  # seconds between two counts of dead letters
+
+
+class Tick:
+    """A snapshot with the one before it; what is made of both is made once, by the first who asks."""
+
+    def __init__(self, number: int, before: Snapshot, now: Snapshot, epoch: float) -> None:
+        self.number = number
+        self.before = before
+        self.now = now
+        self.epoch = epoch  # seconds since the epoch
+        self._made: dict[object, Any] = {}
+        self._lock = threading.RLock()
+
+    def once(self, key: object, make: Callable[[], Any]) -> Any:
+        """Return what `make` returns for a key, called at most once."""
+        with self._lock:
+            if key not in self._made:
+                self._made[key] = make()
+            return self._made[key]
+
+    @property
+    def handlers(self) -> list[HandlerNumbers]:
+        """The numbers of each handler."""
+        found: list[HandlerNumbers] = self.once("handlers", lambda: handler_numbers(self.before, self.now))
+        return found
+
+
+class Collector:
+    """Collects the numbers of a service in a thread of its own, while `running` is entered.
+
+    Args:
+        status: Returns the status of the service.
+        max_lag: Highest lag of a group with which the service is ready.
+        history: Gets each snapshot.
+        count: Counts the dead letters that are left, by handler. It may raise: the counts are unknown then.
+            It is called only while somebody looks.
+    """
+
+    def __init__(
+        self,
+        status: Callable[[], ServiceStatus],
+        max_lag: int | None,
+        history: History,
+        count: Callable[[], Mapping[str, int]] | None = None,
+    ) -> None:
+        self._status = status
+        self._max_lag = max_lag
+        self.history = history
+        self._count = count
+        self._counted: Mapping[str, int] = {}
+        self._looked = threading.Event()  # somebody has looked since dead letters were last counted
+        self._changed = threading.Condition()
+        self._stopped = threading.Event()
+        first = Snapshot(time.monotonic(), ServiceStatus(bus="", workers=[]))
+        self._tick = Tick(0, first, first, time.time())
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Collect while the context is entered."""
+        self.collect()
+        for repeat in (self._keep_collecting, self._keep_counting):
+            threading.Thread(target=repeat, name="console", daemon=True).start()
+        try:
+            yield
+        finally:
+            self._stopped.set()
+            self._looked.set()
+            with self._changed:
+                self._changed.notify_all()
+
+    def status(self) -> ServiceStatus:
+        """Return the current status, with why it is not ready and the dead letters that are left."""
+        self._looked.set()
+        return self._current()
+
+    def _current(self) -> ServiceStatus:
+        now = self._status()
+        unready = now.unready or unready_reasons(now, self._max_lag)
+        left = {**now.dead_letters, **self._counted}
+        return msgspec.structs.replace(now, dead_letters=left, unready=unready)
+
+    def tick(self) -> Tick:
+        """Return the newest snapshot."""
+        self._looked.set()
+        return self._tick
+
+    def next_tick(self, number: int) -> Tick | None:
+        """Wait for a snapshot newer than the one of that number; None once the console is closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._tick.number > number or self._stopped.is_set())
+            self._looked.set()
+            return None if self._stopped.is_set() else self._tick
+
+    def collect(self) -> None:
+        """Take a snapshot now. One thread calls this."""
+        now, epoch, last = Snapshot(time.monotonic(), self._current()), time.time(), self._tick
+        self.history.add(now, epoch)
+        with self._changed:
+            self._tick = Tick(last.number + 1, last.now if last.number else now, now, epoch)
+            self._changed.notify_all()
+
+    def columns(self, tick: Tick, span: str) -> bytes:
+        """Return the history of a span up to a snapshot, as JSON for charts."""
+
+        def make() -> bytes:
+            points, marks = self.history.points(span, tick.epoch), self.history.marks(span, tick.epoch)
+            return msgspec.json.encode({**series(points, SPANS[span][0]), "marks": marks})
+
+        encoded: bytes = tick.once(("columns", span), make)
+        return encoded
+
+    def count_now(self) -> None:
+        """Count the dead letters that are left, as after some have been replayed."""
+        if self._count is not None:
+            try:
+                self._counted = self._count()
+            except Exception as exc:  # noqa: BLE001 - whatever it is, the counts are unknown
+                log.debug("dead letters cannot be counted: %s", exc)
+                self._counted = {}
+
+    def _keep_counting(self) -> None:
+        while self._looked.wait() and not self._stopped.is_set():
+            self._looked.clear()
+            self.count_now()
+            self._stopped.wait(_COUNT_INTERVAL)
+
+    def _keep_collecting(self) -> None:
+        while not self._stopped.wait(INTERVAL):
+            try:
+                self.collect()
+            except Exception:
+                log.exception("the console cannot collect the numbers of the service")

@@ -1,0 +1,158 @@
+"""The dead letters of a bus: how many are left, by cause, and replaying or dropping those of one."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, TypeVar
+
+import msgspec
+
+from eventml.errors import TopicNotFoundError
+from eventml.runtime import (
+    DeadLetterAction,
+    DeadLetterDelivery,
+    DeadLetterFilter,
+    DeadLetterQueue,
+    ReplayReport,
+    browse,
+    replay_or_drop,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from eventml.backends.base import Backend, Subscription
+
+T = TypeVar("T")
+
+
+class Cause(msgspec.Struct):
+    """The dead letters of one queue with one exception: how many, and when they failed last.
+
+    Attributes:
+        queue: Name of the queue: its handlers.
+        first: The earliest of their last failures, in seconds since the epoch.
+        last: The latest one.
+        reason: Message of the latest one.
+        id: Id of its event.
+        misplaced: How many cannot be replayed, as they name another topic or group.
+    """
+
+    queue: str
+    exception: str
+    count: int = 0
+    first: float = 0.0
+    last: float = 0.0
+    reason: str = ""
+    id: str = ""
+    misplaced: int = 0
+
+    def add(self, one: DeadLetterDelivery, *, owned: bool) -> None:
+        """Count a dead letter."""
+        self.first = min(self.first, one.last_failure) if self.count else one.last_failure
+        if not self.count or one.last_failure >= self.last:
+            self.last, self.reason, self.id = one.last_failure, one.message, one.id
+        self.count += 1
+        self.misplaced += not owned
+
+
+class Causes(msgspec.Struct):
+    """The dead letters of some queues by cause, the largest first.
+
+    Attributes:
+        unreadable: By queue, records that are no dead letters.
+    """
+
+    causes: list[Cause]
+    unreadable: Counter[str]
+
+    @property
+    def total(self) -> int:
+        """How many dead letters there are."""
+        return sum(cause.count for cause in self.causes)
+
+
+async def visit_queue(
+    backend: Backend, queue: DeadLetterQueue, visit: Callable[[Subscription], Awaitable[T]]
+) -> T | None:
+    """Call `visit` as a member of the group that replays a queue. None if the queue holds no dead letters."""
+    try:
+        lag = await backend.lag(queue.dead_letter_topic, group=queue.replay_group)
+        if lag is not None and not sum(lag.values()):
+            return None
+        async with backend.subscribe(
+            [queue.dead_letter_topic], group=queue.replay_group, start="earliest"
+        ) as subscription:
+            return await visit(subscription)
+    except TopicNotFoundError:
+        return None  # no dead letter was ever written
+
+
+async def count_left(backend: Backend, queues: Sequence[DeadLetterQueue]) -> dict[str, int]:
+    """Return how many dead letters are left, by handler; those of queues that can tell."""
+    found: dict[str, int] = {}
+    for queue in queues:
+        try:
+            lag = await backend.lag(queue.dead_letter_topic, group=queue.replay_group)
+        except TopicNotFoundError:
+            lag = {}  # no dead letter was ever written
+        left = await visit_queue(backend, queue, _lag) if lag is None else sum(lag.values())
+        found |= dict.fromkeys(queue.handlers, left or 0)
+    return found
+
+
+async def _lag(subscription: Subscription) -> int | None:
+    return await subscription.lag()
+
+
+async def read_causes(
+    backend: Backend, queues: Sequence[DeadLetterQueue], matching: DeadLetterFilter
+) -> Causes:
+    """Read all dead letters that match, and count them by cause."""
+    causes, unreadable = dict[tuple[str, str], Cause](), Counter[str]()
+    for queue in queues:
+
+        async def count(subscription: Subscription, queue: DeadLetterQueue = queue) -> None:
+            async for one in browse(subscription, matching):
+                if one is None:
+                    unreadable[queue.name] += 1
+                    continue
+                cause = causes.setdefault((queue.name, one.exception), Cause(queue.name, one.exception))
+                cause.add(one, owned=queue.owns(one))
+
+        await visit_queue(backend, queue, count)
+    return Causes(sorted(causes.values(), key=lambda cause: -cause.count), unreadable)
+
+
+async def find_dead_letter(
+    backend: Backend, queue: DeadLetterQueue, matching: DeadLetterFilter
+) -> DeadLetterDelivery | None:
+    """Return the first dead letter of a queue that matches, or None."""
+
+    async def find(subscription: Subscription) -> DeadLetterDelivery | None:
+        async for one in browse(subscription, matching, limit=1):
+            if one is not None:
+                return one
+        return None
+
+    return await visit_queue(backend, queue, find)
+
+
+async def replay_or_drop_all(
+    backend: Backend,
+    queues: Sequence[DeadLetterQueue],
+    matching: DeadLetterFilter,
+    action: DeadLetterAction,
+) -> list[tuple[DeadLetterQueue, ReplayReport]]:
+    """Replay or drop all dead letters of some queues that match; see `runtime.replay_or_drop`."""
+    reports = []
+    acks_singly = backend.capabilities.redelivery == "lease"
+    for queue in queues:
+
+        async def act(subscription: Subscription, queue: DeadLetterQueue = queue) -> ReplayReport:
+            return await replay_or_drop(subscription, queue, matching, action, acks_singly=acks_singly)
+
+        report = await visit_queue(backend, queue, act)
+        if report is not None:
+            reports.append((queue, report))
+    return reports

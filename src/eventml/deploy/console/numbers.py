@@ -1,0 +1,258 @@
+"""The numbers of a service: what `eventml top` and the console show, from two statuses of it.
+
+Everything here is a pure function of statuses, whose counters are totals. A number that is not known is None.
+"""
+
+# No `from __future__ import annotations` here: msgspec reads the annotations at run time.
+import math
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from eventml.deploy.workers import (
+    HandlerReport,
+    ServiceStatus,
+    Totals,
+    WorkerStatus,
+    add_totals,
+    group_lags,
+    handler_totals,
+)
+from eventml.runtime import SECONDS_BUCKETS
+
+STAGES = ("receive", "decode", "call", "encode", "complete")
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """The status of a service at one moment, in seconds of a monotonic clock."""
+
+    at: float
+    status: ServiceStatus
+
+
+class HandlerNumbers(msgspec.Struct, frozen=True, kw_only=True):
+    """The numbers of a handler, by the names of their columns. Times are seconds.
+
+    Rates, `batch`, quantiles and stages are those of the time between two snapshots; quantiles are upper
+    bounds, of 99% of the events for `p99`. The stages are the mean time for a batch. `dead`, `lost`,
+    `retries`, `stale`, `duplicate` and `skipped` count since the start of the service.
+
+    Attributes:
+        left: Dead letters that are neither replayed nor dropped.
+    """
+
+    handler: str
+    lag: int | None
+    in_flight: int = msgspec.field(name="in flight")
+    received: float | None = msgspec.field(name="in/s")
+    published: float | None = msgspec.field(name="out/s")
+    dead: int
+    left: int | None
+    lost: int
+    retries: int
+    batch: float | None
+    p50: float | None
+    p99: float | None
+    receive: float | None
+    decode: float | None
+    call: float | None
+    encode: float | None
+    complete: float | None
+    stale: int
+    duplicate: int
+    skipped: int
+
+
+class WorkerNumbers(msgspec.Struct, frozen=True, kw_only=True):
+    """The state and the numbers of a worker, by the names of their columns. Times are seconds.
+
+    Attributes:
+        state: State in words: that of each process, and what is wrong.
+        ready: Whether it handles events and reaches its broker.
+        memory: Resident memory in bytes.
+        models: Handlers with the versions of their models.
+    """
+
+    worker: str
+    state: str
+    ready: bool
+    up: float
+    restarts: int
+    in_flight: int = msgspec.field(name="in flight")
+    oldest: float
+    memory: int | None
+    models: Sequence[str]
+
+
+def handler_numbers(before: Snapshot, now: Snapshot) -> list[HandlerNumbers]:
+    """Return the numbers of each handler, sorted by their names."""
+    earlier, totals = handler_totals(before.status), handler_totals(now.status)
+    lags, seconds = group_lags(now.status), now.at - before.at
+    return [
+        _numbers(name, now.status, total, lags.get(name), increase(earlier.get(name, {}), total), seconds)
+        for name, total in sorted(totals.items())
+    ]
+
+
+def _numbers(
+    name: str, status: ServiceStatus, total: Totals, lag: int | None, rise: Totals, seconds: float, /
+) -> HandlerNumbers:
+    def count(counter: str) -> int:
+        return int(total.get(counter, [0])[0])
+
+    def rate(counter: str) -> float | None:
+        return rise.get(counter, [0])[0] / seconds if seconds > 0 else None
+
+    reports = [worker.handlers[name] for worker in status.workers if name in worker.handlers]
+    return HandlerNumbers(
+        handler=name,
+        lag=lag,
+        in_flight=sum(report.in_flight for report in reports),
+        received=rate("received"),
+        published=rate("published"),
+        dead=count("dead_letters"),
+        left=status.dead_letters.get(name),
+        lost=count("lost"),
+        retries=count("retries"),
+        batch=mean(rise.get("batch", ())),
+        p50=quantile(rise.get("latency", ()), 0.5),
+        p99=quantile(rise.get("latency", ()), 0.99),
+        **{stage: mean(rise.get(stage, ())) for stage in STAGES},
+        stale=count("stale"),
+        duplicate=count("duplicates"),
+        skipped=count("skipped"),
+    )
+
+
+def increase(before: Totals, now: Totals) -> Totals:
+    """Return the increase of each counter and histogram; the value of one that was reset, as a whole."""
+    found = Totals()
+    for name, values in now.items():
+        earlier = before.get(name, [])
+        reset = len(earlier) != len(values) or any(a < b for a, b in zip(values, earlier, strict=True))
+        found[name] = values if reset else [a - b for a, b in zip(values, earlier, strict=True)]
+    return found
+
+
+def mean(histogram: Sequence[float]) -> float | None:
+    """Return the mean of a histogram, given as in `Totals`; None if it is empty."""
+    count = sum(histogram[:-1])
+    return histogram[-1] / count if count else None
+
+
+def quantile(histogram: Sequence[float], q: float) -> float | None:
+    """Return the upper bound of the bucket of a quantile: all that a histogram says about it for certain.
+
+    The histogram is one of seconds, given as in `Totals`, and `q` is from 0 to 1. The quantile of an empty
+    histogram is None.
+    """
+    total, reached = sum(histogram[:-1]), 0.0
+    for count, bound in zip(histogram[:-1], [*SECONDS_BUCKETS, math.inf], strict=False):
+        reached += count
+        if reached and reached >= q * total:
+            return bound
+    return None
+
+
+def worker_numbers(status: ServiceStatus) -> list[WorkerNumbers]:
+    """Return the numbers of each worker, sorted by their names; two processes of one are one worker."""
+    processes: dict[str, list[WorkerStatus]] = {}
+    for worker in status.workers:
+        processes.setdefault(worker.name, []).append(worker)
+    return [_worker(name, processes[name]) for name in sorted(processes)]
+
+
+def _worker(name: str, processes: Sequence[WorkerStatus]) -> WorkerNumbers:
+    reports = [(handler, report) for one in processes for handler, report in one.handlers.items()]
+    states = [*dict.fromkeys(one.state for one in processes)]
+    connected = all(one.connected for one in processes)
+    memory = [one.memory for one in processes if one.memory is not None]
+    return WorkerNumbers(
+        worker=name,
+        state=", ".join(["+".join(sorted(states)), *([] if connected else ["no broker"]), *_wrong(reports)]),
+        ready=connected and "ready" in states,
+        up=min(one.uptime for one in processes),
+        restarts=processes[0].restarts,
+        in_flight=sum(report.in_flight for _, report in reports),
+        oldest=max((report.oldest for _, report in reports), default=0.0),
+        memory=sum(memory) if memory else None,
+        models=sorted({f"{handler} {report.model[1]}" for handler, report in reports if report.model}),
+    )
+
+
+def _wrong(reports: Sequence[tuple[str, HandlerReport]]) -> list[str]:
+    failing = {name: max((s for s, _ in one.failing.values()), default=0.0) for name, one in reports}
+    stopped = [name for name, one in reports if one.breaker_open]
+    return [
+        *(f"{name} fails for {format_seconds(for_)}" for name, for_ in sorted(failing.items()) if for_ >= 1),
+        *(f"{name} has stopped: most of its events fail" for name in sorted(stopped)),
+    ]
+
+
+def changes(before: ServiceStatus, now: ServiceStatus) -> list[str]:
+    """Return what has happened to the workers between two statuses, a line each: for the marks of charts."""
+    found = []
+    if now.rolling_restarts > before.rolling_restarts:
+        found.append("rolling restart completed")
+    earlier = {one.worker: one for one in worker_numbers(before)}
+    reasons = {worker.name: worker.reason for worker in now.workers}
+    for one in worker_numbers(now):
+        if (was := earlier.get(one.worker)) is None:
+            continue
+        if one.restarts > was.restarts:
+            why = reasons.get(one.worker)
+            found.append(f"{one.worker} restarted" + (f": {why}" if why else ""))
+        if one.ready != was.ready:
+            found.append(f"{one.worker} is {one.state}")
+    versions = loaded_models(before)
+    for handler, version in loaded_models(now).items():
+        if versions.get(handler, version) != version:
+            found.append(f"{handler}: model {version} in place of {versions[handler]}")
+    return found
+
+
+def loaded_models(status: ServiceStatus) -> dict[str, str]:
+    """Return the versions of the models in use, by handler; several while workers are being replaced."""
+    found: dict[str, set[str]] = {}
+    for worker in status.workers:
+        for name, report in worker.handlers.items():
+            if report.model is not None:
+                found.setdefault(name, set()).add(report.model[1])
+    return {name: ", ".join(sorted(versions)) for name, versions in found.items()}
+
+
+def merged(statuses: Mapping[str, ServiceStatus]) -> ServiceStatus:
+    """Return one status of the services of a bus on several ports, by the names of their ports."""
+    ended: dict[str, Totals] = {}
+    for one in statuses.values():
+        for name, totals in one.ended.items():
+            ended[name] = add_totals(ended.get(name, {}), totals)
+    several = len(statuses) > 1
+    return ServiceStatus(
+        bus=next((one.bus for one in statuses.values()), ""),
+        workers=[
+            msgspec.structs.replace(worker, name=f"{worker.name} at {port}" if several else worker.name)
+            for port, one in statuses.items()
+            for worker in one.workers
+        ],
+        ended=ended,
+        stopping=any(one.stopping for one in statuses.values()),
+        stuck="; ".join(one.stuck for one in statuses.values() if one.stuck),
+        rolling_restarts=sum(one.rolling_restarts for one in statuses.values()),
+        dead_letters={name: n for one in statuses.values() for name, n in one.dead_letters.items()},
+        unready=[reason for one in statuses.values() for reason in one.unready],
+    )
+
+
+def format_seconds(seconds: float | None, unknown: str = "-") -> str:
+    """Return a time in milliseconds below a second and in seconds above."""
+    if seconds is None:
+        return unknown
+    return f"{seconds:,.1f}s" if seconds >= 1 else f"{round(seconds * 1000, 2):.3g}ms"
+
+
+def format_bound(seconds: float | None, unknown: str = "-") -> str:
+    """Return the bound of a quantile: "≤25ms", or ">300s" if it is above the highest finite bound."""
+    if seconds is None:
+        return unknown
+    return f"≤{format_seconds(seconds)}" if math.isfinite(seconds) else f">{SECONDS_BUCKETS[-1]:g}s"

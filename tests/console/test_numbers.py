@@ -1,0 +1,211 @@
+"""The numbers of a service, the history that keeps them, and HTML without injection."""
+
+from __future__ import annotations
+
+import html.parser
+import logging
+import sqlite3
+from typing import TYPE_CHECKING
+from urllib.error import HTTPError
+from urllib.request import urlopen
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eventml import Bus
+from eventml.deploy.console import Collector, History, Snapshot, handler_numbers, remote_status
+from eventml.deploy.console.history import FIELDS, SPANS, HistoryFile, Point, series
+from eventml.deploy.console.html import page, part, table
+from eventml.deploy.console.numbers import changes, increase, merged
+from eventml.deploy.console.site import open_console
+from eventml.deploy.workers import HandlerReport, HostPort, ServiceStatus, WorkerStatus, serve_status
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pytest
+
+
+def status(received: float = 0, lag: int | None = 0, **worker: object) -> ServiceStatus:
+    """The status of one worker that has received this many events."""
+    totals = {"received": [received], "completed": [received]}
+    handler = HandlerReport(group="g", totals=totals, lag=lag, model=("m", "1"))
+    values = {"name": "worker-1", "pid": 1, "state": "ready", "handlers": {"h": handler}, **worker}
+    return ServiceStatus(bus="b", workers=[msgspec.convert(values, WorkerStatus, from_attributes=True)])
+
+
+counters = st.lists(st.integers(0, 1000), min_size=1, max_size=5).map(lambda found: [float(n) for n in found])
+
+
+@given(counters, counters)
+def test_an_increase_is_never_negative_and_adds_up(before: list[float], more: list[float]) -> None:
+    now = [a + b for a, b in zip(before, more, strict=False)]
+    [found] = increase({"x": before[: len(now)]}, {"x": now}).values()
+    assert found == more[: len(now)]
+    [reset] = increase({"x": [n + 1 for n in now]}, {"x": now}).values()
+    assert reset == now, "a counter that fell was reset: it counts from zero"
+
+
+@given(st.lists(st.integers(0, 10_000), min_size=2, max_size=400))
+def test_a_point_has_the_exact_rate_of_its_step(arrivals: list[int]) -> None:
+    history, total = History(), 0
+    for number, count in enumerate(arrivals):
+        total += count
+        history.add(Snapshot(2.0 * number, status(total)), 1e9 + 2.0 * number)
+    now = 1e9 + 2.0 * (len(arrivals) - 1)
+    points = history.points("5m", now)
+    assert [point.values["h"][0] for point in points] == [count / 2 for count in arrivals[1:]][-150:]
+    coarse = history.points("1h", now)
+    means = [sum(arrivals[1:][n : n + 10]) / 20 for n in range(0, len(arrivals) - 10, 10)]
+    assert [point.values["h"][0] for point in coarse] == means
+
+
+@given(st.integers(1, 1_000), st.sampled_from([*SPANS]))
+def test_a_ring_is_bounded_and_as_long_as_its_span(points: int, span: str) -> None:
+    step, length = SPANS[span]
+    history = History()
+    for number in range(points + 1):
+        history.add(Snapshot(step * number, status(number)), 1e9 + step * number)
+    kept = history.points(span, 1e9 + step * points)
+    assert len(kept) == min(points, int(length / step))
+    assert kept[-1].at == 1e9 + step * points
+
+
+def test_a_gap_has_no_line() -> None:
+    point = (1.0,) * len(FIELDS)
+    found = series([Point(10, {"h": point}), Point(12, {"h": point}), Point(60, {"h": point})], 2.0)
+    assert found["at"] == [10, 12, 14, 60]
+    assert found["handlers"]["h"]["lag"] == (1.0, 1.0, None, 1.0)
+
+
+def test_what_happens_to_workers_is_named() -> None:
+    before = status()
+    assert changes(before, before) == []
+    restarted = status(restarts=1, reason="killed by SIGKILL")
+    assert changes(before, restarted) == ["worker-1 restarted: killed by SIGKILL"]
+    gone = status(connected=False)
+    assert changes(before, gone) == ["worker-1 is ready, no broker"]
+    assert changes(gone, before) == ["worker-1 is ready"]
+    handler = HandlerReport(group="g", model=("m", "2"))
+    assert changes(before, status(handlers={"h": handler})) == ["h: model 2 in place of 1"]
+    rolled = msgspec.structs.replace(before, rolling_restarts=1)
+    assert changes(before, rolled) == ["rolling restart completed"]
+
+
+def test_several_ports_are_one_service() -> None:
+    found = merged({"a:1": status(5, lag=7), "b:1": status(3, lag=7)})
+    assert [worker.name for worker in found.workers] == ["worker-1 at a:1", "worker-1 at b:1"]
+    [numbers] = handler_numbers(Snapshot(0.0, merged({})), Snapshot(2.0, found))
+    assert (numbers.received, numbers.lag) == (4.0, 7), "both counted, and the lag of the group once"
+
+
+def test_the_history_of_a_file_outlives_the_process(tmp_path: Path) -> None:
+    path, now = tmp_path / "history.sqlite", 1e9
+    first = History(HistoryFile(path, "b"))
+    for number in range(0, 700, 2):
+        first.add(Snapshot(float(number), status(number, restarts=int(number > 350))), now + number)
+    second = History(HistoryFile(path, "b"))
+    assert second.points("1h", now + 700) == first.points("1h", now + 700)
+    assert second.points("24h", now + 700) == first.points("24h", now + 700)
+    assert second.marks("24h", now + 700) == first.marks("24h", now + 700)
+    assert len(second.marks("24h", now + 700)) == 1
+    assert History(HistoryFile(path, "another")).points("1h", now + 700) == []
+    second.add(Snapshot(0.0, status()), now + 90_000)
+    with sqlite3.connect(path) as database:
+        [(kinds,)] = database.execute("SELECT count(*) FROM history WHERE at < ?", (now + 700,)).fetchall()
+    database.close()
+    assert kinds == 0, "what is too old is deleted"
+
+
+def test_a_history_file_that_cannot_be_used_is_one_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (path := tmp_path / "history.sqlite").write_text("no database at all, but a text of some length")
+    history = History(HistoryFile(path, "b"))
+    for number in range(100):
+        history.add(Snapshot(number * 20.0, status(number)), 1e9 + number * 20)
+    assert len(history.points("1h", 1e9 + 1980)) == 99
+    [record] = [one for one in caplog.records if one.levelno == logging.WARNING]
+    assert "console.history" in record.message
+
+
+class Texts(html.parser.HTMLParser):
+    """The texts, elements and attributes of HTML."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.texts, self.found = "", list[tuple[str, dict[str, str | None]]]()
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.texts += data
+
+
+@given(st.text())
+def test_no_text_becomes_html(text: str) -> None:
+    parsed = Texts(part("input", name=text, field=text, text=text, mode=""))
+    label, (tag, attributes) = parsed.found
+    assert (label, tag, [*attributes]) == (("label", {}), "input", ["name", "value"])
+    assert attributes["name"] == attributes["value"] == parsed.texts.rstrip("\n")[:-1]
+
+
+@given(st.text())
+def test_no_cell_breaks_a_table(text: str) -> None:
+    shown, ours = Texts(table("t", [text], [(text, text)])), Texts(table("t", ["a"], [("b", "c")]))
+    assert shown.found == ours.found
+
+
+@given(st.text())
+def test_no_name_of_a_bus_breaks_a_page(name: str) -> None:
+    shown = page(name, name, "./", part("item", text=name)).decode()
+    ours = page("b", "b", "./", part("item", text="b")).decode()
+    assert Texts(shown).found == Texts(ours).found
+
+
+def test_numbers_are_computed_once_for_all_who_look() -> None:
+    asked = 0
+
+    def count() -> ServiceStatus:
+        nonlocal asked
+        asked += 1
+        return status(asked)
+
+    collector = Collector(count, None, History())
+    with collector.running():
+        ticks = {collector.tick().number for _ in range(50)}
+        columns = {id(collector.columns(collector.tick(), "5m")) for _ in range(50)}
+    assert asked <= 2, "a second one at most, if two seconds have passed"
+    assert len(ticks) == len(columns) == asked
+
+
+def test_a_port_that_does_not_answer_is_a_reason() -> None:
+    with serve_status(lambda: status(lag=9), HostPort(port=0), 5, open_console(Bus("b"))) as address:
+        found = remote_status("b", [address, HostPort(port=1)])()
+        foreign = remote_status("other", [address])()
+    assert found.bus == "b"
+    assert len(found.workers) == 1
+    assert "h has a lag of 9 events, more than --max-lag 5" in found.unready
+    assert any("no service answers at 127.0.0.1:1" in reason for reason in found.unready)
+    assert any("belongs to the bus 'b', not 'other'" in reason for reason in foreign.unready)
+
+
+def test_a_page_that_fails_leaves_the_probes_alone() -> None:
+    with serve_status(status, HostPort(port=0), None, open_console(Bus("b"))) as address:
+        for path, code in (
+            ("/readyz", 200),
+            ("/nothing", 404),
+            ("/assets/../site.py", 404),
+            ("/tail-records", 404),
+        ):
+            try:
+                with urlopen(f"http://{address}{path}", timeout=10) as answer:
+                    found = answer.status
+            except HTTPError as exc:
+                with exc:
+                    found = exc.code
+            assert (path, found) == (path, code)

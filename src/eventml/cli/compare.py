@@ -144,7 +144,7 @@ def replay(  # noqa: PLR0913 - as above
     comparing = _import_comparison("eventml replay")
     bus, handler = load_predictor(predictor, backend)
     _check_single_output(handler)
-    again = configured(handler, replacement(handler.model, model), {}) if model else handler
+    again = configured(handler, replacement(handler.model, model), {}, canary=None) if model else handler
 
     async def run(progress: Any) -> Any:
         if events is not None:

@@ -14,7 +14,7 @@ from msgspec import Meta, inspect, structs
 from eventml import handler_options
 from eventml.config.urls import HIDDEN, InvalidValueError, redact
 from eventml.errors import AppNotFoundError
-from eventml.handler_options import AtLeastOne, PositiveSeconds, Seconds, Text, configurable_options
+from eventml.handler_options import AtLeastOne, Canary, PositiveSeconds, Seconds, Text, configurable_options
 from eventml.times import START_TEXTS, StartOption
 
 PREFIX: Final = "EVENTML_"  # of the environment variables that are settings
@@ -24,7 +24,7 @@ SHA256: Final = "^[0-9a-fA-F]{64}$"
 
 _BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
 _MAX_SHOWN: Final = 80  # characters of a value in a message
-_WORDS: Final = {"bool": "true or false", "list": "an array", "dict": "a table"}
+_WORDS: Final = {"bool": "true or false", "list": "an array", "dict": "a table", "struct": "a table"}
 _BOUNDS: Final = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
 
 
@@ -98,6 +98,13 @@ class ChallengerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     model_sha256: Annotated[str, Meta(pattern=SHA256)] | None = None
 
 
+class CanarySettings(Canary, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The settings in `[consumer.<predictor>.canary]`: those of `Canary`, and `model_sha256`, its digest."""
+
+    model: Text
+    model_sha256: Annotated[str, Meta(pattern=SHA256)] | None = None
+
+
 class BackendSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The chosen backend. Its repr hides the password and all texts in options; `url` itself contains it.
 
@@ -137,7 +144,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         backend: The backend.
         consumer: By handler name, for predictors and consumers: the options to replace in `HandlerOptions`,
             `model`, the path of a model to use in place of the decorator's, `model_sha256`, the digest that
-            this file must have, and `challenger`, models that predict beside it, by name.
+            this file must have, `challenger`, models that predict beside it, by name, and `canary`, one that
+            answers for a share of the keys.
         topic: By topic name.
         web: The web service.
         console: The pages on the operations port.
@@ -164,6 +172,7 @@ SECTIONS: Final[Mapping[str, Mapping[str, Any]]] = {
         "model": Text,
         "model_sha256": Annotated[str, Meta(pattern=SHA256)],
         "challenger": dict[Text, ChallengerSettings],
+        "canary": CanarySettings,
     },
     "topic": _types(TopicSettings),
     "web": _types(WebSettings),

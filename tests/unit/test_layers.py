@@ -37,6 +37,7 @@ LAYERS: Final = [
     {"deploy", "deploy.workers"},
     {"deploy.web", "deploy.batch", "deploy.console", "deploy.doctor"},
     {"deploy.comparison"},
+    {"batch"},
     {"cli"},
     {"__main__"},
 ]
@@ -71,7 +72,11 @@ pyarrow pandas polars typer rich pytest trio
 EXTRAS: Final = set(_EXTRAS.split())
 """Packages that `import eventml` must not load."""
 
+<<<<<<< HEAD
 MAX_FILES, MAX_LINES, MAX_FILE, MIN_FILE = 220, 37_128, 350, 40
+=======
+MAX_FILES, MAX_LINES, MAX_FILE, MIN_FILE = 227, 37_804, 350, 40
+>>>>>>> engines
 
 
 class Import(NamedTuple):

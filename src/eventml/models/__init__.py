@@ -21,9 +21,11 @@ from eventml.models.loading import (
     load,
     path_of,
     replacement,
+    state_of,
     with_compiler,
 )
-from eventml.models.registries import ModelRegistry, Resolved
+from eventml.models.registries import ModelRegistry, Resolved, cache_folder
+from eventml.models.remote_files import open_store, revision_of
 from eventml.models.threads import single_threaded
 
 __all__ = [
@@ -34,14 +36,18 @@ __all__ = [
     "ModelRegistry",
     "ModelSource",
     "Resolved",
+    "cache_folder",
     "can_change",
     "compiled_copy",
     "current_version",
     "import_extra",
     "in_blocks",
     "load",
+    "open_store",
     "path_of",
     "replacement",
+    "revision_of",
     "single_threaded",
+    "state_of",
     "with_compiler",
 ]

@@ -82,7 +82,7 @@ def current_version(source: ModelSource) -> str | None:
         return None
     with translated(artefact):
         path, _ = _located(artefact, registry_of(artefact))
-        return _digest(path, _state(path))[:_DIGITS] + _suffix(artefact)
+        return _digest(path, state_of(path))[:_DIGITS] + _suffix(artefact)
 
 
 def can_change(source: ModelSource) -> bool:
@@ -108,8 +108,8 @@ def _digest(path: Path, _state: object) -> str:
     return _content(path)[1]
 
 
-def _state(path: Path) -> tuple[object, ...]:
-    """What changes when a file, or a file in a folder, is written or replaced."""
+def state_of(path: Path) -> tuple[object, ...]:
+    """Return what changes when a file, or a file in a folder, is written or replaced."""
     stats = [(file, file.stat()) for file in _files(path)]
     return tuple((f, one.st_ino, one.st_size, one.st_mtime_ns, one.st_ctime_ns) for f, one in stats)
 

@@ -483,7 +483,7 @@ def test_a_flavor_that_is_not_known_is_refused_with_the_known_ones(tmp_path: Pat
 class TestReferences:
     def test_an_unknown_scheme_is_refused_with_the_known_ones(self) -> None:
         with pytest.raises(
-            ModelError, match="ftp is no known registry; known are gs, hf, http, https, mlflow, s3"
+            ModelError, match="ftp is no known registry; known are az, gs, hf, http, https, mlflow, s3"
         ):
             load("ftp://host/model.skops", name="x")
 

@@ -54,13 +54,16 @@ def test_duckdb(expected: list[Row]) -> None:
 def test_delta(expected: list[Row]) -> None:
     deltalake = pytest.importorskip("deltalake")
     deltalake.write_deltalake("rides", pa.Table.from_pylist(ROWS))
-    rows = deltalake.DeltaTable("rides").to_pyarrow_dataset()
+
+    def rows(table: str) -> Any:
+        query = deltalake.QueryBuilder().register("rows", deltalake.DeltaTable(table))
+        return query.execute("SELECT * FROM rows")
+
     for _ in range(2):
-        scored = scorer("scored_app:minutes")(rows.scanner().to_reader())
+        scored = scorer("scored_app:minutes")(rows("rides"))
         deltalake.write_deltalake("scored", scored, mode="overwrite")
-    table = deltalake.DeltaTable("scored")
-    assert table.version() == 1  # one commit for each run
-    check(table.to_pyarrow_table().to_pylist(), expected)
+    assert deltalake.DeltaTable("scored").version() == 1  # one commit for each run
+    check(pa.table(rows("scored")).to_pylist(), expected)
 
 
 def test_polars(expected: list[Row]) -> None:

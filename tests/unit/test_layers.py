@@ -72,11 +72,7 @@ pyarrow pandas polars typer rich pytest trio
 EXTRAS: Final = set(_EXTRAS.split())
 """Packages that `import eventml` must not load."""
 
-<<<<<<< HEAD
-MAX_FILES, MAX_LINES, MAX_FILE, MIN_FILE = 220, 37_128, 350, 40
-=======
-MAX_FILES, MAX_LINES, MAX_FILE, MIN_FILE = 227, 37_804, 350, 40
->>>>>>> engines
+MAX_FILES, MAX_LINES, MAX_FILE, MIN_FILE = 226, 37_714, 350, 40
 
 
 class Import(NamedTuple):

@@ -19,7 +19,7 @@ from eventml.bus.router import Router
 from eventml.bus.running import WebApplication, run_until_signal, stop_when_idle
 from eventml.errors import ConfigError, MissingExtraError, NotOpenError, RegistrationError
 from eventml.handlers import Handler, configured
-from eventml.models import replacement
+from eventml.models import replacement, with_compiler
 from eventml.producer import BlockingProducer, Producer
 from eventml.runtime import LoadedHandler, Worker, load_canary, load_handlers, task_group
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
     from types import TracebackType
 
-_OF_CHAMPION: Final = {"challenger", "canary", "model", "model_sha256", "group", "golden"}
+_OF_CHAMPION: Final = {"challenger", "canary", "model", "model_sha256", "model_compile", "group", "golden"}
 """Settings of a predictor that its challengers do not share."""
 
 P = ParamSpec("P")
@@ -98,6 +98,8 @@ class Bus(Router):
             for name, given in options.get("challenger", {}).items():
                 if champion in self.handlers and f"{champion}.challenger.{name}" not in self.handlers:
                     source = replacement(self.handlers[champion].model, given.model, given.model_sha256)
+                    if given.model_compile is not None:
+                        source = with_compiler(source, given.model_compile)
                     self.challenger(champion, name, model=source)
 
     def read_settings(self, overrides: Mapping[str, Any] | None = None) -> config.Settings:
@@ -132,6 +134,8 @@ class Bus(Router):
             model = replacement(model, path, sha256)
         elif sha256 is not None:
             raise ConfigError(f"consumer.{name}.model_sha256: set model too, the file that has this sha256")
+        if (compiler := options.pop("model_compile", None)) is not None:
+            model = with_compiler(model, compiler)
         return configured(handler, model, options, canary=canary)
 
     def declared_topic(self, name: str) -> Topic:

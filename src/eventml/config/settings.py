@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections.abc import Collection, Iterable, Mapping
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta, inspect, structs
@@ -92,10 +92,12 @@ class ChallengerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     Attributes:
         model: Path of the challenger's model.
         model_sha256: Digest that this file must have.
+        model_compile: Compiler for the model.
     """
 
     model: Text
     model_sha256: Annotated[str, Meta(pattern=SHA256)] | None = None
+    model_compile: Literal["onnx"] | None = None
 
 
 class CanarySettings(Canary, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -144,8 +146,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         backend: The backend.
         consumer: By handler name, for predictors and consumers: the options to replace in `HandlerOptions`,
             `model`, the path of a model to use in place of the decorator's, `model_sha256`, the digest that
-            this file must have, `challenger`, models that predict beside it, by name, and `canary`, one that
-            answers for a share of the keys.
+            this file must have, `model_compile`, a compiler for the model, `challenger`, models that predict
+            beside it, by name, and `canary`, one that answers for a share of the keys.
         topic: By topic name.
         web: The web service.
         console: The pages on the operations port.
@@ -171,6 +173,7 @@ SECTIONS: Final[Mapping[str, Mapping[str, Any]]] = {
         **configurable_options(),
         "model": Text,
         "model_sha256": Annotated[str, Meta(pattern=SHA256)],
+        "model_compile": Literal["onnx"],
         "challenger": dict[Text, ChallengerSettings],
         "canary": CanarySettings,
     },

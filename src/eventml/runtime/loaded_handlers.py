@@ -113,8 +113,10 @@ async def load_model(handler: Handler, lifespans: Mapping[str, Any]) -> Model:
             "while the worker runs; omit model_poll, or name a file without a pin, or a name in a registry"
         )
     if handler.options.golden is not None:
-        await check_golden_rows(handler, model, resources(model, lifespans))
-    return model
+        checked = model if model.compared is None else structs.replace(model, object=model.compared)
+        await check_golden_rows(handler, model, resources(checked, lifespans))
+    # The original is not kept.
+    return model if model.compared is None else structs.replace(model, compared=None)
 
 
 async def load_canary(handler: Handler, model: Model | None, lifespans: Mapping[str, Any]) -> Model | None:

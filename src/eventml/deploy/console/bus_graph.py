@@ -77,14 +77,16 @@ def _model_name(model: Any) -> str:
 def layers(nodes: Mapping[str, Node]) -> list[list[str]]:
     """Return the keys of each layer. A node is behind its predecessors; one edge of each cycle is ignored."""
     before = {key: {one for one, node in nodes.items() if key in node.to} for key in nodes}
-    found = dict[str, int]()
-    while not found:
+    order = list[str]()
+    while len(order) < len(nodes):
         try:
-            for key in TopologicalSorter(before).static_order():
-                found[key] = max((found[one] + 1 for one in before[key]), default=0)
+            order = [*TopologicalSorter(before).static_order()]
         except CycleError as exc:
             before[exc.args[1][1]].remove(exc.args[1][0])
-    return [[key for key in nodes if found[key] == n] for n in range(max(found.values()) + 1)]
+    found = dict[str, int]()
+    for key in order:
+        found[key] = max((found[one] + 1 for one in before[key]), default=0)
+    return [[key for key in nodes if found[key] == n] for n in range(max(found.values(), default=-1) + 1)]
 
 
 def draw_topology(nodes: Mapping[str, Node], handlers: Sequence[HandlerNumbers]) -> Html:
@@ -99,7 +101,7 @@ def draw_topology(nodes: Mapping[str, Node], handlers: Sequence[HandlerNumbers])
         for key, node in shown.items()
     }
     columns = layers(shown)
-    height = max(len(column) for column in columns) * (_HEIGHT + _BELOW) + _PAD
+    height = max((len(column) for column in columns), default=0) * (_HEIGHT + _BELOW) + _PAD
     boxes, x = dict[str, _Box](), float(_PAD)
     for column in columns:
         width = max(len(_label(shown[key].name)) for key in column) * _CHAR + 2 * _PAD

@@ -55,8 +55,7 @@ class Collector:
         status: Returns the status of the service.
         max_lag: Highest lag of a group with which the service is ready.
         history: Gets each snapshot.
-        count: Counts the dead letters that are left, by handler. It may raise: the counts are unknown then.
-            It is called only while somebody looks.
+        count: Counts the dead letters that are left, by handler, while somebody looks. It may raise.
     """
 
     def __init__(
@@ -64,7 +63,7 @@ class Collector:
         status: Callable[[], ServiceStatus],
         max_lag: int | None,
         history: History,
-        count: Callable[[], Mapping[str, int]] | None = None,
+        count: Callable[[], Mapping[str, int]] = dict,
     ) -> None:
         self._status = status
         self._max_lag = max_lag
@@ -123,7 +122,8 @@ class Collector:
             self._changed.notify_all()
 
     def columns(self, tick: Tick, span: str) -> bytes:
-        """Return the history of a span up to a snapshot, as JSON for charts."""
+        """Return the history of a span (five minutes if it is none) up to a snapshot, as JSON for charts."""
+        span = span if span in SPANS else "5m"
 
         def make() -> bytes:
             points, marks = self.history.points(span, tick.epoch), self.history.marks(span, tick.epoch)
@@ -134,12 +134,11 @@ class Collector:
 
     def count_now(self) -> None:
         """Count the dead letters that are left, as after some have been replayed."""
-        if self._count is not None:
-            try:
-                self._counted = self._count()
-            except Exception as exc:  # noqa: BLE001 - whatever it is, the counts are unknown
-                log.debug("dead letters cannot be counted: %s", exc)
-                self._counted = {}
+        try:
+            self._counted = self._count()
+        except Exception as exc:  # noqa: BLE001 - whatever it is, the counts are unknown
+            log.debug("dead letters cannot be counted: %s", exc)
+            self._counted = {}
 
     def _keep_counting(self) -> None:
         while self._looked.wait() and not self._stopped.is_set():

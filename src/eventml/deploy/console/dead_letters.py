@@ -27,14 +27,11 @@ T = TypeVar("T")
 
 
 class Cause(msgspec.Struct):
-    """The dead letters of one queue with one exception: how many, and when they failed last.
+    """The dead letters of one queue with one exception: how many, and when they failed.
 
     Attributes:
-        queue: Name of the queue: its handlers.
         first: The earliest of their last failures, in seconds since the epoch.
-        last: The latest one.
-        reason: Message of the latest one.
-        id: Id of its event.
+        last: The latest one; `reason` is its message, `id` that of its event.
         misplaced: How many cannot be replayed, as they name another topic or group.
     """
 
@@ -54,22 +51,6 @@ class Cause(msgspec.Struct):
             self.last, self.reason, self.id = one.last_failure, one.message, one.id
         self.count += 1
         self.misplaced += not owned
-
-
-class Causes(msgspec.Struct):
-    """The dead letters of some queues by cause, the largest first.
-
-    Attributes:
-        unreadable: By queue, records that are no dead letters.
-    """
-
-    causes: list[Cause]
-    unreadable: Counter[str]
-
-    @property
-    def total(self) -> int:
-        """How many dead letters there are."""
-        return sum(cause.count for cause in self.causes)
 
 
 async def visit_queue(
@@ -96,19 +77,15 @@ async def count_left(backend: Backend, queues: Sequence[DeadLetterQueue]) -> dic
             lag = await backend.lag(queue.dead_letter_topic, group=queue.replay_group)
         except TopicNotFoundError:
             lag = {}  # no dead letter was ever written
-        left = await visit_queue(backend, queue, _lag) if lag is None else sum(lag.values())
+        left = sum(lag.values()) if lag is not None else await visit_queue(backend, queue, lambda s: s.lag())
         found |= dict.fromkeys(queue.handlers, left or 0)
     return found
 
 
-async def _lag(subscription: Subscription) -> int | None:
-    return await subscription.lag()
-
-
 async def read_causes(
     backend: Backend, queues: Sequence[DeadLetterQueue], matching: DeadLetterFilter
-) -> Causes:
-    """Read all dead letters that match, and count them by cause."""
+) -> tuple[list[Cause], Counter[str]]:
+    """Count all dead letters that match: by cause, the largest first; and by queue records that are none."""
     causes, unreadable = dict[tuple[str, str], Cause](), Counter[str]()
     for queue in queues:
 
@@ -121,7 +98,7 @@ async def read_causes(
                 cause.add(one, owned=queue.owns(one))
 
         await visit_queue(backend, queue, count)
-    return Causes(sorted(causes.values(), key=lambda cause: -cause.count), unreadable)
+    return sorted(causes.values(), key=lambda cause: -cause.count), unreadable
 
 
 async def find_dead_letter(
@@ -152,7 +129,6 @@ async def replay_or_drop_all(
         async def act(subscription: Subscription, queue: DeadLetterQueue = queue) -> ReplayReport:
             return await replay_or_drop(subscription, queue, matching, action, acks_singly=acks_singly)
 
-        report = await visit_queue(backend, queue, act)
-        if report is not None:
+        if (report := await visit_queue(backend, queue, act)) is not None:
             reports.append((queue, report))
     return reports

@@ -32,6 +32,7 @@ FIELDS: Final = ("received", "published", "p50", "p99", "lag", "batch")
 """Numbers of a point, of each handler."""
 
 _MARKS: Final = 200
+_NEAR: Final = 5.0  # seconds between two marks of one thing, seen by two processes
 _EARLY: Final = 1.0  # seconds by which a snapshot may come early and still end a step
 
 
@@ -64,11 +65,21 @@ class History:
         self._points: dict[str, deque[Point]] = {
             span: deque(maxlen=math.ceil(length / step) + 1) for span, (step, length) in SPANS.items()
         }
-        for table, value in [] if file is None else file.read():
-            if table in self._points:
-                self._points[table].append(msgspec.json.decode(value, type=Point))
-            elif table == "mark":
-                self._marks.append(msgspec.json.decode(value, type=Mark))
+        for kind, value in [] if file is None else file.read():
+            with contextlib.suppress(msgspec.DecodeError):  # another version has written it
+                self._add_earlier(kind, value)
+
+    def _add_earlier(self, kind: str, value: str) -> None:
+        """Add a row of a file; a point or a mark that a second process has written too is there once."""
+        if kind == "mark":
+            mark = msgspec.json.decode(value, type=Mark)
+            if not any(one.text == mark.text and mark.at - one.at < _NEAR for one in self._marks):
+                self._marks.append(mark)
+        elif kind in self._points:
+            point, ring = msgspec.json.decode(value, type=Point), self._points[kind]
+            whole = all(len(values) == len(FIELDS) for values in point.values.values())
+            if whole and not (ring and point.at - ring[-1].at < SPANS[kind][0] - _EARLY):
+                ring.append(point)
 
     def add(self, now: Snapshot, epoch: float) -> None:
         """Add a snapshot, taken at a time in seconds since the epoch, to each ring whose step is over."""
@@ -128,7 +139,7 @@ def series(points: Sequence[Point], step: float) -> dict[str, Any]:
 
 
 class HistoryFile:
-    """An SQLite file of points and marks, for one service. One that cannot be used is logged, once.
+    """An SQLite file of points and marks, for one service. While it cannot be used, it is logged once.
 
     Args:
         path: File, which is created if it is missing.
@@ -142,7 +153,7 @@ class HistoryFile:
         self._pruned = 0.0
 
     def read(self) -> list[tuple[str, str]]:
-        """Return the table and the JSON of each row, oldest first."""
+        """Return the kind and the JSON of each row, oldest first."""
         rows = self._execute([("SELECT kind, value FROM history WHERE bus = ? ORDER BY at", (self._bus,))])
         return [(str(kind), str(value)) for kind, value in rows]
 
@@ -155,22 +166,22 @@ class HistoryFile:
         ]
         if epoch - self._pruned > 60:  # noqa: PLR2004 - a minute
             self._pruned = epoch
-            for kind, length in (*((span, length) for span, (_, length) in SPANS.items()), ("mark", 86_400)):
-                old = (self._bus, kind, epoch - length)
-                steps.append(("DELETE FROM history WHERE bus = ? AND kind = ? AND at < ?", old))
+            old = [("mark", 86_400), *((span, length) for span, (_, length) in SPANS.items())]
+            delete = "DELETE FROM history WHERE bus = ? AND kind = ? AND at < ?"
+            steps += [(delete, (self._bus, kind, epoch - length)) for kind, length in old]
         if steps:
             self._execute(steps)
 
     def _execute(self, steps: Sequence[tuple[str, Sequence[object]]]) -> list[tuple[Any, ...]]:
-        if self._broken:
-            return []
+        create = "CREATE TABLE IF NOT EXISTS history (bus TEXT, kind TEXT, at REAL, value TEXT)"
         try:
             with contextlib.closing(sqlite3.connect(self._path, timeout=1)) as database, database:
-                database.execute(
-                    "CREATE TABLE IF NOT EXISTS history (bus TEXT, kind TEXT, at REAL, value TEXT)"
-                )
-                return [row for sql, values in steps for row in database.execute(sql, values).fetchall()]
+                database.execute(create)
+                found = [row for sql, values in steps for row in database.execute(sql, values).fetchall()]
         except sqlite3.Error as exc:
+            if not self._broken:
+                log.warning("console.history: %s: %s; the history is kept in memory only", self._path, exc)
             self._broken = True
-            log.warning("console.history: %s: %s; the history is kept in memory only", self._path, exc)
             return []
+        self._broken = False
+        return found

@@ -94,12 +94,9 @@ def count(number: float | None) -> str:
     return f"{number:,.0f}" if number >= 10 or number == int(number) else f"{number:,.1f}"  # noqa: PLR2004
 
 
-def duration(seconds: float | None) -> str:
-    """Return a time: "25ms", "1.5s", "2 days, 3:04:05"; "?" if it is not known."""
-    minute = 60
-    if seconds is None or seconds < minute:
-        return format_seconds(seconds, "?")
-    return str(timedelta(seconds=int(seconds)))
+def duration(seconds: float) -> str:
+    """Return a time: "25ms", "1.5s", "2 days, 3:04:05"."""
+    return format_seconds(seconds) if seconds < 60 else str(timedelta(seconds=int(seconds)))  # noqa: PLR2004
 
 
 def size(number: int | None) -> str:

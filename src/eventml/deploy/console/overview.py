@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from eventml.deploy.console.bus_graph import Node, draw_topology
+from eventml import config
+from eventml.deploy.console.bus_graph import draw_topology, topology
 from eventml.deploy.console.html import Html, count, duration, page, part, size, table
 from eventml.deploy.console.numbers import STAGES, HandlerNumbers, format_bound, loaded_models, worker_numbers
 from eventml.deploy.console.records import format_time
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from eventml.bus import Bus
     from eventml.deploy.console.collector import Collector, Tick
@@ -32,11 +33,11 @@ _REASONS: Final = 10
 class Overview:
     """The overview of a bus, and what of it changes with each snapshot."""
 
-    def __init__(self, bus: Bus, backend: str, nodes: Mapping[str, Node], collector: Collector) -> None:
+    def __init__(self, bus: Bus, collector: Collector) -> None:
         self._bus = bus
-        self._backend = backend
-        self._nodes = nodes
+        self._nodes = topology(bus)
         self._collector = collector
+        self.topics = [one.name for one in self._nodes.values() if one.kind in ("topic", "dead letters")]
 
     def fragments(self, tick: Tick) -> dict[str, Html]:
         """Return the parts of the page by their ids, made once for all pages."""
@@ -79,7 +80,7 @@ class Overview:
             kind="bad" if reasons or ready < len(workers) else "good",
             ready=ready,
             all=len(workers),
-            backend=self._backend,
+            backend=config.redact(self._bus.settings.backend.url),
             restarts=sum(one.restarts for one in workers),
             reasons=part("reasons", items=reasons) if reasons else "",
         )

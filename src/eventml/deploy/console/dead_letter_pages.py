@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from eventml.deploy.console.dead_letters import Cause, find_dead_letter, read_causes, replay_or_drop_all
+from eventml.deploy.console.dead_letters import Cause, read_causes, read_dead_letters, replay_or_drop_all
 from eventml.deploy.console.html import Html, lines, part, table
 from eventml.deploy.console.records import dead_letter_parts, format_time, one_line, shortened
 from eventml.errors import EventMLError
@@ -18,6 +18,7 @@ from eventml.printable import cut, printable
 from eventml.runtime import (
     MISPLACED,
     DeadLetterAction,
+    DeadLetterDelivery,
     DeadLetterFilter,
     DeadLetterQueue,
     dead_letter_queues,
@@ -105,18 +106,22 @@ class DeadLetterPages:
             ValueError: the text is no choice.
         """
         choice = Choice.parse(text)
-        for queue in self._chosen(choice):
-            if (found := self._call(find_dead_letter, queue, choice.filter)) is None:
-                continue
-            short = msgspec.structs.replace(found, delivery=shortened(found.delivery))
+        found = list[tuple[DeadLetterQueue, DeadLetterDelivery]]()
+
+        async def find(queue: DeadLetterQueue, one: DeadLetterDelivery | None) -> None:
+            found.extend([] if one is None else [(queue, one)])
+
+        self._call(read_dead_letters, self._chosen(choice), choice.filter, find, 1)
+        for queue, one in found:
+            short = msgspec.structs.replace(one, delivery=shortened(one.delivery))
             parts = dead_letter_parts(queue, short, self._hidden).items()
             return part(
                 "dead-letter",
                 queue=queue.name,
-                id=cut(one_line(found.id), 100),
-                one=_actions(Choice(queue.name, found.exception, found.id)),
-                cause=_actions(Choice(queue.name, found.exception)),
-                shown=[part("field", label=k, text=lines(cut(one, _LONGEST))) for k, one in parts if one],
+                id=cut(one_line(one.id), 100),
+                one=_actions(Choice(queue.name, one.exception, one.id)),
+                cause=_actions(Choice(queue.name, one.exception)),
+                shown=[part("field", label=k, text=lines(cut(v, _LONGEST))) for k, v in parts if v],
             )
         return part("no-dead-letter")
 

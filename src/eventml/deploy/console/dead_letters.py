@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
@@ -82,37 +83,43 @@ async def count_left(backend: Backend, queues: Sequence[DeadLetterQueue]) -> dic
     return found
 
 
+async def read_dead_letters(
+    backend: Backend,
+    queues: Sequence[DeadLetterQueue],
+    matching: DeadLetterFilter,
+    visit: Callable[[DeadLetterQueue, DeadLetterDelivery | None], Awaitable[None]],
+    limit: int | None = None,
+) -> None:
+    """Call `visit` with each dead letter that matches, up to a limit; with None for a record that is none."""
+
+    async def read(subscription: Subscription, queue: DeadLetterQueue, limit: int | None) -> int:
+        taken = 0
+        async for one in browse(subscription, matching, limit=limit):
+            taken += one is not None
+            await visit(queue, one)
+        return taken
+
+    for queue in queues:
+        if limit != 0:
+            taken = await visit_queue(backend, queue, partial(read, queue=queue, limit=limit)) or 0
+            limit = None if limit is None else limit - taken
+
+
 async def read_causes(
     backend: Backend, queues: Sequence[DeadLetterQueue], matching: DeadLetterFilter
 ) -> tuple[list[Cause], Counter[str]]:
     """Count all dead letters that match: by cause, the largest first; and by queue records that are none."""
     causes, unreadable = dict[tuple[str, str], Cause](), Counter[str]()
-    for queue in queues:
 
-        async def count(subscription: Subscription, queue: DeadLetterQueue = queue) -> None:
-            async for one in browse(subscription, matching):
-                if one is None:
-                    unreadable[queue.name] += 1
-                    continue
-                cause = causes.setdefault((queue.name, one.exception), Cause(queue.name, one.exception))
-                cause.add(one, owned=queue.owns(one))
+    async def count(queue: DeadLetterQueue, one: DeadLetterDelivery | None) -> None:
+        if one is None:
+            unreadable[queue.name] += 1
+        else:
+            cause = causes.setdefault((queue.name, one.exception), Cause(queue.name, one.exception))
+            cause.add(one, owned=queue.owns(one))
 
-        await visit_queue(backend, queue, count)
+    await read_dead_letters(backend, queues, matching, count)
     return sorted(causes.values(), key=lambda cause: -cause.count), unreadable
-
-
-async def find_dead_letter(
-    backend: Backend, queue: DeadLetterQueue, matching: DeadLetterFilter
-) -> DeadLetterDelivery | None:
-    """Return the first dead letter of a queue that matches, or None."""
-
-    async def find(subscription: Subscription) -> DeadLetterDelivery | None:
-        async for one in browse(subscription, matching, limit=1):
-            if one is not None:
-                return one
-        return None
-
-    return await visit_queue(backend, queue, find)
 
 
 async def replay_or_drop_all(
@@ -120,15 +127,14 @@ async def replay_or_drop_all(
     queues: Sequence[DeadLetterQueue],
     matching: DeadLetterFilter,
     action: DeadLetterAction,
+    limit: int | None = None,
 ) -> list[tuple[DeadLetterQueue, ReplayReport]]:
-    """Replay or drop all dead letters of some queues that match; see `runtime.replay_or_drop`."""
-    reports = []
-    acks_singly = backend.capabilities.redelivery == "lease"
+    """Replay or drop the dead letters of some queues that match; see `runtime.replay_or_drop`."""
+    reports, singly = [], backend.capabilities.redelivery == "lease"
     for queue in queues:
-
-        async def act(subscription: Subscription, queue: DeadLetterQueue = queue) -> ReplayReport:
-            return await replay_or_drop(subscription, queue, matching, action, acks_singly=acks_singly)
-
-        if (report := await visit_queue(backend, queue, act)) is not None:
+        act = partial(replay_or_drop, queue=queue, chosen=matching, action=action, acks_singly=singly)
+        report = None if limit == 0 else await visit_queue(backend, queue, partial(act, limit=limit))
+        if report is not None:
             reports.append((queue, report))
+            limit = None if limit is None else limit - report.chosen.total()
     return reports

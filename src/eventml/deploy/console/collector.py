@@ -11,12 +11,12 @@ import threading
 import time
 from contextlib import contextmanager
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
 from eventml.deploy.console.history import SPANS, History, series
-from eventml.deploy.console.numbers import HandlerNumbers, Snapshot, handler_numbers, merged
+from eventml.deploy.console.numbers import Snapshot, handler_numbers, merged
 from eventml.deploy.workers import HostPort, ServiceStatus, unready_reasons
 from eventml.errors import ConfigError, UnavailableError
 
@@ -25,34 +25,34 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("eventml.console")
 
+T = TypeVar("T")
+
 INTERVAL: Final = 2.0  # seconds between two snapshots
 _COUNT_INTERVAL: Final = 10.0  # seconds between two counts of dead letters
 _TIMEOUT: Final = 5.0  # seconds for an operations port to answer
 
 
 class Tick:
-    """A snapshot with the one before it; what is made of both is made once, by the first who asks."""
+    """A snapshot and the numbers since the one before it, at a time in seconds since the epoch.
+
+    What is made of it is made once, by the first who asks.
+    """
 
     def __init__(self, number: int, before: Snapshot, now: Snapshot, epoch: float) -> None:
         self.number = number
-        self.before = before
         self.now = now
-        self.epoch = epoch  # seconds since the epoch
+        self.epoch = epoch
+        self.handlers = handler_numbers(before, now)
         self._made: dict[object, Any] = {}
         self._lock = threading.RLock()
 
-    def once(self, key: object, make: Callable[[], Any]) -> Any:
-        """Return what `make` returns for a key, called at most once."""
+    def once(self, make: Callable[..., T], *args: object) -> T:
+        """Return what a function returns for this tick and these arguments, called at most once."""
         with self._lock:
-            if key not in self._made:
-                self._made[key] = make()
-            return self._made[key]
-
-    @property
-    def handlers(self) -> list[HandlerNumbers]:
-        """The numbers of each handler."""
-        found: list[HandlerNumbers] = self.once("handlers", lambda: handler_numbers(self.before, self.now))
-        return found
+            if (make, args) not in self._made:
+                self._made[make, args] = make(self, *args)
+            found: T = self._made[make, args]
+            return found
 
 
 class Collector:
@@ -130,14 +130,11 @@ class Collector:
 
     def columns(self, tick: Tick, span: str) -> bytes:
         """Return the history of a span (five minutes if it is none) up to a snapshot, as JSON for charts."""
-        span = span if span in SPANS else "5m"
+        return tick.once(self._columns, span if span in SPANS else "5m")
 
-        def make() -> bytes:
-            points, marks = self.history.points(span, tick.epoch), self.history.marks(span, tick.epoch)
-            return msgspec.json.encode({**series(points, SPANS[span][0]), "marks": marks})
-
-        encoded: bytes = tick.once(("columns", span), make)
-        return encoded
+    def _columns(self, tick: Tick, span: str) -> bytes:
+        points, marks = self.history.points(span, tick.epoch), self.history.marks(span, tick.epoch)
+        return msgspec.json.encode({**series(points, SPANS[span][0]), "marks": marks})
 
     def count_now(self) -> None:
         """Count the dead letters that are left, as after some have been replayed."""

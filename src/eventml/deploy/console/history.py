@@ -12,15 +12,16 @@ import math
 import sqlite3
 import threading
 from collections import deque
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from eventml.deploy.console.numbers import HandlerNumbers, Snapshot, changes, handler_numbers
+from eventml.deploy.console.numbers import Snapshot, changes, handler_numbers
 from eventml.runtime import SECONDS_BUCKETS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
 log = logging.getLogger("eventml.console")
@@ -65,7 +66,7 @@ class History:
         self._points: dict[str, deque[Point]] = {
             span: deque(maxlen=math.ceil(length / step) + 1) for span, (step, length) in SPANS.items()
         }
-        for kind, value in [] if file is None else file.read():
+        for kind, value in file.read() if file else ():
             with contextlib.suppress(msgspec.DecodeError):  # another version has written it
                 self._add_earlier(kind, value)
 
@@ -95,7 +96,10 @@ class History:
                 if now.at - before.at < step - _EARLY:
                     continue
                 self._last[span] = now
-                point = Point(epoch, {one.handler: _values(one) for one in handler_numbers(before, now)})
+                numbers = {
+                    one.handler: _finite(attrgetter(*FIELDS)(one)) for one in handler_numbers(before, now)
+                }
+                point = Point(epoch, numbers)
                 self._points[span].append(point)
                 written.append((span, epoch, msgspec.json.encode(point)))
         if self._file is not None:
@@ -112,9 +116,8 @@ class History:
             return [mark for mark in self._marks if mark.at > epoch - SPANS[span][1]]
 
 
-def _values(one: HandlerNumbers) -> tuple[float | None, ...]:
-    bounded = (getattr(one, field) for field in FIELDS)
-    return tuple(value if value != math.inf else SECONDS_BUCKETS[-1] for value in bounded)
+def _finite(values: Iterable[float | None]) -> tuple[float | None, ...]:
+    return tuple(SECONDS_BUCKETS[-1] if value == math.inf else value for value in values)
 
 
 def series(points: Sequence[Point], step: float) -> dict[str, Any]:
@@ -127,14 +130,10 @@ def series(points: Sequence[Point], step: float) -> dict[str, Any]:
         if filled and point.at - filled[-1].at > 3 * step:
             filled.append(Point(filled[-1].at + step, {}))
         filled.append(point)
-    names = sorted({name for point in points for name in point.values})
-    unknown = (None,) * len(FIELDS)
-    columns = {
-        name: dict(
-            zip(FIELDS, zip(*(one.values.get(name, unknown) for one in filled), strict=True), strict=True)
-        )
-        for name in names
-    }
+    columns, unknown = {}, (None,) * len(FIELDS)
+    for name in sorted({name for point in points for name in point.values}):
+        rows = [one.values.get(name, unknown) for one in filled]
+        columns[name] = dict(zip(FIELDS, zip(*rows, strict=True), strict=True))
     return {"at": [round(point.at, 1) for point in filled], "handlers": columns}
 
 

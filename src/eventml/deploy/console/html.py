@@ -97,8 +97,3 @@ def count(number: float | None) -> str:
 def duration(seconds: float) -> str:
     """Return a time: "25ms", "1.5s", "2 days, 3:04:05"."""
     return format_seconds(seconds) if seconds < 60 else str(timedelta(seconds=int(seconds)))  # noqa: PLR2004
-
-
-def size(number: int | None) -> str:
-    """Return a number of bytes in megabytes; "?" if it is not known."""
-    return "?" if number is None else f"{number / 1e6:,.0f} MB"

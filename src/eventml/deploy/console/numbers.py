@@ -234,6 +234,6 @@ def format_seconds(seconds: float | None) -> str:
 
 def format_bound(seconds: float | None) -> str:
     """Return the bound of a quantile: "≤25ms", or ">300s" if it is above the highest finite bound."""
-    if seconds is None:
-        return "-"
-    return f"≤{format_seconds(seconds)}" if math.isfinite(seconds) else f">{SECONDS_BUCKETS[-1]:g}s"
+    if seconds == math.inf:
+        return f">{SECONDS_BUCKETS[-1]:g}s"
+    return "-" if seconds is None else f"≤{format_seconds(seconds)}"

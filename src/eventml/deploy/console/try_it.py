@@ -20,7 +20,7 @@ from eventml.event_types import json_decoder, json_schemas
 from eventml.printable import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from eventml.bus import Bus
     from eventml.deploy.console.broker import Broker
@@ -93,19 +93,16 @@ class TryIt:
 
 
 class Form:
-    """The form of one predictor: its fields with their schemas."""
+    """The form of one predictor, by the schema of its events."""
 
     def __init__(self, handler: Handler) -> None:
         self._handler = handler
         schema_of, components = json_schemas([handler.event_type], "#/components/schemas/{name}")
         schema = schema_of(handler.event_type)
-        self._schema: dict[str, Any] = components.get(schema.get("$ref", "").rpartition("/")[2], schema)
-        self.fields: Mapping[str, Any] = self._schema.get(
-            "properties", {}
-        )  # none: it is no object with fields
-        example = example_of(schema, components)
-        self._example = example if isinstance(example, dict) else {}
-        self._whole = example
+        whole: dict[str, Any] = components.get(schema.get("$ref", "").rpartition("/")[2], schema)
+        self._fields: Mapping[str, Any] = whole.get("properties", {})  # none, if it is no object with fields
+        self._required: Sequence[str] = whole.get("required", ())
+        self._example: Any = example_of(schema, components)
 
     def event(self, form: Mapping[str, str]) -> bytes:
         """Return the event that a form describes, as JSON.
@@ -113,19 +110,16 @@ class Form:
         Raises:
             ValueError: it does not fit the type of the events.
         """
-        if not self.fields:
-            body = form.get("event", "").encode()
-        else:
-            values = {name: form.get(f"{_FIELD}{name}", "") for name in self.fields}
-            optional = {*self.fields} - {*self._schema.get("required", ())}
-            kept = {name: text for name, text in values.items() if text or name not in optional}
-            body = json.dumps({name: self._value(name, text) for name, text in kept.items()}).encode()
+        values = {name: form.get(f"{_FIELD}{name}", "") for name in self._fields}
+        kept = {name: text for name, text in values.items() if text or name in self._required}
+        fields = json.dumps({name: self._value(name, text) for name, text in kept.items()})
+        body = (fields if self._fields else form.get("event", "")).encode()
         json_decoder(self._handler.event_type)(body)
         return body
 
     def _value(self, name: str, text: str) -> Any:
         """Return the text of a field that may be one, else the JSON in it."""
-        schema = self.fields[name]
+        schema = self._fields[name]
         kinds = {one.get("type") for one in schema.get("anyOf", [schema])}
         if text in schema.get("enum", ()) or (kinds <= {"string", "null"} and text != "null"):
             return text
@@ -136,13 +130,12 @@ class Form:
 
     def render(self, form: Mapping[str, str]) -> list[Html]:
         """Return the fields, with what was filled in, or an example."""
-        if not self.fields:
-            return [part("textarea", text=lines(form.get("event") or json.dumps(self._whole)))]
-        return [self._input(name, form) for name in self.fields]
-
-    def _input(self, name: str, form: Mapping[str, str]) -> Html:
-        given = self._example.get(name)
-        text = form.get(f"{_FIELD}{name}", given if isinstance(given, str) else json.dumps(given))
-        number = self.fields[name].get("type") in ("integer", "number")
-        mode = Html(' inputmode="decimal"') if number else ""
-        return part("input", name=name, field=_FIELD + name, text=text, mode=mode)
+        if not self._fields:
+            return [part("textarea", text=lines(form.get("event") or json.dumps(self._example)))]
+        inputs = []
+        for name, schema in self._fields.items():
+            given = self._example.get(name)
+            text = form.get(f"{_FIELD}{name}", given if isinstance(given, str) else json.dumps(given))
+            mode = Html(' inputmode="decimal"') if schema.get("type") in ("integer", "number") else ""
+            inputs.append(part("input", name=name, field=_FIELD + name, text=text, mode=mode))
+        return inputs

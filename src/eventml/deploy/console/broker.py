@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import CancelledError
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import anyio
@@ -20,6 +20,7 @@ from eventml.printable import cut
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Sequence
+    from contextlib import AbstractAsyncContextManager
 
     from eventml.backends.base import Backend, Subscription
     from eventml.bus import Bus
@@ -90,26 +91,19 @@ class Broker:
             )
         return portal
 
-    @asynccontextmanager
-    async def _connected(self) -> AsyncIterator[Backend]:
+    def _connected(self) -> AbstractAsyncContextManager[Backend]:
         settings = self._bus.settings.backend
-        if self._shared:
-            async with self._module.open(settings.url, settings.options) as backend:
-                yield backend
-        else:
-            yield self._bus.backend
+        opened = self._module.open(settings.url, settings.options) if self._shared else None
+        return opened or nullcontext(self._bus.backend)
 
     def request(self, topic: str, event: Any, predictor: str, seconds: float) -> Any:
         """Request a prediction over the bus; see `Bus.request`."""
 
         async def ask() -> Any:
-            return await self._bus.request(topic, event, predictor=predictor, timeout=seconds)
+            async with self._bus.open() if self._worker is None else nullcontext():
+                return await self._bus.request(topic, event, predictor=predictor, timeout=seconds)
 
-        async def ask_alone() -> Any:
-            async with self._bus.open():
-                return await ask()
-
-        return self._worker.call(ask) if self._worker is not None else self._own.call(ask_alone)
+        return (self._worker or self._own).call(ask)
 
     def tail(self, topic: str, text: str, hidden: Sequence[str]) -> Generator[bytes, None, None]:
         """Yield the new records of a topic that contain a text, as server-sent events, until closed.

@@ -62,14 +62,15 @@ def lines(text: str) -> Html:
     return Html(_safe(text, keep="\n\t"))
 
 
-def page(bus: str, title: str, here: str, content: Html) -> bytes:
-    """Return a whole page of a bus; `here` is its path among those of the navigation."""
+def page(bus: str, here: str, content: Html) -> bytes:
+    """Return a whole page of a bus; `here` is its path, one of the navigation."""
     links = [
         part("link", path=path, name=name, current=Html(' aria-current="page"') if path == here else "")
         for path, name in _NAVIGATION.items()
     ]
-    values = {"title": _safe(title), "bus": _safe(bus), "links": _safe(links), "content": content}
-    return _PAGE.substitute(values).encode()
+    return _PAGE.substitute(
+        title=_NAVIGATION[here], bus=_safe(bus), links=_safe(links), content=content
+    ).encode()
 
 
 def table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[object]], text: int = 1) -> Html:

@@ -41,7 +41,7 @@ class Overview:
 
     def page(self, tick: Tick) -> bytes:
         """Return the page."""
-        return page(self._bus.name, "Overview", "./", part("overview", **tick.once(self._fragments)))
+        return page(self._bus.name, "./", part("overview", **tick.once(self._fragments)))
 
     def message(self, tick: Tick) -> bytes:
         """Return the parts that change and the newest point, as a server-sent event."""
@@ -95,7 +95,7 @@ class Overview:
         changed = _items([mark for mark in marks if ": model " in mark.text])
         models = table("Models", _MODELS, rows, text=len(_MODELS))
         content = part("models", table=models, changes=changed or part("item", text="none"))
-        return page(self._bus.name, "Models", "models", content)
+        return page(self._bus.name, "models", content)
 
 
 def _items(marks: Sequence[Mark]) -> list[Html]:

@@ -45,7 +45,7 @@ _HEADERS: Final = {
     "referrer-policy": "same-origin",
     "cache-control": "no-store",
 }
-_PRIVATE: Final = {"/dead-letters": "Dead letters", "/tail": "Live tail", "/try": "Try it"}
+_PRIVATE: Final = ("/dead-letters", "/tail", "/try")
 
 
 def open_console(bus: Bus, worker: BlockingPortal | None = None, web: str | None = None) -> OpenPages:
@@ -165,7 +165,7 @@ class Console:
         return self._show(path, content, HTTPStatus.UNAUTHORIZED)
 
     def _show(self, path: str, content: Html, status: HTTPStatus = HTTPStatus.OK) -> Response:
-        return _page(page(self._bus.name, _PRIVATE[path], path[1:], content), status)
+        return _page(page(self._bus.name, path[1:], content), status)
 
     def _tail(self, query: Mapping[str, str]) -> Html:
         chosen, selected = query.get("topic"), Html(" selected")

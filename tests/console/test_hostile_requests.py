@@ -18,11 +18,11 @@ import msgspec
 import pytest
 
 from eventml import Bus, Record, config
-from eventml.deploy.console import History, Snapshot, open_console
+from eventml.deploy.console import Snapshot, open_console
 from eventml.deploy.console.broker import Broker
 from eventml.deploy.console.dead_letter_pages import Choice, DeadLetterPages
 from eventml.deploy.console.dead_letters import Cause
-from eventml.deploy.console.history import HistoryFile
+from eventml.deploy.console.history import History, HistoryFile
 from eventml.deploy.console.try_it import Form
 from eventml.deploy.workers import HostPort, ServiceStatus, serve_status
 from eventml.errors import UnavailableError

@@ -13,15 +13,13 @@ It may import bus, runtime, config and `deploy.workers`.
 """
 
 from eventml.deploy.console.bus_graph import Node, layers, topology
-from eventml.deploy.console.collector import Collector, fetch_status, remote_status
+from eventml.deploy.console.collector import fetch_status, remote_status
 from eventml.deploy.console.dead_letters import read_dead_letters, replay_or_drop_all
-from eventml.deploy.console.history import History
 from eventml.deploy.console.numbers import (
     Snapshot,
     format_bound,
     format_seconds,
     handler_numbers,
-    loaded_models,
     quantile,
     worker_numbers,
 )
@@ -29,8 +27,6 @@ from eventml.deploy.console.records import dead_letter_parts, delivery_to_json, 
 from eventml.deploy.console.site import open_console
 
 __all__ = [
-    "Collector",
-    "History",
     "Node",
     "Snapshot",
     "dead_letter_parts",
@@ -41,7 +37,6 @@ __all__ = [
     "format_time",
     "handler_numbers",
     "layers",
-    "loaded_models",
     "one_line",
     "open_console",
     "quantile",

@@ -40,11 +40,7 @@ class Broker:
     """Runs coroutines that need the backend of a bus, for threads.
 
     Each call connects for itself, so that nothing stays open while nobody looks. A backend that lives in this
-    process is used where it is open: in the event loop of its worker.
-
-    Args:
-        bus: The bus, configured.
-        worker: Runs coroutines in the event loop in which the bus is open; None if it is not.
+    process is used where it is open: in the event loop of its `worker`.
     """
 
     def __init__(self, bus: Bus, worker: BlockingPortal | None = None) -> None:

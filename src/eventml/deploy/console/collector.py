@@ -56,13 +56,10 @@ class Tick:
 
 
 class Collector:
-    """Collects the numbers of a service in a thread of its own, while `running` is entered.
+    """Collects the numbers of a service for a history, in a thread of its own, while `running` is entered.
 
-    Args:
-        status: Returns the status of the service.
-        max_lag: Highest lag of a group with which the service is ready.
-        history: Gets each snapshot.
-        count: Counts the dead letters that are left, by handler, while somebody looks. It may raise.
+    `status` returns those of now, and a group with more than `max_lag` is not ready. While somebody looks,
+    `count` counts the dead letters that are left, by handler; if it raises, their number is not known.
     """
 
     def __init__(

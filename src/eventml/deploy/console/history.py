@@ -52,11 +52,7 @@ class Mark(msgspec.Struct, frozen=True):
 
 
 class History:
-    """The points of each ring, oldest first, and the marks of the last day.
-
-    Args:
-        file: Keeps the points too, and gives those of earlier processes; None for none.
-    """
+    """The points of each ring, oldest first, and the marks of the last day: also those of a file."""
 
     def __init__(self, file: HistoryFile | None = None) -> None:
         self._file = file
@@ -138,11 +134,9 @@ def series(points: Sequence[Point], step: float) -> dict[str, Any]:
 
 
 class HistoryFile:
-    """An SQLite file of points and marks, for one service. While it cannot be used, it is logged once.
+    """An SQLite file of points and marks, which several buses may share. It is created if it is missing.
 
-    Args:
-        path: File, which is created if it is missing.
-        bus: Name of the bus: services of several may share a file.
+    One warning is logged when it cannot be used; each later call tries again.
     """
 
     def __init__(self, path: Path, bus: str) -> None:

@@ -51,10 +51,8 @@ _PRIVATE: Final = ("/dead-letters", "/tail", "/try")
 def open_console(bus: Bus, worker: BlockingPortal | None = None, web: str | None = None) -> OpenPages:
     """Return what opens the console of a configured bus.
 
-    Args:
-        bus: The bus.
-        worker: Runs coroutines in the event loop in which the bus is open in this process, if it is.
-        web: Address of the bus's web service, if this is one.
+    `worker` runs coroutines in the event loop in which the bus is open in this process, if it is. `web` is
+    the address of the bus's web service, if this is one.
     """
 
     @contextmanager

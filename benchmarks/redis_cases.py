@@ -321,11 +321,11 @@ def server(url: str) -> str:
     return f"Redis {version[1].decode() if version else '?'}, append-only file {'on' if durable else 'off'}"
 
 
-def until_it_reads(url: str) -> None:
-    """Wait until a worker waits in the server for the first event."""
+def until_it_reads(url: str, workers: int = 1) -> None:
+    """Wait until so many workers wait in the server for the first event."""
     connection = Resp(url)
     waiting = 0
-    while not waiting:
+    while waiting < workers:
         time.sleep(0.05)
         connection.send("INFO", "clients")
         found = re.search(rb"blocked_clients:(\d+)", connection.receive())

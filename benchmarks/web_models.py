@@ -1,4 +1,4 @@
-"""The two models that every server of `benchmarks.web` calls, and their features: numpy and sklearn only."""
+"""The models of `benchmarks.web` and `benchmarks.models`, and their features: numpy and sklearn only."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import joblib
 import numpy as np
-from sklearn.ensemble import RandomForestRegressor
+from sklearn.ensemble import HistGradientBoostingRegressor, RandomForestRegressor
 from sklearn.linear_model import LinearRegression
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def features(rides: Sequence[Any]) -> Any:
 
 
 def train(folder: Path) -> dict[str, Any]:
-    """Train a linear regression and a forest of 100 trees; save both in a folder."""
+    """Train a linear regression, a forest and boosting of 100 trees; save them in a folder."""
     rng = np.random.default_rng(0)
     zones = (rng.integers(1, 264, 5_000), rng.integers(1, 264, 5_000))
     rows = np.column_stack([*zones, rng.random(5_000) * 20, rng.integers(1, 5, 5_000)])
@@ -42,6 +42,7 @@ def train(folder: Path) -> dict[str, Any]:
     models = {
         "linear": LinearRegression().fit(rows, minutes),
         "forest": RandomForestRegressor(n_estimators=TREES, max_depth=12, random_state=0).fit(rows, minutes),
+        "boosting": HistGradientBoostingRegressor(max_iter=TREES, random_state=0).fit(rows, minutes),
     }
     for name, model in models.items():
         joblib.dump(model, folder / f"{name}.joblib")

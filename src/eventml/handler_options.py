@@ -2,13 +2,14 @@
 
 # No `from __future__ import annotations` here: msgspec evaluates the annotations, so the linter must not
 # move their imports into a type-checking block.
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cache
 from typing import Annotated, Any, Final, Literal, TypedDict
 
 import msgspec
 from msgspec import Meta, structs
 
+from eventml.models import ModelSource, path_of
 from eventml.times import StartOption, parse_start
 
 Text = Annotated[str, Meta(min_length=1)]
@@ -134,6 +135,39 @@ class HandlerOptions(msgspec.Struct, frozen=True, kw_only=True):
             )
         if reserved := list(filter(is_reserved, self.carry)):
             raise ValueError(f"carry: the library writes the header {reserved[0]!r} itself; leave it out")
+
+
+class Canary(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A second model that answers for a share of a predictor's keys: see `Bus.canary`.
+
+    Attributes:
+        model: The model, as for `Bus.predictor`; in the settings a path, or a reference to a registry.
+        share: Share of the keys whose events it answers, until `eventml canary` sets another one.
+        on_worse: What happens once it is found to be worse than the predictor's model: `rollback` makes its
+            share 0 on all workers; `alert` only says so, in the log and in `/readyz`.
+        max_slowdown: Most of its calls may take so many times as long as the model's, and a millisecond more.
+        truth: Topic of the true values; None if errors are not compared.
+        error: Field of a prediction with the number that is compared with the true value.
+        error_tolerance: The mean of its errors may be larger than the model's by this part of it.
+    """
+
+    model: Any
+    share: Annotated[float, Meta(ge=0, le=1)] = 0.1
+    on_worse: Literal["rollback", "alert"] = "rollback"
+    max_slowdown: Annotated[float, Meta(ge=1)] = 2.0
+    truth: Text | None = None
+    error: Text = "value"
+    error_tolerance: Seconds = 0.05
+
+    def check(self, model: ModelSource | None, outputs: Collection[str], *, several: bool | None) -> None:
+        """Raise ValueError if a predictor with this model and these outputs cannot have it."""
+        if model is None or not outputs:
+            raise ValueError("canary: it is for predictors with a model; omit it")
+        one, other = (path_of(of) or getattr(of, "version", of) for of in (self.model, model))
+        if str(one) == str(other):
+            raise ValueError("canary: its model is that of the predictor; name another one, or omit it")
+        if self.truth is not None and (len(outputs) != 1 or several):
+            raise ValueError("canary: truth needs one prediction for each event; omit truth")
 
 
 def convert_option(value: Any, kind: Any, *, strict: bool = True) -> Any:

@@ -22,6 +22,7 @@ from eventml.handler_options import (
     DEFAULT_CONCURRENCY,
     DEFAULT_MAX_BATCH,
     DEFAULT_MAX_BATCH_SINGLE,
+    Canary,
     HandlerArguments,
     HandlerOptions,
 )
@@ -54,6 +55,7 @@ class Handler(msgspec.Struct, frozen=True, kw_only=True):
         metadata: Name of its parameter that gets the delivery of the event, or those of the events; or None.
         options: How it is run.
         champion: Name of the predictor that this one is a challenger of; empty if it is none.
+        canary: The model that answers for a share of the keys on a stream, or None.
 
     Raises:
         ValueError: An option does not suit this handler; the message starts with the option's name.
@@ -74,6 +76,7 @@ class Handler(msgspec.Struct, frozen=True, kw_only=True):
     metadata: str | None
     options: HandlerOptions
     champion: str = ""
+    canary: Canary | None = None
 
     def __post_init__(self) -> None:
         """Check the options that not every handler may have, from the code and from settings."""
@@ -87,6 +90,8 @@ class Handler(msgspec.Struct, frozen=True, kw_only=True):
         for option in ("model_poll", "golden"):
             if getattr(self.options, option) is not None and (self.model is None or not self.outputs):
                 raise ValueError(f"{option}: it is for predictors with a model; omit it")
+        if self.canary is not None:
+            self.canary.check(self.model, self.outputs, several=self.several)
 
     @property
     def max_batch(self) -> int:
@@ -163,14 +168,17 @@ def read_handler(
         raise RegistrationError(f"{name}: {exc}") from exc
 
 
-def configured(handler: Handler, model: ModelSource | None, options: Mapping[str, Any]) -> Handler:
-    """A handler with another model, and with these options replaced.
+def configured(
+    handler: Handler, model: ModelSource | None, options: Mapping[str, Any], **others: Any
+) -> Handler:
+    """A handler with another model, and with these options, and other attributes, replaced.
 
     Raises:
         ConfigError: An option does not suit the handler; the message starts with its path in the settings.
     """
     try:
-        return structs.replace(handler, model=model, options=structs.replace(handler.options, **options))
+        replaced = structs.replace(handler.options, **options)
+        return structs.replace(handler, model=model, options=replaced, **others)
     except ValueError as exc:
         raise ConfigError(f"consumer.{handler.name}.{exc}") from exc
 

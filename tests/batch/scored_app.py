@@ -95,6 +95,11 @@ def untyped(rides: list[dict]) -> list[dict]:  # type: ignore[type-arg]  # witho
     return [{"twice": ride["distance"] * 2, "all": [ride["zone"], 1]} for ride in rides]
 
 
+@bus.predictor("rides.started", to="rides.huge")
+def huge(rides: list[RideStarted]) -> list[int]:
+    return [1 << 70 if ride.ride_id.endswith("2") else ride.zone for ride in rides]
+
+
 @bus.consumer("rides.started")
 def log(ride: RideStarted) -> None:
     """Do nothing."""

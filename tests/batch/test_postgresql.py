@@ -51,6 +51,23 @@ class Answer(msgspec.Struct):
     maybe: float | None
 
 
+async def test_parameters_have_the_types_of_what_they_are_compared_with(
+    postgres_url: str, scored: Score
+) -> None:
+    write(f"{postgres_url}#rides", rides(100))
+    day = "SELECT *, TIMESTAMP '2024-01-01' + zone * INTERVAL '1 day' AS day, '1:2'::text AS t FROM rides"
+    query = f"SELECT * FROM ({day}) AS days WHERE day >= :start AND day < :end"  # noqa: S608 - our own
+    given = ("start=2024-02-01T00:00:00+00:00", "end=2024-02-03")
+    place = parse_location(postgres_url, option="--from", query=query, parameters=given)
+    import scored_app  # type: ignore[import-not-found]  # noqa: PLC0415 - found on a path set by a fixture
+
+    await score(
+        scored_app.bus,
+        ScorePlan(predictor="minutes", source=place, target=parse_location("o.csv", option="--to")),
+    )
+    assert [row["zone"] for row in read("o.csv").rows] == [31, 32]
+
+
 @pytest.mark.parametrize("target", ["postgres", "sqlite:///out.db#predictions", "out.parquet"])
 async def test_each_row_is_written_once(postgres_url: str, target: str, scored: Score) -> None:
     rows = rides(1000)

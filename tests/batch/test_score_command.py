@@ -90,6 +90,18 @@ def test_the_summary_of_another_run_says_what_has_changed() -> None:
     assert f"; 0 new predictions, 0 changed, 13 unchanged in {table} (" in score(*job, "--overwrite").stdout
 
 
+def test_the_interval_of_a_query_is_given_as_parameters() -> None:
+    write("sqlite:///rides.db#rides", rides(20))
+    query = "SELECT *, '1:30' AS at FROM rides WHERE zone >= :start AND zone < :end"
+    job = ["scored_app:minutes", "--from", "sqlite:///rides.db", "--to", "out.csv", "--query", query]
+    assert score(*job, "--param", "start=22", "--param", "end=25").exit_code == 0
+    assert [row["zone"] for row in read("out.csv").rows] == [22, 23, 24]
+    for wrong in ("month=1", "start"):
+        refused = score(*job, "--param", wrong)
+        assert refused.exit_code == 2
+        assert "expected NAME=VALUE, with :NAME in --query" in " ".join(refused.stderr.split())
+
+
 def test_rows_with_an_id_of_an_earlier_row_are_told_by_their_numbers(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -22,6 +22,8 @@ SMALL: Final = {
     "frames": "--events 500 --rounds 0",
     "handlers": "--events 1000 --calls 200 --rounds 0",
     "failures": "--events 500 --rounds 2 --processes 1 --models no-op",
+    "models": "--events 1000 --rounds 0 --models linear --swaps 1 --seconds 2",
+    "replay": "--rows 2000 --rounds 0 --models linear",
     "scaling": "--events 6000 --rounds 0 --workers 1",
 }
 HELPERS: Final = {"batch_app", "web_litserve", "web_load"}
@@ -29,7 +31,9 @@ HELPERS: Final = {"batch_app", "web_litserve", "web_load"}
 
 BROKERS: Final = {
     "redis": "redis_server",
+    "replay": "redis_server",
     "scaling": "redis_server",
+    "models": "redis_server",
     "handlers": "redis_server",
     "kafka": "kafka_broker",
 }

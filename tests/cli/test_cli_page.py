@@ -48,6 +48,7 @@ def duration(ride: Ride, model) -> Minutes:
     return Minutes(ride.ride_id, model)
 
 bus.challenger("duration", "gbm", model=lambda: 15.0)
+bus.canary("duration", model=lambda: 16.0, share=0.0)
 
 @bus.predictor("rides.started", to="rides.tip")
 def tip(ride: Ride) -> float:
@@ -117,12 +118,15 @@ def test_examples_run(invoke: Invoke, folder: Path) -> None:
 
 def test_json_output_has_the_fields_of_the_page(invoke: Invoke, folder: Path) -> None:
     (folder / "rides.py").write_text(APP)
-    tail, lag = map(json.loads, re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL))
+    tail, canary, lag = map(json.loads, re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL))
     backend = ("--backend", "onehub://")
     invoke("publish", "rides.started", *backend, stdin='{"ride_id": "r-1", "pickup_location_id": 1}\n')
     invoke("run", "rides:bus", "--until-idle", "0", *backend)
     record = json.loads(invoke("tail", "rides.duration", "--from", "earliest", "-n", "1", *backend).stdout)
     assert (list(record), record["value"]) == (list(tail), tail["value"])
+    found = json.loads(invoke("canary", "rides:duration", *backend).stdout)
+    assert list(found) == list(canary)
+    assert list(found["observations"]) == list(canary["observations"])
     found = json.loads(invoke("lag", "rides:bus", "--json", *backend).stdout)
     assert list(found) == list(lag)
     assert list(found["groups"][0]) == list(lag["groups"][0])

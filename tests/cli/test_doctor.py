@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
+import skops.io
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.compose import TransformedTargetRegressor
+from sklearn.linear_model import LinearRegression
 
 from eventml.deploy.doctor import BatchCost, Examination, advise, measurements
 from tests.model_updates.conftest import ModelFile
@@ -76,15 +80,32 @@ def test_it_measures_each_size_of_batch(invoke: Invoke, version: str) -> None:
     assert (found["predictor"], found["model"]) == ("add", ["one", version])
     assert [one["size"] for one in found["batches"]] == [1, 2, 4, 8, 16, 24]
     assert all(one["same_bits"] and one["seconds"] > 0 for one in found["batches"])
-    assert found["streamed"] > 0
+    assert found["turn"] > 0
     assert advice["max_batch"] in {1, 2, 4, 8, 16, 24}
     assert advice["workers"] == max(-int(-1e9 // advice["rate"]), 1)
 
 
 def test_its_report_names_what_to_set(invoke: Invoke) -> None:
     output = invoke("doctor", "app:add", "--rows", "rows.jsonl").output
-    for text in ("add, model one ", "max_batch ", "timeout ", "for one worker, without the cost of a broker"):
+    for text in ("add, model one ", "max_batch ", "timeout ", "for one worker on Redis"):
         assert text in output
+
+
+def test_it_says_what_compiling_the_model_would_bring(invoke: Invoke) -> None:
+    pytest.importorskip("skl2onnx")
+    found = json.loads(invoke("doctor", "app:add", "--rows", "rows.jsonl", "--json").stdout)["examination"]
+    assert list(found["compiled"]["seconds"]) == ["1", "24"]
+    assert 0.0 <= found["compiled"]["difference"] < 1e-9
+    output = " ".join(invoke("doctor", "app:add", "--rows", "rows.jsonl").output.split())
+    assert "compiled 1: " in output
+    assert 'Artefact(..., compile="onnx")' in output
+
+
+def test_it_says_nothing_of_a_model_that_cannot_be_compiled(invoke: Invoke, folder: Path) -> None:
+    model = TransformedTargetRegressor(LinearRegression(), func=np.log1p, inverse_func=np.expm1)
+    skops.io.dump(model.fit([[0.0], [9.0]], [0.0, 9.0]), folder / "one.skops")
+    result = invoke("doctor", "app:add", "--rows", "rows.jsonl")
+    assert (result.exit_code, "compiled " in result.output) == (0, False)
 
 
 def test_without_rows_it_says_how_to_give_them(invoke: Invoke) -> None:
@@ -114,7 +135,7 @@ def test_of_a_predictor_slower_than_that_one_call_is_measured(
     result = invoke("doctor", "app:slow", "--rows", "rows.jsonl", "--json")
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)["examination"]
-    assert [found[name] for name in ("cores", "lock", "streamed")] == [None] * 3
+    assert [found[name] for name in ("cores", "lock", "compiled")] == [None] * 3
     assert " for one worker" in invoke("doctor", "app:slow", "--rows", "rows.jsonl").output
 
 
@@ -148,7 +169,7 @@ def test_batches_are_advised_though_each_call_is_slow() -> None:
 def examination(batches: list[BatchCost], **values: Any) -> Examination:
     plain: dict[str, Any] = {
         "predictor": "p", "model": ("m", "1"), "load_seconds": 0.0, "load_memory": 0,
-        "peak_memory": 0, "cores": 1.0, "lock": 0.0, "streamed": 1e9,
+        "cores": 1.0, "lock": 0.0, "turn": 1e-8,
     }  # fmt: skip
     return Examination(batches=batches, **{**plain, **values})
 
@@ -168,6 +189,18 @@ def test_the_advice_is_a_size_near_the_best_rate(batches: list[BatchCost], wante
     assert advice.timeout >= 5.0
     assert advice.workers is not None
     assert advice.workers * advice.rate >= wanted * 0.999999
+
+
+@pytest.mark.parametrize(
+    ("cores", "lock", "seconds"),
+    [(1.0, 0.0, 30e-6), (1.0, 0.5, 30e-6), (1.0, 0.9, 37e-6), (0.3, 0.0, 40e-6), (None, None, 40e-6)],
+)
+def test_calls_overlap_with_the_broker_if_a_core_is_free(
+    cores: float | None, lock: float | None, seconds: float
+) -> None:
+    """A call takes 30 µs an event, and the broker 10 µs."""
+    found = examination([BatchCost(1000, 0.03, same_bits=True)], turn=1e-8, cores=cores, lock=lock)
+    assert advise(found).rate == pytest.approx(1 / seconds)
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 SESSION: Final = Path(__file__).with_name("session.py")
 LIMIT: Final = 60.0  # seconds for one command
 BLOCKS: Final = {name_of(page): blocks_of(page) for page in PAGES}
-KINDS: Final = {"python", "shell", "toml", "json", "text", "mermaid"}
+KINDS: Final = {"python", "shell", "toml", "json", "text", "mermaid", "yaml"}
 
 
 def marks(page: str) -> list[pytest.MarkDecorator]:

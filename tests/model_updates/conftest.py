@@ -6,6 +6,7 @@ import hashlib
 import os
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 import skops.io
 from sklearn.linear_model import LinearRegression
@@ -28,7 +29,7 @@ class ModelFile:
     def replace(self, adds: float) -> str:
         """Replace the file at once by a model that predicts its input plus a number. Returns its version."""
         model = LinearRegression().fit([[0.0], [1.0]], [0.0, 1.0])
-        model.coef_, model.intercept_ = model.coef_ * 0 + 1.0, float(adds)
+        model.coef_, model.intercept_ = model.coef_ * 0 + 1.0, np.float64(adds)
         new = self.path.with_suffix(".new")
         skops.io.dump(model, new)
         return self.replace_by(new.read_bytes(), adds)

@@ -36,10 +36,10 @@ class Sum(msgspec.Struct):
     total: float
 
 
-def adding(path: Path, **options: Any) -> Bus:
+def adding(path: models.ModelSource, **options: Any) -> Bus:
     bus = Bus("sums", backend=f"memory://{token_hex(4)}")  # that no other test has filled
 
-    @bus.predictor("numbers", to="sums", model=str(path), model_poll=POLL, **options)
+    @bus.predictor("numbers", to="sums", model=path, model_poll=POLL, **options)
     def add(numbers: list[Number], model: Any) -> list[Sum]:
         return [Sum(float(total)) for total in model.predict([[number.x] for number in numbers])]
 

@@ -12,7 +12,7 @@ from eventml.bus.asyncapi import asyncapi_document
 from eventml.bus.background import Background
 from eventml.bus.bus import Bus
 from eventml.bus.connection import Topic
-from eventml.bus.reading import ReadDelivery
+from eventml.bus.reading import ReadDelivery, read_batches
 from eventml.bus.router import Router
 from eventml.bus.running import WebApplication, run_until_signal, stop_on_signals, stop_when_idle
 
@@ -27,6 +27,7 @@ __all__ = [
     "create_topics",
     "import_bus",
     "import_predictor",
+    "read_batches",
     "run_until_signal",
     "stop_on_signals",
     "stop_when_idle",

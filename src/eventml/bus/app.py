@@ -6,17 +6,19 @@ import difflib
 import importlib
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from eventml.backends.base import CreatesTopics, NewTopic
 from eventml.bus.bus import Bus
 from eventml.config import TopicSettings
 from eventml.errors import AppNotFoundError
-from eventml.runtime import dead_letter_topic
+from eventml.runtime import canary_topic, dead_letter_topic
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from types import ModuleType
+
+_TEN_YEARS: Final = 315_360_000.0  # seconds: what was agreed on about a canary holds for as long
 
 
 def topics_of(bus: Bus, *, partitions: int | None = None, replication: int | None = None) -> list[NewTopic]:
@@ -27,6 +29,8 @@ def topics_of(bus: Bus, *, partitions: int | None = None, replication: int | Non
     names = {*bus.topics, *bus.settings.topic}
     for handler in map(bus.configured_handler, bus.handlers):
         names |= {handler.topic, *handler.outputs, dead_letter_topic(handler.topic, handler.options.group)}
+        if handler.canary is not None:
+            names |= {canary_topic(handler), handler.canary.truth or handler.topic}
     topics = []
     for name in sorted(names):
         settings = bus.settings.topic.get(name, TopicSettings())
@@ -35,7 +39,7 @@ def topics_of(bus: Bus, *, partitions: int | None = None, replication: int | Non
                 name=name,
                 partitions=settings.partitions if partitions is None else partitions,
                 replication=settings.replication if replication is None else replication,
-                retention=settings.retention,
+                retention=settings.retention or (_TEN_YEARS if name.endswith(".canary") else None),
             )
         )
     return topics

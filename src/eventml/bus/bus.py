@@ -8,6 +8,8 @@ from functools import wraps
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, Self, TypeVar
 
+from msgspec.structs import replace
+
 from eventml import config
 from eventml.backends.base import Backend
 from eventml.bus.background import Background
@@ -17,15 +19,15 @@ from eventml.bus.router import Router
 from eventml.bus.running import WebApplication, run_until_signal, stop_when_idle
 from eventml.errors import ConfigError, MissingExtraError, NotOpenError, RegistrationError
 from eventml.handlers import Handler, configured
-from eventml.models import replacement
+from eventml.models import replacement, with_compiler
 from eventml.producer import BlockingProducer, Producer
-from eventml.runtime import LoadedHandler, Worker, load_handlers, task_group
+from eventml.runtime import LoadedHandler, Worker, load_canary, load_handlers, task_group
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
     from types import TracebackType
 
-_OF_CHAMPION: Final = {"challenger", "model", "model_sha256", "group", "golden"}
+_OF_CHAMPION: Final = {"challenger", "canary", "model", "model_sha256", "model_compile", "group", "golden"}
 """Settings of a predictor that its challengers do not share."""
 
 P = ParamSpec("P")
@@ -96,6 +98,8 @@ class Bus(Router):
             for name, given in options.get("challenger", {}).items():
                 if champion in self.handlers and f"{champion}.challenger.{name}" not in self.handlers:
                     source = replacement(self.handlers[champion].model, given.model, given.model_sha256)
+                    if given.model_compile is not None:
+                        source = with_compiler(source, given.model_compile)
                     self.challenger(champion, name, model=source)
 
     def read_settings(self, overrides: Mapping[str, Any] | None = None) -> config.Settings:
@@ -123,11 +127,16 @@ class Bus(Router):
             of_champion = self.settings.consumer.get(handler.champion, {})
             options = {k: v for k, v in of_champion.items() if k not in _OF_CHAMPION} | options
         path, sha256, model = options.pop("model", None), options.pop("model_sha256", None), handler.model
+        canary = handler.canary
+        if (given := options.pop("canary", None)) is not None:
+            canary = replace(given, model=replacement(model, given.model, given.model_sha256))
         if path is not None:
             model = replacement(model, path, sha256)
         elif sha256 is not None:
             raise ConfigError(f"consumer.{name}.model_sha256: set model too, the file that has this sha256")
-        return configured(handler, model, options)
+        if (compiler := options.pop("model_compile", None)) is not None:
+            model = with_compiler(model, compiler)
+        return configured(handler, model, options, canary=canary)
 
     def declared_topic(self, name: str) -> Topic:
         """A topic as it is declared, or with the defaults."""
@@ -206,6 +215,8 @@ class Bus(Router):
             EventMLError: As for `loaded_handlers`.
         """
         async with self.loaded_handlers(only) as handlers:
+            for loaded in handlers:
+                loaded.canary = await load_canary(loaded.handler, loaded.model, loaded.lifespans)
             # An app may configure OpenTelemetry in a lifespan, which is entered after the bus was opened.
             drain, tracing = self.settings.drain, tracer(self.settings)
             yield Worker(self.backend, handlers, source=self.name, drain=drain, tracing=tracing)

@@ -69,8 +69,22 @@ async def read(  # noqa: D417 - a method of Bus
         TopicNotFoundError: The topic does not exist, on a backend whose topics are created beforehand.
         BackendError: The broker refuses, or it cannot be reached when the read begins.
     """
-    backend: Backend = self.backend
-    declared = self.declared_topic(topic)
+    async with aclosing(read_batches(self, topic, start=start, until=until)) as batches:
+        async for deliveries, events in batches:
+            for d, event in zip(deliveries, events, strict=True):
+                yield ReadDelivery(d.record, d.partition, d.offset, d.timestamp, d.attempt, decoded=event)
+
+
+async def read_batches(
+    bus: Any,
+    topic: str,
+    *,
+    start: StartOption = "earliest",
+    until: datetime | timedelta | Literal["end"] | None = None,
+) -> AsyncGenerator[tuple[Sequence[Delivery], list[Any]], None]:
+    """As `read`: some deliveries at a time, with their events, a DecodeError in the place of a bad one."""
+    backend: Backend = bus.backend
+    declared = bus.declared_topic(topic)
     decoder = Decoder(declared.event_type, strict=declared.strict)
     first, end = start_at(start), end_at(until)
     if not backend.capabilities.start_at_time and not (isinstance(first, str) and until is None):
@@ -81,8 +95,7 @@ async def read(  # noqa: D417 - a method of Bus
     subscribed = backend.subscribe([topic], group=None, start=first)
     async with subscribed as subscription, aclosing(_receive_until(topic, subscription, end)) as batches:
         async for deliveries in batches:
-            for d, event in zip(deliveries, decoder.decode(deliveries), strict=True):
-                yield ReadDelivery(d.record, d.partition, d.offset, d.timestamp, d.attempt, decoded=event)
+            yield deliveries, decoder.decode(deliveries)
 
 
 async def _receive_until(

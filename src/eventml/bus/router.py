@@ -9,18 +9,19 @@ from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
+import msgspec
 from msgspec import structs
 
 from eventml.bus.connection import Topic
 from eventml.codec import Format
 from eventml.errors import RegistrationError
-from eventml.handler_options import HandlerArguments
+from eventml.handler_options import Canary, HandlerArguments
 from eventml.handlers import Handler, To, read_handler
 from eventml.models import ModelSource
 from eventml.signatures import function_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 F = TypeVar("F", bound="Callable[..., Any]")
 L = TypeVar("L", bound="Callable[[], Any]")
@@ -94,6 +95,19 @@ class Router:
             RegistrationError: There is no such predictor, it can have no challenger, or the name is taken.
         """
         self._register(partial(Router._add_challenger, champion=champion, name=name, model=model))
+
+    def canary(self, predictor: str, *, model: ModelSource, **options: Any) -> None:
+        """Register a second model that answers for a share of a predictor's keys, on streams.
+
+        They are always the same keys; an event without one is chosen by its id. For these events both models
+        are called and compared, and what the canary fails the predictor's model answers. The options are the
+        fields of `Canary`. Configuration can add one too, or replace it: `[consumer.<predictor>.canary]`.
+
+        Raises:
+            RegistrationError: There is no such predictor, it can have no canary, or an option is not valid.
+        """
+        options["model"] = model
+        self._register(partial(Router._add_canary, predictor=predictor, options=options))
 
     def consumer(
         self, topic: str, *, model: ModelSource | None = None, **arguments: Unpack[HandlerArguments]
@@ -190,6 +204,8 @@ class Router:
                 f"{handler.name}: two handlers have this name, {_place(known.function)} and "
                 f"{_place(handler.function)}; pass name=... to one"
             )
+        if known is not None and known.canary is not None:
+            handler = structs.replace(handler, canary=known.canary)
         self.handlers[handler.name] = handler
         for one in list(self.handlers.values()):  # its challengers call the function that is defined now
             if one.champion == handler.name and one.model is not None:
@@ -208,6 +224,16 @@ class Router:
                 f"{handler.name}: two handlers have this name; give the challenger another"
             )
         self.handlers[handler.name] = handler
+
+    def _add_canary(self, predictor: str, options: Mapping[str, Any]) -> None:
+        if predictor not in self.handlers:
+            raise RegistrationError(f"canary: no predictor is named {predictor!r}; register it before")
+        try:
+            canary = msgspec.convert(options, Canary)
+            self.handlers[predictor] = structs.replace(self.handlers[predictor], canary=canary)
+        except ValueError as exc:
+            why = str(exc).removeprefix("canary: ")
+            raise RegistrationError(f"{predictor}: canary: {why}") from exc
 
     def _add_lifespan(self, name: str, entered: Any) -> None:
         known, function = getattr(self.lifespans.get(name), "__wrapped__", None), entered.__wrapped__
@@ -264,6 +290,7 @@ def _challenger_of(champion: Handler, name: str, model: ModelSource) -> Handler:
         champion,
         name=champion.name + behind,
         champion=champion.name,
+        canary=None,
         outputs={topic + behind: type_},
         model=model,
         options=structs.replace(champion.options, group=champion.options.group + behind, golden=None),

@@ -8,6 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from eventml.cli import (
+    canary,
     check,
     compare,
     demo,
@@ -54,6 +55,7 @@ app.command()(score.score)
 app.command()(doctor.doctor)
 app.command()(compare.compare)
 app.command()(compare.replay)
+app.command()(canary.canary)
 app.command()(tail.tail)
 app.command()(check.check)
 app.command()(check.schema)

@@ -31,7 +31,7 @@ from eventml.cli.output import (
 from eventml.cli.tables import print_table
 from eventml.errors import ConfigError
 from eventml.handlers import Handler
-from eventml.runtime import check_capabilities, check_topics, dead_letter_queues, load_model
+from eventml.runtime import check_capabilities, check_topics, dead_letter_queues, load_canary, load_model
 
 _GUARANTEES: Final[dict[tuple[str, object], str]] = {
     ("ordering", "per_key"): "in order by key",
@@ -201,6 +201,7 @@ async def _load_model(handler: Handler, report: CheckReport) -> dict[str, str] |
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         model = await load_model(handler, {})
+        await load_canary(handler, model, {})
     messages = [one.message for one in caught if issubclass(one.category, UserWarning)]
     report.warnings += [f"{handler.name}: {message}" for message in messages]
     return {"name": model.name, "version": model.version}

@@ -1,24 +1,45 @@
 """`eventml compare` and `eventml replay`: how the predictions of two models for the same events differ."""
 
+import gc
 import os
-from collections.abc import Sequence
+import time
 from datetime import UTC, datetime, timedelta
-from operator import attrgetter
+from io import StringIO
 from pathlib import Path
-from statistics import median
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import anyio
 import typer
+from msgspec import structs
+from rich.console import Console
+from rich.text import Text
 
-from eventml.cli.buses import BackendOption, PredictorArgument, load_predictor, open_shared, time_option
-from eventml.cli.output import JsonOption, UsageError, print_json, print_message, print_text, progress_bar
-from eventml.cli.tables import print_table
-from eventml.deploy import comparison as comparing
-from eventml.deploy.comparison import Answers, Comparison, Events
-from eventml.handlers import configured
-from eventml.models import replacement
+from eventml.cli.buses import (
+    BackendOption,
+    PredictorArgument,
+    load_predictor,
+    open_shared,
+    seconds,
+    time_option,
+)
+from eventml.cli.output import (
+    JsonOption,
+    UsageError,
+    is_terminal,
+    print_json,
+    print_message,
+    print_text,
+    progress_bar,
+    redraw,
+)
+from eventml.cli.tables import format_table, print_table
+from eventml.errors import UnsupportedError
+from eventml.handlers import Handler, configured
+from eventml.models import import_extra, replacement
 from eventml.times import parse_start
+
+if TYPE_CHECKING:
+    from eventml.deploy.comparison import Report
 
 FromOption = Annotated[
     Any,
@@ -42,6 +63,9 @@ def compare(
     ] = "",
     start: FromOption = _A_DAY,
     until: UntilOption = None,
+    watch: Annotated[
+        float | None, seconds(1, "Compare again every so many seconds, on a terminal. Ctrl-C exits.")
+    ] = None,
     html: HtmlOption = None,
     backend: BackendOption = None,
     as_json: JsonOption = False,
@@ -52,8 +76,9 @@ def compare(
     """
     start, until = _window(start, until)
     _check_writable(html)
+    comparing = _import_comparison("eventml compare")
     bus, champion = load_predictor(predictor, backend)
-    comparing.check_single_output(champion)
+    _check_single_output(champion)
     names = [name for name, handler in bus.handlers.items() if handler.champion == champion.name]
     full = f"{champion.name}.challenger.{challenger}" if challenger else ""
     if not names or (full and full not in names) or (not full and len(names) > 1):
@@ -61,21 +86,36 @@ def compare(
         raise UsageError(f"{champion.name} has these challengers: {known}; name one by --with")
     other = bus.configured_handler(full or names[0])
 
-    async def run() -> tuple[Events, Answers, Answers]:
+    async def run() -> "Report":
         async with open_shared(bus):
             events = await comparing.read_events(bus, champion, start=start, until=until or "end")
-            first = await comparing.read_answers(bus, champion, events, start=start)
-            return events, first, await comparing.read_answers(bus, other, events, start=start)
+            answers = [
+                await comparing.read_answers(bus, one, events, start=start) for one in (champion, other)
+            ]
+            found: Report = comparing.report_of(events, *answers)
+            return found
 
-    events, first, second = anyio.run(run)
-    _print(f"{champion.name} and {other.name}", events, first, second, html=html, as_json=as_json)
+    title = f"{champion.name} and {other.name}"
+    if watch is not None and is_terminal() and not as_json:
+        redraw(lambda width: f"{title}\n\n{_as_text(anyio.run(run), width)}", watch)
+    else:
+        started = time.monotonic()
+        _print(title, anyio.run(run), started, html=html, as_json=as_json)
 
 
-def replay(  # noqa: PLR0913 - each is an option of the command
+def replay(  # noqa: PLR0913 - as above
     predictor: PredictorArgument,
     *,
     start: FromOption = _A_DAY,
     until: UntilOption = None,
+    events: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.parquet",
+            dir_okay=False,
+            help="Take the events, and the predictions made then, from a file that --to has written.",
+        ),
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(metavar="FILE", help="The model to predict with; else the predictor's."),
@@ -94,28 +134,44 @@ def replay(  # noqa: PLR0913 - each is an option of the command
 ) -> None:
     """Predict past events again, and compare the predictions.
 
-    The events must still be in their topic; by default those of the last day. No consumer group is joined.
+    The events must still be in their topic, or in a file that --to has written; by default those of the last
+    day. No consumer group is joined, and with a file no broker is asked.
     """
     start, until = _window(start, until)
     _check_writable(html, to)
+    if events is not None and (until is not None or publish):
+        raise UsageError("--events takes all events of the file: leave --until and --publish out")
+    comparing = _import_comparison("eventml replay")
     bus, handler = load_predictor(predictor, backend)
-    comparing.check_single_output(handler)
-    again = configured(handler, replacement(handler.model, model), {}) if model else handler
+    _check_single_output(handler)
+    again = configured(handler, replacement(handler.model, model), {}, canary=None) if model else handler
 
-    async def run() -> tuple[Events, Answers, Answers]:
+    async def run(progress: Any) -> Any:
+        if events is not None:
+            return await comparing.replay_file(bus, again, events, progress=progress)
+        end = until or "end"
         async with open_shared(bus):
-            events = await comparing.read_events(bus, handler, start=start, until=until or "end")
-            total = len(events.deliveries)
-            with progress_bar("events", hidden=as_json) as update:
-                second = await comparing.predict_again(
-                    bus, again, events, publish_to=publish, progress=lambda done: update(total, done, done)
-                )
-            return events, await comparing.read_answers(bus, handler, events, start=start), second
+            return await comparing.replay(
+                bus, handler, again, start=start, until=end, publish_to=publish, progress=progress
+            )
 
-    events, first, second = anyio.run(run)
+    started = time.monotonic()
+    with progress_bar("events", hidden=as_json) as update:
+        past, first, second = anyio.run(run, lambda done: update(None, done, done))
     if to is not None:
-        comparing.write_pairs(to, events, first, second)
-    _print(f"{handler.name} then and now", events, first, second, html=html, as_json=as_json)
+        comparing.write_pairs(to, past, first.rows, second.rows)
+    report = comparing.report_of(past, first, second)
+    _print(f"{handler.name} then and now", report, started, html=html, as_json=as_json)
+
+
+def _import_comparison(command: str) -> Any:
+    gc.set_threshold(100_000)  # looking for circles among a batch's objects took a third of the time
+    return import_extra("eventml.deploy.comparison", "batch", command)
+
+
+def _check_single_output(handler: Handler) -> None:
+    if len(handler.outputs) != 1 or handler.several:
+        raise UnsupportedError(f"{handler.name} cannot be compared: it has not one prediction for each event")
 
 
 def _window(start: Any, until: Any) -> tuple[Any, Any]:
@@ -133,83 +189,24 @@ def _check_writable(*paths: Path | None) -> None:
             raise UsageError(f"{path} cannot be written; name a file in a folder that exists")
 
 
-def _print(
-    title: str, events: Events, first: Answers, second: Answers, *, html: Path | None, as_json: bool
-) -> None:
-    comparison = comparing.compare(first.fields, second.fields, events.fields)
-    models = [_model(one, events) for one in (first, second)]
-    tables = _tables(models, events, first, second, comparison)
-    if not events.deliveries:
+def _print(title: str, report: "Report", started: float, *, html: Path | None, as_json: bool) -> None:
+    if not report.events:
         print_message("there are no events of this time; --from 3d begins earlier, and --until ends later")
     if html is not None:
-        page = comparing.html_report(title, tables, comparison)
-        html.write_text(page, encoding="utf-8", errors="replace")
+        page = Console(record=True, file=StringIO())
+        page.print(Text(f"{title}\n\n{_as_text(report)}"), soft_wrap=True)
+        html.write_text(page.export_html(), encoding="utf-8", errors="replace")
     if as_json:
-        print_json({"events": len(events.deliveries), "models": models, "comparison": comparison})
+        print_json({**structs.asdict(report), "seconds": round(time.monotonic() - started, 3)})
         return
-    for name, columns, rows in tables:
-        if rows:
-            print_text(name)
-            print_table(columns, rows)
-            print_text("")
+    for name, columns, rows in report.tables():
+        print_text(name)
+        print_table(columns, rows)
+        print_text("")
 
 
-def _model(answers: Answers, events: Events) -> dict[str, Any]:
-    seconds = comparing.latencies(answers, events)
-    return {
-        "predictor": answers.name,
-        "versions": answers.versions,
-        "answered": len(answers.fields),
-        "dead_letters": len(answers.failed),
-        "median_latency": median(seconds) if seconds else None,
-    }
-
-
-def _tables(
-    models: list[dict[str, Any]], events: Events, first: Answers, second: Answers, comparison: Comparison
-) -> list[tuple[str, Sequence[str], Sequence[Sequence[str]]]]:
-    rows = [
-        [
-            one["predictor"],
-            " ".join(version or "-" for version in one["versions"]),
-            f"{one['answered']:,}",
-            f"{one['dead_letters']:,}",
-            "-" if one["median_latency"] is None else f"{1000 * one['median_latency']:.1f} ms",
-        ]
-        for one in models
-    ]
-    numbers = attrgetter("mean", "absolute", "p50", "p90", "p99", "largest")
-    fields = [[one.field, f"{one.equal:.1%}", *map(_number, numbers(one))] for one in comparison.fields]
-    features = [
-        [one.feature, one.values, f"{one.events:,}", _number(one.absolute)]
-        for one in comparison.features
-        if one.absolute
-    ]
-    worst = [
-        [i, _number(first.fields[i][comparison.compared]), _number(second.fields[i][comparison.compared])]
-        for i in comparison.worst
-        if first.fields[i][comparison.compared] != second.fields[i][comparison.compared]
-    ]
-    only = f"{comparison.only_first:,} only by the first, {comparison.only_second:,} only by the second"
-    return [
-        (
-            f"{len(events.deliveries):,} events, {comparison.pairs:,} answered by both, {only}",
-            ["predictor", "model versions", "answered", "dead letters", "median latency"],
-            rows,
-        ),
-        (
-            "Differences, second minus first",
-            ["field", "equal", "mean", "mean absolute", "p50", "p90", "p99", "largest"],
-            fields,
-        ),
-        (
-            f"Where {comparison.compared} differs most",
-            ["feature", "values", "events", "mean absolute"],
-            features,
-        ),
-        (f"The largest differences of {comparison.compared}", ["event", "first", "second"], worst),
-    ]
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}"
+def _as_text(report: "Report", width: int | None = None) -> str:
+    tables = report.tables()
+    return "\n\n".join(
+        "\n".join([name, *format_table(columns, rows, width=width)]) for name, columns, rows in tables
+    )

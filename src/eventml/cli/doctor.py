@@ -72,12 +72,25 @@ def _report(found: Examination, advice: Advice) -> str:
     workers = "" if advice.workers is None else f"\nworkers     {advice.workers}"
     return (
         f"{found.predictor}, model {' '.join(found.model)}: loaded in {found.load_seconds:.2f} s, "
-        f"{found.load_memory / 2**20:.0f} MiB; batches took {found.peak_memory / 2**20:.0f} MiB more\n"
+        f"{found.load_memory / 2**20:.0f} MiB\n"
         f"{table}\n\n"
         f"max_batch   {advice.max_batch}\n"
         f"timeout     {advice.timeout:g}\n"
-        f"events/s    {_rate(advice.rate)} for one worker, without the cost of a broker{workers}\n"
+        f"events/s    {_rate(advice.rate)} for one worker on Redis, with a core and a half{workers}\n"
+        f"{_compiled(found)}"
     )
+
+
+def _compiled(found: Examination) -> str:
+    if found.compiled is None:
+        return ""
+    times = {one.size: one.seconds for one in found.batches}
+    gains = [
+        f"{size:,}: {1e6 * times.get(size, 0) / size:,.1f} → {1e6 * seconds / size:,.1f} µs"
+        for size, seconds in found.compiled.seconds.items()
+    ]
+    texts = f"{', '.join(gains)} an event; largest difference {found.compiled.difference:.1g}"
+    return f'compiled    {texts} (Artefact(..., compile="onnx"))\n'
 
 
 def _rate(rate: float) -> str:

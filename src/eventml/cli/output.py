@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from contextlib import contextmanager, suppress
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import msgspec
 import typer
 from rich.console import Console, RenderableType
+from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
@@ -123,6 +125,22 @@ def print_text(text: str) -> None:
 def print_styled(*lines: RenderableType) -> None:
     """Print printable text to standard output, in its styles if that is a terminal. Lines are not wrapped."""
     Console().print(*lines, sep="\n", soft_wrap=True)
+
+
+def is_terminal() -> bool:
+    """Whether standard output is a terminal."""
+    return Console().is_terminal
+
+
+def redraw(render: Callable[[int], str], every: float) -> None:
+    """Show text on the whole terminal, rendered for its width every so many seconds, until SIGINT."""
+    console = Console()
+    with Live(console=console, screen=True, auto_refresh=False) as live, suppress(KeyboardInterrupt):
+        while True:
+            text = Text(render(console.width), no_wrap=True)
+            text.highlight_regex(r"(?m)^not ready: .*$", "bold red")
+            live.update(text, refresh=True)
+            time.sleep(every)
 
 
 def print_json(value: Any, *, indented: bool = False) -> None:

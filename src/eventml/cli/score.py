@@ -41,7 +41,8 @@ def score(  # noqa: PLR0913 - a command's options
         typer.Option(
             "--from",
             metavar="SOURCE",
-            help="What to score: URL#table, with a SQLAlchemy URL, or a .parquet, .csv or .jsonl file.",
+            help="What to score: URL#table, with a SQLAlchemy URL; a .parquet, .csv or .jsonl file, or a "
+            "folder of Parquet files, also at s3://, gs://, az:// or https://.",
         ),
     ],
     target: Annotated[
@@ -53,6 +54,12 @@ def score(  # noqa: PLR0913 - a command's options
             metavar="SQL", help="Score the rows of this query; --from is a URL without a table then."
         ),
     ] = "",
+    parameters: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--param", metavar="NAME=VALUE", help="A value for :NAME in --query; the option may be repeated."
+        ),
+    ] = None,
     id_column: Annotated[
         str | None,
         typer.Option(
@@ -89,6 +96,14 @@ def score(  # noqa: PLR0913 - a command's options
             "predictions that have changed.",
         ),
     ] = False,
+    partition_by: Annotated[
+        str,
+        typer.Option(
+            metavar="COLUMNS",
+            help="Divide a folder of Parquet files by these columns of the predictions, separated by commas. "
+            "A run replaces the partitions that it has rows of.",
+        ),
+    ] = "",
     cron: Annotated[
         str | None, typer.Option(metavar="EXPR", help="Run at each of these times, until a signal.")
     ] = None,
@@ -114,7 +129,7 @@ def score(  # noqa: PLR0913 - a command's options
     try:
         plan = batch.ScorePlan(
             predictor=name,
-            source=batch.parse_location(source, option="--from", query=query),
+            source=batch.parse_location(source, option="--from", query=query, parameters=parameters or ()),
             target=batch.parse_location(target, option="--to"),
             id_column=id_column,
             chunk=chunk,
@@ -122,6 +137,7 @@ def score(  # noqa: PLR0913 - a command's options
             max_rejects=max_rejects,
             csv_formulas=csv_formulas,
             only_new=only_new,
+            partition_by=tuple(partition_by.split(",")) if partition_by else (),
         )
         times = None if cron is None else next_times(cron, find_zone(time_zone))
     except ConfigError as exc:

@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections.abc import Collection, Iterable, Mapping
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta, inspect, structs
@@ -14,7 +14,7 @@ from msgspec import Meta, inspect, structs
 from eventml import handler_options
 from eventml.config.urls import HIDDEN, InvalidValueError, redact
 from eventml.errors import AppNotFoundError
-from eventml.handler_options import AtLeastOne, PositiveSeconds, Seconds, Text, configurable_options
+from eventml.handler_options import AtLeastOne, Canary, PositiveSeconds, Seconds, Text, configurable_options
 from eventml.times import START_TEXTS, StartOption
 
 PREFIX: Final = "EVENTML_"  # of the environment variables that are settings
@@ -24,7 +24,7 @@ SHA256: Final = "^[0-9a-fA-F]{64}$"
 
 _BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
 _MAX_SHOWN: Final = 80  # characters of a value in a message
-_WORDS: Final = {"bool": "true or false", "list": "an array", "dict": "a table"}
+_WORDS: Final = {"bool": "true or false", "list": "an array", "dict": "a table", "struct": "a table"}
 _BOUNDS: Final = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
 
 
@@ -92,7 +92,16 @@ class ChallengerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     Attributes:
         model: Path of the challenger's model.
         model_sha256: Digest that this file must have.
+        model_compile: Compiler for the model.
     """
+
+    model: Text
+    model_sha256: Annotated[str, Meta(pattern=SHA256)] | None = None
+    model_compile: Literal["onnx"] | None = None
+
+
+class CanarySettings(Canary, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The settings in `[consumer.<predictor>.canary]`: those of `Canary`, and `model_sha256`, its digest."""
 
     model: Text
     model_sha256: Annotated[str, Meta(pattern=SHA256)] | None = None
@@ -137,7 +146,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         backend: The backend.
         consumer: By handler name, for predictors and consumers: the options to replace in `HandlerOptions`,
             `model`, the path of a model to use in place of the decorator's, `model_sha256`, the digest that
-            this file must have, and `challenger`, models that predict beside it, by name.
+            this file must have, `model_compile`, a compiler for the model, `challenger`, models that predict
+            beside it, by name, and `canary`, one that answers for a share of the keys.
         topic: By topic name.
         web: The web service.
         console: The pages on the operations port.
@@ -163,7 +173,9 @@ SECTIONS: Final[Mapping[str, Mapping[str, Any]]] = {
         **configurable_options(),
         "model": Text,
         "model_sha256": Annotated[str, Meta(pattern=SHA256)],
+        "model_compile": Literal["onnx"],
         "challenger": dict[Text, ChallengerSettings],
+        "canary": CanarySettings,
     },
     "topic": _types(TopicSettings),
     "web": _types(WebSettings),

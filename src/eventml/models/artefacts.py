@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 
@@ -19,11 +19,14 @@ class Model(msgspec.Struct, frozen=True, eq=False):
         name: Sent with every prediction, in the header `ce_model`.
         version: Sent in the header `ce_modelversion`, and part of a prediction's id: two models that
             predict differently need different versions, or their predictions look like duplicates.
+        compared: Of a compiled model what golden rows are predicted with: it predicts the same, and raises a
+            ModelError where the original predicts otherwise. None once they are checked.
     """
 
     object: Any
     name: str
     version: str
+    compared: Any = None
 
 
 class Artefact(msgspec.Struct, frozen=True):
@@ -47,9 +50,13 @@ class Artefact(msgspec.Struct, frozen=True):
             limited to one thread, because more make a stream slower; see `docs/models.md`.
         format: A format by its name, in the place of the suffix: `ubj` for a file `model.xgb`.
         options: Keyword arguments for the format, such as `providers` of ONNX and `factory` of safetensors.
+        compile: "onnx" runs a model of scikit-learn by ONNX Runtime, if it predicts the same within
+            `compile_tolerance`. The version ends in `-onnx` then, because the last digits differ.
+        compile_tolerance: The largest difference of a compiled model's predictions, relative for numbers and
+            absolute for probabilities.
 
     Raises:
-        ModelError: `trusted` is a str and not a tuple.
+        ModelError: `trusted` is a str and not a tuple; `compile` is not "onnx".
     """
 
     path: str | os.PathLike[str]
@@ -61,11 +68,15 @@ class Artefact(msgspec.Struct, frozen=True):
     keep_threads: bool = False
     format: str | None = None
     options: Mapping[str, Any] = {}
+    compile: Literal["onnx"] | None = None
+    compile_tolerance: float = 1e-5
 
     def __post_init__(self) -> None:
-        """Refuse a str as `trusted`, which would trust its single letters."""
+        """Refuse a str as `trusted`, which would trust its single letters, and an unknown compiler."""
         if isinstance(self.trusted, str):
             raise ModelError(f"Artefact.trusted is a tuple of names: write trusted=({self.trusted!r},)")
+        if self.compile not in (None, "onnx"):
+            raise ModelError(f'Artefact.compile is "onnx" or None, not {self.compile!r}')
 
 
 ModelSource: TypeAlias = str | os.PathLike[str] | Artefact | Model | Callable[[], Any]

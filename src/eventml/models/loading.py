@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import math
 import os
 import pickle
 import re
 import stat
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from msgspec import structs
 
-from eventml.errors import EventMLError, ModelError, ModelTamperedError
+from eventml.errors import ConfigError, EventMLError, MissingExtraError, ModelError, ModelTamperedError
 from eventml.models.artefacts import Artefact, Model, ModelSource
 from eventml.models.formats import ModelFile, format_name, read_model
 from eventml.models.registries import ModelRegistry, fetched, registry_of, shown, translated
@@ -81,7 +82,7 @@ def current_version(source: ModelSource) -> str | None:
         return None
     with translated(artefact):
         path, _ = _located(artefact, registry_of(artefact))
-        return _digest(path, _state(path))[:_DIGITS]
+        return _digest(path, state_of(path))[:_DIGITS] + _suffix(artefact)
 
 
 def can_change(source: ModelSource) -> bool:
@@ -97,13 +98,18 @@ def _unpinned(source: ModelSource) -> Artefact | None:
     return artefact
 
 
+def _suffix(artefact: Artefact) -> str:
+    """What the version of a compiled model ends with: its last digits are not those of the original."""
+    return "" if artefact.compile is None else f"-{artefact.compile}"
+
+
 @lru_cache(maxsize=64)
 def _digest(path: Path, _state: object) -> str:
     return _content(path)[1]
 
 
-def _state(path: Path) -> tuple[object, ...]:
-    """What changes when a file, or a file in a folder, is written or replaced."""
+def state_of(path: Path) -> tuple[object, ...]:
+    """Return what changes when a file, or a file in a folder, is written or replaced."""
     stats = [(file, file.stat()) for file in _files(path)]
     return tuple((f, one.st_ino, one.st_size, one.st_mtime_ns, one.st_ctime_ns) for f, one in stats)
 
@@ -148,6 +154,17 @@ def replacement(source: ModelSource | None, path: str, sha256: str | None = None
     pickled = artefact.pickle and sha256 is not None
     artefact = structs.replace(artefact, trusted=(), pickle=pickled, format=None)
     return artefact if source is None or sha256 is not None else partial(_replacing, code, artefact)
+
+
+def with_compiler(source: ModelSource | None, compiler: Literal["onnx"]) -> ModelSource:
+    """The same source, with the model compiled. A ConfigError refuses a model that the application makes."""
+    if isinstance(source, partial) and source.func is _replacing:
+        code, artefact = source.args
+        return partial(_replacing, code, structs.replace(artefact, compile=compiler))
+    found = _artefact(source) if source is not None else None
+    if found is None:
+        raise ConfigError("model_compile needs a model in a file or a registry; the code makes this one")
+    return structs.replace(found, compile=compiler)
 
 
 def _replacing(code: Artefact | None, artefact: Artefact) -> Artefact:
@@ -218,14 +235,40 @@ def _load_artefact(artefact: Artefact) -> Model:
                 f"If it was replaced on purpose, change {where}"
             )
     may_unpickle = artefact.pickle and any(pins.values())
-    model = read_model(ModelFile(path=path, data=data, artefact=artefact, may_unpickle=may_unpickle), kind)
+    file = ModelFile(path=path, data=data, artefact=artefact, may_unpickle=may_unpickle)
+    model, compared = read_model(file, kind), None
     if not artefact.keep_threads:
         use_one_job(model)
+    if artefact.compile is not None:
+        model, compared = _compiled(model, file)
     return Model(
         object=model,
         name=name if artefact.name is None else artefact.name,
-        version=digest[:_DIGITS] if artefact.version is None else artefact.version,
+        version=(digest[:_DIGITS] if artefact.version is None else artefact.version) + _suffix(artefact),
+        compared=compared,
     )
+
+
+def compiled_copy(model: Model) -> Model:
+    """A loaded model, compiled, however far its predictions are from the original's.
+
+    Raises:
+        MissingExtraError: The extra `compile` is not installed.
+        ModelError: It cannot be compiled.
+    """
+    artefact = Artefact(model.name, compile="onnx", compile_tolerance=math.inf)
+    made, _ = _compiled(model.object, ModelFile(path=Path(model.name), data=b"", artefact=artefact))
+    return Model(object=made, name=model.name, version=model.version + _suffix(artefact))
+
+
+def _compiled(model: Any, file: ModelFile) -> tuple[Any, Any]:
+    try:
+        from eventml.models.compiled import Compared, compiled  # noqa: PLC0415 - it imports scikit-learn
+    except ImportError as exc:
+        raise MissingExtraError("compile", f"compiling {file.path}") from exc
+    tolerance = file.artefact.compile_tolerance
+    made = compiled(model, file, tolerance)
+    return made, Compared(made, model, tolerance)
 
 
 def _load_from_function(function: Callable[[], Any], name: str) -> Model:

@@ -67,11 +67,16 @@ def shown(artefact: Artefact) -> str:
     return url[1] + url[2] if url else str(artefact.path)
 
 
+def cache_folder() -> Path:
+    """Return the folder of what can be made again: `EVENTML_CACHE`, by default the user's cache."""
+    base = os.environ.get("EVENTML_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "eventml")
+    return Path(base).expanduser()
+
+
 def fetched(registry: ModelRegistry, artefact: Artefact, revision: str) -> Path:
     """The path of a revision in the cache, downloaded if it is not there, by several processes or one."""
     key = hashlib.sha256(f"{artefact.path}\n{revision}".encode()).hexdigest()[:32]
-    base = os.environ.get("EVENTML_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "eventml")
-    place = Path(base, "models", key).expanduser()
+    place = cache_folder() / "models" / key
     if not place.exists():
         place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with tempfile.TemporaryDirectory(dir=place.parent, ignore_cleanup_errors=True) as own:

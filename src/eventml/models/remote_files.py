@@ -1,6 +1,7 @@
-"""Models at `https://`, `s3://`, `gs://` and `hf:` (Hugging Face's hub), read by fsspec: files, and folders.
+"""Models at `https://`, `s3://`, `gs://`, `az://` and `hf:` (Hugging Face's hub): files and folders.
 
-The stores' own settings have addresses and credentials (`AWS_PROFILE`, `HF_TOKEN`).
+They are read by fsspec. The stores' own settings have addresses and credentials (`AWS_PROFILE`, `HF_TOKEN`).
+Batch jobs read and write their data by `open_store` and `revision_of`.
 """
 
 from __future__ import annotations
@@ -22,20 +23,39 @@ _MARKS: Final = ("ETag", "etag", "blob_id", "generation", "Last-Modified")
 _NOT_LOADED: Final = (".bin", ".h5", ".msgpack", ".ot", ".ckpt", ".py")  # pickles and code, in folders
 
 
-def _found(reference: str) -> tuple[Any, dict[str, dict[str, Any]], str]:
-    """The file system, the properties of each file by its path in the model's folder, and their digest."""
+def open_store(reference: str) -> tuple[Any, str]:
+    """Return fsspec's file system for a URL, without cached listings, and the path in it.
+
+    Raises:
+        MissingExtraError: The package for the scheme is not installed.
+    """
     scheme, _, rest = reference.partition(":")
-    extra = "https" if scheme == "http" else scheme
-    fsspec = import_extra("fsspec", extra, f"loading models from {scheme}")
+    extra, feature = "https" if scheme == "http" else scheme, f"reading from {scheme}"
+    fsspec = import_extra("fsspec", extra, feature)
     try:
         store, path = fsspec.core.url_to_fs(f"{scheme}://{rest.removeprefix('//')}", use_listings_cache=False)
     except ImportError as exc:  # fsspec is there, and the package for the scheme is not
-        raise MissingExtraError(extra, f"loading models from {scheme}") from exc
+        raise MissingExtraError(extra, feature) from exc
     store.invalidate_cache()
+    return store, path
+
+
+def revision_of(reference: str) -> str:
+    """Return a digest of what the store says of a file, or of the files of a folder, without reading them."""
+    return _found(reference)[2]
+
+
+def _found(reference: str) -> tuple[Any, dict[str, dict[str, Any]], str]:
+    """The file system, the properties of each file by its path in the model's folder, and their digest."""
+    store, path = open_store(reference)
     try:
         found = {PurePosixPath(urlsplit(reference).path).name: store.info(path)}
     except FileNotFoundError as exc:
-        if extra == "https" and exc.__cause__ and getattr(exc.__cause__, "status", 0) not in (404, 410):
+        if (
+            reference.startswith("http")
+            and exc.__cause__
+            and getattr(exc.__cause__, "status", 0) not in (404, 410)
+        ):
             raise exc.__cause__ from None  # the client says so of a server that is away too
         raise
     if "directory" in (info["type"] for info in found.values()):

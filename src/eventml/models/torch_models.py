@@ -17,19 +17,26 @@ def read_safetensors(file: ModelFile, /, *, factory: Callable[[], Any], device: 
     weights = import_extra("safetensors.torch", "torch", f"loading {file.path}").load(file.data)
     module = factory()
     module.load_state_dict(weights)
-    return _frozen(module.to(device).eval())
+    return _frozen(module.to(_device(device)).eval())
 
 
 def read_torchscript(file: ModelFile, /, *, device: str = "cpu") -> Any:
     """Load a module of TorchScript, a program that may call any of PyTorch's operations."""
     torch = _torch_for_programs(file)
-    return _frozen(torch.jit.load(io.BytesIO(file.data), device).eval())
+    return _frozen(torch.jit.load(io.BytesIO(file.data), _device(device)).eval())
 
 
 def read_exported(file: ModelFile, /, *, device: str = "cpu") -> Any:
     """Load the module in a program of `torch.export`, which may contain pickles."""
     torch = _torch_for_programs(file)
-    return _frozen(torch.export.load(io.BytesIO(file.data)).module().to(device))
+    return _frozen(torch.export.load(io.BytesIO(file.data)).module().to(_device(device)))
+
+
+def _device(name: str) -> str:
+    """The device of a name; of "auto" CUDA if this machine has it, else the CPU."""
+    if name != "auto":
+        return name
+    return "cuda" if import_extra("torch", "torch", "device='auto'").cuda.is_available() else "cpu"
 
 
 def _frozen(module: Any) -> Any:
@@ -50,5 +57,9 @@ def _torch_for_programs(file: ModelFile) -> Any:
 def read_pipeline(file: ModelFile, /, *, task: str, device: str = "cpu") -> Any:
     """Load a pipeline from a folder, without the hub. Code in it, and weights in pickles, are refused."""
     transformers = import_extra("transformers", "transformers", f"loading {file.path}")
-    options = {"device": device, "trust_remote_code": False, "model_kwargs": {"use_safetensors": True}}
+    options = {
+        "device": _device(device),
+        "trust_remote_code": False,
+        "model_kwargs": {"use_safetensors": True},
+    }
     return transformers.pipeline(task, model=str(file.path), **options)

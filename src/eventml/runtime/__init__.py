@@ -9,6 +9,8 @@ In reading order:
 - The steps from a batch to its completions: `dedupe.py`, `poison.py`, `staleness.py`, `concurrency.py` (calls
   for many single events at once), `retry.py` with `retry_queue.py`, `handler_call.py` with `calling.py`,
   `output_checks.py` and `outputs.py`.
+- Only with a canary: `canary_call.py` calls both models, `canary_trial.py` decides by `sequential_test.py`,
+  and `canary_control.py` agrees with the other workers.
 - `circuit_breaker.py` stops a handler while most of its events fail; `failure_log.py` logs causes.
 - `failures.py` classifies exceptions, `infrastructure.py` knows those of client libraries, `backoff.py` waits
   between attempts, `outages.py` logs what fails at the broker, `dead_letters.py` writes and reads
@@ -20,6 +22,8 @@ The runtime may import `handlers`, `codec`, `models`, `frames`, `backends.base`,
 
 from eventml.runtime.backoff import BrokerRetry
 from eventml.runtime.calling import Caller, Item
+from eventml.runtime.canary_control import canary_message, canary_topic
+from eventml.runtime.canary_trial import CanaryRecord, CanaryTrial
 from eventml.runtime.dead_letters import (
     DLQ_PREFIX,
     MISPLACED,
@@ -39,9 +43,9 @@ from eventml.runtime.failures import (
 )
 from eventml.runtime.golden_rows import read_golden_rows
 from eventml.runtime.handler_call import HandlerCall, call_without_stream
-from eventml.runtime.loaded_handlers import LoadedHandler, load_handlers, load_model
+from eventml.runtime.loaded_handlers import LoadedHandler, load_canary, load_handlers, load_model
 from eventml.runtime.outages import OutageLog
-from eventml.runtime.output_checks import OutputChecks, Prediction, bare_prediction
+from eventml.runtime.output_checks import OutputChecks, Prediction
 from eventml.runtime.outputs import (
     answer_is_list,
     answer_type,
@@ -66,6 +70,8 @@ __all__ = [
     "BrokerRetry",
     "CallResults",
     "Caller",
+    "CanaryRecord",
+    "CanaryTrial",
     "DeadLetterAction",
     "DeadLetterCompletion",
     "DeadLetterDelivery",
@@ -88,9 +94,10 @@ __all__ = [
     "answer_is_list",
     "answer_type",
     "are_values",
-    "bare_prediction",
     "browse",
     "call_without_stream",
+    "canary_message",
+    "canary_topic",
     "check_capabilities",
     "check_topics",
     "dead_letter_queues",
@@ -98,6 +105,7 @@ __all__ = [
     "describe",
     "find_tracing",
     "leaves",
+    "load_canary",
     "load_handlers",
     "load_model",
     "output_event_types",

@@ -6,6 +6,7 @@ import json
 import math
 import time
 from decimal import Decimal
+from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,6 +18,8 @@ from eventml.codec import Decoder
 from eventml.errors import DecodeError, MissingExtraError, ModelError
 from eventml.event_types import fields_of
 from eventml.handlers import Handler
+from eventml.models import import_extra
+from eventml.printable import cut
 from eventml.records import Delivery, Record
 from eventml.runtime.calling import Item
 from eventml.runtime.failures import Failed, describe
@@ -82,20 +85,16 @@ def read_golden_rows(path: str, handler: Handler) -> tuple[list[Item], list[Any]
         MissingExtraError: it is Parquet, and pyarrow is not installed.
     """
     try:
-        rows = _read_parquet(path) if path.endswith(".parquet") else _read_json_lines(path)
+        read = msgspec.to_builtins(_rows(path), builtin_types=(Decimal,), enc_hook=_of_pandas)
     except MissingExtraError:
         raise
     except Exception as exc:  # pyarrow and msgspec have exceptions of their own
         raise ModelError(f"the golden rows in {path} cannot be read: {exc}") from exc
-    if not rows:
+    if not read:
         raise ModelError(f"there are no golden rows in {path}; record at least one")
     own = {in_json for in_json, *_ in fields_of(handler.event_type) or ()}
-    found = [None if PREDICTION in own else row.pop(PREDICTION, None) for row in rows]
-    try:
-        recorded = [msgspec.to_builtins(one, builtin_types=(Decimal,), enc_hook=_of_pandas) for one in found]
-        values = [msgspec.json.encode(row, enc_hook=_of_pandas) for row in rows]
-    except TypeError as exc:
-        raise ModelError(f"the golden rows in {path} cannot be read: {exc}") from exc
+    recorded = [None if PREDICTION in own else row.pop(PREDICTION, None) for row in read]
+    values = map(msgspec.json.encode, read)
     headers, now = {records.CONTENT_TYPE: records.JSON}, time.time()
     deliveries = [
         Delivery(Record(handler.topic, value, None, f"golden/{n}", headers), 0, n, now)
@@ -110,20 +109,21 @@ def read_golden_rows(path: str, handler: Handler) -> tuple[list[Item], list[Any]
 
 def is_near(predicted: Any, expected: Any, tolerance: float) -> bool:
     """Whether a prediction is near the recorded one. Of an object the recorded fields are compared."""
-    if isinstance(expected, Decimal):  # of a Parquet file; JSON has a number for it, or text
-        return predicted == str(expected) or is_near(predicted, float(expected), tolerance)
-    if isinstance(expected, dict):
-        return isinstance(predicted, dict) and all(
-            name in predicted and is_near(predicted[name], value, tolerance)
-            for name, value in expected.items()
-        )
-    if isinstance(expected, list):
-        same_length = isinstance(predicted, list) and len(predicted) == len(expected)
-        return same_length and all(is_near(p, e, tolerance) for p, e in zip(predicted, expected, strict=True))
-    if isinstance(expected, bool) or not isinstance(expected, int | float):
-        return bool(predicted == expected)
-    is_number = isinstance(predicted, int | float) and not isinstance(predicted, bool)
-    return is_number and math.isclose(predicted, expected, rel_tol=0.0, abs_tol=tolerance)
+    match expected:
+        case Decimal():  # of a Parquet file; JSON has a number for it, or text
+            return predicted == str(expected) or is_near(predicted, float(expected), tolerance)
+        case dict():
+            return isinstance(predicted, dict) and all(
+                name in predicted and is_near(predicted[name], value, tolerance)
+                for name, value in expected.items()
+            )
+        case list():
+            same = isinstance(predicted, list) and len(predicted) == len(expected)
+            return same and all(map(is_near, predicted, expected, repeat(tolerance)))
+        case int() | float() if not isinstance(expected, bool):
+            is_number = isinstance(predicted, int | float) and not isinstance(predicted, bool)
+            return is_number and math.isclose(predicted, expected, rel_tol=0.0, abs_tol=tolerance)
+    return bool(predicted == expected)
 
 
 def _value(completion: Completion) -> Any:
@@ -135,24 +135,16 @@ def _value(completion: Completion) -> Any:
 
 
 def _shown(value: Any) -> str:
-    text = json.dumps(
-        value, default=str, ensure_ascii=False, separators=(",", ":")
-    )  # not as msgspec, which has null for NaN
-    return text if len(text) <= 80 else text[:80] + "…"  # noqa: PLR2004 - fits a line of a log
+    # Not by msgspec, which has null for NaN; and short enough for a line of a log.
+    return cut(json.dumps(value, default=str, ensure_ascii=False, separators=(",", ":")), 80)
 
 
-def _read_json_lines(path: str) -> list[dict[str, Any]]:
+def _rows(path: str) -> list[Any]:
+    if path.endswith(".parquet"):
+        table = import_extra("pyarrow.parquet", "batch", f"reading {path}").read_table(path)
+        return list(table.to_pylist())
     lines = Path(path).read_bytes().splitlines()
     return [msgspec.json.decode(line, type=dict[str, Any]) for line in lines if line.strip()]
-
-
-def _read_parquet(path: str) -> list[dict[str, Any]]:
-    try:
-        from pyarrow import parquet  # noqa: PLC0415 - optional
-    except ImportError as exc:
-        raise MissingExtraError("batch", f"reading {path}") from exc
-    rows: list[dict[str, Any]] = parquet.read_table(path).to_pylist()
-    return rows
 
 
 def _of_pandas(value: Any) -> Any:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from contextlib import AbstractContextManager, AsyncExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from anyio import to_thread
+from msgspec import structs
 
 from eventml import models
 from eventml.codec import Decoder, Format
@@ -29,6 +31,7 @@ class LoadedHandler(msgspec.Struct):
         lifespans: The values of the lifespans that it has parameters for, by parameter name.
         decoder: Decoder of its events.
         formats: The formats of its outputs, by topic.
+        canary: The model of its canary, loaded; None if it has none, or where it answers for none.
     """
 
     handler: Handler
@@ -36,6 +39,7 @@ class LoadedHandler(msgspec.Struct):
     lifespans: Mapping[str, Any]
     decoder: Decoder
     formats: Mapping[str, Format] = {}
+    canary: Model | None = None
 
     @property
     def resources(self) -> dict[str, Any]:
@@ -109,5 +113,23 @@ async def load_model(handler: Handler, lifespans: Mapping[str, Any]) -> Model:
             "while the worker runs; omit model_poll, or name a file without a pin, or a name in a registry"
         )
     if handler.options.golden is not None:
-        await check_golden_rows(handler, model, resources(model, lifespans))
-    return model
+        checked = model if model.compared is None else structs.replace(model, object=model.compared)
+        await check_golden_rows(handler, model, resources(checked, lifespans))
+    # The original is not kept.
+    return model if model.compared is None else structs.replace(model, compared=None)
+
+
+async def load_canary(handler: Handler, model: Model | None, lifespans: Mapping[str, Any]) -> Model | None:
+    """Load the model of a handler's canary, as `load_model` does, without golden rows: they are of `model`.
+
+    None if there is none, or, with a warning, if it has the version of `model`: an alias may be moved to it.
+    """
+    if handler.canary is None or model is None:
+        return None
+    options = structs.replace(handler.options, golden=None, model_poll=None)
+    other = structs.replace(handler, model=handler.canary.model, canary=None, options=options)
+    canary = await load_model(other, lifespans)
+    if canary.version != model.version:
+        return canary
+    warnings.warn(f"its canary is not used: it is version {model.version}, as its model is", stacklevel=2)
+    return None

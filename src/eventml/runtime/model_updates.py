@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
@@ -72,8 +71,7 @@ class ModelUpdates:
     async def _find(self) -> _Found:
         """The version that the model has now, and which golden rows there are."""
         golden = self._loaded.handler.options.golden
-        find = partial(_found, self._source, golden)
-        return await to_thread.run_sync(find, abandon_on_cancel=True)
+        return await to_thread.run_sync(_found, self._source, golden, abandon_on_cancel=True)
 
     async def _is_final(self, version: _Found, error: BaseException) -> bool:
         """Whether a version need not be tried again: the error is its own, and the file is still that one."""

@@ -84,6 +84,8 @@ class Stats:
         model_updates: How often a new version of the model has taken over.
         models_refused: New versions of the model that could not be loaded, or failed their checks.
         model_refused: Why the newest version of the model is not used; empty if it is.
+        canary_events: Events that the canary was called for.
+        canary_worse: Why the canary is worse than the model; empty if that is not known.
         stages: How long each stage takes for a batch, in seconds. `receive` includes the wait for deliveries.
     """
 
@@ -109,6 +111,8 @@ class Stats:
         self.model_updates = 0
         self.models_refused = 0
         self.model_refused = ""
+        self.canary_events = 0
+        self.canary_worse = ""
         self.stages: dict[Stage, Histogram] = {}
         self._arrivals: deque[tuple[int, float]] = deque()
         self._abandoned: list[tuple[float, Event]] = []

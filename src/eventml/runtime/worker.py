@@ -23,6 +23,8 @@ from eventml.errors import BackendError, CircuitBreakerError, UnavailableError, 
 from eventml.handlers import Handler
 from eventml.models import Model, can_change
 from eventml.runtime.calling import Caller
+from eventml.runtime.canary_call import CanaryCall
+from eventml.runtime.canary_control import CanaryControl
 from eventml.runtime.concurrency import ConcurrentCalls
 from eventml.runtime.dead_letters import dead_letter_topic
 from eventml.runtime.failures import describe, task_group
@@ -32,6 +34,7 @@ from eventml.runtime.model_updates import ModelUpdates
 from eventml.runtime.outages import OutageLog
 from eventml.runtime.outputs import Outputs
 from eventml.runtime.pipeline import Pipeline
+from eventml.runtime.poison import Call
 from eventml.runtime.replies import Replies
 from eventml.runtime.retry import Retry
 from eventml.runtime.staleness import Staleness
@@ -82,6 +85,7 @@ class Worker:
         self._tracing = tracing
         self._subscriptions: dict[str, Subscription] = {}
         self._updates: list[tuple[ModelUpdates, float]] = []  # and the seconds between two of their checks
+        self._canaries: list[CanaryControl] = []
         self._stop = anyio.Event()
         self._work = anyio.CancelScope()
         self.handlers = handlers
@@ -113,6 +117,8 @@ class Worker:
                     tasks.start_soon(self._cancel_at_deadline)
                     for updates, seconds in self._updates:
                         tasks.start_soon(updates.run, seconds)
+                    for control in self._canaries:
+                        tasks.start_soon(control.run)
                     async with task_group() as running:
                         for pipeline in pipelines:
                             running.start_soon(pipeline.run, self._stop)
@@ -199,8 +205,15 @@ class Worker:
                 call.replace(self._steps(loaded, updated, model))
 
             self._updates.append((ModelUpdates(loaded, stats, use), options.model_poll))
+        calls: Call = call
+        if loaded.canary is not None:
+            self._canaries.append(control := CanaryControl(self._backend, handler, loaded.canary, stats))
+            await stack.enter_async_context(control.joined())
+            other = caller.with_resources(resources(loaded.canary, loaded.lifespans))
+            canary = HandlerCall(handler, self._steps(loaded, other, loaded.canary), stats)
+            calls = CanaryCall(call, canary, control, stats)
         retry = self._failure_policy(
-            call, handler, subscription=subscription, stats=stats, ordered=ordered, tracing=steps.tracing
+            calls, handler, subscription=subscription, stats=stats, ordered=ordered, tracing=steps.tracing
         )
         if options.max_age is not None:
             retry.staleness = Staleness(

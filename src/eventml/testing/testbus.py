@@ -319,6 +319,7 @@ class TestBus:
             handler,
             function=self._recording(handler),
             model=model,
+            canary=None if handler.name in self._models else handler.canary,
             options=replace(options, backoff=backoff, max_backoff=max_backoff),
         )
 

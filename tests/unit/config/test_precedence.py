@@ -31,7 +31,7 @@ PATHS = (
         ("consumer", name, field)
         for name in HANDLERS
         for field in SECTIONS["consumer"]
-        if field != "challenger"
+        if field not in {"challenger", "canary", "model_compile"}  # tables; a single value
     ]
     + [("topic", "rides.started", field) for field in TopicSettings.__struct_fields__]
 )

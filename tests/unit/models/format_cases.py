@@ -70,6 +70,11 @@ def by_onnx(folder: Path) -> tuple[Artefact, Any]:
     return Artefact(path, options={"providers": ["CPUExecutionProvider"]}), own.ravel()
 
 
+def compiled(folder: Path) -> tuple[Artefact, Any]:
+    artefact, _ = by_skops(folder)
+    return Artefact(artefact.path, compile="onnx"), by_onnx(folder)[1]  # of the same forest
+
+
 def by_xgboost(suffix: str, kind: str) -> Callable[[Path], tuple[Artefact, Any]]:
     def save(folder: Path) -> tuple[Artefact, Any]:
         import xgboost
@@ -173,6 +178,7 @@ CASES: Final[dict[str, Case]] = {
     "skops": Case(by_skops),
     "joblib": Case(by_joblib),
     "onnx": Case(by_onnx, needs=("onnxruntime", "skl2onnx")),
+    "compiled": Case(compiled, needs=("skl2onnx", "onnxruntime")),
     "xgboost ubj": Case(by_xgboost("ubj", "XGBRegressor"), needs=("xgboost",)),
     "xgboost json": Case(by_xgboost("json", "XGBClassifier"), needs=("xgboost",)),
     "xgboost booster": Case(

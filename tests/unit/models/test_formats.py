@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from eventml import Bus
 from eventml.cli.check import check_bus
@@ -185,6 +186,15 @@ def test_a_module_of_torch_predicts_and_does_not_train(tmp_path: Path) -> None:
     module = load(saved("safetensors", tmp_path)[0], name="x").object
     assert not module.training
     assert not any(weights.requires_grad for weights in module.parameters())
+
+
+def test_the_device_auto_is_cuda_where_there_is_a_card(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed: its devices are not tested")
+    artefact, _ = saved("safetensors", tmp_path)
+    options = {**artefact.options, "device": "auto"}
+    module = load(structs.replace(artefact, options=options), name="x").object
+    expected = "cuda" if torch.cuda.is_available() else "cpu"
+    assert {weights.device.type for weights in module.parameters()} == {expected}
 
 
 def test_weights_that_do_not_fit_the_factory_s_module_are_refused(tmp_path: Path) -> None:

@@ -483,7 +483,7 @@ def test_a_flavor_that_is_not_known_is_refused_with_the_known_ones(tmp_path: Pat
 class TestReferences:
     def test_an_unknown_scheme_is_refused_with_the_known_ones(self) -> None:
         with pytest.raises(
-            ModelError, match="ftp is no known registry; known are gs, hf, http, https, mlflow, s3"
+            ModelError, match="ftp is no known registry; known are az, gs, hf, http, https, mlflow, s3"
         ):
             load("ftp://host/model.skops", name="x")
 
@@ -519,7 +519,7 @@ class TestReferences:
 @pytest.mark.anyio
 async def test_a_running_worker_follows_what_a_reference_names(site: Site, tmp_path: Path) -> None:
     site.files["/duration.skops"] = model_file(1, folder=tmp_path).read_bytes()
-    bus = adding(f"{site.url}/duration.skops")  # type: ignore[arg-type]
+    bus = adding(f"{site.url}/duration.skops")
     async with running(bus) as worker:
         old = await worker.answer(1.0)
         site.files.clear()

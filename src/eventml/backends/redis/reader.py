@@ -258,8 +258,9 @@ class Reader:
 
     def _decode(self, topic: str, entries: list[Any]) -> list[Delivery]:
         deliveries = decode_entries(topic, entries)
-        self._positions[topic] = str(deliveries[-1].offset)
-        return self._before_end(deliveries)
+        self._positions[topic] = last = str(deliveries[-1].offset)
+        ends = self._ends.get(topic)  # most entries are before it, and the last one says so of all
+        return deliveries if ends and ordered(last) <= ordered(ends) else self._before_end(deliveries)
 
     def _before_end(self, deliveries: list[Delivery]) -> list[Delivery]:
         ends = {topic: ordered(end) for topic, end in self._ends.items()}

@@ -14,11 +14,9 @@ import logging
 import operator
 import os
 import re
-import stat
 import time
 from contextlib import closing, contextmanager, suppress
 from functools import partial
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Final
 
 import msgspec
@@ -35,13 +33,17 @@ from eventml.deploy.batch.chunks import (
     ScoredChunk,
     Target,
     bisect_rows,
-    to_integer,
 )
-from eventml.deploy.batch.csv_reader import FORMULA, NUMBER, CsvReader, TextLines
-from eventml.deploy.batch.locations import FileFormat, FileLocation
+from eventml.deploy.batch.csv_reader import FORMULA, NUMBER
+from eventml.deploy.batch.datasets import replace_partitions
+from eventml.deploy.batch.locations import FileLocation
 from eventml.deploy.batch.output_columns import PREDICTION_COLUMNS, OutputSchema, as_list, single_column
+from eventml.deploy.batch.prediction_tables import arrow_schema, table_of
+from eventml.deploy.batch.replaceable import check_replaceable, is_same
+from eventml.deploy.batch.stores import store_errors
 from eventml.deploy.batch.work_folder import WorkFolder
-from eventml.errors import SourceError, TargetError
+from eventml.errors import TargetError
+from eventml.models import open_store
 from eventml.printable import printable_json
 
 if TYPE_CHECKING:
@@ -93,6 +95,7 @@ class FileTarget(Target):
         formulas: Whether a CSV may have texts that a spreadsheet takes for formulas; otherwise an apostrophe
             is put before them, which `CsvReader` removes.
         source: The file that is read, if it is one. It exists.
+        partition_by: The columns by whose values a folder is divided.
 
     Raises:
         TargetError: Another run is writing the file, its folder cannot be written to or is not as a run
@@ -100,23 +103,33 @@ class FileTarget(Target):
     """
 
     def __init__(
-        self, location: FileLocation, *, every: float, formulas: bool = False, source: Path | None = None
+        self,
+        location: FileLocation,
+        *,
+        every: float,
+        formulas: bool = False,
+        source: FileLocation | None = None,
+        partition_by: Sequence[str] = (),
     ) -> None:
-        self._path, self._format = location.path.absolute(), location.format
+        self._location, self._path, self._format = location, location.path.absolute(), location.format
         self._every = every
+        self._partition_by = partition_by
         csv = CSVWriter if formulas else _CsvWriter
-        self._writer = {"parquet": pq.ParquetWriter, "csv": csv, "jsonl": _JsonLinesWriter}[self._format]
-        rejects = self._path.with_name(f"{self._path.stem}.rejects.jsonl")
-        self.rejects = str(location.path.with_name(rejects.name))
+        writers = {"csv": csv, "jsonl": _JsonLinesWriter}
+        self._writer = writers.get(self._format, pq.ParquetWriter)
+        self._rejects_location = rejects = location.rejects()
+        self.rejects = str(rejects)
         work = self._path.with_name(f"{self._path.name}.eventml")
         with self._translate_errors():
+            if location.url:
+                self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             if not self._path.parent.is_dir():
                 raise TargetError(f"{location}: there is no folder {self._path.parent}")
-            for path in (self._path, rejects, work / _REJECTS):
-                if source is not None and path.exists() and path.samefile(source):
-                    raise TargetError(f"{path}: the run would replace its own source. Name another target")
-            _check_replaceable(self._path, self._format, PREDICTION_COLUMNS, "predictions")
-            _check_replaceable(rejects, "jsonl", RejectedRow.__struct_fields__, "rejects")
+            for one in (location, rejects, FileLocation(work / _REJECTS, "jsonl")):
+                if source is not None and is_same(one, source):
+                    raise TargetError(f"{one}: the run would replace its own source. Name another target")
+            check_replaceable(location, PREDICTION_COLUMNS, "predictions")
+            check_replaceable(rejects, RejectedRow.__struct_fields__, "rejects")
             self._folder = WorkFolder(work, _OWN_NAMES)
         self._schema: pa.Schema | None = None
         self._part: pq.ParquetWriter | None = None
@@ -131,6 +144,10 @@ class FileTarget(Target):
                 found.save(self._folder)
             self._state = found
             self._output_schema = schema
+            names = ["id", *(column.name for column in schema or ()), *PREDICTION_COLUMNS[1:]]
+            if missing := [name for name in self._partition_by if schema and name not in names]:
+                there = f"there is no column {missing[0]!r}; there are: {', '.join(names)}"
+                raise TargetError(f"--partition-by: {there}")
             if found.parts:
                 with self._folder.open(_part(0), "rb") as part:
                     self._schema = pq.read_schema(part)
@@ -147,7 +164,7 @@ class FileTarget(Target):
                 if self._part is None:
                     self._part_stream = self._folder.open("unfinished", "wb")
                     self._part = pq.ParquetWriter(self._part_stream, self._schema)
-                part_of = partial(_table_of, chunk, chunk.schema, self._state.run, self._schema)
+                part_of = partial(table_of, chunk, chunk.schema, self._state.run, self._schema)
                 tables, errors = bisect_rows(len(chunk.ids), part_of, (ValueError, TypeError, OverflowError))
                 for table in tables:
                     self._part.write_table(table)
@@ -181,33 +198,56 @@ class FileTarget(Target):
             self._save_checkpoint()
 
     def finish(self) -> None:
-        """Join the parts to the file."""
-        rejects = Path(self.rejects).name
+        """Join the parts to the file, or write them to the folder."""
+        rejects = self._rejects_location
         with self._translate_errors():
             self._save_checkpoint()
-            self._folder.move_out(self._join(), self._path.name)
+            if self._format == "dataset":
+                rows = pa.RecordBatchReader.from_batches(self._known_schema(), self._batches())
+                replace_partitions(self._location, rows, self._partition_by)
+            else:
+                self._publish(self._join(), self._location)
             self._rejects.close()
             if self._state.reject_bytes:
-                self._folder.move_out(_REJECTS, rejects)
+                self._publish(_REJECTS, rejects)
+            elif rejects.url:
+                store, remote = open_store(rejects.url)
+                with store_errors(rejects, TargetError, "deleted"), suppress(FileNotFoundError):
+                    store.rm_file(remote)
             else:
-                self._folder.delete_beside(rejects)
+                self._folder.delete_beside(rejects.path.name)
             self._folder.clear()
+
+    def _publish(self, name: str, to: FileLocation) -> None:
+        """Replace a file by one of the work folder, in one step."""
+        if to.url:
+            with store_errors(to, TargetError, "written"):
+                store, remote = open_store(to.url)
+                store.put_file(str(self._folder.path / name), remote)
+        else:
+            self._folder.move_out(name, to.path.name)
 
     def _join(self) -> str:
         """Write the parts to one file in the work folder, and return its name."""
         if self._format == "parquet" and self._state.parts == 1:
             return _part(0)
-        if self._schema is None:
-            self._schema = arrow_schema(self._output_schema or single_column("float"), integer_ids=False)
         with self._folder.open("whole", "wb") as whole:
-            with closing(self._writer(whole, self._schema)) as writer:
-                for number in range(self._state.parts):
-                    with self._folder.open(_part(number), "rb") as part:
-                        file = pq.ParquetFile(part, pre_buffer=False, buffer_size=1 << 20)
-                        for batch in file.iter_batches(ROW_GROUP):
-                            writer.write_batch(batch)
+            with closing(self._writer(whole, self._known_schema())) as writer:
+                for batch in self._batches():
+                    writer.write_batch(batch)
             _sync(whole)
         return "whole"
+
+    def _known_schema(self) -> pa.Schema:
+        if self._schema is None:
+            self._schema = arrow_schema(self._output_schema or single_column("float"), integer_ids=False)
+        return self._schema
+
+    def _batches(self) -> Iterator[pa.RecordBatch]:
+        for number in range(self._state.parts):
+            with self._folder.open(_part(number), "rb") as part:
+                file = pq.ParquetFile(part, pre_buffer=False, buffer_size=1 << 20)
+                yield from file.iter_batches(ROW_GROUP)
 
     def close(self) -> None:
         """Release the lock, and delete the work folder if there is nothing to resume."""
@@ -230,7 +270,7 @@ class FileTarget(Target):
             advice = ""
             if getattr(exc, "errno", None) in _NO_SPACE or "No space left" in str(exc):
                 advice = "; the file is unchanged: make room, and the next run resumes at the last checkpoint"
-            raise TargetError(f"{self._path}: cannot be written: {reason}{advice}") from exc
+            raise TargetError(f"{self._location}: cannot be written: {reason}{advice}") from exc
 
 
 def _part(number: int) -> str:
@@ -252,33 +292,6 @@ def _sync(stream: IO[bytes]) -> None:
     """Flush an open file to the disk."""
     stream.flush()
     os.fsync(stream.fileno())
-
-
-def arrow_schema(schema: OutputSchema, *, integer_ids: bool) -> pa.Schema:
-    """Return the columns of a file of predictions."""
-    kinds = {"int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
-    outputs = [(column.name, kinds.get(column.kind, pa.string())) for column in schema]
-    common = [(name, pa.string()) for name in PREDICTION_COLUMNS[1:]]
-    return pa.schema([("id", pa.int64() if integer_ids else pa.string()), *outputs, *common])
-
-
-def _table_of(
-    chunk: ScoredChunk, schema: OutputSchema, run: RunIdentity, columns: pa.Schema, start: int, stop: int
-) -> pa.Table:
-    """Some of a chunk's predictions as a table of these columns."""
-    if {c.name for c in schema} | set(PREDICTION_COLUMNS) != set(columns.names):
-        found = f"{run.predictor} returns other fields than before: {', '.join(c.name for c in schema)}"
-        raise TargetError(f"{found}, not {', '.join(columns.names)}. Annotate its output's type")
-    ids, kind = chunk.ids[start:stop], columns.field("id").type
-    if getattr(ids, "type", None) != kind:
-        ids = pa.array(map(str if kind == pa.string() else to_integer, as_list(ids)), kind)
-    texts = pc.cast(ids, pa.string())
-    arrays = {"id": ids, "prediction_id": pc.binary_join_element_wise(texts, pa.scalar(run.id_suffix), "/")}
-    for column, values in zip(schema, chunk.columns, strict=True):
-        arrays[column.name] = pa.array(values[start:stop], columns.field(column.name).type)
-    for name in PREDICTION_COLUMNS[2:]:
-        arrays[name] = pa.repeat(pa.scalar(getattr(run, name)), len(ids))
-    return pa.Table.from_arrays([arrays[name] for name in columns.names], schema=columns)
 
 
 class _JsonLinesWriter:
@@ -324,26 +337,3 @@ def escape_formulas(texts: pa.Array) -> pa.Array:
     if not pc.any(formulas).as_py():
         return texts
     return pc.if_else(formulas, pc.binary_join_element_wise("'", texts, ""), texts)
-
-
-def _check_replaceable(path: Path, form: FileFormat, columns: Sequence[str], rows: str) -> None:
-    """Raise TargetError if the file exists and is a link, or holds rows without these columns."""
-    try:
-        if not stat.S_ISREG(path.lstat().st_mode):
-            raise TargetError(f"{path} is a link or no regular file: name the file itself, or another one")
-        with path.open("rb") as stream:
-            if form == "parquet":
-                names = pq.read_schema(stream).names
-            elif form == "csv":
-                names = CsvReader(TextLines(stream, str(path)), str(path)).columns
-            else:
-                names = list(msgspec.json.decode(stream.readline() or b"{}", type=dict[str, msgspec.Raw]))
-    except FileNotFoundError:
-        return
-    except (pa.ArrowException, msgspec.DecodeError, SourceError) as exc:
-        problem = str(exc)
-    else:
-        problem = f"it has the columns {', '.join(names)}"
-        if not names or set(columns) <= set(names):
-            return
-    raise TargetError(f"{path}: the file exists and holds no {rows}: {problem}. Name another target")

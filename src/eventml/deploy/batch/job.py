@@ -19,7 +19,6 @@ from eventml.deploy.batch.chunks import (
     Checkpoint,
     RowChunk,
     RowCounts,
-    RunIdentity,
     ScoredChunk,
     Source,
     Target,
@@ -27,7 +26,7 @@ from eventml.deploy.batch.chunks import (
 from eventml.deploy.batch.locations import FileLocation, Location, SqlLocation
 from eventml.deploy.batch.row_decoding import RowDecoder
 from eventml.deploy.batch.row_filters import DuplicateFilter, drop_known, find_duplicates
-from eventml.deploy.batch.scoring import Scorer
+from eventml.deploy.batch.scoring import Scorer, run_identity, scorable
 from eventml.errors import ConfigError, JobError, MissingExtraError
 from eventml.runtime import task_group
 
@@ -58,10 +57,11 @@ class ScorePlan(msgspec.Struct, frozen=True, kw_only=True):
         checkpoint: Seconds between two checkpoints of a file target. A table has one for each chunk.
         max_rejects: Stop when more rows than this are rejected; None is no limit.
         csv_formulas: Write texts that a spreadsheet takes for formulas to a CSV as they are.
+        partition_by: The columns of predictions by whose values a folder of Parquet files is divided.
         only_new: Do not score the rows whose prediction the table has, by this predictor and model version.
 
     Raises:
-        ConfigError: `only_new` is set, and the target is a file.
+        ConfigError: `only_new` is set and the target is a file, or `partition_by` and it has no partitions.
     """
 
     predictor: str
@@ -73,11 +73,16 @@ class ScorePlan(msgspec.Struct, frozen=True, kw_only=True):
     max_rejects: int | None = None
     csv_formulas: bool = False
     only_new: bool = False
+    partition_by: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.only_new and isinstance(self.target, FileLocation):
             raise ConfigError(
                 f"--only-new: {self.target} is a file, and each run replaces it; name a table in --to"
+            )
+        if self.partition_by and getattr(self.target, "format", "") != "dataset":
+            raise ConfigError(
+                f"--partition-by: {self.target} is no folder of Parquet files, whose name ends in /"
             )
 
 
@@ -141,25 +146,7 @@ async def score(
     if find_spec("sqlalchemy") is None or find_spec("pyarrow") is None:
         raise MissingExtraError("batch", "scoring tables and files")
     started = time.monotonic()
-    handler = bus.configured_handler(plan.predictor)
-    if not handler.outputs:
-        raise ConfigError(f"{plan.predictor} is a consumer: it has no outputs that could be written")
-    if len(handler.outputs) > 1:
-        raise ConfigError(
-            f"{plan.predictor} has several topics, and a job writes one table or file; write a predictor "
-            f"with one of them: {', '.join(handler.outputs)}"
-        )
-    if handler.several:
-        raise ConfigError(
-            f"{plan.predictor} returns a list of outputs for each event, and a job writes one prediction for "
-            "each row; write a predictor that returns one, which may have a field that is a list"
-        )
-    id_column = plan.id_column or bus.declared_topic(handler.topic).id_field
-    if id_column is None:
-        raise ConfigError(
-            "the column of the rows' ids is not known. Name it with --id, or give the topic "
-            f"{handler.topic!r} an id_field"
-        )
+    handler, id_column = scorable(bus, plan.predictor, plan.id_column)
     async with AsyncExitStack() as stack:
         source = await to_thread.run_sync(open_source, plan.source, id_column)
         stack.callback(source.close)
@@ -180,15 +167,7 @@ async def score(
         begin_load = time.monotonic()
         [loaded] = await stack.enter_async_context(bus.loaded_handlers([plan.predictor]))
         scorer = Scorer(loaded, decoder)
-        run = RunIdentity(
-            predictor=plan.predictor,
-            model=loaded.model.name if loaded.model else "",
-            model_version=loaded.model.version if loaded.model else "",
-            source=str(plan.source),
-            fingerprint=source.fingerprint(),
-            id_column=id_column,
-            only_new=plan.only_new,
-        )
+        run = run_identity(loaded, str(plan.source), source.fingerprint(), id_column, only_new=plan.only_new)
         load_seconds = time.monotonic() - begin_load
         # A file that has changed has another fingerprint. Of a table's rows it is not known.
         since = time.time() - RESUME_WITHIN if in_table else 0
@@ -221,12 +200,13 @@ def open_source(location: Location, id_column: str) -> Source:
         from eventml.deploy.batch.sql_source import SqlSource  # noqa: PLC0415
 
         return SqlSource(location, id_column)
-    from eventml.deploy.batch import file_source  # noqa: PLC0415
+    from eventml.deploy.batch import datasets, file_source  # noqa: PLC0415
 
     if location.format == "jsonl":
-        return file_source.JsonLinesSource(location.path)
-    kind = file_source.CsvSource if location.format == "csv" else file_source.ParquetSource
-    return kind(location.path, id_column)
+        return file_source.JsonLinesSource(location)
+    if location.format == "csv":
+        return file_source.CsvSource(location, id_column)
+    return datasets.DatasetSource(location, id_column)
 
 
 def open_target(plan: ScorePlan) -> Target:
@@ -237,8 +217,13 @@ def open_target(plan: ScorePlan) -> Target:
         return SqlTarget(plan.target)
     from eventml.deploy.batch.file_target import FileTarget  # noqa: PLC0415 - as above
 
-    source = plan.source.path if isinstance(plan.source, FileLocation) else None
-    return FileTarget(plan.target, every=plan.checkpoint, formulas=plan.csv_formulas, source=source)
+    return FileTarget(
+        plan.target,
+        every=plan.checkpoint,
+        formulas=plan.csv_formulas,
+        source=plan.source if isinstance(plan.source, FileLocation) else None,
+        partition_by=plan.partition_by,
+    )
 
 
 @dataclass

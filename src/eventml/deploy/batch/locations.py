@@ -6,14 +6,20 @@ import hashlib
 import os
 import re
 from pathlib import Path
-from typing import Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from urllib.parse import urlsplit
 
 import msgspec
 
 from eventml.config import InvalidValueError, expand_url, redact, split_url
 from eventml.errors import ConfigError
+from eventml.models import cache_folder
 
-FileFormat = Literal["parquet", "csv", "jsonl"]
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+FileFormat = Literal["parquet", "csv", "jsonl", "dataset"]
+"""`dataset` is a folder of Parquet files."""
 
 FORMATS: Final[dict[str, FileFormat]] = {
     ".parquet": "parquet",
@@ -26,6 +32,9 @@ FORMATS: Final[dict[str, FileFormat]] = {
 """The format of a file by its suffix."""
 
 
+STORES: Final = frozenset(("s3", "gs", "az", "https", "http"))
+"""The schemes of URLs that fsspec reads, and but for the last two writes."""
+
 _PASSWORD: Final = re.compile(r"(?<=://)([^/?#:@]*):[^/?#@]*(?=@)")
 
 
@@ -36,11 +45,13 @@ class SqlLocation(msgspec.Struct, frozen=True):
         url: SQLAlchemy's URL, with the password.
         table: The table's name, or `schema.table`; empty for a query.
         query: The SQL to read from; empty for a table.
+        parameters: The values of `:name` in the query, by name.
     """
 
     url: str
     table: str = ""
     query: str = ""
+    parameters: tuple[tuple[str, str], ...] = ()
 
     def __str__(self) -> str:
         return redact(self.url) + (f"#{self.table}" if self.table else " (a query)")
@@ -54,50 +65,84 @@ class SqlLocation(msgspec.Struct, frozen=True):
         What is hidden may decide which rows are read. The hash is slow because there may be secrets in it.
         """
         url = _PASSWORD.sub(r"\1", self.url)
-        return f"{self.query} {hashlib.pbkdf2_hmac('sha256', url.encode(), b'eventml', 100_000).hex()}"
+        query = f"{self.query} {self.parameters}" if self.parameters else self.query
+        return f"{query} {hashlib.pbkdf2_hmac('sha256', url.encode(), b'eventml', 100_000).hex()}"
 
 
 class FileLocation(msgspec.Struct, frozen=True):
-    """A file and its format."""
+    """A file, or a folder of files, and its format. As text it shows no password.
+
+    Attributes:
+        path: Its path; that of a URL is on this machine, where a target is prepared.
+        url: Its URL in a store, with the password; empty for a path.
+    """
 
     path: Path
     format: FileFormat
+    url: str = ""
 
     def __str__(self) -> str:
-        return str(self.path)
+        return redact(self.url) if self.url else str(self.path)
+
+    def rejects(self) -> FileLocation:
+        """Return the location of the file of rejected rows, beside it."""
+        name = f"{self.path.stem}.rejects.jsonl"
+        url, query = self.url.partition("?")[::2]
+        above = url.rstrip("/").rpartition("/")[0]
+        url = f"{above}/{name}{query and '?'}{query}" if url else ""
+        return FileLocation(self.path.with_name(name), "jsonl", url)
 
 
 Location: TypeAlias = SqlLocation | FileLocation
 
 
-def parse_location(text: str, *, option: str, query: str = "") -> Location:
-    """Parse the value of `--from` or `--to`: `URL#table`, a URL and a query, or a path.
+def parse_location(text: str, *, option: str, query: str = "", parameters: Sequence[str] = ()) -> Location:
+    """Parse the value of `--from` or `--to`: `URL#table`, a URL and a query, a file, or a folder.
 
     `${NAME}` in a URL is replaced by the environment variable, so that no password has to be written.
 
-    Messages name the option; `query` is the value of `--query`.
+    Messages name the option; `query` is the value of `--query`, and `parameters` are those of `--param`.
 
     Raises:
         ConfigError: The text is none of these, or does not fit to the query.
     """
-    if "://" in text:
-        return _parse_database(text, option, query)
-    if query:
+    in_store = "://" in text and text.partition("://")[0] in STORES
+    if "://" in text and not in_store:
+        return _parse_database(text, option, query, parameters)
+    if query or parameters:
+        given = "--query" if query else "--param"
         raise ConfigError(
-            f"{option} {redact(text)}: --query needs the URL of a database in {option}, no file"
+            f"{option} {redact(text)}: {given} needs the URL of a database in {option}, no file"
         )
-    path = Path(text)
+    url = _expanded(text, option) if in_store else ""
+    path = Path(urlsplit(url).path.lstrip("/") or "store") if url else Path(text)
     form = FORMATS.get(path.suffix.lower())
+    if text.endswith("/") or (not url and path.is_dir()):
+        form = "dataset"
+    if url:
+        path = cache_folder() / "score" / hashlib.sha256(url.encode()).hexdigest()[:32] / path.name
     if form is None:
         shown = redact(text) if "@" in text else text
         raise ConfigError(
             f"{option} {shown}: expected a SQLAlchemy URL with #table, such as "
-            f"sqlite:///rides.db#rides, or a file whose name ends in {', '.join(FORMATS)}"
+            f"sqlite:///rides.db#rides, a file whose name ends in {', '.join(FORMATS)}, or a folder of "
+            "Parquet files, whose name ends in /"
         )
-    return FileLocation(path, form)
+    if option == "--to" and url.startswith("http"):
+        raise ConfigError(
+            f"{option} {redact(url)}: a web server is read only; write to s3://, gs:// or az://"
+        )
+    return FileLocation(path, form, url)
 
 
-def _parse_database(text: str, option: str, query: str) -> SqlLocation:
+def _expanded(url: str, option: str) -> str:
+    try:
+        return expand_url(url, os.environ)
+    except InvalidValueError as exc:
+        raise ConfigError(f"{option} {redact(url)}: {exc}") from exc
+
+
+def _parse_database(text: str, option: str, query: str, parameters: Sequence[str]) -> SqlLocation:
     url, _, table = text.partition("#")
     try:
         url = expand_url(url, os.environ)
@@ -112,4 +157,8 @@ def _parse_database(text: str, option: str, query: str) -> SqlLocation:
     if not table and not query:
         alternative = "" if option == "--to" else ", or a query with --query"
         raise ConfigError(f"{option} {redact(url)}: no table is named: add #table to the URL{alternative}")
-    return SqlLocation(url, table, query)
+    values = {name: value for name, _, value in (one.partition("=") for one in parameters)}
+    for one, name in zip(parameters, values, strict=True):
+        if "=" not in one or re.search(rf"(?<!:):{re.escape(name)}\b", query) is None:
+            raise ConfigError(f"--param {one.partition('=')[0]}: expected NAME=VALUE, with :NAME in --query")
+    return SqlLocation(url, table, query, tuple(values.items()))

@@ -41,6 +41,8 @@ PREDICTION_COLUMNS: Final = ("id", "prediction_id", "predictor", "model", "model
 Here, and where two fields have one name, upper and lower case are the same, as in SQLite, DuckDB and Spark.
 """
 
+_RENAMED: Final = "output_"
+
 _WIDE_TYPES: Final = {
     **dict.fromkeys(("float16", "float32", "float64"), "f8"),
     **dict.fromkeys(("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32"), "i8"),
@@ -64,6 +66,12 @@ class OutputColumn(msgspec.Struct, frozen=True):
     name: str
     source: str
     kind: ColumnKind
+
+    @property
+    def field(self) -> str:
+        """The name of the output's field in JSON."""
+        field = self.name.removeprefix(_RENAMED)
+        return field if field.lower() in PREDICTION_COLUMNS else self.name
 
 
 OutputSchema: TypeAlias = tuple[OutputColumn, ...]
@@ -191,7 +199,7 @@ def _named(fields: Iterable[tuple[str, str, ColumnKind]]) -> OutputSchema:
     """Columns of fields, which are given by their name in JSON, their source and their kind."""
     columns: dict[str, OutputColumn] = {}
     for field, source, kind in fields:
-        name = f"output_{field}" if field.lower() in PREDICTION_COLUMNS else field
+        name = f"{_RENAMED}{field}" if field.lower() in PREDICTION_COLUMNS else field
         other = columns.setdefault(name.lower(), column := OutputColumn(name, source, kind))
         if other is not column:
             raise OutputError(

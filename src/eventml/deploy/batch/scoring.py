@@ -11,7 +11,8 @@ import anyio
 from anyio import to_thread
 
 from eventml.backends.base import Completion
-from eventml.deploy.batch.chunks import RejectedRow, RowChunk, ScoredChunk, bisect_rows
+from eventml.bus import Bus
+from eventml.deploy.batch.chunks import RejectedRow, RowChunk, RunIdentity, ScoredChunk, bisect_rows
 from eventml.deploy.batch.output_columns import (
     OutputSchema,
     Values,
@@ -23,8 +24,9 @@ from eventml.deploy.batch.output_columns import (
     take,
 )
 from eventml.deploy.batch.row_decoding import DecodedChunk, RowDecoder
-from eventml.errors import OutputError
+from eventml.errors import ConfigError, OutputError
 from eventml.handler_options import DEFAULT_MAX_BATCH
+from eventml.handlers import Handler
 from eventml.records import Delivery, Record
 from eventml.runtime import (
     DLQ_PREFIX,
@@ -216,6 +218,49 @@ class Scorer:
         )
         scored.reject(errors, "OutputError")
         return scored
+
+
+def scorable(bus: Bus, name: str, id_column: str | None) -> tuple[Handler, str]:
+    """Return a predictor's handler and the column of its rows' ids, by default its topic's `id_field`.
+
+    Raises:
+        ConfigError: The handler does not return one output for each row, or the column is not known.
+    """
+    handler = bus.configured_handler(name)
+    if not handler.outputs:
+        raise ConfigError(f"{name} is a consumer: it has no outputs that could be written")
+    if len(handler.outputs) > 1:
+        raise ConfigError(
+            f"{name} has several topics, and a job writes one table or file; write a predictor "
+            f"with one of them: {', '.join(handler.outputs)}"
+        )
+    if handler.several:
+        raise ConfigError(
+            f"{name} returns a list of outputs for each event, and a job writes one prediction for "
+            "each row; write a predictor that returns one, which may have a field that is a list"
+        )
+    id_column = id_column or bus.declared_topic(handler.topic).id_field
+    if id_column is None:
+        raise ConfigError(
+            "the column of the rows' ids is not known. Name it with --id, or in Python id_column, or give "
+            f"the topic {handler.topic!r} an id_field"
+        )
+    return handler, id_column
+
+
+def run_identity(
+    loaded: LoadedHandler, source: str, fingerprint: str, id_column: str, *, only_new: bool = False
+) -> RunIdentity:
+    """Return the identity of a run of a loaded predictor."""
+    return RunIdentity(
+        predictor=loaded.handler.name,
+        model=loaded.model.name if loaded.model else "",
+        model_version=loaded.model.version if loaded.model else "",
+        source=source,
+        fingerprint=fingerprint,
+        id_column=id_column,
+        only_new=only_new,
+    )
 
 
 def _rejected(dead: Completion, row: Callable[[int], str]) -> RejectedRow:

@@ -144,13 +144,21 @@ class SqlSource:
     def _selectable(self, connection: sa.Connection) -> FromClause:
         """The table or the query, with its columns."""
         if self._location.query:
-            # SQLAlchemy would take a colon in the user's SQL for a parameter.
-            query = _END.sub("", self._location.query).replace(":", r"\:") + "\n"
-            result = connection.execute(sa.text(f"SELECT * FROM ({query}) AS source_rows WHERE 1 = 0"))  # noqa: S608 - the user's own query, on a read-only connection
+            # SQLAlchemy would take any colon in the user's SQL for a parameter.
+            values = dict(self._location.parameters)
+            given = rf"(?<!:):(?=(?:{'|'.join(values) or '(?!)'})\b)|(:)"
+            query = (
+                re.sub(given, lambda found: r"\:" if found[1] else ":", _END.sub("", self._location.query))
+                + "\n"
+            )
+            # Without a type, as the last id in `_select`.
+            bound = [sa.bindparam(name, values[name], type_=sa.types.NullType()) for name in values]
+            described = sa.text(f"SELECT * FROM ({query}) AS source_rows WHERE 1 = 0").bindparams(*bound)  # noqa: S608 - the user's own query, on a read-only connection
+            result = connection.execute(described)
             names = list(result.keys())
             result.close()
             columns: list[Any] = [sa.column(sa.quoted_name(name, quote=True)) for name in names]
-            return sa.text(query).columns(*columns).subquery("source_rows")
+            return sa.text(query).bindparams(*bound).columns(*columns).subquery("source_rows")
         inspector = sa.inspect(connection)
         table, schema = split_table_name(self._location, connection.dialect.name)
         if not inspector.has_table(table, schema):

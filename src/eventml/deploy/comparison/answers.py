@@ -1,54 +1,25 @@
-"""The predictions of a model: read from its topic, or made again from the events of the input topic."""
+"""The events of a topic, and the predictions of a model that were published for them, as rows."""
 
 from __future__ import annotations
 
-from collections import Counter
-from contextlib import AsyncExitStack, suppress
+from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
-from msgspec.structs import replace
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from eventml.bus import Bus
-from eventml.codec import Decoder
-from eventml.errors import DecodeError, TopicNotFoundError, UnsupportedError
-from eventml.event_types import to_builtin
+from eventml.bus import Bus, read_batches
+from eventml.deploy.comparison.rows import Rows, one_of_each_id, with_ids_of
+from eventml.errors import DecodeError, TopicNotFoundError
 from eventml.handlers import Handler
-from eventml.records import MODEL_VERSION, Delivery
-from eventml.runtime import (
-    DeadLetterCompletion,
-    Item,
-    Retry,
-    Stats,
-    bare_prediction,
-    call_without_stream,
-    dead_letter_topic,
-    load_handlers,
-)
+from eventml.records import MODEL_VERSION
+from eventml.runtime import Item, dead_letter_topic
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import AsyncGenerator
 
-_BATCH: Final = 4096  # events predicted again in one call; a limit of the handler is kept
-
-Fields = dict[str, Any]
-"""The fields of an event or of a prediction, as JSON has them; those of a bare value are `value` alone."""
-
-
-class Events(msgspec.Struct):
-    """Events of a topic, by id; of those with the same id the first.
-
-    Attributes:
-        deliveries: As they were received.
-        fields: Their fields.
-    """
-
-    deliveries: dict[str, Delivery] = {}
-    fields: dict[str, Fields] = {}
-
-    def __repr__(self) -> str:
-        """Short, because asyncio makes the repr of what a task returns."""
-        return f"Events({len(self.deliveries)})"
+_BATCH: Final = 8192  # events, or predictions, that become rows at once
 
 
 class Answers(msgspec.Struct):
@@ -56,127 +27,80 @@ class Answers(msgspec.Struct):
 
     Attributes:
         name: The predictor's name.
-        fields: The fields of its predictions, by the id of the event.
-        timestamps: When each was published, in seconds since the epoch; empty for predictions made again.
-        version_of: The version of the model that made each prediction, by the id of the event.
-        failed: Ids of the events that became dead letters, and have no prediction since.
+        rows: A row for each event that has a prediction: `id`, `version` of the model, the fields, and
+            `timestamp` if it was read from a topic.
+        failed: Number of the events that became dead letters, and have no prediction since.
     """
 
     name: str
-    fields: dict[str, Fields] = {}
-    timestamps: dict[str, float] = {}
-    version_of: dict[str, str] = {}
-    failed: set[str] = set()
-
-    def __repr__(self) -> str:
-        """Short, as that of `Events`."""
-        return f"Answers({self.name!r}, {len(self.fields)})"
-
-    def add(self, input_id: str, fields: Fields, version: str) -> None:
-        """Add a prediction, in the place of an earlier one for the same event."""
-        self.fields[input_id] = fields
-        self.version_of[input_id] = version
-
-    @property
-    def versions(self) -> dict[str, int]:
-        """The versions of its model, each with the number of its predictions."""
-        return dict(Counter(self.version_of.values()))
+    rows: pa.Table
+    failed: int = 0
 
 
-async def read_events(bus: Bus, handler: Handler, *, start: Any, until: Any) -> Events:
+def answer_rows() -> Rows:
+    """No rows of predictions; see `Answers.rows`."""
+    return Rows(id=pa.string(), version=pa.string())
+
+
+async def read_events(bus: Bus, handler: Handler, *, start: Any, until: Any) -> pa.Table:
     """Read the events of a predictor's topic between two times. The arguments are those of `Bus.read`."""
-    events = Events()
-    async for delivery in bus.read(handler.topic, start=start, until=until):
-        if delivery.id not in events.deliveries and not isinstance(delivery.decoded, DecodeError):
-            events.deliveries[delivery.id] = Delivery(
-                delivery.record, delivery.partition, delivery.offset, delivery.timestamp
-            )
-            events.fields[delivery.id] = _fields(delivery.decoded)
-    return events
+    rows = Rows(id=pa.string(), timestamp=pa.float64())
+    async for items in batches_of(bus, handler.topic, start, until):
+        add_events(rows, items)
+    return one_of_each_id(rows.table(), "first")
 
 
-async def read_answers(bus: Bus, handler: Handler, events: Events, *, start: Any) -> Answers:
+def add_events(rows: Rows, items: list[Item]) -> None:
+    """Add events to rows: their `id`, the broker's `timestamp`, and the fields."""
+    deliveries = [item.delivery for item in items]
+    ids, times = [one.record.id for one in deliveries], [one.timestamp for one in deliveries]
+    rows.add([item.event for item in items], id=ids, timestamp=times)
+
+
+async def read_answers(bus: Bus, handler: Handler, events: pa.Table, *, start: Any) -> Answers:
     """Read the predictions for these events from the predictor's topic, and count their dead letters."""
-    answers = Answers(handler.name)
+    rows = answer_rows()
+    await read_predictions(bus, handler, rows, start)
+    return await answers_of(bus, handler, events, rows, start)
+
+
+async def read_predictions(bus: Bus, handler: Handler, rows: Rows, start: Any) -> None:
+    """Read the predictions of a predictor from its topic, up to its end, and add them to rows."""
     [topic] = handler.outputs
     mark = f"/{handler.name}"
-    async for delivery in bus.read(topic, start=start, until="end"):
-        input_id, found, behind = delivery.id.rpartition(mark)
-        if not found or (behind and behind[0] != "@") or isinstance(delivery.decoded, DecodeError):
-            continue  # of another publisher
-        if input_id in events.deliveries:
-            answers.add(input_id, _fields(delivery.decoded), delivery.headers.get(MODEL_VERSION, ""))
-            answers.timestamps[input_id] = delivery.timestamp
-    failed = dead_letter_topic(handler.topic, handler.options.group)
+    async for items in batches_of(bus, topic, start, "end"):
+        found = [(item, *item.delivery.record.id.rpartition(mark)) for item in items]
+        # Others are of another publisher.
+        own = [(item, i) for item, i, mark, behind in found if mark and (not behind or behind[0] == "@")]
+        rows.add(
+            [item.event for item, _ in own],
+            id=[input_id for _, input_id in own],
+            version=[item.delivery.record.headers.get(MODEL_VERSION, "") for item, _ in own],
+            timestamp=[item.delivery.timestamp for item, _ in own],
+        )
+
+
+async def answers_of(bus: Bus, handler: Handler, events: pa.Table, rows: Rows, start: Any) -> Answers:
+    """The predictions for these events among those that were read, and how many events have failed."""
+    answered = one_of_each_id(with_ids_of(rows.table(), events), "last")
+    failed: set[str] = set()
     with suppress(TopicNotFoundError):  # nothing has failed
-        async for delivery in bus.read(failed, start=start, until="end"):
-            if delivery.id in events.deliveries and delivery.id not in answers.fields:
-                answers.failed.add(delivery.id)  # one with a prediction has been replayed
-    return answers
+        topic = dead_letter_topic(handler.topic, handler.options.group)
+        async for items in batches_of(bus, topic, start, "end"):
+            failed.update(item.delivery.record.id for item in items)
+    ids = pa.array(failed, pa.string())
+    # One with a prediction has been replayed.
+    lost = pc.and_not(pc.is_in(ids, value_set=events["id"]), pc.is_in(ids, value_set=answered["id"]))
+    return Answers(handler.name, answered, lost.true_count)
 
 
-async def predict_again(
-    bus: Bus, handler: Handler, events: Events, *, publish_to: str = "", progress: Callable[[int], None]
-) -> Answers:
-    """Predict events again, a batch at a time, and publish the predictions to a topic if one is given.
-
-    `progress` is called with the number of events after each batch. The model is not checked on golden rows,
-    whose recorded predictions are those of another one.
-
-    Raises:
-        ModelError: The model cannot be loaded.
-        UnsupportedError: They would be published as events of the predictor.
-        BackendError: The predictions cannot be published.
-    """
-    if publish_to == handler.topic:
-        raise UnsupportedError(f"{publish_to} has the events of {handler.name}: publish to another topic")
-    options = replace(handler.options, golden=None, model_poll=None)
-    handler = replace(handler, options=options)
-    answers = Answers(handler.name)
-    declared = bus.declared_topic(handler.topic)
-    decoder = Decoder(handler.event_type, strict=declared.strict)
-    async with AsyncExitStack() as stack:
-        [loaded] = await load_handlers(stack, [handler], bus.lifespans, [(decoder, {})])
-        stats = Stats()
-        call = call_without_stream(handler, loaded.model, loaded.resources, source=bus.name, stats=stats)
-        retry = Retry(call, handler, stats=stats, ordered=False)
-        version = "" if loaded.model is None else loaded.model.version
-        size = handler.options.max_batch or _BATCH
-        deliveries = list(events.deliveries.values())
-        for first in range(0, len(deliveries), size):
-            batch = deliveries[first : first + size]
-            items = list(map(Item, batch, decoder.decode(batch)))
-            valid = [item for item in items if not isinstance(item.event, DecodeError)]
-            completions = await retry.process_all(valid) if valid else []
-            answered = [one for one in completions if not isinstance(one, DeadLetterCompletion)]
-            answers.failed |= {one.id for one in batch} - {one.delivery.id for one in answered}
-            made = [(one.delivery.id, record) for one in answered for record in one.outputs]
-            for input_id, record in made:
-                answers.add(input_id, _fields(msgspec.json.decode(record.value)), version)
-            if publish_to:
-                await bus.backend.publish([replace(record, topic=publish_to) for _, record in made])
-            progress(first + len(batch))
-    return answers
-
-
-def check_single_output(handler: Handler) -> None:
-    """Check that a predictor has one prediction for each event: others cannot be compared.
-
-    Raises:
-        UnsupportedError: It has several outputs, or none.
-    """
-    if len(handler.outputs) != 1 or handler.several:
-        raise UnsupportedError(f"{handler.name} cannot be compared: it has not one prediction for each event")
-
-
-def latencies(answers: Answers, events: Events) -> Sequence[float]:
-    """Seconds from each event to its prediction, by the broker's timestamps."""
-    found = answers.timestamps.items()
-    return [max(time - events.deliveries[input_id].timestamp, 0.0) for input_id, time in found]
-
-
-def _fields(value: Any) -> Fields:
-    # What JSON gives is builtin already, and a copy would take as long as decoding it.
-    built = value if type(value) is dict else msgspec.to_builtins(value, enc_hook=to_builtin)
-    built = bare_prediction(built)
-    return built if isinstance(built, dict) else {"value": built}
+async def batches_of(bus: Bus, topic: str, start: Any, until: Any) -> AsyncGenerator[list[Item], None]:
+    """The deliveries of a topic with their events, in batches, without those that cannot be decoded."""
+    items: list[Item] = []
+    async with aclosing(read_batches(bus, topic, start=start, until=until)) as batches:
+        async for deliveries, events in batches:
+            items += map(Item, deliveries, events)
+            if len(items) >= _BATCH:
+                yield [item for item in items if not isinstance(item.event, DecodeError)]
+                items = []
+    yield [item for item in items if not isinstance(item.event, DecodeError)]

@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections import defaultdict
-from statistics import fmean, quantiles
+from functools import reduce
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from eventml.deploy.comparison.rows import FIELD, array_of, fields_of_rows, in_order_of, with_ids_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
 _BINS: Final = 5  # of a feature that is a number, with as many events in each
 _VALUES: Final = 20  # of another feature, the most frequent ones
 _LEAST: Final = 20  # events in a group of a feature; fewer say nothing
-_SHOWN: Final = 15  # groups of features, and pairs
+_SAMPLE: Final = 1_000  # of a feature; texts of which no two are equal have no groups
+_SHOWN: Final = 15  # groups of features, and events
 _LONGEST: Final = 60  # characters of a value of a feature
-_TOO_LARGE: Final = 1e300  # for a number: differences and their sums are finite. NaN is not below it either
 
 
 class FieldDifference(msgspec.Struct, frozen=True):
-    """How one field of the predictions differs.
+    """How one field of the predictions differs: the share of equal ones, and, of numbers, second minus first.
 
-    Attributes:
-        field: Name of the field.
-        equal: Share of the pairs in which it is equal.
-        mean: Mean of the second model's values minus the first's, of the pairs in which both are numbers.
-            None if there is none, or if a value is neither a number nor None.
-        absolute: Mean of the absolute differences; None likewise.
-        p50, p90, p99, largest: Quantiles of the absolute differences, and the largest one.
+    `absolute`, the quantiles and `largest` are of absolute differences. All are None if no pair has numbers,
+    or a value is neither a number nor None.
     """
 
     field: str
@@ -43,19 +40,20 @@ class FieldDifference(msgspec.Struct, frozen=True):
 
 
 class FeatureDifference(msgspec.Struct, frozen=True):
-    """How far the predictions differ for the events of one group of a feature's values.
-
-    Attributes:
-        feature: Name of the event's field.
-        values: Its values in the group: one value, or `from … to`.
-        events: Number of events in the group.
-        absolute: Mean of the absolute differences of the compared field.
-    """
+    """The mean absolute difference for events of one value of a feature, or of values `from … to`."""
 
     feature: str
     values: str
     events: int
     absolute: float
+
+
+class LargeDifference(msgspec.Struct, frozen=True):
+    """An event for which the predictions differ much: its id, and both predictions."""
+
+    event: str
+    first: float
+    second: float
 
 
 class Comparison(msgspec.Struct, frozen=True):
@@ -65,10 +63,9 @@ class Comparison(msgspec.Struct, frozen=True):
         pairs: Events that both have answered.
         only_first, only_second: Events that only one of them has answered.
         fields: The differences of each field of the predictions.
-        compared: The field that `features` and `worst` are about: the first that is a number; "" if none is.
+        compared: The field that the rest is about: the first that is a number; "" if none is.
         features: Groups of features, the largest difference first.
-        worst: Ids of events, the largest difference first.
-        histogram: Upper bounds of the absolute differences, with the number of pairs up to each.
+        worst: The largest differences, the largest first.
     """
 
     pairs: int
@@ -77,96 +74,94 @@ class Comparison(msgspec.Struct, frozen=True):
     fields: Sequence[FieldDifference]
     compared: str = ""
     features: Sequence[FeatureDifference] = ()
-    worst: Sequence[str] = ()
-    histogram: Sequence[tuple[float, int]] = ()
+    worst: Sequence[LargeDifference] = ()
 
 
-def compare(
-    first: Mapping[str, Mapping[str, Any]],
-    second: Mapping[str, Mapping[str, Any]],
-    events: Mapping[str, Mapping[str, Any]],
-) -> Comparison:
-    """Compare the predictions of two models, given by the id of the event; `events` has the features."""
-    paired = [input_id for input_id in first if input_id in second]
-    names = list(dict.fromkeys(name for input_id in paired for name in first[input_id]))
+def pair(events: pa.Table, first: pa.Table, second: pa.Table) -> tuple[pa.Table, pa.Table, pa.Table]:
+    """The rows of the events that both models have answered: a row for each in every table, in one order."""
+    both = with_ids_of(first, second)
+    return in_order_of(events, both["id"]), both, in_order_of(second, both["id"])
+
+
+def compare(events: pa.Table, first: pa.Table, second: pa.Table) -> Comparison:
+    """Compare the predictions of two models for some events. No id is in one of the tables twice."""
+    answered = len(first), len(second)
+    events, first, second = pair(events, first, second)
+    counts = len(first), answered[0] - len(first), answered[1] - len(first)
+    names = fields_of_rows(first) if len(first) else []
+    missing = pa.chunked_array([pa.nulls(len(first))])
     columns = {
-        name: [(first[input_id].get(name), second[input_id].get(name)) for input_id in paired]
+        name: (first[FIELD + name], second[FIELD + name] if name in fields_of_rows(second) else missing)
         for name in names
     }
-    fields = [_field_difference(name, column) for name, column in columns.items()]
+    distances = {name: _distances(*pair) for name, pair in columns.items()}
+    fields = [_field_difference(name, *columns[name], distances[name]) for name in names]
     compared = next((one.field for one in fields if one.absolute is not None), "")
-    counts = len(paired), len(first) - len(paired), len(second) - len(paired)
     if not compared:
         return Comparison(*counts, fields)
-    sizes = {
-        i: _distance(*pair) for i, pair in zip(paired, columns[compared], strict=True) if _are_numbers(pair)
-    }
-    features = [one for name in _features(events, paired) for one in _groups(name, events, sizes)]
+    known = pc.is_valid(distances[compared])
+    sizes = pc.abs(distances[compared].filter(known))
+    features = [
+        group
+        for name in fields_of_rows(events)
+        for group in _groups(name, events[FIELD + name].filter(known), sizes)
+    ]
+    largest = pc.select_k_unstable(sizes, _SHOWN, sort_keys=[("", "descending")])
+    worst = [column.filter(known).take(largest).to_pylist() for column in (first["id"], *columns[compared])]
     return Comparison(
         *counts,
         fields,
         compared,
         sorted(features, key=lambda one: -one.absolute)[:_SHOWN],
-        sorted(sizes, key=lambda input_id: -sizes[input_id])[:_SHOWN],
-        _histogram(list(sizes.values())),
+        list(map(LargeDifference, *worst)),
     )
 
 
-def _field_difference(name: str, pairs: Sequence[tuple[Any, Any]]) -> FieldDifference:
-    equal = fmean(one == other for one, other in pairs)
-    numbers = [pair for pair in pairs if _are_numbers(pair)]
-    if not numbers or not all(value is None or _is_number(value) for pair in pairs for value in pair):
-        return FieldDifference(name, equal)
-    sizes = sorted(_distance(*pair) for pair in numbers)
-    cuts = quantiles(sizes, n=100, method="inclusive") if len(sizes) > 1 else sizes * 99
-    mean = fmean(other - one for one, other in numbers)
-    return FieldDifference(name, equal, mean, fmean(sizes), cuts[49], cuts[89], cuts[98], sizes[-1])
+def _is_number(column: Any) -> bool:
+    kind = column.type
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind))
 
 
-def _distance(one: Any, other: Any) -> float:
-    return abs(float(other) - float(one))
+def _distances(one: Any, other: Any) -> Any:
+    """The second value minus the first, null where one is missing; None if they are no numbers."""
+    if not (_is_number(one) and _is_number(other)):
+        return None
+    distances = pc.subtract(*(column.cast(pa.float64(), safe=False) for column in (other, one)))
+    # Those of the largest numbers have no difference that is finite, and so none in JSON.
+    finite = len(distances) > distances.null_count and pc.is_finite(pc.sum(pc.abs(distances))).as_py()
+    return distances if finite else None
 
 
-def _are_numbers(pair: tuple[Any, Any]) -> bool:
-    return _is_number(pair[0]) and _is_number(pair[1])
+def _field_difference(name: str, one: Any, other: Any, distances: Any) -> FieldDifference:
+    try:
+        equal = pc.fill_null(pc.equal(one, other), fill_value=False)
+    except (NotImplementedError, ValueError, TypeError):  # Arrow's, for objects and lists, and for two types
+        pairs = zip(one.to_pylist(), other.to_pylist(), strict=True)
+        equal = pa.array([a == b and a is not None for a, b in pairs])
+    equal = pc.or_(equal, pc.and_(pc.is_null(one), pc.is_null(other)))
+    share = pc.mean(equal.cast(pa.int8())).as_py()
+    if distances is None:
+        return FieldDifference(name, share)
+    sizes = pc.abs(distances)
+    quantiles = pc.quantile(sizes, [0.5, 0.9, 0.99, 1.0]).to_pylist()
+    return FieldDifference(name, share, pc.mean(distances).as_py(), pc.mean(sizes).as_py(), *quantiles)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _TOO_LARGE
-
-
-def _features(events: Mapping[str, Mapping[str, Any]], ids: Sequence[str]) -> list[str]:
-    return list(dict.fromkeys(name for input_id in ids for name in events.get(input_id, ())))
-
-
-def _groups(
-    name: str, events: Mapping[str, Mapping[str, Any]], sizes: Mapping[str, float]
-) -> Iterator[FeatureDifference]:
-    values = {i: value for i in sizes if (value := events.get(i, {}).get(name)) is not None}
-    numbers = {i: value for i, value in values.items() if _is_number(value)}
-    grouped: dict[Any, list[float]] = defaultdict(list)  # by the number of a bin, or by the value as text
+def _groups(name: str, values: Any, sizes: Any) -> Iterator[FeatureDifference]:
+    if pa.types.is_nested(values.type):
+        values = array_of([None if value is None else str(value) for value in values.to_pylist()])
     bounds: list[float] = []
-    if len(set(numbers.values())) > _VALUES:
-        cuts = quantiles(numbers.values(), n=_BINS, method="inclusive")
-        bounds = [min(numbers.values()), *cuts, max(numbers.values())]
-        for input_id, value in numbers.items():
-            grouped[bisect_right(cuts, value)].append(sizes[input_id])
-    else:
-        for input_id, value in values.items():
-            grouped[str(value)].append(sizes[input_id])
-    for key in sorted(grouped, key=lambda key: -len(grouped[key]))[:_VALUES]:
-        found = grouped[key]
-        text = f"{bounds[key]:.10g} … {bounds[key + 1]:.10g}" if bounds else key
-        if len(found) >= _LEAST:
+    some = pc.count_distinct(values.slice(0, _SAMPLE)).as_py()
+    if not _is_number(values) and some == _SAMPLE:
+        return  # names of single events
+    if _is_number(values) and (some > _VALUES or pc.count_distinct(values).as_py() > _VALUES):
+        bounds = pc.quantile(values, [number / _BINS for number in range(_BINS + 1)]).to_pylist()
+        above = [pc.greater_equal(values, bound).cast(pa.int8()) for bound in bounds[1:-1]]
+        values = reduce(pc.add, above)
+    counted = pa.table({"key": values, "size": sizes}).group_by("key")
+    found = counted.aggregate([("size", "count"), ("size", "mean")]).filter(pc.field("size_count") >= _LEAST)
+    for group in found.sort_by([("size_count", "descending")]).slice(0, _VALUES + 1).to_pylist():
+        if (key := group["key"]) is not None:
+            text = f"{bounds[key]:.10g} … {bounds[key + 1]:.10g}" if bounds else str(key)
             shown = text if len(text) <= _LONGEST else text[:_LONGEST] + "…"
-            yield FeatureDifference(name, shown, len(found), fmean(found))
-
-
-def _histogram(sizes: Sequence[float]) -> list[tuple[float, int]]:
-    """Twenty buckets of one width, from 0 to the 99th percentile; what is above is in the last one."""
-    top = quantiles(sizes, n=100, method="inclusive")[98] if len(sizes) > 1 else max(sizes)
-    width = (top or max(sizes) or 1.0) / 20
-    counts = [0] * 20
-    for size in sizes:
-        counts[min(int(size / width), 19)] += 1
-    return [(width * (number + 1), count) for number, count in enumerate(counts)]
+            yield FeatureDifference(name, shown, group["size_count"], group["size_mean"])

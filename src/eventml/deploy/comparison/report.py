@@ -1,100 +1,149 @@
-"""A comparison as an HTML page, and its pairs as a Parquet file."""
+"""A comparison as tables and as an HTML page, and its pairs as a Parquet file."""
 
 from __future__ import annotations
 
-import json
-from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from eventml.errors import MissingExtraError
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import parquet
+
+from eventml.deploy.comparison.differences import Comparison, compare, pair
+from eventml.deploy.comparison.rows import FIELD, as_text, fields_of_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from eventml.deploy.comparison.answers import Answers, Events
-    from eventml.deploy.comparison.differences import Comparison
+    from eventml.deploy.comparison.answers import Answers
+
+OLD: Final = "old_"
+"""Before the names of columns of pairs that hold fields of the predictions made then."""
+
+_NEW: Final = "new_"
+_OF_EVENT: Final = "event_"  # before fields of the event that are named like other columns
 
 Table = tuple[str, "Sequence[str]", "Sequence[Sequence[str]]"]
 """The title of a table, its columns and its rows."""
 
-_STYLE = """
-:root { color-scheme: light dark; font: 15px/1.5 system-ui, sans-serif; }
-body { max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
-table { border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: auto; }
-th, td { padding: .3rem .8rem; text-align: right; border-bottom: 1px solid #8884; }
-th:first-child, td:first-child { text-align: left; }
-svg { width: 100%; height: 10rem; fill: #3b82f6; }
-"""
+
+class ModelReport(msgspec.Struct, frozen=True):
+    """The predictions of one model in numbers.
+
+    `versions` has the number of predictions by version of the model. `median_latency` is in seconds from an
+    event to its prediction, by the broker's timestamps; None if they were not read.
+    """
+
+    predictor: str
+    versions: dict[str, int]
+    answered: int
+    dead_letters: int
+    median_latency: float | None
+
+    def cells(self) -> list[str]:
+        """The numbers as text."""
+        versions = " ".join(version or "-" for version in self.versions)
+        latency = "-" if self.median_latency is None else f"{1000 * self.median_latency:.1f} ms"
+        return [self.predictor, versions, f"{self.answered:,}", f"{self.dead_letters:,}", latency]
 
 
-def html_report(title: str, tables: Sequence[Table], comparison: Comparison) -> str:
-    """Return a page with tables and a histogram of the differences. It loads nothing from elsewhere."""
-    parts = [f"<h1>{escape(title)}</h1>"]
-    for name, columns, rows in tables:
-        head = "".join(f"<th>{escape(column)}</th>" for column in columns)
-        body = "".join(
-            "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>\n" for row in rows
-        )
-        parts.append(f"<h2>{escape(name)}</h2>\n<table><tr>{head}</tr>\n{body}</table>")
-    if comparison.histogram:
-        parts.append(f"<h2>Absolute difference of {escape(comparison.compared)}</h2>\n{_svg(comparison)}")
-    return (
-        f'<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>{escape(title)}</title>\n'
-        f'<meta name="viewport" content="width=device-width">\n<style>{_STYLE}</style>\n'
-        + "\n".join(parts)
-        + "\n</html>\n"
-    )
+class Report(msgspec.Struct, frozen=True):
+    """A comparison of two models, and how many events they were asked for."""
+
+    events: int
+    models: tuple[ModelReport, ModelReport]
+    comparison: Comparison
+
+    def tables(self) -> list[Table]:
+        """The report as tables, without those that would be empty."""
+        found, number = self.comparison, _number
+        only = f"{found.only_first:,} only by the first, {found.only_second:,} only by the second"
+        title = f"{self.events:,} events, {found.pairs:,} answered by both, {only}"
+        names = ["mean", "absolute", "p50", "p90", "p99", "largest"]
+        worst = [one for one in found.worst if one.first != one.second]
+        columns = {
+            title: ["predictor", "model versions", "answered", "dead letters", "median latency"],
+            "Differences, second minus first": ["field", "equal", "mean", "mean absolute", *names[2:]],
+            f"Where {found.compared} differs most": ["feature", "values", "events", "mean absolute"],
+            f"The largest differences of {found.compared}": ["event", "first", "second"],
+        }
+        rows: list[list[list[str]]] = [
+            [one.cells() for one in self.models],
+            [
+                [f.field, f"{f.equal:.1%}", *(number(getattr(f, name)) for name in names)]
+                for f in found.fields
+            ],
+            [
+                [f.feature, f.values, f"{f.events:,}", number(f.absolute)]
+                for f in found.features
+                if f.absolute
+            ],
+            [[one.event, number(one.first), number(one.second)] for one in worst],
+        ]
+        return [(name, columns[name], cells) for name, cells in zip(columns, rows, strict=True) if cells]
 
 
-def _svg(comparison: Comparison) -> str:
-    highest = max(count for _, count in comparison.histogram)
-    bars = "".join(
-        f'<rect x="{5 * number}" y="{100 - 100 * count / highest:.2f}" width="4.5" '
-        f'height="{100 * count / highest:.2f}"><title>up to {bound:.4g}: {count}</title></rect>'
-        for number, (bound, count) in enumerate(comparison.histogram)
-    )
-    label = 'preserveAspectRatio="none" role="img" aria-label="histogram"'
-    return f'<svg viewBox="0 0 100 100" {label}>{bars}</svg>'
+def report_of(events: pa.Table, first: Answers, second: Answers) -> Report:
+    """Compare the predictions of two models for some events."""
+    models = _model(events, first), _model(events, second)
+    return Report(len(events), models, compare(events, first.rows, second.rows))
 
 
-def write_pairs(path: Path, events: Events, first: Answers, second: Answers) -> int:
+def _model(events: pa.Table, answers: Answers) -> ModelReport:
+    rows, median = answers.rows, None
+    counts = pc.value_counts(rows["version"].drop_null()).to_pylist()
+    if "timestamp" in rows.column_names:
+        published = events["timestamp"].take(pc.index_in(rows["id"], value_set=events["id"]))
+        [median] = pc.quantile(pc.subtract(rows["timestamp"], published)).to_pylist()
+    latency = None if median is None else max(median, 0.0)  # clocks may have been set back
+    versions = {one["values"]: one["counts"] for one in counts}
+    return ModelReport(answers.name, versions, len(rows), answers.failed, latency)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
+def write_pairs(path: Path, events: pa.Table, first: pa.Table, second: pa.Table) -> int:
     """Write a row for each event that both have answered: its id, its fields, and both predictions.
 
     The predictions are in the columns `old_<field>` and `new_<field>`. A field of the event that is named
     like another column is in `event_<field>`. Returns the number of rows.
-
-    Raises:
-        MissingExtraError: pyarrow is not installed.
     """
-    try:
-        import pyarrow as pa  # noqa: PLC0415 - optional
-        from pyarrow import parquet  # noqa: PLC0415
-    except ImportError as exc:
-        raise MissingExtraError("batch", f"writing {path}") from exc
-    ids = [input_id for input_id in first.fields if input_id in second.fields]
-    columns: dict[str, list[Any]] = {"id": ids}
-    for prefix, fields in (("old_", first.fields), ("new_", second.fields), ("", events.fields)):
-        for name in dict.fromkeys(name for input_id in ids for name in fields[input_id]):
-            column = f"{prefix}{name}" if f"{prefix}{name}" not in columns else f"event_{name}"
-            columns[column] = [fields[input_id].get(name) for input_id in ids]
-    for name in [name for name in columns if name.startswith(("old_", "new_"))]:
-        columns[name] = columns.pop(name)  # behind the event's fields
-    parquet.write_table(pa.table({name: _column(values) for name, values in columns.items()}), path)
-    return len(ids)
+    events, first, second = pair(events, first, second)
+    columns = {"id": first["id"]}
+    for name in fields_of_rows(events):
+        reserved = name == "id" or name.startswith((OLD, _NEW))
+        columns[_OF_EVENT + name if reserved else name] = _writable(events[FIELD + name])
+    for prefix, rows in ((OLD, first), (_NEW, second)):
+        columns |= {prefix + name: _writable(rows[FIELD + name]) for name in fields_of_rows(rows)}
+    # Dictionaries of numbers and ids take most of the time, and no less room.
+    texts = [name for name, column in columns.items() if pa.types.is_string(column.type) and name != "id"]
+    parquet.write_table(pa.table(columns), path, use_dictionary=texts)
+    return len(first)
 
 
-def _column(values: Sequence[Any]) -> Any:
-    """Values as a column of Parquet; as text in JSON if they have no type in common that Parquet has."""
-    import pyarrow as pa  # noqa: PLC0415 - optional
-    from pyarrow import parquet  # noqa: PLC0415
+def fields_of_pairs(columns: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """The columns of a file of pairs that hold fields of the event, and of the old predictions, by field."""
+    events, old = {}, {}
+    for column in columns:
+        name = column.removeprefix(_OF_EVENT)
+        if name == "id" or name.startswith((OLD, _NEW)):
+            if name != column:
+                events[name] = column
+            elif name.startswith(OLD):
+                old[name.removeprefix(OLD)] = column
+        else:
+            events[column] = column
+    return events, old
 
-    try:
-        column = pa.array(values)
-        if pa.types.is_nested(column.type):  # one of no fields cannot be written
+
+def _writable(column: Any) -> Any:
+    """The column; as JSON text if Parquet cannot hold it, such as objects without fields."""
+    if pa.types.is_nested(column.type):
+        try:
             parquet.write_table(pa.table({"tried": column[:1]}), pa.BufferOutputStream())
-    except (ValueError, OverflowError, NotImplementedError, TypeError):
-        return pa.array(
-            [None if value is None else json.dumps(value, default=str) for value in values], pa.string()
-        )
+        except (NotImplementedError, ValueError):
+            return as_text(column.to_pylist())
     return column

@@ -16,6 +16,8 @@ _LONGEST: Final = 1.0  # seconds of one call, so that a stop and a new version d
 _SLOW: Final = 1.5  # times a call with one event, if that takes longer
 _TIMEOUT: Final = 20  # times the time of the largest call
 _LEAST_TIMEOUT: Final = 5.0  # seconds
+_TURNS: Final = 1000.0  # of a loop in Python, as long as a worker takes for an event on Redis beside the call
+_OWN_CORE: Final = 0.8  # of a core for a call; less says that the machine is busy, or the call waits
 _SEVERAL_CORES: Final = 1.3
 _LOCKED: Final = 0.5
 
@@ -26,7 +28,7 @@ class Advice(msgspec.Struct, frozen=True):
     Attributes:
         max_batch: Events in a call.
         timeout: Time limit of a call, in seconds.
-        rate: Events a second to expect of one worker, without the cost of a broker.
+        rate: Events a second to expect of one worker on Redis, with a core and a half of its own.
         workers: Number of workers for the wanted rate; None without one.
         warnings: Known problems, each with its remedy.
     """
@@ -45,7 +47,7 @@ def advise(examination: Examination, wanted: float | None = None) -> Advice:
     short = [one for one in batches if one.seconds <= longest]
     best = max(one.rate for one in short)
     chosen = next(one for one in short if one.rate >= _NEAR * best)
-    rate = best if examination.streamed is None else min(examination.streamed, best)
+    rate = _rate(examination, chosen.rate)
     return Advice(
         max_batch=chosen.size,
         timeout=round(max(_TIMEOUT * chosen.seconds, _LEAST_TIMEOUT), 1),
@@ -53,6 +55,14 @@ def advise(examination: Examination, wanted: float | None = None) -> Advice:
         workers=None if wanted is None else max(-int(-wanted // rate), 1),
         warnings=[*_warnings(examination), *examination.warnings],
     )
+
+
+def _rate(examination: Examination, called: float) -> float:
+    """The rate of a worker. Calls overlap with its other work if a core is free and the lock is not kept."""
+    call, serial = 1 / called, 1.0
+    if examination.lock is not None and examination.cores is not None and examination.cores >= _OWN_CORE:
+        serial = examination.lock
+    return 1 / max(call, _TURNS * examination.turn + serial * call)
 
 
 def _warnings(examination: Examination) -> list[str]:

@@ -11,29 +11,25 @@ from contextlib import AsyncExitStack
 from itertools import cycle, islice
 from statistics import median
 from typing import TYPE_CHECKING, Any, Final
-from uuid import uuid4
 
 import msgspec
 from anyio import to_thread
-from msgspec.structs import replace
 
-from eventml import config
 from eventml.bus import Bus
 from eventml.codec import Decoder
-from eventml.errors import ModelError, UnsupportedError
+from eventml.errors import MissingExtraError, ModelError, UnsupportedError
 from eventml.handlers import Handler
+from eventml.models import compiled_copy
 from eventml.runtime import (
     Failed,
     HandlerCall,
     Item,
     LoadedHandler,
     Stats,
-    Worker,
     call_without_stream,
     describe,
     load_handlers,
     read_golden_rows,
-    task_group,
 )
 
 if TYPE_CHECKING:
@@ -44,8 +40,7 @@ _SECONDS: Final = 0.2  # ... and more if they fit into it, ...
 _ENOUGH: Final = 1.0  # ... and fewer if they take longer than this
 _BUDGET: Final = 30.0  # seconds for all; a slow predictor is not measured with large batches
 _SWITCH: Final = 0.001  # seconds; how long the counting thread sleeps
-_STREAMED: Final = 2.0  # seconds of events to run through a worker, ...
-_MOST: Final = 50_000  # ... and the most events; the topic holds twice as many
+_TURNS: Final = 30_000_000  # of a loop: long enough to be interrupted as others are
 
 
 class BatchCost(msgspec.Struct, frozen=True):
@@ -67,6 +62,18 @@ class BatchCost(msgspec.Struct, frozen=True):
         return self.size / self.seconds
 
 
+class Compiled(msgspec.Struct, frozen=True):
+    """The measurements of a predictor with its model compiled.
+
+    Attributes:
+        seconds: Median time of a call, by the size of its batch: 1, 64 and the largest that was measured.
+        difference: The largest difference from the original's predictions, on rows that are generated.
+    """
+
+    seconds: dict[int, float]
+    difference: float
+
+
 class Examination(msgspec.Struct, frozen=True):
     """The measurements of a predictor.
 
@@ -76,11 +83,11 @@ class Examination(msgspec.Struct, frozen=True):
         load_seconds: Time to load the model.
         load_memory: Memory that loading took, in bytes.
         batches: By size, rising.
-        peak_memory: Memory that the calls took, in bytes.
         cores: CPU time of a call of the largest batch over its time: above 1 it uses several threads. None if
             a call takes too long to be measured again.
         lock: Share of the time of such a call in which other threads of the process could not run; or None.
-        streamed: Events a second of one worker on the in-memory backend; or None.
+        turn: Seconds of a turn of a loop in Python, which says how fast the machine is.
+        compiled: What compiling the model would bring; None if it cannot be compiled, or there is no time.
         warnings: Warnings that were issued while the model was loaded, and of sizes that were not measured.
     """
 
@@ -89,10 +96,10 @@ class Examination(msgspec.Struct, frozen=True):
     load_seconds: float
     load_memory: int
     batches: Sequence[BatchCost]
-    peak_memory: int
     cores: float | None
     lock: float | None
-    streamed: float | None
+    turn: float
+    compiled: Compiled | None = None
     warnings: Sequence[str] = ()
 
 
@@ -118,23 +125,25 @@ async def examine(bus: Bus, handler: Handler, rows: str, progress: Callable[[str
         load_seconds, load_memory = time.perf_counter() - begun, _memory() - memory
         items, _ = await to_thread.run_sync(read_golden_rows, rows, handler)
         call = call_without_stream(handler, loaded.model, loaded.resources, source=bus.name, stats=Stats())
-        begun, memory = time.perf_counter(), _memory()
+        begun = time.perf_counter()
         batches, alone = await _batches(call, handler, items, progress)
-        peak, last = _memory() - memory, batches[-1]
+        last = batches[-1]
         issued = list(dict.fromkeys(str(one.message) for one in caught))
         if last.size < handler.max_batch:
             took = f"a call with {last.size:,} events takes {last.seconds:.1f} s"
             issued.append(f"{took}: larger batches were not measured")
-        cores = lock = streamed = None
+        cores = lock = compiled = None
         if time.perf_counter() - begun + 2 * last.seconds < _BUDGET:
             batch = list(islice(cycle(items[:alone]), last.size))
             progress("watching its threads")
             cores, lock = await _threads(call, batch)
-            progress("running a worker")
-            streamed = await _streamed(bus, loaded, batch, last.rate)
+            progress("compiling the model")
+            compiled = await _compiled(bus, loaded, batch)
         model = ("", "") if loaded.model is None else (loaded.model.name, loaded.model.version)
         return Examination(
-            *(handler.name, model, load_seconds, load_memory, batches, peak, cores, lock, streamed, issued)
+            *(handler.name, model, load_seconds, load_memory, batches, cores, lock, _turn()),
+            compiled,
+            issued,
         )
 
 
@@ -191,6 +200,22 @@ async def _seconds(call: HandlerCall, batch: Sequence[Item], first: float) -> fl
     return median(times)
 
 
+async def _compiled(bus: Bus, loaded: LoadedHandler, batch: Sequence[Item]) -> Compiled | None:
+    if loaded.model is None:
+        return None
+    try:
+        fast = await to_thread.run_sync(compiled_copy, loaded.model)
+        given = {**loaded.lifespans, "model": fast.object}
+        call = call_without_stream(loaded.handler, fast, given, source=bus.name, stats=Stats())
+        seconds = {}
+        for size in dict.fromkeys((1, min(64, len(batch)), len(batch))):
+            await _values(call, loaded.handler, batch[:size])
+            seconds[size] = await _seconds(call, batch[:size], 0.0)
+    except (MissingExtraError, ModelError):
+        return None
+    return Compiled(seconds, fast.object.difference)
+
+
 async def _threads(call: HandlerCall, batch: Sequence[Item]) -> tuple[float, float]:
     """How many cores calls use, and the share of their time in which they hold the interpreter lock."""
     counted, ended = [0], threading.Event()
@@ -219,32 +244,12 @@ async def _threads(call: HandlerCall, batch: Sequence[Item]) -> tuple[float, flo
     return cores, max(1.0 - busy / free, 0.0)
 
 
-async def _streamed(bus: Bus, loaded: LoadedHandler, batch: Sequence[Item], rate: float) -> float:
-    """Events a second of a worker on a backend in memory, whose topic is filled before it starts."""
-    records = [item.delivery.record for item in batch]
-    copies = max(min(int(rate * _STREAMED), _MOST) // len(records), 1)
-    plain = replace(
-        loaded.handler.options,
-        max_batch=len(batch),
-        start="earliest",
-        dedupe_window=None,
-        max_age=None,
-        model_poll=None,
-    )
-    loaded.handler = replace(loaded.handler, options=plain)
-    memory = config.find_backend("memory")
-    # Of its own, because the backends in memory with one URL share their records.
-    async with memory.open(f"memory://doctor-{uuid4()}", memory.Settings()) as backend:
-        for _ in range(copies):
-            await backend.publish(records)
-        worker = Worker(backend, [loaded], source=bus.name, drain=5.0)
-        begun = time.monotonic()
-        async with task_group() as tasks:
-            tasks.start_soon(worker.run)
-            await worker.idle(0.05)
-            ended = worker.stats[loaded.handler.name].last_progress
-            worker.stop()
-    return copies * len(records) / (ended - begun)
+def _turn() -> float:
+    """Seconds of a turn of a loop in Python: how fast the cores are, and how busy."""
+    begun = time.perf_counter()
+    for _ in range(_TURNS):
+        pass
+    return (time.perf_counter() - begun) / _TURNS
 
 
 def _memory() -> int:

@@ -29,6 +29,7 @@ _COUNTERS: Final = {
     "calls": ("eventml_calls_total", "Calls of the handler."),
     "model_updates": ("eventml_model_updates_total", "New versions of the model that took over."),
     "models_refused": ("eventml_models_refused_total", "New versions of the model that were refused."),
+    "canary_events": ("eventml_canary_events_total", "Events that the canary was called for."),
     "abandoned": ("eventml_calls_abandoned_total", "Calls past their timeout that could not be stopped."),
 }
 """Name and description of the metric of each counter."""

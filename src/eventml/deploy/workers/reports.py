@@ -128,7 +128,7 @@ class HandlerReport(msgspec.Struct, frozen=True, kw_only=True):
         breaker_open: Why it has stopped taking events, as in `Stats`.
         lag: Unfinished records of the group when last read; None if unknown.
         model: Name and version of its model.
-        model_refused: Why a newer version is not used, as in `Stats`.
+        model_refused: Why a newer version is not used, or the canary is worse, as in `Stats`.
     """
 
     group: str
@@ -267,5 +267,5 @@ def _handler_report(
         failing={step: (now - one.since, one.error) for step, one in list(stats.failing.items())},
         lag=lags.get(name),
         model=None if loaded.model is None else (loaded.model.name, loaded.model.version),
-        model_refused=stats.model_refused,
+        model_refused=stats.model_refused or stats.canary_worse,
     )

@@ -1,0 +1,124 @@
+"""Parquet, in one file or in a folder of them, read and written by pyarrow."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
+
+from eventml.deploy.batch.chunks import RowChunk, require_id_column
+from eventml.deploy.batch.stores import file_system, fingerprint_of, store_errors
+from eventml.errors import SourceError, TargetError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from eventml.deploy.batch.locations import FileLocation
+
+
+class DatasetSource:
+    """Reads the rows of a Parquet file, or of a folder of them in the order of the files' names.
+
+    The names of folders such as `month=2024-01` are columns. A position is the number of rows before it. Only
+    the chosen columns are read, and of a row group no more than the pages of a chunk at a time.
+
+    Raises:
+        SourceError: It cannot be read, is of another format, or lacks the column.
+    """
+
+    def __init__(self, location: FileLocation, id_column: str) -> None:
+        self._location = location
+        self._id = id_column
+        with store_errors(location, SourceError, "read as Parquet"):
+            self._dataset = _open(location)
+        self.columns = self._dataset.schema.names
+        if not self._dataset.files:
+            raise SourceError(f"{location}: there is no Parquet file in this folder")
+        require_id_column(location, self.columns, id_column)
+
+    def fingerprint(self) -> str:
+        return fingerprint_of(self._location)
+
+    def total(self) -> int | None:
+        with store_errors(self._location, SourceError, "read as Parquet"):
+            return int(self._dataset.count_rows())
+
+    def chunks(self, columns: Sequence[str], *, rows: int, after: int | None) -> Iterator[RowChunk]:
+        done, skip, file_name = 0, after or 0, ""
+        names = list(dict.fromkeys([self._id, *columns]))
+        place = lambda: f" behind row {done}{file_name}"  # noqa: E731 - of these variables as they are then
+        with store_errors(self._location, SourceError, "read as Parquet", place):
+            for fragment in sorted(self._dataset.get_fragments(), key=lambda one: str(one.path)):
+                file_name = "" if self._location.format == "parquet" else f" ({fragment.path})"
+                with fragment.open() as stream:
+                    file = pq.ParquetFile(stream, pre_buffer=False, buffer_size=1 << 18)
+                    whole = done + file.metadata.num_rows <= skip
+                    done += file.metadata.num_rows if whole else 0
+                    for batch in () if whole else self._batches(fragment, file, names, rows):
+                        done += batch.num_rows
+                        if done <= skip:
+                            continue
+                        part = batch.slice(max(skip - (done - batch.num_rows), 0))
+                        values = {name: part.column(name) for name in columns}
+                        yield RowChunk(position=done, ids=part.column(self._id), columns=values, done=done)
+
+    def _batches(self, fragment: Any, file: Any, names: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
+        """The columns of a file, and those that the names of its folders are."""
+        inside = [name for name in names if name in file.schema_arrow.names]
+        folders = pads.get_partition_keys(fragment.partition_expression)
+        types = {name: self._dataset.schema.field(name).type for name in names}
+        if missing := [name for name in names if name not in inside and name not in folders]:
+            raise SourceError(f"{self._location}: {fragment.path} has no column {missing[0]!r}")
+        # The pages of a chunk are few: threads would cost more memory than they save time.
+        for batch in file.iter_batches(rows, columns=inside or None, use_threads=False):
+            same = {
+                n: pa.repeat(pa.scalar(folders[n], types[n]), len(batch)) for n in names if n not in inside
+            }
+            yield pa.RecordBatch.from_pydict({**same, **{name: batch.column(name) for name in inside}})
+
+    def close(self) -> None:
+        pass  # no file is open between two runs of `chunks`
+
+
+def _open(location: FileLocation) -> pads.Dataset:
+    path, store = file_system(location)
+    return pads.dataset(path, filesystem=store, format="parquet", partitioning="hive")
+
+
+def columns_of(location: FileLocation) -> list[str] | None:
+    """Return the columns of a folder of Parquet files; None if it has none, or does not exist.
+
+    Raises:
+        TargetError: It has other files.
+    """
+    with store_errors(location, TargetError, "opened, so as to replace it"):
+        try:
+            dataset = _open(location)
+        except FileNotFoundError:
+            return None
+        return list(dataset.schema.names) if dataset.files else None
+
+
+def replace_partitions(
+    location: FileLocation, rows: pa.RecordBatchReader, partition_by: Sequence[str]
+) -> None:
+    """Write rows to a folder, in place of the files in each partition that they belong to.
+
+    Not in one step: who reads the folder meanwhile may find a partition empty, or a part of it.
+
+    Raises:
+        TargetError: They cannot be written.
+    """
+    path, store = file_system(location)
+    with store_errors(location, TargetError, "written"):
+        pads.write_dataset(
+            rows,
+            path,
+            filesystem=store,
+            format="parquet",
+            partitioning=list(partition_by) or None,
+            partitioning_flavor="hive" if partition_by else None,
+            existing_data_behavior="delete_matching",
+        )

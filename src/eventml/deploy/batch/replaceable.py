@@ -1,0 +1,56 @@
+"""Whether a run may replace what is at its target: predictions of an earlier run, and nothing else."""
+
+from __future__ import annotations
+
+import stat
+from typing import TYPE_CHECKING
+
+import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from eventml.deploy.batch.csv_reader import CsvReader, TextLines
+from eventml.deploy.batch.datasets import columns_of
+from eventml.deploy.batch.locations import FileLocation
+from eventml.deploy.batch.stores import open_file
+from eventml.errors import SourceError, TargetError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def is_same(one: FileLocation, other: FileLocation) -> bool:
+    """Return whether two locations are one file or folder that exists."""
+    if one.url or other.url:
+        return one.url == other.url
+    return one.path.exists() and one.path.samefile(other.path)
+
+
+def check_replaceable(location: FileLocation, columns: Sequence[str], rows: str) -> None:
+    """Raise TargetError if there is a link, or a file or folder of rows without these columns."""
+    try:
+        names = columns_of(location) if location.format == "dataset" else _columns_of_file(location)
+    except FileNotFoundError:
+        return
+    except (pa.ArrowException, msgspec.DecodeError, SourceError) as exc:
+        if isinstance(exc.__cause__, FileNotFoundError):  # in a store
+            return
+        problem = str(exc)
+    else:
+        problem = f"it has the columns {', '.join(names or ())}"
+        if not names or set(columns) <= set(names):
+            return
+    kind = "folder" if location.format == "dataset" else "file"
+    raise TargetError(f"{location}: the {kind} exists and holds no {rows}: {problem}. Name another target")
+
+
+def _columns_of_file(location: FileLocation) -> list[str]:
+    path = location.path
+    if not location.url and not stat.S_ISREG(path.lstat().st_mode):
+        raise TargetError(f"{path} is a link or no regular file: name the file itself, or another one")
+    with open_file(location) as stream:
+        if location.format == "parquet":
+            return list(pq.read_schema(stream).names)
+        if location.format == "csv":
+            return CsvReader(TextLines(stream, str(path)), str(path)).columns
+        return list(msgspec.json.decode(stream.readline() or b"{}", type=dict[str, msgspec.Raw]))

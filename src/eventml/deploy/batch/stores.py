@@ -1,0 +1,63 @@
+"""Files by their location: on this machine, or in a store that fsspec reads and writes."""
+
+from __future__ import annotations
+
+import io
+from contextlib import contextmanager
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, Final
+
+from eventml.config import without_secrets
+from eventml.errors import EventMLError, JobError, SourceError
+from eventml.models import open_store, revision_of, state_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from eventml.deploy.batch.locations import FileLocation
+
+_BLOCK: Final = 4 << 20  # bytes in one request
+
+
+@contextmanager
+def store_errors(
+    location: FileLocation, error: type[JobError], doing: str, place: Callable[[], str] = str
+) -> Iterator[None]:
+    """Raise `error` in place of what a store's or a format's library raises; its text holds no password."""
+    try:
+        yield
+    except EventMLError:
+        raise
+    except FileNotFoundError as exc:
+        raise error(f"{location}: No such file or directory") from exc
+    except Exception as exc:  # noqa: BLE001 - the stores' clients raise any kind
+        reason = getattr(exc, "strerror", None) or str(exc).partition("\n")[0] or type(exc).__name__
+        secret = without_secrets(str(exc), location.url) != str(exc)
+        text = f"{location}: cannot be {doing}{place()}: {without_secrets(reason, location.url)}"
+        raise error(text) from (None if secret else exc)
+
+
+def open_file(location: FileLocation) -> io.BufferedReader:
+    """Open a file to read it, buffered; one in a store is read by requests for ranges of it."""
+    if not location.url:
+        return location.path.open("rb")
+    with store_errors(location, SourceError, "read"):
+        store, path = open_store(location.url)
+        stream = store.open(path, "rb", block_size=_BLOCK)
+        return io.BufferedReader(stream, _BLOCK)
+
+
+def fingerprint_of(location: FileLocation) -> str:
+    """Return a text that changes when the file, or one in the folder, is written or replaced."""
+    if not location.url:
+        return sha256(repr(state_of(location.path)).encode()).hexdigest()
+    with store_errors(location, SourceError, "read"):
+        return revision_of(location.url)
+
+
+def file_system(location: FileLocation) -> tuple[str, Any]:
+    """Return a path, and the file system that it is in; None for that of the machine."""
+    if not location.url:
+        return str(location.path), None
+    store, path = open_store(location.url)
+    return path, store

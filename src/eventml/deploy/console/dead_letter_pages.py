@@ -38,7 +38,7 @@ _CAUSES: Final = 200  # rows
 _LONGEST: Final = 200_000  # characters of a part of a dead letter
 
 
-class Choice(msgspec.Struct, frozen=True):
+class Choice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Which dead letters: of which queue, with which exception, of the event with which id; None is any."""
 
     queue: str | None = None
@@ -87,8 +87,15 @@ class DeadLetterPages:
     def _chosen(self, choice: Choice) -> list[DeadLetterQueue]:
         return [queue for queue in self._queues if choice.queue in (None, queue.name)]
 
-    def overview(self) -> Html:
-        """Return the dead letters by cause, with the actions."""
+    def page(self, one: str | None) -> Html:
+        """Return the dead letters by cause, or the first of a choice in full, with the actions.
+
+        Raises:
+            ValueError: the text is no choice.
+        """
+        return self._causes() if one is None else self._one(Choice.parse(one))
+
+    def _causes(self) -> Html:
         causes, unreadable = self._call(read_causes, self._queues, DeadLetterFilter())
         notes = [part("unreadable", queue=queue, n=n) for queue, n in unreadable.items()]
         if not causes:
@@ -99,13 +106,7 @@ class DeadLetterPages:
         rows = table("Dead letters by cause", _COLUMNS, map(_row, causes[:_CAUSES]), text=len(_COLUMNS))
         return part("causes", total=total, actions=_actions(Choice()), notes=notes, table=rows)
 
-    def one(self, text: str) -> Html:
-        """Return the first dead letter of a choice in full, with the actions for it and for its cause.
-
-        Raises:
-            ValueError: the text is no choice.
-        """
-        choice = Choice.parse(text)
+    def _one(self, choice: Choice) -> Html:
         found = list[tuple[DeadLetterQueue, DeadLetterDelivery]]()
 
         async def find(queue: DeadLetterQueue, one: DeadLetterDelivery | None) -> None:

@@ -65,7 +65,8 @@ def open_console(bus: Bus, worker: BlockingPortal | None = None, web: str | None
         with ExitStack() as stack:
             stack.enter_context(collector.running())
             stack.enter_context(broker.running())
-            yield Console(bus, collector, broker, Sessions(token), TryIt(bus, broker, token, web)).answer
+            try_it = TryIt(bus, collector, broker, token, web)
+            yield Console(bus, collector, broker, Sessions(token), try_it).answer
 
     return opened
 
@@ -127,8 +128,7 @@ class Console:
     ) -> Response | None:
         if path not in _PRIVATE:
             return None
-        session = self._sessions.find(request)
-        if session is None:
+        if (session := self._sessions.find(request)) is None:
             return self._refuse(path)
         try:
             content = self._content(path, query, form, session)
@@ -146,15 +146,11 @@ class Console:
                     self._collector.count_now()
                 return content
             case "/dead-letters":
-                return (
-                    self._dead_letters.one(query["one"]) if "one" in query else self._dead_letters.overview()
-                )
+                return self._dead_letters.page(query.get("one"))
             case "/tail":
                 return self._tail(query)
             case _:
-                return self._try_it.page(
-                    form or {}, (form or query).get("predictor"), session.who, self._collector
-                )
+                return self._try_it.page(form or {}, form or query, session.who)
 
     def _refuse(self, path: str, *, wrong: bool = False) -> Response:
         if not self._sessions.enabled:
@@ -166,11 +162,8 @@ class Console:
         return _page(page(self._bus.name, path[1:], content), status)
 
     def _tail(self, query: Mapping[str, str]) -> Html:
-        chosen, selected = query.get("topic"), Html(" selected")
-        topics = self._overview.topics
-        options = [
-            part("option", name=topic, selected=selected if topic == chosen else "") for topic in topics
-        ]
+        selected = {query.get("topic", ""): Html(" selected")}
+        options = [part("option", name=one, selected=selected.get(one, "")) for one in self._overview.topics]
         return part("tail", options=options, text=query.get("text", ""))
 
     def _tail_records(self, query: Mapping[str, str]) -> Response:

@@ -36,8 +36,9 @@ _PATIENCE: Final = 10.0  # seconds for an answer over the bus
 class TryIt:
     """Sends events to the predictors of a bus: to its web service, at the address `web`, or over the bus."""
 
-    def __init__(self, bus: Bus, broker: Broker, token: str, web: str | None) -> None:
+    def __init__(self, bus: Bus, collector: Collector, broker: Broker, token: str, web: str | None) -> None:
         self._bus = bus
+        self._collector = collector
         self._broker = broker
         self._headers: dict[str, str | bytes] = {
             "authorization": f"Bearer {token}".encode(errors="surrogateescape"),
@@ -45,25 +46,25 @@ class TryIt:
         }
         self._web = web
 
-    def page(self, form: Mapping[str, str], chosen: str | None, who: str, collector: Collector) -> Html:
-        """Return the form of the chosen predictor, and the answer to what has been filled in."""
+    def page(self, form: Mapping[str, str], query: Mapping[str, str], who: str) -> Html:
+        """Return the form of the predictor that a query names, and the answer to what has been filled in."""
         names = [name for name, one in self._bus.handlers.items() if one.outputs and not one.champion]
         if not names:
             return part("no-predictor")
-        name = chosen if chosen in names else names[0]
+        name = query["predictor"] if query.get("predictor") in names else names[0]
         handler = self._bus.configured_handler(name)
         fields, answer = Form(handler), Html("")
         if form:
             log.info("%s tried a predictor: %s", printable(who), name)
             try:
-                answer = self._answer(handler, fields.event(form), collector)
+                answer = self._answer(handler, fields.event(form))
             except (EventMLError, ValueError, TypeError) as exc:
                 answer = part("problem", error=str(exc) or "not valid")
         links = [part("link", path=f"try?predictor={quote(one)}", name=one, current="") for one in names]
         note = "" if self._web else part("published")
         return part("try", name=name, links=links, note=note, fields=fields.render(form), answer=answer)
 
-    def _answer(self, handler: Handler, event: bytes, collector: Collector) -> Html:
+    def _answer(self, handler: Handler, event: bytes) -> Html:
         start = time.perf_counter()
         found = self._ask(handler, event)
         took = duration(time.perf_counter() - start)
@@ -73,7 +74,7 @@ class TryIt:
             "answer",
             answer=lines(msgspec.json.format(msgspec.json.encode(found)).decode()),
             took=took,
-            version=loaded_models(collector.status()).get(handler.name, "-"),
+            version=loaded_models(self._collector.status()).get(handler.name, "-"),
             curl=f'curl -H "authorization: Bearer $EVENTML_TOKEN" {data} {url}',
         )
 

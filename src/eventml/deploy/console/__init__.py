@@ -20,6 +20,7 @@ from eventml.deploy.console.numbers import (
     format_bound,
     format_seconds,
     handler_numbers,
+    loaded_models,
     quantile,
     worker_numbers,
 )
@@ -37,6 +38,7 @@ __all__ = [
     "format_time",
     "handler_numbers",
     "layers",
+    "loaded_models",
     "one_line",
     "open_console",
     "quantile",

@@ -187,6 +187,9 @@ def test_a_terminal_is_redrawn_until_sigint(
     assert ["100 events, 99 answered by both" in one for one in shown] == [True, True]
     assert len(starts) == 2  # the events of the last day, each time
     assert "100 events, 99 answered by both" in invoke("compare", "app:add", "--watch", "5").output
+    refused = invoke("compare", "app:add", "--watch", "5", "--json")
+    assert refused.exit_code == 2
+    assert "leave --json and --html out" in refused.output
 
 
 def test_tables_of_differences_are_left_out_if_there_are_none(

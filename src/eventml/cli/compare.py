@@ -75,6 +75,8 @@ def compare(
     They are paired by event, by default for the events of the last day. No consumer group is joined.
     """
     _window(start, until)
+    if watch is not None and (as_json or html is not None):
+        raise UsageError("--watch redraws a terminal: leave --json and --html out")
     _check_writable(html)
     comparing = _import_comparison("eventml compare")
     bus, champion = load_predictor(predictor, backend)
@@ -97,7 +99,7 @@ def compare(
             return found
 
     title = f"{champion.name} and {other.name}"
-    if watch is not None and is_terminal() and not as_json:
+    if watch is not None and is_terminal():
         redraw(lambda width: f"{title}\n\n{_as_text(anyio.run(run), width)}", watch)
     else:
         started = time.monotonic()

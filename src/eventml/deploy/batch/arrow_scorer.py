@@ -91,22 +91,26 @@ class ArrowScorer:
         """
         import pyarrow as pa  # noqa: PLC0415 - it comes with an extra
 
-        library = type(data).__module__.partition(".")[0]
+        library, name = type(data).__module__.partition(".")[0], type(data).__name__
         if isinstance(data, pa.Table):
             return self._score(data)
         if isinstance(data, pa.RecordBatch):
             return self._score_batch(data)
         if isinstance(data, Iterator) and not hasattr(data, "__arrow_c_stream__"):
             return map(self._score_batch, data)
-        if library == "pandas":
+        if (library, name) == ("pandas", "DataFrame"):
             import pandas as pd  # noqa: PLC0415 - it is installed: the rows are pandas's
 
             found = self._score(pa.Table.from_pandas(data, preserve_index=False))
             return found.to_pandas(types_mapper=pd.ArrowDtype)
-        if library == "polars":
+        if (library, name) == ("polars", "DataFrame"):
             import polars as pl  # noqa: PLC0415 - as above
 
             return pl.from_arrow(self._score(pa.table(data)))
+        if not hasattr(data, "__arrow_c_stream__"):
+            raise TypeError(
+                f"a scorer takes an Arrow table, a DataFrame or what has an Arrow stream, not {name}"
+            )
         reader = pa.RecordBatchReader.from_stream(data)
         return pa.RecordBatchReader.from_batches(self.schema, map(self._score_batch, reader))
 

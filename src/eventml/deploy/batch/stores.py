@@ -49,10 +49,10 @@ def open_file(location: FileLocation) -> io.BufferedReader:
 
 def fingerprint_of(location: FileLocation) -> str:
     """Return a text that changes when the file, or one in the folder, is written or replaced."""
-    if not location.url:
-        return sha256(repr(state_of(location.path)).encode()).hexdigest()
     with store_errors(location, SourceError, "read"):
-        return revision_of(location.url)
+        if location.url:
+            return revision_of(location.url)
+        return sha256(repr(state_of(location.path)).encode()).hexdigest()
 
 
 def file_system(location: FileLocation) -> tuple[str, Any]:

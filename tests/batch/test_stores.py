@@ -228,6 +228,20 @@ class TestFolders:
         write("trips/1.parquet", rides(2, first=2))
         assert scored_now("minutes", "trips", "out.parquet").written == 2
 
+    @pytest.mark.parametrize("target", ["trips/out.parquet", "trips/month=1/", "trips/"])
+    def test_a_target_in_the_folder_that_is_read_is_refused(self, target: str, scored_now: ScoreNow) -> None:
+        Path("trips").mkdir()
+        write("trips/0.parquet", rides(2))
+        with pytest.raises(TargetError, match="the run would write into its own source"):
+            scored_now("minutes", "trips/", target)
+
+    def test_a_folder_of_other_files_is_not_replaced(self, scored_now: ScoreNow) -> None:
+        write("rides.parquet", rides(2))
+        Path("notes").mkdir()
+        Path("notes/a.txt").write_text("x")
+        with pytest.raises(TargetError, match="notes: cannot be replaced, so name another target: .*Parquet"):
+            scored_now("minutes", "rides.parquet", "notes/")
+
     def test_columns_to_partition_by_are_checked_at_start(self, scored_now: ScoreNow) -> None:
         write("rides.parquet", rides(2))
         with pytest.raises(ConfigError, match=r"--partition-by: out\.parquet is no folder"):

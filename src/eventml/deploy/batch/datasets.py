@@ -93,7 +93,7 @@ def columns_of(location: FileLocation) -> list[str] | None:
     Raises:
         TargetError: It has other files.
     """
-    with store_errors(location, TargetError, "opened, so as to replace it"):
+    with store_errors(location, TargetError, "replaced, so name another target"):
         try:
             dataset = _open(location)
         except FileNotFoundError:

@@ -39,7 +39,7 @@ from eventml.deploy.batch.datasets import replace_partitions
 from eventml.deploy.batch.locations import FileLocation
 from eventml.deploy.batch.output_columns import PREDICTION_COLUMNS, OutputSchema, as_list, single_column
 from eventml.deploy.batch.prediction_tables import arrow_schema, table_of
-from eventml.deploy.batch.replaceable import check_replaceable, is_same
+from eventml.deploy.batch.replaceable import check_replaceable, is_in_source
 from eventml.deploy.batch.stores import store_errors
 from eventml.deploy.batch.work_folder import WorkFolder
 from eventml.errors import TargetError
@@ -126,8 +126,8 @@ class FileTarget(Target):
             if not self._path.parent.is_dir():
                 raise TargetError(f"{location}: there is no folder {self._path.parent}")
             for one in (location, rejects, FileLocation(work / _REJECTS, "jsonl")):
-                if source is not None and is_same(one, source):
-                    raise TargetError(f"{one}: the run would replace its own source. Name another target")
+                if source is not None and is_in_source(one, source):
+                    raise TargetError(f"{one}: the run would write into its own source. Name another target")
             check_replaceable(location, PREDICTION_COLUMNS, "predictions")
             check_replaceable(rejects, RejectedRow.__struct_fields__, "rejects")
             self._folder = WorkFolder(work, _OWN_NAMES)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from eventml.config import without_secrets
 from eventml.errors import EventMLError, JobError, SourceError
-from eventml.models import open_store, revision_of, state_of
+from eventml.models import open_store, resolve, state_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -51,7 +51,7 @@ def fingerprint_of(location: FileLocation) -> str:
     """Return a text that changes when the file, or one in the folder, is written or replaced."""
     with store_errors(location, SourceError, "read"):
         if location.url:
-            return revision_of(location.url)
+            return resolve(location.url).revision
         return sha256(repr(state_of(location.path)).encode()).hexdigest()
 
 

@@ -71,6 +71,7 @@ class Page:
         """Click a button or a link that begins with a text, within the element at an XPath."""
         at = f"{within}//*[self::button or self::a][starts-with(normalize-space(), '{text}')]"
         self.driver.execute_script("arguments[0].click()", self.driver.find_element(By.XPATH, at))
+        self.until(lambda: self.driver.execute_script("return document.readyState === 'complete'"))
 
     @property
     def text(self) -> str:

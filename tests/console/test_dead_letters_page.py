@@ -41,7 +41,7 @@ def test_ten_thousand_of_five_causes_are_replayed_with_exact_counts(
     service.until_ready()
     page.open(service, "dead-letters")
     page.log_in()
-    assert "10000 dead letters" in page.text
+    assert "10,000 dead letters" in page.text
     assert rows(page) == dict.fromkeys(FIVE, "2,000")
 
     page.click("Replay", at_cause("KeyError"))

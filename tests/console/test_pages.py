@@ -97,6 +97,23 @@ def test_the_numbers_of_the_overview_are_live(
     assert not page.problems()
 
 
+def test_ten_tabs_of_one_browser_show_the_overview(serve: Serve, page: Page) -> None:
+    service = serve("--workers", "1")
+    service.until_ready()
+    page.open(service)
+    [first] = page.driver.window_handles
+    for _ in range(9):
+        page.driver.switch_to.new_window("tab")
+        page.open(service)
+        page.until_shown("1 of 1 workers ready")
+    for tab in page.driver.window_handles[1:]:
+        page.driver.switch_to.window(tab)
+        page.driver.close()
+    page.driver.switch_to.window(first)
+    page.until_shown("1 of 1 workers ready")
+    assert not page.problems()
+
+
 def marked(page: Page) -> bool:
     """Whether a chart has a line in the colour of what has happened, from its top to its bottom."""
     red = (

@@ -4,16 +4,14 @@
 import shlex
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
-from functools import partial
 from os import environ
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeVar
 
 import anyio
 import msgspec
 import typer
 
 from eventml import config
-from eventml.backends.base import Subscription
 from eventml.bus import Bus
 from eventml.cli.buses import BackendOption, BusArgument, load_bus, open_shared, time_option, with_options
 from eventml.cli.output import (
@@ -24,7 +22,14 @@ from eventml.cli.output import (
     print_text,
 )
 from eventml.cli.tables import print_table
-from eventml.deploy.console import dead_letter_parts, delivery_to_json, format_time, one_line, visit_queue
+from eventml.deploy.console import (
+    dead_letter_parts,
+    delivery_to_json,
+    format_time,
+    one_line,
+    read_dead_letters,
+    replay_or_drop_all,
+)
 from eventml.printable import cut, printable, valid_unicode
 from eventml.runtime import (
     MISPLACED,
@@ -33,11 +38,11 @@ from eventml.runtime import (
     DeadLetterFilter,
     DeadLetterQueue,
     ReplayReport,
-    browse,
     dead_letter_queues,
-    replay_or_drop,
 )
 from eventml.times import seconds_at
+
+T = TypeVar("T")
 
 app = typer.Typer(help="List dead letters, replay them or drop them.", no_args_is_help=True)
 
@@ -186,19 +191,10 @@ def drop(
     _replay_or_drop(selection, "drop", as_json=as_json)
 
 
-async def _visit_queues(selection: Selection, visit: Callable[..., Awaitable[int]]) -> None:
-    """Open the bus, and visit each selected queue that may hold dead letters, one after the other.
-
-    `visit` is called with the queue, a subscription to its topic and `limit`, the number of dead letters to
-    take at most. It returns how many it took.
-    """
-    limit = selection.limit
+async def _call(selection: Selection, function: Callable[..., Awaitable[T]], argument: Any) -> T:
+    """Call a function with the backend of a selection, what it selects, and an argument."""
     async with open_shared(selection.bus) as bus:
-        for queue in selection.queues:
-            if limit == 0:
-                return
-            taken = await visit_queue(bus.backend, queue, partial(visit, queue, limit=limit)) or 0
-            limit = None if limit is None else limit - taken
+        return await function(bus.backend, selection.queues, selection.matching, argument, selection.limit)
 
 
 def _browse(
@@ -207,34 +203,20 @@ def _browse(
     """Visit each selected dead letter; warn of records that are none, and of misplaced ones."""
     warnings = Counter[tuple[str, str]]()
 
-    async def read_queue(queue: DeadLetterQueue, subscription: Subscription, limit: int | None) -> int:
-        taken = 0
-        async for dead_letter in browse(subscription, selection.matching, limit=limit):
-            if dead_letter is None:
-                warnings[queue.name, _UNREADABLE] += 1
-                continue
-            taken += 1
-            warnings[queue.name, f"misplaced, not to be replayed: {MISPLACED}"] += not queue.owns(dead_letter)
-            await visit(queue, dead_letter)
-        return taken
+    async def check(queue: DeadLetterQueue, one: DeadLetterDelivery | None) -> None:
+        if one is None:
+            warnings[queue.name, _UNREADABLE] += 1
+            return
+        warnings[queue.name, f"misplaced, not to be replayed: {MISPLACED}"] += not queue.owns(one)
+        await visit(queue, one)
 
-    anyio.run(_visit_queues, selection, read_queue)
+    anyio.run(_call, selection, read_dead_letters, check)
     for (handler, text), count in (+warnings).items():
         print_message(f"{handler}: {count} {text}", "warning")
 
 
 def _replay_or_drop(selection: Selection, action: DeadLetterAction, *, as_json: bool) -> None:
-    results: list[tuple[DeadLetterQueue, ReplayReport]] = []
-
-    async def process_queue(queue: DeadLetterQueue, subscription: Subscription, limit: int | None) -> int:
-        acks_singly = selection.bus.backend.capabilities.redelivery == "lease"
-        report = await replay_or_drop(
-            subscription, queue, selection.matching, action, limit=limit, acks_singly=acks_singly
-        )
-        results.append((queue, report))
-        return report.chosen.total()
-
-    anyio.run(_visit_queues, selection, process_queue)
+    results = anyio.run(_call, selection, replay_or_drop_all, action)
     if as_json:
         counts = [
             {"handler": queue.name, "topic": queue.topic, "action": action, **msgspec.to_builtins(report)}

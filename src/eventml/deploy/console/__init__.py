@@ -1,7 +1,7 @@
 """The console: the pages of a service on its operations port, and the numbers that `eventml top` shows too.
 
-- `numbers.py`: the numbers of a service, from two statuses; `remote.py` fetches those of another process.
-- `collector.py` takes them once per interval, `history.py` keeps them.
+- `numbers.py`: the numbers of a service, from two statuses; `collector.py` takes them once per interval, of
+  this process or of another one, `history.py` keeps them.
 - `records.py`, `dead_letters.py`, `bus_graph.py`: records, dead letters and the graph of a bus, for the pages
   and for the commands.
 - `site.py` answers requests for pages: `overview.py`, `dead_letter_pages.py`, `try_it.py`, made with
@@ -13,9 +13,8 @@ It may import bus, runtime, config and `deploy.workers`.
 """
 
 from eventml.deploy.console.bus_graph import Node, layers, topology
-from eventml.deploy.console.collector import Collector
-from eventml.deploy.console.dead_letters import visit_queue
-from eventml.deploy.console.history import History
+from eventml.deploy.console.collector import fetch_status, remote_status
+from eventml.deploy.console.dead_letters import read_dead_letters, replay_or_drop_all
 from eventml.deploy.console.numbers import (
     Snapshot,
     format_bound,
@@ -26,12 +25,9 @@ from eventml.deploy.console.numbers import (
     worker_numbers,
 )
 from eventml.deploy.console.records import dead_letter_parts, delivery_to_json, format_time, one_line
-from eventml.deploy.console.remote import fetch_status, remote_status
 from eventml.deploy.console.site import open_console
 
 __all__ = [
-    "Collector",
-    "History",
     "Node",
     "Snapshot",
     "dead_letter_parts",
@@ -46,8 +42,9 @@ __all__ = [
     "one_line",
     "open_console",
     "quantile",
+    "read_dead_letters",
     "remote_status",
+    "replay_or_drop_all",
     "topology",
-    "visit_queue",
     "worker_numbers",
 ]

@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
-import queue
 import threading
-from contextlib import contextmanager
+from concurrent.futures import CancelledError
+from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import anyio
+import anyio.lowlevel
 import msgspec
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from eventml import config
 from eventml.deploy.console.html import Html, lines, part
-from eventml.deploy.console.records import delivery_to_json, format_time, format_value, one_line
-from eventml.errors import UnavailableError, UnsupportedError
+from eventml.deploy.console.records import delivery_to_json, format_time, format_value, one_line, shortened
+from eventml.errors import EventMLError, UnavailableError, UnsupportedError
 from eventml.printable import cut
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Sequence
+    from contextlib import AbstractAsyncContextManager
 
-    from eventml.backends.base import Backend
+    from eventml.backends.base import Backend, Subscription
     from eventml.bus import Bus
     from eventml.records import Delivery
 
 T = TypeVar("T")
 
-MAX_TAILS: Final = 10
+_TAILS: Final = 10
 _TIMEOUT: Final = 60.0  # seconds for one action
 _RECORDS: Final = 50  # records in one message of a live tail; more are counted, and not shown
 _PAUSE: Final = 0.5  # seconds between two messages
@@ -38,11 +40,7 @@ class Broker:
     """Runs coroutines that need the backend of a bus, for threads.
 
     Each call connects for itself, so that nothing stays open while nobody looks. A backend that lives in this
-    process is used where it is open: in the event loop of its worker.
-
-    Args:
-        bus: The bus, configured.
-        worker: Runs coroutines in the event loop in which the bus is open; None if it is not.
+    process is used where it is open: in the event loop of its `worker`.
     """
 
     def __init__(self, bus: Bus, worker: BlockingPortal | None = None) -> None:
@@ -52,7 +50,7 @@ class Broker:
         self._shared = self._module.capabilities(settings.options).shared
         self._worker = worker
         self._own: BlockingPortal
-        self.tails = 0
+        self._tails = threading.BoundedSemaphore(_TAILS)
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -63,100 +61,90 @@ class Broker:
             finally:
                 self._own.call(self._own.stop, True)
 
-    def call(self, function: Callable[..., Awaitable[T]], *args: Any, seconds: float = _TIMEOUT) -> T:
+    def call(self, function: Callable[..., Awaitable[T]], *args: Any) -> T:
         """Call a function with a connected backend and these arguments, in an event loop.
 
         Raises:
             EventMLError: what the backend raises.
-            UnavailableError: it takes longer than this.
+            UnavailableError: it takes longer than a minute.
             UnsupportedError: the backend lives in another process.
         """
-        found: T = self._portal().call(self._call, function, args, seconds)
-        return found
 
+        async def call() -> T:
+            with anyio.move_on_after(_TIMEOUT):
+                async with self._connected() as backend:
+                    return await function(backend, *args)
+            raise UnavailableError(f"the broker has not done all of this within {_TIMEOUT:g} s")
+
+        return self._portal.call(call)
+
+    @property
     def _portal(self) -> BlockingPortal:
-        if self._shared:
-            return self._own
-        if self._worker is None:
+        portal = self._own if self._shared else self._worker
+        if portal is None:
             raise UnsupportedError(
                 "the records of this backend live in another process; name one that processes share"
             )
-        return self._worker
+        return portal
 
-    async def _call(self, function: Callable[..., Awaitable[T]], args: tuple[Any, ...], seconds: float) -> T:
-        with anyio.move_on_after(seconds):
-            if not self._shared:
-                return await function(self._bus.backend, *args)
-            settings = self._bus.settings.backend
-            async with self._module.open(settings.url, settings.options) as backend:
-                return await function(backend, *args)
-        raise UnavailableError(f"the broker has not done this within {seconds:g} s")
+    def _connected(self) -> AbstractAsyncContextManager[Backend]:
+        settings = self._bus.settings.backend
+        opened = self._module.open(settings.url, settings.options) if self._shared else None
+        return opened or nullcontext(self._bus.backend)
 
     def request(self, topic: str, event: Any, predictor: str, seconds: float) -> Any:
         """Request a prediction over the bus; see `Bus.request`."""
 
         async def ask() -> Any:
-            return await self._bus.request(topic, event, predictor=predictor, timeout=seconds)
+            async with self._bus.open() if self._worker is None else nullcontext():
+                return await self._bus.request(topic, event, predictor=predictor, timeout=seconds)
 
-        async def ask_alone() -> Any:
-            async with self._bus.open():
-                return await ask()
-
-        return self._worker.call(ask) if self._worker is not None else self._own.call(ask_alone)
+        return (self._worker or self._own).call(ask)
 
     def tail(self, topic: str, text: str, hidden: Sequence[str]) -> Generator[bytes, None, None]:
         """Yield the new records of a topic that contain a text, as server-sent events, until closed.
 
-        Raises:
-            UnsupportedError: as for `call`.
+        The last one says why it ends. A client that does not read slows down the reader, and fills no memory.
         """
-        found: queue.SimpleQueue[list[Delivery] | Exception] = queue.SimpleQueue()
-
-        async def read(backend: Backend) -> None:
-            async with backend.subscribe([topic], group=None, start="latest") as subscription:
-                while True:
-                    found.put([*await subscription.receive(_LIMIT)])
-
-        future = self._portal().start_task_soon(self._call, read, (), float("inf"))
-        future.add_done_callback(lambda done: found.put(_error_of(done)))
-        self.tails += 1
+        if not self._tails.acquire(blocking=False):
+            yield _message([], 0, "too many live tails are open")
+            return
         try:
-            yield from self._messages(found, text.lower(), hidden)
+            portal = self._portal
+            with (
+                portal.wrap_async_context_manager(self._tailing(topic)) as subscription,
+                suppress(GeneratorExit),  # which a task group of the subscription would wrap
+            ):
+                while True:
+                    yield _message(*portal.call(_gather, subscription, text.lower(), hidden))
+        except (EventMLError, CancelledError) as exc:
+            yield _message([], 0, cut(str(exc), 300) or "the service stops")
         finally:
-            self.tails -= 1
-            future.cancel()
+            self._tails.release()
 
-    def _messages(
-        self, found: queue.SimpleQueue[list[Delivery] | Exception], text: str, hidden: Sequence[str]
-    ) -> Generator[bytes, None, None]:
-        still = threading.Event()
-        while True:
-            shown, skipped = list[Html](), 0
-            try:
-                arrived: list[list[Delivery] | Exception] = [found.get(timeout=_SILENCE)]
-                while not found.empty():
-                    arrived.append(found.get())
-            except queue.Empty:
-                arrived = []
-            for one in arrived:
-                if isinstance(one, Exception):
-                    yield _message([], 0, cut(str(one), 300) or type(one).__name__)
-                    return
-                for delivery in one:
-                    encoded = delivery_to_json(delivery, hidden)
-                    if text and text not in encoded.decode().lower():
-                        continue
-                    if len(shown) < _RECORDS:
-                        shown.append(_record(delivery, encoded))
-                    else:
-                        skipped += 1
-            yield _message(shown, skipped)
-            still.wait(_PAUSE)  # or thousands of messages a second
+    @asynccontextmanager
+    async def _tailing(self, topic: str) -> AsyncIterator[Subscription]:
+        async with (
+            self._connected() as backend,
+            backend.subscribe([topic], group=None, start="latest") as subscription,
+        ):
+            yield subscription
 
 
-def _error_of(done: Any) -> Exception:
-    error = None if done.cancelled() else done.exception()
-    return error if isinstance(error, Exception) else UnavailableError("the read has ended")
+async def _gather(subscription: Subscription, text: str, hidden: Sequence[str]) -> tuple[list[Html], int]:
+    """Return what arrives in a moment, and how many records more than a message shows."""
+    shown, skipped = list[Html](), 0
+    with anyio.move_on_after(_SILENCE) as waiting:
+        while anyio.current_time() < waiting.deadline:
+            for delivery in await subscription.receive(_LIMIT):
+                full = len(shown) == _RECORDS
+                encoded = b"" if full and not text else delivery_to_json(shortened(delivery), hidden)
+                if text in encoded.decode().lower():
+                    skipped += full
+                    shown += [] if full else [_record(delivery, encoded)]
+            waiting.deadline = min(waiting.deadline, anyio.current_time() + _PAUSE)
+            await anyio.lowlevel.checkpoint()  # as `receive` need not
+    return shown, skipped
 
 
 def _message(shown: list[Html], skipped: int, error: str = "") -> bytes:
@@ -168,14 +156,11 @@ def _record(delivery: Delivery, encoded: bytes) -> Html:
     """A record: one line, and behind it all of it."""
     record = msgspec.json.decode(encoded)
     value = format_value(record["value"])
+    headers = "".join(f"{one_line(name)}: {one_line(text)}\n" for name, text in record["headers"].items())
     return part(
         "record",
         at=format_time(delivery.timestamp) or "-",
         key="" if record["key"] is None else cut(format_value(record["key"]), 40),
         start=cut(one_line(value), 120),
-        all=lines(f"id: {one_line(record['id'])}\n{_headers(record['headers'])}\n{value}"),
+        all=lines(f"id: {one_line(record['id'])}\n{headers}\n{value}"),
     )
-
-
-def _headers(headers: dict[str, str]) -> str:
-    return "".join(f"{one_line(name)}: {one_line(text)}\n" for name, text in headers.items())

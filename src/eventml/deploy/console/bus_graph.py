@@ -56,9 +56,8 @@ def topology(bus: Bus) -> dict[str, Node]:
         nodes[f"handler {one.name}"] = Node("predictor" if to else "consumer", one.name, model, to)
         nodes[f"topic {one.topic}"].to.append(f"handler {one.name}")
     for queue in dead_letter_queues(handlers):
-        nodes[key := f"dead letters {queue.dead_letter_topic}"] = Node(
-            "dead letters", queue.dead_letter_topic
-        )
+        topic = queue.dead_letter_topic
+        nodes[key := f"dead letters {topic}"] = Node("dead letters", topic)
         for name in queue.handlers:
             nodes[f"handler {name}"].to.append(key)
     written = {key for node in nodes.values() for key in node.to}
@@ -77,14 +76,16 @@ def _model_name(model: Any) -> str:
 def layers(nodes: Mapping[str, Node]) -> list[list[str]]:
     """Return the keys of each layer. A node is behind its predecessors; one edge of each cycle is ignored."""
     before = {key: {one for one, node in nodes.items() if key in node.to} for key in nodes}
-    found = dict[str, int]()
-    while not found:
+    order = list[str]()
+    while len(order) < len(nodes):
         try:
-            for key in TopologicalSorter(before).static_order():
-                found[key] = max((found[one] + 1 for one in before[key]), default=0)
+            order = [*TopologicalSorter(before).static_order()]
         except CycleError as exc:
             before[exc.args[1][1]].remove(exc.args[1][0])
-    return [[key for key in nodes if found[key] == n] for n in range(max(found.values()) + 1)]
+    found = dict[str, int]()
+    for key in order:
+        found[key] = max((found[one] + 1 for one in before[key]), default=0)
+    return [[key for key in nodes if found[key] == n] for n in range(max(found.values(), default=-1) + 1)]
 
 
 def draw_topology(nodes: Mapping[str, Node], handlers: Sequence[HandlerNumbers]) -> Html:
@@ -93,13 +94,14 @@ def draw_topology(nodes: Mapping[str, Node], handlers: Sequence[HandlerNumbers])
     The width grows with the logarithm of the rate, so that a rate of one and one of ten thousand can be seen.
     """
     numbers = {f"handler {one.handler}": one for one in handlers}
-    shown = {key: node for key, node in nodes.items() if key.startswith(("topic ", "handler "))}
+    drawn_kinds = ("topic ", "handler ")
     shown = {
-        key: Node(node.kind, node.name, node.detail, [to for to in node.to if to in shown])
-        for key, node in shown.items()
+        key: Node(node.kind, node.name, node.detail, [to for to in node.to if to.startswith(drawn_kinds)])
+        for key, node in nodes.items()
+        if key.startswith(drawn_kinds)
     }
     columns = layers(shown)
-    height = max(len(column) for column in columns) * (_HEIGHT + _BELOW) + _PAD
+    height = max((len(column) for column in columns), default=0) * (_HEIGHT + _BELOW) + _PAD
     boxes, x = dict[str, _Box](), float(_PAD)
     for column in columns:
         width = max(len(_label(shown[key].name)) for key in column) * _CHAR + 2 * _PAD
@@ -111,10 +113,9 @@ def draw_topology(nodes: Mapping[str, Node], handlers: Sequence[HandlerNumbers])
         x += width + _GAP
     flows = [_flow(boxes[key], boxes[to], _rate(key, to, numbers)) for key in boxes for to in shown[key].to]
     drawn = [_node(key, shown[key], box, numbers.get(key)) for key, box in boxes.items()]
-    label = [
-        f"{one.name} to {', '.join(shown[to].name for to in one.to)}" for one in shown.values() if one.to
-    ]
-    return part("drawing", w=round(x - _GAP + _PAD), h=height, label="; ".join(label), parts=[*flows, *drawn])
+    ends = [(one.name, ", ".join(shown[to].name for to in one.to)) for one in shown.values() if one.to]
+    label = "; ".join(f"{name} to {to}" for name, to in ends)
+    return part("drawing", w=max(round(x - _GAP + _PAD), 0), h=height, label=label, parts=[*flows, *drawn])
 
 
 def _label(text: str) -> str:
@@ -131,9 +132,7 @@ def _flow(start: _Box, end: _Box, rate: float | None) -> Html:
     x1, x2 = start[0] + start[2], end[0]
     half, width = abs(x2 - x1) / 2, min(1.2 + 2.2 * math.log10(1 + (rate or 0)), _WIDEST)
     ends = {"x1": x1, "y1": start[1], "a": x1 + half, "b": x2 - half, "x2": x2 - 2, "y2": end[1]}
-    aside = (
-        width / 2 + 13 if start[1] < end[1] else -width / 2 - 5
-    )  # of a curve that comes from above or below
+    aside = width / 2 + 13 if start[1] < end[1] else -width / 2 - 5  # as the curve comes from above or below
     label = {"x": x1 + 0.7 * (x2 - x1), "y": end[1] + aside}
     shown = "" if rate is None else f"{count(rate)}/s"
     return part("flow", **ends, **label, width=width, idle="" if rate else " idle", rate=shown)
@@ -143,10 +142,9 @@ def _node(key: str, node: Node, box: _Box, numbers: HandlerNumbers | None) -> Ht
     x, middle, width = box
     detail, dead = node.detail, ""
     if numbers is not None:
-        detail = f"lag {count(numbers.lag)}"
-        known = f"{count(numbers.left)} dead letters" if numbers.left else ""
-        since = f"{count(numbers.dead)} failed" if numbers.dead else ""
-        dead = since if numbers.left is None else known
+        detail, unknown = f"lag {count(numbers.lag)}", numbers.left is None
+        number, what = (numbers.dead, "failed") if unknown else (numbers.left, "dead letters")
+        dead = f"{count(number)} {what}" if number else ""
     at = {"x": x, "y": middle - _HEIGHT / 2, "w": width, "mid": width / 2}
     texts = {"kind": node.kind, "name": node.name, "label": _label(node.name), "detail": _label(detail)}
     hanging = part("dead", text=dead) if dead else ""

@@ -1,62 +1,65 @@
-"""The collector of a console: takes the numbers of a service once per interval, whoever looks at them."""
+"""The collector of a console: takes the numbers of a service once per interval, whoever looks at them.
+
+Those of a service that runs elsewhere are read from the `/status` of its operations ports.
+"""
 
 from __future__ import annotations
 
+import http.client
 import logging
 import threading
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
 from eventml.deploy.console.history import SPANS, History, series
-from eventml.deploy.console.numbers import HandlerNumbers, Snapshot, handler_numbers
-from eventml.deploy.workers import ServiceStatus, unready_reasons
+from eventml.deploy.console.numbers import Snapshot, handler_numbers, merged
+from eventml.deploy.workers import HostPort, ServiceStatus, unready_reasons
+from eventml.errors import ConfigError, UnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 log = logging.getLogger("eventml.console")
 
+T = TypeVar("T")
+
 INTERVAL: Final = 2.0  # seconds between two snapshots
 _COUNT_INTERVAL: Final = 10.0  # seconds between two counts of dead letters
+_TIMEOUT: Final = 5.0  # seconds for an operations port to answer
 
 
 class Tick:
-    """A snapshot with the one before it; what is made of both is made once, by the first who asks."""
+    """A snapshot and the numbers since the one before it, at a time in seconds since the epoch.
+
+    What is made of it is made once, by the first who asks.
+    """
 
     def __init__(self, number: int, before: Snapshot, now: Snapshot, epoch: float) -> None:
         self.number = number
-        self.before = before
         self.now = now
-        self.epoch = epoch  # seconds since the epoch
+        self.epoch = epoch
+        self.handlers = handler_numbers(before, now)
         self._made: dict[object, Any] = {}
         self._lock = threading.RLock()
 
-    def once(self, key: object, make: Callable[[], Any]) -> Any:
-        """Return what `make` returns for a key, called at most once."""
+    def once(self, make: Callable[..., T], *args: object) -> T:
+        """Return what a function returns for this tick and these arguments, called at most once."""
         with self._lock:
-            if key not in self._made:
-                self._made[key] = make()
-            return self._made[key]
-
-    @property
-    def handlers(self) -> list[HandlerNumbers]:
-        """The numbers of each handler."""
-        found: list[HandlerNumbers] = self.once("handlers", lambda: handler_numbers(self.before, self.now))
-        return found
+            if (make, args) not in self._made:
+                self._made[make, args] = make(self, *args)
+            found: T = self._made[make, args]
+            return found
 
 
 class Collector:
-    """Collects the numbers of a service in a thread of its own, while `running` is entered.
+    """Collects the numbers of a service for a history, in a thread of its own, while `running` is entered.
 
-    Args:
-        status: Returns the status of the service.
-        max_lag: Highest lag of a group with which the service is ready.
-        history: Gets each snapshot.
-        count: Counts the dead letters that are left, by handler. It may raise: the counts are unknown then.
-            It is called only while somebody looks.
+    `status` returns those of now, and a group with more than `max_lag` is not ready. While somebody looks,
+    `count` counts the dead letters that are left, by handler; if it raises, their number is not known.
     """
 
     def __init__(
@@ -64,7 +67,7 @@ class Collector:
         status: Callable[[], ServiceStatus],
         max_lag: int | None,
         history: History,
-        count: Callable[[], Mapping[str, int]] | None = None,
+        count: Callable[[], Mapping[str, int]] = dict,
     ) -> None:
         self._status = status
         self._max_lag = max_lag
@@ -123,23 +126,20 @@ class Collector:
             self._changed.notify_all()
 
     def columns(self, tick: Tick, span: str) -> bytes:
-        """Return the history of a span up to a snapshot, as JSON for charts."""
+        """Return the history of a span (five minutes if it is none) up to a snapshot, as JSON for charts."""
+        return tick.once(self._columns, span if span in SPANS else "5m")
 
-        def make() -> bytes:
-            points, marks = self.history.points(span, tick.epoch), self.history.marks(span, tick.epoch)
-            return msgspec.json.encode({**series(points, SPANS[span][0]), "marks": marks})
-
-        encoded: bytes = tick.once(("columns", span), make)
-        return encoded
+    def _columns(self, tick: Tick, span: str) -> bytes:
+        points, marks = self.history.points(span, tick.epoch), self.history.marks(span, tick.epoch)
+        return msgspec.json.encode({**series(points, SPANS[span][0]), "marks": marks})
 
     def count_now(self) -> None:
         """Count the dead letters that are left, as after some have been replayed."""
-        if self._count is not None:
-            try:
-                self._counted = self._count()
-            except Exception as exc:  # noqa: BLE001 - whatever it is, the counts are unknown
-                log.debug("dead letters cannot be counted: %s", exc)
-                self._counted = {}
+        try:
+            self._counted = self._count()
+        except Exception as exc:  # noqa: BLE001 - whatever it is, the counts are unknown
+            log.debug("dead letters cannot be counted: %s", exc)
+            self._counted = {}
 
     def _keep_counting(self) -> None:
         while self._looked.wait() and not self._stopped.is_set():
@@ -153,3 +153,55 @@ class Collector:
                 self.collect()
             except Exception:
                 log.exception("the console cannot collect the numbers of the service")
+
+
+def fetch_status(bus: str, address: HostPort) -> ServiceStatus:
+    """Fetch the status of the service of a bus from its operations port.
+
+    Raises:
+        UnavailableError: nobody answers at the address.
+        ConfigError: what answers is no operations port of eventml, or that of another bus.
+    """
+    connection = http.client.HTTPConnection(address.host, address.port, timeout=_TIMEOUT)
+    try:
+        connection.request("GET", "/status")
+        answer = connection.getresponse()
+        body = answer.read()
+    except (OSError, http.client.HTTPException) as exc:
+        raise UnavailableError(
+            f"no service answers at {address} ({exc}); the log of `eventml run ... --workers N` names its "
+            "operations port: pass that as --at"
+        ) from exc
+    finally:
+        connection.close()
+    try:
+        status = msgspec.json.decode(body, type=ServiceStatus) if answer.status == HTTPStatus.OK else None
+    except msgspec.MsgspecError:
+        status = None
+    if status is None:
+        found = body.decode(errors="replace").splitlines()[:1]
+        raise ConfigError(f"{address} is not an operations port of eventml: it answers {found}")
+    if status.bus != bus:
+        raise ConfigError(
+            f"{address} belongs to the bus {status.bus!r}, not {bus!r}; name another port with --at"
+        )
+    return status
+
+
+def remote_status(bus: str, addresses: Sequence[HostPort]) -> Callable[[], ServiceStatus]:
+    """Return a function that fetches the status of a bus from several ports, as one.
+
+    A port that does not answer is named among the reasons why the service is not ready.
+    """
+
+    def status() -> ServiceStatus:
+        found, failed = {}, []
+        for address in addresses:
+            try:
+                found[str(address)] = fetch_status(bus, address)
+            except (UnavailableError, ConfigError) as exc:
+                failed.append(str(exc))
+        whole = merged(found)
+        return msgspec.structs.replace(whole, bus=bus, unready=[*whole.unready, *failed])
+
+    return status

@@ -3,45 +3,43 @@
 from __future__ import annotations
 
 import base64
+import json
 import logging
 import threading
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from eventml.deploy.console.dead_letters import (
-    Cause,
-    find_dead_letter,
-    read_causes,
-    replay_or_drop_all,
-)
-from eventml.deploy.console.html import Html, count, lines, part, table
-from eventml.deploy.console.records import dead_letter_parts, format_time, one_line
+from eventml.deploy.console.dead_letters import Cause, read_causes, read_dead_letters, replay_or_drop_all
+from eventml.deploy.console.html import Html, lines, part, table
+from eventml.deploy.console.records import dead_letter_parts, format_time, one_line, shortened
+from eventml.errors import EventMLError
 from eventml.printable import cut, printable
-from eventml.runtime import MISPLACED, DeadLetterFilter, DeadLetterQueue, dead_letter_queues
+from eventml.runtime import (
+    MISPLACED,
+    DeadLetterAction,
+    DeadLetterDelivery,
+    DeadLetterFilter,
+    DeadLetterQueue,
+    dead_letter_queues,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from eventml.bus import Bus
     from eventml.deploy.console.broker import Broker
-    from eventml.runtime import DeadLetterAction
 
 log = logging.getLogger("eventml.console")
 
-_ACTIONS: Final[dict[str, DeadLetterAction]] = {"replay": "replay", "drop": "drop"}
+_DONE: Final[dict[DeadLetterAction, str]] = {"replay": "replayed", "drop": "dropped"}
 _COLUMNS: Final = ("handler", "exception", "dead letters", "actions", "last", "last reason", "first")
-_DONE: Final = {"replay": "replayed", "drop": "dropped"}
+_CAUSES: Final = 200  # rows
+_LONGEST: Final = 200_000  # characters of a part of a dead letter
 
 
-class Choice(msgspec.Struct, frozen=True):
-    """Which dead letters: all, those of a cause, or those of one event.
-
-    Attributes:
-        queue: Name of the queue; None for all.
-        exception: Name of the exception; None for all.
-        id: Id of the event; None for all.
-    """
+class Choice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which dead letters: of which queue, with which exception, of the event with which id; None is any."""
 
     queue: str | None = None
     exception: str | None = None
@@ -50,27 +48,27 @@ class Choice(msgspec.Struct, frozen=True):
     @classmethod
     def parse(cls, text: str) -> Choice:
         """Parse what `str` returns. Raises ValueError if it is something else."""
-        return msgspec.json.decode(base64.urlsafe_b64decode(text.encode()), type=cls)
+        return msgspec.convert(json.loads(base64.urlsafe_b64decode(text.encode())), cls)
 
     def __str__(self) -> str:
         """Return a text that forms and links carry whole, whatever a name has in it."""
-        return base64.urlsafe_b64encode(msgspec.json.encode(self)).decode()
+        return base64.urlsafe_b64encode(json.dumps(msgspec.structs.asdict(self)).encode()).decode()
 
     @property
     def filter(self) -> DeadLetterFilter:
         """The filter within the queues."""
-        return DeadLetterFilter(
-            ids=frozenset() if self.id is None else frozenset({self.id}),
-            exceptions=frozenset() if self.exception is None else frozenset({self.exception}),
+        ids, exceptions = (
+            frozenset(one for one in [value] if one is not None) for value in (self.id, self.exception)
         )
+        return DeadLetterFilter(ids=ids, exceptions=exceptions)
 
     @property
     def words(self) -> str:
         """The choice in words, behind a number of dead letters."""
-        words = ["of all handlers" if self.queue is None else f"of {self.queue}"]
-        words += [f"with {self.exception or 'no exception'}"] if self.exception is not None else []
-        words += [f"of the event {self.id}"] if self.id is not None else []
-        return printable(cut(" ".join(words), 200))
+        words = "of all handlers" if self.queue is None else f"of {self.queue}"
+        words += "" if self.exception is None else f" with {self.exception or 'no exception'}"
+        words += "" if self.id is None else f" of the event {self.id}"
+        return printable(cut(words, 200))
 
 
 class DeadLetterPages:
@@ -89,29 +87,42 @@ class DeadLetterPages:
     def _chosen(self, choice: Choice) -> list[DeadLetterQueue]:
         return [queue for queue in self._queues if choice.queue in (None, queue.name)]
 
-    def overview(self) -> Html:
-        """Return the dead letters by cause, with the actions."""
-        found = self._call(read_causes, self._queues, DeadLetterFilter())
-        notes = [part("unreadable", queue=queue, n=n) for queue, n in found.unreadable.items()]
-        if not found.causes:
-            return part("no-causes", notes=notes)
-        causes = table("Dead letters by cause", _COLUMNS, map(_row, found.causes), text=len(_COLUMNS))
-        return part("causes", total=found.total, actions=_actions(Choice()), notes=notes, table=causes)
+    def page(self, one: str | None) -> Html:
+        """Return the dead letters by cause, or the first of a choice in full, with the actions.
 
-    def one(self, choice: Choice) -> Html:
-        """Return one dead letter in full, with the actions for it and for its cause."""
-        for queue in self._chosen(choice):
-            found = self._call(find_dead_letter, queue, choice.filter)
-            if found is None:
-                continue
-            parts = dead_letter_parts(queue, found, self._hidden).items()
+        Raises:
+            ValueError: the text is no choice.
+        """
+        return self._causes() if one is None else self._one(Choice.parse(one))
+
+    def _causes(self) -> Html:
+        causes, unreadable = self._call(read_causes, self._queues, DeadLetterFilter())
+        notes = [part("unreadable", queue=queue, n=n) for queue, n in unreadable.items()]
+        if not causes:
+            return part("no-causes", notes=notes)
+        if len(causes) > _CAUSES:
+            notes.append(part("more-causes", n=f"{len(causes) - _CAUSES:,}"))
+        total = f"{sum(cause.count for cause in causes):,}"
+        rows = table("Dead letters by cause", _COLUMNS, map(_row, causes[:_CAUSES]), text=len(_COLUMNS))
+        return part("causes", total=total, actions=_actions(Choice()), notes=notes, table=rows)
+
+    def _one(self, choice: Choice) -> Html:
+        found = list[tuple[DeadLetterQueue, DeadLetterDelivery]]()
+
+        async def find(queue: DeadLetterQueue, one: DeadLetterDelivery | None) -> None:
+            found.extend([] if one is None else [(queue, one)])
+
+        self._call(read_dead_letters, self._chosen(choice), choice.filter, find, 1)
+        for queue, one in found:
+            short = msgspec.structs.replace(one, delivery=shortened(one.delivery))
+            parts = dead_letter_parts(queue, short, self._hidden).items()
             return part(
                 "dead-letter",
                 queue=queue.name,
-                id=cut(one_line(found.id), 100),
-                one=_actions(Choice(queue.name, found.exception, found.id)),
-                cause=_actions(Choice(queue.name, found.exception)),
-                shown=[part("field", label=label, text=lines(text)) for label, text in parts if text],
+                id=cut(one_line(one.id), 100),
+                one=_actions(Choice(queue.name, one.exception, one.id)),
+                cause=_actions(Choice(queue.name, one.exception)),
+                shown=[part("field", label=k, text=lines(cut(v, _LONGEST))) for k, v in parts if v],
             )
         return part("no-dead-letter")
 
@@ -121,32 +132,32 @@ class DeadLetterPages:
         Raises:
             ValueError: the form is not one of these pages.
         """
-        action, choice = _ACTIONS.get(form.get("action", "")), Choice.parse(form.get("choice", ""))
-        if action is None:
-            raise ValueError("no such action")
+        choice = Choice.parse(form.get("choice", ""))
+        action = msgspec.convert(form.get("action"), DeadLetterAction)
         queues = self._chosen(choice)
         if form.get("confirmed") != "yes":
             return self._dry_run(action, choice, queues)
-        reports = self._call(replay_or_drop_all, queues, choice.filter, action)
+        try:
+            reports = self._call(replay_or_drop_all, queues, choice.filter, action)
+        except EventMLError as exc:
+            log.warning("%s: the %s of dead letters %s has ended early: %s", who, action, choice.words, exc)
+            raise
         done, results = 0, []
         for queue, report in reports:
             done += report.chosen.total()
-            results.append(f"{queue.name}: {count(report.chosen.total())} {_DONE[action]}")
+            told = [f"{report.chosen.total():,} {_DONE[action]}"]
             if report.duplicates:
-                results.append(
-                    f"{queue.name}: {count(report.duplicates)} duplicates, left by a crash, dropped"
-                )
-            results += [f"{queue.name}: {count(n)} remain: {why}" for why, n in report.refused.items()]
-            if report.left is not None:
-                results.append(f"{queue.name}: {count(report.left)} dead letters are left")
-        log.info("%s %s %d dead letters %s", printable(who), _DONE[action], done, choice.words)
-        items = [part("item", text=text) for text in results]
-        return part("done", n=f"{done:,}", done=_DONE[action], results=items)
+                told += [f"{report.duplicates:,} duplicates, left by a crash, dropped"]
+            told += [f"{n:,} remain: {why}" for why, n in report.refused.items()]
+            told += [] if report.left is None else [f"{report.left:,} dead letters are left"]
+            results += [part("item", text=f"{queue.name}: {line}") for line in told]
+        log.info("%s %s %d dead letters %s", who, _DONE[action], done, choice.words)
+        return part("done", n=f"{done:,}", done=_DONE[action], results=results)
 
     def _dry_run(self, action: DeadLetterAction, choice: Choice, queues: Sequence[DeadLetterQueue]) -> Html:
-        found = self._call(read_causes, queues, choice.filter)
-        misplaced = sum(cause.misplaced for cause in found.causes) if action == "replay" else 0
-        number = f"{found.total - misplaced:,}"
+        causes, _ = self._call(read_causes, queues, choice.filter)
+        misplaced = sum(cause.misplaced for cause in causes) if action == "replay" else 0
+        number = f"{sum(cause.count for cause in causes) - misplaced:,}"
         note = part("misplaced", n=misplaced, why=MISPLACED) if misplaced else ""
         form = _form(action, choice, f"{action.capitalize()} {number}", "yes") if number != "0" else ""
         return part(f"dry-{action}", n=number, words=choice.words, note=note, form=form)
@@ -166,7 +177,7 @@ def _row(cause: Cause) -> Sequence[object]:
 
 
 def _actions(choice: Choice) -> list[Html]:
-    return [_form(name, choice, f"{name.capitalize()} …") for name in _ACTIONS]
+    return [_form(name, choice, f"{name.capitalize()} …") for name in _DONE]
 
 
 def _form(action: str, choice: Choice, text: str, confirmed: str = "") -> Html:

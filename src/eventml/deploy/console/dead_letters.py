@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
@@ -27,14 +28,11 @@ T = TypeVar("T")
 
 
 class Cause(msgspec.Struct):
-    """The dead letters of one queue with one exception: how many, and when they failed last.
+    """The dead letters of one queue with one exception: how many, and when they failed.
 
     Attributes:
-        queue: Name of the queue: its handlers.
         first: The earliest of their last failures, in seconds since the epoch.
-        last: The latest one.
-        reason: Message of the latest one.
-        id: Id of its event.
+        last: The latest one; `reason` is its message, `id` that of its event.
         misplaced: How many cannot be replayed, as they name another topic or group.
     """
 
@@ -54,22 +52,6 @@ class Cause(msgspec.Struct):
             self.last, self.reason, self.id = one.last_failure, one.message, one.id
         self.count += 1
         self.misplaced += not owned
-
-
-class Causes(msgspec.Struct):
-    """The dead letters of some queues by cause, the largest first.
-
-    Attributes:
-        unreadable: By queue, records that are no dead letters.
-    """
-
-    causes: list[Cause]
-    unreadable: Counter[str]
-
-    @property
-    def total(self) -> int:
-        """How many dead letters there are."""
-        return sum(cause.count for cause in self.causes)
 
 
 async def visit_queue(
@@ -96,46 +78,48 @@ async def count_left(backend: Backend, queues: Sequence[DeadLetterQueue]) -> dic
             lag = await backend.lag(queue.dead_letter_topic, group=queue.replay_group)
         except TopicNotFoundError:
             lag = {}  # no dead letter was ever written
-        left = await visit_queue(backend, queue, _lag) if lag is None else sum(lag.values())
+        left = sum(lag.values()) if lag is not None else await visit_queue(backend, queue, lambda s: s.lag())
         found |= dict.fromkeys(queue.handlers, left or 0)
     return found
 
 
-async def _lag(subscription: Subscription) -> int | None:
-    return await subscription.lag()
+async def read_dead_letters(
+    backend: Backend,
+    queues: Sequence[DeadLetterQueue],
+    matching: DeadLetterFilter,
+    visit: Callable[[DeadLetterQueue, DeadLetterDelivery | None], Awaitable[None]],
+    limit: int | None = None,
+) -> None:
+    """Call `visit` with each dead letter that matches, up to a limit; with None for a record that is none."""
+
+    async def read(subscription: Subscription, queue: DeadLetterQueue, limit: int | None) -> int:
+        taken = 0
+        async for one in browse(subscription, matching, limit=limit):
+            taken += one is not None
+            await visit(queue, one)
+        return taken
+
+    for queue in queues:
+        if limit != 0:
+            taken = await visit_queue(backend, queue, partial(read, queue=queue, limit=limit)) or 0
+            limit = None if limit is None else limit - taken
 
 
 async def read_causes(
     backend: Backend, queues: Sequence[DeadLetterQueue], matching: DeadLetterFilter
-) -> Causes:
-    """Read all dead letters that match, and count them by cause."""
+) -> tuple[list[Cause], Counter[str]]:
+    """Count all dead letters that match: by cause, the largest first; and by queue records that are none."""
     causes, unreadable = dict[tuple[str, str], Cause](), Counter[str]()
-    for queue in queues:
 
-        async def count(subscription: Subscription, queue: DeadLetterQueue = queue) -> None:
-            async for one in browse(subscription, matching):
-                if one is None:
-                    unreadable[queue.name] += 1
-                    continue
-                cause = causes.setdefault((queue.name, one.exception), Cause(queue.name, one.exception))
-                cause.add(one, owned=queue.owns(one))
+    async def count(queue: DeadLetterQueue, one: DeadLetterDelivery | None) -> None:
+        if one is None:
+            unreadable[queue.name] += 1
+        else:
+            cause = causes.setdefault((queue.name, one.exception), Cause(queue.name, one.exception))
+            cause.add(one, owned=queue.owns(one))
 
-        await visit_queue(backend, queue, count)
-    return Causes(sorted(causes.values(), key=lambda cause: -cause.count), unreadable)
-
-
-async def find_dead_letter(
-    backend: Backend, queue: DeadLetterQueue, matching: DeadLetterFilter
-) -> DeadLetterDelivery | None:
-    """Return the first dead letter of a queue that matches, or None."""
-
-    async def find(subscription: Subscription) -> DeadLetterDelivery | None:
-        async for one in browse(subscription, matching, limit=1):
-            if one is not None:
-                return one
-        return None
-
-    return await visit_queue(backend, queue, find)
+    await read_dead_letters(backend, queues, matching, count)
+    return sorted(causes.values(), key=lambda cause: -cause.count), unreadable
 
 
 async def replay_or_drop_all(
@@ -143,16 +127,14 @@ async def replay_or_drop_all(
     queues: Sequence[DeadLetterQueue],
     matching: DeadLetterFilter,
     action: DeadLetterAction,
+    limit: int | None = None,
 ) -> list[tuple[DeadLetterQueue, ReplayReport]]:
-    """Replay or drop all dead letters of some queues that match; see `runtime.replay_or_drop`."""
-    reports = []
-    acks_singly = backend.capabilities.redelivery == "lease"
+    """Replay or drop the dead letters of some queues that match; see `runtime.replay_or_drop`."""
+    reports, singly = [], backend.capabilities.redelivery == "lease"
     for queue in queues:
-
-        async def act(subscription: Subscription, queue: DeadLetterQueue = queue) -> ReplayReport:
-            return await replay_or_drop(subscription, queue, matching, action, acks_singly=acks_singly)
-
-        report = await visit_queue(backend, queue, act)
+        act = partial(replay_or_drop, queue=queue, chosen=matching, action=action, acks_singly=singly)
+        report = None if limit == 0 else await visit_queue(backend, queue, partial(act, limit=limit))
         if report is not None:
             reports.append((queue, report))
+            limit = None if limit is None else limit - report.chosen.total()
     return reports

@@ -12,15 +12,16 @@ import math
 import sqlite3
 import threading
 from collections import deque
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from eventml.deploy.console.numbers import HandlerNumbers, Snapshot, changes, handler_numbers
+from eventml.deploy.console.numbers import Snapshot, changes, handler_numbers
 from eventml.runtime import SECONDS_BUCKETS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
 log = logging.getLogger("eventml.console")
@@ -32,6 +33,7 @@ FIELDS: Final = ("received", "published", "p50", "p99", "lag", "batch")
 """Numbers of a point, of each handler."""
 
 _MARKS: Final = 200
+_NEAR: Final = 5.0  # seconds between two marks of one thing, seen by two processes
 _EARLY: Final = 1.0  # seconds by which a snapshot may come early and still end a step
 
 
@@ -50,11 +52,7 @@ class Mark(msgspec.Struct, frozen=True):
 
 
 class History:
-    """The points of each ring, oldest first, and the marks of the last day.
-
-    Args:
-        file: Keeps the points too, and gives those of earlier processes; None for none.
-    """
+    """The points of each ring, oldest first, and the marks of the last day: also those of a file."""
 
     def __init__(self, file: HistoryFile | None = None) -> None:
         self._file = file
@@ -64,11 +62,21 @@ class History:
         self._points: dict[str, deque[Point]] = {
             span: deque(maxlen=math.ceil(length / step) + 1) for span, (step, length) in SPANS.items()
         }
-        for table, value in [] if file is None else file.read():
-            if table in self._points:
-                self._points[table].append(msgspec.json.decode(value, type=Point))
-            elif table == "mark":
-                self._marks.append(msgspec.json.decode(value, type=Mark))
+        for kind, value in file.read() if file else ():
+            with contextlib.suppress(msgspec.DecodeError):  # another version has written it
+                self._add_earlier(kind, value)
+
+    def _add_earlier(self, kind: str, value: str) -> None:
+        """Add a row of a file; a point or a mark that a second process has written too is there once."""
+        if kind == "mark":
+            mark = msgspec.json.decode(value, type=Mark)
+            if not any(one.text == mark.text and mark.at - one.at < _NEAR for one in self._marks):
+                self._marks.append(mark)
+        elif kind in self._points:
+            point, ring = msgspec.json.decode(value, type=Point), self._points[kind]
+            whole = all(len(values) == len(FIELDS) for values in point.values.values())
+            if whole and not (ring and point.at - ring[-1].at < SPANS[kind][0] - _EARLY):
+                ring.append(point)
 
     def add(self, now: Snapshot, epoch: float) -> None:
         """Add a snapshot, taken at a time in seconds since the epoch, to each ring whose step is over."""
@@ -84,7 +92,10 @@ class History:
                 if now.at - before.at < step - _EARLY:
                     continue
                 self._last[span] = now
-                point = Point(epoch, {one.handler: _values(one) for one in handler_numbers(before, now)})
+                numbers = {
+                    one.handler: _finite(attrgetter(*FIELDS)(one)) for one in handler_numbers(before, now)
+                }
+                point = Point(epoch, numbers)
                 self._points[span].append(point)
                 written.append((span, epoch, msgspec.json.encode(point)))
         if self._file is not None:
@@ -101,9 +112,8 @@ class History:
             return [mark for mark in self._marks if mark.at > epoch - SPANS[span][1]]
 
 
-def _values(one: HandlerNumbers) -> tuple[float | None, ...]:
-    bounded = (getattr(one, field) for field in FIELDS)
-    return tuple(value if value != math.inf else SECONDS_BUCKETS[-1] for value in bounded)
+def _finite(values: Iterable[float | None]) -> tuple[float | None, ...]:
+    return tuple(SECONDS_BUCKETS[-1] if value == math.inf else value for value in values)
 
 
 def series(points: Sequence[Point], step: float) -> dict[str, Any]:
@@ -116,23 +126,17 @@ def series(points: Sequence[Point], step: float) -> dict[str, Any]:
         if filled and point.at - filled[-1].at > 3 * step:
             filled.append(Point(filled[-1].at + step, {}))
         filled.append(point)
-    names = sorted({name for point in points for name in point.values})
-    unknown = (None,) * len(FIELDS)
-    columns = {
-        name: dict(
-            zip(FIELDS, zip(*(one.values.get(name, unknown) for one in filled), strict=True), strict=True)
-        )
-        for name in names
-    }
+    columns, unknown = {}, (None,) * len(FIELDS)
+    for name in sorted({name for point in points for name in point.values}):
+        rows = [one.values.get(name, unknown) for one in filled]
+        columns[name] = dict(zip(FIELDS, zip(*rows, strict=True), strict=True))
     return {"at": [round(point.at, 1) for point in filled], "handlers": columns}
 
 
 class HistoryFile:
-    """An SQLite file of points and marks, for one service. One that cannot be used is logged, once.
+    """An SQLite file of points and marks, which several buses may share. It is created if it is missing.
 
-    Args:
-        path: File, which is created if it is missing.
-        bus: Name of the bus: services of several may share a file.
+    One warning is logged when it cannot be used; each later call tries again.
     """
 
     def __init__(self, path: Path, bus: str) -> None:
@@ -142,7 +146,7 @@ class HistoryFile:
         self._pruned = 0.0
 
     def read(self) -> list[tuple[str, str]]:
-        """Return the table and the JSON of each row, oldest first."""
+        """Return the kind and the JSON of each row, oldest first."""
         rows = self._execute([("SELECT kind, value FROM history WHERE bus = ? ORDER BY at", (self._bus,))])
         return [(str(kind), str(value)) for kind, value in rows]
 
@@ -155,22 +159,22 @@ class HistoryFile:
         ]
         if epoch - self._pruned > 60:  # noqa: PLR2004 - a minute
             self._pruned = epoch
-            for kind, length in (*((span, length) for span, (_, length) in SPANS.items()), ("mark", 86_400)):
-                old = (self._bus, kind, epoch - length)
-                steps.append(("DELETE FROM history WHERE bus = ? AND kind = ? AND at < ?", old))
+            old = [("mark", 86_400), *((span, length) for span, (_, length) in SPANS.items())]
+            delete = "DELETE FROM history WHERE bus = ? AND kind = ? AND at < ?"
+            steps += [(delete, (self._bus, kind, epoch - length)) for kind, length in old]
         if steps:
             self._execute(steps)
 
     def _execute(self, steps: Sequence[tuple[str, Sequence[object]]]) -> list[tuple[Any, ...]]:
-        if self._broken:
-            return []
+        create = "CREATE TABLE IF NOT EXISTS history (bus TEXT, kind TEXT, at REAL, value TEXT)"
         try:
             with contextlib.closing(sqlite3.connect(self._path, timeout=1)) as database, database:
-                database.execute(
-                    "CREATE TABLE IF NOT EXISTS history (bus TEXT, kind TEXT, at REAL, value TEXT)"
-                )
-                return [row for sql, values in steps for row in database.execute(sql, values).fetchall()]
+                database.execute(create)
+                found = [row for sql, values in steps for row in database.execute(sql, values).fetchall()]
         except sqlite3.Error as exc:
+            if not self._broken:
+                log.warning("console.history: %s: %s; the history is kept in memory only", self._path, exc)
             self._broken = True
-            log.warning("console.history: %s: %s; the history is kept in memory only", self._path, exc)
             return []
+        self._broken = False
+        return found

@@ -62,14 +62,15 @@ def lines(text: str) -> Html:
     return Html(_safe(text, keep="\n\t"))
 
 
-def page(bus: str, title: str, here: str, content: Html) -> bytes:
-    """Return a whole page of a bus; `here` is its path among those of the navigation."""
+def page(bus: str, here: str, content: Html) -> bytes:
+    """Return a whole page of a bus; `here` is its path, one of the navigation."""
     links = [
         part("link", path=path, name=name, current=Html(' aria-current="page"') if path == here else "")
         for path, name in _NAVIGATION.items()
     ]
-    values = {"title": _safe(title), "bus": _safe(bus), "links": _safe(links), "content": content}
-    return _PAGE.substitute(values).encode()
+    return _PAGE.substitute(
+        title=_NAVIGATION[here], bus=_safe(bus), links=_safe(links), content=content
+    ).encode()
 
 
 def table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[object]], text: int = 1) -> Html:
@@ -94,14 +95,6 @@ def count(number: float | None) -> str:
     return f"{number:,.0f}" if number >= 10 or number == int(number) else f"{number:,.1f}"  # noqa: PLR2004
 
 
-def duration(seconds: float | None) -> str:
-    """Return a time: "25ms", "1.5s", "2 days, 3:04:05"; "?" if it is not known."""
-    minute = 60
-    if seconds is None or seconds < minute:
-        return format_seconds(seconds, "?")
-    return str(timedelta(seconds=int(seconds)))
-
-
-def size(number: int | None) -> str:
-    """Return a number of bytes in megabytes; "?" if it is not known."""
-    return "?" if number is None else f"{number / 1e6:,.0f} MB"
+def duration(seconds: float) -> str:
+    """Return a time: "25ms", "1.5s", "2 days, 3:04:05"."""
+    return format_seconds(seconds) if seconds < 60 else str(timedelta(seconds=int(seconds)))  # noqa: PLR2004

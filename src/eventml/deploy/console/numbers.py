@@ -6,6 +6,7 @@ Everything here is a pure function of statuses, whose counters are totals. A num
 # No `from __future__ import annotations` here: msgspec reads the annotations at run time.
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import msgspec
 
@@ -34,11 +35,8 @@ class HandlerNumbers(msgspec.Struct, frozen=True, kw_only=True):
     """The numbers of a handler, by the names of their columns. Times are seconds.
 
     Rates, `batch`, quantiles and stages are those of the time between two snapshots; quantiles are upper
-    bounds, of 99% of the events for `p99`. The stages are the mean time for a batch. `dead`, `lost`,
-    `retries`, `stale`, `duplicate` and `skipped` count since the start of the service.
-
-    Attributes:
-        left: Dead letters that are neither replayed nor dropped.
+    bounds, of 99% of the events for `p99`. The stages are the mean time for a batch. `left` are dead letters
+    that are neither replayed nor dropped. The others but `lag` and `in_flight` count since the start.
     """
 
     handler: str
@@ -66,11 +64,8 @@ class HandlerNumbers(msgspec.Struct, frozen=True, kw_only=True):
 class WorkerNumbers(msgspec.Struct, frozen=True, kw_only=True):
     """The state and the numbers of a worker, by the names of their columns. Times are seconds.
 
-    Attributes:
-        state: State in words: that of each process, and what is wrong.
-        ready: Whether it handles events and reaches its broker.
-        memory: Resident memory in bytes.
-        models: Handlers with the versions of their models.
+    `state` is in words: that of each process, and what is wrong. A `ready` worker handles events and reaches
+    its broker. `memory` is resident, in bytes. `models` are handlers with the versions of their models.
     """
 
     worker: str
@@ -86,41 +81,30 @@ class WorkerNumbers(msgspec.Struct, frozen=True, kw_only=True):
 
 def handler_numbers(before: Snapshot, now: Snapshot) -> list[HandlerNumbers]:
     """Return the numbers of each handler, sorted by their names."""
-    earlier, totals = handler_totals(before.status), handler_totals(now.status)
-    lags, seconds = group_lags(now.status), now.at - before.at
+    earlier, lags = handler_totals(before.status), group_lags(now.status)
     return [
-        _numbers(name, now.status, total, lags.get(name), increase(earlier.get(name, {}), total), seconds)
-        for name, total in sorted(totals.items())
+        _numbers(name, now, total, increase(earlier.get(name, {}), total), now.at - before.at, lags.get(name))
+        for name, total in sorted(handler_totals(now.status).items())
     ]
 
 
 def _numbers(
-    name: str, status: ServiceStatus, total: Totals, lag: int | None, rise: Totals, seconds: float, /
+    name: str, now: Snapshot, total: Totals, rise: Totals, seconds: float, lag: int | None
 ) -> HandlerNumbers:
-    def count(counter: str) -> int:
-        return int(total.get(counter, [0])[0])
-
-    def rate(counter: str) -> float | None:
-        return rise.get(counter, [0])[0] / seconds if seconds > 0 else None
-
-    reports = [worker.handlers[name] for worker in status.workers if name in worker.handlers]
+    counters = {"dead": "dead_letters", "duplicate": "duplicates"}
+    counters |= {counter: counter for counter in ("lost", "retries", "stale", "skipped")}
+    numbers: dict[str, Any] = {field: int(total.get(name, [0])[0]) for field, name in counters.items()}
+    numbers |= {name: mean(rise.get(name, ())) for name in ("batch", *STAGES)}
+    for rate in ("received", "published"):
+        numbers[rate] = rise.get(rate, [0])[0] / seconds if seconds > 0 else None
     return HandlerNumbers(
         handler=name,
         lag=lag,
-        in_flight=sum(report.in_flight for report in reports),
-        received=rate("received"),
-        published=rate("published"),
-        dead=count("dead_letters"),
-        left=status.dead_letters.get(name),
-        lost=count("lost"),
-        retries=count("retries"),
-        batch=mean(rise.get("batch", ())),
+        in_flight=sum(one.handlers[name].in_flight for one in now.status.workers if name in one.handlers),
+        left=now.status.dead_letters.get(name),
         p50=quantile(rise.get("latency", ()), 0.5),
         p99=quantile(rise.get("latency", ()), 0.99),
-        **{stage: mean(rise.get(stage, ())) for stage in STAGES},
-        stale=count("stale"),
-        duplicate=count("duplicates"),
-        skipped=count("skipped"),
+        **numbers,
     )
 
 
@@ -223,36 +207,33 @@ def loaded_models(status: ServiceStatus) -> dict[str, str]:
 
 def merged(statuses: Mapping[str, ServiceStatus]) -> ServiceStatus:
     """Return one status of the services of a bus on several ports, by the names of their ports."""
-    ended: dict[str, Totals] = {}
-    for one in statuses.values():
+    ended, services, several = dict[str, Totals](), [*statuses.values()], len(statuses) > 1
+    for one in services:
         for name, totals in one.ended.items():
             ended[name] = add_totals(ended.get(name, {}), totals)
-    several = len(statuses) > 1
     return ServiceStatus(
-        bus=next((one.bus for one in statuses.values()), ""),
+        bus=next((one.bus for one in services), ""),
         workers=[
             msgspec.structs.replace(worker, name=f"{worker.name} at {port}" if several else worker.name)
             for port, one in statuses.items()
             for worker in one.workers
         ],
         ended=ended,
-        stopping=any(one.stopping for one in statuses.values()),
-        stuck="; ".join(one.stuck for one in statuses.values() if one.stuck),
-        rolling_restarts=sum(one.rolling_restarts for one in statuses.values()),
-        dead_letters={name: n for one in statuses.values() for name, n in one.dead_letters.items()},
-        unready=[reason for one in statuses.values() for reason in one.unready],
+        rolling_restarts=sum(one.rolling_restarts for one in services),
+        dead_letters={name: n for one in services for name, n in one.dead_letters.items()},
+        unready=[reason for one in services for reason in one.unready],
     )
 
 
-def format_seconds(seconds: float | None, unknown: str = "-") -> str:
-    """Return a time in milliseconds below a second and in seconds above."""
+def format_seconds(seconds: float | None) -> str:
+    """Return a time in milliseconds below a second and in seconds above; "-" if it is not known."""
     if seconds is None:
-        return unknown
+        return "-"
     return f"{seconds:,.1f}s" if seconds >= 1 else f"{round(seconds * 1000, 2):.3g}ms"
 
 
-def format_bound(seconds: float | None, unknown: str = "-") -> str:
+def format_bound(seconds: float | None) -> str:
     """Return the bound of a quantile: "≤25ms", or ">300s" if it is above the highest finite bound."""
-    if seconds is None:
-        return unknown
-    return f"≤{format_seconds(seconds)}" if math.isfinite(seconds) else f">{SECONDS_BUCKETS[-1]:g}s"
+    if seconds == math.inf:
+        return f">{SECONDS_BUCKETS[-1]:g}s"
+    return "-" if seconds is None else f"≤{format_seconds(seconds)}"

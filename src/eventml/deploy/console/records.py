@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _DECODER: Final = Decoder(Any)
 _MAX_INDENTED: Final = 65_536  # bytes of JSON
 _HIDDEN: Final = "(hidden)"
+_MAX_SHOWN: Final = 65_536  # bytes of a key, and of a value
 
 
 def delivery_to_json(delivery: Delivery, hidden: Sequence[str] = ()) -> bytes:
@@ -44,6 +45,18 @@ def delivery_to_json(delivery: Delivery, hidden: Sequence[str] = ()) -> bytes:
         except (TypeError, ValueError, RecursionError):
             pass  # MessagePack can hold values that JSON cannot
     return printable_json(msgspec.json.encode({**line, "value": _text_or_base64(record.value)})) + b"\n"
+
+
+def shortened(delivery: Delivery) -> Delivery:
+    """Return a delivery for a page: of a very long key or value only the beginning, as text that says so."""
+    record = delivery.record
+    long = {
+        name: data[:_MAX_SHOWN].decode(errors="backslashreplace") + f"… ({len(data):,} bytes in all)"
+        for name, data in (("key", record.key or b""), ("value", record.value))
+        if len(data) > _MAX_SHOWN
+    }
+    cut = msgspec.structs.replace(record, **{name: text.encode() for name, text in long.items()})
+    return msgspec.structs.replace(delivery, record=cut)
 
 
 def _text_or_base64(data: bytes) -> str | dict[str, bytes]:

@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from contextlib import ExitStack, contextmanager
 from http import HTTPStatus
-from http.client import HTTPConnection, HTTPException
 from mimetypes import guess_type
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import parse_qsl, quote, urlsplit
+from typing import TYPE_CHECKING, Final
+from urllib.parse import parse_qsl
 
 import msgspec
 
-from eventml import config
-from eventml.deploy.console.broker import MAX_TAILS, Broker
-from eventml.deploy.console.bus_graph import topology
+from eventml.deploy.console.broker import Broker
 from eventml.deploy.console.collector import Collector
-from eventml.deploy.console.dead_letter_pages import Choice, DeadLetterPages
+from eventml.deploy.console.dead_letter_pages import DeadLetterPages
 from eventml.deploy.console.dead_letters import count_left
-from eventml.deploy.console.history import SPANS, History, HistoryFile
+from eventml.deploy.console.history import History, HistoryFile
 from eventml.deploy.console.html import FOLDER, Html, page, part
-from eventml.deploy.console.numbers import loaded_models
 from eventml.deploy.console.overview import Overview
-from eventml.deploy.console.sessions import Session, Sessions
-from eventml.deploy.console.try_it import Form, ask, curl
+from eventml.deploy.console.sessions import Session, Sessions, is_own
+from eventml.deploy.console.try_it import TryIt
 from eventml.deploy.workers import Pages, Request, Response, ServiceStatus
-from eventml.errors import EventMLError, UnavailableError
-from eventml.printable import printable
+from eventml.errors import EventMLError
 from eventml.runtime import dead_letter_queues
 
 if TYPE_CHECKING:
@@ -38,9 +32,6 @@ if TYPE_CHECKING:
 
     from eventml.bus import Bus
     from eventml.deploy.workers import OpenPages
-    from eventml.handlers import Handler
-
-log = logging.getLogger("eventml.console")
 
 _ASSETS: Final = ("console.js", "console.css", "uPlot.iife.min.js", "uPlot.min.css")
 _HTML: Final = "text/html; charset=utf-8"
@@ -54,16 +45,14 @@ _HEADERS: Final = {
     "referrer-policy": "same-origin",
     "cache-control": "no-store",
 }
-_PRIVATE: Final = {"/dead-letters": "Dead letters", "/tail": "Live tail", "/try": "Try it"}
+_PRIVATE: Final = ("/dead-letters", "/tail", "/try")
 
 
 def open_console(bus: Bus, worker: BlockingPortal | None = None, web: str | None = None) -> OpenPages:
     """Return what opens the console of a configured bus.
 
-    Args:
-        bus: The bus.
-        worker: Runs coroutines in the event loop in which the bus is open in this process, if it is.
-        web: Address of the bus's web service, if this is one.
+    `worker` runs coroutines in the event loop in which the bus is open in this process, if it is. `web` is
+    the address of the bus's web service, if this is one.
     """
 
     @contextmanager
@@ -76,7 +65,8 @@ def open_console(bus: Bus, worker: BlockingPortal | None = None, web: str | None
         with ExitStack() as stack:
             stack.enter_context(collector.running())
             stack.enter_context(broker.running())
-            yield Console(bus, collector, broker, Sessions(token), web).answer
+            try_it = TryIt(bus, collector, broker, token, web)
+            yield Console(bus, collector, broker, Sessions(token), try_it).answer
 
     return opened
 
@@ -85,49 +75,47 @@ class Console:
     """Answers the requests for the pages of a bus. Any thread may call it."""
 
     def __init__(
-        self, bus: Bus, collector: Collector, broker: Broker, sessions: Sessions, web: str | None
+        self, bus: Bus, collector: Collector, broker: Broker, sessions: Sessions, try_it: TryIt
     ) -> None:
         self._bus = bus
         self._collector = collector
         self._broker = broker
         self._sessions = sessions
-        self._web = web
-        self._nodes = topology(bus)
-        backend = config.redact(bus.settings.backend.url)
-        self._overview = Overview(bus, backend, self._nodes, collector)
+        self._try_it = try_it
+        self._overview = Overview(bus, collector)
         self._dead_letters = DeadLetterPages(bus, broker)
         self._public: dict[str, Callable[[Mapping[str, str]], Response]] = {
             "/": lambda _: _page(self._overview.page(collector.tick())),
             "/models": lambda _: _page(self._overview.models_page(collector.tick())),
-            "/status": lambda _: self._json(msgspec.json.encode(collector.status())),
+            "/status": lambda _: _json(msgspec.json.encode(collector.status())),
             "/live": lambda _: Response(self._live(), content_type=_EVENTS, headers=_HEADERS),
-            "/history": self._history,
+            "/history": lambda query: _json(collector.columns(collector.tick(), query.get("span", ""))),
         }
 
     def answer(self, request: Request) -> Response | None:
         """Return the response to a request, or None if nothing is at its path."""
-        url = urlsplit(request.path)
-        query = dict(parse_qsl(url.query, keep_blank_values=True))
+        path, _, text = request.path.partition("?")
+        query = dict(parse_qsl(text, keep_blank_values=True))
         if request.method == "POST":
-            if not self._sessions.is_own(request):
+            if not is_own(request):
                 return _page(b"this form is not one of this console\n", HTTPStatus.FORBIDDEN)
             form = dict(parse_qsl(request.body.decode(errors="replace"), keep_blank_values=True))
-            return self._post(url.path, form, request)
-        path, name = url.path, url.path.removeprefix("/assets/")
+            return self._post(path, form, request)
         if path in self._public:
             return self._public[path](query)
         if path == "/tail-records" and self._sessions.find(request):
             return self._tail_records(query)
-        if name != path and name in _ASSETS:
+        if (name := path.removeprefix("/assets/")) in _ASSETS:
             return _asset(name)
-        return self._private(path, query, request) if path in _PRIVATE else None
+        return self._private(path, query, None, request)
 
-    def _json(self, body: bytes) -> Response:
-        return Response(body, content_type="application/json", headers=_HEADERS)
-
-    def _history(self, query: Mapping[str, str]) -> Response:
-        span = query.get("span", "")
-        return self._json(self._collector.columns(self._collector.tick(), span if span in SPANS else "5m"))
+    def _post(self, path: str, form: Mapping[str, str], request: Request) -> Response | None:
+        if path == "/log-in":
+            cookie = self._sessions.open(form.get("token", ""), form.get("name", ""), request)
+            return _redirect("dead-letters", cookie) if cookie else self._refuse("/dead-letters", wrong=True)
+        if path == "/log-out":
+            return _redirect("./", self._sessions.close(request))
+        return self._private(path, {}, form, request)
 
     def _live(self) -> Generator[bytes, None, None]:
         yield self._overview.message(tick := self._collector.tick())
@@ -136,15 +124,16 @@ class Console:
             yield self._overview.message(tick)
 
     def _private(
-        self, path: str, query: Mapping[str, str], request: Request, form: Mapping[str, str] | None = None
-    ) -> Response:
-        session = self._sessions.find(request)
-        if session is None:
+        self, path: str, query: Mapping[str, str], form: Mapping[str, str] | None, request: Request
+    ) -> Response | None:
+        if path not in _PRIVATE:
+            return None
+        if (session := self._sessions.find(request)) is None:
             return self._refuse(path)
         try:
             content = self._content(path, query, form, session)
-        except (EventMLError, ValueError) as exc:
-            content = _problem(exc)
+        except (EventMLError, ValueError, RecursionError) as exc:
+            content = part("problem", error=str(exc) or "not valid")
         return self._show(path, part("both", one=content, other=part("log-out", who=session.who)))
 
     def _content(
@@ -156,32 +145,12 @@ class Console:
                 if form.get("confirmed"):
                     self._collector.count_now()
                 return content
-            case "/dead-letters" if "one" in query:
-                return self._dead_letters.one(Choice.parse(query["one"]))
             case "/dead-letters":
-                return self._dead_letters.overview()
+                return self._dead_letters.page(query.get("one"))
             case "/tail":
                 return self._tail(query)
             case _:
-                if form:
-                    log.info(
-                        "%s tried a predictor: %s",
-                        printable(session.who),
-                        printable(form.get("predictor", "")),
-                    )
-                return self._try(form or {}, form or query)
-
-    def _post(self, path: str, form: Mapping[str, str], request: Request) -> Response | None:
-        if path == "/log-in":
-            cookie = self._sessions.open(form.get("token", ""), form.get("name", ""), request)
-            return (
-                self._refuse("/dead-letters", wrong=True)
-                if cookie is None
-                else _redirect("dead-letters", cookie)
-            )
-        if path == "/log-out":
-            return _redirect("./", self._sessions.close(request))
-        return self._private(path, {}, request, form) if path in _PRIVATE else None
+                return self._try_it.page(form or {}, form or query, session.who)
 
     def _refuse(self, path: str, *, wrong: bool = False) -> Response:
         if not self._sessions.enabled:
@@ -190,72 +159,27 @@ class Console:
         return self._show(path, content, HTTPStatus.UNAUTHORIZED)
 
     def _show(self, path: str, content: Html, status: HTTPStatus = HTTPStatus.OK) -> Response:
-        return _page(page(self._bus.name, _PRIVATE[path], path[1:], content), status)
-
-    # Live tail
-
-    def _topics(self) -> list[str]:
-        return [node.name for node in self._nodes.values() if node.kind in ("topic", "dead letters")]
+        return _page(page(self._bus.name, path[1:], content), status)
 
     def _tail(self, query: Mapping[str, str]) -> Html:
-        chosen, selected = query.get("topic"), Html(" selected")
-        options = [part("option", name=t, selected=selected if t == chosen else "") for t in self._topics()]
+        selected = {query.get("topic", ""): Html(" selected")}
+        options = [part("option", name=one, selected=selected.get(one, "")) for one in self._overview.topics]
         return part("tail", options=options, text=query.get("text", ""))
 
     def _tail_records(self, query: Mapping[str, str]) -> Response:
-        topic = query.get("topic", "")
-        if topic not in self._topics():
+        if (topic := query.get("topic", "")) not in self._overview.topics:
             return _page(b"the bus has no such topic\n", HTTPStatus.NOT_FOUND)
-        if self._broker.tails >= MAX_TAILS:
-            return _page(b"too many live tails are open\n", HTTPStatus.SERVICE_UNAVAILABLE)
         hidden = self._bus.settings.console.hidden_headers
         records = self._broker.tail(topic, query.get("text", ""), hidden)
         return Response(records, content_type=_EVENTS, headers=_HEADERS)
 
-    # Try it
-
-    def _try(self, form: Mapping[str, str], query: Mapping[str, str]) -> Html:
-        names = [name for name, one in self._bus.handlers.items() if one.outputs and not one.champion]
-        if not names:
-            return part("no-predictor")
-        name = query["predictor"] if query.get("predictor") in names else names[0]
-        handler = self._bus.configured_handler(name)
-        fields, answer = Form(handler), Html("")
-        if form:
-            try:
-                event = fields.event(form)
-            except (ValueError, TypeError) as exc:
-                answer = _problem(exc)
-            else:
-                version = loaded_models(self._collector.status()).get(name, "-")
-                answer = ask(lambda: self._ask(handler, event), version, curl(handler, event, self._web))
-        links = [part("link", path=f"try?predictor={quote(one)}", name=one, current="") for one in names]
-        note = "" if self._web else part("published")
-        return part("try", name=name, links=links, note=note, fields=fields.render(form), answer=answer)
-
-    def _ask(self, handler: Handler, event: bytes) -> Any:
-        limit = self._bus.settings.web.timeout
-        if self._web is None:
-            decoded = msgspec.json.decode(event)
-            return self._broker.request(handler.topic, decoded, handler.name, min(limit, 10.0))
-        connection = HTTPConnection(self._web, timeout=limit)
-        try:
-            token = f"Bearer {os.environ.get('EVENTML_TOKEN', '').strip()}"
-            headers = {"authorization": token, "content-type": "application/json"}
-            connection.request("POST", f"/predict/{handler.name}", event, headers)
-            return msgspec.json.decode(connection.getresponse().read())
-        except (OSError, HTTPException) as exc:
-            raise UnavailableError(f"the web service does not answer at {self._web}: {exc}") from exc
-        finally:
-            connection.close()
-
-
-def _problem(error: Exception) -> Html:
-    return part("problem", error=str(error) or "not valid")
-
 
 def _page(body: bytes, status: HTTPStatus = HTTPStatus.OK) -> Response:
     return Response(body, status, _HTML, _HEADERS)
+
+
+def _json(body: bytes) -> Response:
+    return Response(body, content_type="application/json", headers=_HEADERS)
 
 
 def _redirect(to: str, cookie: str) -> Response:

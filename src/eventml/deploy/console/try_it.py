@@ -3,42 +3,107 @@
 from __future__ import annotations
 
 import json
+import logging
 import shlex
 import time
+from http.client import HTTPConnection, HTTPException
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
 
 import msgspec
 
 from eventml.deploy.console.html import Html, duration, lines, part
-from eventml.errors import EventMLError
+from eventml.deploy.console.numbers import loaded_models
+from eventml.errors import EventMLError, UnavailableError
 from eventml.event_examples import example_of
 from eventml.event_types import json_decoder, json_schemas
+from eventml.printable import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping, Sequence
 
+    from eventml.bus import Bus
+    from eventml.deploy.console.broker import Broker
+    from eventml.deploy.console.collector import Collector
     from eventml.handlers import Handler
 
+log = logging.getLogger("eventml.console")
+
 _FIELD: Final = "field."  # how the names of the form's fields begin
+_PATIENCE: Final = 10.0  # seconds for an answer over the bus
+
+
+class TryIt:
+    """Sends events to the predictors of a bus: to its web service, at the address `web`, or over the bus."""
+
+    def __init__(self, bus: Bus, collector: Collector, broker: Broker, token: str, web: str | None) -> None:
+        self._bus = bus
+        self._collector = collector
+        self._broker = broker
+        self._headers: dict[str, str | bytes] = {
+            "authorization": f"Bearer {token}".encode(errors="surrogateescape"),
+            "content-type": "application/json",
+        }
+        self._web = web
+
+    def page(self, form: Mapping[str, str], query: Mapping[str, str], who: str) -> Html:
+        """Return the form of the predictor that a query names, and the answer to what has been filled in."""
+        names = [name for name, one in self._bus.handlers.items() if one.outputs and not one.champion]
+        if not names:
+            return part("no-predictor")
+        name = query["predictor"] if query.get("predictor") in names else names[0]
+        handler = self._bus.configured_handler(name)
+        fields, answer = Form(handler), Html("")
+        if form:
+            log.info("%s tried a predictor: %s", printable(who), name)
+            try:
+                answer = self._answer(handler, fields.event(form))
+            except (EventMLError, ValueError, TypeError) as exc:
+                answer = part("problem", error=str(exc) or "not valid")
+        links = [part("link", path=f"try?predictor={quote(one)}", name=one, current="") for one in names]
+        note = "" if self._web else part("published")
+        return part("try", name=name, links=links, note=note, fields=fields.render(form), answer=answer)
+
+    def _answer(self, handler: Handler, event: bytes) -> Html:
+        start = time.perf_counter()
+        found = self._ask(handler, event)
+        took = duration(time.perf_counter() - start)
+        url = shlex.quote(f"http://{self._web or '127.0.0.1:8000'}/predict/{handler.name}")
+        data = f"-H content-type:application/json -d {shlex.quote(event.decode())}"
+        return part(
+            "answer",
+            answer=lines(msgspec.json.format(msgspec.json.encode(found)).decode()),
+            took=took,
+            version=loaded_models(self._collector.status()).get(handler.name, "-"),
+            curl=f'curl -H "authorization: Bearer $EVENTML_TOKEN" {data} {url}',
+        )
+
+    def _ask(self, handler: Handler, event: bytes) -> Any:
+        limit = self._bus.settings.web.timeout
+        if self._web is None:
+            decoded = msgspec.json.decode(event)
+            return self._broker.request(handler.topic, decoded, handler.name, min(limit, _PATIENCE))
+        connection = HTTPConnection(self._web, timeout=limit)
+        try:
+            connection.request("POST", f"/predict/{handler.name}", event, self._headers)
+            return msgspec.json.decode(connection.getresponse().read())
+        except (OSError, HTTPException) as exc:
+            raise UnavailableError(f"the web service does not answer at {self._web}: {exc}") from exc
+        finally:
+            connection.close()
 
 
 class Form:
-    """The form of one predictor."""
+    """The form of one predictor, by the schema of its events."""
 
     def __init__(self, handler: Handler) -> None:
         self._handler = handler
         schema_of, components = json_schemas([handler.event_type], "#/components/schemas/{name}")
         schema = schema_of(handler.event_type)
-        self._schema: dict[str, Any] = components.get(schema.get("$ref", "").rpartition("/")[2], schema)
-        example = example_of(schema, components)
-        self._example = example if isinstance(example, dict) else {}
-        self._whole = example
-
-    @property
-    def fields(self) -> Mapping[str, Any]:
-        """The fields of the form with their schemas; none if the event is not an object with fields."""
-        found: Mapping[str, Any] = self._schema.get("properties", {})
-        return found
+        whole: dict[str, Any] = components.get(schema.get("$ref", "").rpartition("/")[2], schema)
+        self._fields: Mapping[str, Any] = whole.get("properties", {})  # none, if it is no object with fields
+        self._required: Sequence[str] = whole.get("required", ())
+        self._example: Any = example_of(schema, components)
 
     def event(self, form: Mapping[str, str]) -> bytes:
         """Return the event that a form describes, as JSON.
@@ -46,18 +111,18 @@ class Form:
         Raises:
             ValueError: it does not fit the type of the events.
         """
-        if not self.fields:
-            body = form.get("event", "").encode()
-        else:
-            values = {name: form.get(f"{_FIELD}{name}", "") for name in self.fields}
-            optional = {*self.fields} - {*self._schema.get("required", ())}
-            kept = {name: text for name, text in values.items() if text or name not in optional}
-            body = json.dumps({name: self._value(name, text) for name, text in kept.items()}).encode()
+        values = {name: form.get(f"{_FIELD}{name}", "") for name in self._fields}
+        kept = {name: text for name, text in values.items() if text or name in self._required}
+        fields = json.dumps({name: self._value(name, text) for name, text in kept.items()})
+        body = (fields if self._fields else form.get("event", "")).encode()
         json_decoder(self._handler.event_type)(body)
         return body
 
     def _value(self, name: str, text: str) -> Any:
-        if self.fields[name].get("type") == "string" or "enum" in self.fields[name]:
+        """Return the text of a field that may be one, else the JSON in it."""
+        schema = self._fields[name]
+        kinds = {one.get("type") for one in schema.get("anyOf", [schema])}
+        if text in schema.get("enum", ()) or (kinds <= {"string", "null"} and text != "null"):
             return text
         try:
             return json.loads(text)
@@ -66,32 +131,12 @@ class Form:
 
     def render(self, form: Mapping[str, str]) -> list[Html]:
         """Return the fields, with what was filled in, or an example."""
-        if not self.fields:
-            return [part("textarea", text=lines(form.get("event") or json.dumps(self._whole)))]
-        return [self._input(name, form) for name in self.fields]
-
-    def _input(self, name: str, form: Mapping[str, str]) -> Html:
-        given = self._example.get(name)
-        text = form.get(f"{_FIELD}{name}", given if isinstance(given, str) else json.dumps(given))
-        number = self.fields[name].get("type") in ("integer", "number")
-        mode = Html(' inputmode="decimal"') if number else ""
-        return part("input", name=name, field=_FIELD + name, text=text, mode=mode)
-
-
-def curl(handler: Handler, event: bytes, address: str | None) -> str:
-    """Return the command that sends an event to the predictor of a web service."""
-    url = f"http://{address or '127.0.0.1:8000'}/predict/{handler.name}"
-    data = f"-H content-type:application/json -d {shlex.quote(event.decode())}"
-    return f'curl -H "authorization: Bearer $EVENTML_TOKEN" {data} {shlex.quote(url)}'
-
-
-def ask(send: Callable[[], Any], version: str, curl: str) -> Html:
-    """Call a function that requests a prediction, and return the answer, or why there is none, as HTML."""
-    start = time.perf_counter()
-    try:
-        answer = send()
-    except EventMLError as exc:
-        return part("problem", error=str(exc))
-    took = duration(time.perf_counter() - start)
-    encoded = msgspec.json.format(msgspec.json.encode(answer)).decode()
-    return part("answer", answer=lines(encoded), took=took, version=version, curl=curl)
+        if not self._fields:
+            return [part("textarea", text=lines(form.get("event") or json.dumps(self._example)))]
+        inputs = []
+        for name, schema in self._fields.items():
+            given = self._example.get(name)
+            text = form.get(f"{_FIELD}{name}", given if isinstance(given, str) else json.dumps(given))
+            mode = Html(' inputmode="decimal"') if schema.get("type") in ("integer", "number") else ""
+            inputs.append(part("input", name=name, field=_FIELD + name, text=text, mode=mode))
+        return inputs

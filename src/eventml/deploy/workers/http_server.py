@@ -144,7 +144,7 @@ class _RequestHandler(BaseHTTPRequestHandler):
     def _read_body(self) -> bytes:
         """Read the body of a request. Raises ConnectionError if it is too large, or the client has left."""
         length = self.headers.get("content-length", "0")
-        if not length.isdecimal() or int(length) > _MAX_BODY:
+        if not length.isdecimal() or len(length) > len(str(_MAX_BODY)) or int(length) > _MAX_BODY:
             raise ConnectionAbortedError
         body, deadline = self.rfile.read(int(length)), time.monotonic() + _TIMEOUT
         while len(body) < int(length):

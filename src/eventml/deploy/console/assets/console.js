@@ -165,12 +165,21 @@ class Charts {
 const box = document.querySelector("[data-charts]");
 if (box) {
   const charts = new Charts(box);
-  charts.load("5m");
   find("span").addEventListener("change", (event) => charts.load(event.target.value));
-  listen("live", ({ fragments, point, marks }) => {
-    replace(fragments);
-    charts.add(point, marks);
-  });
+  let source = null;
+  /** A tab that nobody sees keeps no connection: a browser opens only six to a host. */
+  const follow = () => {
+    if (source) source.close();
+    source = null;
+    if (document.hidden) return;
+    charts.load(charts.span);
+    source = listen("live", ({ fragments, point, marks }) => {
+      replace(fragments);
+      charts.add(point, marks);
+    });
+  };
+  document.addEventListener("visibilitychange", follow);
+  follow();
 }
 
 // Live tail

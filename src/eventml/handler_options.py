@@ -2,13 +2,14 @@
 
 # No `from __future__ import annotations` here: msgspec evaluates the annotations, so the linter must not
 # move their imports into a type-checking block.
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Annotated, Any, Final, Literal, TypedDict
 
 import msgspec
 from msgspec import Meta, structs
 
+from eventml.event_types import fields_of
 from eventml.models import ModelSource, path_of
 from eventml.times import StartOption, parse_start
 
@@ -159,7 +160,7 @@ class Canary(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     error: Text = "value"
     error_tolerance: Seconds = 0.05
 
-    def check(self, model: ModelSource | None, outputs: Collection[str], *, several: bool | None) -> None:
+    def check(self, model: ModelSource | None, outputs: Mapping[str, Any], *, several: bool | None) -> None:
         """Raise ValueError if a predictor with this model and these outputs cannot have it."""
         if model is None or not outputs:
             raise ValueError("canary: it is for predictors with a model; omit it")
@@ -168,6 +169,12 @@ class Canary(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             raise ValueError("canary: its model is that of the predictor; name another one, or omit it")
         if self.truth is not None and (len(outputs) != 1 or several):
             raise ValueError("canary: truth needs one prediction for each event; omit truth")
+        names = [name for type_ in outputs.values() for name, *_ in fields_of(type_) or ()]
+        if self.truth is not None and names and self.error not in names:
+            known = ", ".join(names)
+            raise ValueError(
+                f"canary: error {self.error!r} is no field of the predictions, which have {known}"
+            )
 
 
 def convert_option(value: Any, kind: Any, *, strict: bool = True) -> Any:

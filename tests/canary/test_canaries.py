@@ -14,10 +14,19 @@ import anyio.lowlevel
 import msgspec
 import pytest
 
-from eventml import Artefact, Bus, ConfigError, Model, Record, RegistrationError, config
+from eventml import (
+    Artefact,
+    Bus,
+    ConfigError,
+    Model,
+    Record,
+    RegistrationError,
+    UnavailableError,
+    config,
+)
 from eventml.bus import topics_of
 from eventml.cli.check import check_bus
-from eventml.runtime import CanaryRecord, canary_message
+from eventml.runtime import CanaryRecord, CanaryTrial, canary_message
 from eventml.runtime.canary_trial import is_in_share
 from eventml.testing import TestBus
 from tests.model_updates.conftest import ModelFile
@@ -96,6 +105,14 @@ async def answers(bus: Bus) -> dict[str, list[tuple[str, float]]]:
     return found
 
 
+async def observations(bus: Bus, share: float) -> dict[str, int]:
+    """What has been reported in the newest trial of canary 2."""
+    trial = CanaryTrial(CanaryRecord(version="2", share=share), rolls_back=True)
+    async for delivery in bus.read("numbers.sums.add.canary", until="end"):
+        trial.apply(msgspec.convert(delivery.event, CanaryRecord))
+    return trial.observations
+
+
 def of_canary(key: int, share: float) -> bool:
     return is_in_share(Record("numbers", b"", f"k{key}".encode(), f"i{key}"), share)
 
@@ -129,6 +146,7 @@ async def test_what_the_canary_fails_the_model_answers_until_it_is_rolled_back(
         assert await answers(bus) == {f"i{key}": [("1", key + 1.0)] for key in range(number + 20)}
         assert worker.stats["add"].dead_letters == 0
     assert "add: its canary 2 answers for 0 of the keys; it is worse: it fails" in caplog.text
+    assert caplog.text.count("add: its canary 2 fails, and the model answers: ValueError at ") == 1
 
 
 async def test_an_event_that_both_fail_is_a_dead_letter_and_says_nothing_about_the_canary() -> None:
@@ -226,6 +244,61 @@ async def test_a_truth_that_cannot_be_used_costs_itself_only(caplog: pytest.LogC
     assert caplog.text.count("there are true values that cannot be used") == 1
 
 
+async def test_what_was_predicted_before_a_trial_says_nothing_in_it(caplog: pytest.LogCaptureFixture) -> None:
+    class BadBefore(Adding):
+        def predict(self, values: list[float]) -> list[float]:
+            return [value + (9.0 if value < 400 else 1.0) for value in values]
+
+    caplog.set_level(logging.INFO)
+    bus = adding()
+    bus.canary("add", model=Model(BadBefore(0), "adding", "2"), share=0.5, truth="truths", error="total")
+    async with running(bus) as worker:
+        await handled(bus, worker, range(400))
+        share = CanaryRecord(version="2", trial="t", share=0.6)
+        await bus.backend.publish([canary_message("numbers.sums.add.canary", share)])
+        await until(lambda: "its canary 2 answers for 0.6 of the keys" in caplog.text)
+        await handled(bus, worker, range(400, 800))
+        for key in range(800):
+            await bus.publish("truths", {"total": key + 1.0}, id=f"i{key}")
+        with anyio.fail_after(30):
+            while (await observations(bus, 0.5))["errors"] < 100:
+                await anyio.sleep(0.01)
+        assert not worker.stats["add"].canary_worse
+
+
+async def test_ids_may_look_like_those_of_predictions() -> None:
+    bus = adding()
+    bus.canary("add", model=Model(Adding(9.0), "adding", "2"), share=0.8, truth="truths", error="total")
+    async with running(bus) as worker:
+        for key in range(400):
+            await bus.publish("numbers", Number(float(key)), id=f"a/add@b/{key}")
+        await until(lambda: worker.stats["add"].completed == 400)
+        for key in range(400):
+            await bus.publish("truths", {"total": key + 1.0}, id=f"a/add@b/{key}")
+        await until(lambda: worker.stats["add"].canary_worse != "")
+
+
+async def test_a_report_that_fails_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    bus = adding()
+    bus.canary("add", model=Model(Adding(10.0, limit=-1.0), "adding", "2"), share=0.5)
+    failed: list[Record] = []
+    async with running(bus) as worker:
+        publish = bus.backend.publish
+
+        async def fail_once(records: list[Record]) -> None:
+            if records[0].topic.endswith(".canary") and not failed:
+                failed.extend(records)
+                raise UnavailableError("no broker")
+            await publish(records)
+
+        monkeypatch.setattr(bus.backend, "publish", fail_once)
+        await handled(bus, worker, range(8))
+        await until(lambda: bool(failed))
+        with anyio.fail_after(30):
+            while not (await observations(bus, 0.5))["failures"]:
+                await anyio.sleep(0.01)
+
+
 async def test_workers_agree_and_one_that_starts_later_knows_of_it(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     promoted = "add: its canary 2 answers for 1 of the keys"
@@ -311,6 +384,10 @@ def test_what_cannot_work_is_refused() -> None:
         bus.canary("add", model=Model(Adding(9.0), "other", "1"))
     with pytest.raises(RegistrationError, match="many: canary: truth needs one prediction for each event"):
         bus.canary("many", model=Model(Adding(9.0), "other", "1"), truth="truths")
+    with pytest.raises(
+        RegistrationError, match="error 'value' is no field of the predictions, which have total"
+    ):
+        bus.canary("add", model=model, truth="truths")
     for share in (-0.1, 1.1, "much"):
         with pytest.raises(RegistrationError, match=r"add: canary: Expected `float.*\$\.share"):
             bus.canary("add", model=model, share=share)
@@ -330,7 +407,9 @@ async def test_the_settings_add_a_canary_and_replace_that_of_the_code(tmp_path: 
     version = second.replace(2.0)
     bus = adding(model=str(first.path))
     bus.canary("add", model=Model(Adding(10.0), "adding", "2"), share=0.5)
-    bus.configure(settings(model=str(second.path), share=0.25, on_worse="alert", truth="truths"))
+    bus.topic("eggs.canary")
+    given = {"share": 0.25, "on_worse": "alert", "truth": "truths", "error": "total"}
+    bus.configure(settings(model=str(second.path), **given))
     canary = bus.configured_handler("add").canary
     assert canary is not None
     assert (canary.share, canary.on_worse, canary.truth) == (0.25, "alert", "truths")
@@ -340,12 +419,14 @@ async def test_the_settings_add_a_canary_and_replace_that_of_the_code(tmp_path: 
     topics = {topic.name: topic for topic in topics_of(bus)}
     assert {"truths", "numbers.sums.add.canary"} <= topics.keys()
     assert (topics["numbers.sums.add.canary"].retention or 0) > 3e8
+    assert topics["eggs.canary"].retention is None
 
 
 @pytest.mark.parametrize(
     ("given", "reason"),
     [
         ({"model": "x", "share": 2.0}, r"canary: .*<= 1\.0 - at `\$\.share`"),
+        ({"model": "x", "share": "half"}, r"canary: Expected `float`, got `str` - at `\$\.share`"),
         ({"share": 0.5}, "canary: .*missing required field `model`"),
         ({"model": "x", "modle": "y"}, "canary: .*unknown field `modle`"),
     ],

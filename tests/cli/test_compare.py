@@ -169,16 +169,23 @@ def test_a_terminal_is_redrawn_until_sigint(
     del hubs, versions
     answer(invoke)
     shown: list[str] = []
+    starts: set[datetime] = set()
 
     def draw_twice(render: Callable[[int], str], every: float) -> None:
         assert every == 5.0
         shown.extend([render(100), render(100)])
 
+    def noted(bus: Bus, topic: str, *, start: Any, until: Any) -> Any:
+        starts.add(start)
+        return read_batches(bus, topic, start=start, until=until)
+
     with monkeypatch.context() as patched:
         patched.setattr("eventml.cli.compare.redraw", draw_twice)
+        patched.setattr("eventml.deploy.comparison.answers.read_batches", noted)
         patched.setattr("eventml.cli.compare.is_terminal", lambda: True)
         assert invoke("compare", "app:add", "--watch", "5").exit_code == 0
     assert ["100 events, 99 answered by both" in one for one in shown] == [True, True]
+    assert len(starts) == 2  # the events of the last day, each time
     assert "100 events, 99 answered by both" in invoke("compare", "app:add", "--watch", "5").output
 
 

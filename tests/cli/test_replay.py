@@ -61,6 +61,18 @@ bus.topic("checked", event_type=Checked)
 @bus.predictor("checked", to="doubled")
 def double(numbers: list[Checked]) -> list[float]:
     return [2 * number.x for number in numbers]
+
+
+class Named(msgspec.Struct):
+    id: str
+    event_id: str
+    event_old_x: str
+    event_kind: str
+
+
+@bus.predictor("named", to="lengths")
+def length(numbers: list[Named]) -> list[float]:
+    return [len(n.id) + 10 * len(n.event_id) + 100 * len(n.event_old_x + n.event_kind) for n in numbers]
 """
 
 
@@ -167,6 +179,14 @@ def test_awkward_fields_of_events_are_written(invoke: Invoke, folder: Path) -> N
     assert [rows[x]["odd"] for x in (0.0, 4.0, 5.0, 6.0)] == [None, "text", "5", "{}"]
 
 
+def test_fields_that_are_named_like_columns_come_back_from_the_file(invoke: Invoke) -> None:
+    publish(invoke, [{"id": "a", "event_id": "bb", "event_old_x": "c", "event_kind": "d"}], "named")
+    run(invoke, "length")
+    report(invoke, "app:length", "--to", "diff.parquet")
+    [difference] = report(invoke, "app:length", "--events", "diff.parquet")["comparison"]["fields"]
+    assert difference["equal"] == 1.0
+
+
 def test_without_a_pair_the_file_has_no_rows(invoke: Invoke, folder: Path) -> None:
     publish(invoke, [{"x": 7.0}])
     run(invoke)
@@ -229,7 +249,8 @@ def test_an_age_is_that_at_the_start_of_the_command(invoke: Invoke, monkeypatch:
         (("app:add", "--from", "1h", "--until", "2h"), "is not after --from"),
         (("app:add", "--events", "app.py", "--publish", "new"), "leave --until and --publish out"),
         (("app:add", "--events", "app.py"), "app.py: cannot be read as Parquet"),
-        (("app:add", "--publish", "numbers"), "numbers has the events of add: publish to another topic"),
+        (("app:add", "--publish", "numbers"), "add reads or writes numbers: publish to another topic"),
+        (("app:add", "--publish", "sums"), "add reads or writes sums: publish to another topic"),
         (("app:add", "--to", "none/diff.parquet"), "none/diff.parquet cannot be written"),
         (("app:add", "--html", "none/page.html"), "none/page.html cannot be written"),
         (("app:plain", "--model", "two.skops"), "its function has no parameter named 'model'"),

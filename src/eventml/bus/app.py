@@ -27,19 +27,21 @@ def topics_of(bus: Bus, *, partitions: int | None = None, replication: int | Non
     `partitions` and `replication` replace the settings of all topics.
     """
     names = {*bus.topics, *bus.settings.topic}
+    retention: dict[str, float] = {}
     for handler in map(bus.configured_handler, bus.handlers):
         names |= {handler.topic, *handler.outputs, dead_letter_topic(handler.topic, handler.options.group)}
         if handler.canary is not None:
-            names |= {canary_topic(handler), handler.canary.truth or handler.topic}
+            names |= set(filter(None, [handler.canary.truth]))
+            retention[canary_topic(handler)] = _TEN_YEARS
     topics = []
-    for name in sorted(names):
+    for name in sorted(names | retention.keys()):
         settings = bus.settings.topic.get(name, TopicSettings())
         topics.append(
             NewTopic(
                 name=name,
                 partitions=settings.partitions if partitions is None else partitions,
                 replication=settings.replication if replication is None else replication,
-                retention=settings.retention or (_TEN_YEARS if name.endswith(".canary") else None),
+                retention=settings.retention or retention.get(name),
             )
         )
     return topics

@@ -34,9 +34,11 @@ def canary(
         async with open_shared(bus):
             read = Decoder(CanaryRecord).decode([one async for one in bus.read(topic, until="end")])
             records = [record for record in read if isinstance(record, CanaryRecord)]
-            if not records:
-                raise UsageError(f"no worker has run with the canary of {handler.name}; start one first")
-            version = records[-1].version
+            # The last reports of an older version come from workers that a rolling restart stops.
+            versions = {record.worker: record.version for record in records if record.worker}
+            if not versions:
+                raise UsageError(f"no worker has started with the canary of {handler.name}; start one first")
+            *_, version = versions.values()  # of the worker whose first report is the newest
             if share is not None:
                 records.append(CanaryRecord(version=version, trial=token_hex(6), share=share))
                 await bus.backend.publish([canary_message(topic, records[-1])])

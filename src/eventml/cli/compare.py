@@ -74,7 +74,7 @@ def compare(
 
     They are paired by event, by default for the events of the last day. No consumer group is joined.
     """
-    start, until = _window(start, until)
+    _window(start, until)
     _check_writable(html)
     comparing = _import_comparison("eventml compare")
     bus, champion = load_predictor(predictor, backend)
@@ -88,9 +88,10 @@ def compare(
 
     async def run() -> "Report":
         async with open_shared(bus):
-            events = await comparing.read_events(bus, champion, start=start, until=until or "end")
+            first, end = _window(start, until)  # ages are those of now, also when it is repeated
+            events = await comparing.read_events(bus, champion, start=first, until=end or "end")
             answers = [
-                await comparing.read_answers(bus, one, events, start=start) for one in (champion, other)
+                await comparing.read_answers(bus, one, events, start=first) for one in (champion, other)
             ]
             found: Report = comparing.report_of(events, *answers)
             return found

@@ -231,9 +231,11 @@ def convert(entry: Entry, name: str, types: Mapping[str, Any]) -> Any:
     except ValueError as exc:
         # For a nested value msgspec's message says where in it the wrong part is. "Invalid ..." shows it.
         if nested and str(exc).startswith(("Expected", "Object")):
-            detail = f": {exc}"
+            detail = str(exc)
     if value is None:
-        raise InvalidValueError(f"expected {expected(types[name])}, got {entry.shown}{detail}")
+        wanted = expected(types[name])
+        what = "" if detail and wanted == entry.shown else f"expected {wanted}, got {entry.shown}: "
+        raise InvalidValueError(f"{what}{detail}".removesuffix(": "))
     if isinstance(value, float) and not math.isfinite(value):
         raise InvalidValueError(f"expected a finite {expected(types[name])}, got {entry.shown}")
     return value

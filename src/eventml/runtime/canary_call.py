@@ -61,7 +61,13 @@ class CanaryCall:
         if error is not None and canary_failed:
             raise error  # so that the bad event is found
         self._control.keep(model, canary)
-        return [one if isinstance(other, Failed) else other for one, other in zip(model, canary, strict=True)]
+        results = list(canary)
+        for position, (one, other) in enumerate(zip(model, canary, strict=True)):
+            if isinstance(other, Failed):
+                results[position] = one
+                if not isinstance(one, Failed):
+                    self._control.failed(other.error)
+        return results
 
 
 async def _timed(call: HandlerCall, items: Sequence[Item]) -> tuple[CallResults, Exception | None, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any, Final
@@ -19,17 +20,18 @@ from eventml.models import Model
 from eventml.records import Record
 from eventml.runtime.backoff import BrokerRetry
 from eventml.runtime.canary_trial import CanaryRecord, CanaryTrial, Observation
-from eventml.runtime.failures import CallResults, task_group
+from eventml.runtime.failures import CallResults, failure_cause, task_group
 from eventml.runtime.sequential_test import Sums
 from eventml.runtime.stats import Stats
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
 log = logging.getLogger("eventml")
 
 _INTERVAL: Final = 0.5  # seconds between two reports
 _GROWTH: Final = 1.1  # of the observations from one report to the next, so that there are few
+_LAST_REPORT: Final = 2.0  # seconds that the report of a worker that stops may take
 _LIMIT: Final = 500  # records that are received at once
 _KEPT: Final = 100_000  # pairs of predictions that wait for their true values
 
@@ -56,10 +58,11 @@ class CanaryControl:
         start = CanaryRecord(version=canary.version, share=handler.canary.share)
         self.trial = CanaryTrial(start, rolls_back=handler.canary.on_worse == "rollback")
         self._own: dict[Observation, Sums] = {}  # observed in this trial
-        self._of_trial, self._reported = "", -1.0  # its name, and how many observations were reported
+        self._of_trial = ""  # its name
+        self._reported: dict[str, int] = {"": -1}  # by trial: how many observations, the start counts as well
         self._shown = (-1.0, "")
-        self._waiting: dict[str, list[Record]] = {}  # pairs of predictions, by the id of the event
-        self._behind = f"/{handler.name}"  # this id, in the id of a prediction
+        self._waiting: dict[str, tuple[float, float]] = {}  # both predictions, by the id of the event
+        self._causes: set[type[Exception]] = set()  # exceptions of the canary that have been logged
         self._unusable = False  # a true value was, and that has been logged
 
     @asynccontextmanager
@@ -79,7 +82,7 @@ class CanaryControl:
             while not await self._read_records():
                 pass  # until that report comes back
             yield
-            with suppress(BackendError):
+            with suppress(BackendError), anyio.move_on_after(_LAST_REPORT):
                 await self._report()
 
     async def run(self) -> None:
@@ -107,37 +110,48 @@ class CanaryControl:
         for record in found:
             self.trial.apply(record)
         if self.trial.name != self._of_trial:
-            self._own, self._of_trial, self._reported = {}, self.trial.name, 0.0
+            self._own, self._waiting, self._of_trial = {}, {}, self.trial.name
         share, worse = self.trial.share, self.trial.worse
         if (share, worse) != self._shown:
             self._shown = share, worse
             self._stats.canary_worse = f"its canary {self._version} is worse: {worse}" if worse else ""
-            text, behind = "%s: its canary %s answers for %g of the keys%s", f"; it is worse: {worse}"
-            level = logging.WARNING if worse else logging.INFO
-            log.log(level, text, self._name, self._version, share, behind if worse else "")
+            level, why = (logging.WARNING, f"; it is worse: {worse}") if worse else (logging.INFO, "")
+            text = "%s: its canary %s answers for %g of the keys%s"
+            log.log(level, text, self._name, self._version, share, why)
         return any(record.worker == self._worker for record in found)
 
     def observe(self, name: Observation, value: float) -> None:
-        """Add an observation, which is above zero if the canary is worse."""
-        self._own[name] = self._own.get(name, Sums()).observe(value)
+        """Add an observation, which is above zero if the canary is worse; none once it is decided about."""
+        if 0.0 < self.trial.share < 1.0:
+            self._own[name] = self._own.get(name, Sums()).observe(value)
+
+    def failed(self, error: Exception) -> None:
+        """Log why the canary fails for an event that the model answers: the first exception of each class."""
+        if type(error) not in self._causes:
+            self._causes.add(type(error))
+            text = "%s: its canary %s fails, and the model answers: %s"
+            log.warning(text, self._name, self._version, failure_cause(error))
 
     async def _report(self) -> None:
         number = sum(sums.number for sums in self._own.values())
-        if number > self._reported * _GROWTH:
+        if number > self._reported.get(self._of_trial, 0) * _GROWTH:
             record = CanaryRecord(
                 version=self._version, trial=self._of_trial, worker=self._worker, sums=self._own
             )
-            self._reported = number
             await self._backend.publish([canary_message(self._topic, record)])
+            self._reported[record.trial] = number
 
     # Errors
 
     def keep(self, model: CallResults, canary: CallResults) -> None:
         """Keep the predictions of both models for the same events, until their true values are known."""
-        for pair in zip(model, canary, strict=True) if self.options.truth is not None else ():
-            found = [one.outputs[0] for one in pair if isinstance(one, Completion) and one.outputs]
+        if self.options.truth is None:
+            return
+        for pair in zip(model, canary, strict=True):
+            found = [one for one in pair if isinstance(one, Completion) and one.outputs]
             if len(found) == len(pair):
-                self._waiting[found[0].id.partition(self._behind)[0]] = found
+                first, second = (self._number(_fields(one.outputs[0])) for one in found)
+                self._waiting[found[0].delivery.record.id] = first, second
         while len(self._waiting) > _KEPT:
             del self._waiting[next(iter(self._waiting))]
 
@@ -146,25 +160,26 @@ class CanaryControl:
         deliveries = await self._truths.receive(_LIMIT)
         for delivery, truth in zip(deliveries, Decoder(Any).decode(deliveries), strict=True):
             fields = truth if isinstance(truth, dict) else {"value": truth}
-            input_id = str(fields.get("id", delivery.record.id)).partition(self._behind)[0]
-            if (pair := self._waiting.pop(input_id, None)) is not None:
-                try:
-                    model, canary = (self._error(prediction, fields) for prediction in pair)
-                except (ArithmeticError, LookupError, TypeError, ValueError):
+            truth_id = str(fields.get("id", delivery.record.id))
+            ids = truth_id, truth_id.rpartition(f"/{self._name}@")[0]  # it may be that of the prediction
+            if pair := next((self._waiting.pop(one) for one in ids if one in self._waiting), None):
+                model, canary = (abs(one - self._number(fields, "value")) for one in pair)
+                difference = canary - (1.0 + self.options.error_tolerance) * model
+                self.observe("errors", difference)
+                if math.isnan(difference) and not self._unusable:
+                    self._unusable = True
                     text = "%s: there are true values that cannot be used: predictions need a number in the "
                     text += "field %r, and true values in that or in 'value'"
-                    log.log(
-                        logging.DEBUG if self._unusable else logging.WARNING,
-                        text,
-                        self._name,
-                        self.options.error,
-                    )
-                    self._unusable = True
-                else:
-                    self.observe("errors", canary - (1.0 + self.options.error_tolerance) * model)
+                    log.warning(text, self._name, self.options.error)
 
-    def _error(self, prediction: Record, truth: Mapping[str, Any]) -> float:
-        packed = prediction.headers[records.CONTENT_TYPE] == records.MSGPACK
-        fields = (msgspec.msgpack if packed else msgspec.json).decode(prediction.value)
-        name = self.options.error
-        return abs(float(fields[name]) - float(truth[name] if name in truth else truth["value"]))
+    def _number(self, fields: Any, *others: str) -> float:
+        """The number in the field that is compared, or else in another; NaN if it has none."""
+        try:
+            return float(next(fields[name] for name in (self.options.error, *others) if name in fields))
+        except (ArithmeticError, StopIteration, TypeError, ValueError):
+            return math.nan
+
+
+def _fields(prediction: Record) -> Any:
+    packed = prediction.headers[records.CONTENT_TYPE] == records.MSGPACK
+    return (msgspec.msgpack if packed else msgspec.json).decode(prediction.value)

@@ -39,7 +39,7 @@ class CanaryRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
         trial: Random name of the trial; that of the configured share is "".
         share: The share with which this trial begins.
         worker: Random name of a worker.
-        sums: All that it has observed in the trial; above zero is worse.
+        sums: All that it has observed in the trial; above zero is worse. Empty at the worker's start.
     """
 
     version: str
@@ -82,7 +82,7 @@ class CanaryTrial:
         if record.share is not None:
             self.name, self.share, self.worse = record.trial, record.share, ""
             self._sums: dict[str, dict[Observation, Sums]] = {}
-        elif record.trial == self.name:
+        elif record.trial == self.name and record.sums:
             self._sums[record.worker] = record.sums
             for name, (least, text) in _TESTS.items():
                 sums = self._total(name)

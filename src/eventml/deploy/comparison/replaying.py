@@ -66,11 +66,11 @@ async def replay(
 
     Raises:
         ModelError: The model cannot be loaded.
-        UnsupportedError: They would be published as events of the predictor.
+        UnsupportedError: They would be published among the predictor's events, or the predictions made then.
         BackendError: The topics cannot be read, or the predictions cannot be published.
     """
-    if publish_to == handler.topic:
-        raise UnsupportedError(f"{publish_to} has the events of {handler.name}: publish to another topic")
+    if publish_to in (handler.topic, *handler.outputs):
+        raise UnsupportedError(f"{handler.name} reads or writes {publish_to}: publish to another topic")
     begun = datetime.now(UTC) - _CLOCKS_DIFFER
     events, old, new = Rows(id=pa.string(), timestamp=pa.float64()), answer_rows(), answer_rows()
     failed, done, stats = set[str](), 0, Stats()

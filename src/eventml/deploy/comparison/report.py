@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -23,6 +24,7 @@ OLD: Final = "old_"
 
 _NEW: Final = "new_"
 _OF_EVENT: Final = "event_"  # before fields of the event that are named like other columns
+_OTHER: Final = re.compile("(event_)*(id$|old_|new_)")  # such names, and what they become
 
 Table = tuple[str, "Sequence[str]", "Sequence[Sequence[str]]"]
 """The title of a table, its columns and its rows."""
@@ -105,37 +107,34 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4g}"
 
 
-def write_pairs(path: Path, events: pa.Table, first: pa.Table, second: pa.Table) -> int:
+def write_pairs(path: Path, events: pa.Table, first: pa.Table, second: pa.Table) -> None:
     """Write a row for each event that both have answered: its id, its fields, and both predictions.
 
     The predictions are in the columns `old_<field>` and `new_<field>`. A field of the event that is named
-    like another column is in `event_<field>`. Returns the number of rows.
+    like another column is in `event_<field>`.
     """
     events, first, second = pair(events, first, second)
     columns = {"id": first["id"]}
     for name in fields_of_rows(events):
-        reserved = name == "id" or name.startswith((OLD, _NEW))
-        columns[_OF_EVENT + name if reserved else name] = _writable(events[FIELD + name])
+        column = _OF_EVENT + name if _OTHER.match(name) else name
+        columns[column] = _writable(events[FIELD + name])
     for prefix, rows in ((OLD, first), (_NEW, second)):
         columns |= {prefix + name: _writable(rows[FIELD + name]) for name in fields_of_rows(rows)}
     # Dictionaries of numbers and ids take most of the time, and no less room.
     texts = [name for name, column in columns.items() if pa.types.is_string(column.type) and name != "id"]
     parquet.write_table(pa.table(columns), path, use_dictionary=texts)
-    return len(first)
 
 
 def fields_of_pairs(columns: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
     """The columns of a file of pairs that hold fields of the event, and of the old predictions, by field."""
     events, old = {}, {}
     for column in columns:
-        name = column.removeprefix(_OF_EVENT)
-        if name == "id" or name.startswith((OLD, _NEW)):
-            if name != column:
-                events[name] = column
-            elif name.startswith(OLD):
-                old[name.removeprefix(OLD)] = column
-        else:
+        if not _OTHER.match(column):
             events[column] = column
+        elif column.startswith(_OF_EVENT):
+            events[column.removeprefix(_OF_EVENT)] = column
+        elif column.startswith(OLD):
+            old[column.removeprefix(OLD)] = column
     return events, old
 
 

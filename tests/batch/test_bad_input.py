@@ -210,7 +210,7 @@ def test_a_run_that_would_replace_its_source_is_refused(
     if linked:
         source = "rides.jsonl"
         Path(source).symlink_to(path)
-    with pytest.raises(TargetError, match=f"{path}: the run would replace its own source"):
+    with pytest.raises(TargetError, match=f"{path}: the run would write into its own source"):
         scored_now("minutes", source, "out.jsonl")
     assert path.read_bytes() == before
 

@@ -67,6 +67,25 @@ def test_an_invalid_location_is_refused_with_the_reason(text: str, query: str, r
     assert str(raised.value).startswith("--from")
 
 
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        (["a=1", "a=2"], "--param a is given twice"),
+        (["a=1", "b=2"], "--param b: expected NAME=VALUE, with :NAME in --query"),
+        (["a"], "--param a: expected NAME=VALUE"),
+        (["=1"], "--param : expected NAME=VALUE"),
+        (["a.b=1"], "--param a.b: expected NAME=VALUE"),
+    ],
+)
+def test_invalid_parameters_are_refused(given: list[str], reason: str) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        parse_location("sqlite:///x.db", option="--from", query="SELECT :a, :a.b", parameters=given)
+
+
+def test_the_representation_of_a_file_shows_no_password() -> None:
+    assert "secret" not in repr(parse_location("https://u:secret@h/x.csv?sig=secret", option="--from"))
+
+
 @pytest.mark.parametrize("path", ["C:\\data\\x.txt", "rides=1.csx"])
 def test_a_path_with_an_unknown_suffix_is_shown(path: str) -> None:
     with pytest.raises(ConfigError) as raised:

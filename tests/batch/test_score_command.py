@@ -43,6 +43,15 @@ def test_no_secret_of_a_url_is_in_the_output_or_in_the_targets_tables() -> None:
     assert b"zQ8kXw4v" not in Path("out.db").read_bytes()
 
 
+def test_columns_to_partition_by_may_have_spaces_and_repetitions() -> None:
+    write("rides.parquet", [{**ride, "zone": 20} for ride in rides(3)])
+    options = ("--from", "rides.parquet", "--to", "out/", "--partition-by", "zone, model_version,zone,")
+    assert score("scored_app:minutes", *options).exit_code == 0
+    assert [path.parent.as_posix() for path in Path().rglob("*-0.parquet")] == [
+        "out/zone=20/model_version=v1"
+    ]
+
+
 def test_the_summary_is_a_line_of_text_or_json() -> None:
     write("rides.parquet", rides(10))
     result = score("scored_app:minutes", "--from", "rides.parquet", "--to", "out.csv")

@@ -181,6 +181,12 @@ def test_what_cannot_be_scored_is_refused_when_the_scorer_is_made(
         scorer(predictor)
 
 
+@pytest.mark.parametrize("data", [[1], None, pl.LazyFrame({"zone": [1]})])
+def test_what_is_no_table_is_refused(data: object) -> None:
+    with pytest.raises(TypeError, match=f"takes an Arrow table, .* not {type(data).__name__}"):
+        scorer("scored_app:minutes")(data)
+
+
 def test_a_value_that_does_not_fit_its_column_costs_its_row() -> None:
     found = ArrowScorer("scored_app:huge", None, None)(pa.Table.from_pylist(rides(4))).to_pylist()
     assert [row["id"] for row in found if not row["rejected"]] == ["r-0000000", "r-0000001", "r-0000003"]

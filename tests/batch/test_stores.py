@@ -167,8 +167,10 @@ def test_a_file_is_read_over_http_and_its_url_stays_secret(
         with pytest.raises(SourceError) as missing:
             scored_now("minutes", f"{url}/none.jsonl?sig=swordfish", "out.parquet")
         server.shutdown()
+    with pytest.raises(SourceError, match="cannot be read: Connect call failed") as away:
+        scored_now("minutes", f"{url}/rides.parquet?sig=swordfish", "out.parquet")
     assert in_order(read("out.parquet").rows) == expected
-    assert "swordfish" not in summary.source + str(missing.value)
+    assert "swordfish" not in summary.source + str(missing.value) + str(away.value)
 
 
 class TestFolders:
@@ -209,12 +211,38 @@ class TestFolders:
         write("trips/1.parquet", rides(1, first=50))
         assert scored_now("minutes", "trips", "out.parquet").resumed == 0
 
-    def test_files_without_a_column_are_named(self, scored_now: ScoreNow) -> None:
+    def test_a_column_that_only_some_files_have_is_null_in_the_others(self, scored_now: ScoreNow) -> None:
+        Path("trips").mkdir()
+        for number, missing in enumerate(("passengers", "", "zone", "ride_id")):
+            table = pa.Table.from_pylist(rides(2, first=2 * number))
+            pq.write_table(table.drop_columns([missing] if missing else []), f"trips/{number}.parquet")
+        summary = scored_now("untyped", "trips", "out.jsonl", id_column="ride_id")
+        assert (summary.read, summary.rejected) == (8, 2)
+        summary = scored_now("minutes", "trips", "out.parquet")
+        assert (summary.read, summary.rejected) == (8, 4)
+        assert [row["id"] for row in read("out.parquet").rows] == [row["ride_id"] for row in rides(4)]
+
+    def test_a_column_that_a_later_file_adds_is_read(self, scored_now: ScoreNow) -> None:
+        Path("trips").mkdir()
+        pq.write_table(pa.Table.from_pylist(rides(2)).drop_columns(["zone"]), "trips/0.parquet")
+        write("trips/1.parquet", rides(2, first=2))
+        assert scored_now("minutes", "trips", "out.parquet").written == 2
+
+    @pytest.mark.parametrize("target", ["trips/out.parquet", "trips/month=1/", "trips/"])
+    def test_a_target_in_the_folder_that_is_read_is_refused(self, target: str, scored_now: ScoreNow) -> None:
         Path("trips").mkdir()
         write("trips/0.parquet", rides(2))
-        pq.write_table(pa.table({"ride_id": ["x"]}), "trips/1.parquet")
-        with pytest.raises(SourceError, match=r"trips/1\.parquet has no column 'zone'"):
-            scored_now("minutes", "trips", "out.parquet")
+        with pytest.raises(TargetError, match="the run would write into its own source"):
+            scored_now("minutes", "trips/", target)
+
+    def test_a_folder_of_other_files_is_not_replaced(self, scored_now: ScoreNow) -> None:
+        write("rides.parquet", rides(2))
+        Path("notes").mkdir()
+        Path("notes/a.txt").write_text("x")
+        with pytest.raises(
+            TargetError, match=r"notes: cannot be replaced, so name another target: .*Parquet"
+        ):
+            scored_now("minutes", "rides.parquet", "notes/")
 
     def test_columns_to_partition_by_are_checked_at_start(self, scored_now: ScoreNow) -> None:
         write("rides.parquet", rides(2))

@@ -86,7 +86,7 @@ def _compiled(found: Examination) -> str:
         return ""
     times = {one.size: one.seconds for one in found.batches}
     gains = [
-        f"{size:,}: {1e6 * times.get(size, 0) / size:,.1f} → {1e6 * seconds / size:,.1f} µs"
+        f"{size:,}: {1e6 * times[size] / size:,.1f} → {1e6 * seconds / size:,.1f} µs"
         for size, seconds in found.compiled.seconds.items()
     ]
     texts = f"{', '.join(gains)} an event; largest difference {found.compiled.difference:.1g}"

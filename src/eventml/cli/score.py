@@ -137,7 +137,7 @@ def score(  # noqa: PLR0913 - a command's options
             max_rejects=max_rejects,
             csv_formulas=csv_formulas,
             only_new=only_new,
-            partition_by=tuple(partition_by.split(",")) if partition_by else (),
+            partition_by=tuple(dict.fromkeys(filter(None, map(str.strip, partition_by.split(","))))),
         )
         times = None if cron is None else next_times(cron, find_zone(time_zone))
     except ConfigError as exc:

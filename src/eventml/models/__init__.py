@@ -6,9 +6,8 @@ what a reference such as `s3://...` names. Formats: `sklearn_models.py`, with `t
 of types in skops files), `soundness.py` (structural checks of what was loaded) and `estimator_checks.py`
 (where functions and names of methods may be); `onnx_models.py`, `boosting.py`, `torch_models.py`. Registries:
 `mlflow_registry.py`, `remote_files.py`. `compiled.py` compiles what a format has loaded. `threads.py` limits
-models to one thread, `object_graph.py` lists the
-objects inside a model, and `blocks.py` predicts in blocks of one size. It may import `errors` and `loopback`.
-A model's library is imported when a model needs it.
+models to one thread, `object_graph.py` lists the objects inside a model, and `blocks.py` predicts in blocks
+of one size. It may import `errors` and `loopback`. A model's library is imported when a model needs it.
 """
 
 from eventml.models.artefacts import Artefact, Model, ModelSource
@@ -25,7 +24,7 @@ from eventml.models.loading import (
     with_compiler,
 )
 from eventml.models.registries import ModelRegistry, Resolved, cache_folder
-from eventml.models.remote_files import open_store, revision_of
+from eventml.models.remote_files import open_store, resolve
 from eventml.models.threads import single_threaded
 
 __all__ = [
@@ -46,7 +45,7 @@ __all__ = [
     "open_store",
     "path_of",
     "replacement",
-    "revision_of",
+    "resolve",
     "single_threaded",
     "state_of",
     "with_compiler",

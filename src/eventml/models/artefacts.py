@@ -56,7 +56,8 @@ class Artefact(msgspec.Struct, frozen=True):
             absolute for probabilities.
 
     Raises:
-        ModelError: `trusted` is a str and not a tuple; `compile` is not "onnx".
+        ModelError: `trusted` is a str and not a tuple; `compile` is not "onnx"; `compile_tolerance` is no
+            number from 0 on.
     """
 
     path: str | os.PathLike[str]
@@ -72,11 +73,15 @@ class Artefact(msgspec.Struct, frozen=True):
     compile_tolerance: float = 1e-5
 
     def __post_init__(self) -> None:
-        """Refuse a str as `trusted`, which would trust its single letters, and an unknown compiler."""
+        """Refuse a str as `trusted`, which would trust its letters, and what would compile unchecked."""
         if isinstance(self.trusted, str):
             raise ModelError(f"Artefact.trusted is a tuple of names: write trusted=({self.trusted!r},)")
         if self.compile not in (None, "onnx"):
             raise ModelError(f'Artefact.compile is "onnx" or None, not {self.compile!r}')
+        if not (isinstance(self.compile_tolerance, int | float) and self.compile_tolerance >= 0):
+            raise ModelError(
+                f"Artefact.compile_tolerance is a number from 0 on, not {self.compile_tolerance!r}"
+            )
 
 
 ModelSource: TypeAlias = str | os.PathLike[str] | Artefact | Model | Callable[[], Any]

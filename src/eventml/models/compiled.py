@@ -124,7 +124,6 @@ def compiled(original: Any, file: ModelFile, tolerance: float) -> CompiledModel:
         data = _converted(to_onnx, last, rows[:1].astype(dtype))
         session = read_onnx(structs.replace(file, data=data)).session
         found = CompiledModel(last, session, dtype, np.asarray(last.predict(rows)))
-        _describe(found, last)
         differences(last, found, rows[:1])
     except Exception as exc:  # skl2onnx raises anything for what it cannot convert
         reason = f"{type(exc).__name__}: {str(exc).partition(chr(10))[0][:_SHOWN]}"
@@ -139,14 +138,10 @@ def compiled(original: Any, file: ModelFile, tolerance: float) -> CompiledModel:
             found.takes[name] = False
     if isinstance(original, Pipeline) and len(original.steps) > 1:
         found.first_steps = original[:-1]
-    _describe(found, original)
-    return found
-
-
-def _describe(found: CompiledModel, original: Any) -> None:
     for name in ("classes_", "n_features_in_", "feature_names_in_"):
         if hasattr(original, name):
             setattr(found, name, getattr(original, name))
+    return found
 
 
 def _converted(to_onnx: Any, model: Any, row: Any) -> bytes:

@@ -1,7 +1,7 @@
 """Models at `https://`, `s3://`, `gs://`, `az://` and `hf:` (Hugging Face's hub): files and folders.
 
 They are read by fsspec. The stores' own settings have addresses and credentials (`AWS_PROFILE`, `HF_TOKEN`).
-Batch jobs read and write their data by `open_store` and `revision_of`.
+Batch jobs read and write their data by `open_store` and `resolve`.
 """
 
 from __future__ import annotations
@@ -40,23 +40,15 @@ def open_store(reference: str) -> tuple[Any, str]:
     return store, path
 
 
-def revision_of(reference: str) -> str:
-    """Return a digest of what the store says of a file, or of the files of a folder, without reading them."""
-    return _found(reference)[2]
-
-
 def _found(reference: str) -> tuple[Any, dict[str, dict[str, Any]], str]:
     """The file system, the properties of each file by its path in the model's folder, and their digest."""
     store, path = open_store(reference)
     try:
         found = {PurePosixPath(urlsplit(reference).path).name: store.info(path)}
     except FileNotFoundError as exc:
-        if (
-            reference.startswith("http")
-            and exc.__cause__
-            and getattr(exc.__cause__, "status", 0) not in (404, 410)
-        ):
-            raise exc.__cause__ from None  # the client says so of a server that is away too
+        cause = exc.__cause__ if reference.startswith("http") else None
+        if cause is not None and getattr(cause, "status", 0) not in (404, 410):
+            raise cause from None  # the client says so of a server that is away too
         raise
     if "directory" in (info["type"] for info in found.values()):
         root = len(path.rstrip("/")) + 1
@@ -71,7 +63,7 @@ def _found(reference: str) -> tuple[Any, dict[str, dict[str, Any]], str]:
 
 
 def resolve(reference: str) -> Resolved:
-    """Ask for the properties of the file, or of each file of the folder."""
+    """Ask for the properties of the file, or of each file of the folder. The revision is their digest."""
     name = PurePosixPath(urlsplit(reference).path).name.partition("@")[0]  # `hf:team/rides@v1.2`
     return Resolved(_found(reference)[2], PurePosixPath(name).stem)
 

@@ -57,9 +57,5 @@ def _torch_for_programs(file: ModelFile) -> Any:
 def read_pipeline(file: ModelFile, /, *, task: str, device: str = "cpu") -> Any:
     """Load a pipeline from a folder, without the hub. Code in it, and weights in pickles, are refused."""
     transformers = import_extra("transformers", "transformers", f"loading {file.path}")
-    options = {
-        "device": _device(device),
-        "trust_remote_code": False,
-        "model_kwargs": {"use_safetensors": True},
-    }
-    return transformers.pipeline(task, model=str(file.path), **options)
+    safe = {"trust_remote_code": False, "model_kwargs": {"use_safetensors": True}}
+    return transformers.pipeline(task, model=str(file.path), device=_device(device), **safe)

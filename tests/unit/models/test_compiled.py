@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -140,6 +141,12 @@ def test_the_tolerance_decides(tmp_path: Path) -> None:
     skops.io.dump(MODELS["forest"], tmp_path / "model.skops")
     with pytest.raises(ModelError, match="compile_tolerance is 0"):
         load(compiling(tmp_path, compile_tolerance=0.0), name="x")
+
+
+@pytest.mark.parametrize("tolerance", [-1.0, math.nan, "1e-5"])
+def test_a_tolerance_that_is_none_is_refused(tolerance: Any) -> None:
+    with pytest.raises(ModelError, match="compile_tolerance is a number from 0 on"):
+        Artefact("model.skops", compile="onnx", compile_tolerance=tolerance)
 
 
 def test_large_numbers_that_float32_cannot_tell_apart_are_refused(tmp_path: Path) -> None:

@@ -14,11 +14,11 @@ import msgspec
 from anyio.from_thread import BlockingPortal
 
 from eventml.bus import import_predictor
-from eventml.deploy.batch.chunks import RejectedRow, RowChunk, RunIdentity, bisect_rows, require_id_column
+from eventml.deploy.batch.chunks import RejectedRow, RowChunk, RunIdentity, require_id_column
 from eventml.deploy.batch.output_columns import OutputSchema, schema_of_type
 from eventml.deploy.batch.row_decoding import RowDecoder
 from eventml.deploy.batch.scoring import Scorer, run_identity, scorable
-from eventml.errors import MissingExtraError, OutputError, TargetError
+from eventml.errors import MissingExtraError, OutputError
 from eventml.event_types import fields_of
 from eventml.runtime import task_group
 
@@ -91,22 +91,26 @@ class ArrowScorer:
         """
         import pyarrow as pa  # noqa: PLC0415 - it comes with an extra
 
-        library = type(data).__module__.partition(".")[0]
+        library, name = type(data).__module__.partition(".")[0], type(data).__name__
         if isinstance(data, pa.Table):
             return self._score(data)
         if isinstance(data, pa.RecordBatch):
             return self._score_batch(data)
         if isinstance(data, Iterator) and not hasattr(data, "__arrow_c_stream__"):
             return map(self._score_batch, data)
-        if library == "pandas":
+        if (library, name) == ("pandas", "DataFrame"):
             import pandas as pd  # noqa: PLC0415 - it is installed: the rows are pandas's
 
             found = self._score(pa.Table.from_pandas(data, preserve_index=False))
             return found.to_pandas(types_mapper=pd.ArrowDtype)
-        if library == "polars":
+        if (library, name) == ("polars", "DataFrame"):
             import polars as pl  # noqa: PLC0415 - as above
 
             return pl.from_arrow(self._score(pa.table(data)))
+        if not hasattr(data, "__arrow_c_stream__"):
+            raise TypeError(
+                f"a scorer takes an Arrow table, a DataFrame or what has an Arrow stream, not {name}"
+            )
         reader = pa.RecordBatchReader.from_stream(data)
         return pa.RecordBatchReader.from_batches(self.schema, map(self._score_batch, reader))
 
@@ -138,16 +142,13 @@ class ArrowScorer:
         """The predictions of a chunk, and behind them its rejected rows."""
         import pyarrow as pa  # noqa: PLC0415 - as above
 
-        from eventml.deploy.batch.prediction_tables import table_of  # noqa: PLC0415 - it needs pyarrow
+        from eventml.deploy.batch.prediction_tables import tables_of  # noqa: PLC0415 - it needs pyarrow
 
         schema, plain = self.schema, self.schema.remove(len(self.schema) - 1)
-
-        def part_of(start: int, stop: int) -> pa.Table:
-            found = table_of(chunk, self._outputs or (), run, plain, start, stop)
-            return found.append_column(schema.field(REJECTED), pa.nulls(len(found), schema.types[-1]))
-
-        parts, errors = bisect_rows(len(chunk.ids), part_of, (ValueError, TypeError, OverflowError))
-        chunk.reject(errors, TargetError.__name__)
+        parts = [
+            found.append_column(schema.field(REJECTED), pa.nulls(len(found), schema.types[-1]))
+            for found in tables_of(chunk, self._outputs or (), run, plain)
+        ]
         rejects = [{REJECTED: msgspec.structs.asdict(row)} for row in chunk.rejected]
         return pa.concat_tables([*parts, pa.Table.from_pylist(rejects, schema)])
 

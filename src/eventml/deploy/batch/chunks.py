@@ -269,7 +269,7 @@ def require_id_column(source: object, columns: Sequence[str], id_column: str) ->
     if id_column not in columns:
         raise SourceError(
             f"{source} has no column {id_column!r} to take the ids from; there are: {', '.join(columns)}. "
-            "Choose one with --id"
+            "Choose one with --id, or id_column of a scorer"
         )
 
 

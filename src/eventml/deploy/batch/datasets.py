@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
 class DatasetSource:
     """Reads the rows of a Parquet file, or of a folder of them in the order of the files' names.
 
-    The names of folders such as `month=2024-01` are columns. A position is the number of rows before it. Only
-    the chosen columns are read, and of a row group no more than the pages of a chunk at a time.
+    The names of folders such as `month=2024-01` are columns. A column that a file lacks is null there. A
+    position is the number of rows before it. Only the chosen columns are read, and of a row group no more
+    than the pages of a chunk at a time.
 
     Raises:
         SourceError: It cannot be read, is of another format, or lacks the column.
@@ -31,15 +33,17 @@ class DatasetSource:
     def __init__(self, location: FileLocation, id_column: str) -> None:
         self._location = location
         self._id = id_column
+        self._fingerprint = fingerprint_of(location)
         with store_errors(location, SourceError, "read as Parquet"):
             self._dataset = _open(location)
-        self.columns = self._dataset.schema.names
+            files = (one.physical_schema.names for one in self._dataset.get_fragments())
+            self.columns = list(dict.fromkeys(chain(*files, self._dataset.schema.names)))
         if not self._dataset.files:
             raise SourceError(f"{location}: there is no Parquet file in this folder")
         require_id_column(location, self.columns, id_column)
 
     def fingerprint(self) -> str:
-        return fingerprint_of(self._location)
+        return self._fingerprint
 
     def total(self) -> int | None:
         with store_errors(self._location, SourceError, "read as Parquet"):
@@ -65,17 +69,13 @@ class DatasetSource:
                         yield RowChunk(position=done, ids=part.column(self._id), columns=values, done=done)
 
     def _batches(self, fragment: Any, file: Any, names: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
-        """The columns of a file, and those that the names of its folders are."""
+        """The columns of a file, and those of its folders' names; nulls for one that only others have."""
         inside = [name for name in names if name in file.schema_arrow.names]
         folders = pads.get_partition_keys(fragment.partition_expression)
-        types = {name: self._dataset.schema.field(name).type for name in names}
-        if missing := [name for name in names if name not in inside and name not in folders]:
-            raise SourceError(f"{self._location}: {fragment.path} has no column {missing[0]!r}")
+        outside = {name: pa.scalar(folders.get(name)) for name in names if name not in inside}
         # The pages of a chunk are few: threads would cost more memory than they save time.
         for batch in file.iter_batches(rows, columns=inside or None, use_threads=False):
-            same = {
-                n: pa.repeat(pa.scalar(folders[n], types[n]), len(batch)) for n in names if n not in inside
-            }
+            same = {name: pa.repeat(value, len(batch)) for name, value in outside.items()}
             yield pa.RecordBatch.from_pydict({**same, **{name: batch.column(name) for name in inside}})
 
     def close(self) -> None:
@@ -93,7 +93,7 @@ def columns_of(location: FileLocation) -> list[str] | None:
     Raises:
         TargetError: It has other files.
     """
-    with store_errors(location, TargetError, "opened, so as to replace it"):
+    with store_errors(location, TargetError, "replaced, so name another target"):
         try:
             dataset = _open(location)
         except FileNotFoundError:

@@ -28,6 +28,7 @@ class _File:
 
     def __init__(self, location: FileLocation) -> None:
         self._location = location
+        self._fingerprint = fingerprint_of(location)
         with self._open():
             pass
         if not location.url and not location.path.is_file():
@@ -36,7 +37,7 @@ class _File:
             )
 
     def fingerprint(self) -> str:
-        return fingerprint_of(self._location)
+        return self._fingerprint
 
     def total(self) -> int | None:
         return None if self._location.url else self._location.path.stat().st_size

@@ -16,7 +16,6 @@ import os
 import re
 import time
 from contextlib import closing, contextmanager, suppress
-from functools import partial
 from typing import IO, TYPE_CHECKING, Annotated, Final
 
 import msgspec
@@ -25,21 +24,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow.csv import CSVWriter
 
-from eventml.deploy.batch.chunks import (
-    Checkpoint,
-    RejectedRow,
-    RowCounts,
-    RunIdentity,
-    ScoredChunk,
-    Target,
-    bisect_rows,
-)
+from eventml.deploy.batch.chunks import Checkpoint, RejectedRow, RowCounts, RunIdentity, ScoredChunk, Target
 from eventml.deploy.batch.csv_reader import FORMULA, NUMBER
 from eventml.deploy.batch.datasets import replace_partitions
 from eventml.deploy.batch.locations import FileLocation
 from eventml.deploy.batch.output_columns import PREDICTION_COLUMNS, OutputSchema, as_list, single_column
-from eventml.deploy.batch.prediction_tables import arrow_schema, table_of
-from eventml.deploy.batch.replaceable import check_replaceable, is_same
+from eventml.deploy.batch.prediction_tables import arrow_schema, tables_of
+from eventml.deploy.batch.replaceable import check_replaceable, is_in_source
 from eventml.deploy.batch.stores import store_errors
 from eventml.deploy.batch.work_folder import WorkFolder
 from eventml.errors import TargetError
@@ -126,8 +117,8 @@ class FileTarget(Target):
             if not self._path.parent.is_dir():
                 raise TargetError(f"{location}: there is no folder {self._path.parent}")
             for one in (location, rejects, FileLocation(work / _REJECTS, "jsonl")):
-                if source is not None and is_same(one, source):
-                    raise TargetError(f"{one}: the run would replace its own source. Name another target")
+                if source is not None and is_in_source(one, source):
+                    raise TargetError(f"{one}: the run would write into its own source. Name another target")
             check_replaceable(location, PREDICTION_COLUMNS, "predictions")
             check_replaceable(rejects, RejectedRow.__struct_fields__, "rejects")
             self._folder = WorkFolder(work, _OWN_NAMES)
@@ -144,7 +135,7 @@ class FileTarget(Target):
                 found.save(self._folder)
             self._state = found
             self._output_schema = schema
-            names = ["id", *(column.name for column in schema or ()), *PREDICTION_COLUMNS[1:]]
+            names = arrow_schema(schema or (), integer_ids=False).names
             if missing := [name for name in self._partition_by if schema and name not in names]:
                 there = f"there is no column {missing[0]!r}; there are: {', '.join(names)}"
                 raise TargetError(f"--partition-by: {there}")
@@ -164,11 +155,8 @@ class FileTarget(Target):
                 if self._part is None:
                     self._part_stream = self._folder.open("unfinished", "wb")
                     self._part = pq.ParquetWriter(self._part_stream, self._schema)
-                part_of = partial(table_of, chunk, chunk.schema, self._state.run, self._schema)
-                tables, errors = bisect_rows(len(chunk.ids), part_of, (ValueError, TypeError, OverflowError))
-                for table in tables:
+                for table in tables_of(chunk, chunk.schema, self._state.run, self._schema):
                     self._part.write_table(table)
-                chunk.reject(errors, TargetError.__name__)
             encoded = map(printable_json, map(msgspec.json.encode, chunk.rejected))
             self._rejects.writelines(line + b"\n" for line in encoded)
             counts = self._state.checkpoint.counts.plus(chunk, new=len(chunk.ids))

@@ -84,6 +84,9 @@ class FileLocation(msgspec.Struct, frozen=True):
     def __str__(self) -> str:
         return redact(self.url) if self.url else str(self.path)
 
+    def __repr__(self) -> str:
+        return f"FileLocation({str(self)!r})"
+
     def rejects(self) -> FileLocation:
         """Return the location of the file of rejected rows, beside it."""
         name = f"{self.path.stem}.rejects.jsonl"
@@ -106,8 +109,9 @@ def parse_location(text: str, *, option: str, query: str = "", parameters: Seque
     Raises:
         ConfigError: The text is none of these, or does not fit to the query.
     """
-    in_store = "://" in text and text.partition("://")[0] in STORES
-    if "://" in text and not in_store:
+    scheme, is_url, _ = text.partition("://")
+    in_store = bool(is_url) and scheme in STORES
+    if is_url and not in_store:
         return _parse_database(text, option, query, parameters)
     if query or parameters:
         given = "--query" if query else "--param"
@@ -157,8 +161,11 @@ def _parse_database(text: str, option: str, query: str, parameters: Sequence[str
     if not table and not query:
         alternative = "" if option == "--to" else ", or a query with --query"
         raise ConfigError(f"{option} {redact(url)}: no table is named: add #table to the URL{alternative}")
-    values = {name: value for name, _, value in (one.partition("=") for one in parameters)}
-    for one, name in zip(parameters, values, strict=True):
-        if "=" not in one or re.search(rf"(?<!:):{re.escape(name)}\b", query) is None:
-            raise ConfigError(f"--param {one.partition('=')[0]}: expected NAME=VALUE, with :NAME in --query")
+    values: dict[str, str] = {}
+    for name, given, value in (one.partition("=") for one in parameters):
+        if not (given and name.isidentifier() and re.search(rf"(?<!:):{name}\b", query)):
+            raise ConfigError(f"--param {name}: expected NAME=VALUE, with :NAME in --query")
+        if name in values:
+            raise ConfigError(f"--param {name} is given twice: name each value once")
+        values[name] = value
     return SqlLocation(url, table, query, tuple(values.items()))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from eventml.deploy.batch.chunks import RunIdentity, ScoredChunk, to_integer
+from eventml.deploy.batch.chunks import RunIdentity, ScoredChunk, bisect_rows, to_integer
 from eventml.deploy.batch.output_columns import PREDICTION_COLUMNS, OutputSchema, as_list
 from eventml.errors import TargetError
 
@@ -18,15 +20,23 @@ def arrow_schema(schema: OutputSchema, *, integer_ids: bool) -> pa.Schema:
     return pa.schema([("id", pa.int64() if integer_ids else pa.string()), *outputs, *common])
 
 
-def table_of(
-    chunk: ScoredChunk, schema: OutputSchema, run: RunIdentity, columns: pa.Schema, start: int, stop: int
-) -> pa.Table:
-    """Return some of a chunk's predictions as a table of these columns.
+def tables_of(
+    chunk: ScoredChunk, schema: OutputSchema, run: RunIdentity, columns: pa.Schema
+) -> list[pa.Table]:
+    """Return a chunk's predictions as tables of these columns, and reject those that do not fit them.
 
     Raises:
         TargetError: The predictor's outputs have other fields than the columns.
-        ValueError, TypeError, OverflowError: A value does not fit its column.
     """
+    part_of = partial(_table_of, chunk, schema, run, columns)
+    tables, errors = bisect_rows(len(chunk.ids), part_of, (ValueError, TypeError, OverflowError))
+    chunk.reject(errors, TargetError.__name__)
+    return tables
+
+
+def _table_of(
+    chunk: ScoredChunk, schema: OutputSchema, run: RunIdentity, columns: pa.Schema, start: int, stop: int
+) -> pa.Table:
     if {c.name for c in schema} | set(PREDICTION_COLUMNS) != set(columns.names):
         found = f"{run.predictor} returns other fields than before: {', '.join(c.name for c in schema)}"
         raise TargetError(f"{found}, not {', '.join(columns.names)}. Annotate its output's type")

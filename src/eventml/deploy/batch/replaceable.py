@@ -19,11 +19,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-def is_same(one: FileLocation, other: FileLocation) -> bool:
-    """Return whether two locations are one file or folder that exists."""
-    if one.url or other.url:
-        return one.url == other.url
-    return one.path.exists() and one.path.samefile(other.path)
+def is_in_source(target: FileLocation, source: FileLocation) -> bool:
+    """Return whether a target is the source, or lies in the folder that is the source."""
+    if target.url or source.url:
+        return f"{target.url.rstrip('/')}/".startswith(f"{source.url.rstrip('/')}/")
+    same = target.path.exists() and target.path.samefile(source.path)
+    return same or source.path.resolve() in target.path.resolve().parents
 
 
 def check_replaceable(location: FileLocation, columns: Sequence[str], rows: str) -> None:

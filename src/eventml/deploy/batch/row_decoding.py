@@ -98,7 +98,7 @@ class RowDecoder:
             kind = getattr(self._type, "__name__", self._type)
             raise SourceError(
                 f"{source} has no column {', '.join(map(repr, missing))}, which {kind} needs; there are: "
-                f"{', '.join(available)}. Rename it in a view, or by --query: SELECT ... AS {missing[0]}"
+                f"{', '.join(available)}. Rename it, by --query or before: SELECT ... AS {missing[0]}"
             )
         return [name for name in available if name in self._fields]
 

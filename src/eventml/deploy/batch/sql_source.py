@@ -147,10 +147,8 @@ class SqlSource:
             # SQLAlchemy would take any colon in the user's SQL for a parameter.
             values = dict(self._location.parameters)
             given = rf"(?<!:):(?=(?:{'|'.join(values) or '(?!)'})\b)|(:)"
-            query = (
-                re.sub(given, lambda found: r"\:" if found[1] else ":", _END.sub("", self._location.query))
-                + "\n"
-            )
+            query = _END.sub("", self._location.query) + "\n"
+            query = re.sub(given, lambda found: r"\:" if found[1] else ":", query)
             # Without a type, as the last id in `_select`.
             bound = [sa.bindparam(name, values[name], type_=sa.types.NullType()) for name in values]
             described = sa.text(f"SELECT * FROM ({query}) AS source_rows WHERE 1 = 0").bindparams(*bound)  # noqa: S608 - the user's own query, on a read-only connection

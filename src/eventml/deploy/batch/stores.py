@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from eventml.config import without_secrets
 from eventml.errors import EventMLError, JobError, SourceError
-from eventml.models import open_store, revision_of, state_of
+from eventml.models import open_store, resolve, state_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -49,10 +49,10 @@ def open_file(location: FileLocation) -> io.BufferedReader:
 
 def fingerprint_of(location: FileLocation) -> str:
     """Return a text that changes when the file, or one in the folder, is written or replaced."""
-    if not location.url:
-        return sha256(repr(state_of(location.path)).encode()).hexdigest()
     with store_errors(location, SourceError, "read"):
-        return revision_of(location.url)
+        if location.url:
+            return resolve(location.url).revision
+        return sha256(repr(state_of(location.path)).encode()).hexdigest()
 
 
 def file_system(location: FileLocation) -> tuple[str, Any]:

@@ -1,6 +1,6 @@
 """One predictor over many rows: `eventml score`, Ray, Spark and Dask, with the same predictions and kills.
 
-    python -m benchmarks.engines FOLDER [--rows 10000000] [--kills 5] [--engines none,ray,spark,dask]
+    python -m benchmarks.engines [--rows 10000000] [--kills 5] [--engines none,ray,spark,dask]
 
 It needs `pip install 'ray[data]' pyspark 'dask[dataframe]'`, and Java 17 for Spark. Each has two workers.
 Memory is the highest sum of the proportional set sizes (PSS) of the process and all its children.
@@ -15,15 +15,21 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
+
+from benchmarks.measuring import machine, report
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 ROOT = Path(__file__).parents[1]
 PREDICTOR = "benchmarks.engines_app:duration"
@@ -169,41 +175,48 @@ def predictions(target: Path) -> pa.Table:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
     parser.add_argument("--rows", type=int, default=10_000_000)
     parser.add_argument("--kills", type=int, default=5)
     parser.add_argument("--engines", default="none,ray,spark,dask")
     options = parser.parse_args()
-    source = options.folder.absolute() / f"rides-{options.rows}"
-    if not source.exists():
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "rides"
         generate(source, options.rows)
+        measure(source, options.rows, options.kills, options.engines.split(","))
+
+
+def measure(source: Path, rows: int, kills: int, engines: Sequence[str]) -> None:
+    """Run each engine, then again with kills, and compare the predictions."""
     chance, expected = random.Random(7), None
-    for engine in options.engines.split(","):
+    rates: dict[str, list[float]] = {}
+    for engine in engines:
         target = source.parent / ("none.parquet" if engine == "none" else engine)
         shutil.rmtree(target, ignore_errors=True)
         target.with_suffix(".done").unlink(missing_ok=True)
         seconds, peak, _ = run(engine, source, target)
+        rates[engine] = [rows / seconds]
         found = predictions(target)
         same = "the first" if expected is None else f"the same to the last bit: {found.equals(expected)}"
         expected = found if expected is None else expected
         distinct = pc.count_distinct(found["id"]).as_py()
         print(
-            f"{engine}: {options.rows / seconds:,.0f} rows/s, {seconds:.1f} s, {peak:,.0f} MB, "
+            f"{engine}: {rows / seconds:,.0f} rows/s, {seconds:.1f} s, {peak:,.0f} MB, "
             f"{len(found):,} predictions of {distinct:,} rides, {same}",
             flush=True,
         )
-        if not options.kills:
+        if not kills:
             continue
         shutil.rmtree(target, ignore_errors=True)
         target.unlink(missing_ok=True) if target.is_file() else None
         target.with_suffix(".done").unlink(missing_ok=True)
-        spent = [run(engine, source, target, chance.uniform(0, seconds))[0] for _ in range(options.kills)]
+        spent = [run(engine, source, target, chance.uniform(0, seconds))[0] for _ in range(kills)]
         last, _, _ = run(engine, source, target)
         print(
             f"{engine}: killed after {', '.join(f'{one:.0f}' for one in spent)} s, then {last:.1f} s: every "
             f"row once, as without kills: {predictions(target).equals(found)}",
             flush=True,
         )
+    report(machine("pyarrow"), rates, engines[0], "rows/s")
 
 
 if __name__ == "__main__":

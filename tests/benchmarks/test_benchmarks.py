@@ -19,6 +19,7 @@ SMALL: Final = {
     "kafka": "--events 2000 --rounds 0 --only no-op --quick",
     "web": "--seconds 0.2 --rounds 0 --clients 1 --models linear",
     "batch": "--rows 2000 --forest-rows 500 --rounds 0 --only sqlite --models linear",
+    "engines": "--rows 2000 --kills 1 --engines none,dask",
     "frames": "--events 500 --rounds 0",
     "handlers": "--events 1000 --calls 200 --rounds 0",
     "failures": "--events 500 --rounds 2 --processes 1 --models no-op",

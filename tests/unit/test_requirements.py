@@ -15,8 +15,8 @@ ROOT: Final = Path(__file__).parents[2]
 LOCKS: Final = ("requirements.lock", "deployment/requirements.lock")
 PROJECT: Final = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
-NOT_LOCKED: Final = {"xgboost", "torch", "transformers", "gs"}
-"""Extras that `make` does not install: gigabytes for CUDA, and a store that no test can serve. The tests of
+NOT_LOCKED: Final = {"xgboost", "torch", "transformers", "gs", "az"}
+"""Extras that `make` does not install: gigabytes for CUDA, and stores that no test can serve. The tests of
 torch and transformers run where these are installed, and those of XGBoost with its build for the CPU."""
 
 

@@ -4,15 +4,12 @@ import gc
 import os
 import time
 from datetime import UTC, datetime, timedelta
-from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import anyio
 import typer
 from msgspec import structs
-from rich.console import Console
-from rich.text import Text
 
 from eventml.cli.buses import (
     BackendOption,
@@ -31,6 +28,7 @@ from eventml.cli.output import (
     print_text,
     progress_bar,
     redraw,
+    to_html,
 )
 from eventml.cli.tables import format_table, print_table
 from eventml.errors import UnsupportedError
@@ -196,9 +194,7 @@ def _print(title: str, report: "Report", started: float, *, html: Path | None, a
     if not report.events:
         print_message("there are no events of this time; --from 3d begins earlier, and --until ends later")
     if html is not None:
-        page = Console(record=True, file=StringIO())
-        page.print(Text(f"{title}\n\n{_as_text(report)}"), soft_wrap=True)
-        html.write_text(page.export_html(), encoding="utf-8", errors="replace")
+        html.write_text(to_html(f"{title}\n\n{_as_text(report)}"), encoding="utf-8", errors="replace")
     if as_json:
         print_json({**structs.asdict(report), "seconds": round(time.monotonic() - started, 3)})
         return

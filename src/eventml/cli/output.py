@@ -6,6 +6,7 @@ import logging
 import time
 from contextlib import contextmanager, suppress
 from functools import cache
+from io import StringIO
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
@@ -137,10 +138,15 @@ def redraw(render: Callable[[int], str], every: float) -> None:
     console = Console()
     with Live(console=console, screen=True, auto_refresh=False) as live, suppress(KeyboardInterrupt):
         while True:
-            text = Text(render(console.width), no_wrap=True)
-            text.highlight_regex(r"(?m)^not ready: .*$", "bold red")
-            live.update(text, refresh=True)
+            live.update(Text(render(console.width), no_wrap=True), refresh=True)
             time.sleep(every)
+
+
+def to_html(text: str) -> str:
+    """Return a page of HTML that shows a text as a terminal does."""
+    page = Console(record=True, file=StringIO())
+    page.print(Text(text), soft_wrap=True)
+    return page.export_html()
 
 
 def print_json(value: Any, *, indented: bool = False) -> None:

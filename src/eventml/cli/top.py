@@ -50,8 +50,8 @@ _BARS: Final = "▁▂▃▄▅▆▇█"
 _TREND: Final = 20  # rates of a sparkline
 _REASONS: Final = 5  # why a service is not ready
 _EXPLAINED: Final = """\
-since the start: dead, lost, retries (dead letters replayed since are counted); left: those neither replayed
-nor dropped; ? is not known"""
+since the start: dead, lost, retries (dead letters replayed since are counted)
+left: dead letters neither replayed nor dropped; ? is not known"""
 
 
 def top(

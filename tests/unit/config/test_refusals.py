@@ -98,7 +98,7 @@ def refusal(**sources: Any) -> list[str]:
         ('[backend]\npartitions = "3"', 'backend.partitions: expected int >= 1, got "3"'),
         (
             '[backend]\nurl = "redis://h"\nhosts = ["a", 1]',
-            "backend.hosts: expected an array, got an array: Expected `str`, got `int` - at `$[1]`",
+            "backend.hosts: Expected `str`, got `int` - at `$[1]`",
         ),
     ],
 )

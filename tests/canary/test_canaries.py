@@ -299,6 +299,22 @@ async def test_a_report_that_fails_is_made_again(monkeypatch: pytest.MonkeyPatch
                 await anyio.sleep(0.01)
 
 
+async def test_a_worker_whose_report_does_not_come_back_ends_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bus = adding()
+    bus.canary("add", model=Model(Adding(10.0), "adding", "2"))
+    monkeypatch.setattr("eventml.runtime.canary_control._JOINING", 0.05)
+    async with bus, bus.worker() as worker:
+
+        async def lose(records: list[Record]) -> None:
+            assert records[0].topic.endswith(".canary")
+
+        monkeypatch.setattr(bus.backend, "publish", lose)
+        with anyio.fail_after(30), pytest.raises(UnavailableError, match="did not come back within"):
+            await worker.run()
+
+
 async def test_workers_agree_and_one_that_starts_later_knows_of_it(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     promoted = "add: its canary 2 answers for 1 of the keys"

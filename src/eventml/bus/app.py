@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from types import ModuleType
 
-_TEN_YEARS: Final = 315_360_000.0  # seconds: what was agreed on about a canary holds for as long
+_TEN_YEARS: Final = 315_360_000.0  # seconds of retention of a canary's topic, which holds its share
 
 
 def topics_of(bus: Bus, *, partitions: int | None = None, replication: int | None = None) -> list[NewTopic]:

@@ -100,8 +100,9 @@ class Router:
         """Register a second model that answers for a share of a predictor's keys, on streams.
 
         They are always the same keys; an event without one is chosen by its id. For these events both models
-        are called and compared, and what the canary fails the predictor's model answers. The options are the
-        fields of `Canary`. Configuration can add one too, or replace it: `[consumer.<predictor>.canary]`.
+        are called and compared, and the predictor's model answers the events that the canary fails for. The
+        options are the fields of `Canary`. Configuration can add a canary or replace it:
+        `[consumer.<predictor>.canary]`.
 
         Raises:
             RegistrationError: There is no such predictor, it can have no canary, or an option is not valid.

@@ -166,7 +166,7 @@ def replay(  # noqa: PLR0913 - as above
 
 
 def _import_comparison(command: str) -> Any:
-    gc.set_threshold(100_000)  # looking for circles among a batch's objects took a third of the time
+    gc.set_threshold(100_000)  # garbage collection took a third of the time
     return import_extra("eventml.deploy.comparison", "batch", command)
 
 

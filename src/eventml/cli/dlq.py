@@ -192,7 +192,7 @@ def drop(
 
 
 async def _call(selection: Selection, function: Callable[..., Awaitable[T]], argument: Any) -> T:
-    """Call a function with the backend of a selection, what it selects, and an argument."""
+    """Call a function with a backend, the dead letters that a selection names, and an argument."""
     async with open_shared(selection.bus) as bus:
         return await function(bus.backend, selection.queues, selection.matching, argument, selection.limit)
 

@@ -155,7 +155,7 @@ def render(
     width: int | None = None,
     trends: Mapping[str, deque[float]] | None = None,
 ) -> str:
-    """Return what is shown for two snapshots: the service, handlers and workers, in columns that fit.
+    """Return the text for two snapshots: the service, handlers and workers, in columns that fit.
 
     `trends` are the last rates of each handler; without any, they are not shown.
     """

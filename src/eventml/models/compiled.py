@@ -31,7 +31,7 @@ _converting = Lock()
 
 
 class CompiledModel:
-    """A compiled model, with what the original has of these methods and attributes.
+    """A compiled model, with those of the methods and attributes below that the original has.
 
     `predict`, `predict_proba`, `classes_`, `n_features_in_`, `feature_names_in_`. NaN and infinity are a
     ValueError, unless the original takes them and the compiled model predicts the same for them.

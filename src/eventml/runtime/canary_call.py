@@ -1,7 +1,8 @@
 """The calls of a predictor with a canary: both models are called for the events of the canary's keys.
 
-What the canary fails the predictor's model answers, so that a bad canary costs no event. Both get the same
-events, so that neither the keys nor the sizes of batches make a difference between their failures and times.
+The predictor's model answers the events that the canary fails for, so that a bad canary costs no event. Both
+get the same events, so that neither the keys nor the sizes of batches make a difference between their
+failures and times.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ class CanaryCall:
 
 
 async def _timed(call: HandlerCall, items: Sequence[Item]) -> tuple[CallResults, Exception | None, float]:
-    """The results of a call, all `Failed` if it raised; what it raised; and its seconds."""
+    """The results of a call, all `Failed` if it raised; its exception; and its time in seconds."""
     begun, error = time.perf_counter(), None
     try:
         results = await call(items)

@@ -1,4 +1,4 @@
-"""What a worker with a canary reads and writes beside its events: the canary's topic, and the true values."""
+"""The canary's side of a worker: its reports to the other workers, their reports, and the true values."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import msgspec
 from eventml import records
 from eventml.backends.base import Backend, Completion
 from eventml.codec import Decoder
-from eventml.errors import BackendError
+from eventml.errors import BackendError, UnavailableError
 from eventml.handlers import Handler
 from eventml.models import Model
 from eventml.records import Record
@@ -32,6 +32,7 @@ log = logging.getLogger("eventml")
 _INTERVAL: Final = 0.5  # seconds between two reports
 _GROWTH: Final = 1.1  # of the observations from one report to the next, so that there are few
 _LAST_REPORT: Final = 2.0  # seconds that the report of a worker that stops may take
+_JOINING: Final = 30.0  # seconds until the first report of a worker must have come back
 _LIMIT: Final = 500  # records that are received at once
 _KEPT: Final = 100_000  # pairs of predictions that wait for their true values
 
@@ -67,10 +68,11 @@ class CanaryControl:
 
     @asynccontextmanager
     async def joined(self) -> AsyncIterator[None]:
-        """Learn what the other workers have observed, before the first call; tell them the rest at the end.
+        """Read the reports of the other workers before the first call; make the last report at the end.
 
         Raises:
             BackendError: the topic cannot be read or written.
+            UnavailableError: the worker's own report does not come back, as when the topic is deleted.
         """
         async with AsyncExitStack() as stack:
             reader = self._backend.subscribe([self._topic], group=None, start="earliest")
@@ -79,8 +81,14 @@ class CanaryControl:
                 reader = self._backend.subscribe([self.options.truth], group=None, start="latest")
                 self._truths = await stack.enter_async_context(reader)
             await self._report()
-            while not await self._read_records():
-                pass  # until that report comes back
+            with anyio.move_on_after(_JOINING) as waiting:
+                while not await self._read_records():
+                    pass
+            if waiting.cancelled_caught:
+                raise UnavailableError(
+                    f"{self._name}: its report on {self._topic} did not come back within {_JOINING:g} s; see "
+                    "whether the topic was deleted, and start the worker again"
+                )
             yield
             with suppress(BackendError), anyio.move_on_after(_LAST_REPORT):
                 await self._report()

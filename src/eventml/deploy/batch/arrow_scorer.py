@@ -54,7 +54,7 @@ class ArrowScorer:
 
     Attributes:
         schema: The columns of each result: those that `eventml score` writes, and `rejected`, which is null
-            where there is a prediction. Of a rejected row it has what the file of rejects has of it (`id`,
+            where there is a prediction. For a rejected row it has the fields of the file of rejects (`id`,
             `exception`, `message`, `row`, `attempts`), and the other columns are null.
     """
 
@@ -109,7 +109,7 @@ class ArrowScorer:
             return pl.from_arrow(self._score(pa.table(data)))
         if not hasattr(data, "__arrow_c_stream__"):
             raise TypeError(
-                f"a scorer takes an Arrow table, a DataFrame or what has an Arrow stream, not {name}"
+                f"a scorer takes an Arrow table, a DataFrame or an object with an Arrow stream, not {name}"
             )
         reader = pa.RecordBatchReader.from_stream(data)
         return pa.RecordBatchReader.from_batches(self.schema, map(self._score_batch, reader))

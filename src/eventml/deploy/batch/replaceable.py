@@ -1,4 +1,4 @@
-"""Whether a run may replace what is at its target: predictions of an earlier run, and nothing else."""
+"""Whether a run may replace the files at its target: only predictions of an earlier run."""
 
 from __future__ import annotations
 

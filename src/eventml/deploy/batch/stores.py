@@ -23,7 +23,7 @@ _BLOCK: Final = 4 << 20  # bytes in one request
 def store_errors(
     location: FileLocation, error: type[JobError], doing: str, place: Callable[[], str] = str
 ) -> Iterator[None]:
-    """Raise `error` in place of what a store's or a format's library raises; its text holds no password."""
+    """Raise `error` in place of exceptions of stores' and formats' libraries; its text has no password."""
     try:
         yield
     except EventMLError:

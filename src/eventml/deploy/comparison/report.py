@@ -24,7 +24,9 @@ OLD: Final = "old_"
 
 _NEW: Final = "new_"
 _OF_EVENT: Final = "event_"  # before fields of the event that are named like other columns
-_OTHER: Final = re.compile("(event_)*(id$|old_|new_)")  # such names, and what they become
+_OTHER: Final = re.compile(
+    "(event_)*(id$|old_|new_)"
+)  # names of columns that a field of an event does not get
 
 Table = tuple[str, "Sequence[str]", "Sequence[Sequence[str]]"]
 """The title of a table, its columns and its rows."""

@@ -65,7 +65,7 @@ class Broker:
         """Call a function with a connected backend and these arguments, in an event loop.
 
         Raises:
-            EventMLError: what the backend raises.
+            EventMLError: an error of the backend.
             UnavailableError: it takes longer than a minute.
             UnsupportedError: the backend lives in another process.
         """

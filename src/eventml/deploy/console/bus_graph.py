@@ -123,7 +123,7 @@ def _label(text: str) -> str:
 
 
 def _rate(key: str, to: str, numbers: Mapping[str, HandlerNumbers]) -> float | None:
-    """The rate of a line: what a handler reads, or the sum of what it writes."""
+    """The rate of a line, in events a second: those received by a handler, or the sum of those published."""
     reader, writer = numbers.get(to), numbers.get(key)
     return reader.received if reader else writer.published if writer else None
 

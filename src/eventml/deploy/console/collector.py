@@ -47,7 +47,7 @@ class Tick:
         self._lock = threading.RLock()
 
     def once(self, make: Callable[..., T], *args: object) -> T:
-        """Return what a function returns for this tick and these arguments, called at most once."""
+        """Return the result of a function for this tick and these arguments; keep it for the next call."""
         with self._lock:
             if (make, args) not in self._made:
                 self._made[make, args] = make(self, *args)

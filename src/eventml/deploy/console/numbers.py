@@ -174,7 +174,7 @@ def _wrong(reports: Sequence[tuple[str, HandlerReport]]) -> list[str]:
 
 
 def changes(before: ServiceStatus, now: ServiceStatus) -> list[str]:
-    """Return what has happened to the workers between two statuses, a line each: for the marks of charts."""
+    """Return the events of the workers between two statuses, a line each, for the marks of charts."""
     found = []
     if now.rolling_restarts > before.rolling_restarts:
         found.append("rolling restart completed")

@@ -1,4 +1,4 @@
-"""The pages of the console by their paths, and who may see them."""
+"""The pages of the console by their paths, and the check of the token."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ class TryIt:
         self._web = web
 
     def page(self, form: Mapping[str, str], query: Mapping[str, str], who: str) -> Html:
-        """Return the form of the predictor that a query names, and the answer to what has been filled in."""
+        """Return the form of the predictor that a query names, and the answer to the values of the query."""
         names = [name for name, one in self._bus.handlers.items() if one.outputs and not one.champion]
         if not names:
             return part("no-predictor")
@@ -130,7 +130,7 @@ class Form:
             return text
 
     def render(self, form: Mapping[str, str]) -> list[Html]:
-        """Return the fields, with what was filled in, or an example."""
+        """Return the fields, with the given values, or those of an example."""
         if not self._fields:
             return [part("textarea", text=lines(form.get("event") or json.dumps(self._example)))]
         inputs = []

@@ -28,7 +28,8 @@ class Advice(msgspec.Struct, frozen=True):
     Attributes:
         max_batch: Events in a call.
         timeout: Time limit of a call, in seconds.
-        rate: Events a second to expect of one worker on Redis, with a core and a half of its own.
+        rate: Events a second to expect of one worker on Redis, with a core and a half of its own. A rough
+            guide: between 0.4 and 2.3 times the rate that was measured on an idle machine.
         workers: Number of workers for the wanted rate; None without one.
         warnings: Known problems, each with its remedy.
     """

@@ -91,9 +91,15 @@ def rate(client: redis.Redis, events: int, cores: list[float]) -> float:
 
 
 @contextmanager
-def processes(commands: Sequence[Sequence[str]], workers: int, env: Mapping[str, str]) -> Iterator[None]:
-    """Start the workers; inside the context all of them have just begun."""
+def processes(
+    commands: Sequence[tuple[Sequence[str], Mapping[str, str]]], workers: int
+) -> Iterator[tuple[list[int], float]]:
+    """Start the workers by commands, each with its variables; inside the context all of them have just begun.
+
+    Gives their process ids, and how many seconds the last one took to have its first batch.
+    """
     gate = Path(tempfile.mkdtemp(prefix="scaling-"))
+    begun = time.monotonic()
     started = [
         subprocess.Popen(  # noqa: S603 - our own commands
             [sys.executable, "-m", *command],
@@ -101,15 +107,15 @@ def processes(commands: Sequence[Sequence[str]], workers: int, env: Mapping[str,
             env={**os.environ, **ONE_THREAD, "SCALING_GATE": str(gate), **env},
             stderr=subprocess.DEVNULL,
         )
-        for command in commands
+        for command, env in commands
     ]
     try:
-        deadline = time.monotonic() + 60
-        while len(list(gate.glob("up-*"))) < workers:
-            assert time.monotonic() < deadline, "the workers do not come up"
+        while len(up := list(gate.glob("up-*"))) < workers:
+            assert time.monotonic() < begun + 60, "the workers do not come up"
             time.sleep(LOOK)
+        took = time.monotonic() - begun
         (gate / "go").touch()
-        yield
+        yield [int(path.name.removeprefix("up-")) for path in up], took
     finally:
         for process in started:
             process.send_signal(signal.SIGTERM)
@@ -133,7 +139,8 @@ def with_eventml(
             "--operations",
             "off",
         )
-        with processes([command], workers, {"EVENTML_BACKEND": server.url, "SCALING_MODEL": str(model)}):
+        env = {"EVENTML_BACKEND": server.url, "SCALING_MODEL": str(model)}
+        with processes([(command, env)], workers):
             return rate(client, events, cores)
 
 
@@ -144,7 +151,7 @@ def with_bare_loops(
     with redis.Redis(port=server.port) as client:
         fill(client, events)
         commands = [("benchmarks.scaling", "--bare", f"{server.port},{model},{n}") for n in range(workers)]
-        with processes(commands, workers, {}):
+        with processes([(command, {}) for command in commands], workers):
             return rate(client, events, cores)
 
 

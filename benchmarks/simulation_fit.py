@@ -1,0 +1,133 @@
+"""Fits the simulation to one worker and one server as measured, and predicts the other cases."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import tempfile
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from benchmarks.measuring import interleave, machine
+from benchmarks.scaling import train
+from benchmarks.simulation_kafka import KafkaSample, measure_kafka
+from benchmarks.simulation_measuring import Case, Sample, measure, servers
+from benchmarks.simulation_plan import Unit
+from benchmarks.simulation_stream import Cost, Costs, simulate
+
+SMALL_BATCH: Final = 64
+FITTED: Final = [Case(forest, batch=size) for forest in (True, False) for size in (1024, SMALL_BATCH)]
+PREDICTED: Final = [
+    Case(forest, workers, nodes, size)
+    for forest in (True, False)
+    for workers, nodes, size in ((1, 1, 256), (2, 1, 1024), (3, 1, 1024), (3, 3, 1024))
+]
+
+
+class Measured(msgspec.Struct):
+    """All that was measured, and where."""
+
+    machine: str
+    cores: int
+    redis: list[tuple[Case, list[Sample]]]
+    kafka: list[KafkaSample]
+
+    def of(self, case: Case) -> list[Sample]:
+        return dict(self.redis)[case]
+
+    def median(self, case: Case, figure: str) -> float:
+        return statistics.median(getattr(sample, figure) for sample in self.of(case))
+
+
+def take(events: int, rounds: int) -> Measured:
+    """Measure all cases in turn."""
+    samples: dict[Case, list[Sample]] = {case: [] for case in (*FITTED, *PREDICTED)}
+
+    def one(case: Case, model: Path) -> float:
+        per_worker = events if case.forest else 2 * events
+        with servers(case.nodes) as started:
+            samples[case].append(measure(case, started, model, per_worker))
+        return samples[case][-1].rate
+
+    with tempfile.TemporaryDirectory() as folder:
+        model = Path(folder) / "forest.skops"
+        train(model)
+        interleave({str(case): partial(one, case, model) for case in samples}, rounds)
+    return Measured(
+        machine("eventml", "redis", "scikit-learn"),
+        len(os.sched_getaffinity(0)),
+        [(case, found[1:] or found) for case, found in samples.items()],
+        list(measure_kafka(events, rounds))[-max(rounds, 1) :],
+    )
+
+
+def line(small: tuple[float, float], large: tuple[float, float]) -> Cost:
+    """The cost of a batch and of an event, from two points: events in a batch, and seconds for each of them."""
+    (few, slow), (many, fast) = small, large
+    batch = max((slow - fast) / (1 / few - 1 / many), 0.0)
+    return Cost(batch, fast - batch / many)
+
+
+def fit(measured: Measured, *, forest: bool) -> Costs:
+    """Costs from one worker with small and with large batches; `held` is what makes its simulated rate right."""
+    small, large = Case(forest, batch=SMALL_BATCH), Case(forest)
+
+    def cost(figure: str, part: float = 1.0) -> Cost:
+        points = [(measured.median(c, "batch"), measured.median(c, figure) * part) for c in (small, large)]
+        return line(points[0], points[1])
+
+    read = measured.median(large, "read")
+    loop = cost("loop", 0.5)
+    costs = Costs(cost("server", read), cost("server", 1 - read), loop, loop, cost("call"), 0.0)
+    low, high = 0.0, 1.0
+    for _ in range(10):
+        held = (low + high) / 2
+        rate = simulate(msgspec.structs.replace(costs, held=held), workers=1, cores=measured.cores).rate
+        low, high = (held, high) if rate > measured.median(large, "rate") else (low, held)
+    return msgspec.structs.replace(costs, held=(low + high) / 2)
+
+
+def predict(measured: Measured) -> dict[Case, float]:
+    """Events a second of each case, simulated."""
+    costs = {forest: fit(measured, forest=forest) for forest in (True, False)}
+    return {
+        case: simulate(
+            costs[case.forest],
+            workers=case.workers,
+            servers=case.nodes,
+            cores=measured.cores,
+            most=case.batch,
+        ).rate
+        for case in (*FITTED, *PREDICTED)
+    }
+
+
+def units(measured: Measured) -> tuple[Unit, Unit]:
+    """Costs of an event on Redis and on Kafka, with the forest; a worker on Kafka differs by what it does without a model."""
+    case, nothing = Case(forest=True), Case(forest=False)
+    worker = measured.median(case, "loop") + measured.median(case, "call")
+    rate = simulate(fit(measured, forest=True), workers=1).rate
+    kafka = {
+        name: statistics.median(getattr(sample, name) for sample in measured.kafka)
+        for name in ("worker", "broker", "stored", "traffic")
+    }
+    more = kafka["worker"] - measured.median(nothing, "loop") - measured.median(nothing, "call")
+    return (
+        Unit(
+            worker=worker,
+            worker_rate=rate,
+            broker=measured.median(case, "server") + measured.median(case, "publish"),
+            traffic=measured.median(case, "received") + measured.median(case, "sent"),
+            stored=measured.median(case, "memory"),
+        ),
+        Unit(
+            worker=worker + more,
+            worker_rate=1 / (1 / rate + max(more, 0.0)),
+            broker=kafka["broker"],
+            traffic=kafka["traffic"],
+            stored=kafka["stored"],
+        ),
+    )

@@ -1,7 +1,7 @@
 """A forest of 100 trees on a stream of rides, which `benchmarks.scaling` runs in 1, 2 and 4 workers.
 
-For `benchmarks.simulation` the topics can have another name, which decides on a cluster's node, the batches another
-size, and the model can be none at all.
+For `benchmarks.simulation` the topics can have another name, which decides on a cluster's node, the batches
+another size, and the model can be none at all.
 """
 
 from __future__ import annotations

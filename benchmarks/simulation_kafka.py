@@ -40,7 +40,7 @@ class KafkaSample(msgspec.Struct, frozen=True):
 
 
 def measure_kafka(events: int, rounds: int) -> Iterator[KafkaSample]:
-    """Publish events twice, the first time to warm up, then read all of them in each round, each in a new group."""
+    """Publish events twice, the first time to warm up, then handle all of them in each round."""
     with KafkaCluster(settings={"group.initial.rebalance.delay.ms": "0"}) as cluster:
         asyncio.run(_create_topics(cluster.url))
         pid = cluster.nodes[0].process.pid

@@ -1,7 +1,7 @@
 """What the simulation is fitted to and compared with: workers and servers, measured on this machine.
 
-CPU time is the kernel's count for each thread: a worker's main thread has its event loop, the others call the handler.
-All figures count between the first and the last tenth of the predictions.
+CPU time is the kernel's count for each thread: a worker's main thread has the event loop, another one the
+handler. All figures count between the first and the last tenth of the predictions.
 """
 
 from __future__ import annotations
@@ -57,8 +57,7 @@ class Sample(msgspec.Struct, frozen=True):
         loop: CPU seconds of all event loops, `call` of all handlers, `server` of all servers.
         publish: CPU seconds of the servers when the event was published.
         read: The part of the server's time that is reading.
-        batch: Mean number of events in a batch.
-        cores: Busy cores of the machine.
+        cores: Busy cores of the machine, and `others` those that neither workers nor servers kept busy.
         start: Seconds from the start of the command to the handler's first batch.
         received, sent: Bytes that the servers received and sent, from publishing to completion.
         memory: Bytes of the servers for an event and its prediction.
@@ -70,8 +69,8 @@ class Sample(msgspec.Struct, frozen=True):
     server: float
     publish: float
     read: float
-    batch: float
     cores: float
+    others: float
     start: float
     received: float
     sent: float
@@ -95,7 +94,9 @@ def thread_seconds(pid: int) -> dict[int, float]:
     return found
 
 
-def _mark(clients: Sequence[redis.Redis], names: Sequence[str], workers: list[int], servers: list[int]) -> _Mark:
+def _mark(
+    clients: Sequence[redis.Redis], names: Sequence[str], workers: list[int], servers: list[int]
+) -> _Mark:
     done = sum(client.xlen(f"{name}.minutes") for client, name in zip(clients, names, strict=True))
     threads = {pid: thread_seconds(pid) for pid in workers}
     loop = sum(times[pid] for pid, times in threads.items())
@@ -116,10 +117,14 @@ def servers(nodes: int) -> Iterator[list[RedisServer]]:
         with RedisServer() as server:
             yield [server]
         return
-    ports = (port for port in free_ports() if port < FIRST_EPHEMERAL - CLUSTER_BUS and is_free(port + CLUSTER_BUS))
+    ports = (
+        port for port in free_ports() if port < FIRST_EPHEMERAL - CLUSTER_BUS and is_free(port + CLUSTER_BUS)
+    )
     with ExitStack() as stack:
         settings = {"cluster-enabled": "yes", "cluster-config-file": "nodes.conf"}
-        started = [stack.enter_context(RedisServer(port=next(ports), settings=settings)) for _ in range(nodes)]
+        started = [
+            stack.enter_context(RedisServer(port=next(ports), settings=settings)) for _ in range(nodes)
+        ]
         clients = [stack.enter_context(redis.Redis(port=server.port)) for server in started]
         size = -(-SLOTS // nodes)
         for number, client in enumerate(clients):
@@ -141,7 +146,8 @@ def _names(nodes: int) -> list[str]:
         return ["scaling"]
     size = -(-SLOTS // nodes)
     return [
-        next(n for i in count() if key_slot((n := f"{{rides-{i}}}").encode()) // size == node) for node in range(nodes)
+        next(n for i in count() if key_slot((n := f"{{rides-{i}}}").encode()) // size == node)
+        for node in range(nodes)
     ]
 
 
@@ -162,8 +168,10 @@ def _publish(url: str, settings: Any, topics: Sequence[str], events: int) -> Non
     asyncio.run(main())
 
 
-def measure(case: Case, started: Sequence[RedisServer], model: Path, per_worker: int) -> Sample:
-    """Measure a backlog of so many events for each worker. The servers are emptied before."""
+def measure(
+    case: Case, started: Sequence[RedisServer], model: Path, per_worker: int, patience: float
+) -> Sample:
+    """Measure a backlog of so many events for each worker, once the machine is idle. Empties the servers."""
     names, events = _names(case.nodes), per_worker * case.workers
     pids = [server.process.pid for server in started]
     with ExitStack() as stack:
@@ -176,7 +184,12 @@ def measure(case: Case, started: Sequence[RedisServer], model: Path, per_worker:
         if case.nodes > 1:
             url = f"redis://{','.join(f'127.0.0.1:{server.port}' for server in started)}?cluster=true"
         before = sum(sum(thread_seconds(pid).values()) for pid in pids)
-        _publish(url, backend.Settings(cluster=case.nodes > 1), [f"{name}.rides" for name in names], events // len(names))
+        _publish(
+            url,
+            backend.Settings(cluster=case.nodes > 1),
+            [f"{name}.rides" for name in names],
+            events // len(names),
+        )
         publish = sum(sum(thread_seconds(pid).values()) for pid in pids) - before
         env = {
             "EVENTML_BACKEND": url,
@@ -185,7 +198,7 @@ def measure(case: Case, started: Sequence[RedisServer], model: Path, per_worker:
         }
         command = (*COMMAND, str(case.workers // len(names)))
         commands = [(command, {**env, "SCALING_NAME": name}) for name in names]
-        with processes(commands, case.workers) as (workers, start):
+        with processes(commands, case.workers, patience) as (workers, start):
             marks: list[_Mark] = []
             deadline = time.monotonic() + 300
             for part in (0.1, 0.9):
@@ -197,6 +210,7 @@ def measure(case: Case, started: Sequence[RedisServer], model: Path, per_worker:
                 time.sleep(LOOK)
         first, last = marks
         done, seconds = last.done - first.done, last.at - first.at
+        ours = sum(getattr(last, name) - getattr(first, name) for name in ("loop", "call", "server"))
         statistics = [client.info("commandstats") for client in clients]
         traffic = [client.info("stats") for client in clients]
         memory = sum(client.info("memory")["used_memory"] for client in clients) - empty
@@ -207,8 +221,8 @@ def measure(case: Case, started: Sequence[RedisServer], model: Path, per_worker:
         server=(last.server - first.server) / done,
         publish=publish / events,
         read=_part(statistics),
-        batch=events / sum(int(s["cmdstat_evalsha"]["calls"]) for s in statistics),
         cores=(last.cores - first.cores) / seconds,
+        others=(last.cores - first.cores - ours) / seconds,
         start=start,
         received=sum(int(t["total_net_input_bytes"]) for t in traffic) / events,
         sent=sum(int(t["total_net_output_bytes"]) for t in traffic) / events,

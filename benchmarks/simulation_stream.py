@@ -1,8 +1,8 @@
 """A stream as a discrete-event simulation: workers and servers, and the cores that they share.
 
-A worker receives, decodes, calls, encodes and completes batches as `docs/architecture.md` describes it: two batches
-ahead of the call, one in the call, two in completion. What it does in Python holds its GIL. A server runs one command
-at a time. Whatever runs, runs on cores that share their time evenly among all that want them.
+A worker receives, decodes, calls, encodes and completes batches as `docs/architecture.md` describes it: two
+ahead of the call, one in the call, two in completion. What it does in Python holds its GIL. A server runs one
+command at a time. Whatever runs, runs on cores that share their time evenly among all that want them.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ class Costs(msgspec.Struct, frozen=True):
         decode: The worker's event loop, ahead of the call; `encode`: behind it.
         call: The handler.
         held: Part of the handler's time in which it holds the GIL.
+        lost: Seconds that the handler waits while it gets the GIL back, for each second of its work.
     """
 
     read: Cost
@@ -51,6 +52,7 @@ class Costs(msgspec.Struct, frozen=True):
     encode: Cost
     call: Cost
     held: float
+    lost: float = 0.0
 
 
 class Cores:
@@ -58,7 +60,7 @@ class Cores:
 
     def __init__(self, env: simpy.Environment, number: float) -> None:
         self._env, self._number = env, number
-        self._served = self._seen = 0.0  # CPU seconds that each thread has had, if it was there from the start
+        self._served = self._seen = 0.0  # CPU seconds of a thread that has been there from the start
         self._running: list[tuple[float, int, simpy.Event]] = []
         self._order, self._planned = count(), 0
         self.busy = 0.0
@@ -90,7 +92,7 @@ class Cores:
         if event.value != self._planned:
             return  # a thread has come or gone since
         self._advance()
-        self._served = max(self._served, self._running[0][0])  # whatever rounding says, the first one has ended
+        self._served = max(self._served, self._running[0][0])  # whatever rounding says
         while self._running and self._running[0][0] <= self._served:
             heapq.heappop(self._running)[2].succeed()
         self._plan()
@@ -108,7 +110,7 @@ class Topic:
         """When how many events were completed."""
         self.published = 0
         self.spent = 0.0
-        """Seconds that all completed events were there, by their times; `area`, by the number that was there."""
+        """Seconds that all completed events were there, by their times; `area`: by how many were there."""
         self.area = 0.0
         self._there, self._seen = 0, 0.0
 
@@ -155,12 +157,14 @@ class _Server:
 class _Worker:
     """One worker: three stages, each a process of the simulation."""
 
-    def __init__(self, env: simpy.Environment, costs: Costs, server: _Server, cores: Cores, most: int) -> None:
-        self._env, self._costs, self._server, self._cores, self._most = env, costs, server, cores, most
-        self._gil = simpy.Resource(env)
-        self._received, self._called = simpy.Store(env, 1), simpy.Store(env, 1)  # each stage has one more itself
+    def __init__(self, server: _Server, costs: Costs, most: int) -> None:
+        self._server, self._costs, self._most = server, costs, most
+        self._env, self._cores = server.env, server.cores
+        self._gil = simpy.Resource(self._env)
+        self._received = simpy.Store(self._env, 1)  # and one more that the stage before it holds
+        self._called = simpy.Store(self._env, 1)
         for stage in (self._receive, self._call, self._complete):
-            env.process(stage())
+            self._env.process(stage())
 
     def _python(self, seconds: float) -> Steps:
         with self._gil.request() as turn:
@@ -183,6 +187,7 @@ class _Worker:
             seconds, held = self._costs.call.of(len(batch)), self._costs.held
             yield from self._python(seconds * held / 2)
             yield self._cores.run(seconds * (1 - held))
+            yield self._env.timeout(seconds * self._costs.lost)
             yield from self._python(seconds * held / 2)
             yield self._called.put(batch)
 
@@ -242,7 +247,7 @@ def simulate(
     machine = Cores(env, cores)
     nodes = [_Server(env, machine) for _ in range(servers)]
     for number in range(workers):
-        _Worker(env, costs, nodes[number % servers], machine, most)
+        _Worker(nodes[number % servers], costs, most)
     total = events * workers
 
     def come() -> Steps:
@@ -274,7 +279,7 @@ def simulate(
 
 
 def _middle_rate(ends: list[tuple[float, int]], completed: int) -> float:
-    """As `benchmarks.scaling` measures it: without the beginning and the end, where workers have nothing to do."""
+    """As it is measured: without the beginning and the end, where workers have nothing to do."""
     done = list(accumulate(events for _, events in ends))
     first, last = (bisect_left(done, completed * part) for part in (0.1, 0.9))
     if ends[first][0] == ends[last][0]:

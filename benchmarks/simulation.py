@@ -147,7 +147,7 @@ def main() -> None:
     if options.save:
         options.save.write_bytes(msgspec.json.format(msgspec.json.encode(measured), indent=1) + b"\n")
     print(measured.machine)
-    simulated, episodes = predict(measured), follow(measured.median(Case(forest=True), "start"))
+    simulated, episodes = predict(measured), follow(measured.start())
     show("Simulation and measurement", COMPARED, compared(measured, simulated))
     show("What a rate needs: Redis, then Kafka", PLANNED, planned(measured))
     show("A burst of ten times the load, for ten minutes", FOLLOWED, followed(episodes))

@@ -43,8 +43,16 @@ class Measured(msgspec.Struct):
         hardly = sum(sample.others < HARDLY for sample in found)
         return found[: max(hardly, (len(found) + 1) // 2)]
 
+    def start(self) -> float:
+        """Seconds that a worker with the forest takes to start; nothing can make it faster than it is."""
+        return min(sample.start for sample in dict(self.redis)[Case(forest=True)])
+
+    def left(self, case: Case) -> float:
+        """Cores that other processes had left."""
+        return self.cores - max(self.median(case, "others"), 0.0)
+
     def median(self, case: Case, figure: str) -> float:
-        return statistics.median(getattr(sample, figure) for sample in self.quiet(case))
+        return statistics.median(float(getattr(sample, figure)) for sample in self.quiet(case))
 
 
 def take(events: int, rounds: int, patience: float) -> Measured:
@@ -91,7 +99,7 @@ def fit(measured: Measured, *, forest: bool) -> Costs:
     for _ in range(12):
         middle = (low + high) / 2
         costs = msgspec.structs.replace(costs, held=min(middle, 1.0), lost=max(middle - 1.0, 0.0))
-        rate = simulate(costs, workers=1, cores=measured.cores).rate
+        rate = simulate(costs, workers=1, cores=measured.left(large)).rate
         low, high = (middle, high) if rate > measured.median(large, "rate") else (low, middle)
     return costs
 
@@ -104,7 +112,7 @@ def predict(measured: Measured) -> dict[Case, float]:
             costs[case.forest],
             workers=case.workers,
             servers=case.nodes,
-            cores=measured.cores,
+            cores=measured.left(case),
             most=case.batch,
         ).rate
         for case in (*FITTED, *PREDICTED)

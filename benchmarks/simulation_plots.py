@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from benchmarks.simulation_measuring import Case
 
 WITHIN: Final = 0.15
-STYLE: Final = {
+STYLE: Final[Any] = {
     "svg.fonttype": "none",  # text stays text, which is smaller and can be found
     "svg.hashsalt": "eventml",  # the same picture each time
     "font.family": "sans-serif",

@@ -13,7 +13,7 @@ from bisect import bisect_left
 from collections import deque
 from dataclasses import dataclass
 from itertools import accumulate, count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import simpy
@@ -21,7 +21,7 @@ import simpy
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    Steps = Generator[simpy.Event, object, None]
+    Steps = Generator[simpy.Event, Any, None]
 
 
 class Cost(msgspec.Struct, frozen=True):
@@ -86,7 +86,7 @@ class Cores:
         self._planned += 1
         if self._running:
             left = max(self._running[0][0] - self._served, 0.0)
-            self._env.timeout(left / self._speed(), self._planned).callbacks.append(self._end)  # type: ignore[union-attr]  # it is new
+            self._env.timeout(left / self._speed(), self._planned).callbacks.append(self._end)
 
     def _end(self, event: simpy.Event) -> None:
         if event.value != self._planned:

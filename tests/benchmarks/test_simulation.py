@@ -53,8 +53,8 @@ def test_a_handler_alone_is_an_m_d_1_queue(load: float) -> None:
     """Pollaczek and Khinchine know how long events wait."""
     seconds = 1e-3
     handler_alone = Costs(FREE, FREE, FREE, FREE, Cost(seconds, 0.0), 0.0)
-    found = simulate(handler_alone, workers=1, events=40_000, rate=load / seconds, most=1)
-    assert found.latency == pytest.approx(seconds * (1 + load / (2 * (1 - load))), rel=0.06)
+    found = simulate(handler_alone, workers=1, events=15_000, rate=load / seconds, most=1)
+    assert found.latency == pytest.approx(seconds * (1 + load / (2 * (1 - load))), rel=0.1)
     assert found.cores == pytest.approx(load, rel=0.03)
 
 

@@ -154,7 +154,7 @@ def test_headers_of_one_name_keep_their_order(raw: list[tuple[str, bytes | None]
         value: None = None
         timestamp: int = 0
 
-    headers = DeliveryDecoder().delivery(("t", 0), Fetched(raw)).record.headers
+    headers = DeliveryDecoder().deliveries(("t", 0), [Fetched(raw)], 0)[0].record.headers
     encoded = HeaderEncoder().encode({**headers, "more": "text"})
     for name in ("a", "b", "null"):
         assert [v for other, v in encoded if other == name] == [v for other, v in raw if other == name]

@@ -16,7 +16,6 @@ from eventml.records import NO_HEADERS, TOMBSTONE, Delivery, Record, foreign_id
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from aiokafka import TopicPartition
 
 Header = tuple[str, bytes | None]
 
@@ -81,27 +80,31 @@ class DeliveryDecoder:
         self._last_raw: Sequence[Header] = ()  # the headers of the record before
         self._last: Mapping[str, str] = NO_HEADERS
 
-    def delivery(self, partition: TopicPartition, record: Any) -> Delivery:
-        """The delivery of a record. Without an id it gets the id `topic/partition/offset`."""
+    def deliveries(self, partition: Partition, records: Iterable[Any], start: int) -> list[Delivery]:
+        """The deliveries of a batch, from an offset on. One without an id gets `topic/partition/offset`."""
         topic, index = partition
-        headers, offset, id_ = record.headers, record.offset, ""
-        shared = NO_HEADERS
-        if headers:
-            name, value = headers[-1]
-            if name == ID:  # the position at which eventml writes it
-                headers, id_ = headers[:-1], _text(value)
-            else:
-                headers, id_ = _split_id(headers)
-            if headers != self._last_raw:
-                self._last, self._last_raw = self._headers(headers), headers
-            shared = self._last
-        data = TOMBSTONE if record.value is None else record.value
-        return Delivery(
-            Record(topic, data, record.key, id_ or foreign_id(topic, index, offset), shared),
-            index,
-            offset,
-            record.timestamp / 1000,
-        )
+        last_raw, last = self._last_raw, self._last
+        found: list[Delivery] = []
+        for record in records:
+            offset, headers, id_, shared = record.offset, record.headers, "", NO_HEADERS
+            if offset < start:
+                continue
+            if headers:
+                name, value = headers[-1]
+                if name == ID:  # the position at which eventml writes it
+                    headers, id_ = headers[:-1], _text(value)
+                else:
+                    headers, id_ = _split_id(headers)
+                if headers != last_raw:
+                    last, last_raw = self._headers(headers), headers
+                shared = last
+            key, data = record.key, record.value
+            if data is None:
+                data = TOMBSTONE
+            made = Record(topic, data, key, id_ or foreign_id(topic, index, offset), shared)
+            found.append(Delivery(made, index, offset, record.timestamp / 1000))
+        self._last_raw, self._last = last_raw, last
+        return found
 
     def _headers(self, headers: Sequence[Header]) -> Mapping[str, str]:
         if not headers:

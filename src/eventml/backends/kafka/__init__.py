@@ -5,9 +5,9 @@ once, because only offsets are committed before which all records are completed;
 one key. With `delivery=exactly_once` one input gives one output, to readers of committed records. It does not
 promise more than the topics' own replication and retention, and it does not deduplicate.
 
-Reading order: `settings`, `errors`, `wire`, `fetching`, `connection` (aiokafka's clients), `partitions`,
-`commit_metadata`, `offset_fetch`, `admin`, `publishing`, `assignment`, `transactions`, `completion`,
-`commits`, `member`, `subscription`, `reader`, and the backend here.
+Reading order: `settings`, `errors`, `wire`, `fetching`, `packing`, `connection` (aiokafka's clients),
+`partitions`, `commit_metadata`, `offset_fetch`, `admin`, `publishing`, `assignment`, `transactions`,
+`completion`, `commits`, `member`, `subscription`, `reader`, and the backend here.
 The package imports `eventml.backends.base`, `eventml.records`, `eventml.errors` and aiokafka.
 """
 

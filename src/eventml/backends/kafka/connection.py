@@ -13,6 +13,7 @@ import asyncio
 import logging
 import random
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from aiokafka import AIOKafkaClient, AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
@@ -23,10 +24,11 @@ from aiokafka.structs import OffsetAndMetadata
 
 from eventml.backends.kafka.errors import CLIENT_ERRORS
 from eventml.backends.kafka.fetching import decode_batches
+from eventml.backends.kafka.packing import RecordBatch
 from eventml.backends.kafka.settings import Settings, client_options, milliseconds, read_url
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
 log = logging.getLogger("eventml")
 
@@ -241,6 +243,13 @@ def _retrieve_exception(task: asyncio.Future[Any]) -> None:
     """Or asyncio logs that the exception was never retrieved."""
     if task.done() and not task.cancelled() and (exc := task.exception()) is not None:
         log.debug("a client of Kafka ended with %r", exc)
+
+
+def batches_of(producer: AIOKafkaProducer) -> Callable[[Sequence[bytes]], RecordBatch]:
+    """Makes the batches that a producer sends, of encoded records."""
+    accumulator, transactions = producer._message_accumulator, producer._txn_manager
+    transactional = transactions is not None and transactions.transactional_id is not None
+    return partial(RecordBatch, compression=accumulator._compression_type, transactional=transactional)
 
 
 async def commit_any(consumer: AIOKafkaConsumer, offsets: Mapping[TopicPartition, int]) -> None:

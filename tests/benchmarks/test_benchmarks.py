@@ -28,6 +28,7 @@ SMALL: Final = {
     "forecast": "--events 2000 --rounds 1 --models linear",
     "replay": "--rows 2000 --rounds 0 --models linear",
     "scaling": "--events 6000 --rounds 0 --workers 1",
+    "simulation": "--events 3000 --rounds 0",
 }
 HELPERS: Final = {"batch_app", "web_litserve", "web_load"}
 """Modules that a benchmark starts in a process of their own."""
@@ -36,6 +37,7 @@ BROKERS: Final = {
     "redis": "redis_server",
     "replay": "redis_server",
     "scaling": "redis_server",
+    "simulation": "redis_server kafka_broker",
     "models": "redis_server",
     "forecast": "redis_server",
     "swaps": "kafka_broker",
@@ -58,8 +60,8 @@ def test_every_benchmark_has_a_smoke_run() -> None:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", SMALL)
 def test_a_benchmark_runs(name: str, request: pytest.FixtureRequest) -> None:
-    if name in BROKERS:
-        request.getfixturevalue(BROKERS[name])  # skips, or fails, where the broker cannot run
+    for broker in BROKERS.get(name, "").split():
+        request.getfixturevalue(broker)  # skips, or fails, where the broker cannot run
     done = subprocess.run(  # noqa: S603 - our own interpreter
         [sys.executable, "-m", f"benchmarks.{name}", *SMALL[name].split()],
         cwd=ROOT,

@@ -68,7 +68,7 @@ FOLLOWED: Final = [
 def compared(measured: Measured, simulated: Mapping[Case, float]) -> Rows:
     rows = []
     for case, rate in simulated.items():
-        rates = [sample.rate for sample in measured.quiet(case)]
+        rates = [sample.rate for sample in measured.alike(case)]
         middle = statistics.median(rates)
         spread = f"{min(rates):,.0f} to {max(rates):,.0f}"
         kind = "fitted" if case in FITTED else "predicted"

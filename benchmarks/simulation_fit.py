@@ -7,7 +7,7 @@ import statistics
 import tempfile
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -17,6 +17,9 @@ from benchmarks.simulation_kafka import KafkaSample, measure_kafka
 from benchmarks.simulation_measuring import Case, Sample, measure, servers
 from benchmarks.simulation_plan import Unit
 from benchmarks.simulation_stream import Cost, Costs, simulate
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 SMALL_BATCH: Final = 64
 HARDLY: Final = 0.2
@@ -37,22 +40,35 @@ class Measured(msgspec.Struct):
     redis: list[tuple[Case, list[Sample]]]
     kafka: list[KafkaSample]
 
-    def quiet(self, case: Case) -> list[Sample]:
-        """The runs that other processes disturbed least: all that they hardly disturbed, or else a half."""
-        found = sorted(dict(self.redis)[case], key=lambda sample: sample.others)
-        hardly = sum(sample.others < HARDLY for sample in found)
-        return found[: max(hardly, (len(found) + 1) // 2)]
+    def idle(self, case: Case) -> list[Sample]:
+        """The runs that no other process disturbed much, or `alike` without any."""
+        return [sample for sample in dict(self.redis)[case] if sample.others < HARDLY] or self.alike(case)
 
-    def start(self) -> float:
-        """Seconds that a worker with the forest takes to start; nothing can make it faster than it is."""
-        return min(sample.start for sample in dict(self.redis)[Case(forest=True)])
+    def alike(self, case: Case) -> list[Sample]:
+        """Runs that can be compared with those of other cases: undisturbed ones, if each case has some.
+
+        Otherwise disturbed ones, and of these the half with the least disturbance: an event costs more CPU
+        time while other processes use the cores, too.
+        """
+        undisturbed = all(any(sample.others < HARDLY for sample in found) for _, found in self.redis)
+        found = [s for s in dict(self.redis)[case] if (s.others < HARDLY) == undisturbed]
+        found.sort(key=lambda sample: sample.others)
+        return found if undisturbed else found[: (len(found) + 1) // 2]
+
+    def median(self, case: Case, figure: str) -> float:
+        return median(self.alike(case), figure)
 
     def left(self, case: Case) -> float:
         """Cores that other processes had left."""
         return self.cores - max(self.median(case, "others"), 0.0)
 
-    def median(self, case: Case, figure: str) -> float:
-        return statistics.median(float(getattr(sample, figure)) for sample in self.quiet(case))
+    def start(self) -> float:
+        """Seconds that a worker with the forest takes to start, on an idle machine."""
+        return min(sample.start for sample in dict(self.redis)[Case(forest=True)])
+
+
+def median(samples: Sequence[Sample | KafkaSample], figure: str) -> float:
+    return statistics.median(float(getattr(sample, figure)) for sample in samples)
 
 
 def take(events: int, rounds: int, patience: float) -> Measured:
@@ -121,27 +137,20 @@ def predict(measured: Measured) -> dict[Case, float]:
 
 def units(measured: Measured) -> tuple[Unit, Unit]:
     """Costs of an event with the forest, on Redis and on Kafka, where a worker needs more without a model."""
-    case, nothing = Case(forest=True), Case(forest=False)
-    worker = measured.median(case, "loop") + measured.median(case, "call")
-    rate = simulate(fit(measured, forest=True), workers=1).rate
-    kafka = {
-        name: statistics.median(getattr(sample, name) for sample in measured.kafka)
-        for name in ("worker", "broker", "stored", "traffic")
-    }
-    more = kafka["worker"] - measured.median(nothing, "loop") - measured.median(nothing, "call")
-    return (
-        Unit(
-            worker=worker,
-            worker_rate=rate,
-            broker=measured.median(case, "server") + measured.median(case, "publish"),
-            traffic=measured.median(case, "received") + measured.median(case, "sent"),
-            stored=measured.median(case, "memory"),
-        ),
-        Unit(
-            worker=worker + more,
-            worker_rate=1 / (1 / rate + max(more, 0.0)),
-            broker=kafka["broker"],
-            traffic=kafka["traffic"],
-            stored=kafka["stored"],
-        ),
+    forest, nothing = measured.idle(Case(forest=True)), measured.idle(Case(forest=False))
+    on_redis = Unit(
+        worker=median(forest, "loop") + median(forest, "call"),
+        worker_rate=median(forest, "rate"),
+        broker=median(forest, "server") + median(forest, "publish"),
+        traffic=median(forest, "received") + median(forest, "sent"),
+        stored=median(forest, "memory"),
     )
+    more = max(median(measured.kafka, "worker") - median(nothing, "loop") - median(nothing, "call"), 0.0)
+    on_kafka = Unit(
+        worker=on_redis.worker + more,
+        worker_rate=1 / (1 / on_redis.worker_rate + more),
+        broker=median(measured.kafka, "broker"),
+        traffic=median(measured.kafka, "traffic"),
+        stored=median(measured.kafka, "stored"),
+    )
+    return on_redis, on_kafka

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
 import tempfile
@@ -22,14 +23,18 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 SMALL_BATCH: Final = 64
-HARDLY: Final = 0.2
+HARDLY: Final = 0.33
 """Cores that other processes may keep busy: what measures needs some, too."""
+MUCH: Final = 0.8
+"""Cores with which they make the machine crowded."""
 FITTED: Final = [Case(forest, batch=size) for forest in (True, False) for size in (1024, SMALL_BATCH)]
 PREDICTED: Final = [
     Case(forest, workers, nodes, size)
     for forest in (True, False)
     for workers, nodes, size in ((1, 1, 256), (2, 1, 1024), (3, 1, 1024), (3, 3, 1024))
 ]
+
+CPU: Final = ("loop", "call", "server")
 
 
 class Measured(msgspec.Struct):
@@ -62,9 +67,25 @@ class Measured(msgspec.Struct):
         """Cores that other processes had left."""
         return self.cores - max(self.median(case, "others"), 0.0)
 
+    def crowded(self, case: Case) -> float:
+        """Part of the CPU time that is lost if other processes crowd the cores; 0 if not measured."""
+        undisturbed, much = ([s for s in dict(self.redis)[case] if test(s)] for test in (_hardly, _much))
+        if not (undisturbed and much):
+            return 0.0
+        alone, crowded = (sum(median(found, name) for name in CPU) for found in (undisturbed, much))
+        return max(1 - alone / crowded, 0.0)
+
     def start(self) -> float:
         """Seconds that a worker with the forest takes to start, on an idle machine."""
         return min(sample.start for sample in dict(self.redis)[Case(forest=True)])
+
+
+def _hardly(sample: Sample) -> bool:
+    return sample.others < HARDLY
+
+
+def _much(sample: Sample) -> bool:
+    return sample.others > MUCH
 
 
 def median(samples: Sequence[Sample | KafkaSample], figure: str) -> float:
@@ -101,7 +122,7 @@ def line(small: tuple[float, float], large: tuple[float, float]) -> Cost:
 
 
 def fit(measured: Measured, *, forest: bool) -> Costs:
-    """Costs from one worker with small and with large batches; `held` and `lost` make its rate right."""
+    """Costs from one worker with small and with large batches; `held` and `lost` make its rates right."""
     small, large = Case(forest, batch=SMALL_BATCH), Case(forest)
 
     def cost(figure: str, part: float = 1.0) -> Cost:
@@ -111,26 +132,30 @@ def fit(measured: Measured, *, forest: bool) -> Costs:
     read = measured.median(large, "read")
     loop = cost("loop", 0.5)
     costs = Costs(cost("server", read), cost("server", 1 - read), loop, loop, cost("call"), 0.0)
-    low, high = 0.0, 2.0  # up to 1 the handler holds the GIL longer, and then it waits
-    for _ in range(12):
-        middle = (low + high) / 2
-        costs = msgspec.structs.replace(costs, held=min(middle, 1.0), lost=max(middle - 1.0, 0.0))
-        rate = simulate(costs, workers=1, cores=measured.left(large)).rate
-        low, high = (middle, high) if rate > measured.median(large, "rate") else (low, middle)
-    return costs
+    costs = msgspec.structs.replace(costs, crowded=measured.crowded(large))
+    # The handler holds the GIL for a part of its time, and if that is not enough, it waits with the GIL.
+    tried = [
+        msgspec.structs.replace(costs, held=min(n / 10, 1.0), lost=max(n - 10, 0) * 2e-7) for n in range(26)
+    ]
+    return min(
+        tried, key=lambda costs: sum(abs(math.log(_ratio(measured, costs, c))) for c in (small, large))
+    )
+
+
+def _ratio(measured: Measured, costs: Costs, case: Case) -> float:
+    """The simulated rate in times of the measured one."""
+    cores, events = measured.left(case), 60 * case.batch
+    simulated = simulate(
+        costs, workers=case.workers, servers=case.nodes, cores=cores, events=events, most=case.batch
+    )
+    return simulated.rate / measured.median(case, "rate")
 
 
 def predict(measured: Measured) -> dict[Case, float]:
     """Events a second of each case, simulated."""
     costs = {forest: fit(measured, forest=forest) for forest in (True, False)}
     return {
-        case: simulate(
-            costs[case.forest],
-            workers=case.workers,
-            servers=case.nodes,
-            cores=measured.left(case),
-            most=case.batch,
-        ).rate
+        case: _ratio(measured, costs[case.forest], case) * measured.median(case, "rate")
         for case in (*FITTED, *PREDICTED)
     }
 

@@ -43,7 +43,8 @@ class Costs(msgspec.Struct, frozen=True):
         decode: The worker's event loop, ahead of the call; `encode`: behind it.
         call: The handler.
         held: Part of the handler's time in which it holds the GIL.
-        lost: Seconds that the handler waits while it gets the GIL back, for each second of its work.
+        lost: Seconds for each event in which the worker has the GIL and waits (for replies, for its turn).
+        crowded: Part of a core's time that is lost while more threads want to run than there are cores.
     """
 
     read: Cost
@@ -53,13 +54,14 @@ class Costs(msgspec.Struct, frozen=True):
     call: Cost
     held: float
     lost: float = 0.0
+    crowded: float = 0.0
 
 
 class Cores:
     """Cores that share their time evenly among the threads that want to run (processor sharing)."""
 
-    def __init__(self, env: simpy.Environment, number: float) -> None:
-        self._env, self._number = env, number
+    def __init__(self, env: simpy.Environment, number: float, crowded: float = 0.0) -> None:
+        self._env, self._number, self._crowded = env, number, crowded
         self._served = self._seen = 0.0  # CPU seconds of a thread that has been there from the start
         self._running: list[tuple[float, int, simpy.Event]] = []
         self._order, self._planned = count(), 0
@@ -80,7 +82,8 @@ class Cores:
         self.busy += passed * min(len(self._running), self._number)
 
     def _speed(self) -> float:
-        return min(1.0, self._number / max(len(self._running), 1))
+        share = min(1.0, self._number / max(len(self._running), 1))
+        return share * (1 - self._crowded if len(self._running) >= self._number + 1 else 1)
 
     def _plan(self) -> None:
         self._planned += 1
@@ -166,10 +169,11 @@ class _Worker:
         for stage in (self._receive, self._call, self._complete):
             self._env.process(stage())
 
-    def _python(self, seconds: float) -> Steps:
+    def _python(self, seconds: float, lost: float = 0.0) -> Steps:
         with self._gil.request() as turn:
             yield turn
             yield self._cores.run(seconds)
+            yield self._env.timeout(lost)
 
     def _receive(self) -> Steps:
         topic = self._server.topic
@@ -187,8 +191,7 @@ class _Worker:
             seconds, held = self._costs.call.of(len(batch)), self._costs.held
             yield from self._python(seconds * held / 2)
             yield self._cores.run(seconds * (1 - held))
-            yield self._env.timeout(seconds * self._costs.lost)
-            yield from self._python(seconds * held / 2)
+            yield from self._python(seconds * held / 2, self._costs.lost * len(batch))
             yield self._called.put(batch)
 
     def _complete(self) -> Steps:
@@ -244,7 +247,7 @@ def simulate(
         seed: Of the times at which events come.
     """
     env = simpy.Environment()
-    machine = Cores(env, cores)
+    machine = Cores(env, cores, costs.crowded)
     nodes = [_Server(env, machine) for _ in range(servers)]
     for number in range(workers):
         _Worker(nodes[number % servers], costs, most)

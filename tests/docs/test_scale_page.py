@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
+import yaml
 
 from benchmarks import simulation
 from benchmarks.simulation_fit import FITTED, Measured, predict
@@ -59,3 +60,13 @@ def test_the_pictures_are_drawn_from_the_saved_measurements(
     )
     assert drawn == shown
     assert str(Case(forest=True, workers=3, nodes=3)) in shown
+
+
+def test_the_recommended_trigger_asks_for_metrics_that_there_are_and_for_the_pods_that_were_simulated() -> None:
+    [block] = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+    [trigger] = yaml.safe_load(block)["triggers"]
+    operations = (ROOT / "docs/operations.md").read_text("utf-8")
+    names = re.findall(r"eventml_\w+", trigger["metadata"]["query"])
+    assert names
+    assert all(f"`{name}`" in operations for name in names)
+    assert float(trigger["metadata"]["threshold"]) == simulation.DEMAND

@@ -100,6 +100,16 @@ def huge(rides: list[RideStarted]) -> list[int]:
     return [1 << 70 if ride.ride_id.endswith("2") else ride.zone for ride in rides]
 
 
+class Place(msgspec.Struct, frozen=True):
+    ride_id: str
+    area: str | None = None
+
+
+@bus.predictor("rides.started", to="rides.areas", event_type=Place)
+def areas(rides: list[Place]) -> list[str]:
+    return [ride.area or "none" for ride in rides]
+
+
 @bus.consumer("rides.started")
 def log(ride: RideStarted) -> None:
     """Do nothing."""

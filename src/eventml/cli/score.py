@@ -281,7 +281,10 @@ class _Command:
                 self._loading = False
                 update(now.total, now.done, now.rows)
 
-            summary = await batch.score(self._bus, self._plan, stop=self._stop, progress=progress)
+            try:
+                summary = await batch.score(self._bus, self._plan, stop=self._stop, progress=progress)
+            except ConfigError as exc:  # no repetition helps
+                raise UsageError(str(exc)) from exc
         if self._as_json:
             print_json(summary)
         else:

@@ -1,44 +1,47 @@
-"""Parquet, in one file or in a folder of them, read and written by pyarrow."""
+"""Parquet, in one file or in a folder of them, and Delta tables; read and written by pyarrow."""
 
 from __future__ import annotations
 
 from itertools import chain
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
 from eventml.deploy.batch.chunks import RowChunk, require_id_column
+from eventml.deploy.batch.delta_tables import is_delta_table, open_delta_table, write_delta_table
+from eventml.deploy.batch.locations import DELTA, FileLocation
 from eventml.deploy.batch.stores import file_system, fingerprint_of, store_errors
 from eventml.errors import SourceError, TargetError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from eventml.deploy.batch.locations import FileLocation
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 
 class DatasetSource:
     """Reads the rows of a Parquet file, or of a folder of them in the order of the files' names.
 
-    The names of folders such as `month=2024-01` are columns. A column that a file lacks is null there. A
-    position is the number of rows before it. Only the chosen columns are read, and of a row group no more
+    The names of folders such as `month=2024-01` are columns: as they are written for `texts`, else numbers if
+    all are. A column that a file lacks is null there. Of a Delta table it reads the version of the moment.
+    A position is the number of rows before it. Only the chosen columns are read, and of a row group no more
     than the pages of a chunk at a time.
 
     Raises:
         SourceError: It cannot be read, is of another format, or lacks the column.
     """
 
-    def __init__(self, location: FileLocation, id_column: str) -> None:
+    def __init__(self, location: FileLocation, id_column: str, texts: Collection[str] = ()) -> None:
         self._location = location
         self._id = id_column
+        self._texts = texts
         self._fingerprint = fingerprint_of(location)
         with store_errors(location, SourceError, "read as Parquet"):
             self._dataset = _open(location)
             files = (one.physical_schema.names for one in self._dataset.get_fragments())
             self.columns = list(dict.fromkeys(chain(*files, self._dataset.schema.names)))
-        if not self._dataset.files:
+        if not self.columns:
             raise SourceError(f"{location}: there is no Parquet file in this folder")
         require_id_column(location, self.columns, id_column)
 
@@ -72,6 +75,9 @@ class DatasetSource:
         """The columns of a file, and those of its folders' names; nulls for one that only others have."""
         inside = [name for name in names if name in file.schema_arrow.names]
         folders = pads.get_partition_keys(fragment.partition_expression)
+        for name, _, text in (part.partition("=") for part in fragment.path.split("/")[:-1]):
+            if name in self._texts and folders.get(name) is not None:
+                folders[name] = unquote(text)
         outside = {name: pa.scalar(folders.get(name)) for name in names if name not in inside}
         # The pages of a chunk are few: threads would cost more memory than they save time.
         for batch in file.iter_batches(rows, columns=inside or None, use_threads=False):
@@ -83,38 +89,45 @@ class DatasetSource:
 
 
 def _open(location: FileLocation) -> pads.Dataset:
+    if is_delta_table(location):
+        return open_delta_table(location)
     path, store = file_system(location)
     return pads.dataset(path, filesystem=store, format="parquet", partitioning="hive")
 
 
 def columns_of(location: FileLocation) -> list[str] | None:
-    """Return the columns of a folder of Parquet files; None if it has none, or does not exist.
+    """Return the columns of a Delta table or a folder of Parquet files; None if it has none, or does not exist.
 
     Raises:
         TargetError: It has other files.
     """
     with store_errors(location, TargetError, "replaced, so name another target"):
         try:
-            dataset = _open(location)
+            return list(_open(location).schema.names) or None
         except FileNotFoundError:
             return None
-        return list(dataset.schema.names) if dataset.files else None
 
 
 def replace_partitions(
-    location: FileLocation, rows: pa.RecordBatchReader, partition_by: Sequence[str]
+    location: FileLocation,
+    schema: pa.Schema,
+    batches: Callable[[], Iterable[pa.RecordBatch]],
+    partition_by: Sequence[str],
 ) -> None:
     """Write rows to a folder, in place of the files in each partition that they belong to.
 
-    Not in one step: who reads the folder meanwhile may find a partition empty, or a part of it.
+    Only a Delta table, which one whose name ends in `.delta` becomes, is written in one step: who reads another
+    folder meanwhile may find a partition empty, or a part of it.
 
     Raises:
         TargetError: They cannot be written.
     """
     path, store = file_system(location)
     with store_errors(location, TargetError, "written"):
+        if location.path.suffix == DELTA or is_delta_table(location):
+            return write_delta_table(location, schema, batches, partition_by)
         pads.write_dataset(
-            rows,
+            pa.RecordBatchReader.from_batches(schema, batches()),
             path,
             filesystem=store,
             format="parquet",

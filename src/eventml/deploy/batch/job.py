@@ -24,14 +24,16 @@ from eventml.deploy.batch.chunks import (
     Target,
 )
 from eventml.deploy.batch.locations import FileLocation, Location, SqlLocation
+from eventml.deploy.batch.output_columns import column_kind
 from eventml.deploy.batch.row_decoding import RowDecoder
 from eventml.deploy.batch.row_filters import DuplicateFilter, drop_known, find_duplicates
 from eventml.deploy.batch.scoring import Scorer, run_identity, scorable
 from eventml.errors import ConfigError, JobError, MissingExtraError
+from eventml.event_types import fields_of
 from eventml.runtime import task_group
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
@@ -148,7 +150,9 @@ async def score(
     started = time.monotonic()
     handler, id_column = scorable(bus, plan.predictor, plan.id_column)
     async with AsyncExitStack() as stack:
-        source = await to_thread.run_sync(open_source, plan.source, id_column)
+        fields = fields_of(handler.event_type) or ()
+        texts = [name for name, _, type_ in fields if column_kind(type_) == "text"]
+        source = await to_thread.run_sync(open_source, plan.source, id_column, texts)
         stack.callback(source.close)
         from_text = isinstance(plan.source, FileLocation) and plan.source.format == "csv"
         strict = bus.declared_topic(handler.topic).strict
@@ -193,8 +197,8 @@ async def score(
     )
 
 
-def open_source(location: Location, id_column: str) -> Source:
-    """Open the source of a job."""
+def open_source(location: Location, id_column: str, texts: Collection[str] = ()) -> Source:
+    """Open the source of a job. In the names of folders, the values of the columns `texts` are no numbers."""
     # Each module is imported only where it is needed: SQLAlchemy and pyarrow come with an extra.
     if isinstance(location, SqlLocation):
         from eventml.deploy.batch.sql_source import SqlSource  # noqa: PLC0415
@@ -206,7 +210,7 @@ def open_source(location: Location, id_column: str) -> Source:
         return file_source.JsonLinesSource(location)
     if location.format == "csv":
         return file_source.CsvSource(location, id_column)
-    return datasets.DatasetSource(location, id_column)
+    return datasets.DatasetSource(location, id_column, texts)
 
 
 def open_target(plan: ScorePlan) -> Target:

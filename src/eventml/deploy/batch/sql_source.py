@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from eventml.deploy.batch.chunks import RowChunk, require_id_column
 from eventml.deploy.batch.locations import SqlLocation
 from eventml.deploy.batch.sql_tables import open_engine, split_table_name, translate_errors
-from eventml.errors import DecodeError, SourceError
+from eventml.errors import ConfigError, DecodeError, SourceError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -26,6 +26,10 @@ _END: Final = re.compile(r"\s*(?:;(?:\s|;|--[^\n'\"`$*]*(?:\n|$))*)?\Z")
 
 A comment with a quote may be the end of a text that the semicolon is in, so it is not taken for one.
 """
+
+
+_PARAMETER: Final = re.compile(r"'[^']*'|(?<![\w:]):([^\W\d]\w*)")
+"""A text, or `:name` behind a space or a sign."""
 
 
 class SqlSource:
@@ -152,7 +156,14 @@ class SqlSource:
             # Without a type, as the last id in `_select`.
             bound = [sa.bindparam(name, values[name], type_=sa.types.NullType()) for name in values]
             described = sa.text(f"SELECT * FROM ({query}) AS source_rows WHERE 1 = 0").bindparams(*bound)  # noqa: S608 - the user's own query, on a read-only connection
-            result = connection.execute(described)
+            try:
+                result = connection.execute(described)
+            except sa.exc.DBAPIError as exc:
+                names = filter(None, _PARAMETER.findall(self._location.query))
+                for name in (name for name in names if name not in values):
+                    advice = f"has :{name}, to which no --param gives a value: add --param {name}=VALUE"
+                    raise ConfigError(f"--query {advice} ({str(exc.orig).splitlines()[0]})") from exc
+                raise
             names = list(result.keys())
             result.close()
             columns: list[Any] = [sa.column(sa.quoted_name(name, quote=True)) for name in names]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 import sqlite3
 from contextlib import closing
-from operator import itemgetter
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
 from eventml.deploy.batch.chunks import RowChunk, require_id_column
 from eventml.deploy.batch.locations import SqlLocation
+from eventml.deploy.batch.output_columns import as_list
 from eventml.deploy.batch.sql_tables import open_engine, split_table_name, translate_errors
 from eventml.errors import ConfigError, DecodeError, SourceError
 
@@ -27,6 +28,12 @@ _END: Final = re.compile(r"\s*(?:;(?:\s|;|--[^\n'\"`$*]*(?:\n|$))*)?\Z")
 A comment with a quote may be the end of a text that the semicolon is in, so it is not taken for one.
 """
 
+
+_SAME_IN_ARROW: Final = {16, 20, 21, 23, 25, 701, 1043}
+"""PostgreSQL's numbers of boolean, the integers, text, double precision, varchar.
+
+A time without a zone may be `infinity`, one with a zone has that of the session, and `real` is rounded.
+"""
 
 _PARAMETER: Final = re.compile(r"'[^']*'|(?<![\w:]):([^\W\d]\w*)")
 """A text, or `:name` behind a space or a sign."""
@@ -65,17 +72,20 @@ class SqlSource:
 
     def chunks(self, columns: Sequence[str], *, rows: int, after: Any) -> Iterator[RowChunk]:
         names = [self._id, *(name for name in columns if name != self._id)]
-        read = self._read_pages if self._by_pages else self._read_cursor
         done, last = 0, after
         with translate_errors(self._location, SourceError), self._engine.connect() as connection:
             # SQLAlchemy converts what it fetches; SQLite's own cursor is quicker, and does not.
-            convert = self._converters(connection, names) if self._by_pages else dict.fromkeys(names, list)
+            convert = self._converters(connection, names) if self._by_pages else {}
+            read = self._read_arrow if self._is_same_in_arrow(connection, names) else self._read_cursor
+            read = self._read_pages if self._by_pages else read
             with closing(read(connection, names, rows, after)) as pages:
                 for page in pages:
-                    cells = (list(map(itemgetter(place), page)) for place in range(len(names)))
-                    values = {name: convert[name](column) for name, column in zip(names, cells, strict=True)}
+                    cells = getattr(page, "columns", None) or list(map(list, zip(*page, strict=True)))
+                    values = dict(zip(names, cells, strict=True))
+                    values.update({name: convert[name](values[name]) for name in convert})
                     done += len(page)
-                    last = page[-1][0] if page[-1][0] is not None else last
+                    [end] = as_list(cells[0][-1:])
+                    last = end if end is not None else last
                     yield RowChunk(
                         position=last if isinstance(last, int | str | float | None) else str(last),
                         ids=values[self._id],
@@ -121,6 +131,31 @@ class SqlSource:
             with closing(streaming.execute(self._select(names, after, without_id=without_id))) as result:
                 while page := result.fetchmany(rows):
                     yield page
+
+    def _is_same_in_arrow(self, connection: sa.Connection, names: Sequence[str]) -> bool:
+        """Whether ADBC's driver of PostgreSQL is installed, and gives the values that psycopg gives."""
+        if self._engine.dialect.driver != "psycopg" or find_spec("adbc_driver_postgresql") is None:
+            return False
+        none: Any = connection.execute(self._select(names, None).where(sa.false()))
+        return {column.type_code for column in none.cursor.description} <= _SAME_IN_ARROW
+
+    def _read_arrow(
+        self, connection: sa.Connection, names: Sequence[str], rows: int, after: Any
+    ) -> Generator[Any, None, None]:
+        """Read record batches, eight times as fast as rows; such a read can have no parameters."""
+        from adbc_driver_postgresql import dbapi  # noqa: PLC0415 - it is not needed to read
+        from psycopg import ClientCursor  # noqa: PLC0415 - installed if this is its connection
+
+        url = self._engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
+        with dbapi.connect(url) as database, database.cursor() as cursor:
+            cursor.execute("SET TRANSACTION READ ONLY")
+            cursor.execute("SET client_encoding TO 'UTF8'")
+            for without_id in (False, True):
+                statement = self._select(names, after, without_id=without_id).compile(connection)
+                driver: Any = connection.connection.driver_connection
+                cursor.execute(ClientCursor(driver).mogrify(str(statement), statement.params))
+                for batch in cursor.fetch_record_batch():
+                    yield from (batch.slice(start, rows) for start in range(0, len(batch), rows))
 
     def _select(self, names: Sequence[str], after: Any, *, without_id: bool = False) -> sa.Select[Any]:
         key = self._rows.c[self._id]

@@ -86,18 +86,29 @@ def test_a_run_that_failed_is_resumed(expected: list[Row], scored_now: ScoreNow)
     assert found() == expected
 
 
-def test_integer_ids_nulls_and_rows_that_a_table_refuses(scored_now: ScoreNow) -> None:
-    rows = [{**row, "ride_id": number} for number, row in enumerate(rides(500))]
-    make(rows)
+def test_a_prediction_that_is_gone_is_deleted(scored_now: ScoreNow) -> None:
+    rows = rides(100)
+    for zone in (20, 15):  # which has no output
+        source = make([*rows[:50], {**rows[50], "zone": zone}, *rows[51:]])
+        scored_now("minutes", source, f"{LAKE}#minutes", chunk=30)
+    assert len(found()) == 99
+
+
+def test_a_table_with_types_and_constraints_of_its_own(scored_now: ScoreNow) -> None:
+    make([{**row, "ride_id": number} for number, row in enumerate(rides(100))])
     with duckdb.connect("lake.duckdb") as lake:
         lake.execute(
-            "CREATE TABLE minutes (id BIGINT, minutes DOUBLE CHECK (minutes < 100), zone BIGINT, "
+            "CREATE TABLE minutes (id BIGINT, minutes REAL CHECK (minutes < 60), zone SMALLINT, "
             "prediction_id TEXT, predictor TEXT, model TEXT, model_version TEXT, added TIMESTAMP DEFAULT now(), "
             "PRIMARY KEY (id, predictor, model_version))"
         )
-    summary = scored_now("numbered", f"{LAKE}#rides", f"{LAKE}#minutes", chunk=64)
-    assert summary.rejected == sum(row["distance"] * 2.1 >= 100 for row in rows)
-    assert {type(row["id"]) for row in found()} == {int}
+    with pytest.raises(TargetError, match=r"cannot be written: Constraint Error: CHECK"):  # without savepoints
+        scored_now("numbered", f"{LAKE}#rides", f"{LAKE}#minutes", chunk=64)
+    assert [row["id"] for row in found()] == list(range(64))
+    with duckdb.connect("lake.duckdb") as lake:
+        lake.execute("UPDATE rides SET distance = 1 WHERE ride_id >= 64")
+    assert scored_now("numbered", f"{LAKE}#rides", f"{LAKE}#minutes", chunk=64).written == 36 + 64
+    assert [row["id"] for row in found()] == list(range(100))
 
 
 def test_what_cannot_be_read_or_written_is_named(scored_now: ScoreNow, folder: Path) -> None:

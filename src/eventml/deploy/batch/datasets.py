@@ -95,17 +95,14 @@ def _open(location: FileLocation) -> pads.Dataset:
     return pads.dataset(path, filesystem=store, format="parquet", partitioning="hive")
 
 
-def columns_of(location: FileLocation) -> list[str] | None:
-    """Return the columns of a Delta table or a folder of Parquet files; None if it has none, or does not exist.
+def columns_of(location: FileLocation) -> list[str]:
+    """Return the columns of a Delta table or a folder of Parquet files; none of an empty folder.
 
     Raises:
-        TargetError: It has other files.
+        SourceError: It does not exist, or has other files.
     """
-    with store_errors(location, TargetError, "replaced, so name another target"):
-        try:
-            return list(_open(location).schema.names) or None
-        except FileNotFoundError:
-            return None
+    with store_errors(location, SourceError, "read as Parquet"):
+        return list(_open(location).schema.names)
 
 
 def replace_partitions(

@@ -29,11 +29,7 @@ A comment with a quote may be the end of a text that the semicolon is in, so it 
 """
 
 
-_SAME_IN_ARROW: Final = {16, 20, 21, 23, 25, 701, 1043}
-"""PostgreSQL's numbers of boolean, the integers, text, double precision, varchar.
-
-A time without a zone may be `infinity`, one with a zone has that of the session, and `real` is rounded.
-"""
+_SAME_IN_ARROW: Final = {16, 20, 21, 23, 25, 701, 1043}  # boolean, integers, text, double precision, varchar
 
 _PARAMETER: Final = re.compile(r"'[^']*'|(?<![\w:]):([^\W\d]\w*)")
 """A text, or `:name` behind a space or a sign."""
@@ -133,7 +129,7 @@ class SqlSource:
                     yield page
 
     def _is_same_in_arrow(self, connection: sa.Connection, names: Sequence[str]) -> bool:
-        """Whether ADBC's driver of PostgreSQL is installed, and gives the values that psycopg gives."""
+        """Whether ADBC's driver is installed, and gives the values of psycopg: not so of times and `real`."""
         if self._engine.dialect.driver != "psycopg" or find_spec("adbc_driver_postgresql") is None:
             return False
         none: Any = connection.execute(self._select(names, None).where(sa.false()))
@@ -174,11 +170,9 @@ class SqlSource:
     ) -> Mapping[str, Callable[[list[Any]], list[Any]]]:
         """Convert the driver's values to the declared types: the times that SQLite stores as text, say."""
         dialect = connection.dialect
-        types: list[Any] = [self._rows.c[name].type.dialect_impl(dialect) for name in names]
-        return {
-            name: _converter(type_.result_processor(dialect, None))
-            for name, type_ in zip(names, types, strict=True)
-        }
+        types: dict[str, Any] = {name: self._rows.c[name].type.dialect_impl(dialect) for name in names}
+        found = {name: type_.result_processor(dialect, None) for name, type_ in types.items()}
+        return {name: _converter(process) for name, process in found.items() if process}
 
     def _selectable(self, connection: sa.Connection) -> FromClause:
         """The table or the query, with its columns."""
@@ -194,8 +188,7 @@ class SqlSource:
             try:
                 result = connection.execute(described)
             except sa.exc.DBAPIError as exc:
-                names = filter(None, _PARAMETER.findall(self._location.query))
-                for name in (name for name in names if name not in values):
+                for name in set(_PARAMETER.findall(self._location.query)) - {"", *values}:
                     advice = f"has :{name}, to which no --param gives a value: add --param {name}=VALUE"
                     raise ConfigError(f"--query {advice} ({str(exc.orig).splitlines()[0]})") from exc
                 raise
@@ -257,10 +250,7 @@ def _text_or_error(text: bytes) -> str | DecodeError:
         return DecodeError(f"{text!r:.200} is no UTF-8: {exc.reason}")
 
 
-def _converter(process: Callable[[Any], Any] | None) -> Callable[[list[Any]], list[Any]]:
-    if process is None:
-        return list
-
+def _converter(process: Callable[[Any], Any]) -> Callable[[list[Any]], list[Any]]:
     def convert(value: Any) -> Any:
         try:
             return process(value)

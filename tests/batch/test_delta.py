@@ -12,7 +12,7 @@ import pyarrow.dataset as pads
 import pytest
 
 from eventml.deploy.batch import parse_location
-from eventml.deploy.batch.delta_tables import write_delta_table
+from eventml.deploy.batch.datasets import replace_partitions
 from eventml.errors import JobError, MissingExtraError, SourceError, TargetError
 from tests.batch.conftest import ScoreNow, read, rides, write
 
@@ -93,9 +93,9 @@ def test_partitions_of_any_value_are_replaced(values: list[Any]) -> None:
     location: Any = parse_location("out.delta", option="--to")
     for run in range(2):
         rows = pa.RecordBatch.from_pylist([{"Key one": one, "n": run} for one in values])
-        write_delta_table(location, rows.schema, lambda rows=rows: [rows], ["Key one"])
+        replace_partitions(location, rows.schema, lambda rows=rows: [rows], ["Key one"])
     first = pa.RecordBatch.from_pylist([{"Key one": values[0], "n": 2}], schema=rows.schema)
-    write_delta_table(location, rows.schema, lambda: [first], ["Key one"])
+    replace_partitions(location, rows.schema, lambda: [first], ["Key one"])
     table = deltalake.QueryBuilder().register("rows", deltalake.DeltaTable("out.delta"))
     rows = pa.table(table.execute("SELECT * FROM rows")).to_pylist()
     assert {row["Key one"]: row["n"] for row in rows} == {**dict.fromkeys(values, 1), values[0]: 2}

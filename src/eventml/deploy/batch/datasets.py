@@ -2,40 +2,44 @@
 
 from __future__ import annotations
 
-from itertools import chain
+from itertools import chain, starmap
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
+from pyarrow import fs
 
 from eventml.deploy.batch.chunks import RowChunk, require_id_column
-from eventml.deploy.batch.delta_tables import is_delta_table, open_delta_table, write_delta_table
 from eventml.deploy.batch.locations import DELTA, FileLocation
+from eventml.deploy.batch.output_columns import column_kind
 from eventml.deploy.batch.stores import file_system, fingerprint_of, store_errors
 from eventml.errors import SourceError, TargetError
+from eventml.event_types import fields_of
+from eventml.models import import_extra
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 
 class DatasetSource:
     """Reads the rows of a Parquet file, or of a folder of them in the order of the files' names.
 
-    The names of folders such as `month=2024-01` are columns: as they are written for `texts`, else numbers if
-    all are. A column that a file lacks is null there. Of a Delta table it reads the version of the moment.
-    A position is the number of rows before it. Only the chosen columns are read, and of a row group no more
-    than the pages of a chunk at a time.
+    The names of folders such as `month=2024-01` are columns: texts where the event has them, numbers where all
+    are. A column that a file lacks is null there. Of a Delta table it reads the last version. A position is the
+    number of rows before it. Only the chosen columns are read, and of a row group no more than the pages of a
+    chunk at a time.
 
     Raises:
         SourceError: It cannot be read, is of another format, or lacks the column.
     """
 
-    def __init__(self, location: FileLocation, id_column: str, texts: Collection[str] = ()) -> None:
+    def __init__(self, location: FileLocation, id_column: str, event_type: Any) -> None:
         self._location = location
         self._id = id_column
-        self._texts = texts
+        fields = fields_of(event_type) or ()
+        self._texts = {name for name, _, type_ in fields if column_kind(type_) == "text"}
         self._fingerprint = fingerprint_of(location)
         with store_errors(location, SourceError, "read as Parquet"):
             self._dataset = _open(location)
@@ -88,11 +92,18 @@ class DatasetSource:
         pass  # no file is open between two runs of `chunks`
 
 
+def _is_delta(location: FileLocation) -> bool:
+    path, files = file_system(location)
+    return location.format == "dataset" and files.get_file_info(f"{path}/_delta_log").type == fs.FileType.Directory
+
+
 def _open(location: FileLocation) -> pads.Dataset:
-    if is_delta_table(location):
-        return open_delta_table(location)
-    path, store = file_system(location)
-    return pads.dataset(path, filesystem=store, format="parquet", partitioning="hive")
+    path, files = file_system(location)
+    if not _is_delta(location):
+        return pads.dataset(path, filesystem=files, format="parquet", partitioning="hive")
+    table = import_extra("deltalake", "delta", "a Delta table").DeltaTable(location.url or path)
+    # Not its own file system: threads of pyarrow that read by that sometimes abort a process that ends.
+    return table.to_pyarrow_dataset(filesystem=fs.SubTreeFileSystem(path, files))
 
 
 def columns_of(location: FileLocation) -> list[str]:
@@ -113,22 +124,42 @@ def replace_partitions(
 ) -> None:
     """Write rows to a folder, in place of the files in each partition that they belong to.
 
-    Only a Delta table, which one whose name ends in `.delta` becomes, is written in one step: who reads another
-    folder meanwhile may find a partition empty, or a part of it.
+    A Delta table, as which a folder `*.delta` is created, is written by one commit; who reads another folder
+    meanwhile may find a partition empty, or a part of it.
 
     Raises:
         TargetError: They cannot be written.
     """
-    path, store = file_system(location)
+    path, files = file_system(location)
+    columns = list(partition_by)
     with store_errors(location, TargetError, "written"):
-        if location.path.suffix == DELTA or is_delta_table(location):
-            return write_delta_table(location, schema, batches, partition_by)
+        rows = pa.RecordBatchReader.from_batches(schema, batches())
+        if (there := _is_delta(location)) or location.path.suffix == DELTA:
+            write = import_extra("deltalake", "delta", "a Delta table").write_deltalake
+            options = {"predicate": _condition(batches(), columns)} if columns and there else {}
+            options |= {"partition_by": columns} if columns and not there else {}
+            write(location.url or path, rows, mode="overwrite", **options)
+            return
         pads.write_dataset(
-            pa.RecordBatchReader.from_batches(schema, batches()),
+            rows,
             path,
-            filesystem=store,
+            filesystem=files,
             format="parquet",
-            partitioning=list(partition_by) or None,
-            partitioning_flavor="hive" if partition_by else None,
+            partitioning=columns or None,
+            partitioning_flavor="hive" if columns else None,
             existing_data_behavior="delete_matching",
         )
+
+
+def _condition(batches: Iterable[pa.RecordBatch], columns: list[str]) -> str:
+    """The condition, in SQL, that a row is in a partition of one of these."""
+    found: dict[str, None] = {}
+    for batch in batches:
+        for row in pa.Table.from_batches([batch]).group_by(columns).aggregate([]).to_pylist():
+            found[" AND ".join(starmap(_equals, row.items()))] = None
+    return " OR ".join(found) or "false"
+
+
+def _equals(name: str, value: Any) -> str:
+    text = "'" + value.replace("'", "''") + "'" if isinstance(value, str) else str(value)
+    return f'"{name}" IS NULL' if value is None else f'"{name}" = {text}'

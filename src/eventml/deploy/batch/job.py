@@ -24,16 +24,14 @@ from eventml.deploy.batch.chunks import (
     Target,
 )
 from eventml.deploy.batch.locations import FileLocation, Location, SqlLocation
-from eventml.deploy.batch.output_columns import column_kind
 from eventml.deploy.batch.row_decoding import RowDecoder
 from eventml.deploy.batch.row_filters import DuplicateFilter, drop_known, find_duplicates
 from eventml.deploy.batch.scoring import Scorer, run_identity, scorable
 from eventml.errors import ConfigError, JobError, MissingExtraError
-from eventml.event_types import fields_of
 from eventml.runtime import task_group
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable
 
     from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
@@ -150,9 +148,7 @@ async def score(
     started = time.monotonic()
     handler, id_column = scorable(bus, plan.predictor, plan.id_column)
     async with AsyncExitStack() as stack:
-        fields = fields_of(handler.event_type) or ()
-        texts = [name for name, _, type_ in fields if column_kind(type_) == "text"]
-        source = await to_thread.run_sync(open_source, plan.source, id_column, texts)
+        source = await to_thread.run_sync(open_source, plan.source, id_column, handler.event_type)
         stack.callback(source.close)
         from_text = isinstance(plan.source, FileLocation) and plan.source.format == "csv"
         strict = bus.declared_topic(handler.topic).strict
@@ -197,8 +193,8 @@ async def score(
     )
 
 
-def open_source(location: Location, id_column: str, texts: Collection[str] = ()) -> Source:
-    """Open the source of a job. In the names of folders, the values of the columns `texts` are no numbers."""
+def open_source(location: Location, id_column: str, event_type: Any = dict) -> Source:
+    """Open the source of a job that makes events of this type."""
     # Each module is imported only where it is needed: SQLAlchemy and pyarrow come with an extra.
     if isinstance(location, SqlLocation):
         from eventml.deploy.batch.sql_source import SqlSource  # noqa: PLC0415
@@ -210,7 +206,7 @@ def open_source(location: Location, id_column: str, texts: Collection[str] = ())
         return file_source.JsonLinesSource(location)
     if location.format == "csv":
         return file_source.CsvSource(location, id_column)
-    return datasets.DatasetSource(location, id_column, texts)
+    return datasets.DatasetSource(location, id_column, event_type)
 
 
 def open_target(plan: ScorePlan) -> Target:

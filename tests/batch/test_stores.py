@@ -270,7 +270,7 @@ class TestFolders:
         write("rides.parquet", rides(2))
         Path("notes").mkdir()
         Path("notes/a.txt").write_text("x")
-        with pytest.raises(TargetError, match=r"notes: the folder exists and holds no predictions: .*Parquet"):
+        with pytest.raises(TargetError, match=r"notes: the folder exists and holds no pred.*Parquet"):
             scored_now("minutes", "rides.parquet", "notes/")
 
     def test_columns_to_partition_by_are_checked_at_start(self, scored_now: ScoreNow) -> None:

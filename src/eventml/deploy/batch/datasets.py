@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 class DatasetSource:
     """Reads the rows of a Parquet file, or of a folder of them in the order of the files' names.
 
-    The names of folders such as `month=2024-01` are columns: texts where the event has them, numbers where all
-    are. A column that a file lacks is null there. Of a Delta table it reads the last version. A position is the
-    number of rows before it. Only the chosen columns are read, and of a row group no more than the pages of a
-    chunk at a time.
+    The names of folders such as `month=2024-01` are columns: text where the event has text, numbers where all
+    are. A column that a file lacks is null there. Of a Delta table it reads the last version. A position is
+    the number of rows before it. Only the chosen columns are read, and of a row group no more than the pages
+    of a chunk at a time.
 
     Raises:
         SourceError: It cannot be read, is of another format, or lacks the column.
@@ -94,7 +94,8 @@ class DatasetSource:
 
 def _is_delta(location: FileLocation) -> bool:
     path, files = file_system(location)
-    return location.format == "dataset" and files.get_file_info(f"{path}/_delta_log").type == fs.FileType.Directory
+    log = files.get_file_info(f"{path}/_delta_log").type
+    return location.format == "dataset" and log == fs.FileType.Directory
 
 
 def _open(location: FileLocation) -> pads.Dataset:
@@ -136,8 +137,9 @@ def replace_partitions(
         rows = pa.RecordBatchReader.from_batches(schema, batches())
         if (there := _is_delta(location)) or location.path.suffix == DELTA:
             write = import_extra("deltalake", "delta", "a Delta table").write_deltalake
-            options = {"predicate": _condition(batches(), columns)} if columns and there else {}
-            options |= {"partition_by": columns} if columns and not there else {}
+            options: dict[str, Any] = {"partition_by": columns} if columns else {}
+            if columns and there:
+                options = {"predicate": _condition(batches(), columns)}
             write(location.url or path, rows, mode="overwrite", **options)
             return
         pads.write_dataset(

@@ -139,7 +139,7 @@ class SqlSource:
         self, connection: sa.Connection, names: Sequence[str], rows: int, after: Any
     ) -> Generator[Any, None, None]:
         """Read record batches, eight times as fast as rows; such a read can have no parameters."""
-        from adbc_driver_postgresql import dbapi  # noqa: PLC0415 - it is not needed to read
+        from adbc_driver_postgresql import dbapi  # type: ignore[import-untyped]  # noqa: PLC0415 - optional
         from psycopg import ClientCursor  # noqa: PLC0415 - installed if this is its connection
 
         url = self._engine.url.set(drivername="postgresql").render_as_string(hide_password=False)

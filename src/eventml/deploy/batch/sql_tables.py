@@ -49,14 +49,18 @@ def open_engine(location: SqlLocation, *, read_only: bool) -> sa.Engine:
         if read_only and kind == "postgresql":
             options["execution_options"] = {"postgresql_readonly": True}
         engine = sa.create_engine(url, **options)
-        if read_only and kind == "duckdb":
-            engine.dialect.do_begin = lambda connection: connection.execute("BEGIN TRANSACTION READ ONLY")  # type: ignore[method-assign,attr-defined]
-        return engine
     except (sa.exc.ArgumentError, ValueError) as exc:
         # SQLAlchemy's message may show parts of the URL.
         raise ConfigError(f"{location}: SQLAlchemy cannot read this URL ({type(exc).__name__})") from None
     except (sa.exc.NoSuchModuleError, ModuleNotFoundError) as exc:
         raise ConfigError(f"{location}: {exc}; install the database's driver") from exc
+    if read_only and kind == "duckdb":
+        engine.dialect.do_begin = _begin_reading  # type: ignore[method-assign]
+    return engine
+
+
+def _begin_reading(dbapi_connection: Any) -> None:
+    dbapi_connection.execute("BEGIN TRANSACTION READ ONLY")
 
 
 def _check_file(url: sa.URL, location: SqlLocation, *, read_only: bool) -> Path:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 pytest.importorskip("adbc_driver_postgresql")
 
-KINDS = "bool, int2, int4, int8, float8, text, varchar".split(", ")
+KINDS = ["bool", "int2", "int4", "int8", "float8", "text", "varchar"]
 ROWS = [
     ("a", True, -32768, 2**31 - 1, -(2**63), 0.1, "é'\\ %s :x", "x"),
     ("b\\'%", False, 0, 0, 2**63 - 1, math.inf, "", "yy"),
@@ -42,7 +42,7 @@ def place(postgres_url: str) -> str:
         columns = ", ".join(f"{kind}_column {kind}" for kind in KINDS)
         connection.execute(f"CREATE TABLE rows (id text, {columns})")
         marks = ", ".join(["%s"] * (len(KINDS) + 1))
-        connection.cursor().executemany(f"INSERT INTO rows VALUES ({marks})", ROWS)
+        connection.cursor().executemany(f"INSERT INTO rows VALUES ({marks})", ROWS)  # noqa: S608 - the test's own
         connection.execute(
             "CREATE TABLE large AS SELECT n AS id, n * 0.1::float8 AS x, repeat('x', 100) AS t "
             "FROM generate_series(1, 300000) AS n"
@@ -88,7 +88,7 @@ def test_values_and_positions_are_those_of_psycopg(
     "kind", ["real", "numeric", "timestamp", "timestamptz", "date", "json", "uuid", "text[]"]
 )
 def test_types_that_arrow_would_change_are_read_by_psycopg(place: str, kind: str) -> None:
-    query = f"SELECT id, NULL::{kind} AS other FROM rows"
+    query = f"SELECT id, NULL::{kind} AS other FROM rows"  # noqa: S608 - the test's own
     assert all(isinstance(chunk.ids, list) for chunk in chunks(place, ["other"], 9, query=query))
     assert all(isinstance(chunk.ids, pa.Array) for chunk in chunks(place, [], 9, query=query))
 
@@ -102,7 +102,7 @@ def test_a_read_that_is_left_early_ends_at_once(place: str) -> None:
 
 def test_it_is_read_only_and_its_errors_show_no_password(place: str) -> None:
     query = "SELECT id, 1 / (id - 5000) AS x FROM large"
-    with pytest.raises(SourceError, match="cannot be read: .*division by zero") as raised:
+    with pytest.raises(SourceError, match=r"cannot be read: .*division by zero") as raised:
         list(chunks(place, ["x"], 100, query=query))
     assert PASSWORD not in str(raised.value)
     with psycopg.connect(place) as connection:

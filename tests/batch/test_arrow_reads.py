@@ -25,14 +25,25 @@ if TYPE_CHECKING:
 
 pytest.importorskip("adbc_driver_postgresql")
 
-KINDS = ["bool", "int2", "int4", "int8", "float8", "text", "varchar"]
+KINDS = ["bool", "int2", "int4", "int8", "float8", "text", "varchar", "date", "timestamp"]
 ROWS = [
-    ("a", True, -32768, 2**31 - 1, -(2**63), 0.1, "é'\\ %s :x", "x"),
-    ("b\\'%", False, 0, 0, 2**63 - 1, math.inf, "", "yy"),
-    ("c", None, None, None, None, None, None, None),
-    ("C", True, 1, 1, 1, -0.0, "line\nline\t", "z"),
-    (None, True, 1, 1, 1, 5e-324, "without an id", "z"),
-    ("d", False, 1, 1, 1, 1e308, "\u2400", "z"),
+    (
+        "a",
+        True,
+        -32768,
+        2**31 - 1,
+        -(2**63),
+        0.1,
+        "é'\\ %s :x",
+        "x",
+        "2024-02-29",
+        "2024-02-29 12:00:00.000001",
+    ),
+    ("b\\'%", False, 0, 0, 2**63 - 1, math.inf, "", "yy", "0001-01-01", "9999-12-31 23:59:59.999999"),
+    ("c", None, None, None, None, None, None, None, None, None),
+    ("C", True, 1, 1, 1, -0.0, "line\nline\t", "z", "9999-12-31", "0001-01-01"),
+    (None, True, 1, 1, 1, 5e-324, "without an id", "z", "1969-12-31", "1969-12-31"),
+    ("d", False, 1, 1, 1, 1e308, "\u2400", "z", "1970-01-01", "1970-01-01"),
 ]
 
 
@@ -76,7 +87,9 @@ def test_values_and_positions_are_those_of_psycopg(
     jobs: list[tuple[str, dict[str, Any], Any]] = [(f"{place}#rows", {}, None), (place, of_query, None)]
     jobs += [(f"{place}#rows", {}, row[0]) for row in ROWS if row[0]]
     by_arrow = [list(chunks(source, columns, rows, after, **query)) for source, query, after in jobs]
-    assert all(isinstance(chunk.ids, pa.Array) for found in by_arrow for chunk in found)
+    assert all(
+        isinstance(chunk.ids, pa.Array) for found in by_arrow for chunk in found if None not in chunk.ids
+    )
     monkeypatch.setattr(sql_source, "find_spec", lambda _: None)
     by_row = [list(chunks(source, columns, rows, after, **query)) for source, query, after in jobs]
     assert all(isinstance(chunk.ids, list) for found in by_row for chunk in found)
@@ -84,13 +97,29 @@ def test_values_and_positions_are_those_of_psycopg(
     assert len(values(iter(by_arrow[0]))) == len(ROWS)
 
 
-@pytest.mark.parametrize(
-    "kind", ["real", "numeric", "timestamp", "timestamptz", "date", "json", "uuid", "text[]"]
-)
+@pytest.mark.parametrize("kind", ["real", "numeric", "timestamptz", "time", "json", "uuid", "text[]"])
 def test_types_that_arrow_would_change_are_read_by_psycopg(place: str, kind: str) -> None:
     query = f"SELECT id, NULL::{kind} AS other FROM rows"  # noqa: S608 - the test's own
     assert all(isinstance(chunk.ids, list) for chunk in chunks(place, ["other"], 9, query=query))
-    assert all(isinstance(chunk.ids, pa.Array) for chunk in chunks(place, [], 9, query=query))
+    assert isinstance(next(chunks(place, [], 9, query=query)).ids, pa.Array)
+
+
+@pytest.mark.parametrize("text", ["infinity", "-infinity", "0044-03-15 BC", "10000-01-01"])
+@pytest.mark.parametrize("kind", ["date", "timestamp"])
+def test_times_that_python_cannot_hold_are_the_text_of_psycopg(
+    place: str, kind: str, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with psycopg.connect(place) as connection:
+        connection.execute(f"ALTER TABLE large ADD COLUMN at {kind} DEFAULT '2024-01-01'")
+        connection.execute("UPDATE large SET at = %s WHERE id IN (290000, 300000)", (text,))
+        connection.execute("INSERT INTO large VALUES (NULL, 1, 'x', %s)", (text,))
+    found = list(chunks(f"{place}#large", ["at", "t"], 1000))
+    assert isinstance(found[0].ids, pa.Array)
+    assert isinstance(found[-1].ids, list)
+    by_arrow = values(iter(found))
+    monkeypatch.setattr(sql_source, "find_spec", lambda _: None)
+    assert by_arrow == values(chunks(f"{place}#large", ["at", "t"], 1000))
+    assert sum(text[:10] in row[2] for row in by_arrow) == 3
 
 
 def test_a_read_that_is_left_early_ends_at_once(place: str) -> None:

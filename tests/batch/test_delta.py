@@ -38,6 +38,10 @@ def make(place: str, rows: list[Row], **options: Any) -> str:
     return place
 
 
+def reader(rows: pa.RecordBatch) -> pa.RecordBatchReader:
+    return pa.RecordBatchReader.from_batches(rows.schema, [rows])
+
+
 def version(place: str) -> int:
     return int(deltalake.DeltaTable(place).version())
 
@@ -88,9 +92,9 @@ def test_partitions_of_any_value_are_replaced(values: list[Any]) -> None:
     location: Any = parse_location("out.delta", option="--to")
     for run in range(2):
         rows = pa.RecordBatch.from_pylist([{"Key one": one, "n": run} for one in values])
-        replace_partitions(location, rows.schema, partial(iter, [rows]), ["Key one"])
+        replace_partitions(location, partial(reader, rows), ["Key one"])
     first = pa.RecordBatch.from_pylist([{"Key one": values[0], "n": 2}], schema=rows.schema)
-    replace_partitions(location, rows.schema, partial(iter, [first]), ["Key one"])
+    replace_partitions(location, partial(reader, first), ["Key one"])
     table = deltalake.QueryBuilder().register("rows", deltalake.DeltaTable("out.delta"))
     rows = pa.table(table.execute("SELECT * FROM rows")).to_pylist()
     assert {row["Key one"]: row["n"] for row in rows} == {**dict.fromkeys(values, 1), values[0]: 2}

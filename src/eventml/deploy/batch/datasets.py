@@ -20,7 +20,7 @@ from eventml.event_types import fields_of
 from eventml.models import import_extra
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 
 class DatasetSource:
@@ -118,10 +118,7 @@ def columns_of(location: FileLocation) -> list[str]:
 
 
 def replace_partitions(
-    location: FileLocation,
-    schema: pa.Schema,
-    batches: Callable[[], Iterable[pa.RecordBatch]],
-    partition_by: Sequence[str],
+    location: FileLocation, rows: Callable[[], pa.RecordBatchReader], partition_by: Sequence[str]
 ) -> None:
     """Write rows to a folder, in place of the files in each partition that they belong to.
 
@@ -134,16 +131,15 @@ def replace_partitions(
     path, files = file_system(location)
     columns = list(partition_by)
     with store_errors(location, TargetError, "written"):
-        rows = pa.RecordBatchReader.from_batches(schema, batches())
         if (there := _is_delta(location)) or location.path.suffix == DELTA:
             write = import_extra("deltalake", "delta", "a Delta table").write_deltalake
             options: dict[str, Any] = {"partition_by": columns} if columns else {}
             if columns and there:
-                options = {"predicate": _condition(batches(), columns)}
-            write(location.url or path, rows, mode="overwrite", **options)
+                options = {"predicate": _condition(rows(), columns)}
+            write(location.url or path, rows(), mode="overwrite", **options)
             return
         pads.write_dataset(
-            rows,
+            rows(),
             path,
             filesystem=files,
             format="parquet",
@@ -153,10 +149,10 @@ def replace_partitions(
         )
 
 
-def _condition(batches: Iterable[pa.RecordBatch], columns: list[str]) -> str:
+def _condition(rows: pa.RecordBatchReader, columns: list[str]) -> str:
     """The condition, in SQL, that a row is in a partition of one of these."""
     found: dict[str, None] = {}
-    for batch in batches:
+    for batch in rows:
         for row in pa.Table.from_batches([batch]).group_by(columns).aggregate([]).to_pylist():
             found[" AND ".join(starmap(_equals, row.items()))] = None
     return " OR ".join(found) or "false"

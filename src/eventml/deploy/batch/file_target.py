@@ -191,8 +191,7 @@ class FileTarget(Target):
         with self._translate_errors():
             self._save_checkpoint()
             if self._format == "dataset":
-                schema = self._known_schema()
-                replace_partitions(self._location, schema, self._batches, self._partition_by)
+                replace_partitions(self._location, self._reader, self._partition_by)
             else:
                 self._publish(self._join(), self._location)
             self._rejects.close()
@@ -230,6 +229,9 @@ class FileTarget(Target):
         if self._schema is None:
             self._schema = arrow_schema(self._output_schema or single_column("float"), integer_ids=False)
         return self._schema
+
+    def _reader(self) -> pa.RecordBatchReader:
+        return pa.RecordBatchReader.from_batches(self._known_schema(), self._batches())
 
     def _batches(self) -> Iterator[pa.RecordBatch]:
         for number in range(self._state.parts):

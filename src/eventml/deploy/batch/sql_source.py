@@ -29,7 +29,8 @@ A comment with a quote may be the end of a text that the semicolon is in, so it 
 """
 
 
-_SAME_IN_ARROW: Final = {16, 20, 21, 23, 25, 701, 1043}  # boolean, integers, text, double precision, varchar
+_SAME_IN_ARROW: Final = {16, 20, 21, 23, 25, 701, 1043, 1082, 1114}
+"""PostgreSQL's boolean, integers, text, double precision, varchar, date, timestamp."""
 
 _PARAMETER: Final = re.compile(r"'[^']*'|(?<![\w:]):([^\W\d]\w*)")
 """A text, or `:name` behind a space or a sign."""
@@ -120,16 +121,21 @@ class SqlSource:
             yield page[start : start + rows]
 
     def _read_cursor(
-        self, connection: sa.Connection, names: Sequence[str], rows: int, after: Any
+        self,
+        connection: sa.Connection,
+        names: Sequence[str],
+        rows: int,
+        after: Any,
+        parts: Any = (False, True),
     ) -> Generator[Sequence[Sequence[Any]], None, None]:
         streaming = connection.execution_options(stream_results=True, max_row_buffer=rows)
-        for without_id in (False, True):
+        for without_id in parts:
             with closing(streaming.execute(self._select(names, after, without_id=without_id))) as result:
                 while page := result.fetchmany(rows):
                     yield page
 
     def _is_same_in_arrow(self, connection: sa.Connection, names: Sequence[str]) -> bool:
-        """Whether ADBC's driver is installed, and gives the values of psycopg: not so of times and `real`."""
+        """Whether ADBC's driver is installed, and gives the values of psycopg, as not of `real`."""
         if self._engine.dialect.driver != "psycopg" or find_spec("adbc_driver_postgresql") is None:
             return False
         none: Any = connection.execute(self._select(names, None).where(sa.false()))
@@ -139,19 +145,28 @@ class SqlSource:
         self, connection: sa.Connection, names: Sequence[str], rows: int, after: Any
     ) -> Generator[Any, None, None]:
         """Read record batches, eight times as fast as rows; such a read can have no parameters."""
+        import pyarrow.compute as pc  # noqa: PLC0415 - it takes time, and is not always needed
         from adbc_driver_postgresql import dbapi  # type: ignore[import-untyped]  # noqa: PLC0415 - optional
         from psycopg import ClientCursor  # noqa: PLC0415 - installed if this is its connection
 
         url = self._engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
+        parts: Any = (True,)
+        statement = self._select(names, after).compile(connection)
+        driver: Any = connection.connection.driver_connection
         with dbapi.connect(url) as database, database.cursor() as cursor:
             cursor.execute("SET TRANSACTION READ ONLY")
             cursor.execute("SET client_encoding TO 'UTF8'")
-            for without_id in (False, True):
-                statement = self._select(names, after, without_id=without_id).compile(connection)
-                driver: Any = connection.connection.driver_connection
-                cursor.execute(ClientCursor(driver).mogrify(str(statement), statement.params))
-                for batch in cursor.fetch_record_batch():
-                    yield from (batch.slice(start, rows) for start in range(0, len(batch), rows))
+            cursor.execute(ClientCursor(driver).mogrify(str(statement), statement.params))
+            for batch in cursor.fetch_record_batch():
+                try:
+                    any(pc.min_max(column).as_py() is None for column in batch.columns)
+                except (OverflowError, ValueError):  # times such as `infinity`: psycopg reads them as text
+                    parts = (False, True)
+                    break
+                for start in range(0, len(batch), rows):
+                    yield batch.slice(start, rows)
+                [after] = as_list(batch.column(0)[-1:])
+        yield from self._read_cursor(connection, names, rows, after, parts)
 
     def _select(self, names: Sequence[str], after: Any, *, without_id: bool = False) -> sa.Select[Any]:
         key = self._rows.c[self._id]

@@ -55,12 +55,8 @@ def open_engine(location: SqlLocation, *, read_only: bool) -> sa.Engine:
     except (sa.exc.NoSuchModuleError, ModuleNotFoundError) as exc:
         raise ConfigError(f"{location}: {exc}; install the database's driver") from exc
     if read_only and kind == "duckdb":
-        engine.dialect.do_begin = _begin_reading  # type: ignore[method-assign]
+        engine.dialect.do_begin = lambda c: c.execute("BEGIN TRANSACTION READ ONLY")  # type: ignore[method-assign,assignment]
     return engine
-
-
-def _begin_reading(dbapi_connection: Any) -> None:
-    dbapi_connection.execute("BEGIN TRANSACTION READ ONLY")
 
 
 def _check_file(url: sa.URL, location: SqlLocation, *, read_only: bool) -> Path:

@@ -41,8 +41,8 @@ def score(  # noqa: PLR0913 - a command's options
         typer.Option(
             "--from",
             metavar="SOURCE",
-            help="What to score: URL#table, with a SQLAlchemy URL; a .parquet, .csv or .jsonl file, or a "
-            "folder of Parquet files, also at s3://, gs://, az:// or https://.",
+            help="What to score: URL#table, with a SQLAlchemy URL; a .parquet, .csv or .jsonl file, a folder "
+            "of Parquet files or a Delta table, also at s3://, gs://, az:// or https://.",
         ),
     ],
     target: Annotated[

@@ -23,7 +23,9 @@ SMALL: Final = {
     "frames": "--events 500 --rounds 0",
     "handlers": "--events 1000 --calls 200 --rounds 0",
     "failures": "--events 500 --rounds 2 --processes 1 --models no-op",
-    "models": "--events 1000 --rounds 0 --models linear --swaps 1 --seconds 2",
+    "models": "--events 1000 --rounds 0 --models linear",
+    "swaps": "--swaps 1 --seconds 2 --quick",
+    "forecast": "--events 2000 --rounds 1 --models linear",
     "replay": "--rows 2000 --rounds 0 --models linear",
     "scaling": "--events 6000 --rounds 0 --workers 1",
 }
@@ -35,6 +37,8 @@ BROKERS: Final = {
     "replay": "redis_server",
     "scaling": "redis_server",
     "models": "redis_server",
+    "forecast": "redis_server",
+    "swaps": "kafka_broker",
     "handlers": "redis_server",
     "kafka": "kafka_broker",
 }

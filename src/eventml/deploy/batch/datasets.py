@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from itertools import chain, starmap
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.dataset as pads
@@ -80,8 +79,8 @@ class DatasetSource:
         inside = [name for name in names if name in file.schema_arrow.names]
         folders = pads.get_partition_keys(fragment.partition_expression)
         for name, _, text in (part.partition("=") for part in fragment.path.split("/")[:-1]):
-            if name in self._texts and folders.get(name) is not None:
-                folders[name] = unquote(text)
+            if name in self._texts and isinstance(folders.get(name), int):
+                folders[name] = text
         outside = {name: pa.scalar(folders.get(name)) for name in names if name not in inside}
         # The pages of a chunk are few: threads would cost more memory than they save time.
         for batch in file.iter_batches(rows, columns=inside or None, use_threads=False):
@@ -93,9 +92,10 @@ class DatasetSource:
 
 
 def _is_delta(location: FileLocation) -> bool:
+    if location.format != "dataset":
+        return False
     path, files = file_system(location)
-    log = files.get_file_info(f"{path}/_delta_log").type
-    return location.format == "dataset" and log == fs.FileType.Directory
+    return bool(files.get_file_info(f"{path}/_delta_log").type == fs.FileType.Directory)
 
 
 def _open(location: FileLocation) -> pads.Dataset:

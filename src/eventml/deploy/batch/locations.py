@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 FileFormat = Literal["parquet", "csv", "jsonl", "dataset"]
 """`dataset` is a folder of Parquet files, or a Delta table."""
 
-DELTA: Final = ".delta"
-"""The suffix of a folder that is to become a Delta table. One that is there may have any name."""
+DELTA: Final = ".delta"  # of a folder that becomes a Delta table; one that is there may have any name
 
 FORMATS: Final[dict[str, FileFormat]] = {
     ".parquet": "parquet",

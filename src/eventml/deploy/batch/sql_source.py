@@ -121,15 +121,10 @@ class SqlSource:
             yield page[start : start + rows]
 
     def _read_cursor(
-        self,
-        connection: sa.Connection,
-        names: Sequence[str],
-        rows: int,
-        after: Any,
-        parts: Any = (False, True),
+        self, connection: sa.Connection, names: Sequence[str], rows: int, after: Any, parts: Any = (0, 1)
     ) -> Generator[Sequence[Sequence[Any]], None, None]:
         streaming = connection.execution_options(stream_results=True, max_row_buffer=rows)
-        for without_id in parts:
+        for without_id in map(bool, parts):
             with closing(streaming.execute(self._select(names, after, without_id=without_id))) as result:
                 while page := result.fetchmany(rows):
                     yield page
@@ -150,7 +145,7 @@ class SqlSource:
         from psycopg import ClientCursor  # noqa: PLC0415 - installed if this is its connection
 
         url = self._engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
-        parts: Any = (True,)
+        parts = [1]
         statement = self._select(names, after).compile(connection)
         driver: Any = connection.connection.driver_connection
         with dbapi.connect(url) as database, database.cursor() as cursor:
@@ -161,7 +156,7 @@ class SqlSource:
                 try:
                     any(pc.min_max(column).as_py() is None for column in batch.columns)
                 except (OverflowError, ValueError):  # times such as `infinity`: psycopg reads them as text
-                    parts = (False, True)
+                    parts = [0, 1]
                     break
                 for start in range(0, len(batch), rows):
                     yield batch.slice(start, rows)

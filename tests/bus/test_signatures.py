@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from importlib import metadata
-from typing import Any, get_type_hints
+import sys
+from typing import get_type_hints
 
 import pytest
 
@@ -38,14 +38,10 @@ async def test_an_unknown_option_of_publish_is_refused() -> None:
             await bus.publish("t", {}, keys="k")  # type: ignore[call-arg]  # that is the case
 
 
-class _Point:
-    """An entry point whose module imports what is not installed."""
-
-    def load(self) -> Any:
-        raise ModuleNotFoundError("No module named 'starlette'", name="starlette")
-
-
 def test_asgi_without_the_extra_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metadata, "entry_points", lambda **_: [_Point()])
+    """As where the module of the deployment imports what is not installed."""
+    monkeypatch.setitem(sys.modules, "starlette.requests", None)
+    for name in [name for name in sys.modules if name.startswith("eventml.deploy.web")]:
+        monkeypatch.delitem(sys.modules, name)
     with pytest.raises(MissingExtraError, match=r"pip install 'eventml\[web\]'"):
         Bus("rides").asgi()

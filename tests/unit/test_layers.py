@@ -26,7 +26,7 @@ SOURCE: Final = Path(__file__).parents[2] / "src" / "eventml"
 BROKERS: Final = {"backends.memory", "backends.redis", "backends.kafka"}
 LAYERS: Final = [
     {"errors", "printable", "loopback"},
-    {"records", "event_types", "event_examples", "signatures", "times"},
+    {"entry_points", "records", "event_types", "event_examples", "signatures", "times"},
     {"backends.base", "codec", "models", "frames"},
     {"handler_options", *BROKERS},
     {"handlers"},
@@ -43,7 +43,7 @@ LAYERS: Final = [
 ]
 RANK: Final = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
 KNOWS: Final = {
-    "config": {"backends.base", "codec", "errors", "handler_options", "times"},
+    "config": {"backends.base", "codec", "entry_points", "errors", "handler_options", "times"},
     **{broker: {"backends.base", "records", "errors", "loopback"} for broker in BROKERS},
 }
 """Parts that may import these parts only; the others may import everything below them."""

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import inspect
 import sys
-from typing import get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
+import numpy as np
 import pytest
 
-from eventml import BlockingProducer, Bus
-from eventml.errors import MissingExtraError
+from eventml import BlockingProducer, Bus, Prediction
+from eventml.errors import MissingExtraError, RegistrationError
 from eventml.handler_options import HandlerArguments, HandlerOptions
 from eventml.producer import Producer
 from eventml.testing import TestBus
+
+if TYPE_CHECKING:
+    from sklearn.linear_model import Ridge
+
+    from examples.rides.events import RideStarted as Ride
 
 
 def test_the_decorators_arguments_are_the_handler_options() -> None:
@@ -29,6 +35,37 @@ def test_the_decorators_arguments_are_the_handler_options() -> None:
 def test_what_is_passed_on_to_a_producer_has_its_signature(kind: type, name: str) -> None:
     if (kind, name) != (TestBus, "request"):
         assert inspect.signature(getattr(kind, name)) == inspect.signature(getattr(Producer, name))
+
+
+def test_the_type_of_the_model_may_be_imported_for_type_checkers_only() -> None:
+    bus = Bus("rides")
+
+    @bus.predictor("rides.started", to="rides.duration", model=list)
+    def duration(rides: list[int], model: Ridge) -> list[float]:
+        return [2.0 * ride for ride in rides]
+
+    assert bus.handlers["duration"].event_type is int
+
+
+def test_the_type_of_an_event_may_not() -> None:
+    with pytest.raises(RegistrationError, match=r"name .Ride. is not defined.* not under TYPE_CHECKING"):
+
+        @Bus("rides").predictor("rides.started", to="rides.duration", model=list)
+        def duration(rides: list[Ride], model: Ridge) -> list[float]:
+            return []
+
+
+@pytest.mark.anyio
+async def test_the_outputs_of_such_a_handler_are_known() -> None:
+    bus = Bus("rides")
+
+    @bus.predictor("rides.started", to="rides.duration", model=list)
+    def duration(rides: list[int], model: Ridge) -> np.ndarray[Any, Any]:
+        return np.array(rides) * 2.0
+
+    async with TestBus(bus, models={"duration": object()}) as test:
+        await test.publish("rides.started", 3)
+        assert test.published("rides.duration") == [Prediction(value=6.0)]
 
 
 @pytest.mark.anyio

@@ -12,6 +12,7 @@ from collections import Counter
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+from unittest.mock import Mock
 
 import pytest
 
@@ -133,13 +134,12 @@ def test_a_service(python: set[str], tmp_path: Path) -> None:
 
 
 def test_installed_packages_are_read_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    scans = []
-    read = metadata.entry_points
-    monkeypatch.setattr(metadata, "entry_points", lambda: scans.append(1) or read())
+    read = Mock(wraps=metadata.entry_points)
+    monkeypatch.setattr(metadata, "entry_points", read)
     entry_points._installed.cache_clear()
     bus = Bus("numbers")
     bus.configure(bus.read_settings({"backend": "memory://"}))
     with pytest.raises(ModelError, match="no model at"):  # which looks for a registry and for a format
         load(tmp_path / "model.skops", name="double")
     bus.asgi()
-    assert len(scans) == 1
+    assert read.call_count == 1

@@ -104,7 +104,7 @@ def with_eventml(brokers: str, events: int, predict: Predict) -> float:
 
 
 def with_aiokafka(brokers: str, events: int, predict: Predict, *, headers: bool = False) -> float:
-    """A hand-written loop: getmany, and send_batch for each partition; with the headers that eventml writes."""
+    """A hand-written loop: getmany, and send_batch for each partition; with or without eventml's headers."""
     common = [(name, value.encode()) for name, value in HEADERS.items()] if headers else []
     clock = Clock(predict)
 

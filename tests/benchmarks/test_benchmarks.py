@@ -25,6 +25,7 @@ SMALL: Final = {
     "failures": "--events 500 --rounds 2 --processes 1 --models no-op",
     "models": "--events 1000 --rounds 0 --models linear --swaps 1 --seconds 2",
     "replay": "--rows 2000 --rounds 0 --models linear",
+    "console": "--pages 5 --rate 2000 --seconds 1 --rounds 0 --paints 1",
     "scaling": "--events 6000 --rounds 0 --workers 1",
 }
 HELPERS: Final = {"batch_app", "web_litserve", "web_load"}
@@ -34,6 +35,7 @@ BROKERS: Final = {
     "redis": "redis_server",
     "replay": "redis_server",
     "scaling": "redis_server",
+    "console": "redis_server",
     "models": "redis_server",
     "handlers": "redis_server",
     "kafka": "kafka_broker",

@@ -23,6 +23,7 @@ from eventml.deploy.console.broker import Broker
 from eventml.deploy.console.dead_letter_pages import Choice, DeadLetterPages
 from eventml.deploy.console.dead_letters import Cause
 from eventml.deploy.console.history import History, HistoryFile
+from eventml.deploy.console.templates import render
 from eventml.deploy.console.try_it import Form
 from eventml.deploy.workers import HostPort, ServiceStatus, serve_status
 from eventml.errors import UnavailableError
@@ -164,7 +165,8 @@ def test_more_causes_than_a_page_can_show_are_counted(monkeypatch: pytest.Monkey
     bus = bus_of("b")
     bus.configure(config.load(environ={}))
     pages = DeadLetterPages(bus, SimpleNamespace(call=lambda *_: (causes, {})))  # type: ignore[arg-type]
-    text = pages.page(None)
+    template, values = pages.page(None)
+    text = render(template, bus="b", path="/dead-letters", title="Dead letters", **values)
     assert "1,000 dead letters" in text
     assert "800 smaller causes" in text
     assert text.count("<tr>") == 201

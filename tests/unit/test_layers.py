@@ -67,7 +67,7 @@ FACES: Final = {
 
 _EXTRAS: Final = """
 redis hiredis aiokafka sklearn scipy skops numpy onnxruntime starlette uvicorn opentelemetry sqlalchemy
-pyarrow pandas polars typer rich pytest trio
+pyarrow pandas polars typer rich jinja2 pytest trio
 """
 EXTRAS: Final = set(_EXTRAS.split())
 """Packages that `import eventml` must not load."""

@@ -7,7 +7,6 @@ import sys
 import time
 from collections import deque
 from contextlib import contextmanager, suppress
-from datetime import timedelta
 from select import select
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -24,7 +23,10 @@ from eventml.cli.tables import format_table
 from eventml.deploy.console import (
     Snapshot,
     fetch_status,
+    format_age,
     format_bound,
+    format_count,
+    format_memory,
     format_seconds,
     handler_numbers,
     worker_numbers,
@@ -191,20 +193,15 @@ def sparkline(rates: Iterable[float]) -> str:
 
 def format_row(row: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
     """Return the cells of a row in these columns."""
-    return [_FORMATS.get(column, format_number)(row[column]) for column in columns]
-
-
-def format_number(number: float | None) -> str:
-    """Return a number without fractions, or "?" if it is not known."""
-    return "?" if number is None else f"{number:,.0f}"
+    return [_FORMATS.get(column, format_count)(row[column]) for column in columns]
 
 
 _FORMATS: Final[dict[str, Callable[[Any], str]]] = {
     **dict.fromkeys(("handler", "worker", "state", "trend"), str),
     **dict.fromkeys(("p50", "p99"), format_bound),
     **dict.fromkeys(("call", "complete", "oldest"), format_seconds),
-    "batch": lambda size: "-" if size is None else format_number(size),
-    "memory": lambda size: "?" if size is None else f"{size / 1e6:,.0f}MB",
-    "up": lambda seconds: str(timedelta(seconds=int(seconds or 0))),
+    "batch": lambda size: format_count(size, "-"),
+    "memory": format_memory,
+    "up": format_age,
     "models": ", ".join,
 }

@@ -1,13 +1,13 @@
 """The console: the pages of a service on its operations port, and the numbers that `eventml top` shows too.
 
 - `numbers.py`: the numbers of a service, from two statuses; `collector.py` takes them once per interval, of
-  this process or of another one, `history.py` keeps them.
+  this process or of another one, `history.py` keeps them, `formats.py` makes texts of them.
 - `records.py`, `dead_letters.py`, `bus_graph.py`: records, dead letters and the graph of a bus, for the pages
   and for the commands.
-- `site.py` answers requests for pages: `overview.py`, `dead_letter_pages.py`, `try_it.py`, made with
-  `html.py`. `sessions.py` says who may see records, `broker.py` reads them.
+- `site.py` answers requests for pages: `live_pages.py` with `distributions.py`, `dead_letter_pages.py`,
+  `try_it.py`. `sessions.py` says who may see records, `broker.py` reads them. `templates.py` makes HTML.
 
-`assets/` has the script, the style and uPlot 1.6.32 as npm has it.
+`pages/` has the templates, `assets/` the script, the style and uPlot 1.6.32 as npm has it.
 
 It may import bus, runtime, config and `deploy.workers`.
 """
@@ -15,10 +15,15 @@ It may import bus, runtime, config and `deploy.workers`.
 from eventml.deploy.console.bus_graph import Node, layers, topology
 from eventml.deploy.console.collector import fetch_status, remote_status
 from eventml.deploy.console.dead_letters import read_dead_letters, replay_or_drop_all
+from eventml.deploy.console.formats import (
+    format_age,
+    format_bound,
+    format_count,
+    format_memory,
+    format_seconds,
+)
 from eventml.deploy.console.numbers import (
     Snapshot,
-    format_bound,
-    format_seconds,
     handler_numbers,
     loaded_models,
     quantile,
@@ -33,7 +38,10 @@ __all__ = [
     "dead_letter_parts",
     "delivery_to_json",
     "fetch_status",
+    "format_age",
     "format_bound",
+    "format_count",
+    "format_memory",
     "format_seconds",
     "format_time",
     "handler_numbers",

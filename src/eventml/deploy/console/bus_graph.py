@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
 from eventml.bus import Bus, asyncapi_document
-from eventml.deploy.console.html import Html, count, part
+from eventml.deploy.console.formats import format_count
 from eventml.deploy.console.numbers import HandlerNumbers
 from eventml.models import path_of
 from eventml.printable import cut, printable
@@ -24,10 +24,6 @@ _PAD: Final = 12
 _BELOW: Final = 34  # below a node, for its dead letters
 _LONGEST: Final = 30  # characters of a label
 _WIDEST: Final = 12.0  # pixels of a line
-
-_Box = tuple[float, float, float]
-"""Left, middle and width of a node."""
-
 
 class Node(msgspec.Struct):
     """A topic, a handler, or the producers outside the bus."""
@@ -88,8 +84,45 @@ def layers(nodes: Mapping[str, Node]) -> list[list[str]]:
     return [[key for key in nodes if found[key] == n] for n in range(max(found.values(), default=-1) + 1)]
 
 
-def draw_topology(nodes: Mapping[str, Node], handlers: Sequence[HandlerNumbers]) -> Html:
-    """Return an SVG of topics and handlers: lines are as wide as their rate, dead letters hang below.
+class Box(NamedTuple):
+    """A node in a drawing: its left upper corner and its width, in pixels, and its texts."""
+
+    node: Node
+    x: int
+    y: int
+    width: int
+    label: str
+    detail: str
+    dead: str  # dead letters; empty if there are none
+
+    @property
+    def middle(self) -> int:
+        """Where lines begin and end."""
+        return self.y + _HEIGHT // 2
+
+
+class Flow(NamedTuple):
+    """A line in a drawing, as a path of SVG, with its rate in events a second, and where that is written."""
+
+    line: str
+    width: float
+    rate: float | None
+    x: int
+    y: int
+
+
+class Drawing(NamedTuple):
+    """A drawing of the topics and handlers of a bus. The label says in words which lines there are."""
+
+    width: int
+    height: int
+    label: str
+    flows: list[Flow]
+    boxes: list[Box]
+
+
+def draw_topology(nodes: Mapping[str, Node], handlers: Sequence[HandlerNumbers]) -> Drawing:
+    """Return a drawing of topics and handlers: lines are as wide as their rate, dead letters hang below.
 
     The width grows with the logarithm of the rate, so that a rate of one and one of ten thousand can be seen.
     """
@@ -102,20 +135,19 @@ def draw_topology(nodes: Mapping[str, Node], handlers: Sequence[HandlerNumbers])
     }
     columns = layers(shown)
     height = max((len(column) for column in columns), default=0) * (_HEIGHT + _BELOW) + _PAD
-    boxes, x = dict[str, _Box](), float(_PAD)
+    boxes, x = dict[str, Box](), _PAD
     for column in columns:
-        width = max(len(_label(shown[key].name)) for key in column) * _CHAR + 2 * _PAD
-        y = (height - len(column) * (_HEIGHT + _BELOW)) / 2
-        before = {key: [boxes[one][1] for one in boxes if key in shown[one].to] or [0.0] for key in column}
+        width = round(max(len(_label(shown[key].name)) for key in column) * _CHAR) + 2 * _PAD
+        y = (height - len(column) * (_HEIGHT + _BELOW)) // 2
+        before = {key: [boxes[one].middle for one in boxes if key in shown[one].to] or [0] for key in column}
         for key in sorted(column, key=lambda key, before=before: fmean(before[key])):  # type: ignore[misc]
-            boxes[key] = x, y + _HEIGHT / 2, width
+            boxes[key] = _box(shown[key], numbers.get(key), x, y, width)
             y += _HEIGHT + _BELOW
         x += width + _GAP
     flows = [_flow(boxes[key], boxes[to], _rate(key, to, numbers)) for key in boxes for to in shown[key].to]
-    drawn = [_node(key, shown[key], box, numbers.get(key)) for key, box in boxes.items()]
     ends = [(one.name, ", ".join(shown[to].name for to in one.to)) for one in shown.values() if one.to]
     label = "; ".join(f"{name} to {to}" for name, to in ends)
-    return part("drawing", w=max(round(x - _GAP + _PAD), 0), h=height, label=label, parts=[*flows, *drawn])
+    return Drawing(max(x - _GAP + _PAD, 0), height, label, flows, [*boxes.values()])
 
 
 def _label(text: str) -> str:
@@ -128,24 +160,18 @@ def _rate(key: str, to: str, numbers: Mapping[str, HandlerNumbers]) -> float | N
     return reader.received if reader else writer.published if writer else None
 
 
-def _flow(start: _Box, end: _Box, rate: float | None) -> Html:
-    x1, x2 = start[0] + start[2], end[0]
-    half, width = abs(x2 - x1) / 2, min(1.2 + 2.2 * math.log10(1 + (rate or 0)), _WIDEST)
-    ends = {"x1": x1, "y1": start[1], "a": x1 + half, "b": x2 - half, "x2": x2 - 2, "y2": end[1]}
-    aside = width / 2 + 13 if start[1] < end[1] else -width / 2 - 5  # as the curve comes from above or below
-    label = {"x": x1 + 0.7 * (x2 - x1), "y": end[1] + aside}
-    shown = "" if rate is None else f"{count(rate)}/s"
-    return part("flow", **ends, **label, width=width, idle="" if rate else " idle", rate=shown)
-
-
-def _node(key: str, node: Node, box: _Box, numbers: HandlerNumbers | None) -> Html:
-    x, middle, width = box
+def _box(node: Node, numbers: HandlerNumbers | None, x: int, y: int, width: int) -> Box:
     detail, dead = node.detail, ""
     if numbers is not None:
-        detail, unknown = f"lag {count(numbers.lag)}", numbers.left is None
+        detail, unknown = f"lag {format_count(numbers.lag)}", numbers.left is None
         number, what = (numbers.dead, "failed") if unknown else (numbers.left, "dead letters")
-        dead = f"{count(number)} {what}" if number else ""
-    at = {"x": x, "y": middle - _HEIGHT / 2, "w": width, "mid": width / 2}
-    texts = {"kind": node.kind, "name": node.name, "label": _label(node.name), "detail": _label(detail)}
-    hanging = part("dead", text=dead) if dead else ""
-    return part("node", **at, **texts, rx=18 if key.startswith("topic") else 6, dead=hanging)
+        dead = f"{format_count(number)} {what}" if number else ""
+    return Box(node, x, y, width, _label(node.name), _label(detail), dead)
+
+
+def _flow(start: Box, end: Box, rate: float | None) -> Flow:
+    x1, y1, x2, y2 = start.x + start.width, start.middle, end.x, end.middle
+    half, width = abs(x2 - x1) // 2, min(1.2 + 2.2 * math.log10(1 + (rate or 0)), _WIDEST)
+    line = f"M{x1} {y1}C{x1 + half} {y1} {x2 - half} {y2} {x2 - 2} {y2}"
+    aside = width / 2 + 13 if y1 < y2 else -width / 2 - 5  # as the curve comes from above or below
+    return Flow(line, round(width, 1), rate, round(x1 + 0.7 * (x2 - x1)), round(y2 + aside))

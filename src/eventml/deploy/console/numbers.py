@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from eventml.deploy.console.formats import format_seconds
 from eventml.deploy.workers import (
     HandlerReport,
     ServiceStatus,
@@ -113,7 +114,8 @@ def increase(before: Totals, now: Totals) -> Totals:
     found = Totals()
     for name, values in now.items():
         earlier = before.get(name, [])
-        reset = len(earlier) != len(values) or any(a < b for a, b in zip(values, earlier, strict=True))
+        counts = values[:-1] or values  # the sum of a histogram of predictions may fall
+        reset = len(earlier) != len(values) or any(a < b for a, b in zip(counts, earlier, strict=False))
         found[name] = values if reset else [a - b for a, b in zip(values, earlier, strict=True)]
     return found
 
@@ -124,14 +126,15 @@ def mean(histogram: Sequence[float]) -> float | None:
     return histogram[-1] / count if count else None
 
 
-def quantile(histogram: Sequence[float], q: float) -> float | None:
+def quantile(
+    histogram: Sequence[float], q: float, bounds: Sequence[float] = SECONDS_BUCKETS
+) -> float | None:
     """Return the upper bound of the bucket of a quantile: all that a histogram says about it for certain.
 
-    The histogram is one of seconds, given as in `Totals`, and `q` is from 0 to 1. The quantile of an empty
-    histogram is None.
+    The histogram is given as in `Totals`, and `q` is from 0 to 1. The quantile of an empty histogram is None.
     """
     total, reached = sum(histogram[:-1]), 0.0
-    for count, bound in zip(histogram[:-1], [*SECONDS_BUCKETS, math.inf], strict=False):
+    for count, bound in zip(histogram[:-1], [*bounds, math.inf], strict=False):
         reached += count
         if reached and reached >= q * total:
             return bound
@@ -223,17 +226,3 @@ def merged(statuses: Mapping[str, ServiceStatus]) -> ServiceStatus:
         dead_letters={name: n for one in services for name, n in one.dead_letters.items()},
         unready=[reason for one in services for reason in one.unready],
     )
-
-
-def format_seconds(seconds: float | None) -> str:
-    """Return a time in milliseconds below a second and in seconds above; "-" if it is not known."""
-    if seconds is None:
-        return "-"
-    return f"{seconds:,.1f}s" if seconds >= 1 else f"{round(seconds * 1000, 2):.3g}ms"
-
-
-def format_bound(seconds: float | None) -> str:
-    """Return the bound of a quantile: "≤25ms", or ">300s" if it is above the highest finite bound."""
-    if seconds == math.inf:
-        return f">{SECONDS_BUCKETS[-1]:g}s"
-    return "-" if seconds is None else f"≤{format_seconds(seconds)}"

@@ -1,16 +1,19 @@
 """The pages that change with each snapshot: the overview, one for each handler, and the models."""
 
-from __future__ import annotations
-
+# No `from __future__ import annotations` here: msgspec reads the annotations at run time.
+from collections.abc import Iterator, Mapping
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+from typing import Annotated, Any, Final, Literal, NamedTuple
 from urllib.parse import urlencode
 
 import msgspec
+from msgspec import Meta
 
 from eventml import config
+from eventml.bus import Bus
 from eventml.deploy.console.bus_graph import draw_topology, topology
+from eventml.deploy.console.collector import Collector, Tick
 from eventml.deploy.console.distributions import Distribution, distribution
 from eventml.deploy.console.numbers import (
     STAGES,
@@ -21,12 +24,6 @@ from eventml.deploy.console.numbers import (
 )
 from eventml.deploy.console.templates import TITLES, render, render_blocks
 from eventml.deploy.workers import ServiceStatus, WorkerStatus, handler_totals
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from eventml.bus import Bus
-    from eventml.deploy.console.collector import Collector, Tick
 
 _TEMPLATES: Final = {"/": "overview", "/handler": "handler", "/models": "models"}
 _BAR: Final = 160  # pixels
@@ -63,17 +60,18 @@ class Version(NamedTuple):
     p99: float | None = None
 
 
+class BatchCost(msgspec.Struct):
+    """Seconds of a call with a batch of a size."""
+
+    size: Annotated[int, Meta(gt=0)]
+    seconds: Annotated[float, Meta(gt=0)]
+
+
 class Examination(msgspec.Struct):
     """What `eventml doctor --json` has measured, or why its file cannot be read."""
 
-    class Batch(msgspec.Struct):
-        """Seconds of a call with a batch of a size."""
-
-        size: int
-        seconds: float
-
     predictor: str
-    batches: list[Batch] = []
+    batches: list[BatchCost] = []
     model: tuple[str, ...] = ()
     advice: dict[str, Any] = {}
     error: str = ""

@@ -25,7 +25,7 @@ import threading
 import time
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.request import urlopen
 
 import msgspec
@@ -65,7 +65,7 @@ class Service:
             stderr=subprocess.DEVNULL,
         )
 
-    def __enter__(self) -> Service:
+    def __enter__(self) -> Self:
         deadline = time.monotonic() + 60
         while not self._is_ready():
             assert time.monotonic() < deadline, "the service is not ready"
@@ -79,7 +79,7 @@ class Service:
         self._process.wait(60)
 
     def _get(self, path: str) -> bytes:
-        with urlopen(f"http://{self.at}/{path}", timeout=10) as answer:  # noqa: S310 - http
+        with urlopen(f"http://{self.at}/{path}", timeout=10) as answer:
             return bytes(answer.read())
 
     def _is_ready(self) -> bool:
@@ -143,7 +143,7 @@ def round_of(
         publisher.start()
         deadline = time.monotonic() + 300
         for share in (0.1, 0.9, 1.0):
-            while (done := int(client.xlen(TARGET))) < share * len(values):  # type: ignore[arg-type]
+            while (done := int(client.xlen(TARGET))) < share * len(values):
                 assert time.monotonic() < deadline, "the predictions do not come"
                 time.sleep(0.005)
             marks.append((time.perf_counter(), done))

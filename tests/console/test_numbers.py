@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from eventml import Bus
 from eventml.deploy.console import Snapshot, handler_numbers, remote_status
 from eventml.deploy.console.collector import Collector
-from eventml.deploy.console.distributions import distribution
-from eventml.deploy.console.history import FIELDS, SPANS, History, HistoryFile, Point, series
 from eventml.deploy.console.dead_letter_pages import Choice
 from eventml.deploy.console.dead_letters import Cause
+from eventml.deploy.console.distributions import distribution
+from eventml.deploy.console.history import FIELDS, SPANS, History, HistoryFile, Point, series
 from eventml.deploy.console.numbers import changes, increase, merged
 from eventml.deploy.console.site import open_console
 from eventml.deploy.console.templates import render
@@ -101,7 +101,7 @@ def test_the_bars_of_a_distribution_are_as_high_as_their_shares(pairs: list[tupl
     heights = [bar.now for bar in found.bars]
     first = next(n for n, pair in enumerate(pairs) if any(pair))
     shares = now[first : first + len(heights)]
-    assert heights.index(max(heights)) == shares.index(max(shares))
+    assert heights[shares.index(max(shares))] == max(heights)
 
 
 def test_a_distribution_of_other_buckets_is_not_drawn() -> None:

@@ -161,8 +161,7 @@ def test_challenger_and_canary_are_beside_the_champion(
 
     def predicted() -> bool:
         publish(redis_server.url, orders(name, 100))
-        rows = page.driver.find_elements(By.CSS_SELECTOR, "tbody tr")
-        return len(rows) == len([one for one in rows if one.find_elements(By.CSS_SELECTOR, "rect.now")])
+        return len(page.driver.find_elements(By.CSS_SELECTOR, "tbody tr:has(rect.now)")) == 3
 
     page.until(predicted)
     assert re.search(r"champion risk v1 .* worker-1", page.text)
@@ -173,6 +172,12 @@ def test_challenger_and_canary_are_beside_the_champion(
     assert not page.problems()
 
 
+def doctor_settings(folder: Path, *files: Path) -> str:
+    """A file of settings that names files that the doctor has written."""
+    (settings := folder / "eventml.toml").write_text(f"[console]\ndoctor = {[*map(str, files)]}\n")
+    return str(settings)
+
+
 def test_the_table_of_the_doctor_is_beside_the_models(
     serve: Serve, page: Page, tmp_path: Path, redis_server: Any
 ) -> None:
@@ -181,8 +186,7 @@ def test_the_table_of_the_doctor_is_beside_the_models(
     command = [sys.executable, "-m", "eventml", "doctor", "orders:risk", "--rows", golden, "--json"]
     env = {**os.environ, "APP": "t", "EVENTML_BACKEND": redis_server.url}
     measured.write_bytes(subprocess.run(command, cwd=APPS, env=env, capture_output=True, check=True).stdout)  # noqa: S603 - our own command
-    files = json.dumps([str(measured), str(missing)])
-    service = serve("--workers", "1", env={"EVENTML_CONSOLE_DOCTOR": files})
+    service = serve("--workers", "1", env={"EVENTML_CONFIG": doctor_settings(tmp_path, measured, missing)})
     service.until_ready()
     page.open(service, "models")
     assert "What risk costs, by the doctor" in page.text
@@ -377,7 +381,7 @@ def test_hostile_texts_are_shown_as_they_are(
         json.dumps({"examination": {"predictor": HOSTILE[0]}, "advice": {HOSTILE[1]: HOSTILE[2:]}})
     )
     version = HOSTILE[0] + HOSTILE[1]
-    env = {"VERSION": version, "TRIED": "1", "EVENTML_CONSOLE_DOCTOR": json.dumps([str(doctor)])}
+    env = {"VERSION": version, "TRIED": "1", "EVENTML_CONFIG": doctor_settings(tmp_path, doctor)}
     service = serve("--workers", "1", env=env)
     service.until_ready()
     page.open(service, "dead-letters")

@@ -15,7 +15,8 @@ In reading order:
 - `failures.py` classifies exceptions, `infrastructure.py` knows those of client libraries, `backoff.py` waits
   between attempts, `outages.py` logs what fails at the broker, `dead_letters.py` writes and reads
   dead letters, `replay.py` chooses and replays them.
-- `replies.py` answers requests; `stats.py` counts, `predictions.py` what is predicted; `tracing.py` and `spans.py` record traces.
+- `replies.py` answers requests; `stats.py` counts, `predictions.py` what is predicted; `tracing.py` and
+  `spans.py` record traces.
 
 The runtime may import `handlers`, `codec`, `models`, `frames`, `backends.base`, `records` and `errors`.
 """

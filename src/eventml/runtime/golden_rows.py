@@ -109,7 +109,7 @@ def read_golden_rows(path: str, handler: Handler) -> tuple[list[Item], list[Any]
 
 
 def read_profile(handler: Handler) -> Profile:
-    """Return the profile of the predictions that a handler's golden rows have. Raises as `read_golden_rows`."""
+    """The profile of the predictions in a handler's golden rows. Raises as `read_golden_rows` does."""
     golden = handler.options.golden
     return Profile() if golden is None else profile_of(read_golden_rows(golden, handler)[1])
 

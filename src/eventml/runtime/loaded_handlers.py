@@ -89,9 +89,11 @@ async def load_handlers(
     for handler, (decoder, formats) in zip(handlers, codecs, strict=True):
         own = {name: values[name] for name in handler.resource_names if name != "model"}
         model = None if handler.model is None else await load_model(handler, own)
-        profile = profiles.get(handler.champion) or await to_thread.run_sync(read_profile, handler)
-        profiles[handler.name] = profile
-        loaded.append(LoadedHandler(handler, model, own, decoder, formats, profile=profile))
+        if handler.champion in profiles:
+            profiles[handler.name] = profiles[handler.champion]
+        else:
+            profiles[handler.name] = await to_thread.run_sync(read_profile, handler)
+        loaded.append(LoadedHandler(handler, model, own, decoder, formats, profile=profiles[handler.name]))
     return loaded
 
 

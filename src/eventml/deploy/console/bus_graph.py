@@ -25,6 +25,7 @@ _BELOW: Final = 34  # below a node, for its dead letters
 _LONGEST: Final = 30  # characters of a label
 _WIDEST: Final = 12.0  # pixels of a line
 
+
 class Node(msgspec.Struct):
     """A topic, a handler, or the producers outside the bus."""
 

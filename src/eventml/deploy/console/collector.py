@@ -42,9 +42,7 @@ class Tick:
     first who asks.
     """
 
-    def __init__(
-        self, number: int, earlier: Snapshot, before: Snapshot, now: Snapshot, epoch: float
-    ) -> None:
+    def __init__(self, number: int, earlier: Snapshot, before: Snapshot, now: Snapshot, epoch: float) -> None:
         self.number = number
         self.earlier = earlier
         self.now = now

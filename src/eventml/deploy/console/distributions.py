@@ -56,7 +56,7 @@ def distribution(counted: Sequence[float], profile: Profile) -> Distribution | N
         return None
     now = [count / total for count in counted[:-1]]
     all_recorded = sum(profile.counts)
-    recorded = [count / all_recorded for count in profile.counts] or [0.0] * len(now)
+    recorded = [count / (all_recorded or 1) for count in profile.counts] or [0.0] * len(now)
     used = [n for n, both in enumerate(zip(now, recorded, strict=True)) if any(both)]
     first, last = used[0], used[-1]
     highest = max(*now, *recorded)
@@ -64,11 +64,13 @@ def distribution(counted: Sequence[float], profile: Profile) -> Distribution | N
         Bar(_BAR * (n - first), round(now[n] / highest, 3), round(recorded[n] / highest, 3))
         for n in range(first, last + 1)
     ]
-    label = f"{format_count(total)} predictions of the last five minutes, half of them {_median(counted, profile)}"
+    median = _median(counted, profile)
+    label = f"{format_count(total)} predictions of the last five minutes, half of them {median}"
     if all_recorded:
         differ = sum(abs(a - b) for a, b in zip(now, recorded, strict=True)) / 2
         median = _median([*profile.counts, 0.0], profile)
-        label += f"; {format_count(all_recorded)} are recorded, half of them {median}; the two differ by {differ:.0%}"
+        label += f"; {format_count(all_recorded)} are recorded, half of them {median}; "
+        label += f"the two differ by {differ:.0%}"
     bounds = [-math.inf, *profile.bounds, math.inf]
     low = f"above {bounds[first]:g}" if first else f"to {bounds[1]:g}"
     high = f"to {bounds[last + 1]:g}" if bounds[last + 1] < math.inf else f"above {bounds[last]:g}"

@@ -94,17 +94,22 @@ class LivePages:
     def find(self, path: str, query: Mapping[str, str]) -> tuple[str, str] | None:
         """Return the path of a page and the name of its handler, if it has one; None if there is none."""
         name = query.get("name", "") if path == "/handler" else ""
-        return (path, name) if path in _TEMPLATES and (path != "/handler" or name in self._bus.handlers) else None
+        return (
+            (path, name)
+            if path in _TEMPLATES and (path != "/handler" or name in self._bus.handlers)
+            else None
+        )
 
     def page(self, path: str, name: str) -> str:
         """Return a page."""
         live = f"live?{urlencode({'path': path, 'name': name})}"
-        values = {"bus": self._bus.name, "path": path, "live": live, "title": TITLES.get(path, name)}
-        values["examinations"] = self._examinations() if path == "/models" else []
-        return render(_TEMPLATES[path], **values, **self._of_page(self._collector.tick(), name))
+        head = {"bus": self._bus.name, "path": path, "live": live, "title": TITLES.get(path, name)}
+        values = self._of_page(self._collector.tick(), name)
+        examinations = self._examinations() if path == "/models" else []
+        return render(_TEMPLATES[path], **head, **values, examinations=examinations)
 
     def messages(self, path: str, name: str) -> Iterator[bytes]:
-        """Yield the parts of a page that change and the newest point, as server-sent events, until the end."""
+        """Yield the parts of a page that change and the newest point, as server-sent events."""
         tick: Tick | None = self._collector.tick()
         while tick is not None:
             yield tick.once(self._message, path, name)

@@ -126,9 +126,7 @@ def mean(histogram: Sequence[float]) -> float | None:
     return histogram[-1] / count if count else None
 
 
-def quantile(
-    histogram: Sequence[float], q: float, bounds: Sequence[float] = SECONDS_BUCKETS
-) -> float | None:
+def quantile(histogram: Sequence[float], q: float, bounds: Sequence[float] = SECONDS_BUCKETS) -> float | None:
     """Return the upper bound of the bucket of a quantile: all that a histogram says about it for certain.
 
     The histogram is given as in `Totals`, and `q` is from 0 to 1. The quantile of an empty histogram is None.

@@ -95,6 +95,11 @@ class Console:
                 return _page("this form is not one of this console\n", HTTPStatus.FORBIDDEN)
             form = dict(parse_qsl(request.body.decode(errors="replace"), keep_blank_values=True))
             return self._post(path, form, request)
+        if (name := path.removeprefix("/assets/")) in _ASSETS:
+            return _asset(name)
+        return self._public(path, query, request) or self._private(path, query, None, request)
+
+    def _public(self, path: str, query: Mapping[str, str], request: Request) -> Response | None:
         if (found := self._live.find(path, query)) is not None:
             return _page(self._live.page(*found))
         match path:
@@ -106,9 +111,7 @@ class Console:
                 return _json(self._collector.columns(self._collector.tick(), query.get("span", "")))
             case "/tail-records" if self._sessions.find(request):
                 return self._tail_records(query)
-        if (name := path.removeprefix("/assets/")) in _ASSETS:
-            return _asset(name)
-        return self._private(path, query, None, request)
+        return None
 
     def _post(self, path: str, form: Mapping[str, str], request: Request) -> Response | None:
         if path == "/log-in":

@@ -8,7 +8,6 @@ import shlex
 import time
 from http.client import HTTPConnection, HTTPException
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
-from urllib.parse import quote
 
 import msgspec
 

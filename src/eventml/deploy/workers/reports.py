@@ -263,7 +263,10 @@ def _handler_report(
     histograms |= {str(stage): histogram for stage, histogram in list(stats.stages.items())}
     histograms |= {
         name: one
-        for name, one in (("predictions", stats.predictions), ("canary_predictions", stats.canary_predictions))
+        for name, one in (
+            ("predictions", stats.predictions),
+            ("canary_predictions", stats.canary_predictions),
+        )
         if any(one.counts)
     }
     counters = {name: [float(count)] for name, count in vars(stats).items() if isinstance(count, int)}

@@ -190,7 +190,7 @@ def test_the_table_of_the_doctor_is_beside_the_models(
     service.until_ready()
     page.open(service, "models")
     assert "What risk costs, by the doctor" in page.text
-    assert re.search(r"^64 [\d.]+ms [\d.]+ms [\d,.]+$", page.text, re.MULTILINE), page.text
+    assert re.search(r"^64 [\d.]+ms [\d.]+µs [\d,.]+$", page.text, re.MULTILINE), page.text
     assert re.search(r"Advice: max_batch [\d,]+, timeout ", page.text)
     assert f"console.doctor: {missing} is no file that eventml doctor --json has written" in page.text
     assert_accessible(page)

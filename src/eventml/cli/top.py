@@ -47,13 +47,9 @@ _HANDLER: Final = (
     *("p50", "p99", "call", "complete", "stale", "duplicate", "skipped"),
 )
 _WORKER: Final = ("worker", "state", "up", "restarts", "in flight", "oldest", "memory", "models")
-_KEYS: Final = "q: quit   d: dead letters by handler   ?: what the columns mean"
 _BARS: Final = "▁▂▃▄▅▆▇█"
 _TREND: Final = 20  # rates of a sparkline
 _REASONS: Final = 5  # why a service is not ready
-_EXPLAINED: Final = """\
-since the start: dead, lost, retries (dead letters replayed since are counted)
-left: dead letters neither replayed nor dropped; ? is not known"""
 
 
 def top(
@@ -88,8 +84,7 @@ def top(
 
 def _show(name: str, address: HostPort, before: Snapshot, every: float, console: Console) -> None:
     """Show the service until `q` or SIGINT."""
-    view, help_shown, left_shown = "waiting for the first update", False, False
-    trends: dict[str, deque[float]] = {}
+    view, trends = "waiting for the first update", dict[str, deque[float]]()
     with (
         suppress(KeyboardInterrupt),
         _keys() as key,
@@ -98,8 +93,6 @@ def _show(name: str, address: HostPort, before: Snapshot, every: float, console:
         while True:
             due, problem = time.monotonic() + every, ""
             while (pressed := key(due - time.monotonic())) is not None:
-                help_shown ^= pressed == "?"
-                left_shown ^= pressed == "d"
                 if pressed == "q":
                     return
             try:
@@ -110,11 +103,8 @@ def _show(name: str, address: HostPort, before: Snapshot, every: float, console:
                 for one in handler_numbers(before, now):
                     trends.setdefault(one.handler, deque(maxlen=_TREND)).append(one.received or 0)
                 view = render(name, address, before, now, console.width, trends)
-                left = [f"{handler}: {count:,}" for handler, count in now.status.dead_letters.items()]
-                view += "\n\ndead letters left: " + printable(", ".join(left) or "?") if left_shown else ""
                 before = now
-            notes = f"{_EXPLAINED}\n\n{_KEYS}" if help_shown else _KEYS
-            shown = Text(f"{problem}{view}\n\n{notes}", no_wrap=True)
+            shown = Text(f"{problem}{view}\n\nq: quit", no_wrap=True)
             shown.highlight_regex(r"(?m)^not ready: .*$|[^ ]+, no broker", "bold red")
             live.update(shown, refresh=True)
 

@@ -1,11 +1,11 @@
 """The console: the pages of a service on its operations port, and the numbers that `eventml top` shows too.
 
 - `numbers.py`: the numbers of a service, from two statuses; `collector.py` takes them once per interval, of
-  this process or of another one, `history.py` keeps them, `formats.py` makes texts of them.
+  this process or of another one, `history.py` keeps them.
 - `records.py`, `dead_letters.py`, `bus_graph.py`: records, dead letters and the graph of a bus, for the pages
   and for the commands.
-- `site.py` answers requests for pages: `live_pages.py` with `distributions.py`, `dead_letter_pages.py`,
-  `try_it.py`. `sessions.py` says who may see records, `broker.py` reads them. `templates.py` makes HTML.
+- `site.py` answers requests for pages: `live_pages.py`, `dead_letter_pages.py`, `try_it.py`. `sessions.py`
+  says who may see records, `broker.py` reads them. `templates.py` makes HTML.
 
 `pages/` has the templates, `assets/` the script, the style and uPlot 1.6.32 as npm has it.
 
@@ -15,15 +15,13 @@ It may import bus, runtime, config and `deploy.workers`.
 from eventml.deploy.console.bus_graph import Node, layers, topology
 from eventml.deploy.console.collector import fetch_status, remote_status
 from eventml.deploy.console.dead_letters import read_dead_letters, replay_or_drop_all
-from eventml.deploy.console.formats import (
+from eventml.deploy.console.numbers import (
+    Snapshot,
     format_age,
     format_bound,
     format_count,
     format_memory,
     format_seconds,
-)
-from eventml.deploy.console.numbers import (
-    Snapshot,
     handler_numbers,
     loaded_models,
     quantile,

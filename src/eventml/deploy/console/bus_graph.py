@@ -6,19 +6,18 @@ from collections.abc import Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal
 
 import msgspec
 
 from eventml.bus import Bus, asyncapi_document
-from eventml.deploy.console.formats import format_count
-from eventml.deploy.console.numbers import HandlerNumbers
+from eventml.deploy.console.numbers import HandlerNumbers, format_count
 from eventml.models import path_of
 from eventml.printable import cut, printable
 from eventml.runtime import dead_letter_queues
 
 _CHAR: Final = 7.5  # pixels, of the labels
-_HEIGHT: Final = 44  # of a node
+_HEIGHT, _MIDDLE = 44, 22  # of a node
 _GAP: Final = 110  # between layers, for the rates
 _PAD: Final = 12
 _BELOW: Final = 34  # below a node, for its dead letters
@@ -85,45 +84,10 @@ def layers(nodes: Mapping[str, Node]) -> list[list[str]]:
     return [[key for key in nodes if found[key] == n] for n in range(max(found.values(), default=-1) + 1)]
 
 
-class Box(NamedTuple):
-    """A node in a drawing: its left upper corner and its width, in pixels, and its texts."""
-
-    node: Node
-    x: int
-    y: int
-    width: int
-    label: str
-    detail: str
-    dead: str  # dead letters; empty if there are none
-
-    @property
-    def middle(self) -> int:
-        """Where lines begin and end."""
-        return self.y + _HEIGHT // 2
-
-
-class Flow(NamedTuple):
-    """A line in a drawing, as a path of SVG, with its rate in events a second, and where that is written."""
-
-    line: str
-    width: float
-    rate: float | None
-    x: int
-    y: int
-
-
-class Drawing(NamedTuple):
-    """A drawing of the topics and handlers of a bus. The label says in words which lines there are."""
-
-    width: int
-    height: int
-    label: str
-    flows: list[Flow]
-    boxes: list[Box]
-
-
-def draw_topology(nodes: Mapping[str, Node], handlers: Sequence[HandlerNumbers]) -> Drawing:
+def draw_topology(nodes: Mapping[str, Node], handlers: Sequence[HandlerNumbers]) -> dict[str, Any]:
     """Return a drawing of topics and handlers: lines are as wide as their rate, dead letters hang below.
+
+    It has its size in pixels, a label that says in words which lines there are, `boxes` and `flows`.
 
     The width grows with the logarithm of the rate, so that a rate of one and one of ten thousand can be seen.
     """
@@ -136,11 +100,11 @@ def draw_topology(nodes: Mapping[str, Node], handlers: Sequence[HandlerNumbers])
     }
     columns = layers(shown)
     height = max((len(column) for column in columns), default=0) * (_HEIGHT + _BELOW) + _PAD
-    boxes, x = dict[str, Box](), _PAD
+    boxes, x = dict[str, dict[str, Any]](), _PAD
     for column in columns:
         width = round(max(len(_label(shown[key].name)) for key in column) * _CHAR) + 2 * _PAD
         y = (height - len(column) * (_HEIGHT + _BELOW)) // 2
-        before = {key: [boxes[one].middle for one in boxes if key in shown[one].to] or [0] for key in column}
+        before = {key: [boxes[one]["y"] for one in boxes if key in shown[one].to] or [0] for key in column}
         for key in sorted(column, key=lambda key, before=before: fmean(before[key])):  # type: ignore[misc]
             boxes[key] = _box(shown[key], numbers.get(key), x, y, width)
             y += _HEIGHT + _BELOW
@@ -148,7 +112,8 @@ def draw_topology(nodes: Mapping[str, Node], handlers: Sequence[HandlerNumbers])
     flows = [_flow(boxes[key], boxes[to], _rate(key, to, numbers)) for key in boxes for to in shown[key].to]
     ends = [(one.name, ", ".join(shown[to].name for to in one.to)) for one in shown.values() if one.to]
     label = "; ".join(f"{name} to {to}" for name, to in ends)
-    return Drawing(max(x - _GAP + _PAD, 0), height, label, flows, [*boxes.values()])
+    size = {"width": max(x - _GAP + _PAD, 0), "height": height}
+    return {**size, "label": label, "flows": flows, "boxes": [*boxes.values()]}
 
 
 def _label(text: str) -> str:
@@ -161,18 +126,21 @@ def _rate(key: str, to: str, numbers: Mapping[str, HandlerNumbers]) -> float | N
     return reader.received if reader else writer.published if writer else None
 
 
-def _box(node: Node, numbers: HandlerNumbers | None, x: int, y: int, width: int) -> Box:
+def _box(node: Node, numbers: HandlerNumbers | None, x: int, y: int, width: int) -> dict[str, Any]:
     detail, dead = node.detail, ""
     if numbers is not None:
         detail, unknown = f"lag {format_count(numbers.lag)}", numbers.left is None
         number, what = (numbers.dead, "failed") if unknown else (numbers.left, "dead letters")
         dead = f"{format_count(number)} {what}" if number else ""
-    return Box(node, x, y, width, _label(node.name), _label(detail), dead)
+    texts = {"label": _label(node.name), "detail": _label(detail), "dead": dead}
+    return {"node": node, "x": x, "y": y, "width": width, **texts}
 
 
-def _flow(start: Box, end: Box, rate: float | None) -> Flow:
-    x1, y1, x2, y2 = start.x + start.width, start.middle, end.x, end.middle
+def _flow(start: dict[str, Any], end: dict[str, Any], rate: float | None) -> dict[str, Any]:
+    """A line between two boxes, and where its rate is written."""
+    x1, y1, x2, y2 = start["x"] + start["width"], start["y"] + _MIDDLE, end["x"], end["y"] + _MIDDLE
     half, width = abs(x2 - x1) // 2, min(1.2 + 2.2 * math.log10(1 + (rate or 0)), _WIDEST)
     line = f"M{x1} {y1}C{x1 + half} {y1} {x2 - half} {y2} {x2 - 2} {y2}"
     aside = width / 2 + 13 if y1 < y2 else -width / 2 - 5  # as the curve comes from above or below
-    return Flow(line, round(width, 1), rate, round(x1 + 0.7 * (x2 - x1)), round(y2 + aside))
+    at = {"x": round(x1 + 0.7 * (x2 - x1)), "y": round(y2 + aside)}
+    return {"line": line, "width": round(width, 1), "rate": rate, **at}

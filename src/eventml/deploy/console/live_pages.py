@@ -1,10 +1,11 @@
 """The pages that change with each snapshot: the overview, one for each handler, and the models."""
 
 # No `from __future__ import annotations` here: msgspec reads the annotations at run time.
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from operator import itemgetter
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, NamedTuple
+from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlencode
 
 import msgspec
@@ -14,50 +15,22 @@ from eventml import config
 from eventml.bus import Bus
 from eventml.deploy.console.bus_graph import draw_topology, topology
 from eventml.deploy.console.collector import Collector, Tick
-from eventml.deploy.console.distributions import Distribution, distribution
 from eventml.deploy.console.numbers import (
     STAGES,
     HandlerNumbers,
+    format_count,
     increase,
     loaded_models,
+    quantile,
     worker_numbers,
 )
 from eventml.deploy.console.templates import TITLES, render, render_blocks
 from eventml.deploy.workers import ServiceStatus, WorkerStatus, handler_totals
+from eventml.runtime import Profile
 
 _TEMPLATES: Final = {"/": "overview", "/handler": "handler", "/models": "models"}
-_BAR: Final = 160  # pixels
-
-
-class Stage(NamedTuple):
-    """The time of a stage for a batch, its share without waiting for events, and its place in a bar."""
-
-    stage: str
-    seconds: float
-    share: float
-    x: float
-    width: float
-
-
-class Version(NamedTuple):
-    """A version of a model that a predictor uses, or that is tried beside it.
-
-    Attributes:
-        age: Seconds since the first worker has used it.
-        events: How many it was called for since the start.
-        note: Why a newer version is refused, or the canary is worse.
-    """
-
-    role: str
-    model: str
-    version: str
-    age: float
-    workers: list[str]
-    distribution: Distribution | None
-    events: float
-    note: str = ""
-    p50: float | None = None
-    p99: float | None = None
+_BAR: Final = 160  # pixels, of the stages
+_BUCKET: Final = 10  # pixels, of a distribution
 
 
 class BatchCost(msgspec.Struct):
@@ -149,10 +122,10 @@ class LivePages:
             "workers": workers,
         }
 
-    def _distributions(self, tick: Tick) -> dict[str, Distribution | None]:
+    def _distributions(self, tick: Tick) -> dict[str, dict[str, Any] | None]:
         """Return the predictions of the last five minutes by handler; those of canaries by `canary NAME`."""
         earlier, now = (handler_totals(one.status) for one in (tick.earlier, tick.now))
-        found: dict[str, Distribution | None] = dict.fromkeys(self._bus.handlers)
+        found: dict[str, dict[str, Any] | None] = dict.fromkeys(self._bus.handlers)
         for worker in tick.now.status.workers:
             for name, report in worker.handlers.items():
                 rise = increase(earlier.get(name, {}), now[name])
@@ -160,33 +133,25 @@ class LivePages:
                     found[key] = distribution(rise.get(counted, ()), report.profile)
         return found
 
-    def _versions(
-        self, tick: Tick, distributions: Mapping[str, Distribution | None]
-    ) -> dict[str, list[Version]]:
+    def _versions(self, tick: Tick, distributions: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
         """Return the versions that each predictor uses, with those of its canary and its challengers."""
-        totals, found = handler_totals(tick.now.status), dict[str, list[Version]]()
+        totals, found = handler_totals(tick.now.status), dict[str, list[dict[str, Any]]]()
         numbers = {one.handler: one for one in tick.handlers}
         for name, handler in self._bus.handlers.items():
             versions = found.setdefault(handler.champion or name, [])
-            for model, own in _workers_by_model(tick.now.status, name, "model"):
-                reports, events = [one.handlers[name] for one in own], totals[name].get("completed", [0])[0]
-                notes = {one.model_refused for one in reports} - {""}
-                version = Version(
-                    f"challenger {name.rpartition('.')[2]}" if handler.champion else "champion",
-                    *model,
-                    max(one.model_age for one in reports),
-                    [one.name for one in own],
-                    distributions[name],
-                    events,
-                )
-                p50, p99 = numbers[name].p50, numbers[name].p99
-                versions.append(version._replace(note=", ".join(sorted(notes)), p50=p50, p99=p99))
-            for model, own in _workers_by_model(tick.now.status, name, "canary"):
+            for version, own in _workers_by_model(tick.now.status, name, "model"):
+                reports = [one.handlers[name] for one in own]
+                version["role"] = f"challenger {name.rpartition('.')[2]}" if handler.champion else "champion"
+                version |= {"age": max(one.model_age for one in reports), "distribution": distributions[name]}
+                version |= {"events": totals[name].get("completed", [0])[0], "numbers": numbers[name]}
+                version["note"] = ", ".join(sorted({one.model_refused for one in reports} - {""}))
+                versions.append(version)
+            for version, own in _workers_by_model(tick.now.status, name, "canary"):
                 share = max(one.handlers[name].canary_share for one in own)
-                role, age = f"canary, {share:.4g} of the keys", max(one.uptime for one in own)
-                events = totals[name].get("canary_events", [0])[0]
-                shown = distributions[f"canary {name}"]
-                versions.append(Version(role, *model, age, [one.name for one in own], shown, events))
+                version |= {"role": f"canary, {share:.4g} of the keys", "age": max(one.uptime for one in own)}
+                version["events"] = totals[name].get("canary_events", [0])[0]
+                version["distribution"] = distributions[f"canary {name}"]
+                versions.append({**version, "numbers": None, "note": ""})
         return found
 
     def _examinations(self) -> list[Examination]:
@@ -203,22 +168,65 @@ class LivePages:
 
 def _workers_by_model(
     status: ServiceStatus, handler: str, role: Literal["model", "canary"]
-) -> list[tuple[tuple[str, str], list[WorkerStatus]]]:
+) -> list[tuple[dict[str, Any], list[WorkerStatus]]]:
     """Return the models that a handler has in a role, each with the workers that have loaded it."""
     found = dict[tuple[str, str], list[WorkerStatus]]()
     for worker in status.workers:
         report = worker.handlers.get(handler)
         if report is not None and (model := getattr(report, role)) is not None:
             found.setdefault(model, []).append(worker)
-    return sorted(found.items(), key=itemgetter(0))
+    return [
+        ({"model": name, "version": version, "workers": [one.name for one in own]}, own)
+        for (name, version), own in sorted(found.items(), key=itemgetter(0))
+    ]
 
 
-def _stages(one: HandlerNumbers) -> list[Stage]:
-    """The stages of a handler for a bar, without waiting in `receive`."""
-    values = {stage: getattr(one, stage) or 0.0 for stage in STAGES[1:]}
-    total, x, found = sum(values.values()) or 1.0, 0.0, []
-    for stage, seconds in values.items():
-        width = round(seconds / total * _BAR, 1)
-        found.append(Stage(stage, seconds, seconds / total, round(x, 1), width))
+def _stages(one: HandlerNumbers) -> list[dict[str, Any]]:
+    """The stages of a handler: their times for a batch, and a bar of them without waiting in `receive`."""
+    times = {stage: getattr(one, stage) for stage in STAGES[1:]}
+    total, x, found = sum(filter(None, times.values())) or 1.0, 0.0, []
+    for stage, seconds in times.items():
+        share = (seconds or 0.0) / total
+        width = round(share * _BAR, 1)
+        found.append({"stage": stage, "seconds": seconds, "share": share, "x": round(x, 1), "width": width})
         x += width
     return found
+
+
+def distribution(counted: Sequence[float], profile: Profile) -> dict[str, Any] | None:
+    """Return the distribution of predictions, counted as in `Totals`; None if there are none.
+
+    It has a label in words, where the first bucket begins and the last one ends, and a bar for each bucket
+    between: the shares of the predictions of now and of the recorded ones, by the highest bar.
+    """
+    total = sum(counted[:-1])
+    if total < 1 or len(counted) != len(profile.bounds) + 2:  # or a worker of other golden rows has ended
+        return None
+    now = [count / total for count in counted[:-1]]
+    all_recorded = sum(profile.counts)
+    recorded = [count / (all_recorded or 1) for count in profile.counts] or [0.0] * len(now)
+    used = [n for n, both in enumerate(zip(now, recorded, strict=True)) if any(both)]
+    first, last = used[0], used[-1]
+    highest = max(*now, *recorded)
+    shown = zip(now[first : last + 1], recorded[first : last + 1], strict=True)
+    bars = [
+        {"x": _BUCKET * n, "now": round(one / highest, 3), "recorded": round(other / highest, 3)}
+        for n, (one, other) in enumerate(shown)
+    ]
+    median = _median(counted, profile)
+    label = f"{format_count(total)} predictions of the last five minutes, half of them {median}"
+    if all_recorded:
+        differ = sum(abs(a - b) for a, b in zip(now, recorded, strict=True)) / 2
+        median = _median([*profile.counts, 0.0], profile)
+        label += f"; {format_count(all_recorded)} are recorded, half of them {median}; "
+        label += f"the two differ by {differ:.0%}"
+    bounds = [-math.inf, *profile.bounds, math.inf]
+    low = f"above {bounds[first]:g}" if first else f"to {bounds[1]:g}"
+    high = f"to {bounds[last + 1]:g}" if bounds[last + 1] < math.inf else f"above {bounds[last]:g}"
+    ends = {"low": low, "high": high, "width": _BUCKET * len(bars)}
+    return {"bars": bars, "label": label, "is_compared": bool(all_recorded), **ends}
+
+
+def _median(histogram: Sequence[float], profile: Profile) -> str:
+    bound = quantile(histogram, 0.5, profile.bounds)
+    return f"above {profile.bounds[-1]:g}" if bound == math.inf else f"at most {bound:g}"

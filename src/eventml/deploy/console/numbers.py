@@ -1,4 +1,4 @@
-"""The numbers of a service: what `eventml top` and the console show, from two statuses of it.
+"""The numbers of a service: what `eventml top` and the console show, from two statuses of it, and how.
 
 Everything here is a pure function of statuses, whose counters are totals. A number that is not known is None.
 """
@@ -6,11 +6,11 @@ Everything here is a pure function of statuses, whose counters are totals. A num
 # No `from __future__ import annotations` here: msgspec reads the annotations at run time.
 import math
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 import msgspec
 
-from eventml.deploy.console.formats import format_seconds
 from eventml.deploy.workers import (
     HandlerReport,
     ServiceStatus,
@@ -224,3 +224,34 @@ def merged(statuses: Mapping[str, ServiceStatus]) -> ServiceStatus:
         dead_letters={name: n for one in services for name, n in one.dead_letters.items()},
         unready=[reason for one in services for reason in one.unready],
     )
+
+
+def format_count(number: float | None, unknown: str = "?") -> str:
+    """Return a number, from ten on without fractions; another text if it is not known."""
+    if number is None:
+        return unknown
+    return f"{number:,.0f}" if number >= 10 or number == int(number) else f"{number:,.1f}"  # noqa: PLR2004
+
+
+def format_seconds(seconds: float | None) -> str:
+    """Return a time in milliseconds below a second and in seconds above; "-" if it is not known."""
+    if seconds is None:
+        return "-"
+    return f"{seconds:,.1f}s" if seconds >= 1 else f"{round(seconds * 1000, 2):.3g}ms"
+
+
+def format_bound(seconds: float | None) -> str:
+    """Return the bound of a quantile: "≤25ms", or ">300s" if it is above the highest finite bound."""
+    if seconds == math.inf:
+        return f">{SECONDS_BUCKETS[-1]:g}s"
+    return "-" if seconds is None else f"≤{format_seconds(seconds)}"
+
+
+def format_age(seconds: float) -> str:
+    """Return how long something has lasted: "0:00:25", "2 days, 3:04:05"."""
+    return str(timedelta(seconds=int(seconds)))
+
+
+def format_memory(size: int | None) -> str:
+    """Return a size in megabytes; "?" if it is not known."""
+    return "?" if size is None else f"{size / 1e6:,.0f}MB"

@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from eventml.deploy.console import formats
+from eventml.deploy.console import numbers
 from eventml.deploy.console.records import format_time
 from eventml.printable import cut, printable
 
@@ -50,13 +50,13 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters |= {
-        "age": formats.format_age,
-        "bound": formats.format_bound,
-        "count": formats.format_count,
+        "age": numbers.format_age,
+        "bound": numbers.format_bound,
+        "count": numbers.format_count,
         "cut": cut,
         "lines": lines,
-        "memory": formats.format_memory,
-        "seconds": formats.format_seconds,
+        "memory": numbers.format_memory,
+        "seconds": numbers.format_seconds,
         "time": lambda at: format_time(at) or "-",
     }
     made.globals |= {"titles": TITLES, "error": "", "who": ""}

@@ -7,7 +7,7 @@ import logging
 import shlex
 import time
 from http.client import HTTPConnection, HTTPException
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -89,14 +89,6 @@ class TryIt:
             connection.close()
 
 
-class Field(NamedTuple):
-    """A field of a form: its name, the text in it, and whether that is a number."""
-
-    name: str
-    text: str
-    is_number: bool
-
-
 class Form:
     """The form of one predictor, by the schema of its events."""
 
@@ -139,5 +131,6 @@ class Form:
         for name, schema in self._fields.items():
             given = self._example.get(name)
             text = form.get(f"{_FIELD}{name}", given if isinstance(given, str) else json.dumps(given))
-            fields.append(Field(name, text, schema.get("type") in ("integer", "number")))
+            is_number = schema.get("type") in ("integer", "number")
+            fields.append({"name": name, "text": text, "is_number": is_number})
         return {"fields": fields, "event": form.get("event") or json.dumps(self._example)}

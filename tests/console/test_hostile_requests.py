@@ -124,7 +124,10 @@ def test_requests_of_no_use_are_refused_without_an_error_in_the_log(
     with console(bus_of("b"), monkeypatch) as address:
         assert send(address, b"GET http://[ HTTP/1.0\r\n\r\n") == b"HTTP/1.0 404 Not Found"
         assert send(address, b"POST / HTTP/1.0\r\ncontent-length: " + b"9" * 5000 + b"\r\n\r\n") == b""
-        for path in ("/", "/live", "/status", "/history?span=x", "/try", "/tail-records?topic=b.orders"):
+        for path in ("/handler", "/handler?name=x", "/live?path=/handler&name=x", "/live?path=/try"):
+            assert ask(address, "GET", path, **BEARER)[0] == 404, path
+        live = ("/live", "/live?path=/handler&name=risk", "/tail-records?topic=b.orders")
+        for path in ("/", "/handler?name=risk", *live, "/status", "/history?span=x", "/try"):
             assert ask(address, "HEAD", path, **BEARER) == (200, ""), path
         for choice in ("", "!!!", "e30", "eyJxIjogInJpc2sifQ==", "W10=", "bnVsbA==", "\xff"):
             form = f"action=drop&confirmed=yes&choice={choice}".encode()

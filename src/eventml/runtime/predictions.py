@@ -22,7 +22,7 @@ from eventml.runtime.stats import Histogram
 
 _SAMPLES: Final = 4  # of each batch, 2 µs each
 _LONGEST: Final = 2000  # bytes of a prediction that is decoded for its number
-_LARGEST: Final = 1e300  # a number that is counted is smaller, so that differences are finite
+_LARGEST: Final = 1e100  # a number that is counted is smaller, so that sums stay finite
 _BUCKETS: Final = 20  # between the lowest and the highest number of a profile; fewer, as their ends are round
 _POSITIVE: Final = [float(f"{digit}e{power}") for power in range(-3, 6) for digit in (1, 2, 5)] + [1e6]
 _BOUNDS: Final = (*(-bound for bound in reversed(_POSITIVE)), 0.0, *_POSITIVE)

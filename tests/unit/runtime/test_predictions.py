@@ -62,6 +62,14 @@ def test_a_profile_counts_each_number_in_its_bucket(numbers: list[float]) -> Non
     assert list(profile.counts) == (expected if known else [])
 
 
+@given(st.lists(st.floats(allow_nan=False, allow_infinity=False), max_size=20))
+def test_what_is_counted_can_be_reported(numbers: list[float]) -> None:
+    histogram = Histogram(profile_of(numbers).bounds)
+    for number in filter(None, map(prediction_number, numbers)):
+        histogram.add(number, 1e12)
+    assert all(map(math.isfinite, [*histogram.counts, histogram.sum]))
+
+
 def test_the_bounds_of_a_profile_are_round() -> None:
     profile = profile_of([{"id": "a", "minutes": 3.75 + n / 10} for n in range(500)])
     assert list(profile.bounds) == [0, 5, 10, 15, 20, 25, 30, 35, 40, 45, 50, 55]

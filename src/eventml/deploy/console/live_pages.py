@@ -161,8 +161,9 @@ class LivePages:
                 read = msgspec.json.decode(Path(name).read_bytes(), type=_DoctorFile)
                 found.append(msgspec.structs.replace(read.examination, advice=read.advice))
             except (OSError, msgspec.MsgspecError) as exc:
-                text = f"console.doctor: {name} is no file that eventml doctor --json has written: {exc}"
-                found.append(Examination(name, error=text))
+                why, file = getattr(exc, "strerror", exc), Path(name).name  # as anybody may see the page
+                text = f"console.doctor: {file} is no file that eventml doctor --json has written: {why}"
+                found.append(Examination(file, error=text))
         return found
 
 

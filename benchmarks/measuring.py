@@ -115,7 +115,9 @@ def interleave(cases: Mapping[str, Callable[[], float]], rounds: int) -> dict[st
     for round_number in range(rounds + 1):
         for name, case in cases.items():
             gc.collect()
+            gc.freeze()  # as `eventml run` does
             figure = case()
+            gc.unfreeze()
             if round_number or not rounds:
                 figures[name].append(figure)
     return figures

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import time
@@ -148,3 +149,20 @@ async def test_a_second_signal_ends_a_worker_that_hangs_while_it_closes(signals:
                 opened(), lambda _: got.append("stop"), lambda _: got.append("abandon")
             )
     assert got == ["stop"]
+
+
+async def test_what_is_loaded_is_not_collected_while_a_worker_runs() -> None:
+    """A full collection goes through nothing that was loaded before, and through all of it afterwards."""
+    bus, frozen = make_bus(5), list[int]()
+
+    @bus.consumer("t")
+    async def count(ride: Ride) -> None:
+        frozen.append(gc.get_freeze_count())
+
+    bus.configure(config.load(environ={}, overrides={"backend": f"memory://{id(bus)}"}))
+    async with bus:
+        await bus.publish("t", Ride(1))
+    with anyio.fail_after(20):
+        assert await bus.run(until_idle=0.1)
+    assert frozen[0] > 10_000
+    assert gc.get_freeze_count() == 0

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from eventml import Bus
-from eventml.backends.kafka.wire import DeliveryDecoder, HeaderEncoder
+from eventml.backends.kafka.wire import DeliveryDecoder, kafka_headers
 from eventml.bus import import_bus
 from eventml.cli.app import app
 from eventml.testing import TestBus
@@ -154,7 +154,7 @@ def test_headers_of_one_name_keep_their_order(raw: list[tuple[str, bytes | None]
         value: None = None
         timestamp: int = 0
 
-    headers = DeliveryDecoder().delivery(("t", 0), Fetched(raw)).record.headers
-    encoded = HeaderEncoder().encode({**headers, "more": "text"})
+    headers = DeliveryDecoder().deliveries(("t", 0), [Fetched(raw)], 0)[0].record.headers
+    encoded = kafka_headers({**headers, "more": "text"})
     for name in ("a", "b", "null"):
         assert [v for other, v in encoded if other == name] == [v for other, v in raw if other == name]

@@ -12,7 +12,7 @@ from aiokafka import TopicPartition
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventml.backends.kafka.subscription import Reader
+from eventml.backends.kafka.reader import Reader
 from eventml.records import Delivery, Record
 
 if TYPE_CHECKING:
@@ -31,8 +31,8 @@ async def read(partitions: Sequence[Sequence[float]]) -> Sequence[Delivery]:
         if timestamps
     }
 
-    async def getmany(**_: Any) -> dict[TopicPartition, list[Delivery]]:
-        return fetched
+    async def getmany(**_: Any) -> dict[TopicPartition, list[list[Delivery]]]:
+        return {partition: [deliveries] for partition, deliveries in fetched.items()}
 
     def partitions_for_topic(_: str) -> set[int]:
         return set(range(len(partitions)))

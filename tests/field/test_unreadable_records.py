@@ -17,7 +17,7 @@ from aiokafka.record.default_records import DefaultRecordBase, DefaultRecordBatc
 from aiokafka.record.util import calc_crc32c
 from typer.testing import CliRunner
 
-from eventml.backends.kafka.connection import ReadableBatches
+from eventml.backends.kafka.fetching import ReadableBatches
 from eventml.bus import import_bus
 from eventml.cli.app import app
 from tests.kafka.conftest import new_topic

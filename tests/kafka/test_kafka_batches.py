@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 from aiokafka.partitioner import murmur2 as aiokafka_murmur2
 from aiokafka.producer.message_accumulator import BatchBuilder
@@ -9,14 +11,8 @@ from aiokafka.record.memory_records import MemoryRecords
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventml.backends.kafka.wire import (
-    HeaderEncoder,
-    PackedRecords,
-    Packer,
-    TopicPartitions,
-    key_hash,
-    murmur2,
-)
+from eventml.backends.kafka.packing import PackedRecords, Packer, RecordBatch, TopicPartitions
+from eventml.backends.kafka.wire import kafka_headers, key_hash, murmur2
 from eventml.records import Record
 
 CAPACITY, LIMIT = 2_000, 700
@@ -31,11 +27,14 @@ records = st.tuples(
 ).map(lambda fields: Record(*fields))
 
 
+new_batch = partial(RecordBatch, compression=0, transactional=False)
+
+
 def pack(given_records: list[Record]) -> PackedRecords:
     packer = Packer(CAPACITY)
     packer.limits["narrow"] = LIMIT
     topics = dict.fromkeys(["free", "narrow"], TopicPartitions(3, range(3)))
-    return packer.pack(lambda: BatchBuilder(CAPACITY, 0), given_records, range(len(given_records)), topics)
+    return packer.pack(new_batch, given_records, range(len(given_records)), topics)
 
 
 @given(st.lists(records, max_size=25))
@@ -66,20 +65,52 @@ def test_a_record_that_is_too_large_names_the_limit(given_records: list[Record])
         assert setting in why
         assert str(limit) in why
         alone = BatchBuilder(10 * CAPACITY, 0)
-        headers = HeaderEncoder().encode(record.headers)
+        headers = kafka_headers(record.headers)
         if record.id:
             headers = [*headers, ("ce_id", record.id.encode())]
         alone.append(timestamp=None, key=record.key, value=record.value, headers=headers)
         assert len(alone._build()) > limit
 
 
-def test_a_batch_contains_the_record_that_was_packed() -> None:
-    record = Record("free", b"value", b"key", "id-1", HEADERS)
-    [queue] = pack([record]).batches.values()
-    wire = MemoryRecords(bytes(queue[0].builder._build()))
-    [found] = list(wire.next_batch())
-    assert (found.key, found.value) == (b"key", b"value")
-    assert dict(found.headers) == {"ce_type": b"t", "content-type": b"application/json", "ce_id": b"id-1"}
+@given(st.lists(records, max_size=25))
+def test_batches_contain_the_records_as_aiokafka_encodes_them(given_records: list[Record]) -> None:
+    """Of all lengths of keys, values and offsets, with and without an id and headers."""
+    for queue in pack(given_records).batches.values():
+        for batch in queue:
+            expected = BatchBuilder(10 * CAPACITY, 0)
+            for record in (given_records[position] for position in batch.positions):
+                headers = kafka_headers(record.headers)
+                if record.id:
+                    headers = [*headers, ("ce_id", record.id.encode())]
+                expected.append(timestamp=1, key=record.key, value=record.value, headers=headers)
+            assert encoded(batch.builder._build()) == encoded(expected._build())
+
+
+def encoded(batch: bytearray) -> bytes:
+    """The records of a batch, which must be sound, without its header."""
+    assert MemoryRecords(bytes(batch)).next_batch().validate_crc()
+    return bytes(batch[61:])
+
+
+@pytest.mark.parametrize("compression", range(5))
+def test_a_batch_contains_the_record_that_was_packed(compression: int) -> None:
+    some = [Record("free", b"value" * 300, b"key", f"id-{n}", HEADERS) for n in range(300)]
+    batch = Packer(1 << 20).pack(
+        partial(RecordBatch, compression=compression, transactional=False),
+        some,
+        range(300),
+        {"free": TopicPartitions(1, [0])},
+    )
+    [queue] = batch.batches.values()
+    size = queue[0].builder.size()
+    sent = queue[0].builder._build()
+    assert queue[0].builder._build() is sent, "a batch is sent again as it was"
+    assert (len(sent) < size) == (compression > 0)
+    found = list(MemoryRecords(bytes(sent)).next_batch())
+    assert [record.offset for record in found] == list(range(300))
+    assert (found[1].key, found[1].value) == (b"key", b"value" * 300)
+    headers = {"ce_type": b"t", "content-type": b"application/json", "ce_id": b"id-299"}
+    assert dict(found[-1].headers) == headers
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,9 @@ once, because only offsets are committed before which all records are completed;
 one key. With `delivery=exactly_once` one input gives one output, to readers of committed records. It does not
 promise more than the topics' own replication and retention, and it does not deduplicate.
 
-Reading order: `settings`, `errors`, `connection` (aiokafka's clients), `partitions`, `commit_metadata`,
-`offset_fetch`, `admin`, `wire`, `publishing`, `assignment`, `transactions`, `completion`, `commits`,
-`member`, `subscription`, and the backend here.
+Reading order: `settings`, `errors`, `wire`, `fetching`, `packing`, `connection` (aiokafka's clients),
+`partitions`, `commit_metadata`, `offset_fetch`, `admin`, `publishing`, `assignment`, `transactions`,
+`completion`, `commits`, `member`, `subscription`, `reader`, and the backend here.
 The package imports `eventml.backends.base`, `eventml.records`, `eventml.errors` and aiokafka.
 """
 
@@ -30,8 +30,9 @@ try:
     from eventml.backends.kafka.connection import ClientFactory
     from eventml.backends.kafka.member import Member
     from eventml.backends.kafka.publishing import Publisher, Sender
+    from eventml.backends.kafka.reader import Reader
     from eventml.backends.kafka.settings import Settings
-    from eventml.backends.kafka.subscription import GroupSubscription, Reader, group_lag
+    from eventml.backends.kafka.subscription import GroupSubscription, group_lag
     from eventml.backends.kafka.transactions import TransactionalClient
 except ModuleNotFoundError as exc:
     if (exc.name or "").partition(".")[0] != "aiokafka":

@@ -1,9 +1,8 @@
 """Create and stop aiokafka's clients, and do what aiokafka has no public way for.
 
-All uses of private members of aiokafka are in this file, which is why pyproject.toml bounds its version:
-clients that never create a topic, clients that can be stopped while no broker answers, commits of partitions
-that other members have, and fetched records that become deliveries directly, even those that aiokafka cannot
-read.
+All uses of private members of aiokafka are in this file and in `fetching`, which is why pyproject.toml bounds
+its version. Here: clients that never create a topic, clients that can be stopped while no broker answers, and
+commits of partitions that other members have.
 """
 
 # ruff: noqa: SLF001 - see above
@@ -13,25 +12,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections import OrderedDict
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from aiokafka import AIOKafkaClient, AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.conn import collect_hosts, create_conn
-from aiokafka.errors import CorruptRecordException, KafkaConnectionError, KafkaError
-from aiokafka.protocol.fetch import FetchRequest
+from aiokafka.errors import KafkaConnectionError, KafkaError
 from aiokafka.protocol.metadata import MetadataRequest
-from aiokafka.record.default_records import _DefaultRecordBatchPy
-from aiokafka.record.memory_records import _MemoryRecordsPy
 from aiokafka.structs import OffsetAndMetadata
 
 from eventml.backends.kafka.errors import CLIENT_ERRORS
+from eventml.backends.kafka.fetching import decode_batches
+from eventml.backends.kafka.packing import RecordBatch
 from eventml.backends.kafka.settings import Settings, client_options, milliseconds, read_url
-from eventml.backends.kafka.wire import DeliveryDecoder
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
 log = logging.getLogger("eventml")
 
@@ -89,7 +86,7 @@ class ClientFactory:
     def consumer(self, group: str | None, partitions: int) -> AIOKafkaConsumer:
         """A consumer that commits nothing by itself, not started. Without a group it joins none.
 
-        Its records are deliveries; header names that are not UTF-8 are escaped.
+        Its records are read by `fetch_deliveries`; header names that are not UTF-8 are escaped.
         What it fetches of up to so many partitions is bounded by `max_bytes`: aiokafka fetches the records of
         one partition while those of others wait to be read. A broker returns a larger record nevertheless.
         """
@@ -112,7 +109,7 @@ class ClientFactory:
             isolation_level="read_committed",
         )
         _never_create_topics(consumer._client)
-        _fetch_deliveries(consumer)
+        decode_batches(consumer)
         return consumer
 
     async def _first_error(self) -> Exception | None:
@@ -248,88 +245,14 @@ def _retrieve_exception(task: asyncio.Future[Any]) -> None:
         log.debug("a client of Kafka ended with %r", exc)
 
 
+def batches_of(producer: AIOKafkaProducer) -> Callable[[Sequence[bytes]], RecordBatch]:
+    """Makes the batches that a producer sends, of encoded records."""
+    accumulator, transactions = producer._message_accumulator, producer._txn_manager
+    transactional = transactions is not None and transactions.transactional_id is not None
+    return partial(RecordBatch, compression=accumulator._compression_type, transactional=transactional)
+
+
 async def commit_any(consumer: AIOKafkaConsumer, offsets: Mapping[TopicPartition, int]) -> None:
     """Commit as `AIOKafkaConsumer.commit` does, also for partitions that other members of the group have."""
     found = {partition: OffsetAndMetadata(offset, "") for partition, offset in offsets.items()}
     await consumer._coordinator.commit_offsets(None, found)
-
-
-class _Fetched(OrderedDict[TopicPartition, Any]):
-    """What a consumer has fetched, in place of its fetcher's dict; `data` are the bytes that came last."""
-
-    def __init__(self, fetched: OrderedDict[TopicPartition, Any]) -> None:
-        super().__init__(fetched)
-        self.data: dict[tuple[str, int], bytes] = {}
-        self._decoder = DeliveryDecoder()
-
-    def __setitem__(self, partition: TopicPartition, fetched: Any) -> None:
-        """Add what was fetched of a partition: records, or an error."""
-        records = getattr(fetched, "_partition_records", None)
-        if records is not None:
-            # Creating ConsumerRecords, which are then converted, would take a third of a consumer's time.
-            records._consumer_record = self._decoder.delivery
-            records._records_iterator = _read(records, records._records_iterator, self.data.pop(partition))
-        super().__setitem__(partition, fetched)
-
-
-def _read(records: Any, iterator: Iterator[Any], data: bytes) -> Iterator[Any]:
-    """The records that `iterator` reads; from one on that it cannot read, as `ReadableBatches` reads them."""
-    try:
-        yield from iterator
-    except (ValueError, CorruptRecordException) as exc:
-        offset = records.next_fetch_offset
-        log.warning("%s/%d: aiokafka cannot read a record from offset %d on: %s", *records._tp, offset, exc)
-        records._records = ReadableBatches(data, offset)
-        yield from records._unpack_records()
-
-
-def _fetch_deliveries(consumer: AIOKafkaConsumer) -> None:
-    """Make the consumer return deliveries in place of its ConsumerRecords."""
-    send = consumer._client.send
-
-    async def fetch(node: int, request: Any, **options: Any) -> Any:
-        response = await send(node, request, **options)
-        if isinstance(request, FetchRequest):  # whose caller puts the records into `_records` without a wait
-            fetcher = consumer._fetcher
-            if not isinstance(fetcher._records, _Fetched):
-                fetcher._records = _Fetched(fetcher._records)
-            fetcher._records.data = {(topic, p[0]): p[-1] for topic, some in response.topics for p in some}
-        return response
-
-    consumer._client.send = fetch
-
-
-class ReadableBatches(_MemoryRecordsPy):  # type: ignore[misc] # aiokafka has no types
-    """The fetched batches from an offset on. Header names that are not UTF-8 are escaped.
-
-    No other fault of a record gets past Kafka's brokers: they check the structure of what is published.
-    """
-
-    def __init__(self, data: bytes, offset: int) -> None:
-        super().__init__(data)
-        while self.has_next() and _DefaultRecordBatchPy(self._next_slice).next_offset <= offset:
-            self._cache_next()
-
-    def next_batch(self) -> Any:
-        """The next batch."""
-        batch = _EscapingBatch(self._next_slice)
-        self._cache_next()
-        return batch
-
-
-class _EscapingBatch(_DefaultRecordBatchPy):  # type: ignore[misc] # aiokafka has no types
-    def __iter__(self) -> Any:
-        super().__iter__()
-        self._buffer: Any = _EscapingBytes(self._buffer)
-        return self
-
-
-class _EscapingBytes(bytearray):
-    """Its slices decode to text without an error."""
-
-    def __getitem__(self, index: Any) -> Any:
-        found = super().__getitem__(index)
-        return _EscapingBytes(found) if isinstance(index, slice) else found
-
-    def decode(self, encoding: str = "utf-8", _: str = "") -> str:
-        return super().decode(encoding, "backslashreplace")

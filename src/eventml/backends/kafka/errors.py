@@ -100,3 +100,8 @@ def topic_not_found(topics: Collection[str]) -> TopicNotFoundError:
         f"no such topic: {', '.join(topics)}. `eventml topics create MODULE:BUS` creates those of an app; "
         "publishing and subscribing create none"
     )
+
+
+def repeatable(error: EventMLError) -> EventMLError:
+    """The error that `receive` raises. All pass, a missing permission too, but that of a missing codec."""
+    return error if isinstance(error, UnavailableError | MissingExtraError) else UnavailableError(str(error))

@@ -27,6 +27,7 @@ from eventml.backends.kafka.commits import Committer, ends_of_redelivered
 from eventml.backends.kafka.completion import Completer
 from eventml.backends.kafka.connection import ClientFactory, stop
 from eventml.backends.kafka.errors import CLIENT_ERRORS, translate, translated
+from eventml.backends.kafka.fetching import fetch_deliveries
 from eventml.backends.kafka.settings import Settings
 from eventml.errors import EventMLError, UnavailableError
 from eventml.records import Delivery
@@ -89,7 +90,7 @@ class Fetcher:
         if version != self._version:
             self.seek()
         try:
-            fetched = await self._consumer.getmany(timeout_ms=_POLL, max_records=self._limit)
+            fetched = await fetch_deliveries(self._consumer, _POLL)
         except NoOffsetForPartitionError:
             return  # a rebalance came between, and where the group starts is not committed yet
         except OffsetOutOfRangeError as exc:

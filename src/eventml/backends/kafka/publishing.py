@@ -14,7 +14,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka import errors as kafka
 
 from eventml.backends.kafka.admin import AdminClient
-from eventml.backends.kafka.connection import ClientFactory, abort, stop
+from eventml.backends.kafka.connection import ClientFactory, abort, batches_of, stop
 from eventml.backends.kafka.errors import (
     AUTHORIZATION_ERRORS,
     CLIENT_ERRORS,
@@ -22,7 +22,8 @@ from eventml.backends.kafka.errors import (
     topic_not_found,
     translate,
 )
-from eventml.backends.kafka.wire import Batch, PackedRecords, Packer, Partition, TopicPartitions
+from eventml.backends.kafka.packing import Batch, PackedRecords, Packer, TopicPartitions
+from eventml.backends.kafka.wire import Partition
 from eventml.errors import EventMLError, PublishError, UnavailableError
 from eventml.records import Record
 
@@ -76,7 +77,7 @@ class Sender:
             if all_topics or len(missing) == len(records):
                 raise error
             positions = [position for position in positions if position not in missing]
-        packed = self._packer.pack(producer.create_batch, records, positions, topics)
+        packed = self._packer.pack(batches_of(producer), records, positions, topics)
         packed.refused.update(missing)
         return packed
 

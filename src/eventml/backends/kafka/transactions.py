@@ -22,9 +22,9 @@ from eventml.backends.kafka.assignment import Assignment
 from eventml.backends.kafka.commit_metadata import MAX_METADATA, encode_metadata
 from eventml.backends.kafka.connection import ClientFactory, abort, stop
 from eventml.backends.kafka.errors import CLIENT_ERRORS, translate
+from eventml.backends.kafka.packing import PackedRecords
 from eventml.backends.kafka.partitions import CommittedOffset
 from eventml.backends.kafka.publishing import Sender
-from eventml.backends.kafka.wire import PackedRecords
 from eventml.errors import EventMLError, UnavailableError
 from eventml.records import Delivery
 

@@ -6,18 +6,20 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from eventml.deploy.doctor.examination import LONGEST, BatchCost, Examination, best_batch
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from eventml.deploy.doctor.measurements import Examination
-
-_NEAR: Final = 0.95  # of the best rate: a larger batch gains nothing
-_LONGEST: Final = 1.0  # seconds of one call, so that a stop and a new version do not wait longer
-_SLOW: Final = 1.5  # times a call with one event, if that takes longer
 _TIMEOUT: Final = 20  # times the time of the largest call
 _LEAST_TIMEOUT: Final = 5.0  # seconds
-_TURNS: Final = 1000.0  # of a loop in Python, as long as a worker takes for an event on Redis beside the call
-_OWN_CORE: Final = 0.8  # of a core for a call; less says that the machine is busy, or the call waits
+# What Redis adds to a worker's time in memory, in turns of a loop in Python: its client works for each event
+# and batch, and slows down the rest, with which it shares the interpreter lock and the cores. Fitted on an
+# idle machine of two cores that ran the server too.
+_REDIS_EVENT: Final = 90.0
+_REDIS_BATCH: Final = 10_000.0
+_REDIS_SLOWDOWN: Final = 0.52
+_REDIS_MOST_SLOWDOWN: Final = 650.0  # for an event
 _SEVERAL_CORES: Final = 1.3
 _LOCKED: Final = 0.5
 
@@ -28,8 +30,8 @@ class Advice(msgspec.Struct, frozen=True):
     Attributes:
         max_batch: Events in a call.
         timeout: Time limit of a call, in seconds.
-        rate: Events a second to expect of one worker on Redis, with a core and a half of its own. A rough
-            guide: between 0.4 and 2.3 times the rate that was measured on an idle machine.
+        rate: Events a second to expect of one worker on Redis, on a machine that runs little else: with three
+            models the median forecast was within 11% of the measured rate, and a single one within 25%.
         workers: Number of workers for the wanted rate; None without one.
         warnings: Known problems, each with its remedy.
     """
@@ -43,12 +45,8 @@ class Advice(msgspec.Struct, frozen=True):
 
 def advise(examination: Examination, wanted: float | None = None) -> Advice:
     """Advise on a predictor; `wanted` is a rate to carry, in events a second."""
-    batches = examination.batches
-    longest = max(_LONGEST, _SLOW * batches[0].seconds)
-    short = [one for one in batches if one.seconds <= longest]
-    best = max(one.rate for one in short)
-    chosen = next(one for one in short if one.rate >= _NEAR * best)
-    rate = _rate(examination, chosen.rate)
+    chosen = best_batch(examination.batches)
+    rate = _rate(examination, chosen)
     return Advice(
         max_batch=chosen.size,
         timeout=round(max(_TIMEOUT * chosen.seconds, _LEAST_TIMEOUT), 1),
@@ -58,12 +56,14 @@ def advise(examination: Examination, wanted: float | None = None) -> Advice:
     )
 
 
-def _rate(examination: Examination, called: float) -> float:
-    """The rate of a worker. Calls overlap with its other work if a core is free and the lock is not kept."""
-    call, serial = 1 / called, 1.0
-    if examination.lock is not None and examination.cores is not None and examination.cores >= _OWN_CORE:
-        serial = examination.lock
-    return 1 / max(call, _TURNS * examination.turn + serial * call)
+def _rate(examination: Examination, chosen: BatchCost) -> float:
+    """The rate of a worker on Redis."""
+    if examination.worker is None:  # a call takes so long that nothing else counts
+        return chosen.rate
+    memory = 1 / (examination.worker * examination.turn)
+    slowdown = min(_REDIS_SLOWDOWN * memory, _REDIS_MOST_SLOWDOWN)
+    turns = memory + slowdown + _REDIS_EVENT + _REDIS_BATCH / chosen.size
+    return 1 / (turns * examination.turn)
 
 
 def _warnings(examination: Examination) -> list[str]:
@@ -83,7 +83,7 @@ def _warnings(examination: Examination) -> list[str]:
             "a prediction depends in its last bits on the other rows of its batch: if that matters, use "
             "eventml.models.in_blocks"
         )
-    if examination.batches[0].seconds > _LONGEST:
+    if examination.batches[0].seconds > LONGEST:
         found.append(
             f"a single event takes {examination.batches[0].seconds:.1f} s: set a timeout, and a lease and "
             "session timeout of the backend well above it"

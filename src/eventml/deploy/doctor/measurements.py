@@ -12,11 +12,12 @@ from itertools import cycle, islice
 from statistics import median
 from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
 from anyio import to_thread
 
 from eventml.bus import Bus
 from eventml.codec import Decoder
+from eventml.deploy.doctor.examination import BatchCost, Compiled, Examination, best_batch
+from eventml.deploy.doctor.worker_rate import worker_rate
 from eventml.errors import MissingExtraError, ModelError, UnsupportedError
 from eventml.handlers import Handler
 from eventml.models import compiled_copy
@@ -41,66 +42,6 @@ _ENOUGH: Final = 1.0  # ... and fewer if they take longer than this
 _BUDGET: Final = 30.0  # seconds for all; a slow predictor is not measured with large batches
 _SWITCH: Final = 0.001  # seconds; how long the counting thread sleeps
 _TURNS: Final = 30_000_000  # of a loop: long enough to be interrupted as others are
-
-
-class BatchCost(msgspec.Struct, frozen=True):
-    """The cost of calls with batches of one size.
-
-    Attributes:
-        size: Events in a batch.
-        seconds: Median time of a call, its outputs checked and encoded.
-        same_bits: Whether each event has the prediction that it has alone, to the last bit.
-    """
-
-    size: int
-    seconds: float
-    same_bits: bool
-
-    @property
-    def rate(self) -> float:
-        """Events a second."""
-        return self.size / self.seconds
-
-
-class Compiled(msgspec.Struct, frozen=True):
-    """The measurements of a predictor with its model compiled.
-
-    Attributes:
-        seconds: Median time of a call, by the size of its batch: 1, 64 and the largest that was measured.
-        difference: The largest difference from the original's predictions, on rows that are generated.
-    """
-
-    seconds: dict[int, float]
-    difference: float
-
-
-class Examination(msgspec.Struct, frozen=True):
-    """The measurements of a predictor.
-
-    Attributes:
-        predictor: Its name.
-        model: Name and version of its model.
-        load_seconds: Time to load the model.
-        load_memory: Memory that loading took, in bytes.
-        batches: By size, rising.
-        cores: CPU time of a call of the largest batch over its time: above 1 it uses several threads. None if
-            a call takes too long to be measured again.
-        lock: Share of the time of such a call in which other threads of the process could not run; or None.
-        turn: Seconds of a turn of a loop in Python, which says how fast the machine is.
-        compiled: What compiling the model would bring; None if it cannot be compiled, or there is no time.
-        warnings: Warnings that were issued while the model was loaded, and of sizes that were not measured.
-    """
-
-    predictor: str
-    model: tuple[str, str]
-    load_seconds: float
-    load_memory: int
-    batches: Sequence[BatchCost]
-    cores: float | None
-    lock: float | None
-    turn: float
-    compiled: Compiled | None = None
-    warnings: Sequence[str] = ()
 
 
 async def examine(bus: Bus, handler: Handler, rows: str, progress: Callable[[str], None]) -> Examination:
@@ -132,16 +73,19 @@ async def examine(bus: Bus, handler: Handler, rows: str, progress: Callable[[str
         if last.size < handler.max_batch:
             took = f"a call with {last.size:,} events takes {last.seconds:.1f} s"
             issued.append(f"{took}: larger batches were not measured")
-        cores = lock = compiled = None
+        cores = lock = worker = compiled = None
         if time.perf_counter() - begun + 2 * last.seconds < _BUDGET:
             batch = list(islice(cycle(items[:alone]), last.size))
             progress("watching its threads")
             cores, lock = await _threads(call, batch)
+            progress("running a worker in memory")
+            chosen = best_batch(batches)
+            worker = await worker_rate(loaded, items, chosen.size, chosen.rate)
             progress("compiling the model")
             compiled = await _compiled(bus, loaded, batch)
         model = ("", "") if loaded.model is None else (loaded.model.name, loaded.model.version)
         return Examination(
-            *(handler.name, model, load_seconds, load_memory, batches, cores, lock, _turn()),
+            *(handler.name, model, load_seconds, load_memory, batches, cores, lock, worker, _turn()),
             compiled,
             issued,
         )

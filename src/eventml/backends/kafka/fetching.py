@@ -1,0 +1,162 @@
+"""Fetch deliveries: a batch of records at a time, in place of aiokafka's ConsumerRecords, one by one.
+
+aiokafka parses the batches, checks them, and skips aborted transactions. Each batch then goes through its
+generators as one item, a list of deliveries: a ConsumerRecord of each record would take half of a consumer's
+time. A record that aiokafka cannot read is read by a parser that can.
+"""
+
+# ruff: noqa: SLF001 - it uses private members of aiokafka, as `connection` does
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Final
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import CorruptRecordException
+from aiokafka.protocol.fetch import FetchRequest
+from aiokafka.record.default_records import _DefaultRecordBatchPy
+from aiokafka.record.memory_records import _MemoryRecordsPy
+
+from eventml.backends.kafka.wire import DeliveryDecoder
+from eventml.records import Delivery
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+log = logging.getLogger("eventml")
+
+_BATCHES: Final = 32  # of all partitions, of one fetch: what a producer has sent alone is a batch of its own
+
+
+async def fetch_deliveries(consumer: AIOKafkaConsumer, within: int) -> dict[TopicPartition, list[Delivery]]:
+    """What a consumer has fetched, or fetches within so many milliseconds; of some batches at most.
+
+    The consumer is one of `ClientFactory.consumer`. May raise any error of aiokafka's.
+    """
+    fetched = await consumer.getmany(timeout_ms=within, max_records=_BATCHES)
+    found = {partition: list(chain.from_iterable(batches)) for partition, batches in fetched.items()}
+    return {partition: deliveries for partition, deliveries in found.items() if deliveries}
+
+
+def decode_batches(consumer: AIOKafkaConsumer) -> None:
+    """Make a consumer, not started, return lists of deliveries in place of its ConsumerRecords."""
+    send = consumer._client.send
+
+    async def fetch(node: int, request: Any, **options: Any) -> Any:
+        response = await send(node, request, **options)
+        if isinstance(request, FetchRequest):  # whose caller puts the records into `_records` without a wait
+            fetcher = consumer._fetcher
+            if not isinstance(fetcher._records, _Fetched):
+                fetcher._records = _Fetched(fetcher._records)
+            fetcher._records.data = {(topic, p[0]): p[-1] for topic, some in response.topics for p in some}
+        return response
+
+    consumer._client.send = fetch
+
+
+class _Fetched(OrderedDict[TopicPartition, Any]):
+    """What a consumer has fetched, in place of its fetcher's dict; `data` are the bytes that came last."""
+
+    def __init__(self, fetched: OrderedDict[TopicPartition, Any]) -> None:
+        super().__init__(fetched)
+        self.data: dict[tuple[str, int], bytes] = {}
+        self._decoder = DeliveryDecoder()
+
+    def __setitem__(self, partition: TopicPartition, fetched: Any) -> None:
+        """Add what was fetched of a partition: records, or an error."""
+        records = getattr(fetched, "_partition_records", None)
+        if records is not None:
+
+            def deliveries(_: TopicPartition, batch: _Batch) -> list[Delivery]:
+                return self._decoder.deliveries(partition, batch.records, records.next_fetch_offset)
+
+            records._consumer_record = deliveries
+            records._records = _Batches(records._records)
+            records._records_iterator = _read(records, records._records_iterator, self.data.pop(partition))
+        super().__setitem__(partition, fetched)
+
+
+class _Batches:
+    """aiokafka's batches of a partition, each as one item."""
+
+    def __init__(self, batches: Any) -> None:
+        self.has_next = batches.has_next
+        self._next = batches.next_batch
+
+    def next_batch(self) -> _Batch:
+        return _Batch(self._next())
+
+
+class _Batch:
+    """A batch that aiokafka iterates as if it had one record: itself, at its last offset.
+
+    The next record of it is its first one all the same, which says how a transaction ended.
+    """
+
+    def __init__(self, records: Any) -> None:
+        self.records = records
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.records, name)
+
+    @property
+    def offset(self) -> int:
+        return int(self.records.next_offset) - 1
+
+    def __iter__(self) -> Iterator[_Batch]:
+        return iter((self,))
+
+    def __next__(self) -> Any:
+        return next(self.records)
+
+
+def _read(records: Any, iterator: Iterator[Any], data: bytes) -> Iterator[Any]:
+    """The batches that `iterator` reads; from one on that it cannot read, as `ReadableBatches` reads them."""
+    try:
+        yield from iterator
+    except (ValueError, CorruptRecordException) as exc:
+        offset = records.next_fetch_offset
+        log.warning(
+            "%s/%d: aiokafka cannot read a batch of records from offset %d on: %s", *records._tp, offset, exc
+        )
+        records._records = _Batches(ReadableBatches(data, offset))
+        yield from records._unpack_records()
+
+
+class ReadableBatches(_MemoryRecordsPy):  # type: ignore[misc] # aiokafka has no types
+    """The fetched batches from an offset on. Header names that are not UTF-8 are escaped.
+
+    No other fault of a record gets past Kafka's brokers: they check the structure of what is published.
+    """
+
+    def __init__(self, data: bytes, offset: int) -> None:
+        super().__init__(data)
+        while self.has_next() and _DefaultRecordBatchPy(self._next_slice).next_offset <= offset:
+            self._cache_next()
+
+    def next_batch(self) -> Any:
+        """The next batch."""
+        batch = _EscapingBatch(self._next_slice)
+        self._cache_next()
+        return batch
+
+
+class _EscapingBatch(_DefaultRecordBatchPy):  # type: ignore[misc] # aiokafka has no types
+    def __iter__(self) -> Any:
+        super().__iter__()
+        self._buffer: Any = _EscapingBytes(self._buffer)
+        return self
+
+
+class _EscapingBytes(bytearray):
+    """Its slices decode to text without an error."""
+
+    def __getitem__(self, index: Any) -> Any:
+        found = super().__getitem__(index)
+        return _EscapingBytes(found) if isinstance(index, slice) else found
+
+    def decode(self, encoding: str = "utf-8", _: str = "") -> str:
+        return super().decode(encoding, "backslashreplace")

@@ -107,10 +107,14 @@ counter is a list of one number; a histogram has the count of each bucket, and t
 
 
 def add_totals(one: Totals, other: Totals) -> Totals:
-    """Return the sum of the totals of a handler in two workers."""
+    """Return the sum of the totals of a handler in two workers.
+
+    Histograms with other buckets, as of predictions after a change of the golden rows, replace those before.
+    """
     added = dict(one)
     for name, values in other.items():
-        added[name] = [a + b for a, b in zip(one[name], values, strict=True)] if name in one else values
+        same = len(one.get(name, ())) == len(values)
+        added[name] = [a + b for a, b in zip(one[name], values, strict=True)] if same else values
     return added
 
 

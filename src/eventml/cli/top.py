@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import time
 from collections import deque
-from contextlib import contextmanager, suppress
-from select import select
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from msgspec import to_builtins
 from rich.console import Console
-from rich.live import Live
 from rich.text import Text
 
 from eventml.bus import import_bus
 from eventml.cli.buses import BusArgument, find, seconds
-from eventml.cli.output import JsonOption, UsageError, print_json, print_text
+from eventml.cli.output import JsonOption, UsageError, print_json, print_text, redraw
 from eventml.cli.tables import format_table
 from eventml.deploy.console import (
     Snapshot,
@@ -36,7 +31,7 @@ from eventml.errors import ConfigError, UnavailableError
 from eventml.printable import cut, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 _LEAST_IMPORTANT: Final = (  # a narrow terminal leaves them out, in this order
     *("skipped", "duplicate", "stale", "complete", "call", "batch", "oldest", "retries", "memory", "trend"),
@@ -68,68 +63,39 @@ def top(
     """
     name, address, console = find(import_bus, bus).name, parse_host_port(at), Console()
     before = _snapshot(name, address)
-    if once or as_json or not console.is_terminal:
-        time.sleep(every)
-        now = _snapshot(name, address)
-        if as_json:
-            handlers, workers = handler_numbers(before, now), worker_numbers(now.status)
-            unready = now.status.unready
-            print_json({"bus": name, "unready": unready, "handlers": handlers, "workers": workers})
+    time.sleep(every)
+    if not once and not as_json and console.is_terminal:
+        redraw(_live(name, address, before), every)
+        return
+    now = _snapshot(name, address)
+    if as_json:
+        handlers, workers = handler_numbers(before, now), worker_numbers(now.status)
+        print_json({"bus": name, "unready": now.status.unready, "handlers": handlers, "workers": workers})
+    else:
+        print_text(render(name, address, before, now, console.width if console.is_terminal else None))
+
+
+def _live(name: str, address: HostPort, before: Snapshot) -> Callable[[int], Text]:
+    """Return what renders the service for a width, each time from a new snapshot."""
+    view, trends = "", dict[str, deque[float]]()
+
+    def live(width: int) -> Text:
+        nonlocal before, view
+        problem = ""
+        try:
+            now = _snapshot(name, address)
+        except UnavailableError as exc:
+            problem = f"not ready: {printable(str(exc))}\n\n"
         else:
-            width = console.width if console.is_terminal else None
-            print_text(render(name, address, before, now, width))
-        return
-    _show(name, address, before, every, console)
+            for one in handler_numbers(before, now):
+                trends.setdefault(one.handler, deque(maxlen=_TREND)).append(one.received or 0)
+            view = render(name, address, before, now, width, trends)
+            before = now
+        shown = Text(f"{problem}{view}\n\nq: quit")
+        shown.highlight_regex(r"(?m)^not ready: .*$|[^ ]+, no broker", "bold red")
+        return shown
 
-
-def _show(name: str, address: HostPort, before: Snapshot, every: float, console: Console) -> None:
-    """Show the service until `q` or SIGINT."""
-    view, trends = "waiting for the first update", dict[str, deque[float]]()
-    with (
-        suppress(KeyboardInterrupt),
-        _keys() as key,
-        Live(console=console, screen=True, auto_refresh=False) as live,
-    ):
-        while True:
-            due, problem = time.monotonic() + every, ""
-            while (pressed := key(due - time.monotonic())) is not None:
-                if pressed == "q":
-                    return
-            try:
-                now = _snapshot(name, address)
-            except UnavailableError as exc:
-                problem = f"not ready: {printable(str(exc))}\n\n"
-            else:
-                for one in handler_numbers(before, now):
-                    trends.setdefault(one.handler, deque(maxlen=_TREND)).append(one.received or 0)
-                view = render(name, address, before, now, console.width, trends)
-                before = now
-            shown = Text(f"{problem}{view}\n\nq: quit", no_wrap=True)
-            shown.highlight_regex(r"(?m)^not ready: .*$|[^ ]+, no broker", "bold red")
-            live.update(shown, refresh=True)
-
-
-@contextmanager
-def _keys() -> Iterator[Callable[[float], str | None]]:
-    """Read keys as they are pressed: yields a function that waits so long for one."""
-    try:
-        import termios  # noqa: PLC0415 - Windows has no such module
-        import tty  # noqa: PLC0415 - as above
-
-        terminal = sys.stdin.fileno()
-        before = termios.tcgetattr(terminal)
-    except (ImportError, OSError, ValueError, termios.error):  # standard input is no terminal
-        yield lambda wait: time.sleep(max(wait, 0))
-        return
-    try:
-        tty.setcbreak(terminal)
-        yield lambda wait: (  # not of `sys.stdin`, which would keep a second key
-            os.read(terminal, 1).decode(errors="replace")
-            if select([terminal], [], [], max(wait, 0))[0]
-            else None
-        )
-    finally:
-        termios.tcsetattr(terminal, termios.TCSADRAIN, before)
+    return live
 
 
 def _snapshot(bus: str, address: HostPort) -> Snapshot:

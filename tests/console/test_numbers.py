@@ -13,13 +13,13 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventml import Bus
+from eventml import Bus, config
 from eventml.deploy.console import Snapshot, handler_numbers, remote_status
 from eventml.deploy.console.collector import Collector
 from eventml.deploy.console.dead_letter_pages import Choice
 from eventml.deploy.console.dead_letters import Cause
 from eventml.deploy.console.history import FIELDS, SPANS, History, HistoryFile, Point, series
-from eventml.deploy.console.live_pages import distribution
+from eventml.deploy.console.live_pages import LivePages, distribution
 from eventml.deploy.console.numbers import changes, increase, merged
 from eventml.deploy.console.site import open_console
 from eventml.deploy.console.templates import render
@@ -247,6 +247,41 @@ def test_no_record_breaks_a_live_tail(text: str) -> None:
         return render("record", at=0.0, key=text, start=text, all=text)
 
     assert shape(record(text)) == shape(record("x"))
+
+
+def bus_with_a_handler() -> Bus:
+    bus = Bus("b")
+
+    @bus.predictor("orders", to="risks", name="h")
+    def predict(order: int) -> int:
+        return order
+
+    bus.configure(config.load(environ={}))
+    return bus
+
+
+BUS = bus_with_a_handler()
+
+
+@given(st.text(min_size=1))
+def test_no_name_of_a_worker_or_a_model_breaks_a_page(text: str) -> None:
+    def pages(text: str) -> list[list[tuple[str, list[str]]]]:
+        predictions = [1.0, 2.0, 3.0]
+        handler = HandlerReport(
+            group=text,
+            totals={"predictions": predictions, "canary_predictions": predictions},
+            model=(text, text),
+            model_refused=text,
+            canary=(text, text),
+            profile=Profile([1.0], [1.0, 0.0]),
+        )
+        now = msgspec.structs.replace(status(name=text, reason=text, handlers={"h": handler}), unready=[text])
+        collector = Collector(lambda: now, None, History())
+        collector.collect()
+        live = LivePages(BUS, collector)
+        return [shape(live.page(*page)) for page in (("/", ""), ("/handler", "h"), ("/models", ""))]
+
+    assert pages(text) == pages("x")
 
 
 def test_numbers_are_computed_once_for_all_who_look() -> None:

@@ -82,6 +82,9 @@ def count_predictions(results: CallResults, histogram: Histogram) -> None:
     sample = results[:: max(len(results) // _SAMPLES, 1)]
     for one in sample:
         if isinstance(one, Completion) and one.outputs and len(one.outputs[0].value) <= _LONGEST:
-            number = prediction_number(decode_prediction(one.outputs[0]))
+            try:
+                number = prediction_number(decode_prediction(one.outputs[0]))
+            except (msgspec.MsgspecError, RecursionError):  # nearly too deep to be encoded
+                continue
             if number is not None:
                 histogram.add(number, len(results) / len(sample))

@@ -94,5 +94,10 @@ def test_what_has_no_number_is_not_counted() -> None:
     histogram = Histogram([1.0])
     without = Completion(Delivery(Record("in", b"{}"), 0, 0, 0.0))
     long = completion({"text": "x" * 5000, "risk": 0.5})
-    count_predictions([Failed(OutputError("no")), without, long, completion("high")], histogram)
+    deep = Completion(without.delivery, (Record("out", b"[" * 2000, None, "o", {CONTENT_TYPE: JSON}),))
+    for one in (Failed(OutputError("no")), without, long, deep, completion("high"), completion(10**30)):
+        count_predictions([one], histogram)
+    assert histogram.counts == [0.0, 1.0], "the integer is one"
+    histogram = Histogram([1.0])
+    count_predictions([without, deep], histogram)
     assert not any(histogram.counts)

@@ -3,7 +3,7 @@
     worker.py '{"url": …, "topic": …, "to": …, "group": …, "settings": {…}, "pause": 0.0, "die": 0.0}'
 
 For each record it publishes one on `to`, with the id `<record's id>/made`. With `die` it kills itself, with
-that probability, after a transaction's records are written and before it is committed.
+that probability (2: always), after a transaction's records are written and before it is committed.
 """
 
 from __future__ import annotations

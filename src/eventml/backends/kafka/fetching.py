@@ -10,9 +10,9 @@ time. A record that aiokafka cannot read is read by a parser that can.
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import CorruptRecordException
@@ -20,6 +20,7 @@ from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.record.default_records import _DefaultRecordBatchPy
 from aiokafka.record.memory_records import _MemoryRecordsPy
 
+from eventml.backends.kafka.errors import CLIENT_ERRORS
 from eventml.backends.kafka.wire import DeliveryDecoder
 from eventml.records import Delivery
 
@@ -28,17 +29,34 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("eventml")
 
-_BATCHES: Final = 32  # of all partitions, of one fetch: what a producer has sent alone is a batch of its own
 
+async def fetch_deliveries(
+    consumer: AIOKafkaConsumer, limit: int, within: int
+) -> dict[TopicPartition, list[Delivery]]:
+    """What a consumer has fetched, or fetches within so many milliseconds: some batches, by partition.
 
-async def fetch_deliveries(consumer: AIOKafkaConsumer, within: int) -> dict[TopicPartition, list[Delivery]]:
-    """What a consumer has fetched, or fetches within so many milliseconds; of some batches at most.
-
-    The consumer is one of `ClientFactory.consumer`. May raise any error of aiokafka's.
+    So many batches that they hold `limit` records, if there are as many: one at first, because it may be
+    large and compressed, then twice as many, because each may hold a single record. So there may be some more
+    than `limit`. The consumer is one of `ClientFactory.consumer`. May raise any error of aiokafka's.
     """
-    fetched = await consumer.getmany(timeout_ms=within, max_records=_BATCHES)
-    found = {partition: list(chain.from_iterable(batches)) for partition, batches in fetched.items()}
-    return {partition: deliveries for partition, deliveries in found.items() if deliveries}
+    found: defaultdict[TopicPartition, list[Delivery]] = defaultdict(list)
+    count, batches = 0, 1
+    while count < limit:
+        try:
+            fetched = await consumer.getmany(timeout_ms=within, max_records=batches)
+        except CLIENT_ERRORS:
+            if found:
+                break  # the consumer has moved past these; the next fetch finds the same error
+            raise
+        if not fetched:
+            break
+        for partition, lists in fetched.items():
+            deliveries = list(chain.from_iterable(lists))
+            if deliveries:
+                found[partition] += deliveries
+                count += len(deliveries)
+        within, batches = 0, 2 * batches
+    return found
 
 
 def decode_batches(consumer: AIOKafkaConsumer) -> None:

@@ -90,7 +90,7 @@ class Fetcher:
         if version != self._version:
             self.seek()
         try:
-            fetched = await fetch_deliveries(self._consumer, _POLL)
+            fetched = await fetch_deliveries(self._consumer, self._limit, _POLL)
         except NoOffsetForPartitionError:
             return  # a rebalance came between, and where the group starts is not committed yet
         except OffsetOutOfRangeError as exc:

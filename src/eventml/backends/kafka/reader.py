@@ -58,7 +58,7 @@ class Reader:
             if self._over:
                 return ()
             if self._fetching is None:
-                self._fetching = asyncio.create_task(self._fetch())
+                self._fetching = asyncio.create_task(self._fetch(limit))
             # A fetch that is cancelled would break aiokafka's count of those under way.
             await asyncio.wait([self._fetching])
             fetching, self._fetching = self._fetching, None
@@ -108,13 +108,13 @@ class Reader:
             return deliveries
         return (d for d in deliveries if int(d.offset) < ends.get((d.record.topic, d.partition), 0))
 
-    async def _fetch(self) -> None:
+    async def _fetch(self, limit: int) -> None:
         try:
             await self._add_new_partitions()
             self._over = self._ends is not None and await self._ended(self._ends)
             if self._over:
                 return
-            fetched = await fetch_deliveries(self._consumer, _POLL)
+            fetched = await fetch_deliveries(self._consumer, limit, _POLL)
         except CLIENT_ERRORS as exc:
             raise repeatable(translate(exc, "reading")) from exc
         # Partitions have no common order but time. Each keeps its own: a publisher's clock may jump back.

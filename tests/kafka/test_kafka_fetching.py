@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 from collections import OrderedDict
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -85,7 +86,7 @@ class FailingConsumer(Consumer):
 @pytest.mark.asyncio
 async def test_a_reader_loses_nothing_of_a_fetch_that_fails() -> None:
     consumer = FailingConsumer()
-    clients: Any = type("Clients", (), {"consumer": lambda *_: consumer})()
+    clients: Any = SimpleNamespace(consumer=lambda *_: consumer)
     reader = Reader(clients, cast("Any", None), {"topic": 1}, 1_000)
     reader._next = {PARTITION: 0}
     with pytest.raises(UnavailableError):
@@ -99,7 +100,7 @@ def test_what_was_fetched_is_freed_when_it_was_read() -> None:
     records: Any = PartitionRecords(PARTITION, MemoryRecords(batch), [], 0, None, None, False, 1)
     fetched: Any = _Fetched(OrderedDict())
     fetched.data = {PARTITION: batch}
-    fetched[PARTITION] = type("Result", (), {"_partition_records": records})()
+    fetched[PARTITION] = SimpleNamespace(_partition_records=records)
     gc.disable()
     try:
         found = [delivery for deliveries in records for delivery in deliveries]

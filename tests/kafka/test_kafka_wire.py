@@ -1,23 +1,17 @@
-"""Headers to bytes and back, and how much is fetched at once."""
+"""Headers to bytes and back."""
 
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
-import pytest
 from aiokafka import TopicPartition
-from aiokafka.errors import KafkaError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventml.backends.kafka.fetching import fetch_deliveries
 from eventml.backends.kafka.packing import HeaderEncoder, Packer, TopicPartitions
 from eventml.backends.kafka.wire import DeliveryDecoder, kafka_headers, key_hash
 from eventml.records import NO_HEADERS, Delivery, Record
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 names = st.text(st.characters(codec="utf-8"), min_size=1, max_size=8).filter(lambda name: name != "ce_id")
 values = st.binary(max_size=12)
@@ -93,44 +87,3 @@ def test_large_headers_and_keys_stay_in_no_cache() -> None:
     assert not decoder._decoded
     assert not encoder._encoded
     assert not key_hash.cache_info().currsize
-
-
-class Consumer:
-    """A consumer with these batches of records, of which some calls fail."""
-
-    def __init__(self, batches: Sequence[int], fails_at: int | None = None) -> None:
-        self.left = [[Delivery(Record("t", b""), 0, n, 0.0)] * size for n, size in enumerate(batches)]
-        self.fails_at = fails_at
-        self.calls = 0
-
-    async def getmany(self, *, timeout_ms: int, max_records: int) -> dict[TopicPartition, Any]:
-        self.calls += 1
-        if self.calls == self.fails_at:
-            raise KafkaError("of another partition")
-        assert timeout_ms == (500 if self.calls == 1 else 0), "only the first call waits"
-        some, self.left = self.left[:max_records], self.left[max_records:]
-        return {PARTITION: some} if some else {}
-
-
-@pytest.mark.asyncio
-@given(st.lists(st.integers(0, 50), max_size=40), st.integers(1, 60))
-async def test_batches_are_fetched_until_there_are_enough_records(batches: list[int], limit: int) -> None:
-    found = await fetch_deliveries(cast("Any", Consumer(batches)), limit, 500)
-    count = sum(map(len, found.values()))
-    assert count >= min(limit, sum(batches))
-    assert all(found.values())
-
-
-@pytest.mark.asyncio
-async def test_a_large_batch_is_fetched_alone() -> None:
-    """It may be compressed, and take a multiple of its size in memory."""
-    found = await fetch_deliveries(cast("Any", Consumer([1_000] * 40)), 500, 500)
-    assert sum(map(len, found.values())) == 1_000
-
-
-@pytest.mark.asyncio
-async def test_what_was_fetched_before_an_error_is_not_lost() -> None:
-    consumer = Consumer([1, 1, 1], fails_at=2)
-    assert len((await fetch_deliveries(cast("Any", consumer), 10, 500))[PARTITION]) == 1
-    with pytest.raises(KafkaError):
-        await fetch_deliveries(cast("Any", Consumer([1], fails_at=1)), 10, 500)

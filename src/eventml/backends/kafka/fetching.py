@@ -1,8 +1,8 @@
 """Fetch deliveries: a batch of records at a time, in place of aiokafka's ConsumerRecords, one by one.
 
 aiokafka parses the batches, checks them, and skips aborted transactions. Each batch then goes through its
-generators as one item, a list of deliveries: a ConsumerRecord of each record would take half of a consumer's
-time. A record that aiokafka cannot read is read by a parser that can.
+generators as one item, a list of deliveries: to make a ConsumerRecord of each record first takes longer than
+to parse it. A record that aiokafka cannot read is read by a parser that can.
 """
 
 # ruff: noqa: SLF001 - it uses private members of aiokafka, as `connection` does
@@ -20,7 +20,6 @@ from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.record.default_records import _DefaultRecordBatchPy
 from aiokafka.record.memory_records import _MemoryRecordsPy
 
-from eventml.backends.kafka.errors import CLIENT_ERRORS
 from eventml.backends.kafka.wire import DeliveryDecoder
 from eventml.records import Delivery
 
@@ -37,17 +36,14 @@ async def fetch_deliveries(
 
     So many batches that they hold `limit` records, if there are as many: one at first, because it may be
     large and compressed, then twice as many, because each may hold a single record. So there may be some more
-    than `limit`. The consumer is one of `ClientFactory.consumer`. May raise any error of aiokafka's.
+    than `limit`. The consumer is one of `ClientFactory.consumer`.
+
+    May raise any error of aiokafka's. The consumer may have moved past records then that nobody got: seek.
     """
     found: defaultdict[TopicPartition, list[Delivery]] = defaultdict(list)
     count, batches = 0, 1
     while count < limit:
-        try:
-            fetched = await consumer.getmany(timeout_ms=within, max_records=batches)
-        except CLIENT_ERRORS:
-            if found:
-                break  # the consumer has moved past these; the next fetch finds the same error
-            raise
+        fetched = await consumer.getmany(timeout_ms=within, max_records=batches)
         if not fetched:
             break
         for partition, lists in fetched.items():
@@ -111,7 +107,7 @@ class _Batches:
 class _Batch:
     """A batch that aiokafka iterates as if it had one record: itself, at its last offset.
 
-    The next record of it is its first one all the same, which says how a transaction ended.
+    `next` returns its first record: aiokafka reads from that whether a control batch aborts a transaction.
     """
 
     def __init__(self, records: Any) -> None:
@@ -142,6 +138,8 @@ def _read(records: Any, iterator: Iterator[Any], data: bytes) -> Iterator[Any]:
         )
         records._records = _Batches(ReadableBatches(data, offset))
         yield from records._unpack_records()
+    finally:
+        records._consumer_record = None  # it refers to `records`: a cycle that would keep the fetched bytes
 
 
 class ReadableBatches(_MemoryRecordsPy):  # type: ignore[misc] # aiokafka has no types

@@ -92,6 +92,7 @@ class Fetcher:
         try:
             fetched = await fetch_deliveries(self._consumer, self._limit, _POLL)
         except NoOffsetForPartitionError:
+            self._version = -1  # the consumer may have moved past records of other partitions
             return  # a rebalance came between, and where the group starts is not committed yet
         except OffsetOutOfRangeError as exc:
             [partition] = exc.args[0]

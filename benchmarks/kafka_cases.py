@@ -103,8 +103,9 @@ def with_eventml(brokers: str, events: int, predict: Predict) -> float:
     return asyncio.run(main())
 
 
-def with_aiokafka(brokers: str, events: int, predict: Predict) -> float:
-    """A hand-written loop: getmany, and send_batch for each partition."""
+def with_aiokafka(brokers: str, events: int, predict: Predict, *, headers: bool = False) -> float:
+    """A hand-written loop: getmany, and send_batch for each partition; with or without eventml's headers."""
+    common = [(name, value.encode()) for name, value in HEADERS.items()] if headers else []
     clock = Clock(predict)
 
     async def main() -> float:
@@ -127,7 +128,8 @@ def with_aiokafka(brokers: str, events: int, predict: Predict) -> float:
                     results = clock.predict([decode(record.value) for record in records])
                     batch = producer.create_batch()
                     for record, result in zip(records, results, strict=True):
-                        batch.append(timestamp=None, key=record.key, value=encode(result))
+                        own = [*common, ("ce_id", f"{result.ride_id}/duration".encode())] if headers else ()
+                        batch.append(timestamp=None, key=record.key, value=encode(result), headers=own)
                     sent.append(await producer.send_batch(batch, TARGET, partition=partition.partition))
                     done += len(records)
                 await asyncio.gather(*sent)

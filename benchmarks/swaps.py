@@ -2,8 +2,8 @@
 
     python -m benchmarks.swaps [--swaps N] [--seconds S] [--rate N] [--model linear] [--only redis] [--quick]
 
-Latencies quiet, and while the model's file is replaced N times in S seconds, in turn: two rounds of half the
-time each. A latency is from before an event is published until its prediction has been read.
+Latencies without swaps, and while the model's file is replaced N times in S seconds, in turn: two rounds of
+half the time each. A latency is from before an event is published until its prediction has been read.
 """
 
 from __future__ import annotations

@@ -9,16 +9,18 @@ trips, which takes a few seconds.
 from __future__ import annotations
 
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
-from sklearn.linear_model import Ridge  # noqa: TC002 - the bus reads the annotations at run time
 
 from eventml import Artefact, Bus, Model
 from eventml.models import load
 from examples.rides.events import DurationPredicted, LongRide, RideStarted, TipPredicted
 from examples.rides.features import features
 from examples.rides.targets import DURATION, TIP
-from examples.rides.train import ensure_models, model_version
+
+if TYPE_CHECKING:
+    from sklearn.linear_model import Ridge
 
 LONG = 60.0
 """Minutes; a ride that is predicted to take longer raises an alarm."""
@@ -29,6 +31,8 @@ bus.topic("rides.started", event_type=RideStarted, id_field="ride_id")
 
 def trained(name: str) -> Model:
     """Load a model by name; train it first if it is missing."""
+    from examples.rides.train import ensure_models, model_version  # noqa: PLC0415 - only workers need it
+
     folder = ensure_models()
     artefact = Artefact(folder / f"{name}.skops", version=model_version(folder, name))
     return load(artefact, name=name)

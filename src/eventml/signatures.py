@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from functools import partial
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, get_type_hints
 
 from eventml.errors import RegistrationError
@@ -68,9 +69,17 @@ def check_call(name: str, function: Callable[..., Any], by_name: Collection[str]
 
 
 def type_hints(name: str, function: Callable[..., Any]) -> dict[str, Any]:
-    """The annotations of a function as types. Raises RegistrationError if they cannot be evaluated."""
+    """The annotations of a function as types. Raises RegistrationError if they cannot be evaluated.
+
+    That of `model` is left out if its type is imported for type checkers only: nothing depends on it, and a
+    process that imports the app and loads no model then does without the model's library.
+    """
     try:
-        return get_type_hints(function)
+        try:
+            return get_type_hints(function)
+        except NameError:
+            own = {key: value for key, value in function.__annotations__.items() if key != "model"}
+            return get_type_hints(SimpleNamespace(__annotations__=own, __wrapped__=function))
     except NameError as exc:
         raise RegistrationError(
             f"{name}: its annotations cannot be read ({exc}); define or import their types at the top of the "

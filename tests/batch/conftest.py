@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 import anyio
 import pyarrow as pa
 import pyarrow.csv as pc
+import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 import pytest
 import sqlalchemy as sa
@@ -146,6 +147,11 @@ def read(place: str) -> Scored:
     path = Path(place)
     rejects = path.with_name(f"{path.stem}.rejects.jsonl")
     bad = [json.loads(line) for line in rejects.read_text().splitlines()] if rejects.exists() else []
+    if path.suffix == ".delta":
+        deltalake: Any = pytest.importorskip("deltalake")
+        files = deltalake.DeltaTable(place).file_uris()
+        table = pads.dataset(files, partitioning="hive", partition_base_dir=str(path.absolute())).to_table()
+        return Scored(table.sort_by("id").to_pylist(), bad)
     if path.suffix == ".parquet":
         return Scored(pq.read_table(path).to_pylist(), bad)
     if path.suffix == ".csv":

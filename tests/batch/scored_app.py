@@ -100,6 +100,27 @@ def huge(rides: list[RideStarted]) -> list[int]:
     return [1 << 70 if ride.ride_id.endswith("2") else ride.zone for ride in rides]
 
 
+class NumberedRide(msgspec.Struct, frozen=True):
+    ride_id: int
+    zone: int
+    distance: float
+
+
+@bus.predictor("rides.started", to="rides.numbered", model=model, event_type=NumberedRide)
+def numbered(rides: list[NumberedRide], model: Doubling) -> list[Minutes]:
+    return [Minutes(float(model.predict(np.array([ride.distance]))[0]), ride.zone) for ride in rides]
+
+
+class Place(msgspec.Struct, frozen=True):
+    ride_id: str
+    area: str | None = None
+
+
+@bus.predictor("rides.started", to="rides.areas", event_type=Place)
+def areas(rides: list[Place]) -> list[str]:
+    return [ride.area or "none" for ride in rides]
+
+
 @bus.consumer("rides.started")
 def log(ride: RideStarted) -> None:
     """Do nothing."""

@@ -19,7 +19,14 @@ import sqlalchemy as sa
 
 from tests.batch.conftest import read
 
-TARGETS = ["out.parquet", "out.csv", "out.jsonl", "sqlite:///out.db#predictions"]
+TARGETS = [
+    "out.parquet",
+    "out.csv",
+    "out.jsonl",
+    "out.delta",
+    "sqlite:///out.db#predictions",
+    "duckdb:///out.db#predictions",
+]
 
 
 def test_a_run_killed_twice_is_complete(target: str, seed: int) -> None:
@@ -35,6 +42,8 @@ def test_a_run_of_a_million_rows_killed_ten_times_is_complete(source: str, targe
 
 @pytest.fixture(params=TARGETS)
 def target(request: pytest.FixtureRequest) -> str:
+    if request.param.startswith("duckdb"):
+        pytest.importorskip("duckdb_sqlalchemy")
     return str(request.param)
 
 

@@ -52,6 +52,16 @@ def test_columns_to_partition_by_may_have_spaces_and_repetitions() -> None:
     ]
 
 
+def test_a_column_to_partition_by_that_is_not_written_is_a_wrong_option() -> None:
+    write("rides.parquet", rides(3))
+    refused = score(
+        "scored_app:minutes", "--from", "rides.parquet", "--to", "out/", "--partition-by", "month"
+    )
+    assert refused.exit_code == 2
+    assert "--partition-by: there is no column 'month'" in refused.stderr
+    assert not Path("out").exists()
+
+
 def test_the_summary_is_a_line_of_text_or_json() -> None:
     write("rides.parquet", rides(10))
     result = score("scored_app:minutes", "--from", "rides.parquet", "--to", "out.csv")
@@ -109,6 +119,18 @@ def test_the_interval_of_a_query_is_given_as_parameters() -> None:
         refused = score(*job, "--param", wrong)
         assert refused.exit_code == 2
         assert "expected NAME=VALUE, with :NAME in --query" in " ".join(refused.stderr.split())
+
+
+def test_a_name_in_the_query_without_a_value_is_named() -> None:
+    write("sqlite:///rides.db#rides", rides(3))
+    job = ["scored_app:minutes", "--from", "sqlite:///rides.db", "--to", "out.csv", "--query"]
+    refused = score(*job, "SELECT * FROM rides WHERE zone > :start AND zone < :end", "--param", "start=1")
+    assert refused.exit_code == 2
+    stderr = " ".join(refused.stderr.split())
+    assert "--query has :end, to which no --param gives a value: add --param end=VALUE" in stderr
+    failed = score(*job, "SELECT ':a', x::y[1:z], 1:b FROM rides")
+    assert failed.exit_code == 1
+    assert "--param" not in failed.stderr
 
 
 def test_rows_with_an_id_of_an_earlier_row_are_told_by_their_numbers(

@@ -140,6 +140,21 @@ class TestS3:
         found = pads.dataset("got/minutes", partitioning="hive").to_table().to_pylist()
         assert in_order(found) == expected
 
+    def test_a_delta_table_is_read_and_written(self, expected: list[Row], scored_now: ScoreNow) -> None:
+        delta = pytest.importorskip("deltalake")
+        delta.write_deltalake("s3://lake/trips", pa.Table.from_pylist(rides(900)))
+        delta.write_deltalake("s3://lake/trips", pa.Table.from_pylist(ROWS), mode="overwrite")
+        for version, partition_by in enumerate([("zone",), ("zone",), ()]):
+            summary = scored_now(
+                "minutes", "s3://lake/trips/", "s3://lake/out.delta/", partition_by=partition_by
+            )
+            assert (summary.read, summary.rejected) == (501, 1)
+            assert summary.rejects == "s3://lake/out.rejects.jsonl"
+            table = delta.DeltaTable("s3://lake/out.delta")
+            assert table.version() == version
+            rows = delta.QueryBuilder().register("rows", table).execute("SELECT * FROM rows")
+            assert in_order(pa.table(rows).to_pylist()) == expected
+
     def test_something_else_is_not_replaced(self, expected: list[Row], scored_now: ScoreNow) -> None:
         self.client.put_object(Bucket="lake", Key="out.jsonl", Body=b'{"mine": 1}\n')
         self.client.upload_file("rides.parquet", "lake", "data/rides.parquet")
@@ -192,6 +207,22 @@ class TestFolders:
         scored_now("minutes", "trips/", "out/", partition_by=("zone",))
         assert len(pads.dataset("out", partitioning="hive").to_table()) == 600  # that of January was kept
 
+    @pytest.mark.parametrize("values", [("007", "13"), ("7", "__HIVE_DEFAULT_PARTITION__"), ("a%2Fb", "1")])
+    def test_a_folder_gives_the_text_of_its_name_to_a_field_of_text(
+        self, values: tuple[str, str], scored_now: ScoreNow
+    ) -> None:
+        for first, value in enumerate(values):
+            path = Path(f"trips/area={value}")
+            path.mkdir(parents=True)
+            table = pa.Table.from_pylist(rides(1, first=first)).drop_columns(["zone"])
+            pq.write_table(table, path / "a.parquet")
+        summary = scored_now("areas", "trips/", "out.jsonl")
+        assert summary.rejected == 0
+        named = {"a%2Fb": "a/b", "__HIVE_DEFAULT_PARTITION__": None}
+        assert {row["id"]: row["value"] for row in read("out.jsonl").rows} == {
+            f"r-{n:07d}": named.get(value, value) or "none" for n, value in enumerate(values)
+        }
+
     def test_a_run_is_resumed_in_the_middle_of_a_file(self, scored_now: ScoreNow) -> None:
         Path("trips").mkdir()
         for number in range(3):
@@ -239,16 +270,14 @@ class TestFolders:
         write("rides.parquet", rides(2))
         Path("notes").mkdir()
         Path("notes/a.txt").write_text("x")
-        with pytest.raises(
-            TargetError, match=r"notes: cannot be replaced, so name another target: .*Parquet"
-        ):
+        with pytest.raises(TargetError, match=r"notes: the folder exists and holds no pred.*Parquet"):
             scored_now("minutes", "rides.parquet", "notes/")
 
     def test_columns_to_partition_by_are_checked_at_start(self, scored_now: ScoreNow) -> None:
         write("rides.parquet", rides(2))
         with pytest.raises(ConfigError, match=r"--partition-by: out\.parquet is no folder"):
             scored_now("minutes", "rides.parquet", "out.parquet", partition_by=("zone",))
-        with pytest.raises(TargetError, match="--partition-by: there is no column 'month'; there are: id, "):
+        with pytest.raises(ConfigError, match="--partition-by: there is no column 'month'; there are: id, "):
             scored_now("minutes", "rides.parquet", "out/", partition_by=("month",))
 
 

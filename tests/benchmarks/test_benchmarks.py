@@ -27,6 +27,7 @@ SMALL: Final = {
     "swaps": "--swaps 1 --seconds 2 --quick",
     "forecast": "--events 2000 --rounds 1 --models linear",
     "replay": "--rows 2000 --rounds 0 --models linear",
+    "console": "--pages 5 --rate 2000 --seconds 1 --rounds 0 --paints 1",
     "scaling": "--events 6000 --rounds 0 --workers 1",
     "simulation": "--events 3000 --rounds 0",
 }
@@ -38,6 +39,7 @@ BROKERS: Final = {
     "replay": "redis_server",
     "scaling": "redis_server",
     "simulation": "redis_server kafka_broker",
+    "console": "redis_server",
     "models": "redis_server",
     "forecast": "redis_server",
     "swaps": "kafka_broker",

@@ -217,3 +217,32 @@ def test_what_hurts_is_warned_of(values: dict[str, Any], warning: str) -> None:
     found = advise(examination(batches, **values)).warnings
     assert len(found) == 1
     assert warning in found[0]
+
+
+@pytest.mark.parametrize("handler", ["late", "aged"])
+def test_events_that_fail_or_age_later_do_not_hold_the_doctor_up(
+    invoke: Invoke, folder: Path, handler: str
+) -> None:
+    """Of many rows only the first ones are called alone: a later one may fail in the worker."""
+    (folder / "app.py").write_text(f"""{APP}
+@bus.predictor("numbers", to="sums", max_batch=4)
+def late(numbers: list[Number]) -> list[float]:
+    time.sleep(0.1)
+    if any(number.x == 30 for number in numbers):
+        raise ConnectionError("of row 30")
+    return [0.0 for number in numbers]
+
+
+@bus.predictor("numbers", to="sums", max_batch=4, max_age=0.2)
+def aged(numbers: list[Number]) -> list[float]:
+    time.sleep(0.01)
+    return [0.0 for number in numbers]
+""")
+    (folder / "rows.jsonl").write_text("\n".join(f'{{"x": {n}}}' for n in range(31)))
+    result = invoke("doctor", f"app:{handler}", "--rows", "rows.jsonl", "--json")
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    if handler == "late":
+        assert report["examination"]["worker"] is None
+        assert "a worker was not measured" in result.output
+    assert report["advice"]["rate"] < (41 if handler == "late" else 401)

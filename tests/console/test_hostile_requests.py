@@ -23,6 +23,7 @@ from eventml.deploy.console.broker import Broker
 from eventml.deploy.console.dead_letter_pages import Choice, DeadLetterPages
 from eventml.deploy.console.dead_letters import Cause
 from eventml.deploy.console.history import History, HistoryFile
+from eventml.deploy.console.templates import render
 from eventml.deploy.console.try_it import Form
 from eventml.deploy.workers import HostPort, ServiceStatus, serve_status
 from eventml.errors import UnavailableError
@@ -123,7 +124,10 @@ def test_requests_of_no_use_are_refused_without_an_error_in_the_log(
     with console(bus_of("b"), monkeypatch) as address:
         assert send(address, b"GET http://[ HTTP/1.0\r\n\r\n") == b"HTTP/1.0 404 Not Found"
         assert send(address, b"POST / HTTP/1.0\r\ncontent-length: " + b"9" * 5000 + b"\r\n\r\n") == b""
-        for path in ("/", "/live", "/status", "/history?span=x", "/try", "/tail-records?topic=b.orders"):
+        for path in ("/handler", "/handler?name=x", "/live?path=/handler&name=x", "/live?path=/try"):
+            assert ask(address, "GET", path, **BEARER)[0] == 404, path
+        live = ("/live", "/live?path=/handler&name=risk", "/tail-records?topic=b.orders")
+        for path in ("/", "/handler?name=risk", *live, "/status", "/history?span=x", "/try"):
             assert ask(address, "HEAD", path, **BEARER) == (200, ""), path
         for choice in ("", "!!!", "e30", "eyJxIjogInJpc2sifQ==", "W10=", "bnVsbA==", "\xff"):
             form = f"action=drop&confirmed=yes&choice={choice}".encode()
@@ -164,7 +168,8 @@ def test_more_causes_than_a_page_can_show_are_counted(monkeypatch: pytest.Monkey
     bus = bus_of("b")
     bus.configure(config.load(environ={}))
     pages = DeadLetterPages(bus, SimpleNamespace(call=lambda *_: (causes, {})))  # type: ignore[arg-type]
-    text = pages.page(None)
+    template, values = pages.page(None)
+    text = render(template, bus="b", path="/dead-letters", title="Dead letters", **values)
     assert "1,000 dead letters" in text
     assert "800 smaller causes" in text
     assert text.count("<tr>") == 201

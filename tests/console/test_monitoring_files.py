@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +14,7 @@ import yaml
 
 from eventml.deploy.workers.metrics import render_metrics
 from eventml.deploy.workers.reports import HandlerReport, ServiceStatus, WorkerStatus
-from eventml.runtime import SECONDS_BUCKETS, SIZE_BUCKETS
+from eventml.runtime import SECONDS_BUCKETS, SIZE_BUCKETS, Profile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,8 +30,8 @@ def exported() -> dict[str, set[str]]:
     """The labels of each sample of a service."""
     seconds, sizes = [0.0] * (len(SECONDS_BUCKETS) + 2), [0.0] * (len(SIZE_BUCKETS) + 2)
     stages = dict.fromkeys(("receive", "decode", "call", "encode", "complete"), seconds)
-    totals = {"received": [1.0], "latency": seconds, "batch": sizes, **stages}
-    handler = HandlerReport(group="g", totals=totals, lag=1, model=("m", "1"))
+    totals = {"received": [1.0], "latency": seconds, "batch": sizes, "predictions": [1.0, 0.0, 5.0], **stages}
+    handler = HandlerReport(group="g", totals=totals, lag=1, model=("m", "1"), profile=Profile([7.0]))
     worker = WorkerStatus(name="worker-1", pid=1, state="ready", handlers={"h": handler})
     found: dict[str, set[str]] = {}
     for line in render_metrics(ServiceStatus(bus="b", workers=[worker])).splitlines():
@@ -62,6 +64,14 @@ def test_an_expression_names_what_is_exported(number: int) -> None:
     for by in re.findall(r"\bby \(([^)]*)\)", expression):
         assert {one.strip() for one in by.split(",")} <= labels | {"instance"}
     assert expression.count("(") == expression.count(")")
+
+
+def test_prometheus_accepts_the_alerts() -> None:
+    if (promtool := shutil.which("promtool")) is None:
+        pytest.skip("promtool is not installed (Debian: prometheus)")
+    command = [promtool, "check", "rules", str(FOLDER / "alerts.yaml")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)  # noqa: S603
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_a_metric_that_is_not_exported_is_found() -> None:

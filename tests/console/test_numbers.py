@@ -1,4 +1,4 @@
-"""The numbers of a service, the history that keeps them, and HTML without injection."""
+"""The numbers of a service, the history that keeps them, the distributions, and HTML without injection."""
 
 from __future__ import annotations
 
@@ -13,14 +13,27 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventml import Bus
+from eventml import Bus, config
 from eventml.deploy.console import Snapshot, handler_numbers, remote_status
 from eventml.deploy.console.collector import Collector
+from eventml.deploy.console.dead_letter_pages import Choice
+from eventml.deploy.console.dead_letters import Cause
 from eventml.deploy.console.history import FIELDS, SPANS, History, HistoryFile, Point, series
-from eventml.deploy.console.html import page, part, table
+from eventml.deploy.console.live_pages import LivePages, distribution
 from eventml.deploy.console.numbers import changes, increase, merged
 from eventml.deploy.console.site import open_console
-from eventml.deploy.workers import HandlerReport, HostPort, ServiceStatus, WorkerStatus, serve_status
+from eventml.deploy.console.templates import render
+from eventml.deploy.workers import (
+    HandlerReport,
+    HostPort,
+    ServiceStatus,
+    WorkerStatus,
+    handler_totals,
+    serve_status,
+)
+from eventml.deploy.workers.metrics import render_metrics
+from eventml.printable import printable
+from eventml.runtime import Profile
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -71,6 +84,58 @@ def test_a_ring_is_bounded_and_as_long_as_its_span(points: int, span: str) -> No
     kept = history.points(span, 1e9 + step * points)
     assert len(kept) == min(points, int(length / step))
     assert kept[-1].at == 1e9 + step * points
+
+
+@given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50)), min_size=3, max_size=30))
+def test_the_bars_of_a_distribution_are_as_high_as_their_shares(pairs: list[tuple[int, int]]) -> None:
+    now, recorded = [float(a) for a, _ in pairs], [float(b) for _, b in pairs]
+    profile = Profile([float(n) for n in range(len(pairs) - 1)], recorded)
+    found = distribution([*now, 0.0], profile)
+    if not sum(now):
+        assert found is None
+        return
+    assert found is not None
+    assert found["is_compared"] == bool(sum(recorded))
+    bars = found["bars"]
+    assert max(max(bar["now"], bar["recorded"]) for bar in bars) == 1
+    assert all(bar["now"] or bar["recorded"] for bar in (bars[0], bars[-1])), "it begins and ends with a bar"
+    assert [bar["x"] for bar in bars] == [10 * n for n in range(len(bars))]
+    heights = [bar["now"] for bar in bars]
+    first = next(n for n, pair in enumerate(pairs) if any(pair))
+    shares = now[first : first + len(heights)]
+    assert heights[shares.index(max(shares))] == max(heights)
+
+
+def test_workers_with_other_golden_rows_are_counted_beside_each_other() -> None:
+    before = {"predictions": [1.0, 2.0, 3.0], "received": [3.0]}
+    after = {"predictions": [1.0, 2.0, 3.0, 4.0], "received": [4.0]}
+    handler = HandlerReport(group="g", totals=after, profile=Profile([1.0, 2.0]))
+    whole = msgspec.structs.replace(status(handlers={"h": handler}), ended={"h": before})
+    assert handler_totals(whole)["h"] == {**after, "received": [7.0]}
+    assert 'eventml_predictions_count{group="g",handler="h"} 6.0' in render_metrics(whole)
+
+
+def test_a_distribution_of_other_buckets_is_not_drawn() -> None:
+    assert distribution([1.0, 2.0, 3.0], Profile([1.0, 2.0, 3.0])) is None
+    assert distribution([], Profile()) is None
+
+
+def test_the_predictions_are_those_of_the_last_five_minutes() -> None:
+    count = 0
+
+    def predicted() -> ServiceStatus:
+        nonlocal count
+        count += 1
+        counted = [float(count), 0.0, -5.0 * count]  # the sum of predictions below zero falls
+        handler = HandlerReport(group="g", totals={"predictions": counted}, profile=Profile([1.0]))
+        return status(handlers={"h": handler})
+
+    collector = Collector(predicted, None, History())
+    for _ in range(3):
+        collector.collect()
+    tick = collector.tick()
+    earlier, now = (handler_totals(one.status)["h"] for one in (tick.earlier, tick.now))
+    assert increase(earlier, now) == {"predictions": [2.0, 0.0, -10.0]}
 
 
 def test_a_gap_has_no_line() -> None:
@@ -147,25 +212,76 @@ class Texts(html.parser.HTMLParser):
         self.texts += data
 
 
+def shape(html: str) -> list[tuple[str, list[str]]]:
+    """The elements of HTML, with the names of their attributes."""
+    return [(tag, [*attributes]) for tag, attributes in Texts(html).found]
+
+
+PAGE = {"bus": "b", "path": "/try", "title": "Try it"}
+
+
 @given(st.text())
 def test_no_text_becomes_html(text: str) -> None:
-    parsed = Texts(part("input", name=text, field=text, text=text, mode=""))
-    label, (tag, attributes) = parsed.found
-    assert (label, tag, [*attributes]) == (("label", {}), "input", ["name", "value"])
-    assert attributes["name"] == attributes["value"] == parsed.texts.rstrip("\n")[:-1]
+    def form(text: str) -> str:
+        fields = [{"name": text, "text": text, "is_number": False}]
+        values = {"name": text, "names": [text], "web": None, "fields": fields, "event": text}
+        return render("try", **{**PAGE, "bus": text, "title": text}, **values, error=text)
+
+    assert shape(form(text)) == shape(form("x")) if text else True
+    inputs = [attributes for tag, attributes in Texts(form(text)).found if tag == "input"]
+    assert [one.get("value") for one in inputs] == [printable(text)] * len(inputs) or not text
 
 
 @given(st.text())
 def test_no_cell_breaks_a_table(text: str) -> None:
-    shown, ours = Texts(table("t", [text], [(text, text)])), Texts(table("t", ["a"], [("b", "c")]))
-    assert shown.found == ours.found
+    def table(text: str) -> str:
+        values = {"total": 1, "unreadable": {}, "all": Choice(), "choice": Choice}
+        return render("dead_letters", **PAGE, causes=[Cause(text, text, 1, reason=text)], **values)
+
+    assert shape(table(text)) == shape(table("x"))
 
 
 @given(st.text())
-def test_no_name_of_a_bus_breaks_a_page(name: str) -> None:
-    shown = page(name, "./", part("item", text=name)).decode()
-    ours = page("b", "./", part("item", text="b")).decode()
-    assert Texts(shown).found == Texts(ours).found
+def test_no_record_breaks_a_live_tail(text: str) -> None:
+    def record(text: str) -> str:
+        return render("record", at=0.0, key=text, start=text, all=text)
+
+    assert shape(record(text)) == shape(record("x"))
+
+
+def bus_with_a_handler() -> Bus:
+    bus = Bus("b")
+
+    @bus.predictor("orders", to="risks", name="h")
+    def predict(order: int) -> int:
+        return order
+
+    bus.configure(config.load(environ={}))
+    return bus
+
+
+BUS = bus_with_a_handler()
+
+
+@given(st.text(min_size=1))
+def test_no_name_of_a_worker_or_a_model_breaks_a_page(text: str) -> None:
+    def pages(text: str) -> list[list[tuple[str, list[str]]]]:
+        predictions = [1.0, 2.0, 3.0]
+        handler = HandlerReport(
+            group=text,
+            totals={"predictions": predictions, "canary_predictions": predictions},
+            model=(text, text),
+            model_refused=text,
+            canary=(text, text),
+            profile=Profile([1.0], [1.0, 0.0]),
+        )
+        now = msgspec.structs.replace(status(name=text, reason=text, handlers={"h": handler}), unready=[text])
+        collector = Collector(lambda: now, None, History())
+        collector.collect()
+        live = LivePages(BUS, collector)
+        return [shape(live.page(*page)) for page in (("/", ""), ("/handler", "h"), ("/models", ""))]
+
+    assert pages(text) == pages("x")
 
 
 def test_numbers_are_computed_once_for_all_who_look() -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import signal
+import subprocess
+import sys
 from contextlib import ExitStack
 from importlib.resources import files
 from pathlib import Path
@@ -17,7 +20,7 @@ import pytest
 from selenium.webdriver.common.by import By
 
 from eventml import Record
-from tests.console.conftest import TOKEN, console_of, dead_letters, publish
+from tests.console.conftest import APPS, TOKEN, console_of, dead_letters, publish
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,7 +35,7 @@ UPLOT = {  # SHA-256 of the files of uPlot 1.6.32, as npm has them
     "uPlot.iife.min.js": "19c8d4c6ad88929a79f4ae49d6f7161566dfd0ba3d15cc495e974f787eb78f1f",
     "uPlot.min.css": "df630c6a8d6f8eeaff264b50f73ce5b114f646ffd9a0bb74f049b0a00135fa04",
 }
-PATHS = ("", "dead-letters", "models", "tail", "try")
+PATHS = ("", "handler?name=risk", "handler?name=alarm", "dead-letters", "models", "tail", "try")
 HOSTILE = (
     "<script>document.title='run'</script>",
     "\"><img src=x onerror=document.title='run'>",
@@ -95,6 +98,104 @@ def test_the_numbers_of_the_overview_are_live(
         "return p.getImageData(0, 0, c.width, c.height).data.some(v => v > 0)"
     ), "nothing is drawn"
     assert not page.problems()
+
+
+def golden_rows(folder: Path) -> str:
+    """A file of orders whose predictions are recorded: from 0 to 9.9, evenly."""
+    rows = [{"id": "g", "amount": n, "prediction": {"id": "g", "risk": n / 100}} for n in range(0, 1000, 10)]
+    (file := folder / "golden.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return str(file)
+
+
+def test_the_page_of_a_handler_has_its_numbers_and_its_predictions(
+    serve: Serve, page: Page, name: str, redis_server: Any, tmp_path: Path
+) -> None:
+    service = serve("--workers", "1", env={"GOLDEN": golden_rows(tmp_path)})
+    service.until_ready()
+    page.open(service)
+    page.until_shown("1 of 1 workers ready")
+    page.click("risk")
+    assert f"It reads {name}.orders and writes {name}.risks, as the group {name}.risk." in page.text
+    assert re.search(r"champion risk v1 0:0\d:\d\d worker-1", page.text), page.text
+    assert "No number was predicted in the last five minutes." in page.text
+
+    def measured() -> re.Match[str] | None:
+        publish(redis_server.url, orders(name, 800))  # of which half are predicted 4 at most
+        return re.search(
+            r"receive \d.* waits for events.*^call [\d.]+m?s \d+%", page.text, re.DOTALL | re.MULTILINE
+        )
+
+    page.until(measured)
+    page.until_shown("predictions of the last five minutes, half of them at most 4; 100 are recorded")
+    page.until_shown(r"half of them at most 5; the two differ by (1[89]|2[012])%")
+    assert page.driver.find_elements(By.CSS_SELECTOR, "#predictions rect.recorded")
+    [legend] = page.driver.find_elements(By.CSS_SELECTOR, "#legend span")
+    assert legend.text == "risk", "the charts are those of this handler"
+    assert service.metric("eventml_predictions_count", handler="risk") >= 800
+    page.open(service, "handler?name=alarm")
+    assert "Predictions" not in page.text
+    assert not page.problems()
+
+
+def test_without_golden_rows_the_predictions_of_now_are_shown(
+    serve: Serve, page: Page, name: str, redis_server: Any
+) -> None:
+    service = serve()
+    service.until_ready()
+    page.open(service, "handler?name=risk")
+
+    def predicted() -> bool:
+        publish(redis_server.url, orders(name, 800))
+        return "predictions of the last five minutes" in page.text
+
+    page.until(predicted)
+    assert "half of them at most 5." in page.text
+    assert "recorded" not in page.text
+
+
+def test_challenger_and_canary_are_beside_the_champion(
+    serve: Serve, page: Page, name: str, redis_server: Any
+) -> None:
+    service = serve("--workers", "1", env={"TRIED": "1"})
+    service.until_ready()
+    page.open(service, "models")
+
+    def predicted() -> bool:
+        publish(redis_server.url, orders(name, 100))
+        return len(page.driver.find_elements(By.CSS_SELECTOR, "tbody tr:has(rect.now)")) == 3
+
+    page.until(predicted)
+    assert re.search(r"champion risk v1 .* worker-1", page.text)
+    assert re.search(r"canary, 0.5 of the keys risk v1-canary .* worker-1", page.text)
+    assert re.search(r"challenger next risk v1-next .* worker-1", page.text)
+    page.open(service, "handler?name=risk.challenger.next")
+    assert f"writes {name}.risks.challenger.next" in page.text
+    assert not page.problems()
+
+
+def doctor_settings(folder: Path, *files: Path) -> str:
+    """A file of settings that names files that the doctor has written."""
+    (settings := folder / "eventml.toml").write_text(f"[console]\ndoctor = {[*map(str, files)]}\n")
+    return str(settings)
+
+
+def test_the_table_of_the_doctor_is_beside_the_models(
+    serve: Serve, page: Page, tmp_path: Path, redis_server: Any
+) -> None:
+    measured, missing = tmp_path / "doctor.json", tmp_path / "missing.json"
+    golden = golden_rows(tmp_path)
+    command = [sys.executable, "-m", "eventml", "doctor", "orders:risk", "--rows", golden, "--json"]
+    env = {**os.environ, "APP": "t", "EVENTML_BACKEND": redis_server.url}
+    measured.write_bytes(subprocess.run(command, cwd=APPS, env=env, capture_output=True, check=True).stdout)  # noqa: S603 - our own command
+    service = serve("--workers", "1", env={"EVENTML_CONFIG": doctor_settings(tmp_path, measured, missing)})
+    service.until_ready()
+    page.open(service, "models")
+    assert "What risk costs, by the doctor" in page.text
+    assert re.search(r"^64 [\d.]+ms [\d.]+µs [\d,.]+$", page.text, re.MULTILINE), page.text
+    assert re.search(r"Advice: max_batch [\d,]+, timeout ", page.text)
+    assert "missing.json is no file that eventml doctor --json has written: No such file" in page.text
+    assert str(tmp_path) not in page.text
+    assert_accessible(page)
 
 
 def test_ten_tabs_of_one_browser_show_the_overview(serve: Serve, page: Page) -> None:
@@ -269,14 +370,21 @@ def test_the_console_of_a_service_that_runs_elsewhere(
     assert ui.stop() == 0
 
 
-def test_hostile_texts_are_shown_as_they_are(serve: Serve, page: Page, name: str, redis_server: Any) -> None:
+def test_hostile_texts_are_shown_as_they_are(
+    serve: Serve, page: Page, name: str, redis_server: Any, tmp_path: Path
+) -> None:
     letters = []
     for number, text in enumerate(HOSTILE):
         [one] = dead_letters(name, 1, [text.replace("\x00", "")], message=text.replace("\x00", ""))
         headers = {**one.headers, "x-hostile": text.replace("\x00", ""), "eventml-dlq-offset": str(number)}
         letters.append(Record(one.topic, text.encode(), text.encode()[:500], f"{number} {text}", headers))
     publish(redis_server.url, letters)
-    service = serve("--workers", "1", env={"VERSION": HOSTILE[0] + HOSTILE[1]})
+    (doctor := tmp_path / "doctor.json").write_text(
+        json.dumps({"examination": {"predictor": HOSTILE[0]}, "advice": {HOSTILE[1]: HOSTILE[2:]}})
+    )
+    version = HOSTILE[0] + HOSTILE[1]
+    env = {"VERSION": version, "TRIED": "1", "EVENTML_CONFIG": doctor_settings(tmp_path, doctor)}
+    service = serve("--workers", "1", env=env)
     service.until_ready()
     page.open(service, "dead-letters")
     page.log_in(HOSTILE[0])
@@ -291,7 +399,7 @@ def test_hostile_texts_are_shown_as_they_are(serve: Serve, page: Page, name: str
             page.driver.get(link)
             assert "This one:" in page.text
             assert_safe(page)
-        for path in ("", "models", "try"):
+        for path in ("", "handler?name=risk", "models", "try"):
             page.open(service, path)
             assert_safe(page)
     page.open(service, f"tail?topic={name}.orders.{name}.risk.dlq")
@@ -319,10 +427,10 @@ def assert_safe(page: Page) -> None:
 @pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("dark", [False, True])
 def test_pages_are_accessible(
-    serve: Serve, page: Page, name: str, redis_server: Any, width: int, dark: bool
+    serve: Serve, page: Page, name: str, redis_server: Any, width: int, dark: bool, tmp_path: Path
 ) -> None:
-    publish(redis_server.url, dead_letters(name, 12, ["KeyError", "ValueError"]))
-    service = serve("--workers", "1")
+    publish(redis_server.url, [*dead_letters(name, 12, ["KeyError", "ValueError"]), *orders(name, 500)])
+    service = serve("--workers", "1", env={"GOLDEN": golden_rows(tmp_path), "TRIED": "1"})
     service.until_ready()
     page.resize(width, dark=dark)
     page.open(service, "dead-letters")

@@ -10,6 +10,7 @@ NOT_RUN: Final[dict[tuple[str, str], str]] = {
         "docs/cli.md",
         "eventml init shop --with",
     ): "the other way to write a project that is there; tests/cli runs it",
+    ("docs/console.md", "eventml doctor"): "tests/console shows what it writes",
     ("docs/console.md", "eventml ui"): "serves until it is stopped; tests/console runs it",
     (
         "docs/deployment/batch.md",

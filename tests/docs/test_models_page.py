@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 import eventml.models
+from eventml import entry_points
 from eventml.config.settings import SECTIONS
-from eventml.models import Artefact, formats, load
+from eventml.models import Artefact, load
 
 PAGE = (Path(__file__).parents[2] / "docs" / "models.md").read_text()
 
@@ -56,11 +57,7 @@ def test_its_format_of_a_package_loads(tmp_path: Path, monkeypatch: Any) -> None
     exec("from __future__ import annotations\n" + code, package.__dict__)  # noqa: S102 - our own page
     monkeypatch.setitem(sys.modules, "our_models", package)
     point = metadata.EntryPoint(name, value, "eventml.model_formats")
-    monkeypatch.setattr(metadata, "entry_points", lambda group: [point])
+    monkeypatch.setattr(entry_points, "_installed", lambda _: metadata.EntryPoints([point]))
     np.save(tmp_path / "model.npy", [1.0, 2.0])
-    formats.registered.cache_clear()
-    try:
-        loaded = load(Artefact(tmp_path / "model.npy", options={"scale": 2.0}), name="x").object
-    finally:
-        formats.registered.cache_clear()
+    loaded = load(Artefact(tmp_path / "model.npy", options={"scale": 2.0}), name="x").object
     assert loaded.tolist() == [2.0, 4.0]

@@ -62,7 +62,7 @@ def test_the_pictures_are_drawn_from_the_saved_measurements(
     assert str(Case(forest=True, workers=3, nodes=3)) in shown
 
 
-def test_the_recommended_trigger_asks_for_metrics_that_there_are_and_for_the_pods_that_were_simulated() -> None:
+def test_the_recommended_trigger_has_known_metrics_and_the_simulated_threshold() -> None:
     [block] = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
     [trigger] = yaml.safe_load(block)["triggers"]
     operations = (ROOT / "docs/operations.md").read_text("utf-8")

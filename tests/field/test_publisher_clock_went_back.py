@@ -32,7 +32,7 @@ async def read(partitions: Sequence[Sequence[float]]) -> Sequence[Delivery]:
     }
 
     async def getmany(**_: Any) -> dict[TopicPartition, list[list[Delivery]]]:
-        return {partition: [deliveries] for partition, deliveries in fetched.items()}
+        return {partition: [fetched.pop(partition)] for partition in list(fetched)}
 
     def partitions_for_topic(_: str) -> set[int]:
         return set(range(len(partitions)))

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventml.backends.kafka.packing import PackedRecords, Packer, RecordBatch, TopicPartitions
-from eventml.backends.kafka.wire import kafka_headers, key_hash, murmur2
-from eventml.records import Record
+from eventml.backends.kafka.wire import HeaderValues, kafka_headers, key_hash, murmur2
+from eventml.records import TOMBSTONE, Record
 
 CAPACITY, LIMIT = 2_000, 700
 HEADERS = {"ce_type": "t", "content-type": "application/json"}
@@ -148,3 +148,24 @@ def test_records_without_a_key_go_to_one_writable_partition_after_the_other() ->
 def test_records_without_a_key_go_to_some_partition_if_none_has_a_leader() -> None:
     [partition] = Packer(CAPACITY).partitions([Record("t", b"1")], [0], {"t": TopicPartitions(3, [])})
     assert partition[1] in range(3)
+
+
+@pytest.mark.parametrize("length", [0, 63, 64, 8_191, 8_192, 8_193, 70_001])
+def test_every_length_is_encoded_as_aiokafka_does(length: int) -> None:
+    headers = {"name" * (length // 4): HeaderValues([None, b"v" * length, None]), "": "text"}
+    some = [
+        Record("t", b"v" * length, b"k" * length, "i" * length, headers),
+        Record("t", TOMBSTONE, b"", "", headers),
+        Record("t", b"", None, "id"),
+    ]
+    some *= 1 if length > 64 else 3_000  # and offsets of more than 8,192
+    new, topics = partial(RecordBatch, compression=0, transactional=False), {"t": TopicPartitions(1, [0])}
+    [queue] = Packer(1 << 24).pack(new, some, range(len(some)), topics).batches.values()
+    expected = BatchBuilder(1 << 24, 0)
+    for record in some:
+        value = None if record.value is TOMBSTONE else record.value
+        own = kafka_headers(record.headers)
+        if record.id:
+            own.append(("ce_id", record.id.encode()))
+        expected.append(timestamp=1, key=record.key, value=value, headers=own)
+    assert encoded(queue[0].builder._build()) == encoded(expected._build())

@@ -143,7 +143,8 @@ async def test_workers_killed_before_the_commit_give_one_output_for_one_input(
     async def keep_one_running() -> None:
         nonlocal killed
         while not over:
-            worker = work(die=0.5 if killed else 2.0)  # the first ones always die between the two
+            # The first ones certainly die after they have written records, and before they commit.
+            worker = work(die=0.5, certainly=not killed)
             while worker.process.poll() is None and not over:
                 await asyncio.sleep(0.05)
             killed += worker.process.poll() == -signal.SIGKILL

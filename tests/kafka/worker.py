@@ -1,9 +1,11 @@
 """A process that works for a group, for tests that kill it.
 
-    worker.py '{"url": …, "topic": …, "to": …, "group": …, "settings": {…}, "pause": 0.0, "die": 0.0}'
+    worker.py '{"url": …, "topic": …, "to": …, "group": …, "settings": {…}, "pause": 0.0, "die": 0.0,
+                "certainly": false}'
 
 For each record it publishes one on `to`, with the id `<record's id>/made`. With `die` it kills itself, with
-that probability (2: always), after a transaction's records are written and before it is committed.
+that probability, after a transaction's records are written and before it is committed; `certainly`, at the
+first one.
 """
 
 from __future__ import annotations
@@ -54,11 +56,11 @@ async def until_completed(subscription: Any, done: list[Completion]) -> None:
             return
 
 
-def die_before_commit(chance: float) -> None:
+def die_before_commit(chance: float, *, certainly: bool) -> None:
     commit = AIOKafkaProducer.commit_transaction
 
     async def commit_or_die(producer: AIOKafkaProducer) -> None:
-        if random.random() < chance / 2:
+        if certainly or random.random() < chance / 2:
             os.kill(os.getpid(), signal.SIGKILL)  # before the commit is requested
         committing = asyncio.ensure_future(commit(producer))
         if random.random() < chance / 2:
@@ -73,5 +75,5 @@ if __name__ == "__main__":
     logging.basicConfig(level=logging.CRITICAL)
     choices = json.loads(sys.argv[1])
     if choices.get("die"):
-        die_before_commit(choices["die"])
+        die_before_commit(choices["die"], certainly=choices.get("certainly", False))
     asyncio.run(work(choices))

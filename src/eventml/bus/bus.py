@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from functools import wraps
-from importlib import metadata
 from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, Self, TypeVar
 
 from msgspec.structs import replace
@@ -17,6 +16,7 @@ from eventml.bus.connection import Topic, connect, handler_codecs, tracer
 from eventml.bus.reading import read
 from eventml.bus.router import Router
 from eventml.bus.running import WebApplication, run_until_signal, stop_when_idle
+from eventml.entry_points import registered
 from eventml.errors import ConfigError, MissingExtraError, NotOpenError, RegistrationError
 from eventml.handlers import Handler, configured
 from eventml.models import replacement, with_compiler
@@ -257,7 +257,7 @@ class Bus(Router):
             ConfigError: eventml is not installed, but imported from its source folder.
         """
         # Deployments import the bus, so the bus finds this one by its entry point.
-        point = next(iter(metadata.entry_points(group="eventml.deployments", name="web")), None)
+        point = registered("eventml.deployments").get("web")
         if point is None:
             raise ConfigError("eventml runs from its source folder; install it: pip install 'eventml[web]'")
         try:

@@ -63,8 +63,8 @@ async def run_until_signal(
         tasks.start_soon(stop_on_signals, first, further)
         await checkpoint()  # signals are received from here on
         async with opened as worker:
-            # What is loaded by now stays: if each full collection went through it, a worker with scikit-learn
-            # would stand still for 0.1 s every half second of full load.
+            # What is loaded by now mostly stays: if each full collection went through it, a worker with
+            # scikit-learn would stand still for 0.1 s every half second of full load.
             gc.collect()
             gc.freeze()
             try:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
+import sys
 import time
 from contextlib import contextmanager, suppress
 from functools import cache
 from io import StringIO
+from select import select
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
@@ -133,13 +136,43 @@ def is_terminal() -> bool:
     return Console().is_terminal
 
 
-def redraw(render: Callable[[int], str], every: float) -> None:
-    """Show text on the whole terminal, rendered for its width every so many seconds, until SIGINT."""
+def redraw(render: Callable[[int], str | Text], every: float) -> None:
+    """Show text on the whole terminal, rendered for its width every so many seconds, until `q` or SIGINT."""
     console = Console()
-    with Live(console=console, screen=True, auto_refresh=False) as live, suppress(KeyboardInterrupt):
+    with (
+        suppress(KeyboardInterrupt),
+        _keys() as key,
+        Live(console=console, screen=True, auto_refresh=False) as live,
+    ):
         while True:
-            live.update(Text(render(console.width), no_wrap=True), refresh=True)
-            time.sleep(every)
+            due = time.monotonic() + every
+            live.update(Text.assemble(render(console.width), no_wrap=True), refresh=True)
+            while (pressed := key(due - time.monotonic())) is not None:
+                if pressed == "q":
+                    return
+
+
+@contextmanager
+def _keys() -> Iterator[Callable[[float], str | None]]:
+    """Read keys as they are pressed: yields a function that waits so long for one."""
+    try:
+        import termios  # noqa: PLC0415 - Windows has no such module
+        import tty  # noqa: PLC0415 - as above
+
+        terminal = sys.stdin.fileno()
+        before = termios.tcgetattr(terminal)
+    except (ImportError, OSError, ValueError, termios.error):  # standard input is no terminal
+        yield lambda wait: time.sleep(max(wait, 0))
+        return
+    try:
+        tty.setcbreak(terminal)
+        yield lambda wait: (  # not of `sys.stdin`, which would keep a second key
+            os.read(terminal, 1).decode(errors="replace")
+            if select([terminal], [], [], max(wait, 0))[0]
+            else None
+        )
+    finally:
+        termios.tcsetattr(terminal, termios.TCSADRAIN, before)
 
 
 def to_html(text: str) -> str:

@@ -41,8 +41,8 @@ def score(  # noqa: PLR0913 - a command's options
         typer.Option(
             "--from",
             metavar="SOURCE",
-            help="What to score: URL#table, with a SQLAlchemy URL; a .parquet, .csv or .jsonl file, or a "
-            "folder of Parquet files, also at s3://, gs://, az:// or https://.",
+            help="What to score: URL#table, with a SQLAlchemy URL; a .parquet, .csv or .jsonl file, a folder "
+            "of Parquet files or a Delta table, also at s3://, gs://, az:// or https://.",
         ),
     ],
     target: Annotated[
@@ -281,7 +281,10 @@ class _Command:
                 self._loading = False
                 update(now.total, now.done, now.rows)
 
-            summary = await batch.score(self._bus, self._plan, stop=self._stop, progress=progress)
+            try:
+                summary = await batch.score(self._bus, self._plan, stop=self._stop, progress=progress)
+            except ConfigError as exc:  # no repetition helps
+                raise UsageError(str(exc)) from exc
         if self._as_json:
             print_json(summary)
         else:

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import time
 from collections import deque
-from contextlib import contextmanager, suppress
-from datetime import timedelta
-from select import select
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from msgspec import to_builtins
 from rich.console import Console
-from rich.live import Live
 from rich.text import Text
 
 from eventml.bus import import_bus
 from eventml.cli.buses import BusArgument, find, seconds
-from eventml.cli.output import JsonOption, UsageError, print_json, print_text
+from eventml.cli.output import JsonOption, UsageError, print_json, print_text, redraw
 from eventml.cli.tables import format_table
 from eventml.deploy.console import (
     Snapshot,
     fetch_status,
+    format_age,
     format_bound,
+    format_count,
+    format_memory,
     format_seconds,
     handler_numbers,
     worker_numbers,
@@ -34,7 +31,7 @@ from eventml.errors import ConfigError, UnavailableError
 from eventml.printable import cut, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 _LEAST_IMPORTANT: Final = (  # a narrow terminal leaves them out, in this order
     *("skipped", "duplicate", "stale", "complete", "call", "batch", "oldest", "retries", "memory", "trend"),
@@ -45,13 +42,9 @@ _HANDLER: Final = (
     *("p50", "p99", "call", "complete", "stale", "duplicate", "skipped"),
 )
 _WORKER: Final = ("worker", "state", "up", "restarts", "in flight", "oldest", "memory", "models")
-_KEYS: Final = "q: quit   d: dead letters by handler   ?: what the columns mean"
 _BARS: Final = "▁▂▃▄▅▆▇█"
 _TREND: Final = 20  # rates of a sparkline
 _REASONS: Final = 5  # why a service is not ready
-_EXPLAINED: Final = """\
-since the start: dead, lost, retries (dead letters replayed since are counted)
-left: dead letters neither replayed nor dropped; ? is not known"""
 
 
 def top(
@@ -70,74 +63,39 @@ def top(
     """
     name, address, console = find(import_bus, bus).name, parse_host_port(at), Console()
     before = _snapshot(name, address)
-    if once or as_json or not console.is_terminal:
-        time.sleep(every)
-        now = _snapshot(name, address)
-        if as_json:
-            handlers, workers = handler_numbers(before, now), worker_numbers(now.status)
-            unready = now.status.unready
-            print_json({"bus": name, "unready": unready, "handlers": handlers, "workers": workers})
+    time.sleep(every)
+    if not once and not as_json and console.is_terminal:
+        redraw(_live(name, address, before), every)
+        return
+    now = _snapshot(name, address)
+    if as_json:
+        handlers, workers = handler_numbers(before, now), worker_numbers(now.status)
+        print_json({"bus": name, "unready": now.status.unready, "handlers": handlers, "workers": workers})
+    else:
+        print_text(render(name, address, before, now, console.width if console.is_terminal else None))
+
+
+def _live(name: str, address: HostPort, before: Snapshot) -> Callable[[int], Text]:
+    """Return what renders the service for a width, each time from a new snapshot."""
+    view, trends = "", dict[str, deque[float]]()
+
+    def live(width: int) -> Text:
+        nonlocal before, view
+        problem = ""
+        try:
+            now = _snapshot(name, address)
+        except UnavailableError as exc:
+            problem = f"not ready: {printable(str(exc))}\n\n"
         else:
-            width = console.width if console.is_terminal else None
-            print_text(render(name, address, before, now, width))
-        return
-    _show(name, address, before, every, console)
+            for one in handler_numbers(before, now):
+                trends.setdefault(one.handler, deque(maxlen=_TREND)).append(one.received or 0)
+            view = render(name, address, before, now, width, trends)
+            before = now
+        shown = Text(f"{problem}{view}\n\nq: quit")
+        shown.highlight_regex(r"(?m)^not ready: .*$|[^ ]+, no broker", "bold red")
+        return shown
 
-
-def _show(name: str, address: HostPort, before: Snapshot, every: float, console: Console) -> None:
-    """Show the service until `q` or SIGINT."""
-    view, help_shown, left_shown = "waiting for the first update", False, False
-    trends: dict[str, deque[float]] = {}
-    with (
-        suppress(KeyboardInterrupt),
-        _keys() as key,
-        Live(console=console, screen=True, auto_refresh=False) as live,
-    ):
-        while True:
-            due, problem = time.monotonic() + every, ""
-            while (pressed := key(due - time.monotonic())) is not None:
-                help_shown ^= pressed == "?"
-                left_shown ^= pressed == "d"
-                if pressed == "q":
-                    return
-            try:
-                now = _snapshot(name, address)
-            except UnavailableError as exc:
-                problem = f"not ready: {printable(str(exc))}\n\n"
-            else:
-                for one in handler_numbers(before, now):
-                    trends.setdefault(one.handler, deque(maxlen=_TREND)).append(one.received or 0)
-                view = render(name, address, before, now, console.width, trends)
-                left = [f"{handler}: {count:,}" for handler, count in now.status.dead_letters.items()]
-                view += "\n\ndead letters left: " + printable(", ".join(left) or "?") if left_shown else ""
-                before = now
-            notes = f"{_EXPLAINED}\n\n{_KEYS}" if help_shown else _KEYS
-            shown = Text(f"{problem}{view}\n\n{notes}", no_wrap=True)
-            shown.highlight_regex(r"(?m)^not ready: .*$|[^ ]+, no broker", "bold red")
-            live.update(shown, refresh=True)
-
-
-@contextmanager
-def _keys() -> Iterator[Callable[[float], str | None]]:
-    """Read keys as they are pressed: yields a function that waits so long for one."""
-    try:
-        import termios  # noqa: PLC0415 - Windows has no such module
-        import tty  # noqa: PLC0415 - as above
-
-        terminal = sys.stdin.fileno()
-        before = termios.tcgetattr(terminal)
-    except (ImportError, OSError, ValueError, termios.error):  # standard input is no terminal
-        yield lambda wait: time.sleep(max(wait, 0))
-        return
-    try:
-        tty.setcbreak(terminal)
-        yield lambda wait: (  # not of `sys.stdin`, which would keep a second key
-            os.read(terminal, 1).decode(errors="replace")
-            if select([terminal], [], [], max(wait, 0))[0]
-            else None
-        )
-    finally:
-        termios.tcsetattr(terminal, termios.TCSADRAIN, before)
+    return live
 
 
 def _snapshot(bus: str, address: HostPort) -> Snapshot:
@@ -191,20 +149,15 @@ def sparkline(rates: Iterable[float]) -> str:
 
 def format_row(row: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
     """Return the cells of a row in these columns."""
-    return [_FORMATS.get(column, format_number)(row[column]) for column in columns]
-
-
-def format_number(number: float | None) -> str:
-    """Return a number without fractions, or "?" if it is not known."""
-    return "?" if number is None else f"{number:,.0f}"
+    return [_FORMATS.get(column, format_count)(row[column]) for column in columns]
 
 
 _FORMATS: Final[dict[str, Callable[[Any], str]]] = {
     **dict.fromkeys(("handler", "worker", "state", "trend"), str),
     **dict.fromkeys(("p50", "p99"), format_bound),
     **dict.fromkeys(("call", "complete", "oldest"), format_seconds),
-    "batch": lambda size: "-" if size is None else format_number(size),
-    "memory": lambda size: "?" if size is None else f"{size / 1e6:,.0f}MB",
-    "up": lambda seconds: str(timedelta(seconds=int(seconds or 0))),
+    "batch": lambda size: format_count(size, "-"),
+    "memory": format_memory,
+    "up": format_age,
     "models": ", ".join,
 }

@@ -2,7 +2,8 @@
 
 Read `settings.py` (the settings, their limits, and checking one value), then `sources.py` (the file with its
 profiles, the variables and the command line, merged). `backends.py` chooses the backend and finds its module,
-`urls.py` handles URLs, `${NAME}` and secrets. It may import handler_options, backends.base and errors.
+`urls.py` handles URLs, `${NAME}` and secrets. It may import handler_options, backends.base, entry_points and
+errors.
 """
 
 from eventml.config.backends import find_backend

@@ -10,13 +10,13 @@ and whose scheme is in a variable that is not set names another backend.
 from __future__ import annotations
 
 from collections import defaultdict
-from importlib import metadata
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from msgspec import structs
 
 from eventml.config.settings import URL, BackendSettings, Entry, convert, did_you_mean, variable
 from eventml.config.urls import InvalidValueError, expand, expand_url, redact, split_url
+from eventml.entry_points import registered
 from eventml.errors import ConfigError, MissingExtraError, UnknownBackendError
 
 if TYPE_CHECKING:
@@ -29,21 +29,6 @@ if TYPE_CHECKING:
 _GROUP: Final = "eventml.backends"
 
 
-def _registered() -> dict[str, str]:
-    """The registered entry points by scheme.
-
-    Raises:
-        ConfigError: Two packages register one scheme.
-    """
-    found: dict[str, str] = {}
-    for point in metadata.entry_points(group=_GROUP):
-        scheme = point.name.lower()
-        if found.setdefault(scheme, point.value) != point.value:
-            both = " and ".join(sorted({found[scheme], point.value}))
-            raise ConfigError(f"backend.url: {scheme}:// is registered twice, as {both}; uninstall one")
-    return found
-
-
 def find_backend(scheme: str) -> BackendModule:
     """Import the backend module that is registered for a URL scheme.
 
@@ -53,15 +38,15 @@ def find_backend(scheme: str) -> BackendModule:
         ConfigError: The registered module cannot be imported, or is not a backend; or two packages register
             one scheme.
     """
-    known = _registered()
+    known = registered(_GROUP)
     if scheme not in known:
         raise UnknownBackendError(
             f"backend.url: no backend is registered for {scheme}://{did_you_mean(scheme, known)} "
             f"(registered: {', '.join(sorted(known)) or 'none; is eventml installed?'})"
         )
-    label = f"backend.url: the entry point {scheme} = {known[scheme]} in {_GROUP}"
+    label = f"backend.url: the entry point {scheme} = {known[scheme].value} in {_GROUP}"
     try:
-        module = metadata.EntryPoint(scheme, known[scheme], _GROUP).load()
+        module = known[scheme].load()
     except MissingExtraError:
         raise
     except Exception as exc:  # a third-party module can raise anything while it is imported
@@ -100,11 +85,12 @@ def choose_backend(
         kind = find_backend(scheme).Settings
     except UnknownBackendError as exc:
         raise UnknownBackendError(f"{exc} (from {winner.source})") from None
-    registered, named, options = _registered(), None, list[Entry]()
+    modules = {name: point.value for name, point in registered(_GROUP).items()}
+    named, options = None, list[Entry]()
     for url, source in zip(urls, sources, strict=True):
         if url and source is not sources[0]:
             named = _scheme(url, environ)
-        if named is None or registered.get(named) == registered[scheme]:
+        if named is None or modules.get(named) == modules[scheme]:
             options += [entry for entry in source if entry.path != URL]
         if url is winner:
             # A variable may hold a whole URL with its secrets: a value that came from one is not shown.

@@ -78,9 +78,11 @@ class ConsoleSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     Attributes:
         history: SQLite file that keeps the history of the numbers over restarts.
         hidden_headers: Names of headers whose values are not shown; `*` stands for any text.
+        doctor: Files that `eventml doctor --json` has written, to show beside the models.
     """
 
     history: Text | None = None
+    doctor: list[Text] = []
     hidden_headers: list[Text] = msgspec.field(
         default_factory=lambda: ["*authorization*", "*cookie*", "*password*", "*secret*", "*token*"]
     )

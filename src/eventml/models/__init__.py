@@ -7,7 +7,8 @@ of types in skops files), `soundness.py` (structural checks of what was loaded) 
 (where functions and names of methods may be); `onnx_models.py`, `boosting.py`, `torch_models.py`. Registries:
 `mlflow_registry.py`, `remote_files.py`. `compiled.py` compiles what a format has loaded. `threads.py` limits
 models to one thread, `object_graph.py` lists the objects inside a model, and `blocks.py` predicts in blocks
-of one size. It may import `errors` and `loopback`. A model's library is imported when a model needs it.
+of one size. It may import `errors`, `entry_points` and `loopback`. A model's library is imported when a model
+needs it.
 """
 
 from eventml.models.artefacts import Artefact, Model, ModelSource

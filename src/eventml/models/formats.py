@@ -7,13 +7,12 @@ files without the dot. eventml's own are registered like those of other packages
 from __future__ import annotations
 
 import importlib
-from functools import cache
-from importlib import metadata
 from pathlib import Path  # noqa: TC003 - msgspec reads the annotations at run time
 from typing import Any, Final, Protocol
 
 import msgspec
 
+from eventml.entry_points import registered
 from eventml.errors import EventMLError, MissingExtraError, ModelError
 from eventml.models.artefacts import Artefact
 
@@ -46,17 +45,6 @@ class ModelFormat(Protocol):
 
     def __call__(self, file: ModelFile, /, **options: Any) -> Any:
         """Return the model in the file; it need not be limited to one thread."""
-
-
-@cache
-def registered(group: str) -> dict[str, metadata.EntryPoint]:
-    """The entry points of a group by name. Two packages that register one name are a ModelError."""
-    found: dict[str, metadata.EntryPoint] = {}
-    for point in metadata.entry_points(group=group):
-        if found.setdefault(point.name, point).value != point.value:
-            both = f"{found[point.name].value} and {point.value}"
-            raise ModelError(f"{point.name} is registered twice in {group}, as {both}; uninstall one")
-    return found
 
 
 def import_extra(module: str, extra: str, feature: str) -> Any:

@@ -15,10 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, cast
 
+from eventml.entry_points import registered
 from eventml.errors import EventMLError, ModelError, ModelNotFoundError, UntrustedModelError
 from eventml.loopback import is_loopback_name
 from eventml.models.artefacts import Artefact
-from eventml.models.formats import registered
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,7 +15,8 @@ In reading order:
 - `failures.py` classifies exceptions, `infrastructure.py` knows those of client libraries, `backoff.py` waits
   between attempts, `outages.py` logs what fails at the broker, `dead_letters.py` writes and reads
   dead letters, `replay.py` chooses and replays them.
-- `replies.py` answers requests; `stats.py` counts; `tracing.py` and `spans.py` record traces.
+- `replies.py` answers requests; `stats.py` counts, `predictions.py` what is predicted; `tracing.py` and
+  `spans.py` record traces.
 
 The runtime may import `handlers`, `codec`, `models`, `frames`, `backends.base`, `records` and `errors`.
 """
@@ -54,6 +55,7 @@ from eventml.runtime.outputs import (
     outputs_as_json,
     plain_outputs,
 )
+from eventml.runtime.predictions import Profile
 from eventml.runtime.replay import DeadLetterAction, DeadLetterFilter, ReplayReport, browse, replay_or_drop
 from eventml.runtime.replies import REPLY_RETENTION, predictor_of, read_reply, reply_topic, request_id
 from eventml.runtime.retry import FailFast, Retry
@@ -86,6 +88,7 @@ __all__ = [
     "OutageLog",
     "OutputChecks",
     "Prediction",
+    "Profile",
     "ReplayReport",
     "Retry",
     "Stats",

@@ -21,6 +21,7 @@ from eventml.records import Record
 from eventml.runtime.backoff import BrokerRetry
 from eventml.runtime.canary_trial import CanaryRecord, CanaryTrial, Observation
 from eventml.runtime.failures import CallResults, failure_cause, task_group
+from eventml.runtime.predictions import decode_prediction
 from eventml.runtime.sequential_test import Sums
 from eventml.runtime.stats import Stats
 
@@ -121,7 +122,7 @@ class CanaryControl:
             self._own, self._waiting, self._of_trial = {}, {}, self.trial.name
         share, worse = self.trial.share, self.trial.worse
         if (share, worse) != self._shown:
-            self._shown = share, worse
+            self._shown, self._stats.canary_share = (share, worse), float(share)
             self._stats.canary_worse = f"its canary {self._version} is worse: {worse}" if worse else ""
             level, why = (logging.WARNING, f"; it is worse: {worse}") if worse else (logging.INFO, "")
             text = "%s: its canary %s answers for %g of the keys%s"
@@ -158,7 +159,7 @@ class CanaryControl:
         for pair in zip(model, canary, strict=True):
             found = [one for one in pair if isinstance(one, Completion) and one.outputs]
             if len(found) == len(pair):
-                first, second = (self._number(_fields(one.outputs[0])) for one in found)
+                first, second = (self._number(decode_prediction(one.outputs[0])) for one in found)
                 self._waiting[found[0].delivery.record.id] = first, second
         while len(self._waiting) > _KEPT:
             del self._waiting[next(iter(self._waiting))]
@@ -186,8 +187,3 @@ class CanaryControl:
             return float(next(fields[name] for name in (self.options.error, *others) if name in fields))
         except (ArithmeticError, StopIteration, TypeError, ValueError):
             return math.nan
-
-
-def _fields(prediction: Record) -> Any:
-    packed = prediction.headers[records.CONTENT_TYPE] == records.MSGPACK
-    return (msgspec.msgpack if packed else msgspec.json).decode(prediction.value)

@@ -26,6 +26,7 @@ from eventml.runtime.failures import Failed, describe
 from eventml.runtime.handler_call import call_without_stream
 from eventml.runtime.output_checks import bare_prediction
 from eventml.runtime.outputs import answer_is_list, outputs_as_json
+from eventml.runtime.predictions import Profile, profile_of
 from eventml.runtime.stats import Stats
 
 if TYPE_CHECKING:
@@ -105,6 +106,12 @@ def read_golden_rows(path: str, handler: Handler) -> tuple[list[Item], list[Any]
         if isinstance(event, DecodeError):
             raise ModelError(f"{path}: row {number} is no event of {handler.name}: {event}")
     return list(map(Item, deliveries, events)), recorded
+
+
+def read_profile(handler: Handler) -> Profile:
+    """The profile of the predictions in a handler's golden rows. Raises as `read_golden_rows` does."""
+    golden = handler.options.golden
+    return Profile() if golden is None else profile_of(read_golden_rows(golden, handler)[1])
 
 
 def is_near(predicted: Any, expected: Any, tolerance: float) -> bool:

@@ -16,7 +16,8 @@ from eventml.records import Delivery
 from eventml.runtime.calling import Caller, Item
 from eventml.runtime.failures import NOT_CALLED, CallResults, Failed, contains_rejects
 from eventml.runtime.outputs import Outputs
-from eventml.runtime.stats import Stats
+from eventml.runtime.predictions import count_predictions
+from eventml.runtime.stats import Histogram, Stats
 from eventml.runtime.tracing import HandlerTracing
 
 if TYPE_CHECKING:
@@ -36,13 +37,20 @@ class CallSteps(NamedTuple):
 
 
 class HandlerCall:
-    """Calls a handler once for a batch, from its events to its results, in a span if tracing is on."""
+    """Calls a handler once for a batch, from its events to its results, in a span if tracing is on.
 
-    def __init__(self, handler: Handler, steps: CallSteps, stats: Stats) -> None:
+    Args:
+        predictions: Counts the predictions; by default `predictions` of the `stats`.
+    """
+
+    def __init__(
+        self, handler: Handler, steps: CallSteps, stats: Stats, predictions: Histogram | None = None
+    ) -> None:
         self._name = handler.name
         self._batched = handler.batched
         self._steps = steps
         self._stats = stats
+        self._predictions = predictions or stats.predictions
 
     @property
     def outputs(self) -> Outputs | None:
@@ -77,9 +85,10 @@ class HandlerCall:
         deliveries = [item.delivery for item in items]
         if steps.outputs is not None:
             with self._stats.timed("encode"):
-                if self._batched:
-                    return steps.outputs.completions(deliveries, outputs)
-                return steps.outputs.completions_each(deliveries, outputs)
+                made = steps.outputs.completions if self._batched else steps.outputs.completions_each
+                results = made(deliveries, outputs)
+                count_predictions(results, self._predictions)
+                return results
         if self._batched:
             return self._consumed_batch(deliveries, outputs)
         return [self._consumed(d, output) for d, output in zip(deliveries, outputs, strict=True)]

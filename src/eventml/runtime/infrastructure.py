@@ -10,7 +10,6 @@ import errno
 import sqlite3
 import time
 from collections.abc import Callable, Mapping
-from email.utils import parsedate_to_datetime
 from typing import Any, Final, NamedTuple
 
 from eventml.errors import BackendError
@@ -88,6 +87,8 @@ def retry_after(error: BaseException) -> float:
         if text.strip().isdecimal():
             seconds = float(text)
         else:
+            from email.utils import parsedate_to_datetime  # noqa: PLC0415 - 20 modules, for a rare failure
+
             seconds = parsedate_to_datetime(text).timestamp() - time.time()
     except Exception:  # noqa: BLE001 - as above
         return 0.0

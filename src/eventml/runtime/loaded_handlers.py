@@ -16,7 +16,8 @@ from eventml.codec import Decoder, Format
 from eventml.errors import RegistrationError
 from eventml.handlers import Handler
 from eventml.models import Model
-from eventml.runtime.golden_rows import check_golden_rows
+from eventml.runtime.golden_rows import check_golden_rows, read_profile
+from eventml.runtime.predictions import Profile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -32,6 +33,7 @@ class LoadedHandler(msgspec.Struct):
         decoder: Decoder of its events.
         formats: The formats of its outputs, by topic.
         canary: The model of its canary, loaded; None if it has none, or where it answers for none.
+        profile: The predictions that are recorded for it, or for the predictor that it is a challenger of.
     """
 
     handler: Handler
@@ -40,6 +42,7 @@ class LoadedHandler(msgspec.Struct):
     decoder: Decoder
     formats: Mapping[str, Format] = {}
     canary: Model | None = None
+    profile: Profile = Profile()
 
     @property
     def resources(self) -> dict[str, Any]:
@@ -82,11 +85,15 @@ async def load_handlers(
                 values[name] = stack.enter_context(entered)
             else:
                 values[name] = await stack.enter_async_context(entered)
-    loaded = []
+    loaded, profiles = [], dict[str, Profile]()
     for handler, (decoder, formats) in zip(handlers, codecs, strict=True):
         own = {name: values[name] for name in handler.resource_names if name != "model"}
         model = None if handler.model is None else await load_model(handler, own)
-        loaded.append(LoadedHandler(handler, model, own, decoder, formats))
+        if handler.champion in profiles:
+            profiles[handler.name] = profiles[handler.champion]
+        else:
+            profiles[handler.name] = await to_thread.run_sync(read_profile, handler)
+        loaded.append(LoadedHandler(handler, model, own, decoder, formats, profile=profiles[handler.name]))
     return loaded
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -86,6 +87,7 @@ class ModelUpdates:
         old = self._model
         self._use(new)
         self._stats.model_updates += 1
+        self._stats.model_since = time.monotonic()
         log.warning("%s: model %s: version %s replaces %s", self._name, new.name, new.version, old.version)
         self._accept()
 

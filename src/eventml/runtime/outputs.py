@@ -7,7 +7,7 @@ from functools import cache, reduce
 from itertools import islice
 from operator import or_
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple, get_type_hints
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -23,6 +23,7 @@ from eventml.records import Delivery, Output, Record
 from eventml.runtime.failures import CallResults, Failed
 from eventml.runtime.output_checks import OutputChecks, Prediction, each_alone
 from eventml.runtime.tracing import HandlerTracing
+from eventml.signatures import functions_of, type_hints
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -341,7 +342,7 @@ def union_of(types: Collection[Any]) -> Any:
 
 def _event_type(handler: Handler, type_: Any) -> Any:
     if type_ is Any:
-        type_ = get_type_hints(handler.function).get("return", Any)
+        type_ = type_hints(handler.name, functions_of(handler.function)[0]).get("return", Any)
         return Prediction if hasattr(type_, "tolist") or hasattr(type_, "to_list") else Any
     numbers = type_ in (bool, int, float) or is_list_type(type_) or hasattr(type_, "tolist")
     return Prediction if numbers else type_

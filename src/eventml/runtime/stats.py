@@ -86,10 +86,13 @@ class Stats:
         model_refused: Why the newest version of the model is not used; empty if it is.
         canary_events: Events that the canary was called for.
         canary_worse: Why the canary is worse than the model; empty if that is not known.
+        canary_share: The share of the keys that the canary answers for.
+        model_since: When the version of the model that is in use was taken over.
+        predictions: The numbers of predictions, sampled; `canary_predictions` are those of the canary.
         stages: How long each stage takes for a batch, in seconds. `receive` includes the wait for deliveries.
     """
 
-    def __init__(self, outages: OutageLog | None = None) -> None:
+    def __init__(self, outages: OutageLog | None = None, prediction_bounds: Sequence[float] = ()) -> None:
         self.received = 0
         self.completed = 0
         self.published = 0
@@ -113,6 +116,10 @@ class Stats:
         self.model_refused = ""
         self.canary_events = 0
         self.canary_worse = ""
+        self.canary_share = 0.0
+        self.model_since = self.last_arrival
+        self.predictions = Histogram(prediction_bounds)
+        self.canary_predictions = Histogram(prediction_bounds)
         self.stages: dict[Stage, Histogram] = {}
         self._arrivals: deque[tuple[int, float]] = deque()
         self._abandoned: list[tuple[float, Event]] = []

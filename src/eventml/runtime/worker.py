@@ -90,7 +90,7 @@ class Worker:
         self._work = anyio.CancelScope()
         self.handlers = handlers
         self.outages, self.ready = OutageLog(), anyio.Event()
-        self.stats = {loaded.handler.name: Stats(self.outages) for loaded in handlers}
+        self.stats = {loaded.handler.name: Stats(self.outages, loaded.profile.bounds) for loaded in handlers}
         for loaded in handlers:
             check_capabilities(loaded.handler, backend.capabilities)
         check_topics([loaded.handler for loaded in handlers], backend)
@@ -210,7 +210,8 @@ class Worker:
             self._canaries.append(control := CanaryControl(self._backend, handler, loaded.canary, stats))
             await stack.enter_async_context(control.joined())
             other = caller.with_resources(resources(loaded.canary, loaded.lifespans))
-            canary = HandlerCall(handler, self._steps(loaded, other, loaded.canary), stats)
+            canary_steps = self._steps(loaded, other, loaded.canary)
+            canary = HandlerCall(handler, canary_steps, stats, stats.canary_predictions)
             calls = CanaryCall(call, canary, control, stats)
         retry = self._failure_policy(
             calls, handler, subscription=subscription, stats=stats, ordered=ordered, tracing=steps.tracing

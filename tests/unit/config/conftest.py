@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import msgspec
 import pytest
 
+from eventml import entry_points
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -62,9 +64,7 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> list[metadata.EntryPoint]:
             ("needy", "needy"),
         )
     ]
-    monkeypatch.setattr(
-        metadata, "entry_points", lambda *, group: points if group == "eventml.backends" else []
-    )
+    monkeypatch.setattr(entry_points, "_installed", lambda _: metadata.EntryPoints(points))
     return points
 
 

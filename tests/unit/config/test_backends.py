@@ -92,5 +92,8 @@ def test_two_packages_under_one_scheme_are_refused(registry: list[metadata.Entry
     register(registry, "redis", "fake_stream")  # the same once more, as an editable install may show it
     assert find_backend("redis") is sys.modules["fake_stream"]
     register(registry, "redis", "another.package")
-    with pytest.raises(ConfigError, match=r"registered twice, as another\.package and fake_stream"):
+    with pytest.raises(
+        ConfigError,
+        match=r"twice in eventml\.backends, as another\.package and fake_stream",
+    ):
         find_backend("redis")

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 from msgspec import structs
 
-from eventml import Bus
+from eventml import Bus, entry_points
 from eventml.cli.check import check_bus
-from eventml.errors import MissingExtraError, ModelError, UntrustedModelError
-from eventml.models import Artefact, ModelFile, formats, load
+from eventml.errors import ConfigError, MissingExtraError, ModelError, UntrustedModelError
+from eventml.models import Artefact, ModelFile, load
 from tests.unit.models.format_cases import CASES, ROWS, TARGET, TORCH, digest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -223,8 +223,8 @@ class TestFolders:
     """A folder's version and pin are those of the list of digests of its files."""
 
     @pytest.fixture
-    def format_of_folders(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-        yield from registered(monkeypatch, "folder", lambda file: sorted(p.name for p in file.path.iterdir()))
+    def format_of_folders(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        register(monkeypatch, "folder", lambda file: sorted(p.name for p in file.path.iterdir()))
 
     def test_its_digest_is_what_sha256sum_prints(self, tmp_path: Path, format_of_folders: None) -> None:
         folder = tmp_path / "model"
@@ -245,22 +245,17 @@ class TestFolders:
             load(tmp_path, name="x")
 
 
-def registered(
-    monkeypatch: pytest.MonkeyPatch, name: str, *functions: Callable[[ModelFile], Any]
-) -> Iterator[None]:
-    """A third party's format, as its package registers it."""
+def register(monkeypatch: pytest.MonkeyPatch, name: str, *functions: Callable[[ModelFile], Any]) -> None:
+    """Add a third party's format, as its package registers it."""
     theirs = [
         metadata.EntryPoint(name, f"theirs{n}:read", "eventml.model_formats") for n in range(len(functions))
     ]
-    ours = list(metadata.entry_points(group="eventml.model_formats"))
-    monkeypatch.setattr(metadata, "entry_points", lambda group: [*ours, *theirs])
+    both = metadata.EntryPoints([*metadata.entry_points(group="eventml.model_formats"), *theirs])
+    monkeypatch.setattr(entry_points, "_installed", lambda _: both)
     for number, function in enumerate(functions):
         monkeypatch.setitem(
             sys.modules, f"theirs{number}", type("theirs", (), {"read": staticmethod(function)})
         )
-    formats.registered.cache_clear()
-    yield
-    formats.registered.cache_clear()
 
 
 def test_a_third_party_s_format_is_found_by_its_suffix(
@@ -275,17 +270,17 @@ def test_a_third_party_s_format_is_found_by_its_suffix(
         assert file.data == path.read_bytes()
         return np.load(file.path) * times
 
-    for _ in registered(monkeypatch, "npy", read):
-        model = load(Artefact(path, options={"times": 2}), name="x")
-        assert model.object.tolist() == (TARGET * 2).tolist()
-        assert model.version == digest(path)[:12]
+    register(monkeypatch, "npy", read)
+    model = load(Artefact(path, options={"times": 2}), name="x")
+    assert model.object.tolist() == (TARGET * 2).tolist()
+    assert model.version == digest(path)[:12]
 
 
 def test_two_packages_that_register_one_suffix_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for _ in registered(monkeypatch, "npy", id, id):
-        with pytest.raises(
-            ModelError, match=r"npy is registered twice.* theirs0:read and theirs1:read; uninstall one"
-        ):
-            load(tmp_path / "model.npy", name="x")
+    register(monkeypatch, "npy", id, id)
+    with pytest.raises(
+        ConfigError, match=r"npy is registered twice.* theirs0:read and theirs1:read; uninstall one"
+    ):
+        load(tmp_path / "model.npy", name="x")

@@ -1,8 +1,8 @@
 """Create and stop aiokafka's clients, and do what aiokafka has no public way for.
 
-All uses of private members of aiokafka are in this file and in `fetching`, which is why pyproject.toml bounds
-its version. Here: clients that never create a topic, clients that can be stopped while no broker answers, and
-commits of partitions that other members have.
+All uses of private members of aiokafka are in this file, in `fetching` and in `packing`, which is why
+pyproject.toml bounds its version. Here: clients that never create a topic, clients that can be stopped while
+no broker answers, and commits of partitions that other members have.
 """
 
 # ruff: noqa: SLF001 - see above

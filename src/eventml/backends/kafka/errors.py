@@ -103,5 +103,5 @@ def topic_not_found(topics: Collection[str]) -> TopicNotFoundError:
 
 
 def repeatable(error: EventMLError) -> EventMLError:
-    """The error that `receive` raises. All pass, a missing permission too, but that of a missing codec."""
+    """The error that `receive` raises: one that passes, as a missing permission does, or a missing codec."""
     return error if isinstance(error, UnavailableError | MissingExtraError) else UnavailableError(str(error))

@@ -1,8 +1,8 @@
 """Fetch deliveries: a batch of records at a time, in place of aiokafka's ConsumerRecords, one by one.
 
 aiokafka parses the batches, checks them, and skips aborted transactions. Each batch then goes through its
-generators as one item, a list of deliveries: a ConsumerRecord of each record would take half of a consumer's
-time. A record that aiokafka cannot read is read by a parser that can.
+generators as one item, a list of deliveries: to make a ConsumerRecord of each record first takes longer than
+to parse it. A record that aiokafka cannot read is read by a parser that can.
 """
 
 # ruff: noqa: SLF001 - it uses private members of aiokafka, as `connection` does
@@ -10,9 +10,9 @@ time. A record that aiokafka cannot read is read by a parser that can.
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import CorruptRecordException
@@ -28,17 +28,31 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("eventml")
 
-_BATCHES: Final = 32  # of all partitions, of one fetch: what a producer has sent alone is a batch of its own
 
+async def fetch_deliveries(
+    consumer: AIOKafkaConsumer, limit: int, within: int
+) -> dict[TopicPartition, list[Delivery]]:
+    """What a consumer has fetched, or fetches within so many milliseconds: some batches, by partition.
 
-async def fetch_deliveries(consumer: AIOKafkaConsumer, within: int) -> dict[TopicPartition, list[Delivery]]:
-    """What a consumer has fetched, or fetches within so many milliseconds; of some batches at most.
+    So many batches that they hold `limit` records, if there are as many: one at first, because it may be
+    large and compressed, then twice as many, because each may hold a single record. So there may be some more
+    than `limit`. The consumer is one of `ClientFactory.consumer`.
 
-    The consumer is one of `ClientFactory.consumer`. May raise any error of aiokafka's.
+    May raise any error of aiokafka's. The consumer may have moved past records then that nobody got: seek.
     """
-    fetched = await consumer.getmany(timeout_ms=within, max_records=_BATCHES)
-    found = {partition: list(chain.from_iterable(batches)) for partition, batches in fetched.items()}
-    return {partition: deliveries for partition, deliveries in found.items() if deliveries}
+    found: defaultdict[TopicPartition, list[Delivery]] = defaultdict(list)
+    count, batches = 0, 1
+    while count < limit:
+        fetched = await consumer.getmany(timeout_ms=within, max_records=batches)
+        if not fetched:
+            break
+        for partition, lists in fetched.items():
+            deliveries = list(chain.from_iterable(lists))
+            if deliveries:
+                found[partition] += deliveries
+                count += len(deliveries)
+        within, batches = 0, 2 * batches
+    return found
 
 
 def decode_batches(consumer: AIOKafkaConsumer) -> None:
@@ -93,7 +107,7 @@ class _Batches:
 class _Batch:
     """A batch that aiokafka iterates as if it had one record: itself, at its last offset.
 
-    The next record of it is its first one all the same, which says how a transaction ended.
+    `next` returns its first record: aiokafka reads from that whether a control batch aborts a transaction.
     """
 
     def __init__(self, records: Any) -> None:
@@ -124,6 +138,8 @@ def _read(records: Any, iterator: Iterator[Any], data: bytes) -> Iterator[Any]:
         )
         records._records = _Batches(ReadableBatches(data, offset))
         yield from records._unpack_records()
+    finally:
+        records._consumer_record = None  # it refers to `records`: a cycle that would keep the fetched bytes
 
 
 class ReadableBatches(_MemoryRecordsPy):  # type: ignore[misc] # aiokafka has no types

@@ -90,8 +90,9 @@ class Fetcher:
         if version != self._version:
             self.seek()
         try:
-            fetched = await fetch_deliveries(self._consumer, _POLL)
+            fetched = await fetch_deliveries(self._consumer, self._limit, _POLL)
         except NoOffsetForPartitionError:
+            self._version = -1  # the consumer may have moved past records of other partitions
             return  # a rebalance came between, and where the group starts is not committed yet
         except OffsetOutOfRangeError as exc:
             [partition] = exc.args[0]

@@ -66,7 +66,7 @@ class RecordBatch(_DefaultRecordBatchBuilderPy):  # type: ignore[misc] # aiokafk
         return True
 
     def close(self) -> None:
-        """It is closed."""
+        """Does nothing: it is always closed."""
 
     def _set_producer_state(self, producer_id: int, producer_epoch: int, base_sequence: int) -> None:
         self.set_producer_state(producer_id, producer_epoch, base_sequence)
@@ -94,7 +94,7 @@ class PackedRecords(NamedTuple):
 
 
 class _EncodedHeaders(NamedTuple):
-    """The headers of a record, and those before its id."""
+    """The bytes of the headers of a record without an id; and those up to the value of the id."""
 
     without_id: bytes
     before_id: bytes

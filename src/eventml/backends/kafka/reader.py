@@ -40,6 +40,7 @@ class Reader:
         self._max_bytes = max_bytes
         self._deliveries: deque[Delivery] = deque()
         self._fetching: asyncio.Task[None] | None = None
+        self._next: dict[TopicPartition, int] = {}  # offsets to fetch next
         self._ends: dict[TopicPartition, int] | None = None
         self._over = False
 
@@ -49,8 +50,8 @@ class Reader:
         self._consumer.assign(partitions)
         async with translated("starting to read", within):
             await self._clients.start(self._consumer)
-        for partition, offset in (await admin.offsets(partitions, start)).items():
-            self._consumer.seek(partition, offset)
+        self._next = await admin.offsets(partitions, start)
+        self._seek()
 
     async def receive(self, limit: int) -> Sequence[Delivery]:
         """As `Subscription.receive`, and `Bounded`."""
@@ -58,7 +59,7 @@ class Reader:
             if self._over:
                 return ()
             if self._fetching is None:
-                self._fetching = asyncio.create_task(self._fetch())
+                self._fetching = asyncio.create_task(self._fetch(limit))
             # A fetch that is cancelled would break aiokafka's count of those under way.
             await asyncio.wait([self._fetching])
             fetching, self._fetching = self._fetching, None
@@ -97,6 +98,12 @@ class Reader:
             for partition in self._partitions:
                 consumer.seek(partition, positions.get(partition, 0))
 
+    def _seek(self) -> None:
+        """Fetch what comes next, where the consumer may have moved on. It has all of what is paused."""
+        for partition, offset in self._next.items():
+            if partition not in self._consumer.paused():
+                self._consumer.seek(partition, offset)
+
     async def _ended(self, ends: Mapping[TopicPartition, int]) -> bool:
         done = [p for p, end in ends.items() if await self._consumer.position(p) >= end]
         self._consumer.pause(*done)
@@ -108,15 +115,17 @@ class Reader:
             return deliveries
         return (d for d in deliveries if int(d.offset) < ends.get((d.record.topic, d.partition), 0))
 
-    async def _fetch(self) -> None:
+    async def _fetch(self, limit: int) -> None:
         try:
             await self._add_new_partitions()
             self._over = self._ends is not None and await self._ended(self._ends)
             if self._over:
                 return
-            fetched = await fetch_deliveries(self._consumer, _POLL)
+            fetched = await fetch_deliveries(self._consumer, limit, _POLL)
         except CLIENT_ERRORS as exc:
+            self._seek()
             raise repeatable(translate(exc, "reading")) from exc
+        self._next |= {p: int(deliveries[-1].offset) + 1 for p, deliveries in fetched.items()}
         # Partitions have no common order but time. Each keeps its own: a publisher's clock may jump back.
         merged = heapq.merge(*fetched.values(), key=attrgetter("timestamp"))
         self._deliveries.extend(self._before_end(merged))

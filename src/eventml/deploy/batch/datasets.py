@@ -1,44 +1,50 @@
-"""Parquet, in one file or in a folder of them, read and written by pyarrow."""
+"""Parquet, in one file or in a folder of them, and Delta tables; read and written by pyarrow."""
 
 from __future__ import annotations
 
-from itertools import chain
+from itertools import chain, starmap
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
+from pyarrow import fs
 
 from eventml.deploy.batch.chunks import RowChunk, require_id_column
+from eventml.deploy.batch.locations import DELTA, FileLocation
+from eventml.deploy.batch.output_columns import column_kind
 from eventml.deploy.batch.stores import file_system, fingerprint_of, store_errors
 from eventml.errors import SourceError, TargetError
+from eventml.event_types import fields_of
+from eventml.models import import_extra
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from eventml.deploy.batch.locations import FileLocation
+    from collections.abc import Callable, Iterator, Sequence
 
 
 class DatasetSource:
     """Reads the rows of a Parquet file, or of a folder of them in the order of the files' names.
 
-    The names of folders such as `month=2024-01` are columns. A column that a file lacks is null there. A
-    position is the number of rows before it. Only the chosen columns are read, and of a row group no more
-    than the pages of a chunk at a time.
+    The names of folders such as `month=2024-01` are columns: text where the event has text, numbers where all
+    are. A column that a file lacks is null there. Of a Delta table it reads the last version. A position is
+    the number of rows before it. Only the chosen columns are read, and of a row group no more than the pages
+    of a chunk at a time.
 
     Raises:
         SourceError: It cannot be read, is of another format, or lacks the column.
     """
 
-    def __init__(self, location: FileLocation, id_column: str) -> None:
+    def __init__(self, location: FileLocation, id_column: str, event_type: Any) -> None:
         self._location = location
         self._id = id_column
+        fields = fields_of(event_type) or ()
+        self._texts = {name for name, _, type_ in fields if column_kind(type_) == "text"}
         self._fingerprint = fingerprint_of(location)
         with store_errors(location, SourceError, "read as Parquet"):
             self._dataset = _open(location)
             files = (one.physical_schema.names for one in self._dataset.get_fragments())
             self.columns = list(dict.fromkeys(chain(*files, self._dataset.schema.names)))
-        if not self._dataset.files:
+        if not self.columns:
             raise SourceError(f"{location}: there is no Parquet file in this folder")
         require_id_column(location, self.columns, id_column)
 
@@ -72,6 +78,9 @@ class DatasetSource:
         """The columns of a file, and those of its folders' names; nulls for one that only others have."""
         inside = [name for name in names if name in file.schema_arrow.names]
         folders = pads.get_partition_keys(fragment.partition_expression)
+        for name, _, text in (part.partition("=") for part in fragment.path.split("/")[:-1]):
+            if name in self._texts and isinstance(folders.get(name), int):
+                folders[name] = text
         outside = {name: pa.scalar(folders.get(name)) for name in names if name not in inside}
         # The pages of a chunk are few: threads would cost more memory than they save time.
         for batch in file.iter_batches(rows, columns=inside or None, use_threads=False):
@@ -82,43 +91,73 @@ class DatasetSource:
         pass  # no file is open between two runs of `chunks`
 
 
+def _is_delta(location: FileLocation) -> bool:
+    if location.format != "dataset":
+        return False
+    path, files = file_system(location)
+    return bool(files.get_file_info(f"{path}/_delta_log").type == fs.FileType.Directory)
+
+
 def _open(location: FileLocation) -> pads.Dataset:
-    path, store = file_system(location)
-    return pads.dataset(path, filesystem=store, format="parquet", partitioning="hive")
+    path, files = file_system(location)
+    if not _is_delta(location):
+        return pads.dataset(path, filesystem=files, format="parquet", partitioning="hive")
+    table = import_extra("deltalake", "delta", "a Delta table").DeltaTable(location.url or path)
+    # Not its own file system: threads of pyarrow that read by that sometimes abort a process that ends.
+    return table.to_pyarrow_dataset(filesystem=fs.SubTreeFileSystem(path, files))
 
 
-def columns_of(location: FileLocation) -> list[str] | None:
-    """Return the columns of a folder of Parquet files; None if it has none, or does not exist.
+def columns_of(location: FileLocation) -> list[str]:
+    """Return the columns of a Delta table or a folder of Parquet files; none of an empty folder.
 
     Raises:
-        TargetError: It has other files.
+        SourceError: It does not exist, or has other files.
     """
-    with store_errors(location, TargetError, "replaced, so name another target"):
-        try:
-            dataset = _open(location)
-        except FileNotFoundError:
-            return None
-        return list(dataset.schema.names) if dataset.files else None
+    with store_errors(location, SourceError, "read as Parquet"):
+        return list(_open(location).schema.names)
 
 
 def replace_partitions(
-    location: FileLocation, rows: pa.RecordBatchReader, partition_by: Sequence[str]
+    location: FileLocation, rows: Callable[[], pa.RecordBatchReader], partition_by: Sequence[str]
 ) -> None:
     """Write rows to a folder, in place of the files in each partition that they belong to.
 
-    Not in one step: who reads the folder meanwhile may find a partition empty, or a part of it.
+    A Delta table, as which a folder `*.delta` is created, is written by one commit; who reads another folder
+    meanwhile may find a partition empty, or a part of it.
 
     Raises:
         TargetError: They cannot be written.
     """
-    path, store = file_system(location)
+    path, files = file_system(location)
+    columns = list(partition_by)
     with store_errors(location, TargetError, "written"):
+        if (there := _is_delta(location)) or location.path.suffix == DELTA:
+            write = import_extra("deltalake", "delta", "a Delta table").write_deltalake
+            options: dict[str, Any] = {"partition_by": columns} if columns else {}
+            if columns and there:
+                options = {"predicate": _condition(rows(), columns)}
+            write(location.url or path, rows(), mode="overwrite", **options)
+            return
         pads.write_dataset(
-            rows,
+            rows(),
             path,
-            filesystem=store,
+            filesystem=files,
             format="parquet",
-            partitioning=list(partition_by) or None,
-            partitioning_flavor="hive" if partition_by else None,
+            partitioning=columns or None,
+            partitioning_flavor="hive" if columns else None,
             existing_data_behavior="delete_matching",
         )
+
+
+def _condition(rows: pa.RecordBatchReader, columns: list[str]) -> str:
+    """The condition, in SQL, that a row is in a partition of one of these."""
+    found: dict[str, None] = {}
+    for batch in rows:
+        for row in pa.Table.from_batches([batch]).group_by(columns).aggregate([]).to_pylist():
+            found[" AND ".join(starmap(_equals, row.items()))] = None
+    return " OR ".join(found) or "false"
+
+
+def _equals(name: str, value: Any) -> str:
+    text = "'" + value.replace("'", "''") + "'" if isinstance(value, str) else str(value)
+    return f'"{name}" IS NULL' if value is None else f'"{name}" = {text}'

@@ -33,7 +33,7 @@ from eventml.deploy.batch.prediction_tables import arrow_schema, tables_of
 from eventml.deploy.batch.replaceable import check_replaceable, is_in_source
 from eventml.deploy.batch.stores import store_errors
 from eventml.deploy.batch.work_folder import WorkFolder
-from eventml.errors import TargetError
+from eventml.errors import ConfigError, TargetError
 from eventml.models import open_store
 from eventml.printable import printable_json
 
@@ -138,7 +138,7 @@ class FileTarget(Target):
             names = arrow_schema(schema or (), integer_ids=False).names
             if missing := [name for name in self._partition_by if schema and name not in names]:
                 there = f"there is no column {missing[0]!r}; there are: {', '.join(names)}"
-                raise TargetError(f"--partition-by: {there}")
+                raise ConfigError(f"--partition-by: {there}")
             if found.parts:
                 with self._folder.open(_part(0), "rb") as part:
                     self._schema = pq.read_schema(part)
@@ -191,8 +191,7 @@ class FileTarget(Target):
         with self._translate_errors():
             self._save_checkpoint()
             if self._format == "dataset":
-                rows = pa.RecordBatchReader.from_batches(self._known_schema(), self._batches())
-                replace_partitions(self._location, rows, self._partition_by)
+                replace_partitions(self._location, self._reader, self._partition_by)
             else:
                 self._publish(self._join(), self._location)
             self._rejects.close()
@@ -230,6 +229,9 @@ class FileTarget(Target):
         if self._schema is None:
             self._schema = arrow_schema(self._output_schema or single_column("float"), integer_ids=False)
         return self._schema
+
+    def _reader(self) -> pa.RecordBatchReader:
+        return pa.RecordBatchReader.from_batches(self._known_schema(), self._batches())
 
     def _batches(self) -> Iterator[pa.RecordBatch]:
         for number in range(self._state.parts):

@@ -148,7 +148,7 @@ async def score(
     started = time.monotonic()
     handler, id_column = scorable(bus, plan.predictor, plan.id_column)
     async with AsyncExitStack() as stack:
-        source = await to_thread.run_sync(open_source, plan.source, id_column)
+        source = await to_thread.run_sync(open_source, plan.source, id_column, handler.event_type)
         stack.callback(source.close)
         from_text = isinstance(plan.source, FileLocation) and plan.source.format == "csv"
         strict = bus.declared_topic(handler.topic).strict
@@ -193,8 +193,8 @@ async def score(
     )
 
 
-def open_source(location: Location, id_column: str) -> Source:
-    """Open the source of a job."""
+def open_source(location: Location, id_column: str, event_type: Any = dict) -> Source:
+    """Open the source of a job that makes events of this type."""
     # Each module is imported only where it is needed: SQLAlchemy and pyarrow come with an extra.
     if isinstance(location, SqlLocation):
         from eventml.deploy.batch.sql_source import SqlSource  # noqa: PLC0415
@@ -206,7 +206,7 @@ def open_source(location: Location, id_column: str) -> Source:
         return file_source.JsonLinesSource(location)
     if location.format == "csv":
         return file_source.CsvSource(location, id_column)
-    return datasets.DatasetSource(location, id_column)
+    return datasets.DatasetSource(location, id_column, event_type)
 
 
 def open_target(plan: ScorePlan) -> Target:

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 FileFormat = Literal["parquet", "csv", "jsonl", "dataset"]
-"""`dataset` is a folder of Parquet files."""
+"""`dataset` is a folder of Parquet files, or a Delta table."""
+
+DELTA: Final = ".delta"  # of a folder that becomes a Delta table; one that is there may have any name
 
 FORMATS: Final[dict[str, FileFormat]] = {
     ".parquet": "parquet",
@@ -121,7 +123,7 @@ def parse_location(text: str, *, option: str, query: str = "", parameters: Seque
     url = _expanded(text, option) if in_store else ""
     path = Path(urlsplit(url).path.lstrip("/") or "store") if url else Path(text)
     form = FORMATS.get(path.suffix.lower())
-    if text.endswith("/") or (not url and path.is_dir()):
+    if text.endswith("/") or path.suffix == DELTA or (not url and path.is_dir()):
         form = "dataset"
     if url:
         path = cache_folder() / "score" / hashlib.sha256(url.encode()).hexdigest()[:32] / path.name
@@ -129,8 +131,8 @@ def parse_location(text: str, *, option: str, query: str = "", parameters: Seque
         shown = redact(text) if "@" in text else text
         raise ConfigError(
             f"{option} {shown}: expected a SQLAlchemy URL with #table, such as "
-            f"sqlite:///rides.db#rides, a file whose name ends in {', '.join(FORMATS)}, or a folder of "
-            "Parquet files, whose name ends in /"
+            f"sqlite:///rides.db#rides, a file whose name ends in {', '.join(FORMATS)}, a folder of "
+            f"Parquet files, whose name ends in /, or a Delta table, whose name ends in / or {DELTA}"
         )
     if option == "--to" and url.startswith("http"):
         raise ConfigError(

@@ -34,11 +34,11 @@ def check_replaceable(location: FileLocation, columns: Sequence[str], rows: str)
     except FileNotFoundError:
         return
     except (pa.ArrowException, msgspec.DecodeError, SourceError) as exc:
-        if isinstance(exc.__cause__, FileNotFoundError):  # in a store
+        if isinstance(exc.__cause__, FileNotFoundError):  # in a store, or of a folder
             return
         problem = str(exc)
     else:
-        problem = f"it has the columns {', '.join(names or ())}"
+        problem = f"it has the columns {', '.join(names)}"
         if not names or set(columns) <= set(names):
             return
     kind = "folder" if location.format == "dataset" else "file"

@@ -5,15 +5,16 @@ from __future__ import annotations
 import re
 import sqlite3
 from contextlib import closing
-from operator import itemgetter
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
 from eventml.deploy.batch.chunks import RowChunk, require_id_column
 from eventml.deploy.batch.locations import SqlLocation
+from eventml.deploy.batch.output_columns import as_list
 from eventml.deploy.batch.sql_tables import open_engine, split_table_name, translate_errors
-from eventml.errors import DecodeError, SourceError
+from eventml.errors import ConfigError, DecodeError, SourceError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -26,6 +27,13 @@ _END: Final = re.compile(r"\s*(?:;(?:\s|;|--[^\n'\"`$*]*(?:\n|$))*)?\Z")
 
 A comment with a quote may be the end of a text that the semicolon is in, so it is not taken for one.
 """
+
+
+_SAME_IN_ARROW: Final = {16, 20, 21, 23, 25, 701, 1043, 1082, 1114}
+"""PostgreSQL's boolean, integers, text, double precision, varchar, date, timestamp."""
+
+_PARAMETER: Final = re.compile(r"'[^']*'|(?<![\w:]):([^\W\d]\w*)")
+"""A text, or `:name` behind a space or a sign."""
 
 
 class SqlSource:
@@ -61,17 +69,20 @@ class SqlSource:
 
     def chunks(self, columns: Sequence[str], *, rows: int, after: Any) -> Iterator[RowChunk]:
         names = [self._id, *(name for name in columns if name != self._id)]
-        read = self._read_pages if self._by_pages else self._read_cursor
         done, last = 0, after
         with translate_errors(self._location, SourceError), self._engine.connect() as connection:
             # SQLAlchemy converts what it fetches; SQLite's own cursor is quicker, and does not.
-            convert = self._converters(connection, names) if self._by_pages else dict.fromkeys(names, list)
+            convert = self._converters(connection, names) if self._by_pages else {}
+            read = self._read_arrow if self._is_same_in_arrow(connection, names) else self._read_cursor
+            read = self._read_pages if self._by_pages else read
             with closing(read(connection, names, rows, after)) as pages:
                 for page in pages:
-                    cells = (list(map(itemgetter(place), page)) for place in range(len(names)))
-                    values = {name: convert[name](column) for name, column in zip(names, cells, strict=True)}
+                    cells = getattr(page, "columns", None) or list(map(list, zip(*page, strict=True)))
+                    values = dict(zip(names, cells, strict=True))
+                    values.update({name: convert[name](values[name]) for name in convert})
                     done += len(page)
-                    last = page[-1][0] if page[-1][0] is not None else last
+                    [end] = as_list(cells[0][-1:])
+                    last = end if end is not None else last
                     yield RowChunk(
                         position=last if isinstance(last, int | str | float | None) else str(last),
                         ids=values[self._id],
@@ -110,13 +121,47 @@ class SqlSource:
             yield page[start : start + rows]
 
     def _read_cursor(
-        self, connection: sa.Connection, names: Sequence[str], rows: int, after: Any
+        self, connection: sa.Connection, names: Sequence[str], rows: int, after: Any, parts: Any = (0, 1)
     ) -> Generator[Sequence[Sequence[Any]], None, None]:
         streaming = connection.execution_options(stream_results=True, max_row_buffer=rows)
-        for without_id in (False, True):
+        for without_id in map(bool, parts):
             with closing(streaming.execute(self._select(names, after, without_id=without_id))) as result:
                 while page := result.fetchmany(rows):
                     yield page
+
+    def _is_same_in_arrow(self, connection: sa.Connection, names: Sequence[str]) -> bool:
+        """Whether ADBC's driver is installed, and gives the values of psycopg, as not of `real`."""
+        if self._engine.dialect.driver != "psycopg" or find_spec("adbc_driver_postgresql") is None:
+            return False
+        none: Any = connection.execute(self._select(names, None).where(sa.false()))
+        return {column.type_code for column in none.cursor.description} <= _SAME_IN_ARROW
+
+    def _read_arrow(
+        self, connection: sa.Connection, names: Sequence[str], rows: int, after: Any
+    ) -> Generator[Any, None, None]:
+        """Read record batches, eight times as fast as rows; such a read can have no parameters."""
+        import pyarrow.compute as pc  # noqa: PLC0415 - it takes time, and is not always needed
+        from adbc_driver_postgresql import dbapi  # type: ignore[import-untyped]  # noqa: PLC0415 - optional
+        from psycopg import ClientCursor  # noqa: PLC0415 - installed if this is its connection
+
+        url = self._engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
+        parts = [1]
+        statement = self._select(names, after).compile(connection)
+        driver: Any = connection.connection.driver_connection
+        with dbapi.connect(url) as database, database.cursor() as cursor:
+            cursor.execute("SET TRANSACTION READ ONLY")
+            cursor.execute("SET client_encoding TO 'UTF8'")
+            cursor.execute(ClientCursor(driver).mogrify(str(statement), statement.params))
+            for batch in cursor.fetch_record_batch():
+                try:
+                    any(pc.min_max(column).as_py() is None for column in batch.columns)
+                except (OverflowError, ValueError):  # times such as `infinity`: psycopg reads them as text
+                    parts = [0, 1]
+                    break
+                for start in range(0, len(batch), rows):
+                    yield batch.slice(start, rows)
+                [after] = as_list(batch.column(0)[-1:])
+        yield from self._read_cursor(connection, names, rows, after, parts)
 
     def _select(self, names: Sequence[str], after: Any, *, without_id: bool = False) -> sa.Select[Any]:
         key = self._rows.c[self._id]
@@ -135,11 +180,9 @@ class SqlSource:
     ) -> Mapping[str, Callable[[list[Any]], list[Any]]]:
         """Convert the driver's values to the declared types: the times that SQLite stores as text, say."""
         dialect = connection.dialect
-        types: list[Any] = [self._rows.c[name].type.dialect_impl(dialect) for name in names]
-        return {
-            name: _converter(type_.result_processor(dialect, None))
-            for name, type_ in zip(names, types, strict=True)
-        }
+        types: dict[str, Any] = {name: self._rows.c[name].type.dialect_impl(dialect) for name in names}
+        found = {name: type_.result_processor(dialect, None) for name, type_ in types.items()}
+        return {name: _converter(process) for name, process in found.items() if process}
 
     def _selectable(self, connection: sa.Connection) -> FromClause:
         """The table or the query, with its columns."""
@@ -152,7 +195,13 @@ class SqlSource:
             # Without a type, as the last id in `_select`.
             bound = [sa.bindparam(name, values[name], type_=sa.types.NullType()) for name in values]
             described = sa.text(f"SELECT * FROM ({query}) AS source_rows WHERE 1 = 0").bindparams(*bound)  # noqa: S608 - the user's own query, on a read-only connection
-            result = connection.execute(described)
+            try:
+                result = connection.execute(described)
+            except sa.exc.DBAPIError as exc:
+                for name in set(_PARAMETER.findall(self._location.query)) - {"", *values}:
+                    advice = f"has :{name}, to which no --param gives a value: add --param {name}=VALUE"
+                    raise ConfigError(f"--query {advice} ({str(exc.orig).splitlines()[0]})") from exc
+                raise
             names = list(result.keys())
             result.close()
             columns: list[Any] = [sa.column(sa.quoted_name(name, quote=True)) for name in names]
@@ -211,10 +260,7 @@ def _text_or_error(text: bytes) -> str | DecodeError:
         return DecodeError(f"{text!r:.200} is no UTF-8: {exc.reason}")
 
 
-def _converter(process: Callable[[Any], Any] | None) -> Callable[[list[Any]], list[Any]]:
-    if process is None:
-        return list
-
+def _converter(process: Callable[[Any], Any]) -> Callable[[list[Any]], list[Any]]:
     def convert(value: Any) -> Any:
         try:
             return process(value)

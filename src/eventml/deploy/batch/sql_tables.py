@@ -34,26 +34,32 @@ def open_engine(location: SqlLocation, *, read_only: bool) -> sa.Engine:
 
     Raises:
         ConfigError: The URL cannot be used.
-        SourceError: The SQLite file to read from does not exist.
+        SourceError: The file of SQLite or DuckDB to read from does not exist.
     """
     try:
         url = sa.make_url(location.url)
         if url.drivername in ("postgresql", "postgres"):  # SQLAlchemy's default is psycopg 2
             url = url.set(drivername="postgresql+psycopg")
-        if url.get_backend_name() == "sqlite":
-            return _open_sqlite(url, location, read_only=read_only)
+        kind = url.get_backend_name()
+        if kind in ("sqlite", "duckdb"):
+            path = _check_file(url, location, read_only=read_only)
+        if kind == "sqlite":
+            return _open_sqlite(path, url, read_only=read_only)
         options: dict[str, Any] = {"hide_parameters": True, "poolclass": sa.pool.NullPool}
-        if read_only and url.get_backend_name() == "postgresql":
+        if read_only and kind == "postgresql":
             options["execution_options"] = {"postgresql_readonly": True}
-        return sa.create_engine(url, **options)
+        engine = sa.create_engine(url, **options)
     except (sa.exc.ArgumentError, ValueError) as exc:
         # SQLAlchemy's message may show parts of the URL.
         raise ConfigError(f"{location}: SQLAlchemy cannot read this URL ({type(exc).__name__})") from None
     except (sa.exc.NoSuchModuleError, ModuleNotFoundError) as exc:
         raise ConfigError(f"{location}: {exc}; install the database's driver") from exc
+    if read_only and kind == "duckdb":
+        engine.dialect.do_begin = lambda c: c.execute("BEGIN TRANSACTION READ ONLY")  # type: ignore[method-assign,assignment]
+    return engine
 
 
-def _open_sqlite(url: sa.URL, location: SqlLocation, *, read_only: bool) -> sa.Engine:
+def _check_file(url: sa.URL, location: SqlLocation, *, read_only: bool) -> Path:
     if not url.database or url.database == ":memory:" or "mode=memory" in str(url):
         raise ConfigError(f"{location}: a database in memory exists in one process only; name a file")
     path = Path(url.database).absolute()
@@ -61,6 +67,10 @@ def _open_sqlite(url: sa.URL, location: SqlLocation, *, read_only: bool) -> sa.E
         raise SourceError(f"{location}: no such file (looked for {path})")
     if not read_only and not path.parent.is_dir():
         raise ConfigError(f"{location}: there is no folder {path.parent}")
+    return path
+
+
+def _open_sqlite(path: Path, url: sa.URL, *, read_only: bool) -> sa.Engine:
     timeout = float(str(url.query.get("timeout", LOCK_TIMEOUT)))
     name = f"file:{quote(str(path))}?mode={'ro' if read_only else 'rwc'}"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -125,6 +125,8 @@ class SqlTarget(Target):
                 counts = self._write(connection, chunk, 0, len(chunk.ids))
                 checkpoint = self._store(connection, chunk, *counts)
         except InvalidRowError:
+            if self._engine.dialect.name == "duckdb":  # which has no savepoints
+                raise
             checkpoint = self._write_valid_rows(chunk)
         self._checkpoint = checkpoint
         return checkpoint.counts
@@ -147,7 +149,8 @@ class SqlTarget(Target):
     def _store(self, connection: sa.Connection, chunk: ScoredChunk, new: int, changed: int) -> Checkpoint:
         for table, earlier in () if self._run.only_new else self._earlier(as_list(chunk.no_output)):
             translated = translate_errors(self._location, TargetError)
-            with suppress(InvalidRowError), translated, connection.begin_nested():  # as in `known`
+            nested = nullcontext() if connection.dialect.name == "duckdb" else connection.begin_nested()
+            with suppress(InvalidRowError), translated, nested:  # as in `known`
                 connection.execute(sa.delete(table).where(earlier))
         self._insert_rejects(connection, chunk)
         checkpoint = Checkpoint(chunk.position, self._checkpoint.counts.plus(chunk, new=new, changed=changed))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 from contextlib import contextmanager
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
+
+from pyarrow import fs
 
 from eventml.config import without_secrets
 from eventml.errors import EventMLError, JobError, SourceError
@@ -55,9 +57,9 @@ def fingerprint_of(location: FileLocation) -> str:
         return sha256(repr(state_of(location.path)).encode()).hexdigest()
 
 
-def file_system(location: FileLocation) -> tuple[str, Any]:
-    """Return a path, and the file system that it is in; None for that of the machine."""
+def file_system(location: FileLocation) -> tuple[str, fs.FileSystem]:
+    """Return a path, and the file system that it is in."""
     if not location.url:
-        return str(location.path), None
+        return str(location.path), fs.LocalFileSystem()
     store, path = open_store(location.url)
-    return path, store
+    return path.rstrip("/"), fs.PyFileSystem(fs.FSSpecHandler(store))

@@ -4,10 +4,10 @@
   this process or of another one, `history.py` keeps them.
 - `records.py`, `dead_letters.py`, `bus_graph.py`: records, dead letters and the graph of a bus, for the pages
   and for the commands.
-- `site.py` answers requests for pages: `overview.py`, `dead_letter_pages.py`, `try_it.py`, made with
-  `html.py`. `sessions.py` says who may see records, `broker.py` reads them.
+- `site.py` answers requests for pages: `live_pages.py`, `dead_letter_pages.py`, `try_it.py`. `sessions.py`
+  says who may see records, `broker.py` reads them. `templates.py` makes HTML.
 
-`assets/` has the script, the style and uPlot 1.6.32 as npm has it.
+`pages/` has the templates, `assets/` the script, the style and uPlot 1.6.32 as npm has it.
 
 It may import bus, runtime, config and `deploy.workers`.
 """
@@ -17,7 +17,10 @@ from eventml.deploy.console.collector import fetch_status, remote_status
 from eventml.deploy.console.dead_letters import read_dead_letters, replay_or_drop_all
 from eventml.deploy.console.numbers import (
     Snapshot,
+    format_age,
     format_bound,
+    format_count,
+    format_memory,
     format_seconds,
     handler_numbers,
     loaded_models,
@@ -33,7 +36,10 @@ __all__ = [
     "dead_letter_parts",
     "delivery_to_json",
     "fetch_status",
+    "format_age",
     "format_bound",
+    "format_count",
+    "format_memory",
     "format_seconds",
     "format_time",
     "handler_numbers",

@@ -13,8 +13,8 @@ import msgspec
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from eventml import config
-from eventml.deploy.console.html import Html, lines, part
-from eventml.deploy.console.records import delivery_to_json, format_time, format_value, one_line, shortened
+from eventml.deploy.console.records import delivery_to_json, format_value, one_line, shortened
+from eventml.deploy.console.templates import render
 from eventml.errors import EventMLError, UnavailableError, UnsupportedError
 from eventml.printable import cut
 
@@ -131,9 +131,9 @@ class Broker:
             yield subscription
 
 
-async def _gather(subscription: Subscription, text: str, hidden: Sequence[str]) -> tuple[list[Html], int]:
+async def _gather(subscription: Subscription, text: str, hidden: Sequence[str]) -> tuple[list[str], int]:
     """Return what arrives in a moment, and how many records more than a message shows."""
-    shown, skipped = list[Html](), 0
+    shown, skipped = list[str](), 0
     with anyio.move_on_after(_SILENCE) as waiting:
         while anyio.current_time() < waiting.deadline:
             for delivery in await subscription.receive(_LIMIT):
@@ -147,20 +147,16 @@ async def _gather(subscription: Subscription, text: str, hidden: Sequence[str]) 
     return shown, skipped
 
 
-def _message(shown: list[Html], skipped: int, error: str = "") -> bytes:
+def _message(shown: list[str], skipped: int, error: str = "") -> bytes:
     data = {"records": shown, "skipped": skipped, "error": error}
-    return b"data: %b\n\n" % msgspec.json.encode(data, enc_hook=str)
+    return b"data: %b\n\n" % msgspec.json.encode(data)
 
 
-def _record(delivery: Delivery, encoded: bytes) -> Html:
+def _record(delivery: Delivery, encoded: bytes) -> str:
     """A record: one line, and behind it all of it."""
     record = msgspec.json.decode(encoded)
     value = format_value(record["value"])
     headers = "".join(f"{one_line(name)}: {one_line(text)}\n" for name, text in record["headers"].items())
-    return part(
-        "record",
-        at=format_time(delivery.timestamp) or "-",
-        key="" if record["key"] is None else cut(format_value(record["key"]), 40),
-        start=cut(one_line(value), 120),
-        all=lines(f"id: {one_line(record['id'])}\n{headers}\n{value}"),
-    )
+    key = "" if record["key"] is None else format_value(record["key"])
+    whole = f"id: {one_line(record['id'])}\n{headers}\n{value}"
+    return render("record", at=delivery.timestamp, key=key, start=one_line(value), all=whole)

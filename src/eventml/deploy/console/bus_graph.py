@@ -11,22 +11,18 @@ from typing import Any, Final, Literal
 import msgspec
 
 from eventml.bus import Bus, asyncapi_document
-from eventml.deploy.console.html import Html, count, part
-from eventml.deploy.console.numbers import HandlerNumbers
+from eventml.deploy.console.numbers import HandlerNumbers, format_count
 from eventml.models import path_of
 from eventml.printable import cut, printable
 from eventml.runtime import dead_letter_queues
 
 _CHAR: Final = 7.5  # pixels, of the labels
-_HEIGHT: Final = 44  # of a node
+_HEIGHT, _MIDDLE = 44, 22  # of a node
 _GAP: Final = 110  # between layers, for the rates
 _PAD: Final = 12
 _BELOW: Final = 34  # below a node, for its dead letters
 _LONGEST: Final = 30  # characters of a label
 _WIDEST: Final = 12.0  # pixels of a line
-
-_Box = tuple[float, float, float]
-"""Left, middle and width of a node."""
 
 
 class Node(msgspec.Struct):
@@ -88,8 +84,10 @@ def layers(nodes: Mapping[str, Node]) -> list[list[str]]:
     return [[key for key in nodes if found[key] == n] for n in range(max(found.values(), default=-1) + 1)]
 
 
-def draw_topology(nodes: Mapping[str, Node], handlers: Sequence[HandlerNumbers]) -> Html:
-    """Return an SVG of topics and handlers: lines are as wide as their rate, dead letters hang below.
+def draw_topology(nodes: Mapping[str, Node], handlers: Sequence[HandlerNumbers]) -> dict[str, Any]:
+    """Return a drawing of topics and handlers: lines are as wide as their rate, dead letters hang below.
+
+    It has its size in pixels, a label that says in words which lines there are, `boxes` and `flows`.
 
     The width grows with the logarithm of the rate, so that a rate of one and one of ten thousand can be seen.
     """
@@ -102,20 +100,20 @@ def draw_topology(nodes: Mapping[str, Node], handlers: Sequence[HandlerNumbers])
     }
     columns = layers(shown)
     height = max((len(column) for column in columns), default=0) * (_HEIGHT + _BELOW) + _PAD
-    boxes, x = dict[str, _Box](), float(_PAD)
+    boxes, x = dict[str, dict[str, Any]](), _PAD
     for column in columns:
-        width = max(len(_label(shown[key].name)) for key in column) * _CHAR + 2 * _PAD
-        y = (height - len(column) * (_HEIGHT + _BELOW)) / 2
-        before = {key: [boxes[one][1] for one in boxes if key in shown[one].to] or [0.0] for key in column}
+        width = round(max(len(_label(shown[key].name)) for key in column) * _CHAR) + 2 * _PAD
+        y = (height - len(column) * (_HEIGHT + _BELOW)) // 2
+        before = {key: [boxes[one]["y"] for one in boxes if key in shown[one].to] or [0] for key in column}
         for key in sorted(column, key=lambda key, before=before: fmean(before[key])):  # type: ignore[misc]
-            boxes[key] = x, y + _HEIGHT / 2, width
+            boxes[key] = _box(shown[key], numbers.get(key), x, y, width)
             y += _HEIGHT + _BELOW
         x += width + _GAP
     flows = [_flow(boxes[key], boxes[to], _rate(key, to, numbers)) for key in boxes for to in shown[key].to]
-    drawn = [_node(key, shown[key], box, numbers.get(key)) for key, box in boxes.items()]
     ends = [(one.name, ", ".join(shown[to].name for to in one.to)) for one in shown.values() if one.to]
     label = "; ".join(f"{name} to {to}" for name, to in ends)
-    return part("drawing", w=max(round(x - _GAP + _PAD), 0), h=height, label=label, parts=[*flows, *drawn])
+    size = {"width": max(x - _GAP + _PAD, 0), "height": height}
+    return {**size, "label": label, "flows": flows, "boxes": [*boxes.values()]}
 
 
 def _label(text: str) -> str:
@@ -128,24 +126,21 @@ def _rate(key: str, to: str, numbers: Mapping[str, HandlerNumbers]) -> float | N
     return reader.received if reader else writer.published if writer else None
 
 
-def _flow(start: _Box, end: _Box, rate: float | None) -> Html:
-    x1, x2 = start[0] + start[2], end[0]
-    half, width = abs(x2 - x1) / 2, min(1.2 + 2.2 * math.log10(1 + (rate or 0)), _WIDEST)
-    ends = {"x1": x1, "y1": start[1], "a": x1 + half, "b": x2 - half, "x2": x2 - 2, "y2": end[1]}
-    aside = width / 2 + 13 if start[1] < end[1] else -width / 2 - 5  # as the curve comes from above or below
-    label = {"x": x1 + 0.7 * (x2 - x1), "y": end[1] + aside}
-    shown = "" if rate is None else f"{count(rate)}/s"
-    return part("flow", **ends, **label, width=width, idle="" if rate else " idle", rate=shown)
-
-
-def _node(key: str, node: Node, box: _Box, numbers: HandlerNumbers | None) -> Html:
-    x, middle, width = box
+def _box(node: Node, numbers: HandlerNumbers | None, x: int, y: int, width: int) -> dict[str, Any]:
     detail, dead = node.detail, ""
     if numbers is not None:
-        detail, unknown = f"lag {count(numbers.lag)}", numbers.left is None
+        detail, unknown = f"lag {format_count(numbers.lag)}", numbers.left is None
         number, what = (numbers.dead, "failed") if unknown else (numbers.left, "dead letters")
-        dead = f"{count(number)} {what}" if number else ""
-    at = {"x": x, "y": middle - _HEIGHT / 2, "w": width, "mid": width / 2}
-    texts = {"kind": node.kind, "name": node.name, "label": _label(node.name), "detail": _label(detail)}
-    hanging = part("dead", text=dead) if dead else ""
-    return part("node", **at, **texts, rx=18 if key.startswith("topic") else 6, dead=hanging)
+        dead = f"{format_count(number)} {what}" if number else ""
+    texts = {"label": _label(node.name), "detail": _label(detail), "dead": dead}
+    return {"node": node, "x": x, "y": y, "width": width, **texts}
+
+
+def _flow(start: dict[str, Any], end: dict[str, Any], rate: float | None) -> dict[str, Any]:
+    """A line between two boxes, and where its rate is written."""
+    x1, y1, x2, y2 = start["x"] + start["width"], start["y"] + _MIDDLE, end["x"], end["y"] + _MIDDLE
+    half, width = abs(x2 - x1) // 2, min(1.2 + 2.2 * math.log10(1 + (rate or 0)), _WIDEST)
+    line = f"M{x1} {y1}C{x1 + half} {y1} {x2 - half} {y2} {x2 - 2} {y2}"
+    aside = width / 2 + 13 if y1 < y2 else -width / 2 - 5  # as the curve comes from above or below
+    at = {"x": round(x1 + 0.7 * (x2 - x1)), "y": round(y2 + aside)}
+    return {"line": line, "width": round(width, 1), "rate": rate, **at}

@@ -9,6 +9,7 @@ import http.client
 import logging
 import threading
 import time
+from collections import deque
 from contextlib import contextmanager
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -29,17 +30,21 @@ T = TypeVar("T")
 
 INTERVAL: Final = 2.0  # seconds between two snapshots
 _COUNT_INTERVAL: Final = 10.0  # seconds between two counts of dead letters
+_RECENT: Final = 300.0  # seconds of predictions that are shown
+_RECENT_STEP: Final = 20.0  # seconds between two snapshots that are kept for them
 _TIMEOUT: Final = 5.0  # seconds for an operations port to answer
 
 
 class Tick:
     """A snapshot and the numbers since the one before it, at a time in seconds since the epoch.
 
-    What is made of it is made once, by the first who asks.
+    `earlier` is a snapshot of five minutes ago, or the first one. What is made of a tick is made once, by the
+    first who asks.
     """
 
-    def __init__(self, number: int, before: Snapshot, now: Snapshot, epoch: float) -> None:
+    def __init__(self, number: int, earlier: Snapshot, before: Snapshot, now: Snapshot, epoch: float) -> None:
         self.number = number
+        self.earlier = earlier
         self.now = now
         self.epoch = epoch
         self.handlers = handler_numbers(before, now)
@@ -78,7 +83,8 @@ class Collector:
         self._changed = threading.Condition()
         self._stopped = threading.Event()
         first = Snapshot(time.monotonic(), ServiceStatus(bus="", workers=[]))
-        self._tick = Tick(0, first, first, time.time())
+        self._tick = Tick(0, first, first, first, time.time())
+        self._snapshots: deque[Snapshot] = deque(maxlen=round(_RECENT / _RECENT_STEP) + 1)  # the oldest first
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -121,8 +127,11 @@ class Collector:
         """Take a snapshot now. One thread calls this."""
         now, epoch, last = Snapshot(time.monotonic(), self._current()), time.time(), self._tick
         self.history.add(now, epoch)
+        if not self._snapshots or now.at - self._snapshots[-1].at > _RECENT_STEP:
+            self._snapshots.append(now)
         with self._changed:
-            self._tick = Tick(last.number + 1, last.now if last.number else now, now, epoch)
+            before = last.now if last.number else now
+            self._tick = Tick(last.number + 1, self._snapshots[0], before, now, epoch)
             self._changed.notify_all()
 
     def columns(self, tick: Tick, span: str) -> bytes:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from eventml.deploy.console.dead_letters import Cause, read_causes, read_dead_letters, replay_or_drop_all
-from eventml.deploy.console.html import Html, lines, part, table
-from eventml.deploy.console.records import dead_letter_parts, format_time, one_line, shortened
+from eventml.deploy.console.dead_letters import read_causes, read_dead_letters, replay_or_drop_all
+from eventml.deploy.console.records import dead_letter_parts, one_line, shortened
+from eventml.deploy.console.templates import Content
 from eventml.errors import EventMLError
 from eventml.printable import cut, printable
 from eventml.runtime import (
@@ -33,9 +33,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("eventml.console")
 
 _DONE: Final[dict[DeadLetterAction, str]] = {"replay": "replayed", "drop": "dropped"}
-_COLUMNS: Final = ("handler", "exception", "dead letters", "actions", "last", "last reason", "first")
-_CAUSES: Final = 200  # rows
-_LONGEST: Final = 200_000  # characters of a part of a dead letter
 
 
 class Choice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -87,46 +84,36 @@ class DeadLetterPages:
     def _chosen(self, choice: Choice) -> list[DeadLetterQueue]:
         return [queue for queue in self._queues if choice.queue in (None, queue.name)]
 
-    def page(self, one: str | None) -> Html:
+    def page(self, one: str | None) -> Content:
         """Return the dead letters by cause, or the first of a choice in full, with the actions.
 
         Raises:
             ValueError: the text is no choice.
         """
-        return self._causes() if one is None else self._one(Choice.parse(one))
-
-    def _causes(self) -> Html:
+        if one is not None:
+            return self._one(Choice.parse(one))
         causes, unreadable = self._call(read_causes, self._queues, DeadLetterFilter())
-        notes = [part("unreadable", queue=queue, n=n) for queue, n in unreadable.items()]
-        if not causes:
-            return part("no-causes", notes=notes)
-        if len(causes) > _CAUSES:
-            notes.append(part("more-causes", n=f"{len(causes) - _CAUSES:,}"))
-        total = f"{sum(cause.count for cause in causes):,}"
-        rows = table("Dead letters by cause", _COLUMNS, map(_row, causes[:_CAUSES]), text=len(_COLUMNS))
-        return part("causes", total=total, actions=_actions(Choice()), notes=notes, table=rows)
+        values = {"total": sum(cause.count for cause in causes), "causes": causes, "unreadable": unreadable}
+        return "dead_letters", {**values, "all": Choice(), "choice": Choice}
 
-    def _one(self, choice: Choice) -> Html:
-        found = list[tuple[DeadLetterQueue, DeadLetterDelivery]]()
+    def _one(self, choice: Choice) -> Content:
+        found = dict[str, Any](parts={})
 
         async def find(queue: DeadLetterQueue, one: DeadLetterDelivery | None) -> None:
-            found.extend([] if one is None else [(queue, one)])
+            if one is not None:
+                short = msgspec.structs.replace(one, delivery=shortened(one.delivery))
+                found.update(
+                    queue=queue.name,
+                    id=one_line(one.id),
+                    one=Choice(queue.name, one.exception, one.id),
+                    cause=Choice(queue.name, one.exception),
+                    parts=dead_letter_parts(queue, short, self._hidden),
+                )
 
         self._call(read_dead_letters, self._chosen(choice), choice.filter, find, 1)
-        for queue, one in found:
-            short = msgspec.structs.replace(one, delivery=shortened(one.delivery))
-            parts = dead_letter_parts(queue, short, self._hidden).items()
-            return part(
-                "dead-letter",
-                queue=queue.name,
-                id=cut(one_line(one.id), 100),
-                one=_actions(Choice(queue.name, one.exception, one.id)),
-                cause=_actions(Choice(queue.name, one.exception)),
-                shown=[part("field", label=k, text=lines(cut(v, _LONGEST))) for k, v in parts if v],
-            )
-        return part("no-dead-letter")
+        return "dead_letter", found
 
-    def act(self, form: Mapping[str, str], who: str) -> Html:
+    def act(self, form: Mapping[str, str], who: str) -> Content:
         """Replay or drop the dead letters of a form; without its confirmation, only count them.
 
         Raises:
@@ -150,35 +137,15 @@ class DeadLetterPages:
                 told += [f"{report.duplicates:,} duplicates, left by a crash, dropped"]
             told += [f"{n:,} remain: {why}" for why, n in report.refused.items()]
             told += [] if report.left is None else [f"{report.left:,} dead letters are left"]
-            results += [part("item", text=f"{queue.name}: {line}") for line in told]
+            results += [f"{queue.name}: {line}" for line in told]
         log.info("%s %s %d dead letters %s", who, _DONE[action], done, choice.words)
-        return part("done", n=f"{done:,}", done=_DONE[action], results=results)
+        return "done", {"n": done, "done": _DONE[action], "results": results}
 
-    def _dry_run(self, action: DeadLetterAction, choice: Choice, queues: Sequence[DeadLetterQueue]) -> Html:
+    def _dry_run(
+        self, action: DeadLetterAction, choice: Choice, queues: Sequence[DeadLetterQueue]
+    ) -> Content:
         causes, _ = self._call(read_causes, queues, choice.filter)
         misplaced = sum(cause.misplaced for cause in causes) if action == "replay" else 0
-        number = f"{sum(cause.count for cause in causes) - misplaced:,}"
-        note = part("misplaced", n=misplaced, why=MISPLACED) if misplaced else ""
-        form = _form(action, choice, f"{action.capitalize()} {number}", "yes") if number != "0" else ""
-        return part(f"dry-{action}", n=number, words=choice.words, note=note, form=form)
-
-
-def _row(cause: Cause) -> Sequence[object]:
-    whole, one = Choice(cause.queue, cause.exception), Choice(cause.queue, cause.exception, cause.id)
-    return (
-        cause.queue,
-        cut(cause.exception, 100),
-        f"{cause.count:,}",
-        part("cause-actions", one=one, actions=_actions(whole)),
-        part("time", at=format_time(cause.last) or "-"),
-        cut(one_line(cause.reason.removeprefix(f"{cause.exception}: ")), 120),
-        part("time", at=format_time(cause.first) or "-"),
-    )
-
-
-def _actions(choice: Choice) -> list[Html]:
-    return [_form(name, choice, f"{name.capitalize()} …") for name in _DONE]
-
-
-def _form(action: str, choice: Choice, text: str, confirmed: str = "") -> Html:
-    return part("action", action=action, choice=choice, confirmed=confirmed, text=text)
+        number = sum(cause.count for cause in causes) - misplaced
+        values = {"action": action, "choice": choice, "n": number, "words": choice.words}
+        return "dry_run", {**values, "misplaced": misplaced, "why": MISPLACED}

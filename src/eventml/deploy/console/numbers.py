@@ -1,4 +1,4 @@
-"""The numbers of a service: what `eventml top` and the console show, from two statuses of it.
+"""The numbers of a service: what `eventml top` and the console show, from two statuses of it, and how.
 
 Everything here is a pure function of statuses, whose counters are totals. A number that is not known is None.
 """
@@ -6,6 +6,7 @@ Everything here is a pure function of statuses, whose counters are totals. A num
 # No `from __future__ import annotations` here: msgspec reads the annotations at run time.
 import math
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 import msgspec
@@ -113,7 +114,8 @@ def increase(before: Totals, now: Totals) -> Totals:
     found = Totals()
     for name, values in now.items():
         earlier = before.get(name, [])
-        reset = len(earlier) != len(values) or any(a < b for a, b in zip(values, earlier, strict=True))
+        counts = values[:-1] or values  # the sum of a histogram of predictions may fall
+        reset = len(earlier) != len(values) or any(a < b for a, b in zip(counts, earlier, strict=False))
         found[name] = values if reset else [a - b for a, b in zip(values, earlier, strict=True)]
     return found
 
@@ -124,14 +126,13 @@ def mean(histogram: Sequence[float]) -> float | None:
     return histogram[-1] / count if count else None
 
 
-def quantile(histogram: Sequence[float], q: float) -> float | None:
+def quantile(histogram: Sequence[float], q: float, bounds: Sequence[float] = SECONDS_BUCKETS) -> float | None:
     """Return the upper bound of the bucket of a quantile: all that a histogram says about it for certain.
 
-    The histogram is one of seconds, given as in `Totals`, and `q` is from 0 to 1. The quantile of an empty
-    histogram is None.
+    The histogram is given as in `Totals`, and `q` is from 0 to 1. The quantile of an empty histogram is None.
     """
     total, reached = sum(histogram[:-1]), 0.0
-    for count, bound in zip(histogram[:-1], [*SECONDS_BUCKETS, math.inf], strict=False):
+    for count, bound in zip(histogram[:-1], [*bounds, math.inf], strict=False):
         reached += count
         if reached and reached >= q * total:
             return bound
@@ -225,6 +226,13 @@ def merged(statuses: Mapping[str, ServiceStatus]) -> ServiceStatus:
     )
 
 
+def format_count(number: float | None, unknown: str = "?") -> str:
+    """Return a number, from ten on without fractions; another text if it is not known."""
+    if number is None:
+        return unknown
+    return f"{number:,.0f}" if number >= 10 or number == int(number) else f"{number:,.1f}"  # noqa: PLR2004
+
+
 def format_seconds(seconds: float | None) -> str:
     """Return a time in milliseconds below a second and in seconds above; "-" if it is not known."""
     if seconds is None:
@@ -237,3 +245,13 @@ def format_bound(seconds: float | None) -> str:
     if seconds == math.inf:
         return f">{SECONDS_BUCKETS[-1]:g}s"
     return "-" if seconds is None else f"≤{format_seconds(seconds)}"
+
+
+def format_age(seconds: float) -> str:
+    """Return how long something has lasted: "0:00:25", "2 days, 3:04:05"."""
+    return str(timedelta(seconds=int(seconds)))
+
+
+def format_memory(size: int | None) -> str:
+    """Return a size in megabytes; "?" if it is not known."""
+    return "?" if size is None else f"{size / 1e6:,.0f}MB"

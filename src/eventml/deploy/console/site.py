@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from http import HTTPStatus
 from mimetypes import guess_type
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -17,22 +17,23 @@ from eventml.deploy.console.collector import Collector
 from eventml.deploy.console.dead_letter_pages import DeadLetterPages
 from eventml.deploy.console.dead_letters import count_left
 from eventml.deploy.console.history import History, HistoryFile
-from eventml.deploy.console.html import FOLDER, Html, page, part
-from eventml.deploy.console.overview import Overview
+from eventml.deploy.console.live_pages import LivePages
 from eventml.deploy.console.sessions import Session, Sessions, is_own
+from eventml.deploy.console.templates import TITLES, Content, render
 from eventml.deploy.console.try_it import TryIt
 from eventml.deploy.workers import Pages, Request, Response, ServiceStatus
 from eventml.errors import EventMLError
 from eventml.runtime import dead_letter_queues
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from anyio.from_thread import BlockingPortal
 
     from eventml.bus import Bus
     from eventml.deploy.workers import OpenPages
 
+_FOLDER: Final = Path(__file__).parent / "assets"
 _ASSETS: Final = ("console.js", "console.css", "uPlot.iife.min.js", "uPlot.min.css")
 _HTML: Final = "text/html; charset=utf-8"
 _EVENTS: Final = "text/event-stream"
@@ -82,15 +83,8 @@ class Console:
         self._broker = broker
         self._sessions = sessions
         self._try_it = try_it
-        self._overview = Overview(bus, collector)
+        self._live = LivePages(bus, collector)
         self._dead_letters = DeadLetterPages(bus, broker)
-        self._public: dict[str, Callable[[Mapping[str, str]], Response]] = {
-            "/": lambda _: _page(self._overview.page(collector.tick())),
-            "/models": lambda _: _page(self._overview.models_page(collector.tick())),
-            "/status": lambda _: _json(msgspec.json.encode(collector.status())),
-            "/live": lambda _: Response(self._live(), content_type=_EVENTS, headers=_HEADERS),
-            "/history": lambda query: _json(collector.columns(collector.tick(), query.get("span", ""))),
-        }
 
     def answer(self, request: Request) -> Response | None:
         """Return the response to a request, or None if nothing is at its path."""
@@ -98,16 +92,26 @@ class Console:
         query = dict(parse_qsl(text, keep_blank_values=True))
         if request.method == "POST":
             if not is_own(request):
-                return _page(b"this form is not one of this console\n", HTTPStatus.FORBIDDEN)
+                return _page("this form is not one of this console\n", HTTPStatus.FORBIDDEN)
             form = dict(parse_qsl(request.body.decode(errors="replace"), keep_blank_values=True))
             return self._post(path, form, request)
-        if path in self._public:
-            return self._public[path](query)
-        if path == "/tail-records" and self._sessions.find(request):
-            return self._tail_records(query)
         if (name := path.removeprefix("/assets/")) in _ASSETS:
             return _asset(name)
-        return self._private(path, query, None, request)
+        return self._public(path, query, request) or self._private(path, query, None, request)
+
+    def _public(self, path: str, query: Mapping[str, str], request: Request) -> Response | None:
+        if (found := self._live.find(path, query)) is not None:
+            return _page(self._live.page(*found))
+        match path:
+            case "/live" if found := self._live.find(query.get("path", "/"), query):
+                return Response(self._live.messages(*found), content_type=_EVENTS, headers=_HEADERS)
+            case "/status":
+                return _json(msgspec.json.encode(self._collector.status()))
+            case "/history":
+                return _json(self._collector.columns(self._collector.tick(), query.get("span", "")))
+            case "/tail-records" if self._sessions.find(request):
+                return self._tail_records(query)
+        return None
 
     def _post(self, path: str, form: Mapping[str, str], request: Request) -> Response | None:
         if path == "/log-in":
@@ -117,12 +121,6 @@ class Console:
             return _redirect("./", self._sessions.close(request))
         return self._private(path, {}, form, request)
 
-    def _live(self) -> Generator[bytes, None, None]:
-        yield self._overview.message(tick := self._collector.tick())
-        while (newer := self._collector.next_tick(tick.number)) is not None:
-            tick = newer
-            yield self._overview.message(tick)
-
     def _private(
         self, path: str, query: Mapping[str, str], form: Mapping[str, str] | None, request: Request
     ) -> Response | None:
@@ -131,14 +129,14 @@ class Console:
         if (session := self._sessions.find(request)) is None:
             return self._refuse(path)
         try:
-            content = self._content(path, query, form, session)
+            template, values = self._content(path, query, form, session)
         except (EventMLError, ValueError, RecursionError) as exc:
-            content = part("problem", error=str(exc) or "not valid")
-        return self._show(path, part("both", one=content, other=part("log-out", who=session.who)))
+            template, values = "page", {"error": str(exc) or "not valid"}
+        return self._show(path, template, who=session.who, **values)
 
     def _content(
         self, path: str, query: Mapping[str, str], form: Mapping[str, str] | None, session: Session
-    ) -> Html:
+    ) -> Content:
         match path:
             case "/dead-letters" if form is not None:
                 content = self._dead_letters.act(form, session.who)
@@ -148,34 +146,29 @@ class Console:
             case "/dead-letters":
                 return self._dead_letters.page(query.get("one"))
             case "/tail":
-                return self._tail(query)
+                chosen = {name: query.get(name, "") for name in ("topic", "text")}
+                return "tail", {"topics": self._live.topics, **chosen}
             case _:
                 return self._try_it.page(form or {}, form or query, session.who)
 
     def _refuse(self, path: str, *, wrong: bool = False) -> Response:
-        if not self._sessions.enabled:
-            return self._show(path, part("no-token"), HTTPStatus.FORBIDDEN)
-        content = part("log-in", problem=part("wrong") if wrong else "")
-        return self._show(path, content, HTTPStatus.UNAUTHORIZED)
+        enabled = self._sessions.enabled
+        status = HTTPStatus.UNAUTHORIZED if enabled else HTTPStatus.FORBIDDEN
+        return self._show(path, "log_in", status, enabled=enabled, wrong=wrong)
 
-    def _show(self, path: str, content: Html, status: HTTPStatus = HTTPStatus.OK) -> Response:
-        return _page(page(self._bus.name, path[1:], content), status)
-
-    def _tail(self, query: Mapping[str, str]) -> Html:
-        selected = {query.get("topic", ""): Html(" selected")}
-        options = [part("option", name=one, selected=selected.get(one, "")) for one in self._overview.topics]
-        return part("tail", options=options, text=query.get("text", ""))
+    def _show(self, path: str, template: str, status: HTTPStatus = HTTPStatus.OK, **values: Any) -> Response:
+        return _page(render(template, bus=self._bus.name, path=path, title=TITLES[path], **values), status)
 
     def _tail_records(self, query: Mapping[str, str]) -> Response:
-        if (topic := query.get("topic", "")) not in self._overview.topics:
-            return _page(b"the bus has no such topic\n", HTTPStatus.NOT_FOUND)
+        if (topic := query.get("topic", "")) not in self._live.topics:
+            return _page("the bus has no such topic\n", HTTPStatus.NOT_FOUND)
         hidden = self._bus.settings.console.hidden_headers
         records = self._broker.tail(topic, query.get("text", ""), hidden)
         return Response(records, content_type=_EVENTS, headers=_HEADERS)
 
 
-def _page(body: bytes, status: HTTPStatus = HTTPStatus.OK) -> Response:
-    return Response(body, status, _HTML, _HEADERS)
+def _page(body: str, status: HTTPStatus = HTTPStatus.OK) -> Response:
+    return Response(body.encode(), status, _HTML, _HEADERS)
 
 
 def _json(body: bytes) -> Response:
@@ -188,4 +181,4 @@ def _redirect(to: str, cookie: str) -> Response:
 
 def _asset(name: str) -> Response:
     kind, headers = guess_type(name)[0], {**_HEADERS, "cache-control": "max-age=600"}
-    return Response((FOLDER / name).read_bytes(), content_type=f"{kind}; charset=utf-8", headers=headers)
+    return Response((_FOLDER / name).read_bytes(), content_type=f"{kind}; charset=utf-8", headers=headers)

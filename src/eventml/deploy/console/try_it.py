@@ -8,12 +8,11 @@ import shlex
 import time
 from http.client import HTTPConnection, HTTPException
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import quote
 
 import msgspec
 
-from eventml.deploy.console.html import Html, duration, lines, part
 from eventml.deploy.console.numbers import loaded_models
+from eventml.deploy.console.templates import Content
 from eventml.errors import EventMLError, UnavailableError
 from eventml.event_examples import example_of
 from eventml.event_types import json_decoder, json_schemas
@@ -46,37 +45,34 @@ class TryIt:
         }
         self._web = web
 
-    def page(self, form: Mapping[str, str], query: Mapping[str, str], who: str) -> Html:
+    def page(self, form: Mapping[str, str], query: Mapping[str, str], who: str) -> Content:
         """Return the form of the predictor that a query names, and the answer to the values of the query."""
         names = [name for name, one in self._bus.handlers.items() if one.outputs and not one.champion]
         if not names:
-            return part("no-predictor")
+            return "try", {"name": ""}
         name = query["predictor"] if query.get("predictor") in names else names[0]
-        handler = self._bus.configured_handler(name)
-        fields, answer = Form(handler), Html("")
+        fields = Form(self._bus.configured_handler(name))
+        values = {"name": name, "names": names, "web": self._web, **fields.values(form)}
         if form:
             log.info("%s tried a predictor: %s", printable(who), name)
             try:
-                answer = self._answer(handler, fields.event(form))
+                values |= self._answer(fields.handler, fields.event(form))
             except (EventMLError, ValueError, TypeError) as exc:
-                answer = part("problem", error=str(exc) or "not valid")
-        links = [part("link", path=f"try?predictor={quote(one)}", name=one, current="") for one in names]
-        note = "" if self._web else part("published")
-        return part("try", name=name, links=links, note=note, fields=fields.render(form), answer=answer)
+                values["error"] = str(exc) or "not valid"
+        return "try", values
 
-    def _answer(self, handler: Handler, event: bytes) -> Html:
+    def _answer(self, handler: Handler, event: bytes) -> dict[str, Any]:
         start = time.perf_counter()
         found = self._ask(handler, event)
-        took = duration(time.perf_counter() - start)
+        took = time.perf_counter() - start
         url = shlex.quote(f"http://{self._web or '127.0.0.1:8000'}/predict/{handler.name}")
         data = f"-H content-type:application/json -d {shlex.quote(event.decode())}"
-        return part(
-            "answer",
-            answer=lines(msgspec.json.format(msgspec.json.encode(found)).decode()),
-            took=took,
-            version=loaded_models(self._collector.status()).get(handler.name, "-"),
-            curl=f'curl -H "authorization: Bearer $EVENTML_TOKEN" {data} {url}',
-        )
+        return {
+            "answer": msgspec.json.format(msgspec.json.encode(found)).decode(),
+            "took": took,
+            "version": loaded_models(self._collector.status()).get(handler.name, "-"),
+            "curl": f'curl -H "authorization: Bearer $EVENTML_TOKEN" {data} {url}',
+        }
 
     def _ask(self, handler: Handler, event: bytes) -> Any:
         limit = self._bus.settings.web.timeout
@@ -97,7 +93,7 @@ class Form:
     """The form of one predictor, by the schema of its events."""
 
     def __init__(self, handler: Handler) -> None:
-        self._handler = handler
+        self.handler = handler
         schema_of, components = json_schemas([handler.event_type], "#/components/schemas/{name}")
         schema = schema_of(handler.event_type)
         whole: dict[str, Any] = components.get(schema.get("$ref", "").rpartition("/")[2], schema)
@@ -115,7 +111,7 @@ class Form:
         kept = {name: text for name, text in values.items() if text or name in self._required}
         fields = json.dumps({name: self._value(name, text) for name, text in kept.items()})
         body = (fields if self._fields else form.get("event", "")).encode()
-        json_decoder(self._handler.event_type)(body)
+        json_decoder(self.handler.event_type)(body)
         return body
 
     def _value(self, name: str, text: str) -> Any:
@@ -129,14 +125,12 @@ class Form:
         except ValueError:
             return text
 
-    def render(self, form: Mapping[str, str]) -> list[Html]:
-        """Return the fields, with the given values, or those of an example."""
-        if not self._fields:
-            return [part("textarea", text=lines(form.get("event") or json.dumps(self._example)))]
-        inputs = []
+    def values(self, form: Mapping[str, str]) -> dict[str, Any]:
+        """Return the fields with the given values, or those of an example; or the event, if it has none."""
+        fields = []
         for name, schema in self._fields.items():
             given = self._example.get(name)
             text = form.get(f"{_FIELD}{name}", given if isinstance(given, str) else json.dumps(given))
-            mode = Html(' inputmode="decimal"') if schema.get("type") in ("integer", "number") else ""
-            inputs.append(part("input", name=name, field=_FIELD + name, text=text, mode=mode))
-        return inputs
+            is_number = schema.get("type") in ("integer", "number")
+            fields.append({"name": name, "text": text, "is_number": is_number})
+        return {"fields": fields, "event": form.get("event") or json.dumps(self._example)}

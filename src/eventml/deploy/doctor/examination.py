@@ -58,7 +58,7 @@ class Examination(msgspec.Struct, frozen=True):
             a call takes too long to be measured again.
         lock: Share of the time of such a call in which other threads of the process could not run; or None.
         worker: Events a second of a worker on the in-memory bus, in batches of the size that is advised. None
-            if a call takes too long to be measured again.
+            if a call takes too long to be measured again, or an event failed.
         turn: Seconds of a turn of a loop in Python, which says how fast the machine is.
         compiled: What compiling the model would bring; None if it cannot be compiled, or there is no time.
         warnings: Warnings that were issued while the model was loaded, and of sizes that were not measured.

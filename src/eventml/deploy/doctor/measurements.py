@@ -81,6 +81,11 @@ async def examine(bus: Bus, handler: Handler, rows: str, progress: Callable[[str
             progress("running a worker in memory")
             chosen = best_batch(batches)
             worker = await worker_rate(loaded, items, chosen.size, chosen.rate)
+            if worker is None:
+                issued.append(
+                    "a worker was not measured, as an example event failed or the events took too long; the "
+                    "rate is that of the calls alone"
+                )
             progress("compiling the model")
             compiled = await _compiled(bus, loaded, batch)
         model = ("", "") if loaded.model is None else (loaded.model.name, loaded.model.version)

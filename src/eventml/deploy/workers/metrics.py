@@ -38,6 +38,7 @@ _METRICS: Final = {
     "eventml_info": "gauge The service.",
     **{metric: f"counter {description}" for metric, description in _COUNTERS.values()},
     "eventml_latency_seconds": "histogram From the broker's timestamp to the completion.",
+    "eventml_predictions": "histogram Numbers of predictions, sampled within a batch.",
     "eventml_batch_size": "histogram Events in a call.",
     "eventml_stage_seconds": "histogram Duration of one stage for one batch; receive includes waiting.",
     "eventml_lag": "gauge Events that the group has not completed.",
@@ -105,14 +106,18 @@ def render_metrics(status: ServiceStatus) -> str:
 
 
 def _add_handlers(samples: Samples, status: ServiceStatus) -> None:
-    groups = {name: one.group for worker in status.workers for name, one in worker.handlers.items()}
+    reports = {name: one for worker in status.workers for name, one in worker.handlers.items()}
     lags = group_lags(status)
     for name, total in sorted(handler_totals(status).items()):
-        labels = {"handler": name, "group": groups.get(name, "")}
+        report = reports.get(name)
+        labels = {"handler": name, "group": report.group if report else ""}
         for counter, (metric, _) in _COUNTERS.items():
             samples.add(metric, total.get(counter, [0])[0], **labels)
         samples.add_histogram("eventml_latency_seconds", total.get("latency", ()), SECONDS_BUCKETS, **labels)
         samples.add_histogram("eventml_batch_size", total.get("batch", ()), SIZE_BUCKETS, **labels)
+        if report is not None:
+            predictions, bounds = total.get("predictions", ()), report.profile.bounds
+            samples.add_histogram("eventml_predictions", predictions, bounds, **labels)
         for stage in _STAGES:
             values, named = total.get(stage, ()), {**labels, "stage": stage}
             samples.add_histogram("eventml_stage_seconds", values, SECONDS_BUCKETS, **named)

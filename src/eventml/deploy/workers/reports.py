@@ -17,7 +17,7 @@ import anyio
 import msgspec
 
 from eventml.bus import Bus
-from eventml.runtime import Histogram, LoadedHandler, OutageLog, Stats
+from eventml.runtime import Histogram, LoadedHandler, OutageLog, Profile, Stats
 
 REPORT_INTERVAL: Final = 0.5  # seconds
 
@@ -107,10 +107,14 @@ counter is a list of one number; a histogram has the count of each bucket, and t
 
 
 def add_totals(one: Totals, other: Totals) -> Totals:
-    """Return the sum of the totals of a handler in two workers."""
+    """Return the sum of the totals of a handler in two workers.
+
+    Histograms with other buckets, as of predictions after a change of the golden rows, replace those before.
+    """
     added = dict(one)
     for name, values in other.items():
-        added[name] = [a + b for a, b in zip(one[name], values, strict=True)] if name in one else values
+        same = len(one.get(name, ())) == len(values)
+        added[name] = [a + b for a, b in zip(one[name], values, strict=True)] if same else values
     return added
 
 
@@ -128,7 +132,11 @@ class HandlerReport(msgspec.Struct, frozen=True, kw_only=True):
         breaker_open: Why it has stopped taking events, as in `Stats`.
         lag: Unfinished records of the group when last read; None if unknown.
         model: Name and version of its model.
+        model_age: Seconds since this version was taken over, or since the start.
         model_refused: Why a newer version is not used, or the canary is worse, as in `Stats`.
+        canary: Name and version of the canary's model, if it has one.
+        canary_share: The share of the keys that the canary answers for.
+        profile: The predictions that are recorded for it, and the bounds of the histograms of predictions.
     """
 
     group: str
@@ -142,7 +150,11 @@ class HandlerReport(msgspec.Struct, frozen=True, kw_only=True):
     breaker_open: str = ""
     lag: int | None = None
     model: tuple[str, str] | None = None
+    model_age: float = 0.0
     model_refused: str = ""
+    canary: tuple[str, str] | None = None
+    canary_share: float = 0.0
+    profile: Profile = Profile()
 
 
 FailureCause = Literal["", "unavailable", "refused", "permanent"]
@@ -253,6 +265,14 @@ def _handler_report(
     arrived, hung = stats.oldest_arrival, stats.hung
     histograms: dict[str, Histogram] = {"latency": stats.latency, "batch": stats.batch}
     histograms |= {str(stage): histogram for stage, histogram in list(stats.stages.items())}
+    histograms |= {
+        name: one
+        for name, one in (
+            ("predictions", stats.predictions),
+            ("canary_predictions", stats.canary_predictions),
+        )
+        if any(one.counts)
+    }
     counters = {name: [float(count)] for name, count in vars(stats).items() if isinstance(count, int)}
     counters["lost"] = [float(stats.lost)]
     return HandlerReport(
@@ -267,5 +287,9 @@ def _handler_report(
         failing={step: (now - one.since, one.error) for step, one in list(stats.failing.items())},
         lag=lags.get(name),
         model=None if loaded.model is None else (loaded.model.name, loaded.model.version),
+        model_age=now - stats.model_since,
         model_refused=stats.model_refused or stats.canary_worse,
+        canary=None if loaded.canary is None else (loaded.canary.name, loaded.canary.version),
+        canary_share=stats.canary_share,
+        profile=loaded.profile,
     )

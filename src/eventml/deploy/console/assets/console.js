@@ -42,10 +42,10 @@ const CHARTS = {
   lag: [["lag", 1, []]],
 };
 
-/** The charts of the overview: all of them show the same span of time. */
+/** The charts of all handlers, or of one: all of them show the same span of time. */
 class Charts {
-  constructor(box) {
-    this.box = box;
+  constructor(handler) {
+    this.handler = handler;
     this.plots = [];
     this.span = "5m";
     this.data = { at: [], handlers: {}, marks: [] };
@@ -60,7 +60,14 @@ class Charts {
     const answer = await fetch(`history?span=${span}`);
     if (!answer.ok || span !== this.span) return;
     this.data = await answer.json();
+    this.data.handlers = this.chosen(this.data.handlers);
     this.build();
+  }
+
+  /** What belongs to the handler that is shown; all of it, if none is chosen. */
+  chosen(values) {
+    const kept = Object.entries(values).filter(([name]) => !this.handler || name === this.handler);
+    return Object.fromEntries(kept);
   }
 
   /** Add the newest point; the longer spans are read again when their step is over. */
@@ -72,12 +79,13 @@ class Charts {
     this.data.marks = marks;
     const { at, handlers } = this.data;
     if (!point || point.at <= (at[at.length - 1] || 0)) return;
-    const names = new Set([...Object.keys(handlers), ...Object.keys(point.values)]);
+    const values = this.chosen(point.values);
+    const names = new Set([...Object.keys(handlers), ...Object.keys(values)]);
     const known = names.size === Object.keys(handlers).length;
     at.push(point.at);
     for (const name of names) {
       handlers[name] = handlers[name] || Object.fromEntries(FIELDS.map((f) => [f, Array(at.length - 1).fill(null)]));
-      FIELDS.forEach((field, n) => handlers[name][field].push((point.values[name] || [])[n] ?? null));
+      FIELDS.forEach((field, n) => handlers[name][field].push((values[name] || [])[n] ?? null));
     }
     while (at.length && at[0] < point.at - LENGTHS["5m"]) {
       at.shift();
@@ -162,20 +170,21 @@ class Charts {
   }
 }
 
-const box = document.querySelector("[data-charts]");
-if (box) {
-  const charts = new Charts(box);
-  find("span").addEventListener("change", (event) => charts.load(event.target.value));
+const live = find("content").dataset.live;
+if (live) {
+  const box = document.querySelector("[data-charts]");
+  const charts = box && new Charts(box.dataset.charts);
+  if (charts) find("span").addEventListener("change", (event) => charts.load(event.target.value));
   let source = null;
   /** A tab that nobody sees keeps no connection: a browser opens only six to a host. */
   const follow = () => {
     if (source) source.close();
     source = null;
     if (document.hidden) return;
-    charts.load(charts.span);
-    source = listen("live", ({ fragments, point, marks }) => {
+    if (charts) charts.load(charts.span);
+    source = listen(live, ({ fragments, point, marks }) => {
       replace(fragments);
-      charts.add(point, marks);
+      if (charts) charts.add(point, marks);
     });
   };
   document.addEventListener("visibilitychange", follow);

@@ -1,0 +1,90 @@
+"""The distribution of a predictor's predictions: the numbers of some of them, counted by bucket.
+
+The buckets are those of the profile, the predictions that are recorded in the golden rows. Without any, they
+end at 1, 2 and 5 times the powers of ten.
+"""
+
+# No `from __future__ import annotations` here: msgspec reads the annotations at run time.
+import math
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from decimal import Decimal
+from typing import Any, Final
+
+import msgspec
+
+from eventml import records
+from eventml.backends.base import Completion
+from eventml.records import Record
+from eventml.runtime.failures import CallResults
+from eventml.runtime.output_checks import bare_prediction
+from eventml.runtime.stats import Histogram
+
+_SAMPLES: Final = 4  # of each batch, 2 µs each
+_LONGEST: Final = 2000  # bytes of a prediction that is decoded for its number
+_LARGEST: Final = 1e100  # a number that is counted is smaller, so that sums stay finite
+_BUCKETS: Final = 20  # between the lowest and the highest number of a profile; fewer, as their ends are round
+_POSITIVE: Final = [float(f"{digit}e{power}") for power in range(-3, 6) for digit in (1, 2, 5)] + [1e6]
+_BOUNDS: Final = (*(-bound for bound in reversed(_POSITIVE)), 0.0, *_POSITIVE)
+
+
+class Profile(msgspec.Struct, frozen=True):
+    """The recorded predictions of a handler, which those on the stream are compared with.
+
+    Attributes:
+        bounds: Upper bounds of the buckets, rising; one more bucket takes the numbers above the last one.
+        counts: How many recorded predictions each bucket has; empty if none is recorded.
+    """
+
+    bounds: Sequence[float] = _BOUNDS
+    counts: Sequence[float] = ()
+
+
+def profile_of(predictions: Iterable[Any]) -> Profile:
+    """Return the profile of predictions as JSON has them; those without a number are left out."""
+    numbers = [one for one in map(prediction_number, predictions) if one is not None]
+    bounds = _round_bounds(min(numbers), max(numbers)) if numbers else _BOUNDS
+    counts = [0.0] * (len(bounds) + 1) if numbers else []
+    for number in numbers:
+        counts[bisect_left(bounds, number)] += 1
+    return Profile(bounds, counts)
+
+
+def _round_bounds(low: float, high: float) -> Sequence[float]:
+    """Return bounds of buckets of one width, round numbers, from the lowest to the highest number."""
+    width = (high - low) / _BUCKETS
+    if width <= 1e-9 * max(abs(low), abs(high)) or width < 1 / _LARGEST:
+        return _BOUNDS  # all are the same, or nearly
+    power = 10.0 ** math.floor(math.log10(width))
+    step = next(power * n for n in (1, 2, 5, 10, 20) if power * n >= width)
+    return [float(f"{step * n:.12g}") for n in range(math.floor(low / step), math.ceil(high / step) + 1)]
+
+
+def prediction_number(value: Any) -> float | None:
+    """Return the number of a prediction as JSON has it: itself, or of an object the first float in it."""
+    value = bare_prediction(value)
+    if isinstance(value, dict):
+        value = next((one for one in value.values() if isinstance(one, float | Decimal)), None)
+    value = float(value) if isinstance(value, Decimal) else value
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    return float(value) if abs(value) < _LARGEST else None
+
+
+def decode_prediction(record: Record) -> Any:
+    """Return the value of an output, as JSON has it."""
+    packed = record.headers[records.CONTENT_TYPE] == records.MSGPACK
+    return (msgspec.msgpack if packed else msgspec.json).decode(record.value)
+
+
+def count_predictions(results: CallResults, histogram: Histogram) -> None:
+    """Count the numbers of evenly spaced predictions of a batch, each for all those that it stands for."""
+    sample = results[:: max(len(results) // _SAMPLES, 1)]
+    for one in sample:
+        if isinstance(one, Completion) and one.outputs and len(one.outputs[0].value) <= _LONGEST:
+            try:
+                number = prediction_number(decode_prediction(one.outputs[0]))
+            except (msgspec.MsgspecError, RecursionError):  # nearly too deep to be encoded
+                continue
+            if number is not None:
+                histogram.add(number, len(results) / len(sample))

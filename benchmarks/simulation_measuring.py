@@ -7,6 +7,8 @@ handler. All figures count between the first and the last tenth of the predictio
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import time
 from contextlib import ExitStack, contextmanager
 from itertools import count
@@ -108,6 +110,18 @@ def _mark(
         server=sum(sum(thread_seconds(pid).values()) for pid in servers),
         cores=busy(),
     )
+
+
+@contextmanager
+def crowd(cores: int) -> Iterator[None]:
+    """Keep so many cores busy with something else."""
+    started = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(cores)]
+    try:
+        yield
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
 
 
 @contextmanager

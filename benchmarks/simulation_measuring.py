@@ -224,6 +224,7 @@ def measure(
                 time.sleep(LOOK)
         first, last = marks
         done, seconds = last.done - first.done, last.at - first.at
+        assert done, "too few events: the first look found nine tenths of them"
         ours = sum(getattr(last, name) - getattr(first, name) for name in ("loop", "call", "server"))
         statistics = [client.info("commandstats") for client in clients]
         traffic = [client.info("stats") for client in clients]

@@ -29,7 +29,7 @@ SMALL: Final = {
     "replay": "--rows 2000 --rounds 0 --models linear",
     "console": "--pages 5 --rate 2000 --seconds 1 --rounds 0 --paints 1",
     "scaling": "--events 6000 --rounds 0 --workers 1",
-    "simulation": "--events 3000 --rounds 0",
+    "simulation": "--events 20000 --rounds 0",
 }
 HELPERS: Final = {"batch_app", "web_litserve", "web_load"}
 """Modules that a benchmark starts in a process of their own."""

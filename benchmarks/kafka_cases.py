@@ -128,7 +128,7 @@ def with_aiokafka(brokers: str, events: int, predict: Predict, *, headers: bool 
                     results = clock.predict([decode(record.value) for record in records])
                     batch = producer.create_batch()
                     for record, result in zip(records, results, strict=True):
-                        own = [*common, ("ce_id", f"{result.ride_id}/duration".encode())] if headers else ()
+                        own = [*common, ("ce_id", f"{result.ride_id}/duration".encode())] if headers else []
                         batch.append(timestamp=None, key=record.key, value=encode(result), headers=own)
                     sent.append(await producer.send_batch(batch, TARGET, partition=partition.partition))
                     done += len(records)

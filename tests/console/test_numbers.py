@@ -111,7 +111,7 @@ def test_workers_with_other_golden_rows_are_counted_beside_each_other() -> None:
     after = {"predictions": [1.0, 2.0, 3.0, 4.0], "received": [4.0]}
     handler = HandlerReport(group="g", totals=after, profile=Profile([1.0, 2.0]))
     whole = msgspec.structs.replace(status(handlers={"h": handler}), ended={"h": before})
-    assert handler_totals(whole)["h"] == {**after, "received": [7.0]}
+    assert handler_totals(whole)["h"] == {**after, "received": [7.0], "bounds": [1.0, 2.0]}
     assert 'eventml_predictions_count{group="g",handler="h"} 6.0' in render_metrics(whole)
 
 

@@ -380,7 +380,7 @@ def test_hostile_texts_are_shown_as_they_are(
         letters.append(Record(one.topic, text.encode(), text.encode()[:500], f"{number} {text}", headers))
     publish(redis_server.url, letters)
     (doctor := tmp_path / "doctor.json").write_text(
-        json.dumps({"examination": {"predictor": HOSTILE[0]}, "advice": {HOSTILE[1]: HOSTILE[2:]}})
+        json.dumps({"examination": {"predictor": HOSTILE[0]}, "advice": {"warnings": HOSTILE[1:]}})
     )
     version = HOSTILE[0] + HOSTILE[1]
     env = {"VERSION": version, "TRIED": "1", "EVENTML_CONFIG": doctor_settings(tmp_path, doctor)}

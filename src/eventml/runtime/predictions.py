@@ -9,12 +9,14 @@ import math
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
-from typing import Any, Final
+from types import UnionType
+from typing import Annotated, Any, Final, Union, get_args, get_origin
 
 import msgspec
 
 from eventml import records
 from eventml.backends.base import Completion
+from eventml.event_types import fields_of
 from eventml.records import Record
 from eventml.runtime.failures import CallResults
 from eventml.runtime.output_checks import bare_prediction
@@ -34,20 +36,46 @@ class Profile(msgspec.Struct, frozen=True):
     Attributes:
         bounds: Upper bounds of the buckets, rising; one more bucket takes the numbers above the last one.
         counts: How many recorded predictions each bucket has; empty if none is recorded.
+        field: The field of objects, as JSON names it, that has their number; empty if none is known to.
     """
 
     bounds: Sequence[float] = _BOUNDS
     counts: Sequence[float] = ()
+    field: str = ""
 
 
-def profile_of(predictions: Iterable[Any]) -> Profile:
-    """Return the profile of predictions as JSON has them; those without a number are left out."""
-    numbers = [one for one in map(prediction_number, predictions) if one is not None]
+def profile_of(predictions: Iterable[Any], output_types: Iterable[Any] = ()) -> Profile:
+    """Return the profile of predictions as JSON has them; those without a number are left out.
+
+    The number of objects is the first field that a type of outputs annotates as a float, else the first one
+    that is annotated as an integer. Types without fields leave it to the first object of the predictions.
+    """
+    predictions = list(predictions)
+    first = next((one for one in map(bare_prediction, predictions) if isinstance(one, dict)), {})
+    known = [(name, _kinds(hint)) for type_ in output_types for name, _, hint in _fields(type_)]
+    known = known or [(name, [type(value)]) for name, value in first.items()]
+    order = (float, Decimal, int)
+    field = next((name for kind in order for name, kinds in known if kind in kinds), "")
+    numbers = [n for one in predictions if (n := prediction_number(one, field)) is not None]
     bounds = _round_bounds(min(numbers), max(numbers)) if numbers else _BOUNDS
     counts = [0.0] * (len(bounds) + 1) if numbers else []
     for number in numbers:
         counts[bisect_left(bounds, number)] += 1
-    return Profile(bounds, counts)
+    return Profile(bounds, counts, field)
+
+
+def _fields(type_: Any) -> Sequence[tuple[str, str, Any]]:
+    try:
+        return fields_of(type_) or ()
+    except Exception:  # noqa: BLE001 - its annotations need not be readable for it to be encoded
+        return ()
+
+
+def _kinds(hint: Any) -> list[Any]:
+    """Return the types that an annotation allows, without those within `list[...]` and the like."""
+    if get_origin(hint) is Annotated:
+        return _kinds(get_args(hint)[0])
+    return sum(map(_kinds, get_args(hint)), []) if get_origin(hint) in (Union, UnionType) else [hint]
 
 
 def _round_bounds(low: float, high: float) -> Sequence[float]:
@@ -60,11 +88,11 @@ def _round_bounds(low: float, high: float) -> Sequence[float]:
     return [float(f"{step * n:.12g}") for n in range(math.floor(low / step), math.ceil(high / step) + 1)]
 
 
-def prediction_number(value: Any) -> float | None:
-    """Return the number of a prediction as JSON has it: itself, or of an object the first float in it."""
+def prediction_number(value: Any, field: str = "") -> float | None:
+    """Return the number of a prediction as JSON has it: itself, or of an object that in a field."""
     value = bare_prediction(value)
     if isinstance(value, dict):
-        value = next((one for one in value.values() if isinstance(one, float | Decimal)), None)
+        value = value.get(field)
     value = float(value) if isinstance(value, Decimal) else value
     if not isinstance(value, int | float) or isinstance(value, bool):
         return None
@@ -77,13 +105,13 @@ def decode_prediction(record: Record) -> Any:
     return (msgspec.msgpack if packed else msgspec.json).decode(record.value)
 
 
-def count_predictions(results: CallResults, histogram: Histogram) -> None:
+def count_predictions(results: CallResults, histogram: Histogram, field: str = "") -> None:
     """Count the numbers of evenly spaced predictions of a batch, each for all those that it stands for."""
-    sample = results[:: max(len(results) // _SAMPLES, 1)]
+    sample = results[:: -(-len(results) // _SAMPLES) or 1]
     for one in sample:
         if isinstance(one, Completion) and one.outputs and len(one.outputs[0].value) <= _LONGEST:
             try:
-                number = prediction_number(decode_prediction(one.outputs[0]))
+                number = prediction_number(decode_prediction(one.outputs[0]), field)
             except (msgspec.MsgspecError, RecursionError):  # nearly too deep to be encoded
                 continue
             if number is not None:

@@ -90,7 +90,9 @@ class Worker:
         self._work = anyio.CancelScope()
         self.handlers = handlers
         self.outages, self.ready = OutageLog(), anyio.Event()
-        self.stats = {loaded.handler.name: Stats(self.outages, loaded.profile.bounds) for loaded in handlers}
+        self.stats = {
+            one.handler.name: Stats(self.outages, one.profile.bounds, one.profile.field) for one in handlers
+        }
         for loaded in handlers:
             check_capabilities(loaded.handler, backend.capabilities)
         check_topics([loaded.handler for loaded in handlers], backend)

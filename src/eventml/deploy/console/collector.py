@@ -38,13 +38,14 @@ _TIMEOUT: Final = 5.0  # seconds for an operations port to answer
 class Tick:
     """A snapshot and the numbers since the one before it, at a time in seconds since the epoch.
 
-    `earlier` is a snapshot of five minutes ago, or the first one. What is made of a tick is made once, by the
+    `earlier` is a snapshot of five minutes ago, or the first one; `before` is the one before. What is made of a tick is made once, by the
     first who asks.
     """
 
     def __init__(self, number: int, earlier: Snapshot, before: Snapshot, now: Snapshot, epoch: float) -> None:
         self.number = number
         self.earlier = earlier
+        self.before = before
         self.now = now
         self.epoch = epoch
         self.handlers = handler_numbers(before, now)

@@ -103,18 +103,25 @@ WorkerFactory = Callable[[Bus, WorkerSpec], AbstractAsyncContextManager[RunningW
 
 Totals = dict[str, list[float]]
 """Counters and histograms of one handler since its worker started, by their names in `runtime.Stats`. A
-counter is a list of one number; a histogram has the count of each bucket, and then the sum of its values."""
+counter is a list of one number; a histogram has the count of each bucket, and then the sum of its values.
+`bounds` is neither: the upper bounds of the buckets of predictions."""
+
+PREDICTIONS: Final = ("predictions", "canary_predictions")
+"""The totals whose buckets have the bounds in `bounds`; the bounds of all others are constants."""
 
 
 def add_totals(one: Totals, other: Totals) -> Totals:
     """Return the sum of the totals of a handler in two workers.
 
-    Histograms with other buckets, as of predictions after a change of the golden rows, replace those before.
+    Histograms of `other` with other bounds, as of predictions after a change of the golden rows, are left out.
     """
-    added = dict(one)
+    added, differ = dict(one), "bounds" in one and one["bounds"] != other.get("bounds")
     for name, values in other.items():
-        same = len(one.get(name, ())) == len(values)
-        added[name] = [a + b for a, b in zip(one[name], values, strict=True)] if same else values
+        if name == "bounds" or name not in one:
+            if not (differ and name in PREDICTIONS):
+                added.setdefault(name, values)
+        elif len(one[name]) == len(values) and not (differ and name in PREDICTIONS):
+            added[name] = [a + b for a, b in zip(one[name], values, strict=True)]
     return added
 
 
@@ -155,6 +162,11 @@ class HandlerReport(msgspec.Struct, frozen=True, kw_only=True):
     canary: tuple[str, str] | None = None
     canary_share: float = 0.0
     profile: Profile = Profile()
+
+    @property
+    def totals_with_bounds(self) -> Totals:
+        """The totals, to be added to those of other workers."""
+        return self.totals | {"bounds": [*self.profile.bounds]}
 
 
 FailureCause = Literal["", "unavailable", "refused", "permanent"]
@@ -232,11 +244,16 @@ class ServiceStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def handler_totals(status: ServiceStatus) -> dict[str, Totals]:
-    """Return the totals of each handler, of all processes of a service, those that have ended included."""
-    totals = dict(status.ended)
-    for worker in status.workers:
+    """Return the totals of each handler, of all processes of a service, those that have ended included.
+
+    Predictions are those of the processes whose bounds are those of the newest one.
+    """
+    totals: dict[str, Totals] = {}
+    for worker in sorted(status.workers, key=lambda one: one.uptime):
         for name, handler in worker.handlers.items():
-            totals[name] = add_totals(totals.get(name, {}), handler.totals)
+            totals[name] = add_totals(totals.get(name, {}), handler.totals_with_bounds)
+    for name, ended in status.ended.items():
+        totals[name] = add_totals(totals.get(name, {}), ended)
     return totals
 
 

@@ -148,7 +148,7 @@ def redraw(render: Callable[[int], str | Text], every: float) -> None:
             due = time.monotonic() + every
             live.update(Text.assemble(render(console.width), no_wrap=True), refresh=True)
             while (pressed := key(due - time.monotonic())) is not None:
-                if pressed in ("q", ""):  # or the terminal is gone
+                if pressed in ("q", ""):  # nothing more can be read
                     return
 
 
@@ -158,13 +158,10 @@ def _keys() -> Iterator[Callable[[float], str | None]]:
     try:
         import termios  # noqa: PLC0415 - Windows has no such module
         import tty  # noqa: PLC0415 - as above
-    except ImportError:
-        yield lambda wait: time.sleep(max(wait, 0))
-        return
-    try:
+
         terminal = sys.stdin.fileno()
         before = termios.tcgetattr(terminal)
-    except (OSError, ValueError, termios.error):  # standard input is no terminal
+    except Exception:  # noqa: BLE001 - of termios, which may be missing: standard input is no terminal
         yield lambda wait: time.sleep(max(wait, 0))
         return
     try:

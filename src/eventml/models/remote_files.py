@@ -29,8 +29,8 @@ def open_store(reference: str) -> tuple[Any, str]:
     Raises:
         MissingExtraError: The package for the scheme is not installed.
     """
-    scheme, _, rest = reference.partition(":")
-    scheme = scheme.lower()
+    found, _, rest = reference.partition(":")
+    scheme = found.lower()
     extra, feature = "https" if scheme == "http" else scheme, f"reading from {scheme}"
     fsspec = import_extra("fsspec", extra, feature)
     try:

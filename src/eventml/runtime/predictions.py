@@ -8,9 +8,9 @@ end at 1, 2 and 5 times the powers of ten.
 import math
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from decimal import Decimal
-from types import UnionType
-from typing import Annotated, Any, Final, Union, get_args, get_origin
+from typing import Any, Final
 
 import msgspec
 
@@ -25,6 +25,7 @@ from eventml.runtime.stats import Histogram
 _SAMPLES: Final = 4  # of each batch, 2 µs each
 _LONGEST: Final = 2000  # bytes of a prediction that is decoded for its number
 _LARGEST: Final = 1e100  # a number that is counted is smaller, so that sums stay finite
+_NUMBERS: Final = ((float, float | None, Decimal), (int, int | None))  # the first kind that there is counts
 _BUCKETS: Final = 20  # between the lowest and the highest number of a profile; fewer, as their ends are round
 _POSITIVE: Final = [float(f"{digit}e{power}") for power in range(-3, 6) for digit in (1, 2, 5)] + [1e6]
 _BOUNDS: Final = (*(-bound for bound in reversed(_POSITIVE)), 0.0, *_POSITIVE)
@@ -36,7 +37,7 @@ class Profile(msgspec.Struct, frozen=True):
     Attributes:
         bounds: Upper bounds of the buckets, rising; one more bucket takes the numbers above the last one.
         counts: How many recorded predictions each bucket has; empty if none is recorded.
-        field: The field of objects, as JSON names it, that has their number; empty if none is known to.
+        field: The field of objects, as JSON names it, that has their number; empty if no field is known.
     """
 
     bounds: Sequence[float] = _BOUNDS
@@ -44,38 +45,24 @@ class Profile(msgspec.Struct, frozen=True):
     field: str = ""
 
 
-def profile_of(predictions: Iterable[Any], output_types: Iterable[Any] = ()) -> Profile:
+def profile_of(predictions: Sequence[Any], output_types: Iterable[Any] = ()) -> Profile:
     """Return the profile of predictions as JSON has them; those without a number are left out.
 
-    The number of objects is the first field that a type of outputs annotates as a float, else the first one
-    that is annotated as an integer. Types without fields leave it to the first object of the predictions.
+    The number of an object is the first field that an output type annotates as a float, else as an integer.
+    If no type has fields, the first object of the predictions decides, by its values.
     """
-    predictions = list(predictions)
     first = next((one for one in map(bare_prediction, predictions) if isinstance(one, dict)), {})
-    known = [(name, _kinds(hint)) for type_ in output_types for name, _, hint in _fields(type_)]
-    known = known or [(name, [type(value)]) for name, value in first.items()]
-    order = (float, Decimal, int)
-    field = next((name for kind in order for name, kinds in known if kind in kinds), "")
+    known: list[tuple[str, Any]] = []
+    with suppress(Exception):  # of annotations that cannot be read, as nothing else needs them
+        known = [(name, hint) for type_ in output_types for name, _, hint in fields_of(type_) or ()]
+    known = known or [(name, type(value)) for name, value in first.items()]
+    field = next((name for kinds in _NUMBERS for name, hint in known if hint in kinds), "")
     numbers = [n for one in predictions if (n := prediction_number(one, field)) is not None]
     bounds = _round_bounds(min(numbers), max(numbers)) if numbers else _BOUNDS
     counts = [0.0] * (len(bounds) + 1) if numbers else []
     for number in numbers:
         counts[bisect_left(bounds, number)] += 1
     return Profile(bounds, counts, field)
-
-
-def _fields(type_: Any) -> Sequence[tuple[str, str, Any]]:
-    try:
-        return fields_of(type_) or ()
-    except Exception:  # noqa: BLE001 - its annotations need not be readable for it to be encoded
-        return ()
-
-
-def _kinds(hint: Any) -> list[Any]:
-    """Return the types that an annotation allows, without those within `list[...]` and the like."""
-    if get_origin(hint) is Annotated:
-        return _kinds(get_args(hint)[0])
-    return sum(map(_kinds, get_args(hint)), []) if get_origin(hint) in (Union, UnionType) else [hint]
 
 
 def _round_bounds(low: float, high: float) -> Sequence[float]:
@@ -89,10 +76,9 @@ def _round_bounds(low: float, high: float) -> Sequence[float]:
 
 
 def prediction_number(value: Any, field: str = "") -> float | None:
-    """Return the number of a prediction as JSON has it: itself, or of an object that in a field."""
+    """Return the number of a prediction as JSON has it: itself, or the value of that field of an object."""
     value = bare_prediction(value)
-    if isinstance(value, dict):
-        value = value.get(field)
+    value = value.get(field) if isinstance(value, dict) else value
     value = float(value) if isinstance(value, Decimal) else value
     if not isinstance(value, int | float) or isinstance(value, bool):
         return None

@@ -88,16 +88,13 @@ class Stats:
         canary_worse: Why the canary is worse than the model; empty if that is not known.
         canary_share: The share of the keys that the canary answers for.
         model_since: When the version of the model that is in use was taken over.
-        prediction_field: The field with the number of predictions that are objects, as in `Profile`.
+        field: That of predictions with their number, as in `Profile`.
         predictions: The numbers of predictions, sampled; `canary_predictions` are those of the canary.
         stages: How long each stage takes for a batch, in seconds. `receive` includes the wait for deliveries.
     """
 
     def __init__(
-        self,
-        outages: OutageLog | None = None,
-        prediction_bounds: Sequence[float] = (),
-        prediction_field: str = "",
+        self, outages: OutageLog | None = None, prediction_bounds: Sequence[float] = (), field: str = ""
     ) -> None:
         self.received = 0
         self.completed = 0
@@ -124,7 +121,7 @@ class Stats:
         self.canary_worse = ""
         self.canary_share = 0.0
         self.model_since = self.last_arrival
-        self.prediction_field = prediction_field
+        self.field = field
         self.predictions = Histogram(prediction_bounds)
         self.canary_predictions = Histogram(prediction_bounds)
         self.stages: dict[Stage, Histogram] = {}

@@ -18,9 +18,7 @@ from eventml.deploy.console.collector import Collector, Tick
 from eventml.deploy.console.numbers import (
     STAGES,
     HandlerNumbers,
-    Snapshot,
     format_count,
-    handler_numbers,
     increase,
     loaded_models,
     quantile,
@@ -34,6 +32,7 @@ _TEMPLATES: Final = {"/": "overview", "/handler": "handler", "/models": "models"
 _BAR: Final = 160  # pixels, of the stages
 _BUCKET: Final = 10  # pixels, of a distribution
 _LARGEST_FILE: Final = 1_000_000  # bytes, of the doctor
+_Advice = dict[str, float | list[str] | None]
 
 
 class BatchCost(msgspec.Struct):
@@ -43,29 +42,19 @@ class BatchCost(msgspec.Struct):
     seconds: Annotated[float, Meta(gt=0)]
 
 
-class Advice(msgspec.Struct):
-    """What the doctor advises, as in `deploy.doctor.Advice`."""
-
-    max_batch: int | None = None
-    timeout: float | None = None
-    rate: float | None = None
-    workers: int | None = None
-    warnings: list[str] = []
-
-
 class Examination(msgspec.Struct):
     """What `eventml doctor --json` has measured, or why its file cannot be read."""
 
     predictor: str
     batches: list[BatchCost] = []
     model: tuple[str, ...] = ()
-    advice: Advice = msgspec.field(default_factory=Advice)
+    advice: _Advice = {}
     error: str = ""
 
 
 class _DoctorFile(msgspec.Struct):
     examination: Examination
-    advice: Advice
+    advice: _Advice
 
 
 class LivePages:
@@ -119,7 +108,7 @@ class LivePages:
         """Return what the templates show of a snapshot."""
         status, workers = tick.now.status, worker_numbers(tick.now.status)
         marks = self._collector.history.marks("24h", tick.epoch)
-        distributions = dict.fromkeys(self._bus.handlers) | _distributions(tick.earlier.status, status)
+        distributions = self._distributions(tick)
         return {
             "backend": config.redact(self._bus.settings.backend.url),
             "bars": _stages,
@@ -135,30 +124,37 @@ class LivePages:
             "workers": workers,
         }
 
-    def _versions(self, tick: Tick) -> dict[str, list[dict[str, Any]]]:
-        """Return the versions that each predictor uses, with those of its canary and its challengers.
+    def _distributions(self, tick: Tick) -> dict[str, dict[str, Any] | None]:
+        """Return the predictions of the last five minutes by handler; those of canaries by `canary NAME`."""
+        earlier, now = (handler_totals(one.status) for one in (tick.earlier, tick.now))
+        found: dict[str, dict[str, Any] | None] = dict.fromkeys(self._bus.handlers)
+        for worker in tick.now.status.workers:
+            for name, report in worker.handlers.items():
+                rise = increase(earlier.get(name, {}), now[name])
+                if now[name].get("bounds") != [*report.profile.bounds]:
+                    continue  # older than other golden rows
+                for key, counted in (name, "predictions"), (f"canary {name}", "canary_predictions"):
+                    found[key] = distribution(rise.get(counted, ()), report.profile)
+        return found
 
-        The numbers of a version are those of the processes that have it.
-        """
+    def _versions(self, tick: Tick) -> dict[str, list[dict[str, Any]]]:
+        """Return the versions that each predictor uses, with those of its canary and its challengers."""
         found = dict[str, list[dict[str, Any]]]()
         for name, handler in self._bus.handlers.items():
             versions = found.setdefault(handler.champion or name, [])
             for version, own in _workers_by_model(tick.now.status, name, "model"):
-                reports = [one.handlers[name] for one in own]
-                earlier, before, now = (_of(one, name, own) for one in (tick.earlier, tick.before, tick.now))
-                version["distribution"] = _distributions(earlier.status, now.status)[name]
-                version["numbers"] = handler_numbers(before, now)[0]
-                version["events"] = handler_totals(now.status)[name].get("completed", [0])[0]
+                reports, part = [one.handlers[name] for one in own], _part(tick, name, own)
                 version["role"] = f"challenger {name.rpartition('.')[2]}" if handler.champion else "champion"
-                version["age"] = max(one.model_age for one in reports)
+                version |= {"age": max(one.model_age for one in reports), "numbers": part.handlers[0]}
+                version["distribution"] = self._distributions(part)[name]
+                version["events"] = sum(one.totals.get("completed", [0])[0] for one in reports)
                 version["note"] = ", ".join(sorted({one.model_refused for one in reports} - {""}))
                 versions.append(version)
             for version, own in _workers_by_model(tick.now.status, name, "canary"):
                 share = max(one.handlers[name].canary_share for one in own)
                 version |= {"role": f"canary, {share:.4g} of the keys", "age": max(one.uptime for one in own)}
-                earlier, now = (_of(one, name, own) for one in (tick.earlier, tick.now))
-                version["distribution"] = _distributions(earlier.status, now.status)[f"canary {name}"]
-                version["events"] = handler_totals(now.status)[name].get("canary_events", [0])[0]
+                version["events"] = sum(one.handlers[name].totals.get("canary_events", [0])[0] for one in own)
+                version["distribution"] = self._distributions(_part(tick, name, own)).get(f"canary {name}")
                 versions.append({**version, "numbers": None, "note": ""})
         return found
 
@@ -166,11 +162,8 @@ class LivePages:
         found = []
         for name in self._bus.settings.console.doctor:
             try:
-                with Path(name).open("rb") as opened:
-                    data = opened.read(_LARGEST_FILE + 1)
-                if len(data) > _LARGEST_FILE:
-                    raise ValueError("it is larger than 1 MB")
-                read = msgspec.json.decode(data, type=_DoctorFile)
+                with Path(name).open("rb") as opened:  # what is cut cannot be decoded
+                    read = msgspec.json.decode(opened.read(_LARGEST_FILE), type=_DoctorFile)
                 found.append(structs.replace(read.examination, advice=read.advice))
             except (OSError, ValueError, RecursionError) as exc:
                 why, file = getattr(exc, "strerror", exc), Path(name).name  # as anybody may see the page
@@ -179,27 +172,19 @@ class LivePages:
         return found
 
 
-def _of(snapshot: Snapshot, handler: str, workers: Sequence[WorkerStatus]) -> Snapshot:
-    """Return what a snapshot has of one handler in the processes of these workers."""
-    chosen = {(one.name, one.pid) for one in workers}
-    own = [
-        structs.replace(one, handlers={handler: one.handlers[handler]})
-        for one in snapshot.status.workers
-        if (one.name, one.pid) in chosen and handler in one.handlers
-    ]
-    return Snapshot(snapshot.at, structs.replace(snapshot.status, workers=own, ended={}))
-
-
-def _distributions(before: ServiceStatus, after: ServiceStatus) -> dict[str, dict[str, Any] | None]:
-    """Return what was predicted between two statuses by handler; by canaries as `canary NAME`."""
-    earlier, now, found = handler_totals(before), handler_totals(after), dict[str, dict[str, Any] | None]()
-    for worker in after.workers:
-        for name, report in worker.handlers.items():
-            rise = increase(earlier.get(name, {}), now[name])
-            if rise["bounds"] == [*report.profile.bounds]:
-                for key, counted in (name, "predictions"), (f"canary {name}", "canary_predictions"):
-                    found[key] = distribution(rise.get(counted, ()), report.profile)
-    return found
+def _part(tick: Tick, handler: str, workers: Sequence[WorkerStatus]) -> Tick:
+    """Return what a tick has of a handler in the processes of these workers."""
+    chosen, parts = {(one.name, one.pid) for one in workers}, []
+    for snapshot in (tick.earlier, tick.before, tick.now):
+        own = [
+            structs.replace(one, handlers={handler: one.handlers[handler]})
+            for one in snapshot.status.workers
+            if (one.name, one.pid) in chosen and handler in one.handlers
+        ]
+        parts.append(
+            structs.replace(snapshot, status=structs.replace(snapshot.status, workers=own, ended={}))
+        )
+    return Tick(tick.number, *parts, epoch=tick.epoch)
 
 
 def _workers_by_model(

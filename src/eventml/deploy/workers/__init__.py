@@ -23,7 +23,6 @@ from eventml.deploy.workers.operations import (
 from eventml.deploy.workers.readiness import group_lags, unready_reasons
 from eventml.deploy.workers.reports import (
     BREAKER_OPEN,
-    PREDICTIONS,
     HandlerReport,
     RunningWorker,
     ServiceStatus,
@@ -40,7 +39,6 @@ from eventml.deploy.workers.worker_process import force_exit_later
 
 __all__ = [
     "BREAKER_OPEN",
-    "PREDICTIONS",
     "HandlerReport",
     "HealthLimits",
     "HostPort",

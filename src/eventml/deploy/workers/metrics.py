@@ -82,9 +82,9 @@ class Samples:
         self, metric: str, values: Sequence[float], bounds: Sequence[float], **labels: str
     ) -> None:
         """Add the samples of a histogram of a handler, given as in `Totals`; none if it is empty."""
-        total = 0.0
         if len(values) != len(bounds) + 2:
             return
+        total = 0.0
         for bound, count in zip([*map(str, bounds), "+Inf"], values[:-1], strict=True):
             total += count
             self.add(metric, total, "_bucket", le=bound, **labels)

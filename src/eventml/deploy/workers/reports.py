@@ -104,25 +104,18 @@ WorkerFactory = Callable[[Bus, WorkerSpec], AbstractAsyncContextManager[RunningW
 Totals = dict[str, list[float]]
 """Counters and histograms of one handler since its worker started, by their names in `runtime.Stats`. A
 counter is a list of one number; a histogram has the count of each bucket, and then the sum of its values.
-`bounds` is neither: the upper bounds of the buckets of predictions."""
-
-PREDICTIONS: Final = ("predictions", "canary_predictions")
-"""The totals whose buckets have the bounds in `bounds`; the bounds of all others are constants."""
+`bounds`, neither of them, has the upper bounds of the buckets of both histograms of predictions."""
 
 
 def add_totals(one: Totals, other: Totals) -> Totals:
     """Return the sum of the totals of a handler in two workers.
 
-    Histograms of `other` with other bounds, as of predictions after a change of the golden rows, are left out.
+    Predictions of `other` are left out if their bounds differ, as after a change of the golden rows.
     """
-    added, differ = dict(one), "bounds" in one and one["bounds"] != other.get("bounds")
-    for name, values in other.items():
-        if name == "bounds" or name not in one:
-            if not (differ and name in PREDICTIONS):
-                added.setdefault(name, values)
-        elif len(one[name]) == len(values) and not (differ and name in PREDICTIONS):
-            added[name] = [a + b for a, b in zip(one[name], values, strict=True)]
-    return added
+    if "bounds" in one and one["bounds"] != other.get("bounds"):
+        other = {name: values for name, values in other.items() if "predictions" not in name}
+    both = one.keys() & other.keys() - {"bounds"}
+    return other | one | {name: [*map(sum, zip(one[name], other[name], strict=False))] for name in both}
 
 
 class HandlerReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -162,11 +155,6 @@ class HandlerReport(msgspec.Struct, frozen=True, kw_only=True):
     canary: tuple[str, str] | None = None
     canary_share: float = 0.0
     profile: Profile = Profile()
-
-    @property
-    def totals_with_bounds(self) -> Totals:
-        """The totals, to be added to those of other workers."""
-        return self.totals | {"bounds": [*self.profile.bounds]}
 
 
 FailureCause = Literal["", "unavailable", "refused", "permanent"]
@@ -244,17 +232,13 @@ class ServiceStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def handler_totals(status: ServiceStatus) -> dict[str, Totals]:
-    """Return the totals of each handler, of all processes of a service, those that have ended included.
-
-    Predictions are those of the processes whose bounds are those of the newest one.
-    """
+    """Return the totals of each handler, of all processes of a service, those that have ended included."""
     totals: dict[str, Totals] = {}
-    for worker in sorted(status.workers, key=lambda one: one.uptime):
+    for worker in sorted(status.workers, key=lambda one: one.uptime):  # the newest has the bounds that count
         for name, handler in worker.handlers.items():
-            totals[name] = add_totals(totals.get(name, {}), handler.totals_with_bounds)
-    for name, ended in status.ended.items():
-        totals[name] = add_totals(totals.get(name, {}), ended)
-    return totals
+            totals[name] = add_totals(totals.get(name, {}), handler.totals)
+    both = totals | status.ended
+    return {name: add_totals(totals.get(name, {}), status.ended.get(name, {})) for name in both}
 
 
 def resident_memory(pid: int) -> int | None:
@@ -294,7 +278,9 @@ def _handler_report(
     counters["lost"] = [float(stats.lost)]
     return HandlerReport(
         group=loaded.handler.options.group,
-        totals=counters | {name: [*one.counts, one.sum] for name, one in histograms.items()},
+        totals=counters
+        | {name: [*one.counts, one.sum] for name, one in histograms.items()}
+        | {"bounds": [*loaded.profile.bounds]},
         in_flight=stats.in_flight,
         quiet=now - stats.last_progress,
         oldest=0.0 if arrived is None else now - arrived,

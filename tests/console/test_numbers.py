@@ -107,12 +107,13 @@ def test_the_bars_of_a_distribution_are_as_high_as_their_shares(pairs: list[tupl
 
 
 def test_workers_with_other_golden_rows_are_counted_beside_each_other() -> None:
-    before = {"predictions": [1.0, 2.0, 3.0], "received": [3.0]}
-    after = {"predictions": [1.0, 2.0, 3.0, 4.0], "received": [4.0]}
+    before = {"predictions": [1.0, 2.0, 3.0, 4.0], "received": [3.0], "bounds": [1.0, 3.0]}
+    after = {"predictions": [1.0, 2.0, 3.0, 4.0], "received": [4.0], "bounds": [1.0, 2.0]}
     handler = HandlerReport(group="g", totals=after, profile=Profile([1.0, 2.0]))
     whole = msgspec.structs.replace(status(handlers={"h": handler}), ended={"h": before})
-    assert handler_totals(whole)["h"] == {**after, "received": [7.0], "bounds": [1.0, 2.0]}
+    assert handler_totals(whole)["h"] == {**after, "received": [7.0]}
     assert 'eventml_predictions_count{group="g",handler="h"} 6.0' in render_metrics(whole)
+    assert increase(before, after)["predictions"] == after["predictions"]
 
 
 def test_a_distribution_of_other_buckets_is_not_drawn() -> None:

@@ -193,7 +193,7 @@ def test_the_table_of_the_doctor_is_beside_the_models(
     assert "What risk costs, by the doctor" in page.text
     assert re.search(r"^64 [\d.]+ms [\d.]+µs [\d,.]+$", page.text, re.MULTILINE), page.text
     assert re.search(r"Advice: max_batch [\d,]+, timeout ", page.text)
-    assert "missing.json is no file that eventml doctor --json has written: No such file" in page.text
+    assert "missing.json cannot be read: No such file" in page.text
     assert str(tmp_path) not in page.text
     assert_accessible(page)
 

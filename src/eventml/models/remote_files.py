@@ -29,8 +29,7 @@ def open_store(reference: str) -> tuple[Any, str]:
     Raises:
         MissingExtraError: The package for the scheme is not installed.
     """
-    found, _, rest = reference.partition(":")
-    scheme = found.lower()
+    scheme, _, rest = reference.partition(":")
     extra, feature = "https" if scheme == "http" else scheme, f"reading from {scheme}"
     fsspec = import_extra("fsspec", extra, feature)
     try:
@@ -47,7 +46,7 @@ def _found(reference: str) -> tuple[Any, dict[str, dict[str, Any]], str]:
     try:
         found = {PurePosixPath(urlsplit(reference).path).name: store.info(path)}
     except FileNotFoundError as exc:
-        cause = exc.__cause__ if reference.lower().startswith("http") else None
+        cause = exc.__cause__ if reference.startswith("http") else None
         if cause is not None and getattr(cause, "status", 0) not in (404, 410):
             raise cause from None  # the client says so of a server that is away too
         raise

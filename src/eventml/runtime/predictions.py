@@ -48,8 +48,8 @@ class Profile(msgspec.Struct, frozen=True):
 def profile_of(predictions: Sequence[Any], output_types: Iterable[Any] = ()) -> Profile:
     """Return the profile of predictions as JSON has them; those without a number are left out.
 
-    The number of an object is the first field that an output type annotates as a float, else as an integer.
-    If no type has fields, the first object of the predictions decides, by its values.
+    That of an object is the first field that a type annotates as a float, else as an integer. If no type has
+    fields, the values of the first object decide.
     """
     first = next((one for one in map(bare_prediction, predictions) if isinstance(one, dict)), {})
     known: list[tuple[str, Any]] = []

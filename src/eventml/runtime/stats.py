@@ -93,9 +93,7 @@ class Stats:
         stages: How long each stage takes for a batch, in seconds. `receive` includes the wait for deliveries.
     """
 
-    def __init__(
-        self, outages: OutageLog | None = None, prediction_bounds: Sequence[float] = (), field: str = ""
-    ) -> None:
+    def __init__(self, outages: OutageLog | None = None, bounds: Sequence[float] = (), key: str = "") -> None:
         self.received = 0
         self.completed = 0
         self.published = 0
@@ -121,9 +119,8 @@ class Stats:
         self.canary_worse = ""
         self.canary_share = 0.0
         self.model_since = self.last_arrival
-        self.field = field
-        self.predictions = Histogram(prediction_bounds)
-        self.canary_predictions = Histogram(prediction_bounds)
+        self.field = key
+        self.predictions, self.canary_predictions = Histogram(bounds), Histogram(bounds)
         self.stages: dict[Stage, Histogram] = {}
         self._arrivals: deque[tuple[int, float]] = deque()
         self._abandoned: list[tuple[float, Event]] = []

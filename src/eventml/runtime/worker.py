@@ -91,7 +91,7 @@ class Worker:
         self.handlers = handlers
         self.outages, self.ready = OutageLog(), anyio.Event()
         self.stats = {
-            one.handler.name: Stats(self.outages, one.profile.bounds, one.profile.field) for one in handlers
+            h.handler.name: Stats(self.outages, h.profile.bounds, h.profile.field) for h in handlers
         }
         for loaded in handlers:
             check_capabilities(loaded.handler, backend.capabilities)

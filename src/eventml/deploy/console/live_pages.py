@@ -18,6 +18,7 @@ from eventml.deploy.console.collector import Collector, Tick
 from eventml.deploy.console.numbers import (
     STAGES,
     HandlerNumbers,
+    Snapshot,
     format_count,
     increase,
     loaded_models,
@@ -31,7 +32,6 @@ from eventml.runtime import Profile
 _TEMPLATES: Final = {"/": "overview", "/handler": "handler", "/models": "models"}
 _BAR: Final = 160  # pixels, of the stages
 _BUCKET: Final = 10  # pixels, of a distribution
-_LARGEST_FILE: Final = 1_000_000  # bytes, of the doctor
 _Advice = dict[str, float | list[str] | None]
 
 
@@ -128,11 +128,9 @@ class LivePages:
         """Return the predictions of the last five minutes by handler; those of canaries by `canary NAME`."""
         earlier, now = (handler_totals(one.status) for one in (tick.earlier, tick.now))
         found: dict[str, dict[str, Any] | None] = dict.fromkeys(self._bus.handlers)
-        for worker in tick.now.status.workers:
+        for worker in sorted(tick.now.status.workers, key=lambda one: one.uptime)[::-1]:
             for name, report in worker.handlers.items():
                 rise = increase(earlier.get(name, {}), now[name])
-                if now[name].get("bounds") != [*report.profile.bounds]:
-                    continue  # older than other golden rows
                 for key, counted in (name, "predictions"), (f"canary {name}", "canary_predictions"):
                     found[key] = distribution(rise.get(counted, ()), report.profile)
         return found
@@ -163,7 +161,7 @@ class LivePages:
         for name in self._bus.settings.console.doctor:
             try:
                 with Path(name).open("rb") as opened:  # what is cut cannot be decoded
-                    read = msgspec.json.decode(opened.read(_LARGEST_FILE), type=_DoctorFile)
+                    read = msgspec.json.decode(opened.read(1_000_000), type=_DoctorFile)
                 found.append(structs.replace(read.examination, advice=read.advice))
             except (OSError, ValueError, RecursionError) as exc:
                 why, file = getattr(exc, "strerror", exc), Path(name).name  # as anybody may see the page
@@ -172,19 +170,14 @@ class LivePages:
         return found
 
 
-def _part(tick: Tick, handler: str, workers: Sequence[WorkerStatus]) -> Tick:
+def _part(tick: Tick, name: str, workers: Sequence[WorkerStatus]) -> Tick:
     """Return what a tick has of a handler in the processes of these workers."""
-    chosen, parts = {(one.name, one.pid) for one in workers}, []
-    for snapshot in (tick.earlier, tick.before, tick.now):
-        own = [
-            structs.replace(one, handlers={handler: one.handlers[handler]})
-            for one in snapshot.status.workers
-            if (one.name, one.pid) in chosen and handler in one.handlers
-        ]
-        parts.append(
-            structs.replace(snapshot, status=structs.replace(snapshot.status, workers=own, ended={}))
-        )
-    return Tick(tick.number, *parts, epoch=tick.epoch)
+    chosen, parts = {(one.name, one.pid) for one in workers}, list[Snapshot]()
+    for at in (tick.earlier, tick.before, tick.now):
+        found = [one for one in at.status.workers if (one.name, one.pid) in chosen]
+        own = [structs.replace(w, handlers={n: h for n, h in w.handlers.items() if n == name}) for w in found]
+        parts.append(structs.replace(at, status=structs.replace(at.status, workers=own, ended={})))
+    return Tick(tick.number, parts[0], parts[1], parts[2], tick.epoch)
 
 
 def _workers_by_model(

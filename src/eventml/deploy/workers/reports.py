@@ -266,21 +266,13 @@ def _handler_report(
     arrived, hung = stats.oldest_arrival, stats.hung
     histograms: dict[str, Histogram] = {"latency": stats.latency, "batch": stats.batch}
     histograms |= {str(stage): histogram for stage, histogram in list(stats.stages.items())}
-    histograms |= {
-        name: one
-        for name, one in (
-            ("predictions", stats.predictions),
-            ("canary_predictions", stats.canary_predictions),
-        )
-        if any(one.counts)
-    }
+    predicted = {"predictions": stats.predictions, "canary_predictions": stats.canary_predictions}
+    histograms |= {name: one for name, one in predicted.items() if any(one.counts)}
     counters = {name: [float(count)] for name, count in vars(stats).items() if isinstance(count, int)}
-    counters["lost"] = [float(stats.lost)]
+    counters |= {"lost": [float(stats.lost)], "bounds": [*loaded.profile.bounds]}
     return HandlerReport(
         group=loaded.handler.options.group,
-        totals=counters
-        | {name: [*one.counts, one.sum] for name, one in histograms.items()}
-        | {"bounds": [*loaded.profile.bounds]},
+        totals=counters | {name: [*one.counts, one.sum] for name, one in histograms.items()},
         in_flight=stats.in_flight,
         quiet=now - stats.last_progress,
         oldest=0.0 if arrived is None else now - arrived,

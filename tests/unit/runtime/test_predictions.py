@@ -122,8 +122,8 @@ def test_a_sample_of_a_batch_stands_for_all_of_it(size: int) -> None:
 
 @pytest.mark.parametrize("size", [1, 4, 5, 7, 8, 100, 103])
 def test_at_most_four_of_a_batch_are_decoded(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    decoded = list[float]()
-    monkeypatch.setattr(predictions, "decode_prediction", lambda _: decoded.append(1.5) or 1.5)
+    decoded = list[Record]()
+    monkeypatch.setattr(predictions, "decode_prediction", decoded.append)
     count_predictions([completion(1.5)] * size, Histogram([1.0]))
     assert 0 < len(decoded) <= 4
 

@@ -45,6 +45,7 @@ ROOT = Path(__file__).parents[1]
 SOURCE, TARGET, GROUP = "scaling.rides", "scaling.minutes", "scaling.minutes"
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 LOOK = 0.005  # seconds
+MOMENT, IDLE = 0.4, 0.2  # seconds, cores
 
 
 def train(path: Path) -> None:
@@ -74,6 +75,16 @@ def busy() -> float:
     return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
 
 
+def wait_until_idle(patience: float) -> None:
+    """Wait until nothing keeps the cores busy for a moment, or so many seconds have passed."""
+    give_up = time.monotonic() + patience
+    while time.monotonic() < give_up:
+        before = busy()
+        time.sleep(MOMENT)
+        if busy() - before < IDLE * MOMENT:
+            return
+
+
 def rate(client: redis.Redis, events: int, cores: list[float]) -> float:
     """Return events a second between the first and last tenth of the predictions, and the busy cores."""
     marks: list[tuple[float, int, float]] = []
@@ -91,9 +102,16 @@ def rate(client: redis.Redis, events: int, cores: list[float]) -> float:
 
 
 @contextmanager
-def processes(commands: Sequence[Sequence[str]], workers: int, env: Mapping[str, str]) -> Iterator[None]:
-    """Start the workers; inside the context all of them have just begun."""
+def processes(
+    commands: Sequence[tuple[Sequence[str], Mapping[str, str]]], workers: int, patience: float = 0
+) -> Iterator[tuple[list[int], float]]:
+    """Start the workers by commands, each with its variables; inside the context all of them have just begun.
+
+    They begin when nothing else runs on the machine, or after so many seconds. Gives their process ids, and
+    how many seconds the last one took to have its first batch.
+    """
     gate = Path(tempfile.mkdtemp(prefix="scaling-"))
+    begun = time.monotonic()
     started = [
         subprocess.Popen(  # noqa: S603 - our own commands
             [sys.executable, "-m", *command],
@@ -101,15 +119,16 @@ def processes(commands: Sequence[Sequence[str]], workers: int, env: Mapping[str,
             env={**os.environ, **ONE_THREAD, "SCALING_GATE": str(gate), **env},
             stderr=subprocess.DEVNULL,
         )
-        for command in commands
+        for command, env in commands
     ]
     try:
-        deadline = time.monotonic() + 60
-        while len(list(gate.glob("up-*"))) < workers:
-            assert time.monotonic() < deadline, "the workers do not come up"
+        while len(up := list(gate.glob("up-*"))) < workers:
+            assert time.monotonic() < begun + 60, "the workers do not come up"
             time.sleep(LOOK)
+        took = time.monotonic() - begun
+        wait_until_idle(patience)
         (gate / "go").touch()
-        yield
+        yield [int(path.name.removeprefix("up-")) for path in up], took
     finally:
         for process in started:
             process.send_signal(signal.SIGTERM)
@@ -133,7 +152,8 @@ def with_eventml(
             "--operations",
             "off",
         )
-        with processes([command], workers, {"EVENTML_BACKEND": server.url, "SCALING_MODEL": str(model)}):
+        env = {"EVENTML_BACKEND": server.url, "SCALING_MODEL": str(model)}
+        with processes([(command, env)], workers):
             return rate(client, events, cores)
 
 
@@ -144,7 +164,7 @@ def with_bare_loops(
     with redis.Redis(port=server.port) as client:
         fill(client, events)
         commands = [("benchmarks.scaling", "--bare", f"{server.port},{model},{n}") for n in range(workers)]
-        with processes(commands, workers, {}):
+        with processes([(command, {}) for command in commands], workers):
             return rate(client, events, cores)
 
 

@@ -1,4 +1,8 @@
-"""A forest of 100 trees on a stream of rides, which `benchmarks.scaling` runs in 1, 2 and 4 workers."""
+"""A forest of 100 trees on a stream of rides, which `benchmarks.scaling` runs in 1, 2 and 4 workers.
+
+For `benchmarks.simulation` the topics can have another name, which decides on a cluster's node, the batches
+another size, and the model can be none at all.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.measuring import DurationPredicted, RideStarted
+from benchmarks.measuring import DurationPredicted, RideStarted, no_op
 from eventml import Artefact, Bus
 
-BATCH = 1024
+BATCH = int(os.environ.get("SCALING_BATCH", "1024"))
+NAME = os.environ.get("SCALING_NAME", "scaling")
+MODEL = os.environ.get("SCALING_MODEL", "forest.skops")
 bus = Bus("scaling")
 _waited = False
 
@@ -43,13 +49,17 @@ def features(rides: list[RideStarted]) -> Any:
     )
 
 
-@bus.predictor(
-    "scaling.rides",
-    to="scaling.minutes",
-    model=Artefact(Path(os.environ.get("SCALING_MODEL", "forest.skops"))),
-    max_batch=BATCH,
-)
-def minutes(rides: list[RideStarted], model: Any) -> list[DurationPredicted]:
-    wait_for_the_others()
-    predicted = model.predict(features(rides)).tolist()
-    return [DurationPredicted(ride.ride_id, value) for ride, value in zip(rides, predicted, strict=True)]
+if MODEL:
+
+    @bus.predictor(f"{NAME}.rides", to=f"{NAME}.minutes", model=Artefact(Path(MODEL)), max_batch=BATCH)
+    def minutes(rides: list[RideStarted], model: Any) -> list[DurationPredicted]:
+        wait_for_the_others()
+        predicted = model.predict(features(rides)).tolist()
+        return [DurationPredicted(ride.ride_id, value) for ride, value in zip(rides, predicted, strict=True)]
+
+else:
+
+    @bus.predictor(f"{NAME}.rides", to=f"{NAME}.minutes", max_batch=BATCH, name="minutes")
+    def nothing(rides: list[RideStarted]) -> list[DurationPredicted]:
+        wait_for_the_others()
+        return no_op(rides)

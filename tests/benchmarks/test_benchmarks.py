@@ -29,6 +29,7 @@ SMALL: Final = {
     "replay": "--rows 2000 --rounds 0 --models linear",
     "console": "--pages 5 --rate 2000 --seconds 1 --rounds 0 --paints 1",
     "scaling": "--events 6000 --rounds 0 --workers 1",
+    "simulation": "--events 20000 --rounds 0",
 }
 HELPERS: Final = {"batch_app", "web_litserve", "web_load"}
 """Modules that a benchmark starts in a process of their own."""
@@ -37,6 +38,7 @@ BROKERS: Final = {
     "redis": "redis_server",
     "replay": "redis_server",
     "scaling": "redis_server",
+    "simulation": "redis_server kafka_broker",
     "console": "redis_server",
     "models": "redis_server",
     "forecast": "redis_server",
@@ -60,8 +62,8 @@ def test_every_benchmark_has_a_smoke_run() -> None:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", SMALL)
 def test_a_benchmark_runs(name: str, request: pytest.FixtureRequest) -> None:
-    if name in BROKERS:
-        request.getfixturevalue(BROKERS[name])  # skips, or fails, where the broker cannot run
+    for broker in BROKERS.get(name, "").split():
+        request.getfixturevalue(broker)  # skips, or fails, where the broker cannot run
     done = subprocess.run(  # noqa: S603 - our own interpreter
         [sys.executable, "-m", f"benchmarks.{name}", *SMALL[name].split()],
         cwd=ROOT,

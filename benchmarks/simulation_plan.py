@@ -1,0 +1,127 @@
+"""The arithmetic from one event to millions a second: workers, brokers, network, memory, disk and money.
+
+Costs of an event are measured (`simulation_fit.units`); the rest are fields of `Assumptions`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import msgspec
+
+MONTH: Final = 730.0  # hours
+
+
+class Unit(msgspec.Struct, frozen=True):
+    """What one event costs, with its prediction.
+
+    Attributes:
+        worker: CPU seconds of a worker, which handles `worker_rate` events a second with cores enough.
+        broker: CPU seconds of the broker to publish, return and complete it; on Redis of its one thread.
+        traffic: Bytes that the broker receives and sends; it keeps `stored` of them.
+    """
+
+    worker: float
+    worker_rate: float
+    broker: float
+    traffic: float
+    stored: float
+
+
+class Assumptions(msgspec.Struct, frozen=True):
+    """What the plan takes for granted.
+
+    Attributes:
+        full: Planned part of cores, threads, memory, network and disks: the rest is for catching up.
+        copies: Of each event; `kept` seconds.
+        cores: Of a node, with `memory` bytes, `network` and `disk` bytes a second.
+        core_hour: $ for a core; `gb_hour` for a GB of memory, `disk_month` for one of disk, `zone` for one
+            that is sent to another zone, as `between` of the traffic is.
+    """
+
+    full: float = 0.6
+    copies: int = 2
+    kept: float = 600.0
+    cores: int = 4
+    memory: float = 64e9
+    network: float = 12.5e9 / 8
+    disk: float = 500e6
+    worker_memory: float = 0.5e9
+    core_hour: float = 0.032
+    gb_hour: float = 0.0043
+    disk_month: float = 0.0
+    zone: float = 0.02
+    between: float = 2 / 3
+
+
+REDIS: Final = Assumptions()
+KAFKA: Final = Assumptions(copies=3, kept=86_400.0, cores=8, memory=32e9, disk_month=0.08)
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """What a rate of events needs.
+
+    Attributes:
+        workers: Processes, on `worker_cores`.
+        parts: Topics on Redis, one a master; partitions on Kafka.
+        nodes: Of the broker, replicas included; `needs` has how many each resource asks for.
+        traffic: Bytes a second of a node.
+        stored: Bytes of all copies.
+        money: $ a month by what it is for.
+    """
+
+    workers: int
+    worker_cores: int
+    parts: int
+    nodes: int
+    node_cores: int
+    needs: dict[str, int]
+    traffic: float
+    stored: float
+    money: dict[str, float]
+
+
+def redis_plan(rate: float, unit: Unit) -> Plan:
+    """Masters with one topic each, and a replica for each."""
+    copied = rate * unit.traffic / 2 * (REDIS.copies - 1)  # about what is received is sent to the replica
+    needs = {
+        "thread": rate * unit.broker,
+        "memory": rate * unit.stored * REDIS.kept / REDIS.memory,
+        "network": (rate * unit.traffic + copied) / REDIS.network,
+    }
+    masters = {name: math.ceil(need / REDIS.full) for name, need in needs.items()}
+    nodes = {name: number * REDIS.copies for name, number in masters.items()}
+    return _plan(rate, unit, REDIS, nodes, max(masters.values()), copied)
+
+
+def kafka_plan(rate: float, unit: Unit) -> Plan:
+    """Brokers, and twice as many partitions as workers, so that there is room to grow."""
+    copied = rate * unit.stored * (KAFKA.copies - 1)
+    needs = {
+        "cores": rate * unit.broker * (1 + (KAFKA.copies - 1) / 2) / KAFKA.cores,  # a follower serves nobody
+        "network": (rate * unit.traffic + 2 * copied) / KAFKA.network,
+        "disk": rate * unit.stored * KAFKA.copies / KAFKA.disk,
+    }
+    nodes = {name: max(math.ceil(need / KAFKA.full), KAFKA.copies) for name, need in needs.items()}
+    return _plan(rate, unit, KAFKA, nodes, 2 * math.ceil(rate / (unit.worker_rate * KAFKA.full)), copied)
+
+
+def _plan(
+    rate: float, unit: Unit, given: Assumptions, needs: dict[str, int], parts: int, copied: float
+) -> Plan:
+    """A plan with as many nodes as the largest need, and `copied` bytes a second between them."""
+    workers = math.ceil(rate / (unit.worker_rate * given.full))
+    cores, nodes = math.ceil(rate * unit.worker / given.full), max(needs.values())
+    traffic, stored = rate * unit.traffic, rate * unit.stored * given.kept * given.copies
+
+    def machines(cores: float, memory: float) -> float:
+        return MONTH * (cores * given.core_hour + memory / 1e9 * given.gb_hour)
+
+    money = {
+        "workers": machines(cores, workers * given.worker_memory),
+        "broker": machines(nodes * given.cores, nodes * given.memory) + stored / 1e9 * given.disk_month,
+        "traffic": (traffic + copied) * given.between * MONTH * 3_600 / 1e9 * given.zone,
+    }
+    per_node = (traffic + 2 * copied) / nodes  # a copy leaves one node and enters another
+    return Plan(workers, cores, parts, nodes, nodes * given.cores, needs, per_node, stored, money)

@@ -71,14 +71,15 @@ def check_call(name: str, function: Callable[..., Any], by_name: Collection[str]
 def type_hints(name: str, function: Callable[..., Any]) -> dict[str, Any]:
     """The annotations of a function as types. Raises RegistrationError if they cannot be evaluated.
 
-    That of `model` is left out if its type is imported for type checkers only: nothing depends on it, and a
-    process that imports the app and loads no model then does without the model's library.
+    That of `model`, unless it is the event, is left out if its type is imported for type checkers only:
+    nothing depends on it, and a process that loads no model then does without the model's library.
     """
     try:
         try:
             return get_type_hints(function)
         except NameError:
-            own = {key: value for key, value in function.__annotations__.items() if key != "model"}
+            first = [one for one in inspect.signature(function).parameters if one != "self"][:1]
+            own = {k: hint for k, hint in function.__annotations__.items() if k != "model" or [k] == first}
             return get_type_hints(SimpleNamespace(__annotations__=own, __wrapped__=function))
     except NameError as exc:
         raise RegistrationError(

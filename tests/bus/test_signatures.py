@@ -55,6 +55,14 @@ def test_the_type_of_an_event_may_not() -> None:
             return []
 
 
+def test_nor_that_of_an_event_named_model() -> None:
+    with pytest.raises(RegistrationError, match=r"name .Ride. is not defined"):
+
+        @Bus("rides").predictor("rides.started", to="rides.duration")
+        def duration(model: Ride) -> float:
+            return 1.0
+
+
 @pytest.mark.anyio
 async def test_the_outputs_of_such_a_handler_are_known() -> None:
     bus = Bus("rides")

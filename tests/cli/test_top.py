@@ -21,6 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventml import Bus
+from eventml.cli.output import redraw
 from eventml.cli.top import format_row, render, sparkline
 from eventml.deploy.console import (
     Snapshot,
@@ -226,6 +227,20 @@ def test_a_sparkline_has_a_full_bar_for_the_highest_rate() -> None:
     assert sparkline([0, 50, 100]) == "▁▅█"
     assert sparkline([0, 0]) == "▁▁"
     assert sparkline([]) == ""
+
+
+def test_without_termios_the_view_waits_for_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "termios", None)
+    shown = list[int]()
+
+    def show(width: int) -> str:
+        if shown:
+            raise KeyboardInterrupt
+        shown.append(width)
+        return "text"
+
+    redraw(show, 0.01)
+    assert shown
 
 
 class OnTerminal:

@@ -10,6 +10,7 @@ from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -37,8 +38,6 @@ from eventml.runtime import Profile
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import pytest
 
 
 def status(received: float = 0, lag: int | None = 0, **worker: object) -> ServiceStatus:
@@ -107,12 +106,13 @@ def test_the_bars_of_a_distribution_are_as_high_as_their_shares(pairs: list[tupl
 
 
 def test_workers_with_other_golden_rows_are_counted_beside_each_other() -> None:
-    before = {"predictions": [1.0, 2.0, 3.0], "received": [3.0]}
-    after = {"predictions": [1.0, 2.0, 3.0, 4.0], "received": [4.0]}
+    before = {"predictions": [1.0, 2.0, 3.0, 4.0], "received": [3.0], "bounds": [1.0, 3.0]}
+    after = {"predictions": [1.0, 2.0, 3.0, 4.0], "received": [4.0], "bounds": [1.0, 2.0]}
     handler = HandlerReport(group="g", totals=after, profile=Profile([1.0, 2.0]))
     whole = msgspec.structs.replace(status(handlers={"h": handler}), ended={"h": before})
     assert handler_totals(whole)["h"] == {**after, "received": [7.0]}
     assert 'eventml_predictions_count{group="g",handler="h"} 6.0' in render_metrics(whole)
+    assert increase(before, after)["predictions"] == after["predictions"]
 
 
 def test_a_distribution_of_other_buckets_is_not_drawn() -> None:
@@ -282,6 +282,55 @@ def test_no_name_of_a_worker_or_a_model_breaks_a_page(text: str) -> None:
         return [shape(live.page(*page)) for page in (("/", ""), ("/handler", "h"), ("/models", ""))]
 
     assert pages(text) == pages("x")
+
+
+def live_pages(now: ServiceStatus, bus: Bus = BUS) -> LivePages:
+    collector = Collector(lambda: now, None, History())
+    collector.collect()
+    return LivePages(bus, collector)
+
+
+def test_the_numbers_of_a_version_are_those_of_its_workers() -> None:
+    workers = list[WorkerStatus]()
+    for number, version in enumerate(("old", "new"), 1):
+        totals = {"completed": [1000.0 * number]}
+        handler = HandlerReport(group="g", totals=totals, model=("m", version))
+        workers += status(name=f"worker-{number}", pid=number, handlers={"h": handler}).workers
+    page = live_pages(ServiceStatus(bus="b", workers=workers)).page("/models", "")
+    assert '<td class="number">1,000</td>' in page
+    assert '<td class="number">2,000</td>' in page
+    assert "3,000" not in page
+
+
+def test_a_handler_named_like_a_method_has_no_model() -> None:
+    now = status(handlers={"items": HandlerReport(group="g")})
+    assert "method" not in live_pages(now).page("/", "")
+
+
+@pytest.mark.parametrize(
+    ("content", "shown"),
+    [
+        (b'{"examination":{"predictor":"p"},"advice":{"rate":1234.5,"timeout":0.04}}', "timeout 0.04 s"),
+        (b'{"examination":{"predictor":"p"},"advice":{"warnings":["it is slow"]}}', "<li>it is slow</li>"),
+        (b'{"examination":{"predictor":"p"},"advice":{"a":' + b"[" * 100_000, "is not from eventml doctor"),
+        (
+            b'{"examination":{"predictor":"p"},"advice":{"rate":1' + b"0" * 400 + b"}}",
+            "is not from eventml doctor",
+        ),
+        (b'{"examination":{"predictor":"p"},"advice":{}}' + b" " * 1_000_000, "What p costs"),
+        (b" " * 1_000_000 + b'{"examination":{"predictor":"p"},"advice":{}}', "is not from eventml doctor"),
+    ],
+)
+def test_a_file_of_the_doctor_is_shown_or_named(tmp_path: Path, content: bytes, shown: str) -> None:
+    (file := tmp_path / "doctor.json").write_bytes(content)
+    bus = bus_with_a_handler()
+    files = [str(file), "a\0b", str(tmp_path)]
+    console = msgspec.structs.replace(bus.settings.console, doctor=files)
+    bus.configure(msgspec.structs.replace(bus.settings, console=console))
+    page = live_pages(status(), bus).page("/models", "")
+    assert shown in page
+    assert "cannot be read: Is a directory" in page
+    assert "Measured with model" not in page
 
 
 def test_numbers_are_computed_once_for_all_who_look() -> None:

@@ -193,7 +193,7 @@ def test_the_table_of_the_doctor_is_beside_the_models(
     assert "What risk costs, by the doctor" in page.text
     assert re.search(r"^64 [\d.]+ms [\d.]+µs [\d,.]+$", page.text, re.MULTILINE), page.text
     assert re.search(r"Advice: max_batch [\d,]+, timeout ", page.text)
-    assert "missing.json is no file that eventml doctor --json has written: No such file" in page.text
+    assert "missing.json cannot be read: No such file" in page.text
     assert str(tmp_path) not in page.text
     assert_accessible(page)
 
@@ -380,7 +380,7 @@ def test_hostile_texts_are_shown_as_they_are(
         letters.append(Record(one.topic, text.encode(), text.encode()[:500], f"{number} {text}", headers))
     publish(redis_server.url, letters)
     (doctor := tmp_path / "doctor.json").write_text(
-        json.dumps({"examination": {"predictor": HOSTILE[0]}, "advice": {HOSTILE[1]: HOSTILE[2:]}})
+        json.dumps({"examination": {"predictor": HOSTILE[0]}, "advice": {"warnings": HOSTILE[1:]}})
     )
     version = HOSTILE[0] + HOSTILE[1]
     env = {"VERSION": version, "TRIED": "1", "EVENTML_CONFIG": doctor_settings(tmp_path, doctor)}

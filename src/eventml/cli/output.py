@@ -148,7 +148,7 @@ def redraw(render: Callable[[int], str | Text], every: float) -> None:
             due = time.monotonic() + every
             live.update(Text.assemble(render(console.width), no_wrap=True), refresh=True)
             while (pressed := key(due - time.monotonic())) is not None:
-                if pressed == "q":
+                if pressed in ("q", ""):  # nothing more can be read
                     return
 
 
@@ -161,7 +161,7 @@ def _keys() -> Iterator[Callable[[float], str | None]]:
 
         terminal = sys.stdin.fileno()
         before = termios.tcgetattr(terminal)
-    except (ImportError, OSError, ValueError, termios.error):  # standard input is no terminal
+    except Exception:  # noqa: BLE001 - of termios, which may be missing: standard input is no terminal
         yield lambda wait: time.sleep(max(wait, 0))
         return
     try:

@@ -61,7 +61,7 @@ def format_name(path: Path, artefact: Artefact) -> str:
         if found := [name for file, name in _FOLDERS.items() if (path / file).is_file()]:
             return found[0]
         raise ModelError(f"the model at {path} cannot be read: there is no {' or '.join(_FOLDERS)} in it")
-    name = path.suffix.lower()[1:] if artefact.format is None else artefact.format
+    name = path.suffix.lower()[1:] if artefact.format is None else artefact.format.lower()
     if name not in registered(_GROUP):
         shown = artefact.format or path.suffix or "a file without suffix"
         known = ", ".join(sorted(registered(_GROUP)))

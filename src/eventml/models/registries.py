@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _GROUP: Final = "eventml.model_registries"
-_SCHEME: Final = re.compile(r"([a-z][a-z0-9+.-]+):(.+)", re.DOTALL)  # two letters: `C:` is a drive
-_URL: Final = re.compile(r"([a-z0-9+.-]+://)(?:[^/?#]*@)?(([^/?#]*)[^?#]*)(?s:.*)")
+_SCHEME: Final = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+):(.+)", re.DOTALL)  # two letters: `C:` is a drive
+_URL: Final = re.compile(r"([a-zA-Z0-9+.-]+://)(?:[^/?#]*@)?(([^/?#]*)[^?#]*)(?s:.*)")
 
 
 class Resolved(NamedTuple):
@@ -49,16 +49,16 @@ class ModelRegistry(Protocol):
 def registry_of(artefact: Artefact) -> ModelRegistry | None:
     """The registry of an artefact; None if it is a file. An unknown scheme with `//` is a ModelError."""
     found = _SCHEME.fullmatch(artefact.path) if isinstance(artefact.path, str) else None
-    registries = registered(_GROUP)
-    if found is None or (found[1] not in registries and not found[2].startswith("//")):
+    registries, scheme = registered(_GROUP), "" if found is None else found[1].lower()
+    if found is None or (scheme not in registries and not found[2].startswith("//")):
         return None
-    if found[1] not in registries:
+    if scheme not in registries:
         known = ", ".join(sorted(registries))
         raise ModelError(f"{shown(artefact)}: {found[1]} is no known registry; known are {known}")
     url = _URL.fullmatch(found[0])
-    if url and url[1] == "http://" and not (artefact.sha256 or is_loopback_name(url[3])):
+    if url and url[1].lower() == "http://" and not (artefact.sha256 or is_loopback_name(url[3])):
         raise UntrustedModelError(f"{shown(artefact)}: without encryption it needs a sha256; or use https")
-    return cast("ModelRegistry", registries[found[1]].load())
+    return cast("ModelRegistry", registries[scheme].load())
 
 
 def shown(artefact: Artefact) -> str:

@@ -111,7 +111,7 @@ def read_golden_rows(path: str, handler: Handler) -> tuple[list[Item], list[Any]
 def read_profile(handler: Handler) -> Profile:
     """The profile of the predictions in a handler's golden rows. Raises as `read_golden_rows` does."""
     golden = handler.options.golden
-    return Profile() if golden is None else profile_of(read_golden_rows(golden, handler)[1])
+    return profile_of(read_golden_rows(golden, handler)[1] if golden else [], handler.outputs.values())
 
 
 def is_near(predicted: Any, expected: Any, tolerance: float) -> bool:

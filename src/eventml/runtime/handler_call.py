@@ -87,7 +87,7 @@ class HandlerCall:
             with self._stats.timed("encode"):
                 made = steps.outputs.completions if self._batched else steps.outputs.completions_each
                 results = made(deliveries, outputs)
-                count_predictions(results, self._predictions)
+                count_predictions(results, self._predictions, self._stats.field)
                 return results
         if self._batched:
             return self._consumed_batch(deliveries, outputs)

@@ -8,6 +8,7 @@ end at 1, 2 and 5 times the powers of ten.
 import math
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from decimal import Decimal
 from typing import Any, Final
 
@@ -15,6 +16,7 @@ import msgspec
 
 from eventml import records
 from eventml.backends.base import Completion
+from eventml.event_types import fields_of
 from eventml.records import Record
 from eventml.runtime.failures import CallResults
 from eventml.runtime.output_checks import bare_prediction
@@ -23,6 +25,7 @@ from eventml.runtime.stats import Histogram
 _SAMPLES: Final = 4  # of each batch, 2 µs each
 _LONGEST: Final = 2000  # bytes of a prediction that is decoded for its number
 _LARGEST: Final = 1e100  # a number that is counted is smaller, so that sums stay finite
+_NUMBERS: Final = ((float, float | None, Decimal), (int, int | None))  # the first kind that there is counts
 _BUCKETS: Final = 20  # between the lowest and the highest number of a profile; fewer, as their ends are round
 _POSITIVE: Final = [float(f"{digit}e{power}") for power in range(-3, 6) for digit in (1, 2, 5)] + [1e6]
 _BOUNDS: Final = (*(-bound for bound in reversed(_POSITIVE)), 0.0, *_POSITIVE)
@@ -34,20 +37,32 @@ class Profile(msgspec.Struct, frozen=True):
     Attributes:
         bounds: Upper bounds of the buckets, rising; one more bucket takes the numbers above the last one.
         counts: How many recorded predictions each bucket has; empty if none is recorded.
+        field: The field of objects, as JSON names it, that has their number; empty if no field is known.
     """
 
     bounds: Sequence[float] = _BOUNDS
     counts: Sequence[float] = ()
+    field: str = ""
 
 
-def profile_of(predictions: Iterable[Any]) -> Profile:
-    """Return the profile of predictions as JSON has them; those without a number are left out."""
-    numbers = [one for one in map(prediction_number, predictions) if one is not None]
+def profile_of(predictions: Sequence[Any], output_types: Iterable[Any] = ()) -> Profile:
+    """Return the profile of predictions as JSON has them; those without a number are left out.
+
+    That of an object is the first field that a type annotates as a float, else as an integer. If no type has
+    fields, the values of the first object decide.
+    """
+    first = next((one for one in map(bare_prediction, predictions) if isinstance(one, dict)), {})
+    known: list[tuple[str, Any]] = []
+    with suppress(Exception):  # of annotations that cannot be read, as nothing else needs them
+        known = [(name, hint) for type_ in output_types for name, _, hint in fields_of(type_) or ()]
+    known = known or [(name, type(value)) for name, value in first.items()]
+    field = next((name for kinds in _NUMBERS for name, hint in known if hint in kinds), "")
+    numbers = [n for one in predictions if (n := prediction_number(one, field)) is not None]
     bounds = _round_bounds(min(numbers), max(numbers)) if numbers else _BOUNDS
     counts = [0.0] * (len(bounds) + 1) if numbers else []
     for number in numbers:
         counts[bisect_left(bounds, number)] += 1
-    return Profile(bounds, counts)
+    return Profile(bounds, counts, field)
 
 
 def _round_bounds(low: float, high: float) -> Sequence[float]:
@@ -60,11 +75,10 @@ def _round_bounds(low: float, high: float) -> Sequence[float]:
     return [float(f"{step * n:.12g}") for n in range(math.floor(low / step), math.ceil(high / step) + 1)]
 
 
-def prediction_number(value: Any) -> float | None:
-    """Return the number of a prediction as JSON has it: itself, or of an object the first float in it."""
+def prediction_number(value: Any, field: str = "") -> float | None:
+    """Return the number of a prediction as JSON has it: itself, or the value of that field of an object."""
     value = bare_prediction(value)
-    if isinstance(value, dict):
-        value = next((one for one in value.values() if isinstance(one, float | Decimal)), None)
+    value = value.get(field) if isinstance(value, dict) else value
     value = float(value) if isinstance(value, Decimal) else value
     if not isinstance(value, int | float) or isinstance(value, bool):
         return None
@@ -77,13 +91,13 @@ def decode_prediction(record: Record) -> Any:
     return (msgspec.msgpack if packed else msgspec.json).decode(record.value)
 
 
-def count_predictions(results: CallResults, histogram: Histogram) -> None:
+def count_predictions(results: CallResults, histogram: Histogram, field: str = "") -> None:
     """Count the numbers of evenly spaced predictions of a batch, each for all those that it stands for."""
-    sample = results[:: max(len(results) // _SAMPLES, 1)]
+    sample = results[:: -(-len(results) // _SAMPLES) or 1]
     for one in sample:
         if isinstance(one, Completion) and one.outputs and len(one.outputs[0].value) <= _LONGEST:
             try:
-                number = prediction_number(decode_prediction(one.outputs[0]))
+                number = prediction_number(decode_prediction(one.outputs[0]), field)
             except (msgspec.MsgspecError, RecursionError):  # nearly too deep to be encoded
                 continue
             if number is not None:

@@ -88,11 +88,12 @@ class Stats:
         canary_worse: Why the canary is worse than the model; empty if that is not known.
         canary_share: The share of the keys that the canary answers for.
         model_since: When the version of the model that is in use was taken over.
+        field: That of predictions with their number, as in `Profile`.
         predictions: The numbers of predictions, sampled; `canary_predictions` are those of the canary.
         stages: How long each stage takes for a batch, in seconds. `receive` includes the wait for deliveries.
     """
 
-    def __init__(self, outages: OutageLog | None = None, prediction_bounds: Sequence[float] = ()) -> None:
+    def __init__(self, outages: OutageLog | None = None, bounds: Sequence[float] = (), key: str = "") -> None:
         self.received = 0
         self.completed = 0
         self.published = 0
@@ -118,8 +119,8 @@ class Stats:
         self.canary_worse = ""
         self.canary_share = 0.0
         self.model_since = self.last_arrival
-        self.predictions = Histogram(prediction_bounds)
-        self.canary_predictions = Histogram(prediction_bounds)
+        self.field = key
+        self.predictions, self.canary_predictions = Histogram(bounds), Histogram(bounds)
         self.stages: dict[Stage, Histogram] = {}
         self._arrivals: deque[tuple[int, float]] = deque()
         self._abandoned: list[tuple[float, Event]] = []

@@ -90,7 +90,9 @@ class Worker:
         self._work = anyio.CancelScope()
         self.handlers = handlers
         self.outages, self.ready = OutageLog(), anyio.Event()
-        self.stats = {loaded.handler.name: Stats(self.outages, loaded.profile.bounds) for loaded in handlers}
+        self.stats = {
+            h.handler.name: Stats(self.outages, h.profile.bounds, h.profile.field) for h in handlers
+        }
         for loaded in handlers:
             check_capabilities(loaded.handler, backend.capabilities)
         check_topics([loaded.handler for loaded in handlers], backend)

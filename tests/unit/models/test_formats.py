@@ -284,3 +284,12 @@ def test_two_packages_that_register_one_suffix_are_refused(
         ConfigError, match=r"npy is registered twice.* theirs0:read and theirs1:read; uninstall one"
     ):
         load(tmp_path / "model.npy", name="x")
+
+
+@pytest.mark.parametrize("name", ["npy", "NPY"])
+def test_a_format_is_named_in_capitals_or_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    np.save(tmp_path / "model.npy", TARGET)
+    register(monkeypatch, "NPY", lambda file: np.load(file.path))
+    assert load(Artefact(tmp_path / "model.npy", format=name), name="x").object.tolist() == TARGET.tolist()

@@ -9,6 +9,7 @@ from decimal import Decimal
 from itertools import pairwise
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from eventml.backends.base import Completion
 from eventml.errors import OutputError
 from eventml.records import CONTENT_TYPE, JSON, Delivery, Record
+from eventml.runtime import predictions
 from eventml.runtime.failures import Failed
 from eventml.runtime.predictions import count_predictions, prediction_number, profile_of
 from eventml.runtime.stats import Histogram
@@ -30,8 +32,10 @@ NUMBERS = st.floats(allow_nan=False, allow_infinity=False) | st.integers()
         (0.5, 0.5),
         (Decimal("0.5"), 0.5),
         ({"input": "a", "value": 3}, 3.0),
-        ({"id": 5, "risk": 0.25, "limit": 0.5}, 0.25),
+        ({"id": 5, "limit": 0.5, "risk": 0.25}, 0.25),
         ({"id": 5, "risk": Decimal("0.25")}, 0.25),
+        ({"risk": 3, "limit": 0.5}, 3.0),
+        ({"risk": None, "limit": 0.5}, None),
         ({"id": 5}, None),
         ({}, None),
         (True, None),
@@ -46,7 +50,33 @@ NUMBERS = st.floats(allow_nan=False, allow_infinity=False) | st.integers()
     ],
 )
 def test_the_number_of_a_prediction(prediction: Any, number: float | None) -> None:
-    assert prediction_number(prediction) == number
+    assert prediction_number(prediction, "risk") == number
+
+
+class Fare(msgspec.Struct, rename="camel"):
+    ride_id: int
+    stops: list[float]
+    minutes_left: float | None
+    fee: float
+
+
+class Seats(msgspec.Struct):
+    car: str
+    free: int
+
+
+@pytest.mark.parametrize(
+    ("types", "recorded", "field"),
+    [
+        ([Fare], [{"fee": 1.5}], "minutesLeft"),
+        ([Seats], [{"free": 1.5}], "free"),
+        ([Any], [{"id": 5, "fee": 1.5}, {"other": 2.5}], "fee"),
+        ([dict], [{"id": 5}], "id"),
+        ([float], [1.5], ""),
+    ],
+)
+def test_one_field_of_objects_has_their_number(types: list[Any], recorded: list[Any], field: str) -> None:
+    assert profile_of(recorded, types).field == field
 
 
 @given(st.lists(NUMBERS))
@@ -88,6 +118,14 @@ def test_a_sample_of_a_batch_stands_for_all_of_it(size: int) -> None:
     count_predictions([completion(1.5)] * size, histogram)
     assert sum(histogram.counts) == pytest.approx(size)
     assert histogram.counts[1] == pytest.approx(size)
+
+
+@pytest.mark.parametrize("size", [1, 4, 5, 7, 8, 100, 103])
+def test_at_most_four_of_a_batch_are_decoded(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded = list[Record]()
+    monkeypatch.setattr(predictions, "decode_prediction", decoded.append)
+    count_predictions([completion(1.5)] * size, Histogram([1.0]))
+    assert 0 < len(decoded) <= 4
 
 
 def test_what_has_no_number_is_not_counted() -> None:

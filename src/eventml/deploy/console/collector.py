@@ -38,14 +38,13 @@ _TIMEOUT: Final = 5.0  # seconds for an operations port to answer
 class Tick:
     """A snapshot and the numbers since the one before it, at a time in seconds since the epoch.
 
-    `earlier` is a snapshot of five minutes ago, or the first one. What is made of a tick is made once, by the
-    first who asks.
+    `earlier` is a snapshot of five minutes ago, or the first one, and `before` the one before `now`. What is
+    made of a tick is made once, by the first who asks.
     """
 
     def __init__(self, number: int, earlier: Snapshot, before: Snapshot, now: Snapshot, epoch: float) -> None:
         self.number = number
-        self.earlier = earlier
-        self.now = now
+        self.earlier, self.before, self.now = earlier, before, now
         self.epoch = epoch
         self.handlers = handler_numbers(before, now)
         self._made: dict[object, Any] = {}

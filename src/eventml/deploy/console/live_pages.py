@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlencode
 
 import msgspec
-from msgspec import Meta
+from msgspec import Meta, structs
 
 from eventml import config
 from eventml.bus import Bus
@@ -18,6 +18,7 @@ from eventml.deploy.console.collector import Collector, Tick
 from eventml.deploy.console.numbers import (
     STAGES,
     HandlerNumbers,
+    Snapshot,
     format_count,
     increase,
     loaded_models,
@@ -31,6 +32,7 @@ from eventml.runtime import Profile
 _TEMPLATES: Final = {"/": "overview", "/handler": "handler", "/models": "models"}
 _BAR: Final = 160  # pixels, of the stages
 _BUCKET: Final = 10  # pixels, of a distribution
+_Advice = dict[str, float | list[str] | None]
 
 
 class BatchCost(msgspec.Struct):
@@ -46,13 +48,13 @@ class Examination(msgspec.Struct):
     predictor: str
     batches: list[BatchCost] = []
     model: tuple[str, ...] = ()
-    advice: dict[str, Any] = {}
+    advice: _Advice = {}
     error: str = ""
 
 
 class _DoctorFile(msgspec.Struct):
     examination: Examination
-    advice: dict[str, Any]
+    advice: _Advice
 
 
 class LivePages:
@@ -118,7 +120,7 @@ class LivePages:
             "models": loaded_models(status),
             "ready": sum(one.ready for one in workers),
             "status": status,
-            "versions": self._versions(tick, distributions),
+            "versions": self._versions(tick),
             "workers": workers,
         }
 
@@ -126,31 +128,31 @@ class LivePages:
         """Return the predictions of the last five minutes by handler; those of canaries by `canary NAME`."""
         earlier, now = (handler_totals(one.status) for one in (tick.earlier, tick.now))
         found: dict[str, dict[str, Any] | None] = dict.fromkeys(self._bus.handlers)
-        for worker in tick.now.status.workers:
+        for worker in sorted(tick.now.status.workers, key=lambda one: one.uptime)[::-1]:
             for name, report in worker.handlers.items():
                 rise = increase(earlier.get(name, {}), now[name])
                 for key, counted in (name, "predictions"), (f"canary {name}", "canary_predictions"):
                     found[key] = distribution(rise.get(counted, ()), report.profile)
         return found
 
-    def _versions(self, tick: Tick, distributions: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    def _versions(self, tick: Tick) -> dict[str, list[dict[str, Any]]]:
         """Return the versions that each predictor uses, with those of its canary and its challengers."""
-        totals, found = handler_totals(tick.now.status), dict[str, list[dict[str, Any]]]()
-        numbers = {one.handler: one for one in tick.handlers}
+        found = dict[str, list[dict[str, Any]]]()
         for name, handler in self._bus.handlers.items():
             versions = found.setdefault(handler.champion or name, [])
             for version, own in _workers_by_model(tick.now.status, name, "model"):
-                reports = [one.handlers[name] for one in own]
+                reports, part = [one.handlers[name] for one in own], _part(tick, name, own)
                 version["role"] = f"challenger {name.rpartition('.')[2]}" if handler.champion else "champion"
-                version |= {"age": max(one.model_age for one in reports), "distribution": distributions[name]}
-                version |= {"events": totals[name].get("completed", [0])[0], "numbers": numbers[name]}
+                version |= {"age": max(one.model_age for one in reports), "numbers": part.handlers[0]}
+                version["distribution"] = self._distributions(part)[name]
+                version["events"] = sum(one.totals.get("completed", [0])[0] for one in reports)
                 version["note"] = ", ".join(sorted({one.model_refused for one in reports} - {""}))
                 versions.append(version)
             for version, own in _workers_by_model(tick.now.status, name, "canary"):
                 share = max(one.handlers[name].canary_share for one in own)
                 version |= {"role": f"canary, {share:.4g} of the keys", "age": max(one.uptime for one in own)}
-                version["events"] = totals[name].get("canary_events", [0])[0]
-                version["distribution"] = distributions[f"canary {name}"]
+                version["events"] = sum(one.handlers[name].totals.get("canary_events", [0])[0] for one in own)
+                version["distribution"] = self._distributions(_part(tick, name, own)).get(f"canary {name}")
                 versions.append({**version, "numbers": None, "note": ""})
         return found
 
@@ -158,13 +160,24 @@ class LivePages:
         found = []
         for name in self._bus.settings.console.doctor:
             try:
-                read = msgspec.json.decode(Path(name).read_bytes(), type=_DoctorFile)
-                found.append(msgspec.structs.replace(read.examination, advice=read.advice))
-            except (OSError, msgspec.MsgspecError) as exc:
+                with Path(name).open("rb") as opened:  # what is cut cannot be decoded
+                    read = msgspec.json.decode(opened.read(1_000_000), type=_DoctorFile)
+                found.append(structs.replace(read.examination, advice=read.advice))
+            except (OSError, ValueError, RecursionError) as exc:
                 why, file = getattr(exc, "strerror", exc), Path(name).name  # as anybody may see the page
-                text = f"console.doctor: {file} is no file that eventml doctor --json has written: {why}"
-                found.append(Examination(file, error=text))
+                what = "cannot be read" if isinstance(exc, OSError) else "is not from eventml doctor --json"
+                found.append(Examination(file, error=f"console.doctor: {file} {what}: {why}"))
         return found
+
+
+def _part(tick: Tick, name: str, workers: Sequence[WorkerStatus]) -> Tick:
+    """Return what a tick has of a handler in the processes of these workers."""
+    chosen, parts = {(one.name, one.pid) for one in workers}, list[Snapshot]()
+    for at in (tick.earlier, tick.before, tick.now):
+        found = [one for one in at.status.workers if (one.name, one.pid) in chosen]
+        own = [structs.replace(w, handlers={n: h for n, h in w.handlers.items() if n == name}) for w in found]
+        parts.append(structs.replace(at, status=structs.replace(at.status, workers=own, ended={})))
+    return Tick(tick.number, parts[0], parts[1], parts[2], tick.epoch)
 
 
 def _workers_by_model(
@@ -201,7 +214,7 @@ def distribution(counted: Sequence[float], profile: Profile) -> dict[str, Any] |
     between: the shares of the predictions of now and of the recorded ones, by the highest bar.
     """
     total = sum(counted[:-1])
-    if total < 1 or len(counted) != len(profile.bounds) + 2:  # or a worker of other golden rows has ended
+    if total < 1 or len(counted) != len(profile.bounds) + 2:
         return None
     now = [count / total for count in counted[:-1]]
     all_recorded = sum(profile.counts)

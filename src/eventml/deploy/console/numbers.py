@@ -111,9 +111,9 @@ def _numbers(
 
 def increase(before: Totals, now: Totals) -> Totals:
     """Return the increase of each counter and histogram; the value of one that was reset, as a whole."""
-    found = Totals()
+    found, differ = Totals(), before.get("bounds") != now.get("bounds")
     for name, values in now.items():
-        earlier = before.get(name, [])
+        earlier = [] if differ and "predictions" in name else before.get(name, [])
         counts = values[:-1] or values  # the sum of a histogram of predictions may fall
         reset = len(earlier) != len(values) or any(a < b for a, b in zip(counts, earlier, strict=False))
         found[name] = values if reset else [a - b for a, b in zip(values, earlier, strict=True)]

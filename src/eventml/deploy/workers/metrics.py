@@ -82,13 +82,14 @@ class Samples:
         self, metric: str, values: Sequence[float], bounds: Sequence[float], **labels: str
     ) -> None:
         """Add the samples of a histogram of a handler, given as in `Totals`; none if it is empty."""
+        if len(values) != len(bounds) + 2:
+            return
         total = 0.0
-        for bound, count in zip([*map(str, bounds), "+Inf"], values, strict=False):
+        for bound, count in zip([*map(str, bounds), "+Inf"], values[:-1], strict=True):
             total += count
             self.add(metric, total, "_bucket", le=bound, **labels)
-        if values:
-            self.add(metric, total, "_count", **labels)
-            self.add(metric, values[-1], "_sum", **labels)
+        self.add(metric, total, "_count", **labels)
+        self.add(metric, values[-1], "_sum", **labels)
 
 
 def render_metrics(status: ServiceStatus) -> str:
@@ -115,9 +116,8 @@ def _add_handlers(samples: Samples, status: ServiceStatus) -> None:
             samples.add(metric, total.get(counter, [0])[0], **labels)
         samples.add_histogram("eventml_latency_seconds", total.get("latency", ()), SECONDS_BUCKETS, **labels)
         samples.add_histogram("eventml_batch_size", total.get("batch", ()), SIZE_BUCKETS, **labels)
-        if report is not None:
-            predictions, bounds = total.get("predictions", ()), report.profile.bounds
-            samples.add_histogram("eventml_predictions", predictions, bounds, **labels)
+        predictions, bounds = total.get("predictions", ()), total.get("bounds", ())
+        samples.add_histogram("eventml_predictions", predictions, bounds, **labels)
         for stage in _STAGES:
             values, named = total.get(stage, ()), {**labels, "stage": stage}
             samples.add_histogram("eventml_stage_seconds", values, SECONDS_BUCKETS, **named)

@@ -103,19 +103,19 @@ WorkerFactory = Callable[[Bus, WorkerSpec], AbstractAsyncContextManager[RunningW
 
 Totals = dict[str, list[float]]
 """Counters and histograms of one handler since its worker started, by their names in `runtime.Stats`. A
-counter is a list of one number; a histogram has the count of each bucket, and then the sum of its values."""
+counter is a list of one number; a histogram has the count of each bucket, and then the sum of its values.
+`bounds`, neither of them, has the upper bounds of the buckets of both histograms of predictions."""
 
 
 def add_totals(one: Totals, other: Totals) -> Totals:
     """Return the sum of the totals of a handler in two workers.
 
-    Histograms with other buckets, as of predictions after a change of the golden rows, replace those before.
+    Predictions of `other` are left out if their bounds differ, as after a change of the golden rows.
     """
-    added = dict(one)
-    for name, values in other.items():
-        same = len(one.get(name, ())) == len(values)
-        added[name] = [a + b for a, b in zip(one[name], values, strict=True)] if same else values
-    return added
+    if "bounds" in one and one["bounds"] != other.get("bounds"):
+        other = {name: values for name, values in other.items() if "predictions" not in name}
+    both = one.keys() & other.keys() - {"bounds"}
+    return other | one | {name: [*map(sum, zip(one[name], other[name], strict=False))] for name in both}
 
 
 class HandlerReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -233,11 +233,12 @@ class ServiceStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 def handler_totals(status: ServiceStatus) -> dict[str, Totals]:
     """Return the totals of each handler, of all processes of a service, those that have ended included."""
-    totals = dict(status.ended)
-    for worker in status.workers:
+    totals: dict[str, Totals] = {}
+    for worker in sorted(status.workers, key=lambda one: one.uptime):  # the newest has the bounds that count
         for name, handler in worker.handlers.items():
             totals[name] = add_totals(totals.get(name, {}), handler.totals)
-    return totals
+    both = totals | status.ended
+    return {name: add_totals(totals.get(name, {}), status.ended.get(name, {})) for name in both}
 
 
 def resident_memory(pid: int) -> int | None:
@@ -265,16 +266,10 @@ def _handler_report(
     arrived, hung = stats.oldest_arrival, stats.hung
     histograms: dict[str, Histogram] = {"latency": stats.latency, "batch": stats.batch}
     histograms |= {str(stage): histogram for stage, histogram in list(stats.stages.items())}
-    histograms |= {
-        name: one
-        for name, one in (
-            ("predictions", stats.predictions),
-            ("canary_predictions", stats.canary_predictions),
-        )
-        if any(one.counts)
-    }
+    predicted = {"predictions": stats.predictions, "canary_predictions": stats.canary_predictions}
+    histograms |= {name: one for name, one in predicted.items() if any(one.counts)}
     counters = {name: [float(count)] for name, count in vars(stats).items() if isinstance(count, int)}
-    counters["lost"] = [float(stats.lost)]
+    counters |= {"lost": [float(stats.lost)], "bounds": [*loaded.profile.bounds]}
     return HandlerReport(
         group=loaded.handler.options.group,
         totals=counters | {name: [*one.counts, one.sum] for name, one in histograms.items()},

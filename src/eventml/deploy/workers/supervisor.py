@@ -233,7 +233,7 @@ class Supervisor:
             with self._moving:
                 self._live.discard(process)
                 for name, handler in process.report.handlers.items():
-                    self._ended[name] = add_totals(self._ended.get(name, {}), handler.totals)
+                    self._ended[name] = add_totals(handler.totals, self._ended.get(name, {}))
         if process.stop_requested and not process.has_finished():
             self._all_finished = self._all_finished and not self._stopping.is_set()
             log.warning("%s left events unfinished: %s", process.name, process.end_reason())

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from importlib.util import cache_from_source
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -16,6 +17,7 @@ from eventml.errors import MissingExtraError
 from eventml.models import path_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from types import FrameType
 
     from eventml.bus import Bus
@@ -73,6 +75,7 @@ def run_reloading(bus: Bus) -> int:
                 files = sorted({os.path.relpath(path) for _, path in changes})
                 log.info("changed: %s; starting anew", ", ".join(files))
                 _end(process)
+                _remove_bytecode(files)
                 process, ended = _start(), False
             elif not ended and process.poll() is not None:
                 ended = True
@@ -87,6 +90,12 @@ def model_files(bus: Bus) -> set[Path]:
     models = [bus.configured_handler(name).model for name in bus.handlers]
     paths = [path_of(model) for model in models if model is not None]
     return {Path(path).absolute() for path in paths if path is not None}
+
+
+def _remove_bytecode(files: Iterable[str]) -> None:
+    """Otherwise Python may use that of the old source, if it was as long and written in the same second."""
+    for path in files:
+        Path(cache_from_source(path)).unlink(missing_ok=True)
 
 
 def _start() -> subprocess.Popen[bytes]:

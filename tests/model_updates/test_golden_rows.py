@@ -94,8 +94,9 @@ async def test_a_number_recorded_for_an_object_is_refused_with_what_to_record(
     ("content", "message"),
     [
         (None, "cannot be read"),
-        (b"", "there are no golden rows"),
+        (b"", "there are no rows"),
         (b"[1]", "cannot be read"),
+        (b"x\n1.0\n", r"rows are read from Parquet \(FILE.parquet\), or from a JSON object in each line"),
         (b'{"x": "one"}', "row 1 is no event of add"),
         (b'{"x": 1.0}\n{"y": 1.0}', "row 2 is no event of add"),
     ],

@@ -170,6 +170,13 @@ async def test_the_reason_of_a_failure_has_no_values_of_the_event() -> None:
     }
 
 
+async def test_a_request_in_memory_says_that_its_worker_is_in_this_process(anyio_backend_name: str) -> None:
+    bus = Bus("rides")
+    with pytest.raises(RequestTimeoutError, match="is running in this process, as no other one reaches"):
+        async with bus.open(Hub()):
+            await bus.request("rides.started", {}, timeout=0.01)
+
+
 async def test_a_late_reply_is_dropped(scenario: Scenario) -> None:
     async with scenario.connect() as backend, requester(scenario) as web:
         # No worker is running yet, but the requester reads the replies already.

@@ -197,7 +197,7 @@ def changes(before: ServiceStatus, now: ServiceStatus) -> list[str]:
 
 
 def _change(before: Sequence[str], now: Sequence[str]) -> str:
-    """What has happened to the versions of a model; some workers have another one during a rolling restart."""
+    """What has happened to the versions of a model; workers differ during a rolling restart."""
     added, gone = (", ".join(one for one in a if one not in b) for a, b in ((now, before), (before, now)))
     if added and gone:
         return f"{added} in place of {gone}"

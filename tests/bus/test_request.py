@@ -20,6 +20,7 @@ from eventml import (
     Reject,
     RequestTimeoutError,
 )
+from eventml.backends.memory import Hub
 from eventml.records import REPLY_TO
 from eventml.runtime import replies as runtime_replies
 from eventml.runtime import reply_topic
@@ -170,7 +171,7 @@ async def test_the_reason_of_a_failure_has_no_values_of_the_event() -> None:
     }
 
 
-async def test_a_request_in_memory_says_that_its_worker_is_in_this_process(anyio_backend_name: str) -> None:
+async def test_a_request_in_memory_says_that_its_worker_is_in_this_process() -> None:
     bus = Bus("rides")
     with pytest.raises(RequestTimeoutError, match="is running in this process, as no other one reaches"):
         async with bus.open(Hub()):

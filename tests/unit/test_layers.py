@@ -25,7 +25,7 @@ BROKERS: Final = {"backends.memory", "backends.redis", "backends.kafka"}
 LAYERS: Final = [
     {"errors", "printable", "loopback"},
     {"entry_points", "records", "event_types", "event_examples", "signatures", "times"},
-    {"backends.base", "codec", "models", "frames"},
+    {"backends.base", "backends.member_names", "codec", "models", "frames"},
     {"handler_options", *BROKERS},
     {"handlers"},
     {"runtime"},
@@ -42,7 +42,10 @@ LAYERS: Final = [
 RANK: Final = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
 KNOWS: Final = {
     "config": {"backends.base", "codec", "entry_points", "errors", "handler_options", "times"},
-    **{broker: {"backends.base", "records", "errors", "loopback"} for broker in BROKERS},
+    **{
+        broker: {"backends.base", "backends.member_names", "records", "errors", "loopback"}
+        for broker in BROKERS
+    },
 }
 """Parts that may import these parts only; the others may import everything below them."""
 

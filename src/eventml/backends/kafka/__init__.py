@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final
 import anyio
 
 from eventml.backends.base import Capabilities, NewTopic, Start, Subscription
+from eventml.backends.member_names import MemberNames
 from eventml.errors import ConfigError, MissingExtraError
 from eventml.records import Record
 
@@ -87,7 +88,21 @@ class KafkaBackend:
         self._sender = Sender(admin, settings.max_request_size)
         self._publisher = Publisher(clients, self._sender, settings.publish_timeout)
         self._subscriptions: set[GroupSubscription] = set()
+        self._names = MemberNames()
         self.capabilities = capabilities(settings)
+
+    def name_members(self, name: str) -> None:
+        """As `NamesMembers.name_members`, by static membership.
+
+        Raises:
+            ConfigError: the user has named all members alike.
+        """
+        if self._settings.group_instance_id is not None:
+            raise ConfigError(
+                "backend.group_instance_id: leave it out with --workers. The supervisor names the members of "
+                "each worker, and the process that replaces a dead worker gets its partitions back"
+            )
+        self._names = MemberNames(name)
 
     async def publish(self, records: Sequence[Record]) -> None:
         """Write records; returns when all in-sync replicas have them.
@@ -187,6 +202,7 @@ class KafkaBackend:
             admin=self._admin,
             completer=completer,
             settings=self._settings,
+            name=self._names.next(group),
         )
 
 

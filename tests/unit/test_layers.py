@@ -25,7 +25,7 @@ BROKERS: Final = {"backends.memory", "backends.redis", "backends.kafka"}
 LAYERS: Final = [
     {"errors", "printable", "loopback"},
     {"entry_points", "records", "event_types", "event_examples", "signatures", "times"},
-    {"backends.base", "backends.member_names", "codec", "models", "frames"},
+    {"backends.base", "codec", "models", "frames"},
     {"handler_options", *BROKERS},
     {"handlers"},
     {"runtime"},
@@ -42,10 +42,7 @@ LAYERS: Final = [
 RANK: Final = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
 KNOWS: Final = {
     "config": {"backends.base", "codec", "entry_points", "errors", "handler_options", "times"},
-    **{
-        broker: {"backends.base", "backends.member_names", "records", "errors", "loopback"}
-        for broker in BROKERS
-    },
+    **{broker: {"backends.base", "records", "errors", "loopback"} for broker in BROKERS},
 }
 """Parts that may import these parts only; the others may import everything below them."""
 
@@ -73,7 +70,7 @@ pyarrow pandas polars typer rich jinja2 pytest trio
 EXTRAS: Final = set(_EXTRAS.split())
 """Packages that only extras, the commands and the tests need."""
 
-MAX_FILES, MAX_LINES, MAX_FILE, MIN_FILE = 232, 38_351, 350, 40
+MAX_FILES, MAX_LINES, MAX_FILE, MIN_FILE = 232, 38_449, 350, 40
 
 
 class Import(NamedTuple):

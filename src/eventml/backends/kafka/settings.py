@@ -57,8 +57,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             `max.message.bytes`.
         compression: Compression of batches. All but gzip need the package cramjam, which is in the extra.
         session_timeout: A member without a heartbeat for this long loses its partitions.
-        heartbeat_interval: Time between two heartbeats. A member learns at the next one of a rebalance, for which
-            the group waits.
+        heartbeat_interval: Time between two heartbeats. At the next one a member learns of a rebalance, and
+            the group waits until all have.
         rebalance_timeout: How long the group waits for a member to give up its partitions.
         drain: Part of `rebalance_timeout` in which a member completes what is in flight.
         max_poll_interval: A member whose event loop is blocked for this long leaves its group. A slow

@@ -17,8 +17,8 @@ from eventml.errors import ConfigError
 from eventml.handlers import Handler
 from eventml.records import Delivery
 from eventml.runtime import are_values
-from eventml.runtime.failures import Failed, contains_rejects
-from eventml.runtime.outputs import Outputs
+from eventml.runtime.calls.outputs import Outputs
+from eventml.runtime.failures.classification import Failed, contains_rejects
 from eventml.testing import TestBus
 
 if TYPE_CHECKING:

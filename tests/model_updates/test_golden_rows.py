@@ -16,7 +16,7 @@ from pyarrow import parquet
 
 from eventml import Bus, Model, ModelError
 from eventml.cli.check import check_bus
-from eventml.runtime.golden_rows import is_near
+from eventml.runtime.model_versions.golden_rows import is_near
 from tests.model_updates.test_model_updates import Number, Sum, adding, running
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from eventml.backends.base import Completion, DedupeSubscription
 from eventml.errors import BackendError
 from eventml.handlers import Handler
 from eventml.records import REPLAY_GROUP, Delivery
-from eventml.runtime.backoff import BrokerRetry
-from eventml.runtime.calling import Item
+from eventml.runtime.calls.caller import Item
+from eventml.runtime.failures.backoff import BrokerRetry
 from eventml.runtime.stats import Stats
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from eventml.codec import Decoder, Format
 from eventml.errors import RegistrationError
 from eventml.handlers import Handler
 from eventml.models import Model
-from eventml.runtime.golden_rows import check_golden_rows, read_profile
+from eventml.runtime.model_versions.golden_rows import check_golden_rows, read_profile
 from eventml.runtime.predictions import Profile
 
 if TYPE_CHECKING:

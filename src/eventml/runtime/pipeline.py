@@ -25,17 +25,17 @@ from eventml.errors import BackendError, DecodeError, HandlerExitError, PublishE
 from eventml.handlers import Handler
 from eventml.printable import cut
 from eventml.records import REPLAY_GROUP, TOMBSTONE, Delivery
-from eventml.runtime.backoff import BrokerRetry
-from eventml.runtime.calling import Item
-from eventml.runtime.circuit_breaker import CircuitBreaker, StoppedError
-from eventml.runtime.concurrency import ConcurrentCalls
+from eventml.runtime.calls.caller import Item
+from eventml.runtime.calls.concurrency import ConcurrentCalls
 from eventml.runtime.dedupe import Dedupe
-from eventml.runtime.failure_log import FailureLog
-from eventml.runtime.failures import task_group
+from eventml.runtime.failures.backoff import BrokerRetry
+from eventml.runtime.failures.circuit_breaker import CircuitBreaker, StoppedError
+from eventml.runtime.failures.exceptions import task_group
+from eventml.runtime.failures.failure_log import FailureLog
+from eventml.runtime.failures.poison import crash_loop_error, split
+from eventml.runtime.failures.retry import Retry
 from eventml.runtime.intake import Intake
-from eventml.runtime.poison import crash_loop_error, split
 from eventml.runtime.replies import Replies
-from eventml.runtime.retry import Retry
 from eventml.runtime.stats import Stats
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from eventml import records
 from eventml.backends.base import Completion
 from eventml.event_types import fields_of
 from eventml.records import Record
-from eventml.runtime.failures import CallResults
-from eventml.runtime.output_checks import bare_prediction
+from eventml.runtime.calls.output_checks import bare_prediction
+from eventml.runtime.failures.classification import CallResults
 from eventml.runtime.stats import Histogram
 
 _SAMPLES: Final = 4  # of each batch, 2 µs each

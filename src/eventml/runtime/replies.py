@@ -28,10 +28,10 @@ from eventml.errors import (
 )
 from eventml.handlers import Handler
 from eventml.records import REPLAY_GROUP, REPLY_FROM, REPLY_TO, Delivery, Record
-from eventml.runtime.dead_letters import DLQ_PREFIX, DeadLetterCompletion
-from eventml.runtime.failures import describe
-from eventml.runtime.handler_call import HandlerCall
-from eventml.runtime.outputs import answer_is_list, output_headers, outputs_as_json, union_of
+from eventml.runtime.calls.handler_call import HandlerCall
+from eventml.runtime.calls.outputs import answer_is_list, output_headers, outputs_as_json, union_of
+from eventml.runtime.failures.dead_letters import DLQ_PREFIX, DeadLetterCompletion
+from eventml.runtime.failures.exceptions import describe
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -19,7 +19,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from eventml.handlers import Handler
 from eventml.models import Model
-from eventml.runtime.failures import describe
+from eventml.runtime.failures.exceptions import describe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, Literal
 import msgspec
 
 from eventml.backends.base import Completion, CountsLost
-from eventml.runtime.outages import OutageLog
+from eventml.runtime.failures.outages import OutageLog
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

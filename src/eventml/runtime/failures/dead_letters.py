@@ -18,7 +18,13 @@ from eventml.errors import CrashLoopError, PublishError, Reject, StaleError
 from eventml.handlers import Handler
 from eventml.printable import cut, printable, valid_unicode
 from eventml.records import Delivery, Record
-from eventml.runtime.failures import describe, failure_cause, leaves, own_message, summarise_traceback
+from eventml.runtime.failures.exceptions import (
+    describe,
+    failure_cause,
+    leaves,
+    own_message,
+    summarise_traceback,
+)
 from eventml.runtime.tracing import HandlerTracing
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Final
 
 import anyio
 
-from eventml.runtime.failures import describe
-from eventml.runtime.outages import SAME_OUTAGE
+from eventml.runtime.failures.exceptions import describe
+from eventml.runtime.failures.outages import SAME_OUTAGE
 from eventml.runtime.stats import BrokerFailure, Stats
 
 if TYPE_CHECKING:

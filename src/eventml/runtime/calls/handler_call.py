@@ -13,9 +13,9 @@ from eventml.backends.base import Completion
 from eventml.errors import OutputError, Reject
 from eventml.handlers import Handler
 from eventml.records import Delivery
-from eventml.runtime.calling import Caller, Item
-from eventml.runtime.failures import NOT_CALLED, CallResults, Failed, contains_rejects
-from eventml.runtime.outputs import Outputs
+from eventml.runtime.calls.caller import Caller, Item
+from eventml.runtime.calls.outputs import Outputs
+from eventml.runtime.failures.classification import NOT_CALLED, CallResults, Failed, contains_rejects
 from eventml.runtime.predictions import count_predictions
 from eventml.runtime.stats import Histogram, Stats
 from eventml.runtime.tracing import HandlerTracing

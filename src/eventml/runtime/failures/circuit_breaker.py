@@ -19,8 +19,8 @@ import anyio
 
 from eventml.handlers import Handler
 from eventml.records import Delivery
-from eventml.runtime.backoff import backoff_delay
-from eventml.runtime.dead_letters import DeadLetterCompletion, DeadLetterWriter
+from eventml.runtime.failures.backoff import backoff_delay
+from eventml.runtime.failures.dead_letters import DeadLetterCompletion, DeadLetterWriter
 from eventml.runtime.stats import Stats
 
 if TYPE_CHECKING:

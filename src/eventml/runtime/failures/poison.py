@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from eventml.backends.base import Completion, CountsAttempts, LosesDeliveries, Subscription
 from eventml.errors import BackendError, CrashLoopError
-from eventml.runtime.backoff import BrokerRetry
-from eventml.runtime.calling import Item
-from eventml.runtime.failures import CallResults
+from eventml.runtime.calls.caller import Item
+from eventml.runtime.failures.backoff import BrokerRetry
+from eventml.runtime.failures.classification import CallResults
 from eventml.runtime.stats import Stats
 
 if TYPE_CHECKING:

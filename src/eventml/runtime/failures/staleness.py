@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from eventml.backends.base import Completion
 from eventml.errors import StaleError
 from eventml.handlers import Handler
-from eventml.runtime.calling import Item
-from eventml.runtime.dead_letters import DeadLetterWriter
-from eventml.runtime.failures import Failed
-from eventml.runtime.handler_call import HandlerCall
+from eventml.runtime.calls.caller import Item
+from eventml.runtime.calls.handler_call import HandlerCall
+from eventml.runtime.failures.classification import Failed
+from eventml.runtime.failures.dead_letters import DeadLetterWriter
 from eventml.runtime.stats import Stats
 
 if TYPE_CHECKING:

@@ -15,10 +15,10 @@ import anyio.lowlevel
 
 from eventml.backends.base import Completion
 from eventml.handlers import Handler
-from eventml.runtime.calling import Item
-from eventml.runtime.circuit_breaker import StoppedError
-from eventml.runtime.failures import Failed
-from eventml.runtime.retry import Retry
+from eventml.runtime.calls.caller import Item
+from eventml.runtime.failures.circuit_breaker import StoppedError
+from eventml.runtime.failures.classification import Failed
+from eventml.runtime.failures.retry import Retry
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence

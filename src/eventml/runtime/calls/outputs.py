@@ -20,8 +20,8 @@ from eventml.handler_options import is_reserved
 from eventml.handlers import Handler
 from eventml.models import Model
 from eventml.records import Delivery, Output, Record
-from eventml.runtime.failures import CallResults, Failed
-from eventml.runtime.output_checks import OutputChecks, Prediction, each_alone
+from eventml.runtime.calls.output_checks import OutputChecks, Prediction, each_alone
+from eventml.runtime.failures.classification import CallResults, Failed
 from eventml.runtime.tracing import HandlerTracing
 from eventml.signatures import functions_of, type_hints
 

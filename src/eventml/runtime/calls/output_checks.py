@@ -20,7 +20,7 @@ from eventml.errors import OutputError, Reject
 from eventml.event_types import fields_of, is_list_type, to_builtin
 from eventml.frames import outputs_to_list
 from eventml.handlers import Handler
-from eventml.runtime.failures import Failed
+from eventml.runtime.failures.classification import Failed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

@@ -17,8 +17,8 @@ from anyio import to_thread
 
 from eventml.errors import EventMLError, ModelTamperedError
 from eventml.models import Model, ModelSource, current_version
-from eventml.runtime.failures import describe
-from eventml.runtime.infrastructure import is_infrastructure
+from eventml.runtime.failures.classification import is_infrastructure
+from eventml.runtime.failures.exceptions import describe
 from eventml.runtime.loaded_handlers import LoadedHandler, load_model
 from eventml.runtime.stats import Stats
 

@@ -11,7 +11,7 @@ import anyio
 from eventml.errors import Reject
 from eventml.printable import cut, printable
 from eventml.records import Record
-from eventml.runtime.dead_letters import DLQ_PREFIX, DeadLetterCompletion
+from eventml.runtime.failures.dead_letters import DLQ_PREFIX, DeadLetterCompletion
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -21,11 +21,12 @@ from eventml.handlers import Handler
 from eventml.models import import_extra
 from eventml.printable import cut
 from eventml.records import Delivery, Record
-from eventml.runtime.calling import Item
-from eventml.runtime.failures import Failed, describe
-from eventml.runtime.handler_call import call_without_stream
-from eventml.runtime.output_checks import bare_prediction
-from eventml.runtime.outputs import answer_is_list, outputs_as_json
+from eventml.runtime.calls.caller import Item
+from eventml.runtime.calls.handler_call import call_without_stream
+from eventml.runtime.calls.output_checks import bare_prediction
+from eventml.runtime.calls.outputs import answer_is_list, outputs_as_json
+from eventml.runtime.failures.classification import Failed
+from eventml.runtime.failures.exceptions import describe
 from eventml.runtime.predictions import Profile, profile_of
 from eventml.runtime.stats import Stats
 

@@ -23,7 +23,7 @@ import msgspec
 from eventml.backends.base import Completion, Subscription
 from eventml.errors import PublishError
 from eventml.records import REPLAY_GROUP, Delivery, Record
-from eventml.runtime.dead_letters import (
+from eventml.runtime.failures.dead_letters import (
     DLQ_PREFIX,
     MISPLACED,
     DeadLetterDelivery,

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from eventml.errors import UnavailableError
-from eventml.runtime.failures import describe
+from eventml.runtime.failures.exceptions import describe
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

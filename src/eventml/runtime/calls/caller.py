@@ -25,7 +25,8 @@ from eventml.frames import FrameBuilder, FrameType
 from eventml.handlers import Handler
 from eventml.models import single_threaded
 from eventml.records import Delivery
-from eventml.runtime.failures import NOT_CALLED, Failed, should_retry, task_group
+from eventml.runtime.failures.classification import NOT_CALLED, Failed, should_retry
+from eventml.runtime.failures.exceptions import task_group
 from eventml.runtime.stats import Stats
 
 if TYPE_CHECKING:
